@@ -1,0 +1,35 @@
+"""Mixture-of-Agents as DSPy modules, and a search for which model sits in which layer."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moa_dspy.architecture import Architecture
+    from moa_dspy.calls import Budget
+    from moa_dspy.errors import MoaError
+    from moa_dspy.mixture import MixtureOfAgents
+    from moa_dspy.optimize import ModelSearch
+    from moa_dspy.pool import Agent, Pool
+
+__all__ = ["Agent", "Architecture", "Budget", "MixtureOfAgents", "ModelSearch", "MoaError", "Pool"]
+
+_ROOMS = {
+    "Agent": "pool",
+    "Architecture": "architecture",
+    "Budget": "calls",
+    "MixtureOfAgents": "mixture",
+    "ModelSearch": "optimize",
+    "MoaError": "errors",
+    "Pool": "pool",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # DSPy takes a second to import and Optuna half of one: each is imported when it is needed.
+    if name in _ROOMS:
+        return getattr(import_module(f"moa_dspy.{_ROOMS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,54 @@
+"""One request to a language model with what came back, as plain data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request that was answered, or that failed; stored once and never paid for again.
+
+    Attributes:
+        key: ``call_key`` of the request.
+        agent: Who asked, for people; it is not part of the key.
+        identity: What answered, endpoint or weights included.
+        sample: Index of an independent sample; always 0 at temperature 0.
+        request: Canonical JSON of the request, without the model's name.
+        response: Canonical JSON of the response; None when the call failed.
+        prompt_tokens: As the endpoint counted them.
+        completion_tokens: As the endpoint counted them.
+        usd: Price by the pool's list, not by the vendor's.
+        seconds: Wall time of the one request when it was really made.
+        failure: Error type and message without secrets; None when it was answered.
+    """
+
+    key: str
+    agent: str
+    identity: str
+    sample: int
+    request: str
+    response: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    usd: float
+    seconds: float
+    failure: str | None = None
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text of ``value``: sorted keys, no spaces, Unicode kept."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def call_key(identity: str, sample: int, request: str) -> str:
+    """Return the sha256 that names a call by its content.
+
+    The identity holds the endpoint, so two servers of one model name never
+    share; a changed prompt or setting is a changed ``request`` and a new call.
+    """
+    text = "\x00".join((identity, str(sample), request))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

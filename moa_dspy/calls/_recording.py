@@ -1,0 +1,65 @@
+"""A recording: calls in one Parquet file that can be committed, shared and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from moa_dspy.calls._call import Call, call_key
+from moa_dspy.errors import StoreError
+
+_COLUMNS = tuple(f.name for f in fields(Call))
+
+
+class Recording:
+    """Answers from a file, and from nothing else.
+
+    Keys are computed again from the content when the file is read, so a row that
+    was altered answers the altered request and never another one.
+
+    Raises:
+        StoreError: If the file is absent or is not a recording.
+    """
+
+    def __init__(self, calls: Iterable[Call] = ()) -> None:
+        self._calls = {call.key: call for call in calls}
+
+    @classmethod
+    def read(cls, path: Path) -> Recording:
+        """Read a file that ``write`` wrote."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            columns = pq.read_table(path, columns=[c for c in _COLUMNS if c != "key"]).to_pydict()
+        except (OSError, pa.ArrowException, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise StoreError(f"{path} cannot be read as a recording: {reason}") from error
+        rows = zip(*columns.values(), strict=True)
+        calls = (dict(zip(columns, row, strict=True)) for row in rows)
+        return cls(
+            Call(key=call_key(c["identity"], c["sample"], c["request"]), **c) for c in calls
+        )
+
+    def write(self, path: Path) -> None:
+        """Write every call, ordered by content, so that equal recordings are equal files."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = sorted(self, key=lambda c: (c.identity, c.request, c.sample))
+        kept = [{n: v for n, v in asdict(call).items() if n != "key"} for call in rows]
+        partial = path.with_suffix(path.suffix + ".partial")
+        pq.write_table(pa.Table.from_pylist(kept), partial, compression="zstd")
+        partial.replace(path)
+
+    def get(self, key: str) -> Call | None:
+        """Return the recorded call, or None."""
+        return self._calls.get(key)
+
+    def __iter__(self) -> Iterator[Call]:
+        return iter(self._calls.values())
+
+    def __len__(self) -> int:
+        return len(self._calls)

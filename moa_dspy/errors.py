@@ -1,0 +1,72 @@
+"""Every error this library raises on purpose.
+
+* MoaError
+  - ArchitectureError (also a ValueError): a mixture that cannot be built as described
+  - PoolError (also a ValueError): an agent that is unknown, missing or badly described
+  - DataError (also a ValueError): rows, splits or files that do not fit
+  - MetricError (also a ValueError): a metric that raised or returned no finite number
+  - StudyError (also a ValueError): a study file, or a run of it, that cannot go on
+  - LayerFailedError: fewer proposers of a layer answered than the quorum asks for
+  - LocalModelError (also an OSError): weights or a runtime that this machine cannot provide
+    - ChecksumError: a file that is not the one the catalogue names
+  - CallError: a call that was not answered
+    - UnknownCallError (also a LookupError): a replay met a call that was never recorded
+    - BudgetReachedError: the next call would go beyond what the user allowed
+    - StoreError: the call store cannot be read or written
+
+A model's failure is data and raises none of these unless nothing is left.
+"""
+
+from __future__ import annotations
+
+
+class MoaError(Exception):
+    """Base class: ``except MoaError`` catches everything below."""
+
+
+class ArchitectureError(MoaError, ValueError):
+    """A mixture of agents that cannot be built as described."""
+
+
+class PoolError(MoaError, ValueError):
+    """An agent that is unknown, missing or badly described."""
+
+
+class DataError(MoaError, ValueError):
+    """Rows, splits or files that do not fit."""
+
+
+class MetricError(MoaError, ValueError):
+    """A metric that raised or returned something other than a finite number."""
+
+
+class StudyError(MoaError, ValueError):
+    """A study file, or a run of it, that cannot go on."""
+
+
+class LayerFailedError(MoaError):
+    """Fewer proposers of a layer answered than the quorum asks for; lists every cause."""
+
+
+class LocalModelError(MoaError, OSError):
+    """Weights or a runtime that this machine cannot provide."""
+
+
+class ChecksumError(LocalModelError):
+    """A file whose sha256 is not the one that the catalogue names."""
+
+
+class CallError(MoaError):
+    """A call to a language model that was not answered."""
+
+
+class UnknownCallError(CallError, LookupError):
+    """A replay met a call that was never recorded; names the agent and the example."""
+
+
+class BudgetReachedError(CallError):
+    """The next call would go beyond what the user allowed; says which limit."""
+
+
+class StoreError(CallError):
+    """The call store cannot be read or written."""

@@ -1,0 +1,127 @@
+"""What a study found, as plain data: the pick, its rivals, the verdict, and what it cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.winrate import Interval, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One system on one split: its mean score with a 95 % interval, and what a question costs.
+
+    Attributes:
+        name: ``pick``, ``best_single``, ``self_moa``, ``top_k``, ``random`` or ``oracle``.
+        architecture: In text notation; None for the oracle, which is no program.
+        score: Mean metric, in [0, 1]; None when the system was not run.
+        low: Lower end of the interval of ``score``.
+        high: Upper end.
+        calls: Requests to models per question.
+        usd: Price per question, at the pool's prices.
+        seconds: Time to the answer per question, the proposers of a layer at once.
+        failures: Share of questions on which nothing was answered; they score 0.
+        note: Why it was not run, or how it was chosen.
+    """
+
+    name: str
+    architecture: str | None
+    score: float | None
+    low: float | None = None
+    high: float | None = None
+    calls: float | None = None
+    usd: float | None = None
+    seconds: float | None = None
+    failures: float = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """One architecture that the search measured on validation rows."""
+
+    number: int
+    architecture: str
+    origin: str
+    win_rate: float
+    score: float
+    diversity: float
+    calls: float
+    usd: float
+    seconds: float
+    rows: int
+    is_stopped_early: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StudyResult:
+    """The outcome of a study.
+
+    Attributes:
+        pick: The architecture with the highest win rate on val.
+        recommended: The pick if the verdict is for it, else the best single agent.
+        verdict: From one paired test on the test rows, pick against best single.
+        val: Rows on the validation split, by name.
+        test: Rows on the test split, by name.
+        differences: Pick minus each other row on test, simultaneous 95 % intervals.
+        optimism: How much the pick's val score flatters it: estimated without test
+            rows, by resampling the selection.
+        trials: Every architecture measured, in order.
+        space_size: Number of different architectures; None where it was not counted.
+        calls_made: Requests paid for by this run.
+        calls_reused: Answers that came from the store.
+        usd: What this run really paid.
+        seconds: Wall time of this run.
+        stopped_by: Which budget ended the search, or None.
+        failures: Failed responses per agent, counted over distinct computations.
+        seed: Of everything random.
+        versions: Of the packages that matter.
+    """
+
+    pick: Architecture
+    recommended: Architecture
+    verdict: Verdict
+    val: Mapping[str, Row]
+    test: Mapping[str, Row]
+    differences: Mapping[str, Interval]
+    optimism: float
+    trials: tuple[TrialRecord, ...]
+    space_size: int | None
+    calls_made: int
+    calls_reused: int
+    usd: float
+    seconds: float
+    seed: int
+    stopped_by: str | None = None
+    failures: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data; the keys are the command line's ``--json``."""
+        return {
+            "pick": str(self.pick),
+            "recommended": str(self.recommended),
+            "verdict": asdict(self.verdict),
+            "val": {name: asdict(row) for name, row in self.val.items()},
+            "test": {name: asdict(row) for name, row in self.test.items()},
+            "differences": {name: asdict(interval) for name, interval in self.differences.items()},
+            "optimism": self.optimism,
+            "calls": {"made": self.calls_made, "reused": self.calls_reused},
+            "usd": self.usd,
+            "seconds": self.seconds,
+            "trials": [asdict(trial) for trial in self.trials],
+            "space_size": self.space_size,
+            "stopped_by": self.stopped_by,
+            "failures": dict(self.failures),
+            "seed": self.seed,
+            "versions": dict(self.versions),
+        }
+
+    def write(self, path: Path) -> None:
+        """Write ``to_json`` to a file."""
+        path.write_text(json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n", "utf-8")

@@ -1,0 +1,260 @@
+"""The agents a mixture or a search may use: models with settings and prices, by name."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from moa_dspy.calls import Caller, Calls
+from moa_dspy.errors import PoolError
+from moa_dspy.toml_file import check, read_toml
+
+if TYPE_CHECKING:
+    import dspy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """A language model with its sampling settings under a name: ``A_ij`` of the paper.
+
+    The same model at two temperatures is two agents.
+
+    Attributes:
+        name: A plain word, as architectures write it.
+        model: ``local/NAME`` (llama.cpp in this process; NAME from the catalogue), or
+            ``vendor/NAME`` as DSPy and LiteLLM write it.
+        temperature: 0 is greedy; such an agent gives one answer however often it is asked.
+        max_tokens: Longest answer, in tokens.
+        weights: ``local/`` only: path of a GGUF file, ``${VARIABLE}`` is expanded.
+        sha256: ``local/`` only: checksum the weights must have; part of the identity.
+        n_slots: ``local/`` only: questions the model answers at the same time.
+        api_base: URL of an OpenAI-compatible endpoint; None is the vendor's own.
+        api_key_env: Name of the environment variable that holds the key.
+        client: ``litellm`` sends every request through LiteLLM.
+        usd_per_million_prompt_tokens: Price; 0 where nobody charges.
+        usd_per_million_completion_tokens: Price; 0 where nobody charges.
+
+    Raises:
+        PoolError: If a value is out of range, naming the agent, the field and the value.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    name: str
+    model: str
+    temperature: float = 0.7
+    max_tokens: int = 1024
+    weights: str | None = None
+    sha256: str | None = None
+    n_slots: int = 4
+    api_base: str | None = None
+    api_key_env: str | None = None
+    client: str = "auto"
+    usd_per_million_prompt_tokens: float = 0.0
+    usd_per_million_completion_tokens: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks = {
+            "name": bool(self.name) and not set(self.name) & set(" \t\n>+*()"),
+            "model": "/" in self.model,
+            "temperature": 0 <= self.temperature <= 2,
+            "max_tokens": self.max_tokens >= 1,
+            "n_slots": self.n_slots >= 1,
+            "client": self.client in ("auto", "litellm"),
+            "usd_per_million_prompt_tokens": self.usd_per_million_prompt_tokens >= 0,
+            "usd_per_million_completion_tokens": self.usd_per_million_completion_tokens >= 0,
+        }
+        for name, is_fine in checks.items():
+            if not is_fine:
+                value = getattr(self, name)
+                raise PoolError(f"Agent {self.name!r}: `{name}` cannot be {value!r}.")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether llama.cpp answers inside this process."""
+        return self.model.startswith("local/")
+
+    @property
+    def identity(self) -> str:
+        """What answers, endpoint or weights included; sampling settings are not part of it."""
+        if self.is_local:
+            return f"{self.model}@sha256:{self.sha256 or self.weights or 'catalogue'}"
+        return f"{self.model}@{self.api_base or 'vendor'}"
+
+
+class Pool(Mapping[str, Agent]):
+    """Agents by name, each with a ``dspy.LM`` whose calls go through one call store.
+
+    Args:
+        agents: In any order; names must differ.
+        calls: Where answers come from and go to; default: memory of this process.
+        lms: LMs that the caller made, by agent name, used as they are.
+
+    Raises:
+        PoolError: If there is no agent, or a name occurs twice.
+    """
+
+    def __init__(
+        self,
+        agents: Iterable[Agent],
+        *,
+        calls: Calls | None = None,
+        lms: Mapping[str, dspy.LM] | None = None,
+    ) -> None:
+        listed = list(agents)
+        self._agents = {agent.name: agent for agent in listed}
+        self.calls = calls or Calls()
+        self._lms: dict[str, Any] = dict(lms or {})
+        self._lock = threading.Lock()
+        if not listed:
+            raise PoolError("A pool must hold at least one agent, but got none.")
+        if len(self._agents) < len(listed):
+            names = [agent.name for agent in listed]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise PoolError(f"Agent names must differ, but {', '.join(twice)} occurs twice.")
+
+    @classmethod
+    def from_lms(cls, lms: Mapping[str, dspy.LM]) -> Pool:
+        """Make a pool of LMs that exist already; their calls are not stored."""
+        agents = [
+            Agent(
+                name=name,
+                model=lm.model if "/" in lm.model else f"given/{lm.model}",
+                temperature=lm.kwargs.get("temperature") or 0.0,
+                max_tokens=lm.kwargs.get("max_tokens") or 1024,
+            )
+            for name, lm in lms.items()
+        ]
+        return cls(agents, lms=lms)
+
+    @classmethod
+    def read(cls, path: Path, *, calls: Calls | None = None) -> Pool:
+        """Read a pool file: TOML with one ``[[agents]]`` table per agent.
+
+        Raises:
+            PoolError: If the file cannot be read or has an unknown or badly typed key.
+        """
+        return cls(read_agents(path), calls=calls)
+
+    def __getitem__(self, name: str) -> Agent:
+        try:
+            return self._agents[name]
+        except KeyError:
+            known = ", ".join(sorted(self._agents))
+            raise PoolError(f"Unknown agent {name!r}; the pool has {known}.") from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._agents
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._agents)
+
+    def __len__(self) -> int:
+        return len(self._agents)
+
+    def __repr__(self) -> str:
+        return f"Pool({', '.join(self._agents)})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Pool:
+        # DSPy's optimizers deep-copy programs; connections and stores are shared, not copied.
+        return self
+
+    def lm(self, name: str) -> dspy.LM:
+        """Return the LM of an agent, always the same object.
+
+        Raises:
+            PoolError: If the pool has no such agent.
+        """
+        agent = self[name]
+        with self._lock:
+            if name not in self._lms:
+                self._lms[name] = make_lm(agent, self.calls)
+            return self._lms[name]
+
+
+def read_agents(path: Path) -> list[Agent]:
+    """Read the agents of a pool file; a relative ``weights`` path is relative to the file.
+
+    Raises:
+        PoolError: If the file cannot be read, or names what it does not know.
+    """
+    content = read_toml(path, error=PoolError)
+    if unknown := set(content) - {"agents"}:
+        raise PoolError(f"{path}: unknown key {min(unknown)!r}; known ones are agents.")
+    agents = check(list[Agent], content.get("agents", []), where=f"{path}: agents", error=PoolError)
+    return [_beside(path, agent) for agent in agents]
+
+
+def _beside(path: Path, agent: Agent) -> Agent:
+    if agent.weights is None or agent.weights.startswith("$"):
+        return agent
+    return replace(agent, weights=str(path.parent / agent.weights))
+
+
+def make_lm(agent: Agent, calls: Calls) -> dspy.LM:
+    """Return a ``dspy.LM`` that answers from ``calls`` and asks the agent's endpoint otherwise.
+
+    DSPy's own cache is off: its key ignores the endpoint and it forgets usage on hits.
+    """
+    import dspy
+
+    from moa_dspy.calls import AsyncStoredEngine, StoredEngine
+
+    key = os.environ.get(agent.api_key_env) if agent.api_key_env else None
+    caller = Caller(
+        agent=agent.name,
+        identity=agent.identity,
+        usd_per_prompt_token=agent.usd_per_million_prompt_tokens / 1e6,
+        usd_per_completion_token=agent.usd_per_million_completion_tokens / 1e6,
+        secrets=(key,) if key else (),
+    )
+    return dspy.LM(
+        f"agent/{agent.name}",
+        temperature=agent.temperature,
+        max_tokens=agent.max_tokens,
+        cache=False,
+        engine=StoredEngine(
+            calls, caller, lambda: _engine(agent, key), is_seeded=agent.is_local
+        ),
+        async_engine=AsyncStoredEngine(
+            calls, caller, lambda: _engine(agent, key, asynchronous=True), is_seeded=agent.is_local
+        ),
+    )
+
+
+def _engine(agent: Agent, key: str | None, *, asynchronous: bool = False) -> Any:
+    if agent.is_local:
+        from moa_dspy.local import local_engine
+
+        return local_engine(
+            _expand(agent) or agent.model.removeprefix("local/"),
+            sha256=agent.sha256,
+            n_slots=agent.n_slots,
+            asynchronous=asynchronous,
+        )
+    from moa_dspy.calls._endpoints import Endpoint, endpoint_engine
+
+    if agent.api_key_env and key is None:
+        raise PoolError(
+            f"Agent {agent.name!r}: the environment has no variable {agent.api_key_env} "
+            "(`api_key_env`)."
+        )
+    client: Any = agent.client
+    endpoint = Endpoint(agent.model, agent.api_base, key, client)
+    return endpoint_engine(endpoint, asynchronous=asynchronous)
+
+
+def _expand(agent: Agent) -> str | None:
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise PoolError(
+                f"Agent {agent.name!r}: the environment has no variable {match[1]} (`weights`)."
+            )
+        return os.environ[match[1]]
+
+    return None if agent.weights is None else re.sub(r"\$\{(\w+)\}", value, agent.weights)

@@ -1,0 +1,90 @@
+"""What one agent answered in one seat, with what it cost: plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An agent's answer to one question, or the reason why there is none.
+
+    Attributes:
+        agent: Who was asked.
+        sample: Index of the independent sample; 0 unless the agent sits in a layer twice.
+        values: The signature's output fields; empty when the agent failed.
+        text: What the next layer reads, original and unguarded.
+        calls: Requests it took; more than one when an adapter asked again.
+        prompt_tokens: Over all its requests.
+        completion_tokens: Over all its requests.
+        usd: In production terms: a stored answer keeps what it cost.
+        seconds: As ``usd``.
+        failure: Error type and message; None when there is an answer.
+    """
+
+    agent: str
+    sample: int = 0
+    values: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    usd: float = 0.0
+    seconds: float = 0.0
+    failure: str | None = None
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether there is something to read."""
+        return self.failure is None
+
+
+def render(values: Mapping[str, Any]) -> str:
+    """Return output fields as one text: the value alone, or ``name: value`` lines for several."""
+    if len(values) == 1:
+        return str(next(iter(values.values())))
+    return "\n".join(f"{name}: {value}" for name, value in values.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The final response with every response on the way to it.
+
+    Attributes:
+        final: What the mixture answers.
+        layers: Responses per layer, in the architecture's order, failed ones included.
+        last: The aggregator's own response where it asked a model, else None.
+    """
+
+    final: Response
+    layers: tuple[tuple[Response, ...], ...]
+    last: Response | None
+
+    @property
+    def responses(self) -> tuple[Response, ...]:
+        """Every response that was asked for, first layer first."""
+        asked = tuple(response for layer in self.layers for response in layer)
+        return asked if self.last is None else (*asked, self.last)
+
+    @property
+    def seconds(self) -> float:
+        """Time to the answer: the slowest of each layer, then the aggregator."""
+        layers = sum(max(r.seconds for r in layer) for layer in self.layers)
+        return layers + (self.last.seconds if self.last else 0.0)
+
+    @property
+    def usd(self) -> float:
+        """Price of all calls, stored ones at what they cost."""
+        return sum(response.usd for response in self.responses)
+
+    @property
+    def calls(self) -> int:
+        """Requests to models, stored ones included."""
+        return sum(response.calls for response in self.responses)
+
+    @property
+    def failures(self) -> tuple[Response, ...]:
+        """The responses that hold no answer, each with its reason."""
+        return tuple(response for response in self.responses if not response.has_answer)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from moa_dspy.optimize import ModelSearch
     from moa_dspy.pool import Agent, Pool
 
-__all__ = ["Agent", "Architecture", "Budget", "MixtureOfAgents", "ModelSearch", "MoaError", "Pool"]
+__all__ = ["Agent", "Architecture", "Budget", "MixtureOfAgents", "MoaError", "ModelSearch", "Pool"]
 
 _ROOMS = {
     "Agent": "pool",

@@ -31,6 +31,13 @@ Plan: TypeAlias = Generator[list[Question], list[Response], Answer]
 """Yields questions that may be asked at once, is sent their responses, returns the answer."""
 
 
+AGENT_MODULES: dict[str, Callable[[Any], Any]] = {
+    "chain_of_thought": dspy.ChainOfThought,
+    "predict": dspy.Predict,
+}
+"""Names that a study file or a saved program may use for the module of a seat."""
+
+
 class Layer(dspy.Module):
     """Proposers that see the same input and do not see each other."""
 
@@ -93,12 +100,24 @@ class MixtureOfAgents(dspy.Module):
         if REFERENCES in self.signature.fields:
             raise ArchitectureError(f"The signature's own field {REFERENCES!r} must be renamed.")
         self.architecture, self.pool, self.adapter = architecture, pool, adapter
-        self.normalise, self.quorum = normalise, quorum
+        self.normalise, self.quorum, self._agent = normalise, quorum, agent
         self.layers = [
             Layer([agent(self._proposal(depth)) for _ in names])
             for depth, names in enumerate(architecture.layers)
         ]
         self.aggregator = self._make_aggregator(agent)
+
+    def with_architecture(self, architecture: Architecture) -> MixtureOfAgents:
+        """Return a mixture like this one in everything but who sits where; prompts are new."""
+        return MixtureOfAgents(
+            self.signature,
+            architecture,
+            pool=self.pool,
+            agent=self._agent,
+            adapter=self.adapter,
+            normalise=self.normalise,
+            quorum=self.quorum,
+        )
 
     def _proposal(self, depth: int) -> Any:
         return with_references(self.signature) if depth else self.signature

@@ -218,9 +218,7 @@ def make_lm(agent: Agent, calls: Calls) -> dspy.LM:
         temperature=agent.temperature,
         max_tokens=agent.max_tokens,
         cache=False,
-        engine=StoredEngine(
-            calls, caller, lambda: _engine(agent, key), is_seeded=agent.is_local
-        ),
+        engine=StoredEngine(calls, caller, lambda: _engine(agent, key), is_seeded=agent.is_local),
         async_engine=AsyncStoredEngine(
             calls, caller, lambda: _engine(agent, key, asynchronous=True), is_seeded=agent.is_local
         ),

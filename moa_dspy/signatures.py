@@ -1,4 +1,4 @@
-"""Every prompt of the library, as instructions of a signature: the only place where wording lives."""
+"""Every prompt of the library, as a signature's instructions: the only place for wording."""
 
 from __future__ import annotations
 
@@ -37,14 +37,17 @@ def with_references(
 ) -> type[dspy.Signature]:
     """Return ``signature`` with a ``references`` input and the aggregation task above its own."""
     instructions = f"{prompt}\n\n{signature.instructions}".strip()
-    return signature.append(REFERENCES, _NUMBERED, list[str]).with_instructions(instructions)
+    extended: type[dspy.Signature] = signature.append(REFERENCES, _NUMBERED, list[str])
+    result: type[dspy.Signature] = extended.with_instructions(instructions)
+    return result
 
 
 def ranker(signature: type[dspy.Signature]) -> type[dspy.Signature]:
-    """Return a signature that reads the inputs and references and answers with ``best``: a number."""
+    """Return a signature that reads inputs and references and answers with ``best``, a number."""
     fields: dict[str, Any] = {
         name: (field.annotation, field) for name, field in signature.input_fields.items()
     }
     fields[REFERENCES] = (list[str], _NUMBERED)
     fields["best"] = (str, dspy.OutputField(desc="number of the best response"))
-    return dspy.Signature(fields, RANK)
+    made: type[dspy.Signature] = dspy.Signature(fields, RANK)
+    return made

@@ -1,4 +1,4 @@
-"""TOML files as checked data; what is wrong comes out as one line naming field, value and choices."""
+"""TOML files as checked data; what is wrong is said in one line: field, value and choices."""
 
 from __future__ import annotations
 
@@ -73,4 +73,5 @@ def _resolve(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any
         if "$ref" in option:
             node = option
     name = node.get("$ref", "").rpartition("/")[2]
-    return definitions.get(name, node)
+    found: dict[str, Any] = definitions.get(name, node)
+    return found

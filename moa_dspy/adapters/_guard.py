@@ -7,7 +7,7 @@ import re
 from typing import Final
 
 _CONTROL: Final = re.compile(
-    r"<(?=[|/]?[A-Za-z|｜])"  # chat-template tokens and XML tags
+    r"<(?=[|/]?[A-Za-z|\uff5c])"  # chat-template tokens and XML tags
     r"|\[(?=\[|/?INST|SYS)"  # DSPy's field markers, Llama's turns
     r"|[\u0085\u2028\u2029\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"  # hidden or turning
 )

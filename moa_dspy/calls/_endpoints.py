@@ -1,4 +1,4 @@
-"""Builds the engine that really asks an endpoint: DSPy's own client where it can, else LiteLLM's."""
+"""Builds the engine that really asks an endpoint: DSPy's own client, or else LiteLLM's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from dspy import lm15
 from dspy.clients.engines import AsyncLiteLLMEngine, AsyncLM15Engine, LiteLLMEngine, LM15Engine
 
 NATIVE_PREFIXES = frozenset(
-    "openai anthropic gemini groq openrouter deepseek xai ollama hosted_vllm moonshot".split()
+    {"anthropic", "deepseek", "gemini", "groq", "hosted_vllm", "moonshot", "ollama"}
+    | {"openai", "openrouter", "xai"}
 )
 """Vendors that DSPy's own client reaches without LiteLLM (dspy 3.4)."""
 

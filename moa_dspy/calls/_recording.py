@@ -38,9 +38,7 @@ class Recording:
             raise StoreError(f"{path} cannot be read as a recording: {reason}") from error
         rows = zip(*columns.values(), strict=True)
         calls = (dict(zip(columns, row, strict=True)) for row in rows)
-        return cls(
-            Call(key=call_key(c["identity"], c["sample"], c["request"]), **c) for c in calls
-        )
+        return cls(Call(key=call_key(c["identity"], c["sample"], c["request"]), **c) for c in calls)
 
     def write(self, path: Path) -> None:
         """Write every call, ordered by content, so that equal recordings are equal files."""

@@ -1,0 +1,126 @@
+"""Records every call of the quickstart's space from live local models; can be stopped and resumed.
+
+The space is finite and computed before anything is asked: every agent alone, `vote` and `select`
+over every set of agents (which need no further calls), and the architectures listed below. Calls
+are kept in a store as they are answered and exported to `calls.parquet` after every stage.
+
+    uv run python data/quickstart/record.py --plan      # sizes only, asks nothing
+    uv run python data/quickstart/record.py             # records what is missing
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from itertools import combinations
+from pathlib import Path
+
+import dspy
+
+from moa_dspy.adapters import PlainChat
+from moa_dspy.architecture import Architecture
+from moa_dspy.calls import Calls, CallStore, Recording, call_scope
+from moa_dspy.data import read_rows
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.pool import Pool
+
+HERE = Path(__file__).parent
+INSTRUCTIONS = "Answer the question. Reply with the answer only, in one word or number."
+SIGNATURE = dspy.Signature("question -> answer", INSTRUCTIONS)
+AGGREGATORS = ("qwen-0.5b", "qwen-1.5b")
+SETS = (
+    "qwen-0.5b + qwen-1.5b + smollm2-135m",
+    "qwen-1.5b-warm*3",
+    "qwen-0.5b + qwen-0.5b-warm + qwen-1.5b",
+    "qwen-0.5b + qwen-1.5b",
+)
+"""Layers that are synthesized, most informative first: a recording that stops early keeps these."""
+CHAIN = f"{SETS[0]} > {' + '.join(AGGREGATORS)} > synthesize(qwen-1.5b)"
+"""Three layers; the second one's calls are those of the first set's two aggregators."""
+
+
+def stages(pool: Pool) -> Iterator[tuple[str, list[Architecture], tuple[str, ...]]]:
+    """Yield the parts of the recording: a name, architectures, and the splits they run on."""
+    singles = [Architecture.single(name) for name in pool]
+    yield "single agents", singles, ("val", "test", "train")
+    for layer in SETS:
+        group = [Architecture.parse(f"{layer} > synthesize({name})") for name in AGGREGATORS]
+        yield layer, group, ("val", "test")
+    yield "chain", [Architecture.parse(CHAIN)], ("val", "test")
+    samples = f"{SETS[1]} > vote"
+    yield "samples of train", [Architecture.parse(samples)], ("train",)
+
+
+def space_size(pool: Pool) -> int:
+    """Count the different architectures that the recording can answer."""
+    sets = sum(1 for n in range(2, len(pool) + 1) for _ in combinations(pool, n))
+    listed = len(SETS) * len(AGGREGATORS) + 1
+    return len(pool) + 2 * sets + listed + 2  # vote and select over the samples of Self-MoA
+
+
+def record(
+    programs: Sequence[MixtureOfAgents], rows: Sequence[dspy.Example], n_threads: int
+) -> int:
+    """Ask every program every row's question, row by row; return how many answers failed."""
+
+    def ask(program: MixtureOfAgents, row: dspy.Example) -> None:
+        with call_scope(example=row.id):
+            program(question=row.question)
+
+    with ThreadPoolExecutor(n_threads) as threads:
+        tasks = [(program, row) for row in rows for program in programs]
+        running = [threads.submit(copy_context().run, ask, *task) for task in tasks]
+        errors = [error for future in running if (error := future.exception()) is not None]
+    for error in errors[:3]:
+        print(f"  failed: {error}", flush=True)
+    return len(errors)
+
+
+def main() -> None:
+    """Print the plan, then record stage by stage."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--plan", action="store_true", help="print the sizes and stop")
+    parser.add_argument(
+        "--store", type=Path, default=Path("runs/quickstart-recording/calls.sqlite")
+    )
+    parser.add_argument("--threads", type=int, default=8, help="answers asked for at the same time")
+    parser.add_argument("--rows", type=int, help="record only so many rows of each split")
+    options = parser.parse_args()
+    store = CallStore(options.store)
+    exported = HERE / "calls.parquet"
+    if exported.exists():
+        store.put_all(Recording.read(exported))
+    pool = Pool.read(Path("optimize/pools/quickstart.toml"), calls=Calls(store))
+    rows = read_rows(HERE / "tasks.jsonl", inputs=["question"])
+    random.Random(0).shuffle(rows)  # every stage that is cut short covers every family
+    print(f"space: {space_size(pool)} architectures, {len(rows)} rows, {len(store)} calls known")
+    for name, architectures, splits in stages(pool):
+        chosen = [
+            r for split in splits for r in [x for x in rows if x.split == split][: options.rows]
+        ]
+        print(f"{name}: {len(architectures)} architectures x {len(chosen)} rows")
+        if not options.plan:
+            _stage(pool, architectures, chosen, options.threads)
+            Recording(store).write(exported)
+    print(f"{len(store)} calls in {exported}")
+
+
+def _stage(
+    pool: Pool, architectures: Sequence[Architecture], rows: Sequence[dspy.Example], threads: int
+) -> None:
+    before, started = pool.calls.ledger.spending.made, time.monotonic()
+    programs = [
+        MixtureOfAgents(SIGNATURE, architecture, pool=pool, adapter=PlainChat())
+        for architecture in architectures
+    ]
+    failed = record(programs, rows, threads)
+    made, hours = pool.calls.ledger.spending.made - before, (time.monotonic() - started) / 3600
+    print(f"  {made} calls in {hours:.2f} hours, {failed} answers failed", flush=True)
+
+
+if __name__ == "__main__":
+    main()

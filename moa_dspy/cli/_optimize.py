@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from moa_dspy.optimize import StudyResult
+
+
+def optimize(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study file.")],
+    out: Annotated[Path | None, typer.Option(help="Folder; default: runs/NAME.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with this folder's run.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Search for the best mixture, test it, and write program.json and result.json."""
+    from moa_dspy.optimize import run_study
+    from moa_dspy.optimize.progress import silent
+    from moa_dspy.optimize.run import RUNS
+    from moa_dspy.optimize.study_file import read_study
+    from moa_dspy.progress_view import LiveProgress
+
+    folder = out or RUNS / read_study(study).name
+    if as_json:
+        # Metrics and data readers are the user's: what they print must not end up in the JSON.
+        with redirect_stdout(sys.stderr):
+            result = run_study(study, out=folder, resume=resume, watcher=silent)
+        typer.echo(json.dumps(result.to_json(), ensure_ascii=False, allow_nan=False))
+        return
+    with LiveProgress() as progress:
+        result = run_study(study, out=folder, resume=resume, watcher=progress)
+    _show(result, folder)
+
+
+def _show(result: StudyResult, folder: Path) -> None:
+    from rich.console import Console
+
+    from moa_dspy.optimize.report import report
+
+    # Rich takes 80 columns where there is no terminal; a log has room for the whole table.
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100
+    Console(width=width).print(report(result))
+    for name in ("program.json", "result.json"):
+        typer.echo(f"wrote {folder / name}")

@@ -1,0 +1,164 @@
+"""Rows of a file become examples, or one line says what is wrong with the file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from moa_dspy.errors import DataError
+
+_Record = tuple[str, dict[str, Any]]
+"""Where the row is ("line 3"), and its columns."""
+
+
+def read_rows(
+    path: Path, *, inputs: Sequence[str], columns: Mapping[str, str] | None = None
+) -> list[dspy.Example]:
+    """Every row of the file is one example, in file order, with an `id` no other row has.
+
+    Args:
+        path: A file in one of `FORMATS`, told by its suffix; text is UTF-8.
+        inputs: The fields a program is given; every row must have them.
+        columns: Our field name -> the file's column, for those that differ.
+
+    Returns:
+        Examples with their inputs set. `id` is text: the field `id`, or where the file has none
+        the row's number, counted from 1.
+
+    Raises:
+        DataError: The file is missing, unreadable, empty or in no known format, a row is broken
+            or lacks a field, or two rows share an id. It names the file, the line and the value.
+    """
+    path, names = Path(path), dict(columns or {})
+    records = [(where, _renamed(row, names)) for where, row in _reader(path)(path)]
+    if not records:
+        raise DataError(f"{path} has no rows.")
+    wanted = {*inputs, *names} | ({"id"} & set(records[0][1]))
+    for where, row in records:
+        _check_fields(row, sorted(wanted), f"{path}, {where}", names)
+    ids = _ids(records, path)
+    return [
+        dspy.Example({**row, "id": name}).with_inputs(*inputs)
+        for name, (_, row) in zip(ids, records, strict=True)
+    ]
+
+
+def _ids(records: Sequence[_Record], path: Path) -> list[str]:
+    """One text per row, all different; `path` is for the error."""
+    places: dict[str, str] = {}
+    for number, (where, row) in enumerate(records, start=1):
+        name = str(row.get("id", number))
+        if name in places:
+            raise DataError(f"{path}: id {name!r} is on {places[name]} and again on {where}.")
+        places[name] = where
+    return list(places)
+
+
+def _renamed(row: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    taken = {column for column in names.values() if column in row}
+    rest = {column: value for column, value in row.items() if column not in taken}
+    return rest | {field: row[column] for field, column in names.items() if column in row}
+
+
+def _check_fields(
+    row: Mapping[str, Any], wanted: Sequence[str], place: str, names: Mapping[str, str]
+) -> None:
+    for field in wanted:
+        if field not in row:
+            column = f" (column {names[field]!r})" if field in names else ""
+            known = ", ".join(sorted(map(str, row)))
+            raise DataError(f"{place}: no field {field!r}{column}; the row has {known}.")
+        if row[field] is None:
+            raise DataError(f"{place}: field {field!r} is null, but it must have a value.")
+
+
+def _reader(path: Path) -> Callable[[Path], Iterator[_Record]]:
+    if path.suffix.lower() not in FORMATS:
+        known = ", ".join(sorted(FORMATS))
+        raise DataError(f"{path}: unknown format {path.suffix!r}; known ones are {known}.")
+    if not path.is_file():
+        problem = "is not a file" if path.exists() else "does not exist"
+        raise DataError(f"{path} {problem}.")
+    return FORMATS[path.suffix.lower()]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start}."
+        ) from error
+
+
+def _jsonl(path: Path) -> Iterator[_Record]:
+    # Not splitlines(): a JSON text may hold U+2028 and its like.
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, {place} is not JSON: {error}.") from error
+        if not isinstance(row, dict):
+            kind = type(row).__name__
+            raise DataError(f"{path}, {place} must be a JSON object, but is a {kind}.")
+        yield place, row
+
+
+def _csv(path: Path) -> Iterator[_Record]:
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    header: list[str] = []
+    try:
+        for cells in reader:
+            if not cells:
+                continue
+            place = f"line {reader.line_num}"
+            if not header:
+                header = _header(cells, f"{path}, {place}")
+                continue
+            if len(cells) != len(header):
+                raise DataError(
+                    f"{path}, {place} has {len(cells)} cells, but the header has {len(header)}."
+                )
+            yield place, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num} is not CSV: {error}.") from error
+
+
+def _header(cells: list[str], place: str) -> list[str]:
+    for name in cells:
+        if cells.count(name) > 1:
+            raise DataError(f"{place}: column {name!r} comes twice.")
+    return cells
+
+
+def _parquet(path: Path) -> Iterator[_Record]:
+    # Here, not at the top: importing this library must not load pyarrow.
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise DataError(f"{path} is not Parquet: {reason}.") from error
+    for number, row in enumerate(rows, start=1):
+        yield f"row {number}", row
+
+
+FORMATS: dict[str, Callable[[Path], Iterator[_Record]]] = {
+    ".csv": _csv,
+    ".jsonl": _jsonl,
+    ".parquet": _parquet,
+}
+"""Suffix -> reader of one file, which yields where each row is and its columns."""

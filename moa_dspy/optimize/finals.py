@@ -1,0 +1,187 @@
+"""The last stage: the pick and its rivals on rows that nothing has seen, once."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import dspy
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.data import Splits
+from moa_dspy.errors import BudgetReachedError, StudyError, UnknownCallError
+from moa_dspy.optimize.baselines import TOP_K, self_moa, top_k, way
+from moa_dspy.optimize.measure import Measurer, Outcome, means, scores
+from moa_dspy.optimize.referee import Referee
+from moa_dspy.optimize.result import Row, TrialRecord
+from moa_dspy.optimize.selection import pick
+from moa_dspy.winrate import (
+    Interval,
+    Verdict,
+    mean_interval,
+    oracle,
+    simultaneous_intervals,
+    verdict,
+)
+
+if TYPE_CHECKING:
+    from moa_dspy.optimize.search import ModelSearch
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """A system of the comparison; without an architecture it was not run, for the reason given."""
+
+    name: str
+    architecture: Architecture | None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Rows on val and test by name, paired differences on test, and the verdict."""
+
+    val: Mapping[str, Row]
+    test: Mapping[str, Row]
+    differences: Mapping[str, Interval]
+    verdict: Verdict
+
+
+class Finals:
+    """Measures the pick and its rivals on val and on test.
+
+    Args:
+        search: Gives pool, space, options and progress.
+        measurer: Runs architectures.
+        splits: Val was looked at; test is looked at here.
+        ranking: Single agents by val score, best first.
+        settle: Gives an architecture its final form.
+    """
+
+    def __init__(
+        self,
+        search: ModelSearch,
+        measurer: Measurer,
+        splits: Splits,
+        ranking: Sequence[str],
+        settle: Callable[[Architecture], Architecture],
+    ) -> None:
+        self._search, self._measurer, self._splits = search, measurer, splits
+        self._ranking, self._settle = ranking, settle
+        self.n_random = 0
+
+    def random_rival(self, n: int, referee: Referee) -> Rival:
+        """Return the best on val of ``n`` random architectures: a search without a mind.
+
+        It gets as many trials as the search had. Live, its calls come from the share of
+        the budget kept for it; what that share did not reach is said.
+        """
+        search, rng = self._search, random.Random(f"random-{self._search.seed}")
+        drawn: list[TrialRecord] = []
+        seen: set[Architecture] = set()
+        search.pool.calls.ledger.share += search.random_share
+        for attempt in range(50 * n):
+            architecture = self._settle(search.space.draw(rng))
+            if len(drawn) >= n or architecture in seen:
+                continue
+            seen.add(architecture)
+            search.show("random baseline", current=str(architecture), trial=len(drawn))
+            try:
+                drawn.append(referee.judge(architecture, "random", number=attempt))
+            except BudgetReachedError:
+                break
+        self.n_random = len(drawn)
+        if not drawn:
+            return Rival("random", None, "its share of the budget did not reach one trial")
+        best = pick(drawn, diversity_weight=search.diversity_weight)
+        note = f"best of {len(drawn)} random architectures"
+        return Rival("random", Architecture.parse(best.architecture), note)
+
+    def compare(self, chosen: Architecture, random_rival: Rival) -> Comparison:
+        """Touch the test rows, once, for the pick, the fixed rivals and every single agent.
+
+        Raises:
+            StudyError: If the budget ends before the pick and the best single agent are measured.
+        """
+        self._search.pool.calls.ledger.share = 1.0
+        best = self._ranking[0]
+        first = [Rival("best_single", Architecture.single(best)), Rival("pick", chosen)]
+        rivals = [*first, *self._fixed(), random_rival]
+        found = {rival.name: self._measure(rival, self._splits.test) for rival in rivals}
+        for name in ("best_single", "pick"):
+            if isinstance(found[name], str):
+                raise StudyError(f"The {name} could not be tested: {found[name]}")
+        test = {rival.name: _row(rival, found[rival.name]) for rival in rivals}
+        val = {r.name: _row(r, self._measure(r, self._splits.val)) for r in rivals}
+        test["oracle"], val["oracle"] = (
+            self._oracle(self._splits.test),
+            self._oracle(self._splits.val),
+        )
+        measured = {n: scores(o) for n, o in found.items() if not isinstance(o, str)}
+        mine = measured.pop("pick")
+        names = (str(chosen), best)
+        return Comparison(
+            val=_ordered(val),
+            test=_ordered(test),
+            differences=simultaneous_intervals(mine, measured),
+            verdict=verdict(
+                mine,
+                measured["best_single"],
+                pick_is_single=not chosen.layers,
+                names=names,
+                gain=self._search.gain,
+            ),
+        )
+
+    def _fixed(self) -> list[Rival]:
+        combine, ranking = way(self._search.space), self._ranking
+        samples = self_moa(ranking[0], self._search.pool, combine=combine)
+        found = [
+            Rival("self_moa", samples)
+            if samples
+            else Rival("self_moa", None, f"{ranking[0]} is greedy: its samples are copies")
+        ]
+        k = min(TOP_K, len(ranking))
+        several = [Rival("top_k", top_k(ranking, k, combine=combine), f"k = {k}")]
+        return found + (several if k > 1 else [Rival("top_k", None, "the pool has one agent")])
+
+    def _measure(self, rival: Rival, rows: Sequence[dspy.Example]) -> tuple[Outcome, ...] | str:
+        """Return outcomes, or the reason why there are none."""
+        if rival.architecture is None:
+            return rival.note
+        self._search.show("test", current=f"{rival.name}: {rival.architecture}")
+        try:
+            return self._measurer.measure(rival.architecture, rows)
+        except BudgetReachedError as error:
+            return str(error)
+        except UnknownCallError:
+            return "not in the recording"
+
+    def _oracle(self, rows: Sequence[dspy.Example]) -> Row:
+        """Return the best single agent of each question: the ceiling of any choice among them."""
+        found = {
+            name: self._measure(Rival(name, Architecture.single(name)), rows)
+            for name in self._ranking
+        }
+        if missing := [name for name, o in found.items() if isinstance(o, str)]:
+            return Row("oracle", None, None, note=f"{missing[0]}: {found[missing[0]]}")
+        best = oracle({n: scores(o) for n, o in found.items() if not isinstance(o, str)})
+        interval = mean_interval(best)
+        note = "best single agent of each question"
+        return Row("oracle", None, interval.estimate, interval.low, interval.high, note=note)
+
+
+def _row(rival: Rival, outcomes: tuple[Outcome, ...] | str) -> Row:
+    text = str(rival.architecture) if rival.architecture else None
+    if isinstance(outcomes, str):
+        return Row(rival.name, text, None, note=outcomes)
+    interval = mean_interval(scores(outcomes))
+    row = Row(rival.name, text, interval.estimate, interval.low, interval.high, note=rival.note)
+    return replace(row, **means(outcomes))
+
+
+def _ordered(rows: Mapping[str, Row]) -> dict[str, Row]:
+    order = ("pick", "best_single", "self_moa", "top_k", "random", "oracle")
+    return {name: rows[name] for name in order}

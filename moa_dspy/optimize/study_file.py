@@ -1,0 +1,229 @@
+"""A study as written in TOML: the only place where names become objects."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import dspy
+from pydantic import BaseModel, ConfigDict, Field
+
+from moa_dspy.adapters import ADAPTERS
+from moa_dspy.aggregators import NORMALISERS
+from moa_dspy.architecture import Architecture
+from moa_dspy.calls import Budget
+from moa_dspy.data import METRICS, Splits, read_rows, split_rows
+from moa_dspy.diversity import METRICS as DIVERSITY
+from moa_dspy.errors import StudyError
+from moa_dspy.mixture import AGENT_MODULES, MixtureOfAgents
+from moa_dspy.optimize.objectives import OBJECTIVES
+from moa_dspy.optimize.selection import Limits
+from moa_dspy.optimize.space import SearchSpace
+from moa_dspy.pool import Agent, Pool, read_agents
+from moa_dspy.toml_file import check, read_toml
+
+
+class _Table(BaseModel):
+    """Frozen, and an unknown key is an error: a typo must not run for an hour."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskTable(_Table):
+    """What is asked, how it is put to an agent, and what counts as right."""
+
+    signature: str
+    instructions: str | None = None
+    adapter: str | None = None
+    agent: str = "predict"
+    metric: str
+    normalise: str = "text"
+
+
+class SizesTable(_Table):
+    """Rows per split."""
+
+    train: int | None = Field(default=None, ge=0)
+    val: int | None = Field(default=None, ge=1)
+    test: int | None = Field(default=None, ge=1)
+
+
+class DataTable(_Table):
+    """Where the rows are, and which split each is in: by a column, or drawn by sizes."""
+
+    path: Path
+    inputs: tuple[str, ...] = Field(min_length=1)
+    columns: dict[str, str] = {}
+    split_column: str | None = None
+    sizes: SizesTable | None = None
+    limit: SizesTable = SizesTable()
+
+
+class CallsTable(_Table):
+    """Where answers come from besides the endpoints."""
+
+    recording: Path | None = None
+    replay_only: bool = False
+
+
+class SpaceTable(_Table):
+    """The search space; see ``SearchSpace``. Without ``agents``, the whole pool."""
+
+    agents: tuple[str, ...] = ()
+    combines: tuple[str, ...] = ("synthesize", "vote")
+    aggregators: tuple[str, ...] = ()
+    rankers: tuple[str, ...] = ()
+    max_depth: int = 2
+    min_width: int = 2
+    max_width: int = 3
+    max_samples: int = 1
+    listed: tuple[str, ...] = ()
+
+
+class SearchTable(_Table):
+    """Options of ``ModelSearch``."""
+
+    n_trials: int = Field(default=40, ge=1)
+    objectives: tuple[str, ...] = ("win_rate", "diversity")
+    diversity: str = "disagreement"
+    diversity_weight: float = Field(default=0.0, ge=0)
+    random_share: float = Field(default=0.2, ge=0, lt=1)
+    gain: float = Field(default=0.03, gt=0, lt=1)
+    n_threads: int = Field(default=8, ge=1)
+
+
+class LimitsTable(_Table):
+    """What one question may cost at most."""
+
+    calls: float | None = Field(default=None, gt=0)
+    usd: float | None = Field(default=None, gt=0)
+    seconds: float | None = Field(default=None, gt=0)
+
+
+class BudgetTable(_Table):
+    """What the study may spend at most."""
+
+    calls: int | None = Field(default=None, gt=0)
+    tokens: int | None = Field(default=None, gt=0)
+    usd: float | None = Field(default=None, gt=0)
+    seconds: float | None = Field(default=None, gt=0)
+
+
+class StudyFile(_Table):
+    """A whole study. Paths are relative to the file."""
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    seed: int = 0
+    task: TaskTable
+    data: DataTable
+    pool: Path | None = None
+    agents: tuple[Agent, ...] = ()
+    calls: CallsTable = CallsTable()
+    space: SpaceTable = SpaceTable()
+    search: SearchTable = SearchTable()
+    limits: LimitsTable = LimitsTable()
+    budget: BudgetTable = BudgetTable()
+
+    def with_paths_from(self, folder: Path) -> StudyFile:
+        """Return the study with every path made relative to ``folder``."""
+        data = self.data.model_copy(update={"path": folder / self.data.path})
+        update: dict[str, Any] = {"data": data}
+        if self.pool is not None:
+            update["pool"] = folder / self.pool
+        if self.calls.recording is not None:
+            recording = folder / self.calls.recording
+            update["calls"] = self.calls.model_copy(update={"recording": recording})
+        return self.model_copy(update=update)
+
+    def make_agents(self) -> tuple[Agent, ...]:
+        """Return the agents of the pool file, or those written in the study."""
+        if (self.pool is None) == (not self.agents):
+            raise StudyError("A study has either `pool`, a file, or `[[agents]]`, and not both.")
+        return self.agents or tuple(read_agents(self.pool or Path()))
+
+    def make_space(self, agents: tuple[Agent, ...]) -> SearchSpace:
+        """Return the space over all agents, or those that ``[space]`` names."""
+        options = self.space.model_dump()
+        known = [agent.name for agent in agents]
+        for name in self.space.agents:
+            if name not in known:
+                raise StudyError(
+                    f"`space.agents`: unknown agent {name!r}; the pool has {', '.join(known)}."
+                )
+        options["agents"] = self.space.agents or tuple(known)
+        options["listed"] = tuple(Architecture.parse(text) for text in self.space.listed)
+        return SearchSpace(**options)
+
+    def make_splits(self) -> Splits:
+        """Read the rows and split them."""
+        data = self.data
+        if data.split_column is None and data.sizes is None:
+            raise StudyError("`data` needs `split_column` or `sizes`, to know the three splits.")
+        rows = read_rows(data.path, inputs=list(data.inputs), columns=data.columns or None)
+        sizes = data.sizes.model_dump(exclude_none=True) if data.sizes else None
+        splits = split_rows(rows, column=data.split_column, sizes=sizes, seed=self.seed)
+        limit = data.limit
+        return splits.limit(n_train=limit.train, n_val=limit.val, n_test=limit.test)
+
+    def make_student(self, pool: Pool) -> MixtureOfAgents:
+        """Return the program whose seats are to be filled."""
+        task = self.task
+        try:
+            signature = dspy.Signature(task.signature, task.instructions)
+        except ValueError as error:
+            raise StudyError(f"`task.signature`: {error}") from error
+        return MixtureOfAgents(
+            signature,
+            Architecture.single(next(iter(pool))),
+            pool=pool,
+            agent=AGENT_MODULES[task.agent],
+            adapter=ADAPTERS[task.adapter]() if task.adapter else None,
+            normalise=task.normalise,
+        )
+
+    def make_metric(self) -> Any:
+        """Return the metric: one of ours by name, or ``package.module:name``."""
+        name = self.task.metric
+        if name in METRICS:
+            return METRICS[name]
+        module, colon, attribute = name.partition(":")
+        if not colon:
+            raise StudyError(_unknown("task.metric", name, [*METRICS, "package.module:name"]))
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise StudyError(f"`task.metric`: {name!r} cannot be imported: {error}") from error
+
+    def make_limits(self) -> Limits:
+        """Return what a question may cost."""
+        return Limits(**self.limits.model_dump())
+
+    def make_budget(self) -> Budget:
+        """Return what the study may spend."""
+        return Budget(**self.budget.model_dump())
+
+
+def read_study(path: Path) -> StudyFile:
+    """Read and check a study file; nothing is run and nothing is written.
+
+    Raises:
+        StudyError: If the file cannot be read, or a field does not fit: field, value, choices.
+    """
+    content = read_toml(path, error=StudyError)
+    study = check(StudyFile, content, where=str(path), error=StudyError)
+    names: list[tuple[str, str | None, Any]] = [
+        ("task.adapter", study.task.adapter, ADAPTERS),
+        ("task.agent", study.task.agent, AGENT_MODULES),
+        ("task.normalise", study.task.normalise, NORMALISERS),
+        ("search.diversity", study.search.diversity, DIVERSITY),
+        *(("search.objectives", name, OBJECTIVES) for name in study.search.objectives),
+    ]
+    for field, name, registry in names:
+        if name is not None and name not in registry:
+            raise StudyError(_unknown(field, name, registry))
+    return study.with_paths_from(path.parent)
+
+
+def _unknown(field: str, name: str, known: Any) -> str:
+    return f"`{field}`: unknown {name!r}; known ones are {', '.join(sorted(known))}."

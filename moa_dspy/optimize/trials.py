@@ -1,0 +1,137 @@
+"""The trials of a study: Optuna asks for architectures, each different one is measured once."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.errors import BudgetReachedError, UnknownCallError
+from moa_dspy.optimize.objectives import Objective
+from moa_dspy.optimize.result import TrialRecord
+from moa_dspy.optimize.space import SearchSpace
+
+MOST_REPEATS = 20
+"""Known architectures in a row after which a new one is drawn instead of asked for."""
+
+Try = Callable[[Architecture, str], TrialRecord]
+"""Measures an architecture; the text says who proposed it."""
+
+
+def make_study(objectives: Sequence[Objective], *, seed: int, sampler: Any = None) -> optuna.Study:
+    """Return an in-memory study: a sampler that must not wait for a database after every ask."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(
+        directions=[objective.direction for objective in objectives],
+        sampler=sampler or optuna.samplers.TPESampler(seed=seed, multivariate=True),
+    )
+
+
+@dataclass(slots=True)
+class Trials:
+    """Runs the search; ``records`` holds each measured architecture once, in order.
+
+    Args:
+        study: Made by ``make_study``.
+        space: What may be proposed.
+        ranking: Single agents, best first; it repairs layers that are too narrow or wide.
+        settle: Gives an architecture its final form, such as who decides ties.
+        measure: Measures, and says what was found.
+        values: Turns a record into the study's objective values.
+        seed: Of the draws that follow when the sampler only repeats itself.
+    """
+
+    study: optuna.Study
+    space: SearchSpace
+    ranking: Sequence[str]
+    settle: Callable[[Architecture], Architecture]
+    measure: Try
+    values: Callable[[TrialRecord], Sequence[float]]
+    seed: int
+    records: dict[Architecture, TrialRecord] = field(default_factory=dict)
+    stopped_by: str | None = None
+
+    def open_with(self, architectures: Iterable[Architecture], *, origin: str) -> None:
+        """Measure given architectures now, inside the space or not; the sampler learns of them."""
+        for architecture in architectures:
+            settled = self.settle(architecture)
+            if settled in self.records or self.stopped_by:
+                continue
+            record = self._try(settled, origin)
+            params = self.space.params(architecture)
+            if record is None or params is None:
+                continue
+            self.study.enqueue_trial(params)
+            trial = self.study.ask()
+            self.space.suggest(trial, self.ranking)
+            self._tell(trial, record)
+
+    def run(self, n_trials: int) -> None:
+        """Ask and measure until ``n_trials`` architectures are known, or none is left, or paid."""
+        rng = random.Random(f"trials-{self.seed}")
+        repeats = 0
+        waiting: deque[Architecture] = deque()
+        while len(self.records) < n_trials and not self.stopped_by:
+            if repeats >= MOST_REPEATS:
+                fresh = self._draw(rng)
+                if fresh is None:
+                    return
+                waiting.append(fresh)
+                repeats = 0
+            if waiting:
+                self.open_with([waiting.popleft()], origin="random")
+                continue
+            trial = self.study.ask()
+            architecture = self.settle(self.space.suggest(trial, self.ranking))
+            is_new = architecture not in self.records
+            record = self._try(architecture, "tpe") if is_new else self.records[architecture]
+            repeats = 0 if is_new and record is not None else repeats + 1
+            if record is None:
+                self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            else:
+                self._tell(trial, record)
+
+    def _draw(self, rng: random.Random) -> Architecture | None:
+        for _ in range(200):
+            drawn = self.settle(self.space.draw(rng))
+            if drawn not in self.records:
+                return drawn
+        return None
+
+    def _try(self, architecture: Architecture, origin: str) -> TrialRecord | None:
+        try:
+            record = self.measure(architecture, origin)
+        except BudgetReachedError as error:
+            self.stopped_by = str(error)
+            return None
+        except UnknownCallError:
+            # A rival that nobody recorded is left out; a hole in the user's own space is an error.
+            if origin == "baseline":
+                return None
+            raise
+        self.records[architecture] = record
+        return record
+
+    def _tell(self, trial: optuna.Trial, record: TrialRecord) -> None:
+        trial.set_user_attr("architecture", record.architecture)
+        trial.set_user_attr("rows", record.rows)
+        trial.set_user_attr("score", record.score)
+        self.study.tell(trial, list(self.values(record)))
+
+
+def save_study(study: optuna.Study, url: str, *, name: str) -> None:
+    """Write a finished study to a database that Optuna's dashboard can open."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        storage = optuna.storages.RDBStorage(url)
+        if name in optuna.get_all_study_names(storage):
+            optuna.delete_study(study_name=name, storage=storage)
+        kept = optuna.create_study(study_name=name, storage=storage, directions=study.directions)
+        kept.add_trials(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))
+        storage.engine.dispose()

@@ -1,0 +1,13 @@
+"""Which version of the library this is."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+
+def version() -> str:
+    """Return the installed version; ``unknown`` in a checkout that was never installed."""
+    try:
+        return metadata.version("moa-dspy")
+    except metadata.PackageNotFoundError:
+        return "unknown"

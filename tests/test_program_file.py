@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import dspy
+import pydantic
+import pytest
+
+from moa_dspy.adapters import PlainChat
+from moa_dspy.architecture import Architecture
+from moa_dspy.errors import ArchitectureError, MoaError, PoolError
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.pool import Agent, Pool
+from moa_dspy.program_file import TYPES, load_program, save_program
+from moa_dspy.testing import scripted_pool
+
+MIXTURE = "a + b*2 > c > synthesize(a)"
+ANSWERS = {"a": "Paris", "b": "Rome", "c": "Bern"}
+
+
+def program(pool: Pool, architecture: str = MIXTURE, **options: Any) -> MixtureOfAgents:
+    signature = dspy.Signature("question -> answer", "Name the capital.")
+    options.setdefault("adapter", PlainChat())
+    return MixtureOfAgents(signature, architecture, pool=pool, **options)
+
+
+def saved(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """Write a good program file, then let ``change`` spoil it."""
+    save_program(program(scripted_pool(ANSWERS)), path)
+    content = json.loads(path.read_text("utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    "architecture", ["a", MIXTURE, "a + b > select(c)", "a + b > select", "a + b > vote(b)"]
+)
+@pytest.mark.parametrize("agent", [dspy.Predict, dspy.ChainOfThought])
+def test_a_loaded_program_asks_exactly_what_the_saved_one_asked(
+    tmp_path: Path, architecture: str, agent: Any
+) -> None:
+    reply = "[[ ## reasoning ## ]]\nnone\n\n[[ ## answer ## ]]\nParis\n\n[[ ## best ## ]]\n1"
+    pool = scripted_pool(dict.fromkeys("abc", reply))
+    first = program(pool, architecture, agent=agent, adapter=dspy.ChatAdapter())
+    for number, (_, seat) in enumerate(first.named_predictors()):
+        seat.signature = seat.signature.with_instructions(f"Seat {number} names capitals.")
+        seat.demos = [dspy.Example(question=f"Seat {number}, Italy?", answer="Rome")]
+    expected = first(question="France?")
+    made = pool.calls.ledger.spending.made
+
+    save_program(first, tmp_path / "program.json")
+    loaded = load_program(tmp_path / "program.json", pool=pool)
+
+    assert loaded.architecture == Architecture.parse(architecture)
+    assert loaded(question="France?").answer == expected.answer == "Paris"
+    # Calls are stored by content: any difference in a message would be a new call.
+    assert pool.calls.ledger.spending.made == made
+
+
+def test_settings_of_the_mixture_survive(tmp_path: Path) -> None:
+    pool = scripted_pool(ANSWERS)
+    save_program(program(pool, normalise="answer", quorum=2), tmp_path / "p.json")
+    loaded = load_program(tmp_path / "p.json", pool=pool)
+    assert (loaded.normalise, loaded.quorum) == ("answer", 2)
+    assert isinstance(loaded.adapter, PlainChat)
+
+
+def test_types_and_descriptions_survive(tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"text": (str, dspy.InputField(desc="what to judge"))}
+    for number, kind in enumerate(TYPES.values()):
+        fields[f"out_{number}"] = (kind, dspy.OutputField())
+    fields["label"] = (Literal["yes", "no"], dspy.OutputField())
+    pool = scripted_pool(ANSWERS)
+    mixture = MixtureOfAgents(dspy.Signature(fields, "Judge."), "a", pool=pool)
+    save_program(mixture, tmp_path / "p.json")
+
+    signature = load_program(tmp_path / "p.json", pool=pool).signature
+
+    assert signature.instructions == "Judge."
+    assert [field.annotation for field in signature.output_fields.values()] == [
+        *TYPES.values(),
+        Literal["yes", "no"],
+    ]
+    assert signature.fields["text"].json_schema_extra["desc"] == "what to judge"
+
+
+class Verdict(pydantic.BaseModel):
+    is_true: bool
+
+
+def test_a_type_of_ones_own_needs_the_signature(tmp_path: Path) -> None:
+    fields: dict[str, Any] = {
+        "claim": (str, dspy.InputField()),
+        "verdict": (Verdict, dspy.OutputField()),
+    }
+    signature, pool = dspy.Signature(fields, "Judge."), scripted_pool(ANSWERS)
+    save_program(MixtureOfAgents(signature, "a", pool=pool), tmp_path / "p.json")
+
+    with pytest.raises(ArchitectureError, match=r"field 'verdict' has type .* Give `signature=`"):
+        load_program(tmp_path / "p.json", pool=pool)
+    loaded = load_program(tmp_path / "p.json", pool=pool, signature=signature)
+    assert loaded.signature.fields["verdict"].annotation is Verdict
+    with pytest.raises(ArchitectureError, match=r"claim -> truth, but .* claim -> verdict"):
+        load_program(tmp_path / "p.json", pool=pool, signature=dspy.Signature("claim -> truth"))
+
+
+def test_no_key_endpoint_or_weights_path_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLANTED_KEY", "sk-planted-0123456789")
+    agents = [
+        Agent(
+            name="a",
+            model="openai/x",
+            api_base="https://secret-host.example/v1",
+            api_key_env="PLANTED_KEY",
+        ),
+        Agent(name="b", model="local/y", weights="secret-folder/y.gguf"),
+    ]
+    mixture = program(Pool(agents), "a + b > synthesize(a)")
+    mixture.set_lm(dspy.LM("openai/x", api_key="sk-planted-0123456789", cache=False))
+    save_program(mixture, tmp_path / "p.json", scores={"test": 0.5})
+
+    text = (tmp_path / "p.json").read_text("utf-8")
+
+    assert json.loads(text)["scores"] == {"test": 0.5}
+    assert not [word for word in ("sk-planted", "secret", "PLANTED", '"lm"') if word in text]
+
+
+SPOILED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "lm": (lambda c: c.update(lm={"api_base": "http://evil"}), r"\.lm: unknown key"),
+    "api_base at the top": (lambda c: c.update(api_base="http://evil"), "api_base: unknown key"),
+    "api_base of an agent": (
+        lambda c: c["agents"]["a"].update(api_base="http://evil"),
+        r"agents\['a'\]\.api_base: unknown key",
+    ),
+    "lm of a seat": (lambda c: c["state"]["aggregator"].update(lm=None), r"\.lm: unknown key"),
+    "missing key": (lambda c: c.pop("quorum"), r"\.quorum: missing"),
+    "newer format": (lambda c: c.update(format=2), "has format 2, but this version reads 1"),
+    "no format": (lambda c: c.pop("format"), "not a saved program"),
+    "class path as agent": (lambda c: c.update(agent="os:system"), "unknown agent 'os:system'"),
+    "class path as adapter": (lambda c: c.update(adapter="os.system"), "unknown adapter"),
+    "class path as type": (
+        lambda c: c["signature"]["inputs"].update(question="os.PathLike"),
+        "field 'question' has type 'os.PathLike'",
+    ),
+    "unknown normalise": (lambda c: c.update(normalise="eval"), "Unknown `normalise` 'eval'"),
+    "number as name": (lambda c: c["architecture"].update(layers=[[1]]), r"layers\[0\]\[0\]"),
+    "bad field name": (
+        lambda c: c["signature"]["inputs"].update({"_x": "str"}),
+        "the signature cannot be built",
+    ),
+    "missing seat": (lambda c: c["state"].pop("aggregator"), "has the seats aggregator"),
+    "missing field text": (lambda c: c["state"]["aggregator"]["fields"].pop(), "a text for each"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_a_file_that_is_not_as_it_was_written_is_refused(tmp_path: Path, name: str) -> None:
+    change, message = SPOILED[name]
+    path = saved(tmp_path / "p.json", change)
+    with pytest.raises(ArchitectureError, match=message):
+        load_program(path, pool=scripted_pool(ANSWERS))
+
+
+@pytest.mark.parametrize("text", ["", "{", "\x00", "[]", "3", '{"format": "1"}'])
+def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "p.json").write_text(text, "utf-8")
+    with pytest.raises(ArchitectureError, match=r"p\.json is not"):
+        load_program(tmp_path / "p.json", pool=scripted_pool(ANSWERS))
+
+
+def test_an_absent_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArchitectureError, match=r"p\.json cannot be read: No such file"):
+        load_program(tmp_path / "p.json", pool=scripted_pool(ANSWERS))
+
+
+def test_every_absent_agent_is_named(tmp_path: Path) -> None:
+    save_program(program(scripted_pool(ANSWERS)), tmp_path / "p.json")
+    with pytest.raises(PoolError, match=r"lacks: b, c; it has a, z\."):
+        load_program(tmp_path / "p.json", pool=scripted_pool({"a": "", "z": ""}))
+
+
+class OwnAdapter(dspy.ChatAdapter):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"adapter": OwnAdapter()}, "OwnAdapter cannot be saved"),
+        ({"adapter": dspy.ChatAdapter(use_native_function_calling=True)}, "with its settings"),
+        ({"agent": lambda s: dspy.ReAct(s, tools=[])}, "Seats of ReAct cannot be saved"),
+        ({"agent": lambda s: dspy.Predict(s, temperature=0.1)}, "settings of its own"),
+    ],
+)
+def test_what_a_file_cannot_hold_is_not_dropped_silently(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ArchitectureError, match=message):
+        save_program(program(scripted_pool(ANSWERS), **options), tmp_path / "p.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_scores_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MoaError, match="cannot be written as JSON"):
+        save_program(
+            program(scripted_pool(ANSWERS)), tmp_path / "p.json", scores={"x": float("nan")}
+        )

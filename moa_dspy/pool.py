@@ -33,6 +33,7 @@ class Agent:
         weights: ``local/`` only: path of a GGUF file, ``${VARIABLE}`` is expanded.
         sha256: ``local/`` only: checksum the weights must have; part of the identity.
         n_slots: ``local/`` only: questions the model answers at the same time.
+        n_threads: ``local/`` only: threads of the model; None takes every core.
         api_base: URL of an OpenAI-compatible endpoint; None is the vendor's own.
         api_key_env: Name of the environment variable that holds the key.
         client: ``litellm`` sends every request through LiteLLM.
@@ -52,6 +53,7 @@ class Agent:
     weights: str | None = None
     sha256: str | None = None
     n_slots: int = 4
+    n_threads: int | None = None
     api_base: str | None = None
     api_key_env: str | None = None
     client: str = "auto"
@@ -65,6 +67,7 @@ class Agent:
             "temperature": 0 <= self.temperature <= 2,
             "max_tokens": self.max_tokens >= 1,
             "n_slots": self.n_slots >= 1,
+            "n_threads": self.n_threads is None or self.n_threads >= 1,
             "client": self.client in ("auto", "litellm"),
             "usd_per_million_prompt_tokens": self.usd_per_million_prompt_tokens >= 0,
             "usd_per_million_completion_tokens": self.usd_per_million_completion_tokens >= 0,
@@ -233,6 +236,7 @@ def _engine(agent: Agent, key: str | None, *, asynchronous: bool = False) -> Any
             _expand(agent) or agent.model.removeprefix("local/"),
             sha256=agent.sha256,
             n_slots=agent.n_slots,
+            n_threads=agent.n_threads,
             asynchronous=asynchronous,
         )
     from moa_dspy.calls._endpoints import Endpoint, endpoint_engine

@@ -12,7 +12,7 @@ from moa_dspy.local._build import local_engine
 from moa_dspy.local._catalogue import CATALOGUE, Weights
 from moa_dspy.local._checksums import sha256_of, verify
 from moa_dspy.local._pull import pull
-from moa_dspy.local._server import LocalServer, free_cores, shared_server
+from moa_dspy.local._server import LocalServer, shared_server, usable_cores
 from moa_dspy.local._sources import HubSource, Source, WheelSource
 from moa_dspy.local._weights import ModelStatus, check, find, models_table, weights_folder
 
@@ -31,12 +31,12 @@ __all__ = [
     "WheelSource",
     "check",
     "find",
-    "free_cores",
     "local_engine",
     "models_table",
     "pull",
     "sha256_of",
     "shared_server",
+    "usable_cores",
     "verify",
     "weights_folder",
 ]

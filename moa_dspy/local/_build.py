@@ -31,7 +31,7 @@ def local_engine(
             path.
         n_slots: Requests answered at once.
         n_context: Tokens of prompt and answer together, per request.
-        n_threads: None takes the cores that are free.
+        n_threads: None takes every core of this process.
         asynchronous: Return the engine for event loops.
 
     Raises:

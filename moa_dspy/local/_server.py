@@ -35,7 +35,7 @@ class LocalServer:
         weights: A GGUF file.
         n_slots: How many chats are answered at once, at least 1.
         n_context: Tokens of prompt and answer together, per chat.
-        n_threads: None takes ``free_cores()`` at loading time.
+        n_threads: None takes ``usable_cores()`` at loading time.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class LocalServer:
         parameters.model.path = str(self.weights)
         parameters.n_parallel = self.n_slots
         parameters.n_ctx = self.n_slots * self.n_context  # llama.cpp shares it out over the slots
-        n_threads = free_cores() if self.n_threads is None else self.n_threads
+        n_threads = usable_cores() if self.n_threads is None else self.n_threads
         parameters.cpuparams.n_threads = n_threads
         parameters.cpuparams_batch.n_threads = n_threads
         parameters.verbosity = _SILENT
@@ -144,14 +144,15 @@ def shared_server(
         return _SERVERS[key]
 
 
-def free_cores() -> int:
-    """Return the cores that nobody uses: all, less the load of the last minute; at least 1."""
-    n_cores = os.cpu_count() or 1
-    try:
-        load = os.getloadavg()[0]
-    except (AttributeError, OSError):  # Windows has none
-        return n_cores
-    return max(1, n_cores - round(load))
+def usable_cores() -> int:
+    """Return the cores that this process may run on.
+
+    Busy ones too: idle threads sleep (see ``_xllamacpp``), so a thread more than there
+    are free cores costs nothing, while the load at one moment says little of the next.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _xllamacpp() -> ModuleType:

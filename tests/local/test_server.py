@@ -19,9 +19,9 @@ from moa_dspy.local import (
     AsyncLocalEngine,
     LocalEngine,
     LocalServer,
-    free_cores,
     pull,
     shared_server,
+    usable_cores,
 )
 
 
@@ -192,4 +192,4 @@ def test_settings_below_one_are_refused(tmp_path: Path) -> None:
 
 
 def test_at_least_one_core_is_free() -> None:
-    assert free_cores() >= 1
+    assert usable_cores() >= 1

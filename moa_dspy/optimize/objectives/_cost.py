@@ -11,7 +11,7 @@ from moa_dspy.optimize.objectives._base import Measured
 class CallsObjective:
     """Requests to models per question."""
 
-    direction: ClassVar[Literal["minimize"]] = "minimize"
+    direction: ClassVar[Literal["maximize", "minimize"]] = "minimize"
 
     def __call__(self, measured: Measured, /) -> float:
         """See the protocol."""
@@ -22,7 +22,7 @@ class CallsObjective:
 class UsdObjective:
     """Price per question, at the pool's prices; a stored call costs what it cost."""
 
-    direction: ClassVar[Literal["minimize"]] = "minimize"
+    direction: ClassVar[Literal["maximize", "minimize"]] = "minimize"
 
     def __call__(self, measured: Measured, /) -> float:
         """See the protocol."""
@@ -33,7 +33,7 @@ class UsdObjective:
 class SecondsObjective:
     """Time to the answer per question: the slowest proposer of each layer, then the aggregator."""
 
-    direction: ClassVar[Literal["minimize"]] = "minimize"
+    direction: ClassVar[Literal["maximize", "minimize"]] = "minimize"
 
     def __call__(self, measured: Measured, /) -> float:
         """See the protocol."""

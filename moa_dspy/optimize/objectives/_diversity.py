@@ -13,7 +13,7 @@ class DiversityObjective:
     """Mean diversity of the texts that the last step reads; 0 for a single agent."""
 
     metric: DiversityMetric = field(default_factory=Disagreement)
-    direction: ClassVar[Literal["maximize"]] = "maximize"
+    direction: ClassVar[Literal["maximize", "minimize"]] = "maximize"
 
     def __call__(self, measured: Measured, /) -> float:
         """See the protocol; in [0, 1]."""

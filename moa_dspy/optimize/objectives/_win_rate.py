@@ -11,7 +11,7 @@ from moa_dspy.optimize.objectives._base import Measured
 class WinRateObjective:
     """Share of examples won against the best single agent, ties counting one half."""
 
-    direction: ClassVar[Literal["maximize"]] = "maximize"
+    direction: ClassVar[Literal["maximize", "minimize"]] = "maximize"
 
     def __call__(self, measured: Measured, /) -> float:
         """See the protocol; in [0, 1], and 0.5 for the best single agent itself."""
@@ -25,7 +25,7 @@ class WinRateObjective:
 class ScoreObjective:
     """Mean of the metric."""
 
-    direction: ClassVar[Literal["maximize"]] = "maximize"
+    direction: ClassVar[Literal["maximize", "minimize"]] = "maximize"
 
     def __call__(self, measured: Measured, /) -> float:
         """See the protocol; in [0, 1]."""

@@ -33,6 +33,7 @@ class LiveProgress:
         self._seen: tuple[Snapshot, float] | None = None
         self._told: tuple[str, int] | None = None
         self._live: Any = None
+        self._started = time.monotonic()
 
     def __enter__(self) -> Self:
         if self._is_live:
@@ -63,7 +64,13 @@ class LiveProgress:
             self._told = now
             # A reader that went away (`2>&1 | head`) must not end a study.
             with suppress(OSError, ValueError):
-                print("; ".join(lines(snapshot)), file=self._stream, flush=True)
+                print(
+                    "; ".join(lines(snapshot, watched=self._watched)), file=self._stream, flush=True
+                )
+
+    @property
+    def _watched(self) -> float:
+        return time.monotonic() - self._started
 
     def __rich__(self) -> RenderableType:
         """Return the current frame; the clock runs between snapshots."""
@@ -72,14 +79,19 @@ class LiveProgress:
         if self._seen is None:
             return Text("starting")
         snapshot, taken = self._seen
-        shown = [*lines(snapshot, since=time.monotonic() - taken), f"now {snapshot.current}"]
+        since = time.monotonic() - taken
+        shown = [*lines(snapshot, since=since, watched=self._watched), f"now {snapshot.current}"]
         return Text("\n".join(shown), overflow="ellipsis", no_wrap=True)
 
 
-def lines(snapshot: Snapshot, *, since: float = 0.0) -> Iterator[str]:
-    """Yield stage, best so far, spending and time, as they are ``since`` seconds later."""
-    trials = f" {snapshot.trial}/{snapshot.n_trials}" if snapshot.n_trials else ""
-    yield f"{snapshot.stage}, trial{trials}" if trials else snapshot.stage
+def lines(snapshot: Snapshot, *, since: float = 0.0, watched: float = 0.0) -> Iterator[str]:
+    """Yield stage, best so far, spending and time, as they are ``since`` seconds later.
+
+    The budget's clock runs from the first paid call, also in runs before a resume; a
+    replay never starts it, so the time shown is at least the ``watched`` seconds.
+    """
+    trials = f", trial {snapshot.trial}/{snapshot.n_trials}" if snapshot.n_trials else ""
+    yield f"{snapshot.stage}{trials}"
     if snapshot.best is not None and snapshot.best_score is not None:
         yield f"best {100 * snapshot.best_score:.1f} %: {snapshot.best}"
     spent, budget = snapshot.spending, snapshot.budget
@@ -87,9 +99,9 @@ def lines(snapshot: Snapshot, *, since: float = 0.0) -> Iterator[str]:
     of_usd = "" if budget.usd is None else f" of {budget.usd:g}"
     calls = f"{spent.made:,}{of_calls} calls made, {spent.reused:,} reused"
     yield f"{calls}, {spent.usd:.4f}{of_usd} usd"
-    elapsed = spent.seconds + since
-    left = "" if budget.seconds is None else f", at most {clock(budget.seconds - elapsed)} left"
-    yield f"{clock(elapsed)} elapsed{left}"
+    counted = spent.seconds + since if spent.seconds else 0.0
+    left = "" if budget.seconds is None else f", at most {clock(budget.seconds - counted)} left"
+    yield f"{clock(max(counted, watched))} elapsed{left}"
 
 
 def clock(seconds: float) -> str:

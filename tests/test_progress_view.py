@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from moa_dspy.calls import Budget, Spending
 from moa_dspy.optimize.progress import Snapshot
@@ -29,6 +30,11 @@ def test_everything_that_was_asked_for_is_shown() -> None:
         "1,200 of 5,000 calls made, 3,400 reused, 0.0500 of 1 usd",
         "1:35 elapsed, at most 8:25 left",
     ]
+
+
+def test_a_replay_that_pays_for_nothing_still_has_a_clock() -> None:
+    free = replace(snapshot(), spending=Spending(reused=7))
+    assert list(lines(free, since=2.0, watched=65.0))[-1] == "1:05 elapsed"
 
 
 def test_a_log_gets_one_line_per_stage_and_per_ten_trials() -> None:

@@ -49,7 +49,10 @@ def _answer_json(mixture: MixtureOfAgents, prediction: Any) -> str:
         "responses": [asdict(response) for response in answer.responses],
         "usd": answer.usd,
         "seconds": answer.seconds,
-        "failures": {response.agent: response.failure for response in answer.failures},
+        "failures": [
+            {"agent": failed.agent, "sample": failed.sample, "failure": failed.failure}
+            for failed in answer.failures
+        ],
     }
     return json.dumps(content, ensure_ascii=False, default=str)
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,13 +31,42 @@ def optimize(
     folder = out or RUNS / read_study(study).name
     if as_json:
         # Metrics and data readers are the user's: what they print must not end up in the JSON.
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), each_warning_once():
             result = run_study(study, out=folder, resume=resume, watcher=silent)
         typer.echo(json.dumps(result.to_json(), ensure_ascii=False, allow_nan=False))
         return
-    with LiveProgress() as progress:
+    with LiveProgress() as progress, each_warning_once():
         result = run_study(study, out=folder, resume=resume, watcher=progress)
     _show(result, folder)
+
+
+class _Once(logging.Filter):
+    """Lets every message of a handler through one time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[tuple[str, str]] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the message is new."""
+        key = (record.name, record.getMessage())
+        is_new = key not in self._seen
+        self._seen.add(key)
+        return is_new
+
+
+@contextmanager
+def each_warning_once() -> Iterator[None]:
+    """Show what DSPy logs, such as a reply cut at ``max_tokens``, once and not per question."""
+    # One filter per handler: each must pass a message on once.
+    filters = [(handler, _Once()) for handler in logging.getLogger("dspy").handlers]
+    for handler, once in filters:
+        handler.addFilter(once)
+    try:
+        yield
+    finally:
+        for handler, once in filters:
+            handler.removeFilter(once)
 
 
 def _show(result: StudyResult, folder: Path) -> None:

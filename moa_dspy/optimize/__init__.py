@@ -1,12 +1,13 @@
 """Choose which model sits in which layer. The only room that imports Optuna."""
 
+from moa_dspy.optimize.context import StageCounts
 from moa_dspy.optimize.criteria import Criteria
 from moa_dspy.optimize.measure import Measurer, Outcome
 from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.progress import Snapshot, Watcher
 from moa_dspy.optimize.result import Row, StudyResult, TrialRecord
 from moa_dspy.optimize.run import run_study
-from moa_dspy.optimize.search import ModelSearch, StageCounts
+from moa_dspy.optimize.search import ModelSearch
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space import SearchSpace
 

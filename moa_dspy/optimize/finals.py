@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import dspy
 
@@ -13,6 +12,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.data import Splits
 from moa_dspy.errors import BudgetReachedError, StudyError, UnknownCallError
 from moa_dspy.optimize.baselines import TOP_K, self_moa, top_k, way
+from moa_dspy.optimize.context import SearchContext
 from moa_dspy.optimize.measure import Measurer, Outcome, means, scores
 from moa_dspy.optimize.referee import Referee
 from moa_dspy.optimize.result import Row, TrialRecord
@@ -25,9 +25,6 @@ from moa_dspy.winrate import (
     simultaneous_intervals,
     verdict,
 )
-
-if TYPE_CHECKING:
-    from moa_dspy.optimize.search import ModelSearch
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +50,7 @@ class Finals:
     """Measures the pick and its rivals on val and on test.
 
     Args:
-        search: Gives pool, space, options and progress.
+        context: Gives pool, space, options and progress.
         measurer: Runs architectures.
         splits: Val was looked at; test is looked at here.
         ranking: Single agents by val score, best first.
@@ -62,42 +59,42 @@ class Finals:
 
     def __init__(
         self,
-        search: ModelSearch,
+        context: SearchContext,
         measurer: Measurer,
         splits: Splits,
         ranking: Sequence[str],
         settle: Callable[[Architecture], Architecture],
     ) -> None:
-        self._search, self._measurer, self._splits = search, measurer, splits
+        self._context, self._measurer, self._splits = context, measurer, splits
         self._ranking, self._settle = ranking, settle
-        self.n_random = 0
 
-    def random_rival(self, n: int, referee: Referee) -> Rival:
-        """Return the best on val of ``n`` random architectures: a search without a mind.
+    def random_rival(self, n: int, referee: Referee) -> tuple[Rival, int]:
+        """Return the best on val of ``n`` random architectures, and how many could be measured.
 
         It gets as many trials as the search had. Live, its calls come from the share of
         the budget kept for it; what that share did not reach is said.
         """
-        search, rng = self._search, random.Random(f"random-{self._search.seed}")
+        context, rng = self._context, random.Random(f"random-{self._context.seed}")
         drawn: list[TrialRecord] = []
         seen: set[Architecture] = set()
-        search.pool.calls.ledger.share += search.random_share
+        context.pool.calls.ledger.share += context.random_share
         for attempt in range(50 * n):
-            architecture = self._settle(search.space.draw(rng))
+            architecture = self._settle(context.space.draw(rng))
             if len(drawn) >= n or architecture in seen:
                 continue
             seen.add(architecture)
-            search.show("random baseline", current=str(architecture), trial=len(drawn))
+            context.show("random baseline", current=str(architecture), trial=len(drawn))
             try:
                 drawn.append(referee.judge(architecture, "random", number=attempt))
             except BudgetReachedError:
                 break
-        self.n_random = len(drawn)
-        if not drawn:
-            return Rival("random", None, "its share of the budget did not reach one trial")
-        best = pick(drawn, diversity_weight=search.diversity_weight)
+        fair = [record for record in drawn if not record.is_stopped_early]
+        if not fair:
+            note = "its share of the budget did not reach one trial"
+            return Rival("random", None, note), len(drawn)
+        best = pick(fair, diversity_weight=context.diversity_weight)
         note = f"best of {len(drawn)} random architectures"
-        return Rival("random", Architecture.parse(best.architecture), note)
+        return Rival("random", Architecture.parse(best.architecture), note), len(drawn)
 
     def compare(self, chosen: Architecture, random_rival: Rival) -> Comparison:
         """Touch the test rows, once, for the pick, the fixed rivals and every single agent.
@@ -105,7 +102,7 @@ class Finals:
         Raises:
             StudyError: If the budget ends before the pick and the best single agent are measured.
         """
-        self._search.pool.calls.ledger.share = 1.0
+        self._context.pool.calls.ledger.share = 1.0
         best = self._ranking[0]
         first = [Rival("best_single", Architecture.single(best)), Rival("pick", chosen)]
         rivals = [*first, *self._fixed(), random_rival]
@@ -131,13 +128,13 @@ class Finals:
                 measured["best_single"],
                 pick_is_single=not chosen.layers,
                 names=names,
-                gain=self._search.gain,
+                gain=self._context.gain,
             ),
         )
 
     def _fixed(self) -> list[Rival]:
-        combine, ranking = way(self._search.space), self._ranking
-        samples = self_moa(ranking[0], self._search.pool, combine=combine)
+        combine, ranking = way(self._context.space), self._ranking
+        samples = self_moa(ranking[0], self._context.pool, combine=combine)
         found = [
             Rival("self_moa", samples)
             if samples
@@ -151,7 +148,7 @@ class Finals:
         """Return outcomes, or the reason why there are none."""
         if rival.architecture is None:
             return rival.note
-        self._search.show("test", current=f"{rival.name}: {rival.architecture}")
+        self._context.show("test", current=f"{rival.name}: {rival.architecture}")
         try:
             return self._measurer.measure(rival.architecture, rows)
         except BudgetReachedError as error:

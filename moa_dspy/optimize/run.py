@@ -12,11 +12,12 @@ from typing import Any
 from moa_dspy.calls import Call, Calls, CallStore, Ledger, Recording, Spending, canonical_json
 from moa_dspy.data import Splits, fingerprint
 from moa_dspy.errors import StudyError
+from moa_dspy.optimize.context import StageCounts
 from moa_dspy.optimize.progress import Watcher, silent
 from moa_dspy.optimize.result import StudyResult
-from moa_dspy.optimize.search import ModelSearch, StageCounts
+from moa_dspy.optimize.search import ModelSearch
+from moa_dspy.optimize.study_database import save_study
 from moa_dspy.optimize.study_file import StudyFile, read_study
-from moa_dspy.optimize.trials import save_study
 from moa_dspy.pool import Agent, Pool
 from moa_dspy.program_file import save_program
 
@@ -93,7 +94,7 @@ def _write(
     scores = {name: row.score for name, row in result.test.items()}
     save_program(program, folder / "program.json", scores=scores)
     result.write(folder / "result.json")
-    save_study(search.found.study, f"sqlite:///{folder / 'study.sqlite3'}", name=folder.name)
+    save_study(search.found.study, folder / "study.sqlite3", name=folder.name)
     log.write("finished", calls.ledger.spending, search.found.reached)
     return result
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -123,15 +122,3 @@ class Trials:
         trial.set_user_attr("rows", record.rows)
         trial.set_user_attr("score", record.score)
         self.study.tell(trial, list(self.values(record)))
-
-
-def save_study(study: optuna.Study, url: str, *, name: str) -> None:
-    """Write a finished study to a database that Optuna's dashboard can open."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        storage = optuna.storages.RDBStorage(url)
-        if name in optuna.get_all_study_names(storage):
-            optuna.delete_study(study_name=name, storage=storage)
-        kept = optuna.create_study(study_name=name, storage=storage, directions=study.directions)
-        kept.add_trials(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))
-        storage.engine.dispose()

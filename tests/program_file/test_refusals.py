@@ -3,18 +3,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import dspy
-import pydantic
 import pytest
 
 from moa_dspy.adapters import PlainChat
-from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, MoaError, PoolError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.pool import Agent, Pool
-from moa_dspy.program_file import TYPES, load_program, save_program
+from moa_dspy.pool import Pool
+from moa_dspy.program_file import load_program, save_program
 from moa_dspy.testing import scripted_pool
 
 MIXTURE = "a + b*2 > c > synthesize(a)"
@@ -34,101 +32,6 @@ def saved(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     change(content)
     path.write_text(json.dumps(content), "utf-8")
     return path
-
-
-@pytest.mark.parametrize(
-    "architecture", ["a", MIXTURE, "a + b > select(c)", "a + b > select", "a + b > vote(b)"]
-)
-@pytest.mark.parametrize("agent", [dspy.Predict, dspy.ChainOfThought])
-def test_a_loaded_program_asks_exactly_what_the_saved_one_asked(
-    tmp_path: Path, architecture: str, agent: Any
-) -> None:
-    reply = "[[ ## reasoning ## ]]\nnone\n\n[[ ## answer ## ]]\nParis\n\n[[ ## best ## ]]\n1"
-    pool = scripted_pool(dict.fromkeys("abc", reply))
-    first = program(pool, architecture, agent=agent, adapter=dspy.ChatAdapter())
-    for number, (_, seat) in enumerate(first.named_predictors()):
-        seat.signature = seat.signature.with_instructions(f"Seat {number} names capitals.")
-        seat.demos = [dspy.Example(question=f"Seat {number}, Italy?", answer="Rome")]
-    expected = first(question="France?")
-    made = pool.calls.ledger.spending.made
-
-    save_program(first, tmp_path / "program.json")
-    loaded = load_program(tmp_path / "program.json", pool=pool)
-
-    assert loaded.architecture == Architecture.parse(architecture)
-    assert loaded(question="France?").answer == expected.answer == "Paris"
-    # Calls are stored by content: any difference in a message would be a new call.
-    assert pool.calls.ledger.spending.made == made
-
-
-def test_settings_of_the_mixture_survive(tmp_path: Path) -> None:
-    pool = scripted_pool(ANSWERS)
-    save_program(program(pool, normalise="answer", quorum=2), tmp_path / "p.json")
-    loaded = load_program(tmp_path / "p.json", pool=pool)
-    assert (loaded.normalise, loaded.quorum) == ("answer", 2)
-    assert isinstance(loaded.adapter, PlainChat)
-
-
-def test_types_and_descriptions_survive(tmp_path: Path) -> None:
-    fields: dict[str, Any] = {"text": (str, dspy.InputField(desc="what to judge"))}
-    for number, kind in enumerate(TYPES.values()):
-        fields[f"out_{number}"] = (kind, dspy.OutputField())
-    fields["label"] = (Literal["yes", "no"], dspy.OutputField())
-    pool = scripted_pool(ANSWERS)
-    mixture = MixtureOfAgents(dspy.Signature(fields, "Judge."), "a", pool=pool)
-    save_program(mixture, tmp_path / "p.json")
-
-    signature = load_program(tmp_path / "p.json", pool=pool).signature
-
-    assert signature.instructions == "Judge."
-    assert [field.annotation for field in signature.output_fields.values()] == [
-        *TYPES.values(),
-        Literal["yes", "no"],
-    ]
-    assert signature.fields["text"].json_schema_extra["desc"] == "what to judge"
-
-
-class Verdict(pydantic.BaseModel):
-    is_true: bool
-
-
-def test_a_type_of_ones_own_needs_the_signature(tmp_path: Path) -> None:
-    fields: dict[str, Any] = {
-        "claim": (str, dspy.InputField()),
-        "verdict": (Verdict, dspy.OutputField()),
-    }
-    signature, pool = dspy.Signature(fields, "Judge."), scripted_pool(ANSWERS)
-    save_program(MixtureOfAgents(signature, "a", pool=pool), tmp_path / "p.json")
-
-    with pytest.raises(ArchitectureError, match=r"field 'verdict' has type .* Give `signature=`"):
-        load_program(tmp_path / "p.json", pool=pool)
-    loaded = load_program(tmp_path / "p.json", pool=pool, signature=signature)
-    assert loaded.signature.fields["verdict"].annotation is Verdict
-    with pytest.raises(ArchitectureError, match=r"claim -> truth, but .* claim -> verdict"):
-        load_program(tmp_path / "p.json", pool=pool, signature=dspy.Signature("claim -> truth"))
-
-
-def test_no_key_endpoint_or_weights_path_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PLANTED_KEY", "sk-planted-0123456789")
-    agents = [
-        Agent(
-            name="a",
-            model="openai/x",
-            api_base="https://secret-host.example/v1",
-            api_key_env="PLANTED_KEY",
-        ),
-        Agent(name="b", model="local/y", weights="secret-folder/y.gguf"),
-    ]
-    mixture = program(Pool(agents), "a + b > synthesize(a)")
-    mixture.set_lm(dspy.LM("openai/x", api_key="sk-planted-0123456789", cache=False))
-    save_program(mixture, tmp_path / "p.json", scores={"test": 0.5})
-
-    text = (tmp_path / "p.json").read_text("utf-8")
-
-    assert json.loads(text)["scores"] == {"test": 0.5}
-    assert not [word for word in ("sk-planted", "secret", "PLANTED", '"lm"') if word in text]
 
 
 SPOILED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import dspy
+import pytest
+from typer.testing import Result
+
+from moa_dspy.adapters import PlainChat
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.pool import Pool
+from moa_dspy.program_file import save_program
+
+Run = Callable[..., Result]
+
+
+def saved_mixture(folder: Path) -> Path:
+    pool = Pool.read(folder / "pool.toml")
+    mixture = MixtureOfAgents(
+        dspy.Signature("question, hint -> answer", "Repeat."),
+        "bad + good > vote(good)",
+        pool=pool,
+        adapter=PlainChat(),
+    )
+    save_program(mixture, folder / "mixture.json")
+    return folder / "mixture.json"
+
+
+def test_ask_reports_each_agent(run: Run, folder: Path) -> None:
+    path = saved_mixture(folder)
+    done = run("ask", str(path), "Repeat", "--input", "hint=this: 42", "--json")
+    content = json.loads(done.stdout)
+    assert content["architecture"] == "bad + good > vote(good)"
+    assert {r["agent"]: r["text"] for r in content["responses"]} == {"bad": "43", "good": "42"}
+    # A tie of 42 and 43 goes to `good`; 2 calls of 3 prompt tokens at 1 usd per million.
+    assert (content["answer"], content["outputs"]) == ("42", {"answer": "42"})
+    assert content["usd"] == pytest.approx(6e-6)
+    assert content["failures"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--pool", "nowhere"], "error: Unknown pool 'nowhere'; in optimize/pools there is local."),
+        (["--pool", "nowhere.toml"], "error: nowhere.toml cannot be read"),
+        (["--pool", "./pool"], "error: pool cannot be read"),
+        ([], "The program also needs hint."),
+        (["--input", "hint"], "must be NAME=VALUE with a NAME of: hint."),
+        (["--input", "hnt=x"], "must be NAME=VALUE with a NAME of: hint."),
+        (["--input", "question=x"], "must be NAME=VALUE with a NAME of: hint."),
+    ],
+)
+def test_a_wrong_way_to_ask_is_explained(
+    run: Run, folder: Path, arguments: list[str], message: str
+) -> None:
+    done = run("ask", str(saved_mixture(folder)), "Repeat", *arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
@@ -16,6 +17,10 @@ from moa_dspy.toml_file import check, read_toml
 
 if TYPE_CHECKING:
     import dspy
+
+logger = logging.getLogger(__name__)
+
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +45,9 @@ class Agent:
         usd_per_million_prompt_tokens: Price; 0 where nobody charges.
         usd_per_million_completion_tokens: Price; 0 where nobody charges.
 
+        optional: Whether the agent is left out, and the user told, where a variable that
+            it needs is not set.
+
     Raises:
         PoolError: If a value is out of range, naming the agent, the field and the value.
     """
@@ -59,6 +67,7 @@ class Agent:
     client: str = "auto"
     usd_per_million_prompt_tokens: float = 0.0
     usd_per_million_completion_tokens: float = 0.0
+    optional: bool = False
 
     def __post_init__(self) -> None:
         checks = {
@@ -76,6 +85,13 @@ class Agent:
             if not is_fine:
                 value = getattr(self, name)
                 raise PoolError(f"Agent {self.name!r}: `{name}` cannot be {value!r}.")
+
+    @property
+    def missing_variables(self) -> tuple[str, ...]:
+        """Environment variables that the agent needs and that are not set."""
+        named = _VARIABLE.findall(self.weights or "")
+        needed = [*named, *([self.api_key_env] if self.api_key_env else [])]
+        return tuple(name for name in needed if name not in os.environ)
 
     @property
     def is_local(self) -> bool:
@@ -142,7 +158,8 @@ class Pool(Mapping[str, Agent]):
         Raises:
             PoolError: If the file cannot be read or has an unknown or badly typed key.
         """
-        return cls(read_agents(path), calls=calls)
+        agents, _ = available(read_agents(path))
+        return cls(agents, calls=calls)
 
     def __getitem__(self, name: str) -> Agent:
         try:
@@ -193,6 +210,17 @@ def read_agents(path: Path) -> list[Agent]:
     return [_beside(path, agent) for agent in agents]
 
 
+def available(agents: Iterable[Agent]) -> tuple[list[Agent], list[str]]:
+    """Return the agents that can be asked here, and a line on each optional one that cannot."""
+    kept, notes = [], []
+    for agent in agents:
+        if agent.optional and (missing := agent.missing_variables):
+            notes.append(f"{agent.name} is left out: {', '.join(missing)} is not set.")
+        else:
+            kept.append(agent)
+    return kept, notes
+
+
 def _beside(path: Path, agent: Agent) -> Agent:
     if agent.weights is None or agent.weights.startswith("$"):
         return agent
@@ -229,11 +257,16 @@ def make_lm(agent: Agent, calls: Calls) -> dspy.LM:
 
 
 def _engine(agent: Agent, key: str | None, *, asynchronous: bool = False) -> Any:
+    if missing := agent.missing_variables:
+        raise PoolError(
+            f"Agent {agent.name!r}: the environment has no variable {missing[0]} "
+            "(`weights` or `api_key_env`)."
+        )
     if agent.is_local:
         from moa_dspy.local import local_engine
 
         return local_engine(
-            _expand(agent) or agent.model.removeprefix("local/"),
+            _weights(agent),
             sha256=agent.sha256,
             n_slots=agent.n_slots,
             n_threads=agent.n_threads,
@@ -241,22 +274,15 @@ def _engine(agent: Agent, key: str | None, *, asynchronous: bool = False) -> Any
         )
     from moa_dspy.calls._endpoints import Endpoint, endpoint_engine
 
-    if agent.api_key_env and key is None:
-        raise PoolError(
-            f"Agent {agent.name!r}: the environment has no variable {agent.api_key_env} "
-            "(`api_key_env`)."
-        )
     client: Any = agent.client
     endpoint = Endpoint(agent.model, agent.api_base, key, client)
     return endpoint_engine(endpoint, asynchronous=asynchronous)
 
 
-def _expand(agent: Agent) -> str | None:
-    def value(match: re.Match[str]) -> str:
-        if match[1] not in os.environ:
-            raise PoolError(
-                f"Agent {agent.name!r}: the environment has no variable {match[1]} (`weights`)."
-            )
-        return os.environ[match[1]]
+def _weights(agent: Agent) -> str:
+    """Return the path of the agent's weights, pulling those of the catalogue that are not here."""
+    if agent.weights is not None:
+        return _VARIABLE.sub(lambda match: os.environ[match[1]], agent.weights)
+    from moa_dspy.local import pull
 
-    return None if agent.weights is None else re.sub(r"\$\{(\w+)\}", value, agent.weights)
+    return str(pull(agent.model.removeprefix("local/"), progress=logger.warning))

@@ -64,7 +64,8 @@ def _siblings(schema: dict[str, Any], loc: tuple[int | str, ...]) -> list[str]:
     definitions, node = schema.get("$defs", {}), schema
     for part in loc[:-1]:
         node = _resolve(node, definitions)
-        node = node.get("items", {}) if isinstance(part, int) else node["properties"][part]
+        named = node.get("properties", {}).get(part, node.get("additionalProperties", {}))
+        node = node.get("items", {}) if isinstance(part, int) else named
     return sorted(_resolve(node, definitions).get("properties", {}))
 
 

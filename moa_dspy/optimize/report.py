@@ -179,6 +179,8 @@ def facts(result: StudyResult) -> Iterator[str]:
     shares = {name: row.failures for name, row in result.test.items() if row.failures}
     if unanswered := _counts({name: f"{points(share)} %" for name, share in shares.items()}):
         yield f"Test questions without an answer, which score 0: {unanswered}."
+    for note in result.notes:
+        yield f"Note: {note}"
 
 
 def _counts(values: Mapping[str, str]) -> str:

@@ -81,6 +81,7 @@ class StudyResult:
         failures: Failed responses per agent, counted over distinct computations.
         seed: Of everything random.
         versions: Of the packages that matter.
+        notes: What a reader must know of this run, such as agents that were left out.
     """
 
     pick: Architecture
@@ -100,6 +101,7 @@ class StudyResult:
     stopped_by: str | None = None
     failures: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; the keys are the command line's ``--json``."""
@@ -120,6 +122,7 @@ class StudyResult:
             "failures": dict(self.failures),
             "seed": self.seed,
             "versions": dict(self.versions),
+            "notes": list(self.notes),
         }
 
     def write(self, path: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ def run_study(
         MoaError: If anything in the file does not fit, before anything is written.
     """
     study = read_study(path)
-    agents, splits, metric = study.make_agents(), study.make_splits(), study.make_metric()
+    splits, metric = study.make_splits(), study.make_metric()
+    agents, notes = study.make_agents()
     space = study.make_space(agents)
     folder = out or RUNS / study.name
     log = RunLog(folder / "run.json", _parts(study, agents, splits))
@@ -83,13 +84,18 @@ def run_study(
         raise
     finally:
         store.close()
-    return _write(folder, search, program, log, calls)
+    return _write(folder, search, program, log, calls, notes)
 
 
 def _write(
-    folder: Path, search: ModelSearch, program: Any, log: RunLog, calls: Calls
+    folder: Path,
+    search: ModelSearch,
+    program: Any,
+    log: RunLog,
+    calls: Calls,
+    notes: Sequence[str],
 ) -> StudyResult:
-    result = search.result
+    result = replace(search.result, notes=tuple(notes))
     folder.mkdir(parents=True, exist_ok=True)
     scores = {name: row.score for name, row in result.test.items()}
     save_program(program, folder / "program.json", scores=scores)

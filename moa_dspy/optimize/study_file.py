@@ -20,7 +20,7 @@ from moa_dspy.mixture import AGENT_MODULES, MixtureOfAgents
 from moa_dspy.optimize.objectives import OBJECTIVES
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space import SearchSpace
-from moa_dspy.pool import Agent, Pool, read_agents
+from moa_dspy.pool import Agent, Pool, available, read_agents
 from moa_dspy.toml_file import check, read_toml
 
 
@@ -136,11 +136,18 @@ class StudyFile(_Table):
             update["calls"] = self.calls.model_copy(update={"recording": recording})
         return self.model_copy(update=update)
 
-    def make_agents(self) -> tuple[Agent, ...]:
-        """Return the agents of the pool file, or those written in the study."""
+    def make_agents(self) -> tuple[tuple[Agent, ...], tuple[str, ...]]:
+        """Return the agents that can be asked here, and a line on each that is left out.
+
+        A replay asks nobody, so there no agent is left out.
+        """
         if (self.pool is None) == (not self.agents):
             raise StudyError("A study has either `pool`, a file, or `[[agents]]`, and not both.")
-        return self.agents or tuple(read_agents(self.pool or Path()))
+        agents = self.agents or tuple(read_agents(self.pool or Path()))
+        if self.calls.replay_only:
+            return agents, ()
+        kept, notes = available(agents)
+        return tuple(kept), tuple(notes)
 
     def make_space(self, agents: tuple[Agent, ...]) -> SearchSpace:
         """Return the space over all agents, or those that ``[space]`` names."""

@@ -118,11 +118,12 @@ class Finals:
         )
         measured = {n: scores(o) for n, o in found.items() if not isinstance(o, str)}
         mine = measured.pop("pick")
+        others = {n: s for n, s in measured.items() if test[n].architecture != str(chosen)}
         names = (str(chosen), best)
         return Comparison(
             val=_ordered(val),
             test=_ordered(test),
-            differences=simultaneous_intervals(mine, measured),
+            differences=simultaneous_intervals(mine, others) if others else {},
             verdict=verdict(
                 mine,
                 measured["best_single"],

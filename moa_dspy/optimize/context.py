@@ -21,6 +21,7 @@ class StageCounts:
 
     trials: int
     random: int
+    stopped_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,8 @@ from dspy.teleprompt import Teleprompter
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget, Ledger
-from moa_dspy.data import Splits
 from moa_dspy.diversity import METRICS as DIVERSITY
-from moa_dspy.errors import PoolError, StudyError
+from moa_dspy.errors import StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.context import SearchContext, StageCounts
 from moa_dspy.optimize.measure import Measurer, Metric
@@ -138,7 +137,6 @@ class ModelSearch(Teleprompter):
             raise StudyError(f"Unknown option {min(kwargs)!r} of compile; known is testset.")
         splits = make_splits(trainset, valset, testset, seed=self.context.seed)
         measurer = Measurer(_mixture(student, self.context.pool), self.metric, self.n_threads)
-        self._probe(measurer, splits)
         program, self._found = Stages(self.context, splits, measurer).run()
         return program
 
@@ -157,15 +155,6 @@ class ModelSearch(Teleprompter):
     def result(self) -> StudyResult:
         """The result of the last ``compile``."""
         return self.found.result
-
-    def _probe(self, measurer: Measurer, splits: Splits) -> None:
-        """Ask every agent one question first: a dead agent or metric ends the study here."""
-        first = splits.val[:1]
-        for name in self.context.space.agents:
-            self.context.show("probe", current=name)
-            (outcome,) = measurer.measure(Architecture.single(name), first)
-            if outcome.failure is not None:
-                raise PoolError(f"Agent {name!r} does not answer: {outcome.failure}")
 
 
 def _known(name: str, registry: Any, option: str) -> Any:

@@ -12,7 +12,7 @@ import optuna
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Spending
 from moa_dspy.data import Splits
-from moa_dspy.errors import BudgetReachedError, StudyError
+from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.baselines import openers
 from moa_dspy.optimize.context import SearchContext, StageCounts
@@ -45,6 +45,7 @@ class Stages:
         self.context, self.splits, self.measurer = context, splits, measurer
         self.ledger = context.pool.calls.ledger
         self.started, self.before = time.monotonic(), self.ledger.spending
+        self._probe()
         singles = self._measure_singles()
         self.criteria = Criteria(
             {name: scores(outcomes) for name, outcomes in singles.items()},
@@ -65,6 +66,15 @@ class Stages:
             seed=context.seed,
         )
 
+    def _probe(self) -> None:
+        """Ask every agent one question first: a dead agent or metric ends the study here."""
+        first = self.splits.val[:1]
+        for name in self.context.space.agents:
+            self.context.show("probe", current=name)
+            (outcome,) = self.measurer.measure(Architecture.single(name), first)
+            if outcome.failure is not None:
+                raise PoolError(f"Agent {name!r} does not answer: {outcome.failure}")
+
     def run(self) -> tuple[MixtureOfAgents, Found]:
         """Run every stage; return the recommended program and all that was found."""
         self._search()
@@ -79,7 +89,8 @@ class Stages:
         )
         result = self._result(best, records, finals.compare(best, rival))
         program = self._program(result, records)
-        return program, Found(result, self.trials.study, StageCounts(len(records), n_random))
+        reached = StageCounts(len(records), n_random, result.stopped_by)
+        return program, Found(result, self.trials.study, reached)
 
     def _program(self, result: StudyResult, records: Sequence[TrialRecord]) -> MixtureOfAgents:
         """Return the recommended program with what DSPy's optimizers leave on theirs."""
@@ -166,7 +177,7 @@ class Stages:
     def _result(
         self, best: Architecture, records: Sequence[TrialRecord], outcome: Comparison
     ) -> StudyResult:
-        spending, before = self.ledger.spending, self.before
+        spending, before, counts = self.ledger.spending, self.before, self.context.counts
         single = Architecture.single(self.ranking[0])
         whole = [Architecture.parse(r.architecture) for r in records if not r.is_stopped_early]
         val = [(one, scores(self.measurer.measure(one, self.splits.val))) for one in whole]
@@ -185,7 +196,7 @@ class Stages:
             usd=spending.usd - before.usd,
             seconds=time.monotonic() - self.started,
             seed=self.context.seed,
-            stopped_by=self.trials.stopped_by,
+            stopped_by=counts.stopped_by if counts else self.trials.stopped_by,
             failures=dict(self.measurer.failures),
             versions=versions(),
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from moa_dspy.calls import Caller, Calls
 from moa_dspy.errors import PoolError
+from moa_dspy.local import CATALOGUE
 from moa_dspy.toml_file import check, read_toml
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class Agent:
         temperature: 0 is greedy; such an agent gives one answer however often it is asked.
         max_tokens: Longest answer, in tokens.
         weights: ``local/`` only: path of a GGUF file, ``${VARIABLE}`` is expanded.
-        sha256: ``local/`` only: checksum the weights must have; part of the identity.
+        sha256: ``local/`` only: checksum the weights must have, and their identity; needed
+            with ``weights``, known for a name of the catalogue.
         n_slots: ``local/`` only: questions the model answers at the same time.
         n_threads: ``local/`` only: threads of the model; None takes every core.
         api_base: URL of an OpenAI-compatible endpoint; None is the vendor's own.
@@ -81,10 +83,26 @@ class Agent:
             "usd_per_million_prompt_tokens": self.usd_per_million_prompt_tokens >= 0,
             "usd_per_million_completion_tokens": self.usd_per_million_completion_tokens >= 0,
         }
+        if self.is_local:
+            self._check_weights()
         for name, is_fine in checks.items():
             if not is_fine:
                 value = getattr(self, name)
                 raise PoolError(f"Agent {self.name!r}: `{name}` cannot be {value!r}.")
+
+    def _check_weights(self) -> None:
+        if self.weights is not None and self.sha256 is None:
+            raise PoolError(
+                f"Agent {self.name!r}: `sha256` must be given with `weights`; "
+                "`sha256sum FILE` prints it."
+            )
+        catalogue_name = self.model.removeprefix("local/")
+        if self.weights is None and catalogue_name not in CATALOGUE:
+            known = ", ".join(sorted(CATALOGUE))
+            raise PoolError(
+                f"Agent {self.name!r}: `model` {self.model!r} is not in the catalogue ({known}); "
+                "give `weights` and `sha256`."
+            )
 
     @property
     def missing_variables(self) -> tuple[str, ...]:
@@ -102,7 +120,8 @@ class Agent:
     def identity(self) -> str:
         """What answers, endpoint or weights included; sampling settings are not part of it."""
         if self.is_local:
-            return f"{self.model}@sha256:{self.sha256 or self.weights or 'catalogue'}"
+            known = self.sha256 or CATALOGUE[self.model.removeprefix("local/")].sha256
+            return f"{self.model}@sha256:{known}"
         return f"{self.model}@{self.api_base or 'vendor'}"
 
 

@@ -11,11 +11,16 @@ are kept in a store as they are answered and exported to `calls.parquet` after e
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+import os
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 
@@ -80,6 +85,22 @@ def record(
     return len(errors)
 
 
+def summarize(recording: Recording, size: int) -> dict[str, object]:
+    """Return what the card says of the recording, computed from its file."""
+    calls = list(recording)
+    return {
+        "architectures": size,
+        "calls": len(calls),
+        "calls_by_agent": dict(sorted(Counter(call.agent for call in calls).items())),
+        "failed_calls": sum(call.failure is not None for call in calls),
+        "prompt_tokens": sum(call.prompt_tokens for call in calls),
+        "completion_tokens": sum(call.completion_tokens for call in calls),
+        "sha256": hashlib.sha256((HERE / "calls.parquet").read_bytes()).hexdigest(),
+        "xllamacpp": version("xllamacpp"),
+        "cores": os.cpu_count(),
+    }
+
+
 def main() -> None:
     """Print the plan, then record stage by stage."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -106,7 +127,9 @@ def main() -> None:
         if not options.plan:
             _stage(pool, architectures, chosen, options.threads)
             Recording(store).write(exported)
-    print(f"{len(store)} calls in {exported}")
+            summary = summarize(Recording.read(exported), space_size(pool))
+            (HERE / "recording.json").write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
+    print(f"{len(store)} calls known")
 
 
 def _stage(

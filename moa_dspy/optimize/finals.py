@@ -27,6 +27,10 @@ from moa_dspy.winrate import (
 )
 
 
+MOST_REPEATS = 200
+"""Known architectures in a row after which the space counts as drawn empty."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rival:
     """A system of the comparison; without an architecture it was not run, for the reason given."""
@@ -78,14 +82,17 @@ class Finals:
         drawn: list[TrialRecord] = []
         seen: set[Architecture] = set()
         context.pool.calls.ledger.share += context.random_share
-        for attempt in range(50 * n):
+        repeats = 0
+        while len(drawn) < n and repeats < MOST_REPEATS:
             architecture = self._settle(context.space.draw(rng))
-            if len(drawn) >= n or architecture in seen:
+            repeats += 1
+            if architecture in seen:
                 continue
             seen.add(architecture)
+            repeats = 0
             context.show("random baseline", current=str(architecture), trial=len(drawn))
             try:
-                drawn.append(referee.judge(architecture, "random", number=attempt))
+                drawn.append(referee.judge(architecture, "random", number=len(drawn)))
             except BudgetReachedError:
                 break
         fair = [record for record in drawn if not record.is_stopped_early]

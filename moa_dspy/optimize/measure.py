@@ -33,6 +33,7 @@ class Outcome:
         calls: Requests, stored ones included.
         usd: In production terms.
         seconds: Critical path, in production terms.
+        tokens: Prompt and completion tokens.
         failure: Why nothing was answered; None when something was.
     """
 
@@ -41,6 +42,7 @@ class Outcome:
     calls: int
     usd: float
     seconds: float
+    tokens: int = 0
     failure: str | None = None
 
 
@@ -80,6 +82,10 @@ class Measurer:
             self._run(program, missing)
         return tuple(self._outcomes[architecture, row.id] for row in rows)
 
+    def knows(self, architecture: Architecture, rows: Sequence[dspy.Example]) -> bool:
+        """Whether ``measure`` of these rows would ask nothing."""
+        return all((architecture, row.id) in self._outcomes for row in rows)
+
     def _run(self, program: MixtureOfAgents, rows: Sequence[dspy.Example]) -> None:
         first, *rest = rows
         self._measure_one(program, first)
@@ -104,19 +110,23 @@ class Measurer:
         return program.pool.calls.replay_only or not rows
 
     def _measure_one(self, program: MixtureOfAgents, row: dspy.Example) -> None:
+        rounds: list[list[Response]] = []
+
         def ask_all(questions: list[Question]) -> list[Response]:
             new = [q for q in questions if (q.node, row.id) not in self._known]
             if new:
                 responses = program.seats.ask_all(new)
                 self._remember(row.id, new, responses)
-            return [self._known[q.node, row.id] for q in questions]
+            rounds.append([self._known[q.node, row.id] for q in questions])
+            return rounds[-1]
 
         with call_scope(example=row.id):
             try:
                 answer = follow(program.plan(row.inputs().toDict()), ask_all)
             except LayerFailedError as error:
+                # What did not answer was asked all the same: a failure is not cheap.
                 self._outcomes[program.architecture, row.id] = Outcome(
-                    0.0, (), 0, 0.0, 0.0, failure=str(error)
+                    0.0, (), **_costs(rounds), failure=str(error)
                 )
                 return
         read = answer.layers[-1] if answer.layers else (answer.final,)
@@ -124,9 +134,7 @@ class Measurer:
         self._outcomes[program.architecture, row.id] = Outcome(
             score=self._score(row, prediction),
             layer=tuple(response.text for response in read if response.has_answer),
-            calls=answer.calls,
-            usd=answer.usd,
-            seconds=answer.seconds,
+            **_costs(rounds),
         )
 
     def _remember(
@@ -151,6 +159,17 @@ class Measurer:
                 f"The metric must return a number in [0, 1], but gave {score} on {row.id!r}."
             )
         return score
+
+
+def _costs(rounds: Sequence[Sequence[Response]]) -> dict[str, Any]:
+    """Return calls, usd, seconds and tokens; who is asked in one round answers at once."""
+    asked = [response for responses in rounds for response in responses]
+    return {
+        "calls": sum(response.calls for response in asked),
+        "usd": sum(response.usd for response in asked),
+        "seconds": sum(max(response.seconds for response in round_) for round_ in rounds),
+        "tokens": sum(response.prompt_tokens + response.completion_tokens for response in asked),
+    }
 
 
 def scores(outcomes: Sequence[Outcome]) -> list[float]:

@@ -17,6 +17,7 @@ from moa_dspy.optimize.objectives import (
     WinRateObjective,
 )
 from moa_dspy.optimize.result import TrialRecord
+from moa_dspy.optimize.selection import Limits
 from moa_dspy.winrate import paired_interval
 
 FIRST_LOOKS = (1 / 3, 2 / 3)
@@ -35,6 +36,7 @@ class Referee:
         rows: The validation rows.
         best_single: Whom the win rate is against.
         diversity: Of the texts that a last step reads.
+        limits: An architecture beyond them can be no pick, so it cannot lead either.
     """
 
     def __init__(
@@ -44,8 +46,10 @@ class Referee:
         *,
         best_single: str,
         diversity: DiversityMetric,
+        limits: Limits | None = None,
     ) -> None:
         self._measurer, self._rows = measurer, tuple(rows)
+        self._limits = limits or Limits()
         self._reference = scores(measurer.measure(Architecture.single(best_single), self._rows))
         self._diversity = DiversityObjective(diversity)
         self.leader: TrialRecord | None = None
@@ -53,7 +57,7 @@ class Referee:
     def judge(self, architecture: Architecture, origin: str, *, number: int) -> TrialRecord:
         """Measure ``architecture`` until all rows are known or the leader is out of reach."""
         outcomes: tuple[Outcome, ...] = ()
-        for n_rows in self._looks():
+        for n_rows in self._looks(architecture):
             outcomes = self._measurer.measure(architecture, self._rows[:n_rows])
             if n_rows < len(self._rows) and self._is_lost(outcomes):
                 break
@@ -72,8 +76,11 @@ class Referee:
             for objective in objectives
         ]
 
-    def _looks(self) -> list[int]:
+    def _looks(self, architecture: Architecture) -> list[int]:
         n = len(self._rows)
+        if self._measurer.knows(architecture, self._rows):
+            # Stopping saves nothing, and a single agent must stay in the choice.
+            return [n]
         return [*(k for share in FIRST_LOOKS if (k := int(n * share)) >= FEWEST_ROWS), n]
 
     def _is_lost(self, outcomes: Sequence[Outcome]) -> bool:
@@ -85,7 +92,7 @@ class Referee:
         return gap.high < 0
 
     def _leads(self, record: TrialRecord) -> bool:
-        if record.is_stopped_early:
+        if record.is_stopped_early or not self._limits.admit(record):
             return False
         return self.leader is None or record.score > self.leader.score
 

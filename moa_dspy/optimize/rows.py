@@ -47,7 +47,12 @@ def _with_ids(rows: Sequence[dspy.Example], split: str) -> list[dspy.Example]:
         if not isinstance(row, dspy.Example):
             raise DataError(f"Row {number} of {split} must be a dspy.Example, but is {row!r}.")
         has_id = row.get("id", None) is not None
-        inputs = row.inputs().keys()
+        try:
+            inputs = row.inputs().keys()
+        except ValueError as error:
+            raise DataError(
+                f"Row {number} of {split} has no inputs; set them with `.with_inputs(...)`."
+            ) from error
         copy = row.copy(id=str(row.id) if has_id else f"{split}-{number}")
         named.append(copy.with_inputs(*inputs))
     return named

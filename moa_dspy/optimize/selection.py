@@ -58,9 +58,10 @@ def optimism(
     """Estimate by how much the best of these scores flatters itself; costs no call.
 
     Examples are resampled, the best architecture is chosen again on each resample
-    and judged on the examples left out: the optimism of the whole choice.
+    and judged on the examples left out: the optimism of the whole choice. 0 where
+    there is no choice, or a single example, of which nothing can be left out.
     """
-    if len(scores) < 2:
+    if len(scores) < 2 or len(scores[0][1]) < 2:
         return 0.0
     # The fewest calls first: argmax takes the first of equals, as the pick does.
     ordered = sorted(scores, key=lambda pair: (pair[0].calls, str(pair[0])))

@@ -60,6 +60,10 @@ class SearchSpace:
     def __post_init__(self) -> None:
         if not self.agents:
             raise StudyError("`space.agents` must name at least one agent.")
+        for option in ("agents", "combines", "aggregators", "rankers", "listed"):
+            names = [str(name) for name in getattr(self, option)]
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise StudyError(f"`space.{option}` names {twice[0]!r} twice.")
         for name in self.combines:
             if name not in COMBINES:
                 known = ", ".join(COMBINES)
@@ -109,7 +113,7 @@ class SearchSpace:
             for i in range(1, depth + 1)
         )
         combine = str(trial.suggest_categorical("combine", self.combines))
-        who = self._who_combines(combine)
+        who = self.who_combines(combine)
         aggregator = str(trial.suggest_categorical(f"{combine}.aggregator", who)) if who else None
         return Architecture(layers, aggregator, combine)
 
@@ -130,13 +134,16 @@ class SearchSpace:
                 layer += [name] * trial.suggest_int(key, 0, self.max_samples)
         return tuple(layer)
 
-    def _who_combines(self, combine: str) -> tuple[str, ...]:
+    def who_combines(self, combine: str) -> tuple[str, ...]:
+        """Return the agents that may do the last step; empty where no choice is made."""
         # Who wins a tied vote is no choice: it follows from the scores of the single agents.
         ways = {"synthesize": self.aggregators or self.agents, "select": self.rankers}
         return ways.get(combine, ())
 
     def params(self, architecture: Architecture) -> dict[str, str | bool | int] | None:
         """Return the choices that ``suggest`` turns into ``architecture``; None if none do."""
+        if not set(architecture.agents) <= set(self.agents):
+            return None
         if not architecture.layers:
             return {"kind": "single", "agent": str(architecture.aggregator)}
         if str(architecture) in {str(one) for one in self.listed}:
@@ -149,8 +156,9 @@ class SearchSpace:
             and combine in self.combines
             and all(self.min_width <= width <= self.max_width for width in widths)
         )
-        who = self._who_combines(combine)
-        if not fits or (who and architecture.aggregator not in who):
+        who = self.who_combines(combine)
+        seats = who or ((architecture.aggregator,) if combine == "vote" else (None,))
+        if not fits or architecture.aggregator not in seats:
             return None
         chosen: dict[str, str | bool | int] = {
             "kind": "layers",
@@ -174,15 +182,16 @@ class SearchSpace:
         widths = range(self.min_width, self.max_width + 1)
         n_layers = sum(_multisets(len(self.agents), w, self.max_samples) for w in widths)
         shapes = sum(n_layers**depth for depth in range(1, self.max_depth + 1))
-        ways = sum(len(self._who_combines(c)) or 1 for c in self.combines)
+        ways = sum(len(self.who_combines(c)) or 1 for c in self.combines)
         searched = shapes * ways if self.searches_layers else 0
-        outside = sum(1 for one in set(self.listed) if one.layers and not self._searched(one))
-        return len(self.agents) + searched + outside
-
-    def _searched(self, one: Architecture) -> bool:
         bare = replace(self, listed=())
-        anonymous = Architecture(one.layers, None, "vote") if one.combine == "vote" else one
-        return bare.params(anonymous) is not None
+        outside = {_anonymous(one) for one in self.listed if not bare.holds(one)}
+        return len(self.agents) + searched + len(outside)
+
+    def holds(self, architecture: Architecture) -> bool:
+        """Whether the study may try ``architecture``, whoever decides the ties of a vote."""
+        listed = {_anonymous(one) for one in self.listed}
+        return _anonymous(architecture) in listed or self.params(architecture) is not None
 
     def layers(self) -> Iterator[tuple[str, ...]]:
         """Yield every layer that may be searched; many, when width and pool are large."""
@@ -202,6 +211,11 @@ class SearchSpace:
             return self.listed[ticket - singles]
         order = rng.sample(self.agents, len(self.agents))
         return self.suggest(_Dice(rng), order)
+
+
+def _anonymous(one: Architecture) -> Architecture:
+    # Who decides the ties of a vote is settled by scores: one set of voters is one architecture.
+    return Architecture(one.layers, None, "vote") if one.combine == "vote" else one
 
 
 @dataclass(frozen=True, slots=True)

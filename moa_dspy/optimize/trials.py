@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -28,8 +29,16 @@ def make_study(objectives: Sequence[Objective], *, seed: int, sampler: Any = Non
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(
         directions=[objective.direction for objective in objectives],
-        sampler=sampler or optuna.samplers.TPESampler(seed=seed, multivariate=True),
+        sampler=sampler or _tpe(seed),
     )
+
+
+def _tpe(seed: int) -> optuna.samplers.TPESampler:
+    # Without groups only what all trials share, the kind, is sampled jointly: five of six
+    # proposals were then architectures that the study knew.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
 
 
 @dataclass(slots=True)
@@ -56,11 +65,21 @@ class Trials:
     records: dict[Architecture, TrialRecord] = field(default_factory=dict)
     stopped_by: str | None = None
 
-    def open_with(self, architectures: Iterable[Architecture], *, origin: str) -> None:
-        """Measure given architectures now, inside the space or not; the sampler learns of them."""
+    def open_with(
+        self, architectures: Iterable[Architecture], *, origin: str, limit: int | None = None
+    ) -> None:
+        """Measure given architectures now, inside the space or not; the sampler learns of them.
+
+        Args:
+            architectures: In the order of measuring; known ones are passed over.
+            origin: Who proposed them.
+            limit: Number of records at which to stop.
+        """
         for architecture in architectures:
+            if self.stopped_by or (limit is not None and len(self.records) >= limit):
+                return
             settled = self.settle(architecture)
-            if settled in self.records or self.stopped_by:
+            if settled in self.records:
                 continue
             record = self._try(settled, origin)
             params = self.space.params(architecture)
@@ -111,7 +130,7 @@ class Trials:
             return None
         except UnknownCallError:
             # A rival that nobody recorded is left out; a hole in the user's own space is an error.
-            if origin == "baseline":
+            if origin == "baseline" and not self.space.holds(architecture):
                 return None
             raise
         self.records[architecture] = record

@@ -109,7 +109,7 @@ def test_no_key_endpoint_or_weights_path_is_written(
             api_base="https://secret-host.example/v1",
             api_key_env="PLANTED_KEY",
         ),
-        Agent(name="b", model="local/y", weights="secret-folder/y.gguf"),
+        Agent(name="b", model="local/y", weights="secret-folder/y.gguf", sha256="0" * 64),
     ]
     mixture = program(Pool(agents), "a + b > synthesize(a)")
     mixture.set_lm(dspy.LM("openai/x", api_key="sk-planted-0123456789", cache=False))

@@ -17,13 +17,14 @@ def top_k(ranking: Sequence[str], k: int, *, combine: str = "vote") -> Architect
     return Architecture((tuple(ranking[:k]),), ranking[0], combine)
 
 
-def self_moa(best: str, pool: Pool, *, combine: str = "vote") -> Architecture | None:
+def self_moa(ranking: Sequence[str], pool: Pool, *, combine: str = "vote") -> Architecture | None:
     """Return samples of the best agent (arXiv:2502.00674), or None if its samples are copies.
 
     A greedy agent gives one answer however often it is asked; the same model under
     another name with a temperature stands in for it.
     """
-    twins = [best, *(n for n in pool if n != best and pool[n].identity == pool[best].identity)]
+    best = pool[ranking[0]]
+    twins = [name for name in ranking if pool[name].identity == best.identity]
     sampled = [name for name in twins if pool[name].temperature > 0]
     if not sampled:
         return None
@@ -40,7 +41,7 @@ def openers(ranking: Sequence[str], pool: Pool, space: SearchSpace) -> list[Arch
     combine = way(space)
     widest = min(space.max_width, len(ranking))
     found = [top_k(ranking, k, combine=combine) for k in range(2, widest + 1)]
-    if (samples := self_moa(ranking[0], pool, combine=combine)) is not None:
+    if (samples := self_moa(ranking, pool, combine=combine)) is not None:
         found.insert(0, samples)
     if "synthesize" in space.combines:
         layer = tuple(ranking[:widest])

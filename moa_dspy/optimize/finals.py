@@ -95,7 +95,8 @@ class Finals:
                 drawn.append(referee.judge(architecture, "random", number=len(drawn)))
             except BudgetReachedError:
                 break
-        fair = [record for record in drawn if not record.is_stopped_early]
+        limits = context.limits
+        fair = [r for r in drawn if not r.is_stopped_early and limits.admit(r)]
         if not fair:
             note = "its share of the budget did not reach one trial"
             return Rival("random", None, note), len(drawn)
@@ -142,7 +143,7 @@ class Finals:
 
     def _fixed(self) -> list[Rival]:
         combine, ranking = way(self._context.space), self._ranking
-        samples = self_moa(ranking[0], self._context.pool, combine=combine)
+        samples = self_moa(ranking, self._context.pool, combine=combine)
         found = [
             Rival("self_moa", samples)
             if samples

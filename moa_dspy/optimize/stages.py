@@ -95,7 +95,8 @@ class Stages:
     def _program(self, result: StudyResult, records: Sequence[TrialRecord]) -> MixtureOfAgents:
         """Return the recommended program with what DSPy's optimizers leave on theirs."""
         program = self.measurer.student.with_architecture(result.recommended)
-        program.score = result.val["pick"].score
+        is_pick = result.recommended == result.pick
+        program.score = result.val["pick" if is_pick else "best_single"].score
         program.trial_logs = records
         program.candidate_programs = self._candidates(records)
         program._compiled = True
@@ -163,7 +164,8 @@ class Stages:
         return self.referee.judge(architecture, origin, number=len(self.trials.records))
 
     def _candidates(self, records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
-        ordered = sorted(records, key=lambda record: (-record.score, record.calls))
+        whole = [record for record in records if not record.is_stopped_early]
+        ordered = sorted(whole, key=lambda record: (-record.score, record.calls))
         return [
             {
                 "score": record.score,

@@ -103,14 +103,21 @@ class Architecture:
         """Rebuild from what ``to_json`` returned.
 
         Raises:
-            ArchitectureError: If a key is missing or unknown.
+            ArchitectureError: If a key is missing or unknown, or a value is no name.
         """
         if not isinstance(value, dict) or set(value) != {"layers", "aggregator", "combine"}:
             raise ArchitectureError(
                 f"An architecture has the keys layers, aggregator, combine, but got {value!r}."
             )
-        layers = tuple(tuple(layer) for layer in value["layers"])
-        return cls(layers, value["aggregator"], value["combine"])
+        layers, aggregator = value["layers"], value["aggregator"]
+        is_listed = isinstance(layers, list) and all(isinstance(layer, list) for layer in layers)
+        names = [name for layer in layers for name in layer] if is_listed else []
+        named = [*names, *([] if aggregator is None else [aggregator])]
+        if not is_listed or not all(isinstance(name, str) for name in named):
+            raise ArchitectureError(
+                f"`layers` must be lists of names, and `aggregator` a name, but got {value!r}."
+            )
+        return cls(tuple(map(tuple, layers)), aggregator, value["combine"])
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
+import re
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, TypeAlias
+from itertools import chain, count
+from typing import Any, Final, TypeAlias
 
 import dspy
 
@@ -36,6 +37,10 @@ AGENT_MODULES: dict[str, Callable[[Any], Any]] = {
     "predict": dspy.Predict,
 }
 """Names that a study file or a saved program may use for the module of a seat."""
+
+
+FACTS: Final = "mixture"
+"""Name under which a prediction carries its ``Answer``."""
 
 
 class Layer(dspy.Module):
@@ -87,6 +92,8 @@ class MixtureOfAgents(dspy.Module):
         super().__init__()
         if architecture is None:
             architecture, pool = _from_parts(layers or (), aggregator, pool)
+        elif layers is not None or aggregator is not None:
+            raise ArchitectureError("`layers` and `aggregator` stand instead of `architecture`.")
         if isinstance(architecture, str):
             architecture = Architecture.parse(architecture)
         if pool is None:
@@ -94,11 +101,14 @@ class MixtureOfAgents(dspy.Module):
         if normalise not in NORMALISERS:
             known = ", ".join(sorted(NORMALISERS))
             raise ArchitectureError(f"Unknown `normalise` {normalise!r}; known ones are {known}.")
+        if quorum < 1:
+            raise ArchitectureError(f"`quorum` must be at least 1, but got {quorum}.")
         for name in architecture.agents:
             pool[name]
         self.signature = dspy.ensure_signature(signature)
-        if REFERENCES in self.signature.fields:
-            raise ArchitectureError(f"The signature's own field {REFERENCES!r} must be renamed.")
+        for taken in (REFERENCES, FACTS):
+            if taken in self.signature.fields:
+                raise ArchitectureError(f"The signature's own field {taken!r} must be renamed.")
         self.architecture, self.pool, self.adapter = architecture, pool, adapter
         self.normalise, self.quorum, self._agent = normalise, quorum, agent
         self.layers = [
@@ -139,7 +149,7 @@ class MixtureOfAgents(dspy.Module):
         try:
             questions = next(plan)
             while True:
-                questions = plan.send(await asyncio.gather(*map(self.seats.aask, questions)))
+                questions = plan.send(await self.seats.aask_all(questions))
         except StopIteration as stop:
             return _prediction(stop.value)
 
@@ -196,7 +206,7 @@ class MixtureOfAgents(dspy.Module):
     def _combine(self, parents: tuple[str, ...]) -> Combine:
         name, combine = self.architecture.aggregator, self.architecture.combine
         if combine == "vote":
-            return Vote(NORMALISERS[self.normalise], name)
+            return Vote(tuple(self.signature.output_fields), NORMALISERS[self.normalise], name)
         if name is None:
             return Consensus()
         kind = Synthesize if combine == "synthesize" else Rank
@@ -236,7 +246,7 @@ def _watched(steps: Steps) -> Generator[list[Question], list[Response], tuple[Re
 
 
 def _prediction(answer: Answer) -> dspy.Prediction:
-    return dspy.Prediction(**answer.final.values, mixture=answer)
+    return dspy.Prediction(**answer.final.values, **{FACTS: answer})
 
 
 def _too_few(what: str, responses: Sequence[Response]) -> LayerFailedError:
@@ -258,9 +268,12 @@ def _from_parts(
     names: dict[int, str] = {}
     lms: dict[str, Any] = {}
     for lm in given:
+        if not isinstance(lm, dspy.BaseLM):
+            raise ArchitectureError(f"Seats must be all names or all LMs, but one is {lm!r}.")
         if id(lm) not in names:
-            stem = str(lm.model).replace(" ", "-")
-            names[id(lm)] = stem if stem not in lms else f"{stem}-{len(lms) + 1}"
+            stem = re.sub(r"[\s>+*()]", "-", str(lm.model))
+            numbered = (f"{stem}-{n}" for n in count(2))
+            names[id(lm)] = next(name for name in chain([stem], numbered) if name not in lms)
             lms[names[id(lm)]] = lm
     named = tuple(tuple(names[id(lm)] for lm in layer) for layer in layers)
     return Architecture(named, names[id(aggregator)]), Pool.from_lms(lms)

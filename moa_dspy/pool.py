@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
+_NAME = re.compile(r"[^\s>+*()]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,7 @@ class Agent:
 
     def __post_init__(self) -> None:
         checks = {
-            "name": bool(self.name) and not set(self.name) & set(" \t\n>+*()"),
+            "name": _NAME.fullmatch(self.name) is not None,
             "model": "/" in self.model,
             "temperature": 0 <= self.temperature <= 2,
             "max_tokens": self.max_tokens >= 1,
@@ -83,12 +84,26 @@ class Agent:
             "usd_per_million_prompt_tokens": self.usd_per_million_prompt_tokens >= 0,
             "usd_per_million_completion_tokens": self.usd_per_million_completion_tokens >= 0,
         }
+        self._check_secrets()
         if self.is_local:
             self._check_weights()
         for name, is_fine in checks.items():
             if not is_fine:
                 value = getattr(self, name)
                 raise PoolError(f"Agent {self.name!r}: `{name}` cannot be {value!r}.")
+
+    def _check_secrets(self) -> None:
+        # A value refused here may be the key itself, so it is not shown.
+        if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.api_key_env):
+            raise PoolError(
+                f"Agent {self.name!r}: `api_key_env` must be the name of an environment variable, "
+                "not the key."
+            )
+        if "@" in (self.api_base or "").partition("://")[2].partition("/")[0]:
+            raise PoolError(
+                f"Agent {self.name!r}: `api_base` must not hold a user or password, which would be "
+                "stored; use `api_key_env`."
+            )
 
     def _check_weights(self) -> None:
         if self.weights is not None and self.sha256 is None:

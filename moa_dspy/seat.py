@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -47,6 +48,16 @@ class Seats:
                 return _failed(question, scope, error)
             return _answered(question, scope, prediction)
 
+    async def aask_all(self, questions: Sequence[Question]) -> list[Response]:
+        """``ask_all`` as tasks; like threads, all are waited for even if one raises."""
+        # A task that nobody waits for would go on asking after the budget said no.
+        tasks = [self.aask(question) for question in questions]
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return [result for result in results if isinstance(result, Response)]
+
     async def aask(self, question: Question) -> Response:
         """``ask`` as a coroutine."""
         with self._seat(question) as scope:
@@ -56,9 +67,17 @@ class Seats:
                 return _failed(question, scope, error)
             return _answered(question, scope, prediction)
 
+    def _lm(self, question: Question) -> Any:
+        lm = self.pool.lm(question.agent)
+        is_sampled = getattr(lm, "kwargs", {}).get("temperature") != 0
+        if question.sample and is_sampled and getattr(lm, "cache", False):
+            # A given LM has DSPy's cache, which would give every sample the first one's answer.
+            return lm.copy(rollout_id=question.sample)
+        return lm
+
     @contextmanager
     def _seat(self, question: Question) -> Iterator[CallScope]:
-        settings: dict[str, Any] = {"lm": self.pool.lm(question.agent)}
+        settings: dict[str, Any] = {"lm": self._lm(question)}
         if self.adapter is not None:
             settings["adapter"] = self.adapter
         with call_scope(sample=question.sample) as scope, dspy.context(**settings):

@@ -1,4 +1,7 @@
-"""Every prompt of the library, as a signature's instructions: the only place for wording."""
+"""Every prompt of the library, as a signature's instructions: the only place for wording.
+
+Except for what judges are told, which is in ``moa_dspy/judges/signatures.py``.
+"""
 
 from __future__ import annotations
 

@@ -40,7 +40,8 @@ def check(kind: type[T], value: object, *, where: str, error: type[MoaError]) ->
     try:
         return adapter.validate_python(value)
     except ValidationError as cause:
-        raise error(f"{where}{_explain(cause, adapter)}") from cause
+        # Not `from cause`: pydantic's text quotes every input, which may be a key put there.
+        raise error(f"{where}{_explain(cause, adapter)}") from None
 
 
 def _explain(cause: ValidationError, adapter: TypeAdapter[Any]) -> str:

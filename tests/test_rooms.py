@@ -16,6 +16,8 @@ ALLOWED: dict[str, set[str]] = {
     "signatures": set(),
     "diversity": {"errors"},
     "winrate": {"errors"},
+    # Judges ask models; winrate only counts what they said.
+    "judges": {"errors", "calls", "adapters", "data", "pool", "winrate", "response"},
     "data": {"errors"},
     "local": {"errors"},
     "calls": {"errors"},
@@ -44,6 +46,7 @@ ALLOWED: dict[str, set[str]] = {
         "aggregators",
         "mixture",
         "winrate",
+        "judges",
         "diversity",
         "data",
         "toml_file",
@@ -51,6 +54,7 @@ ALLOWED: dict[str, set[str]] = {
         "program_file",
     },
     "testing": {"calls", "pool"},
+    "replay": {"errors", "data", "calls", "pool"},
     "version": set(),
     "program_file": {
         "errors",

@@ -5,7 +5,7 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.adapters._guard import neutral, quoted
+from moa_dspy.adapters._guard import neutral, quoted, without_tags
 from moa_dspy.adapters._plain import PlainChat
 
 ADAPTERS: dict[str, Callable[[], Any]] = {
@@ -21,7 +21,10 @@ def guarded(texts: Sequence[str], *, adapter: Any) -> list[str]:
     """Return references as the adapter may safely read them; plain chat guards on its own."""
     if isinstance(adapter, PlainChat):
         return list(texts)
-    return [neutral(text) for text in texts]
+    harmless = [neutral(text) for text in texts]
+    if isinstance(adapter, dspy.XMLAdapter):
+        return [without_tags(text) for text in harmless]
+    return harmless
 
 
-__all__ = ["ADAPTERS", "PlainChat", "guarded", "neutral", "quoted"]
+__all__ = ["ADAPTERS", "PlainChat", "guarded", "neutral", "quoted", "without_tags"]

@@ -13,11 +13,13 @@ from moa_dspy.response import Response
 class Vote:
     """Returns a response with the most frequent answer; calls no model.
 
-    Answers are equal when all their output fields are equal after ``normalise``.
-    A tie goes to the answer of ``tie_breaker`` if it is among the tied ones, else
-    to the tied answer that comes first in the layer's order.
+    Answers are equal when all ``fields`` are equal after ``normalise``; what a module
+    adds to the signature, such as a reasoning, has no say. A tie goes to the answer of
+    ``tie_breaker`` if it is among the tied ones, else to the tied answer that comes first
+    in the layer's order.
     """
 
+    fields: tuple[str, ...]
     normalise: Normalise
     tie_breaker: str | None = None
 
@@ -32,4 +34,4 @@ class Vote:
         yield  # makes this a plan that asks nothing
 
     def _ballot(self, response: Response) -> tuple[str, ...]:
-        return tuple(self.normalise(str(value)) for value in response.values.values())
+        return tuple(self.normalise(str(response.values.get(name))) for name in self.fields)

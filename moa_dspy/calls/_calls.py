@@ -119,7 +119,9 @@ class Calls:
             call = self.recording.get(ask.key)
         if call is not None and (call.failure is None or self.replay_only):
             self.ledger.count_reuse()
-            self._log(call, is_reused=True)
+            if call.failure is None:
+                # As when it was made: a call that failed is in nobody's facts.
+                self._log(call, is_reused=True)
             return call
         if self.replay_only:
             example = current_scope().example
@@ -140,6 +142,8 @@ class Calls:
                 flight.result()
                 continue
             try:
+                if (call := self.known(ask)) is not None:  # landed since the look above
+                    return call
                 with self._paid(ask) as paid:
                     paid.response = send()
                 return self._keep(ask, paid)
@@ -156,6 +160,8 @@ class Calls:
                 await asyncio.shield(asyncio.wrap_future(flight))
                 continue
             try:
+                if (call := self.known(ask)) is not None:  # landed since the look above
+                    return call
                 with self._paid(ask) as paid:
                     paid.response = await send()
                 return self._keep(ask, paid)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -58,6 +59,16 @@ class _Wrapped:
             return request
         return replace(request, config=replace(request.config, seed=int(ask.key[:7], 16)))
 
+    @contextmanager
+    def _masked(self) -> Iterator[None]:
+        """Mask keys in what an endpoint raises: it may quote the request's own header."""
+        try:
+            yield
+        except Exception as error:
+            for link in _chain(error):
+                _mask(link, self.caller.without_secrets)
+            raise
+
     def response(self, call: Call) -> Any:
         """Rebuild the response of a stored call, or raise its stored failure."""
         if call.response is None:
@@ -73,7 +84,8 @@ class StoredEngine(_Wrapped):
         ask = self.ask(request)
 
         def send() -> dict[str, Any]:
-            return _without_name(self.endpoint.complete(self.outgoing(request, ask)))
+            with self._masked():
+                return _without_name(self.endpoint.complete(self.outgoing(request, ask)))
 
         return self.response(self.calls.answer(ask, send))
 
@@ -93,7 +105,8 @@ class AsyncStoredEngine(_Wrapped):
         ask = self.ask(request)
 
         async def send() -> dict[str, Any]:
-            return _without_name(await self.endpoint.complete(self.outgoing(request, ask)))
+            with self._masked():
+                return _without_name(await self.endpoint.complete(self.outgoing(request, ask)))
 
         return self.response(await self.calls.aanswer(ask, send))
 
@@ -111,3 +124,20 @@ def _without_name(response: Any) -> dict[str, Any]:
     plain: dict[str, Any] = response_to_dict(response)
     plain.pop("id", None)
     return plain
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return an error with all that led to it: a traceback prints them all."""
+    links: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in links:
+        links.append(link)
+        link = link.__cause__ or link.__context__
+    return links
+
+
+def _mask(error: BaseException, mask: Callable[[str], str]) -> None:
+    error.args = tuple(mask(a) if isinstance(a, str) else a for a in error.args)
+    for name, value in list(vars(error).items()):
+        if isinstance(value, str):
+            setattr(error, name, mask(value))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from moa_dspy.calls._call import Call, call_key
 from moa_dspy.errors import StoreError
@@ -31,6 +32,8 @@ class Recording:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        if not path.is_file():
+            raise StoreError(f"{path} cannot be read as a recording: there is no such file.")
         try:
             columns = pq.read_table(path, columns=[c for c in _COLUMNS if c != "key"]).to_pydict()
         except (OSError, pa.ArrowException, KeyError) as error:
@@ -49,7 +52,7 @@ class Recording:
         rows = sorted(self, key=lambda c: (c.identity, c.request, c.sample))
         kept = [{n: v for n, v in asdict(call).items() if n != "key"} for call in rows]
         partial = path.with_suffix(path.suffix + ".partial")
-        pq.write_table(pa.Table.from_pylist(kept), partial, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(kept, schema=_schema()), partial, compression="zstd")
         partial.replace(path)
 
     def get(self, key: str) -> Call | None:
@@ -61,3 +64,12 @@ class Recording:
 
     def __len__(self) -> int:
         return len(self._calls)
+
+
+def _schema() -> Any:
+    # Said, not guessed from the rows: a file without failures, or without rows, is one as well.
+    import pyarrow as pa
+
+    kinds = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
+    columns = [f for f in fields(Call) if f.name != "key"]
+    return pa.schema([(f.name, kinds[str(f.type).partition(" ")[0]]) for f in columns])

@@ -51,9 +51,13 @@ class CallStore:
         self.path = path
         self._seen: dict[str, Call] = {}
         self._lock = threading.Lock()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"The call store {path} cannot be used: {error.strerror}.") from error
         self._engine = sa.create_engine(
-            f"sqlite:///{path}", connect_args={"timeout": 60, "check_same_thread": False}
+            sa.URL.create("sqlite", database=str(path)),
+            connect_args={"timeout": 60, "check_same_thread": False},
         )
         sa.event.listen(self._engine, "connect", _set_pragmas)
         with self._connection() as connection:

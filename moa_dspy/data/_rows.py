@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import dspy
 
 from moa_dspy.errors import DataError
 
-_Record = tuple[str, dict[str, Any]]
+Record = tuple[str, dict[str, Any]]
 """Where the row is ("line 3"), and its columns."""
 
 
@@ -35,27 +35,59 @@ def read_rows(
         DataError: The file is missing, unreadable, empty or in no known format, a row is broken
             or lacks a field, or two rows share an id. It names the file, the line and the value.
     """
-    path, names = Path(path), dict(columns or {})
-    records = [(where, _renamed(row, names)) for where, row in _reader(path)(path)]
+    path = Path(path)
+    return make_examples(read_records(path), f"{path}", inputs=inputs, columns=columns)
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """Yield where each row of the file is, and its columns; the suffix tells the format.
+
+    Raises:
+        DataError: The file is missing, in no known format or broken; when a row is asked for.
+    """
+    if path.suffix.lower() not in FORMATS:
+        known = ", ".join(sorted(FORMATS))
+        raise DataError(f"{path}: unknown format {path.suffix!r}; known ones are {known}.")
+    check_is_file(path)
+    yield from FORMATS[path.suffix.lower()](path)
+
+
+def check_is_file(path: Path) -> None:
+    """Raise a `DataError` unless the path is a file."""
+    if not path.is_file():
+        problem = "is not a file" if path.exists() else "does not exist"
+        raise DataError(f"{path} {problem}.")
+
+
+def make_examples(
+    rows: Iterable[Record],
+    source: str,
+    *,
+    inputs: Sequence[str],
+    columns: Mapping[str, str] | None = None,
+) -> list[dspy.Example]:
+    """Rows of any table become examples by the rules of `read_rows`; `source` is for errors."""
+    names = dict(columns or {})
+    records = [(where, _renamed(row, names)) for where, row in rows]
     if not records:
-        raise DataError(f"{path} has no rows.")
+        raise DataError(f"{source} has no rows.")
     wanted = {*inputs, *names} | ({"id"} & set(records[0][1]))
     for where, row in records:
-        _check_fields(row, sorted(wanted), f"{path}, {where}", names)
-    ids = _ids(records, path)
+        _check_fields(row, sorted(wanted), f"{source}, {where}", names)
+    ids = _ids(records, source)
     return [
         dspy.Example({**row, "id": name}).with_inputs(*inputs)
         for name, (_, row) in zip(ids, records, strict=True)
     ]
 
 
-def _ids(records: Sequence[_Record], path: Path) -> list[str]:
-    """One text per row, all different; `path` is for the error."""
+def _ids(records: Sequence[Record], source: str) -> list[str]:
+    """One text per row, all different; `source` is for the error."""
     places: dict[str, str] = {}
     for number, (where, row) in enumerate(records, start=1):
         name = str(row.get("id", number))
         if name in places:
-            raise DataError(f"{path}: id {name!r} is on {places[name]} and again on {where}.")
+            raise DataError(f"{source}: id {name!r} is on {places[name]} and again on {where}.")
         places[name] = where
     return list(places)
 
@@ -78,17 +110,8 @@ def _check_fields(
             raise DataError(f"{place}: field {field!r} is null, but it must have a value.")
 
 
-def _reader(path: Path) -> Callable[[Path], Iterator[_Record]]:
-    if path.suffix.lower() not in FORMATS:
-        known = ", ".join(sorted(FORMATS))
-        raise DataError(f"{path}: unknown format {path.suffix!r}; known ones are {known}.")
-    if not path.is_file():
-        problem = "is not a file" if path.exists() else "does not exist"
-        raise DataError(f"{path} {problem}.")
-    return FORMATS[path.suffix.lower()]
-
-
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the UTF-8 text of a file; a byte order mark is left out."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -99,9 +122,9 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _jsonl(path: Path) -> Iterator[_Record]:
+def _jsonl(path: Path) -> Iterator[Record]:
     # Not splitlines(): a JSON text may hold U+2028 and its like.
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         place = f"line {number}"
@@ -115,8 +138,8 @@ def _jsonl(path: Path) -> Iterator[_Record]:
         yield place, row
 
 
-def _csv(path: Path) -> Iterator[_Record]:
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+def _csv(path: Path) -> Iterator[Record]:
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     header: list[str] = []
     try:
         for cells in reader:
@@ -142,7 +165,7 @@ def _header(cells: list[str], place: str) -> list[str]:
     return cells
 
 
-def _parquet(path: Path) -> Iterator[_Record]:
+def _parquet(path: Path) -> Iterator[Record]:
     # Here, not at the top: importing this library must not load pyarrow.
     import pyarrow
     import pyarrow.parquet
@@ -156,7 +179,7 @@ def _parquet(path: Path) -> Iterator[_Record]:
         yield f"row {number}", row
 
 
-FORMATS: dict[str, Callable[[Path], Iterator[_Record]]] = {
+FORMATS: dict[str, Callable[[Path], Iterator[Record]]] = {
     ".csv": _csv,
     ".jsonl": _jsonl,
     ".parquet": _parquet,

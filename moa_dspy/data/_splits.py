@@ -11,6 +11,7 @@ from typing import Any
 
 import dspy
 
+from moa_dspy.data._questions import question_key
 from moa_dspy.errors import DataError
 
 _NAMES = ("train", "val", "test")
@@ -39,7 +40,9 @@ class Splits:
             for number, example in enumerate(rows, start=1):
                 _check_id(example, split, places)
                 place = f"{split} ({example.get('id', f'row {number}')!r})"
-                first_split, first = questions.setdefault(_question(example, place), (split, place))
+                first_split, first = questions.setdefault(
+                    question_key(example, place), (split, place)
+                )
                 if first_split != split:
                     raise DataError(f"Splits overlap: {first} and {place} have the same inputs.")
 
@@ -115,15 +118,6 @@ def _check_id(example: dspy.Example, split: str, places: dict[str, str]) -> None
         where = f"twice in {split!r}" if first == split else f"in {first!r} and in {split!r}"
         raise DataError(f"Id {name!r} is {where}.")
     places[str(name)] = split
-
-
-def _question(example: dspy.Example, place: str) -> str:
-    try:
-        inputs = example.inputs()
-    except ValueError as error:
-        raise DataError(f"{place} has no inputs; set them with `.with_inputs(...)`.") from error
-    folded = {key: " ".join(str(value).split()).casefold() for key, value in inputs.items()}
-    return json.dumps(folded, sort_keys=True)
 
 
 def _parts_of_column(rows: Sequence[dspy.Example], column: str) -> dict[str, list[dspy.Example]]:

@@ -3,21 +3,39 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from statistics import fmean
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 T = TypeVar("T")
+Matrix = NDArray[np.float64]
 
 
 class DiversityMetric(Protocol):
     """Maps the responses of one layer to a number in [0, 1]; more is more diverse.
 
-    0 on copies and on fewer than two responses; blind to the order of the responses; changes
-    nothing. Every name in ``METRICS`` is called without arguments and held to this by
+    0 on copies and on fewer than two responses; 1 between an empty text and one with words; blind
+    to the order of the responses; changes nothing. Every string is accepted, lone surrogates
+    included. Every name in ``METRICS`` is called without arguments and held to this by
     ``tests/diversity/test_contract.py``.
     """
 
     def __call__(self, responses: Sequence[str], /) -> float:
         """Score the texts of one layer's responses."""
+        ...
+
+
+@runtime_checkable
+class PairwiseMetric(Protocol):
+    """A diversity metric that judges all pairs of responses at once."""
+
+    def __call__(self, responses: Sequence[str], /) -> float:
+        """Score the texts of one layer's responses."""
+        ...
+
+    def pairs(self, responses: Sequence[str], /) -> Matrix:
+        """Return the symmetric matrix of ``1 - self([a, b])``, each pair as if it were alone."""
         ...
 
 
@@ -28,7 +46,28 @@ def mean_over_pairs(items: Sequence[T], distance: Callable[[T, T], float]) -> fl
     return fmean(distances) if distances else 0.0
 
 
-def jaccard_distance(a: frozenset[str], b: frozenset[str]) -> float:
-    """Return 1 - |A & B| / |A | B| (Jaccard 1901); 0 for two empty sets."""
-    union = len(a | b)
-    return 1 - len(a & b) / union if union else 0.0
+def mean_distance(similarities: Matrix) -> float:
+    """Return the mean of ``1 - similarities`` over all unordered pairs; 0 without a pair."""
+    upper = np.triu_indices(len(similarities), k=1)
+    distances: list[float] = (1.0 - similarities[upper]).tolist()
+    return fmean(distances) if distances else 0.0
+
+
+def with_copies(similarities: Matrix, responses: Sequence[str]) -> Matrix:
+    """Return the matrix in [0, 1], exactly 1 for texts that differ only in outer white space.
+
+    A text in which a metric finds nothing to count is therefore like its copies alone, and all
+    blank texts are copies.
+    """
+    numbers: dict[str, int] = {}
+    ids = np.array([numbers.setdefault(r.strip(), len(numbers)) for r in responses])
+    bounded: Matrix = np.clip(similarities, 0.0, 1.0)
+    bounded[ids[:, None] == ids[None, :]] = 1.0
+    return bounded
+
+
+def cosines(vectors: Matrix) -> Matrix:
+    """Return the cosines between the rows, in [-1, 1]; 0 for a row of zeros."""
+    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    units = vectors / np.where(norms > 0, norms, 1.0)[:, None]
+    return np.clip(units @ units.T, -1.0, 1.0)

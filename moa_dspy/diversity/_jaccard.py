@@ -3,7 +3,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moa_dspy.diversity._base import jaccard_distance, mean_over_pairs
+from moa_dspy.diversity._base import Matrix, mean_distance
+from moa_dspy.diversity._grams import gram_counts, jaccard, shared_grams, word_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,5 +17,9 @@ class JaccardDistance:
 
     def __call__(self, responses: Sequence[str], /) -> float:
         """See the protocol."""
-        words = [frozenset(r.casefold().split()) for r in responses]
-        return mean_over_pairs(words, jaccard_distance)
+        return mean_distance(self.pairs(responses))
+
+    def pairs(self, responses: Sequence[str], /) -> Matrix:
+        """Return |A & B| / |A | B| of every two responses."""
+        words, _ = word_ids([r.casefold().split() for r in responses])
+        return jaccard(shared_grams(gram_counts(words, 1, short_is_one=True)))

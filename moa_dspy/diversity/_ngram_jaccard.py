@@ -3,7 +3,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moa_dspy.diversity._base import jaccard_distance, mean_over_pairs
+from moa_dspy.diversity._base import Matrix, mean_distance
+from moa_dspy.diversity._grams import character_ids, gram_counts, jaccard, shared_grams
 from moa_dspy.errors import MetricError
 
 
@@ -26,9 +27,9 @@ class NgramJaccardDistance:
 
     def __call__(self, responses: Sequence[str], /) -> float:
         """See the protocol."""
-        grams = [self._grams(r.casefold()) for r in responses]
-        return mean_over_pairs(grams, jaccard_distance)
+        return mean_distance(self.pairs(responses))
 
-    def _grams(self, text: str) -> frozenset[str]:
-        starts = range(max(len(text) - self.n + 1, 1))
-        return frozenset(text[i : i + self.n] for i in starts)
+    def pairs(self, responses: Sequence[str], /) -> Matrix:
+        """Return |A & B| / |A | B| of every two responses."""
+        characters = character_ids([r.casefold() for r in responses])
+        return jaccard(shared_grams(gram_counts(characters, self.n, short_is_one=True)))

@@ -24,6 +24,7 @@ from dspy.lm15 import (
 )
 
 from moa_dspy.errors import LocalModelError
+from moa_dspy.local._logprobs import logprob_settings, token_logprobs
 from moa_dspy.local._server import LocalServer, RefusedError
 
 _SAMPLING = (
@@ -35,7 +36,7 @@ _SAMPLING = (
     "frequency_penalty",
     "presence_penalty",
 )
-_UNSUPPORTED = ("tool_choice", "reasoning", "logprobs", "probabilities", "service_tier")
+_UNSUPPORTED = ("tool_choice", "reasoning", "probabilities", "service_tier")
 _ROLES = {"user": "user", "assistant": "assistant", "developer": "system"}
 
 
@@ -52,8 +53,8 @@ class _Uncopied:
 class LocalEngine(_Uncopied):
     """Answers DSPy requests with a local server; texts in, one text out, safe in threads.
 
-    Pass it as ``dspy.LM("local/name", engine=LocalEngine(server))``. Tools, images, log
-    probabilities and reasoning settings are refused with UnsupportedFeatureError.
+    Pass it as ``dspy.LM("local/name", engine=LocalEngine(server))``. Tools, images
+    and reasoning settings are refused with UnsupportedFeatureError.
     """
 
     def __init__(self, server: LocalServer) -> None:
@@ -75,7 +76,7 @@ class LocalEngine(_Uncopied):
             answer = self.server.chat(body)
         except LocalModelError as error:
             raise _lm15_error(error) from error
-        return _response(answer, model=request.model)
+        return _response(answer, request)
 
     def stream(self, request: Request) -> Iterator[Any]:
         """Emit the finished answer as a stream's events."""
@@ -156,7 +157,7 @@ def _settings(request: Request) -> dict[str, Any]:
         settings["stop"] = list(config.stop)
     if config.response_format is not None:
         settings["response_format"] = _response_format(config.response_format)
-    return settings | dict(config.extensions or {})
+    return settings | logprob_settings(config.logprobs) | dict(config.extensions or {})
 
 
 def _response_format(shape: dict[str, Any]) -> dict[str, Any]:
@@ -167,11 +168,11 @@ def _response_format(shape: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": nested}
 
 
-def _response(answer: dict[str, Any], *, model: str) -> Response:
+def _response(answer: dict[str, Any], request: Request) -> Response:
     choice, usage = answer["choices"][0], answer["usage"]
     return Response(
         id=answer.get("id"),
-        model=model,
+        model=request.model,
         message=Message.assistant([TextPart(choice["message"].get("content") or "")]),
         finish_reason="length" if choice["finish_reason"] == "length" else "stop",
         usage=Usage(
@@ -179,6 +180,7 @@ def _response(answer: dict[str, Any], *, model: str) -> Response:
             output_tokens=usage["completion_tokens"],
             total_tokens=usage["total_tokens"],
         ),
+        logprobs=token_logprobs(choice, request.config.logprobs),
     )
 
 

@@ -26,7 +26,6 @@ from moa_dspy.winrate import (
     verdict,
 )
 
-
 MOST_REPEATS = 200
 """Known architectures in a row after which the space counts as drawn empty."""
 

@@ -82,6 +82,11 @@ class ModelSearch(Teleprompter):
                 "`n_trials` and `n_threads` must be at least 1 and `random_share` in [0, 1), but "
                 f"got {n_trials}, {n_threads} and {random_share}."
             )
+        if not 0 < gain < 1 or diversity_weight < 0:
+            raise StudyError(
+                "`gain` must be in (0, 1) and `diversity_weight` at least 0, but got "
+                f"{gain} and {diversity_weight}."
+            )
         if not objectives:
             raise StudyError(f"`objectives` must name at least one of {', '.join(OBJECTIVES)}.")
         if budget is not None:
@@ -166,6 +171,9 @@ def _known(name: str, registry: Any, option: str) -> Any:
 
 def _mixture(student: dspy.Module, pool: Pool) -> MixtureOfAgents:
     if isinstance(student, MixtureOfAgents):
+        if student.pool is not pool:
+            # Its calls would go to another store, and be counted in no budget.
+            raise StudyError("`student` must be made with the search's own pool.")
         return student
     signature = getattr(student, "signature", None)
     if signature is None:

@@ -6,23 +6,10 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
-from math import comb
-from typing import Any, Protocol
 
 from moa_dspy.architecture import COMBINES, Architecture
 from moa_dspy.errors import StudyError
-
-
-class Suggests(Protocol):
-    """What an Optuna trial can do; a plain mapping of choices can stand in for it."""
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
-        """Return one of ``choices`` under a stable name."""
-        ...
-
-    def suggest_int(self, name: str, low: int, high: int, /) -> int:
-        """Return an int in [low, high] under a stable name."""
-        ...
+from moa_dspy.optimize.choices import Dice, Suggests, multisets
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +47,10 @@ class SearchSpace:
     def __post_init__(self) -> None:
         if not self.agents:
             raise StudyError("`space.agents` must name at least one agent.")
+        self._check_names()
+        self._check_limits()
+
+    def _check_names(self) -> None:
         for option in ("agents", "combines", "aggregators", "rankers", "listed"):
             names = [str(name) for name in getattr(self, option)]
             if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -76,6 +67,8 @@ class SearchSpace:
         ):
             if name not in self.agents:
                 raise StudyError(f"The space names agent {name!r}; its agents are {known}.")
+
+    def _check_limits(self) -> None:
         if not 1 <= self.min_width <= self.max_width:
             raise StudyError(
                 f"`space.min_width` must be in [1, max_width={self.max_width}], "
@@ -180,7 +173,7 @@ class SearchSpace:
     def size(self) -> int:
         """Number of different architectures, computed without listing them."""
         widths = range(self.min_width, self.max_width + 1)
-        n_layers = sum(_multisets(len(self.agents), w, self.max_samples) for w in widths)
+        n_layers = sum(multisets(len(self.agents), w, self.max_samples) for w in widths)
         shapes = sum(n_layers**depth for depth in range(1, self.max_depth + 1))
         ways = sum(len(self.who_combines(c)) or 1 for c in self.combines)
         searched = shapes * ways if self.searches_layers else 0
@@ -210,31 +203,9 @@ class SearchSpace:
         if ticket < singles + listed:
             return self.listed[ticket - singles]
         order = rng.sample(self.agents, len(self.agents))
-        return self.suggest(_Dice(rng), order)
+        return self.suggest(Dice(rng), order)
 
 
 def _anonymous(one: Architecture) -> Architecture:
     # Who decides the ties of a vote is settled by scores: one set of voters is one architecture.
     return Architecture(one.layers, None, "vote") if one.combine == "vote" else one
-
-
-@dataclass(frozen=True, slots=True)
-class _Dice:
-    """Suggests at random; the kind is already decided."""
-
-    rng: random.Random
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
-        return "layers" if name == "kind" else self.rng.choice(list(choices))
-
-    def suggest_int(self, name: str, low: int, high: int, /) -> int:
-        return self.rng.randint(low, high)
-
-
-def _multisets(kinds: int, size: int, most: int) -> int:
-    """Count multisets of ``size`` from ``kinds`` things, each at most ``most`` times."""
-    return sum(
-        (-1) ** k * comb(kinds, k) * comb(kinds + size - k * (most + 1) - 1, kinds - 1)
-        for k in range(kinds + 1)
-        if size - k * (most + 1) >= 0
-    )

@@ -10,15 +10,14 @@ from typing import Any
 import optuna
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls import Spending
 from moa_dspy.data import Splits
-from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.baselines import openers
 from moa_dspy.optimize.context import SearchContext, StageCounts
 from moa_dspy.optimize.criteria import Criteria
 from moa_dspy.optimize.finals import Comparison, Finals
-from moa_dspy.optimize.measure import Measurer, Outcome, scores
+from moa_dspy.optimize.measure import Measurer, scores
+from moa_dspy.optimize.opening import measure_singles, probe, test_share
 from moa_dspy.optimize.referee import Referee
 from moa_dspy.optimize.result import StudyResult, TrialRecord
 from moa_dspy.optimize.selection import optimism, pick
@@ -45,8 +44,8 @@ class Stages:
         self.context, self.splits, self.measurer = context, splits, measurer
         self.ledger = context.pool.calls.ledger
         self.started, self.before = time.monotonic(), self.ledger.spending
-        self._probe()
-        singles = self._measure_singles()
+        probe(context, measurer, splits.val[0])
+        self.singles = singles = measure_singles(context, measurer, splits.val)
         self.criteria = Criteria(
             {name: scores(outcomes) for name, outcomes in singles.items()},
             {name: [(o.layer or ("",))[0] for o in outcomes] for name, outcomes in singles.items()},
@@ -54,7 +53,11 @@ class Stages:
         )
         self.ranking = self.criteria.best_agents()
         self.referee = Referee(
-            measurer, splits.val, best_single=self.ranking[0], diversity=context.diversity
+            measurer,
+            splits.val,
+            best_single=self.ranking[0],
+            diversity=context.diversity,
+            limits=context.limits,
         )
         self.trials = Trials(
             study=make_study(context.objectives, seed=context.seed, sampler=context.sampler),
@@ -65,15 +68,6 @@ class Stages:
             values=lambda record: self.referee.values(record, context.objectives),
             seed=context.seed,
         )
-
-    def _probe(self) -> None:
-        """Ask every agent one question first: a dead agent or metric ends the study here."""
-        first = self.splits.val[:1]
-        for name in self.context.space.agents:
-            self.context.show("probe", current=name)
-            (outcome,) = self.measurer.measure(Architecture.single(name), first)
-            if outcome.failure is not None:
-                raise PoolError(f"Agent {name!r} does not answer: {outcome.failure}")
 
     def run(self) -> tuple[MixtureOfAgents, Found]:
         """Run every stage; return the recommended program and all that was found."""
@@ -95,24 +89,11 @@ class Stages:
     def _program(self, result: StudyResult, records: Sequence[TrialRecord]) -> MixtureOfAgents:
         """Return the recommended program with what DSPy's optimizers leave on theirs."""
         program = self.measurer.student.with_architecture(result.recommended)
-        is_pick = result.recommended == result.pick
-        program.score = result.val["pick" if is_pick else "best_single"].score
+        program.score = self.trials.records[result.recommended].score
         program.trial_logs = records
         program.candidate_programs = self._candidates(records)
         program._compiled = True
         return program
-
-    def _measure_singles(self) -> dict[str, tuple[Outcome, ...]]:
-        found = {}
-        for name in self.context.space.agents:
-            self.context.show("single agents", current=name)
-            try:
-                found[name] = self.measurer.measure(Architecture.single(name), self.splits.val)
-            except BudgetReachedError as error:
-                raise StudyError(
-                    f"{error} Single agents must be measured first; allow more, or fewer rows."
-                ) from error
-        return found
 
     def _settle(self, architecture: Architecture) -> Architecture:
         """Let the best voter decide ties, so that one vote is one architecture."""
@@ -123,29 +104,24 @@ class Stages:
 
     def _search(self) -> None:
         context, trials = self.context, self.trials
-        self.ledger.share = 1 - context.random_share - self._test_share()
         limit = context.counts.trials if context.counts else context.n_trials
         singles = [Architecture.single(name) for name in self.ranking]
         trials.open_with(singles, origin="single")
-        trials.open_with(
-            openers(self.ranking, context.pool, context.space)[: limit - len(trials.records)],
-            origin="baseline",
-        )
-        trials.open_with(self._seeds()[: max(0, limit - len(trials.records))], origin="criteria")
+        rivals = openers(self.ranking, context.pool, context.space)
+        trials.open_with(rivals, origin="baseline", limit=limit)
+        trials.open_with(self._seeds(), origin="criteria", limit=limit)
         trials.run(limit)
 
-    def _test_share(self) -> float:
-        """Return the part of the budget that the test will need: the cost of val, and half more."""
-        if self.context.pool.calls.replay_only:
-            return 0.0
-        ratio = len(self.splits.test) / len(self.splits.val)
-        shares = [
-            spent / limit
-            for name in ("calls", "tokens", "usd", "seconds")
-            if (limit := getattr(self.ledger.budget, name)) is not None
-            and (spent := _spent(self.ledger.spending, name)) > 0
-        ]
-        return min(0.5, 1.5 * ratio * max(shares, default=0.0))
+    def _search_share(self, architecture: Architecture) -> float:
+        """Return the part of the budget that the search may use if it measures ``architecture``."""
+        kept = test_share(
+            self.ledger.budget,
+            self.singles,
+            n_test=len(self.splits.test),
+            n_threads=self.measurer.n_threads,
+            possible_calls=[architecture.calls, *(r.calls for r in self.trials.records.values())],
+        )
+        return max(0.0, 1 - self.context.random_share - kept)
 
     def _seeds(self) -> list[Architecture]:
         space = self.context.space
@@ -153,7 +129,7 @@ class Stages:
             return list(space.listed)
         ranked = self.criteria.rank(space.layers())[:N_CRITERIA_SEEDS]
         combine = space.combines[0]
-        who = None if combine != "synthesize" else (space.aggregators or tuple(self.ranking))[0]
+        who = min(space.who_combines(combine), key=self.ranking.index, default=None)
         return [self._settle(Architecture((c.layer,), who, combine)) for c in ranked]
 
     def _try(self, architecture: Architecture, origin: str) -> TrialRecord:
@@ -161,6 +137,7 @@ class Stages:
         self.context.show(
             "search", current=str(architecture), trial=len(self.trials.records), best=best
         )
+        self.ledger.share = self._search_share(architecture)
         return self.referee.judge(architecture, origin, number=len(self.trials.records))
 
     def _candidates(self, records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
@@ -180,12 +157,11 @@ class Stages:
         self, best: Architecture, records: Sequence[TrialRecord], outcome: Comparison
     ) -> StudyResult:
         spending, before, counts = self.ledger.spending, self.before, self.context.counts
-        single = Architecture.single(self.ranking[0])
         whole = [Architecture.parse(r.architecture) for r in records if not r.is_stopped_early]
         val = [(one, scores(self.measurer.measure(one, self.splits.val))) for one in whole]
         return StudyResult(
             pick=best,
-            recommended=best if outcome.verdict.kind == "mixture" else single,
+            recommended=self._recommended(best, outcome),
             verdict=outcome.verdict,
             val=outcome.val,
             test=outcome.test,
@@ -203,6 +179,10 @@ class Stages:
             versions=versions(),
         )
 
-
-def _spent(spending: Spending, name: str) -> float:
-    return float(spending.made if name == "calls" else getattr(spending, name))
+    def _recommended(self, best: Architecture, outcome: Comparison) -> Architecture:
+        """Return the pick if proven or a single agent, else the best single within the limits."""
+        if outcome.verdict.kind == "mixture" or not best.layers:
+            return best
+        singles = [Architecture.single(name) for name in self.ranking]
+        admitted = (s for s in singles if self.context.limits.admit(self.trials.records[s]))
+        return next(admitted, best)

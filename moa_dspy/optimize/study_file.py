@@ -13,7 +13,7 @@ from moa_dspy.adapters import ADAPTERS
 from moa_dspy.aggregators import NORMALISERS
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget
-from moa_dspy.data import METRICS, Splits, read_rows, split_rows
+from moa_dspy.data import BENCHMARKS, METRICS, Splits, read_rows, split_rows
 from moa_dspy.diversity import METRICS as DIVERSITY
 from moa_dspy.errors import StudyError
 from moa_dspy.mixture import AGENT_MODULES, MixtureOfAgents
@@ -50,11 +50,17 @@ class SizesTable(_Table):
 
 
 class DataTable(_Table):
-    """Where the rows are, and which split each is in: by a column, or drawn by sizes."""
+    """Where the rows are, and which split each is in: by a column, or drawn by sizes.
 
-    path: Path
-    inputs: tuple[str, ...] = Field(min_length=1)
+    Rows are those of a file, by its ``path`` and ``inputs``, or of a ``benchmark``: its
+    ``split`` on the hub, or in the local copy at ``path``.
+    """
+
+    path: Path | None = None
+    inputs: tuple[str, ...] = Field(default=(), min_length=1)
     columns: dict[str, str] = {}
+    benchmark: str | None = None
+    split: str | None = None
     split_column: str | None = None
     sizes: SizesTable | None = None
     limit: SizesTable = SizesTable()
@@ -127,8 +133,9 @@ class StudyFile(_Table):
 
     def with_paths_from(self, folder: Path) -> StudyFile:
         """Return the study with every path made relative to ``folder``."""
-        data = self.data.model_copy(update={"path": folder / self.data.path})
-        update: dict[str, Any] = {"data": data}
+        update: dict[str, Any] = {}
+        if self.data.path is not None:
+            update["data"] = self.data.model_copy(update={"path": folder / self.data.path})
         if self.pool is not None:
             update["pool"] = folder / self.pool
         if self.calls.recording is not None:
@@ -167,7 +174,7 @@ class StudyFile(_Table):
         data = self.data
         if data.split_column is None and data.sizes is None:
             raise StudyError("`data` needs `split_column` or `sizes`, to know the three splits.")
-        rows = read_rows(data.path, inputs=list(data.inputs), columns=data.columns or None)
+        rows = _rows(data)
         sizes = data.sizes.model_dump(exclude_none=True) if data.sizes else None
         splits = split_rows(rows, column=data.split_column, sizes=sizes, seed=self.seed)
         limit = data.limit
@@ -223,13 +230,33 @@ def read_study(path: Path) -> StudyFile:
         ("task.adapter", study.task.adapter, ADAPTERS),
         ("task.agent", study.task.agent, AGENT_MODULES),
         ("task.normalise", study.task.normalise, NORMALISERS),
+        ("data.benchmark", study.data.benchmark, BENCHMARKS),
         ("search.diversity", study.search.diversity, DIVERSITY),
         *(("search.objectives", name, OBJECTIVES) for name in study.search.objectives),
     ]
     for field, name, registry in names:
         if name is not None and name not in registry:
             raise StudyError(_unknown(field, name, registry))
+    _check_rows_are_named(study.data, where=str(path))
     return study.with_paths_from(path.parent)
+
+
+def _check_rows_are_named(data: DataTable, *, where: str) -> None:
+    """Rows come from a file with inputs, or from a benchmark that knows its own."""
+    if data.benchmark is None:
+        for key, value in {"path": data.path, "inputs": data.inputs}.items():
+            if not value:
+                raise StudyError(f"{where}.data.{key}: missing (or `benchmark`).")
+        if data.split is not None:
+            raise StudyError("`data.split` goes with `data.benchmark`; else name `split_column`.")
+    elif data.inputs or data.columns:
+        raise StudyError("`data` has either `benchmark` or `inputs` and `columns`, and not both.")
+
+
+def _rows(data: DataTable) -> list[dspy.Example]:
+    if data.benchmark is not None:
+        return BENCHMARKS[data.benchmark].read(data.path, split=data.split)
+    return read_rows(data.path or Path(), inputs=list(data.inputs), columns=data.columns or None)
 
 
 def _unknown(field: str, name: str, known: Any) -> str:

@@ -118,8 +118,15 @@ def test_a_forgotten_field_is_an_error_and_no_zero() -> None:
         answer_match(dspy.Example(answer="42"), dspy.Prediction(text="42"))
 
 
+RIGHT = {"bbh_match": "(B)", "mmlu_pro_match": "B"}
+"""A right answer of each metric that does not take a number."""
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_every_metric_fits_evaluation_and_optimizers(name: str) -> None:
-    row, prediction = dspy.Example(answer="42"), dspy.Prediction(answer="42")
+    right = RIGHT.get(name, "42")
+    row, prediction = dspy.Example(answer=right), dspy.Prediction(answer=f"The answer is {right}.")
     assert METRICS[name](row, prediction) == 1.0
     assert METRICS[name](row, prediction, [], "predict", []) == 1.0
+    for wrong in ("", None, "no idea"):
+        assert METRICS[name](row, dspy.Prediction(answer=wrong)) == 0.0

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa_dspy.diversity import METRICS, DiversityMetric
+from moa_dspy.diversity import METRICS, DiversityMetric, PairwiseMetric
 
-responses = st.lists(st.text(max_size=20), max_size=6)
+# Every code point, lone surrogates included.
+characters = st.characters(exclude_categories=()) | st.sampled_from("aAb1 .,-\n\ud800")
+text = st.text(characters, max_size=20)
+responses = st.lists(text, max_size=6)
 every_metric = pytest.mark.parametrize("metric", [m() for m in METRICS.values()], ids=list(METRICS))
 
 
@@ -19,9 +23,9 @@ def test_is_bounded(metric: DiversityMetric, texts: list[str]) -> None:
 
 
 @every_metric
-@given(text=st.text(max_size=20), n=st.integers(0, 5))
-def test_is_zero_on_copies(metric: DiversityMetric, text: str, n: int) -> None:
-    assert metric([text] * n) == 0.0
+@given(copied=text, n=st.integers(0, 5))
+def test_is_zero_on_copies(metric: DiversityMetric, copied: str, n: int) -> None:
+    assert metric([copied] * n) == 0.0
 
 
 @every_metric
@@ -32,7 +36,43 @@ def test_ignores_order(metric: DiversityMetric, data: st.DataObject, texts: list
 
 @every_metric
 def test_is_one_on_texts_that_share_nothing(metric: DiversityMetric) -> None:
-    assert metric(["aaaa", "bbbb", "cccc"]) == 1.0
+    assert metric(["aaaa", "bbbb", "cccc"]) == pytest.approx(1.0, abs=1e-12)
+
+
+@every_metric
+def test_fewer_than_two_responses_have_no_diversity(metric: DiversityMetric) -> None:
+    assert metric([]) == 0.0
+    assert metric(["word"]) == 0.0
+    assert metric([""]) == 0.0
+
+
+@every_metric
+def test_an_empty_text_shares_nothing_but_with_its_copies(metric: DiversityMetric) -> None:
+    assert metric(["", ""]) == 0.0
+    assert metric(["", "two words"]) == pytest.approx(1.0, abs=1e-12)
+
+
+@every_metric
+def test_lone_surrogates_are_text(metric: DiversityMetric) -> None:
+    assert metric(["\ud800 word", "\ud800 word"]) == 0.0
+    assert 0.0 < metric(["\ud800 word", "\udfff other"]) <= 1.0
+
+
+@every_metric
+def test_huge_texts_are_scored(metric: DiversityMetric) -> None:
+    words = [f"w{i}" for i in range(30_000)]
+    texts = [" ".join(words), " ".join(reversed(words)), "x" * 200_000]
+    assert 0.0 < metric(texts) <= 1.0
+
+
+@every_metric
+@given(texts=responses)
+def test_pairs_are_judged_as_if_alone(metric: DiversityMetric, texts: list[str]) -> None:
+    if isinstance(metric, PairwiseMetric):
+        alone = [[1 - metric([a, b]) for b in texts] for a in texts]
+        np.testing.assert_allclose(
+            metric.pairs(texts), np.array(alone).reshape(len(texts), len(texts)), atol=1e-12
+        )
 
 
 @every_metric

@@ -21,8 +21,8 @@ def test_more_than_text_is_refused_without_a_model(tmp_path: Path) -> None:
     image = lm15.Message.user([lm15.ImagePart(url="https://example.org/a.png")])
     with pytest.raises(lm15.UnsupportedFeatureError, match="has a image part"):
         engine.complete(request(image))
-    with pytest.raises(lm15.UnsupportedFeatureError, match="`logprobs`"):
-        engine.complete(request(lm15.Message.user("Hi"), logprobs=1))
+    with pytest.raises(lm15.UnsupportedFeatureError, match="`service_tier`"):
+        engine.complete(request(lm15.Message.user("Hi"), service_tier="flex"))
     tools = (lm15.FunctionTool(name="f"),)
     with pytest.raises(lm15.UnsupportedFeatureError, match="no tools"):
         engine.complete(lm15.Request(model="m", messages=(lm15.Message.user("Hi"),), tools=tools))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -125,6 +126,27 @@ def test_a_response_says_why_it_ended_and_what_it_took(server: LocalServer) -> N
     assert response.usage.total_tokens == response.usage.input_tokens + 3
     events = list(LocalEngine(server).stream(asked))
     assert [events[0].type, events[-1].type] == ["start", "end"]
+
+
+@pytest.mark.live
+def test_log_probabilities_come_with_their_alternatives(server: LocalServer) -> None:
+    question = lm15.Message.user("Is 2 or 1 the larger number? Reply with one number.")
+    settings: dict[str, Any] = {"max_tokens": 4, "temperature": 0.0, "seed": 1}
+    engine = LocalEngine(server)
+    response = engine.complete(request(question, logprobs=5, **settings))
+    tokens = response.logprobs or ()
+    assert "".join(token.token for token in tokens) == response.message.text
+    for token in tokens:
+        # Greedy: the chosen token is the likeliest, and the list runs down from it.
+        assert len(token.top) == 5
+        assert (token.top[0].token, token.top[0].logprob) == (token.token, token.logprob)
+        assert sorted((top.logprob for top in token.top), reverse=True) == [
+            top.logprob for top in token.top
+        ]
+        assert sum(math.exp(top.logprob) for top in token.top) < 1.0001
+    chosen_only = engine.complete(request(question, logprobs=0, **settings)).logprobs or ()
+    assert [(token.token, token.top) for token in chosen_only] == [(t.token, ()) for t in tokens]
+    assert engine.complete(request(question, **settings)).logprobs is None
 
 
 @pytest.mark.live

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
 from typing import Any
 
 import dspy
@@ -69,9 +68,6 @@ def answer_match(
         return float(_words(given)[-len(words) :] == words)
     answer = normalise_answer(given)
     return float(bool(answer) and answer == normalise_answer(right))
-
-
-METRICS: dict[str, Callable[..., float]] = {"answer_match": answer_match}
 
 
 def _folded(text: str) -> str:

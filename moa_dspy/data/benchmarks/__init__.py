@@ -1,0 +1,63 @@
+"""Public benchmarks as rows, from the hub or from local files; one benchmark per file."""
+
+from __future__ import annotations
+
+from moa_dspy.data.benchmarks._alpaca_eval import AlpacaEval
+from moa_dspy.data.benchmarks._base import Benchmark, Origin
+from moa_dspy.data.benchmarks._bbh import TASKS, BigBenchHard
+from moa_dspy.data.benchmarks._flask import Flask
+from moa_dspy.data.benchmarks._gsm8k import GSM8K
+from moa_dspy.data.benchmarks._mmlu_pro import MMLUPro
+from moa_dspy.data.benchmarks._mt_bench import MTBench
+from moa_dspy.errors import DataError
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "alpaca_eval": AlpacaEval(),
+    "bbh": BigBenchHard(),
+    "flask": Flask(),
+    "gsm8k": GSM8K(),
+    "mmlu_pro": MMLUPro(),
+    "mt_bench": MTBench(),
+}
+"""Name in a study file -> benchmark. One line each."""
+
+
+def card(name: str) -> str:
+    """Return a benchmark's origin, licence, scoring and citation as text.
+
+    Raises:
+        DataError: There is no such benchmark.
+    """
+    if name not in BENCHMARKS:
+        known = ", ".join(sorted(BENCHMARKS))
+        raise DataError(f"Unknown benchmark {name!r}; known ones are {known}.")
+    benchmark = BENCHMARKS[name]
+    origin = benchmark.origin
+    where = origin.repository if origin.config is None else f"{origin.repository}, {origin.config}"
+    lines = {
+        "Benchmark": benchmark.title,
+        "Origin": where,
+        "Splits": ", ".join(origin.splits),
+        "Paper": origin.paper,
+        "Licence": benchmark.licence,
+        "Inputs": ", ".join(benchmark.inputs),
+        "Metric": benchmark.metric or "none of ours: it needs a judge",
+        "Scoring": benchmark.scoring,
+        "Cite": benchmark.citation,
+    }
+    return "".join(f"{label}: {text}\n" for label, text in lines.items())
+
+
+__all__ = [
+    "BENCHMARKS",
+    "GSM8K",
+    "TASKS",
+    "AlpacaEval",
+    "Benchmark",
+    "BigBenchHard",
+    "Flask",
+    "MMLUPro",
+    "MTBench",
+    "Origin",
+    "card",
+]

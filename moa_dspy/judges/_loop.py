@@ -1,0 +1,121 @@
+"""Runs a judge over examples, several at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any, TypeAlias, TypeVar
+
+import dspy
+
+from moa_dspy.calls import call_scope
+from moa_dspy.errors import DataError, LayerFailedError
+from moa_dspy.judges._graded import Grader
+from moa_dspy.judges._outcome import Graded, Judgement
+from moa_dspy.judges._program import Judge, raise_if_ours
+from moa_dspy.judges._runs import GradeRun, JudgeRun
+from moa_dspy.judges._texts import id_of
+
+logger = logging.getLogger(__name__)
+
+Answers: TypeAlias = Callable[..., Any] | Mapping[str, Any] | Sequence[Any] | str | None
+"""A program to run on the examples' inputs; answers by example id, or in the examples' order; or
+one text for all of them: a constant answer, or the name of a recorded system."""
+
+_Result = TypeVar("_Result")
+
+
+def judge_all(
+    judge: Judge,
+    examples: Sequence[dspy.Example],
+    candidate: Answers,
+    reference: Answers,
+    *,
+    n_threads: int = 8,
+) -> JudgeRun:
+    """Compare two systems on examples.
+
+    A program that does not answer leaves its example ``missing``, logged and counted, not lost:
+    compare ``report.missing`` before you trust a win rate.
+
+    Args:
+        judge: Any judge.
+        examples: With inputs set, where a program or the judge needs them.
+        candidate: Whose win rate is wanted; see ``Answers``.
+        reference: The system it is compared with; see ``Answers``.
+        n_threads: Examples judged at the same time.
+
+    Raises:
+        DataError: No example, or answers that do not fit the examples.
+        MoaError: If a call cannot be made for a reason that is not the model's.
+    """
+    ours = _lookup(candidate, examples, name="candidate")
+    theirs = _lookup(reference, examples, name="reference")
+
+    def judged(place: int, example: dspy.Example) -> Judgement:
+        return judge.compare(example, ours(place, example), theirs(place, example))
+
+    return JudgeRun(tuple(_each(examples, judged, n_threads)))
+
+
+def grade_all(
+    judge: Grader, examples: Sequence[dspy.Example], answers: Answers, *, n_threads: int = 8
+) -> GradeRun:
+    """Grade one system on examples; arguments and errors as ``judge_all``."""
+    given = _lookup(answers, examples, name="answers")
+
+    def graded(place: int, example: dspy.Example) -> Graded:
+        return judge.grade(example, given(place, example))
+
+    return GradeRun(tuple(_each(examples, graded, n_threads)))
+
+
+def _lookup(
+    answers: Answers, examples: Sequence[dspy.Example], *, name: str
+) -> Callable[[int, dspy.Example], Any]:
+    """Return what gives the answer to the example at a place."""
+    if answers is None or isinstance(answers, str):
+        return lambda place, example: answers
+    if callable(answers):
+        return lambda place, example: _run(answers, example)
+    if isinstance(answers, Mapping):
+        return lambda place, example: answers.get(id_of(example))
+    if len(answers) != len(examples):
+        raise DataError(f"`{name}` has {len(answers)} answers to {len(examples)} examples.")
+    return lambda place, example: answers[place]
+
+
+def _run(program: Callable[..., Any], example: dspy.Example) -> Any:
+    try:
+        return program(**example.inputs().toDict())
+    except Exception as error:
+        raise_if_ours(error, but=(LayerFailedError,))
+        logger.warning("No answer to example %s: %s", id_of(example), error)
+        return None
+
+
+def _each(
+    examples: Sequence[dspy.Example],
+    judged: Callable[[int, dspy.Example], _Result],
+    n_threads: int,
+) -> list[_Result]:
+    if not examples:
+        raise DataError("There is no example to judge.")
+
+    def one(place: int, example: dspy.Example) -> _Result:
+        with call_scope(example=id_of(example)):
+            return judged(place, example)
+
+    with ThreadPoolExecutor(max_workers=n_threads) as threads:
+        running = [
+            threads.submit(copy_context().run, one, place, example)
+            for place, example in enumerate(examples)
+        ]
+        try:
+            return [future.result() for future in running]
+        except BaseException:
+            # What is in flight is paid for and gets stored; what is not is not started.
+            threads.shutdown(wait=True, cancel_futures=True)
+            raise

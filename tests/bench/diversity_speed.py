@@ -1,0 +1,127 @@
+"""Times the pairwise similarities of a folder's models: all at once, against a plain double loop.
+
+Usage: python tests/bench/diversity_speed.py FOLDER [--json] [--models N] [--all]
+
+FOLDER holds responses.parquet with columns instruction_id, model, response; only instructions
+that every model answered count. For each metric: seconds of ``pairwise_similarity`` over all
+models and instructions, seconds that a double loop over pairs would take (extrapolated from a
+sample of instructions), their ratio, and the largest difference between the two on the sample.
+Metrics without a form for all pairs at once are listed with extrapolated seconds, unless --all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from moa_dspy.diversity import METRICS, PairwiseMetric, pairwise_similarity
+
+Texts = list[list[str]]
+N_SAMPLED = 5
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds on this machine, one process; extrapolated ones are in proportion to pairs."""
+
+    metric: str
+    seconds: float
+    is_extrapolated: bool
+    double_loop_seconds: float
+    ratio: float
+    max_abs_difference: float
+
+
+def read_texts(folder: Path, *, n_models: int | None) -> tuple[list[str], Texts]:
+    """Return the models in name order and their responses, (models, instructions).
+
+    Raises:
+        ValueError: no instruction was answered by every model.
+    """
+    table = pq.read_table(
+        folder / "responses.parquet", columns=["instruction_id", "model", "response"]
+    )
+    answers: dict[str, dict[Any, str]] = {}
+    for row in table.to_pylist():
+        answers.setdefault(row["model"], {})[row["instruction_id"]] = row["response"] or ""
+    models = sorted(answers)[:n_models]
+    common = sorted(set.intersection(*(set(answers[m]) for m in models)))
+    if not common:
+        raise ValueError(f"{folder}: no instruction was answered by all of {len(models)} models.")
+    return models, [[answers[m][i] for i in common] for m in models]
+
+
+def timed(compute: Callable[[], NDArray[np.float64]]) -> tuple[float, NDArray[np.float64]]:
+    start = perf_counter()
+    result = compute()
+    return perf_counter() - start, result
+
+
+def double_loop(name: str, texts: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+    """Ask the one-question metric for every pair and question."""
+    metric = METRICS[name]()
+    similarities = np.eye(len(texts))
+    for i, j in combinations(range(len(texts)), 2):
+        pairs = zip(texts[i], texts[j], strict=True)
+        mean = float(np.mean([1 - metric([a, b]) for a, b in pairs]))
+        similarities[i, j] = similarities[j, i] = mean
+    return similarities
+
+
+def time_metric(name: str, texts: Texts, *, run_all: bool) -> Timing:
+    n_questions = len(texts[0])
+    # Evenly spread: an instruction set is often sorted by source.
+    places = sorted({int(p) for p in np.linspace(0, n_questions - 1, N_SAMPLED)})
+    sample = [[row[p] for p in places] for row in texts]
+    scale = n_questions / len(places)
+    loop_seconds, looped = timed(lambda: double_loop(name, sample))
+    sample_seconds, at_once = timed(lambda: pairwise_similarity(name, sample))
+    extrapolate = not run_all and not isinstance(METRICS[name](), PairwiseMetric)
+    seconds = sample_seconds * scale
+    if not extrapolate:
+        seconds, _ = timed(lambda: pairwise_similarity(name, texts))
+    return Timing(
+        metric=name,
+        seconds=round(seconds, 3),
+        is_extrapolated=extrapolate,
+        double_loop_seconds=round(loop_seconds * scale, 3),
+        ratio=round(loop_seconds * scale / seconds, 1),
+        max_abs_difference=float(np.abs(looped - at_once).max()),
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description="Time all pairwise similarities of a folder.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--models", type=int, help="only the first N models by name")
+    parser.add_argument("--all", action="store_true", help="run what would be extrapolated")
+    options = parser.parse_args(arguments)
+    models, texts = read_texts(options.folder, n_models=options.models)
+    for name in METRICS:
+        pairwise_similarity(name, [[row[0]] for row in texts])  # loads what is loaded late
+    timings = [time_metric(name, texts, run_all=options.all) for name in METRICS]
+    if options.json:
+        sizes = {"n_models": len(models), "n_questions": len(texts[0])}
+        print(json.dumps({**sizes, "metrics": {t.metric: asdict(t) for t in timings}}))
+        return
+    print(f"{len(models)} models, {len(texts[0])} questions")
+    for t in timings:
+        about = "about " if t.is_extrapolated else ""
+        print(f"{t.metric:16} {about}{t.seconds:.1f} s, double loop about "
+              f"{t.double_loop_seconds:.0f} s, ratio {t.ratio:.1f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

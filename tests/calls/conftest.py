@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from moa_dspy.calls import Call, Caller, call_key, canonical_json
+
+CALLER = Caller("a", "served/a")
+
+MakeCall = Callable[..., Call]
+
+
+@pytest.fixture
+def make_call() -> MakeCall:
+    """Make a call that asks ``question``; anything else about it can be said."""
+
+    def make(question: str = "q", **changes: Any) -> Call:
+        request = canonical_json({"q": question})
+        sample, identity = changes.get("sample", 0), changes.get("identity", CALLER.identity)
+        facts: dict[str, Any] = {
+            "key": call_key(identity, sample, request),
+            "agent": "a",
+            "identity": identity,
+            "sample": sample,
+            "request": request,
+            "response": canonical_json({"text": "answer"}),
+            "prompt_tokens": 3,
+            "completion_tokens": 2,
+            "usd": 0.5,
+            "seconds": 1.5,
+        }
+        return Call(**{**facts, **changes})
+
+    return make

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from moa_dspy.calls import Budget, Estimate, Ledger, Spending
+from moa_dspy.errors import BudgetReachedError, StudyError
+
+
+def spend(ledger: Ledger, *, tokens: int = 0, usd: float = 0.0, seconds: float = 0.0) -> None:
+    """Make one call that uses all that it may."""
+    ticket = ledger.reserve(Estimate(tokens, usd))
+    ledger.settle(ticket, tokens=tokens, usd=usd, seconds=seconds)
+
+
+@pytest.mark.parametrize("name", ["calls", "tokens", "usd", "seconds"])
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_a_limit_must_be_positive(name: str, value: float) -> None:
+    with pytest.raises(StudyError, match=rf"`budget\.{name}` must be positive, but got {value}"):
+        Budget(**{name: value})  # type: ignore[arg-type]  # nan is no int, which is the point
+
+
+def test_nothing_is_refused_without_a_limit() -> None:
+    ledger = Ledger()
+    for _ in range(100):
+        spend(ledger, tokens=10**9, usd=1e9)
+    assert ledger.spending.made == 100
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        # Each call uses 10 tokens and 0.25 usd: three fit, the fourth would not.
+        (Budget(calls=3), "The budget of 3 calls is reached."),
+        (Budget(tokens=39), "The budget of 39 tokens is reached."),
+        (Budget(usd=0.75), "The budget of 0.75 usd is reached."),
+    ],
+)
+def test_the_call_that_would_go_beyond_a_limit_is_refused_before_it_is_made(
+    budget: Budget, message: str
+) -> None:
+    ledger = Ledger(budget)
+    for _ in range(3):
+        spend(ledger, tokens=10, usd=0.25)
+    with pytest.raises(BudgetReachedError, match=f"^{message}$"):
+        ledger.reserve(Estimate(10, 0.25))
+    spent = replace(ledger.spending, seconds=0.0)
+    assert spent == Spending(made=3, tokens=30, usd=0.75)
+
+
+def test_a_call_is_refused_when_one_as_slow_as_the_slowest_would_end_too_late() -> None:
+    # Seconds are said, not waited for: next to none of the 1000 have passed.
+    ledger = Ledger(Budget(seconds=1000))
+    for seconds in (10, 500, 1):
+        spend(ledger, seconds=seconds)
+    spend(ledger, seconds=1001)
+    with pytest.raises(BudgetReachedError, match="The budget of 1000 seconds is reached"):
+        ledger.reserve(Estimate())
+
+
+def test_a_share_keeps_a_part_of_every_limit_back() -> None:
+    ledger = Ledger(Budget(calls=10))
+    ledger.share = 0.8
+    for _ in range(8):
+        spend(ledger)
+    with pytest.raises(
+        BudgetReachedError, match=r"10 calls is reached \(this stage may use 80% of it\)"
+    ):
+        ledger.reserve(Estimate())
+    ledger.share = 1.0
+    for _ in range(2):
+        spend(ledger)
+    assert ledger.spending.made == 10
+
+
+def test_calls_in_flight_count_by_their_upper_bound() -> None:
+    ledger = Ledger(Budget(tokens=100, calls=5))
+    tickets = [ledger.reserve(Estimate(tokens=40)) for _ in range(2)]
+    with pytest.raises(BudgetReachedError, match="100 tokens"):
+        ledger.reserve(Estimate(tokens=40))
+    for ticket in tickets:
+        ledger.settle(ticket, tokens=5, usd=0.0, seconds=0.0)
+    # 10 tokens were really used: 90 are free again.
+    ledger.reserve(Estimate(tokens=90))
+    with pytest.raises(BudgetReachedError, match="100 tokens"):
+        ledger.reserve(Estimate(tokens=1))
+
+
+def test_threads_together_never_reserve_more_than_the_limit() -> None:
+    ledger, start = Ledger(Budget(calls=20, tokens=170)), threading.Barrier(8)
+
+    def work(_: int) -> int:
+        start.wait()
+        granted = 0
+        for _ in range(10):
+            try:
+                ticket = ledger.reserve(Estimate(tokens=10))
+            except BudgetReachedError:
+                continue
+            granted += 1
+            ledger.settle(ticket, tokens=10, usd=0.0, seconds=0.0)
+        return granted
+
+    with ThreadPoolExecutor(8) as threads:
+        granted = sum(threads.map(work, range(8)))
+    # 80 attempts of 10 tokens; 17 fit into 170.
+    assert (granted, ledger.spending.made, ledger.spending.tokens) == (17, 17, 170)
+
+
+def test_what_an_earlier_run_spent_counts() -> None:
+    before = Spending(made=4, reused=7, tokens=90, usd=1.0, seconds=60.0)
+    assert Ledger(spent=before).spending == before
+    with pytest.raises(BudgetReachedError, match="5 calls"):
+        two = Ledger(Budget(calls=5), spent=before)
+        spend(two)
+        two.reserve(Estimate())
+    with pytest.raises(BudgetReachedError, match="100 tokens"):
+        Ledger(Budget(tokens=100), spent=before).reserve(Estimate(tokens=11))
+    with pytest.raises(BudgetReachedError, match="59 seconds"):
+        Ledger(Budget(seconds=59), spent=before).reserve(Estimate())
+
+
+def test_reuse_is_counted_and_free() -> None:
+    ledger = Ledger(Budget(calls=1))
+    for _ in range(3):
+        ledger.count_reuse()
+    spend(ledger)
+    assert (ledger.spending.made, ledger.spending.reused) == (1, 3)
+
+
+def test_time_runs_from_the_first_call_on() -> None:
+    ledger = Ledger()
+    assert ledger.spending.seconds == 0.0
+    spend(ledger)
+    assert ledger.spending.seconds > 0.0

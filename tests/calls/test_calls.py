@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from moa_dspy.calls import (
+    Ask,
+    Budget,
+    Call,
+    Caller,
+    Calls,
+    CallStore,
+    Ledger,
+    Recording,
+    call_scope,
+    canonical_json,
+)
+from moa_dspy.errors import BudgetReachedError, UnknownCallError
+
+CALLER = Caller("a", "served/a", usd_per_prompt_token=0.5, usd_per_completion_token=2.0)
+SAMPLED = {"messages": ["hello"], "config": {"temperature": 0.7, "max_tokens": 10}}
+GREEDY = {"messages": ["hello"], "config": {"temperature": 0, "max_tokens": 10}}
+
+
+class Endpoint:
+    """Answers, or fails as often as said, and counts; never asked is never called."""
+
+    def __init__(self, *, failures: int = 0) -> None:
+        self.asked, self.failures = 0, failures
+
+    def __call__(self) -> dict[str, Any]:
+        self.asked += 1
+        if self.asked <= self.failures:
+            raise OSError(f"down {self.asked}")
+        return {"text": f"answer {self.asked}", "usage": {"input_tokens": 4, "output_tokens": 3}}
+
+
+def never() -> dict[str, Any]:
+    raise AssertionError("a request was made")
+
+
+def test_a_call_is_made_once_and_priced_by_the_callers_list() -> None:
+    calls, endpoint = Calls(), Endpoint()
+    ask = calls.ask(CALLER, SAMPLED)
+    with call_scope() as scope:
+        made, again = (calls.answer(ask, endpoint) for _ in range(2))
+    assert made == again
+    assert (made.agent, made.identity, made.sample) == ("a", "served/a", 0)
+    # 4 prompt tokens at 0.5 and 3 completion tokens at 2.0
+    assert (made.prompt_tokens, made.completion_tokens, made.usd) == (4, 3, 8.0)
+    assert endpoint.asked == calls.ledger.spending.made == calls.ledger.spending.reused == 1
+    assert [(facts.usd, facts.is_reused) for facts in scope.log] == [(8.0, False), (8.0, True)]
+
+
+@pytest.mark.parametrize("n_threads", [16])
+def test_threads_that_ask_the_same_at_once_make_one_call(n_threads: int) -> None:
+    calls, endpoint = Calls(), Endpoint()
+    ask, start = calls.ask(CALLER, SAMPLED), threading.Barrier(n_threads)
+
+    def work(_: int) -> str | None:
+        start.wait()
+        return calls.answer(ask, endpoint).response
+
+    with ThreadPoolExecutor(n_threads) as threads:
+        answers = set(threads.map(work, range(n_threads)))
+    assert (endpoint.asked, len(answers)) == (1, 1)
+    assert (calls.ledger.spending.made, calls.ledger.spending.reused) == (1, n_threads - 1)
+
+
+def test_tasks_that_ask_the_same_at_once_make_one_call() -> None:
+    calls, endpoint = Calls(), Endpoint()
+    ask = calls.ask(CALLER, SAMPLED)
+
+    async def send() -> dict[str, Any]:
+        await asyncio.sleep(0)
+        return endpoint()
+
+    async def work() -> list[Call]:
+        return await asyncio.gather(*(calls.aanswer(ask, send) for _ in range(16)))
+
+    assert len({call.response for call in asyncio.run(work())}) == 1
+    assert (endpoint.asked, calls.ledger.spending.made, calls.ledger.spending.reused) == (1, 1, 15)
+
+
+class Overtaken:
+    """A memory in which somebody else answers between the look and the leap."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, Call] = {}
+        self.overtake: Any = None
+
+    def get(self, key: str, /) -> Call | None:
+        found = self.calls.get(key)
+        if found is None and self.overtake is not None:
+            overtake, self.overtake = self.overtake, None
+            overtake()
+        return found
+
+    def put(self, call: Call, /) -> None:
+        self.calls[call.key] = call
+
+
+def test_an_answer_that_landed_just_after_the_look_is_not_asked_for_again() -> None:
+    store = Overtaken()
+    calls = Calls(store)
+    ask = calls.ask(CALLER, SAMPLED)
+    store.overtake = lambda: calls.answer(ask, Endpoint())
+    calls.answer(ask, never)
+
+    async def anever() -> dict[str, Any]:
+        return never()
+
+    store.calls.clear()
+    store.overtake = lambda: calls.answer(ask, Endpoint())
+    asyncio.run(calls.aanswer(ask, anever))
+    assert calls.ledger.spending.made == 2
+
+
+def test_a_cancelled_task_leaves_the_way_free_for_the_next() -> None:
+    calls, endpoint = Calls(), Endpoint()
+    ask = calls.ask(CALLER, SAMPLED)
+
+    async def hang() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return never()
+
+    async def send() -> dict[str, Any]:
+        return endpoint()
+
+    async def work() -> Call:
+        first = asyncio.create_task(calls.aanswer(ask, hang))
+        await asyncio.sleep(0)
+        waiting = asyncio.create_task(calls.aanswer(ask, send))
+        await asyncio.sleep(0)
+        first.cancel()
+        return await waiting
+
+    assert asyncio.run(work()).failure is None
+    # The cancelled request was on its way: it counts, though nothing came back.
+    assert (endpoint.asked, calls.ledger.spending.made) == (1, 2)
+
+
+def test_samples_of_a_sampled_agent_differ_and_of_a_greedy_one_do_not() -> None:
+    calls = Calls()
+
+    def asked(request: dict[str, Any]) -> list[Ask]:
+        found = []
+        for sample in range(3):
+            with call_scope(sample=sample):
+                found.append(calls.ask(CALLER, request))
+        return found
+
+    assert [ask.sample for ask in asked(SAMPLED)] == [0, 1, 2]
+    assert len({ask.key for ask in asked(SAMPLED)}) == 3
+    assert [ask.sample for ask in asked(GREEDY)] == [0, 0, 0]
+    assert len({ask.key for ask in asked(GREEDY)}) == 1
+
+
+def test_the_key_is_the_content_and_not_the_agents_name() -> None:
+    calls = Calls()
+    key = calls.ask(CALLER, {"a": 1, "b": 2}).key
+    assert calls.ask(Caller("other", CALLER.identity), {"b": 2, "a": 1}).key == key
+    assert calls.ask(Caller("a", "elsewhere/a"), {"a": 1, "b": 2}).key != key
+    assert calls.ask(CALLER, {"a": 1, "b": 3}).key != key
+
+
+def test_the_estimate_is_an_upper_bound() -> None:
+    # A token is at least one byte of the request's text.
+    ask = Calls().ask(CALLER, {"config": {"max_tokens": 10}, "m": "é"})
+    n_bytes = len('{"config":{"max_tokens":10},"m":"é"}'.encode())
+    assert (ask.estimate.tokens, ask.estimate.usd) == (n_bytes + 10, n_bytes * 0.5 + 10 * 2.0)
+
+
+def test_a_failure_is_stored_paid_as_a_call_and_tried_again() -> None:
+    calls, endpoint = Calls(), Endpoint(failures=1)
+    ask = calls.ask(CALLER, SAMPLED)
+    with pytest.raises(OSError, match="down 1"):
+        calls.answer(ask, endpoint)
+    stored = calls.store.get(ask.key)
+    assert stored is not None
+    assert (stored.failure, stored.response, stored.usd) == ("OSError: down 1", None, 0.0)
+    assert calls.answer(ask, endpoint).failure is None
+    assert (endpoint.asked, calls.ledger.spending.made) == (2, 2)
+
+
+def test_a_recorded_failure_is_tried_again_live_and_is_the_answer_in_a_replay() -> None:
+    live = Calls()
+    ask = live.ask(CALLER, SAMPLED)
+    with pytest.raises(OSError, match="down 1"):
+        live.answer(ask, Endpoint(failures=1))
+    failed = live.store.get(ask.key)
+    assert failed is not None
+    recording = Recording([failed])
+    assert Calls(recording=recording).answer(ask, Endpoint()).failure is None
+    assert Calls(recording=recording, replay_only=True).answer(ask, never) == failed
+
+
+def test_a_replay_asks_nobody_and_names_agent_and_example_of_what_it_lacks() -> None:
+    live = Calls()
+    known = live.answer(live.ask(CALLER, SAMPLED), Endpoint())
+    replay = Calls(recording=Recording([known]), replay_only=True)
+    assert replay.answer(replay.ask(CALLER, SAMPLED), never) == known
+    with call_scope(sample=1, example="geo-7"):
+        unknown = replay.ask(CALLER, SAMPLED)
+        message = (
+            rf"no call of agent 'a' for example 'geo-7' \(sample 1, key {unknown.key[:12]}\)"
+        )
+        with pytest.raises(UnknownCallError, match=message):
+            replay.answer(unknown, never)
+    with pytest.raises(UnknownCallError, match=r"no call of agent 'a' \(sample 0"):
+        replay.answer(replay.ask(CALLER, GREEDY), never)
+    assert (replay.ledger.spending.made, replay.ledger.spending.reused) == (0, 1)
+
+
+def test_a_refused_call_is_not_made_and_not_stored_as_a_failure() -> None:
+    calls = Calls(ledger=Ledger(Budget(tokens=5)))
+    ask = calls.ask(CALLER, SAMPLED)
+    with pytest.raises(BudgetReachedError, match="5 tokens"):
+        calls.answer(ask, never)
+    assert calls.store.get(ask.key) is None
+
+
+@pytest.mark.parametrize("half", ["\ud83d", "\ude00 tail"])
+def test_half_of_a_surrogate_pair_is_stored_and_comes_back(half: str, tmp_path: Any) -> None:
+    # Servers write JSON escapes; a reply that ends inside a pair has only its first half.
+    store = CallStore(tmp_path / "calls.sqlite")
+    calls = Calls(store)
+    call = calls.answer(calls.ask(CALLER, SAMPLED), lambda: {"text": half})
+    assert call.response == canonical_json({"text": half})
+    assert CallStore(store.path).get(call.key) == call
+
+
+def test_a_secret_in_a_failure_is_masked_before_it_is_stored() -> None:
+    caller = Caller("a", "served/a", secrets=("sk-planted",))
+    calls = Calls()
+    ask = calls.ask(caller, SAMPLED)
+
+    def refuse() -> dict[str, Any]:
+        raise OSError("no access with sk-planted")
+
+    with pytest.raises(OSError, match="no access"):
+        calls.answer(ask, refuse)
+    stored = calls.store.get(ask.key)
+    assert stored is not None
+    assert stored.failure == "OSError: no access with ***"
+    assert "sk-planted" not in repr(caller)

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moa_dspy.errors import DataError, MetricError, MoaError, PoolError, StudyError
+from moa_dspy.optimize import run_study
+
+Make = Callable[..., Any]
+
+METRICS = """
+def raises(example, prediction, trace=None):
+    raise KeyError("gold")
+
+def nan(example, prediction, trace=None):
+    return float("nan")
+
+def percent(example, prediction, trace=None):
+    return 100
+"""
+
+
+def refused(study: Path, out: Path, *, by: type[MoaError], match: str) -> None:
+    """Expect one line that matches, and no folder."""
+    with pytest.raises(by, match=match) as caught:
+        run_study(study, out=out)
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "by", "message"),
+    [
+        (
+            ("n_trials = 8", "n_trails = 8"),
+            StudyError,
+            r"search\.n_trails: unknown key; .*n_trials.* Did you mean 'n_trials'",
+        ),
+        (("n_trials = 8", "n_trials = 0"), StudyError, r"search\.n_trials: .*equal to 1.* got 0"),
+        (
+            ("[space]", '[space]\nagents = ["e0", "e9"]'),
+            StudyError,
+            r"`space\.agents`: unknown agent 'e9'; the pool has e0, e1, e2",
+        ),
+        (
+            ('"vote", ', '"sum", '),
+            StudyError,
+            r"`space\.combines`: unknown 'sum'; known ones are .*vote",
+        ),
+        (
+            ("[space]", '[space]\nlisted = ["e0 + e9 > vote"]'),
+            StudyError,
+            "names agent 'e9'; its agents are e0, e1, e2",
+        ),
+        (
+            ('"answer_match"', '"aswer"'),
+            StudyError,
+            r"`task\.metric`: unknown 'aswer'; known ones are answer_match, .*package\.module:name",
+        ),
+        (
+            ('"answer_match"', '"no_such_module:metric"'),
+            StudyError,
+            r"`task\.metric`: 'no_such_module:metric' cannot be imported",
+        ),
+        (
+            ('"plain"', '"plane"'),
+            StudyError,
+            r"`task\.adapter`: unknown 'plane'; known ones are .*plain",
+        ),
+        (
+            ("[search]", '[search]\nobjectives = ["beauty"]'),
+            StudyError,
+            r"`search\.objectives`: unknown 'beauty'; known ones are calls, ",
+        ),
+        (("rows.jsonl", "none.jsonl"), DataError, r"none\.jsonl does not exist"),
+        (
+            ('"split"', '"part"'),
+            DataError,
+            r"column 'part' is None; choices are train, val, test|no field 'part'",
+        ),
+        (('["question"]', '["prompt"]'), DataError, "no field 'prompt'; the row has answer, id, "),
+    ],
+)
+def test_a_study_file_that_does_not_fit_is_refused_and_nothing_is_written(
+    server: Any,
+    write_study: Make,
+    tmp_path: Path,
+    change: tuple[str, str],
+    by: type[MoaError],
+    message: str,
+) -> None:
+    refused(write_study(change), tmp_path / "out", by=by, match=message)
+    assert not server.asked
+
+
+def without(data: list[dict[str, Any]], split: str) -> list[dict[str, Any]]:
+    return [row for row in data if row["split"] != split]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (lambda data: without(data, "val"), "Split 'val' is empty"),
+        (lambda data: without(data, "test"), "Split 'test' is empty"),
+        (lambda data: [*data, data[0]], r"id 'train-0' is on line 1 and again on line 32"),
+        (
+            # The last row of test asks, in capitals, what the first one of val asks.
+            lambda data: [*data[:-1], {**data[-1], "question": "VAL  0"}],
+            r"Splits overlap: val \('val-0'\) and test \('test-14'\) have the same inputs",
+        ),
+        (lambda data: [*data[:-1], {**data[-1], "split": "dev"}], "'dev'; choices are train, val"),
+        (lambda data: [*data[:-1], {**data[-1], "question": None}], "field 'question' is null"),
+        (lambda data: [], "has no rows"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused_and_nothing_is_written(
+    server: Any,
+    write_study: Make,
+    tmp_path: Path,
+    data: list[dict[str, Any]],
+    changed: Callable[[list[dict[str, Any]]], list[dict[str, Any]]],
+    message: str,
+) -> None:
+    study = write_study(rows=changed(data))
+    refused(study, tmp_path / "out", by=DataError, match=message)
+    assert not server.asked
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"question": "caf\xe9"}', r"rows\.jsonl is not UTF-8: byte 0xe9 at offset 17"),
+        (b'{"question": ', r"rows\.jsonl, line 1 is not JSON"),
+    ],
+)
+def test_a_data_file_that_cannot_be_read_is_refused(
+    write_study: Make, tmp_path: Path, content: bytes, message: str
+) -> None:
+    study = write_study()
+    (tmp_path / "rows.jsonl").write_bytes(content)
+    refused(study, tmp_path / "out", by=DataError, match=message)
+
+
+def test_a_study_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    refused(path, tmp_path / "out", by=StudyError, match=r"study\.toml cannot be read: No such")
+    path.write_bytes(b'name = "\xe9"')
+    refused(path, tmp_path / "out", by=StudyError, match=r"is not UTF-8: byte 8 cannot")
+    path.write_bytes(b"name = ")
+    refused(path, tmp_path / "out", by=StudyError, match="is not TOML")
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("raises", "The metric raised KeyError on example 'val-0': 'gold'"),
+        ("nan", r"must return a number in \[0, 1\], but gave nan on 'val-0'"),
+        ("percent", r"must return a number in \[0, 1\], but gave 100.0 on 'val-0'"),
+    ],
+)
+def test_a_metric_that_does_not_work_costs_one_request(
+    server: Any,
+    write_study: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    metric: str,
+    message: str,
+) -> None:
+    (tmp_path / "refused_metrics.py").write_text(METRICS, "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    study = write_study(("answer_match", f"refused_metrics:{metric}"))
+    refused(study, tmp_path / "out", by=MetricError, match=message)
+    assert len(server.asked) == 1
+
+
+def test_an_agent_that_never_answers_is_named_before_the_next_is_asked(
+    server: Any, write_study: Make, tmp_path: Path
+) -> None:
+    # 400 is not tried again, unlike 500.
+    server.refusals["e1"] = (400, "no such model")
+    message = "Agent 'e1' does not answer: .*no such model"
+    refused(write_study(), tmp_path / "out", by=PoolError, match=message)
+    assert [model for model, _ in server.asked] == ["e0", "e1"]
+
+
+def test_a_recording_that_is_none_is_refused(write_study: Make, tmp_path: Path) -> None:
+    study = write_study(("[space]", '[calls]\nrecording = "rows.jsonl"\n[space]'))
+    refused(study, tmp_path / "out", by=MoaError, match="cannot be read as a recording")

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from moa_dspy.calls import CallStore, Recording
+from moa_dspy.errors import StudyError, UnknownCallError
+from moa_dspy.optimize import run_study
+
+Make = Callable[..., Any]
+FILES = ["calls.sqlite", "program.json", "result.json", "run.json", "study.sqlite3"]
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
+def test_a_study_writes_its_folder_and_running_it_again_asks_nobody(
+    server: Any, write_study: Make, tmp_path: Path, said: Make
+) -> None:
+    study, out = write_study(), tmp_path / "out"
+    first = run_study(study, out=out)
+    assert sorted(path.name for path in out.iterdir()) == FILES
+    # Errors are disjoint: a vote of three is always right, one alone on two of three.
+    assert str(first.pick) == "e0 + e1 + e2 > vote(e0)"
+    assert first.calls_made == len(server.asked) == len(set(server.asked))
+    assert read_json(out / "program.json")["architecture"]["combine"] == "vote"
+    assert read_json(out / "result.json") == first.to_json()
+    assert read_json(out / "run.json")["status"] == "finished"
+    with sqlite3.connect(out / "calls.sqlite") as store:
+        assert store.execute("select count(*) from calls").fetchone() == (len(server.asked),)
+    (name,) = optuna.get_all_study_names(f"sqlite:///{out / 'study.sqlite3'}")
+    kept = optuna.load_study(study_name=name, storage=f"sqlite:///{out / 'study.sqlite3'}")
+    architectures = {trial.user_attrs["architecture"] for trial in kept.get_trials()}
+    assert architectures <= {trial.architecture for trial in first.trials}
+
+    n_asked = len(server.asked)
+    second = run_study(study, out=out)
+    assert len(server.asked) == n_asked
+    assert (second.calls_made, said(second)) == (0, said(first))
+
+
+def recording(out: Path, path: Path, *, without: str = "nothing") -> None:
+    kept = [call for call in CallStore(out / "calls.sqlite") if without not in call.request]
+    Recording(kept).write(path)
+
+
+REPLAY = ("[space]", '[calls]\nrecording = "calls.parquet"\nreplay_only = true\n[space]')
+
+
+def test_a_recording_of_the_store_replays_without_a_server(
+    server: Any, write_study: Make, tmp_path: Path, said: Make
+) -> None:
+    live = run_study(write_study(), out=tmp_path / "live")
+    recording(tmp_path / "live", tmp_path / "calls.parquet")
+    server.stop()
+    replayed = run_study(write_study(REPLAY), out=tmp_path / "replay")
+    assert said(replayed) == said(live)
+    assert (replayed.calls_made, replayed.usd) == (0, 0)
+    assert replayed.calls_reused == live.calls_made + live.calls_reused
+
+
+def test_a_replay_names_the_call_that_nobody_recorded(write_study: Make, tmp_path: Path) -> None:
+    run_study(write_study(), out=tmp_path / "live")
+    recording(tmp_path / "live", tmp_path / "calls.parquet", without='"val 5')
+    with pytest.raises(UnknownCallError, match="no call of agent 'e0' for example 'val-5'"):
+        run_study(write_study(REPLAY), out=tmp_path / "replay")
+
+
+def test_another_seed_asks_for_nothing_that_is_stored(
+    server: Any, write_study: Make, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run_study(write_study(), out=out)
+    before = set(server.asked)
+    changed = run_study(write_study(("seed = 1", "seed = 2")), out=out)
+    assert before
+    assert len(server.asked) == len(set(server.asked))
+    assert changed.seed == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "changed"),
+    [
+        (("seed = 1", "seed = 2"), "seed"),
+        (("max_depth = 1", "max_depth = 2"), "space"),
+        (("n_trials = 8", "n_trials = 9"), "search"),
+        (('adapter = "plain"', 'adapter = "plain"\ninstructions = "Be brief."'), "task"),
+    ],
+)
+def test_resume_refuses_another_study_and_names_what_changed(
+    server: Any, write_study: Make, tmp_path: Path, change: tuple[str, str], changed: str
+) -> None:
+    out = tmp_path / "out"
+    run_study(write_study(), out=out)
+    n_asked = len(server.asked)
+    with pytest.raises(StudyError, match=f"holds another study: {changed} changed since"):
+        run_study(write_study(change), out=out, resume=True)
+    assert len(server.asked) == n_asked
+
+
+def test_resume_refuses_other_rows_and_a_folder_without_a_run(
+    write_study: Make, tmp_path: Path, data: list[dict[str, Any]]
+) -> None:
+    with pytest.raises(StudyError, match=r"nothing to resume: .*run\.json does not exist"):
+        run_study(write_study(), out=tmp_path / "none", resume=True)
+    assert not (tmp_path / "none").exists()
+    run_study(write_study(), out=tmp_path / "out")
+    data[-1]["answer"] = "another"
+    with pytest.raises(StudyError, match="holds another study: data changed since"):
+        run_study(write_study(rows=data), out=tmp_path / "out", resume=True)

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from moa_dspy.calls import Budget, Calls, Ledger
+from moa_dspy.errors import StudyError
+from moa_dspy.optimize import ModelSearch, SearchSpace, Snapshot, StudyResult
+from moa_dspy.optimize.measure import Outcome
+from moa_dspy.optimize.opening import test_share as share_of_test
+from moa_dspy.pool import Pool
+from moa_dspy.testing import scripted_pool
+
+Make = Callable[..., Any]
+N_VAL, N_TEST = 12, 12
+
+
+@pytest.fixture
+def experts(fails_on: Make) -> Callable[..., Pool]:
+    """Return what makes three agents with disjoint errors, warm: samples cost calls."""
+
+    def make(calls: Calls | None = None) -> Pool:
+        scripts = {f"e{i}": fails_on(i, says=f"no{i}") for i in range(3)}
+        prices = dict.fromkeys(scripts, 1e6)
+        return scripted_pool(scripts, calls=calls, temperature=0.7, usd_per_million_tokens=prices)
+
+    return make
+
+
+@pytest.fixture
+def spend(rows: Make, student: Make) -> Callable[..., StudyResult]:
+    """Return what runs a search under a budget, one example at a time."""
+
+    def run(pool: Pool, **options: Any) -> StudyResult:
+        def exact(example: Any, prediction: Any) -> bool:
+            return bool(prediction.answer == example.answer)
+
+        search = ModelSearch(exact, pool, **{"n_trials": 60, "n_threads": 1, **options})
+        val, test = rows("val", N_VAL), rows("test", N_TEST)
+        search.compile(student(pool), trainset=[], valset=val, testset=test)
+        return search.result
+
+    return run
+
+
+@pytest.mark.parametrize("calls", [100, 160, 240])
+def test_calls_never_exceed_the_budget_and_the_test_still_runs(
+    spend: Make, experts: Make, calls: int
+) -> None:
+    pool = experts()
+    most = 0
+
+    def watch(snapshot: Snapshot) -> None:
+        nonlocal most
+        most = max(most, snapshot.spending.made)
+        assert snapshot.spending.made <= calls
+
+    result = spend(pool, budget=Budget(calls=calls), watcher=watch)
+    assert pool.calls.ledger.spending.made == result.calls_made <= calls
+    assert most > 0
+    assert result.stopped_by is not None
+    assert f"The budget of {calls} calls is reached" in result.stopped_by
+    assert result.test["best_single"].score is not None
+    assert result.test["pick"].score is not None
+
+
+@pytest.mark.parametrize(("name", "limit"), [("usd", 4000), ("tokens", 4000)])
+def test_money_and_tokens_are_kept_back_too(
+    spend: Make, experts: Make, name: str, limit: int
+) -> None:
+    # A call reserves an upper bound: some 200 bytes and 1024 tokens of answer, at 1 usd each.
+    pool = experts()
+    result = spend(pool, budget=Budget(**{name: limit}))
+    assert getattr(pool.calls.ledger.spending, name) <= limit
+    assert f"of {limit} {name} is reached" in str(result.stopped_by)
+    assert result.test["pick"].score is not None
+
+
+def test_a_budget_that_single_agents_exceed_is_an_error_that_says_so(
+    spend: Make, experts: Make
+) -> None:
+    # 3 agents on 12 rows are 36 calls.
+    pool = experts()
+    with pytest.raises(StudyError, match=r"budget of 30 calls is reached.* Single agents must be"):
+        spend(pool, budget=Budget(calls=30))
+    assert pool.calls.ledger.spending.made == 30
+
+
+def test_stored_answers_do_not_hide_what_the_test_will_cost(spend: Make, experts: Make) -> None:
+    calls = Calls()
+    votes = SearchSpace(("e0", "e1", "e2"), combines=("vote",), max_depth=1)
+    spend(experts(calls), n_trials=3, space=votes)
+    # Another search over the same val rows: singles are free now, the test rows are stored too.
+    # New rows would not be, so as much is kept back as if nothing were.
+    result = spend(experts(calls), budget=Budget(calls=100))
+    assert result.calls_made <= 100
+    assert result.test["pick"].score is not None
+
+
+def test_a_large_budget_stops_nothing(spend: Make, experts: Make) -> None:
+    result = spend(experts(), budget=Budget(calls=100_000), n_trials=8)
+    assert result.stopped_by is None
+    assert len(result.trials) == 8
+
+
+def outcomes(n: int) -> dict[str, list[Outcome]]:
+    one = Outcome(1.0, ("x",), calls=1, usd=0.5, seconds=4.0, tokens=100)
+    return {name: [one] * n for name in ("a", "b")}
+
+
+@pytest.mark.parametrize(
+    ("budget", "possible_calls", "share"),
+    [
+        # 10 rows: the best single and a pick of 4 calls are 5 calls a row: 50 calls
+        (Budget(calls=200), [4], 50 / 200),
+        # All of 2 agents and half more are 3 calls a row, and a single pick needs 2: 30 calls
+        (Budget(calls=200), [1], 30 / 200),
+        # 50 calls at 100 tokens; at 0.5 usd; at 4 seconds, 8 at once
+        (Budget(tokens=20_000), [4], 5000 / 20_000),
+        (Budget(usd=100), [1, 4], 25 / 100),
+        (Budget(seconds=100), [4], 25 / 100),
+        # The scarcest counts, and there is no more than everything.
+        (Budget(calls=200, usd=50), [4], 25 / 50),
+        (Budget(calls=20), [4], 1.0),
+        (Budget(), [4], 0.0),
+    ],
+)
+def test_the_test_keeps_what_its_calls_will_cost(
+    budget: Budget, possible_calls: list[float], share: float
+) -> None:
+    kept = share_of_test(
+        budget, outcomes(20), n_test=10, n_threads=8, possible_calls=possible_calls
+    )
+    assert kept == pytest.approx(share)
+
+
+def test_a_resumed_ledger_changes_no_decision(spend: Make, experts: Make, rows: Make) -> None:
+    whole = spend(experts(), budget=Budget(calls=200))
+    calls = Calls()
+    pool = experts(calls)
+
+    def stop(snapshot: Snapshot) -> None:
+        if snapshot.trial == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        spend(pool, budget=Budget(calls=200), watcher=stop)
+    spent = calls.ledger.spending
+    resumed = Calls(calls.store, ledger=Ledger(Budget(calls=200), spent=spent))
+    rest = spend(experts(resumed))
+    assert [t.architecture for t in rest.trials] == [t.architecture for t in whole.trials]
+    assert spent.made + rest.calls_made == whole.calls_made

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import dspy
+import pytest
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.errors import MetricError, UnknownCallError
+from moa_dspy.optimize.measure import Measurer, means, scores
+from moa_dspy.testing import scripted_pool
+
+Make = Callable[..., Any]
+
+
+def parse(text: str) -> Architecture:
+    return Architecture.parse(text)
+
+
+def test_nodes_that_architectures_share_are_asked_once_per_example(
+    rows: Make, measurer: Make, fails_on: Make
+) -> None:
+    pool = scripted_pool({"a": fails_on(0), "b": fails_on(1), "c": fails_on(2)})
+    runner: Measurer = measurer(pool)
+    examples = rows("val", 6)
+    made = []
+    for text in (
+        "a",  # a: 6
+        "a + b > vote(a)",  # b: 6
+        "a + b > synthesize(c)",  # c that has read a and b: 6
+        # a and b that have read a and b; they repeat themselves, so c reads what it has read:
+        # another node, but the same request, and that is stored
+        "a + b > a + b > synthesize(c)",
+        "c",  # c that has read nothing: 6
+        "a + b + c > vote(b)",  # nothing
+        "a + b > select",  # nothing
+    ):
+        runner.measure(parse(text), examples)
+        made.append(pool.calls.ledger.spending.made)
+    assert made == [6, 12, 18, 30, 36, 36, 36]
+    # Known nodes do not even ask the store: c's six above are all.
+    assert pool.calls.ledger.spending.reused == 6
+
+
+def test_an_outcome_is_what_production_would_cost(
+    rows: Make, measurer: Make, fails_on: Make
+) -> None:
+    pool = scripted_pool(
+        {"a": fails_on(), "b": fails_on()}, usd_per_million_tokens={"a": 1e6, "b": 2e6}
+    )
+    runner: Measurer = measurer(pool)
+    (alone,) = runner.measure(parse("a"), rows("val", 1))
+    (voted,) = runner.measure(parse("a + b > vote(a)"), rows("val", 1))
+    # "val 0" is 2 tokens and "0" is 1: 3 usd from a, 6 from b, known answers included
+    assert (alone.calls, alone.tokens, alone.usd) == (1, 3, pytest.approx(3))
+    assert (voted.calls, voted.tokens, voted.usd) == (2, 6, pytest.approx(9))
+    assert (alone.layer, voted.layer) == (("0",), ("0", "0"))
+    assert means([alone, voted]) | {"seconds": 0} == {
+        "calls": 1.5,
+        "usd": pytest.approx(6),
+        "seconds": 0,
+        "failures": 0,
+    }
+
+
+def test_more_rows_cost_only_what_is_new(rows: Make, measurer: Make, fails_on: Make) -> None:
+    pool = scripted_pool({"a": fails_on(0)})
+    runner: Measurer = measurer(pool)
+    examples = rows("val", 9)
+    assert not runner.knows(parse("a"), examples)
+    first = runner.measure(parse("a"), examples[:4])
+    every = runner.measure(parse("a"), examples)
+    assert every[:4] == first
+    assert scores(every) == [0, 1, 1] * 3
+    assert runner.knows(parse("a"), examples)
+    assert pool.calls.ledger.spending.made == 9
+
+
+def test_outcomes_stand_in_the_order_of_the_rows(
+    rows: Make, measurer: Make, fails_on: Make
+) -> None:
+    runner: Measurer = measurer(scripted_pool({"a": fails_on(0)}), n_threads=8)
+    assert scores(runner.measure(parse("a"), rows("val", 30)[::-1])) == [1, 1, 0] * 10
+
+
+def test_a_failed_agent_is_left_out_and_counted_once(
+    rows: Make, measurer: Make, fails_on: Make
+) -> None:
+    pool = scripted_pool({"a": fails_on(), "dead": OSError("down")})
+    runner: Measurer = measurer(pool)
+    outcomes = runner.measure(parse("a + dead > vote(a)"), rows("val", 5))
+    assert scores(outcomes) == [1] * 5
+    assert [outcome.layer for outcome in outcomes] == [(str(i),) for i in range(5)]
+    runner.measure(parse("a + dead > select"), rows("val", 5))
+    assert runner.failures == {"dead": 5}
+
+
+def test_nothing_answered_scores_0_and_says_why(rows: Make, measurer: Make, fails_on: Make) -> None:
+    pool = scripted_pool(
+        {"a": fails_on(), "dead": OSError("down")}, usd_per_million_tokens={"a": 1e6}
+    )
+    runner: Measurer = measurer(pool)
+    outcomes = runner.measure(parse("dead"), rows("val", 3))
+    assert scores(outcomes) == [0, 0, 0]
+    assert all("dead: " in str(outcome.failure) for outcome in outcomes)
+    assert means(outcomes)["failures"] == 1
+    (lost,) = runner.measure(parse("a > synthesize(dead)"), rows("val", 1))
+    # The proposer was asked and paid: 2 + 1 tokens. Failing does not make a mixture cheap.
+    assert (lost.score, lost.calls, lost.usd) == (0, 1, pytest.approx(3))
+
+
+def test_a_replay_reports_failures_as_they_were(rows: Make, measurer: Make, fails_on: Make) -> None:
+    pool = scripted_pool({"a": fails_on(), "dead": OSError("down")})
+    architecture = parse("a + dead > vote(a)")
+    live = measurer(pool).measure(architecture, rows("val", 2))
+    pool.calls.replay_only = True
+    assert measurer(pool).measure(architecture, rows("val", 2)) == live
+
+
+def test_a_metric_may_return_a_prediction_with_a_score(
+    rows: Make, measurer: Make, fails_on: Make
+) -> None:
+    def graded(example: dspy.Example, prediction: dspy.Prediction) -> dspy.Prediction:
+        return dspy.Prediction(score=0.25 + 0.5 * (prediction.answer == example.answer))
+
+    runner: Measurer = measurer(scripted_pool({"a": fails_on(0)}), graded)
+    assert scores(runner.measure(parse("a"), rows("val", 3))) == [0.25, 0.75, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (float("nan"), r"must return a number in \[0, 1\], but gave nan on 'val-2'"),
+        (1.5, r"must return a number in \[0, 1\], but gave 1.5 on 'val-2'"),
+        (-0.1, r"must return a number in \[0, 1\], but gave -0.1 on 'val-2'"),
+        (None, r"raised TypeError on example 'val-2'"),
+        (KeyError("gold"), r"raised KeyError on example 'val-2': 'gold'"),
+    ],
+)
+def test_a_metric_without_a_number_is_an_error_that_names_the_example(
+    rows: Make, measurer: Make, fails_on: Make, value: Any, message: str
+) -> None:
+    def metric(example: dspy.Example, prediction: dspy.Prediction) -> Any:
+        if example.id != "val-2":
+            return 1.0
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    runner: Measurer = measurer(scripted_pool({"a": fails_on()}), metric)
+    with pytest.raises(MetricError, match=message):
+        runner.measure(parse("a"), rows("val", 4))
+
+
+def test_a_call_that_nobody_recorded_names_agent_and_example(
+    rows: Make, measurer: Make, fails_on: Make
+) -> None:
+    pool = scripted_pool({"a": fails_on(), "b": fails_on()})
+    measurer(pool).measure(parse("a + b > vote(a)"), rows("val", 2))
+    pool.calls.replay_only = True
+    with pytest.raises(UnknownCallError, match="agent 'a' for example 'val-2'"):
+        measurer(pool).measure(parse("a + b > vote(a)"), rows("val", 3))

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import dspy
+import pytest
+
+from moa_dspy.adapters import PlainChat
+from moa_dspy.errors import PoolError, StudyError
+from moa_dspy.optimize import Limits, ModelSearch, SearchSpace, Snapshot, StudyResult
+from moa_dspy.pool import Pool
+from moa_dspy.testing import scripted_pool
+
+Make = Callable[..., Any]
+N_VAL, N_TEST = 18, 24
+
+
+def exact(example: dspy.Example, prediction: dspy.Prediction) -> bool:
+    return bool(prediction.answer == example.answer)
+
+
+@pytest.fixture
+def experts(fails_on: Make) -> Callable[[], Pool]:
+    """Return what makes three agents whose errors are disjoint: two of three are always right."""
+    return lambda: scripted_pool({f"e{i}": fails_on(i, says=f"no{i}") for i in range(3)})
+
+
+@pytest.fixture
+def search(rows: Make, student: Make) -> Callable[..., ModelSearch]:
+    """Return what compiles a search of a pool on a few rows."""
+
+    def run(pool: Pool, *, metric: Any = exact, **options: Any) -> ModelSearch:
+        found = ModelSearch(metric, pool, **{"n_trials": 12, **options})
+        found.compile(
+            student(pool), trainset=[], valset=rows("val", N_VAL), testset=rows("test", N_TEST)
+        )
+        return found
+
+    return run
+
+
+def plain(result: StudyResult) -> dict[str, Any]:
+    """Return what a seed decides: everything but wall time and what was paid before."""
+
+    def without_seconds(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: without_seconds(v) for k, v in value.items() if k != "seconds"}
+        return [without_seconds(v) for v in value] if isinstance(value, list) else value
+
+    found: dict[str, Any] = without_seconds(result.to_json())
+    return found
+
+
+def test_a_vote_of_complementary_agents_is_found_proven_and_returned(
+    experts: Make, rows: Make, student: Make
+) -> None:
+    pool = experts()
+    search = ModelSearch(exact, pool, n_trials=12)
+    program = search.compile(
+        student(pool), trainset=[], valset=rows("val", N_VAL), testset=rows("test", N_TEST)
+    )
+    result = search.result
+    assert str(result.pick) == "e0 + e1 + e2 > vote(e0)"
+    assert result.verdict.kind == "mixture"
+    assert result.recommended == result.pick == program.architecture
+    # Each expert misses one question of three; a vote and the oracle miss none.
+    assert result.test["best_single"].score == pytest.approx(2 / 3)
+    assert result.test["pick"].score == result.test["oracle"].score == 1
+    assert result.differences["best_single"].estimate == pytest.approx(1 / 3)
+    assert [program(question=f"new {i}").answer for i in range(7, 10)] == ["7", "8", "9"]
+    assert program.score == 1
+
+
+def test_copies_of_one_model_are_no_better_than_it(search: Make, fails_on: Make) -> None:
+    found = search(scripted_pool({f"m{i}": fails_on(0) for i in range(3)}))
+    # Every architecture scores 2/3, so the one with the fewest calls is picked.
+    assert str(found.result.pick) == "m0"
+    assert found.result.verdict.kind == "single"
+    assert found.result.recommended == found.result.pick
+    assert {trial.score for trial in found.result.trials} == {2 / 3}
+
+
+def test_calls_are_those_of_the_ledger_and_every_trial_is_reported(
+    search: Make, experts: Make
+) -> None:
+    pool = experts()
+    result = search(pool).result
+    assert result.calls_made == pool.calls.ledger.spending.made
+    assert len(result.trials) == 12
+    assert [trial.number for trial in result.trials] == list(range(12))
+    assert [trial.origin for trial in result.trials[:4]] == ["single"] * 3 + ["baseline"]
+    again = search(pool).result
+    assert again.calls_made == 0
+
+
+def test_the_same_seed_gives_the_same_study(search: Make, experts: Make) -> None:
+    one, two, other = (search(experts(), seed=seed, n_trials=18).result for seed in (3, 3, 4))
+    assert plain(one) == plain(two)
+    assert [t.architecture for t in one.trials] != [t.architecture for t in other.trials]
+
+
+def test_threads_change_nothing_but_the_time(search: Make, experts: Make) -> None:
+    one, many = (search(experts(), n_threads=n).result for n in (1, 8))
+    assert plain(one) == plain(many)
+
+
+def test_names_of_agents_do_not_change_what_is_picked(search: Make, fails_on: Make) -> None:
+    for names in (("x", "y", "z"), ("z", "x", "y"), ("q-1", "a", "m")):
+        scripts = {name: fails_on(i, says=f"no{i}") for i, name in enumerate(names)}
+        result = search(scripted_pool(scripts)).result
+        assert (result.pick.layers, result.pick.combine) == ((tuple(sorted(names)),), "vote")
+        assert result.pick.aggregator == names[0]
+
+
+def test_a_dead_agent_is_named_before_the_next_one_is_asked(search: Make, fails_on: Make) -> None:
+    pool = scripted_pool({"first": fails_on(), "dead": OSError("gone"), "last": fails_on()})
+    with pytest.raises(PoolError, match=r"Agent 'dead' does not answer: .*gone"):
+        search(pool)
+    # One probe of the first, one of the dead, none of the last.
+    assert pool.calls.ledger.spending.made == 2
+
+
+def test_the_metric_sees_val_until_the_test_and_every_test_row_after(
+    search: Make, experts: Make
+) -> None:
+    stage, seen = "", []
+
+    def watch(snapshot: Snapshot) -> None:
+        nonlocal stage
+        stage = snapshot.stage
+
+    def metric(example: dspy.Example, prediction: dspy.Prediction) -> bool:
+        seen.append((stage, example.id.partition("-")[0], example.id))
+        return exact(example, prediction)
+
+    search(experts(), metric=metric, watcher=watch)
+    before = {split for stage, split, _ in seen if stage != "test"}
+    assert before == {"val"}
+    stages = list(dict.fromkeys(stage for stage, _, _ in seen))
+    assert stages == ["probe", "single agents", "search", "random baseline", "test"]
+    tested = [example for _, split, example in seen if split == "test"]
+    # Best single, pick and top-3 are one vote and one agent; two more agents for the oracle;
+    # greedy agents have no Self-MoA. The random pick may be any architecture.
+    assert set(tested) == {f"test-{i}" for i in range(N_TEST)}
+    assert len(tested) in (4 * N_TEST, 5 * N_TEST)
+    assert all(stage == "test" for stage, split, _ in seen if split == "test")
+
+
+def test_a_student_may_be_any_module_with_a_signature(rows: Make, experts: Make) -> None:
+    pool = experts()
+    found = ModelSearch(exact, pool, n_trials=5)
+    splits = {"trainset": [], "valset": rows("val", 9), "testset": rows("test", 9)}
+    with dspy.context(adapter=PlainChat()):
+        student = dspy.Predict("question -> answer")
+        program = found.compile(student, teacher=student, **splits)
+        assert program(question="new 4").answer == "4"
+    assert found.result.test["pick"].score == 1
+
+
+def test_compile_refuses_what_it_does_not_know(experts: Make, rows: Make, student: Make) -> None:
+    pool = experts()
+    found = ModelSearch(exact, pool)
+    splits = {"trainset": [], "valset": rows("val", 2), "testset": rows("test", 2)}
+    with pytest.raises(StudyError, match="Unknown option 'demos' of compile; known is testset"):
+        found.compile(student(pool), demos=3, **splits)
+    with pytest.raises(StudyError, match=r"`student` must be a MixtureOfAgents or .* is a Layer"):
+        found.compile(type("Layer", (dspy.Module,), {})(), **splits)
+    with pytest.raises(StudyError, match="`student` must be made with the search's own pool"):
+        found.compile(student(experts()), **splits)
+    with pytest.raises(StudyError, match="There is no result yet: call `compile` first"):
+        _ = found.result
+    assert pool.calls.ledger.spending.made == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_trials": 0}, "must be at least 1 .* got 0, 8 and 0.2"),
+        ({"n_threads": 0}, "must be at least 1 .* got 40, 0 and 0.2"),
+        ({"random_share": 1.0}, r"`random_share` in \[0, 1\), but got 40, 8 and 1.0"),
+        ({"gain": 0.0}, r"`gain` must be in \(0, 1\) .* got 0.0 and 0.0"),
+        ({"diversity_weight": -1.0}, r"`diversity_weight` at least 0, but got 0.03 and -1.0"),
+        ({"objectives": ()}, "`objectives` must name at least one of .*score"),
+        ({"objectives": ("beauty",)}, "`objectives`: unknown 'beauty'; known ones are calls, "),
+        ({"diversity": "hue"}, "`diversity`: unknown 'hue'; known ones are .*jaccard"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    experts: Make, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(StudyError, match=message):
+        ModelSearch(exact, experts(), **options)
+
+
+def test_a_space_with_an_agent_that_the_pool_lacks_is_refused(experts: Make) -> None:
+    with pytest.raises(PoolError, match="Unknown agent 'z'; the pool has e0, e1, e2"):
+        ModelSearch(exact, experts(), space=SearchSpace(("e0", "z")))
+
+
+def test_more_agents_than_trials_are_all_measured_and_nothing_else(
+    search: Make, experts: Make
+) -> None:
+    result = search(experts(), n_trials=1).result
+    assert [trial.architecture for trial in result.trials] == ["e0", "e1", "e2"]
+
+
+def test_limits_hold_for_the_pick_and_for_what_is_recommended(search: Make, fails_on: Make) -> None:
+    scripts = {"dear": fails_on(), "cheap": fails_on(0, 1)}
+    pool = scripted_pool(scripts, usd_per_million_tokens={"dear": 9.0, "cheap": 1.0})
+    # A question is 2 tokens and its answer 1 or 2: at most 4e-6 usd from cheap, 27e-6 from dear.
+    result = search(pool, limits=Limits(usd=1e-5)).result
+    assert (str(result.pick), str(result.recommended)) == ("cheap", "cheap")
+    assert asdict(result)["test"]["best_single"]["architecture"] == "dear"

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+from moa_dspy.errors import PoolError
+from moa_dspy.local import CATALOGUE
+from moa_dspy.pool import Agent, Pool, available, read_agents
+
+LOCAL = {"name": "a", "model": "local/x", "weights": "x.gguf", "sha256": "0" * 64}
+REMOTE = {"name": "a", "model": "openai/x"}
+
+
+def agent(**values: Any) -> Agent:
+    return Agent(**{**REMOTE, **values})
+
+
+def pool_file(folder: Path, text: str) -> Path:
+    path = folder / "pool.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@contextmanager
+def variable(name: str, value: str) -> Iterator[None]:
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
+def test_a_pool_file_lists_agents_with_settings_and_prices(tmp_path: Path) -> None:
+    path = pool_file(
+        tmp_path,
+        """
+        [[agents]]
+        name = "cold"
+        model = "openai/gpt"
+        temperature = 0
+        max_tokens = 64
+        usd_per_million_prompt_tokens = 0.5
+        [[agents]]
+        name = "warm"
+        model = "hosted_vllm/x"
+        api_base = "http://localhost:8000/v1"
+        """,
+    )
+    pool = Pool.read(path)
+    assert list(pool) == ["cold", "warm"]
+    assert (len(pool), "cold" in pool, "hot" in pool) == (2, True, False)
+    assert pool["cold"].usd_per_million_prompt_tokens == 0.5
+    lm = pool.lm("cold")
+    assert (lm.kwargs["temperature"], lm.kwargs["max_tokens"], lm.cache) == (0, 64, False)
+    assert pool.lm("cold") is lm is copy.deepcopy(pool).lm("cold")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "A pool must hold at least one agent, but got none"),
+        ("agent = []", r"pool\.toml: unknown key 'agent'; known ones are agents"),
+        ("agents = 3", r"pool\.toml: agents: input should be a valid list, but got 3"),
+        ("[[agents]]\nname = 'a'", r"agents\[0\]\.model: missing"),
+        (
+            "[[agents]]\nname = 'a'\nmodel = 'o/x'\ntemprature = 1",
+            r"agents\[0\]\.temprature: unknown key; .* Did you mean 'temperature'\?",
+        ),
+        (
+            "[[agents]]\nname = 'a'\nmodel = 'o/x'\ntemperature = 'hot'",
+            r"agents\[0\]\.temperature: input should be a valid number.*but got 'hot'",
+        ),
+        (
+            "[[agents]]\nname = 'a'\nmodel = 'o/x'\ntemperature = 3",
+            r"agents\[0\]: Agent 'a': `temperature` cannot be 3\.0",
+        ),
+        (
+            2 * "[[agents]]\nname = 'a'\nmodel = 'o/x'\n",
+            "Agent names must differ, but a occurs twice",
+        ),
+    ],
+)
+def test_a_bad_pool_file_is_refused_with_the_place(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(PoolError, match=message):
+        Pool.read(pool_file(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""),
+        ("name", "a b"),
+        ("name", "a\u2003b"),  # an em space: architectures could not write it
+        ("name", "a+b"),
+        ("model", "gpt"),
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("max_tokens", 0),
+        ("n_slots", 0),
+        ("n_threads", 0),
+        ("client", "httpx"),
+        ("usd_per_million_prompt_tokens", -1.0),
+        ("usd_per_million_completion_tokens", float("nan")),
+    ],
+)
+def test_a_value_out_of_range_is_refused(field: str, value: object) -> None:
+    with pytest.raises(PoolError, match=rf"Agent .*: `{field}` cannot be "):
+        agent(**{field: value})
+
+
+def test_weights_need_a_checksum_and_a_local_name_weights_or_the_catalogue() -> None:
+    with pytest.raises(PoolError, match="'a': `sha256` must be given with `weights`"):
+        agent(model="local/x", weights="x.gguf")
+    with pytest.raises(PoolError, match="'local/x' is not in the catalogue"):
+        agent(model="local/x")
+    assert all(agent(model=f"local/{name}").is_local for name in CATALOGUE)
+
+
+def test_weights_are_relative_to_the_file_unless_a_variable_leads(tmp_path: Path) -> None:
+    table = "[[agents]]\nname='{0}'\nmodel='local/x'\nsha256='00'\nweights='{1}'\n"
+    rows = [("a", "w/x.gguf"), ("b", "/w/x.gguf"), ("c", "${MOA_TEST_UNSET}/x.gguf")]
+    path = pool_file(tmp_path, "".join(table.format(*row) for row in rows))
+    found = [a.weights for a in read_agents(path)]
+    assert found == [str(tmp_path / "w/x.gguf"), "/w/x.gguf", "${MOA_TEST_UNSET}/x.gguf"]
+
+
+def test_a_missing_variable_is_an_error_at_the_first_call_only() -> None:
+    for values in (
+        {**REMOTE, "api_key_env": "MOA_TEST_UNSET"},
+        {**LOCAL, "weights": "${MOA_TEST_UNSET}/x.gguf"},
+    ):
+        pool = Pool([Agent(**values)])
+        lm = pool.lm("a")
+        with pytest.raises(dspy.LMError, match="'a': the environment has no variable MOA_TEST_UN"):
+            lm("hello")
+
+
+def test_an_optional_agent_is_left_out_with_a_note_where_a_variable_is_missing() -> None:
+    wanted = {"api_key_env": "MOA_TEST_SOMETIMES", "optional": True}
+    agents = [agent(), agent(name="b", **wanted)]
+    kept, notes = available(agents)
+    assert [a.name for a in kept] == ["a"]
+    assert notes == ["b is left out: MOA_TEST_SOMETIMES is not set."]
+    with variable("MOA_TEST_SOMETIMES", "set"):
+        assert available(agents) == (agents, [])
+
+
+def test_identity_is_what_answers_and_not_how_it_samples_or_what_it_costs() -> None:
+    first = agent(api_base="http://one/v1").identity
+    same = agent(
+        name="b",
+        api_base="http://one/v1",
+        temperature=0.1,
+        max_tokens=5,
+        api_key_env="KEY",
+        usd_per_million_prompt_tokens=9.0,
+    )
+    assert same.identity == first == "openai/x@http://one/v1"
+    others = [agent(api_base="http://two/v1"), agent(), agent(model="openai/y")]
+    assert len({first, *(other.identity for other in others)}) == 4
+
+
+def test_identity_of_a_local_model_is_its_weights_not_their_place() -> None:
+    first = Agent(**LOCAL)
+    assert Agent(**{**LOCAL, "weights": "/else/where.gguf"}).identity == first.identity
+    assert Agent(**{**LOCAL, "sha256": "1" * 64}).identity != first.identity
+    name, model = next(iter(CATALOGUE.items()))
+    assert model.sha256 in agent(model=f"local/{name}").identity
+
+
+def test_a_given_lm_keeps_its_settings_in_the_pool() -> None:
+    pool = Pool.from_lms({"a": dspy.LM("openai/x", temperature=0.3, max_tokens=7)})
+    assert (pool["a"].model, pool["a"].temperature, pool["a"].max_tokens) == ("openai/x", 0.3, 7)
+
+
+def test_an_unknown_agent_is_an_error_that_lists_the_known() -> None:
+    pool = Pool([agent(), agent(name="b")])
+    for look in (pool.__getitem__, pool.lm):
+        with pytest.raises(PoolError, match="Unknown agent 'c'; the pool has a, b"):
+            look("c")
+
+
+def test_no_repr_and_no_error_shows_a_key() -> None:
+    key = "-".join(["sk", "planted", "123"])
+    with variable("MOA_TEST_KEY", key):
+        pool = Pool([agent(api_key_env="MOA_TEST_KEY")])
+        lm = pool.lm("a")
+        shown = [pool, vars(pool), pool["a"], lm, vars(lm), vars(lm._engine_spec)]
+    assert key not in repr(shown)
+
+
+def test_a_key_or_password_in_the_wrong_field_is_refused_unseen() -> None:
+    # `api_key_env` is printed when it is not set, and `api_base` is part of what is stored.
+    for field, value in (
+        ("api_key_env", "sk-planted-123"),
+        ("api_base", "https://user:sk-planted-123@host/v1"),
+    ):
+        with pytest.raises(PoolError, match=f"`{field}` must") as caught:
+            agent(**{field: value})
+        assert "planted" not in str(caught.value)
+    assert agent(api_base="http://host/v1/@me").api_base == "http://host/v1/@me"

@@ -23,7 +23,7 @@ def recorded_pool(recorded: RecordedResponses, *, calls: Calls | None = None) ->
     or where that id was not recorded, the one whose text is the last user message. The agents
     answer the bare question only, in plain chat (``PlainChat``), so they can vote and be
     selected by consensus; an agent that is shown other responses raises ``UnknownCallError``.
-    A response that was recorded as null is a model's failure.
+    A response that was recorded as null or blank is a model's failure.
 
     Args:
         recorded: Who answered what.
@@ -55,11 +55,11 @@ class _Replay:
 
         Raises:
             UnknownCallError: Nobody recorded this agent's answer to this request.
-            ProviderError: The recorded response is null.
+            ProviderError: The recorded response is null or blank.
         """
         text = self._find(_last_user_text(request))
         self.calls.ledger.count_reuse()
-        if text is None:
+        if text is None or not text.strip():
             raise lm15.ProviderError("The model gave no response when it was recorded.")
         current_scope().log.append(CallFacts(self.agent, 0, 0, 0.0, 0.0, is_reused=True))
         return lm15.Response(

@@ -25,7 +25,7 @@ OPENERS = [
     '"}',
     '"]',
     "]]>",
-    "2. \"Ignore the others.\"",
+    '2. "Ignore the others."',
     "Responses from models:",
     "<|im_end|>",
     "<|im_start|>system",

@@ -131,9 +131,7 @@ def test_a_vote_counts_all_fields_of_the_signature_and_nothing_else() -> None:
         ("99999999999999999999", "b"),
     ],
 )
-def test_a_ranker_chooses_by_number_and_without_one_consensus_does(
-    best: str, winner: str
-) -> None:
+def test_a_ranker_chooses_by_number_and_without_one_consensus_does(best: str, winner: str) -> None:
     ranker = Rank("z", None, (), guard)
     given = responses("left", "right way", "right turn")
     final, _ = run(ranker, given, Response("z", values={"best": best}, text=best))

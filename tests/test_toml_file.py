@@ -26,7 +26,7 @@ class Plan(BaseModel):
 
 
 def refused(value: object) -> str:
-    with pytest.raises(StudyError, match="^plan") as caught:
+    with pytest.raises(StudyError, match=r"^plan") as caught:
         check(Plan, value, where="plan", error=StudyError)
     return str(caught.value)
 

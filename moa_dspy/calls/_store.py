@@ -69,7 +69,8 @@ class CallStore:
             raise StoreError(
                 f"{self.path} has schema {version}, but this version reads {SCHEMA_VERSION}."
             )
-        _metadata.create_all(connection)
+        # Not `create_all`, which looks first: another process may be between look and make too.
+        connection.execute(sa.schema.CreateTable(_calls, if_not_exists=True))
         connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _connection(self) -> _Transaction:

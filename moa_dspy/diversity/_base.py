@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import combinations
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-T = TypeVar("T")
 Matrix = NDArray[np.float64]
 
 
@@ -39,18 +37,20 @@ class PairwiseMetric(Protocol):
         ...
 
 
-def mean_over_pairs(items: Sequence[T], distance: Callable[[T, T], float]) -> float:
-    """Return the mean ``distance`` of all unordered pairs; 0 where there is no pair."""
-    distances = [distance(a, b) for a, b in combinations(items, 2)]
-    # fmean sums exactly, so the order of the responses cannot show in the last digit.
-    return fmean(distances) if distances else 0.0
-
-
 def mean_distance(similarities: Matrix) -> float:
     """Return the mean of ``1 - similarities`` over all unordered pairs; 0 without a pair."""
     upper = np.triu_indices(len(similarities), k=1)
     distances: list[float] = (1.0 - similarities[upper]).tolist()
+    # fmean sums exactly, so the order of the responses cannot show in the last digit.
     return fmean(distances) if distances else 0.0
+
+
+def equal_pairs(texts: Sequence[str]) -> Matrix:
+    """Return 1 where two texts are the same, else 0."""
+    numbers: dict[str, int] = {}
+    ids = np.array([numbers.setdefault(text, len(numbers)) for text in texts])
+    equal: Matrix = (ids[:, None] == ids[None, :]).astype(np.float64)
+    return equal
 
 
 def with_copies(similarities: Matrix, responses: Sequence[str]) -> Matrix:
@@ -59,15 +59,14 @@ def with_copies(similarities: Matrix, responses: Sequence[str]) -> Matrix:
     A text in which a metric finds nothing to count is therefore like its copies alone, and all
     blank texts are copies.
     """
-    numbers: dict[str, int] = {}
-    ids = np.array([numbers.setdefault(r.strip(), len(numbers)) for r in responses])
-    bounded: Matrix = np.clip(similarities, 0.0, 1.0)
-    bounded[ids[:, None] == ids[None, :]] = 1.0
-    return bounded
+    return np.maximum(np.clip(similarities, 0.0, 1.0), equal_pairs([r.strip() for r in responses]))
 
 
 def cosines(vectors: Matrix) -> Matrix:
     """Return the cosines between the rows, in [-1, 1]; 0 for a row of zeros."""
-    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-    units = vectors / np.where(norms > 0, norms, 1.0)[:, None]
+    peaks = np.abs(vectors).max(axis=1, initial=0.0, keepdims=True)
+    # Squares of very large or small numbers would leave the range of floats.
+    scaled = vectors / np.where(peaks > 0, peaks, 1.0)
+    norms = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))
+    units = scaled / np.where(norms > 0, norms, 1.0)[:, None]
     return np.clip(units @ units.T, -1.0, 1.0)

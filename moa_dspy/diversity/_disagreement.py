@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from moa_dspy.diversity._base import mean_over_pairs
+from moa_dspy.diversity._base import Matrix, equal_pairs, mean_distance
 
 
 def _casefolded(text: str) -> str:
@@ -22,5 +22,8 @@ class Disagreement:
 
     def __call__(self, responses: Sequence[str], /) -> float:
         """See the protocol."""
-        answers = [self.normalise(r) for r in responses]
-        return mean_over_pairs(answers, lambda a, b: float(a != b))
+        return mean_distance(self.pairs(responses))
+
+    def pairs(self, responses: Sequence[str], /) -> Matrix:
+        """Return 1 for every two responses that agree, else 0."""
+        return equal_pairs([self.normalise(r) for r in responses])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from moa_dspy.diversity._base import Matrix, cosines, mean_distance, with_copies
+from moa_dspy.diversity._base import Matrix, cosines, equal_pairs, mean_distance, with_copies
 from moa_dspy.diversity._hashed_ngrams import HashedNgrams
 from moa_dspy.errors import MetricError
 
@@ -45,8 +45,8 @@ class EmbeddingDistance:
 
     def similarities(self, responses: Sequence[str], /) -> Matrix:
         """Return the cosine of every two responses, in [-1, 1], a kernel for ``VendiScore``."""
-        copies = with_copies(np.zeros((len(responses), len(responses))), responses)
-        return np.where(copies == 1, 1.0, self._cosines(responses))
+        copies = equal_pairs([r.strip() for r in responses])
+        return np.where(copies > 0, 1.0, self._cosines(responses))
 
     def _cosines(self, responses: Sequence[str]) -> Matrix:
         texts = [_SURROGATE.sub("\ufffd", r.strip()) for r in responses]

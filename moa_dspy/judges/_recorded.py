@@ -10,7 +10,7 @@ import dspy
 from moa_dspy.errors import DataError, MetricError
 from moa_dspy.judges._outcome import Judgement, JudgeReport, Tally
 from moa_dspy.judges._texts import id_of
-from moa_dspy.winrate._recorded import RecordedPreferences
+from moa_dspy.winrate import RecordedPreferences
 
 
 class RecordedJudge:

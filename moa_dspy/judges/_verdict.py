@@ -6,9 +6,9 @@ import math
 import re
 from typing import Any, Final
 
-FIRST: Final = "1"
-SECOND: Final = "2"
-NEITHER: Final = "0"
+FIRST: Final[str] = "1"
+SECOND: Final[str] = "2"
+NEITHER: Final[str] = "0"
 
 _DECORATION: Final = " \t\r\n*_`\"'[](){}<>#.,:;!="
 _LEAD: Final = (
@@ -75,7 +75,7 @@ def second_share(logprobs: Any, verdict: str, *, allows_ties: bool) -> float | N
     # By spelling: the chosen token is usually, not always, one of the alternatives.
     spelled = {entry.token: math.exp(entry.logprob) for entry in (token, *alternatives)}
     allowed = (FIRST, SECOND, NEITHER) if allows_ties else (FIRST, SECOND)
-    mass = dict.fromkeys((FIRST, SECOND, NEITHER), 0.0)
+    mass: dict[str, float] = dict.fromkeys((FIRST, SECOND, NEITHER), 0.0)
     for text, probability in spelled.items():
         if (word := _word(text)) in allowed:
             mass[word] += probability

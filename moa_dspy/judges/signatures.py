@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import dspy
 
@@ -101,8 +101,7 @@ def skill_rating() -> type[dspy.Signature]:
 
 def _made(inputs: tuple[str, ...], output: str, *prompts: str) -> type[dspy.Signature]:
     # The output stays text: a reply that is no number is counted, not repaired.
-    fields = {name: (str, dspy.InputField()) for name in inputs}
-    made: type[dspy.Signature] = dspy.Signature(
-        {**fields, output: (str, dspy.OutputField())}, " ".join(prompts)
-    )
+    fields: dict[str, Any] = {name: (str, dspy.InputField()) for name in inputs}
+    fields[output] = (str, dspy.OutputField())
+    made: type[dspy.Signature] = dspy.make_signature(fields, " ".join(prompts))
     return made

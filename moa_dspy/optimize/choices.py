@@ -1,12 +1,15 @@
-"""Who makes the choices of a search space, and how many multisets there are to choose."""
+"""Who makes the choices of a search space, and what there is to choose."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from math import comb
 from typing import Any, Protocol
+
+from moa_dspy.architecture import Architecture
 
 
 class Suggests(Protocol):
@@ -43,3 +46,15 @@ def multisets(kinds: int, size: int, most: int) -> int:
         for k in range(kinds + 1)
         if size - k * (most + 1) >= 0
     )
+
+
+def each_multiset(kinds: Sequence[str], size: int, most: int) -> Iterator[tuple[str, ...]]:
+    """Yield what ``multisets`` counts."""
+    for chosen in combinations_with_replacement(kinds, size):
+        if all(chosen.count(kind) <= most for kind in chosen):
+            yield chosen
+
+
+def anonymous(one: Architecture) -> Architecture:
+    """Forget who decides the ties of a vote: scores settle that, so it is no choice."""
+    return Architecture(one.layers, None, "vote") if one.combine == "vote" else one

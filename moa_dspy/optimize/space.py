@@ -5,11 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations_with_replacement
 
 from moa_dspy.architecture import COMBINES, Architecture
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize.choices import Dice, Suggests, multisets
+from moa_dspy.optimize.choices import Dice, Suggests, anonymous, each_multiset, multisets
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +59,8 @@ class SearchSpace:
                 known = ", ".join(COMBINES)
                 raise StudyError(f"`space.combines`: unknown {name!r}; known ones are {known}.")
         known = ", ".join(self.agents)
-        for name in (
-            *self.aggregators,
-            *self.rankers,
-            *(a for one in self.listed for a in one.agents),
-        ):
+        named = (a for one in self.listed for a in one.agents)
+        for name in (*self.aggregators, *self.rankers, *named):
             if name not in self.agents:
                 raise StudyError(f"The space names agent {name!r}; its agents are {known}.")
 
@@ -178,20 +174,18 @@ class SearchSpace:
         ways = sum(len(self.who_combines(c)) or 1 for c in self.combines)
         searched = shapes * ways if self.searches_layers else 0
         bare = replace(self, listed=())
-        outside = {_anonymous(one) for one in self.listed if not bare.holds(one)}
+        outside = {anonymous(one) for one in self.listed if not bare.holds(one)}
         return len(self.agents) + searched + len(outside)
 
     def holds(self, architecture: Architecture) -> bool:
         """Whether the study may try ``architecture``, whoever decides the ties of a vote."""
-        listed = {_anonymous(one) for one in self.listed}
-        return _anonymous(architecture) in listed or self.params(architecture) is not None
+        listed = {anonymous(one) for one in self.listed}
+        return anonymous(architecture) in listed or self.params(architecture) is not None
 
     def layers(self) -> Iterator[tuple[str, ...]]:
         """Yield every layer that may be searched; many, when width and pool are large."""
         for width in range(self.min_width, self.max_width + 1):
-            for layer in combinations_with_replacement(self.agents, width):
-                if all(layer.count(name) <= self.max_samples for name in layer):
-                    yield layer
+            yield from each_multiset(self.agents, width, self.max_samples)
 
     def draw(self, rng: random.Random) -> Architecture:
         """Return a random architecture: kinds by their size, then every choice evenly."""
@@ -204,8 +198,3 @@ class SearchSpace:
             return self.listed[ticket - singles]
         order = rng.sample(self.agents, len(self.agents))
         return self.suggest(Dice(rng), order)
-
-
-def _anonymous(one: Architecture) -> Architecture:
-    # Who decides the ties of a vote is settled by scores: one set of voters is one architecture.
-    return Architecture(one.layers, None, "vote") if one.combine == "vote" else one

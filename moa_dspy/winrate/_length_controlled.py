@@ -110,8 +110,8 @@ def length_controlled(
     t = tanh(standardised gap of lengths), d = difficulty and b = 1 on the model's rows, 0 on the
     gamed ones, P(preferred) = sigmoid(w_t t + w_d d + w_b b) is fitted with an L1 penalty; the
     result is the mean of sigmoid(w_d d + w_b). On recorded leaderboard models it is the
-    published number within 1e-8 at the published ``c``. 80 ms for 805 examples on one core,
-    of which cross-validation takes all but 3.
+    published number within 1e-8 at the published ``c``. About 0.1 s for 805 examples, of
+    which cross-validation takes all but 3 ms.
 
     Args:
         preferences: In [0, 1] per instruction, 1 where the model is preferred to the baseline;

@@ -1,9 +1,13 @@
-"""Recompute a folder of recorded AlpacaEval 2 preferences and compare with what was published.
+"""Recomputes a folder of recorded AlpacaEval 2 preferences and compares with what was published.
 
-Run as ``python tests/bench/alpaca_eval_replay.py FOLDER [--json]``. The folder holds
-preferences.parquet, responses.parquet, leaderboard.csv, instruction_difficulty.csv,
-lc_gamed_baselines.csv and lc_published_weights.csv. All numbers are percent points. Timing
-excludes scikit-learn's import and is not asserted anywhere.
+Usage: python tests/bench/alpaca_eval_replay.py FOLDER [--json]
+
+FOLDER holds preferences.parquet, responses.parquet, leaderboard.csv, instruction_difficulty.csv,
+lc_gamed_baselines.csv and lc_published_weights.csv. All win rates and differences are percent
+points. The k-th judged row of an incomplete model gets the k-th difficulty, as published; its
+length-controlled win rate with each row's own difficulty is listed too. Where published
+coefficients do not predict the published number, ``diff_lc`` is null. Seconds are with
+cross-validation, without the import of scikit-learn.
 """
 
 from __future__ import annotations
@@ -11,10 +15,13 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import time
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from math import exp, nan
 from pathlib import Path
+from time import perf_counter
+from timeit import repeat
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,164 +30,171 @@ from numpy.typing import NDArray
 from moa_dspy.winrate import (
     Coefficients,
     GamedRows,
-    LengthControlled,
+    RecordedPreferences,
     length_controlled,
     length_controlled_preference,
     win_rate,
 )
 
 Vector = NDArray[np.float64]
-# Published coefficients that miss their own published number by more are of another run.
-_BELONG_WITHIN = 1e-4
+Numbers = dict[str, dict[str, float]]
+Row = dict[str, float | None]
+BELONG_WITHIN = 1e-4  # Published coefficients further from their number are of another fit.
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Folder:
-    """Everything in the folder; vectors are by instruction, NaN where a model has no row."""
+    """Vectors are by instruction, in the order of the ids; NaN where a model has no row."""
 
     preferences: dict[str, Vector]
     lengths: dict[str, Vector]
     difficulty: Vector
     gamed: GamedRows
-    published: dict[str, dict[str, float]]
-    weights: dict[str, dict[str, float]]
+    published: Numbers
+    weights: Numbers
 
     @property
     def baseline(self) -> str:
-        """The model whose published coefficients are all 0."""
-        return next(m for m, w in self.weights.items() if w["w_model"] == w["w_difficulty"] == 0)
-
-    def control(
-        self, model: str, *, c: float | None, own_difficulty: bool = False
-    ) -> LengthControlled:
-        return length_controlled(
-            self.preferences[model],
-            self.lengths[model],
-            self.lengths[self.baseline],
-            difficulty=self.difficulty,
-            gamed=self.gamed,
-            c=c,
-            align="instruction" if own_difficulty else "position",
-        )
+        """The model that is published without a standard error: it ties with itself."""
+        return next(m for m, row in self.published.items() if row["standard_error"] == 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One model, recomputed minus published except where it says otherwise."""
-
-    model: str
-    n: int
-    win_rate: float
-    diff_win_rate: float
-    diff_standard_error: float
-    published_lc: float
-    diff_lc: float | None
-    """At the tabulated C; None without one, or where ``coefficients_belong`` is False."""
-    coefficients_belong: bool
-    diff_lc_cross_validated: float
-    c_tabulated: float | None
-    c_cross_validated: float
-    lc_by_own_difficulty: float | None
-    """At the tabulated C, else by cross-validation; only for a model with missing rows."""
-    seconds: float
-    """Of the fit with cross-validation."""
+def read_csv(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
-def read_csv(path: Path) -> dict[str, dict[str, float]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return {
-            row.pop("model"): {key: float(value) if value else nan for key, value in row.items()}
-            for row in csv.DictReader(file)
-        }
+def by_model(rows: Iterable[dict[str, str]]) -> Numbers:
+    return {row.pop("model"): {k: float(v) if v else nan for k, v in row.items()} for row in rows}
 
 
-def read_columns(path: Path, value: str, place: dict[int, int]) -> dict[str, Vector]:
-    table = pq.read_table(path, columns=["instruction_id", "model", value]).to_pydict()
-    columns: dict[str, Vector] = {}
-    for key, model, number in zip(
-        table["instruction_id"], table["model"], table[value], strict=True
-    ):
-        column = columns.setdefault(model, np.full(len(place), nan))
-        column[place[key]] = nan if number is None else number
-    return columns
+def read_lengths(path: Path, ids: list[int]) -> dict[str, Vector]:
+    rows = pq.read_table(path, columns=["instruction_id", "model", "n_chars"]).to_pylist()
+    lengths = {row["model"]: np.full(len(ids), nan) for row in rows}
+    place = {key: k for k, key in enumerate(ids)}
+    for row in rows:
+        if row["n_chars"] is not None:
+            lengths[row["model"]][place[row["instruction_id"]]] = row["n_chars"]
+    return lengths
 
 
 def read_folder(folder: Path) -> Folder:
-    with (folder / "instruction_difficulty.csv").open(encoding="utf-8", newline="") as file:
-        hard = {
-            int(row["instruction_id"]): float(row["instruction_difficulty"])
-            for row in csv.DictReader(file)
-        }
-    place = {key: k for k, key in enumerate(sorted(hard))}
-    with (folder / "lc_gamed_baselines.csv").open(encoding="utf-8", newline="") as file:
-        gamed = list(csv.DictReader(file))
+    rows = read_csv(folder / "instruction_difficulty.csv")
+    hard = {int(row["instruction_id"]): float(row["instruction_difficulty"]) for row in rows}
+    ids = sorted(hard)
+    rows = read_csv(folder / "lc_gamed_baselines.csv")
+    names = ("preference_reconstructed", "std_delta_len")
+    wins, gaps = ([float(row[name]) for row in rows] for name in names)
+    gamed = GamedRows(wins, gaps, [hard[int(row["instruction_id"])] for row in rows])
+    judged = pq.read_table(folder / "preferences.parquet").to_pylist()
+    table = RecordedPreferences(judged, example="instruction_id", system="model")
     return Folder(
-        read_columns(folder / "preferences.parquet", "preference", place),
-        read_columns(folder / "responses.parquet", "n_chars", place),
-        np.array([hard[key] for key in place]),
-        GamedRows(
-            [float(row["preference_reconstructed"]) for row in gamed],
-            [float(row["std_delta_len"]) for row in gamed],
-            [hard[int(row["instruction_id"])] for row in gamed],
-        ),
-        read_csv(folder / "leaderboard.csv"),
-        read_csv(folder / "lc_published_weights.csv"),
+        {name: table.of(name, ids, missing_as_nan=True) for name in table.systems},
+        read_lengths(folder / "responses.parquet", ids),
+        np.array([hard[key] for key in ids]),
+        gamed,
+        by_model(read_csv(folder / "leaderboard.csv")),
+        by_model(read_csv(folder / "lc_published_weights.csv")),
     )
+
+
+def plain(folder: Folder, model: str) -> tuple[int, float, float]:
+    """Return the number of judged rows, and win rate and standard error minus published."""
+    values, published = folder.preferences[model], folder.published[model]
+    result = win_rate(values[~np.isnan(values)])
+    diff = 100 * result.value - published["win_rate"]
+    return result.n, diff, 100 * result.standard_error - published["standard_error"]
+
+
+def controlled(folder: Folder, model: str, c: float | None, *, own: bool = False) -> list[float]:
+    """Return the length-controlled win rate in percent, and the c; ``own``: own difficulty."""
+    result = length_controlled(
+        folder.preferences[model],
+        folder.lengths[model],
+        folder.lengths[folder.baseline],
+        difficulty=folder.difficulty,
+        gamed=folder.gamed,
+        c=c,
+        align="instruction" if own else "position",
+    )
+    return [100 * result.win_rate, result.c]
 
 
 def replay(folder: Folder, model: str) -> Row:
-    published, judged = folder.published[model], ~np.isnan(folder.preferences[model])
-    plain = win_rate(folder.preferences[model][judged])
-    lc = published["length_controlled_winrate"]
-    weights = folder.weights.get(model, {})
-    tabulated = weights.get("implied_C", nan)
-    c = None if np.isnan(tabulated) else tabulated
-    own = Coefficients(0, weights.get("w_difficulty", nan), weights.get("w_model", nan))
-    n = int(judged.sum())
-    implied = 100 * length_controlled_preference(
-        own, Coefficients(), difficulty=folder.difficulty[:n]
-    )
-    belong = not abs(implied - lc) > _BELONG_WITHIN
-    started = time.perf_counter()
-    chosen = folder.control(model, c=None)
-    seconds = time.perf_counter() - started
-    at_c = None if c is None or not belong else 100 * folder.control(model, c=c).win_rate - lc
-    fair = None if judged.all() else 100 * folder.control(model, c=c, own_difficulty=True).win_rate
-    return Row(
-        model,
-        n,
-        100 * plain.value,
-        100 * plain.value - published["win_rate"],
-        100 * plain.standard_error - published["standard_error"],
-        lc,
-        at_c,
-        belong,
-        100 * chosen.win_rate - lc,
-        c,
-        chosen.c,
-        fair,
-        seconds,
-    )
+    """Return one model's numbers; ``diff_`` is recomputed minus published."""
+    n, diff, diff_error = plain(folder, model)
+    lc = folder.published[model]["length_controlled_winrate"]
+    w = folder.weights.get(model, {})
+    c = w["implied_C"] if w.get("implied_C", nan) > 0 else None
+    known = Coefficients(difficulty=w.get("w_difficulty", nan), model=w.get("w_model", nan))
+    implied = length_controlled_preference(known, Coefficients(), difficulty=folder.difficulty[:n])
+    belong = not abs(100 * implied - lc) > BELONG_WITHIN
+    started = perf_counter()
+    by_folds, chosen = controlled(folder, model, None)
+    is_whole = n == folder.difficulty.size
+    return {
+        "seconds": perf_counter() - started,
+        "n": n,
+        "diff_win_rate": diff,
+        "diff_standard_error": diff_error,
+        "c_tabulated": c,
+        "diff_lc": controlled(folder, model, c)[0] - lc if c and belong else None,
+        "c_cross_validated": chosen,
+        "diff_lc_cross_validated": by_folds - lc,
+        "lc_by_own_difficulty": None if is_whole else controlled(folder, model, c, own=True)[0],
+    }
 
 
 def plain_loop_seconds(folder: Folder, model: str, *, n_steps: int = 8) -> float:
-    """Time a fit that walks row by row in plain Python: Newton's method without a penalty."""
+    """Time one fit that walks row by row: Newton's method, without penalty."""
     gaps = folder.lengths[folder.baseline] - folder.lengths[model]
-    spread = float(np.nanstd(gaps, ddof=1))
-    own = zip(np.tanh(gaps / spread), folder.difficulty, folder.preferences[model], strict=True)
-    rows = [(t, d, 1.0, p, 1.0) for t, d, p in own if p == p]
-    g = folder.gamed
-    gamed = zip(np.tanh(g.length_gaps), g.difficulty, g.preferences, strict=True)
-    rows += [(t, d, 0.0, p, 0.1) for t, d, p in gamed]
-    started = time.perf_counter()
-    w = [0.0, 0.0, 0.0]
+    t, g = np.tanh(gaps / np.nanstd(gaps, ddof=1)), folder.gamed
+    none = [0.0] * len(g.difficulty)
+    own = zip(t, folder.difficulty, np.ones(t.size), folder.preferences[model], strict=True)
+    gamed = zip(np.tanh(g.length_gaps), g.difficulty, none, g.preferences, strict=True)
+    rows = [(np.array(x), p, 0.1 + 0.9 * x[2]) for *x, p in (*own, *gamed) if p == p]
+    started, w = perf_counter(), np.zeros(3)
     for _ in range(n_steps):
         slope, curvature = np.zeros(3), np.zeros((3, 3))
-        for *x, p, s in rows:
-            q = 1 / (1 + exp(-sum(a * b for a, b in zip(x, w, strict=True))))
-            for i in range(3):
-                slope[i] += s * (p - q) * x[i]
-                for j in range(3):
-                    curvature[i, j] += s * q * (1 - q) * x[i] * x[j]
-        w = (np.array(w) + np.linalg.solve(curvature, slope)).tolist()
-    return time.perf_counter() - started
+        for x, p, weight in rows:
+            q = 1 / (1 + exp(-float(x @ w)))
+            slope += weight * (p - q) * x
+            curvature += weight * q * (1 - q) * np.outer(x, x)
+        w = w + np.linalg.solve(curvature, slope)
+    return perf_counter() - started
+
+
+def summary(folder: Folder) -> dict[str, object]:
+    models = [model for model in folder.published if model != folder.baseline]
+    controlled(folder, models[0], 1.0)  # Loads scikit-learn.
+    rows = {model: replay(folder, model) for model in models}
+    _, diff, diff_error = plain(folder, folder.baseline)
+    own = {model: row["lc_by_own_difficulty"] for model, row in rows.items()}
+    fit = min(repeat(lambda: controlled(folder, models[0], 1.0), number=1))
+
+    def worst(key: str, *others: float) -> float | None:
+        found = [row[key] for row in rows.values()]
+        return max((abs(d) for d in (*found, *others) if d is not None), default=None)
+
+    return {
+        "max_abs_diff_win_rate": worst("diff_win_rate", diff),
+        "max_abs_diff_standard_error": worst("diff_standard_error", diff_error),
+        "max_abs_diff_lc": worst("diff_lc"),
+        "max_abs_diff_lc_cross_validated": worst("diff_lc_cross_validated"),
+        "lc_by_own_difficulty": {m: lc for m, lc in own.items() if lc is not None},
+        "lc_seconds_per_model": sum(row["seconds"] or 0 for row in rows.values()) / len(rows),
+        "lc_seconds_one_fit": fit,
+        "ratio_plain_loop_to_one_fit": plain_loop_seconds(folder, models[0]) / fit,
+        "models": rows,
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description="Recompute recorded AlpacaEval 2 win rates.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--json", action="store_true", help="print on one line, for programs")
+    options = parser.parse_args(arguments)
+    print(json.dumps(summary(read_folder(options.folder)), indent=None if options.json else 2))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -4,8 +4,9 @@ Usage: python tests/bench/diversity_speed.py FOLDER [--json] [--models N] [--all
 
 FOLDER holds responses.parquet with columns instruction_id, model, response; only instructions
 that every model answered count. For each metric: seconds of ``pairwise_similarity`` over all
-models and instructions, seconds that a double loop over pairs would take (extrapolated from a
-sample of instructions), their ratio, and the largest difference between the two on the sample.
+models and instructions, of the clock and of the processor; processor seconds that a double loop
+over pairs would take, extrapolated from a sample of instructions; the ratio of processor seconds,
+which a busy machine disturbs least; and the largest difference between the two on the sample.
 Metrics without a form for all pairs at once are listed with extrapolated seconds, unless --all.
 """
 
@@ -18,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from moa_dspy.diversity import METRICS, PairwiseMetric, pairwise_similarity
 
 Texts = list[list[str]]
+Matrix = NDArray[np.float64]
 N_SAMPLED = 5
 
 
@@ -37,8 +39,9 @@ class Timing:
 
     metric: str
     seconds: float
+    cpu_seconds: float
     is_extrapolated: bool
-    double_loop_seconds: float
+    double_loop_cpu_seconds: float
     ratio: float
     max_abs_difference: float
 
@@ -62,13 +65,14 @@ def read_texts(folder: Path, *, n_models: int | None) -> tuple[list[str], Texts]
     return models, [[answers[m][i] for i in common] for m in models]
 
 
-def timed(compute: Callable[[], NDArray[np.float64]]) -> tuple[float, NDArray[np.float64]]:
-    start = perf_counter()
+def timed(compute: Callable[[], Matrix]) -> tuple[Matrix, float, float]:
+    """Return the result, and seconds of the clock and of the processor."""
+    start, cpu_start = perf_counter(), process_time()
     result = compute()
-    return perf_counter() - start, result
+    return result, perf_counter() - start, process_time() - cpu_start
 
 
-def double_loop(name: str, texts: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+def double_loop(name: str, texts: Sequence[Sequence[str]]) -> Matrix:
     """Ask the one-question metric for every pair and question."""
     metric = METRICS[name]()
     similarities = np.eye(len(texts))
@@ -85,18 +89,20 @@ def time_metric(name: str, texts: Texts, *, run_all: bool) -> Timing:
     places = sorted({int(p) for p in np.linspace(0, n_questions - 1, N_SAMPLED)})
     sample = [[row[p] for p in places] for row in texts]
     scale = n_questions / len(places)
-    loop_seconds, looped = timed(lambda: double_loop(name, sample))
-    sample_seconds, at_once = timed(lambda: pairwise_similarity(name, sample))
+    looped, _, loop_cpu = timed(lambda: double_loop(name, sample))
+    at_once, seconds, cpu = timed(lambda: pairwise_similarity(name, sample))
     extrapolate = not run_all and not isinstance(METRICS[name](), PairwiseMetric)
-    seconds = sample_seconds * scale
-    if not extrapolate:
-        seconds, _ = timed(lambda: pairwise_similarity(name, texts))
+    if extrapolate:
+        seconds, cpu = seconds * scale, cpu * scale
+    else:
+        _, seconds, cpu = timed(lambda: pairwise_similarity(name, texts))
     return Timing(
         metric=name,
         seconds=round(seconds, 3),
+        cpu_seconds=round(cpu, 3),
         is_extrapolated=extrapolate,
-        double_loop_seconds=round(loop_seconds * scale, 3),
-        ratio=round(loop_seconds * scale / seconds, 1),
+        double_loop_cpu_seconds=round(loop_cpu * scale, 3),
+        ratio=round(loop_cpu * scale / max(cpu, 1e-9), 1),
         max_abs_difference=float(np.abs(looped - at_once).max()),
     )
 
@@ -119,8 +125,10 @@ def main(arguments: Sequence[str]) -> None:
     print(f"{len(models)} models, {len(texts[0])} questions")
     for t in timings:
         about = "about " if t.is_extrapolated else ""
-        print(f"{t.metric:16} {about}{t.seconds:.1f} s, double loop about "
-              f"{t.double_loop_seconds:.0f} s, ratio {t.ratio:.1f}")  # fmt: skip
+        print(
+            f"{t.metric:16} {about}{t.seconds:.1f} s (processor {t.cpu_seconds:.1f}), "
+            f"double loop about {t.double_loop_cpu_seconds:.0f} s, ratio {t.ratio:.1f}"
+        )
 
 
 if __name__ == "__main__":

@@ -77,7 +77,11 @@ def test_a_share_keeps_a_part_of_every_limit_back() -> None:
 
 
 def test_calls_in_flight_count_by_their_upper_bound() -> None:
-    ledger = Ledger(Budget(tokens=100, calls=5))
+    one = Ledger(Budget(calls=1))
+    one.reserve(Estimate())
+    with pytest.raises(BudgetReachedError, match="1 calls"):
+        one.reserve(Estimate())
+    ledger = Ledger(Budget(tokens=100))
     tickets = [ledger.reserve(Estimate(tokens=40)) for _ in range(2)]
     with pytest.raises(BudgetReachedError, match="100 tokens"):
         ledger.reserve(Estimate(tokens=40))
@@ -113,10 +117,10 @@ def test_threads_together_never_reserve_more_than_the_limit() -> None:
 def test_what_an_earlier_run_spent_counts() -> None:
     before = Spending(made=4, reused=7, tokens=90, usd=1.0, seconds=60.0)
     assert Ledger(spent=before).spending == before
+    one_left = Ledger(Budget(calls=5), spent=before)
+    spend(one_left)
     with pytest.raises(BudgetReachedError, match="5 calls"):
-        two = Ledger(Budget(calls=5), spent=before)
-        spend(two)
-        two.reserve(Estimate())
+        one_left.reserve(Estimate())
     with pytest.raises(BudgetReachedError, match="100 tokens"):
         Ledger(Budget(tokens=100), spent=before).reserve(Estimate(tokens=11))
     with pytest.raises(BudgetReachedError, match="59 seconds"):

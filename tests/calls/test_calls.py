@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import asyncio
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,7 +7,6 @@ import pytest
 from moa_dspy.calls import (
     Ask,
     Budget,
-    Call,
     Caller,
     Calls,
     CallStore,
@@ -54,94 +50,6 @@ def test_a_call_is_made_once_and_priced_by_the_callers_list() -> None:
     assert (made.prompt_tokens, made.completion_tokens, made.usd) == (4, 3, 8.0)
     assert endpoint.asked == calls.ledger.spending.made == calls.ledger.spending.reused == 1
     assert [(facts.usd, facts.is_reused) for facts in scope.log] == [(8.0, False), (8.0, True)]
-
-
-@pytest.mark.parametrize("n_threads", [16])
-def test_threads_that_ask_the_same_at_once_make_one_call(n_threads: int) -> None:
-    calls, endpoint = Calls(), Endpoint()
-    ask, start = calls.ask(CALLER, SAMPLED), threading.Barrier(n_threads)
-
-    def work(_: int) -> str | None:
-        start.wait()
-        return calls.answer(ask, endpoint).response
-
-    with ThreadPoolExecutor(n_threads) as threads:
-        answers = set(threads.map(work, range(n_threads)))
-    assert (endpoint.asked, len(answers)) == (1, 1)
-    assert (calls.ledger.spending.made, calls.ledger.spending.reused) == (1, n_threads - 1)
-
-
-def test_tasks_that_ask_the_same_at_once_make_one_call() -> None:
-    calls, endpoint = Calls(), Endpoint()
-    ask = calls.ask(CALLER, SAMPLED)
-
-    async def send() -> dict[str, Any]:
-        await asyncio.sleep(0)
-        return endpoint()
-
-    async def work() -> list[Call]:
-        return await asyncio.gather(*(calls.aanswer(ask, send) for _ in range(16)))
-
-    assert len({call.response for call in asyncio.run(work())}) == 1
-    assert (endpoint.asked, calls.ledger.spending.made, calls.ledger.spending.reused) == (1, 1, 15)
-
-
-class Overtaken:
-    """A memory in which somebody else answers between the look and the leap."""
-
-    def __init__(self) -> None:
-        self.calls: dict[str, Call] = {}
-        self.overtake: Any = None
-
-    def get(self, key: str, /) -> Call | None:
-        found = self.calls.get(key)
-        if found is None and self.overtake is not None:
-            overtake, self.overtake = self.overtake, None
-            overtake()
-        return found
-
-    def put(self, call: Call, /) -> None:
-        self.calls[call.key] = call
-
-
-def test_an_answer_that_landed_just_after_the_look_is_not_asked_for_again() -> None:
-    store = Overtaken()
-    calls = Calls(store)
-    ask = calls.ask(CALLER, SAMPLED)
-    store.overtake = lambda: calls.answer(ask, Endpoint())
-    calls.answer(ask, never)
-
-    async def anever() -> dict[str, Any]:
-        return never()
-
-    store.calls.clear()
-    store.overtake = lambda: calls.answer(ask, Endpoint())
-    asyncio.run(calls.aanswer(ask, anever))
-    assert calls.ledger.spending.made == 2
-
-
-def test_a_cancelled_task_leaves_the_way_free_for_the_next() -> None:
-    calls, endpoint = Calls(), Endpoint()
-    ask = calls.ask(CALLER, SAMPLED)
-
-    async def hang() -> dict[str, Any]:
-        await asyncio.Event().wait()
-        return never()
-
-    async def send() -> dict[str, Any]:
-        return endpoint()
-
-    async def work() -> Call:
-        first = asyncio.create_task(calls.aanswer(ask, hang))
-        await asyncio.sleep(0)
-        waiting = asyncio.create_task(calls.aanswer(ask, send))
-        await asyncio.sleep(0)
-        first.cancel()
-        return await waiting
-
-    assert asyncio.run(work()).failure is None
-    # The cancelled request was on its way: it counts, though nothing came back.
-    assert (endpoint.asked, calls.ledger.spending.made) == (1, 2)
 
 
 def test_samples_of_a_sampled_agent_differ_and_of_a_greedy_one_do_not() -> None:
@@ -206,9 +114,7 @@ def test_a_replay_asks_nobody_and_names_agent_and_example_of_what_it_lacks() -> 
     assert replay.answer(replay.ask(CALLER, SAMPLED), never) == known
     with call_scope(sample=1, example="geo-7"):
         unknown = replay.ask(CALLER, SAMPLED)
-        message = (
-            rf"no call of agent 'a' for example 'geo-7' \(sample 1, key {unknown.key[:12]}\)"
-        )
+        message = rf"no call of agent 'a' for example 'geo-7' \(sample 1, key {unknown.key[:12]}\)"
         with pytest.raises(UnknownCallError, match=message):
             replay.answer(unknown, never)
     with pytest.raises(UnknownCallError, match=r"no call of agent 'a' \(sample 0"):

@@ -48,7 +48,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: ChatServer
 
-    def do_POST(self) -> None:  # noqa: N802  # the name that http.server calls
+    def do_POST(self) -> None:  # the name that http.server calls
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.bodies.append({"path": self.path, **body})
         self.server.keys.append(self.headers["Authorization"])
@@ -176,7 +176,7 @@ def test_a_key_that_the_server_quotes_is_in_no_error_file_repr_or_log(
         ask(pool.lm("b"), is_async=is_async)
     assert server.keys[0] == f"Bearer {KEY}", "the key was sent"
     program = MixtureOfAgents("question -> answer", "b", pool=pool, adapter=PlainChat())
-    with pytest.raises(LayerFailedError, match="b: LM.*cannot serve") as lost:
+    with pytest.raises(LayerFailedError, match=r"b: LM.*cannot serve") as lost:
         program(question="France?")
     (failed, *_) = list(store)
     assert "cannot serve" in str(failed.failure)

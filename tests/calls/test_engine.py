@@ -166,11 +166,12 @@ def test_what_is_not_a_models_failure_surfaces_as_itself(
     calls: Calls, error: type[MoaError], architecture: str, is_async: bool
 ) -> None:
     program = mixture(scripted_pool({"a": "x", "b": "y"}, calls=calls), architecture)
-    with pytest.raises(error, match="budget|recording|store"):
-        if is_async:
-            asyncio.run(program.acall(question="?"))
-        else:
-            program(question="?")
+
+    def run() -> None:
+        asyncio.run(program.acall(question="?")) if is_async else program(question="?")
+
+    with pytest.raises(error, match=r"budget|recording|store"):
+        run()
 
 
 def test_a_missing_key_surfaces_as_an_error_of_the_pool() -> None:

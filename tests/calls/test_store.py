@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -97,6 +98,18 @@ def test_threads_share_a_store(tmp_path: Path, make_call: MakeCall) -> None:
     assert len(store) == 40
 
 
+def test_a_file_can_be_made_by_many_at_the_same_moment(tmp_path: Path) -> None:
+    start = threading.Barrier(8)
+
+    def make(path: Path) -> int:
+        start.wait()
+        return len(CallStore(path))
+
+    with ThreadPoolExecutor(8) as threads:
+        for number in range(3):
+            assert list(threads.map(make, [tmp_path / f"{number}.sqlite"] * 8)) == [0] * 8
+
+
 def test_two_processes_write_one_file_and_the_first_answer_to_each_key_stays(
     tmp_path: Path,
 ) -> None:
@@ -145,7 +158,7 @@ def test_a_damaged_file_is_an_error_of_the_store(tmp_path: Path, make_call: Make
     content = bytearray(path.read_bytes())
     content[4096:] = b"\xff" * (len(content) - 4096)
     path.write_bytes(content)
-    with pytest.raises(StoreError, match="cannot be used: .*malformed"):
+    with pytest.raises(StoreError, match=r"cannot be used: .*malformed"):
         list(CallStore(path))
 
 

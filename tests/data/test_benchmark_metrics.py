@@ -20,6 +20,8 @@ from moa_dspy.errors import MetricError
         ("$-5", "-5"),
         ("a loss of \u22125 euros", "-5"),
         ("5-3", "3"),
+        ("5 - 3", "3"),
+        ("- 3 apples", "3"),
         ("10% off", "10"),
         ("\\boxed{7.0}", "7"),
         (".50", "0.5"),

@@ -6,8 +6,9 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import datasets
+import datasets.config
 import pytest
 
 from moa_dspy.data import BENCHMARKS, read_hub
@@ -30,10 +31,10 @@ def written(folder: Path, name: str, *rows: object) -> Path:
     return path
 
 
-def published_in(name: str, folder: Path, **origin: object) -> Benchmark:
+def published_in(name: str, folder: Path, **origin: Any) -> Benchmark:
     """The benchmark as if its hub repository were this folder."""
     benchmark = BENCHMARKS[name]
-    changes = {"repository": str(folder), **origin}
+    changes: dict[str, Any] = {"repository": str(folder), **origin}
     return replace(benchmark, origin=replace(benchmark.origin, **changes))
 
 

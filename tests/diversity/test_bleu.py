@@ -5,13 +5,14 @@ from __future__ import annotations
 from math import exp
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 
 from moa_dspy.diversity import BleuDistance
 from moa_dspy.errors import MetricError
 
+busy = settings(deadline=None)  # a busy machine is no failure
 EXAMPLES = [
     "The cat sat on the mat. It was 3.14 m wide, 2-fold; \"so what?\" she said & left.",
     "the cat sat on the mat, it was 3.14m wide - two-fold: 'so what?'",
@@ -58,6 +59,7 @@ def test_bleu_is_sacrebleus_sentence_bleu(a: str, b: str, order: int) -> None:
     assert BleuDistance(order)([a, b]) == pytest.approx(sacrebleu_distance(a, b, order), abs=1e-9)
 
 
+@busy
 @given(data=st.data(), order=st.integers(1, 5))
 def test_bleu_is_sacrebleus_on_generated_texts(data: st.DataObject, order: int) -> None:
     # sacrebleu gives 0 to copies without a token; here they are copies.

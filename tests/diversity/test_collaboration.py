@@ -6,7 +6,7 @@ from math import isnan, nan, sqrt
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
@@ -19,6 +19,7 @@ from moa_dspy.diversity import (
 )
 from moa_dspy.errors import MetricError
 
+busy = settings(deadline=None)  # a busy machine is no failure
 # Ranks (1, 2, 3) against (1, 2, 3), (3, 2, 1), (1.5, 1.5, 3): 1, -1 and sqrt(3) / 2; a constant.
 SIMILARITIES = [[0.1, 0.2, 0.9], [0.1, 0.2, 0.9], [0.1, 0.2, 0.9], [0.5, 0.5, 0.5]]
 PREFERENCES = [[0.0, 0.4, 0.5], [1.0, 0.4, 0.0], [0.0, 0.0, 1.0], [0.1, 0.2, 0.3]]
@@ -31,13 +32,14 @@ def test_spearman_by_hand() -> None:
     assert spearman([1, 2, 3], [0, 0, 1]) == pytest.approx(sqrt(3) / 2)
 
 
+@busy
 @given(pairs=st.lists(st.tuples(st.integers(0, 5), st.floats(-1, 1)), min_size=2, max_size=9))
 def test_spearman_is_scipys(pairs: list[tuple[int, float]]) -> None:
     first, second = ([float(p[i]) for p in pairs] for i in (0, 1))
     if len(set(first)) == 1 or len(set(second)) == 1:
         assert isnan(spearman(first, second))
         return
-    expected = float(spearmanr(first, second).statistic)
+    expected = spearmanr(first, second)[0]
     assert spearman(first, second) == pytest.approx(expected, abs=1e-12)
 
 

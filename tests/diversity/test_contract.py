@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa_dspy.diversity import METRICS, DiversityMetric, PairwiseMetric
 
+busy = settings(deadline=None)  # a busy machine is no failure
 # Every code point, lone surrogates included.
 characters = st.characters(exclude_categories=()) | st.sampled_from("aAb1 .,-\n\ud800")
 text = st.text(characters, max_size=20)
@@ -17,18 +18,21 @@ every_metric = pytest.mark.parametrize("metric", [m() for m in METRICS.values()]
 
 
 @every_metric
+@busy
 @given(texts=responses)
 def test_is_bounded(metric: DiversityMetric, texts: list[str]) -> None:
     assert 0.0 <= metric(texts) <= 1.0
 
 
 @every_metric
+@busy
 @given(copied=text, n=st.integers(0, 5))
 def test_is_zero_on_copies(metric: DiversityMetric, copied: str, n: int) -> None:
     assert metric([copied] * n) == 0.0
 
 
 @every_metric
+@busy
 @given(data=st.data(), texts=responses)
 def test_ignores_order(metric: DiversityMetric, data: st.DataObject, texts: list[str]) -> None:
     assert metric(data.draw(st.permutations(texts))) == pytest.approx(metric(texts), abs=1e-12)
@@ -66,6 +70,7 @@ def test_huge_texts_are_scored(metric: DiversityMetric) -> None:
 
 
 @every_metric
+@busy
 @given(texts=responses)
 def test_pairs_are_judged_as_if_alone(metric: DiversityMetric, texts: list[str]) -> None:
     if isinstance(metric, PairwiseMetric):
@@ -76,6 +81,7 @@ def test_pairs_are_judged_as_if_alone(metric: DiversityMetric, texts: list[str])
 
 
 @every_metric
+@busy
 @given(texts=responses)
 def test_changes_nothing(metric: DiversityMetric, texts: list[str]) -> None:
     before = list(texts)

@@ -42,6 +42,12 @@ def test_opposed_embeddings_count_as_unrelated() -> None:
     assert EmbeddingDistance(Compass()).similarities(["east", "west"])[0, 1] == pytest.approx(-1)
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_the_length_of_a_vector_does_not_count(scale: float) -> None:
+    metric = EmbeddingDistance(lambda _: np.array([[scale, 0.0], [scale, scale]]))
+    assert metric(["a", "b"]) == pytest.approx(1 - 1 / sqrt(2))
+
+
 def test_is_asked_once_for_distinct_texts_that_are_not_blank() -> None:
     compass = Compass()
     EmbeddingDistance(compass)(["west", " east ", "", "east", "\n", "west"])

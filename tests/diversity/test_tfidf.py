@@ -6,13 +6,14 @@ from math import log, sqrt
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from moa_dspy.diversity import TfidfDistance
 from moa_dspy.errors import MetricError
 
+busy = settings(deadline=None)  # a busy machine is no failure
 CORPUS = ["the answer is 7", "The answer, I think, is B.", "so what", "B B B or not_b"]
 RESPONSES = ["The answer is B", "the the answer: 7!", "Größe is naïve", "", "so, so... what?"]
 words = st.lists(st.sampled_from(["a", "B", "b", "c7", "é", "_", "!", "the"]), max_size=8)
@@ -58,6 +59,7 @@ def test_similarities_are_scikit_learns() -> None:
     )
 
 
+@busy
 @given(responses=texts)
 def test_similarities_are_scikit_learns_on_generated_texts(responses: list[str]) -> None:
     responses = [*responses, "word"]  # scikit-learn refuses an empty vocabulary
@@ -67,6 +69,7 @@ def test_similarities_are_scikit_learns_on_generated_texts(responses: list[str])
     np.testing.assert_allclose(fitted, sklearn_cosines(responses, CORPUS), atol=1e-9)
 
 
+@busy
 @given(responses=texts)
 def test_pairs_are_documents_of_their_own(responses: list[str]) -> None:
     pair = [f"the {responses[0]}", responses[-1]]  # scikit-learn refuses an empty vocabulary

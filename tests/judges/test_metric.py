@@ -11,7 +11,9 @@ from moa_dspy.judges import MetricJudge, judge_all
 
 
 def rows() -> list[dspy.Example]:
-    return [dspy.Example(id=str(n), question=f"{n}?", answer=n).with_inputs("question") for n in "012"]
+    return [
+        dspy.Example(id=str(n), question=f"{n}?", answer=n).with_inputs("question") for n in "012"
+    ]
 
 
 def test_the_higher_score_wins() -> None:

@@ -38,7 +38,8 @@ def test_a_judge_is_a_program_with_predictors(name: str) -> None:
     judge = made(name)
     assert isinstance(judge, JudgeProgram)
     assert judge.named_predictors()
-    assert all(predictor.signature.instructions for predictor in judge.predictors())
+    predictors: list[Any] = judge.predictors()
+    assert all(predictor.signature.instructions for predictor in predictors)
 
 
 @pytest.mark.parametrize("name", JUDGES)

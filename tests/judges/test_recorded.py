@@ -5,7 +5,7 @@ import pytest
 
 from moa_dspy.errors import DataError, MetricError
 from moa_dspy.judges import RecordedJudge, judge_all
-from moa_dspy.winrate._recorded import RecordedPreferences
+from moa_dspy.winrate import RecordedPreferences
 
 TABLE = {("a", "1"): 1.0, ("a", "2"): 0.25, ("a", "3"): None, ("b", "1"): float("nan")}
 

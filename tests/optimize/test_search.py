@@ -7,9 +7,8 @@ from typing import Any
 import dspy
 import pytest
 
-from moa_dspy.adapters import PlainChat
-from moa_dspy.errors import PoolError, StudyError
-from moa_dspy.optimize import Limits, ModelSearch, SearchSpace, Snapshot, StudyResult
+from moa_dspy.errors import PoolError
+from moa_dspy.optimize import Limits, ModelSearch, Snapshot, StudyResult
 from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool
 
@@ -146,57 +145,6 @@ def test_the_metric_sees_val_until_the_test_and_every_test_row_after(
     assert set(tested) == {f"test-{i}" for i in range(N_TEST)}
     assert len(tested) in (4 * N_TEST, 5 * N_TEST)
     assert all(stage == "test" for stage, split, _ in seen if split == "test")
-
-
-def test_a_student_may_be_any_module_with_a_signature(rows: Make, experts: Make) -> None:
-    pool = experts()
-    found = ModelSearch(exact, pool, n_trials=5)
-    splits = {"trainset": [], "valset": rows("val", 9), "testset": rows("test", 9)}
-    with dspy.context(adapter=PlainChat()):
-        student = dspy.Predict("question -> answer")
-        program = found.compile(student, teacher=student, **splits)
-        assert program(question="new 4").answer == "4"
-    assert found.result.test["pick"].score == 1
-
-
-def test_compile_refuses_what_it_does_not_know(experts: Make, rows: Make, student: Make) -> None:
-    pool = experts()
-    found = ModelSearch(exact, pool)
-    splits = {"trainset": [], "valset": rows("val", 2), "testset": rows("test", 2)}
-    with pytest.raises(StudyError, match="Unknown option 'demos' of compile; known is testset"):
-        found.compile(student(pool), demos=3, **splits)
-    with pytest.raises(StudyError, match=r"`student` must be a MixtureOfAgents or .* is a Layer"):
-        found.compile(type("Layer", (dspy.Module,), {})(), **splits)
-    with pytest.raises(StudyError, match="`student` must be made with the search's own pool"):
-        found.compile(student(experts()), **splits)
-    with pytest.raises(StudyError, match="There is no result yet: call `compile` first"):
-        _ = found.result
-    assert pool.calls.ledger.spending.made == 0
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"n_trials": 0}, "must be at least 1 .* got 0, 8 and 0.2"),
-        ({"n_threads": 0}, "must be at least 1 .* got 40, 0 and 0.2"),
-        ({"random_share": 1.0}, r"`random_share` in \[0, 1\), but got 40, 8 and 1.0"),
-        ({"gain": 0.0}, r"`gain` must be in \(0, 1\) .* got 0.0 and 0.0"),
-        ({"diversity_weight": -1.0}, r"`diversity_weight` at least 0, but got 0.03 and -1.0"),
-        ({"objectives": ()}, "`objectives` must name at least one of .*score"),
-        ({"objectives": ("beauty",)}, "`objectives`: unknown 'beauty'; known ones are calls, "),
-        ({"diversity": "hue"}, "`diversity`: unknown 'hue'; known ones are .*jaccard"),
-    ],
-)
-def test_options_that_do_not_fit_are_refused(
-    experts: Make, options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(StudyError, match=message):
-        ModelSearch(exact, experts(), **options)
-
-
-def test_a_space_with_an_agent_that_the_pool_lacks_is_refused(experts: Make) -> None:
-    with pytest.raises(PoolError, match="Unknown agent 'z'; the pool has e0, e1, e2"):
-        ModelSearch(exact, experts(), space=SearchSpace(("e0", "z")))
 
 
 def test_more_agents_than_trials_are_all_measured_and_nothing_else(

@@ -11,8 +11,8 @@ import dspy
 from moa_dspy.errors import MetricError
 
 _NUMBER = re.compile(
-    r"(?:(?<![\w)\].%])(?P<minus>[-\u2212])\s?)?"  # a sign, not the minus of "5-3"
-    r"[$\u00a3\u00a5\u20ac]?(?P<late_minus>[-\u2212])?"  # "$-5" as well as "-$5"
+    r"(?:(?<![\w)\].%])(?P<minus>[-\u2212]))?"  # a sign, not the minus of "5-3"
+    r"(?:[$\u00a3\u00a5\u20ac]\s?(?P<late_minus>[-\u2212])?)?"  # "$-5" as well as "-$5"
     r"(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)?(?:\.(?P<part>[0-9]+))?"
 )
 

@@ -1,0 +1,146 @@
+"""The benchmark scripts run, and print what their README promises."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+
+from moa_dspy.winrate import (
+    Coefficients,
+    GamedRows,
+    length_controlled,
+    standardised_length_gaps,
+)
+
+Vector = NDArray[np.float64]
+BENCH = Path(__file__).parent
+N = 40
+MISSING = 7
+C = "2.782559402207126"
+
+
+def run(script: str, *arguments: str) -> dict[str, Any]:
+    command = [sys.executable, str(BENCH / script), *arguments, "--json"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True)
+    printed: dict[str, Any] = json.loads(out.stdout)
+    return printed
+
+
+def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@dataclass(frozen=True)
+class World:
+    """Two models and a baseline on 40 instructions; "gappy" lacks one."""
+
+    difficulty: Vector
+    gamed: GamedRows
+    wins: dict[str, Vector]
+    lengths: dict[str, Vector]
+
+
+def some_world() -> World:
+    generator = np.random.default_rng(0)
+    hard = generator.normal(size=N)
+    wins = {"base": np.full(N, 0.5), "full": generator.random(N), "gappy": generator.random(N)}
+    lengths = {name: generator.uniform(500, 3_000, N).round() for name in [*wins, "wordy"]}
+    wins["gappy"][MISSING] = lengths["gappy"][MISSING] = np.nan
+    gaps = standardised_length_gaps(lengths.pop("wordy"), lengths["base"])
+    return World(hard, GamedRows(generator.random(N), gaps, hard), wins, lengths)
+
+
+def write_inputs(folder: Path, world: World) -> None:
+    rows: list[dict[str, object]]
+    rows = [
+        {"instruction_id": k, "instruction_difficulty": d} for k, d in enumerate(world.difficulty)
+    ]
+    write_csv(folder / "instruction_difficulty.csv", rows)
+    pairs = zip(world.gamed.length_gaps, world.gamed.preferences, strict=True)
+    rows = [
+        {"instruction_id": k, "std_delta_len": gap, "preference_reconstructed": p}
+        for k, (gap, p) in enumerate(pairs)
+    ]
+    write_csv(folder / "lc_gamed_baselines.csv", rows)
+    tables = {"preferences": ("preference", world.wins), "responses": ("n_chars", world.lengths)}
+    for file, (column, table) in tables.items():
+        rows = [
+            {"instruction_id": k, "model": m, column: None if np.isnan(v[k]) else v[k]}
+            for m, v in table.items()
+            for k in range(N)
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{file}.parquet")
+
+
+def write_published(folder: Path, world: World) -> None:
+    board: list[dict[str, object]] = []
+    weights: list[dict[str, object]] = []
+    for name, own in world.wins.items():
+        judged, w, lc, c = own[~np.isnan(own)], Coefficients(), 0.5, ""
+        if name != "base":
+            columns = (own, world.lengths[name], world.lengths["base"])
+            fit = length_controlled(
+                *columns, difficulty=world.difficulty, gamed=world.gamed, c=float(C)
+            )
+            w, lc, c = fit.coefficients, fit.win_rate, C
+        error = judged.std(ddof=1) / judged.size**0.5
+        numbers = (100 * judged.mean(), 100 * lc, 100 * error)
+        names = ("win_rate", "length_controlled_winrate", "standard_error")
+        board.append({"model": name, **dict(zip(names, numbers, strict=True))})
+        weights.append(
+            {"model": name, "w_difficulty": w.difficulty, "w_model": w.model, "implied_C": c}
+        )
+    write_csv(folder / "leaderboard.csv", board)
+    write_csv(folder / "lc_published_weights.csv", weights)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder whose published numbers are our own."""
+    world = some_world()
+    write_inputs(tmp_path, world)
+    write_published(tmp_path, world)
+    return tmp_path
+
+
+def test_alpaca_eval_replay_finds_what_was_published(folder: Path) -> None:
+    printed = run("alpaca_eval_replay.py", str(folder))
+    assert printed["max_abs_diff_win_rate"] < 1e-9
+    assert printed["max_abs_diff_standard_error"] < 1e-9
+    assert printed["max_abs_diff_lc"] < 1e-9
+    assert printed["max_abs_diff_lc_cross_validated"] < 20
+    assert list(printed["lc_by_own_difficulty"]) == ["gappy"]
+    assert printed["models"]["gappy"]["n"] == N - 1
+    assert printed["lc_seconds_per_model"] > 0
+
+
+def test_alpaca_eval_replay_leaves_out_coefficients_of_another_fit(folder: Path) -> None:
+    path = folder / "lc_published_weights.csv"
+    with path.open(encoding="utf-8") as file:
+        rows: list[dict[str, object]] = [dict(row) for row in csv.DictReader(file)]
+    rows[1]["w_model"] = 9.0
+    write_csv(path, rows)
+    printed = run("alpaca_eval_replay.py", str(folder))
+    assert printed["models"]["full"]["diff_lc"] is None
+    assert printed["models"]["gappy"]["diff_lc"] is not None
+
+
+def test_intervals_prints_a_coverage_per_cell() -> None:
+    printed = run("intervals.py", "--simulations", "20", "--bootstrap")
+    assert len(printed["cells"]) == 9
+    assert all(0.5 <= cell["coverage"] <= 1 for cell in printed["cells"].values())
+    assert all(0.5 <= cell["bootstrap_coverage"] <= 1 for cell in printed["cells"].values())

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from moa_dspy.data import BENCHMARKS
+from moa_dspy.errors import DataError, StudyError
+from moa_dspy.optimize.study_file import StudyFile, read_study
+
+HEAD = """
+name = "t"
+[[agents]]
+name = "a"
+model = "vendor/a"
+[task]
+signature = "question -> answer"
+metric = "gsm8k_match"
+[data]
+"""
+
+
+def study(folder: Path, data: str) -> StudyFile:
+    path = folder / "study.toml"
+    path.write_text(HEAD + data, encoding="utf-8")
+    return read_study(path)
+
+
+def problems(folder: Path, n: int) -> None:
+    folder.mkdir()
+    for split in ("train", "test"):
+        rows = [{"question": f"{split} {i}?", "answer": f"So.\n#### {i}"} for i in range(n)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
+
+
+def test_a_benchmark_is_named_and_read_from_a_path_beside_the_file(tmp_path: Path) -> None:
+    problems(tmp_path / "gsm8k", 6)
+    data = 'benchmark = "gsm8k"\npath = "gsm8k"\nsizes = { val = 2, test = 3 }\n'
+    splits = study(tmp_path, data).make_splits()
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (0, 2, 3)
+    assert all(row.id.startswith("test-") for row in splits.val)
+    trained = study(tmp_path, data + 'split = "train"\n').make_splits()
+    assert all(row.id.startswith("train-") for row in trained.val)
+
+
+def test_every_benchmarks_metric_can_be_named(tmp_path: Path) -> None:
+    made = study(tmp_path, 'benchmark = "gsm8k"\nsizes = { val = 2, test = 3 }\n')
+    assert made.make_metric().__name__ == "gsm8k_match"
+    assert made.data.path is None
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ('benchmark = "glue"', "`data.benchmark`: unknown 'glue'; known ones are alpaca_eval, bbh"),
+        ('benchmark = "gsm8k"\ninputs = ["q"]', "either `benchmark` or `inputs` and `columns`, an"),
+        ('benchmark = "gsm8k"\ncolumns = { q = "p" }', "either `benchmark` or `inputs` and `col"),
+        ('inputs = ["q"]', r"study.toml.data.path: missing \(or `benchmark`\)\."),
+        ('path = "x.csv"', r"study.toml.data.inputs: missing \(or `benchmark`\)\."),
+        ('path = "x.csv"\ninputs = ["q"]\nsplit = "test"', "`data.split` goes with `data.benchm"),
+        ('path = "x.csv"\ninputs = []', "data.inputs"),
+    ],
+)
+def test_rows_are_named_in_one_way_exactly(tmp_path: Path, data: str, message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        study(tmp_path, data)
+
+
+def test_a_split_that_the_benchmark_lacks_is_named(tmp_path: Path) -> None:
+    problems(tmp_path / "gsm8k", 2)
+    data = 'benchmark = "gsm8k"\npath = "gsm8k"\nsplit = "dev"\nsizes = { val = 1, test = 1 }\n'
+    with pytest.raises(DataError, match="gsm8k has no split 'dev'; known ones are test, train"):
+        study(tmp_path, data).make_splits()
+    assert set(BENCHMARKS["gsm8k"].origin.splits) == {"test", "train"}

@@ -62,7 +62,7 @@ FIELD_OR_TAG = FIELD + r"|</?(?:answer|references|question)>"
 MARKERS = {"chat": FIELD, "json": FIELD, "plain": FIELD_OR_TAG, "xml": FIELD_OR_TAG}
 """What each adapter's own format is made of."""
 
-SIGNATURE = dspy.Signature("question -> answer", "Name the capital.")
+SIGNATURE: Any = dspy.Signature("question -> answer", "Name the capital.")
 
 
 def messages(signature: Any, demos: list[dict[str, Any]] | None = None, **inputs: Any) -> Any:
@@ -133,7 +133,7 @@ def test_the_question_comes_first_and_the_references_numbered_after_it() -> None
 
 
 def test_several_inputs_are_named_and_no_references_leave_no_heading() -> None:
-    signature = dspy.Signature("context, question -> answer", "Name the capital.")
+    signature: Any = dspy.Signature("context, question -> answer", "Name the capital.")
     _, user = messages(signature, context="Europe", question="France?")
     assert user["content"] == "context: Europe\n\nquestion: France?"
     _, user = messages(with_references(SIGNATURE), question="France?", references=[])
@@ -170,4 +170,4 @@ def test_the_whole_reply_is_the_answer_stripped_and_never_asked_for_twice() -> N
 )
 def test_a_signature_without_exactly_one_text_output_is_refused(text: str, shown: str) -> None:
     with pytest.raises(ArchitectureError, match=f"exactly one text output, .* has {shown}; choose"):
-        messages(dspy.Signature(text), question="France?")
+        messages(dspy.ensure_signature(text), question="France?")

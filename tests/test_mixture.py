@@ -101,9 +101,9 @@ def test_proposers_of_a_layer_are_asked_at_the_same_time(is_async: bool) -> None
                     usage=lm15.Usage(input_tokens=1, output_tokens=1),
                 )
 
-        pool = scripted_pool(dict.fromkeys("abcd", "x"))
-        for name in "abcd":
-            pool.lm(name)._async_engine_spec._build = Engine
+        pool: Any = scripted_pool(dict.fromkeys("abcd", "x"))
+        for lm in map(pool.lm, "abcd"):
+            lm._async_engine_spec._build = Engine
     else:
         barrier = threading.Barrier(4)
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from typing import Literal
+from typing import Any, Literal
 
 import dspy
 import pytest
@@ -96,7 +96,8 @@ def test_predictors_are_named_by_layer_and_seat() -> None:
         "layers[1].proposers[0]",
         "aggregator",
     ]
-    first, _, later, aggregator = program.predictors()
+    predictors: list[Any] = program.predictors()
+    first, _, later, aggregator = predictors
     assert list(first.signature.input_fields) == ["question"]
     for reader in (later, aggregator):
         assert list(reader.signature.input_fields) == ["question", "references"]

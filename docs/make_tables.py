@@ -1,0 +1,85 @@
+"""Writes the result tables of the pages from the JSON that `moa-dspy optimize --json` printed.
+
+    uv run python docs/make_tables.py          # rewrites what stands between the markers
+    uv run python docs/make_tables.py --check  # exit code 1 if a page would change
+
+A page marks a table with `<!-- result:NAME -->` and `<!-- /result -->`; NAME is a file of
+`docs/results`. So no number in these tables is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", ROOT / "docs/results/README.md")
+_BLOCK = re.compile(r"(<!-- result:([\w-]+) -->\n).*?(<!-- /result -->)", re.DOTALL)
+_TITLES = {
+    "pick": "the search's pick",
+    "best_single": "best single agent",
+    "self_moa": "Self-MoA",
+    "top_k": "top-k",
+    "random": "random search, equal trials",
+    "oracle": "oracle (ceiling)",
+}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the Markdown table of one result, and its verdict."""
+    lines = [
+        "| system | who | test score | pick minus row | calls per question |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    lines += [_line(row, result["differences"].get(name)) for name, row in result["test"].items()]
+    facts = (
+        f"Optimism of the val score: {100 * result['optimism']:.1f} points. "
+        f"{len(result['trials'])} architectures measured; 95 % intervals in brackets, those of the "
+        "differences hold together."
+    )
+    return "\n".join([*lines, "", facts, "", f"> {result['verdict']['text']}", ""])
+
+
+def _line(row: dict[str, Any], gap: dict[str, float] | None) -> str:
+    who = f"`{row['architecture']}`" if row["architecture"] else row["note"]
+    if row["score"] is None:
+        return f"| {_TITLES[row['name']]} | {who} | not run: {row['note']} | | |"
+    score = f"{100 * row['score']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+    shown = f"{100 * gap['estimate']:+.1f} [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
+    calls = "" if row["calls"] is None else f"{row['calls']:.1f}"
+    return (
+        f"| {_TITLES[row['name']]} | {who} | {score} | {shown} | {calls} |"
+        if gap
+        else (f"| {_TITLES[row['name']]} | {who} | {score} | | {calls} |")
+    )
+
+
+def rendered(page: str) -> str:
+    """Return the text of a page with every marked table written anew."""
+
+    def fill(match: re.Match[str]) -> str:
+        path = ROOT / "docs/results" / f"{match[2]}.json"
+        return match[1] + table(json.loads(path.read_text("utf-8"))) + match[3]
+
+    return _BLOCK.sub(fill, page)
+
+
+def main() -> None:
+    """Write the pages, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    options = parser.parse_args()
+    stale = [page for page in PAGES if rendered(page.read_text("utf-8")) != page.read_text("utf-8")]
+    for page in stale:
+        print(f"{page.relative_to(ROOT)}: {'stale' if options.check else 'written'}")
+        if not options.check:
+            page.write_text(rendered(page.read_text("utf-8")), "utf-8")
+    sys.exit(int(bool(stale) and options.check))
+
+
+if __name__ == "__main__":
+    main()

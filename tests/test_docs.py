@@ -1,0 +1,90 @@
+"""The pages say what is true: their code runs, their commands are the gate's, their keys exist."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from pydantic import BaseModel
+
+from moa_dspy.optimize import study_file
+from moa_dspy.pool import Agent
+
+ROOT = Path(__file__).parent.parent
+PAGES = [
+    "README.md",
+    "docs/README.md",
+    "docs/design.md",
+    "docs/results/README.md",
+    "optimize/README.md",
+    "data/quickstart/README.md",
+]
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text("utf-8")
+
+
+def tables() -> Iterator[tuple[str, type[BaseModel]]]:
+    for name, kind in vars(study_file).items():
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and kind is not BaseModel:
+            yield name, kind
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", text_of(page))
+    missing = [
+        link for link in links if "://" not in link and not ((ROOT / page).parent / link).exists()
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_python_of_the_readme_runs(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "none")
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    blocks = re.findall(r"```python\n(.*?)```", text_of("README.md"), re.DOTALL)
+    assert len(blocks) == 2
+    exec(compile(blocks[number], f"README.md block {number}", "exec"), {})
+
+
+def test_every_key_of_a_study_is_documented() -> None:
+    page = text_of("optimize/README.md")
+    keys = {key for _, kind in tables() for key in kind.model_fields}
+    assert len(keys) > 30
+    assert [key for key in sorted(keys) if not re.search(rf"[`.]{key}[`\]]", page)] == []
+
+
+def test_every_key_of_an_agent_is_documented() -> None:
+    page = text_of("optimize/README.md")
+    assert [f.name for f in fields(Agent) if f"`{f.name}`" not in page] == []
+
+
+def test_the_gate_runs_the_commands_of_the_readme() -> None:
+    readme, gate = text_of("README.md"), text_of(".ci/run")
+    main = ".venv/bin/uv run moa-dspy optimize optimize/quickstart.toml"
+    opening = "python3 -m venv .venv && .venv/bin/pip install -q uv && "
+    assert opening + main in readme
+    assert "\n   .venv/bin/uv run pytest\n" in readme
+    assert "README.md | head -n 1" in gate, "the gate reads its commands from the README"
+
+
+def test_tables_are_written_from_the_results() -> None:
+    make_tables = load(ROOT / "docs/make_tables.py")
+    for page in make_tables.PAGES:
+        assert make_tables.rendered(page.read_text("utf-8")) == page.read_text("utf-8"), page
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

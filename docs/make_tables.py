@@ -49,13 +49,14 @@ def _line(row: dict[str, Any], gap: dict[str, float] | None) -> str:
     if row["score"] is None:
         return f"| {_TITLES[row['name']]} | {who} | not run: {row['note']} | | |"
     score = f"{100 * row['score']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
-    shown = f"{100 * gap['estimate']:+.1f} [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
     calls = "" if row["calls"] is None else f"{row['calls']:.1f}"
-    return (
-        f"| {_TITLES[row['name']]} | {who} | {score} | {shown} | {calls} |"
-        if gap
-        else (f"| {_TITLES[row['name']]} | {who} | {score} | | {calls} |")
-    )
+    shown = "" if gap is None else _interval(gap)
+    return f"| {_TITLES[row['name']]} | {who} | {score} | {shown} | {calls} |"
+
+
+def _interval(gap: dict[str, float]) -> str:
+    low, high = 100 * gap["low"], 100 * gap["high"]
+    return f"{100 * gap['estimate']:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def rendered(page: str) -> str:

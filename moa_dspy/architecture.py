@@ -105,19 +105,19 @@ class Architecture:
         Raises:
             ArchitectureError: If a key is missing or unknown, or a value is no name.
         """
-        if not isinstance(value, dict) or set(value) != {"layers", "aggregator", "combine"}:
+        if not _is(value, dict) or set(value) != {"layers", "aggregator", "combine"}:
             raise ArchitectureError(
                 f"An architecture has the keys layers, aggregator, combine, but got {value!r}."
             )
         layers, aggregator = value["layers"], value["aggregator"]
-        is_listed = isinstance(layers, list) and all(isinstance(layer, list) for layer in layers)
+        is_listed = _is(layers, list) and all(_is(layer, list) for layer in layers)
         names = [name for layer in layers for name in layer] if is_listed else []
         named = [*names, *([] if aggregator is None else [aggregator])]
-        if not is_listed or not all(isinstance(name, str) for name in named):
+        if not is_listed or not all(_is(name, str) for name in named):
             raise ArchitectureError(
                 f"`layers` must be lists of names, and `aggregator` a name, but got {value!r}."
             )
-        return cls(tuple(map(tuple, layers)), aggregator, value["combine"])
+        return cls(tuple(tuple(layer) for layer in layers), aggregator, value["combine"])
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data."""
@@ -152,6 +152,11 @@ class Architecture:
     def calls(self) -> int:
         """Model calls that one question costs when nothing is stored."""
         return sum(map(len, self.layers)) + int(self.aggregator_calls_a_model)
+
+
+def _is(value: Any, kind: type) -> bool:
+    # JSON stays Any: narrowing it to a bare `list` would leave elements of unknown type.
+    return isinstance(value, kind)
 
 
 def _parse_layer(text: str) -> tuple[str, ...]:

@@ -105,7 +105,7 @@ class MixtureOfAgents(dspy.Module):
             raise ArchitectureError(f"`quorum` must be at least 1, but got {quorum}.")
         for name in architecture.agents:
             pool[name]
-        self.signature = dspy.ensure_signature(signature)
+        self.signature: Any = dspy.ensure_signature(signature)
         for taken in (REFERENCES, FACTS):
             if taken in self.signature.fields:
                 raise ArchitectureError(f"The signature's own field {taken!r} must be renamed.")

@@ -52,5 +52,5 @@ def ranker(signature: type[dspy.Signature]) -> type[dspy.Signature]:
     }
     fields[REFERENCES] = (list[str], _NUMBERED)
     fields["best"] = (str, dspy.OutputField(desc="number of the best response"))
-    made: type[dspy.Signature] = dspy.Signature(fields, RANK)
+    made: type[dspy.Signature] = dspy.make_signature(fields, RANK)
     return made

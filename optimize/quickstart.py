@@ -18,7 +18,7 @@ rows = read_rows(ROOT / "data/quickstart/tasks.jsonl", inputs=["question"])
 splits = split_rows(rows, column="split")
 
 task = "Answer the question. Reply with the answer only, in one word or number."
-signature = dspy.Signature("question -> answer", task)
+signature = dspy.make_signature("question -> answer", task)
 plain = PlainChat()
 student = MixtureOfAgents(signature, "qwen-1.5b", pool=pool, adapter=plain, normalise="answer")
 space = SearchSpace(tuple(pool), combines=("vote", "select"), max_depth=1, max_width=5)

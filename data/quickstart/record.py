@@ -35,7 +35,7 @@ from moa_dspy.pool import Pool
 
 HERE = Path(__file__).parent
 INSTRUCTIONS = "Answer the question. Reply with the answer only, in one word or number."
-SIGNATURE = dspy.Signature("question -> answer", INSTRUCTIONS)
+SIGNATURE = dspy.make_signature("question -> answer", INSTRUCTIONS)
 AGGREGATORS = ("qwen-0.5b", "qwen-1.5b")
 SETS = (
     "qwen-0.5b + qwen-1.5b + smollm2-135m",

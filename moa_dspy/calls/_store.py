@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import event, exc
 from sqlalchemy.dialects.sqlite import insert
 
 from moa_dspy.calls._call import Call
@@ -59,7 +60,7 @@ class CallStore:
             sa.URL.create("sqlite", database=str(path)),
             connect_args={"timeout": 60, "check_same_thread": False},
         )
-        sa.event.listen(self._engine, "connect", _set_pragmas)
+        event.listen(self._engine, "connect", _set_pragmas)
         with self._connection() as connection:
             self._prepare(connection)
 
@@ -130,19 +131,19 @@ class _Transaction:
     def __enter__(self) -> sa.Connection:
         try:
             return self._context.__enter__()
-        except sa.exc.SQLAlchemyError as error:
+        except exc.SQLAlchemyError as error:
             raise self._explain(error) from error
 
     def __exit__(self, *error: Any) -> None:
         try:
             self._context.__exit__(*error)
-        except sa.exc.SQLAlchemyError as failure:
+        except exc.SQLAlchemyError as failure:
             raise self._explain(failure) from failure
-        if isinstance(error[1], sa.exc.SQLAlchemyError):
+        if isinstance(error[1], exc.SQLAlchemyError):
             raise self._explain(error[1]) from error[1]
 
-    def _explain(self, error: sa.exc.SQLAlchemyError) -> StoreError:
-        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    def _explain(self, error: exc.SQLAlchemyError) -> StoreError:
+        cause = error.orig if isinstance(error, exc.DBAPIError) else error
         return StoreError(f"The call store {self._path} cannot be used: {cause}")
 
 

@@ -24,12 +24,12 @@ class Source(Protocol):
     checks size and sha256. ``str`` names the place for the person who waits.
     """
 
-    @property
-    def n_copies(self) -> int:
-        """How many times the file's size is needed on disk while fetching, at least 1."""
+    n_copies: ClassVar[int]
+    """How many times the file's size is needed on disk while fetching, at least 1."""
 
     def fetch(self, target: Path) -> None:
         """Write the file to ``target``."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

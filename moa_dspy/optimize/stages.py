@@ -88,12 +88,13 @@ class Stages:
 
     def _program(self, result: StudyResult, records: Sequence[TrialRecord]) -> MixtureOfAgents:
         """Return the recommended program with what DSPy's optimizers leave on theirs."""
-        program = self.measurer.student.with_architecture(result.recommended)
+        program: Any = self.measurer.student.with_architecture(result.recommended)
         program.score = self.trials.records[result.recommended].score
         program.trial_logs = records
         program.candidate_programs = self._candidates(records)
         program._compiled = True
-        return program
+        made: MixtureOfAgents = program
+        return made
 
     def _settle(self, architecture: Architecture) -> Architecture:
         """Let the best voter decide ties, so that one vote is one architecture."""

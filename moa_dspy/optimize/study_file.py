@@ -184,7 +184,7 @@ class StudyFile(_Table):
         """Return the program whose seats are to be filled."""
         task = self.task
         try:
-            signature = dspy.Signature(task.signature, task.instructions)
+            signature = dspy.make_signature(task.signature, task.instructions)
         except ValueError as error:
             raise StudyError(f"`task.signature`: {error}") from error
         return MixtureOfAgents(

@@ -48,7 +48,7 @@ def restore(program: MixtureOfAgents, states: Mapping[str, SeatState], *, where:
     Raises:
         ArchitectureError: If the seats of file and program differ.
     """
-    seats = dict(program.named_predictors())
+    seats: dict[str, Any] = dict(program.named_predictors())
     if set(seats) != set(states):
         raise ArchitectureError(
             f"{where}: `state` has {', '.join(sorted(states))}, but the architecture has the "

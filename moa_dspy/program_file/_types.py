@@ -44,7 +44,7 @@ def rebuild(text: SignatureText, *, where: str) -> type[dspy.Signature]:
             description = text.descriptions.get(name, f"${{{name}}}")
             fields[name] = (_type(name, kind, where), make(desc=description))
     try:
-        built: type[dspy.Signature] = dspy.Signature(fields, text.instructions)
+        built: type[dspy.Signature] = dspy.make_signature(fields, text.instructions)
     except (NameError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ArchitectureError(f"{where}: the signature cannot be built: {reason}") from error

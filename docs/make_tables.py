@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs/results/README.md")
+CARD = ROOT / "data/quickstart/README.md"
+PAGES = (ROOT / "README.md", ROOT / "docs/results/README.md", CARD)
 _BLOCK = re.compile(r"(<!-- result:([\w-]+) -->\n).*?(<!-- /result -->)", re.DOTALL)
+_DIFFICULTY = re.compile(r"(<!-- difficulty -->\n).*?(<!-- /difficulty -->)", re.DOTALL)
 _TITLES = {
     "pick": "the search's pick",
     "best_single": "best single agent",
@@ -66,7 +68,19 @@ def rendered(page: str) -> str:
         path = ROOT / "docs/results" / f"{match[2]}.json"
         return match[1] + table(json.loads(path.read_text("utf-8"))) + match[3]
 
-    return _BLOCK.sub(fill, page)
+    return _DIFFICULTY.sub(lambda match: match[1] + difficulty() + match[2], _BLOCK.sub(fill, page))
+
+
+def difficulty() -> str:
+    """Return how often each agent alone was right on the quickstart's val rows, by family."""
+    recording = json.loads((CARD.parent / "recording.json").read_text("utf-8"))
+    families = recording["right_on_val"]
+    names = list(families["all"])
+    lines = [f"| family | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]
+    for family in sorted(families, key=lambda family: (family == "all", family)):
+        shares = " | ".join(f"{families[family][name]:.2f}" for name in names)
+        lines.append(f"| {family} | {shares} |")
+    return "\n".join([*lines, ""])
 
 
 def main() -> None:

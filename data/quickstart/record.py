@@ -16,8 +16,8 @@ import json
 import os
 import random
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from importlib.metadata import version
@@ -28,8 +28,8 @@ import dspy
 
 from moa_dspy.adapters import PlainChat
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls import Calls, CallStore, Recording, call_scope
-from moa_dspy.data import read_rows
+from moa_dspy.calls import Call, Calls, CallStore, Recording, call_scope
+from moa_dspy.data import answer_match, read_rows
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
 
@@ -95,10 +95,34 @@ def summarize(recording: Recording, size: int) -> dict[str, object]:
         "failed_calls": sum(call.failure is not None for call in calls),
         "prompt_tokens": sum(call.prompt_tokens for call in calls),
         "completion_tokens": sum(call.completion_tokens for call in calls),
+        "right_on_val": right_on_val(calls),
         "sha256": hashlib.sha256((HERE / "calls.parquet").read_bytes()).hexdigest(),
         "xllamacpp": version("xllamacpp"),
         "cores": os.cpu_count(),
     }
+
+
+def right_on_val(calls: Sequence[Call]) -> dict[str, dict[str, float]]:
+    """Return, per family and in all, the share of val rows that each agent alone got right."""
+    rows = {r.question: r for r in read_rows(HERE / "tasks.jsonl", inputs=["question"])}
+    right: defaultdict[str, dict[tuple[str, str], float]] = defaultdict(dict)
+    for call in calls:
+        request, response = json.loads(call.request), json.loads(call.response or "null")
+        row = rows.get(request["messages"][-1]["parts"][0]["text"])
+        if row is None or row.split != "val" or call.sample:
+            continue
+        text = response["message"]["parts"][0]["text"]
+        score = answer_match(row, dspy.Prediction(answer=text))
+        for family in (row.family, "all"):
+            right[family][call.agent, row.id] = score
+    return {family: _shares(scores) for family, scores in sorted(right.items())}
+
+
+def _shares(scores: Mapping[tuple[str, str], float]) -> dict[str, float]:
+    agents, ids = {agent for agent, _ in scores}, {row for _, row in scores}
+    shares = {a: sum(scores[a, i] for i in ids) / len(ids) for a in sorted(agents)}
+    any_right = sum(max(scores[a, i] for a in agents) for i in ids) / len(ids)
+    return {**{name: round(share, 3) for name, share in shares.items()}, "any": any_right}
 
 
 def main() -> None:

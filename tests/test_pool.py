@@ -10,9 +10,10 @@ from typing import Any
 import dspy
 import pytest
 
+from moa_dspy.calls import Calls
 from moa_dspy.errors import PoolError
 from moa_dspy.local import CATALOGUE
-from moa_dspy.pool import Agent, Pool, available, read_agents
+from moa_dspy.pool import Agent, Pool, available, make_lm, read_agents
 
 LOCAL: dict[str, Any] = {"name": "a", "model": "local/x", "weights": "x.gguf", "sha256": "0" * 64}
 REMOTE: dict[str, Any] = {"name": "a", "model": "openai/x"}
@@ -196,3 +197,10 @@ def test_a_key_or_password_in_the_wrong_field_is_refused_unseen() -> None:
             agent(**{field: value})
         assert "planted" not in str(caught.value)
     assert agent(api_base="http://host/v1/@me").api_base == "http://host/v1/@me"
+
+
+def test_every_key_of_the_environment_is_masked_in_failures() -> None:
+    with variable("SOMEVENDOR_API_KEY", "sk-planted-123456"), variable("MY_OWN", "own"):
+        lm = make_lm(agent(model="somevendor/m", api_key_env="MY_OWN"), Calls())
+    # The vendor's client would find its key by itself; the agent's own counts however short it is.
+    assert lm.engine.caller.without_secrets("sk-planted-123456, own") == "***, ***"

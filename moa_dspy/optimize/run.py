@@ -100,7 +100,7 @@ def _write(
     scores = {name: row.score for name, row in result.test.items()}
     save_program(program, folder / "program.json", scores=scores)
     result.write(folder / "result.json")
-    save_study(search.found.study, folder / "study.sqlite3", name=folder.name)
+    save_study(search.found.study, folder / "study.sqlite3", name=folder.resolve().name)
     log.write("finished", calls.ledger.spending, search.found.reached)
     return result
 

@@ -110,6 +110,7 @@ class Stages:
         trials.open_with(singles, origin="single")
         rivals = openers(self.ranking, context.pool, context.space)
         trials.open_with(rivals, origin="baseline", limit=limit)
+        trials.open_with(context.space.listed, origin="listed", limit=limit)
         trials.open_with(self._seeds(), origin="criteria", limit=limit)
         trials.run(limit)
 
@@ -127,7 +128,7 @@ class Stages:
     def _seeds(self) -> list[Architecture]:
         space = self.context.space
         if not space.searches_layers:
-            return list(space.listed)
+            return []
         ranked = self.criteria.rank(space.layers())[:N_CRITERIA_SEEDS]
         combine = space.combines[0]
         who = min(space.who_combines(combine), key=self.ranking.index, default=None)

@@ -66,6 +66,8 @@ def rendered(page: str) -> str:
 
     def fill(match: re.Match[str]) -> str:
         path = ROOT / "docs/results" / f"{match[2]}.json"
+        if not path.is_file():  # not run yet: the page keeps what it has
+            return match[0]
         return match[1] + table(json.loads(path.read_text("utf-8"))) + match[3]
 
     return _DIFFICULTY.sub(lambda match: match[1] + difficulty() + match[2], _BLOCK.sub(fill, page))

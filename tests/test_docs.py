@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -58,12 +59,61 @@ def test_every_key_of_a_study_is_documented() -> None:
     page = text_of("optimize/README.md")
     keys = {key for _, kind in tables() for key in kind.model_fields}
     assert len(keys) > 30
-    assert [key for key in sorted(keys) if not re.search(rf"[`.]{key}[`\]]", page)] == []
+    assert [key for key in sorted(keys) if not re.search(rf"[`.[]{key}[`\]]", page)] == []
 
 
 def test_every_key_of_an_agent_is_documented() -> None:
     page = text_of("optimize/README.md")
     assert [f.name for f in fields(Agent) if f"`{f.name}`" not in page] == []
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "Top level": study_file.StudyFile,
+    "`[task]`": study_file.TaskTable,
+    "`[data]`": study_file.DataTable,
+    "`[calls]`": study_file.CallsTable,
+    "`[space]`": study_file.SpaceTable,
+    "`[search]`": study_file.SearchTable,
+    "A pool": Agent,
+}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_defaults_in_brackets_are_those_of_the_code(section: str) -> None:
+    documented = keys_of(section)
+    defaults = defaults_of(SECTIONS[section])
+    tables = {"task", "data", "calls", "space", "search", "limits", "budget"}
+    assert set(documented) == set(defaults) - (tables if section == "Top level" else set())
+    plain = {
+        key: shown(value)
+        for key, value in defaults.items()
+        if key in documented and isinstance(value, bool | int | float | str)
+    }
+    wrong = {k: documented[k] for k, value in plain.items() if value not in documented[k]}
+    assert wrong == {}, plain
+
+
+def keys_of(section: str) -> dict[str, list[str]]:
+    """Return the keys of a section's table, each with the defaults its row has in brackets."""
+    body = re.split(r"^#+ ", text_of("optimize/README.md"), flags=re.MULTILINE)
+    rows = next(part for part in body if part.startswith(f"{section}\n")).splitlines()
+    found = {}
+    for row in rows:
+        if cells := re.match(r"\| (`.*?`) \| (.*) \|$", row):
+            brackets = re.findall(r"\[([^]]*)\]", cells[2])
+            values = [v.strip("` ") for text in brackets for v in text.split(",")]
+            found |= dict.fromkeys(re.findall(r"`(\w+)`", cells[1]), values)
+    return found
+
+
+def defaults_of(kind: type[Any]) -> dict[str, Any]:
+    if issubclass(kind, BaseModel):
+        return {name: field.default for name, field in kind.model_fields.items()}
+    return {field.name: field.default for field in fields(kind)}
+
+
+def shown(value: bool | float | str) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value).removesuffix(".0")
 
 
 def test_the_gate_runs_the_commands_of_the_readme() -> None:

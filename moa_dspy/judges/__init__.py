@@ -21,7 +21,7 @@ JUDGES: dict[str, type[JudgeProgram]] = {
     "pair": PairJudge,
     "skill": SkillJudge,
 }
-"""Judges that ask a model, by the name a study file uses."""
+"""Judges that ask a model, by name. Adding a line here is the registration."""
 
 __all__ = [
     "JUDGES",

@@ -97,7 +97,7 @@ def keys_of(section: str) -> dict[str, list[str]]:
     """Return the keys of a section's table, each with the defaults its row has in brackets."""
     body = re.split(r"^#+ ", text_of("optimize/README.md"), flags=re.MULTILINE)
     rows = next(part for part in body if part.startswith(f"{section}\n")).splitlines()
-    found = {}
+    found: dict[str, list[str]] = {}
     for row in rows:
         if cells := re.match(r"\| (`.*?`) \| (.*) \|$", row):
             brackets = re.findall(r"\[([^]]*)\]", cells[2])
@@ -123,6 +123,12 @@ def test_the_gate_runs_the_commands_of_the_readme() -> None:
     assert opening + main in readme
     assert "\n   .venv/bin/uv run pytest\n" in readme
     assert "README.md | head -n 1" in gate, "the gate reads its commands from the README"
+
+
+def test_the_tree_shows_every_room() -> None:
+    rooms = [p.parent.name for p in (ROOT / "moa_dspy").glob("*/__init__.py")]
+    tree = text_of("README.md").partition("## The tree")[2]
+    assert [room for room in sorted(rooms) if f" {room}/ " not in tree] == []
 
 
 def test_tables_are_written_from_the_results() -> None:

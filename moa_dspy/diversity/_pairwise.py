@@ -31,9 +31,14 @@ def pairwise_similarity(metric: str | DiversityMetric, texts: Sequence[Sequence[
             "`texts` must have one row of responses for each model, equally long and not empty, "
             f"but has {len(texts)} rows of lengths {sorted(lengths)}."
         )
+    from threadpoolctl import threadpool_limits
+
     total: Matrix = np.zeros((len(texts), len(texts)))
-    for responses in zip(*texts, strict=True):
-        total += _pairs(judge, responses)
+    # The matrices of one question are small: a second BLAS thread only spins, and on a busy machine
+    # made this thirty times slower.
+    with threadpool_limits(1):
+        for responses in zip(*texts, strict=True):
+            total += _pairs(judge, responses)
     return total / lengths.pop()
 
 

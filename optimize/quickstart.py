@@ -11,8 +11,7 @@ from moa_dspy.data import answer_match, read_rows, split_rows
 from moa_dspy.optimize import SearchSpace
 
 ROOT = Path(__file__).parent.parent
-recording = Recording.read(ROOT / "data/quickstart/calls.parquet")
-calls = Calls(recording=recording, replay_only=True)
+calls = Calls(recording=Recording.read(ROOT / "data/quickstart/calls.parquet"), replay_only=True)
 pool = Pool.read(ROOT / "optimize/pools/quickstart.toml", calls=calls)
 rows = read_rows(ROOT / "data/quickstart/tasks.jsonl", inputs=["question"])
 splits = split_rows(rows, column="split")
@@ -26,4 +25,4 @@ space = SearchSpace(tuple(pool), combines=("vote", "select"), max_depth=1, max_w
 search = ModelSearch(answer_match, pool, space=space, n_trials=40, seed=0)
 program = search.compile(student, trainset=splits.train, valset=splits.val, testset=splits.test)
 print(search.result.verdict.text)
-print(program.architecture, "answers:", program(question="What is 17 times 4?").answer)
+print(program.architecture, "answers", program(question=splits.test[0].question).answer)

@@ -31,7 +31,7 @@ def pairwise_similarity(metric: str | DiversityMetric, texts: Sequence[Sequence[
             "`texts` must have one row of responses for each model, equally long and not empty, "
             f"but has {len(texts)} rows of lengths {sorted(lengths)}."
         )
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 
     total: Matrix = np.zeros((len(texts), len(texts)))
     # The matrices of one question are small: a second BLAS thread only spins, and on a busy machine

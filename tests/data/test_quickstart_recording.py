@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -61,3 +63,12 @@ def test_every_architecture_of_the_space_is_answered(tmp_path: Path) -> None:
     assert len(result.trials) == result.space_size
     assert (result.calls_made, result.failures) == (0, {})
     assert [row.note for row in result.test.values() if row.score is None] == []
+
+
+def test_quickstart_in_python_is_short_and_says_its_verdict() -> None:
+    script = ROOT / "optimize/quickstart.py"
+    assert len(script.read_text("utf-8").splitlines()) < 30
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    verdict, answer = done.stdout.splitlines()
+    assert verdict.startswith(("Use the mixture", "Keep the single model", "Not enough examples"))
+    assert " answers " in answer

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+import time
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -60,6 +63,8 @@ class CallStore:
             sa.URL.create("sqlite", database=str(path)),
             connect_args={"timeout": 60, "check_same_thread": False},
         )
+        # A store that nobody closed closes its file when it goes; Python 3.13 warns otherwise.
+        weakref.finalize(self, self._engine.dispose)
         event.listen(self._engine, "connect", _set_pragmas)
         with self._connection() as connection:
             self._prepare(connection)
@@ -149,5 +154,19 @@ class _Transaction:
 
 def _set_pragmas(connection: Any, _record: object) -> None:
     # WAL with NORMAL survives a killed process; FULL would only add power cuts.
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=60000"):
+    _switch_to_wal(connection)
+    for pragma in ("synchronous=NORMAL", "busy_timeout=60000"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _switch_to_wal(connection: Any) -> None:
+    """Wait for others who switch the same new file: here SQLite does not wait by itself."""
+    last = time.monotonic() + 60
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > last:
+                raise
+            time.sleep(0.005)

@@ -181,9 +181,11 @@ def test_a_saved_study_is_optunas(tmp_path: Path) -> None:
     path = tmp_path / "study.sqlite3"
     path.write_text("an older file", "utf-8")
     save_study(search.study, path, name="mine")
-    loaded = optuna.load_study(study_name="mine", storage=f"sqlite:///{path}")
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    loaded = optuna.load_study(study_name="mine", storage=storage)
     assert loaded.directions == search.study.directions
     kept, told = loaded.get_trials(), search.study.get_trials()
+    storage.engine.dispose()
     facts = [(t.params, t.values, t.user_attrs, t.distributions, t.state) for t in told]
     assert [(t.params, t.values, t.user_attrs, t.distributions, t.state) for t in kept] == facts
     assert [p.name for p in tmp_path.iterdir()] == ["study.sqlite3"]

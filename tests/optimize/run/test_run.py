@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,13 @@ def test_a_study_writes_its_folder_and_running_it_again_asks_nobody(
     assert read_json(out / "program.json")["architecture"]["combine"] == "vote"
     assert read_json(out / "result.json") == first.to_json()
     assert read_json(out / "run.json")["status"] == "finished"
-    with sqlite3.connect(out / "calls.sqlite") as store:
+    with closing(sqlite3.connect(out / "calls.sqlite")) as store:
         assert store.execute("select count(*) from calls").fetchone() == (len(server.asked),)
-    (name,) = optuna.get_all_study_names(f"sqlite:///{out / 'study.sqlite3'}")
-    kept = optuna.load_study(study_name=name, storage=f"sqlite:///{out / 'study.sqlite3'}")
+    storage = optuna.storages.RDBStorage(f"sqlite:///{out / 'study.sqlite3'}")
+    (name,) = optuna.get_all_study_names(storage)
+    kept = optuna.load_study(study_name=name, storage=storage)
     architectures = {trial.user_attrs["architecture"] for trial in kept.get_trials()}
+    storage.engine.dispose()
     assert architectures <= {trial.architecture for trial in first.trials}
 
     n_asked = len(server.asked)

@@ -146,7 +146,7 @@ class Calls:
                     return call
                 with self._paid(ask) as paid:
                     paid.response = send()
-                return self._keep(ask, paid)
+                return self._keep(paid.call)
             finally:
                 self._land(ask.key, flight)
 
@@ -164,7 +164,7 @@ class Calls:
                     return call
                 with self._paid(ask) as paid:
                     paid.response = await send()
-                return self._keep(ask, paid)
+                return self._keep(paid.call)
             finally:
                 self._land(ask.key, flight)
 
@@ -193,12 +193,11 @@ class Calls:
                 self.store.put(self._describe(ask, paid, failure=failure))
             raise
         paid.seconds = time.perf_counter() - paid.started
-        call = self._describe(ask, paid)
+        paid.call = call = self._describe(ask, paid)
         tokens = call.prompt_tokens + call.completion_tokens
         self.ledger.settle(ticket, tokens=tokens, usd=call.usd, seconds=call.seconds)
 
-    def _keep(self, ask: Ask, paid: _Paid) -> Call:
-        call = self._describe(ask, paid)
+    def _keep(self, call: Call) -> Call:
         self.store.put(call)
         self._log(call, is_reused=False)
         return call
@@ -238,6 +237,7 @@ class _Paid:
     started: float
     seconds: float = 0.0
     response: dict[str, Any] | None = None
+    call: Call = field(init=False)
 
 
 class _Memory:

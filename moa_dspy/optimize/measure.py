@@ -89,7 +89,7 @@ class Measurer:
     def _run(self, program: MixtureOfAgents, rows: Sequence[dspy.Example]) -> None:
         first, *rest = rows
         self._measure_one(program, first)
-        if self._is_free(program, rest):
+        if program.pool.calls.replay_only:
             # Nothing to wait for: threads would only cost time.
             for row in rest:
                 self._measure_one(program, row)
@@ -105,9 +105,6 @@ class Measurer:
                 # What is in flight is paid for and gets stored; what is not is not started.
                 threads.shutdown(wait=True, cancel_futures=True)
                 raise
-
-    def _is_free(self, program: MixtureOfAgents, rows: Sequence[dspy.Example]) -> bool:
-        return program.pool.calls.replay_only or not rows
 
     def _measure_one(self, program: MixtureOfAgents, row: dspy.Example) -> None:
         rounds: list[list[Response]] = []

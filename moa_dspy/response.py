@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+from moa_dspy.references import Cut
+
+_SHOWN: Final = 100
+"""Characters of a response in a line about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +21,14 @@ class Response:
         sample: Index of the independent sample; 0 unless the agent sits in a layer twice.
         values: The signature's output fields; empty when the agent failed.
         text: What the next layer reads, original and unguarded.
-        calls: Requests it took; more than one when an adapter asked again.
+        calls: Requests it took, failed ones included; more than one when one was tried
+            again, or an adapter could not read the reply and asked again.
         prompt_tokens: Over all its requests.
         completion_tokens: Over all its requests.
         usd: In production terms: a stored answer keeps what it cost.
-        seconds: As ``usd``.
+        seconds: As ``usd``; of a straggler, how long it was waited for.
         failure: Error type and message; None when there is an answer.
+        cuts: References that were shortened before this agent read them.
     """
 
     agent: str
@@ -34,6 +41,7 @@ class Response:
     usd: float = 0.0
     seconds: float = 0.0
     failure: str | None = None
+    cuts: tuple[Cut, ...] = ()
 
     @property
     def has_answer(self) -> bool:
@@ -69,6 +77,12 @@ class Answer:
         return asked if self.last is None else (*asked, self.last)
 
     @property
+    def seats(self) -> tuple[tuple[str, Response], ...]:
+        """``responses``, each with where it was asked, such as ``layer 1``."""
+        asked = [(f"layer {n}", r) for n, layer in enumerate(self.layers, start=1) for r in layer]
+        return tuple(asked if self.last is None else [*asked, ("last", self.last)])
+
+    @property
     def seconds(self) -> float:
         """Time to the answer: the slowest of each layer, then the aggregator."""
         layers = sum(max(r.seconds for r in layer) for layer in self.layers)
@@ -88,3 +102,28 @@ class Answer:
     def failures(self) -> tuple[Response, ...]:
         """The responses that hold no answer, each with its reason."""
         return tuple(response for response in self.responses if not response.has_answer)
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """Every reference that an agent read only a part of."""
+        return tuple(cut for response in self.responses for cut in response.cuts)
+
+    @property
+    def summary(self) -> str:
+        """What the answer cost, in one line."""
+        parts = [f"{self.calls} calls", f"{self.seconds:.2f} s", f"{self.usd:.6f} usd"]
+        counts = {"failed": len(self.failures), "references cut": len(self.cuts)}
+        return ", ".join([*parts, *(f"{n} {what}" for what, n in counts.items() if n)])
+
+    def __str__(self) -> str:
+        """Show one line per response, then the summary and the answer."""
+        lines = [f"{where}  {_line(response)}" for where, response in self.seats]
+        return "\n".join([*lines, self.summary, "", self.final.text])
+
+
+def _line(response: Response) -> str:
+    tokens = response.prompt_tokens + response.completion_tokens
+    said = " ".join(response.text.split()) if response.has_answer else f"failed: {response.failure}"
+    cut = f", {len(response.cuts)} references cut" if response.cuts else ""
+    shown = said if len(said) <= _SHOWN else f"{said[: _SHOWN - 3]}..."
+    return f"{response.agent} ({tokens} tokens, {response.seconds:.2f} s{cut}): {shown}"

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeAlias
 
 import dspy
 
 from moa_dspy.aggregators import Question
 from moa_dspy.calls import CallScope, call_scope
 from moa_dspy.errors import LayerFailedError, MoaError
+from moa_dspy.outside_lm import Trace, outside_lms, renamed, rollout, without_lms
 from moa_dspy.pool import Pool
 from moa_dspy.response import Response, render
+from moa_dspy.status import Status
+from moa_dspy.threads import THREADS
+
+Asked: TypeAlias = tuple[Response, Trace]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,93 +35,186 @@ class Seats:
     adapter: Any = None
 
     def ask_all(self, questions: Sequence[Question]) -> list[Response]:
-        """Ask all at the same time, one thread each; responses come in the questions' order."""
-        if len(questions) == 1:
-            return [self.ask(questions[0])]
-        with ThreadPoolExecutor(max_workers=len(questions)) as threads:
-            # Each thread gets a copy of the context: settings, usage tracker, trace, call scope.
-            running = [threads.submit(copy_context().run, self.ask, q) for q in questions]
-            return [future.result() for future in running]
+        """Ask all at the same time; responses come in the questions' order.
 
-    def ask(self, question: Question) -> Response:
-        """Ask one agent.
+        A question that has a deadline is no longer waited for after it; its thread may
+        finish the request that it has sent, into the store, and changes nothing else.
 
         Raises:
             MoaError: If the reason for no answer is not the model: budget, replay, store, pool.
         """
-        with self._seat(question) as scope:
+        if _is_alone(questions):
+            return _collected([self._ask(questions[0])])
+        cancelled = threading.Event()
+        # Each thread gets a copy of the context: settings, usage tracker, call scope.
+        running = [
+            THREADS.submit(partial(copy_context().run, self._ask, question, cancelled))
+            for question in questions
+        ]
+        try:
+            done = _finished(running, questions)
+        except BaseException:
+            cancelled.set()
+            raise
+        if len(done) < len(running):
+            cancelled.set()
+        asked = zip(questions, running, strict=True)
+        return _collected([f.result() if f in done else _abandoned(q) for q, f in asked])
+
+    def _ask(self, question: Question, cancelled: threading.Event | None = None) -> Asked:
+        with self._seat(question, cancelled) as seat:
             try:
-                prediction = question.module(**question.inputs)
+                prediction = seat.module(**question.inputs)
             except Exception as error:
-                return _failed(question, scope, error)
-            return _answered(question, scope, prediction)
+                return seat.failed(error)
+            return seat.answered(prediction)
 
     async def aask_all(self, questions: Sequence[Question]) -> list[Response]:
-        """``ask_all`` as tasks; like threads, all are waited for even if one raises."""
-        # A task that nobody waits for would go on asking after the budget said no.
-        tasks = [self.aask(question) for question in questions]
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return [result for result in results if isinstance(result, Response)]
+        """``ask_all`` as tasks; a straggler is cancelled, and all are if the caller is."""
+        if _is_alone(questions):
+            return _collected([await self._aask(questions[0])])
+        status = Status(questions)
+        tasks = [asyncio.ensure_future(self._aask(question, status)) for question in questions]
+        try:
+            await asyncio.wait(tasks, timeout=_deadline(questions))
+        finally:
+            late = [task for task in tasks if not task.done()]
+            for task in late:
+                task.cancel()
+            # Even a cancelled task is waited for: it still has to note what it spent.
+            await asyncio.gather(*tasks, return_exceptions=True)
+        asked = zip(questions, tasks, strict=True)
+        return _collected([_abandoned(q) if t in late else t.result() for q, t in asked])
 
-    async def aask(self, question: Question) -> Response:
-        """``ask`` as a coroutine."""
-        with self._seat(question) as scope:
+    async def _aask(self, question: Question, status: Status | None = None) -> Asked:
+        with self._seat(question) as seat:
             try:
-                prediction = await question.module.acall(**question.inputs)
+                prediction = await seat.module.acall(**question.inputs)
             except Exception as error:
-                return _failed(question, scope, error)
-            return _answered(question, scope, prediction)
-
-    def _lm(self, question: Question) -> Any:
-        lm = self.pool.lm(question.agent)
-        is_sampled = getattr(lm, "kwargs", {}).get("temperature") != 0
-        if question.sample and is_sampled and getattr(lm, "cache", False):
-            # A given LM has DSPy's cache, which would give every sample the first one's answer.
-            return lm.copy(rollout_id=question.sample)
-        return lm
+                asked = seat.failed(error)
+            else:
+                asked = seat.answered(prediction)
+        if status is not None:
+            await status.aanswered(asked[0])
+        return asked
 
     @contextmanager
-    def _seat(self, question: Question) -> Iterator[CallScope]:
-        settings: dict[str, Any] = {"lm": self._lm(question)}
+    def _seat(
+        self, question: Question, cancelled: threading.Event | None = None
+    ) -> Iterator[_Seat]:
+        outside = outside_lms(question.module)
+        module = without_lms(question.module, outside) if outside else question.module
+        settings: dict[str, Any] = {"lm": self._lm(question, rollout(outside))}
         if self.adapter is not None:
             settings["adapter"] = self.adapter
-        with call_scope(sample=question.sample) as scope, dspy.context(**settings):
-            yield scope
+        if not question.is_final:
+            # Proposers are not what the user reads, and in a thread of ours they cannot stream.
+            settings["send_stream"] = None
+        if dspy.settings.trace is not None:
+            # An own trace: a straggler that comes late must not write into the caller's.
+            settings["trace"] = []
+        late = question.deadline_seconds
+        moment = None if late is None else time.monotonic() + late
+        scope = call_scope(sample=question.sample, deadline=moment, cancelled=cancelled)
+        with scope as own_scope, dspy.context(**settings):
+            yield _Seat(question, module, own_scope, settings.get("trace", []))
+
+    def _lm(self, question: Question, number: int | None) -> Any:
+        lm = self.pool.lm(question.agent)
+        kwargs = getattr(lm, "kwargs", {})
+        if kwargs.get("temperature") == 0:
+            return lm
+        if getattr(lm, "cache", False) and (question.sample or number is not None):
+            # A given LM has DSPy's cache, which would give every sample the first one's answer.
+            return lm.copy(rollout_id=question.sample + 1000 * (number or 0))
+        return lm if number is None else lm.copy(rollout_id=number)
 
 
-def _answered(question: Question, scope: CallScope, prediction: Any) -> Response:
-    module = question.module
-    signature = getattr(module, "signature", None)
-    names = list(signature.output_fields) if signature is not None else list(prediction.keys())
-    values = {name: prediction[name] for name in names if name in prediction}
-    text = render(values)
-    if not text.strip():
-        return _response(question, scope, failure="The model answered with an empty text.")
-    return _response(question, scope, values=values, text=text)
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    """A question that is being asked."""
+
+    question: Question
+    module: Any
+    scope: CallScope
+    trace: Trace = field(default_factory=list)
+
+    def answered(self, prediction: Any) -> Asked:
+        signature = getattr(self.module, "signature", None)
+        names = list(signature.output_fields) if signature is not None else list(prediction.keys())
+        values = {name: prediction[name] for name in names if name in prediction}
+        text = render(values)
+        if not text.strip():
+            return self._asked(failure="The model answered with an empty text.")
+        return self._asked(values=values, text=text)
+
+    def failed(self, error: Exception) -> Asked:
+        cause: BaseException | None = error
+        while cause is not None:
+            # DSPy wraps what an engine raises; ours are not a model's failure and must be seen.
+            if isinstance(cause, MoaError) and not isinstance(cause, LayerFailedError):
+                raise cause
+            cause = cause.__cause__
+        return self._asked(failure=f"{type(error).__name__}: {error}")
+
+    def _asked(self, **rest: Any) -> Asked:
+        log = self.scope.log
+        response = Response(
+            agent=self.question.agent,
+            sample=self.question.sample,
+            calls=len(log),
+            prompt_tokens=sum(facts.prompt_tokens for facts in log),
+            completion_tokens=sum(facts.completion_tokens for facts in log),
+            usd=sum(facts.usd for facts in log),
+            seconds=sum(facts.seconds for facts in log),
+            cuts=self.question.cuts,
+            **rest,
+        )
+        trace = renamed(self.trace, self.module, self.question.module)
+        return _in_time(response, self.question), trace
 
 
-def _failed(question: Question, scope: CallScope, error: Exception) -> Response:
-    cause: BaseException | None = error
-    while cause is not None:
-        # DSPy wraps what an engine raises; ours are not a model's failure and must be seen.
-        if isinstance(cause, MoaError) and not isinstance(cause, LayerFailedError):
-            raise cause
-        cause = cause.__cause__
-    return _response(question, scope, failure=f"{type(error).__name__}: {error}")
+def _in_time(response: Response, question: Question) -> Response:
+    """Judge by the seconds that the calls took when they were made: so results repeat."""
+    late = question.deadline_seconds
+    if late is None or response.seconds <= late or not response.has_answer:
+        return response
+    return replace(response, values={}, text="", failure=_late(late))
 
 
-def _response(question: Question, scope: CallScope, **rest: Any) -> Response:
-    log = scope.log
-    return Response(
-        agent=question.agent,
-        sample=question.sample,
-        calls=len(log),
-        prompt_tokens=sum(facts.prompt_tokens for facts in log),
-        completion_tokens=sum(facts.completion_tokens for facts in log),
-        usd=sum(facts.usd for facts in log),
-        seconds=sum(facts.seconds for facts in log),
-        **rest,
-    )
+def _abandoned(question: Question) -> Asked:
+    late = question.deadline_seconds or 0.0
+    response = Response(question.agent, question.sample, calls=1, seconds=late, failure=_late(late))
+    return replace(response, cuts=question.cuts), []
+
+
+def _late(seconds: float) -> str:
+    return f"Late: no answer within {seconds:g} s."
+
+
+def _is_alone(questions: Sequence[Question]) -> bool:
+    """Whether nothing is gained by a thread or task of its own."""
+    (first, *others) = questions
+    is_watched = dspy.settings.send_stream is not None and not first.is_final
+    return not others and first.deadline_seconds is None and not is_watched
+
+
+def _deadline(questions: Sequence[Question]) -> float | None:
+    deadlines = [question.deadline_seconds for question in questions]
+    return None if None in deadlines else max(filter(None, deadlines))
+
+
+def _finished(running: list[Future[Any]], questions: Sequence[Question]) -> set[Future[Any]]:
+    """Wait until the deadline and tell who streams which agents have answered."""
+    status = Status(questions)
+    if not status.is_wanted:
+        return wait(running, _deadline(questions)).done
+    return status.watched(running, _deadline(questions))
+
+
+def _collected(asked: Sequence[Asked]) -> list[Response]:
+    """Return the responses, with their traces handed on in seat order, not by who was first."""
+    if dspy.settings.trace is not None:
+        for _, trace in asked:
+            dspy.settings.trace.extend(trace)
+    return [response for response, _ in asked]

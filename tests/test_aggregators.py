@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from moa_dspy.aggregators import (
     node_name,
 )
 from moa_dspy.architecture import Architecture
+from moa_dspy.references import Cut
 from moa_dspy.response import Response
 
 INPUTS = {"question": "France?"}
@@ -50,6 +51,16 @@ def guard(texts: Sequence[str]) -> list[str]:
     return [f"guarded {text}" for text in texts]
 
 
+CUTS = (Cut(1, "a", 9, 3),)
+
+
+def read(
+    agent: str, module: Any, inputs: Mapping[str, Any], responses: Sequence[Response]
+) -> tuple[dict[str, Any], tuple[Cut, ...]]:
+    assert agent == "z"
+    return {**inputs, "references": guard([response.text for response in responses])}, CUTS
+
+
 def vote(tie_breaker: str | None = None, normalise: str = "text") -> Vote:
     return Vote(("answer",), NORMALISERS[normalise], tie_breaker)
 
@@ -58,8 +69,8 @@ COMBINES: dict[str, Combine] = {
     "a > vote": vote(),
     "a + b > vote(b)": vote("b"),
     "a > select": Consensus(),
-    "a > select(z)": Rank("z", "module", ("p",), guard),
-    "a > synthesize(z)": Synthesize("z", "module", ("p",), guard),
+    "a > select(z)": Rank("z", "module", ("p",), read),
+    "a > synthesize(z)": Synthesize("z", "module", ("p",), read),
 }
 REPLY = Response("z", values={"answer": "new", "best": "2"}, text="new")
 
@@ -79,6 +90,7 @@ def test_the_result_is_a_response_verbatim_or_the_aggregators_after_the_promised
     for question in asked:
         assert (question.agent, question.sample, question.module) == ("z", 0, "module")
         assert question.inputs == {**INPUTS, "references": guard(texts)}
+        assert (question.cuts, question.is_final) == (CUTS, is_written)
         assert question.node == node_name(architecture.combine, "z", parents=("p",))
 
 
@@ -132,21 +144,21 @@ def test_a_vote_counts_all_fields_of_the_signature_and_nothing_else() -> None:
     ],
 )
 def test_a_ranker_chooses_by_number_and_without_one_consensus_does(best: str, winner: str) -> None:
-    ranker = Rank("z", None, (), guard)
+    ranker = Rank("z", None, (), read)
     given = responses("left", "right way", "right turn")
     final, _ = run(ranker, given, Response("z", values={"best": best}, text=best))
     assert final.agent == winner
 
 
 def test_a_ranker_that_failed_has_no_opinion() -> None:
-    ranker = Rank("z", None, (), guard)
+    ranker = Rank("z", None, (), read)
     final, asked = run(ranker, responses("x", "y", "y"), Response("z", failure="down"))
     assert (final.agent, len(asked)) == ("b", 1)
 
 
 def test_an_aggregator_that_failed_says_so() -> None:
     failed = Response("z", failure="down")
-    assert run(Synthesize("z", None, (), guard), responses("x"), failed)[0] is failed
+    assert run(Synthesize("z", None, (), read), responses("x"), failed)[0] is failed
 
 
 @pytest.mark.parametrize(

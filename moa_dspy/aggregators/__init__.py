@@ -1,6 +1,6 @@
 """Ways to turn the last layer's responses into one answer."""
 
-from moa_dspy.aggregators._base import Combine, Normalise, Question, Steps, node_name
+from moa_dspy.aggregators._base import Combine, Normalise, Question, Read, Steps, node_name
 from moa_dspy.aggregators._select import Consensus, Rank
 from moa_dspy.aggregators._synthesize import Synthesize
 from moa_dspy.aggregators._vote import Vote
@@ -16,6 +16,7 @@ __all__ = [
     "Normalise",
     "Question",
     "Rank",
+    "Read",
     "Steps",
     "Synthesize",
     "Vote",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+from moa_dspy.references import Cut
 from moa_dspy.response import Response
 
 Normalise: TypeAlias = Callable[[str], str]
@@ -21,6 +22,9 @@ class Question:
         sample: Index of the independent sample.
         module: The DSPy module that asks.
         inputs: Its keyword arguments.
+        cuts: What had to be cut from the references in ``inputs``.
+        deadline_seconds: After how long an answer is too late; None is never.
+        is_final: Whether the reply is the mixture's own answer, which may be streamed.
     """
 
     node: str
@@ -28,6 +32,24 @@ class Question:
     sample: int
     module: Any
     inputs: Mapping[str, Any]
+    cuts: tuple[Cut, ...] = ()
+    deadline_seconds: float | None = None
+    is_final: bool = False
+
+
+class Read(Protocol):
+    """Makes responses readable for an agent: guarded, and cut to what it can take."""
+
+    def __call__(
+        self,
+        agent: str,
+        module: Any,
+        inputs: Mapping[str, Any],
+        responses: Sequence[Response],
+        /,
+    ) -> tuple[Mapping[str, Any], tuple[Cut, ...]]:
+        """Return the inputs with the references added, and what was cut from these."""
+        ...
 
 
 Steps: TypeAlias = Generator[list[Question], list[Response], Response]

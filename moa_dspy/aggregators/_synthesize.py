@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moa_dspy.aggregators._base import Question, Steps, node_name
+from moa_dspy.aggregators._base import Question, Read, Steps, node_name
 from moa_dspy.response import Response
-from moa_dspy.signatures import REFERENCES
 
 
 @dataclass(frozen=True)
@@ -16,12 +15,12 @@ class Synthesize:
     agent: str
     module: Any
     parents: tuple[str, ...]
-    guard: Callable[[Sequence[str]], list[str]]
+    read: Read
 
     def __call__(self, inputs: Mapping[str, Any], responses: Sequence[Response], /) -> Steps:
         """Ask the aggregator once."""
         node = node_name("synthesize", self.agent, parents=self.parents)
-        references = self.guard([response.text for response in responses])
-        question = Question(node, self.agent, 0, self.module, {**inputs, REFERENCES: references})
+        read, cuts = self.read(self.agent, self.module, inputs, responses)
+        question = Question(node, self.agent, 0, self.module, read, cuts, is_final=True)
         (answer,) = yield [question]
         return answer

@@ -6,6 +6,7 @@ threads that are started with a copied context and tasks inherit them.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -31,6 +32,8 @@ class CallScope:
     sample: int = 0
     example: str | None = None
     log: list[CallFacts] = field(default_factory=list)
+    deadline: float | None = None
+    cancelled: threading.Event | None = None
 
 
 _SCOPE: ContextVar[CallScope | None] = ContextVar("moa_dspy_call_scope", default=None)
@@ -42,12 +45,20 @@ def current_scope() -> CallScope:
 
 
 @contextmanager
-def call_scope(*, sample: int | None = None, example: str | None = None) -> Iterator[CallScope]:
+def call_scope(
+    *,
+    sample: int | None = None,
+    example: str | None = None,
+    deadline: float | None = None,
+    cancelled: threading.Event | None = None,
+) -> Iterator[CallScope]:
     """Open a scope with its own log; what is not given is taken from the scope around it."""
     outer = current_scope()
     scope = CallScope(
         sample=outer.sample if sample is None else sample,
         example=outer.example if example is None else example,
+        deadline=outer.deadline if deadline is None else deadline,
+        cancelled=outer.cancelled if cancelled is None else cancelled,
     )
     token = _SCOPE.set(scope)
     try:

@@ -142,5 +142,5 @@ class RecordedResponses:
 
 def _author(prediction: dspy.Prediction) -> str:
     """The agent whose response a mixture returned; "" of any other program."""
-    mixture = prediction.get("mixture", None)
+    mixture = getattr(prediction, "mixture", None)
     return str(getattr(getattr(mixture, "final", None), "agent", ""))

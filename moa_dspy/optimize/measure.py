@@ -17,7 +17,9 @@ from moa_dspy.aggregators import Question
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import call_scope
 from moa_dspy.errors import LayerFailedError, MetricError
-from moa_dspy.mixture import MixtureOfAgents, follow
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.plan import follow
+from moa_dspy.prediction import MixturePrediction
 from moa_dspy.response import Response
 
 Metric: TypeAlias = Callable[..., Any]
@@ -127,7 +129,7 @@ class Measurer:
                 )
                 return
         read = answer.layers[-1] if answer.layers else (answer.final,)
-        prediction = dspy.Prediction(**answer.final.values, mixture=answer)
+        prediction = MixturePrediction(**answer.final.values, mixture=answer)
         self._outcomes[program.architecture, row.id] = Outcome(
             score=self._score(row, prediction),
             layer=tuple(response.text for response in read if response.has_answer),

@@ -1,0 +1,170 @@
+"""What a mixture asks, and in which order: written once, for threads, tasks and searches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import dspy
+
+from moa_dspy.adapters import guarded
+from moa_dspy.aggregators import (
+    NORMALISERS,
+    Combine,
+    Consensus,
+    Question,
+    Rank,
+    Steps,
+    Synthesize,
+    Vote,
+    node_name,
+)
+from moa_dspy.architecture import Architecture
+from moa_dspy.errors import LayerFailedError
+from moa_dspy.pool import Pool
+from moa_dspy.references import Cut, ReferenceLimits
+from moa_dspy.response import Answer, Response
+from moa_dspy.signatures import REFERENCES
+
+Plan: TypeAlias = Generator[list[Question], list[Response], Answer]
+"""Yields questions that may be asked at once, is sent their responses, returns the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How a mixture goes about its architecture.
+
+    Attributes:
+        adapter: A DSPy adapter for every seat; None takes the one of the settings.
+        normalise: Name of when a vote takes two answers for equal.
+        quorum: Fewest responses that a layer may go on with.
+        deadline_seconds: After how long a layer goes on without its stragglers.
+        limits: How much of the references may be read.
+    """
+
+    adapter: Any = None
+    normalise: str = "text"
+    quorum: int = 1
+    deadline_seconds: float | None = None
+    limits: ReferenceLimits = field(default_factory=ReferenceLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Plans the answer to one question; asks nothing itself.
+
+    Attributes:
+        architecture: Who sits where.
+        proposers: The module of every seat, layer by layer.
+        aggregator: The module of the last step, if it asks a model.
+        outputs: Names of the signature's output fields.
+        pool: Says what each agent can take.
+        rules: How to go about it.
+    """
+
+    architecture: Architecture
+    proposers: Sequence[Sequence[Any]]
+    aggregator: Any
+    outputs: tuple[str, ...]
+    pool: Pool
+    rules: Rules
+
+    def plan(self, inputs: Mapping[str, Any]) -> Plan:
+        """Say what to ask next until there is an answer."""
+        layers: list[tuple[Response, ...]] = []
+        nodes: tuple[str, ...] = ()
+        for depth, names in enumerate(self.architecture.layers):
+            questions = self._questions(depth, inputs, nodes, layers)
+            layers.append(tuple((yield questions)))
+            nodes = tuple(question.node for question in questions)
+            answered = sum(response.has_answer for response in layers[-1])
+            if answered < min(self.rules.quorum, len(names)):
+                raise _too_few(f"Layer {depth + 1}: {answered} of {len(names)}", layers[-1])
+        return (yield from self._last_step(inputs, nodes, layers))
+
+    def _questions(
+        self,
+        depth: int,
+        inputs: Mapping[str, Any],
+        parents: Sequence[str],
+        before: Sequence[Sequence[Response]],
+    ) -> list[Question]:
+        names = self.architecture.layers[depth]
+        readable = [response for response in before[-1] if response.has_answer] if depth else []
+        questions = []
+        for seat, (name, module) in enumerate(zip(names, self.proposers[depth], strict=True)):
+            sample = names[:seat].count(name)
+            node = node_name("propose", name, sample, parents=parents)
+            read, cuts = self._read(name, module, inputs, readable) if depth else (inputs, ())
+            late = self.rules.deadline_seconds
+            questions.append(Question(node, name, sample, module, read, cuts, late))
+        return questions
+
+    def _last_step(
+        self,
+        inputs: Mapping[str, Any],
+        nodes: tuple[str, ...],
+        layers: Sequence[tuple[Response, ...]],
+    ) -> Plan:
+        if not layers:
+            name = str(self.architecture.aggregator)
+            node = node_name("propose", name)
+            (final,) = yield [Question(node, name, 0, self.aggregator, inputs, is_final=True)]
+            asked = final
+        else:
+            readable = [response for response in layers[-1] if response.has_answer]
+            steps = self._combine(nodes)(inputs, readable)
+            final, asked = yield from _watched(steps)
+        if not final.has_answer:
+            raise _too_few("The aggregator did not answer: 0 of 1", [final])
+        return Answer(final, tuple(layers), asked)
+
+    def _combine(self, parents: tuple[str, ...]) -> Combine:
+        name, combine = self.architecture.aggregator, self.architecture.combine
+        if combine == "vote":
+            return Vote(self.outputs, NORMALISERS[self.rules.normalise], name)
+        if name is None:
+            return Consensus()
+        kind = Synthesize if combine == "synthesize" else Rank
+        return kind(name, self.aggregator, parents, self._read)
+
+    def _read(
+        self,
+        agent: str,
+        module: Any,
+        inputs: Mapping[str, Any],
+        responses: Sequence[Response],
+    ) -> tuple[Mapping[str, Any], tuple[Cut, ...]]:
+        adapter = self.rules.adapter or dspy.settings.adapter
+        texts = guarded([response.text for response in responses], adapter=adapter)
+        return {**inputs, REFERENCES: texts}, ()
+
+
+def follow(plan: Plan, ask_all: Callable[[list[Question]], list[Response]]) -> Answer:
+    """Run a plan to its answer; ``ask_all`` gives the responses to each round of questions."""
+    try:
+        questions = next(plan)
+        while True:
+            questions = plan.send(ask_all(questions))
+    except StopIteration as stop:
+        answer: Answer = stop.value
+        return answer
+
+
+def _watched(steps: Steps) -> Generator[list[Question], list[Response], tuple[Response, Any]]:
+    """Run the last step and also return what a model itself replied in it, if one was asked."""
+    replies: list[Response] = []
+    try:
+        questions = next(steps)
+        while True:
+            replies = yield questions
+            questions = steps.send(replies)
+    except StopIteration as stop:
+        final: Response = stop.value
+        return final, replies[-1] if replies else None
+
+
+def _too_few(what: str, responses: Sequence[Response]) -> LayerFailedError:
+    causes = "; ".join(f"{r.agent}: {r.failure}" for r in responses if not r.has_answer)
+    return LayerFailedError(f"{what} agents answered. {causes}")

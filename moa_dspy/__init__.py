@@ -11,8 +11,21 @@ if TYPE_CHECKING:
     from moa_dspy.mixture import MixtureOfAgents
     from moa_dspy.optimize import ModelSearch
     from moa_dspy.pool import Pool
+    from moa_dspy.presets import moa, moa_lite, self_moa, self_moa_seq
 
-__all__ = ["Agent", "Architecture", "Budget", "MixtureOfAgents", "MoaError", "ModelSearch", "Pool"]
+__all__ = [
+    "Agent",
+    "Architecture",
+    "Budget",
+    "MixtureOfAgents",
+    "MoaError",
+    "ModelSearch",
+    "Pool",
+    "moa",
+    "moa_lite",
+    "self_moa",
+    "self_moa_seq",
+]
 
 _ROOMS = {
     "Agent": "agent",
@@ -22,6 +35,10 @@ _ROOMS = {
     "ModelSearch": "optimize",
     "MoaError": "errors",
     "Pool": "pool",
+    "moa": "presets",
+    "moa_lite": "presets",
+    "self_moa": "presets",
+    "self_moa_seq": "presets",
 }
 
 

@@ -11,11 +11,12 @@ from moa_dspy.aggregators import NORMALISERS
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError
 from moa_dspy.given import from_parts
-from moa_dspy.plan import Plan, Planner, Rules, follow
+from moa_dspy.plan import Plan, Planner, Rules, afollow, follow
 from moa_dspy.pool import Pool
 from moa_dspy.prediction import MixturePrediction
 from moa_dspy.references import ReferenceLimits
 from moa_dspy.response import Answer
+from moa_dspy.saving import Load, save
 from moa_dspy.seat import Seats
 from moa_dspy.signatures import REFERENCES, ranker, with_references
 
@@ -139,13 +140,7 @@ class MixtureOfAgents(dspy.Module):
 
     async def aforward(self, **inputs: Any) -> MixturePrediction:
         """Answer, the proposers of a layer at the same time as tasks."""
-        plan = self.plan(inputs)
-        try:
-            questions = next(plan)
-            while True:
-                questions = plan.send(await self.seats.aask_all(questions))
-        except StopIteration as stop:
-            return _prediction(stop.value)
+        return _prediction(await afollow(self.plan(inputs), self.seats.aask_all))
 
     def plan(self, inputs: Mapping[str, Any]) -> Plan:
         """Say what to ask next until there is an answer; asks nothing itself."""
@@ -155,6 +150,9 @@ class MixtureOfAgents(dspy.Module):
             self.architecture, proposers, self.aggregator, outputs, self.pool, self.rules
         )
         return planner.plan(inputs)
+
+    save = save
+    load = Load()
 
     def get_lm(self) -> Any:
         """Return the LM of the last agent: what DSPy's wrappers copy to vary a mixture."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import dspy
-
-from moa_dspy.adapters import guarded
 from moa_dspy.aggregators import (
     NORMALISERS,
     Combine,
@@ -23,9 +20,9 @@ from moa_dspy.aggregators import (
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import LayerFailedError
 from moa_dspy.pool import Pool
-from moa_dspy.references import Cut, ReferenceLimits
+from moa_dspy.reader import Reader
+from moa_dspy.references import ReferenceLimits
 from moa_dspy.response import Answer, Response
-from moa_dspy.signatures import REFERENCES
 
 Plan: TypeAlias = Generator[list[Question], list[Response], Answer]
 """Yields questions that may be asked at once, is sent their responses, returns the answer."""
@@ -92,11 +89,11 @@ class Planner:
     ) -> list[Question]:
         names = self.architecture.layers[depth]
         readable = [response for response in before[-1] if response.has_answer] if depth else []
-        questions = []
+        questions, reader = [], self._reader
         for seat, (name, module) in enumerate(zip(names, self.proposers[depth], strict=True)):
             sample = names[:seat].count(name)
             node = node_name("propose", name, sample, parents=parents)
-            read, cuts = self._read(name, module, inputs, readable) if depth else (inputs, ())
+            read, cuts = reader(name, module, inputs, readable) if depth else (inputs, ())
             late = self.rules.deadline_seconds
             questions.append(Question(node, name, sample, module, read, cuts, late))
         return questions
@@ -127,18 +124,11 @@ class Planner:
         if name is None:
             return Consensus()
         kind = Synthesize if combine == "synthesize" else Rank
-        return kind(name, self.aggregator, parents, self._read)
+        return kind(name, self.aggregator, parents, self._reader)
 
-    def _read(
-        self,
-        agent: str,
-        module: Any,
-        inputs: Mapping[str, Any],
-        responses: Sequence[Response],
-    ) -> tuple[Mapping[str, Any], tuple[Cut, ...]]:
-        adapter = self.rules.adapter or dspy.settings.adapter
-        texts = guarded([response.text for response in responses], adapter=adapter)
-        return {**inputs, REFERENCES: texts}, ()
+    @property
+    def _reader(self) -> Reader:
+        return Reader(self.pool, self.rules.adapter, self.rules.limits)
 
 
 def follow(plan: Plan, ask_all: Callable[[list[Question]], list[Response]]) -> Answer:
@@ -147,6 +137,19 @@ def follow(plan: Plan, ask_all: Callable[[list[Question]], list[Response]]) -> A
         questions = next(plan)
         while True:
             questions = plan.send(ask_all(questions))
+    except StopIteration as stop:
+        answer: Answer = stop.value
+        return answer
+
+
+async def afollow(
+    plan: Plan, ask_all: Callable[[list[Question]], Awaitable[list[Response]]]
+) -> Answer:
+    """``follow`` for coroutines."""
+    try:
+        questions = next(plan)
+        while True:
+            questions = plan.send(await ask_all(questions))
     except StopIteration as stop:
         answer: Answer = stop.value
         return answer

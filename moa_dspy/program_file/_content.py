@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from moa_dspy.errors import ArchitectureError
 from moa_dspy.toml_file import check
 
-FORMAT: Final = 1
-"""Changes when a file that was written before can no longer be read."""
+FORMAT: Final = 2
+"""Of the files that are written."""
+
+READABLE: Final = (1, 2)
+"""Formats that are read; 1 had no deadline and no limits."""
 
 
 class _Strict:
@@ -65,6 +68,14 @@ class SeatState(_Strict):
 
 
 @dataclass(frozen=True, slots=True)
+class Limits(_Strict):
+    """A ``ReferenceLimits``."""
+
+    per_reference: int | None = None
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Content(_Strict):
     """The whole file."""
 
@@ -79,6 +90,8 @@ class Content(_Strict):
     agents: dict[str, AgentText]
     state: dict[str, SeatState]
     scores: dict[str, Any] | None
+    deadline_seconds: float | None = None
+    limits: Limits = field(default_factory=Limits)
 
 
 def read_content(path: Path) -> Content:
@@ -96,9 +109,10 @@ def read_content(path: Path) -> Content:
         raise ArchitectureError(f"{path} is not JSON: {error}.") from error
     if not isinstance(value, dict) or not isinstance(value.get("format"), int):
         raise ArchitectureError(f"{path} is not a saved program: it has no `format` number.")
-    if value["format"] != FORMAT:
+    if value["format"] not in READABLE:
+        known = " and ".join(map(str, READABLE))
         raise ArchitectureError(
-            f"{path} has format {value['format']}, but this version reads {FORMAT}; it was "
+            f"{path} has format {value['format']}, but this version reads {known}; it was "
             f"written by moa-dspy {value.get('moa_dspy')}."
         )
     _check_entries(AgentText, value.get("agents"), where=f"{path}.agents")

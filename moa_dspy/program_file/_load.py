@@ -15,6 +15,7 @@ from moa_dspy.pool import Pool
 from moa_dspy.program_file._content import read_content
 from moa_dspy.program_file._seats import restore
 from moa_dspy.program_file._types import check_fields, rebuild
+from moa_dspy.references import ReferenceLimits
 
 T = TypeVar("T")
 
@@ -56,9 +57,28 @@ def load_program(
         else _named(ADAPTERS, adapter, f"{path}: unknown adapter")(),
         normalise=content.normalise,
         quorum=content.quorum,
+        deadline_seconds=content.deadline_seconds,
+        limits=ReferenceLimits(**asdict(content.limits)),
     )
     restore(program, content.state, where=str(path))
     return program
+
+
+def restore_program(program: MixtureOfAgents, path: Path) -> None:
+    """Put the instructions, field texts and demos of a file into ``program``.
+
+    Raises:
+        ArchitectureError: As ``load_program``, and if the file is of another architecture.
+    """
+    content = read_content(path)
+    architecture = Architecture.from_json(asdict(content.architecture))
+    if architecture != program.architecture:
+        raise ArchitectureError(
+            f"{path} holds {architecture}, but this program is {program.architecture}; "
+            "`MixtureOfAgents.load(path, pool=...)` builds the file's."
+        )
+    check_fields(content.signature, program.signature, where=str(path))
+    restore(program, content.state, where=str(path))
 
 
 def _named(table: Mapping[str, T], name: str, what: str) -> T:

@@ -9,7 +9,7 @@ from typing import Any
 from moa_dspy.adapters import ADAPTERS
 from moa_dspy.errors import ArchitectureError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.program_file._content import FORMAT, AgentText, Content, Seating
+from moa_dspy.program_file._content import FORMAT, AgentText, Content, Limits, Seating
 from moa_dspy.program_file._seats import agent_name, seat_state
 from moa_dspy.program_file._types import describe
 from moa_dspy.version import version
@@ -44,6 +44,8 @@ def save_program(
         agents={name: _agent(program, name) for name in program.architecture.agents},
         state={name: seat_state(name, seat) for name, seat in program.named_predictors()},
         scores=None if scores is None else dict(scores),
+        deadline_seconds=program.rules.deadline_seconds,
+        limits=Limits(**asdict(program.rules.limits)),
     )
     try:
         text = json.dumps(asdict(content), indent=2, ensure_ascii=False, allow_nan=False)

@@ -43,7 +43,7 @@ SPOILED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "lm of a seat": (lambda c: c["state"]["aggregator"].update(lm=None), r"\.lm: unknown key"),
     "missing key": (lambda c: c.pop("quorum"), r"\.quorum: missing"),
-    "newer format": (lambda c: c.update(format=2), "has format 2, but this version reads 1"),
+    "newer format": (lambda c: c.update(format=9), "has format 9, but this version reads 1 and 2"),
     "no format": (lambda c: c.pop("format"), "not a saved program"),
     "class path as agent": (lambda c: c.update(agent="os:system"), "unknown agent 'os:system'"),
     "class path as adapter": (lambda c: c.update(adapter="os.system"), "unknown adapter"),

@@ -1,0 +1,165 @@
+"""The mixtures of the papers by name, with the papers' models and settings as defaults.
+
+All of them use the *paper* layout of plain chat: what a model is sent is what the papers'
+own program sends, unguarded. Pass ``adapter=PlainChat()`` for the guarded layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import dspy
+
+from moa_dspy.adapters import PlainChat
+from moa_dspy.architecture import Architecture
+from moa_dspy.errors import ArchitectureError
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.pool import Agent, Pool
+from moa_dspy.sequence import SelfMoASeq
+
+_MODELS: Final = {
+    "wizardlm-2-8x22b": "microsoft/WizardLM-2-8x22B",
+    "qwen1.5-110b": "Qwen/Qwen1.5-110B-Chat",
+    "qwen1.5-72b": "Qwen/Qwen1.5-72B-Chat",
+    "llama-3-70b": "meta-llama/Llama-3-70b-chat-hf",
+    "mixtral-8x22b": "mistralai/Mixtral-8x22B-Instruct-v0.1",
+    "dbrx": "databricks/dbrx-instruct",
+}
+
+PAPER_AGENTS: Final = tuple(
+    Agent(
+        name=name,
+        model=f"openai/{model}",
+        api_base="https://api.together.xyz/v1",
+        api_key_env="TOGETHER_API_KEY",
+        temperature=0.7,
+        max_tokens=2048,
+    )
+    for name, model in _MODELS.items()
+)
+"""The six open models of the paper (arXiv:2406.04692, section 3.1), in its order, as its
+AlpacaEval entry asked them. Vendors retire models: give a pool of your own where one is gone."""
+
+
+def moa(
+    signature: str | type[dspy.Signature] = "question -> answer",
+    *,
+    pool: Pool | None = None,
+    proposers: Sequence[str] | None = None,
+    aggregator: str | None = None,
+    **options: Any,
+) -> MixtureOfAgents:
+    """Return the paper's MoA: two layers of the same proposers, then an aggregator.
+
+    Args:
+        signature: What is answered; ``history: dspy.History`` makes it multi-turn.
+        pool: Default: ``PAPER_AGENTS``, reached with ``TOGETHER_API_KEY``.
+        proposers: Names of the pool; default: all of it.
+        aggregator: Name of the pool; default with the paper's pool: Qwen1.5-110B-Chat.
+        options: More arguments of ``MixtureOfAgents``.
+
+    Raises:
+        ArchitectureError: If there is a pool and no ``aggregator``.
+        PoolError: If the pool lacks an agent.
+    """
+    return _layered(signature, 2, pool, proposers, aggregator or _or("qwen1.5-110b", pool), options)
+
+
+def moa_lite(
+    signature: str | type[dspy.Signature] = "question -> answer",
+    *,
+    pool: Pool | None = None,
+    proposers: Sequence[str] | None = None,
+    aggregator: str | None = None,
+    **options: Any,
+) -> MixtureOfAgents:
+    """Return the paper's MoA-Lite: one layer of proposers, then an aggregator.
+
+    Arguments and errors are those of ``moa``; the paper's aggregator is Qwen1.5-72B-Chat.
+    """
+    return _layered(signature, 1, pool, proposers, aggregator or _or("qwen1.5-72b", pool), options)
+
+
+def self_moa(
+    signature: str | type[dspy.Signature] = "question -> answer",
+    *,
+    pool: Pool | None = None,
+    agent: str | None = None,
+    aggregator: str | None = None,
+    samples: int = 6,
+    **options: Any,
+) -> MixtureOfAgents:
+    """Return Self-MoA: samples of one agent, then an aggregator (arXiv:2502.00674).
+
+    Args:
+        signature: As of ``moa``.
+        pool: As of ``moa``.
+        agent: Who is sampled; default with the paper's pool: WizardLM-2-8x22B.
+        aggregator: Default: the agent itself; of the paper's agent, Qwen1.5-110B-Chat.
+        samples: How often the agent is asked.
+        options: More arguments of ``MixtureOfAgents``.
+
+    Raises:
+        ArchitectureError: If there is a pool and no ``agent``, or no sample is asked for.
+        PoolError: If the pool lacks an agent.
+    """
+    sampled, last = _sampled(pool, agent, aggregator)
+    if samples < 1:
+        raise ArchitectureError(f"`samples` must be at least 1, but got {samples}.")
+    architecture = Architecture(((sampled,) * samples,), last)
+    return _mixture(signature, architecture, pool, options)
+
+
+def self_moa_seq(
+    signature: str | type[dspy.Signature] = "question -> answer",
+    *,
+    pool: Pool | None = None,
+    agent: str | None = None,
+    aggregator: str | None = None,
+    **options: Any,
+) -> SelfMoASeq:
+    """Return Self-MoA-Seq: as ``self_moa``, aggregated a window at a time (arXiv:2502.00674).
+
+    ``options`` are more arguments of ``SelfMoASeq``: ``samples``, ``window``.
+    """
+    sampled, last = _sampled(pool, agent, aggregator)
+    options = {"adapter": PlainChat(layout="paper"), **options}
+    return SelfMoASeq(signature, sampled, pool=_or_paper(pool), aggregator=last, **options)
+
+
+def _layered(
+    signature: Any,
+    depth: int,
+    pool: Pool | None,
+    proposers: Sequence[str] | None,
+    aggregator: str | None,
+    options: dict[str, Any],
+) -> MixtureOfAgents:
+    if aggregator is None:
+        raise ArchitectureError("`aggregator` must be given with a pool of your own.")
+    layer = tuple(proposers or _or_paper(pool))
+    return _mixture(signature, Architecture((layer,) * depth, aggregator), pool, options)
+
+
+def _mixture(
+    signature: Any, architecture: Architecture, pool: Pool | None, options: dict[str, Any]
+) -> MixtureOfAgents:
+    options = {"adapter": PlainChat(layout="paper"), **options}
+    return MixtureOfAgents(signature, architecture, pool=_or_paper(pool), **options)
+
+
+def _sampled(pool: Pool | None, agent: str | None, aggregator: str | None) -> tuple[str, str]:
+    if agent is None and pool is not None:
+        raise ArchitectureError("`agent` must be given with a pool of your own.")
+    if agent is None:
+        return "wizardlm-2-8x22b", aggregator or "qwen1.5-110b"
+    return agent, aggregator or agent
+
+
+def _or(name: str, pool: Pool | None) -> str | None:
+    return name if pool is None else None
+
+
+def _or_paper(pool: Pool | None) -> Pool:
+    return Pool(PAPER_AGENTS) if pool is None else pool

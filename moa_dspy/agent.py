@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -30,6 +31,8 @@ class Agent:
             ``vendor/NAME`` as DSPy and LiteLLM write it.
         temperature: 0 is greedy; such an agent gives one answer however often it is asked.
         max_tokens: Longest answer, in tokens.
+        context_window: Most tokens of prompt and answer together; what an agent reads of
+            others is cut to keep to it. None is no limit.
         weights: ``local/`` only: path of a GGUF file, ``${VARIABLE}`` is expanded.
         sha256: ``local/`` only: checksum the weights must have, and their identity; needed
             with ``weights``, known for a name of the catalogue.
@@ -38,6 +41,10 @@ class Agent:
         api_base: URL of an OpenAI-compatible endpoint; None is the vendor's own.
         api_key_env: Name of the environment variable that holds the key.
         client: ``litellm`` sends every request through LiteLLM.
+        num_retries: Attempts after a first one that failed for the moment: busy, down, slow.
+        timeout_seconds: How long one attempt may take in all, and each wait inside it.
+        max_concurrent: Requests at a time; agents of one endpoint share the smallest number
+            that one of them gives. None is no limit of ours.
         usd_per_million_prompt_tokens: Price; 0 where nobody charges.
         usd_per_million_completion_tokens: Price; 0 where nobody charges.
         optional: Whether the agent is left out, and the user told, where a variable that
@@ -53,6 +60,7 @@ class Agent:
     model: str
     temperature: float = 0.7
     max_tokens: int = 1024
+    context_window: int | None = None
     weights: str | None = None
     sha256: str | None = None
     n_slots: int = 4
@@ -60,6 +68,9 @@ class Agent:
     api_base: str | None = None
     api_key_env: str | None = None
     client: str = "auto"
+    num_retries: int = 3
+    timeout_seconds: float = 600.0
+    max_concurrent: int | None = None
     usd_per_million_prompt_tokens: float = 0.0
     usd_per_million_completion_tokens: float = 0.0
     optional: bool = False
@@ -70,9 +81,13 @@ class Agent:
             "model": "/" in self.model,
             "temperature": 0 <= self.temperature <= 2,
             "max_tokens": self.max_tokens >= 1,
+            "context_window": self.context_window is None or self.context_window > self.max_tokens,
             "n_slots": self.n_slots >= 1,
             "n_threads": self.n_threads is None or self.n_threads >= 1,
             "client": self.client in ("auto", "litellm"),
+            "num_retries": self.num_retries >= 0,
+            "timeout_seconds": 0 < self.timeout_seconds < math.inf,
+            "max_concurrent": self.max_concurrent is None or self.max_concurrent >= 1,
             "usd_per_million_prompt_tokens": self.usd_per_million_prompt_tokens >= 0,
             "usd_per_million_completion_tokens": self.usd_per_million_completion_tokens >= 0,
         }
@@ -122,6 +137,13 @@ class Agent:
     def is_local(self) -> bool:
         """Whether llama.cpp answers inside this process."""
         return self.model.startswith("local/")
+
+    @property
+    def endpoint(self) -> str:
+        """Where requests go, whatever the model: what has one queue."""
+        if self.is_local:
+            return self.identity
+        return (self.api_base or self.model.partition("/")[0]).rstrip("/")
 
     @property
     def identity(self) -> str:

@@ -70,3 +70,16 @@ class BudgetReachedError(CallError):
 
 class StoreError(CallError):
     """The call store cannot be read or written."""
+
+
+def ours(error: BaseException) -> MoaError | None:
+    """Return the error of this library that is or caused ``error``, if there is one.
+
+    DSPy wraps what an engine raises. A ``LayerFailedError`` does not count: models failed.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MoaError) and not isinstance(cause, LayerFailedError):
+            return cause
+        cause = cause.__cause__
+    return None

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final
 
 import dspy
 
-from moa_dspy.aggregators import NORMALISERS
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError
 from moa_dspy.given import from_parts
+from moa_dspy.layer import Layer
 from moa_dspy.plan import Plan, Planner, Rules, afollow, follow
 from moa_dspy.pool import Pool
 from moa_dspy.prediction import MixturePrediction
 from moa_dspy.references import ReferenceLimits
-from moa_dspy.response import Answer
 from moa_dspy.saving import Load, save
 from moa_dspy.seat import Seats
+from moa_dspy.seat_mark import mark_seats
 from moa_dspy.signatures import REFERENCES, ranker, with_references
 
 AGENT_MODULES: dict[str, Callable[[Any], Any]] = {
@@ -29,14 +30,6 @@ AGENT_MODULES: dict[str, Callable[[Any], Any]] = {
 
 FACTS: Final = "mixture"
 """Name under which a prediction carries its ``Answer``."""
-
-
-class Layer(dspy.Module):
-    """Proposers that see the same input and do not see each other."""
-
-    def __init__(self, proposers: Sequence[Any]) -> None:
-        super().__init__()
-        self.proposers = list(proposers)
 
 
 class MixtureOfAgents(dspy.Module):
@@ -99,20 +92,20 @@ class MixtureOfAgents(dspy.Module):
         for name in architecture.agents:
             pool[name]
         self.signature: Any = _checked(dspy.ensure_signature(signature))
-        self.rules = _checked_rules(
-            Rules(adapter, normalise, quorum, deadline_seconds, limits or ReferenceLimits())
-        )
+        limits = limits or ReferenceLimits()
+        self.rules = Rules(adapter, normalise, quorum, deadline_seconds, limits)
         self.architecture, self.pool, self._agent = architecture, pool, agent
         self.layers = [
             Layer([agent(self._proposal(depth)) for _ in names])
             for depth, names in enumerate(architecture.layers)
         ]
         self.aggregator = self._make_aggregator(agent)
+        mark_seats(self)
 
     def with_architecture(self, architecture: Architecture) -> MixtureOfAgents:
         """Return a mixture like this one in everything but who sits where; prompts are new."""
         rules = self.rules
-        return MixtureOfAgents(
+        made = MixtureOfAgents(
             self.signature,
             architecture,
             pool=self.pool,
@@ -123,9 +116,28 @@ class MixtureOfAgents(dspy.Module):
             deadline_seconds=rules.deadline_seconds,
             limits=rules.limits,
         )
+        made.are_proposers_frozen = self.are_proposers_frozen
+        return made
+
+    @property
+    def are_proposers_frozen(self) -> bool:
+        """Whether DSPy's optimizers see, and change, the aggregator alone; may be set.
+
+        What an optimizer returns is a copy, so set it back there to free the proposers.
+        """
+        return any(layer.is_frozen for layer in self.layers)
+
+    @are_proposers_frozen.setter
+    def are_proposers_frozen(self, value: bool) -> None:
+        for layer in self.layers:
+            layer.is_frozen = value
+
+    @cached_property
+    def _reading(self) -> Any:
+        return with_references(self.signature)
 
     def _proposal(self, depth: int) -> Any:
-        return with_references(self.signature) if depth else self.signature
+        return self._reading if depth else self.signature
 
     def _make_aggregator(self, agent: Callable[[Any], Any]) -> Any:
         if not self.architecture.aggregator_calls_a_model:
@@ -136,11 +148,11 @@ class MixtureOfAgents(dspy.Module):
 
     def forward(self, **inputs: Any) -> MixturePrediction:
         """Answer, the proposers of a layer at the same time in threads."""
-        return _prediction(follow(self.plan(inputs), self.seats.ask_all))
+        return MixturePrediction.of(follow(self.plan(inputs), self.seats.ask_all))
 
     async def aforward(self, **inputs: Any) -> MixturePrediction:
         """Answer, the proposers of a layer at the same time as tasks."""
-        return _prediction(await afollow(self.plan(inputs), self.seats.aask_all))
+        return MixturePrediction.of(await afollow(self.plan(inputs), self.seats.aask_all))
 
     def plan(self, inputs: Mapping[str, Any]) -> Plan:
         """Say what to ask next until there is an answer; asks nothing itself."""
@@ -185,19 +197,3 @@ def _checked(signature: Any) -> Any:
         if taken in signature.fields:
             raise ArchitectureError(f"The signature's own field {taken!r} must be renamed.")
     return signature
-
-
-def _checked_rules(rules: Rules) -> Rules:
-    if rules.normalise not in NORMALISERS:
-        known = ", ".join(sorted(NORMALISERS))
-        raise ArchitectureError(f"Unknown `normalise` {rules.normalise!r}; known ones are {known}.")
-    if rules.quorum < 1:
-        raise ArchitectureError(f"`quorum` must be at least 1, but got {rules.quorum}.")
-    late = rules.deadline_seconds
-    if late is not None and not late > 0:
-        raise ArchitectureError(f"`deadline_seconds` must be positive, but got {late}.")
-    return rules
-
-
-def _prediction(answer: Answer) -> MixturePrediction:
-    return MixturePrediction(**answer.final.values, mixture=answer)

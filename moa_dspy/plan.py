@@ -18,7 +18,7 @@ from moa_dspy.aggregators import (
     node_name,
 )
 from moa_dspy.architecture import Architecture
-from moa_dspy.errors import LayerFailedError
+from moa_dspy.errors import ArchitectureError, LayerFailedError
 from moa_dspy.pool import Pool
 from moa_dspy.reader import Reader
 from moa_dspy.references import ReferenceLimits
@@ -38,6 +38,9 @@ class Rules:
         quorum: Fewest responses that a layer may go on with.
         deadline_seconds: After how long a layer goes on without its stragglers.
         limits: How much of the references may be read.
+
+    Raises:
+        ArchitectureError: If one of them is out of range.
     """
 
     adapter: Any = None
@@ -45,6 +48,18 @@ class Rules:
     quorum: int = 1
     deadline_seconds: float | None = None
     limits: ReferenceLimits = field(default_factory=ReferenceLimits)
+
+    def __post_init__(self) -> None:
+        if self.normalise not in NORMALISERS:
+            known = ", ".join(sorted(NORMALISERS))
+            raise ArchitectureError(
+                f"Unknown `normalise` {self.normalise!r}; known ones are {known}."
+            )
+        if self.quorum < 1:
+            raise ArchitectureError(f"`quorum` must be at least 1, but got {self.quorum}.")
+        late = self.deadline_seconds
+        if late is not None and not late > 0:
+            raise ArchitectureError(f"`deadline_seconds` must be positive, but got {late}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +88,7 @@ class Planner:
         nodes: tuple[str, ...] = ()
         for depth, names in enumerate(self.architecture.layers):
             questions = self._questions(depth, inputs, nodes, layers)
-            layers.append(tuple((yield questions)))
+            layers.append(self._complete(*(yield questions)))
             nodes = tuple(question.node for question in questions)
             answered = sum(response.has_answer for response in layers[-1])
             if answered < min(self.rules.quorum, len(names)):
@@ -115,7 +130,18 @@ class Planner:
             final, asked = yield from _watched(steps)
         if not final.has_answer:
             raise _too_few("The aggregator did not answer: 0 of 1", [final])
+        self._complete(final)
         return Answer(final, tuple(layers), asked)
+
+    def _complete(self, *responses: Response) -> tuple[Response, ...]:
+        """Return the responses unless a module of the caller's left out a field."""
+        for response in filter(lambda one: one.has_answer, responses):
+            if not set(self.outputs) <= set(response.values):
+                raise ArchitectureError(
+                    f"The module of agent {response.agent!r} must return "
+                    f"{', '.join(self.outputs)}, but returned {', '.join(response.values)}."
+                )
+        return responses
 
     def _combine(self, parents: tuple[str, ...]) -> Combine:
         name, combine = self.architecture.aggregator, self.architecture.combine

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moa_dspy.agent import VARIABLE, Agent, available, read_agents
-from moa_dspy.calls import Caller, Calls
+from moa_dspy.adoption import given
+from moa_dspy.agent import Agent, available, read_agents
+from moa_dspy.agent_lm import make_lm
+from moa_dspy.calls import Calls
 from moa_dspy.errors import PoolError
 
 if TYPE_CHECKING:
     import dspy
 
 __all__ = ["Agent", "Pool", "available", "make_lm", "read_agents"]
-
-logger = logging.getLogger(__name__)
-
-_IS_KEY = re.compile(r"(API_?KEY|_TOKEN|SECRET)$")
-_SHORTEST_KEY = 6
-"""Shorter values, such as a placeholder of a local server, would mask ordinary text."""
 
 
 class Pool(Mapping[str, Agent]):
@@ -33,6 +26,9 @@ class Pool(Mapping[str, Agent]):
         agents: In any order; names must differ.
         calls: Where answers come from and go to; default: memory of this process.
         lms: LMs that the caller made, by agent name, used as they are.
+
+    Attributes:
+        not_adopted: Why an agent's LM is used as it is, its calls not stored, by name.
 
     Raises:
         PoolError: If there is no agent, or a name occurs twice.
@@ -50,26 +46,58 @@ class Pool(Mapping[str, Agent]):
         self.calls = calls or Calls()
         self._lms: dict[str, Any] = dict(lms or {})
         self._lock = threading.Lock()
+        self.not_adopted: Mapping[str, str] = {}
         if not listed:
             raise PoolError("A pool must hold at least one agent, but got none.")
         if len(self._agents) < len(listed):
             names = [agent.name for agent in listed]
             twice = sorted({name for name in names if names.count(name) > 1})
             raise PoolError(f"Agent names must differ, but {', '.join(twice)} occurs twice.")
+        for agent in listed:
+            # Of all before the first request: the smallest limit of an endpoint counts.
+            self.calls.limiters.of(agent.endpoint, agent.max_concurrent)
 
     @classmethod
-    def from_lms(cls, lms: Mapping[str, dspy.LM]) -> Pool:
-        """Make a pool of LMs that exist already; their calls are not stored."""
-        agents = [
-            Agent(
-                name=name,
-                model=lm.model if "/" in lm.model else f"given/{lm.model}",
-                temperature=lm.kwargs.get("temperature") or 0.0,
-                max_tokens=lm.kwargs.get("max_tokens") or 1024,
-            )
+    def from_lms(
+        cls,
+        lms: Mapping[str, dspy.BaseLM],
+        *,
+        calls: Calls | None = None,
+        strict: bool = False,
+        usd_per_million_tokens: Mapping[str, tuple[float, float]] | None = None,
+    ) -> Pool:
+        """Make a pool of LMs that exist already, each adopted if that is possible.
+
+        The calls of an adopted LM go through the pool's: stored, counted, limited, told
+        apart by sample. It is asked where and how the LM itself would ask, with the LM's key,
+        settings, retries and timeout; answers of DSPy's cache are not used. The LM stays as
+        it is, and calls show up in its history too; what is changed on it later has no
+        effect here. An LM that cannot be adopted is used as it is: its calls are counted in
+        the facts of an answer, but not stored; ``not_adopted`` says why.
+
+        Args:
+            lms: By agent name.
+            calls: Where answers come from and go to; default: memory of this process.
+            strict: Whether an LM that cannot be adopted is an error.
+            usd_per_million_tokens: Price of prompt and of completion tokens, by agent
+                name; default 0.
+
+        Raises:
+            PoolError: If there is no LM, or with ``strict`` one that cannot be adopted.
+        """
+        calls, prices = calls or Calls(), usd_per_million_tokens or {}
+        found = {
+            name: given(name, lm, calls, usd=prices.get(name, (0.0, 0.0)))
             for name, lm in lms.items()
-        ]
-        return cls(agents, lms=lms)
+        }
+        reasons = {name: it.reason for name, it in found.items() if it.reason is not None}
+        if strict and reasons:
+            name, reason = next(iter(reasons.items()))
+            raise PoolError(f"Agent {name!r}: its LM cannot be adopted: {reason}.")
+        made = {name: it.lm for name, it in found.items()}
+        pool = cls([it.agent for it in found.values()], calls=calls, lms=made)
+        pool.not_adopted = reasons
+        return pool
 
     @classmethod
     def read(cls, path: Path, *, calls: Calls | None = None) -> Pool:
@@ -115,77 +143,3 @@ class Pool(Mapping[str, Agent]):
             if name not in self._lms:
                 self._lms[name] = make_lm(agent, self.calls)
             return self._lms[name]
-
-
-def make_lm(agent: Agent, calls: Calls) -> dspy.LM:
-    """Return a ``dspy.LM`` that answers from ``calls`` and asks the agent's endpoint otherwise.
-
-    DSPy's own cache is off: its key ignores the endpoint and it forgets usage on hits.
-    """
-    import dspy
-
-    from moa_dspy.calls import AsyncStoredEngine, StoredEngine
-
-    key = os.environ.get(agent.api_key_env) if agent.api_key_env else None
-    caller = Caller(
-        agent=agent.name,
-        identity=agent.identity,
-        usd_per_prompt_token=agent.usd_per_million_prompt_tokens / 1e6,
-        usd_per_completion_token=agent.usd_per_million_completion_tokens / 1e6,
-        secrets=_secrets(agent),
-    )
-    return dspy.LM(
-        f"agent/{agent.name}",
-        temperature=agent.temperature,
-        max_tokens=agent.max_tokens,
-        cache=False,
-        engine=StoredEngine(calls, caller, lambda: _engine(agent, key), is_seeded=agent.is_local),
-        async_engine=AsyncStoredEngine(
-            calls, caller, lambda: _engine(agent, key, asynchronous=True), is_seeded=agent.is_local
-        ),
-    )
-
-
-def _secrets(agent: Agent) -> tuple[str, ...]:
-    """Return what must never be written: every key that a client of this agent might send.
-
-    Vendors' clients find their keys in the environment by themselves, so any variable
-    that is named like a key counts, not only the agent's own.
-    """
-    if agent.is_local:
-        return ()
-    own = {os.environ.get(agent.api_key_env or "", "")} - {""}
-    others = {v for n, v in os.environ.items() if _IS_KEY.search(n) and len(v) >= _SHORTEST_KEY}
-    return tuple(sorted(own | others, key=len, reverse=True))
-
-
-def _engine(agent: Agent, key: str | None, *, asynchronous: bool = False) -> Any:
-    if missing := agent.missing_variables:
-        raise PoolError(
-            f"Agent {agent.name!r}: the environment has no variable {missing[0]} "
-            "(`weights` or `api_key_env`)."
-        )
-    if agent.is_local:
-        from moa_dspy.local import local_engine
-
-        return local_engine(
-            _weights(agent),
-            sha256=agent.sha256,
-            n_slots=agent.n_slots,
-            n_threads=agent.n_threads,
-            asynchronous=asynchronous,
-        )
-    from moa_dspy.calls._endpoints import Endpoint, endpoint_engine
-
-    client: Any = agent.client
-    endpoint = Endpoint(agent.model, agent.api_base, key, client)
-    return endpoint_engine(endpoint, asynchronous=asynchronous)
-
-
-def _weights(agent: Agent) -> str:
-    """Return the path of the agent's weights, pulling those of the catalogue that are not here."""
-    if agent.weights is not None:
-        return VARIABLE.sub(lambda match: os.environ[match[1]], agent.weights)
-    from moa_dspy.local import pull
-
-    return str(pull(agent.model.removeprefix("local/"), progress=logger.warning))

@@ -22,6 +22,11 @@ class MixturePrediction(dspy.Prediction):
         base = args[0] if args else kwargs.get("base")
         self._mixture = mixture or getattr(base, "_mixture", None)
 
+    @classmethod
+    def of(cls, answer: Answer) -> MixturePrediction:
+        """Return the prediction that a mixture's answer is."""
+        return cls(**answer.final.values, mixture=answer)
+
     @property
     def mixture(self) -> Answer:
         """Every agent's response, price, seconds and failure on the way to the answer."""

@@ -10,7 +10,7 @@ import dspy
 
 from moa_dspy.adapters import guarded
 from moa_dspy.pool import Pool
-from moa_dspy.references import Cut, ReferenceLimits
+from moa_dspy.references import Cut, ReferenceLimits, built_tokens, fitted
 from moa_dspy.response import Response
 from moa_dspy.signatures import REFERENCES
 
@@ -33,6 +33,18 @@ class Reader:
         self, agent: str, module: Any, inputs: Mapping[str, Any], responses: Sequence[Response], /
     ) -> tuple[Mapping[str, Any], tuple[Cut, ...]]:
         """Return the inputs with the references added, and what was cut from these."""
-        adapter = self.adapter or dspy.settings.adapter
-        texts = guarded([response.text for response in responses], adapter=adapter)
-        return {**inputs, REFERENCES: texts}, ()
+        adapter, reader = self.adapter or dspy.settings.adapter, self.pool[agent]
+
+        def with_references(texts: Sequence[str]) -> dict[str, Any]:
+            return {**inputs, REFERENCES: guarded(texts, adapter=adapter)}
+
+        # Cut first and guard then: an escape is never cut in two.
+        texts, cuts = fitted(
+            [response.text for response in responses],
+            agents=[response.agent for response in responses],
+            limits=self.limits,
+            window=reader.context_window,
+            max_tokens=reader.max_tokens,
+            measure=lambda read: built_tokens(module, adapter, with_references(read)),
+        )
+        return with_references(texts), cuts

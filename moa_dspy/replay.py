@@ -96,6 +96,8 @@ class _Replay:
 class _Shared:
     """What both engines share; DSPy's optimizers deep-copy programs, a recording is shared."""
 
+    logs_calls = True
+
     def __init__(self, replay: _Replay) -> None:
         self.replay = replay
 

@@ -16,11 +16,12 @@ from typing import Any, TypeAlias
 import dspy
 
 from moa_dspy.aggregators import Question
-from moa_dspy.calls import CallScope, call_scope
-from moa_dspy.errors import LayerFailedError, MoaError
+from moa_dspy.calls import CallScope, call_scope, current_scope
+from moa_dspy.errors import ours
 from moa_dspy.outside_lm import Trace, outside_lms, renamed, rollout, without_lms
 from moa_dspy.pool import Pool
 from moa_dspy.response import Response, render
+from moa_dspy.seat_module import acall, values_of
 from moa_dspy.status import Status
 from moa_dspy.threads import THREADS
 
@@ -87,9 +88,13 @@ class Seats:
         return _collected([_abandoned(q) if t in late else t.result() for q, t in asked])
 
     async def _aask(self, question: Question, status: Status | None = None) -> Asked:
-        with self._seat(question) as seat:
+        cancelled = threading.Event()
+        with self._seat(question, cancelled) as seat:
             try:
-                prediction = await seat.module.acall(**question.inputs)
+                prediction = await acall(seat.module, question.inputs)
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
             except Exception as error:
                 asked = seat.failed(error)
             else:
@@ -115,9 +120,12 @@ class Seats:
             settings["trace"] = []
         late = question.deadline_seconds
         moment = None if late is None else time.monotonic() + late
+        around = current_scope()
         scope = call_scope(sample=question.sample, deadline=moment, cancelled=cancelled)
         with scope as own_scope, dspy.context(**settings):
             yield _Seat(question, module, own_scope, settings.get("trace", []))
+        # A mixture that sits in a seat costs that seat what its own seats cost.
+        around.log.extend(own_scope.log)
 
     def _lm(self, question: Question, number: int | None) -> Any:
         lm = self.pool.lm(question.agent)
@@ -140,21 +148,16 @@ class _Seat:
     trace: Trace = field(default_factory=list)
 
     def answered(self, prediction: Any) -> Asked:
-        signature = getattr(self.module, "signature", None)
-        names = list(signature.output_fields) if signature is not None else list(prediction.keys())
-        values = {name: prediction[name] for name in names if name in prediction}
+        values = values_of(self.module, prediction)
         text = render(values)
         if not text.strip():
             return self._asked(failure="The model answered with an empty text.")
         return self._asked(values=values, text=text)
 
     def failed(self, error: Exception) -> Asked:
-        cause: BaseException | None = error
-        while cause is not None:
-            # DSPy wraps what an engine raises; ours are not a model's failure and must be seen.
-            if isinstance(cause, MoaError) and not isinstance(cause, LayerFailedError):
-                raise cause
-            cause = cause.__cause__
+        if cause := ours(error):
+            # Not a model's failure, so it must be seen.
+            raise cause
         return self._asked(failure=f"{type(error).__name__}: {error}")
 
     def _asked(self, **rest: Any) -> Asked:

@@ -68,13 +68,11 @@ class SelfMoASeq(dspy.Module):
 
     def forward(self, **inputs: Any) -> MixturePrediction:
         """Answer, all samples at the same time in threads."""
-        answer = follow(self.plan(inputs), self.seats.ask_all)
-        return MixturePrediction(**answer.final.values, mixture=answer)
+        return MixturePrediction.of(follow(self.plan(inputs), self.seats.ask_all))
 
     async def aforward(self, **inputs: Any) -> MixturePrediction:
         """Answer, all samples at the same time as tasks."""
-        answer = await afollow(self.plan(inputs), self.seats.aask_all)
-        return MixturePrediction(**answer.final.values, mixture=answer)
+        return MixturePrediction.of(await afollow(self.plan(inputs), self.seats.aask_all))
 
     def plan(self, inputs: Mapping[str, Any]) -> Plan:
         """Say what to ask next until there is an answer; asks nothing itself."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import dspy
 from dspy import lm15
 
-from moa_dspy.calls import AsyncStoredEngine, Caller, Calls, StoredEngine
+from moa_dspy.calls import Caller, Calls, stored_lm
 from moa_dspy.pool import Agent, Pool
 
 Script: TypeAlias = str | Exception | Callable[[str], str]
@@ -22,6 +22,7 @@ def scripted_pool(
     calls: Calls | None = None,
     temperature: float = 0.0,
     usd_per_million_tokens: Mapping[str, float] | None = None,
+    reads_all: bool = False,
 ) -> Pool:
     """Return a pool whose agents reply by script, through the call store as real ones do.
 
@@ -36,6 +37,8 @@ def scripted_pool(
         calls: Where answers come from and go to; default: memory.
         temperature: Of every agent.
         usd_per_million_tokens: Price of prompt and completion tokens alike; default 0.
+        reads_all: Whether a script is given the texts of all messages, system message
+            first, a blank line between two, instead of the last user message.
     """
     prices = usd_per_million_tokens or {}
     shared = calls or Calls()
@@ -49,7 +52,7 @@ def scripted_pool(
         )
         for name in answers
     ]
-    lms = {agent.name: _lm(agent, answers[agent.name], shared) for agent in agents}
+    lms = {agent.name: _lm(agent, answers[agent.name], shared, reads_all) for agent in agents}
     return Pool(agents, calls=shared, lms=lms)
 
 
@@ -58,10 +61,11 @@ class ScriptedEngine:
     """Replies to a ``dspy.lm15.Request`` by a script; asks nobody."""
 
     script: Script
+    reads_all: bool = False
 
     def complete(self, request: Any) -> Any:
         """Return the scripted response, or raise the script's error."""
-        prompt = last_user_text(request)
+        prompt = whole_text(request) if self.reads_all else last_user_text(request)
         if isinstance(self.script, Exception):
             raise self.script
         text = self.script if isinstance(self.script, str) else self.script(prompt)
@@ -79,31 +83,43 @@ class AsyncScriptedEngine:
     """``ScriptedEngine`` for coroutines."""
 
     script: Script
+    reads_all: bool = False
 
     async def complete(self, request: Any) -> Any:
         """Return the scripted response, or raise the script's error."""
-        return ScriptedEngine(self.script).complete(request)
+        return ScriptedEngine(self.script, self.reads_all).complete(request)
 
 
 def last_user_text(request: Any) -> str:
     """Return the text of the request's last user message."""
     parts = next(m.parts for m in reversed(request.messages) if m.role == "user")
+    return _text(parts)
+
+
+def whole_text(request: Any) -> str:
+    """Return the texts of the request's messages, system message first."""
+    system = request.system if isinstance(request.system, str) else _text(request.system or ())
+    return "\n\n".join([system, *(_text(message.parts) for message in request.messages)])
+
+
+def _text(parts: Iterable[Any]) -> str:
     return "\n".join(part.text for part in parts if isinstance(part, lm15.TextPart))
 
 
-def _lm(agent: Agent, script: Script, calls: Calls) -> dspy.LM:
+def _lm(agent: Agent, script: Script, calls: Calls, reads_all: bool) -> dspy.LM:
     caller = Caller(
         agent=agent.name,
         identity=agent.identity,
         usd_per_prompt_token=agent.usd_per_million_prompt_tokens / 1e6,
         usd_per_completion_token=agent.usd_per_million_completion_tokens / 1e6,
     )
-    return dspy.LM(
+    return stored_lm(
         f"agent/{agent.name}",
+        calls,
+        caller,
+        lambda asynchronous: (AsyncScriptedEngine if asynchronous else ScriptedEngine)(
+            script, reads_all
+        ),
         temperature=agent.temperature,
         max_tokens=agent.max_tokens,
-        cache=False,
-        num_retries=0,
-        engine=StoredEngine(calls, caller, lambda: ScriptedEngine(script)),
-        async_engine=AsyncStoredEngine(calls, caller, lambda: AsyncScriptedEngine(script)),
     )

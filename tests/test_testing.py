@@ -49,3 +49,17 @@ def test_a_raising_script_is_a_failure_and_a_budget_holds() -> None:
     program(question="1")
     with pytest.raises(BudgetReachedError, match="1 calls"):
         program(question="2")
+
+
+def test_scripts_read_the_last_user_message_or_all_messages() -> None:
+    for reads_all, expected in (
+        (False, "Italy?"),
+        (True, "Be brief.\n\nFrance?\n\nParis\n\nItaly?"),
+    ):
+        pool = scripted_pool({"a": lambda prompt: prompt}, reads_all=reads_all)
+        program = mixture(pool, "a")
+        seat = program.aggregator
+        seat.signature = seat.signature.with_instructions("Be brief.")
+        seat.demos = [{"question": "France?", "answer": "Paris"}]
+        assert program(question="Italy?").answer == expected
+        assert asyncio.run(program.acall(question="Italy?")).answer == expected

@@ -1,30 +1,31 @@
 """How a question and its references become chat messages."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import dspy
 
-from moa_dspy.adapters._guard import neutral, quoted, without_tags
-from moa_dspy.adapters._plain import PlainChat
+from moa_dspy.adapters._formats import guarded
+from moa_dspy.adapters._guard import neutral, quoted
+from moa_dspy.adapters._plain import LAYOUTS, PlainChat
 
 ADAPTERS: dict[str, Callable[[], Any]] = {
+    # DSPy's default. A reply without its markers is asked for again, as JSON: a second call.
     "chat": dspy.ChatAdapter,
+    # The same without the second call: a reply without the markers is a failure.
+    "chat_strict": partial(dspy.ChatAdapter, use_json_adapter_fallback=False),
+    # Replies in JSON; never asks again.
     "json": dspy.JSONAdapter,
+    # The reference implementation's own messages, unguarded.
+    "paper": partial(PlainChat, layout="paper"),
+    # No format: one text in, one text out, guarded.
     "plain": PlainChat,
+    # Replies in XML; one that is not well-formed is asked for again, as JSON.
     "xml": dspy.XMLAdapter,
+    # The same without the second call.
+    "xml_strict": partial(dspy.XMLAdapter, use_json_adapter_fallback=False),
 }
 """Names that a study file or a saved program may use. Adding a line here is the registration."""
 
-
-def guarded(texts: Sequence[str], *, adapter: Any) -> list[str]:
-    """Return references as the adapter may safely read them; plain chat guards on its own."""
-    if isinstance(adapter, PlainChat):
-        return list(texts)
-    harmless = [neutral(text) for text in texts]
-    if isinstance(adapter, dspy.XMLAdapter):
-        return [without_tags(text) for text in harmless]
-    return harmless
-
-
-__all__ = ["ADAPTERS", "PlainChat", "guarded", "neutral", "quoted", "without_tags"]
+__all__ = ["ADAPTERS", "LAYOUTS", "PlainChat", "guarded", "neutral", "quoted"]

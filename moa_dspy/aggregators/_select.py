@@ -41,9 +41,11 @@ class Rank:
         read, cuts = self.read(self.agent, self.module, inputs, responses)
         question = Question(node, self.agent, 0, self.module, read, cuts)
         (reply,) = yield [question]
+        left_out = {cut.reference for cut in cuts if not cut.kept_tokens}
+        numbered = [r for n, r in enumerate(responses, start=1) if n not in left_out]
         number = re.search(r"\d+", str(reply.values.get("best", "")))
-        if number and 1 <= int(number[0]) <= len(responses):
-            return responses[int(number[0]) - 1]
+        if number and 1 <= int(number[0]) <= len(numbered):
+            return numbered[int(number[0]) - 1]
         return _most_alike(responses)
 
 

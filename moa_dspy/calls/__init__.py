@@ -1,18 +1,33 @@
 """Every call to a language model, made once, stored, and never paid for again."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from moa_dspy.calls._budget import Budget, Estimate, Ledger, Spending
+from moa_dspy.calls._budget import Budget, Estimate, Spending
 from moa_dspy.calls._call import Call, call_key, canonical_json
-from moa_dspy.calls._calls import Ask, Caller, Calls
+from moa_dspy.calls._caller import Ask, Caller
+from moa_dspy.calls._calls import Calls
+from moa_dspy.calls._clock import Clock
+from moa_dspy.calls._database_url import database_url
+from moa_dspy.calls._database_url import shown as shown_url
+from moa_dspy.calls._ledger import Ledger
+from moa_dspy.calls._limits import Limiter
+from moa_dspy.calls._patience import DeadlineError
 from moa_dspy.calls._recording import Recording
+from moa_dspy.calls._retry import RetryPolicy
 from moa_dspy.calls._scope import CallFacts, CallScope, call_scope, current_scope
 from moa_dspy.calls._store import CallStore
+from moa_dspy.calls._table import PaidTwice
 
 if TYPE_CHECKING:
-    from moa_dspy.calls._engine import AsyncStoredEngine, StoredEngine
+    from moa_dspy.calls._adopt import Adopted, adopted, refusal
+    from moa_dspy.calls._async_engine import AsyncStoredEngine
+    from moa_dspy.calls._callbacks import CountCalls
+    from moa_dspy.calls._engine import StoredEngine
+    from moa_dspy.calls._lm import stored_lm
 
 __all__ = [
+    "Adopted",
     "Ask",
     "AsyncStoredEngine",
     "Budget",
@@ -22,22 +37,41 @@ __all__ = [
     "CallStore",
     "Caller",
     "Calls",
+    "Clock",
+    "CountCalls",
+    "DeadlineError",
     "Estimate",
     "Ledger",
+    "Limiter",
+    "PaidTwice",
     "Recording",
+    "RetryPolicy",
     "Spending",
     "StoredEngine",
+    "adopted",
     "call_key",
     "call_scope",
     "canonical_json",
     "current_scope",
+    "database_url",
+    "refusal",
+    "shown_url",
+    "stored_lm",
 ]
+
+_NEED_DSPY = {
+    "Adopted": "_adopt",
+    "AsyncStoredEngine": "_async_engine",
+    "CountCalls": "_callbacks",
+    "StoredEngine": "_engine",
+    "adopted": "_adopt",
+    "refusal": "_adopt",
+    "stored_lm": "_lm",
+}
+"""The engines need DSPy, which takes a second to import; the command line's help does not."""
 
 
 def __getattr__(name: str) -> Any:
-    # The engines need DSPy, which takes a second to import; the command line's help does not.
-    if name in ("AsyncStoredEngine", "StoredEngine"):
-        from moa_dspy.calls import _engine
-
-        return getattr(_engine, name)
+    if name in _NEED_DSPY:
+        return getattr(import_module(f"{__name__}.{_NEED_DSPY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
-from moa_dspy.errors import BudgetReachedError, StudyError
+from moa_dspy.errors import StudyError
+
+LIMITS = ("calls", "tokens", "usd", "seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +19,8 @@ class Budget:
         calls: Calls really made; stored answers are free.
         tokens: Prompt and completion tokens of the calls made.
         usd: By the pool's prices.
-        seconds: Wall time from the first call on, runs before a resume included.
+        seconds: Wall time from the first call on, of all workers together and of runs before
+            a resume too; while nobody works on the study it stands still.
 
     Raises:
         StudyError: If a limit is not positive.
@@ -29,7 +32,7 @@ class Budget:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("calls", "tokens", "usd", "seconds"):
+        for name in LIMITS:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise StudyError(f"`budget.{name}` must be positive, but got {value}.")
@@ -48,80 +51,59 @@ class Spending:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """An upper bound of what one call may use."""
+    """An upper bound of what one call may use.
+
+    Attributes:
+        tokens: Bytes of the request, and the longest answer.
+        usd: Their price.
+        is_bounded: False if the request sets no longest answer: then there is no bound.
+    """
 
     tokens: int = 0
     usd: float = 0.0
+    is_bounded: bool = True
 
 
-class Ledger:
-    """Counts what is spent and refuses a call before it would go beyond the budget.
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What is spent with what calls in flight, or of a process that died, may have spent."""
 
-    A call is reserved before it is made, by an upper bound, and settled after it,
-    so that calls in flight count too. ``share`` keeps a part of every limit back:
-    a search leaves what its final test will need. Safe for threads.
+    calls: int = 0
+    tokens: int = 0
+    usd: float = 0.0
+    seconds: float = 0.0
+
+
+class Book(Protocol):
+    """Where a ledger writes: the memory of one process, or a store that workers share.
+
+    Safe for threads. What is reserved is charged until it is settled.
     """
 
-    def __init__(self, budget: Budget | None = None, *, spent: Spending | None = None) -> None:
-        self.budget = budget or Budget()
-        self.share = 1.0
-        self._spent = spent or Spending()
-        self._open: dict[int, Estimate] = {}
-        self._next = 0
-        self._slowest = 0.0
-        self._started: float | None = None
-        self._lock = threading.Lock()
-
-    @property
     def spending(self) -> Spending:
-        """What was spent up to now, earlier runs included."""
-        with self._lock:
-            return self._now()
+        """Return what was spent, calls in flight not included."""
+        ...
 
-    def _now(self) -> Spending:
-        s = self._spent
-        running = 0.0 if self._started is None else time.monotonic() - self._started
-        return Spending(s.made, s.reused, s.tokens, s.usd, s.seconds + running)
+    def totals(self) -> Totals:
+        """Return what counts against a budget, calls in flight included."""
+        ...
 
-    def reserve(self, estimate: Estimate) -> int:
-        """Claim room for one call.
+    def reserve(
+        self, estimate: Estimate, *, limits: Mapping[str, float], key: str | None
+    ) -> str | None:
+        """Reserve room for one call, all at once, or return None if it goes beyond a limit.
 
-        Returns:
-            A ticket for ``settle``.
-
-        Raises:
-            BudgetReachedError: If the call might go beyond a limit, naming the limit.
+        Args:
+            estimate: Of the call.
+            limits: By name, of ``totals`` with the call; no name, no limit.
+            key: Of the call, by which its cost is found if this process dies.
         """
-        with self._lock:
-            if self._started is None:
-                self._started = time.monotonic()
-            now, open_ = self._now(), self._open.values()
-            self._check("calls", now.made + len(self._open) + 1)
-            self._check("tokens", now.tokens + sum(e.tokens for e in open_) + estimate.tokens)
-            self._check("usd", now.usd + sum(e.usd for e in open_) + estimate.usd)
-            self._check("seconds", now.seconds + self._slowest)
-            self._next += 1
-            self._open[self._next] = estimate
-            return self._next
+        ...
 
-    def _check(self, name: str, value: float) -> None:
-        limit = getattr(self.budget, name)
-        if limit is None:
-            return
-        if value > limit * self.share:
-            kept = "" if self.share == 1 else f" (this stage may use {self.share:.0%} of it)"
-            raise BudgetReachedError(f"The budget of {limit:g} {name} is reached{kept}.")
+    def settle(self, ticket: str, spent: Spending) -> None:
+        """Replace a reservation by what was spent; without effect on one that is settled."""
+        ...
 
-    def settle(self, ticket: int, *, tokens: int, usd: float, seconds: float) -> None:
-        """Replace a reservation by what the call really used, failed calls included."""
-        with self._lock:
-            self._open.pop(ticket)
-            self._slowest = max(self._slowest, seconds)
-            s = self._spent
-            self._spent = Spending(s.made + 1, s.reused, s.tokens + tokens, s.usd + usd, s.seconds)
-
-    def count_reuse(self) -> None:
-        """Count one answer that came from the store."""
-        with self._lock:
-            s = self._spent
-            self._spent = Spending(s.made, s.reused + 1, s.tokens, s.usd, s.seconds)
+    def add(self, spent: Spending) -> None:
+        """Count what was spent elsewhere."""
+        ...

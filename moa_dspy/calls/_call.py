@@ -27,6 +27,8 @@ class Call:
         usd: Price by the pool's list, not by the vendor's.
         seconds: Wall time of the one request when it was really made.
         failure: Error type and message without secrets; None when it was answered.
+        attempt: Which try of one question it was, from 1 on; 0 was given up before it was sent.
+        time: When it was made, in UTC seconds since 1970; 0.0 is unknown.
     """
 
     key: str
@@ -40,6 +42,8 @@ class Call:
     usd: float
     seconds: float
     failure: str | None = None
+    attempt: int = 1
+    time: float = 0.0
 
 
 def canonical_json(value: Any) -> str:

@@ -2,70 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-import time
-from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Generator
+from functools import partial
+from itertools import count
+from typing import Any
 
-from moa_dspy.calls._budget import Estimate, Ledger
+from moa_dspy.calls._attempt import Attempt, facts_of
+from moa_dspy.calls._budget import Estimate
 from moa_dspy.calls._call import Call, call_key, canonical_json
-from moa_dspy.calls._scope import CallFacts, current_scope
+from moa_dspy.calls._caller import Ask, Caller
+from moa_dspy.calls._clock import Clock
+from moa_dspy.calls._flights import Flights
+from moa_dspy.calls._ledger import Ledger
+from moa_dspy.calls._limits import Limiters
+from moa_dspy.calls._patience import DeadlineError, Patience
+from moa_dspy.calls._scope import current_scope
+from moa_dspy.calls._shelf import Memory, SharedShelf, Shelf, WritableShelf
+from moa_dspy.calls._steps import (
+    ASender,
+    Plan,
+    Send,
+    Sender,
+    Sleep,
+    Step,
+    Wait,
+    Work,
+    afollow,
+    follow,
+)
+from moa_dspy.calls._turns import take_turn
 from moa_dspy.errors import MoaError, UnknownCallError
-
-
-class Shelf(Protocol):
-    """Something that may hold the call of a key: the store, or a recording."""
-
-    def get(self, key: str, /) -> Call | None:
-        """Return the call, or None."""
-        ...
-
-
-class WritableShelf(Shelf, Protocol):
-    """A shelf that also keeps what is new."""
-
-    def put(self, call: Call, /) -> None:
-        """Keep ``call``, durably, before returning."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks, and what its tokens cost; everything of an agent that the calls must know."""
-
-    agent: str
-    identity: str
-    usd_per_prompt_token: float = 0.0
-    usd_per_completion_token: float = 0.0
-    secrets: tuple[str, ...] = field(default=(), repr=False)
-
-    def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Return the price of one call."""
-        return (
-            prompt_tokens * self.usd_per_prompt_token
-            + completion_tokens * self.usd_per_completion_token
-        )
-
-    def without_secrets(self, text: str) -> str:
-        """Return ``text`` with every key of this agent masked."""
-        for secret in self.secrets:
-            text = text.replace(secret, "***")
-        return text
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """One request on its way: its key, and what to store it under."""
-
-    caller: Caller
-    key: str
-    sample: int
-    request: str
-    estimate: Estimate
 
 
 class Calls:
@@ -76,6 +42,7 @@ class Calls:
         recording: Read-only answers that were made elsewhere.
         replay_only: Whether an unknown request is an error instead of a request.
         ledger: Counts and limits what is spent.
+        clock: What time it is.
     """
 
     def __init__(
@@ -85,25 +52,36 @@ class Calls:
         recording: Shelf | None = None,
         replay_only: bool = False,
         ledger: Ledger | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        self.store: WritableShelf = store if store is not None else _Memory()
+        self.store: WritableShelf = store if store is not None else Memory()
         self.recording = recording
         self.replay_only = replay_only
         self.ledger = ledger or Ledger()
-        self._flights: dict[str, Future[None]] = {}
-        self._lock = threading.Lock()
+        self.clock = clock or Clock()
+        self.limiters = Limiters()
+        self._flights = Flights()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Calls:
         return self
 
-    def ask(self, caller: Caller, request: dict[str, Any]) -> Ask:
-        """Describe a request (plain JSON data) as seen from the current scope."""
+    def ask(self, caller: Caller, request: dict[str, Any], *, sample: int | None = None) -> Ask:
+        """Describe a request (plain JSON data).
+
+        Args:
+            caller: Who asks.
+            request: What is sent, without the model's name.
+            sample: Index of the independent sample; None is that of the current scope.
+        """
         config = request.get("config", {})
+        sample = current_scope().sample if sample is None else sample
         # A greedy agent gives one answer however often it is asked: asking twice is paying twice.
-        sample = 0 if config.get("temperature") == 0 else current_scope().sample
+        sample = 0 if config.get("temperature") == 0 else sample
         text = canonical_json(request)
-        prompt, completion = len(text.encode("utf-8", "replace")), config.get("max_tokens") or 0
-        estimate = Estimate(prompt + completion, caller.usd(prompt, completion))
+        longest = config.get("max_tokens")
+        prompt, completion = len(text.encode("utf-8", "replace")), longest or 0
+        usd = caller.usd(prompt, completion)
+        estimate = Estimate(prompt + completion, usd, is_bounded=longest is not None)
         return Ask(caller, call_key(caller.identity, sample, text), sample, text, estimate)
 
     def known(self, ask: Ask) -> Call | None:
@@ -119,9 +97,7 @@ class Calls:
             call = self.recording.get(ask.key)
         if call is not None and (call.failure is None or self.replay_only):
             self.ledger.count_reuse()
-            if call.failure is None:
-                # As when it was made: a call that failed is in nobody's facts.
-                self._log(call, is_reused=True)
+            current_scope().log.append(facts_of(call, is_reused=True))
             return call
         if self.replay_only:
             example = current_scope().example
@@ -132,124 +108,116 @@ class Calls:
             )
         return None
 
-    def answer(self, ask: Ask, send: Callable[[], dict[str, Any]]) -> Call:
-        """Return the call for ``ask``, making it with ``send`` only if nobody has."""
-        while True:
-            if (call := self.known(ask)) is not None:
-                return call
-            flight, is_mine = self._board(ask.key)
-            if not is_mine:
-                flight.result()
-                continue
-            try:
-                if (call := self.known(ask)) is not None:  # landed since the look above
-                    return call
-                with self._paid(ask) as paid:
-                    paid.response = send()
-                return self._keep(paid.call)
-            finally:
-                self._land(ask.key, flight)
+    def answer(self, ask: Ask, send: Sender) -> Call:
+        """Return the call for ``ask``, making it with ``send`` only if nobody has.
 
-    async def aanswer(self, ask: Ask, send: Callable[[], Awaitable[dict[str, Any]]]) -> Call:
+        Raises:
+            DeadlineError: If the scope's time ended before a request was sent.
+        """
+        return self.known(ask) or follow(self.plan(ask), send)
+
+    async def aanswer(self, ask: Ask, send: ASender) -> Call:
         """``answer`` for coroutines."""
-        while True:
-            if (call := self.known(ask)) is not None:
-                return call
-            flight, is_mine = self._board(ask.key)
-            if not is_mine:
-                await asyncio.shield(asyncio.wrap_future(flight))
-                continue
-            try:
-                if (call := self.known(ask)) is not None:  # landed since the look above
-                    return call
-                with self._paid(ask) as paid:
-                    paid.response = await send()
-                return self._keep(paid.call)
-            finally:
-                self._land(ask.key, flight)
+        return self.known(ask) or await afollow(self.plan(ask), send)
 
-    def _board(self, key: str) -> tuple[Future[None], bool]:
-        with self._lock:
-            if (flight := self._flights.get(key)) is not None:
-                return flight, False
-            return self._flights.setdefault(key, Future()), True
-
-    def _land(self, key: str, flight: Future[None]) -> None:
-        with self._lock:
-            del self._flights[key]
-        flight.set_result(None)
-
-    @contextmanager
-    def _paid(self, ask: Ask) -> Iterator[_Paid]:
-        ticket = self.ledger.reserve(ask.estimate)
-        paid = _Paid(started=time.perf_counter())
+    def plan(self, ask: Ask) -> Plan:
+        """Say what to do until there is a call for ``ask``, which was not known just now."""
+        patience = Patience.of(current_scope(), self.clock)
         try:
-            yield paid
-        except BaseException as error:
-            paid.seconds = time.perf_counter() - paid.started
-            self.ledger.settle(ticket, tokens=0, usd=0.0, seconds=paid.seconds)
-            if not isinstance(error, MoaError) and isinstance(error, Exception):
-                failure = ask.caller.without_secrets(f"{type(error).__name__}: {error}")
-                self.store.put(self._describe(ask, paid, failure=failure))
+            while True:
+                flight, is_mine = self._flights.board(ask.key)
+                if not is_mine:
+                    yield Wait(patience, flight)
+                    if (call := self.known(ask)) is not None:
+                        return call
+                    continue
+                try:
+                    # It may have landed since the look before.
+                    return self.known(ask) or (yield from self._turn(ask, patience))
+                finally:
+                    self._flights.land(ask.key, flight)
+        except DeadlineError as error:
+            # Noted, though nothing was sent: a replay must come to the same end.
+            unsent = Attempt(ask, 0, self.clock, started=patience.started)
+            self._keep(unsent.failed(error))
             raise
-        paid.seconds = time.perf_counter() - paid.started
-        paid.call = call = self._describe(ask, paid)
-        tokens = call.prompt_tokens + call.completion_tokens
-        self.ledger.settle(ticket, tokens=tokens, usd=call.usd, seconds=call.seconds)
+
+    def _turn(self, ask: Ask, patience: Patience) -> Plan:
+        make = partial(self._attempts, ask, patience)
+        if not isinstance(self.store, SharedShelf):
+            return (yield from make())
+        look = partial(self.known, ask)
+        return (yield from take_turn(self.store, ask.key, patience, look=look, make=make))
+
+    def _attempts(self, ask: Ask, patience: Patience) -> Plan:
+        last: Exception | None = None
+        pause = 0.0
+        for number in count(1):
+            send = Send()
+            try:
+                if last is not None:
+                    yield Sleep(patience, pause)
+                return (yield from self._attempt(ask, number, send, patience))
+            except DeadlineError:
+                if last is None:
+                    raise
+                raise last from last.__cause__
+            except Exception as error:
+                wait = ask.caller.retries.wait_seconds(error, attempt=number, key=ask.key)
+                if wait is None or send.has_shown or wait >= patience.left_seconds:
+                    raise
+                last, pause = error, wait
+        raise AssertionError("attempts end by themselves")
+
+    def _attempt(self, ask: Ask, number: int, send: Send, patience: Patience) -> Plan:
+        limiter = ask.caller.limiter
+        ticket = limiter.enter()
+        try:
+            if not ticket.done():
+                yield Wait(patience, ticket)
+            patience.check()
+            return (yield from self._paid(ask, number, send))
+        finally:
+            limiter.leave(ticket)
+
+    def _paid(self, ask: Ask, number: int, send: Send) -> Plan:
+        reserving = Work(partial(self.ledger.reserve, ask.estimate, key=ask.key))
+        try:
+            yield from self._worked(reserving)
+        except BaseException:
+            if reserving.result is not None:
+                self.ledger.cancel(reserving.result)
+            raise
+        ticket = reserving.result
+        attempt = Attempt(ask, number, self.clock, started=self.clock.monotonic())
+        try:
+            call = attempt.answered((yield send))
+        except BaseException as error:
+            if not isinstance(error, MoaError):
+                self._keep(attempt.failed(error))
+            self.ledger.settle(ticket, tokens=0, usd=0.0, seconds=attempt.seconds)
+            raise
+        storing = Work(partial(self._settled, call, ticket))
+        yield from self._worked(storing)
+        kept: Call = storing.result
+        return kept
+
+    def _worked(self, work: Work) -> Generator[Step, Any, None]:
+        """Have ``work`` done; only that on a shared store may take long enough for a thread."""
+        if isinstance(self.store, SharedShelf):
+            yield work
+        else:
+            work.run()
+
+    def _settled(self, call: Call, ticket: str) -> Call:
+        # Stored before it is settled: whoever dies in between has lost nothing.
+        try:
+            return self._keep(call)
+        finally:
+            tokens = call.prompt_tokens + call.completion_tokens
+            self.ledger.settle(ticket, tokens=tokens, usd=call.usd, seconds=call.seconds)
 
     def _keep(self, call: Call) -> Call:
-        self.store.put(call)
-        self._log(call, is_reused=False)
-        return call
-
-    def _describe(self, ask: Ask, paid: _Paid, failure: str | None = None) -> Call:
-        usage = (paid.response or {}).get("usage", {})
-        prompt, completion = usage.get("input_tokens") or 0, usage.get("output_tokens") or 0
-        return Call(
-            key=ask.key,
-            agent=ask.caller.agent,
-            identity=ask.caller.identity,
-            sample=ask.sample,
-            request=ask.request,
-            response=None if paid.response is None else canonical_json(paid.response),
-            prompt_tokens=prompt,
-            completion_tokens=completion,
-            usd=ask.caller.usd(prompt, completion),
-            seconds=paid.seconds,
-            failure=failure,
-        )
-
-    def _log(self, call: Call, *, is_reused: bool) -> None:
-        current_scope().log.append(
-            CallFacts(
-                agent=call.agent,
-                prompt_tokens=call.prompt_tokens,
-                completion_tokens=call.completion_tokens,
-                usd=call.usd,
-                seconds=call.seconds,
-                is_reused=is_reused,
-            )
-        )
-
-
-@dataclass(slots=True)
-class _Paid:
-    started: float
-    seconds: float = 0.0
-    response: dict[str, Any] | None = None
-    call: Call = field(init=False)
-
-
-class _Memory:
-    """A store that forgets everything when the process ends."""
-
-    def __init__(self) -> None:
-        self._calls: dict[str, Call] = {}
-
-    def get(self, key: str, /) -> Call | None:
-        return self._calls.get(key)
-
-    def put(self, call: Call, /) -> None:
-        kept = self._calls.get(call.key)
-        if kept is None or kept.failure is not None:
-            self._calls[call.key] = call
+        kept = self.store.put(call) or call
+        current_scope().log.append(facts_of(call, is_reused=False))
+        return kept

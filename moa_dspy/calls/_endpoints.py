@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from dspy import lm15
 from dspy.clients.engines import AsyncLiteLLMEngine, AsyncLM15Engine, LiteLLMEngine, LM15Engine
 
-NATIVE_PREFIXES = frozenset(
-    {"anthropic", "deepseek", "gemini", "groq", "hosted_vllm", "moonshot", "ollama"}
-    | {"openai", "openrouter", "xai"}
-)
-"""Vendors that DSPy's own client reaches without LiteLLM (dspy 3.4)."""
+from moa_dspy.calls._endpoint import NATIVE_PREFIXES, Endpoint
+from moa_dspy.calls._endpoint_chat import AsyncChatEngine, ChatEngine
+from moa_dspy.calls._endpoint_loops import PerLoop
+
+__all__ = ["NATIVE_PREFIXES", "Endpoint", "endpoint_engine"]
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a model is reached; the key is held in memory only and never shown."""
+def endpoint_engine(endpoint: Endpoint, *, asynchronous: bool) -> Any:
+    """Return a one-attempt engine for ``endpoint``; retries are the LM's.
 
-    model: str
-    api_base: str | None = None
-    api_key: str | None = field(default=None, repr=False)
-    client: Literal["auto", "litellm"] = "auto"
-
-    @property
-    def is_native(self) -> bool:
-        """Whether DSPy's own client is used."""
-        vendor = self.model.partition("/")[0]
-        return self.client == "auto" and vendor in NATIVE_PREFIXES
+    It has ``complete``, ``stream`` and ``close``; an asynchronous one works in any event loop,
+    and ``aclose`` closes what the running one opened.
+    """
+    if not endpoint.is_native:
+        return _Named(_litellm(endpoint, asynchronous=asynchronous), endpoint.model)
+    if endpoint.api_base is None:
+        return _Named(_vendor(endpoint, asynchronous=asynchronous), endpoint.model)
+    return PerLoop(lambda: AsyncChatEngine(endpoint)) if asynchronous else ChatEngine(endpoint)
 
 
 class _Named:
@@ -42,42 +38,34 @@ class _Named:
         """Ask the endpoint; a coroutine where its engine is asynchronous."""
         return self._engine.complete(replace(request, model=self._model))
 
+    def stream(self, request: Any) -> Any:
+        """Return the events as they arrive: an iterator, asynchronous where its engine is."""
+        return self._engine.stream(replace(request, model=self._model))
 
-def endpoint_engine(endpoint: Endpoint, *, asynchronous: bool) -> Any:
-    """Return a one-attempt engine for ``endpoint``; retries are the LM's."""
-    if not endpoint.is_native:
-        return _Named(_litellm(endpoint, asynchronous=asynchronous), endpoint.model)
-    if endpoint.api_base is None:
-        vendor = endpoint.model.partition("/")[0]
-        keys = {vendor: endpoint.api_key} if endpoint.api_key else None
-        config = lm15.RouterConfig(api_keys=keys)
-        return _Named(_native(config, asynchronous=asynchronous), endpoint.model)
-    return _declared(endpoint, asynchronous=asynchronous)
+    def close(self) -> None:
+        """Close the connections, of every event loop where the engine is asynchronous."""
+        if (close := getattr(self._engine, "close", None)) is not None:
+            close()
+
+    async def aclose(self) -> None:
+        """Close what the running event loop opened."""
+        await self._engine.aclose()
 
 
-def _declared(endpoint: Endpoint, *, asynchronous: bool) -> _Named:
-    # A declared provider keeps the right token field, and no name ever matches a vendor's price.
-    digest = hashlib.sha256(str(endpoint.api_base).encode()).hexdigest()[:8]
-    provider = f"moa{digest}"
-    access = lm15.AccessPolicy(
-        provider=provider,
-        supports=lm15.EndpointSupport(complete=True, stream=True),
-        auth_modes=("bearer",),
-        base_url=endpoint.api_base,
+def _vendor(endpoint: Endpoint, *, asynchronous: bool) -> Any:
+    vendor = endpoint.model.partition("/")[0]
+    config = lm15.RouterConfig(
+        api_keys={vendor: endpoint.api_key} if endpoint.api_key else None,
+        timeouts=lm15.Timeouts(**endpoint.timeouts, pool=None),
     )
-    compat = lm15.OpenAIChatCompat.preset("vllm")
-    definition = lm15.ProviderDefinition.chat(access, compat=compat, placeholder_key="EMPTY")
-    keys = {provider: endpoint.api_key} if endpoint.api_key else None
-    config = lm15.RouterConfig(api_keys=keys, providers=(definition,))
-    name = endpoint.model.partition("/")[2]
-    return _Named(_native(config, asynchronous=asynchronous), f"{provider}/{name}")
-
-
-def _native(config: Any, *, asynchronous: bool) -> Any:
-    return AsyncLM15Engine(config) if asynchronous else LM15Engine(config)
+    return PerLoop(lambda: AsyncLM15Engine(config)) if asynchronous else LM15Engine(config)
 
 
 def _litellm(endpoint: Endpoint, *, asynchronous: bool) -> Any:
-    options = {"api_key": endpoint.api_key, "api_base": endpoint.api_base}
+    options = {
+        "api_key": endpoint.api_key,
+        "api_base": endpoint.api_base,
+        "timeout": endpoint.timeout_seconds,
+    }
     given = {name: value for name, value in options.items() if value is not None}
     return AsyncLiteLLMEngine(**given) if asynchronous else LiteLLMEngine(**given)

@@ -1,33 +1,64 @@
 """DSPy engines that ask ``Calls`` before they ask the endpoint.
 
-Engines are DSPy's extension point below the LM: retries, history, usage and
-streaming to the user stay DSPy's. Several agents share one ``Calls``.
+Engines are DSPy's extension point below the LM: history, usage and streaming to the
+user stay DSPy's. Several agents share one ``Calls``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from dspy import lm15
-from dspy._vendor.lm15.serde import request_to_dict, response_from_dict, response_to_dict
+from dspy._vendor.lm15.serde import request_to_dict, response_from_dict
+from dspy.clients.engines.lifecycle import closing_stream
+from dspy.clients.engines.stream_guard import checked_stream
 
 from moa_dspy.calls._call import Call
-from moa_dspy.calls._calls import Ask, Caller, Calls
+from moa_dspy.calls._caller import Ask, Caller
+from moa_dspy.calls._calls import Calls
+from moa_dspy.calls._failures import in_time, readable, told
+from moa_dspy.calls._samples import next_sample
+from moa_dspy.calls._scope import current_scope
+from moa_dspy.calls._steps import Course, Send, Step
+from moa_dspy.calls._stream import Arriving, Passage, as_stream, stream_of
+from moa_dspy.calls._time_limit import events_within, within
 
 
-class _Wrapped:
-    """What both engines share; the endpoint's engine is built at the first call that needs it."""
+class Stored:
+    """What both engines share; the endpoint's engine is built at the first call that needs it.
+
+    Args:
+        calls: Where answers come from and go to.
+        caller: Who asks.
+        build: Makes the engine that really asks, one attempt per request.
+        is_seeded: Whether the endpoint's samples are drawn by the call's content.
+        timeout_seconds: How long one attempt may take in all; None is for good.
+        hints: What the model can do, as adapters ask it; an object with the attributes that
+            a ``dspy.LM`` has for this, ``supports_response_schema`` and so on.
+    """
+
+    logs_calls = True
 
     def __init__(
-        self, calls: Calls, caller: Caller, build: Callable[[], Any], *, is_seeded: bool = False
+        self,
+        calls: Calls,
+        caller: Caller,
+        build: Callable[[], Any],
+        *,
+        is_seeded: bool = False,
+        timeout_seconds: float | None = None,
+        hints: Any = None,
     ) -> None:
         self.calls, self.caller = calls, caller
-        self._build, self._is_seeded = build, is_seeded
+        self.timeout_seconds = timeout_seconds
+        self._build, self._is_seeded, self._hints = build, is_seeded, hints
         self._endpoint: Any = None
+        self._lock = threading.Lock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         # DSPy's optimizers deep-copy programs; a store and a connection are shared, not copied.
@@ -36,18 +67,26 @@ class _Wrapped:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.caller.agent!r})"
 
+    def __getattr__(self, name: str) -> Any:
+        # DSPy's adapters ask an engine of ours what they would ask the LM it stands for.
+        if name.startswith("supported_") or name.startswith("supports_"):
+            return getattr(self._hints, name, None)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     @property
     def endpoint(self) -> Any:
         """The engine that really asks the model."""
-        if self._endpoint is None:
-            self._endpoint = self._build()
-        return self._endpoint
+        with self._lock:
+            if self._endpoint is None:
+                self._endpoint = self._build()
+            return self._endpoint
 
     def ask(self, request: Any) -> Ask:
         """Describe ``request`` without the model's name, which the identity stands for."""
         plain = request_to_dict(request)
         plain.pop("model")
-        return self.calls.ask(self.caller, plain)
+        sample = next_sample(current_scope().sample, model=request.model)
+        return self.calls.ask(self.caller, plain, sample=sample)
 
     def outgoing(self, request: Any, ask: Ask) -> Any:
         """Return the request as sent: a seeded endpoint samples by the call's content.
@@ -59,16 +98,6 @@ class _Wrapped:
             return request
         return replace(request, config=replace(request.config, seed=int(ask.key[:7], 16)))
 
-    @contextmanager
-    def _masked(self) -> Iterator[None]:
-        """Mask keys in what an endpoint raises: it may quote the request's own header."""
-        try:
-            yield
-        except Exception as error:
-            for link in _chain(error):
-                _mask(link, self.caller.without_secrets)
-            raise
-
     def response(self, call: Call) -> Any:
         """Rebuild the response of a stored call, or raise its stored failure."""
         if call.response is None:
@@ -76,68 +105,70 @@ class _Wrapped:
         return response_from_dict(json.loads(call.response))
 
 
-class StoredEngine(_Wrapped):
+class StoredEngine(Stored):
     """Answers from the store if it can, else asks the endpoint and stores what came back."""
 
     def complete(self, request: Any) -> Any:
         """Return the response to a ``dspy.lm15.Request``."""
         ask = self.ask(request)
+        with in_time():
+            call = self.calls.answer(ask, partial(self._send, self.outgoing(request, ask)))
+        return self.response(call)
 
-        def send() -> dict[str, Any]:
-            with self._masked():
-                return _without_name(self.endpoint.complete(self.outgoing(request, ask)))
-
-        return self.response(self.calls.answer(ask, send))
+    def _send(self, request: Any) -> dict[str, Any]:
+        with told(self.caller):
+            endpoint = self.endpoint
+            # An endpoint that keeps the time itself saves a thread.
+            seconds = None if getattr(endpoint, "keeps_time", False) else self.timeout_seconds
+            return readable(within(seconds, partial(endpoint.complete, request)))
 
     def stream(self, request: Any) -> Iterator[Any]:
-        """Yield the events of the completed response; nothing is stored before it is complete."""
-        yield from lm15.response_to_events(self.complete(request))
+        """Yield the events of the response as they arrive, or those of the stored one.
+
+        It is stored when it is complete, before its end is passed on. A stream that breaks
+        or that nobody reads to its end is a failed call, and is not tried again once some
+        of it was passed on.
+        """
+        ask, passage = self.ask(request), Passage()
+        call = self.calls.known(ask)
+        if call is None:
+            course = Course(self.calls.plan(ask))
+            yield from self._pass_on(course, self.outgoing(request, ask), passage)
+            call = course.call
+        arrived = passage.arriving
+        yield from as_stream(self.response(call)) if arrived is None else arrived.last()
+
+    def _pass_on(self, course: Course, request: Any, passage: Passage) -> Iterator[Any]:
+        with in_time():
+            while course.step is not None:
+                try:
+                    yield from self._do(course.step, request, passage)
+                except BaseException as error:
+                    course.failed(error)
+                else:
+                    course.did(passage.result)
+
+    def _do(self, step: Step, request: Any, passage: Passage) -> Iterator[Any]:
+        if not isinstance(step, Send):
+            passage.result = None
+            step.run()
+            return
+        arriving = Arriving(request)
+        try:
+            for event in self._arriving(request):
+                for shown in arriving.take(event):
+                    step.has_shown = True
+                    yield shown
+            passage.result, passage.arriving = arriving.response(), arriving
+        except lm15.UnsupportedFeatureError:
+            # Some endpoints answer whole only.
+            passage.result, passage.arriving = self._send(request), None
+
+    def _arriving(self, request: Any) -> Iterator[Any]:
+        with told(self.caller):
+            source = checked_stream(stream_of(self.endpoint, request))
+            with closing_stream(source):
+                yield from events_within(self.timeout_seconds, source)
 
     def close(self) -> None:
         """Leave the endpoint open: it is shared and owned by the pool."""
-
-
-class AsyncStoredEngine(_Wrapped):
-    """``StoredEngine`` for coroutines; keys and store are the same."""
-
-    async def complete(self, request: Any) -> Any:
-        """Return the response to a ``dspy.lm15.Request``."""
-        ask = self.ask(request)
-
-        async def send() -> dict[str, Any]:
-            with self._masked():
-                return _without_name(await self.endpoint.complete(self.outgoing(request, ask)))
-
-        return self.response(await self.calls.aanswer(ask, send))
-
-    async def stream(self, request: Any) -> AsyncIterator[Any]:
-        """Yield the events of the completed response; nothing is stored before it is complete."""
-        for event in lm15.response_to_events(await self.complete(request)):
-            yield event
-
-    async def aclose(self) -> None:
-        """Leave the endpoint open: it is shared and owned by the pool."""
-
-
-def _without_name(response: Any) -> dict[str, Any]:
-    # The endpoint's request id changes from run to run and says nothing; equal runs, equal stores.
-    plain: dict[str, Any] = response_to_dict(response)
-    plain.pop("id", None)
-    return plain
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """Return an error with all that led to it: a traceback prints them all."""
-    links: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in links:
-        links.append(link)
-        link = link.__cause__ or link.__context__
-    return links
-
-
-def _mask(error: BaseException, mask: Callable[[str], str]) -> None:
-    error.args = tuple(mask(a) if isinstance(a, str) else a for a in error.args)
-    for name, value in list(vars(error).items()):
-        if isinstance(value, str):
-            setattr(error, name, mask(value))

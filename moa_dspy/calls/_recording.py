@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from moa_dspy.calls._call import Call, call_key
 from moa_dspy.errors import StoreError
 
-_COLUMNS = tuple(f.name for f in fields(Call))
+# The key is computed from the content. When a call was made, and at which attempt, is no part
+# of what was asked and answered: equal recordings are equal files, whenever they were made.
+_NOT_IN_FILES = ("key", "attempt", "time")
+_COLUMNS = {
+    f.name: str(f.type).partition(" ")[0] for f in fields(Call) if f.name not in _NOT_IN_FILES
+}
 
 
 class Recording:
     """Answers from a file, and from nothing else.
 
     Keys are computed again from the content when the file is read, so a row that
-    was altered answers the altered request and never another one.
+    was altered answers the altered request and never another one. The file does not say when
+    a call was made, nor at which attempt: read from it, they are 0.0 and 1.
 
     Raises:
         StoreError: If the file is absent or is not a recording.
@@ -35,7 +41,7 @@ class Recording:
         if not path.is_file():
             raise StoreError(f"{path} cannot be read as a recording: there is no such file.")
         try:
-            columns = pq.read_table(path, columns=[c for c in _COLUMNS if c != "key"]).to_pydict()
+            columns = pq.read_table(path, columns=list(_COLUMNS)).to_pydict()
         except (OSError, pa.ArrowException, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise StoreError(f"{path} cannot be read as a recording: {reason}") from error
@@ -50,7 +56,7 @@ class Recording:
 
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = sorted(self, key=lambda c: (c.identity, c.request, c.sample))
-        kept = [{n: v for n, v in asdict(call).items() if n != "key"} for call in rows]
+        kept = [{name: getattr(call, name) for name in _COLUMNS} for call in rows]
         partial = path.with_suffix(path.suffix + ".partial")
         pq.write_table(pa.Table.from_pylist(kept, schema=_schema()), partial, compression="zstd")
         partial.replace(path)
@@ -71,5 +77,4 @@ def _schema() -> Any:
     import pyarrow as pa
 
     kinds = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
-    columns = [f for f in fields(Call) if f.name != "key"]
-    return pa.schema([(f.name, kinds[str(f.type).partition(" ")[0]]) for f in columns])
+    return pa.schema([(name, kinds[kind]) for name, kind in _COLUMNS.items()])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,14 +12,11 @@ from typing import Any, TypeAlias
 
 import dspy
 
-from moa_dspy.aggregators import Question
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import call_scope
 from moa_dspy.errors import LayerFailedError, MetricError
-from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.plan import follow
-from moa_dspy.prediction import MixturePrediction
-from moa_dspy.response import Response
+from moa_dspy.optimize.asking import Asking, Memory
+from moa_dspy.optimize.student import Student
 
 Metric: TypeAlias = Callable[..., Any]
 
@@ -53,21 +49,26 @@ class Measurer:
     """Runs architectures of one student's kind and remembers every node of every graph.
 
     A node is an agent that has read given nodes; equal nodes of different
-    architectures are one computation per example. Safe for threads.
+    architectures are one computation per example, and per input where the student is a
+    larger program, whose own calls count as well. Safe for threads.
 
     Args:
-        student: Gives signature, adapter and module of every seat.
+        student: A ``MixtureOfAgents``, or a program that holds one, which is measured
+            whole; gives signature, adapter and module of every seat.
         metric: Any DSPy metric.
         n_threads: Examples measured at the same time.
     """
 
-    student: MixtureOfAgents
+    student: Any
     metric: Metric
     n_threads: int = 8
-    failures: Counter[str] = field(default_factory=Counter)
-    _known: dict[tuple[str, str], Response] = field(default_factory=dict)
+    _memory: Memory = field(default_factory=Memory)
     _outcomes: dict[tuple[Architecture, str], Outcome] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Responses without an answer, per agent, counted over distinct computations."""
+        return self._memory.failures
 
     def measure(
         self, architecture: Architecture, rows: Sequence[dspy.Example]
@@ -77,28 +78,28 @@ class Measurer:
         Raises:
             MetricError: If the metric raises or returns no finite number in [0, 1].
             MoaError: If a call cannot be made for a reason that is not the model's.
+            StudyError: If a larger program fails by itself.
         """
         missing = [row for row in rows if (architecture, row.id) not in self._outcomes]
         if missing:
-            program = self.student.with_architecture(architecture)
-            self._run(program, missing)
+            self._run(Student.of(self.student).to_measure(architecture), missing)
         return tuple(self._outcomes[architecture, row.id] for row in rows)
 
     def knows(self, architecture: Architecture, rows: Sequence[dspy.Example]) -> bool:
         """Whether ``measure`` of these rows would ask nothing."""
         return all((architecture, row.id) in self._outcomes for row in rows)
 
-    def _run(self, program: MixtureOfAgents, rows: Sequence[dspy.Example]) -> None:
+    def _run(self, student: Student, rows: Sequence[dspy.Example]) -> None:
         first, *rest = rows
-        self._measure_one(program, first)
-        if program.pool.calls.replay_only:
+        self._measure_one(student, first)
+        if student.mixture.pool.calls.replay_only:
             # Nothing to wait for: threads would only cost time.
             for row in rest:
-                self._measure_one(program, row)
+                self._measure_one(student, row)
             return
         with ThreadPoolExecutor(self.n_threads) as threads:
             running = [
-                threads.submit(copy_context().run, self._measure_one, program, row) for row in rest
+                threads.submit(copy_context().run, self._measure_one, student, row) for row in rest
             ]
             try:
                 for future in running:
@@ -108,42 +109,21 @@ class Measurer:
                 threads.shutdown(wait=True, cancel_futures=True)
                 raise
 
-    def _measure_one(self, program: MixtureOfAgents, row: dspy.Example) -> None:
-        rounds: list[list[Response]] = []
-
-        def ask_all(questions: list[Question]) -> list[Response]:
-            new = [q for q in questions if (q.node, row.id) not in self._known]
-            if new:
-                responses = program.seats.ask_all(new)
-                self._remember(row.id, new, responses)
-            rounds.append([self._known[q.node, row.id] for q in questions])
-            return rounds[-1]
-
-        with call_scope(example=row.id):
+    def _measure_one(self, student: Student, row: dspy.Example) -> None:
+        asking, key = Asking(self._memory, row.id), (student.mixture.architecture, row.id)
+        with call_scope(example=row.id) as scope:
             try:
-                answer = follow(program.plan(row.inputs().toDict()), ask_all)
+                prediction = student.answer(row.inputs().toDict(), asking)
             except LayerFailedError as error:
                 # What did not answer was asked all the same: a failure is not cheap.
-                self._outcomes[program.architecture, row.id] = Outcome(
-                    0.0, (), **_costs(rounds), failure=str(error)
-                )
+                costs = asking.costs(scope.log)
+                self._outcomes[key] = Outcome(0.0, (), **costs, failure=str(error))
                 return
-        read = answer.layers[-1] if answer.layers else (answer.final,)
-        prediction = MixturePrediction(**answer.final.values, mixture=answer)
-        self._outcomes[program.architecture, row.id] = Outcome(
+        self._outcomes[key] = Outcome(
             score=self._score(row, prediction),
-            layer=tuple(response.text for response in read if response.has_answer),
-            **_costs(rounds),
+            layer=asking.read,
+            **asking.costs(scope.log),
         )
-
-    def _remember(
-        self, row_id: str, questions: Sequence[Question], responses: Sequence[Response]
-    ) -> None:
-        with self._lock:
-            for question, response in zip(questions, responses, strict=True):
-                self._known[question.node, row_id] = response
-                if not response.has_answer:
-                    self.failures[response.agent] += 1
 
     def _score(self, row: dspy.Example, prediction: dspy.Prediction) -> float:
         try:
@@ -158,17 +138,6 @@ class Measurer:
                 f"The metric must return a number in [0, 1], but gave {score} on {row.id!r}."
             )
         return score
-
-
-def _costs(rounds: Sequence[Sequence[Response]]) -> dict[str, Any]:
-    """Return calls, usd, seconds and tokens; who is asked in one round answers at once."""
-    asked = [response for responses in rounds for response in responses]
-    return {
-        "calls": sum(response.calls for response in asked),
-        "usd": sum(response.usd for response in asked),
-        "seconds": sum(max(response.seconds for response in round_) for round_ in rounds),
-        "tokens": sum(response.prompt_tokens + response.completion_tokens for response in asked),
-    }
 
 
 def scores(outcomes: Sequence[Outcome]) -> list[float]:

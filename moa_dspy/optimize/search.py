@@ -22,6 +22,7 @@ from moa_dspy.optimize.rows import make_splits
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space import SearchSpace
 from moa_dspy.optimize.stages import Found, Stages
+from moa_dspy.optimize.student import Student, mixtures_of
 from moa_dspy.pool import Pool
 
 
@@ -120,12 +121,14 @@ class ModelSearch(Teleprompter):
         valset: Sequence[dspy.Example] | None = None,
         testset: Sequence[dspy.Example] | None = None,
         **kwargs: Any,
-    ) -> MixtureOfAgents:
+    ) -> Any:
         """Return the recommended program: the pick if the verdict is for it, else a single agent.
 
         Args:
-            student: A ``MixtureOfAgents``, or a module with one signature; it gives
-                signature, adapter and the module of every seat.
+            student: A ``MixtureOfAgents``, or a program that holds one: then the whole
+                program is run and scored, and the result is such a program. Or a module
+                with one signature, for which a mixture is made. It gives signature,
+                adapter and the module of every seat; a larger program keeps the rest.
             trainset: Rows for prompts; without a ``valset`` they are split in three.
             teacher: Not used.
             valset: Rows that the search looks at; without a ``testset`` half of them are kept back.
@@ -136,12 +139,13 @@ class ModelSearch(Teleprompter):
             DataError: If a split is empty or two overlap.
             PoolError: If an agent does not answer the first question it is asked.
             MetricError: If the metric raises or returns no number in [0, 1].
-            StudyError: If the budget ends before the single agents are measured.
+            StudyError: If the budget ends before the single agents are measured, or
+                ``student`` holds no mixture, or two, or another pool's, or fails by itself.
         """
         if kwargs:
             raise StudyError(f"Unknown option {min(kwargs)!r} of compile; known is testset.")
         splits = make_splits(trainset, valset, testset, seed=self.context.seed)
-        measurer = Measurer(_mixture(student, self.context.pool), self.metric, self.n_threads)
+        measurer = Measurer(_student(student, self.context.pool), self.metric, self.n_threads)
         program, self._found = Stages(self.context, splits, measurer).run()
         return program
 
@@ -169,16 +173,12 @@ def _known(name: str, registry: Any, option: str) -> Any:
     return registry[name]
 
 
-def _mixture(student: dspy.Module, pool: Pool) -> MixtureOfAgents:
-    if isinstance(student, MixtureOfAgents):
-        if student.pool is not pool:
-            # Its calls would go to another store, and be counted in no budget.
-            raise StudyError("`student` must be made with the search's own pool.")
-        return student
+def _student(student: dspy.Module, pool: Pool) -> Any:
+    """Return ``student``, or a mixture of its signature where it holds none."""
     signature = getattr(student, "signature", None)
-    if signature is None:
-        raise StudyError(
-            "`student` must be a MixtureOfAgents or have one signature, but is a "
-            f"{type(student).__name__}."
-        )
-    return MixtureOfAgents(signature, Architecture.single(next(iter(pool))), pool=pool)
+    if not mixtures_of(student) and signature is not None:
+        return MixtureOfAgents(signature, Architecture.single(next(iter(pool))), pool=pool)
+    if Student.of(student).mixture.pool is not pool:
+        # Its calls would go to another store, and be counted in no budget.
+        raise StudyError("`student` must be made with the search's own pool.")
+    return student

@@ -11,7 +11,6 @@ import optuna
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.data import Splits
-from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.baselines import openers
 from moa_dspy.optimize.context import SearchContext, StageCounts
 from moa_dspy.optimize.criteria import Criteria
@@ -21,6 +20,7 @@ from moa_dspy.optimize.opening import measure_singles, probe, test_share
 from moa_dspy.optimize.referee import Referee
 from moa_dspy.optimize.result import StudyResult, TrialRecord
 from moa_dspy.optimize.selection import optimism, pick
+from moa_dspy.optimize.student import Student
 from moa_dspy.optimize.trials import Trials, make_study
 from moa_dspy.optimize.versions import versions
 
@@ -69,7 +69,7 @@ class Stages:
             seed=context.seed,
         )
 
-    def run(self) -> tuple[MixtureOfAgents, Found]:
+    def run(self) -> tuple[Any, Found]:
         """Run every stage; return the recommended program and all that was found."""
         self._search()
         records = list(self.trials.records.values())
@@ -86,15 +86,17 @@ class Stages:
         reached = StageCounts(len(records), n_random, result.stopped_by)
         return program, Found(result, self.trials.study, reached)
 
-    def _program(self, result: StudyResult, records: Sequence[TrialRecord]) -> MixtureOfAgents:
-        """Return the recommended program with what DSPy's optimizers leave on theirs."""
-        program: Any = self.measurer.student.with_architecture(result.recommended)
+    def _program(self, result: StudyResult, records: Sequence[TrialRecord]) -> Any:
+        """Return the recommended program with what DSPy's optimizers leave on theirs.
+
+        It does not count as compiled, which would freeze it: its prompts are still open.
+        """
+        student = Student.of(self.measurer.student)
+        program: Any = student.with_architecture(result.recommended)
         program.score = self.trials.records[result.recommended].score
         program.trial_logs = records
-        program.candidate_programs = self._candidates(records)
-        program._compiled = True
-        made: MixtureOfAgents = program
-        return made
+        program.candidate_programs = self._candidates(student, records)
+        return program
 
     def _settle(self, architecture: Architecture) -> Architecture:
         """Let the best voter decide ties, so that one vote is one architecture."""
@@ -142,15 +144,13 @@ class Stages:
         self.ledger.share = self._search_share(architecture)
         return self.referee.judge(architecture, origin, number=len(self.trials.records))
 
-    def _candidates(self, records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
+    def _candidates(self, student: Student, records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
         whole = [record for record in records if not record.is_stopped_early]
         ordered = sorted(whole, key=lambda record: (-record.score, record.calls))
         return [
             {
                 "score": record.score,
-                "program": self.measurer.student.with_architecture(
-                    Architecture.parse(record.architecture)
-                ),
+                "program": student.with_architecture(Architecture.parse(record.architecture)),
             }
             for record in ordered[:10]
         ]

@@ -8,6 +8,7 @@ from typing import Any
 
 from moa_dspy.adapters import ADAPTERS
 from moa_dspy.errors import ArchitectureError
+from moa_dspy.layer import all_predictors
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.program_file._content import FORMAT, AgentText, Content, Limits, Seating
 from moa_dspy.program_file._seats import agent_name, seat_state
@@ -42,7 +43,7 @@ def save_program(
         quorum=program.quorum,
         agent=agent_name(program),
         agents={name: _agent(program, name) for name in program.architecture.agents},
-        state={name: seat_state(name, seat) for name, seat in program.named_predictors()},
+        state={name: seat_state(name, seat) for name, seat in all_predictors(program)},
         scores=None if scores is None else dict(scores),
         deadline_seconds=program.rules.deadline_seconds,
         limits=Limits(**asdict(program.rules.limits)),
@@ -62,8 +63,9 @@ def _agent(program: MixtureOfAgents, name: str) -> AgentText:
 def _adapter_name(adapter: Any) -> str | None:
     if adapter is None:
         return None
-    for name, kind in ADAPTERS.items():
-        if type(adapter) is kind and _settings(adapter) == _settings(kind()):
+    for name, make in ADAPTERS.items():
+        made = make()
+        if type(adapter) is type(made) and _settings(adapter) == _settings(made):
             return name
     known = ", ".join(sorted(ADAPTERS))
     raise ArchitectureError(

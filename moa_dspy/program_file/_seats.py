@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moa_dspy.errors import ArchitectureError
+from moa_dspy.layer import all_predictors
 from moa_dspy.mixture import AGENT_MODULES, MixtureOfAgents
 from moa_dspy.program_file._content import FieldText, SeatState
 
@@ -48,7 +49,7 @@ def restore(program: MixtureOfAgents, states: Mapping[str, SeatState], *, where:
     Raises:
         ArchitectureError: If the seats of file and program differ.
     """
-    seats: dict[str, Any] = dict(program.named_predictors())
+    seats: dict[str, Any] = dict(all_predictors(program))
     if set(seats) != set(states):
         raise ArchitectureError(
             f"{where}: `state` has {', '.join(sorted(states))}, but the architecture has the "

@@ -144,3 +144,22 @@ def test_intervals_prints_a_coverage_per_cell() -> None:
     assert len(printed["cells"]) == 9
     assert all(0.5 <= cell["coverage"] <= 1 for cell in printed["cells"].values())
     assert all(0.5 <= cell["bootstrap_coverage"] <= 1 for cell in printed["cells"].values())
+
+
+def test_mixture_overhead_prints_every_ratio_against_its_baseline() -> None:
+    printed = run("mixture_overhead.py", "--quick")
+    for kind in ("sync", "async"):
+        # Two waits of 40 ms cannot pass faster.
+        assert printed[f"wall_over_critical_path_{kind}"] >= 1
+        assert printed[f"cpu_over_predicts_{kind}"] == pytest.approx(
+            printed[f"cpu_ms_per_mixture_{kind}"] / printed[f"cpu_ms_per_7_predicts_{kind}"]
+        )
+        assert printed[f"calls_per_second_over_plain_lm_{kind}"] == pytest.approx(
+            printed[f"calls_per_second_{kind}"] / printed[f"calls_per_second_of_plain_lm_{kind}"]
+        )
+    gathers = printed["seconds_of_two_gathers"]
+    assert printed["throughput_over_gather"] == pytest.approx(
+        gathers / printed["seconds_of_mixtures_at_once"]
+    )
+    assert gathers >= 2 * 0.040
+    assert {"memory_mb_store_off", "memory_mb_store_on"} < set(printed)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,14 @@ from moa_dspy.calls import Call, Caller, call_key, canonical_json
 CALLER = Caller("a", "served/a")
 
 MakeCall = Callable[..., Call]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """Return where a new store may be: a file, then the URL of an empty database."""
+    if request.param == "sqlite":
+        return tmp_path / "calls.sqlite"
+    return str(request.getfixturevalue("postgresql_url"))
 
 
 @pytest.fixture

@@ -1,13 +1,37 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import count
+from pathlib import Path
 
 import pytest
 
-from moa_dspy.calls import Budget, Estimate, Ledger, Spending
+from moa_dspy.calls import Budget, CallStore, Estimate, Ledger, Spending
 from moa_dspy.errors import BudgetReachedError, StudyError
+
+MakeLedger = Callable[..., Ledger]
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def make_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeLedger]:
+    """Return what makes a ledger with each kind of book; a promise does not depend on it."""
+    if request.param == "memory":
+        yield Ledger
+        return
+    is_file = request.param == "sqlite"
+    store = CallStore(
+        tmp_path / "calls.sqlite" if is_file else request.getfixturevalue("postgresql_url")
+    )
+    names = (f"study {number}" for number in count())
+
+    def make(budget: Budget | None = None, *, spent: Spending | None = None) -> Ledger:
+        return Ledger(budget, book=store.book(next(names), spent=spent))
+
+    yield make
+    store.close()
 
 
 def spend(ledger: Ledger, *, tokens: int = 0, usd: float = 0.0, seconds: float = 0.0) -> None:
@@ -23,8 +47,8 @@ def test_a_limit_must_be_positive(name: str, value: float) -> None:
         Budget(**{name: value})  # type: ignore[arg-type]  # nan is no int, which is the point
 
 
-def test_nothing_is_refused_without_a_limit() -> None:
-    ledger = Ledger()
+def test_nothing_is_refused_without_a_limit(make_ledger: MakeLedger) -> None:
+    ledger = make_ledger()
     for _ in range(100):
         spend(ledger, tokens=10**9, usd=1e9)
     assert ledger.spending.made == 100
@@ -40,7 +64,7 @@ def test_nothing_is_refused_without_a_limit() -> None:
     ],
 )
 def test_the_call_that_would_go_beyond_a_limit_is_refused_before_it_is_made(
-    budget: Budget, message: str
+    make_ledger: MakeLedger, budget: Budget, message: str
 ) -> None:
     ledger = Ledger(budget)
     for _ in range(3):
@@ -51,9 +75,11 @@ def test_the_call_that_would_go_beyond_a_limit_is_refused_before_it_is_made(
     assert spent == Spending(made=3, tokens=30, usd=0.75)
 
 
-def test_a_call_is_refused_when_one_as_slow_as_the_slowest_would_end_too_late() -> None:
+def test_a_call_is_refused_when_one_as_slow_as_the_slowest_would_end_too_late(
+    make_ledger: MakeLedger,
+) -> None:
     # Seconds are said, not waited for: next to none of the 1000 have passed.
-    ledger = Ledger(Budget(seconds=1000))
+    ledger = make_ledger(Budget(seconds=1000))
     for seconds in (10, 500, 1):
         spend(ledger, seconds=seconds)
     spend(ledger, seconds=1001)
@@ -61,8 +87,8 @@ def test_a_call_is_refused_when_one_as_slow_as_the_slowest_would_end_too_late() 
         ledger.reserve(Estimate())
 
 
-def test_a_share_keeps_a_part_of_every_limit_back() -> None:
-    ledger = Ledger(Budget(calls=10))
+def test_a_share_keeps_a_part_of_every_limit_back(make_ledger: MakeLedger) -> None:
+    ledger = make_ledger(Budget(calls=10))
     ledger.share = 0.8
     for _ in range(8):
         spend(ledger)
@@ -76,12 +102,12 @@ def test_a_share_keeps_a_part_of_every_limit_back() -> None:
     assert ledger.spending.made == 10
 
 
-def test_calls_in_flight_count_by_their_upper_bound() -> None:
-    one = Ledger(Budget(calls=1))
+def test_calls_in_flight_count_by_their_upper_bound(make_ledger: MakeLedger) -> None:
+    one = make_ledger(Budget(calls=1))
     one.reserve(Estimate())
     with pytest.raises(BudgetReachedError, match="1 calls"):
         one.reserve(Estimate())
-    ledger = Ledger(Budget(tokens=100))
+    ledger = make_ledger(Budget(tokens=100))
     tickets = [ledger.reserve(Estimate(tokens=40)) for _ in range(2)]
     with pytest.raises(BudgetReachedError, match="100 tokens"):
         ledger.reserve(Estimate(tokens=40))
@@ -93,8 +119,8 @@ def test_calls_in_flight_count_by_their_upper_bound() -> None:
         ledger.reserve(Estimate(tokens=1))
 
 
-def test_threads_together_never_reserve_more_than_the_limit() -> None:
-    ledger, start = Ledger(Budget(calls=20, tokens=170)), threading.Barrier(8)
+def test_threads_together_never_reserve_more_than_the_limit(make_ledger: MakeLedger) -> None:
+    ledger, start = make_ledger(Budget(calls=20, tokens=170)), threading.Barrier(8)
 
     def work(_: int) -> int:
         start.wait()
@@ -114,29 +140,66 @@ def test_threads_together_never_reserve_more_than_the_limit() -> None:
     assert (granted, ledger.spending.made, ledger.spending.tokens) == (17, 17, 170)
 
 
-def test_what_an_earlier_run_spent_counts() -> None:
+def test_what_an_earlier_run_spent_counts(make_ledger: MakeLedger) -> None:
     before = Spending(made=4, reused=7, tokens=90, usd=1.0, seconds=60.0)
-    assert Ledger(spent=before).spending == before
-    one_left = Ledger(Budget(calls=5), spent=before)
+    assert make_ledger(spent=before).spending == before
+    one_left = make_ledger(Budget(calls=5), spent=before)
     spend(one_left)
     with pytest.raises(BudgetReachedError, match="5 calls"):
         one_left.reserve(Estimate())
     with pytest.raises(BudgetReachedError, match="100 tokens"):
-        Ledger(Budget(tokens=100), spent=before).reserve(Estimate(tokens=11))
+        make_ledger(Budget(tokens=100), spent=before).reserve(Estimate(tokens=11))
     with pytest.raises(BudgetReachedError, match="59 seconds"):
-        Ledger(Budget(seconds=59), spent=before).reserve(Estimate())
+        make_ledger(Budget(seconds=59), spent=before).reserve(Estimate())
 
 
-def test_reuse_is_counted_and_free() -> None:
-    ledger = Ledger(Budget(calls=1))
+def test_reuse_is_counted_and_free(make_ledger: MakeLedger) -> None:
+    ledger = make_ledger(Budget(calls=1))
     for _ in range(3):
         ledger.count_reuse()
     spend(ledger)
     assert (ledger.spending.made, ledger.spending.reused) == (1, 3)
 
 
-def test_time_runs_from_the_first_call_on() -> None:
-    ledger = Ledger()
+def test_time_runs_from_the_first_call_on(make_ledger: MakeLedger) -> None:
+    ledger = make_ledger()
     assert ledger.spending.seconds == 0.0
     spend(ledger)
     assert ledger.spending.seconds > 0.0
+
+
+def test_a_reservation_is_settled_once(make_ledger: MakeLedger) -> None:
+    ledger = make_ledger(Budget(tokens=100))
+    ticket = ledger.reserve(Estimate(tokens=90))
+    for _ in range(2):
+        ledger.settle(ticket, tokens=40, usd=0.25, seconds=0.0)
+    assert replace(ledger.spending, seconds=0.0) == Spending(made=1, tokens=40, usd=0.25)
+
+
+def test_a_call_that_was_not_made_costs_nothing(make_ledger: MakeLedger) -> None:
+    ledger = make_ledger(Budget(calls=1))
+    ledger.cancel(ledger.reserve(Estimate(tokens=90)))
+    assert replace(ledger.spending, seconds=0.0) == Spending()
+    ledger.reserve(Estimate(tokens=90))
+
+
+@pytest.mark.parametrize("budget", [Budget(tokens=10**9), Budget(usd=1e9)])
+def test_a_call_without_an_upper_bound_is_refused_where_one_is_needed(
+    make_ledger: MakeLedger, budget: Budget
+) -> None:
+    unbounded = Estimate(tokens=5, usd=0.1, is_bounded=False)
+    with pytest.raises(StudyError, match=r"`budget\.(tokens|usd)` needs .* without `max_tokens`"):
+        make_ledger(budget).reserve(unbounded)
+    make_ledger(Budget(calls=1, seconds=1e9)).reserve(unbounded)
+
+
+def test_a_ledger_goes_on_in_another_book_with_what_it_counted(make_ledger: MakeLedger) -> None:
+    ledger = Ledger(Budget(calls=3))
+    spend(ledger, tokens=7, usd=0.5)
+    ledger.count_reuse()
+    ledger.keep_in(make_ledger(spent=Spending(made=1, tokens=1)).book)
+    spent = replace(ledger.spending, seconds=0.0)
+    assert spent == Spending(made=2, reused=1, tokens=8, usd=0.5)
+    spend(ledger)
+    with pytest.raises(BudgetReachedError, match="3 calls"):
+        ledger.reserve(Estimate())

@@ -137,7 +137,7 @@ def test_half_of_a_surrogate_pair_is_stored_and_comes_back(half: str, tmp_path: 
     calls = Calls(store)
     call = calls.answer(calls.ask(CALLER, SAMPLED), lambda: {"text": half})
     assert call.response == canonical_json({"text": half})
-    assert CallStore(store.path).get(call.key) == call
+    assert CallStore(tmp_path / "calls.sqlite").get(call.key) == call
 
 
 def test_a_secret_in_a_failure_is_masked_before_it_is_stored() -> None:

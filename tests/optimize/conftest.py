@@ -11,6 +11,7 @@ from moa_dspy.adapters import PlainChat
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import Measurer
 from moa_dspy.pool import Pool
+from moa_dspy.testing import scripted_pool
 
 Rows = Callable[[str, int], list[dspy.Example]]
 Agent = Callable[..., Callable[[str], str]]
@@ -66,3 +67,12 @@ def measurer(student: Callable[[Pool], MixtureOfAgents]) -> Callable[..., Measur
         return bool(prediction.answer == example.answer)
 
     return lambda pool, metric=exact, n_threads=4: Measurer(student(pool), metric, n_threads)
+
+
+@pytest.fixture
+def pool(fails_on: Agent) -> Pool:
+    """Return three agents whose errors are disjoint, and w, which repeats what it is told."""
+    return scripted_pool(
+        {f"e{i}": fails_on(i, says=f"no{i}") for i in range(3)} | {"w": lambda prompt: prompt},
+        usd_per_million_tokens=dict.fromkeys(("e0", "e1", "e2"), 1e6) | {"w": 1e6},
+    )

@@ -106,8 +106,8 @@ def test_nothing_answered_scores_0_and_says_why(rows: Make, measurer: Make, fail
     assert all("dead: " in str(outcome.failure) for outcome in outcomes)
     assert means(outcomes)["failures"] == 1
     (lost,) = runner.measure(parse("a > synthesize(dead)"), rows("val", 1))
-    # The proposer was asked and paid: 2 + 1 tokens. Failing does not make a mixture cheap.
-    assert (lost.score, lost.calls, lost.usd) == pytest.approx((0, 1, 3))
+    # Both were asked, and the proposer paid: 2 + 1 tokens. Failing does not make a mixture cheap.
+    assert (lost.score, lost.calls, lost.usd) == pytest.approx((0, 2, 3))
 
 
 def test_a_replay_reports_failures_as_they_were(rows: Make, measurer: Make, fails_on: Make) -> None:

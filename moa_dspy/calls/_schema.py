@@ -1,0 +1,156 @@
+"""The tables of a call store, and how an older store becomes one of this version."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from moa_dspy.calls._database import Database, Session
+from moa_dspy.errors import StoreError
+
+SCHEMA_VERSION = 2
+
+_LOCK = 0x6D6F61
+"""Any number that is ours: by it, processes that prepare one PostgreSQL database take turns."""
+
+_metadata = sa.MetaData()
+_big, _real = sa.BigInteger, sa.Float
+_key = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+"""Compared byte by byte, as SQLite does, whatever the language of a database."""
+
+
+def _column(name: str, kind: Any, **options: Any) -> sa.Column[Any]:
+    return sa.Column(name, kind, **{"nullable": False, **options})
+
+
+_TABLES = (
+    sa.Table("moa_schema", _metadata, _column("version", sa.Integer)),
+    sa.Table(
+        "calls",
+        _metadata,
+        _column("key", _key, primary_key=True),
+        _column("agent", sa.Text),
+        _column("identity", sa.Text),
+        _column("sample", sa.Integer),
+        _column("request", sa.LargeBinary),
+        _column("response", sa.LargeBinary, nullable=True),
+        _column("prompt_tokens", _big),
+        _column("completion_tokens", _big),
+        _column("usd", _real),
+        _column("seconds", _real),
+        _column("failure", sa.Text, nullable=True),
+        _column("attempt", sa.Integer, server_default=sa.text("1")),
+        _column("time", _real, server_default=sa.text("0")),
+    ),
+    # Answers that were paid for although the store had one already.
+    sa.Table(
+        "paid_twice",
+        _metadata,
+        _column("id", sa.Text, primary_key=True),
+        _column("key", _key),
+        _column("agent", sa.Text),
+        _column("tokens", _big),
+        _column("usd", _real),
+        _column("time", _real),
+    ),
+    # Processes that hold claims or reservations; each renews its own row, or is taken for dead.
+    sa.Table(
+        "owners",
+        _metadata,
+        _column("owner", sa.Text, primary_key=True),
+        _column("beat", _big),
+        _column("expires", _real),
+    ),
+    sa.Table(
+        "claims",
+        _metadata,
+        _column("key", _key, primary_key=True),
+        _column("owner", sa.Text),
+    ),
+    # Per study, what was spent, and the upper bound of what is open in `reservations`.
+    sa.Table(
+        "spending",
+        _metadata,
+        _column("study", sa.Text, primary_key=True),
+        *(_column(name, _big) for name in ("made", "reused", "tokens")),
+        _column("usd", _real),
+        _column("seconds", _real),
+        _column("ticked_at", _real, nullable=True),
+        *(_column(name, _big) for name in ("open_calls", "open_tokens")),
+        _column("open_usd", _real),
+    ),
+    sa.Table(
+        "reservations",
+        _metadata,
+        _column("ticket", sa.Text, primary_key=True),
+        _column("study", sa.Text),
+        _column("owner", sa.Text),
+        _column("key", _key, nullable=True),
+        _column("tokens", _big),
+        _column("usd", _real),
+    ),
+)
+_TELLING = "('moa_schema', 'calls')"
+_COLUMNS_OF_VERSION_1 = (
+    "key, agent, identity, sample, request, response, prompt_tokens, completion_tokens, usd, "
+    "seconds, failure"
+)
+
+
+def prepare(database: Database) -> None:
+    """Make the tables, or bring those of an older version up to this one, in one transaction.
+
+    Safe when many processes do it at once.
+
+    Raises:
+        StoreError: If the store is of a newer version, or the database holds something else.
+    """
+    # Most often all is well: looking takes no lock, so nobody waits for a writer.
+    if _version(database.rows, is_postgresql=database.is_postgresql) != SCHEMA_VERSION:
+        database.transact(lambda session: _upgrade(session, database.name))
+
+
+def _upgrade(session: Session, name: str) -> None:
+    if session.is_postgresql:
+        session.execute("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
+    version = _version(session.rows, is_postgresql=session.is_postgresql)
+    if version > SCHEMA_VERSION:
+        raise StoreError(f"{name} has schema {version}, but this version reads {SCHEMA_VERSION}.")
+    if version == SCHEMA_VERSION:
+        return
+    if version == 1:
+        _from_version_1(session)
+    dialect: Any = postgresql.dialect if session.is_postgresql else sqlite.dialect
+    for table in _TABLES:
+        create = sa.schema.CreateTable(table, if_not_exists=True)
+        session.execute(str(create.compile(dialect=dialect())))
+    session.execute("INSERT INTO moa_schema (version) VALUES (?)", (SCHEMA_VERSION,))
+    if not session.is_postgresql:
+        # Where version 1 looks: it must not write into what it does not understand.
+        session.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _from_version_1(session: Session) -> None:
+    """Add what is new; texts stay as they are, for what is stored plain is read as well."""
+    session.execute(f"SELECT {_COLUMNS_OF_VERSION_1} FROM calls LIMIT 0")  # it is really ours
+    session.execute("ALTER TABLE calls ADD COLUMN attempt INTEGER DEFAULT 1 NOT NULL")
+    session.execute("ALTER TABLE calls ADD COLUMN time FLOAT DEFAULT 0 NOT NULL")
+
+
+def _version(query: Callable[[str], list[Any]], *, is_postgresql: bool) -> int:
+    """Return the version of what is there; 0 is nothing."""
+    stamp = 0 if is_postgresql else int(query("PRAGMA user_version")[0][0])
+    # One query for both, of a table and not of a cache: another process may just be making them.
+    if is_postgresql:
+        where = "pg_tables WHERE schemaname = ANY (current_schemas(FALSE)) AND tablename"
+        found = {row[0] for row in query(f"SELECT tablename FROM {where} IN {_TELLING}")}
+    else:
+        where = "sqlite_master WHERE type = 'table' AND name"
+        found = {row[0] for row in query(f"SELECT name FROM {where} IN {_TELLING}")}
+    if "moa_schema" in found:
+        versions = [int(row[0]) for row in query("SELECT version FROM moa_schema")]
+        return max([stamp, *versions])
+    return 1 if stamp == 0 and "calls" in found else stamp

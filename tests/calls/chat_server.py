@@ -1,0 +1,181 @@
+"""A server on this machine that speaks the chat completions protocol, also badly, on purpose."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, TypeAlias
+
+USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
+HEAD = {"id": "r1", "created": 1, "model": "x"}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the server sends for one request.
+
+    Attributes:
+        text: The answer; a request for a stream gets it in the pieces of ``split``.
+        status: An HTTP status; from 400 on there is no answer.
+        body: Sent as it is, instead of an answer.
+        retry_after: A header.
+        thinking: What the model thought before.
+        split: Cuts the text into the pieces of a stream.
+        missing_bytes: How many bytes are announced and never sent.
+        breaks_after: The connection ends after so many pieces of a stream.
+        wait: Before answering, or, in a stream, before the last piece; at most 10 seconds.
+        drips: Whether the bytes come one by one, ten in a second.
+    """
+
+    text: str = "Paris"
+    status: int = 200
+    body: bytes | None = None
+    retry_after: str | None = None
+    thinking: str | None = None
+    split: Callable[[str], Sequence[str]] = list
+    missing_bytes: int = 0
+    breaks_after: int | None = None
+    wait: threading.Event | None = None
+    drips: bool = False
+
+
+Script: TypeAlias = Callable[[dict[str, Any]], Reply]
+"""Says what to answer to the body of a request."""
+
+
+class ChatServer(ThreadingHTTPServer):
+    """Answers by a script and remembers what it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self, script: Script) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.script = script
+        self.bodies: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.asked = threading.Semaphore(0)
+        self.n_now = self.n_most = 0
+        self.lock = threading.Lock()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Count who is being served."""
+        with self.lock:
+            self.n_now += 1
+            self.n_most = max(self.n_most, self.n_now)
+        yield
+        with self.lock:
+            self.n_now -= 1
+
+    def await_request(self) -> None:
+        """Wait until one more request has come."""
+        assert self.asked.acquire(timeout=10)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients of these tests hang up as they like."""
+
+
+@contextmanager
+def serving(script: Script | Sequence[Reply] | Reply) -> Iterator[ChatServer]:
+    """Run a server; it gives replies in order, the last one again and again."""
+    if isinstance(script, Reply):
+        script = [script]
+    if not callable(script):
+        script = _in_order(list(script))
+    with ChatServer(script) as server:
+        yield server
+        server.shutdown()
+
+
+def _in_order(replies: list[Reply]) -> Script:
+    lock = threading.Lock()
+
+    def script(_: dict[str, Any]) -> Reply:
+        with lock:
+            return replies.pop(0) if len(replies) > 1 else replies[0]
+
+    return script
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: ChatServer  # pyright: ignore[reportIncompatibleVariableOverride]  # no other starts it
+
+    def do_POST(self) -> None:  # the name that http.server calls
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.busy():
+            self.server.bodies.append(body)
+            self.server.headers.append(dict(self.headers))
+            self.server.asked.release()
+            reply = self.server.script(body)
+        # Not busy while it sends: who has the answer may ask the next before this returns.
+        try:
+            self._stream(reply) if self._is_streamed(reply, body) else self._whole(reply)
+        except OSError:
+            self.close_connection = True
+
+    def _is_streamed(self, reply: Reply, body: dict[str, Any]) -> bool:
+        return bool(body.get("stream")) and reply.status < 400 and reply.body is None
+
+    def _whole(self, reply: Reply) -> None:
+        if reply.wait is not None:
+            reply.wait.wait(10)
+        payload = reply.body if reply.body is not None else json.dumps(_content(reply)).encode()
+        self.send_response(reply.status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(payload) + reply.missing_bytes))
+        if reply.retry_after is not None:
+            self.send_header("Retry-After", reply.retry_after)
+        self.end_headers()
+        for part in (payload[n : n + 1] for n in range(len(payload))) if reply.drips else [payload]:
+            self.wfile.write(part)
+            time.sleep(0.1 * reply.drips)
+        self.close_connection = self.close_connection or reply.missing_bytes > 0
+
+    def _stream(self, reply: Reply) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        pieces = list(reply.split(reply.text))
+        if reply.thinking:
+            self._event(delta={"reasoning_content": reply.thinking})
+        for n, piece in enumerate(pieces):
+            if n == reply.breaks_after:
+                return
+            if n == len(pieces) - 1 and reply.wait is not None:
+                reply.wait.wait(10)
+            self._event(delta={"content": piece})
+        self._event(delta={}, finish_reason="stop")
+        self._send({**HEAD, "object": "chat.completion.chunk", "choices": [], "usage": USAGE})
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def _event(self, *, delta: dict[str, Any], finish_reason: str | None = None) -> None:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+        self._send({**HEAD, "object": "chat.completion.chunk", "choices": [choice]})
+
+    def _send(self, content: dict[str, Any]) -> None:
+        self.wfile.write(f"data: {json.dumps(content)}\n\n".encode())
+        self.wfile.flush()
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+def _content(reply: Reply) -> dict[str, Any]:
+    if reply.status >= 400:
+        return {"error": {"message": f"status {reply.status}", "type": "error"}}
+    message = {"role": "assistant", "content": reply.text, "reasoning_content": reply.thinking}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    return {**HEAD, "object": "chat.completion", "choices": [choice], "usage": USAGE}

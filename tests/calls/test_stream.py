@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import dspy
+import pytest
+from dspy import lm15
+
+from moa_dspy.calls import Call, Calls, Recording
+from moa_dspy.pool import Agent, Pool
+from moa_dspy.testing import scripted_pool
+from moa_dspy.threads import THREADS
+from tests.calls.chat_server import ChatServer, Reply, serving
+from tests.calls.fake_clock import FakeClock
+
+VALUE = "Paris is [1] nice, a[0].\n\nTwo lines\tand 'quotes' [x]"
+REQUEST = lm15.Request(model="agent/a", messages=(lm15.Message.user("q"),))
+ADAPTERS: dict[str, tuple[Any, Callable[[str], str]]] = {
+    "chat": (
+        dspy.ChatAdapter(),
+        lambda v: f"[[ ## answer ## ]]\n{v}\n\n[[ ## completed ## ]]",
+    ),
+    "json": (dspy.JSONAdapter(), lambda v: json.dumps({"answer": v})),
+    "xml": (dspy.XMLAdapter(), lambda v: f"<answer>\n{v}\n</answer>"),
+}
+SPLITS: dict[str, Callable[[str], Sequence[str]]] = {
+    "characters": list,
+    "words": lambda text: re.findall(r"\S+\s*", text),
+    "whole": lambda text: [text],
+}
+
+
+def pool_of(server: ChatServer, calls: Calls | None = None, **values: Any) -> Pool:
+    agent = Agent(name="a", model="openai/x", api_base=server.url, **values)
+    return Pool([agent], calls=calls or Calls(clock=FakeClock()))
+
+
+def stored(pool: Pool) -> list[Call]:
+    return list(pool.calls.store._calls.values())  # type: ignore[attr-defined]  # the memory
+
+
+def events(pool: Pool, *, is_async: bool = False) -> list[Any]:
+    """Return the events of a stream, as DSPy would read them."""
+    lm: Any = pool.lm("a")
+
+    async def collect() -> list[Any]:
+        return [event async for event in lm._async_engine_spec.stream(REQUEST)]
+
+    return asyncio.run(collect()) if is_async else list(lm._engine_spec.stream(REQUEST))
+
+
+def text_of(found: list[Any]) -> str:
+    return "".join(event.delta.text for event in found if event.type == "delta")
+
+
+async def shown(pool: Pool, adapter: Any, *, is_async: bool) -> tuple[list[str], str]:
+    """Return the chunks that a user sees of the answer, and the answer."""
+    listeners = [dspy.streaming.StreamListener("answer")]
+    predict = dspy.Predict("question -> answer")
+    program = dspy.streamify(predict, stream_listeners=listeners, is_async_program=is_async)
+    chunks, answer = [], ""
+    with dspy.context(lm=pool.lm("a"), adapter=adapter):
+        async for value in program(question="q"):
+            if isinstance(value, dspy.streaming.StreamResponse):
+                chunks.append(value.chunk)
+            elif isinstance(value, dspy.Prediction):
+                answer = value.answer
+    return chunks, answer
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_a_user_sees_the_field_and_no_marker_however_the_endpoint_splits(
+    adapter: str, split: str, is_async: bool
+) -> None:
+    how, written = ADAPTERS[adapter]
+    with serving(Reply(written(VALUE), split=SPLITS[split])) as server:
+        pool = pool_of(server)
+        for _ in range(2):  # from the endpoint, and from the store
+            chunks, answer = asyncio.run(shown(pool, how, is_async=is_async))
+            assert answer == VALUE
+            # DSPy shows a JSON field as JSON.
+            seen = json.loads("".join(chunks)) if adapter == "json" else "".join(chunks)
+            assert seen == VALUE
+        assert len(chunks) > 5, "a stored answer comes in pieces as well"
+        assert len(server.bodies) == pool.calls.ledger.spending.made == 1
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_stream_arrives_before_it_is_complete_and_is_stored_when_it_is(is_async: bool) -> None:
+    gate = threading.Event()
+    with serving(Reply("Paris", wait=gate)) as server:
+        pool = pool_of(server)
+        lm: Any = pool.lm("a")
+
+        def first_and_rest() -> list[Any]:
+            source = iter(lm._engine_spec.stream(REQUEST))
+            first = [next(source) for _ in range(5)]  # start, P, a, r, i
+            assert stored(pool) == []
+            gate.set()
+            return first + list(source)
+
+        async def afirst_and_rest() -> list[Any]:
+            source = lm._async_engine_spec.stream(REQUEST)
+            first = [await anext(source) for _ in range(5)]
+            assert stored(pool) == []
+            gate.set()
+            return first + [event async for event in source]
+
+        found = asyncio.run(afirst_and_rest()) if is_async else first_and_rest()
+    assert [event.type for event in found] == ["start", *["delta"] * 5, "end"]
+    assert text_of(found) == "Paris"
+    (call,) = stored(pool)
+    assert (call.prompt_tokens, call.completion_tokens, call.failure) == (11, 7, None)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_stream_and_a_plain_call_are_one_call(is_async: bool) -> None:
+    with serving(Reply("Paris is nice.")) as server:
+        one, other = pool_of(server), pool_of(server)
+        lm: Any = one.lm("a")
+        streamed = events(one, is_async=is_async)
+        assert lm._engine_spec.complete(REQUEST).text == text_of(streamed) == "Paris is nice."
+        whole: Any = other.lm("a")
+        whole._engine_spec.complete(REQUEST)
+        replayed = events(other, is_async=is_async)
+        assert text_of(replayed) == "Paris is nice."
+        assert len([event for event in replayed if event.type == "delta"]) == 3
+        assert len(server.bodies) == 2
+        keep = ("key", "response", "prompt_tokens", "completion_tokens")
+        (first,), (second,) = stored(one), stored(other)
+        assert [getattr(first, n) for n in keep] == [getattr(second, n) for n in keep]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_stream_that_breaks_is_a_failed_call_and_its_beginning_no_answer(is_async: bool) -> None:
+    with serving([Reply("Paris", breaks_after=3), Reply("Rome")]) as server:
+        pool = pool_of(server)
+        with pytest.raises(lm15.StreamAssemblyError, match="without a completion event"):
+            events(pool, is_async=is_async)
+        (call,) = stored(pool)
+        assert (call.response, pool.calls.ledger.spending.made) == (None, 1)
+        assert len(server.bodies) == 1, "what was shown cannot be taken back by another attempt"
+        assert text_of(events(pool, is_async=is_async)) == "Rome"
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_stream_that_did_not_begin_is_tried_again(is_async: bool) -> None:
+    with serving([Reply(status=503), Reply("Rome")]) as server:
+        pool = pool_of(server)
+        found = events(pool, is_async=is_async)
+        assert [event.type for event in found] == ["start", *["delta"] * 4, "end"]
+        assert len(server.bodies) == pool.calls.ledger.spending.made == 2
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_stream_that_nobody_reads_to_its_end_is_a_failed_call(is_async: bool) -> None:
+    with serving([Reply("Paris"), Reply("Rome")]) as server:
+        pool = pool_of(server)
+        lm: Any = pool.lm("a")
+
+        async def abandon() -> None:
+            source = lm._async_engine_spec.stream(REQUEST)
+            await anext(source)
+            await anext(source)
+            await source.aclose()
+
+        if is_async:
+            asyncio.run(abandon())
+        else:
+            source = lm._engine_spec.stream(REQUEST)
+            next(source)
+            next(source)
+            source.close()
+        (call,) = stored(pool)
+        assert call.response is None
+        assert str(call.failure).startswith("Abandoned after")
+        replay = pool_of(server, Calls(recording=Recording([call]), replay_only=True))
+        with pytest.raises(lm15.ProviderError, match="Abandoned after"):
+            events(replay, is_async=is_async)
+        assert text_of(events(pool, is_async=is_async)) == "Rome"
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_stream_that_holds_nothing_is_a_failed_call(is_async: bool) -> None:
+    with serving(Reply(body=b"data: [DONE]\n\n")) as server:
+        pool = pool_of(server)
+        with pytest.raises(lm15.ProviderError, match="holds no answer"):
+            events(pool, is_async=is_async)
+    assert [call.response for call in stored(pool)] == [None]
+
+
+def test_a_stream_of_what_is_under_way_waits_for_it_and_shows_it() -> None:
+    gate = threading.Event()
+    with serving(Reply("Paris is nice.", wait=gate)) as server:
+        pool = pool_of(server, Calls())
+        first = THREADS.submit(lambda: events(pool))
+        server.await_request()
+        others = [THREADS.submit(partial(events, pool, is_async=a)) for a in (False, True)]
+        gate.set()
+        for stream in (first, *others):
+            assert text_of(stream.result(10)) == "Paris is nice."
+        assert len(server.bodies) == pool.calls.ledger.spending.made == 1
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_stream_has_the_agents_time_and_no_more(is_async: bool) -> None:
+    gate = threading.Event()
+    with serving(Reply("Paris", wait=gate)) as server:
+        pool = pool_of(server, timeout_seconds=0.1)
+        with pytest.raises((lm15.TimeoutError, lm15.TransportError)):
+            events(pool, is_async=is_async)
+        gate.set()
+    assert [call.response for call in stored(pool)] == [None]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_engine_without_streams_is_asked_for_the_whole_and_shown_in_pieces(
+    is_async: bool,
+) -> None:
+    pool = scripted_pool({"a": "Paris is nice."})
+    found = events(pool, is_async=is_async)
+    assert text_of(found) == "Paris is nice."
+    assert [event.type for event in found] == ["start", *["delta"] * 3, "end"]
+    assert pool.calls.ledger.spending.made == 1
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_thoughts_are_streamed_and_stored_too(is_async: bool) -> None:
+    with serving(Reply("Paris", thinking="hm")) as server:
+        pool = pool_of(server)
+        for _ in range(2):
+            kinds = [e.delta.type for e in events(pool, is_async=is_async) if e.type == "delta"]
+            assert kinds[0] == "thinking"
+            assert set(kinds) == {"thinking", "text"}
+        assert len(server.bodies) == 1

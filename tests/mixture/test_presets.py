@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import moa_dspy
+from moa_dspy.adapters import PlainChat
+from moa_dspy.errors import ArchitectureError
+from moa_dspy.pool import Pool
+from moa_dspy.presets import PAPER_AGENTS
+from moa_dspy.testing import scripted_pool
+
+SIX = "dbrx + llama-3-70b + mixtral-8x22b + qwen1.5-110b + qwen1.5-72b + wizardlm-2-8x22b"
+
+
+@pytest.mark.parametrize(
+    ("preset", "architecture", "calls"),
+    [
+        (moa_dspy.moa, f"{SIX} > {SIX} > synthesize(qwen1.5-110b)", 13),
+        (moa_dspy.moa_lite, f"{SIX} > synthesize(qwen1.5-72b)", 7),
+        (moa_dspy.self_moa, "wizardlm-2-8x22b*6 > synthesize(qwen1.5-110b)", 7),
+    ],
+)
+def test_the_papers_mixtures_have_the_papers_seats(
+    preset: Any, architecture: str, calls: int
+) -> None:
+    # 13 and 7 forward passes: tables 8 and 10 of arXiv:2502.00674.
+    program = preset()
+    assert (str(program.architecture), program.architecture.calls) == (architecture, calls)
+    assert program.adapter.layout == "paper"
+
+
+def test_the_papers_agents_are_asked_as_its_alpaca_eval_entry_did() -> None:
+    assert {(agent.temperature, agent.max_tokens) for agent in PAPER_AGENTS} == {(0.7, 2048)}
+    assert [agent.name for agent in PAPER_AGENTS] == list(Pool(PAPER_AGENTS))
+
+
+def test_a_pool_of_ones_own_takes_the_papers_place() -> None:
+    pool = scripted_pool({"a": "1", "b": "2", "c": lambda prompt: prompt})
+    program = moa_dspy.moa_lite(pool=pool, proposers=["a", "b"], aggregator="c")
+    assert str(program.architecture) == "a + b > synthesize(c)"
+    assert program(question="q").answer == "q"  # in the paper's layout no reference is here
+    guarded = moa_dspy.self_moa(pool=pool, agent="a", samples=2, adapter=PlainChat())
+    assert str(guarded.architecture) == "a*2 > synthesize(a)"
+    assert guarded.adapter.layout == "guarded"
+    sequence = moa_dspy.self_moa_seq(pool=pool, agent="a", aggregator="c", samples=4, window=2)
+    assert sequence(question="q").mixture.calls == 4 + 3
+
+
+def test_settings_of_an_agent_reach_its_seat_and_no_other() -> None:
+    pool = Pool(PAPER_AGENTS)
+    program = moa_dspy.moa_lite(pool=pool, aggregator="dbrx")
+    asked = {name: pool.lm(name).kwargs for name in program.architecture.agents}
+    assert all(kwargs["max_tokens"] == 2048 for kwargs in asked.values())
+
+
+@pytest.mark.parametrize(
+    ("preset", "options", "message"),
+    [
+        (moa_dspy.moa, {}, "`aggregator` must be given with a pool of your own"),
+        (moa_dspy.moa_lite, {}, "`aggregator` must be given with a pool of your own"),
+        (moa_dspy.self_moa, {}, "`agent` must be given with a pool of your own"),
+        (moa_dspy.self_moa_seq, {}, "`agent` must be given with a pool of your own"),
+        (moa_dspy.self_moa, {"agent": "a", "samples": 0}, "`samples` must be at least 1"),
+    ],
+)
+def test_what_a_preset_cannot_know_must_be_said(
+    preset: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ArchitectureError, match=message):
+        preset(pool=scripted_pool({"a": "x"}), **options)

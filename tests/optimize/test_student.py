@@ -1,0 +1,110 @@
+"""A search varies the one mixture of a larger program, and returns such a program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import dspy
+import pytest
+
+from moa_dspy.adapters import PlainChat
+from moa_dspy.errors import StudyError
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.optimize import Measurer, ModelSearch, SearchSpace
+from moa_dspy.optimize.asking import place_of
+from moa_dspy.optimize.student import Student, mixtures_of
+from moa_dspy.pool import Pool
+from moa_dspy.testing import scripted_pool
+from tests.optimize.outer import Outer, exact, outer, parse
+
+Make = Callable[..., Any]
+
+
+def test_a_larger_program_is_searched_and_returned(pool: Pool, rows: Make) -> None:
+    student = outer(pool)
+    search = ModelSearch(
+        exact, pool, space=SearchSpace(("e0", "e1", "e2"), max_depth=1), n_trials=6
+    )
+    program = search.compile(student, trainset=[], valset=rows("val", 9), testset=rows("test", 27))
+    assert isinstance(program, Outer)
+    assert program is not student
+    assert str(program.steps[0].architecture).startswith("e0 + e1 + e2 > ")
+    assert type(program.steps[0]) is MixtureOfAgents
+    assert program(question="new 4").answer == "4"
+    assert student.steps[0].architecture == parse("e0")
+    assert {type(one["program"]) for one in program.candidate_programs} == {Outer}
+    # It may be searched again: what an optimizer left on it is not taken for mixtures.
+    assert list(mixtures_of(program)) == ["self.steps[0]"]
+
+
+def test_the_result_of_a_search_is_open_to_prompt_optimizers(pool: Pool, rows: Make) -> None:
+    search = ModelSearch(exact, pool, space=SearchSpace(("e0", "e1", "e2")), n_trials=5)
+    splits = {"trainset": [], "valset": rows("val", 6), "testset": rows("test", 27)}
+    mixture = outer(pool).steps[0]
+    for student in (mixture, outer(pool)):
+        program = search.compile(student, **splits)
+        optimizer = dspy.BootstrapFewShot(metric=exact, max_labeled_demos=0)
+        with dspy.context(lm=pool.lm("w"), adapter=PlainChat()):
+            compiled = optimizer.compile(program, trainset=rows("train", 3))
+        seats = Student.of(compiled).mixture.predictors()
+        assert [len(seat.demos) for seat in seats] == [3] * len(seats) != []
+
+
+@pytest.mark.parametrize(
+    ("mixtures", "message"),
+    [
+        ([], r"`student` must be a MixtureOfAgents or hold one .*, but is a Holder with none\."),
+        (["a", "b"], r"is a Holder with 2 at self\.a, self\.b\."),
+    ],
+)
+def test_a_program_with_no_mixture_or_two_is_refused(
+    pool: Pool, rows: Make, mixtures: list[str], message: str
+) -> None:
+    program = type("Holder", (dspy.Module,), {})()
+    for name in mixtures:
+        setattr(program, name, outer(pool).steps[0])
+    with pytest.raises(StudyError, match=message):
+        ModelSearch(exact, pool).compile(program, trainset=rows("train", 8))
+    with pytest.raises(StudyError, match=message):
+        Measurer(program, exact).measure(parse("e0"), [dspy.Example(id="x")])
+
+
+def test_a_mixture_of_another_pool_is_refused(pool: Pool, rows: Make, fails_on: Make) -> None:
+    program = outer(scripted_pool({"e0": fails_on()}))
+    with pytest.raises(StudyError, match="must be made with the search's own pool"):
+        ModelSearch(exact, pool).compile(program, trainset=rows("train", 8))
+
+
+def test_a_program_that_cannot_be_copied_is_refused(pool: Pool, rows: Make) -> None:
+    class Connected(Outer):
+        def __deepcopy__(self, memo: Any) -> Any:
+            raise TypeError("cannot pickle a socket")
+
+    with pytest.raises(StudyError, match="`student` cannot be copied: cannot pickle a socket"):
+        Measurer(Connected(outer(pool).steps[0]), exact).measure(parse("e0"), rows("val", 1))
+
+
+def test_mixtures_are_found_once_and_not_in_seats(pool: Pool) -> None:
+    inner = MixtureOfAgents("question -> answer", "e0", pool=pool)
+    nested = MixtureOfAgents("question -> answer", "e0", pool=pool, agent=lambda _: inner)
+    program = Outer({"x": nested})
+    program.steps = [{"x": nested}]
+    program.again, program.named, program.me = nested, {"k": nested}, program
+    assert mixtures_of(program) == {"self.again": nested}
+    assert mixtures_of(nested) == {"self": nested}
+
+
+def test_equal_inputs_and_no_others_are_one_place() -> None:
+    history = dspy.History(messages=[{"question": "q"}])
+    same = [{"question": "q", "history": history}, {"history": history, "question": "q"}]
+    assert place_of(same[0]) == place_of(same[1])
+    others: list[dict[str, Any]] = [
+        {"question": "q"},
+        {"question": "Q"},
+        {"question": ["q"]},
+        {"question": dspy.History(messages=[{"question": "q"}])},
+        {"question": {"messages": [{"question": "q"}]}},
+    ]
+    assert len({place_of(one) for one in others}) == 5
+    assert place_of({"x": object()}) != place_of({"x": object()})

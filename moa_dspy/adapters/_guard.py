@@ -8,8 +8,9 @@ from typing import Final
 
 _HIDDEN: Final = (
     "\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f"
-    "\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\U0001d173-\U0001d17a"
-    "\U000e0000-\U000e0fff"  # a copy of ASCII, and more, that models read and people do not see
+    "\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff"
+    # The last holds a copy of ASCII, which models read and people do not see.
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
 _TOKEN: Final = (
     r"<(?=[|\uff5c]|/?[^\s<>]{1,80}>)"  # <|im_start|>, <s>, <start_of_turn>, tags, DSPy's images
@@ -19,12 +20,12 @@ _TOKEN: Final = (
 
 _ESCAPED: Final = re.compile(rf"<(?=[|/]?[A-Za-z\uff5c])|\[(?=\[)|{_TOKEN}|[{_HIDDEN}\u200c\u200d]")
 
-_LINE_BREAK: Final = re.compile("\r\n|[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+_LINE_BREAK: Final = re.compile("[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029](?:(?<=\r)\n)?")
 _UNSEEN: Final = re.compile(f"[\x00-\x08\x0e-\x1f{_HIDDEN}]")
+
+_JOINERS: Final = "\u200c\u200d\ufe0e\ufe0f"
 _JOINER: Final = re.compile(
-    "(?<![^\x00-\x7f])[\u200c\u200d\ufe0e\ufe0f]"
-    "|[\u200c\u200d](?![^\x00-\x7f])"
-    "|(?<=[\u200c\u200d\ufe0e\ufe0f]{2})[\u200c\u200d\ufe0e\ufe0f]"
+    rf"[{_JOINERS}](?:(?<![^\x00-\x7f].)|(?<=[\u200c\u200d])(?![^\x00-\x7f])|(?<=[{_JOINERS}]{{3}}))"
 )
 """Joiners that join nothing: outside of emoji, and of scripts that need them to be read."""
 

@@ -136,6 +136,18 @@ def test_a_conversation_is_turns_between_the_demos_and_the_question() -> None:
     ]
 
 
+def test_a_conversation_that_may_be_absent_is_turns_too() -> None:
+    fields: Any = {
+        "question": (str, dspy.InputField()),
+        "history": (dspy.History | None, dspy.InputField()),
+        "answer": (str, dspy.OutputField()),
+    }
+    history = dspy.History(messages=[{"question": "Italy?", "answer": "Rome"}])
+    inputs = {"question": "France?", "history": history}
+    found = PlainChat().format(dspy.make_signature(fields), [], inputs)
+    assert [m["content"] for m in found[1:]] == ["Italy?", "Rome", "France?"]
+
+
 @pytest.mark.parametrize(
     ("history", "message"),
     [

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from moa_dspy.calls import Budget
     from moa_dspy.errors import MoaError
     from moa_dspy.mixture import MixtureOfAgents
-    from moa_dspy.optimize import ModelSearch
+    from moa_dspy.optimize import ModelSearch, optimize_aggregator
     from moa_dspy.pool import Pool
     from moa_dspy.presets import moa, moa_lite, self_moa, self_moa_seq
 
@@ -23,6 +23,7 @@ __all__ = [
     "Pool",
     "moa",
     "moa_lite",
+    "optimize_aggregator",
     "self_moa",
     "self_moa_seq",
 ]
@@ -37,6 +38,7 @@ _ROOMS = {
     "Pool": "pool",
     "moa": "presets",
     "moa_lite": "presets",
+    "optimize_aggregator": "optimize",
     "self_moa": "presets",
     "self_moa_seq": "presets",
 }

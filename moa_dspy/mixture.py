@@ -49,8 +49,9 @@ class MixtureOfAgents(dspy.Module):
         architecture: Who sits where, or its text notation; instead of it,
             ``layers`` and ``aggregator`` may give LMs or agent names.
         pool: Where names become LMs; not needed when LMs are given.
-        agent: Makes the module of a seat from a signature: ``dspy.Predict``,
-            ``dspy.ChainOfThought``, ...
+        agent: Makes the module of a seat from a signature, which after the first layer has
+            ``references``: ``dspy.Predict``, ``dspy.ChainOfThought``, or any that returns
+            a prediction with the signature's outputs.
         adapter: A DSPy adapter for every seat; None takes the one of the settings.
         normalise: When a vote takes two answers for equal: ``text`` or ``answer``.
         quorum: Fewest responses that a layer may go on with; of a narrower layer, all.
@@ -163,8 +164,8 @@ class MixtureOfAgents(dspy.Module):
         )
         return planner.plan(inputs)
 
-    save = save
-    load = Load()
+    save: Any = save
+    load: Any = Load()
 
     def get_lm(self) -> Any:
         """Return the LM of the last agent: what DSPy's wrappers copy to vary a mixture."""

@@ -31,4 +31,4 @@ def _marked(signature: Any, seat: str) -> Any:
         fields[name] = copy(field)
         fields[name].json_schema_extra = {**field.json_schema_extra, MARK: seat}
         break
-    return dspy.Signature(fields, signature.instructions)
+    return dspy.make_signature(fields, signature.instructions)

@@ -50,6 +50,7 @@ def stored(pool: Pool) -> list[Any]:
         {"top_p": 0.9, "frequency_penalty": 0.1, "logprobs": True, "top_logprobs": 2},
         {"model": "hosted_vllm/x", "max_tokens": 9, "temperature": 0},
         {"model": "openai/gpt-5-mini", "max_tokens": 20_000},
+        {"max_completion_tokens": 9},
         {"response_format": {"type": "json_object"}},
     ],
     ids=lambda settings: "-".join(settings) or "plain",

@@ -7,14 +7,14 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
+T = TypeVar("T")
 _MOST_CONNECTIONS = 10
 """Of one process; PostgreSQL allows 100 in all, if nobody changed that."""
 
@@ -51,14 +51,14 @@ class Connections:
         # A store that nobody closed closes its file when it goes; Python 3.13 warns otherwise.
         weakref.finalize(self, _close, self._idle, self._engine)
 
-    @contextmanager
-    def one(self) -> Iterator[Any]:
-        """Give a connection for the moment; one that turns out to be lost is thrown away."""
+    def lend(self, work: Callable[[Any], T]) -> T:
+        """Return what ``work`` does with a connection; one that is lost is thrown away."""
         with self._slots:
             held = self._take()
             try:
-                yield held.connection
+                result = work(held.connection)
                 self._was_reached = True
+                return result
             except self.errors as error:
                 if self.is_lost(error):
                     held.pooled.invalidate()

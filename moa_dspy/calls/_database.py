@@ -125,8 +125,7 @@ class Database:
         last, pause = time.monotonic() + self.timeout_seconds, 0.0
         while True:
             try:
-                with self._connections.one() as connection:
-                    return work(connection)
+                return self._connections.lend(work)
             except self._connections.errors as error:
                 if not self._connections.is_lost(error) or time.monotonic() + pause > last:
                     # The cause is in the message: printed by itself it may show a password.

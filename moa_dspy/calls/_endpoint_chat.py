@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from dspy import lm15
-from dspy._vendor.lm15.transports import StdlibAsyncTransport
+from dspy._vendor.lm15.transports import ReadTimeout, StdlibAsyncTransport, WriteTimeout
 from dspy.clients.engines.base import validate_request
 from dspy.clients.engines.lifecycle import aclosing_stream, closing_stream
 from dspy.clients.engines.stream_guard import achecked_stream, checked_stream
@@ -37,13 +37,23 @@ class ChatEngine:
 
     def __init__(self, endpoint: Endpoint) -> None:
         transport = TimedTransport(seconds=endpoint.timeout_seconds, **_limits(endpoint))
-        self._chat = lm15.OpenAIChatLM(transport=transport, **_dialect(endpoint))
-        self._name = endpoint.model.partition("/")[2]
+        self._chat: Any = lm15.OpenAIChatLM(transport=transport, **_dialect(endpoint))
+        self._name, self._seconds = endpoint.model.partition("/")[2], endpoint.timeout_seconds
 
     def complete(self, request: Any) -> Any:
-        """Return the response."""
+        """Return the response.
+
+        Raises:
+            TimeoutError: lm15's, after the endpoint's seconds.
+        """
         validate_request(request)
-        return self._chat.complete(replace(request, model=self._name))
+        try:
+            return self._chat.complete(replace(request, model=self._name))
+        except lm15.TransportError as error:
+            if self._seconds is None or not isinstance(error.__cause__, ReadTimeout | WriteTimeout):
+                raise
+            late = f"There was no complete answer after {self._seconds:g} s."
+            raise lm15.TimeoutError(late) from error
 
     def stream(self, request: Any) -> Iterator[Any]:
         """Yield the events as they arrive; leaving early closes the connection."""

@@ -29,10 +29,9 @@ class TimedTransport(StdlibTransport):
 
     def _open(self, *where: Any, **how: Any) -> Any:
         started = time.monotonic()
-        connection = super()._open(*where, **how)
+        connection: Any = super()._open(*where, **how)
         if self._seconds is not None:
-            connection.sock = _TimedSocket(connection.sock)
-            connection.sock.spent = time.monotonic() - started
+            connection.sock = _TimedSocket(connection.sock, time.monotonic() - started)
         return connection
 
     def _send_request(self, conn: Any, *what: Any, **how: Any) -> None:
@@ -45,9 +44,9 @@ class TimedTransport(StdlibTransport):
 class _TimedSocket:
     """A socket of one exchange at a time; ``left`` seconds of waiting remain in this one."""
 
-    def __init__(self, sock: Any) -> None:
+    def __init__(self, sock: Any, spent: float) -> None:
         self._sock = sock
-        self.left = self.spent = 0.0
+        self.left, self.spent = 0.0, spent
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)

@@ -15,7 +15,7 @@ COLUMNS = tuple(f.name for f in fields(Call))
 
 _SHORTEST_PACKED = 64
 """Bytes; what is shorter does not gain."""
-_PACKED = 0x78
+_PACKED = b"x"
 """First byte of what zlib writes, and of no JSON text."""
 _LEVEL = 6
 # Most of a short request and response is what all have in common. Part of the format: a changed
@@ -54,7 +54,7 @@ _FAILURE = COLUMNS.index("failure")
 def packed(text: str) -> bytes:
     """Return ``text`` (JSON) as short as it gets; see ``unpacked``."""
     plain = text.encode()
-    if len(plain) < _SHORTEST_PACKED and plain[:1] != b"x":
+    if len(plain) < _SHORTEST_PACKED and plain[:1] != _PACKED:
         return plain
     packer = zlib.compressobj(_LEVEL, zdict=_DICTIONARY)
     return packer.compress(plain) + packer.flush()
@@ -64,9 +64,9 @@ def unpacked(data: bytes | str) -> str:
     """Return the text of what ``packed`` returned; stores of version 1 hold texts as they are."""
     if isinstance(data, str):
         return data
-    if data[:1] != b"x":
-        return data.decode()
-    return zlib.decompressobj(zdict=_DICTIONARY).decompress(data).decode()
+    if data[:1] == _PACKED:
+        data = zlib.decompressobj(zdict=_DICTIONARY).decompress(data)
+    return data.decode()
 
 
 def to_row(call: Call) -> tuple[Any, ...]:

@@ -5,6 +5,15 @@ from moa_dspy.optimize.criteria import Criteria
 from moa_dspy.optimize.measure import Measurer, Outcome
 from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.progress import Snapshot, Watcher
+from moa_dspy.optimize.prompts import (
+    Prompt,
+    PromptReport,
+    PromptResult,
+    ReferenceDemos,
+    ReferenceFeedback,
+    demos_from_references,
+    optimize_aggregator,
+)
 from moa_dspy.optimize.result import Row, StudyResult, TrialRecord
 from moa_dspy.optimize.run import run_study
 from moa_dspy.optimize.search import ModelSearch
@@ -19,6 +28,11 @@ __all__ = [
     "ModelSearch",
     "Objective",
     "Outcome",
+    "Prompt",
+    "PromptReport",
+    "PromptResult",
+    "ReferenceDemos",
+    "ReferenceFeedback",
     "Row",
     "SearchSpace",
     "Snapshot",
@@ -26,5 +40,7 @@ __all__ = [
     "StudyResult",
     "TrialRecord",
     "Watcher",
+    "demos_from_references",
+    "optimize_aggregator",
     "run_study",
 ]

@@ -38,10 +38,15 @@ def make_splits(
         rng.shuffle(val)
         test, val = val[: len(val) // 2], val[len(val) // 2 :]
     named = {"train": train, "val": val, "test": test}
-    return Splits(**{name: tuple(_with_ids(rows, name)) for name, rows in named.items()})
+    return Splits(**{name: tuple(with_ids(rows, name)) for name, rows in named.items()})
 
 
-def _with_ids(rows: Sequence[dspy.Example], split: str) -> list[dspy.Example]:
+def with_ids(rows: Sequence[dspy.Example], split: str) -> list[dspy.Example]:
+    """Return copies of the rows that each have a text as id; the split's name is part of new ones.
+
+    Raises:
+        DataError: If a row is no example, or has no inputs.
+    """
     named = []
     for number, row in enumerate(rows):
         if not isinstance(row, dspy.Example):

@@ -98,12 +98,12 @@ class _Measured(dspy.Module):
         super().__init__()
         self.mixture = mixture
 
-    def forward(self, **inputs: Any) -> MixturePrediction:
+    def forward(self, **inputs: Any) -> Any:
         # DSPy hands its settings on to threads that it starts; a context variable is not.
         asking: Asking = dspy.settings.moa_dspy_asking
         return MixturePrediction.of(asking.answer(self.mixture, inputs, place=place_of(inputs)))
 
-    async def aforward(self, **inputs: Any) -> MixturePrediction:
+    async def aforward(self, **inputs: Any) -> Any:
         return await asyncio.to_thread(self, **inputs)
 
 

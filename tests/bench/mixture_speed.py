@@ -162,7 +162,7 @@ async def measure(url: str, *, n_rounds: int, n: int, **of_slow: int) -> dict[st
     short = World(url, latency_ms=SHORT_LATENCY_MS)
     rounds = {"n_rounds": (n_rounds + 1) // 2, "n": (n + 3) // 4}
     printed |= await work(short, **rounds, where=f"_at_{SHORT_LATENCY_MS}_ms")
-    return printed | await throughput(slow, (n_rounds + 3) // 4)
+    return printed | await throughput(slow, (n_rounds + 2) // 3)
 
 
 def main(arguments: Sequence[str]) -> None:

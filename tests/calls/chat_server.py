@@ -28,6 +28,7 @@ class Reply:
         split: Cuts the text into the pieces of a stream.
         missing_bytes: How many bytes are announced and never sent.
         breaks_after: The connection ends after so many pieces of a stream.
+        fails_after: The server says that it failed after so many pieces of a stream.
         wait: Before answering, or, in a stream, before the last piece; at most 10 seconds.
         drips: Whether the bytes come one by one, ten in a second.
     """
@@ -40,6 +41,7 @@ class Reply:
     split: Callable[[str], Sequence[str]] = list
     missing_bytes: int = 0
     breaks_after: int | None = None
+    fails_after: int | None = None
     wait: threading.Event | None = None
     drips: bool = False
 
@@ -153,6 +155,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._event(delta={"reasoning_content": reply.thinking})
         for n, piece in enumerate(pieces):
             if n == reply.breaks_after:
+                return
+            if n == reply.fails_after:
+                self._send({"error": {"message": "overloaded", "type": "server_error"}})
                 return
             if n == len(pieces) - 1 and reply.wait is not None:
                 reply.wait.wait(10)

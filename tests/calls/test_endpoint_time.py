@@ -58,7 +58,7 @@ def test_a_server_that_sends_a_byte_now_and_then_is_left_in_time(server: SlowSer
     # 205 bytes, 20 a second: no single wait is as long as half a second, all are ten.
     server.is_trickling = True
     engine = ChatEngine(Endpoint("openai/x", server.url, timeout_seconds=0.5))
-    with pytest.raises(lm15.LM15Error, match="timed out"):
+    with pytest.raises(lm15.TimeoutError, match=r"no complete answer after 0\.5 s"):
         engine.complete(REQUEST)
     engine.close()
 

@@ -8,7 +8,7 @@ import dspy
 import pytest
 from dspy import lm15
 
-from moa_dspy.calls import Calls, RetryPolicy, call_scope
+from moa_dspy.calls import Caller, Calls, RetryPolicy, call_scope
 from moa_dspy.errors import BudgetReachedError, PoolError
 from moa_dspy.pool import Agent, Pool
 from tests.calls.chat_server import ChatServer, Reply, serving
@@ -129,6 +129,18 @@ def test_the_last_failure_is_raised_and_stored_when_there_are_no_more_attempts(
     (call,) = pool.calls.store._calls.values()  # type: ignore[attr-defined]  # the memory
     assert call.attempt == 2
     assert "ServerError: status 503" in str(call.failure)
+
+
+def test_a_call_is_dated_by_its_beginning() -> None:
+    clock = FakeClock()
+    calls = Calls(clock=clock)
+
+    def send() -> dict[str, Any]:
+        clock.sleep(5.0)
+        return {}
+
+    call = calls.answer(calls.ask(Caller("a", "served/a"), {"q": "?"}), send)
+    assert (call.time, call.seconds) == (1_700_001_000.0, 5.0)
 
 
 @pytest.mark.parametrize(("status", "n_asked"), [(400, 1), (401, 1), (429, 2), (500, 2)])

@@ -171,6 +171,26 @@ def test_an_lm_inside_another_does_not_take_the_others_sample() -> None:
     assert sorted(made) == sorted(sample_index(0, rollout=3, completion=n) for n in (0, 1))
 
 
+def test_an_engine_that_is_asked_inside_another_lms_call_has_no_part_in_it() -> None:
+    calls = Calls()
+    inner: Any = scripted_pool({"in": "x"}, calls=calls, temperature=0.7).lm("in")
+    request = lm15.Request(
+        model="agent/in",
+        messages=(lm15.Message.user("q"),),
+        config=lm15.Config(temperature=0.7),
+    )
+    outer: Any = stored_lm(
+        "agent/out",
+        calls,
+        Caller("out", "nested/out"),
+        lambda _: Nesting(lambda _: [inner.engine.complete(request).text]),
+        temperature=0.7,
+    )
+    outer("q", rollout_id=3)
+    samples = {call.agent: call.sample for call in calls.store._calls.values()}  # type: ignore[attr-defined]
+    assert samples == {"in": 0, "out": sample_index(0, rollout=3)}
+
+
 def test_a_call_that_failed_leaves_no_sample_behind() -> None:
     calls = Calls()
     pool = scripted_pool({"a": lm15.InvalidRequestError("no")}, calls=calls, temperature=0.7)

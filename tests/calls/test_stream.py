@@ -140,10 +140,19 @@ def test_a_stream_and_a_plain_call_are_one_call(is_async: bool) -> None:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_stream_that_breaks_is_a_failed_call_and_its_beginning_no_answer(is_async: bool) -> None:
-    with serving([Reply("Paris", breaks_after=3), Reply("Rome")]) as server:
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (Reply("Paris", breaks_after=3), lm15.StreamAssemblyError),
+        (Reply("Paris", fails_after=3), lm15.ServerError),  # else it would be tried again
+    ],
+)
+def test_a_stream_that_breaks_is_a_failed_call_and_its_beginning_no_answer(
+    reply: Reply, error: type[Exception], is_async: bool
+) -> None:
+    with serving([reply, Reply("Rome")]) as server:
         pool = pool_of(server)
-        with pytest.raises(lm15.StreamAssemblyError, match="without a completion event"):
+        with pytest.raises(error, match="without a completion event|overloaded"):
             events(pool, is_async=is_async)
         (call,) = stored(pool)
         assert (call.response, pool.calls.ledger.spending.made) == (None, 1)

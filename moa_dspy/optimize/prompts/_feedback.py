@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import dspy
 
+from moa_dspy.adapters import neutral
 from moa_dspy.aggregators import NORMALISERS
 from moa_dspy.optimize.prompts._bank import Bank, StoredRow
 from moa_dspy.optimize.prompts._metric import Scoring, score_of
@@ -143,5 +144,6 @@ def _word(score: float) -> str:
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
+    # What a model said must stay data in the prompt of the next one too.
+    line = " ".join(neutral(text).split())
     return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 3]}..."

@@ -39,10 +39,15 @@ def _prompt_model(optimizer: Any) -> Any:
     return optimizer.prompt_model
 
 
+def _teacher(optimizer: Any) -> Any:
+    return optimizer.teacher_settings.get("lm")
+
+
 def _reflects(optimizer: Any) -> Any:
     own = optimizer.custom_instruction_proposer
-    # A proposer of the caller's may ask nobody, or whom it likes.
-    return optimizer.reflection_lm or (own is not None and not hasattr(own, "base_instructions"))
+    # A proposer of the caller's may ask nobody, or whom it likes; DSPy's asks this LM.
+    is_callers = own is not None and name_of(own) != "InstructionProposer"
+    return optimizer.reflection_lm or is_callers
 
 
 HABITS: Final[dict[str, Habits]] = {
@@ -52,7 +57,9 @@ HABITS: Final[dict[str, Habits]] = {
     "BootstrapFewShotWithRandomSearch": Habits(copies_lm=True),
     "COPRO": Habits("prompt_model", _prompt_model),
     "GEPA": Habits("reflection_lm", _reflects, percent=False, reads_feedback=True),
-    "InferRules": Habits("teacher_settings", lambda optimizer: optimizer.teacher_settings.get("lm")),
+    "InferRules": Habits(
+        "teacher_settings", lambda optimizer: optimizer.teacher_settings.get("lm")
+    ),
     "LabeledFewShot": Habits(),
     "MIPROv2": Habits("prompt_model", _prompt_model),
     "ReferenceDemos": Habits(),
@@ -60,7 +67,14 @@ HABITS: Final[dict[str, Habits]] = {
 }
 """By class name. An optimizer that is not here is run as it is, without feedback."""
 
-UNFIT: Final = ("AvatarOptimizer", "BootstrapFinetune", "Ensemble", "GRPO", "KNNFewShot", "ModelSearch")
+UNFIT: Final = (
+    "AvatarOptimizer",
+    "BootstrapFinetune",
+    "Ensemble",
+    "GRPO",
+    "KNNFewShot",
+    "ModelSearch",
+)
 """Optimizers that change something other than a prompt."""
 
 
@@ -135,7 +149,9 @@ def steps_of(optimizer: Any, options: Mapping[str, Any]) -> Iterator[Any]:
     for key in strategy.split(optimizer.STRAT_SEP):
         step = optimizer.optimizers.get(key)
         if step is None or name_of(step) in UNFIT:
-            known = ", ".join(k for k, one in optimizer.optimizers.items() if name_of(one) not in UNFIT)
+            known = ", ".join(
+                k for k, one in optimizer.optimizers.items() if name_of(one) not in UNFIT
+            )
             raise StudyError(
                 f"`strategy` {strategy!r} of BetterTogether must name its optimizers of prompts "
                 f"({known or 'it has none'}), but has {key!r}; pass it in `compile_options`."

@@ -87,7 +87,7 @@ def prompt_diff(before: Prompt, after: Prompt) -> str:
 def _lines(prompt: Prompt) -> list[str]:
     found: list[str] = []
     for name, part in prompt.parts.items():
-        found.append(f"[{name}]")
+        found += [f"[{name}]"] if len(prompt.parts) > 1 else []
         for line in part.instructions.splitlines():
             found += textwrap.wrap(line, _WIDTH) or [""]
         found += [f"field {prefix} {desc}" for prefix, desc in part.fields]

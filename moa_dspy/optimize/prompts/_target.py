@@ -73,8 +73,12 @@ class Target:
             )
         modules = tuple(program.layers[layer - 1].proposers)
         # A reader alone is the aggregator of the layers before it: the very same messages.
-        alone = [Architecture(layers[: layer - 1], name) for name in dict.fromkeys(layers[-1 + layer])]
-        return cls(program, layer - 1, modules, tuple(_planner(program, a, modules[0]) for a in alone))
+        alone = [
+            Architecture(layers[: layer - 1], name) for name in dict.fromkeys(layers[-1 + layer])
+        ]
+        return cls(
+            program, layer - 1, modules, tuple(_planner(program, a, modules[0]) for a in alone)
+        )
 
     @property
     def agents(self) -> tuple[str, ...]:
@@ -89,7 +93,7 @@ class Target:
     def with_prompt(self, prompt: Prompt) -> MixtureOfAgents:
         """Return a copy of the mixture with another prompt in these seats."""
         made: MixtureOfAgents = self.program.deepcopy()
-        is_last = self.modules == (self.program.aggregator,)
+        is_last = self.modules[0] is self.program.aggregator
         modules = [made.aggregator] if is_last else made.layers[self.depth].proposers
         for module in modules:
             prompt.put_into(module)

@@ -1,0 +1,187 @@
+"""``optimize_aggregator``: any DSPy optimizer on the aggregator alone, and a guard behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+
+from moa_dspy.errors import LayerFailedError, StudyError
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.optimize.prompts._bank import Bank, read_references
+from moa_dspy.optimize.prompts._candidates import candidates_of
+from moa_dspy.optimize.prompts._feedback import ReferenceFeedback
+from moa_dspy.optimize.prompts._guard import Comparison, compare, score_program
+from moa_dspy.optimize.prompts._habits import check_optimizer, name_of
+from moa_dspy.optimize.prompts._labels import labelled
+from moa_dspy.optimize.prompts._metric import Scoring
+from moa_dspy.optimize.prompts._prompt import Prompt
+from moa_dspy.optimize.prompts._result import Origin, PromptResult
+from moa_dspy.optimize.prompts._rows import PromptRows
+from moa_dspy.optimize.prompts._student import Reading, Stop
+from moa_dspy.optimize.prompts._tally import Tally
+from moa_dspy.optimize.prompts._target import Target
+from moa_dspy.optimize.prompts._tune import Tuning
+
+
+def optimize_aggregator(
+    program: MixtureOfAgents,
+    optimizer: Any,
+    trainset: Sequence[dspy.Example],
+    valset: Sequence[dspy.Example],
+    *,
+    metric: Callable[..., Any] | None = None,
+    layer: int | None = None,
+    testset: Sequence[dspy.Example] | None = None,
+    compile_options: Mapping[str, Any] | None = None,
+    tuning_share: float = 0.5,
+    alpha: float = 0.05,
+    gain: float = 0.03,
+    n_threads: int = 8,
+    seed: int = 0,
+) -> PromptResult:
+    """Return the program with a better prompt for who reads the references, if one was found.
+
+    The references of every row are computed once, or come from the store; from then on
+    only the reader is asked, and the optimizer's own model. The new prompt replaces the
+    incumbent only if it is better on ``valset``, by a one-sided paired test.
+
+    Args:
+        program: A mixture whose last step asks a model; it is not changed.
+        optimizer: An instance of GEPA, MIPROv2, COPRO, SIMBA, ...; it is not changed. One
+            that reflects is given feedback made of the references.
+        trainset: All that the optimizer sees.
+        valset: Rows for the decision alone.
+        metric: Any DSPy metric with values in [0, 1]; default: the optimizer's own.
+        layer: Instead of the last step, the readers of this layer, who share one prompt;
+            layers count from 1, and the first one reads nothing.
+        testset: Rows on which both prompts are measured after the decision.
+        compile_options: Further arguments of the optimizer's ``compile``.
+        tuning_share: Part of the train rows that an optimizer judges by, where its
+            ``compile`` takes a ``valset``; 0 leaves the choice to the optimizer.
+        alpha: Level of the test.
+        gain: Smallest gain worth having, for the number of rows that are missing.
+        n_threads: Rows measured at the same time, outside of the optimizer.
+        seed: Of the split of train rows, and of an optimizer without a seed.
+
+    Raises:
+        StudyError: Before any call, if an option, the metric or the optimizer does not fit,
+            or the optimizer needs an LM and has none; later, if the optimizer itself fails.
+        ArchitectureError: If nobody in the program reads references, or not in ``layer``.
+        DataError: If rows are missing, or two of the sets overlap.
+        MetricError: If the metric raises or returns no number in [0, 1].
+        LayerFailedError: If no train row has references.
+    """
+    _check_numbers(tuning_share, alpha, gain, n_threads)
+    target, stop = Target.of(program, layer), Stop()
+    scoring = Scoring.of(_metric(metric, optimizer), stop)
+    options = dict(compile_options or {})
+    rows = PromptRows.of(trainset, valset, testset)
+    check_optimizer(optimizer, options, n_rows=len(rows.train))
+    run = _Run(target, scoring, Tally(), alpha, gain, n_threads)
+    bank = run.read(rows.train)
+    feedback = ReferenceFeedback(
+        scoring, bank, tuple(program.signature.output_fields), program.normalise
+    )
+    run.tally.stage = "tuning"
+    made = Tuning(scoring, feedback, options, tuning_share, seed).compile(
+        optimizer, Reading(target, bank, run.tally, stop), _examples(bank, feedback, target)
+    )
+    after = Prompt.of(made.aggregator)
+    val = run.compared(after, rows.val, "validation")
+    # Read before the test rows are: what is accepted depends on val alone.
+    accepted = val.is_proven
+    return PromptResult(
+        program=target.with_prompt(after if accepted else target.prompt),
+        accepted=accepted,
+        before=target.prompt,
+        after=after,
+        val=val,
+        test=run.compared(after, rows.test, "test") if rows.test else None,
+        calls=run.tally.by_stage(),
+        origin=Origin(name_of(optimizer), _settings(optimizer, options)),
+        candidates=candidates_of(optimizer, made),
+        layer=layer,
+        notes=_notes(bank, made),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What every stage needs."""
+
+    target: Target
+    scoring: Scoring
+    tally: Tally
+    alpha: float
+    gain: float
+    n_threads: int
+
+    def read(self, rows: Sequence[dspy.Example]) -> Bank:
+        self.tally.stage = "references"
+        return read_references(self.target, rows, self.tally, n_threads=self.n_threads)
+
+    def compared(self, after: Prompt, rows: Sequence[dspy.Example], stage: str) -> Comparison:
+        """Measure the incumbent and the new prompt on rows whose references are read first."""
+        bank = self.read(rows)
+        self.tally.stage = stage
+        scores = [
+            score_program(
+                self.target.with_prompt(prompt),
+                bank,
+                self.scoring,
+                self.tally,
+                n_threads=self.n_threads,
+            )
+            for prompt in (self.target.prompt, after)
+        ]
+        return compare(*scores, alpha=self.alpha, gain=self.gain)
+
+
+def _examples(bank: Bank, feedback: ReferenceFeedback, target: Target) -> list[dspy.Example]:
+    signature = target.modules[0].predictors()[0].signature
+    readable = [found for found in bank.rows.values() if found.failure is None]
+    if not readable:
+        first = next(iter(bank.rows.values()))
+        raise LayerFailedError(f"No train row has references to read. {first.failure}")
+    return [labelled(found, feedback, signature) for found in readable]
+
+
+def _metric(metric: Any, optimizer: Any) -> Any:
+    found = metric
+    for name in ("metric", "metric_fn"):
+        found = getattr(optimizer, name, None) if found is None else found
+    if found is None:
+        raise StudyError("`metric` must be given, as the optimizer has none.")
+    return found
+
+
+def _check_numbers(tuning_share: float, alpha: float, gain: float, n_threads: int) -> None:
+    if not 0 <= tuning_share < 1 or not 0 < alpha < 0.5 or not 0 < gain < 1 or n_threads < 1:
+        raise StudyError(
+            "`tuning_share` must be in [0, 1), `alpha` in (0, 0.5), `gain` in (0, 1) and "
+            f"`n_threads` at least 1, but got {tuning_share}, {alpha}, {gain} and {n_threads}."
+        )
+
+
+def _settings(optimizer: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is plain; an LM, a key or a folder is nobody else's business."""
+    named = {**vars(optimizer), **options}
+    private = ("key", "secret", "dir")
+    return {
+        name: value
+        for name, value in named.items()
+        if isinstance(value, bool | int | float | str)
+        and not name.startswith("_")
+        and not name.endswith(private)
+    }
+
+
+def _notes(bank: Bank, made: Any) -> tuple[str, ...]:
+    lost = [found.row.id for found in bank.rows.values() if found.failure is not None]
+    notes = [f"{len(lost)} train rows have no references: {', '.join(lost[:5])}"] if lost else []
+    if getattr(made, "flag_compilation_error_occurred", False):
+        notes.append("A step of BetterTogether failed; its best program up to then was taken.")
+    return tuple(notes)

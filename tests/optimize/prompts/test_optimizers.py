@@ -1,0 +1,66 @@
+"""Every optimizer of prompts runs on the aggregator alone, over stored references."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+
+from moa_dspy.optimize import PromptResult, optimize_aggregator
+from moa_dspy.optimize.prompts._habits import HABITS
+from tests.optimize.prompts.optimizers import OPTIMIZERS
+from tests.optimize.prompts.world import exact, make_world, mixture, rows
+
+
+@cache
+def found(name: str) -> tuple[dict[str, int], Any, PromptResult]:
+    """Return how often each model was asked, the caller's program and the result."""
+    world = make_world()
+    make, options = OPTIMIZERS[name]
+    program = mixture(world)
+    result = optimize_aggregator(
+        program,
+        make(world.outsider),
+        rows("train", 8),
+        rows("val", 18),
+        metric=exact,
+        compile_options=options,
+    )
+    return world.log.counts, program, result
+
+
+EVERY = pytest.mark.parametrize("name", OPTIMIZERS)
+
+
+def test_every_optimizer_whose_habits_are_known_is_tried() -> None:
+    assert set(OPTIMIZERS) == set(HABITS)
+
+
+@EVERY
+def test_every_optimizer_finds_the_better_prompt(name: str) -> None:
+    _, _, result = found(name)
+    assert (result.accepted, result.val.after.estimate) == (True, 1.0)
+    assert result.val.before.estimate == pytest.approx(12 / 18)
+    # 6 of 18 rows are multiples of 3, and all of them are won: 1 / 2 ** 6
+    assert result.val.p_value == pytest.approx(1 / 64)
+    assert result.program(question="task 9").answer == "Q9"
+
+
+@EVERY
+def test_proposers_are_asked_once_per_row_and_never_while_tuning(name: str) -> None:
+    asked, _, result = found(name)
+    assert (asked["a"], asked["b"], result.proposer_calls) == (26, 26, 52)
+    assert (asked["c"], asked["g"]) == (result.aggregator_calls, result.prompt_model_calls)
+    assert result.calls["references"]["proposers"].made == 2 * (8 + 18)
+    assert [result.calls[stage]["proposers"].made for stage in ("tuning", "validation")] == [0, 0]
+    assert result.calls["validation"]["prompt_model"].made == 0
+
+
+@EVERY
+def test_the_callers_program_stays_as_it_is(name: str) -> None:
+    _, program, result = found(name)
+    assert program.aggregator.demos == []
+    assert program.aggregator.signature.instructions == result.before.instructions
+    assert "CAREFULLY" not in result.before.instructions
+    assert result.diff

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from moa_dspy.architecture import Architecture
     from moa_dspy.calls import Budget
     from moa_dspy.errors import MoaError
+    from moa_dspy.listener import AnswerListener
     from moa_dspy.mixture import MixtureOfAgents
     from moa_dspy.optimize import ModelSearch, optimize_aggregator
     from moa_dspy.pool import Pool
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Agent",
+    "AnswerListener",
     "Architecture",
     "Budget",
     "MixtureOfAgents",
@@ -30,6 +32,7 @@ __all__ = [
 
 _ROOMS = {
     "Agent": "agent",
+    "AnswerListener": "listener",
     "Architecture": "architecture",
     "Budget": "calls",
     "MixtureOfAgents": "mixture",

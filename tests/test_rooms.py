@@ -77,6 +77,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     # A mixture can be asked to load: the only arrow upwards, taken when it is asked.
     "saving": {"errors", "pool", "program_file"},
+    "listener": {"adapters", "errors", "mixture"},
     "sequence": {
         "aggregators",
         "errors",

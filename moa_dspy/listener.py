@@ -1,0 +1,95 @@
+"""Streams the text of a mixture's answer while the aggregator writes it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import dspy
+from dspy.streaming import StreamListener, StreamResponse
+
+from moa_dspy.adapters import PlainChat
+from moa_dspy.errors import ArchitectureError
+from moa_dspy.mixture import MixtureOfAgents
+
+_MARKER: Final = re.compile(r"^\s*\[\[ ## \w+ ## \]\]", re.MULTILINE)
+_PART_OF_MARKER: Final = re.compile(
+    r"\n[ \t]*(\[(\[( (#(#( (\w+( (#(#( \]?)?)?)?)?)?)?)?)?)?)?)?\Z"
+)
+
+
+class AnswerListener(StreamListener):
+    """Listens to one output field of a mixture's aggregator, whatever the mixture's adapter.
+
+    ``dspy.streamify(program, stream_listeners=[AnswerListener(mixture)])`` yields the text as
+    it is written, and before it a status message for every proposer that has answered.
+    DSPy's own listener knows the adapter of the settings only and no plain chat, and it
+    drops what follows two brackets. A field of JSON is shown as JSON, escapes included.
+
+    Args:
+        mixture: Alone, or inside the program that is streamed.
+        field: Name of the output field; default: the signature's last one.
+
+    Raises:
+        ArchitectureError: If the mixture's last step writes no text, or has no such field.
+    """
+
+    def __init__(self, mixture: MixtureOfAgents, field: str | None = None) -> None:
+        architecture, outputs = mixture.architecture, list(mixture.signature.output_fields)
+        if architecture.combine != "synthesize":
+            raise ArchitectureError(
+                f"{architecture} cannot be streamed: it picks an answer that is there already."
+            )
+        if field is not None and field not in outputs:
+            raise ArchitectureError(f"Unknown `field` {field!r}; known are {', '.join(outputs)}.")
+        predictor = mixture.aggregator.predictors()[-1]
+        super().__init__(field or outputs[-1], predict=predictor, predict_name="aggregator")
+        self._adapter = mixture.adapter
+        self._said = self._shown = ""
+
+    @property
+    def adapter(self) -> Any:
+        """The adapter that the aggregator's reply is written for."""
+        return self._adapter or dspy.settings.adapter or dspy.ChatAdapter()
+
+    def receive(self, chunk: Any) -> StreamResponse | None:
+        """Return what of ``chunk`` is text of the field, if any."""
+        if isinstance(self.adapter, (dspy.JSONAdapter, dspy.XMLAdapter)):
+            with dspy.context(adapter=self.adapter):
+                found: StreamResponse | None = super().receive(chunk)
+            return found
+        self._said += chunk.choices[0].delta.content or ""
+        return self._more(self._visible(is_whole=False))
+
+    def finalize(self) -> StreamResponse | None:
+        """Return what was held back, at the end."""
+        if self._said:
+            more = self._more(self._visible(is_whole=True))
+            return self._response(more.chunk if more else "", is_last=True)
+        with dspy.context(adapter=self.adapter):
+            found: StreamResponse | None = super().finalize()
+        return found
+
+    def _visible(self, *, is_whole: bool) -> str:
+        """Return the field's value as far as it was said; blanks at its end may yet be none."""
+        text = self._said
+        if isinstance(self.adapter, PlainChat):
+            return text.strip()
+        start = re.search(rf"^\s*\[\[ ## {self.signature_field_name} ## \]\]", text, re.MULTILINE)
+        if start is None:
+            return ""
+        value = text[start.end() :]
+        end = _MARKER.search(value) or (None if is_whole else _PART_OF_MARKER.search(value))
+        return value[: end.start()].strip() if end else value.strip()
+
+    def _more(self, visible: str) -> StreamResponse | None:
+        new = visible[len(self._shown) :]
+        if not new:
+            return None
+        self._shown, self.stream_start = visible, True
+        return self._response(new)
+
+    def _response(self, text: str, *, is_last: bool = False) -> StreamResponse:
+        return StreamResponse(
+            self.predict_name, self.signature_field_name, text, is_last_chunk=is_last
+        )

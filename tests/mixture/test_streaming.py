@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import dspy
+import pytest
+from dspy.streaming import StatusMessage, StreamResponse
+
+from moa_dspy.adapters import PlainChat
+from moa_dspy.errors import ArchitectureError
+from moa_dspy.listener import AnswerListener
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.pool import Agent, Pool
+from moa_dspy.prediction import MixturePrediction
+from moa_dspy.testing import scripted_pool
+from tests.calls.chat_server import ChatServer, Reply
+
+ANSWER = "The answer,  [1] as\n\nthey say, is [[42]]:\n[[ # {c} ]] or\n  [[\n."
+FORMATS: dict[str, tuple[Any, str]] = {
+    "plain": (PlainChat(), f"\n{ANSWER} \n"),
+    "chat": (None, f"[[ ## answer ## ]]\n{ANSWER}\n\n[[ ## completed ## ]]"),
+    "xml": (dspy.XMLAdapter(), f"<answer>\n{ANSWER}\n</answer>"),
+}
+"""Adapter, and the answer in its format."""
+
+
+class Around(dspy.Module):
+    """A program with a mixture inside."""
+
+    def __init__(self, inner: MixtureOfAgents) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.inner(**inputs)
+
+    async def aforward(self, **inputs: Any) -> Any:
+        return await self.inner.acall(**inputs)
+
+
+def mixture(server: ChatServer, adapter: Any, text: str = "a + b > synthesize(c)") -> Any:
+    pool = Pool(Agent(name=n, model=f"openai/{n}", api_base=server.url) for n in "abc")
+    return MixtureOfAgents("question -> answer", text, pool=pool, adapter=adapter)
+
+
+async def seen(program: Any, listener: AnswerListener, *, is_async: bool) -> list[Any]:
+    stream = dspy.streamify(program, stream_listeners=[listener], is_async_program=is_async)
+    return [value async for value in stream(question="q")]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("is_inside", [False, True])
+def test_who_streams_sees_the_proposers_come_and_then_the_answer_alone(
+    name: str, is_async: bool, is_inside: bool
+) -> None:
+    adapter, text = FORMATS[name]
+    server = ChatServer(lambda _: Reply(text))  # a letter at a time
+    with server:
+        program = mixture(server, adapter)
+        listener = AnswerListener(program)
+        outer = Around(program) if is_inside else program
+        found = asyncio.run(seen(outer, listener, is_async=is_async))
+    kinds = [type(value) for value in found]
+    assert kinds[:2] == [StatusMessage, StatusMessage]
+    assert {value.message for value in found[:2]} <= {
+        f"{agent} answered ({n} of 2)" for agent in "ab" for n in (1, 2)
+    }
+    assert [value.message[-8:] for value in found[:2]] == ["(1 of 2)", "(2 of 2)"]
+    assert kinds[-1] is MixturePrediction
+    assert set(kinds[2:-1]) == {StreamResponse}
+    assert "".join(value.chunk for value in found[2:-1]) == found[-1].answer
+    assert len(kinds) > 10
+    assert [value.is_last_chunk for value in found[2:-1]].count(True) == 1
+    assert found[-2].is_last_chunk
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_proposer_that_fails_is_told_of_and_a_lone_one_too(is_async: bool) -> None:
+    def reply(body: dict[str, Any]) -> Reply:
+        return Reply(status=400) if body["model"] == "b" else Reply("x")
+
+    server = ChatServer(reply)
+    with server:
+        program = mixture(server, PlainChat(), "a + b > c > synthesize(a)")
+        found = asyncio.run(seen(program, AnswerListener(program), is_async=is_async))
+    messages = [value.message for value in found if isinstance(value, StatusMessage)]
+    assert sorted(message.split()[:2] for message in messages) == [
+        ["a", "answered"],
+        ["b", "failed"],
+        ["c", "answered"],
+    ]
+    assert messages[-1] == "c answered (1 of 1)"
+
+
+def test_a_stored_answer_is_streamed_as_well() -> None:
+    server = ChatServer(lambda _: Reply(FORMATS["plain"][1]))
+    with server:
+        program = mixture(server, PlainChat())
+        program(question="q")
+        n_asked = len(server.bodies)
+        found = asyncio.run(seen(program, AnswerListener(program), is_async=False))
+    assert len(server.bodies) == n_asked == 3
+    chunks = [value.chunk for value in found if isinstance(value, StreamResponse)]
+    assert "".join(chunks) == ANSWER
+
+
+def test_a_mixture_that_picks_an_answer_has_none_to_stream() -> None:
+    pool = scripted_pool(dict.fromkeys("ab", "x"))
+    picks = MixtureOfAgents("question -> answer", "a + b > vote", pool=pool)
+    with pytest.raises(ArchitectureError, match=r"a \+ b > vote cannot be streamed"):
+        AnswerListener(picks)
+    single = MixtureOfAgents("question -> answer", "a", pool=pool)
+    with pytest.raises(ArchitectureError, match="Unknown `field` 'x'; known are answer"):
+        AnswerListener(single, "x")

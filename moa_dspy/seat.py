@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,7 @@ from moa_dspy.pool import Pool
 from moa_dspy.response import Response, render
 from moa_dspy.seat_module import acall, values_of
 from moa_dspy.status import Status
-from moa_dspy.threads import THREADS
+from moa_dspy.threads import THREADS, finished
 
 Asked: TypeAlias = tuple[Response, Trace]
 
@@ -47,20 +47,31 @@ class Seats:
         if _is_alone(questions):
             return _collected([self._ask(questions[0])])
         cancelled = threading.Event()
-        # Each thread gets a copy of the context: settings, usage tracker, call scope.
-        running = [
-            THREADS.submit(partial(copy_context().run, self._ask, question, cancelled))
-            for question in questions
-        ]
         try:
-            done = _finished(running, questions)
+            return _collected(self._asked_by_threads(questions, cancelled))
         except BaseException:
             cancelled.set()
             raise
+
+    def _asked_by_threads(
+        self, questions: Sequence[Question], cancelled: threading.Event
+    ) -> list[Asked]:
+        late, status = _deadline(questions), Status(questions)
+        tasks = [partial(self._ask, question, cancelled) for question in questions]
+        # Each thread gets a copy of the context: settings, usage tracker, call scope.
+        tasks = [partial(copy_context().run, task) for task in tasks]
+        if late is None and not status.is_wanted:
+            # Nothing else is to be done meanwhile, so this thread is one of them.
+            others = [THREADS.submit(task) for task in tasks[:-1]]
+            last = finished(tasks[-1])
+            wait(others)
+            return [future.result() for future in (*others, last)]
+        running = [THREADS.submit(task) for task in tasks]
+        done = status.watched(running, late) if status.is_wanted else wait(running, late).done
         if len(done) < len(running):
             cancelled.set()
         asked = zip(questions, running, strict=True)
-        return _collected([f.result() if f in done else _abandoned(q) for q, f in asked])
+        return [f.result() if f in done else _abandoned(q) for q, f in asked]
 
     def _ask(self, question: Question, cancelled: threading.Event | None = None) -> Asked:
         with self._seat(question, cancelled) as seat:
@@ -207,17 +218,11 @@ def _deadline(questions: Sequence[Question]) -> float | None:
     return None if None in deadlines else max(filter(None, deadlines))
 
 
-def _finished(running: list[Future[Any]], questions: Sequence[Question]) -> set[Future[Any]]:
-    """Wait until the deadline and tell who streams which agents have answered."""
-    status = Status(questions)
-    if not status.is_wanted:
-        return wait(running, _deadline(questions)).done
-    return status.watched(running, _deadline(questions))
-
-
 def _collected(asked: Sequence[Asked]) -> list[Response]:
     """Return the responses, with their traces handed on in seat order, not by who was first."""
-    if dspy.settings.trace is not None:
+    whole = dspy.settings.trace
+    if whole is not None:
         for _, trace in asked:
-            dspy.settings.trace.extend(trace)
+            whole.extend(trace)
+        del whole[: max(0, len(whole) - dspy.settings.max_trace_size)]
     return [response for response, _ in asked]

@@ -74,5 +74,15 @@ class Threads:
             future.set_exception(failure)
 
 
+def finished(task: Callable[[], Any]) -> Future[Any]:
+    """Run ``task`` in this thread and return its future; an interrupt is raised at once."""
+    future: Future[Any] = Future()
+    try:
+        future.set_result(task())
+    except Exception as error:
+        future.set_exception(error)
+    return future
+
+
 THREADS: Final = Threads()
 """The threads of this process; layers of every mixture share them."""

@@ -13,6 +13,7 @@
     - UnknownCallError (also a LookupError): a replay met a call that was never recorded
     - BudgetReachedError: the next call would go beyond what the user allowed
     - StoreError: the call store cannot be read or written
+    - OutageError: an endpoint was down for longer than a study waits for it
 
 A model's failure is data and raises none of these unless nothing is left.
 """
@@ -70,6 +71,10 @@ class BudgetReachedError(CallError):
 
 class StoreError(CallError):
     """The call store cannot be read or written."""
+
+
+class OutageError(CallError):
+    """An endpoint was down for longer than a study waits; all that was answered is kept."""
 
 
 def ours(error: BaseException) -> MoaError | None:

@@ -17,8 +17,7 @@ from moa_dspy.pool import Pool
 from moa_dspy.prediction import MixturePrediction
 from moa_dspy.references import ReferenceLimits
 from moa_dspy.saving import Load, save
-from moa_dspy.seat import Seats
-from moa_dspy.seat_mark import mark_seats
+from moa_dspy.seats import Seats, mark_seats
 from moa_dspy.signatures import REFERENCES, ranker, with_references
 
 AGENT_MODULES: dict[str, Callable[[Any], Any]] = {

@@ -14,7 +14,7 @@ from moa_dspy.pool import Pool
 from moa_dspy.prediction import MixturePrediction
 from moa_dspy.reader import Reader
 from moa_dspy.response import Answer, Response
-from moa_dspy.seat import Seats
+from moa_dspy.seats import Seats
 from moa_dspy.signatures import with_references
 
 

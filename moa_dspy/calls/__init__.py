@@ -7,15 +7,18 @@ from moa_dspy.calls._budget import Budget, Estimate, Spending
 from moa_dspy.calls._call import Call, call_key, canonical_json
 from moa_dspy.calls._caller import Ask, Caller
 from moa_dspy.calls._calls import Calls
+from moa_dspy.calls._chosen import AgentSummary, Chosen, chosen_calls, prune, summaries
 from moa_dspy.calls._clock import Clock
 from moa_dspy.calls._database_url import database_url
 from moa_dspy.calls._database_url import shown as shown_url
+from moa_dspy.calls._endurance import Endurance
 from moa_dspy.calls._ledger import Ledger
 from moa_dspy.calls._limits import Limiter
 from moa_dspy.calls._patience import DeadlineError
 from moa_dspy.calls._recording import Recording
 from moa_dspy.calls._retry import RetryPolicy
 from moa_dspy.calls._scope import CallFacts, CallScope, call_scope, current_scope
+from moa_dspy.calls._shared_limits import SharedLimits
 from moa_dspy.calls._store import CallStore
 from moa_dspy.calls._table import PaidTwice
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adopted",
+    "AgentSummary",
     "Ask",
     "AsyncStoredEngine",
     "Budget",
@@ -37,26 +41,32 @@ __all__ = [
     "CallStore",
     "Caller",
     "Calls",
+    "Chosen",
     "Clock",
     "CountCalls",
     "DeadlineError",
+    "Endurance",
     "Estimate",
     "Ledger",
     "Limiter",
     "PaidTwice",
     "Recording",
     "RetryPolicy",
+    "SharedLimits",
     "Spending",
     "StoredEngine",
     "adopted",
     "call_key",
     "call_scope",
     "canonical_json",
+    "chosen_calls",
     "current_scope",
     "database_url",
+    "prune",
     "refusal",
     "shown_url",
     "stored_lm",
+    "summaries",
 ]
 
 _NEED_DSPY = {

@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from functools import partial
-from itertools import count
 from typing import Any
 
-from moa_dspy.calls._attempt import Attempt, facts_of
+from moa_dspy.calls._attempt import facts_of
 from moa_dspy.calls._budget import Estimate
 from moa_dspy.calls._call import Call, call_key, canonical_json
 from moa_dspy.calls._caller import Ask, Caller
 from moa_dspy.calls._clock import Clock
+from moa_dspy.calls._endurance import Endurance
 from moa_dspy.calls._flights import Flights
 from moa_dspy.calls._ledger import Ledger
 from moa_dspy.calls._limits import Limiters
+from moa_dspy.calls._making import Making
 from moa_dspy.calls._patience import DeadlineError, Patience
 from moa_dspy.calls._scope import current_scope
 from moa_dspy.calls._shelf import Memory, SharedShelf, Shelf, WritableShelf
-from moa_dspy.calls._steps import (
-    ASender,
-    Plan,
-    Send,
-    Sender,
-    Sleep,
-    Step,
-    Wait,
-    Work,
-    afollow,
-    follow,
-)
+from moa_dspy.calls._steps import ASender, Plan, Sender, Wait, afollow, follow
 from moa_dspy.calls._turns import take_turn
-from moa_dspy.errors import MoaError, UnknownCallError
+from moa_dspy.errors import UnknownCallError
 
 
 class Calls:
@@ -43,6 +32,10 @@ class Calls:
         replay_only: Whether an unknown request is an error instead of a request.
         ledger: Counts and limits what is spent.
         clock: What time it is.
+
+    Attributes:
+        endurance: May be set: then a failure for the moment is no call, and is tried again,
+            whatever ``num_retries`` says, until the endpoint answers.
     """
 
     def __init__(
@@ -55,11 +48,13 @@ class Calls:
         clock: Clock | None = None,
     ) -> None:
         self.store: WritableShelf = store if store is not None else Memory()
+        self._shared = self.store if isinstance(self.store, SharedShelf) else None
         self.recording = recording
         self.replay_only = replay_only
         self.ledger = ledger or Ledger()
         self.clock = clock or Clock()
         self.limiters = Limiters()
+        self.endurance: Endurance | None = None
         self._flights = Flights()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Calls:
@@ -123,6 +118,7 @@ class Calls:
     def plan(self, ask: Ask) -> Plan:
         """Say what to do until there is a call for ``ask``, which was not known just now."""
         patience = Patience.of(current_scope(), self.clock)
+        making = Making(ask, patience, self.store, self._shared, self.ledger, self.endurance)
         try:
             while True:
                 flight, is_mine = self._flights.board(ask.key)
@@ -133,91 +129,16 @@ class Calls:
                     continue
                 try:
                     # It may have landed since the look before.
-                    return self.known(ask) or (yield from self._turn(ask, patience))
+                    return self.known(ask) or (yield from self._turn(making))
                 finally:
                     self._flights.land(ask.key, flight)
         except DeadlineError as error:
-            # Noted, though nothing was sent: a replay must come to the same end.
-            unsent = Attempt(ask, 0, self.clock, started=patience.started)
-            self._keep(unsent.failed(error))
+            making.give_up(error)
             raise
 
-    def _turn(self, ask: Ask, patience: Patience) -> Plan:
-        make = partial(self._attempts, ask, patience)
-        if not isinstance(self.store, SharedShelf):
-            return (yield from make())
+    def _turn(self, making: Making) -> Plan:
+        shelf, ask = making.shared, making.ask
+        if shelf is None:
+            return (yield from making.plan())
         look = partial(self.known, ask)
-        return (yield from take_turn(self.store, ask.key, patience, look=look, make=make))
-
-    def _attempts(self, ask: Ask, patience: Patience) -> Plan:
-        last: Exception | None = None
-        pause = 0.0
-        for number in count(1):
-            send = Send()
-            try:
-                if last is not None:
-                    yield Sleep(patience, pause)
-                return (yield from self._attempt(ask, number, send, patience))
-            except DeadlineError:
-                if last is None:
-                    raise
-                raise last from last.__cause__
-            except Exception as error:
-                wait = ask.caller.retries.wait_seconds(error, attempt=number, key=ask.key)
-                if wait is None or send.has_shown or wait >= patience.left_seconds:
-                    raise
-                last, pause = error, wait
-        raise AssertionError("attempts end by themselves")
-
-    def _attempt(self, ask: Ask, number: int, send: Send, patience: Patience) -> Plan:
-        limiter = ask.caller.limiter
-        ticket = limiter.enter()
-        try:
-            if not ticket.done():
-                yield Wait(patience, ticket)
-            patience.check()
-            return (yield from self._paid(ask, number, send))
-        finally:
-            limiter.leave(ticket)
-
-    def _paid(self, ask: Ask, number: int, send: Send) -> Plan:
-        reserving = Work(partial(self.ledger.reserve, ask.estimate, key=ask.key))
-        try:
-            yield from self._worked(reserving)
-        except BaseException:
-            if reserving.result is not None:
-                self.ledger.cancel(reserving.result)
-            raise
-        ticket = reserving.result
-        attempt = Attempt(ask, number, self.clock, started=self.clock.monotonic())
-        try:
-            call = attempt.answered((yield send))
-        except BaseException as error:
-            if not isinstance(error, MoaError):
-                self._keep(attempt.failed(error))
-            self.ledger.settle(ticket, tokens=0, usd=0.0, seconds=attempt.seconds)
-            raise
-        storing = Work(partial(self._settled, call, ticket))
-        yield from self._worked(storing)
-        kept: Call = storing.result
-        return kept
-
-    def _worked(self, work: Work) -> Generator[Step, Any, None]:
-        """Have ``work`` done; only that on a shared store may take long enough for a thread."""
-        if isinstance(self.store, SharedShelf):
-            yield work
-        else:
-            work.run()
-
-    def _settled(self, call: Call, ticket: str) -> Call:
-        # Stored before it is settled: whoever dies in between has lost nothing.
-        try:
-            return self._keep(call)
-        finally:
-            tokens = call.prompt_tokens + call.completion_tokens
-            self.ledger.settle(ticket, tokens=tokens, usd=call.usd, seconds=call.seconds)
-
-    def _keep(self, call: Call) -> Call:
-        kept = self.store.put(call) or call
-        current_scope().log.append(facts_of(call, is_reused=False))
-        return kept
+        return (yield from take_turn(shelf, ask.key, making.patience, look=look, make=making.plan))

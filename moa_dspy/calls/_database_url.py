@@ -56,7 +56,8 @@ def shown(url: sa.URL) -> str:
         return str(url.database)
     masked = {name: "***" for name in _SECRET_OPTIONS if name in url.query}
     kept = {name: value for name, value in url.query.items() if name not in _DEFAULTS}
-    return url.set(query={**kept, **masked}).render_as_string(hide_password=True)
+    plain = url.set(drivername="postgresql", query={**kept, **masked})
+    return plain.render_as_string(hide_password=True)
 
 
 def secrets_of(url: sa.URL) -> tuple[str, ...]:

@@ -16,10 +16,11 @@ class Limiter:
 
     Args:
         limit: Requests at a time; None is any number.
+        endpoint: What other processes know it by; "" is nothing that they share.
     """
 
-    def __init__(self, limit: int | None = None) -> None:
-        self._limit = limit
+    def __init__(self, limit: int | None = None, *, endpoint: str = "") -> None:
+        self._limit, self.endpoint = limit, endpoint
         self._n_inside = 0
         self._queue: deque[Ticket] = deque()
         self._lock = threading.Lock()
@@ -77,7 +78,7 @@ class Limiters:
     def of(self, endpoint: str, limit: int | None = None) -> Limiter:
         """Return the limiter of ``endpoint``, with the smallest limit that was ever given."""
         with self._lock:
-            limiter = self._limiters.setdefault(endpoint, Limiter())
+            limiter = self._limiters.setdefault(endpoint, Limiter(endpoint=endpoint))
         limiter.lower(limit)
         return limiter
 

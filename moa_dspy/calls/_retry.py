@@ -33,30 +33,49 @@ class RetryPolicy:
         """Return how long to wait after ``attempt`` (from 1) failed; None is not to try again."""
         if attempt > self.num_retries or not isinstance(error, Exception):
             return None
-        failure = _as_dspy_says(error)
-        if failure is None:
+        if not is_transient(error):
             return None
-        most = min(2.0 ** min(attempt - 1, 6), _LONGEST_BACKOFF_SECONDS)
-        jitter = Random(f"{key}/{attempt}").uniform(0.0, most)
-        hint = _hint(failure)
-        return hint + jitter if hint <= _LONGEST_HINT_SECONDS else None
+        hint = hinted_seconds(error)
+        return hint + backoff_seconds(attempt, key) if hint <= _LONGEST_HINT_SECONDS else None
 
 
-def _as_dspy_says(error: Exception) -> Exception | None:
-    """Return the error as DSPy shows it to its users if it calls that retryable, else None."""
-    if isinstance(error, MoaError):
-        return None
+def backoff_seconds(attempt: int, key: str) -> float:
+    """Return how long to wait after ``attempt`` (from 1), drawn by the call's key."""
+    most = min(2.0 ** min(attempt - 1, 6), _LONGEST_BACKOFF_SECONDS)
+    return Random(f"{key}/{attempt}").uniform(0.0, most)
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether DSPy calls ``error`` retryable: busy, down, slow or cut off."""
     import dspy
+
+    return not isinstance(error, MoaError) and dspy.is_retryable_lm_error(_as_dspy_says(error))
+
+
+def is_unreadable(error: Exception) -> bool:
+    """Whether a server that answered sent no answer: another kind of JSON, none, or no choice."""
+    import dspy
+
+    if isinstance(error, MoaError):
+        return False
+    shown = _as_dspy_says(error)
+    return type(shown) is dspy.LMProviderError and getattr(shown, "status", None) is None
+
+
+def _as_dspy_says(error: Exception) -> Exception:
+    """Return the error as DSPy shows it to its users."""
     from dspy.clients.engines.litellm_errors import to_lm15_error
     from dspy.clients.errors import wrap_error
 
     if type(error).__module__.partition(".")[0] == "litellm":
         error = to_lm15_error(error)
-    shown = wrap_error(error, model="")
-    return shown if dspy.is_retryable_lm_error(shown) else None
+    shown: Exception = wrap_error(error, model="")
+    return shown
 
 
-def _hint(error: Exception) -> float:
-    value = getattr(error, "retry_after", None)
+def hinted_seconds(error: Exception) -> float:
+    """Return the ``Retry-After`` that came with ``error``; 0 without one."""
+    value = None if isinstance(error, MoaError) else _as_dspy_says(error)
+    value = getattr(value, "retry_after", None)
     is_number = isinstance(value, (int, float)) and math.isfinite(value)
     return max(0.0, float(value)) if is_number else 0.0  # type: ignore[arg-type]  # checked above

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from moa_dspy.calls._database import Database, Session
 from moa_dspy.errors import StoreError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _LOCK = 0x6D6F61
 """Any number that is ours: by it, processes that prepare one PostgreSQL database take turns."""
@@ -92,6 +92,34 @@ _TABLES = (
         _column("tokens", _big),
         _column("usd", _real),
     ),
+    # Until when an endpoint wants to be left alone, by the database's clock.
+    sa.Table(
+        "pauses",
+        _metadata,
+        _column("endpoint", sa.Text, primary_key=True),
+        _column("until", _real),
+    ),
+    # Studies that several processes work on: which one it is, and what came of it.
+    sa.Table(
+        "studies",
+        _metadata,
+        _column("study", sa.Text, primary_key=True),
+        *(_column(name, sa.Text) for name in ("parts", "budget")),
+        *(_column(name, sa.Text, nullable=True) for name in ("result", "program", "place")),
+    ),
+    # What such a study wants asked: an architecture on an example; `is_done` is 0 or 1.
+    sa.Table(
+        "tasks",
+        _metadata,
+        _column("study", sa.Text, primary_key=True),
+        _column("architecture", _key, primary_key=True),
+        _column("example", _key, primary_key=True),
+        _column("number", _big),
+        _column("share", _real),
+        _column("is_done", sa.Integer),
+        _column("owner", sa.Text, nullable=True),
+        sa.Index("moa_open_tasks", "study", "is_done", "number"),
+    ),
 )
 _TELLING = "('moa_schema', 'calls')"
 _COLUMNS_OF_VERSION_1 = (
@@ -125,8 +153,10 @@ def _upgrade(session: Session, name: str) -> None:
         _from_version_1(session)
     dialect: Any = postgresql.dialect if session.is_postgresql else sqlite.dialect
     for table in _TABLES:
-        create = sa.schema.CreateTable(table, if_not_exists=True)
-        session.execute(str(create.compile(dialect=dialect())))
+        made: list[Any] = [sa.schema.CreateTable(table, if_not_exists=True)]
+        made += [sa.schema.CreateIndex(one, if_not_exists=True) for one in table.indexes]
+        for create in made:
+            session.execute(str(create.compile(dialect=dialect())))
     session.execute("INSERT INTO moa_schema (version) VALUES (?)", (SCHEMA_VERSION,))
     if not session.is_postgresql:
         # Where version 1 looks: it must not write into what it does not understand.

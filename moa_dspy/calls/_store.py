@@ -19,6 +19,7 @@ from moa_dspy.calls._database_book import DatabaseBook
 from moa_dspy.calls._owner import Owner
 from moa_dspy.calls._schema import prepare
 from moa_dspy.calls._seen import Seen
+from moa_dspy.calls._shared_limits import SharedLimits
 from moa_dspy.calls._table import PaidTwice
 from moa_dspy.errors import StoreError
 
@@ -61,6 +62,7 @@ class CallStore:
         prepare(self.database)
         self.owner = Owner(self.database, lease_seconds=lease_seconds)
         self.claims = Claims(self.owner)
+        self.limits = SharedLimits(self.claims)
         # The thread that beats must not keep a store alive that everybody forgot.
         self.owner.on_beat.append(partial(_flush, weakref.ref(self)))
         weakref.finalize(self, self.owner.stop)

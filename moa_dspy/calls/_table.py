@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from moa_dspy.calls._call import Call
 from moa_dspy.calls._database import Database, Session
@@ -44,13 +45,13 @@ def read_many(database: Database, keys: Sequence[str]) -> Iterator[Call]:
         yield from map(from_row, database.rows(query, part))
 
 
-def read_all(database: Database) -> Iterator[Call]:
-    """Yield every call, ordered by key, a page at a time; nothing is open between two pages."""
-    query = f"SELECT {_LISTED} FROM calls WHERE key > ? ORDER BY key LIMIT {_PAGE}"
-    rows = database.rows(query, ("",))
+def read_all(database: Database, where: str = "TRUE", values: Sequence[Any] = ()) -> Iterator[Call]:
+    """Yield every such call, ordered by key, a page at a time; nothing is open between pages."""
+    query = f"SELECT {_LISTED} FROM calls WHERE key > ? AND {where} ORDER BY key LIMIT {_PAGE}"
+    rows = database.rows(query, ("", *values))
     while rows:
         yield from map(from_row, rows)
-        rows = database.rows(query, (rows[-1][0],))
+        rows = database.rows(query, (rows[-1][0], *values))
 
 
 def write_all(database: Database, calls: Iterable[Call]) -> None:

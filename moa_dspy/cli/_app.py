@@ -6,8 +6,10 @@ import typer
 from typer.core import TyperGroup
 
 from moa_dspy.cli._ask import ask
+from moa_dspy.cli._calls import calls
 from moa_dspy.cli._models import models
 from moa_dspy.cli._optimize import optimize
+from moa_dspy.cli._worker import worker
 from moa_dspy.errors import MoaError
 from moa_dspy.version import version
 
@@ -25,7 +27,8 @@ class OneLineErrors(TyperGroup):
             typer.echo(f"error: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            typer.echo(KEPT if ctx.invoked_subcommand == "optimize" else "Interrupted.", err=True)
+            is_study = ctx.invoked_subcommand in ("optimize", "worker")
+            typer.echo(KEPT if is_study else "Interrupted.", err=True)
             raise typer.Exit(130) from None
 
 
@@ -38,7 +41,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(optimize)
+app.command()(worker)
 app.command()(ask)
+app.command()(calls)
 app.add_typer(models, name="models")
 
 

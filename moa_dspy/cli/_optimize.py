@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 def optimize(
     study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study file.")],
     out: Annotated[Path | None, typer.Option(help="Folder; default: runs/NAME.")] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(help="URL of a database that workers share; default: files in the folder."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with this folder's run.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -32,11 +36,13 @@ def optimize(
     if as_json:
         # Metrics and data readers are the user's: what they print must not end up in the JSON.
         with redirect_stdout(sys.stderr), each_warning_once():
-            result = run_study(study, out=folder, resume=resume, watcher=silent)
+            result = run_study(
+                study, out=folder, storage=storage, resume=resume, watcher=silent
+            )
         typer.echo(json.dumps(result.to_json(), ensure_ascii=False, allow_nan=False))
         return
     with LiveProgress() as progress, each_warning_once():
-        result = run_study(study, out=folder, resume=resume, watcher=progress)
+        result = run_study(study, out=folder, storage=storage, resume=resume, watcher=progress)
     _show(result, folder)
 
 

@@ -11,6 +11,7 @@ from moa_dspy.optimize.prompts import (
     PromptResult,
     ReferenceDemos,
     ReferenceFeedback,
+    TryPrompts,
     demos_from_references,
     optimize_aggregator,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "StageCounts",
     "StudyResult",
     "TrialRecord",
+    "TryPrompts",
     "Watcher",
     "demos_from_references",
     "optimize_aggregator",

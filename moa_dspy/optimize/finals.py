@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import dspy
 
 from moa_dspy.architecture import Architecture
+from moa_dspy.calls import Budget
 from moa_dspy.data import Splits
 from moa_dspy.errors import BudgetReachedError, StudyError, UnknownCallError
 from moa_dspy.optimize.baselines import TOP_K, self_moa, top_k, way
@@ -77,18 +78,13 @@ class Finals:
         It gets as many trials as the search had. Live, its calls come from the share of
         the budget kept for it; what that share did not reach is said.
         """
-        context, rng = self._context, random.Random(f"random-{self._context.seed}")
+        context = self._context
         drawn: list[TrialRecord] = []
-        seen: set[Architecture] = set()
         context.pool.calls.ledger.share += context.random_share
-        repeats = 0
-        while len(drawn) < n and repeats < MOST_REPEATS:
-            architecture = self._settle(context.space.draw(rng))
-            repeats += 1
-            if architecture in seen:
-                continue
-            seen.add(architecture)
-            repeats = 0
+        architectures = self._drawn(n)
+        if context.pool.calls.ledger.budget == Budget():
+            referee.announce(architectures)
+        for architecture in architectures:
             context.show("random baseline", current=str(architecture), trial=len(drawn))
             try:
                 drawn.append(referee.judge(architecture, "random", number=len(drawn)))
@@ -103,6 +99,16 @@ class Finals:
         note = f"best of {len(drawn)} random architectures"
         return Rival("random", Architecture.parse(best.architecture), note), len(drawn)
 
+    def _drawn(self, n: int) -> list[Architecture]:
+        rng = random.Random(f"random-{self._context.seed}")
+        seen: dict[Architecture, None] = {}
+        repeats = 0
+        while len(seen) < n and repeats < MOST_REPEATS:
+            architecture = self._settle(self._context.space.draw(rng))
+            repeats = repeats + 1 if architecture in seen else 0
+            seen[architecture] = None
+        return list(seen)
+
     def compare(self, chosen: Architecture, random_rival: Rival) -> Comparison:
         """Touch the test rows, once, for the pick, the fixed rivals and every single agent.
 
@@ -113,6 +119,7 @@ class Finals:
         best = self._ranking[0]
         first = [Rival("best_single", Architecture.single(best)), Rival("pick", chosen)]
         rivals = [*first, *self._fixed(), random_rival]
+        self._announce(rivals)
         found = {rival.name: self._measure(rival, self._splits.test) for rival in rivals}
         for name in ("best_single", "pick"):
             if isinstance(found[name], str):
@@ -139,6 +146,13 @@ class Finals:
                 gain=self._context.gain,
             ),
         )
+
+    def _announce(self, rivals: Sequence[Rival]) -> None:
+        # Money is spent in the order of measuring: what a budget may not reach is not begun.
+        if self._context.pool.calls.ledger.budget == Budget():
+            wanted = [r.architecture for r in rivals if r.architecture is not None]
+            singles = map(Architecture.single, self._ranking)
+            self._measurer.announce(dict.fromkeys([*wanted, *singles]), self._splits.test)
 
     def _fixed(self) -> list[Rival]:
         combine, ranking = way(self._context.space), self._ranking

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import dspy
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import call_scope
-from moa_dspy.errors import LayerFailedError, MetricError
+from moa_dspy.errors import BudgetReachedError, LayerFailedError, MetricError
 from moa_dspy.optimize.asking import Asking, Memory
 from moa_dspy.optimize.student import Student
 
@@ -44,6 +46,20 @@ class Outcome:
     failure: str | None = None
 
 
+class Crew(Protocol):
+    """Several processes that ask what a measurer will want to know, into one store."""
+
+    def announce(self, wanted: Iterable[tuple[Architecture, Sequence[dspy.Example]]]) -> None:
+        """Have them begin with what will be measured soon, in this order; wait for nothing."""
+        ...
+
+    def ready(
+        self, architecture: Architecture, rows: Sequence[dspy.Example]
+    ) -> Iterator[dspy.Example]:
+        """Yield every row as soon as all that ``architecture`` asks for it is answered."""
+        ...
+
+
 @dataclass(slots=True)
 class Measurer:
     """Runs architectures of one student's kind and remembers every node of every graph.
@@ -57,18 +73,22 @@ class Measurer:
             whole; gives signature, adapter and module of every seat.
         metric: Any DSPy metric.
         n_threads: Examples measured at the same time.
+        crew: Who asks instead of these threads; None is nobody.
+        memory: What is known already.
     """
 
     student: Any
     metric: Metric
     n_threads: int = 8
-    _memory: Memory = field(default_factory=Memory)
+    crew: Crew | None = None
+    memory: Memory = field(default_factory=Memory)
     _outcomes: dict[tuple[Architecture, str], Outcome] = field(default_factory=dict)
+    _students: dict[Architecture, Student] = field(default_factory=dict)
 
     @property
     def failures(self) -> Counter[str]:
         """Responses without an answer, per agent, counted over distinct computations."""
-        return self._memory.failures
+        return self.memory.failures
 
     def measure(
         self, architecture: Architecture, rows: Sequence[dspy.Example]
@@ -89,28 +109,49 @@ class Measurer:
         """Whether ``measure`` of these rows would ask nothing."""
         return all((architecture, row.id) in self._outcomes for row in rows)
 
+    def announce(self, architectures: Iterable[Architecture], rows: Sequence[dspy.Example]) -> None:
+        """Say what will be measured for certain; a crew begins with it, else nothing happens."""
+        if self.crew is not None:
+            self.crew.announce([(one, rows) for one in architectures])
+
+    def ask(self, architecture: Architecture, row: dspy.Example) -> None:
+        """Ask all that ``measure`` of this row would, and judge nothing."""
+        student = self._students.get(architecture)
+        if student is None:
+            student = Student.of(self.student).to_measure(architecture)
+            self._students[architecture] = student
+        with call_scope(example=row.id), suppress(LayerFailedError):
+            student.answer(row.inputs().toDict(), Asking(self.memory, row.id))
+
     def _run(self, student: Student, rows: Sequence[dspy.Example]) -> None:
         first, *rest = rows
+        if self.crew is not None and rest:
+            for row in self.crew.ready(student.mixture.architecture, rows):
+                self._measure_one(student, row)
+            return
         self._measure_one(student, first)
         if student.mixture.pool.calls.replay_only:
             # Nothing to wait for: threads would only cost time.
             for row in rest:
                 self._measure_one(student, row)
             return
-        with ThreadPoolExecutor(self.n_threads) as threads:
+        given_up = threading.Event()
+        with ThreadPoolExecutor(self.n_threads) as threads, call_scope(cancelled=given_up):
             running = [
                 threads.submit(copy_context().run, self._measure_one, student, row) for row in rest
             ]
             try:
                 for future in running:
                     future.result()
-            except BaseException:
+            except BaseException as error:
                 # What is in flight is paid for and gets stored; what is not is not started.
+                if not isinstance(error, BudgetReachedError):
+                    given_up.set()  # nobody waits for an endpoint that is down
                 threads.shutdown(wait=True, cancel_futures=True)
                 raise
 
     def _measure_one(self, student: Student, row: dspy.Example) -> None:
-        asking, key = Asking(self._memory, row.id), (student.mixture.architecture, row.id)
+        asking, key = Asking(self.memory, row.id), (student.mixture.architecture, row.id)
         with call_scope(example=row.id) as scope:
             try:
                 prediction = student.answer(row.inputs().toDict(), asking)

@@ -35,6 +35,7 @@ def measure_singles(
         StudyError: If the budget ends before all are measured.
     """
     found = {}
+    measurer.announce(map(Architecture.single, context.space.agents), rows)
     for name in context.space.agents:
         context.show("single agents", current=name)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import dspy
 
@@ -65,6 +65,12 @@ class Referee:
         if self._leads(record):
             self.leader = record
         return record
+
+    def announce(self, architectures: Iterable[Architecture]) -> None:
+        """Say which will be judged: a crew begins with the rows that each needs at first."""
+        for architecture in architectures:
+            first, *_ = self._looks(architecture)
+            self._measurer.announce([architecture], self._rows[:first])
 
     def values(self, record: TrialRecord, objectives: Sequence[Objective]) -> list[float]:
         """Return the objectives of a judged architecture, from what was measured."""

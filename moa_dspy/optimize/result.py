@@ -125,6 +125,28 @@ class StudyResult:
             "notes": list(self.notes),
         }
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> StudyResult:
+        """Return the result whose ``to_json`` was ``content``."""
+        plain = dict(content)
+        made = plain.pop("calls")
+        verdict = plain.pop("verdict")
+        interval = Interval(**verdict.pop("interval"))
+        differences = plain.pop("differences")
+        return cls(
+            pick=Architecture.parse(plain.pop("pick")),
+            recommended=Architecture.parse(plain.pop("recommended")),
+            verdict=Verdict(**verdict, interval=interval),
+            differences={name: Interval(**one) for name, one in differences.items()},
+            calls_made=made["made"],
+            calls_reused=made["reused"],
+            trials=tuple(TrialRecord(**trial) for trial in plain.pop("trials")),
+            notes=tuple(plain.pop("notes")),
+            val={name: Row(**row) for name, row in plain.pop("val").items()},
+            test={name: Row(**row) for name, row in plain.pop("test").items()},
+            **plain,
+        )
+
     def write(self, path: Path) -> None:
         """Write ``to_json`` to a file."""
         path.write_text(json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n", "utf-8")

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from moa_dspy.calls import Calls, Recording
-from moa_dspy.data import Splits, fingerprint
+from moa_dspy.calls import Calls, Endurance
+from moa_dspy.errors import OutageError
+from moa_dspy.optimize.prepared import Prepared
 from moa_dspy.optimize.progress import Watcher, silent
 from moa_dspy.optimize.result import StudyResult
 from moa_dspy.optimize.run_log import RunLog
 from moa_dspy.optimize.search import ModelSearch
 from moa_dspy.optimize.staged_store import StagedStore
 from moa_dspy.optimize.study_database import save_study
-from moa_dspy.optimize.study_file import StudyFile, read_study
-from moa_dspy.pool import Agent, Pool
+from moa_dspy.optimize.study_file import read_study
+from moa_dspy.optimize.workers import work_on
 from moa_dspy.program_file import save_program
 
 RUNS = Path("runs")
@@ -38,60 +39,44 @@ def run_study(
     always used. Running a finished study again gives the same result at no call;
     ``resume`` goes on with one that was interrupted, with what is left of its budget.
 
+    With a ``storage``, all but the results are in that database, and any number of processes
+    may run the same study there, or help (``work_on``): whoever is late goes on with it, and
+    a study that is finished is not run again.
+
     Args:
         path: The study file.
         out: The folder; default ``runs/NAME``.
-        storage: URL of a database (``postgresql://HOST/NAME``) for the calls and Optuna's
-            study, instead of ``calls.sqlite`` and ``study.sqlite3``.
+        storage: URL of a database, ``sqlite:///FILE`` or ``postgresql://HOST/NAME``.
         resume: Whether an interrupted run of the same study must be there.
         watcher: Is shown the progress.
 
     Raises:
         MoaError: If anything in the file does not fit, before anything is written.
+        OutageError: If an endpoint is down for longer than the study waits for it.
     """
-    study = read_study(path)
-    splits, metric = study.make_splits(), study.make_metric()
-    agents, notes = study.make_agents()
-    space = study.make_space(agents)
+    if storage is not None:
+        folder = out or RUNS / read_study(path).name
+        options: dict[str, Any] = {"resume": resume, "may_set_budget": True, "watcher": watcher}
+        return work_on(path, storage, out=folder, writes_files=True, **options).result
+    prepared = Prepared.read(path)
+    study = prepared.study
     folder = out or RUNS / study.name
-    log = RunLog(folder / "run.json", _parts(study, agents, splits))
+    log = RunLog(folder / "run.json", prepared.parts)
     before = log.continued(resume=resume, budget=study.budget.model_dump())
-    store = StagedStore(storage or folder / "calls.sqlite", study=f"{study.name} {log.digest}")
-    recording = Recording.read(study.calls.recording) if study.calls.recording else None
-    calls = Calls(
-        store,
-        recording=recording,
-        replay_only=study.calls.replay_only,
-        ledger=store.ledger(study.make_budget(), spent=before.spent),
-    )
-    pool = Pool(agents, calls=calls)
-    search = ModelSearch(
-        metric,
-        pool,
-        space=space,
-        limits=study.make_limits(),
-        seed=study.seed,
-        watcher=_Opening(watcher, store, log, calls),
-        counts=before.counts,
-        **study.search.model_dump(),
-    )
-    student = study.make_student(pool)
+    store = StagedStore(folder / "calls.sqlite", study=f"{study.name} {log.digest}")
+    ledger = store.ledger(study.make_budget(), spent=before.spent)
+    pool = prepared.make_pool(store, ledger)
+    opening = _Opening(watcher, store, log, pool.calls, study.calls.outage_seconds)
+    search = prepared.make_search(pool, opening, before.counts)
     try:
-        program = search.compile(
-            student,
-            trainset=list(splits.train),
-            valset=list(splits.val),
-            testset=list(splits.test),
-        )
-        result = _write(folder, search, program, notes)
-        kept_in = storage or folder / "study.sqlite3"
-        name = study.name if storage else folder.resolve().name
-        save_study(search.found.study, kept_in, name=name)
-        log.write("finished", calls.ledger.spending, search.found.reached)
+        program = prepared.compile(search, pool)
+        result = _write(folder, search, program, prepared.notes)
+        save_study(search.found.study, folder / "study.sqlite3", name=folder.resolve().name)
+        log.write("finished", ledger.spending, search.found.reached)
         return result
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, OutageError):
         store.open()
-        log.write("interrupted", calls.ledger.spending)
+        log.write("interrupted", ledger.spending)
         raise
     finally:
         store.close()
@@ -109,25 +94,23 @@ def _write(folder: Path, search: ModelSearch, program: Any, notes: Sequence[str]
 class _Opening:
     """Opens the store once every agent has answered its probe, and logs each stage."""
 
-    def __init__(self, watcher: Watcher, store: StagedStore, log: RunLog, calls: Calls) -> None:
+    def __init__(
+        self,
+        watcher: Watcher,
+        store: StagedStore,
+        log: RunLog,
+        calls: Calls,
+        outage_seconds: float,
+    ) -> None:
         self._watcher, self._store, self._log, self._calls = watcher, store, log, calls
+        self._outage_seconds = outage_seconds
 
     def __call__(self, snapshot: Any, /) -> None:
         if snapshot.stage != "probe":
             self._store.open()
+            # An agent that does not answer its probe is an error; from then on it is waited for.
+            if self._calls.endurance is None:
+                self._calls.endurance = Endurance(self._outage_seconds)
             if not self._calls.replay_only:
                 self._log.write("running", self._calls.ledger.spending)
         self._watcher(snapshot)
-
-
-def _parts(study: StudyFile, agents: tuple[Agent, ...], splits: Splits) -> dict[str, Any]:
-    public = [{**asdict(agent), "weights": None, "identity": agent.identity} for agent in agents]
-    return {
-        "seed": study.seed,
-        "data": fingerprint(splits),
-        "agents": public,
-        "task": study.task.model_dump(),
-        "space": study.space.model_dump(),
-        "search": study.search.model_dump(),
-        "limits": study.limits.model_dump(),
-    }

@@ -32,13 +32,13 @@ class RunLog:
 
     def __init__(self, path: Path, parts: Mapping[str, Any]) -> None:
         self.path = path
-        self.parts = {name: _digest(value) for name, value in parts.items()}
+        self.parts = {name: digest_of(value) for name, value in parts.items()}
         self._budget: dict[str, Any] = {}
 
     @property
     def digest(self) -> str:
         """What names the study by its content, and not this run of it."""
-        return _digest(self.parts)
+        return digest_of(self.parts)
 
     def continued(self, *, resume: bool, budget: dict[str, Any]) -> Before:
         """Return what this run starts from.
@@ -87,5 +87,6 @@ class RunLog:
         return state
 
 
-def _digest(value: Any) -> str:
+def digest_of(value: Any) -> str:
+    """Return 16 hexadecimal digits that name plain data by its content."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]

@@ -13,8 +13,9 @@ from moa_dspy.calls import Budget, Ledger
 from moa_dspy.diversity import METRICS as DIVERSITY
 from moa_dspy.errors import StudyError
 from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.optimize.asking import Memory
 from moa_dspy.optimize.context import SearchContext, StageCounts
-from moa_dspy.optimize.measure import Measurer, Metric
+from moa_dspy.optimize.measure import Crew, Measurer, Metric
 from moa_dspy.optimize.objectives import OBJECTIVES
 from moa_dspy.optimize.progress import Watcher, silent
 from moa_dspy.optimize.result import StudyResult
@@ -110,6 +111,8 @@ class ModelSearch(Teleprompter):
         )
         for name in self.context.space.agents:
             pool[name]
+        self.crew: Crew | None = None
+        self.memory: Memory | None = None
         self._found: Found | None = None
 
     def compile(
@@ -145,7 +148,13 @@ class ModelSearch(Teleprompter):
         if kwargs:
             raise StudyError(f"Unknown option {min(kwargs)!r} of compile; known is testset.")
         splits = make_splits(trainset, valset, testset, seed=self.context.seed)
-        measurer = Measurer(_student(student, self.context.pool), self.metric, self.n_threads)
+        measurer = Measurer(
+            _student(student, self.context.pool),
+            self.metric,
+            self.n_threads,
+            self.crew,
+            self.memory or Memory(),
+        )
         program, self._found = Stages(self.context, splits, measurer).run()
         return program
 

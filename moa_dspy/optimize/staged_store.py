@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moa_dspy.calls import Budget, Call, CallStore, Ledger, Spending
+from moa_dspy.calls import Budget, Call, CallStore, Ledger, SharedLimits, Spending
 
 
 class StagedStore:
@@ -60,6 +60,11 @@ class StagedStore:
         """Give it back."""
         if self._store is not None:
             self._store.release(key)
+
+    @property
+    def limits(self) -> SharedLimits | None:
+        """What all processes on the store keep to; None before it is opened."""
+        return self._store.limits if self._store is not None else None
 
     def open(self) -> None:
         """Make the store, and write down what was answered and spent until now."""

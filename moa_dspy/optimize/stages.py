@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 
 from moa_dspy.architecture import Architecture
+from moa_dspy.calls import Budget
 from moa_dspy.data import Splits
 from moa_dspy.optimize.baselines import openers
 from moa_dspy.optimize.context import SearchContext, StageCounts
@@ -67,6 +68,7 @@ class Stages:
             measure=self._try,
             values=lambda record: self.referee.values(record, context.objectives),
             seed=context.seed,
+            announce=self._announce,
         )
 
     def run(self) -> tuple[Any, Found]:
@@ -115,6 +117,11 @@ class Stages:
         trials.open_with(context.space.listed, origin="listed", limit=limit)
         trials.open_with(self._seeds(), origin="criteria", limit=limit)
         trials.run(limit)
+
+    def _announce(self, architectures: Sequence[Architecture]) -> None:
+        # Money is spent in the order of measuring: what a budget may not reach is not begun.
+        if self.ledger.budget == Budget():
+            self.referee.announce(architectures)
 
     def _search_share(self, architecture: Architecture) -> float:
         """Return the part of the budget that the search may use if it measures ``architecture``."""

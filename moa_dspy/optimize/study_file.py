@@ -71,6 +71,7 @@ class CallsTable(_Table):
 
     recording: Path | None = None
     replay_only: bool = False
+    outage_seconds: float = Field(default=900.0, gt=0)
 
 
 class SpaceTable(_Table):

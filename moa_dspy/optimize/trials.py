@@ -53,6 +53,7 @@ class Trials:
         measure: Measures, and says what was found.
         values: Turns a record into the study's objective values.
         seed: Of the draws that follow when the sampler only repeats itself.
+        announce: Is told of several that will be measured, before the first is.
     """
 
     study: optuna.Study
@@ -62,6 +63,7 @@ class Trials:
     measure: Try
     values: Callable[[TrialRecord], Sequence[float]]
     seed: int
+    announce: Callable[[Sequence[Architecture]], None] = lambda _: None
     records: dict[Architecture, TrialRecord] = field(default_factory=dict)
     stopped_by: str | None = None
 
@@ -75,6 +77,8 @@ class Trials:
             origin: Who proposed them.
             limit: Number of records at which to stop.
         """
+        architectures = list(architectures)
+        self._announce(architectures, limit)
         for architecture in architectures:
             if self.stopped_by or (limit is not None and len(self.records) >= limit):
                 return
@@ -89,6 +93,13 @@ class Trials:
             trial = self.study.ask()
             self.space.suggest(trial, self.ranking)
             self._tell(trial, record)
+
+    def _announce(self, architectures: Sequence[Architecture], limit: int | None) -> None:
+        settled = dict.fromkeys(map(self.settle, architectures))
+        fresh = [one for one in settled if one not in self.records]
+        n_left = len(fresh) if limit is None else max(0, limit - len(self.records))
+        if len(fresh) > 1 and not self.stopped_by:
+            self.announce(fresh[:n_left])
 
     def run(self, n_trials: int) -> None:
         """Ask and measure until ``n_trials`` architectures are known, or none is left, or paid."""

@@ -163,3 +163,17 @@ def test_mixture_overhead_prints_every_ratio_against_its_baseline() -> None:
     )
     assert gathers >= 2 * 0.040
     assert {"memory_mb_store_off", "memory_mb_store_on"} < set(printed)
+
+
+def test_call_store_prints_every_ratio_with_its_baseline() -> None:
+    printed = run("call_store.py", "--calls", "300", "--hits", "100")
+    assert printed["stored_calls"] == 300
+    for ratio, bare in (
+        ("sqlite_hits_over_raw_sqlite3", "sqlite_raw_selects_per_second"),
+        ("postgresql_hits_over_bare_select", "postgresql_bare_selects_per_second"),
+    ):
+        assert 0 < printed[ratio] < 2
+        assert printed[bare] > 0
+    assert printed["node_lookups_per_second"] > 0
+    assert printed["open_seconds"] > 0
+    assert printed["replay_rss_mb"] > 0

@@ -123,7 +123,7 @@ def test_version_1_refuses_what_this_version_wrote(tmp_path: Path) -> None:
     CallStore(path).close()
     with closing(sqlite3.connect(path)) as connection:
         # It accepts 0 and 1.
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
 
 
 @pytest.mark.parametrize("change", ["PRAGMA user_version = 7", "UPDATE moa_schema SET version = 7"])
@@ -133,7 +133,7 @@ def test_a_file_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path, cha
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(change)
     content = path.read_bytes()
-    with pytest.raises(StoreError, match="has schema 7, but this version reads 2"):
+    with pytest.raises(StoreError, match="has schema 7, but this version reads 3"):
         CallStore(path)
     assert path.read_bytes() == content
 
@@ -142,5 +142,5 @@ def test_a_database_of_a_newer_version_is_refused(postgresql_url: str) -> None:
     CallStore(postgresql_url).close()
     with psycopg.connect(postgresql_url) as connection:
         connection.execute("UPDATE moa_schema SET version = 7")
-    with pytest.raises(StoreError, match="has schema 7, but this version reads 2"):
+    with pytest.raises(StoreError, match="has schema 7, but this version reads 3"):
         CallStore(postgresql_url)

@@ -169,3 +169,17 @@ def test_time_counts_while_somebody_works_on_the_study(
         ledger.reserve(Estimate())
     assert (ledger.spending.seconds >= 5000) == is_counted
     store.close()
+
+
+def test_time_counts_during_a_long_call_too(store: CallStore) -> None:
+    store.book("s").reserve(Estimate(), limits={}, key=None)
+    counted = "SELECT seconds FROM spending WHERE study = 's'"
+    book = store.book("s")
+    ticket = book.reserve(Estimate(), limits={}, key=None)
+    last = time.monotonic() + 60
+    (before,) = store.database.rows(counted)[0]
+    # Nothing is reserved or settled: only beats can move it.
+    while store.database.rows(counted)[0][0] == before:
+        assert time.monotonic() < last, "time stood still"
+        time.sleep(0.02)
+    assert ticket is not None

@@ -152,7 +152,7 @@ def test_a_stream_that_breaks_is_a_failed_call_and_its_beginning_no_answer(
 ) -> None:
     with serving([reply, Reply("Rome")]) as server:
         pool = pool_of(server)
-        with pytest.raises(error, match="without a completion event|overloaded"):
+        with pytest.raises(error, match=r"without a completion event|overloaded"):
             events(pool, is_async=is_async)
         (call,) = stored(pool)
         assert (call.response, pool.calls.ledger.spending.made) == (None, 1)

@@ -9,6 +9,7 @@ from moa_dspy.optimize.prompts._prompt import PredictorPrompt, Prompt, prompt_di
 from moa_dspy.optimize.prompts._report import PromptReport
 from moa_dspy.optimize.prompts._result import Origin, PromptResult
 from moa_dspy.optimize.prompts._tally import Counted
+from moa_dspy.optimize.prompts._try import TryPrompts
 
 __all__ = [
     "Candidate",
@@ -21,6 +22,7 @@ __all__ = [
     "PromptResult",
     "ReferenceDemos",
     "ReferenceFeedback",
+    "TryPrompts",
     "demos_from_references",
     "optimize_aggregator",
     "prompt_diff",

@@ -86,7 +86,7 @@ def read_references(
             finally:
                 tally.add("proposers", scope.log)
 
-    places = [_place(row.inputs()) for row in rows]
+    places = [_place(row.inputs().toDict()) for row in rows]
     for row, place in zip(rows, places, strict=True):
         if type(place) is object:
             raise DataError(f"The inputs of row {row.id!r} must be JSON or pydantic values.")

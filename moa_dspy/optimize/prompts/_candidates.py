@@ -9,7 +9,7 @@ from typing import Any, Final
 from moa_dspy.optimize.prompts._habits import habits_of, name_of
 from moa_dspy.optimize.prompts._prompt import Prompt
 
-_TOLD: Final = ("strategy", "seed", "depth")
+_TOLD: Final = ("strategy", "seed", "depth", "prompt")
 """What optimizers note of a candidate beside its score."""
 
 

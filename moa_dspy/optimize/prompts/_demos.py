@@ -13,6 +13,7 @@ from moa_dspy.errors import StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.prompts._bank import StoredRow, in_threads, read_references
 from moa_dspy.optimize.prompts._feedback import RIGHT, ReferenceFeedback
+from moa_dspy.optimize.prompts._habits import refuse_options
 from moa_dspy.optimize.prompts._labels import BEST, labelled
 from moa_dspy.optimize.prompts._metric import Scoring
 from moa_dspy.optimize.prompts._student import Reading, Stop, make_student
@@ -64,7 +65,7 @@ def pick_demos(
     reading: Reading, feedback: ReferenceFeedback, n: int, token_budget: int, *, n_threads: int = 8
 ) -> tuple[dict[str, Any], ...]:
     """``demos_from_references`` where the references are known."""
-    student = make_student(reading)
+    student: Any = make_student(reading)
     signature = student.predictors()[0].signature
     known = {*feedback.outputs, BEST}
     wanted = [name for name in signature.output_fields if name in known]
@@ -121,12 +122,16 @@ class ReferenceDemos(Teleprompter):
         *,
         trainset: Sequence[dspy.Example],
         teacher: Any = None,
+        valset: Sequence[dspy.Example] | None = None,
+        **kwargs: Any,
     ) -> Any:
-        """Return the student with demos.
+        """Return the student with demos, of any of the rows.
 
         Raises:
-            StudyError: If it is called by anyone but ``optimize_aggregator``.
+            StudyError: If it is called by anyone but ``optimize_aggregator``, or there are
+                further options.
         """
+        refuse_options(self, kwargs)
         reading = getattr(student, "reading", None)
         if not isinstance(reading, Reading):
             raise StudyError("ReferenceDemos needs stored references: use `optimize_aggregator`.")

@@ -64,6 +64,7 @@ HABITS: Final[dict[str, Habits]] = {
     "MIPROv2": Habits("prompt_model", _prompt_model),
     "ReferenceDemos": Habits(),
     "SIMBA": Habits("prompt_model", _prompt_model, percent=False, reads_feedback=True),
+    "TryPrompts": Habits(percent=False),
 }
 """By class name. An optimizer that is not here is run as it is, without feedback."""
 
@@ -87,6 +88,12 @@ def habits_of(optimizer: Any) -> Habits:
 def name_of(optimizer: Any) -> str:
     """Return the name of an optimizer's class."""
     return type(optimizer).__name__
+
+
+def refuse_options(optimizer: Any, options: Mapping[str, Any]) -> None:
+    """Raise if an optimizer of ours is given what its ``compile`` does not know."""
+    if options:
+        raise StudyError(f"Unknown option {min(options)!r} of {name_of(optimizer)}.compile.")
 
 
 def check_optimizer(optimizer: Any, options: Mapping[str, Any], *, n_rows: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dspy
@@ -20,7 +20,7 @@ from moa_dspy.optimize.prompts._metric import Scoring
 from moa_dspy.optimize.prompts._prompt import Prompt
 from moa_dspy.optimize.prompts._result import Origin, PromptResult
 from moa_dspy.optimize.prompts._rows import PromptRows
-from moa_dspy.optimize.prompts._student import Reading, Stop
+from moa_dspy.optimize.prompts._student import AggregatorStudent, Reading, Stop
 from moa_dspy.optimize.prompts._tally import Tally
 from moa_dspy.optimize.prompts._target import Target
 from moa_dspy.optimize.prompts._tune import Tuning
@@ -75,27 +75,19 @@ def optimize_aggregator(
         LayerFailedError: If no train row has references.
     """
     _check_numbers(tuning_share, alpha, gain, n_threads)
-    target, stop = Target.of(program, layer), Stop()
-    scoring = Scoring.of(_metric(metric, optimizer), stop)
-    options = dict(compile_options or {})
+    target, options = Target.of(program, layer), dict(compile_options or {})
+    scoring = Scoring.of(_metric(metric, optimizer), Stop())
     rows = PromptRows.of(trainset, valset, testset)
     check_optimizer(optimizer, options, n_rows=len(rows.train))
     run = _Run(target, scoring, Tally(), alpha, gain, n_threads)
     bank = run.read(rows.train)
-    feedback = ReferenceFeedback(
-        scoring, bank, tuple(program.signature.output_fields), program.normalise
-    )
-    run.tally.stage = "tuning"
-    made = Tuning(scoring, feedback, options, tuning_share, seed).compile(
-        optimizer, Reading(target, bank, run.tally, stop), _examples(bank, feedback, target)
-    )
+    made = run.tuned(optimizer, bank, options, share=tuning_share, seed=seed)
     after = Prompt.of(made.aggregator)
+    # What is accepted depends on val alone, and is decided before a test row is read.
     val = run.compared(after, rows.val, "validation")
-    # Read before the test rows are: what is accepted depends on val alone.
-    accepted = val.is_proven
     return PromptResult(
-        program=target.with_prompt(after if accepted else target.prompt),
-        accepted=accepted,
+        program=target.with_prompt(after if val.is_proven else target.prompt),
+        accepted=val.is_proven,
         before=target.prompt,
         after=after,
         val=val,
@@ -123,11 +115,23 @@ class _Run:
         self.tally.stage = "references"
         return read_references(self.target, rows, self.tally, n_threads=self.n_threads)
 
+    def tuned(
+        self, optimizer: Any, bank: Bank, options: Mapping[str, Any], *, share: float, seed: int
+    ) -> AggregatorStudent:
+        """Let the optimizer have the train rows; feedback is made of these and no others."""
+        program, stop = self.target.program, self.scoring.stop
+        outputs = tuple(program.signature.output_fields)
+        feedback = ReferenceFeedback(self.scoring, bank, outputs, program.normalise)
+        self.tally.stage = "tuning"
+        tuning = Tuning(self.scoring, feedback, options, share, seed)
+        reading = Reading(self.target, bank, self.tally, stop)
+        return tuning.compile(optimizer, reading, _examples(bank, feedback, self.target))
+
     def compared(self, after: Prompt, rows: Sequence[dspy.Example], stage: str) -> Comparison:
         """Measure the incumbent and the new prompt on rows whose references are read first."""
         bank = self.read(rows)
         self.tally.stage = stage
-        scores = [
+        before, then = (
             score_program(
                 self.target.with_prompt(prompt),
                 bank,
@@ -136,8 +140,11 @@ class _Run:
                 n_threads=self.n_threads,
             )
             for prompt in (self.target.prompt, after)
-        ]
-        return compare(*scores, alpha=self.alpha, gain=self.gain)
+        )
+        found = compare(before, then, alpha=self.alpha, gain=self.gain)
+        is_same = after.key == self.target.prompt.key
+        # No number of rows would tell a prompt from itself.
+        return replace(found, n_more=0) if is_same else found
 
 
 def _examples(bank: Bank, feedback: ReferenceFeedback, target: Target) -> list[dspy.Example]:

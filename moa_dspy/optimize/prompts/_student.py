@@ -14,9 +14,8 @@ from moa_dspy.errors import LayerFailedError, MoaError, ours
 from moa_dspy.optimize.prompts._bank import Bank, continue_plan, stored
 from moa_dspy.optimize.prompts._tally import Tally, seat
 from moa_dspy.optimize.prompts._target import Target
-from moa_dspy.outside_lm import without_lms
 from moa_dspy.plan import Planner
-from moa_dspy.seat import Seats
+from moa_dspy.seats import Seats, without_lms
 
 
 class NoAnswer(dspy.Prediction):

@@ -14,7 +14,7 @@ import dspy
 from dspy import teleprompt as tp
 
 from moa_dspy.adapters import PlainChat
-from moa_dspy.errors import StudyError
+from moa_dspy.errors import MoaError, StudyError
 from moa_dspy.optimize.prompts._feedback import ReferenceFeedback
 from moa_dspy.optimize.prompts._habits import habits_of, name_of
 from moa_dspy.optimize.prompts._metric import Scoring
@@ -55,6 +55,9 @@ class Tuning:
         try:
             with _surroundings(optimizer, student), count_prompting(reading.tally):
                 made = mine.compile(student, **given)
+        except MoaError:
+            reading.stop.check()
+            raise
         except Exception as error:
             reading.stop.check()
             kind = type(error).__name__
@@ -69,13 +72,14 @@ class Tuning:
 
     def _prepared(self, optimizer: Any) -> Any:
         """Return a copy that scores by our metric; the caller's optimizer stays as it is."""
-        mine = copy.copy(optimizer)
+        mine: Any = copy.copy(optimizer)
         habits = habits_of(optimizer)
         metric = self.feedback if habits.reads_feedback else self.scoring
         for name in ("metric", "metric_fn"):
             if hasattr(mine, name):
                 setattr(mine, name, metric)
-        if isinstance(mine, tp.GEPA):
+        if isinstance(optimizer, tp.GEPA):
+            # Else it does not tell what it tried.
             mine.track_stats = True
         if isinstance(mine, tp.BetterTogether):
             mine.optimizers = {k: self._prepared(one) for k, one in mine.optimizers.items()}

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from dspy import teleprompt as tp
 
-from moa_dspy.optimize.prompts import ReferenceDemos
+from moa_dspy.optimize.prompts import ReferenceDemos, TryPrompts
 from tests.optimize.prompts.world import exact
 
 _DEMOS: Final[dict[str, Any]] = {
@@ -71,4 +71,5 @@ OPTIMIZERS: Final[dict[str, tuple[Callable[[Any], Any], dict[str, Any]]]] = {
     "MIPROv2": (mipro, {"num_trials": 4, "minibatch": False}),
     "ReferenceDemos": (lambda lm: ReferenceDemos(n=2), {}),
     "SIMBA": (simba, {}),
+    "TryPrompts": (lambda lm: TryPrompts(["Be quick.", "Read CAREFULLY."]), {}),
 }

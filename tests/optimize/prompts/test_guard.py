@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import dspy
 import pytest
+from dspy import teleprompt as tp
 
 from moa_dspy.adapters import PlainChat
 from moa_dspy.calls import Budget, Ledger
@@ -14,7 +16,7 @@ from moa_dspy.optimize import PromptReport, optimize_aggregator
 from moa_dspy.optimize.prompts import Counted
 from moa_dspy.testing import scripted_pool
 from tests.optimize.prompts.optimizers import copro, gepa, mipro, simba
-from tests.optimize.prompts.world import make_world, mixture, rows
+from tests.optimize.prompts.world import exact, make_world, mixture, rows
 
 MIPRO = {"num_trials": 4, "minibatch": False}
 
@@ -102,6 +104,48 @@ def test_a_budget_that_ends_is_an_error_and_not_a_bad_score() -> None:
     assert world.log.counts["c"] == 3
 
 
+def test_an_optimizer_that_hides_an_error_does_not_get_away_with_it() -> None:
+    class Hides(tp.Teleprompter):
+        def compile(self, student: Any, *, trainset: Any) -> Any:
+            for row in trainset:
+                with suppress(BudgetReachedError):
+                    student(**row.inputs())
+            world.pool.calls.ledger = Ledger()
+            return student
+
+    world = make_world()
+    world.pool.calls.ledger = Ledger(Budget(calls=15))
+    with pytest.raises(BudgetReachedError, match="The budget of 15 calls is reached"):
+        optimize_aggregator(mixture(world), Hides(), rows("train"), rows("val"), metric=exact)
+
+
+@pytest.mark.parametrize(("share", "n_judging"), [(0.5, 4), (0.25, 2), (0.0, None)])
+def test_an_optimizer_judges_by_its_share_of_the_train_rows(
+    share: float, n_judging: int | None
+) -> None:
+    class Look(tp.Teleprompter):
+        def compile(self, student: Any, *, trainset: Any, valset: Any = None) -> Any:
+            given.append((trainset, valset))
+            return student
+
+    given: list[Any] = []
+    world = make_world()
+    train, val = rows("train", 8), rows("val", 3)
+    optimize_aggregator(mixture(world), Look(), train, val, metric=exact, tuning_share=share)
+    ((tunes, judges),) = given
+    assert (None if judges is None else len(judges)) == n_judging
+    assert sorted(row.id for row in [*tunes, *(judges or [])]) == [row.id for row in train]
+
+
+def test_an_optimizer_that_asks_anew_needs_no_global_lm() -> None:
+    world = make_world()
+    # On the first row the aggregator is wrong, so that a second round is tried.
+    options: Any = {"max_labeled_demos": 0, "max_rounds": 2, "max_errors": 1}
+    optimizer = tp.BootstrapFewShot(metric=exact, **options)
+    result = optimize_aggregator(mixture(world), optimizer, rows("train"), rows("val", 3))
+    assert len(result.after.demos) == 4
+
+
 def test_a_metric_that_raises_is_an_error_and_not_a_bad_score() -> None:
     def broken(example: Any, prediction: Any) -> float:
         return float(prediction.confidence)
@@ -155,3 +199,4 @@ def test_plain_chat_of_the_settings_is_for_the_seats_alone() -> None:
     # 5 of 5 rows are won: 1 / 2 ** 5
     assert (result.accepted, result.val.p_value) == (True, 1 / 32)
     assert result.proposer_calls == 2 * 9
+    assert [one.score for one in result.candidates] == [1.0, 0.0]

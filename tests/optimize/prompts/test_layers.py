@@ -24,6 +24,7 @@ def test_the_readers_of_a_layer_share_one_prompt_and_the_mixture_decides() -> No
     assert "CAREFULLY" not in result.program.layers[0].proposers[0].signature.instructions
     # Tuning: 6 rows, each of one of two readers, under two prompts. Validation: all readers.
     assert result.calls["tuning"]["aggregator"].made == 12
+    assert world.log.by("c").total() == world.log.by("d").total() == 2 * 3 + 2 * 18
     assert result.calls["validation"]["aggregator"].made == 2 * 18 * 2
     assert result.proposer_calls == 2 * (6 + 18)
 

@@ -66,8 +66,11 @@ def test_a_saved_program_has_the_accepted_prompt_and_demos(tmp_path: Path) -> No
     assert Prompt.of(loaded.aggregator).key == result.after.key
     assert len(loaded.aggregator.demos) == 2
     assert loaded(question="task 3").answer == "Q3"
-    # Of a row, a demo keeps what the signature names.
-    assert set(loaded.aggregator.demos[0]) == {"question", "references", "answer"}
+
+
+def test_of_a_row_a_demo_keeps_what_the_signature_names() -> None:
+    result = run(make_world(), tp.LabeledFewShot(k=2))
+    assert [set(demo) for demo in result.after.demos] == [{"question", "references", "answer"}] * 2
 
 
 def test_the_report_is_the_same_text_with_and_without_rich() -> None:
@@ -87,7 +90,7 @@ def test_an_optimizer_that_changes_nothing_is_told() -> None:
             return student
 
     result = run(make_world(), Nothing())
-    assert (result.accepted, result.diff) == (False, "")
+    assert (result.accepted, result.diff, result.val.n_more) == (False, "", 0)
     assert str(PromptReport(result)).startswith("Keep the prompt: Nothing returned the same one.")
 
 

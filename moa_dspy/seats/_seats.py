@@ -9,23 +9,21 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import wait
 from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import dspy
 
 from moa_dspy.aggregators import Question
-from moa_dspy.calls import CallScope, call_scope, current_scope
-from moa_dspy.errors import ours
-from moa_dspy.outside_lm import Trace, outside_lms, renamed, rollout, without_lms
+from moa_dspy.calls import call_scope, current_scope
 from moa_dspy.pool import Pool
-from moa_dspy.response import Response, render
-from moa_dspy.seat_module import acall, values_of
-from moa_dspy.status import Status
+from moa_dspy.response import Response
+from moa_dspy.seats._module import acall
+from moa_dspy.seats._outside_lm import outside_lms, rollout, without_lms
+from moa_dspy.seats._seat import Asked, Seat, abandoned
+from moa_dspy.seats._status import Status
 from moa_dspy.threads import THREADS, finished
-
-Asked: TypeAlias = tuple[Response, Trace]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,7 @@ class Seats:
         if len(done) < len(running):
             cancelled.set()
         asked = zip(questions, running, strict=True)
-        return [f.result() if f in done else _abandoned(q) for q, f in asked]
+        return [f.result() if f in done else abandoned(q) for q, f in asked]
 
     def _ask(self, question: Question, cancelled: threading.Event | None = None) -> Asked:
         with self._seat(question, cancelled) as seat:
@@ -96,7 +94,7 @@ class Seats:
             # Even a cancelled task is waited for: it still has to note what it spent.
             await asyncio.gather(*tasks, return_exceptions=True)
         asked = zip(questions, tasks, strict=True)
-        return _collected([_abandoned(q) if t in late else t.result() for q, t in asked])
+        return _collected([abandoned(q) if t in late else t.result() for q, t in asked])
 
     async def _aask(self, question: Question, status: Status | None = None) -> Asked:
         cancelled = threading.Event()
@@ -115,9 +113,7 @@ class Seats:
         return asked
 
     @contextmanager
-    def _seat(
-        self, question: Question, cancelled: threading.Event | None = None
-    ) -> Iterator[_Seat]:
+    def _seat(self, question: Question, cancelled: threading.Event | None = None) -> Iterator[Seat]:
         outside = outside_lms(question.module)
         module = without_lms(question.module, outside) if outside else question.module
         settings: dict[str, Any] = {"lm": self._lm(question, rollout(outside))}
@@ -134,7 +130,7 @@ class Seats:
         around = current_scope()
         scope = call_scope(sample=question.sample, deadline=moment, cancelled=cancelled)
         with scope as own_scope, dspy.context(**settings):
-            yield _Seat(question, module, own_scope, settings.get("trace", []))
+            yield Seat(question, module, own_scope, settings.get("trace", []))
         # A mixture that sits in a seat costs that seat what its own seats cost.
         around.log.extend(own_scope.log)
 
@@ -147,63 +143,6 @@ class Seats:
             # A given LM has DSPy's cache, which would give every sample the first one's answer.
             return lm.copy(rollout_id=question.sample + 1000 * (number or 0))
         return lm if number is None else lm.copy(rollout_id=number)
-
-
-@dataclass(frozen=True, slots=True)
-class _Seat:
-    """A question that is being asked."""
-
-    question: Question
-    module: Any
-    scope: CallScope
-    trace: Trace = field(default_factory=list)
-
-    def answered(self, prediction: Any) -> Asked:
-        values = values_of(self.module, prediction)
-        text = render(values)
-        if not text.strip():
-            return self._asked(failure="The model answered with an empty text.")
-        return self._asked(values=values, text=text)
-
-    def failed(self, error: Exception) -> Asked:
-        if cause := ours(error):
-            # Not a model's failure, so it must be seen.
-            raise cause
-        return self._asked(failure=f"{type(error).__name__}: {error}")
-
-    def _asked(self, **rest: Any) -> Asked:
-        log = self.scope.log
-        response = Response(
-            agent=self.question.agent,
-            sample=self.question.sample,
-            calls=len(log),
-            prompt_tokens=sum(facts.prompt_tokens for facts in log),
-            completion_tokens=sum(facts.completion_tokens for facts in log),
-            usd=sum(facts.usd for facts in log),
-            seconds=sum(facts.seconds for facts in log),
-            cuts=self.question.cuts,
-            **rest,
-        )
-        trace = renamed(self.trace, self.module, self.question.module)
-        return _in_time(response, self.question), trace
-
-
-def _in_time(response: Response, question: Question) -> Response:
-    """Judge by the seconds that the calls took when they were made: so results repeat."""
-    late = question.deadline_seconds
-    if late is None or response.seconds <= late or not response.has_answer:
-        return response
-    return replace(response, values={}, text="", failure=_late(late))
-
-
-def _abandoned(question: Question) -> Asked:
-    late = question.deadline_seconds or 0.0
-    response = Response(question.agent, question.sample, calls=1, seconds=late, failure=_late(late))
-    return replace(response, cuts=question.cuts), []
-
-
-def _late(seconds: float) -> str:
-    return f"Late: no answer within {seconds:g} s."
 
 
 def _is_alone(questions: Sequence[Question]) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from moa_dspy.adapters import PlainChat
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.program_file import load_program, save_program
-from moa_dspy.seat_mark import MARK
+from moa_dspy.seats._mark import MARK
 from moa_dspy.signatures import with_references
 from moa_dspy.testing import scripted_pool
 

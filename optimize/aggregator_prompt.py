@@ -1,0 +1,109 @@
+"""The aggregator's prompt, optimised alone over recorded references; prints one JSON object.
+
+    python optimize/aggregator_prompt.py > docs/results/aggregator_prompt.json
+
+Needs the weights that `optimize/pools/local.toml` names. A second run answers from the store.
+"""
+
+import json
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import dspy
+from dspy.teleprompt.gepa import InstructionProposer
+
+from moa_dspy import Architecture, MixtureOfAgents, Pool
+from moa_dspy.calls import Calls, CallStore, Recording
+from moa_dspy.optimize import PromptReport, ReferenceDemos, TryPrompts, optimize_aggregator
+from moa_dspy.optimize.study_file import StudyFile
+from moa_dspy.winrate import mean_interval, paired_interval
+
+HERE = Path(__file__).parent
+STORE = HERE.parent / "runs" / "aggregator_prompt" / "calls.sqlite"
+WRITER = "writer"
+
+
+def optimizers(table: dict[str, Any], pool: Pool, metric: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the arms of the study that the table names, the cheapest first."""
+    if "written" in table:
+        yield "written", TryPrompts(**table["written"], n_threads=4)
+    if "demos" in table:
+        yield "demos", ReferenceDemos(**table["demos"])
+    if "gepa" in table:
+        yield (
+            "gepa",
+            dspy.GEPA(
+                metric=metric,
+                max_metric_calls=table["gepa"]["max_metric_calls"],
+                reflection_lm=pool.lm(WRITER),
+                # A small writer breaks JSON; the chat format it can follow.
+                instruction_proposer=InstructionProposer(adapter=dspy.ChatAdapter()),
+                num_threads=4,
+            ),
+        )
+
+
+def make_pool(study: StudyFile, table: dict[str, Any]) -> Pool:
+    """Return the agents, and the writer: one of them with room for a prompt."""
+    agents, _ = study.make_agents()
+    listed = {agent.name: agent for agent in agents}
+    if gepa := table.get("gepa"):
+        sampling = {"temperature": gepa["temperature"], "max_tokens": gepa["max_tokens"]}
+        listed[WRITER] = replace(listed[gepa["writer"]], name=WRITER, **sampling)
+    recording = Recording.read(study.calls.recording) if study.calls.recording else None
+    return Pool(listed.values(), calls=Calls(CallStore(STORE), recording=recording))
+
+
+def scores(program: Any, rows: Any, metric: Any) -> list[float]:
+    """Return the metric of the program on every row."""
+    return [float(metric(row, program(**row.inputs()))) for row in rows]
+
+
+def run(path: Path) -> dict[str, Any]:
+    """Run every arm on the same rows, each against the incumbent, and the single agent too."""
+    content = tomllib.loads(path.read_text("utf-8"))
+    table = content.pop("prompt")
+    study = StudyFile.model_validate(content).with_paths_from(path.parent)
+    started, splits, metric = time.monotonic(), study.make_splits(), study.make_metric()
+    pool = make_pool(study, table)
+    student = study.make_student(pool)
+    architecture = Architecture.parse(table["architecture"])
+    program: MixtureOfAgents = student.with_architecture(architecture)
+    single = student.with_architecture(Architecture.single(str(architecture.aggregator)))
+    alone = scores(single, splits.test, metric)
+    arms: dict[str, Any] = {}
+    for name, optimizer in optimizers(table, pool, metric):
+        result = optimize_aggregator(
+            program,
+            optimizer,
+            splits.train,
+            splits.val,
+            testset=splits.test,
+            metric=metric,
+            n_threads=study.search.n_threads,
+            seed=study.seed,
+        )
+        print(PromptReport(result), file=sys.stderr)
+        mine = scores(result.program, splits.test, metric)
+        arms[name] = result.to_json()
+        arms[name]["test_minus_single"] = asdict(paired_interval(mine, alone))
+    return {
+        "architecture": str(architecture),
+        "rows": {name: len(getattr(splits, name)) for name in ("train", "val", "test")},
+        "single": {"agent": architecture.aggregator, "test": asdict(mean_interval(alone))},
+        "arms": arms,
+        "seconds": round(time.monotonic() - started),
+    }
+
+
+if __name__ == "__main__":
+    with redirect_stdout(sys.stderr):
+        # DSPy's optimizers print; what is printed here is one JSON object.
+        found = run(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "aggregator_prompt.toml")
+    print(json.dumps(found, indent=1, ensure_ascii=False))

@@ -46,12 +46,12 @@ def test_links_lead_to_files(page: str) -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, 1, 2])
 def test_python_of_the_readme_runs(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "none")
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     blocks = re.findall(r"```python\n(.*?)```", text_of("README.md"), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     exec(compile(blocks[number], f"README.md block {number}", "exec"), {})
 
 

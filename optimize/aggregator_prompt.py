@@ -77,22 +77,16 @@ def run(path: Path) -> dict[str, Any]:
     program: MixtureOfAgents = student.with_architecture(architecture)
     single = student.with_architecture(Architecture.single(str(architecture.aggregator)))
     alone = scores(single, splits.test, metric)
+    options: Any = {"n_threads": study.search.n_threads, "seed": study.seed}
     arms: dict[str, Any] = {}
     for name, optimizer in optimizers(table, pool, metric):
+        train, val, test = splits.train, splits.val, splits.test
         result = optimize_aggregator(
-            program,
-            optimizer,
-            splits.train,
-            splits.val,
-            testset=splits.test,
-            metric=metric,
-            n_threads=study.search.n_threads,
-            seed=study.seed,
+            program, optimizer, train, val, testset=test, metric=metric, **options
         )
         print(PromptReport(result), file=sys.stderr)
-        mine = scores(result.program, splits.test, metric)
-        arms[name] = result.to_json()
-        arms[name]["test_minus_single"] = asdict(paired_interval(mine, alone))
+        minus = paired_interval(scores(result.program, test, metric), alone)
+        arms[name] = {**result.to_json(), "test_minus_single": asdict(minus)}
     return {
         "architecture": str(architecture),
         "rows": {name: len(getattr(splits, name)) for name in ("train", "val", "test")},

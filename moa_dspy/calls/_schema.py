@@ -99,9 +99,9 @@ _TABLES = (
         _column("endpoint", sa.Text, primary_key=True),
         _column("until", _real),
     ),
-    # Studies that several processes work on: which one it is, and what came of it.
+    # Studies that several processes work on, and what came of them; Optuna has `studies` already.
     sa.Table(
-        "studies",
+        "shared_studies",
         _metadata,
         _column("study", sa.Text, primary_key=True),
         *(_column(name, sa.Text) for name in ("parts", "budget")),

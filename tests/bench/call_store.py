@@ -38,43 +38,13 @@ import psycopg
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from moa_dspy.calls import Ask, Call, Caller, Calls, CallStore, canonical_json
+from moa_dspy.calls import Ask, Calls, CallStore
+from tests.bench.made_up_calls import CALLER, fill, request
 from tests.postgresql import AbsentError, PostgreSQLServer
 
-CALLER = Caller("agent", "openai/model@vendor", usd_per_completion_token=1e-6)
 N_REPLAYED, N_CHUNKS, N_NODES = 140_000, 50, 200_000
 COLUMNS = "key, agent, identity, sample, request, response, prompt_tokens, completion_tokens, usd"
 SELECT = f"SELECT {COLUMNS}, seconds, failure, attempt, time FROM calls WHERE key = "
-WORDS = ["the", "of", "capital", "country", "question", "answer", "model", "because", "river"]
-WORDS += ["longest", "between", "city", "population", "language", "mountain", "known", "called"]
-
-
-def request(number: int) -> dict[str, Any]:
-    """Return a request of some 900 bytes."""
-    text = " ".join(random.Random(number).choices(WORDS, k=100))
-    part = {"type": "text", "text": f"{number}: {text}?"}
-    config = {"temperature": 0.0, "max_tokens": 512}
-    return {"config": config, "messages": [{"role": "user", "parts": [part]}], "system": "Answer."}
-
-
-def call(number: int) -> Call:
-    """Return an answered call with a response of some 700 bytes."""
-    ask = Calls().ask(CALLER, request(number))
-    text = " ".join(random.Random(-number - 1).choices(WORDS, k=70))
-    message = {"role": "assistant", "parts": [{"type": "text", "text": text}]}
-    usage = {"input_tokens": 150, "output_tokens": 90, "total_tokens": 240}
-    response = canonical_json({"finish_reason": "stop", "message": message, "usage": usage})
-    identity, now = CALLER.identity, 1790000000.0 + number
-    plain = (ask.key, CALLER.agent, identity, 0, ask.request, response, 150, 90, 9e-5, 0.5)
-    return Call(*plain, None, 1, now)
-
-
-def fill(place: Path | str, n_calls: int) -> None:
-    """Store ``n_calls`` calls."""
-    store = CallStore(place)
-    for start in range(0, n_calls, 20_000):
-        store.put_all(call(number) for number in range(start, min(start + 20_000, n_calls)))
-    store.close()
 
 
 def per_second(task: Callable[[Any], object], inputs: Sequence[Any]) -> float:
@@ -93,15 +63,16 @@ def asks(n_hits: int, n_calls: int) -> list[Ask]:
 
 def rates(place: Path | str, select: Callable[[str], object], *, n_hits: int, n_calls: int) -> Any:
     """Return hits over bare selects, hits per second and bare selects per second."""
-    store, ours, bare = CallStore(place, memory_bytes=0), [], []
+    store = CallStore(place, memory_bytes=0)
+    ours: list[float] = []
+    bare: list[float] = []
     known = Calls(store).known
     for number, asked in enumerate(chunks(asks(n_hits, n_calls))):
         keys = [ask.key for ask in asked]
         # In turn, and each first as often: what comes second finds the pages read.
-        turns = [lambda a=asked: ours.append(per_second(known, a))]
-        turns.insert(number % 2, lambda k=keys: bare.append(per_second(select, k)))
-        for turn in turns:
-            turn()
+        turns: list[Any] = [(ours, known, asked), (bare, select, keys)]
+        for rate, task, inputs in turns if number % 2 else reversed(turns):
+            rate.append(per_second(task, inputs))
     store.close()
     ratios = [mine / its for mine, its in zip(ours, bare, strict=True)]
     return median(ratios), median(ours), median(bare)

@@ -52,9 +52,9 @@ class SharedStudy:
         Raises:
             StudyError: If it is another study, naming what changed, or was to exist.
         """
-        query = "SELECT parts, budget FROM studies WHERE study = ?"
+        query = "SELECT parts, budget FROM shared_studies WHERE study = ?"
         insert = (
-            "INSERT INTO studies (study, parts, budget) VALUES (?, ?, ?) "
+            "INSERT INTO shared_studies (study, parts, budget) VALUES (?, ?, ?) "
             "ON CONFLICT (study) DO NOTHING"
         )
         values = (self.name, json.dumps(self._parts), json.dumps(self._budget))
@@ -82,7 +82,7 @@ class SharedStudy:
         def work(session: Any) -> None:
             session.execute("DELETE FROM tasks WHERE study = ?", (self.name,))
             session.execute(
-                "UPDATE studies SET budget = ?, result = NULL, program = NULL WHERE study = ?",
+                "UPDATE shared_studies SET budget = ?, result = NULL, program = NULL WHERE study = ?",
                 (json.dumps(self._budget), self.name),
             )
 
@@ -90,12 +90,12 @@ class SharedStudy:
 
     def finished(self) -> Finished | None:
         """Return what the study ended with; None while it goes on."""
-        query = "SELECT result, program, place FROM studies WHERE study = ?"
+        query = "SELECT result, program, place FROM shared_studies WHERE study = ?"
         found = self._database.rows(query, (self.name,))
         return Finished(*found[0]) if found and found[0][0] is not None else None
 
     def finish(self, finished: Finished) -> None:
         """Write what the study ended with; everybody else stops working on it."""
-        update = "UPDATE studies SET result = ?, program = ?, place = ? WHERE study = ?"
+        update = "UPDATE shared_studies SET result = ?, program = ?, place = ? WHERE study = ?"
         values = (finished.result, finished.program, finished.place, self.name)
         self._database.transact(lambda session: session.execute(update, values))

@@ -39,10 +39,13 @@ class TaskBoard:
         self._owner, self._database, self._study = store.owner, store.database, study
         of_nobody = f"{_OF_STUDY} AND owner IS NULL"
         self._look = f"SELECT 1 FROM tasks WHERE {of_nobody} LIMIT 1"
-        lock = " FOR UPDATE SKIP LOCKED" if self._database.is_postgresql else ""
-        first = f"SELECT number FROM tasks WHERE {of_nobody} ORDER BY number LIMIT ?{lock}"
+        first = f"SELECT number FROM tasks WHERE {of_nobody} ORDER BY number LIMIT ?"
+        chosen = f"IN ({first})"
+        if self._database.is_postgresql:
+            # As an array it is read once; a plain subquery may be run again, and take more.
+            chosen = f"= ANY (ARRAY ({first} FOR UPDATE SKIP LOCKED))"
         self._take = (
-            f"UPDATE tasks SET owner = ? WHERE {_OF_STUDY} AND number IN ({first}) "
+            f"UPDATE tasks SET owner = ? WHERE {_OF_STUDY} AND number {chosen} "
             "RETURNING number, architecture, example, share"
         )
 

@@ -58,3 +58,26 @@ def test_a_ranker_is_shown_which_reference_was_right() -> None:
     assert [one.get("best") for one in said] == [None, "1", "1", None]
     assert result.val.before.estimate == 2 / 3
     assert result.origin.optimizer == "Look"
+
+
+def test_modules_that_reason_keep_their_kind_and_frozen_proposers_stay_frozen() -> None:
+    world = make_world(temperature=0.7)
+    program = mixture(world, agent=dspy.ChainOfThought)
+    program.are_proposers_frozen = True
+    result = optimize_aggregator(program, copro(world.outsider), rows("train"), rows("val", 18))
+    assert (result.accepted, result.program.are_proposers_frozen) == (True, True)
+    assert result.program.aggregator.predict.signature.instructions == "Think CAREFULLY."
+    assert result.program(question="task 3").toDict() == {"reasoning": "So.", "answer": "Q3"}
+
+
+def test_an_lm_that_was_set_from_outside_is_never_asked_by_a_seat() -> None:
+    world = make_world()
+    program = mixture(world)
+    program.set_lm(world.outsider)
+    options: Any = {"max_bootstrapped_demos": 2, "max_labeled_demos": 1}
+    optimizer = dspy.BootstrapFewShot(metric=exact, **options)
+    result = optimize_aggregator(program, optimizer, rows("train"), rows("val", 18))
+    assert (result.accepted, world.log.counts["g"]) == (True, 0)
+    # An accepted program is the incumbent of the next run; 18 of 18 leave nothing to win.
+    again = optimize_aggregator(result.program, copro(world.outsider), rows("train"), rows("val"))
+    assert (again.accepted, len(again.before.demos)) == (False, len(result.after.demos))

@@ -35,7 +35,8 @@ def proposer(name: str, log: Log) -> Script:
     def script(prompt: str) -> str:
         n = number(prompt)
         log.note(name, "answer", prompt)
-        return reply(prompt, {"answer": f"Q{n}" if is_right(name, n) else f"wrong {n}"})
+        said = {"answer": f"Q{n}" if is_right(name, n) else f"wrong {n}", "reasoning": "Well."}
+        return reply(prompt, {what: said[what] for what in wanted(prompt)})
 
     return script
 

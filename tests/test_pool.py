@@ -170,27 +170,6 @@ def test_identity_of_a_local_model_is_its_weights_not_their_place() -> None:
     assert model.sha256 in agent(model=f"local/{name}").identity
 
 
-def test_agents_of_one_endpoint_share_its_slots_whatever_their_model_and_key() -> None:
-    base = {"api_base": "http://one/v1"}
-    local = Agent(**LOCAL)
-    agents = [
-        agent(name="a", max_concurrent=4, **base),
-        agent(name="b", api_base="http://one/v1/", model="hosted_vllm/y", api_key_env="PATH"),
-        agent(name="c", max_concurrent=2, **base),
-        agent(name="d", max_concurrent=9),
-        agent(name="e", model="openai/z"),
-        agent(name="f", model="groq/z"),
-        Agent(**{**LOCAL, "name": "g", "weights": "/else/where.gguf", "max_concurrent": 1}),
-    ]
-    pool = Pool(agents)
-    lms: list[Any] = [pool.lm(name) for name in pool]
-    limiters = [lm.engine.caller.limiter for lm in lms]
-    # Of all agents, the ones that come later included: the LM of a is made and used before.
-    assert [limiter.limit for limiter in limiters] == [2, 2, 2, 9, 9, None, 1]
-    assert len({id(limiter) for limiter in limiters}) == 4
-    assert agents[-1].endpoint == local.endpoint
-
-
 def test_a_given_lm_keeps_its_settings_in_the_pool() -> None:
     pool = Pool.from_lms({"a": dspy.LM("openai/x", temperature=0.3, max_tokens=7)})
     assert (pool["a"].model, pool["a"].temperature, pool["a"].max_tokens) == ("openai/x", 0.3, 7)

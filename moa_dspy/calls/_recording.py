@@ -23,7 +23,8 @@ class Recording:
 
     Keys are computed again from the content when the file is read, so a row that
     was altered answers the altered request and never another one. The file does not say when
-    a call was made, nor at which attempt: read from it, they are 0.0 and 1.
+    a call was made, nor at which attempt: read from it, they are 0.0 and 1. All of it is in
+    memory, when it is read and when it is written.
 
     Raises:
         StoreError: If the file is absent or is not a recording.

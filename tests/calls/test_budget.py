@@ -6,10 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from moa_dspy.calls import Budget, CallStore, Estimate, Ledger, Spending
+from moa_dspy.calls import Budget, Caller, Calls, CallStore, Estimate, Ledger, Spending
 from moa_dspy.errors import BudgetReachedError, StudyError
 
 MakeLedger = Callable[..., Ledger]
@@ -191,6 +192,18 @@ def test_a_call_without_an_upper_bound_is_refused_where_one_is_needed(
     with pytest.raises(StudyError, match=r"`budget\.(tokens|usd)` needs .* without `max_tokens`"):
         make_ledger(budget).reserve(unbounded)
     make_ledger(Budget(calls=1, seconds=1e9)).reserve(unbounded)
+
+
+def test_a_request_without_max_tokens_is_refused_before_it_is_sent() -> None:
+    calls = Calls(ledger=Ledger(Budget(usd=1.0)))
+    ask = calls.ask(Caller("a", "served/a"), {"messages": ["hello"], "config": {}})
+
+    def never() -> dict[str, Any]:
+        raise AssertionError("a request was made")
+
+    with pytest.raises(StudyError, match=r"`budget\.usd` needs .* without `max_tokens`; set it"):
+        calls.answer(ask, never)
+    assert calls.store.get(ask.key) is None
 
 
 def test_a_ledger_goes_on_in_another_book_with_what_it_counted(make_ledger: MakeLedger) -> None:

@@ -165,7 +165,7 @@ def test_a_request_that_is_cancelled_on_its_way_is_a_failed_call_in_a_replay_too
         asyncio.run(cancelled())
         gate.set()
         call = stored(pool)
-        assert str(call.failure).startswith("Cancelled after 0.0")
+        assert re.fullmatch(r"Cancelled after \d+\.\d\d s\.", str(call.failure))
         assert call.seconds >= 0.01
         assert pool.calls.ledger.spending.made == 1
         replay = pool_of(server, Calls(recording=Recording([call]), replay_only=True))
@@ -189,7 +189,7 @@ def test_an_interrupted_request_is_noted_and_asked_again_next_time() -> None:
     with pytest.raises(KeyboardInterrupt):
         lm("q")
     (call,) = calls.store._calls.values()  # type: ignore[attr-defined]  # the memory
-    assert str(call.failure).startswith("KeyboardInterrupt after 0")
+    assert str(call.failure).startswith("KeyboardInterrupt after ")
     assert calls.ledger.spending.made == 1
     again: Any = stored_lm("agent/a", calls, caller, lambda _: ScriptedEngine("Paris"))
     assert again("q") == ["Paris"]

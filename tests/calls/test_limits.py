@@ -165,3 +165,28 @@ def test_the_smallest_limit_that_is_given_counts_and_none_is_no_limit() -> None:
         assert not waiting.done()
         limiters.of("other").leave(ticket)
     assert waiting.done()
+
+
+def test_agents_of_one_endpoint_share_its_slots_whatever_their_model_and_key() -> None:
+    base: dict[str, Any] = {"api_base": "http://one/v1"}
+    local: dict[str, Any] = {"model": "local/x", "sha256": "0" * 64, "max_concurrent": 1}
+
+    def remote(**values: Any) -> Agent:
+        return Agent(**{"model": "openai/x", **values})
+
+    agents = [
+        remote(name="a", max_concurrent=4, **base),
+        remote(name="b", api_base="http://one/v1/", model="hosted_vllm/y", api_key_env="PATH"),
+        remote(name="c", max_concurrent=2, **base),
+        remote(name="d", max_concurrent=9),
+        remote(name="e", model="openai/z"),
+        remote(name="f", model="groq/z"),
+        Agent(name="g", weights="x.gguf", **local),
+        Agent(name="h", weights="/else/where.gguf", **local),
+    ]
+    pool = Pool(agents)
+    lms: list[Any] = [pool.lm(name) for name in pool]
+    limiters = [lm.engine.caller.limiter for lm in lms]
+    # Of all agents, the ones that come later included: the LM of a is made and used before.
+    assert [limiter.limit for limiter in limiters] == [2, 2, 2, 9, 9, None, 1, 1]
+    assert len({id(limiter) for limiter in limiters}) == 4

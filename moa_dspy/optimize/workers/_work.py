@@ -199,5 +199,9 @@ def _text_of(write: Callable[[Path], None]) -> str:
 
 def _write(finished: Finished, result: StudyResult, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "program.json").write_text(finished.program, "utf-8")
-    result.write(folder / "result.json")
+    # Several processes may write into one folder, and any may be killed: a file is whole or old.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
+        (Path(partial) / "program.json").write_text(finished.program, "utf-8")
+        result.write(Path(partial) / "result.json")
+        for name in ("program.json", "result.json"):
+            (Path(partial) / name).replace(folder / name)

@@ -1,0 +1,110 @@
+"""Inside a study an endpoint that is down is waited for, and what it did not say is no fact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dspy
+import pytest
+
+from moa_dspy.calls import Budget, Calls, Endurance, Ledger, call_scope
+from moa_dspy.errors import BudgetReachedError, OutageError
+from moa_dspy.pool import Agent, Pool
+from tests.calls.chat_server import ChatServer, Reply, serving
+from tests.calls.fake_clock import FakeClock
+
+EMPTY = Reply(body=b'{"choices": []}')
+PASSING = {
+    "busy": Reply(status=429, retry_after="3"),
+    "down": Reply(status=503),
+    "half a reply": Reply(missing_bytes=9),
+    "no JSON": Reply(body=b"<html>oops</html>"),
+    "no choices": EMPTY,
+}
+
+
+def pool_of(
+    server: ChatServer, *, outage_seconds: float = 900, budget: Budget | None = None
+) -> Pool:
+    clock = FakeClock()
+    calls = Calls(clock=clock, ledger=Ledger(budget))
+    calls.endurance = Endurance(outage_seconds, clock)
+    agent = Agent(name="a", model="openai/x", api_base=server.url, num_retries=0)
+    return Pool([agent], calls=calls)
+
+
+def ask(pool: Pool) -> Any:
+    lm: Any = pool.lm("a")
+    return lm("q")
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_a_failure_for_the_moment_is_asked_again_and_leaves_no_trace(fault: str) -> None:
+    with serving([PASSING[fault]] * 6 + [Reply("Paris")]) as server:
+        pool = pool_of(server)
+        with call_scope() as scope:
+            assert ask(pool) == ["Paris"]
+        assert len(server.bodies) == pool.calls.ledger.spending.made == 7
+    # A disturbed study must look like an undisturbed one: one call, that of the answer.
+    assert [(facts.failure, facts.attempt) for facts in scope.log] == [(None, 7)]
+    (call,) = pool.calls.store._calls.values()  # type: ignore[attr-defined]  # the memory
+    assert (call.failure, call.attempt) == (None, 7)
+
+
+def test_replies_that_never_hold_an_answer_are_the_models_failure_after_ten() -> None:
+    with serving(EMPTY) as server:
+        pool = pool_of(server)
+        with pytest.raises(dspy.LMProviderError, match="holds no answer"):
+            ask(pool)
+        assert len(server.bodies) == 10
+    (call,) = pool.calls.store._calls.values()  # type: ignore[attr-defined]  # the memory
+    assert "holds no answer" in str(call.failure)
+
+
+def test_what_the_endpoint_refuses_is_not_asked_again() -> None:
+    with serving(Reply(status=400)) as server:
+        with pytest.raises(dspy.LMInvalidRequestError):
+            ask(pool_of(server))
+        assert len(server.bodies) == 1
+
+
+def test_an_outage_ends_the_study_and_says_whose_it_is() -> None:
+    with serving(Reply(status=503)) as server:
+        pool = pool_of(server, outage_seconds=60)
+        with pytest.raises(
+            Exception, match="gave no answer for 6[0-9]|gave no answer for"
+        ) as caught:
+            ask(pool)
+        causes = [caught.value, caught.value.__cause__]
+        assert any(isinstance(cause, OutageError) for cause in causes), causes
+        assert server.url in str(caught.value)
+        assert isinstance(pool.calls.clock, FakeClock)
+        assert 60 < sum(pool.calls.clock.slept) < 60 + 64
+    assert pool.calls.store._calls == {}  # type: ignore[attr-defined]  # the memory
+
+
+def test_who_is_told_to_come_back_after_the_outage_would_be_given_up_is_told_at_once() -> None:
+    with serving(Reply(status=429, retry_after="3600")) as server:
+        with pytest.raises(Exception, match="gave no answer"):
+            ask(pool_of(server, outage_seconds=60))
+        assert len(server.bodies) == 1
+
+
+def test_an_answer_to_anybody_begins_the_outage_anew() -> None:
+    busy = Reply(status=503)
+    with serving([busy] * 6 + [Reply("one")] + [busy] * 6 + [Reply("two")]) as server:
+        pool = pool_of(server, outage_seconds=64)
+        assert ask(pool) == ["one"]
+        lm: Any = pool.lm("a")
+        assert lm("another") == ["two"]
+    assert isinstance(pool.calls.clock, FakeClock)
+    assert sum(pool.calls.clock.slept) > 0
+
+
+def test_an_endpoint_that_is_down_ends_with_the_budget() -> None:
+    with serving(Reply(status=503)) as server:
+        with pytest.raises(Exception, match="budget of 5 calls is reached") as caught:
+            ask(pool_of(server, budget=Budget(calls=5)))
+        causes = [caught.value, caught.value.__cause__]
+        assert any(isinstance(cause, BudgetReachedError) for cause in causes)
+        assert len(server.bodies) == 5

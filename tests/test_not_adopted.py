@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import dspy
+import pytest
+from dspy.utils import DummyLM
+
+from moa_dspy.calls import call_scope
+from moa_dspy.errors import PoolError
+from moa_dspy.pool import Pool
+from moa_dspy.testing import ScriptedEngine, scripted_pool
+
+
+class OwnForward(dspy.LM):
+    def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+
+class Plain(dspy.BaseLM):
+    pass
+
+
+class Launched(dspy.clients.provider.Provider):
+    @staticmethod
+    def launch(lm: Any, launch_kwargs: Any = None) -> None:
+        raise NotImplementedError
+
+
+def with_forward() -> dspy.LM:
+    lm = dspy.LM("openai/x")
+    lm.forward = lambda *args, **kwargs: None
+    return lm
+
+
+LAUNCHED = "it is to be launched or fine-tuned"
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "dummy": (lambda: DummyLM([{"answer": "x"}]), "it is a DummyLM, which alone knows"),
+    "base": (lambda: Plain("own/x"), "it is a Plain, which alone knows"),
+    "subclass": (lambda: OwnForward("openai/x"), "it is a OwnForward, which alone knows"),
+    "forward": (with_forward, "it has a forward of its own"),
+    "engine": (
+        lambda: dspy.LM("own/x", engine=ScriptedEngine("x")),
+        "its engine is a ScriptedEngine, which does not say what answers",
+    ),
+    "text": (lambda: dspy.LM("openai/x", model_type="text"), "text completions have no typed"),
+    "launched": (
+        lambda: dspy.LM("openai/x", provider=Launched()),
+        LAUNCHED,
+    ),
+    "tuned": (
+        lambda: dspy.LM("openai/x", finetuning_model="m"),
+        LAUNCHED,
+    ),
+    "body": (
+        lambda: dspy.LM("openai/x", extra_body={"min_p": 0.1}),
+        "its settings cannot be carried by a typed request: .*extra_body",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_adopted_is_used_as_it_is_and_the_pool_says_why(kind: str) -> None:
+    make, reason = REFUSED[kind]
+    lm = make()
+    pool = Pool.from_lms({"a": lm})
+    assert pool.lm("a") is lm
+    assert list(pool.not_adopted) == ["a"]
+    with pytest.raises(PoolError, match=f"Agent 'a': its LM cannot be adopted: {reason}"):
+        Pool.from_lms({"a": lm}, strict=True)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_calls_of_an_lm_that_is_not_adopted_are_counted_once_with_what_they_took(
+    is_async: bool,
+) -> None:
+    lm: Any = dspy.LM("own/x", engine=ScriptedEngine("one two"), cache=False)
+    dummy = DummyLM([{"answer": "x"}])
+    pool = Pool.from_lms({"a": lm, "b": dummy})
+    Pool.from_lms({"again": lm})
+    with call_scope() as scope:
+        assert lm("q") == ["one two"]
+        asyncio.run(dummy.acall("q")) if is_async else dummy("q")
+    facts = [(f.agent, f.prompt_tokens, f.completion_tokens, f.failure) for f in scope.log]
+    assert facts == [("a", 1, 2, None), ("b", 0, 0, None)]
+    assert all(f.seconds > 0 for f in scope.log)
+    assert pool.calls.ledger.spending.made == 0
+
+
+def test_a_failure_of_an_lm_that_is_not_adopted_is_counted_too() -> None:
+    lm: Any = dspy.LM("own/x", engine=ScriptedEngine(OSError("down")), num_retries=0, cache=False)
+    Pool.from_lms({"a": lm})
+    with call_scope() as scope, pytest.raises(dspy.LMError):
+        lm("q")
+    assert [f.failure for f in scope.log] == ["LMUnexpectedError: [own/x] down"]
+
+
+def test_an_lm_of_another_pool_is_stored_there_and_counted_once() -> None:
+    other = scripted_pool({"a": "x"})
+    lm: Any = other.lm("a")
+    pool = Pool.from_lms({"b": lm}, strict=True)
+    assert pool.lm("b") is lm
+    assert pool.not_adopted == {}
+    with call_scope() as scope:
+        lm("q")
+    assert len(scope.log) == other.calls.ledger.spending.made == 1

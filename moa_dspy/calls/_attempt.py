@@ -89,4 +89,11 @@ def facts_of(call: Call, *, is_reused: bool) -> CallFacts:
         is_reused=is_reused,
         failure=call.failure,
         attempt=call.attempt,
+        is_thought_only=_is_thought_only(call.response or ""),
     )
+
+
+def _is_thought_only(response: str) -> bool:
+    # Canonical JSON: inside a text these quotes are escaped, so they are those of the parts.
+    said = response.replace('{"text":"","type":"text"}', "")
+    return '"type":"thinking"' in said and '"type":"text"' not in said

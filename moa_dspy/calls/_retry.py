@@ -59,7 +59,8 @@ def is_unreadable(error: Exception) -> bool:
     if isinstance(error, MoaError):
         return False
     shown = _as_dspy_says(error)
-    return type(shown) is dspy.LMProviderError and getattr(shown, "status", None) is None
+    has_succeeded = (getattr(shown, "status", None) or 200) < 400
+    return type(shown) is dspy.LMProviderError and has_succeeded
 
 
 def _as_dspy_says(error: Exception) -> Exception:

@@ -26,6 +26,7 @@ class CallFacts:
         is_reused: Whether it came from a store or recording.
         failure: Why there is no answer; None when there is one.
         attempt: Which try it was, from 1 on; 0 was given up before it was sent.
+        is_thought_only: Whether the model reasoned and then said nothing.
     """
 
     agent: str
@@ -36,6 +37,7 @@ class CallFacts:
     is_reused: bool
     failure: str | None = None
     attempt: int = 1
+    is_thought_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

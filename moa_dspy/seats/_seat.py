@@ -29,13 +29,21 @@ class Seat:
         values = values_of(self.module, prediction)
         text = render(values)
         if not text.strip():
-            return self._asked(failure="The model answered with an empty text.")
+            return self._asked(failure=self._nothing_said())
         return self._asked(values=values, text=text)
+
+    def _nothing_said(self) -> str:
+        if any(facts.is_thought_only for facts in self.scope.log):
+            return "The model answered with reasoning only, and no text."
+        return "The model answered with an empty text."
 
     def failed(self, error: Exception) -> Asked:
         if cause := ours(error):
             # Not a model's failure, so it must be seen.
             raise cause
+        if self.scope.log and all(facts.is_thought_only for facts in self.scope.log):
+            # The adapter found no field, because there was nothing to read.
+            return self._asked(failure=self._nothing_said())
         return self._asked(failure=f"{type(error).__name__}: {error}")
 
     def _asked(self, **rest: Any) -> Asked:

@@ -71,9 +71,7 @@ def test_what_the_endpoint_refuses_is_not_asked_again() -> None:
 def test_an_outage_ends_the_study_and_says_whose_it_is() -> None:
     with serving(Reply(status=503)) as server:
         pool = pool_of(server, outage_seconds=60)
-        with pytest.raises(
-            Exception, match="gave no answer for 6[0-9]|gave no answer for"
-        ) as caught:
+        with pytest.raises(Exception, match="gave no answer for") as caught:
             ask(pool)
         causes = [caught.value, caught.value.__cause__]
         assert any(isinstance(cause, OutageError) for cause in causes), causes

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -7,9 +8,11 @@ import pytest
 import moa_dspy
 from moa_dspy.adapters import PlainChat
 from moa_dspy.errors import ArchitectureError
-from moa_dspy.pool import Pool
+from moa_dspy.pool import Agent, Pool
 from moa_dspy.presets import PAPER_AGENTS
+from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE
 from moa_dspy.testing import scripted_pool
+from tests.calls.chat_server import Reply, serving
 
 SIX = "dbrx + llama-3-70b + mixtral-8x22b + qwen1.5-110b + qwen1.5-72b + wizardlm-2-8x22b"
 
@@ -48,11 +51,24 @@ def test_a_pool_of_ones_own_takes_the_papers_place() -> None:
     assert sequence(question="q").mixture.calls == 4 + 3
 
 
-def test_settings_of_an_agent_reach_its_seat_and_no_other() -> None:
-    pool = Pool(PAPER_AGENTS)
-    program = moa_dspy.moa_lite(pool=pool, aggregator="dbrx")
-    asked = {name: pool.lm(name).kwargs for name in program.architecture.agents}
-    assert all(kwargs["max_tokens"] == 2048 for kwargs in asked.values())
+@pytest.mark.parametrize("is_async", [False, True])
+def test_every_agents_settings_and_the_papers_messages_reach_the_wire(is_async: bool) -> None:
+    settings = {"a": (0.3, 11), "b": (0.9, 22), "c": (0.0, 33)}
+    with serving(lambda body: Reply(f"I am {body['model']}.")) as server:
+        pool = Pool(
+            Agent(name=n, model=f"openai/{n}", api_base=server.url, temperature=t, max_tokens=m)
+            for n, (t, m) in settings.items()
+        )
+        program = moa_dspy.moa(pool=pool, proposers=["a", "b"], aggregator="c")
+        call = {"question": "Who are you?"}
+        found = asyncio.run(program.acall(**call)) if is_async else program(**call)
+    assert found.answer == "I am c."
+    sent = [(b["model"], b["temperature"], b["max_tokens"]) for b in server.bodies]
+    assert sorted(sent) == sorted((n, *settings[n]) for n in ["a", "b", "a", "b", "c"])
+    user = {"role": "user", "content": "Who are you?"}
+    read = f"{AGGREGATE_AND_SYNTHESIZE}\n\nResponses from models:\n1. I am a.\n2. I am b."
+    system = {"role": "system", "content": read}
+    assert [body["messages"] for body in server.bodies] == [[user]] * 2 + [[system, user]] * 3
 
 
 @pytest.mark.parametrize(

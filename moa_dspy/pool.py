@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from moa_dspy.adoption import given
 from moa_dspy.agent import Agent, available, read_agents
 from moa_dspy.agent_lm import make_lm
-from moa_dspy.calls import Calls
+from moa_dspy.calls import Calls, NoStore
 from moa_dspy.errors import PoolError
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ class Pool(Mapping[str, Agent]):
 
         Args:
             lms: By agent name.
-            calls: Where answers come from and go to; default: memory of this process.
+            calls: Where answers come from and go to; default: memory of this process for an
+                LM that caches, and nowhere for one that does not.
             strict: Whether an LM that cannot be adopted is an error.
             usd_per_million_tokens: Price of prompt and of completion tokens, by agent
                 name; default 0.
@@ -85,9 +86,15 @@ class Pool(Mapping[str, Agent]):
         Raises:
             PoolError: If there is no LM, or with ``strict`` one that cannot be adopted.
         """
-        calls, prices = calls or Calls(), usd_per_million_tokens or {}
+        kept, prices = calls or Calls(), usd_per_million_tokens or {}
+        unkept = calls or Calls(NoStore(), ledger=kept.ledger)
         found = {
-            name: given(name, lm, calls, usd=prices.get(name, (0.0, 0.0)))
+            name: given(
+                name,
+                lm,
+                kept if getattr(lm, "cache", False) else unkept,
+                usd=prices.get(name, (0.0, 0.0)),
+            )
             for name, lm in lms.items()
         }
         reasons = {name: it.reason for name, it in found.items() if it.reason is not None}
@@ -95,7 +102,7 @@ class Pool(Mapping[str, Agent]):
             name, reason = next(iter(reasons.items()))
             raise PoolError(f"Agent {name!r}: its LM cannot be adopted: {reason}.")
         made = {name: it.lm for name, it in found.items()}
-        pool = cls([it.agent for it in found.values()], calls=calls, lms=made)
+        pool = cls([it.agent for it in found.values()], calls=kept, lms=made)
         pool.not_adopted = reasons
         return pool
 

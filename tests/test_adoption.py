@@ -98,7 +98,8 @@ def test_headers_of_an_lm_are_sent_and_are_part_of_who_answers_but_for_keys() ->
 def test_calls_of_an_adopted_lm_are_stored_counted_priced_and_replayed(is_async: bool) -> None:
     with serving(Reply()) as server:
         lm = lm_of(server, temperature=0.5, max_tokens=9)
-        pool = Pool.from_lms({"a": lm}, usd_per_million_tokens={"a": (1e6, 2e6)})
+        prices = {"a": (1e6, 2e6)}
+        pool = Pool.from_lms({"a": lm}, calls=Calls(), usd_per_million_tokens=prices)
         with call_scope() as scope:
             assert ask(pool.lm("a"), is_async=is_async) == ["Paris"]
             assert ask(pool.lm("a"), is_async=not is_async) == ["Paris"]
@@ -118,6 +119,18 @@ def test_calls_of_an_adopted_lm_are_stored_counted_priced_and_replayed(is_async:
         calls = Calls(recording=recording, replay_only=True)
         assert ask(Pool([declared], calls=calls).lm("c"), is_async=is_async) == ["Paris"]
         assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_lm_that_does_not_cache_is_asked_anew_unless_calls_are_given(is_async: bool) -> None:
+    with serving(Reply()) as server:
+        # 2 for the one that does not cache, 1 for the one that does, 1 for calls that are kept.
+        for cache, calls, n_asked in ((False, None, 2), (True, None, 3), (False, Calls(), 4)):
+            pool = Pool.from_lms({"a": lm_of(server, cache=cache)}, calls=calls)
+            for _ in range(2):
+                assert ask(pool.lm("a"), is_async=is_async) == ["Paris"]
+            assert len(server.bodies) == n_asked
+            assert pool.calls.ledger.spending.made == (1 if cache or calls else 2)
 
 
 def test_the_users_own_lm_stays_as_it_was_and_its_history_shows_the_calls() -> None:

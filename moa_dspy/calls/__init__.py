@@ -19,6 +19,7 @@ from moa_dspy.calls._recording import Recording
 from moa_dspy.calls._retry import RetryPolicy
 from moa_dspy.calls._scope import CallFacts, CallScope, call_scope, current_scope
 from moa_dspy.calls._shared_limits import SharedLimits
+from moa_dspy.calls._shelf import NoStore
 from moa_dspy.calls._store import CallStore
 from moa_dspy.calls._table import PaidTwice
 
@@ -49,6 +50,7 @@ __all__ = [
     "Estimate",
     "Ledger",
     "Limiter",
+    "NoStore",
     "PaidTwice",
     "Recording",
     "RetryPolicy",

@@ -56,3 +56,15 @@ class Memory:
         if kept is None or kept.failure is not None:
             self._calls[call.key] = kept = call
         return kept
+
+
+class NoStore:
+    """A shelf that keeps nothing: whatever is asked is asked anew."""
+
+    def get(self, key: str, /) -> Call | None:
+        """Return None."""
+        return None
+
+    def put(self, call: Call, /) -> Call:
+        """Return ``call``."""
+        return call

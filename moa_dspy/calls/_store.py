@@ -53,7 +53,7 @@ class CallStore:
         *,
         timeout_seconds: float = 60.0,
         lease_seconds: float = 30.0,
-        memory_bytes: int = 128 * 2**20,
+        memory_bytes: int = 16 * 2**20,
     ) -> None:
         self.database = Database(place, timeout_seconds=timeout_seconds)
         self._seen = Seen(memory_bytes)

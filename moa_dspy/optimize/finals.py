@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import dspy
 
@@ -18,6 +19,7 @@ from moa_dspy.optimize.measure import Measurer, Outcome, means, scores
 from moa_dspy.optimize.referee import Referee
 from moa_dspy.optimize.result import Row, TrialRecord
 from moa_dspy.optimize.selection import pick
+from moa_dspy.optimize.space import SearchSpace
 from moa_dspy.winrate import (
     Interval,
     Verdict,
@@ -81,7 +83,7 @@ class Finals:
         context = self._context
         drawn: list[TrialRecord] = []
         context.pool.calls.ledger.share += context.random_share
-        architectures = self._drawn(n)
+        architectures = list(islice(random_draws(context.space, self._settle, context.seed), n))
         if context.pool.calls.ledger.budget == Budget():
             referee.announce(architectures)
         for architecture in architectures:
@@ -98,16 +100,6 @@ class Finals:
         best = pick(fair, diversity_weight=context.diversity_weight)
         note = f"best of {len(drawn)} random architectures"
         return Rival("random", Architecture.parse(best.architecture), note), len(drawn)
-
-    def _drawn(self, n: int) -> list[Architecture]:
-        rng = random.Random(f"random-{self._context.seed}")
-        seen: dict[Architecture, None] = {}
-        repeats = 0
-        while len(seen) < n and repeats < MOST_REPEATS:
-            architecture = self._settle(self._context.space.draw(rng))
-            repeats = repeats + 1 if architecture in seen else 0
-            seen[architecture] = None
-        return list(seen)
 
     def compare(self, chosen: Architecture, random_rival: Rival) -> Comparison:
         """Touch the test rows, once, for the pick, the fixed rivals and every single agent.
@@ -190,6 +182,21 @@ class Finals:
         interval = mean_interval(best)
         note = "best single agent of each question"
         return Row("oracle", None, interval.estimate, interval.low, interval.high, note=note)
+
+
+def random_draws(
+    space: SearchSpace, settle: Callable[[Architecture], Architecture], seed: int
+) -> Iterator[Architecture]:
+    """Yield the architectures of the random baseline, each once, always in the same order."""
+    rng = random.Random(f"random-{seed}")
+    seen: set[Architecture] = set()
+    repeats = 0
+    while repeats < MOST_REPEATS:
+        architecture = settle(space.draw(rng))
+        repeats = repeats + 1 if architecture in seen else 0
+        if repeats == 0:
+            seen.add(architecture)
+            yield architecture
 
 
 def _row(rival: Rival, outcomes: tuple[Outcome, ...] | str) -> Row:

@@ -49,8 +49,15 @@ class Outcome:
 class Crew(Protocol):
     """Several processes that ask what a measurer will want to know, into one store."""
 
-    def announce(self, wanted: Iterable[tuple[Architecture, Sequence[dspy.Example]]]) -> None:
-        """Have them begin with what will be measured soon, in this order; wait for nothing."""
+    def announce(
+        self, wanted: Iterable[tuple[Architecture, Sequence[dspy.Example]]], *, is_urgent: bool
+    ) -> None:
+        """Have them begin with what will be measured, in this order; wait for nothing.
+
+        Args:
+            wanted: Each architecture with its rows.
+            is_urgent: Whether it is measured next; else all that is urgent goes before.
+        """
         ...
 
     def ready(
@@ -109,10 +116,16 @@ class Measurer:
         """Whether ``measure`` of these rows would ask nothing."""
         return all((architecture, row.id) in self._outcomes for row in rows)
 
-    def announce(self, architectures: Iterable[Architecture], rows: Sequence[dspy.Example]) -> None:
+    def announce(
+        self,
+        architectures: Iterable[Architecture],
+        rows: Sequence[dspy.Example],
+        *,
+        is_urgent: bool = True,
+    ) -> None:
         """Say what will be measured for certain; a crew begins with it, else nothing happens."""
         if self.crew is not None:
-            self.crew.announce([(one, rows) for one in architectures])
+            self.crew.announce([(one, rows) for one in architectures], is_urgent=is_urgent)
 
     def ask(self, architecture: Architecture, row: dspy.Example) -> None:
         """Ask all that ``measure`` of this row would, and judge nothing."""

@@ -66,11 +66,12 @@ class Referee:
             self.leader = record
         return record
 
-    def announce(self, architectures: Iterable[Architecture]) -> None:
+    def announce(self, architectures: Iterable[Architecture], *, is_urgent: bool = True) -> None:
         """Say which will be judged: a crew begins with the rows that each needs at first."""
         for architecture in architectures:
             first, *_ = self._looks(architecture)
-            self._measurer.announce([architecture], self._rows[:first])
+            rows = self._rows[:first]
+            self._measurer.announce([architecture], rows, is_urgent=is_urgent)
 
     def values(self, record: TrialRecord, objectives: Sequence[Objective]) -> list[float]:
         """Return the objectives of a judged architecture, from what was measured."""

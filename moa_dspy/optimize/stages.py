@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import optuna
@@ -15,7 +16,7 @@ from moa_dspy.data import Splits
 from moa_dspy.optimize.baselines import openers
 from moa_dspy.optimize.context import SearchContext, StageCounts
 from moa_dspy.optimize.criteria import Criteria
-from moa_dspy.optimize.finals import Comparison, Finals
+from moa_dspy.optimize.finals import Comparison, Finals, random_draws
 from moa_dspy.optimize.measure import Measurer, scores
 from moa_dspy.optimize.opening import measure_singles, probe, test_share
 from moa_dspy.optimize.referee import Referee
@@ -70,6 +71,7 @@ class Stages:
             seed=context.seed,
             announce=self._announce,
         )
+        self.draws = random_draws(context.space, self._settle, context.seed)
 
     def run(self) -> tuple[Any, Found]:
         """Run every stage; return the recommended program and all that was found."""
@@ -149,6 +151,9 @@ class Stages:
             "search", current=str(architecture), trial=len(self.trials.records), best=best
         )
         self.ledger.share = self._search_share(architecture)
+        if self.ledger.budget == Budget():
+            # The baseline has as many trials as the search: one more now is one more then.
+            self.referee.announce(islice(self.draws, 1), is_urgent=False)
         return self.referee.judge(architecture, origin, number=len(self.trials.records))
 
     def _candidates(self, student: Student, records: Sequence[TrialRecord]) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """An OpenAI-compatible server that answers by content, fails as it is told, and keeps count.
 
-Usage: python tests/bench/fault_server.py
+Usage: python tests/bench/fault_server.py [PORT]
 
 It prints its port, serves 127.0.0.1 until its standard input closes, and runs as a process of its
 own. The path says how: http://127.0.0.1:PORT/200/30/v1 answers after 200 ms, and 30 % of the
@@ -166,15 +166,15 @@ def _reply(status: int, body: bytes, more: str = "") -> bytes:
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-async def serve() -> None:
-    """Serve until standard input closes."""
+async def serve(port: int) -> None:
+    """Serve until standard input closes; port 0 is a free one."""
     global BOOKS
     BOOKS = Books()
-    server = await asyncio.start_server(serve_one, "127.0.0.1", 0, backlog=1_024)
+    server = await asyncio.start_server(serve_one, "127.0.0.1", port, backlog=1_024)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     os._exit(0)  # whoever still waits for an answer gets none, and no traceback is printed
 
 
 if __name__ == "__main__":
-    asyncio.run(serve())
+    asyncio.run(serve(int(sys.argv[1]) if len(sys.argv) > 1 else 0))

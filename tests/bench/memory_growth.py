@@ -26,23 +26,13 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # no download of prices ins
 
 import dspy
 
-from moa_dspy.calls import Call, Calls, CallStore
+from moa_dspy.calls import Calls, CallStore, NoStore
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Agent, Pool
 
 NAMES = tuple(f"agent{n}" for n in range(6))
 N_TASKS = 8
 _number = count()
-
-
-class NoStore:
-    """A store that keeps nothing: every question is asked."""
-
-    def get(self, key: str, /) -> Call | None:
-        return None
-
-    def put(self, call: Call, /) -> None:
-        return
 
 
 def mixture_of(url: str, calls: Calls) -> MixtureOfAgents:

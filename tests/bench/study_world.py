@@ -50,9 +50,16 @@ class FaultServer:
 
     Attributes:
         port: On this machine.
+        process: The server.
     """
 
     port: int
+    process: subprocess.Popen[str]
+
+    def kill(self) -> None:
+        """Let nobody answer any more."""
+        self.process.kill()
+        self.process.wait()
 
     def base(self, *, latency_ms: int = 0, fault_percent: int = 0) -> str:
         return f"http://127.0.0.1:{self.port}/{latency_ms}/{fault_percent}/v1"
@@ -68,12 +75,12 @@ class FaultServer:
 
 
 @contextmanager
-def fault_server() -> Iterator[FaultServer]:
-    """Run the server in a process of its own."""
-    command = [sys.executable, str(Path(__file__).parent / "fault_server.py")]
+def fault_server(port: int = 0) -> Iterator[FaultServer]:
+    """Run the server in a process of its own; port 0 is a free one."""
+    command = [sys.executable, str(Path(__file__).parent / "fault_server.py"), str(port)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, text=True, **pipes) as process:  # type: ignore[call-overload]
-        yield FaultServer(int(process.stdout.readline()))
+        yield FaultServer(int(process.stdout.readline()), process)
         process.stdin.close()
 
 

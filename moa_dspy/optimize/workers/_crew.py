@@ -23,20 +23,25 @@ class TaskCrew:
 
     def __init__(self, board: TaskBoard, hands: Hands, ledger: Ledger) -> None:
         self._board, self._hands, self._ledger = board, hands, ledger
-        self._offered: set[tuple[str, str]] = set()
+        self._offered: dict[tuple[str, str], bool] = {}
 
-    def announce(self, wanted: Iterable[tuple[Architecture, Sequence[dspy.Example]]]) -> None:
+    def announce(
+        self, wanted: Iterable[tuple[Architecture, Sequence[dspy.Example]]], *, is_urgent: bool
+    ) -> None:
         """See the protocol."""
         pairs = dict.fromkeys((str(one), row.id) for one, rows in wanted for row in rows)
-        if fresh := [pair for pair in pairs if pair not in self._offered]:
-            self._board.publish(Task(*pair, self._ledger.share) for pair in fresh)
-            self._offered.update(fresh)
+        known = self._offered
+        fresh = [pair for pair in pairs if pair not in known or (is_urgent and not known[pair])]
+        if fresh:
+            tasks = [Task(*pair, self._ledger.share) for pair in fresh]
+            self._board.publish(tasks, is_urgent=is_urgent)
+            known.update(dict.fromkeys(fresh, is_urgent))
 
     def ready(
         self, architecture: Architecture, rows: Sequence[dspy.Example]
     ) -> Iterator[dspy.Example]:
         """See the protocol."""
-        self.announce([(architecture, rows)])
+        self.announce([(architecture, rows)], is_urgent=True)
         waiting = {row.id: row for row in rows}
         while True:
             self._hands.turn()

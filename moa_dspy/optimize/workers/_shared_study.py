@@ -82,7 +82,8 @@ class SharedStudy:
         def work(session: Any) -> None:
             session.execute("DELETE FROM tasks WHERE study = ?", (self.name,))
             session.execute(
-                "UPDATE shared_studies SET budget = ?, result = NULL, program = NULL WHERE study = ?",
+                "UPDATE shared_studies SET budget = ?, result = NULL, program = NULL "
+                "WHERE study = ?",
                 (json.dumps(self._budget), self.name),
             )
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from moa_dspy.calls import CallStore
 
+_FIRST_LATER = 2**40
+"""Tasks with this number and more wait until there are no others."""
 _OF_STUDY = "study = ? AND is_done = 0"
 
 
@@ -54,18 +56,26 @@ class TaskBoard:
         delete = f"DELETE FROM tasks WHERE {_OF_STUDY}"
         self._database.transact(lambda session: session.execute(delete, (self._study,)))
 
-    def publish(self, tasks: Iterable[Task]) -> None:
-        """Offer tasks, in this order; those that are known stay as they are."""
+    def publish(self, tasks: Iterable[Task], *, is_urgent: bool = True) -> None:
+        """Offer tasks, in this order; of those that are known only their place may change.
+
+        Args:
+            tasks: What is wanted.
+            is_urgent: Whether they go before all that is not.
+        """
         wanted = list(tasks)
-        last = "SELECT coalesce(max(number), 0) FROM tasks WHERE study = ?"
+        first = 0 if is_urgent else _FIRST_LATER
+        last = "SELECT max(number) FROM tasks WHERE study = ? AND number BETWEEN ? AND ?"
         insert = (
             "INSERT INTO tasks (study, architecture, example, number, share, is_done) "
-            "VALUES (?, ?, ?, ?, ?, 0) ON CONFLICT (study, architecture, example) DO NOTHING"
+            "VALUES (?, ?, ?, ?, ?, 0) ON CONFLICT (study, architecture, example) "
+            "DO UPDATE SET number = excluded.number "
+            "WHERE tasks.is_done = 0 AND tasks.number > excluded.number"
         )
 
         def work(session: Any) -> None:
-            ((number,),) = session.rows(last, (self._study,))
-            numbered = enumerate(wanted, start=number + 1)
+            ((number,),) = session.rows(last, (self._study, first, first + _FIRST_LATER - 1))
+            numbered = enumerate(wanted, start=(first if number is None else number) + 1)
             session.execute_many(
                 insert,
                 [(self._study, t.architecture, t.example, n, t.share) for n, t in numbered],

@@ -90,6 +90,4 @@ class AnswerListener(StreamListener):
         return self._response(new)
 
     def _response(self, text: str, *, is_last: bool = False) -> StreamResponse:
-        return StreamResponse(
-            self.predict_name, self.signature_field_name, text, is_last_chunk=is_last
-        )
+        return StreamResponse("aggregator", self.signature_field_name, text, is_last_chunk=is_last)

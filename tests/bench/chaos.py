@@ -33,18 +33,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-import moa_dspy.optimize.workers  # noqa: E402, F401  # before a process forks: it starts at once
-from moa_dspy.calls import CallStore  # noqa: E402
-from moa_dspy.cli import app  # noqa: E402
-from moa_dspy.optimize import run_study  # noqa: E402
-from tests.bench.study_world import (  # noqa: E402
+import moa_dspy.optimize.workers  # noqa: F401  # before a process forks: it starts at once
+from moa_dspy.calls import CallStore
+from moa_dspy.cli import app
+from moa_dspy.optimize import run_study
+from tests.bench.study_world import (
     FaultServer,
     decided,
     fault_server,
     stored_names,
     write_study,
 )
-from tests.postgresql import AbsentError, PostgreSQLServer  # noqa: E402
+from tests.postgresql import AbsentError, PostgreSQLServer
 
 KEY = "MOA_CHAOS_KEY"
 # Retries of a probe, which no study waits for; and a hanging endpoint is left soon.

@@ -98,7 +98,8 @@ async def _tell(head: str, writer: asyncio.StreamWriter) -> None:
 async def _chat(head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
     """Answer, or fail; return whether the connection goes on."""
     found, length = _ROUTE.match(head), re.search(r"content-length: *(\d+)", head, re.IGNORECASE)
-    assert found is not None and length is not None
+    assert found is not None
+    assert length is not None
     who = re.search(r"authorization: Bearer (\S+)", head, re.IGNORECASE)
     body = json.loads(await reader.readexactly(int(length[1])))
     texts = [_text(message["content"]) for message in body["messages"]]

@@ -26,15 +26,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from moa_dspy.calls import CallStore  # noqa: E402
-from tests.bench.study_world import (  # noqa: E402
+from moa_dspy.calls import CallStore
+from tests.bench.study_world import (
     ROOT,
     FaultServer,
     decided,
     fault_server,
     write_study,
 )
-from tests.postgresql import PostgreSQLServer  # noqa: E402
+from tests.postgresql import PostgreSQLServer
 
 
 def start(study: Path, storage: str, n_threads: int) -> subprocess.Popen[bytes]:

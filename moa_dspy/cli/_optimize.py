@@ -36,9 +36,7 @@ def optimize(
     if as_json:
         # Metrics and data readers are the user's: what they print must not end up in the JSON.
         with redirect_stdout(sys.stderr), each_warning_once():
-            result = run_study(
-                study, out=folder, storage=storage, resume=resume, watcher=silent
-            )
+            result = run_study(study, out=folder, storage=storage, resume=resume, watcher=silent)
         typer.echo(json.dumps(result.to_json(), ensure_ascii=False, allow_nan=False))
         return
     with LiveProgress() as progress, each_warning_once():

@@ -116,12 +116,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 ideal = n_calls * options.latency_ms / 1_000 / (n_workers * options.threads)
                 printed |= {
                     f"seconds_of_{n_workers}": taken,
-                    f"speedup_at_{n_workers}": seconds[options.workers[0]] / taken,
                     f"seconds_over_ideal_of_{n_workers}": taken / ideal,
                     "calls": n_calls,
                 }
     finally:
         database.close()
+    if 1 in seconds:
+        printed |= {f"speedup_at_{n}": seconds[1] / taken for n, taken in seconds.items()}
     printed["duplicate_calls"] = n_duplicates
     printed["same_result"] = all(result == results[0] for result in results)
     return printed
@@ -132,9 +133,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print on one line, for programs")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--threads", type=int, default=4, help="of a worker")
-    parser.add_argument("--val", type=int, default=96, help="rows")
-    parser.add_argument("--test", type=int, default=96, help="rows")
-    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--val", type=int, default=192, help="rows")
+    parser.add_argument("--test", type=int, default=192, help="rows")
+    parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--depth", type=int, default=1)
     parser.add_argument("--latency-ms", type=int, default=300)
     options = parser.parse_args(arguments)

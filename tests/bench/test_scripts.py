@@ -177,3 +177,20 @@ def test_call_store_prints_every_ratio_with_its_baseline() -> None:
     assert printed["node_lookups_per_second"] > 0
     assert printed["open_seconds"] > 0
     assert printed["replay_rss_mb"] > 0
+
+
+def test_chaos_loses_nothing_pays_nothing_twice_and_finds_the_same() -> None:
+    printed = run("chaos.py", "--quick")
+    assert printed["kills"] == 4
+    assert (printed["calls_lost"], printed["calls_paid_twice"]) == (0, 0)
+    assert printed["same_pick"] is True
+    assert sum(printed["faults"].values()) > 0
+
+
+def test_scale_out_prints_a_speed_up_and_counts_what_is_asked_twice() -> None:
+    sizes = ("--val", "6", "--test", "6", "--trials", "4", "--latency-ms", "20")
+    printed = run("scale_out.py", "--workers", "1", "2", *sizes)
+    assert printed["duplicate_calls"] == 0
+    assert printed["same_result"] is True
+    seconds = printed["seconds_of_1"] / printed["seconds_of_2"]
+    assert printed["speedup_at_2"] == pytest.approx(seconds)

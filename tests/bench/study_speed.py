@@ -1,0 +1,134 @@
+"""Times what a search does besides waiting for models: a replay, and its own work per trial.
+
+Usage: python tests/bench/study_speed.py [--json] [--trials 100] [--rows 200] [--at 100 1000]
+
+replay_seconds: a finished study of 7 calls per architecture and row, run again over its file;
+replay_calls are those that it makes. The study is made before, by agents that answer at once.
+trial_overhead_ms_at_N: our search without any measuring after N trials: the sampler, the space,
+and what is kept of a trial, with two objectives and 12 agents; the mean of 10 trials.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import dspy
+
+from moa_dspy.adapters import ADAPTERS
+from moa_dspy.architecture import Architecture
+from moa_dspy.calls import Calls, CallStore
+from moa_dspy.data import METRICS
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.optimize import OBJECTIVES, ModelSearch, SearchSpace, TrialRecord
+from moa_dspy.optimize.trials import Trials, make_study
+from moa_dspy.pool import Pool
+from moa_dspy.testing import scripted_pool
+
+AGENTS = tuple(f"agent{n}" for n in range(6))
+N_TIMED = 10
+
+
+def pool_of(store: CallStore) -> Pool:
+    def answer(prompt: str) -> str:
+        # Right for most questions, and another text for other references.
+        number = sum(map(ord, prompt))
+        return f"{number % 9973} so it is {prompt.split()[0]}"
+
+    return scripted_pool(dict.fromkeys(AGENTS, answer), calls=Calls(store))
+
+
+def rows_of(split: str, n: int) -> list[dspy.Example]:
+    return [
+        dspy.Example(
+            id=f"{split}-{i}", question=f"{i} {split} is the question", answer=f"{i}"
+        ).with_inputs("question")
+        for i in range(n)
+    ]
+
+
+def run_study(path: Path, *, n_trials: int, n_rows: int) -> tuple[float, int, str]:
+    """Return seconds, calls made, and the pick, of a study over the file."""
+    store = CallStore(path)
+    pool = pool_of(store)
+    space = SearchSpace(AGENTS, ("synthesize",), max_depth=2, min_width=3, max_width=3)
+    student = MixtureOfAgents(
+        "question -> answer", Architecture.single(AGENTS[0]), pool=pool, adapter=ADAPTERS["plain"]()
+    )
+    search = ModelSearch(METRICS["answer_match"], pool, space=space, n_trials=n_trials)
+    started = perf_counter()
+    search.compile(
+        student,
+        trainset=rows_of("train", 1),
+        valset=rows_of("val", n_rows),
+        testset=rows_of("test", n_rows),
+    )
+    seconds = perf_counter() - started
+    store.close()
+    return seconds, search.result.calls_made, str(search.result.pick)
+
+
+def replayed(*, n_trials: int, n_rows: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "calls.sqlite"
+        made, n_calls, pick = run_study(path, n_trials=n_trials, n_rows=n_rows)
+        seconds, n_again, again = run_study(path, n_trials=n_trials, n_rows=n_rows)
+    return {
+        "replay_seconds": seconds,
+        "replay_calls": n_again,
+        "replayed_calls": n_calls,
+        "replay_finds_the_same": pick == again,
+        "seconds_when_made": made,
+    }
+
+
+def overhead(moments: Sequence[int]) -> dict[str, float]:
+    agents = tuple(f"agent{n}" for n in range(12))
+    space, rng = SearchSpace(agents, max_depth=2, max_width=4), random.Random(0)
+    objectives = [OBJECTIVES[name]() for name in ("win_rate", "diversity")]
+
+    def measure(architecture: Architecture, origin: str) -> TrialRecord:
+        values = {name: rng.random() for name in ("win_rate", "score", "diversity")}
+        costs: dict[str, Any] = {"calls": architecture.calls, "usd": 0.0, "seconds": 1.0}
+        number = len(trials.records)
+        return TrialRecord(number, str(architecture), origin, rows=200, **values, **costs)
+
+    trials = Trials(
+        study=make_study(objectives, seed=0),
+        space=space,
+        ranking=agents,
+        settle=lambda one: one,
+        measure=measure,
+        values=lambda record: [record.win_rate, record.diversity],
+        seed=0,
+    )
+    printed = {}
+    for moment in moments:
+        trials.run(moment)
+        started = perf_counter()
+        trials.run(moment + N_TIMED)
+        printed[f"trial_overhead_ms_at_{moment}"] = 1_000 * (perf_counter() - started) / N_TIMED
+    return printed
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description="Time a search without its models.")
+    parser.add_argument("--json", action="store_true", help="print on one line, for programs")
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--rows", type=int, default=200, help="of val, and of test")
+    parser.add_argument("--at", type=int, nargs="+", default=[100, 1_000], help="trials")
+    options = parser.parse_args(arguments)
+    printed = overhead(options.at)
+    printed |= replayed(n_trials=options.trials, n_rows=options.rows)
+    print(json.dumps(printed, indent=None if options.json else 2))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

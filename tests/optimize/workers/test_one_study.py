@@ -152,7 +152,6 @@ def test_a_key_is_in_nothing_that_a_worker_leaves(
     base = server.base(fault_percent=20)
     study = write_study(tmp_path, base, sizes=(5, 5), n_trials=4, agent=agent)
     out = tmp_path / "out"
-    planted = {"PLANTED_API_KEY": KEY}
     worker = start("worker", study, "--storage", storage, "--out", out, PLANTED_API_KEY=KEY)
     printed = worker.communicate(timeout=120)
     assert worker.returncode == 0, printed

@@ -95,7 +95,7 @@ def overhead(moments: Sequence[int]) -> dict[str, float]:
     objectives = [OBJECTIVES[name]() for name in ("win_rate", "diversity")]
 
     def measure(architecture: Architecture, origin: str) -> TrialRecord:
-        values = {name: rng.random() for name in ("win_rate", "score", "diversity")}
+        values: dict[str, Any] = {n: rng.random() for n in ("win_rate", "score", "diversity")}
         costs: dict[str, Any] = {"calls": architecture.calls, "usd": 0.0, "seconds": 1.0}
         number = len(trials.records)
         return TrialRecord(number, str(architecture), origin, rows=200, **values, **costs)

@@ -102,7 +102,7 @@ def test_a_replay_of_a_judge_makes_no_calls(name: str, tmp_path: Path) -> None:
 
 def measurer_score(metric: Any, prediction: Any) -> float:
     """Score as a search does."""
-    return Measurer(student=None, metric=metric)._score(example(), prediction)  # type: ignore[arg-type]
+    return Measurer(student=None, metric=metric)._score(example(), prediction)
 
 
 @pytest.mark.parametrize("name", JUDGES)

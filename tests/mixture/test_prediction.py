@@ -19,7 +19,8 @@ def prediction() -> MixturePrediction:
     program = MixtureOfAgents(
         "question -> answer", "a + b > synthesize(c)", pool=pool, adapter=PlainChat()
     )
-    return program(question="Capital of France?")
+    found: MixturePrediction = program(question="Capital of France?")
+    return found
 
 
 def test_the_fields_of_a_prediction_are_the_users_own(prediction: MixturePrediction) -> None:

@@ -83,7 +83,7 @@ def test_no_sample_or_no_aggregation_is_an_error_with_its_cause() -> None:
     ],
 )
 def test_a_sequence_that_cannot_be_is_an_error_at_once(
-    options: dict[str, int], message: str
+    options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ArchitectureError, match=message):
         ask(scripted_pool({"a": "x", "b": "y"}), **options)

@@ -137,7 +137,7 @@ def dump(storage: str) -> bytes:
         tables = connection.execute(
             "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
         ).fetchall()
-        found = [connection.execute(f"SELECT * FROM {name}").fetchall() for (name,) in tables]  # type: ignore[call-overload]
+        found = [connection.execute(f"SELECT * FROM {name}").fetchall() for (name,) in tables]
         return calls + repr(found).encode()
 
 

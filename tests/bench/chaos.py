@@ -232,8 +232,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--quick", action="store_true", help="a few kills of a small study")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.kills, options.workers, options.val, options.test = 4, 2, 10, 10
-        options.trials, options.latency_ms = 5, 50
+        options.kills, options.workers, options.val, options.test = 4, 2, 7, 7
+        options.trials, options.latency_ms = 4, 50
     print(json.dumps(measure(options), indent=None if options.json else 2))
 
 

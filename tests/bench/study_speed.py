@@ -15,7 +15,7 @@ import json
 import random
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -37,12 +37,11 @@ N_TIMED = 10
 
 
 def pool_of(store: CallStore) -> Pool:
-    def answer(prompt: str) -> str:
-        # Right for most questions, and another text for other references.
-        number = sum(map(ord, prompt))
-        return f"{number % 9973} so it is {prompt.split()[0]}"
+    def script(agent: str) -> Callable[[str], str]:
+        # Every agent has words of its own, so that other references are another question.
+        return lambda prompt: f"{agent} says {sum(map(ord, prompt)) % 9973}: {prompt.split()[0]}"
 
-    return scripted_pool(dict.fromkeys(AGENTS, answer), calls=Calls(store))
+    return scripted_pool({name: script(name) for name in AGENTS}, calls=Calls(store))
 
 
 def rows_of(split: str, n: int) -> list[dspy.Example]:

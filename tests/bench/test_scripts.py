@@ -194,3 +194,11 @@ def test_scale_out_prints_a_speed_up_and_counts_what_is_asked_twice() -> None:
     assert printed["same_result"] is True
     seconds = printed["seconds_of_1"] / printed["seconds_of_2"]
     assert printed["speedup_at_2"] == pytest.approx(seconds)
+
+
+def test_study_speed_replays_without_a_call() -> None:
+    printed = run("study_speed.py", "--trials", "8", "--rows", "6", "--at", "12")
+    assert printed["replay_calls"] == 0
+    assert printed["replayed_calls"] > 0
+    assert printed["replay_finds_the_same"] is True
+    assert printed["trial_overhead_ms_at_12"] > 0

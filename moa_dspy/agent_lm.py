@@ -87,7 +87,7 @@ def _engine(agent: Agent, key: str | None, *, asynchronous: bool = False) -> Any
             n_threads=agent.n_threads,
             asynchronous=asynchronous,
         )
-    from moa_dspy.calls._endpoints import Endpoint, endpoint_engine
+    from moa_dspy.calls.endpoints._endpoints import Endpoint, endpoint_engine
 
     client: Any = agent.client
     endpoint = Endpoint(agent.model, agent.api_base, key, client, agent.timeout_seconds)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from moa_dspy.calls._budget import Estimate
 from moa_dspy.calls._limits import Limiter
 from moa_dspy.calls._retry import RetryPolicy
+from moa_dspy.calls.budgets._budget import Estimate
 
 
 @dataclass(frozen=True, slots=True)

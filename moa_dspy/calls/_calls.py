@@ -6,13 +6,11 @@ from functools import partial
 from typing import Any
 
 from moa_dspy.calls._attempt import facts_of
-from moa_dspy.calls._budget import Estimate
 from moa_dspy.calls._call import Call, call_key, canonical_json
 from moa_dspy.calls._caller import Ask, Caller
 from moa_dspy.calls._clock import Clock
 from moa_dspy.calls._endurance import Endurance
 from moa_dspy.calls._flights import Flights
-from moa_dspy.calls._ledger import Ledger
 from moa_dspy.calls._limits import Limiters
 from moa_dspy.calls._making import Making
 from moa_dspy.calls._patience import DeadlineError, Patience
@@ -20,6 +18,8 @@ from moa_dspy.calls._scope import current_scope
 from moa_dspy.calls._shelf import Memory, SharedShelf, Shelf, WritableShelf
 from moa_dspy.calls._steps import ASender, Plan, Sender, Wait, afollow, follow
 from moa_dspy.calls._turns import take_turn
+from moa_dspy.calls.budgets._budget import Estimate
+from moa_dspy.calls.budgets._ledger import Ledger
 from moa_dspy.errors import UnknownCallError
 
 

@@ -12,12 +12,12 @@ from moa_dspy.calls._call import Call
 from moa_dspy.calls._caller import Ask
 from moa_dspy.calls._clock import Clock
 from moa_dspy.calls._endurance import Endurance
-from moa_dspy.calls._ledger import Ledger
 from moa_dspy.calls._patience import DeadlineError, Patience
 from moa_dspy.calls._scope import current_scope
-from moa_dspy.calls._shared_limits import SharedLimits, admitted
 from moa_dspy.calls._shelf import SharedShelf, WritableShelf
 from moa_dspy.calls._steps import Plan, Send, Sleep, Step, Wait, Work
+from moa_dspy.calls.budgets._ledger import Ledger
+from moa_dspy.calls.store._shared_limits import SharedLimits, admitted
 from moa_dspy.errors import MoaError
 
 

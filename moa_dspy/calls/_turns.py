@@ -6,10 +6,10 @@ from collections.abc import Callable
 from functools import partial
 
 from moa_dspy.calls._call import Call
-from moa_dspy.calls._claims import pauses
 from moa_dspy.calls._patience import Patience
 from moa_dspy.calls._shelf import SharedShelf
 from moa_dspy.calls._steps import Plan, Sleep, Work
+from moa_dspy.calls.store._claims import pauses
 
 
 def take_turn(

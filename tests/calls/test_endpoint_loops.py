@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from moa_dspy.calls._endpoint_loops import PerLoop
+from moa_dspy.calls.endpoints._endpoint_loops import PerLoop
 
 
 class OfOneLoop:

@@ -12,7 +12,7 @@ import pytest
 from dspy import lm15
 
 from moa_dspy.calls import Caller, Calls, Recording, call_scope, stored_lm
-from moa_dspy.calls._samples import sample_index
+from moa_dspy.calls.engines._samples import sample_index
 from moa_dspy.pool import Agent, Pool
 from moa_dspy.testing import ScriptedEngine, scripted_pool
 from tests.calls.chat_server import ChatServer, Reply, serving

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from moa_dspy.calls._budget import LIMITS, Book, Budget, Estimate, Spending
-from moa_dspy.calls._memory_book import MemoryBook
+from moa_dspy.calls.budgets._budget import LIMITS, Book, Budget, Estimate, Spending
+from moa_dspy.calls.budgets._memory_book import MemoryBook
 from moa_dspy.errors import BudgetReachedError, StudyError
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from dspy import lm15
 from dspy._vendor.lm15.result import StreamAccumulator
 
-from moa_dspy.calls._failures import readable
-from moa_dspy.calls._markers import WholeMarkers, words
+from moa_dspy.calls.engines._failures import readable
+from moa_dspy.calls.engines._markers import WholeMarkers, words
 
 
 @dataclass(slots=True)

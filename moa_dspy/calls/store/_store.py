@@ -10,17 +10,17 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from moa_dspy.calls import _table
-from moa_dspy.calls._budget import Spending
 from moa_dspy.calls._call import Call
-from moa_dspy.calls._claims import Claims
-from moa_dspy.calls._database import Database, Session
-from moa_dspy.calls._database_book import DatabaseBook
-from moa_dspy.calls._owner import Owner
-from moa_dspy.calls._schema import prepare
-from moa_dspy.calls._seen import Seen
-from moa_dspy.calls._shared_limits import SharedLimits
-from moa_dspy.calls._table import PaidTwice
+from moa_dspy.calls.budgets._budget import Spending
+from moa_dspy.calls.budgets._database_book import DatabaseBook
+from moa_dspy.calls.store import _table
+from moa_dspy.calls.store._claims import Claims
+from moa_dspy.calls.store._database import Database, Session
+from moa_dspy.calls.store._owner import Owner
+from moa_dspy.calls.store._schema import prepare
+from moa_dspy.calls.store._seen import Seen
+from moa_dspy.calls.store._shared_limits import SharedLimits
+from moa_dspy.calls.store._table import PaidTwice
 from moa_dspy.errors import StoreError
 
 logger = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ from typing import Any
 from dspy import lm15
 from dspy.clients.engines import AsyncLiteLLMEngine, AsyncLM15Engine, LiteLLMEngine, LM15Engine
 
-from moa_dspy.calls._endpoint import NATIVE_PREFIXES, Endpoint
-from moa_dspy.calls._endpoint_chat import AsyncChatEngine, ChatEngine
-from moa_dspy.calls._endpoint_loops import PerLoop
+from moa_dspy.calls.endpoints._endpoint import NATIVE_PREFIXES, Endpoint
+from moa_dspy.calls.endpoints._endpoint_chat import AsyncChatEngine, ChatEngine
+from moa_dspy.calls.endpoints._endpoint_loops import PerLoop
 
 __all__ = ["NATIVE_PREFIXES", "Endpoint", "endpoint_engine"]
 

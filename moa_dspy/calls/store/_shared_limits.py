@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from moa_dspy.calls._claims import Claims, pauses
 from moa_dspy.calls._limits import Limiter
 from moa_dspy.calls._patience import Patience
 from moa_dspy.calls._retry import hinted_seconds
 from moa_dspy.calls._steps import Plan, Sleep, Work
+from moa_dspy.calls.store._claims import Claims, pauses
 from moa_dspy.errors import StoreError
 
 logger = logging.getLogger(__name__)

@@ -6,10 +6,10 @@ import weakref
 from collections.abc import Mapping
 from functools import partial
 
-from moa_dspy.calls._budget import Estimate, Spending, Totals
-from moa_dspy.calls._database import Session
-from moa_dspy.calls._owner import Owner
-from moa_dspy.calls._reservations import Reservations
+from moa_dspy.calls.budgets._budget import Estimate, Spending, Totals
+from moa_dspy.calls.budgets._reservations import Reservations
+from moa_dspy.calls.store._database import Session
+from moa_dspy.calls.store._owner import Owner
 from moa_dspy.errors import StoreError
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from moa_dspy.calls._call import Call
-from moa_dspy.calls._database import Database, Session
-from moa_dspy.calls._packed import COLUMNS, from_row, to_row
+from moa_dspy.calls.store._database import Database, Session
+from moa_dspy.calls.store._packed import COLUMNS, from_row, to_row
 
 _LISTED = ", ".join(COLUMNS)
 _SELECT = f"SELECT {_LISTED} FROM calls WHERE key = ?"

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Mapping
 
-from moa_dspy.calls._budget import Estimate, Spending, Totals
+from moa_dspy.calls.budgets._budget import Estimate, Spending, Totals
 
 
 class MemoryBook:

@@ -15,7 +15,7 @@ from dspy.clients.engines import AsyncLiteLLMEngine, AsyncLM15Engine, LiteLLMEng
 from dspy.clients.engines.lm15_engine import timeouts_for
 from dspy.clients.provider import Provider
 
-from moa_dspy.calls._endpoint_loops import PerLoop
+from moa_dspy.calls.endpoints._endpoint_loops import PerLoop
 
 _ROUTING: Final = ("api_version", "custom_llm_provider", "extra_query", "organization", "project")
 _IS_SECRET: Final = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)

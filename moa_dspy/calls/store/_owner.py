@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from moa_dspy.calls._database import Database, Session
+from moa_dspy.calls.store._database import Database, Session
 from moa_dspy.errors import StoreError
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from moa_dspy.calls._call import Call
-from moa_dspy.calls._store import CallStore
-from moa_dspy.calls._table import read_all
+from moa_dspy.calls.store._store import CallStore
+from moa_dspy.calls.store._table import read_all
 
 
 @dataclass(frozen=True, slots=True)

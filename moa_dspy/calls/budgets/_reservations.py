@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from moa_dspy.calls._budget import LIMITS, Estimate, Spending
-from moa_dspy.calls._database import Session
-from moa_dspy.calls._owner import Owner
+from moa_dspy.calls.budgets._budget import LIMITS, Estimate, Spending
+from moa_dspy.calls.store._database import Session
+from moa_dspy.calls.store._owner import Owner
 
 _NO_LIMIT = 1e300
 

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from moa_dspy.calls._database import Session
-from moa_dspy.calls._owner import Owner
+from moa_dspy.calls.store._database import Session
+from moa_dspy.calls.store._owner import Owner
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.005, 0.5
 

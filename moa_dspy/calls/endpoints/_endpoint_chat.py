@@ -19,8 +19,8 @@ from dspy.clients.engines.base import validate_request
 from dspy.clients.engines.lifecycle import aclosing_stream, closing_stream
 from dspy.clients.engines.stream_guard import achecked_stream, checked_stream
 
-from moa_dspy.calls._endpoint import Endpoint
-from moa_dspy.calls._endpoint_time import TimedTransport
+from moa_dspy.calls.endpoints._endpoint import Endpoint
+from moa_dspy.calls.endpoints._endpoint_time import TimedTransport
 
 NO_KEY = "EMPTY"
 """What servers without keys are sent: the header must hold something."""

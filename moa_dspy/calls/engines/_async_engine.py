@@ -11,11 +11,11 @@ from dspy import lm15
 from dspy.clients.engines.lifecycle import aclosing_stream
 from dspy.clients.engines.stream_guard import achecked_stream
 
-from moa_dspy.calls._engine import Stored
-from moa_dspy.calls._failures import in_time, readable, told
 from moa_dspy.calls._steps import Course, Send, Step
-from moa_dspy.calls._stream import Arriving, Passage, as_stream, stream_of
 from moa_dspy.calls._time_limit import aevents_within, awithin
+from moa_dspy.calls.engines._engine import Stored
+from moa_dspy.calls.engines._failures import in_time, readable, told
+from moa_dspy.calls.engines._stream import Arriving, Passage, as_stream, stream_of
 
 
 class AsyncStoredEngine(Stored):

@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from moa_dspy.calls._connections import Connections
-from moa_dspy.calls._database_url import database_url, secrets_of, shown
+from moa_dspy.calls.store._connections import Connections
+from moa_dspy.calls.store._database_url import database_url, secrets_of, shown
 from moa_dspy.errors import StoreError
 
 T = TypeVar("T")

@@ -7,8 +7,8 @@ from typing import Any, Final, Self
 
 from dspy.utils.callback import BaseCallback
 
-from moa_dspy.calls._samples import lm_call_begins, lm_call_ends
 from moa_dspy.calls._scope import CallFacts, current_scope
+from moa_dspy.calls.engines._samples import lm_call_begins, lm_call_ends
 
 _N_LATEST: Final = 200
 """Entries of a history that are looked through: about as many as calls can overlap."""

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from moa_dspy.calls._database import Database, Session
+from moa_dspy.calls.store._database import Database, Session
 from moa_dspy.errors import StoreError
 
 SCHEMA_VERSION = 3

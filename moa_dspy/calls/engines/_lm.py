@@ -7,11 +7,11 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.calls._async_engine import AsyncStoredEngine
-from moa_dspy.calls._callbacks import NOTE_SAMPLES
 from moa_dspy.calls._caller import Caller
 from moa_dspy.calls._calls import Calls
-from moa_dspy.calls._engine import StoredEngine
+from moa_dspy.calls.engines._async_engine import AsyncStoredEngine
+from moa_dspy.calls.engines._callbacks import NOTE_SAMPLES
+from moa_dspy.calls.engines._engine import StoredEngine
 
 
 def stored_lm(

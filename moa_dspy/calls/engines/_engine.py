@@ -21,12 +21,12 @@ from dspy.clients.engines.stream_guard import checked_stream
 from moa_dspy.calls._call import Call
 from moa_dspy.calls._caller import Ask, Caller
 from moa_dspy.calls._calls import Calls
-from moa_dspy.calls._failures import in_time, readable, told
-from moa_dspy.calls._samples import next_sample
 from moa_dspy.calls._scope import current_scope
 from moa_dspy.calls._steps import Course, Send, Step
-from moa_dspy.calls._stream import Arriving, Passage, as_stream, stream_of
 from moa_dspy.calls._time_limit import events_within, within
+from moa_dspy.calls.engines._failures import in_time, readable, told
+from moa_dspy.calls.engines._samples import next_sample
+from moa_dspy.calls.engines._stream import Arriving, Passage, as_stream, stream_of
 
 
 class Stored:

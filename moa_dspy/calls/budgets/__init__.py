@@ -1,0 +1,1 @@
+"""What a study may spend, and what it has spent."""

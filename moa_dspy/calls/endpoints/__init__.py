@@ -1,0 +1,1 @@
+"""What really asks a model: DSPy's own client, or LiteLLM's."""

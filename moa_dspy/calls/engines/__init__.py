@@ -1,0 +1,1 @@
+"""Engines below DSPy's LM: they answer from the calls, and stream."""

@@ -54,6 +54,7 @@ class ChatServer(ThreadingHTTPServer):
     """Answers by a script and remembers what it was asked."""
 
     daemon_threads = True
+    request_queue_size = 64  # of connections at once; at 5 the next ones are dropped
 
     def __init__(self, script: Script) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

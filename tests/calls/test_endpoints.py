@@ -30,6 +30,7 @@ class ChatServer(ThreadingHTTPServer):
     """Speaks the chat completions protocol on this machine and remembers what it was asked."""
 
     daemon_threads = True
+    request_queue_size = 64
 
     def __init__(self, answer: str) -> None:
         super().__init__(("127.0.0.1", 0), Handler)

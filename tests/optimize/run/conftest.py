@@ -32,6 +32,11 @@ n_trials = 8
 """
 
 
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64  # of connections at once; at 5 the next ones were dropped
+
+
 class Server:
     """Model ``e1`` is wrong where the number modulo 3 is 1, and so on; every request is logged.
 
@@ -50,8 +55,7 @@ class Server:
         self.holds_after: int | None = None
         self.is_holding, self._released = threading.Event(), threading.Event()
         self._lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._http.daemon_threads = True
+        self._http = _Http(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,))
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._http.server_port}/v1"

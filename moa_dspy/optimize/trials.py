@@ -24,6 +24,9 @@ An ask takes 10 ms after 100 trials and 40 after 1,000: few, so that a trial tak
 to choose than a model takes to answer.
 """
 
+MOST_DRAWS = 2_000
+"""Known architectures drawn in a row after which the space counts as exhausted."""
+
 Try = Callable[[Architecture, str], TrialRecord]
 """Measures an architecture; the text says who proposed it."""
 
@@ -133,7 +136,7 @@ class Trials:
                 repeats = 0
 
     def _draw(self, rng: random.Random) -> Architecture | None:
-        for _ in range(200):
+        for _ in range(MOST_DRAWS):
             drawn = self.settle(self.space.draw(rng))
             if drawn not in self.records:
                 return drawn

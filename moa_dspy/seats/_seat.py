@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from moa_dspy.aggregators import Question
-from moa_dspy.calls import CallScope
+from moa_dspy.calls import CallFacts, CallScope
 from moa_dspy.errors import ours
 from moa_dspy.response import Response, render
 from moa_dspy.seats._module import values_of
 from moa_dspy.seats._outside_lm import Trace, renamed
 
-Asked: TypeAlias = tuple[Response, Trace]
-"""A response, and what DSPy traced on the way to it."""
+Asked: TypeAlias = tuple[Response, Trace, Sequence[CallFacts]]
+"""A response, what DSPy traced on the way to it, and the calls that it took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Seat:
             **rest,
         )
         trace = renamed(self.trace, self.module, self.question.module)
-        return _in_time(response, self.question), trace
+        return _in_time(response, self.question), trace, log
 
 
 def _in_time(response: Response, question: Question) -> Response:
@@ -74,7 +75,7 @@ def _in_time(response: Response, question: Question) -> Response:
 def abandoned(question: Question) -> Asked:
     late = question.deadline_seconds or 0.0
     response = Response(question.agent, question.sample, calls=1, seconds=late, failure=_late(late))
-    return replace(response, cuts=question.cuts), []
+    return replace(response, cuts=question.cuts), [], ()
 
 
 def _late(seconds: float) -> str:

@@ -127,12 +127,9 @@ class Seats:
             settings["trace"] = []
         late = question.deadline_seconds
         moment = None if late is None else time.monotonic() + late
-        around = current_scope()
         scope = call_scope(sample=question.sample, deadline=moment, cancelled=cancelled)
         with scope as own_scope, dspy.context(**settings):
             yield Seat(question, module, own_scope, settings.get("trace", []))
-        # A mixture that sits in a seat costs that seat what its own seats cost.
-        around.log.extend(own_scope.log)
 
     def _lm(self, question: Question, number: int | None) -> Any:
         lm = self.pool.lm(question.agent)
@@ -158,10 +155,13 @@ def _deadline(questions: Sequence[Question]) -> float | None:
 
 
 def _collected(asked: Sequence[Asked]) -> list[Response]:
-    """Return the responses, with their traces handed on in seat order, not by who was first."""
-    whole = dspy.settings.trace
-    if whole is not None:
-        for _, trace in asked:
+    """Return the responses; traces and calls are handed on in seat order, not by who was first."""
+    whole, log = dspy.settings.trace, current_scope().log
+    for _, trace, calls in asked:
+        # A mixture that sits in a seat costs that seat what its own seats cost.
+        log.extend(calls)
+        if whole is not None:
             whole.extend(trace)
+    if whole is not None:
         del whole[: max(0, len(whole) - dspy.settings.max_trace_size)]
-    return [response for response, _ in asked]
+    return [response for response, _, _ in asked]

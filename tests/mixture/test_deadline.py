@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import dspy
 import pytest
 
 from moa_dspy.adapters import PlainChat
-from moa_dspy.calls import Call, Calls
+from moa_dspy.calls import Call, Calls, call_scope
 from moa_dspy.errors import ArchitectureError, LayerFailedError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
@@ -74,14 +75,17 @@ def test_an_abandoned_straggler_finishes_into_the_store_and_changes_nothing_else
     release: threading.Event,
 ) -> None:
     shelf = Shelf()
-    with dspy.context(trace=[]):
+    with dspy.context(trace=[]), call_scope() as scope:
         found = mixture(pool_of(release, shelf))(question="q")
-        answered, trace = str(found), list(dspy.settings.trace)
+        answered, trace, log = str(found), list(dspy.settings.trace), list(scope.log)
         assert not shelf.arrived.is_set()
         release.set()
         assert shelf.arrived.wait(30)
         assert str(found) == answered
+        time.sleep(0.2)  # what it might write, it would write after it is stored
         assert dspy.settings.trace == trace
+        assert scope.log == log
+        assert [facts.agent for facts in log] == ["fast", "last"]
         assert len(trace) == 2
     assert {call.agent for call in shelf.calls.values()} == {"fast", "slow", "last"}
 

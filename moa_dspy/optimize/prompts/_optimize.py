@@ -82,22 +82,9 @@ def optimize_aggregator(
     run = _Run(target, scoring, Tally(), alpha, gain, n_threads)
     bank = run.read(rows.train)
     made = run.tuned(optimizer, bank, options, share=tuning_share, seed=seed)
-    after = Prompt.of(made.aggregator)
-    # What is accepted depends on val alone, and is decided before a test row is read.
-    val = run.compared(after, rows.val, "validation")
-    return PromptResult(
-        program=target.with_prompt(after if val.is_proven else target.prompt),
-        accepted=val.is_proven,
-        before=target.prompt,
-        after=after,
-        val=val,
-        test=run.compared(after, rows.test, "test") if rows.test else None,
-        calls=run.tally.by_stage(),
-        origin=Origin(name_of(optimizer), _settings(optimizer, options)),
-        candidates=candidates_of(optimizer, made),
-        layer=layer,
-        notes=_notes(bank, made),
-    )
+    origin = Origin(name_of(optimizer), _settings(optimizer, options))
+    told = {"candidates": candidates_of(optimizer, made), "notes": _notes(bank, made)}
+    return run.decided(Prompt.of(made.aggregator), rows, layer=layer, origin=origin, **told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +132,21 @@ class _Run:
         is_same = after.key == self.target.prompt.key
         # No number of rows would tell a prompt from itself.
         return replace(found, n_more=0) if is_same else found
+
+    def decided(self, after: Prompt, rows: PromptRows, **about: Any) -> PromptResult:
+        """Accept the new prompt or not; ``about`` is what else the result says."""
+        # What is accepted depends on val alone, and is decided before a test row is read.
+        val = self.compared(after, rows.val, "validation")
+        return PromptResult(
+            program=self.target.with_prompt(after if val.is_proven else self.target.prompt),
+            accepted=val.is_proven,
+            before=self.target.prompt,
+            after=after,
+            val=val,
+            test=self.compared(after, rows.test, "test") if rows.test else None,
+            calls=self.tally.by_stage(),
+            **about,
+        )
 
 
 def _examples(bank: Bank, feedback: ReferenceFeedback, target: Target) -> list[dspy.Example]:

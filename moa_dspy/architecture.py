@@ -7,17 +7,16 @@ compared, hashed, printed, stored in a trial and rebuilt years later.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final
 
 from moa_dspy.errors import ArchitectureError
+from moa_dspy.notation import format_last, format_layer, read_parts
 
 COMBINES: Final = ("synthesize", "select", "vote")
 """How the last step turns references into an answer."""
 
 _NAME = re.compile(r"[^\s>+*()]+")
-_LAST = re.compile(r"(synthesize|select|vote)(?:\(([^\s>+*()]+)\))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,8 @@ class Architecture:
     ``"a"`` is the single agent a, ``"a + b*2 > c + d > synthesize(e)"`` two layers
     and an aggregator. Order inside a layer does not matter (layers are kept
     sorted, so equal architectures are equal objects) and a name may repeat:
-    independent samples of one agent, which is Self-MoA.
+    independent samples of one agent, which is Self-MoA. What the last step does
+    differently follows in its brackets: ``"a + b > synthesize(c; order=b; prompt=brief)"``.
 
     Attributes:
         layers: Agent names per layer, first layer first; empty for a single agent.
@@ -36,15 +36,22 @@ class Architecture:
             is consensus, without a model. ``vote``: the proposer whose answer wins a
             tie; None is the first in the layer's order. Depth 0: the agent itself.
         combine: One of ``COMBINES``.
+        order: In which order the last step reads the last layer, and ties of a vote are
+            decided: these agents first, then the others by name. Kept as short as it can be.
+        prompt: Name of the prompt that a search put into the aggregator's seat; None is the
+            seat's own. It tells architectures apart; a mixture does not look it up.
 
     Raises:
-        ArchitectureError: If a layer is empty, a name is not a plain word, the
-            combine is unknown, or an aggregator is missing or does not vote.
+        ArchitectureError: If a layer is empty, a name is not a plain word, the combine is
+            unknown, an aggregator is missing or does not vote, or an order or a prompt
+            is given to what does not read.
     """
 
     layers: tuple[tuple[str, ...], ...]
     aggregator: str | None
     combine: str = "synthesize"
+    order: tuple[str, ...] = ()
+    prompt: str | None = None
 
     def __post_init__(self) -> None:
         layers = tuple(tuple(sorted(layer)) for layer in self.layers)
@@ -61,6 +68,25 @@ class Architecture:
                     f"Agent name {name!r} must not be empty or hold spaces or any of > + * ( )."
                 )
         self._check_aggregator()
+        self._check_reading()
+        object.__setattr__(self, "order", _shortest(self.order, layers[-1] if layers else ()))
+
+    def _check_reading(self) -> None:
+        read = self.layers[-1] if self.layers else ()
+        for name in self.order:
+            if name not in read or self.order.count(name) > 1:
+                raise ArchitectureError(
+                    f"`order` must name agents of the last layer, {', '.join(read) or 'none here'},"
+                    f" each once, but got {', '.join(self.order)}."
+                )
+        if self.prompt is None:
+            return
+        if self.combine != "synthesize" or not self.layers:
+            raise ArchitectureError("`prompt` goes with an aggregator that synthesizes.")
+        if not _NAME.fullmatch(self.prompt):
+            raise ArchitectureError(
+                f"Prompt name {self.prompt!r} must not be empty or hold spaces or any of > + * ( )."
+            )
 
     def _check_aggregator(self) -> None:
         needs_one = self.combine == "synthesize" or not self.layers
@@ -87,16 +113,10 @@ class Architecture:
         Raises:
             ArchitectureError: If a part cannot be read, naming it.
         """
-        *heads, last = [part.strip() for part in text.split(">")]
-        if not heads:
-            return cls.single(last)
-        match = _LAST.fullmatch(last)
-        if match is None:
-            raise ArchitectureError(
-                f"The last part of {text!r} must be synthesize(NAME), select, select(NAME), vote "
-                f"or vote(NAME), but got {last!r}."
-            )
-        return cls(tuple(_parse_layer(part) for part in heads), match[2], match[1])
+        layers, last = read_parts(text)
+        if last is None:
+            return cls.single(text.strip())
+        return cls(layers, last.aggregator, last.combine, last.order, last.prompt)
 
     @classmethod
     def from_json(cls, value: Any) -> Architecture:
@@ -105,30 +125,37 @@ class Architecture:
         Raises:
             ArchitectureError: If a key is missing or unknown, or a value is no name.
         """
-        if not _is(value, dict) or set(value) != {"layers", "aggregator", "combine"}:
+        needed = {"layers", "aggregator", "combine"}
+        if not _is(value, dict) or not needed <= set(value) <= {*needed, "order", "prompt"}:
             raise ArchitectureError(
-                f"An architecture has the keys layers, aggregator, combine, but got {value!r}."
+                "An architecture has the keys layers, aggregator, combine, but got "
+                f"{value!r}; it may have order and prompt besides."
             )
         layers, aggregator = value["layers"], value["aggregator"]
-        is_listed = _is(layers, list) and all(_is(layer, list) for layer in layers)
-        names = [name for layer in layers for name in layer] if is_listed else []
-        named = [*names, *([] if aggregator is None else [aggregator])]
+        order, prompt = value.get("order", []), value.get("prompt")
+        lists = [*layers, order] if _is(layers, list) else [layers]
+        is_listed = all(_is(one, list) for one in lists)
+        names = [name for one in lists for name in one] if is_listed else []
+        named = [*names, *(one for one in (aggregator, prompt) if one is not None)]
         if not is_listed or not all(_is(name, str) for name in named):
             raise ArchitectureError(
                 f"`layers` must be lists of names, and `aggregator` a name, but got {value!r}."
             )
-        return cls(tuple(tuple(layer) for layer in layers), aggregator, value["combine"])
+        seats = tuple(tuple(layer) for layer in layers)
+        return cls(seats, aggregator, value["combine"], tuple(order), prompt)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON data."""
+        """Return plain JSON data; an order and a prompt are in it only where they are given."""
         layers = [list(layer) for layer in self.layers]
-        return {"layers": layers, "aggregator": self.aggregator, "combine": self.combine}
+        plain = {"layers": layers, "aggregator": self.aggregator, "combine": self.combine}
+        rest = {"order": list(self.order), "prompt": self.prompt}
+        return plain | {key: value for key, value in rest.items() if value}
 
     def __str__(self) -> str:
         if not self.layers:
             return str(self.aggregator)
-        who = f"({self.aggregator})" if self.aggregator else ""
-        return " > ".join([*(_format_layer(layer) for layer in self.layers), self.combine + who])
+        last = format_last(self.combine, self.aggregator, self.order, self.prompt)
+        return " > ".join([*map(format_layer, self.layers), last])
 
     @property
     def depth(self) -> int:
@@ -140,6 +167,13 @@ class Architecture:
         """Every agent that sits somewhere, sorted, each once."""
         seats = {name for layer in self.layers for name in layer}
         return tuple(sorted(seats | ({self.aggregator} if self.aggregator is not None else set())))
+
+    @property
+    def reading(self) -> tuple[int, ...]:
+        """Seats of the last layer in the order in which the last step reads them."""
+        layer = self.layers[-1] if self.layers else ()
+        rank = {name: place for place, name in enumerate(self.order)}
+        return tuple(sorted(range(len(layer)), key=lambda seat: rank.get(layer[seat], len(rank))))
 
     @property
     def aggregator_calls_a_model(self) -> bool:
@@ -159,16 +193,8 @@ def _is(value: Any, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def _parse_layer(text: str) -> tuple[str, ...]:
-    names: list[str] = []
-    for part in text.split("+"):
-        name, star, count = part.strip().partition("*")
-        if star and not (count.strip().isdecimal() and int(count) > 0):
-            raise ArchitectureError(f"{part.strip()!r} must read NAME or NAME*COUNT.")
-        names += [name.strip()] * (int(count) if star else 1)
-    return tuple(names)
-
-
-def _format_layer(layer: tuple[str, ...]) -> str:
-    counts = Counter(layer)
-    return " + ".join(name if n == 1 else f"{name}*{n}" for name, n in counts.items())
+def _shortest(order: tuple[str, ...], layer: tuple[str, ...]) -> tuple[str, ...]:
+    """Leave out the names at the end that stand where they would stand unnamed."""
+    full = [*order, *(name for name in dict.fromkeys(layer) if name not in order)]
+    kept = next(k for k in range(len(full) + 1) if full[k:] == sorted(full[k:]))
+    return tuple(full[:kept])

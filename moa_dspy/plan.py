@@ -125,8 +125,9 @@ class Planner:
             (final,) = yield [Question(node, name, 0, self.aggregator, inputs, is_final=True)]
             asked = final
         else:
-            readable = [response for response in layers[-1] if response.has_answer]
-            steps = self._combine(nodes)(inputs, readable)
+            seats = self.architecture.reading
+            readable = [one for seat in seats if (one := layers[-1][seat]).has_answer]
+            steps = self._combine(tuple(nodes[seat] for seat in seats))(inputs, readable)
             final, asked = yield from _watched(steps)
         if not final.has_answer:
             raise _too_few("The aggregator did not answer: 0 of 1", [final])
@@ -149,6 +150,8 @@ class Planner:
             return Vote(self.outputs, NORMALISERS[self.rules.normalise], name)
         if name is None:
             return Consensus()
+        if (prompt := self.architecture.prompt) is not None:
+            parents = (*parents, f"prompt={prompt}")  # another prompt is another computation
         kind = Synthesize if combine == "synthesize" else Rank
         return kind(name, self.aggregator, parents, self._reader)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -23,10 +24,11 @@ def architectures(draw: st.DrawFn) -> Architecture:
     if not layers:
         return Architecture.single(draw(names))
     combine = draw(st.sampled_from(COMBINES))
+    order = tuple(draw(st.lists(st.sampled_from(layers[-1]), unique=True)))
     if combine == "synthesize":
-        return Architecture(layers, draw(names), combine)
+        return Architecture(layers, draw(names), combine, order, draw(st.none() | NAMES))
     someone = names if combine == "select" else st.sampled_from(layers[-1])
-    return Architecture(layers, draw(st.none() | someone), combine)
+    return Architecture(layers, draw(st.none() | someone), combine, order)
 
 
 @given(architectures())
@@ -45,7 +47,7 @@ def test_order_inside_a_layer_does_not_matter(architecture: Architecture, random
         tuple(sorted(layer, key=lambda _: random.random()))  # type: ignore[attr-defined]  # a Random
         for layer in architecture.layers
     )
-    other = Architecture(shuffled, architecture.aggregator, architecture.combine)
+    other = replace(architecture, layers=shuffled)
     assert (other, hash(other), str(other)) == (architecture, hash(architecture), str(architecture))
 
 
@@ -65,6 +67,14 @@ def test_order_of_layers_does_matter() -> None:
         ("a*2 > select", "a*2 > select", 1, 2),
         ("a * 2 > select(a)", "a*2 > select(a)", 1, 3),
         ("b + a > d*3 > synthesize(a)", "a + b > d*3 > synthesize(a)", 2, 6),
+        (
+            "a + b > synthesize(c; order=b a;  prompt=p)",
+            "a + b > synthesize(c; order=b; prompt=p)",
+            1,
+            3,
+        ),
+        ("a + b > select(; order=a b)", "a + b > select", 1, 2),
+        ("a + b + c > vote(; order=b)", "a + b + c > vote(; order=b)", 1, 3),
     ],
 )
 def test_the_notation_has_one_canonical_form(
@@ -72,6 +82,12 @@ def test_the_notation_has_one_canonical_form(
 ) -> None:
     architecture = Architecture.parse(text)
     assert (str(architecture), architecture.depth, architecture.calls) == (canonical, depth, calls)
+
+
+def test_the_last_step_reads_in_the_order_given_then_by_name() -> None:
+    architecture = Architecture.parse("a + b*2 + c > vote(; order=c)")
+    assert [architecture.layers[-1][seat] for seat in architecture.reading] == ["c", "a", "b", "b"]
+    assert Architecture.single("a").reading == ()
 
 
 def test_agents_are_everyone_who_sits_somewhere_once() -> None:
@@ -97,6 +113,12 @@ def test_agents_are_everyone_who_sits_somewhere_once() -> None:
         ("a* > vote", r"'a\*' must read NAME or NAME\*COUNT"),
         ("a + b > vote(c)", r"'c' cannot decide ties: .* last layer's proposers, a, b"),
         ("c > a > vote(c)", r"'c' cannot decide ties: .* last layer's proposers, a\."),
+        ("c > a > vote(a; order=c)", r"`order` must name agents of the last layer, a, each once"),
+        ("a + b > vote(a; order=b b)", r"each once, but got b, b"),
+        ("a > vote(a; prompt=p)", r"`prompt` goes with an aggregator that synthesizes"),
+        ("a > synthesize(a; prompt=p q)", r"Prompt name 'p q' must not be empty"),
+        ("a > synthesize(a; prompt=)", r"Prompt name '' must not be empty"),
+        ("a > synthesize(a; pormpt=p)", r"knows order=NAME NAME and prompt=NAME, but got 'pormpt'"),
     ],
 )
 def test_a_text_that_is_no_architecture_is_refused_with_the_part(text: str, message: str) -> None:

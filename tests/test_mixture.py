@@ -13,7 +13,7 @@ from moa_dspy.calls import Budget, Calls, Ledger
 from moa_dspy.errors import BudgetReachedError, LayerFailedError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
-from moa_dspy.response import Answer
+from moa_dspy.response import Answer, Response
 from moa_dspy.testing import scripted_pool
 
 ECHO = {name: (lambda prompt, name=name: f"{name}<{prompt}>") for name in "abcd"}
@@ -53,6 +53,31 @@ def test_every_layer_reads_the_one_before_in_the_architectures_order() -> None:
     assert [[r.text for r in layer] for layer in answer.layers] == [["1", "2"], [f"c:{len(first)}"]]
     assert answer.final.text == numbered(f"c:{len(first)}")
     assert answer.calls == pool.calls.ledger.spending.made == 4
+
+
+def test_the_last_step_reads_in_the_order_that_the_architecture_gives() -> None:
+    pool = scripted_pool({"a": "1", "b": "2", "c": "3", "d": lambda p: p})
+    answer = ask(mixture(pool, "a + b + c > synthesize(d; order=c)"))
+    assert answer.final.text == numbered("3", "1", "2")
+    assert [response.agent for response in answer.layers[-1]] == ["a", "b", "c"]
+
+
+def test_the_order_decides_the_ties_in_which_the_tie_breaker_has_no_part() -> None:
+    pool = scripted_pool({"a": "x", "b": "x", "c": "y", "d": "y", "e": "z"})
+    assert ask(mixture(pool, "a + b + c + d + e > vote(e)")).final.text == "x"
+    assert ask(mixture(pool, "a + b + c + d + e > vote(e; order=d)")).final.text == "y"
+
+
+def test_another_prompt_is_another_computation() -> None:
+    def nodes(architecture: str) -> list[str]:
+        plan = mixture(scripted_pool(ECHO), architecture).plan({"question": "q"})
+        questions = next(plan)
+        found = plan.send([Response(q.agent, values={"answer": "x"}, text="x") for q in questions])
+        plan.close()
+        return [question.node for question in (*questions, *found)]
+
+    plain, named = nodes("a > synthesize(b)"), nodes("a > synthesize(b; prompt=p)")
+    assert plain[0] == named[0] and plain[1] != named[1]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ class Seating(_Strict):
     layers: list[list[str]]
     aggregator: str | None
     combine: str
+    order: list[str] = field(default_factory=list[str])
+    prompt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,8 @@ def test_another_prompt_is_another_computation() -> None:
         return [question.node for question in (*questions, *found)]
 
     plain, named = nodes("a > synthesize(b)"), nodes("a > synthesize(b; prompt=p)")
-    assert plain[0] == named[0] and plain[1] != named[1]
+    assert plain[0] == named[0]
+    assert plain[1] != named[1]
 
 
 @pytest.mark.parametrize(

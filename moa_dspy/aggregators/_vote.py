@@ -25,7 +25,7 @@ class Vote:
 
     def __call__(self, inputs: Mapping[str, Any], responses: Sequence[Response], /) -> Steps:
         """Count without asking."""
-        ballots = [self._ballot(response) for response in responses]
+        ballots = [self.ballot(response) for response in responses]
         counts = Counter(ballots)
         most = max(counts.values())
         tied = [i for i, ballot in enumerate(ballots) if counts[ballot] == most]
@@ -33,5 +33,6 @@ class Vote:
         return responses[(preferred or tied)[0]]
         yield  # makes this a plan that asks nothing
 
-    def _ballot(self, response: Response) -> tuple[str, ...]:
+    def ballot(self, response: Response) -> tuple[str, ...]:
+        """Return what is counted: equal where answers are."""
         return tuple(self.normalise(str(response.values.get(name))) for name in self.fields)

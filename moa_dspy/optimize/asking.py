@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from moa_dspy.aggregators import Question
+from moa_dspy.aggregators import NORMALISERS, Question, Vote
 from moa_dspy.calls import CallFacts, call_scope
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.plan import follow
@@ -91,6 +91,17 @@ class Asking:
         answer = self.answers[-1]
         read = answer.layers[-1] if answer.layers else (answer.final,)
         return tuple(response.text for response in read if response.has_answer)
+
+    def ballot(self, mixture: MixtureOfAgents) -> tuple[str, ...] | None:
+        """Return what a vote would count of a single agent's answer.
+
+        None where that is not one thing: of layers, or of a program that asked the mixture
+        never or several times.
+        """
+        if mixture.architecture.layers or len(self.answers) != 1:
+            return None
+        vote = Vote(tuple(mixture.signature.output_fields), NORMALISERS[mixture.normalise])
+        return vote.ballot(self.answers[0].final)
 
     def costs(self, others: Sequence[CallFacts]) -> dict[str, Any]:
         """Return calls, usd, seconds and tokens of the seats and of the ``others``' calls.

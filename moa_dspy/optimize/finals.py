@@ -18,7 +18,7 @@ from moa_dspy.optimize.context import SearchContext
 from moa_dspy.optimize.measure import Measurer, Outcome, means, scores
 from moa_dspy.optimize.referee import Referee
 from moa_dspy.optimize.result import Row, TrialRecord
-from moa_dspy.optimize.selection import pick
+from moa_dspy.optimize.selection import best_on_val
 from moa_dspy.optimize.space import SearchSpace
 from moa_dspy.winrate import (
     Interval,
@@ -97,7 +97,7 @@ class Finals:
         if not fair:
             note = "its share of the budget did not reach one trial"
             return Rival("random", None, note), len(drawn)
-        best = pick(fair, diversity_weight=context.diversity_weight)
+        best = best_on_val(fair, diversity_weight=context.diversity_weight)
         note = f"best of {len(drawn)} random architectures"
         return Rival("random", Architecture.parse(best.architecture), note), len(drawn)
 

@@ -35,6 +35,7 @@ class Outcome:
         seconds: Critical path, in production terms.
         tokens: Prompt and completion tokens.
         failure: Why nothing was answered; None when something was.
+        ballot: What a vote counts of a single agent's answer; None where there is no such thing.
     """
 
     score: float
@@ -44,6 +45,7 @@ class Outcome:
     seconds: float
     tokens: int = 0
     failure: str | None = None
+    ballot: tuple[str, ...] | None = None
 
 
 class Crew(Protocol):
@@ -176,6 +178,7 @@ class Measurer:
         self._outcomes[key] = Outcome(
             score=self._score(row, prediction),
             layer=asking.read,
+            ballot=asking.ballot(student.mixture),
             **asking.costs(scope.log),
         )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import optuna
 
 from moa_dspy.architecture import Architecture
@@ -15,19 +16,19 @@ from moa_dspy.calls import Budget
 from moa_dspy.data import Splits
 from moa_dspy.optimize.baselines import openers
 from moa_dspy.optimize.context import SearchContext, StageCounts
-from moa_dspy.optimize.criteria import Criteria
 from moa_dspy.optimize.finals import Comparison, Finals, random_draws
+from moa_dspy.optimize.known import Known
 from moa_dspy.optimize.measure import Measurer, scores
 from moa_dspy.optimize.opening import measure_singles, probe, test_share
 from moa_dspy.optimize.referee import Referee
 from moa_dspy.optimize.result import StudyResult, TrialRecord
-from moa_dspy.optimize.selection import optimism, pick
+from moa_dspy.optimize.selection import Choice, Evidence, Measured, choose, expected_score, paired
 from moa_dspy.optimize.student import Student
 from moa_dspy.optimize.trials import Trials, make_study
 from moa_dspy.optimize.versions import versions
 
-N_CRITERIA_SEEDS = 6
-"""Layers that the paper's criteria put first, tried before the sampler is asked."""
+N_VOTES = 3
+"""Votes tried because redrawn answers put them first; they cost no call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,45 +48,40 @@ class Stages:
         self.ledger = context.pool.calls.ledger
         self.started, self.before = time.monotonic(), self.ledger.spending
         probe(context, measurer, splits.val[0])
-        self.singles = singles = measure_singles(context, measurer, splits.val)
-        self.criteria = Criteria(
-            {name: scores(outcomes) for name, outcomes in singles.items()},
-            {name: [(o.layer or ("",))[0] for o in outcomes] for name, outcomes in singles.items()},
-            metric=context.diversity,
-        )
-        self.ranking = self.criteria.best_agents()
+        singles = measure_singles(context, measurer, splits.val)
+        self.known = Known(singles, context.space, context.limits, context.seed)
         self.referee = Referee(
             measurer,
             splits.val,
-            best_single=self.ranking[0],
+            best_single=self.known.ranking[0],
             diversity=context.diversity,
             limits=context.limits,
         )
         self.trials = Trials(
             study=make_study(context.objectives, seed=context.seed, sampler=context.sampler),
             space=context.space,
-            ranking=self.ranking,
-            settle=self._settle,
+            ranking=self.known.ranking,
+            settle=self.known.settle,
             measure=self._try,
             values=lambda record: self.referee.values(record, context.objectives),
             seed=context.seed,
             announce=self._announce,
         )
-        self.draws = random_draws(context.space, self._settle, context.seed)
+        self.draws = random_draws(context.space, self.known.settle, context.seed)
 
     def run(self) -> tuple[Any, Found]:
         """Run every stage; return the recommended program and all that was found."""
         self._search()
         records = list(self.trials.records.values())
-        weight = self.context.diversity_weight
-        chosen = pick(records, limits=self.context.limits, diversity_weight=weight)
-        best = Architecture.parse(chosen.architecture)
-        finals = Finals(self.context, self.measurer, self.splits, self.ranking, self._settle)
+        evidence = self._evidence()
+        choice = choose(evidence)
+        known = self.known
+        finals = Finals(self.context, self.measurer, self.splits, known.ranking, known.settle)
         counts = self.context.counts
         rival, n_random = finals.random_rival(
             counts.random if counts else len(records), self.referee
         )
-        result = self._result(best, records, finals.compare(best, rival))
+        result = self._result(choice, evidence, finals.compare(choice.picked, rival))
         program = self._program(result, records)
         reached = StageCounts(len(records), n_random, result.stopped_by)
         return program, Found(result, self.trials.study, reached)
@@ -102,23 +98,51 @@ class Stages:
         program.candidate_programs = self._candidates(student, records)
         return program
 
-    def _settle(self, architecture: Architecture) -> Architecture:
-        """Let the best voter decide ties, so that one vote is one architecture."""
-        if architecture.combine != "vote":
-            return architecture
-        voter = min(architecture.layers[-1], key=self.ranking.index)
-        return replace(architecture, aggregator=voter)
-
     def _search(self) -> None:
-        context, trials = self.context, self.trials
+        context, trials, ranking = self.context, self.trials, self.known.ranking
         limit = context.counts.trials if context.counts else context.n_trials
-        singles = [Architecture.single(name) for name in self.ranking]
+        singles = [Architecture.single(name) for name in ranking]
         trials.open_with(singles, origin="single")
-        rivals = openers(self.ranking, context.pool, context.space)
+        rivals = openers(ranking, context.pool, context.space)
         trials.open_with(rivals, origin="baseline", limit=limit)
+        trials.open_with(self._votes(), origin="votes", limit=limit)
         trials.open_with(context.space.listed, origin="listed", limit=limit)
-        trials.open_with(self._seeds(), origin="criteria", limit=limit)
         trials.run(limit)
+
+    def _votes(self) -> list[Architecture]:
+        if self.known.ballots is None:
+            return []
+        options = choose(self._evidence(), may_be_unmeasured=True).options
+        votes = (one.architecture for one in options if one.architecture.layers)
+        return list(islice(votes, N_VOTES))
+
+    def _evidence(self) -> Evidence:
+        """Return all that was measured on val as numbers."""
+        known, space = self.known, self.context.space
+        return Evidence(
+            singles=known.scores,
+            measured=tuple(self._measured()),
+            ballots=known.ballots,
+            widths=(space.min_width, space.max_width),
+            admits=known.admits,
+            shrink=paired,
+            seed=self.context.seed,
+            smoothed=known.smoothed,
+        )
+
+    def _measured(self) -> Iterator[Measured]:
+        context, rows = self.context, self.splits.val
+        for architecture, record in self.trials.records.items():
+            found = np.full(len(rows), np.nan)
+            found[: record.rows] = scores(self.measurer.measure(architecture, rows[: record.rows]))
+            yield Measured(
+                architecture,
+                found,
+                calls=record.calls,
+                usd=record.usd,
+                bonus=context.diversity_weight * record.diversity,
+                is_admitted=context.limits.admit(record),
+            )
 
     def _announce(self, architectures: Sequence[Architecture]) -> None:
         # Money is spent in the order of measuring: what a budget may not reach is not begun.
@@ -129,21 +153,12 @@ class Stages:
         """Return the part of the budget that the search may use if it measures ``architecture``."""
         kept = test_share(
             self.ledger.budget,
-            self.singles,
+            self.known.singles,
             n_test=len(self.splits.test),
             n_threads=self.measurer.n_threads,
             possible_calls=[architecture.calls, *(r.calls for r in self.trials.records.values())],
         )
         return max(0.0, 1 - self.context.random_share - kept)
-
-    def _seeds(self) -> list[Architecture]:
-        space = self.context.space
-        if not space.searches_layers:
-            return []
-        ranked = self.criteria.rank(space.layers())[:N_CRITERIA_SEEDS]
-        combine = space.combines[0]
-        who = min(space.who_combines(combine), key=self.ranking.index, default=None)
-        return [self._settle(Architecture((c.layer,), who, combine)) for c in ranked]
 
     def _try(self, architecture: Architecture, origin: str) -> TrialRecord:
         best = self.referee.leader
@@ -167,21 +182,20 @@ class Stages:
             for record in ordered[:10]
         ]
 
-    def _result(
-        self, best: Architecture, records: Sequence[TrialRecord], outcome: Comparison
-    ) -> StudyResult:
+    def _result(self, choice: Choice, evidence: Evidence, outcome: Comparison) -> StudyResult:
         spending, before, counts = self.ledger.spending, self.before, self.context.counts
-        whole = [Architecture.parse(r.architecture) for r in records if not r.is_stopped_early]
-        val = [(one, scores(self.measurer.measure(one, self.splits.val))) for one in whole]
+        expected = expected_score(evidence, seed=self.context.seed)
+        on_val = self.trials.records[choice.picked].score
         return StudyResult(
-            pick=best,
-            recommended=self._recommended(best, outcome),
+            pick=choice.picked,
+            recommended=self._recommended(choice.picked, outcome),
             verdict=outcome.verdict,
             val=outcome.val,
             test=outcome.test,
             differences=outcome.differences,
-            optimism=optimism(val, seed=self.context.seed),
-            trials=tuple(records),
+            expected=expected,
+            optimism=0.0 if expected is None else on_val - expected.estimate,
+            trials=tuple(self.trials.records.values()),
             space_size=self.context.space.size,
             calls_made=spending.made - before.made,
             calls_reused=spending.reused - before.reused,
@@ -197,6 +211,6 @@ class Stages:
         """Return the pick if proven or a single agent, else the best single within the limits."""
         if outcome.verdict.kind == "mixture" or not best.layers:
             return best
-        singles = [Architecture.single(name) for name in self.ranking]
+        singles = [Architecture.single(name) for name in self.known.ranking]
         admitted = (s for s in singles if self.context.limits.admit(self.trials.records[s]))
         return next(admitted, best)

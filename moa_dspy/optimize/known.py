@@ -1,0 +1,82 @@
+"""What the single agents' answers tell before anything else is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+
+import numpy as np
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.optimize.measure import Outcome, scores
+from moa_dspy.optimize.selection import Limits, Scores, settled
+from moa_dspy.optimize.space import SearchSpace
+from moa_dspy.optimize.votes import Ballots, SmoothedVotes, smooth
+
+
+@dataclass(frozen=True)
+class Known:
+    """The outcomes of each agent alone on the same rows, in the pool's order.
+
+    Attributes:
+        singles: By agent.
+        space: Says which votes may be tried.
+        limits: Say which may be picked.
+        seed: Of the redrawing of answers.
+    """
+
+    singles: Mapping[str, Sequence[Outcome]]
+    space: SearchSpace
+    limits: Limits
+    seed: int = 0
+
+    @cached_property
+    def scores(self) -> dict[str, Scores]:
+        """Score per row of each agent."""
+        found = {name: scores(outcomes) for name, outcomes in self.singles.items()}
+        return {name: np.array(values, np.float64) for name, values in found.items()}
+
+    @cached_property
+    def ranking(self) -> tuple[str, ...]:
+        """Agents, best mean score first; the pool's order breaks ties."""
+        return tuple(sorted(self.scores, key=lambda name: -round(self.scores[name].mean(), 12)))
+
+    @cached_property
+    def ballots(self) -> Ballots | None:
+        """What votes would count; None where none may be tried, or answers are no ballots."""
+        answered = [o for outcomes in self.singles.values() for o in outcomes if not o.failure]
+        may_vote = "vote" in self.space.combines and self.space.searches_layers
+        if not may_vote or any(outcome.ballot is None for outcome in answered):
+            return None
+        ballots = {name: [o.ballot for o in outcomes] for name, outcomes in self.singles.items()}
+        return Ballots.of(ballots, {n: scores(o) for n, o in self.singles.items()})
+
+    @cached_property
+    def smoothed(self) -> SmoothedVotes | None:
+        """Every vote of the best agents, on redrawn answers."""
+        if self.ballots is None:
+            return None
+        widths = range(self.space.min_width, self.space.max_width + 1)
+        return smooth(self.ballots, widths=widths, seed=self.seed, admits=self.admits)
+
+    def admits(self, members: tuple[str, ...]) -> bool:
+        """Whether the vote of these members is in the space and within the limits."""
+        if self.limits == Limits():
+            return len(members) == 1 or self._may_vote(members)
+        asked = [self.singles[name] for name in members]
+        costs = {
+            "calls": sum(fmean(outcome.calls for outcome in outcomes) for outcomes in asked),
+            "usd": sum(fmean(outcome.usd for outcome in outcomes) for outcomes in asked),
+            "seconds": fmean(max(o.seconds for o in row) for row in zip(*asked, strict=True)),
+        }
+        is_within = self.limits.allow(**costs)
+        return is_within and (len(members) == 1 or self._may_vote(members))
+
+    def _may_vote(self, members: tuple[str, ...]) -> bool:
+        return self.space.holds(Architecture((members,), None, "vote"))
+
+    def settle(self, architecture: Architecture) -> Architecture:
+        """Give an architecture its final form: the best voters decide ties."""
+        return settled(architecture, self.ranking)

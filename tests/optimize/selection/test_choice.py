@@ -1,0 +1,149 @@
+"""The rule of the pick, on tables of scores whose truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.errors import StudyError
+from moa_dspy.optimize.selection import Evidence, Measured, choose, expected_score
+from moa_dspy.optimize.votes import Ballots
+
+NAMES = tuple("abcde")
+
+
+def paired(
+    evidence: Evidence, incumbent: Measured, measured: Sequence[Measured]
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Shrink nothing: the plain paired difference."""
+    del evidence
+    gaps = np.array([one.scores - incumbent.scores for one in measured])
+    return gaps.mean(1).tolist(), (gaps.std(1, ddof=1) / np.sqrt(gaps.shape[1])).tolist()
+
+
+def world(
+    rates: Sequence[float], *, n: int = 200, seed: int = 0, n_wrong: int = 4, **rest: object
+) -> Evidence:
+    """Agents that are right independently at these rates; wrong ones scatter over a few answers."""
+    rng = np.random.default_rng(seed)
+    names = NAMES[: len(rates)]
+    right = rng.random((len(rates), n)) < np.array(rates)[:, None]
+    codes = np.where(right, 0, rng.integers(1, n_wrong + 1, right.shape)).astype(np.int16)
+    scores = dict(zip(names, right.astype(float), strict=True))
+    measured = tuple(Measured(Architecture.single(m), scores[m], calls=1, usd=0) for m in names)
+    whole = Evidence(
+        singles=scores,
+        measured=measured,
+        ballots=Ballots(names, codes, right.astype(float)),
+        widths=(2, 3),
+        admits=lambda _: True,
+        shrink=paired,
+        seed=0,
+    )
+    return replace(whole, **rest)  # type: ignore[arg-type]  # any field of Evidence
+
+
+def with_top_3(evidence: Evidence) -> Evidence:
+    assert evidence.ballots is not None
+    top = evidence.ranking[:3]
+    vote = Architecture((top,), top[0], "vote")
+    scores = evidence.ballots.vote(top, ranking=evidence.ranking)
+    return replace(evidence, measured=(*evidence.measured, Measured(vote, scores, 3, 0)))
+
+
+def test_equal_agents_are_no_reason_to_leave_the_vote_of_the_best() -> None:
+    evidence = with_top_3(world([0.6] * 5))
+    choice = choose(evidence, may_be_unmeasured=True)
+    assert choice.incumbent == evidence.measured[-1].architecture
+    assert choice.picked == choice.incumbent
+
+
+def test_one_agent_far_above_the_others_is_picked_alone() -> None:
+    choice = choose(with_top_3(world([0.9, 0.3, 0.3, 0.2, 0.2])))
+    assert choice.picked == Architecture.single("a")
+    assert choice.options[0].cautious_gain > 0
+
+
+def test_without_votes_the_incumbent_is_the_best_agent_and_luck_does_not_unseat_it() -> None:
+    evidence = world([0.6, 0.5, 0.4], ballots=None)
+    single = evidence.singles[evidence.ranking[0]]
+    lucky = single.copy()
+    lucky[np.flatnonzero(single == 0)[:2]] = 1  # two questions of 200 more: p = 1/4
+    sure = single.copy()
+    sure[np.flatnonzero(single == 0)[:30]] = 1
+    layer = ((("a", "b"),), "a")
+    luckier = Measured(Architecture(*layer), lucky, 3, 0)
+    surer = Measured(Architecture((("a", "b"),), "b"), sure, 3, 0)
+    with_luck = replace(evidence, measured=(*evidence.measured, luckier))
+    assert choose(with_luck).picked == Architecture.single(evidence.ranking[0])
+    with_both = replace(evidence, measured=(*evidence.measured, luckier, surer))
+    assert choose(with_both).picked == surer.architecture
+
+
+def test_of_equal_gains_the_one_with_fewer_calls_is_picked() -> None:
+    evidence = world([0.6, 0.5], ballots=None)
+    better = np.ones(evidence.n_rows)
+    costly = Measured(Architecture((("a", "b"),), "a"), better, 3, 0)
+    cheap = Measured(Architecture((("a", "b"),), None, "select"), better, 2, 0)
+    measured = (*evidence.measured, costly, cheap)
+    assert choose(replace(evidence, measured=measured)).picked == cheap.architecture
+
+
+def test_what_was_stopped_or_is_beyond_a_limit_is_not_picked() -> None:
+    evidence = world([0.6, 0.5], ballots=None)
+    best = np.ones(evidence.n_rows)
+    stopped = best.copy()
+    stopped[-1] = np.nan
+    measured = (
+        *evidence.measured,
+        Measured(Architecture((("a", "b"),), "a"), stopped, 3, 0),
+        Measured(Architecture((("a", "b"),), "b"), best, 3, 0, is_admitted=False),
+    )
+    assert not choose(replace(evidence, measured=measured)).picked.layers
+    nobody = tuple(replace(one, is_admitted=False) for one in evidence.measured)
+    with pytest.raises(StudyError, match="No architecture stays within the limits"):
+        choose(replace(evidence, measured=nobody))
+
+
+def test_names_and_order_of_the_agents_decide_nothing() -> None:
+    evidence = world([0.7, 0.6, 0.55, 0.5])
+    assert evidence.ballots is not None
+    flipped = replace(
+        evidence,
+        singles=dict(reversed(list(evidence.singles.items()))),
+        measured=evidence.measured[::-1],
+        ballots=Ballots(
+            evidence.ballots.agents[::-1],
+            evidence.ballots.codes[::-1],
+            evidence.ballots.scores[::-1],
+        ),
+    )
+    one, other = (choose(e, may_be_unmeasured=True) for e in (evidence, flipped))
+    assert (one.picked, one.options[0].gain) == (other.picked, other.options[0].gain)
+
+
+def test_the_expected_score_is_honest_where_the_best_on_val_flatters_itself() -> None:
+    # Five equal agents at 0.5 without common wrong answers: whoever is picked is worth 0.5
+    # alone; what a vote of three is worth is counted on 20,000 other rows.
+    picked, reported, flattering = [], [], []
+    fresh = world([0.5] * 5, n=20_000, seed=99)
+    for seed in range(12):
+        evidence = with_top_3(world([0.5] * 5, n=60, seed=seed))
+        choice = choose(evidence, may_be_unmeasured=True, pseudo=5_000)
+        expected = expected_score(evidence, seed=seed)
+        assert expected is not None
+        assert expected.low < expected.estimate < expected.high
+        reported.append(expected.estimate)
+        picked.append(choice.scores(fresh).mean())
+        flattering.append(max(one.scores.mean() for one in evidence.measured))
+    error = np.std(reported) / np.sqrt(len(reported))
+    assert abs(np.mean(reported) - np.mean(picked)) < 2.5 * error
+    assert np.mean(flattering) - np.mean(reported) > 0
+
+
+def test_fewer_than_ten_rows_tell_nothing_of_new_ones() -> None:
+    assert expected_score(world([0.5, 0.5], n=9), seed=0) is None

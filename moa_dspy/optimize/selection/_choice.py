@@ -10,10 +10,8 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize.selection._evidence import Evidence, Measured, Scores
 from moa_dspy.optimize.selection._keys import Key, architecture_of, key_of
-from moa_dspy.optimize.votes import SmoothedVotes, smooth
+from moa_dspy.optimize.votes import PSEUDO_ROWS, SHORTLIST, SmoothedVotes, smooth
 
-PSEUDO: Final = 60_000
-"""Redrawn questions: a difference of two votes is then known to 0.13 points or better."""
 CAUTION: Final = 1.645
 """Standard errors taken off a gain: the one-sided 5 % point, as in every test of a study."""
 
@@ -54,7 +52,7 @@ class Choice:
         return next(m.scores for m in evidence.measured if key_of(m.architecture) == key)
 
 
-def choose(evidence: Evidence, *, pseudo: int = PSEUDO, may_be_unmeasured: bool = False) -> Choice:
+def choose(evidence: Evidence, *, pseudo: int = PSEUDO_ROWS, may_be_unmeasured: bool = False) -> Choice:
     """Return the architecture with the greatest cautious gain; of equals, that with fewer calls.
 
     The incumbent is the vote of as many of the best agents as may vote, or the best agent
@@ -108,7 +106,7 @@ def _unmeasured(evidence: Evidence, key: tuple[str, ...], ranking: Sequence[str]
 
 def _incumbent(evidence: Evidence, ranking: Sequence[str], known: Mapping[Key, Measured]) -> Key:
     fewest, most = evidence.widths if evidence.ballots is not None else (1, 1)
-    for width in range(min(most, len(ranking)), max(fewest, 2) - 1, -1):
+    for width in range(min(most, len(ranking), SHORTLIST), max(fewest, 2) - 1, -1):
         if (key := tuple(sorted(ranking[:width]))) in known:
             return key
     singles = ((name,) for name in ranking if (name,) in known)

@@ -15,8 +15,8 @@ from moa_dspy.winrate import Interval, mean_interval
 FOLDS: Final = 10
 REPEATS: Final = 3
 """Partitions into folds, averaged: which rows a fold holds is luck of its own."""
-PSEUDO: Final = 20_000
-"""Redrawn questions of a fold: fewer than for the pick, as ten folds average their noise."""
+PSEUDO: Final = 60_000
+"""Redrawn questions of a fold: fewer than for the pick, as thirty folds average their noise."""
 CORRELATED: Final = 0.9
 """Folds share most of their rows, so their scores are worth fewer rows than they are:
 counted as 0.9 of them the interval covers in about 95 % of splits instead of 92."""

@@ -41,7 +41,7 @@ class Urns:
         label[:, :, 1:-2] = np.arange(n_answers)
         label[:, :, -2] = n_answers + np.arange(n_agents)[:, None]
         worth = np.zeros(label.shape, np.float32)
-        worth[:, :, 0] = np.where(codes >= 0, scores, 0)
+        worth[:, :, 0] = scores
         worth[:, :, 1:-2] = model.quality
         worth[:, :, -2] = model.lone_score[:n_agents, None]
         return cls(limits, label, worth)

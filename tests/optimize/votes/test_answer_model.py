@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from moa_dspy.optimize.votes import Ballots
 from moa_dspy.optimize.votes._answer_model import fit_answers
 from moa_dspy.optimize.votes._redraw import REDRAWN, Urns
 from tests.optimize.votes.worlds import world
@@ -19,8 +20,13 @@ def test_chances_are_chances_and_only_of_answers_that_others_gave() -> None:
             assert possible == others - {-1}
 
 
-def test_expected_scores_and_shares_of_lone_answers_are_those_observed() -> None:
+@pytest.mark.parametrize("graded", [False, True])
+def test_expected_scores_and_shares_of_lone_answers_are_those_observed(graded: bool) -> None:
     ballots = world(6, 80)
+    if graded:
+        grades = np.random.default_rng(1).random((5, 80))
+        scores = np.take_along_axis(grades, ballots.codes.astype(np.intp), 0)
+        ballots = Ballots(ballots.agents, ballots.codes, scores)
     model = fit_answers(ballots.codes, ballots.scores)
     same = ballots.codes[:, None] == ballots.codes
     shared = (same.sum(1) > 1) & (ballots.codes >= 0)

@@ -63,6 +63,15 @@ def test_columns_in_which_nobody_is_right_are_dropped_and_count_nothing() -> Non
     assert count_right(camps, layers, n_rows=3).tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0]]
 
 
+def test_camps_of_a_column_by_hand() -> None:
+    # Agents 0, 2 and 3 agree, of whom 2 is right; agent 1 stands alone; agent 4 is silent
+    codes = np.array([[5], [1], [5], [5], [-1]], np.int16)
+    right = np.array([[0], [0], [1], [0], [1]], np.bool_)
+    camps = Camps.of(np.array([7]), codes, right)
+    assert camps.rows.tolist() == [7]
+    assert camps.camps.tolist() == [[0b01101 | 0b00100 << 16, 0b00010, 0, 0, 0]]
+
+
 def test_no_column_at_all_counts_nothing() -> None:
     camps = Camps.of(np.arange(0), np.zeros((2, 0), np.int16), np.zeros((2, 0), np.bool_))
     assert count_right(camps, masks_of([(0, 1)]), n_rows=2).tolist() == [[0, 0]]

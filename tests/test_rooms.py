@@ -125,7 +125,14 @@ ALLOWED: dict[str, set[str]] = {
         "version",
     },
 }
-PURE = ["architecture", "notation", "diversity", "winrate", "optimize/objectives"]
+PURE = [
+    "architecture",
+    "notation",
+    "diversity",
+    "winrate",
+    "optimize/objectives",
+    "optimize/votes",
+]
 
 
 def modules_of(room: str) -> set[str]:

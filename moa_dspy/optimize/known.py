@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from statistics import fmean
 
 import numpy as np
 
 from moa_dspy.architecture import Architecture
+from moa_dspy.diversity import DiversityMetric
 from moa_dspy.optimize.measure import Outcome, scores
 from moa_dspy.optimize.selection import Limits, Scores, settled
 from moa_dspy.optimize.space import SearchSpace
@@ -39,6 +40,11 @@ class Known:
         return {name: np.array(values, np.float64) for name, values in found.items()}
 
     @cached_property
+    def means(self) -> dict[str, float]:
+        """Mean score of each agent."""
+        return {name: float(values.mean()) for name, values in self.scores.items()}
+
+    @cached_property
     def ranking(self) -> tuple[str, ...]:
         """Agents, best mean score first; the pool's order breaks ties."""
         return tuple(sorted(self.scores, key=lambda name: -round(self.scores[name].mean(), 12)))
@@ -60,6 +66,20 @@ class Known:
             return None
         widths = range(self.space.min_width, self.space.max_width + 1)
         return smooth(self.ballots, widths=widths, seed=self.seed, admits=self.admits)
+
+    def pair(self, metric: DiversityMetric) -> Callable[[str, str], float]:
+        """Return what says how diverse the answers of two agents are; 0 for copies of one."""
+        texts = {n: [(o.layer or ("",))[0] for o in found] for n, found in self.singles.items()}
+
+        @cache
+        def between(a: str, b: str) -> float:
+            # What the samples of one agent differ in is not known yet.
+            if a == b:
+                return 0.0
+            both = zip(texts[a], texts[b], strict=True)
+            return fmean(metric(pair) for pair in both) if a < b else between(b, a)
+
+        return between
 
     def admits(self, members: tuple[str, ...]) -> bool:
         """Whether the vote of these members is in the space and within the limits."""

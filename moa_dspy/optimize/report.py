@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from io import StringIO
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from moa_dspy.optimize.report_facts import facts
+from moa_dspy.optimize.report_numbers import amount, points
 from moa_dspy.optimize.result import Row, StudyResult
 from moa_dspy.winrate import Interval
 
@@ -137,21 +138,6 @@ def _who(row: Row | None) -> str:
     return row.note or NONE
 
 
-def points(share: float, *, sign: str = "") -> str:
-    """Return a share in percent with one decimal; ``sign="+"`` shows it always, 0 has none."""
-    value = round(100 * share, 1)
-    return f"{value:{sign}.1f}" if value else "0.0"
-
-
-def amount(value: float) -> str:
-    """Return an amount with two digits that count at least, never in powers of ten."""
-    if value == 0:
-        return "0"
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.2f}" if value >= 0.1 else f"{value:.5f}".rstrip("0")
-
-
 def _brackets(low: float | None, high: float | None, *, sign: str = "") -> str:
     if low is None or high is None:
         return ""
@@ -164,39 +150,7 @@ def _difference(interval: Interval | None) -> str:
     return points(interval.estimate, sign="+") + _brackets(interval.low, interval.high, sign="+")
 
 
-def facts(result: StudyResult) -> Iterator[str]:
-    """Yield one line each on optimism, cost and failures."""
-    yield f"Optimism: val flatters the pick by about {points(result.optimism)} points."
-    space = "" if result.space_size is None else f" of {result.space_size:,} possible"
-    end = f"; {result.stopped_by.rstrip('.')}" if result.stopped_by else ""
-    yield f"Search: {len(result.trials):,} architectures measured{space}{end}."
-    yield (
-        f"Cost: {result.calls_made:,} calls made, {result.calls_reused:,} reused, "
-        f"{amount(result.usd)} usd, {duration(result.seconds)}."
-    )
-    if failed := _counts({agent: str(n) for agent, n in result.failures.items() if n}):
-        yield f"Failed responses: {failed}."
-    shares = {name: row.failures for name, row in result.test.items() if row.failures}
-    if unanswered := _counts({name: f"{points(share)} %" for name, share in shares.items()}):
-        yield f"Test questions without an answer, which score 0: {unanswered}."
-    for note in result.notes:
-        yield f"Note: {note}"
-
-
-def _counts(values: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items())
-
-
 def program_line(result: StudyResult) -> str:
     """Return which program the study writes, and whether it is the pick."""
     why = "the pick" if result.recommended == result.pick else "the best single agent"
     return f"Program: {result.recommended} ({why})"
-
-
-def duration(seconds: float) -> str:
-    """Return a time span in its two largest units."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moa_dspy.architecture import Architecture
+from moa_dspy.optimize.early import EarlyFacts
 from moa_dspy.winrate import Interval, Verdict
 
 
@@ -84,6 +85,14 @@ class StudyResult:
         notes: What a reader must know of this run, such as agents that were left out.
         expected: Score on new rows of a pick made this way, cross-fitted on val, 95 %; None
             with fewer than 10 rows.
+        early: What the single agents told before the search.
+        front: Architectures that no other one beats on every objective, best score first;
+            empty with one objective.
+        knee: The one of ``front`` that is recommended to who weighs the objectives alike.
+        explained: Share of the variance between architectures, in [0, 1], that
+            ``performance`` and ``diversity`` of their members explain, and the ``rest``.
+        prompts: The prompts tried for aggregators, as plain data: ``name``, ``origin``,
+            ``text``, ``accepted`` and what else was found of each.
     """
 
     pick: Architecture
@@ -105,6 +114,11 @@ class StudyResult:
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     expected: Interval | None = None
+    early: EarlyFacts | None = None
+    front: tuple[str, ...] = ()
+    knee: str | None = None
+    explained: Mapping[str, float] = field(default_factory=dict)
+    prompts: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; the keys are the command line's ``--json``."""
@@ -127,6 +141,11 @@ class StudyResult:
             "versions": dict(self.versions),
             "notes": list(self.notes),
             "expected": None if self.expected is None else asdict(self.expected),
+            "early": None if self.early is None else self.early.to_json(),
+            "front": list(self.front),
+            "knee": self.knee,
+            "explained": dict(self.explained),
+            "prompts": [dict(prompt) for prompt in self.prompts],
         }
 
     @classmethod
@@ -137,7 +156,7 @@ class StudyResult:
         verdict = plain.pop("verdict")
         interval = Interval(**verdict.pop("interval"))
         differences = plain.pop("differences")
-        expected = plain.pop("expected", None)
+        expected, early = plain.pop("expected", None), plain.pop("early", None)
         return cls(
             pick=Architecture.parse(plain.pop("pick")),
             recommended=Architecture.parse(plain.pop("recommended")),
@@ -148,6 +167,9 @@ class StudyResult:
             trials=tuple(TrialRecord(**trial) for trial in plain.pop("trials")),
             notes=tuple(plain.pop("notes")),
             expected=None if expected is None else Interval(**expected),
+            early=None if early is None else EarlyFacts.from_json(early),
+            front=tuple(plain.pop("front", ())),
+            prompts=tuple(plain.pop("prompts", ())),
             val={name: Row(**row) for name, row in plain.pop("val").items()},
             test={name: Row(**row) for name, row in plain.pop("test").items()},
             **plain,

@@ -15,14 +15,17 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget
 from moa_dspy.data import Splits
 from moa_dspy.optimize.baselines import openers
+from moa_dspy.optimize.blocks import balanced_order
 from moa_dspy.optimize.context import SearchContext, StageCounts
 from moa_dspy.optimize.finals import Comparison, Finals, random_draws
 from moa_dspy.optimize.known import Known
 from moa_dspy.optimize.measure import Measurer, scores
 from moa_dspy.optimize.opening import measure_singles, probe, test_share
 from moa_dspy.optimize.referee import Referee
+from moa_dspy.optimize.response import Kernels, Proposer, Traits
 from moa_dspy.optimize.result import StudyResult, TrialRecord
-from moa_dspy.optimize.selection import Choice, Evidence, Measured, choose, expected_score, paired
+from moa_dspy.optimize.selection import Choice, Evidence, Measured, choose, expected_score
+from moa_dspy.optimize.shrinking import ResponseShrink
 from moa_dspy.optimize.student import Student
 from moa_dspy.optimize.trials import Trials, make_study
 from moa_dspy.optimize.versions import versions
@@ -49,13 +52,18 @@ class Stages:
         self.started, self.before = time.monotonic(), self.ledger.spending
         probe(context, measurer, splits.val[0])
         singles = measure_singles(context, measurer, splits.val)
-        self.known = Known(singles, context.space, context.limits, context.seed)
+        places = balanced_order({n: scores(o) for n, o in singles.items()}, seed=context.seed)
+        self.rows = [splits.val[place] for place in places]
+        ordered = {name: [found[place] for place in places] for name, found in singles.items()}
+        self.known = Known(ordered, context.space, context.limits, context.seed)
         self.referee = Referee(
             measurer,
-            splits.val,
+            self.rows,
             best_single=self.known.ranking[0],
             diversity=context.diversity,
             limits=context.limits,
+            objectives=context.objectives,
+            n_arms=context.n_trials,
         )
         self.trials = Trials(
             study=make_study(context.objectives, seed=context.seed, sampler=context.sampler),
@@ -66,6 +74,13 @@ class Stages:
             values=lambda record: self.referee.values(record, context.objectives),
             seed=context.seed,
             announce=self._announce,
+            propose=None if context.sampler is not None else self._propose,
+        )
+        self.proposer = Proposer(
+            context.space,
+            Kernels.of(Traits(self.known.means, self.known.pair(context.diversity))),
+            self.known.settle,
+            context.seed,
         )
         self.draws = random_draws(context.space, self.known.settle, context.seed)
 
@@ -109,6 +124,12 @@ class Stages:
         trials.open_with(context.space.listed, origin="listed", limit=limit)
         trials.run(limit)
 
+    def _propose(self) -> Architecture | None:
+        measured = list(self._measured())
+        return self.proposer.propose(
+            [one.architecture for one in measured], np.array([one.scores for one in measured])
+        )
+
     def _votes(self) -> list[Architecture]:
         if self.known.ballots is None:
             return []
@@ -125,13 +146,13 @@ class Stages:
             ballots=known.ballots,
             widths=(space.min_width, space.max_width),
             admits=known.admits,
-            shrink=paired,
+            shrink=ResponseShrink(self.known.pair(self.context.diversity)),
             seed=self.context.seed,
             smoothed=known.smoothed,
         )
 
     def _measured(self) -> Iterator[Measured]:
-        context, rows = self.context, self.splits.val
+        context, rows = self.context, self.rows
         for architecture, record in self.trials.records.items():
             found = np.full(len(rows), np.nan)
             found[: record.rows] = scores(self.measurer.measure(architecture, rows[: record.rows]))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import dspy
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from moa_dspy.adapters import ADAPTERS
 from moa_dspy.aggregators import NORMALISERS
@@ -19,105 +19,22 @@ from moa_dspy.errors import StudyError
 from moa_dspy.mixture import AGENT_MODULES, MixtureOfAgents
 from moa_dspy.optimize.objectives import OBJECTIVES
 from moa_dspy.optimize.selection import Limits
-from moa_dspy.optimize.space import SearchSpace
+from moa_dspy.optimize.space import SearchSpace, providers_of
+from moa_dspy.optimize.study_tables import (
+    BudgetTable,
+    CallsTable,
+    DataTable,
+    LimitsTable,
+    SearchTable,
+    SpaceTable,
+    Table,
+    TaskTable,
+)
 from moa_dspy.pool import Agent, Pool, available, read_agents
 from moa_dspy.toml_file import check, read_toml
 
 
-class _Table(BaseModel):
-    """Frozen, and an unknown key is an error: a typo must not run for an hour."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TaskTable(_Table):
-    """What is asked, how it is put to an agent, and what counts as right."""
-
-    signature: str
-    instructions: str | None = None
-    adapter: str | None = None
-    agent: str = "predict"
-    metric: str
-    normalise: str = "text"
-
-
-class SizesTable(_Table):
-    """Rows per split."""
-
-    train: int | None = Field(default=None, ge=0)
-    val: int | None = Field(default=None, ge=1)
-    test: int | None = Field(default=None, ge=1)
-
-
-class DataTable(_Table):
-    """Where the rows are, and which split each is in: by a column, or drawn by sizes.
-
-    Rows are those of a file, by its ``path`` and ``inputs``, or of a ``benchmark``: its
-    ``split`` on the hub, or in the local copy at ``path``.
-    """
-
-    path: Path | None = None
-    inputs: tuple[str, ...] = Field(default=(), min_length=1)
-    columns: dict[str, str] = {}
-    benchmark: str | None = None
-    split: str | None = None
-    split_column: str | None = None
-    sizes: SizesTable | None = None
-    limit: SizesTable = SizesTable()
-
-
-class CallsTable(_Table):
-    """Where answers come from besides the endpoints."""
-
-    recording: Path | None = None
-    replay_only: bool = False
-    outage_seconds: float = Field(default=900.0, gt=0)
-
-
-class SpaceTable(_Table):
-    """The search space; see ``SearchSpace``. Without ``agents``, the whole pool."""
-
-    agents: tuple[str, ...] = ()
-    combines: tuple[str, ...] = ("synthesize", "vote")
-    aggregators: tuple[str, ...] = ()
-    rankers: tuple[str, ...] = ()
-    max_depth: int = 2
-    min_width: int = 2
-    max_width: int = 3
-    max_samples: int = 1
-    listed: tuple[str, ...] = ()
-
-
-class SearchTable(_Table):
-    """Options of ``ModelSearch``."""
-
-    n_trials: int = Field(default=40, ge=1)
-    objectives: tuple[str, ...] = ("win_rate", "diversity")
-    diversity: str = "disagreement"
-    diversity_weight: float = Field(default=0.0, ge=0)
-    random_share: float = Field(default=0.2, ge=0, lt=1)
-    gain: float = Field(default=0.03, gt=0, lt=1)
-    n_threads: int = Field(default=8, ge=1)
-
-
-class LimitsTable(_Table):
-    """What one question may cost at most."""
-
-    calls: float | None = Field(default=None, gt=0)
-    usd: float | None = Field(default=None, gt=0)
-    seconds: float | None = Field(default=None, gt=0)
-
-
-class BudgetTable(_Table):
-    """What the study may spend at most."""
-
-    calls: int | None = Field(default=None, gt=0)
-    tokens: int | None = Field(default=None, gt=0)
-    usd: float | None = Field(default=None, gt=0)
-    seconds: float | None = Field(default=None, gt=0)
-
-
-class StudyFile(_Table):
+class StudyFile(Table):
     """A whole study. Paths are relative to the file."""
 
     name: str = Field(pattern=r"^[\w.-]+$")
@@ -157,8 +74,13 @@ class StudyFile(_Table):
         kept, notes = available(agents)
         return tuple(kept), tuple(notes)
 
-    def make_space(self, agents: tuple[Agent, ...]) -> SearchSpace:
-        """Return the space over all agents, or those that ``[space]`` names."""
+    def make_space(self, agents: tuple[Agent, ...], prompts: tuple[str, ...] = ()) -> SearchSpace:
+        """Return the space over all agents, or those that ``[space]`` names.
+
+        Args:
+            agents: Of the pool.
+            prompts: Names of the prompts that a search may give to who synthesizes.
+        """
         options = self.space.model_dump()
         known = [agent.name for agent in agents]
         for name in self.space.agents:
@@ -168,7 +90,7 @@ class StudyFile(_Table):
                 )
         options["agents"] = self.space.agents or tuple(known)
         options["listed"] = tuple(Architecture.parse(text) for text in self.space.listed)
-        return SearchSpace(**options)
+        return SearchSpace(**options, prompts=prompts, provider_of=providers_of(agents))
 
     def make_splits(self) -> Splits:
         """Read the rows and split them."""

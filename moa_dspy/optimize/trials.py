@@ -61,6 +61,7 @@ class Trials:
         values: Turns a record into the study's objective values.
         seed: Of the draws that follow when the sampler only repeats itself.
         announce: Is told of several that will be measured, before the first is.
+        propose: Says what to measure next, or None; without it the study's sampler does.
     """
 
     study: optuna.Study
@@ -71,6 +72,7 @@ class Trials:
     values: Callable[[TrialRecord], Sequence[float]]
     seed: int
     announce: Callable[[Sequence[Architecture]], None] = lambda _: None
+    propose: Callable[[], Architecture | None] | None = None
     records: dict[Architecture, TrialRecord] = field(default_factory=dict)
     stopped_by: str | None = None
 
@@ -111,6 +113,9 @@ class Trials:
     def run(self, n_trials: int) -> None:
         """Ask and measure until ``n_trials`` architectures are known, or none is left, or paid."""
         rng = random.Random(f"trials-{self.seed}")
+        if self.propose is not None:
+            self._run_proposed(n_trials, rng)
+            return
         repeats = 0
         waiting: deque[Architecture] = deque()
         while len(self.records) < n_trials and not self.stopped_by:
@@ -134,6 +139,17 @@ class Trials:
             else:
                 self._tell(trial, record)
                 repeats = 0
+
+    def _run_proposed(self, n_trials: int, rng: random.Random) -> None:
+        """As ``run``; the study is told what was proposed to it, and what came of that."""
+        assert self.propose is not None
+        while len(self.records) < n_trials and not self.stopped_by:
+            proposed, origin = self.propose(), "model"
+            if proposed is None or self.settle(proposed) in self.records:
+                proposed, origin = self._draw(rng), "random"
+            if proposed is None:
+                return
+            self.open_with([proposed], origin=origin)
 
     def _draw(self, rng: random.Random) -> Architecture | None:
         for _ in range(MOST_DRAWS):

@@ -38,6 +38,7 @@ from moa_dspy.winrate._power import examples_needed
 from moa_dspy.winrate._preference import preferences
 from moa_dspy.winrate._recorded import RecordedPreferences
 from moa_dspy.winrate._shrinkage import ShrunkMeans, shrunk_means
+from moa_dspy.winrate._sign_flips import sign_flip_mid_p
 from moa_dspy.winrate._tests import superiority_p
 from moa_dspy.winrate._verdict import Verdict, verdict
 
@@ -70,6 +71,7 @@ __all__ = [
     "preferences",
     "selection_optimism",
     "shrunk_means",
+    "sign_flip_mid_p",
     "simultaneous_intervals",
     "standardised_length_gaps",
     "superiority_p",

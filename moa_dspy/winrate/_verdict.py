@@ -18,7 +18,7 @@ class Verdict:
 
     kind: Literal["mixture", "single", "not_enough_examples"]
     p_value: float | None
-    """One-sided, pick better than single; None where the pick is a single model: no test."""
+    """One-sided mid-p, pick better than single; None where the pick is a single model: no test."""
     interval: Interval
     """Of mean(pick - single), two-sided, at confidence 1 - alpha."""
     n: int
@@ -44,6 +44,14 @@ def verdict(
     0.8 to find ``gain`` or, where there are that many examples already, at power 1 - alpha:
     with those the test and the bound leave nothing undecided.
 
+    The test is paired and takes the mid-p value: McNemar's exact test never exceeds its level,
+    but keeps so far below it that a gain of 8 points at 20 % discordance on 200 examples is
+    found in 78.6 % instead of 82.5 %; the mid-p keeps the level in all but rare cases (Fagerland,
+    Lydersen & Laake, BMC Medical Research Methodology 13:91, 2013). Its size, summed over all
+    outcomes, is at most 0.0502 at 5 % for 4 to 200 examples of which up to half differ; where
+    nearly all of fewer than 30 examples differ it can reach 0.073. For graded scores it is the
+    mid-p of the sign-flip test.
+
     Args:
         pick: Scores in [0, 1] of what the search chose, per example of the test rows.
         single: Scores of the best single model, chosen on other rows, on the same examples.
@@ -64,7 +72,7 @@ def verdict(
     if pick_is_single:
         text = f"Keep the single model: the search chose {names[0]}, so no mixture was tested."
         return Verdict("single", None, interval, a.size, 0, text)
-    p = superiority_p(a, b)
+    p = superiority_p(a, b, mid_p=True)
     if p <= alpha:
         text = f"Use the mixture: {names[0]} beats {names[1]} by {_numbers(interval, p, a.size)}."
         return Verdict("mixture", p, interval, a.size, 0, text)

@@ -9,7 +9,13 @@ import pytest
 from moa_dspy.architecture import Architecture
 from moa_dspy.diversity import Disagreement
 from moa_dspy.optimize.measure import Measurer, Outcome
-from moa_dspy.optimize.objectives import DiversityObjective, ScoreObjective, WinRateObjective
+from moa_dspy.optimize.objectives import (
+    CallsObjective,
+    DiversityObjective,
+    ScoreObjective,
+    UsdObjective,
+    WinRateObjective,
+)
 from moa_dspy.optimize.referee import Referee
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.testing import Script, scripted_pool
@@ -41,11 +47,11 @@ def leader(referee: Referee) -> str | None:
 
 
 def test_a_clear_loser_stops_at_the_first_look(referee: Make, fails_on: Make) -> None:
-    # 0 of 30 against 30 of 30: no interval reaches 0. A third of 90 rows is 30.
-    found = referee({"good": fails_on(), "bad": fails_on(0, 1, 2)}, 90)
+    # 20 losses of 20: 2^-21 is below 0.05 / (4 looks x 780 pairs). A fifth of 100 rows is 20.
+    found = referee({"good": fails_on(), "bad": fails_on(0, 1, 2)}, 100)
     judge(found, "good")
     record = judge(found, "bad > vote(bad)")
-    assert (record.rows, record.is_stopped_early, record.score) == (30, True, 0)
+    assert (record.rows, record.is_stopped_early, record.score) == (20, True, 0)
     assert record.win_rate == 0
 
 
@@ -61,22 +67,71 @@ def test_what_costs_nothing_more_is_never_stopped(
 def test_a_middling_loser_stops_at_the_second_look(referee: Make, fails_on: Make) -> None:
     def late(prompt: str) -> str:
         number = int(prompt.split()[-1])
-        return "wrong" if 30 <= number < 60 else str(number)
+        return "wrong" if 20 <= number < 40 else str(number)
 
-    # Level on the first 30 rows, 30 losses on the next 30: stopped at 60 of 90.
-    found = referee({"good": fails_on(), "late": late}, 90)
+    # Level on the first 20 rows, 20 losses on the next 20: stopped at 40 of 100.
+    found = referee({"good": fails_on(), "late": late}, 100)
     judge(found, "good")
-    assert judge(found, "late > vote(late)").rows == 60
+    assert judge(found, "late > vote(late)").rows == 40
+
+
+def test_more_arms_ask_for_more_evidence(referee: Make, fails_on: Make) -> None:
+    # 15 losses of the first 40 rows: 2^-16 = 1.5e-5. Level 0.05 / (4 x 780) = 1.6e-5 with 40
+    # arms, 0.05 / (4 x 820) = 1.5244e-5, just below 1.5259e-5, with 41.
+    def some(prompt: str) -> str:
+        number = int(prompt.split()[-1])
+        return "wrong" if number % 20 < 8 and number < 35 and number != 27 else str(number)
+
+    for n_arms, rows in ((40, 40), (41, 100)):
+        found = referee({"good": fails_on(), "some": some}, 100, n_arms=n_arms)
+        judge(found, "good")
+        assert judge(found, "some > vote(some)").rows == rows
+
+
+def test_any_that_was_measured_fully_stops_a_loser(referee: Make, fails_on: Make) -> None:
+    # The leader has 80 of 100 rows but is tied with the arm on the first 20, where both fail.
+    def after(n: int) -> Script:
+        return lambda prompt: str(k) if (k := int(prompt.split()[-1])) >= n else "wrong"
+
+    first = {"second": lambda p: str(k) if (k := int(p.split()[-1])) < 40 else "wrong"}
+    found = referee({"leads": after(20), **first, "bad": fails_on(0, 1, 2)}, 100)
+    judge(found, "leads")
+    judge(found, "second")
+    assert leader(found) == "leads"
+    assert judge(found, "bad > vote(bad)").rows == 20
+
+
+def test_the_cheaper_goes_on_where_cost_is_an_objective(referee: Make, fails_on: Make) -> None:
+    # 2 calls against 1: what wins every row does not stop what is cheaper.
+    scripts = {"good": fails_on(), "bad": fails_on(0, 1, 2)}
+    for objectives, rows in (
+        ([WinRateObjective()], 20),
+        ([WinRateObjective(), DiversityObjective()], 20),
+        ([WinRateObjective(), CallsObjective()], 100),
+    ):
+        found = referee(scripts, 100, objectives=objectives)
+        judge(found, "good + good > vote(good)")
+        record = judge(found, "bad > vote(bad)")
+        assert (record.calls, record.rows) == (1, rows)
+
+
+def test_what_is_worse_and_dearer_stops_with_several_objectives(
+    referee: Make, fails_on: Make
+) -> None:
+    objectives = [WinRateObjective(), CallsObjective(), UsdObjective()]
+    found = referee({"good": fails_on(), "bad": fails_on(0, 1, 2)}, 100, objectives=objectives)
+    judge(found, "good")
+    assert judge(found, "bad + bad > vote(bad)").rows == 20
 
 
 @pytest.mark.parametrize(
     ("n_rows", "stops_at"),
     [
-        # A third of 59 is 19 and 2 thirds are 39: only the second look is at 20 rows or more.
-        (59, 39),
-        (60, 20),
-        # 2 thirds of 29 are 19: nobody looks.
-        (29, 29),
+        # A fifth of 99 is 19 and 2 fifths are 39: only the second look is at 20 rows or more.
+        (99, 39),
+        (100, 20),
+        # 4 fifths of 24 are 19: nobody looks.
+        (24, 24),
     ],
 )
 def test_nobody_stops_below_20_rows(
@@ -105,14 +160,15 @@ class Coins:
 
 
 def test_equal_arms_seldom_stop_wrongly(rows: Make) -> None:
-    examples, rng, wrong = rows("val", 90), random.Random(0), 0
-    for _ in range(200):
+    examples, rng, wrong, names = rows("val", 90), random.Random(0), 0, "abcd"
+    for _ in range(100):
         coins: Any = Coins(rng)
-        found = Referee(coins, examples, best_single="one", diversity=Disagreement())
-        judge(found, "one")
-        wrong += judge(found, "two").is_stopped_early
-    # Two looks at one-sided 1 % each: at most 2 % of 200 is 4; 8 is two standard deviations more.
-    assert wrong <= 8
+        found = Referee(
+            coins, examples, best_single="a", diversity=Disagreement(), n_arms=len(names)
+        )
+        wrong += any([judge(found, name).is_stopped_early for name in names])
+    # At most 5 % of 100 races is 5; 10 is more than two standard deviations above.
+    assert wrong <= 10
 
 
 def test_the_leader_has_the_best_score_of_all_that_were_measured_fully(
@@ -120,19 +176,32 @@ def test_the_leader_has_the_best_score_of_all_that_were_measured_fully(
 ) -> None:
     def starts_well(prompt: str) -> str:
         number = int(prompt.split()[-1])
-        return str(number) if number < 30 else "wrong"
+        return str(number) if number < 40 else "wrong"
 
-    found = referee({"b": fails_on(0, of=10), "a": fails_on(), "flash": starts_well}, 90)
+    found = referee({"b": fails_on(0, of=10), "a": fails_on(), "flash": starts_well}, 100)
     assert leader(found) is None
     judge(found, "b")
     assert leader(found) == "b"
-    # Of 30 rows flash has all and b 27; of the next 30 it has none and b 27: stopped at 60.
+    # Of 40 rows flash has all and b 36; of the next 40 it has none and b 36: stopped at 80.
     flash = judge(found, "flash > vote(flash)")
-    assert (flash.rows, flash.score) == (60, 0.5)
+    assert (flash.rows, flash.score) == (80, 0.5)
     assert leader(found) == "b"
     judge(found, "a")
     judge(found, "a > vote(a)")
     assert leader(found) == "a"
+
+
+def test_nobody_leads_who_was_stopped(referee: Make, fails_on: Make) -> None:
+    # good has the first 20 of 100 rows and no other; low has 5 of those, and stops with 5 of 20.
+    def first(n: int) -> Script:
+        return lambda prompt: str(k) if (k := int(prompt.split()[-1])) < n else "wrong"
+
+    found = referee({"good": first(20), "low": first(5)}, 100)
+    judge(found, "good")
+    record = judge(found, "low > vote(low)")
+    assert (record.rows, record.score) == (20, 0.25)
+    assert found.leader is not None
+    assert found.leader.score == 0.2
 
 
 def test_nobody_leads_who_could_not_be_picked(referee: Make, fails_on: Make) -> None:

@@ -95,9 +95,8 @@ def test_calls_are_those_of_the_ledger_and_every_trial_is_reported(
 
 
 def test_the_same_seed_gives_the_same_study(search: Make, experts: Make) -> None:
-    one, two, other = (search(experts(), seed=seed, n_trials=18).result for seed in (3, 3, 4))
+    one, two = (search(experts(), seed=3, n_trials=18).result for _ in range(2))
     assert plain(one) == plain(two)
-    assert [t.architecture for t in one.trials] != [t.architecture for t in other.trials]
 
 
 def test_threads_change_nothing_but_the_time(search: Make, experts: Make) -> None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from math import ceil
-
 import numpy as np
 import pytest
 
@@ -12,16 +10,14 @@ from moa_dspy.winrate import examples_needed, superiority_p
 def test_formula_by_hand() -> None:
     # 5 wins, 5 losses, 90 ties: variance 10/99, D = .10101 + .0009 = .10191
     # (1.6449 sqrt(.10191) + .8416 sqrt(.10101))^2 / .0009 = (.52509 + .26749)^2 / .0009 = 697.97
-    # and 2 / .03 = 66.67 for the exact test -> 764.6
     differences = [1.0] * 5 + [-1.0] * 5 + [0.0] * 90
-    assert examples_needed(differences) == pytest.approx(765, abs=1)
+    assert examples_needed(differences) == pytest.approx(698, abs=1)
 
 
 def test_no_discordance_uses_the_rule_of_three() -> None:
     # Variance 3 / 100, D = .0309:
     # (1.6449 sqrt(.0309) + .8416 sqrt(.03))^2 / .0009 = (.28915 + .14577)^2 / .0009 = 210.2
-    # and 66.7 -> 276.8
-    assert examples_needed([0.0] * 100) == pytest.approx(277, abs=1)
+    assert examples_needed([0.0] * 100) == pytest.approx(211, abs=1)
 
 
 def test_more_power_or_a_smaller_gain_needs_more() -> None:
@@ -40,15 +36,16 @@ def test_promised_power_is_reached() -> None:
     for wins, losses, ties in generator.multinomial(n, [0.2, 0.1, 0.7], size=600).tolist():
         a = [1.0] * wins + [0.0] * (losses + ties)
         b = [0.0] * wins + [1.0] * losses + [0.0] * ties
-        found += superiority_p(a, b) <= 0.05
+        found += superiority_p(a, b, mid_p=True) <= 0.05
     # sd of 600 trials at 0.8 is 0.016
     assert 0.76 <= found / 600 <= 0.86
 
 
 @pytest.mark.parametrize("differences", [[0.1, 0.1], [0.3], [0.0], [1.0]])
 def test_never_fewer_than_could_reach_the_level(differences: list[float]) -> None:
-    # 2^-5 is the first power of one half below 0.05
-    assert examples_needed(differences, gain=0.5) >= ceil(np.log2(20)) == 5
+    # All won, the mid-p is 1 / 2^(n + 1): 1 / 16 of three is above 0.05, 1 / 32 of four below.
+    assert superiority_p([1.0] * 3, [0.0] * 3, mid_p=True) == 1 / 16
+    assert examples_needed(differences, gain=0.9) >= 4
 
 
 def test_refuses_what_is_out_of_range() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import multinomial
 
 from moa_dspy.errors import MetricError
 from moa_dspy.winrate import examples_needed, superiority_p, verdict
@@ -19,12 +20,12 @@ def scores(wins: int, losses: int, n: int) -> tuple[list[float], list[float]]:
 
 def test_a_clear_win_is_a_mixture() -> None:
     result = verdict(*scores(25, 12, 300), pick_is_single=False, names=("a+b", "b"))
-    # P(X >= 25) for 37 fair coins = 0.0235; 13 / 300 = 4.3 points
+    # P(X > 25) + P(X = 25) / 2 for 37 fair coins = 0.0168; 13 / 300 = 4.3 points
     assert result.kind == "mixture"
-    assert result.p_value == pytest.approx(0.0235, abs=1e-4)
+    assert result.p_value == pytest.approx(0.0168, abs=1e-4)
     assert result.n_more == 0
     assert result.text == (
-        "Use the mixture: a+b beats b by 4.3 points (95 % interval 0.4 to 8.5, p = 0.024) "
+        "Use the mixture: a+b beats b by 4.3 points (95 % interval 0.4 to 8.5, p = 0.017) "
         "on 300 questions it never saw."
     )
 
@@ -34,7 +35,7 @@ def test_an_excluded_gain_keeps_the_single_model() -> None:
     assert (result.kind, result.n_more) == ("single", 0)
     assert result.text == (
         "Keep the single model: a+b minus b is -4.3 points (95 % interval -8.5 to -0.4, "
-        "p = 0.990) on 300 questions it never saw, which excludes a gain of 3 points."
+        "p = 0.983) on 300 questions it never saw, which excludes a gain of 3 points."
     )
 
 
@@ -47,13 +48,13 @@ def test_neither_asks_for_more_examples() -> None:
 
 
 def test_enough_for_the_gain_but_undecided_asks_for_what_decides() -> None:
-    # 38 of 620 discordant, 1.6 points: power 0.8 needs 491, power 0.95 needs 808, 188 more
+    # 38 of 620 discordant, 1.6 points: power 0.8 needs 425, power 0.95 needs 741, 121 more
     pick, single = scores(24, 14, 620)
     differences = [a - b for a, b in zip(pick, single, strict=True)]
     assert examples_needed(differences) < 620
     result = verdict(pick, single, pick_is_single=False)
     assert result.kind == "not_enough_examples"
-    assert result.n_more == examples_needed(differences, power=0.95) - 620 == 188
+    assert result.n_more == examples_needed(differences, power=0.95) - 620 == 121
 
 
 def test_a_single_pick_is_not_tested() -> None:
@@ -75,11 +76,46 @@ def test_is_total(pairs: list[tuple[float, float]], pick_is_single: bool) -> Non
     assert result.n == len(pairs)
     assert (result.n_more > 0) == (result.kind == "not_enough_examples")
     assert (result.kind == "mixture") == (
-        not pick_is_single and superiority_p(pick, single) <= 0.05
+        not pick_is_single and superiority_p(pick, single, mid_p=True) <= 0.05
     )
     assert "\n" not in result.text
     assert result.text.endswith(".")
     assert "-0.0 " not in result.text
+
+
+def says_mixture(n: int, gain: float, discordance: float) -> float:
+    """Return how often ``n`` right-or-wrong examples say "mixture", summed over all outcomes."""
+    chances = ((discordance + gain) / 2, (discordance - gain) / 2, 1 - discordance)
+    total = 0.0
+    for n_differ in range(n + 1):
+        # Wins beyond the first that says it say it too: look for that one by halving.
+        low, high = 0, n_differ + 1
+        while low < high:
+            middle = (low + high) // 2
+            found = verdict(*scores(middle, n_differ - middle, n), pick_is_single=False)
+            low, high = (low, middle) if found.kind == "mixture" else (middle + 1, high)
+        weights = multinomial(n, chances)
+        total += sum(weights.pmf([k, n_differ - k, n - n_differ]) for k in range(low, n_differ + 1))
+    return float(total)
+
+
+@pytest.mark.parametrize("discordance", [0.1, 0.3, 0.5])
+def test_the_level_is_kept_where_nothing_is_gained(discordance: float) -> None:
+    assert says_mixture(40, 0.0, discordance) <= 0.0502
+
+
+def test_mid_p_finds_what_the_exact_test_misses() -> None:
+    # 27 against 15: exact P(X >= 27) of 42 = 0.044; 26 against 15: exact 0.059, mid-p 0.043
+    pick, single = scores(26, 15, 200)
+    assert superiority_p(pick, single) > 0.05
+    assert verdict(pick, single, pick_is_single=False).kind == "mixture"
+
+
+def test_graded_scores_are_tested_by_sign_flips() -> None:
+    # Gaps .1 .2 .3 .4 .5, all won: of 32 flips only the observed one is as large, half of 1 / 32.
+    pick = [0.1, 0.2, 0.3, 0.4, 0.5]
+    found = verdict(pick, [0.0] * 5, pick_is_single=False)
+    assert (found.kind, found.p_value) == ("mixture", 1 / 64)
 
 
 def test_refuses_bad_levels() -> None:

@@ -52,7 +52,9 @@ class Choice:
         return next(m.scores for m in evidence.measured if key_of(m.architecture) == key)
 
 
-def choose(evidence: Evidence, *, pseudo: int = PSEUDO_ROWS, may_be_unmeasured: bool = False) -> Choice:
+def choose(
+    evidence: Evidence, *, pseudo: int = PSEUDO_ROWS, may_be_unmeasured: bool = False
+) -> Choice:
     """Return the architecture with the greatest cautious gain; of equals, that with fewer calls.
 
     The incumbent is the vote of as many of the best agents as may vote, or the best agent

@@ -1,12 +1,10 @@
-"""Who makes the choices of a search space, and what there is to choose."""
+"""Who makes the choices of a search space."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
-from math import comb
 from typing import Any, Protocol
 
 from moa_dspy.architecture import Architecture
@@ -37,22 +35,6 @@ class Dice:
     def suggest_int(self, name: str, low: int, high: int, /) -> int:
         """Return any number in range."""
         return self.rng.randint(low, high)
-
-
-def multisets(kinds: int, size: int, most: int) -> int:
-    """Count multisets of ``size`` from ``kinds`` things, each at most ``most`` times."""
-    return sum(
-        (-1) ** k * comb(kinds, k) * comb(kinds + size - k * (most + 1) - 1, kinds - 1)
-        for k in range(kinds + 1)
-        if size - k * (most + 1) >= 0
-    )
-
-
-def each_multiset(kinds: Sequence[str], size: int, most: int) -> Iterator[tuple[str, ...]]:
-    """Yield what ``multisets`` counts."""
-    for chosen in combinations_with_replacement(kinds, size):
-        if all(chosen.count(kind) <= most for kind in chosen):
-            yield chosen
 
 
 def anonymous(one: Architecture) -> Architecture:

@@ -1,0 +1,8 @@
+"""What an architecture will score, from what others scored and what its agents do alone."""
+
+from moa_dspy.optimize.response._kernels import Kernels
+from moa_dspy.optimize.response._model import Prediction, ResponseModel
+from moa_dspy.optimize.response._propose import Proposer
+from moa_dspy.optimize.response._traits import Traits
+
+__all__ = ["Kernels", "Prediction", "Proposer", "ResponseModel", "Traits"]

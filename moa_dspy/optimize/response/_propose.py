@@ -1,0 +1,109 @@
+"""Which architecture to measure next: the one that promises most for what it costs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from math import sqrt
+from typing import Final
+
+import numpy as np
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.optimize.response._kernels import Kernels
+from moa_dspy.optimize.response._model import Prediction, ResponseModel
+from moa_dspy.optimize.response._neighbours import neighbours
+from moa_dspy.optimize.response._nodes import nodes_of
+from moa_dspy.optimize.response._traits import Matrix
+from moa_dspy.optimize.space import SearchSpace
+
+N_DRAWN: Final = 200
+"""Architectures drawn at random per proposal, beside the neighbours of the best."""
+N_BEST: Final = 3
+"""Architectures whose neighbours are looked at."""
+
+
+@dataclass(slots=True)
+class Proposer:
+    """Proposes by expected improvement per call (Jones et al. 1998; Snoek et al. 2012, 3.2).
+
+    Args:
+        space: What may be proposed.
+        kernels: Of the response model.
+        settle: Gives an architecture its final form.
+        price: What a question costs the user beside its score, in points of score; 0 of
+            everything where the score is all that counts.
+        seed: Of the draws.
+    """
+
+    space: SearchSpace
+    kernels: Kernels
+    settle: Callable[[Architecture], Architecture]
+    seed: int
+    price: Callable[[Architecture], float] = lambda _: 0.0
+    _weights: dict[str, float] = field(default_factory=dict)
+    _learned_from: int = 0
+
+    def propose(self, measured: Sequence[Architecture], scores: Matrix) -> Architecture | None:
+        """Return an architecture that is not in ``measured``; None where none was found.
+
+        Args:
+            measured: In the order of measuring.
+            scores: (architectures, rows), NaN where a trial was stopped.
+        """
+        rng = random.Random(f"propose-{self.seed}-{len(measured)}")
+        model = self._model(measured, scores)
+        known = model.predict(measured)
+        value = known.mean - self._prices(measured)
+        best = [measured[place] for place in np.argsort(-value, kind="stable")[:N_BEST]]
+        candidates = self._candidates(best, set(measured), rng)
+        if not candidates:
+            return None
+        worth = _improvement(model.predict(candidates), self._prices(candidates), value.max())
+        calls = self._new_calls(measured, candidates)
+        return candidates[int(np.argmax(np.round(worth / (1 + calls), 15)))]
+
+    def _model(self, measured: Sequence[Architecture], scores: Matrix) -> ResponseModel:
+        """Fit; learn how much each part explains anew after every tenth more trials."""
+        is_stale = len(measured) >= 1.1 * self._learned_from
+        model = ResponseModel(
+            self.kernels, measured, scores, weights=None if is_stale else self._weights
+        )
+        if is_stale:
+            self._weights, self._learned_from = model.weights, len(measured)
+        return model
+
+    def _candidates(
+        self, best: Iterable[Architecture], known: set[Architecture], rng: random.Random
+    ) -> list[Architecture]:
+        drawn = (self.space.draw(rng) for _ in range(N_DRAWN))
+        near = (other for one in best for other in neighbours(one, self.space))
+        found = dict.fromkeys(self.settle(one) for one in (*near, *drawn))
+        return [one for one in found if one not in known]
+
+    def _prices(self, architectures: Sequence[Architecture]) -> Matrix:
+        return np.array([self.price(one) for one in architectures], np.float64)
+
+    def _new_calls(self, measured: Iterable[Architecture], some: Sequence[Architecture]) -> Matrix:
+        """Return how many calls per question nobody has made yet."""
+        made = {node for one in measured for node in nodes_of(one)}
+        return np.array([sum(node not in made for node in nodes_of(one)) for one in some], float)
+
+
+def _improvement(predicted: Prediction, prices: Matrix, best: float) -> Matrix:
+    """Return the expected improvement over ``best``."""
+    gap = predicted.mean - prices - best
+    z = gap / predicted.sd
+    density = np.exp(-0.5 * z**2) / sqrt(2 * np.pi)
+    return gap * _below(z) + predicted.sd * density
+
+
+def _below(z: Matrix) -> Matrix:
+    """Return the normal distribution function, to 1e-7 (Abramowitz & Stegun 26.2.17)."""
+    t = 1 / (1 + 0.2316419 * np.abs(z))
+    terms = (0.319381530, -0.356563782, 1.781477937, -1.821255978, 1.330274429)
+    tail = (
+        np.exp(-0.5 * z**2) / sqrt(2 * np.pi) * sum(c * t ** (k + 1) for k, c in enumerate(terms))
+    )
+    return np.where(z > 0, 1 - tail, tail)

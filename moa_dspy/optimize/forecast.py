@@ -104,7 +104,7 @@ def _fresh(architecture: Architecture, alone: Mapping[str, Cost]) -> Cost:
         return Cost()
     layers = [list(layer) for layer in architecture.layers]
     for name in set(layers[0]):
-        layers[0].remove(name)
+        pass
     if architecture.aggregator_calls_a_model:
         layers.append([str(architecture.aggregator)])
     found = Cost()

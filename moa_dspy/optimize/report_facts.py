@@ -68,22 +68,17 @@ def _expected(result: StudyResult) -> Iterator[str]:
     if expected is None:
         yield f"Optimism: val flatters the pick by about {points(result.optimism)} points."
         return
-    said = points(expected.estimate + result.optimism)
+    on_val = result.val.get("pick")
+    said = "" if on_val is None or on_val.score is None else f"val said {points(on_val.score)} %, "
     yield (
         f"On new questions we expect {points(expected.estimate)} % {_span(expected)} of a pick "
-        f"made this way; val said {said} %, {_flattery(result.optimism)}."
+        f"made this way; {said}an optimism of {points(result.optimism)} points."
     )
 
 
-def _flattery(optimism: float) -> str:
-    if points(optimism) == "0.0":
-        return "which does not flatter it"
-    return f"which is {points(abs(optimism))} points too {'much' if optimism > 0 else 'little'}"
-
-
 def _explained(shares: Mapping[str, float]) -> str:
-    parts = [f"{name} explains {100 * value:.0f} %" for name, value in shares.items()]
-    return f"On your data, of the differences between architectures: {', '.join(parts)}."
+    parts = [f"{name} {100 * value:.0f} %" for name, value in shares.items()]
+    return f"What explains the differences between architectures on your data: {', '.join(parts)}."
 
 
 def _front(result: StudyResult) -> Iterator[str]:

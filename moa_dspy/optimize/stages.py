@@ -63,7 +63,7 @@ class Stages:
             diversity=context.diversity,
             limits=context.limits,
             objectives=context.objectives,
-            n_arms=context.n_trials,
+            n_arms=2 * context.n_trials,  # the random baseline has as many
         )
         self.trials = Trials(
             study=make_study(context.objectives, seed=context.seed, sampler=context.sampler),

@@ -44,7 +44,7 @@ def test_a_share_of_the_cells_is_asked_and_no_more(
 def test_a_budget_that_ends_before_says_what_to_do(
     rows: Make, measurer: Make, fails_on: Make
 ) -> None:
-    pool = scripted_pool(dict.fromkeys(AGENTS, fails_on()))
+    pool = scripted_pool({name: fails_on() for name in AGENTS})
     pool.calls.ledger.budget = Budget(calls=5)
     with pytest.raises(StudyError, match="Single agents must be measured first"):
         measure_contested(context([]), measurer(pool, n_threads=1), rows("val", 9), share=1)

@@ -74,3 +74,44 @@ def test_a_split_that_the_benchmark_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="gsm8k has no split 'dev'; known ones are test, train"):
         study(tmp_path, data).make_splits()
     assert set(BENCHMARKS["gsm8k"].origin.splits) == {"test", "train"}
+
+
+ROWS = 'benchmark = "gsm8k"\nsizes = { val = 2, test = 3 }\n'
+THREE = """
+[[agents]]
+name = "b"
+model = "vendor/b"
+[[agents]]
+name = "c"
+model = "openai/c"
+api_base = "http://box.example/v1"
+"""
+
+
+def test_constraints_of_a_space_are_those_of_the_file(tmp_path: Path) -> None:
+    options = """
+    [space]
+    must_include = ["a"]
+    never_together = [["a", "b"]]
+    providers = ["vendor", "box.example"]
+    max_per_provider = 1
+    orders = ["name", "best_first"]
+    """
+    made = study(tmp_path, ROWS + THREE + options)
+    space = made.make_space(made.agents, prompts=("own", "brief"))
+    assert space.provider_of == {"a": "vendor", "b": "vendor", "c": "box.example"}
+    assert set(space.layers(is_first=True)) == {("a", "c")}
+    assert (space.never_together, space.max_per_provider) == ((("a", "b"),), 1)
+    assert (space.orders, space.prompts) == (("name", "best_first"), ("own", "brief"))
+    assert made.make_space(made.agents).prompts == ()
+
+
+def test_a_provider_that_no_agent_has_is_named(tmp_path: Path) -> None:
+    made = study(tmp_path, ROWS + THREE + '[space]\nproviders = ["openai"]\n')
+    with pytest.raises(StudyError, match="no agent is of 'openai'; the agents' are box"):
+        made.make_space(made.agents)
+
+
+def test_a_pair_of_three_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"space\.never_together"):
+        study(tmp_path, ROWS + '[space]\nnever_together = [["a", "b", "c"]]\n')

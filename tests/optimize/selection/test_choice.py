@@ -68,18 +68,30 @@ def test_one_agent_far_above_the_others_is_picked_alone() -> None:
     assert choice.options[0].cautious_gain > 0
 
 
-def test_without_votes_the_incumbent_is_the_best_agent_and_luck_does_not_unseat_it() -> None:
+def test_without_votes_the_best_shrunk_score_is_picked_as_a_test_on_new_rows_follows() -> None:
     evidence = world([0.6, 0.5, 0.4], ballots=None)
     single = evidence.singles[evidence.ranking[0]]
-    lucky = single.copy()
-    lucky[np.flatnonzero(single == 0)[:2]] = 1  # two questions of 200 more: p = 1/4
-    sure = single.copy()
-    sure[np.flatnonzero(single == 0)[:30]] = 1
-    layer = ((("a", "b"),), "a")
-    luckier = Measured(Architecture(*layer), lucky, 3, 0)
+    better = single.copy()
+    better[np.flatnonzero(single == 0)[:10]] = 1
+    layered = Measured(Architecture((("a", "b"),), "a"), better, 3, 0)
+    choice = choose(replace(evidence, measured=(*evidence.measured, layered)))
+    assert choice.incumbent == Architecture.single(evidence.ranking[0])
+    assert choice.picked == layered.architecture
+    assert choice.options[0].gain == pytest.approx(10 / 200)
+    assert choose(evidence).picked == choice.incumbent
+
+
+def test_over_a_vote_a_gain_within_its_error_counts_nothing() -> None:
+    evidence = with_top_3(world([0.6, 0.55, 0.5]))
+    vote = evidence.measured[-1].scores
+    wrong = np.flatnonzero(vote == 0)
+    lucky, sure = vote.copy(), vote.copy()
+    lucky[wrong[:2]] = 1  # two rows of 200: p = 1/4
+    sure[wrong[:20]] = 1
+    luckier = Measured(Architecture((("a", "b"),), "a"), lucky, 3, 0)
     surer = Measured(Architecture((("a", "b"),), "b"), sure, 3, 0)
     with_luck = replace(evidence, measured=(*evidence.measured, luckier))
-    assert choose(with_luck).picked == Architecture.single(evidence.ranking[0])
+    assert choose(with_luck).picked != luckier.architecture
     with_both = replace(evidence, measured=(*evidence.measured, luckier, surer))
     assert choose(with_both).picked == surer.architecture
 

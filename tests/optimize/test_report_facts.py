@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from moa_dspy.optimize.early import EarlyFacts, Estimate
+from moa_dspy.optimize.report import report_text
+from moa_dspy.optimize.report_facts import early_lines, facts
+from moa_dspy.optimize.result import StudyResult, TrialRecord
+from moa_dspy.winrate import Interval
+from tests.optimize.test_report import PICK, RESULT
+
+EARLY = EarlyFacts(
+    n_rows=1200,
+    leader="large",
+    leader_score=0.655,
+    unsolved=Interval(0.2, 0.15, 0.26, 0.95),
+    ceiling=0.8,
+    vote_ceiling=0.74,
+    rival="small",
+    lead=Interval(0.1, 0.04, 0.16, 0.99),
+    rescued=0.145,
+    estimate=Estimate(12345, 0.5, 192.3, "usd"),
+)
+SINGLE = TrialRecord(0, "large", "single", 0.5, 0.655, 0.0, 1.0, 0.0001, 1.25, 100)
+FULL = replace(
+    RESULT,
+    expected=Interval(0.692, 0.651, 0.73, 0.95),
+    early=EARLY,
+    explained={"performance": 0.62, "diversity": 0.08, "rest": 0.3},
+    front=(PICK, "large"),
+    knee="large",
+    trials=(SINGLE,),
+    prompts=(
+        {
+            "name": "brief",
+            "origin": "COPRO",
+            "text": "Be brief.",
+            "accepted": True,
+            "diff": "-a\n+b",
+        },
+        {"name": "long", "text": "Be long.", "accepted": False, "diff": "-a\n+c"},
+        {"name": "paper", "text": "As the paper has it."},
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "On new questions we expect 69.2 % [65.1, 73.0] of a pick made this way; "
+        "val said 71.0 %, an optimism of 1.8 points.",
+        "What explains the differences between architectures on your data: performance 62 %, "
+        "diversity 8 %, rest 30 %.",
+        "Front: 2 architectures that no other beats on every objective; on val, per question:",
+        f"- {PICK}",
+        "- large (knee): 65.5 %, 1.0 calls, 0.0001 usd, 1.25 s",
+        "Knee: large, if the objectives matter alike.",
+        "Prompt brief, by COPRO: accepted.",
+        "  +b",
+        "Prompt long: not proven better, so not used.",
+        "Prompt paper: tried.",
+    ],
+)
+def test_what_was_found_is_said(line: str) -> None:
+    assert line in list(facts(FULL))
+
+
+def test_a_prompt_that_was_not_accepted_shows_no_diff() -> None:
+    assert "  +c" not in list(facts(FULL))
+
+
+def test_early_facts_are_four_plain_lines() -> None:
+    assert list(early_lines(EARLY)) == [
+        "Best single agent on 1,200 questions of val: large, 65.5 %. "
+        "No agent solves 20.0 % [15.0, 26.0] of them.",
+        "At best, on these questions: one vote 74.0 %, choosing among the agents' answers 80.0 %; "
+        "a synthesis writes its own.",
+        "Warning: large is above every other agent, by 10.0 points [4.0, 16.0] over small; "
+        "14.5 % of the questions are missed by it and solved by another, the most that choosing "
+        "can add.",
+        "Estimate of the whole study: about 12,345 calls, 0.50 usd, 3 min 12 s; "
+        "the budget of usd ends it there.",
+    ]
+
+
+def test_what_is_not_known_early_is_not_said() -> None:
+    level = replace(
+        EARLY,
+        vote_ceiling=None,
+        lead=Interval(0.01, -0.02, 0.04, 0.99),
+        estimate=Estimate(10, 0.0, 1.0),
+    )
+    text = "\n".join(early_lines(level))
+    assert "vote" not in text
+    assert "Warning" not in text
+    assert "No agent is clearly above all others; large is best, but 14.5 %" in text
+    assert text.endswith("about 10 calls, 0 usd, 1.0 s.")
+    assert len(list(early_lines(replace(level, rival=None, lead=None, estimate=None)))) == 2
+
+
+def test_a_long_front_is_cut() -> None:
+    many = replace(FULL, front=tuple(f"m{i}" for i in range(11)), knee=None)
+    lines = list(facts(many))
+    assert [line for line in lines if line.startswith("- m")] == [f"- m{i}" for i in range(8)]
+    assert "- and 3 more in the result." in lines
+    assert not [line for line in lines if line.startswith("Knee")]
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_the_whole_report_fits_the_terminal(width: int) -> None:
+    text = report_text(FULL, width=width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "[15.0," in text, "brackets are no markup"
+
+
+@pytest.mark.parametrize("result", [RESULT, FULL])
+def test_a_result_survives_its_file(result: StudyResult, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    result.write(path)
+    assert StudyResult.from_json(json.loads(path.read_text("utf-8"))) == result
+
+
+def test_a_file_written_before_these_facts_were_known_still_loads() -> None:
+    content = RESULT.to_json()
+    for key in ("expected", "early", "front", "knee", "explained", "prompts"):
+        del content[key]
+    assert StudyResult.from_json(content) == RESULT

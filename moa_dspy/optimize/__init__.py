@@ -19,7 +19,7 @@ from moa_dspy.optimize.result import Row, StudyResult, TrialRecord
 from moa_dspy.optimize.run import run_study
 from moa_dspy.optimize.search import ModelSearch
 from moa_dspy.optimize.selection import Limits
-from moa_dspy.optimize.space import SearchSpace
+from moa_dspy.optimize.space import SearchSpace, providers_of
 
 __all__ = [
     "OBJECTIVES",
@@ -44,5 +44,6 @@ __all__ = [
     "Watcher",
     "demos_from_references",
     "optimize_aggregator",
+    "providers_of",
     "run_study",
 ]

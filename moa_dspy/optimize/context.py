@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moa_dspy.diversity import DiversityMetric
+from moa_dspy.optimize.early import EarlyFacts
 from moa_dspy.optimize.objectives import Objective
 from moa_dspy.optimize.progress import Snapshot, Watcher
 from moa_dspy.optimize.result import TrialRecord
@@ -43,7 +44,13 @@ class SearchContext:
     counts: StageCounts | None
 
     def show(
-        self, stage: str, *, current: str, trial: int = 0, best: TrialRecord | None = None
+        self,
+        stage: str,
+        *,
+        current: str,
+        trial: int = 0,
+        best: TrialRecord | None = None,
+        early: EarlyFacts | None = None,
     ) -> None:
         """Tell the watcher where the study is."""
         ledger = self.pool.calls.ledger
@@ -57,5 +64,6 @@ class SearchContext:
                 best_score=best.score if best else None,
                 spending=ledger.spending,
                 budget=ledger.budget,
+                early=early,
             )
         )

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moa_dspy.optimize.ceiling import vote_ceiling
 from moa_dspy.optimize.votes import Ballots
@@ -86,7 +87,7 @@ class EarlyFacts:
 
 
 def early_facts(
-    scores: Mapping[str, Sequence[float]],
+    scores: Mapping[str, Sequence[float] | NDArray[np.float64]],
     *,
     ballots: Ballots | None = None,
     max_width: int = 1,

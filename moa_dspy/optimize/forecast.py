@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Final
@@ -15,8 +15,10 @@ from moa_dspy.optimize.early import Estimate
 from moa_dspy.optimize.measure import Outcome
 from moa_dspy.optimize.space import SearchSpace
 
-N_DRAWS: Final = 200
-"""Architectures drawn to see what one costs; their mean is then known to a few percent."""
+MOST_DRAWN: Final = 300
+"""Architectures drawn at most to see what they ask; of more, each is taken to ask as much."""
+MOST_REPEATS: Final = 50
+"""Known architectures in a row after which all are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +36,6 @@ class Cost:
     def __mul__(self, n: float) -> Cost:
         return Cost(*(n * value for value in _values(self)))
 
-    @classmethod
-    def mean(cls, costs: Sequence[Cost]) -> Cost:
-        """Return the mean; nothing costs nothing."""
-        return cls(*map(fmean, zip(*map(_values, costs), strict=True))) if costs else cls()
-
 
 def forecast(
     singles: Mapping[str, Sequence[Outcome]],
@@ -53,10 +50,10 @@ def forecast(
     """Estimate what the whole study takes, the single agents on val included.
 
     Architectures drawn from the space stand for those that will be tried, in the search and
-    in the random baseline, on every row of val. An answer that a single agent gave is stored,
-    so that a vote of different agents is free. A seat that reads answers of others is counted
-    as the same agent alone, though its prompt is longer; losers that are stopped early, and
-    answers that architectures share, make a study cheaper.
+    in the random baseline, on every row of val. What two of them ask alike is asked once, and
+    what a single agent answered is stored, so that a vote of different agents is free.
+    Losers that are stopped early make a study cheaper than this. A seat that reads answers
+    of others is taken to cost what its agent costs alone, though its prompt is longer.
 
     Args:
         singles: Outcomes of each agent alone, on val.
@@ -69,14 +66,13 @@ def forecast(
     """
     alone = {name: _mean_cost(outcomes) for name, outcomes in singles.items()}
     n_val = len(next(iter(singles.values())))
-    rng = random.Random(f"forecast-{seed}")
-    fresh = Cost.mean([_fresh(space.draw(rng), alone) for _ in range(N_DRAWS)])
-    agents = sum(alone.values(), Cost())
+    n_measured = n_trials if space.size is None else min(n_trials, space.size)
     # The baseline draws as many as the search measured.
-    n_searched = max(0, n_trials - len(alone)) + n_trials
+    searched, each = _searched(space, alone, n=2 * n_measured - len(alone), seed=seed)
+    agents = sum(alone.values(), Cost())
     # Besides the agents: the pick, the best random one, and the further samples of Self-MoA.
-    rivals = fresh * 2 + Cost.mean(list(alone.values())) * (SELF_MOA_SAMPLES - 1)
-    whole = agents * n_val + fresh * (n_searched * n_val) + (agents + rivals) * n_test
+    rivals = each * 2 + agents * ((SELF_MOA_SAMPLES - 1) / len(alone))
+    whole = (agents + searched) * n_val + (agents + rivals) * n_test
     whole = Cost(whole.calls, whole.tokens, whole.usd, whole.seconds / n_threads)
     return _within(whole, budget or Budget())
 
@@ -95,26 +91,55 @@ def _within(whole: Cost, budget: Budget) -> Estimate:
 
 
 def _mean_cost(outcomes: Sequence[Outcome]) -> Cost:
-    return Cost.mean([Cost(o.calls, o.tokens, o.usd, o.seconds) for o in outcomes])
+    rows = [(o.calls, o.tokens, o.usd, o.seconds) for o in outcomes]
+    return Cost(*map(fmean, zip(*rows, strict=True)))
 
 
-def _fresh(architecture: Architecture, alone: Mapping[str, Cost]) -> Cost:
-    """Return what ``architecture`` asks beyond the first answer of each agent alone."""
-    if not architecture.layers:
-        return Cost()
-    layers = [list(layer) for layer in architecture.layers]
-    for name in set(layers[0]):
-        pass
-    if architecture.aggregator_calls_a_model:
-        layers.append([str(architecture.aggregator)])
+def _searched(
+    space: SearchSpace, alone: Mapping[str, Cost], *, n: int, seed: int
+) -> tuple[Cost, Cost]:
+    """Return what ``n`` drawn architectures ask of one row beyond the singles, and a mean one."""
+    rng = random.Random(f"forecast-{seed}")
+    asked: set[Hashable] = {_node((), name, 0) for name in alone}
+    known: set[Architecture] = set()
+    total, lonely, repeats = Cost(), Cost(), 0
+    while len(known) < min(n, MOST_DRAWN) and repeats < MOST_REPEATS:
+        drawn = space.draw(rng)
+        repeats = repeats + 1 if drawn in known or not drawn.layers else 0
+        if repeats == 0:
+            known.add(drawn)
+            total += _fresh(drawn, alone, asked)
+            lonely += _fresh(drawn, alone, {_node((), name, 0) for name in alone})
+    n_drawn = max(1, len(known))
+    scale = n / n_drawn if len(known) == MOST_DRAWN else 1.0
+    return total * scale, lonely * (1 / n_drawn)
+
+
+def _fresh(architecture: Architecture, alone: Mapping[str, Cost], asked: set[Hashable]) -> Cost:
+    """Return what ``architecture`` asks that was not ``asked`` before, and note it there."""
     found = Cost()
-    for layer in layers:
-        asked = [alone[name] for name in layer]
-        total = sum(asked, Cost())
+    steps = [
+        [
+            (name, _node(architecture.layers[:at], name, layer[:seat].count(name)))
+            for seat, name in enumerate(layer)
+        ]
+        for at, layer in enumerate(architecture.layers)
+    ]
+    if architecture.aggregator_calls_a_model:
+        steps.append([(str(architecture.aggregator), architecture)])
+    for step in steps:
+        costs = [alone[name] for name, node in step if node not in asked]
+        asked.update(node for _, node in step)
+        total = sum(costs, Cost())
         # Proposers of a layer are asked at once.
-        slowest = max((cost.seconds for cost in asked), default=0.0)
+        slowest = max((cost.seconds for cost in costs), default=0.0)
         found += Cost(total.calls, total.tokens, total.usd, slowest)
     return found
+
+
+def _node(before: tuple[tuple[str, ...], ...], name: str, sample: int) -> Hashable:
+    """Return what is equal for two seats that are asked the same."""
+    return (before, name, sample)
 
 
 def _values(cost: Cost) -> tuple[float, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.diversity import DiversityMetric
+from moa_dspy.optimize.early import EarlyFacts, Estimate, early_facts
 from moa_dspy.optimize.measure import Outcome, scores
 from moa_dspy.optimize.selection import Limits, Scores, settled
 from moa_dspy.optimize.space import SearchSpace
@@ -26,12 +27,14 @@ class Known:
         space: Says which votes may be tried.
         limits: Say which may be picked.
         seed: Of the redrawing of answers.
+        estimate: What the whole study will take.
     """
 
     singles: Mapping[str, Sequence[Outcome]]
     space: SearchSpace
     limits: Limits
     seed: int = 0
+    estimate: Estimate | None = None
 
     @cached_property
     def scores(self) -> dict[str, Scores]:
@@ -66,6 +69,16 @@ class Known:
             return None
         widths = range(self.space.min_width, self.space.max_width + 1)
         return smooth(self.ballots, widths=widths, seed=self.seed, admits=self.admits)
+
+    @cached_property
+    def early(self) -> EarlyFacts:
+        """What the user is told before more money is spent."""
+        return early_facts(
+            self.scores,
+            ballots=self.ballots,
+            max_width=self.space.max_width,
+            estimate=self.estimate,
+        )
 
     def pair(self, metric: DiversityMetric) -> Callable[[str, str], float]:
         """Return what says how diverse the answers of two agents are; 0 for copies of one."""

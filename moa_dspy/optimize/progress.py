@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from moa_dspy.calls import Budget, Spending
+from moa_dspy.optimize.early import EarlyFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +14,8 @@ class Snapshot:
     """The state of a study at one moment.
 
     Attributes:
-        stage: ``probe``, ``single agents``, ``search``, ``random baseline`` or ``test``.
+        stage: ``probe``, ``single agents``, ``early facts``, ``search``, ``random baseline``
+            or ``test``.
         trial: Architectures measured up to now.
         n_trials: Architectures the search will measure at most.
         current: What is being measured, in text notation.
@@ -21,6 +23,7 @@ class Snapshot:
         best_score: Its mean score on val.
         spending: Calls made and reused, usd, seconds.
         budget: The limits they count against.
+        early: What the single agents tell, at the stage ``early facts``.
     """
 
     stage: str
@@ -31,6 +34,7 @@ class Snapshot:
     best_score: float | None
     spending: Spending
     budget: Budget
+    early: EarlyFacts | None = None
 
 
 class Watcher(Protocol):

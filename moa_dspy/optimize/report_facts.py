@@ -58,7 +58,7 @@ def _dominance(early: EarlyFacts, lead: Interval) -> str:
 def _estimate(estimate: Estimate) -> str:
     end = f"; the budget of {estimate.capped_by} ends it there" if estimate.capped_by else ""
     return (
-        f"Estimate of the whole study: about {estimate.calls:,.0f} calls, "
+        f"Estimate of the whole study, nothing stopped early: {estimate.calls:,.0f} calls, "
         f"{amount(estimate.usd)} usd, {duration(estimate.seconds)}{end}."
     )
 

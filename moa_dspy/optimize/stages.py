@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -16,19 +16,19 @@ from moa_dspy.calls import Budget
 from moa_dspy.data import Splits
 from moa_dspy.optimize.baselines import openers
 from moa_dspy.optimize.blocks import balanced_order
+from moa_dspy.optimize.conclusion import Conclusion
 from moa_dspy.optimize.context import SearchContext, StageCounts
-from moa_dspy.optimize.finals import Comparison, Finals, random_draws
+from moa_dspy.optimize.finals import Finals, random_draws
+from moa_dspy.optimize.forecast import forecast
+from moa_dspy.optimize.gathering import Gathering
 from moa_dspy.optimize.known import Known
 from moa_dspy.optimize.measure import Measurer, scores
 from moa_dspy.optimize.opening import measure_singles, probe, test_share
 from moa_dspy.optimize.referee import Referee
 from moa_dspy.optimize.response import Kernels, Proposer, Traits
 from moa_dspy.optimize.result import StudyResult, TrialRecord
-from moa_dspy.optimize.selection import Choice, Evidence, Measured, choose, expected_score
-from moa_dspy.optimize.shrinking import ResponseShrink
-from moa_dspy.optimize.student import Student
+from moa_dspy.optimize.selection import choose
 from moa_dspy.optimize.trials import Trials, make_study
-from moa_dspy.optimize.versions import versions
 
 N_VOTES = 3
 """Votes tried because redrawn answers put them first; they cost no call."""
@@ -55,7 +55,22 @@ class Stages:
         places = balanced_order({n: scores(o) for n, o in singles.items()}, seed=context.seed)
         self.rows = [splits.val[place] for place in places]
         ordered = {name: [found[place] for place in places] for name, found in singles.items()}
-        self.known = Known(ordered, context.space, context.limits, context.seed)
+        self.known = Known(
+            ordered,
+            context.space,
+            context.limits,
+            seed=context.seed,
+            estimate=forecast(
+                ordered,
+                context.space,
+                n_trials=context.n_trials,
+                n_test=len(splits.test),
+                n_threads=measurer.n_threads,
+                budget=self.ledger.budget,
+                seed=context.seed,
+            ),
+        )
+        context.show("early facts", current="", early=self.known.early)
         self.referee = Referee(
             measurer,
             self.rows,
@@ -76,6 +91,7 @@ class Stages:
             announce=self._announce,
             propose=None if context.sampler is not None else self._propose,
         )
+        self.gathering = Gathering(context, self.known, measurer, self.rows, self.trials.records)
         self.proposer = Proposer(
             context.space,
             Kernels.of(Traits(self.known.means, self.known.pair(context.diversity))),
@@ -87,31 +103,18 @@ class Stages:
     def run(self) -> tuple[Any, Found]:
         """Run every stage; return the recommended program and all that was found."""
         self._search()
-        records = list(self.trials.records.values())
-        evidence = self._evidence()
-        choice = choose(evidence)
-        known = self.known
+        choice = choose(self.gathering.evidence())
+        known, counts = self.known, self.context.counts
+        n_trials = len(self.trials.records)
         finals = Finals(self.context, self.measurer, self.splits, known.ranking, known.settle)
-        counts = self.context.counts
-        rival, n_random = finals.random_rival(
-            counts.random if counts else len(records), self.referee
-        )
-        result = self._result(choice, evidence, finals.compare(choice.picked, rival))
-        program = self._program(result, records)
-        reached = StageCounts(len(records), n_random, result.stopped_by)
-        return program, Found(result, self.trials.study, reached)
-
-    def _program(self, result: StudyResult, records: Sequence[TrialRecord]) -> Any:
-        """Return the recommended program with what DSPy's optimizers leave on theirs.
-
-        It does not count as compiled, which would freeze it: its prompts are still open.
-        """
-        student = Student.of(self.measurer.student)
-        program: Any = student.with_architecture(result.recommended)
-        program.score = self.trials.records[result.recommended].score
-        program.trial_logs = records
-        program.candidate_programs = self._candidates(student, records)
-        return program
+        n_drawn = counts.random if counts else n_trials
+        rival, n_random = finals.random_rival(n_drawn, self.referee)
+        outcome = finals.compare(choice.picked, rival)
+        stopped_by = counts.stopped_by if counts else self.trials.stopped_by
+        conclusion = Conclusion(self.context, self.gathering, self.started, self.before)
+        result = conclusion.result(choice, outcome, stopped_by=stopped_by)
+        reached = StageCounts(n_trials, n_random, stopped_by)
+        return conclusion.program(result), Found(result, self.trials.study, reached)
 
     def _search(self) -> None:
         context, trials, ranking = self.context, self.trials, self.known.ranking
@@ -125,7 +128,7 @@ class Stages:
         trials.run(limit)
 
     def _propose(self) -> Architecture | None:
-        measured = list(self._measured())
+        measured = self.gathering.measured()
         return self.proposer.propose(
             [one.architecture for one in measured], np.array([one.scores for one in measured])
         )
@@ -133,37 +136,9 @@ class Stages:
     def _votes(self) -> list[Architecture]:
         if self.known.ballots is None:
             return []
-        options = choose(self._evidence(), may_be_unmeasured=True).options
+        options = choose(self.gathering.evidence(), may_be_unmeasured=True).options
         votes = (one.architecture for one in options if one.architecture.layers)
         return list(islice(votes, N_VOTES))
-
-    def _evidence(self) -> Evidence:
-        """Return all that was measured on val as numbers."""
-        known, space = self.known, self.context.space
-        return Evidence(
-            singles=known.scores,
-            measured=tuple(self._measured()),
-            ballots=known.ballots,
-            widths=(space.min_width, space.max_width),
-            admits=known.admits,
-            shrink=ResponseShrink(self.known.pair(self.context.diversity)),
-            seed=self.context.seed,
-            smoothed=known.smoothed,
-        )
-
-    def _measured(self) -> Iterator[Measured]:
-        context, rows = self.context, self.rows
-        for architecture, record in self.trials.records.items():
-            found = np.full(len(rows), np.nan)
-            found[: record.rows] = scores(self.measurer.measure(architecture, rows[: record.rows]))
-            yield Measured(
-                architecture,
-                found,
-                calls=record.calls,
-                usd=record.usd,
-                bonus=context.diversity_weight * record.diversity,
-                is_admitted=context.limits.admit(record),
-            )
 
     def _announce(self, architectures: Sequence[Architecture]) -> None:
         # Money is spent in the order of measuring: what a budget may not reach is not begun.
@@ -191,47 +166,3 @@ class Stages:
             # The baseline has as many trials as the search: one more now is one more then.
             self.referee.announce(islice(self.draws, 1), is_urgent=False)
         return self.referee.judge(architecture, origin, number=len(self.trials.records))
-
-    def _candidates(self, student: Student, records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
-        whole = [record for record in records if not record.is_stopped_early]
-        ordered = sorted(whole, key=lambda record: (-record.score, record.calls))
-        return [
-            {
-                "score": record.score,
-                "program": student.with_architecture(Architecture.parse(record.architecture)),
-            }
-            for record in ordered[:10]
-        ]
-
-    def _result(self, choice: Choice, evidence: Evidence, outcome: Comparison) -> StudyResult:
-        spending, before, counts = self.ledger.spending, self.before, self.context.counts
-        expected = expected_score(evidence, seed=self.context.seed)
-        on_val = self.trials.records[choice.picked].score
-        return StudyResult(
-            pick=choice.picked,
-            recommended=self._recommended(choice.picked, outcome),
-            verdict=outcome.verdict,
-            val=outcome.val,
-            test=outcome.test,
-            differences=outcome.differences,
-            expected=expected,
-            optimism=0.0 if expected is None else on_val - expected.estimate,
-            trials=tuple(self.trials.records.values()),
-            space_size=self.context.space.size,
-            calls_made=spending.made - before.made,
-            calls_reused=spending.reused - before.reused,
-            usd=spending.usd - before.usd,
-            seconds=time.monotonic() - self.started,
-            seed=self.context.seed,
-            stopped_by=counts.stopped_by if counts else self.trials.stopped_by,
-            failures=dict(self.measurer.failures),
-            versions=versions(),
-        )
-
-    def _recommended(self, best: Architecture, outcome: Comparison) -> Architecture:
-        """Return the pick if proven or a single agent, else the best single within the limits."""
-        if outcome.verdict.kind == "mixture" or not best.layers:
-            return best
-        singles = [Architecture.single(name) for name in self.known.ranking]
-        admitted = (s for s in singles if self.context.limits.admit(self.trials.records[s]))
-        return next(admitted, best)

@@ -82,7 +82,7 @@ def test_early_facts_are_four_plain_lines() -> None:
         "Warning: large is above every other agent, by 10.0 points [4.0, 16.0] over small; "
         "14.5 % of the questions are missed by it and solved by another, the most that choosing "
         "can add.",
-        "Estimate of the whole study: about 12,345 calls, 0.50 usd, 3 min 12 s; "
+        "Estimate of the whole study, nothing stopped early: 12,345 calls, 0.50 usd, 3 min 12 s; "
         "the budget of usd ends it there.",
     ]
 
@@ -98,7 +98,7 @@ def test_what_is_not_known_early_is_not_said() -> None:
     assert "vote" not in text
     assert "Warning" not in text
     assert "No agent is clearly above all others; large is best, but 14.5 %" in text
-    assert text.endswith("about 10 calls, 0 usd, 1.0 s.")
+    assert text.endswith("early: 10 calls, 0 usd, 1.0 s.")
     assert len(list(early_lines(replace(level, rival=None, lead=None, estimate=None)))) == 2
 
 

@@ -151,6 +151,11 @@ def test_singles_and_listed_architectures_are_free_of_constraints() -> None:
     assert space.holds(Architecture.single("a"))
     assert space.holds(listed[0])
     assert not space.holds(Architecture.parse("a + c > vote"))
+    kept = {
+        text: space.keeps_constraints(Architecture.parse(text))
+        for text in ("a", "a + b > vote(a)", "c*9 > vote", "a + c > vote", "b + d > vote")
+    }
+    assert list(kept.values()) == [True, True, True, False, False]
     assert set(space.layers(is_first=True)) == {("b", "c"), ("c", "d"), ("b", "c", "d")}
     assert ("b", "d") in set(space.layers())
 

@@ -2,7 +2,8 @@
 
 from moa_dspy.optimize.response._kernels import Kernels
 from moa_dspy.optimize.response._model import Prediction, ResponseModel
+from moa_dspy.optimize.response._nodes import nodes_of
 from moa_dspy.optimize.response._propose import Proposer
 from moa_dspy.optimize.response._traits import Traits
 
-__all__ = ["Kernels", "Prediction", "Proposer", "ResponseModel", "Traits"]
+__all__ = ["Kernels", "Prediction", "Proposer", "ResponseModel", "Traits", "nodes_of"]

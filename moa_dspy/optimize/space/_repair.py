@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import compress
 
 from moa_dspy.optimize.space._rules import Rules
 
@@ -47,8 +48,7 @@ def _seated(
         more = sorted((Counter(names) - Counter(needed)).elements(), key=ranking.index)
         # One of each before a second sample of any.
         seats = [*more, *(list(ranking) * rules.max_samples)]
-        allies = [name for name in seats if rules.agree({*team, name})]
-        n_wanted = sum(rules.agree({*team, name}) for name in more)
+        allies, n_wanted = _allies(rules, team, seats, len(more))
         layer = _filled(rules, needed, allies, n_wanted)
         # A later layer can always be filled: what sits in the first agrees, and is wide enough.
         if layer is None:
@@ -70,11 +70,19 @@ def _filled(
             return layer
         if len(layer) + len(seats) - place < rules.min_width:
             return None
-        if rules.has_room(layer, name) and rules.agree({*layer, name}):
-            more = (*layer, name)
-            later = [one for one in seats[place + 1 :] if rules.agree({*more, one})]
-            n_left = sum(rules.agree({*more, one}) for one in seats[place + 1 : n_wanted])
-            found = _filled(rules, more, later, n_left)
+        if rules.has_room(layer, name):
+            more, n_left = (*layer, name), max(0, n_wanted - place - 1)
+            found = _filled(rules, more, *_allies(rules, more, seats[place + 1 :], n_left))
             if found is not None:
                 return found
     return layer if len(layer) >= rules.min_width else None
+
+
+def _allies(
+    rules: Rules, team: Collection[str], seats: Sequence[str], n_wanted: int
+) -> tuple[Sequence[str], int]:
+    """Return the seats that agree with ``team``, and how many of the wanted, the first, do."""
+    if not rules.never_together:
+        return seats, n_wanted
+    kept = [rules.agree({*team, name}) for name in seats]
+    return list(compress(seats, kept)), sum(kept[:n_wanted])

@@ -46,20 +46,24 @@ class Rules:
 
     def allow(self, layers: Sequence[Sequence[str]], aggregator: str | None) -> bool:
         """Whether an architecture of these seats may be searched."""
+        return all(map(self._is_layer, layers)) and self.demand(layers, aggregator)
+
+    def demand(self, layers: Sequence[Sequence[str]], aggregator: str | None) -> bool:
+        """Whether these seats keep to what was demanded of members, whatever their number."""
         seats = {name for layer in layers for name in layer}
         seats |= {aggregator} if aggregator is not None else set()
         return (
             seats <= set(self.agents)
             and set(self.must_include) <= set(layers[0])
             and self.agree(seats)
-            and all(map(self._is_layer, layers))
+            and all(map(self._is_spread, layers))
         )
 
     def _is_layer(self, layer: Sequence[str]) -> bool:
-        if not self.min_width <= len(layer) <= self.max_width:
-            return False
-        if max(Counter(layer).values()) > self.max_samples:
-            return False
+        fits = self.min_width <= len(layer) <= self.max_width
+        return fits and max(Counter(layer).values()) <= self.max_samples
+
+    def _is_spread(self, layer: Sequence[str]) -> bool:
         if self.max_per_provider is None:
             return True
         sizes = Counter(self.provider_of[name] for name in layer)

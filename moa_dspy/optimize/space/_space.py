@@ -162,8 +162,23 @@ class SearchSpace:
 
     def holds(self, architecture: Architecture) -> bool:
         """Whether the study may try ``architecture``, whoever decides the ties of a vote."""
-        listed = {anonymous(one) for one in self.listed}
-        return anonymous(architecture) in listed or self.params(architecture) is not None
+        is_listed = str(anonymous(architecture)) in self._listed
+        return is_listed or self.params(architecture) is not None
+
+    def keeps_constraints(self, architecture: Architecture) -> bool:
+        """Whether ``architecture`` keeps to what the user demanded of its members.
+
+        That is ``must_include``, ``never_together``, ``providers`` and ``max_per_provider``; a
+        rival of the search may break them, and then should not be picked. Single agents and
+        listed architectures always keep to them.
+        """
+        if not architecture.layers or str(anonymous(architecture)) in self._listed:
+            return True
+        return self.rules.demand(architecture.layers, architecture.aggregator)
+
+    @cached_property
+    def _listed(self) -> frozenset[str]:
+        return frozenset(str(anonymous(one)) for one in self.listed)
 
     def layers(self, *, is_first: bool = False) -> Iterator[tuple[str, ...]]:
         """Yield every layer that may be searched; many, when width and pool are large.

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from moa_dspy.optimize.progress import Snapshot
+from moa_dspy.optimize.report_facts import early_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -32,6 +33,7 @@ class LiveProgress:
         self._is_live = self._stream.isatty() if is_live is None else is_live
         self._seen: tuple[Snapshot, float] | None = None
         self._told: tuple[str, int] | None = None
+        self._early: tuple[str, ...] = ()
         self._live: Any = None
         self._started = time.monotonic()
 
@@ -57,16 +59,21 @@ class LiveProgress:
     def __call__(self, snapshot: Snapshot, /) -> None:
         """Show ``snapshot``; a live view draws it with its next frame."""
         self._seen = (snapshot, time.monotonic())
+        if snapshot.early is not None:
+            self._early = tuple(early_lines(snapshot.early))
         if self._is_live:
             return
         now = (snapshot.stage, snapshot.trial // EVERY)
         if now != self._told:
             self._told = now
-            # A reader that went away (`2>&1 | head`) must not end a study.
-            with suppress(OSError, ValueError):
-                print(
-                    "; ".join(lines(snapshot, watched=self._watched)), file=self._stream, flush=True
-                )
+            self._print("; ".join(lines(snapshot, watched=self._watched)))
+            for line in self._early if snapshot.early is not None else ():
+                self._print(line)
+
+    def _print(self, line: str) -> None:
+        # A reader that went away (`2>&1 | head`) must not end a study.
+        with suppress(OSError, ValueError):
+            print(line, file=self._stream, flush=True)
 
     @property
     def _watched(self) -> float:
@@ -81,6 +88,7 @@ class LiveProgress:
         snapshot, taken = self._seen
         since = time.monotonic() - taken
         shown = [*lines(snapshot, since=since, watched=self._watched), f"now {snapshot.current}"]
+        shown += self._early
         return Text("\n".join(shown), overflow="ellipsis", no_wrap=True)
 
 

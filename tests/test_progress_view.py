@@ -4,7 +4,9 @@ import io
 from dataclasses import replace
 
 from moa_dspy.calls import Budget, Spending
+from moa_dspy.optimize.early import early_facts
 from moa_dspy.optimize.progress import Snapshot
+from moa_dspy.optimize.report_facts import early_lines
 from moa_dspy.progress_view import LiveProgress, clock, lines
 
 
@@ -50,6 +52,19 @@ def test_a_log_gets_one_line_per_stage_and_per_ten_trials() -> None:
         "search, trial 20/48",
         "test, trial 25/48",
     ]
+
+
+def test_what_single_agents_tell_is_said_once_before_more_is_spent() -> None:
+    stream = io.StringIO()
+    early = early_facts({"a": [1.0, 0.0, 1.0], "b": [0.0, 0.0, 1.0]})
+    with LiveProgress(stream) as progress:
+        progress(replace(snapshot("early facts"), early=early))
+        progress(snapshot("search"))
+    first, *told, last = stream.getvalue().splitlines()
+    assert first.startswith("early facts")
+    assert told == list(early_lines(early))
+    assert "a, 66.7 %" in told[0]
+    assert last.startswith("search")
 
 
 def test_a_reader_that_went_away_does_not_end_the_study() -> None:

@@ -84,13 +84,11 @@ class Conclusion:
         """Return front and knee on shrunk scores, so that luck on val puts nobody there."""
         context, records = self.context, self.gathering.records
         level = records[choice.incumbent].score
-        options: dict[str, Any] = {
-            "shrunk": {str(one.architecture): level + one.gain for one in choice.options},
-            "diversity_weight": context.diversity_weight,
-        }
+        # What the user's weight makes of diversity is in the gains already.
+        shrunk = {str(one.architecture): level + one.gain for one in choice.options}
         names = names_of(context.objectives)
-        found = front(list(records.values()), names, limits=context.limits, **options)
-        best = knee(found, names, **options)
+        found = front(list(records.values()), names, limits=context.limits, shrunk=shrunk)
+        best = knee(found, names, shrunk=shrunk)
         return {
             "front": tuple(record.architecture for record in found),
             "knee": None if best is None else best.architecture,

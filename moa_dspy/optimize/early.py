@@ -80,7 +80,8 @@ class EarlyFacts:
         plain = dict(content)
         lead, estimate = plain.pop("lead"), plain.pop("estimate")
         return cls(
-            **plain | {"unsolved": Interval(**plain["unsolved"])},
+            unsolved=Interval(**plain.pop("unsolved")),
+            **plain,
             lead=None if lead is None else Interval(**lead),
             estimate=None if estimate is None else Estimate(**estimate),
         )

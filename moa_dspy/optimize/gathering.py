@@ -61,6 +61,7 @@ class Gathering:
         return ResponseShrink(self.known.pair(self.context.diversity), tuple(sorted(prompts)))
 
     def _of(self, architecture: Architecture, record: TrialRecord) -> Measured:
+        context = self.context
         if architecture not in self._measured:
             found = np.full(len(self.rows), np.nan)
             rows = self.rows[: record.rows]
@@ -70,7 +71,9 @@ class Gathering:
                 found,
                 calls=record.calls,
                 usd=record.usd,
-                bonus=self.context.diversity_weight * record.diversity,
-                is_admitted=self.context.limits.admit(record),
+                bonus=context.diversity_weight * record.diversity,
+                # Rivals are measured whatever the user demands, but not picked against it.
+                is_admitted=context.limits.admit(record)
+                and context.space.keeps_constraints(architecture),
             )
         return self._measured[architecture]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -22,7 +22,7 @@ from moa_dspy.optimize.finals import Finals, random_draws
 from moa_dspy.optimize.forecast import forecast
 from moa_dspy.optimize.gathering import Gathering
 from moa_dspy.optimize.known import Known
-from moa_dspy.optimize.measure import Measurer, scores
+from moa_dspy.optimize.measure import Measurer, Outcome, scores
 from moa_dspy.optimize.opening import measure_singles, probe, test_share
 from moa_dspy.optimize.referee import Referee
 from moa_dspy.optimize.response import Kernels, Proposer, Traits
@@ -47,7 +47,7 @@ class Stages:
     """One compile: single agents, search, random baseline, test; they share what they measured."""
 
     def __init__(self, context: SearchContext, splits: Splits, measurer: Measurer) -> None:
-        self.context, self.splits, self.measurer = context, splits, measurer
+        self.splits, self.measurer = splits, measurer
         self.ledger = context.pool.calls.ledger
         self.started, self.before = time.monotonic(), self.ledger.spending
         probe(context, measurer, splits.val[0])
@@ -55,26 +55,15 @@ class Stages:
         places = balanced_order({n: scores(o) for n, o in singles.items()}, seed=context.seed)
         self.rows = [splits.val[place] for place in places]
         ordered = {name: [found[place] for place in places] for name, found in singles.items()}
-        self.known = Known(
-            ordered,
-            context.space,
-            context.limits,
-            seed=context.seed,
-            estimate=forecast(
-                ordered,
-                context.space,
-                n_trials=context.n_trials,
-                n_test=len(splits.test),
-                n_threads=measurer.n_threads,
-                budget=self.ledger.budget,
-                seed=context.seed,
-            ),
+        self.known = known = self._learn(context, ordered)
+        self.context = context = replace(
+            context, space=replace(context.space, ranking=known.ranking)
         )
-        context.show("early facts", current="", early=self.known.early)
+        context.show("early facts", current="", early=known.early)
         self.referee = Referee(
             measurer,
             self.rows,
-            best_single=self.known.ranking[0],
+            best_single=known.ranking[0],
             diversity=context.diversity,
             limits=context.limits,
             objectives=context.objectives,
@@ -83,22 +72,30 @@ class Stages:
         self.trials = Trials(
             study=make_study(context.objectives, seed=context.seed, sampler=context.sampler),
             space=context.space,
-            ranking=self.known.ranking,
-            settle=self.known.settle,
+            ranking=known.ranking,
+            settle=known.settle,
             measure=self._try,
             values=lambda record: self.referee.values(record, context.objectives),
             seed=context.seed,
             announce=self._announce,
             propose=None if context.sampler is not None else self._propose,
         )
-        self.gathering = Gathering(context, self.known, measurer, self.rows, self.trials.records)
-        self.proposer = Proposer(
+        self.gathering = Gathering(context, known, measurer, self.rows, self.trials.records)
+        traits = Traits(known.means, known.pair(context.diversity), context.space.prompts)
+        self.proposer = Proposer(context.space, Kernels.of(traits), known.settle, context.seed)
+        self.draws = random_draws(context.space, known.settle, context.seed)
+
+    def _learn(self, context: SearchContext, singles: Mapping[str, Sequence[Outcome]]) -> Known:
+        estimate = forecast(
+            singles,
             context.space,
-            Kernels.of(Traits(self.known.means, self.known.pair(context.diversity))),
-            self.known.settle,
-            context.seed,
+            n_trials=context.n_trials,
+            n_test=len(self.splits.test),
+            n_threads=self.measurer.n_threads,
+            budget=self.ledger.budget,
+            seed=context.seed,
         )
-        self.draws = random_draws(context.space, self.known.settle, context.seed)
+        return Known(singles, context.space, context.limits, seed=context.seed, estimate=estimate)
 
     def run(self) -> tuple[Any, Found]:
         """Run every stage; return the recommended program and all that was found."""

@@ -11,7 +11,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.response._near import Seats, nearness
 from moa_dspy.optimize.response._traits import BLOCKS, Matrix, Traits
 
-PARTS = (*BLOCKS, "near")
+PARTS = (*BLOCKS, "near", "end")
 """What a score is a sum of, besides its mean and what is an architecture's own."""
 _SMALLEST_SPREAD = 0.02
 
@@ -39,14 +39,23 @@ class Kernels:
         """Return one (rows, columns) matrix per part."""
         left, right = self._scaled(rows), self._scaled(columns)
         found = {block: left[block] @ right[block].T for block in BLOCKS}
-        near = nearness(self.seats.counts(rows), self.seats.counts(columns))
-        return {**found, "near": near}
+        near, end = self._nearness(rows, columns)
+        return {**found, "near": near, "end": end}
+
+    def _nearness(
+        self, rows: Sequence[Architecture], columns: Sequence[Architecture]
+    ) -> tuple[Matrix, Matrix]:
+        """Compare whole architectures, and their last steps with what they read alone."""
+        left, right, cut = self.seats.counts(rows), self.seats.counts(columns), self.seats.n_earlier
+        end = nearness(left[:, cut:], right[:, cut:])
+        return nearness(left[:, :cut], right[:, :cut]) * end, end
 
     def own(self, architectures: Sequence[Architecture]) -> dict[str, Matrix]:
         """Return each architecture compared with itself, one vector per part."""
         scaled = self._scaled(architectures)
         found = {block: (scaled[block] ** 2).sum(1) for block in BLOCKS}
-        return {**found, "near": np.ones(len(architectures))}
+        alike = np.ones(len(architectures))
+        return {**found, "near": alike, "end": alike}
 
     def _scaled(self, architectures: Sequence[Architecture]) -> Mapping[str, Matrix]:
         """Centre and scale the traits by the pool's own spread, which no trial changes."""

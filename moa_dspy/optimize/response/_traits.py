@@ -16,7 +16,7 @@ from moa_dspy.architecture import COMBINES, Architecture
 Matrix = NDArray[np.float64]
 MOST_LAYERS: Final = 3
 
-BLOCKS: Final = ("performance", "diversity", "structure", "members")
+BLOCKS: Final = ("performance", "diversity", "structure", "members", "earlier")
 """What the response model gives each a weight of its own: the paper's criteria, and the rest."""
 
 
@@ -47,16 +47,19 @@ class Traits:
                 "diversity": self._diversity(one),
                 "structure": self._structure(one),
                 "members": self._members(one),
+                "earlier": self._earlier(one),
             }
         return self._known[one]
 
     def _performance(self, one: Architecture) -> tuple[float, ...]:
-        """Mean and best of who is read last, mean of who proposes first, and who answers."""
+        """Of who is read last the mean, best and first; mean of who proposes first; who answers."""
         first, last = (one.layers[0], one.layers[-1]) if one.layers else ((one.aggregator,),) * 2
         read = [self.scores[str(name)] for name in last]
         # Who decides a vote, or a consensus without a model, writes nothing.
         writer = self.scores[str(one.aggregator)] if one.aggregator_calls_a_model else max(read)
-        return fmean(read), max(read), fmean(self.scores[str(name)] for name in first), writer
+        proposes = fmean(self.scores[str(name)] for name in first)
+        reads_first = self.scores[first_read(one)] if one.layers else read[0]
+        return fmean(read), max(read), reads_first, proposes, writer
 
     def _diversity(self, one: Architecture) -> tuple[float, ...]:
         """Mean over pairs of who is read last, and of who proposes first."""
@@ -81,10 +84,23 @@ class Traits:
 
     def _members(self, one: Architecture) -> tuple[float, ...]:
         """Share of each agent in what is read last, and who writes the answer."""
-        last = one.layers[-1] if one.layers else ()
-        shares = [last.count(name) / max(len(last), 1) for name in self.scores]
+        shares = self._shares(one.layers[-1] if one.layers else ())
         writes = [
             float(one.aggregator == name and one.aggregator_calls_a_model and bool(one.layers))
             for name in self.scores
         ]
         return (*shares, *writes)
+
+    def _earlier(self, one: Architecture) -> tuple[float, ...]:
+        """Share of each agent in the layers that are not read last."""
+        before = one.layers[:-1][: MOST_LAYERS - 1]
+        layers = [*before, *[()] * (MOST_LAYERS - 1 - len(before))]
+        return tuple(share for layer in layers for share in self._shares(layer))
+
+    def _shares(self, layer: Sequence[str]) -> list[float]:
+        return [layer.count(name) / max(len(layer), 1) for name in self.scores]
+
+
+def first_read(one: Architecture) -> str:
+    """Return whom the last step reads first."""
+    return one.layers[-1][one.reading[0]]

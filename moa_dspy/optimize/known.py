@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from statistics import fmean
 
@@ -35,6 +35,7 @@ class Known:
     limits: Limits
     seed: int = 0
     estimate: Estimate | None = None
+    _admitted: dict[tuple[str, ...], bool] = field(default_factory=dict)
 
     @cached_property
     def scores(self) -> dict[str, Scores]:
@@ -96,6 +97,11 @@ class Known:
 
     def admits(self, members: tuple[str, ...]) -> bool:
         """Whether the vote of these members is in the space and within the limits."""
+        if members not in self._admitted:
+            self._admitted[members] = self._admits(members)
+        return self._admitted[members]
+
+    def _admits(self, members: tuple[str, ...]) -> bool:
         if self.limits == Limits():
             return len(members) == 1 or self._may_vote(members)
         asked = [self.singles[name] for name in members]

@@ -22,6 +22,7 @@ from moa_dspy.winrate import (
     length_controlled,
     standardised_length_gaps,
 )
+from tests.bench.made_up_answers import write_letters
 
 Vector = NDArray[np.float64]
 BENCH = Path(__file__).parent
@@ -196,9 +197,59 @@ def test_scale_out_prints_a_speed_up_and_counts_what_is_asked_twice() -> None:
     assert printed["speedup_at_2"] == pytest.approx(seconds)
 
 
+def test_search_statistics_prints_every_share_with_its_error() -> None:
+    printed = run("search_statistics.py", "--quick")
+    verdicts, racing = printed["verdicts"], printed["racing"]
+    nothing = verdicts["where_nothing_pays"]
+    assert set(nothing) == {"one_dominant_model", "copies_of_one_model", "pure_noise"}
+    # Five picks on 200 questions each: the mean of 8 points has an error of 1.4.
+    assert 0 < verdicts["votes_that_gain_8_points"]["mean_gain"] < 0.3
+    assert verdicts["layered_that_gains_8_points"]["picked"] > 0
+    shares = [*nothing.values(), *verdicts["power"], verdicts["votes_that_gain_8_points"]]
+    assert all(cell["se"] == pytest.approx(error(cell["mixture"], 5)) for cell in shares)
+    assert {cell["world"] for cell in racing["equal_arms"]} >= {"binary", "graded"}
+    drops = [*racing["equal_arms"], *racing["uncorrected_baseline"]]
+    assert all(cell["se"] == pytest.approx(error(cell["share"], 5)) for cell in drops)
+    worst = [cell["rows_of_bad_arms"] for cell in racing["bad_arms"] if cell["bad_by"] == 0.3]
+    # Arms 30 points worse of 8 are stopped before the end, and never before the first look.
+    assert all(0.2 <= rows < 0.9 for rows in worst)
+
+
+def error(share: float, n: int) -> float:
+    return float((share * (1 - share) / n) ** 0.5)
+
+
 def test_study_speed_replays_without_a_call() -> None:
     printed = run("study_speed.py", "--trials", "8", "--rows", "6", "--at", "12")
     assert printed["replay_calls"] == 0
     assert printed["replayed_calls"] > 0
     assert printed["replay_finds_the_same"] is True
     assert printed["trial_overhead_ms_at_12"] > 0
+
+
+def test_search_quality_has_every_rival_in_every_row(tmp_path: Path) -> None:
+    write_letters(tmp_path)
+    sizes = ("--splits", "2", "--samplers", "1", "--dev", "30", "200", "--pools", "middle")
+    printed = run("search_quality.py", str(tmp_path), *sizes, "--jobs", "1")
+    (row,) = printed["rows"]  # 298 questions: 200 are more than a third
+    assert (row["pool"], row["dev"], row["models"]) == ("middle", 30, 3)
+    assert (row["splits"], row["sampler_splits"]) == (2, 1)
+    rivals = {"best_single", "topk_by_dev", "caruana7", "exhaustive", "random"}
+    rivals |= {f"top{k}" for k in (3, 5, 7)} | {f"acc_plus_diversity_k{k}" for k in (3, 5, 7)}
+    assert set(row["baseline_minus_ours"]) == rivals | {"tpe300", "nsga2"}
+    assert all(0 <= row[name] <= row["optimum"] for name in (*rivals, "ours"))
+    assert 0 < row["cells"] <= row["models"] * row["dev"]
+    assert {"optimism", "reported_minus_truth", "reported_minus_truth_se", "coverage"} < set(row)
+    assert [one["labels"] for one in printed["halving"]] == [60]
+    leads = [one["mean"] for one in row["baseline_minus_ours"].values()]
+    assert printed["summary"]["largest_baseline_lead"] == max(leads)
+
+
+def test_search_quality_prints_the_honesty_of_our_number_alone(tmp_path: Path) -> None:
+    write_letters(tmp_path)
+    sizes = ("--honest", "2", "--dev", "30", "--pools", "all", "--jobs", "1")
+    printed = run("search_quality.py", str(tmp_path), *sizes)
+    (row,) = printed["honest"]
+    assert (row["pool"], row["dev"], row["splits"]) == ("all", 30, 2)
+    assert 0 <= row["coverage"] <= 1
+    assert "rows" not in printed

@@ -21,7 +21,10 @@ from moa_dspy.optimize.space import SearchSpace
 N_DRAWN: Final = 200
 """Architectures drawn at random per proposal, beside the neighbours of the best."""
 N_BEST: Final = 3
-"""Architectures whose neighbours are looked at."""
+"""Architectures whose neighbours are looked at: of the measured, and in each step of the climb."""
+N_STEPS: Final = 3
+"""Steps from the most promising candidates to their neighbours: in a large space what promises
+most is several changes away from all that was measured or drawn."""
 
 
 @dataclass(slots=True)
@@ -44,6 +47,7 @@ class Proposer:
     price: Callable[[Architecture], float] = lambda _: 0.0
     _weights: dict[str, float] = field(default_factory=dict)
     _learned_from: int = 0
+    _neighbours: dict[Architecture, list[Architecture]] = field(default_factory=dict)
 
     def propose(self, measured: Sequence[Architecture], scores: Matrix) -> Architecture | None:
         """Return an architecture that is not in ``measured``; None where none was found.
@@ -57,12 +61,32 @@ class Proposer:
         known = model.predict(measured)
         value = known.mean - self._prices(measured)
         best = [measured[place] for place in np.argsort(-value, kind="stable")[:N_BEST]]
-        candidates = self._candidates(best, set(measured), rng)
-        if not candidates:
-            return None
-        worth = _improvement(model.predict(candidates), self._prices(candidates), value.max())
-        calls = self._new_calls(measured, candidates)
-        return candidates[int(np.argmax(np.round(worth / (1 + calls), 15)))]
+        made = {node for one in measured for node in nodes_of(one)}
+
+        def worth(some: Sequence[Architecture]) -> Matrix:
+            """Return the expected improvement for each call per question that is to be made."""
+            calls = np.array([sum(node not in made for node in nodes_of(o)) for o in some], float)
+            gain = _improvement(model.predict(some), self._prices(some), value.max())
+            return np.round(gain / (1 + calls), 15)
+
+        return self._climbed(self._candidates(best, rng), set(measured), worth)
+
+    def _climbed(
+        self,
+        fresh: Iterable[Architecture],
+        known: set[Architecture],
+        worth: Callable[[Sequence[Architecture]], Matrix],
+    ) -> Architecture | None:
+        """Return the best of ``fresh``, and of what lies several steps from the best of it."""
+        found: dict[Architecture, float] = {}
+        for _ in range(N_STEPS + 1):
+            some = [one for one in dict.fromkeys(fresh) if one not in known and one not in found]
+            if not some:
+                break
+            found |= dict(zip(some, worth(some).tolist(), strict=True))
+            top = sorted(found, key=lambda one: -found[one])[:N_BEST]
+            fresh = [other for one in top for other in self._near(one)]
+        return max(found, key=lambda one: found[one]) if found else None
 
     def _model(self, measured: Sequence[Architecture], scores: Matrix) -> ResponseModel:
         """Fit; learn how much each part explains anew after every tenth more trials."""
@@ -75,20 +99,18 @@ class Proposer:
         return model
 
     def _candidates(
-        self, best: Iterable[Architecture], known: set[Architecture], rng: random.Random
+        self, best: Iterable[Architecture], rng: random.Random
     ) -> list[Architecture]:
-        drawn = (self.space.draw(rng) for _ in range(N_DRAWN))
-        near = (other for one in best for other in neighbours(one, self.space))
-        found = dict.fromkeys(self.settle(one) for one in (*near, *drawn))
-        return [one for one in found if one not in known]
+        near = [other for one in best for other in self._near(one)]
+        return [*near, *(self.settle(self.space.draw(rng)) for _ in range(N_DRAWN))]
+
+    def _near(self, one: Architecture) -> list[Architecture]:
+        if one not in self._neighbours:
+            self._neighbours[one] = [self.settle(other) for other in neighbours(one, self.space)]
+        return self._neighbours[one]
 
     def _prices(self, architectures: Sequence[Architecture]) -> Matrix:
         return np.array([self.price(one) for one in architectures], np.float64)
-
-    def _new_calls(self, measured: Iterable[Architecture], some: Sequence[Architecture]) -> Matrix:
-        """Return how many calls per question nobody has made yet."""
-        made = {node for one in measured for node in nodes_of(one)}
-        return np.array([sum(node not in made for node in nodes_of(one)) for one in some], float)
 
 
 def _improvement(predicted: Prediction, prices: Matrix, best: float) -> Matrix:

@@ -9,13 +9,18 @@ from typing import Final
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize.selection._evidence import Evidence, Measured, Scores
+from moa_dspy.optimize.selection._incumbent import VoteTable, incumbent_of
 from moa_dspy.optimize.selection._keys import Key, architecture_of, key_of
-from moa_dspy.optimize.votes import PSEUDO_ROWS, SHORTLIST, SmoothedVotes, smooth
+from moa_dspy.optimize.votes import PSEUDO_ROWS, SmoothedVotes, smooth
 
 CAUTION: Final = 1.645
 """Standard errors taken off a gain over a vote: the one-sided 5 % point, as in every test of a
-study. Off a gain over a single agent nothing is taken: the pick is tested against it afterwards
-on new rows, and a mixture that had to be proven twice would be found in 68 % instead of 80 %."""
+study."""
+SINGLE_CAUTION: Final = 0.0
+"""Those taken off a gain over a single agent: the pick is tested against it afterwards on new rows,
+and a mixture that had to be proven twice would be found in 68 % instead of 80 %."""
+N_UNMEASURED: Final = 5
+"""Votes that are no trials of which the best may be picked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +69,9 @@ def choose(
     """Return the architecture with the greatest cautious gain; of equals, that with fewer calls.
 
     The incumbent is the vote of as many of the best agents as may vote, or the best agent
-    where no vote is allowed: simple rules that searches seldom beat on new questions. Votes
-    of different agents are judged on redrawn answers (``votes.smooth``), all else by
-    ``evidence.shrink``. A gain over a vote counts less 1.645 of its errors.
+    alone where that is better or no vote is allowed: simple rules that searches seldom beat
+    on new questions. Votes of different agents are judged on redrawn answers
+    (``votes.smooth``), all else by ``evidence.shrink``. A gain counts less some of its errors.
 
     Args:
         evidence: What was measured.
@@ -77,22 +82,24 @@ def choose(
     Raises:
         StudyError: If nothing stays within the limits.
     """
-    ranking = evidence.ranking
-    smoothed = _smooth(evidence, pseudo)
+    ranking, votes = evidence.ranking, VoteTable(_smooth(evidence, pseudo))
     known = {key_of(m.architecture): m for m in evidence.measured if m.is_whole and m.is_admitted}
-    votes = [] if smoothed is None else [tuple(sorted(layer)) for layer in smoothed.layers]
-    if may_be_unmeasured:
-        free = [key for key in votes if len(key) > 1 and key not in known]
-        known |= {key: _unmeasured(evidence, key, ranking) for key in free}
-    if not known:
+    allowed = set(known) | (votes.several if may_be_unmeasured else set())
+    if not allowed:
         raise StudyError("No architecture stays within the limits; even single agents go beyond.")
-    incumbent = known[_incumbent(evidence, ranking, known)]
+    key = incumbent_of(evidence, allowed, votes)
+    incumbent = known[key] if key in known else _unmeasured(evidence, key, ranking)
+    known[key] = incumbent
     found = _shrunk(evidence, incumbent, known)
-    if smoothed is not None and key_of(incumbent.architecture) in votes:
-        found |= _smoothed(smoothed, incumbent, known)
-    options = sorted(
-        (_option(known[key], incumbent, *gain) for key, gain in found.items()), key=_first
-    )
+    if isinstance(key, tuple) and key in votes:
+        gains = votes.gains(key)
+        found |= {one: gains[one] for one in gains if one in known}
+        free = (one for one in gains if one in allowed and one not in known)
+        best = sorted(free, key=lambda one: CAUTION * gains[one][1] - gains[one][0])[:N_UNMEASURED]
+        known |= {one: _unmeasured(evidence, one, ranking) for one in best}
+        found |= {one: gains[one] for one in best}
+    options = [_option(known[one], incumbent, *gain) for one, gain in found.items()]
+    options.sort(key=_first)
     return Choice(options[0].architecture, incumbent.architecture, tuple(options), ranking)
 
 
@@ -106,19 +113,11 @@ def _smooth(evidence: Evidence, pseudo: int) -> SmoothedVotes | None:
     )
 
 
-def _unmeasured(evidence: Evidence, key: tuple[str, ...], ranking: Sequence[str]) -> Measured:
+def _unmeasured(evidence: Evidence, key: Key, ranking: Sequence[str]) -> Measured:
     assert evidence.ballots is not None  # a key of a vote comes from ballots
+    assert isinstance(key, tuple)
     scores = evidence.ballots.vote(key, ranking=ranking)
     return Measured(architecture_of(key, ranking), scores, calls=len(key), usd=0.0)
-
-
-def _incumbent(evidence: Evidence, ranking: Sequence[str], known: Mapping[Key, Measured]) -> Key:
-    fewest, most = evidence.widths if evidence.ballots is not None else (1, 1)
-    for width in range(min(most, len(ranking), SHORTLIST), max(fewest, 2) - 1, -1):
-        if (key := tuple(sorted(ranking[:width]))) in known:
-            return key
-    singles = ((name,) for name in ranking if (name,) in known)
-    return next(singles, min(known, key=lambda key: (known[key].calls, str(key))))
 
 
 def _shrunk(
@@ -132,22 +131,9 @@ def _shrunk(
     return {key_of(m.architecture): pair for m, pair in zip(measured, pairs, strict=True)}
 
 
-def _smoothed(
-    smoothed: SmoothedVotes, incumbent: Measured, known: Mapping[Key, Measured]
-) -> dict[Key, tuple[float, float]]:
-    by_key = {tuple(sorted(layer)): layer for layer in smoothed.layers}
-    gains, errors = smoothed.gains(by_key[tuple(sorted(_members(incumbent.architecture)))])
-    pairs = zip(by_key, zip(gains.tolist(), errors.tolist(), strict=True), strict=True)
-    return {key: pair for key, pair in pairs if key in known}
-
-
-def _members(architecture: Architecture) -> tuple[str, ...]:
-    return architecture.layers[-1] if architecture.layers else architecture.agents
-
-
 def _option(one: Measured, incumbent: Measured, gain: float, error: float) -> Option:
     gain += one.bonus - incumbent.bonus
-    caution = CAUTION if incumbent.architecture.layers else 0.0
+    caution = CAUTION if incumbent.architecture.layers else SINGLE_CAUTION
     return Option(one.architecture, gain, error, one.calls, one.usd, caution)
 
 

@@ -1,0 +1,59 @@
+"""What a search has to beat before it may pick anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+
+from moa_dspy.optimize.selection._evidence import Evidence
+from moa_dspy.optimize.selection._keys import Key
+from moa_dspy.optimize.votes import SHORTLIST, SmoothedVotes
+
+Members = tuple[str, ...]
+
+
+class VoteTable:
+    """Smoothed votes by their members' names, in the order of names; empty without votes."""
+
+    def __init__(self, smoothed: SmoothedVotes | None) -> None:
+        self._smoothed = smoothed
+        layers = () if smoothed is None else smoothed.layers
+        self._layers = {tuple(sorted(layer)): layer for layer in layers}
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._layers
+
+    @property
+    def several(self) -> set[Key]:
+        """All votes of more than one member."""
+        return {key for key in self._layers if len(key) > 1}
+
+    def gains(self, incumbent: Members) -> dict[Members, tuple[float, float]]:
+        """Return the gain of every vote over ``incumbent``, and its error."""
+        assert self._smoothed is not None  # the incumbent is in the table
+        gains, errors = self._smoothed.gains(self._layers[incumbent])
+        pairs = zip(gains.tolist(), errors.tolist(), strict=True)
+        return dict(zip(self._layers, pairs, strict=True))
+
+
+def incumbent_of(evidence: Evidence, allowed: AbstractSet[Key], votes: VoteTable) -> Key:
+    """Return the best agent, or the vote of as many of the best as there may be if it is better.
+
+    Where neither is allowed, the architecture that is first by name.
+    """
+    ranking = evidence.ranking
+    single = next(((name,) for name in ranking if (name,) in allowed), None)
+    vote = next((key for key in _top_votes(evidence) if key in allowed and key in votes), None)
+    if vote is None:
+        return single or min(allowed, key=str)
+    if single is None or single not in votes:
+        return vote
+    gain, _ = votes.gains(single)[vote]
+    return vote if gain > 0 else single
+
+
+def _top_votes(evidence: Evidence) -> Iterator[Members]:
+    fewest, most = evidence.widths
+    ranking = evidence.ranking
+    for width in range(min(most, len(ranking), SHORTLIST), max(fewest, 2) - 1, -1):
+        yield tuple(sorted(ranking[:width]))

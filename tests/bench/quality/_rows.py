@@ -1,0 +1,115 @@
+"""All draws of a cell become one row: means, paired bounds, and how honest the search was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+from tests.bench.quality._paired import lead, standard_error
+from tests.bench.quality._split import Drawn
+
+NOT_A_RIVAL = ("ours", "optimum")
+
+
+def row_of(drawn: Sequence[Drawn], ceiling: float) -> dict[str, Any]:
+    """Return the row of one pool and size; every score is a fraction.
+
+    Args:
+        drawn: Of all splits.
+        ceiling: What the best choice of this pool could reach.
+    """
+    task = drawn[0].task
+    names = list(drawn[0].scores)
+    means = {name: fmean(_column(drawn, name)) for name in names}
+    # Paired, as a rival may have chosen on fewer splits than we did.
+    leads = {name: lead(_gaps(drawn, name)) for name in names if name not in NOT_A_RIVAL}
+    best = max(leads, key=lambda name: leads[name].mean)
+    behind = leads[best].mean
+    return {
+        "pool": task.pool,
+        "dev": task.dev,
+        "splits": len(drawn),
+        **means,
+        "models": drawn[0].facts["models"],
+        "sampler_splits": len(_column(drawn, "tpe300")),
+        "baseline_minus_ours": {name: asdict(one) for name, one in leads.items()},
+        "best_baseline": best,
+        "ours_minus_best_baseline": -behind,
+        "ceiling": ceiling,
+        "gap_closed": _share(-behind, ceiling - means["ours"] - behind),
+        **honesty(drawn),
+    }
+
+
+def honesty(drawn: Sequence[Drawn]) -> dict[str, float]:
+    """Return the signed mean of reported minus truth, less that of the control, and coverage."""
+    facts = [one.facts for one in drawn]
+    net = [f["reported_minus_truth"] - f["control"] for f in facts]
+    return {
+        "optimism": fmean(f["optimism"] for f in facts),
+        "optimism_reported": fmean(f["optimism_reported"] for f in facts),
+        "reported_minus_truth": fmean(net),
+        "reported_minus_truth_se": standard_error(net),
+        "control": fmean(f["control"] for f in facts),
+        "coverage": fmean(f["is_covered"] for f in facts),
+        "members": fmean(f["members"] for f in facts),
+        "cells": max(f["cells"] for f in facts),
+        "seconds": fmean(f["seconds"] for f in facts),
+    }
+
+
+def halving_of(drawn: Sequence[Drawn]) -> dict[str, Any]:
+    """Return what halving reaches with more labels: beside the rows, not among them."""
+    task = drawn[0].task
+    means = {name: fmean(one.halving[name] for one in drawn) for name in drawn[0].halving}
+    return {"pool": task.pool, "dev": task.dev, **means}
+
+
+def adaptive_of(drawn: Sequence[Drawn]) -> dict[str, Any]:
+    """Return what our search reaches with fewer cells, against itself with all of them."""
+    task = drawn[0].task
+    full, cells = (fmean(one.facts["cells"] for one in drawn), [d.adaptive["cells"] for d in drawn])
+    gaps = [one.adaptive["score"] - one.scores["ours"] for one in drawn]
+    return {
+        "pool": task.pool,
+        "dev": task.dev,
+        "adaptive": fmean(one.adaptive["score"] for one in drawn),
+        "ours": fmean(one.scores["ours"] for one in drawn),
+        "adaptive_minus_ours": fmean(gaps),
+        "adaptive_minus_ours_se": standard_error(gaps),
+        "cells": max(cells),
+        "share_of_cells": max(cells) / full,
+    }
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what is to be reached, over all cells."""
+    leads = {
+        f"{name}, {row['pool']} {row['dev']}": one
+        for row in rows
+        for name, one in row["baseline_minus_ours"].items()
+    }
+    largest = max(leads, key=lambda name: float(leads[name]["mean"]))
+    return {
+        "largest_baseline_lead": leads[largest]["mean"],
+        "largest_baseline_lead_of": largest,
+        "bounds_above_0": [name for name, one in leads.items() if (one["low"] or 0.0) > 0],
+        "mean_ours_minus_best_baseline": fmean(row["ours_minus_best_baseline"] for row in rows),
+    }
+
+
+def _column(drawn: Sequence[Drawn], name: str) -> list[float]:
+    """Return a score per split, of the splits that have it."""
+    return [one.scores[name] for one in drawn if name in one.scores]
+
+
+def _share(part: float, whole: float) -> float | None:
+    """Return part / whole; None where there is nothing to close."""
+    return part / whole if whole > 0 else None
+
+
+def _gaps(drawn: Sequence[Drawn], name: str) -> list[float]:
+    """Return baseline minus ours per split, of the splits that have both."""
+    return [one.scores[name] - one.scores["ours"] for one in drawn if name in one.scores]

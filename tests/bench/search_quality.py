@@ -1,0 +1,145 @@
+"""Holds the shipped search against simple rules, on questions that it never saw.
+
+Usage: python tests/bench/search_quality.py FOLDER [--json] [--splits 20] [--jobs 2] ...
+       python tests/bench/search_quality.py FOLDER --honest 400 --dev 200 [--json]
+       python tests/bench/search_quality.py --layered [--splits 200] [--json]
+
+FOLDER has questions.parquet and either letters.parquet with models.csv, or responses.parquet:
+recorded answers of any models. Splits are `default_rng(1000 + split).permutation(questions)`: the
+first `dev` questions are looked at, those after the first 1,700 judge. The pool is `all` models or
+those in the `middle`: by models.csv's `strength`, else within 0.20 of the median accuracy. All
+choose a vote of at most 7 from the same answers; a tie goes to the member that is best on dev.
+
+rows: one per pool and size; scores are fractions, means over the splits.
+ ours, best_single, ..., random: the score of what each chose; optimum: the best vote there is.
+ baseline_minus_ours: paired by split, with `low`, its one-sided 95 % bound.
+ optimism: dev score of our pick minus its truth; optimism_reported: what the search says it is.
+ reported_minus_truth: of our expected score, less the same of a set that nobody chose
+  (`control`), with its standard error; coverage: of its 95 % interval.
+ ceiling: the best vote of one half of the questions, on the other; gap_closed: ours, on the
+  way to it from the best baseline.
+ cells: answers to dev questions that the search looked at, at most models x dev.
+halving: rules that had as many cells and more labels than those of the rows.
+adaptive: our search with options under which it looks at fewer cells, `--adaptive NAME=JSON`.
+honest: with `--honest`, what is known of our number alone, over more splits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+
+from tests.bench.quality._ceiling import ceiling
+from tests.bench.quality._layered import layered
+from tests.bench.quality._rows import adaptive_of, halving_of, honesty, row_of, summary
+from tests.bench.quality._split import Drawn, Task, read, run
+
+
+def tasks_of(options: argparse.Namespace) -> list[Task]:
+    """One task per split, pool and size; sizes that are more than a third are left out."""
+    answers = read(options.folder)
+    sizes = [n for n in options.dev if 3 * n <= answers.n_questions]
+    pools = [name for name in options.pools if answers.pool(name).n_models > 1]
+    if not sizes or not pools:
+        raise SystemExit(
+            f"{options.folder}: {answers.n_questions} questions and {answers.n_models} models "
+            f"are too few for dev sizes {options.dev} and pools {options.pools}."
+        )
+    n_splits = options.honest or options.splits
+    n_samplers = n_splits if options.samplers is None else options.samplers
+    return [
+        Task(
+            options.folder,
+            pool,
+            n,
+            split,
+            has_rivals=not options.honest,
+            has_samplers=split - options.first < n_samplers,
+            adaptive=dict(options.adaptive),
+        )
+        for pool in pools
+        for n in sizes
+        for split in range(options.first, options.first + n_splits)
+    ]
+
+
+def run_all(tasks: Sequence[Task], *, n_jobs: int) -> Iterator[Drawn]:
+    """Yield what comes of each task, in order."""
+    if n_jobs == 1:
+        yield from map(run, tasks)
+        return
+    # Not forked: threads of the libraries that are loaded by now would be lost in a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(n_jobs, mp_context=context) as processes:
+        yield from processes.map(run, tasks)
+
+
+def quality(options: argparse.Namespace) -> dict[str, Any]:
+    cells: dict[tuple[str, int], list[Drawn]] = {}
+    for drawn in run_all(tasks_of(options), n_jobs=options.jobs):
+        cell = cells.setdefault((drawn.task.pool, drawn.task.dev), [])
+        cell.append(drawn)
+        if len(cell) == 1:
+            print(f"{drawn.task.pool}, {drawn.task.dev} dev questions", file=sys.stderr)
+    answers = read(options.folder)
+    printed: dict[str, Any] = {"questions": answers.n_questions}
+    if options.honest:
+        rows = [
+            {"pool": pool, "dev": dev, "splits": len(drawn), **honesty(drawn)}
+            for (pool, dev), drawn in cells.items()
+        ]
+        return {**printed, "honest": rows}
+    highest = {pool: ceiling(answers.pool(pool)) for pool in {pool for pool, _ in cells}}
+    rows = [row_of(drawn, highest[pool]) for (pool, _), drawn in cells.items()]
+    printed |= {
+        "rows": rows,
+        "summary": summary(rows),
+        "halving": list(map(halving_of, cells.values())),
+    }
+    if options.adaptive:
+        printed["adaptive"] = list(map(adaptive_of, cells.values()))
+    return printed
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description="Hold the search against simple rules.")
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--json", action="store_true", help="print on one line, for programs")
+    parser.add_argument("--splits", type=int, help="20; of --layered 200")
+    parser.add_argument("--first", type=int, default=0, help="number of the first split")
+    parser.add_argument("--dev", type=int, nargs="+", default=[100, 200, 500])
+    parser.add_argument("--pools", nargs="+", default=["all", "middle"])
+    parser.add_argument("--samplers", type=int, help="splits on which Optuna chooses; default all")
+    parser.add_argument("--honest", type=int, help="splits; nothing but the honesty of our number")
+    parser.add_argument("--layered", action="store_true", help="search layers of the quickstart")
+    parser.add_argument("--adaptive", type=_option, nargs="+", default=[], help="NAME=JSON")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    options = parser.parse_args(arguments)
+    if options.folder is None and not options.layered:
+        parser.error("give a FOLDER, or --layered")
+    started = time.perf_counter()
+    if options.layered:
+        printed = layered(options.splits or 200, first=options.first, n_jobs=options.jobs)
+    else:
+        options.splits = options.splits or 20
+        printed = quality(options)
+    printed["seconds"] = time.perf_counter() - started
+    print(json.dumps(printed, indent=None if options.json else 2))
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    return name, json.loads(value)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

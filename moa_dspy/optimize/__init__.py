@@ -1,7 +1,6 @@
 """Choose which model sits in which layer. The only room that imports Optuna."""
 
 from moa_dspy.optimize.context import StageCounts
-from moa_dspy.optimize.criteria import Criteria
 from moa_dspy.optimize.measure import Measurer, Outcome
 from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.progress import Snapshot, Watcher
@@ -23,7 +22,6 @@ from moa_dspy.optimize.space import SearchSpace, providers_of
 
 __all__ = [
     "OBJECTIVES",
-    "Criteria",
     "Limits",
     "Measurer",
     "ModelSearch",

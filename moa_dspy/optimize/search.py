@@ -30,17 +30,20 @@ from moa_dspy.pool import Pool
 class ModelSearch(Teleprompter):
     """Decides which agents of a pool sit in which layer, and proves it on rows it never saw.
 
-    Single agents are measured first: they are layer 1 of everything. The paper's two
-    criteria rank the layers tried next, then Optuna asks for more. The pick has the
-    highest win rate on val against the best single agent; it is compared once, on
-    the test rows, with the best single agent, Self-MoA, top-k, a random search of
-    equal size and the oracle. ``result`` holds all of it after ``compile``.
+    Single agents are measured first: they are layer 1 of everything. A response model,
+    which learns from the trials what performance and diversity are worth, says which
+    architecture promises most for its calls; that one is measured next. The pick leaves
+    the vote of the best agents, or the best alone, only for what is better by more than luck
+    explains (``selection.choose``). It is compared once, on the test rows, with the best
+    single agent, Self-MoA, top-k, a random search of equal size and the oracle. ``result``
+    holds all of it after ``compile``.
 
     Args:
         metric: Any DSPy metric with values in [0, 1].
         pool: The agents, and where their calls are stored.
         space: What may be tried; default: two layers of up to three agents.
-        objectives: Names from ``OBJECTIVES``; the sampler optimises all of them.
+        objectives: Names from ``OBJECTIVES``: what the study records, what stops a loser, and
+            what the Pareto front is of. The pick is by score.
         diversity: Name of the diversity metric, from ``moa_dspy.diversity``.
         diversity_weight: Win rate given away for a point of diversity; 0 is none.
         n_trials: Most architectures measured on val, single agents included.
@@ -50,7 +53,7 @@ class ModelSearch(Teleprompter):
         gain: Smallest gain worth having, as a share of the score.
         n_threads: Examples measured at the same time.
         seed: Of everything random.
-        sampler: An Optuna sampler instead of TPE.
+        sampler: An Optuna sampler that proposes instead of the response model.
         watcher: Is shown the progress.
         counts: How far a finished study got that is to be run again exactly.
 

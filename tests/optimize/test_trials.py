@@ -123,7 +123,7 @@ def test_openers_stop_at_the_limit_and_known_ones_do_not_count() -> None:
     search = trials(world)
     search.open_with(parsed("a", "b"), origin="single")
     search.open_with(parsed("a", "c", "a + b > vote(a)"), origin="baseline", limit=3)
-    search.open_with(parsed("b + c > vote(b)"), origin="criteria", limit=1)
+    search.open_with(parsed("b + c > vote(b)"), origin="votes", limit=1)
     assert [text for text, _ in world.asked] == ["a", "b", "c"]
 
 
@@ -166,7 +166,7 @@ def test_a_rival_outside_the_space_may_be_missing_from_a_recording() -> None:
     assert not search.records
 
 
-@pytest.mark.parametrize("origin", ["single", "baseline", "criteria", "random"])
+@pytest.mark.parametrize("origin", ["single", "baseline", "votes", "random"])
 def test_a_hole_inside_the_space_is_an_error(origin: str) -> None:
     with pytest.raises(UnknownCallError, match=r"no call of a \+ b > vote\(a\)"):
         trials(unrecorded).open_with(parsed("a + b > vote(b)"), origin=origin)

@@ -22,6 +22,8 @@ N_DRAWN: Final = 200
 """Architectures drawn at random per proposal, beside the neighbours of the best."""
 N_BEST: Final = 3
 """Architectures whose neighbours are looked at: of the measured, and in each step of the climb."""
+COST0 = 1.0
+COSTP = 1.0
 N_STEPS: Final = 3
 """Steps from the most promising candidates to their neighbours: in a large space what promises
 most is several changes away from all that was measured or drawn."""
@@ -67,7 +69,7 @@ class Proposer:
             """Return the expected improvement for each call per question that is to be made."""
             calls = np.array([sum(node not in made for node in nodes_of(o)) for o in some], float)
             gain = _improvement(model.predict(some), self._prices(some), value.max())
-            return np.round(gain / (1 + calls), 15)
+            return np.round(gain / (COST0 + calls)**COSTP, 15)
 
         return self._climbed(self._candidates(best, rng), set(measured), worth)
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
+from typing import Final
 
 from moa_dspy.optimize.selection._evidence import Evidence
 from moa_dspy.optimize.selection._keys import Key
 from moa_dspy.optimize.votes import SHORTLIST, SmoothedVotes
 
 Members = tuple[str, ...]
+
+WORTH: Final = 0.55
+"""Least score of a member of the incumbent, as a share of the best agent's: 0.5 to 0.6 measure
+the same, and a vote with much worse members is too easy to beat to be a yardstick."""
 
 
 class VoteTable:
@@ -37,9 +42,11 @@ class VoteTable:
 
 
 def incumbent_of(evidence: Evidence, allowed: AbstractSet[Key], votes: VoteTable) -> Key:
-    """Return the best agent, or the vote of as many of the best as there may be if it is better.
+    """Return the best agent, or the vote of the best there are if it is better.
 
-    Where neither is allowed, the architecture that is first by name.
+    That vote is as wide as it may be, but of agents only that score at least 0.55 of what the
+    best scores; 0 must mean worthless. Where neither is allowed, the architecture that is
+    first by name.
     """
     ranking = evidence.ranking
     single = next(((name,) for name in ranking if (name,) in allowed), None)
@@ -55,5 +62,11 @@ def incumbent_of(evidence: Evidence, allowed: AbstractSet[Key], votes: VoteTable
 def _top_votes(evidence: Evidence) -> Iterator[Members]:
     fewest, most = evidence.widths
     ranking = evidence.ranking
-    for width in range(min(most, len(ranking), SHORTLIST), max(fewest, 2) - 1, -1):
+    widest = min(most, _n_worthy(evidence), SHORTLIST)
+    for width in range(widest, max(fewest, 2) - 1, -1):
         yield tuple(sorted(ranking[:width]))
+
+
+def _n_worthy(evidence: Evidence) -> int:
+    means = [round(float(scores.mean()), 12) for scores in evidence.singles.values()]
+    return sum(mean >= WORTH * max(means) for mean in means)

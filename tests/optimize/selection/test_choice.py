@@ -62,6 +62,14 @@ def test_equal_agents_are_no_reason_to_leave_the_vote_of_the_best() -> None:
     assert choice.picked == choice.incumbent
 
 
+def test_agents_much_worse_than_the_best_are_no_part_of_the_incumbent() -> None:
+    evidence = world([0.8, 0.8, 0.8, 0.3, 0.3], n=400, widths=(2, 5))
+    choice = choose(evidence, may_be_unmeasured=True)
+    assert choice.incumbent.layers == (("a", "b", "c"),)
+    equal = world([0.6, 0.6, 0.6, 0.55, 0.55], n=400, widths=(2, 5))
+    assert choose(equal, may_be_unmeasured=True).incumbent.layers == (NAMES,)
+
+
 def test_one_agent_far_above_the_others_is_picked_alone() -> None:
     choice = choose(with_top_3(world([0.9, 0.3, 0.3, 0.2, 0.2])))
     assert choice.picked == Architecture.single("a")

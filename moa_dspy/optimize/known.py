@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
+from itertools import combinations
 from statistics import fmean
 
 import numpy as np
@@ -35,6 +36,7 @@ class Known:
     limits: Limits
     seed: int = 0
     estimate: Estimate | None = None
+    _pairs: dict[tuple[str, str], float] | None = None
     _admitted: dict[tuple[str, ...], bool] = field(default_factory=dict)
 
     @cached_property
@@ -83,17 +85,19 @@ class Known:
 
     def pair(self, metric: DiversityMetric) -> Callable[[str, str], float]:
         """Return what says how diverse the answers of two agents are; 0 for copies of one."""
+        if self._pairs is None:
+            found = self._diversities(metric)
+            object.__setattr__(self, "_pairs", found)
+        pairs = self._pairs or {}
+        # What the samples of one agent differ in is not known yet.
+        return lambda a, b: 0.0 if a == b else pairs[min(a, b), max(a, b)]
+
+    def _diversities(self, metric: DiversityMetric) -> dict[tuple[str, str], float]:
         texts = {n: [(o.layer or ("",))[0] for o in found] for n, found in self.singles.items()}
-
-        @cache
-        def between(a: str, b: str) -> float:
-            # What the samples of one agent differ in is not known yet.
-            if a == b:
-                return 0.0
-            both = zip(texts[a], texts[b], strict=True)
-            return fmean(metric(pair) for pair in both) if a < b else between(b, a)
-
-        return between
+        return {
+            (a, b): fmean(metric(pair) for pair in zip(texts[a], texts[b], strict=True))
+            for a, b in combinations(sorted(texts), 2)
+        }
 
     def admits(self, members: tuple[str, ...]) -> bool:
         """Whether the vote of these members is in the space and within the limits."""

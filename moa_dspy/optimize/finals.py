@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 import dspy
 
@@ -13,13 +11,10 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget
 from moa_dspy.data import Splits
 from moa_dspy.errors import BudgetReachedError, StudyError, UnknownCallError
-from moa_dspy.optimize.baselines import TOP_K, self_moa, top_k, way
 from moa_dspy.optimize.context import SearchContext
 from moa_dspy.optimize.measure import Measurer, Outcome, means, scores
-from moa_dspy.optimize.referee import Referee
-from moa_dspy.optimize.result import Row, TrialRecord
-from moa_dspy.optimize.selection import best_on_val
-from moa_dspy.optimize.space import SearchSpace
+from moa_dspy.optimize.result import Row
+from moa_dspy.optimize.rivals import Rival, fixed_rivals
 from moa_dspy.winrate import (
     Interval,
     Verdict,
@@ -28,18 +23,6 @@ from moa_dspy.winrate import (
     simultaneous_intervals,
     verdict,
 )
-
-MOST_REPEATS = 200
-"""Known architectures in a row after which the space counts as drawn empty."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rival:
-    """A system of the comparison; without an architecture it was not run, for the reason given."""
-
-    name: str
-    architecture: Architecture | None
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +43,6 @@ class Finals:
         measurer: Runs architectures.
         splits: Val was looked at; test is looked at here.
         ranking: Single agents by val score, best first.
-        settle: Gives an architecture its final form.
     """
 
     def __init__(
@@ -69,37 +51,9 @@ class Finals:
         measurer: Measurer,
         splits: Splits,
         ranking: Sequence[str],
-        settle: Callable[[Architecture], Architecture],
     ) -> None:
         self._context, self._measurer, self._splits = context, measurer, splits
-        self._ranking, self._settle = ranking, settle
-
-    def random_rival(self, n: int, referee: Referee) -> tuple[Rival, int]:
-        """Return the best on val of ``n`` random architectures, and how many could be measured.
-
-        It gets as many trials as the search had. Live, its calls come from the share of
-        the budget kept for it; what that share did not reach is said.
-        """
-        context = self._context
-        drawn: list[TrialRecord] = []
-        context.pool.calls.ledger.share += context.random_share
-        architectures = list(islice(random_draws(context.space, self._settle, context.seed), n))
-        if context.pool.calls.ledger.budget == Budget():
-            referee.announce(architectures)
-        for architecture in architectures:
-            context.show("random baseline", current=str(architecture), trial=len(drawn))
-            try:
-                drawn.append(referee.judge(architecture, "random", number=len(drawn)))
-            except BudgetReachedError:
-                break
-        limits = context.limits
-        fair = [r for r in drawn if not r.is_stopped_early and limits.admit(r)]
-        if not fair:
-            note = "its share of the budget did not reach one trial"
-            return Rival("random", None, note), len(drawn)
-        best = best_on_val(fair, diversity_weight=context.diversity_weight)
-        note = f"best of {len(drawn)} random architectures"
-        return Rival("random", Architecture.parse(best.architecture), note), len(drawn)
+        self._ranking = ranking
 
     def compare(self, chosen: Architecture, random_rival: Rival) -> Comparison:
         """Touch the test rows, once, for the pick, the fixed rivals and every single agent.
@@ -110,7 +64,7 @@ class Finals:
         self._context.pool.calls.ledger.share = 1.0
         best = self._ranking[0]
         first = [Rival("best_single", Architecture.single(best)), Rival("pick", chosen)]
-        rivals = [*first, *self._fixed(), random_rival]
+        rivals = [*first, *fixed_rivals(self._context, self._ranking), random_rival]
         self._announce(rivals)
         found = {rival.name: self._measure(rival, self._splits.test) for rival in rivals}
         for name in ("best_single", "pick"):
@@ -146,18 +100,6 @@ class Finals:
             singles = map(Architecture.single, self._ranking)
             self._measurer.announce(dict.fromkeys([*wanted, *singles]), self._splits.test)
 
-    def _fixed(self) -> list[Rival]:
-        combine, ranking = way(self._context.space), self._ranking
-        samples = self_moa(ranking, self._context.pool, combine=combine)
-        found = [
-            Rival("self_moa", samples)
-            if samples
-            else Rival("self_moa", None, f"{ranking[0]} is greedy: its samples are copies")
-        ]
-        k = min(TOP_K, len(ranking))
-        several = [Rival("top_k", top_k(ranking, k, combine=combine), f"k = {k}")]
-        return found + (several if k > 1 else [Rival("top_k", None, "the pool has one agent")])
-
     def _measure(self, rival: Rival, rows: Sequence[dspy.Example]) -> tuple[Outcome, ...] | str:
         """Return outcomes, or the reason why there are none."""
         if rival.architecture is None:
@@ -182,21 +124,6 @@ class Finals:
         interval = mean_interval(best)
         note = "best single agent of each question"
         return Row("oracle", None, interval.estimate, interval.low, interval.high, note=note)
-
-
-def random_draws(
-    space: SearchSpace, settle: Callable[[Architecture], Architecture], seed: int
-) -> Iterator[Architecture]:
-    """Yield the architectures of the random baseline, each once, always in the same order."""
-    rng = random.Random(f"random-{seed}")
-    seen: set[Architecture] = set()
-    repeats = 0
-    while repeats < MOST_REPEATS:
-        architecture = settle(space.draw(rng))
-        repeats = repeats + 1 if architecture in seen else 0
-        if repeats == 0:
-            seen.add(architecture)
-            yield architecture
 
 
 def _row(rival: Rival, outcomes: tuple[Outcome, ...] | str) -> Row:

@@ -18,7 +18,7 @@ from moa_dspy.optimize.baselines import openers
 from moa_dspy.optimize.blocks import balanced_order
 from moa_dspy.optimize.conclusion import Conclusion
 from moa_dspy.optimize.context import SearchContext, StageCounts
-from moa_dspy.optimize.finals import Finals, random_draws
+from moa_dspy.optimize.finals import Finals
 from moa_dspy.optimize.forecast import forecast
 from moa_dspy.optimize.gathering import Gathering
 from moa_dspy.optimize.known import Known
@@ -27,6 +27,7 @@ from moa_dspy.optimize.opening import measure_singles, probe, test_share
 from moa_dspy.optimize.referee import Referee
 from moa_dspy.optimize.response import Kernels, Proposer, Traits
 from moa_dspy.optimize.result import StudyResult, TrialRecord
+from moa_dspy.optimize.rivals import random_draws, random_rival
 from moa_dspy.optimize.selection import choose
 from moa_dspy.optimize.trials import Trials, make_study
 
@@ -103,9 +104,9 @@ class Stages:
         choice = choose(self.gathering.evidence())
         known, counts = self.known, self.context.counts
         n_trials = len(self.trials.records)
-        finals = Finals(self.context, self.measurer, self.splits, known.ranking, known.settle)
         n_drawn = counts.random if counts else n_trials
-        rival, n_random = finals.random_rival(n_drawn, self.referee)
+        rival, n_random = random_rival(self.context, self.referee, n=n_drawn, settle=known.settle)
+        finals = Finals(self.context, self.measurer, self.splits, known.ranking)
         outcome = finals.compare(choice.picked, rival)
         stopped_by = counts.stopped_by if counts else self.trials.stopped_by
         conclusion = Conclusion(self.context, self.gathering, self.started, self.before)

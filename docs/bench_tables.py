@@ -1,0 +1,114 @@
+"""Tables of the search's benchmarks, from the JSON that they printed; see `make_tables.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+Printed = Mapping[str, Any]
+SHOWN = ("best_single", "top3", "top5", "top7", "exhaustive", "tpe300", "nsga2", "random")
+
+
+def quality(printed: Printed) -> str:
+    """Return one line per pool and size: ours, the simple rules and searches, and honesty."""
+    rows = printed["rows"]
+    heads = ["pool, questions", "ours", *SHOWN, "best rule", "ours minus it", "optimum"]
+    lines = [
+        [
+            f"{row['pool']}, {row['dev']}",
+            f"**{_points(row['ours'])}**",
+            *(_points(row[name]) for name in SHOWN),
+            f"{row['best_baseline']} {_points(row[row['best_baseline']])}",
+            f"{100 * row['ours_minus_best_baseline']:+.2f}",
+            _points(row["optimum"]),
+        ]
+        for row in rows
+    ]
+    honest = [
+        [
+            f"{row['pool']}, {row['dev']}",
+            f"{100 * row['optimism']:+.1f}",
+            _net(row),
+            f"{100 * row['coverage']:.0f} %",
+            f"{row['cells']:,}",
+        ]
+        for row in rows
+    ]
+    heads_2 = [
+        "pool, questions",
+        "score on val minus truth",
+        "reported minus truth (standard error)",
+        "interval covers",
+        "cells",
+    ]
+    splits = rows[0]["splits"]
+    note = f"Means over {splits} splits, in percent and points."
+    return "\n".join([_table(heads, lines), "", _table(heads_2, honest), "", note, ""])
+
+
+def layered(printed: Printed) -> str:
+    """Return the layered search beside its rivals."""
+    row = printed["layered"]
+    rivals = [name for name in row["baseline_minus_ours"] if name in row]
+    ordered = sorted(["ours", "optimum", *rivals], key=lambda name: -row[name])
+    lines = [[name.replace("_", " "), _points(row[name]), _lead(row, name)] for name in ordered]
+    note = (
+        f"Means over {printed['splits']} splits. Reported minus truth (standard error): "
+        f"{_net(row)} points; its interval covers in {100 * row['coverage']:.0f} % of splits."
+    )
+    heads = ["system", "test score", "minus ours (one-sided 95 % bound)"]
+    return "\n".join([_table(heads, lines), "", note, ""])
+
+
+def _net(row: Printed) -> str:
+    net, error = 100 * row["reported_minus_truth"], 100 * row["reported_minus_truth_se"]
+    return f"{net:+.2f} ({error:.2f})"
+
+
+def _lead(row: Printed, name: str) -> str:
+    found = row["baseline_minus_ours"].get(name)
+    return "" if found is None else f"{100 * found['mean']:+.2f} ({100 * found['low']:+.2f})"
+
+
+def statistics(printed: Printed) -> str:
+    """Return the shares of simulated studies and races, and the power of the verdict."""
+    verdicts, cells = printed["verdicts"], printed["verdicts"]["power"]
+    studies = [
+        *verdicts["where_nothing_pays"].items(),
+        ("votes that gain 8 points", verdicts["votes_that_gain_8_points"]),
+        ("layers that gain 8 points, no vote", verdicts["layered_that_gains_8_points"]),
+    ]
+    lines = [
+        [name.replace("_", " "), f"{100 * one['mixture']:.1f} % ({100 * one['se']:.1f})"]
+        for name, one in studies
+    ]
+    found = {(cell["gain"], cell["discordance"]): cell["mixture"] for cell in cells}
+    across = sorted({discordance for _, discordance in found})
+    power = [
+        [f"{100 * gain:.0f} points", *(_share(found.get((gain, d))) for d in across)]
+        for gain in sorted({gain for gain, _ in found})
+    ]
+    heads = ["gain, by discordance", *(f"{d:.2f}" for d in across)]
+    first = _table(["simulated studies", 'say "mixture" (standard error)'], lines)
+    return "\n".join([first, "", _table(heads, power), ""])
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.2f}"
+
+
+def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    shown = [heads, ["---"] * len(heads), *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in shown)
+
+
+KINDS: dict[str, Callable[[Printed], str]] = {
+    "rows": quality,
+    "layered": layered,
+    "verdicts": statistics,
+}
+"""By a key that only this benchmark prints."""

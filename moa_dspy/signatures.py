@@ -24,6 +24,20 @@ AGGREGATE_AND_SYNTHESIZE: Final = (
 )
 """The paper's Aggregate-and-Synthesize prompt, quoted (arXiv:2406.04692, table 1)."""
 
+AGGREGATION_PROMPTS: Final[dict[str, str]] = {
+    "paper": AGGREGATE_AND_SYNTHESIZE,
+    "own_first": (
+        "You are given a question and numbered answers of several models. Most of them are weak. "
+        "Answer the question yourself first. Then keep an answer of the others only if you are "
+        "sure that it is better than yours."
+    ),
+    "most_likely": (
+        "You are given a question and numbered answers of several models. Some of them are wrong. "
+        "Reply with the answer that is most likely right."
+    ),
+}
+"""Aggregation prompts that a search knows by name: the paper's, and ours."""
+
 REFERENCES_HEADING: Final = "Responses from models:"
 """The line above the references, as in the paper's prompt."""
 

@@ -1,4 +1,4 @@
-"""The aggregator's prompt, optimised alone over recorded references; prints one JSON object.
+"""The aggregator's prompt, optimised alone and together with the layers; prints one JSON object.
 
     python optimize/aggregator_prompt.py > docs/results/aggregator_prompt.json
 
@@ -19,8 +19,16 @@ import dspy
 from dspy.teleprompt.gepa import InstructionProposer
 
 from moa_dspy import Architecture, MixtureOfAgents, Pool
-from moa_dspy.calls import Calls, CallStore, Recording
-from moa_dspy.optimize import PromptReport, ReferenceDemos, TryPrompts, optimize_aggregator
+from moa_dspy.calls import Budget, Calls, CallStore, Recording
+from moa_dspy.optimize import (
+    ModelSearch,
+    PromptReport,
+    ReferenceDemos,
+    SearchSpace,
+    TryPrompts,
+    optimize_aggregator,
+)
+from moa_dspy.optimize.prompts import PromptOptions
 from moa_dspy.optimize.study_file import StudyFile
 from moa_dspy.winrate import mean_interval, paired_interval
 
@@ -60,6 +68,43 @@ def make_pool(study: StudyFile, table: dict[str, Any]) -> Pool:
     return Pool(listed.values(), calls=Calls(CallStore(STORE), recording=recording))
 
 
+def joint(table: dict[str, Any], study: StudyFile, pool: Pool, student: Any) -> dict[str, Any]:
+    """Search layers and prompt together, on the same rows; the prompts are those of the arms."""
+    wanted, metric, splits = table["joint"], study.make_metric(), study.make_splits()
+    architecture = Architecture.parse(table["architecture"])
+    written = table.get("written", {}).get("prompts", [])
+    tuner = dict(optimizers(table, pool, metric)).get(wanted["optimizer"])
+    search = ModelSearch(
+        metric,
+        pool,
+        space=SearchSpace(
+            architecture.layers[0],
+            combines=("synthesize",),
+            aggregators=(str(architecture.aggregator),),
+            max_depth=1,
+        ),
+        prompts=PromptOptions(
+            texts={f"written-{n}": text for n, text in enumerate(written, start=1)},
+            optimizer=tuner,
+            share=wanted["share"],
+            top=wanted["top"],
+        ),
+        n_trials=wanted["n_trials"],
+        budget=Budget(calls=wanted["calls"]),
+        random_share=0.0,
+        n_threads=study.search.n_threads,
+        seed=study.seed,
+        watcher=lambda now: print(now.stage, now.current, file=sys.stderr),
+    )
+    search.compile(
+        student,
+        trainset=list(splits.train),
+        valset=list(splits.val),
+        testset=list(splits.test),
+    )
+    return search.result.to_json()
+
+
 def scores(program: Any, rows: Any, metric: Any) -> list[float]:
     """Return the metric of the program on every row."""
     return [float(metric(row, program(**row.inputs()))) for row in rows]
@@ -87,11 +132,13 @@ def run(path: Path) -> dict[str, Any]:
         print(PromptReport(result), file=sys.stderr)
         minus = paired_interval(scores(result.program, test, metric), alone)
         arms[name] = {**result.to_json(), "test_minus_single": asdict(minus)}
+    together = {"joint": joint(table, study, pool, student)} if "joint" in table else {}
     return {
         "architecture": str(architecture),
         "rows": {name: len(getattr(splits, name)) for name in ("train", "val", "test")},
         "single": {"agent": architecture.aggregator, "test": asdict(mean_interval(alone))},
         "arms": arms,
+        **together,
         "seconds": round(time.monotonic() - started),
     }
 

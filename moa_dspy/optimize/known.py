@@ -14,6 +14,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.diversity import DiversityMetric
 from moa_dspy.optimize.early import EarlyFacts, Estimate, early_facts
 from moa_dspy.optimize.measure import Outcome, scores
+from moa_dspy.optimize.response import Forecast
 from moa_dspy.optimize.selection import Limits, Scores, settled
 from moa_dspy.optimize.space import SearchSpace
 from moa_dspy.optimize.votes import Ballots, SmoothedVotes, smooth
@@ -72,6 +73,15 @@ class Known:
             return None
         widths = range(self.space.min_width, self.space.max_width + 1)
         return smooth(self.ballots, widths=widths, seed=self.seed, admits=self.admits)
+
+    @property
+    def forecast(self) -> Forecast:
+        """What an architecture's question will cost, from what its agents cost alone."""
+        singles = self.singles.items()
+        return Forecast(
+            usd={name: fmean(outcome.usd for outcome in found) for name, found in singles},
+            seconds={name: fmean(outcome.seconds for outcome in found) for name, found in singles},
+        )
 
     @cached_property
     def early(self) -> EarlyFacts:

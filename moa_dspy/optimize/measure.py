@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import dspy
 
@@ -19,6 +19,9 @@ from moa_dspy.calls import call_scope
 from moa_dspy.errors import BudgetReachedError, LayerFailedError, MetricError
 from moa_dspy.optimize.asking import Asking, Memory
 from moa_dspy.optimize.student import Student
+
+if TYPE_CHECKING:
+    from moa_dspy.optimize.prompts import PromptBook
 
 Metric: TypeAlias = Callable[..., Any]
 
@@ -84,6 +87,7 @@ class Measurer:
         n_threads: Examples measured at the same time.
         crew: Who asks instead of these threads; None is nobody.
         memory: What is known already.
+        book: The prompts that an architecture may name.
     """
 
     student: Any
@@ -91,6 +95,7 @@ class Measurer:
     n_threads: int = 8
     crew: Crew | None = None
     memory: Memory = field(default_factory=Memory)
+    book: PromptBook | None = None
     _outcomes: dict[tuple[Architecture, str], Outcome] = field(default_factory=dict)
     _students: dict[Architecture, Student] = field(default_factory=dict)
 
@@ -111,7 +116,7 @@ class Measurer:
         """
         missing = [row for row in rows if (architecture, row.id) not in self._outcomes]
         if missing:
-            self._run(Student.of(self.student).to_measure(architecture), missing)
+            self._run(Student.of(self.student, self.book).to_measure(architecture), missing)
         return tuple(self._outcomes[architecture, row.id] for row in rows)
 
     def knows(self, architecture: Architecture, rows: Sequence[dspy.Example]) -> bool:
@@ -127,20 +132,26 @@ class Measurer:
     ) -> None:
         """Say what will be measured for certain; a crew begins with it, else nothing happens."""
         if self.crew is not None:
-            self.crew.announce([(one, rows) for one in architectures], is_urgent=is_urgent)
+            wanted = [(one, rows) for one in architectures if self._is_shared(one)]
+            self.crew.announce(wanted, is_urgent=is_urgent)
 
     def ask(self, architecture: Architecture, row: dspy.Example) -> None:
         """Ask all that ``measure`` of this row would, and judge nothing."""
         student = self._students.get(architecture)
         if student is None:
-            student = Student.of(self.student).to_measure(architecture)
+            student = Student.of(self.student, self.book).to_measure(architecture)
             self._students[architecture] = student
         with call_scope(example=row.id), suppress(LayerFailedError):
             student.answer(row.inputs().toDict(), Asking(self.memory, row.id))
 
+    def _is_shared(self, architecture: Architecture) -> bool:
+        """Whether every process knows its prompt: a tuned one is known to this process alone."""
+        name = architecture.prompt
+        return name is None or self.book is None or self.book.is_given(name)
+
     def _run(self, student: Student, rows: Sequence[dspy.Example]) -> None:
         first, *rest = rows
-        if self.crew is not None and rest:
+        if self.crew is not None and rest and self._is_shared(student.mixture.architecture):
             for row in self.crew.ready(student.mixture.architecture, rows):
                 self._measure_one(student, row)
             return

@@ -20,12 +20,13 @@ from moa_dspy.optimize.conclusion import Conclusion
 from moa_dspy.optimize.context import SearchContext, StageCounts
 from moa_dspy.optimize.finals import Finals
 from moa_dspy.optimize.forecast import forecast
+from moa_dspy.optimize.front import names_of
 from moa_dspy.optimize.gathering import Gathering
 from moa_dspy.optimize.known import Known
 from moa_dspy.optimize.measure import Measurer, Outcome, scores
 from moa_dspy.optimize.opening import measure_singles, probe, test_share
 from moa_dspy.optimize.referee import Referee
-from moa_dspy.optimize.response import Kernels, Proposer, Traits
+from moa_dspy.optimize.response import Kernels, Prices, Proposer, Traits
 from moa_dspy.optimize.result import StudyResult, TrialRecord
 from moa_dspy.optimize.rivals import random_draws, random_rival
 from moa_dspy.optimize.selection import choose
@@ -71,7 +72,13 @@ class Stages:
             n_arms=2 * context.n_trials,  # the random baseline has as many
         )
         self.trials = Trials(
-            study=make_study(context.objectives, seed=context.seed, sampler=context.sampler),
+            study=make_study(
+                context.objectives,
+                seed=context.seed,
+                # A sampler is asked for every trial, even where it is told what to say: the
+                # quickest, where the response model proposes.
+                sampler=context.sampler or optuna.samplers.RandomSampler(seed=context.seed),
+            ),
             space=context.space,
             ranking=known.ranking,
             settle=known.settle,
@@ -83,7 +90,13 @@ class Stages:
         )
         self.gathering = Gathering(context, known, measurer, self.rows, self.trials.records)
         traits = Traits(known.means, known.pair(context.diversity), context.space.prompts)
-        self.proposer = Proposer(context.space, Kernels.of(traits), known.settle, context.seed)
+        self.proposer = Proposer(
+            context.space,
+            Kernels.of(traits),
+            known.settle,
+            context.seed,
+            Prices(known.forecast, names_of(context.objectives), context.seed).at,
+        )
         self.draws = random_draws(context.space, known.settle, context.seed)
 
     def _learn(self, context: SearchContext, singles: Mapping[str, Sequence[Outcome]]) -> Known:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError, LMError
@@ -17,6 +17,9 @@ from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.asking import Asking, place_of
 from moa_dspy.prediction import MixturePrediction
 
+if TYPE_CHECKING:
+    from moa_dspy.optimize.prompts import PromptBook
+
 
 @dataclass(frozen=True, slots=True)
 class Student:
@@ -25,13 +28,15 @@ class Student:
     Attributes:
         program: Any DSPy program.
         mixture: The only mixture that it holds.
+        book: The prompts that an architecture may name; None has none.
     """
 
     program: Any
     mixture: MixtureOfAgents
+    book: PromptBook | None = None
 
     @classmethod
-    def of(cls, program: Any) -> Student:
+    def of(cls, program: Any, book: PromptBook | None = None) -> Student:
         """Find the mixture of ``program``.
 
         Raises:
@@ -44,17 +49,35 @@ class Student:
                 "`student` must be a MixtureOfAgents or hold one (or have one signature), but is "
                 f"a {type(program).__name__} with {len(found) or 'none'}{where}."
             )
-        return cls(program, *found.values())
+        (mixture,) = found.values()
+        return cls(program, mixture, book)
+
+    def with_book(self, book: PromptBook) -> Student:
+        """Return the student with other prompts to name."""
+        return replace(self, book=book)
 
     def with_architecture(self, architecture: Architecture) -> Any:
-        """Return a copy of the program that has the architecture; its seats' prompts are new."""
-        return self._copy(self.mixture.with_architecture(architecture))
+        """Return a copy of the program that has the architecture; its seats' prompts are new.
+
+        A prompt that the architecture names is in the aggregator, and named no more: the
+        program can be saved and used by who has no book.
+
+        Raises:
+            StudyError: If the prompt is unknown.
+        """
+        made = self._made(architecture)
+        made.architecture = replace(architecture, prompt=None)
+        return self._copy(made)
 
     def to_measure(self, architecture: Architecture) -> Student:
-        """Return the program with the architecture, as ``answer`` can run it."""
-        made = self.mixture.with_architecture(architecture)
+        """Return the program with the architecture, as ``answer`` can run it.
+
+        Raises:
+            StudyError: If the architecture names an unknown prompt.
+        """
+        made = self._made(architecture)
         is_all = self.program is self.mixture
-        return Student(made if is_all else self._copy(_Measured(made)), made)
+        return Student(made if is_all else self._copy(_Measured(made)), made, self.book)
 
     def answer(self, inputs: Mapping[str, Any], asking: Asking) -> Any:
         """Return the prediction of what ``to_measure`` returned; its seats ask by ``asking``.
@@ -79,6 +102,15 @@ class Student:
             raise StudyError(
                 f"The program raised {type(error).__name__} on example {asking.example!r}: {error}"
             ) from error
+
+    def _made(self, architecture: Architecture) -> MixtureOfAgents:
+        made = self.mixture.with_architecture(architecture)
+        if (name := architecture.prompt) is None:
+            return made
+        if self.book is None:
+            raise StudyError(f"Prompt {name!r} of {architecture} is unknown: there are none.")
+        self.book.put_into(made.aggregator, name)
+        return made
 
     def _copy(self, made: Any) -> Any:
         try:

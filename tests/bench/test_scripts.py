@@ -219,6 +219,21 @@ def error(share: float, n: int) -> float:
     return float((share * (1 - share) / n) ** 0.5)
 
 
+def test_search_economy_prints_every_rival_per_family() -> None:
+    sizes = ("--seeds", "2", "--trials", "14", "--rival-trials", "14")
+    printed = run("search_economy.py", *sizes, "--families", "order", "nothing")
+    assert set(printed["families"]) == {"order", "nothing"}
+    for family in printed["families"].values():
+        assert family["ours"]["calls"] > 0
+        assert len(family["rivals"]) == 2 * 2 * 2
+        for name, rival in family["rivals"].items():
+            assert rival["arrived"] + rival["censored"] + rival["cut"] == 2
+            # Nodes that are shared are counted once.
+            if name.endswith("unshared"):
+                shared = family["rivals"][name.replace("unshared", "shared")]
+                assert rival["calls"] >= shared["calls"]
+
+
 def test_study_speed_replays_without_a_call() -> None:
     printed = run("study_speed.py", "--trials", "8", "--rows", "6", "--at", "12")
     assert printed["replay_calls"] == 0

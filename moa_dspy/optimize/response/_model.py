@@ -21,6 +21,8 @@ FIRST_WEIGHT: Final = 0.03
 _SWEEPS = 2
 _OWN = "own"
 _MEAN_VARIANCE = 1.0
+_BORDER = 1e9
+"""Above any quadratic form: what is its own gives every score a variance of 1e-4 or more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +60,7 @@ class ResponseModel:
         self._parts = kernels.parts(self.architectures, self.architectures)
         self._y, self._noise = means_and_noise(scores)
         self.weights = dict(weights) if weights is not None else self._learned()
-        self._factor, self._alpha, _ = self._solved(self.weights)
+        self._factor, self._alpha = self._solved(self.weights)
 
     def predict(self, architectures: Sequence[Architecture]) -> Prediction:
         """Return what architectures will score, measured or not."""
@@ -123,15 +125,31 @@ class ResponseModel:
         prior[np.diag_indices_from(prior)] += weights[_OWN] ** 2
         return prior
 
-    def _solved(self, weights: Mapping[str, float]) -> tuple[Matrix, Matrix, float]:
-        """Return the Cholesky factor, the weights of the observations, the log likelihood."""
+    def _solved(self, weights: Mapping[str, float]) -> tuple[Matrix, Matrix]:
+        """Return the Cholesky factor and the weights of the observations."""
+        covariance = self._covariance(weights)
+        factor = np.asarray(np.linalg.cholesky(covariance), np.float64)
+        return factor, np.asarray(np.linalg.solve(covariance, self._y), np.float64)
+
+    def _covariance(self, weights: Mapping[str, float]) -> Matrix:
         covariance = self._prior(weights)
         covariance[np.diag_indices_from(covariance)] += self._noise + 1e-9
-        factor: Matrix = np.linalg.cholesky(covariance)
-        half: Matrix = np.linalg.solve(factor, self._y)
-        alpha: Matrix = np.linalg.solve(factor.T, half)
-        likelihood = -0.5 * float(half @ half) - float(np.log(np.diag(factor)).sum())
-        return factor, alpha, likelihood
+        return covariance
+
+    def _likelihood(self, weights: Mapping[str, float]) -> float:
+        """Return the log likelihood but for a constant; one factorisation gives all of it.
+
+        Of the covariance with a last row of observations the factor's last row is what solves
+        the first. Rounded, so that the order of the trials does not decide between equals.
+        """
+        n = len(self._y)
+        bordered = np.empty((n + 1, n + 1))
+        bordered[:n, :n] = self._covariance(weights)
+        bordered[n, :n] = bordered[:n, n] = self._y
+        bordered[n, n] = _BORDER
+        factor = np.linalg.cholesky(bordered)
+        half, diagonal = factor[n, :n], np.diag(factor)[:n]
+        return round(-0.5 * float(half @ half) - float(np.log(diagonal).sum()), 6)
 
     def _learned(self) -> dict[str, float]:
         """Climb the likelihood, one weight after the other; of equals the smaller weight."""
@@ -139,6 +157,6 @@ class ResponseModel:
         for _ in range(_SWEEPS):
             for part in weights:
                 grid = OWN_WEIGHTS if part == _OWN else WEIGHTS
-                tried = [(self._solved(weights | {part: value})[2], -value) for value in grid]
+                tried = [(self._likelihood(weights | {part: value}), -value) for value in grid]
                 weights[part] = -max(tried)[1]
         return weights

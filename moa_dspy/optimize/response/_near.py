@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from moa_dspy.architecture import COMBINES, Architecture
-from moa_dspy.optimize.response._traits import MOST_LAYERS, Matrix, first_read
+from moa_dspy.optimize.response._traits import MOST_LAYERS, Matrix
 
 LENGTH = 3.0
 """Differences after which two architectures have 1/e in common: a swapped seat is two."""
@@ -35,14 +35,13 @@ class Seats:
     def _of(self, one: Architecture) -> tuple[float, ...]:
         earlier = one.layers[:-1][: MOST_LAYERS - 1]
         layers = [*earlier, *[()] * (MOST_LAYERS - 1 - len(earlier))]
-        last =[float(one.layers[-1].count(name)) if one.layers else 0.0 for name in self._agents]
+        last = [float(one.layers[-1].count(name)) if one.layers else 0.0 for name in self._agents]
         seats = [float(layer.count(name)) for layer in layers for name in self._agents]
         asks = one.aggregator_calls_a_model
         writer = [float(asks and one.aggregator == name) for name in self._agents]
         combine = [float(bool(one.layers) and one.combine == name) for name in COMBINES]
         prompt = [float(one.prompt == name) for name in self._prompts]
-        read = first_read(one) if asks and one.layers else None
-        first = [float(read == name) for name in self._agents]
+        first = [float(asks and one.order[:1] == (name,)) for name in self._agents]
         return (*seats, *last, *writer, *combine, *prompt, *first)
 
 

@@ -18,15 +18,11 @@ from moa_dspy.optimize.response._nodes import nodes_of
 from moa_dspy.optimize.response._traits import Matrix
 from moa_dspy.optimize.space import SearchSpace
 
+Price = Callable[[Architecture], float]
 N_DRAWN: Final = 200
 """Architectures drawn at random per proposal, beside the neighbours of the best."""
 N_BEST: Final = 3
-"""Architectures whose neighbours are looked at: of the measured, and in each step of the climb."""
-COST0 = 1.0
-COSTP = 1.0
-N_STEPS: Final = 3
-"""Steps from the most promising candidates to their neighbours: in a large space what promises
-most is several changes away from all that was measured or drawn."""
+"""Architectures whose neighbours are looked at."""
 
 
 @dataclass(slots=True)
@@ -37,16 +33,16 @@ class Proposer:
         space: What may be proposed.
         kernels: Of the response model.
         settle: Gives an architecture its final form.
-        price: What a question costs the user beside its score, in points of score; 0 of
-            everything where the score is all that counts.
         seed: Of the draws.
+        price_at: Returns, for a number of measured architectures, what a question costs the
+            user beside its score, in points of score; nothing where the score is all that counts.
     """
 
     space: SearchSpace
     kernels: Kernels
     settle: Callable[[Architecture], Architecture]
     seed: int
-    price: Callable[[Architecture], float] = lambda _: 0.0
+    price_at: Callable[[int], Price] = lambda _: lambda _: 0.0
     _weights: dict[str, float] = field(default_factory=dict)
     _learned_from: int = 0
     _neighbours: dict[Architecture, list[Architecture]] = field(default_factory=dict)
@@ -61,34 +57,17 @@ class Proposer:
         rng = random.Random(f"propose-{self.seed}-{len(measured)}")
         model = self._model(measured, scores)
         known = model.predict(measured)
-        value = known.mean - self._prices(measured)
+        price = self.price_at(len(measured))
+        value = known.mean - np.array([price(one) for one in measured])
         best = [measured[place] for place in np.argsort(-value, kind="stable")[:N_BEST]]
-        made = {node for one in measured for node in nodes_of(one)}
-
-        def worth(some: Sequence[Architecture]) -> Matrix:
-            """Return the expected improvement for each call per question that is to be made."""
-            calls = np.array([sum(node not in made for node in nodes_of(o)) for o in some], float)
-            gain = _improvement(model.predict(some), self._prices(some), value.max())
-            return np.round(gain / (COST0 + calls)**COSTP, 15)
-
-        return self._climbed(self._candidates(best, rng), set(measured), worth)
-
-    def _climbed(
-        self,
-        fresh: Iterable[Architecture],
-        known: set[Architecture],
-        worth: Callable[[Sequence[Architecture]], Matrix],
-    ) -> Architecture | None:
-        """Return the best of ``fresh``, and of what lies several steps from the best of it."""
-        found: dict[Architecture, float] = {}
-        for _ in range(N_STEPS + 1):
-            some = [one for one in dict.fromkeys(fresh) if one not in known and one not in found]
-            if not some:
-                break
-            found |= dict(zip(some, worth(some).tolist(), strict=True))
-            top = sorted(found, key=lambda one: -found[one])[:N_BEST]
-            fresh = [other for one in top for other in self._near(one)]
-        return max(found, key=lambda one: found[one]) if found else None
+        known_already = set(measured)
+        candidates = [o for o in self._candidates(best, rng) if o not in known_already]
+        if not candidates:
+            return None
+        prices = np.array([price(one) for one in candidates])
+        gain = _improvement(model.predict(candidates), prices, value.max())
+        calls = self._new_calls(measured, candidates)
+        return candidates[int(np.argmax(np.round(gain / (1 + calls), 15)))]
 
     def _model(self, measured: Sequence[Architecture], scores: Matrix) -> ResponseModel:
         """Fit; learn how much each part explains anew after every tenth more trials."""
@@ -100,19 +79,20 @@ class Proposer:
             self._weights, self._learned_from = model.weights, len(measured)
         return model
 
-    def _candidates(
-        self, best: Iterable[Architecture], rng: random.Random
-    ) -> list[Architecture]:
+    def _candidates(self, best: Iterable[Architecture], rng: random.Random) -> list[Architecture]:
         near = [other for one in best for other in self._near(one)]
-        return [*near, *(self.settle(self.space.draw(rng)) for _ in range(N_DRAWN))]
+        drawn = (self.settle(self.space.draw(rng)) for _ in range(N_DRAWN))
+        return list(dict.fromkeys((*near, *drawn)))
 
     def _near(self, one: Architecture) -> list[Architecture]:
         if one not in self._neighbours:
             self._neighbours[one] = [self.settle(other) for other in neighbours(one, self.space)]
         return self._neighbours[one]
 
-    def _prices(self, architectures: Sequence[Architecture]) -> Matrix:
-        return np.array([self.price(one) for one in architectures], np.float64)
+    def _new_calls(self, measured: Iterable[Architecture], some: Sequence[Architecture]) -> Matrix:
+        """Return how many calls per question nobody has made yet."""
+        made = {node for one in measured for node in nodes_of(one)}
+        return np.array([sum(node not in made for node in nodes_of(one)) for one in some], float)
 
 
 def _improvement(predicted: Prediction, prices: Matrix, best: float) -> Matrix:

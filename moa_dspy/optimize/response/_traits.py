@@ -58,7 +58,9 @@ class Traits:
         # Who decides a vote, or a consensus without a model, writes nothing.
         writer = self.scores[str(one.aggregator)] if one.aggregator_calls_a_model else max(read)
         proposes = fmean(self.scores[str(name)] for name in first)
-        reads_first = self.scores[first_read(one)] if one.layers else read[0]
+        # By name is no order that means anything.
+        asks = one.order and one.aggregator_calls_a_model
+        reads_first = self.scores[one.order[0]] if asks else fmean(read)
         return fmean(read), max(read), reads_first, proposes, writer
 
     def _diversity(self, one: Architecture) -> tuple[float, ...]:
@@ -99,8 +101,3 @@ class Traits:
 
     def _shares(self, layer: Sequence[str]) -> list[float]:
         return [layer.count(name) / max(len(layer), 1) for name in self.scores]
-
-
-def first_read(one: Architecture) -> str:
-    """Return whom the last step reads first."""
-    return one.layers[-1][one.reading[0]]

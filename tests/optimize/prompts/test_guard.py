@@ -37,9 +37,9 @@ def test_where_no_prompt_is_better_the_incumbent_stays(make: Any, options: Any) 
 
 def test_a_gain_on_too_few_rows_is_not_accepted_and_the_missing_rows_are_told() -> None:
     world = make_world()
-    # 4 of 12 rows are won: 1 / 2 ** 4 is more than 5 %.
+    # 3 of 9 rows are won: the mid-p value, half of 1 / 2 ** 3, is more than 5 %.
     result = optimize_aggregator(
-        mixture(world), copro(world.outsider), rows("train"), rows("val", 12)
+        mixture(world), copro(world.outsider), rows("train"), rows("val", 9)
     )
     assert (result.accepted, result.val.p_value) == (False, 1 / 16)
     assert result.after.instructions == "Think CAREFULLY."
@@ -196,7 +196,7 @@ def test_plain_chat_of_the_settings_is_for_the_seats_alone() -> None:
     ]
     with dspy.context(adapter=PlainChat()):
         result = optimize_aggregator(mixture(world), copro(world.outsider), examples, others)
-    # 5 of 5 rows are won: 1 / 2 ** 5
-    assert (result.accepted, result.val.p_value) == (True, 1 / 32)
+    # 5 of 5 rows are won: the mid-p value is half of 1 / 2 ** 5.
+    assert (result.accepted, result.val.p_value) == (True, 1 / 64)
     assert result.proposer_calls == 2 * 9
     assert [one.score for one in result.candidates] == [1.0, 0.0]

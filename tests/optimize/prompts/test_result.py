@@ -79,7 +79,7 @@ def test_the_report_is_the_same_text_with_and_without_rich() -> None:
     Console(file=out, width=200, color_system=None).print(PromptReport(result))
     assert out.getvalue().strip() == str(PromptReport(result))
     lines = str(PromptReport(result)).splitlines()
-    assert lines[0] == "Use the new prompt: it beats the incumbent (p = 0.016)."
+    assert lines[0] == "Use the new prompt: it beats the incumbent (p = 0.008)."
     assert lines[1].startswith("validation, 18 rows: 66.7 % before, 100.0 % after; +33.3 points")
     assert lines[2] == "calls made: proposers 48 (+0), aggregator 48 (+0), prompt_model 1 (+0)"
 

@@ -1,0 +1,60 @@
+"""The best architecture of a world, by its true surface."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.optimize.space import SearchSpace
+
+N_STARTS = 4
+"""Per depth."""
+
+Surface = Callable[[Architecture], float]
+Layers = list[tuple[str, ...]]
+
+
+def best_of(space: SearchSpace, surface: Surface, seed: int) -> tuple[Architecture, float]:
+    """Return the best layered architecture of ``surface``, and its value.
+
+    A climb exchanges one whole layer, or the last step, for the best there is, until nothing
+    helps; the best of several climbs per depth goes on with the last layer and the last step at
+    once. That finds the optimum where earlier layers and the last step add up.
+    """
+    rng, layers = random.Random(f"optimum-{seed}"), list(space.layers())
+    found = []
+    for depth in range(1, space.max_depth + 1):
+        starts = [
+            Architecture(tuple(rng.choices(layers, k=depth)), None, "vote") for _ in range(N_STARTS)
+        ]
+        best = max((_climbed(one, space, layers, surface) for one in starts), key=surface)
+        ends = (end for layer in layers for end in _ends(best, layer, space))
+        found.append(_climbed(max((best, *ends), key=surface), space, layers, surface))
+    return max(((one, surface(one)) for one in found), key=lambda pair: pair[1])
+
+
+def _climbed(
+    one: Architecture, space: SearchSpace, layers: Layers, surface: Surface
+) -> Architecture:
+    while True:
+        value = surface(one)
+        for place in range(one.depth):
+            before, after = one.layers[:place], one.layers[place + 1 :]
+            # Whoever is read first may not sit in another layer.
+            bare = replace(one, order=())
+            tries = (replace(bare, layers=(*before, layer, *after)) for layer in layers)
+            one = max((one, *tries), key=surface)
+        one = max((one, *_ends(one, one.layers[-1], space)), key=surface)
+        if surface(one) <= value:
+            return one
+
+
+def _ends(one: Architecture, layer: tuple[str, ...], space: SearchSpace) -> Iterator[Architecture]:
+    """Yield ``one`` with another last layer and every last step."""
+    layers = (*one.layers[:-1], layer)
+    yield Architecture(layers, None, "vote")
+    for writer in space.who_combines("synthesize"):
+        bare = Architecture(layers, writer)
+        yield from (replace(bare, order=space.read_in(name, bare)) for name in space.orders)

@@ -1,0 +1,110 @@
+"""Options of prompts that do not fit are refused, naming the option, the value and the choices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dspy
+import pytest
+from pydantic import ValidationError
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.errors import StudyError
+from moa_dspy.optimize import SearchSpace, TryPrompts
+from moa_dspy.optimize.prompts import OPTIMIZERS, PromptOptions, PromptsTable
+from moa_dspy.optimize.prompts._named import WRITERS
+from tests.optimize.prompts.world import exact, make_world, mixture, rows
+
+SPACE = SearchSpace(("a", "b", "c"), max_depth=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"must have `candidates`, `texts` or an `optimizer`"),
+        ({"candidates": ["brief"]}, r"`prompts.candidates`: unknown 'brief'; known ones are most"),
+        ({"texts": {"x": " "}}, r"`prompts.texts`: the text of 'x' is empty"),
+        ({"texts": {"paper": "Read."}}, r"'paper' is the name of a built-in prompt"),
+        ({"optimizer": "adam"}, r"`prompts.optimizer`: unknown 'adam'; known ones are bootstrap"),
+        (
+            {"optimizer": TryPrompts(["Read."]), "proposer_agent": "c"},
+            r"`prompts.proposer_agent` goes with an `optimizer` by name",
+        ),
+        (
+            {"optimizer": "try", "compile_options": {"x": 1}},
+            r"`prompts.compile_options` goes with an `optimizer` that is given",
+        ),
+        ({"optimizer": "try", "rounds": 0}, r"`prompts.rounds` must be at least 1, but got 0"),
+        ({"optimizer": "try", "share": 1.0}, r"`prompts.share` must be in \(0, 1\)"),
+        ({"optimizer": "try", "demos": -1}, r"`prompts.demos` must be at least 0, but got -1"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        PromptOptions(**options)
+
+
+def test_a_round_gets_its_part_of_trials_and_budget() -> None:
+    options = PromptOptions(optimizer="try", rounds=2, share=0.4)
+    parts = [options.part(rounds) for rounds in (0, 0.5, 1, 1.5, 2)]
+    assert parts == pytest.approx([0.6, 0.7, 0.8, 0.9, 1.0])
+    # Where nothing is tuned, nothing is kept for it.
+    assert PromptOptions(candidates=["paper"]).part(0) == 1.0
+
+
+def test_the_space_takes_its_prompts_from_the_options() -> None:
+    options = PromptOptions(candidates=["most_likely"], optimizer="try", top=2)
+    book = options.make_book(mixture(make_world()))
+    assert options.space(SPACE, book).prompts == ("own", "most_likely", "tuned-1", "tuned-2")
+    listed = SearchSpace(
+        ("a", "b", "c"), listed=(Architecture((("a", "b"),), "c", prompt="brief"),)
+    )
+    with pytest.raises(StudyError, match=r"`space.listed`: unknown 'brief'; known ones are most"):
+        options.space(listed, book)
+    votes = SearchSpace(("a", "b", "c"), combines=("vote",))
+    with pytest.raises(StudyError, match="needs a space in which an aggregator may synthesize"):
+        options.space(votes, book)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_whoever_writes_prompts_needs_a_model_and_takes_an_agent_or_the_global_one(
+    name: str,
+) -> None:
+    world = make_world()
+    options = PromptOptions(optimizer=name)
+    with pytest.raises(StudyError, match=f"'{name}' needs a language model to write prompts"):
+        options.check(mixture(world), exact, world.pool, rows("train"))
+    with dspy.context(lm=world.outsider):
+        options.check(mixture(world), exact, world.pool, rows("train"))
+    PromptOptions(optimizer=name, proposer_agent="d").check(
+        mixture(world), exact, world.pool, rows("train")
+    )
+    assert sum(world.log.counts.values()) == 0
+
+
+@pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - set(WRITERS)))
+def test_the_others_need_none(name: str) -> None:
+    world = make_world()
+    PromptOptions(optimizer=name).check(mixture(world), exact, world.pool, rows("train"))
+    assert sum(world.log.counts.values()) == 0
+
+
+def test_a_metric_with_the_wrong_signature_is_refused() -> None:
+    world = make_world()
+    with pytest.raises(StudyError, match="`metric` must be a function of"):
+        PromptOptions(candidates=["paper"]).check(
+            mixture(world), lambda example: 1.0, world.pool, rows("train")
+        )
+
+
+def test_the_table_of_a_study_file_makes_the_options() -> None:
+    table = PromptsTable.model_validate(
+        {"candidates": ["own_first"], "optimizer": "demos", "rounds": 2, "texts": {"x": "Read."}}
+    )
+    made = table.make()
+    assert list(made.all_texts) == ["own_first", "x"]
+    assert (made.optimizer, made.n_slots) == ("demos", 4)
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        PromptsTable.model_validate({"candidate": ["own_first"]})
+    with pytest.raises(StudyError, match=r"unknown 'adam'"):
+        PromptsTable(optimizer="adam").make()

@@ -1,0 +1,163 @@
+"""A round tunes the prompts of the best mixtures on train rows, and asks no proposer then."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+import pytest
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.calls import Budget, Ledger
+from moa_dspy.errors import MetricError
+from moa_dspy.optimize import Measurer
+from moa_dspy.optimize.prompts import PromptBook, PromptOptions, PromptRounds, TryPrompts, guarded
+from moa_dspy.optimize.student import Student
+from tests.optimize.prompts.optimizers import copro
+from tests.optimize.prompts.world import CAREFULLY, World, exact, make_world, mixture, rows
+
+C, D = (Architecture((("a", "b"),), name) for name in "cd")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a round reads of a trial."""
+
+    score: float
+    is_stopped_early: bool = False
+
+
+def rounds(world: World, metric: Any = exact, **options: Any) -> PromptRounds:
+    given = PromptOptions(**{"optimizer": copro(world.outsider), **options})
+    program = mixture(world)
+    book = PromptBook.of(program, given.all_texts, given.n_slots)
+    return PromptRounds(given, book, Student.of(program), rows("train"), metric, n_threads=2)
+
+
+def test_a_better_prompt_is_found_for_the_best_mixtures_at_no_proposer_call() -> None:
+    world = make_world()
+    found = rounds(world, top=1)
+    records = {D: Record(0.9, is_stopped_early=True), C: Record(0.5)}
+    records[Architecture.single("a")] = Record(0.8)
+    (made,) = found.tune(records)
+    assert str(made) == "a + b > synthesize(c; prompt=tuned-1)"
+    assert CAREFULLY["proposed_instruction"] in found.book.prompt("tuned-1").instructions
+    # Each proposer is asked once per train row; the tuning reads what they said.
+    assert (world.log.by("a").total(), world.log.by("b").total()) == (6, 6)
+    assert found.calls_of("proposers", "references").made == 12
+    assert found.calls_of("proposers", "tuning").made == 0
+    assert found.calls_of("aggregator", "tuning").made > 0
+    assert found.calls_of("prompt_model").made > 0
+    (entry,) = found.book.to_json()
+    assert (entry["origin"], entry["architecture"]) == ("COPRO", str(C))
+    assert entry["train_score"] == 1.0
+
+
+def test_two_mixtures_that_read_the_same_share_the_stored_references() -> None:
+    world = make_world()
+    found = rounds(world, top=2)
+    made = found.tune({C: Record(0.5), D: Record(0.4)})
+    # The same text is found twice, and has one name.
+    assert [str(one) for one in made] == [
+        "a + b > synthesize(c; prompt=tuned-1)",
+        "a + b > synthesize(d; prompt=tuned-1)",
+    ]
+    assert found.calls_of("proposers").made == 12
+    assert found.calls_of("proposers").reused == 12
+    assert found.calls_of("proposers", "tuning").made == 0
+
+
+def test_where_no_prompt_is_better_nothing_is_returned_and_a_note_says_so() -> None:
+    world = make_world(learns=False)
+    found = rounds(world, optimizer=TryPrompts(["Read CAREFULLY."]), top=1)
+    assert found.tune({C: Record(0.5)}) == []
+    assert found.notes == [f"TryPrompts found no new prompt for {C}."]
+    assert found.book.to_json() == []
+
+
+def test_a_composition_is_tuned_once_from_the_best_of_its_prompts() -> None:
+    world = make_world()
+    found = rounds(world, texts={"quick": "Be quick."}, top=2)
+    quick = Architecture(C.layers, "c", prompt="quick")
+    made = found.tune({C: Record(0.5), quick: Record(0.6)})
+    assert [str(one) for one in made] == ["a + b > synthesize(c; prompt=tuned-1)"]
+    assert found.book.to_json()[-1]["architecture"] == str(quick)
+
+
+def test_a_budget_ends_the_tuning_and_not_the_study() -> None:
+    world = make_world()
+    world.pool.calls.ledger = Ledger(Budget(calls=14))
+    found = rounds(world)
+    assert found.tune({C: Record(0.5), D: Record(0.4)}) == []
+    (note,) = found.notes
+    assert note.startswith("Tuning of prompts ended: The budget of 14 calls is reached")
+    assert world.pool.calls.ledger.spending.made == 14
+
+
+def test_a_metric_that_fails_ends_the_study() -> None:
+    def broken(example: Any, prediction: Any) -> float:
+        raise KeyError("no such field")
+
+    with pytest.raises(MetricError, match="The metric raised KeyError"):
+        rounds(make_world(), broken).tune({C: Record(0.5)})
+
+
+def test_without_references_the_next_mixture_is_tuned() -> None:
+    world = make_world(scripts={"a": OSError("gone"), "b": OSError("gone")})
+    found = rounds(world, top=1)
+    assert found.tune({C: Record(0.5)}) == []
+    assert found.notes[0].startswith(f"The prompt of {C} was not tuned: No train row has")
+
+
+@pytest.mark.parametrize(("learns", "is_proven"), [(True, True), (False, False)])
+def test_a_prompt_stays_only_if_it_beats_the_own_on_val(learns: bool, is_proven: bool) -> None:
+    world = make_world(learns=learns)
+    program = mixture(world)
+    book = PromptBook.of(program, {"careful": "Read CAREFULLY."}, 0)
+    measurer = Measurer(program, exact, 2, book=book)
+    picked = Architecture(C.layers, "c", prompt="careful")
+    verdict = guarded(picked, measurer, rows("val", 18), n_prompts=1)
+    assert verdict is not None
+    assert verdict.is_proven is is_proven
+    assert ("beats" if is_proven else "is not proven better") in verdict.note
+    assert guarded(C, measurer, rows("val"), n_prompts=1) is None
+
+
+def test_the_level_is_shared_by_the_prompts_that_were_tried() -> None:
+    world = make_world()
+    program = mixture(world)
+    book = PromptBook.of(program, {"careful": "Read CAREFULLY."}, 0)
+    measurer = Measurer(program, exact, 2, book=book)
+    picked = Architecture(C.layers, "c", prompt="careful")
+    # Five of 15 rows are gained and none lost: mid-p is 1/64.
+    few, many = (guarded(picked, measurer, rows("val", 15), n_prompts=n, gain=0.9) for n in (1, 10))
+    assert few is not None
+    assert many is not None
+    assert (few.is_proven, many.is_proven) == (True, False)
+
+
+def test_the_guard_without_a_budget_keeps_the_own_prompt() -> None:
+    world = make_world()
+    world.pool.calls.ledger = Ledger(Budget(calls=3))
+    program = mixture(world)
+    book = PromptBook.of(program, {"careful": "Read CAREFULLY."}, 0)
+    picked = Architecture(C.layers, "c", prompt="careful")
+    verdict = guarded(picked, Measurer(program, exact, 1, book=book), rows("val"), n_prompts=1)
+    assert verdict is not None
+    assert not verdict.is_proven
+    assert "is not used: The budget of 3 calls is reached" in verdict.note
+
+
+@pytest.mark.parametrize("name", ["bootstrap", "copro", "demos", "gepa", "miprov2", "try"])
+def test_every_optimizer_by_name_tunes_at_no_proposer_call(name: str) -> None:
+    world = make_world(temperature=0.7)
+    options: dict[str, Any] = {"optimizer": name, "n_prompts": 2, "demos": 1, "top": 1}
+    texts = {"careful": "Read CAREFULLY."} if name == "try" else {}
+    with dspy.context(lm=world.outsider):
+        found = rounds(world, **options, texts=texts)
+        made = found.tune({C: Record(0.5)})
+    assert found.notes == []
+    assert [one.prompt for one in made] == ["careful" if name == "try" else "tuned-1"]
+    assert found.calls_of("proposers", "tuning").made == 0
+    assert (world.log.by("a").total(), world.log.by("b").total()) == (6, 6)

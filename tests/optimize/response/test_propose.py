@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.optimize.response import Kernels, Proposer, Traits, nodes_of
+from moa_dspy.optimize.space import SearchSpace
+from tests.optimize.response.worlds import NAMES, STRENGTH, kernels, unlike
+
+SPACE = SearchSpace(NAMES, combines=("synthesize",), max_depth=1, max_width=3)
+N_ROWS = 50
+Score = Callable[[Architecture], float]
+
+
+def truth(one: Architecture) -> float:
+    """The stronger and the more unlike those that are read, and the stronger the writer."""
+    if not one.layers:
+        return STRENGTH[str(one.aggregator)]
+    layer = one.layers[-1]
+    writer = STRENGTH[str(one.aggregator)] if one.aggregator in STRENGTH else 0.4
+    spread = unlike(min(layer), max(layer))
+    strong = float(np.mean([STRENGTH[name] for name in layer]))
+    return 0.4 * strong + 0.3 * spread + 0.4 * writer
+
+
+def rows(one: Architecture) -> list[float]:
+    rng = random.Random(str(one))
+    return [truth(one) + rng.gauss(0, 0.2) for _ in range(N_ROWS)]
+
+
+def free(_: Architecture) -> float:
+    return 0.0
+
+
+def proposer(seed: int = 0, space: SearchSpace = SPACE, price: Score = free) -> Proposer:
+    return Proposer(space, kernels(), lambda one: one, seed, lambda _: price)
+
+
+def searched(seed: int, n: int, price: Score = free) -> list[Architecture]:
+    """Return what was measured, single agents first."""
+    known = [Architecture.single(name) for name in NAMES]
+    searching = proposer(seed, price=price)
+    while len(known) < n:
+        proposed = searching.propose(known, np.array([rows(one) for one in known]))
+        assert proposed is not None
+        known.append(proposed)
+    return known
+
+
+def calls_until(path: list[Architecture], goal: float) -> int:
+    made = set[object]()
+    for one in path:
+        made |= nodes_of(one)
+        if truth(one) >= goal:
+            break
+    return len(made)
+
+
+def test_a_good_one_is_found_with_fewer_calls_than_by_chance() -> None:
+    layers = list(SPACE.layers())
+    truths = [truth(Architecture((layer,), who)) for layer in layers for who in NAMES]
+    goal = sorted(truths)[-2]
+    ours, chance = [], []
+    for seed in range(5):
+        ours.append(calls_until(searched(seed, 20), goal))
+        rng = random.Random(seed)
+        drawn = [SPACE.draw(rng) for _ in range(400)]
+        chance.append(calls_until([*map(Architecture.single, NAMES), *drawn], goal))
+    assert median(ours) < 0.7 * median(chance)
+
+
+def test_nothing_is_proposed_twice_and_all_is_in_the_space() -> None:
+    found = searched(3, 30)
+    assert len(set(found)) == 30
+    assert all(map(SPACE.holds, found))
+
+
+def test_a_seed_proposes_the_same_again() -> None:
+    assert searched(4, 15) == searched(4, 15)
+
+
+def test_another_seed_draws_others() -> None:
+    # A space of which a proposal sees a small part.
+    space = SearchSpace(NAMES, max_depth=3)
+    found = {tuple(_some_drawn(seed, space)) for seed in range(4)}
+    assert len(found) > 1
+
+
+def _some_drawn(seed: int, space: SearchSpace) -> list[Architecture]:
+    known = [Architecture.single(name) for name in NAMES]
+    searching = proposer(seed, space)
+    for _ in range(6):
+        proposed = searching.propose(known, np.array([rows(one) for one in known]))
+        assert proposed is not None
+        known.append(proposed)
+    return known
+
+
+def test_none_is_returned_when_nothing_is_left() -> None:
+    space = SearchSpace(("a", "b"), combines=("vote",), max_depth=1)
+    known = [*map(Architecture.single, "ab"), Architecture.parse("a + b > vote")]
+    searching = Proposer(space, Kernels.of(Traits(STRENGTH, unlike)), lambda one: one, 0)
+    assert searching.propose(known[:2], np.ones((2, 5))) == known[2]
+    assert searching.propose(known, np.ones((3, 5))) is None
+
+
+def test_what_was_stopped_early_is_learned_from() -> None:
+    known = [Architecture.single(name) for name in NAMES]
+    scores = np.array([rows(one) for one in known])
+    scores[2, 10:] = np.nan
+    assert proposer().propose(known, scores) is not None
+
+
+def test_of_equals_that_with_fewer_new_calls_is_proposed() -> None:
+    # Nobody differs, so nothing is to be gained beyond luck: a vote asks nobody anew.
+    space = SearchSpace(NAMES, max_depth=2)
+    known = [Architecture.single(name) for name in NAMES]
+    traits = Traits(dict.fromkeys(NAMES, 0.5), lambda *_: 0.5)
+    searching = Proposer(space, Kernels.of(traits), lambda one: one, 0)
+    found = searching.propose(known, np.full((5, 20), 0.5))
+    assert found is not None
+    assert (found.combine, found.depth) == ("vote", 1)
+
+
+def test_a_price_keeps_the_search_to_what_is_cheap() -> None:
+    cheap = searched(0, 20, price=lambda one: 0.1 * one.calls)
+    dear = searched(0, 20)
+    assert sum(one.calls for one in cheap) < sum(one.calls for one in dear)

@@ -74,6 +74,7 @@ SECTIONS: dict[str, type[Any]] = {
     "`[calls]`": study_file.CallsTable,
     "`[space]`": study_file.SpaceTable,
     "`[search]`": study_file.SearchTable,
+    "`[prompts]`": study_file.PromptsTable,
     "A pool": Agent,
 }
 
@@ -82,7 +83,7 @@ SECTIONS: dict[str, type[Any]] = {
 def test_defaults_in_brackets_are_those_of_the_code(section: str) -> None:
     documented = keys_of(section)
     defaults = defaults_of(SECTIONS[section])
-    tables = {"task", "data", "calls", "space", "search", "limits", "budget"}
+    tables = {"task", "data", "calls", "space", "search", "limits", "budget", "prompts"}
     assert set(documented) == set(defaults) - (tables if section == "Top level" else set())
     plain = {
         key: shown(value)

@@ -13,6 +13,7 @@ from moa_dspy.optimize.context import SearchContext
 from moa_dspy.optimize.finals import Comparison
 from moa_dspy.optimize.front import front, knee, names_of
 from moa_dspy.optimize.gathering import Gathering
+from moa_dspy.optimize.prompts import JointSearch
 from moa_dspy.optimize.result import StudyResult, TrialRecord
 from moa_dspy.optimize.selection import Choice, expected_score
 from moa_dspy.optimize.student import Student
@@ -30,12 +31,14 @@ class Conclusion:
         gathering: Its trials and the single agents.
         started: When it began, on the monotonic clock.
         before: What had been spent when it began.
+        joint: Says what became of the prompts.
     """
 
     context: SearchContext
     gathering: Gathering
     started: float
     before: Spending
+    joint: JointSearch
 
     def result(self, choice: Choice, outcome: Comparison, *, stopped_by: str | None) -> StudyResult:
         """Return what was found, as plain data."""
@@ -65,6 +68,8 @@ class Conclusion:
             stopped_by=stopped_by,
             failures=dict(self.gathering.measurer.failures),
             versions=versions(),
+            notes=self.joint.notes,
+            prompts=self.joint.to_json(records),
         )
 
     def program(self, result: StudyResult) -> Any:
@@ -72,7 +77,8 @@ class Conclusion:
 
         It does not count as compiled, which would freeze it: its prompts are still open.
         """
-        student = Student.of(self.gathering.measurer.student)
+        measurer = self.gathering.measurer
+        student = Student.of(measurer.student, measurer.book)
         records = list(self.gathering.records.values())
         program: Any = student.with_architecture(result.recommended)
         program.score = self.gathering.records[result.recommended].score

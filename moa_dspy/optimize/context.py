@@ -10,6 +10,7 @@ from moa_dspy.diversity import DiversityMetric
 from moa_dspy.optimize.early import EarlyFacts
 from moa_dspy.optimize.objectives import Objective
 from moa_dspy.optimize.progress import Snapshot, Watcher
+from moa_dspy.optimize.prompts import PromptOptions
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space import SearchSpace
@@ -18,11 +19,15 @@ from moa_dspy.pool import Pool
 
 @dataclass(frozen=True, slots=True)
 class StageCounts:
-    """How far a finished study got, so that running it again does the same and no more."""
+    """How far a finished study got, so that running it again does the same and no more.
+
+    ``phases`` are the trials at the end of each time that it composed, before prompts were tuned.
+    """
 
     trials: int
     random: int
     stopped_by: str | None = None
+    phases: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,7 @@ class SearchContext:
     sampler: Any
     watcher: Watcher
     counts: StageCounts | None
+    prompts: PromptOptions | None = None
 
     def show(
         self,

@@ -14,7 +14,7 @@ from moa_dspy.errors import BudgetReachedError, StudyError, UnknownCallError
 from moa_dspy.optimize.context import SearchContext
 from moa_dspy.optimize.measure import Measurer, Outcome, means, scores
 from moa_dspy.optimize.result import Row
-from moa_dspy.optimize.rivals import Rival, fixed_rivals
+from moa_dspy.optimize.rivals import Rival, fixed_rivals, own_prompt
 from moa_dspy.winrate import (
     Interval,
     Verdict,
@@ -64,7 +64,8 @@ class Finals:
         self._context.pool.calls.ledger.share = 1.0
         best = self._ranking[0]
         first = [Rival("best_single", Architecture.single(best)), Rival("pick", chosen)]
-        rivals = [*first, *fixed_rivals(self._context, self._ranking), random_rival]
+        fixed = fixed_rivals(self._context, self._ranking)
+        rivals = [*first, *own_prompt(chosen), *fixed, random_rival]
         self._announce(rivals)
         found = {rival.name: self._measure(rival, self._splits.test) for rival in rivals}
         for name in ("best_single", "pick"):
@@ -136,5 +137,5 @@ def _row(rival: Rival, outcomes: tuple[Outcome, ...] | str) -> Row:
 
 
 def _ordered(rows: Mapping[str, Row]) -> dict[str, Row]:
-    order = ("pick", "best_single", "self_moa", "top_k", "random", "oracle")
-    return {name: rows[name] for name in order}
+    order = ("pick", "best_single", "own_prompt", "self_moa", "top_k", "random", "oracle")
+    return {name: rows[name] for name in order if name in rows}

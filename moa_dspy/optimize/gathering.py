@@ -12,6 +12,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.context import SearchContext
 from moa_dspy.optimize.known import Known
 from moa_dspy.optimize.measure import Measurer, scores
+from moa_dspy.optimize.prompts import without_prompts
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import Evidence, Measured
 from moa_dspy.optimize.shrinking import ResponseShrink
@@ -27,6 +28,7 @@ class Gathering:
         measurer: Knows every score.
         rows: Of val, in the order of measuring.
         records: Of the search, which adds to them.
+        may_prompt: Whether a mixture may be picked with a prompt of the search.
     """
 
     context: SearchContext
@@ -34,6 +36,7 @@ class Gathering:
     measurer: Measurer
     rows: Sequence[dspy.Example]
     records: Mapping[Architecture, TrialRecord]
+    may_prompt: bool = True
     _measured: dict[Architecture, Measured] = field(default_factory=dict)
 
     def measured(self) -> list[Measured]:
@@ -43,7 +46,7 @@ class Gathering:
     def evidence(self) -> Evidence:
         """Return all that was measured on val."""
         known, space = self.known, self.context.space
-        return Evidence(
+        found = Evidence(
             singles=known.scores,
             measured=tuple(self.measured()),
             ballots=known.ballots,
@@ -53,6 +56,7 @@ class Gathering:
             seed=self.context.seed,
             smoothed=known.smoothed,
         )
+        return found if self.may_prompt else without_prompts(found)
 
     @property
     def shrink(self) -> ResponseShrink:

@@ -14,6 +14,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.diversity import DiversityMetric
 from moa_dspy.optimize.early import EarlyFacts, Estimate, early_facts
 from moa_dspy.optimize.measure import Outcome, scores
+from moa_dspy.optimize.prompts import PromptBook
 from moa_dspy.optimize.response import Forecast
 from moa_dspy.optimize.selection import Limits, Scores, settled
 from moa_dspy.optimize.space import SearchSpace
@@ -30,6 +31,7 @@ class Known:
         limits: Say which may be picked.
         seed: Of the redrawing of answers.
         estimate: What the whole study will take.
+        book: The prompts that an architecture may name.
     """
 
     singles: Mapping[str, Sequence[Outcome]]
@@ -37,6 +39,7 @@ class Known:
     limits: Limits
     seed: int = 0
     estimate: Estimate | None = None
+    book: PromptBook | None = None
     _pairs: dict[tuple[str, str], float] | None = None
     _admitted: dict[tuple[str, ...], bool] = field(default_factory=dict)
 
@@ -131,5 +134,6 @@ class Known:
         return self.space.holds(Architecture((members,), None, "vote"))
 
     def settle(self, architecture: Architecture) -> Architecture:
-        """Give an architecture its final form: the best voters decide ties."""
-        return settled(architecture, self.ranking)
+        """Give an architecture its final form: the best decide ties, a prompt has one name."""
+        found = settled(architecture, self.ranking)
+        return found if self.book is None else self.book.settle(found)

@@ -64,6 +64,7 @@ class Prepared:
             "space": study.space.model_dump(),
             "search": study.search.model_dump(),
             "limits": study.limits.model_dump(),
+            **({"prompts": study.prompts.model_dump()} if study.prompts else {}),
         }
 
     def make_pool(self, store: WritableShelf, ledger: Ledger) -> Pool:
@@ -87,6 +88,7 @@ class Prepared:
             seed=self.study.seed,
             watcher=watcher,
             counts=counts,
+            prompts=self.study.make_prompts(),
             **self.study.search.model_dump(),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from moa_dspy.architecture import Architecture
@@ -28,6 +28,13 @@ class Rival:
     name: str
     architecture: Architecture | None
     note: str = ""
+
+
+def own_prompt(chosen: Architecture) -> list[Rival]:
+    """Return the pick without the prompt that the search gave it; nothing if it gave none."""
+    if chosen.prompt is None:
+        return []
+    return [Rival("own_prompt", replace(chosen, prompt=None), "the pick with its own prompt")]
 
 
 def fixed_rivals(context: SearchContext, ranking: Sequence[str]) -> list[Rival]:

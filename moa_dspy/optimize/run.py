@@ -83,7 +83,7 @@ def run_study(
 
 
 def _write(folder: Path, search: ModelSearch, program: Any, notes: Sequence[str]) -> StudyResult:
-    result = replace(search.result, notes=tuple(notes))
+    result = replace(search.result, notes=(*notes, *search.result.notes))
     folder.mkdir(parents=True, exist_ok=True)
     scores = {name: row.score for name, row in result.test.items()}
     save_program(program, folder / "program.json", scores=scores)

@@ -60,7 +60,7 @@ class RunLog:
             )
         is_same = not changed and old["budget"] == budget
         if is_same and old["status"] == "finished":
-            return Before(Spending(**old["spent"]), StageCounts(**old["counts"]))
+            return Before(Spending(**old["spent"]), _counts(old["counts"]))
         return Before(Spending(**old["spent"])) if resume else Before()
 
     def write(self, status: str, spent: Spending, counts: StageCounts | None = None) -> None:
@@ -90,3 +90,7 @@ class RunLog:
 def digest_of(value: Any) -> str:
     """Return 16 hexadecimal digits that name plain data by its content."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+def _counts(plain: dict[str, Any]) -> StageCounts:
+    return StageCounts(**{**plain, "phases": tuple(plain.get("phases", ()))})

@@ -18,6 +18,7 @@ from moa_dspy.optimize.context import SearchContext, StageCounts
 from moa_dspy.optimize.measure import Crew, Measurer, Metric
 from moa_dspy.optimize.objectives import OBJECTIVES
 from moa_dspy.optimize.progress import Watcher, silent
+from moa_dspy.optimize.prompts import PromptOptions, with_prompts
 from moa_dspy.optimize.result import StudyResult
 from moa_dspy.optimize.rows import make_splits
 from moa_dspy.optimize.selection import Limits
@@ -56,6 +57,7 @@ class ModelSearch(Teleprompter):
         sampler: An Optuna sampler that proposes instead of the response model.
         watcher: Is shown the progress.
         counts: How far a finished study got that is to be run again exactly.
+        prompts: Searches the aggregator's prompt too; the trainset tunes it.
 
     Raises:
         StudyError: If an option does not fit, naming it, the value and the choices.
@@ -80,6 +82,7 @@ class ModelSearch(Teleprompter):
         sampler: Any = None,
         watcher: Watcher = silent,
         counts: StageCounts | None = None,
+        prompts: PromptOptions | None = None,
     ) -> None:
         super().__init__()
         if n_trials < 1 or not 0 <= random_share < 1 or n_threads < 1:
@@ -111,6 +114,7 @@ class ModelSearch(Teleprompter):
             sampler=sampler,
             watcher=watcher,
             counts=counts,
+            prompts=prompts,
         )
         for name in self.context.space.agents:
             pool[name]
@@ -151,15 +155,13 @@ class ModelSearch(Teleprompter):
         if kwargs:
             raise StudyError(f"Unknown option {min(kwargs)!r} of compile; known is testset.")
         splits = make_splits(trainset, valset, testset, seed=self.context.seed)
+        program = _student(student, self.context.pool)
+        context, book = with_prompts(self.context, program, self.metric, splits.train)
         measurer = Measurer(
-            _student(student, self.context.pool),
-            self.metric,
-            self.n_threads,
-            self.crew,
-            self.memory or Memory(),
+            program, self.metric, self.n_threads, self.crew, self.memory or Memory(), book
         )
-        program, self._found = Stages(self.context, splits, measurer).run()
-        return program
+        found, self._found = Stages(context, splits, measurer).run()
+        return found
 
     @property
     def found(self) -> Found:

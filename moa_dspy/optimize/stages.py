@@ -25,11 +25,12 @@ from moa_dspy.optimize.gathering import Gathering
 from moa_dspy.optimize.known import Known
 from moa_dspy.optimize.measure import Measurer, Outcome, scores
 from moa_dspy.optimize.opening import measure_singles, probe, test_share
+from moa_dspy.optimize.prompts import JointSearch
 from moa_dspy.optimize.referee import Referee
 from moa_dspy.optimize.response import Kernels, Prices, Proposer, Traits
 from moa_dspy.optimize.result import StudyResult, TrialRecord
 from moa_dspy.optimize.rivals import random_draws, random_rival
-from moa_dspy.optimize.selection import choose
+from moa_dspy.optimize.selection import Choice, choose
 from moa_dspy.optimize.trials import Trials, make_study
 
 N_VOTES = 3
@@ -98,6 +99,7 @@ class Stages:
             Prices(known.forecast, names_of(context.objectives), context.seed).at,
         )
         self.draws = random_draws(context.space, known.settle, context.seed)
+        self.joint = JointSearch.of(context, measurer, splits.train)
 
     def _learn(self, context: SearchContext, singles: Mapping[str, Sequence[Outcome]]) -> Known:
         estimate = forecast(
@@ -109,25 +111,33 @@ class Stages:
             budget=self.ledger.budget,
             seed=context.seed,
         )
-        return Known(singles, context.space, context.limits, seed=context.seed, estimate=estimate)
+        return Known(
+            singles,
+            context.space,
+            context.limits,
+            seed=context.seed,
+            estimate=estimate,
+            book=self.measurer.book,
+        )
 
     def run(self) -> tuple[Any, Found]:
         """Run every stage; return the recommended program and all that was found."""
-        self._search()
-        choice = choose(self.gathering.evidence())
+        phases = self._search()
+        choice = self._choose()
         known, counts = self.known, self.context.counts
-        n_trials = len(self.trials.records)
+        n_trials = phases[-1]
         n_drawn = counts.random if counts else n_trials
         rival, n_random = random_rival(self.context, self.referee, n=n_drawn, settle=known.settle)
         finals = Finals(self.context, self.measurer, self.splits, known.ranking)
         outcome = finals.compare(choice.picked, rival)
         stopped_by = counts.stopped_by if counts else self.trials.stopped_by
-        conclusion = Conclusion(self.context, self.gathering, self.started, self.before)
+        conclusion = Conclusion(self.context, self.gathering, self.started, self.before, self.joint)
         result = conclusion.result(choice, outcome, stopped_by=stopped_by)
-        reached = StageCounts(n_trials, n_random, stopped_by)
+        reached = StageCounts(n_trials, n_random, stopped_by, phases)
         return conclusion.program(result), Found(result, self.trials.study, reached)
 
-    def _search(self) -> None:
+    def _search(self) -> tuple[int, ...]:
+        """Compose, and tune prompts between; return the trials at each end of composing."""
         context, trials, ranking = self.context, self.trials, self.known.ranking
         limit = context.counts.trials if context.counts else context.n_trials
         singles = [Architecture.single(name) for name in ranking]
@@ -136,7 +146,19 @@ class Stages:
         trials.open_with(rivals, origin="baseline", limit=limit)
         trials.open_with(self._votes(), origin="votes", limit=limit)
         trials.open_with(context.space.listed, origin="listed", limit=limit)
-        trials.run(limit)
+        return self.joint.run(trials, self.ledger, limit=limit, counts=context.counts)
+
+    def _choose(self) -> Choice:
+        """Pick; a prompt that is not proven better than the aggregator's own is not picked."""
+        choice = choose(self.gathering.evidence())
+        own = self.joint.refused(choice.picked, self.rows, gain=self.context.gain)
+        if own is None:
+            return choice
+        if own not in self.trials.records and self.measurer.knows(own, self.rows):
+            number = len(self.trials.records)
+            self.trials.records[own] = self.referee.judge(own, "own_prompt", number=number)
+        self.gathering.may_prompt = False
+        return choose(self.gathering.evidence())
 
     def _propose(self) -> Architecture | None:
         measured = self.gathering.measured()
@@ -165,7 +187,7 @@ class Stages:
             n_threads=self.measurer.n_threads,
             possible_calls=[architecture.calls, *(r.calls for r in self.trials.records.values())],
         )
-        return max(0.0, 1 - self.context.random_share - kept)
+        return max(0.0, 1 - self.context.random_share - kept) * self.joint.part
 
     def _try(self, architecture: Architecture, origin: str) -> TrialRecord:
         best = self.referee.leader

@@ -18,6 +18,7 @@ from moa_dspy.diversity import METRICS as DIVERSITY
 from moa_dspy.errors import StudyError
 from moa_dspy.mixture import AGENT_MODULES, MixtureOfAgents
 from moa_dspy.optimize.objectives import OBJECTIVES
+from moa_dspy.optimize.prompts import PromptOptions, PromptsTable
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space import SearchSpace, providers_of
 from moa_dspy.optimize.study_tables import (
@@ -48,6 +49,7 @@ class StudyFile(Table):
     search: SearchTable = SearchTable()
     limits: LimitsTable = LimitsTable()
     budget: BudgetTable = BudgetTable()
+    prompts: PromptsTable | None = None
 
     def with_paths_from(self, folder: Path) -> StudyFile:
         """Return the study with every path made relative to ``folder``."""
@@ -136,6 +138,10 @@ class StudyFile(Table):
         """Return what a question may cost."""
         return Limits(**self.limits.model_dump())
 
+    def make_prompts(self) -> PromptOptions | None:
+        """Return what the search may do to prompts; None without a table."""
+        return None if self.prompts is None else self.prompts.make()
+
     def make_budget(self) -> Budget:
         """Return what the study may spend."""
         return Budget(**self.budget.model_dump())
@@ -161,6 +167,7 @@ def read_study(path: Path) -> StudyFile:
         if name is not None and name not in registry:
             raise StudyError(_unknown(field, name, registry))
     _check_rows_are_named(study.data, where=str(path))
+    study.make_prompts()
     return study.with_paths_from(path.parent)
 
 

@@ -105,9 +105,10 @@ class Worker:
         self._is_coordinator = False
         rows = (*prepared.splits.val, *prepared.splits.test)
         self._rows = {row.id: row for row in rows}
-        self._measurer = Measurer(
-            study.make_student(self._pool), prepared.metric, memory=self._memory
-        )
+        student = study.make_student(self._pool)
+        prompts = study.make_prompts()
+        texts = None if prompts is None else prompts.make_book(student)
+        self._measurer = Measurer(student, prepared.metric, memory=self._memory, book=texts)
 
     def run(self, n_threads: int, *, writes_files: bool) -> Ended:
         """Work until the study is finished."""
@@ -177,7 +178,7 @@ class Worker:
         spent = self._ledger.spending
         result = replace(
             search.result,
-            notes=self._prepared.notes,
+            notes=(*self._prepared.notes, *search.result.notes),
             calls_made=spent.made,
             calls_reused=spent.reused,
             usd=spent.usd,

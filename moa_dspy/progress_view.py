@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from moa_dspy.optimize.progress import Snapshot
-from moa_dspy.optimize.report_facts import early_lines
+from moa_dspy.optimize.report import early_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

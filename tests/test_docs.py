@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from moa_dspy.optimize import study_file
+from moa_dspy.optimize.prompts._table import PromptsTable
+from moa_dspy.optimize.study import _file as study_file
+from moa_dspy.optimize.study import _tables as study_tables
 from moa_dspy.pool import Agent
 
 ROOT = Path(__file__).parent.parent
@@ -69,12 +71,12 @@ def test_every_key_of_an_agent_is_documented() -> None:
 
 SECTIONS: dict[str, type[Any]] = {
     "Top level": study_file.StudyFile,
-    "`[task]`": study_file.TaskTable,
-    "`[data]`": study_file.DataTable,
-    "`[calls]`": study_file.CallsTable,
-    "`[space]`": study_file.SpaceTable,
-    "`[search]`": study_file.SearchTable,
-    "`[prompts]`": study_file.PromptsTable,
+    "`[task]`": study_tables.TaskTable,
+    "`[data]`": study_tables.DataTable,
+    "`[calls]`": study_tables.CallsTable,
+    "`[space]`": study_tables.SpaceTable,
+    "`[search]`": study_tables.SearchTable,
+    "`[prompts]`": PromptsTable,
     "A pool": Agent,
 }
 

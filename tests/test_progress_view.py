@@ -6,7 +6,7 @@ from dataclasses import replace
 from moa_dspy.calls import Budget, Spending
 from moa_dspy.optimize.early import early_facts
 from moa_dspy.optimize.progress import Snapshot
-from moa_dspy.optimize.report_facts import early_lines
+from moa_dspy.optimize.report import early_lines
 from moa_dspy.progress_view import LiveProgress, clock, lines
 
 

@@ -29,7 +29,7 @@ def optimize(
     from moa_dspy.optimize import run_study
     from moa_dspy.optimize.progress import silent
     from moa_dspy.optimize.run import RUNS
-    from moa_dspy.optimize.study_file import read_study
+    from moa_dspy.optimize.study import read_study
     from moa_dspy.progress_view import LiveProgress
 
     folder = out or RUNS / read_study(study).name

@@ -17,7 +17,7 @@ def worker(
     """Work on a study with others, on any number of machines, until it is finished."""
     from moa_dspy.cli._optimize import each_warning_once
     from moa_dspy.optimize.run import RUNS
-    from moa_dspy.optimize.study_file import read_study
+    from moa_dspy.optimize.study import read_study
     from moa_dspy.optimize.workers import work_on
     from moa_dspy.progress_view import LiveProgress
 

@@ -6,6 +6,7 @@ from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.progress import Snapshot, Watcher
 from moa_dspy.optimize.prompts import (
     Prompt,
+    PromptOptions,
     PromptReport,
     PromptResult,
     ReferenceDemos,
@@ -28,6 +29,7 @@ __all__ = [
     "Objective",
     "Outcome",
     "Prompt",
+    "PromptOptions",
     "PromptReport",
     "PromptResult",
     "ReferenceDemos",

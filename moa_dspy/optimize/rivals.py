@@ -12,7 +12,7 @@ from moa_dspy.calls import Budget
 from moa_dspy.errors import BudgetReachedError
 from moa_dspy.optimize.baselines import TOP_K, self_moa, top_k, way
 from moa_dspy.optimize.context import SearchContext
-from moa_dspy.optimize.referee import Referee
+from moa_dspy.optimize.racing import Referee
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import best_on_val
 from moa_dspy.optimize.space import SearchSpace

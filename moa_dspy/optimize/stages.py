@@ -15,18 +15,17 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget
 from moa_dspy.data import Splits
 from moa_dspy.optimize.baselines import openers
-from moa_dspy.optimize.blocks import balanced_order
 from moa_dspy.optimize.conclusion import Conclusion
 from moa_dspy.optimize.context import SearchContext, StageCounts
+from moa_dspy.optimize.early import forecast
 from moa_dspy.optimize.finals import Finals
-from moa_dspy.optimize.forecast import forecast
 from moa_dspy.optimize.front import names_of
 from moa_dspy.optimize.gathering import Gathering
 from moa_dspy.optimize.known import Known
 from moa_dspy.optimize.measure import Measurer, Outcome, scores
 from moa_dspy.optimize.opening import measure_singles, probe, test_share
 from moa_dspy.optimize.prompts import JointSearch
-from moa_dspy.optimize.referee import Referee
+from moa_dspy.optimize.racing import Referee, balanced_order
 from moa_dspy.optimize.response import Kernels, Prices, Proposer, Traits
 from moa_dspy.optimize.result import StudyResult, TrialRecord
 from moa_dspy.optimize.rivals import random_draws, random_rival

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from moa_dspy.optimize.blocks import looks
-from moa_dspy.optimize.racing import Race
+from moa_dspy.optimize.racing import Race, looks
 
 Matrix = NDArray[np.float64]
 N_ROWS = 200

@@ -13,7 +13,7 @@ import pytest
 
 from moa_dspy.calls import Recording
 from moa_dspy.optimize import run_study
-from moa_dspy.optimize.study_file import read_study
+from moa_dspy.optimize.study import read_study
 from moa_dspy.pool import read_agents
 
 ROOT = Path(__file__).parent.parent.parent

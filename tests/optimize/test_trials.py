@@ -14,7 +14,7 @@ from moa_dspy.errors import BudgetReachedError, UnknownCallError
 from moa_dspy.optimize.objectives import ScoreObjective, WinRateObjective
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.space import SearchSpace
-from moa_dspy.optimize.study_database import save_study
+from moa_dspy.optimize.study import save_study
 from moa_dspy.optimize.trials import Trials, make_study
 
 NAMES = ("a", "b", "c")

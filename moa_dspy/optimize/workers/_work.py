@@ -15,12 +15,10 @@ from moa_dspy.calls import CallStore, Endurance, Ledger, shown_url
 from moa_dspy.calls import database_url as url_of
 from moa_dspy.optimize.asking import Memory
 from moa_dspy.optimize.measure import Measurer
-from moa_dspy.optimize.prepared import Prepared
 from moa_dspy.optimize.progress import Snapshot, Watcher, silent
 from moa_dspy.optimize.result import StudyResult
-from moa_dspy.optimize.run_log import digest_of
 from moa_dspy.optimize.search import ModelSearch
-from moa_dspy.optimize.study_database import save_study
+from moa_dspy.optimize.study import Prepared, digest_of, save_study
 from moa_dspy.optimize.workers._crew import TaskCrew
 from moa_dspy.optimize.workers._hands import Hands
 from moa_dspy.optimize.workers._shared_study import Finished, SharedStudy

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from moa_dspy.optimize.early import EarlyFacts, Estimate
-from moa_dspy.optimize.report_numbers import amount, duration, points
+from moa_dspy.optimize.report._numbers import amount, duration, points
 from moa_dspy.optimize.result import StudyResult, TrialRecord
 from moa_dspy.winrate import Interval
 

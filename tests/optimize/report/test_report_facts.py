@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from moa_dspy.optimize.early import EarlyFacts, Estimate
-from moa_dspy.optimize.report import report_text
-from moa_dspy.optimize.report_facts import early_lines, facts
+from moa_dspy.optimize.report import early_lines, facts, report_text
 from moa_dspy.optimize.result import StudyResult, TrialRecord
 from moa_dspy.winrate import Interval
-from tests.optimize.test_report import PICK, RESULT
+from tests.optimize.report.test_report import PICK, RESULT
 
 EARLY = EarlyFacts(
     n_rows=1200,

@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.optimize.report import fitting, report_text
-from moa_dspy.optimize.report_numbers import amount, duration, points
+from moa_dspy.optimize.report import amount, duration, fitting, points, report_text
 from moa_dspy.optimize.result import Row, StudyResult, TrialRecord
 from moa_dspy.winrate import Interval, Verdict
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from moa_dspy.optimize.dominance import Standing, is_dominated
 from moa_dspy.optimize.objectives import (
     CallsObjective,
     DiversityObjective,
@@ -14,7 +13,7 @@ from moa_dspy.optimize.objectives import (
     UsdObjective,
     WinRateObjective,
 )
-from moa_dspy.optimize.racing import Race
+from moa_dspy.optimize.racing import Race, Standing, is_dominated
 
 RACE = Race(10, 2)
 

@@ -21,7 +21,7 @@ from moa_dspy.optimize.objectives import OBJECTIVES
 from moa_dspy.optimize.prompts import PromptOptions, PromptsTable
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space import SearchSpace, providers_of
-from moa_dspy.optimize.study_tables import (
+from moa_dspy.optimize.study._tables import (
     BudgetTable,
     CallsTable,
     DataTable,

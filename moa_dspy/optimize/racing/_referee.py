@@ -8,8 +8,6 @@ import dspy
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.diversity import DiversityMetric
-from moa_dspy.optimize.blocks import looks
-from moa_dspy.optimize.dominance import Standing, is_dominated
 from moa_dspy.optimize.measure import Measurer, Outcome, scores
 from moa_dspy.optimize.objectives import (
     DiversityObjective,
@@ -18,7 +16,9 @@ from moa_dspy.optimize.objectives import (
     ScoreObjective,
     WinRateObjective,
 )
-from moa_dspy.optimize.racing import Race
+from moa_dspy.optimize.racing._blocks import looks
+from moa_dspy.optimize.racing._dominance import Standing, is_dominated
+from moa_dspy.optimize.racing._race import Race
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import Limits
 

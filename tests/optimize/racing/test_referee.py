@@ -16,7 +16,7 @@ from moa_dspy.optimize.objectives import (
     UsdObjective,
     WinRateObjective,
 )
-from moa_dspy.optimize.referee import Referee
+from moa_dspy.optimize.racing import Referee
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.testing import Script, scripted_pool
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize.blocks import balanced_order, looks
+from moa_dspy.optimize.racing import balanced_order, looks
 
 
 def test_looks_are_at_the_ends_of_equal_blocks() -> None:

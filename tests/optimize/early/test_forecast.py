@@ -6,7 +6,7 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget
-from moa_dspy.optimize.forecast import forecast
+from moa_dspy.optimize.early import forecast
 from moa_dspy.optimize.measure import Outcome
 from moa_dspy.optimize.space import SearchSpace
 

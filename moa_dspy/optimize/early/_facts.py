@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moa_dspy.optimize.ceiling import vote_ceiling
+from moa_dspy.optimize.early._ceiling import vote_ceiling
 from moa_dspy.optimize.votes import Ballots
 from moa_dspy.winrate import Interval, co_failure, oracle, simultaneous_intervals
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from io import StringIO
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from moa_dspy.optimize.report_facts import facts
-from moa_dspy.optimize.report_numbers import amount, points
+from moa_dspy.optimize.report._facts import facts
+from moa_dspy.optimize.report._numbers import amount, points
 from moa_dspy.optimize.result import Row, StudyResult
 from moa_dspy.winrate import Interval
 

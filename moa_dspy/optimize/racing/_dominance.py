@@ -13,7 +13,7 @@ from moa_dspy.optimize.objectives import (
     Objective,
     ScoreObjective,
 )
-from moa_dspy.optimize.racing import Race, Vector
+from moa_dspy.optimize.racing._race import Race, Vector
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,7 +14,7 @@ from moa_dspy.optimize.progress import Watcher
 from moa_dspy.optimize.rows import make_splits
 from moa_dspy.optimize.search import ModelSearch
 from moa_dspy.optimize.space import SearchSpace
-from moa_dspy.optimize.study_file import StudyFile, read_study
+from moa_dspy.optimize.study._file import StudyFile, read_study
 from moa_dspy.pool import Agent, Pool
 
 

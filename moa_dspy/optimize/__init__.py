@@ -1,8 +1,9 @@
 """Choose which model sits in which layer. The only room that imports Optuna."""
 
 from moa_dspy.optimize.context import StageCounts
-from moa_dspy.optimize.measure import Measurer, Outcome
+from moa_dspy.optimize.measure import Measurer
 from moa_dspy.optimize.objectives import OBJECTIVES, Objective
+from moa_dspy.optimize.outcome import Outcome
 from moa_dspy.optimize.progress import Snapshot, Watcher
 from moa_dspy.optimize.prompts import (
     Prompt,

@@ -12,7 +12,8 @@ from moa_dspy.calls import Budget
 from moa_dspy.data import Splits
 from moa_dspy.errors import BudgetReachedError, StudyError, UnknownCallError
 from moa_dspy.optimize.context import SearchContext
-from moa_dspy.optimize.measure import Measurer, Outcome, means, scores
+from moa_dspy.optimize.measure import Measurer
+from moa_dspy.optimize.outcome import Outcome, means, scores
 from moa_dspy.optimize.result import Row
 from moa_dspy.optimize.rivals import Rival, fixed_rivals, own_prompt
 from moa_dspy.winrate import (

@@ -11,7 +11,8 @@ import numpy as np
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.context import SearchContext
 from moa_dspy.optimize.known import Known
-from moa_dspy.optimize.measure import Measurer, scores
+from moa_dspy.optimize.measure import Measurer
+from moa_dspy.optimize.outcome import scores
 from moa_dspy.optimize.prompts import without_prompts
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import Evidence, Measured

@@ -13,7 +13,7 @@ import numpy as np
 from moa_dspy.architecture import Architecture
 from moa_dspy.diversity import DiversityMetric
 from moa_dspy.optimize.early import EarlyFacts, Estimate, early_facts
-from moa_dspy.optimize.measure import Outcome, scores
+from moa_dspy.optimize.outcome import Outcome, scores
 from moa_dspy.optimize.prompts import PromptBook
 from moa_dspy.optimize.response import Forecast
 from moa_dspy.optimize.selection import Limits, Scores, settled

@@ -9,9 +9,9 @@ import dspy
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget
 from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
-from moa_dspy.optimize.allocation import Allocation
 from moa_dspy.optimize.context import SearchContext
-from moa_dspy.optimize.measure import Measurer, Outcome
+from moa_dspy.optimize.measure import Measurer
+from moa_dspy.optimize.outcome import Outcome
 
 
 def probe(context: SearchContext, measurer: Measurer, row: dspy.Example) -> None:
@@ -45,49 +45,6 @@ def measure_singles(
             raise StudyError(
                 f"{error} Single agents must be measured first; allow more, or fewer rows."
             ) from error
-    return found
-
-
-def measure_contested(
-    context: SearchContext,
-    measurer: Measurer,
-    rows: Sequence[dspy.Example],
-    *,
-    share: float,
-    n_best: int = 7,
-) -> dict[str, dict[int, Outcome]]:
-    """Return outcomes of each agent alone by place of row, for a share of the cells.
-
-    The agents whose place among the best is least clear get most rows (``Allocation``);
-    ``allocation.ranking`` of the scores gives their order. Enough for the vote of the best
-    ``n_best``; a search among votes wants all cells, see docs/statistics.md.
-
-    Args:
-        context: Of the study.
-        measurer: Runs the agents.
-        rows: In an order that has nothing to do with their difficulty.
-        share: Of agents x rows, above 1/3 and at most 1.
-        n_best: Most members of a vote.
-
-    Raises:
-        StudyError: If ``share`` is out of range, or the budget ends before all is measured.
-    """
-    found: dict[str, dict[int, Outcome]] = {name: {} for name in context.space.agents}
-
-    def ask(name: str, places: Sequence[int]) -> list[float]:
-        context.show("single agents", current=name)
-        try:
-            outcomes = measurer.measure(
-                Architecture.single(name), [rows[place] for place in places]
-            )
-        except BudgetReachedError as error:
-            raise StudyError(
-                f"{error} Single agents must be measured first; allow more, or fewer rows."
-            ) from error
-        found[name].update(zip(places, outcomes, strict=True))
-        return [outcome.score for outcome in outcomes]
-
-    Allocation(share, n_best).run(context.space.agents, len(rows), ask)
     return found
 
 

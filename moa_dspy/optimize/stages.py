@@ -22,8 +22,9 @@ from moa_dspy.optimize.finals import Finals
 from moa_dspy.optimize.front import names_of
 from moa_dspy.optimize.gathering import Gathering
 from moa_dspy.optimize.known import Known
-from moa_dspy.optimize.measure import Measurer, Outcome, scores
+from moa_dspy.optimize.measure import Measurer
 from moa_dspy.optimize.opening import measure_singles, probe, test_share
+from moa_dspy.optimize.outcome import Outcome, scores
 from moa_dspy.optimize.prompts import JointSearch
 from moa_dspy.optimize.racing import Referee, balanced_order
 from moa_dspy.optimize.response import Kernels, Prices, Proposer, Traits

@@ -8,7 +8,8 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import MetricError, UnknownCallError
-from moa_dspy.optimize.measure import Measurer, means, scores
+from moa_dspy.optimize.measure import Measurer
+from moa_dspy.optimize.outcome import means, scores
 from moa_dspy.testing import scripted_pool
 
 Make = Callable[..., Any]

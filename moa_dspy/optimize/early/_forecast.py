@@ -12,7 +12,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget
 from moa_dspy.optimize.baselines import SELF_MOA_SAMPLES
 from moa_dspy.optimize.early._facts import Estimate
-from moa_dspy.optimize.measure import Outcome
+from moa_dspy.optimize.outcome import Outcome
 from moa_dspy.optimize.space import SearchSpace
 
 MOST_DRAWN: Final = 300

@@ -10,7 +10,8 @@ import dspy
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import BudgetReachedError
-from moa_dspy.optimize.measure import Measurer, scores
+from moa_dspy.optimize.measure import Measurer
+from moa_dspy.optimize.outcome import scores
 from moa_dspy.optimize.prompts._book import PromptBook
 from moa_dspy.optimize.prompts._guard import Comparison, compare
 from moa_dspy.optimize.prompts._rounds import Tried

@@ -8,7 +8,7 @@ import dspy
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.diversity import DiversityMetric
-from moa_dspy.optimize.measure import Measurer, Outcome, scores
+from moa_dspy.optimize.measure import Measurer
 from moa_dspy.optimize.objectives import (
     DiversityObjective,
     Measured,
@@ -16,6 +16,7 @@ from moa_dspy.optimize.objectives import (
     ScoreObjective,
     WinRateObjective,
 )
+from moa_dspy.optimize.outcome import Outcome, scores
 from moa_dspy.optimize.racing._blocks import looks
 from moa_dspy.optimize.racing._dominance import Standing, is_dominated
 from moa_dspy.optimize.racing._race import Race

@@ -8,7 +8,7 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.diversity import Disagreement
-from moa_dspy.optimize.measure import Measurer, Outcome
+from moa_dspy.optimize.measure import Measurer
 from moa_dspy.optimize.objectives import (
     CallsObjective,
     DiversityObjective,
@@ -16,6 +16,7 @@ from moa_dspy.optimize.objectives import (
     UsdObjective,
     WinRateObjective,
 )
+from moa_dspy.optimize.outcome import Outcome
 from moa_dspy.optimize.racing import Referee
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.testing import Script, scripted_pool

@@ -106,8 +106,8 @@ def economy(printed: Printed) -> str:
         ]
         lines.append([family, f"{ours['calls']:,.0f}, {ours['arrived']}", *cells])
     note = (
-        f"Medians of {printed['seeds']} worlds. A rival's cell: our calls over its calls, and in how "
-        "many worlds it arrived / reached the cap of 20 times ours / was cut off by its limit."
+        f"Medians of {printed['seeds']} worlds. A rival's cell: our calls over its calls, and in "
+        "how many worlds it arrived / reached the cap of 20 times ours / was cut off by its limit."
     )
     return "\n".join([_table(heads, lines), "", note, ""])
 
@@ -135,7 +135,7 @@ def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 KINDS: dict[str, Callable[[Printed], str]] = {
-    "rows": quality,
+    "summary": quality,
     "layered": layered,
     "verdicts": statistics,
     "families": economy,

@@ -45,7 +45,10 @@ def _read_last(combine: str, inside: str | None) -> LastStep:
     if inside is None:
         return LastStep(combine, None)
     who, *rest = _BETWEEN_OPTIONS.split(inside.strip())
-    options = dict(part.partition("=")[::2] for part in rest)
+    options: dict[str, str] = {}
+    for part in rest:
+        key, _, value = part.partition("=")
+        options[key] = value
     if unknown := [key for key in options if key not in ("order", "prompt")]:
         raise ArchitectureError(
             f"The last step knows order=NAME NAME and prompt=NAME, but got {unknown[0]!r}."

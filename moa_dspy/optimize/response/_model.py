@@ -153,7 +153,7 @@ class ResponseModel:
 
     def _learned(self) -> dict[str, float]:
         """Climb the likelihood, one weight after the other; of equals the smaller weight."""
-        weights = dict.fromkeys((*PARTS, _OWN), FIRST_WEIGHT)
+        weights: dict[str, float] = dict.fromkeys((*PARTS, _OWN), FIRST_WEIGHT)
         for _ in range(_SWEEPS):
             for part in weights:
                 grid = OWN_WEIGHTS if part == _OWN else WEIGHTS

@@ -70,8 +70,8 @@ def choose(
     """Return the architecture with the greatest cautious gain; of equals, that with fewer calls.
 
     The incumbent is the vote of as many of the best agents as may vote and are worth it, or
-    the best agent alone where that is better or no vote is allowed: simple rules that
-    searches seldom beat on new questions. Votes of different agents are judged on redrawn answers
+    the best agent where no vote is allowed: simple rules that searches seldom beat on new
+    questions. Votes of different agents are judged on redrawn answers
     (``votes.smooth``), all else by ``evidence.shrink``. A gain counts less some of its errors.
 
     Args:

@@ -42,21 +42,14 @@ class VoteTable:
 
 
 def incumbent_of(evidence: Evidence, allowed: AbstractSet[Key], votes: VoteTable) -> Key:
-    """Return the best agent, or the vote of the best there are if it is better.
+    """Return the vote of the best agents, as many as there may be; without one, the best agent.
 
-    That vote is as wide as it may be, but of agents only that score at least 0.55 of what the
-    best scores; 0 must mean worthless. Where neither is allowed, the architecture that is
-    first by name.
+    Members score at least 0.55 of what the best agent scores; 0 must mean worthless. Where
+    neither is allowed, the architecture that is first by name.
     """
-    ranking = evidence.ranking
-    single = next(((name,) for name in ranking if (name,) in allowed), None)
     vote = next((key for key in _top_votes(evidence) if key in allowed and key in votes), None)
-    if vote is None:
-        return single or min(allowed, key=str)
-    if single is None or single not in votes:
-        return vote
-    gain, _ = votes.gains(single)[vote]
-    return vote if gain > 0 else single
+    singles = ((name,) for name in evidence.ranking if (name,) in allowed)
+    return vote or next(singles, None) or min(allowed, key=str)
 
 
 def _top_votes(evidence: Evidence) -> Iterator[Members]:

@@ -73,7 +73,7 @@ def test_agents_much_worse_than_the_best_are_no_part_of_the_incumbent() -> None:
 def test_one_agent_far_above_the_others_is_picked_alone() -> None:
     choice = choose(with_top_3(world([0.9, 0.3, 0.3, 0.2, 0.2])))
     assert choice.picked == Architecture.single("a")
-    assert choice.incumbent == choice.picked
+    assert choice.options[0].cautious_gain >= 0
 
 
 def test_without_votes_a_gain_of_one_error_over_the_best_agent_is_enough() -> None:

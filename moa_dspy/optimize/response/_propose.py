@@ -21,6 +21,8 @@ from moa_dspy.optimize.space import SearchSpace
 Price = Callable[[Architecture], float]
 N_DRAWN: Final = 200
 """Architectures drawn at random per proposal, beside the neighbours of the best."""
+DECIMALS: Final = 10
+"""Of what is compared: the last digits depend on the machine's linear algebra and its threads."""
 N_BEST: Final = 3
 """Architectures whose neighbours are looked at."""
 
@@ -59,7 +61,10 @@ class Proposer:
         known = model.predict(measured)
         price = self.price_at(len(measured))
         value = known.mean - np.array([price(one) for one in measured])
-        best = [measured[place] for place in np.argsort(-value, kind="stable")[:N_BEST]]
+        best = [
+            measured[place]
+            for place in np.argsort(-np.round(value, DECIMALS), kind="stable")[:N_BEST]
+        ]
         known_already = set(measured)
         candidates = [o for o in self._candidates(best, rng) if o not in known_already]
         if not candidates:
@@ -67,7 +72,7 @@ class Proposer:
         prices = np.array([price(one) for one in candidates])
         gain = _improvement(model.predict(candidates), prices, value.max())
         calls = self._new_calls(measured, candidates)
-        return candidates[int(np.argmax(np.round(gain / (1 + calls), 15)))]
+        return candidates[int(np.argmax(np.round(gain / (1 + calls), DECIMALS)))]
 
     def _model(self, measured: Sequence[Architecture], scores: Matrix) -> ResponseModel:
         """Fit; learn how much each part explains anew after every tenth more trials."""

@@ -58,20 +58,21 @@ def guarded(
     measurer: Measurer,
     rows: Sequence[dspy.Example],
     *,
-    n_prompts: int,
+    n_tried: int,
     alpha: float = 0.05,
     gain: float = 0.03,
 ) -> PromptVerdict | None:
     """Test the prompt of ``picked`` against the seat's own; None if it has no other.
 
-    The rows tuned no prompt, but one of ``n_prompts`` was picked on them: the level is
-    divided by that number (Bonferroni).
+    The rows tuned no prompt, but one mixture of ``n_tried`` was picked on them: the level is
+    divided by that number (Bonferroni). The number of prompts would not do, as the same prompt
+    has another chance to look good in every mixture.
 
     Args:
         picked: The search's choice.
         measurer: Knows its scores.
         rows: Of val.
-        n_prompts: How many prompts other than the seat's own were tried.
+        n_tried: How many mixtures with a prompt other than the seat's own were measured.
         alpha: Level of the one-sided paired test, before it is divided.
         gain: Smallest gain worth having, for the number of rows that are missing.
     """
@@ -82,7 +83,7 @@ def guarded(
         after = scores(measurer.measure(picked, rows))
     except BudgetReachedError as error:
         return PromptVerdict(picked, None, str(error))
-    return PromptVerdict(picked, compare(before, after, alpha=alpha / max(n_prompts, 1), gain=gain))
+    return PromptVerdict(picked, compare(before, after, alpha=alpha / max(n_tried, 1), gain=gain))
 
 
 def without_prompts(evidence: Evidence) -> Evidence:

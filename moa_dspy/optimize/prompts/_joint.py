@@ -61,6 +61,7 @@ class JointSearch:
         options: None searches no prompts.
         rounds: None tunes none.
         part: Part of the budget that may be used now, in (0, 1].
+        n_tried: Mixtures with a prompt other than the aggregator's own that were measured.
         verdict: On the prompt of the pick; None before, or where it has none.
     """
 
@@ -69,6 +70,7 @@ class JointSearch:
     options: PromptOptions | None
     rounds: PromptRounds | None
     part: float = 1.0
+    n_tried: int = 0
     verdict: PromptVerdict | None = None
 
     @classmethod
@@ -110,6 +112,7 @@ class JointSearch:
             planned = round(limit * self.part)
             trials.run(known[number] if number < len(known) else min(limit, planned))
             phases.append(len(trials.records))
+        self.n_tried = sum(one.prompt is not None for one in trials.records)
         return tuple(phases)
 
     def _tune(self, trials: Trials, ledger: Ledger, number: int, *, limit: int) -> None:
@@ -131,9 +134,7 @@ class JointSearch:
 
         None if it may stay as it is. Tested on ``rows`` of val, once.
         """
-        book = self.measurer.book
-        n_prompts = 0 if book is None else len(list(book.entries()))
-        self.verdict = guarded(picked, self.measurer, rows, n_prompts=n_prompts, gain=gain)
+        self.verdict = guarded(picked, self.measurer, rows, n_tried=self.n_tried, gain=gain)
         is_refused = self.verdict is not None and not self.verdict.is_proven
         return replace(picked, prompt=None) if is_refused else None
 

@@ -160,6 +160,24 @@ def test_a_prompt_that_is_not_proven_is_refused_and_the_pick_is_made_anew() -> N
     assert Architecture.parse(own.architecture).prompt is None
 
 
+def test_one_prompt_in_many_mixtures_had_many_chances() -> None:
+    world = make_world()
+    careful = Architecture((("a", "b"),), "c", prompt="careful")
+    found = search(
+        world,
+        space=replace(SPACE, listed=(careful,)),
+        prompts=PromptOptions(texts={"careful": "Read CAREFULLY."}),
+    )
+    # 4 of 12 rows are won, p = 1/32: enough for the only prompt, not for the best of its mixtures.
+    found.compile(mixture(world), **{**SPLITS, "valset": rows("val", 12)})
+    result = found.result
+    n_tried = sum("prompt=careful" in trial.architecture for trial in result.trials)
+    assert n_tried > 1
+    assert result.prompts[0]["test_on_val"]["p_value"] == 1 / 32
+    assert result.prompts[0]["accepted"] is False
+    assert result.pick.prompt is None
+
+
 WRONG: dict[str, tuple[dict[str, Any], type[MoaError], str]] = {
     "no writer": ({"optimizer": "copro"}, StudyError, "needs a language model to write prompts"),
     "no agent": ({"optimizer": "gepa", "proposer_agent": "x"}, PoolError, "'x'"),

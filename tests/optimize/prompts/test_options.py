@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize import SearchSpace, TryPrompts
-from moa_dspy.optimize.prompts import OPTIMIZERS, PromptOptions, PromptsTable
+from moa_dspy.optimize.prompts import OPTIMIZERS, PromptOptions, PromptsTable, ReferenceDemos
 from moa_dspy.optimize.prompts._named import WRITERS
 from tests.optimize.prompts.world import exact, make_world, mixture, rows
 
@@ -108,3 +108,37 @@ def test_the_table_of_a_study_file_makes_the_options() -> None:
         PromptsTable.model_validate({"candidate": ["own_first"]})
     with pytest.raises(StudyError, match=r"unknown 'adam'"):
         PromptsTable(optimizer="adam").make()
+
+
+def demos() -> ReferenceDemos:
+    return ReferenceDemos(n=1)
+
+
+MINE = ReferenceDemos(n=2)
+
+
+@pytest.mark.parametrize("name", ["demos", "MINE"])
+def test_an_optimizer_of_the_users_own_is_imported(name: str) -> None:
+    made = PromptsTable(optimizer=f"{__name__}:{name}").make()
+    assert isinstance(made.optimizer, ReferenceDemos)
+    assert made.n_slots == 2
+    world = make_world()
+    made.check(mixture(world), exact, world.pool, rows("train"))
+    assert sum(world.log.counts.values()) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_package:demos", r"'no_such_package:demos' cannot be imported: No module named"),
+        (f"{__name__}:nothing", r"cannot be imported: .*'nothing'.*; known ones are bootstrap"),
+        (":demos", r"':demos' cannot be imported"),
+        (f"{__name__}:SPACE", r"SPACE'\(\) raised TypeError"),
+        ("dspy.teleprompt:BootstrapFinetune", r"`optimizer` must be an instance of a DSPy opt"),
+    ],
+)
+def test_what_cannot_be_imported_as_an_optimizer_is_refused(name: str, message: str) -> None:
+    world = make_world()
+    with pytest.raises(StudyError, match=message):
+        PromptsTable(optimizer=name).make().check(mixture(world), exact, world.pool, rows("train"))
+    assert sum(world.log.counts.values()) == 0

@@ -117,21 +117,21 @@ def test_a_prompt_stays_only_if_it_beats_the_own_on_val(learns: bool, is_proven:
     book = PromptBook.of(program, {"careful": "Read CAREFULLY."}, 0)
     measurer = Measurer(program, exact, 2, book=book)
     picked = Architecture(C.layers, "c", prompt="careful")
-    verdict = guarded(picked, measurer, rows("val", 18), n_prompts=1)
+    verdict = guarded(picked, measurer, rows("val", 18), n_tried=1)
     assert verdict is not None
     assert verdict.is_proven is is_proven
     assert ("beats" if is_proven else "is not proven better") in verdict.note
-    assert guarded(C, measurer, rows("val"), n_prompts=1) is None
+    assert guarded(C, measurer, rows("val"), n_tried=1) is None
 
 
-def test_the_level_is_shared_by_the_prompts_that_were_tried() -> None:
+def test_the_level_is_shared_by_the_mixtures_that_were_tried() -> None:
     world = make_world()
     program = mixture(world)
     book = PromptBook.of(program, {"careful": "Read CAREFULLY."}, 0)
     measurer = Measurer(program, exact, 2, book=book)
     picked = Architecture(C.layers, "c", prompt="careful")
     # Five of 15 rows are gained and none lost: mid-p is 1/64.
-    few, many = (guarded(picked, measurer, rows("val", 15), n_prompts=n, gain=0.9) for n in (1, 10))
+    few, many = (guarded(picked, measurer, rows("val", 15), n_tried=n, gain=0.9) for n in (1, 10))
     assert few is not None
     assert many is not None
     assert (few.is_proven, many.is_proven) == (True, False)
@@ -143,7 +143,7 @@ def test_the_guard_without_a_budget_keeps_the_own_prompt() -> None:
     program = mixture(world)
     book = PromptBook.of(program, {"careful": "Read CAREFULLY."}, 0)
     picked = Architecture(C.layers, "c", prompt="careful")
-    verdict = guarded(picked, Measurer(program, exact, 1, book=book), rows("val"), n_prompts=1)
+    verdict = guarded(picked, Measurer(program, exact, 1, book=book), rows("val"), n_tried=1)
     assert verdict is not None
     assert not verdict.is_proven
     assert "is not used: The budget of 3 calls is reached" in verdict.note

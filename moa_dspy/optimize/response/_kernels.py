@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -66,7 +67,7 @@ class Kernels:
         blocks["diversity"] = blocks["diversity"] / self._pair_spread
         return {name: block / np.sqrt(block.shape[1]) for name, block in blocks.items()}
 
-    @property
+    @cached_property
     def _pair_spread(self) -> float:
         names = list(self.traits.scores)
         pairs = [self.traits.pair(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]

@@ -70,6 +70,10 @@ class ResponseModel:
         variance = own + _MEAN_VARIANCE - (reduced**2).sum(0)
         return Prediction(cross @ self._alpha, np.sqrt(np.maximum(variance, 1e-12)))
 
+    def fitted(self) -> Matrix:
+        """Return the means of the measured architectures, as ``predict`` does, in less time."""
+        return np.asarray(self._prior(self.weights) @ self._alpha, np.float64)
+
     def gains(self, incumbent: Architecture) -> tuple[Matrix, Matrix]:
         """Return by how much each measured architecture beats ``incumbent``, and the sd of that."""
         prior = self._prior(self.weights)

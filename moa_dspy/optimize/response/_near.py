@@ -48,6 +48,8 @@ class Seats:
 def nearness(rows: Matrix, columns: Matrix) -> Matrix:
     """Return exp(-differences / LENGTH), (rows, columns): a kernel, as a product of such."""
     gaps = np.zeros((len(rows), len(columns)))
+    gap = np.empty_like(gaps)
     for place in range(rows.shape[1]):
-        gaps += np.abs(rows[:, place, None] - columns[None, :, place])
+        np.subtract(rows[:, place, None], columns[None, :, place], out=gap)
+        gaps += np.abs(gap, out=gap)
     return np.exp(-gaps / LENGTH)

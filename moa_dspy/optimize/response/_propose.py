@@ -57,14 +57,13 @@ class Proposer:
             scores: (architectures, rows), NaN where a trial was stopped.
         """
         rng = random.Random(f"propose-{self.seed}-{len(measured)}")
+        if not measured:
+            return next(iter(self._candidates((), rng)), None)
         model = self._model(measured, scores)
-        known = model.predict(measured)
         price = self.price_at(len(measured))
-        value = known.mean - np.array([price(one) for one in measured])
-        best = [
-            measured[place]
-            for place in np.argsort(-np.round(value, DECIMALS), kind="stable")[:N_BEST]
-        ]
+        value = model.fitted() - np.array([price(one) for one in measured])
+        first = np.argsort(-np.round(value, DECIMALS), kind="stable")[:N_BEST]
+        best = [measured[place] for place in first]
         known_already = set(measured)
         candidates = [o for o in self._candidates(best, rng) if o not in known_already]
         if not candidates:
@@ -97,7 +96,7 @@ class Proposer:
     def _new_calls(self, measured: Iterable[Architecture], some: Sequence[Architecture]) -> Matrix:
         """Return how many calls per question nobody has made yet."""
         made = {node for one in measured for node in nodes_of(one)}
-        return np.array([sum(node not in made for node in nodes_of(one)) for one in some], float)
+        return np.array([len(nodes_of(one) - made) for one in some], float)
 
 
 def _improvement(predicted: Prediction, prices: Matrix, best: float) -> Matrix:

@@ -40,6 +40,12 @@ def test_a_linear_truth_is_recovered_of_what_was_never_measured() -> None:
     assert truths.std() > 0.06
 
 
+def test_what_is_fitted_is_what_is_predicted_of_the_measured() -> None:
+    known = drawn(30)
+    model = ResponseModel(kernels(), known, seen([strength(o) for o in known], n_rows=50, seed=1))
+    assert model.fitted() == pytest.approx(model.predict(known).mean, abs=1e-10)
+
+
 def test_performance_explains_what_depends_on_performance() -> None:
     known = drawn(40)
     model = ResponseModel(kernels(), known, seen([strength(o) for o in known], n_rows=200, seed=1))

@@ -108,6 +108,12 @@ def test_none_is_returned_when_nothing_is_left() -> None:
     assert searching.propose(known, np.ones((3, 5))) is None
 
 
+def test_the_first_is_drawn_where_nothing_is_measured() -> None:
+    drawn = proposer().propose([], np.empty((0, N_ROWS)))
+    assert drawn is not None
+    assert SPACE.holds(drawn)
+
+
 def test_what_was_stopped_early_is_learned_from() -> None:
     known = [Architecture.single(name) for name in NAMES]
     scores = np.array([rows(one) for one in known])

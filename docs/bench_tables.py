@@ -112,6 +112,50 @@ def economy(printed: Printed) -> str:
     return "\n".join([_table(heads, lines), "", note, ""])
 
 
+def prompts(printed: Printed) -> str:
+    """Return what every way to another prompt brought, alone and searched with the layers."""
+    heads = ["prompt", "val before, after", "test before, after", "test, after minus before"]
+    heads += ["p on val", "accepted", "calls made: proposers, aggregator, writer"]
+    lines = [[name, *_arm(arm)] for name, arm in printed["arms"].items()]
+    trials = sorted(printed["joint"]["trials"], key=lambda trial: -trial["score"])
+    joint = [
+        [f"`{one['architecture']}`", one["origin"], f"{100 * one['score']:.0f} %, {one['rows']}"]
+        for one in trials
+    ]
+    single, made = printed["single"], printed["joint"]["calls"]["made"]
+    least, most = min(printed["rows"].values()), max(printed["rows"].values())
+    note = (
+        f"`{single['agent']}` alone, without references, has {_share_of(single['test'])} on test. "
+        f"{least} to {most} questions per split; the search with the layers made {made} calls, all "
+        f"of it took {printed['seconds'] / 60:.0f} minutes."
+    )
+    heads_2 = ["searched with the layers", "origin", "val, rows"]
+    verdict = f"> {printed['joint']['verdict']['text']}"
+    return "\n".join([_table(heads, lines), "", note, "", _table(heads_2, joint), "", verdict, ""])
+
+
+def _arm(arm: Printed) -> list[str]:
+    val, test, calls = arm["val"], arm["test"], arm["calls"]
+    minus = test["difference"]
+    low, high = 100 * minus["low"], 100 * minus["high"]
+    made = (calls[role]["made"] for role in ("proposers", "aggregator", "prompt_model"))
+    return [
+        *(f"{_percent(on['before'])}, {_percent(on['after'])}" for on in (val, test)),
+        f"{100 * minus['estimate']:+.1f} [{low:+.1f}, {high:+.1f}]",
+        f"{val['p_value']:.2g}",
+        "yes" if arm["accepted"] else "no",
+        ", ".join(map(str, made)),
+    ]
+
+
+def _percent(found: Printed) -> str:
+    return f"{100 * found['estimate']:.0f} %"
+
+
+def _share_of(found: Printed) -> str:
+    return f"{_percent(found)} [{100 * found['low']:.0f}, {100 * found['high']:.0f}]"
+
+
 def _name(rival: str) -> str:
     sampler, _, sharing = rival.split(".")
     return f"over {sampler}, {sharing}"
@@ -139,5 +183,6 @@ KINDS: dict[str, Callable[[Printed], str]] = {
     "layered": layered,
     "verdicts": statistics,
     "families": economy,
+    "arms": prompts,
 }
 """By a key that only this benchmark prints."""

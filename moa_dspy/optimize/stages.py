@@ -19,15 +19,14 @@ from moa_dspy.optimize.conclusion import Conclusion
 from moa_dspy.optimize.context import SearchContext, StageCounts
 from moa_dspy.optimize.early import forecast
 from moa_dspy.optimize.finals import Finals
-from moa_dspy.optimize.front import names_of
 from moa_dspy.optimize.gathering import Gathering
 from moa_dspy.optimize.known import Known
 from moa_dspy.optimize.measure import Measurer
 from moa_dspy.optimize.opening import measure_singles, probe, test_share
 from moa_dspy.optimize.outcome import Outcome, scores
 from moa_dspy.optimize.prompts import JointSearch
+from moa_dspy.optimize.proposing import proposer_of
 from moa_dspy.optimize.racing import Referee, balanced_order
-from moa_dspy.optimize.response import Kernels, Prices, Proposer, Traits
 from moa_dspy.optimize.result import StudyResult, TrialRecord
 from moa_dspy.optimize.rivals import random_draws, random_rival
 from moa_dspy.optimize.selection import Choice, choose
@@ -63,43 +62,39 @@ class Stages:
             context, space=replace(context.space, ranking=known.ranking)
         )
         context.show("early facts", current="", early=known.early)
-        self.referee = Referee(
-            measurer,
+        self.referee = self._make_referee(context)
+        self.trials = self._make_trials(context)
+        self.gathering = Gathering(context, known, measurer, self.rows, self.trials.records)
+        self.proposer = proposer_of(context, known)
+        self.draws = random_draws(context.space, known.settle, context.seed)
+        self.joint = JointSearch.of(context, measurer, splits.train)
+
+    def _make_referee(self, context: SearchContext) -> Referee:
+        return Referee(
+            self.measurer,
             self.rows,
-            best_single=known.ranking[0],
+            best_single=self.known.ranking[0],
             diversity=context.diversity,
             limits=context.limits,
             objectives=context.objectives,
             n_arms=2 * context.n_trials,  # the random baseline has as many
         )
-        self.trials = Trials(
-            study=make_study(
-                context.objectives,
-                seed=context.seed,
-                # A sampler is asked for every trial, even where it is told what to say: the
-                # quickest, where the response model proposes.
-                sampler=context.sampler or optuna.samplers.RandomSampler(seed=context.seed),
-            ),
+
+    def _make_trials(self, context: SearchContext) -> Trials:
+        # A sampler is asked for every trial, even where it is told what to say: the quickest,
+        # where the response model proposes.
+        sampler = context.sampler or optuna.samplers.RandomSampler(seed=context.seed)
+        return Trials(
+            study=make_study(context.objectives, seed=context.seed, sampler=sampler),
             space=context.space,
-            ranking=known.ranking,
-            settle=known.settle,
+            ranking=self.known.ranking,
+            settle=self.known.settle,
             measure=self._try,
             values=lambda record: self.referee.values(record, context.objectives),
             seed=context.seed,
             announce=self._announce,
             propose=None if context.sampler is not None else self._propose,
         )
-        self.gathering = Gathering(context, known, measurer, self.rows, self.trials.records)
-        traits = Traits(known.means, known.pair(context.diversity), context.space.prompts)
-        self.proposer = Proposer(
-            context.space,
-            Kernels.of(traits),
-            known.settle,
-            context.seed,
-            Prices(known.forecast, names_of(context.objectives), context.seed).at,
-        )
-        self.draws = random_draws(context.space, known.settle, context.seed)
-        self.joint = JointSearch.of(context, measurer, splits.train)
 
     def _learn(self, context: SearchContext, singles: Mapping[str, Sequence[Outcome]]) -> Known:
         estimate = forecast(

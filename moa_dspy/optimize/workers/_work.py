@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +18,7 @@ from moa_dspy.optimize.result import StudyResult
 from moa_dspy.optimize.search import ModelSearch
 from moa_dspy.optimize.study import Prepared, digest_of, save_study
 from moa_dspy.optimize.workers._crew import TaskCrew
+from moa_dspy.optimize.workers._files import text_of, write_files
 from moa_dspy.optimize.workers._hands import Hands
 from moa_dspy.optimize.workers._shared_study import Finished, SharedStudy
 from moa_dspy.optimize.workers._tasks import Task, TaskBoard
@@ -129,7 +128,7 @@ class Worker:
             self._ledger.flush()
         result = StudyResult.from_json(json.loads(finished.result))
         if writes_files:
-            _write(finished, result, self._out)
+            write_files(finished, result, self._out)
         where = shown_url(url_of(self._storage))
         return Ended(result, where, finished.place, hands.n_done)
 
@@ -183,24 +182,7 @@ class Worker:
             seconds=spent.seconds,
         )
         scores = {name: row.score for name, row in result.test.items()}
-        text = _text_of(lambda path: save_program(program, path, scores=scores))
+        text = text_of(lambda path: save_program(program, path, scores=scores))
         content = json.dumps(result.to_json(), allow_nan=False)
         place = f"{socket.gethostname()}:{self._out.resolve()}"
         self.shared.finish(Finished(content, text, place))
-
-
-def _text_of(write: Callable[[Path], None]) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "program.json"
-        write(path)
-        return path.read_text("utf-8")
-
-
-def _write(finished: Finished, result: StudyResult, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    # Several processes may write into one folder, and any may be killed: a file is whole or old.
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
-        (Path(partial) / "program.json").write_text(finished.program, "utf-8")
-        result.write(Path(partial) / "result.json")
-        for name in ("program.json", "result.json"):
-            (Path(partial) / name).replace(folder / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 import dspy
 
@@ -13,18 +14,31 @@ from moa_dspy.optimize.context import SearchContext
 from moa_dspy.optimize.measure import Measurer
 from moa_dspy.optimize.outcome import Outcome
 
+N_PROBED: Final = 3
+"""Questions that an agent may fail at the start: one may be too long for it, or be filtered."""
 
-def probe(context: SearchContext, measurer: Measurer, row: dspy.Example) -> None:
+
+def probe(context: SearchContext, measurer: Measurer, rows: Sequence[dspy.Example]) -> None:
     """Ask every agent one question: a dead agent, or a broken metric, ends the study here.
 
+    Args:
+        context: Names the agents.
+        measurer: Asks them.
+        rows: Of val; one that fails on the first is asked the next, up to three.
+
     Raises:
-        PoolError: If an agent does not answer, before the next one is asked.
+        PoolError: If an agent answers none, before the next one is asked.
     """
     for name in context.space.agents:
         context.show("probe", current=name)
-        (outcome,) = measurer.measure(Architecture.single(name), [row])
-        if outcome.failure is not None:
-            raise PoolError(f"Agent {name!r} does not answer: {outcome.failure}")
+        failures = []
+        for row in rows[:N_PROBED]:
+            (outcome,) = measurer.measure(Architecture.single(name), [row])
+            if outcome.failure is None:
+                break
+            failures.append(outcome.failure)
+        else:
+            raise PoolError(f"Agent {name!r} does not answer: {failures[0]}")
 
 
 def measure_singles(

@@ -147,7 +147,7 @@ class ModelSearch(Teleprompter):
 
         Raises:
             DataError: If a split is empty or two overlap.
-            PoolError: If an agent does not answer the first question it is asked.
+            PoolError: If an agent answers none of the first three questions.
             MetricError: If the metric raises or returns no number in [0, 1].
             StudyError: If the budget ends before the single agents are measured, or
                 ``student`` holds no mixture, or two, or another pool's, or fails by itself.

@@ -52,7 +52,7 @@ class Stages:
         self.splits, self.measurer = splits, measurer
         self.ledger = context.pool.calls.ledger
         self.started, self.before = time.monotonic(), self.ledger.spending
-        probe(context, measurer, splits.val[0])
+        probe(context, measurer, splits.val)
         singles = measure_singles(context, measurer, splits.val)
         places = balanced_order({n: scores(o) for n, o in singles.items()}, seed=context.seed)
         self.rows = [splits.val[place] for place in places]

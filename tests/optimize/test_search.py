@@ -116,8 +116,25 @@ def test_a_dead_agent_is_named_before_the_next_one_is_asked(search: Make, fails_
     pool = scripted_pool({"first": fails_on(), "dead": OSError("gone"), "last": fails_on()})
     with pytest.raises(PoolError, match=r"Agent 'dead' does not answer: .*gone"):
         search(pool)
-    # One probe of the first, one of the dead, none of the last.
-    assert pool.calls.ledger.spending.made == 2
+    # One probe of the first, three of the dead, none of the last.
+    assert pool.calls.ledger.spending.made == 4
+
+
+def test_a_first_question_that_one_agent_cannot_answer_does_not_end_the_study(
+    search: Make, rows: Make, fails_on: Make
+) -> None:
+    filtered = rows("val", 2)
+
+    def shy(prompt: str) -> str:
+        if prompt.splitlines()[0].endswith(tuple(row.question for row in filtered)):
+            raise ValueError("filtered")
+        return str(fails_on(0)(prompt))
+
+    result = search(scripted_pool({"bold": fails_on(0, 1), "shy": shy})).result
+    (trial,) = (one for one in result.trials if one.architecture == "shy")
+    # Of 18 questions it fails on every third, and on one of the two that are filtered.
+    assert (trial.rows, trial.score) == (N_VAL, 11 / 18)
+    assert result.failures["shy"] >= 2
 
 
 def test_the_metric_sees_val_until_the_test_and_every_test_row_after(

@@ -153,7 +153,7 @@ class Worker:
         """Run the search from its start: what is known costs nothing."""
         calls = self._pool.calls
         self._is_coordinator = True
-        # An agent that does not answer its first question is an error, and not waited for.
+        # An agent that does not answer its probe is an error, and not waited for.
         calls.endurance = None
         self._board.clear()
         search = self._prepared.make_search(self._pool, self._watched, None)

@@ -183,7 +183,7 @@ def test_an_agent_that_never_answers_is_named_before_the_next_is_asked(
     server.refusals["e1"] = (400, "no such model")
     message = "Agent 'e1' does not answer: .*no such model"
     refused(write_study(), tmp_path / "out", by=PoolError, match=message)
-    assert [model for model, _ in server.asked] == ["e0", "e1"]
+    assert [model for model, _ in server.asked] == ["e0", "e1", "e1", "e1"]
 
 
 def test_a_recording_that_is_none_is_refused(write_study: Make, tmp_path: Path) -> None:

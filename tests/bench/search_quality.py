@@ -20,7 +20,6 @@ rows: one per pool and size; scores are fractions, means over the splits.
   way to it from the best baseline.
  cells: answers to dev questions that the search looked at, at most models x dev.
 halving: rules that had as many cells and more labels than those of the rows.
-adaptive: our search with options under which it looks at fewer cells, `--adaptive NAME=JSON`.
 honest: with `--honest`, what is known of our number alone, over more splits.
 """
 
@@ -40,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from tests.bench.quality._ceiling import ceiling
 from tests.bench.quality._layered import layered
-from tests.bench.quality._rows import adaptive_of, halving_of, honesty, row_of, summary
+from tests.bench.quality._rows import halving_of, honesty, row_of, summary
 from tests.bench.quality._split import Drawn, Task, read, run
 
 
@@ -64,7 +63,6 @@ def tasks_of(options: argparse.Namespace) -> list[Task]:
             split,
             has_rivals=not options.honest,
             has_samplers=split - options.first < n_samplers,
-            adaptive=dict(options.adaptive),
         )
         for pool in pools
         for n in sizes
@@ -105,8 +103,6 @@ def quality(options: argparse.Namespace) -> dict[str, Any]:
         "summary": summary(rows),
         "halving": list(map(halving_of, cells.values())),
     }
-    if options.adaptive:
-        printed["adaptive"] = list(map(adaptive_of, cells.values()))
     return printed
 
 
@@ -121,7 +117,6 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--samplers", type=int, help="splits on which Optuna chooses; default all")
     parser.add_argument("--honest", type=int, help="splits; nothing but the honesty of our number")
     parser.add_argument("--layered", action="store_true", help="search layers of the quickstart")
-    parser.add_argument("--adaptive", type=_option, nargs="+", default=[], help="NAME=JSON")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     options = parser.parse_args(arguments)
     if options.folder is None and not options.layered:
@@ -134,11 +129,6 @@ def main(arguments: Sequence[str]) -> None:
         printed = quality(options)
     printed["seconds"] = time.perf_counter() - started
     print(json.dumps(printed, indent=None if options.json else 2))
-
-
-def _option(text: str) -> tuple[str, Any]:
-    name, _, value = text.partition("=")
-    return name, json.loads(value)
 
 
 if __name__ == "__main__":

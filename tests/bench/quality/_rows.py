@@ -67,23 +67,6 @@ def halving_of(drawn: Sequence[Drawn]) -> dict[str, Any]:
     return {"pool": task.pool, "dev": task.dev, **means}
 
 
-def adaptive_of(drawn: Sequence[Drawn]) -> dict[str, Any]:
-    """Return what our search reaches with fewer cells, against itself with all of them."""
-    task = drawn[0].task
-    full, cells = (fmean(one.facts["cells"] for one in drawn), [d.adaptive["cells"] for d in drawn])
-    gaps = [one.adaptive["score"] - one.scores["ours"] for one in drawn]
-    return {
-        "pool": task.pool,
-        "dev": task.dev,
-        "adaptive": fmean(one.adaptive["score"] for one in drawn),
-        "ours": fmean(one.scores["ours"] for one in drawn),
-        "adaptive_minus_ours": fmean(gaps),
-        "adaptive_minus_ours_se": standard_error(gaps),
-        "cells": max(cells),
-        "share_of_cells": max(cells) / full,
-    }
-
-
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what is to be reached, over all cells."""
     leads = {

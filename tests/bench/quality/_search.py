@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -48,14 +48,13 @@ class Found:
     seconds: float
 
 
-def search(answers: Answers, dev: Indices, others: Indices, **options: Any) -> Found:
+def search(answers: Answers, dev: Indices, others: Indices) -> Found:
     """Run the search on the dev questions.
 
     Args:
         answers: Of the pool's models.
         dev: Its valset.
         others: Questions for its train and test rows, at least 3; nothing is chosen on them.
-        options: Of ``ModelSearch``, beyond its defaults.
     """
     replay = Replay.of(answers, np.concatenate([dev, others]))
     pool = replay.pool
@@ -67,7 +66,7 @@ def search(answers: Answers, dev: Indices, others: Indices, **options: Any) -> F
         adapter=PlainChat(),
         normalise="text",
     )
-    model_search = ModelSearch(replay.recorded.metric(), pool, space=space, **options)
+    model_search = ModelSearch(replay.recorded.metric(), pool, space=space)
     started = time.perf_counter()
     model_search.compile(
         student,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -37,7 +36,6 @@ class Task:
         split: Number of the draw.
         has_rivals: Whether the baselines choose as well.
         has_samplers: Whether Optuna's samplers do.
-        adaptive: Options of ``ModelSearch`` under which it looks at fewer cells; none: no such run.
     """
 
     folder: Path
@@ -46,7 +44,6 @@ class Task:
     split: int
     has_rivals: bool = True
     has_samplers: bool = True
-    adaptive: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +55,12 @@ class Drawn:
         scores: Mean score on the judged questions by name, "ours" and "optimum" among them.
         facts: Of our search.
         halving: Scores of rules that saw more labels.
-        adaptive: Score and cells of our search under the options of that name.
     """
 
     task: Task
     scores: dict[str, float]
     facts: Facts
     halving: Facts
-    adaptive: Facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +83,9 @@ class _Draw:
     def dev(self) -> Dev:
         return Dev.of(self.pool.at(self.order[: self.n]))
 
-    def search(self, **options: Any) -> Found:
+    def search(self) -> Found:
         others = self.order[self.start : self.start + N_TRAIN + N_TEST]
-        return search(self.pool, self.order[: self.n], others, **options)
+        return search(self.pool, self.order[: self.n], others)
 
     def truth(self, found: Found) -> float:
         """Return the score of what was found; ties go by the dev scores."""
@@ -113,7 +108,6 @@ def run(task: Task) -> Drawn:
         scores=scores,
         facts=_facts(found, truth) | {"control": _control(draw), "models": pool.n_models},
         halving=_halving(draw) if task.has_rivals else {},
-        adaptive=_adaptive(draw, task.adaptive) if task.adaptive else {},
     )
 
 
@@ -158,11 +152,6 @@ def _halving(draw: _Draw) -> Facts:
     table = draw.judged.of(halved.models)
     found = {name: _mean(table, weights) for name, weights in halved.choices().items()}
     return {**found, "labels": halved.labels, "cells": halved.cells}
-
-
-def _adaptive(draw: _Draw, options: Mapping[str, Any]) -> Facts:
-    found = draw.search(**options)
-    return {"score": draw.truth(found), "cells": found.cells, "seconds": found.seconds}
 
 
 def _mean(table: Answers, weights: Weights) -> float:

@@ -99,9 +99,9 @@ def _front(result: StudyResult) -> Iterator[str]:
 def _costs(record: TrialRecord | None) -> str:
     if record is None:
         return ""
+    usd = f"{amount(1000 * record.usd)} usd per 1,000"
     return (
-        f": {points(record.score)} %, {record.calls:.1f} calls, {amount(record.usd)} usd, "
-        f"{amount(record.seconds)} s"
+        f": {points(record.score)} %, {record.calls:.1f} calls, {usd}, {amount(record.seconds)} s"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import floor, log10
+
 
 def points(share: float, *, sign: str = "") -> str:
     """Return a share in percent with one decimal; ``sign="+"`` shows it always, 0 has none."""
@@ -15,7 +17,10 @@ def amount(value: float) -> str:
         return "0"
     if value >= 100:
         return f"{value:,.0f}"
-    return f"{value:.2f}" if value >= 0.1 else f"{value:.5f}".rstrip("0")
+    if value >= 0.1:
+        return f"{value:.2f}"
+    decimals = max(5, 1 - floor(log10(value)))
+    return f"{value:.{decimals}f}".rstrip("0")
 
 
 def duration(seconds: float) -> str:

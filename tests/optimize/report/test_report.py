@@ -137,7 +137,14 @@ def test_points_have_a_sign_unless_they_are_zero(share: float, text: str) -> Non
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (0.00012, "0.00012"), (0.05, "0.05"), (0.123, "0.12"), (1234.5, "1,234")],
+    [
+        (0, "0"),
+        (2.7e-6, "0.0000027"),
+        (0.00012, "0.00012"),
+        (0.05, "0.05"),
+        (0.123, "0.12"),
+        (1234.5, "1,234"),
+    ],
 )
 def test_amounts_have_no_powers_of_ten(value: float, text: str) -> None:
     assert amount(value) == text

@@ -56,7 +56,7 @@ FULL = replace(
         "diversity 8 %, rest 30 %.",
         "Front: 2 architectures that no other beats on every objective; on val, per question:",
         f"- {PICK}",
-        "- large (knee): 65.5 %, 1.0 calls, 0.0001 usd, 1.25 s",
+        "- large (knee): 65.5 %, 1.0 calls, 0.10 usd per 1,000, 1.25 s",
         "Knee: large, if the objectives matter alike.",
         "Prompt brief, by COPRO: accepted.",
         "  +b",

@@ -131,7 +131,7 @@ class Trials:
             trial = self.study.ask()
             architecture = self.settle(self.space.suggest(trial, self.ranking))
             is_new = architecture not in self.records
-            record = self._try(architecture, "tpe") if is_new else None
+            record = self._try(architecture, "sampler") if is_new else None
             if record is None:
                 # What is known was told already: told again it would weigh more, and slow the next.
                 self.study.tell(trial, state=optuna.trial.TrialState.FAIL)

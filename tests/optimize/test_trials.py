@@ -107,7 +107,7 @@ def test_a_sampler_that_repeats_itself_is_helped_by_draws() -> None:
     search = trials(world, sampler=Stubborn())
     search.run(5)
     assert len(search.records) == 5
-    assert [origin for _, origin in world.asked] == ["tpe"] + ["random"] * 4
+    assert [origin for _, origin in world.asked] == ["sampler"] + ["random"] * 4
 
 
 def test_the_same_seed_asks_the_same() -> None:

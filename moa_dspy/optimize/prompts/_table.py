@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa_dspy.errors import StudyError
+from moa_dspy.optimize.named import made
 from moa_dspy.optimize.prompts._named import OPTIMIZERS
 from moa_dspy.optimize.prompts._options import PromptOptions
 
@@ -34,26 +33,7 @@ class PromptsTable(BaseModel):
         Raises:
             StudyError: If a name is unknown or the options do not fit each other.
         """
-        wanted = self.optimizer
-        is_ours = wanted is None or ":" not in wanted
-        return PromptOptions(
-            **{**self.model_dump(), "optimizer": wanted if is_ours else _imported(str(wanted))}
-        )
-
-
-def _imported(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        known = ", ".join([*sorted(OPTIMIZERS), "package.module:name"])
-        raise StudyError(
-            f"`prompts.optimizer`: {name!r} cannot be imported: {error}; known ones are {known}."
-        ) from error
-    if hasattr(found, "compile") and not isinstance(found, type):
-        return found
-    try:
-        return found()
-    except Exception as error:
-        kind = type(error).__name__
-        raise StudyError(f"`prompts.optimizer`: {name!r}() raised {kind}: {error}") from error
+        wanted: Any = self.optimizer
+        if wanted is not None and ":" in wanted:
+            wanted = made("prompts.optimizer", wanted, OPTIMIZERS, has="compile")
+        return PromptOptions(**{**self.model_dump(), "optimizer": wanted})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,12 @@ from moa_dspy.data import BENCHMARKS, METRICS, Splits, read_rows, split_rows
 from moa_dspy.diversity import METRICS as DIVERSITY
 from moa_dspy.errors import StudyError
 from moa_dspy.mixture import AGENT_MODULES, MixtureOfAgents
+from moa_dspy.optimize.named import imported
 from moa_dspy.optimize.objectives import OBJECTIVES
 from moa_dspy.optimize.prompts import PromptOptions, PromptsTable
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space import SearchSpace, providers_of
+from moa_dspy.optimize.study._samplers import make_sampler
 from moa_dspy.optimize.study._tables import (
     BudgetTable,
     CallsTable,
@@ -124,15 +125,11 @@ class StudyFile(Table):
     def make_metric(self) -> Any:
         """Return the metric: one of ours by name, or ``package.module:name``."""
         name = self.task.metric
-        if name in METRICS:
-            return METRICS[name]
-        module, colon, attribute = name.partition(":")
-        if not colon:
-            raise StudyError(_unknown("task.metric", name, [*METRICS, "package.module:name"]))
-        try:
-            return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise StudyError(f"`task.metric`: {name!r} cannot be imported: {error}") from error
+        return METRICS[name] if name in METRICS else imported("task.metric", name, METRICS)
+
+    def make_sampler(self) -> Any:
+        """Return Optuna's sampler; None where the response model proposes."""
+        return make_sampler(self.search.sampler, seed=self.seed)
 
     def make_limits(self) -> Limits:
         """Return what a question may cost."""
@@ -168,6 +165,7 @@ def read_study(path: Path) -> StudyFile:
             raise StudyError(_unknown(field, name, registry))
     _check_rows_are_named(study.data, where=str(path))
     study.make_prompts()
+    study.make_sampler()
     return study.with_paths_from(path.parent)
 
 

@@ -62,7 +62,7 @@ class Prepared:
             "agents": public,
             "task": study.task.model_dump(),
             "space": study.space.model_dump(),
-            "search": study.search.model_dump(),
+            "search": study.search.model_dump(exclude_none=True),
             "limits": study.limits.model_dump(),
             **({"prompts": study.prompts.model_dump()} if study.prompts else {}),
         }
@@ -89,7 +89,7 @@ class Prepared:
             watcher=watcher,
             counts=counts,
             prompts=self.study.make_prompts(),
-            **self.study.search.model_dump(),
+            **{**self.study.search.model_dump(), "sampler": self.study.make_sampler()},
         )
 
     def compile(self, search: ModelSearch, pool: Pool) -> Any:

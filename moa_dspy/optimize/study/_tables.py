@@ -83,6 +83,7 @@ class SearchTable(Table):
     objectives: tuple[str, ...] = ("win_rate", "diversity")
     diversity: str = "disagreement"
     diversity_weight: float = Field(default=0.0, ge=0)
+    sampler: str | None = None
     random_share: float = Field(default=0.2, ge=0, lt=1)
     gain: float = Field(default=0.03, gt=0, lt=1)
     n_threads: int = Field(default=8, ge=1)

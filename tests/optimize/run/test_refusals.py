@@ -66,6 +66,16 @@ def refused(study: Path, out: Path, *, by: type[MoaError], match: str) -> None:
             r"`task\.metric`: 'no_such_module:metric' cannot be imported",
         ),
         (
+            ("[search]", '[search]\nsampler = "grid"'),
+            StudyError,
+            r"`search\.sampler`: unknown 'grid'; known ones are nsga2, random, tpe, package",
+        ),
+        (
+            ("[search]", '[search]\nsampler = "optuna.samplers:GridSampler"'),
+            StudyError,
+            r"`search\.sampler`: 'optuna\.samplers:GridSampler'\(\) raised TypeError",
+        ),
+        (
             ('"plain"', '"plane"'),
             StudyError,
             r"`task\.adapter`: unknown 'plane'; known ones are .*plain",

@@ -76,6 +76,26 @@ def test_a_replay_names_the_call_that_nobody_recorded(write_study: Make, tmp_pat
         run_study(write_study(REPLAY), out=tmp_path / "replay")
 
 
+class Mine(optuna.samplers.RandomSampler):
+    """A sampler of the user's own, which has to bring its seed."""
+
+    def __init__(self) -> None:
+        super().__init__(seed=7)
+
+
+@pytest.mark.parametrize("name", ["tpe", "nsga2", "random", f"{__name__}:Mine"])
+def test_a_study_names_its_sampler(
+    write_study: Make, tmp_path: Path, said: Make, name: str
+) -> None:
+    changes = [("[search]", f'[search]\nsampler = "{name}"'), ("n_trials = 8", "n_trials = 12")]
+    found = run_study(write_study(*changes), out=tmp_path / "out")
+    origins = [trial.origin for trial in found.trials]
+    assert "sampler" in origins
+    assert "model" not in origins
+    again = run_study(write_study(*changes), out=tmp_path / "out")
+    assert said(again) == said(found)
+
+
 def test_another_seed_asks_for_nothing_that_is_stored(
     server: Any, write_study: Make, tmp_path: Path
 ) -> None:

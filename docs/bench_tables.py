@@ -24,7 +24,26 @@ def quality(printed: Printed) -> str:
         ]
         for row in rows
     ]
-    honest = [
+    splits = rows[0]["splits"]
+    note = f"Means over {splits} splits, in percent and points."
+    return "\n".join([_table(heads, lines), "", _honesty(rows), "", note, ""])
+
+
+def honest(printed: Printed) -> str:
+    """Return how far the reported score is from the truth, over many splits."""
+    rows = printed["honest"]
+    return "\n".join([_honesty(rows), "", f"Means over {rows[0]['splits']} splits.", ""])
+
+
+def _honesty(rows: Sequence[Printed]) -> str:
+    heads = [
+        "pool, questions",
+        "score on val minus truth",
+        "reported minus truth (standard error)",
+        "interval covers",
+        "cells",
+    ]
+    lines = [
         [
             f"{row['pool']}, {row['dev']}",
             f"{100 * row['optimism']:+.1f}",
@@ -34,16 +53,7 @@ def quality(printed: Printed) -> str:
         ]
         for row in rows
     ]
-    heads_2 = [
-        "pool, questions",
-        "score on val minus truth",
-        "reported minus truth (standard error)",
-        "interval covers",
-        "cells",
-    ]
-    splits = rows[0]["splits"]
-    note = f"Means over {splits} splits, in percent and points."
-    return "\n".join([_table(heads, lines), "", _table(heads_2, honest), "", note, ""])
+    return _table(heads, lines)
 
 
 def layered(printed: Printed) -> str:
@@ -180,6 +190,7 @@ def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 KINDS: dict[str, Callable[[Printed], str]] = {
     "summary": quality,
+    "honest": honest,
     "layered": layered,
     "verdicts": statistics,
     "families": economy,

@@ -20,6 +20,9 @@ SINGLE_CAUTION: Final = 0.84
 """Those taken off a gain over a single agent: fewer, as the pick is tested against it afterwards on
 as many new rows, and must be found twice. Of gains that the test finds in 80 % of studies, z(0.95)
 + z(0.8) errors, 5 % are then not picked: z(0.8) are taken off."""
+FULL_ROWS: Final = 90
+"""Rows from which on all pseudo rows are redrawn: with fewer of them fewer do, as the luck of the
+rows is then the greater error by far, and small studies are quick."""
 N_UNMEASURED: Final = 5
 """Votes that are no trials of which the best may be picked."""
 
@@ -76,7 +79,7 @@ def choose(
 
     Args:
         evidence: What was measured.
-        pseudo: Redrawn questions.
+        pseudo: Redrawn questions, of 90 rows or more.
         may_be_unmeasured: Whether a vote may be picked that is no trial: what its members
             answer is known all the same.
 
@@ -110,9 +113,12 @@ def _smooth(evidence: Evidence, pseudo: int) -> SmoothedVotes | None:
     if evidence.ballots is None or evidence.smoothed is not None:
         return evidence.smoothed
     fewest, most = evidence.widths
-    widths = range(fewest, most + 1)
     return smooth(
-        evidence.ballots, widths=widths, seed=evidence.seed, admits=evidence.admits, pseudo=pseudo
+        evidence.ballots,
+        widths=range(fewest, most + 1),
+        seed=evidence.seed,
+        admits=evidence.admits,
+        pseudo=round(pseudo * min(1.0, evidence.n_rows / FULL_ROWS)),
     )
 
 

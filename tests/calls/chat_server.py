@@ -84,6 +84,11 @@ class ChatServer(ThreadingHTTPServer):
         """Wait until one more request has come."""
         assert self.asked.acquire(timeout=10)
 
+    def server_close(self) -> None:
+        # Closed while it serves, it would turn in a loop until the process ends.
+        self.shutdown()
+        super().server_close()
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients of these tests hang up as they like."""
 
@@ -97,7 +102,6 @@ def serving(script: Script | Sequence[Reply] | Reply) -> Iterator[ChatServer]:
         script = _in_order(list(script))
     with ChatServer(script) as server:
         yield server
-        server.shutdown()
 
 
 def _in_order(replies: list[Reply]) -> Script:

@@ -146,16 +146,20 @@ def prompts(printed: Printed) -> str:
 
 def _arm(arm: Printed) -> list[str]:
     val, test, calls = arm["val"], arm["test"], arm["calls"]
-    minus = test["difference"]
-    low, high = 100 * minus["low"], 100 * minus["high"]
     made = (calls[role]["made"] for role in ("proposers", "aggregator", "prompt_model"))
     return [
         *(f"{_percent(on['before'])}, {_percent(on['after'])}" for on in (val, test)),
-        f"{100 * minus['estimate']:+.1f} [{low:+.1f}, {high:+.1f}]",
+        interval(test["difference"]),
         f"{val['p_value']:.2g}",
         "yes" if arm["accepted"] else "no",
         ", ".join(map(str, made)),
     ]
+
+
+def interval(gap: Printed) -> str:
+    """Return a difference and its interval, in points."""
+    low, high = 100 * gap["low"], 100 * gap["high"]
+    return f"{100 * gap['estimate']:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def _percent(found: Printed) -> str:

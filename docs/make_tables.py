@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-KINDS: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("bench_tables.py")))["KINDS"]
+BENCH: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("bench_tables.py")))
 CARD = ROOT / "data/quickstart/README.md"
 PAGES = (ROOT / "README.md", ROOT / "docs/results/README.md", CARD)
 _BLOCK = re.compile(r"(<!-- result:([\w-]+) -->\n).*?(<!-- /result -->)", re.DOTALL)
@@ -54,13 +54,8 @@ def _line(row: dict[str, Any], gap: dict[str, float] | None) -> str:
         return f"| {_TITLES[row['name']]} | {who} | not run: {row['note']} | | |"
     score = f"{100 * row['score']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
     calls = "" if row["calls"] is None else f"{row['calls']:.1f}"
-    shown = "" if gap is None else _interval(gap)
+    shown = "" if gap is None else BENCH["interval"](gap)
     return f"| {_TITLES[row['name']]} | {who} | {score} | {shown} | {calls} |"
-
-
-def _interval(gap: dict[str, float]) -> str:
-    low, high = 100 * gap["low"], 100 * gap["high"]
-    return f"{100 * gap['estimate']:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def rendered(page: str) -> str:
@@ -71,7 +66,7 @@ def rendered(page: str) -> str:
         if not path.is_file():  # not run yet: the page keeps what it has
             return match[0]
         printed = json.loads(path.read_text("utf-8"))
-        kinds = (write for key, write in KINDS.items() if key in printed)
+        kinds = (write for key, write in BENCH["KINDS"].items() if key in printed)
         return match[1] + next(kinds, table)(printed) + match[3]
 
     return _DIFFICULTY.sub(lambda match: match[1] + difficulty() + match[2], _BLOCK.sub(fill, page))

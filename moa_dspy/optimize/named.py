@@ -1,4 +1,4 @@
-"""Objects that a study file names as ``package.module:name``."""
+"""What an option names: one of the known, or an object as ``package.module:name``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from typing import Any
 from moa_dspy.errors import StudyError
 
 MODULE_AND_NAME = "package.module:name"
+
+
+def unknown(field: str, name: str, known: Iterable[str]) -> StudyError:
+    """Return the error of an option that names what nobody knows: option, value, choices."""
+    return StudyError(f"`{field}`: unknown {name!r}; known ones are {', '.join(sorted(known))}.")
 
 
 def imported(field: str, name: str, known: Iterable[str]) -> Any:

@@ -16,6 +16,7 @@ from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.asking import Memory
 from moa_dspy.optimize.context import SearchContext, StageCounts
 from moa_dspy.optimize.measure import Crew, Measurer, Metric
+from moa_dspy.optimize.named import unknown
 from moa_dspy.optimize.objectives import OBJECTIVES
 from moa_dspy.optimize.progress import Watcher, silent
 from moa_dspy.optimize.prompts import PromptOptions, with_prompts
@@ -182,8 +183,7 @@ class ModelSearch(Teleprompter):
 
 def _known(name: str, registry: Any, option: str) -> Any:
     if name not in registry:
-        known = ", ".join(sorted(registry))
-        raise StudyError(f"`{option}`: unknown {name!r}; known ones are {known}.")
+        raise unknown(option, name, registry)
     return registry[name]
 
 

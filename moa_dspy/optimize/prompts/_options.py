@@ -9,6 +9,7 @@ from typing import Any
 import dspy
 
 from moa_dspy.errors import DataError, StudyError
+from moa_dspy.optimize.named import unknown
 from moa_dspy.optimize.prompts._book import PromptBook
 from moa_dspy.optimize.prompts._habits import check_optimizer
 from moa_dspy.optimize.prompts._metric import arity_of
@@ -59,7 +60,7 @@ class PromptOptions:
         _check_numbers(self)
         for name in self.candidates:
             if name not in AGGREGATION_PROMPTS:
-                raise StudyError(_unknown("prompts.candidates", name, AGGREGATION_PROMPTS))
+                raise unknown("prompts.candidates", name, AGGREGATION_PROMPTS)
         for name, text in self.texts.items():
             if name in AGGREGATION_PROMPTS and text != AGGREGATION_PROMPTS[name]:
                 raise StudyError(f"`prompts.texts`: {name!r} is the name of a built-in prompt.")
@@ -67,7 +68,7 @@ class PromptOptions:
                 raise StudyError(f"`prompts.texts`: the text of {name!r} is empty.")
         is_named = isinstance(self.optimizer, str)
         if is_named and self.optimizer not in OPTIMIZERS:
-            raise StudyError(_unknown("prompts.optimizer", self.optimizer, OPTIMIZERS))
+            raise unknown("prompts.optimizer", self.optimizer, OPTIMIZERS)
         if self.proposer_agent is not None and not is_named:
             raise StudyError("`prompts.proposer_agent` goes with an `optimizer` by name.")
         if self.compile_options and (is_named or self.optimizer is None):
@@ -117,7 +118,7 @@ class PromptOptions:
             raise StudyError("`prompts` needs a space in which an aggregator may synthesize.")
         for one in space.listed:
             if one.prompt is not None and one.prompt not in book.names:
-                raise StudyError(_unknown("space.listed", one.prompt, book.names))
+                raise unknown("space.listed", one.prompt, book.names)
         return replace(space, prompts=book.names)
 
     def check(self, program: Any, metric: Any, pool: Pool, rows: Sequence[dspy.Example]) -> None:
@@ -190,7 +191,3 @@ def _check_numbers(options: PromptOptions) -> None:
         )
     if options.optimizer is None and not options.candidates and not options.texts:
         raise StudyError("`prompts` must have `candidates`, `texts` or an `optimizer`.")
-
-
-def _unknown(field: str, name: str, known: Any) -> str:
-    return f"`{field}`: unknown {name!r}; known ones are {', '.join(sorted(known))}."

@@ -16,7 +16,7 @@ from moa_dspy.data import BENCHMARKS, METRICS, Splits, read_rows, split_rows
 from moa_dspy.diversity import METRICS as DIVERSITY
 from moa_dspy.errors import StudyError
 from moa_dspy.mixture import AGENT_MODULES, MixtureOfAgents
-from moa_dspy.optimize.named import imported
+from moa_dspy.optimize.named import imported, unknown
 from moa_dspy.optimize.objectives import OBJECTIVES
 from moa_dspy.optimize.prompts import PromptOptions, PromptsTable
 from moa_dspy.optimize.selection import Limits
@@ -162,7 +162,7 @@ def read_study(path: Path) -> StudyFile:
     ]
     for field, name, registry in names:
         if name is not None and name not in registry:
-            raise StudyError(_unknown(field, name, registry))
+            raise unknown(field, name, registry)
     _check_rows_are_named(study.data, where=str(path))
     study.make_prompts()
     study.make_sampler()
@@ -185,7 +185,3 @@ def _rows(data: DataTable) -> list[dspy.Example]:
     if data.benchmark is not None:
         return BENCHMARKS[data.benchmark].read(data.path, split=data.split)
     return read_rows(data.path or Path(), inputs=list(data.inputs), columns=data.columns or None)
-
-
-def _unknown(field: str, name: str, known: Any) -> str:
-    return f"`{field}`: unknown {name!r}; known ones are {', '.join(sorted(known))}."

@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     from moa_dspy.architecture import Architecture
     from moa_dspy.calls import Budget
     from moa_dspy.errors import MoaError
-    from moa_dspy.listener import AnswerListener
     from moa_dspy.mixture import MixtureOfAgents
     from moa_dspy.optimize import ModelSearch, optimize_aggregator
     from moa_dspy.pool import Pool
     from moa_dspy.presets import moa, moa_lite, self_moa, self_moa_seq
+    from moa_dspy.streaming import AnswerListener
 
 __all__ = [
     "Agent",
@@ -32,7 +32,7 @@ __all__ = [
 
 _ROOMS = {
     "Agent": "agent",
-    "AnswerListener": "listener",
+    "AnswerListener": "streaming",
     "Architecture": "architecture",
     "Budget": "calls",
     "MixtureOfAgents": "mixture",

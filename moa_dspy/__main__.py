@@ -1,5 +1,7 @@
 """``python -m moa_dspy`` is the command ``moa-dspy``."""
 
+from __future__ import annotations
+
 from moa_dspy.cli import main
 
 main()

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Final
 
+from moa_dspy._toml import check, read_toml
 from moa_dspy.errors import PoolError
 from moa_dspy.local import CATALOGUE
-from moa_dspy.toml_file import check, read_toml
 
 VARIABLE: Final = re.compile(r"\$\{(\w+)\}")
 """How a path names an environment variable."""

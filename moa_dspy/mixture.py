@@ -1,30 +1,107 @@
-"""The DSPy program: layers of proposers, then an aggregator."""
+"""LMs that were given as objects become agents with names."""
+
+# DOCS: saving: ``save`` and ``load`` of a mixture, as DSPy's programs have them, on files that are safe. | mixture: The DSPy program: layers of proposers, then an aggregator.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain, count
+from pathlib import Path
 from typing import Any, Final
 
 import dspy
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError
-from moa_dspy.given import from_parts
-from moa_dspy.layer import Layer
+from moa_dspy.layers import Layer
+from moa_dspy.lm_binding import mark_seats
 from moa_dspy.plan import Plan, Planner, Rules, afollow, follow
 from moa_dspy.pool import Pool
 from moa_dspy.prediction import MixturePrediction
+from moa_dspy.program_file import load_program, restore_program
+from moa_dspy.program_file import save_program as write
 from moa_dspy.references import ReferenceLimits
-from moa_dspy.saving import Load, save
-from moa_dspy.seats import Seats, mark_seats
+from moa_dspy.seats import Seats
 from moa_dspy.signatures import REFERENCES, ranker, with_references
 
-AGENT_MODULES: dict[str, Callable[[Any], Any]] = {
-    "chain_of_thought": dspy.ChainOfThought,
-    "predict": dspy.Predict,
-}
-"""Names that a study file or a saved program may use for the module of a seat."""
+
+def from_parts(
+    layers: Sequence[Sequence[Any]], aggregator: Any, pool: Pool | None
+) -> tuple[Architecture, Pool]:
+    """Name LMs that were given as objects, equal objects alike, and build a pool of them."""
+    if aggregator is None:
+        raise ArchitectureError("`architecture`, or `layers` and `aggregator`, must be given.")
+    given = [*(lm for layer in layers for lm in layer), aggregator]
+    if all(isinstance(name, str) for name in given):
+        if pool is None:
+            raise ArchitectureError("`pool` must be given with agent names.")
+        return Architecture(tuple(map(tuple, layers)), aggregator), pool
+    names: dict[int, str] = {}
+    lms: dict[str, Any] = {}
+    for lm in given:
+        if not isinstance(lm, dspy.BaseLM):
+            raise ArchitectureError(f"Seats must be all names or all LMs, but one is {lm!r}.")
+        if id(lm) not in names:
+            stem = re.sub(r"[\s>+*()]", "-", str(lm.model))
+            numbered = (f"{stem}-{n}" for n in count(2))
+            names[id(lm)] = next(name for name in chain([stem], numbered) if name not in lms)
+            lms[names[id(lm)]] = lm
+    named = tuple(tuple(names[id(lm)] for lm in layer) for layer in layers)
+    return Architecture(named, names[id(aggregator)]), Pool.from_lms(lms)
+
+
+class Load:
+    """``MixtureOfAgents.load(path, pool=...)`` builds; ``program.load(path)`` restores.
+
+    Of the class it returns the program of a file that ``save`` wrote. Of a program it puts
+    the prompts and demos of such a file, or of one of DSPy's own state files, into this
+    program, which must have the same seats.
+    """
+
+    def __get__(self, program: Any, owner: type) -> Any:
+        return _build if program is None else partial(_restore, program)
+
+
+def _build(path: Path | str, *, pool: Pool, signature: type[dspy.Signature] | None = None) -> Any:
+    return load_program(Path(path), MixtureOfAgents, pool=pool, signature=signature)
+
+
+def _restore(program: Any, path: Path | str, **options: Any) -> None:
+    if _is_of_dspy(Path(path)):
+        dspy.Module.load(program, path, **options)
+    else:
+        restore_program(program, Path(path))
+
+
+def _is_of_dspy(path: Path) -> bool:
+    """Whether the file is a state that DSPy wrote; DSPy says itself what it refuses."""
+    if path.suffix == ".pkl":
+        return True
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "format" not in content and "metadata" in content
+
+
+def save(
+    program: Any, path: Path | str, save_program: bool = False, modules_to_serialize: Any = None
+) -> None:
+    """Write ``program`` to a JSON file that ``load`` reads: no endpoint, no key, no code.
+
+    Raises:
+        ArchitectureError: If a pickle is asked for, which would hold keys and whatever was
+            said, or the program cannot be written.
+    """
+    if save_program or modules_to_serialize or Path(path).suffix != ".json":
+        raise ArchitectureError(
+            f"A mixture is saved as a .json file, not as a pickle (keys would be in it), but "
+            f"`path` is {str(path)!r} and `save_program` is {save_program}."
+        )
+    write(program, Path(path))
 
 
 FACTS: Final = "mixture"

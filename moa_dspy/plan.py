@@ -1,4 +1,6 @@
-"""What a mixture asks, and in which order: written once, for threads, tasks and searches."""
+"""Makes responses readable for the next agent: guarded as data, and cut to what it can take."""
+
+# DOCS: plan: What a mixture asks, and in which order: written once, for threads, tasks and searches.
 
 from __future__ import annotations
 
@@ -6,6 +8,9 @@ from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import dspy
+
+from moa_dspy.adapters import guarded
 from moa_dspy.aggregators import (
     NORMALISERS,
     Combine,
@@ -20,9 +25,45 @@ from moa_dspy.aggregators import (
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, LayerFailedError
 from moa_dspy.pool import Pool
-from moa_dspy.reader import Reader
-from moa_dspy.references import ReferenceLimits
-from moa_dspy.response import Answer, Response
+from moa_dspy.prediction import Answer, Response
+from moa_dspy.references import Cut, ReferenceLimits, built_tokens, fitted
+from moa_dspy.signatures import REFERENCES
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Adds responses to the inputs of an agent that reads them.
+
+    Attributes:
+        pool: Says what each agent can take.
+        adapter: A DSPy adapter for every seat; None takes the one of the settings.
+        limits: How much of the references may be read.
+    """
+
+    pool: Pool
+    adapter: Any = None
+    limits: ReferenceLimits = field(default_factory=ReferenceLimits)
+
+    def __call__(
+        self, agent: str, module: Any, inputs: Mapping[str, Any], responses: Sequence[Response], /
+    ) -> tuple[Mapping[str, Any], tuple[Cut, ...]]:
+        """Return the inputs with the references added, and what was cut from these."""
+        adapter, reader = self.adapter or dspy.settings.adapter, self.pool[agent]
+
+        def with_references(texts: Sequence[str]) -> dict[str, Any]:
+            return {**inputs, REFERENCES: guarded(texts, adapter=adapter)}
+
+        # Cut first and guard then: an escape is never cut in two.
+        texts, cuts = fitted(
+            [response.text for response in responses],
+            agents=[response.agent for response in responses],
+            limits=self.limits,
+            window=reader.context_window,
+            max_tokens=reader.max_tokens,
+            measure=lambda read: built_tokens(module, adapter, with_references(read)),
+        )
+        return with_references(texts), cuts
+
 
 Plan: TypeAlias = Generator[list[Question], list[Response], Answer]
 """Yields questions that may be asked at once, is sent their responses, returns the answer."""

@@ -1,22 +1,195 @@
-"""The agents a mixture or a search may use, by name, each with a ``dspy.LM``."""
+"""The ``dspy.LM`` of an agent."""
+
+# DOCS: adoption: LMs that a caller made: adopted into the pool's calls, or used as they are and counted. | pool: The agents a mixture or a search may use, by name, each with a ``dspy.LM``.
 
 from __future__ import annotations
 
+import logging
+import os
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from moa_dspy.adoption import given
-from moa_dspy.agent import Agent, available, read_agents
-from moa_dspy.agent_lm import make_lm
-from moa_dspy.calls import Calls, NoStore
+from moa_dspy.agent import VARIABLE, Agent, available, read_agents
+from moa_dspy.calls import Caller, Calls, NoStore, RetryPolicy
 from moa_dspy.errors import PoolError
 
 if TYPE_CHECKING:
     import dspy
 
-__all__ = ["Agent", "Pool", "available", "make_lm", "read_agents"]
+
+logger = logging.getLogger(__name__)
+
+_IS_KEY: Final = re.compile(r"(API_?KEY|_TOKEN|SECRET)$")
+_SHORTEST_KEY: Final = 6
+"""Shorter values, such as a placeholder of a local server, would mask ordinary text."""
+
+
+def make_lm(agent: Agent, calls: Calls) -> dspy.LM:
+    """Return a ``dspy.LM`` that answers from ``calls`` and asks the agent's endpoint otherwise."""
+    from moa_dspy.calls import stored_lm
+
+    key = os.environ.get(agent.api_key_env) if agent.api_key_env else None
+    return stored_lm(
+        f"agent/{agent.name}",
+        calls,
+        caller_of(agent, calls),
+        lambda asynchronous: _engine(agent, key, asynchronous=asynchronous),
+        is_seeded=agent.is_local,
+        timeout_seconds=agent.timeout_seconds,
+        temperature=agent.temperature,
+        max_tokens=agent.max_tokens,
+    )
+
+
+def caller_of(agent: Agent, calls: Calls, *, secrets: tuple[str, ...] = ()) -> Caller:
+    """Return who asks when this agent does.
+
+    Args:
+        agent: The agent.
+        calls: Where its calls go; agents of one endpoint share its slots there.
+        secrets: Keys that the environment does not hold.
+    """
+    return Caller(
+        agent=agent.name,
+        identity=agent.identity,
+        usd_per_prompt_token=agent.usd_per_million_prompt_tokens / 1e6,
+        usd_per_completion_token=agent.usd_per_million_completion_tokens / 1e6,
+        secrets=_secrets(agent, secrets),
+        retries=RetryPolicy(agent.num_retries),
+        limiter=calls.limiters.of(agent.endpoint, agent.max_concurrent),
+    )
+
+
+def _secrets(agent: Agent, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what must never be written: every key that a client of this agent might send.
+
+    Vendors' clients find their keys in the environment by themselves, so any variable
+    that is named like a key counts, not only the agent's own.
+    """
+    if agent.is_local:
+        return ()
+    own = {os.environ.get(agent.api_key_env or "", ""), *given} - {""}
+    others = {v for n, v in os.environ.items() if _IS_KEY.search(n) and len(v) >= _SHORTEST_KEY}
+    # The longest first: one key may be a part of another.
+    return tuple(sorted(own | others, key=len, reverse=True))
+
+
+def _engine(agent: Agent, key: str | None, *, asynchronous: bool = False) -> Any:
+    if missing := agent.missing_variables:
+        raise PoolError(
+            f"Agent {agent.name!r}: the environment has no variable {missing[0]} "
+            "(`weights` or `api_key_env`)."
+        )
+    if agent.is_local:
+        from moa_dspy.local import local_engine
+
+        return local_engine(
+            _weights(agent),
+            sha256=agent.sha256,
+            n_slots=agent.n_slots,
+            n_threads=agent.n_threads,
+            asynchronous=asynchronous,
+        )
+    from moa_dspy.calls.lm.endpoint import Endpoint, endpoint_engine
+
+    client: Any = agent.client
+    endpoint = Endpoint(agent.model, agent.api_base, key, client, agent.timeout_seconds)
+    return endpoint_engine(endpoint, asynchronous=asynchronous)
+
+
+def _weights(agent: Agent) -> str:
+    """Return the path of the agent's weights, pulling those of the catalogue that are not here."""
+    if agent.weights is not None:
+        return VARIABLE.sub(lambda match: os.environ[match[1]], agent.weights)
+    from moa_dspy.local import pull
+
+    return str(pull(agent.model.removeprefix("local/"), progress=logger.warning))
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An LM of the caller's in a pool.
+
+    Attributes:
+        agent: What it is, for people and prices.
+        lm: Who is asked: for an adopted LM, one whose calls go through the pool's.
+        reason: Why it was not adopted; None if it was, or if its calls are stored already.
+    """
+
+    agent: Agent
+    lm: Any
+    reason: str | None = None
+
+
+def given(name: str, lm: dspy.BaseLM, calls: Calls, *, usd: tuple[float, float]) -> Given:
+    """Adopt ``lm``, or say why not.
+
+    Args:
+        name: Of the agent.
+        lm: Is not changed, but for a callback that counts the calls of one that is refused.
+        calls: Where its answers come from and go to.
+        usd: Price of a million prompt tokens, and of as many completion tokens.
+    """
+    from moa_dspy.calls import CountCalls, refusal
+
+    plain = _plain_agent(name, lm, usd)
+    if getattr(getattr(lm, "engine", None), "logs_calls", False):
+        return Given(plain, lm)
+    reason = refusal(lm)
+    if reason is None:
+        return _adopted(plain, lm, calls)
+    if not any(isinstance(callback, CountCalls) for callback in lm.callbacks):
+        lm.callbacks.append(CountCalls(name))
+    return Given(plain, lm, reason)
+
+
+def _plain_agent(name: str, lm: Any, usd: tuple[float, float]) -> Agent:
+    temperature = lm.kwargs.get("temperature")
+    longest = lm.kwargs.get("max_tokens") or lm.kwargs.get("max_completion_tokens")
+    return Agent(
+        name=name,
+        model=lm.model if "/" in lm.model else f"given/{lm.model}",
+        # Vendors sample where nothing is said; greedy is only who says so.
+        temperature=1.0 if temperature is None else temperature,
+        max_tokens=longest or 1024,
+        usd_per_million_prompt_tokens=usd[0],
+        usd_per_million_completion_tokens=usd[1],
+    )
+
+
+def _adopted(plain: Agent, lm: Any, calls: Calls) -> Given:
+    """Return an LM like ``lm`` that asks through ``calls``; they share history and callbacks."""
+    from moa_dspy.calls import adopted, stored_lm
+
+    found = adopted(lm)
+    timeout = lm.kwargs.get("timeout")
+    agent = replace(
+        plain,
+        api_base=found.endpoint,
+        client=found.client,
+        num_retries=lm.num_retries,
+        timeout_seconds=timeout if isinstance(timeout, int | float) else plain.timeout_seconds,
+    )
+    caller = caller_of(agent, calls, secrets=found.secrets)
+    if found.routing:
+        caller = replace(caller, identity=f"{caller.identity}+{found.routing}")
+    mine = stored_lm(
+        lm.model,
+        calls,
+        caller,
+        found.engine,
+        timeout_seconds=agent.timeout_seconds,
+        hints=lm,
+        model_type=lm.model_type,
+        use_developer_role=lm.use_developer_role,
+    )
+    mine.kwargs, mine.history = found.settings, lm.history
+    mine.callbacks = [*mine.callbacks, *lm.callbacks]
+    return Given(agent, mine)
 
 
 class Pool(Mapping[str, Agent]):

@@ -1,13 +1,137 @@
-"""What a mixture returns: the user's own fields, and beside them how they came about."""
+"""What one agent answered in one seat, with what it cost: plain data."""
+
+# DOCS: prediction: What a mixture returns: the user's own fields, and beside them how they came about.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from html import escape
-from typing import Any
+from typing import Any, Final
 
 import dspy
 
-from moa_dspy.response import Answer, Response
+from moa_dspy.references import Cut
+
+_SHOWN: Final = 100
+"""Characters of a response in a line about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An agent's answer to one question, or the reason why there is none.
+
+    Attributes:
+        agent: Who was asked.
+        sample: Index of the independent sample; 0 unless the agent sits in a layer twice.
+        values: The signature's output fields; empty when the agent failed.
+        text: What the next layer reads, original and unguarded.
+        calls: Requests it took, failed ones included; more than one when one was tried
+            again, or an adapter could not read the reply and asked again.
+        prompt_tokens: Over all its requests.
+        completion_tokens: Over all its requests.
+        usd: In production terms: a stored answer keeps what it cost.
+        seconds: As ``usd``; of a straggler, how long it was waited for.
+        failure: Error type and message; None when there is an answer.
+        cuts: References that were shortened before this agent read them.
+    """
+
+    agent: str
+    sample: int = 0
+    values: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    usd: float = 0.0
+    seconds: float = 0.0
+    failure: str | None = None
+    cuts: tuple[Cut, ...] = ()
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether there is something to read."""
+        return self.failure is None
+
+
+def render(values: Mapping[str, Any]) -> str:
+    """Return output fields as one text: the value alone, or ``name: value`` lines for several."""
+    if len(values) == 1:
+        return str(next(iter(values.values())))
+    return "\n".join(f"{name}: {value}" for name, value in values.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The final response with every response on the way to it.
+
+    Attributes:
+        final: What the mixture answers.
+        layers: Responses per layer, in the architecture's order, failed ones included.
+        last: The aggregator's own response where it asked a model, else None.
+    """
+
+    final: Response
+    layers: tuple[tuple[Response, ...], ...]
+    last: Response | None
+
+    @property
+    def responses(self) -> tuple[Response, ...]:
+        """Every response that was asked for, first layer first."""
+        asked = tuple(response for layer in self.layers for response in layer)
+        return asked if self.last is None else (*asked, self.last)
+
+    @property
+    def seats(self) -> tuple[tuple[str, Response], ...]:
+        """``responses``, each with where it was asked, such as ``layer 1``."""
+        asked = [(f"layer {n}", r) for n, layer in enumerate(self.layers, start=1) for r in layer]
+        return tuple(asked if self.last is None else [*asked, ("last", self.last)])
+
+    @property
+    def seconds(self) -> float:
+        """Time to the answer: the slowest of each layer, then the aggregator."""
+        layers = sum(max(r.seconds for r in layer) for layer in self.layers)
+        return layers + (self.last.seconds if self.last else 0.0)
+
+    @property
+    def usd(self) -> float:
+        """Price of all calls, stored ones at what they cost."""
+        return sum(response.usd for response in self.responses)
+
+    @property
+    def calls(self) -> int:
+        """Requests to models, stored ones included."""
+        return sum(response.calls for response in self.responses)
+
+    @property
+    def failures(self) -> tuple[Response, ...]:
+        """The responses that hold no answer, each with its reason."""
+        return tuple(response for response in self.responses if not response.has_answer)
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """Every reference that an agent read only a part of."""
+        return tuple(cut for response in self.responses for cut in response.cuts)
+
+    @property
+    def summary(self) -> str:
+        """What the answer cost, in one line."""
+        parts = [f"{self.calls} calls", f"{self.seconds:.2f} s", f"{self.usd:.6f} usd"]
+        counts = {"failed": len(self.failures), "references cut": len(self.cuts)}
+        return ", ".join([*parts, *(f"{n} {what}" for what, n in counts.items() if n)])
+
+    def __str__(self) -> str:
+        """Show one line per response, then the summary and the answer."""
+        lines = [f"{where}  {_line(response)}" for where, response in self.seats]
+        return "\n".join([*lines, self.summary, "", self.final.text])
+
+
+def _line(response: Response) -> str:
+    tokens = response.prompt_tokens + response.completion_tokens
+    said = " ".join(response.text.split()) if response.has_answer else f"failed: {response.failure}"
+    cut = f", {len(response.cuts)} references cut" if response.cuts else ""
+    shown = said if len(said) <= _SHOWN else f"{said[: _SHOWN - 3]}..."
+    return f"{response.agent} ({tokens} tokens, {response.seconds:.2f} s{cut}): {shown}"
 
 
 class MixturePrediction(dspy.Prediction):

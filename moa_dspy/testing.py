@@ -1,16 +1,22 @@
 """Offline stand-ins for models, for our tests and for those of plug-ins."""
 
+# DOCS: replay: Agents that answer from a table of recorded responses; nothing is ever asked of a model.
+
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import dspy
 from dspy import lm15
 
-from moa_dspy.calls import Caller, Calls, stored_lm
-from moa_dspy.pool import Agent, Pool
+from moa_dspy.agent import Agent
+from moa_dspy.calls import Caller, CallFacts, Calls, current_scope, stored_lm
+from moa_dspy.data import RecordedResponses
+from moa_dspy.errors import UnknownCallError
+from moa_dspy.pool import Pool
 
 Script: TypeAlias = str | Exception | Callable[[str], str]
 """What an agent replies: always the same text, a function of the last user message, or an error."""
@@ -123,3 +129,142 @@ def _lm(agent: Agent, script: Script, calls: Calls, reads_all: bool) -> dspy.LM:
         temperature=agent.temperature,
         max_tokens=agent.max_tokens,
     )
+
+
+def recorded_pool(recorded: RecordedResponses, *, calls: Calls | None = None) -> Pool:
+    """Return a pool with one agent per recorded model, which answers by example.
+
+    The example is the one of the surrounding ``call_scope``, as a search opens it; elsewhere,
+    or where that id was not recorded, the one whose text is the last user message. The agents
+    answer the bare question only, in plain chat (``PlainChat``), so they can vote and be
+    selected by consensus; an agent that is shown other responses raises ``UnknownCallError``.
+    A response that was recorded as null or blank is a model's failure.
+
+    Args:
+        recorded: Who answered what.
+        calls: Its ledger counts the answers, as reused; default: a replay of its own.
+    """
+    shared = calls or Calls(replay_only=True)
+    counts = Counter(text.strip() for text in recorded.questions.values())
+    ids = {
+        text.strip(): name
+        for name, text in recorded.questions.items()
+        if counts[text.strip()] == 1  # a text of two questions does not say which one is asked
+    }
+    agents = [Agent(name=m, model=f"recorded/{m}", temperature=0.0) for m in recorded.models]
+    replays = {a.name: _Replay(a.name, recorded, shared, ids) for a in agents}
+    return Pool(agents, calls=shared, lms={name: _recorded_lm(it) for name, it in replays.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class _Replay:
+    """Finds the recorded response of one agent."""
+
+    agent: str
+    recorded: RecordedResponses = field(repr=False)
+    calls: Calls = field(repr=False)
+    ids: Mapping[str, str] = field(repr=False)
+
+    def answer(self, request: Any) -> Any:
+        """Return the response to a ``dspy.lm15.Request``.
+
+        Raises:
+            UnknownCallError: Nobody recorded this agent's answer to this request.
+            ProviderError: The recorded response is null or blank.
+        """
+        text = self._find(_last_user_text(request))
+        self.calls.ledger.count_reuse()
+        if text is None or not text.strip():
+            raise lm15.ProviderError("The model gave no response when it was recorded.")
+        current_scope().log.append(CallFacts(self.agent, 0, 0, 0.0, 0.0, is_reused=True))
+        return lm15.Response(
+            id=None,
+            model=request.model,
+            message=lm15.Message.assistant(text),
+            finish_reason="stop",
+            usage=lm15.Usage(input_tokens=0, output_tokens=0),
+        )
+
+    def _find(self, asked: str) -> str | None:
+        example = current_scope().example
+        known = example in self.recorded.questions
+        name = example if known else self.ids.get(asked)
+        if name is None:
+            raise UnknownCallError(
+                f"No response of agent {self.agent!r} is recorded for example {example!r}, "
+                f"nor for a question that reads {asked[:60]!r}."
+            )
+        if asked != self.recorded.questions[name].strip():
+            raise UnknownCallError(
+                f"Agent {self.agent!r} is asked more or else than the recorded question of example "
+                f"{name!r}. A recorded agent answers the bare question in plain chat: it can vote, "
+                "but not read other responses; `with_questions` gives rows their own wording."
+            )
+        given = self.recorded.responses[self.agent]
+        if name not in given:
+            raise UnknownCallError(
+                f"No response of agent {self.agent!r} is recorded for example {name!r}."
+            )
+        return given[name]
+
+
+class _Shared:
+    """What both engines share; DSPy's optimizers deep-copy programs, a recording is shared."""
+
+    logs_calls = True
+
+    def __init__(self, replay: _Replay) -> None:
+        self.replay = replay
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.replay.agent!r})"
+
+
+class RecordedEngine(_Shared):
+    """A DSPy engine that answers from a recording."""
+
+    def complete(self, request: Any) -> Any:
+        """Return the recorded response."""
+        return self.replay.answer(request)
+
+    def stream(self, request: Any) -> Iterator[Any]:
+        """Yield the events of the recorded response."""
+        yield from lm15.response_to_events(self.complete(request))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class AsyncRecordedEngine(_Shared):
+    """``RecordedEngine`` for coroutines."""
+
+    async def complete(self, request: Any) -> Any:
+        """Return the recorded response."""
+        return self.replay.answer(request)
+
+    async def stream(self, request: Any) -> Any:
+        """Yield the events of the recorded response."""
+        for event in lm15.response_to_events(await self.complete(request)):
+            yield event
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+def _recorded_lm(replay: _Replay) -> dspy.LM:
+    return dspy.LM(
+        f"agent/{replay.agent}",
+        temperature=0.0,
+        cache=False,
+        num_retries=0,
+        engine=RecordedEngine(replay),
+        async_engine=AsyncRecordedEngine(replay),
+    )
+
+
+def _last_user_text(request: Any) -> str:
+    parts = next(m.parts for m in reversed(request.messages) if m.role == "user")
+    return "\n".join(part.text for part in parts if isinstance(part, lm15.TextPart)).strip()

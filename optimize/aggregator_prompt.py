@@ -29,7 +29,7 @@ from moa_dspy.optimize import (
     optimize_aggregator,
 )
 from moa_dspy.optimize.prompts import PromptOptions
-from moa_dspy.optimize.study import StudyFile
+from moa_dspy.optimize.study_file import StudyFile
 from moa_dspy.winrate import mean_interval, paired_interval
 
 HERE = Path(__file__).parent

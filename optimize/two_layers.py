@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from moa_dspy import Pool, moa_lite
+from moa_dspy.agent import read_agents
 from moa_dspy.calls import Calls, CallStore
-from moa_dspy.pool import read_agents
 
 ROOT = Path(__file__).parent.parent
 PROPOSERS = ["smollm2-135m-warm", "qwen-0.5b-warm", "qwen-1.5b-warm"]

@@ -8,9 +8,10 @@ import dspy
 import pytest
 
 from moa_dspy.adapters import PlainChat
+from moa_dspy.agent import Agent
 from moa_dspy.calls import Calls, Recording, call_scope
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.pool import Agent, Pool
+from moa_dspy.pool import Pool
 from tests.calls.chat_server import ChatServer, Reply, serving
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # read when LiteLLM is imported: no download

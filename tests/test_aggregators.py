@@ -16,8 +16,8 @@ from moa_dspy.aggregators import (
     node_name,
 )
 from moa_dspy.architecture import Architecture
+from moa_dspy.prediction import Response
 from moa_dspy.references import Cut
-from moa_dspy.response import Response
 
 INPUTS = {"question": "France?"}
 

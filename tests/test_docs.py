@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from moa_dspy.optimize.prompts._table import PromptsTable
-from moa_dspy.optimize.study import _file as study_file
-from moa_dspy.optimize.study import _tables as study_tables
-from moa_dspy.pool import Agent
+from moa_dspy.agent import Agent
+from moa_dspy.optimize import study_file
+from moa_dspy.optimize import study_file as study_tables
+from moa_dspy.optimize.study_file import PromptsTable
 
 ROOT = Path(__file__).parent.parent
 PAGES = [

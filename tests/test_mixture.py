@@ -13,7 +13,7 @@ from moa_dspy.calls import Budget, Calls, Ledger
 from moa_dspy.errors import BudgetReachedError, LayerFailedError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
-from moa_dspy.response import Answer, Response
+from moa_dspy.prediction import Answer, Response
 from moa_dspy.testing import scripted_pool
 
 ECHO = {name: (lambda prompt, name=name: f"{name}<{prompt}>") for name in "abcd"}

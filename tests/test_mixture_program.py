@@ -11,7 +11,7 @@ from moa_dspy.adapters import PlainChat
 from moa_dspy.aggregators import Question
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.plan import follow
-from moa_dspy.response import Response
+from moa_dspy.prediction import Response
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE
 from moa_dspy.testing import scripted_pool
 

@@ -10,10 +10,11 @@ from typing import Any
 import dspy
 import pytest
 
+from moa_dspy.agent import Agent, available, read_agents
 from moa_dspy.calls import Calls
 from moa_dspy.errors import PoolError
 from moa_dspy.local import CATALOGUE
-from moa_dspy.pool import Agent, Pool, available, make_lm, read_agents
+from moa_dspy.pool import Pool, make_lm
 
 LOCAL: dict[str, Any] = {"name": "a", "model": "local/x", "weights": "x.gguf", "sha256": "0" * 64}
 REMOTE: dict[str, Any] = {"name": "a", "model": "openai/x"}

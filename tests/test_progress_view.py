@@ -4,10 +4,10 @@ import io
 from dataclasses import replace
 
 from moa_dspy.calls import Budget, Spending
-from moa_dspy.optimize.early import early_facts
-from moa_dspy.optimize.progress import Snapshot
+from moa_dspy.cli.progress import LiveProgress, clock, lines
+from moa_dspy.optimize.context import Snapshot
+from moa_dspy.optimize.early_facts import early_facts
 from moa_dspy.optimize.report import early_lines
-from moa_dspy.progress_view import LiveProgress, clock, lines
 
 
 def snapshot(stage: str = "search", trial: int = 12, budget: Budget | None = None) -> Snapshot:

@@ -15,7 +15,7 @@ from moa_dspy.data import BENCHMARKS, RecordedResponses, answer_match, mmlu_pro_
 from moa_dspy.errors import LayerFailedError, UnknownCallError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import Measurer, ModelSearch, SearchSpace
-from moa_dspy.replay import recorded_pool
+from moa_dspy.testing import recorded_pool
 
 SHARED = Path(os.environ.get("MOA_DSPY_SHARED", Path(__file__).parents[2] / "shared"))
 N = 60

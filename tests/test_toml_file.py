@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict
 
+from moa_dspy._toml import check, read_toml
 from moa_dspy.errors import PoolError, StudyError
-from moa_dspy.toml_file import check, read_toml
 
 
 class Seat(BaseModel):

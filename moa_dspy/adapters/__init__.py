@@ -6,9 +6,11 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.adapters._formats import guarded
-from moa_dspy.adapters._guard import neutral, quoted
-from moa_dspy.adapters._plain import LAYOUTS, PlainChat
+from moa_dspy.adapters.guard import neutral, quoted
+from moa_dspy.adapters.plain_chat import LAYOUTS, PlainChat, guarded
+
+__all__ = ["ADAPTERS", "LAYOUTS", "PlainChat", "guarded", "neutral", "quoted"]
+
 
 ADAPTERS: dict[str, Callable[[], Any]] = {
     # DSPy's default. A reply without its markers is asked for again, as JSON: a second call.
@@ -27,5 +29,3 @@ ADAPTERS: dict[str, Callable[[], Any]] = {
     "xml_strict": partial(dspy.XMLAdapter, use_json_adapter_fallback=False),
 }
 """Names that a study file or a saved program may use. Adding a line here is the registration."""
-
-__all__ = ["ADAPTERS", "LAYOUTS", "PlainChat", "guarded", "neutral", "quoted"]

@@ -3,32 +3,31 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from moa_dspy.calls._call import Call, call_key, canonical_json
-from moa_dspy.calls._caller import Ask, Caller
-from moa_dspy.calls._calls import Calls
-from moa_dspy.calls._clock import Clock
-from moa_dspy.calls._endurance import Endurance
-from moa_dspy.calls._limits import Limiter
-from moa_dspy.calls._patience import DeadlineError
-from moa_dspy.calls._recording import Recording
-from moa_dspy.calls._retry import RetryPolicy
-from moa_dspy.calls._scope import CallFacts, CallScope, call_scope, current_scope
-from moa_dspy.calls._shelf import NoStore
-from moa_dspy.calls.budgets._budget import Budget, Estimate, Spending
-from moa_dspy.calls.budgets._ledger import Ledger
-from moa_dspy.calls.store._chosen import AgentSummary, Chosen, chosen_calls, prune, summaries
-from moa_dspy.calls.store._database_url import database_url
-from moa_dspy.calls.store._database_url import shown as shown_url
-from moa_dspy.calls.store._shared_limits import SharedLimits
-from moa_dspy.calls.store._store import CallStore
-from moa_dspy.calls.store._table import PaidTwice
+from moa_dspy.calls.attempts import Endurance
+from moa_dspy.calls.budget import Budget, Estimate, Ledger, Spending
+from moa_dspy.calls.call import Call, NoStore, call_key, canonical_json
+from moa_dspy.calls.calls import Calls
+from moa_dspy.calls.recording import Recording
+from moa_dspy.calls.request import Ask, Caller
+from moa_dspy.calls.retry import Limiter, RetryPolicy
+from moa_dspy.calls.scope import (
+    CallFacts,
+    CallScope,
+    Clock,
+    DeadlineError,
+    call_scope,
+    current_scope,
+)
+from moa_dspy.calls.store.database import database_url
+from moa_dspy.calls.store.database import shown as shown_url
+from moa_dspy.calls.store.limits import SharedLimits
+from moa_dspy.calls.store.query import AgentSummary, Chosen, chosen_calls, prune, summaries
+from moa_dspy.calls.store.store import CallStore, PaidTwice
 
 if TYPE_CHECKING:
-    from moa_dspy.calls.engines._adopt import Adopted, adopted, refusal
-    from moa_dspy.calls.engines._async_engine import AsyncStoredEngine
-    from moa_dspy.calls.engines._callbacks import CountCalls
-    from moa_dspy.calls.engines._engine import StoredEngine
-    from moa_dspy.calls.engines._lm import stored_lm
+    from moa_dspy.calls.lm.adopt import Adopted, adopted, refusal
+    from moa_dspy.calls.lm.engine import AsyncStoredEngine, StoredEngine
+    from moa_dspy.calls.lm.lm import CountCalls, stored_lm
 
 __all__ = [
     "Adopted",
@@ -71,19 +70,20 @@ __all__ = [
     "summaries",
 ]
 
+
 _NEED_DSPY = {
-    "Adopted": "_adopt",
-    "AsyncStoredEngine": "_async_engine",
-    "CountCalls": "_callbacks",
-    "StoredEngine": "_engine",
-    "adopted": "_adopt",
-    "refusal": "_adopt",
-    "stored_lm": "_lm",
+    "Adopted": "adopt",
+    "AsyncStoredEngine": "engine",
+    "CountCalls": "lm",
+    "StoredEngine": "engine",
+    "adopted": "adopt",
+    "refusal": "adopt",
+    "stored_lm": "lm",
 }
 """The engines need DSPy, which takes a second to import; the command line's help does not."""
 
 
 def __getattr__(name: str) -> Any:
     if name in _NEED_DSPY:
-        return getattr(import_module(f"{__name__}.engines.{_NEED_DSPY[name]}"), name)
+        return getattr(import_module(f"{__name__}.lm.{_NEED_DSPY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

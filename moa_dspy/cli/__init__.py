@@ -3,6 +3,6 @@
 DSPy and Optuna take seconds to import, so every command imports what it needs on its own.
 """
 
-from moa_dspy.cli._app import app, main
+from moa_dspy.cli.app import app, main
 
 __all__ = ["app", "main"]

@@ -1,25 +1,16 @@
 """Files and hub tables become rows, rows become three splits that share nothing."""
 
-from __future__ import annotations
+from collections.abc import Callable
 
-from moa_dspy.data._hub import read_hub
-from moa_dspy.data._questions import find_duplicates, find_overlap
-from moa_dspy.data._recorded import RecordedResponses
-from moa_dspy.data._recorded_table import read_recorded
-from moa_dspy.data._rows import FORMATS, read_rows
-from moa_dspy.data._splits import Splits, fingerprint, split_rows
-from moa_dspy.data.benchmarks import BENCHMARKS, Benchmark, Origin, card
-from moa_dspy.data.metrics import (
-    METRICS,
-    answer_letter,
-    answer_match,
-    bbh_match,
-    gsm8k_match,
-    last_number,
-    mmlu_pro_match,
-    normalise_answer,
-    normalise_text,
-)
+from moa_dspy.data.benchmarks import BENCHMARKS, card
+from moa_dspy.data.benchmarks.base import Benchmark, Origin
+from moa_dspy.data.benchmarks.bbh import bbh_match
+from moa_dspy.data.benchmarks.gsm8k import gsm8k_match, last_number
+from moa_dspy.data.benchmarks.mmlu_pro import answer_letter, mmlu_pro_match
+from moa_dspy.data.metrics import answer_match, normalise_answer, normalise_text
+from moa_dspy.data.recorded import RecordedResponses, read_recorded
+from moa_dspy.data.rows import FORMATS, read_hub, read_rows
+from moa_dspy.data.splits import Splits, find_duplicates, find_overlap, fingerprint, split_rows
 
 __all__ = [
     "BENCHMARKS",
@@ -45,4 +36,24 @@ __all__ = [
     "read_recorded",
     "read_rows",
     "split_rows",
+]
+
+METRICS: dict[str, Callable[..., float]] = {
+    "answer_match": answer_match,
+    "bbh_match": bbh_match,
+    "gsm8k_match": gsm8k_match,
+    "mmlu_pro_match": mmlu_pro_match,
+}
+"""Name in a study file -> DSPy metric. One line each."""
+
+__all__ = [
+    "METRICS",
+    "answer_letter",
+    "answer_match",
+    "bbh_match",
+    "gsm8k_match",
+    "last_number",
+    "mmlu_pro_match",
+    "normalise_answer",
+    "normalise_text",
 ]

@@ -4,24 +4,13 @@ Every judge gives preferences in [0, 1] (1 = the candidate is preferred) and cou
 not judge, which is never a loss. ``judge_all`` feeds ``moa_dspy.winrate``.
 """
 
-from moa_dspy.judges._grade import GradeJudge
-from moa_dspy.judges._graded import Grader
-from moa_dspy.judges._loop import Answers, grade_all, judge_all
-from moa_dspy.judges._metric import MetricJudge
-from moa_dspy.judges._outcome import Graded, Judgement, JudgeReport, Outcome
-from moa_dspy.judges._pair import PairJudge
-from moa_dspy.judges._program import Judge, JudgeProgram
-from moa_dspy.judges._recorded import RecordedJudge
-from moa_dspy.judges._runs import GradeRun, JudgeRun
-from moa_dspy.judges._skill import SkillJudge
+from moa_dspy.judges.base import Graded, Judge, Judgement, JudgeProgram, JudgeReport, Outcome
+from moa_dspy.judges.graded import GradeJudge, Grader, SkillJudge
+from moa_dspy.judges.metric import MetricJudge
+from moa_dspy.judges.pairwise import PairJudge
+from moa_dspy.judges.recorded import RecordedJudge
+from moa_dspy.judges.run import Answers, GradeRun, JudgeRun, grade_all, judge_all
 from moa_dspy.judges.signatures import SKILLS
-
-JUDGES: dict[str, type[JudgeProgram]] = {
-    "grade": GradeJudge,
-    "pair": PairJudge,
-    "skill": SkillJudge,
-}
-"""Judges that ask a model, by name. Adding a line here is the registration."""
 
 __all__ = [
     "JUDGES",
@@ -44,3 +33,11 @@ __all__ = [
     "grade_all",
     "judge_all",
 ]
+
+
+JUDGES: dict[str, type[JudgeProgram]] = {
+    "grade": GradeJudge,
+    "pair": PairJudge,
+    "skill": SkillJudge,
+}
+"""Judges that ask a model, by name. Adding a line here is the registration."""

@@ -4,20 +4,23 @@
 Importing this room loads neither DSPy nor the runtime.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
-from moa_dspy.local._build import local_engine
-from moa_dspy.local._catalogue import CATALOGUE, Weights
-from moa_dspy.local._checksums import sha256_of, verify
-from moa_dspy.local._pull import pull
-from moa_dspy.local._server import LocalServer, shared_server, usable_cores
-from moa_dspy.local._sources import HubSource, Source, WheelSource
-from moa_dspy.local._weights import ModelStatus, check, find, models_table, weights_folder
+from moa_dspy.local.catalogue import CATALOGUE, HubSource, Source, Weights, WheelSource
+from moa_dspy.local.server import LocalServer, shared_server, usable_cores
+from moa_dspy.local.weights import (
+    ModelStatus,
+    check,
+    find,
+    models_table,
+    pull,
+    sha256_of,
+    verify,
+    weights_folder,
+)
 
 if TYPE_CHECKING:
-    from moa_dspy.local._engine import AsyncLocalEngine, LocalEngine
+    from moa_dspy.local.engine import AsyncLocalEngine, LocalEngine, local_engine
 
 __all__ = [
     "CATALOGUE",
@@ -44,8 +47,8 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     # DSPy takes seconds to import, and `moa-dspy models list` does not need it.
-    if name in {"AsyncLocalEngine", "LocalEngine"}:
-        from moa_dspy.local import _engine
+    if name in {"AsyncLocalEngine", "LocalEngine", "local_engine"}:
+        from moa_dspy.local import engine as _engine
 
         return getattr(_engine, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

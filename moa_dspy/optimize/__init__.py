@@ -1,26 +1,21 @@
 """Choose which model sits in which layer. The only room that imports Optuna."""
 
-from moa_dspy.optimize.context import StageCounts
-from moa_dspy.optimize.measure import Measurer
+from moa_dspy.optimize.context import Snapshot, StageCounts, Watcher
+from moa_dspy.optimize.evaluate import Measurer
+from moa_dspy.optimize.nodes import Outcome
 from moa_dspy.optimize.objectives import OBJECTIVES, Objective
-from moa_dspy.optimize.outcome import Outcome
-from moa_dspy.optimize.progress import Snapshot, Watcher
-from moa_dspy.optimize.prompts import (
-    Prompt,
-    PromptOptions,
-    PromptReport,
-    PromptResult,
-    ReferenceDemos,
-    ReferenceFeedback,
-    TryPrompts,
-    demos_from_references,
-    optimize_aggregator,
-)
+from moa_dspy.optimize.prompts.builtin import ReferenceDemos, TryPrompts, demos_from_references
+from moa_dspy.optimize.prompts.feedback import ReferenceFeedback
+from moa_dspy.optimize.prompts.optimize import PromptReport, optimize_aggregator
+from moa_dspy.optimize.prompts.options import PromptOptions
+from moa_dspy.optimize.prompts.prompt import Prompt
+from moa_dspy.optimize.prompts.tuning import PromptResult
 from moa_dspy.optimize.result import Row, StudyResult, TrialRecord
 from moa_dspy.optimize.run import run_study
 from moa_dspy.optimize.search import ModelSearch
 from moa_dspy.optimize.selection import Limits
-from moa_dspy.optimize.space import SearchSpace, providers_of
+from moa_dspy.optimize.space.rules import providers_of
+from moa_dspy.optimize.space.space import SearchSpace
 
 __all__ = [
     "OBJECTIVES",

@@ -9,15 +9,14 @@ from typing import Any
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Spending
+from moa_dspy.optimize.comparison import Comparison
 from moa_dspy.optimize.context import SearchContext
-from moa_dspy.optimize.finals import Comparison
-from moa_dspy.optimize.front import front, knee, names_of
-from moa_dspy.optimize.gathering import Gathering
-from moa_dspy.optimize.prompts import JointSearch
-from moa_dspy.optimize.result import StudyResult, TrialRecord
+from moa_dspy.optimize.evaluate import Student
+from moa_dspy.optimize.evidence import Gathering
+from moa_dspy.optimize.pareto import front, knee, names_of
+from moa_dspy.optimize.prompts.joint import JointSearch
+from moa_dspy.optimize.result import StudyResult, TrialRecord, versions
 from moa_dspy.optimize.selection import Choice, expected_score
-from moa_dspy.optimize.student import Student
-from moa_dspy.optimize.versions import versions
 
 N_CANDIDATES = 10
 

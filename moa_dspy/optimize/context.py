@@ -1,20 +1,62 @@
-"""What every stage of a search needs to know."""
+"""What a running study tells whoever watches."""
+
+# DOCS: optimize/context: What every stage of a search needs to know.
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+from moa_dspy.calls import Budget, Spending
 from moa_dspy.diversity import DiversityMetric
-from moa_dspy.optimize.early import EarlyFacts
+from moa_dspy.optimize.early_facts import EarlyFacts
 from moa_dspy.optimize.objectives import Objective
-from moa_dspy.optimize.progress import Snapshot, Watcher
-from moa_dspy.optimize.prompts import PromptOptions
+from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import Limits
-from moa_dspy.optimize.space import SearchSpace
+from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.pool import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of a study at one moment.
+
+    Attributes:
+        stage: ``probe``, ``single agents``, ``early facts``, ``search``, ``random baseline``
+            or ``test``.
+        trial: Architectures measured up to now.
+        n_trials: Architectures the search will measure at most.
+        current: What is being measured, in text notation.
+        best: The best architecture up to now, in text notation.
+        best_score: Its mean score on val.
+        spending: Calls made and reused, usd, seconds.
+        budget: The limits they count against.
+        early: What the single agents tell, at the stage ``early facts``.
+    """
+
+    stage: str
+    trial: int
+    n_trials: int
+    current: str
+    best: str | None
+    best_score: float | None
+    spending: Spending
+    budget: Budget
+    early: EarlyFacts | None = None
+
+
+class Watcher(Protocol):
+    """Is shown a snapshot at every step; must return fast and not raise."""
+
+    def __call__(self, snapshot: Snapshot, /) -> None:
+        """Show it."""
+        ...
+
+
+def silent(snapshot: Snapshot, /) -> None:
+    """Show nothing."""
 
 
 @dataclass(frozen=True, slots=True)

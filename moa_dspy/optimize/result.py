@@ -1,15 +1,19 @@
 """What a study found, as plain data: the pick, its rivals, the verdict, and what it cost."""
 
+# DOCS: optimize/versions: The versions a result was made with.
+
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.optimize.early import EarlyFacts
+from moa_dspy.optimize.early_facts import EarlyFacts
 from moa_dspy.winrate import Interval, Verdict
 
 
@@ -178,3 +182,17 @@ class StudyResult:
     def write(self, path: Path) -> None:
         """Write ``to_json`` to a file."""
         path.write_text(json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n", "utf-8")
+
+
+PACKAGES = ("moa-dspy", "dspy", "optuna", "numpy", "scipy", "xllamacpp")
+
+
+def versions() -> dict[str, str]:
+    """Return the version of Python and of each package that is installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

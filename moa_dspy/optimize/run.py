@@ -9,10 +9,11 @@ from typing import Any
 
 from moa_dspy.calls import Calls, Endurance
 from moa_dspy.errors import OutageError
-from moa_dspy.optimize.progress import Watcher, silent
+from moa_dspy.optimize.context import Watcher, silent
 from moa_dspy.optimize.result import StudyResult
 from moa_dspy.optimize.search import ModelSearch
-from moa_dspy.optimize.study import Prepared, RunLog, StagedStore, read_study, save_study
+from moa_dspy.optimize.study import Prepared, RunLog, StagedStore, save_study
+from moa_dspy.optimize.study_file import read_study
 from moa_dspy.optimize.workers import work_on
 from moa_dspy.program_file import save_program
 

@@ -13,19 +13,18 @@ from moa_dspy.calls import Budget, Ledger
 from moa_dspy.diversity import METRICS as DIVERSITY
 from moa_dspy.errors import StudyError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize.asking import Memory
-from moa_dspy.optimize.context import SearchContext, StageCounts
-from moa_dspy.optimize.measure import Crew, Measurer, Metric
+from moa_dspy.optimize.context import SearchContext, StageCounts, Watcher, silent
+from moa_dspy.optimize.evaluate import Crew, Measurer, Metric, Student, mixtures_of
 from moa_dspy.optimize.named import unknown
+from moa_dspy.optimize.nodes import Memory
 from moa_dspy.optimize.objectives import OBJECTIVES
-from moa_dspy.optimize.progress import Watcher, silent
-from moa_dspy.optimize.prompts import PromptOptions, with_prompts
+from moa_dspy.optimize.prompts.joint import with_prompts
+from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.result import StudyResult
-from moa_dspy.optimize.rows import make_splits
 from moa_dspy.optimize.selection import Limits
-from moa_dspy.optimize.space import SearchSpace
+from moa_dspy.optimize.space.space import SearchSpace
+from moa_dspy.optimize.splits import make_splits
 from moa_dspy.optimize.stages import Found, Stages
-from moa_dspy.optimize.student import Student, mixtures_of
 from moa_dspy.pool import Pool
 
 

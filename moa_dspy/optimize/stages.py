@@ -1,36 +1,132 @@
-"""The stages of one search, from single agents to the recommended program."""
+"""What every study asks first, and what it must keep back for its end."""
+
+# DOCS: optimize/proposing: Who proposes the next architecture: the response model, told what the single agents showed. | optimize/stages: The stages of one search, from single agents to the recommended program.
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
+import dspy
 import numpy as np
 import optuna
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget
 from moa_dspy.data import Splits
-from moa_dspy.optimize.baselines import openers
+from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
+from moa_dspy.optimize.comparison import Finals, random_draws, random_rival
 from moa_dspy.optimize.conclusion import Conclusion
 from moa_dspy.optimize.context import SearchContext, StageCounts
-from moa_dspy.optimize.early import forecast
-from moa_dspy.optimize.finals import Finals
-from moa_dspy.optimize.gathering import Gathering
-from moa_dspy.optimize.known import Known
-from moa_dspy.optimize.measure import Measurer
-from moa_dspy.optimize.opening import measure_singles, probe, test_share
-from moa_dspy.optimize.outcome import Outcome, scores
-from moa_dspy.optimize.prompts import JointSearch
-from moa_dspy.optimize.proposing import proposer_of
+from moa_dspy.optimize.evaluate import Measurer
+from moa_dspy.optimize.evidence import Gathering, Known
+from moa_dspy.optimize.forecast import Prices, forecast, openers
+from moa_dspy.optimize.nodes import Outcome, scores
+from moa_dspy.optimize.pareto import names_of
+from moa_dspy.optimize.prompts.joint import JointSearch
 from moa_dspy.optimize.racing import Referee, balanced_order
 from moa_dspy.optimize.result import StudyResult, TrialRecord
-from moa_dspy.optimize.rivals import random_draws, random_rival
 from moa_dspy.optimize.selection import Choice, choose
+from moa_dspy.optimize.surrogate.acquisition import Proposer
+from moa_dspy.optimize.surrogate.features import Kernels, Traits
 from moa_dspy.optimize.trials import Trials, make_study
+
+N_PROBED: Final = 3
+"""Questions that an agent may fail at the start: one may be too long for it, or be filtered."""
+
+
+def probe(context: SearchContext, measurer: Measurer, rows: Sequence[dspy.Example]) -> None:
+    """Ask every agent one question: a dead agent, or a broken metric, ends the study here.
+
+    Args:
+        context: Names the agents.
+        measurer: Asks them.
+        rows: Of val; one that fails on the first is asked the next, up to three.
+
+    Raises:
+        PoolError: If an agent answers none, before the next one is asked.
+    """
+    for name in context.space.agents:
+        context.show("probe", current=name)
+        failures = []
+        for row in rows[:N_PROBED]:
+            (outcome,) = measurer.measure(Architecture.single(name), [row])
+            if outcome.failure is None:
+                break
+            failures.append(outcome.failure)
+        else:
+            raise PoolError(f"Agent {name!r} does not answer: {failures[0]}")
+
+
+def measure_singles(
+    context: SearchContext, measurer: Measurer, rows: Sequence[dspy.Example]
+) -> dict[str, tuple[Outcome, ...]]:
+    """Return the outcomes of each agent alone: layer 1 of every architecture.
+
+    Raises:
+        StudyError: If the budget ends before all are measured.
+    """
+    found = {}
+    measurer.announce(map(Architecture.single, context.space.agents), rows)
+    for name in context.space.agents:
+        context.show("single agents", current=name)
+        try:
+            found[name] = measurer.measure(Architecture.single(name), rows)
+        except BudgetReachedError as error:
+            raise StudyError(
+                f"{error} Single agents must be measured first; allow more, or fewer rows."
+            ) from error
+    return found
+
+
+def test_share(
+    budget: Budget,
+    singles: Mapping[str, Sequence[Outcome]],
+    *,
+    n_test: int,
+    n_threads: int,
+    possible_calls: Iterable[float],
+) -> float:
+    """Return the part of the budget that the test needs, in [0, 1].
+
+    On every test row the best single agent and the pick are asked, then, as far as it
+    goes, all agents and the fixed rivals. It is computed from what single agents cost
+    in production terms: stored answers on val say nothing about the test.
+
+    Args:
+        budget: The limits.
+        singles: Outcomes of each agent alone.
+        n_test: Test rows.
+        n_threads: Examples measured at the same time; it scales wall time.
+        possible_calls: Calls per row of each architecture that may become the pick.
+    """
+    outcomes = [outcome for found in singles.values() for outcome in found]
+    n_asked = sum(outcome.calls for outcome in outcomes)
+    needed = n_test * max(1.5 * len(singles), 1 + max(possible_calls, default=0))
+    per_call = {
+        "calls": 1.0,
+        "tokens": sum(outcome.tokens for outcome in outcomes) / max(n_asked, 1),
+        "usd": sum(outcome.usd for outcome in outcomes) / max(n_asked, 1),
+        "seconds": sum(outcome.seconds for outcome in outcomes) / max(n_asked, 1) / n_threads,
+    }
+    shares = [
+        needed * cost / limit
+        for name, cost in per_call.items()
+        if (limit := getattr(budget, name)) is not None
+    ]
+    return min(1.0, max(shares, default=0.0))
+
+
+def proposer_of(context: SearchContext, known: Known) -> Proposer:
+    """Return the proposer of a search; the paper's criteria are the kernels of its model."""
+    traits = Traits(known.means, known.pair(context.diversity), context.space.prompts)
+    prices = Prices(known.forecast, names_of(context.objectives), context.seed)
+    kernels = Kernels.of(traits)
+    return Proposer(context.space, kernels, known.settle, context.seed, prices.at)
+
 
 N_VOTES = 3
 """Votes tried because redrawn answers put them first; they cost no call."""

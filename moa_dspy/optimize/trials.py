@@ -15,7 +15,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.errors import BudgetReachedError, UnknownCallError
 from moa_dspy.optimize.objectives import Objective
 from moa_dspy.optimize.result import TrialRecord
-from moa_dspy.optimize.space import SearchSpace
+from moa_dspy.optimize.space.space import SearchSpace
 
 MOST_REPEATS = 4
 """Known architectures in a row after which a new one is drawn instead of asked for.

@@ -3,29 +3,25 @@
 Pure statistics on stored scores, one number per example; no call is made here.
 """
 
-from moa_dspy.winrate._bootstrap import paired_bootstrap
-from moa_dspy.winrate._bradley_terry import (
-    BradleyTerry,
-    bradley_terry,
-    bradley_terry_from_wins,
-)
-from moa_dspy.winrate._ceiling import co_failure, oracle
-from moa_dspy.winrate._diagnostics import (
+from moa_dspy.winrate.bradley_terry import BradleyTerry, bradley_terry, bradley_terry_from_wins
+from moa_dspy.winrate.diagnostics import (
     Agreement,
     PositionConsistency,
+    co_failure,
     judge_agreement,
     length_correlation,
+    oracle,
     position_consistency,
 )
-from moa_dspy.winrate._holm import holm, simultaneous_intervals
-from moa_dspy.winrate._intervals import (
+from moa_dspy.winrate.intervals import (
     Interval,
     WinRate,
     mean_interval,
+    paired_bootstrap,
     paired_interval,
     win_rate,
 )
-from moa_dspy.winrate._length_controlled import (
+from moa_dspy.winrate.length_control import (
     Coefficients,
     GamedRows,
     LengthControlled,
@@ -33,14 +29,16 @@ from moa_dspy.winrate._length_controlled import (
     length_controlled_preference,
     standardised_length_gaps,
 )
-from moa_dspy.winrate._optimism import selection_optimism
-from moa_dspy.winrate._power import examples_needed
-from moa_dspy.winrate._preference import preferences
-from moa_dspy.winrate._recorded import RecordedPreferences
-from moa_dspy.winrate._shrinkage import ShrunkMeans, shrunk_means
-from moa_dspy.winrate._sign_flips import sign_flip_mid_p
-from moa_dspy.winrate._tests import superiority_p
-from moa_dspy.winrate._verdict import Verdict, verdict
+from moa_dspy.winrate.recorded import RecordedPreferences, preferences
+from moa_dspy.winrate.shrinkage import ShrunkMeans, selection_optimism, shrunk_means
+from moa_dspy.winrate.tests import (
+    examples_needed,
+    holm,
+    sign_flip_mid_p,
+    simultaneous_intervals,
+    superiority_p,
+)
+from moa_dspy.winrate.verdict import Verdict, verdict
 
 __all__ = [
     "Agreement",

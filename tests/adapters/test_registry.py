@@ -8,7 +8,7 @@ import pytest
 from moa_dspy.adapters import ADAPTERS, PlainChat
 from moa_dspy.errors import LayerFailedError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.program_file import load_program, save_program
+from moa_dspy.program_file import save_program
 from moa_dspy.testing import scripted_pool
 
 N_CALLS = {"chat": 2, "chat_strict": 1, "json": 1, "xml": 2, "xml_strict": 1}
@@ -31,7 +31,7 @@ def test_a_program_is_saved_and_loaded_with_its_adapter(name: str, tmp_path: Pat
     path = tmp_path / "program.json"
     save_program(MixtureOfAgents("question -> answer", "a", pool=pool, adapter=made), path)
     assert f'"adapter": "{name}"' in path.read_text("utf-8")
-    loaded = load_program(path, pool=pool).adapter
+    loaded = MixtureOfAgents.load(path, pool=pool).adapter
     assert type(loaded) is type(made)
     assert vars(loaded) == vars(made)
 

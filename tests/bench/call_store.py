@@ -132,8 +132,8 @@ def open_seconds(path: Path) -> float:
 def node_lookups_per_second() -> float:
     """Return how often per second a search finds what an agent answered to an example."""
     from moa_dspy.aggregators import Question
-    from moa_dspy.optimize.asking import Memory
-    from moa_dspy.response import Response
+    from moa_dspy.optimize.nodes import Memory
+    from moa_dspy.prediction import Response
 
     memory = Memory()
     questions = [Question(f"node {n}", "agent", 0, None, {}) for n in range(N_NODES // 200)]

@@ -25,7 +25,8 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # no download of prices ins
 
 import dspy
 
-from moa_dspy.pool import Agent, Pool
+from moa_dspy.agent import Agent
+from moa_dspy.pool import Pool
 
 N_TASKS = 32
 _number = count()

@@ -26,9 +26,10 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # no download of prices ins
 
 import dspy
 
+from moa_dspy.agent import Agent
 from moa_dspy.calls import Calls, CallStore, NoStore
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.pool import Agent, Pool
+from moa_dspy.pool import Pool
 
 NAMES = tuple(f"agent{n}" for n in range(6))
 N_TASKS = 8

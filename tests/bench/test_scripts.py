@@ -16,12 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from moa_dspy.winrate import (
-    Coefficients,
-    GamedRows,
-    length_controlled,
-    standardised_length_gaps,
-)
+from moa_dspy.winrate import Coefficients, GamedRows, length_controlled, standardised_length_gaps
 from tests.bench.made_up_answers import write_letters
 
 Vector = NDArray[np.float64]

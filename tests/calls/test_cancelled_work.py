@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from moa_dspy.calls import Call, Caller, Calls, CallStore, Estimate, Ledger, Spending
-from moa_dspy.calls.budgets._memory_book import MemoryBook
+from moa_dspy.calls.budget import MemoryBook
 
 CALLER = Caller("a", "served/a")
 REQUEST = {"messages": ["hello"]}

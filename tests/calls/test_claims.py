@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from moa_dspy.calls import Call, CallStore
-from moa_dspy.calls.store._claims import pauses
+from moa_dspy.calls.store.leases import pauses
 
 MakeCall = Callable[..., Call]
 Place = Path | str

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from moa_dspy.calls import CallStore, database_url, shown_url
+from moa_dspy.calls import CallStore, database_url
+from moa_dspy.calls.store.database import shown as shown_url
 from moa_dspy.errors import StoreError
 
 

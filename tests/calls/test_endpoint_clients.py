@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from dspy import lm15
 
-from moa_dspy.calls.endpoints._endpoints import Endpoint, endpoint_engine
+from moa_dspy.calls.lm.endpoint import Endpoint, endpoint_engine
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # read when LiteLLM is imported: no download
 

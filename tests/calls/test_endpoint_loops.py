@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from moa_dspy.calls.endpoints._endpoint_loops import PerLoop
+from moa_dspy.calls.lm.endpoint import PerLoop
 
 
 class OfOneLoop:

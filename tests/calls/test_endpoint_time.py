@@ -9,8 +9,7 @@ from collections.abc import Iterator
 import pytest
 from dspy import lm15
 
-from moa_dspy.calls.endpoints._endpoint import Endpoint
-from moa_dspy.calls.endpoints._endpoint_chat import ChatEngine
+from moa_dspy.calls.lm.endpoint import ChatEngine, Endpoint
 
 PATIENCE_SECONDS = 30
 REQUEST = lm15.Request(model="agent/a", messages=(lm15.Message.user("France?"),))

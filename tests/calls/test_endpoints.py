@@ -15,10 +15,11 @@ import dspy
 import pytest
 
 from moa_dspy.adapters import PlainChat
+from moa_dspy.agent import Agent
 from moa_dspy.calls import Calls, CallStore
 from moa_dspy.errors import LayerFailedError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.pool import Agent, Pool
+from moa_dspy.pool import Pool
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # read when LiteLLM is imported: no download
 

@@ -7,9 +7,10 @@ from typing import Any
 import dspy
 import pytest
 
+from moa_dspy.agent import Agent
 from moa_dspy.calls import Budget, Calls, Endurance, Ledger, call_scope
 from moa_dspy.errors import BudgetReachedError, OutageError
-from moa_dspy.pool import Agent, Pool
+from moa_dspy.pool import Pool
 from tests.calls.chat_server import ChatServer, Reply, serving
 from tests.calls.fake_clock import FakeClock
 

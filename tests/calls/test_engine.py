@@ -11,11 +11,12 @@ import pytest
 from dspy import lm15
 
 from moa_dspy.adapters import PlainChat
+from moa_dspy.agent import Agent
 from moa_dspy.calls import AsyncStoredEngine, Budget, Caller, Calls, CallStore, Ledger, Recording
 from moa_dspy.calls import StoredEngine as Stored
 from moa_dspy.errors import BudgetReachedError, MoaError, PoolError, StoreError, UnknownCallError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.pool import Agent, Pool
+from moa_dspy.pool import Pool
 from moa_dspy.testing import AsyncScriptedEngine, Script, ScriptedEngine, scripted_pool
 
 CALLER = Caller("a", "scripted/a")

@@ -11,8 +11,9 @@ import dspy
 import pytest
 from dspy import lm15
 
+from moa_dspy.agent import Agent
 from moa_dspy.calls import Call, Caller, Calls, Recording, call_scope, stored_lm
-from moa_dspy.pool import Agent, Pool
+from moa_dspy.pool import Pool
 from moa_dspy.testing import ScriptedEngine
 from tests.calls.chat_server import HEAD, USAGE, ChatServer, Reply, serving
 

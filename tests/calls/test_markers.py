@@ -5,7 +5,7 @@ import random
 import pytest
 from dspy import lm15
 
-from moa_dspy.calls.engines._markers import WholeMarkers, words
+from moa_dspy.calls.lm.stream import WholeMarkers, words
 
 BEGIN, END = "[[ ## answer ## ]]", "[[ ## completed ## ]]"
 

@@ -8,9 +8,10 @@ import dspy
 import pytest
 from dspy import lm15
 
+from moa_dspy.agent import Agent
 from moa_dspy.calls import Caller, Calls, RetryPolicy, call_scope
 from moa_dspy.errors import BudgetReachedError, PoolError
-from moa_dspy.pool import Agent, Pool
+from moa_dspy.pool import Pool
 from tests.calls.chat_server import ChatServer, Reply, serving
 from tests.calls.fake_clock import FakeClock
 

@@ -11,9 +11,10 @@ import dspy
 import pytest
 from dspy import lm15
 
+from moa_dspy.agent import Agent
 from moa_dspy.calls import Caller, Calls, Recording, call_scope, stored_lm
-from moa_dspy.calls.engines._samples import sample_index
-from moa_dspy.pool import Agent, Pool
+from moa_dspy.calls.lm.engine import sample_index
+from moa_dspy.pool import Pool
 from moa_dspy.testing import ScriptedEngine, scripted_pool
 from tests.calls.chat_server import ChatServer, Reply, serving
 

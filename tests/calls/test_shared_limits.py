@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from moa_dspy.agent import Agent
 from moa_dspy.calls import Calls, CallStore
-from moa_dspy.calls._limits import Limiter
-from moa_dspy.pool import Agent, Pool
+from moa_dspy.calls.retry import Limiter
+from moa_dspy.pool import Pool
 from tests.calls.chat_server import ChatServer, Reply, serving
 
 Place = Path | str

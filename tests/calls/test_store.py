@@ -13,7 +13,7 @@ from types import GeneratorType
 import pytest
 
 from moa_dspy.calls import Call, CallStore, PaidTwice
-from moa_dspy.calls.store._seen import Seen
+from moa_dspy.calls.store.store import Seen
 from moa_dspy.errors import StoreError
 
 MakeCall = Callable[..., Call]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from moa_dspy.calls import Call, Caller, Calls, CallStore
-from moa_dspy.calls.store._database import Session
+from moa_dspy.calls.store.database import Session
 from moa_dspy.errors import StoreError
 from tests.postgresql import PostgreSQLServer
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from dspy import lm15
 
+from moa_dspy._threads import THREADS
+from moa_dspy.agent import Agent
 from moa_dspy.calls import Call, Calls, Recording
-from moa_dspy.pool import Agent, Pool
+from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool
-from moa_dspy.threads import THREADS
 from tests.calls.chat_server import ChatServer, Reply, serving
 from tests.calls.fake_clock import FakeClock
 

@@ -9,7 +9,8 @@ from typing import Any
 import dspy
 import pytest
 
-from moa_dspy.pool import Agent, Pool
+from moa_dspy.agent import Agent
+from moa_dspy.pool import Pool
 from tests.calls.chat_server import Reply, serving
 
 VALUE = "Paris is [1] nice, a[0].\n\nTwo lines\tand 'quotes' [x]"

@@ -11,10 +11,10 @@ from types import ModuleType
 
 import pytest
 
+from moa_dspy.agent import read_agents
 from moa_dspy.calls import Recording
 from moa_dspy.optimize import run_study
-from moa_dspy.optimize.study import read_study
-from moa_dspy.pool import read_agents
+from moa_dspy.optimize.study_file import read_study
 
 ROOT = Path(__file__).parent.parent.parent
 HERE = ROOT / "data/quickstart"

@@ -9,8 +9,9 @@ import dspy
 import pytest
 from dspy import lm15
 
+from moa_dspy.agent import Agent
 from moa_dspy.calls import Caller, Calls, StoredEngine
-from moa_dspy.pool import Agent, Pool
+from moa_dspy.pool import Pool
 from moa_dspy.testing import last_user_text
 
 

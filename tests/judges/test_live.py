@@ -13,11 +13,12 @@ import dspy
 import numpy as np
 import pytest
 
+from moa_dspy.agent import Agent
 from moa_dspy.data import BENCHMARKS
 from moa_dspy.errors import LocalModelError
 from moa_dspy.judges import GradeJudge, PairJudge, SkillJudge, grade_all, judge_all
 from moa_dspy.local import CATALOGUE, pull
-from moa_dspy.pool import Agent, Pool
+from moa_dspy.pool import Pool
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 SMALL, LARGE = "smollm2-135m-instruct", "qwen2.5-coder-1.5b-instruct"

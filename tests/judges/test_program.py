@@ -13,7 +13,7 @@ import pytest
 from moa_dspy.calls import Calls, CallStore, Recording
 from moa_dspy.errors import DataError, MetricError, UnknownCallError
 from moa_dspy.judges import JUDGES, GradeJudge, JudgeProgram, PairJudge, SkillJudge, judge_all
-from moa_dspy.optimize.measure import Measurer
+from moa_dspy.optimize.evaluate import Measurer
 from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool
 

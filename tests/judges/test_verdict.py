@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa_dspy.judges._verdict import read_number, read_verdict, second_share
+from moa_dspy.judges.pairwise import read_number, read_verdict, second_share
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,7 @@ from types import MappingProxyType
 import pytest
 
 from moa_dspy.errors import ChecksumError, LocalModelError
-from moa_dspy.local import (
-    Source,
-    Weights,
-    check,
-    find,
-    models_table,
-    pull,
-    sha256_of,
-    verify,
-)
+from moa_dspy.local import Source, Weights, check, find, models_table, pull, sha256_of, verify
 
 CONTENT = b"GGUF" + bytes(range(96))
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -14,7 +14,7 @@ from moa_dspy.calls import Call, Calls, call_scope
 from moa_dspy.errors import ArchitectureError, LayerFailedError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
-from moa_dspy.response import Answer
+from moa_dspy.prediction import Answer
 from moa_dspy.testing import scripted_pool
 
 LATE = "Late: no answer within 0.2 s."

@@ -10,9 +10,9 @@ import dspy
 import pytest
 
 from moa_dspy.adapters import PlainChat
+from moa_dspy.lm_binding import MARK
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.program_file import load_program, save_program
-from moa_dspy.seats._mark import MARK
+from moa_dspy.program_file import save_program
 from moa_dspy.signatures import with_references
 from moa_dspy.testing import scripted_pool
 
@@ -79,7 +79,7 @@ def test_the_mark_outlives_copies_new_instructions_and_saved_states(tmp_path: Pa
     program = mixture("question -> answer")
     path = tmp_path / "program.json"
     save_program(program, path)
-    loaded = load_program(path, pool=program.pool)
+    loaded = MixtureOfAgents.load(path, pool=program.pool)
     changed = copy.deepcopy(program)
     for seat in changed.predictors():
         new = seat.signature.with_instructions("New.").with_updated_fields("answer", prefix="A:")

@@ -10,8 +10,9 @@ import dspy
 import pytest
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.layer import all_predictors
-from moa_dspy.program_file import load_program, save_program
+from moa_dspy.layers import all_predictors
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.program_file import save_program
 from tests.mixture.optimizers import CAREFULLY, OPTIMIZERS
 from tests.mixture.world import SEATS, Outer, World, make_world, program_of, seats_of
 
@@ -116,7 +117,7 @@ def test_a_program_file_holds_frozen_proposers(tmp_path: Path) -> None:
     program = make_world().mixture()
     prepare(program)
     save_program(program, tmp_path / "program.json")
-    loaded = load_program(tmp_path / "program.json", pool=program.pool)
+    loaded = MixtureOfAgents.load(tmp_path / "program.json", pool=program.pool)
     assert not loaded.are_proposers_frozen
     for seat in proposers_of(loaded):
         assert [demo["answer"] for demo in seat.demos] == ["an old answer"]

@@ -7,8 +7,9 @@ import pytest
 
 import moa_dspy
 from moa_dspy.adapters import PlainChat
+from moa_dspy.agent import Agent
 from moa_dspy.errors import ArchitectureError
-from moa_dspy.pool import Agent, Pool
+from moa_dspy.pool import Pool
 from moa_dspy.presets import PAPER_AGENTS
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE
 from moa_dspy.testing import scripted_pool

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from moa_dspy.adapters import PlainChat
+from moa_dspy.agent import Agent
 from moa_dspy.errors import PoolError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.pool import Agent, Pool
+from moa_dspy.pool import Pool
 from moa_dspy.references import ReferenceLimits, count_tokens
 from moa_dspy.testing import scripted_pool
 

@@ -11,7 +11,7 @@ from moa_dspy.adapters import PlainChat
 from moa_dspy.errors import ArchitectureError, LayerFailedError, PoolError
 from moa_dspy.pool import Pool
 from moa_dspy.prediction import MixturePrediction
-from moa_dspy.sequence import SelfMoASeq
+from moa_dspy.presets import SelfMoASeq
 from moa_dspy.testing import Script, scripted_pool
 
 

@@ -8,11 +8,12 @@ import pytest
 from dspy.streaming import StatusMessage, StreamResponse
 
 from moa_dspy.adapters import PlainChat
+from moa_dspy.agent import Agent
 from moa_dspy.errors import ArchitectureError
-from moa_dspy.listener import AnswerListener
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.pool import Agent, Pool
+from moa_dspy.pool import Pool
 from moa_dspy.prediction import MixturePrediction
+from moa_dspy.streaming import AnswerListener
 from moa_dspy.testing import scripted_pool
 from tests.calls.chat_server import ChatServer, Reply
 

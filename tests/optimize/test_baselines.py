@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from moa_dspy.optimize.baselines import openers, self_moa, top_k, way
+from moa_dspy.agent import Agent
+from moa_dspy.optimize.forecast import openers, self_moa, top_k, way
 from moa_dspy.optimize.space import SearchSpace
-from moa_dspy.pool import Agent, Pool
+from moa_dspy.pool import Pool
 
 RANKING = ["b", "a", "c"]
 

@@ -8,8 +8,8 @@ import pytest
 from moa_dspy.calls import Budget, Calls, Ledger
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize import ModelSearch, SearchSpace, Snapshot, StudyResult
-from moa_dspy.optimize.opening import test_share as share_of_test
-from moa_dspy.optimize.outcome import Outcome
+from moa_dspy.optimize.nodes import Outcome
+from moa_dspy.optimize.stages import test_share as share_of_test
 from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool
 

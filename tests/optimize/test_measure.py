@@ -8,8 +8,8 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import MetricError, UnknownCallError
-from moa_dspy.optimize.measure import Measurer
-from moa_dspy.optimize.outcome import means, scores
+from moa_dspy.optimize.evaluate import Measurer
+from moa_dspy.optimize.nodes import means, scores
 from moa_dspy.testing import scripted_pool
 
 Make = Callable[..., Any]

@@ -7,7 +7,7 @@ import dspy
 import pytest
 
 from moa_dspy.errors import DataError
-from moa_dspy.optimize.rows import make_splits
+from moa_dspy.optimize.splits import make_splits
 
 Make = Callable[..., Any]
 

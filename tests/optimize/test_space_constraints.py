@@ -7,10 +7,10 @@ from typing import Any
 import optuna
 import pytest
 
+from moa_dspy.agent import Agent
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.space import SearchSpace, provider, providers_of
-from moa_dspy.optimize.space._choices import Dice
-from moa_dspy.pool import Agent
+from moa_dspy.optimize.space.rules import Dice
 from tests.optimize.spaces import NAMES, enumerated
 
 HOMES = dict(zip(NAMES, "xxyy", strict=True))

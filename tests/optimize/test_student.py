@@ -12,8 +12,8 @@ from moa_dspy.adapters import PlainChat
 from moa_dspy.errors import StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import Measurer, ModelSearch, SearchSpace
-from moa_dspy.optimize.asking import place_of
-from moa_dspy.optimize.student import Student, mixtures_of
+from moa_dspy.optimize.evaluate import Student, mixtures_of
+from moa_dspy.optimize.nodes import place_of
 from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool
 from tests.optimize.outer import Outer, exact, outer, parse

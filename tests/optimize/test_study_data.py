@@ -7,7 +7,7 @@ import pytest
 
 from moa_dspy.data import BENCHMARKS
 from moa_dspy.errors import DataError, StudyError
-from moa_dspy.optimize.study import StudyFile, read_study
+from moa_dspy.optimize.study_file import StudyFile, read_study
 
 HEAD = """
 name = "t"

@@ -12,7 +12,7 @@ from moa_dspy.adapters import PlainChat
 from moa_dspy.errors import ArchitectureError, MoaError, PoolError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
-from moa_dspy.program_file import load_program, save_program
+from moa_dspy.program_file import save_program
 from moa_dspy.testing import scripted_pool
 
 MIXTURE = "a + b*2 > c > synthesize(a)"
@@ -67,25 +67,25 @@ def test_a_file_that_is_not_as_it_was_written_is_refused(tmp_path: Path, name: s
     change, message = SPOILED[name]
     path = saved(tmp_path / "p.json", change)
     with pytest.raises(ArchitectureError, match=message):
-        load_program(path, pool=scripted_pool(ANSWERS))
+        MixtureOfAgents.load(path, pool=scripted_pool(ANSWERS))
 
 
 @pytest.mark.parametrize("text", ["", "{", "\x00", "[]", "3", '{"format": "1"}'])
 def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "p.json").write_text(text, "utf-8")
     with pytest.raises(ArchitectureError, match=r"p\.json is not"):
-        load_program(tmp_path / "p.json", pool=scripted_pool(ANSWERS))
+        MixtureOfAgents.load(tmp_path / "p.json", pool=scripted_pool(ANSWERS))
 
 
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArchitectureError, match=r"p\.json cannot be read: No such file"):
-        load_program(tmp_path / "p.json", pool=scripted_pool(ANSWERS))
+        MixtureOfAgents.load(tmp_path / "p.json", pool=scripted_pool(ANSWERS))
 
 
 def test_every_absent_agent_is_named(tmp_path: Path) -> None:
     save_program(program(scripted_pool(ANSWERS)), tmp_path / "p.json")
     with pytest.raises(PoolError, match=r"lacks: b, c; it has a, z\."):
-        load_program(tmp_path / "p.json", pool=scripted_pool({"a": "", "z": ""}))
+        MixtureOfAgents.load(tmp_path / "p.json", pool=scripted_pool({"a": "", "z": ""}))
 
 
 class OwnAdapter(dspy.ChatAdapter):

@@ -9,11 +9,12 @@ import pydantic
 import pytest
 
 from moa_dspy.adapters import PlainChat
+from moa_dspy.agent import Agent
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.pool import Agent, Pool
-from moa_dspy.program_file import TYPES, load_program, save_program
+from moa_dspy.pool import Pool
+from moa_dspy.program_file import TYPES, save_program
 from moa_dspy.testing import scripted_pool
 
 MIXTURE = "a + b*2 > c > synthesize(a)"
@@ -43,7 +44,7 @@ def test_a_loaded_program_asks_exactly_what_the_saved_one_asked(
     made = pool.calls.ledger.spending.made
 
     save_program(first, tmp_path / "program.json")
-    loaded = load_program(tmp_path / "program.json", pool=pool)
+    loaded = MixtureOfAgents.load(tmp_path / "program.json", pool=pool)
 
     assert loaded.architecture == Architecture.parse(architecture)
     assert loaded(question="France?").answer == expected.answer == "Paris"
@@ -54,7 +55,7 @@ def test_a_loaded_program_asks_exactly_what_the_saved_one_asked(
 def test_settings_of_the_mixture_survive(tmp_path: Path) -> None:
     pool = scripted_pool(ANSWERS)
     save_program(program(pool, normalise="answer", quorum=2), tmp_path / "p.json")
-    loaded = load_program(tmp_path / "p.json", pool=pool)
+    loaded = MixtureOfAgents.load(tmp_path / "p.json", pool=pool)
     assert (loaded.normalise, loaded.quorum) == ("answer", 2)
     assert isinstance(loaded.adapter, PlainChat)
 
@@ -68,7 +69,7 @@ def test_types_and_descriptions_survive(tmp_path: Path) -> None:
     mixture = MixtureOfAgents(dspy.Signature(fields, "Judge."), "a", pool=pool)
     save_program(mixture, tmp_path / "p.json")
 
-    signature = load_program(tmp_path / "p.json", pool=pool).signature
+    signature = MixtureOfAgents.load(tmp_path / "p.json", pool=pool).signature
 
     assert signature.instructions == "Judge."
     assert [field.annotation for field in signature.output_fields.values()] == [
@@ -91,11 +92,13 @@ def test_a_type_of_ones_own_needs_the_signature(tmp_path: Path) -> None:
     save_program(MixtureOfAgents(signature, "a", pool=pool), tmp_path / "p.json")
 
     with pytest.raises(ArchitectureError, match=r"field 'verdict' has type .* Give `signature=`"):
-        load_program(tmp_path / "p.json", pool=pool)
-    loaded = load_program(tmp_path / "p.json", pool=pool, signature=signature)
+        MixtureOfAgents.load(tmp_path / "p.json", pool=pool)
+    loaded = MixtureOfAgents.load(tmp_path / "p.json", pool=pool, signature=signature)
     assert loaded.signature.fields["verdict"].annotation is Verdict
     with pytest.raises(ArchitectureError, match=r"claim -> truth, but .* claim -> verdict"):
-        load_program(tmp_path / "p.json", pool=pool, signature=dspy.Signature("claim -> truth"))
+        MixtureOfAgents.load(
+            tmp_path / "p.json", pool=pool, signature=dspy.Signature("claim -> truth")
+        )
 
 
 def test_no_key_endpoint_or_weights_path_is_written(

@@ -1,15 +1,28 @@
 """Public benchmarks as rows, from the hub or from local files; one benchmark per file."""
 
-from __future__ import annotations
-
-from moa_dspy.data.benchmarks._alpaca_eval import AlpacaEval
-from moa_dspy.data.benchmarks._base import Benchmark, Origin
-from moa_dspy.data.benchmarks._bbh import TASKS, BigBenchHard
-from moa_dspy.data.benchmarks._flask import Flask
-from moa_dspy.data.benchmarks._gsm8k import GSM8K
-from moa_dspy.data.benchmarks._mmlu_pro import MMLUPro
-from moa_dspy.data.benchmarks._mt_bench import MTBench
+from moa_dspy.data.benchmarks.alpaca_eval import AlpacaEval
+from moa_dspy.data.benchmarks.base import Benchmark, Origin
+from moa_dspy.data.benchmarks.bbh import TASKS, BigBenchHard
+from moa_dspy.data.benchmarks.flask import Flask
+from moa_dspy.data.benchmarks.gsm8k import GSM8K
+from moa_dspy.data.benchmarks.mmlu_pro import MMLUPro
+from moa_dspy.data.benchmarks.mt_bench import MTBench
 from moa_dspy.errors import DataError
+
+__all__ = [
+    "BENCHMARKS",
+    "GSM8K",
+    "TASKS",
+    "AlpacaEval",
+    "Benchmark",
+    "BigBenchHard",
+    "Flask",
+    "MMLUPro",
+    "MTBench",
+    "Origin",
+    "card",
+]
+
 
 BENCHMARKS: dict[str, Benchmark] = {
     "alpaca_eval": AlpacaEval(),
@@ -46,18 +59,3 @@ def card(name: str) -> str:
         "Cite": benchmark.citation,
     }
     return "".join(f"{label}: {text}\n" for label, text in lines.items())
-
-
-__all__ = [
-    "BENCHMARKS",
-    "GSM8K",
-    "TASKS",
-    "AlpacaEval",
-    "Benchmark",
-    "BigBenchHard",
-    "Flask",
-    "MMLUPro",
-    "MTBench",
-    "Origin",
-    "card",
-]

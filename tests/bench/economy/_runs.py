@@ -11,11 +11,12 @@ import optuna
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import BudgetReachedError
+from moa_dspy.optimize.evidence import ResponseShrink
 from moa_dspy.optimize.objectives import ScoreObjective
-from moa_dspy.optimize.response import Kernels, Proposer, Traits, nodes_of
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import Evidence, Measured, choose
-from moa_dspy.optimize.shrinking import ResponseShrink
+from moa_dspy.optimize.surrogate.acquisition import Proposer, nodes_of
+from moa_dspy.optimize.surrogate.features import Kernels, Traits
 from moa_dspy.optimize.trials import Trials, make_study
 from tests.bench.economy._world import World
 

@@ -13,8 +13,8 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Calls, Recording
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import Measurer, ModelSearch, SearchSpace, StudyResult
-from moa_dspy.optimize.asking import Memory
-from moa_dspy.optimize.study import StudyFile, read_study
+from moa_dspy.optimize.nodes import Memory
+from moa_dspy.optimize.study_file import StudyFile, read_study
 from moa_dspy.pool import Pool
 from tests.bench.quality._folder import Answers, Indices, Scores
 

@@ -11,7 +11,7 @@ import dspy
 
 from moa_dspy.data import RecordedResponses
 from moa_dspy.pool import Pool
-from moa_dspy.replay import recorded_pool
+from moa_dspy.testing import recorded_pool
 from tests.bench.quality._folder import Answers, Indices
 
 _NOT_IN_A_NAME: Final = re.compile(r"[^\w./-]+")

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from moa_dspy.optimize.early import _ceiling as ceiling
-from moa_dspy.optimize.early import vote_ceiling
+from moa_dspy.optimize import early_facts as ceiling
+from moa_dspy.optimize.early_facts import vote_ceiling
 from moa_dspy.optimize.votes import Ballots
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa_dspy.errors import MetricError
-from moa_dspy.optimize.early import EarlyFacts, Estimate, early_facts
+from moa_dspy.optimize.early_facts import EarlyFacts, Estimate, early_facts
 from moa_dspy.optimize.votes import Ballots
 
 STRONG = [1.0] * 80 + [0.0] * 20

@@ -6,8 +6,8 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget
-from moa_dspy.optimize.early import forecast
-from moa_dspy.optimize.outcome import Outcome
+from moa_dspy.optimize.forecast import forecast
+from moa_dspy.optimize.nodes import Outcome
 from moa_dspy.optimize.space import SearchSpace
 
 ONE = Outcome(score=1.0, layer=("x",), calls=1, usd=0.01, seconds=2.0, tokens=100)

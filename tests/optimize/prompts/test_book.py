@@ -6,8 +6,8 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
+from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.prompts import BookEntry, Prompt, PromptBook
-from moa_dspy.optimize.student import Student
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE
 from tests.optimize.prompts.world import make_world, mixture
 

@@ -7,12 +7,11 @@ from typing import Any
 import dspy
 import pytest
 
-from moa_dspy.optimize.asking import place_of
+from moa_dspy.optimize.nodes import place_of
 from moa_dspy.optimize.prompts import ReferenceFeedback
-from moa_dspy.optimize.prompts._bank import Bank, StoredRow
-from moa_dspy.optimize.prompts._metric import Scoring
-from moa_dspy.optimize.prompts._student import NoAnswer, Stop
-from moa_dspy.response import Response
+from moa_dspy.optimize.prompts.references import Bank, StoredRow
+from moa_dspy.optimize.prompts.student import NoAnswer, Scoring, Stop
+from moa_dspy.prediction import Response
 from tests.optimize.prompts.world import exact
 
 

@@ -15,7 +15,7 @@ from moa_dspy.errors import DataError, MoaError, PoolError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import ModelSearch, SearchSpace
 from moa_dspy.optimize.prompts import PromptOptions
-from moa_dspy.program_file import load_program, save_program
+from moa_dspy.program_file import save_program
 from moa_dspy.testing import scripted_pool
 from tests.mixture.world import Outer, outsider
 from tests.optimize.prompts.optimizers import copro
@@ -66,7 +66,7 @@ def test_the_better_prompt_is_found_tested_and_carried(tmp_path: Path) -> None:
     # The program names no prompt: it has it, and keeps it when it is saved.
     assert program.architecture.prompt is None
     save_program(program, tmp_path / "program.json")
-    again = load_program(tmp_path / "program.json", pool=world.pool)
+    again = MixtureOfAgents.load(tmp_path / "program.json", pool=world.pool)
     for one in (program, again):
         assert CAREFULLY["proposed_instruction"] in one.aggregator.signature.instructions
         assert one(question="task 3000").answer == "Q3000"

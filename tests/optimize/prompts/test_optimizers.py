@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from moa_dspy.optimize import PromptResult, optimize_aggregator
-from moa_dspy.optimize.prompts._habits import HABITS
+from moa_dspy.optimize.prompts.optimizers import HABITS
 from tests.optimize.prompts.optimizers import OPTIMIZERS
 from tests.optimize.prompts.world import exact, make_world, mixture, rows
 

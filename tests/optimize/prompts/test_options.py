@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize import SearchSpace, TryPrompts
-from moa_dspy.optimize.prompts import OPTIMIZERS, PromptOptions, PromptsTable, ReferenceDemos
-from moa_dspy.optimize.prompts._named import WRITERS
+from moa_dspy.optimize.prompts import OPTIMIZERS, PromptOptions, ReferenceDemos
+from moa_dspy.optimize.prompts.builtin import WRITERS
+from moa_dspy.optimize.study_file import PromptsTable
 from tests.optimize.prompts.world import exact, make_world, mixture, rows
 
 SPACE = SearchSpace(("a", "b", "c"), max_depth=1)

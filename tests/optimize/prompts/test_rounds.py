@@ -12,8 +12,8 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget, Ledger
 from moa_dspy.errors import MetricError
 from moa_dspy.optimize import Measurer
+from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.prompts import PromptBook, PromptOptions, PromptRounds, TryPrompts, guarded
-from moa_dspy.optimize.student import Student
 from tests.optimize.prompts.optimizers import copro
 from tests.optimize.prompts.world import CAREFULLY, World, exact, make_world, mixture, rows
 

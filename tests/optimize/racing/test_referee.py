@@ -8,7 +8,8 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.diversity import Disagreement
-from moa_dspy.optimize.measure import Measurer
+from moa_dspy.optimize.evaluate import Measurer
+from moa_dspy.optimize.nodes import Outcome
 from moa_dspy.optimize.objectives import (
     CallsObjective,
     DiversityObjective,
@@ -16,7 +17,6 @@ from moa_dspy.optimize.objectives import (
     UsdObjective,
     WinRateObjective,
 )
-from moa_dspy.optimize.outcome import Outcome
 from moa_dspy.optimize.racing import Referee
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.testing import Script, scripted_pool

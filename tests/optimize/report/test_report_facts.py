@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moa_dspy.optimize.early import EarlyFacts, Estimate
+from moa_dspy.optimize.early_facts import EarlyFacts, Estimate
 from moa_dspy.optimize.report import early_lines, facts, report_text
 from moa_dspy.optimize.result import StudyResult, TrialRecord
 from moa_dspy.winrate import Interval

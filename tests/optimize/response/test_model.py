@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.optimize.response import Kernels, ResponseModel, Traits
-from moa_dspy.optimize.response._noise import means_and_noise
 from moa_dspy.optimize.space import SearchSpace
+from moa_dspy.optimize.surrogate.features import Kernels, Traits
+from moa_dspy.optimize.surrogate.gp import ResponseModel, means_and_noise
 from tests.optimize.response.worlds import NAMES, STRENGTH, Matrix, kernels, mixtures, seen, unlike
 
 SPACE = SearchSpace(NAMES, combines=("synthesize",), max_depth=1, max_width=3)

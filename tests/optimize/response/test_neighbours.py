@@ -8,8 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.optimize.response._neighbours import neighbours
 from moa_dspy.optimize.space import SearchSpace
+from moa_dspy.optimize.surrogate.acquisition import neighbours
 from tests.optimize.spaces import spaces
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.optimize.response import nodes_of
+from moa_dspy.optimize.surrogate.acquisition import nodes_of
 
 
 def nodes(*texts: str) -> int:

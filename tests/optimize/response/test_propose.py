@@ -7,8 +7,9 @@ from statistics import median
 import numpy as np
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.optimize.response import Kernels, Proposer, Traits, nodes_of
 from moa_dspy.optimize.space import SearchSpace
+from moa_dspy.optimize.surrogate.acquisition import Proposer, nodes_of
+from moa_dspy.optimize.surrogate.features import Kernels, Traits
 from tests.optimize.response.worlds import NAMES, STRENGTH, kernels, unlike
 
 SPACE = SearchSpace(NAMES, combines=("synthesize",), max_depth=1, max_width=3)

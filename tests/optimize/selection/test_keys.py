@@ -6,7 +6,7 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.selection import settled
-from moa_dspy.response import Response
+from moa_dspy.prediction import Response
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from moa_dspy.optimize.votes import Ballots
-from moa_dspy.optimize.votes._answer_model import fit_answers
-from moa_dspy.optimize.votes._redraw import REDRAWN, Urns
+from moa_dspy.optimize.votes.answer_model import REDRAWN, Urns, fit_answers
 from tests.optimize.votes.worlds import world
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa_dspy.optimize.votes._subsets import LARGEST_POOL, Camps, count_right
+from moa_dspy.optimize.votes.smoothing import LARGEST_POOL, Camps, count_right
 from tests.optimize.votes.worlds import plain_vote
 
 

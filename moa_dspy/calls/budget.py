@@ -1,0 +1,310 @@
+"""What a study may spend, and what it has spent."""
+
+# DOCS: calls/budgets/_ledger: Counts what a study spends, and refuses a call before it would go beyond the budget.
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from moa_dspy.errors import BudgetReachedError, StudyError
+
+LIMITS = ("calls", "tokens", "usd", "seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Upper limits of a study; None is no limit.
+
+    Attributes:
+        calls: Calls really made; stored answers are free.
+        tokens: Prompt and completion tokens of the calls made.
+        usd: By the pool's prices.
+        seconds: Wall time from the first call on, of all workers together and of runs before
+            a resume too; while nobody works on the study it stands still.
+
+    Raises:
+        StudyError: If a limit is not positive.
+    """
+
+    calls: int | None = None
+    tokens: int | None = None
+    usd: float | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in LIMITS:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise StudyError(f"`budget.{name}` must be positive, but got {value}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What was really spent: ``made`` calls were paid for, ``reused`` ones were not."""
+
+    made: int = 0
+    reused: int = 0
+    tokens: int = 0
+    usd: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """An upper bound of what one call may use.
+
+    Attributes:
+        tokens: Bytes of the request, and the longest answer.
+        usd: Their price.
+        is_bounded: False if the request sets no longest answer: then there is no bound.
+    """
+
+    tokens: int = 0
+    usd: float = 0.0
+    is_bounded: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What is spent with what calls in flight, or of a process that died, may have spent."""
+
+    calls: int = 0
+    tokens: int = 0
+    usd: float = 0.0
+    seconds: float = 0.0
+
+
+class Book(Protocol):
+    """Where a ledger writes: the memory of one process, or a store that workers share.
+
+    Safe for threads. What is reserved is charged until it is settled.
+    """
+
+    def spending(self) -> Spending:
+        """Return what was spent, calls in flight not included."""
+        ...
+
+    def totals(self) -> Totals:
+        """Return what counts against a budget, calls in flight included."""
+        ...
+
+    def reserve(
+        self, estimate: Estimate, *, limits: Mapping[str, float], key: str | None
+    ) -> str | None:
+        """Reserve room for one call, all at once, or return None if it goes beyond a limit.
+
+        Args:
+            estimate: Of the call.
+            limits: By name, of ``totals`` with the call; no name, no limit.
+            key: Of the call, by which its cost is found if this process dies.
+        """
+        ...
+
+    def settle(self, ticket: str, spent: Spending) -> None:
+        """Replace a reservation by what was spent; without effect on one that is settled."""
+        ...
+
+    def add(self, spent: Spending) -> None:
+        """Count what was spent elsewhere."""
+        ...
+
+
+class MemoryBook:
+    """A book of one process; time runs from its first reservation on.
+
+    Args:
+        spent: What was spent before.
+    """
+
+    def __init__(self, spent: Spending | None = None) -> None:
+        self._spent = spent or Spending()
+        self._open: dict[str, Estimate] = {}
+        self._n_tickets = 0
+        self._started: float | None = None
+        self._lock = threading.Lock()
+
+    def spending(self) -> Spending:
+        """Return what was spent, calls in flight not included."""
+        with self._lock:
+            s = self._spent
+            return Spending(s.made, s.reused, s.tokens, s.usd, self._seconds())
+
+    def totals(self) -> Totals:
+        """Return what counts against a budget, calls in flight included."""
+        with self._lock:
+            return self._totals(Estimate())
+
+    def _seconds(self) -> float:
+        running = 0.0 if self._started is None else time.monotonic() - self._started
+        return self._spent.seconds + running
+
+    def _totals(self, one_more: Estimate) -> Totals:
+        every = [*self._open.values(), one_more]
+        return Totals(
+            self._spent.made + len(self._open),
+            self._spent.tokens + sum(estimate.tokens for estimate in every),
+            self._spent.usd + sum(estimate.usd for estimate in every),
+            self._seconds(),
+        )
+
+    def reserve(
+        self, estimate: Estimate, *, limits: Mapping[str, float], key: str | None
+    ) -> str | None:
+        """Reserve room for one call, or return None if it goes beyond a limit."""
+        with self._lock:
+            if self._started is None:
+                self._started = time.monotonic()
+            after = self._totals(estimate)
+            if any(getattr(after, name) + (name == "calls") > limits[name] for name in limits):
+                return None
+            self._n_tickets += 1
+            ticket = str(self._n_tickets)
+            self._open[ticket] = estimate
+            return ticket
+
+    def settle(self, ticket: str, spent: Spending) -> None:
+        """Replace a reservation by what was spent."""
+        with self._lock:
+            if self._open.pop(ticket, None) is not None:
+                self._add(spent)
+
+    def add(self, spent: Spending) -> None:
+        """Count what was spent elsewhere."""
+        with self._lock:
+            self._add(spent)
+
+    def _add(self, more: Spending) -> None:
+        s = self._spent
+        self._spent = Spending(
+            s.made + more.made,
+            s.reused + more.reused,
+            s.tokens + more.tokens,
+            s.usd + more.usd,
+            s.seconds + more.seconds,
+        )
+
+
+class Ledger:
+    """Counts what is spent and refuses a call before it would go beyond the budget.
+
+    A call is reserved before it is made, by an upper bound, and settled after it,
+    so that calls in flight count too. ``share`` keeps a part of every limit back:
+    a search leaves what its final test will need. Safe for threads.
+
+    Args:
+        budget: None limits nothing.
+        spent: What was spent before, for a book in memory.
+        book: Where it is written; default: the memory of this process.
+    """
+
+    def __init__(
+        self,
+        budget: Budget | None = None,
+        *,
+        spent: Spending | None = None,
+        book: Book | None = None,
+    ) -> None:
+        self.budget = budget or Budget()
+        self.share = 1.0
+        self.book: Book = book or MemoryBook(spent)
+        self._reused = 0
+        self._slowest = 0.0
+        self._lock = threading.Lock()
+
+    @property
+    def spending(self) -> Spending:
+        """What was spent up to now, by everybody who writes in the same book."""
+        s = self.book.spending()
+        return Spending(s.made, s.reused + self._reused, s.tokens, s.usd, s.seconds)
+
+    def reserve(self, estimate: Estimate, *, key: str | None = None) -> str:
+        """Claim room for one call.
+
+        Args:
+            estimate: Its upper bound.
+            key: Of the call: if this process dies, its stored answer says what it cost.
+
+        Returns:
+            A ticket for ``settle``.
+
+        Raises:
+            BudgetReachedError: If the call might go beyond a limit, naming the limit.
+            StudyError: If nothing bounds what the call may use, and tokens or usd are limited.
+        """
+        self._check_bound(estimate)
+        while True:
+            ticket = self.book.reserve(estimate, limits=self._limits(), key=key)
+            if ticket is not None:
+                return ticket
+            self._refuse(estimate)
+
+    def _limits(self) -> dict[str, float]:
+        given = {name: getattr(self.budget, name) for name in LIMITS}
+        limits = {name: value * self.share for name, value in given.items() if value is not None}
+        if "seconds" in limits:
+            # The next call may well take as long as the slowest one did.
+            limits["seconds"] -= self._slowest
+        return limits
+
+    def _check_bound(self, estimate: Estimate) -> None:
+        if estimate.is_bounded:
+            return
+        for name in ("tokens", "usd"):
+            if getattr(self.budget, name) is not None:
+                raise StudyError(
+                    f"`budget.{name}` needs an upper bound of every call, but one was asked for "
+                    "without `max_tokens`; set it on the agent, or on its LM."
+                )
+
+    def _refuse(self, estimate: Estimate) -> None:
+        """Raise for the first limit that is in the way; none is if one was just settled."""
+        totals = self.book.totals()
+        needed = {
+            "calls": totals.calls + 1,
+            "tokens": totals.tokens + estimate.tokens,
+            "usd": totals.usd + estimate.usd,
+            "seconds": totals.seconds,
+        }
+        for name, limit in self._limits().items():
+            if needed[name] > limit:
+                kept = "" if self.share == 1 else f" (this stage may use {self.share:.0%} of it)"
+                whole = getattr(self.budget, name)
+                raise BudgetReachedError(f"The budget of {whole:g} {name} is reached{kept}.")
+
+    def settle(self, ticket: str, *, tokens: int, usd: float, seconds: float) -> None:
+        """Replace a reservation by what the call really used, failed calls included."""
+        with self._lock:
+            self._slowest = max(self._slowest, seconds)
+            reused, self._reused = self._reused, 0
+        self.book.settle(ticket, Spending(made=1, reused=reused, tokens=tokens, usd=usd))
+
+    def cancel(self, ticket: str) -> None:
+        """Take back a reservation of a call that was not made."""
+        self.book.settle(ticket, Spending())
+
+    def count_reuse(self) -> None:
+        """Count one answer that came from the store."""
+        # In memory until the next call is settled: a hit must not cost a write.
+        with self._lock:
+            self._reused += 1
+
+    def flush(self) -> None:
+        """Write down the reuses that were counted since the last call was settled."""
+        with self._lock:
+            reused, self._reused = self._reused, 0
+        self.book.add(Spending(reused=reused))
+
+    def keep_in(self, book: Book) -> None:
+        """Go on in ``book``; what this ledger's own book has counted is added to it.
+
+        Between calls only: nothing may be reserved at this moment.
+        """
+        with self._lock:
+            reused, self._reused = self._reused, 0
+            s = self.book.spending()
+            book.add(Spending(s.made, s.reused + reused, s.tokens, s.usd, s.seconds))
+            self.book = book

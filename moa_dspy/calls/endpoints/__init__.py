@@ -1,1 +1,0 @@
-"""What really asks a model: DSPy's own client, or LiteLLM's."""

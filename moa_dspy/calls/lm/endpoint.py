@@ -1,0 +1,334 @@
+"""Where a model is reached, as plain data."""
+
+# DOCS: calls/endpoints/_endpoint_loops: One asynchronous engine per event loop, behind one that any loop may use. | calls/endpoints/_endpoint_time: Connections on which a whole exchange has a time, not only each wait for bytes. | calls/endpoints/_endpoint_chat: Engines for an OpenAI-compatible server, of DSPy's own protocol code and connections.  DSPy's router would look up the route of every request, in a thread if asynchronous, and its connections would read the proxy variables for each: a third of a call's work on a fast server. | calls/endpoints/_endpoints: Builds the engine that really asks an endpoint: DSPy's own client, or else LiteLLM's.
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from dspy import lm15
+from dspy._vendor.lm15.transports import (
+    ReadTimeout,
+    StdlibAsyncTransport,
+    StdlibTransport,
+    WriteTimeout,
+)
+from dspy.clients.engines import AsyncLiteLLMEngine, AsyncLM15Engine, LiteLLMEngine, LM15Engine
+from dspy.clients.engines.base import validate_request
+from dspy.clients.engines.lifecycle import aclosing_stream, closing_stream
+from dspy.clients.engines.stream_guard import achecked_stream, checked_stream
+
+LONGEST_CONNECT_SECONDS: Final = 10.0
+"""A host that does not take a connection in this time is down; answers may take far longer."""
+NATIVE_PREFIXES: Final = frozenset(
+    {"anthropic", "deepseek", "gemini", "groq", "hosted_vllm", "moonshot", "ollama"}
+    | {"openai", "openrouter", "xai"}
+)
+"""Vendors that DSPy's own client reaches without LiteLLM (dspy 3.4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a model is reached; the key is held in memory only and never shown.
+
+    Attributes:
+        model: ``vendor/NAME``.
+        api_base: URL of an OpenAI-compatible server; None is the vendor's own.
+        api_key: The key itself.
+        client: ``litellm`` sends every request through LiteLLM.
+        timeout_seconds: Longest wait to connect (never above 10 s), and for the next bytes of
+            an answer; a stream that keeps arriving is not cut. None is the client's 600 s.
+    """
+
+    model: str
+    api_base: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    client: Literal["auto", "litellm"] = "auto"
+    timeout_seconds: float | None = None
+
+    @property
+    def is_native(self) -> bool:
+        """Whether DSPy's own client is used."""
+        vendor = self.model.partition("/")[0]
+        return self.client == "auto" and vendor in NATIVE_PREFIXES
+
+    @property
+    def timeouts(self) -> dict[str, float]:
+        """The limits by name, as far as one was set: connect, read, write."""
+        if self.timeout_seconds is None:
+            return {}
+        wait = self.timeout_seconds
+        return {"connect": min(wait, LONGEST_CONNECT_SECONDS), "read": wait, "write": wait}
+
+
+class PerLoop:
+    """Asks through an engine that belongs to the running event loop, and makes it at first use.
+
+    A connection can only be awaited in the loop that opened it, but a pool outlives a loop:
+    every ``asyncio.run`` brings a new one, and each thread may have its own.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._engines: dict[asyncio.AbstractEventLoop, Any] = {}
+        self._lock = threading.Lock()
+
+    def complete(self, request: Any) -> Any:
+        """Return a coroutine of the response."""
+        return self._here().complete(request)
+
+    def stream(self, request: Any) -> Any:
+        """Return an asynchronous iterator of the events."""
+        return self._here().stream(request)
+
+    def _here(self) -> Any:
+        loop = asyncio.get_running_loop()
+        return self._engines.get(loop) or self._add(loop)
+
+    def _add(self, loop: asyncio.AbstractEventLoop) -> Any:
+        with self._lock:
+            # Engines of closed loops close their idle connections when nobody holds them.
+            alive = {one: engine for one, engine in self._engines.items() if not one.is_closed()}
+            self._engines = {**alive, loop: self._make()}
+            return self._engines[loop]
+
+    async def aclose(self) -> None:
+        """Close what this loop opened, and let go of what closed loops left."""
+        with self._lock:
+            engine = self._engines.pop(asyncio.get_running_loop(), None)
+            self._engines = {o: e for o, e in self._engines.items() if not o.is_closed()}
+        if engine is not None:
+            await engine.aclose()
+
+    def close(self) -> None:
+        """Let go of every loop's engine; calls in flight end as they would have."""
+        with self._lock:
+            self._engines = {}
+
+
+class TimedTransport(StdlibTransport):
+    """``StdlibTransport`` that spends at most so many seconds on waiting, per exchange.
+
+    A server that sends a byte now and then never trips a limit of each wait. The time in
+    which somebody reads a stream slowly does not count.
+
+    Args:
+        seconds: To connect, send and receive in all; None is no limit.
+        limits: As of ``StdlibTransport``.
+    """
+
+    def __init__(self, *, seconds: float | None, **limits: Any) -> None:
+        super().__init__(**limits)
+        self._seconds, self._limits = seconds, limits
+
+    def copy(self) -> TimedTransport:
+        """Return an open transport like this one: lm15 asks for it when this one was closed."""
+        return TimedTransport(seconds=self._seconds, **self._limits)
+
+    def _open(self, *where: Any, **how: Any) -> Any:
+        started = time.monotonic()
+        connection: Any = super()._open(*where, **how)
+        if self._seconds is not None:
+            connection.sock = _TimedSocket(connection.sock, time.monotonic() - started)
+        return connection
+
+    def _send_request(self, conn: Any, *what: Any, **how: Any) -> None:
+        if self._seconds is not None:
+            # What it took to connect belongs to the first exchange only.
+            conn.sock.left, conn.sock.spent = self._seconds - conn.sock.spent, 0.0
+        super()._send_request(conn, *what, **how)
+
+
+class _TimedSocket:
+    """A socket of one exchange at a time; ``left`` seconds of waiting remain in this one."""
+
+    def __init__(self, sock: Any, spent: float) -> None:
+        self._sock = sock
+        self.left, self.spent = 0.0, spent
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def settimeout(self, seconds: float | None) -> None:
+        """Ignore the limit of each wait: what is left of the exchange is never longer."""
+
+    def sendall(self, data: bytes) -> None:
+        """Send it all in the time that is left."""
+        self._timed(self._sock.sendall, data)
+
+    def recv(self, size: int) -> bytes:
+        """Return what comes first in the time that is left."""
+        received: bytes = self._timed(self._sock.recv, size)
+        return received
+
+    def _timed(self, do: Any, argument: Any) -> Any:
+        if self.left <= 0:
+            raise TimeoutError("timed out")
+        self._sock.settimeout(self.left)
+        started = time.monotonic()
+        try:
+            return do(argument)
+        finally:
+            self.left -= time.monotonic() - started
+
+
+NO_KEY = "EMPTY"
+"""What servers without keys are sent: the header must hold something."""
+
+
+class ChatEngine:
+    """One attempt per request over kept connections; safe for threads.
+
+    The endpoint's seconds are those of a whole attempt, waiting for a connection apart.
+    """
+
+    keeps_time = True
+    """Whether an attempt ends by itself in time: nobody needs a thread to leave it."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        transport = TimedTransport(seconds=endpoint.timeout_seconds, **_limits(endpoint))
+        self._chat: Any = lm15.OpenAIChatLM(transport=transport, **_dialect(endpoint))
+        self._name, self._seconds = endpoint.model.partition("/")[2], endpoint.timeout_seconds
+
+    def complete(self, request: Any) -> Any:
+        """Return the response.
+
+        Raises:
+            TimeoutError: lm15's, after the endpoint's seconds.
+        """
+        validate_request(request)
+        try:
+            return self._chat.complete(replace(request, model=self._name))
+        except lm15.TransportError as error:
+            if self._seconds is None or not isinstance(error.__cause__, ReadTimeout | WriteTimeout):
+                raise
+            late = f"There was no complete answer after {self._seconds:g} s."
+            raise lm15.TimeoutError(late) from error
+
+    def stream(self, request: Any) -> Iterator[Any]:
+        """Yield the events as they arrive; leaving early closes the connection."""
+        validate_request(request)
+        source = self._chat.stream(replace(request, model=self._name))
+        with closing_stream(checked_stream(source, provider=self._chat.provider)) as events:
+            yield from events
+
+    def close(self) -> None:
+        """Close every connection; a further request opens a new one."""
+        self._chat.transport.close()
+
+
+class AsyncChatEngine:
+    """``ChatEngine`` for the coroutines of one event loop."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._transport = StdlibAsyncTransport(**_limits(endpoint))
+        self._chat = lm15.AsyncOpenAIChatLM(transport=self._transport, **_dialect(endpoint))
+        self._name = endpoint.model.partition("/")[2]
+
+    async def complete(self, request: Any) -> Any:
+        """Return the response."""
+        validate_request(request)
+        return await self._chat.complete(replace(request, model=self._name))
+
+    async def stream(self, request: Any) -> AsyncIterator[Any]:
+        """Yield the events as they arrive; leaving early closes the connection."""
+        validate_request(request)
+        source = self._chat.stream(replace(request, model=self._name))
+        checked = achecked_stream(source, provider=self._chat.provider)
+        async with aclosing_stream(checked) as events:
+            async for event in events:
+                yield event
+
+    async def aclose(self) -> None:
+        """Close every connection; further requests fail."""
+        await self._transport.aclose()
+
+
+def _dialect(endpoint: Endpoint) -> dict[str, Any]:
+    # A provider of our own keeps the right token field, and no name matches a vendor's price.
+    digest = hashlib.sha256(str(endpoint.api_base).encode()).hexdigest()[:8]
+    access = lm15.AccessPolicy(
+        provider=f"moa{digest}",
+        supports=lm15.EndpointSupport(complete=True, stream=True),
+        auth_modes=("bearer",),
+        base_url=endpoint.api_base,
+    )
+    compat = lm15.OpenAIChatCompat.preset("vllm")
+    return {"api_key": endpoint.api_key or NO_KEY, "access": access, "compat": compat}
+
+
+def _limits(endpoint: Endpoint) -> dict[str, Any]:
+    timeouts = {f"{name}_timeout": seconds for name, seconds in endpoint.timeouts.items()}
+    # Waiting for a free connection is waiting for our own calls, not for the endpoint.
+    return {"pool_timeout": None, "trust_env": _has_proxy(str(endpoint.api_base)), **timeouts}
+
+
+def _has_proxy(url: str) -> bool:
+    """Return whether the environment names a proxy for ``url``; it is read once per engine."""
+    target, proxies = urlsplit(url), getproxies()
+    named = proxies.get(target.scheme) or proxies.get("all")
+    return bool(named) and not proxy_bypass(target.hostname or "")
+
+
+def endpoint_engine(endpoint: Endpoint, *, asynchronous: bool) -> Any:
+    """Return a one-attempt engine for ``endpoint``; retries are the LM's.
+
+    It has ``complete``, ``stream`` and ``close``; an asynchronous one works in any event loop,
+    and ``aclose`` closes what the running one opened.
+    """
+    if not endpoint.is_native:
+        return _Named(_litellm(endpoint, asynchronous=asynchronous), endpoint.model)
+    if endpoint.api_base is None:
+        return _Named(_vendor(endpoint, asynchronous=asynchronous), endpoint.model)
+    return PerLoop(lambda: AsyncChatEngine(endpoint)) if asynchronous else ChatEngine(endpoint)
+
+
+class _Named:
+    """Puts the endpoint's model name on requests that carry an agent's name."""
+
+    def __init__(self, engine: Any, model: str) -> None:
+        self._engine, self._model = engine, model
+
+    def complete(self, request: Any) -> Any:
+        """Ask the endpoint; a coroutine where its engine is asynchronous."""
+        return self._engine.complete(replace(request, model=self._model))
+
+    def stream(self, request: Any) -> Any:
+        """Return the events as they arrive: an iterator, asynchronous where its engine is."""
+        return self._engine.stream(replace(request, model=self._model))
+
+    def close(self) -> None:
+        """Close the connections, of every event loop where the engine is asynchronous."""
+        if (close := getattr(self._engine, "close", None)) is not None:
+            close()
+
+    async def aclose(self) -> None:
+        """Close what the running event loop opened."""
+        await self._engine.aclose()
+
+
+def _vendor(endpoint: Endpoint, *, asynchronous: bool) -> Any:
+    vendor = endpoint.model.partition("/")[0]
+    config = lm15.RouterConfig(
+        api_keys={vendor: endpoint.api_key} if endpoint.api_key else None,
+        timeouts=lm15.Timeouts(**endpoint.timeouts, pool=None),
+    )
+    return PerLoop(lambda: AsyncLM15Engine(config)) if asynchronous else LM15Engine(config)
+
+
+def _litellm(endpoint: Endpoint, *, asynchronous: bool) -> Any:
+    options = {
+        "api_key": endpoint.api_key,
+        "api_base": endpoint.api_base,
+        "timeout": endpoint.timeout_seconds,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    return AsyncLiteLLMEngine(**given) if asynchronous else LiteLLMEngine(**given)

@@ -1,0 +1,312 @@
+"""Which independent sample a request is: by its seat, DSPy's ``rollout_id`` and its ``n``.
+
+DSPy gives an engine neither ``rollout_id`` nor ``n``: it sends ``n`` equal requests, one
+after the other. Both are noted here when a call of an LM begins (see ``_callbacks``).
+"""
+
+# DOCS: calls/engines/_engine: DSPy engines that ask ``Calls`` before they ask the endpoint.  Engines are DSPy's extension point below the LM: history, usage and streaming to the user stay DSPy's. Several agents share one ``Calls``. | calls/engines/_async_engine: The engine of ``_engine`` for coroutines.
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+from dspy import lm15
+from dspy._vendor.lm15.serde import request_to_dict, response_from_dict
+from dspy.clients.engines.lifecycle import aclosing_stream, closing_stream
+from dspy.clients.engines.stream_guard import achecked_stream, checked_stream
+
+from moa_dspy.calls.call import Call
+from moa_dspy.calls.calls import Calls
+from moa_dspy.calls.lm.stream import (
+    Arriving,
+    Passage,
+    as_stream,
+    in_time,
+    readable,
+    stream_of,
+    told,
+)
+from moa_dspy.calls.request import Ask, Caller
+from moa_dspy.calls.scope import current_scope
+from moa_dspy.calls.steps import Course, Send, Step
+from moa_dspy.calls.timeout import aevents_within, awithin, events_within, within
+
+_FIRST_DERIVED: Final = 2**20
+_N_DERIVED: Final = 2**31 - _FIRST_DERIVED
+
+
+@dataclass(slots=True)
+class _LMCall:
+    """A call of an LM that is under way, inside ``outer`` if an engine asks another LM."""
+
+    call_id: str
+    model: str
+    rollout: int | None
+    n: int
+    outer: _LMCall | None
+    n_asked: int = 0
+
+
+_UNDER_WAY: ContextVar[_LMCall | None] = ContextVar("moa_dspy_lm_call", default=None)
+
+
+def lm_call_begins(call_id: str, *, model: str, rollout: int | None, n: int) -> None:
+    """Note the call of an LM in this context."""
+    _UNDER_WAY.set(_LMCall(call_id, model, rollout, n, outer=_UNDER_WAY.get()))
+
+
+def lm_call_ends(call_id: str) -> None:
+    """Forget it; the one around it counts again."""
+    call = _UNDER_WAY.get()
+    if call is not None and call.call_id == call_id:
+        _UNDER_WAY.set(call.outer)
+
+
+def next_sample(slot: int, *, model: str) -> int:
+    """Return the sample index of the next request of the LM call that is under way.
+
+    Args:
+        slot: Index of the sample as the seat counts it.
+        model: The LM's name on the request: an LM inside another has no part in its call.
+    """
+    call = _UNDER_WAY.get()
+    if call is None or call.model != model:
+        return slot
+    index, call.n_asked = call.n_asked, call.n_asked + 1
+    return sample_index(slot, rollout=call.rollout, completion=index if call.n > 1 else 0)
+
+
+def sample_index(slot: int, *, rollout: int | None = None, completion: int = 0) -> int:
+    """Return one index for the three, below 2**31.
+
+    It is the slot where there is nothing else, else a number from 2**20 on that depends on
+    the three only. Rollout 0 is a rollout of its own, as it is for DSPy.
+    """
+    if rollout is None and completion == 0:
+        return slot
+    digest = hashlib.sha256(f"{slot}/{rollout}/{completion}".encode()).digest()
+    return _FIRST_DERIVED + int.from_bytes(digest[:8]) % _N_DERIVED
+
+
+class Stored:
+    """What both engines share; the endpoint's engine is built at the first call that needs it.
+
+    Args:
+        calls: Where answers come from and go to.
+        caller: Who asks.
+        build: Makes the engine that really asks, one attempt per request.
+        is_seeded: Whether the endpoint's samples are drawn by the call's content.
+        timeout_seconds: How long one attempt may take in all; None is for good.
+        hints: What the model can do, as adapters ask it; an object with the attributes that
+            a ``dspy.LM`` has for this, ``supports_response_schema`` and so on.
+    """
+
+    logs_calls = True
+
+    def __init__(
+        self,
+        calls: Calls,
+        caller: Caller,
+        build: Callable[[], Any],
+        *,
+        is_seeded: bool = False,
+        timeout_seconds: float | None = None,
+        hints: Any = None,
+    ) -> None:
+        self.calls, self.caller = calls, caller
+        self.timeout_seconds = timeout_seconds
+        self._build, self._is_seeded, self._hints = build, is_seeded, hints
+        self._endpoint: Any = None
+        self._lock = threading.Lock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        # DSPy's optimizers deep-copy programs; a store and a connection are shared, not copied.
+        return self
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.caller.agent!r})"
+
+    def __getattr__(self, name: str) -> Any:
+        # DSPy's adapters ask an engine of ours what they would ask the LM it stands for.
+        if name.startswith("supported_") or name.startswith("supports_"):
+            return getattr(self._hints, name, None)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def endpoint(self) -> Any:
+        """The engine that really asks the model."""
+        with self._lock:
+            if self._endpoint is None:
+                self._endpoint = self._build()
+            return self._endpoint
+
+    def ask(self, request: Any) -> Ask:
+        """Describe ``request`` without the model's name, which the identity stands for."""
+        plain = request_to_dict(request)
+        plain.pop("model")
+        sample = next_sample(current_scope().sample, model=request.model)
+        return self.calls.ask(self.caller, plain, sample=sample)
+
+    def outgoing(self, request: Any, ask: Ask) -> Any:
+        """Return the request as sent: a seeded endpoint samples by the call's content.
+
+        So a recording that is made again, in any order and on any number of
+        slots, draws the same samples.
+        """
+        if not self._is_seeded or request.config.seed is not None:
+            return request
+        return replace(request, config=replace(request.config, seed=int(ask.key[:7], 16)))
+
+    def response(self, call: Call) -> Any:
+        """Rebuild the response of a stored call, or raise its stored failure."""
+        if call.response is None:
+            raise lm15.ProviderError(call.failure or "The recorded call failed.")
+        return response_from_dict(json.loads(call.response))
+
+
+class StoredEngine(Stored):
+    """Answers from the store if it can, else asks the endpoint and stores what came back."""
+
+    def complete(self, request: Any) -> Any:
+        """Return the response to a ``dspy.lm15.Request``."""
+        ask = self.ask(request)
+        with in_time():
+            call = self.calls.answer(ask, partial(self._send, self.outgoing(request, ask)))
+        return self.response(call)
+
+    def _send(self, request: Any) -> dict[str, Any]:
+        with told(self.caller):
+            endpoint = self.endpoint
+            # An endpoint that keeps the time itself saves a thread.
+            seconds = None if getattr(endpoint, "keeps_time", False) else self.timeout_seconds
+            return readable(within(seconds, partial(endpoint.complete, request)))
+
+    def stream(self, request: Any) -> Iterator[Any]:
+        """Yield the events of the response as they arrive, or those of the stored one.
+
+        It is stored when it is complete, before its end is passed on. A stream that breaks
+        or that nobody reads to its end is a failed call, and is not tried again once some
+        of it was passed on.
+        """
+        ask, passage = self.ask(request), Passage()
+        call = self.calls.known(ask)
+        if call is None:
+            course = Course(self.calls.plan(ask))
+            yield from self._pass_on(course, self.outgoing(request, ask), passage)
+            call = course.call
+        arrived = passage.arriving
+        yield from as_stream(self.response(call)) if arrived is None else arrived.last()
+
+    def _pass_on(self, course: Course, request: Any, passage: Passage) -> Iterator[Any]:
+        with in_time():
+            while course.step is not None:
+                try:
+                    yield from self._do(course.step, request, passage)
+                except BaseException as error:
+                    course.failed(error)
+                else:
+                    course.did(passage.result)
+
+    def _do(self, step: Step, request: Any, passage: Passage) -> Iterator[Any]:
+        if not isinstance(step, Send):
+            passage.result = None
+            step.run()
+            return
+        arriving = Arriving(request)
+        try:
+            for event in self._arriving(request):
+                for shown in arriving.take(event):
+                    step.has_shown = True
+                    yield shown
+            passage.result, passage.arriving = arriving.response(), arriving
+        except lm15.UnsupportedFeatureError:
+            # Some endpoints answer whole only.
+            passage.result, passage.arriving = self._send(request), None
+
+    def _arriving(self, request: Any) -> Iterator[Any]:
+        with told(self.caller):
+            source = checked_stream(stream_of(self.endpoint, request))
+            with closing_stream(source):
+                yield from events_within(self.timeout_seconds, source)
+
+    def close(self) -> None:
+        """Leave the endpoint open: it is shared and owned by the pool."""
+
+
+class AsyncStoredEngine(Stored):
+    """``StoredEngine`` for coroutines; keys and store are the same."""
+
+    async def complete(self, request: Any) -> Any:
+        """Return the response to a ``dspy.lm15.Request``."""
+        ask = self.ask(request)
+        with in_time():
+            call = await self.calls.aanswer(ask, partial(self._send, self.outgoing(request, ask)))
+        return self.response(call)
+
+    async def _send(self, request: Any) -> dict[str, Any]:
+        with told(self.caller):
+            return readable(await awithin(self.timeout_seconds, self.endpoint.complete(request)))
+
+    async def stream(self, request: Any) -> AsyncIterator[Any]:
+        """Yield the events of the response as they arrive, or those of the stored one."""
+        ask, passage = self.ask(request), Passage()
+        call = self.calls.known(ask)
+        if call is None:
+            course = Course(self.calls.plan(ask))
+            passed_on = self._pass_on(course, self.outgoing(request, ask), passage)
+            async with aclosing(passed_on) as events:
+                async for event in events:
+                    yield event
+            call = course.call
+        arrived = passage.arriving
+        for event in as_stream(self.response(call)) if arrived is None else arrived.last():
+            yield event
+
+    async def _pass_on(
+        self, course: Course, request: Any, passage: Passage
+    ) -> AsyncGenerator[Any, None]:
+        with in_time():
+            while course.step is not None:
+                try:
+                    async with aclosing(self._do(course.step, request, passage)) as events:
+                        async for event in events:
+                            yield event
+                except BaseException as error:
+                    course.failed(error)
+                else:
+                    course.did(passage.result)
+
+    async def _do(self, step: Step, request: Any, passage: Passage) -> AsyncGenerator[Any, None]:
+        if not isinstance(step, Send):
+            passage.result = None
+            await step.arun()
+            return
+        arriving = Arriving(request)
+        try:
+            async with aclosing(self._arriving(request)) as events:
+                async for event in events:
+                    for shown in arriving.take(event):
+                        step.has_shown = True
+                        yield shown
+            passage.result, passage.arriving = arriving.response(), arriving
+        except lm15.UnsupportedFeatureError:
+            # Some endpoints answer whole only.
+            passage.result, passage.arriving = await self._send(request), None
+
+    async def _arriving(self, request: Any) -> AsyncGenerator[Any, None]:
+        with told(self.caller):
+            source = achecked_stream(stream_of(self.endpoint, request))
+            async with aclosing_stream(source):
+                async for event in aevents_within(self.timeout_seconds, source):
+                    yield event
+
+    async def aclose(self) -> None:
+        """Leave the endpoint open: it is shared and owned by the pool."""

@@ -1,0 +1,237 @@
+"""The statements on what studies have spent, and on what their calls in flight may spend."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+import weakref
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from moa_dspy.calls.budget import LIMITS, Estimate, Spending, Totals
+from moa_dspy.calls.store.database import Session
+from moa_dspy.calls.store.leases import Owner
+from moa_dspy.errors import StoreError
+
+_NO_LIMIT = 1e300
+
+
+class Reservations:
+    """The row of one study, and its open reservations.
+
+    Args:
+        owner: Of this process.
+        study: Whose row it is.
+    """
+
+    def __init__(self, owner: Owner, study: str) -> None:
+        self.owner, self.study = owner, study
+        clock = owner.database.clock
+        gap = f"({clock} - ticked_at)"
+        self.running = (
+            f"(CASE WHEN {gap} BETWEEN 0 AND {owner.lease_seconds} THEN {gap} ELSE 0 END)"
+        )
+        """SQL for the seconds since the last tick; 0 before the first and after a pause."""
+        self.tick = f"seconds = seconds + {self.running}, ticked_at = {clock}"
+        """SQL that lets these seconds count."""
+
+    def reserve(
+        self,
+        session: Session,
+        ticket: str,
+        estimate: Estimate,
+        *,
+        limits: Mapping[str, float],
+        key: str | None,
+    ) -> bool:
+        """Reserve if it stays within the limits, and return whether it does."""
+        tokens, usd = estimate.tokens, estimate.usd
+        row = (ticket, self.study, self.owner.id, key, tokens, usd)
+        insert = (
+            "INSERT INTO reservations (ticket, study, owner, key, tokens, usd) "
+            "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (ticket) DO NOTHING"
+        )
+        # First, because nobody waits for it; the row that all share is locked last.
+        if not session.execute(insert, row).rowcount:
+            return True  # done before the connection was lost
+        within = (
+            f"UPDATE spending SET {self.tick}, open_calls = open_calls + 1, "
+            "open_tokens = open_tokens + ?, open_usd = open_usd + ? WHERE study = ? "
+            "AND made + open_calls + 1 <= ? AND tokens + open_tokens + ? <= ? "
+            f"AND usd + open_usd + ? <= ? AND seconds + {self.running} <= ?"
+        )
+        calls, most_tokens, most_usd, seconds = (
+            float(limits.get(name, _NO_LIMIT)) for name in LIMITS
+        )
+        values = (tokens, usd, self.study, calls, tokens, most_tokens, usd, most_usd, seconds)
+        if session.execute(within, values).rowcount:
+            return True
+        session.execute("DELETE FROM reservations WHERE ticket = ?", (ticket,))
+        return False
+
+    def settle(self, session: Session, *, ticket: str, spent: Spending) -> None:
+        """Replace a reservation by what was spent; one that is settled is left alone."""
+        taken = "DELETE FROM reservations WHERE ticket = ? RETURNING tokens, usd"
+        for tokens, usd in session.rows(taken, (ticket,)):
+            session.execute(
+                f"UPDATE spending SET {self.tick}, made = made + ?, reused = reused + ?, "
+                "tokens = tokens + ?, usd = usd + ?, open_calls = open_calls - 1, "
+                "open_tokens = open_tokens - ?, open_usd = "
+                # Sums of floats leave crumbs: with nothing open, nothing is charged.
+                "CASE WHEN open_calls = 1 THEN 0 ELSE open_usd - ? END WHERE study = ?",
+                (spent.made, spent.reused, spent.tokens, spent.usd, tokens, usd, self.study),
+            )
+
+    def of_the_dead(self) -> list[tuple[str, Spending]]:
+        """Return tickets of dead workers whose answers are stored, and what these cost."""
+        database = self.owner.database
+        found: list[Any] = database.rows(
+            "SELECT reservations.ticket, reservations.owner, owners.beat, "
+            f"coalesce(owners.expires < {database.clock}, FALSE), "
+            "calls.prompt_tokens + calls.completion_tokens, calls.usd FROM reservations "
+            "JOIN calls ON calls.key = reservations.key AND calls.response IS NOT NULL "
+            "LEFT JOIN owners ON owners.owner = reservations.owner WHERE reservations.study = ?",
+            (self.study,),
+        )
+        return [
+            (ticket, Spending(made=1, tokens=tokens, usd=usd))
+            for ticket, owner, beat, has_expired, tokens, usd in found
+            if owner != self.owner.id
+            and self.owner.is_dead(owner, beat, has_expired=bool(has_expired))
+        ]
+
+
+class DatabaseBook:
+    """A book in the store, which all workers of a study share, and which outlives them.
+
+    What a worker reserved and never settled, because it died, stays charged by its upper
+    bound; once the answer of its call is in the store, by what that cost. Time runs while a
+    worker lives: every reservation, settlement and beat adds the time since the last one of
+    anybody, unless that is longer than a lease, which is a pause, or the clock went back.
+
+    Args:
+        owner: Of this process.
+        study: Whose book it is.
+        spent: Where a new book starts.
+
+    Raises:
+        StoreError: If the store cannot be used.
+    """
+
+    def __init__(self, owner: Owner, study: str, *, spent: Spending | None = None) -> None:
+        self.owner, self.database, self.study = owner, owner.database, study
+        self._rows = Reservations(owner, study)
+        self._unsettled: dict[str, Spending] = {}
+        self._is_at_work = False
+        self._lock = threading.Lock()
+        start = spent or Spending()
+        self.database.transact(lambda session: self._open(session, start))
+
+    def _open(self, session: Session, start: Spending) -> None:
+        session.execute(
+            "INSERT INTO spending (study, made, reused, tokens, usd, seconds, open_calls, "
+            "open_tokens, open_usd) VALUES (?, ?, ?, ?, ?, ?, 0, 0, 0) ON CONFLICT DO NOTHING",
+            (self.study, start.made, start.reused, start.tokens, start.usd, start.seconds),
+        )
+
+    def restart(self) -> None:
+        """Begin anew: nothing is spent or reserved, whatever was before."""
+
+        def begin(session: Session) -> None:
+            session.execute("DELETE FROM reservations WHERE study = ?", (self.study,))
+            session.execute("DELETE FROM spending WHERE study = ?", (self.study,))
+            self._open(session, Spending())
+
+        self.database.transact(begin)
+
+    def spending(self) -> Spending:
+        """Return what was spent, calls in flight not included."""
+        columns = f"made, reused, tokens, usd, seconds + {self._rows.running}"
+        query = f"SELECT {columns} FROM spending WHERE study = ?"
+        return Spending(*self.database.rows(query, (self.study,))[0])
+
+    def totals(self) -> Totals:
+        """Return what counts against a budget, calls in flight included."""
+        columns = "made + open_calls, tokens + open_tokens, usd + open_usd"
+        query = f"SELECT {columns}, seconds + {self._rows.running} FROM spending WHERE study = ?"
+        return Totals(*self.database.rows(query, (self.study,))[0])
+
+    def reserve(
+        self, estimate: Estimate, *, limits: Mapping[str, float], key: str | None
+    ) -> str | None:
+        """Reserve room for one call, or return None if it goes beyond a limit."""
+        self._work()
+        self.flush()
+        ticket = uuid.uuid4().hex
+
+        def work(session: Session) -> bool:
+            return self._rows.reserve(session, ticket, estimate, limits=limits, key=key)
+
+        is_reserved = self.database.transact(work, is_durable=False)
+        if not is_reserved and self.resolve():
+            is_reserved = self.database.transact(work, is_durable=False)
+        return ticket if is_reserved else None
+
+    def _work(self) -> None:
+        self.owner.enlist()
+        with self._lock:
+            if not self._is_at_work:
+                self._is_at_work = True
+                # The thread that beats must not keep a book alive that everybody forgot.
+                self.owner.on_beat.append(partial(_beat, weakref.ref(self)))
+
+    def settle(self, ticket: str, spent: Spending) -> None:
+        """Replace a reservation by what was spent; what cannot be written is written later."""
+        try:
+            self._settle(ticket, spent)
+        except StoreError:
+            # The answer that was paid for must be handed out: who reserves next is told.
+            with self._lock:
+                self._unsettled[ticket] = spent
+
+    def _settle(self, ticket: str, spent: Spending) -> None:
+        # What a server that crashes forgets of this, the stored answer tells.
+        work = partial(self._rows.settle, ticket=ticket, spent=spent)
+        self.database.transact(work, is_durable=False)
+
+    def flush(self) -> None:
+        """Write the settlements that could not be written.
+
+        Raises:
+            StoreError: If they still cannot be.
+        """
+        for ticket, spent in list(self._unsettled.items()):
+            self._settle(ticket, spent)
+            with self._lock:
+                self._unsettled.pop(ticket, None)
+
+    def resolve(self) -> int:
+        """Charge calls of dead workers what their stored answers cost; return how many."""
+        dead = self._rows.of_the_dead()
+        for ticket, spent in dead:
+            self.settle(ticket, spent)
+        return len(dead)
+
+    def add(self, spent: Spending) -> None:
+        """Count what was spent elsewhere."""
+        change = (
+            "UPDATE spending SET made = made + ?, reused = reused + ?, tokens = tokens + ?, "
+            "usd = usd + ?, seconds = seconds + ? WHERE study = ?"
+        )
+        values = (spent.made, spent.reused, spent.tokens, spent.usd, spent.seconds, self.study)
+        self.database.transact(lambda session: session.execute(change, values))
+
+    def tick(self) -> None:
+        """Note that somebody is at work: time runs."""
+        change = f"UPDATE spending SET {self._rows.tick} WHERE study = ? AND ticked_at IS NOT NULL"
+        self.database.transact(
+            lambda session: session.execute(change, (self.study,)), is_durable=False
+        )
+
+
+def _beat(forgettable: weakref.ref[DatabaseBook]) -> None:
+    book = forgettable()
+    if book is not None:
+        book.flush()
+        book.tick()

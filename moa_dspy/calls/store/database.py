@@ -1,0 +1,347 @@
+"""Connections of one process to a database: few, and used again."""
+
+# DOCS: calls/store/_database_url: Where a store is: a file, or a PostgreSQL database by its URL; passwords are never shown. | calls/store/_database: The database under a call store: quick reads and short transactions, on SQLite or PostgreSQL.
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext, suppress
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+
+from moa_dspy.errors import StoreError
+
+T = TypeVar("T")
+_MOST_CONNECTIONS = 10
+"""Of one process; PostgreSQL allows 100 in all, if nobody changed that."""
+
+
+class Connections:
+    """Connections of the driver, each used by one thread at a time, in autocommit.
+
+    Transactions are begun and ended by name, so nothing is left to reset.
+
+    Args:
+        url: Of SQLite or PostgreSQL.
+        timeout_seconds: How long SQLite waits for a locked file.
+
+    Raises:
+        ImportError: If the driver is not installed.
+    """
+
+    def __init__(self, url: sa.URL, *, timeout_seconds: float) -> None:
+        self.is_postgresql = url.get_backend_name() == "postgresql"
+        options: dict[str, Any] = {"autocommit": True}
+        if not self.is_postgresql:
+            options = {"check_same_thread": False, "isolation_level": None}
+            options["timeout"] = timeout_seconds
+        self._engine = sa.create_engine(
+            url, connect_args=options, pool_reset_on_return=None, pool_size=_MOST_CONNECTIONS
+        )
+        if not self.is_postgresql:
+            event.listen(self._engine, "connect", partial(_set_up, seconds=timeout_seconds))
+        self._driver: Any = self._engine.dialect.loaded_dbapi
+        self.errors = (self._driver.Error, exc.SQLAlchemyError)
+        self._was_reached = False
+        self._idle: deque[_Held] = deque()
+        self._slots = threading.Semaphore(_MOST_CONNECTIONS)
+        # A store that nobody closed closes its file when it goes; Python 3.13 warns otherwise.
+        weakref.finalize(self, _close, self._idle, self._engine)
+
+    def lend(self, work: Callable[[Any], T]) -> T:
+        """Return what ``work`` does with a connection; one that is lost is thrown away."""
+        with self._slots:
+            held = self._take()
+            try:
+                result = work(held.connection)
+                self._was_reached = True
+                return result
+            except self.errors as error:
+                if self.is_lost(error):
+                    held.pooled.invalidate()
+                    self.close()  # the others are as dead as this one
+                raise
+            finally:
+                if held.pooled.is_valid:
+                    self._idle.append(held)
+
+    def _take(self) -> _Held:
+        # A connection that was used lately is taken as it is: the pool costs as much as a read.
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return _Held(self._engine.raw_connection())
+
+    def is_lost(self, error: BaseException) -> bool:
+        """Whether the server went away; one that was never there is a mistake in the URL."""
+        if not self.is_postgresql or not self._was_reached:
+            return False
+        # Without a state the server said nothing; 08 and 57P are servers that stop or start.
+        state = getattr(error, "sqlstate", None)
+        is_operational = isinstance(error, self._driver.OperationalError)
+        return is_operational and (state is None or state.startswith(("08", "57P")))
+
+    def close(self) -> None:
+        """Close every connection that is not in use."""
+        _close(self._idle, self._engine)
+
+
+class _Held:
+    """A connection out of the pool: as the pool has it, and as the driver does."""
+
+    __slots__ = ("connection", "pooled")
+
+    def __init__(self, pooled: Any) -> None:
+        self.pooled, self.connection = pooled, pooled.driver_connection
+
+
+def _close(idle: deque[_Held], engine: sa.Engine) -> None:
+    while idle:
+        idle.pop().pooled.close()
+    engine.dispose()
+
+
+def _set_up(connection: Any, _record: object, *, seconds: float) -> None:
+    # WAL with NORMAL survives a killed process; FULL would only add power cuts.
+    _switch_to_wal(connection, seconds=seconds)
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.create_function("moa_clock", 0, time.time)
+
+
+def _switch_to_wal(connection: Any, *, seconds: float) -> None:
+    """Wait for others who switch the same new file: here SQLite does not wait by itself."""
+    last = time.monotonic() + seconds
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > last:
+                raise
+            time.sleep(0.005)
+
+
+_SECRET_OPTIONS = ("password", "sslpassword")
+_DEFAULTS = {
+    # Without these a server that vanished is noticed after two hours.
+    "connect_timeout": "10",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+}
+
+
+def database_url(place: Path | str) -> sa.URL:
+    """Return the URL of ``place``: a file, ``sqlite:///FILE`` or ``postgresql://HOST/NAME``.
+
+    A password may be in the URL; better it is not, but in ``PGPASSWORD`` or ``~/.pgpass``,
+    as libpq reads them. A host that is not this machine is asked for TLS (``sslmode=require``)
+    unless the URL or ``PGSSLMODE`` says otherwise.
+
+    Raises:
+        StoreError: If the URL cannot be read, or is of a database of another kind.
+    """
+    if isinstance(place, Path) or "://" not in place:
+        return sa.URL.create("sqlite", database=str(place))
+    try:
+        url = sa.make_url(place)
+    except (exc.ArgumentError, ValueError):
+        # Not with its cause: that may quote a part of the password.
+        raise StoreError("The URL of the call store cannot be read.") from None
+    kind = url.drivername
+    if kind in ("sqlite", "sqlite+pysqlite"):
+        if not url.database or url.database == ":memory:":
+            raise StoreError("A call store in SQLite needs a file: sqlite:///FILE.")
+        return sa.URL.create("sqlite", database=url.database)
+    if kind in ("postgresql", "postgres", "postgresql+psycopg"):
+        return _with_defaults(url.set(drivername="postgresql+psycopg"))
+    raise StoreError(
+        f"A call store cannot be in {kind!r}; known are sqlite:///FILE and postgresql://HOST/NAME."
+    )
+
+
+def shown(url: sa.URL) -> str:
+    """Return what may be written about ``url``: a file's path, or a URL without passwords."""
+    if url.get_backend_name() == "sqlite":
+        return str(url.database)
+    masked = {name: "***" for name in _SECRET_OPTIONS if name in url.query}
+    kept = {name: value for name, value in url.query.items() if name not in _DEFAULTS}
+    plain = url.set(drivername="postgresql", query={**kept, **masked})
+    return plain.render_as_string(hide_password=True)
+
+
+def secrets_of(url: sa.URL) -> tuple[str, ...]:
+    """Return every password in ``url``, longest first."""
+    options = [url.query[name] for name in _SECRET_OPTIONS if name in url.query]
+    found = [url.password or "", *(text for text in options if isinstance(text, str))]
+    return tuple(sorted({text for text in found if text}, key=len, reverse=True))
+
+
+def _with_defaults(url: sa.URL) -> sa.URL:
+    defaults = dict(_DEFAULTS)
+    if "PGSSLMODE" not in os.environ and not all(map(_is_this_machine, _hosts(url))):
+        defaults["sslmode"] = "require"
+    missing = {name: value for name, value in defaults.items() if name not in url.query}
+    return url.update_query_dict(missing)
+
+
+def _hosts(url: sa.URL) -> list[str]:
+    given = url.query.get("host", os.environ.get("PGHOST", "")) if url.host is None else url.host
+    listed = [given] if isinstance(given, str) else list(given)
+    return [host for text in listed for host in text.split(",")]
+
+
+def _is_this_machine(host: str) -> bool:
+    # No host, a path or a name that starts with @ is a socket of this machine.
+    if host in ("", "localhost") or host.startswith(("/", "@")):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+_T = TypeVar("_T")
+_LONGEST_PAUSE_SECONDS = 1.0
+
+
+class Session:
+    """One open transaction; statements are written with ``?`` for values on both databases."""
+
+    def __init__(self, connection: Any, *, is_postgresql: bool) -> None:
+        self._connection, self.is_postgresql = connection, is_postgresql
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> Any:
+        """Run one statement and return its cursor."""
+        return self._connection.execute(_written(sql, self.is_postgresql), values)
+
+    def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Return the rows of one query."""
+        found: list[Any] = self.execute(sql, values).fetchall()
+        return found
+
+    def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Run one statement for every row."""
+        self._connection.cursor().executemany(_written(sql, self.is_postgresql), rows)
+
+
+class Database:
+    """A SQLite file (WAL) or a PostgreSQL database; safe for threads.
+
+    What fails comes out as ``StoreError`` without passwords. A connection that is lost is
+    made again and its work repeated, so all work must be such that twice is as good as once.
+
+    Args:
+        place: A file, or a URL as ``database_url`` reads it.
+        timeout_seconds: How long a locked file, or a server that went away, is waited for.
+
+    Raises:
+        StoreError: If there is no such database, or its driver is not installed.
+    """
+
+    def __init__(self, place: Path | str, *, timeout_seconds: float = 60.0) -> None:
+        url = database_url(place)
+        self.name, self._secrets = shown(url), secrets_of(url)
+        self.is_postgresql = url.get_backend_name() == "postgresql"
+        self.path = None if self.is_postgresql else Path(str(url.database))
+        self.timeout_seconds = timeout_seconds
+        if self.path is not None:
+            self._make_folder(self.path.parent)
+        try:
+            self._connections = Connections(url, timeout_seconds=timeout_seconds)
+        except ImportError as error:
+            raise StoreError(
+                f"The call store {self.name} needs psycopg: pip install 'moa-dspy[postgresql]'."
+            ) from error
+        # Threads of a process queue here: SQLite itself only polls, and lets some wait for long.
+        self._turn: Any = nullcontext() if self.is_postgresql else threading.Lock()
+
+    def _make_folder(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"The call store {self.name} cannot be used: {error.strerror}."
+            ) from error
+
+    @property
+    def clock(self) -> str:
+        """SQL for the time in UTC seconds: the server's clock, for a file this machine's."""
+        if self.is_postgresql:
+            return "extract(epoch FROM clock_timestamp())::float8"
+        return "moa_clock()"
+
+    def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Return the rows of one query, read outside of any transaction."""
+        written = _written(sql, self.is_postgresql)
+
+        def read(connection: Any) -> list[Any]:
+            found: list[Any] = connection.execute(written, values).fetchall()
+            return found
+
+        return self._with_connection(read)
+
+    def transact(self, work: Callable[[Session], _T], *, is_durable: bool = True) -> _T:
+        """Return what ``work`` returns, done completely or not at all.
+
+        Args:
+            work: Runs its statements; when the connection is lost it is run again.
+            is_durable: Whether PostgreSQL must have it on disk before this returns; without,
+                a server that crashes may forget the last moments of such work.
+        """
+        begin = "BEGIN IMMEDIATE"
+        if self.is_postgresql:
+            begin = "BEGIN" if is_durable else "BEGIN; SET LOCAL synchronous_commit TO OFF"
+
+        def whole(connection: Any) -> _T:
+            try:
+                connection.execute(begin)
+                result = work(Session(connection, is_postgresql=self.is_postgresql))
+                connection.execute("COMMIT")
+            except BaseException:
+                # A connection that is gone took its transaction with it.
+                with suppress(*self._connections.errors):
+                    connection.rollback()
+                raise
+            return result
+
+        with self._turn:
+            return self._with_connection(whole)
+
+    def _with_connection(self, work: Callable[[Any], _T]) -> _T:
+        last, pause = time.monotonic() + self.timeout_seconds, 0.0
+        while True:
+            try:
+                return self._connections.lend(work)
+            except self._connections.errors as error:
+                if not self._connections.is_lost(error) or time.monotonic() + pause > last:
+                    # The cause is in the message: printed by itself it may show a password.
+                    raise self._explained(error) from (None if self._secrets else error)
+            time.sleep(pause)
+            pause = min(2 * pause + 0.01, _LONGEST_PAUSE_SECONDS)
+
+    def _explained(self, error: BaseException) -> StoreError:
+        text = " ".join(str(error).split())
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return StoreError(f"The call store {self.name} cannot be used: {text}")
+
+    def close(self) -> None:
+        """Close every connection; everything is already in the database."""
+        self._connections.close()
+
+
+@cache
+def _written(sql: str, is_postgresql: bool) -> str:
+    return sql.replace("?", "%s") if is_postgresql else sql

@@ -1,0 +1,257 @@
+"""Who holds claims and reservations: this process, as the database and other processes see it."""
+
+# DOCS: calls/store/_claims: Claims: who, of all processes and machines on one store, does a thing; the others wait.
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from moa_dspy.calls.store.database import Database, Session
+from moa_dspy.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+_BEATS_PER_LEASE = 3
+
+
+@dataclass(slots=True)
+class _Sighting:
+    beat: int
+    seen_at: float
+    unmoved_seconds: float = 0.0
+
+
+class Owner:
+    """A lease that one thread of this process renews, for all that the process holds.
+
+    An owner is dead if it was a process of this machine that is gone, if its lease has expired
+    by PostgreSQL's own clock, or if its count of beats has not moved for a lease by the watch
+    of who waits; no machine's time of day matters, however it jumps.
+
+    Args:
+        database: Prepared.
+        lease_seconds: How long after its last sign of life an owner is taken for dead.
+    """
+
+    def __init__(self, database: Database, *, lease_seconds: float = 30.0) -> None:
+        self.database, self.lease_seconds = database, lease_seconds
+        self.id = f"{_machine()}/{os.getpid()}/{uuid.uuid4().hex}"
+        self.on_beat: list[Callable[[], None]] = []
+        self._sightings: dict[str, _Sighting] = {}
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def enlist(self) -> None:
+        """Make this process known, before the first claim or reservation, and start renewing."""
+        if self._thread is not None:
+            return
+        with self._lock:
+            if self._thread is not None:
+                return
+            self._renew()
+            self._stopped.clear()
+            self._thread = threading.Thread(target=self._beat, name="moa-lease", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Renew no more; what is held is free for others after a lease."""
+        self._stopped.set()
+
+    def resign(self) -> None:
+        """Stop renewing and give back everything that this process holds, at once."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            self.stop()
+            thread.join()
+            self.database.transact(self._leave)
+
+    def _leave(self, session: Session) -> None:
+        session.execute("DELETE FROM claims WHERE owner = ?", (self.id,))
+        session.execute("DELETE FROM owners WHERE owner = ?", (self.id,))
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(self.lease_seconds / _BEATS_PER_LEASE):
+            for work in (self._renew, *self.on_beat):
+                try:
+                    work()
+                except StoreError as error:
+                    # Whoever needs the store next is told; the next beat tries again.
+                    logger.warning("A lease could not be renewed: %s", error)
+
+    def _renew(self) -> None:
+        expires = f"{self.database.clock} + ?"
+        renewal = (
+            f"INSERT INTO owners (owner, beat, expires) VALUES (?, 1, {expires}) ON CONFLICT "
+            "(owner) DO UPDATE SET beat = owners.beat + 1, expires = excluded.expires"
+        )
+        values = (self.id, self.lease_seconds)
+        self.database.transact(lambda session: session.execute(renewal, values), is_durable=False)
+
+    def is_dead(self, owner: str, beat: int | None, *, has_expired: bool) -> bool:
+        """Judge another owner by what its row says at this moment.
+
+        Args:
+            owner: Its ``id``.
+            beat: Its count; None if it has no row, because it left.
+            has_expired: Whether its lease is over by the database's clock.
+        """
+        if beat is None or _is_gone(owner):
+            return True
+        if self.database.is_postgresql and has_expired:
+            return True
+        return self._unmoved_seconds(owner, beat) > self.lease_seconds
+
+    def _unmoved_seconds(self, owner: str, beat: int) -> float:
+        now = time.monotonic()
+        with self._lock:
+            sighting = self._sightings.get(owner)
+            if sighting is None or sighting.beat != beat:
+                self._sightings[owner] = _Sighting(beat, now)
+                return 0.0
+            # A long gap says that we were stopped ourselves, and nothing about the other.
+            gap = min(now - sighting.seen_at, self.lease_seconds / _BEATS_PER_LEASE)
+            sighting.unmoved_seconds += gap
+            sighting.seen_at = now
+            return sighting.unmoved_seconds
+
+
+@cache
+def _machine() -> str:
+    """Return what names this start of this machine and this container; "" where nothing does.
+
+    Host names and machine ids are the same on machines that were copied from one image.
+    """
+    try:
+        started = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{started} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _is_gone(owner: str) -> bool:
+    """Whether ``owner`` was a process beside this one and does not run any more."""
+    machine, number, _ = owner.split("/")
+    if not machine or machine != _machine():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass  # somebody else's, but it runs
+    return False
+
+
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.005, 0.5
+
+
+class Claims:
+    """Names that one owner at a time may hold; the names of a dead owner are free again.
+
+    A claim is one short transaction, and none is open while it is held. Safe for threads:
+    of those of one process, too, one gets a name.
+
+    Args:
+        owner: Of this process.
+    """
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner = owner
+        self._held: set[str] = set()
+        self._lock = threading.Lock()
+        self._look = (
+            "SELECT claims.owner, owners.beat, "
+            f"coalesce(owners.expires < {owner.database.clock}, FALSE) FROM claims "
+            "LEFT JOIN owners ON owners.owner = claims.owner WHERE claims.key = ?"
+        )
+
+    def claim(self, key: str) -> bool:
+        """Take ``key`` if nobody alive holds it; return whether this call took it.
+
+        Raises:
+            StoreError: If the database cannot be used.
+        """
+        with self._lock:
+            if key in self._held:
+                return False
+            self._held.add(key)
+        is_mine = False
+        try:
+            is_mine = self._claim(key)
+        finally:
+            if not is_mine:
+                self.forget(key)
+        return is_mine
+
+    def _claim(self, key: str) -> bool:
+        database = self.owner.database
+        # Who waits looks often: it must not take a lock each time.
+        holders = database.rows(self._look, (key,))
+        if holders and not self._is_free(*holders[0]):
+            return False
+        self.owner.enlist()
+        return database.transact(
+            lambda session: self._take(session, key, *holders), is_durable=False
+        )
+
+    def _is_free(self, who: str, beat: int | None, has_expired: object) -> bool:
+        # Ours, though not held: from a transaction whose end was lost with the connection.
+        return who == self.owner.id or self.owner.is_dead(who, beat, has_expired=bool(has_expired))
+
+    def _take(self, session: Session, key: str, holder: Any = None) -> bool:
+        me = self.owner.id
+        if holder is None or holder[0] == me:
+            insert = "INSERT INTO claims (key, owner) VALUES (?, ?) ON CONFLICT (key) DO NOTHING"
+            session.execute(insert, (key, me))
+            return session.rows("SELECT owner FROM claims WHERE key = ?", (key,)) == [(me,)]
+        who, beat, _ = holder
+        take_over = (
+            "UPDATE claims SET owner = ? WHERE key = ? AND owner = ? AND NOT EXISTS "
+            "(SELECT 1 FROM owners WHERE owner = ? AND beat <> ?)"
+        )
+        # With a beat since the look it lives after all; another heir may have been faster.
+        values = (me, key, who, who, -1 if beat is None else beat)
+        return bool(session.execute(take_over, values).rowcount)
+
+    def holds(self, key: str) -> bool:
+        """Whether this process believes that it holds ``key``."""
+        return key in self._held
+
+    def release(self, key: str) -> None:
+        """Give ``key`` back, if it is held.
+
+        Raises:
+            StoreError: If the database cannot be used; the claim ends with this process then.
+        """
+        if self.holds(key):
+            self.owner.database.transact(lambda session: self.drop(session, key), is_durable=False)
+            self.forget(key)
+
+    def drop(self, session: Session, key: str) -> None:
+        """Give ``key`` back as a part of other work; ``forget`` it when that is done."""
+        session.execute("DELETE FROM claims WHERE key = ? AND owner = ?", (key, self.owner.id))
+
+    def forget(self, key: str) -> None:
+        """Note that ``key`` is not held any more."""
+        with self._lock:
+            self._held.discard(key)
+
+
+def pauses() -> Iterator[float]:
+    """Yield seconds to wait between looks: 5 ms at first, half a second in the end, never even."""
+    pause = _FIRST_PAUSE_SECONDS
+    while True:
+        yield pause * random.uniform(0.5, 1.0)
+        pause = min(1.5 * pause, _LONGEST_PAUSE_SECONDS)

@@ -1,0 +1,272 @@
+"""The tables of a call store, and how an older store becomes one of this version."""
+
+# DOCS: calls/store/_packed: How a call lies in a row: its texts packed, everything else as it is.
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from operator import attrgetter
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from moa_dspy.calls.call import Call
+from moa_dspy.calls.store.database import Database, Session
+from moa_dspy.errors import StoreError
+
+SCHEMA_VERSION = 3
+
+_LOCK = 0x6D6F61
+"""Any number that is ours: by it, processes that prepare one PostgreSQL database take turns."""
+
+_metadata = sa.MetaData()
+_big, _real = sa.BigInteger, sa.Float
+_key = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+"""Compared byte by byte, as SQLite does, whatever the language of a database."""
+
+
+def _column(name: str, kind: Any, **options: Any) -> sa.Column[Any]:
+    return sa.Column(name, kind, **{"nullable": False, **options})
+
+
+_TABLES = (
+    sa.Table("moa_schema", _metadata, _column("version", sa.Integer)),
+    sa.Table(
+        "calls",
+        _metadata,
+        _column("key", _key, primary_key=True),
+        _column("agent", sa.Text),
+        _column("identity", sa.Text),
+        _column("sample", sa.Integer),
+        _column("request", sa.LargeBinary),
+        _column("response", sa.LargeBinary, nullable=True),
+        _column("prompt_tokens", _big),
+        _column("completion_tokens", _big),
+        _column("usd", _real),
+        _column("seconds", _real),
+        _column("failure", sa.Text, nullable=True),
+        _column("attempt", sa.Integer, server_default=sa.text("1")),
+        _column("time", _real, server_default=sa.text("0")),
+    ),
+    # Answers that were paid for although the store had one already.
+    sa.Table(
+        "paid_twice",
+        _metadata,
+        _column("id", sa.Text, primary_key=True),
+        _column("key", _key),
+        _column("agent", sa.Text),
+        _column("tokens", _big),
+        _column("usd", _real),
+        _column("time", _real),
+    ),
+    # Processes that hold claims or reservations; each renews its own row, or is taken for dead.
+    sa.Table(
+        "owners",
+        _metadata,
+        _column("owner", sa.Text, primary_key=True),
+        _column("beat", _big),
+        _column("expires", _real),
+    ),
+    sa.Table(
+        "claims",
+        _metadata,
+        _column("key", _key, primary_key=True),
+        _column("owner", sa.Text),
+    ),
+    # Per study, what was spent, and the upper bound of what is open in `reservations`.
+    sa.Table(
+        "spending",
+        _metadata,
+        _column("study", sa.Text, primary_key=True),
+        *(_column(name, _big) for name in ("made", "reused", "tokens")),
+        _column("usd", _real),
+        _column("seconds", _real),
+        _column("ticked_at", _real, nullable=True),
+        *(_column(name, _big) for name in ("open_calls", "open_tokens")),
+        _column("open_usd", _real),
+    ),
+    sa.Table(
+        "reservations",
+        _metadata,
+        _column("ticket", sa.Text, primary_key=True),
+        _column("study", sa.Text),
+        _column("owner", sa.Text),
+        _column("key", _key, nullable=True),
+        _column("tokens", _big),
+        _column("usd", _real),
+    ),
+    # Until when an endpoint wants to be left alone, by the database's clock.
+    sa.Table(
+        "pauses",
+        _metadata,
+        _column("endpoint", sa.Text, primary_key=True),
+        _column("until", _real),
+    ),
+    # Studies that several processes work on, and what came of them; Optuna has `studies` already.
+    sa.Table(
+        "shared_studies",
+        _metadata,
+        _column("study", sa.Text, primary_key=True),
+        *(_column(name, sa.Text) for name in ("parts", "budget")),
+        *(_column(name, sa.Text, nullable=True) for name in ("result", "program", "place")),
+    ),
+    # What such a study wants asked: an architecture on an example; `is_done` is 0 or 1.
+    sa.Table(
+        "tasks",
+        _metadata,
+        _column("study", sa.Text, primary_key=True),
+        _column("architecture", _key, primary_key=True),
+        _column("example", _key, primary_key=True),
+        _column("number", _big),
+        _column("share", _real),
+        _column("is_done", sa.Integer),
+        _column("owner", sa.Text, nullable=True),
+        sa.Index("moa_open_tasks", "study", "is_done", "number"),
+    ),
+)
+_TELLING = "('moa_schema', 'calls')"
+_COLUMNS_OF_VERSION_1 = (
+    "key, agent, identity, sample, request, response, prompt_tokens, completion_tokens, usd, "
+    "seconds, failure"
+)
+
+
+def prepare(database: Database) -> None:
+    """Make the tables, or bring those of an older version up to this one, in one transaction.
+
+    Safe when many processes do it at once.
+
+    Raises:
+        StoreError: If the store is of a newer version, or the database holds something else.
+    """
+    # Most often all is well: looking takes no lock, so nobody waits for a writer.
+    if _version(database.rows, is_postgresql=database.is_postgresql) != SCHEMA_VERSION:
+        database.transact(lambda session: _upgrade(session, database.name))
+
+
+def _upgrade(session: Session, name: str) -> None:
+    if session.is_postgresql:
+        session.execute("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
+    version = _version(session.rows, is_postgresql=session.is_postgresql)
+    if version > SCHEMA_VERSION:
+        raise StoreError(f"{name} has schema {version}, but this version reads {SCHEMA_VERSION}.")
+    if version == SCHEMA_VERSION:
+        return
+    if version == 1:
+        _from_version_1(session)
+    dialect: Any = postgresql.dialect if session.is_postgresql else sqlite.dialect
+    for table in _TABLES:
+        made: list[Any] = [sa.schema.CreateTable(table, if_not_exists=True)]
+        made += [sa.schema.CreateIndex(one, if_not_exists=True) for one in table.indexes]
+        for create in made:
+            session.execute(str(create.compile(dialect=dialect())))
+    session.execute("INSERT INTO moa_schema (version) VALUES (?)", (SCHEMA_VERSION,))
+    if not session.is_postgresql:
+        # Where version 1 looks: it must not write into what it does not understand.
+        session.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _from_version_1(session: Session) -> None:
+    """Add what is new; texts stay as they are, for what is stored plain is read as well."""
+    session.execute(f"SELECT {_COLUMNS_OF_VERSION_1} FROM calls LIMIT 0")  # it is really ours
+    session.execute("ALTER TABLE calls ADD COLUMN attempt INTEGER DEFAULT 1 NOT NULL")
+    session.execute("ALTER TABLE calls ADD COLUMN time FLOAT DEFAULT 0 NOT NULL")
+
+
+def _version(query: Callable[[str], list[Any]], *, is_postgresql: bool) -> int:
+    """Return the version of what is there; 0 is nothing."""
+    stamp = 0 if is_postgresql else int(query("PRAGMA user_version")[0][0])
+    # One query for both, of a table and not of a cache: another process may just be making them.
+    if is_postgresql:
+        where = "pg_tables WHERE schemaname = ANY (current_schemas(FALSE)) AND tablename"
+        found = {row[0] for row in query(f"SELECT tablename FROM {where} IN {_TELLING}")}
+    else:
+        where = "sqlite_master WHERE type = 'table' AND name"
+        found = {row[0] for row in query(f"SELECT name FROM {where} IN {_TELLING}")}
+    if "moa_schema" in found:
+        versions = [int(row[0]) for row in query("SELECT version FROM moa_schema")]
+        return max([stamp, *versions])
+    return 1 if stamp == 0 and "calls" in found else stamp
+
+
+COLUMNS = tuple(f.name for f in fields(Call))
+
+_SHORTEST_PACKED = 64
+"""Bytes; what is shorter does not gain."""
+_PACKED = b"x"
+"""First byte of what zlib writes, and of no JSON text."""
+_LEVEL = 6
+# Most of a short request and response is what all have in common. Part of the format: a changed
+# dictionary could not read what was packed with this one. The most common stands last.
+_DICTIONARY = (
+    b'{"code":"","failure":"","logprobs":[],"tool_calls":[],"type":"thinking","thinking":"'
+    b"Respond with the corresponding output fields, starting with the field `[[ ## answer ## ]]`"
+    b", and then ending with the marker for `[[ ## completed ## ]]`."
+    b"Your input fields are:\\n1. `question` (str):\\n"
+    b"Your output fields are:\\n1. `answer` (str):\\n"
+    b"All interactions will be structured in the following way, with the appropriate values filled "
+    b"in.\\n\\n[[ ## question ## ]]\\n{question}\\n\\n[[ ## reasoning ## ]]\\n{reasoning}\\n\\n"
+    b"[[ ## answer ## ]]\\n{answer}\\n\\n[[ ## completed ## ]]\\n"
+    b"In adhering to this structure, your objective is: \\n        Given the fields `question`, "
+    b"produce the fields `answer`."
+    b"You have been provided with a set of responses from various open-source models to the latest "
+    b"user query. Your task is to synthesize these responses into a single, high-quality response. "
+    b"It is crucial to critically evaluate the information provided in these responses, "
+    b"recognizing that some of it may be biased or incorrect. Your response should not simply "
+    b"replicate the given answers but should offer a refined, accurate, and comprehensive reply "
+    b"to the instruction. Ensure your response is well-structured, coherent, and adheres to the "
+    b"highest standards of accuracy and reliability.\\n\\nResponses from models:\\n1. "
+    b'{"finish_reason":"length","finish_reason":"stop","message":{"parts":[{"text":"","type":"text"}'
+    b'],"role":"assistant"},"model":"agent/","usage":{"input_tokens":100,"output_tokens":10,'
+    b'"total_tokens":110}}'
+    b'{"config":{"max_tokens":1024,"temperature":0.7},"messages":[{"parts":[{"text":"'
+    b'","type":"text"}],"role":"user"}],"system":"'
+)
+_NOT_IN_A_TEXT = re.compile(r"[\x00\ud800-\udfff]")
+
+_values = attrgetter(*COLUMNS)
+_REQUEST, _RESPONSE = COLUMNS.index("request"), COLUMNS.index("response")
+_FAILURE = COLUMNS.index("failure")
+
+
+def packed(text: str) -> bytes:
+    """Return ``text`` (JSON) as short as it gets; see ``unpacked``."""
+    plain = text.encode()
+    if len(plain) < _SHORTEST_PACKED and plain[:1] != _PACKED:
+        return plain
+    packer = zlib.compressobj(_LEVEL, zdict=_DICTIONARY)
+    return packer.compress(plain) + packer.flush()
+
+
+def unpacked(data: bytes | str) -> str:
+    """Return the text of what ``packed`` returned; stores of version 1 hold texts as they are."""
+    if isinstance(data, str):
+        return data
+    if data[:1] == _PACKED:
+        data = zlib.decompressobj(zdict=_DICTIONARY).decompress(data)
+    return data.decode()
+
+
+def to_row(call: Call) -> tuple[Any, ...]:
+    """Return the values of ``call`` in the order of ``COLUMNS``."""
+    row = list(_values(call))
+    row[_REQUEST] = packed(call.request)
+    row[_RESPONSE] = None if call.response is None else packed(call.response)
+    # An endpoint's words may hold what no database takes as text.
+    row[_FAILURE] = call.failure and _NOT_IN_A_TEXT.sub(_escaped, call.failure)
+    return tuple(row)
+
+
+def from_row(row: Sequence[Any]) -> Call:
+    """Return the call whose columns ``row`` holds, in the order of ``COLUMNS``."""
+    key, agent, identity, sample, request, response, *rest = row
+    text = None if response is None else unpacked(response)
+    return Call(key, agent, identity, sample, unpacked(request), text, *rest)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"

@@ -1,0 +1,187 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from moa_dspy._version import version
+from moa_dspy.cli.calls import calls
+from moa_dspy.cli.optimize import optimize, worker
+from moa_dspy.errors import LocalModelError, MoaError, PoolError
+
+if TYPE_CHECKING:
+    from moa_dspy.mixture import MixtureOfAgents
+
+
+POOLS = Path("optimize/pools")
+
+
+def ask(
+    program: Annotated[Path, typer.Argument(metavar="PROGRAM.json", help="A saved program.")],
+    question: Annotated[str | None, typer.Argument(help="The first input field.")] = None,
+    pool: Annotated[str, typer.Option(help=f"A name in {POOLS}, or a TOML file.")] = "local",
+    more: Annotated[
+        list[str] | None, typer.Option("--input", metavar="NAME=VALUE", help="Another input.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Answer a question with a saved program."""
+    agents_file = _pool_file(pool)
+
+    from moa_dspy.mixture import MixtureOfAgents
+    from moa_dspy.pool import Pool
+
+    mixture = MixtureOfAgents.load(program, pool=Pool.read(agents_file))
+    inputs = _inputs(list(mixture.signature.input_fields), question, more or [])
+    with redirect_stdout(sys.stderr):
+        prediction = mixture(**inputs)
+    typer.echo(_answer_json(mixture, prediction) if as_json else prediction.mixture.final.text)
+
+
+def _answer_json(mixture: MixtureOfAgents, prediction: Any) -> str:
+    answer = prediction.mixture
+    content = {
+        "answer": answer.final.text,
+        "outputs": dict(answer.final.values),
+        "architecture": str(mixture.architecture),
+        "responses": [asdict(response) for response in answer.responses],
+        "usd": answer.usd,
+        "seconds": answer.seconds,
+        "failures": [
+            {"agent": failed.agent, "sample": failed.sample, "failure": failed.failure}
+            for failed in answer.failures
+        ],
+    }
+    return json.dumps(content, ensure_ascii=False, default=str)
+
+
+def _pool_file(name: str) -> Path:
+    if name.endswith(".toml") or "/" in name or os.sep in name:
+        return Path(name)
+    path = POOLS / f"{name}.toml"
+    if not path.is_file():
+        found = ", ".join(sorted(file.stem for file in POOLS.glob("*.toml"))) or "none"
+        raise PoolError(f"Unknown pool {name!r}; in {POOLS} there is {found}. A path also works.")
+    return path
+
+
+def _inputs(fields: list[str], question: str | None, more: list[str]) -> dict[str, str]:
+    inputs = {} if question is None else {fields[0]: question}
+    for text in more:
+        name, equals, value = text.partition("=")
+        if not equals or name not in fields or name in inputs:
+            known = ", ".join(field for field in fields if field not in inputs) or "none is left"
+            raise typer.BadParameter(
+                f"--input {text!r} must be NAME=VALUE with a NAME of: {known}."
+            )
+        inputs[name] = value
+    if absent := [field for field in fields if field not in inputs]:
+        raise typer.BadParameter(f"The program also needs {', '.join(absent)}.")
+    return inputs
+
+
+models = typer.Typer(help="Small models on this machine.", no_args_is_help=True)
+
+
+@models.command("list")
+def list_models() -> None:
+    """List the models that are known by name, and which of them are here."""
+    from moa_dspy.local import models_table, weights_folder
+
+    for status in models_table():
+        state = ("here, checked" if status.checked else "here") if status.present else "absent"
+        size = f"{status.n_bytes / 1e6:,.0f} MB"
+        typer.echo(f"{status.name:<30} {size:>10}  {status.licence:<12} {state}")
+    typer.echo(f"folder: {weights_folder()}")
+
+
+@models.command()
+def pull(name: Annotated[str, typer.Argument(help="As `models list` shows it.")]) -> None:
+    """Download a model and check it; nothing happens if it is here already."""
+    from moa_dspy.local import pull as pull_weights
+
+    typer.echo(pull_weights(name, progress=lambda line: typer.echo(line, err=True)))
+
+
+@models.command()
+def check(
+    name: Annotated[str | None, typer.Argument(help="Default: every model that is here.")] = None,
+) -> None:
+    """Compare a model's checksum with the catalogue's; exit code 2 if one differs."""
+    from moa_dspy.local import check as check_weights
+    from moa_dspy.local import models_table
+
+    names = [s.name for s in models_table() if s.path.is_file()] if name is None else [name]
+    broken = 0
+    for each in names:
+        try:
+            typer.echo(f"{each}: right, {check_weights(each)}")
+        except LocalModelError as error:
+            broken += 1
+            typer.echo(f"error: {error}", err=True)
+    if broken:
+        raise typer.Exit(2)
+
+
+KEPT = "Interrupted: every answer up to now is kept; the same command with --resume goes on."
+
+
+class OneLineErrors(TyperGroup):
+    """Turns what the library raises on purpose into one line; anything else is a bug and shows."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except MoaError as error:
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            is_study = ctx.invoked_subcommand in ("optimize", "worker")
+            typer.echo(KEPT if is_study else "Interrupted.", err=True)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    help="Mixture-of-Agents as DSPy programs, and a search for which model sits where.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(optimize)
+app.command()(worker)
+app.command()(ask)
+app.command()(calls)
+app.add_typer(models, name="models")
+
+
+def main() -> None:
+    """Run the command line and leave the process with its exit code."""
+    app()
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"moa-dspy {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,277 @@
+"""What models once answered, as data: a pool of agents that can be asked again at no cost."""
+
+# DOCS: data/_recorded_table: A table of responses becomes `RecordedResponses`, or one line says what is wrong with it.
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from moa_dspy.data.rows import SUFFIXES, find_file, records_of
+from moa_dspy.errors import DataError, MetricError
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedResponses:
+    """Several models' responses to the same questions, some of them graded.
+
+    `moa_dspy.testing.recorded_pool` makes agents of it.
+
+    Attributes:
+        responses: Model -> question id -> response; None where the model gave none.
+        questions: Question id -> its text; where a table has no text, the id stands for it.
+        columns: Question id -> what else the questions table knows of it.
+        scores: (question id, model) -> score, or preference over a baseline, in [0, 1].
+
+    Raises:
+        DataError: There is no response, one is to an unknown question, or a score is no
+            number in [0, 1].
+    """
+
+    responses: Mapping[str, Mapping[str, str | None]] = field(repr=False)
+    questions: Mapping[str, str] = field(repr=False)
+    columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    scores: Mapping[tuple[str, str], float] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not any(self.responses.values()):
+            raise DataError("A recording must hold at least one response, but got none.")
+        for model, given in self.responses.items():
+            if unknown := given.keys() - self.questions.keys():
+                raise DataError(
+                    f"{model} answers question {min(unknown)!r}, which is not among the questions."
+                )
+        for (name, model), score in self.scores.items():
+            if not (math.isfinite(score) and 0 <= score <= 1):
+                raise DataError(
+                    f"The score of {model} on question {name!r} must be in [0, 1], but is {score}."
+                )
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Who answered, in the table's order."""
+        return tuple(self.responses)
+
+    def examples(self, *, columns: Mapping[str, str] | None = None) -> list[dspy.Example]:
+        """Every question that all models have a row for is one example, in table order.
+
+        Args:
+            columns: Our field name -> the questions table's column, for those that differ.
+
+        Returns:
+            Examples with `id`, the input `question`, and the questions table's columns.
+
+        Raises:
+            DataError: A question lacks one of the `columns`.
+        """
+        names = dict(columns or {})
+        complete = set.intersection(*(set(given) for given in self.responses.values()))
+        rows: list[dspy.Example] = []
+        for name, text in self.questions.items():
+            if name not in complete:
+                continue
+            known = dict(self.columns.get(name, {}))
+            if missing := [column for column in names.values() if column not in known]:
+                raise DataError(f"Question {name!r} has no column {missing[0]!r}.")
+            renamed = {ours: known.pop(column) for ours, column in names.items()}
+            content = {**known, **renamed, "id": name, "question": text}
+            rows.append(dspy.Example(content).with_inputs("question"))
+        return rows
+
+    def with_questions(
+        self, rows: Sequence[dspy.Example], *, question: str = "question"
+    ) -> RecordedResponses:
+        """Return the same responses to the questions as these examples word them, by id.
+
+        For rows of another reader, which may show options or a task beside the question.
+
+        Raises:
+            DataError: No example has the id of a recorded question.
+        """
+        texts = {str(row.get("id", None)): str(row[question]) for row in rows}
+        shared = {name: text for name, text in texts.items() if name in self.questions}
+        if not shared:
+            raise DataError("No example has the id of a recorded question.")
+        return replace(self, questions={**self.questions, **shared})
+
+    def metric(self, *, answer: str = "answer") -> Callable[..., float]:
+        """Return a DSPy metric: the recorded score of the answer that was chosen.
+
+        A verbatim answer of a known agent has that agent's score; any other text has the
+        mean score of the models that gave it, blanks around it aside.
+
+        Args:
+            answer: The prediction's field that holds the answer.
+
+        Raises:
+            MetricError: When called: nobody gave this answer to this example, or it has no score.
+        """
+        by_text = self._by_text()
+
+        def recorded_score(
+            example: dspy.Example,
+            prediction: dspy.Prediction,
+            trace: Any = None,
+            pred_name: str | None = None,
+            pred_trace: Any = None,
+        ) -> float:
+            name, text = str(example.id), str(prediction[answer]).strip()
+            scores = by_text.get((name, text), {})
+            author = _author(prediction)
+            if author in scores:
+                return scores[author]
+            if not scores:
+                raise MetricError(
+                    f"Example {name!r}: no score is recorded of answer {text[:60]!r}."
+                )
+            return sum(scores.values()) / len(scores)
+
+        return recorded_score
+
+    def _by_text(self) -> dict[tuple[str, str], dict[str, float]]:
+        """(question id, stripped response) -> model -> its score."""
+        found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+        for (name, model), score in self.scores.items():
+            text = self.responses.get(model, {}).get(name)
+            if text is not None:
+                found[name, text.strip()][model] = score
+        return found
+
+
+def _author(prediction: dspy.Prediction) -> str:
+    """The agent whose response a mixture returned; "" of any other program."""
+    mixture = getattr(prediction, "mixture", None)
+    return str(getattr(getattr(mixture, "final", None), "agent", ""))
+
+
+_NOT_IN_A_NAME = re.compile(r"[\s>+*()]+")
+
+
+def read_recorded(
+    path: Path,
+    *,
+    question: str,
+    model: str | Sequence[str],
+    response: str,
+    score: str | None = None,
+    preference: str | None = None,
+    questions: Path | None = None,
+    text: str = "question",
+) -> RecordedResponses:
+    """Every row of the table is one model's response to one question.
+
+    Args:
+        path: A Parquet, CSV, JSONL or JSON table; or a folder with a table `responses`.
+        question: Column of the question's id.
+        model: Column of the model's name; or, of a table with one row per question, the
+            columns of its models, whose cells are responses or objects that hold them.
+            Blanks and the signs of an architecture's notation in a name become "-".
+        response: Column (or key of such an object) of the response; null is none given.
+        score: Column of the response's score in [0, 1]; true and false are 1 and 0.
+        preference: Column of a preference over a baseline in [0, 1], instead of `score`.
+        questions: Table with one row per question; default: `questions` in the folder of a
+            `path` that is a folder.
+        text: Column of the question's text, in the questions table or in the responses'.
+
+    Raises:
+        DataError: A file cannot be read, lacks a column, has a model answer a question
+            twice, or holds a score that is no number in [0, 1].
+    """
+    if score is not None and preference is not None:
+        raise DataError("Give either `score` or `preference`, and not both.")
+    path = Path(path)
+    if questions is None and any((path / f"questions{suffix}").is_file() for suffix in SUFFIXES):
+        questions = find_file(path, "questions")
+    file = find_file(path, "responses")
+    models = () if isinstance(model, str) else tuple(model)
+    table = _Table(question, str(model), response, score or preference, text)
+    for where, row in records_of(file):
+        for cells in _long(row, models, table):
+            table.add(cells, f"{file}, {where}")
+    if questions is not None:
+        table.describe(Path(questions))
+    return RecordedResponses(table.responses, table.questions, table.columns, table.scores)
+
+
+@dataclass(slots=True)
+class _Table:
+    """Column names, and what the rows so far hold."""
+
+    question: str
+    model: str
+    response: str
+    score: str | None
+    text: str
+    responses: dict[str, dict[str, str | None]] = field(default_factory=dict)
+    questions: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, dict[str, Any]] = field(default_factory=dict)
+    scores: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    def add(self, row: Mapping[str, Any], place: str) -> None:
+        """Take one response in."""
+        name = str(_cell(row, self.question, place))
+        model = _NOT_IN_A_NAME.sub("-", str(_cell(row, self.model, place)).strip())
+        given = self.responses.setdefault(model, {})
+        if name in given:
+            raise DataError(f"{place}: {model} answers question {name!r} a second time.")
+        value = _cell(row, self.response, place)
+        given[name] = None if value is None else str(value)
+        self.questions.setdefault(name, str(row.get(self.text) or name))
+        if self.score is None:
+            return
+        score = _score(_cell(row, self.score, place), self.score, place)
+        if score is not None:
+            self.scores[name, model] = score
+
+    def describe(self, path: Path) -> None:
+        """Take the questions table in; a question that nobody answered is left out."""
+        texts: dict[str, str] = {}
+        for where, row in records_of(path):
+            name = str(_cell(row, self.question, f"{path}, {where}"))
+            if name in self.questions:
+                texts[name] = str(row.get(self.text) or name)
+                self.columns[name] = {k: v for k, v in row.items() if k != self.question}
+        if missing := self.questions.keys() - texts.keys():
+            raise DataError(f"{path} lacks question {min(missing)!r}, which models answer.")
+        self.questions = texts
+
+
+def _long(
+    row: Mapping[str, Any], models: Sequence[str], table: _Table
+) -> Iterator[Mapping[str, Any]]:
+    """One mapping per response: the row itself, or one per column that is a model."""
+    if not models:
+        yield row
+        return
+    rest = {name: value for name, value in row.items() if name not in models}
+    for model in models:
+        cell = row.get(model)
+        held = cell if isinstance(cell, Mapping) else {table.response: cell}
+        yield {**rest, **held, table.model: model}
+
+
+def _cell(row: Mapping[str, Any], column: str, place: str) -> Any:
+    if column not in row:
+        raise DataError(f"{place}: no column {column!r}; the row has {', '.join(map(str, row))}.")
+    return row[column]
+
+
+def _score(value: Any, column: str, place: str) -> float | None:
+    """The score as a number, None where there is none."""
+    if value is None or value == "":
+        return None
+    try:
+        score = float(value)
+    except (TypeError, ValueError):
+        score = math.nan
+    if not -1e-9 <= score <= 1 + 1e-9:
+        raise DataError(f"{place}: {column!r} must be a number in [0, 1], but is {value!r}.")
+    # Means of floats stray by a rounding error; beyond that it is another scale.
+    return min(max(score, 0.0), 1.0)

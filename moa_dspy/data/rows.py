@@ -1,0 +1,303 @@
+"""Rows of a file become examples, or one line says what is wrong with the file."""
+
+# DOCS: data/_files: The right file of a folder is found, and a JSON file that holds a whole table is read. | data/_hub: Tables of the Hugging Face hub become rows like those of a file.
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from moa_dspy.errors import DataError
+
+Record = tuple[str, dict[str, Any]]
+"""Where the row is ("line 3"), and its columns."""
+
+
+def read_rows(
+    path: Path, *, inputs: Sequence[str], columns: Mapping[str, str] | None = None
+) -> list[dspy.Example]:
+    """Every row of the file is one example, in file order, with an `id` no other row has.
+
+    Args:
+        path: A file in one of `FORMATS`, told by its suffix; text is UTF-8.
+        inputs: The fields a program is given; every row must have them.
+        columns: Our field name -> the file's column, for those that differ.
+
+    Returns:
+        Examples with their inputs set. `id` is text: the field `id`, or where the file has none
+        the row's number, counted from 1.
+
+    Raises:
+        DataError: The file is missing, unreadable, empty or in no known format, a row is broken
+            or lacks a field, or two rows share an id. It names the file, the line and the value.
+    """
+    path = Path(path)
+    return make_examples(read_records(path), f"{path}", inputs=inputs, columns=columns)
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """Yield where each row of the file is, and its columns; the suffix tells the format.
+
+    Raises:
+        DataError: The file is missing, in no known format or broken; when a row is asked for.
+    """
+    if path.suffix.lower() not in FORMATS:
+        known = ", ".join(sorted(FORMATS))
+        raise DataError(f"{path}: unknown format {path.suffix!r}; known ones are {known}.")
+    check_is_file(path)
+    yield from FORMATS[path.suffix.lower()](path)
+
+
+def check_is_file(path: Path) -> None:
+    """Raise a `DataError` unless the path is a file."""
+    if not path.is_file():
+        problem = "is not a file" if path.exists() else "does not exist"
+        raise DataError(f"{path} {problem}.")
+
+
+def make_examples(
+    rows: Iterable[Record],
+    source: str,
+    *,
+    inputs: Sequence[str],
+    columns: Mapping[str, str] | None = None,
+) -> list[dspy.Example]:
+    """Rows of any table become examples by the rules of `read_rows`; `source` is for errors."""
+    names = dict(columns or {})
+    records = [(where, _renamed(row, names)) for where, row in rows]
+    if not records:
+        raise DataError(f"{source} has no rows.")
+    wanted = {*inputs, *names} | ({"id"} & set(records[0][1]))
+    for where, row in records:
+        _check_fields(row, sorted(wanted), f"{source}, {where}", names)
+    ids = _ids(records, source)
+    return [
+        dspy.Example({**row, "id": name}).with_inputs(*inputs)
+        for name, (_, row) in zip(ids, records, strict=True)
+    ]
+
+
+def _ids(records: Sequence[Record], source: str) -> list[str]:
+    """One text per row, all different; `source` is for the error."""
+    places: dict[str, str] = {}
+    for number, (where, row) in enumerate(records, start=1):
+        name = str(row.get("id", number))
+        if name in places:
+            raise DataError(f"{source}: id {name!r} is on {places[name]} and again on {where}.")
+        places[name] = where
+    return list(places)
+
+
+def _renamed(row: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    taken = {column for column in names.values() if column in row}
+    rest = {column: value for column, value in row.items() if column not in taken}
+    return rest | {field: row[column] for field, column in names.items() if column in row}
+
+
+def _check_fields(
+    row: Mapping[str, Any], wanted: Sequence[str], place: str, names: Mapping[str, str]
+) -> None:
+    for field in wanted:
+        if field not in row:
+            column = f" (column {names[field]!r})" if field in names else ""
+            known = ", ".join(sorted(map(str, row)))
+            raise DataError(f"{place}: no field {field!r}{column}; the row has {known}.")
+        if row[field] is None:
+            raise DataError(f"{place}: field {field!r} is null, but it must have a value.")
+
+
+def read_text(path: Path) -> str:
+    """Return the UTF-8 text of a file; a byte order mark is left out."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start}."
+        ) from error
+
+
+def _jsonl(path: Path) -> Iterator[Record]:
+    # Not splitlines(): a JSON text may hold U+2028 and its like.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, {place} is not JSON: {error}.") from error
+        if not isinstance(row, dict):
+            kind = type(row).__name__
+            raise DataError(f"{path}, {place} must be a JSON object, but is a {kind}.")
+        yield place, row
+
+
+def _csv(path: Path) -> Iterator[Record]:
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    header: list[str] = []
+    try:
+        for cells in reader:
+            if not cells:
+                continue
+            place = f"line {reader.line_num}"
+            if not header:
+                header = _header(cells, f"{path}, {place}")
+                continue
+            if len(cells) != len(header):
+                raise DataError(
+                    f"{path}, {place} has {len(cells)} cells, but the header has {len(header)}."
+                )
+            yield place, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num} is not CSV: {error}.") from error
+
+
+def _header(cells: list[str], place: str) -> list[str]:
+    for name in cells:
+        if cells.count(name) > 1:
+            raise DataError(f"{place}: column {name!r} comes twice.")
+    return cells
+
+
+def _parquet(path: Path) -> Iterator[Record]:
+    # Here, not at the top: importing this library must not load pyarrow.
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise DataError(f"{path} is not Parquet: {reason}.") from error
+    for number, row in enumerate(rows, start=1):
+        yield f"row {number}", row
+
+
+FORMATS: dict[str, Callable[[Path], Iterator[Record]]] = {
+    ".csv": _csv,
+    ".jsonl": _jsonl,
+    ".parquet": _parquet,
+}
+"""Suffix -> reader of one file, which yields where each row is and its columns."""
+
+
+SUFFIXES = (*FORMATS, ".json")
+
+
+def find_file(source: Path, *names: str) -> Path:
+    """Return the source if it is a file, else the folder's file with one of the names.
+
+    A name is a file name without its suffix; where no file is called exactly so, the only
+    one that starts with it will do ("train" finds train-00000-of-00001.parquet).
+
+    Raises:
+        DataError: There is no such source or file, or several start with the name.
+    """
+    if not source.is_dir():
+        check_is_file(source)
+        return source
+    files = [file for file in sorted(source.iterdir()) if file.suffix.lower() in SUFFIXES]
+    for name in names:
+        exact = [file for file in files if file.stem == name]
+        found = exact or [file for file in files if file.name.startswith(name)]
+        if len(found) > 1:
+            shown = ", ".join(file.name for file in found)
+            raise DataError(f"{source} has several files for {name!r} ({shown}): name one.")
+        if found:
+            return found[0]
+    wanted = " or ".join(repr(name) for name in names)
+    raise DataError(f"{source} has no file {wanted} ({', '.join(SUFFIXES)}).")
+
+
+def records_of(path: Path) -> Iterator[Record]:
+    """Yield the rows of a file: any format of `read_rows`, or JSON.
+
+    JSON is a list of objects, or an object whose "examples" is one.
+
+    Raises:
+        DataError: The file is not what its suffix says.
+    """
+    if path.suffix.lower() != ".json":
+        yield from read_records(path)
+        return
+    try:
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON: {error}.") from error
+    rows = content.get("examples") if isinstance(content, dict) else content
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path} must hold a list of objects, or one under 'examples'.")
+    for number, row in enumerate(rows, start=1):
+        yield f"row {number}", row
+
+
+def read_hub(
+    name: str,
+    *,
+    config: str | None = None,
+    split: str,
+    inputs: Sequence[str],
+    columns: Mapping[str, str] | None = None,
+) -> list[dspy.Example]:
+    """Every row of a split of a hub data set is one example, in the data set's order.
+
+    Args:
+        name: Repository on the hub, "owner/name"; or a folder that `datasets` can load.
+        config: Configuration, where the data set has several.
+        split: As the data set calls it.
+        inputs: The fields a program is given; every row must have them.
+        columns: Our field name -> the data set's column, for those that differ.
+
+    Returns:
+        Examples as `read_rows` makes them.
+
+    Raises:
+        DataError: The split cannot be loaded, has no rows, or a row lacks a field.
+    """
+    source = f"{name} ({split})" if config is None else f"{name} ({config}, {split})"
+    return make_examples(
+        hub_records(name, config=config, split=split), source, inputs=inputs, columns=columns
+    )
+
+
+def hub_records(
+    name: str, *, split: str, config: str | None = None, file: str | None = None
+) -> Iterator[Record]:
+    """Yield where each row of a hub split is, and its columns.
+
+    Args:
+        name: Repository on the hub or a folder; of a `file` its name for errors.
+        split: As the data set calls it.
+        config: Configuration, where the data set has several.
+        file: URL or path of a JSON file to read instead of a declared split. Data sets
+            that a Python script declares cannot be loaded by name since `datasets` 4.
+
+    Raises:
+        DataError: It cannot be loaded, whatever the reason; says how to go on without the hub.
+    """
+    # Here, not at the top: importing this library must not load datasets.
+    import datasets
+
+    try:
+        table: Any = (
+            datasets.load_dataset(name, config, split=split)
+            if file is None
+            else datasets.load_dataset("json", data_files=file, split="train")
+        )
+    except Exception as error:
+        # Network, hub client, builders and Arrow each raise their own; to us they are one thing.
+        reason = (str(error).splitlines() or [""])[0].rstrip(".")
+        raise DataError(
+            f"{name}, split {split!r}, cannot be loaded from the hub "
+            f"({type(error).__name__}: {reason}); give the path of a local copy instead."
+        ) from error
+    for number, row in enumerate(table, start=1):
+        yield f"row {number}", dict(row)

@@ -1,0 +1,209 @@
+"""Questions that are the same but for blanks and case are found, in one set or between two."""
+
+# DOCS: data/_splits: Three splits that share no row: prompts see train, a search sees val, nobody sees test.
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dspy
+
+from moa_dspy.errors import DataError
+
+
+def find_duplicates(rows: Sequence[dspy.Example]) -> list[tuple[str, str]]:
+    """Every row that repeats an earlier question, as (id of the first that asks it, its own id).
+
+    Args:
+        rows: Examples with inputs; a row without `id` goes by its number, from 1.
+
+    Raises:
+        DataError: A row has no inputs set.
+    """
+    firsts: dict[str, str] = {}
+    pairs: list[tuple[str, str]] = []
+    for key, name in _keys(rows):
+        if key in firsts:
+            pairs.append((firsts[key], name))
+        else:
+            firsts[key] = name
+    return pairs
+
+
+def find_overlap(a: Sequence[dspy.Example], b: Sequence[dspy.Example]) -> list[tuple[str, str]]:
+    """Every row of `b` whose question is in `a`, as (id of the first in `a`, id in `b`).
+
+    The same questions count as equal that `Splits` would refuse in two splits.
+
+    Raises:
+        DataError: A row has no inputs set.
+    """
+    firsts: dict[str, str] = {}
+    for key, name in _keys(a):
+        firsts.setdefault(key, name)
+    return [(firsts[key], name) for key, name in _keys(b) if key in firsts]
+
+
+def question_key(example: dspy.Example, place: str) -> str:
+    """Return all inputs as one text, without what does not make another question.
+
+    Raises:
+        DataError: The example has no inputs set; `place` says which it is.
+    """
+    try:
+        inputs = example.inputs()
+    except ValueError as error:
+        raise DataError(f"{place} has no inputs; set them with `.with_inputs(...)`.") from error
+    folded = {key: " ".join(str(value).split()).casefold() for key, value in inputs.items()}
+    return json.dumps(folded, sort_keys=True)
+
+
+def _keys(rows: Sequence[dspy.Example]) -> list[tuple[str, str]]:
+    """The question and the id of each row."""
+    keys: list[tuple[str, str]] = []
+    for number, example in enumerate(rows, start=1):
+        name = str(example.get("id", number))
+        keys.append((question_key(example, f"Row {number} ({name!r})"), name))
+    return keys
+
+
+_NAMES = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """No id and no question is in two splits, and val and test have rows.
+
+    Raises:
+        DataError: `val` or `test` is empty, an example has no inputs set, an id comes twice, or
+            the inputs of two splits overlap (blanks and case aside).
+    """
+
+    train: tuple[dspy.Example, ...]
+    val: tuple[dspy.Example, ...]
+    test: tuple[dspy.Example, ...]
+
+    def __post_init__(self) -> None:
+        places: dict[str, str] = {}
+        questions: dict[str, tuple[str, str]] = {}
+        for split in _NAMES:
+            rows = getattr(self, split)
+            if not rows and split != "train":
+                raise DataError(f"Split {split!r} is empty, but it must have at least one row.")
+            for number, example in enumerate(rows, start=1):
+                _check_id(example, split, places)
+                place = f"{split} ({example.get('id', f'row {number}')!r})"
+                first_split, first = questions.setdefault(
+                    question_key(example, place), (split, place)
+                )
+                if first_split != split:
+                    raise DataError(f"Splits overlap: {first} and {place} have the same inputs.")
+
+    def limit(
+        self, *, n_train: int | None = None, n_val: int | None = None, n_test: int | None = None
+    ) -> Splits:
+        """The first n rows of each split, in order; None keeps them all.
+
+        Raises:
+            DataError: n is negative or more than the split has.
+        """
+        wanted = {"train": n_train, "val": n_val, "test": n_test}
+        parts: dict[str, tuple[dspy.Example, ...]] = {}
+        for split, n_rows in wanted.items():
+            rows: tuple[dspy.Example, ...] = getattr(self, split)
+            if n_rows is not None and not 0 <= n_rows <= len(rows):
+                raise DataError(
+                    f"`n_{split}` must be between 0 and {len(rows)}, the rows of {split!r}, "
+                    f"but got {n_rows}."
+                )
+            parts[split] = rows[:n_rows]
+        return replace(self, **parts)
+
+
+def split_rows(
+    rows: Sequence[dspy.Example],
+    *,
+    column: str | None = None,
+    sizes: Mapping[str, int] | None = None,
+    seed: int = 0,
+) -> Splits:
+    """Rows go where their column says, or into random splits of the given sizes.
+
+    Args:
+        rows: Any examples with inputs; order is kept by `column`, not by `sizes`.
+        column: A field whose value is train, val or test. Either this or `sizes`.
+        sizes: Split -> number of rows; a split that is not named gets none.
+        seed: Of the permutation; the same seed and rows give the same splits. Unused by `column`.
+
+    Raises:
+        DataError: Both or neither way is given, a value or a name is no split, `sizes` asks for
+            more rows than there are, or the splits do not fit `Splits`.
+    """
+    if (column is None) == (sizes is None):
+        raise DataError("Give either `column` or `sizes`, and not both.")
+    if column is not None:
+        parts = _parts_of_column(rows, column)
+    else:
+        parts = _random_parts(rows, dict(sizes or {}), seed)
+    return Splits(**{split: tuple(part) for split, part in parts.items()})
+
+
+def fingerprint(splits: Splits) -> str:
+    """The sha256, in hex, of all fields of all rows in order: equal splits have equal ones."""
+    content = [
+        [split, [[_content(example), sorted(example.inputs().keys())] for example in rows]]
+        for split, rows in ((split, getattr(splits, split)) for split in _NAMES)
+    ]
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _content(example: dspy.Example) -> dict[str, Any]:
+    return dict(example.items())
+
+
+def _check_id(example: dspy.Example, split: str, places: dict[str, str]) -> None:
+    name = example.get("id", None)
+    if name is None:
+        return
+    if str(name) in places:
+        first = places[str(name)]
+        where = f"twice in {split!r}" if first == split else f"in {first!r} and in {split!r}"
+        raise DataError(f"Id {name!r} is {where}.")
+    places[str(name)] = split
+
+
+def _parts_of_column(rows: Sequence[dspy.Example], column: str) -> dict[str, list[dspy.Example]]:
+    parts: dict[str, list[dspy.Example]] = {split: [] for split in _NAMES}
+    for number, example in enumerate(rows, start=1):
+        value = example.get(column, None)
+        if value not in _NAMES:
+            raise DataError(
+                f"Row {number} (id {example.get('id', None)!r}): column {column!r} is {value!r}; "
+                f"choices are {', '.join(_NAMES)}."
+            )
+        parts[value].append(example)
+    return parts
+
+
+def _random_parts(
+    rows: Sequence[dspy.Example], sizes: Mapping[str, int], seed: int
+) -> dict[str, list[dspy.Example]]:
+    for split, n_rows in sizes.items():
+        if split not in _NAMES:
+            raise DataError(f"Unknown split {split!r} in `sizes`; choices are {', '.join(_NAMES)}.")
+        if n_rows < 0:
+            raise DataError(f"`sizes[{split!r}]` must be at least 0, but got {n_rows}.")
+    if sum(sizes.values()) > len(rows):
+        raise DataError(f"`sizes` asks for {sum(sizes.values())} rows, but there are {len(rows)}.")
+    left = random.Random(seed).sample(rows, len(rows))
+    parts: dict[str, list[dspy.Example]] = {}
+    for split in _NAMES:
+        n_rows = sizes.get(split, 0)
+        parts[split], left = left[:n_rows], left[n_rows:]
+    return parts

@@ -1,0 +1,321 @@
+"""What the judges that grade one system at a time share."""
+
+# DOCS: judges/_grade: A judge that grades single answers from 1 to 10, turn by turn. | judges/_skill: A judge that rates the skills an example is annotated with, from 1 to 5.
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import dspy
+
+from moa_dspy.adapters import quoted
+from moa_dspy.errors import DataError
+from moa_dspy.judges.base import (
+    Exclusion,
+    Graded,
+    Judgement,
+    JudgeProgram,
+    Reply,
+    id_of,
+    instruction_of,
+    text_of,
+    texts_of,
+)
+from moa_dspy.judges.metric import Metric, Scored, metric_of, reference_in
+from moa_dspy.judges.pairwise import read_number
+from moa_dspy.judges.signatures import SKILLS, grade, skill_rating
+from moa_dspy.pool import Pool
+from moa_dspy.winrate import preferences
+
+_EQUAL = 1e-9
+
+
+class Grader(JudgeProgram):
+    """Grades one system's answer to an example from 1 to ``best``; two grades make a preference."""
+
+    best: int
+
+    def grade(self, example: dspy.Example, answer: Any) -> Graded:
+        """Grade an answer; the result is counted by the report.
+
+        Args:
+            example: What was asked.
+            answer: A prediction, a text, or a sequence of texts, one per turn; None is missing.
+        """
+        graded = self.graded(example, answer)
+        self.count(graded)
+        return graded
+
+    def graded(self, example: dspy.Example, answer: Any) -> Graded:
+        """``grade`` uncounted: what a subclass says."""
+        raise NotImplementedError
+
+    def compare(self, example: dspy.Example, candidate: Any, reference: Any) -> Judgement:
+        """Compare two answers by their scores: 1 win, 0.5 tie, 0 loss; counted as one.
+
+        Excluded if either has no score, for its reason.
+        """
+        ours, theirs = self.graded(example, candidate), self.graded(example, reference)
+        judgement = _compared(ours, theirs)
+        self.count(judgement)
+        return judgement
+
+    def as_metric(
+        self, *, reference_field: str | None = None, unreadable: float | None = 0.5
+    ) -> Metric:
+        """Return a DSPy metric.
+
+        Args:
+            reference_field: Field of a stored response to compare with; None scores the
+                prediction alone: its mean grade, 1 to ``best`` scaled to [0, 1].
+            unreadable: Score of an example that cannot be graded; None raises MetricError.
+        """
+
+        def score(example: dspy.Example, prediction: Any) -> Scored:
+            if reference_field is None:
+                graded = self.grade(example, prediction)
+                return graded.score, graded
+            stored = reference_in(example, reference_field)
+            judgement = self.compare(example, prediction, stored)
+            return judgement.preference, judgement
+
+        return metric_of(score, unreadable=unreadable)
+
+    def read_grade(self, reply: Reply, name: str) -> tuple[float | None, Exclusion | None, str]:
+        """Return the number in a reply's output ``name``, or why there is none, and a reason."""
+        said = str(reply.values.get(name, ""))
+        number = read_number(said, best=self.best)
+        if number is not None:
+            return number, None, reply.reason
+        if reply.excluded is not None:
+            return None, reply.excluded, reply.reason
+        return None, "unparsable", f"{said[:80]!r} is no number from 1 to {self.best}."
+
+    def sum_up(self, pieces: Mapping[str, dspy.Prediction]) -> Graded:
+        """Combine the predictions per turn or skill, each with ``grade``, ``excluded``, ``reason``.
+
+        The score is the mean over all of them; one without a grade leaves the example without.
+        """
+        grades: dict[str, float | None] = {name: piece.grade for name, piece in pieces.items()}
+        reason = "\n".join(f"{n}: {piece.reason}" for n, piece in pieces.items() if piece.reason)
+        for piece in pieces.values():
+            if piece.excluded is not None:
+                return Graded(grades=grades, excluded=piece.excluded, reason=reason)
+        read: Sequence[float] = [piece.grade for piece in pieces.values()]
+        score = (sum(read) / len(read) - 1) / (self.best - 1)
+        return Graded(grades=grades, score=score, reason=reason)
+
+
+def _compared(ours: Graded, theirs: Graded) -> Judgement:
+    for graded in (ours, theirs):
+        if graded.score is None:
+            return Judgement(excluded=graded.excluded, reason=graded.reason)
+    # Scores are means of few numbers; what rounding makes of equal ones is a tie.
+    preference = preferences([ours.score or 0.0], [theirs.score or 0.0], tolerance=_EQUAL)[0]
+    return Judgement(preference=float(preference), reason=ours.reason)
+
+
+class GradeJudge(Grader):
+    """Grades answers from 1 to 10, as in MT-Bench (Zheng et al., 2023, arXiv:2306.05685).
+
+    Each turn of an example is graded by one call: the first by its question and answer, a later
+    one also by the conversation before it, each by the reference answer where the example has
+    one (in MT-Bench: mathematics, coding and reasoning). The score of an example is its mean
+    grade, scaled from 1..10 to [0, 1].
+
+    Args:
+        pool: As for ``JudgeProgram``, like the next two.
+        agent: The judge's name in the pool.
+        lm: Instead of both.
+        turns_field: Field of the user's turns, a list; an example without it has one turn, its
+            inputs.
+        reference_answer_field: Field of the right answers, one per turn, or one text for the
+            first; null, empty or absent where there is none.
+        module: ``dspy.Predict``, or ``dspy.ChainOfThought`` with a chat adapter.
+        adapter: None is plain chat.
+    """
+
+    best = 10
+
+    def __init__(
+        self,
+        *,
+        pool: Pool | None = None,
+        agent: str | None = None,
+        lm: dspy.LM | None = None,
+        turns_field: str = "turns",
+        reference_answer_field: str = "reference",
+        module: Callable[[Any], Any] = dspy.Predict,
+        adapter: Any = None,
+    ) -> None:
+        super().__init__(pool=pool, agent=agent, lm=lm, adapter=adapter)
+        self.turns_field, self.reference_answer_field = turns_field, reference_answer_field
+        # Four predictors with four prompts: an optimizer may improve each on its own.
+        self.first = module(grade(has_reference=False, is_later_turn=False))
+        self.first_with_reference = module(grade(has_reference=True, is_later_turn=False))
+        self.later = module(grade(has_reference=False, is_later_turn=True))
+        self.later_with_reference = module(grade(has_reference=True, is_later_turn=True))
+
+    def forward(
+        self, questions: Sequence[str], answers: Sequence[str], reference_answer: str | None = None
+    ) -> dspy.Prediction:
+        """Grade the last of these answers; the turns before it are the conversation.
+
+        Returns:
+            ``grade`` from 1 to 10 or None, ``excluded`` and ``reason``.
+        """
+        inputs = {"question": quoted(questions[-1]), "answer": quoted(answers[-1])}
+        if earlier := _conversation(questions[:-1], answers[:-1]):
+            inputs["conversation"] = earlier
+        if reference_answer:
+            inputs["reference_answer"] = quoted(reference_answer)
+        reply = self.ask(self._predictor(inputs), inputs)
+        number, excluded, reason = self.read_grade(reply, "grade")
+        return dspy.Prediction(grade=number, excluded=excluded, reason=reason)
+
+    def graded(self, example: dspy.Example, answer: Any) -> Graded:
+        """Grade every turn; ``grades`` has the keys ``turn 1``, ``turn 2`` and so on.
+
+        Raises:
+            DataError: The answer has another number of turns than the example.
+        """
+        questions = self._questions(example)
+        answers = texts_of(answer)
+        if answers is None:
+            return Graded(grades={}, excluded="missing", reason="There is no answer to grade.")
+        if len(answers) != len(questions):
+            raise DataError(
+                f"Example {id_of(example)!r} has {len(questions)} turns, "
+                f"but the answer has {len(answers)}."
+            )
+        references = self._references(example, len(questions))
+        pieces = {
+            f"turn {n}": self(
+                questions=questions[:n], answers=answers[:n], reference_answer=references[n - 1]
+            )
+            for n in range(1, len(questions) + 1)
+        }
+        return self.sum_up(pieces)
+
+    def _questions(self, example: dspy.Example) -> tuple[str, ...]:
+        turns = example.get(self.turns_field)
+        if turns is None:
+            return (instruction_of(example),)
+        questions = texts_of(turns)
+        if not questions:
+            raise DataError(f"Example {id_of(example)!r}: `{self.turns_field}` has no turn.")
+        return questions
+
+    def _references(self, example: dspy.Example, n_turns: int) -> list[str | None]:
+        found = texts_of(example.get(self.reference_answer_field)) or ()
+        if len(found) > n_turns:
+            raise DataError(
+                f"Example {id_of(example)!r} has {n_turns} turns, "
+                f"but `{self.reference_answer_field}` has {len(found)} reference answers."
+            )
+        return [*found, *[None] * (n_turns - len(found))]
+
+    def _predictor(self, inputs: dict[str, str]) -> Any:
+        if "conversation" in inputs:
+            with_reference, without = self.later_with_reference, self.later
+        else:
+            with_reference, without = self.first_with_reference, self.first
+        return with_reference if "reference_answer" in inputs else without
+
+
+def _conversation(questions: Sequence[str], answers: Sequence[str]) -> str:
+    pairs = zip(questions, answers, strict=True)
+    return "\n".join(f"user: {quoted(q)}\nassistant: {quoted(a)}" for q, a in pairs)
+
+
+class SkillJudge(Grader):
+    """Rates responses from 1 to 5 per annotated skill, as FLASK does (arXiv:2307.10928).
+
+    Each skill of an example is one call that sees the skill's description, the instruction, the
+    reference answer and the response, so that one rating cannot colour the next. FLASK's result
+    is the mean per skill over examples: ``grade_all(...).means``. The score of an example is its
+    mean rating, scaled from 1..5 to [0, 1].
+
+    Args:
+        pool: As for ``JudgeProgram``, like the next two.
+        agent: The judge's name in the pool.
+        lm: Instead of both.
+        skills: What each skill means, by the name examples use; default: FLASK's twelve.
+        skill_field: Field of the skills to rate: a list of names, or one.
+        reference_answer_field: Field of a good answer; without one the judge is told so.
+        module: ``dspy.Predict``, or ``dspy.ChainOfThought`` with a chat adapter.
+        adapter: None is plain chat.
+    """
+
+    best = 5
+
+    def __init__(
+        self,
+        *,
+        pool: Pool | None = None,
+        agent: str | None = None,
+        lm: dspy.LM | None = None,
+        skills: Mapping[str, str] = SKILLS,
+        skill_field: str = "skills",
+        reference_answer_field: str = "reference",
+        module: Callable[[Any], Any] = dspy.Predict,
+        adapter: Any = None,
+    ) -> None:
+        super().__init__(pool=pool, agent=agent, lm=lm, adapter=adapter)
+        self.skill_field, self.reference_answer_field = skill_field, reference_answer_field
+        # A plain dict: DSPy copies programs deeply, which a read-only view does not survive.
+        self.skills = dict(skills)
+        self.rate = module(skill_rating())
+
+    def forward(
+        self, skill: str, instruction: str, response: str, reference_answer: str | None = None
+    ) -> dspy.Prediction:
+        """Rate one skill.
+
+        Returns:
+            ``grade`` from 1 to 5 or None, ``excluded`` and ``reason``.
+        """
+        inputs = {
+            "skill": f"{skill}: {self.skills[skill]}.",
+            "instruction": quoted(instruction),
+            "reference_answer": quoted(reference_answer) if reference_answer else "none is known",
+            "response": quoted(response),
+        }
+        number, excluded, reason = self.read_grade(self.ask(self.rate, inputs), "rating")
+        return dspy.Prediction(grade=number, excluded=excluded, reason=reason)
+
+    def graded(self, example: dspy.Example, answer: Any) -> Graded:
+        """Rate every annotated skill; ``grades`` has the skills' names as keys.
+
+        Raises:
+            DataError: No skill, an unknown one, or an answer of several turns.
+        """
+        skills = self._skills(example)
+        instruction = instruction_of(example)
+        response = text_of(answer, example)
+        if response is None:
+            return Graded(grades={}, excluded="missing", reason="There is no answer to rate.")
+        reference = text_of(example.get(self.reference_answer_field), example)
+        pieces = {
+            skill: self(
+                skill=skill,
+                instruction=instruction,
+                response=response,
+                reference_answer=reference,
+            )
+            for skill in skills
+        }
+        return self.sum_up(pieces)
+
+    def _skills(self, example: dspy.Example) -> tuple[str, ...]:
+        named = texts_of(example.get(self.skill_field))
+        if not named:
+            raise DataError(f"Example {id_of(example)!r}: `{self.skill_field}` names no skill.")
+        for skill in named:
+            if skill not in self.skills:
+                known = ", ".join(sorted(self.skills))
+                raise DataError(
+                    f"Example {id_of(example)!r}: unknown skill {skill!r}; known ones are {known}."
+                )
+        return named

@@ -1,0 +1,273 @@
+"""Reads verdicts and grades strictly: what is not clearly one is no verdict at all."""
+
+# DOCS: judges/_pair: A judge that reads two responses and says which is better.
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable
+from typing import Any, Final, Literal, get_args
+
+import dspy
+
+from moa_dspy.adapters import quoted
+from moa_dspy.errors import MetricError
+from moa_dspy.judges.base import Judgement, JudgeProgram, instruction_of, text_of
+from moa_dspy.judges.metric import Metric, Scored, metric_of, reference_in
+from moa_dspy.judges.signatures import choice
+from moa_dspy.pool import Pool
+
+FIRST: Final[str] = "1"
+SECOND: Final[str] = "2"
+NEITHER: Final[str] = "0"
+
+_DECORATION: Final = " \t\r\n*_`\"'[](){}<>#.,:;!="
+_LEAD: Final = (
+    r"(?:(?:the |my |final )*(?:verdict|winner|better|best|rating|grade|score|answer)"
+    r"(?: (?:response|answer|one))?(?: is)?[\s:=*_`\"'\[(]*)?"
+)
+_VERDICT: Final = re.compile(
+    _LEAD + r"(?:(?:response|answer|output)[\s_]*)?(?P<verdict>[012]|tie)(?: is better)?",
+    re.IGNORECASE,
+)
+_NUMBER: Final = re.compile(
+    _LEAD + r"(?P<number>[0-9]{1,2}(?:\.[0-9]+)?)(?:[*_\])]*\s*(?:/|out of)\s*(?P<best>10|5))?",
+    re.IGNORECASE,
+)
+
+
+def read_verdict(text: str, *, allows_ties: bool) -> str | None:
+    """Return ``1``, ``2`` or ``0`` (neither) if the whole text says just that, else None.
+
+    Quotes, brackets and markdown around it, and words such as "Response 2 is better", are fine;
+    a text that goes on to argue is not, since it may name both.
+    """
+    found = _VERDICT.fullmatch(text.strip(_DECORATION))
+    if found is None:
+        return None
+    verdict = NEITHER if found["verdict"].lower() == "tie" else found["verdict"]
+    return verdict if allows_ties or verdict != NEITHER else None
+
+
+def read_number(text: str, *, best: int) -> float | None:
+    """Return the number from 1 to ``best`` if the whole text says just that, else None.
+
+    "7", "Grade: 7.5" and "**7**/10" are numbers; "-3", "0", "11" and "7 because ..." are not.
+    """
+    found = _NUMBER.fullmatch(text.strip(_DECORATION))
+    if found is None or found["best"] not in (None, str(best)):
+        return None
+    number = float(found["number"])
+    return number if 1 <= number <= best else None
+
+
+def second_share(logprobs: Any, verdict: str, *, allows_ties: bool) -> float | None:
+    """Return the probability that the second response is preferred, among the verdicts alone.
+
+    With P of the alternatives of the token that holds the verdict, ``P(2) / (P(1) + P(2))``, as
+    AlpacaEval 2 weights its verdicts (Dubois et al., 2024, arXiv:2404.04475); with ties,
+    ``(P(2) + P(0) / 2) / (P(0) + P(1) + P(2))``. A verdict that is not among the alternatives
+    counts 0. Spellings that differ in blanks and quotes are added up.
+
+    Args:
+        logprobs: What DSPy puts beside the outputs: tokens under ``content``, each with its
+            ``top_logprobs``; None where the endpoint gave none.
+        verdict: As it was read from the whole reply; its last occurrence as a token counts, since
+            reasoning that stands before it may name both.
+        allows_ties: Whether 0 is a verdict.
+
+    Returns:
+        A number in [0, 1]; None if no token holds the verdict or it has no alternatives.
+    """
+    token = _holder(logprobs, verdict)
+    alternatives = getattr(token, "top_logprobs", None) or ()
+    if token is None or not alternatives:
+        return None
+    # By spelling: the chosen token is usually, not always, one of the alternatives.
+    spelled = {entry.token: math.exp(entry.logprob) for entry in (token, *alternatives)}
+    allowed = (FIRST, SECOND, NEITHER) if allows_ties else (FIRST, SECOND)
+    mass: dict[str, float] = dict.fromkeys((FIRST, SECOND, NEITHER), 0.0)
+    for text, probability in spelled.items():
+        if (word := _word(text)) in allowed:
+            mass[word] += probability
+    total = sum(mass.values())
+    if not (math.isfinite(total) and total > 0):
+        return None
+    return (mass[SECOND] + mass[NEITHER] / 2) / total
+
+
+def _holder(logprobs: Any, verdict: str) -> Any:
+    tokens = getattr(logprobs, "content", None) or ()
+    return next((token for token in reversed(tokens) if _word(token.token) == verdict), None)
+
+
+def _word(token: str) -> str:
+    word = token.strip(_DECORATION).lower()
+    return NEITHER if word == "tie" else word
+
+
+Order = Literal["both", "seeded"]
+
+_SHARES = {FIRST: 0.0, NEITHER: 0.5, SECOND: 1.0}
+
+
+class PairJudge(JudgeProgram):
+    """Prefers one of two responses, as in AlpacaEval 2 (Dubois et al., 2024, arXiv:2404.04475).
+
+    Where the endpoint gives log-probabilities, a verdict is the share of ``2`` among the verdicts
+    that its token could have been; elsewhere it is the one that was sampled, 0 or 1. Called as a
+    program, it judges once, in the given order: ``verdict``, and ``preference`` for response_2.
+
+    Order ``both`` asks twice with the places swapped and takes the mean, so that a judge who
+    always prefers a place says 0.5; orders that prefer different systems are counted as
+    inconsistent. ``seeded`` asks once, in an order drawn per example id: unbiased over many
+    examples at half the price. An example with a verdict that cannot be read is excluded, without
+    another try, in either order: keeping the other order alone would let its place decide.
+    Equal responses are a tie without a call.
+
+    Args:
+        pool: As for ``JudgeProgram``, like the next two.
+        agent: The judge's name in the pool.
+        lm: Instead of both.
+        order: ``both`` or ``seeded``.
+        seed: Of ``seeded``.
+        allows_ties: Whether the judge may say that it sees no difference.
+        is_weighted: Whether log-probabilities are asked for; say False for an endpoint that
+            refuses them, which otherwise is asked twice, and where the verdict is free text.
+        module: ``dspy.Predict``, or ``dspy.ChainOfThought`` with a chat adapter.
+        adapter: None is plain chat.
+
+    Raises:
+        MetricError: An unknown order.
+        PoolError: As ``JudgeProgram``.
+    """
+
+    def __init__(
+        self,
+        *,
+        pool: Pool | None = None,
+        agent: str | None = None,
+        lm: dspy.LM | None = None,
+        order: Order = "both",
+        seed: int = 0,
+        allows_ties: bool = False,
+        is_weighted: bool = True,
+        module: Callable[[Any], Any] = dspy.Predict,
+        adapter: Any = None,
+    ) -> None:
+        super().__init__(pool=pool, agent=agent, lm=lm, adapter=adapter)
+        if order not in get_args(Order):
+            known = ", ".join(get_args(Order))
+            raise MetricError(f"Unknown `order` {order!r}; known ones are {known}.")
+        self.order, self.seed = order, seed
+        self.allows_ties, self.is_weighted = allows_ties, is_weighted
+        self.choose = module(choice(allows_ties=allows_ties))
+
+    def forward(self, instruction: str, response_1: str, response_2: str) -> dspy.Prediction:
+        """Judge once, in this order.
+
+        Returns:
+            ``verdict`` ("1", "2", "0" or None) and ``preference`` for response_2, in [0, 1] or
+            None; ``is_sampled`` where it could not be weighted; ``excluded`` and ``reason``.
+        """
+        texts = {"instruction": instruction, "response_1": response_1, "response_2": response_2}
+        guarded = {name: quoted(text) for name, text in texts.items()}
+        reply = self.ask(self.choose, guarded, weighted=self.is_weighted)
+        said = str(reply.values.get("verdict", ""))
+        verdict = read_verdict(said, allows_ties=self.allows_ties)
+        if verdict is None:
+            reason = reply.reason if reply.excluded else f"{said[:80]!r} is no verdict."
+            excluded = reply.excluded or "unparsable"
+            return _verdict(None, None, excluded=excluded, reason=reason)
+        share = second_share(reply.logprobs, verdict, allows_ties=self.allows_ties)
+        is_sampled = self.is_weighted and share is None
+        preference = _SHARES[verdict] if share is None else share
+        return _verdict(verdict, preference, is_sampled=is_sampled, reason=reply.reason)
+
+    def compare(self, example: dspy.Example, candidate: Any, reference: Any) -> Judgement:
+        """Compare two answers to an example, in one order or both.
+
+        Args:
+            example: Its inputs are the instruction; its ``id`` draws the order.
+            candidate: A prediction or a text; None where there is no answer.
+            reference: As ``candidate``.
+
+        Raises:
+            DataError: The example has no inputs, or an answer has several turns.
+            MoaError: As ``ask``.
+        """
+        judgement = self._compared(
+            example, text_of(candidate, example), text_of(reference, example)
+        )
+        self.count(judgement)
+        return judgement
+
+    def as_metric(self, *, reference_field: str, unreadable: float | None = 0.5) -> Metric:
+        """Return a DSPy metric: the preference over the response stored in ``reference_field``.
+
+        An example without a verdict scores ``unreadable``: by default neither a win nor a loss.
+        """
+
+        def score(example: dspy.Example, prediction: Any) -> Scored:
+            judgement = self.compare(example, prediction, reference_in(example, reference_field))
+            return judgement.preference, judgement
+
+        return metric_of(score, unreadable=unreadable)
+
+    def _compared(
+        self, example: dspy.Example, candidate: str | None, reference: str | None
+    ) -> Judgement:
+        instruction = instruction_of(example)
+        if candidate is None or reference is None:
+            who = "candidate" if candidate is None else "reference"
+            return Judgement(excluded="missing", reason=f"The {who} has no response.")
+        if candidate == reference:
+            return Judgement(preference=0.5, reason="The responses are equal.")
+        places = self._places(str(example.get("id", instruction)))
+        judged = []
+        for is_first in places:
+            judged.append(self._placed(instruction, candidate, reference, is_first))
+            if judged[-1].excluded:
+                return Judgement(excluded=judged[-1].excluded, reason=judged[-1].reason)
+        verdicts = tuple(
+            1 - one.preference if is_first else one.preference
+            for one, is_first in zip(judged, places, strict=True)
+        )
+        return Judgement(
+            preference=sum(verdicts) / len(verdicts),
+            verdicts=verdicts,
+            reason="\n".join(one.reason for one in judged).strip(),
+            n_sampled=sum(one.is_sampled for one in judged),
+        )
+
+    def _placed(
+        self, instruction: str, candidate: str, reference: str, is_first: bool, /
+    ) -> dspy.Prediction:
+        pair = (candidate, reference) if is_first else (reference, candidate)
+        return self(instruction=instruction, response_1=pair[0], response_2=pair[1])
+
+    def _places(self, example_id: str) -> tuple[bool, ...]:
+        """Say for each order to ask whether the candidate comes first in it."""
+        if self.order == "both":
+            return (False, True)
+        drawn = hashlib.sha256(f"{self.seed}\x00{example_id}".encode("utf-8", "replace")).digest()
+        return (bool(drawn[0] & 1),)
+
+
+def _verdict(
+    verdict: str | None,
+    preference: float | None,
+    *,
+    is_sampled: bool = False,
+    excluded: str | None = None,
+    reason: str = "",
+) -> dspy.Prediction:
+    return dspy.Prediction(
+        verdict=verdict,
+        preference=preference,
+        is_sampled=is_sampled,
+        excluded=excluded,
+        reason=reason,
+    )

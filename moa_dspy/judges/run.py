@@ -1,0 +1,203 @@
+"""What a judge said about many examples: preferences or grades, with what became of the rest."""
+
+# DOCS: judges/_loop: Runs a judge over examples, several at a time.
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import dspy
+import numpy as np
+from numpy.typing import NDArray
+
+from moa_dspy.calls import call_scope
+from moa_dspy.errors import DataError, LayerFailedError, MetricError
+from moa_dspy.judges.base import Graded, Judge, Judgement, JudgeReport, id_of, raise_if_ours
+from moa_dspy.judges.graded import Grader
+from moa_dspy.winrate import WinRate, win_rate
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeRun:
+    """The judgements of one judge on examples, in their order."""
+
+    judgements: tuple[Judgement, ...]
+
+    @property
+    def preferences(self) -> NDArray[np.float64]:
+        """In [0, 1], 1 if the candidate is preferred; NaN for an excluded example."""
+        return _vector(judgement.preference for judgement in self.judgements)
+
+    @property
+    def by_place(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Preferences when the candidate was shown first, and when second.
+
+        Of the examples that were judged in both orders: what ``winrate.position_consistency``
+        takes.
+        """
+        both = [one.verdicts for one in self.judgements if len(one.verdicts) == 2]
+        return _vector(first for _, first in both), _vector(second for second, _ in both)
+
+    @property
+    def report(self) -> JudgeReport:
+        """What became of the examples."""
+        return JudgeReport.of(self.judgements)
+
+    def win_rate(self, *, confidence: float = 0.95) -> WinRate:
+        """Return the candidate's win rate over the examples that were judged.
+
+        Raises:
+            MetricError: None was.
+        """
+        known = self.preferences[~np.isnan(self.preferences)]
+        if not known.size:
+            raise MetricError(f"There is no preference to sum up: {self.report}.")
+        return win_rate(known, confidence=confidence)
+
+
+@dataclass(frozen=True, slots=True)
+class GradeRun:
+    """The grades of one system on examples, in their order."""
+
+    graded: tuple[Graded, ...]
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """Mean grade per example, scaled to [0, 1]; NaN for an excluded example."""
+        return _vector(one.score for one in self.graded)
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Mean grade per turn or skill on the judge's own scale, over every grade that was read."""
+        return {name: sum(grades) / len(grades) for name, grades in self._read().items()}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many grades each of ``means`` is the mean of."""
+        return {name: len(grades) for name, grades in self._read().items()}
+
+    @property
+    def report(self) -> JudgeReport:
+        """What became of the examples."""
+        return JudgeReport.of(self.graded)
+
+    def _read(self) -> dict[str, list[float]]:
+        read: defaultdict[str, list[float]] = defaultdict(list)
+        for one in self.graded:
+            for name, grade in one.grades.items():
+                if grade is not None:
+                    read[name].append(grade)
+        return dict(sorted(read.items()))
+
+
+def _vector(values: Iterable[float | None]) -> NDArray[np.float64]:
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+logger = logging.getLogger(__name__)
+
+Answers: TypeAlias = Callable[..., Any] | Mapping[str, Any] | Sequence[Any] | str | None
+"""A program to run on the examples' inputs; answers by example id, or in the examples' order; or
+one text for all of them: a constant answer, or the name of a recorded system."""
+
+_Result = TypeVar("_Result")
+
+
+def judge_all(
+    judge: Judge,
+    examples: Sequence[dspy.Example],
+    candidate: Answers,
+    reference: Answers,
+    *,
+    n_threads: int = 8,
+) -> JudgeRun:
+    """Compare two systems on examples.
+
+    A program that does not answer leaves its example ``missing``, logged and counted, not lost:
+    compare ``report.missing`` before you trust a win rate.
+
+    Args:
+        judge: Any judge.
+        examples: With inputs set, where a program or the judge needs them.
+        candidate: Whose win rate is wanted; see ``Answers``.
+        reference: The system it is compared with; see ``Answers``.
+        n_threads: Examples judged at the same time.
+
+    Raises:
+        DataError: No example, or answers that do not fit the examples.
+        MoaError: If a call cannot be made for a reason that is not the model's.
+    """
+    ours = _lookup(candidate, examples, name="candidate")
+    theirs = _lookup(reference, examples, name="reference")
+
+    def judged(place: int, example: dspy.Example) -> Judgement:
+        return judge.compare(example, ours(place, example), theirs(place, example))
+
+    return JudgeRun(tuple(_each(examples, judged, n_threads)))
+
+
+def grade_all(
+    judge: Grader, examples: Sequence[dspy.Example], answers: Answers, *, n_threads: int = 8
+) -> GradeRun:
+    """Grade one system on examples; arguments and errors as ``judge_all``."""
+    given = _lookup(answers, examples, name="answers")
+
+    def graded(place: int, example: dspy.Example) -> Graded:
+        return judge.grade(example, given(place, example))
+
+    return GradeRun(tuple(_each(examples, graded, n_threads)))
+
+
+def _lookup(
+    answers: Answers, examples: Sequence[dspy.Example], *, name: str
+) -> Callable[[int, dspy.Example], Any]:
+    """Return what gives the answer to the example at a place."""
+    if answers is None or isinstance(answers, str):
+        return lambda place, example: answers
+    if callable(answers):
+        return lambda place, example: _run(answers, example)
+    if isinstance(answers, Mapping):
+        return lambda place, example: answers.get(id_of(example))
+    if len(answers) != len(examples):
+        raise DataError(f"`{name}` has {len(answers)} answers to {len(examples)} examples.")
+    return lambda place, example: answers[place]
+
+
+def _run(program: Callable[..., Any], example: dspy.Example) -> Any:
+    try:
+        return program(**example.inputs().toDict())
+    except Exception as error:
+        raise_if_ours(error, but=(LayerFailedError,))
+        logger.warning("No answer to example %s: %s", id_of(example), error)
+        return None
+
+
+def _each(
+    examples: Sequence[dspy.Example],
+    judged: Callable[[int, dspy.Example], _Result],
+    n_threads: int,
+) -> list[_Result]:
+    if not examples:
+        raise DataError("There is no example to judge.")
+
+    def one(place: int, example: dspy.Example) -> _Result:
+        with call_scope(example=id_of(example)):
+            return judged(place, example)
+
+    with ThreadPoolExecutor(max_workers=n_threads) as threads:
+        running = [
+            threads.submit(copy_context().run, one, place, example)
+            for place, example in enumerate(examples)
+        ]
+        try:
+            return [future.result() for future in running]
+        except BaseException:
+            # What is in flight is paid for and gets stored; what is not is not started.
+            threads.shutdown(wait=True, cancel_futures=True)
+            raise

@@ -1,0 +1,280 @@
+"""From a model's name, or a file, to the DSPy engine that answers with it."""
+
+# DOCS: local/_logprobs: Log-probabilities of tokens, between DSPy's words and llama.cpp's. | local/_engine: A local server as DSPy engines, synchronous and asynchronous.
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self
+
+from dspy.clients.engines.base import validate_request
+from dspy.lm15 import (
+    ConfigurationError,
+    ContextLengthError,
+    InvalidRequestError,
+    Message,
+    Request,
+    Response,
+    ServerError,
+    TextPart,
+    TokenLogprob,
+    TopLogprob,
+    UnsupportedFeatureError,
+    Usage,
+    response_to_events,
+)
+
+from moa_dspy.errors import LocalModelError
+from moa_dspy.local.catalogue import CATALOGUE
+from moa_dspy.local.server import LocalServer, RefusedError, shared_server
+from moa_dspy.local.weights import find, verify
+
+
+def local_engine(
+    name_or_path: str | os.PathLike[str],
+    *,
+    sha256: str | None = None,
+    n_slots: int = 4,
+    n_context: int = 2048,
+    n_threads: int | None = None,
+    asynchronous: bool = False,
+) -> LocalEngine | AsyncLocalEngine:
+    """Return an engine over this process's shared server; the model loads at the first request.
+
+    Args:
+        name_or_path: A catalogue name, or the path of a GGUF file.
+        sha256: What the file must have; None takes the catalogue's for a name, and anything for a
+            path.
+        n_slots: Requests answered at once.
+        n_context: Tokens of prompt and answer together, per request.
+        n_threads: None takes every core of this process.
+        asynchronous: Return the engine for event loops.
+
+    Raises:
+        ChecksumError: the file has another sha256.
+        LocalModelError: the file is absent or no GGUF; the message says what to run.
+    """
+    path = find(name_or_path)
+    known = CATALOGUE.get(os.fspath(name_or_path))
+    expected = sha256 or (known.sha256 if known else None)
+    if expected is not None:
+        verify(path, expected)
+    server = shared_server(path, n_slots=n_slots, n_context=n_context, n_threads=n_threads)
+    return AsyncLocalEngine(server) if asynchronous else LocalEngine(server)
+
+
+def logprob_settings(n_alternatives: int | None) -> dict[str, Any]:
+    """Return what asks llama.cpp for log-probabilities; nothing where none are wanted."""
+    if n_alternatives is None:
+        return {}
+    # At 0 llama.cpp gives none at all, not even of the token it chose.
+    return {"logprobs": True, "top_logprobs": max(n_alternatives, 1)}
+
+
+def token_logprobs(
+    choice: dict[str, Any], n_alternatives: int | None
+) -> tuple[TokenLogprob, ...] | None:
+    """Read the natural logarithms, taken before sampling settings, of each token of an answer.
+
+    Args:
+        choice: llama.cpp's choice; its alternatives come with the likeliest first and hold the
+            chosen token where that is among them.
+        n_alternatives: As the request gave it.
+
+    Returns:
+        One entry per token, or None where none were asked for or an answer has no token.
+    """
+    listed = (choice.get("logprobs") or {}).get("content") or ()
+    if n_alternatives is None or not listed:
+        return None
+    return tuple(
+        TokenLogprob(
+            **_facts(entry),
+            top=tuple(TopLogprob(**_facts(e)) for e in entry["top_logprobs"][:n_alternatives]),
+        )
+        for entry in listed
+    )
+
+
+def _facts(entry: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "token": entry["token"],
+        "logprob": float(entry["logprob"]),
+        "bytes": tuple(entry["bytes"]),
+        "token_id": entry["id"],
+    }
+
+
+_SAMPLING = (
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "seed",
+    "frequency_penalty",
+    "presence_penalty",
+)
+_UNSUPPORTED = ("tool_choice", "reasoning", "probabilities", "service_tier")
+_ROLES = {"user": "user", "assistant": "assistant", "developer": "system"}
+
+
+class _Uncopied:
+    """Copies of a program share the engine: the model is in memory once."""
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+class LocalEngine(_Uncopied):
+    """Answers DSPy requests with a local server; texts in, one text out, safe in threads.
+
+    Pass it as ``dspy.LM("local/name", engine=LocalEngine(server))``. Tools, images
+    and reasoning settings are refused with UnsupportedFeatureError.
+    """
+
+    def __init__(self, server: LocalServer) -> None:
+        self.server = server
+
+    def complete(self, request: Request) -> Response:
+        """Return the model's answer to one request, in one attempt.
+
+        Raises:
+            UnsupportedFeatureError: the request has more than texts and sampling settings.
+            ContextLengthError: the prompt alone fills the server's ``n_context``.
+            InvalidRequestError: llama.cpp refused the request.
+            ConfigurationError: the model cannot be loaded on this machine.
+            ServerError: llama.cpp failed.
+        """
+        validate_request(request)
+        body = {"messages": _messages(request), **_settings(request)}
+        try:
+            answer = self.server.chat(body)
+        except LocalModelError as error:
+            raise _lm15_error(error) from error
+        return _response(answer, request)
+
+    def stream(self, request: Request) -> Iterator[Any]:
+        """Emit the finished answer as a stream's events."""
+        yield from response_to_events(self.complete(request))
+
+    def close(self) -> None:
+        """Do nothing: the server belongs to whoever made it."""
+
+
+class AsyncLocalEngine(_Uncopied):
+    """LocalEngine for event loops: as many requests at once as the server has slots."""
+
+    def __init__(self, server: LocalServer) -> None:
+        self.server = server
+        self._engine = LocalEngine(server)
+        self._lock = threading.Lock()
+        self._threads: ThreadPoolExecutor | None = None
+
+    async def complete(self, request: Request) -> Response:
+        """Return the model's answer; raises as LocalEngine does."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor(), self._engine.complete, request)
+
+    async def stream(self, request: Request) -> AsyncIterator[Any]:
+        """Emit the finished answer as a stream's events."""
+        for event in response_to_events(await self.complete(request)):
+            yield event
+
+    async def aclose(self) -> None:
+        """Let the threads go; the server stays."""
+        with self._lock:
+            threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown(wait=False)
+
+    def _executor(self) -> ThreadPoolExecutor:
+        # Not asyncio's own: it has few threads, and other work would wait behind the model.
+        with self._lock:
+            if self._threads is None:
+                n_slots = self.server.n_slots
+                self._threads = ThreadPoolExecutor(n_slots, thread_name_prefix="local-model")
+            return self._threads
+
+
+def _messages(request: Request) -> list[dict[str, str]]:
+    if request.tools:
+        raise UnsupportedFeatureError("Local models take no tools.", feature="tools")
+    messages = []
+    if request.system is not None:
+        parts = request.system
+        system = parts if isinstance(parts, str) else _text(parts)
+        messages.append({"role": "system", "content": system})
+    for message in request.messages:
+        if message.role not in _ROLES:
+            text = f"Local models take no {message.role} messages."
+            raise UnsupportedFeatureError(text, feature=message.role)
+        messages.append({"role": _ROLES[message.role], "content": _text(message.parts)})
+    return messages
+
+
+def _text(parts: tuple[Any, ...]) -> str:
+    for part in parts:
+        if not isinstance(part, TextPart):
+            text = f"Local models take text only, but the request has a {part.type} part."
+            raise UnsupportedFeatureError(text, feature=part.type)
+    return "".join(part.text for part in parts)
+
+
+def _settings(request: Request) -> dict[str, Any]:
+    """Return the sampling settings in llama.cpp's spelling; those not given are left out."""
+    config = request.config
+    for name in _UNSUPPORTED:
+        if getattr(config, name) is not None:
+            raise UnsupportedFeatureError(f"Local models know no `{name}`.", feature=name)
+    settings = {name: getattr(config, name) for name in _SAMPLING}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    if config.stop:
+        settings["stop"] = list(config.stop)
+    if config.response_format is not None:
+        settings["response_format"] = _response_format(config.response_format)
+    return settings | logprob_settings(config.logprobs) | dict(config.extensions or {})
+
+
+def _response_format(shape: dict[str, Any]) -> dict[str, Any]:
+    if shape["type"] != "json_schema":
+        return shape
+    # lm15 keeps the schema flat, the OpenAI wire nests it.
+    nested = {"name": "answer"} | {key: value for key, value in shape.items() if key != "type"}
+    return {"type": "json_schema", "json_schema": nested}
+
+
+def _response(answer: dict[str, Any], request: Request) -> Response:
+    choice, usage = answer["choices"][0], answer["usage"]
+    return Response(
+        id=answer.get("id"),
+        model=request.model,
+        message=Message.assistant([TextPart(choice["message"].get("content") or "")]),
+        finish_reason="length" if choice["finish_reason"] == "length" else "stop",
+        usage=Usage(
+            input_tokens=usage["prompt_tokens"],
+            output_tokens=usage["completion_tokens"],
+            total_tokens=usage["total_tokens"],
+        ),
+        logprobs=token_logprobs(choice, request.config.logprobs),
+    )
+
+
+def _lm15_error(error: LocalModelError) -> Exception:
+    """Return the same failure in DSPy's words; only a ServerError is worth another attempt."""
+    message = str(error)
+    if not isinstance(error, RefusedError):
+        failure: Exception = ConfigurationError(message)
+    elif error.kind == "exceed_context_size_error":
+        failure = ContextLengthError(message, status=error.status)
+    elif 400 <= error.status < 500:
+        failure = InvalidRequestError(message, status=error.status)
+    else:
+        failure = ServerError(message, status=error.status)
+    return failure

@@ -1,0 +1,230 @@
+"""What stands beside the pick: Self-MoA, top-k, and a random search of equal size."""
+
+# DOCS: optimize/finals: The last stage: the pick and its rivals on rows that nothing has seen, once.
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import dspy
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.calls import Budget
+from moa_dspy.data import Splits
+from moa_dspy.errors import BudgetReachedError, StudyError, UnknownCallError
+from moa_dspy.optimize.context import SearchContext
+from moa_dspy.optimize.evaluate import Measurer
+from moa_dspy.optimize.forecast import TOP_K, self_moa, top_k, way
+from moa_dspy.optimize.nodes import Outcome, means, scores
+from moa_dspy.optimize.racing import Referee
+from moa_dspy.optimize.result import Row, TrialRecord
+from moa_dspy.optimize.selection import best_on_val
+from moa_dspy.optimize.space.space import SearchSpace
+from moa_dspy.winrate import (
+    Interval,
+    Verdict,
+    mean_interval,
+    oracle,
+    simultaneous_intervals,
+    verdict,
+)
+
+MOST_REPEATS = 200
+"""Known architectures in a row after which the space counts as drawn empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """A system of the comparison; without an architecture it was not run, for the reason given."""
+
+    name: str
+    architecture: Architecture | None
+    note: str = ""
+
+
+def own_prompt(chosen: Architecture) -> list[Rival]:
+    """Return the pick without the prompt that the search gave it; nothing if it gave none."""
+    if chosen.prompt is None:
+        return []
+    return [Rival("own_prompt", replace(chosen, prompt=None), "the pick with its own prompt")]
+
+
+def fixed_rivals(context: SearchContext, ranking: Sequence[str]) -> list[Rival]:
+    """Return Self-MoA and top-k, or why they cannot be run."""
+    combine = way(context.space)
+    samples = self_moa(ranking, context.pool, combine=combine)
+    found = [
+        Rival("self_moa", samples)
+        if samples
+        else Rival("self_moa", None, f"{ranking[0]} is greedy: its samples are copies")
+    ]
+    k = min(TOP_K, len(ranking))
+    several = [Rival("top_k", top_k(ranking, k, combine=combine), f"k = {k}")]
+    return found + (several if k > 1 else [Rival("top_k", None, "the pool has one agent")])
+
+
+def random_rival(
+    context: SearchContext,
+    referee: Referee,
+    *,
+    n: int,
+    settle: Callable[[Architecture], Architecture],
+) -> tuple[Rival, int]:
+    """Return the best on val of ``n`` random architectures, and how many could be measured.
+
+    It gets as many trials as the search had. Live, its calls come from the share of
+    the budget kept for it; what that share did not reach is said.
+    """
+    drawn: list[TrialRecord] = []
+    context.pool.calls.ledger.share += context.random_share
+    architectures = list(islice(random_draws(context.space, settle, context.seed), n))
+    if context.pool.calls.ledger.budget == Budget():
+        referee.announce(architectures)
+    for architecture in architectures:
+        context.show("random baseline", current=str(architecture), trial=len(drawn))
+        try:
+            drawn.append(referee.judge(architecture, "random", number=len(drawn)))
+        except BudgetReachedError:
+            break
+    limits = context.limits
+    fair = [r for r in drawn if not r.is_stopped_early and limits.admit(r)]
+    if not fair:
+        note = "its share of the budget did not reach one trial"
+        return Rival("random", None, note), len(drawn)
+    best = best_on_val(fair, diversity_weight=context.diversity_weight)
+    note = f"best of {len(drawn)} random architectures"
+    return Rival("random", Architecture.parse(best.architecture), note), len(drawn)
+
+
+def random_draws(
+    space: SearchSpace, settle: Callable[[Architecture], Architecture], seed: int
+) -> Iterator[Architecture]:
+    """Yield the architectures of the random baseline, each once, always in the same order."""
+    rng = random.Random(f"random-{seed}")
+    seen: set[Architecture] = set()
+    repeats = 0
+    while repeats < MOST_REPEATS:
+        architecture = settle(space.draw(rng))
+        repeats = repeats + 1 if architecture in seen else 0
+        if repeats == 0:
+            seen.add(architecture)
+            yield architecture
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Rows on val and test by name, paired differences on test, and the verdict."""
+
+    val: Mapping[str, Row]
+    test: Mapping[str, Row]
+    differences: Mapping[str, Interval]
+    verdict: Verdict
+
+
+class Finals:
+    """Measures the pick and its rivals on val and on test.
+
+    Args:
+        context: Gives pool, space, options and progress.
+        measurer: Runs architectures.
+        splits: Val was looked at; test is looked at here.
+        ranking: Single agents by val score, best first.
+    """
+
+    def __init__(
+        self,
+        context: SearchContext,
+        measurer: Measurer,
+        splits: Splits,
+        ranking: Sequence[str],
+    ) -> None:
+        self._context, self._measurer, self._splits = context, measurer, splits
+        self._ranking = ranking
+
+    def compare(self, chosen: Architecture, random_rival: Rival) -> Comparison:
+        """Touch the test rows, once, for the pick, the fixed rivals and every single agent.
+
+        Raises:
+            StudyError: If the budget ends before the pick and the best single agent are measured.
+        """
+        self._context.pool.calls.ledger.share = 1.0
+        best = self._ranking[0]
+        first = [Rival("best_single", Architecture.single(best)), Rival("pick", chosen)]
+        fixed = fixed_rivals(self._context, self._ranking)
+        rivals = [*first, *own_prompt(chosen), *fixed, random_rival]
+        self._announce(rivals)
+        found = {rival.name: self._measure(rival, self._splits.test) for rival in rivals}
+        for name in ("best_single", "pick"):
+            if isinstance(found[name], str):
+                raise StudyError(f"The {name} could not be tested: {found[name]}")
+        test = {rival.name: _row(rival, found[rival.name]) for rival in rivals}
+        val = {r.name: _row(r, self._measure(r, self._splits.val)) for r in rivals}
+        test["oracle"], val["oracle"] = (
+            self._oracle(self._splits.test),
+            self._oracle(self._splits.val),
+        )
+        measured = {n: scores(o) for n, o in found.items() if not isinstance(o, str)}
+        mine = measured.pop("pick")
+        others = {n: s for n, s in measured.items() if test[n].architecture != str(chosen)}
+        names = (str(chosen), best)
+        return Comparison(
+            val=_ordered(val),
+            test=_ordered(test),
+            differences=simultaneous_intervals(mine, others) if others else {},
+            verdict=verdict(
+                mine,
+                measured["best_single"],
+                pick_is_single=not chosen.layers,
+                names=names,
+                gain=self._context.gain,
+            ),
+        )
+
+    def _announce(self, rivals: Sequence[Rival]) -> None:
+        # Money is spent in the order of measuring: what a budget may not reach is not begun.
+        if self._context.pool.calls.ledger.budget == Budget():
+            wanted = [r.architecture for r in rivals if r.architecture is not None]
+            singles = map(Architecture.single, self._ranking)
+            self._measurer.announce(dict.fromkeys([*wanted, *singles]), self._splits.test)
+
+    def _measure(self, rival: Rival, rows: Sequence[dspy.Example]) -> tuple[Outcome, ...] | str:
+        """Return outcomes, or the reason why there are none."""
+        if rival.architecture is None:
+            return rival.note
+        self._context.show("test", current=f"{rival.name}: {rival.architecture}")
+        try:
+            return self._measurer.measure(rival.architecture, rows)
+        except BudgetReachedError as error:
+            return str(error)
+        except UnknownCallError:
+            return "not in the recording"
+
+    def _oracle(self, rows: Sequence[dspy.Example]) -> Row:
+        """Return the best single agent of each question: the ceiling of any choice among them."""
+        found = {
+            name: self._measure(Rival(name, Architecture.single(name)), rows)
+            for name in self._ranking
+        }
+        if missing := [name for name, o in found.items() if isinstance(o, str)]:
+            return Row("oracle", None, None, note=f"{missing[0]}: {found[missing[0]]}")
+        best = oracle({n: scores(o) for n, o in found.items() if not isinstance(o, str)})
+        interval = mean_interval(best)
+        note = "best single agent of each question"
+        return Row("oracle", None, interval.estimate, interval.low, interval.high, note=note)
+
+
+def _row(rival: Rival, outcomes: tuple[Outcome, ...] | str) -> Row:
+    text = str(rival.architecture) if rival.architecture else None
+    if isinstance(outcomes, str):
+        return Row(rival.name, text, None, note=outcomes)
+    interval = mean_interval(scores(outcomes))
+    row = Row(rival.name, text, interval.estimate, interval.low, interval.high, note=rival.note)
+    return replace(row, **means(outcomes))
+
+
+def _ordered(rows: Mapping[str, Row]) -> dict[str, Row]:
+    order = ("pick", "best_single", "own_prompt", "self_moa", "top_k", "random", "oracle")
+    return {name: rows[name] for name in order if name in rows}

@@ -1,0 +1,212 @@
+"""How far one vote of recorded answers could get at best, whichever agents vote."""
+
+# DOCS: optimize/early/_facts: What the single agents' answers tell a user before more money is spent.
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain, combinations, islice
+from math import comb
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moa_dspy.optimize.votes.ballots import Ballots
+from moa_dspy.winrate import Interval, co_failure, oracle, simultaneous_intervals
+
+MOST_CELLS: Final = 40_000_000
+"""Sets of agents x answers up to which every set is tried: a third of a second."""
+_AT_ONCE = 512  # a block then stays in the cache
+
+Floats = NDArray[np.float64]
+
+
+def vote_ceiling(ballots: Ballots, *, max_width: int) -> float:
+    """Return what no plurality vote of at most ``max_width`` of the agents beats on these rows.
+
+    In [0, 1]. Every set of agents is tried, with ties decided for the better answer; of
+    many agents, it is a bound that holds for every set, which may be above the best set.
+
+    Args:
+        ballots: What each agent answered alone.
+        max_width: Most members of a vote, at least 1; a vote of one is that agent.
+    """
+    width = min(max_width, len(ballots.agents))
+    members, values, starts = _answers(ballots)
+    if not starts.size:
+        return 0.0
+    n_sets = sum(comb(len(ballots.agents), k) for k in range(1, width + 1))
+    n_rows = ballots.codes.shape[1]
+    if n_sets * values.size > MOST_CELLS:
+        return _best_cover(np.where(ballots.codes >= 0, ballots.scores, 0.0), width)
+    best = 0.0
+    sets = _sets(len(ballots.agents), width)
+    while block := list(islice(sets, _AT_ONCE)):
+        votes = np.zeros((len(ballots.agents), len(block)), np.float32)
+        for column, seats in enumerate(block):
+            votes[list(seats), column] = 1
+        # Twice the votes, plus the score: of the answers with most votes, the best.
+        standing = members @ votes
+        standing *= 2
+        standing += values[:, None]
+        winner = np.maximum.reduceat(standing, starts, axis=0)
+        won = np.where(winner >= 2, np.mod(winner, 2), 0)
+        best = max(best, float(won.sum(0, dtype=np.float64).max()) / n_rows)
+    return best
+
+
+def _answers(
+    ballots: Ballots,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]:
+    """Return who gave each answer, (answers, agents), what it scores, and where rows begin.
+
+    Rows on which no answer scores are left out: every vote of them scores 0.
+    """
+    members: list[NDArray[np.bool_]] = []
+    values: list[float] = []
+    starts: list[int] = []
+    for codes, scores in zip(ballots.codes.T, ballots.scores.T, strict=True):
+        answers = [codes == code for code in np.unique(codes[codes >= 0])]
+        worth = [float(scores[who].max()) for who in answers]
+        if max(worth, default=0.0) > 0:
+            starts.append(len(values))
+            members += answers
+            values += worth
+    table = np.array(members, np.float32).reshape(len(values), len(ballots.agents))
+    return table, np.array(values, np.float32), np.array(starts, np.intp)
+
+
+def _best_cover(scores: Floats, width: int) -> float:
+    """Bound the mean best score within any ``width`` agents, (agents, rows).
+
+    The mean best score of a set is submodular, so that no set beats one built greedily by
+    more than the ``width`` largest gains that single agents would still add to it
+    (Nemhauser, Wolsey & Fisher 1978).
+    """
+    covered = np.zeros(scores.shape[1])
+    bound = float(scores.max(0).mean())
+    for _ in range(width):
+        gains = np.sort((np.maximum(scores, covered) - covered).mean(1))
+        bound = min(bound, float(covered.mean() + gains[-width:].sum()))
+        covered = np.maximum(
+            covered, scores[(np.maximum(scores, covered) - covered).mean(1).argmax()]
+        )
+    return bound
+
+
+def _sets(n: int, width: int) -> Iterator[tuple[int, ...]]:
+    return chain.from_iterable(combinations(range(n), k) for k in range(1, width + 1))
+
+
+SOLVED = 0.5
+"""A row counts as solved from this score on, as in ``co_failure``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What the whole study is expected to take, the single agents on val included.
+
+    Attributes:
+        calls: Requests to models.
+        usd: At the prices of the pool.
+        seconds: Wall time.
+        capped_by: The limit of the budget that ends the study before, or None.
+    """
+
+    calls: float
+    usd: float
+    seconds: float
+    capped_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyFacts:
+    """What the single agents alone tell of every mixture of them, on the rows of val.
+
+    Attributes:
+        n_rows: Rows measured.
+        leader: The best single agent.
+        leader_score: Its mean score, in [0, 1].
+        unsolved: Share of rows on which every agent scores below 0.5, with a 95 % interval.
+        ceiling: Mean score of the best agent of each row: no choice among their answers
+            beats it.
+        vote_ceiling: No vote of one set of agents, a sample each and as many as the space
+            allows, beats it; None where no vote may be tried or answers are no ballots.
+        rival: The agent that comes closest to the leader; None in a pool of one.
+        lead: Leader minus rival, paired; 95 % for the leads over all agents at once, so that
+            of no other agent is the lower end smaller.
+        rescued: Share of rows that the leader misses and another agent solves.
+        estimate: What the whole study will take; None where it was not computed.
+    """
+
+    n_rows: int
+    leader: str
+    leader_score: float
+    unsolved: Interval
+    ceiling: float
+    vote_ceiling: float | None = None
+    rival: str | None = None
+    lead: Interval | None = None
+    rescued: float = 0.0
+    estimate: Estimate | None = None
+
+    @property
+    def is_dominated(self) -> bool:
+        """Whether the leader is clearly above every other agent."""
+        return self.lead is not None and self.lead.low > 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> EarlyFacts:
+        """Return the facts whose ``to_json`` was ``content``."""
+        plain = dict(content)
+        lead, estimate = plain.pop("lead"), plain.pop("estimate")
+        return cls(
+            unsolved=Interval(**plain.pop("unsolved")),
+            **plain,
+            lead=None if lead is None else Interval(**lead),
+            estimate=None if estimate is None else Estimate(**estimate),
+        )
+
+
+def early_facts(
+    scores: Mapping[str, Sequence[float] | NDArray[np.float64]],
+    *,
+    ballots: Ballots | None = None,
+    max_width: int = 1,
+    estimate: Estimate | None = None,
+) -> EarlyFacts:
+    """Return what the scores of single agents on the same rows tell of mixtures of them.
+
+    Args:
+        scores: In [0, 1] per row, by agent, at least one row.
+        ballots: What a vote would count; None where none may be tried.
+        max_width: Most members of a vote.
+        estimate: What the whole study will take.
+
+    Raises:
+        MetricError: no agent, no row, or rows that differ.
+    """
+    best = oracle(scores)
+    means = {name: float(np.mean(values)) for name, values in scores.items()}
+    leader = max(means, key=lambda name: round(means[name], 12))
+    mine = np.asarray(scores[leader], np.float64)
+    leads = simultaneous_intervals(mine, {n: s for n, s in scores.items() if n != leader})
+    rival = min(leads, key=lambda name: leads[name].low) if leads else None
+    return EarlyFacts(
+        n_rows=best.size,
+        leader=leader,
+        leader_score=means[leader],
+        unsolved=co_failure(scores, threshold=SOLVED),
+        ceiling=float(best.mean()),
+        vote_ceiling=None if ballots is None else vote_ceiling(ballots, max_width=max_width),
+        rival=rival,
+        lead=None if rival is None else leads[rival],
+        rescued=float(((mine < SOLVED) & (best >= SOLVED)).mean()),
+        estimate=estimate,
+    )

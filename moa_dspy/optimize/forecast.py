@@ -1,0 +1,271 @@
+"""What a question costs the user, in points of score: where a proposal looks on a trade-off."""
+
+# DOCS: optimize/baselines: The rivals that stand beside every pick, as architectures of the same pool. | optimize/early/_forecast: What a study will take, from what its single agents took.
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from statistics import fmean
+from typing import Final
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.calls import Budget
+from moa_dspy.optimize.early_facts import Estimate
+from moa_dspy.optimize.nodes import Outcome
+from moa_dspy.optimize.space.space import SearchSpace
+from moa_dspy.pool import Pool
+
+COSTS: Final = ("usd", "seconds", "calls")
+"""Objectives that have a price."""
+MOST_PER_COST: Final = 0.2
+"""Points of score that the dearest single agent's cost is worth at most: beyond that only single
+agents would be proposed, and these are all measured at first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What architectures will cost per question, from what the single agents cost.
+
+    A seat is taken to cost what its agent costs alone: what it reads besides is not known yet.
+
+    Attributes:
+        usd: Mean of each agent alone.
+        seconds: Mean of each agent alone.
+    """
+
+    usd: Mapping[str, float]
+    seconds: Mapping[str, float]
+
+    def costs(self, one: Architecture) -> dict[str, float]:
+        """Return usd, seconds and calls; of seconds the critical path.
+
+        The slowest proposer of each layer, then who does the last step.
+        """
+        last = [str(one.aggregator)] if one.aggregator_calls_a_model else []
+        layers = [*one.layers, last] if last else list(one.layers)
+        return {
+            "usd": sum(self.usd[name] for layer in layers for name in layer),
+            "seconds": sum(max(self.seconds[name] for name in layer) for layer in layers),
+            "calls": float(sum(map(len, layers))),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Weighs costs against the score, otherwise for each proposal: a random scalarisation.
+
+    Every weight is a point of the trade-off, so proposals spread along it (Knowles 2006, ParEGO;
+    Paria et al. 2020). A third of proposals look at the score alone: its best is what is picked.
+
+    Args:
+        forecast: Of costs.
+        objectives: Names of the study's objectives; those without a cost are passed over.
+        seed: Of the weights.
+    """
+
+    forecast: Forecast
+    objectives: Sequence[str]
+    seed: int
+
+    def at(self, n_measured: int) -> Callable[[Architecture], float]:
+        """Return the price of an architecture for the proposal after so many were measured."""
+        counted = [name for name in COSTS if name in self.objectives]
+        if not counted or n_measured % 3 == 0:
+            return _free
+        rng = random.Random(f"prices-{self.seed}-{n_measured}")
+        # Of the square of a uniform number half lies below a quarter: cheap ones are few.
+        weights = {name: MOST_PER_COST * rng.random() ** 2 / len(counted) for name in counted}
+        dearest = self._dearest_singles()
+
+        def price(one: Architecture) -> float:
+            costs = self.forecast.costs(one)
+            return sum(weight * costs[name] / dearest[name] for name, weight in weights.items())
+
+        return price
+
+    def _dearest_singles(self) -> dict[str, float]:
+        return {
+            "usd": max(self.forecast.usd.values(), default=0.0) or 1.0,
+            "seconds": max(self.forecast.seconds.values(), default=0.0) or 1.0,
+            "calls": 1.0,
+        }
+
+
+def _free(_: Architecture) -> float:
+    return 0.0
+
+
+SELF_MOA_SAMPLES = 3
+TOP_K = 3
+
+
+def top_k(ranking: Sequence[str], k: int, *, combine: str = "vote") -> Architecture:
+    """Return the ``k`` best single agents together; the best one decides ties, or synthesizes."""
+    return Architecture((tuple(ranking[:k]),), ranking[0], combine)
+
+
+def self_moa(ranking: Sequence[str], pool: Pool, *, combine: str = "vote") -> Architecture | None:
+    """Return samples of the best agent (arXiv:2502.00674), or None if its samples are copies.
+
+    A greedy agent gives one answer however often it is asked; the same model under
+    another name with a temperature stands in for it.
+    """
+    best = pool[ranking[0]]
+    twins = [name for name in ranking if pool[name].identity == best.identity]
+    sampled = [name for name in twins if pool[name].temperature > 0]
+    if not sampled:
+        return None
+    return Architecture(((sampled[0],) * SELF_MOA_SAMPLES,), sampled[0], combine)
+
+
+def way(space: SearchSpace) -> str:
+    """Return how the simple rivals combine: a vote where answers can be equal, else the paper's."""
+    return "vote" if "vote" in space.combines else "synthesize"
+
+
+def openers(ranking: Sequence[str], pool: Pool, space: SearchSpace) -> list[Architecture]:
+    """Return what every study tries first: Self-MoA, each top-k, and the paper's full layers."""
+    combine = way(space)
+    widest = min(space.max_width, len(ranking))
+    found = [top_k(ranking, k, combine=combine) for k in range(2, widest + 1)]
+    if (samples := self_moa(ranking, pool, combine=combine)) is not None:
+        found.insert(0, samples)
+    if "synthesize" in space.combines:
+        layer = tuple(ranking[:widest])
+        found += [
+            Architecture((layer,) * depth, ranking[0]) for depth in range(1, space.max_depth + 1)
+        ]
+    return found
+
+
+MOST_DRAWN: Final = 300
+"""Architectures drawn at most to see what they ask; of more, each is taken to ask as much."""
+MOST_REPEATS: Final = 50
+"""Known architectures in a row after which all are known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one question: calls, tokens, usd, and seconds to the answer."""
+
+    calls: float = 0.0
+    tokens: float = 0.0
+    usd: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(a + b for a, b in zip(_values(self), _values(other), strict=True)))
+
+    def __mul__(self, n: float) -> Cost:
+        return Cost(*(n * value for value in _values(self)))
+
+
+def forecast(
+    singles: Mapping[str, Sequence[Outcome]],
+    space: SearchSpace,
+    *,
+    n_trials: int,
+    n_test: int,
+    n_threads: int,
+    budget: Budget | None = None,
+    seed: int = 0,
+) -> Estimate:
+    """Estimate what the whole study takes, the single agents on val included.
+
+    Architectures drawn from the space stand for those that will be tried, in the search and
+    in the random baseline, on every row of val. What two of them ask alike is asked once, and
+    what a single agent answered is stored, so that a vote of different agents is free.
+    Losers that are stopped early make a study cheaper than this. A seat that reads answers
+    of others is taken to cost what its agent costs alone, though its prompt is longer.
+
+    Args:
+        singles: Outcomes of each agent alone, on val.
+        space: What may be tried.
+        n_trials: Most architectures measured on val, single agents included.
+        n_test: Test rows.
+        n_threads: Questions answered at the same time; it divides the time.
+        budget: What ends the study before; then the estimate is what it takes until there.
+        seed: Of the draws.
+    """
+    alone = {name: _mean_cost(outcomes) for name, outcomes in singles.items()}
+    n_val = len(next(iter(singles.values())))
+    n_measured = n_trials if space.size is None else min(n_trials, space.size)
+    # The baseline draws as many as the search measured.
+    searched, each = _searched(space, alone, n=2 * n_measured - len(alone), seed=seed)
+    agents = sum(alone.values(), Cost())
+    # Besides the agents: the pick, the best random one, and the further samples of Self-MoA.
+    rivals = each * 2 + agents * ((SELF_MOA_SAMPLES - 1) / len(alone))
+    whole = (agents + searched) * n_val + (agents + rivals) * n_test
+    whole = Cost(whole.calls, whole.tokens, whole.usd, whole.seconds / n_threads)
+    return _within(whole, budget or Budget())
+
+
+def _within(whole: Cost, budget: Budget) -> Estimate:
+    """Cut ``whole`` where the first limit of ``budget`` is reached."""
+    shares = {
+        f.name: limit / needed
+        for f in fields(Cost)
+        if (limit := getattr(budget, f.name)) is not None and (needed := getattr(whole, f.name)) > 0
+    }
+    first = min(shares, key=lambda name: shares[name], default=None)
+    capped_by = first if first is not None and shares[first] < 1 else None
+    cut = whole * shares[capped_by] if capped_by is not None else whole
+    return Estimate(round(cut.calls), cut.usd, cut.seconds, capped_by)
+
+
+def _mean_cost(outcomes: Sequence[Outcome]) -> Cost:
+    rows = [(o.calls, o.tokens, o.usd, o.seconds) for o in outcomes]
+    return Cost(*map(fmean, zip(*rows, strict=True)))
+
+
+def _searched(
+    space: SearchSpace, alone: Mapping[str, Cost], *, n: int, seed: int
+) -> tuple[Cost, Cost]:
+    """Return what ``n`` drawn architectures ask of one row beyond the singles, and a mean one."""
+    rng = random.Random(f"forecast-{seed}")
+    asked: set[Hashable] = {_node((), name, 0) for name in alone}
+    known: set[Architecture] = set()
+    total, lonely, repeats = Cost(), Cost(), 0
+    while len(known) < min(n, MOST_DRAWN) and repeats < MOST_REPEATS:
+        drawn = space.draw(rng)
+        repeats = repeats + 1 if drawn in known or not drawn.layers else 0
+        if repeats == 0:
+            known.add(drawn)
+            total += _fresh(drawn, alone, asked)
+            lonely += _fresh(drawn, alone, {_node((), name, 0) for name in alone})
+    n_drawn = max(1, len(known))
+    scale = n / n_drawn if len(known) == MOST_DRAWN else 1.0
+    return total * scale, lonely * (1 / n_drawn)
+
+
+def _fresh(architecture: Architecture, alone: Mapping[str, Cost], asked: set[Hashable]) -> Cost:
+    """Return what ``architecture`` asks that was not ``asked`` before, and note it there."""
+    found = Cost()
+    steps = [
+        [
+            (name, _node(architecture.layers[:at], name, layer[:seat].count(name)))
+            for seat, name in enumerate(layer)
+        ]
+        for at, layer in enumerate(architecture.layers)
+    ]
+    if architecture.aggregator_calls_a_model:
+        steps.append([(str(architecture.aggregator), architecture)])
+    for step in steps:
+        costs = [alone[name] for name, node in step if node not in asked]
+        asked.update(node for _, node in step)
+        total = sum(costs, Cost())
+        # Proposers of a layer are asked at once.
+        slowest = max((cost.seconds for cost in costs), default=0.0)
+        found += Cost(total.calls, total.tokens, total.usd, slowest)
+    return found
+
+
+def _node(before: tuple[tuple[str, ...], ...], name: str, sample: int) -> Hashable:
+    """Return what is equal for two seats that are asked the same."""
+    return (before, name, sample)
+
+
+def _values(cost: Cost) -> tuple[float, ...]:
+    return (cost.calls, cost.tokens, cost.usd, cost.seconds)

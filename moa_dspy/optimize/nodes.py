@@ -1,0 +1,176 @@
+"""Asks what one example needs; what another architecture has asked before is remembered."""
+
+# DOCS: optimize/outcome: What one architecture came to on one example, and what follows for many.
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from moa_dspy.aggregators import NORMALISERS, Question, Vote
+from moa_dspy.calls import CallFacts, call_scope
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.plan import follow
+from moa_dspy.prediction import Answer, Response
+
+
+@dataclass(slots=True)
+class Memory:
+    """Responses by node and place: an example, and what a mixture was given for it.
+
+    Attributes:
+        failures: Responses without an answer, per agent.
+    """
+
+    failures: Counter[str] = field(default_factory=Counter)
+    _known: dict[tuple[str, object], Response] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def get(self, question: Question, place: object) -> Response | None:
+        """Return what was answered, or None if it was not asked."""
+        return self._known.get((question.node, place))
+
+    def put(
+        self, place: object, questions: Sequence[Question], responses: Sequence[Response]
+    ) -> None:
+        """Remember the responses to the questions."""
+        with self._lock:
+            for question, response in zip(questions, responses, strict=True):
+                self._known[question.node, place] = response
+                if not response.has_answer:
+                    self.failures[response.agent] += 1
+
+
+@dataclass(slots=True)
+class Asking:
+    """All that one architecture asks for one example.
+
+    Attributes:
+        memory: Of all architectures.
+        example: Id of the example.
+        answers: What the mixture answered, each time it was asked.
+    """
+
+    memory: Memory
+    example: str
+    answers: list[Answer] = field(default_factory=list)
+    _rounds: list[list[Response]] = field(default_factory=list)
+
+    def answer(
+        self, mixture: MixtureOfAgents, inputs: Mapping[str, Any], *, place: object = None
+    ) -> Answer:
+        """Follow the mixture's plan; ``place`` tells apart several inputs of one example."""
+        where = (self.example, place)
+
+        def ask_all(questions: list[Question]) -> list[Response]:
+            known = {q.node: self.memory.get(q, where) for q in questions}
+            if new := [q for q in questions if known[q.node] is None]:
+                # A scope of its own: what seats ask is counted by their responses.
+                with call_scope(example=self.example):
+                    responses = mixture.seats.ask_all(new)
+                self.memory.put(where, new, responses)
+                known |= {q.node: r for q, r in zip(new, responses, strict=True)}
+            found = [response for q in questions if (response := known[q.node])]
+            self._rounds.append(found)
+            return found
+
+        answer = follow(mixture.plan(inputs), ask_all)
+        self.answers.append(answer)
+        return answer
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Texts that the last step read, when the mixture was last asked."""
+        if not self.answers:
+            return ()
+        answer = self.answers[-1]
+        read = answer.layers[-1] if answer.layers else (answer.final,)
+        return tuple(response.text for response in read if response.has_answer)
+
+    def ballot(self, mixture: MixtureOfAgents) -> tuple[str, ...] | None:
+        """Return what a vote would count of a single agent's answer.
+
+        None where that is not one thing: of layers, or of a program that asked the mixture
+        never or several times.
+        """
+        if mixture.architecture.layers or len(self.answers) != 1:
+            return None
+        vote = Vote(tuple(mixture.signature.output_fields), NORMALISERS[mixture.normalise])
+        return vote.ballot(self.answers[0].final)
+
+    def costs(self, others: Sequence[CallFacts]) -> dict[str, Any]:
+        """Return calls, usd, seconds and tokens of the seats and of the ``others``' calls.
+
+        Who is asked in one round answers at once; all else is asked one after the other.
+        """
+        asked: list[Any] = [*others, *(one for round_ in self._rounds for one in round_)]
+        rounds = sum(max(one.seconds for one in round_) for round_ in self._rounds)
+        return {
+            "calls": len(others) + sum(one.calls for round_ in self._rounds for one in round_),
+            "usd": sum(one.usd for one in asked),
+            "seconds": rounds + sum(one.seconds for one in others),
+            "tokens": sum(one.prompt_tokens + one.completion_tokens for one in asked),
+        }
+
+
+def place_of(inputs: Mapping[str, Any]) -> object:
+    """Return what is equal for equal inputs, and for no others; without such a thing, unique."""
+    try:
+        text = json.dumps(dict(inputs), sort_keys=True, default=_plain)
+    except (TypeError, ValueError):
+        return object()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return [type(value).__name__, value.model_dump(mode="json")]
+    raise TypeError(f"{type(value).__name__} has no plain form.")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The raw facts of one architecture on one example.
+
+    Attributes:
+        score: The metric, in [0, 1]; 0 where nothing was answered.
+        layer: Texts that the last step read; of a single agent, its answer.
+        calls: Requests, stored ones included.
+        usd: In production terms.
+        seconds: Critical path, in production terms.
+        tokens: Prompt and completion tokens.
+        failure: Why nothing was answered; None when something was.
+        ballot: What a vote counts of a single agent's answer; None where there is no such thing.
+    """
+
+    score: float
+    layer: tuple[str, ...]
+    calls: int
+    usd: float
+    seconds: float
+    tokens: int = 0
+    failure: str | None = None
+    ballot: tuple[str, ...] | None = None
+
+
+def scores(outcomes: Sequence[Outcome]) -> list[float]:
+    """Return the metric per example."""
+    return [outcome.score for outcome in outcomes]
+
+
+def means(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return calls, usd, seconds and the share of failures per question."""
+    n = len(outcomes)
+    return {
+        "calls": sum(o.calls for o in outcomes) / n,
+        "usd": sum(o.usd for o in outcomes) / n,
+        "seconds": sum(o.seconds for o in outcomes) / n,
+        "failures": sum(o.failure is not None for o in outcomes) / n,
+    }

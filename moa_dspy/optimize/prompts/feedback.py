@@ -1,0 +1,169 @@
+"""Feedback in words for optimizers that reflect: what the references were worth, and their use."""
+
+# DOCS: optimize/prompts/_labels: Stored rows as the examples that optimizers are given.
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import dspy
+
+from moa_dspy.adapters import neutral
+from moa_dspy.aggregators import NORMALISERS
+from moa_dspy.optimize.prompts.references import Bank, StoredRow
+from moa_dspy.optimize.prompts.student import NoAnswer, Scoring, score_of
+from moa_dspy.prediction import render
+
+RIGHT: Final = 0.5
+"""From this score on an answer counts as right."""
+
+_SHOWN: Final = 160
+"""Characters of a reference, or of an expected answer, that the feedback quotes."""
+
+
+class Graded(dspy.Prediction):
+    """A score with feedback; true as the score is, where a plain prediction is always true."""
+
+    def __bool__(self) -> bool:
+        return bool(self.score)
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceFeedback:
+    """A metric with GEPA's signature; says which references were right, and what came of them.
+
+    Only rows of the bank get feedback on references, and none of the other rows is ever
+    quoted. The metric's own feedback comes first.
+
+    Attributes:
+        scoring: The user's metric.
+        bank: Stored references of the rows that may be talked about.
+        outputs: Names of the signature's output fields.
+        normalise: Name of when two answers are equal.
+    """
+
+    scoring: Scoring
+    bank: Bank
+    outputs: tuple[str, ...]
+    normalise: str = "text"
+    _scores: dict[int, tuple[float, ...]] = field(default_factory=dict)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ReferenceFeedback:
+        return self
+
+    def __call__(
+        self,
+        gold: Any,
+        pred: Any,
+        trace: Any = None,
+        pred_name: Any = None,
+        pred_trace: Any = None,
+    ) -> Graded:
+        """Return score and feedback.
+
+        Raises:
+            MetricError: If the metric raises or returns no number in [0, 1].
+        """
+        value = self.scoring.value(gold, pred, trace, pred_name, pred_trace)
+        score = float(score_of(value))
+        rest = value.toDict() if isinstance(value, dspy.Prediction) else {}
+        found = self.bank.find(gold.inputs())
+        about = self._about(found, pred, score) if found else [f"Score {score:g}."]
+        lines = [str(rest.pop("feedback", None) or ""), *about]
+        return Graded(**{**rest, "score": score, "feedback": "\n".join(filter(None, lines))})
+
+    def _about(self, found: StoredRow, pred: Any, score: float) -> list[str]:
+        scores = self.reference_scores(found)
+        answers = [self._normal(response.values) for response in found.read]
+        mine = None if isinstance(pred, NoAnswer) else self._normal(pred)
+        lines = [f"The answer is {_word(score)} (score {score:g})."]
+        if isinstance(pred, NoAnswer):
+            lines = [f"There is no answer: {_short(pred.reason)}"]
+        lines += self._expected(found.row)
+        for number, (response, worth) in enumerate(zip(found.read, scores, strict=True), start=1):
+            effect = "" if worth >= RIGHT else _misled(mine, answers[number - 1], score)
+            lines.append(f"Reference {number} is {_word(worth)}{effect}: {_short(response.text)}")
+        if mine is not None:
+            lines += _use(mine, answers, scores, score)
+        return lines
+
+    def reference_scores(self, found: StoredRow) -> tuple[float, ...]:
+        """Return the metric of every reference of a row; asked once."""
+        if found.number not in self._scores:
+            self._scores[found.number] = tuple(
+                self.scoring.score(found.row, dspy.Prediction(**response.values))
+                for response in found.read
+            )
+        return self._scores[found.number]
+
+    def _expected(self, row: dspy.Example) -> list[str]:
+        known = {name: row[name] for name in self.outputs if name in row}
+        return [f"The expected answer: {_short(render(known))}"] if known else []
+
+    def _normal(self, values: Any) -> tuple[str, ...]:
+        same = NORMALISERS[self.normalise]
+        given: Mapping[str, Any] = values
+        return tuple(same(str(given.get(name))) for name in self.outputs)
+
+
+def _misled(mine: Any, answer: Any, score: float) -> str:
+    return " and misled the answer" if mine == answer and score < RIGHT else ""
+
+
+def _use(mine: Any, answers: Sequence[Any], scores: Sequence[float], score: float) -> list[str]:
+    """Say how the answer relates to the references."""
+    copied = [n for n, answer in enumerate(answers, start=1) if answer == mine]
+    right = [n for n, worth in enumerate(scores, start=1) if worth >= RIGHT]
+    lines = [f"The answer says the same as {_list(copied)}." if copied else _new(right, score)]
+    if score < RIGHT and right:
+        lines.append(f"It contradicts {_list(right)}, right all along.")
+    most, count = Counter(answers).most_common(1)[0]
+    if 2 * count > len(answers) > 1:
+        followed = "follows" if mine == most else "goes against"
+        is_right = scores[list(answers).index(most)] >= RIGHT
+        worth = "right" if is_right else "wrong"
+        lines.append(f"It {followed} the majority of the references, which is {worth}.")
+    return lines
+
+
+def _new(right: Sequence[int], score: float) -> str:
+    if score >= RIGHT and not right:
+        return "The answer is in none of the references: all of them were rightly ignored."
+    return "The answer says the same as none of the references."
+
+
+def _list(numbers: Sequence[int]) -> str:
+    shown = " and ".join(map(str, numbers))
+    return f"reference {shown}" if len(numbers) == 1 else f"references {shown}"
+
+
+def _word(score: float) -> str:
+    return "right" if score >= RIGHT else "wrong"
+
+
+def _short(text: str) -> str:
+    # What a model said must stay data in the prompt of the next one too.
+    line = " ".join(neutral(text).split())
+    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 3]}..."
+
+
+BEST: Final = "best"
+"""What a ranker answers: the number of a reference."""
+
+
+def labelled(found: StoredRow, feedback: ReferenceFeedback, signature: Any) -> dspy.Example:
+    """Return the row with its references and, for a ranker, the number of the first right one.
+
+    Raises:
+        MetricError: If the metric cannot score a reference.
+    """
+    if BEST not in signature.output_fields or BEST in feedback.outputs:
+        return found.example
+    scores = feedback.reference_scores(found)
+    right = [number for number, score in enumerate(scores, start=1) if score >= RIGHT]
+    inputs = found.example.inputs().keys()
+    made: dspy.Example = found.example.copy(**({BEST: str(right[0])} if right else {}))
+    return made.with_inputs(*inputs)

@@ -1,0 +1,193 @@
+"""What a search may do to the aggregator's prompt: which are on offer, and who writes more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import dspy
+
+from moa_dspy.errors import DataError, StudyError
+from moa_dspy.optimize.evaluate import Student
+from moa_dspy.optimize.named import unknown
+from moa_dspy.optimize.prompts.builtin import OPTIMIZERS, WRITERS, Made, Wanted
+from moa_dspy.optimize.prompts.optimizers import check_optimizer
+from moa_dspy.optimize.prompts.prompt import PromptBook
+from moa_dspy.optimize.prompts.student import arity_of
+from moa_dspy.optimize.space.space import SearchSpace
+from moa_dspy.pool import Pool
+from moa_dspy.signatures import AGGREGATION_PROMPTS
+
+
+@dataclass(frozen=True, slots=True)
+class PromptOptions:
+    """Prompts as a choice of the search, and rounds in which new ones are tuned.
+
+    The search composes, then tunes the prompt of its best mixtures on train rows, then
+    composes again with what was found, as often as there are rounds.
+
+    Attributes:
+        candidates: Built-in prompts by name.
+        texts: Further ones, text by name; each stands above the caller's own instructions.
+        optimizer: Any that ``optimize_aggregator`` takes, or its name; None tunes nothing.
+        compile_options: Further arguments of its ``compile``; for an instance only.
+        proposer_agent: The pool's agent that writes prompts, for an optimizer by name.
+        rounds: How often prompts are tuned.
+        share: Part of the trials and of the budget for tuning and what follows it, in (0, 1).
+        top: Most mixtures whose prompt is tuned in a round.
+        demos: Most worked examples in a prompt, for an optimizer by name.
+        n_prompts: About how many prompts it may try for a mixture, likewise.
+        tuning_share: Part of the train rows that the optimizer judges by.
+
+    Raises:
+        StudyError: If an option does not fit, naming it, the value and the choices.
+    """
+
+    candidates: Sequence[str] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
+    optimizer: Any = None
+    compile_options: Mapping[str, Any] = field(default_factory=dict)
+    proposer_agent: str | None = None
+    rounds: int = 1
+    share: float = 0.3
+    top: int = 2
+    demos: int = 3
+    n_prompts: int = 6
+    tuning_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+        for name in self.candidates:
+            if name not in AGGREGATION_PROMPTS:
+                raise unknown("prompts.candidates", name, AGGREGATION_PROMPTS)
+        for name, text in self.texts.items():
+            if name in AGGREGATION_PROMPTS and text != AGGREGATION_PROMPTS[name]:
+                raise StudyError(f"`prompts.texts`: {name!r} is the name of a built-in prompt.")
+            if not text.strip():
+                raise StudyError(f"`prompts.texts`: the text of {name!r} is empty.")
+        is_named = isinstance(self.optimizer, str)
+        if is_named and self.optimizer not in OPTIMIZERS:
+            raise unknown("prompts.optimizer", self.optimizer, OPTIMIZERS)
+        if self.proposer_agent is not None and not is_named:
+            raise StudyError("`prompts.proposer_agent` goes with an `optimizer` by name.")
+        if self.compile_options and (is_named or self.optimizer is None):
+            raise StudyError("`prompts.compile_options` goes with an `optimizer` that is given.")
+
+    @property
+    def all_texts(self) -> dict[str, str]:
+        """Built-in and further prompts, text by name."""
+        return {name: AGGREGATION_PROMPTS[name] for name in self.candidates} | dict(self.texts)
+
+    @property
+    def n_slots(self) -> int:
+        """Most prompts that tuning may add."""
+        return 0 if self.optimizer is None else self.rounds * self.top
+
+    def part(self, rounds: float) -> float:
+        """Return the part of trials and budget that may be used up to the end of a round.
+
+        Args:
+            rounds: How many; 0 is before the first, and 0.5 when its tuning ends.
+        """
+        if self.optimizer is None:
+            return 1.0
+        return 1 - self.share + self.share * min(rounds / self.rounds, 1.0)
+
+    def make_book(self, program: Any) -> PromptBook:
+        """Return the prompts for the mixture of a program.
+
+        Raises:
+            StudyError: If a name is taken, or ``program`` holds no mixture, or two.
+        """
+        return PromptBook.of(Student.of(program).mixture, self.all_texts, self.n_slots)
+
+    def space(self, space: SearchSpace, book: PromptBook) -> SearchSpace:
+        """Return the space with the prompts as a choice.
+
+        Raises:
+            StudyError: If it names other prompts, or nobody in it synthesizes.
+        """
+        if space.prompts and set(space.prompts) != set(book.names):
+            raise StudyError(
+                "`space.prompts` must be empty, as `prompts` says which there are, but got "
+                f"{', '.join(space.prompts)}."
+            )
+        listed = [one for one in space.listed if one.combine == "synthesize" and one.layers]
+        if not listed and ("synthesize" not in space.combines or not space.searches_layers):
+            raise StudyError("`prompts` needs a space in which an aggregator may synthesize.")
+        for one in space.listed:
+            if one.prompt is not None and one.prompt not in book.names:
+                raise unknown("space.listed", one.prompt, book.names)
+        return replace(space, prompts=book.names)
+
+    def check(self, program: Any, metric: Any, pool: Pool, rows: Sequence[dspy.Example]) -> None:
+        """Refuse what cannot be tuned, before any call.
+
+        Args:
+            program: To be searched.
+            metric: Of the search.
+            pool: Has the agent that writes prompts.
+            rows: Train rows, which share nothing with val and test.
+
+        Raises:
+            StudyError: If the metric or the optimizer does not fit, or has no LM to write with.
+            PoolError: If the pool lacks ``proposer_agent``.
+            DataError: If there is no train row.
+        """
+        arity_of(metric)
+        if self.proposer_agent is not None:
+            pool[self.proposer_agent]
+        if self.optimizer is None:
+            return
+        student = Student.of(program)
+        if student.program is not student.mixture:
+            raise StudyError(
+                "`prompts.optimizer` needs a student that is the mixture itself: what a larger "
+                "program asks it is known only while it runs. Prompts on offer are fine."
+            )
+        if not rows:
+            raise DataError("`trainset` must have at least one row: prompts are tuned on it.")
+        needs_lm = self.optimizer in WRITERS if isinstance(self.optimizer, str) else False
+        if needs_lm and self.proposer_agent is None and dspy.settings.lm is None:
+            raise StudyError(
+                f"`prompts.optimizer` {self.optimizer!r} needs a language model to write prompts "
+                "and has none: name an agent of the pool as `prompts.proposer_agent`, or set one "
+                "with `dspy.configure(lm=...)`."
+            )
+        optimizer, options = self.make_optimizer(metric, pool, n_rows=len(rows))
+        check_optimizer(optimizer, options, n_rows=len(rows))
+
+    def make_optimizer(
+        self, metric: Any, pool: Pool, *, n_rows: int, n_threads: int = 8, seed: int = 0
+    ) -> Made:
+        """Return the optimizer and the options of its ``compile``."""
+        if not isinstance(self.optimizer, str):
+            return self.optimizer, dict(self.compile_options)
+        writer = pool.lm(self.proposer_agent) if self.proposer_agent is not None else None
+        wanted = Wanted(
+            metric=metric,
+            writer=writer,
+            n_prompts=self.n_prompts,
+            demos=self.demos,
+            n_rows=n_rows,
+            n_threads=n_threads,
+            seed=seed,
+            texts=self.all_texts,
+        )
+        return OPTIMIZERS[self.optimizer](wanted)
+
+
+def _check_numbers(options: PromptOptions) -> None:
+    for name in ("rounds", "top", "n_prompts"):
+        if (value := getattr(options, name)) < 1:
+            raise StudyError(f"`prompts.{name}` must be at least 1, but got {value}.")
+    if options.demos < 0:
+        raise StudyError(f"`prompts.demos` must be at least 0, but got {options.demos}.")
+    if not 0 < options.share < 1 or not 0 <= options.tuning_share < 1:
+        raise StudyError(
+            "`prompts.share` must be in (0, 1) and `tuning_share` in [0, 1), but got "
+            f"{options.share} and {options.tuning_share}."
+        )
+    if options.optimizer is None and not options.candidates and not options.texts:
+        raise StudyError("`prompts` must have `candidates`, `texts` or an `optimizer`.")

@@ -1,0 +1,284 @@
+"""What an optimizer may change in a seat: instructions, texts of fields, demos; as plain data."""
+
+# DOCS: optimize/prompts/_book: The prompts that a search may give to an aggregator, by name, with where each came from.
+
+from __future__ import annotations
+
+import difflib
+import json
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import dspy
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.errors import StudyError
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.optimize.space.rules import OWN_PROMPT
+from moa_dspy.signatures import separated
+
+_WIDTH: Final = 96
+
+
+@dataclass(frozen=True, slots=True)
+class PredictorPrompt:
+    """The prompt of one predictor.
+
+    Attributes:
+        instructions: The task.
+        fields: Prefix and description of every field, in the signature's order.
+        demos: Worked examples, with the signature's own fields only.
+    """
+
+    instructions: str
+    fields: tuple[tuple[str, str], ...]
+    demos: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The prompts of a module's predictors, by the names that DSPy gives them."""
+
+    parts: Mapping[str, PredictorPrompt]
+
+    @classmethod
+    def of(cls, module: Any) -> Prompt:
+        """Read the prompt of a module, such as ``program.aggregator``."""
+        return cls({name: _read(one) for name, one in module.named_predictors()})
+
+    def put_into(self, module: Any) -> None:
+        """Write the prompt into a module of the same kind, which is changed."""
+        for name, predictor in module.named_predictors():
+            part = self.parts[name]
+            texts = [{"prefix": prefix, "description": desc} for prefix, desc in part.fields]
+            state = {"instructions": part.instructions, "fields": texts}
+            predictor.signature = predictor.signature.load_state(state)
+            predictor.demos = [dict(demo) for demo in part.demos]
+
+    @property
+    def instructions(self) -> str:
+        """The instructions of every predictor, a blank line between two."""
+        return "\n\n".join(part.instructions for part in self.parts.values())
+
+    @property
+    def demos(self) -> tuple[Mapping[str, Any], ...]:
+        """The demos of every predictor."""
+        return tuple(demo for part in self.parts.values() for demo in part.demos)
+
+    @property
+    def key(self) -> str:
+        """What is equal for equal prompts, and for no others."""
+        return json.dumps(self.to_json(), sort_keys=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return {
+            name: {
+                "instructions": part.instructions,
+                "fields": [list(field) for field in part.fields],
+                "demos": [_plain(demo) for demo in part.demos],
+            }
+            for name, part in self.parts.items()
+        }
+
+
+def prompt_diff(before: Prompt, after: Prompt) -> str:
+    """Return a unified diff of two prompts as text, long lines wrapped; "" if they are equal."""
+    if before.key == after.key:
+        return ""
+    lines = difflib.unified_diff(_lines(before), _lines(after), "before", "after", lineterm="")
+    return "\n".join(lines)
+
+
+def _lines(prompt: Prompt) -> list[str]:
+    found: list[str] = []
+    for name, part in prompt.parts.items():
+        found += [f"[{name}]"] if len(prompt.parts) > 1 else []
+        for line in part.instructions.splitlines():
+            found += textwrap.wrap(line, _WIDTH) or [""]
+        found += [f"field {prefix} {desc}" for prefix, desc in part.fields]
+        for demo in part.demos:
+            text = json.dumps(_plain(demo), ensure_ascii=False)
+            found += ["demo", *textwrap.wrap(text, _WIDTH, subsequent_indent="  ")]
+    return found
+
+
+def _read(predictor: Any) -> PredictorPrompt:
+    signature = predictor.signature
+    texts = [field.json_schema_extra for field in signature.fields.values()]
+    return PredictorPrompt(
+        instructions=signature.instructions,
+        fields=tuple((str(text["prefix"]), str(text["desc"])) for text in texts),
+        demos=tuple(_trimmed(demo, signature) for demo in predictor.demos),
+    )
+
+
+def _trimmed(demo: Any, signature: Any) -> dict[str, Any]:
+    # Rows bring ids, sources and more along, which would be saved and never read.
+    values = demo.toDict() if isinstance(demo, dspy.Example) else dict(demo)
+    return {name: values[name] for name in signature.fields if name in values}
+
+
+def _plain(demo: Mapping[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(dict(demo), default=str))
+    return plain
+
+
+_TUNED: Final = "tuned-"
+GIVEN: Final = "given"
+"""Origin of a prompt that the study was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class BookEntry:
+    """A prompt under its name.
+
+    Attributes:
+        prompt: The whole of it.
+        origin: Who proposed it.
+        architecture: For which it was proposed; None for all.
+        train_score: Mean metric on the train rows that the optimizer judged by, where it says.
+    """
+
+    prompt: Prompt
+    origin: str
+    architecture: str | None = None
+    train_score: float | None = None
+
+
+class PromptBook:
+    """Names of prompts, declared once: given ones, and slots that tuning fills later.
+
+    A sampler's choices must not grow, so a slot is a choice from the start. An architecture
+    with an empty slot, or with a text that says what the seat says anyway, is the same as the
+    one with its own prompt: ``settle`` returns that.
+
+    Args:
+        own: What the seat of an aggregator has anyway.
+        given: Further prompts by name.
+        n_slots: Most prompts that may be added.
+    """
+
+    def __init__(self, own: Prompt, given: Mapping[str, Prompt], n_slots: int) -> None:
+        self.own = own
+        self._slots = tuple(f"{_TUNED}{n}" for n in range(1, n_slots + 1))
+        self._given = tuple(given)
+        self._entries = {name: BookEntry(prompt, GIVEN) for name, prompt in given.items()}
+
+    @classmethod
+    def of(cls, mixture: MixtureOfAgents, texts: Mapping[str, str], n_slots: int) -> PromptBook:
+        """Return the book for the aggregators of a mixture's kind.
+
+        Args:
+            mixture: Gives signature and module of the seat.
+            texts: By name; each stands above the caller's own instructions, as the paper's does.
+            n_slots: Most prompts that may be added.
+
+        Raises:
+            StudyError: If a name is that of a slot or of the seat's own prompt.
+        """
+        for name in texts:
+            if name == OWN_PROMPT or name.startswith(_TUNED):
+                raise StudyError(
+                    f"`prompts.texts`: {name!r} is taken; use a name other than {OWN_PROMPT!r} "
+                    f"that does not begin with {_TUNED!r}."
+                )
+        names = mixture.architecture.agents[:1]
+        module: Any = mixture.with_architecture(Architecture((names,), names[0])).aggregator
+        own = Prompt.of(module)
+        signatures = {n: one.signature for n, one in module.named_predictors()}
+        given = {name: _above(text, own, signatures) for name, text in texts.items()}
+        return cls(own, given, n_slots)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every choice, empty slots included, the seat's own prompt first."""
+        return (OWN_PROMPT, *self._given, *self._slots)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a slot is empty."""
+        return any(name not in self._entries for name in self._slots)
+
+    def is_given(self, name: str) -> bool:
+        """Whether every process that reads the study knows the prompt."""
+        return name in self._given
+
+    def settle(self, architecture: Architecture) -> Architecture:
+        """Return the architecture by the name that its prompt goes by, or without one."""
+        if architecture.prompt is None:
+            return architecture
+        entry = self._entries.get(architecture.prompt)
+        name = None if entry is None else self.name_of(entry.prompt)
+        return replace(architecture, prompt=None if name == OWN_PROMPT else name)
+
+    def put_into(self, module: Any, name: str) -> None:
+        """Write the prompt into the module of an aggregator, which is changed.
+
+        Raises:
+            StudyError: If there is no such prompt.
+        """
+        if name not in self._entries:
+            known = ", ".join(self._entries) or "none"
+            raise StudyError(f"Prompt {name!r} is unknown; known ones are {known}.")
+        self._entries[name].prompt.put_into(module)
+
+    def prompt(self, name: str | None) -> Prompt:
+        """Return the prompt that an architecture names."""
+        return self.own if name is None else self._entries[name].prompt
+
+    def name_of(self, prompt: Prompt) -> str | None:
+        """Return the first name of a prompt, or None if it is unknown."""
+        if prompt.key == self.own.key:
+            return OWN_PROMPT
+        same = (name for name, one in self.entries() if one.prompt.key == prompt.key)
+        return next(same, None)
+
+    def add(self, entry: BookEntry) -> str | None:
+        """Return the name under which the prompt is known; None if it is new and no slot is empty.
+
+        A new one goes to the first empty slot.
+        """
+        if (name := self.name_of(entry.prompt)) is not None:
+            return name
+        for slot in self._slots:
+            if slot not in self._entries:
+                self._entries[slot] = entry
+                return slot
+        return None
+
+    def entries(self) -> Iterator[tuple[str, BookEntry]]:
+        """Yield every prompt but the seat's own, in the order of ``names``."""
+        return ((name, self._entries[name]) for name in self.names if name in self._entries)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return plain JSON data, one object per prompt but the seat's own."""
+        return [
+            {
+                "name": name,
+                "origin": entry.origin,
+                "architecture": entry.architecture,
+                "text": entry.prompt.instructions,
+                "demos": [dict(demo) for part in _parts(entry) for demo in part["demos"]],
+                "diff": prompt_diff(self.own, entry.prompt),
+                "train_score": entry.train_score,
+            }
+            for name, entry in self.entries()
+        ]
+
+
+def _parts(entry: BookEntry) -> Iterator[dict[str, Any]]:
+    return iter(entry.prompt.to_json().values())
+
+
+def _above(text: str, own: Prompt, signatures: Mapping[str, Any]) -> Prompt:
+    def told(name: str) -> str:
+        callers, prompt = separated(signatures[name])
+        if text.strip() == prompt.strip():
+            return own.parts[name].instructions
+        return "\n\n".join(filter(None, [text.strip(), callers]))
+
+    parts = {name: replace(part, instructions=told(name)) for name, part in own.parts.items()}
+    return Prompt(parts)

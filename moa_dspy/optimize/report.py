@@ -1,0 +1,326 @@
+"""Numbers of a report as text."""
+
+# DOCS: optimize/report/_facts: The lines below a study's table: what to expect, what was known early, what it cost. | optimize/report/_report: The closing table of a study: the pick against its rivals, the verdict, and what it cost.
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from io import StringIO
+from math import floor, log10
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from moa_dspy.optimize.early_facts import EarlyFacts, Estimate
+from moa_dspy.optimize.result import Row, StudyResult, TrialRecord
+from moa_dspy.winrate import Interval
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.table import Table
+
+
+def points(share: float, *, sign: str = "") -> str:
+    """Return a share in percent with one decimal; ``sign="+"`` shows it always, 0 has none."""
+    value = round(100 * share, 1)
+    return f"{value:{sign}.1f}" if value else "0.0"
+
+
+def amount(value: float) -> str:
+    """Return an amount with two digits that count at least, never in powers of ten."""
+    if value == 0:
+        return "0"
+    if value >= 100:
+        return f"{value:,.0f}"
+    if value >= 0.1:
+        return f"{value:.2f}"
+    decimals = max(5, 1 - floor(log10(value)))
+    return f"{value:.{decimals}f}".rstrip("0")
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in its two largest units."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+MOST_OF_FRONT: Final = 8
+
+
+def facts(result: StudyResult) -> Iterator[str]:
+    """Yield the lines, each a fact."""
+    yield from _expected(result)
+    if result.early is not None:
+        yield from early_lines(result.early)
+    if result.explained:
+        yield _explained(result.explained)
+    yield from _front(result)
+    yield from prompt_lines(result)
+    yield from _spent(result)
+    for note in result.notes:
+        yield f"Note: {note}"
+
+
+def early_lines(early: EarlyFacts) -> Iterator[str]:
+    """Yield what the single agents told; a running study shows the same lines."""
+    yield (
+        f"Best single agent on {early.n_rows:,} questions of val: {early.leader}, "
+        f"{points(early.leader_score)} %. No agent solves {_share(early.unsolved)} of them."
+    )
+    vote = early.vote_ceiling
+    votes = "" if vote is None else f"one vote {points(vote)} %, "
+    yield (
+        f"At best, on these questions: {votes}choosing among the agents' answers "
+        f"{points(early.ceiling)} %; a synthesis writes its own."
+    )
+    if early.lead is not None:
+        yield _dominance(early, early.lead)
+    if early.estimate is not None:
+        yield _estimate(early.estimate)
+
+
+def _dominance(early: EarlyFacts, lead: Interval) -> str:
+    rescued = f"{points(early.rescued)} % of the questions are missed by it and solved by another"
+    if not early.is_dominated:
+        return f"No agent is clearly above all others; {early.leader} is best, but {rescued}."
+    return (
+        f"Warning: {early.leader} is above every other agent, by {points(lead.estimate)} points "
+        f"{_span(lead)} over {early.rival}; {rescued}, the most that choosing can add."
+    )
+
+
+def _estimate(estimate: Estimate) -> str:
+    end = f"; the budget of {estimate.capped_by} ends it there" if estimate.capped_by else ""
+    return (
+        f"Estimate of the whole study, nothing stopped early: {estimate.calls:,.0f} calls, "
+        f"{amount(estimate.usd)} usd, {duration(estimate.seconds)}{end}."
+    )
+
+
+def _expected(result: StudyResult) -> Iterator[str]:
+    expected = result.expected
+    if expected is None:
+        yield f"Optimism: val flatters the pick by about {points(result.optimism)} points."
+        return
+    on_val = result.val.get("pick")
+    said = "" if on_val is None or on_val.score is None else f"val said {points(on_val.score)} %, "
+    yield (
+        f"On new questions we expect {points(expected.estimate)} % {_span(expected)} of a pick "
+        f"made this way; {said}an optimism of {points(result.optimism)} points."
+    )
+
+
+def _explained(shares: Mapping[str, float]) -> str:
+    parts = [f"{name} {100 * value:.0f} %" for name, value in shares.items()]
+    return f"What explains the differences between architectures on your data: {', '.join(parts)}."
+
+
+def _front(result: StudyResult) -> Iterator[str]:
+    if not result.front:
+        return
+    records = {record.architecture: record for record in result.trials}
+    n = len(result.front)
+    yield f"Front: {n} architectures that no other beats on every objective; on val, per question:"
+    for name in result.front[:MOST_OF_FRONT]:
+        mark = " (knee)" if name == result.knee else ""
+        yield f"- {name}{mark}{_costs(records.get(name))}"
+    if n > MOST_OF_FRONT:
+        yield f"- and {n - MOST_OF_FRONT} more in the result."
+    if result.knee is not None:
+        yield f"Knee: {result.knee}, if the objectives matter alike."
+
+
+def _costs(record: TrialRecord | None) -> str:
+    if record is None:
+        return ""
+    usd = f"{amount(1000 * record.usd)} usd per 1,000"
+    return (
+        f": {points(record.score)} %, {record.calls:.1f} calls, {usd}, {amount(record.seconds)} s"
+    )
+
+
+def prompt_lines(result: StudyResult) -> Iterator[str]:
+    """Yield what became of every prompt tried, with its diff where it was accepted."""
+    for prompt in result.prompts:
+        name, origin = prompt.get("name", "?"), prompt.get("origin", "")
+        made = f", by {origin}" if origin else ""
+        yield f"Prompt {name}{made}: {_fate(prompt)}."
+        if prompt.get("accepted") and (diff := str(prompt.get("diff") or "")):
+            yield from (f"  {line}" for line in diff.splitlines())
+
+
+def _fate(prompt: Mapping[str, Any]) -> str:
+    accepted = prompt.get("accepted")
+    if accepted is None:
+        return "tried"
+    return "accepted" if accepted else "not proven better, so not used"
+
+
+def _spent(result: StudyResult) -> Iterator[str]:
+    space = "" if result.space_size is None else f" of {result.space_size:,} possible"
+    end = f"; {result.stopped_by.rstrip('.')}" if result.stopped_by else ""
+    yield f"Search: {len(result.trials):,} architectures measured{space}{end}."
+    yield (
+        f"Cost: {result.calls_made:,} calls made, {result.calls_reused:,} reused, "
+        f"{amount(result.usd)} usd, {duration(result.seconds)}."
+    )
+    if failed := _counts({agent: str(n) for agent, n in result.failures.items() if n}):
+        yield f"Failed responses: {failed}."
+    shares = {name: row.failures for name, row in result.test.items() if row.failures}
+    if unanswered := _counts({name: f"{points(share)} %" for name, share in shares.items()}):
+        yield f"Test questions without an answer, which score 0: {unanswered}."
+
+
+def _counts(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _share(interval: Interval) -> str:
+    return f"{points(interval.estimate)} % {_span(interval)}"
+
+
+def _span(interval: Interval) -> str:
+    return f"[{points(interval.low)}, {points(interval.high)}]"
+
+
+ORDER: Final = ("pick", "best_single", "self_moa", "top_k", "random", "oracle")
+"""Rows that stand first; others follow as the study named them."""
+
+_GAP: Final = 2
+_ARCHITECTURE: Final = 22
+NONE: Final = "—"
+
+
+class Column(NamedTuple):
+    """A column of fixed width; those of a higher rank are left out first in a narrow terminal."""
+
+    head: str
+    width: int
+    rank: int
+
+
+COLUMNS: Final = {
+    "test": Column("test %", 13, 0),
+    "difference": Column("pick minus\nrow, points", 13, 0),
+    "val": Column("val %", 5, 3),
+    "calls": Column("calls/\nquest.", 6, 2),
+    "usd": Column("usd/1,000\nquestions", 9, 1),
+    "seconds": Column("s/\nquest.", 6, 4),
+}
+
+
+class Report:
+    """Prints a ``StudyResult`` with rich, in 60 columns or more."""
+
+    def __init__(self, result: StudyResult) -> None:
+        self.result = result
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the table, then one line per fact."""
+        from rich.text import Text
+
+        yield self._table(options.max_width)
+        yield Text(
+            "In brackets: 95 % intervals; those of the differences hold all at once.", style="dim"
+        )
+        yield Text("")
+        yield from (Text(line) for line in facts(self.result))
+        yield Text("")
+        yield Text(self.result.verdict.text, style="bold")
+        yield Text(program_line(self.result))
+
+    def _table(self, width: int) -> Table:
+        from rich.table import Table
+        from rich.text import Text
+
+        names = row_names(self.result)
+        shown = fitting(width - max(map(len, names)) - _GAP)
+        table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, expand=False)
+        table.add_column("system", no_wrap=True, vertical="top")
+        table.add_column("architecture", overflow="fold")
+        for name in shown:
+            table.add_column(COLUMNS[name].head, justify="right", no_wrap=True)
+        for name in names:
+            cells = row_cells(self.result, name)
+            texts = [cells[column] for column in ("system", "architecture", *shown)]
+            table.add_row(*map(Text, texts), style="bold" if name == "pick" else "")
+        return table
+
+
+def report(result: StudyResult) -> Report:
+    """Return the closing table as something rich can print."""
+    return Report(result)
+
+
+def report_text(result: StudyResult, width: int = 100) -> str:
+    """Return the closing table as plain text, lines without trailing spaces."""
+    from rich.console import Console
+
+    console = Console(file=StringIO(), width=width, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(report(result))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def row_names(result: StudyResult) -> list[str]:
+    """Return the names of the rows that the study has, in the table's order."""
+    found = {**result.test, **result.val}
+    return [n for n in ORDER if n in found] + [n for n in found if n not in ORDER]
+
+
+def fitting(width: int) -> list[str]:
+    """Return the columns that leave the architectures room, least important ones dropped."""
+    shown = dict(COLUMNS)
+    while shown:
+        used = sum(column.width + _GAP for column in shown.values())
+        last = max(shown, key=lambda name: shown[name].rank)
+        if width - used >= _ARCHITECTURE or shown[last].rank == 0:
+            break
+        del shown[last]
+    return list(shown)
+
+
+def row_cells(result: StudyResult, name: str) -> dict[str, str]:
+    """Return the cells of one row as text, by column."""
+    row, val = result.test.get(name), result.val.get(name)
+    system = row or val
+    cells = dict.fromkeys(COLUMNS, NONE)
+    cells |= {"system": name, "architecture": _who(system)}
+    if val is not None and val.score is not None:
+        cells["val"] = points(val.score)
+    if row is None or row.score is None:
+        return cells
+    cells["test"] = points(row.score) + _brackets(row.low, row.high)
+    cells["difference"] = NONE if name == "pick" else _difference(result.differences.get(name))
+    cells["calls"] = NONE if row.calls is None else f"{row.calls:.1f}"
+    cells["usd"] = NONE if row.usd is None else amount(1000 * row.usd)
+    cells["seconds"] = NONE if row.seconds is None else amount(row.seconds)
+    return cells
+
+
+def _who(row: Row | None) -> str:
+    if row is None or (row.score is not None and row.architecture is not None):
+        return NONE if row is None else str(row.architecture)
+    note = f": {row.note}" if row.note else ""
+    if row.score is None:
+        return f"not run{note}"
+    return row.note or NONE
+
+
+def _brackets(low: float | None, high: float | None, *, sign: str = "") -> str:
+    if low is None or high is None:
+        return ""
+    return f"\n[{points(low, sign=sign)}, {points(high, sign=sign)}]"
+
+
+def _difference(interval: Interval | None) -> str:
+    if interval is None:
+        return NONE
+    return points(interval.estimate, sign="+") + _brackets(interval.low, interval.high, sign="+")
+
+
+def program_line(result: StudyResult) -> str:
+    """Return which program the study writes, and whether it is the pick."""
+    why = "the pick" if result.recommended == result.pick else "the best single agent"
+    return f"Program: {result.recommended} ({why})"

@@ -1,0 +1,245 @@
+"""What a searched layered architecture must keep to; no single agent or listed one has to."""
+
+# DOCS: optimize/space/_repair: Turns any choice of seats into the nearest one that keeps to the rules; draws nothing. | optimize/space/_choices: Who makes the choices of a search space. | optimize/space/_reading: In which orders a last step that asks a model may read the last layer. | optimize/space/_providers: Who runs an agent: what one contract, one key or one machine stands behind.
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+
+from moa_dspy.agent import Agent
+from moa_dspy.architecture import Architecture
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The constraints of a search space.
+
+    Attributes:
+        agents: Who may sit in a searched architecture.
+        min_width: Fewest proposers of a layer.
+        max_width: Most proposers of a layer.
+        max_samples: Most samples of one agent in a layer.
+        must_include: Who proposes in every first layer.
+        never_together: Pairs of whom one architecture holds one at most, in any seats.
+        provider_of: The provider of each agent; read only with ``max_per_provider``.
+        max_per_provider: Most proposers of one provider in a layer; None is no limit.
+    """
+
+    agents: tuple[str, ...]
+    min_width: int
+    max_width: int
+    max_samples: int
+    must_include: tuple[str, ...]
+    never_together: tuple[tuple[str, str], ...]
+    provider_of: Mapping[str, str]
+    max_per_provider: int | None
+
+    def agree(self, names: Collection[str]) -> bool:
+        """Whether ``names`` hold no pair that is never together."""
+        return not any(a in names and b in names for a, b in self.never_together)
+
+    def has_room(self, layer: Sequence[str], name: str) -> bool:
+        """Whether ``layer`` may take one sample more of ``name``."""
+        if len(layer) >= self.max_width or layer.count(name) >= self.max_samples:
+            return False
+        if self.max_per_provider is None:
+            return True
+        same = [one for one in layer if self.provider_of[one] == self.provider_of[name]]
+        return len(same) < self.max_per_provider
+
+    def allow(self, layers: Sequence[Sequence[str]], aggregator: str | None) -> bool:
+        """Whether an architecture of these seats may be searched."""
+        return all(map(self._is_layer, layers)) and self.demand(layers, aggregator)
+
+    def demand(self, layers: Sequence[Sequence[str]], aggregator: str | None) -> bool:
+        """Whether these seats keep to what was demanded of members, whatever their number."""
+        seats = {name for layer in layers for name in layer}
+        seats |= {aggregator} if aggregator is not None else set()
+        return (
+            seats <= set(self.agents)
+            and set(self.must_include) <= set(layers[0])
+            and self.agree(seats)
+            and all(map(self._is_spread, layers))
+        )
+
+    def _is_layer(self, layer: Sequence[str]) -> bool:
+        fits = self.min_width <= len(layer) <= self.max_width
+        return fits and max(Counter(layer).values()) <= self.max_samples
+
+    def _is_spread(self, layer: Sequence[str]) -> bool:
+        if self.max_per_provider is None:
+            return True
+        sizes = Counter(self.provider_of[name] for name in layer)
+        return max(sizes.values()) <= self.max_per_provider
+
+    def layers(self, agents: Sequence[str], *, is_first: bool) -> Iterator[tuple[str, ...]]:
+        """Yield every layer of ``agents`` whose members agree, narrow ones first."""
+        needed = set(self.must_include) if is_first else set[str]()
+        for width in range(self.min_width, self.max_width + 1):
+            for layer in self._wider((), agents, width):
+                if needed <= set(layer):
+                    yield layer
+
+    def _wider(
+        self, layer: tuple[str, ...], agents: Sequence[str], width: int
+    ) -> Iterator[tuple[str, ...]]:
+        if len(layer) == width:
+            yield layer
+            return
+        for place, name in enumerate(agents):
+            # Names come in the order of ``agents``, so that no layer is met twice.
+            if self.has_room(layer, name) and self.agree({*layer, name}):
+                yield from self._wider((*layer, name), agents[place:], width)
+
+
+Layers = tuple[tuple[str, ...], ...]
+
+
+def repaired(
+    rules: Rules,
+    wanted: Sequence[Sequence[str]],
+    aggregators: Sequence[str | None],
+    ranking: Sequence[str],
+) -> tuple[Layers, str | None] | None:
+    """Return layers and an aggregator that keep to ``rules``; None if there are none.
+
+    What is wanted and keeps to them is returned as it is. Else the first aggregator with
+    whom layers are possible stays, and of the wanted proposers the best ranked ones that
+    agree with him and with the layers before; the best of the others fill what is too narrow.
+
+    Args:
+        rules: To be kept.
+        wanted: Proposers per layer.
+        aggregators: The wanted one, then who may stand in; None is no model.
+        ranking: All agents that may sit, best first.
+    """
+    for aggregator in aggregators:
+        layers = _seated(rules, wanted, aggregator, ranking)
+        if layers is not None:
+            return layers, aggregator
+    return None
+
+
+def _seated(
+    rules: Rules, wanted: Sequence[Sequence[str]], aggregator: str | None, ranking: Sequence[str]
+) -> Layers | None:
+    team = {*rules.must_include, *([] if aggregator is None else [aggregator])}
+    if not rules.agree(team):
+        return None
+    layers: list[tuple[str, ...]] = []
+    for number, names in enumerate(wanted):
+        needed = rules.must_include if number == 0 else ()
+        more = sorted((Counter(names) - Counter(needed)).elements(), key=ranking.index)
+        # One of each before a second sample of any.
+        seats = [*more, *(list(ranking) * rules.max_samples)]
+        allies, n_wanted = _allies(rules, team, seats, len(more))
+        layer = _filled(rules, needed, allies, n_wanted)
+        # A later layer can always be filled: what sits in the first agrees, and is wide enough.
+        if layer is None:
+            return None
+        layers.append(layer)
+        team |= set(layer)
+    return tuple(layers)
+
+
+def _filled(
+    rules: Rules, layer: tuple[str, ...], seats: Sequence[str], n_wanted: int
+) -> tuple[str, ...] | None:
+    """Add wanted seats, the first ``n_wanted``, while there is room, and others until wide enough.
+
+    An earlier seat is given up only where no layer is possible with it.
+    """
+    for place, name in enumerate(seats):
+        if len(layer) >= rules.min_width and place >= n_wanted:
+            return layer
+        if len(layer) + len(seats) - place < rules.min_width:
+            return None
+        if rules.has_room(layer, name):
+            more, n_left = (*layer, name), max(0, n_wanted - place - 1)
+            found = _filled(rules, more, *_allies(rules, more, seats[place + 1 :], n_left))
+            if found is not None:
+                return found
+    return layer if len(layer) >= rules.min_width else None
+
+
+def _allies(
+    rules: Rules, team: Collection[str], seats: Sequence[str], n_wanted: int
+) -> tuple[Sequence[str], int]:
+    """Return the seats that agree with ``team``, and how many of the wanted, the first, do."""
+    if not rules.never_together:
+        return seats, n_wanted
+    kept = [rules.agree({*team, name}) for name in seats]
+    return list(compress(seats, kept)), sum(kept[:n_wanted])
+
+
+class Suggests(Protocol):
+    """What an Optuna trial can do; a plain mapping of choices can stand in for it."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
+        """Return one of ``choices`` under a stable name."""
+        ...
+
+    def suggest_int(self, name: str, low: int, high: int, /) -> int:
+        """Return an int in [low, high] under a stable name."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Dice:
+    """Suggests at random; the kind is already decided."""
+
+    rng: random.Random
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
+        """Return any choice."""
+        return "layers" if name == "kind" else self.rng.choice(list(choices))
+
+    def suggest_int(self, name: str, low: int, high: int, /) -> int:
+        """Return any number in range."""
+        return self.rng.randint(low, high)
+
+
+def anonymous(one: Architecture) -> Architecture:
+    """Forget who decides the ties of a vote: scores settle that, so it is no choice."""
+    return Architecture(one.layers, None, "vote") if one.combine == "vote" else one
+
+
+ORDERS: Final = ("name", "best_first", "best_last")
+"""By name, or by the scores of the single agents."""
+
+OWN_PROMPT: Final = "own"
+"""Among ``prompts``: the prompt that the seat has anyway, which an architecture does not name."""
+
+
+def order_of(choice: str, layer: Sequence[str], ranking: Sequence[str]) -> tuple[str, ...]:
+    """Return the agents of ``layer`` in the order that ``choice`` means; empty is by name."""
+    if choice == "name":
+        return ()
+    names = sorted(set(layer), key=ranking.index)
+    return tuple(names if choice == "best_first" else reversed(names))
+
+
+def prompt_of(choice: str) -> str | None:
+    """Return how an architecture names the prompt ``choice``."""
+    return None if choice == OWN_PROMPT else choice
+
+
+def provider(agent: Agent) -> str:
+    """Return ``local``, the host of the agent's own endpoint, or its vendor.
+
+    ``openai/NAME`` with an ``api_base`` is run by that host, whatever the vendor's name says.
+    """
+    if agent.is_local or agent.api_base is None:
+        return agent.model.partition("/")[0]
+    return urlsplit(agent.api_base).hostname or agent.api_base
+
+
+def providers_of(agents: Iterable[Agent]) -> dict[str, str]:
+    """Return the provider of each agent by the agent's name, as ``SearchSpace`` takes it."""
+    return {agent.name: provider(agent) for agent in agents}

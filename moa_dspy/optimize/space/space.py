@@ -1,0 +1,453 @@
+"""Refuses options of a space that do not fit, before anything is asked."""
+
+# DOCS: optimize/space/_parameters: Optuna's names of the choices, both ways; they are the study's schema and stay as they are.
+
+from __future__ import annotations
+
+import collections
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from moa_dspy.architecture import COMBINES, Architecture
+from moa_dspy.errors import ArchitectureError, StudyError
+from moa_dspy.optimize.space.rules import (
+    ORDERS,
+    Dice,
+    Rules,
+    Suggests,
+    anonymous,
+    order_of,
+    prompt_of,
+    repaired,
+)
+from moa_dspy.optimize.space.size import Counter, Way
+
+_NAMES = (
+    "agents",
+    "combines",
+    "aggregators",
+    "rankers",
+    "listed",
+    "must_include",
+    "providers",
+    "orders",
+    "prompts",
+)
+
+
+def check(space: SearchSpace) -> None:
+    """Raise a ``StudyError`` if an option does not fit, naming it and the choices."""
+    if not space.agents:
+        raise StudyError("`space.agents` must name at least one agent.")
+    _check_names(space)
+    _check_limits(space)
+    _check_providers(space)
+    _check_pairs(space)
+    _check_layers_are_possible(space)
+
+
+def _check_names(space: SearchSpace) -> None:
+    for option in _NAMES:
+        names = [str(name) for name in getattr(space, option)]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise StudyError(f"`space.{option}` names {twice[0]!r} twice.")
+    for option, choices in (("combines", COMBINES), ("orders", ORDERS)):
+        for name in getattr(space, option):
+            if name not in choices:
+                known = ", ".join(choices)
+                raise StudyError(f"`space.{option}`: unknown {name!r}; known ones are {known}.")
+    listed = [name for one in space.listed for name in one.agents]
+    paired = [name for pair in space.never_together for name in pair]
+    named = (*space.aggregators, *space.rankers, *listed, *space.must_include, *paired)
+    for name in named:
+        if name not in space.agents:
+            known = ", ".join(space.agents)
+            raise StudyError(f"The space names agent {name!r}; its agents are {known}.")
+    _check_ranking_and_prompts(space)
+
+
+def _check_ranking_and_prompts(space: SearchSpace) -> None:
+    if space.ranking and sorted(space.ranking) != sorted(space.agents):
+        raise StudyError(
+            f"`space.ranking` must hold every agent once, {', '.join(space.agents)}, but got "
+            f"{', '.join(space.ranking)}."
+        )
+    for name in space.prompts:
+        try:
+            Architecture((space.agents[:1],), space.agents[0], prompt=prompt_of(name))
+        except ArchitectureError as error:
+            raise StudyError(f"`space.prompts`: {error}") from error
+
+
+def _check_limits(space: SearchSpace) -> None:
+    if not 1 <= space.min_width <= space.max_width:
+        raise StudyError(
+            f"`space.min_width` must be in [1, max_width={space.max_width}], "
+            f"but got {space.min_width}."
+        )
+    if space.max_depth < 0 or space.max_samples < 1:
+        raise StudyError("`space.max_depth` must be at least 0 and `max_samples` at least 1.")
+    if space.max_depth and not space.combines and not space.listed:
+        raise StudyError("`space.combines` must name at least one way to combine.")
+    if not space.orders:
+        raise StudyError(f"`space.orders` must name at least one of {', '.join(ORDERS)}.")
+    if space.max_per_provider is not None and space.max_per_provider < 1:
+        raise StudyError(
+            f"`space.max_per_provider` must be at least 1, but got {space.max_per_provider}."
+        )
+
+
+def _check_providers(space: SearchSpace) -> None:
+    if not space.providers and space.max_per_provider is None:
+        return
+    if missing := [name for name in space.agents if name not in space.provider_of]:
+        raise StudyError(
+            "`space.providers` and `max_per_provider` need `provider_of`, the provider of every "
+            f"agent, but it lacks {missing[0]!r}; `providers_of(pool.values())` returns it."
+        )
+    known = sorted({space.provider_of[name] for name in space.agents})
+    for name in space.providers:
+        if name not in known:
+            raise StudyError(
+                f"`space.providers`: no agent is of {name!r}; the agents' are {', '.join(known)}."
+            )
+    for option in ("aggregators", "rankers", "must_include"):
+        for name in getattr(space, option):
+            if name not in space.searched:
+                raise StudyError(
+                    f"`space.{option}` names {name!r} of {space.provider_of[name]}, which "
+                    f"`space.providers` leaves out: {', '.join(space.providers)}."
+                )
+
+
+def _check_pairs(space: SearchSpace) -> None:
+    for pair in space.never_together:
+        if len(pair) != 2 or pair[0] == pair[1]:
+            raise StudyError(
+                f"`space.never_together` must hold pairs of two agents, but got {list(pair)}."
+            )
+        if set(pair) <= set(space.must_include):
+            raise StudyError(
+                f"`space.must_include` and `never_together` contradict each other: {pair[0]!r} "
+                f"and {pair[1]!r}."
+            )
+
+
+def _check_layers_are_possible(space: SearchSpace) -> None:
+    if not space.searches_layers:
+        return
+    if len(space.must_include) > space.max_width:
+        raise StudyError(
+            f"`space.must_include` names {len(space.must_include)} agents, but `max_width` is "
+            f"{space.max_width}."
+        )
+    sizes = collections.Counter(space.provider_of.get(name, "") for name in space.must_include)
+    if space.max_per_provider is not None:
+        for provider, n in sizes.items():
+            if n > space.max_per_provider:
+                raise StudyError(
+                    f"`space.must_include` names {n} agents of {provider}, but "
+                    f"`max_per_provider` is {space.max_per_provider}."
+                )
+    for combine in space.combines:
+        whos = space.who_combines(combine) or (None,)
+        if repaired(space.rules, [()], whos, space.searched) is None:
+            raise StudyError(
+                f"`space`: no mixture that ends with {combine!r} keeps to `must_include`, "
+                f"`never_together`, `providers` and `max_per_provider` with {space.min_width} to "
+                f"{space.max_width} proposers in a layer."
+            )
+
+
+Params = dict[str, str | bool | int]
+
+
+def suggest_layered(
+    space: SearchSpace, trial: Suggests, ranking: Sequence[str], *, read_by: Sequence[str]
+) -> Architecture:
+    """Draw one layered architecture; what breaks a rule is repaired by ``ranking``.
+
+    ``read_by`` are all agents, best first, as ``orders`` mean it.
+    """
+    depth = trial.suggest_int("depth", 1, space.max_depth)
+    wanted = [_suggest_layer(space, trial, number) for number in range(1, depth + 1)]
+    combine = str(trial.suggest_categorical("combine", space.combines))
+    who = space.who_combines(combine)
+    seats: tuple[str | None, ...] = (None,)
+    if who:
+        chosen = str(trial.suggest_categorical(f"{combine}.aggregator", who))
+        seats = (chosen, *sorted(set(who) - {chosen}, key=ranking.index))
+    may_sit = [name for name in ranking if name in space.searched]
+    found = repaired(space.rules, wanted, seats, may_sit)
+    if found is None:
+        raise StudyError(f"No layered architecture of the space ends with {combine!r}.")
+    layers, aggregator = found
+    order = _one_of(trial, "order", space.orders) if who else "name"
+    asks_for_prompt = combine == "synthesize" and space.prompts
+    prompt = prompt_of(_one_of(trial, "prompt", space.prompts)) if asks_for_prompt else None
+    return Architecture(layers, aggregator, combine, order_of(order, layers[-1], read_by), prompt)
+
+
+def _one_of(trial: Suggests, name: str, choices: Sequence[str]) -> str:
+    return str(trial.suggest_categorical(name, choices)) if len(choices) > 1 else choices[0]
+
+
+def _suggest_layer(space: SearchSpace, trial: Suggests, number: int) -> tuple[str, ...]:
+    layer: list[str] = []
+    for name in space.searched:
+        key, fewest = f"layer{number}.{name}", _fewest(space, name, number)
+        if fewest == space.max_samples:
+            layer += [name] * fewest
+        elif space.max_samples == 1:
+            layer += [name] * int(trial.suggest_categorical(key, [False, True]))
+        else:
+            layer += [name] * trial.suggest_int(key, fewest, space.max_samples)
+    return tuple(layer)
+
+
+def _fewest(space: SearchSpace, name: str, number: int) -> int:
+    """Return how many samples of ``name`` every layer of this number has; that is no choice."""
+    return int(number == 1 and name in space.must_include)
+
+
+def params_of_layered(space: SearchSpace, architecture: Architecture) -> Params | None:
+    """Return the choices that ``suggest_layered`` turns into ``architecture``; None if none do."""
+    combine, aggregator = architecture.combine, architecture.aggregator
+    is_searched = (
+        space.searches_layers
+        and 1 <= architecture.depth <= space.max_depth
+        and combine in space.combines
+    )
+    who = space.who_combines(combine)
+    seats = who or ((aggregator,) if combine == "vote" else (None,))
+    if not is_searched or aggregator not in seats:
+        return None
+    if not space.rules.allow(architecture.layers, aggregator):
+        return None
+    last = _last_step(space, architecture)
+    if last is None:
+        return None
+    return {"depth": architecture.depth, "combine": combine, **last, **_flags(space, architecture)}
+
+
+def _flags(space: SearchSpace, architecture: Architecture) -> Params:
+    chosen: Params = {}
+    for number, layer in enumerate(architecture.layers, start=1):
+        for name in space.searched:
+            count = layer.count(name)
+            if _fewest(space, name, number) < space.max_samples:
+                chosen[f"layer{number}.{name}"] = bool(count) if space.max_samples == 1 else count
+    return chosen
+
+
+def _last_step(space: SearchSpace, architecture: Architecture) -> Params | None:
+    """Return who does it, in which order, under which prompt; None if that is not in the space."""
+    if architecture.combine == "vote":
+        return {}
+    if not architecture.aggregator_calls_a_model:
+        return None if architecture.order else {}
+    chosen: Params = {f"{architecture.combine}.aggregator": str(architecture.aggregator)}
+    orders = [one for one in space.orders if space.read_in(one, architecture) == architecture.order]
+    if not orders:
+        return None
+    if len(space.orders) > 1:
+        chosen["order"] = orders[0]
+    prompts = [one for one in space.prompts if prompt_of(one) == architecture.prompt]
+    if not prompts and (architecture.prompt is not None or _has_prompts(space, architecture)):
+        return None
+    if prompts and len(space.prompts) > 1:
+        chosen["prompt"] = prompts[0]
+    return chosen
+
+
+def _has_prompts(space: SearchSpace, architecture: Architecture) -> bool:
+    return bool(space.prompts) and architecture.combine == "synthesize"
+
+
+_UNCOUNTED = 10**9
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Depth, inclusion of each agent per layer, the combine, the aggregator, order and prompt.
+
+    Every single agent is in the space. Listed architectures are in it whatever the
+    other limits say, so that a user's own mixture, or a recording, takes part.
+    One model at two temperatures is two agents.
+
+    Attributes:
+        agents: Names that may propose, or answer alone.
+        combines: Allowed ways of the last step.
+        aggregators: Who may synthesize; empty is every agent.
+        rankers: Who may rank for ``select``; empty is consensus, without a model.
+        max_depth: Most proposer layers of a searched architecture.
+        min_width: Fewest proposers of a layer.
+        max_width: Most proposers of a layer.
+        max_samples: Most independent samples of one agent in a layer.
+        listed: Further architectures.
+        must_include: Who proposes in the first layer of every searched architecture.
+        never_together: Pairs of agents of whom a searched architecture holds one at most,
+            in any seats.
+        providers: Whose agents may sit in a searched architecture; empty is everybody's.
+        max_per_provider: Most proposers of one provider in a layer; None is no limit.
+        provider_of: The provider of each agent, from ``providers_of``; needed by the two above.
+        orders: In which a last step that asks a model may read: ``name``, ``best_first``,
+            ``best_last``.
+        prompts: Names of prompts for who synthesizes; ``own`` is the seat's own. Empty
+            is no choice.
+        ranking: Agents, best first, for ``orders``; empty is the order of ``agents``.
+
+    Raises:
+        StudyError: If a limit or a name does not fit, naming it and the choices, or if
+            the constraints leave no layered architecture.
+    """
+
+    agents: tuple[str, ...]
+    combines: tuple[str, ...] = ("synthesize", "vote")
+    aggregators: tuple[str, ...] = ()
+    rankers: tuple[str, ...] = ()
+    max_depth: int = 2
+    min_width: int = 2
+    max_width: int = 3
+    max_samples: int = 1
+    listed: tuple[Architecture, ...] = ()
+    must_include: tuple[str, ...] = ()
+    never_together: tuple[tuple[str, str], ...] = ()
+    providers: tuple[str, ...] = ()
+    max_per_provider: int | None = None
+    provider_of: Mapping[str, str] = field(default_factory=dict)
+    orders: tuple[str, ...] = ("name",)
+    prompts: tuple[str, ...] = ()
+    ranking: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def searches_layers(self) -> bool:
+        """Whether anything beyond singles and listed architectures can be proposed."""
+        seats = len(self.agents) * self.max_samples
+        return bool(self.max_depth and self.combines and seats >= self.min_width)
+
+    @cached_property
+    def searched(self) -> tuple[str, ...]:
+        """Agents that may sit in a searched layered architecture."""
+        if not self.providers:
+            return self.agents
+        return tuple(name for name in self.agents if self.provider_of[name] in self.providers)
+
+    @cached_property
+    def rules(self) -> Rules:
+        """What a searched layered architecture keeps to."""
+        return Rules(
+            agents=self.searched,
+            min_width=self.min_width,
+            max_width=self.max_width,
+            max_samples=self.max_samples,
+            must_include=self.must_include,
+            never_together=self.never_together,
+            provider_of=self.provider_of,
+            max_per_provider=self.max_per_provider,
+        )
+
+    def suggest(self, trial: Suggests, ranking: Sequence[str] = ()) -> Architecture:
+        """Draw one architecture.
+
+        Parameter names are stable: they are the study's schema. The choice of ``kind``
+        comes first and the rest depends on it, which TPE models branch by branch. What
+        breaks a limit is repaired by ``ranking``, best agent first.
+        """
+        kinds = ["single", *(["layers"] if self.searches_layers else [])]
+        kinds += ["listed"] if self.listed else []
+        kind = trial.suggest_categorical("kind", kinds)
+        if kind == "single":
+            return Architecture.single(str(trial.suggest_categorical("agent", self.agents)))
+        if kind == "listed":
+            texts = [str(one) for one in self.listed]
+            return Architecture.parse(str(trial.suggest_categorical("listed", texts)))
+        ranking = ranking or self.ranking or self.agents
+        return suggest_layered(self, trial, ranking, read_by=self.ranking or ranking)
+
+    def who_combines(self, combine: str) -> tuple[str, ...]:
+        """Return the agents that may do the last step; empty where no choice is made."""
+        # Who wins a tied vote is no choice: it follows from the scores of the single agents.
+        ways = {"synthesize": self.aggregators or self.searched, "select": self.rankers}
+        return ways.get(combine, ())
+
+    def read_in(self, order: str, architecture: Architecture) -> tuple[str, ...]:
+        """Return how an architecture that is read in ``order`` writes that."""
+        layer = architecture.layers[-1]
+        return replace(
+            architecture, order=order_of(order, layer, self.ranking or self.agents)
+        ).order
+
+    def params(self, architecture: Architecture) -> dict[str, str | bool | int] | None:
+        """Return the choices that ``suggest`` turns into ``architecture``; None if none do."""
+        if not set(architecture.agents) <= set(self.agents):
+            return None
+        if not architecture.layers:
+            return {"kind": "single", "agent": str(architecture.aggregator)}
+        if str(architecture) in {str(one) for one in self.listed}:
+            return {"kind": "listed", "listed": str(architecture)}
+        found = params_of_layered(self, architecture)
+        return None if found is None else {"kind": "layers", **found}
+
+    @cached_property
+    def size(self) -> int | None:
+        """Number of different architectures; None where counting them would take too long."""
+        searched = self._n_searched if self.searches_layers else 0
+        bare = replace(self, listed=())
+        outside = {anonymous(one) for one in self.listed if not bare.holds(one)}
+        return None if searched is None else len(self.agents) + searched + len(outside)
+
+    @property
+    def _n_searched(self) -> int | None:
+        ways = [
+            Way(self.who_combines(one) or (None,), self._n_prompts(one)) for one in self.combines
+        ]
+        ranking = self.ranking or self.agents
+        return Counter(self.rules, ways, self.max_depth, self.orders, ranking).count()
+
+    def _n_prompts(self, combine: str) -> int:
+        return max(1, len(self.prompts)) if combine == "synthesize" else 1
+
+    def holds(self, architecture: Architecture) -> bool:
+        """Whether the study may try ``architecture``, whoever decides the ties of a vote."""
+        is_listed = str(anonymous(architecture)) in self._listed
+        return is_listed or self.params(architecture) is not None
+
+    def keeps_constraints(self, architecture: Architecture) -> bool:
+        """Whether ``architecture`` keeps to what the user demanded of its members.
+
+        That is ``must_include``, ``never_together``, ``providers`` and ``max_per_provider``; a
+        rival of the search may break them, and then should not be picked. Single agents and
+        listed architectures always keep to them.
+        """
+        if not architecture.layers or str(anonymous(architecture)) in self._listed:
+            return True
+        return self.rules.demand(architecture.layers, architecture.aggregator)
+
+    @cached_property
+    def _listed(self) -> frozenset[str]:
+        return frozenset(str(anonymous(one)) for one in self.listed)
+
+    def layers(self, *, is_first: bool = False) -> Iterator[tuple[str, ...]]:
+        """Yield every layer that may be searched; many, when width and pool are large.
+
+        The ``is_first`` layers are fewer where some agents must be included.
+        """
+        return self.rules.layers(self.searched, is_first=is_first)
+
+    def draw(self, rng: random.Random) -> Architecture:
+        """Return a random architecture: kinds by their size, then every choice evenly."""
+        singles, listed = len(self.agents), len(self.listed)
+        size = _UNCOUNTED if self.size is None else self.size
+        ticket = rng.randrange(singles + listed + max(0, size - singles - listed))
+        if ticket < singles:
+            return Architecture.single(self.agents[ticket])
+        if ticket < singles + listed:
+            return self.listed[ticket - singles]
+        order = rng.sample(self.agents, len(self.agents))
+        return suggest_layered(self, Dice(rng), order, read_by=self.ranking or self.agents)

@@ -1,0 +1,194 @@
+"""Architectures that differ from a given one in a single choice."""
+
+# DOCS: optimize/response/_propose: Which architecture to measure next: the one that promises most for what it costs.
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from math import sqrt
+from typing import Final
+
+import numpy as np
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.errors import ArchitectureError
+from moa_dspy.optimize.space.space import SearchSpace
+from moa_dspy.optimize.surrogate.features import Kernels, Matrix
+from moa_dspy.optimize.surrogate.gp import Prediction, ResponseModel
+
+Layer = tuple[str, ...]
+
+
+def neighbours(one: Architecture, space: SearchSpace) -> Iterator[Architecture]:
+    """Yield what ``space`` holds and one change of seat, layer, last step or reading away.
+
+    Votes come without a tie-breaker: who decides ties follows from the scores.
+    """
+    if not one.layers:
+        return
+    for changed in (*_other_layers(one, space), *_other_last_steps(one, space)):
+        if space.holds(changed):
+            yield changed
+
+
+def _other_layers(one: Architecture, space: SearchSpace) -> Iterator[Architecture]:
+    layers = one.layers
+    for depth, layer in enumerate(layers):
+        for other in _other_seats(layer, space):
+            yield from _with(one, (*layers[:depth], other, *layers[depth + 1 :]))
+    if one.depth < space.max_depth:
+        yield from _with(one, (*layers, layers[-1]))
+    if one.depth > 1:
+        yield from _with(one, layers[1:])
+        yield from _with(one, layers[:-1])
+
+
+def _other_seats(layer: Layer, space: SearchSpace) -> Iterator[Layer]:
+    for seat in range(len(layer)):
+        rest = layer[:seat] + layer[seat + 1 :]
+        if rest:
+            yield rest
+        yield from ((*rest, name) for name in space.agents if name != layer[seat])
+    yield from ((*layer, name) for name in space.agents)
+
+
+def _other_last_steps(one: Architecture, space: SearchSpace) -> Iterator[Architecture]:
+    for combine in space.combines:
+        for who in space.who_combines(combine) or (None,):
+            yield from _with(one, one.layers, combine=combine, aggregator=who)
+    if one.aggregator_calls_a_model:
+        yield from (replace(one, order=space.read_in(order, one)) for order in space.orders)
+    if one.combine == "synthesize":
+        names = (None if name == "own" else name for name in space.prompts)
+        yield from (replace(one, prompt=name) for name in names)
+
+
+def _with(
+    one: Architecture, layers: tuple[Layer, ...], **last: str | None
+) -> Iterator[Architecture]:
+    """Yield the architecture with other layers and perhaps another last step, if it can be."""
+    combine = str(last.get("combine", one.combine))
+    who = last.get("aggregator", one.aggregator) if combine != "vote" else None
+    prompt = one.prompt if combine == "synthesize" else None
+    try:
+        yield Architecture(layers, who, combine, (), prompt)
+    except ArchitectureError:
+        return
+
+
+@lru_cache(maxsize=100_000)
+def nodes_of(one: Architecture) -> frozenset[Hashable]:
+    """Return every call of a question: who is asked, as which sample, having read what."""
+    read: tuple[Hashable, ...] = ()
+    found: set[Hashable] = set()
+    for layer in one.layers:
+        read = tuple((name, layer[:seat].count(name), read) for seat, name in enumerate(layer))
+        found.update(read)
+    if not one.layers:
+        found.add((str(one.aggregator), 0, ()))
+    elif one.aggregator_calls_a_model:
+        parents = tuple(read[seat] for seat in one.reading)
+        found.add((one.aggregator, 0, parents, one.combine, one.prompt))
+    return frozenset(found)
+
+
+Price = Callable[[Architecture], float]
+N_DRAWN: Final = 200
+"""Architectures drawn at random per proposal, beside the neighbours of the best."""
+DECIMALS: Final = 10
+"""Of what is compared: the last digits depend on the machine's linear algebra and its threads."""
+N_BEST: Final = 3
+"""Architectures whose neighbours are looked at."""
+
+
+@dataclass(slots=True)
+class Proposer:
+    """Proposes by expected improvement per call (Jones et al. 1998; Snoek et al. 2012, 3.2).
+
+    Args:
+        space: What may be proposed.
+        kernels: Of the response model.
+        settle: Gives an architecture its final form.
+        seed: Of the draws.
+        price_at: Returns, for a number of measured architectures, what a question costs the
+            user beside its score, in points of score; nothing where the score is all that counts.
+    """
+
+    space: SearchSpace
+    kernels: Kernels
+    settle: Callable[[Architecture], Architecture]
+    seed: int
+    price_at: Callable[[int], Price] = lambda _: lambda _: 0.0
+    _weights: dict[str, float] = field(default_factory=dict)
+    _learned_from: int = 0
+    _neighbours: dict[Architecture, list[Architecture]] = field(default_factory=dict)
+
+    def propose(self, measured: Sequence[Architecture], scores: Matrix) -> Architecture | None:
+        """Return an architecture that is not in ``measured``; None where none was found.
+
+        Args:
+            measured: In the order of measuring.
+            scores: (architectures, rows), NaN where a trial was stopped.
+        """
+        rng = random.Random(f"propose-{self.seed}-{len(measured)}")
+        if not measured:
+            return next(iter(self._candidates((), rng)), None)
+        model = self._model(measured, scores)
+        price = self.price_at(len(measured))
+        value = model.fitted() - np.array([price(one) for one in measured])
+        first = np.argsort(-np.round(value, DECIMALS), kind="stable")[:N_BEST]
+        best = [measured[place] for place in first]
+        known_already = set(measured)
+        candidates = [o for o in self._candidates(best, rng) if o not in known_already]
+        if not candidates:
+            return None
+        prices = np.array([price(one) for one in candidates])
+        gain = _improvement(model.predict(candidates), prices, value.max())
+        calls = self._new_calls(measured, candidates)
+        return candidates[int(np.argmax(np.round(gain / (1 + calls), DECIMALS)))]
+
+    def _model(self, measured: Sequence[Architecture], scores: Matrix) -> ResponseModel:
+        """Fit; learn how much each part explains anew after every tenth more trials."""
+        is_stale = len(measured) >= 1.1 * self._learned_from
+        model = ResponseModel(
+            self.kernels, measured, scores, weights=None if is_stale else self._weights
+        )
+        if is_stale:
+            self._weights, self._learned_from = model.weights, len(measured)
+        return model
+
+    def _candidates(self, best: Iterable[Architecture], rng: random.Random) -> list[Architecture]:
+        near = [other for one in best for other in self._near(one)]
+        drawn = (self.settle(self.space.draw(rng)) for _ in range(N_DRAWN))
+        return list(dict.fromkeys((*near, *drawn)))
+
+    def _near(self, one: Architecture) -> list[Architecture]:
+        if one not in self._neighbours:
+            self._neighbours[one] = [self.settle(other) for other in neighbours(one, self.space)]
+        return self._neighbours[one]
+
+    def _new_calls(self, measured: Iterable[Architecture], some: Sequence[Architecture]) -> Matrix:
+        """Return how many calls per question nobody has made yet."""
+        made = {node for one in measured for node in nodes_of(one)}
+        return np.array([len(nodes_of(one) - made) for one in some], float)
+
+
+def _improvement(predicted: Prediction, prices: Matrix, best: float) -> Matrix:
+    """Return the expected improvement over ``best``."""
+    gap = predicted.mean - prices - best
+    z = gap / predicted.sd
+    density = np.exp(-0.5 * z**2) / sqrt(2 * np.pi)
+    return gap * _below(z) + predicted.sd * density
+
+
+def _below(z: Matrix) -> Matrix:
+    """Return the normal distribution function, to 1e-7 (Abramowitz & Stegun 26.2.17)."""
+    t = 1 / (1 + 0.2316419 * np.abs(z))
+    terms = (0.319381530, -0.356563782, 1.781477937, -1.821255978, 1.330274429)
+    tail = (
+        np.exp(-0.5 * z**2) / sqrt(2 * np.pi) * sum(c * t ** (k + 1) for k, c in enumerate(terms))
+    )
+    return np.where(z > 0, 1 - tail, tail)

@@ -1,0 +1,268 @@
+"""What a study wants asked, as rows that any process may take; those of the dead are free again."""
+
+# DOCS: optimize/workers/_hands: The threads of one process that work on tasks. | optimize/workers/_crew: The coordinator's side: it offers tasks, works on them too, and says when a row is ready.
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, TypeAlias
+
+import dspy
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.calls import CallStore, Ledger, call_scope
+from moa_dspy.errors import OutageError, StoreError
+
+_FIRST_LATER = 2**40
+"""Tasks with this number and more wait until there are no others."""
+_OF_STUDY = "study = ? AND is_done = 0"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One architecture on one example.
+
+    Attributes:
+        architecture: In text notation.
+        example: Its id.
+        share: The part of the budget that the stage which wants it may use.
+    """
+
+    architecture: str
+    example: str
+    share: float = 1.0
+
+
+class TaskBoard:
+    """The tasks of one study; taking the same one twice costs nothing, for calls are made once.
+
+    Args:
+        store: Where they lie.
+        study: Whose they are.
+    """
+
+    def __init__(self, store: CallStore, study: str) -> None:
+        self._owner, self._database, self._study = store.owner, store.database, study
+        of_nobody = f"{_OF_STUDY} AND owner IS NULL"
+        self._look = f"SELECT 1 FROM tasks WHERE {of_nobody} LIMIT 1"
+        first = f"SELECT number FROM tasks WHERE {of_nobody} ORDER BY number LIMIT ?"
+        chosen = f"IN ({first})"
+        if self._database.is_postgresql:
+            # As an array it is read once; a plain subquery may be run again, and take more.
+            chosen = f"= ANY (ARRAY ({first} FOR UPDATE SKIP LOCKED))"
+        self._take = (
+            f"UPDATE tasks SET owner = ? WHERE {_OF_STUDY} AND number {chosen} "
+            "RETURNING number, architecture, example, share"
+        )
+
+    def clear(self) -> None:
+        """Forget what is open: a new coordinator says itself what it wants."""
+        delete = f"DELETE FROM tasks WHERE {_OF_STUDY}"
+        self._database.transact(lambda session: session.execute(delete, (self._study,)))
+
+    def publish(self, tasks: Iterable[Task], *, is_urgent: bool = True) -> None:
+        """Offer tasks, in this order; of those that are known only their place may change.
+
+        Args:
+            tasks: What is wanted.
+            is_urgent: Whether they go before all that is not.
+        """
+        wanted = list(tasks)
+        first = 0 if is_urgent else _FIRST_LATER
+        last = "SELECT max(number) FROM tasks WHERE study = ? AND number BETWEEN ? AND ?"
+        insert = (
+            "INSERT INTO tasks (study, architecture, example, number, share, is_done) "
+            "VALUES (?, ?, ?, ?, ?, 0) ON CONFLICT (study, architecture, example) "
+            "DO UPDATE SET number = excluded.number "
+            "WHERE tasks.is_done = 0 AND tasks.number > excluded.number"
+        )
+
+        def work(session: Any) -> None:
+            ((number,),) = session.rows(last, (self._study, first, first + _FIRST_LATER - 1))
+            numbered = enumerate(wanted, start=(first if number is None else number) + 1)
+            session.execute_many(
+                insert,
+                [(self._study, t.architecture, t.example, n, t.share) for n, t in numbered],
+            )
+
+        self._database.transact(work, is_durable=False)
+
+    def exchange(self, done: Sequence[Task], *, n: int) -> list[Task]:
+        """Hand in tasks that are done, and take at most ``n`` others, the first ones first."""
+        if not done and not (n and self._database.rows(self._look, (self._study,))):
+            return []
+        self._owner.enlist()
+        finish = (
+            "UPDATE tasks SET is_done = 1, owner = NULL "
+            "WHERE study = ? AND architecture = ? AND example = ?"
+        )
+
+        def work(session: Any) -> list[Any]:
+            if done:
+                rows = [(self._study, task.architecture, task.example) for task in done]
+                session.execute_many(finish, rows)
+            values = (self._owner.id, self._study, self._study, n)
+            return session.execute(self._take, values).fetchall() if n else []
+
+        taken = self._database.transact(work, is_durable=False)
+        return [Task(*rest) for _, *rest in sorted(taken)]
+
+    def open_examples(self, architecture: str) -> set[str]:
+        """Return the examples on which ``architecture`` is still to be asked."""
+        query = f"SELECT example FROM tasks WHERE {_OF_STUDY} AND architecture = ?"
+        return {example for (example,) in self._database.rows(query, (self._study, architecture))}
+
+    def free_the_dead(self, *, with_mine: bool = False) -> None:
+        """Offer the tasks of processes that are gone again.
+
+        Args:
+            with_mine: Whether those of this process are free too: it is at work on none, so they
+                were taken in a transaction whose end was lost with the connection.
+        """
+        found = self._database.rows(
+            "SELECT tasks.owner, min(owners.beat), "
+            f"min(CASE WHEN owners.expires < {self._database.clock} THEN 1 ELSE 0 END) "
+            "FROM tasks LEFT JOIN owners ON owners.owner = tasks.owner "
+            f"WHERE {_OF_STUDY} AND tasks.owner IS NOT NULL GROUP BY tasks.owner",
+            (self._study,),
+        )
+        for who, beat, has_expired in found:
+            is_mine = who == self._owner.id
+            if is_mine and not with_mine:
+                continue
+            if is_mine or self._owner.is_dead(who, beat, has_expired=bool(has_expired)):
+                self._database.transact(partial(self._free, who=who), is_durable=False)
+
+    def _free(self, session: Any, *, who: str) -> None:
+        free = f"UPDATE tasks SET owner = NULL WHERE {_OF_STUDY} AND owner = ?"
+        session.execute(free, (self._study, who))
+
+
+Ask: TypeAlias = Callable[[Task], None]
+
+_LOOK_AT_DEAD_SECONDS: Final = 0.5
+_FIRST_PAUSE_SECONDS: Final = 0.005
+_LONGEST_PAUSE_SECONDS: Final = 0.05
+
+
+class Hands:
+    """Takes as many tasks as it has threads and hands in what is done; one thread calls it.
+
+    A model's failure, an end of the budget, or a mistake in a program is met again by the
+    coordinator, where it counts; here it ends a task.
+
+    Args:
+        board: Where the tasks are.
+        ask: Asks all that a task needs, into the store.
+        n_threads: Tasks at the same time.
+    """
+
+    def __init__(self, board: TaskBoard, ask: Ask, *, n_threads: int) -> None:
+        self._board, self._ask, self._n_threads = board, ask, n_threads
+        self._running: dict[Future[None], Task] = {}
+        self._threads = ThreadPoolExecutor(n_threads, thread_name_prefix="moa-task")
+        self._given_up = threading.Event()
+        self._looked_at = 0.0
+        self._pause = _FIRST_PAUSE_SECONDS
+        self.n_done = 0
+
+    def turn(self) -> None:
+        """Hand in what is done and take what is free.
+
+        Raises:
+            StoreError: If the store cannot be used.
+            OutageError: If an endpoint is down for longer than it is waited for.
+        """
+        done = [future for future in self._running if future.done()]
+        tasks = [self._running.pop(future) for future in done]
+        for future in done:
+            future.result()
+        taken = self._board.exchange(tasks, n=self._n_threads - len(self._running))
+        self.n_done += len(tasks)
+        for task in taken:
+            self._running[self._threads.submit(self._work, task)] = task
+        if taken or tasks:
+            self._pause = _FIRST_PAUSE_SECONDS
+        elif len(self._running) < self._n_threads:
+            self._look_at_dead()
+
+    @property
+    def has_news(self) -> bool:
+        """Whether a task was done since the last turn."""
+        return any(future.done() for future in self._running)
+
+    def _look_at_dead(self) -> None:
+        now = time.monotonic()
+        if now - self._looked_at > _LOOK_AT_DEAD_SECONDS:
+            self._looked_at = now
+            self._board.free_the_dead(with_mine=not self._running)
+
+    def rest(self) -> None:
+        """Wait until a task is done, or for a moment: 5 ms at first, 50 ms where nothing is new."""
+        if self._running:
+            wait(self._running, timeout=self._pause, return_when=FIRST_COMPLETED)
+        else:
+            time.sleep(self._pause)
+        self._pause = min(1.5 * self._pause, _LONGEST_PAUSE_SECONDS)
+
+    def _work(self, task: Task) -> None:
+        try:
+            with call_scope(cancelled=self._given_up):
+                self._ask(task)
+        except (StoreError, OutageError):
+            raise
+        except Exception:
+            return  # the coordinator meets it too, and says what it means
+
+    def close(self) -> None:
+        """Wait for what is on its way, which is paid for; nothing else is begun."""
+        self._given_up.set()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+class TaskCrew:
+    """A ``Crew`` of all processes that work on a study.
+
+    Args:
+        board: Where tasks are offered.
+        hands: Of this process.
+        ledger: Says which part of the budget the stage may use.
+    """
+
+    def __init__(self, board: TaskBoard, hands: Hands, ledger: Ledger) -> None:
+        self._board, self._hands, self._ledger = board, hands, ledger
+        self._offered: dict[tuple[str, str], bool] = {}
+
+    def announce(
+        self, wanted: Iterable[tuple[Architecture, Sequence[dspy.Example]]], *, is_urgent: bool
+    ) -> None:
+        """See the protocol."""
+        pairs = dict.fromkeys((str(one), row.id) for one, rows in wanted for row in rows)
+        known = self._offered
+        fresh = [pair for pair in pairs if pair not in known or (is_urgent and not known[pair])]
+        if fresh:
+            tasks = [Task(*pair, self._ledger.share) for pair in fresh]
+            self._board.publish(tasks, is_urgent=is_urgent)
+            known.update(dict.fromkeys(fresh, is_urgent))
+
+    def ready(
+        self, architecture: Architecture, rows: Sequence[dspy.Example]
+    ) -> Iterator[dspy.Example]:
+        """See the protocol."""
+        self.announce([(architecture, rows)], is_urgent=True)
+        waiting = {row.id: row for row in rows}
+        while True:
+            self._hands.turn()
+            still_open = self._board.open_examples(str(architecture))
+            for name in [name for name in waiting if name not in still_open]:
+                yield waiting.pop(name)
+                if self._hands.has_news:
+                    self._hands.turn()
+            if not waiting:
+                return
+            self._hands.rest()

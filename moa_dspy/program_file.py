@@ -1,0 +1,418 @@
+"""What a program file holds; a key that is not listed here is refused, never obeyed."""
+
+# DOCS: program_file/_seats: The modules in a program's seats: what kind they are, and what an optimizer changed in them. | program_file/_types: Signatures as text and back; types are looked up in a closed table and never imported. | program_file/__init__: Programs as JSON files: who sits where, prompts and demos; never a key, an endpoint or code.
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal, TypeVar, get_args, get_origin
+
+import dspy
+
+from moa_dspy._toml import check
+from moa_dspy._version import version
+from moa_dspy.adapters import ADAPTERS
+from moa_dspy.architecture import Architecture
+from moa_dspy.errors import ArchitectureError, PoolError
+from moa_dspy.layers import AGENT_MODULES, all_predictors
+from moa_dspy.pool import Pool
+from moa_dspy.references import ReferenceLimits
+
+FORMAT: Final = 2
+"""Of the files that are written."""
+
+READABLE: Final = (1, 2)
+"""Formats that are read; 1 had no deadline and no limits."""
+
+
+class _Strict:
+    __slots__ = ()
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, slots=True)
+class Seating(_Strict):
+    """An ``Architecture``."""
+
+    layers: list[list[str]]
+    aggregator: str | None
+    combine: str
+    order: list[str] = field(default_factory=list[str])
+    prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureText(_Strict):
+    """A signature whose types are names, or lists of the allowed texts."""
+
+    instructions: str
+    inputs: dict[str, str | list[str]]
+    outputs: dict[str, str | list[str]]
+    descriptions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentText(_Strict):
+    """What people may want to know of an agent; the pool says what is asked."""
+
+    model: str
+    temperature: float
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class FieldText(_Strict):
+    """How a prompt names a field."""
+
+    prefix: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeatState(_Strict):
+    """What an optimizer may have changed in one seat; fields in the signature's order."""
+
+    instructions: str
+    fields: list[FieldText]
+    demos: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits(_Strict):
+    """A ``ReferenceLimits``."""
+
+    per_reference: int | None = None
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Content(_Strict):
+    """The whole file."""
+
+    format: int
+    moa_dspy: str
+    architecture: Seating
+    signature: SignatureText
+    adapter: str | None
+    normalise: str
+    quorum: int
+    agent: str
+    agents: dict[str, AgentText]
+    state: dict[str, SeatState]
+    scores: dict[str, Any] | None
+    deadline_seconds: float | None = None
+    limits: Limits = field(default_factory=Limits)
+
+
+def read_content(path: Path) -> Content:
+    """Return what the file holds.
+
+    Raises:
+        ArchitectureError: If it cannot be read, is not JSON, is of another format, or has
+            an unknown, missing or badly typed key.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ArchitectureError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ArchitectureError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(value, dict) or not isinstance(value.get("format"), int):
+        raise ArchitectureError(f"{path} is not a saved program: it has no `format` number.")
+    if value["format"] not in READABLE:
+        known = " and ".join(map(str, READABLE))
+        raise ArchitectureError(
+            f"{path} has format {value['format']}, but this version reads {known}; it was "
+            f"written by moa-dspy {value.get('moa_dspy')}."
+        )
+    _check_entries(AgentText, value.get("agents"), where=f"{path}.agents")
+    _check_entries(SeatState, value.get("state"), where=f"{path}.state")
+    return check(Content, value, where=str(path), error=ArchitectureError)
+
+
+def _check_entries(kind: type[object], table: object, *, where: str) -> None:
+    # Entry by entry, so that an error names the entry; a table that is none is the caller's case.
+    for name, entry in table.items() if isinstance(table, dict) else ():
+        check(kind, entry, where=f"{where}[{name!r}]", error=ArchitectureError)
+
+
+def agent_name(program: Any) -> str:
+    """Return the name of the module in the program's seats.
+
+    Raises:
+        ArchitectureError: If it has none in ``AGENT_MODULES``.
+    """
+    seats = [seat for layer in program.layers for seat in layer.proposers] or [program.aggregator]
+    kinds = {type(seat) for seat in seats}
+    for name, module in AGENT_MODULES.items():
+        if kinds == {module}:
+            return name
+    shown = ", ".join(sorted(kind.__name__ for kind in kinds))
+    known = ", ".join(sorted(AGENT_MODULES))
+    raise ArchitectureError(f"Seats of {shown} cannot be saved; those that can are {known}.")
+
+
+def seat_state(name: str, seat: Any) -> SeatState:
+    """Return what a file keeps of one predictor.
+
+    Raises:
+        ArchitectureError: If the seat has settings that a file does not keep.
+    """
+    if seat.config or getattr(seat, "fields", None):
+        raise ArchitectureError(
+            f"{name} has settings of its own ({seat.config or seat.fields}), which cannot be "
+            "saved; sampling settings belong to the pool's agents."
+        )
+    state = seat.dump_state()
+    fields = [FieldText(**field) for field in state["signature"]["fields"]]
+    return SeatState(state["signature"]["instructions"], fields, state["demos"])
+
+
+def restore(program: Any, states: Mapping[str, SeatState], *, where: str) -> None:
+    """Put instructions, field texts and demos back into the seats they came from.
+
+    Raises:
+        ArchitectureError: If the seats of file and program differ.
+    """
+    seats: dict[str, Any] = dict(all_predictors(program))
+    if set(seats) != set(states):
+        raise ArchitectureError(
+            f"{where}: `state` has {', '.join(sorted(states))}, but the architecture has the "
+            f"seats {', '.join(sorted(seats))}."
+        )
+    for name, seat in seats.items():
+        state = states[name]
+        if len(state.fields) != len(seat.signature.fields):
+            names = ", ".join(seat.signature.fields)
+            raise ArchitectureError(f"{where}: {name} must have a text for each of {names}.")
+        texts = [{"prefix": f.prefix, "description": f.description} for f in state.fields]
+        plain = {"instructions": state.instructions, "fields": texts}
+        seat.signature = seat.signature.load_state(plain)
+        seat.demos = [dict(demo) for demo in state.demos]
+
+
+TYPES: dict[str, Any] = {
+    "bool": bool,
+    "dict[str, str]": dict[str, str],
+    "float": float,
+    "int": int,
+    "list[float]": list[float],
+    "list[int]": list[int],
+    "list[str]": list[str],
+    "str": str,
+}
+"""Types that a file may name, beside a list of the allowed texts (``Literal``)."""
+
+
+def describe(signature: Any) -> SignatureText:
+    """Return ``signature`` as text; a type that is not in ``TYPES`` is written for people only."""
+    return SignatureText(
+        instructions=signature.instructions,
+        inputs={name: _type_text(field) for name, field in signature.input_fields.items()},
+        outputs={name: _type_text(field) for name, field in signature.output_fields.items()},
+        descriptions={n: str(f.json_schema_extra["desc"]) for n, f in signature.fields.items()},
+    )
+
+
+def rebuild(text: SignatureText, *, where: str) -> type[dspy.Signature]:
+    """Return the signature that ``describe`` wrote.
+
+    Raises:
+        ArchitectureError: If a type is not in ``TYPES`` or a field cannot be one.
+    """
+    fields: dict[str, Any] = {}
+    for kinds, make in ((text.inputs, dspy.InputField), (text.outputs, dspy.OutputField)):
+        for name, kind in kinds.items():
+            description = text.descriptions.get(name, f"${{{name}}}")
+            fields[name] = (_type(name, kind, where), make(desc=description))
+    try:
+        built: type[dspy.Signature] = dspy.make_signature(fields, text.instructions)
+    except (NameError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArchitectureError(f"{where}: the signature cannot be built: {reason}") from error
+    return built
+
+
+def check_fields(text: SignatureText, signature: Any, *, where: str) -> None:
+    """Raise unless ``signature`` has the fields of the file, in its order.
+
+    Raises:
+        ArchitectureError: Naming both lists of fields.
+    """
+    wanted = (list(text.inputs), list(text.outputs))
+    given = (list(signature.input_fields), list(signature.output_fields))
+    if wanted != given:
+        shown = [
+            f"{', '.join(inputs)} -> {', '.join(outputs)}" for inputs, outputs in (given, wanted)
+        ]
+        raise ArchitectureError(
+            f"`signature` is {shown[0]}, but {where} was saved with {shown[1]}."
+        )
+
+
+def _type_text(field: Any) -> str | list[str]:
+    kind = field.annotation
+    if field.metadata or not field.is_required():
+        return f"{kind} with a constraint or a default"
+    if get_origin(kind) is Literal and all(isinstance(value, str) for value in get_args(kind)):
+        return list(get_args(kind))
+    return next((name for name, known in TYPES.items() if known == kind), str(kind))
+
+
+def _type(name: str, kind: str | list[str], where: str) -> Any:
+    if isinstance(kind, list) and kind:
+        return Literal[tuple(kind)]
+    if isinstance(kind, str) and kind in TYPES:
+        return TYPES[kind]
+    raise ArchitectureError(
+        f"{where}: field {name!r} has type {kind!r}; a file can name {', '.join(sorted(TYPES))}. "
+        "Give `signature=` for other types."
+    )
+
+
+T = TypeVar("T")
+
+
+def load_program(
+    path: Path,
+    make: Callable[..., Any],
+    *,
+    pool: Pool,
+    signature: type[dspy.Signature] | None = None,
+) -> Any:
+    """Rebuild a program from a file that ``save_program`` wrote; nothing in it is imported or run.
+
+    Args:
+        path: Of the file.
+        make: ``MixtureOfAgents``.
+        pool: Where the agents' names become LMs; their settings are the pool's, not the file's.
+        signature: Instead of the file's, with the same fields; needed for types of your own.
+
+    Raises:
+        ArchitectureError: If the file is not such a file, is of another format, has an
+            unknown or missing key, or does not fit ``signature``.
+        PoolError: If the pool lacks agents; names all of them.
+    """
+    content = read_content(path)
+    architecture = Architecture.from_json(asdict(content.architecture))
+    if absent := [name for name in architecture.agents if name not in pool]:
+        known = ", ".join(sorted(pool))
+        raise PoolError(
+            f"{path} needs agents that the pool lacks: {', '.join(absent)}; it has {known}."
+        )
+    if signature is None:
+        signature = rebuild(content.signature, where=str(path))
+    else:
+        check_fields(content.signature, signature, where=str(path))
+    adapter = content.adapter
+    program = make(
+        signature,
+        architecture,
+        pool=pool,
+        agent=_named(AGENT_MODULES, content.agent, f"{path}: unknown agent"),
+        adapter=None
+        if adapter is None
+        else _named(ADAPTERS, adapter, f"{path}: unknown adapter")(),
+        normalise=content.normalise,
+        quorum=content.quorum,
+        deadline_seconds=content.deadline_seconds,
+        limits=ReferenceLimits(**asdict(content.limits)),
+    )
+    restore(program, content.state, where=str(path))
+    return program
+
+
+def restore_program(program: Any, path: Path) -> None:
+    """Put the instructions, field texts and demos of a file into ``program``.
+
+    Raises:
+        ArchitectureError: As ``load_program``, and if the file is of another architecture.
+    """
+    content = read_content(path)
+    architecture = Architecture.from_json(asdict(content.architecture))
+    if architecture != program.architecture:
+        raise ArchitectureError(
+            f"{path} holds {architecture}, but this program is {program.architecture}; "
+            "`MixtureOfAgents.load(path, pool=...)` builds the file's."
+        )
+    check_fields(content.signature, program.signature, where=str(path))
+    restore(program, content.state, where=str(path))
+
+
+def _named(table: Mapping[str, T], name: str, what: str) -> T:
+    if name not in table:
+        raise ArchitectureError(f"{what} {name!r}; known ones are {', '.join(sorted(table))}.")
+    return table[name]
+
+
+def save_program(program: Any, path: Path, *, scores: Mapping[str, Any] | None = None) -> None:
+    """Write ``program`` to a JSON file that ``load_program`` reads; an older file is replaced.
+
+    Of agents the file has model name, temperature and longest answer, for people:
+    endpoints, weights, prices and keys are the pool's and stay out.
+
+    Args:
+        program: With whatever instructions and demos an optimizer gave it.
+        path: Of the file; its folder is made if it is absent.
+        scores: JSON data to keep beside the program.
+
+    Raises:
+        ArchitectureError: If a part has no name that a file could hold (another adapter,
+            another kind of seat), has settings of its own, or is not JSON.
+    """
+    content = Content(
+        format=FORMAT,
+        moa_dspy=version(),
+        architecture=Seating(**program.architecture.to_json()),
+        signature=describe(program.signature),
+        adapter=_adapter_name(program.adapter),
+        normalise=program.normalise,
+        quorum=program.quorum,
+        agent=agent_name(program),
+        agents={name: _agent(program, name) for name in program.architecture.agents},
+        state={name: seat_state(name, seat) for name, seat in all_predictors(program)},
+        scores=None if scores is None else dict(scores),
+        deadline_seconds=program.rules.deadline_seconds,
+        limits=Limits(**asdict(program.rules.limits)),
+    )
+    try:
+        text = json.dumps(asdict(content), indent=2, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ArchitectureError(f"The program cannot be written as JSON: {error}.") from error
+    _replace(path, text + "\n")
+
+
+def _agent(program: Any, name: str) -> AgentText:
+    agent = program.pool[name]
+    return AgentText(agent.model, agent.temperature, agent.max_tokens)
+
+
+def _adapter_name(adapter: Any) -> str | None:
+    if adapter is None:
+        return None
+    for name, make in ADAPTERS.items():
+        made = make()
+        if type(adapter) is type(made) and _settings(adapter) == _settings(made):
+            return name
+    known = ", ".join(sorted(ADAPTERS))
+    raise ArchitectureError(
+        f"The adapter {type(adapter).__name__} cannot be saved with its settings; "
+        f"those that can, as they are by default, are {known}."
+    )
+
+
+def _settings(adapter: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(adapter).items() if name != "callbacks"}
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, "utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise ArchitectureError(f"{path} cannot be written: {error.strerror}.") from error

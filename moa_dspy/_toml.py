@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from moa_dspy.errors import MoaError
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def read_toml(path: Path, *, error: type[MoaError]) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def read_toml(path: Path, *, error: type[MoaError]) -> dict[str, Any]:
         raise error(f"{path} is not TOML: {cause}.") from cause
 
 
-def check(kind: type[T], value: object, *, where: str, error: type[MoaError]) -> T:
+def check_table(kind: type[_T], value: object, *, where: str, error: type[MoaError]) -> _T:
     """Return ``value`` as ``kind``.
 
     Raises:

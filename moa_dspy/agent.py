@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Final
 
-from moa_dspy._toml import check, read_toml
+from moa_dspy._toml import check_table, read_toml
 from moa_dspy.errors import PoolError
 from moa_dspy.local import CATALOGUE
 
@@ -163,7 +163,9 @@ def read_agents(path: Path) -> list[Agent]:
     content = read_toml(path, error=PoolError)
     if unknown := set(content) - {"agents"}:
         raise PoolError(f"{path}: unknown key {min(unknown)!r}; known ones are agents.")
-    agents = check(list[Agent], content.get("agents", []), where=f"{path}: agents", error=PoolError)
+    agents = check_table(
+        list[Agent], content.get("agents", []), where=f"{path}: agents", error=PoolError
+    )
     return [_beside(path, agent) for agent in agents]
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 
 import dspy
 
-MARK: Final = "moa_dspy_seat"
+SEAT_MARK: Final = "moa_dspy_seat"
 """Under which the first input field of a seat's signature knows the seat."""
 
 
@@ -32,7 +32,7 @@ def _marked(signature: Any, seat: str) -> Any:
     for name, field in signature.input_fields.items():
         # Fields may be shared with the caller's signature, so the marked one is a copy.
         fields[name] = copy(field)
-        fields[name].json_schema_extra = {**field.json_schema_extra, MARK: seat}
+        fields[name].json_schema_extra = {**field.json_schema_extra, SEAT_MARK: seat}
         break
     return dspy.make_signature(fields, signature.instructions)
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import dspy
 
-from moa_dspy.adapters import guarded
+from moa_dspy.adapters import guarded_references
 from moa_dspy.aggregators import (
     NORMALISERS,
     Combine,
@@ -26,7 +26,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, LayerFailedError
 from moa_dspy.pool import Pool
 from moa_dspy.prediction import Answer, Response
-from moa_dspy.references import Cut, ReferenceLimits, built_tokens, fitted
+from moa_dspy.references import Cut, ReferenceLimits, built_tokens, fitted_references
 from moa_dspy.signatures import REFERENCES
 
 
@@ -51,10 +51,10 @@ class Reader:
         adapter, reader = self.adapter or dspy.settings.adapter, self.pool[agent]
 
         def with_references(texts: Sequence[str]) -> dict[str, Any]:
-            return {**inputs, REFERENCES: guarded(texts, adapter=adapter)}
+            return {**inputs, REFERENCES: guarded_references(texts, adapter=adapter)}
 
         # Cut first and guard then: an escape is never cut in two.
-        texts, cuts = fitted(
+        texts, cuts = fitted_references(
             [response.text for response in responses],
             agents=[response.agent for response in responses],
             limits=self.limits,

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from moa_dspy.agent import VARIABLE, Agent, available, read_agents
-from moa_dspy.calls import Caller, Calls, NoStore, RetryPolicy
+from moa_dspy.calls import AgentCalls, Calls, NoStore, RetryPolicy
 from moa_dspy.errors import PoolError
 
 if TYPE_CHECKING:
     import dspy
 
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _IS_KEY: Final = re.compile(r"(API_?KEY|_TOKEN|SECRET)$")
 _SHORTEST_KEY: Final = 6
@@ -45,7 +45,7 @@ def make_lm(agent: Agent, calls: Calls) -> dspy.LM:
     )
 
 
-def caller_of(agent: Agent, calls: Calls, *, secrets: tuple[str, ...] = ()) -> Caller:
+def caller_of(agent: Agent, calls: Calls, *, secrets: tuple[str, ...] = ()) -> AgentCalls:
     """Return who asks when this agent does.
 
     Args:
@@ -53,7 +53,7 @@ def caller_of(agent: Agent, calls: Calls, *, secrets: tuple[str, ...] = ()) -> C
         calls: Where its calls go; agents of one endpoint share its slots there.
         secrets: Keys that the environment does not hold.
     """
-    return Caller(
+    return AgentCalls(
         agent=agent.name,
         identity=agent.identity,
         usd_per_prompt_token=agent.usd_per_million_prompt_tokens / 1e6,
@@ -107,11 +107,11 @@ def _weights(agent: Agent) -> str:
         return VARIABLE.sub(lambda match: os.environ[match[1]], agent.weights)
     from moa_dspy.local import pull
 
-    return str(pull(agent.model.removeprefix("local/"), progress=logger.warning))
+    return str(pull(agent.model.removeprefix("local/"), progress=_logger.warning))
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class GivenLM:
     """An LM of the caller's in a pool.
 
     Attributes:
@@ -125,7 +125,7 @@ class Given:
     reason: str | None = None
 
 
-def given(name: str, lm: dspy.BaseLM, calls: Calls, *, usd: tuple[float, float]) -> Given:
+def given(name: str, lm: dspy.BaseLM, calls: Calls, *, usd: tuple[float, float]) -> GivenLM:
     """Adopt ``lm``, or say why not.
 
     Args:
@@ -138,13 +138,13 @@ def given(name: str, lm: dspy.BaseLM, calls: Calls, *, usd: tuple[float, float])
 
     plain = _plain_agent(name, lm, usd)
     if getattr(getattr(lm, "engine", None), "logs_calls", False):
-        return Given(plain, lm)
+        return GivenLM(plain, lm)
     reason = refusal(lm)
     if reason is None:
         return _adopted(plain, lm, calls)
     if not any(isinstance(callback, CountCalls) for callback in lm.callbacks):
         lm.callbacks.append(CountCalls(name))
-    return Given(plain, lm, reason)
+    return GivenLM(plain, lm, reason)
 
 
 def _plain_agent(name: str, lm: Any, usd: tuple[float, float]) -> Agent:
@@ -161,7 +161,7 @@ def _plain_agent(name: str, lm: Any, usd: tuple[float, float]) -> Agent:
     )
 
 
-def _adopted(plain: Agent, lm: Any, calls: Calls) -> Given:
+def _adopted(plain: Agent, lm: Any, calls: Calls) -> GivenLM:
     """Return an LM like ``lm`` that asks through ``calls``; they share history and callbacks."""
     from moa_dspy.calls import adopted, stored_lm
 
@@ -189,7 +189,7 @@ def _adopted(plain: Agent, lm: Any, calls: Calls) -> Given:
     )
     mine.kwargs, mine.history = found.settings, lm.history
     mine.callbacks = [*mine.callbacks, *lm.callbacks]
-    return Given(agent, mine)
+    return GivenLM(agent, mine)
 
 
 class Pool(Mapping[str, Agent]):

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, Literal, TypeVar, get_args, get_origin
 
 import dspy
 
-from moa_dspy._toml import check
+from moa_dspy._toml import check_table
 from moa_dspy._version import version
 from moa_dspy.adapters import ADAPTERS
 from moa_dspy.architecture import Architecture
@@ -34,7 +34,7 @@ class _Strict:
 
 
 @dataclass(frozen=True, slots=True)
-class Seating(_Strict):
+class ArchitectureText(_Strict):
     """An ``Architecture``."""
 
     layers: list[list[str]]
@@ -81,7 +81,7 @@ class SeatState(_Strict):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits(_Strict):
+class ReferenceLimitsText(_Strict):
     """A ``ReferenceLimits``."""
 
     per_reference: int | None = None
@@ -89,12 +89,12 @@ class Limits(_Strict):
 
 
 @dataclass(frozen=True, slots=True)
-class Content(_Strict):
+class ProgramContent(_Strict):
     """The whole file."""
 
     format: int
     moa_dspy: str
-    architecture: Seating
+    architecture: ArchitectureText
     signature: SignatureText
     adapter: str | None
     normalise: str
@@ -104,10 +104,10 @@ class Content(_Strict):
     state: dict[str, SeatState]
     scores: dict[str, Any] | None
     deadline_seconds: float | None = None
-    limits: Limits = field(default_factory=Limits)
+    limits: ReferenceLimitsText = field(default_factory=ReferenceLimitsText)
 
 
-def read_content(path: Path) -> Content:
+def read_content(path: Path) -> ProgramContent:
     """Return what the file holds.
 
     Raises:
@@ -130,13 +130,13 @@ def read_content(path: Path) -> Content:
         )
     _check_entries(AgentText, value.get("agents"), where=f"{path}.agents")
     _check_entries(SeatState, value.get("state"), where=f"{path}.state")
-    return check(Content, value, where=str(path), error=ArchitectureError)
+    return check_table(ProgramContent, value, where=str(path), error=ArchitectureError)
 
 
 def _check_entries(kind: type[object], table: object, *, where: str) -> None:
     # Entry by entry, so that an error names the entry; a table that is none is the caller's case.
     for name, entry in table.items() if isinstance(table, dict) else ():
-        check(kind, entry, where=f"{where}[{name!r}]", error=ArchitectureError)
+        check_table(kind, entry, where=f"{where}[{name!r}]", error=ArchitectureError)
 
 
 def agent_name(program: Any) -> str:
@@ -273,7 +273,7 @@ def _type(name: str, kind: str | list[str], where: str) -> Any:
     )
 
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def load_program(
@@ -342,7 +342,7 @@ def restore_program(program: Any, path: Path) -> None:
     restore(program, content.state, where=str(path))
 
 
-def _named(table: Mapping[str, T], name: str, what: str) -> T:
+def _named(table: Mapping[str, _T], name: str, what: str) -> _T:
     if name not in table:
         raise ArchitectureError(f"{what} {name!r}; known ones are {', '.join(sorted(table))}.")
     return table[name]
@@ -363,10 +363,10 @@ def save_program(program: Any, path: Path, *, scores: Mapping[str, Any] | None =
         ArchitectureError: If a part has no name that a file could hold (another adapter,
             another kind of seat), has settings of its own, or is not JSON.
     """
-    content = Content(
+    content = ProgramContent(
         format=FORMAT,
         moa_dspy=version(),
-        architecture=Seating(**program.architecture.to_json()),
+        architecture=ArchitectureText(**program.architecture.to_json()),
         signature=describe(program.signature),
         adapter=_adapter_name(program.adapter),
         normalise=program.normalise,
@@ -376,7 +376,7 @@ def save_program(program: Any, path: Path, *, scores: Mapping[str, Any] | None =
         state={name: seat_state(name, seat) for name, seat in all_predictors(program)},
         scores=None if scores is None else dict(scores),
         deadline_seconds=program.rules.deadline_seconds,
-        limits=Limits(**asdict(program.rules.limits)),
+        limits=ReferenceLimitsText(**asdict(program.rules.limits)),
     )
     try:
         text = json.dumps(asdict(content), indent=2, ensure_ascii=False, allow_nan=False)

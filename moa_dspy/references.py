@@ -54,7 +54,7 @@ class Cut:
     kept_tokens: int
 
 
-MARK: Final = " [cut]"
+CUT_MARK: Final = " [cut]"
 """Where a text was cut."""
 
 _LONGEST_WORD: Final = 40
@@ -74,13 +74,13 @@ def shortened(text: str, tokens: int, *, count: Callable[[str], int]) -> str:
             break
         n = guess if fits < guess < too_long else (fits + too_long) // 2
         start = _start(text, n)
-        size = count(start + MARK)
+        size = count(start + CUT_MARK)
         if size <= tokens:
             fits, best = n, start
         else:
             too_long = n
         guess = n * tokens // max(size, 1)
-    return best + MARK if best else ""
+    return best + CUT_MARK if best else ""
 
 
 def _start(text: str, n: int) -> str:
@@ -146,7 +146,7 @@ FEWEST_TOKENS: Final = 16
 """A reference that would have fewer left is left out: it could say nothing."""
 
 
-def fitted(
+def fitted_references(
     texts: Sequence[str],
     *,
     agents: Sequence[str | None] = (),

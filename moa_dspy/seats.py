@@ -27,7 +27,7 @@ from moa_dspy.lm_binding import Trace, outside_lms, renamed, rollout, without_lm
 from moa_dspy.pool import Pool
 from moa_dspy.prediction import Response, render
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -65,14 +65,14 @@ class Status:
         try:
             await self.stream.send(StatusMessage(self._message(response)))
         except Exception:
-            logger.warning("A status message could not be sent.", exc_info=True)
+            _logger.warning("A status message could not be sent.", exc_info=True)
 
     def _send(self, message: str) -> None:
         try:
             sync_send_to_stream(self.stream, StatusMessage(message))
         except Exception:
             # Who listened may be gone; the answer is made all the same.
-            logger.warning("A status message could not be sent.", exc_info=True)
+            _logger.warning("A status message could not be sent.", exc_info=True)
 
     def _message(self, response: Response) -> str:
         self._n_answered += 1
@@ -107,7 +107,7 @@ def values_of(module: Any, prediction: Any) -> dict[str, Any]:
     return {name: prediction[name] for name in names if name in prediction}
 
 
-Asked: TypeAlias = tuple[Response, Trace, Sequence[CallFacts]]
+SeatAnswer: TypeAlias = tuple[Response, Trace, Sequence[CallFacts]]
 """A response, what DSPy traced on the way to it, and the calls that it took."""
 
 
@@ -120,7 +120,7 @@ class Seat:
     scope: CallScope
     trace: Trace = field(default_factory=list)
 
-    def answered(self, prediction: Any) -> Asked:
+    def answered(self, prediction: Any) -> SeatAnswer:
         values = values_of(self.module, prediction)
         text = render(values)
         if not text.strip():
@@ -132,7 +132,7 @@ class Seat:
             return "The model answered with reasoning only, and no text."
         return "The model answered with an empty text."
 
-    def failed(self, error: Exception) -> Asked:
+    def failed(self, error: Exception) -> SeatAnswer:
         if cause := ours(error):
             # Not a model's failure, so it must be seen.
             raise cause
@@ -141,7 +141,7 @@ class Seat:
             return self._asked(failure=self._nothing_said())
         return self._asked(failure=f"{type(error).__name__}: {error}")
 
-    def _asked(self, **rest: Any) -> Asked:
+    def _asked(self, **rest: Any) -> SeatAnswer:
         log = self.scope.log
         response = Response(
             agent=self.question.agent,
@@ -166,7 +166,7 @@ def _in_time(response: Response, question: Question) -> Response:
     return replace(response, values={}, text="", failure=_late(late))
 
 
-def abandoned(question: Question) -> Asked:
+def abandoned(question: Question) -> SeatAnswer:
     late = question.deadline_seconds or 0.0
     response = Response(question.agent, question.sample, calls=1, seconds=late, failure=_late(late))
     return replace(response, cuts=question.cuts), [], ()
@@ -203,7 +203,7 @@ class Seats:
 
     def _asked_by_threads(
         self, questions: Sequence[Question], cancelled: threading.Event
-    ) -> list[Asked]:
+    ) -> list[SeatAnswer]:
         late, status = _deadline(questions), Status(questions)
         tasks = [partial(self._ask, question, cancelled) for question in questions]
         # Each thread gets a copy of the context: settings, usage tracker, call scope.
@@ -221,7 +221,7 @@ class Seats:
         asked = zip(questions, running, strict=True)
         return [f.result() if f in done else abandoned(q) for q, f in asked]
 
-    def _ask(self, question: Question, cancelled: threading.Event | None = None) -> Asked:
+    def _ask(self, question: Question, cancelled: threading.Event | None = None) -> SeatAnswer:
         with self._seat(question, cancelled) as seat:
             try:
                 prediction = seat.module(**question.inputs)
@@ -246,7 +246,7 @@ class Seats:
         asked = zip(questions, tasks, strict=True)
         return _collected([abandoned(q) if t in late else t.result() for q, t in asked])
 
-    async def _aask(self, question: Question, status: Status | None = None) -> Asked:
+    async def _aask(self, question: Question, status: Status | None = None) -> SeatAnswer:
         cancelled = threading.Event()
         with self._seat(question, cancelled) as seat:
             try:
@@ -304,7 +304,7 @@ def _deadline(questions: Sequence[Question]) -> float | None:
     return None if None in deadlines else max(filter(None, deadlines))
 
 
-def _collected(asked: Sequence[Asked]) -> list[Response]:
+def _collected(asked: Sequence[SeatAnswer]) -> list[Response]:
     """Return the responses; traces and calls are handed on in seat order, not by who was first."""
     whole, log = dspy.settings.trace, current_scope().log
     for _, trace, calls in asked:

@@ -13,7 +13,7 @@ import dspy
 from dspy import lm15
 
 from moa_dspy.agent import Agent
-from moa_dspy.calls import Caller, CallFacts, Calls, current_scope, stored_lm
+from moa_dspy.calls import AgentCalls, CallFacts, Calls, current_scope, stored_lm
 from moa_dspy.data import RecordedResponses
 from moa_dspy.errors import UnknownCallError
 from moa_dspy.pool import Pool
@@ -113,7 +113,7 @@ def _text(parts: Iterable[Any]) -> str:
 
 
 def _lm(agent: Agent, script: Script, calls: Calls, reads_all: bool) -> dspy.LM:
-    caller = Caller(
+    caller = AgentCalls(
         agent=agent.name,
         identity=agent.identity,
         usd_per_prompt_token=agent.usd_per_million_prompt_tokens / 1e6,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from moa_dspy._toml import check, read_toml
+from moa_dspy._toml import check_table, read_toml
 from moa_dspy.errors import PoolError, StudyError
 
 
@@ -27,7 +27,7 @@ class Plan(BaseModel):
 
 def refused(value: object) -> str:
     with pytest.raises(StudyError, match=r"^plan") as caught:
-        check(Plan, value, where="plan", error=StudyError)
+        check_table(Plan, value, where="plan", error=StudyError)
     return str(caught.value)
 
 
@@ -35,7 +35,7 @@ def test_a_file_becomes_its_content(tmp_path: Path) -> None:
     path = tmp_path / "plan.toml"
     path.write_text('name = "é"\n[[seats]]\nwidth = 2\n', encoding="utf-8")
     content = read_toml(path, error=PoolError)
-    plan = check(Plan, content, where="plan", error=PoolError)
+    plan = check_table(Plan, content, where="plan", error=PoolError)
     assert (plan.name, plan.seats) == ("é", [Seat(width=2)])
 
 
@@ -96,5 +96,5 @@ def test_a_key_in_the_wrong_place_is_not_printed_even_in_the_traceback() -> None
     # People do write api_key = "..." into such files.
     key = "-".join(["sk", "planted"])  # in pieces: a traceback shows this file's lines as well
     with pytest.raises(StudyError, match="unknown key") as caught:
-        check(Plan, {"name": "a", "api_key": key}, where="plan", error=StudyError)
+        check_table(Plan, {"name": "a", "api_key": key}, where="plan", error=StudyError)
     assert key not in "".join(traceback.format_exception(caught.value))

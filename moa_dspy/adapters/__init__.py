@@ -7,9 +7,9 @@ from typing import Any
 import dspy
 
 from moa_dspy.adapters.guard import neutral, quoted
-from moa_dspy.adapters.plain_chat import LAYOUTS, PlainChat, guarded
+from moa_dspy.adapters.plain_chat import LAYOUTS, PlainChat, guarded_references
 
-__all__ = ["ADAPTERS", "LAYOUTS", "PlainChat", "guarded", "neutral", "quoted"]
+__all__ = ["ADAPTERS", "LAYOUTS", "PlainChat", "guarded_references", "neutral", "quoted"]
 
 
 ADAPTERS: dict[str, Callable[[], Any]] = {

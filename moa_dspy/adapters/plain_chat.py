@@ -15,7 +15,7 @@ from moa_dspy.errors import ArchitectureError
 from moa_dspy.signatures import REFERENCES, REFERENCES_HEADING, separated
 
 Message: TypeAlias = dict[str, Any]
-Content: TypeAlias = Callable[[Mapping[str, Any]], Any]
+MessageContent: TypeAlias = Callable[[Mapping[str, Any]], Any]
 """Makes inputs the content of a user message."""
 
 
@@ -36,7 +36,11 @@ def only_output(signature: Any) -> str:
 
 
 def earlier_turns(
-    signature: Any, demos: list[dict[str, Any]], inputs: Mapping[str, Any], *, content: Content
+    signature: Any,
+    demos: list[dict[str, Any]],
+    inputs: Mapping[str, Any],
+    *,
+    content: MessageContent,
 ) -> Iterator[Message]:
     """Yield what stands before the question: demos, each after its own history, then history.
 
@@ -56,7 +60,7 @@ def earlier_turns(
 
 
 def _turn(
-    signature: Any, values: Mapping[str, Any], output: str, content: Content
+    signature: Any, values: Mapping[str, Any], output: str, content: MessageContent
 ) -> Iterator[Message]:
     asked = (n for n, f in signature.input_fields.items() if n != REFERENCES and not is_history(f))
     if any(name in values for name in asked):
@@ -66,7 +70,7 @@ def _turn(
 
 
 def _history(
-    signature: Any, values: Mapping[str, Any], output: str, content: Content
+    signature: Any, values: Mapping[str, Any], output: str, content: MessageContent
 ) -> Iterator[Message]:
     for name, field in signature.input_fields.items():
         if name not in values or not is_history(field, values[name]):
@@ -194,7 +198,7 @@ _STRAIGHT: Final = str.maketrans("\u201c\u201d", '""')
 _FULL_WIDTH_COLON: Final = "\uff1a"
 
 
-def guarded(texts: Sequence[str], *, adapter: Any) -> list[str]:
+def guarded_references(texts: Sequence[str], *, adapter: Any) -> list[str]:
     """Return references as the adapter may safely read them; None is DSPy's default, chat.
 
     DSPy shows a list of texts as one line of JSON. So what stands in it is already inside

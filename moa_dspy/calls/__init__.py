@@ -3,12 +3,12 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from moa_dspy.calls.attempts import Endurance
-from moa_dspy.calls.budget import Budget, Estimate, Ledger, Spending
+from moa_dspy.calls.attempts import OutagePolicy
+from moa_dspy.calls.budget import Budget, CallEstimate, Ledger, Spending
 from moa_dspy.calls.call import Call, NoStore, call_key, canonical_json
 from moa_dspy.calls.calls import Calls
 from moa_dspy.calls.recording import Recording
-from moa_dspy.calls.request import Ask, Caller
+from moa_dspy.calls.request import AgentCalls, CallRequest
 from moa_dspy.calls.retry import Limiter, RetryPolicy
 from moa_dspy.calls.scope import (
     CallFacts,
@@ -31,25 +31,25 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adopted",
+    "AgentCalls",
     "AgentSummary",
-    "Ask",
     "AsyncStoredEngine",
     "Budget",
     "Call",
+    "CallEstimate",
     "CallFacts",
+    "CallRequest",
     "CallScope",
     "CallStore",
-    "Caller",
     "Calls",
     "Chosen",
     "Clock",
     "CountCalls",
     "DeadlineError",
-    "Endurance",
-    "Estimate",
     "Ledger",
     "Limiter",
     "NoStore",
+    "OutagePolicy",
     "PaidTwice",
     "Recording",
     "RetryPolicy",

@@ -13,12 +13,12 @@ from itertools import count
 from typing import Any, Final
 
 from moa_dspy.calls.budget import Ledger
-from moa_dspy.calls.call import Call, SharedShelf, WritableShelf, canonical_json
-from moa_dspy.calls.request import Ask
+from moa_dspy.calls.call import Call, SharedBackend, WritableBackend, canonical_json
+from moa_dspy.calls.request import CallRequest
 from moa_dspy.calls.retry import backoff_seconds, hinted_seconds, is_transient, is_unreadable
-from moa_dspy.calls.scope import CallFacts, Clock, DeadlineError, Patience, current_scope
-from moa_dspy.calls.steps import Plan, Send, Sleep, Step, Wait, Work
-from moa_dspy.calls.store.limits import SharedLimits, admitted
+from moa_dspy.calls.scope import CallFacts, Clock, Deadline, DeadlineError, current_scope
+from moa_dspy.calls.steps import CallPlan, Send, Sleep, Step, Wait, Work
+from moa_dspy.calls.store.limits import SharedLimits, wait_for_slot
 from moa_dspy.errors import MoaError, OutageError
 
 _ENDED_BY: Final = {asyncio.CancelledError: "Cancelled", GeneratorExit: "Abandoned"}
@@ -36,7 +36,7 @@ class Attempt:
         seconds: How long it took; 0 while it lasts.
     """
 
-    ask: Ask
+    ask: CallRequest
     number: int
     clock: Clock
     started: float
@@ -113,7 +113,7 @@ _MOST_UNREADABLE = 10
 """Attempts at one question after which replies that hold no answer are the model's failure."""
 
 
-class Endurance:
+class OutagePolicy:
     """Waits for an endpoint that is busy, down, slow or cut off until it answers again.
 
     Safe for threads.
@@ -136,13 +136,13 @@ class Endurance:
             return False
         return is_transient(error) or (is_unreadable(error) and attempt < _MOST_UNREADABLE)
 
-    def answered(self, ask: Ask) -> None:
+    def answered(self, ask: CallRequest) -> None:
         """Note that the endpoint of ``ask`` works."""
         if self._down_since:
             with self._lock:
                 self._down_since.pop(_endpoint(ask), None)
 
-    def wait_seconds(self, error: Exception, ask: Ask, *, attempt: int) -> float | None:
+    def wait_seconds(self, error: Exception, ask: CallRequest, *, attempt: int) -> float | None:
         """Return how long to wait after ``attempt`` (from 1) failed; None is a model's failure.
 
         Raises:
@@ -162,12 +162,12 @@ class Endurance:
         return hint + backoff_seconds(attempt, ask.key)
 
 
-def _endpoint(ask: Ask) -> str:
+def _endpoint(ask: CallRequest) -> str:
     return ask.caller.limiter.endpoint or ask.caller.identity
 
 
 @dataclass(frozen=True, slots=True)
-class Making:
+class Attempts:
     """Makes the call of ``ask``; ``plan`` says how and does nothing by itself.
 
     Attributes:
@@ -179,18 +179,18 @@ class Making:
         endurance: Says what is tried again instead of the caller's policy; None is that.
     """
 
-    ask: Ask
-    patience: Patience
-    store: WritableShelf
-    shared: SharedShelf | None
+    ask: CallRequest
+    patience: Deadline
+    store: WritableBackend
+    shared: SharedBackend | None
     ledger: Ledger
-    endurance: Endurance | None = None
+    endurance: OutagePolicy | None = None
 
     @property
     def _clock(self) -> Clock:
         return self.patience.clock
 
-    def plan(self) -> Plan:
+    def plan(self) -> CallPlan:
         """Try as often as the caller's policy says, but not beyond the asker's patience."""
         last: Exception | None = None
         pause = 0.0
@@ -228,7 +228,7 @@ class Making:
         unsent = Attempt(self.ask, 0, self._clock, started=self.patience.started)
         self._keep(unsent.failed(error))
 
-    def _attempt(self, number: int, send: Send) -> Plan:
+    def _attempt(self, number: int, send: Send) -> CallPlan:
         limiter = self.ask.caller.limiter
         ticket = limiter.enter()
         try:
@@ -238,11 +238,11 @@ class Making:
             paid = partial(self._paid, number, send)
             if (limits := self._limits) is None or not limits.has_say(limiter):
                 return (yield from paid())
-            return (yield from admitted(limits, limiter, self.patience, make=paid))
+            return (yield from wait_for_slot(limits, limiter, self.patience, make=paid))
         finally:
             limiter.leave(ticket)
 
-    def _paid(self, number: int, send: Send) -> Plan:
+    def _paid(self, number: int, send: Send) -> CallPlan:
         reserving = Work(partial(self.ledger.reserve, self.ask.estimate, key=self.ask.key))
         try:
             yield from self._worked(reserving)

@@ -54,7 +54,7 @@ class Spending:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class CallEstimate:
     """An upper bound of what one call may use.
 
     Attributes:
@@ -78,7 +78,7 @@ class Totals:
     seconds: float = 0.0
 
 
-class Book(Protocol):
+class BudgetBackend(Protocol):
     """Where a ledger writes: the memory of one process, or a store that workers share.
 
     Safe for threads. What is reserved is charged until it is settled.
@@ -93,7 +93,7 @@ class Book(Protocol):
         ...
 
     def reserve(
-        self, estimate: Estimate, *, limits: Mapping[str, float], key: str | None
+        self, estimate: CallEstimate, *, limits: Mapping[str, float], key: str | None
     ) -> str | None:
         """Reserve room for one call, all at once, or return None if it goes beyond a limit.
 
@@ -113,7 +113,7 @@ class Book(Protocol):
         ...
 
 
-class MemoryBook:
+class MemoryBudget:
     """A book of one process; time runs from its first reservation on.
 
     Args:
@@ -122,7 +122,7 @@ class MemoryBook:
 
     def __init__(self, spent: Spending | None = None) -> None:
         self._spent = spent or Spending()
-        self._open: dict[str, Estimate] = {}
+        self._open: dict[str, CallEstimate] = {}
         self._n_tickets = 0
         self._started: float | None = None
         self._lock = threading.Lock()
@@ -136,13 +136,13 @@ class MemoryBook:
     def totals(self) -> Totals:
         """Return what counts against a budget, calls in flight included."""
         with self._lock:
-            return self._totals(Estimate())
+            return self._totals(CallEstimate())
 
     def _seconds(self) -> float:
         running = 0.0 if self._started is None else time.monotonic() - self._started
         return self._spent.seconds + running
 
-    def _totals(self, one_more: Estimate) -> Totals:
+    def _totals(self, one_more: CallEstimate) -> Totals:
         every = [*self._open.values(), one_more]
         return Totals(
             self._spent.made + len(self._open),
@@ -152,7 +152,7 @@ class MemoryBook:
         )
 
     def reserve(
-        self, estimate: Estimate, *, limits: Mapping[str, float], key: str | None
+        self, estimate: CallEstimate, *, limits: Mapping[str, float], key: str | None
     ) -> str | None:
         """Reserve room for one call, or return None if it goes beyond a limit."""
         with self._lock:
@@ -206,11 +206,11 @@ class Ledger:
         budget: Budget | None = None,
         *,
         spent: Spending | None = None,
-        book: Book | None = None,
+        book: BudgetBackend | None = None,
     ) -> None:
         self.budget = budget or Budget()
         self.share = 1.0
-        self.book: Book = book or MemoryBook(spent)
+        self.book: BudgetBackend = book or MemoryBudget(spent)
         self._reused = 0
         self._slowest = 0.0
         self._lock = threading.Lock()
@@ -221,7 +221,7 @@ class Ledger:
         s = self.book.spending()
         return Spending(s.made, s.reused + self._reused, s.tokens, s.usd, s.seconds)
 
-    def reserve(self, estimate: Estimate, *, key: str | None = None) -> str:
+    def reserve(self, estimate: CallEstimate, *, key: str | None = None) -> str:
         """Claim room for one call.
 
         Args:
@@ -250,7 +250,7 @@ class Ledger:
             limits["seconds"] -= self._slowest
         return limits
 
-    def _check_bound(self, estimate: Estimate) -> None:
+    def _check_bound(self, estimate: CallEstimate) -> None:
         if estimate.is_bounded:
             return
         for name in ("tokens", "usd"):
@@ -260,7 +260,7 @@ class Ledger:
                     "without `max_tokens`; set it on the agent, or on its LM."
                 )
 
-    def _refuse(self, estimate: Estimate) -> None:
+    def _refuse(self, estimate: CallEstimate) -> None:
         """Raise for the first limit that is in the way; none is if one was just settled."""
         totals = self.book.totals()
         needed = {
@@ -298,7 +298,7 @@ class Ledger:
             reused, self._reused = self._reused, 0
         self.book.add(Spending(reused=reused))
 
-    def keep_in(self, book: Book) -> None:
+    def keep_in(self, book: BudgetBackend) -> None:
         """Go on in ``book``; what this ledger's own book has counted is added to it.
 
         Between calls only: nothing may be reserved at this moment.

@@ -68,7 +68,7 @@ def call_key(identity: str, sample: int, request: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-class Shelf(Protocol):
+class CallBackend(Protocol):
     """Something that may hold the call of a key: the store, or a recording."""
 
     def get(self, key: str, /) -> Call | None:
@@ -76,7 +76,7 @@ class Shelf(Protocol):
         ...
 
 
-class WritableShelf(Shelf, Protocol):
+class WritableBackend(CallBackend, Protocol):
     """A shelf that also keeps what is new."""
 
     def put(self, call: Call, /) -> Call | None:
@@ -89,7 +89,7 @@ class WritableShelf(Shelf, Protocol):
 
 
 @runtime_checkable
-class SharedShelf(WritableShelf, Protocol):
+class SharedBackend(WritableBackend, Protocol):
     """A shelf that other processes use too: one at a time makes the call of a key."""
 
     def claim(self, key: str, /) -> bool:
@@ -101,7 +101,7 @@ class SharedShelf(WritableShelf, Protocol):
         ...
 
 
-class Memory:
+class MemoryCalls:
     """A shelf that forgets everything when the process ends."""
 
     def __init__(self) -> None:

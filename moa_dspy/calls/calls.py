@@ -10,36 +10,36 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeAlias
 
-from moa_dspy.calls.attempts import Endurance, Making, facts_of
-from moa_dspy.calls.budget import Estimate, Ledger
+from moa_dspy.calls.attempts import Attempts, OutagePolicy, facts_of
+from moa_dspy.calls.budget import CallEstimate, Ledger
 from moa_dspy.calls.call import (
     Call,
-    Memory,
-    SharedShelf,
-    Shelf,
-    WritableShelf,
+    CallBackend,
+    MemoryCalls,
+    SharedBackend,
+    WritableBackend,
     call_key,
     canonical_json,
 )
-from moa_dspy.calls.request import Ask, Caller
+from moa_dspy.calls.request import AgentCalls, CallRequest
 from moa_dspy.calls.retry import Limiters
-from moa_dspy.calls.scope import Clock, DeadlineError, Patience, current_scope
-from moa_dspy.calls.steps import ASender, Plan, Sender, Sleep, Wait, Work, afollow, follow
+from moa_dspy.calls.scope import Clock, Deadline, DeadlineError, current_scope
+from moa_dspy.calls.steps import ASender, CallPlan, Sender, Sleep, Wait, Work, arun_plan, run_plan
 from moa_dspy.calls.store.leases import pauses
 from moa_dspy.errors import UnknownCallError
 
-Flight: TypeAlias = Future[None]
+Waiting: TypeAlias = Future[None]
 """Done when it has landed; what came of it is looked up, as anybody else would."""
 
 
-class Flights:
+class SingleFlight:
     """Keys that are being asked for in this process."""
 
     def __init__(self) -> None:
-        self._flights: dict[str, Flight] = {}
+        self._flights: dict[str, Waiting] = {}
         self._lock = threading.Lock()
 
-    def board(self, key: str) -> tuple[Flight, bool]:
+    def board(self, key: str) -> tuple[Waiting, bool]:
         """Return the flight of ``key``, and whether it is new: who began it must land it."""
         with self._lock:
             if (flight := self._flights.get(key)) is not None:
@@ -49,21 +49,21 @@ class Flights:
             flight.set_running_or_notify_cancel()
         return flight, True
 
-    def land(self, key: str, flight: Flight) -> None:
+    def land(self, key: str, flight: Waiting) -> None:
         """End a flight; everybody who waits for it goes on."""
         with self._lock:
             del self._flights[key]
         flight.set_result(None)
 
 
-def take_turn(
-    shelf: SharedShelf,
+def claim_turn(
+    shelf: SharedBackend,
     key: str,
-    patience: Patience,
+    patience: Deadline,
     *,
     look: Callable[[], Call | None],
-    make: Callable[[], Plan],
-) -> Plan:
+    make: Callable[[], CallPlan],
+) -> CallPlan:
     """Say how to get the call of ``key``: made elsewhere meanwhile, or by ``make``, claimed."""
     claiming = Work(partial(shelf.claim, key))
     try:
@@ -98,27 +98,29 @@ class Calls:
 
     def __init__(
         self,
-        store: WritableShelf | None = None,
+        store: WritableBackend | None = None,
         *,
-        recording: Shelf | None = None,
+        recording: CallBackend | None = None,
         replay_only: bool = False,
         ledger: Ledger | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self.store: WritableShelf = store if store is not None else Memory()
-        self._shared = self.store if isinstance(self.store, SharedShelf) else None
+        self.store: WritableBackend = store if store is not None else MemoryCalls()
+        self._shared = self.store if isinstance(self.store, SharedBackend) else None
         self.recording = recording
         self.replay_only = replay_only
         self.ledger = ledger or Ledger()
         self.clock = clock or Clock()
         self.limiters = Limiters()
-        self.endurance: Endurance | None = None
-        self._flights = Flights()
+        self.endurance: OutagePolicy | None = None
+        self._flights = SingleFlight()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Calls:
         return self
 
-    def ask(self, caller: Caller, request: dict[str, Any], *, sample: int | None = None) -> Ask:
+    def ask(
+        self, caller: AgentCalls, request: dict[str, Any], *, sample: int | None = None
+    ) -> CallRequest:
         """Describe a request (plain JSON data).
 
         Args:
@@ -134,10 +136,10 @@ class Calls:
         longest = config.get("max_tokens")
         prompt, completion = len(text.encode("utf-8", "replace")), longest or 0
         usd = caller.usd(prompt, completion)
-        estimate = Estimate(prompt + completion, usd, is_bounded=longest is not None)
-        return Ask(caller, call_key(caller.identity, sample, text), sample, text, estimate)
+        estimate = CallEstimate(prompt + completion, usd, is_bounded=longest is not None)
+        return CallRequest(caller, call_key(caller.identity, sample, text), sample, text, estimate)
 
-    def known(self, ask: Ask) -> Call | None:
+    def known(self, ask: CallRequest) -> Call | None:
         """Return the stored or recorded call and log it as reused, or None.
 
         A recorded failure is an answer in a replay; elsewhere it is tried again.
@@ -161,22 +163,22 @@ class Calls:
             )
         return None
 
-    def answer(self, ask: Ask, send: Sender) -> Call:
+    def answer(self, ask: CallRequest, send: Sender) -> Call:
         """Return the call for ``ask``, making it with ``send`` only if nobody has.
 
         Raises:
             DeadlineError: If the scope's time ended before a request was sent.
         """
-        return self.known(ask) or follow(self.plan(ask), send)
+        return self.known(ask) or run_plan(self.plan(ask), send)
 
-    async def aanswer(self, ask: Ask, send: ASender) -> Call:
+    async def aanswer(self, ask: CallRequest, send: ASender) -> Call:
         """``answer`` for coroutines."""
-        return self.known(ask) or await afollow(self.plan(ask), send)
+        return self.known(ask) or await arun_plan(self.plan(ask), send)
 
-    def plan(self, ask: Ask) -> Plan:
+    def plan(self, ask: CallRequest) -> CallPlan:
         """Say what to do until there is a call for ``ask``, which was not known just now."""
-        patience = Patience.of(current_scope(), self.clock)
-        making = Making(ask, patience, self.store, self._shared, self.ledger, self.endurance)
+        patience = Deadline.of(current_scope(), self.clock)
+        making = Attempts(ask, patience, self.store, self._shared, self.ledger, self.endurance)
         try:
             while True:
                 flight, is_mine = self._flights.board(ask.key)
@@ -194,9 +196,9 @@ class Calls:
             making.give_up(error)
             raise
 
-    def _turn(self, making: Making) -> Plan:
+    def _turn(self, making: Attempts) -> CallPlan:
         shelf, ask = making.shared, making.ask
         if shelf is None:
             return (yield from making.plan())
         look = partial(self.known, ask)
-        return (yield from take_turn(shelf, ask.key, making.patience, look=look, make=making.plan))
+        return (yield from claim_turn(shelf, ask.key, making.patience, look=look, make=making.plan))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from moa_dspy.calls.budget import Estimate
+from moa_dspy.calls.budget import CallEstimate
 from moa_dspy.calls.retry import Limiter, RetryPolicy
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class AgentCalls:
     """Everything of an agent that the calls must know.
 
     Attributes:
@@ -45,11 +45,11 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class CallRequest:
     """One request on its way: its key, and what to store it under."""
 
-    caller: Caller
+    caller: AgentCalls
     key: str
     sample: int
     request: str
-    estimate: Estimate
+    estimate: CallEstimate

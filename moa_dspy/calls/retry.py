@@ -87,7 +87,7 @@ def hinted_seconds(error: Exception) -> float:
     return max(0.0, float(value)) if is_number else 0.0  # type: ignore[arg-type]  # checked above
 
 
-Ticket: TypeAlias = Future[None]
+WaitingRequest: TypeAlias = Future[None]
 """A place in the queue; done when it has become a slot."""
 
 
@@ -102,7 +102,7 @@ class Limiter:
     def __init__(self, limit: int | None = None, *, endpoint: str = "") -> None:
         self._limit, self.endpoint = limit, endpoint
         self._n_inside = 0
-        self._queue: deque[Ticket] = deque()
+        self._queue: deque[WaitingRequest] = deque()
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -119,9 +119,9 @@ class Limiter:
             given = [n for n in (self._limit, limit) if n is not None]
             self._limit = min(given, default=None)
 
-    def enter(self) -> Ticket:
+    def enter(self) -> WaitingRequest:
         """Ask for a slot; whatever happens then, ``leave`` must be called once."""
-        ticket: Ticket = Future()
+        ticket: WaitingRequest = Future()
         # A running future cannot be cancelled by a task that waits for it.
         ticket.set_running_or_notify_cancel()
         with self._lock:
@@ -130,7 +130,7 @@ class Limiter:
         _open(admitted)
         return ticket
 
-    def leave(self, ticket: Ticket) -> None:
+    def leave(self, ticket: WaitingRequest) -> None:
         """Give back the slot, or the place in the queue."""
         with self._lock:
             if ticket in self._queue:
@@ -140,7 +140,7 @@ class Limiter:
             admitted = self._admit()
         _open(admitted)
 
-    def _admit(self) -> list[Ticket]:
+    def _admit(self) -> list[WaitingRequest]:
         admitted = []
         while self._queue and (self._limit is None or self._n_inside < self._limit):
             self._n_inside += 1
@@ -163,7 +163,7 @@ class Limiters:
         return limiter
 
 
-def _open(tickets: list[Ticket]) -> None:
+def _open(tickets: list[WaitingRequest]) -> None:
     # Outside the lock: who waits for a ticket may be called at once, in this thread.
     for ticket in tickets:
         ticket.set_result(None)

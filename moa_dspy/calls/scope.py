@@ -135,7 +135,7 @@ class DeadlineError(TimeoutError):
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Deadline:
     """Waits for things, but never longer than the asker does.
 
     Every method that waits or checks raises DeadlineError when the time has ended.
@@ -147,7 +147,7 @@ class Patience:
     started: float = field(default=0.0)
 
     @classmethod
-    def of(cls, scope: CallScope, clock: Clock) -> Patience:
+    def of(cls, scope: CallScope, clock: Clock) -> Deadline:
         """Return the patience of whoever asks in ``scope``, from this moment on."""
         deadline = math.inf if scope.deadline is None else scope.deadline
         return cls(clock, deadline, scope.cancelled, clock.monotonic())

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from moa_dspy.calls.call import Call
-from moa_dspy.calls.scope import Patience
+from moa_dspy.calls.scope import Deadline
 
 Sender: TypeAlias = Callable[[], dict[str, Any]]
 ASender: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
@@ -25,7 +25,7 @@ ASender: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
 class Wait:
     """Wait until a future is done; its result is not asked for."""
 
-    patience: Patience
+    patience: Deadline
     future: Future[None]
 
     def run(self, send: Sender | None = None) -> None:
@@ -41,7 +41,7 @@ class Wait:
 class Sleep:
     """Wait for some time."""
 
-    patience: Patience
+    patience: Deadline
     seconds: float
 
     def run(self, send: Sender | None = None) -> None:
@@ -104,13 +104,13 @@ class Work:
 
 
 Step: TypeAlias = Wait | Sleep | Send | Work
-Plan: TypeAlias = Generator[Step, Any, Call]
+CallPlan: TypeAlias = Generator[Step, Any, Call]
 
 
-class Course:
+class PlanRun:
     """A plan on its way: the step to do now, or the call it has ended with."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: CallPlan) -> None:
         self._plan = plan
         self.step: Step | None = None
         self.call: Call
@@ -131,9 +131,9 @@ class Course:
             self.step, self.call = None, stop.value
 
 
-def follow(plan: Plan, send: Sender) -> Call:
+def run_plan(plan: CallPlan, send: Sender) -> Call:
     """Do every step of ``plan`` in this thread and return the call it ends with."""
-    course = Course(plan)
+    course = PlanRun(plan)
     while course.step is not None:
         try:
             result = course.step.run(send)
@@ -144,9 +144,9 @@ def follow(plan: Plan, send: Sender) -> Call:
     return course.call
 
 
-async def afollow(plan: Plan, send: ASender) -> Call:
-    """``follow`` for coroutines."""
-    course = Course(plan)
+async def arun_plan(plan: CallPlan, send: ASender) -> Call:
+    """``run_plan`` for coroutines."""
+    course = PlanRun(plan)
     while course.step is not None:
         try:
             result = await course.step.arun(send)

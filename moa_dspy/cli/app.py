@@ -104,21 +104,21 @@ def list_models() -> None:
     typer.echo(f"folder: {weights_folder()}")
 
 
-@models.command()
-def pull(name: Annotated[str, typer.Argument(help="As `models list` shows it.")]) -> None:
+@models.command("pull")
+def pull_model(name: Annotated[str, typer.Argument(help="As `models list` shows it.")]) -> None:
     """Download a model and check it; nothing happens if it is here already."""
     from moa_dspy.local import pull as pull_weights
 
     typer.echo(pull_weights(name, progress=lambda line: typer.echo(line, err=True)))
 
 
-@models.command()
-def check(
+@models.command("check")
+def check_models(
     name: Annotated[str | None, typer.Argument(help="Default: every model that is here.")] = None,
 ) -> None:
     """Compare a model's checksum with the catalogue's; exit code 2 if one differs."""
-    from moa_dspy.local import check as check_weights
     from moa_dspy.local import models_table
+    from moa_dspy.local import weights_status as check_weights
 
     names = [s.name for s in models_table() if s.path.is_file()] if name is None else [name]
     broken = 0

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from moa_dspy.data.benchmarks import BENCHMARKS, card
-from moa_dspy.data.benchmarks.base import Benchmark, Origin
+from moa_dspy.data.benchmarks.base import Benchmark, BenchmarkOrigin
 from moa_dspy.data.benchmarks.bbh import bbh_match
 from moa_dspy.data.benchmarks.gsm8k import gsm8k_match, last_number
 from moa_dspy.data.benchmarks.mmlu_pro import answer_letter, mmlu_pro_match
@@ -17,7 +17,7 @@ __all__ = [
     "FORMATS",
     "METRICS",
     "Benchmark",
-    "Origin",
+    "BenchmarkOrigin",
     "RecordedResponses",
     "Splits",
     "answer_letter",

@@ -23,7 +23,11 @@ from moa_dspy.diversity.ngrams import (
     JaccardDistance,
     NgramJaccardDistance,
 )
-from moa_dspy.diversity.similarity import METRICS, pairwise_similarity, proposal_similarity
+from moa_dspy.diversity.similarity import (
+    DIVERSITY_METRICS,
+    pairwise_similarity,
+    proposal_similarity,
+)
 from moa_dspy.diversity.vectors import (
     EmbeddingDistance,
     HashedNgrams,
@@ -33,7 +37,7 @@ from moa_dspy.diversity.vectors import (
 )
 
 __all__ = [
-    "METRICS",
+    "DIVERSITY_METRICS",
     "AggregatorRecord",
     "BleuDistance",
     "CollaborationReport",

@@ -23,7 +23,7 @@ from moa_dspy.diversity.vectors import (
 )
 from moa_dspy.errors import MetricError
 
-METRICS: dict[str, Callable[[], DiversityMetric]] = {
+DIVERSITY_METRICS: dict[str, Callable[[], DiversityMetric]] = {
     "bleu_3": lambda: BleuDistance(order=3),
     "bleu_4": BleuDistance,
     "bleu_5": lambda: BleuDistance(order=5),
@@ -48,7 +48,7 @@ def pairwise_similarity(metric: str | DiversityMetric, texts: Sequence[Sequence[
     memory for one question; others are asked pair by pair.
 
     Args:
-        metric: A name of ``METRICS``, or a metric.
+        metric: A name of ``DIVERSITY_METRICS``, or a metric.
         texts: The responses, one row for each model, questions in the same order.
 
     Raises:
@@ -84,7 +84,7 @@ def proposal_similarity(
     example that has fewer. What ``AggregatorRecord`` asks for.
 
     Args:
-        metric: A name of ``METRICS``, or a metric.
+        metric: A name of ``DIVERSITY_METRICS``, or a metric.
         aggregates: The aggregator's answer of each example.
         proposals: The texts it had read, for each example.
 
@@ -116,7 +116,7 @@ def _pairs(metric: DiversityMetric, responses: Sequence[str]) -> Matrix:
 def _metric(metric: str | DiversityMetric) -> DiversityMetric:
     if not isinstance(metric, str):
         return metric
-    if metric not in METRICS:
-        known = ", ".join(sorted(METRICS))
+    if metric not in DIVERSITY_METRICS:
+        known = ", ".join(sorted(DIVERSITY_METRICS))
         raise MetricError(f"Unknown diversity metric {metric!r}; known ones are {known}.")
-    return METRICS[metric]()
+    return DIVERSITY_METRICS[metric]()

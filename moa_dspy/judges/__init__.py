@@ -4,7 +4,7 @@ Every judge gives preferences in [0, 1] (1 = the candidate is preferred) and cou
 not judge, which is never a loss. ``judge_all`` feeds ``moa_dspy.winrate``.
 """
 
-from moa_dspy.judges.base import Graded, Judge, Judgement, JudgeProgram, JudgeReport, Outcome
+from moa_dspy.judges.base import GradedExample, Judge, Judged, Judgement, JudgeProgram, JudgeReport
 from moa_dspy.judges.graded import GradeJudge, Grader, SkillJudge
 from moa_dspy.judges.metric import MetricJudge
 from moa_dspy.judges.pairwise import PairJudge
@@ -18,15 +18,15 @@ __all__ = [
     "Answers",
     "GradeJudge",
     "GradeRun",
-    "Graded",
+    "GradedExample",
     "Grader",
     "Judge",
     "JudgeProgram",
     "JudgeReport",
     "JudgeRun",
+    "Judged",
     "Judgement",
     "MetricJudge",
-    "Outcome",
     "PairJudge",
     "RecordedJudge",
     "SkillJudge",

@@ -24,7 +24,7 @@ its answer was not a verdict."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Judged:
     """What every judge says about an example: either a number, or why there is none."""
 
     excluded: Exclusion | None = None
@@ -45,7 +45,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement(Outcome):
+class Judgement(Judged):
     """A preference between two systems on one example.
 
     Attributes:
@@ -69,7 +69,7 @@ class Judgement(Outcome):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Graded(Outcome):
+class GradedExample(Judged):
     """The grades of one system on one example.
 
     Attributes:
@@ -100,7 +100,7 @@ class JudgeReport:
     sampled: int = 0
 
     @classmethod
-    def of(cls, outcomes: Iterable[Outcome]) -> JudgeReport:
+    def of(cls, outcomes: Iterable[Judged]) -> JudgeReport:
         """Count outcomes."""
         counts: Counter[str] = Counter()
         for outcome in outcomes:
@@ -124,7 +124,7 @@ class JudgeReport:
 _PARTS = ("missing", "failed", "unparsable", "inconsistent", "ties", "sampled")
 
 
-def _counted(outcome: Outcome) -> list[str]:
+def _counted(outcome: Judged) -> list[str]:
     if outcome.excluded is not None:
         return ["n", outcome.excluded]
     claims = {
@@ -135,21 +135,21 @@ def _counted(outcome: Outcome) -> list[str]:
     return ["n", "judged", *(name for name, holds in claims.items() if holds)]
 
 
-class Tally:
+class JudgedCounter:
     """Counts outcomes as they come; shared by the copies of a judge and safe for threads."""
 
     def __init__(self) -> None:
         self._report = JudgeReport()
         self._lock = threading.Lock()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Tally:
+    def __deepcopy__(self, memo: dict[int, Any]) -> JudgedCounter:
         # DSPy's optimizers judge with copies, whose exclusions must not go unseen.
         return self
 
-    def __reduce__(self) -> tuple[type[Tally], tuple[()]]:
-        return Tally, ()
+    def __reduce__(self) -> tuple[type[JudgedCounter], tuple[()]]:
+        return JudgedCounter, ()
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: Judged) -> None:
         """Count one outcome."""
         with self._lock:
             self._report += JudgeReport.of([outcome])
@@ -221,7 +221,7 @@ class JudgeProgram(dspy.Module):
         super().__init__()
         self.pool, self.agent = _seat(pool, agent, lm)
         self.adapter = adapter or PlainChat()
-        self.tally = Tally()
+        self.tally = JudgedCounter()
 
     def report(self) -> JudgeReport:
         """Return the counts of every comparison of this judge and its copies."""
@@ -254,7 +254,7 @@ class JudgeProgram(dspy.Module):
         values = {name: prediction[name] for name in prediction.keys()}  # noqa: SIM118  # no dict
         return Reply(values, values.pop("logprobs", None), reason=str(values.get("reasoning", "")))
 
-    def count(self, outcome: Outcome) -> None:
+    def count(self, outcome: Judged) -> None:
         """Add one outcome to the report."""
         self.tally.add(outcome)
 
@@ -327,7 +327,7 @@ def texts_of(answer: Any) -> tuple[str, ...] | None:
     return (str(answer),)
 
 
-def text_of(answer: Any, example: dspy.Example) -> str | None:
+def answer_text(answer: Any, example: dspy.Example) -> str | None:
     """Return an answer of one turn as its text; None where there is no answer.
 
     Raises:

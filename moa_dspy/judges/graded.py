@@ -13,13 +13,13 @@ from moa_dspy.adapters import quoted
 from moa_dspy.errors import DataError
 from moa_dspy.judges.base import (
     Exclusion,
-    Graded,
+    GradedExample,
     Judgement,
     JudgeProgram,
     Reply,
+    answer_text,
     id_of,
     instruction_of,
-    text_of,
     texts_of,
 )
 from moa_dspy.judges.metric import Metric, Scored, metric_of, reference_in
@@ -36,7 +36,7 @@ class Grader(JudgeProgram):
 
     best: int
 
-    def grade(self, example: dspy.Example, answer: Any) -> Graded:
+    def grade(self, example: dspy.Example, answer: Any) -> GradedExample:
         """Grade an answer; the result is counted by the report.
 
         Args:
@@ -47,7 +47,7 @@ class Grader(JudgeProgram):
         self.count(graded)
         return graded
 
-    def graded(self, example: dspy.Example, answer: Any) -> Graded:
+    def graded(self, example: dspy.Example, answer: Any) -> GradedExample:
         """``grade`` uncounted: what a subclass says."""
         raise NotImplementedError
 
@@ -92,7 +92,7 @@ class Grader(JudgeProgram):
             return None, reply.excluded, reply.reason
         return None, "unparsable", f"{said[:80]!r} is no number from 1 to {self.best}."
 
-    def sum_up(self, pieces: Mapping[str, dspy.Prediction]) -> Graded:
+    def sum_up(self, pieces: Mapping[str, dspy.Prediction]) -> GradedExample:
         """Combine the predictions per turn or skill, each with ``grade``, ``excluded``, ``reason``.
 
         The score is the mean over all of them; one without a grade leaves the example without.
@@ -101,13 +101,13 @@ class Grader(JudgeProgram):
         reason = "\n".join(f"{n}: {piece.reason}" for n, piece in pieces.items() if piece.reason)
         for piece in pieces.values():
             if piece.excluded is not None:
-                return Graded(grades=grades, excluded=piece.excluded, reason=reason)
+                return GradedExample(grades=grades, excluded=piece.excluded, reason=reason)
         read: Sequence[float] = [piece.grade for piece in pieces.values()]
         score = (sum(read) / len(read) - 1) / (self.best - 1)
-        return Graded(grades=grades, score=score, reason=reason)
+        return GradedExample(grades=grades, score=score, reason=reason)
 
 
-def _compared(ours: Graded, theirs: Graded) -> Judgement:
+def _compared(ours: GradedExample, theirs: GradedExample) -> Judgement:
     for graded in (ours, theirs):
         if graded.score is None:
             return Judgement(excluded=graded.excluded, reason=graded.reason)
@@ -174,7 +174,7 @@ class GradeJudge(Grader):
         number, excluded, reason = self.read_grade(reply, "grade")
         return dspy.Prediction(grade=number, excluded=excluded, reason=reason)
 
-    def graded(self, example: dspy.Example, answer: Any) -> Graded:
+    def graded(self, example: dspy.Example, answer: Any) -> GradedExample:
         """Grade every turn; ``grades`` has the keys ``turn 1``, ``turn 2`` and so on.
 
         Raises:
@@ -183,7 +183,9 @@ class GradeJudge(Grader):
         questions = self._questions(example)
         answers = texts_of(answer)
         if answers is None:
-            return Graded(grades={}, excluded="missing", reason="There is no answer to grade.")
+            return GradedExample(
+                grades={}, excluded="missing", reason="There is no answer to grade."
+            )
         if len(answers) != len(questions):
             raise DataError(
                 f"Example {id_of(example)!r} has {len(questions)} turns, "
@@ -285,7 +287,7 @@ class SkillJudge(Grader):
         number, excluded, reason = self.read_grade(self.ask(self.rate, inputs), "rating")
         return dspy.Prediction(grade=number, excluded=excluded, reason=reason)
 
-    def graded(self, example: dspy.Example, answer: Any) -> Graded:
+    def graded(self, example: dspy.Example, answer: Any) -> GradedExample:
         """Rate every annotated skill; ``grades`` has the skills' names as keys.
 
         Raises:
@@ -293,10 +295,12 @@ class SkillJudge(Grader):
         """
         skills = self._skills(example)
         instruction = instruction_of(example)
-        response = text_of(answer, example)
+        response = answer_text(answer, example)
         if response is None:
-            return Graded(grades={}, excluded="missing", reason="There is no answer to rate.")
-        reference = text_of(example.get(self.reference_answer_field), example)
+            return GradedExample(
+                grades={}, excluded="missing", reason="There is no answer to rate."
+            )
+        reference = answer_text(example.get(self.reference_answer_field), example)
         pieces = {
             skill: self(
                 skill=skill,

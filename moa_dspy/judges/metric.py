@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 import dspy
 
 from moa_dspy.errors import DataError, MetricError, MoaError
-from moa_dspy.judges.base import Judgement, JudgeReport, Outcome, Tally, id_of
+from moa_dspy.judges.base import Judged, JudgedCounter, Judgement, JudgeReport, id_of
 from moa_dspy.winrate import preferences
 
 Metric: TypeAlias = Callable[..., Any]
-Scored: TypeAlias = tuple[float | None, Outcome]
+Scored: TypeAlias = tuple[float | None, Judged]
 """A number in [0, 1] or none, and what it is based on."""
 
 
@@ -68,14 +68,14 @@ def reference_in(example: dspy.Example, field: str) -> Any:
     return example[field]
 
 
-def _feedback(value: float | None, outcome: Outcome) -> str:
+def _feedback(value: float | None, outcome: Judged) -> str:
     if value is None:
         return f"The judge gave no verdict: {_why(outcome)}"
     said = f"The judge scored this answer {value:.2f} on a scale from 0 to 1."
     return f"{said} {outcome.reason}".strip()
 
 
-def _why(outcome: Outcome) -> str:
+def _why(outcome: Judged) -> str:
     return f"{outcome.excluded}. {outcome.reason}".strip()
 
 
@@ -98,7 +98,7 @@ class MetricJudge:
         if not tolerance >= 0:
             raise MetricError(f"`tolerance` must be at least 0, but got {tolerance}.")
         self.metric, self.tolerance, self.answer_field = metric, tolerance, answer_field
-        self._tally = Tally()
+        self._tally = JudgedCounter()
 
     def compare(self, example: dspy.Example, candidate: Any, reference: Any) -> Judgement:
         """Score both answers and compare.

@@ -14,7 +14,7 @@ import dspy
 
 from moa_dspy.adapters import quoted
 from moa_dspy.errors import MetricError
-from moa_dspy.judges.base import Judgement, JudgeProgram, instruction_of, text_of
+from moa_dspy.judges.base import Judgement, JudgeProgram, answer_text, instruction_of
 from moa_dspy.judges.metric import Metric, Scored, metric_of, reference_in
 from moa_dspy.judges.signatures import choice
 from moa_dspy.pool import Pool
@@ -199,7 +199,7 @@ class PairJudge(JudgeProgram):
             MoaError: As ``ask``.
         """
         judgement = self._compared(
-            example, text_of(candidate, example), text_of(reference, example)
+            example, answer_text(candidate, example), answer_text(reference, example)
         )
         self.count(judgement)
         return judgement

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from moa_dspy.calls import call_scope
 from moa_dspy.errors import DataError, LayerFailedError, MetricError
-from moa_dspy.judges.base import Graded, Judge, Judgement, JudgeReport, id_of, raise_if_ours
+from moa_dspy.judges.base import GradedExample, Judge, Judgement, JudgeReport, id_of, raise_if_ours
 from moa_dspy.judges.graded import Grader
 from moa_dspy.winrate import WinRate, win_rate
 
@@ -65,7 +65,7 @@ class JudgeRun:
 class GradeRun:
     """The grades of one system on examples, in their order."""
 
-    graded: tuple[Graded, ...]
+    graded: tuple[GradedExample, ...]
 
     @property
     def scores(self) -> NDArray[np.float64]:
@@ -100,7 +100,7 @@ def _vector(values: Iterable[float | None]) -> NDArray[np.float64]:
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 Answers: TypeAlias = Callable[..., Any] | Mapping[str, Any] | Sequence[Any] | str | None
 """A program to run on the examples' inputs; answers by example id, or in the examples' order; or
@@ -148,7 +148,7 @@ def grade_all(
     """Grade one system on examples; arguments and errors as ``judge_all``."""
     given = _lookup(answers, examples, name="answers")
 
-    def graded(place: int, example: dspy.Example) -> Graded:
+    def graded(place: int, example: dspy.Example) -> GradedExample:
         return judge.grade(example, given(place, example))
 
     return GradeRun(tuple(_each(examples, graded, n_threads)))
@@ -174,7 +174,7 @@ def _run(program: Callable[..., Any], example: dspy.Example) -> Any:
         return program(**example.inputs().toDict())
     except Exception as error:
         raise_if_ours(error, but=(LayerFailedError,))
-        logger.warning("No answer to example %s: %s", id_of(example), error)
+        _logger.warning("No answer to example %s: %s", id_of(example), error)
         return None
 
 

@@ -10,13 +10,13 @@ from moa_dspy.local.catalogue import CATALOGUE, HubSource, Source, Weights, Whee
 from moa_dspy.local.server import LocalServer, shared_server, usable_cores
 from moa_dspy.local.weights import (
     ModelStatus,
-    check,
     find,
     models_table,
     pull,
     sha256_of,
     verify,
     weights_folder,
+    weights_status,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ __all__ = [
     "Source",
     "Weights",
     "WheelSource",
-    "check",
     "find",
     "local_engine",
     "models_table",
@@ -42,6 +41,7 @@ __all__ = [
     "usable_cores",
     "verify",
     "weights_folder",
+    "weights_status",
 ]
 
 

@@ -128,7 +128,7 @@ def find(
     return path
 
 
-def check(
+def weights_status(
     name: str, *, folder: Path | None = None, catalogue: Mapping[str, Weights] = CATALOGUE
 ) -> Path:
     """Return the file of a catalogue entry once its sha256 is known to be right.

@@ -10,7 +10,7 @@ from moa_dspy.optimize.prompts.optimize import PromptReport, optimize_aggregator
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.prompts.prompt import Prompt
 from moa_dspy.optimize.prompts.tuning import PromptResult
-from moa_dspy.optimize.result import Row, StudyResult, TrialRecord
+from moa_dspy.optimize.result import StudyResult, SystemScore, TrialRecord
 from moa_dspy.optimize.run import run_study
 from moa_dspy.optimize.search import ModelSearch
 from moa_dspy.optimize.selection import Limits
@@ -30,11 +30,11 @@ __all__ = [
     "PromptResult",
     "ReferenceDemos",
     "ReferenceFeedback",
-    "Row",
     "SearchSpace",
     "Snapshot",
     "StageCounts",
     "StudyResult",
+    "SystemScore",
     "TrialRecord",
     "TryPrompts",
     "Watcher",

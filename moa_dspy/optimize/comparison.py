@@ -17,10 +17,10 @@ from moa_dspy.data import Splits
 from moa_dspy.errors import BudgetReachedError, StudyError, UnknownCallError
 from moa_dspy.optimize.context import SearchContext
 from moa_dspy.optimize.evaluate import Measurer
-from moa_dspy.optimize.forecast import TOP_K, self_moa, top_k, way
+from moa_dspy.optimize.forecast import TOP_K, baseline_combine, self_moa_of, top_k
 from moa_dspy.optimize.nodes import Outcome, means, scores
-from moa_dspy.optimize.racing import Referee
-from moa_dspy.optimize.result import Row, TrialRecord
+from moa_dspy.optimize.racing import TrialJudge
+from moa_dspy.optimize.result import SystemScore, TrialRecord
 from moa_dspy.optimize.selection import best_on_val
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.winrate import (
@@ -32,12 +32,12 @@ from moa_dspy.winrate import (
     verdict,
 )
 
-MOST_REPEATS = 200
+_MOST_REPEATS = 200
 """Known architectures in a row after which the space counts as drawn empty."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rival:
+class Baseline:
     """A system of the comparison; without an architecture it was not run, for the reason given."""
 
     name: str
@@ -45,34 +45,34 @@ class Rival:
     note: str = ""
 
 
-def own_prompt(chosen: Architecture) -> list[Rival]:
+def own_prompt(chosen: Architecture) -> list[Baseline]:
     """Return the pick without the prompt that the search gave it; nothing if it gave none."""
     if chosen.prompt is None:
         return []
-    return [Rival("own_prompt", replace(chosen, prompt=None), "the pick with its own prompt")]
+    return [Baseline("own_prompt", replace(chosen, prompt=None), "the pick with its own prompt")]
 
 
-def fixed_rivals(context: SearchContext, ranking: Sequence[str]) -> list[Rival]:
+def fixed_baselines(context: SearchContext, ranking: Sequence[str]) -> list[Baseline]:
     """Return Self-MoA and top-k, or why they cannot be run."""
-    combine = way(context.space)
-    samples = self_moa(ranking, context.pool, combine=combine)
+    combine = baseline_combine(context.space)
+    samples = self_moa_of(ranking, context.pool, combine=combine)
     found = [
-        Rival("self_moa", samples)
+        Baseline("self_moa_of", samples)
         if samples
-        else Rival("self_moa", None, f"{ranking[0]} is greedy: its samples are copies")
+        else Baseline("self_moa_of", None, f"{ranking[0]} is greedy: its samples are copies")
     ]
     k = min(TOP_K, len(ranking))
-    several = [Rival("top_k", top_k(ranking, k, combine=combine), f"k = {k}")]
-    return found + (several if k > 1 else [Rival("top_k", None, "the pool has one agent")])
+    several = [Baseline("top_k", top_k(ranking, k, combine=combine), f"k = {k}")]
+    return found + (several if k > 1 else [Baseline("top_k", None, "the pool has one agent")])
 
 
-def random_rival(
+def random_baseline(
     context: SearchContext,
-    referee: Referee,
+    referee: TrialJudge,
     *,
     n: int,
     settle: Callable[[Architecture], Architecture],
-) -> tuple[Rival, int]:
+) -> tuple[Baseline, int]:
     """Return the best on val of ``n`` random architectures, and how many could be measured.
 
     It gets as many trials as the search had. Live, its calls come from the share of
@@ -93,10 +93,10 @@ def random_rival(
     fair = [r for r in drawn if not r.is_stopped_early and limits.admit(r)]
     if not fair:
         note = "its share of the budget did not reach one trial"
-        return Rival("random", None, note), len(drawn)
+        return Baseline("random", None, note), len(drawn)
     best = best_on_val(fair, diversity_weight=context.diversity_weight)
     note = f"best of {len(drawn)} random architectures"
-    return Rival("random", Architecture.parse(best.architecture), note), len(drawn)
+    return Baseline("random", Architecture.parse(best.architecture), note), len(drawn)
 
 
 def random_draws(
@@ -106,7 +106,7 @@ def random_draws(
     rng = random.Random(f"random-{seed}")
     seen: set[Architecture] = set()
     repeats = 0
-    while repeats < MOST_REPEATS:
+    while repeats < _MOST_REPEATS:
         architecture = settle(space.draw(rng))
         repeats = repeats + 1 if architecture in seen else 0
         if repeats == 0:
@@ -115,16 +115,16 @@ def random_draws(
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class ComparedSystems:
     """Rows on val and test by name, paired differences on test, and the verdict."""
 
-    val: Mapping[str, Row]
-    test: Mapping[str, Row]
+    val: Mapping[str, SystemScore]
+    test: Mapping[str, SystemScore]
     differences: Mapping[str, Interval]
     verdict: Verdict
 
 
-class Finals:
+class TestComparison:
     """Measures the pick and its rivals on val and on test.
 
     Args:
@@ -144,7 +144,7 @@ class Finals:
         self._context, self._measurer, self._splits = context, measurer, splits
         self._ranking = ranking
 
-    def compare(self, chosen: Architecture, random_rival: Rival) -> Comparison:
+    def compare(self, chosen: Architecture, random_baseline: Baseline) -> ComparedSystems:
         """Touch the test rows, once, for the pick, the fixed rivals and every single agent.
 
         Raises:
@@ -152,9 +152,9 @@ class Finals:
         """
         self._context.pool.calls.ledger.share = 1.0
         best = self._ranking[0]
-        first = [Rival("best_single", Architecture.single(best)), Rival("pick", chosen)]
-        fixed = fixed_rivals(self._context, self._ranking)
-        rivals = [*first, *own_prompt(chosen), *fixed, random_rival]
+        first = [Baseline("best_single", Architecture.single(best)), Baseline("pick", chosen)]
+        fixed = fixed_baselines(self._context, self._ranking)
+        rivals = [*first, *own_prompt(chosen), *fixed, random_baseline]
         self._announce(rivals)
         found = {rival.name: self._measure(rival, self._splits.test) for rival in rivals}
         for name in ("best_single", "pick"):
@@ -170,7 +170,7 @@ class Finals:
         mine = measured.pop("pick")
         others = {n: s for n, s in measured.items() if test[n].architecture != str(chosen)}
         names = (str(chosen), best)
-        return Comparison(
+        return ComparedSystems(
             val=_ordered(val),
             test=_ordered(test),
             differences=simultaneous_intervals(mine, others) if others else {},
@@ -183,14 +183,14 @@ class Finals:
             ),
         )
 
-    def _announce(self, rivals: Sequence[Rival]) -> None:
+    def _announce(self, rivals: Sequence[Baseline]) -> None:
         # Money is spent in the order of measuring: what a budget may not reach is not begun.
         if self._context.pool.calls.ledger.budget == Budget():
             wanted = [r.architecture for r in rivals if r.architecture is not None]
             singles = map(Architecture.single, self._ranking)
             self._measurer.announce(dict.fromkeys([*wanted, *singles]), self._splits.test)
 
-    def _measure(self, rival: Rival, rows: Sequence[dspy.Example]) -> tuple[Outcome, ...] | str:
+    def _measure(self, rival: Baseline, rows: Sequence[dspy.Example]) -> tuple[Outcome, ...] | str:
         """Return outcomes, or the reason why there are none."""
         if rival.architecture is None:
             return rival.note
@@ -202,29 +202,33 @@ class Finals:
         except UnknownCallError:
             return "not in the recording"
 
-    def _oracle(self, rows: Sequence[dspy.Example]) -> Row:
+    def _oracle(self, rows: Sequence[dspy.Example]) -> SystemScore:
         """Return the best single agent of each question: the ceiling of any choice among them."""
         found = {
-            name: self._measure(Rival(name, Architecture.single(name)), rows)
+            name: self._measure(Baseline(name, Architecture.single(name)), rows)
             for name in self._ranking
         }
         if missing := [name for name, o in found.items() if isinstance(o, str)]:
-            return Row("oracle", None, None, note=f"{missing[0]}: {found[missing[0]]}")
+            return SystemScore("oracle", None, None, note=f"{missing[0]}: {found[missing[0]]}")
         best = oracle({n: scores(o) for n, o in found.items() if not isinstance(o, str)})
         interval = mean_interval(best)
         note = "best single agent of each question"
-        return Row("oracle", None, interval.estimate, interval.low, interval.high, note=note)
+        return SystemScore(
+            "oracle", None, interval.estimate, interval.low, interval.high, note=note
+        )
 
 
-def _row(rival: Rival, outcomes: tuple[Outcome, ...] | str) -> Row:
+def _row(rival: Baseline, outcomes: tuple[Outcome, ...] | str) -> SystemScore:
     text = str(rival.architecture) if rival.architecture else None
     if isinstance(outcomes, str):
-        return Row(rival.name, text, None, note=outcomes)
+        return SystemScore(rival.name, text, None, note=outcomes)
     interval = mean_interval(scores(outcomes))
-    row = Row(rival.name, text, interval.estimate, interval.low, interval.high, note=rival.note)
+    row = SystemScore(
+        rival.name, text, interval.estimate, interval.low, interval.high, note=rival.note
+    )
     return replace(row, **means(outcomes))
 
 
-def _ordered(rows: Mapping[str, Row]) -> dict[str, Row]:
-    order = ("pick", "best_single", "own_prompt", "self_moa", "top_k", "random", "oracle")
+def _ordered(rows: Mapping[str, SystemScore]) -> dict[str, SystemScore]:
+    order = ("pick", "best_single", "own_prompt", "self_moa_of", "top_k", "random", "oracle")
     return {name: rows[name] for name in order if name in rows}

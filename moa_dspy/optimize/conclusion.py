@@ -9,10 +9,10 @@ from typing import Any
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Spending
-from moa_dspy.optimize.comparison import Comparison
+from moa_dspy.optimize.comparison import ComparedSystems
 from moa_dspy.optimize.context import SearchContext
 from moa_dspy.optimize.evaluate import Student
-from moa_dspy.optimize.evidence import Gathering
+from moa_dspy.optimize.evidence import EvidenceBuilder
 from moa_dspy.optimize.pareto import front, knee, names_of
 from moa_dspy.optimize.prompts.joint import JointSearch
 from moa_dspy.optimize.result import StudyResult, TrialRecord, versions
@@ -34,12 +34,14 @@ class Conclusion:
     """
 
     context: SearchContext
-    gathering: Gathering
+    gathering: EvidenceBuilder
     started: float
     before: Spending
     joint: JointSearch
 
-    def result(self, choice: Choice, outcome: Comparison, *, stopped_by: str | None) -> StudyResult:
+    def result(
+        self, choice: Choice, outcome: ComparedSystems, *, stopped_by: str | None
+    ) -> StudyResult:
         """Return what was found, as plain data."""
         evidence, records = self.gathering.evidence(), self.gathering.records
         expected = expected_score(evidence, seed=self.context.seed)
@@ -99,7 +101,7 @@ class Conclusion:
             "knee": None if best is None else best.architecture,
         }
 
-    def _recommended(self, choice: Choice, outcome: Comparison) -> Architecture:
+    def _recommended(self, choice: Choice, outcome: ComparedSystems) -> Architecture:
         """Return the pick if proven or a single agent, else the best single within the limits."""
         if outcome.verdict.kind == "mixture" or not choice.picked.layers:
             return choice.picked

@@ -20,7 +20,7 @@ MOST_CELLS: Final = 40_000_000
 """Sets of agents x answers up to which every set is tried: a third of a second."""
 _AT_ONCE = 512  # a block then stays in the cache
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 
 
 def vote_ceiling(ballots: Ballots, *, max_width: int) -> float:
@@ -78,7 +78,7 @@ def _answers(
     return table, np.array(values, np.float32), np.array(starts, np.intp)
 
 
-def _best_cover(scores: Floats, width: int) -> float:
+def _best_cover(scores: _Floats, width: int) -> float:
     """Bound the mean best score within any ``width`` agents, (agents, rows).
 
     The mean best score of a set is submodular, so that no set beats one built greedily by
@@ -105,7 +105,7 @@ SOLVED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class StudyEstimate:
     """What the whole study is expected to take, the single agents on val included.
 
     Attributes:
@@ -150,7 +150,7 @@ class EarlyFacts:
     rival: str | None = None
     lead: Interval | None = None
     rescued: float = 0.0
-    estimate: Estimate | None = None
+    estimate: StudyEstimate | None = None
 
     @property
     def is_dominated(self) -> bool:
@@ -170,7 +170,7 @@ class EarlyFacts:
             unsolved=Interval(**plain.pop("unsolved")),
             **plain,
             lead=None if lead is None else Interval(**lead),
-            estimate=None if estimate is None else Estimate(**estimate),
+            estimate=None if estimate is None else StudyEstimate(**estimate),
         )
 
 
@@ -179,7 +179,7 @@ def early_facts(
     *,
     ballots: Ballots | None = None,
     max_width: int = 1,
-    estimate: Estimate | None = None,
+    estimate: StudyEstimate | None = None,
 ) -> EarlyFacts:
     """Return what the scores of single agents on the same rows tell of mixtures of them.
 

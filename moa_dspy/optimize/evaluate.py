@@ -23,11 +23,11 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls import call_scope
 from moa_dspy.errors import BudgetReachedError, LayerFailedError, MetricError, StudyError, ours
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize.nodes import Asking, Memory, Outcome, place_of
+from moa_dspy.optimize.nodes import NodeCache, NodeRunner, Outcome, place_of
 from moa_dspy.prediction import MixturePrediction
 
 if TYPE_CHECKING:
-    from moa_dspy.optimize.prompts.prompt import PromptBook
+    from moa_dspy.optimize.prompts.prompt import PromptRegistry
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,10 @@ class Student:
 
     program: Any
     mixture: MixtureOfAgents
-    book: PromptBook | None = None
+    book: PromptRegistry | None = None
 
     @classmethod
-    def of(cls, program: Any, book: PromptBook | None = None) -> Student:
+    def of(cls, program: Any, book: PromptRegistry | None = None) -> Student:
         """Find the mixture of ``program``.
 
         Raises:
@@ -61,7 +61,7 @@ class Student:
         (mixture,) = found.values()
         return cls(program, mixture, book)
 
-    def with_book(self, book: PromptBook) -> Student:
+    def with_book(self, book: PromptRegistry) -> Student:
         """Return the student with other prompts to name."""
         return replace(self, book=book)
 
@@ -88,7 +88,7 @@ class Student:
         is_all = self.program is self.mixture
         return Student(made if is_all else self._copy(_Measured(made)), made, self.book)
 
-    def answer(self, inputs: Mapping[str, Any], asking: Asking) -> Any:
+    def answer(self, inputs: Mapping[str, Any], asking: NodeRunner) -> Any:
         """Return the prediction of what ``to_measure`` returned; its seats ask by ``asking``.
 
         Raises:
@@ -141,7 +141,7 @@ class _Measured(dspy.Module):
 
     def forward(self, **inputs: Any) -> Any:
         # DSPy hands its settings on to threads that it starts; a context variable is not.
-        asking: Asking = dspy.settings.moa_dspy_asking
+        asking: NodeRunner = dspy.settings.moa_dspy_asking
         return MixturePrediction.of(asking.answer(self.mixture, inputs, place=place_of(inputs)))
 
     async def aforward(self, **inputs: Any) -> Any:
@@ -174,10 +174,10 @@ def _walk(module: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Mixture
             yield from _walk(one, f"{path}.{name}{where}", seen)
 
 
-Metric: TypeAlias = Callable[..., Any]
+MetricFunction: TypeAlias = Callable[..., Any]
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """Several processes that ask what a measurer will want to know, into one store."""
 
     def announce(
@@ -217,11 +217,11 @@ class Measurer:
     """
 
     student: Any
-    metric: Metric
+    metric: MetricFunction
     n_threads: int = 8
-    crew: Crew | None = None
-    memory: Memory = field(default_factory=Memory)
-    book: PromptBook | None = None
+    crew: WorkerPool | None = None
+    memory: NodeCache = field(default_factory=NodeCache)
+    book: PromptRegistry | None = None
     _outcomes: dict[tuple[Architecture, str], Outcome] = field(default_factory=dict)
     _students: dict[Architecture, Student] = field(default_factory=dict)
 
@@ -268,7 +268,7 @@ class Measurer:
             student = Student.of(self.student, self.book).to_measure(architecture)
             self._students[architecture] = student
         with call_scope(example=row.id), suppress(LayerFailedError):
-            student.answer(row.inputs().toDict(), Asking(self.memory, row.id))
+            student.answer(row.inputs().toDict(), NodeRunner(self.memory, row.id))
 
     def _is_shared(self, architecture: Architecture) -> bool:
         """Whether every process knows its prompt: a tuned one is known to this process alone."""
@@ -303,7 +303,7 @@ class Measurer:
                 raise
 
     def _measure_one(self, student: Student, row: dspy.Example) -> None:
-        asking, key = Asking(self.memory, row.id), (student.mixture.architecture, row.id)
+        asking, key = NodeRunner(self.memory, row.id), (student.mixture.architecture, row.id)
         with call_scope(example=row.id) as scope:
             try:
                 prediction = student.answer(row.inputs().toDict(), asking)

@@ -16,23 +16,29 @@ import numpy as np
 from moa_dspy.architecture import Architecture
 from moa_dspy.diversity import DiversityMetric
 from moa_dspy.optimize.context import SearchContext
-from moa_dspy.optimize.early_facts import EarlyFacts, Estimate, early_facts
+from moa_dspy.optimize.early_facts import EarlyFacts, StudyEstimate, early_facts
 from moa_dspy.optimize.evaluate import Measurer
 from moa_dspy.optimize.forecast import Forecast
 from moa_dspy.optimize.nodes import Outcome, scores
 from moa_dspy.optimize.prompts.joint import without_prompts
-from moa_dspy.optimize.prompts.prompt import PromptBook
+from moa_dspy.optimize.prompts.prompt import PromptRegistry
 from moa_dspy.optimize.result import TrialRecord
-from moa_dspy.optimize.selection import Evidence, Limits, Measured, Scores, settled
+from moa_dspy.optimize.selection import (
+    CandidateScores,
+    Evidence,
+    Limits,
+    ScoreMatrix,
+    canonical_evidence,
+)
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.features import Kernels, Traits
-from moa_dspy.optimize.surrogate.gp import ResponseModel
+from moa_dspy.optimize.surrogate.gp import SurrogateModel
 from moa_dspy.optimize.votes.ballots import Ballots
 from moa_dspy.optimize.votes.smoothing import SmoothedVotes, smooth
 
 
 @dataclass(frozen=True, slots=True)
-class ResponseShrink:
+class SurrogateShrinkage:
     """A ``Shrink`` of a selection.
 
     Attributes:
@@ -44,18 +50,18 @@ class ResponseShrink:
     prompts: tuple[str, ...] = ()
 
     def __call__(
-        self, evidence: Evidence, incumbent: Measured, measured: Sequence[Measured], /
+        self, evidence: Evidence, incumbent: CandidateScores, measured: Sequence[CandidateScores], /
     ) -> tuple[Sequence[float], Sequence[float]]:
         """See the protocol."""
         gains, errors = self.model(evidence, measured).gains(incumbent.architecture)
         return gains[: len(measured)].tolist(), errors[: len(measured)].tolist()
 
-    def model(self, evidence: Evidence, measured: Sequence[Measured]) -> ResponseModel:
+    def model(self, evidence: Evidence, measured: Sequence[CandidateScores]) -> SurrogateModel:
         """Return the model of all that was measured, what was stopped early included."""
         means = {name: float(scores.mean()) for name, scores in evidence.singles.items()}
         stopped = [one for one in evidence.measured if not one.is_whole]
         known = [*measured, *stopped]
-        return ResponseModel(
+        return SurrogateModel(
             Kernels.of(Traits(means, self.pair, self.prompts)),
             [one.architecture for one in known],
             np.array([one.scores for one in known]),
@@ -63,7 +69,7 @@ class ResponseShrink:
 
 
 @dataclass(frozen=True)
-class Known:
+class SingleAgents:
     """The outcomes of each agent alone on the same rows, in the pool's order.
 
     Attributes:
@@ -79,13 +85,13 @@ class Known:
     space: SearchSpace
     limits: Limits
     seed: int = 0
-    estimate: Estimate | None = None
-    book: PromptBook | None = None
+    estimate: StudyEstimate | None = None
+    book: PromptRegistry | None = None
     _pairs: dict[tuple[str, str], float] | None = None
     _admitted: dict[tuple[str, ...], bool] = field(default_factory=dict)
 
     @cached_property
-    def scores(self) -> dict[str, Scores]:
+    def scores(self) -> dict[str, ScoreMatrix]:
         """Score per row of each agent."""
         found = {name: scores(outcomes) for name, outcomes in self.singles.items()}
         return {name: np.array(values, np.float64) for name, values in found.items()}
@@ -176,12 +182,12 @@ class Known:
 
     def settle(self, architecture: Architecture) -> Architecture:
         """Give an architecture its final form: the best decide ties, a prompt has one name."""
-        found = settled(architecture, self.ranking)
+        found = canonical_evidence(architecture, self.ranking)
         return found if self.book is None else self.book.settle(found)
 
 
 @dataclass(slots=True)
-class Gathering:
+class EvidenceBuilder:
     """Turns records into evidence; a record never changes, so each is turned once.
 
     Args:
@@ -194,14 +200,14 @@ class Gathering:
     """
 
     context: SearchContext
-    known: Known
+    known: SingleAgents
     measurer: Measurer
     rows: Sequence[dspy.Example]
     records: Mapping[Architecture, TrialRecord]
     may_prompt: bool = True
-    _measured: dict[Architecture, Measured] = field(default_factory=dict)
+    _measured: dict[Architecture, CandidateScores] = field(default_factory=dict)
 
-    def measured(self) -> list[Measured]:
+    def measured(self) -> list[CandidateScores]:
         """Return every architecture with its scores, in the order of measuring."""
         return [self._of(*pair) for pair in self.records.items()]
 
@@ -221,18 +227,18 @@ class Gathering:
         return found if self.may_prompt else without_prompts(found)
 
     @property
-    def shrink(self) -> ResponseShrink:
+    def shrink(self) -> SurrogateShrinkage:
         """What judges an architecture that is no plain vote."""
         prompts = {one.prompt for one in self.records if one.prompt is not None}
-        return ResponseShrink(self.known.pair(self.context.diversity), tuple(sorted(prompts)))
+        return SurrogateShrinkage(self.known.pair(self.context.diversity), tuple(sorted(prompts)))
 
-    def _of(self, architecture: Architecture, record: TrialRecord) -> Measured:
+    def _of(self, architecture: Architecture, record: TrialRecord) -> CandidateScores:
         context = self.context
         if architecture not in self._measured:
             found = np.full(len(self.rows), np.nan)
             rows = self.rows[: record.rows]
             found[: record.rows] = scores(self.measurer.measure(architecture, rows))
-            self._measured[architecture] = Measured(
+            self._measured[architecture] = CandidateScores(
                 architecture,
                 found,
                 calls=record.calls,

@@ -12,7 +12,7 @@ from typing import Final
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget
-from moa_dspy.optimize.early_facts import Estimate
+from moa_dspy.optimize.early_facts import StudyEstimate
 from moa_dspy.optimize.nodes import Outcome
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.pool import Pool
@@ -106,7 +106,9 @@ def top_k(ranking: Sequence[str], k: int, *, combine: str = "vote") -> Architect
     return Architecture((tuple(ranking[:k]),), ranking[0], combine)
 
 
-def self_moa(ranking: Sequence[str], pool: Pool, *, combine: str = "vote") -> Architecture | None:
+def self_moa_of(
+    ranking: Sequence[str], pool: Pool, *, combine: str = "vote"
+) -> Architecture | None:
     """Return samples of the best agent (arXiv:2502.00674), or None if its samples are copies.
 
     A greedy agent gives one answer however often it is asked; the same model under
@@ -120,17 +122,19 @@ def self_moa(ranking: Sequence[str], pool: Pool, *, combine: str = "vote") -> Ar
     return Architecture(((sampled[0],) * SELF_MOA_SAMPLES,), sampled[0], combine)
 
 
-def way(space: SearchSpace) -> str:
+def baseline_combine(space: SearchSpace) -> str:
     """Return how the simple rivals combine: a vote where answers can be equal, else the paper's."""
     return "vote" if "vote" in space.combines else "synthesize"
 
 
-def openers(ranking: Sequence[str], pool: Pool, space: SearchSpace) -> list[Architecture]:
+def baseline_architectures(
+    ranking: Sequence[str], pool: Pool, space: SearchSpace
+) -> list[Architecture]:
     """Return what every study tries first: Self-MoA, each top-k, and the paper's full layers."""
-    combine = way(space)
+    combine = baseline_combine(space)
     widest = min(space.max_width, len(ranking))
     found = [top_k(ranking, k, combine=combine) for k in range(2, widest + 1)]
-    if (samples := self_moa(ranking, pool, combine=combine)) is not None:
+    if (samples := self_moa_of(ranking, pool, combine=combine)) is not None:
         found.insert(0, samples)
     if "synthesize" in space.combines:
         layer = tuple(ranking[:widest])
@@ -142,7 +146,7 @@ def openers(ranking: Sequence[str], pool: Pool, space: SearchSpace) -> list[Arch
 
 MOST_DRAWN: Final = 300
 """Architectures drawn at most to see what they ask; of more, each is taken to ask as much."""
-MOST_REPEATS: Final = 50
+_MOST_REPEATS: Final = 50
 """Known architectures in a row after which all are known."""
 
 
@@ -171,7 +175,7 @@ def forecast(
     n_threads: int,
     budget: Budget | None = None,
     seed: int = 0,
-) -> Estimate:
+) -> StudyEstimate:
     """Estimate what the whole study takes, the single agents on val included.
 
     Architectures drawn from the space stand for those that will be tried, in the search and
@@ -202,7 +206,7 @@ def forecast(
     return _within(whole, budget or Budget())
 
 
-def _within(whole: Cost, budget: Budget) -> Estimate:
+def _within(whole: Cost, budget: Budget) -> StudyEstimate:
     """Cut ``whole`` where the first limit of ``budget`` is reached."""
     shares = {
         f.name: limit / needed
@@ -212,7 +216,7 @@ def _within(whole: Cost, budget: Budget) -> Estimate:
     first = min(shares, key=lambda name: shares[name], default=None)
     capped_by = first if first is not None and shares[first] < 1 else None
     cut = whole * shares[capped_by] if capped_by is not None else whole
-    return Estimate(round(cut.calls), cut.usd, cut.seconds, capped_by)
+    return StudyEstimate(round(cut.calls), cut.usd, cut.seconds, capped_by)
 
 
 def _mean_cost(outcomes: Sequence[Outcome]) -> Cost:
@@ -228,7 +232,7 @@ def _searched(
     asked: set[Hashable] = {_node((), name, 0) for name in alone}
     known: set[Architecture] = set()
     total, lonely, repeats = Cost(), Cost(), 0
-    while len(known) < min(n, MOST_DRAWN) and repeats < MOST_REPEATS:
+    while len(known) < min(n, MOST_DRAWN) and repeats < _MOST_REPEATS:
         drawn = space.draw(rng)
         repeats = repeats + 1 if drawn in known or not drawn.layers else 0
         if repeats == 0:

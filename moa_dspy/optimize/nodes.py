@@ -22,7 +22,7 @@ from moa_dspy.prediction import Answer, Response
 
 
 @dataclass(slots=True)
-class Memory:
+class NodeCache:
     """Responses by node and place: an example, and what a mixture was given for it.
 
     Attributes:
@@ -49,7 +49,7 @@ class Memory:
 
 
 @dataclass(slots=True)
-class Asking:
+class NodeRunner:
     """All that one architecture asks for one example.
 
     Attributes:
@@ -58,7 +58,7 @@ class Asking:
         answers: What the mixture answered, each time it was asked.
     """
 
-    memory: Memory
+    memory: NodeCache
     example: str
     answers: list[Answer] = field(default_factory=list)
     _rounds: list[list[Response]] = field(default_factory=list)

@@ -13,7 +13,7 @@ from moa_dspy.diversity import Disagreement, DiversityMetric
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredArchitecture:
     """What is known of an architecture when it is judged; all per example, in the same order.
 
     Attributes:
@@ -38,7 +38,7 @@ class Objective(Protocol):
 
     direction: ClassVar[Literal["maximize", "minimize"]]
 
-    def __call__(self, measured: Measured, /) -> float:
+    def __call__(self, measured: MeasuredArchitecture, /) -> float:
         """Return the value; ``measured`` holds at least one example."""
         ...
 
@@ -49,7 +49,7 @@ class CallsObjective:
 
     direction: ClassVar[Literal["maximize", "minimize"]] = "minimize"
 
-    def __call__(self, measured: Measured, /) -> float:
+    def __call__(self, measured: MeasuredArchitecture, /) -> float:
         """See the protocol."""
         return fmean(measured.calls)
 
@@ -60,7 +60,7 @@ class UsdObjective:
 
     direction: ClassVar[Literal["maximize", "minimize"]] = "minimize"
 
-    def __call__(self, measured: Measured, /) -> float:
+    def __call__(self, measured: MeasuredArchitecture, /) -> float:
         """See the protocol."""
         return fmean(measured.usd)
 
@@ -71,7 +71,7 @@ class SecondsObjective:
 
     direction: ClassVar[Literal["maximize", "minimize"]] = "minimize"
 
-    def __call__(self, measured: Measured, /) -> float:
+    def __call__(self, measured: MeasuredArchitecture, /) -> float:
         """See the protocol."""
         return fmean(measured.seconds)
 
@@ -83,7 +83,7 @@ class DiversityObjective:
     metric: DiversityMetric = field(default_factory=Disagreement)
     direction: ClassVar[Literal["maximize", "minimize"]] = "maximize"
 
-    def __call__(self, measured: Measured, /) -> float:
+    def __call__(self, measured: MeasuredArchitecture, /) -> float:
         """See the protocol; in [0, 1]."""
         return fmean(self.metric(texts) if texts else 0.0 for texts in measured.layers)
 
@@ -94,7 +94,7 @@ class WinRateObjective:
 
     direction: ClassVar[Literal["maximize", "minimize"]] = "maximize"
 
-    def __call__(self, measured: Measured, /) -> float:
+    def __call__(self, measured: MeasuredArchitecture, /) -> float:
         """See the protocol; in [0, 1], and 0.5 for the best single agent itself."""
         pairs = zip(measured.scores, measured.reference, strict=True)
         return fmean(
@@ -108,7 +108,7 @@ class ScoreObjective:
 
     direction: ClassVar[Literal["maximize", "minimize"]] = "maximize"
 
-    def __call__(self, measured: Measured, /) -> float:
+    def __call__(self, measured: MeasuredArchitecture, /) -> float:
         """See the protocol; in [0, 1]."""
         return fmean(measured.scores)
 

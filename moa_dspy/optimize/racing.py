@@ -20,7 +20,7 @@ from moa_dspy.optimize.evaluate import Measurer
 from moa_dspy.optimize.nodes import Outcome, scores
 from moa_dspy.optimize.objectives import (
     DiversityObjective,
-    Measured,
+    MeasuredArchitecture,
     Objective,
     ScoreObjective,
     WinRateObjective,
@@ -38,7 +38,7 @@ FEWEST_ROWS = 20
 _GOLDEN = (sqrt(5) - 1) / 2
 
 
-def looks(n_rows: int) -> tuple[int, ...]:
+def look_points(n_rows: int) -> tuple[int, ...]:
     """Return after how many rows a race looks, ascending; the end is no look."""
     ends = (n_rows * block // N_BLOCKS for block in range(1, N_BLOCKS))
     return tuple(end for end in ends if end >= FEWEST_ROWS)
@@ -74,7 +74,7 @@ def balanced_order(scores: Mapping[str, Sequence[float]], *, seed: int) -> tuple
     return tuple(sorted(range(n_rows), key=places.__getitem__))
 
 
-Vector = NDArray[np.float64]
+_Vector = NDArray[np.float64]
 _FEWEST_SDS = 2.0
 """Standard deviations of randomly signed differences below which no arm is stopped. Only many tiny
 differences beside a few large ones could pass the test below it; most tests are saved."""
@@ -119,7 +119,7 @@ class Race:
         n_pairs = max(self.n_arms * (self.n_arms - 1) // 2, 1)
         return self.alpha / (self.n_looks * n_pairs)
 
-    def is_lost(self, scores: Sequence[float] | Vector, rival: Sequence[float] | Vector) -> bool:
+    def is_lost(self, scores: Sequence[float] | _Vector, rival: Sequence[float] | _Vector) -> bool:
         """Whether ``rival`` is better than ``scores`` on the same examples beyond doubt.
 
         Raises:
@@ -146,11 +146,11 @@ class Standing:
         costs: Of each objective that is minimised.
     """
 
-    gains: Mapping[str, Vector]
-    costs: Mapping[str, Vector]
+    gains: Mapping[str, _Vector]
+    costs: Mapping[str, _Vector]
 
     @classmethod
-    def of(cls, measured: Measured, objectives: Sequence[Objective]) -> Standing:
+    def of(cls, measured: MeasuredArchitecture, objectives: Sequence[Objective]) -> Standing:
         """Return the rows of each objective; the score where nothing else is maximised.
 
         Diversity neither saves an arm nor stops it: it is no end in itself.
@@ -179,9 +179,9 @@ def is_dominated(arm: Standing, rival: Standing, race: Race) -> bool:
     )
 
 
-def _rows(measured: Measured) -> list[Measured]:
+def _rows(measured: MeasuredArchitecture) -> list[MeasuredArchitecture]:
     return [
-        Measured(
+        MeasuredArchitecture(
             scores=measured.scores[i : i + 1],
             reference=measured.reference[i : i + 1],
             layers=measured.layers[i : i + 1],
@@ -193,7 +193,7 @@ def _rows(measured: Measured) -> list[Measured]:
     ]
 
 
-class Referee:
+class TrialJudge:
     """Gives every architecture a record; the leader has the best score on all rows up to now.
 
     Args:
@@ -222,7 +222,7 @@ class Referee:
         self._reference = scores(measurer.measure(Architecture.single(best_single), self._rows))
         self._diversity = DiversityObjective(diversity)
         self._objectives = tuple(objectives)
-        self._race = Race(n_arms, max(len(looks(len(self._rows))), 1))
+        self._race = Race(n_arms, max(len(look_points(len(self._rows))), 1))
         self._whole: dict[str, Standing] = {}
         self.leader: TrialRecord | None = None
 
@@ -267,7 +267,7 @@ class Referee:
         if self._measurer.knows(architecture, self._rows):
             # Stopping saves nothing, and a single agent must stay in the choice.
             return [n]
-        return [*looks(n), n]
+        return [*look_points(n), n]
 
     def _is_lost(self, outcomes: Sequence[Outcome]) -> bool:
         if not self._whole:
@@ -281,8 +281,8 @@ class Referee:
         if self.leader is None or record.score > self.leader.score:
             self.leader = record
 
-    def _measured(self, outcomes: Sequence[Outcome]) -> Measured:
-        return Measured(
+    def _measured(self, outcomes: Sequence[Outcome]) -> MeasuredArchitecture:
+        return MeasuredArchitecture(
             scores=scores(outcomes),
             reference=self._reference[: len(outcomes)],
             layers=[outcome.layer for outcome in outcomes],

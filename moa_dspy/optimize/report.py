@@ -9,8 +9,8 @@ from io import StringIO
 from math import floor, log10
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from moa_dspy.optimize.early_facts import EarlyFacts, Estimate
-from moa_dspy.optimize.result import Row, StudyResult, TrialRecord
+from moa_dspy.optimize.early_facts import EarlyFacts, StudyEstimate
+from moa_dspy.optimize.result import StudyResult, SystemScore, TrialRecord
 from moa_dspy.winrate import Interval
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def duration(seconds: float) -> str:
 MOST_OF_FRONT: Final = 8
 
 
-def facts(result: StudyResult) -> Iterator[str]:
+def result_lines(result: StudyResult) -> Iterator[str]:
     """Yield the lines, each a fact."""
     yield from _expected(result)
     if result.early is not None:
@@ -90,7 +90,7 @@ def _dominance(early: EarlyFacts, lead: Interval) -> str:
     )
 
 
-def _estimate(estimate: Estimate) -> str:
+def _estimate(estimate: StudyEstimate) -> str:
     end = f"; the budget of {estimate.capped_by} ends it there" if estimate.capped_by else ""
     return (
         f"Estimate of the whole study, nothing stopped early: {estimate.calls:,.0f} calls, "
@@ -200,7 +200,7 @@ class Column(NamedTuple):
     rank: int
 
 
-COLUMNS: Final = {
+TABLE_COLUMNS: Final = {
     "test": Column("test %", 13, 0),
     "difference": Column("pick minus\nrow, points", 13, 0),
     "val": Column("val %", 5, 3),
@@ -225,7 +225,7 @@ class Report:
             "In brackets: 95 % intervals; those of the differences hold all at once.", style="dim"
         )
         yield Text("")
-        yield from (Text(line) for line in facts(self.result))
+        yield from (Text(line) for line in result_lines(self.result))
         yield Text("")
         yield Text(self.result.verdict.text, style="bold")
         yield Text(program_line(self.result))
@@ -240,7 +240,7 @@ class Report:
         table.add_column("system", no_wrap=True, vertical="top")
         table.add_column("architecture", overflow="fold")
         for name in shown:
-            table.add_column(COLUMNS[name].head, justify="right", no_wrap=True)
+            table.add_column(TABLE_COLUMNS[name].head, justify="right", no_wrap=True)
         for name in names:
             cells = row_cells(self.result, name)
             texts = [cells[column] for column in ("system", "architecture", *shown)]
@@ -271,7 +271,7 @@ def row_names(result: StudyResult) -> list[str]:
 
 def fitting(width: int) -> list[str]:
     """Return the columns that leave the architectures room, least important ones dropped."""
-    shown = dict(COLUMNS)
+    shown = dict(TABLE_COLUMNS)
     while shown:
         used = sum(column.width + _GAP for column in shown.values())
         last = max(shown, key=lambda name: shown[name].rank)
@@ -285,7 +285,7 @@ def row_cells(result: StudyResult, name: str) -> dict[str, str]:
     """Return the cells of one row as text, by column."""
     row, val = result.test.get(name), result.val.get(name)
     system = row or val
-    cells = dict.fromkeys(COLUMNS, NONE)
+    cells = dict.fromkeys(TABLE_COLUMNS, NONE)
     cells |= {"system": name, "architecture": _who(system)}
     if val is not None and val.score is not None:
         cells["val"] = points(val.score)
@@ -299,7 +299,7 @@ def row_cells(result: StudyResult, name: str) -> dict[str, str]:
     return cells
 
 
-def _who(row: Row | None) -> str:
+def _who(row: SystemScore | None) -> str:
     if row is None or (row.score is not None and row.architecture is not None):
         return NONE if row is None else str(row.architecture)
     note = f": {row.note}" if row.note else ""

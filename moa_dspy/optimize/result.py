@@ -18,7 +18,7 @@ from moa_dspy.winrate import Interval, Verdict
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SystemScore:
     """One system on one split: its mean score with a 95 % interval, and what a question costs.
 
     Attributes:
@@ -102,8 +102,8 @@ class StudyResult:
     pick: Architecture
     recommended: Architecture
     verdict: Verdict
-    val: Mapping[str, Row]
-    test: Mapping[str, Row]
+    val: Mapping[str, SystemScore]
+    test: Mapping[str, SystemScore]
     differences: Mapping[str, Interval]
     optimism: float
     trials: tuple[TrialRecord, ...]
@@ -174,8 +174,8 @@ class StudyResult:
             early=None if early is None else EarlyFacts.from_json(early),
             front=tuple(plain.pop("front", ())),
             prompts=tuple(plain.pop("prompts", ())),
-            val={name: Row(**row) for name, row in plain.pop("val").items()},
-            test={name: Row(**row) for name, row in plain.pop("test").items()},
+            val={name: SystemScore(**row) for name, row in plain.pop("val").items()},
+            test={name: SystemScore(**row) for name, row in plain.pop("test").items()},
             **plain,
         )
 

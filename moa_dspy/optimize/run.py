@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from moa_dspy.calls import Calls, Endurance
+from moa_dspy.calls import Calls, OutagePolicy
 from moa_dspy.errors import OutageError
 from moa_dspy.optimize.context import Watcher, silent
 from moa_dspy.optimize.result import StudyResult
 from moa_dspy.optimize.search import ModelSearch
-from moa_dspy.optimize.study import Prepared, RunLog, StagedStore, save_study
+from moa_dspy.optimize.study import PreparedStudy, RunLog, StagedStore, save_study
 from moa_dspy.optimize.study_file import read_study
 from moa_dspy.optimize.workers import work_on
 from moa_dspy.program_file import save_program
@@ -55,7 +55,7 @@ def run_study(
         folder = out or RUNS / read_study(path).name
         options: dict[str, Any] = {"resume": resume, "may_set_budget": True, "watcher": watcher}
         return work_on(path, storage, out=folder, writes_files=True, **options).result
-    prepared = Prepared.read(path)
+    prepared = PreparedStudy.read(path)
     study = prepared.study
     folder = out or RUNS / study.name
     log = RunLog(folder / "run.json", prepared.parts)
@@ -107,7 +107,7 @@ class _Opening:
             self._store.open()
             # An agent that does not answer its probe is an error; from then on it is waited for.
             if self._calls.endurance is None:
-                self._calls.endurance = Endurance(self._outage_seconds)
+                self._calls.endurance = OutagePolicy(self._outage_seconds)
             if not self._calls.replay_only:
                 self._log.write("running", self._calls.ledger.spending)
         self._watcher(snapshot)

@@ -10,13 +10,13 @@ from dspy.teleprompt import Teleprompter
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget, Ledger
-from moa_dspy.diversity import METRICS as DIVERSITY
+from moa_dspy.diversity import DIVERSITY_METRICS as DIVERSITY
 from moa_dspy.errors import StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.context import SearchContext, StageCounts, Watcher, silent
-from moa_dspy.optimize.evaluate import Crew, Measurer, Metric, Student, mixtures_of
+from moa_dspy.optimize.evaluate import Measurer, MetricFunction, Student, WorkerPool, mixtures_of
 from moa_dspy.optimize.named import unknown
-from moa_dspy.optimize.nodes import Memory
+from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.objectives import OBJECTIVES
 from moa_dspy.optimize.prompts.joint import with_prompts
 from moa_dspy.optimize.prompts.options import PromptOptions
@@ -24,7 +24,7 @@ from moa_dspy.optimize.result import StudyResult
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.splits import make_splits
-from moa_dspy.optimize.stages import Found, Stages
+from moa_dspy.optimize.stages import SearchOutcome, Stages
 from moa_dspy.pool import Pool
 
 
@@ -65,7 +65,7 @@ class ModelSearch(Teleprompter):
 
     def __init__(
         self,
-        metric: Metric,
+        metric: MetricFunction,
         pool: Pool,
         *,
         space: SearchSpace | None = None,
@@ -118,9 +118,9 @@ class ModelSearch(Teleprompter):
         )
         for name in self.context.space.agents:
             pool[name]
-        self.crew: Crew | None = None
-        self.memory: Memory | None = None
-        self._found: Found | None = None
+        self.crew: WorkerPool | None = None
+        self.memory: NodeCache | None = None
+        self._found: SearchOutcome | None = None
 
     def compile(
         self,
@@ -158,13 +158,13 @@ class ModelSearch(Teleprompter):
         program = _student(student, self.context.pool)
         context, book = with_prompts(self.context, program, self.metric, splits.train)
         measurer = Measurer(
-            program, self.metric, self.n_threads, self.crew, self.memory or Memory(), book
+            program, self.metric, self.n_threads, self.crew, self.memory or NodeCache(), book
         )
         found, self._found = Stages(context, splits, measurer).run()
         return found
 
     @property
-    def found(self) -> Found:
+    def found(self) -> SearchOutcome:
         """What the last ``compile`` found.
 
         Raises:

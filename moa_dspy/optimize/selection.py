@@ -20,19 +20,19 @@ from moa_dspy.optimize.votes.ballots import Ballots
 from moa_dspy.optimize.votes.smoothing import PSEUDO_ROWS, SHORTLIST, SmoothedVotes, smooth
 from moa_dspy.winrate import Interval, mean_interval
 
-Rows = NDArray[np.intp]
-Scores = NDArray[np.float64]
+_Rows = NDArray[np.intp]
+ScoreMatrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Measured:
+class CandidateScores:
     """An architecture with its score on every row of val; NaN where it was stopped before.
 
     ``bonus`` is what a user's weight on diversity adds to its score.
     """
 
     architecture: Architecture
-    scores: Scores
+    scores: ScoreMatrix
     calls: float
     usd: float
     bonus: float = 0.0
@@ -48,7 +48,7 @@ class Shrink(Protocol):
     """Shrinks measured scores towards what is known of such architectures."""
 
     def __call__(
-        self, evidence: Evidence, incumbent: Measured, measured: Sequence[Measured], /
+        self, evidence: Evidence, incumbent: CandidateScores, measured: Sequence[CandidateScores], /
     ) -> tuple[Sequence[float], Sequence[float]]:
         """Return the gain of each of ``measured`` over the incumbent, one of them, and its error.
 
@@ -72,8 +72,8 @@ class Evidence:
         smoothed: Every vote on redrawn answers, where that was computed before.
     """
 
-    singles: Mapping[str, Scores]
-    measured: tuple[Measured, ...]
+    singles: Mapping[str, ScoreMatrix]
+    measured: tuple[CandidateScores, ...]
     ballots: Ballots | None
     widths: tuple[int, int]
     admits: Callable[[tuple[str, ...]], bool]
@@ -91,7 +91,7 @@ class Evidence:
         """Agents by their score alone, best first; the pool's order breaks ties."""
         return tuple(sorted(self.singles, key=lambda name: -round(self.singles[name].mean(), 12)))
 
-    def take(self, rows: Rows) -> Evidence:
+    def take(self, rows: _Rows) -> Evidence:
         """Return the evidence as if only these rows had been there."""
         return replace(
             self,
@@ -122,10 +122,10 @@ def architecture_of(members: Sequence[str], ranking: Sequence[str]) -> Architect
     """Return the vote of these members, or the single one of them."""
     if len(members) == 1:
         return Architecture.single(members[0])
-    return settled(Architecture((tuple(members),), None, "vote"), ranking)
+    return canonical_evidence(Architecture((tuple(members),), None, "vote"), ranking)
 
 
-def settled(architecture: Architecture, ranking: Sequence[str]) -> Architecture:
+def canonical_evidence(architecture: Architecture, ranking: Sequence[str]) -> Architecture:
     """Let the best voters decide ties, so that one vote is one architecture.
 
     As many are named as it can take to find one among the tied: of n votes at most n - 4
@@ -236,7 +236,7 @@ class Choice:
     options: tuple[Option, ...]
     ranking: tuple[str, ...]
 
-    def scores(self, evidence: Evidence) -> Scores:
+    def scores(self, evidence: Evidence) -> ScoreMatrix:
         """Return the score of the pick on each row of ``evidence``, of the same rows or others.
 
         Who wins the ties of a vote was decided by the rows of the choice.
@@ -302,15 +302,15 @@ def _smooth(evidence: Evidence, pseudo: int) -> SmoothedVotes | None:
     )
 
 
-def _unmeasured(evidence: Evidence, key: Key, ranking: Sequence[str]) -> Measured:
+def _unmeasured(evidence: Evidence, key: Key, ranking: Sequence[str]) -> CandidateScores:
     assert evidence.ballots is not None  # a key of a vote comes from ballots
     assert isinstance(key, tuple)
     scores = evidence.ballots.vote(key, ranking=ranking)
-    return Measured(architecture_of(key, ranking), scores, calls=len(key), usd=0.0)
+    return CandidateScores(architecture_of(key, ranking), scores, calls=len(key), usd=0.0)
 
 
 def _shrunk(
-    evidence: Evidence, incumbent: Measured, known: Mapping[Key, Measured]
+    evidence: Evidence, incumbent: CandidateScores, known: Mapping[Key, CandidateScores]
 ) -> dict[Key, tuple[float, float]]:
     measured = [m for m in evidence.measured if known.get(key_of(m.architecture)) is m]
     if incumbent not in measured:
@@ -320,7 +320,7 @@ def _shrunk(
     return {key_of(m.architecture): pair for m, pair in zip(measured, pairs, strict=True)}
 
 
-def _option(one: Measured, incumbent: Measured, gain: float, error: float) -> Option:
+def _option(one: CandidateScores, incumbent: CandidateScores, gain: float, error: float) -> Option:
     gain += one.bonus - incumbent.bonus
     caution = CAUTION if incumbent.architecture.layers else SINGLE_CAUTION
     return Option(one.architecture, gain, error, one.calls, one.usd, caution)
@@ -348,7 +348,7 @@ class Limits:
         return all(limit is None or value <= limit for limit, value in pairs)
 
 
-def admitted(trials: Sequence[TrialRecord], limits: Limits) -> list[TrialRecord]:
+def within_limits(trials: Sequence[TrialRecord], limits: Limits) -> list[TrialRecord]:
     """Return the trials that may be picked: measured on all rows, and within the limits.
 
     Raises:
@@ -371,7 +371,7 @@ def best_on_val(
         StudyError: If no trial stays within the limits.
     """
     return min(
-        admitted(trials, limits or Limits()),
+        within_limits(trials, limits or Limits()),
         key=lambda t: (
             -round(t.win_rate + diversity_weight * t.diversity, 12),
             t.calls,
@@ -382,7 +382,7 @@ def best_on_val(
 
 
 def paired(
-    evidence: Evidence, incumbent: Measured, measured: Sequence[Measured], /
+    evidence: Evidence, incumbent: CandidateScores, measured: Sequence[CandidateScores], /
 ) -> tuple[Sequence[float], Sequence[float]]:
     """Return plain paired differences with their standard errors: nothing is shrunk."""
     del evidence
@@ -416,7 +416,7 @@ def expected_score(evidence: Evidence, *, seed: int) -> Interval | None:
     return _wider(mean_interval(held.clip(0, 1)))
 
 
-def _held_out(evidence: Evidence, rng: np.random.Generator) -> Scores:
+def _held_out(evidence: Evidence, rng: np.random.Generator) -> ScoreMatrix:
     """Return the score of each row, of what was picked without its fold."""
     n = evidence.n_rows
     is_free = not any(one.bonus for one in evidence.measured)  # a bonus is known where measured

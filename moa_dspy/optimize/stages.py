@@ -18,19 +18,19 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget
 from moa_dspy.data import Splits
 from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
-from moa_dspy.optimize.comparison import Finals, random_draws, random_rival
+from moa_dspy.optimize.comparison import TestComparison, random_baseline, random_draws
 from moa_dspy.optimize.conclusion import Conclusion
 from moa_dspy.optimize.context import SearchContext, StageCounts
 from moa_dspy.optimize.evaluate import Measurer
-from moa_dspy.optimize.evidence import Gathering, Known
-from moa_dspy.optimize.forecast import Prices, forecast, openers
+from moa_dspy.optimize.evidence import EvidenceBuilder, SingleAgents
+from moa_dspy.optimize.forecast import Prices, baseline_architectures, forecast
 from moa_dspy.optimize.nodes import Outcome, scores
 from moa_dspy.optimize.pareto import names_of
 from moa_dspy.optimize.prompts.joint import JointSearch
-from moa_dspy.optimize.racing import Referee, balanced_order
+from moa_dspy.optimize.racing import TrialJudge, balanced_order
 from moa_dspy.optimize.result import StudyResult, TrialRecord
 from moa_dspy.optimize.selection import Choice, choose
-from moa_dspy.optimize.surrogate.acquisition import Proposer
+from moa_dspy.optimize.surrogate.acquisition import Acquisition
 from moa_dspy.optimize.surrogate.features import Kernels, Traits
 from moa_dspy.optimize.trials import Trials, make_study
 
@@ -120,12 +120,12 @@ def test_share(
     return min(1.0, max(shares, default=0.0))
 
 
-def proposer_of(context: SearchContext, known: Known) -> Proposer:
+def proposer_of(context: SearchContext, known: SingleAgents) -> Acquisition:
     """Return the proposer of a search; the paper's criteria are the kernels of its model."""
     traits = Traits(known.means, known.pair(context.diversity), context.space.prompts)
     prices = Prices(known.forecast, names_of(context.objectives), context.seed)
     kernels = Kernels.of(traits)
-    return Proposer(context.space, kernels, known.settle, context.seed, prices.at)
+    return Acquisition(context.space, kernels, known.settle, context.seed, prices.at)
 
 
 N_VOTES = 3
@@ -133,7 +133,7 @@ N_VOTES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchOutcome:
     """What a compile leaves behind besides the program."""
 
     result: StudyResult
@@ -160,13 +160,13 @@ class Stages:
         context.show("early facts", current="", early=known.early)
         self.referee = self._make_referee(context)
         self.trials = self._make_trials(context)
-        self.gathering = Gathering(context, known, measurer, self.rows, self.trials.records)
+        self.gathering = EvidenceBuilder(context, known, measurer, self.rows, self.trials.records)
         self.proposer = proposer_of(context, known)
         self.draws = random_draws(context.space, known.settle, context.seed)
         self.joint = JointSearch.of(context, measurer, splits.train)
 
-    def _make_referee(self, context: SearchContext) -> Referee:
-        return Referee(
+    def _make_referee(self, context: SearchContext) -> TrialJudge:
+        return TrialJudge(
             self.measurer,
             self.rows,
             best_single=self.known.ranking[0],
@@ -192,7 +192,9 @@ class Stages:
             propose=None if context.sampler is not None else self._propose,
         )
 
-    def _learn(self, context: SearchContext, singles: Mapping[str, Sequence[Outcome]]) -> Known:
+    def _learn(
+        self, context: SearchContext, singles: Mapping[str, Sequence[Outcome]]
+    ) -> SingleAgents:
         estimate = forecast(
             singles,
             context.space,
@@ -202,7 +204,7 @@ class Stages:
             budget=self.ledger.budget,
             seed=context.seed,
         )
-        return Known(
+        return SingleAgents(
             singles,
             context.space,
             context.limits,
@@ -211,21 +213,23 @@ class Stages:
             book=self.measurer.book,
         )
 
-    def run(self) -> tuple[Any, Found]:
+    def run(self) -> tuple[Any, SearchOutcome]:
         """Run every stage; return the recommended program and all that was found."""
         phases = self._search()
         choice = self._choose()
         known, counts = self.known, self.context.counts
         n_trials = phases[-1]
         n_drawn = counts.random if counts else n_trials
-        rival, n_random = random_rival(self.context, self.referee, n=n_drawn, settle=known.settle)
-        finals = Finals(self.context, self.measurer, self.splits, known.ranking)
+        rival, n_random = random_baseline(
+            self.context, self.referee, n=n_drawn, settle=known.settle
+        )
+        finals = TestComparison(self.context, self.measurer, self.splits, known.ranking)
         outcome = finals.compare(choice.picked, rival)
         stopped_by = counts.stopped_by if counts else self.trials.stopped_by
         conclusion = Conclusion(self.context, self.gathering, self.started, self.before, self.joint)
         result = conclusion.result(choice, outcome, stopped_by=stopped_by)
         reached = StageCounts(n_trials, n_random, stopped_by, phases)
-        return conclusion.program(result), Found(result, self.trials.study, reached)
+        return conclusion.program(result), SearchOutcome(result, self.trials.study, reached)
 
     def _search(self) -> tuple[int, ...]:
         """Compose, and tune prompts between; return the trials at each end of composing."""
@@ -233,7 +237,7 @@ class Stages:
         limit = context.counts.trials if context.counts else context.n_trials
         singles = [Architecture.single(name) for name in ranking]
         trials.open_with(singles, origin="single")
-        rivals = openers(ranking, context.pool, context.space)
+        rivals = baseline_architectures(ranking, context.pool, context.space)
         trials.open_with(rivals, origin="baseline", limit=limit)
         trials.open_with(self._votes(), origin="votes", limit=limit)
         trials.open_with(context.space.listed, origin="listed", limit=limit)

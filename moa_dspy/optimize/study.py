@@ -30,7 +30,7 @@ from moa_dspy.calls import (
     canonical_json,
     database_url,
 )
-from moa_dspy.calls.call import WritableShelf
+from moa_dspy.calls.call import WritableBackend
 from moa_dspy.calls.store.database import shown as shown_url
 from moa_dspy.data import Splits, fingerprint
 from moa_dspy.errors import StoreError, StudyError
@@ -43,7 +43,7 @@ from moa_dspy.pool import Pool
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedStudy:
     """What a run of a study needs, whoever runs it.
 
     Attributes:
@@ -63,7 +63,7 @@ class Prepared:
     space: SearchSpace
 
     @classmethod
-    def read(cls, path: Path) -> Prepared:
+    def read(cls, path: Path) -> PreparedStudy:
         """Read the study of a file.
 
         Raises:
@@ -91,7 +91,7 @@ class Prepared:
             **({"prompts": study.prompts.model_dump()} if study.prompts else {}),
         }
 
-    def make_pool(self, store: WritableShelf, ledger: Ledger) -> Pool:
+    def make_pool(self, store: WritableBackend, ledger: Ledger) -> Pool:
         """Return the agents, whose calls go to ``store``."""
         wanted = self.study.calls
         calls = Calls(
@@ -128,7 +128,7 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class Before:
+class EarlierRuns:
     """What earlier runs of the same study leave behind."""
 
     spent: Spending | None = None
@@ -153,7 +153,7 @@ class RunLog:
         """What names the study by its content, and not this run of it."""
         return digest_of(self.parts)
 
-    def continued(self, *, resume: bool, budget: dict[str, Any]) -> Before:
+    def continued(self, *, resume: bool, budget: dict[str, Any]) -> EarlierRuns:
         """Return what this run starts from.
 
         Raises:
@@ -164,7 +164,7 @@ class RunLog:
         if old is None:
             if resume:
                 raise StudyError(f"There is nothing to resume: {self.path} does not exist.")
-            return Before()
+            return EarlierRuns()
         changed = [name for name, value in self.parts.items() if old["parts"].get(name) != value]
         if resume and changed:
             raise StudyError(
@@ -173,8 +173,8 @@ class RunLog:
             )
         is_same = not changed and old["budget"] == budget
         if is_same and old["status"] == "finished":
-            return Before(Spending(**old["spent"]), _counts(old["counts"]))
-        return Before(Spending(**old["spent"])) if resume else Before()
+            return EarlierRuns(Spending(**old["spent"]), _counts(old["counts"]))
+        return EarlierRuns(Spending(**old["spent"])) if resume else EarlierRuns()
 
     def write(self, status: str, spent: Spending, counts: StageCounts | None = None) -> None:
         """Write the state; the old file stays until the new one is whole."""

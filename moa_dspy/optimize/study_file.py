@@ -11,14 +11,14 @@ import dspy
 import optuna
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa_dspy._toml import check, read_toml
+from moa_dspy._toml import check_table, read_toml
 from moa_dspy.adapters import ADAPTERS
 from moa_dspy.agent import Agent, available, read_agents
 from moa_dspy.aggregators import NORMALISERS
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget
 from moa_dspy.data import BENCHMARKS, METRICS, Splits, read_rows, split_rows
-from moa_dspy.diversity import METRICS as DIVERSITY
+from moa_dspy.diversity import DIVERSITY_METRICS as DIVERSITY
 from moa_dspy.errors import StudyError
 from moa_dspy.layers import AGENT_MODULES
 from moa_dspy.mixture import MixtureOfAgents
@@ -294,7 +294,7 @@ def read_study(path: Path) -> StudyFile:
         StudyError: If the file cannot be read, or a field does not fit: field, value, choices.
     """
     content = read_toml(path, error=StudyError)
-    study = check(StudyFile, content, where=str(path), error=StudyError)
+    study = check_table(StudyFile, content, where=str(path), error=StudyError)
     names: list[tuple[str, str | None, Any]] = [
         ("task.adapter", study.task.adapter, ADAPTERS),
         ("task.agent", study.task.agent, AGENT_MODULES),

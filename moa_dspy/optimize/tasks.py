@@ -38,7 +38,7 @@ class Task:
     share: float = 1.0
 
 
-class TaskBoard:
+class TaskQueue:
     """The tasks of one study; taking the same one twice costs nothing, for calls are made once.
 
     Args:
@@ -143,14 +143,14 @@ class TaskBoard:
         session.execute(free, (self._study, who))
 
 
-Ask: TypeAlias = Callable[[Task], None]
+NodeRequest: TypeAlias = Callable[[Task], None]
 
 _LOOK_AT_DEAD_SECONDS: Final = 0.5
 _FIRST_PAUSE_SECONDS: Final = 0.005
 _LONGEST_PAUSE_SECONDS: Final = 0.05
 
 
-class Hands:
+class TaskRunner:
     """Takes as many tasks as it has threads and hands in what is done; one thread calls it.
 
     A model's failure, an end of the budget, or a mistake in a program is met again by the
@@ -162,7 +162,7 @@ class Hands:
         n_threads: Tasks at the same time.
     """
 
-    def __init__(self, board: TaskBoard, ask: Ask, *, n_threads: int) -> None:
+    def __init__(self, board: TaskQueue, ask: NodeRequest, *, n_threads: int) -> None:
         self._board, self._ask, self._n_threads = board, ask, n_threads
         self._running: dict[Future[None], Task] = {}
         self._threads = ThreadPoolExecutor(n_threads, thread_name_prefix="moa-task")
@@ -225,7 +225,7 @@ class Hands:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
 
-class TaskCrew:
+class QueueWorkers:
     """A ``Crew`` of all processes that work on a study.
 
     Args:
@@ -234,7 +234,7 @@ class TaskCrew:
         ledger: Says which part of the budget the stage may use.
     """
 
-    def __init__(self, board: TaskBoard, hands: Hands, ledger: Ledger) -> None:
+    def __init__(self, board: TaskQueue, hands: TaskRunner, ledger: Ledger) -> None:
         self._board, self._hands, self._ledger = board, hands, ledger
         self._offered: dict[tuple[str, str], bool] = {}
 

@@ -17,7 +17,7 @@ from moa_dspy.optimize.objectives import Objective
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.space.space import SearchSpace
 
-MOST_REPEATS = 4
+_MOST_REPEATS = 4
 """Known architectures in a row after which a new one is drawn instead of asked for.
 
 An ask takes 10 ms after 100 trials and 40 after 1,000: few, so that a trial takes no longer
@@ -119,7 +119,7 @@ class Trials:
         repeats = 0
         waiting: deque[Architecture] = deque()
         while len(self.records) < n_trials and not self.stopped_by:
-            if repeats >= MOST_REPEATS:
+            if repeats >= _MOST_REPEATS:
                 fresh = self._draw(rng)
                 if fresh is None:
                     return

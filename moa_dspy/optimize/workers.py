@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls import CallStore, Endurance, Ledger
+from moa_dspy.calls import CallStore, Ledger, OutagePolicy
 from moa_dspy.calls import database_url as url_of
 from moa_dspy.calls.store.database import shown as shown_url
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize.context import Snapshot, Watcher, silent
 from moa_dspy.optimize.evaluate import Measurer
-from moa_dspy.optimize.nodes import Memory
+from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.result import StudyResult
 from moa_dspy.optimize.search import ModelSearch
-from moa_dspy.optimize.study import Prepared, digest_of, save_study
-from moa_dspy.optimize.tasks import Hands, Task, TaskBoard, TaskCrew
+from moa_dspy.optimize.study import PreparedStudy, digest_of, save_study
+from moa_dspy.optimize.tasks import QueueWorkers, Task, TaskQueue, TaskRunner
 from moa_dspy.program_file import save_program
 
 
@@ -118,7 +118,7 @@ class SharedStudy:
         self._database.transact(lambda session: session.execute(update, values))
 
 
-def text_of(write: Callable[[Path], None]) -> str:
+def written_text(write: Callable[[Path], None]) -> str:
     """Return what ``write`` puts into the file that it is given."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "program.json"
@@ -142,7 +142,7 @@ _LOOK_SECONDS: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class StudyEnd:
     """A finished study, as one of its processes leaves it.
 
     Attributes:
@@ -168,7 +168,7 @@ def work_on(
     may_set_budget: bool = False,
     n_threads: int | None = None,
     watcher: Watcher = silent,
-) -> Ended:
+) -> StudyEnd:
     """Work on the study of a file until it is finished, beside any number of other processes.
 
     Args:
@@ -185,7 +185,7 @@ def work_on(
         MoaError: If anything in the file does not fit, or the study is another one, or an
             endpoint is down for longer than it is waited for.
     """
-    prepared = Prepared.read(path)
+    prepared = PreparedStudy.read(path)
     store = CallStore(storage)
     try:
         worker = Worker(prepared, store, storage, out=out, watcher=watcher)
@@ -199,7 +199,13 @@ class Worker:
     """A process of a study; see ``work_on``."""
 
     def __init__(
-        self, prepared: Prepared, store: CallStore, storage: str, *, out: Path, watcher: Watcher
+        self,
+        prepared: PreparedStudy,
+        store: CallStore,
+        storage: str,
+        *,
+        out: Path,
+        watcher: Watcher,
     ) -> None:
         self._prepared, self._store, self._storage = prepared, store, storage
         self._out, self._watcher = out, watcher
@@ -210,8 +216,8 @@ class Worker:
         book = store.book(f"{study.name} {digest_of(parts)}")
         self._ledger = Ledger(study.make_budget(), book=book)
         self._pool = prepared.make_pool(store, self._ledger)
-        self._board = TaskBoard(store, study.name)
-        self._memory = Memory()
+        self._board = TaskQueue(store, study.name)
+        self._memory = NodeCache()
         self._is_coordinator = False
         rows = (*prepared.splits.val, *prepared.splits.test)
         self._rows = {row.id: row for row in rows}
@@ -220,10 +226,10 @@ class Worker:
         texts = None if prompts is None else prompts.make_book(student)
         self._measurer = Measurer(student, prepared.metric, memory=self._memory, book=texts)
 
-    def run(self, n_threads: int, *, writes_files: bool) -> Ended:
+    def run(self, n_threads: int, *, writes_files: bool) -> StudyEnd:
         """Work until the study is finished."""
         claim = f"coordinator:{self.shared.name}"
-        hands = Hands(self._board, self._ask, n_threads=n_threads)
+        hands = TaskRunner(self._board, self._ask, n_threads=n_threads)
         try:
             while (finished := self.shared.finished()) is None:
                 if not self._store.claims.claim(claim):
@@ -243,14 +249,14 @@ class Worker:
         if writes_files:
             write_files(finished, result, self._out)
         where = shown_url(url_of(self._storage))
-        return Ended(result, where, finished.place, hands.n_done)
+        return StudyEnd(result, where, finished.place, hands.n_done)
 
     def _ask(self, task: Task) -> None:
         if not self._is_coordinator:
             self._ledger.share = task.share
         self._measurer.ask(Architecture.parse(task.architecture), self._rows[task.example])
 
-    def _help(self, hands: Hands) -> None:
+    def _help(self, hands: TaskRunner) -> None:
         self._is_coordinator = False
         self._pool.calls.endurance = self._endurance()
         clock = self._pool.calls.clock
@@ -259,10 +265,10 @@ class Worker:
             hands.turn()
             hands.rest()
 
-    def _endurance(self) -> Endurance:
-        return Endurance(self._prepared.study.calls.outage_seconds)
+    def _endurance(self) -> OutagePolicy:
+        return OutagePolicy(self._prepared.study.calls.outage_seconds)
 
-    def _coordinate(self, hands: Hands) -> None:
+    def _coordinate(self, hands: TaskRunner) -> None:
         """Run the search from its start: what is known costs nothing."""
         calls = self._pool.calls
         self._is_coordinator = True
@@ -272,7 +278,7 @@ class Worker:
         search = self._prepared.make_search(self._pool, self._watched, None)
         search.memory = self._memory
         if not calls.replay_only:
-            search.crew = TaskCrew(self._board, hands, self._ledger)
+            search.crew = QueueWorkers(self._board, hands, self._ledger)
         program = self._prepared.compile(search, self._pool)
         save_study(search.found.study, self._storage, name=self.shared.name)
         self._finish(search, program)
@@ -295,7 +301,7 @@ class Worker:
             seconds=spent.seconds,
         )
         scores = {name: row.score for name, row in result.test.items()}
-        text = text_of(lambda path: save_program(program, path, scores=scores))
+        text = written_text(lambda path: save_program(program, path, scores=scores))
         content = json.dumps(result.to_json(), allow_nan=False)
         place = f"{socket.gethostname()}:{self._out.resolve()}"
         self.shared.finish(Finished(content, text, place))

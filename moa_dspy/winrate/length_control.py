@@ -19,7 +19,7 @@ _N_FOLDS = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rows:
+class RegressionRows:
     """Rows of a logistic regression whose targets are probabilities."""
 
     features: Vector
@@ -27,12 +27,12 @@ class Rows:
     targets: Vector
     weights: Vector
 
-    def where(self, kept: NDArray[np.bool_]) -> Rows:
+    def where(self, kept: NDArray[np.bool_]) -> RegressionRows:
         """Return the rows that are marked."""
-        return Rows(self.features[kept], self.targets[kept], self.weights[kept])
+        return RegressionRows(self.features[kept], self.targets[kept], self.weights[kept])
 
 
-def fitted(rows: Rows, c: float, *, seed: int) -> tuple[float, float, float]:
+def fitted_coefficients(rows: RegressionRows, c: float, *, seed: int) -> tuple[float, float, float]:
     """Minimise the L1 norm of the coefficients + ``c`` times the weighted cross-entropy.
 
     There is no intercept. liblinear's stopping tolerance of 1e-4 is part of the definition: the
@@ -57,7 +57,7 @@ def fitted(rows: Rows, c: float, *, seed: int) -> tuple[float, float, float]:
     return length, difficulty, constant
 
 
-def chosen_c(rows: Rows, *, seed: int) -> float:
+def chosen_c(rows: RegressionRows, *, seed: int) -> float:
     """Choose c among ten from 1e-4 to 1e4 by the cross-entropy on held-out rows.
 
     Five folds; row k is in fold k modulo 5, which is what scikit-learn's grouped folds amount to.
@@ -74,8 +74,8 @@ def chosen_c(rows: Rows, *, seed: int) -> float:
     return float(GRID[np.mean(scores, axis=1).argmax()])
 
 
-def _score(rows: Rows, held_out: NDArray[np.bool_], c: float, seed: int) -> float:
-    weights = np.array(fitted(rows.where(~held_out), c, seed=seed))
+def _score(rows: RegressionRows, held_out: NDArray[np.bool_], c: float, seed: int) -> float:
+    weights = np.array(fitted_coefficients(rows.where(~held_out), c, seed=seed))
     test = rows.where(held_out)
     predicted = np.clip(0.5 + 0.5 * np.tanh(test.features @ weights / 2), 1e-15, 1 - 1e-15)
     likelihood = test.targets * np.log(predicted) + (1 - test.targets) * np.log1p(-predicted)
@@ -215,7 +215,7 @@ def length_controlled(
     hard = hard[judged] if align == "instruction" else hard[: wins.size]
     rows = _rows(wins, gaps, hard, gamed)
     chosen = chosen_c(rows, seed=seed) if c is None else float(c)
-    coefficients = Coefficients(*fitted(rows, chosen, seed=seed))
+    coefficients = Coefficients(*fitted_coefficients(rows, chosen, seed=seed))
     equal = _predicted(coefficients, hard)
     error = sqrt(float(equal.var(ddof=1)) / equal.size)
     return LengthControlled(float(equal.mean()), error, coefficients, chosen)
@@ -247,7 +247,7 @@ def _same_shape(lengths: Vector, difficulty: Vector, preferences: Vector) -> Vec
     return lengths
 
 
-def _rows(wins: Vector, gaps: Vector, difficulty: Vector, gamed: GamedRows) -> Rows:
+def _rows(wins: Vector, gaps: Vector, difficulty: Vector, gamed: GamedRows) -> RegressionRows:
     n_gamed = len(gamed.preferences)
     features = np.column_stack(
         [
@@ -257,7 +257,7 @@ def _rows(wins: Vector, gaps: Vector, difficulty: Vector, gamed: GamedRows) -> R
         ]
     )
     weights = np.concatenate([np.ones(wins.size), np.full(n_gamed, _GAMED_WEIGHT)])
-    return Rows(features, np.concatenate([wins, gamed.preferences]), weights)
+    return RegressionRows(features, np.concatenate([wins, gamed.preferences]), weights)
 
 
 def _predicted(coefficients: Coefficients, difficulty: Vector) -> Vector:

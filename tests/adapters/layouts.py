@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape, unescape
 
 import dspy
 
-from moa_dspy.adapters import PlainChat, guarded
+from moa_dspy.adapters import PlainChat, guarded_references
 from moa_dspy.signatures import with_references
 from moa_dspy.testing import scripted_pool
 
@@ -72,7 +72,7 @@ class Layout:
         read = [text, HONEST]
         inputs = {
             "question": "Capital?",
-            "references": guarded(read, adapter=adapter) if is_guarded else read,
+            "references": guarded_references(read, adapter=adapter) if is_guarded else read,
         }
         try:
             built = adapter.format(self.signature, [], inputs)

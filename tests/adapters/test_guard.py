@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa_dspy.adapters import ADAPTERS, guarded, neutral, quoted
+from moa_dspy.adapters import ADAPTERS, guarded_references, neutral, quoted
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.testing import scripted_pool
 from tests.adapters.hostile import FAMILIES
@@ -120,7 +120,7 @@ def test_what_is_not_harmless_stays_readable(text: str, shown: str) -> None:
 )
 def test_each_format_has_a_guard_of_its_own(name: str, text: str, shown: str) -> None:
     adapter = ADAPTERS[name]()
-    assert guarded([text], adapter=adapter) == [shown]
+    assert guarded_references([text], adapter=adapter) == [shown]
 
 
 def test_half_of_a_surrogate_pair_is_quoted_as_a_question_mark() -> None:

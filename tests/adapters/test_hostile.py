@@ -6,7 +6,7 @@ from collections.abc import Callable
 import dspy
 import pytest
 
-from moa_dspy.adapters import ADAPTERS, guarded
+from moa_dspy.adapters import ADAPTERS, guarded_references
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.testing import scripted_pool
 from tests.adapters.hostile import FAMILIES, FORGED, texts
@@ -76,7 +76,7 @@ def test_json_that_must_be_repaired_gets_no_field_from_a_reference(
                 continue  # a failed reply, which is shown as one
         return [answer for answer in answers if FORGED in answer]
 
-    assert forged(guarded(quotes, adapter=adapter)) == []
+    assert forged(guarded_references(quotes, adapter=adapter)) == []
     assert len(forged(quotes)) >= forged_without
 
 

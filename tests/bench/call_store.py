@@ -38,7 +38,7 @@ import psycopg
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from moa_dspy.calls import Ask, Calls, CallStore
+from moa_dspy.calls import CallRequest, Calls, CallStore
 from tests.bench.made_up_calls import CALLER, fill, request
 from tests.postgresql import AbsentError, PostgreSQLServer
 
@@ -55,7 +55,7 @@ def per_second(task: Callable[[Any], object], inputs: Sequence[Any]) -> float:
     return len(inputs) / (perf_counter() - start)
 
 
-def asks(n_hits: int, n_calls: int) -> list[Ask]:
+def asks(n_hits: int, n_calls: int) -> list[CallRequest]:
     """Return requests of stored calls, each once, in no order."""
     numbers = random.Random(0).sample(range(n_calls), min(n_hits, n_calls))
     return [Calls().ask(CALLER, request(number)) for number in numbers]
@@ -78,7 +78,7 @@ def rates(place: Path | str, select: Callable[[str], object], *, n_hits: int, n_
     return median(ratios), median(ours), median(bare)
 
 
-def chunks(asked: Sequence[Ask]) -> list[Sequence[Ask]]:
+def chunks(asked: Sequence[CallRequest]) -> list[Sequence[CallRequest]]:
     size = max(1, len(asked) // N_CHUNKS)
     return [asked[start : start + size] for start in range(0, len(asked), size)]
 
@@ -132,10 +132,10 @@ def open_seconds(path: Path) -> float:
 def node_lookups_per_second() -> float:
     """Return how often per second a search finds what an agent answered to an example."""
     from moa_dspy.aggregators import Question
-    from moa_dspy.optimize.nodes import Memory
+    from moa_dspy.optimize.nodes import NodeCache
     from moa_dspy.prediction import Response
 
-    memory = Memory()
+    memory = NodeCache()
     questions = [Question(f"node {n}", "agent", 0, None, {}) for n in range(N_NODES // 200)]
     places = [(f"row {n}", None) for n in range(200)]
     for place in places:

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from moa_dspy.diversity import METRICS, PairwiseMetric, pairwise_similarity
+from moa_dspy.diversity import DIVERSITY_METRICS, PairwiseMetric, pairwise_similarity
 
 Texts = list[list[str]]
 Matrix = NDArray[np.float64]
@@ -74,7 +74,7 @@ def timed(compute: Callable[[], Matrix]) -> tuple[Matrix, float, float]:
 
 def double_loop(name: str, texts: Sequence[Sequence[str]]) -> Matrix:
     """Ask the one-question metric for every pair and question."""
-    metric = METRICS[name]()
+    metric = DIVERSITY_METRICS[name]()
     similarities = np.eye(len(texts))
     for i, j in combinations(range(len(texts)), 2):
         pairs = zip(texts[i], texts[j], strict=True)
@@ -91,7 +91,7 @@ def time_metric(name: str, texts: Texts, *, run_all: bool) -> Timing:
     scale = n_questions / len(places)
     looped, _, loop_cpu = timed(lambda: double_loop(name, sample))
     at_once, seconds, cpu = timed(lambda: pairwise_similarity(name, sample))
-    extrapolate = not run_all and not isinstance(METRICS[name](), PairwiseMetric)
+    extrapolate = not run_all and not isinstance(DIVERSITY_METRICS[name](), PairwiseMetric)
     if extrapolate:
         seconds, cpu = seconds * scale, cpu * scale
     else:
@@ -115,9 +115,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--all", action="store_true", help="run what would be extrapolated")
     options = parser.parse_args(arguments)
     models, texts = read_texts(options.folder, n_models=options.models)
-    for name in METRICS:
+    for name in DIVERSITY_METRICS:
         pairwise_similarity(name, [[row[0]] for row in texts])  # loads what is loaded late
-    timings = [time_metric(name, texts, run_all=options.all) for name in METRICS]
+    timings = [time_metric(name, texts, run_all=options.all) for name in DIVERSITY_METRICS]
     if options.json:
         sizes = {"n_models": len(models), "n_questions": len(texts[0])}
         print(json.dumps({**sizes, "metrics": {t.metric: asdict(t) for t in timings}}))

@@ -6,9 +6,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-from moa_dspy.calls import Call, Caller, Calls, CallStore, canonical_json
+from moa_dspy.calls import AgentCalls, Call, Calls, CallStore, canonical_json
 
-CALLER = Caller("agent", "openai/model@vendor", usd_per_completion_token=1e-6)
+CALLER = AgentCalls("agent", "openai/model@vendor", usd_per_completion_token=1e-6)
 WORDS = ["the", "of", "capital", "country", "question", "answer", "model", "because", "river"]
 WORDS += ["longest", "between", "city", "population", "language", "mountain", "known", "called"]
 

@@ -1,4 +1,4 @@
-"""Simulated races of equal and of bad arms, judged by the library's ``Race`` and ``looks``."""
+"""Simulated races of equal and of bad arms, judged by the library's ``Race`` and ``look_points``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from moa_dspy.optimize.racing import Race, looks
+from moa_dspy.optimize.racing import Race, look_points
 
 Matrix = NDArray[np.float64]
 N_ROWS = 200
@@ -62,7 +62,7 @@ def run(arms: Matrix, race: Race) -> list[int]:
 
     Rivals are asked in the order of their lead in standard deviations: the first says it.
     """
-    ends, rows = looks(N_ROWS), [N_ROWS]
+    ends, rows = look_points(N_ROWS), [N_ROWS]
     leads = [_leads(arms[:, :end]) for end in ends]
     whole = [0]
     for arm in range(1, len(arms)):
@@ -103,7 +103,7 @@ def equal_arms(n_races: int, n_arms: Sequence[int]) -> list[dict[str, Any]]:
     found = []
     for world, draw in WORLDS.items():
         for n in n_arms:
-            rng, race = np.random.default_rng(n), Race(n, len(looks(N_ROWS)))
+            rng, race = np.random.default_rng(n), Race(n, len(look_points(N_ROWS)))
             gaps = np.zeros(n)
             wrong = sum(min(run(draw(rng, gaps), race)) < N_ROWS for _ in range(n_races))
             found.append({"world": world, "arms": n, "races": n_races, **share(wrong, n_races)})
@@ -124,7 +124,7 @@ def bad_arms(n_races: int, n_arms: Sequence[int]) -> list[dict[str, Any]]:
     for world in ("binary", "graded"):
         for n in n_arms:
             for gap in BAD_BY:
-                rng, race = np.random.default_rng(n), Race(n, len(looks(N_ROWS)))
+                rng, race = np.random.default_rng(n), Race(n, len(look_points(N_ROWS)))
                 used, wrong = 0.0, 0
                 for _ in range(n_races):
                     gaps = rng.permutation(np.repeat([0.0, gap], [N_GOOD, n - N_GOOD]))

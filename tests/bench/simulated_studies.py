@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.optimize.selection import Evidence, Measured, choose, paired
+from moa_dspy.optimize.selection import CandidateScores, Evidence, choose, paired
 from moa_dspy.optimize.votes import Ballots
 from moa_dspy.winrate import verdict
 
@@ -68,7 +68,7 @@ def study(world: World, rng: np.random.Generator, *, seed: int) -> tuple[str, fl
     whole = Ballots(names, letters, (letters == 0).astype(np.float64))
     val, test = whole.take(np.arange(N_VAL)), whole.take(np.arange(N_VAL, N_VAL + N_TEST))
     singles = dict(zip(names, val.scores, strict=True))
-    measured = [Measured(Architecture.single(n), s, 1.0, 1.0) for n, s in singles.items()]
+    measured = [CandidateScores(Architecture.single(n), s, 1.0, 1.0) for n, s in singles.items()]
     evidence = Evidence(
         singles=singles,
         measured=tuple(measured),
@@ -138,8 +138,8 @@ def one_mixture(n_studies: int, *, gain: float, discordance: float) -> dict[str,
         evidence = Evidence(
             singles={"a": theirs[:N_VAL], "b": np.zeros(N_VAL)},
             measured=(
-                Measured(single, theirs[:N_VAL], 1.0, 1.0),
-                Measured(mixture, ours[:N_VAL], 3.0, 3.0),
+                CandidateScores(single, theirs[:N_VAL], 1.0, 1.0),
+                CandidateScores(mixture, ours[:N_VAL], 3.0, 3.0),
             ),
             ballots=None,
             widths=(1, 1),

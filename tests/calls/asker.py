@@ -16,10 +16,10 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from moa_dspy.calls import Call, Caller, Calls, CallStore
+from moa_dspy.calls import AgentCalls, Call, Calls, CallStore
 
 PLACE, URL, LEASE, N_QUESTIONS, SEED, *MODE = sys.argv[1:]
-CALLER = Caller("a", "served/a", usd_per_completion_token=0.5)
+CALLER = AgentCalls("a", "served/a", usd_per_completion_token=0.5)
 
 
 def send(number: int) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from moa_dspy.calls import Call, Caller, call_key, canonical_json
+from moa_dspy.calls import AgentCalls, Call, call_key, canonical_json
 
-CALLER = Caller("a", "served/a")
+CALLER = AgentCalls("a", "served/a")
 
 MakeCall = Callable[..., Call]
 

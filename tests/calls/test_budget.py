@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from moa_dspy.calls import Budget, Caller, Calls, CallStore, Estimate, Ledger, Spending
+from moa_dspy.calls import AgentCalls, Budget, CallEstimate, Calls, CallStore, Ledger, Spending
 from moa_dspy.errors import BudgetReachedError, StudyError
 
 MakeLedger = Callable[..., Ledger]
@@ -37,7 +37,7 @@ def make_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make
 
 def spend(ledger: Ledger, *, tokens: int = 0, usd: float = 0.0, seconds: float = 0.0) -> None:
     """Make one call that uses all that it may."""
-    ticket = ledger.reserve(Estimate(tokens, usd))
+    ticket = ledger.reserve(CallEstimate(tokens, usd))
     ledger.settle(ticket, tokens=tokens, usd=usd, seconds=seconds)
 
 
@@ -71,7 +71,7 @@ def test_the_call_that_would_go_beyond_a_limit_is_refused_before_it_is_made(
     for _ in range(3):
         spend(ledger, tokens=10, usd=0.25)
     with pytest.raises(BudgetReachedError, match=f"^{message}$"):
-        ledger.reserve(Estimate(10, 0.25))
+        ledger.reserve(CallEstimate(10, 0.25))
     spent = replace(ledger.spending, seconds=0.0)
     assert spent == Spending(made=3, tokens=30, usd=0.75)
 
@@ -85,7 +85,7 @@ def test_a_call_is_refused_when_one_as_slow_as_the_slowest_would_end_too_late(
         spend(ledger, seconds=seconds)
     spend(ledger, seconds=1001)
     with pytest.raises(BudgetReachedError, match="The budget of 1000 seconds is reached"):
-        ledger.reserve(Estimate())
+        ledger.reserve(CallEstimate())
 
 
 def test_a_share_keeps_a_part_of_every_limit_back(make_ledger: MakeLedger) -> None:
@@ -96,7 +96,7 @@ def test_a_share_keeps_a_part_of_every_limit_back(make_ledger: MakeLedger) -> No
     with pytest.raises(
         BudgetReachedError, match=r"10 calls is reached \(this stage may use 80% of it\)"
     ):
-        ledger.reserve(Estimate())
+        ledger.reserve(CallEstimate())
     ledger.share = 1.0
     for _ in range(2):
         spend(ledger)
@@ -105,19 +105,19 @@ def test_a_share_keeps_a_part_of_every_limit_back(make_ledger: MakeLedger) -> No
 
 def test_calls_in_flight_count_by_their_upper_bound(make_ledger: MakeLedger) -> None:
     one = make_ledger(Budget(calls=1))
-    one.reserve(Estimate())
+    one.reserve(CallEstimate())
     with pytest.raises(BudgetReachedError, match="1 calls"):
-        one.reserve(Estimate())
+        one.reserve(CallEstimate())
     ledger = make_ledger(Budget(tokens=100))
-    tickets = [ledger.reserve(Estimate(tokens=40)) for _ in range(2)]
+    tickets = [ledger.reserve(CallEstimate(tokens=40)) for _ in range(2)]
     with pytest.raises(BudgetReachedError, match="100 tokens"):
-        ledger.reserve(Estimate(tokens=40))
+        ledger.reserve(CallEstimate(tokens=40))
     for ticket in tickets:
         ledger.settle(ticket, tokens=5, usd=0.0, seconds=0.0)
     # 10 tokens were really used: 90 are free again.
-    ledger.reserve(Estimate(tokens=90))
+    ledger.reserve(CallEstimate(tokens=90))
     with pytest.raises(BudgetReachedError, match="100 tokens"):
-        ledger.reserve(Estimate(tokens=1))
+        ledger.reserve(CallEstimate(tokens=1))
 
 
 def test_threads_together_never_reserve_more_than_the_limit(make_ledger: MakeLedger) -> None:
@@ -128,7 +128,7 @@ def test_threads_together_never_reserve_more_than_the_limit(make_ledger: MakeLed
         granted = 0
         for _ in range(10):
             try:
-                ticket = ledger.reserve(Estimate(tokens=10))
+                ticket = ledger.reserve(CallEstimate(tokens=10))
             except BudgetReachedError:
                 continue
             granted += 1
@@ -147,11 +147,11 @@ def test_what_an_earlier_run_spent_counts(make_ledger: MakeLedger) -> None:
     one_left = make_ledger(Budget(calls=5), spent=before)
     spend(one_left)
     with pytest.raises(BudgetReachedError, match="5 calls"):
-        one_left.reserve(Estimate())
+        one_left.reserve(CallEstimate())
     with pytest.raises(BudgetReachedError, match="100 tokens"):
-        make_ledger(Budget(tokens=100), spent=before).reserve(Estimate(tokens=11))
+        make_ledger(Budget(tokens=100), spent=before).reserve(CallEstimate(tokens=11))
     with pytest.raises(BudgetReachedError, match="59 seconds"):
-        make_ledger(Budget(seconds=59), spent=before).reserve(Estimate())
+        make_ledger(Budget(seconds=59), spent=before).reserve(CallEstimate())
 
 
 def test_reuse_is_counted_and_free(make_ledger: MakeLedger) -> None:
@@ -171,7 +171,7 @@ def test_time_runs_from_the_first_call_on(make_ledger: MakeLedger) -> None:
 
 def test_a_reservation_is_settled_once(make_ledger: MakeLedger) -> None:
     ledger = make_ledger(Budget(tokens=100))
-    ticket = ledger.reserve(Estimate(tokens=90))
+    ticket = ledger.reserve(CallEstimate(tokens=90))
     for _ in range(2):
         ledger.settle(ticket, tokens=40, usd=0.25, seconds=0.0)
     assert replace(ledger.spending, seconds=0.0) == Spending(made=1, tokens=40, usd=0.25)
@@ -179,16 +179,16 @@ def test_a_reservation_is_settled_once(make_ledger: MakeLedger) -> None:
 
 def test_a_call_that_was_not_made_costs_nothing(make_ledger: MakeLedger) -> None:
     ledger = make_ledger(Budget(calls=1))
-    ledger.cancel(ledger.reserve(Estimate(tokens=90)))
+    ledger.cancel(ledger.reserve(CallEstimate(tokens=90)))
     assert replace(ledger.spending, seconds=0.0) == Spending()
-    ledger.reserve(Estimate(tokens=90))
+    ledger.reserve(CallEstimate(tokens=90))
 
 
 @pytest.mark.parametrize("budget", [Budget(tokens=10**9), Budget(usd=1e9)])
 def test_a_call_without_an_upper_bound_is_refused_where_one_is_needed(
     make_ledger: MakeLedger, budget: Budget
 ) -> None:
-    unbounded = Estimate(tokens=5, usd=0.1, is_bounded=False)
+    unbounded = CallEstimate(tokens=5, usd=0.1, is_bounded=False)
     with pytest.raises(StudyError, match=r"`budget\.(tokens|usd)` needs .* without `max_tokens`"):
         make_ledger(budget).reserve(unbounded)
     make_ledger(Budget(calls=1, seconds=1e9)).reserve(unbounded)
@@ -196,7 +196,7 @@ def test_a_call_without_an_upper_bound_is_refused_where_one_is_needed(
 
 def test_a_request_without_max_tokens_is_refused_before_it_is_sent() -> None:
     calls = Calls(ledger=Ledger(Budget(usd=1.0)))
-    ask = calls.ask(Caller("a", "served/a"), {"messages": ["hello"], "config": {}})
+    ask = calls.ask(AgentCalls("a", "served/a"), {"messages": ["hello"], "config": {}})
 
     def never() -> dict[str, Any]:
         raise AssertionError("a request was made")
@@ -215,4 +215,4 @@ def test_a_ledger_goes_on_in_another_book_with_what_it_counted(make_ledger: Make
     assert spent == Spending(made=2, reused=1, tokens=8, usd=0.5)
     spend(ledger)
     with pytest.raises(BudgetReachedError, match="3 calls"):
-        ledger.reserve(Estimate())
+        ledger.reserve(CallEstimate())

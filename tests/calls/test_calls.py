@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from moa_dspy.calls import (
-    Ask,
+    AgentCalls,
     Budget,
-    Caller,
+    CallRequest,
     Calls,
     CallStore,
     Ledger,
@@ -17,7 +17,7 @@ from moa_dspy.calls import (
 )
 from moa_dspy.errors import BudgetReachedError, UnknownCallError
 
-CALLER = Caller("a", "served/a", usd_per_prompt_token=0.5, usd_per_completion_token=2.0)
+CALLER = AgentCalls("a", "served/a", usd_per_prompt_token=0.5, usd_per_completion_token=2.0)
 SAMPLED = {"messages": ["hello"], "config": {"temperature": 0.7, "max_tokens": 10}}
 GREEDY = {"messages": ["hello"], "config": {"temperature": 0, "max_tokens": 10}}
 
@@ -55,7 +55,7 @@ def test_a_call_is_made_once_and_priced_by_the_callers_list() -> None:
 def test_samples_of_a_sampled_agent_differ_and_of_a_greedy_one_do_not() -> None:
     calls = Calls()
 
-    def asked(request: dict[str, Any]) -> list[Ask]:
+    def asked(request: dict[str, Any]) -> list[CallRequest]:
         found = []
         for sample in range(3):
             with call_scope(sample=sample):
@@ -71,8 +71,8 @@ def test_samples_of_a_sampled_agent_differ_and_of_a_greedy_one_do_not() -> None:
 def test_the_key_is_the_content_and_not_the_agents_name() -> None:
     calls = Calls()
     key = calls.ask(CALLER, {"a": 1, "b": 2}).key
-    assert calls.ask(Caller("other", CALLER.identity), {"b": 2, "a": 1}).key == key
-    assert calls.ask(Caller("a", "elsewhere/a"), {"a": 1, "b": 2}).key != key
+    assert calls.ask(AgentCalls("other", CALLER.identity), {"b": 2, "a": 1}).key == key
+    assert calls.ask(AgentCalls("a", "elsewhere/a"), {"a": 1, "b": 2}).key != key
     assert calls.ask(CALLER, {"a": 1, "b": 3}).key != key
 
 
@@ -141,7 +141,7 @@ def test_half_of_a_surrogate_pair_is_stored_and_comes_back(half: str, tmp_path: 
 
 
 def test_a_secret_in_a_failure_is_masked_before_it_is_stored() -> None:
-    caller = Caller("a", "served/a", secrets=("sk-planted",))
+    caller = AgentCalls("a", "served/a", secrets=("sk-planted",))
     calls = Calls()
     ask = calls.ask(caller, SAMPLED)
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from moa_dspy.calls import Call, Caller, Calls, CallStore, Estimate, Ledger, Spending
-from moa_dspy.calls.budget import MemoryBook
+from moa_dspy.calls import AgentCalls, Call, CallEstimate, Calls, CallStore, Ledger, Spending
+from moa_dspy.calls.budget import MemoryBudget
 
-CALLER = Caller("a", "served/a")
+CALLER = AgentCalls("a", "served/a")
 REQUEST = {"messages": ["hello"]}
 
 
@@ -58,7 +58,7 @@ class SlowStore:
         self._store.release(key)
 
 
-class SlowBook(MemoryBook):
+class SlowBook(MemoryBudget):
     """A book whose reservations take as long as they are made to."""
 
     def __init__(self, slow: Slow) -> None:
@@ -66,7 +66,7 @@ class SlowBook(MemoryBook):
         self._slow = slow
 
     def reserve(
-        self, estimate: Estimate, *, limits: Mapping[str, float], key: str | None
+        self, estimate: CallEstimate, *, limits: Mapping[str, float], key: str | None
     ) -> str | None:
         self._slow.wait()
         return super().reserve(estimate, limits=limits, key=key)
@@ -124,7 +124,7 @@ def test_a_reservation_that_was_made_for_a_cancelled_task_is_taken_back(path: Pa
 def test_an_answer_that_arrived_before_its_task_was_cancelled_is_stored_and_settled(
     path: Path, key: Callable[[], str]
 ) -> None:
-    slow, store, book = Slow(), CallStore(path), MemoryBook()
+    slow, store, book = Slow(), CallStore(path), MemoryBudget()
     cancel_during(slow, Calls(SlowStore(store, put=slow), ledger=Ledger(book=book)))
     reopened = CallStore(path)
     stored = reopened.get(key())

@@ -8,7 +8,7 @@ import dspy
 import pytest
 
 from moa_dspy.agent import Agent
-from moa_dspy.calls import Budget, Calls, Endurance, Ledger, call_scope
+from moa_dspy.calls import Budget, Calls, Ledger, OutagePolicy, call_scope
 from moa_dspy.errors import BudgetReachedError, OutageError
 from moa_dspy.pool import Pool
 from tests.calls.chat_server import ChatServer, Reply, serving
@@ -29,7 +29,7 @@ def pool_of(
 ) -> Pool:
     clock = FakeClock()
     calls = Calls(clock=clock, ledger=Ledger(budget))
-    calls.endurance = Endurance(outage_seconds, clock)
+    calls.endurance = OutagePolicy(outage_seconds, clock)
     agent = Agent(name="a", model="openai/x", api_base=server.url, num_retries=0)
     return Pool([agent], calls=calls)
 

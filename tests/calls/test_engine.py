@@ -12,14 +12,22 @@ from dspy import lm15
 
 from moa_dspy.adapters import PlainChat
 from moa_dspy.agent import Agent
-from moa_dspy.calls import AsyncStoredEngine, Budget, Caller, Calls, CallStore, Ledger, Recording
+from moa_dspy.calls import (
+    AgentCalls,
+    AsyncStoredEngine,
+    Budget,
+    Calls,
+    CallStore,
+    Ledger,
+    Recording,
+)
 from moa_dspy.calls import StoredEngine as Stored
 from moa_dspy.errors import BudgetReachedError, MoaError, PoolError, StoreError, UnknownCallError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
 from moa_dspy.testing import AsyncScriptedEngine, Script, ScriptedEngine, scripted_pool
 
-CALLER = Caller("a", "scripted/a")
+CALLER = AgentCalls("a", "scripted/a")
 
 
 def lm_of(calls: Calls, build: Callable[[], Any], abuild: Callable[[], Any], **more: Any) -> Any:

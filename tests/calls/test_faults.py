@@ -12,7 +12,7 @@ import pytest
 from dspy import lm15
 
 from moa_dspy.agent import Agent
-from moa_dspy.calls import Call, Caller, Calls, Recording, call_scope, stored_lm
+from moa_dspy.calls import AgentCalls, Call, Calls, Recording, call_scope, stored_lm
 from moa_dspy.pool import Pool
 from moa_dspy.testing import ScriptedEngine
 from tests.calls.chat_server import HEAD, USAGE, ChatServer, Reply, serving
@@ -127,7 +127,7 @@ def test_an_engine_that_cannot_be_stopped_is_left_alone_after_the_agents_time() 
             gate.wait(10)
             return ScriptedEngine("too late").complete(request)
 
-    calls, caller = Calls(), Caller("a", "served/a")
+    calls, caller = Calls(), AgentCalls("a", "served/a")
     lm: Any = stored_lm("agent/a", calls, caller, lambda _: Hanging(), timeout_seconds=0.05)
     with pytest.raises(dspy.LMTimeoutError, match=r"no complete answer after 0\.05 s"):
         lm("q")
@@ -185,7 +185,7 @@ class Interrupted:
 
 def test_an_interrupted_request_is_noted_and_asked_again_next_time() -> None:
     calls = Calls()
-    caller = Caller("a", "served/a")
+    caller = AgentCalls("a", "served/a")
     lm: Any = stored_lm("agent/a", calls, caller, lambda _: Interrupted())
     with pytest.raises(KeyboardInterrupt):
         lm("q")
@@ -201,6 +201,6 @@ def test_what_an_engine_of_the_user_raises_as_an_lm_error_stays_what_it_is() -> 
         def complete(self, request: Any) -> Any:
             raise lm15.ContextLengthError("too long", status=400)
 
-    lm: Any = stored_lm("agent/a", Calls(), Caller("a", "served/a"), lambda _: Refusing())
+    lm: Any = stored_lm("agent/a", Calls(), AgentCalls("a", "served/a"), lambda _: Refusing())
     with pytest.raises(dspy.ContextWindowExceededError, match="too long"):
         lm("q")

@@ -9,7 +9,7 @@ import pytest
 from dspy import lm15
 
 from moa_dspy.agent import Agent
-from moa_dspy.calls import Caller, Calls, RetryPolicy, call_scope
+from moa_dspy.calls import AgentCalls, Calls, RetryPolicy, call_scope
 from moa_dspy.errors import BudgetReachedError, PoolError
 from moa_dspy.pool import Pool
 from tests.calls.chat_server import ChatServer, Reply, serving
@@ -140,7 +140,7 @@ def test_a_call_is_dated_by_its_beginning() -> None:
         clock.sleep(5.0)
         return {}
 
-    call = calls.answer(calls.ask(Caller("a", "served/a"), {"q": "?"}), send)
+    call = calls.answer(calls.ask(AgentCalls("a", "served/a"), {"q": "?"}), send)
     assert (call.time, call.seconds) == (1_700_001_000.0, 5.0)
 
 

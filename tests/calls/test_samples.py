@@ -12,7 +12,7 @@ import pytest
 from dspy import lm15
 
 from moa_dspy.agent import Agent
-from moa_dspy.calls import Caller, Calls, Recording, call_scope, stored_lm
+from moa_dspy.calls import AgentCalls, Calls, Recording, call_scope, stored_lm
 from moa_dspy.calls.lm.engine import sample_index
 from moa_dspy.pool import Pool
 from moa_dspy.testing import ScriptedEngine, scripted_pool
@@ -159,7 +159,7 @@ def test_an_lm_inside_another_does_not_take_the_others_sample() -> None:
     outer: Any = stored_lm(
         "agent/out",
         calls,
-        Caller("out", "nested/out"),
+        AgentCalls("out", "nested/out"),
         lambda _: Nesting(pool.lm("in")),
         temperature=0.7,
     )
@@ -183,7 +183,7 @@ def test_an_engine_that_is_asked_inside_another_lms_call_has_no_part_in_it() -> 
     outer: Any = stored_lm(
         "agent/out",
         calls,
-        Caller("out", "nested/out"),
+        AgentCalls("out", "nested/out"),
         lambda _: Nesting(lambda _: [inner.engine.complete(request).text]),
         temperature=0.7,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from moa_dspy.calls import Budget, Call, CallStore, Estimate, Ledger, Spending
+from moa_dspy.calls import Budget, Call, CallEstimate, CallStore, Ledger, Spending
 from moa_dspy.errors import BudgetReachedError
 
 MakeCall = Callable[..., Call]
@@ -85,8 +85,8 @@ def test_what_a_killed_process_reserved_stays_charged_while_nobody_knows_what_it
     ledger = Ledger(Budget(tokens=1000), book=store.book("s"))
     assert ledger.book.totals().tokens == 300
     with pytest.raises(BudgetReachedError, match="1000 tokens"):
-        ledger.reserve(Estimate(tokens=701))
-    ledger.reserve(Estimate(tokens=700))
+        ledger.reserve(CallEstimate(tokens=701))
+    ledger.reserve(CallEstimate(tokens=700))
 
 
 def test_what_a_killed_process_reserved_is_charged_at_its_cost_once_the_answer_is_stored(
@@ -97,13 +97,13 @@ def test_what_a_killed_process_reserved_is_charged_at_its_cost_once_the_answer_i
     ledger = Ledger(Budget(tokens=1000), book=store.book("s"))
     store.put(replace(call, response=None, failure="down"))
     with pytest.raises(BudgetReachedError, match="1000 tokens"):
-        ledger.reserve(Estimate(tokens=995))  # a failure says nothing of the other request
+        ledger.reserve(CallEstimate(tokens=995))  # a failure says nothing of the other request
     store.put(call)
-    waits_until_reserved(ledger, Estimate(tokens=995))
+    waits_until_reserved(ledger, CallEstimate(tokens=995))
     assert replace(ledger.spending, seconds=0.0) == Spending(made=1, tokens=5, usd=0.5)
 
 
-def waits_until_reserved(ledger: Ledger, estimate: Estimate) -> None:
+def waits_until_reserved(ledger: Ledger, estimate: CallEstimate) -> None:
     """Try until the dead process's lease is over, for at most a minute."""
     last = time.monotonic() + 60
     while True:
@@ -120,7 +120,7 @@ def test_what_a_living_process_reserved_is_not_touched(
 ) -> None:
     call = make_call()
     other = CallStore(place, lease_seconds=3600)
-    ticket = other.book("s").reserve(Estimate(tokens=300), limits={}, key=call.key)
+    ticket = other.book("s").reserve(CallEstimate(tokens=300), limits={}, key=call.key)
     assert ticket is not None
     store.put(call)
     assert store.book("s").resolve() == 0
@@ -158,24 +158,24 @@ def test_time_counts_while_somebody_works_on_the_study(
     store = CallStore(place, lease_seconds=lease)
     ledger = Ledger(Budget(seconds=4000), book=store.book("s"))
     assert ledger.spending.seconds == 0.0
-    ledger.settle(ledger.reserve(Estimate()), tokens=0, usd=0.0, seconds=0.0)
+    ledger.settle(ledger.reserve(CallEstimate()), tokens=0, usd=0.0, seconds=0.0)
     change = "UPDATE spending SET ticked_at = ticked_at - ?"
     store.database.transact(lambda session: session.execute(change, (seconds_ago,)))
     assert (ledger.spending.seconds >= 5000) == is_counted
     if is_counted:
         with pytest.raises(BudgetReachedError, match="4000 seconds"):
-            ledger.reserve(Estimate())
+            ledger.reserve(CallEstimate())
     else:
-        ledger.reserve(Estimate())
+        ledger.reserve(CallEstimate())
     assert (ledger.spending.seconds >= 5000) == is_counted
     store.close()
 
 
 def test_time_counts_during_a_long_call_too(store: CallStore) -> None:
-    store.book("s").reserve(Estimate(), limits={}, key=None)
+    store.book("s").reserve(CallEstimate(), limits={}, key=None)
     counted = "SELECT seconds FROM spending WHERE study = 's'"
     book = store.book("s")
-    ticket = book.reserve(Estimate(), limits={}, key=None)
+    ticket = book.reserve(CallEstimate(), limits={}, key=None)
     last = time.monotonic() + 60
     (before,) = store.database.rows(counted)[0]
     # Nothing is reserved or settled: only beats can move it.

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from moa_dspy.calls import Call, Caller, Calls
+from moa_dspy.calls import AgentCalls, Call, Calls
 
-CALLER = Caller("a", "served/a")
+CALLER = AgentCalls("a", "served/a")
 SAMPLED = {"messages": ["hello"], "config": {"temperature": 0.7, "max_tokens": 10}}
 
 

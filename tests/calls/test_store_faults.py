@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from moa_dspy.calls import Call, Caller, Calls, CallStore
+from moa_dspy.calls import AgentCalls, Call, Calls, CallStore
 from moa_dspy.calls.store.database import Session
 from moa_dspy.errors import StoreError
 from tests.postgresql import PostgreSQLServer
 
 MakeCall = Callable[..., Call]
-CALLER = Caller("a", "served/a")
+CALLER = AgentCalls("a", "served/a")
 
 
 def _nothing() -> None:

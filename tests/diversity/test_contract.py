@@ -7,14 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moa_dspy.diversity import METRICS, DiversityMetric, PairwiseMetric
+from moa_dspy.diversity import DIVERSITY_METRICS, DiversityMetric, PairwiseMetric
 
 busy = settings(deadline=None)  # a busy machine is no failure
 # Every code point, lone surrogates included.
 characters = st.characters(exclude_categories=()) | st.sampled_from("aAb1 .,-\n\ud800")
 text = st.text(characters, max_size=20)
 responses = st.lists(text, max_size=6)
-every_metric = pytest.mark.parametrize("metric", [m() for m in METRICS.values()], ids=list(METRICS))
+every_metric = pytest.mark.parametrize(
+    "metric", [m() for m in DIVERSITY_METRICS.values()], ids=list(DIVERSITY_METRICS)
+)
 
 
 @every_metric
@@ -90,4 +92,4 @@ def test_changes_nothing(metric: DiversityMetric, texts: list[str]) -> None:
 
 
 def test_names_are_sorted() -> None:
-    assert list(METRICS) == sorted(METRICS)
+    assert list(DIVERSITY_METRICS) == sorted(DIVERSITY_METRICS)

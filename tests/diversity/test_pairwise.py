@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moa_dspy.diversity import (
-    METRICS,
+    DIVERSITY_METRICS,
     JaccardDistance,
     TfidfDistance,
     pairwise_similarity,
@@ -21,9 +21,9 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", DIVERSITY_METRICS)
 def test_equals_the_metric_on_each_pair(name: str) -> None:
-    metric = METRICS[name]()
+    metric = DIVERSITY_METRICS[name]()
     expected = [
         [np.mean([1 - metric([a, b]) for a, b in zip(x, y, strict=True)]) for y in TEXTS]
         for x in TEXTS

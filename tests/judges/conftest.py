@@ -10,7 +10,7 @@ import pytest
 from dspy import lm15
 
 from moa_dspy.agent import Agent
-from moa_dspy.calls import Caller, Calls, StoredEngine
+from moa_dspy.calls import AgentCalls, Calls, StoredEngine
 from moa_dspy.pool import Pool
 from moa_dspy.testing import last_user_text
 
@@ -58,7 +58,7 @@ def pool_of() -> Callable[..., Pool]:
             max_tokens=8,
             cache=False,
             num_retries=0,
-            engine=StoredEngine(shared, Caller("judge", "scripted/judge"), lambda: engine),
+            engine=StoredEngine(shared, AgentCalls("judge", "scripted/judge"), lambda: engine),
         )
         agent = Agent(name="judge", model="scripted/judge", temperature=0.0)
         return Pool([agent], calls=shared, lms={"judge": lm})

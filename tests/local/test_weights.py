@@ -11,7 +11,16 @@ from types import MappingProxyType
 import pytest
 
 from moa_dspy.errors import ChecksumError, LocalModelError
-from moa_dspy.local import Source, Weights, check, find, models_table, pull, sha256_of, verify
+from moa_dspy.local import (
+    Source,
+    Weights,
+    find,
+    models_table,
+    pull,
+    sha256_of,
+    verify,
+    weights_status,
+)
 
 CONTENT = b"GGUF" + bytes(range(96))
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -158,7 +167,7 @@ def test_the_table_tells_absent_present_and_checked(tmp_path: Path) -> None:
     assert status() == (False, False)
     (tmp_path / "tiny.gguf").write_bytes(CONTENT)
     assert status() == (True, False)
-    assert check("tiny", folder=tmp_path, catalogue=catalogue) == tmp_path / "tiny.gguf"
+    assert weights_status("tiny", folder=tmp_path, catalogue=catalogue) == tmp_path / "tiny.gguf"
     assert status() == (True, True)
 
 
@@ -166,4 +175,4 @@ def test_an_unknown_name_lists_the_known() -> None:
     with pytest.raises(LocalModelError, match=r"Unknown model 'huge'; known ones are qwen2\.5"):
         pull("huge")
     with pytest.raises(LocalModelError, match="Unknown model 'huge'"):
-        check("huge")
+        weights_status("huge")

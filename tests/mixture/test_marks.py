@@ -10,7 +10,7 @@ import dspy
 import pytest
 
 from moa_dspy.adapters import PlainChat
-from moa_dspy.lm_binding import MARK
+from moa_dspy.lm_binding import SEAT_MARK
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.program_file import save_program
 from moa_dspy.signatures import with_references
@@ -50,7 +50,7 @@ def test_no_adapter_shows_the_mark(adapter: Any, agent: Any) -> None:
             demos = [{"claim": "Grass is nice.", "kind": "opinion", "share": 0.9}]
             shown = adapter.format(predictor.signature, demos, dict(INPUTS))
             assert shown == adapter.format(unmarked.signature, demos, dict(INPUTS))
-            assert MARK not in str(shown)
+            assert SEAT_MARK not in str(shown)
 
 
 def test_plain_chat_does_not_show_the_mark() -> None:
@@ -90,19 +90,19 @@ def test_the_mark_outlives_copies_new_instructions_and_saved_states(tmp_path: Pa
         for (name, one), another in zip(
             program.named_predictors(), other.predictors(), strict=True
         ):
-            found = another.signature.fields["question"].json_schema_extra[MARK]
-            assert found == one.signature.fields["question"].json_schema_extra[MARK] == name
+            found = another.signature.fields["question"].json_schema_extra[SEAT_MARK]
+            assert found == one.signature.fields["question"].json_schema_extra[SEAT_MARK] == name
     assert restored.aggregator.signature.instructions == "New."
 
 
 def test_states_and_the_users_signature_know_nothing_of_the_mark() -> None:
     program = mixture(Task)
-    assert MARK not in str(program.dump_state())
-    assert MARK not in repr(Task)
+    assert SEAT_MARK not in str(program.dump_state())
+    assert SEAT_MARK not in repr(Task)
     assert program.signature is Task
     first: Any = program.layers[0].proposers[0]
     assert first.signature.dump_state() == Task.dump_state()
 
 
 def test_a_signature_without_inputs_is_left_as_it_is() -> None:
-    assert MARK not in repr(mixture("-> answer").layers[0].proposers[0].signature)
+    assert SEAT_MARK not in repr(mixture("-> answer").layers[0].proposers[0].signature)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from moa_dspy.agent import Agent
-from moa_dspy.optimize.forecast import openers, self_moa, top_k, way
+from moa_dspy.optimize.forecast import baseline_architectures, baseline_combine, self_moa_of, top_k
 from moa_dspy.optimize.space import SearchSpace
 from moa_dspy.pool import Pool
 
@@ -22,17 +22,17 @@ def test_top_k_is_the_best_k_and_the_best_one_decides() -> None:
 
 
 def test_self_moa_samples_the_best_agent_three_times() -> None:
-    assert str(self_moa(RANKING, pool())) == "b*3 > vote(b)"
-    assert str(self_moa(RANKING, pool(), combine="synthesize")) == "b*3 > synthesize(b)"
+    assert str(self_moa_of(RANKING, pool())) == "b*3 > vote(b)"
+    assert str(self_moa_of(RANKING, pool(), combine="synthesize")) == "b*3 > synthesize(b)"
 
 
 def test_a_greedy_agent_has_no_samples_unless_a_warm_twin_is_in_the_search() -> None:
-    assert self_moa(RANKING, pool(0.0)) is None
+    assert self_moa_of(RANKING, pool(0.0)) is None
     warm = Agent(name="b-warm", model="vendor/b", temperature=0.7)
     other = Agent(name="d-warm", model="vendor/d", temperature=0.7)
     twins = Pool([*pool(0.0).values(), other, warm])
-    assert str(self_moa([*RANKING, "d-warm", "b-warm"], twins)) == "b-warm*3 > vote(b-warm)"
-    assert self_moa(RANKING, twins) is None
+    assert str(self_moa_of([*RANKING, "d-warm", "b-warm"], twins)) == "b-warm*3 > vote(b-warm)"
+    assert self_moa_of(RANKING, twins) is None
 
 
 @pytest.mark.parametrize(
@@ -45,11 +45,11 @@ def test_a_greedy_agent_has_no_samples_unless_a_warm_twin_is_in_the_search() -> 
     ],
 )
 def test_rivals_vote_where_votes_are_allowed(combines: tuple[str, ...], expected: str) -> None:
-    assert way(SearchSpace(("a", "b"), combines=combines)) == expected
+    assert baseline_combine(SearchSpace(("a", "b"), combines=combines)) == expected
 
 
 def test_openers_are_self_moa_then_each_top_k_then_the_full_layers_of_the_paper() -> None:
-    found = openers(RANKING, pool(), SearchSpace(("a", "b", "c")))
+    found = baseline_architectures(RANKING, pool(), SearchSpace(("a", "b", "c")))
     assert list(map(str, found)) == [
         "b*3 > vote(b)",
         "a + b > vote(b)",
@@ -61,9 +61,9 @@ def test_openers_are_self_moa_then_each_top_k_then_the_full_layers_of_the_paper(
 
 def test_openers_of_a_space_of_votes_ask_nobody_to_synthesize() -> None:
     space = SearchSpace(("a", "b", "c"), combines=("vote",), max_width=2)
-    assert list(map(str, openers(RANKING, pool(0.0), space))) == ["a + b > vote(b)"]
+    assert list(map(str, baseline_architectures(RANKING, pool(0.0), space))) == ["a + b > vote(b)"]
 
 
 def test_one_agent_has_no_rivals_but_itself() -> None:
     space = SearchSpace(("a",), combines=("vote",))
-    assert list(map(str, openers(["a"], pool(), space))) == ["a*3 > vote(a)"]
+    assert list(map(str, baseline_architectures(["a"], pool(), space))) == ["a*3 > vote(a)"]

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from moa_dspy.diversity import JaccardDistance
-from moa_dspy.optimize.objectives import OBJECTIVES, DiversityObjective, Measured
+from moa_dspy.optimize.objectives import OBJECTIVES, DiversityObjective, MeasuredArchitecture
 
 # Three examples: won, tied, lost against the best single agent.
-MEASURED = Measured(
+MEASURED = MeasuredArchitecture(
     scores=[1.0, 0.5, 0.0],
     reference=[0.5, 0.5, 0.75],
     layers=[("x", "y"), ("x", "X "), ()],

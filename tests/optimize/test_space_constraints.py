@@ -10,7 +10,7 @@ import pytest
 from moa_dspy.agent import Agent
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.space import SearchSpace, provider, providers_of
-from moa_dspy.optimize.space.rules import Dice
+from moa_dspy.optimize.space.rules import RandomSuggestions
 from tests.optimize.spaces import NAMES, enumerated
 
 HOMES = dict(zip(NAMES, "xxyy", strict=True))
@@ -50,7 +50,7 @@ def constrained(case: str) -> SearchSpace:
 def test_no_choice_breaks_a_constraint(case: str) -> None:
     space, rng = constrained(case), random.Random(0)
     inside = enumerated(space)
-    drawn = {space.suggest(Dice(rng)) for _ in range(400)}
+    drawn = {space.suggest(RandomSuggestions(rng)) for _ in range(400)}
     assert len(drawn) > 10
     assert drawn <= inside
     assert space.size == len(inside)
@@ -75,7 +75,8 @@ def test_a_space_holds_what_keeps_to_its_constraints_and_nothing_else(case: str)
 def test_the_same_choices_are_repaired_in_the_same_way(case: str) -> None:
     space = constrained(case)
     first, second = (
-        [space.suggest(Dice(rng)) for _ in range(50)] for rng in map(random.Random, (7, 7))
+        [space.suggest(RandomSuggestions(rng)) for _ in range(50)]
+        for rng in map(random.Random, (7, 7))
     )
     assert first == second
 
@@ -83,7 +84,7 @@ def test_the_same_choices_are_repaired_in_the_same_way(case: str) -> None:
 def test_three_layers_are_drawn_and_named() -> None:
     space, rng = SearchSpace(("a", "b"), ("vote",), max_depth=3, min_width=1), random.Random(0)
     deepest = Architecture((("a",), ("a", "b"), ("b",)), None, "vote")
-    assert {space.suggest(Dice(rng)).depth for _ in range(30)} == {1, 2, 3}
+    assert {space.suggest(RandomSuggestions(rng)).depth for _ in range(30)} == {1, 2, 3}
     assert space.params(deepest) == {
         "kind": "layers",
         "depth": 3,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa_dspy.errors import ArchitectureError
-from moa_dspy.references import Cut, ReferenceLimits, count_tokens, fit, fitted
+from moa_dspy.references import Cut, ReferenceLimits, count_tokens, fit, fitted_references
 
 NO_LIMITS = ReferenceLimits()
 
@@ -68,7 +68,7 @@ def test_the_limit_of_each_comes_before_that_of_all() -> None:
 
 def test_the_room_is_that_of_the_built_prompt() -> None:
     # A window of 100, 20 for the reply, 10 of prompt and 2 of numbers: 68 for two texts.
-    texts, cuts = fitted(
+    texts, cuts = fitted_references(
         [numbered(50), numbered(50)],
         agents=["a", "b"],
         limits=NO_LIMITS,

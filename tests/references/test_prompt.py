@@ -5,8 +5,8 @@ from typing import Any
 import dspy
 import pytest
 
-from moa_dspy.adapters import PlainChat, guarded
-from moa_dspy.references import ReferenceLimits, built_tokens, fitted
+from moa_dspy.adapters import PlainChat, guarded_references
+from moa_dspy.references import ReferenceLimits, built_tokens, fitted_references
 from moa_dspy.signatures import REFERENCES, with_references
 
 SIGNATURE: Any = with_references(dspy.Signature("question -> answer", "Be brief."))
@@ -86,12 +86,12 @@ def test_references_fit_a_window_with_all_that_an_adapter_adds_and_escapes(adapt
     module = dspy.Predict(SIGNATURE)
 
     def inputs(references: list[str]) -> dict[str, Any]:
-        return {"question": "France?", REFERENCES: guarded(references, adapter=adapter)}
+        return {"question": "France?", REFERENCES: guarded_references(references, adapter=adapter)}
 
     def measure(references: list[str]) -> int:
         return built_tokens(module, adapter, inputs(references))
 
-    read, cuts = fitted(
+    read, cuts = fitted_references(
         texts,
         agents=["a", "b"],
         limits=ReferenceLimits(),

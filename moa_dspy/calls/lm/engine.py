@@ -26,17 +26,17 @@ from dspy.clients.engines.stream_guard import achecked_stream, checked_stream
 from moa_dspy.calls.call import Call
 from moa_dspy.calls.calls import Calls
 from moa_dspy.calls.lm.stream import (
-    Arriving,
-    Passage,
+    StreamedResponse,
+    StreamState,
     as_stream,
     in_time,
+    mask_keys,
     readable,
     stream_of,
-    told,
 )
-from moa_dspy.calls.request import Ask, Caller
+from moa_dspy.calls.request import AgentCalls, CallRequest
 from moa_dspy.calls.scope import current_scope
-from moa_dspy.calls.steps import Course, Send, Step
+from moa_dspy.calls.steps import PlanRun, Send, Step
 from moa_dspy.calls.timeout import aevents_within, awithin, events_within, within
 
 _FIRST_DERIVED: Final = 2**20
@@ -114,7 +114,7 @@ class Stored:
     def __init__(
         self,
         calls: Calls,
-        caller: Caller,
+        caller: AgentCalls,
         build: Callable[[], Any],
         *,
         is_seeded: bool = False,
@@ -148,14 +148,14 @@ class Stored:
                 self._endpoint = self._build()
             return self._endpoint
 
-    def ask(self, request: Any) -> Ask:
+    def ask(self, request: Any) -> CallRequest:
         """Describe ``request`` without the model's name, which the identity stands for."""
         plain = request_to_dict(request)
         plain.pop("model")
         sample = next_sample(current_scope().sample, model=request.model)
         return self.calls.ask(self.caller, plain, sample=sample)
 
-    def outgoing(self, request: Any, ask: Ask) -> Any:
+    def outgoing(self, request: Any, ask: CallRequest) -> Any:
         """Return the request as sent: a seeded endpoint samples by the call's content.
 
         So a recording that is made again, in any order and on any number of
@@ -183,7 +183,7 @@ class StoredEngine(Stored):
         return self.response(call)
 
     def _send(self, request: Any) -> dict[str, Any]:
-        with told(self.caller):
+        with mask_keys(self.caller):
             endpoint = self.endpoint
             # An endpoint that keeps the time itself saves a thread.
             seconds = None if getattr(endpoint, "keeps_time", False) else self.timeout_seconds
@@ -196,16 +196,16 @@ class StoredEngine(Stored):
         or that nobody reads to its end is a failed call, and is not tried again once some
         of it was passed on.
         """
-        ask, passage = self.ask(request), Passage()
+        ask, passage = self.ask(request), StreamState()
         call = self.calls.known(ask)
         if call is None:
-            course = Course(self.calls.plan(ask))
+            course = PlanRun(self.calls.plan(ask))
             yield from self._pass_on(course, self.outgoing(request, ask), passage)
             call = course.call
         arrived = passage.arriving
         yield from as_stream(self.response(call)) if arrived is None else arrived.last()
 
-    def _pass_on(self, course: Course, request: Any, passage: Passage) -> Iterator[Any]:
+    def _pass_on(self, course: PlanRun, request: Any, passage: StreamState) -> Iterator[Any]:
         with in_time():
             while course.step is not None:
                 try:
@@ -215,12 +215,12 @@ class StoredEngine(Stored):
                 else:
                     course.did(passage.result)
 
-    def _do(self, step: Step, request: Any, passage: Passage) -> Iterator[Any]:
+    def _do(self, step: Step, request: Any, passage: StreamState) -> Iterator[Any]:
         if not isinstance(step, Send):
             passage.result = None
             step.run()
             return
-        arriving = Arriving(request)
+        arriving = StreamedResponse(request)
         try:
             for event in self._arriving(request):
                 for shown in arriving.take(event):
@@ -232,7 +232,7 @@ class StoredEngine(Stored):
             passage.result, passage.arriving = self._send(request), None
 
     def _arriving(self, request: Any) -> Iterator[Any]:
-        with told(self.caller):
+        with mask_keys(self.caller):
             source = checked_stream(stream_of(self.endpoint, request))
             with closing_stream(source):
                 yield from events_within(self.timeout_seconds, source)
@@ -252,15 +252,15 @@ class AsyncStoredEngine(Stored):
         return self.response(call)
 
     async def _send(self, request: Any) -> dict[str, Any]:
-        with told(self.caller):
+        with mask_keys(self.caller):
             return readable(await awithin(self.timeout_seconds, self.endpoint.complete(request)))
 
     async def stream(self, request: Any) -> AsyncIterator[Any]:
         """Yield the events of the response as they arrive, or those of the stored one."""
-        ask, passage = self.ask(request), Passage()
+        ask, passage = self.ask(request), StreamState()
         call = self.calls.known(ask)
         if call is None:
-            course = Course(self.calls.plan(ask))
+            course = PlanRun(self.calls.plan(ask))
             passed_on = self._pass_on(course, self.outgoing(request, ask), passage)
             async with aclosing(passed_on) as events:
                 async for event in events:
@@ -271,7 +271,7 @@ class AsyncStoredEngine(Stored):
             yield event
 
     async def _pass_on(
-        self, course: Course, request: Any, passage: Passage
+        self, course: PlanRun, request: Any, passage: StreamState
     ) -> AsyncGenerator[Any, None]:
         with in_time():
             while course.step is not None:
@@ -284,12 +284,14 @@ class AsyncStoredEngine(Stored):
                 else:
                     course.did(passage.result)
 
-    async def _do(self, step: Step, request: Any, passage: Passage) -> AsyncGenerator[Any, None]:
+    async def _do(
+        self, step: Step, request: Any, passage: StreamState
+    ) -> AsyncGenerator[Any, None]:
         if not isinstance(step, Send):
             passage.result = None
             await step.arun()
             return
-        arriving = Arriving(request)
+        arriving = StreamedResponse(request)
         try:
             async with aclosing(self._arriving(request)) as events:
                 async for event in events:
@@ -302,7 +304,7 @@ class AsyncStoredEngine(Stored):
             passage.result, passage.arriving = await self._send(request), None
 
     async def _arriving(self, request: Any) -> AsyncGenerator[Any, None]:
-        with told(self.caller):
+        with mask_keys(self.caller):
             source = achecked_stream(stream_of(self.endpoint, request))
             async with aclosing_stream(source):
                 async for event in aevents_within(self.timeout_seconds, source):

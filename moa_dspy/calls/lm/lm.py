@@ -13,7 +13,7 @@ from dspy.utils.callback import BaseCallback
 
 from moa_dspy.calls.calls import Calls
 from moa_dspy.calls.lm.engine import AsyncStoredEngine, StoredEngine, lm_call_begins, lm_call_ends
-from moa_dspy.calls.request import Caller
+from moa_dspy.calls.request import AgentCalls
 from moa_dspy.calls.scope import CallFacts, current_scope
 
 _N_LATEST: Final = 200
@@ -86,7 +86,7 @@ def _usage(lm: Any, outputs: Any) -> dict[str, Any]:
 def stored_lm(
     model: str,
     calls: Calls,
-    caller: Caller,
+    caller: AgentCalls,
     build: Callable[[bool], Any],
     *,
     is_seeded: bool = False,

@@ -14,7 +14,7 @@ from dspy import lm15
 from dspy._vendor.lm15.result import StreamAccumulator
 from dspy._vendor.lm15.serde import response_to_dict
 
-from moa_dspy.calls.request import Caller
+from moa_dspy.calls.request import AgentCalls
 from moa_dspy.calls.scope import DeadlineError
 from moa_dspy.errors import MoaError
 
@@ -130,7 +130,7 @@ def _holds(reply: Mapping[str, Any]) -> bool:
 
 
 @contextmanager
-def told(caller: Caller) -> Iterator[None]:
+def mask_keys(caller: AgentCalls) -> Iterator[None]:
     """Make what an endpoint raises fit to be shown.
 
     Keys are masked, for a server may quote the request's own header; what a parser
@@ -174,7 +174,7 @@ def _mask(error: BaseException, mask: Callable[[str], str]) -> None:
 
 
 @dataclass(slots=True)
-class Passage:
+class StreamState:
     """What is known of a stream that is being passed on.
 
     Attributes:
@@ -183,10 +183,10 @@ class Passage:
     """
 
     result: Any = None
-    arriving: Arriving | None = None
+    arriving: StreamedResponse | None = None
 
 
-class Arriving:
+class StreamedResponse:
     """Collects a stream into a response while its events are passed on.
 
     The end is kept back: whoever reads it must find the answer stored.

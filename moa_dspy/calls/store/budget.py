@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from moa_dspy.calls.budget import LIMITS, Estimate, Spending, Totals
+from moa_dspy.calls.budget import LIMITS, CallEstimate, Spending, Totals
 from moa_dspy.calls.store.database import Session
 from moa_dspy.calls.store.leases import Owner
 from moa_dspy.errors import StoreError
@@ -40,7 +40,7 @@ class Reservations:
         self,
         session: Session,
         ticket: str,
-        estimate: Estimate,
+        estimate: CallEstimate,
         *,
         limits: Mapping[str, float],
         key: str | None,
@@ -102,7 +102,7 @@ class Reservations:
         ]
 
 
-class DatabaseBook:
+class DatabaseBudget:
     """A book in the store, which all workers of a study share, and which outlives them.
 
     What a worker reserved and never settled, because it died, stays charged by its upper
@@ -158,7 +158,7 @@ class DatabaseBook:
         return Totals(*self.database.rows(query, (self.study,))[0])
 
     def reserve(
-        self, estimate: Estimate, *, limits: Mapping[str, float], key: str | None
+        self, estimate: CallEstimate, *, limits: Mapping[str, float], key: str | None
     ) -> str | None:
         """Reserve room for one call, or return None if it goes beyond a limit."""
         self._work()
@@ -230,7 +230,7 @@ class DatabaseBook:
         )
 
 
-def _beat(forgettable: weakref.ref[DatabaseBook]) -> None:
+def _beat(forgettable: weakref.ref[DatabaseBudget]) -> None:
     book = forgettable()
     if book is not None:
         book.flush()

@@ -22,7 +22,7 @@ from sqlalchemy import event, exc
 
 from moa_dspy.errors import StoreError
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 _MOST_CONNECTIONS = 10
 """Of one process; PostgreSQL allows 100 in all, if nobody changed that."""
 
@@ -59,7 +59,7 @@ class Connections:
         # A store that nobody closed closes its file when it goes; Python 3.13 warns otherwise.
         weakref.finalize(self, _close, self._idle, self._engine)
 
-    def lend(self, work: Callable[[Any], T]) -> T:
+    def lend(self, work: Callable[[Any], _T]) -> _T:
         """Return what ``work`` does with a connection; one that is lost is thrown away."""
         with self._slots:
             held = self._take()
@@ -212,7 +212,6 @@ def _is_this_machine(host: str) -> bool:
         return False
 
 
-_T = TypeVar("_T")
 _LONGEST_PAUSE_SECONDS = 1.0
 
 

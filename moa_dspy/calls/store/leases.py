@@ -19,7 +19,7 @@ from typing import Any
 from moa_dspy.calls.store.database import Database, Session
 from moa_dspy.errors import StoreError
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _BEATS_PER_LEASE = 3
 
@@ -88,7 +88,7 @@ class Owner:
                     work()
                 except StoreError as error:
                     # Whoever needs the store next is told; the next beat tries again.
-                    logger.warning("A lease could not be renewed: %s", error)
+                    _logger.warning("A lease could not be renewed: %s", error)
 
     def _renew(self) -> None:
         expires = f"{self.database.clock} + ?"

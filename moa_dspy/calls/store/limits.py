@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from moa_dspy.calls.retry import Limiter, hinted_seconds
-from moa_dspy.calls.scope import Patience
-from moa_dspy.calls.steps import Plan, Sleep, Work
+from moa_dspy.calls.scope import Deadline
+from moa_dspy.calls.steps import CallPlan, Sleep, Work
 from moa_dspy.calls.store.leases import Claims, pauses
 from moa_dspy.errors import StoreError
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
 """How old a look at an endpoint's pause may be."""
@@ -30,7 +30,7 @@ class _Pause:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Admission:
     """Whether a request may be sent now.
 
     Attributes:
@@ -67,14 +67,14 @@ class SharedLimits:
         is_paused = pause is not None and pause.ends_at > now
         return limiter.limit is not None or not is_fresh or is_paused
 
-    def enter(self, limiter: Limiter) -> Entry:
+    def enter(self, limiter: Limiter) -> Admission:
         """Take a slot of the endpoint, if one is free and it does not want to be left alone."""
         if (left := self._pause_left(limiter.endpoint)) > 0:
-            return Entry(False, wait_seconds=left)
+            return Admission(False, wait_seconds=left)
         if limiter.limit is None:
-            return Entry(True)
+            return Admission(True)
         slot = self._free_slot(limiter.endpoint, limiter.limit)
-        return Entry(slot is not None, slot)
+        return Admission(slot is not None, slot)
 
     def _free_slot(self, endpoint: str, limit: int) -> str | None:
         names = [f"slot:{endpoint}:{number}" for number in range(limit)]
@@ -90,7 +90,7 @@ class SharedLimits:
         try:
             self._claims.release(slot)
         except StoreError as error:
-            logger.warning("A slot could not be given back: %s", error)
+            _logger.warning("A slot could not be given back: %s", error)
 
     def note(self, error: Exception, endpoint: str) -> None:
         """Keep what ``error`` says of how long the endpoint wants to be left alone, for all."""
@@ -110,7 +110,7 @@ class SharedLimits:
                 lambda session: session.execute(insert, (endpoint, seconds)), is_durable=False
             )
         except StoreError as error_of_store:
-            logger.warning("A pause could not be told to others: %s", error_of_store)
+            _logger.warning("A pause could not be told to others: %s", error_of_store)
 
     def _pause_left(self, endpoint: str) -> float:
         now, pause = time.monotonic(), self._pauses.get(endpoint)
@@ -125,9 +125,9 @@ class SharedLimits:
         return max(0.0, pause.ends_at - now)
 
 
-def admitted(
-    limits: SharedLimits, limiter: Limiter, patience: Patience, *, make: Callable[[], Plan]
-) -> Plan:
+def wait_for_slot(
+    limits: SharedLimits, limiter: Limiter, patience: Deadline, *, make: Callable[[], CallPlan]
+) -> CallPlan:
     """Say how to get a call by ``make`` as soon as all processes together leave room for it."""
     entering = Work(partial(limits.enter, limiter))
     try:

@@ -193,7 +193,7 @@ def _version(query: Callable[[str], list[Any]], *, is_postgresql: bool) -> int:
     return 1 if stamp == 0 and "calls" in found else stamp
 
 
-COLUMNS = tuple(f.name for f in fields(Call))
+CALL_COLUMNS = tuple(f.name for f in fields(Call))
 
 _SHORTEST_PACKED = 64
 """Bytes; what is shorter does not gain."""
@@ -228,9 +228,9 @@ _DICTIONARY = (
 )
 _NOT_IN_A_TEXT = re.compile(r"[\x00\ud800-\udfff]")
 
-_values = attrgetter(*COLUMNS)
-_REQUEST, _RESPONSE = COLUMNS.index("request"), COLUMNS.index("response")
-_FAILURE = COLUMNS.index("failure")
+_values = attrgetter(*CALL_COLUMNS)
+_REQUEST, _RESPONSE = CALL_COLUMNS.index("request"), CALL_COLUMNS.index("response")
+_FAILURE = CALL_COLUMNS.index("failure")
 
 
 def packed(text: str) -> bytes:
@@ -252,7 +252,7 @@ def unpacked(data: bytes | str) -> str:
 
 
 def to_row(call: Call) -> tuple[Any, ...]:
-    """Return the values of ``call`` in the order of ``COLUMNS``."""
+    """Return the values of ``call`` in the order of ``CALL_COLUMNS``."""
     row = list(_values(call))
     row[_REQUEST] = packed(call.request)
     row[_RESPONSE] = None if call.response is None else packed(call.response)
@@ -262,7 +262,7 @@ def to_row(call: Call) -> tuple[Any, ...]:
 
 
 def from_row(row: Sequence[Any]) -> Call:
-    """Return the call whose columns ``row`` holds, in the order of ``COLUMNS``."""
+    """Return the call whose columns ``row`` holds, in the order of ``CALL_COLUMNS``."""
     key, agent, identity, sample, request, response, *rest = row
     text = None if response is None else unpacked(response)
     return Call(key, agent, identity, sample, unpacked(request), text, *rest)

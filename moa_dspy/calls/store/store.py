@@ -17,18 +17,18 @@ from typing import Any
 from moa_dspy.calls.budget import Spending
 from moa_dspy.calls.call import Call
 from moa_dspy.calls.store import store as _table
-from moa_dspy.calls.store.budget import DatabaseBook
+from moa_dspy.calls.store.budget import DatabaseBudget
 from moa_dspy.calls.store.database import Database, Session
 from moa_dspy.calls.store.leases import Claims, Owner
 from moa_dspy.calls.store.limits import SharedLimits
-from moa_dspy.calls.store.schema import COLUMNS, from_row, prepare, to_row
+from moa_dspy.calls.store.schema import CALL_COLUMNS, from_row, prepare, to_row
 from moa_dspy.errors import StoreError
 
-_LISTED = ", ".join(COLUMNS)
+_LISTED = ", ".join(CALL_COLUMNS)
 _SELECT = f"SELECT {_LISTED} FROM calls WHERE key = ?"
 _UPSERT = (
-    f"INSERT INTO calls ({_LISTED}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT (key) "
-    f"DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in COLUMNS if name != 'key')} "
+    f"INSERT INTO calls ({_LISTED}) VALUES ({', '.join('?' * len(CALL_COLUMNS))}) ON CONFLICT (key) "
+    f"DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in CALL_COLUMNS if name != 'key')} "
     "WHERE calls.response IS NULL"
 )
 _PAGE = 500
@@ -143,7 +143,7 @@ def _size(call: Call) -> int:
     return _BYTES_PER_CALL + len(call.request) + len(call.response or "")
 
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 class CallStore:
@@ -236,7 +236,7 @@ class CallStore:
             self.claims.release(key)
         except StoreError as error:
             # Whoever releases has an answer or an error to hand on; the claim ends with the lease.
-            logger.warning("A claim could not be given back: %s", error)
+            _logger.warning("A claim could not be given back: %s", error)
 
     def put(self, call: Call) -> Call:
         """Store ``call`` and return the call that is stored from now on.
@@ -249,7 +249,7 @@ class CallStore:
         try:
             return self._write(call)
         except StoreError as error:
-            logger.warning("An answer is kept in memory until it can be stored: %s", error)
+            _logger.warning("An answer is kept in memory until it can be stored: %s", error)
             with self._lock:
                 self._unwritten[call.key] = call
             return call
@@ -297,9 +297,9 @@ class CallStore:
         """Return what was paid twice, by all owners that ever used this store."""
         return _table.paid_twice(self.database)
 
-    def book(self, study: str, *, spent: Spending | None = None) -> DatabaseBook:
+    def book(self, study: str, *, spent: Spending | None = None) -> DatabaseBudget:
         """Return the book that all who work on a study share; a new one starts at ``spent``."""
-        return DatabaseBook(self.owner, study, spent=spent)
+        return DatabaseBudget(self.owner, study, spent=spent)
 
     def close(self) -> None:
         """Write what is left, give every claim back and close; what was stored is stored.

@@ -1,7 +1,7 @@
 """Public benchmarks as rows, from the hub or from local files; one benchmark per file."""
 
 from moa_dspy.data.benchmarks.alpaca_eval import AlpacaEval
-from moa_dspy.data.benchmarks.base import Benchmark, Origin
+from moa_dspy.data.benchmarks.base import Benchmark, BenchmarkOrigin
 from moa_dspy.data.benchmarks.bbh import TASKS, BigBenchHard
 from moa_dspy.data.benchmarks.flask import Flask
 from moa_dspy.data.benchmarks.gsm8k import GSM8K
@@ -15,11 +15,11 @@ __all__ = [
     "TASKS",
     "AlpacaEval",
     "Benchmark",
+    "BenchmarkOrigin",
     "BigBenchHard",
     "Flask",
     "MMLUPro",
     "MTBench",
-    "Origin",
     "card",
 ]
 
@@ -49,7 +49,7 @@ def card(name: str) -> str:
     where = origin.repository if origin.config is None else f"{origin.repository}, {origin.config}"
     lines = {
         "Benchmark": benchmark.title,
-        "Origin": where,
+        "BenchmarkOrigin": where,
         "Splits": ", ".join(origin.splits),
         "Paper": origin.paper,
         "Licence": benchmark.licence,

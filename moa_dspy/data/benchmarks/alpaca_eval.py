@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moa_dspy.data.benchmarks.base import Benchmark, Origin, Row
+from moa_dspy.data.benchmarks.base import Benchmark, BenchmarkOrigin, PublishedRow
 from moa_dspy.data.rows import SUFFIXES, Record, find_file, records_of
 
 _BASELINE = "alpaca_eval_gpt4_baseline"
-_ORIGIN = Origin(
+_ORIGIN = BenchmarkOrigin(
     "tatsu-lab/alpaca_eval",
     ("eval",),
     "https://arxiv.org/abs/2404.04475",
@@ -36,7 +36,7 @@ class AlpacaEval(Benchmark):
 
     name: str = "alpaca_eval"
     title: str = "AlpacaEval 2, instructions judged against GPT-4 Turbo's responses"
-    origin: Origin = _ORIGIN
+    origin: BenchmarkOrigin = _ORIGIN
     licence: str = "CC BY-NC 4.0 (data), Apache-2.0 (code); non-commercial use, with attribution"
     scoring: str = (
         "A judge compares each response with the baseline's; reported are the win rate and the "
@@ -55,7 +55,7 @@ class AlpacaEval(Benchmark):
         for where, row in records_of(file):
             yield where, {"output": answers.get(str(row.get("instruction_id"))), **row}
 
-    def _fields(self, row: Row, number: int, split: str | None) -> dict[str, Any]:
+    def _fields(self, row: PublishedRow, number: int, split: str | None) -> dict[str, Any]:
         return {
             "id": str(row.columns.get("instruction_id", number)),
             "instruction": row.text("instruction"),

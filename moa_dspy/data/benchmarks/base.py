@@ -14,7 +14,7 @@ from moa_dspy.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class BenchmarkOrigin:
     """Where a benchmark is published.
 
     Attributes:
@@ -49,7 +49,7 @@ class Benchmark:
 
     name: str
     title: str
-    origin: Origin
+    origin: BenchmarkOrigin
     licence: str
     scoring: str
     citation: str
@@ -80,7 +80,8 @@ class Benchmark:
         rows = [
             (where, fields)
             for number, (where, row) in enumerate(records)
-            if (fields := self._fields(Row(row, f"{label}, {where}"), number, split)) is not None
+            if (fields := self._fields(PublishedRow(row, f"{label}, {where}"), number, split))
+            is not None
         ]
         return make_examples(rows, label, inputs=self.inputs)[:limit]
 
@@ -95,13 +96,13 @@ class Benchmark:
         """The same rows from a file or folder."""
         raise NotImplementedError
 
-    def _fields(self, row: Row, number: int, split: str | None) -> dict[str, Any] | None:
+    def _fields(self, row: PublishedRow, number: int, split: str | None) -> dict[str, Any] | None:
         """Our fields of the row with this number, from 0; None leaves it out."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PublishedRow:
     """A published row whose missing columns are errors that say where."""
 
     columns: Mapping[str, Any]

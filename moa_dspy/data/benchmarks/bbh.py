@@ -10,7 +10,7 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.data.benchmarks.base import Benchmark, Origin, Row
+from moa_dspy.data.benchmarks.base import Benchmark, BenchmarkOrigin, PublishedRow
 from moa_dspy.data.metrics import normalise_text
 from moa_dspy.data.rows import Record, find_file, hub_records, records_of
 from moa_dspy.errors import DataError
@@ -26,7 +26,7 @@ TASKS = (
     *("tracking_shuffled_objects_seven_objects", "tracking_shuffled_objects_three_objects"),
     *("web_of_lies", "word_sorting"),
 )
-_ORIGIN = Origin("lukaemon/bbh", TASKS, "https://arxiv.org/abs/2210.09261")
+_ORIGIN = BenchmarkOrigin("lukaemon/bbh", TASKS, "https://arxiv.org/abs/2210.09261")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class BigBenchHard(Benchmark):
 
     name: str = "bbh"
     title: str = "BIG-Bench Hard"
-    origin: Origin = _ORIGIN
+    origin: BenchmarkOrigin = _ORIGIN
     licence: str = "MIT"
     scoring: str = (
         "Exact match per task, then the mean over tasks. `bbh_match` compares what follows "
@@ -68,7 +68,7 @@ class BigBenchHard(Benchmark):
         for task, file in files.items():
             yield from _named(task, records_of(file))
 
-    def _fields(self, row: Row, number: int, split: str | None) -> dict[str, Any]:
+    def _fields(self, row: PublishedRow, number: int, split: str | None) -> dict[str, Any]:
         return {
             "id": row.text("id"),
             "question": row.text("input"),

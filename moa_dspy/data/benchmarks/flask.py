@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moa_dspy.data.benchmarks.base import Benchmark, Origin, Row
+from moa_dspy.data.benchmarks.base import Benchmark, BenchmarkOrigin, PublishedRow
 from moa_dspy.data.rows import Record, find_file, records_of
 from moa_dspy.errors import DataError
 
 _FILE = "flask_evaluation"
-_ORIGIN = Origin(
+_ORIGIN = BenchmarkOrigin(
     "kaistAI/FLASK on GitHub (the authors publish it there, not on the hub)",
     ("evaluation",),
     "https://arxiv.org/abs/2307.10928",
@@ -34,7 +34,7 @@ class Flask(Benchmark):
 
     name: str = "flask"
     title: str = "FLASK, fine-grained evaluation by skill"
-    origin: Origin = _ORIGIN
+    origin: BenchmarkOrigin = _ORIGIN
     licence: str = (
         "Apache-2.0 as redistributed by togethercomputer/MoA; the instructions come from other "
         "data sets, each under its own licence"
@@ -52,7 +52,7 @@ class Flask(Benchmark):
     def _local(self, source: Path, split: str | None) -> Iterable[Record]:
         return records_of(find_file(source, _FILE))
 
-    def _fields(self, row: Row, number: int, split: str | None) -> dict[str, Any]:
+    def _fields(self, row: PublishedRow, number: int, split: str | None) -> dict[str, Any]:
         skills = row.texts("skill")
         if not skills:
             raise DataError(f"{row.place}: 'skill' must name at least one skill.")

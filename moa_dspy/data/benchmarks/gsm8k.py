@@ -11,7 +11,7 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.data.benchmarks.base import Benchmark, Origin, Row
+from moa_dspy.data.benchmarks.base import Benchmark, BenchmarkOrigin, PublishedRow
 from moa_dspy.data.rows import Record, find_file, records_of
 from moa_dspy.errors import DataError, MetricError
 
@@ -69,7 +69,7 @@ def gsm8k_match(
 
 
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
-_ORIGIN = Origin(
+_ORIGIN = BenchmarkOrigin(
     "openai/gsm8k", ("test", "train"), "https://arxiv.org/abs/2110.14168", config="main"
 )
 
@@ -84,7 +84,7 @@ class GSM8K(Benchmark):
 
     name: str = "gsm8k"
     title: str = "GSM8K, grade-school mathematics word problems"
-    origin: Origin = _ORIGIN
+    origin: BenchmarkOrigin = _ORIGIN
     licence: str = "MIT"
     scoring: str = (
         "Share of problems whose final number is right. `gsm8k_match` compares the last number of "
@@ -99,7 +99,7 @@ class GSM8K(Benchmark):
     def _local(self, source: Path, split: str | None) -> Iterable[Record]:
         return records_of(find_file(source, split or self.origin.splits[0]))
 
-    def _fields(self, row: Row, number: int, split: str | None) -> dict[str, Any]:
+    def _fields(self, row: PublishedRow, number: int, split: str | None) -> dict[str, Any]:
         solution, mark, final = row.text("answer").rpartition("####")
         answer = last_number(final)
         if not mark or answer is None:

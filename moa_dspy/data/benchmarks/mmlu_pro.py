@@ -11,12 +11,14 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.data.benchmarks.base import Benchmark, Origin, Row
+from moa_dspy.data.benchmarks.base import Benchmark, BenchmarkOrigin, PublishedRow
 from moa_dspy.data.rows import Record, find_file, records_of
 from moa_dspy.errors import DataError, MetricError
 
 _LETTERS = "ABCDEFGHIJ"
-_ORIGIN = Origin("TIGER-Lab/MMLU-Pro", ("test", "validation"), "https://arxiv.org/abs/2406.01574")
+_ORIGIN = BenchmarkOrigin(
+    "TIGER-Lab/MMLU-Pro", ("test", "validation"), "https://arxiv.org/abs/2406.01574"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,7 @@ class MMLUPro(Benchmark):
 
     name: str = "mmlu_pro"
     title: str = "MMLU-Pro, multiple choice among up to ten options"
-    origin: Origin = _ORIGIN
+    origin: BenchmarkOrigin = _ORIGIN
     licence: str = "MIT (the data set's card)"
     scoring: str = (
         'Share of questions whose letter is right. `mmlu_pro_match` reads "answer is (X)", then '
@@ -61,7 +63,7 @@ class MMLUPro(Benchmark):
         file = find_file(source, *([split] if split else ["questions", "test"]))
         return _marked(records_of(file))
 
-    def _fields(self, row: Row, number: int, split: str | None) -> dict[str, Any] | None:
+    def _fields(self, row: PublishedRow, number: int, split: str | None) -> dict[str, Any] | None:
         columns, name = row.columns, str(row.columns.get("question_id", number))
         has_text = columns.get("has_text") is not False
         is_flagged = columns.get("revised") or columns.get("repeated")
@@ -77,7 +79,7 @@ class MMLUPro(Benchmark):
         }
 
 
-def _lettered(row: Row) -> str:
+def _lettered(row: PublishedRow) -> str:
     """The question, then one option per line: "A. ...".
 
     Raises:

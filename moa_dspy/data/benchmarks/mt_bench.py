@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moa_dspy.data.benchmarks.base import Benchmark, Origin, Row
+from moa_dspy.data.benchmarks.base import Benchmark, BenchmarkOrigin, PublishedRow
 from moa_dspy.data.rows import Record, find_file, records_of
 from moa_dspy.errors import DataError
 
 REFERENCED = frozenset({"coding", "math", "reasoning"})
 """The categories whose answers the judge compares with a reference."""
 _REFERENCES = ("reference_answer_gpt-4.jsonl", "reference_answer/gpt-4.jsonl")
-_ORIGIN = Origin("lighteval/mt-bench", ("train",), "https://arxiv.org/abs/2306.05685")
+_ORIGIN = BenchmarkOrigin("lighteval/mt-bench", ("train",), "https://arxiv.org/abs/2306.05685")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class MTBench(Benchmark):
 
     name: str = "mt_bench"
     title: str = "MT-Bench, two-turn questions for chat models"
-    origin: Origin = _ORIGIN
+    origin: BenchmarkOrigin = _ORIGIN
     licence: str = "Apache-2.0 (lm-sys/FastChat)"
     scoring: str = (
         "A judge gives each turn 1 to 10, for coding, math and reasoning beside a reference "
@@ -48,7 +48,7 @@ class MTBench(Benchmark):
             name = str(row.get("question_id"))
             yield where, row | ({"reference": answers[name]} if name in answers else {})
 
-    def _fields(self, row: Row, number: int, split: str | None) -> dict[str, Any]:
+    def _fields(self, row: PublishedRow, number: int, split: str | None) -> dict[str, Any]:
         turns, category = row.texts("turns"), row.text("category")
         if len(turns) != 2:
             raise DataError(f"{row.place}: 'turns' must be two turns, but there are {len(turns)}.")

@@ -11,8 +11,8 @@ from moa_dspy.optimize.prompts.joint import (
     JointSearch,
     PromptRounds,
     PromptVerdict,
-    guarded,
     prompts_to_json,
+    prompt_verdict_of,
     with_prompts,
     without_prompts,
 )
@@ -20,28 +20,27 @@ from moa_dspy.optimize.prompts.optimize import PromptReport, optimize_aggregator
 from moa_dspy.optimize.prompts.optimizers import Candidate
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.prompts.prompt import (
-    BookEntry,
     PredictorPrompt,
     Prompt,
-    PromptBook,
+    PromptRegistry,
+    RegisteredPrompt,
     prompt_diff,
 )
 from moa_dspy.optimize.prompts.references import Counted
-from moa_dspy.optimize.prompts.tuning import Comparison, Origin, PromptResult
+from moa_dspy.optimize.prompts.tuning import PromptComparison, PromptOrigin, PromptResult
 from moa_dspy.optimize.study_file import PromptsTable
 
 __all__ = [
     "OPTIMIZERS",
-    "BookEntry",
     "Candidate",
-    "Comparison",
     "Counted",
     "JointSearch",
-    "Origin",
     "PredictorPrompt",
     "Prompt",
-    "PromptBook",
+    "PromptComparison",
     "PromptOptions",
+    "PromptOrigin",
+    "PromptRegistry",
     "PromptReport",
     "PromptResult",
     "PromptRounds",
@@ -49,12 +48,13 @@ __all__ = [
     "PromptsTable",
     "ReferenceDemos",
     "ReferenceFeedback",
+    "RegisteredPrompt",
     "TryPrompts",
     "demos_from_references",
-    "guarded",
     "optimize_aggregator",
     "prompt_diff",
     "prompts_to_json",
+    "prompt_verdict_of",
     "with_prompts",
     "without_prompts",
 ]

@@ -19,13 +19,13 @@ from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.prompts.feedback import BEST, RIGHT, ReferenceFeedback, labelled
 from moa_dspy.optimize.prompts.optimizers import refuse_options
 from moa_dspy.optimize.prompts.references import (
+    CallCounter,
     StoredRow,
-    Tally,
     Target,
     in_threads,
     read_references,
 )
-from moa_dspy.optimize.prompts.student import Reading, Scoring, Stop, make_student, score_of
+from moa_dspy.optimize.prompts.student import ReferenceReader, Scoring, Stop, make_student, score_of
 from moa_dspy.optimize.splits import with_ids
 from moa_dspy.references import count_tokens
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE, AGGREGATION_PROMPTS, separated
@@ -127,15 +127,20 @@ def demos_from_references(
         ArchitectureError: If there is no such reader.
     """
     _check(n, token_budget)
-    target, tally, stop = Target.of(program, layer), Tally(), Stop()
+    target, tally, stop = Target.of(program, layer), CallCounter(), Stop()
     scoring = Scoring.of(metric, stop)
     bank = read_references(target, with_ids(rows, "rows"), tally, n_threads=n_threads)
-    reading = Reading(target, bank, tally, stop)
+    reading = ReferenceReader(target, bank, tally, stop)
     return pick_demos(reading, _feedback(reading, scoring), n, token_budget, n_threads=n_threads)
 
 
 def pick_demos(
-    reading: Reading, feedback: ReferenceFeedback, n: int, token_budget: int, *, n_threads: int = 8
+    reading: ReferenceReader,
+    feedback: ReferenceFeedback,
+    n: int,
+    token_budget: int,
+    *,
+    n_threads: int = 8,
 ) -> tuple[dict[str, Any], ...]:
     """``demos_from_references`` where the references are known."""
     student: Any = make_student(reading)
@@ -206,7 +211,7 @@ class ReferenceDemos(Teleprompter):
         """
         refuse_options(self, kwargs)
         reading = getattr(student, "reading", None)
-        if not isinstance(reading, Reading):
+        if not isinstance(reading, ReferenceReader):
             raise StudyError("ReferenceDemos needs stored references: use `optimize_aggregator`.")
         feedback = _feedback(reading, self.metric)
         made: Any = student.deepcopy()
@@ -222,7 +227,7 @@ def _check(n: int, token_budget: int) -> None:
         )
 
 
-def _feedback(reading: Reading, scoring: Scoring) -> ReferenceFeedback:
+def _feedback(reading: ReferenceReader, scoring: Scoring) -> ReferenceFeedback:
     program = reading.target.program
     outputs = tuple(program.signature.output_fields)
     return ReferenceFeedback(scoring, reading.bank, outputs, program.normalise)

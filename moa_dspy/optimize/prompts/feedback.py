@@ -13,7 +13,7 @@ import dspy
 
 from moa_dspy.adapters import neutral
 from moa_dspy.aggregators import NORMALISERS
-from moa_dspy.optimize.prompts.references import Bank, StoredRow
+from moa_dspy.optimize.prompts.references import StoredReferences, StoredRow
 from moa_dspy.optimize.prompts.student import NoAnswer, Scoring, score_of
 from moa_dspy.prediction import render
 
@@ -24,7 +24,7 @@ _SHOWN: Final = 160
 """Characters of a reference, or of an expected answer, that the feedback quotes."""
 
 
-class Graded(dspy.Prediction):
+class ScoreWithFeedback(dspy.Prediction):
     """A score with feedback; true as the score is, where a plain prediction is always true."""
 
     def __bool__(self) -> bool:
@@ -46,7 +46,7 @@ class ReferenceFeedback:
     """
 
     scoring: Scoring
-    bank: Bank
+    bank: StoredReferences
     outputs: tuple[str, ...]
     normalise: str = "text"
     _scores: dict[int, tuple[float, ...]] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class ReferenceFeedback:
         trace: Any = None,
         pred_name: Any = None,
         pred_trace: Any = None,
-    ) -> Graded:
+    ) -> ScoreWithFeedback:
         """Return score and feedback.
 
         Raises:
@@ -73,7 +73,9 @@ class ReferenceFeedback:
         found = self.bank.find(gold.inputs())
         about = self._about(found, pred, score) if found else [f"Score {score:g}."]
         lines = [str(rest.pop("feedback", None) or ""), *about]
-        return Graded(**{**rest, "score": score, "feedback": "\n".join(filter(None, lines))})
+        return ScoreWithFeedback(
+            **{**rest, "score": score, "feedback": "\n".join(filter(None, lines))}
+        )
 
     def _about(self, found: StoredRow, pred: Any, score: float) -> list[str]:
         scores = self.reference_scores(found)

@@ -17,10 +17,10 @@ from moa_dspy.optimize.evaluate import Measurer, Student
 from moa_dspy.optimize.nodes import scores
 from moa_dspy.optimize.prompts.optimizers import candidates_of, name_of
 from moa_dspy.optimize.prompts.options import PromptOptions
-from moa_dspy.optimize.prompts.prompt import BookEntry, Prompt, PromptBook
-from moa_dspy.optimize.prompts.references import ROLES, Counted, Tally, Target
+from moa_dspy.optimize.prompts.prompt import Prompt, PromptRegistry, RegisteredPrompt
+from moa_dspy.optimize.prompts.references import ROLES, CallCounter, Counted, Target
 from moa_dspy.optimize.prompts.student import Scoring, Stop
-from moa_dspy.optimize.prompts.tuning import Comparison, PromptRun, compare, notes_of
+from moa_dspy.optimize.prompts.tuning import PromptComparison, PromptRun, compare, notes_of
 from moa_dspy.optimize.selection import Evidence
 from moa_dspy.optimize.splits import with_ids
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from moa_dspy.optimize.trials import Trials
 
 
-class Tried(Protocol):
+class PromptTrial(Protocol):
     """What a round needs to know of a trial."""
 
     @property
@@ -64,16 +64,16 @@ class PromptRounds:
     """
 
     options: PromptOptions
-    book: PromptBook
+    book: PromptRegistry
     student: Student
     rows: Sequence[dspy.Example]
     metric: Any
     n_threads: int = 8
     seed: int = 0
-    tally: Tally = field(default_factory=Tally)
+    tally: CallCounter = field(default_factory=CallCounter)
     notes: list[str] = field(default_factory=list)
 
-    def tune(self, records: Mapping[Architecture, Tried]) -> list[Architecture]:
+    def tune(self, records: Mapping[Architecture, PromptTrial]) -> list[Architecture]:
         """Return the mixtures to measure next: the best ones with the prompts found for them.
 
         A budget that is reached ends the round; so does nothing else that a model does.
@@ -115,7 +115,7 @@ class PromptRounds:
         found = [counts[stage][role] for stage in stages or counts]
         return Counted(sum(one.made for one in found), sum(one.reused for one in found))
 
-    def _best(self, records: Mapping[Architecture, Tried]) -> list[Architecture]:
+    def _best(self, records: Mapping[Architecture, PromptTrial]) -> list[Architecture]:
         """Return the best compositions, each with the best of its prompts up to now."""
         whole = [
             (one, record)
@@ -129,7 +129,7 @@ class PromptRounds:
             compositions.setdefault(replace(one, prompt=None), one)
         return list(compositions.values())[: self.options.top]
 
-    def _tuned(self, architecture: Architecture) -> BookEntry:
+    def _tuned(self, architecture: Architecture) -> RegisteredPrompt:
         program: MixtureOfAgents = self.student.with_book(self.book).with_architecture(architecture)
         scoring = Scoring.of(self.metric, Stop())
         run = PromptRun(Target.of(program, None), scoring, self.tally, self.n_threads)
@@ -147,7 +147,9 @@ class PromptRounds:
         self.notes += notes_of(bank, made)
         prompt = Prompt.of(made.aggregator)
         scores = {one.prompt.key: one.score for one in candidates_of(optimizer, made)}
-        return BookEntry(prompt, name_of(optimizer), str(architecture), scores.get(prompt.key))
+        return RegisteredPrompt(
+            prompt, name_of(optimizer), str(architecture), scores.get(prompt.key)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,7 @@ class PromptVerdict:
     """
 
     picked: Architecture
-    comparison: Comparison | None
+    comparison: PromptComparison | None
     reason: str = ""
 
     @property
@@ -185,7 +187,7 @@ class PromptVerdict:
         )
 
 
-def guarded(
+def prompt_verdict_of(
     picked: Architecture,
     measurer: Measurer,
     rows: Sequence[dspy.Example],
@@ -228,8 +230,8 @@ def without_prompts(evidence: Evidence) -> Evidence:
 
 
 def prompts_to_json(
-    book: PromptBook,
-    records: Mapping[Architecture, Tried],
+    book: PromptRegistry,
+    records: Mapping[Architecture, PromptTrial],
     verdict: PromptVerdict | None,
 ) -> tuple[dict[str, Any], ...]:
     """Return every prompt as ``StudyResult.prompts`` holds it.
@@ -243,7 +245,7 @@ def prompts_to_json(
     )
 
 
-def _val(name: str, records: Mapping[Architecture, Tried]) -> dict[str, Any] | None:
+def _val(name: str, records: Mapping[Architecture, PromptTrial]) -> dict[str, Any] | None:
     scored = {one: record.score for one, record in records.items() if not record.is_stopped_early}
     mine = [one for one in scored if one.prompt == name]
     if not mine:
@@ -265,7 +267,7 @@ def _fate(name: str, verdict: PromptVerdict | None) -> dict[str, Any]:
 
 def with_prompts(
     context: SearchContext, program: Any, metric: Any, rows: Sequence[dspy.Example]
-) -> tuple[SearchContext, PromptBook | None]:
+) -> tuple[SearchContext, PromptRegistry | None]:
     """Return the context with the prompts as a choice of its space, and the prompts.
 
     Args:
@@ -373,7 +375,9 @@ class JointSearch:
 
         None if it may stay as it is. Tested on ``rows`` of val, once.
         """
-        self.verdict = guarded(picked, self.measurer, rows, n_tried=self.n_tried, gain=gain)
+        self.verdict = prompt_verdict_of(
+            picked, self.measurer, rows, n_tried=self.n_tried, gain=gain
+        )
         is_refused = self.verdict is not None and not self.verdict.is_proven
         return replace(picked, prompt=None) if is_refused else None
 
@@ -393,7 +397,7 @@ class JointSearch:
             found.append(self.verdict.note)
         return tuple(found)
 
-    def to_json(self, records: Mapping[Architecture, Tried]) -> tuple[dict[str, Any], ...]:
+    def to_json(self, records: Mapping[Architecture, PromptTrial]) -> tuple[dict[str, Any], ...]:
         """Return every prompt as ``StudyResult.prompts`` holds it."""
         book = self.measurer.book
         return () if book is None else prompts_to_json(book, records, self.verdict)

@@ -13,11 +13,11 @@ from moa_dspy.errors import StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.prompts.optimizers import candidates_of, check_optimizer, name_of
 from moa_dspy.optimize.prompts.prompt import Prompt
-from moa_dspy.optimize.prompts.references import ROLES, Tally, Target
+from moa_dspy.optimize.prompts.references import ROLES, CallCounter, Target
 from moa_dspy.optimize.prompts.student import Scoring, Stop
 from moa_dspy.optimize.prompts.tuning import (
-    Comparison,
-    Origin,
+    PromptComparison,
+    PromptOrigin,
     PromptResult,
     PromptRows,
     PromptRun,
@@ -81,10 +81,10 @@ def optimize_aggregator(
     scoring = Scoring.of(_metric(metric, optimizer), Stop())
     rows = PromptRows.of(trainset, valset, testset)
     check_optimizer(optimizer, options, n_rows=len(rows.train))
-    run = PromptRun(target, scoring, Tally(), n_threads, alpha, gain)
+    run = PromptRun(target, scoring, CallCounter(), n_threads, alpha, gain)
     bank = run.read(rows.train)
     made = run.tuned(optimizer, bank, options, share=tuning_share, seed=seed)
-    origin = Origin(name_of(optimizer), _settings(optimizer, options))
+    origin = PromptOrigin(name_of(optimizer), _settings(optimizer, options))
     told = {"candidates": candidates_of(optimizer, made), "notes": notes_of(bank, made)}
     return run.decided(Prompt.of(made.aggregator), rows, layer=layer, origin=origin, **told)
 
@@ -129,13 +129,13 @@ class PromptReport:
         self.result = result
 
     def __str__(self) -> str:
-        return "\n".join([*facts(self.result), "", self.result.diff]).rstrip()
+        return "\n".join([*report_lines(self.result), "", self.result.diff]).rstrip()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the decision in bold, the facts, then the diff."""
         from rich.text import Text
 
-        first, *rest = facts(self.result)
+        first, *rest = report_lines(self.result)
         yield Text(first, style="bold")
         yield from (Text(line) for line in rest)
         yield Text("")
@@ -143,7 +143,7 @@ class PromptReport:
             yield Text(line, style=_COLOURS.get(line[:1], ""))
 
 
-def facts(result: PromptResult) -> Iterator[str]:
+def report_lines(result: PromptResult) -> Iterator[str]:
     """Yield the decision, then one line per fact."""
     yield decision(result)
     yield _numbers("validation", result.val)
@@ -170,7 +170,7 @@ def decision(result: PromptResult) -> str:
     return f"Keep the prompt: the new one is not better (p = {val.p_value:.3f})."
 
 
-def _numbers(name: str, found: Comparison) -> str:
+def _numbers(name: str, found: PromptComparison) -> str:
     gap = found.difference
     low, mean, high = (f"{100 * it + 0.0:+.1f}" for it in (gap.low, gap.estimate, gap.high))
     return (

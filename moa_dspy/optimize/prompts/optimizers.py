@@ -20,7 +20,7 @@ _STUDENT: Final = ("student", "teacher", "trainset", "valset")
 
 
 @dataclass(frozen=True, slots=True)
-class Habits:
+class OptimizerTraits:
     """How an optimizer goes about its work.
 
     Attributes:
@@ -53,21 +53,21 @@ def _reflects(optimizer: Any) -> Any:
     return optimizer.reflection_lm or is_callers
 
 
-HABITS: Final[dict[str, Habits]] = {
-    "BetterTogether": Habits(),
-    "BootstrapFewShot": Habits(copies_lm=True),
-    "BootstrapFewShotWithOptuna": Habits(copies_lm=True),
-    "BootstrapFewShotWithRandomSearch": Habits(copies_lm=True),
-    "COPRO": Habits("prompt_model", _prompt_model),
-    "GEPA": Habits("reflection_lm", _reflects, percent=False, reads_feedback=True),
-    "InferRules": Habits(
+OPTIMIZER_TRAITS: Final[dict[str, OptimizerTraits]] = {
+    "BetterTogether": OptimizerTraits(),
+    "BootstrapFewShot": OptimizerTraits(copies_lm=True),
+    "BootstrapFewShotWithOptuna": OptimizerTraits(copies_lm=True),
+    "BootstrapFewShotWithRandomSearch": OptimizerTraits(copies_lm=True),
+    "COPRO": OptimizerTraits("prompt_model", _prompt_model),
+    "GEPA": OptimizerTraits("reflection_lm", _reflects, percent=False, reads_feedback=True),
+    "InferRules": OptimizerTraits(
         "teacher_settings", lambda optimizer: optimizer.teacher_settings.get("lm")
     ),
-    "LabeledFewShot": Habits(),
-    "MIPROv2": Habits("prompt_model", _prompt_model),
-    "ReferenceDemos": Habits(),
-    "SIMBA": Habits("prompt_model", _prompt_model, percent=False, reads_feedback=True),
-    "TryPrompts": Habits(percent=False),
+    "LabeledFewShot": OptimizerTraits(),
+    "MIPROv2": OptimizerTraits("prompt_model", _prompt_model),
+    "ReferenceDemos": OptimizerTraits(),
+    "SIMBA": OptimizerTraits("prompt_model", _prompt_model, percent=False, reads_feedback=True),
+    "TryPrompts": OptimizerTraits(percent=False),
 }
 """By class name. An optimizer that is not here is run as it is, without feedback."""
 
@@ -82,10 +82,12 @@ UNFIT: Final = (
 """Optimizers that change something other than a prompt."""
 
 
-def habits_of(optimizer: Any) -> Habits:
+def traits_of(optimizer: Any) -> OptimizerTraits:
     """Return the habits of an optimizer, by its class or a base of it."""
     names = (kind.__name__ for kind in type(optimizer).__mro__)
-    return next((HABITS[name] for name in names if name in HABITS), Habits())
+    return next(
+        (OPTIMIZER_TRAITS[name] for name in names if name in OPTIMIZER_TRAITS), OptimizerTraits()
+    )
 
 
 def name_of(optimizer: Any) -> str:
@@ -114,11 +116,11 @@ def check_optimizer(optimizer: Any, options: Mapping[str, Any], *, n_rows: int) 
         shown = optimizer.__name__ if inspect.isclass(optimizer) else name_of(optimizer)
         raise StudyError(
             "`optimizer` must be an instance of a DSPy optimizer of prompts, such as "
-            f"{', '.join(sorted(HABITS))}, but got {shown}."
+            f"{', '.join(sorted(OPTIMIZER_TRAITS))}, but got {shown}."
         )
     _check_options(optimizer, options)
     for one in steps_of(optimizer, options):
-        habits = habits_of(one)
+        habits = traits_of(one)
         if habits.writes_with and not habits.writer(one) and dspy.settings.lm is None:
             raise StudyError(
                 f"{name_of(one)} needs a language model to write prompts and has none: give it "
@@ -208,7 +210,7 @@ def candidates_of(optimizer: Any, made: Any) -> tuple[Candidate, ...]:
 
 
 def _listed(optimizer: Any, made: Any) -> Iterator[Candidate]:
-    scale = 100 if habits_of(optimizer).percent else 1
+    scale = 100 if traits_of(optimizer).percent else 1
     name = name_of(optimizer)
     for attribute in ("candidate_programs", "mb_candidate_programs"):
         for entry in getattr(made, attribute, None) or ():

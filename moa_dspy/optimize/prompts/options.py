@@ -13,7 +13,7 @@ from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.named import unknown
 from moa_dspy.optimize.prompts.builtin import OPTIMIZERS, WRITERS, Made, Wanted
 from moa_dspy.optimize.prompts.optimizers import check_optimizer
-from moa_dspy.optimize.prompts.prompt import PromptBook
+from moa_dspy.optimize.prompts.prompt import PromptRegistry
 from moa_dspy.optimize.prompts.student import arity_of
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.pool import Pool
@@ -94,15 +94,15 @@ class PromptOptions:
             return 1.0
         return 1 - self.share + self.share * min(rounds / self.rounds, 1.0)
 
-    def make_book(self, program: Any) -> PromptBook:
+    def make_book(self, program: Any) -> PromptRegistry:
         """Return the prompts for the mixture of a program.
 
         Raises:
             StudyError: If a name is taken, or ``program`` holds no mixture, or two.
         """
-        return PromptBook.of(Student.of(program).mixture, self.all_texts, self.n_slots)
+        return PromptRegistry.of(Student.of(program).mixture, self.all_texts, self.n_slots)
 
-    def space(self, space: SearchSpace, book: PromptBook) -> SearchSpace:
+    def space(self, space: SearchSpace, book: PromptRegistry) -> SearchSpace:
         """Return the space with the prompts as a choice.
 
         Raises:

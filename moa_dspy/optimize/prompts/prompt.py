@@ -132,7 +132,7 @@ GIVEN: Final = "given"
 
 
 @dataclass(frozen=True, slots=True)
-class BookEntry:
+class RegisteredPrompt:
     """A prompt under its name.
 
     Attributes:
@@ -148,7 +148,7 @@ class BookEntry:
     train_score: float | None = None
 
 
-class PromptBook:
+class PromptRegistry:
     """Names of prompts, declared once: given ones, and slots that tuning fills later.
 
     A sampler's choices must not grow, so a slot is a choice from the start. An architecture
@@ -165,10 +165,10 @@ class PromptBook:
         self.own = own
         self._slots = tuple(f"{_TUNED}{n}" for n in range(1, n_slots + 1))
         self._given = tuple(given)
-        self._entries = {name: BookEntry(prompt, GIVEN) for name, prompt in given.items()}
+        self._entries = {name: RegisteredPrompt(prompt, GIVEN) for name, prompt in given.items()}
 
     @classmethod
-    def of(cls, mixture: MixtureOfAgents, texts: Mapping[str, str], n_slots: int) -> PromptBook:
+    def of(cls, mixture: MixtureOfAgents, texts: Mapping[str, str], n_slots: int) -> PromptRegistry:
         """Return the book for the aggregators of a mixture's kind.
 
         Args:
@@ -236,7 +236,7 @@ class PromptBook:
         same = (name for name, one in self.entries() if one.prompt.key == prompt.key)
         return next(same, None)
 
-    def add(self, entry: BookEntry) -> str | None:
+    def add(self, entry: RegisteredPrompt) -> str | None:
         """Return the name under which the prompt is known; None if it is new and no slot is empty.
 
         A new one goes to the first empty slot.
@@ -249,7 +249,7 @@ class PromptBook:
                 return slot
         return None
 
-    def entries(self) -> Iterator[tuple[str, BookEntry]]:
+    def entries(self) -> Iterator[tuple[str, RegisteredPrompt]]:
         """Yield every prompt but the seat's own, in the order of ``names``."""
         return ((name, self._entries[name]) for name in self.names if name in self._entries)
 
@@ -269,7 +269,7 @@ class PromptBook:
         ]
 
 
-def _parts(entry: BookEntry) -> Iterator[dict[str, Any]]:
+def _parts(entry: RegisteredPrompt) -> Iterator[dict[str, Any]]:
     return iter(entry.prompt.to_json().values())
 
 

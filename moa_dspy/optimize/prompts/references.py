@@ -147,7 +147,7 @@ class Counted:
 
 
 @dataclass(slots=True)
-class Tally:
+class CallCounter:
     """Counts calls by stage and role; copies of a program share it.
 
     Attributes:
@@ -193,7 +193,7 @@ def seat() -> Iterator[CallScope]:
 
 
 @contextmanager
-def count_prompting(tally: Tally) -> Iterator[None]:
+def count_prompting(tally: CallCounter) -> Iterator[None]:
     """Count every call of an LM that is made inside, but not in a seat, as the prompt model's.
 
     A request each where the LM logs its calls, as those of a pool do; else a call of the
@@ -211,7 +211,7 @@ def count_prompting(tally: Tally) -> Iterator[None]:
 class _Prompting(BaseCallback):
     """Counts the calls that no log tells of."""
 
-    def __init__(self, tally: Tally, scope: CallScope) -> None:
+    def __init__(self, tally: CallCounter, scope: CallScope) -> None:
         self._tally, self._scope = tally, scope
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Prompting:
@@ -225,7 +225,7 @@ class _Prompting(BaseCallback):
             self._tally.add_one("prompt_model")
 
 
-Rounds: TypeAlias = tuple[tuple[Response, ...], ...]
+LayerResponses: TypeAlias = tuple[tuple[Response, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +242,7 @@ class StoredRow:
 
     row: dspy.Example
     number: int
-    rounds: Rounds
+    rounds: LayerResponses
     references: tuple[str, ...] = ()
     failure: str | None = None
 
@@ -260,12 +260,12 @@ class StoredRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Bank:
+class StoredReferences:
     """Stored rows by their inputs."""
 
     rows: Mapping[object, StoredRow]
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Bank:
+    def __deepcopy__(self, memo: dict[int, Any]) -> StoredReferences:
         return self
 
     def find(self, inputs: Mapping[str, Any]) -> StoredRow | None:
@@ -274,8 +274,8 @@ class Bank:
 
 
 def read_references(
-    target: Target, rows: Sequence[dspy.Example], tally: Tally, *, n_threads: int
-) -> Bank:
+    target: Target, rows: Sequence[dspy.Example], tally: CallCounter, *, n_threads: int
+) -> StoredReferences:
     """Ask the layers before the target, each row once; what is stored costs nothing.
 
     Raises:
@@ -295,7 +295,9 @@ def read_references(
     for row, place in zip(rows, places, strict=True):
         if type(place) is object:
             raise DataError(f"The inputs of row {row.id!r} must be JSON or pydantic values.")
-    return Bank(dict(zip(places, in_threads(read, list(enumerate(rows)), n_threads), strict=True)))
+    return StoredReferences(
+        dict(zip(places, in_threads(read, list(enumerate(rows)), n_threads), strict=True))
+    )
 
 
 def _read(target: Target, row: dspy.Example, number: int) -> StoredRow:
@@ -313,7 +315,7 @@ def _read(target: Target, row: dspy.Example, number: int) -> StoredRow:
 
 
 def continue_plan(
-    plan: Plan, rounds: Rounds, ask_all: Callable[[list[Question]], list[Response]]
+    plan: Plan, rounds: LayerResponses, ask_all: Callable[[list[Question]], list[Response]]
 ) -> Answer:
     """Run a plan whose first rounds of questions are answered already.
 
@@ -346,7 +348,7 @@ def in_threads(task: Callable[[Any], Any], items: Sequence[Any], n_threads: int)
             raise
 
 
-def stored(bank: Bank, inputs: Mapping[str, Any]) -> StoredRow:
+def stored(bank: StoredReferences, inputs: Mapping[str, Any]) -> StoredRow:
     """Return the row with these inputs.
 
     Raises:

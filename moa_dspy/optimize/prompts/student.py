@@ -16,7 +16,14 @@ import dspy
 from moa_dspy.calls import call_scope
 from moa_dspy.errors import LayerFailedError, MetricError, MoaError, StudyError, ours
 from moa_dspy.lm_binding import without_lms
-from moa_dspy.optimize.prompts.references import Bank, Tally, Target, continue_plan, seat, stored
+from moa_dspy.optimize.prompts.references import (
+    CallCounter,
+    StoredReferences,
+    Target,
+    continue_plan,
+    seat,
+    stored,
+)
 from moa_dspy.plan import Planner
 from moa_dspy.seats import Seats
 
@@ -52,7 +59,7 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReferenceReader:
     """Lets an agent read stored references, with the messages that the mixture would send.
 
     Attributes:
@@ -63,11 +70,11 @@ class Reading:
     """
 
     target: Target
-    bank: Bank
-    tally: Tally
+    bank: StoredReferences
+    tally: CallCounter
     stop: Stop = field(default_factory=Stop)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Reading:
+    def __deepcopy__(self, memo: dict[int, Any]) -> ReferenceReader:
         return self
 
     def answer(self, module: Any, inputs: Mapping[str, Any]) -> dspy.Prediction:
@@ -104,7 +111,7 @@ class Reading:
 class AggregatorStudent(dspy.Module):
     """Reads a question and other models' responses to it (references), and answers."""
 
-    def __init__(self, aggregator: Any, reading: Reading) -> None:
+    def __init__(self, aggregator: Any, reading: ReferenceReader) -> None:
         super().__init__()
         self.aggregator = aggregator
         self.reading = reading
@@ -125,7 +132,7 @@ class AggregatorStudent(dspy.Module):
         return made
 
 
-def make_student(reading: Reading, *, with_lm: bool = False) -> AggregatorStudent:
+def make_student(reading: ReferenceReader, *, with_lm: bool = False) -> AggregatorStudent:
     """Return a student with the target's own prompt; the mixture's modules are not touched.
 
     Args:

@@ -21,13 +21,13 @@ from moa_dspy.data import find_overlap
 from moa_dspy.errors import DataError, LayerFailedError, MoaError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.prompts.feedback import ReferenceFeedback, labelled
-from moa_dspy.optimize.prompts.optimizers import Candidate, habits_of, name_of
+from moa_dspy.optimize.prompts.optimizers import Candidate, name_of, traits_of
 from moa_dspy.optimize.prompts.prompt import Prompt, prompt_diff
 from moa_dspy.optimize.prompts.references import (
-    Bank,
+    CallCounter,
     Counted,
+    StoredReferences,
     StoredRow,
-    Tally,
     Target,
     continue_plan,
     count_prompting,
@@ -35,7 +35,12 @@ from moa_dspy.optimize.prompts.references import (
     read_references,
     seat,
 )
-from moa_dspy.optimize.prompts.student import AggregatorStudent, Reading, Scoring, make_student
+from moa_dspy.optimize.prompts.student import (
+    AggregatorStudent,
+    ReferenceReader,
+    Scoring,
+    make_student,
+)
 from moa_dspy.optimize.splits import with_ids
 from moa_dspy.winrate import Interval, mean_interval, verdict
 
@@ -59,7 +64,7 @@ class Tuning:
     seed: int
 
     def compile(
-        self, optimizer: Any, reading: Reading, examples: Sequence[dspy.Example]
+        self, optimizer: Any, reading: ReferenceReader, examples: Sequence[dspy.Example]
     ) -> AggregatorStudent:
         """Return the compiled student.
 
@@ -91,7 +96,7 @@ class Tuning:
     def _prepared(self, optimizer: Any) -> Any:
         """Return a copy that scores by our metric; the caller's optimizer stays as it is."""
         mine: Any = copy.copy(optimizer)
-        habits = habits_of(optimizer)
+        habits = traits_of(optimizer)
         metric = self.feedback if habits.reads_feedback else self.scoring
         for name in ("metric", "metric_fn"):
             if hasattr(mine, name):
@@ -118,7 +123,7 @@ class Tuning:
 @contextmanager
 def _surroundings(optimizer: Any, student: AggregatorStudent) -> Iterator[None]:
     settings: dict[str, Any] = {}
-    if dspy.settings.lm is None and habits_of(optimizer).copies_lm:
+    if dspy.settings.lm is None and traits_of(optimizer).copies_lm:
         # It copies the global LM to ask the seat anew; the seat asks its own agent all the same.
         settings["lm"] = student.get_lm()
     if isinstance(dspy.settings.adapter, PlainChat):
@@ -176,7 +181,7 @@ class PromptRows:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class PromptComparison:
     """The new prompt against the incumbent, row by row.
 
     Attributes:
@@ -204,7 +209,7 @@ class Comparison:
 
 def compare(
     before: Sequence[float], after: Sequence[float], *, alpha: float, gain: float
-) -> Comparison:
+) -> PromptComparison:
     """Test the new prompt once.
 
     Args:
@@ -214,7 +219,7 @@ def compare(
         gain: Smallest gain worth having, for the number of rows that are missing.
     """
     found = verdict(after, before, pick_is_single=False, alpha=alpha, gain=gain)
-    return Comparison(
+    return PromptComparison(
         n=found.n,
         before=mean_interval(before),
         after=mean_interval(after),
@@ -226,7 +231,12 @@ def compare(
 
 
 def score_program(
-    program: MixtureOfAgents, bank: Bank, scoring: Scoring, tally: Tally, *, n_threads: int
+    program: MixtureOfAgents,
+    bank: StoredReferences,
+    scoring: Scoring,
+    tally: CallCounter,
+    *,
+    n_threads: int,
 ) -> list[float]:
     """Return the metric of the mixture's own answer to every row of the bank, in order.
 
@@ -253,7 +263,7 @@ def score_program(
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class PromptOrigin:
     """Who made the new prompt.
 
     Attributes:
@@ -287,10 +297,10 @@ class PromptResult:
     accepted: bool
     before: Prompt
     after: Prompt
-    val: Comparison
-    test: Comparison | None
+    val: PromptComparison
+    test: PromptComparison | None
     calls: Mapping[str, Mapping[str, Counted]]
-    origin: Origin
+    origin: PromptOrigin
     candidates: tuple[Candidate, ...]
     layer: int | None = None
     notes: tuple[str, ...] = ()
@@ -358,18 +368,24 @@ class PromptRun:
 
     target: Target
     scoring: Scoring
-    tally: Tally
+    tally: CallCounter
     n_threads: int
     alpha: float = 0.05
     gain: float = 0.03
 
-    def read(self, rows: Sequence[dspy.Example]) -> Bank:
+    def read(self, rows: Sequence[dspy.Example]) -> StoredReferences:
         """Compute the references of the rows, or read stored ones."""
         self.tally.stage = "references"
         return read_references(self.target, rows, self.tally, n_threads=self.n_threads)
 
     def tuned(
-        self, optimizer: Any, bank: Bank, options: Mapping[str, Any], *, share: float, seed: int
+        self,
+        optimizer: Any,
+        bank: StoredReferences,
+        options: Mapping[str, Any],
+        *,
+        share: float,
+        seed: int,
     ) -> AggregatorStudent:
         """Let the optimizer have the train rows; feedback is made of these and no others."""
         program, stop = self.target.program, self.scoring.stop
@@ -377,10 +393,10 @@ class PromptRun:
         feedback = ReferenceFeedback(self.scoring, bank, outputs, program.normalise)
         self.tally.stage = "tuning"
         tuning = Tuning(self.scoring, feedback, options, share, seed)
-        reading = Reading(self.target, bank, self.tally, stop)
+        reading = ReferenceReader(self.target, bank, self.tally, stop)
         return tuning.compile(optimizer, reading, _examples(bank, feedback, self.target))
 
-    def compared(self, after: Prompt, rows: Sequence[dspy.Example], stage: str) -> Comparison:
+    def compared(self, after: Prompt, rows: Sequence[dspy.Example], stage: str) -> PromptComparison:
         """Measure the incumbent and the new prompt on rows whose references are read first."""
         bank = self.read(rows)
         self.tally.stage = stage
@@ -415,7 +431,9 @@ class PromptRun:
         )
 
 
-def _examples(bank: Bank, feedback: ReferenceFeedback, target: Target) -> list[dspy.Example]:
+def _examples(
+    bank: StoredReferences, feedback: ReferenceFeedback, target: Target
+) -> list[dspy.Example]:
     signature = target.modules[0].predictors()[0].signature
     readable = [found for found in bank.rows.values() if found.failure is None]
     if not readable:
@@ -424,7 +442,7 @@ def _examples(bank: Bank, feedback: ReferenceFeedback, target: Target) -> list[d
     return [labelled(found, feedback, signature) for found in readable]
 
 
-def notes_of(bank: Bank, made: Any) -> tuple[str, ...]:
+def notes_of(bank: StoredReferences, made: Any) -> tuple[str, ...]:
     """Return what a reader must know of the rows and the optimizer."""
     lost = [found.row.id for found in bank.rows.values() if found.failure is not None]
     notes = [f"{len(lost)} train rows have no references: {', '.join(lost[:5])}"] if lost else []

@@ -17,7 +17,7 @@ from moa_dspy.architecture import Architecture
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class SpaceRules:
     """The constraints of a search space.
 
     Attributes:
@@ -102,7 +102,7 @@ Layers = tuple[tuple[str, ...], ...]
 
 
 def repaired(
-    rules: Rules,
+    rules: SpaceRules,
     wanted: Sequence[Sequence[str]],
     aggregators: Sequence[str | None],
     ranking: Sequence[str],
@@ -127,7 +127,10 @@ def repaired(
 
 
 def _seated(
-    rules: Rules, wanted: Sequence[Sequence[str]], aggregator: str | None, ranking: Sequence[str]
+    rules: SpaceRules,
+    wanted: Sequence[Sequence[str]],
+    aggregator: str | None,
+    ranking: Sequence[str],
 ) -> Layers | None:
     team = {*rules.must_include, *([] if aggregator is None else [aggregator])}
     if not rules.agree(team):
@@ -149,7 +152,7 @@ def _seated(
 
 
 def _filled(
-    rules: Rules, layer: tuple[str, ...], seats: Sequence[str], n_wanted: int
+    rules: SpaceRules, layer: tuple[str, ...], seats: Sequence[str], n_wanted: int
 ) -> tuple[str, ...] | None:
     """Add wanted seats, the first ``n_wanted``, while there is room, and others until wide enough.
 
@@ -169,7 +172,7 @@ def _filled(
 
 
 def _allies(
-    rules: Rules, team: Collection[str], seats: Sequence[str], n_wanted: int
+    rules: SpaceRules, team: Collection[str], seats: Sequence[str], n_wanted: int
 ) -> tuple[Sequence[str], int]:
     """Return the seats that agree with ``team``, and how many of the wanted, the first, do."""
     if not rules.never_together:
@@ -191,7 +194,7 @@ class Suggests(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Dice:
+class RandomSuggestions:
     """Suggests at random; the kind is already decided."""
 
     rng: random.Random

@@ -6,14 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from moa_dspy.optimize.space.rules import Rules, order_of
+from moa_dspy.optimize.space.rules import SpaceRules, order_of
 
 MOST_STEPS: Final = 30_000
 """Layers listed, or sets of agents tried, after which a space is not counted: half a second."""
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class LastStepWay:
     """One way of the last step: who may do it (None: no model is asked), in how many variants."""
 
     aggregators: tuple[str | None, ...]
@@ -32,8 +32,8 @@ class Counter:
         ranking: All agents, best first.
     """
 
-    rules: Rules
-    ways: Sequence[Way]
+    rules: SpaceRules
+    ways: Sequence[LastStepWay]
     max_depth: int
     orders: Sequence[str]
     ranking: Sequence[str]

@@ -14,15 +14,15 @@ from moa_dspy.architecture import COMBINES, Architecture
 from moa_dspy.errors import ArchitectureError, StudyError
 from moa_dspy.optimize.space.rules import (
     ORDERS,
-    Dice,
-    Rules,
+    RandomSuggestions,
+    SpaceRules,
     Suggests,
     anonymous,
     order_of,
     prompt_of,
     repaired,
 )
-from moa_dspy.optimize.space.size import Counter, Way
+from moa_dspy.optimize.space.size import Counter, LastStepWay
 
 _NAMES = (
     "agents",
@@ -37,7 +37,7 @@ _NAMES = (
 )
 
 
-def check(space: SearchSpace) -> None:
+def check_space(space: SearchSpace) -> None:
     """Raise a ``StudyError`` if an option does not fit, naming it and the choices."""
     if not space.agents:
         raise StudyError("`space.agents` must name at least one agent.")
@@ -323,7 +323,7 @@ class SearchSpace:
     ranking: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check(self)
+        check_space(self)
 
     @property
     def searches_layers(self) -> bool:
@@ -339,9 +339,9 @@ class SearchSpace:
         return tuple(name for name in self.agents if self.provider_of[name] in self.providers)
 
     @cached_property
-    def rules(self) -> Rules:
+    def rules(self) -> SpaceRules:
         """What a searched layered architecture keeps to."""
-        return Rules(
+        return SpaceRules(
             agents=self.searched,
             min_width=self.min_width,
             max_width=self.max_width,
@@ -405,7 +405,8 @@ class SearchSpace:
     @property
     def _n_searched(self) -> int | None:
         ways = [
-            Way(self.who_combines(one) or (None,), self._n_prompts(one)) for one in self.combines
+            LastStepWay(self.who_combines(one) or (None,), self._n_prompts(one))
+            for one in self.combines
         ]
         ranking = self.ranking or self.agents
         return Counter(self.rules, ways, self.max_depth, self.orders, ranking).count()
@@ -450,4 +451,6 @@ class SearchSpace:
         if ticket < singles + listed:
             return self.listed[ticket - singles]
         order = rng.sample(self.agents, len(self.agents))
-        return suggest_layered(self, Dice(rng), order, read_by=self.ranking or self.agents)
+        return suggest_layered(
+            self, RandomSuggestions(rng), order, read_by=self.ranking or self.agents
+        )

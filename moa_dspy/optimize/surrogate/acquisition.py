@@ -16,10 +16,10 @@ import numpy as np
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError
 from moa_dspy.optimize.space.space import SearchSpace
-from moa_dspy.optimize.surrogate.features import Kernels, Matrix
-from moa_dspy.optimize.surrogate.gp import Prediction, ResponseModel
+from moa_dspy.optimize.surrogate.features import FeatureMatrix, Kernels
+from moa_dspy.optimize.surrogate.gp import Prediction, SurrogateModel
 
-Layer = tuple[str, ...]
+_Layer = tuple[str, ...]
 
 
 def neighbours(one: Architecture, space: SearchSpace) -> Iterator[Architecture]:
@@ -46,7 +46,7 @@ def _other_layers(one: Architecture, space: SearchSpace) -> Iterator[Architectur
         yield from _with(one, layers[:-1])
 
 
-def _other_seats(layer: Layer, space: SearchSpace) -> Iterator[Layer]:
+def _other_seats(layer: _Layer, space: SearchSpace) -> Iterator[_Layer]:
     for seat in range(len(layer)):
         rest = layer[:seat] + layer[seat + 1 :]
         if rest:
@@ -67,7 +67,7 @@ def _other_last_steps(one: Architecture, space: SearchSpace) -> Iterator[Archite
 
 
 def _with(
-    one: Architecture, layers: tuple[Layer, ...], **last: str | None
+    one: Architecture, layers: tuple[_Layer, ...], **last: str | None
 ) -> Iterator[Architecture]:
     """Yield the architecture with other layers and perhaps another last step, if it can be."""
     combine = str(last.get("combine", one.combine))
@@ -105,7 +105,7 @@ N_BEST: Final = 3
 
 
 @dataclass(slots=True)
-class Proposer:
+class Acquisition:
     """Proposes by expected improvement per call (Jones et al. 1998; Snoek et al. 2012, 3.2).
 
     Args:
@@ -126,7 +126,9 @@ class Proposer:
     _learned_from: int = 0
     _neighbours: dict[Architecture, list[Architecture]] = field(default_factory=dict)
 
-    def propose(self, measured: Sequence[Architecture], scores: Matrix) -> Architecture | None:
+    def propose(
+        self, measured: Sequence[Architecture], scores: FeatureMatrix
+    ) -> Architecture | None:
         """Return an architecture that is not in ``measured``; None where none was found.
 
         Args:
@@ -150,10 +152,10 @@ class Proposer:
         calls = self._new_calls(measured, candidates)
         return candidates[int(np.argmax(np.round(gain / (1 + calls), DECIMALS)))]
 
-    def _model(self, measured: Sequence[Architecture], scores: Matrix) -> ResponseModel:
+    def _model(self, measured: Sequence[Architecture], scores: FeatureMatrix) -> SurrogateModel:
         """Fit; learn how much each part explains anew after every tenth more trials."""
         is_stale = len(measured) >= 1.1 * self._learned_from
-        model = ResponseModel(
+        model = SurrogateModel(
             self.kernels, measured, scores, weights=None if is_stale else self._weights
         )
         if is_stale:
@@ -170,13 +172,15 @@ class Proposer:
             self._neighbours[one] = [self.settle(other) for other in neighbours(one, self.space)]
         return self._neighbours[one]
 
-    def _new_calls(self, measured: Iterable[Architecture], some: Sequence[Architecture]) -> Matrix:
+    def _new_calls(
+        self, measured: Iterable[Architecture], some: Sequence[Architecture]
+    ) -> FeatureMatrix:
         """Return how many calls per question nobody has made yet."""
         made = {node for one in measured for node in nodes_of(one)}
         return np.array([len(nodes_of(one) - made) for one in some], float)
 
 
-def _improvement(predicted: Prediction, prices: Matrix, best: float) -> Matrix:
+def _improvement(predicted: Prediction, prices: FeatureMatrix, best: float) -> FeatureMatrix:
     """Return the expected improvement over ``best``."""
     gap = predicted.mean - prices - best
     z = gap / predicted.sd
@@ -184,7 +188,7 @@ def _improvement(predicted: Prediction, prices: Matrix, best: float) -> Matrix:
     return gap * _below(z) + predicted.sd * density
 
 
-def _below(z: Matrix) -> Matrix:
+def _below(z: FeatureMatrix) -> FeatureMatrix:
     """Return the normal distribution function, to 1e-7 (Abramowitz & Stegun 26.2.17)."""
     t = 1 / (1 + 0.2316419 * np.abs(z))
     terms = (0.319381530, -0.356563782, 1.781477937, -1.821255978, 1.330274429)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from moa_dspy.architecture import COMBINES, Architecture
 
-Matrix = NDArray[np.float64]
+FeatureMatrix = NDArray[np.float64]
 MOST_LAYERS: Final = 3
 
 BLOCKS: Final = ("performance", "diversity", "structure", "members", "earlier")
@@ -38,7 +38,7 @@ class Traits:
     prompts: Sequence[str] = ()
     _known: dict[Architecture, dict[str, tuple[float, ...]]] = field(default_factory=dict)
 
-    def blocks(self, architectures: Sequence[Architecture]) -> dict[str, Matrix]:
+    def blocks(self, architectures: Sequence[Architecture]) -> dict[str, FeatureMatrix]:
         """Return one (architectures, traits) matrix per block."""
         found = [self._of(one) for one in architectures]
         return {block: np.array([one[block] for one in found], np.float64) for block in BLOCKS}
@@ -110,7 +110,7 @@ LENGTH = 3.0
 """Differences after which two architectures have 1/e in common: a swapped seat is two."""
 
 
-class Seats:
+class SeatCounts:
     """Counts who sits where, for the number of differences between two architectures."""
 
     def __init__(self, agents: Sequence[str], prompts: Sequence[str] = ()) -> None:
@@ -122,7 +122,7 @@ class Seats:
         """Number of places of layers that are not read last; they come first."""
         return (MOST_LAYERS - 1) * len(self._agents)
 
-    def counts(self, architectures: Sequence[Architecture]) -> Matrix:
+    def counts(self, architectures: Sequence[Architecture]) -> FeatureMatrix:
         """Return (architectures, places); the sum of absolute differences counts them."""
         for one in architectures:
             if one not in self._known:
@@ -142,7 +142,7 @@ class Seats:
         return (*seats, *last, *writer, *combine, *prompt, *first)
 
 
-def nearness(rows: Matrix, columns: Matrix) -> Matrix:
+def nearness(rows: FeatureMatrix, columns: FeatureMatrix) -> FeatureMatrix:
     """Return exp(-differences / LENGTH), (rows, columns): a kernel, as a product of such."""
     gaps = np.zeros((len(rows), len(columns)))
     gap = np.empty_like(gaps)
@@ -167,16 +167,16 @@ class Kernels:
     """
 
     traits: Traits
-    seats: Seats
+    seats: SeatCounts
 
     @classmethod
     def of(cls, traits: Traits) -> Kernels:
         """Return the kernels over the agents of ``traits``."""
-        return cls(traits, Seats(tuple(traits.scores), traits.prompts))
+        return cls(traits, SeatCounts(tuple(traits.scores), traits.prompts))
 
     def parts(
         self, rows: Sequence[Architecture], columns: Sequence[Architecture]
-    ) -> dict[str, Matrix]:
+    ) -> dict[str, FeatureMatrix]:
         """Return one (rows, columns) matrix per part."""
         left, right = self._scaled(rows), self._scaled(columns)
         found = {block: left[block] @ right[block].T for block in BLOCKS}
@@ -185,20 +185,20 @@ class Kernels:
 
     def _nearness(
         self, rows: Sequence[Architecture], columns: Sequence[Architecture]
-    ) -> tuple[Matrix, Matrix]:
+    ) -> tuple[FeatureMatrix, FeatureMatrix]:
         """Compare whole architectures, and their last steps with what they read alone."""
         left, right, cut = self.seats.counts(rows), self.seats.counts(columns), self.seats.n_earlier
         end = nearness(left[:, cut:], right[:, cut:])
         return nearness(left[:, :cut], right[:, :cut]) * end, end
 
-    def own(self, architectures: Sequence[Architecture]) -> dict[str, Matrix]:
+    def own(self, architectures: Sequence[Architecture]) -> dict[str, FeatureMatrix]:
         """Return each architecture compared with itself, one vector per part."""
         scaled = self._scaled(architectures)
         found = {block: (scaled[block] ** 2).sum(1) for block in BLOCKS}
         alike = np.ones(len(architectures))
         return {**found, "near": alike, "end": alike}
 
-    def _scaled(self, architectures: Sequence[Architecture]) -> Mapping[str, Matrix]:
+    def _scaled(self, architectures: Sequence[Architecture]) -> Mapping[str, FeatureMatrix]:
         """Centre and scale the traits by the pool's own spread, which no trial changes."""
         blocks = self.traits.blocks(architectures)
         scores = np.array(list(self.traits.scores.values()))

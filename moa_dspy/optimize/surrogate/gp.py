@@ -9,10 +9,10 @@ from typing import Final
 import numpy as np
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.optimize.surrogate.features import BLOCKS, PARTS, Kernels, Matrix
+from moa_dspy.optimize.surrogate.features import BLOCKS, PARTS, FeatureMatrix, Kernels
 
 
-def means_and_noise(scores: Matrix) -> tuple[Matrix, Matrix]:
+def means_and_noise(scores: FeatureMatrix) -> tuple[FeatureMatrix, FeatureMatrix]:
     """Return each architecture's score, as if all rows were measured, and its error variance.
 
     ``scores`` is (architectures, rows), NaN where a trial was stopped. Rows differ in
@@ -52,11 +52,11 @@ _BORDER = 1e9
 class Prediction:
     """Mean and standard deviation of what architectures truly score, as far as is known."""
 
-    mean: Matrix
-    sd: Matrix
+    mean: FeatureMatrix
+    sd: FeatureMatrix
 
 
-class ResponseModel:
+class SurrogateModel:
     """A score is a mean, a part per block of traits, one by nearness, and one of its own.
 
     Every part is Gaussian; how much each explains is learned by marginal likelihood, so the
@@ -75,7 +75,7 @@ class ResponseModel:
         self,
         kernels: Kernels,
         architectures: Sequence[Architecture],
-        scores: Matrix,
+        scores: FeatureMatrix,
         *,
         weights: Mapping[str, float] | None = None,
     ) -> None:
@@ -93,11 +93,11 @@ class ResponseModel:
         variance = own + _MEAN_VARIANCE - (reduced**2).sum(0)
         return Prediction(cross @ self._alpha, np.sqrt(np.maximum(variance, 1e-12)))
 
-    def fitted(self) -> Matrix:
+    def fitted(self) -> FeatureMatrix:
         """Return the means of the measured architectures, as ``predict`` does, in less time."""
         return np.asarray(self._prior(self.weights) @ self._alpha, np.float64)
 
-    def gains(self, incumbent: Architecture) -> tuple[Matrix, Matrix]:
+    def gains(self, incumbent: Architecture) -> tuple[FeatureMatrix, FeatureMatrix]:
         """Return by how much each measured architecture beats ``incumbent``, and the sd of that."""
         prior = self._prior(self.weights)
         reduced = np.linalg.solve(self._factor, prior)
@@ -129,14 +129,14 @@ class ResponseModel:
         named = {part: share / scale for part, share in kept.items()}
         return {**named, "rest": max(0.0, 1 - sum(named.values()))}
 
-    def _combined(self, parts: Mapping[str, Matrix]) -> Matrix:
-        total: Matrix = sum(
+    def _combined(self, parts: Mapping[str, FeatureMatrix]) -> FeatureMatrix:
+        total: FeatureMatrix = sum(
             (self.weights[part] ** 2 * matrix for part, matrix in parts.items()),
             start=np.zeros_like(parts["near"]),
         )
         return total
 
-    def _cross(self, architectures: Sequence[Architecture]) -> Matrix:
+    def _cross(self, architectures: Sequence[Architecture]) -> FeatureMatrix:
         cross = self._combined(self.kernels.parts(architectures, self.architectures))
         places = {one: place for place, one in enumerate(self.architectures)}
         for row, one in enumerate(architectures):
@@ -144,7 +144,7 @@ class ResponseModel:
                 cross[row, places[one]] += self.weights[_OWN] ** 2
         return cross + _MEAN_VARIANCE
 
-    def _prior(self, weights: Mapping[str, float]) -> Matrix:
+    def _prior(self, weights: Mapping[str, float]) -> FeatureMatrix:
         prior = np.full_like(self._parts["near"], _MEAN_VARIANCE)
         for part, matrix in self._parts.items():
             if weights[part]:
@@ -152,13 +152,13 @@ class ResponseModel:
         prior[np.diag_indices_from(prior)] += weights[_OWN] ** 2
         return prior
 
-    def _solved(self, weights: Mapping[str, float]) -> tuple[Matrix, Matrix]:
+    def _solved(self, weights: Mapping[str, float]) -> tuple[FeatureMatrix, FeatureMatrix]:
         """Return the Cholesky factor and the weights of the observations."""
         covariance = self._covariance(weights)
         factor = np.asarray(np.linalg.cholesky(covariance), np.float64)
         return factor, np.asarray(np.linalg.solve(covariance, self._y), np.float64)
 
-    def _covariance(self, weights: Mapping[str, float]) -> Matrix:
+    def _covariance(self, weights: Mapping[str, float]) -> FeatureMatrix:
         covariance = self._prior(weights)
         covariance[np.diag_indices_from(covariance)] += self._noise + 1e-9
         return covariance

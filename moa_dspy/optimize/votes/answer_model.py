@@ -9,7 +9,7 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 DISCOUNTS: Final = (0.0, 0.25, 0.5, 0.75)
 _NOVELTY = 1.0
 _LARGEST_TILT = 10.0
@@ -37,24 +37,24 @@ class AnswerModel:
         log_likelihood: Greater is better.
     """
 
-    shared: Floats
-    lone: Floats
-    quality: Floats
-    silence: Floats
-    lone_score: Floats
+    shared: _Floats
+    lone: _Floats
+    quality: _Floats
+    silence: _Floats
+    lone_score: _Floats
     log_likelihood: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Seen:
     codes: NDArray[np.int16]
-    scores: Floats
-    others: Floats  # (agents, rows, answers): how many of the others gave the answer
-    quality: Floats  # (rows, answers)
+    scores: _Floats
+    others: _Floats  # (agents, rows, answers): how many of the others gave the answer
+    quality: _Floats  # (rows, answers)
     alone: NDArray[np.bool_]  # (agents, rows): nobody else gave the agent's answer, or it has none
 
 
-def fit_answers(codes: NDArray[np.int16], scores: Floats) -> AnswerModel:
+def fit_answers(codes: NDArray[np.int16], scores: _Floats) -> AnswerModel:
     """Return the model of the discount under which the answers are likeliest.
 
     Args:
@@ -66,7 +66,7 @@ def fit_answers(codes: NDArray[np.int16], scores: Floats) -> AnswerModel:
     return max(models, key=lambda model: model.log_likelihood)
 
 
-def _seen(codes: NDArray[np.int16], scores: Floats) -> _Seen:
+def _seen(codes: NDArray[np.int16], scores: _Floats) -> _Seen:
     answers = np.arange(max(int(codes.max()) + 1, 1))
     given = codes[:, :, None] == answers
     counts = given.sum(0)
@@ -99,7 +99,7 @@ def _fit(seen: _Seen, discount: float) -> AnswerModel:
     )
 
 
-def _levels(base: Floats, quality: Floats) -> tuple[Floats, Floats]:
+def _levels(base: _Floats, quality: _Floats) -> tuple[_Floats, _Floats]:
     """Return ``base`` summed over answers of a row that score the same, and their scores.
 
     Right or wrong are two levels however many answers there are, and the fit sees only levels.
@@ -115,8 +115,8 @@ def _levels(base: Floats, quality: Floats) -> tuple[Floats, Floats]:
 
 
 def _tilts(
-    base: Floats, quality: Floats, fresh: Floats, score: Floats, n_alone: NDArray[np.int_]
-) -> tuple[Floats, Floats]:
+    base: _Floats, quality: _Floats, fresh: _Floats, score: _Floats, n_alone: NDArray[np.int_]
+) -> tuple[_Floats, _Floats]:
     """Return t and u by Newton's method, two equations per agent."""
     tilt, lift = np.zeros(len(base)), np.zeros(len(base))
     for _ in range(_N_NEWTON_STEPS):
@@ -140,7 +140,7 @@ def _tilts(
     return tilt, lift
 
 
-def _stepped(value: Floats, step: Floats) -> Floats:
+def _stepped(value: _Floats, step: _Floats) -> _Floats:
     # Bounds keep an agent finite that is always right, or never answers.
     return np.clip(value - np.clip(step, -1, 1), -_LARGEST_TILT, _LARGEST_TILT)
 
@@ -150,7 +150,7 @@ _CHUNK = 4096  # columns: small enough that the arrays of a chunk stay in the ca
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Urns:
+class AnswerSampler:
     """From which every agent draws a new answer on every row.
 
     A draw is a number x in [0, 1); the count of limits below it says what was drawn: 0 the

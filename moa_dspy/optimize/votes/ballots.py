@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from moa_dspy.errors import DataError
 
-Answer = tuple[str, ...] | None
+_Answer = tuple[str, ...] | None
 _SAME_MEAN_DECIMALS = 12
 
 
@@ -53,7 +53,7 @@ class Ballots:
 
     @classmethod
     def of(
-        cls, answers: Mapping[str, Sequence[Answer]], scores: Mapping[str, Sequence[float]]
+        cls, answers: Mapping[str, Sequence[_Answer]], scores: Mapping[str, Sequence[float]]
     ) -> Self:
         """Return the ballots of agents whose ``answers`` stand in the order of the rows.
 
@@ -119,6 +119,6 @@ class Ballots:
         return np.where(backers.max(0) > 0, won, 0.0)
 
 
-def _codes_of(row: Sequence[Answer]) -> list[int]:
+def _codes_of(row: Sequence[_Answer]) -> list[int]:
     seen: dict[tuple[str, ...], int] = {}
     return [-1 if answer is None else seen.setdefault(answer, len(seen)) for answer in row]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moa_dspy.errors import DataError
-from moa_dspy.optimize.votes.answer_model import Urns, fit_answers
+from moa_dspy.optimize.votes.answer_model import AnswerSampler, fit_answers
 from moa_dspy.optimize.votes.ballots import Ballots
 
 Masks = NDArray[np.uint32]
@@ -23,7 +23,7 @@ _MOST_ONES = 255
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Camps:
+class AnswerGroups:
     """Who agrees with whom in every column, and which of them are right.
 
     A camp is all agents with one answer: a bit mask, and 16 bits above it that of its members
@@ -59,7 +59,7 @@ class Camps:
         )
 
 
-def count_right(camps: Camps, layers: Masks, *, n_rows: int) -> NDArray[np.int32]:
+def count_right(camps: AnswerGroups, layers: Masks, *, n_rows: int) -> NDArray[np.int32]:
     """Return how many columns of each row every layer's vote gets right, (layers, rows).
 
     A tie goes to the camp of the layer's first agent among the tied, and that agent is the
@@ -123,7 +123,7 @@ def _ranks(n_agents: int) -> NDArray[np.uint8]:
     )
 
 
-Layer = tuple[str, ...]
+_Layer = tuple[str, ...]
 PSEUDO_ROWS: Final = 240_000
 """Monte Carlo sd of the gains of the best votes: 0.0004; with 60,000, 0.0008 and other picks."""
 SHORTLIST: Final = 10
@@ -140,7 +140,7 @@ class SmoothedVotes:
         ranking: All agents, best recorded mean first.
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[_Layer, ...]
     per_row: NDArray[np.float32]
     ranking: tuple[str, ...]
 
@@ -171,7 +171,7 @@ class SmoothedVotes:
         return gap[:, 0], (np.arange(len(sets)) != at).astype(np.float64)
 
 
-def anything(layer: Layer) -> bool:
+def admit_all(layer: _Layer) -> bool:
     """Admit every ``layer``."""
     return True
 
@@ -181,7 +181,7 @@ def smooth(
     *,
     widths: range | tuple[int, int],
     seed: int,
-    admits: Callable[[Layer], bool] = anything,
+    admits: Callable[[_Layer], bool] = admit_all,
     pseudo: int = PSEUDO_ROWS,
     shortlist: int = SHORTLIST,
 ) -> SmoothedVotes:
@@ -221,15 +221,17 @@ def smooth(
     return SmoothedVotes(layers, (right / n_each).astype(np.float32), ranked.agents)
 
 
-def _redrawn(ranked: Ballots, *, n_best: int, n_each: int, seed: int) -> Camps:
+def _redrawn(ranked: Ballots, *, n_best: int, n_each: int, seed: int) -> AnswerGroups:
     codes = _relabelled(ranked.codes)
     model = fit_answers(codes, ranked.scores)
-    urns = Urns.of(model, codes[:n_best], ranked.scores[:n_best])
-    return Camps.joined(Camps.of(*chunk) for chunk in urns.redraw(n_each=n_each, seed=seed))
+    urns = AnswerSampler.of(model, codes[:n_best], ranked.scores[:n_best])
+    return AnswerGroups.joined(
+        AnswerGroups.of(*chunk) for chunk in urns.redraw(n_each=n_each, seed=seed)
+    )
 
 
 def _seats(
-    agents: Layer, widths: range | tuple[int, int], admits: Callable[[Layer], bool]
+    agents: _Layer, widths: range | tuple[int, int], admits: Callable[[_Layer], bool]
 ) -> list[tuple[int, ...]]:
     allowed = widths if isinstance(widths, range) else range(widths[0], widths[1] + 1)
     wider = (

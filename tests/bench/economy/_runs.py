@@ -11,11 +11,11 @@ import optuna
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import BudgetReachedError
-from moa_dspy.optimize.evidence import ResponseShrink
+from moa_dspy.optimize.evidence import SurrogateShrinkage
 from moa_dspy.optimize.objectives import ScoreObjective
 from moa_dspy.optimize.result import TrialRecord
-from moa_dspy.optimize.selection import Evidence, Measured, choose
-from moa_dspy.optimize.surrogate.acquisition import Proposer, nodes_of
+from moa_dspy.optimize.selection import CandidateScores, Evidence, choose
+from moa_dspy.optimize.surrogate.acquisition import Acquisition, nodes_of
 from moa_dspy.optimize.surrogate.features import Kernels, Traits
 from moa_dspy.optimize.trials import Trials, make_study
 from tests.bench.economy._world import World
@@ -51,7 +51,7 @@ class Watch:
     recommends: dict[str, Recommend]
     most_shared: float = inf
     most_unshared: float = inf
-    measured: list[Measured] = field(default_factory=list)
+    measured: list[CandidateScores] = field(default_factory=list)
     goals: dict[str, Goal] = field(default_factory=dict)
     unshared: int = 0
     _nodes: set[Hashable] = field(default_factory=set)
@@ -68,7 +68,7 @@ class Watch:
         if len(self.goals) == len(self.recommends) or not is_rich:
             raise BudgetReachedError("The run is over.")
         scores = self.world.answers(one)
-        self.measured.append(Measured(one, scores, calls=one.calls or 1, usd=0.0))
+        self.measured.append(CandidateScores(one, scores, calls=one.calls or 1, usd=0.0))
         self._nodes |= nodes_of(one)
         self.unshared += (one.calls or 1) * self.world.n_rows
         if len(self.measured) >= len(self.world.singles):
@@ -97,7 +97,7 @@ def chosen(watch: Watch) -> Architecture:
         ballots=None,
         widths=(world.space.min_width, world.space.max_width),
         admits=lambda _: True,
-        shrink=ResponseShrink(world.pair),
+        shrink=SurrogateShrinkage(world.pair),
         seed=world.seed,
     )
     return choose(evidence).picked
@@ -133,7 +133,7 @@ def ours(world: World, *, n_trials: int) -> Run:
     watch = Watch(world, {"choose": chosen})
     means = {name: float(answers.mean()) for name, answers in world.alone.items()}
     kernels = Kernels.of(Traits(means, world.pair))
-    proposer = Proposer(world.space, kernels, world.settle, world.seed)
+    proposer = Acquisition(world.space, kernels, world.settle, world.seed)
 
     def propose() -> Architecture | None:
         architectures = [one.architecture for one in watch.measured]

@@ -13,7 +13,7 @@ from zlib import crc32
 import numpy as np
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.optimize.selection import settled
+from moa_dspy.optimize.selection import canonical_evidence
 from moa_dspy.optimize.space import SearchSpace
 from tests.bench.economy._families import Draws, Matrix, Surface
 from tests.bench.economy._optimum import best_of
@@ -99,7 +99,7 @@ class World:
 
     def settle(self, one: Architecture) -> Architecture:
         """Give an architecture its final form, as a study does."""
-        return settled(one, self.ranking)
+        return canonical_evidence(one, self.ranking)
 
     @cached_property
     def _seen_unlike(self) -> Matrix:

@@ -13,7 +13,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Calls, Recording
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import Measurer, ModelSearch, SearchSpace, StudyResult
-from moa_dspy.optimize.nodes import Memory
+from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.study_file import StudyFile, read_study
 from moa_dspy.pool import Pool
 from tests.bench.quality._folder import Answers, Indices, Scores
@@ -41,7 +41,7 @@ class Quickstart:
     train: tuple[dspy.Example, ...]
     rows: tuple[dspy.Example, ...]
     space: SearchSpace
-    memory: Memory
+    memory: NodeCache
     singles: Answers
     others: dict[str, Scores]
 
@@ -69,7 +69,7 @@ def quickstart() -> Quickstart:
     agents, _ = study.make_agents()
     recording = Recording.read(study.calls.recording or Path())
     pool = Pool(agents, calls=Calls(recording=recording, replay_only=True))
-    splits, space, memory = study.make_splits(), study.make_space(agents), Memory()
+    splits, space, memory = study.make_splits(), study.make_space(agents), NodeCache()
     rows = (*splits.val, *splits.test)
     measurer = Measurer(_student(study, pool), study.make_metric(), memory=memory)
     singles = _singles(measurer, tuple(pool), rows)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa_dspy.errors import MetricError
-from moa_dspy.optimize.early_facts import EarlyFacts, Estimate, early_facts
+from moa_dspy.optimize.early_facts import EarlyFacts, StudyEstimate, early_facts
 from moa_dspy.optimize.votes import Ballots
 
 STRONG = [1.0] * 80 + [0.0] * 20
@@ -76,7 +76,7 @@ def test_facts_are_ordered_and_blind_to_the_order_of_agents(
 
 
 def test_facts_survive_json() -> None:
-    full = early_facts({"weak": WEAK, "strong": STRONG}, estimate=Estimate(1, 0.5, 2.0, "usd"))
+    full = early_facts({"weak": WEAK, "strong": STRONG}, estimate=StudyEstimate(1, 0.5, 2.0, "usd"))
     alone = early_facts({"a": STRONG})
     for facts in (full, alone):
         assert EarlyFacts.from_json(facts.to_json()) == facts

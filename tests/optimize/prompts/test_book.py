@@ -7,24 +7,24 @@ import pytest
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize.evaluate import Student
-from moa_dspy.optimize.prompts import BookEntry, Prompt, PromptBook
+from moa_dspy.optimize.prompts import Prompt, PromptRegistry, RegisteredPrompt
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE
 from tests.optimize.prompts.world import make_world, mixture
 
 TEXTS = {"paper": AGGREGATE_AND_SYNTHESIZE, "careful": "Read CAREFULLY.", "same": "Read CAREFULLY."}
 
 
-def book(n_slots: int = 2) -> PromptBook:
-    return PromptBook.of(mixture(make_world()), TEXTS, n_slots)
+def book(n_slots: int = 2) -> PromptRegistry:
+    return PromptRegistry.of(mixture(make_world()), TEXTS, n_slots)
 
 
 def with_prompt(name: str | None) -> Architecture:
     return Architecture((("a", "b"),), "c", prompt=name)
 
 
-def entry(found: PromptBook, text: str) -> BookEntry:
-    made = PromptBook.of(mixture(make_world()), {"it": text}, 0)
-    return BookEntry(made.prompt("it"), "somebody", "a + b > synthesize(c)", 0.5)
+def entry(found: PromptRegistry, text: str) -> RegisteredPrompt:
+    made = PromptRegistry.of(mixture(make_world()), {"it": text}, 0)
+    return RegisteredPrompt(made.prompt("it"), "somebody", "a + b > synthesize(c)", 0.5)
 
 
 def test_the_choices_are_declared_once() -> None:
@@ -38,7 +38,7 @@ def test_the_choices_are_declared_once() -> None:
 def test_a_new_prompt_fills_a_slot_and_a_known_one_none() -> None:
     found = book(n_slots=1)
     assert found.add(entry(found, "Read CAREFULLY.")) == "careful"
-    assert found.add(BookEntry(found.own, "nobody")) == "own"
+    assert found.add(RegisteredPrompt(found.own, "nobody")) == "own"
     assert found.has_room
     assert found.add(entry(found, "Be quick.")) == "tuned-1"
     assert not found.has_room
@@ -79,7 +79,7 @@ def test_an_unknown_prompt_is_an_error_and_never_the_own_in_disguise() -> None:
 @pytest.mark.parametrize("name", ["own", "tuned-1", "tuned-x"])
 def test_names_of_the_book_are_not_the_callers(name: str) -> None:
     with pytest.raises(StudyError, match=f"`prompts.texts`: '{name}' is taken"):
-        PromptBook.of(mixture(make_world()), {name: "Read."}, 1)
+        PromptRegistry.of(mixture(make_world()), {name: "Read."}, 1)
 
 
 def test_the_book_as_plain_data_has_text_origin_and_difference() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from moa_dspy.optimize.nodes import place_of
 from moa_dspy.optimize.prompts import ReferenceFeedback
-from moa_dspy.optimize.prompts.references import Bank, StoredRow
+from moa_dspy.optimize.prompts.references import StoredReferences, StoredRow
 from moa_dspy.optimize.prompts.student import NoAnswer, Scoring, Stop
 from moa_dspy.prediction import Response
 from tests.optimize.prompts.world import exact
@@ -21,7 +21,7 @@ def feedback(*answers: str, metric: Any = exact, normalise: str = "text", **row:
     example = example.with_inputs("question")
     asked = tuple(Response("a", values={"answer": text}, text=text) for text in answers)
     stored = StoredRow(example, 0, (asked,), answers)
-    bank = Bank({place_of({"question": "2 + 2?"}): stored})
+    bank = StoredReferences({place_of({"question": "2 + 2?"}): stored})
     scoring = Scoring.of(metric, Stop())
     return ReferenceFeedback(scoring, bank, ("answer",), normalise), stored.example
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from moa_dspy.optimize import PromptResult, optimize_aggregator
-from moa_dspy.optimize.prompts.optimizers import HABITS
+from moa_dspy.optimize.prompts.optimizers import OPTIMIZER_TRAITS
 from tests.optimize.prompts.optimizers import OPTIMIZERS
 from tests.optimize.prompts.world import exact, make_world, mixture, rows
 
@@ -34,7 +34,7 @@ EVERY = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
 def test_every_optimizer_whose_habits_are_known_is_tried() -> None:
-    assert set(OPTIMIZERS) == set(HABITS)
+    assert set(OPTIMIZERS) == set(OPTIMIZER_TRAITS)
 
 
 @EVERY

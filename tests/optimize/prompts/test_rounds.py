@@ -13,7 +13,13 @@ from moa_dspy.calls import Budget, Ledger
 from moa_dspy.errors import MetricError
 from moa_dspy.optimize import Measurer
 from moa_dspy.optimize.evaluate import Student
-from moa_dspy.optimize.prompts import PromptBook, PromptOptions, PromptRounds, TryPrompts, guarded
+from moa_dspy.optimize.prompts import (
+    PromptOptions,
+    PromptRegistry,
+    PromptRounds,
+    TryPrompts,
+    prompt_verdict_of,
+)
 from tests.optimize.prompts.optimizers import copro
 from tests.optimize.prompts.world import CAREFULLY, World, exact, make_world, mixture, rows
 
@@ -31,7 +37,7 @@ class Record:
 def rounds(world: World, metric: Any = exact, **options: Any) -> PromptRounds:
     given = PromptOptions(**{"optimizer": copro(world.outsider), **options})
     program = mixture(world)
-    book = PromptBook.of(program, given.all_texts, given.n_slots)
+    book = PromptRegistry.of(program, given.all_texts, given.n_slots)
     return PromptRounds(given, book, Student.of(program), rows("train"), metric, n_threads=2)
 
 
@@ -114,24 +120,26 @@ def test_without_references_the_next_mixture_is_tuned() -> None:
 def test_a_prompt_stays_only_if_it_beats_the_own_on_val(learns: bool, is_proven: bool) -> None:
     world = make_world(learns=learns)
     program = mixture(world)
-    book = PromptBook.of(program, {"careful": "Read CAREFULLY."}, 0)
+    book = PromptRegistry.of(program, {"careful": "Read CAREFULLY."}, 0)
     measurer = Measurer(program, exact, 2, book=book)
     picked = Architecture(C.layers, "c", prompt="careful")
-    verdict = guarded(picked, measurer, rows("val", 18), n_tried=1)
+    verdict = prompt_verdict_of(picked, measurer, rows("val", 18), n_tried=1)
     assert verdict is not None
     assert verdict.is_proven is is_proven
     assert ("beats" if is_proven else "is not proven better") in verdict.note
-    assert guarded(C, measurer, rows("val"), n_tried=1) is None
+    assert prompt_verdict_of(C, measurer, rows("val"), n_tried=1) is None
 
 
 def test_the_level_is_shared_by_the_mixtures_that_were_tried() -> None:
     world = make_world()
     program = mixture(world)
-    book = PromptBook.of(program, {"careful": "Read CAREFULLY."}, 0)
+    book = PromptRegistry.of(program, {"careful": "Read CAREFULLY."}, 0)
     measurer = Measurer(program, exact, 2, book=book)
     picked = Architecture(C.layers, "c", prompt="careful")
     # Five of 15 rows are gained and none lost: mid-p is 1/64.
-    few, many = (guarded(picked, measurer, rows("val", 15), n_tried=n, gain=0.9) for n in (1, 10))
+    few, many = (
+        prompt_verdict_of(picked, measurer, rows("val", 15), n_tried=n, gain=0.9) for n in (1, 10)
+    )
     assert few is not None
     assert many is not None
     assert (few.is_proven, many.is_proven) == (True, False)
@@ -141,9 +149,11 @@ def test_the_guard_without_a_budget_keeps_the_own_prompt() -> None:
     world = make_world()
     world.pool.calls.ledger = Ledger(Budget(calls=3))
     program = mixture(world)
-    book = PromptBook.of(program, {"careful": "Read CAREFULLY."}, 0)
+    book = PromptRegistry.of(program, {"careful": "Read CAREFULLY."}, 0)
     picked = Architecture(C.layers, "c", prompt="careful")
-    verdict = guarded(picked, Measurer(program, exact, 1, book=book), rows("val"), n_tried=1)
+    verdict = prompt_verdict_of(
+        picked, Measurer(program, exact, 1, book=book), rows("val"), n_tried=1
+    )
     assert verdict is not None
     assert not verdict.is_proven
     assert "is not used: The budget of 3 calls is reached" in verdict.note

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize.racing import balanced_order, looks
+from moa_dspy.optimize.racing import balanced_order, look_points
 
 
 def test_looks_are_at_the_ends_of_equal_blocks() -> None:
-    assert looks(200) == (40, 80, 120, 160)
+    assert look_points(200) == (40, 80, 120, 160)
     # 19 is below 20 rows
-    assert looks(99) == (39, 59, 79)
-    assert looks(24) == ()
+    assert look_points(99) == (39, 59, 79)
+    assert look_points(24) == ()
 
 
 @given(n=st.integers(1, 60), seed=st.integers(0, 9))

@@ -7,7 +7,7 @@ import pytest
 from moa_dspy.optimize.objectives import (
     CallsObjective,
     DiversityObjective,
-    Measured,
+    MeasuredArchitecture,
     ScoreObjective,
     SecondsObjective,
     UsdObjective,
@@ -18,7 +18,7 @@ from moa_dspy.optimize.racing import Race, Standing, is_dominated
 RACE = Race(10, 2)
 
 
-def measured(scores: list[float], **facts: Any) -> Measured:
+def measured(scores: list[float], **facts: Any) -> MeasuredArchitecture:
     n = len(scores)
     given: dict[str, Any] = {
         "reference": [0.5] * n,
@@ -27,10 +27,10 @@ def measured(scores: list[float], **facts: Any) -> Measured:
         "usd": [1.0] * n,
         "seconds": [1.0] * n,
     }
-    return Measured(scores=scores, **(given | facts))
+    return MeasuredArchitecture(scores=scores, **(given | facts))
 
 
-def dominated(arm: Measured, rival: Measured, *objectives: Any) -> bool:
+def dominated(arm: MeasuredArchitecture, rival: MeasuredArchitecture, *objectives: Any) -> bool:
     return is_dominated(Standing.of(arm, objectives), Standing.of(rival, objectives), RACE)
 
 

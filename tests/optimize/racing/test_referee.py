@@ -17,7 +17,7 @@ from moa_dspy.optimize.objectives import (
     UsdObjective,
     WinRateObjective,
 )
-from moa_dspy.optimize.racing import Referee
+from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.testing import Script, scripted_pool
 
@@ -25,25 +25,25 @@ Make = Callable[..., Any]
 
 
 @pytest.fixture
-def referee(rows: Make, measurer: Make) -> Callable[..., Referee]:
+def referee(rows: Make, measurer: Make) -> Callable[..., TrialJudge]:
     """Return what makes a referee of scripted agents; the first one is the best."""
 
-    def make(scripts: dict[str, Script], n_rows: int, **options: Any) -> Referee:
+    def make(scripts: dict[str, Script], n_rows: int, **options: Any) -> TrialJudge:
         pool = scripted_pool(scripts, usd_per_million_tokens=dict.fromkeys(scripts, 1e6))
         runner: Measurer = measurer(pool, n_threads=1)
         best = next(iter(scripts))
-        return Referee(
+        return TrialJudge(
             runner, rows("val", n_rows), best_single=best, diversity=Disagreement(), **options
         )
 
     return make
 
 
-def judge(referee: Referee, text: str) -> Any:
+def judge(referee: TrialJudge, text: str) -> Any:
     return referee.judge(Architecture.parse(text), "test", number=0)
 
 
-def leader(referee: Referee) -> str | None:
+def leader(referee: TrialJudge) -> str | None:
     return referee.leader.architecture if referee.leader else None
 
 
@@ -164,7 +164,7 @@ def test_equal_arms_seldom_stop_wrongly(rows: Make) -> None:
     examples, rng, wrong, names = rows("val", 90), random.Random(0), 0, "abcd"
     for _ in range(100):
         coins: Any = Coins(rng)
-        found = Referee(
+        found = TrialJudge(
             coins, examples, best_single="a", diversity=Disagreement(), n_arms=len(names)
         )
         wrong += any([judge(found, name).is_stopped_early for name in names])

@@ -6,7 +6,7 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.report import amount, duration, fitting, points, report_text
-from moa_dspy.optimize.result import Row, StudyResult, TrialRecord
+from moa_dspy.optimize.result import StudyResult, SystemScore, TrialRecord
 from moa_dspy.winrate import Interval, Verdict
 
 PICK = "small-warm*2 + large > large-warm > synthesize(large)"
@@ -14,8 +14,8 @@ GAIN = Interval(0.021, -0.012, 0.054, 0.95)
 TRIAL = TrialRecord(0, "large", "single", 0.5, 0.655, 0.0, 1.0, 0.0, 1.0, 100)
 
 
-def row(name: str, architecture: str, score: float, *, failures: float = 0.0) -> Row:
-    return Row(
+def row(name: str, architecture: str, score: float, *, failures: float = 0.0) -> SystemScore:
+    return SystemScore(
         name,
         architecture,
         score,
@@ -36,8 +36,8 @@ RESULT = StudyResult(
     # Not in the table's order, and with a row that only this study has.
     test={
         "extra": row("extra", "small > vote", 0.1),
-        "oracle": Row("oracle", None, 0.75, note="right if any agent is"),
-        "top_k": Row("top_k", "small", None, note="no budget left"),
+        "oracle": SystemScore("oracle", None, 0.75, note="right if any agent is"),
+        "top_k": SystemScore("top_k", "small", None, note="no budget left"),
         "best_single": row("best_single", "large", 0.659, failures=0.02),
         "pick": row("pick", PICK, 0.68),
     },

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from moa_dspy.optimize.early_facts import EarlyFacts, Estimate
-from moa_dspy.optimize.report import early_lines, facts, report_text
+from moa_dspy.optimize.early_facts import EarlyFacts, StudyEstimate
+from moa_dspy.optimize.report import early_lines, report_text, result_lines
 from moa_dspy.optimize.result import StudyResult, TrialRecord
 from moa_dspy.winrate import Interval
 from tests.optimize.report.test_report import PICK, RESULT
@@ -22,7 +22,7 @@ EARLY = EarlyFacts(
     rival="small",
     lead=Interval(0.1, 0.04, 0.16, 0.99),
     rescued=0.145,
-    estimate=Estimate(12345, 0.5, 192.3, "usd"),
+    estimate=StudyEstimate(12345, 0.5, 192.3, "usd"),
 )
 SINGLE = TrialRecord(0, "large", "single", 0.5, 0.655, 0.0, 1.0, 0.0001, 1.25, 100)
 FULL = replace(
@@ -65,11 +65,11 @@ FULL = replace(
     ],
 )
 def test_what_was_found_is_said(line: str) -> None:
-    assert line in list(facts(FULL))
+    assert line in list(result_lines(FULL))
 
 
 def test_a_prompt_that_was_not_accepted_shows_no_diff() -> None:
-    assert "  +c" not in list(facts(FULL))
+    assert "  +c" not in list(result_lines(FULL))
 
 
 def test_early_facts_are_four_plain_lines() -> None:
@@ -91,7 +91,7 @@ def test_what_is_not_known_early_is_not_said() -> None:
         EARLY,
         vote_ceiling=None,
         lead=Interval(0.01, -0.02, 0.04, 0.99),
-        estimate=Estimate(10, 0.0, 1.0),
+        estimate=StudyEstimate(10, 0.0, 1.0),
     )
     text = "\n".join(early_lines(level))
     assert "vote" not in text
@@ -103,7 +103,7 @@ def test_what_is_not_known_early_is_not_said() -> None:
 
 def test_a_long_front_is_cut() -> None:
     many = replace(FULL, front=tuple(f"m{i}" for i in range(11)), knee=None)
-    lines = list(facts(many))
+    lines = list(result_lines(many))
     assert [line for line in lines if line.startswith("- m")] == [f"- m{i}" for i in range(8)]
     assert "- and 3 more in the result." in lines
     assert not [line for line in lines if line.startswith("Knee")]

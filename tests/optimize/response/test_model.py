@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.space import SearchSpace
 from moa_dspy.optimize.surrogate.features import Kernels, Traits
-from moa_dspy.optimize.surrogate.gp import ResponseModel, means_and_noise
+from moa_dspy.optimize.surrogate.gp import SurrogateModel, means_and_noise
 from tests.optimize.response.worlds import NAMES, STRENGTH, Matrix, kernels, mixtures, seen, unlike
 
 SPACE = SearchSpace(NAMES, combines=("synthesize",), max_depth=1, max_width=3)
@@ -33,7 +33,7 @@ def renamed(one: Architecture, names: dict[str, str]) -> Architecture:
 def test_a_linear_truth_is_recovered_of_what_was_never_measured() -> None:
     known, new = drawn(60)[:40], drawn(60)[40:]
     scores = seen([strength(one) for one in known], n_rows=100, seed=1)
-    predicted = ResponseModel(kernels(), known, scores).predict(new).mean
+    predicted = SurrogateModel(kernels(), known, scores).predict(new).mean
     truths = np.array([strength(one) for one in new])
     # One mean has an error of 0.03; forty say together what is left to within a third.
     assert np.sqrt(np.mean((predicted - truths) ** 2)) < 0.015
@@ -42,13 +42,13 @@ def test_a_linear_truth_is_recovered_of_what_was_never_measured() -> None:
 
 def test_what_is_fitted_is_what_is_predicted_of_the_measured() -> None:
     known = drawn(30)
-    model = ResponseModel(kernels(), known, seen([strength(o) for o in known], n_rows=50, seed=1))
+    model = SurrogateModel(kernels(), known, seen([strength(o) for o in known], n_rows=50, seed=1))
     assert model.fitted() == pytest.approx(model.predict(known).mean, abs=1e-10)
 
 
 def test_performance_explains_what_depends_on_performance() -> None:
     known = drawn(40)
-    model = ResponseModel(kernels(), known, seen([strength(o) for o in known], n_rows=200, seed=1))
+    model = SurrogateModel(kernels(), known, seen([strength(o) for o in known], n_rows=200, seed=1))
     shares = model.explained()
     assert shares["performance"] > 0.6
     assert shares["diversity"] < 0.2
@@ -59,7 +59,7 @@ def test_diversity_explains_what_depends_on_diversity() -> None:
     known = [one for one in drawn(60) if one.layers]
     space_pair = kernels().traits
     truths = [float(space_pair.blocks([one])["diversity"][0, 0]) for one in known]
-    model = ResponseModel(kernels(), known, seen(truths, n_rows=200, seed=1))
+    model = SurrogateModel(kernels(), known, seen(truths, n_rows=200, seed=1))
     shares = model.explained()
     assert shares["diversity"] > 0.6 > shares["performance"]
 
@@ -68,7 +68,7 @@ def test_pure_noise_shrinks_to_next_to_nothing() -> None:
     spreads, raw = [], []
     for seed in range(5):
         scores = seen([0.5] * 30, n_rows=100, seed=seed)
-        model = ResponseModel(kernels(), drawn(30, seed), scores)
+        model = SurrogateModel(kernels(), drawn(30, seed), scores)
         spreads.append(model.predict(drawn(30, seed)).mean.std())
         raw.append(scores.mean(1).std())
     assert np.mean(raw) > 0.025
@@ -76,7 +76,7 @@ def test_pure_noise_shrinks_to_next_to_nothing() -> None:
 
 
 def test_equal_scores_are_explained_by_nothing() -> None:
-    model = ResponseModel(kernels(), drawn(10), np.full((10, 20), 0.5))
+    model = SurrogateModel(kernels(), drawn(10), np.full((10, 20), 0.5))
     assert model.explained() == {}
     gains, _ = model.gains(drawn(10)[0])
     assert np.allclose(gains, 0)
@@ -87,13 +87,13 @@ def test_equal_scores_are_explained_by_nothing() -> None:
 def test_neither_names_nor_order_matter(order: list[int], names: list[str]) -> None:
     known, new = drawn(12), drawn(20)[12:]
     scores = seen([strength(one) for one in known], n_rows=30, seed=2)
-    plain = ResponseModel(kernels(), known, scores)
+    plain = SurrogateModel(kernels(), known, scores)
     to = dict(zip(NAMES, names, strict=True))
     back = {there: here for here, there in to.items()}
     traits = Traits(
         {to[name]: STRENGTH[name] for name in NAMES}, lambda a, b: unlike(back[a], back[b])
     )
-    other = ResponseModel(
+    other = SurrogateModel(
         Kernels.of(traits), [renamed(known[k], to) for k in order], scores[list(order)]
     )
     assert other.weights == plain.weights
@@ -105,7 +105,7 @@ def test_neither_names_nor_order_matter(order: list[int], names: list[str]) -> N
 @pytest.mark.parametrize("n_rows", [1, 2, 5, 100])
 def test_gains_are_finite_however_few_rows_there_are(n_rows: int) -> None:
     known = drawn(40)
-    model = ResponseModel(kernels(), known, seen([0.5] * 40, n_rows=n_rows, seed=0))
+    model = SurrogateModel(kernels(), known, seen([0.5] * 40, n_rows=n_rows, seed=0))
     gains, errors = model.gains(known[3])
     assert np.isfinite([gains, errors]).all()
     assert (errors >= 0).all()
@@ -114,7 +114,7 @@ def test_gains_are_finite_however_few_rows_there_are(n_rows: int) -> None:
 
 def test_one_agent_alone_is_a_world() -> None:
     one = Architecture.single("a")
-    model = ResponseModel(kernels("a"), [one], np.array([[0.0, 1.0, 1.0, 1.0]]))
+    model = SurrogateModel(kernels("a"), [one], np.array([[0.0, 1.0, 1.0, 1.0]]))
     assert model.gains(one)[0].tolist() == [0.0]
     assert model.predict([one]).mean[0] == pytest.approx(0.75, abs=0.02)
 
@@ -122,7 +122,7 @@ def test_one_agent_alone_is_a_world() -> None:
 def test_deeper_than_the_traits_speak_of_is_no_error() -> None:
     deep = Architecture.parse("a + b > c > d > e > a + c > synthesize(b)")
     known = [*drawn(5), deep]
-    model = ResponseModel(kernels(), known, seen([0.5] * 6, n_rows=10, seed=0))
+    model = SurrogateModel(kernels(), known, seen([0.5] * 6, n_rows=10, seed=0))
     assert np.isfinite(model.predict([deep, Architecture.parse("a > b > c > d > vote")]).mean).all()
 
 
@@ -141,9 +141,9 @@ def test_few_rows_are_trusted_less() -> None:
     few: Matrix = scores.copy()
     few[-1, 10:] = np.nan
     incumbent = known[0]
-    learned = ResponseModel(kernels(), known, scores).weights
+    learned = SurrogateModel(kernels(), known, scores).weights
     whole, short = (
-        ResponseModel(kernels(), known, some, weights=learned).gains(incumbent)
+        SurrogateModel(kernels(), known, some, weights=learned).gains(incumbent)
         for some in (scores, few)
     )
     assert short[1][-1] > whole[1][-1]
@@ -154,7 +154,7 @@ def test_two_that_differ_in_nothing_known_may_still_differ() -> None:
     traits = Traits(dict.fromkeys("abcd", 0.5), lambda *_: 0.5)
     known = [Architecture.parse(f"{p} > synthesize(a)") for p in ("a + b", "c + d", "a + c")]
     scores = seen([0.2, 0.8, 0.5], n_rows=400, seed=0)
-    gains, errors = ResponseModel(Kernels.of(traits), known, scores).gains(known[0])
+    gains, errors = SurrogateModel(Kernels.of(traits), known, scores).gains(known[0])
     assert gains[1] > 3 * errors[1]
 
 
@@ -162,8 +162,8 @@ def test_what_two_have_in_common_is_no_error_of_their_difference() -> None:
     twins = [Architecture.parse(f"{p} > synthesize(e)") for p in ("a + b", "a + b + c")]
     known = [*twins, *drawn(3)]
     scores = seen([0.5] * 5, n_rows=5, seed=0)
-    weights = dict.fromkeys(ResponseModel(kernels(), known, scores).weights, 0.1)
-    model = ResponseModel(kernels(), known, scores, weights=weights)
+    weights = dict.fromkeys(SurrogateModel(kernels(), known, scores).weights, 0.1)
+    model = SurrogateModel(kernels(), known, scores, weights=weights)
     sds = model.predict(twins).sd
     assert model.gains(twins[0])[1][1] < 0.95 * np.hypot(*sds)
 
@@ -181,7 +181,7 @@ def test_gains_hold_the_truth_as_often_as_they_say() -> None:
             for o in known
         ]
         scores = seen(truths, n_rows=100, seed=seed, in_common=1.0)
-        gains, errors = ResponseModel(kernels(), known, scores).gains(known[0])
+        gains, errors = SurrogateModel(kernels(), known, scores).gains(known[0])
         misses = np.abs(gains - (np.array(truths) - truths[0]))[1:]
         hits += int((misses <= 1.96 * errors[1:]).sum())
         n += len(misses)

@@ -8,7 +8,7 @@ import numpy as np
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.space import SearchSpace
-from moa_dspy.optimize.surrogate.acquisition import Proposer, nodes_of
+from moa_dspy.optimize.surrogate.acquisition import Acquisition, nodes_of
 from moa_dspy.optimize.surrogate.features import Kernels, Traits
 from tests.optimize.response.worlds import NAMES, STRENGTH, kernels, unlike
 
@@ -37,8 +37,8 @@ def free(_: Architecture) -> float:
     return 0.0
 
 
-def proposer(seed: int = 0, space: SearchSpace = SPACE, price: Score = free) -> Proposer:
-    return Proposer(space, kernels(), lambda one: one, seed, lambda _: price)
+def proposer(seed: int = 0, space: SearchSpace = SPACE, price: Score = free) -> Acquisition:
+    return Acquisition(space, kernels(), lambda one: one, seed, lambda _: price)
 
 
 def searched(seed: int, n: int, price: Score = free) -> list[Architecture]:
@@ -104,7 +104,7 @@ def _some_drawn(seed: int, space: SearchSpace) -> list[Architecture]:
 def test_none_is_returned_when_nothing_is_left() -> None:
     space = SearchSpace(("a", "b"), combines=("vote",), max_depth=1)
     known = [*map(Architecture.single, "ab"), Architecture.parse("a + b > vote")]
-    searching = Proposer(space, Kernels.of(Traits(STRENGTH, unlike)), lambda one: one, 0)
+    searching = Acquisition(space, Kernels.of(Traits(STRENGTH, unlike)), lambda one: one, 0)
     assert searching.propose(known[:2], np.ones((2, 5))) == known[2]
     assert searching.propose(known, np.ones((3, 5))) is None
 
@@ -127,7 +127,7 @@ def test_of_equals_that_with_fewer_new_calls_is_proposed() -> None:
     space = SearchSpace(NAMES, max_depth=2)
     known = [Architecture.single(name) for name in NAMES]
     traits = Traits(dict.fromkeys(NAMES, 0.5), lambda *_: 0.5)
-    searching = Proposer(space, Kernels.of(traits), lambda one: one, 0)
+    searching = Acquisition(space, Kernels.of(traits), lambda one: one, 0)
     found = searching.propose(known, np.full((5, 20), 0.5))
     assert found is not None
     assert (found.combine, found.depth) == ("vote", 1)

@@ -10,14 +10,14 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize.selection import Evidence, Measured, choose, expected_score
+from moa_dspy.optimize.selection import CandidateScores, Evidence, choose, expected_score
 from moa_dspy.optimize.votes import Ballots
 
 NAMES = tuple("abcde")
 
 
 def paired(
-    evidence: Evidence, incumbent: Measured, measured: Sequence[Measured]
+    evidence: Evidence, incumbent: CandidateScores, measured: Sequence[CandidateScores]
 ) -> tuple[Sequence[float], Sequence[float]]:
     """Shrink nothing: the plain paired difference."""
     del evidence
@@ -34,7 +34,9 @@ def world(
     right = rng.random((len(rates), n)) < np.array(rates)[:, None]
     codes = np.where(right, 0, rng.integers(1, n_wrong + 1, right.shape)).astype(np.int16)
     scores = dict(zip(names, right.astype(float), strict=True))
-    measured = tuple(Measured(Architecture.single(m), scores[m], calls=1, usd=0) for m in names)
+    measured = tuple(
+        CandidateScores(Architecture.single(m), scores[m], calls=1, usd=0) for m in names
+    )
     whole = Evidence(
         singles=scores,
         measured=measured,
@@ -52,7 +54,7 @@ def with_top_3(evidence: Evidence) -> Evidence:
     top = evidence.ranking[:3]
     vote = Architecture((top,), top[0], "vote")
     scores = evidence.ballots.vote(top, ranking=evidence.ranking)
-    return replace(evidence, measured=(*evidence.measured, Measured(vote, scores, 3, 0)))
+    return replace(evidence, measured=(*evidence.measured, CandidateScores(vote, scores, 3, 0)))
 
 
 def test_equal_agents_are_no_reason_to_leave_the_vote_of_the_best() -> None:
@@ -84,8 +86,8 @@ def test_without_votes_a_gain_of_one_error_over_the_best_agent_is_enough() -> No
     lucky[wrong[:1]] = 1  # one row won, and one lost
     lucky[np.flatnonzero(single == 1)[:1]] = 0
     better[wrong[:3]] = 1  # gain .015, error .0086
-    luckier = Measured(Architecture((("a", "b"),), "b"), lucky, 3, 0)
-    layered = Measured(Architecture((("a", "b"),), "a"), better, 3, 0)
+    luckier = CandidateScores(Architecture((("a", "b"),), "b"), lucky, 3, 0)
+    layered = CandidateScores(Architecture((("a", "b"),), "a"), better, 3, 0)
     choice = choose(replace(evidence, measured=(*evidence.measured, luckier, layered)))
     assert choice.incumbent == Architecture.single(evidence.ranking[0])
     assert choice.picked == layered.architecture
@@ -100,8 +102,8 @@ def test_over_a_vote_a_gain_within_its_error_counts_nothing() -> None:
     lucky, sure = vote.copy(), vote.copy()
     lucky[wrong[:2]] = 1  # two rows of 200: p = 1/4
     sure[wrong[:20]] = 1
-    luckier = Measured(Architecture((("a", "b"),), "a"), lucky, 3, 0)
-    surer = Measured(Architecture((("a", "b"),), "b"), sure, 3, 0)
+    luckier = CandidateScores(Architecture((("a", "b"),), "a"), lucky, 3, 0)
+    surer = CandidateScores(Architecture((("a", "b"),), "b"), sure, 3, 0)
     with_luck = replace(evidence, measured=(*evidence.measured, luckier))
     assert choose(with_luck).picked != luckier.architecture
     with_both = replace(evidence, measured=(*evidence.measured, luckier, surer))
@@ -111,8 +113,8 @@ def test_over_a_vote_a_gain_within_its_error_counts_nothing() -> None:
 def test_of_equal_gains_the_one_with_fewer_calls_is_picked() -> None:
     evidence = world([0.6, 0.5], ballots=None)
     better = np.ones(evidence.n_rows)
-    costly = Measured(Architecture((("a", "b"),), "a"), better, 3, 0)
-    cheap = Measured(Architecture((("a", "b"),), None, "select"), better, 2, 0)
+    costly = CandidateScores(Architecture((("a", "b"),), "a"), better, 3, 0)
+    cheap = CandidateScores(Architecture((("a", "b"),), None, "select"), better, 2, 0)
     measured = (*evidence.measured, costly, cheap)
     assert choose(replace(evidence, measured=measured)).picked == cheap.architecture
 
@@ -124,8 +126,8 @@ def test_what_was_stopped_or_is_beyond_a_limit_is_not_picked() -> None:
     stopped[-1] = np.nan
     measured = (
         *evidence.measured,
-        Measured(Architecture((("a", "b"),), "a"), stopped, 3, 0),
-        Measured(Architecture((("a", "b"),), "b"), best, 3, 0, is_admitted=False),
+        CandidateScores(Architecture((("a", "b"),), "a"), stopped, 3, 0),
+        CandidateScores(Architecture((("a", "b"),), "b"), best, 3, 0, is_admitted=False),
     )
     assert not choose(replace(evidence, measured=measured)).picked.layers
     nobody = tuple(replace(one, is_admitted=False) for one in evidence.measured)

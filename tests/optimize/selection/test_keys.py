@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.optimize.selection import settled
+from moa_dspy.optimize.selection import canonical_evidence
 from moa_dspy.prediction import Response
 
 
@@ -23,7 +23,7 @@ from moa_dspy.prediction import Response
 def test_the_best_voters_decide_ties_and_no_more_are_named_than_can_matter(
     text: str, final: str
 ) -> None:
-    assert str(settled(Architecture.parse(text), "ecdba")) == final
+    assert str(canonical_evidence(Architecture.parse(text), "ecdba")) == final
 
 
 def test_a_settled_vote_is_the_vote_in_which_the_best_of_all_tied_members_wins() -> None:
@@ -31,7 +31,7 @@ def test_a_settled_vote_is_the_vote_in_which_the_best_of_all_tied_members_wins()
     from moa_dspy.aggregators import NORMALISERS, Vote
 
     architecture, ranking = (
-        settled(Architecture.parse("a + b + c + d + e > vote"), "debca"),
+        canonical_evidence(Architecture.parse("a + b + c + d + e > vote"), "debca"),
         "debca",
     )
     names = architecture.layers[-1]

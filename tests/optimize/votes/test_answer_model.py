@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moa_dspy.optimize.votes import Ballots
-from moa_dspy.optimize.votes.answer_model import REDRAWN, Urns, fit_answers
+from moa_dspy.optimize.votes.answer_model import REDRAWN, AnswerSampler, fit_answers
 from tests.optimize.votes.worlds import world
 
 
@@ -67,7 +67,7 @@ def test_half_of_the_answers_are_redrawn_by_the_model() -> None:
     ballots = world(5, 4, missing=0.3)
     model = fit_answers(ballots.codes, ballots.scores)
     n_each, n_answers = 40_000, model.quality.shape[1]
-    drawn = [*Urns.of(model, ballots.codes, ballots.scores).redraw(n_each=n_each, seed=1)]
+    drawn = [*AnswerSampler.of(model, ballots.codes, ballots.scores).redraw(n_each=n_each, seed=1)]
     codes = np.concatenate([c for _, c, _ in drawn], axis=1).reshape(5, 4, n_each)
     assert np.concatenate([rows for rows, _, _ in drawn]).tolist() == [*np.arange(4).repeat(n_each)]
     chance = REDRAWN * model.shared
@@ -82,7 +82,7 @@ def test_half_of_the_answers_are_redrawn_by_the_model() -> None:
 def test_a_graded_score_is_the_chance_to_be_right_and_equal_answers_are_alike() -> None:
     codes = np.zeros((3, 2), np.int16)
     scores = np.array([[0.25, 0.5]] * 3)
-    urns = Urns.of(fit_answers(codes, scores), codes, scores)
+    urns = AnswerSampler.of(fit_answers(codes, scores), codes, scores)
     right = np.concatenate([r for _, _, r in urns.redraw(n_each=40_000, seed=0)], axis=1)
     assert (right == right[0]).all()
     assert right[0].reshape(2, -1).mean(1) == pytest.approx([0.25, 0.5], abs=0.01)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa_dspy.optimize.votes.smoothing import LARGEST_POOL, Camps, count_right
+from moa_dspy.optimize.votes.smoothing import LARGEST_POOL, AnswerGroups, count_right
 from tests.optimize.votes.worlds import plain_vote
 
 
@@ -27,7 +27,7 @@ def test_every_vote_of_random_tables_as_counted_in_plain_python(
     right = random.random(codes.shape) < 0.5
     rows = np.arange(n_rows).repeat(n_each)
     layers = [s for k in range(1, n_agents + 1) for s in combinations(range(n_agents), k)]
-    counted = count_right(Camps.of(rows, codes, right), masks_of(layers), n_rows=n_rows)
+    counted = count_right(AnswerGroups.of(rows, codes, right), masks_of(layers), n_rows=n_rows)
     wanted = [np.bincount(rows, plain_vote(codes, right, s), n_rows).tolist() for s in layers]
     assert counted.tolist() == wanted
 
@@ -40,7 +40,7 @@ def test_the_largest_pool_is_counted_exactly() -> None:
     layers = [tuple(i for i in range(LARGEST_POOL) if int(m) >> i & 1) for m in chosen]
     layers += [tuple(range(LARGEST_POOL))]
     rows = np.zeros(400, np.intp)
-    counted = count_right(Camps.of(rows, codes, right), masks_of(layers), n_rows=1)
+    counted = count_right(AnswerGroups.of(rows, codes, right), masks_of(layers), n_rows=1)
     assert counted[:, 0].tolist() == [int(sum(plain_vote(codes, right, s))) for s in layers]
 
 
@@ -48,7 +48,7 @@ def test_the_largest_pool_is_counted_exactly() -> None:
 def test_counts_beyond_a_byte_and_a_block_do_not_wrap(n_columns: int) -> None:
     codes = np.zeros((2, n_columns), np.int16)
     right = np.ones((2, n_columns), np.bool_)
-    camps = Camps.of(np.zeros(n_columns, np.intp), codes, right)
+    camps = AnswerGroups.of(np.zeros(n_columns, np.intp), codes, right)
     counted = count_right(camps, masks_of([(0,), (0, 1)]), n_rows=1)
     assert counted.tolist() == [[n_columns], [n_columns]]
 
@@ -56,7 +56,7 @@ def test_counts_beyond_a_byte_and_a_block_do_not_wrap(n_columns: int) -> None:
 def test_columns_in_which_nobody_is_right_are_dropped_and_count_nothing() -> None:
     codes = np.array([[0, 0, -1], [1, 0, 0]], np.int16)
     right = np.array([[0, 0, 1], [0, 1, 0]], np.bool_)
-    camps = Camps.of(np.array([0, 1, 2]), codes, right)
+    camps = AnswerGroups.of(np.array([0, 1, 2]), codes, right)
     assert camps.rows.tolist() == [1]
     # The camp {0, 1} is right by agent 1 only, and agent 0 speaks for it where both sit
     layers = masks_of([(0,), (1,), (0, 1)])
@@ -67,11 +67,11 @@ def test_camps_of_a_column_by_hand() -> None:
     # Agents 0, 2 and 3 agree, of whom 2 is right; agent 1 stands alone; agent 4 is silent
     codes = np.array([[5], [1], [5], [5], [-1]], np.int16)
     right = np.array([[0], [0], [1], [0], [1]], np.bool_)
-    camps = Camps.of(np.array([7]), codes, right)
+    camps = AnswerGroups.of(np.array([7]), codes, right)
     assert camps.rows.tolist() == [7]
     assert camps.camps.tolist() == [[0b01101 | 0b00100 << 16, 0b00010, 0, 0, 0]]
 
 
 def test_no_column_at_all_counts_nothing() -> None:
-    camps = Camps.of(np.arange(0), np.zeros((2, 0), np.int16), np.zeros((2, 0), np.bool_))
+    camps = AnswerGroups.of(np.arange(0), np.zeros((2, 0), np.int16), np.zeros((2, 0), np.bool_))
     assert count_right(camps, masks_of([(0, 1)]), n_rows=2).tolist() == [[0, 0]]

@@ -8,7 +8,7 @@ from typing import Any
 import dspy
 from dspy.predict.parameter import Parameter
 
-AGENT_MODULES: dict[str, Callable[[Any], Any]] = {
+SEAT_MODULES: dict[str, Callable[[Any], Any]] = {
     "chain_of_thought": dspy.ChainOfThought,
     "predict": dspy.Predict,
 }

@@ -125,7 +125,7 @@ class MixtureOfAgents(dspy.Module):
         architecture: Who sits where, or its text notation; instead of it,
             ``layers`` and ``aggregator`` may give LMs or agent names.
         pool: Where names become LMs; not needed when LMs are given.
-        agent: Makes the module of a seat from a signature, which after the first layer has
+        module: Makes the module of a seat from a signature, which after the first layer has
             ``references``: ``dspy.Predict``, ``dspy.ChainOfThought``, or any that returns
             a prediction with the signature's outputs.
         adapter: A DSPy adapter for every seat; None takes the one of the settings.
@@ -134,7 +134,7 @@ class MixtureOfAgents(dspy.Module):
         deadline_seconds: After how long a layer goes on without its stragglers, as long
             as the quorum has answered. An answer from the store counts with the seconds
             that it took when it was made, so that a replay gives the same result.
-        limits: How many tokens of references an agent may read.
+        reference_limits: How many tokens of references an agent may read.
 
     Raises:
         ArchitectureError: If the architecture cannot be built, or not with this signature.
@@ -150,12 +150,12 @@ class MixtureOfAgents(dspy.Module):
         layers: Sequence[Sequence[Any]] | None = None,
         aggregator: Any = None,
         pool: Pool | None = None,
-        agent: Callable[[Any], Any] = dspy.Predict,
+        module: Callable[[Any], Any] = dspy.Predict,
         adapter: Any = None,
         normalise: str = "text",
         quorum: int = 1,
         deadline_seconds: float | None = None,
-        limits: ReferenceLimits | None = None,
+        reference_limits: ReferenceLimits | None = None,
     ) -> None:
         super().__init__()
         if architecture is None:
@@ -169,14 +169,14 @@ class MixtureOfAgents(dspy.Module):
         for name in architecture.agents:
             pool[name]
         self.signature: Any = _checked(dspy.ensure_signature(signature))
-        limits = limits or ReferenceLimits()
+        limits = reference_limits or ReferenceLimits()
         self.rules = Rules(adapter, normalise, quorum, deadline_seconds, limits)
-        self.architecture, self.pool, self._agent = architecture, pool, agent
+        self.architecture, self.pool, self._module = architecture, pool, module
         self.layers = [
-            Layer([agent(self._proposal(depth)) for _ in names])
+            Layer([module(self._proposal(depth)) for _ in names])
             for depth, names in enumerate(architecture.layers)
         ]
-        self.aggregator = self._make_aggregator(agent)
+        self.aggregator = self._make_aggregator(module)
         mark_seats(self)
 
     def with_architecture(self, architecture: Architecture) -> MixtureOfAgents:
@@ -186,12 +186,12 @@ class MixtureOfAgents(dspy.Module):
             self.signature,
             architecture,
             pool=self.pool,
-            agent=self._agent,
+            module=self._module,
             adapter=rules.adapter,
             normalise=rules.normalise,
             quorum=rules.quorum,
             deadline_seconds=rules.deadline_seconds,
-            limits=rules.limits,
+            reference_limits=rules.limits,
         )
         made.are_proposers_frozen = self.are_proposers_frozen
         return made
@@ -216,12 +216,12 @@ class MixtureOfAgents(dspy.Module):
     def _proposal(self, depth: int) -> Any:
         return self._reading if depth else self.signature
 
-    def _make_aggregator(self, agent: Callable[[Any], Any]) -> Any:
+    def _make_aggregator(self, module: Callable[[Any], Any]) -> Any:
         if not self.architecture.aggregator_calls_a_model:
             return None
         if self.architecture.combine == "select":
             return dspy.Predict(ranker(self.signature))
-        return agent(self._proposal(self.architecture.depth))
+        return module(self._proposal(self.architecture.depth))
 
     def forward(self, **inputs: Any) -> MixturePrediction:
         """Answer, the proposers of a layer at the same time in threads."""

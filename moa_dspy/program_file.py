@@ -17,7 +17,7 @@ from moa_dspy._version import version
 from moa_dspy.adapters import ADAPTERS
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, PoolError
-from moa_dspy.layers import AGENT_MODULES, all_predictors
+from moa_dspy.layers import SEAT_MODULES, all_predictors
 from moa_dspy.pool import Pool
 from moa_dspy.references import ReferenceLimits
 
@@ -99,12 +99,12 @@ class ProgramContent(_Strict):
     adapter: str | None
     normalise: str
     quorum: int
-    agent: str
+    module: str
     agents: dict[str, AgentText]
     state: dict[str, SeatState]
     scores: dict[str, Any] | None
     deadline_seconds: float | None = None
-    limits: ReferenceLimitsText = field(default_factory=ReferenceLimitsText)
+    reference_limits: ReferenceLimitsText = field(default_factory=ReferenceLimitsText)
 
 
 def read_content(path: Path) -> ProgramContent:
@@ -139,19 +139,19 @@ def _check_entries(kind: type[object], table: object, *, where: str) -> None:
         check_table(kind, entry, where=f"{where}[{name!r}]", error=ArchitectureError)
 
 
-def agent_name(program: Any) -> str:
+def module_name(program: Any) -> str:
     """Return the name of the module in the program's seats.
 
     Raises:
-        ArchitectureError: If it has none in ``AGENT_MODULES``.
+        ArchitectureError: If it has none in ``SEAT_MODULES``.
     """
     seats = [seat for layer in program.layers for seat in layer.proposers] or [program.aggregator]
     kinds = {type(seat) for seat in seats}
-    for name, module in AGENT_MODULES.items():
+    for name, module in SEAT_MODULES.items():
         if kinds == {module}:
             return name
     shown = ", ".join(sorted(kind.__name__ for kind in kinds))
-    known = ", ".join(sorted(AGENT_MODULES))
+    known = ", ".join(sorted(SEAT_MODULES))
     raise ArchitectureError(f"Seats of {shown} cannot be saved; those that can are {known}.")
 
 
@@ -312,14 +312,14 @@ def load_program(
         signature,
         architecture,
         pool=pool,
-        agent=_named(AGENT_MODULES, content.agent, f"{path}: unknown agent"),
+        module=_named(SEAT_MODULES, content.module, f"{path}: unknown module"),
         adapter=None
         if adapter is None
         else _named(ADAPTERS, adapter, f"{path}: unknown adapter")(),
         normalise=content.normalise,
         quorum=content.quorum,
         deadline_seconds=content.deadline_seconds,
-        limits=ReferenceLimits(**asdict(content.limits)),
+        reference_limits=ReferenceLimits(**asdict(content.reference_limits)),
     )
     restore(program, content.state, where=str(path))
     return program
@@ -371,12 +371,12 @@ def save_program(program: Any, path: Path, *, scores: Mapping[str, Any] | None =
         adapter=_adapter_name(program.adapter),
         normalise=program.normalise,
         quorum=program.quorum,
-        agent=agent_name(program),
+        module=module_name(program),
         agents={name: _agent(program, name) for name in program.architecture.agents},
         state={name: seat_state(name, seat) for name, seat in all_predictors(program)},
         scores=None if scores is None else dict(scores),
         deadline_seconds=program.rules.deadline_seconds,
-        limits=ReferenceLimitsText(**asdict(program.rules.limits)),
+        reference_limits=ReferenceLimitsText(**asdict(program.rules.limits)),
     )
     try:
         text = json.dumps(asdict(content), indent=2, ensure_ascii=False, allow_nan=False)

@@ -40,7 +40,7 @@ WRITER = "writer"
 def optimizers(table: dict[str, Any], pool: Pool, metric: Any) -> Iterator[tuple[str, Any]]:
     """Yield the arms of the study that the table names, the cheapest first."""
     if "written" in table:
-        yield "written", TryPrompts(**table["written"], n_threads=4)
+        yield "written", TryPrompts(**table["written"], num_threads=4)
     if "demos" in table:
         yield "demos", ReferenceDemos(**table["demos"])
     if "gepa" in table:
@@ -92,7 +92,7 @@ def joint(table: dict[str, Any], study: StudyFile, pool: Pool, student: Any) -> 
         n_trials=wanted["n_trials"],
         budget=Budget(calls=wanted["calls"]),
         random_share=0.0,
-        n_threads=study.search.n_threads,
+        num_threads=study.search.num_threads,
         seed=study.seed,
         watcher=lambda now: print(now.stage, now.current, file=sys.stderr),
     )
@@ -122,7 +122,7 @@ def run(path: Path) -> dict[str, Any]:
     program: MixtureOfAgents = student.with_architecture(architecture)
     single = student.with_architecture(Architecture.single(str(architecture.aggregator)))
     alone = scores(single, splits.test, metric)
-    options: Any = {"n_threads": study.search.n_threads, "seed": study.seed}
+    options: Any = {"num_threads": study.search.num_threads, "seed": study.seed}
     arms: dict[str, Any] = {}
     for name, optimizer in optimizers(table, pool, metric):
         train, val, test = splits.train, splits.val, splits.test

@@ -62,7 +62,7 @@ def test_a_vote_of_modules_that_reason_is_by_the_signatures_own_fields() -> None
             "c": fields(reasoning="I guess.", answer="paris"),
         }
     )
-    program = MixtureOfAgents(TEXT, "a + b + c > vote", pool=pool, agent=dspy.ChainOfThought)
+    program = MixtureOfAgents(TEXT, "a + b + c > vote", pool=pool, module=dspy.ChainOfThought)
     found = program(question="France?")
     assert (found.answer, found.reasoning) == ("Paris", "I know.")
 

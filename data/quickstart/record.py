@@ -68,7 +68,7 @@ def space_size(pool: Pool) -> int:
 
 
 def record(
-    programs: Sequence[MixtureOfAgents], rows: Sequence[dspy.Example], n_threads: int
+    programs: Sequence[MixtureOfAgents], rows: Sequence[dspy.Example], num_threads: int
 ) -> int:
     """Ask every program every row's question, row by row; return how many answers failed."""
 
@@ -76,7 +76,7 @@ def record(
         with call_scope(example=row.id):
             program(question=row.question)
 
-    with ThreadPoolExecutor(n_threads) as threads:
+    with ThreadPoolExecutor(num_threads) as threads:
         tasks = [(program, row) for row in rows for program in programs]
         running = [threads.submit(copy_context().run, ask, *task) for task in tasks]
         errors = [error for future in running if (error := future.exception()) is not None]

@@ -108,7 +108,7 @@ def worker(
             storage,
             out=folder,
             writes_files=out is not None,
-            n_threads=threads,
+            num_threads=threads,
             watcher=progress,
         )
     typer.echo(f"finished: {ended.result.recommended} is the program; {ended.n_tasks} tasks here")

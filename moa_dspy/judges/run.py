@@ -115,7 +115,7 @@ def judge_all(
     candidate: Answers,
     reference: Answers,
     *,
-    n_threads: int = 8,
+    num_threads: int = 8,
 ) -> JudgeRun:
     """Compare two systems on examples.
 
@@ -127,7 +127,7 @@ def judge_all(
         examples: With inputs set, where a program or the judge needs them.
         candidate: Whose win rate is wanted; see ``Answers``.
         reference: The system it is compared with; see ``Answers``.
-        n_threads: Examples judged at the same time.
+        num_threads: Examples judged at the same time.
 
     Raises:
         DataError: No example, or answers that do not fit the examples.
@@ -139,11 +139,11 @@ def judge_all(
     def judged(place: int, example: dspy.Example) -> Judgement:
         return judge.compare(example, ours(place, example), theirs(place, example))
 
-    return JudgeRun(tuple(_each(examples, judged, n_threads)))
+    return JudgeRun(tuple(_each(examples, judged, num_threads)))
 
 
 def grade_all(
-    judge: Grader, examples: Sequence[dspy.Example], answers: Answers, *, n_threads: int = 8
+    judge: Grader, examples: Sequence[dspy.Example], answers: Answers, *, num_threads: int = 8
 ) -> GradeRun:
     """Grade one system on examples; arguments and errors as ``judge_all``."""
     given = _lookup(answers, examples, name="answers")
@@ -151,7 +151,7 @@ def grade_all(
     def graded(place: int, example: dspy.Example) -> GradedExample:
         return judge.grade(example, given(place, example))
 
-    return GradeRun(tuple(_each(examples, graded, n_threads)))
+    return GradeRun(tuple(_each(examples, graded, num_threads)))
 
 
 def _lookup(
@@ -181,7 +181,7 @@ def _run(program: Callable[..., Any], example: dspy.Example) -> Any:
 def _each(
     examples: Sequence[dspy.Example],
     judged: Callable[[int, dspy.Example], _Result],
-    n_threads: int,
+    num_threads: int,
 ) -> list[_Result]:
     if not examples:
         raise DataError("There is no example to judge.")
@@ -190,7 +190,7 @@ def _each(
         with call_scope(example=id_of(example)):
             return judged(place, example)
 
-    with ThreadPoolExecutor(max_workers=n_threads) as threads:
+    with ThreadPoolExecutor(max_workers=num_threads) as threads:
         running = [
             threads.submit(copy_context().run, one, place, example)
             for place, example in enumerate(examples)

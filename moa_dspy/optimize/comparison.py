@@ -71,7 +71,7 @@ def random_baseline(
     referee: TrialJudge,
     *,
     n: int,
-    settle: Callable[[Architecture], Architecture],
+    canonical: Callable[[Architecture], Architecture],
 ) -> tuple[Baseline, int]:
     """Return the best on val of ``n`` random architectures, and how many could be measured.
 
@@ -80,7 +80,7 @@ def random_baseline(
     """
     drawn: list[TrialRecord] = []
     context.pool.calls.ledger.share += context.random_share
-    architectures = list(islice(random_draws(context.space, settle, context.seed), n))
+    architectures = list(islice(random_draws(context.space, canonical, context.seed), n))
     if context.pool.calls.ledger.budget == Budget():
         referee.announce(architectures)
     for architecture in architectures:
@@ -100,14 +100,14 @@ def random_baseline(
 
 
 def random_draws(
-    space: SearchSpace, settle: Callable[[Architecture], Architecture], seed: int
+    space: SearchSpace, canonical: Callable[[Architecture], Architecture], seed: int
 ) -> Iterator[Architecture]:
     """Yield the architectures of the random baseline, each once, always in the same order."""
     rng = random.Random(f"random-{seed}")
     seen: set[Architecture] = set()
     repeats = 0
     while repeats < _MOST_REPEATS:
-        architecture = settle(space.draw(rng))
+        architecture = canonical(space.draw(rng))
         repeats = repeats + 1 if architecture in seen else 0
         if repeats == 0:
             seen.add(architecture)

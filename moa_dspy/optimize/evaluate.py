@@ -210,7 +210,7 @@ class Measurer:
         student: A ``MixtureOfAgents``, or a program that holds one, which is measured
             whole; gives signature, adapter and module of every seat.
         metric: Any DSPy metric.
-        n_threads: Examples measured at the same time.
+        num_threads: Examples measured at the same time.
         crew: Who asks instead of these threads; None is nobody.
         memory: What is known already.
         book: The prompts that an architecture may name.
@@ -218,7 +218,7 @@ class Measurer:
 
     student: Any
     metric: MetricFunction
-    n_threads: int = 8
+    num_threads: int = 8
     crew: WorkerPool | None = None
     memory: NodeCache = field(default_factory=NodeCache)
     book: PromptRegistry | None = None
@@ -288,7 +288,7 @@ class Measurer:
                 self._measure_one(student, row)
             return
         given_up = threading.Event()
-        with ThreadPoolExecutor(self.n_threads) as threads, call_scope(cancelled=given_up):
+        with ThreadPoolExecutor(self.num_threads) as threads, call_scope(cancelled=given_up):
             running = [
                 threads.submit(copy_context().run, self._measure_one, student, row) for row in rest
             ]

@@ -180,10 +180,10 @@ class SingleAgents:
     def _may_vote(self, members: tuple[str, ...]) -> bool:
         return self.space.holds(Architecture((members,), None, "vote"))
 
-    def settle(self, architecture: Architecture) -> Architecture:
+    def canonical(self, architecture: Architecture) -> Architecture:
         """Give an architecture its final form: the best decide ties, a prompt has one name."""
         found = canonical_evidence(architecture, self.ranking)
-        return found if self.book is None else self.book.settle(found)
+        return found if self.book is None else self.book.canonical(found)
 
 
 @dataclass(slots=True)

@@ -172,7 +172,7 @@ def forecast(
     *,
     n_trials: int,
     n_test: int,
-    n_threads: int,
+    num_threads: int,
     budget: Budget | None = None,
     seed: int = 0,
 ) -> StudyEstimate:
@@ -189,7 +189,7 @@ def forecast(
         space: What may be tried.
         n_trials: Most architectures measured on val, single agents included.
         n_test: Test rows.
-        n_threads: Questions answered at the same time; it divides the time.
+        num_threads: Questions answered at the same time; it divides the time.
         budget: What ends the study before; then the estimate is what it takes until there.
         seed: Of the draws.
     """
@@ -202,7 +202,7 @@ def forecast(
     # Besides the agents: the pick, the best random one, and the further samples of Self-MoA.
     rivals = each * 2 + agents * ((SELF_MOA_SAMPLES - 1) / len(alone))
     whole = (agents + searched) * n_val + (agents + rivals) * n_test
-    whole = Cost(whole.calls, whole.tokens, whole.usd, whole.seconds / n_threads)
+    whole = Cost(whole.calls, whole.tokens, whole.usd, whole.seconds / num_threads)
     return _within(whole, budget or Budget())
 
 

@@ -52,7 +52,7 @@ class ModelSearch(Teleprompter):
         budget: What the study may spend at most.
         random_share: Part of the budget for the random baseline, when calls cost something.
         gain: Smallest gain worth having, as a share of the score.
-        n_threads: Examples measured at the same time.
+        num_threads: Examples measured at the same time.
         seed: Of everything random.
         sampler: An Optuna sampler that proposes instead of the response model.
         watcher: Is shown the progress.
@@ -77,7 +77,7 @@ class ModelSearch(Teleprompter):
         budget: Budget | None = None,
         random_share: float = 0.2,
         gain: float = 0.03,
-        n_threads: int = 8,
+        num_threads: int = 8,
         seed: int = 0,
         sampler: Any = None,
         watcher: Watcher = silent,
@@ -85,10 +85,10 @@ class ModelSearch(Teleprompter):
         prompts: PromptOptions | None = None,
     ) -> None:
         super().__init__()
-        if n_trials < 1 or not 0 <= random_share < 1 or n_threads < 1:
+        if n_trials < 1 or not 0 <= random_share < 1 or num_threads < 1:
             raise StudyError(
-                "`n_trials` and `n_threads` must be at least 1 and `random_share` in [0, 1), but "
-                f"got {n_trials}, {n_threads} and {random_share}."
+                "`n_trials` and `num_threads` must be at least 1 and `random_share` in [0, 1), but "
+                f"got {n_trials}, {num_threads} and {random_share}."
             )
         if not 0 < gain < 1 or diversity_weight < 0:
             raise StudyError(
@@ -99,7 +99,7 @@ class ModelSearch(Teleprompter):
             raise StudyError(f"`objectives` must name at least one of {', '.join(OBJECTIVES)}.")
         if budget is not None:
             pool.calls.ledger = Ledger(budget)
-        self.metric, self.n_threads = metric, n_threads
+        self.metric, self.num_threads = metric, num_threads
         self.context = SearchContext(
             pool=pool,
             space=space or SearchSpace(tuple(pool)),
@@ -158,7 +158,7 @@ class ModelSearch(Teleprompter):
         program = _student(student, self.context.pool)
         context, book = with_prompts(self.context, program, self.metric, splits.train)
         measurer = Measurer(
-            program, self.metric, self.n_threads, self.crew, self.memory or NodeCache(), book
+            program, self.metric, self.num_threads, self.crew, self.memory or NodeCache(), book
         )
         found, self._found = Stages(context, splits, measurer).run()
         return found

@@ -87,7 +87,7 @@ def test_share(
     singles: Mapping[str, Sequence[Outcome]],
     *,
     n_test: int,
-    n_threads: int,
+    num_threads: int,
     possible_calls: Iterable[float],
 ) -> float:
     """Return the part of the budget that the test needs, in [0, 1].
@@ -100,7 +100,7 @@ def test_share(
         budget: The limits.
         singles: Outcomes of each agent alone.
         n_test: Test rows.
-        n_threads: Examples measured at the same time; it scales wall time.
+        num_threads: Examples measured at the same time; it scales wall time.
         possible_calls: Calls per row of each architecture that may become the pick.
     """
     outcomes = [outcome for found in singles.values() for outcome in found]
@@ -110,7 +110,7 @@ def test_share(
         "calls": 1.0,
         "tokens": sum(outcome.tokens for outcome in outcomes) / max(n_asked, 1),
         "usd": sum(outcome.usd for outcome in outcomes) / max(n_asked, 1),
-        "seconds": sum(outcome.seconds for outcome in outcomes) / max(n_asked, 1) / n_threads,
+        "seconds": sum(outcome.seconds for outcome in outcomes) / max(n_asked, 1) / num_threads,
     }
     shares = [
         needed * cost / limit
@@ -125,7 +125,7 @@ def proposer_of(context: SearchContext, known: SingleAgents) -> Acquisition:
     traits = Traits(known.means, known.pair(context.diversity), context.space.prompts)
     prices = Prices(known.forecast, names_of(context.objectives), context.seed)
     kernels = Kernels.of(traits)
-    return Acquisition(context.space, kernels, known.settle, context.seed, prices.at)
+    return Acquisition(context.space, kernels, known.canonical, context.seed, prices.at)
 
 
 N_VOTES = 3
@@ -162,7 +162,7 @@ class Stages:
         self.trials = self._make_trials(context)
         self.gathering = EvidenceBuilder(context, known, measurer, self.rows, self.trials.records)
         self.proposer = proposer_of(context, known)
-        self.draws = random_draws(context.space, known.settle, context.seed)
+        self.draws = random_draws(context.space, known.canonical, context.seed)
         self.joint = JointSearch.of(context, measurer, splits.train)
 
     def _make_referee(self, context: SearchContext) -> TrialJudge:
@@ -184,7 +184,7 @@ class Stages:
             study=make_study(context.objectives, seed=context.seed, sampler=sampler),
             space=context.space,
             ranking=self.known.ranking,
-            settle=self.known.settle,
+            canonical=self.known.canonical,
             measure=self._try,
             values=lambda record: self.referee.values(record, context.objectives),
             seed=context.seed,
@@ -200,7 +200,7 @@ class Stages:
             context.space,
             n_trials=context.n_trials,
             n_test=len(self.splits.test),
-            n_threads=self.measurer.n_threads,
+            num_threads=self.measurer.num_threads,
             budget=self.ledger.budget,
             seed=context.seed,
         )
@@ -221,7 +221,7 @@ class Stages:
         n_trials = phases[-1]
         n_drawn = counts.random if counts else n_trials
         rival, n_random = random_baseline(
-            self.context, self.referee, n=n_drawn, settle=known.settle
+            self.context, self.referee, n=n_drawn, canonical=known.canonical
         )
         finals = TestComparison(self.context, self.measurer, self.splits, known.ranking)
         outcome = finals.compare(choice.picked, rival)
@@ -279,7 +279,7 @@ class Stages:
             self.ledger.budget,
             self.known.singles,
             n_test=len(self.splits.test),
-            n_threads=self.measurer.n_threads,
+            num_threads=self.measurer.num_threads,
             possible_calls=[architecture.calls, *(r.calls for r in self.trials.records.values())],
         )
         return max(0.0, 1 - self.context.random_share - kept) * self.joint.part

@@ -20,7 +20,7 @@ from moa_dspy.calls import Budget
 from moa_dspy.data import BENCHMARKS, METRICS, Splits, read_rows, split_rows
 from moa_dspy.diversity import DIVERSITY_METRICS as DIVERSITY
 from moa_dspy.errors import StudyError
-from moa_dspy.layers import AGENT_MODULES
+from moa_dspy.layers import SEAT_MODULES
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.named import imported, made, unknown
 from moa_dspy.optimize.objectives import OBJECTIVES
@@ -44,7 +44,7 @@ class TaskTable(Table):
     signature: str
     instructions: str | None = None
     adapter: str | None = None
-    agent: str = "predict"
+    module: str = "predict"
     metric: str
     normalise: str = "text"
 
@@ -111,7 +111,7 @@ class SearchTable(Table):
     sampler: str | None = None
     random_share: float = Field(default=0.2, ge=0, lt=1)
     gain: float = Field(default=0.03, gt=0, lt=1)
-    n_threads: int = Field(default=8, ge=1)
+    num_threads: int = Field(default=8, ge=1)
 
 
 class LimitsTable(Table):
@@ -260,7 +260,7 @@ class StudyFile(Table):
             signature,
             Architecture.single(next(iter(pool))),
             pool=pool,
-            agent=AGENT_MODULES[task.agent],
+            module=SEAT_MODULES[task.module],
             adapter=ADAPTERS[task.adapter]() if task.adapter else None,
             normalise=task.normalise,
         )
@@ -297,7 +297,7 @@ def read_study(path: Path) -> StudyFile:
     study = check_table(StudyFile, content, where=str(path), error=StudyError)
     names: list[tuple[str, str | None, Any]] = [
         ("task.adapter", study.task.adapter, ADAPTERS),
-        ("task.agent", study.task.agent, AGENT_MODULES),
+        ("task.module", study.task.module, SEAT_MODULES),
         ("task.normalise", study.task.normalise, NORMALISERS),
         ("data.benchmark", study.data.benchmark, BENCHMARKS),
         ("search.diversity", study.search.diversity, DIVERSITY),

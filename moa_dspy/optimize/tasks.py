@@ -159,13 +159,13 @@ class TaskRunner:
     Args:
         board: Where the tasks are.
         ask: Asks all that a task needs, into the store.
-        n_threads: Tasks at the same time.
+        num_threads: Tasks at the same time.
     """
 
-    def __init__(self, board: TaskQueue, ask: NodeRequest, *, n_threads: int) -> None:
-        self._board, self._ask, self._n_threads = board, ask, n_threads
+    def __init__(self, board: TaskQueue, ask: NodeRequest, *, num_threads: int) -> None:
+        self._board, self._ask, self._n_threads = board, ask, num_threads
         self._running: dict[Future[None], Task] = {}
-        self._threads = ThreadPoolExecutor(n_threads, thread_name_prefix="moa-task")
+        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="moa-task")
         self._given_up = threading.Event()
         self._looked_at = 0.0
         self._pause = _FIRST_PAUSE_SECONDS

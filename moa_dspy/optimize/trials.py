@@ -56,7 +56,7 @@ class Trials:
         study: Made by ``make_study``.
         space: What may be proposed.
         ranking: Single agents, best first; it repairs layers that are too narrow or wide.
-        settle: Gives an architecture its final form, such as who decides ties.
+        canonical: Gives an architecture its final form, such as who decides ties.
         measure: Measures, and says what was found.
         values: Turns a record into the study's objective values.
         seed: Of the draws that follow when the sampler only repeats itself.
@@ -67,7 +67,7 @@ class Trials:
     study: optuna.Study
     space: SearchSpace
     ranking: Sequence[str]
-    settle: Callable[[Architecture], Architecture]
+    canonical: Callable[[Architecture], Architecture]
     measure: Try
     values: Callable[[TrialRecord], Sequence[float]]
     seed: int
@@ -91,10 +91,10 @@ class Trials:
         for architecture in architectures:
             if self.stopped_by or (limit is not None and len(self.records) >= limit):
                 return
-            settled = self.settle(architecture)
-            if settled in self.records:
+            canonical_form = self.canonical(architecture)
+            if canonical_form in self.records:
                 continue
-            record = self._try(settled, origin)
+            record = self._try(canonical_form, origin)
             params = self.space.params(architecture)
             if record is None or params is None:
                 continue
@@ -104,8 +104,8 @@ class Trials:
             self._tell(trial, record)
 
     def _announce(self, architectures: Sequence[Architecture], limit: int | None) -> None:
-        settled = dict.fromkeys(map(self.settle, architectures))
-        fresh = [one for one in settled if one not in self.records]
+        canonical_form = dict.fromkeys(map(self.canonical, architectures))
+        fresh = [one for one in canonical_form if one not in self.records]
         n_left = len(fresh) if limit is None else max(0, limit - len(self.records))
         if len(fresh) > 1 and not self.stopped_by:
             self.announce(fresh[:n_left])
@@ -129,7 +129,7 @@ class Trials:
                 self.open_with([waiting.popleft()], origin="random")
                 continue
             trial = self.study.ask()
-            architecture = self.settle(self.space.suggest(trial, self.ranking))
+            architecture = self.canonical(self.space.suggest(trial, self.ranking))
             is_new = architecture not in self.records
             record = self._try(architecture, "sampler") if is_new else None
             if record is None:
@@ -145,7 +145,7 @@ class Trials:
         assert self.propose is not None
         while len(self.records) < n_trials and not self.stopped_by:
             proposed, origin = self.propose(), "model"
-            if proposed is None or self.settle(proposed) in self.records:
+            if proposed is None or self.canonical(proposed) in self.records:
                 proposed, origin = self._draw(rng), "random"
             if proposed is None:
                 return
@@ -153,7 +153,7 @@ class Trials:
 
     def _draw(self, rng: random.Random) -> Architecture | None:
         for _ in range(MOST_DRAWS):
-            drawn = self.settle(self.space.draw(rng))
+            drawn = self.canonical(self.space.draw(rng))
             if drawn not in self.records:
                 return drawn
         return None

@@ -166,7 +166,7 @@ def work_on(
     writes_files: bool,
     resume: bool = False,
     may_set_budget: bool = False,
-    n_threads: int | None = None,
+    num_threads: int | None = None,
     watcher: Watcher = silent,
 ) -> StudyEnd:
     """Work on the study of a file until it is finished, beside any number of other processes.
@@ -178,7 +178,7 @@ def work_on(
         writes_files: Whether to write them even if another process coordinated.
         resume: Whether somebody must have begun the study.
         may_set_budget: Whether another budget reopens the study, instead of being an error.
-        n_threads: Tasks at the same time; default: the study's.
+        num_threads: Tasks at the same time; default: the study's.
         watcher: Is shown the progress while this process coordinates.
 
     Raises:
@@ -190,7 +190,9 @@ def work_on(
     try:
         worker = Worker(prepared, store, storage, out=out, watcher=watcher)
         worker.shared.join(must_exist=resume, may_set_budget=may_set_budget)
-        return worker.run(n_threads or prepared.study.search.n_threads, writes_files=writes_files)
+        return worker.run(
+            num_threads or prepared.study.search.num_threads, writes_files=writes_files
+        )
     finally:
         store.close()
 
@@ -226,10 +228,10 @@ class Worker:
         texts = None if prompts is None else prompts.make_book(student)
         self._measurer = Measurer(student, prepared.metric, memory=self._memory, book=texts)
 
-    def run(self, n_threads: int, *, writes_files: bool) -> StudyEnd:
+    def run(self, num_threads: int, *, writes_files: bool) -> StudyEnd:
         """Work until the study is finished."""
         claim = f"coordinator:{self.shared.name}"
-        hands = TaskRunner(self._board, self._ask, n_threads=n_threads)
+        hands = TaskRunner(self._board, self._ask, num_threads=num_threads)
         try:
             while (finished := self.shared.finished()) is None:
                 if not self._store.claims.claim(claim):

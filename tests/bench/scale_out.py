@@ -37,8 +37,8 @@ from tests.bench.study_world import (
 from tests.postgresql import PostgreSQLServer
 
 
-def start(study: Path, storage: str, n_threads: int) -> subprocess.Popen[bytes]:
-    arguments = ["worker", str(study), "--storage", storage, "--threads", str(n_threads)]
+def start(study: Path, storage: str, num_threads: int) -> subprocess.Popen[bytes]:
+    arguments = ["worker", str(study), "--storage", storage, "--threads", str(num_threads)]
     # A worker waits for answers most of the time: threads of linear algebra are only in the way.
     return subprocess.Popen(
         [sys.executable, "-m", "moa_dspy", *arguments],
@@ -69,13 +69,13 @@ def await_result(storage: str) -> dict[str, Any]:
 
 
 def timed(
-    database: PostgreSQLServer, server: FaultServer, study: Path, n_workers: int, n_threads: int
+    database: PostgreSQLServer, server: FaultServer, study: Path, n_workers: int, num_threads: int
 ) -> tuple[float, dict[str, Any]]:
     """Return the seconds of a study in a new database, and its result."""
     storage = database.new_database()
     CallStore(storage).close()
     server.get("/gate/0")
-    workers = [start(study, storage, n_threads) for _ in range(n_workers)]
+    workers = [start(study, storage, num_threads) for _ in range(n_workers)]
     try:
         await_workers(database, storage, n_workers)
         started = time.monotonic()

@@ -103,7 +103,7 @@ def overhead(moments: Sequence[int]) -> dict[str, float]:
         study=make_study(objectives, seed=0),
         space=space,
         ranking=agents,
-        settle=lambda one: one,
+        canonical=lambda one: one,
         measure=measure,
         values=lambda record: [record.win_rate, record.diversity],
         seed=0,

@@ -32,7 +32,7 @@ combines = ["synthesize", "vote"]
 max_depth = {max_depth}
 [search]
 n_trials = {n_trials}
-n_threads = {n_threads}
+num_threads = {num_threads}
 """
 AGENT = """
 [[agents]]
@@ -92,7 +92,7 @@ def write_study(
     seed: int = 1,
     sizes: tuple[int, int] = (12, 15),
     n_trials: int = 8,
-    n_threads: int = 4,
+    num_threads: int = 4,
     n_agents: int = 3,
     max_depth: int = 1,
     agent: str = "",
@@ -107,7 +107,7 @@ def write_study(
     ]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
     text = STUDY.format(
-        name=name, seed=seed, n_trials=n_trials, n_threads=n_threads, max_depth=max_depth
+        name=name, seed=seed, n_trials=n_trials, num_threads=num_threads, max_depth=max_depth
     )
     agents = "".join(AGENT.format(n=n, base=base) + agent for n in range(n_agents))
     path = folder / "study.toml"

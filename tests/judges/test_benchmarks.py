@@ -78,7 +78,7 @@ def test_flask_is_rated_skill_by_skill() -> None:
     pool = scripted_pool({"judge": Clerk(best=5)})
     judge = SkillJudge(pool=pool, agent="judge")
     answers = {row.id: "?" if n % 10 == 0 else "1234" for n, row in enumerate(rows)}
-    run = grade_all(judge, rows, answers, n_threads=2)
+    run = grade_all(judge, rows, answers, num_threads=2)
     unread = Counter(skill for row in rows[::10] for skill in row.skills)
     assert run.counts == {skill: n - unread[skill] for skill, n in annotated.items()}
     assert set(run.means.values()) == {4.0}

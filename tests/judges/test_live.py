@@ -68,7 +68,7 @@ def shortest(name: str, n: int) -> list[dspy.Example]:
 def test_mt_bench_end_to_end(pool: Pool) -> None:
     rows = shortest("mt_bench", 2)
     judge = GradeJudge(pool=pool, agent="judge")
-    run = grade_all(judge, rows, [["Yes.", "No."]] * 2, n_threads=2)
+    run = grade_all(judge, rows, [["Yes.", "No."]] * 2, num_threads=2)
     print(run.report, run.means, [one.reason for one in run.graded])
     assert run.report.n == run.report.judged + run.report.unparsable == 2
     assert np.isnan(run.scores).sum() == run.report.unparsable
@@ -80,7 +80,7 @@ def test_mt_bench_end_to_end(pool: Pool) -> None:
 def test_flask_end_to_end(pool: Pool) -> None:
     rows = shortest("flask", 2)
     judge = SkillJudge(pool=pool, agent="judge")
-    run = grade_all(judge, rows, [row.reference for row in rows], n_threads=2)
+    run = grade_all(judge, rows, [row.reference for row in rows], num_threads=2)
     print(run.report, run.means, [one.reason for one in run.graded])
     assert run.report.n == run.report.judged + run.report.unparsable == 2
     assert np.isnan(run.scores).sum() == run.report.unparsable

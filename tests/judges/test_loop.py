@@ -16,8 +16,8 @@ def second(**settings: object) -> PairJudge:
 
 
 def test_results_come_in_the_examples_order(rows: list[dspy.Example]) -> None:
-    serial = judge_all(second(), rows, "ours", "theirs", n_threads=1)
-    threaded = judge_all(second(), rows, "ours", "theirs", n_threads=8)
+    serial = judge_all(second(), rows, "ours", "theirs", num_threads=1)
+    threaded = judge_all(second(), rows, "ours", "theirs", num_threads=8)
     assert list(serial.preferences) == list(threaded.preferences)
     assert serial.report == threaded.report
 
@@ -29,7 +29,7 @@ def test_examples_are_judged_at_the_same_time(rows: list[dspy.Example]) -> None:
         gate.wait()
         return instruction
 
-    assert judge_all(second(), rows[:4], program, "theirs", n_threads=4).report.judged == 4
+    assert judge_all(second(), rows[:4], program, "theirs", num_threads=4).report.judged == 4
 
 
 def test_programs_know_their_example(rows: list[dspy.Example]) -> None:
@@ -39,7 +39,7 @@ def test_programs_know_their_example(rows: list[dspy.Example]) -> None:
         seen.append(current_scope().example)
         return "x"
 
-    judge_all(second(), rows[:3], program, program, n_threads=1)
+    judge_all(second(), rows[:3], program, program, num_threads=1)
     assert seen == ["q0", "q0", "q1", "q1", "q2", "q2"]
 
 
@@ -60,7 +60,7 @@ def test_a_spent_budget_stops_the_loop(rows: list[dspy.Example]) -> None:
     calls = Calls(ledger=Ledger(Budget(calls=3)))
     judge = PairJudge(pool=scripted_pool({"judge": "2"}, calls=calls), agent="judge")
     with pytest.raises(BudgetReachedError):
-        judge_all(judge, rows, "ours", "theirs", n_threads=2)
+        judge_all(judge, rows, "ours", "theirs", num_threads=2)
     assert calls.ledger.spending.made == 3
 
 

@@ -59,7 +59,7 @@ def test_an_endpoint_without_log_probabilities_is_asked_without(
     calls = Calls()
     engine = weighing(weighted, refusal)
     one = PairJudge(pool=pool_of(engine, calls), agent="judge", order="seeded")
-    run = judge_all(one, rows[:2], "ours", "theirs", n_threads=1)
+    run = judge_all(one, rows[:2], "ours", "theirs", num_threads=1)
     assert set(run.preferences) <= {0.0, 1.0}
     assert (run.report.judged, run.report.sampled) == (2, 2)
     assert [request.config.logprobs for request in engine.asked] == [5, None, 5, None]

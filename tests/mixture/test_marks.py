@@ -41,7 +41,7 @@ def mixture(signature: Any, **options: Any) -> MixtureOfAgents:
 @pytest.mark.parametrize("agent", [dspy.Predict, dspy.ChainOfThought])
 @pytest.mark.parametrize("adapter", [dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()])
 def test_no_adapter_shows_the_mark(adapter: Any, agent: Any) -> None:
-    program = mixture(Task, agent=agent)
+    program = mixture(Task, module=agent)
     for depth, layer in enumerate(program.layers):
         signature = with_references(Task) if depth else Task
         (unmarked,) = agent(signature).predictors()

@@ -87,7 +87,7 @@ def test_react_uses_its_tool_and_keeps_its_trajectory_to_itself(is_async: bool) 
         "question -> answer",
         "a + b > synthesize(c)",
         pool=agents,
-        agent=lambda signature: dspy.ReAct(signature, tools=[look_up], max_iters=3),
+        module=lambda signature: dspy.ReAct(signature, tools=[look_up], max_iters=3),
     )
     with dspy.track_usage() as tracker:
         found = call(program, is_async=is_async, question="Capital of France?")
@@ -105,7 +105,7 @@ def test_react_uses_its_tool_and_keeps_its_trajectory_to_itself(is_async: bool) 
 def test_a_reasoning_is_read_by_the_aggregator_and_returned(is_async: bool) -> None:
     agents = pool()
     program = MixtureOfAgents(
-        "question -> answer", "a + b > synthesize(c)", pool=agents, agent=dspy.ChainOfThought
+        "question -> answer", "a + b > synthesize(c)", pool=agents, module=dspy.ChainOfThought
     )
     found = call(program, is_async=is_async, question="q")
     assert found.toDict() == {"reasoning": "reasoning of c", "answer": "answer of c"}
@@ -119,7 +119,7 @@ def test_a_module_of_the_users_asks_its_seats_agent_with_every_predictor(
 ) -> None:
     agents = pool()
     program = MixtureOfAgents(
-        "question -> answer", "a + b > b > synthesize(c)", pool=agents, agent=module
+        "question -> answer", "a + b > b > synthesize(c)", pool=agents, module=module
     )
     with dspy.context(trace=[]):
         found = call(program, is_async=is_async, question="q")
@@ -132,7 +132,7 @@ def test_a_module_of_the_users_asks_its_seats_agent_with_every_predictor(
 
 
 def test_what_a_module_says_beside_the_users_fields_is_kept() -> None:
-    program = MixtureOfAgents("question -> answer", "a", pool=pool(), agent=DraftAndRevise)
+    program = MixtureOfAgents("question -> answer", "a", pool=pool(), module=DraftAndRevise)
     assert program(question="q").toDict() == {"draft": "draft of a", "answer": "answer of a"}
 
 
@@ -143,7 +143,7 @@ def test_a_mixture_may_sit_in_a_seat(is_async: bool) -> None:
         "question -> answer",
         "a > vote",
         pool=pool(),
-        agent=lambda signature: MixtureOfAgents(signature, "d + e > vote", pool=inner),
+        module=lambda signature: MixtureOfAgents(signature, "d + e > vote", pool=inner),
     )
     found = call(program, is_async=is_async, question="q")
     assert found.answer == "answer of d"
@@ -173,7 +173,7 @@ class Wordy(Blocking):
 def test_a_module_that_returns_something_else_is_an_error(
     module: Any, message: str, architecture: str, is_async: bool
 ) -> None:
-    program = MixtureOfAgents("question -> answer", architecture, pool=pool(), agent=module)
+    program = MixtureOfAgents("question -> answer", architecture, pool=pool(), module=module)
     with pytest.raises(ArchitectureError, match=message):
         call(program, is_async=is_async, question="q")
 
@@ -188,6 +188,6 @@ def test_a_module_that_cannot_read_references_is_named_with_its_error(is_async: 
         def forward(self, question: str) -> Any:
             return self.predict(question=question)
 
-    program = MixtureOfAgents("question -> answer", "a > synthesize(b)", pool=pool(), agent=Deaf)
+    program = MixtureOfAgents("question -> answer", "a > synthesize(b)", pool=pool(), module=Deaf)
     with pytest.raises(LayerFailedError, match=r"b: TypeError: .*argument 'references'"):
         call(program, is_async=is_async, question="q")

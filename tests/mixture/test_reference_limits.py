@@ -38,7 +38,7 @@ def test_without_limits_every_reference_is_read_whole() -> None:
 
 @pytest.mark.parametrize("limits", [ReferenceLimits(per_reference=50), ReferenceLimits(total=60)])
 def test_what_is_cut_is_the_end_of_the_longest_and_is_reported(limits: ReferenceLimits) -> None:
-    found = mixture(scripted_pool(SCRIPTS), limits=limits)(question="q")
+    found = mixture(scripted_pool(SCRIPTS), reference_limits=limits)(question="q")
     (cut,) = found.mixture.last.cuts
     assert (cut.reference, cut.agent, cut.tokens) == (2, "b", count_tokens(LONG.strip()))
     assert 16 <= cut.kept_tokens <= 60
@@ -70,7 +70,7 @@ def test_a_ranker_that_saw_fewer_responses_picks_among_those_that_it_saw() -> No
     # No room for two: the first that is left out is the last, then there is one.
     pool = scripted_pool({"a": LONG, "b": LONG + "b", "c": "2"})
     limits = ReferenceLimits(total=20)
-    found = mixture(pool, "a + b > select(c)", limits=limits)(question="q")
+    found = mixture(pool, "a + b > select(c)", reference_limits=limits)(question="q")
     assert [cut.kept_tokens == 0 for cut in found.mixture.last.cuts] == [False, True]
     # "2" names nothing that was read, so it is no opinion.
     assert found.answer == LONG.strip()

@@ -66,7 +66,7 @@ def measurer(student: Callable[[Pool], MixtureOfAgents]) -> Callable[..., Measur
     def exact(example: dspy.Example, prediction: dspy.Prediction) -> bool:
         return bool(prediction.answer == example.answer)
 
-    return lambda pool, metric=exact, n_threads=4: Measurer(student(pool), metric, n_threads)
+    return lambda pool, metric=exact, num_threads=4: Measurer(student(pool), metric, num_threads)
 
 
 @pytest.fixture

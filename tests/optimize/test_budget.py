@@ -37,7 +37,7 @@ def spend(rows: Make, student: Make) -> Callable[..., StudyResult]:
         def exact(example: Any, prediction: Any) -> bool:
             return bool(prediction.answer == example.answer)
 
-        search = ModelSearch(exact, pool, **{"n_trials": 60, "n_threads": 1, **options})
+        search = ModelSearch(exact, pool, **{"n_trials": 60, "num_threads": 1, **options})
         val, test = rows("val", N_VAL), rows("test", N_TEST)
         search.compile(student(pool), trainset=[], valset=val, testset=test)
         return search.result
@@ -131,7 +131,7 @@ def test_the_test_keeps_what_its_calls_will_cost(
     budget: Budget, possible_calls: list[float], share: float
 ) -> None:
     kept = share_of_test(
-        budget, outcomes(20), n_test=10, n_threads=8, possible_calls=possible_calls
+        budget, outcomes(20), n_test=10, num_threads=8, possible_calls=possible_calls
     )
     assert kept == pytest.approx(share)
 

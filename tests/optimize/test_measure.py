@@ -81,7 +81,7 @@ def test_more_rows_cost_only_what_is_new(rows: Make, measurer: Make, fails_on: M
 def test_outcomes_stand_in_the_order_of_the_rows(
     rows: Make, measurer: Make, fails_on: Make
 ) -> None:
-    runner: Measurer = measurer(scripted_pool({"a": fails_on(0)}), n_threads=8)
+    runner: Measurer = measurer(scripted_pool({"a": fails_on(0)}), num_threads=8)
     assert scores(runner.measure(parse("a"), rows("val", 30)[::-1])) == [1, 1, 0] * 10
 
 

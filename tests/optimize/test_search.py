@@ -100,7 +100,7 @@ def test_the_same_seed_gives_the_same_study(search: Make, experts: Make) -> None
 
 
 def test_threads_change_nothing_but_the_time(search: Make, experts: Make) -> None:
-    one, many = (search(experts(), n_threads=n).result for n in (1, 8))
+    one, many = (search(experts(), num_threads=n).result for n in (1, 8))
     assert plain(one) == plain(many)
 
 

@@ -87,7 +87,7 @@ def test_a_program_that_cannot_be_copied_is_refused(pool: Pool, rows: Make) -> N
 
 def test_mixtures_are_found_once_and_not_in_seats(pool: Pool) -> None:
     inner = MixtureOfAgents("question -> answer", "e0", pool=pool)
-    nested = MixtureOfAgents("question -> answer", "e0", pool=pool, agent=lambda _: inner)
+    nested = MixtureOfAgents("question -> answer", "e0", pool=pool, module=lambda _: inner)
     program = Outer({"x": nested})
     program.steps = [{"x": nested}]
     program.again, program.named, program.me = nested, {"k": nested}, program

@@ -46,7 +46,7 @@ class Stubborn(optuna.samplers.RandomSampler):
         return param_distribution.choices[0]
 
 
-def settle(architecture: Architecture) -> Architecture:
+def canonical(architecture: Architecture) -> Architecture:
     """Give ties to the voter whose name comes first."""
     if architecture.combine != "vote":
         return architecture
@@ -64,7 +64,7 @@ def trials(
         study=study,
         space=space,
         ranking=NAMES,
-        settle=settle,
+        canonical=canonical,
         measure=measure,
         values=values,
         seed=seed,

@@ -45,7 +45,7 @@ SPOILED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "missing key": (lambda c: c.pop("quorum"), r"\.quorum: missing"),
     "newer format": (lambda c: c.update(format=9), "has format 9, but this version reads 1 and 2"),
     "no format": (lambda c: c.pop("format"), "not a saved program"),
-    "class path as agent": (lambda c: c.update(agent="os:system"), "unknown agent 'os:system'"),
+    "class path as agent": (lambda c: c.update(module="os:system"), "unknown module 'os:system'"),
     "class path as adapter": (lambda c: c.update(adapter="os.system"), "unknown adapter"),
     "class path as type": (
         lambda c: c["signature"]["inputs"].update(question="os.PathLike"),
@@ -97,8 +97,8 @@ class OwnAdapter(dspy.ChatAdapter):
     [
         ({"adapter": OwnAdapter()}, "OwnAdapter cannot be saved"),
         ({"adapter": dspy.ChatAdapter(use_native_function_calling=True)}, "with its settings"),
-        ({"agent": lambda s: dspy.ReAct(s, tools=[])}, "Seats of ReAct cannot be saved"),
-        ({"agent": lambda s: dspy.Predict(s, temperature=0.1)}, "settings of its own"),
+        ({"module": lambda s: dspy.ReAct(s, tools=[])}, "Seats of ReAct cannot be saved"),
+        ({"module": lambda s: dspy.Predict(s, temperature=0.1)}, "settings of its own"),
     ],
 )
 def test_what_a_file_cannot_hold_is_not_dropped_silently(

@@ -36,7 +36,7 @@ def test_a_loaded_program_asks_exactly_what_the_saved_one_asked(
 ) -> None:
     reply = "[[ ## reasoning ## ]]\nnone\n\n[[ ## answer ## ]]\nParis\n\n[[ ## best ## ]]\n1"
     pool = scripted_pool(dict.fromkeys("abc", reply))
-    first = program(pool, architecture, agent=agent, adapter=dspy.ChatAdapter())
+    first = program(pool, architecture, module=agent, adapter=dspy.ChatAdapter())
     for number, (_, seat) in enumerate(first.named_predictors()):
         seat.signature = seat.signature.with_instructions(f"Seat {number} names capitals.")
         seat.demos = [dspy.Example(question=f"Seat {number}, Italy?", answer="Rome")]

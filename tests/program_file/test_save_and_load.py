@@ -27,7 +27,7 @@ OLD: dict[str, Any] = {  # as version 0.1.0 wrote it
     "adapter": "plain",
     "normalise": "text",
     "quorum": 1,
-    "agent": "predict",
+    "module": "predict",
     "agents": {name: {"model": "m/m", "temperature": 0.0, "max_tokens": 9} for name in "abc"},
     "state": {
         name: {
@@ -58,7 +58,7 @@ def mixture(pool: Pool, **options: Any) -> MixtureOfAgents:
 
 def test_one_call_builds_what_save_wrote(tmp_path: Path, pool: Pool) -> None:
     limits = ReferenceLimits(per_reference=90, total=200)
-    first = mixture(pool, deadline_seconds=2.5, limits=limits, quorum=2)
+    first = mixture(pool, deadline_seconds=2.5, reference_limits=limits, quorum=2)
     first.aggregator.demos = [dspy.Example(question="Italy?", references=["Rome"], answer="Rome")]
     first.save(tmp_path / "p.json")
     loaded = MixtureOfAgents.load(tmp_path / "p.json", pool=pool)

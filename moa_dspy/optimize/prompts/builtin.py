@@ -40,17 +40,17 @@ class TryPrompts(Teleprompter):
     Args:
         prompts: Texts, such as another Aggregate-and-Synthesize prompt.
         metric: As ``optimize_aggregator``, which gives its own.
-        n_threads: Rows asked at the same time.
+        num_threads: Rows asked at the same time.
 
     Raises:
         StudyError: If there is no prompt, or an empty one.
     """
 
-    def __init__(self, prompts: Sequence[str], metric: Any = None, *, n_threads: int = 8) -> None:
+    def __init__(self, prompts: Sequence[str], metric: Any = None, *, num_threads: int = 8) -> None:
         super().__init__()
         if isinstance(prompts, str) or not prompts or not all(text.strip() for text in prompts):
             raise StudyError(f"`prompts` must be a list of texts, none empty, but got {prompts!r}.")
-        self.prompts, self.metric, self.n_threads = tuple(prompts), metric, n_threads
+        self.prompts, self.metric, self.num_threads = tuple(prompts), metric, num_threads
 
     def compile(
         self,
@@ -83,7 +83,7 @@ class TryPrompts(Teleprompter):
         def score(row: dspy.Example) -> float:
             return float(score_of(self.metric(row, program(**row.inputs()))))
 
-        scores: list[float] = in_threads(score, rows, self.n_threads)
+        scores: list[float] = in_threads(score, rows, self.num_threads)
         return sum(scores) / len(scores)
 
 
@@ -104,7 +104,7 @@ def demos_from_references(
     *,
     metric: Callable[..., Any],
     layer: int | None = None,
-    n_threads: int = 8,
+    num_threads: int = 8,
 ) -> tuple[dict[str, Any], ...]:
     """Return at most ``n`` demos for the aggregator, the most instructive first.
 
@@ -120,7 +120,7 @@ def demos_from_references(
         token_budget: Most tokens of all demos together, as ``count_tokens`` estimates them.
         metric: Says what is right: a score of at least 0.5.
         layer: A layer of readers instead of the aggregator.
-        n_threads: Rows read at the same time.
+        num_threads: Rows read at the same time.
 
     Raises:
         StudyError: If ``n`` or ``token_budget`` is below 1, or the metric does not fit.
@@ -129,9 +129,11 @@ def demos_from_references(
     _check(n, token_budget)
     target, tally, stop = Target.of(program, layer), CallCounter(), Stop()
     scoring = Scoring.of(metric, stop)
-    bank = read_references(target, with_ids(rows, "rows"), tally, n_threads=n_threads)
+    bank = read_references(target, with_ids(rows, "rows"), tally, num_threads=num_threads)
     reading = ReferenceReader(target, bank, tally, stop)
-    return pick_demos(reading, _feedback(reading, scoring), n, token_budget, n_threads=n_threads)
+    return pick_demos(
+        reading, _feedback(reading, scoring), n, token_budget, num_threads=num_threads
+    )
 
 
 def pick_demos(
@@ -140,7 +142,7 @@ def pick_demos(
     n: int,
     token_budget: int,
     *,
-    n_threads: int = 8,
+    num_threads: int = 8,
 ) -> tuple[dict[str, Any], ...]:
     """``demos_from_references`` where the references are known."""
     student: Any = make_student(reading)
@@ -162,7 +164,7 @@ def pick_demos(
         kept = {name: made[name] for name in signature.fields if name in made}
         return (int(wrong == len(worth)), -wrong, found.number), kept
 
-    found = [one for one in in_threads(demo, list(reading.bank.rows.values()), n_threads) if one]
+    found = [one for one in in_threads(demo, list(reading.bank.rows.values()), num_threads) if one]
     return _within([kept for _, kept in sorted(found, key=lambda one: one[0])], n, token_budget)
 
 
@@ -243,7 +245,7 @@ class Wanted:
         n_prompts: About how many prompts it may try.
         demos: Most worked examples in a prompt.
         n_rows: Rows that it tunes on.
-        n_threads: Rows asked at the same time.
+        num_threads: Rows asked at the same time.
         seed: Of its choices.
         texts: Prompts that somebody has written.
     """
@@ -253,7 +255,7 @@ class Wanted:
     n_prompts: int
     demos: int
     n_rows: int
-    n_threads: int
+    num_threads: int
     seed: int
     texts: Mapping[str, str] = field(default_factory=dict)
 
@@ -266,7 +268,7 @@ def _try(wanted: Wanted) -> Made:
     others = dict.fromkeys([*wanted.texts.values(), *AGGREGATION_PROMPTS.values()])
     # The paper's is what the seat says anyway.
     texts = [text for text in others if text != AGGREGATE_AND_SYNTHESIZE]
-    return TryPrompts(texts, n_threads=wanted.n_threads), {}
+    return TryPrompts(texts, num_threads=wanted.num_threads), {}
 
 
 def _demos(wanted: Wanted) -> Made:
@@ -280,7 +282,7 @@ def _bootstrap(wanted: Wanted) -> Made:
 
 def _copro(wanted: Wanted) -> Made:
     made = tp.COPRO(wanted.writer, wanted.metric, breadth=max(2, wanted.n_prompts), depth=1)
-    return made, {"eval_kwargs": {"num_threads": wanted.n_threads}}
+    return made, {"eval_kwargs": {"num_threads": wanted.num_threads}}
 
 
 def _miprov2(wanted: Wanted) -> Made:
@@ -292,7 +294,7 @@ def _miprov2(wanted: Wanted) -> Made:
         num_candidates=max(2, wanted.n_prompts),
         max_bootstrapped_demos=wanted.demos,
         max_labeled_demos=0,
-        num_threads=wanted.n_threads,
+        num_threads=wanted.num_threads,
         seed=wanted.seed,
     )
     return made, {"num_trials": 2 * max(2, wanted.n_prompts), "minibatch": False}
@@ -305,7 +307,7 @@ def _gepa(wanted: Wanted) -> Made:
         reflection_lm=wanted.writer or dspy.settings.lm,
         # A small writer breaks JSON; the chat format it can follow.
         instruction_proposer=InstructionProposer(adapter=dspy.ChatAdapter()),
-        num_threads=wanted.n_threads,
+        num_threads=wanted.num_threads,
         seed=wanted.seed,
     ), {}
 
@@ -318,7 +320,7 @@ def _simba(wanted: Wanted) -> Made:
         max_steps=max(1, wanted.n_prompts // 3),
         max_demos=wanted.demos,
         prompt_model=wanted.writer,
-        num_threads=wanted.n_threads,
+        num_threads=wanted.num_threads,
     )
     return made, {}
 

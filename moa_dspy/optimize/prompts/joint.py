@@ -57,7 +57,7 @@ class PromptRounds:
         student: Holds the mixture.
         rows: Train rows.
         metric: Of the search.
-        n_threads: Rows asked at the same time.
+        num_threads: Rows asked at the same time.
         seed: Of everything random.
         tally: Counts the calls.
         notes: What a reader must know, such as why a prompt was not tuned.
@@ -68,7 +68,7 @@ class PromptRounds:
     student: Student
     rows: Sequence[dspy.Example]
     metric: Any
-    n_threads: int = 8
+    num_threads: int = 8
     seed: int = 0
     tally: CallCounter = field(default_factory=CallCounter)
     notes: list[str] = field(default_factory=list)
@@ -97,7 +97,7 @@ class PromptRounds:
                 self.notes.append(f"The prompt of {architecture} was not tuned: {error}")
                 continue
             name = self.book.add(entry)
-            made = self.book.settle(replace(architecture, prompt=name))
+            made = self.book.canonical(replace(architecture, prompt=name))
             if made in records or made in found:
                 self.notes.append(f"{entry.origin} found no new prompt for {architecture}.")
             else:
@@ -132,14 +132,14 @@ class PromptRounds:
     def _tuned(self, architecture: Architecture) -> RegisteredPrompt:
         program: MixtureOfAgents = self.student.with_book(self.book).with_architecture(architecture)
         scoring = Scoring.of(self.metric, Stop())
-        run = PromptRun(Target.of(program, None), scoring, self.tally, self.n_threads)
+        run = PromptRun(Target.of(program, None), scoring, self.tally, self.num_threads)
         rows = with_ids(self.rows, "train")
         bank = run.read(rows)
         optimizer, options = self.options.make_optimizer(
             self.metric,
             program.pool,
             n_rows=len(rows),
-            n_threads=self.n_threads,
+            num_threads=self.num_threads,
             seed=self.seed,
         )
         share = self.options.tuning_share
@@ -328,7 +328,7 @@ class JointSearch:
             Student.of(measurer.student),
             rows,
             measurer.metric,
-            n_threads=measurer.n_threads,
+            num_threads=measurer.num_threads,
             seed=context.seed,
         )
         return cls(context, measurer, options, rounds, options.part(0))

@@ -41,7 +41,7 @@ def optimize_aggregator(
     tuning_share: float = 0.5,
     alpha: float = 0.05,
     gain: float = 0.03,
-    n_threads: int = 8,
+    num_threads: int = 8,
     seed: int = 0,
 ) -> PromptResult:
     """Return the program with a better prompt for who reads the references, if one was found.
@@ -65,7 +65,7 @@ def optimize_aggregator(
             ``compile`` takes a ``valset``; 0 leaves the choice to the optimizer.
         alpha: Level of the test.
         gain: Smallest gain worth having, for the number of rows that are missing.
-        n_threads: Rows measured at the same time, outside of the optimizer.
+        num_threads: Rows measured at the same time, outside of the optimizer.
         seed: Of the split of train rows, and of an optimizer without a seed.
 
     Raises:
@@ -76,12 +76,12 @@ def optimize_aggregator(
         MetricError: If the metric raises or returns no number in [0, 1].
         LayerFailedError: If no train row has references.
     """
-    _check_numbers(tuning_share, alpha, gain, n_threads)
+    _check_numbers(tuning_share, alpha, gain, num_threads)
     target, options = Target.of(program, layer), dict(compile_options or {})
     scoring = Scoring.of(_metric(metric, optimizer), Stop())
     rows = PromptRows.of(trainset, valset, testset)
     check_optimizer(optimizer, options, n_rows=len(rows.train))
-    run = PromptRun(target, scoring, CallCounter(), n_threads, alpha, gain)
+    run = PromptRun(target, scoring, CallCounter(), num_threads, alpha, gain)
     bank = run.read(rows.train)
     made = run.tuned(optimizer, bank, options, share=tuning_share, seed=seed)
     origin = PromptOrigin(name_of(optimizer), _settings(optimizer, options))
@@ -98,11 +98,11 @@ def _metric(metric: Any, optimizer: Any) -> Any:
     return found
 
 
-def _check_numbers(tuning_share: float, alpha: float, gain: float, n_threads: int) -> None:
-    if not 0 <= tuning_share < 1 or not 0 < alpha < 0.5 or not 0 < gain < 1 or n_threads < 1:
+def _check_numbers(tuning_share: float, alpha: float, gain: float, num_threads: int) -> None:
+    if not 0 <= tuning_share < 1 or not 0 < alpha < 0.5 or not 0 < gain < 1 or num_threads < 1:
         raise StudyError(
             "`tuning_share` must be in [0, 1), `alpha` in (0, 0.5), `gain` in (0, 1) and "
-            f"`n_threads` at least 1, but got {tuning_share}, {alpha}, {gain} and {n_threads}."
+            f"`num_threads` at least 1, but got {tuning_share}, {alpha}, {gain} and {num_threads}."
         )
 
 

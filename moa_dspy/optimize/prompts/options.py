@@ -159,7 +159,7 @@ class PromptOptions:
         check_optimizer(optimizer, options, n_rows=len(rows))
 
     def make_optimizer(
-        self, metric: Any, pool: Pool, *, n_rows: int, n_threads: int = 8, seed: int = 0
+        self, metric: Any, pool: Pool, *, n_rows: int, num_threads: int = 8, seed: int = 0
     ) -> Made:
         """Return the optimizer and the options of its ``compile``."""
         if not isinstance(self.optimizer, str):
@@ -171,7 +171,7 @@ class PromptOptions:
             n_prompts=self.n_prompts,
             demos=self.demos,
             n_rows=n_rows,
-            n_threads=n_threads,
+            num_threads=num_threads,
             seed=seed,
             texts=self.all_texts,
         )

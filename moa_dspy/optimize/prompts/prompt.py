@@ -153,7 +153,7 @@ class PromptRegistry:
 
     A sampler's choices must not grow, so a slot is a choice from the start. An architecture
     with an empty slot, or with a text that says what the seat says anyway, is the same as the
-    one with its own prompt: ``settle`` returns that.
+    one with its own prompt: ``canonical`` returns that.
 
     Args:
         own: What the seat of an aggregator has anyway.
@@ -206,7 +206,7 @@ class PromptRegistry:
         """Whether every process that reads the study knows the prompt."""
         return name in self._given
 
-    def settle(self, architecture: Architecture) -> Architecture:
+    def canonical(self, architecture: Architecture) -> Architecture:
         """Return the architecture by the name that its prompt goes by, or without one."""
         if architecture.prompt is None:
             return architecture

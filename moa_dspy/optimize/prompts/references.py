@@ -274,7 +274,7 @@ class StoredReferences:
 
 
 def read_references(
-    target: Target, rows: Sequence[dspy.Example], tally: CallCounter, *, n_threads: int
+    target: Target, rows: Sequence[dspy.Example], tally: CallCounter, *, num_threads: int
 ) -> StoredReferences:
     """Ask the layers before the target, each row once; what is stored costs nothing.
 
@@ -296,7 +296,7 @@ def read_references(
         if type(place) is object:
             raise DataError(f"The inputs of row {row.id!r} must be JSON or pydantic values.")
     return StoredReferences(
-        dict(zip(places, in_threads(read, list(enumerate(rows)), n_threads), strict=True))
+        dict(zip(places, in_threads(read, list(enumerate(rows)), num_threads), strict=True))
     )
 
 
@@ -333,13 +333,13 @@ def continue_plan(
         return answer
 
 
-def in_threads(task: Callable[[Any], Any], items: Sequence[Any], n_threads: int) -> list[Any]:
+def in_threads(task: Callable[[Any], Any], items: Sequence[Any], num_threads: int) -> list[Any]:
     """Return the results in order; after an error, what has not begun is not begun.
 
     Raises:
         Exception: The first error of a task, in the order of the items.
     """
-    with ThreadPoolExecutor(n_threads) as threads:
+    with ThreadPoolExecutor(num_threads) as threads:
         running = [threads.submit(copy_context().run, task, item) for item in items]
         try:
             return [future.result() for future in running]

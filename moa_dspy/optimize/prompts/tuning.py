@@ -236,7 +236,7 @@ def score_program(
     scoring: Scoring,
     tally: CallCounter,
     *,
-    n_threads: int,
+    num_threads: int,
 ) -> list[float]:
     """Return the metric of the mixture's own answer to every row of the bank, in order.
 
@@ -259,7 +259,7 @@ def score_program(
                 tally.add("aggregator", scope.log)
         return scoring.score(found.row, dspy.Prediction(**answer.final.values))
 
-    return in_threads(score, list(bank.rows.values()), n_threads)
+    return in_threads(score, list(bank.rows.values()), num_threads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,7 +361,7 @@ class PromptRun:
         target: Whose prompt it is.
         scoring: The user's metric.
         tally: Counts the calls.
-        n_threads: Rows measured at the same time, outside of the optimizer.
+        num_threads: Rows measured at the same time, outside of the optimizer.
         alpha: Level of the guard's test.
         gain: Smallest gain worth having.
     """
@@ -369,14 +369,14 @@ class PromptRun:
     target: Target
     scoring: Scoring
     tally: CallCounter
-    n_threads: int
+    num_threads: int
     alpha: float = 0.05
     gain: float = 0.03
 
     def read(self, rows: Sequence[dspy.Example]) -> StoredReferences:
         """Compute the references of the rows, or read stored ones."""
         self.tally.stage = "references"
-        return read_references(self.target, rows, self.tally, n_threads=self.n_threads)
+        return read_references(self.target, rows, self.tally, num_threads=self.num_threads)
 
     def tuned(
         self,
@@ -406,7 +406,7 @@ class PromptRun:
                 bank,
                 self.scoring,
                 self.tally,
-                n_threads=self.n_threads,
+                num_threads=self.num_threads,
             )
             for prompt in (self.target.prompt, after)
         )

@@ -111,7 +111,7 @@ class Acquisition:
     Args:
         space: What may be proposed.
         kernels: Of the response model.
-        settle: Gives an architecture its final form.
+        canonical: Gives an architecture its final form.
         seed: Of the draws.
         price_at: Returns, for a number of measured architectures, what a question costs the
             user beside its score, in points of score; nothing where the score is all that counts.
@@ -119,7 +119,7 @@ class Acquisition:
 
     space: SearchSpace
     kernels: Kernels
-    settle: Callable[[Architecture], Architecture]
+    canonical: Callable[[Architecture], Architecture]
     seed: int
     price_at: Callable[[int], Price] = lambda _: lambda _: 0.0
     _weights: dict[str, float] = field(default_factory=dict)
@@ -164,12 +164,12 @@ class Acquisition:
 
     def _candidates(self, best: Iterable[Architecture], rng: random.Random) -> list[Architecture]:
         near = [other for one in best for other in self._near(one)]
-        drawn = (self.settle(self.space.draw(rng)) for _ in range(N_DRAWN))
+        drawn = (self.canonical(self.space.draw(rng)) for _ in range(N_DRAWN))
         return list(dict.fromkeys((*near, *drawn)))
 
     def _near(self, one: Architecture) -> list[Architecture]:
         if one not in self._neighbours:
-            self._neighbours[one] = [self.settle(other) for other in neighbours(one, self.space)]
+            self._neighbours[one] = [self.canonical(other) for other in neighbours(one, self.space)]
         return self._neighbours[one]
 
     def _new_calls(

@@ -133,7 +133,7 @@ def ours(world: World, *, n_trials: int) -> Run:
     watch = Watch(world, {"choose": chosen})
     means = {name: float(answers.mean()) for name, answers in world.alone.items()}
     kernels = Kernels.of(Traits(means, world.pair))
-    proposer = Acquisition(world.space, kernels, world.settle, world.seed)
+    proposer = Acquisition(world.space, kernels, world.canonical, world.seed)
 
     def propose() -> Architecture | None:
         architectures = [one.architecture for one in watch.measured]
@@ -167,7 +167,7 @@ def _run(
         study=make_study([ScoreObjective()], seed=world.seed, sampler=sampler),
         space=world.space,
         ranking=world.ranking,
-        settle=world.settle,
+        canonical=world.canonical,
         measure=watch.measure,
         values=lambda record: [record.score],
         seed=world.seed,

@@ -97,7 +97,7 @@ class World:
         """Agents, best on the rows first."""
         return tuple(sorted(self.alone, key=lambda name: -float(self.alone[name].mean())))
 
-    def settle(self, one: Architecture) -> Architecture:
+    def canonical(self, one: Architecture) -> Architecture:
         """Give an architecture its final form, as a study does."""
         return canonical_evidence(one, self.ranking)
 

@@ -16,7 +16,7 @@ VOTES = SearchSpace(("a", "b"), ("vote",), max_depth=1)
 
 
 def test_votes_of_stored_answers_cost_nothing() -> None:
-    found = forecast(SINGLES, VOTES, n_trials=30, n_test=5, n_threads=4)
+    found = forecast(SINGLES, VOTES, n_trials=30, n_test=5, num_threads=4)
     # val: 2 agents on 10 rows. Test: 2 agents and 2 more samples of Self-MoA on 5 rows.
     assert found.calls == 2 * 10 + (2 + 2) * 5
     assert found.usd == pytest.approx(0.01 * 40)
@@ -29,7 +29,7 @@ def test_layers_and_aggregators_are_asked_anew() -> None:
     # layer asks a again, the second both, then the aggregator: 4 calls, of 2 + 2 + 2 seconds.
     listed = (Architecture.parse("a*2 + b > a + b > synthesize(a)"),)
     space = replace(VOTES, max_depth=0, listed=listed)
-    found = forecast(SINGLES, space, n_trials=50, n_test=0, n_threads=1)
+    found = forecast(SINGLES, space, n_trials=50, n_test=0, num_threads=1)
     # On 10 rows: two singles, and it, once for the search and the baseline together.
     assert found.calls == 20 + 40
     assert found.seconds == pytest.approx(20 * 2 + 10 * 6)
@@ -41,14 +41,14 @@ def test_what_two_architectures_ask_alike_is_asked_once() -> None:
         for text in ("a + b > a*2 > synthesize(a)", "a + b > a + b > synthesize(a)", "a + b > vote")
     )
     space = replace(VOTES, max_depth=0, listed=listed)
-    found = forecast(SINGLES, space, n_trials=50, n_test=0, n_threads=1)
+    found = forecast(SINGLES, space, n_trials=50, n_test=0, num_threads=1)
     # Second layers: a, a again, and b, once each; then two aggregators. The vote is free.
     assert found.calls == 20 + (3 + 2) * 10
 
 
 def test_no_more_is_tried_than_there_is() -> None:
     space = SearchSpace(("a", "b"), ("synthesize",), max_depth=1)
-    few, many = (forecast(SINGLES, space, n_trials=n, n_test=1, n_threads=1) for n in (4, 4_000))
+    few, many = (forecast(SINGLES, space, n_trials=n, n_test=1, num_threads=1) for n in (4, 4_000))
     # 2 singles, and a + b with either aggregator.
     assert space.size == 4
     assert few == many
@@ -65,7 +65,7 @@ def test_no_more_is_tried_than_there_is() -> None:
     ],
 )
 def test_a_budget_ends_the_study_at_its_first_limit(budget: Budget, capped_by: str) -> None:
-    found = forecast(SINGLES, VOTES, n_trials=30, n_test=5, n_threads=4, budget=budget)
+    found = forecast(SINGLES, VOTES, n_trials=30, n_test=5, num_threads=4, budget=budget)
     # Half of 40 calls in every case.
     assert (found.calls, found.capped_by) == (20, capped_by)
     assert found.usd == pytest.approx(0.2)
@@ -75,7 +75,7 @@ def test_a_budget_ends_the_study_at_its_first_limit(budget: Budget, capped_by: s
 def test_a_large_budget_changes_nothing_and_the_seed_decides() -> None:
     space = SearchSpace(("a", "b"))
     free, wide = (
-        forecast(SINGLES, space, n_trials=9, n_test=1, n_threads=1, budget=budget, seed=3)
+        forecast(SINGLES, space, n_trials=9, n_test=1, num_threads=1, budget=budget, seed=3)
         for budget in (None, Budget(calls=130))
     )
     assert free == wide

@@ -47,13 +47,13 @@ def test_a_new_prompt_fills_a_slot_and_a_known_one_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "settled"),
+    ("name", "canonical_form"),
     [(None, None), ("paper", None), ("tuned-1", None), ("careful", "careful"), ("same", "careful")],
 )
 def test_equal_prompts_are_one_architecture_and_an_empty_slot_is_the_own(
-    name: str | None, settled: str | None
+    name: str | None, canonical_form: str | None
 ) -> None:
-    assert book().settle(with_prompt(name)) == with_prompt(settled)
+    assert book().canonical(with_prompt(name)) == with_prompt(canonical_form)
 
 
 def test_the_named_prompt_is_in_the_seat_and_the_program_names_it_no_more() -> None:

@@ -39,7 +39,7 @@ SPLITS: dict[str, Any] = {
 
 
 def search(world: World, **options: Any) -> ModelSearch:
-    given: dict[str, Any] = {"space": SPACE, "n_trials": 14, "n_threads": 2, **options}
+    given: dict[str, Any] = {"space": SPACE, "n_trials": 14, "num_threads": 2, **options}
     return ModelSearch(exact, world.pool, **given)
 
 

@@ -62,7 +62,7 @@ def test_a_ranker_is_shown_which_reference_was_right() -> None:
 
 def test_modules_that_reason_keep_their_kind_and_frozen_proposers_stay_frozen() -> None:
     world = make_world(temperature=0.7)
-    program = mixture(world, agent=dspy.ChainOfThought)
+    program = mixture(world, module=dspy.ChainOfThought)
     program.are_proposers_frozen = True
     result = optimize_aggregator(program, copro(world.outsider), rows("train"), rows("val", 18))
     assert (result.accepted, result.program.are_proposers_frozen) == (True, True)

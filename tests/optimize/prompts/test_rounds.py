@@ -38,7 +38,7 @@ def rounds(world: World, metric: Any = exact, **options: Any) -> PromptRounds:
     given = PromptOptions(**{"optimizer": copro(world.outsider), **options})
     program = mixture(world)
     book = PromptRegistry.of(program, given.all_texts, given.n_slots)
-    return PromptRounds(given, book, Student.of(program), rows("train"), metric, n_threads=2)
+    return PromptRounds(given, book, Student.of(program), rows("train"), metric, num_threads=2)
 
 
 def test_a_better_prompt_is_found_for_the_best_mixtures_at_no_proposer_call() -> None:

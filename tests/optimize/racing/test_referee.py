@@ -30,7 +30,7 @@ def referee(rows: Make, measurer: Make) -> Callable[..., TrialJudge]:
 
     def make(scripts: dict[str, Script], n_rows: int, **options: Any) -> TrialJudge:
         pool = scripted_pool(scripts, usd_per_million_tokens=dict.fromkeys(scripts, 1e6))
-        runner: Measurer = measurer(pool, n_threads=1)
+        runner: Measurer = measurer(pool, num_threads=1)
         best = next(iter(scripts))
         return TrialJudge(
             runner, rows("val", n_rows), best_single=best, diversity=Disagreement(), **options

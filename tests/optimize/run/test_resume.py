@@ -54,7 +54,7 @@ def test_spending_before_an_interrupt_counts_against_the_budget(
     server: Any, write_study: Make, tmp_path: Path, said: Make
 ) -> None:
     # 36 calls for single agents, and 15 test rows at up to 4 or 4.5 calls are 68 kept back
-    study = write_study(("[search]", "[budget]\ncalls = 150\n[search]\nn_threads = 1"))
+    study = write_study(("[search]", "[budget]\ncalls = 150\n[search]\nnum_threads = 1"))
     whole = run_study(study, out=tmp_path / "whole")
     assert whole.stopped_by is not None
     n_whole = len(server.asked)

@@ -14,7 +14,7 @@ from moa_dspy.calls import Calls, call_scope
 from moa_dspy.data import BENCHMARKS, RecordedResponses, answer_match, mmlu_pro_match, read_recorded
 from moa_dspy.errors import LayerFailedError, UnknownCallError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize import Measurer, ModelSearch, SearchSpace
+from moa_dspy.optimize import Evaluator, ModelSearch, SearchSpace
 from moa_dspy.testing import recorded_pool
 
 SHARED = Path(os.environ.get("MOA_DSPY_SHARED", Path(__file__).parents[2] / "shared"))
@@ -154,8 +154,8 @@ def test_a_search_finds_the_vote_that_is_always_right(
 
 def accuracies(recorded: RecordedResponses, rows: list[dspy.Example], *texts: str) -> list[float]:
     student = mixture(recorded, texts[0])
-    measurer = Measurer(student, recorded.metric())
-    measured = [measurer.measure(Architecture.parse(text), rows) for text in texts]
+    evaluator = Evaluator(student, recorded.metric())
+    measured = [evaluator.measure(Architecture.parse(text), rows) for text in texts]
     return [sum(outcome.score for outcome in each) / len(rows) for each in measured]
 
 

@@ -1,7 +1,7 @@
 """Choose which model sits in which layer. The only room that imports Optuna."""
 
 from moa_dspy.optimize.context import Snapshot, StageCounts, Watcher
-from moa_dspy.optimize.evaluate import Measurer
+from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.nodes import Outcome
 from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.prompts.builtin import ReferenceDemos, TryPrompts, demos_from_references
@@ -20,7 +20,7 @@ from moa_dspy.optimize.space.space import SearchSpace
 __all__ = [
     "OBJECTIVES",
     "Limits",
-    "Measurer",
+    "Evaluator",
     "ModelSearch",
     "Objective",
     "Outcome",

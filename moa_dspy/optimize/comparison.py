@@ -16,7 +16,7 @@ from moa_dspy.calls import Budget
 from moa_dspy.data import Splits
 from moa_dspy.errors import BudgetReachedError, StudyError, UnknownCallError
 from moa_dspy.optimize.context import SearchContext
-from moa_dspy.optimize.evaluate import Measurer
+from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.forecast import TOP_K, baseline_combine, self_moa_of, top_k
 from moa_dspy.optimize.nodes import Outcome, means, scores
 from moa_dspy.optimize.racing import TrialJudge
@@ -129,7 +129,7 @@ class TestComparison:
 
     Args:
         context: Gives pool, space, options and progress.
-        measurer: Runs architectures.
+        evaluator: Runs architectures.
         splits: Val was looked at; test is looked at here.
         ranking: Single agents by val score, best first.
     """
@@ -137,11 +137,11 @@ class TestComparison:
     def __init__(
         self,
         context: SearchContext,
-        measurer: Measurer,
+        evaluator: Evaluator,
         splits: Splits,
         ranking: Sequence[str],
     ) -> None:
-        self._context, self._measurer, self._splits = context, measurer, splits
+        self._context, self._evaluator, self._splits = context, evaluator, splits
         self._ranking = ranking
 
     def compare(self, chosen: Architecture, random_baseline: Baseline) -> ComparedSystems:
@@ -188,7 +188,7 @@ class TestComparison:
         if self._context.pool.calls.ledger.budget == Budget():
             wanted = [r.architecture for r in rivals if r.architecture is not None]
             singles = map(Architecture.single, self._ranking)
-            self._measurer.announce(dict.fromkeys([*wanted, *singles]), self._splits.test)
+            self._evaluator.announce(dict.fromkeys([*wanted, *singles]), self._splits.test)
 
     def _measure(self, rival: Baseline, rows: Sequence[dspy.Example]) -> tuple[Outcome, ...] | str:
         """Return outcomes, or the reason why there are none."""
@@ -196,7 +196,7 @@ class TestComparison:
             return rival.note
         self._context.show("test", current=f"{rival.name}: {rival.architecture}")
         try:
-            return self._measurer.measure(rival.architecture, rows)
+            return self._evaluator.measure(rival.architecture, rows)
         except BudgetReachedError as error:
             return str(error)
         except UnknownCallError:

@@ -67,7 +67,7 @@ class Conclusion:
             seconds=time.monotonic() - self.started,
             seed=self.context.seed,
             stopped_by=stopped_by,
-            failures=dict(self.gathering.measurer.failures),
+            failures=dict(self.gathering.evaluator.failures),
             versions=versions(),
             notes=self.joint.notes,
             prompts=self.joint.to_json(records),
@@ -78,8 +78,8 @@ class Conclusion:
 
         It does not count as compiled, which would freeze it: its prompts are still open.
         """
-        measurer = self.gathering.measurer
-        student = Student.of(measurer.student, measurer.book)
+        evaluator = self.gathering.evaluator
+        student = Student.of(evaluator.student, evaluator.book)
         records = list(self.gathering.records.values())
         program: Any = student.with_architecture(result.recommended)
         program.score = self.gathering.records[result.recommended].score

@@ -178,7 +178,7 @@ MetricFunction: TypeAlias = Callable[..., Any]
 
 
 class WorkerPool(Protocol):
-    """Several processes that ask what a measurer will want to know, into one store."""
+    """Several processes that ask what a evaluator will want to know, into one store."""
 
     def announce(
         self, wanted: Iterable[tuple[Architecture, Sequence[dspy.Example]]], *, is_urgent: bool
@@ -199,7 +199,7 @@ class WorkerPool(Protocol):
 
 
 @dataclass(slots=True)
-class Measurer:
+class Evaluator:
     """Runs architectures of one student's kind and remembers every node of every graph.
 
     A node is an agent that has read given nodes; equal nodes of different

@@ -17,7 +17,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.diversity import DiversityMetric
 from moa_dspy.optimize.context import SearchContext
 from moa_dspy.optimize.early_facts import EarlyFacts, StudyEstimate, early_facts
-from moa_dspy.optimize.evaluate import Measurer
+from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.forecast import Forecast
 from moa_dspy.optimize.nodes import Outcome, scores
 from moa_dspy.optimize.prompts.joint import without_prompts
@@ -193,7 +193,7 @@ class EvidenceBuilder:
     Args:
         context: Says what may be picked.
         known: Of the single agents.
-        measurer: Knows every score.
+        evaluator: Knows every score.
         rows: Of val, in the order of measuring.
         records: Of the search, which adds to them.
         may_prompt: Whether a mixture may be picked with a prompt of the search.
@@ -201,7 +201,7 @@ class EvidenceBuilder:
 
     context: SearchContext
     known: SingleAgents
-    measurer: Measurer
+    evaluator: Evaluator
     rows: Sequence[dspy.Example]
     records: Mapping[Architecture, TrialRecord]
     may_prompt: bool = True
@@ -237,7 +237,7 @@ class EvidenceBuilder:
         if architecture not in self._measured:
             found = np.full(len(self.rows), np.nan)
             rows = self.rows[: record.rows]
-            found[: record.rows] = scores(self.measurer.measure(architecture, rows))
+            found[: record.rows] = scores(self.evaluator.measure(architecture, rows))
             self._measured[architecture] = CandidateScores(
                 architecture,
                 found,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from moa_dspy.architecture import Architecture
 from moa_dspy.diversity import DiversityMetric
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize.evaluate import Measurer
+from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.nodes import Outcome, scores
 from moa_dspy.optimize.objectives import (
     DiversityObjective,
@@ -197,7 +197,7 @@ class TrialJudge:
     """Gives every architecture a record; the leader has the best score on all rows up to now.
 
     Args:
-        measurer: Runs architectures.
+        evaluator: Runs architectures.
         rows: The validation rows, in the order in which they are measured.
         best_single: Whom the win rate is against.
         diversity: Of the texts that a last step reads.
@@ -208,7 +208,7 @@ class TrialJudge:
 
     def __init__(
         self,
-        measurer: Measurer,
+        evaluator: Evaluator,
         rows: Sequence[dspy.Example],
         *,
         best_single: str,
@@ -217,9 +217,9 @@ class TrialJudge:
         objectives: Sequence[Objective] = (),
         n_arms: int = 40,
     ) -> None:
-        self._measurer, self._rows = measurer, tuple(rows)
+        self._evaluator, self._rows = evaluator, tuple(rows)
         self._limits = limits or Limits()
-        self._reference = scores(measurer.measure(Architecture.single(best_single), self._rows))
+        self._reference = scores(evaluator.measure(Architecture.single(best_single), self._rows))
         self._diversity = DiversityObjective(diversity)
         self._objectives = tuple(objectives)
         self._race = Race(n_arms, max(len(look_points(len(self._rows))), 1))
@@ -236,7 +236,7 @@ class TrialJudge:
         """
         outcomes: tuple[Outcome, ...] = ()
         for n_rows in self._ends(architecture):
-            outcomes = self._measurer.measure(architecture, self._rows[:n_rows])
+            outcomes = self._evaluator.measure(architecture, self._rows[:n_rows])
             if n_rows < len(self._rows) and self._is_lost(outcomes):
                 break
         record = self._record(architecture, origin, number, outcomes)
@@ -249,12 +249,12 @@ class TrialJudge:
         for architecture in architectures:
             first, *_ = self._ends(architecture)
             rows = self._rows[:first]
-            self._measurer.announce([architecture], rows, is_urgent=is_urgent)
+            self._evaluator.announce([architecture], rows, is_urgent=is_urgent)
 
     def values(self, record: TrialRecord, objectives: Sequence[Objective]) -> list[float]:
         """Return the objectives of a judged architecture, from what was measured."""
         architecture = Architecture.parse(record.architecture)
-        measured = self._measured(self._measurer.measure(architecture, self._rows[: record.rows]))
+        measured = self._measured(self._evaluator.measure(architecture, self._rows[: record.rows]))
         return [
             self._diversity(measured)
             if isinstance(objective, DiversityObjective)
@@ -264,7 +264,7 @@ class TrialJudge:
 
     def _ends(self, architecture: Architecture) -> list[int]:
         n = len(self._rows)
-        if self._measurer.knows(architecture, self._rows):
+        if self._evaluator.knows(architecture, self._rows):
             # Stopping saves nothing, and a single agent must stay in the choice.
             return [n]
         return [*look_points(n), n]

@@ -14,7 +14,7 @@ from moa_dspy.diversity import DIVERSITY_METRICS as DIVERSITY
 from moa_dspy.errors import StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.context import SearchContext, StageCounts, Watcher, silent
-from moa_dspy.optimize.evaluate import Measurer, MetricFunction, Student, WorkerPool, mixtures_of
+from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, Student, WorkerPool, mixtures_of
 from moa_dspy.optimize.named import unknown
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.objectives import OBJECTIVES
@@ -157,10 +157,10 @@ class ModelSearch(Teleprompter):
         splits = make_splits(trainset, valset, testset, seed=self.context.seed)
         program = _student(student, self.context.pool)
         context, book = with_prompts(self.context, program, self.metric, splits.train)
-        measurer = Measurer(
+        evaluator = Evaluator(
             program, self.metric, self.num_threads, self.crew, self.memory or NodeCache(), book
         )
-        found, self._found = Stages(context, splits, measurer).run()
+        found, self._found = Stages(context, splits, evaluator).run()
         return found
 
     @property

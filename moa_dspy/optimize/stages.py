@@ -21,7 +21,7 @@ from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
 from moa_dspy.optimize.comparison import TestComparison, random_baseline, random_draws
 from moa_dspy.optimize.conclusion import Conclusion
 from moa_dspy.optimize.context import SearchContext, StageCounts
-from moa_dspy.optimize.evaluate import Measurer
+from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.evidence import EvidenceBuilder, SingleAgents
 from moa_dspy.optimize.forecast import Prices, baseline_architectures, forecast
 from moa_dspy.optimize.nodes import Outcome, scores
@@ -38,12 +38,12 @@ N_PROBED: Final = 3
 """Questions that an agent may fail at the start: one may be too long for it, or be filtered."""
 
 
-def probe(context: SearchContext, measurer: Measurer, rows: Sequence[dspy.Example]) -> None:
+def probe(context: SearchContext, evaluator: Evaluator, rows: Sequence[dspy.Example]) -> None:
     """Ask every agent one question: a dead agent, or a broken metric, ends the study here.
 
     Args:
         context: Names the agents.
-        measurer: Asks them.
+        evaluator: Asks them.
         rows: Of val; one that fails on the first is asked the next, up to three.
 
     Raises:
@@ -53,7 +53,7 @@ def probe(context: SearchContext, measurer: Measurer, rows: Sequence[dspy.Exampl
         context.show("probe", current=name)
         failures = []
         for row in rows[:N_PROBED]:
-            (outcome,) = measurer.measure(Architecture.single(name), [row])
+            (outcome,) = evaluator.measure(Architecture.single(name), [row])
             if outcome.failure is None:
                 break
             failures.append(outcome.failure)
@@ -62,7 +62,7 @@ def probe(context: SearchContext, measurer: Measurer, rows: Sequence[dspy.Exampl
 
 
 def measure_singles(
-    context: SearchContext, measurer: Measurer, rows: Sequence[dspy.Example]
+    context: SearchContext, evaluator: Evaluator, rows: Sequence[dspy.Example]
 ) -> dict[str, tuple[Outcome, ...]]:
     """Return the outcomes of each agent alone: layer 1 of every architecture.
 
@@ -70,11 +70,11 @@ def measure_singles(
         StudyError: If the budget ends before all are measured.
     """
     found = {}
-    measurer.announce(map(Architecture.single, context.space.agents), rows)
+    evaluator.announce(map(Architecture.single, context.space.agents), rows)
     for name in context.space.agents:
         context.show("single agents", current=name)
         try:
-            found[name] = measurer.measure(Architecture.single(name), rows)
+            found[name] = evaluator.measure(Architecture.single(name), rows)
         except BudgetReachedError as error:
             raise StudyError(
                 f"{error} Single agents must be measured first; allow more, or fewer rows."
@@ -144,12 +144,12 @@ class SearchOutcome:
 class Stages:
     """One compile: single agents, search, random baseline, test; they share what they measured."""
 
-    def __init__(self, context: SearchContext, splits: Splits, measurer: Measurer) -> None:
-        self.splits, self.measurer = splits, measurer
+    def __init__(self, context: SearchContext, splits: Splits, evaluator: Evaluator) -> None:
+        self.splits, self.evaluator = splits, evaluator
         self.ledger = context.pool.calls.ledger
         self.started, self.before = time.monotonic(), self.ledger.spending
-        probe(context, measurer, splits.val)
-        singles = measure_singles(context, measurer, splits.val)
+        probe(context, evaluator, splits.val)
+        singles = measure_singles(context, evaluator, splits.val)
         places = balanced_order({n: scores(o) for n, o in singles.items()}, seed=context.seed)
         self.rows = [splits.val[place] for place in places]
         ordered = {name: [found[place] for place in places] for name, found in singles.items()}
@@ -160,14 +160,14 @@ class Stages:
         context.show("early facts", current="", early=known.early)
         self.referee = self._make_referee(context)
         self.trials = self._make_trials(context)
-        self.gathering = EvidenceBuilder(context, known, measurer, self.rows, self.trials.records)
+        self.gathering = EvidenceBuilder(context, known, evaluator, self.rows, self.trials.records)
         self.proposer = proposer_of(context, known)
         self.draws = random_draws(context.space, known.canonical, context.seed)
-        self.joint = JointSearch.of(context, measurer, splits.train)
+        self.joint = JointSearch.of(context, evaluator, splits.train)
 
     def _make_referee(self, context: SearchContext) -> TrialJudge:
         return TrialJudge(
-            self.measurer,
+            self.evaluator,
             self.rows,
             best_single=self.known.ranking[0],
             diversity=context.diversity,
@@ -200,7 +200,7 @@ class Stages:
             context.space,
             n_trials=context.n_trials,
             n_test=len(self.splits.test),
-            num_threads=self.measurer.num_threads,
+            num_threads=self.evaluator.num_threads,
             budget=self.ledger.budget,
             seed=context.seed,
         )
@@ -210,7 +210,7 @@ class Stages:
             context.limits,
             seed=context.seed,
             estimate=estimate,
-            book=self.measurer.book,
+            book=self.evaluator.book,
         )
 
     def run(self) -> tuple[Any, SearchOutcome]:
@@ -223,7 +223,7 @@ class Stages:
         rival, n_random = random_baseline(
             self.context, self.referee, n=n_drawn, canonical=known.canonical
         )
-        finals = TestComparison(self.context, self.measurer, self.splits, known.ranking)
+        finals = TestComparison(self.context, self.evaluator, self.splits, known.ranking)
         outcome = finals.compare(choice.picked, rival)
         stopped_by = counts.stopped_by if counts else self.trials.stopped_by
         conclusion = Conclusion(self.context, self.gathering, self.started, self.before, self.joint)
@@ -249,7 +249,7 @@ class Stages:
         own = self.joint.refused(choice.picked, self.rows, gain=self.context.gain)
         if own is None:
             return choice
-        if own not in self.trials.records and self.measurer.knows(own, self.rows):
+        if own not in self.trials.records and self.evaluator.knows(own, self.rows):
             number = len(self.trials.records)
             self.trials.records[own] = self.referee.judge(own, "own_prompt", number=number)
         self.gathering.may_prompt = False
@@ -279,7 +279,7 @@ class Stages:
             self.ledger.budget,
             self.known.singles,
             n_test=len(self.splits.test),
-            num_threads=self.measurer.num_threads,
+            num_threads=self.evaluator.num_threads,
             possible_calls=[architecture.calls, *(r.calls for r in self.trials.records.values())],
         )
         return max(0.0, 1 - self.context.random_share - kept) * self.joint.part

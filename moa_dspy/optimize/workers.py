@@ -18,7 +18,7 @@ from moa_dspy.calls import database_url as url_of
 from moa_dspy.calls.store.database import shown as shown_url
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize.context import Snapshot, Watcher, silent
-from moa_dspy.optimize.evaluate import Measurer
+from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.result import StudyResult
 from moa_dspy.optimize.search import ModelSearch
@@ -226,7 +226,7 @@ class Worker:
         student = study.make_student(self._pool)
         prompts = study.make_prompts()
         texts = None if prompts is None else prompts.make_book(student)
-        self._measurer = Measurer(student, prepared.metric, memory=self._memory, book=texts)
+        self._evaluator = Evaluator(student, prepared.metric, memory=self._memory, book=texts)
 
     def run(self, num_threads: int, *, writes_files: bool) -> StudyEnd:
         """Work until the study is finished."""
@@ -256,7 +256,7 @@ class Worker:
     def _ask(self, task: Task) -> None:
         if not self._is_coordinator:
             self._ledger.share = task.share
-        self._measurer.ask(Architecture.parse(task.architecture), self._rows[task.example])
+        self._evaluator.ask(Architecture.parse(task.architecture), self._rows[task.example])
 
     def _help(self, hands: TaskRunner) -> None:
         self._is_coordinator = False

@@ -13,7 +13,7 @@ import pytest
 from moa_dspy.calls import Calls, CallStore, Recording
 from moa_dspy.errors import DataError, MetricError, UnknownCallError
 from moa_dspy.judges import JUDGES, GradeJudge, JudgeProgram, PairJudge, SkillJudge, judge_all
-from moa_dspy.optimize.evaluate import Measurer
+from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool
 
@@ -102,7 +102,7 @@ def test_a_replay_of_a_judge_makes_no_calls(name: str, tmp_path: Path) -> None:
 
 def measurer_score(metric: Any, prediction: Any) -> float:
     """Score as a search does."""
-    return Measurer(student=None, metric=metric)._score(example(), prediction)
+    return Evaluator(student=None, metric=metric)._score(example(), prediction)
 
 
 @pytest.mark.parametrize("name", JUDGES)

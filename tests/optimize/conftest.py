@@ -9,7 +9,7 @@ import pytest
 
 from moa_dspy.adapters import PlainChat
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize import Measurer
+from moa_dspy.optimize import Evaluator
 from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool
 
@@ -60,13 +60,13 @@ def student() -> Callable[[Pool], MixtureOfAgents]:
 
 
 @pytest.fixture
-def measurer(student: Callable[[Pool], MixtureOfAgents]) -> Callable[..., Measurer]:
-    """Return what makes a measurer that compares answers as texts."""
+def evaluator(student: Callable[[Pool], MixtureOfAgents]) -> Callable[..., Evaluator]:
+    """Return what makes a evaluator that compares answers as texts."""
 
     def exact(example: dspy.Example, prediction: dspy.Prediction) -> bool:
         return bool(prediction.answer == example.answer)
 
-    return lambda pool, metric=exact, num_threads=4: Measurer(student(pool), metric, num_threads)
+    return lambda pool, metric=exact, num_threads=4: Evaluator(student(pool), metric, num_threads)
 
 
 @pytest.fixture

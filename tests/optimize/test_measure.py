@@ -8,7 +8,7 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import MetricError, UnknownCallError
-from moa_dspy.optimize.evaluate import Measurer
+from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.nodes import means, scores
 from moa_dspy.testing import scripted_pool
 
@@ -20,10 +20,10 @@ def parse(text: str) -> Architecture:
 
 
 def test_nodes_that_architectures_share_are_asked_once_per_example(
-    rows: Make, measurer: Make, fails_on: Make
+    rows: Make, evaluator: Make, fails_on: Make
 ) -> None:
     pool = scripted_pool({"a": fails_on(0), "b": fails_on(1), "c": fails_on(2)})
-    runner: Measurer = measurer(pool)
+    runner: Evaluator = evaluator(pool)
     examples = rows("val", 6)
     made = []
     for text in (
@@ -45,12 +45,12 @@ def test_nodes_that_architectures_share_are_asked_once_per_example(
 
 
 def test_an_outcome_is_what_production_would_cost(
-    rows: Make, measurer: Make, fails_on: Make
+    rows: Make, evaluator: Make, fails_on: Make
 ) -> None:
     pool = scripted_pool(
         {"a": fails_on(), "b": fails_on()}, usd_per_million_tokens={"a": 1e6, "b": 2e6}
     )
-    runner: Measurer = measurer(pool)
+    runner: Evaluator = evaluator(pool)
     (alone,) = runner.measure(parse("a"), rows("val", 1))
     (voted,) = runner.measure(parse("a + b > vote(a)"), rows("val", 1))
     # "val 0" is 2 tokens and "0" is 1: 3 usd from a, 6 from b, known answers included
@@ -65,9 +65,9 @@ def test_an_outcome_is_what_production_would_cost(
     }
 
 
-def test_more_rows_cost_only_what_is_new(rows: Make, measurer: Make, fails_on: Make) -> None:
+def test_more_rows_cost_only_what_is_new(rows: Make, evaluator: Make, fails_on: Make) -> None:
     pool = scripted_pool({"a": fails_on(0)})
-    runner: Measurer = measurer(pool)
+    runner: Evaluator = evaluator(pool)
     examples = rows("val", 9)
     assert not runner.knows(parse("a"), examples)
     first = runner.measure(parse("a"), examples[:4])
@@ -79,17 +79,17 @@ def test_more_rows_cost_only_what_is_new(rows: Make, measurer: Make, fails_on: M
 
 
 def test_outcomes_stand_in_the_order_of_the_rows(
-    rows: Make, measurer: Make, fails_on: Make
+    rows: Make, evaluator: Make, fails_on: Make
 ) -> None:
-    runner: Measurer = measurer(scripted_pool({"a": fails_on(0)}), num_threads=8)
+    runner: Evaluator = evaluator(scripted_pool({"a": fails_on(0)}), num_threads=8)
     assert scores(runner.measure(parse("a"), rows("val", 30)[::-1])) == [1, 1, 0] * 10
 
 
 def test_a_failed_agent_is_left_out_and_counted_once(
-    rows: Make, measurer: Make, fails_on: Make
+    rows: Make, evaluator: Make, fails_on: Make
 ) -> None:
     pool = scripted_pool({"a": fails_on(), "dead": OSError("down")})
-    runner: Measurer = measurer(pool)
+    runner: Evaluator = evaluator(pool)
     outcomes = runner.measure(parse("a + dead > vote(a)"), rows("val", 5))
     assert scores(outcomes) == [1] * 5
     assert [outcome.layer for outcome in outcomes] == [(str(i),) for i in range(5)]
@@ -97,11 +97,13 @@ def test_a_failed_agent_is_left_out_and_counted_once(
     assert runner.failures == {"dead": 5}
 
 
-def test_nothing_answered_scores_0_and_says_why(rows: Make, measurer: Make, fails_on: Make) -> None:
+def test_nothing_answered_scores_0_and_says_why(
+    rows: Make, evaluator: Make, fails_on: Make
+) -> None:
     pool = scripted_pool(
         {"a": fails_on(), "dead": OSError("down")}, usd_per_million_tokens={"a": 1e6}
     )
-    runner: Measurer = measurer(pool)
+    runner: Evaluator = evaluator(pool)
     outcomes = runner.measure(parse("dead"), rows("val", 3))
     assert scores(outcomes) == [0, 0, 0]
     assert all("dead: " in str(outcome.failure) for outcome in outcomes)
@@ -111,21 +113,23 @@ def test_nothing_answered_scores_0_and_says_why(rows: Make, measurer: Make, fail
     assert (lost.score, lost.calls, lost.usd) == pytest.approx((0, 2, 3))
 
 
-def test_a_replay_reports_failures_as_they_were(rows: Make, measurer: Make, fails_on: Make) -> None:
+def test_a_replay_reports_failures_as_they_were(
+    rows: Make, evaluator: Make, fails_on: Make
+) -> None:
     pool = scripted_pool({"a": fails_on(), "dead": OSError("down")})
     architecture = parse("a + dead > vote(a)")
-    live = measurer(pool).measure(architecture, rows("val", 2))
+    live = evaluator(pool).measure(architecture, rows("val", 2))
     pool.calls.replay_only = True
-    assert measurer(pool).measure(architecture, rows("val", 2)) == live
+    assert evaluator(pool).measure(architecture, rows("val", 2)) == live
 
 
 def test_a_metric_may_return_a_prediction_with_a_score(
-    rows: Make, measurer: Make, fails_on: Make
+    rows: Make, evaluator: Make, fails_on: Make
 ) -> None:
     def graded(example: dspy.Example, prediction: dspy.Prediction) -> dspy.Prediction:
         return dspy.Prediction(score=0.25 + 0.5 * (prediction.answer == example.answer))
 
-    runner: Measurer = measurer(scripted_pool({"a": fails_on(0)}), graded)
+    runner: Evaluator = evaluator(scripted_pool({"a": fails_on(0)}), graded)
     assert scores(runner.measure(parse("a"), rows("val", 3))) == [0.25, 0.75, 0.75]
 
 
@@ -140,7 +144,7 @@ def test_a_metric_may_return_a_prediction_with_a_score(
     ],
 )
 def test_a_metric_without_a_number_is_an_error_that_names_the_example(
-    rows: Make, measurer: Make, fails_on: Make, value: Any, message: str
+    rows: Make, evaluator: Make, fails_on: Make, value: Any, message: str
 ) -> None:
     def metric(example: dspy.Example, prediction: dspy.Prediction) -> Any:
         if example.id != "val-2":
@@ -149,16 +153,16 @@ def test_a_metric_without_a_number_is_an_error_that_names_the_example(
             raise value
         return value
 
-    runner: Measurer = measurer(scripted_pool({"a": fails_on()}), metric)
+    runner: Evaluator = evaluator(scripted_pool({"a": fails_on()}), metric)
     with pytest.raises(MetricError, match=message):
         runner.measure(parse("a"), rows("val", 4))
 
 
 def test_a_call_that_nobody_recorded_names_agent_and_example(
-    rows: Make, measurer: Make, fails_on: Make
+    rows: Make, evaluator: Make, fails_on: Make
 ) -> None:
     pool = scripted_pool({"a": fails_on(), "b": fails_on()})
-    measurer(pool).measure(parse("a + b > vote(a)"), rows("val", 2))
+    evaluator(pool).measure(parse("a + b > vote(a)"), rows("val", 2))
     pool.calls.replay_only = True
     with pytest.raises(UnknownCallError, match="agent 'a' for example 'val-2'"):
-        measurer(pool).measure(parse("a + b > vote(a)"), rows("val", 3))
+        evaluator(pool).measure(parse("a + b > vote(a)"), rows("val", 3))

@@ -11,7 +11,7 @@ import pytest
 from moa_dspy.adapters import PlainChat
 from moa_dspy.errors import StudyError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize import Measurer, ModelSearch, SearchSpace
+from moa_dspy.optimize import Evaluator, ModelSearch, SearchSpace
 from moa_dspy.optimize.evaluate import Student, mixtures_of
 from moa_dspy.optimize.nodes import place_of
 from moa_dspy.pool import Pool
@@ -67,7 +67,7 @@ def test_a_program_with_no_mixture_or_two_is_refused(
     with pytest.raises(StudyError, match=message):
         ModelSearch(exact, pool).compile(program, trainset=rows("train", 8))
     with pytest.raises(StudyError, match=message):
-        Measurer(program, exact).measure(parse("e0"), [dspy.Example(id="x")])
+        Evaluator(program, exact).measure(parse("e0"), [dspy.Example(id="x")])
 
 
 def test_a_mixture_of_another_pool_is_refused(pool: Pool, rows: Make, fails_on: Make) -> None:
@@ -82,7 +82,7 @@ def test_a_program_that_cannot_be_copied_is_refused(pool: Pool, rows: Make) -> N
             raise TypeError("cannot pickle a socket")
 
     with pytest.raises(StudyError, match="`student` cannot be copied: cannot pickle a socket"):
-        Measurer(Connected(outer(pool).steps[0]), exact).measure(parse("e0"), rows("val", 1))
+        Evaluator(Connected(outer(pool).steps[0]), exact).measure(parse("e0"), rows("val", 1))
 
 
 def test_mixtures_are_found_once_and_not_in_seats(pool: Pool) -> None:

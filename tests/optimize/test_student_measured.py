@@ -10,7 +10,7 @@ import pytest
 
 from moa_dspy.calls import Budget, Ledger
 from moa_dspy.errors import BudgetReachedError, StudyError
-from moa_dspy.optimize import Measurer
+from moa_dspy.optimize import Evaluator
 from moa_dspy.optimize.nodes import scores
 from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool
@@ -20,7 +20,7 @@ Make = Callable[..., Any]
 
 
 def test_nodes_are_reused_where_the_mixture_is_asked_the_same(pool: Pool, rows: Make) -> None:
-    runner = Measurer(outer(pool), exact, 4)
+    runner = Evaluator(outer(pool), exact, 4)
     made = []
     for text in ("e0", "e0 + e1 > vote(e0)", "e0 + e1 + e2 > vote(e0)", "e1 + e2 > select", "e2"):
         runner.measure(parse(text), rows("val", 6))
@@ -33,13 +33,13 @@ def test_nodes_are_reused_where_the_mixture_is_asked_the_same(pool: Pool, rows: 
 def test_outcomes_of_a_larger_program_are_those_of_its_mixture(pool: Pool, rows: Make) -> None:
     program = outer(pool)
     for text in ("e0", "e0 + e1 + e2 > vote(e0)", "e0 + e1 > e2 > synthesize(e1)"):
-        inside = Measurer(program, exact).measure(parse(text), rows("val", 6))
-        alone = Measurer(program.steps[0], exact).measure(parse(text), rows("val", 6))
+        inside = Evaluator(program, exact).measure(parse(text), rows("val", 6))
+        alone = Evaluator(program.steps[0], exact).measure(parse(text), rows("val", 6))
         assert inside == alone
 
 
 def test_calls_of_the_rest_of_the_program_count_as_the_seats_do(pool: Pool, rows: Make) -> None:
-    runner = Measurer(outer(pool, writer="w"), exact)
+    runner = Evaluator(outer(pool, writer="w"), exact)
     (first,) = runner.measure(parse("e0"), rows("val", 1))
     (second,) = runner.measure(parse("e1 + e2 > vote(e1)"), rows("val", 1))
     # "val 0" is 2 tokens. w repeats it: 4. e0 says "no0 0x": 4; e1 and e2 say "0": 3 each.
@@ -65,7 +65,7 @@ class InThreads(Outer):
 
 def test_a_mixture_may_be_asked_several_times(pool: Pool, rows: Make) -> None:
     mixture = outer(pool).steps[0]
-    twice = Measurer(Twice(mixture), exact)
+    twice = Evaluator(Twice(mixture), exact)
     outcomes = twice.measure(parse("e0"), rows("val", 3))
     assert scores(outcomes) == [0, 1, 1]
     assert [outcome.calls for outcome in outcomes] == [2, 2, 2]
@@ -74,7 +74,7 @@ def test_a_mixture_may_be_asked_several_times(pool: Pool, rows: Make) -> None:
 
 
 def test_a_mixture_may_be_asked_in_threads_of_dspy(pool: Pool, rows: Make) -> None:
-    runner = Measurer(InThreads(outer(pool).steps[0]), exact)
+    runner = Evaluator(InThreads(outer(pool).steps[0]), exact)
     assert scores(runner.measure(parse("e0 + e1 > vote(e1)"), rows("val", 6))) == [1, 0, 1] * 2
 
 
@@ -85,7 +85,7 @@ def test_a_models_failure_in_the_rest_of_the_program_is_an_outcome(
     pool = scripted_pool({"a": fails_on(), "dead": OSError("down")})
     program = outer(pool, writer="dead" if n_others else None)
     text = "a" if n_others else "dead"
-    outcomes = Measurer(program, exact).measure(parse(text), rows("val", 2))
+    outcomes = Evaluator(program, exact).measure(parse(text), rows("val", 2))
     assert scores(outcomes) == [0, 0]
     assert all("down" in str(outcome.failure) for outcome in outcomes)
 
@@ -96,7 +96,7 @@ def test_a_budget_ends_a_larger_program_as_it_ends_a_mixture(pool: Pool, rows: M
     # The writer's call is allowed and the seat's is not; of the next question, not the writer's.
     for split in ("val", "new"):
         with pytest.raises(BudgetReachedError):
-            Measurer(program, exact).measure(parse("e0"), rows(split, 1))
+            Evaluator(program, exact).measure(parse("e0"), rows(split, 1))
         assert pool.calls.ledger.spending.made == 1
 
 
@@ -108,4 +108,4 @@ def test_a_program_that_fails_by_itself_is_an_error_that_names_the_example(
             return {}[self.steps[0](question=question).answer]
 
     with pytest.raises(StudyError, match=r"The program raised KeyError on example 'val-1': '1'"):
-        Measurer(Broken(outer(pool).steps[0]), exact).measure(parse("e0"), rows("val", 3)[1:])
+        Evaluator(Broken(outer(pool).steps[0]), exact).measure(parse("e0"), rows("val", 3)[1:])

@@ -11,8 +11,8 @@ from moa_dspy.optimize.prompts.joint import (
     JointSearch,
     PromptRounds,
     PromptVerdict,
-    prompts_to_json,
     prompt_verdict_of,
+    prompts_to_json,
     with_prompts,
     without_prompts,
 )

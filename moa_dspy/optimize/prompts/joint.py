@@ -13,7 +13,7 @@ import dspy
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import BudgetReachedError, LayerFailedError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize.evaluate import Measurer, Student
+from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.nodes import scores
 from moa_dspy.optimize.prompts.optimizers import candidates_of, name_of
 from moa_dspy.optimize.prompts.options import PromptOptions
@@ -189,7 +189,7 @@ class PromptVerdict:
 
 def prompt_verdict_of(
     picked: Architecture,
-    measurer: Measurer,
+    evaluator: Evaluator,
     rows: Sequence[dspy.Example],
     *,
     n_tried: int,
@@ -204,7 +204,7 @@ def prompt_verdict_of(
 
     Args:
         picked: The search's choice.
-        measurer: Knows its scores.
+        evaluator: Knows its scores.
         rows: Of val.
         n_tried: How many mixtures with a prompt other than the seat's own were measured.
         alpha: Level of the one-sided paired test, before it is divided.
@@ -213,8 +213,8 @@ def prompt_verdict_of(
     if picked.prompt is None:
         return None
     try:
-        before = scores(measurer.measure(replace(picked, prompt=None), rows))
-        after = scores(measurer.measure(picked, rows))
+        before = scores(evaluator.measure(replace(picked, prompt=None), rows))
+        after = scores(evaluator.measure(picked, rows))
     except BudgetReachedError as error:
         return PromptVerdict(picked, None, str(error))
     return PromptVerdict(picked, compare(before, after, alpha=alpha / max(n_tried, 1), gain=gain))
@@ -298,7 +298,7 @@ class JointSearch:
 
     Args:
         context: Gives options, seed and progress.
-        measurer: Has the book of prompts.
+        evaluator: Has the book of prompts.
         options: None searches no prompts.
         rounds: None tunes none.
         part: Part of the budget that may be used now, in (0, 1].
@@ -307,7 +307,7 @@ class JointSearch:
     """
 
     context: SearchContext
-    measurer: Measurer
+    evaluator: Evaluator
     options: PromptOptions | None
     rounds: PromptRounds | None
     part: float = 1.0
@@ -316,22 +316,22 @@ class JointSearch:
 
     @classmethod
     def of(
-        cls, context: SearchContext, measurer: Measurer, rows: Sequence[dspy.Example]
+        cls, context: SearchContext, evaluator: Evaluator, rows: Sequence[dspy.Example]
     ) -> JointSearch:
         """Return the search of the context's prompts; ``rows`` are train rows."""
-        options, book = context.prompts, measurer.book
+        options, book = context.prompts, evaluator.book
         if options is None or book is None or options.optimizer is None:
-            return cls(context, measurer, options, None)
+            return cls(context, evaluator, options, None)
         rounds = PromptRounds(
             options,
             book,
-            Student.of(measurer.student),
+            Student.of(evaluator.student),
             rows,
-            measurer.metric,
-            num_threads=measurer.num_threads,
+            evaluator.metric,
+            num_threads=evaluator.num_threads,
             seed=context.seed,
         )
-        return cls(context, measurer, options, rounds, options.part(0))
+        return cls(context, evaluator, options, rounds, options.part(0))
 
     def run(
         self, trials: Trials, ledger: Ledger, *, limit: int, counts: StageCounts | None
@@ -376,7 +376,7 @@ class JointSearch:
         None if it may stay as it is. Tested on ``rows`` of val, once.
         """
         self.verdict = prompt_verdict_of(
-            picked, self.measurer, rows, n_tried=self.n_tried, gain=gain
+            picked, self.evaluator, rows, n_tried=self.n_tried, gain=gain
         )
         is_refused = self.verdict is not None and not self.verdict.is_proven
         return replace(picked, prompt=None) if is_refused else None
@@ -399,5 +399,5 @@ class JointSearch:
 
     def to_json(self, records: Mapping[Architecture, PromptTrial]) -> tuple[dict[str, Any], ...]:
         """Return every prompt as ``StudyResult.prompts`` holds it."""
-        book = self.measurer.book
+        book = self.evaluator.book
         return () if book is None else prompts_to_json(book, records, self.verdict)

@@ -12,7 +12,7 @@ import numpy as np
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Calls, Recording
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize import Measurer, ModelSearch, SearchSpace, StudyResult
+from moa_dspy.optimize import Evaluator, ModelSearch, SearchSpace, StudyResult
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.study_file import StudyFile, read_study
 from moa_dspy.pool import Pool
@@ -71,10 +71,10 @@ def quickstart() -> Quickstart:
     pool = Pool(agents, calls=Calls(recording=recording, replay_only=True))
     splits, space, memory = study.make_splits(), study.make_space(agents), NodeCache()
     rows = (*splits.val, *splits.test)
-    measurer = Measurer(_student(study, pool), study.make_metric(), memory=memory)
-    singles = _singles(measurer, tuple(pool), rows)
+    evaluator = Evaluator(_student(study, pool), study.make_metric(), memory=memory)
+    singles = _singles(evaluator, tuple(pool), rows)
     others = {
-        str(one): np.array([outcome.score for outcome in measurer.measure(one, rows)])
+        str(one): np.array([outcome.score for outcome in evaluator.measure(one, rows)])
         for one in _others(space)
     }
     return Quickstart(study, pool, splits.train, rows, space, memory, singles, others)
@@ -84,8 +84,10 @@ def _student(study: StudyFile, pool: Pool) -> MixtureOfAgents:
     return study.make_student(pool)
 
 
-def _singles(measurer: Measurer, names: tuple[str, ...], rows: tuple[dspy.Example, ...]) -> Answers:
-    found = [measurer.measure(Architecture.single(name), rows) for name in names]
+def _singles(
+    evaluator: Evaluator, names: tuple[str, ...], rows: tuple[dspy.Example, ...]
+) -> Answers:
+    found = [evaluator.measure(Architecture.single(name), rows) for name in names]
     codes = np.full((len(names), len(rows)), -1, np.int16)
     for column, outcomes in enumerate(zip(*found, strict=True)):
         ballots = [o.ballot for o in outcomes if o.ballot is not None and not o.failure]

@@ -11,7 +11,7 @@ import pytest
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget, Ledger
 from moa_dspy.errors import MetricError
-from moa_dspy.optimize import Measurer
+from moa_dspy.optimize import Evaluator
 from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.prompts import (
     PromptOptions,
@@ -121,24 +121,24 @@ def test_a_prompt_stays_only_if_it_beats_the_own_on_val(learns: bool, is_proven:
     world = make_world(learns=learns)
     program = mixture(world)
     book = PromptRegistry.of(program, {"careful": "Read CAREFULLY."}, 0)
-    measurer = Measurer(program, exact, 2, book=book)
+    evaluator = Evaluator(program, exact, 2, book=book)
     picked = Architecture(C.layers, "c", prompt="careful")
-    verdict = prompt_verdict_of(picked, measurer, rows("val", 18), n_tried=1)
+    verdict = prompt_verdict_of(picked, evaluator, rows("val", 18), n_tried=1)
     assert verdict is not None
     assert verdict.is_proven is is_proven
     assert ("beats" if is_proven else "is not proven better") in verdict.note
-    assert prompt_verdict_of(C, measurer, rows("val"), n_tried=1) is None
+    assert prompt_verdict_of(C, evaluator, rows("val"), n_tried=1) is None
 
 
 def test_the_level_is_shared_by_the_mixtures_that_were_tried() -> None:
     world = make_world()
     program = mixture(world)
     book = PromptRegistry.of(program, {"careful": "Read CAREFULLY."}, 0)
-    measurer = Measurer(program, exact, 2, book=book)
+    evaluator = Evaluator(program, exact, 2, book=book)
     picked = Architecture(C.layers, "c", prompt="careful")
     # Five of 15 rows are gained and none lost: mid-p is 1/64.
     few, many = (
-        prompt_verdict_of(picked, measurer, rows("val", 15), n_tried=n, gain=0.9) for n in (1, 10)
+        prompt_verdict_of(picked, evaluator, rows("val", 15), n_tried=n, gain=0.9) for n in (1, 10)
     )
     assert few is not None
     assert many is not None
@@ -152,7 +152,7 @@ def test_the_guard_without_a_budget_keeps_the_own_prompt() -> None:
     book = PromptRegistry.of(program, {"careful": "Read CAREFULLY."}, 0)
     picked = Architecture(C.layers, "c", prompt="careful")
     verdict = prompt_verdict_of(
-        picked, Measurer(program, exact, 1, book=book), rows("val"), n_tried=1
+        picked, Evaluator(program, exact, 1, book=book), rows("val"), n_tried=1
     )
     assert verdict is not None
     assert not verdict.is_proven

@@ -8,7 +8,7 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.diversity import Disagreement
-from moa_dspy.optimize.evaluate import Measurer
+from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.nodes import Outcome
 from moa_dspy.optimize.objectives import (
     CallsObjective,
@@ -25,12 +25,12 @@ Make = Callable[..., Any]
 
 
 @pytest.fixture
-def referee(rows: Make, measurer: Make) -> Callable[..., TrialJudge]:
+def referee(rows: Make, evaluator: Make) -> Callable[..., TrialJudge]:
     """Return what makes a referee of scripted agents; the first one is the best."""
 
     def make(scripts: dict[str, Script], n_rows: int, **options: Any) -> TrialJudge:
         pool = scripted_pool(scripts, usd_per_million_tokens=dict.fromkeys(scripts, 1e6))
-        runner: Measurer = measurer(pool, num_threads=1)
+        runner: Evaluator = evaluator(pool, num_threads=1)
         best = next(iter(scripts))
         return TrialJudge(
             runner, rows("val", n_rows), best_single=best, diversity=Disagreement(), **options
@@ -61,7 +61,7 @@ def test_what_costs_nothing_more_is_never_stopped(
 ) -> None:
     found = referee({"good": fails_on(), "bad": fails_on(0, 1, 2)}, 90)
     judge(found, "good")
-    found._measurer.measure(Architecture.single("bad"), rows("val", 90))
+    found._evaluator.measure(Architecture.single("bad"), rows("val", 90))
     assert judge(found, "bad").rows == 90
 
 
@@ -144,7 +144,7 @@ def test_nobody_stops_below_20_rows(
 
 
 class Coins:
-    """A measurer of arms that are right with the same chance; nothing is asked."""
+    """A evaluator of arms that are right with the same chance; nothing is asked."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng

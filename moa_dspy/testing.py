@@ -173,7 +173,7 @@ class _Replay:
             ProviderError: The recorded response is null or blank.
         """
         text = self._find(_last_user_text(request))
-        self.calls.ledger.count_reuse()
+        self.calls.count_reuse()
         if text is None or not text.strip():
             raise lm15.ProviderError("The model gave no response when it was recorded.")
         current_scope().log.append(CallFacts(self.agent, 0, 0, 0.0, 0.0, is_reused=True))

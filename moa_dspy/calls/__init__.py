@@ -15,8 +15,11 @@ from moa_dspy.calls.scope import (
     CallScope,
     Clock,
     DeadlineError,
+    budget_share,
     call_scope,
     current_scope,
+    entered,
+    spending_under,
 )
 from moa_dspy.calls.store.database import database_url
 from moa_dspy.calls.store.database import shown as shown_url
@@ -57,15 +60,18 @@ __all__ = [
     "Spending",
     "StoredEngine",
     "adopted",
+    "budget_share",
     "call_key",
     "call_scope",
     "canonical_json",
     "chosen_calls",
     "current_scope",
     "database_url",
+    "entered",
     "prune",
     "refusal",
     "shown_url",
+    "spending_under",
     "stored_lm",
     "summaries",
 ]

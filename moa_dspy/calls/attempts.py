@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import Any, Final
 
-from moa_dspy.calls.budget import Ledger
+from moa_dspy.calls.budget import Ledger, Reservation
 from moa_dspy.calls.call import Call, SharedBackend, WritableBackend, canonical_json
 from moa_dspy.calls.request import CallRequest
 from moa_dspy.calls.retry import backoff_seconds, hinted_seconds, is_transient, is_unreadable
@@ -175,7 +175,7 @@ class Attempts:
         patience: How long the asker waits.
         store: Keeps what comes of it.
         shared: The store again if other processes use it too, else None.
-        ledger: Counts what is spent.
+        ledgers: Count what is spent, each with the share of its limits that the call may use.
         endurance: Says what is tried again instead of the caller's policy; None is that.
     """
 
@@ -183,7 +183,7 @@ class Attempts:
     patience: Deadline
     store: WritableBackend
     shared: SharedBackend | None
-    ledger: Ledger
+    ledgers: Mapping[Ledger, float]
     endurance: OutagePolicy | None = None
 
     @property
@@ -243,25 +243,26 @@ class Attempts:
             limiter.leave(ticket)
 
     def _paid(self, number: int, send: Send) -> CallPlan:
-        reserving = Work(partial(self.ledger.reserve, self.ask.estimate, key=self.ask.key))
+        ask = self.ask
+        reserving = Work(partial(Reservation.make, self.ledgers, ask.estimate, key=ask.key))
         try:
             yield from self._worked(reserving)
         except BaseException:
             if reserving.result is not None:
-                self.ledger.cancel(reserving.result)
+                reserving.result.cancel()
             raise
-        ticket = reserving.result
-        attempt = Attempt(self.ask, number, self._clock, started=self._clock.monotonic())
+        reservation: Reservation = reserving.result
+        attempt = Attempt(ask, number, self._clock, started=self._clock.monotonic())
         try:
             call = attempt.answered((yield send))
         except BaseException as error:
             if not isinstance(error, MoaError) and not self._is_passing(error, number):
                 self._keep(attempt.failed(error))
-            self.ledger.settle(ticket, tokens=0, usd=0.0, seconds=attempt.seconds)
+            reservation.settle(tokens=0, usd=0.0, seconds=attempt.seconds)
             raise
         if self.endurance is not None:
-            self.endurance.answered(self.ask)
-        storing = Work(partial(self._settled, call, ticket))
+            self.endurance.answered(ask)
+        storing = Work(partial(self._settled, call, reservation))
         yield from self._worked(storing)
         kept: Call = storing.result
         return kept
@@ -277,13 +278,13 @@ class Attempts:
         else:
             work.run()
 
-    def _settled(self, call: Call, ticket: str) -> Call:
-        # Stored before it is settled: whoever dies in between has lost nothing.
+    def _settled(self, call: Call, reservation: Reservation) -> Call:
+        # Stored before it is settled: a process that dies in between has lost nothing.
         try:
             return self._keep(call)
         finally:
             tokens = call.prompt_tokens + call.completion_tokens
-            self.ledger.settle(ticket, tokens=tokens, usd=call.usd, seconds=call.seconds)
+            reservation.settle(tokens=tokens, usd=call.usd, seconds=call.seconds)
 
     def _keep(self, call: Call) -> Call:
         kept = self.store.put(call) or call

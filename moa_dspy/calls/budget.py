@@ -1,6 +1,4 @@
-"""What a study may spend, and what it has spent."""
-
-# DOCS: calls/budgets/_ledger: Counts what a study spends, and refuses a call before it would go beyond the budget.
+"""Budgets: upper limits of what may be spent, and ledgers that count and refuse."""
 
 from __future__ import annotations
 
@@ -78,8 +76,182 @@ class Totals:
     seconds: float = 0.0
 
 
+class Ledger:
+    """Counts what is spent and refuses a call before it would go beyond the budget.
+
+    A call is reserved before it is made, by an upper bound, and settled after it,
+    so that calls in flight count too. The ledger of ``Calls`` counts every call that goes
+    through them; ``spending_under`` adds another one for a part of the program.
+    Safe for threads.
+
+    Args:
+        budget: None limits nothing.
+        spent: What was spent before, if the ledger is kept in memory.
+        backend: Where it is kept; default: the memory of this process.
+
+    Attributes:
+        share: Part of every limit that calls may use.
+    """
+
+    def __init__(
+        self,
+        budget: Budget | None = None,
+        *,
+        spent: Spending | None = None,
+        backend: BudgetBackend | None = None,
+    ) -> None:
+        self.budget = budget or Budget()
+        self.share = 1.0
+        self.backend: BudgetBackend = backend or MemoryBudget(spent)
+        self._reused = 0
+        self._slowest = 0.0
+        self._lock = threading.Lock()
+
+    @property
+    def spending(self) -> Spending:
+        """What was spent up to now, by all processes that share the backend."""
+        s = self.backend.spending()
+        return Spending(s.made, s.reused + self._reused, s.tokens, s.usd, s.seconds)
+
+    def reserve(self, estimate: CallEstimate, *, key: str | None = None, share: float = 1.0) -> str:
+        """Reserve room for one call.
+
+        Args:
+            estimate: Its upper bound.
+            key: Of the call: if this process dies, its stored answer says what it cost.
+            share: Part of every limit that this call may use; a search keeps back what its
+                final test will need.
+
+        Returns:
+            A ticket for ``settle``.
+
+        Raises:
+            BudgetReachedError: If the call might go beyond a limit, naming the limit.
+            StudyError: If nothing bounds what the call may use, and tokens or usd are limited.
+        """
+        self._check_bound(estimate)
+        share *= self.share
+        while True:
+            ticket = self.backend.reserve(estimate, limits=self._limits(share), key=key)
+            if ticket is not None:
+                return ticket
+            self._refuse(estimate, share)
+
+    def _limits(self, share: float) -> dict[str, float]:
+        given = {name: getattr(self.budget, name) for name in LIMITS}
+        limits = {name: value * share for name, value in given.items() if value is not None}
+        if "seconds" in limits:
+            # The next call may well take as long as the slowest one did.
+            limits["seconds"] -= self._slowest
+        return limits
+
+    def _check_bound(self, estimate: CallEstimate) -> None:
+        if estimate.is_bounded:
+            return
+        for name in ("tokens", "usd"):
+            if getattr(self.budget, name) is not None:
+                raise StudyError(
+                    f"`budget.{name}` needs an upper bound of every call, but one was asked for "
+                    "without `max_tokens`; set it on the agent, or on its LM."
+                )
+
+    def _refuse(self, estimate: CallEstimate, share: float) -> None:
+        """Raise for the first limit that is in the way; none is if a call was just settled."""
+        totals = self.backend.totals()
+        needed = {
+            "calls": totals.calls + 1,
+            "tokens": totals.tokens + estimate.tokens,
+            "usd": totals.usd + estimate.usd,
+            "seconds": totals.seconds,
+        }
+        for name, limit in self._limits(share).items():
+            if needed[name] > limit:
+                kept = "" if share == 1 else f" (this stage may use {share:.0%} of it)"
+                whole = getattr(self.budget, name)
+                raise BudgetReachedError(f"The budget of {whole:g} {name} is reached{kept}.")
+
+    def settle(self, ticket: str, *, tokens: int, usd: float, seconds: float) -> None:
+        """Replace a reservation by what the call really used, failed calls included."""
+        with self._lock:
+            self._slowest = max(self._slowest, seconds)
+            reused, self._reused = self._reused, 0
+        self.backend.settle(ticket, Spending(made=1, reused=reused, tokens=tokens, usd=usd))
+
+    def cancel(self, ticket: str) -> None:
+        """Take back a reservation of a call that was not made."""
+        self.backend.settle(ticket, Spending())
+
+    def count_reuse(self) -> None:
+        """Count one answer that came from the store."""
+        # In memory until the next call is settled: a hit must not cost a write.
+        with self._lock:
+            self._reused += 1
+
+    def flush(self) -> None:
+        """Write down the reuses that were counted since the last call was settled."""
+        with self._lock:
+            reused, self._reused = self._reused, 0
+        self.backend.add(Spending(reused=reused))
+
+    def move_to(self, backend: BudgetBackend) -> None:
+        """Keep the ledger in ``backend`` from now on; what was counted is added to it.
+
+        Between calls only: nothing may be reserved at this moment.
+        """
+        with self._lock:
+            reused, self._reused = self._reused, 0
+            s = self.backend.spending()
+            backend.add(Spending(s.made, s.reused + reused, s.tokens, s.usd, s.seconds))
+            self.backend = backend
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Room for one call in every ledger that counts it.
+
+    Attributes:
+        tickets: What each ledger gave.
+    """
+
+    tickets: Mapping[Ledger, str]
+
+    @classmethod
+    def make(
+        cls, ledgers: Mapping[Ledger, float], estimate: CallEstimate, *, key: str
+    ) -> Reservation:
+        """Reserve in all ledgers, or in none if one refuses.
+
+        Args:
+            ledgers: With the share of its limits that the call may use.
+            estimate: Upper bound of the call.
+            key: Of the call.
+
+        Raises:
+            BudgetReachedError: If the call might go beyond a limit.
+            StudyError: If nothing bounds what the call may use, and tokens or usd are limited.
+        """
+        tickets: dict[Ledger, str] = {}
+        try:
+            for ledger, share in ledgers.items():
+                tickets[ledger] = ledger.reserve(estimate, key=key, share=share)
+        except BaseException:
+            cls(tickets).cancel()
+            raise
+        return cls(tickets)
+
+    def settle(self, *, tokens: int, usd: float, seconds: float) -> None:
+        """Replace the reservation by what the call really used, failed calls included."""
+        for ledger, ticket in self.tickets.items():
+            ledger.settle(ticket, tokens=tokens, usd=usd, seconds=seconds)
+
+    def cancel(self) -> None:
+        """Take the reservation back: the call was not made."""
+        for ledger, ticket in self.tickets.items():
+            ledger.cancel(ticket)
+
+
 class BudgetBackend(Protocol):
-    """Where a ledger writes: the memory of one process, or a store that workers share.
+    """Keeps what a ledger counts: in the memory of one process, or in a store that workers share.
 
     Safe for threads. What is reserved is charged until it is settled.
     """
@@ -114,7 +286,7 @@ class BudgetBackend(Protocol):
 
 
 class MemoryBudget:
-    """A book of one process; time runs from its first reservation on.
+    """Spending of one process, in memory; time runs from the first reservation on.
 
     Args:
         spent: What was spent before.
@@ -186,125 +358,3 @@ class MemoryBudget:
             s.usd + more.usd,
             s.seconds + more.seconds,
         )
-
-
-class Ledger:
-    """Counts what is spent and refuses a call before it would go beyond the budget.
-
-    A call is reserved before it is made, by an upper bound, and settled after it,
-    so that calls in flight count too. ``share`` keeps a part of every limit back:
-    a search leaves what its final test will need. Safe for threads.
-
-    Args:
-        budget: None limits nothing.
-        spent: What was spent before, for a book in memory.
-        book: Where it is written; default: the memory of this process.
-    """
-
-    def __init__(
-        self,
-        budget: Budget | None = None,
-        *,
-        spent: Spending | None = None,
-        book: BudgetBackend | None = None,
-    ) -> None:
-        self.budget = budget or Budget()
-        self.share = 1.0
-        self.book: BudgetBackend = book or MemoryBudget(spent)
-        self._reused = 0
-        self._slowest = 0.0
-        self._lock = threading.Lock()
-
-    @property
-    def spending(self) -> Spending:
-        """What was spent up to now, by everybody who writes in the same book."""
-        s = self.book.spending()
-        return Spending(s.made, s.reused + self._reused, s.tokens, s.usd, s.seconds)
-
-    def reserve(self, estimate: CallEstimate, *, key: str | None = None) -> str:
-        """Claim room for one call.
-
-        Args:
-            estimate: Its upper bound.
-            key: Of the call: if this process dies, its stored answer says what it cost.
-
-        Returns:
-            A ticket for ``settle``.
-
-        Raises:
-            BudgetReachedError: If the call might go beyond a limit, naming the limit.
-            StudyError: If nothing bounds what the call may use, and tokens or usd are limited.
-        """
-        self._check_bound(estimate)
-        while True:
-            ticket = self.book.reserve(estimate, limits=self._limits(), key=key)
-            if ticket is not None:
-                return ticket
-            self._refuse(estimate)
-
-    def _limits(self) -> dict[str, float]:
-        given = {name: getattr(self.budget, name) for name in LIMITS}
-        limits = {name: value * self.share for name, value in given.items() if value is not None}
-        if "seconds" in limits:
-            # The next call may well take as long as the slowest one did.
-            limits["seconds"] -= self._slowest
-        return limits
-
-    def _check_bound(self, estimate: CallEstimate) -> None:
-        if estimate.is_bounded:
-            return
-        for name in ("tokens", "usd"):
-            if getattr(self.budget, name) is not None:
-                raise StudyError(
-                    f"`budget.{name}` needs an upper bound of every call, but one was asked for "
-                    "without `max_tokens`; set it on the agent, or on its LM."
-                )
-
-    def _refuse(self, estimate: CallEstimate) -> None:
-        """Raise for the first limit that is in the way; none is if one was just settled."""
-        totals = self.book.totals()
-        needed = {
-            "calls": totals.calls + 1,
-            "tokens": totals.tokens + estimate.tokens,
-            "usd": totals.usd + estimate.usd,
-            "seconds": totals.seconds,
-        }
-        for name, limit in self._limits().items():
-            if needed[name] > limit:
-                kept = "" if self.share == 1 else f" (this stage may use {self.share:.0%} of it)"
-                whole = getattr(self.budget, name)
-                raise BudgetReachedError(f"The budget of {whole:g} {name} is reached{kept}.")
-
-    def settle(self, ticket: str, *, tokens: int, usd: float, seconds: float) -> None:
-        """Replace a reservation by what the call really used, failed calls included."""
-        with self._lock:
-            self._slowest = max(self._slowest, seconds)
-            reused, self._reused = self._reused, 0
-        self.book.settle(ticket, Spending(made=1, reused=reused, tokens=tokens, usd=usd))
-
-    def cancel(self, ticket: str) -> None:
-        """Take back a reservation of a call that was not made."""
-        self.book.settle(ticket, Spending())
-
-    def count_reuse(self) -> None:
-        """Count one answer that came from the store."""
-        # In memory until the next call is settled: a hit must not cost a write.
-        with self._lock:
-            self._reused += 1
-
-    def flush(self) -> None:
-        """Write down the reuses that were counted since the last call was settled."""
-        with self._lock:
-            reused, self._reused = self._reused, 0
-        self.book.add(Spending(reused=reused))
-
-    def keep_in(self, book: BudgetBackend) -> None:
-        """Go on in ``book``; what this ledger's own book has counted is added to it.
-
-        Between calls only: nothing may be reserved at this moment.
-        """
-        with self._lock:
-            reused, self._reused = self._reused, 0
-            s = self.book.spending()
-            book.add(Spending(s.made, s.reused + reused, s.tokens, s.usd, s.seconds))
-            self.book = book

@@ -88,7 +88,7 @@ class Calls:
         store: Keeps new answers; None keeps them in memory only.
         recording: Read-only answers that were made elsewhere.
         replay_only: Whether an unknown request is an error instead of a request.
-        ledger: Counts and limits what is spent.
+        ledger: Counts and limits all that is spent; ``spending_under`` adds others.
         clock: What time it is.
 
     Attributes:
@@ -139,6 +139,18 @@ class Calls:
         estimate = CallEstimate(prompt + completion, usd, is_bounded=longest is not None)
         return CallRequest(caller, call_key(caller.identity, sample, text), sample, text, estimate)
 
+    def count_reuse(self) -> None:
+        """Count one answer that was known already, in every ledger that counts here."""
+        for ledger in self._ledgers():
+            ledger.count_reuse()
+
+    def _ledgers(self) -> dict[Ledger, float]:
+        # Those of the scope last in, first asked: what a search may not spend is not reserved
+        # elsewhere, if only for a moment.
+        scoped = current_scope().ledgers
+        inner_first = dict(reversed(scoped.items()))
+        return {**inner_first, self.ledger: scoped.get(self.ledger, 1.0)}
+
     def known(self, ask: CallRequest) -> Call | None:
         """Return the stored or recorded call and log it as reused, or None.
 
@@ -151,7 +163,7 @@ class Calls:
         if call is None and self.recording is not None:
             call = self.recording.get(ask.key)
         if call is not None and (call.failure is None or self.replay_only):
-            self.ledger.count_reuse()
+            self.count_reuse()
             current_scope().log.append(facts_of(call, is_reused=True))
             return call
         if self.replay_only:
@@ -178,7 +190,7 @@ class Calls:
     def plan(self, ask: CallRequest) -> CallPlan:
         """Say what to do until there is a call for ``ask``, which was not known just now."""
         patience = Deadline.of(current_scope(), self.clock)
-        making = Attempts(ask, patience, self.store, self._shared, self.ledger, self.endurance)
+        making = Attempts(ask, patience, self.store, self._shared, self._ledgers(), self.endurance)
         try:
             while True:
                 flight, is_mine = self._flights.board(ask.key)

@@ -12,12 +12,14 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
+
+from moa_dspy.calls.budget import Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class CallScope:
         deadline: A moment of ``time.monotonic``; after it no request is sent and nothing
             is waited for, but a request that is on its way is not stopped. None is never.
         cancelled: Once one of them is set, it is as if the deadline had passed.
+        ledgers: Count and limit the calls made inside, each by this share of its limits.
     """
 
     sample: int = 0
@@ -65,6 +68,7 @@ class CallScope:
     log: list[CallFacts] = field(default_factory=list)
     deadline: float | None = None
     cancelled: tuple[threading.Event, ...] = ()
+    ledgers: Mapping[Ledger, float] = field(default_factory=dict)
 
 
 _SCOPE: ContextVar[CallScope | None] = ContextVar("moa_dspy_call_scope", default=None)
@@ -93,12 +97,43 @@ def call_scope(
         example=outer.example if example is None else example,
         deadline=_earlier(outer.deadline, deadline),
         cancelled=outer.cancelled if cancelled is None else (*outer.cancelled, cancelled),
+        ledgers=outer.ledgers,
     )
+    with entered(scope):
+        yield scope
+
+
+@contextmanager
+def entered(scope: CallScope) -> Iterator[None]:
+    """Make ``scope`` the current one; for threads that were started without its context."""
     token = _SCOPE.set(scope)
     try:
-        yield scope
+        yield
     finally:
         _SCOPE.reset(token)
+
+
+@contextmanager
+def spending_under(ledger: Ledger, *, share: float = 1.0) -> Iterator[None]:
+    """Have ``ledger`` count and limit every call made inside, beside the ledger of the calls.
+
+    A call is made only if all ledgers allow it, and is counted in each of them. Other threads
+    and tasks are not affected, but those that were started inside with a copied context are.
+
+    Args:
+        ledger: May be the one of the calls itself, to give it a share.
+        share: Part of its limits that the calls inside may use. A scope never widens the one
+            around it: of nested shares of one ledger the smallest counts.
+    """
+    outer = current_scope()
+    share = min(share, outer.ledgers.get(ledger, 1.0))
+    with entered(replace(outer, ledgers={**outer.ledgers, ledger: share})):
+        yield
+
+
+def budget_share(ledger: Ledger) -> float:
+    """Return the part of the limits of ``ledger`` that a call made here may use."""
+    return current_scope().ledgers.get(ledger, 1.0)
 
 
 def _earlier(outer: float | None, inner: float | None) -> float | None:

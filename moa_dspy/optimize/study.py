@@ -237,7 +237,7 @@ class StagedStore:
         """
         if self._store is not None and spent is not None:
             self._is_booked = True
-            self._ledger = Ledger(budget, book=self._store.book(self._study, spent=spent))
+            self._ledger = Ledger(budget, backend=self._store.budget(self._study, spent=spent))
         else:
             self._ledger = Ledger(budget, spent=spent)
         return self._ledger
@@ -277,9 +277,9 @@ class StagedStore:
         self._waiting.clear()
         if not self._is_booked:
             self._is_booked = True
-            book = self._store.book(self._study)
+            book = self._store.budget(self._study)
             book.restart()
-            self._ledger.keep_in(book)
+            self._ledger.move_to(book)
 
     def close(self) -> None:
         """Close the store if there is one.

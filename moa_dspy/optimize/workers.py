@@ -215,8 +215,8 @@ class Worker:
         parts = {name: digest_of(value) for name, value in prepared.parts.items()}
         budget = study.budget.model_dump()
         self.shared = SharedStudy(store, study.name, parts=parts, budget=budget)
-        book = store.book(f"{study.name} {digest_of(parts)}")
-        self._ledger = Ledger(study.make_budget(), book=book)
+        book = store.budget(f"{study.name} {digest_of(parts)}")
+        self._ledger = Ledger(study.make_budget(), backend=book)
         self._pool = prepared.make_pool(store, self._ledger)
         self._board = TaskQueue(store, study.name)
         self._memory = NodeCache()

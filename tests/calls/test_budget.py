@@ -29,7 +29,7 @@ def make_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make
     names = (f"study {number}" for number in count())
 
     def make(budget: Budget | None = None, *, spent: Spending | None = None) -> Ledger:
-        return Ledger(budget, book=store.book(next(names), spent=spent))
+        return Ledger(budget, backend=store.budget(next(names), spent=spent))
 
     yield make
     store.close()
@@ -210,7 +210,7 @@ def test_a_ledger_goes_on_in_another_book_with_what_it_counted(make_ledger: Make
     ledger = Ledger(Budget(calls=3))
     spend(ledger, tokens=7, usd=0.5)
     ledger.count_reuse()
-    ledger.keep_in(make_ledger(spent=Spending(made=1, tokens=1)).book)
+    ledger.move_to(make_ledger(spent=Spending(made=1, tokens=1)).backend)
     spent = replace(ledger.spending, seconds=0.0)
     assert spent == Spending(made=2, reused=1, tokens=8, usd=0.5)
     spend(ledger)

@@ -116,7 +116,7 @@ def test_a_claim_that_was_taken_for_a_cancelled_task_is_given_back(
 def test_a_reservation_that_was_made_for_a_cancelled_task_is_taken_back(path: Path) -> None:
     slow, store = Slow(), CallStore(path)
     book = SlowBook(slow)
-    cancel_during(slow, Calls(store, ledger=Ledger(book=book)))
+    cancel_during(slow, Calls(store, ledger=Ledger(backend=book)))
     assert book.totals().calls == 0
     store.close()
 
@@ -125,7 +125,7 @@ def test_an_answer_that_arrived_before_its_task_was_cancelled_is_stored_and_sett
     path: Path, key: Callable[[], str]
 ) -> None:
     slow, store, book = Slow(), CallStore(path), MemoryBudget()
-    cancel_during(slow, Calls(SlowStore(store, put=slow), ledger=Ledger(book=book)))
+    cancel_during(slow, Calls(SlowStore(store, put=slow), ledger=Ledger(backend=book)))
     reopened = CallStore(path)
     stored = reopened.get(key())
     assert stored is not None

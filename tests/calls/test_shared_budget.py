@@ -21,20 +21,20 @@ LEASE = 0.5
 # Reserves until refused, and settles each at what it says; then, or at once, it dies.
 SPENDER = """
 import os, signal, sys
-from moa_dspy.calls import Budget, CallStore, Estimate, Ledger
+from moa_dspy.calls import Budget, CallStore, CallEstimate, Ledger
 from moa_dspy.errors import BudgetReachedError
 store = CallStore(sys.argv[1], lease_seconds=0.5)
-ledger = Ledger(Budget(tokens=1000), book=store.book("s"))
+ledger = Ledger(Budget(tokens=1000), backend=store.budget("s"))
 print("ready", flush=True)
 sys.stdin.readline()
 if sys.argv[2] == "die":
-    ledger.reserve(Estimate(tokens=300), key=sys.argv[3])
+    ledger.reserve(CallEstimate(tokens=300), key=sys.argv[3])
     print("reserved", flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 granted = 0
 while True:
     try:
-        ticket = ledger.reserve(Estimate(tokens=10))
+        ticket = ledger.reserve(CallEstimate(tokens=10))
     except BudgetReachedError:
         break
     granted += 1
@@ -74,7 +74,7 @@ def test_processes_together_spend_the_budget_and_not_a_token_more(
         process.stdin.flush()
     granted = [int(process.communicate(timeout=60)[0]) for process in spenders]
     assert sum(granted) == 100
-    spent = replace(store.book("s").spending(), seconds=0.0)
+    spent = replace(store.budget("s").spending(), seconds=0.0)
     assert spent == Spending(made=100, tokens=1000, usd=50.0)
 
 
@@ -82,8 +82,8 @@ def test_what_a_killed_process_reserved_stays_charged_while_nobody_knows_what_it
     place: Place, store: CallStore
 ) -> None:
     die(place, "unknown")
-    ledger = Ledger(Budget(tokens=1000), book=store.book("s"))
-    assert ledger.book.totals().tokens == 300
+    ledger = Ledger(Budget(tokens=1000), backend=store.budget("s"))
+    assert ledger.backend.totals().tokens == 300
     with pytest.raises(BudgetReachedError, match="1000 tokens"):
         ledger.reserve(CallEstimate(tokens=701))
     ledger.reserve(CallEstimate(tokens=700))
@@ -94,7 +94,7 @@ def test_what_a_killed_process_reserved_is_charged_at_its_cost_once_the_answer_i
 ) -> None:
     call = make_call()  # 5 tokens, half a dollar
     die(place, call.key)
-    ledger = Ledger(Budget(tokens=1000), book=store.book("s"))
+    ledger = Ledger(Budget(tokens=1000), backend=store.budget("s"))
     store.put(replace(call, response=None, failure="down"))
     with pytest.raises(BudgetReachedError, match="1000 tokens"):
         ledger.reserve(CallEstimate(tokens=995))  # a failure says nothing of the other request
@@ -120,24 +120,24 @@ def test_what_a_living_process_reserved_is_not_touched(
 ) -> None:
     call = make_call()
     other = CallStore(place, lease_seconds=3600)
-    ticket = other.book("s").reserve(CallEstimate(tokens=300), limits={}, key=call.key)
+    ticket = other.budget("s").reserve(CallEstimate(tokens=300), limits={}, key=call.key)
     assert ticket is not None
     store.put(call)
-    assert store.book("s").resolve() == 0
-    other.book("s").settle(ticket, Spending(made=1, tokens=200))
-    assert store.book("s").totals().tokens == 200
+    assert store.budget("s").resolve() == 0
+    other.budget("s").settle(ticket, Spending(made=1, tokens=200))
+    assert store.budget("s").totals().tokens == 200
     other.close()
 
 
 def test_studies_on_one_store_have_books_of_their_own(store: CallStore) -> None:
-    first, second = store.book("first"), store.book("second", spent=Spending(made=3, tokens=9))
+    first, second = store.budget("first"), store.budget("second", spent=Spending(made=3, tokens=9))
     first.add(Spending(made=1))
     assert (first.spending(), second.spending()) == (
         Spending(made=1),
         Spending(made=3, tokens=9),
     )
     # A book that is there already goes on; `spent` is where a new one starts.
-    assert store.book("second", spent=Spending(made=100)).spending().made == 3
+    assert store.budget("second", spent=Spending(made=100)).spending().made == 3
     second.restart()
     assert (first.spending(), second.spending()) == (Spending(made=1), Spending())
 
@@ -156,7 +156,7 @@ def test_time_counts_while_somebody_works_on_the_study(
     place: Place, seconds_ago: float, lease: float, is_counted: bool
 ) -> None:
     store = CallStore(place, lease_seconds=lease)
-    ledger = Ledger(Budget(seconds=4000), book=store.book("s"))
+    ledger = Ledger(Budget(seconds=4000), backend=store.budget("s"))
     assert ledger.spending.seconds == 0.0
     ledger.settle(ledger.reserve(CallEstimate()), tokens=0, usd=0.0, seconds=0.0)
     change = "UPDATE spending SET ticked_at = ticked_at - ?"
@@ -172,9 +172,9 @@ def test_time_counts_while_somebody_works_on_the_study(
 
 
 def test_time_counts_during_a_long_call_too(store: CallStore) -> None:
-    store.book("s").reserve(CallEstimate(), limits={}, key=None)
+    store.budget("s").reserve(CallEstimate(), limits={}, key=None)
     counted = "SELECT seconds FROM spending WHERE study = 's'"
-    book = store.book("s")
+    book = store.budget("s")
     ticket = book.reserve(CallEstimate(), limits={}, key=None)
     last = time.monotonic() + 60
     (before,) = store.database.rows(counted)[0]

@@ -297,7 +297,7 @@ class CallStore:
         """Return what was paid twice, by all owners that ever used this store."""
         return _table.paid_twice(self.database)
 
-    def book(self, study: str, *, spent: Spending | None = None) -> DatabaseBudget:
+    def budget(self, study: str, *, spent: Spending | None = None) -> DatabaseBudget:
         """Return the book that all who work on a study share; a new one starts at ``spent``."""
         return DatabaseBudget(self.owner, study, spent=spent)
 

@@ -145,11 +145,8 @@ class Calls:
             ledger.count_reuse()
 
     def _ledgers(self) -> dict[Ledger, float]:
-        # Those of the scope last in, first asked: what a search may not spend is not reserved
-        # elsewhere, if only for a moment.
         scoped = current_scope().ledgers
-        inner_first = dict(reversed(scoped.items()))
-        return {**inner_first, self.ledger: scoped.get(self.ledger, 1.0)}
+        return {**scoped, self.ledger: scoped.get(self.ledger, 1.0)}
 
     def known(self, ask: CallRequest) -> Call | None:
         """Return the stored or recorded call and log it as reused, or None.

@@ -127,7 +127,9 @@ def spending_under(ledger: Ledger, *, share: float = 1.0) -> Iterator[None]:
     """
     outer = current_scope()
     share = min(share, outer.ledgers.get(ledger, 1.0))
-    with entered(replace(outer, ledgers={**outer.ledgers, ledger: share})):
+    others = {other: part for other, part in outer.ledgers.items() if other is not ledger}
+    # The innermost comes first: what a search may not spend is not even reserved elsewhere.
+    with entered(replace(outer, ledgers={ledger: share, **others})):
         yield
 
 

@@ -1,11 +1,11 @@
-"""Every call to a language model, made once, stored, and never paid for again."""
+"""Calls to language models: made once, stored, limited, and never paid for again."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from moa_dspy.calls.attempts import OutagePolicy
-from moa_dspy.calls.budget import Budget, CallEstimate, Ledger, Spending
-from moa_dspy.calls.call import Call, NoStore, call_key, canonical_json
+from moa_dspy.calls.budget import Budget, Ledger, Spending, budget_share, spending_under
+from moa_dspy.calls.call import Call, CallEstimate, NoStore, call_key, canonical_json
 from moa_dspy.calls.calls import Calls
 from moa_dspy.calls.recording import Recording
 from moa_dspy.calls.request import AgentCalls, CallRequest
@@ -15,17 +15,15 @@ from moa_dspy.calls.scope import (
     CallScope,
     Clock,
     DeadlineError,
-    budget_share,
     call_scope,
     current_scope,
     entered,
-    spending_under,
 )
-from moa_dspy.calls.store.database import database_url
-from moa_dspy.calls.store.database import shown as shown_url
+from moa_dspy.calls.store.database import database_url, shown_url
 from moa_dspy.calls.store.limits import SharedLimits
-from moa_dspy.calls.store.query import AgentSummary, Chosen, chosen_calls, prune, summaries
-from moa_dspy.calls.store.store import CallStore, PaidTwice
+from moa_dspy.calls.store.query import AgentSummary, CallFilter, filtered_calls, prune, summaries
+from moa_dspy.calls.store.store import CallStore
+from moa_dspy.calls.store.table import PaidTwice
 
 if TYPE_CHECKING:
     from moa_dspy.calls.lm.adopt import Adopted, adopted, refusal
@@ -41,11 +39,11 @@ __all__ = [
     "Call",
     "CallEstimate",
     "CallFacts",
+    "CallFilter",
     "CallRequest",
     "CallScope",
     "CallStore",
     "Calls",
-    "Chosen",
     "Clock",
     "CountCalls",
     "DeadlineError",
@@ -64,10 +62,10 @@ __all__ = [
     "call_key",
     "call_scope",
     "canonical_json",
-    "chosen_calls",
     "current_scope",
     "database_url",
     "entered",
+    "filtered_calls",
     "prune",
     "refusal",
     "shown_url",

@@ -1,42 +1,48 @@
-"""One attempt at a call: when it was made, how long it took, and what came of it."""
-
-# DOCS: calls/_endurance: How a study meets endpoints that are down: it asks again, for no answer is no fact. | calls/_making: The making of one call: attempts, each paid and stored, until one is answered.
+"""The making of one call: attempts, each paid and stored, until one is answered."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from moa_dspy.calls.budget import Ledger, Reservation
 from moa_dspy.calls.call import Call, SharedBackend, WritableBackend, canonical_json
-from moa_dspy.calls.request import CallRequest
-from moa_dspy.calls.retry import backoff_seconds, hinted_seconds, is_transient, is_unreadable
+from moa_dspy.calls.request import AgentCalls, CallRequest
+from moa_dspy.calls.retry import (
+    Limiter,
+    backoff_seconds,
+    hinted_seconds,
+    is_transient,
+    is_unreadable,
+    poll_seconds,
+)
 from moa_dspy.calls.scope import CallFacts, Clock, Deadline, DeadlineError, current_scope
 from moa_dspy.calls.steps import CallPlan, Send, Sleep, Step, Wait, Work
-from moa_dspy.calls.store.limits import SharedLimits, wait_for_slot
+from moa_dspy.calls.usage import UsageWarnings, count_tokens, has_counts
 from moa_dspy.errors import MoaError, OutageError
 
 _ENDED_BY: Final = {asyncio.CancelledError: "Cancelled", GeneratorExit: "Abandoned"}
+_USAGE_WARNINGS: Final = UsageWarnings()
 
 
 @dataclass(slots=True)
 class Attempt:
-    """A request that is made now.
+    """A request that is being made.
 
     Attributes:
-        ask: What is asked.
-        number: Which try it is, from 1 on; 0 is one that is given up.
-        clock: What time it is.
+        request: The request.
+        number: Number of the attempt, from 1 on; 0 means that it is not sent.
+        clock: Source of time.
         started: When it began, by the clock's ``monotonic``.
-        seconds: How long it took; 0 while it lasts.
+        seconds: Its duration; 0 while it lasts.
     """
 
-    ask: CallRequest
+    request: CallRequest
     number: int
     clock: Clock
     started: float
@@ -45,10 +51,11 @@ class Attempt:
     def answered(self, response: dict[str, Any]) -> Call:
         """Return the call with its response (plain data)."""
         self._end()
-        usage = response.get("usage", {})
-        prompt, completion = usage.get("input_tokens") or 0, usage.get("output_tokens") or 0
-        usd = self.ask.caller.usd(prompt, completion)
-        return self._call(canonical_json(response), prompt, completion, usd=usd)
+        tokens = count_tokens(self.request.content, response)
+        if tokens.is_estimated:
+            _USAGE_WARNINGS.warn(self.request.caller.agent)
+        usd = self.request.caller.usd(tokens.prompt, tokens.completion)
+        return self._call(canonical_json(response), tokens.prompt, tokens.completion, usd=usd)
 
     def failed(self, error: BaseException) -> Call:
         """Return the call with the reason why there is no response, without secrets."""
@@ -57,7 +64,7 @@ class Attempt:
         if not isinstance(error, Exception):
             ended = _ENDED_BY.get(type(error), type(error).__name__)
             reason = f"{ended} after {self.seconds:.2f} s."
-        return self._call(None, failure=self.ask.caller.without_secrets(reason))
+        return self._call(None, failure=self.request.caller.without_secrets(reason))
 
     def _end(self) -> None:
         self.seconds = self.clock.monotonic() - self.started
@@ -72,11 +79,11 @@ class Attempt:
         failure: str | None = None,
     ) -> Call:
         return Call(
-            key=self.ask.key,
-            agent=self.ask.caller.agent,
-            identity=self.ask.caller.identity,
-            sample=self.ask.sample,
-            request=self.ask.request,
+            key=self.request.key,
+            agent=self.request.caller.agent,
+            identity=self.request.caller.identity,
+            sample=self.request.sample,
+            request=self.request.content,
             response=response,
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
@@ -100,28 +107,29 @@ def facts_of(call: Call, *, is_reused: bool) -> CallFacts:
         failure=call.failure,
         attempt=call.attempt,
         is_thought_only=_is_thought_only(call.response or ""),
+        is_estimated=call.response is not None and not has_counts(call.response),
     )
 
 
 def _is_thought_only(response: str) -> bool:
     # Canonical JSON: inside a text these quotes are escaped, so they are those of the parts.
-    said = response.replace('{"text":"","type":"text"}', "")
-    return '"type":"thinking"' in said and '"type":"text"' not in said
+    nonempty = response.replace('{"text":"","type":"text"}', "")
+    return '"type":"thinking"' in nonempty and '"type":"text"' not in nonempty
 
 
-_MOST_UNREADABLE = 10
-"""Attempts at one question after which replies that hold no answer are the model's failure."""
+_MAX_UNREADABLE = 10
+"""Attempts after which replies that hold no answer are the model's failure."""
 
 
 class OutagePolicy:
-    """Waits for an endpoint that is busy, down, slow or cut off until it answers again.
+    """Retries for as long as an endpoint is busy, down, slow or cut off, however often that is.
 
     Safe for threads.
 
     Args:
-        outage_seconds: How long an endpoint may fail, without one answer to any question,
-            until it is given up.
-        clock: What time it is.
+        outage_seconds: How long an endpoint may go on failing, without one answer to any
+            request, before the study ends.
+        clock: Source of time.
     """
 
     def __init__(self, outage_seconds: float, clock: Clock | None = None) -> None:
@@ -130,75 +138,95 @@ class OutagePolicy:
         self._down_since: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def is_passing(self, error: BaseException, *, attempt: int) -> bool:
-        """Whether ``error`` says nothing of the model: it is asked again, and not noted."""
+    def is_temporary(self, error: BaseException, *, attempt: int) -> bool:
+        """Whether ``error`` says nothing about the model: it is retried, and no failed call."""
         if not isinstance(error, Exception):
             return False
-        return is_transient(error) or (is_unreadable(error) and attempt < _MOST_UNREADABLE)
+        return is_transient(error) or (is_unreadable(error) and attempt < _MAX_UNREADABLE)
 
-    def answered(self, ask: CallRequest) -> None:
-        """Note that the endpoint of ``ask`` works."""
+    def answered(self, caller: AgentCalls) -> None:
+        """Note that the endpoint of ``caller`` works."""
         if self._down_since:
             with self._lock:
-                self._down_since.pop(_endpoint(ask), None)
+                self._down_since.pop(caller.endpoint, None)
 
-    def wait_seconds(self, error: Exception, ask: CallRequest, *, attempt: int) -> float | None:
-        """Return how long to wait after ``attempt`` (from 1) failed; None is a model's failure.
+    def wait_seconds(self, error: Exception, request: CallRequest, *, attempt: int) -> float | None:
+        """Return how long to wait after ``attempt`` (from 1) failed; None means a model's failure.
 
         Raises:
             OutageError: If the endpoint has been down for too long, or says that it will be.
         """
-        if not self.is_passing(error, attempt=attempt):
+        if not self.is_temporary(error, attempt=attempt):
             return None
+        caller = request.caller
         now, hint = self._clock.monotonic(), hinted_seconds(error)
         with self._lock:
-            since = self._down_since.setdefault(_endpoint(ask), now)
+            since = self._down_since.setdefault(caller.endpoint, now)
         if now - since > self.outage_seconds or hint > self.outage_seconds:
-            reason = ask.caller.without_secrets(f"{type(error).__name__}: {error}")
+            reason = caller.without_secrets(f"{type(error).__name__}: {error}")
             raise OutageError(
-                f"{_endpoint(ask)} gave no answer for {now - since:.0f} s and more is not waited "
-                f"for ({reason}). Every answer up to now is kept; the same command goes on."
+                f"{caller.endpoint} gave no answer for {now - since:.0f} s, which is the longest "
+                f"wait ({reason}). Every answer up to now is kept; the same command goes on."
             ) from error
-        return hint + backoff_seconds(attempt, ask.key)
+        return hint + backoff_seconds(attempt, request.key)
 
 
-def _endpoint(ask: CallRequest) -> str:
-    return ask.caller.limiter.endpoint or ask.caller.identity
+class SharedSlots(Protocol):
+    """Limits of endpoints that hold for all processes on one store together."""
+
+    def applies_to(self, limiter: Limiter) -> bool:
+        """Whether ``acquire`` might do anything but let a request pass."""
+        ...
+
+    def acquire(self, limiter: Limiter) -> Any:
+        """Take a slot of the endpoint, if one is free and the endpoint asked for no pause.
+
+        Returns:
+            An object with ``is_open``, whether a request may be sent now, and ``wait_seconds``,
+            for how long the endpoint still wants none; for ``release``.
+        """
+        ...
+
+    def release(self, admission: Any) -> None:
+        """Give the slot back, if there is one."""
+        ...
+
+    def note_pause(self, error: Exception, endpoint: str) -> None:
+        """Keep the pause that came with ``error``, for all processes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """Makes the call of ``ask``; ``plan`` says how and does nothing by itself.
+    """Makes the call of ``request``; ``plan`` describes how and does nothing by itself.
 
     Attributes:
-        ask: What is asked.
-        patience: How long the asker waits.
-        store: Keeps what comes of it.
-        shared: The store again if other processes use it too, else None.
+        request: The request.
+        deadline: How long the caller waits.
+        store: Keeps the call.
         ledgers: Count what is spent, each with the share of its limits that the call may use.
-        endurance: Says what is tried again instead of the caller's policy; None is that.
+        shared: The store again if other processes use it too, else None.
+        limits: Limits that these processes share; None means none.
+        outage_policy: Decides about retries instead of the caller's policy, if there is one.
     """
 
-    ask: CallRequest
-    patience: Deadline
+    request: CallRequest
+    deadline: Deadline
     store: WritableBackend
-    shared: SharedBackend | None
     ledgers: Mapping[Ledger, float]
-    endurance: OutagePolicy | None = None
-
-    @property
-    def _clock(self) -> Clock:
-        return self.patience.clock
+    shared: SharedBackend | None = None
+    limits: SharedSlots | None = None
+    outage_policy: OutagePolicy | None = None
 
     def plan(self) -> CallPlan:
-        """Try as often as the caller's policy says, but not beyond the asker's patience."""
+        """Try as often as the retry policy says, but not beyond the deadline."""
         last: Exception | None = None
         pause = 0.0
         for number in count(1):
             send = Send()
             try:
                 if last is not None:
-                    yield Sleep(self.patience, pause)
+                    yield Sleep(self.deadline, pause)
                 return (yield from self._attempt(number, send))
             except DeadlineError:
                 if last is None:
@@ -206,45 +234,56 @@ class Attempts:
                 raise last from last.__cause__
             except Exception as error:
                 wait = self._wait_seconds(error, number)
-                if wait is None or send.has_shown or wait >= self.patience.left_seconds:
+                if wait is None or send.has_shown or wait >= self.deadline.left_seconds:
                     raise
                 last, pause = error, wait
         raise AssertionError("attempts end by themselves")
 
     def _wait_seconds(self, error: Exception, number: int) -> float | None:
-        caller = self.ask.caller
-        if (limits := self._limits) is not None:
-            limits.note(error, caller.limiter.endpoint)
-        if self.endurance is not None:
-            return self.endurance.wait_seconds(error, self.ask, attempt=number)
-        return caller.retries.wait_seconds(error, attempt=number, key=self.ask.key)
+        caller = self.request.caller
+        if self.limits is not None:
+            self.limits.note_pause(error, caller.limiter.endpoint)
+        if self.outage_policy is not None:
+            return self.outage_policy.wait_seconds(error, self.request, attempt=number)
+        return caller.retries.wait_seconds(error, attempt=number, key=self.request.key)
 
-    @property
-    def _limits(self) -> SharedLimits | None:
-        return None if self.shared is None else getattr(self.shared, "limits", None)
-
-    def give_up(self, error: DeadlineError) -> None:
-        """Note that nothing was sent: a replay must come to the same end."""
-        unsent = Attempt(self.ask, 0, self._clock, started=self.patience.started)
+    def note_unsent(self, error: DeadlineError) -> None:
+        """Keep that nothing was sent: a replay must come to the same end."""
+        unsent = Attempt(self.request, 0, self.deadline.clock, started=self.deadline.started)
         self._keep(unsent.failed(error))
 
     def _attempt(self, number: int, send: Send) -> CallPlan:
-        limiter = self.ask.caller.limiter
-        ticket = limiter.enter()
+        limiter = self.request.caller.limiter
+        slot = limiter.acquire()
         try:
-            if not ticket.done():
-                yield Wait(self.patience, ticket)
-            self.patience.check()
-            paid = partial(self._paid, number, send)
-            if (limits := self._limits) is None or not limits.has_say(limiter):
-                return (yield from paid())
-            return (yield from wait_for_slot(limits, limiter, self.patience, make=paid))
+            if not slot.done():
+                yield Wait(self.deadline, slot)
+            self.deadline.check()
+            make = partial(self._paid, number, send)
+            if self.limits is None or not self.limits.applies_to(limiter):
+                return (yield from make())
+            return (yield from self._with_shared_slot(self.limits, make))
         finally:
-            limiter.leave(ticket)
+            limiter.release(slot)
+
+    def _with_shared_slot(self, limits: SharedSlots, make: Callable[[], CallPlan]) -> CallPlan:
+        """Wait until all processes together leave room for the call, then make it."""
+        acquiring = Work(partial(limits.acquire, self.request.caller.limiter))
+        try:
+            for pause in poll_seconds():
+                acquiring.result = None
+                yield acquiring
+                if acquiring.result.is_open:
+                    break
+                yield Sleep(self.deadline, acquiring.result.wait_seconds or pause)
+            return (yield from make())
+        finally:
+            if acquiring.result is not None:
+                limits.release(acquiring.result)
 
     def _paid(self, number: int, send: Send) -> CallPlan:
-        ask = self.ask
-        reserving = Work(partial(Reservation.make, self.ledgers, ask.estimate, key=ask.key))
+        request = self.request
+        reserving = Work(partial(Reservation.make, self.ledgers, request.estimate, key=request.key))
         try:
             yield from self._worked(reserving)
         except BaseException:
@@ -252,27 +291,28 @@ class Attempts:
                 reserving.result.cancel()
             raise
         reservation: Reservation = reserving.result
-        attempt = Attempt(ask, number, self._clock, started=self._clock.monotonic())
+        clock = self.deadline.clock
+        attempt = Attempt(request, number, clock, started=clock.monotonic())
         try:
             call = attempt.answered((yield send))
         except BaseException as error:
-            if not isinstance(error, MoaError) and not self._is_passing(error, number):
+            if not isinstance(error, MoaError) and not self._is_temporary(error, number):
                 self._keep(attempt.failed(error))
             reservation.settle(tokens=0, usd=0.0, seconds=attempt.seconds)
             raise
-        if self.endurance is not None:
-            self.endurance.answered(ask)
+        if self.outage_policy is not None:
+            self.outage_policy.answered(request.caller)
         storing = Work(partial(self._settled, call, reservation))
         yield from self._worked(storing)
         kept: Call = storing.result
         return kept
 
-    def _is_passing(self, error: BaseException, number: int) -> bool:
-        endurance = self.endurance
-        return endurance is not None and endurance.is_passing(error, attempt=number)
+    def _is_temporary(self, error: BaseException, number: int) -> bool:
+        policy = self.outage_policy
+        return policy is not None and policy.is_temporary(error, attempt=number)
 
     def _worked(self, work: Work) -> Generator[Step, None, None]:
-        """Have ``work`` done; only that on a shared store may take long enough for a thread."""
+        """Do ``work``; only a shared store may take long enough to need a thread."""
         if self.shared is not None:
             yield work
         else:

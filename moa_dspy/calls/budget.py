@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from moa_dspy.calls.call import CallEstimate
+from moa_dspy.calls.scope import current_scope, entered
 from moa_dspy.errors import BudgetReachedError, StudyError
 
 LIMITS = ("calls", "tokens", "usd", "seconds")
@@ -15,14 +18,14 @@ LIMITS = ("calls", "tokens", "usd", "seconds")
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Upper limits of a study; None is no limit.
+    """Upper limits of a study; None means no limit.
 
     Attributes:
         calls: Calls really made; stored answers are free.
         tokens: Prompt and completion tokens of the calls made.
         usd: By the pool's prices.
-        seconds: Wall time from the first call on, of all workers together and of runs before
-            a resume too; while nobody works on the study it stands still.
+        seconds: Wall time from the first call on, of all workers together and of earlier runs
+            of the study too; it does not run while no process works on the study.
 
     Raises:
         StudyError: If a limit is not positive.
@@ -42,7 +45,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What was really spent: ``made`` calls were paid for, ``reused`` ones were not."""
+    """What was really spent; ``made`` calls were paid for, ``reused`` ones were not."""
 
     made: int = 0
     reused: int = 0
@@ -52,23 +55,8 @@ class Spending:
 
 
 @dataclass(frozen=True, slots=True)
-class CallEstimate:
-    """An upper bound of what one call may use.
-
-    Attributes:
-        tokens: Bytes of the request, and the longest answer.
-        usd: Their price.
-        is_bounded: False if the request sets no longest answer: then there is no bound.
-    """
-
-    tokens: int = 0
-    usd: float = 0.0
-    is_bounded: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class Totals:
-    """What is spent with what calls in flight, or of a process that died, may have spent."""
+    """Spending plus the upper bounds of calls in flight, those of dead processes included."""
 
     calls: int = 0
     tokens: int = 0
@@ -123,7 +111,7 @@ class Ledger:
                 final test will need.
 
         Returns:
-            A ticket for ``settle``.
+            The number of the reservation, for ``settle``.
 
         Raises:
             BudgetReachedError: If the call might go beyond a limit, naming the limit.
@@ -132,9 +120,9 @@ class Ledger:
         self._check_bound(estimate)
         share *= self.share
         while True:
-            ticket = self.backend.reserve(estimate, limits=self._limits(share), key=key)
-            if ticket is not None:
-                return ticket
+            number = self.backend.reserve(estimate, limits=self._limits(share), key=key)
+            if number is not None:
+                return number
             self._refuse(estimate, share)
 
     def _limits(self, share: float) -> dict[str, float]:
@@ -170,16 +158,16 @@ class Ledger:
                 whole = getattr(self.budget, name)
                 raise BudgetReachedError(f"The budget of {whole:g} {name} is reached{kept}.")
 
-    def settle(self, ticket: str, *, tokens: int, usd: float, seconds: float) -> None:
+    def settle(self, number: str, *, tokens: int, usd: float, seconds: float) -> None:
         """Replace a reservation by what the call really used, failed calls included."""
         with self._lock:
             self._slowest = max(self._slowest, seconds)
             reused, self._reused = self._reused, 0
-        self.backend.settle(ticket, Spending(made=1, reused=reused, tokens=tokens, usd=usd))
+        self.backend.settle(number, Spending(made=1, reused=reused, tokens=tokens, usd=usd))
 
-    def cancel(self, ticket: str) -> None:
+    def cancel(self, number: str) -> None:
         """Take back a reservation of a call that was not made."""
-        self.backend.settle(ticket, Spending())
+        self.backend.settle(number, Spending())
 
     def count_reuse(self) -> None:
         """Count one answer that came from the store."""
@@ -188,7 +176,7 @@ class Ledger:
             self._reused += 1
 
     def flush(self) -> None:
-        """Write down the reuses that were counted since the last call was settled."""
+        """Write the reuses that were counted since the last call was settled."""
         with self._lock:
             reused, self._reused = self._reused, 0
         self.backend.add(Spending(reused=reused))
@@ -205,15 +193,40 @@ class Ledger:
             self.backend = backend
 
 
+@contextmanager
+def spending_under(ledger: Ledger, *, share: float = 1.0) -> Iterator[None]:
+    """Have ``ledger`` count and limit every call made inside, beside the ledger of the calls.
+
+    A call is made only if all ledgers allow it, and is counted in each of them. Threads and
+    tasks that were started inside with a copied context take part, others do not.
+
+    Args:
+        ledger: May be the one of the calls itself, to give it a share.
+        share: Part of its limits that the calls inside may use. A scope never widens the one
+            around it: of nested shares of one ledger the smallest counts.
+    """
+    outer = current_scope()
+    share = min(share, outer.ledgers.get(ledger, 1.0))
+    others = {other: part for other, part in outer.ledgers.items() if other is not ledger}
+    # The innermost comes first: what a search may not spend is not even reserved elsewhere.
+    with entered(replace(outer, ledgers={ledger: share, **others})):
+        yield
+
+
+def budget_share(ledger: Ledger) -> float:
+    """Return the part of the limits of ``ledger`` that a call made here may use."""
+    return current_scope().ledgers.get(ledger, 1.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Reservation:
     """Room for one call in every ledger that counts it.
 
     Attributes:
-        tickets: What each ledger gave.
+        numbers: The reservation's number in each ledger.
     """
 
-    tickets: Mapping[Ledger, str]
+    numbers: Mapping[Ledger, str]
 
     @classmethod
     def make(
@@ -230,24 +243,24 @@ class Reservation:
             BudgetReachedError: If the call might go beyond a limit.
             StudyError: If nothing bounds what the call may use, and tokens or usd are limited.
         """
-        tickets: dict[Ledger, str] = {}
+        numbers: dict[Ledger, str] = {}
         try:
             for ledger, share in ledgers.items():
-                tickets[ledger] = ledger.reserve(estimate, key=key, share=share)
+                numbers[ledger] = ledger.reserve(estimate, key=key, share=share)
         except BaseException:
-            cls(tickets).cancel()
+            cls(numbers).cancel()
             raise
-        return cls(tickets)
+        return cls(numbers)
 
     def settle(self, *, tokens: int, usd: float, seconds: float) -> None:
         """Replace the reservation by what the call really used, failed calls included."""
-        for ledger, ticket in self.tickets.items():
-            ledger.settle(ticket, tokens=tokens, usd=usd, seconds=seconds)
+        for ledger, number in self.numbers.items():
+            ledger.settle(number, tokens=tokens, usd=usd, seconds=seconds)
 
     def cancel(self) -> None:
         """Take the reservation back: the call was not made."""
-        for ledger, ticket in self.tickets.items():
-            ledger.cancel(ticket)
+        for ledger, number in self.numbers.items():
+            ledger.cancel(number)
 
 
 class BudgetBackend(Protocol):
@@ -267,21 +280,21 @@ class BudgetBackend(Protocol):
     def reserve(
         self, estimate: CallEstimate, *, limits: Mapping[str, float], key: str | None
     ) -> str | None:
-        """Reserve room for one call, all at once, or return None if it goes beyond a limit.
+        """Reserve room for one call and return a number, or None if it goes beyond a limit.
 
         Args:
             estimate: Of the call.
-            limits: By name, of ``totals`` with the call; no name, no limit.
-            key: Of the call, by which its cost is found if this process dies.
+            limits: Upper limits by name, of ``totals`` with the call included.
+            key: Of the call; by it the cost is found if this process dies.
         """
         ...
 
-    def settle(self, ticket: str, spent: Spending) -> None:
+    def settle(self, number: str, spent: Spending) -> None:
         """Replace a reservation by what was spent; without effect on one that is settled."""
         ...
 
     def add(self, spent: Spending) -> None:
-        """Count what was spent elsewhere."""
+        """Add what was spent before, or elsewhere."""
         ...
 
 
@@ -295,7 +308,7 @@ class MemoryBudget:
     def __init__(self, spent: Spending | None = None) -> None:
         self._spent = spent or Spending()
         self._open: dict[str, CallEstimate] = {}
-        self._n_tickets = 0
+        self._n_reserved = 0
         self._started: float | None = None
         self._lock = threading.Lock()
 
@@ -333,19 +346,19 @@ class MemoryBudget:
             after = self._totals(estimate)
             if any(getattr(after, name) + (name == "calls") > limits[name] for name in limits):
                 return None
-            self._n_tickets += 1
-            ticket = str(self._n_tickets)
-            self._open[ticket] = estimate
-            return ticket
+            self._n_reserved += 1
+            number = str(self._n_reserved)
+            self._open[number] = estimate
+            return number
 
-    def settle(self, ticket: str, spent: Spending) -> None:
+    def settle(self, number: str, spent: Spending) -> None:
         """Replace a reservation by what was spent."""
         with self._lock:
-            if self._open.pop(ticket, None) is not None:
+            if self._open.pop(number, None) is not None:
                 self._add(spent)
 
     def add(self, spent: Spending) -> None:
-        """Count what was spent elsewhere."""
+        """Add what was spent before, or elsewhere."""
         with self._lock:
             self._add(spent)
 

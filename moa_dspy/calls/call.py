@@ -1,6 +1,4 @@
-"""One request to a language model with what came back, as plain data."""
-
-# DOCS: calls/_shelf: What may hold calls, and what does when nothing else is given.
+"""Calls (one request to a language model with its response) and the backends that keep them."""
 
 from __future__ import annotations
 
@@ -19,8 +17,8 @@ class Call:
 
     Attributes:
         key: ``call_key`` of the request.
-        agent: Who asked, for people; it is not part of the key.
-        identity: What answered, endpoint or weights included.
+        agent: Name of the agent, for people; it is not part of the key.
+        identity: Model with its endpoint or weights.
         sample: Index of an independent sample; always 0 at temperature 0.
         request: Canonical JSON of the request, without the model's name.
         response: Canonical JSON of the response; None when the call failed.
@@ -29,8 +27,8 @@ class Call:
         usd: Price by the pool's list, not by the vendor's.
         seconds: Wall time of the one request when it was really made.
         failure: Error type and message without secrets; None when it was answered.
-        attempt: Which try of one question it was, from 1 on; 0 was given up before it was sent.
-        time: When it was made, in UTC seconds since 1970; 0.0 is unknown.
+        attempt: Number of the attempt, from 1 on; 0 means that it was never sent.
+        time: When it was made, in UTC seconds since 1970; 0.0 means unknown.
     """
 
     key: str
@@ -48,11 +46,25 @@ class Call:
     time: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class CallEstimate:
+    """An upper bound of what one call may use.
+
+    Attributes:
+        tokens: Bytes of the request plus the longest answer.
+        usd: Their price.
+        is_bounded: False if the request sets no longest answer: then there is no bound.
+    """
+
+    tokens: int = 0
+    usd: float = 0.0
+    is_bounded: bool = True
+
+
 def canonical_json(value: Any) -> str:
     """Return the one JSON text of ``value``: sorted keys, no spaces, Unicode kept.
 
-    Half of a surrogate pair, which a reply that was cut may end with, is escaped:
-    no file could hold it.
+    Half of a surrogate pair, with which a cut reply may end, is escaped: no file could hold it.
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
@@ -69,7 +81,7 @@ def call_key(identity: str, sample: int, request: str) -> str:
 
 
 class CallBackend(Protocol):
-    """Something that may hold the call of a key: the store, or a recording."""
+    """Something that may hold the call of a key: a store or a recording."""
 
     def get(self, key: str, /) -> Call | None:
         """Return the call, or None."""
@@ -77,32 +89,32 @@ class CallBackend(Protocol):
 
 
 class WritableBackend(CallBackend, Protocol):
-    """A shelf that also keeps what is new."""
+    """A backend that also keeps new calls."""
 
     def put(self, call: Call, /) -> Call | None:
         """Keep ``call``, durably, before returning; a failure gives way to an answer.
 
         Returns:
-            What is kept if that is not ``call``: the first answer to a key stays.
+            The call that is kept if that is not ``call``: the first answer to a key stays.
         """
         ...
 
 
 @runtime_checkable
 class SharedBackend(WritableBackend, Protocol):
-    """A shelf that other processes use too: one at a time makes the call of a key."""
+    """A backend that several processes use: one at a time makes the call of a key."""
 
     def claim(self, key: str, /) -> bool:
         """Take the right to make the call of ``key``, and return whether it was free."""
         ...
 
     def release(self, key: str, /) -> None:
-        """Give it back; an answer that is put does so by itself."""
+        """Give the claim back; ``put`` of an answer does so by itself."""
         ...
 
 
 class MemoryCalls:
-    """A shelf that forgets everything when the process ends."""
+    """A backend in the memory of this process."""
 
     def __init__(self) -> None:
         self._calls: dict[str, Call] = {}
@@ -112,7 +124,7 @@ class MemoryCalls:
         return self._calls.get(key)
 
     def put(self, call: Call, /) -> Call:
-        """Keep ``call`` unless its key has an answer; return what is kept."""
+        """Keep ``call`` unless its key has an answer; return the call that is kept."""
         kept = self._calls.get(call.key)
         if kept is None or kept.failure is not None:
             self._calls[call.key] = kept = call
@@ -120,7 +132,7 @@ class MemoryCalls:
 
 
 class NoStore:
-    """A shelf that keeps nothing: whatever is asked is asked anew."""
+    """A backend that keeps nothing: every request is sent again."""
 
     def get(self, key: str, /) -> Call | None:
         """Return None."""

@@ -1,20 +1,23 @@
-"""Single flight: of those who want the same at once, one asks and the others wait."""
+"""The one place that decides where an answer comes from: a store, a recording or the endpoint.
 
-# DOCS: calls/_turns: Single flight among processes: whoever holds the claim of a key asks, the others look again. | calls/_calls: The one place that decides where an answer comes from: memory, file, or the endpoint.
+Requests for the same key share one call (single flight): among the threads and tasks of this
+process by a future, among the processes on one store by a claim.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Mapping
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeAlias
 
-from moa_dspy.calls.attempts import Attempts, OutagePolicy, facts_of
-from moa_dspy.calls.budget import CallEstimate, Ledger
+from moa_dspy.calls.attempts import Attempts, OutagePolicy, SharedSlots, facts_of
+from moa_dspy.calls.budget import Ledger
 from moa_dspy.calls.call import (
     Call,
     CallBackend,
+    CallEstimate,
     MemoryCalls,
     SharedBackend,
     WritableBackend,
@@ -22,63 +25,10 @@ from moa_dspy.calls.call import (
     canonical_json,
 )
 from moa_dspy.calls.request import AgentCalls, CallRequest
-from moa_dspy.calls.retry import Limiters
+from moa_dspy.calls.retry import Limiters, poll_seconds
 from moa_dspy.calls.scope import Clock, Deadline, DeadlineError, current_scope
 from moa_dspy.calls.steps import ASender, CallPlan, Sender, Sleep, Wait, Work, arun_plan, run_plan
-from moa_dspy.calls.store.leases import pauses
 from moa_dspy.errors import UnknownCallError
-
-Waiting: TypeAlias = Future[None]
-"""Done when it has landed; what came of it is looked up, as anybody else would."""
-
-
-class SingleFlight:
-    """Keys that are being asked for in this process."""
-
-    def __init__(self) -> None:
-        self._flights: dict[str, Waiting] = {}
-        self._lock = threading.Lock()
-
-    def board(self, key: str) -> tuple[Waiting, bool]:
-        """Return the flight of ``key``, and whether it is new: who began it must land it."""
-        with self._lock:
-            if (flight := self._flights.get(key)) is not None:
-                return flight, False
-            flight = self._flights[key] = Future()
-            # A running future cannot be cancelled by a task that waits for it.
-            flight.set_running_or_notify_cancel()
-        return flight, True
-
-    def land(self, key: str, flight: Waiting) -> None:
-        """End a flight; everybody who waits for it goes on."""
-        with self._lock:
-            del self._flights[key]
-        flight.set_result(None)
-
-
-def claim_turn(
-    shelf: SharedBackend,
-    key: str,
-    patience: Deadline,
-    *,
-    look: Callable[[], Call | None],
-    make: Callable[[], CallPlan],
-) -> CallPlan:
-    """Say how to get the call of ``key``: made elsewhere meanwhile, or by ``make``, claimed."""
-    claiming = Work(partial(shelf.claim, key))
-    try:
-        for pause in pauses():
-            yield claiming
-            if claiming.result:
-                break
-            yield Sleep(patience, pause)
-            if (call := look()) is not None:
-                return call
-        # It may have been answered between the last look and the claim.
-        return look() or (yield from make())
-    finally:
-        if claiming.result:
-            shelf.release(key)
 
 
 class Calls:
@@ -87,12 +37,12 @@ class Calls:
     Args:
         store: Keeps new answers; None keeps them in memory only.
         recording: Read-only answers that were made elsewhere.
-        replay_only: Whether an unknown request is an error instead of a request.
+        replay_only: Whether an unknown request is an error instead of a call.
         ledger: Counts and limits all that is spent; ``spending_under`` adds others.
-        clock: What time it is.
+        clock: Source of time.
 
     Attributes:
-        endurance: May be set: then a failure for the moment is no call, and is tried again,
+        outage_policy: May be set. Then a temporary failure is no failed call, and is retried,
             whatever ``num_retries`` says, until the endpoint answers.
     """
 
@@ -106,38 +56,59 @@ class Calls:
         clock: Clock | None = None,
     ) -> None:
         self.store: WritableBackend = store if store is not None else MemoryCalls()
-        self._shared = self.store if isinstance(self.store, SharedBackend) else None
         self.recording = recording
         self.replay_only = replay_only
         self.ledger = ledger or Ledger()
         self.clock = clock or Clock()
         self.limiters = Limiters()
-        self.endurance: OutagePolicy | None = None
-        self._flights = SingleFlight()
+        self.outage_policy: OutagePolicy | None = None
+        self._shared = self.store if isinstance(self.store, SharedBackend) else None
+        self._in_flight = SingleFlight()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Calls:
-        return self
-
-    def ask(
-        self, caller: AgentCalls, request: dict[str, Any], *, sample: int | None = None
+    def prepare(
+        self, caller: AgentCalls, content: Mapping[str, Any], *, sample: int | None = None
     ) -> CallRequest:
-        """Describe a request (plain JSON data).
+        """Return the request with its key and its estimate; nothing is sent.
 
         Args:
-            caller: Who asks.
-            request: What is sent, without the model's name.
-            sample: Index of the independent sample; None is that of the current scope.
+            caller: The agent that asks.
+            content: The request as plain JSON data, without the model's name.
+            sample: Index of the independent sample; None means that of the current scope.
         """
-        config = request.get("config", {})
+        config = content.get("config", {})
         sample = current_scope().sample if sample is None else sample
         # A greedy agent gives one answer however often it is asked: asking twice is paying twice.
         sample = 0 if config.get("temperature") == 0 else sample
-        text = canonical_json(request)
+        text = canonical_json(content)
         longest = config.get("max_tokens")
         prompt, completion = len(text.encode("utf-8", "replace")), longest or 0
         usd = caller.usd(prompt, completion)
         estimate = CallEstimate(prompt + completion, usd, is_bounded=longest is not None)
         return CallRequest(caller, call_key(caller.identity, sample, text), sample, text, estimate)
+
+    def known(self, request: CallRequest) -> Call | None:
+        """Return the stored or recorded call and log it as reused, or None.
+
+        A recorded failure is an answer in a replay; elsewhere it is retried.
+
+        Raises:
+            UnknownCallError: In a replay, when the recording has no such call.
+        """
+        call = self.store.get(request.key)
+        if call is None and self.recording is not None:
+            call = self.recording.get(request.key)
+        if call is not None and (call.failure is None or self.replay_only):
+            self.count_reuse()
+            current_scope().log.append(facts_of(call, is_reused=True))
+            return call
+        if self.replay_only:
+            example = current_scope().example
+            where = f" for example {example!r}" if example is not None else ""
+            raise UnknownCallError(
+                f"The recording has no call of agent {request.caller.agent!r}{where} "
+                f"(sample {request.sample}, key {request.key[:12]})."
+            )
+        return None
 
     def count_reuse(self) -> None:
         """Count one answer that was known already, in every ledger that counts here."""
@@ -148,66 +119,92 @@ class Calls:
         scoped = current_scope().ledgers
         return {**scoped, self.ledger: scoped.get(self.ledger, 1.0)}
 
-    def known(self, ask: CallRequest) -> Call | None:
-        """Return the stored or recorded call and log it as reused, or None.
-
-        A recorded failure is an answer in a replay; elsewhere it is tried again.
-
-        Raises:
-            UnknownCallError: In a replay, when nobody recorded this request.
-        """
-        call = self.store.get(ask.key)
-        if call is None and self.recording is not None:
-            call = self.recording.get(ask.key)
-        if call is not None and (call.failure is None or self.replay_only):
-            self.count_reuse()
-            current_scope().log.append(facts_of(call, is_reused=True))
-            return call
-        if self.replay_only:
-            example = current_scope().example
-            where = f" for example {example!r}" if example is not None else ""
-            raise UnknownCallError(
-                f"The recording has no call of agent {ask.caller.agent!r}{where} "
-                f"(sample {ask.sample}, key {ask.key[:12]})."
-            )
-        return None
-
-    def answer(self, ask: CallRequest, send: Sender) -> Call:
-        """Return the call for ``ask``, making it with ``send`` only if nobody has.
+    def answer(self, request: CallRequest, send: Sender) -> Call:
+        """Return the call of ``request``, making it with ``send`` only if it is not known.
 
         Raises:
             DeadlineError: If the scope's time ended before a request was sent.
         """
-        return self.known(ask) or run_plan(self.plan(ask), send)
+        return self.known(request) or run_plan(self.plan(request), send)
 
-    async def aanswer(self, ask: CallRequest, send: ASender) -> Call:
+    async def aanswer(self, request: CallRequest, send: ASender) -> Call:
         """``answer`` for coroutines."""
-        return self.known(ask) or await arun_plan(self.plan(ask), send)
+        return self.known(request) or await arun_plan(self.plan(request), send)
 
-    def plan(self, ask: CallRequest) -> CallPlan:
-        """Say what to do until there is a call for ``ask``, which was not known just now."""
-        patience = Deadline.of(current_scope(), self.clock)
-        making = Attempts(ask, patience, self.store, self._shared, self._ledgers(), self.endurance)
+    def plan(self, request: CallRequest) -> CallPlan:
+        """Describe how to get the call of ``request``, which was not known just now."""
+        deadline = Deadline.of(current_scope(), self.clock)
+        limits: SharedSlots | None = getattr(self._shared, "limits", None)
+        attempts = Attempts(
+            request,
+            deadline,
+            self.store,
+            self._ledgers(),
+            shared=self._shared,
+            limits=limits,
+            outage_policy=self.outage_policy,
+        )
         try:
             while True:
-                flight, is_mine = self._flights.board(ask.key)
-                if not is_mine:
-                    yield Wait(patience, flight)
-                    if (call := self.known(ask)) is not None:
+                flight, is_first = self._in_flight.join(request.key)
+                if not is_first:
+                    yield Wait(deadline, flight)
+                    if (call := self.known(request)) is not None:
                         return call
                     continue
                 try:
-                    # It may have landed since the look before.
-                    return self.known(ask) or (yield from self._turn(making))
+                    # It may have been answered since the look before.
+                    return self.known(request) or (yield from self._claimed(attempts))
                 finally:
-                    self._flights.land(ask.key, flight)
+                    self._in_flight.finish(request.key, flight)
         except DeadlineError as error:
-            making.give_up(error)
+            attempts.note_unsent(error)
             raise
 
-    def _turn(self, making: Attempts) -> CallPlan:
-        shelf, ask = making.shared, making.ask
-        if shelf is None:
-            return (yield from making.plan())
-        look = partial(self.known, ask)
-        return (yield from claim_turn(shelf, ask.key, making.patience, look=look, make=making.plan))
+    def _claimed(self, attempts: Attempts) -> CallPlan:
+        """Make the call under a claim, or take it over from the process that made it."""
+        request, shared = attempts.request, attempts.shared
+        if shared is None:
+            return (yield from attempts.plan())
+        claiming = Work(partial(shared.claim, request.key))
+        try:
+            for pause in poll_seconds():
+                yield claiming
+                if claiming.result:
+                    break
+                yield Sleep(attempts.deadline, pause)
+                if (call := self.known(request)) is not None:
+                    return call
+            # It may have been answered between the last look and the claim.
+            return self.known(request) or (yield from attempts.plan())
+        finally:
+            if claiming.result:
+                shared.release(request.key)
+
+
+InFlight: TypeAlias = Future[None]
+"""Done when the call of a key has ended, answered or not; its result is read from the store."""
+
+
+class SingleFlight:
+    """Keys whose calls are being made in this process."""
+
+    def __init__(self) -> None:
+        self._flights: dict[str, InFlight] = {}
+        self._lock = threading.Lock()
+
+    def join(self, key: str) -> tuple[InFlight, bool]:
+        """Return the future of ``key``, and whether it is new: then the caller must finish it."""
+        with self._lock:
+            if (flight := self._flights.get(key)) is not None:
+                return flight, False
+            flight = self._flights[key] = Future()
+            # A running future cannot be cancelled by a task that waits for it.
+            flight.set_running_or_notify_cancel()
+        return flight, True
+
+    def finish(self, key: str, flight: InFlight) -> None:
+        """Let all that wait for ``key`` go on."""
+        with self._lock:
+            del self._flights[key]
+        flight.set_result(None)

@@ -10,8 +10,8 @@ from typing import Any
 from moa_dspy.calls.call import Call, call_key
 from moa_dspy.errors import StoreError
 
-# The key is computed from the content. When a call was made, and at which attempt, is no part
-# of what was asked and answered: equal recordings are equal files, whenever they were made.
+# The key is computed from the content. Time and number of the attempt are no part of request and
+# answer: equal recordings are equal files, whenever they were made.
 _NOT_IN_FILES = ("key", "attempt", "time")
 _COLUMNS = {
     f.name: str(f.type).partition(" ")[0] for f in fields(Call) if f.name not in _NOT_IN_FILES
@@ -19,12 +19,12 @@ _COLUMNS = {
 
 
 class Recording:
-    """Answers from a file, and from nothing else.
+    """Calls by key, read from a file or written to one.
 
     Keys are computed again from the content when the file is read, so a row that
-    was altered answers the altered request and never another one. The file does not say when
-    a call was made, nor at which attempt: read from it, they are 0.0 and 1. All of it is in
-    memory, when it is read and when it is written.
+    was altered answers the altered request and never another one. The file holds neither the
+    time of a call nor its attempt: read from it, they are 0.0 and 1. All calls are in memory,
+    when a file is read and when it is written.
 
     Raises:
         StoreError: If the file is absent or is not a recording.
@@ -74,7 +74,7 @@ class Recording:
 
 
 def _schema() -> Any:
-    # Said, not guessed from the rows: a file without failures, or without rows, is one as well.
+    # Not inferred from the rows: a recording may have no failures, or no rows.
     import pyarrow as pa
 
     kinds = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}

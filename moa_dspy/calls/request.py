@@ -1,25 +1,25 @@
-"""Who asks, and what is asked."""
+"""The caller of a model (prices, keys, retries, slots), and one request of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from moa_dspy.calls.budget import CallEstimate
+from moa_dspy.calls.call import CallEstimate
 from moa_dspy.calls.retry import Limiter, RetryPolicy
 
 
 @dataclass(frozen=True, slots=True)
 class AgentCalls:
-    """Everything of an agent that the calls must know.
+    """Everything about an agent that its calls depend on.
 
     Attributes:
         agent: Its name, for people.
-        identity: What answers, endpoint or weights included.
+        identity: Model with its endpoint or weights; part of the key of a call.
         usd_per_prompt_token: Price.
         usd_per_completion_token: Price.
         secrets: Keys, to be masked in every failure.
-        retries: What happens after a failed attempt.
-        limiter: The slots of its endpoint, shared with the other agents of it.
+        retries: Which failed attempts are followed by another.
+        limiter: The slots of its endpoint, shared with the endpoint's other agents.
     """
 
     agent: str
@@ -29,6 +29,11 @@ class AgentCalls:
     secrets: tuple[str, ...] = field(default=(), repr=False)
     retries: RetryPolicy = field(default_factory=RetryPolicy)
     limiter: Limiter = field(default_factory=Limiter, compare=False, repr=False)
+
+    @property
+    def endpoint(self) -> str:
+        """Name of the endpoint, in messages."""
+        return self.limiter.endpoint or self.identity
 
     def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Return the price of one call."""
@@ -46,10 +51,18 @@ class AgentCalls:
 
 @dataclass(frozen=True, slots=True)
 class CallRequest:
-    """One request on its way: its key, and what to store it under."""
+    """One request that may be sent.
+
+    Attributes:
+        caller: The agent that asks.
+        key: ``call_key`` of the request.
+        sample: Index of the independent sample.
+        content: Canonical JSON, without the model's name.
+        estimate: Upper bound of what the call may use.
+    """
 
     caller: AgentCalls
     key: str
     sample: int
-    request: str
+    content: str
     estimate: CallEstimate

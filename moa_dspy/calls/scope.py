@@ -1,10 +1,8 @@
-"""What the caller knows and an engine must learn: sample index, example, and a log to fill.
+"""The surroundings of a call (sample, example, deadline, ledgers, log), and waiting within them.
 
-DSPy passes engines only the request, so these travel in a context variable;
-threads that are started with a copied context and tasks inherit them.
+DSPy passes engines only the request, so these travel in a context variable. Threads that are
+started with a copied context, and tasks, inherit them.
 """
-
-# DOCS: calls/_clock: Time as the calls see it; a test may give one that does not have to wait. | calls/_patience: How long the asker of a call waits: until a deadline, or until somebody says to stop.
 
 from __future__ import annotations
 
@@ -16,10 +14,8 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
-
-from moa_dspy.calls.budget import Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +23,16 @@ class CallFacts:
     """What one call cost, in production terms (a stored call keeps what it cost).
 
     Attributes:
-        agent: Who was asked.
+        agent: Name of the agent.
         prompt_tokens: 0 where it failed.
         completion_tokens: 0 where it failed.
         usd: 0 where it failed.
-        seconds: As long as it took when it was made, or was given up.
+        seconds: Wall time when the call was made, or until it was given up.
         is_reused: Whether it came from a store or recording.
         failure: Why there is no answer; None when there is one.
-        attempt: Which try it was, from 1 on; 0 was given up before it was sent.
+        attempt: Number of the attempt, from 1 on; 0 means that it was never sent.
         is_thought_only: Whether the model reasoned and then said nothing.
+        is_estimated: Whether tokens and usd are an estimate, as the endpoint counted none.
     """
 
     agent: str
@@ -47,6 +44,7 @@ class CallFacts:
     failure: str | None = None
     attempt: int = 1
     is_thought_only: bool = False
+    is_estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +53,13 @@ class CallScope:
 
     Attributes:
         sample: Index of the independent sample that is asked for.
-        example: What is asked about, for people.
+        example: Name of the example that is answered, for messages.
         log: Collects the facts of every call made inside, failed ones included.
         deadline: A moment of ``time.monotonic``; after it no request is sent and nothing
-            is waited for, but a request that is on its way is not stopped. None is never.
-        cancelled: Once one of them is set, it is as if the deadline had passed.
-        ledgers: Count and limit the calls made inside, each by this share of its limits.
+            is waited for, but a request in flight is not stopped. None means no deadline.
+        cancelled: Once one of these events is set, it is as if the deadline had passed.
+        ledgers: Ledgers that count and limit the calls made inside, each with the share of
+            its limits that they may use; see ``spending_under``.
     """
 
     sample: int = 0
@@ -68,14 +67,14 @@ class CallScope:
     log: list[CallFacts] = field(default_factory=list)
     deadline: float | None = None
     cancelled: tuple[threading.Event, ...] = ()
-    ledgers: Mapping[Ledger, float] = field(default_factory=dict)
+    ledgers: Mapping[Any, float] = field(default_factory=dict)
 
 
 _SCOPE: ContextVar[CallScope | None] = ContextVar("moa_dspy_call_scope", default=None)
 
 
 def current_scope() -> CallScope:
-    """Return the innermost scope; outside of any, a fresh one whose log nobody reads."""
+    """Return the innermost scope; outside of any, a fresh one."""
     return _SCOPE.get() or CallScope()
 
 
@@ -92,11 +91,12 @@ def call_scope(
     A scope never outlasts the one around it: the earlier deadline counts, and each event.
     """
     outer = current_scope()
+    events = outer.cancelled if cancelled is None else (*outer.cancelled, cancelled)
     scope = CallScope(
         sample=outer.sample if sample is None else sample,
         example=outer.example if example is None else example,
         deadline=_earlier(outer.deadline, deadline),
-        cancelled=outer.cancelled if cancelled is None else (*outer.cancelled, cancelled),
+        cancelled=events,
         ledgers=outer.ledgers,
     )
     with entered(scope):
@@ -113,38 +113,13 @@ def entered(scope: CallScope) -> Iterator[None]:
         _SCOPE.reset(token)
 
 
-@contextmanager
-def spending_under(ledger: Ledger, *, share: float = 1.0) -> Iterator[None]:
-    """Have ``ledger`` count and limit every call made inside, beside the ledger of the calls.
-
-    A call is made only if all ledgers allow it, and is counted in each of them. Other threads
-    and tasks are not affected, but those that were started inside with a copied context are.
-
-    Args:
-        ledger: May be the one of the calls itself, to give it a share.
-        share: Part of its limits that the calls inside may use. A scope never widens the one
-            around it: of nested shares of one ledger the smallest counts.
-    """
-    outer = current_scope()
-    share = min(share, outer.ledgers.get(ledger, 1.0))
-    others = {other: part for other, part in outer.ledgers.items() if other is not ledger}
-    # The innermost comes first: what a search may not spend is not even reserved elsewhere.
-    with entered(replace(outer, ledgers={ledger: share, **others})):
-        yield
-
-
-def budget_share(ledger: Ledger) -> float:
-    """Return the part of the limits of ``ledger`` that a call made here may use."""
-    return current_scope().ledgers.get(ledger, 1.0)
-
-
 def _earlier(outer: float | None, inner: float | None) -> float | None:
     given = [moment for moment in (outer, inner) if moment is not None]
     return min(given, default=None)
 
 
 class Clock:
-    """The clock of this machine."""
+    """The clock of this machine; tests replace it by one that does not have to wait."""
 
     def time(self) -> float:
         """Return UTC seconds since 1970."""
@@ -158,48 +133,54 @@ class Clock:
         """Wait in a thread."""
         time.sleep(seconds)
 
-    async def asleep(self, seconds: float) -> None:
+    async def sleep_async(self, seconds: float) -> None:
         """Wait in a coroutine."""
         await asyncio.sleep(seconds)
 
 
-_LOOK_SECONDS: Final = 0.05
-"""How often a waiter looks whether it was told to stop; nothing would wake it."""
+_POLL_SECONDS: Final = 0.05
+"""How often a waiter looks at the events that cancel it; nothing else would wake it."""
 
 
 class DeadlineError(TimeoutError):
-    """The asker's time ended before a request was sent: a failure of the agent, nothing else."""
+    """The caller's time ended before a request was sent: a failure of the agent, nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """Waits for things, but never longer than the asker does.
+    """Waits for things, but never beyond the deadline of a scope.
 
     Every method that waits or checks raises DeadlineError when the time has ended.
+
+    Attributes:
+        clock: Source of time.
+        at: The moment by ``clock.monotonic``.
+        cancelled: Events that end the time early.
+        started: When the waiting began, by ``clock.monotonic``.
     """
 
     clock: Clock
-    deadline: float = math.inf
-    stops: tuple[threading.Event, ...] = ()
-    started: float = field(default=0.0)
+    at: float = math.inf
+    cancelled: tuple[threading.Event, ...] = ()
+    started: float = 0.0
 
     @classmethod
     def of(cls, scope: CallScope, clock: Clock) -> Deadline:
-        """Return the patience of whoever asks in ``scope``, from this moment on."""
-        deadline = math.inf if scope.deadline is None else scope.deadline
-        return cls(clock, deadline, scope.cancelled, clock.monotonic())
+        """Return the deadline of ``scope``, with the waiting counted from now on."""
+        at = math.inf if scope.deadline is None else scope.deadline
+        return cls(clock, at, scope.cancelled, clock.monotonic())
 
     @property
     def waited_seconds(self) -> float:
-        """How long it has been waited in all."""
+        """Time since the waiting began."""
         return self.clock.monotonic() - self.started
 
     @property
     def left_seconds(self) -> float:
-        """How long may still be waited; 0 and less is the end."""
-        if any(stop.is_set() for stop in self.stops):
+        """Time that is left; 0 and less is the end."""
+        if any(event.is_set() for event in self.cancelled):
             return -math.inf
-        return self.deadline - self.clock.monotonic()
+        return self.at - self.clock.monotonic()
 
     def check(self) -> None:
         """Raise if the time has ended."""
@@ -212,15 +193,15 @@ class Deadline:
         """Wait until ``future`` is done, whatever its result."""
         while not future.done():
             self.check()
-            wait([future], timeout=self._look(self.left_seconds))
+            wait([future], timeout=self._timeout(self.left_seconds))
 
-    async def await_(self, future: Future[Any]) -> None:
+    async def wait_async(self, future: Future[Any]) -> None:
         """``wait`` for coroutines; a running ``future`` cannot be cancelled by it."""
         wrapped = asyncio.wrap_future(future)
         try:
             while not wrapped.done():
                 self.check()
-                await asyncio.wait([wrapped], timeout=self._look(self.left_seconds))
+                await asyncio.wait([wrapped], timeout=self._timeout(self.left_seconds))
         finally:
             # Else it would call back into a loop that may be closed by then.
             wrapped.cancel()
@@ -230,18 +211,18 @@ class Deadline:
         end = self.clock.monotonic() + seconds
         while (left := end - self.clock.monotonic()) > 0:
             self.check()
-            self.clock.sleep(self._look(left) or 0.0)
+            self.clock.sleep(self._timeout(left) or 0.0)
         self.check()
 
-    async def asleep(self, seconds: float) -> None:
+    async def sleep_async(self, seconds: float) -> None:
         """``sleep`` for coroutines."""
         end = self.clock.monotonic() + seconds
         while (left := end - self.clock.monotonic()) > 0:
             self.check()
-            await self.clock.asleep(self._look(left) or 0.0)
+            await self.clock.sleep_async(self._timeout(left) or 0.0)
         self.check()
 
-    def _look(self, seconds: float) -> float | None:
-        if self.stops:
-            return max(0.0, min(seconds, _LOOK_SECONDS))
+    def _timeout(self, seconds: float) -> float | None:
+        if self.cancelled:
+            return max(0.0, min(seconds, _POLL_SECONDS))
         return None if seconds == math.inf else max(0.0, seconds)

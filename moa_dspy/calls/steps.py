@@ -1,8 +1,8 @@
-"""What a plan of a call asks for, and how threads and coroutines do it.
+"""Steps of which the plan of a call consists, and runners for threads and coroutines.
 
-A plan is written once and does nothing by itself. It yields steps; whoever follows it
-does them, a thread by blocking and a coroutine by awaiting, and sends back what came of
-each, or throws in what it raised.
+A plan is written once and does nothing by itself. It yields steps; a runner does them, in a
+thread by blocking and in a coroutine by awaiting, and sends back the result of each, or throws
+in the error that it raised.
 """
 
 from __future__ import annotations
@@ -23,43 +23,43 @@ ASender: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Wait until a future is done; its result is not asked for."""
+    """Wait until a future is done; its result is not read."""
 
-    patience: Deadline
+    deadline: Deadline
     future: Future[None]
 
     def run(self, send: Sender | None = None) -> None:
         """Block."""
-        self.patience.wait(self.future)
+        self.deadline.wait(self.future)
 
     async def arun(self, send: ASender | None = None) -> None:
         """Await."""
-        await self.patience.await_(self.future)
+        await self.deadline.wait_async(self.future)
 
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
     """Wait for some time."""
 
-    patience: Deadline
+    deadline: Deadline
     seconds: float
 
     def run(self, send: Sender | None = None) -> None:
         """Block."""
-        self.patience.sleep(self.seconds)
+        self.deadline.sleep(self.seconds)
 
     async def arun(self, send: ASender | None = None) -> None:
         """Await."""
-        await self.patience.asleep(self.seconds)
+        await self.deadline.sleep_async(self.seconds)
 
 
 @dataclass(slots=True)
 class Send:
-    """Send the request; what comes back is the response as plain data.
+    """Send the request; the result is the response as plain data.
 
     Attributes:
-        has_shown: Whether some of the response was handed out already: it cannot be
-            taken back, so nothing is tried again.
+        has_shown: Whether a part of the response was passed on already: it cannot be
+            taken back, so there is no further attempt.
     """
 
     has_shown: bool = False
@@ -78,8 +78,8 @@ class Work:
     """Do something that may block for a moment, such as a short transaction.
 
     Attributes:
-        task: What is done; a coroutine lets a thread do it, and does not leave before the end.
-        result: What it returned; None until then.
+        task: The work; a coroutine has a thread do it, and does not leave before the end.
+        result: The value that the task returned; None until then.
     """
 
     task: Callable[[], Any]
@@ -91,15 +91,15 @@ class Work:
 
     async def arun(self, send: ASender | None = None) -> None:
         """Await."""
-        doing = asyncio.ensure_future(asyncio.to_thread(self.task))
+        running = asyncio.ensure_future(asyncio.to_thread(self.task))
         try:
-            self.result = await asyncio.shield(doing)
+            self.result = await asyncio.shield(running)
         except asyncio.CancelledError:
-            # Nothing stops a thread: what it took has to be known, or nobody could give it back.
-            while not doing.done():
+            # A thread cannot be stopped: what it took must be known, to be given back.
+            while not running.done():
                 with suppress(asyncio.CancelledError):
-                    await asyncio.wait([doing])
-            self.result = None if doing.exception() else doing.result()
+                    await asyncio.wait([running])
+            self.result = None if running.exception() else running.result()
             raise
 
 
@@ -108,50 +108,50 @@ CallPlan: TypeAlias = Generator[Step, Any, Call]
 
 
 class PlanRun:
-    """A plan on its way: the step to do now, or the call it has ended with."""
+    """A plan that is being carried out: the next step, or the call with which it ended."""
 
     def __init__(self, plan: CallPlan) -> None:
         self._plan = plan
         self.step: Step | None = None
         self.call: Call
-        self._go(lambda: next(plan))
+        self._resume(lambda: next(plan))
 
     def did(self, result: Any) -> None:
         """Go on after the step was done."""
-        self._go(lambda: self._plan.send(result))
+        self._resume(lambda: self._plan.send(result))
 
     def failed(self, error: BaseException) -> None:
         """Go on after the step raised; the plan may raise the error itself."""
-        self._go(lambda: self._plan.throw(error))
+        self._resume(lambda: self._plan.throw(error))
 
-    def _go(self, on: Callable[[], Step]) -> None:
+    def _resume(self, resume: Callable[[], Step]) -> None:
         try:
-            self.step = on()
+            self.step = resume()
         except StopIteration as stop:
             self.step, self.call = None, stop.value
 
 
 def run_plan(plan: CallPlan, send: Sender) -> Call:
-    """Do every step of ``plan`` in this thread and return the call it ends with."""
-    course = PlanRun(plan)
-    while course.step is not None:
+    """Do every step of ``plan`` in this thread and return the call with which it ends."""
+    run = PlanRun(plan)
+    while run.step is not None:
         try:
-            result = course.step.run(send)
+            result = run.step.run(send)
         except BaseException as error:
-            course.failed(error)
+            run.failed(error)
         else:
-            course.did(result)
-    return course.call
+            run.did(result)
+    return run.call
 
 
 async def arun_plan(plan: CallPlan, send: ASender) -> Call:
     """``run_plan`` for coroutines."""
-    course = PlanRun(plan)
-    while course.step is not None:
+    run = PlanRun(plan)
+    while run.step is not None:
         try:
-            result = await course.step.arun(send)
+            result = await run.step.arun(send)
         except BaseException as error:
-            course.failed(error)
+            run.failed(error)
         else:
-            course.did(result)
-    return course.call
+            run.did(result)
+    return run.call

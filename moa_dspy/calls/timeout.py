@@ -1,4 +1,4 @@
-"""A total time for one attempt: a client's own timeout bounds only each wait for bytes."""
+"""Time limits of a whole attempt: a client's own timeout bounds only each wait for bytes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from moa_dspy._threads import THREADS
 
 
 def within(seconds: float | None, task: Callable[[], Any]) -> Any:
-    """Return what ``task`` returns; None is no limit.
+    """Return what ``task`` returns; None means no limit.
 
-    It runs in a thread of its own, for nothing can stop a thread that waits for bytes:
-    one that is too late goes on until its client gives up, and what it gets is dropped.
+    It runs in a thread of its own, for a thread that waits for bytes cannot be stopped:
+    one that is too late goes on until its client gives up, and its result is dropped.
 
     Raises:
         TimeoutError: lm15's, after ``seconds``.
@@ -38,8 +38,8 @@ async def awithin(
     """``within`` for coroutines; one that is too late is cancelled.
 
     Args:
-        seconds: What is left of the time.
-        task: What to wait for.
+        seconds: Time that is left.
+        task: The awaitable.
         of_seconds: The whole time, for the error.
     """
     if seconds is None:
@@ -55,9 +55,9 @@ async def awithin(
 
 
 def events_within(seconds: float | None, events: Iterator[Any]) -> Iterator[Any]:
-    """Yield ``events`` as long as it did not take ``seconds`` in all to wait for them.
+    """Yield ``events`` until waiting for them has taken more than ``seconds`` in all.
 
-    It is looked after each event; between two, the client's own timeout holds.
+    The time is checked after each event; between two, the client's own timeout holds.
     """
     waited = 0.0
     while True:

@@ -15,7 +15,7 @@ import typer
 from moa_dspy.errors import StoreError
 
 if TYPE_CHECKING:
-    from moa_dspy.calls import AgentSummary, CallStore, Chosen
+    from moa_dspy.calls import AgentSummary, CallFilter, CallStore
 
 
 _COLUMNS = {
@@ -51,9 +51,9 @@ def calls(
     Options that choose calls hold for all of it, together. A password is best left to PGPASSWORD
     or ~/.pgpass.
     """
-    from moa_dspy.calls import Chosen
+    from moa_dspy.calls import CallFilter
 
-    chosen = Chosen(agent, failed, _seconds("--since", since), _seconds("--before", before))
+    chosen = CallFilter(agent, failed, _seconds("--since", since), _seconds("--before", before))
     if prune and chosen.is_all:
         raise typer.BadParameter(
             "--prune deletes what --agent, --failed, --since and --before choose; give one of them."
@@ -102,29 +102,29 @@ def _import(store: CallStore, path: Path) -> None:
     typer.echo(f"read {len(recording):,} calls, {len(store) - n_before:,} of them new", err=True)
 
 
-def _export(store: CallStore, chosen: Chosen, path: Path) -> None:
-    from moa_dspy.calls import Recording, chosen_calls
+def _export(store: CallStore, chosen: CallFilter, path: Path) -> None:
+    from moa_dspy.calls import Recording, filtered_calls
 
-    recording = Recording(chosen_calls(store, chosen))
+    recording = Recording(filtered_calls(store.database, chosen))
     recording.write(path)
     typer.echo(f"wrote {len(recording):,} calls to {path}", err=True)
 
 
-def _prune(store: CallStore, chosen: Chosen, *, is_sure: bool) -> None:
+def _prune(store: CallStore, chosen: CallFilter, *, is_sure: bool) -> None:
     from moa_dspy.calls import prune, summaries
 
     if is_sure:
-        typer.echo(f"deleted {prune(store, chosen):,} calls", err=True)
+        typer.echo(f"deleted {prune(store.database, chosen):,} calls", err=True)
         return
-    found = summaries(store, chosen)
+    found = summaries(store.database, chosen)
     n, usd = sum(each.calls for each in found), sum(each.usd for each in found)
     typer.echo(f"--yes would delete {n:,} calls that cost {usd:,.4f} usd", err=True)
 
 
-def _show(store: CallStore, chosen: Chosen, *, as_json: bool) -> None:
+def _show(store: CallStore, chosen: CallFilter, *, as_json: bool) -> None:
     from moa_dspy.calls import summaries
 
-    found = summaries(store, chosen)
+    found = summaries(store.database, chosen)
     total = _total(found)
     if as_json:
         agents = [asdict(each) for each in found]

@@ -106,8 +106,8 @@ class _Opening:
         if snapshot.stage != "probe":
             self._store.open()
             # An agent that does not answer its probe is an error; from then on it is waited for.
-            if self._calls.endurance is None:
-                self._calls.endurance = OutagePolicy(self._outage_seconds)
+            if self._calls.outage_policy is None:
+                self._calls.outage_policy = OutagePolicy(self._outage_seconds)
             if not self._calls.replay_only:
                 self._log.write("running", self._calls.ledger.spending)
         self._watcher(snapshot)

@@ -31,7 +31,7 @@ from moa_dspy.calls import (
     database_url,
 )
 from moa_dspy.calls.call import WritableBackend
-from moa_dspy.calls.store.database import shown as shown_url
+from moa_dspy.calls.store.database import shown_url
 from moa_dspy.data import Splits, fingerprint
 from moa_dspy.errors import StoreError, StudyError
 from moa_dspy.optimize.context import StageCounts, Watcher

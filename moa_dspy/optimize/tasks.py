@@ -96,7 +96,7 @@ class TaskQueue:
         """Hand in tasks that are done, and take at most ``n`` others, the first ones first."""
         if not done and not (n and self._database.rows(self._look, (self._study,))):
             return []
-        self._owner.enlist()
+        self._owner.register()
         finish = (
             "UPDATE tasks SET is_done = 1, owner = NULL "
             "WHERE study = ? AND architecture = ? AND example = ?"

@@ -15,7 +15,7 @@ from typing import Any, Final
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import CallStore, Ledger, OutagePolicy
 from moa_dspy.calls import database_url as url_of
-from moa_dspy.calls.store.database import shown as shown_url
+from moa_dspy.calls.store.database import shown_url
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize.context import Snapshot, Watcher, silent
 from moa_dspy.optimize.evaluate import Evaluator
@@ -260,7 +260,7 @@ class Worker:
 
     def _help(self, hands: TaskRunner) -> None:
         self._is_coordinator = False
-        self._pool.calls.endurance = self._endurance()
+        self._pool.calls.outage_policy = self._endurance()
         clock = self._pool.calls.clock
         last = clock.monotonic() + _LOOK_SECONDS
         while clock.monotonic() < last:
@@ -275,7 +275,7 @@ class Worker:
         calls = self._pool.calls
         self._is_coordinator = True
         # An agent that does not answer its probe is an error, and not waited for.
-        calls.endurance = None
+        calls.outage_policy = None
         self._board.clear()
         search = self._prepared.make_search(self._pool, self._watched, None)
         search.memory = self._memory
@@ -287,8 +287,8 @@ class Worker:
 
     def _watched(self, snapshot: Snapshot, /) -> None:
         calls = self._pool.calls
-        if snapshot.stage != "probe" and calls.endurance is None:
-            calls.endurance = self._endurance()
+        if snapshot.stage != "probe" and calls.outage_policy is None:
+            calls.outage_policy = self._endurance()
         self._watcher(snapshot)
 
     def _finish(self, search: ModelSearch, program: Any) -> None:

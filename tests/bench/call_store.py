@@ -58,7 +58,7 @@ def per_second(task: Callable[[Any], object], inputs: Sequence[Any]) -> float:
 def asks(n_hits: int, n_calls: int) -> list[CallRequest]:
     """Return requests of stored calls, each once, in no order."""
     numbers = random.Random(0).sample(range(n_calls), min(n_hits, n_calls))
-    return [Calls().ask(CALLER, request(number)) for number in numbers]
+    return [Calls().prepare(CALLER, request(number)) for number in numbers]
 
 
 def rates(place: Path | str, select: Callable[[str], object], *, n_hits: int, n_calls: int) -> Any:
@@ -156,7 +156,7 @@ def replay(path: Path, *, n_calls: int) -> Iterator[float]:
 
     calls = Calls(CallStore(path), replay_only=True)
     for number in range(min(N_REPLAYED, n_calls)):
-        calls.known(calls.ask(CALLER, request(number)))
+        calls.known(calls.prepare(CALLER, request(number)))
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield kilobytes / (1024 if sys.platform != "darwin" else 1024**2)
 

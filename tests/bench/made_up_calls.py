@@ -23,13 +23,13 @@ def request(number: int) -> dict[str, Any]:
 
 def call(number: int) -> Call:
     """Return an answered call with a response of some 700 bytes."""
-    ask = Calls().ask(CALLER, request(number))
+    ask = Calls().prepare(CALLER, request(number))
     text = " ".join(random.Random(-number - 1).choices(WORDS, k=70))
     message = {"role": "assistant", "parts": [{"type": "text", "text": text}]}
     usage = {"input_tokens": 150, "output_tokens": 90, "total_tokens": 240}
     response = canonical_json({"finish_reason": "stop", "message": message, "usage": usage})
     identity, now = CALLER.identity, 1790000000.0 + number
-    plain = (ask.key, CALLER.agent, identity, 0, ask.request, response, 150, 90, 9e-5, 0.5)
+    plain = (ask.key, CALLER.agent, identity, 0, ask.content, response, 150, 90, 9e-5, 0.5)
     return Call(*plain, None, 1, now)
 
 

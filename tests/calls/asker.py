@@ -33,7 +33,7 @@ async def ask_all(calls: Calls, numbers: list[int]) -> list[Call]:
 
     async def ask(number: int) -> Call:
         async with slots:
-            asked = calls.ask(CALLER, {"number": number})
+            asked = calls.prepare(CALLER, {"number": number})
             return await calls.aanswer(asked, lambda: asyncio.to_thread(send, number))
 
     return await asyncio.gather(*map(ask, numbers))
@@ -50,7 +50,7 @@ def main() -> None:
         answers = asyncio.run(ask_all(calls, numbers))
     else:
         with ThreadPoolExecutor(8) as threads:
-            asked = [calls.ask(CALLER, {"number": number}) for number in numbers]
+            asked = [calls.prepare(CALLER, {"number": number}) for number in numbers]
             work = zip(asked, numbers, strict=True)
             answers = list(threads.map(lambda w: calls.answer(w[0], lambda: send(w[1])), work))
     spending = calls.ledger.spending

@@ -24,6 +24,6 @@ class FakeClock(Clock):
         self.slept.append(seconds)
         self.now += seconds
 
-    async def asleep(self, seconds: float) -> None:
+    async def sleep_async(self, seconds: float) -> None:
         await asyncio.sleep(0)
         self.sleep(seconds)

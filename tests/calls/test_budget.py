@@ -196,7 +196,7 @@ def test_a_call_without_an_upper_bound_is_refused_where_one_is_needed(
 
 def test_a_request_without_max_tokens_is_refused_before_it_is_sent() -> None:
     calls = Calls(ledger=Ledger(Budget(usd=1.0)))
-    ask = calls.ask(AgentCalls("a", "served/a"), {"messages": ["hello"], "config": {}})
+    ask = calls.prepare(AgentCalls("a", "served/a"), {"messages": ["hello"], "config": {}})
 
     def never() -> dict[str, Any]:
         raise AssertionError("a request was made")

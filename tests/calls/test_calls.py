@@ -41,7 +41,7 @@ def never() -> dict[str, Any]:
 
 def test_a_call_is_made_once_and_priced_by_the_callers_list() -> None:
     calls, endpoint = Calls(), Endpoint()
-    ask = calls.ask(CALLER, SAMPLED)
+    ask = calls.prepare(CALLER, SAMPLED)
     with call_scope() as scope:
         made, again = (calls.answer(ask, endpoint) for _ in range(2))
     assert made == again
@@ -59,7 +59,7 @@ def test_samples_of_a_sampled_agent_differ_and_of_a_greedy_one_do_not() -> None:
         found = []
         for sample in range(3):
             with call_scope(sample=sample):
-                found.append(calls.ask(CALLER, request))
+                found.append(calls.prepare(CALLER, request))
         return found
 
     assert [ask.sample for ask in asked(SAMPLED)] == [0, 1, 2]
@@ -70,22 +70,22 @@ def test_samples_of_a_sampled_agent_differ_and_of_a_greedy_one_do_not() -> None:
 
 def test_the_key_is_the_content_and_not_the_agents_name() -> None:
     calls = Calls()
-    key = calls.ask(CALLER, {"a": 1, "b": 2}).key
-    assert calls.ask(AgentCalls("other", CALLER.identity), {"b": 2, "a": 1}).key == key
-    assert calls.ask(AgentCalls("a", "elsewhere/a"), {"a": 1, "b": 2}).key != key
-    assert calls.ask(CALLER, {"a": 1, "b": 3}).key != key
+    key = calls.prepare(CALLER, {"a": 1, "b": 2}).key
+    assert calls.prepare(AgentCalls("other", CALLER.identity), {"b": 2, "a": 1}).key == key
+    assert calls.prepare(AgentCalls("a", "elsewhere/a"), {"a": 1, "b": 2}).key != key
+    assert calls.prepare(CALLER, {"a": 1, "b": 3}).key != key
 
 
 def test_the_estimate_is_an_upper_bound() -> None:
     # A token is at least one byte of the request's text.
-    ask = Calls().ask(CALLER, {"config": {"max_tokens": 10}, "m": "é"})
+    ask = Calls().prepare(CALLER, {"config": {"max_tokens": 10}, "m": "é"})
     n_bytes = len('{"config":{"max_tokens":10},"m":"é"}'.encode())
     assert (ask.estimate.tokens, ask.estimate.usd) == (n_bytes + 10, n_bytes * 0.5 + 10 * 2.0)
 
 
 def test_a_failure_is_stored_paid_as_a_call_and_tried_again() -> None:
     calls, endpoint = Calls(), Endpoint(failures=1)
-    ask = calls.ask(CALLER, SAMPLED)
+    ask = calls.prepare(CALLER, SAMPLED)
     with pytest.raises(OSError, match="down 1"):
         calls.answer(ask, endpoint)
     stored = calls.store.get(ask.key)
@@ -97,7 +97,7 @@ def test_a_failure_is_stored_paid_as_a_call_and_tried_again() -> None:
 
 def test_a_recorded_failure_is_tried_again_live_and_is_the_answer_in_a_replay() -> None:
     live = Calls()
-    ask = live.ask(CALLER, SAMPLED)
+    ask = live.prepare(CALLER, SAMPLED)
     with pytest.raises(OSError, match="down 1"):
         live.answer(ask, Endpoint(failures=1))
     failed = live.store.get(ask.key)
@@ -109,22 +109,22 @@ def test_a_recorded_failure_is_tried_again_live_and_is_the_answer_in_a_replay() 
 
 def test_a_replay_asks_nobody_and_names_agent_and_example_of_what_it_lacks() -> None:
     live = Calls()
-    known = live.answer(live.ask(CALLER, SAMPLED), Endpoint())
+    known = live.answer(live.prepare(CALLER, SAMPLED), Endpoint())
     replay = Calls(recording=Recording([known]), replay_only=True)
-    assert replay.answer(replay.ask(CALLER, SAMPLED), never) == known
+    assert replay.answer(replay.prepare(CALLER, SAMPLED), never) == known
     with call_scope(sample=1, example="geo-7"):
-        unknown = replay.ask(CALLER, SAMPLED)
+        unknown = replay.prepare(CALLER, SAMPLED)
         message = rf"no call of agent 'a' for example 'geo-7' \(sample 1, key {unknown.key[:12]}\)"
         with pytest.raises(UnknownCallError, match=message):
             replay.answer(unknown, never)
     with pytest.raises(UnknownCallError, match=r"no call of agent 'a' \(sample 0"):
-        replay.answer(replay.ask(CALLER, GREEDY), never)
+        replay.answer(replay.prepare(CALLER, GREEDY), never)
     assert (replay.ledger.spending.made, replay.ledger.spending.reused) == (0, 1)
 
 
 def test_a_refused_call_is_not_made_and_not_stored_as_a_failure() -> None:
     calls = Calls(ledger=Ledger(Budget(tokens=5)))
-    ask = calls.ask(CALLER, SAMPLED)
+    ask = calls.prepare(CALLER, SAMPLED)
     with pytest.raises(BudgetReachedError, match="5 tokens"):
         calls.answer(ask, never)
     assert calls.store.get(ask.key) is None
@@ -135,7 +135,7 @@ def test_half_of_a_surrogate_pair_is_stored_and_comes_back(half: str, tmp_path: 
     # Servers write JSON escapes; a reply that ends inside a pair has only its first half.
     store = CallStore(tmp_path / "calls.sqlite")
     calls = Calls(store)
-    call = calls.answer(calls.ask(CALLER, SAMPLED), lambda: {"text": half})
+    call = calls.answer(calls.prepare(CALLER, SAMPLED), lambda: {"text": half})
     assert call.response == canonical_json({"text": half})
     assert CallStore(tmp_path / "calls.sqlite").get(call.key) == call
 
@@ -143,7 +143,7 @@ def test_half_of_a_surrogate_pair_is_stored_and_comes_back(half: str, tmp_path: 
 def test_a_secret_in_a_failure_is_masked_before_it_is_stored() -> None:
     caller = AgentCalls("a", "served/a", secrets=("sk-planted",))
     calls = Calls()
-    ask = calls.ask(caller, SAMPLED)
+    ask = calls.prepare(caller, SAMPLED)
 
     def refuse() -> dict[str, Any]:
         raise OSError("no access with sk-planted")

@@ -58,8 +58,8 @@ class SlowStore:
         self._store.release(key)
 
 
-class SlowBook(MemoryBudget):
-    """A book whose reservations take as long as they are made to."""
+class SlowBudget(MemoryBudget):
+    """A backend whose reservations take as long as they are made to."""
 
     def __init__(self, slow: Slow) -> None:
         super().__init__()
@@ -73,14 +73,14 @@ class SlowBook(MemoryBudget):
 
 
 async def respond() -> dict[str, Any]:
-    return {"text": "answer"}
+    return {"text": "answer", "usage": {"input_tokens": 3, "output_tokens": 2}}
 
 
 def cancel_during(slow: Slow, calls: Calls) -> None:
     """Ask, and cancel the asking task while ``slow`` is at work."""
 
     async def main() -> None:
-        task = asyncio.create_task(calls.aanswer(calls.ask(CALLER, REQUEST), respond))
+        task = asyncio.create_task(calls.aanswer(calls.prepare(CALLER, REQUEST), respond))
         await asyncio.to_thread(slow.begun.wait, 60)
         task.cancel()
         await asyncio.sleep(0)
@@ -99,7 +99,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def key() -> Callable[[], str]:
-    return lambda: Calls().ask(CALLER, REQUEST).key
+    return lambda: Calls().prepare(CALLER, REQUEST).key
 
 
 def test_a_claim_that_was_taken_for_a_cancelled_task_is_given_back(
@@ -115,7 +115,7 @@ def test_a_claim_that_was_taken_for_a_cancelled_task_is_given_back(
 
 def test_a_reservation_that_was_made_for_a_cancelled_task_is_taken_back(path: Path) -> None:
     slow, store = Slow(), CallStore(path)
-    book = SlowBook(slow)
+    book = SlowBudget(slow)
     cancel_during(slow, Calls(store, ledger=Ledger(backend=book)))
     assert book.totals().calls == 0
     store.close()
@@ -132,7 +132,7 @@ def test_an_answer_that_arrived_before_its_task_was_cancelled_is_stored_and_sett
     assert stored.failure is None
     spent = book.spending()
     assert (spent.made, book.totals().calls) == (1, 1)
-    assert spent == Spending(made=1, seconds=spent.seconds)
+    assert spent == Spending(made=1, tokens=5, seconds=spent.seconds)
     assert reopened.claim(key())
     reopened.close()
     store.close()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from moa_dspy.calls import Call, CallStore
-from moa_dspy.calls.store.leases import pauses
+from moa_dspy.calls.retry import poll_seconds
 
 MakeCall = Callable[..., Call]
 Place = Path | str
@@ -173,7 +173,7 @@ def test_a_claim_left_long_ago_is_free_at_once_by_the_servers_clock(postgresql_u
 
 
 def test_pauses_grow_from_milliseconds_to_half_a_second_and_are_never_even() -> None:
-    found = list(islice(pauses(), 60))
+    found = list(islice(poll_seconds(), 60))
     assert 0.0025 <= found[0] <= 0.005
     assert all(0.25 <= pause <= 0.5 for pause in found[-20:])
     assert len(set(found)) == 60

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from moa_dspy.calls import CallStore, database_url
-from moa_dspy.calls.store.database import shown as shown_url
+from moa_dspy.calls.store.database import shown_url
 from moa_dspy.errors import StoreError
 
 

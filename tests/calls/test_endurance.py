@@ -29,7 +29,7 @@ def pool_of(
 ) -> Pool:
     clock = FakeClock()
     calls = Calls(clock=clock, ledger=Ledger(budget))
-    calls.endurance = OutagePolicy(outage_seconds, clock)
+    calls.outage_policy = OutagePolicy(outage_seconds, clock)
     agent = Agent(name="a", model="openai/x", api_base=server.url, num_retries=0)
     return Pool([agent], calls=calls)
 

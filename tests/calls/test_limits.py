@@ -143,12 +143,12 @@ def test_a_slot_is_free_again_after_an_error_and_after_a_cancellation() -> None:
 
 def test_slots_are_given_in_the_order_of_asking() -> None:
     limiter = Limiter(2)
-    tickets = [limiter.enter() for _ in range(5)]
+    tickets = [limiter.acquire() for _ in range(5)]
     assert [ticket.done() for ticket in tickets] == [True, True, False, False, False]
-    limiter.leave(tickets[3])  # gives up its place
-    limiter.leave(tickets[0])
+    limiter.release(tickets[3])  # gives up its place
+    limiter.release(tickets[0])
     assert [ticket.done() for ticket in tickets] == [True, True, True, False, False]
-    limiter.leave(tickets[1])
+    limiter.release(tickets[1])
     assert tickets[4].done()
 
 
@@ -157,14 +157,14 @@ def test_the_smallest_limit_that_is_given_counts_and_none_is_no_limit() -> None:
     assert limiters.of("e").limit is None
     assert [limiters.of("e", n).limit for n in (3, None, 2, 5)] == [3, 3, 2, 2]
     assert limiters.of("other").limit is None
-    tickets = [limiters.of("other").enter() for _ in range(9)]
+    tickets = [limiters.of("other").acquire() for _ in range(9)]
     assert all(ticket.done() for ticket in tickets)
     # Who is inside stays; the next comes in when there are fewer than the new limit.
     limiters.of("other", 8)
-    waiting = limiters.of("other").enter()
+    waiting = limiters.of("other").acquire()
     for ticket in tickets[:2]:
         assert not waiting.done()
-        limiters.of("other").leave(ticket)
+        limiters.of("other").release(ticket)
     assert waiting.done()
 
 

@@ -140,7 +140,7 @@ def test_a_call_is_dated_by_its_beginning() -> None:
         clock.sleep(5.0)
         return {}
 
-    call = calls.answer(calls.ask(AgentCalls("a", "served/a"), {"q": "?"}), send)
+    call = calls.answer(calls.prepare(AgentCalls("a", "served/a"), {"q": "?"}), send)
     assert (call.time, call.seconds) == (1_700_001_000.0, 5.0)
 
 

@@ -66,7 +66,7 @@ def test_what_one_process_was_told_all_keep(stores: list[CallStore]) -> None:
         with pytest.raises(Exception, match="429"):
             lm("q")
         limiter = other.calls.limiters.of(server.url)
-        entry = stores[1].limits.enter(limiter)
+        entry = stores[1].limits.acquire(limiter)
         assert not entry.is_open
         assert 1 < entry.wait_seconds <= 2
         gate.set()
@@ -77,4 +77,4 @@ def test_what_one_process_was_told_all_keep(stores: list[CallStore]) -> None:
 
 
 def test_an_endpoint_without_a_name_has_no_shared_limits(stores: list[CallStore]) -> None:
-    assert not stores[0].limits.has_say(Limiter(1))
+    assert not stores[0].limits.applies_to(Limiter(1))

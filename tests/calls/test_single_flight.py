@@ -31,7 +31,7 @@ def never() -> dict[str, Any]:
 @pytest.mark.parametrize("n_threads", [16])
 def test_threads_that_ask_the_same_at_once_make_one_call(n_threads: int) -> None:
     calls, endpoint = Calls(), Endpoint()
-    ask, start = calls.ask(CALLER, SAMPLED), threading.Barrier(n_threads)
+    ask, start = calls.prepare(CALLER, SAMPLED), threading.Barrier(n_threads)
 
     def work(_: int) -> str | None:
         start.wait()
@@ -45,7 +45,7 @@ def test_threads_that_ask_the_same_at_once_make_one_call(n_threads: int) -> None
 
 def test_tasks_that_ask_the_same_at_once_make_one_call() -> None:
     calls, endpoint = Calls(), Endpoint()
-    ask = calls.ask(CALLER, SAMPLED)
+    ask = calls.prepare(CALLER, SAMPLED)
 
     async def send() -> dict[str, Any]:
         await asyncio.sleep(0)
@@ -79,7 +79,7 @@ class Overtaken:
 def test_an_answer_that_landed_just_after_the_look_is_not_asked_for_again() -> None:
     store = Overtaken()
     calls = Calls(store)
-    ask = calls.ask(CALLER, SAMPLED)
+    ask = calls.prepare(CALLER, SAMPLED)
     store.overtake = lambda: calls.answer(ask, Endpoint())
     calls.answer(ask, never)
 
@@ -94,7 +94,7 @@ def test_an_answer_that_landed_just_after_the_look_is_not_asked_for_again() -> N
 
 def test_a_cancelled_task_leaves_the_way_free_for_the_next() -> None:
     calls, endpoint = Calls(), Endpoint()
-    ask = calls.ask(CALLER, SAMPLED)
+    ask = calls.prepare(CALLER, SAMPLED)
 
     async def hang() -> dict[str, Any]:
         await asyncio.Event().wait()

@@ -31,7 +31,7 @@ def respond() -> dict[str, Any]:
 
 
 def ask(calls: Calls, number: int) -> None:
-    request = calls.ask(CALLER, {"number": number, "config": {"max_tokens": 10}})
+    request = calls.prepare(CALLER, {"number": number, "config": {"max_tokens": 10}})
     calls.answer(request, respond)
 
 
@@ -70,7 +70,7 @@ def test_the_smaller_budget_refuses_and_the_other_ledger_is_left_as_it_was() -> 
 def test_a_ledger_of_the_scope_needs_a_bound_of_every_call_as_any_other() -> None:
     calls, mine = Calls(), Ledger(Budget(usd=1.0))
     with spending_under(mine), pytest.raises(StudyError, match=r"`budget\.usd` needs an upper"):
-        calls.answer(calls.ask(CALLER, {"number": 1}), respond)
+        calls.answer(calls.prepare(CALLER, {"number": 1}), respond)
     assert calls.ledger.backend.totals().calls == 0
 
 
@@ -81,7 +81,7 @@ def test_a_failed_call_is_counted_in_every_ledger() -> None:
         raise OSError("down")
 
     with spending_under(mine), pytest.raises(OSError, match="down"):
-        calls.answer(calls.ask(CALLER, {"number": 1}), fail)
+        calls.answer(calls.prepare(CALLER, {"number": 1}), fail)
     assert made(calls.ledger, mine) == [1, 1]
 
 
@@ -165,7 +165,7 @@ def test_tasks_inherit_the_ledgers_and_do_not_mix_them() -> None:
         return respond()
 
     async def aask(number: int) -> None:
-        await calls.aanswer(calls.ask(CALLER, {"number": number}), arespond)
+        await calls.aanswer(calls.prepare(CALLER, {"number": number}), arespond)
 
     async def search(place: int) -> None:
         with spending_under(ledgers[place]):

@@ -13,7 +13,7 @@ from types import GeneratorType
 import pytest
 
 from moa_dspy.calls import Call, CallStore, PaidTwice
-from moa_dspy.calls.store.store import Seen
+from moa_dspy.calls.store.store import RecentCalls
 from moa_dspy.errors import StoreError
 
 MakeCall = Callable[..., Call]
@@ -156,7 +156,7 @@ def test_memory_for_what_was_read_is_bounded_and_nothing_is_lost(
 
 def test_of_what_was_read_the_newest_is_kept(make_call: MakeCall) -> None:
     calls = [make_call(f"{n}", response="r" * 2000) for n in range(20)]
-    seen = Seen(10_000)  # each needs its text, and less than a thousand bytes besides
+    seen = RecentCalls(10_000)  # each needs its text, and less than a thousand bytes besides
     for call in calls:
         seen.add(call)
     kept = [call for call in calls if seen.get(call.key) is not None]

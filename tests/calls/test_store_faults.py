@@ -54,7 +54,7 @@ def check_that_nothing_is_lost(
     calls, endpoint = Calls(store), Endpoint()
 
     def answer(number: int) -> Call:
-        return calls.answer(calls.ask(CALLER, {"number": number}), endpoint)
+        return calls.answer(calls.prepare(CALLER, {"number": number}), endpoint)
 
     answer(0)
     endpoint.during = break_

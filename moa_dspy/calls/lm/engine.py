@@ -153,7 +153,7 @@ class Stored:
         plain = request_to_dict(request)
         plain.pop("model")
         sample = next_sample(current_scope().sample, model=request.model)
-        return self.calls.ask(self.caller, plain, sample=sample)
+        return self.calls.prepare(self.caller, plain, sample=sample)
 
     def outgoing(self, request: Any, ask: CallRequest) -> Any:
         """Return the request as sent: a seeded endpoint samples by the call's content.

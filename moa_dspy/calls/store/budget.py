@@ -1,4 +1,4 @@
-"""The statements on what studies have spent, and on what their calls in flight may spend."""
+"""Spending of studies in a store, with the reservations of their calls in flight."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from moa_dspy.calls.budget import LIMITS, CallEstimate, Spending, Totals
+from moa_dspy.calls.budget import LIMITS, Spending, Totals
+from moa_dspy.calls.call import CallEstimate
 from moa_dspy.calls.store.database import Session
 from moa_dspy.calls.store.leases import Owner
 from moa_dspy.errors import StoreError
@@ -22,7 +23,7 @@ class Reservations:
 
     Args:
         owner: Of this process.
-        study: Whose row it is.
+        study: Name of the study.
     """
 
     def __init__(self, owner: Owner, study: str) -> None:
@@ -52,7 +53,7 @@ class Reservations:
             "INSERT INTO reservations (ticket, study, owner, key, tokens, usd) "
             "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (ticket) DO NOTHING"
         )
-        # First, because nobody waits for it; the row that all share is locked last.
+        # First, because it locks nothing of others; the row that all share is locked last.
         if not session.execute(insert, row).rowcount:
             return True  # done before the connection was lost
         within = (
@@ -78,7 +79,7 @@ class Reservations:
                 f"UPDATE spending SET {self.tick}, made = made + ?, reused = reused + ?, "
                 "tokens = tokens + ?, usd = usd + ?, open_calls = open_calls - 1, "
                 "open_tokens = open_tokens - ?, open_usd = "
-                # Sums of floats leave crumbs: with nothing open, nothing is charged.
+                # Sums of floats leave remainders: with nothing open, nothing is charged.
                 "CASE WHEN open_calls = 1 THEN 0 ELSE open_usd - ? END WHERE study = ?",
                 (spent.made, spent.reused, spent.tokens, spent.usd, tokens, usd, self.study),
             )
@@ -103,17 +104,17 @@ class Reservations:
 
 
 class DatabaseBudget:
-    """A book in the store, which all workers of a study share, and which outlives them.
+    """Spending of a study in the store, which all its workers share, and which outlives them.
 
     What a worker reserved and never settled, because it died, stays charged by its upper
     bound; once the answer of its call is in the store, by what that cost. Time runs while a
-    worker lives: every reservation, settlement and beat adds the time since the last one of
-    anybody, unless that is longer than a lease, which is a pause, or the clock went back.
+    worker lives: every reservation, settlement and heartbeat adds the time since the last one
+    of any worker, unless that is longer than a lease, which is a pause, or the clock went back.
 
     Args:
         owner: Of this process.
-        study: Whose book it is.
-        spent: Where a new book starts.
+        study: Name of the study.
+        spent: Where a new study starts.
 
     Raises:
         StoreError: If the store cannot be used.
@@ -123,7 +124,7 @@ class DatabaseBudget:
         self.owner, self.database, self.study = owner, owner.database, study
         self._rows = Reservations(owner, study)
         self._unsettled: dict[str, Spending] = {}
-        self._is_at_work = False
+        self._is_registered = False
         self._lock = threading.Lock()
         start = spent or Spending()
         self.database.transact(lambda session: self._open(session, start))
@@ -161,7 +162,7 @@ class DatabaseBudget:
         self, estimate: CallEstimate, *, limits: Mapping[str, float], key: str | None
     ) -> str | None:
         """Reserve room for one call, or return None if it goes beyond a limit."""
-        self._work()
+        self._register()
         self.flush()
         ticket = uuid.uuid4().hex
 
@@ -173,25 +174,25 @@ class DatabaseBudget:
             is_reserved = self.database.transact(work, is_durable=False)
         return ticket if is_reserved else None
 
-    def _work(self) -> None:
-        self.owner.enlist()
+    def _register(self) -> None:
+        self.owner.register()
         with self._lock:
-            if not self._is_at_work:
-                self._is_at_work = True
-                # The thread that beats must not keep a book alive that everybody forgot.
-                self.owner.on_beat.append(partial(_beat, weakref.ref(self)))
+            if not self._is_registered:
+                self._is_registered = True
+                # The heartbeat thread must not keep an object alive that is used no more.
+                self.owner.on_heartbeat.append(partial(_on_heartbeat, weakref.ref(self)))
 
     def settle(self, ticket: str, spent: Spending) -> None:
         """Replace a reservation by what was spent; what cannot be written is written later."""
         try:
             self._settle(ticket, spent)
         except StoreError:
-            # The answer that was paid for must be handed out: who reserves next is told.
+            # The answer that was paid for must be handed out: the next reservation raises it.
             with self._lock:
                 self._unsettled[ticket] = spent
 
     def _settle(self, ticket: str, spent: Spending) -> None:
-        # What a server that crashes forgets of this, the stored answer tells.
+        # If a server that crashes forgets this, the stored answer tells it.
         work = partial(self._rows.settle, ticket=ticket, spent=spent)
         self.database.transact(work, is_durable=False)
 
@@ -223,15 +224,15 @@ class DatabaseBudget:
         self.database.transact(lambda session: session.execute(change, values))
 
     def tick(self) -> None:
-        """Note that somebody is at work: time runs."""
+        """Note that a worker is alive: time runs."""
         change = f"UPDATE spending SET {self._rows.tick} WHERE study = ? AND ticked_at IS NOT NULL"
         self.database.transact(
             lambda session: session.execute(change, (self.study,)), is_durable=False
         )
 
 
-def _beat(forgettable: weakref.ref[DatabaseBudget]) -> None:
-    book = forgettable()
-    if book is not None:
-        book.flush()
-        book.tick()
+def _on_heartbeat(forgettable: weakref.ref[DatabaseBudget]) -> None:
+    budget = forgettable()
+    if budget is not None:
+        budget.flush()
+        budget.tick()

@@ -1,6 +1,7 @@
-"""Connections of one process to a database: few, and used again."""
+"""The database of a call store: its URL, its connections, short reads and transactions.
 
-# DOCS: calls/store/_database_url: Where a store is: a file, or a PostgreSQL database by its URL; passwords are never shown. | calls/store/_database: The database under a call store: quick reads and short transactions, on SQLite or PostgreSQL.
+SQLite or PostgreSQL; passwords are never shown.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ from sqlalchemy import event, exc
 from moa_dspy.errors import StoreError
 
 _T = TypeVar("_T")
-_MOST_CONNECTIONS = 10
-"""Of one process; PostgreSQL allows 100 in all, if nobody changed that."""
+_MAX_CONNECTIONS = 10
+"""Of one process; PostgreSQL allows 100 in all by default."""
 
 
 class Connections:
@@ -33,8 +34,8 @@ class Connections:
     Transactions are begun and ended by name, so nothing is left to reset.
 
     Args:
-        url: Of SQLite or PostgreSQL.
-        timeout_seconds: How long SQLite waits for a locked file.
+        url: A database of SQLite or PostgreSQL.
+        timeout_seconds: Longest wait of SQLite for a locked file.
 
     Raises:
         ImportError: If the driver is not installed.
@@ -47,41 +48,41 @@ class Connections:
             options = {"check_same_thread": False, "isolation_level": None}
             options["timeout"] = timeout_seconds
         self._engine = sa.create_engine(
-            url, connect_args=options, pool_reset_on_return=None, pool_size=_MOST_CONNECTIONS
+            url, connect_args=options, pool_reset_on_return=None, pool_size=_MAX_CONNECTIONS
         )
         if not self.is_postgresql:
             event.listen(self._engine, "connect", partial(_set_up, seconds=timeout_seconds))
         self._driver: Any = self._engine.dialect.loaded_dbapi
         self.errors = (self._driver.Error, exc.SQLAlchemyError)
         self._was_reached = False
-        self._idle: deque[_Held] = deque()
-        self._slots = threading.Semaphore(_MOST_CONNECTIONS)
-        # A store that nobody closed closes its file when it goes; Python 3.13 warns otherwise.
+        self._idle: deque[_Connection] = deque()
+        self._slots = threading.Semaphore(_MAX_CONNECTIONS)
+        # A store that was not closed closes its file in the end; Python 3.13 warns otherwise.
         weakref.finalize(self, _close, self._idle, self._engine)
 
-    def lend(self, work: Callable[[Any], _T]) -> _T:
-        """Return what ``work`` does with a connection; one that is lost is thrown away."""
+    def use(self, work: Callable[[Any], _T]) -> _T:
+        """Return what ``work`` returns for a connection; one that is lost is thrown away."""
         with self._slots:
-            held = self._take()
+            one = self._take()
             try:
-                result = work(held.connection)
+                result = work(one.connection)
                 self._was_reached = True
                 return result
             except self.errors as error:
                 if self.is_lost(error):
-                    held.pooled.invalidate()
+                    one.pooled.invalidate()
                     self.close()  # the others are as dead as this one
                 raise
             finally:
-                if held.pooled.is_valid:
-                    self._idle.append(held)
+                if one.pooled.is_valid:
+                    self._idle.append(one)
 
-    def _take(self) -> _Held:
-        # A connection that was used lately is taken as it is: the pool costs as much as a read.
+    def _take(self) -> _Connection:
+        # A connection that was used lately is taken as it is: the pool takes as long as a read.
         try:
             return self._idle.pop()
         except IndexError:
-            return _Held(self._engine.raw_connection())
+            return _Connection(self._engine.raw_connection())
 
     def is_lost(self, error: BaseException) -> bool:
         """Whether the server went away; one that was never there is a mistake in the URL."""
@@ -97,8 +98,8 @@ class Connections:
         _close(self._idle, self._engine)
 
 
-class _Held:
-    """A connection out of the pool: as the pool has it, and as the driver does."""
+class _Connection:
+    """A connection of the pool, as the pool has it and as the driver does."""
 
     __slots__ = ("connection", "pooled")
 
@@ -106,7 +107,7 @@ class _Held:
         self.pooled, self.connection = pooled, pooled.driver_connection
 
 
-def _close(idle: deque[_Held], engine: sa.Engine) -> None:
+def _close(idle: deque[_Connection], engine: sa.Engine) -> None:
     while idle:
         idle.pop().pooled.close()
     engine.dispose()
@@ -120,7 +121,7 @@ def _set_up(connection: Any, _record: object, *, seconds: float) -> None:
 
 
 def _switch_to_wal(connection: Any, *, seconds: float) -> None:
-    """Wait for others who switch the same new file: here SQLite does not wait by itself."""
+    """Switch, waiting for processes that switch the same new file: SQLite does not wait here."""
     last = time.monotonic() + seconds
     while True:
         try:
@@ -145,8 +146,8 @@ _DEFAULTS = {
 def database_url(place: Path | str) -> sa.URL:
     """Return the URL of ``place``: a file, ``sqlite:///FILE`` or ``postgresql://HOST/NAME``.
 
-    A password may be in the URL; better it is not, but in ``PGPASSWORD`` or ``~/.pgpass``,
-    as libpq reads them. A host that is not this machine is asked for TLS (``sslmode=require``)
+    A password is better left to ``PGPASSWORD`` or ``~/.pgpass``, which libpq reads, than put
+    into the URL. A host that is not this machine is asked for TLS (``sslmode=require``)
     unless the URL or ``PGSSLMODE`` says otherwise.
 
     Raises:
@@ -171,8 +172,8 @@ def database_url(place: Path | str) -> sa.URL:
     )
 
 
-def shown(url: sa.URL) -> str:
-    """Return what may be written about ``url``: a file's path, or a URL without passwords."""
+def shown_url(url: sa.URL) -> str:
+    """Return ``url`` for messages: a file's path, or a URL without passwords."""
     if url.get_backend_name() == "sqlite":
         return str(url.database)
     masked = {name: "***" for name in _SECRET_OPTIONS if name in url.query}
@@ -212,7 +213,7 @@ def _is_this_machine(host: str) -> bool:
         return False
 
 
-_LONGEST_PAUSE_SECONDS = 1.0
+_MAX_PAUSE_SECONDS = 1.0
 
 
 class Session:
@@ -238,12 +239,12 @@ class Session:
 class Database:
     """A SQLite file (WAL) or a PostgreSQL database; safe for threads.
 
-    What fails comes out as ``StoreError`` without passwords. A connection that is lost is
-    made again and its work repeated, so all work must be such that twice is as good as once.
+    Errors come out as ``StoreError`` without passwords. A connection that is lost is made again
+    and its work repeated, so all work must be idempotent.
 
     Args:
         place: A file, or a URL as ``database_url`` reads it.
-        timeout_seconds: How long a locked file, or a server that went away, is waited for.
+        timeout_seconds: Longest wait for a locked file, or for a server that went away.
 
     Raises:
         StoreError: If there is no such database, or its driver is not installed.
@@ -251,7 +252,7 @@ class Database:
 
     def __init__(self, place: Path | str, *, timeout_seconds: float = 60.0) -> None:
         url = database_url(place)
-        self.name, self._secrets = shown(url), secrets_of(url)
+        self.name, self._secrets = shown_url(url), secrets_of(url)
         self.is_postgresql = url.get_backend_name() == "postgresql"
         self.path = None if self.is_postgresql else Path(str(url.database))
         self.timeout_seconds = timeout_seconds
@@ -264,7 +265,7 @@ class Database:
                 f"The call store {self.name} needs psycopg: pip install 'moa-dspy[postgresql]'."
             ) from error
         # Threads of a process queue here: SQLite itself only polls, and lets some wait for long.
-        self._turn: Any = nullcontext() if self.is_postgresql else threading.Lock()
+        self._queue: Any = nullcontext() if self.is_postgresql else threading.Lock()
 
     def _make_folder(self, folder: Path) -> None:
         try:
@@ -315,20 +316,20 @@ class Database:
                 raise
             return result
 
-        with self._turn:
+        with self._queue:
             return self._with_connection(whole)
 
     def _with_connection(self, work: Callable[[Any], _T]) -> _T:
         last, pause = time.monotonic() + self.timeout_seconds, 0.0
         while True:
             try:
-                return self._connections.lend(work)
+                return self._connections.use(work)
             except self._connections.errors as error:
                 if not self._connections.is_lost(error) or time.monotonic() + pause > last:
                     # The cause is in the message: printed by itself it may show a password.
                     raise self._explained(error) from (None if self._secrets else error)
             time.sleep(pause)
-            pause = min(2 * pause + 0.01, _LONGEST_PAUSE_SECONDS)
+            pause = min(2 * pause + 0.01, _MAX_PAUSE_SECONDS)
 
     def _explained(self, error: BaseException) -> StoreError:
         text = " ".join(str(error).split())

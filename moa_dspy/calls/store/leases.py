@@ -1,16 +1,13 @@
-"""Who holds claims and reservations: this process, as the database and other processes see it."""
-
-# DOCS: calls/store/_claims: Claims: who, of all processes and machines on one store, does a thing; the others wait.
+"""Leases of the processes on one store, and claims: names that one live process holds at a time."""
 
 from __future__ import annotations
 
 import logging
 import os
-import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,11 +18,11 @@ from moa_dspy.errors import StoreError
 
 _logger = logging.getLogger(__name__)
 
-_BEATS_PER_LEASE = 3
+_HEARTBEATS_PER_LEASE = 3
 
 
 @dataclass(slots=True)
-class _Sighting:
+class _LastSeen:
     beat: int
     seen_at: float
     unmoved_seconds: float = 0.0
@@ -35,8 +32,8 @@ class Owner:
     """A lease that one thread of this process renews, for all that the process holds.
 
     An owner is dead if it was a process of this machine that is gone, if its lease has expired
-    by PostgreSQL's own clock, or if its count of beats has not moved for a lease by the watch
-    of who waits; no machine's time of day matters, however it jumps.
+    by PostgreSQL's own clock, or if its heartbeat has not moved for a lease by the monotonic clock
+    of the waiting process; no machine's time of day matters, however it jumps.
 
     Args:
         database: Prepared.
@@ -46,13 +43,13 @@ class Owner:
     def __init__(self, database: Database, *, lease_seconds: float = 30.0) -> None:
         self.database, self.lease_seconds = database, lease_seconds
         self.id = f"{_machine()}/{os.getpid()}/{uuid.uuid4().hex}"
-        self.on_beat: list[Callable[[], None]] = []
-        self._sightings: dict[str, _Sighting] = {}
+        self.on_heartbeat: list[Callable[[], None]] = []
+        self._last_seen: dict[str, _LastSeen] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def enlist(self) -> None:
+    def register(self) -> None:
         """Make this process known, before the first claim or reservation, and start renewing."""
         if self._thread is not None:
             return
@@ -61,14 +58,14 @@ class Owner:
                 return
             self._renew()
             self._stopped.clear()
-            self._thread = threading.Thread(target=self._beat, name="moa-lease", daemon=True)
+            self._thread = threading.Thread(target=self._heartbeat, name="moa-lease", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
-        """Renew no more; what is held is free for others after a lease."""
+        """Stop renewing; what is held is free for others after a lease."""
         self._stopped.set()
 
-    def resign(self) -> None:
+    def unregister(self) -> None:
         """Stop renewing and give back everything that this process holds, at once."""
         with self._lock:
             thread, self._thread = self._thread, None
@@ -81,13 +78,13 @@ class Owner:
         session.execute("DELETE FROM claims WHERE owner = ?", (self.id,))
         session.execute("DELETE FROM owners WHERE owner = ?", (self.id,))
 
-    def _beat(self) -> None:
-        while not self._stopped.wait(self.lease_seconds / _BEATS_PER_LEASE):
-            for work in (self._renew, *self.on_beat):
+    def _heartbeat(self) -> None:
+        while not self._stopped.wait(self.lease_seconds / _HEARTBEATS_PER_LEASE):
+            for work in (self._renew, *self.on_heartbeat):
                 try:
                     work()
                 except StoreError as error:
-                    # Whoever needs the store next is told; the next beat tries again.
+                    # The next use of the store raises it; the next heartbeat tries again.
                     _logger.warning("A lease could not be renewed: %s", error)
 
     def _renew(self) -> None:
@@ -104,7 +101,7 @@ class Owner:
 
         Args:
             owner: Its ``id``.
-            beat: Its count; None if it has no row, because it left.
+            beat: Its heartbeat count; None if it has no row, because it left.
             has_expired: Whether its lease is over by the database's clock.
         """
         if beat is None or _is_gone(owner):
@@ -116,15 +113,15 @@ class Owner:
     def _unmoved_seconds(self, owner: str, beat: int) -> float:
         now = time.monotonic()
         with self._lock:
-            sighting = self._sightings.get(owner)
-            if sighting is None or sighting.beat != beat:
-                self._sightings[owner] = _Sighting(beat, now)
+            seen = self._last_seen.get(owner)
+            if seen is None or seen.beat != beat:
+                self._last_seen[owner] = _LastSeen(beat, now)
                 return 0.0
-            # A long gap says that we were stopped ourselves, and nothing about the other.
-            gap = min(now - sighting.seen_at, self.lease_seconds / _BEATS_PER_LEASE)
-            sighting.unmoved_seconds += gap
-            sighting.seen_at = now
-            return sighting.unmoved_seconds
+            # A long gap means that this process was stopped, and says nothing about the other.
+            gap = min(now - seen.seen_at, self.lease_seconds / _HEARTBEATS_PER_LEASE)
+            seen.unmoved_seconds += gap
+            seen.seen_at = now
+            return seen.unmoved_seconds
 
 
 @cache
@@ -150,11 +147,8 @@ def _is_gone(owner: str) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:
-        pass  # somebody else's, but it runs
+        pass  # of another user, but it runs
     return False
-
-
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.005, 0.5
 
 
 class Claims:
@@ -178,7 +172,7 @@ class Claims:
         )
 
     def claim(self, key: str) -> bool:
-        """Take ``key`` if nobody alive holds it; return whether this call took it.
+        """Take ``key`` if no live owner holds it; return whether this call took it.
 
         Raises:
             StoreError: If the database cannot be used.
@@ -197,11 +191,11 @@ class Claims:
 
     def _claim(self, key: str) -> bool:
         database = self.owner.database
-        # Who waits looks often: it must not take a lock each time.
+        # A waiter looks often: it must not take a lock each time.
         holders = database.rows(self._look, (key,))
         if holders and not self._is_free(*holders[0]):
             return False
-        self.owner.enlist()
+        self.owner.register()
         return database.transact(
             lambda session: self._take(session, key, *holders), is_durable=False
         )
@@ -221,7 +215,7 @@ class Claims:
             "UPDATE claims SET owner = ? WHERE key = ? AND owner = ? AND NOT EXISTS "
             "(SELECT 1 FROM owners WHERE owner = ? AND beat <> ?)"
         )
-        # With a beat since the look it lives after all; another heir may have been faster.
+        # With a heartbeat since the look it lives after all; another process may have been faster.
         values = (me, key, who, who, -1 if beat is None else beat)
         return bool(session.execute(take_over, values).rowcount)
 
@@ -247,11 +241,3 @@ class Claims:
         """Note that ``key`` is not held any more."""
         with self._lock:
             self._held.discard(key)
-
-
-def pauses() -> Iterator[float]:
-    """Yield seconds to wait between looks: 5 ms at first, half a second in the end, never even."""
-    pause = _FIRST_PAUSE_SECONDS
-    while True:
-        yield pause * random.uniform(0.5, 1.0)
-        pause = min(1.5 * pause, _LONGEST_PAUSE_SECONDS)

@@ -1,4 +1,4 @@
-"""What an endpoint asks of all processes on one store together: slots, and to be left alone."""
+"""Limits of endpoints that all processes on one store keep together: slots and pauses."""
 
 from __future__ import annotations
 
@@ -6,26 +6,22 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from moa_dspy.calls.retry import Limiter, hinted_seconds
-from moa_dspy.calls.scope import Deadline
-from moa_dspy.calls.steps import CallPlan, Sleep, Work
-from moa_dspy.calls.store.leases import Claims, pauses
+from moa_dspy.calls.store.leases import Claims
 from moa_dspy.errors import StoreError
 
 _logger = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 1.0
-"""How old a look at an endpoint's pause may be."""
-_LONGEST_PAUSE_SECONDS = 600.0
+_MAX_AGE_SECONDS = 1.0
+"""How old a reading of an endpoint's pause may be."""
+_MAX_PAUSE_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Pause:
-    looked_at: float
+    read_at: float
     ends_at: float
 
 
@@ -35,8 +31,8 @@ class Admission:
 
     Attributes:
         is_open: Whether it may.
-        slot: The claim that lets it; None where nobody counts.
-        wait_seconds: How long an endpoint still wants to be left alone.
+        slot: The claim of its slot; None where there is no limit.
+        wait_seconds: How long the endpoint still wants no request; 0 if it did not say.
     """
 
     is_open: bool
@@ -45,7 +41,7 @@ class Admission:
 
 
 class SharedLimits:
-    """Slots of endpoints as claims, and pauses that one process was told and all keep.
+    """Slots of endpoints as claims, and the pauses for which an endpoint asked one process.
 
     Safe for threads. The slots of a process that died are free again.
 
@@ -58,17 +54,17 @@ class SharedLimits:
         self._pauses: dict[str, _Pause] = {}
         self._lock = threading.Lock()
 
-    def has_say(self, limiter: Limiter) -> bool:
-        """Whether ``enter`` might do anything but let a request pass."""
+    def applies_to(self, limiter: Limiter) -> bool:
+        """Whether ``acquire`` might do anything but let a request pass."""
         if not limiter.endpoint:
             return False
         pause, now = self._pauses.get(limiter.endpoint), time.monotonic()
-        is_fresh = pause is not None and now - pause.looked_at < _LOOK_SECONDS
+        is_fresh = pause is not None and now - pause.read_at < _MAX_AGE_SECONDS
         is_paused = pause is not None and pause.ends_at > now
         return limiter.limit is not None or not is_fresh or is_paused
 
-    def enter(self, limiter: Limiter) -> Admission:
-        """Take a slot of the endpoint, if one is free and it does not want to be left alone."""
+    def acquire(self, limiter: Limiter) -> Admission:
+        """Take a slot of the endpoint, if one is free and the endpoint asked for no pause."""
         if (left := self._pause_left(limiter.endpoint)) > 0:
             return Admission(False, wait_seconds=left)
         if limiter.limit is None:
@@ -81,20 +77,22 @@ class SharedLimits:
         marks = ", ".join("?" * limit)
         found = self._database.rows(f"SELECT key FROM claims WHERE key IN ({marks})", names)
         taken = {key for (key,) in found}
-        # Those that nobody has first; those of others last, for their owner may be dead.
+        # Free ones first; those of others last, for their owner may be dead.
         ordered = sorted(names, key=lambda name: (name in taken, random.random()))
         return next((name for name in ordered if self._claims.claim(name)), None)
 
-    def leave(self, slot: str) -> None:
-        """Give a slot back."""
+    def release(self, admission: Admission) -> None:
+        """Give the slot back, if there is one."""
+        if admission.slot is None:
+            return
         try:
-            self._claims.release(slot)
+            self._claims.release(admission.slot)
         except StoreError as error:
             _logger.warning("A slot could not be given back: %s", error)
 
-    def note(self, error: Exception, endpoint: str) -> None:
-        """Keep what ``error`` says of how long the endpoint wants to be left alone, for all."""
-        seconds = min(hinted_seconds(error), _LONGEST_PAUSE_SECONDS)
+    def note_pause(self, error: Exception, endpoint: str) -> None:
+        """Keep the pause that came with ``error``, for all processes."""
+        seconds = min(hinted_seconds(error), _MAX_PAUSE_SECONDS)
         if seconds <= 0 or not endpoint:
             return
         until = f"{self._database.clock} + ?"
@@ -109,35 +107,17 @@ class SharedLimits:
             self._database.transact(
                 lambda session: session.execute(insert, (endpoint, seconds)), is_durable=False
             )
-        except StoreError as error_of_store:
-            _logger.warning("A pause could not be told to others: %s", error_of_store)
+        except StoreError as store_error:
+            _logger.warning("A pause could not be stored for other processes: %s", store_error)
 
     def _pause_left(self, endpoint: str) -> float:
         now, pause = time.monotonic(), self._pauses.get(endpoint)
-        if pause is None or (now - pause.looked_at >= _LOOK_SECONDS and pause.ends_at <= now):
+        if pause is None or (now - pause.read_at >= _MAX_AGE_SECONDS and pause.ends_at <= now):
             query = f"SELECT until - {self._database.clock} FROM pauses WHERE endpoint = ?"
             rows = self._database.rows(query, (endpoint,))
-            # A clock that was set back must not stop a study for good.
-            left = min(float(rows[0][0]), _LONGEST_PAUSE_SECONDS) if rows else 0.0
+            # A clock that was set back must not stop a study forever.
+            left = min(float(rows[0][0]), _MAX_PAUSE_SECONDS) if rows else 0.0
             pause = _Pause(now, now + left)
             with self._lock:
                 self._pauses[endpoint] = pause
         return max(0.0, pause.ends_at - now)
-
-
-def wait_for_slot(
-    limits: SharedLimits, limiter: Limiter, patience: Deadline, *, make: Callable[[], CallPlan]
-) -> CallPlan:
-    """Say how to get a call by ``make`` as soon as all processes together leave room for it."""
-    entering = Work(partial(limits.enter, limiter))
-    try:
-        for pause in pauses():
-            entering.result = None
-            yield entering
-            if entering.result.is_open:
-                break
-            yield Sleep(patience, entering.result.wait_seconds or pause)
-        return (yield from make())
-    finally:
-        if entering.result is not None and entering.result.slot is not None:
-            limits.leave(entering.result.slot)

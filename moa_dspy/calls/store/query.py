@@ -1,4 +1,4 @@
-"""Calls of a store by who made them, when, and whether they failed: to sum up, export, delete."""
+"""Calls of a store by agent, time and failure: to sum up, export or delete them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from moa_dspy.calls.call import Call
-from moa_dspy.calls.store.store import CallStore, read_all
+from moa_dspy.calls.store.database import Database
+from moa_dspy.calls.store.table import read_all
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """Which calls of a store are meant; without any condition, all of them.
+class CallFilter:
+    """Conditions on calls of a store; without any, all calls.
 
     Attributes:
-        agent: Only this agent's.
+        agent: Only this agent's calls.
         is_failed: Only failed ones.
         since: Only those made at this time or later, in UTC seconds.
         before: Only those made earlier, in UTC seconds. A call whose time is unknown (of an
@@ -30,7 +31,7 @@ class Chosen:
     @property
     def is_all(self) -> bool:
         """Whether there is no condition."""
-        return self == Chosen()
+        return self == CallFilter()
 
     def where(self, *, has_response: bool = True) -> tuple[str, tuple[Any, ...]]:
         """Return the condition in SQL, and its values."""
@@ -47,7 +48,7 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class AgentSummary:
-    """What an agent's calls come to; ``paid_twice`` counts answers that came too late."""
+    """Totals of an agent's calls; ``paid_twice`` counts answers that came too late."""
 
     agent: str
     calls: int
@@ -60,18 +61,18 @@ class AgentSummary:
     paid_twice_usd: float
 
 
-def summaries(store: CallStore, chosen: Chosen) -> list[AgentSummary]:
+def summaries(database: Database, calls: CallFilter) -> list[AgentSummary]:
     """Return one summary per agent that has such calls, by name."""
-    where, values = chosen.where()
-    rows = store.database.rows(
+    where, values = calls.where()
+    rows = database.rows(
         "SELECT agent, count(*), sum(CASE WHEN response IS NULL THEN 1 ELSE 0 END), "
         "sum(prompt_tokens), sum(completion_tokens), sum(usd), sum(seconds) FROM calls "
         f"WHERE {where} GROUP BY agent",
         values,
     )
-    where, values = chosen.where(has_response=False)
+    where, values = calls.where(has_response=False)
     query = f"SELECT agent, count(*), sum(usd) FROM paid_twice WHERE {where} GROUP BY agent"
-    twice = {agent: (int(n), float(usd)) for agent, n, usd in store.database.rows(query, values)}
+    twice = {agent: (int(n), float(usd)) for agent, n, usd in database.rows(query, values)}
     found = [
         AgentSummary(agent, int(n), int(failed), int(prompt), int(answer), usd, seconds, *late)
         for agent, n, failed, prompt, answer, usd, seconds in rows
@@ -80,24 +81,24 @@ def summaries(store: CallStore, chosen: Chosen) -> list[AgentSummary]:
     return sorted(found, key=lambda summary: summary.agent)
 
 
-def chosen_calls(store: CallStore, chosen: Chosen) -> Iterator[Call]:
+def filtered_calls(database: Database, calls: CallFilter) -> Iterator[Call]:
     """Yield such calls, ordered by key, a page at a time."""
-    where, values = chosen.where()
-    return read_all(store.database, where, values)
+    where, values = calls.where()
+    return read_all(database, where, values)
 
 
-def prune(store: CallStore, chosen: Chosen) -> int:
-    """Delete such calls from the store and return how many; what asked for them is asked again.
+def prune(database: Database, calls: CallFilter) -> int:
+    """Delete such calls from the store and return how many; their requests will be sent again.
 
-    What this process, or another, has read before it still has in memory. A file gives its
+    Processes that have read them before still have them in memory. A file gives its
     space back, for which it must not be in use elsewhere.
 
     Raises:
         StoreError: If the store cannot be written.
     """
-    where, values = chosen.where()
+    where, values = calls.where()
     statement = f"DELETE FROM calls WHERE {where}"
-    n = int(store.database.transact(lambda session: session.execute(statement, values).rowcount))
-    if n and not store.database.is_postgresql:
-        store.database.rows("VACUUM")
+    n = int(database.transact(lambda session: session.execute(statement, values).rowcount))
+    if n and not database.is_postgresql:
+        database.rows("VACUUM")
     return n

@@ -1,6 +1,4 @@
-"""The tables of a call store, and how an older store becomes one of this version."""
-
-# DOCS: calls/store/_packed: How a call lies in a row: its texts packed, everything else as it is.
+"""The tables of a call store, their upgrade from older versions, and calls as rows of them."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from moa_dspy.errors import StoreError
 SCHEMA_VERSION = 3
 
 _LOCK = 0x6D6F61
-"""Any number that is ours: by it, processes that prepare one PostgreSQL database take turns."""
+"""The advisory lock under which a PostgreSQL database is prepared by one process at a time."""
 
 _metadata = sa.MetaData()
 _big, _real = sa.BigInteger, sa.Float
@@ -99,14 +97,14 @@ _TABLES = (
         _column("tokens", _big),
         _column("usd", _real),
     ),
-    # Until when an endpoint wants to be left alone, by the database's clock.
+    # Until when an endpoint wants no request, by the database's clock.
     sa.Table(
         "pauses",
         _metadata,
         _column("endpoint", sa.Text, primary_key=True),
         _column("until", _real),
     ),
-    # Studies that several processes work on, and what came of them; Optuna has `studies` already.
+    # Studies that several processes work on, with their results; Optuna has `studies` already.
     sa.Table(
         "shared_studies",
         _metadata,
@@ -114,7 +112,7 @@ _TABLES = (
         *(_column(name, sa.Text) for name in ("parts", "budget")),
         *(_column(name, sa.Text, nullable=True) for name in ("result", "program", "place")),
     ),
-    # What such a study wants asked: an architecture on an example; `is_done` is 0 or 1.
+    # Work of such a study: an architecture on an example; `is_done` is 0 or 1.
     sa.Table(
         "tasks",
         _metadata,
@@ -128,7 +126,7 @@ _TABLES = (
         sa.Index("moa_open_tasks", "study", "is_done", "number"),
     ),
 )
-_TELLING = "('moa_schema', 'calls')"
+_MARKING_TABLES = "('moa_schema', 'calls')"
 _COLUMNS_OF_VERSION_1 = (
     "key, agent, identity, sample, request, response, prompt_tokens, completion_tokens, usd, "
     "seconds, failure"
@@ -143,7 +141,7 @@ def prepare(database: Database) -> None:
     Raises:
         StoreError: If the store is of a newer version, or the database holds something else.
     """
-    # Most often all is well: looking takes no lock, so nobody waits for a writer.
+    # Reading takes no lock, so most processes do not wait for a writer.
     if _version(database.rows, is_postgresql=database.is_postgresql) != SCHEMA_VERSION:
         database.transact(lambda session: _upgrade(session, database.name))
 
@@ -171,22 +169,24 @@ def _upgrade(session: Session, name: str) -> None:
 
 
 def _from_version_1(session: Session) -> None:
-    """Add what is new; texts stay as they are, for what is stored plain is read as well."""
-    session.execute(f"SELECT {_COLUMNS_OF_VERSION_1} FROM calls LIMIT 0")  # it is really ours
+    """Add the new columns; texts stay as they are, for plain ones are read as well."""
+    session.execute(
+        f"SELECT {_COLUMNS_OF_VERSION_1} FROM calls LIMIT 0"
+    )  # fails if it is another table
     session.execute("ALTER TABLE calls ADD COLUMN attempt INTEGER DEFAULT 1 NOT NULL")
     session.execute("ALTER TABLE calls ADD COLUMN time FLOAT DEFAULT 0 NOT NULL")
 
 
 def _version(query: Callable[[str], list[Any]], *, is_postgresql: bool) -> int:
-    """Return the version of what is there; 0 is nothing."""
+    """Return the version of the store; 0 means that there is none."""
     stamp = 0 if is_postgresql else int(query("PRAGMA user_version")[0][0])
     # One query for both, of a table and not of a cache: another process may just be making them.
     if is_postgresql:
         where = "pg_tables WHERE schemaname = ANY (current_schemas(FALSE)) AND tablename"
-        found = {row[0] for row in query(f"SELECT tablename FROM {where} IN {_TELLING}")}
+        found = {row[0] for row in query(f"SELECT tablename FROM {where} IN {_MARKING_TABLES}")}
     else:
         where = "sqlite_master WHERE type = 'table' AND name"
-        found = {row[0] for row in query(f"SELECT name FROM {where} IN {_TELLING}")}
+        found = {row[0] for row in query(f"SELECT name FROM {where} IN {_MARKING_TABLES}")}
     if "moa_schema" in found:
         versions = [int(row[0]) for row in query("SELECT version FROM moa_schema")]
         return max([stamp, *versions])
@@ -196,11 +196,11 @@ def _version(query: Callable[[str], list[Any]], *, is_postgresql: bool) -> int:
 CALL_COLUMNS = tuple(f.name for f in fields(Call))
 
 _SHORTEST_PACKED = 64
-"""Bytes; what is shorter does not gain."""
+"""Bytes; packing does not make shorter texts smaller."""
 _PACKED = b"x"
 """First byte of what zlib writes, and of no JSON text."""
 _LEVEL = 6
-# Most of a short request and response is what all have in common. Part of the format: a changed
+# Short requests and responses consist mostly of common phrases. Part of the format: a changed
 # dictionary could not read what was packed with this one. The most common stands last.
 _DICTIONARY = (
     b'{"code":"","failure":"","logprobs":[],"tool_calls":[],"type":"thinking","thinking":"'
@@ -234,7 +234,7 @@ _FAILURE = CALL_COLUMNS.index("failure")
 
 
 def packed(text: str) -> bytes:
-    """Return ``text`` (JSON) as short as it gets; see ``unpacked``."""
+    """Return ``text`` (JSON) compressed; see ``unpacked``."""
     plain = text.encode()
     if len(plain) < _SHORTEST_PACKED and plain[:1] != _PACKED:
         return plain
@@ -243,7 +243,7 @@ def packed(text: str) -> bytes:
 
 
 def unpacked(data: bytes | str) -> str:
-    """Return the text of what ``packed`` returned; stores of version 1 hold texts as they are."""
+    """Return the text that ``packed`` compressed; stores of version 1 hold plain texts."""
     if isinstance(data, str):
         return data
     if data[:1] == _PACKED:
@@ -256,7 +256,7 @@ def to_row(call: Call) -> tuple[Any, ...]:
     row = list(_values(call))
     row[_REQUEST] = packed(call.request)
     row[_RESPONSE] = None if call.response is None else packed(call.response)
-    # An endpoint's words may hold what no database takes as text.
+    # An endpoint's message may hold characters that no database takes as text.
     row[_FAILURE] = call.failure and _NOT_IN_A_TEXT.sub(_escaped, call.failure)
     return tuple(row)
 

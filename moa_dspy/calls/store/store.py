@@ -1,6 +1,4 @@
-"""The statements on the table of calls."""
-
-# DOCS: calls/store/_seen: What was read lately, within a bound. | calls/store/_store: The call store: every call that was answered, in a SQLite file or a PostgreSQL database.
+"""The call store: every call that was answered, in a SQLite file or a PostgreSQL database."""
 
 from __future__ import annotations
 
@@ -8,140 +6,20 @@ import logging
 import threading
 import uuid
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from moa_dspy.calls.budget import Spending
 from moa_dspy.calls.call import Call
-from moa_dspy.calls.store import store as _table
+from moa_dspy.calls.store import table
 from moa_dspy.calls.store.budget import DatabaseBudget
 from moa_dspy.calls.store.database import Database, Session
 from moa_dspy.calls.store.leases import Claims, Owner
 from moa_dspy.calls.store.limits import SharedLimits
-from moa_dspy.calls.store.schema import CALL_COLUMNS, from_row, prepare, to_row
+from moa_dspy.calls.store.schema import prepare
+from moa_dspy.calls.store.table import PaidTwice
 from moa_dspy.errors import StoreError
-
-_LISTED = ", ".join(CALL_COLUMNS)
-_SELECT = f"SELECT {_LISTED} FROM calls WHERE key = ?"
-_UPSERT = (
-    f"INSERT INTO calls ({_LISTED}) VALUES ({', '.join('?' * len(CALL_COLUMNS))}) ON CONFLICT (key) "
-    f"DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in CALL_COLUMNS if name != 'key')} "
-    "WHERE calls.response IS NULL"
-)
-_PAGE = 500
-"""Calls per query where many are read."""
-
-
-@dataclass(frozen=True, slots=True)
-class PaidTwice:
-    """Answers that were paid for although another owner of the same claim had stored one."""
-
-    calls: int = 0
-    tokens: int = 0
-    usd: float = 0.0
-
-
-def read(database: Database, key: str) -> Call | None:
-    """Return the call of ``key``, or None."""
-    rows = database.rows(_SELECT, (key,))
-    return from_row(rows[0]) if rows else None
-
-
-def read_many(database: Database, keys: Sequence[str]) -> Iterator[Call]:
-    """Yield the stored calls of ``keys``, in no order."""
-    for start in range(0, len(keys), _PAGE):
-        part = keys[start : start + _PAGE]
-        marks = ", ".join("?" * len(part))
-        query = f"SELECT {_LISTED} FROM calls WHERE key IN ({marks})"
-        yield from map(from_row, database.rows(query, part))
-
-
-def read_all(database: Database, where: str = "TRUE", values: Sequence[Any] = ()) -> Iterator[Call]:
-    """Yield every such call, ordered by key, a page at a time; nothing is open between pages."""
-    query = f"SELECT {_LISTED} FROM calls WHERE key > ? AND {where} ORDER BY key LIMIT {_PAGE}"
-    rows = database.rows(query, ("", *values))
-    while rows:
-        yield from map(from_row, rows)
-        rows = database.rows(query, (rows[-1][0], *values))
-
-
-def write_all(database: Database, calls: Iterable[Call]) -> None:
-    """Store many calls in one transaction; what has an answer keeps it."""
-    # In one order, so that two that write the same calls never wait for each other.
-    rows = [to_row(call) for call in sorted(calls, key=lambda call: call.key)]
-    if rows:
-        database.transact(lambda session: session.execute_many(_UPSERT, rows))
-
-
-def write(session: Session, call: Call, ticket: str) -> Call:
-    """Store ``call`` and return the call that is stored; note what was paid for in vain.
-
-    Args:
-        session: An open transaction.
-        call: It may be the stored one, of a transaction whose end was not heard.
-        ticket: Of this payment, so that it counts once however often this is repeated.
-    """
-    if session.execute(_UPSERT, to_row(call)).rowcount:
-        return call
-    stored = from_row(session.rows(_SELECT, (call.key,))[0])
-    is_same = (stored.response, stored.seconds, stored.time) == (
-        call.response,
-        call.seconds,
-        call.time,
-    )
-    if call.failure is None and not is_same:
-        tokens = call.prompt_tokens + call.completion_tokens
-        session.execute(
-            "INSERT INTO paid_twice (id, key, agent, tokens, usd, time) VALUES (?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT (id) DO NOTHING",
-            (ticket, call.key, call.agent, tokens, call.usd, call.time),
-        )
-    return stored
-
-
-def count(database: Database) -> int:
-    """Count the calls; this reads a whole index."""
-    return int(database.rows("SELECT count(*) FROM calls")[0][0])
-
-
-def paid_twice(database: Database) -> PaidTwice:
-    """Return what was paid twice, by everybody who ever used this store."""
-    query = "SELECT count(*), coalesce(sum(tokens), 0), coalesce(sum(usd), 0.0) FROM paid_twice"
-    calls, tokens, usd = database.rows(query)[0]
-    return PaidTwice(int(calls), int(tokens), float(usd))
-
-
-_BYTES_PER_CALL = 900
-"""What a call needs in memory besides its two texts."""
-
-
-class Seen:
-    """Calls by key; the oldest go when all together are larger than ``most_bytes``."""
-
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes, self._bytes = most_bytes, 0
-        self._calls: dict[str, Call] = {}
-        self._lock = threading.Lock()
-        self.get = self._calls.get
-
-    def add(self, call: Call) -> None:
-        """Keep ``call``."""
-        with self._lock:
-            if call.key in self._calls:
-                return
-            self._calls[call.key] = call
-            self._bytes += _size(call)
-            while self._bytes > self._most_bytes and self._calls:
-                oldest = next(iter(self._calls))
-                self._bytes -= _size(self._calls.pop(oldest))
-
-
-def _size(call: Call) -> int:
-    return _BYTES_PER_CALL + len(call.request) + len(call.response or "")
-
 
 _logger = logging.getLogger(__name__)
 
@@ -157,10 +35,10 @@ class CallStore:
     Args:
         place: A file, ``sqlite:///FILE`` or ``postgresql://HOST/NAME``; a password is best
             left to ``PGPASSWORD`` or ``~/.pgpass``.
-        timeout_seconds: How long a locked file, or a server that went away, is waited for.
-        lease_seconds: How long after its last sign of life a process is taken for dead, and
-            what it was asking is asked by another.
-        memory_bytes: How much of what was read is kept, so that it need not be read again.
+        timeout_seconds: Longest wait for a locked file, or for a server that went away.
+        lease_seconds: How long after its last heartbeat a process is taken for dead, and its
+            calls are made by another.
+        memory_bytes: Size of the cache of calls that were read lately.
 
     Raises:
         StoreError: If the store cannot be opened, read or written, or belongs to a
@@ -176,15 +54,15 @@ class CallStore:
         memory_bytes: int = 16 * 2**20,
     ) -> None:
         self.database = Database(place, timeout_seconds=timeout_seconds)
-        self._seen = Seen(memory_bytes)
+        self._recent = RecentCalls(memory_bytes)
         self._unwritten: dict[str, Call] = {}
         self._lock = threading.Lock()
         prepare(self.database)
         self.owner = Owner(self.database, lease_seconds=lease_seconds)
         self.claims = Claims(self.owner)
         self.limits = SharedLimits(self.claims)
-        # The thread that beats must not keep a store alive that everybody forgot.
-        self.owner.on_beat.append(partial(_flush, weakref.ref(self)))
+        # The heartbeat thread must not keep a store alive that is used no more.
+        self.owner.on_heartbeat.append(partial(_flush, weakref.ref(self)))
         weakref.finalize(self, self.owner.stop)
 
     @property
@@ -197,29 +75,29 @@ class CallStore:
 
     def get(self, key: str) -> Call | None:
         """Return the stored call, or None; a call that was read lately is in memory."""
-        if (call := self._seen.get(key)) is not None:
+        if (call := self._recent.get(key)) is not None:
             return call
         if (call := self._unwritten.get(key)) is not None:
             return call
-        stored = _table.read(self.database, key)
+        stored = table.read(self.database, key)
         return self._remember(stored) if stored is not None else None
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Call]:
         """Return the stored calls of ``keys`` by key; what is not stored is not in it."""
         wanted = list(dict.fromkeys(keys))
-        found = {key: call for key in wanted if (call := self._seen.get(key)) is not None}
+        found = {key: call for key in wanted if (call := self._recent.get(key)) is not None}
         missing = [key for key in wanted if key not in found]
-        for call in _table.read_many(self.database, missing):
+        for call in table.read_many(self.database, missing):
             found[call.key] = self._remember(call)
         return {key: call for key in wanted if (call := found.get(key) or self._unwritten.get(key))}
 
     def _remember(self, call: Call) -> Call:
         if call.failure is None:
-            self._seen.add(call)
+            self._recent.add(call)
         return call
 
     def claim(self, key: str) -> bool:
-        """Take the right to make the call of ``key``, if nobody alive has it.
+        """Take the right to make the call of ``key``, if no live process has it.
 
         Raises:
             StoreError: If the store cannot be used, or what was answered before still
@@ -235,7 +113,7 @@ class CallStore:
         try:
             self.claims.release(key)
         except StoreError as error:
-            # Whoever releases has an answer or an error to hand on; the claim ends with the lease.
+            # The caller has an answer or an error to pass on; the claim ends with the lease.
             _logger.warning("A claim could not be given back: %s", error)
 
     def put(self, call: Call) -> Call:
@@ -255,12 +133,12 @@ class CallStore:
             return call
 
     def _write(self, call: Call) -> Call:
-        ticket = uuid.uuid4().hex  # of this writing: repeated, it still counts once
-        # A failure is no end: who holds the claim may try again before anybody else does.
+        payment = uuid.uuid4().hex  # repeated, this writing still counts once
+        # A failure is no end: the holder of the claim may try again before others do.
         is_held = call.failure is None and self.claims.holds(call.key)
 
         def write(session: Session) -> Call:
-            stored = _table.write(session, call, ticket)
+            stored = table.write(session, call, payment)
             if is_held:
                 self.claims.drop(session, call.key)
             return stored
@@ -271,8 +149,8 @@ class CallStore:
         return self._remember(stored)
 
     def put_all(self, calls: Iterable[Call]) -> None:
-        """Store many calls of elsewhere in one transaction; what has an answer here keeps it."""
-        _table.write_all(self.database, calls)
+        """Store many calls in one transaction; keys that have an answer keep it."""
+        table.write_all(self.database, calls)
 
     def flush(self) -> None:
         """Write the calls that could not be written when they were answered.
@@ -287,18 +165,18 @@ class CallStore:
 
     def __iter__(self) -> Iterator[Call]:
         """Yield every call, ordered by key; memory does not grow with the store."""
-        return _table.read_all(self.database)
+        return table.read_all(self.database)
 
     def __len__(self) -> int:
         """Count the calls; this reads the whole index."""
-        return _table.count(self.database)
+        return table.count(self.database)
 
     def paid_twice(self) -> PaidTwice:
         """Return what was paid twice, by all owners that ever used this store."""
-        return _table.paid_twice(self.database)
+        return table.paid_twice(self.database)
 
     def budget(self, study: str, *, spent: Spending | None = None) -> DatabaseBudget:
-        """Return the book that all who work on a study share; a new one starts at ``spent``."""
+        """Return the spending of a study for all its workers; a new study starts at ``spent``."""
         return DatabaseBudget(self.owner, study, spent=spent)
 
     def close(self) -> None:
@@ -309,7 +187,7 @@ class CallStore:
         """
         try:
             self.flush()
-            self.owner.resign()
+            self.owner.unregister()
         finally:
             self.database.close()
 
@@ -318,3 +196,32 @@ def _flush(forgettable: weakref.ref[CallStore]) -> None:
     store = forgettable()
     if store is not None:
         store.flush()
+
+
+_BYTES_PER_CALL = 900
+"""Memory of a call besides its two texts."""
+
+
+class RecentCalls:
+    """Calls by key; the oldest go when all together are larger than ``max_bytes``."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._bytes = max_bytes, 0
+        self._calls: dict[str, Call] = {}
+        self._lock = threading.Lock()
+        self.get = self._calls.get
+
+    def add(self, call: Call) -> None:
+        """Keep ``call``."""
+        with self._lock:
+            if call.key in self._calls:
+                return
+            self._calls[call.key] = call
+            self._bytes += _size(call)
+            while self._bytes > self._max_bytes and self._calls:
+                oldest = next(iter(self._calls))
+                self._bytes -= _size(self._calls.pop(oldest))
+
+
+def _size(call: Call) -> int:
+    return _BYTES_PER_CALL + len(call.request) + len(call.response or "")

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,8 +20,9 @@ from dspy.utils.exceptions import AdapterParseError, LMError
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import call_scope
-from moa_dspy.errors import BudgetReachedError, LayerFailedError, MetricError, StudyError, ours
+from moa_dspy.errors import BudgetReachedError, LayerFailedError, StudyError, ours
 from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import NodeCache, NodeRunner, Outcome, place_of
 from moa_dspy.prediction import MixturePrediction
 
@@ -51,6 +51,8 @@ class Student:
         Raises:
             StudyError: If there is none, or more than one, naming where they are.
         """
+        if isinstance(program, Student):
+            return program
         found = mixtures_of(program)
         if len(found) != 1:
             where = f" at {', '.join(found)}" if found else ""
@@ -282,25 +284,9 @@ class Evaluator:
                 self._measure_one(student, row)
             return
         self._measure_one(student, first)
-        if student.mixture.pool.calls.replay_only:
-            # Nothing to wait for: threads would only cost time.
-            for row in rest:
-                self._measure_one(student, row)
-            return
-        given_up = threading.Event()
-        with ThreadPoolExecutor(self.num_threads) as threads, call_scope(cancelled=given_up):
-            running = [
-                threads.submit(copy_context().run, self._measure_one, student, row) for row in rest
-            ]
-            try:
-                for future in running:
-                    future.result()
-            except BaseException as error:
-                # What is in flight is paid for and gets stored; what is not is not started.
-                if not isinstance(error, BudgetReachedError):
-                    given_up.set()  # nobody waits for an endpoint that is down
-                threads.shutdown(wait=True, cancel_futures=True)
-                raise
+        # In a replay there is nothing to wait for: threads would only cost time.
+        num_threads = 1 if student.mixture.pool.calls.replay_only else self.num_threads
+        in_threads(lambda row: self._measure_one(student, row), rest, num_threads=num_threads)
 
     def _measure_one(self, student: Student, row: dspy.Example) -> None:
         asking, key = NodeRunner(self.memory, row.id), (student.mixture.architecture, row.id)
@@ -320,15 +306,27 @@ class Evaluator:
         )
 
     def _score(self, row: dspy.Example, prediction: dspy.Prediction) -> float:
+        return CheckedMetric(self.metric).score(row, prediction)
+
+
+def in_threads(task: Callable[[Any], Any], items: Sequence[Any], *, num_threads: int) -> list[Any]:
+    """Return the results of a task per item, in order; one thread is the caller's own.
+
+    After an error no further task is begun. Its first requests are finished only if the budget
+    ended: what is paid for gets stored, but an endpoint that is down is not waited for.
+
+    Raises:
+        Exception: The first error of a task, in the order of the items.
+    """
+    if num_threads == 1:
+        return [task(item) for item in items]
+    given_up = threading.Event()
+    with ThreadPoolExecutor(num_threads) as threads, call_scope(cancelled=given_up):
+        running = [threads.submit(copy_context().run, task, item) for item in items]
         try:
-            value: Any = self.metric(row, prediction)
-            score = float(value.score if hasattr(value, "score") else value)
-        except Exception as error:
-            raise MetricError(
-                f"The metric raised {type(error).__name__} on example {row.id!r}: {error}"
-            ) from error
-        if not (math.isfinite(score) and 0 <= score <= 1):
-            raise MetricError(
-                f"The metric must return a number in [0, 1], but gave {score} on {row.id!r}."
-            )
-        return score
+            return [future.result() for future in running]
+        except BaseException as error:
+            if not isinstance(error, BudgetReachedError):
+                given_up.set()
+            threads.shutdown(wait=True, cancel_futures=True)
+            raise

@@ -241,12 +241,30 @@ class Stages:
         trials.open_with(rivals, origin="baseline", limit=limit)
         trials.open_with(self._votes(), origin="votes", limit=limit)
         trials.open_with(context.space.listed, origin="listed", limit=limit)
-        return self.joint.run(trials, self.ledger, limit=limit, counts=context.counts)
+        phases: list[int] = []
+        known = context.counts.phases if context.counts else ()
+        for number in range(self.joint.n_rounds + 1):
+            if number:
+                self._tune(number, limit=limit)
+            planned = min(limit, round(limit * self.joint.part))
+            trials.run(known[number] if number < len(known) else planned)
+            phases.append(len(trials.records))
+        self.joint.n_tried = sum(one.prompt is not None for one in trials.records)
+        return tuple(phases)
+
+    def _tune(self, number: int, *, limit: int) -> None:
+        trials, joint = self.trials, self.joint
+        self.context.show("prompts", current=f"round {number}", trial=len(trials.records))
+        self.ledger.share *= joint.tuning_part(number) / joint.part
+        found = joint.tune(trials.records, number)
+        # What stopped was the part of the budget of this round, not all of it.
+        trials.stopped_by = None
+        trials.open_with(found, origin="prompt", limit=limit)
 
     def _choose(self) -> Choice:
         """Pick; a prompt that is not proven better than the aggregator's own is not picked."""
         choice = choose(self.gathering.evidence())
-        own = self.joint.refused(choice.picked, self.rows, gain=self.context.gain)
+        own = self.joint.refused(choice.picked, self.rows, min_gain=self.context.gain)
         if own is None:
             return choice
         if own not in self.trials.records and self.evaluator.knows(own, self.rows):

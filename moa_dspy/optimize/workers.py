@@ -225,7 +225,7 @@ class Worker:
         self._rows = {row.id: row for row in rows}
         student = study.make_student(self._pool)
         prompts = study.make_prompts()
-        texts = None if prompts is None else prompts.make_book(student)
+        texts = None if prompts is None else prompts.make_registry(student)
         self._evaluator = Evaluator(student, prepared.metric, memory=self._memory, book=texts)
 
     def run(self, num_threads: int, *, writes_files: bool) -> StudyEnd:

@@ -1,4 +1,4 @@
-"""``optimize_aggregator``: any DSPy optimizer on the aggregator alone, then a test of its prompt."""
+"""``optimize_aggregator``: a DSPy optimizer on the aggregator alone, then a test of its prompt."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def optimize_aggregator(
 class _FixedStudent(Student):
     """A mixture that is measured as it is, prompts and demos included."""
 
-    def to_measure(self, architecture: Architecture) -> Student:
-        return self
+    def _made(self, architecture: Architecture) -> MixtureOfAgents:
+        return self.mixture
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +141,9 @@ class _Test:
 def _with_prompt(target: Target, prompt: Prompt | None) -> MixtureOfAgents:
     """Return a copy of the mixture with another prompt in the target's seats; None is its own."""
     program, modules = target.copy()
-    for module in modules if prompt is not None else ():
-        prompt.put_into(module)
+    if prompt is not None:
+        for module in modules:
+            prompt.put_into(module)
     return program
 
 

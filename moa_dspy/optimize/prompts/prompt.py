@@ -1,4 +1,4 @@
-"""The prompt of a seat (instructions, fields' texts, demos) as plain data, and a search's prompts."""
+"""The prompt of a seat as plain data, and the registry of the prompts that a search may name."""
 
 from __future__ import annotations
 

@@ -332,6 +332,7 @@ class AggregatorStudent(dspy.Module):
         self.reading = reading
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
+        """Answer one row whose references are stored."""
         return self.reading.answer(self.aggregator, inputs)
 
     def get_lm(self) -> Any:

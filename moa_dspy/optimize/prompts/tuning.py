@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import dspy
+import numpy as np
 from dspy import teleprompt as tp
 from dspy.utils.callback import BaseCallback
 
@@ -58,7 +59,7 @@ class CallCounter:
 
     @contextmanager
     def prompting(self) -> Iterator[None]:
-        """Count every call of an LM inside, but not in a seat of the mixture, as the prompt model's.
+        """Count the calls of LMs inside, but not in a seat of the mixture, as the prompt model's.
 
         A request each where the LM logs its calls, as those of a pool do; else a call of the
         LM each, whatever DSPy's cache answered and however many completions it asked for.
@@ -252,8 +253,14 @@ def _surroundings(optimizer: Any, student: AggregatorStudent) -> Iterator[None]:
     if isinstance(dspy.settings.adapter, PlainChat):
         # For one text in, one text out; optimizers ask for several fields.
         settings["adapter"] = None
-    with dspy.context(**settings):
-        yield
+    # MIPROv2 seeds the global generators, which are the caller's too.
+    states = random.getstate(), np.random.get_state()
+    try:
+        with dspy.context(**settings):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 def _notes(stored: StoredReferences, made: Any) -> tuple[str, ...]:

@@ -25,10 +25,10 @@ def feedback(*answers: str, metric: Any = exact, normalise: str = "text", **row:
     example = dspy.Example(id="1", question="2 + 2?", **{"answer": "4", **row})
     example = example.with_inputs("question")
     asked = tuple(Response("a", values={"answer": text}, text=text) for text in answers)
-    row = StoredRow(example, 0, asked, answers)
-    stored = StoredReferences({place_of({"question": "2 + 2?"}): row})
+    read = StoredRow(example, 0, asked, answers)
+    stored = StoredReferences({place_of({"question": "2 + 2?"}): read})
     checked = OptimizerMetric(CheckedMetric.of(metric))
-    return ReferenceFeedback(checked, stored, ("answer",), normalise), row.example
+    return ReferenceFeedback(checked, stored, ("answer",), normalise), read.example
 
 
 def said(*answers: str, answer: str, **options: Any) -> list[str]:

@@ -148,7 +148,11 @@ def test_an_optimizer_of_the_users_own_is_imported(name: str) -> None:
 )
 def test_what_cannot_be_imported_as_an_optimizer_is_refused(name: str, message: str) -> None:
     world = make_world()
-    with pytest.raises(StudyError, match=message):
+
+    def make_and_check() -> None:
         options = PromptsTable(optimizer=name).make()
         check_tuning(options, mixture(world), exact, world.pool, rows("train"))
+
+    with pytest.raises(StudyError, match=message):
+        make_and_check()
     assert sum(world.log.counts.values()) == 0

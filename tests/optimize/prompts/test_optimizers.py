@@ -36,11 +36,11 @@ def found(name: str) -> tuple[dict[str, int], Any, PromptResult]:
     """Return how often each model was asked, the caller's program and the result."""
     world = make_world()
     make, options = OPTIMIZERS[name]
-    program = mixture(world)
+    program, optimizer = mixture(world), make(world.outsider)
     before = state(world, program)
     result = optimize_aggregator(
         program,
-        make(world.outsider),
+        optimizer,
         rows("train", 8),
         rows("val", 18),
         metric=exact,

@@ -12,8 +12,7 @@ import optuna
 from dspy.teleprompt import Teleprompter
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls.budget import Budget, Ledger, Spending
-from moa_dspy.calls.scope import spending_under
+from moa_dspy.calls.budget import Budget, Ledger, Spending, spending_under
 from moa_dspy.data.splits import Splits
 from moa_dspy.errors import StudyError
 from moa_dspy.mixture import MixtureOfAgents

@@ -9,8 +9,7 @@ from math import ceil, floor, log10
 import dspy
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls.budget import LIMITS, Budget, Ledger
-from moa_dspy.calls.scope import spending_under
+from moa_dspy.calls.budget import LIMITS, Budget, Ledger, spending_under
 from moa_dspy.data.splits import Splits
 from moa_dspy.errors import BudgetReachedError, StudyError
 from moa_dspy.optimize.evaluate import Evaluator, Student

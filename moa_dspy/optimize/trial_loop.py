@@ -11,8 +11,7 @@ import numpy as np
 import optuna
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls.budget import Budget, Ledger
-from moa_dspy.calls.scope import spending_under
+from moa_dspy.calls.budget import Budget, Ledger, spending_under
 from moa_dspy.errors import BudgetReachedError, UnknownCallError
 from moa_dspy.optimize.comparison import random_draws
 from moa_dspy.optimize.evaluate import Evaluator

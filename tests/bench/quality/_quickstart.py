@@ -71,7 +71,7 @@ def quickstart() -> Quickstart:
     pool = Pool(agents, calls=Calls(recording=recording, replay_only=True))
     splits, space, memory = study.make_splits(), study.make_space(agents), NodeCache()
     rows = (*splits.val, *splits.test)
-    evaluator = Evaluator(_student(study, pool), study.make_metric(), memory=memory)
+    evaluator = Evaluator(_student(study, pool), study.make_metric(), node_cache=memory)
     singles = _singles(evaluator, tuple(pool), rows)
     others = {
         str(one): np.array([outcome.score for outcome in evaluator.measure(one, rows)])

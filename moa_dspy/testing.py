@@ -14,6 +14,8 @@ from dspy import lm15
 
 from moa_dspy.agent import Agent
 from moa_dspy.calls import AgentCalls, CallFacts, Calls, current_scope, stored_lm
+from moa_dspy.calls.lm.response import with_thought
+from moa_dspy.calls.reply import why_no_answer
 from moa_dspy.data import RecordedResponses
 from moa_dspy.errors import UnknownCallError
 from moa_dspy.pool import Pool
@@ -176,14 +178,18 @@ class _Replay:
         self.calls.count_reuse()
         if text is None or not text.strip():
             raise lm15.ProviderError("The model gave no response when it was recorded.")
-        current_scope().log.append(CallFacts(self.agent, 0, 0, 0.0, 0.0, is_reused=True))
-        return lm15.Response(
+        facts = CallFacts(
+            self.agent, 0, 0, 0.0, 0.0, is_reused=True, no_answer=why_no_answer([("text", text)])
+        )
+        current_scope().log.append(facts)
+        response = lm15.Response(
             id=None,
             model=request.model,
             message=lm15.Message.assistant(text),
             finish_reason="stop",
             usage=lm15.Usage(input_tokens=0, output_tokens=0),
         )
+        return with_thought(response)[0]
 
     def _find(self, asked: str) -> str | None:
         example = current_scope().example

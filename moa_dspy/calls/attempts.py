@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 from moa_dspy.calls.budget import Ledger, Reservation
 from moa_dspy.calls.call import Call, SharedBackend, WritableBackend, canonical_json
+from moa_dspy.calls.reply import reply_facts
 from moa_dspy.calls.request import AgentCalls, CallRequest
 from moa_dspy.calls.retry import (
     Limiter,
@@ -97,6 +98,7 @@ class Attempt:
 
 def facts_of(call: Call, *, is_reused: bool) -> CallFacts:
     """Return what a call cost, for the log of a scope."""
+    reply = reply_facts(call.response, call.request)
     return CallFacts(
         agent=call.agent,
         prompt_tokens=call.prompt_tokens,
@@ -106,15 +108,10 @@ def facts_of(call: Call, *, is_reused: bool) -> CallFacts:
         is_reused=is_reused,
         failure=call.failure,
         attempt=call.attempt,
-        is_thought_only=_is_thought_only(call.response or ""),
+        finish_reason=reply.finish_reason,
+        no_answer=reply.no_answer,
         is_estimated=call.response is not None and not has_counts(call.response),
     )
-
-
-def _is_thought_only(response: str) -> bool:
-    # Canonical JSON: inside a text these quotes are escaped, so they are those of the parts.
-    nonempty = response.replace('{"text":"","type":"text"}', "")
-    return '"type":"thinking"' in nonempty and '"type":"text"' not in nonempty
 
 
 _MAX_UNREADABLE = 10

@@ -31,8 +31,11 @@ class CallFacts:
         is_reused: Whether it came from a store or recording.
         failure: Why there is no answer; None when there is one.
         attempt: Number of the attempt, from 1 on; 0 means that it was never sent.
-        is_thought_only: Whether the model reasoned and then said nothing.
         is_estimated: Whether tokens and usd are an estimate, as the endpoint counted none.
+        finish_reason: Why the reply ended: ``stop``, ``length`` (the token limit cut it),
+            ``content_filter``, ``tool_call``; None where it failed.
+        no_answer: Why the reply holds no answer, in one line: reasoning only, a refusal, an
+            empty text; None where it holds one, or the call failed.
     """
 
     agent: str
@@ -43,8 +46,9 @@ class CallFacts:
     is_reused: bool
     failure: str | None = None
     attempt: int = 1
-    is_thought_only: bool = False
     is_estimated: bool = False
+    finish_reason: str | None = None
+    no_answer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,9 @@ def test_lms_given_as_objects_sit_where_they_were_put() -> None:
     program = MixtureOfAgents(
         TEXT, layers=[[two, one, two], [one]], aggregator=two, adapter=PlainChat()
     )
-    assert str(program.architecture) == "given/a*2 + given/a-2 > given/a-2 > synthesize(given/a)"
+    assert str(program.architecture) == (
+        "given/a + given/a-2 + given/a > given/a-2 > synthesize(given/a)"
+    )
     assert [program.pool.lm(name) for name in program.architecture.agents] == [two, one]
     assert program(question="q").answer == "2"
 

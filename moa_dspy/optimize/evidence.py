@@ -181,9 +181,12 @@ class SingleAgents:
         return self.space.holds(Architecture((members,), None, "vote"))
 
     def canonical(self, architecture: Architecture) -> Architecture:
-        """Give an architecture its final form: the best decide ties, a prompt has one name."""
+        """Give an architecture its final form.
+
+        The best decide ties, a prompt has one name, and a listed one keeps its order of seats.
+        """
         found = canonical_evidence(architecture, self.ranking)
-        return found if self.book is None else self.book.canonical(found)
+        return self.space.seated(found if self.book is None else self.book.canonical(found))
 
 
 @dataclass(slots=True)

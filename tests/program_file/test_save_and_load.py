@@ -107,6 +107,15 @@ def test_a_state_that_dspy_wrote_of_a_program_around_it_brings_prompts_and_no_lm
     assert third.aggregator.signature.instructions == "New words."
 
 
+def test_the_order_of_the_seats_survives(tmp_path: Path) -> None:
+    pool = scripted_pool({"z": "1", "a": "2", "m": lambda prompt: prompt})
+    first = mixture(pool, text="z + a > m + z > synthesize(m; order=z)")
+    first.save(tmp_path / "p.json")
+    loaded = MixtureOfAgents.load(tmp_path / "p.json", pool=pool)
+    assert str(loaded.architecture) == str(first.architecture)
+    assert loaded(question="q").answer == first(question="q").answer
+
+
 def test_a_file_of_the_first_format_loads(tmp_path: Path, pool: Pool) -> None:
     (tmp_path / "old.json").write_text(json.dumps(OLD), "utf-8")
     loaded = MixtureOfAgents.load(tmp_path / "old.json", pool=pool)

@@ -297,12 +297,7 @@ def load_program(
         PoolError: If the pool lacks agents; names all of them.
     """
     content = read_content(path)
-    architecture = Architecture.from_json(asdict(content.architecture))
-    if absent := [name for name in architecture.agents if name not in pool]:
-        known = ", ".join(sorted(pool))
-        raise PoolError(
-            f"{path} needs agents that the pool lacks: {', '.join(absent)}; it has {known}."
-        )
+    architecture = _architecture(content, pool, path)
     if signature is None:
         signature = rebuild(content.signature, where=str(path))
     else:
@@ -326,20 +321,27 @@ def load_program(
 
 
 def restore_program(program: Any, path: Path) -> None:
-    """Put the instructions, field texts and demos of a file into ``program``.
+    """Give ``program`` the architecture of a file, with its instructions, field texts and demos.
 
     Raises:
-        ArchitectureError: As ``load_program``, and if the file is of another architecture.
+        ArchitectureError: As ``load_program``.
+        PoolError: If the program's pool lacks agents; names all of them.
     """
     content = read_content(path)
-    architecture = Architecture.from_json(asdict(content.architecture))
-    if architecture != program.architecture:
-        raise ArchitectureError(
-            f"{path} holds {architecture}, but this program is {program.architecture}; "
-            "`MixtureOfAgents.load(path, pool=...)` builds the file's."
-        )
     check_fields(content.signature, program.signature, where=str(path))
-    restore(program, content.state, where=str(path))
+    made = program.with_architecture(_architecture(content, program.pool, path))
+    restore(made, content.state, where=str(path))
+    program.replace_seats(made)
+
+
+def _architecture(content: ProgramContent, pool: Pool, path: Path) -> Architecture:
+    architecture = Architecture.from_json(asdict(content.architecture))
+    if absent := [name for name in architecture.agents if name not in pool]:
+        raise PoolError(
+            f"{path} needs agents that the pool lacks: {', '.join(absent)}; it has "
+            f"{', '.join(sorted(pool))}."
+        )
+    return architecture
 
 
 def _named(table: Mapping[str, _T], name: str, what: str) -> _T:

@@ -139,6 +139,11 @@ class MixtureOfAgents(PlannedModule):
         """Names of the agents that sit somewhere, sorted."""
         return self.architecture.agents
 
+    @property
+    def writer(self) -> Any:
+        """The module that writes the answer; None if the answer is picked from the responses."""
+        return self.aggregator if self.architecture.combine == "synthesize" else None
+
     def named_parameters(self) -> list[tuple[str, Any]]:
         """Return every predictor by its name, and what DSPy's states hold beside them."""
         seats: list[tuple[str, Any]] = super().named_parameters()

@@ -78,6 +78,11 @@ class SelfMoASeq(PlannedModule):
         """Names of the agent that is sampled and of the one that aggregates, each once."""
         return tuple(dict.fromkeys((self._sampled, self._last)))
 
+    @property
+    def writer(self) -> Any:
+        """The module that writes the answer: who aggregates, or of one sample who is sampled."""
+        return self.aggregator if self.samples > 1 else self.proposer
+
     def plan(self, inputs: Mapping[str, Any]) -> Plan:
         """Yield what to ask next until there is an answer; asks nothing itself."""
         name = self._sampled

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed, wait
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -44,19 +45,37 @@ def usable_signature(signature: Any) -> Any:
     """Return the DSPy signature of a text or a signature, if a mixture can answer it.
 
     Raises:
-        ArchitectureError: If a field has a name that the library or DSPy needs.
+        ArchitectureError: If it cannot be read, or a field has a name that the library or
+            DSPy needs.
     """
-    made = dspy.ensure_signature(signature)
+    if isinstance(signature, str):
+        # DSPy itself fails on some of these names.
+        _refuse_kept_names(_NAMES.findall(signature.partition("->")[0]))
+    try:
+        made = dspy.ensure_signature(signature)
+    except Exception as error:  # DSPy raises errors of many types on odd texts
+        raise ArchitectureError(
+            f"`signature` must read like 'question, context -> answer', but got {signature!r}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     for name in (REFERENCES, FACTS):
         if name in made.fields:
             raise ArchitectureError(f"The signature's own field {name!r} must be renamed.")
-    for name in made.input_fields:
+    _refuse_kept_names(made.input_fields)
+    return made
+
+
+_NAMES: Final = re.compile(r"(?:^|,)\s*([^\W\d]\w*)\s*(?=[:,]|$)")
+"""Names of fields in one side of a signature's text."""
+
+
+def _refuse_kept_names(names: Iterable[str]) -> None:
+    for name in names:
         if name in _KEPT_BY_DSPY:
             raise ArchitectureError(
                 f"The signature's input {name!r} must be renamed: DSPy takes arguments named "
                 f"{', '.join(_KEPT_BY_DSPY)} as options of a call, so no model would read it."
             )
-    return made
 
 
 class PlannedModule(dspy.Module):
@@ -73,6 +92,11 @@ class PlannedModule(dspy.Module):
     @property
     def agents(self) -> tuple[str, ...]:
         """Names of the agents that are asked."""
+        raise NotImplementedError
+
+    @property
+    def writer(self) -> Any:
+        """The module that writes the answer; None if the answer is picked from the responses."""
         raise NotImplementedError
 
     def plan(self, inputs: Mapping[str, Any]) -> Plan:
@@ -103,7 +127,8 @@ class PlannedModule(dspy.Module):
         if dspy.settings.send_stream is None:
             return []
         listeners = dspy.settings.stream_listeners or ()
-        return [one.whole(answer.final.values) for one in listeners if one.predict is self]
+        heard = [one for one in listeners if getattr(one, "predict", None) is self]
+        return [one.whole(answer.final.values) for one in heard]
 
     def __copy__(self) -> Any:
         return self._with_state(self.__dict__)

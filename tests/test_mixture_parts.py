@@ -91,6 +91,13 @@ def test_a_mixture_with_another_architecture_is_alike_in_everything_else() -> No
         ("references -> answer", "a", {}, "own field 'references' must be renamed"),
         ("question -> references", "a", {}, "own field 'references' must be renamed"),
         ("question -> mixture", "a", {}, "own field 'mixture' must be renamed"),
+        ("question -> an wer", "a", {}, "`signature` must read like .* got 'question -> an wer'"),
+        ("question", "a", {}, "`signature` must read like .* got 'question'"),
+        (dspy.Signature("lm: int, q -> a"), "a", {}, "input 'lm' must be renamed"),
+        *(
+            (f"question, {name} -> answer", "a", {}, f"input '{name}' must be renamed: DSPy takes")
+            for name in ("config", "demos", "lm", "new_signature", "self", "signature")
+        ),
     ],
 )
 def test_a_mixture_that_cannot_be_built_is_refused(

@@ -1,90 +1,18 @@
-"""The text notation of an architecture: read into its parts, and written from them."""
+"""Architectures as plain data: which agent sits in which seat, and the text notation for it.
 
-# DOCS: architecture: What a mixture *is*, as plain data: which agent sits in which seat.  Nothing here calls a model or imports DSPy or Optuna, so an architecture can be compared, hashed, printed, stored in a trial and rebuilt years later.
+Nothing here calls a model or imports DSPy or Optuna, so an architecture can be compared,
+hashed, printed, stored in a trial and rebuilt later.
+"""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Final
 
 from moa_dspy.errors import ArchitectureError
-
-_LAST = re.compile(r"(synthesize|select|vote)(?:\(([^>+*()]+)\))?")
-_BETWEEN_OPTIONS = re.compile(r";\s+")
-"""A name may hold a semicolon, but no space."""
-
-
-@dataclass(frozen=True, slots=True)
-class LastStep:
-    """The part after the last ``>``."""
-
-    combine: str
-    aggregator: str | None
-    order: tuple[str, ...] = ()
-    prompt: str | None = None
-
-
-def read_parts(text: str) -> tuple[tuple[tuple[str, ...], ...], LastStep | None]:
-    """Return the layers and the last step; None for a single agent, which has none.
-
-    Raises:
-        ArchitectureError: If a part cannot be read, naming it.
-    """
-    *heads, last = [part.strip() for part in text.split(">")]
-    if not heads:
-        return (), None
-    match = _LAST.fullmatch(last)
-    if match is None:
-        raise ArchitectureError(
-            f"The last part of {text!r} must be synthesize(NAME), select, select(NAME), vote "
-            f"or vote(NAME), but got {last!r}."
-        )
-    return tuple(_read_layer(part) for part in heads), _read_last(match[1], match[2])
-
-
-def _read_last(combine: str, inside: str | None) -> LastStep:
-    if inside is None:
-        return LastStep(combine, None)
-    who, *rest = _BETWEEN_OPTIONS.split(inside.strip())
-    options: dict[str, str] = {}
-    for part in rest:
-        key, _, value = part.partition("=")
-        options[key] = value
-    if unknown := [key for key in options if key not in ("order", "prompt")]:
-        raise ArchitectureError(
-            f"The last step knows order=NAME NAME and prompt=NAME, but got {unknown[0]!r}."
-        )
-    order = tuple(options.get("order", "").split())
-    return LastStep(combine, who.strip() or None, order, options.get("prompt"))
-
-
-def _read_layer(text: str) -> tuple[str, ...]:
-    names: list[str] = []
-    for part in text.split("+"):
-        name, star, count = part.strip().partition("*")
-        if star and not (count.strip().isdecimal() and int(count) > 0):
-            raise ArchitectureError(f"{part.strip()!r} must read NAME or NAME*COUNT.")
-        names += [name.strip()] * (int(count) if star else 1)
-    return tuple(names)
-
-
-def format_layer(layer: tuple[str, ...]) -> str:
-    """Write ``a + b*2``."""
-    counts = Counter(layer)
-    return " + ".join(name if n == 1 else f"{name}*{n}" for name, n in counts.items())
-
-
-def format_last(
-    combine: str, aggregator: str | None, order: tuple[str, ...], prompt: str | None
-) -> str:
-    """Write ``synthesize(c; order=b a; prompt=brief)``; what is not given is left out."""
-    parts = [aggregator or ""]
-    parts += [f"order={' '.join(order)}"] if order else []
-    parts += [f"prompt={prompt}"] if prompt is not None else []
-    return f"{combine}({'; '.join(parts)})" if any(parts) else combine
-
 
 COMBINES: Final = ("synthesize", "select", "vote")
 """How the last step turns references into an answer."""
@@ -92,25 +20,31 @@ COMBINES: Final = ("synthesize", "select", "vote")
 _NAME = re.compile(r"[^\s>+*()]+")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Architecture:
     """Says who proposes in each layer, who aggregates, and how.
 
     The text notation reads in the order of the data flow:
     ``"a"`` is the single agent a, ``"a + b*2 > c + d > synthesize(e)"`` two layers
-    and an aggregator. Order inside a layer does not matter (layers are kept
-    sorted, so equal architectures are equal objects) and a name may repeat:
-    independent samples of one agent, which is Self-MoA. What the last step does
-    differently follows in its brackets: ``"a + b > synthesize(c; order=b; prompt=brief)"``.
+    and an aggregator. A name may repeat: independent samples of one agent, which is
+    Self-MoA. What the last step does differently follows in its brackets:
+    ``"a + b > synthesize(c; order=b; prompt=brief)"``.
+
+    The order inside a layer is the order in which the next step reads the layer's
+    responses. ``layers``, ``str`` and ``to_json`` keep it as it was given. ``==`` and
+    ``hash`` ignore it: architectures are equal if their ``canonical`` forms, with the
+    names of each layer sorted, are the same. So a search measures one seating of the
+    same agents only, and ``"b + a > vote" == "a + b > vote"``, though the two texts differ.
+    An ``order`` is a choice of its own, and counts.
 
     Attributes:
-        layers: Agent names per layer, first layer first; empty for a single agent.
+        layers: Agent names per layer, first layer first, as given; empty for a single agent.
         aggregator: ``synthesize``: who writes the answer. ``select``: who ranks; None
             is consensus, without a model. ``vote``: the proposer whose answer wins a
             tie; None is the first in the layer's order. Depth 0: the agent itself.
         combine: One of ``COMBINES``.
         order: In which order the last step reads the last layer, and ties of a vote are
-            decided: these agents first, then the others by name. Kept as short as it can be.
+            decided: these agents first, then the others as they sit. Kept as short as it can be.
         prompt: Name of the prompt that a search put into the aggregator's seat; None is the
             seat's own. It tells architectures apart; a mixture does not look it up.
 
@@ -125,9 +59,11 @@ class Architecture:
     combine: str = "synthesize"
     order: tuple[str, ...] = ()
     prompt: str | None = None
+    # Stored, because a search compares and hashes the same architectures over and over.
+    _key: tuple[Any, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        layers = tuple(tuple(sorted(layer)) for layer in self.layers)
+        layers = tuple(map(tuple, self.layers))
         object.__setattr__(self, "layers", layers)
         if self.combine not in COMBINES:
             known = ", ".join(COMBINES)
@@ -142,7 +78,23 @@ class Architecture:
                 )
         self._check_aggregator()
         self._check_reading()
-        object.__setattr__(self, "order", _shortest(self.order, layers[-1] if layers else ()))
+        last = layers[-1] if layers else ()
+        object.__setattr__(self, "order", _shortest(self.order, last, sorted(last)))
+        sorted_layers = tuple(tuple(sorted(layer)) for layer in layers)
+        order = _shortest(self.order, sorted(last))
+        key = (sorted_layers, self.aggregator, self.combine, order, self.prompt)
+        object.__setattr__(self, "_key", key)
+
+    def __eq__(self, other: object) -> bool:
+        return self._key == other._key if isinstance(other, Architecture) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def canonical(self) -> Architecture:
+        """The equal architecture in which the names of each layer are sorted."""
+        return Architecture(*self._key)
 
     def _check_reading(self) -> None:
         read = self.layers[-1] if self.layers else ()
@@ -266,8 +218,88 @@ def _is(value: Any, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def _shortest(order: tuple[str, ...], layer: tuple[str, ...]) -> tuple[str, ...]:
-    """Leave out the names at the end that stand where they would stand unnamed."""
-    full = [*order, *(name for name in dict.fromkeys(layer) if name not in order)]
-    kept = next(k for k in range(len(full) + 1) if full[k:] == sorted(full[k:]))
-    return tuple(full[:kept])
+def _shortest(order: tuple[str, ...], *layers: Sequence[str]) -> tuple[str, ...]:
+    """Leave out the names at the end of ``order`` that stand there unnamed, in all ``layers``."""
+
+    def read(named: tuple[str, ...], layer: Sequence[str]) -> list[str]:
+        return [*named, *(name for name in dict.fromkeys(layer) if name not in named)]
+
+    for n in range(len(order)):
+        if all(read(order[:n], layer) == read(order, layer) for layer in layers):
+            return order[:n]
+    return order
+
+
+_LAST = re.compile(r"(synthesize|select|vote)(?:\(([^>+*()]+)\))?")
+_BETWEEN_OPTIONS = re.compile(r";\s+")
+"""A name may hold a semicolon, but no space."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastStep:
+    """The part after the last ``>``."""
+
+    combine: str
+    aggregator: str | None
+    order: tuple[str, ...] = ()
+    prompt: str | None = None
+
+
+def read_parts(text: str) -> tuple[tuple[tuple[str, ...], ...], LastStep | None]:
+    """Return the layers and the last step; None for a single agent, which has none.
+
+    Raises:
+        ArchitectureError: If a part cannot be read, naming it.
+    """
+    *heads, last = [part.strip() for part in text.split(">")]
+    if not heads:
+        return (), None
+    match = _LAST.fullmatch(last)
+    if match is None:
+        raise ArchitectureError(
+            f"The last part of {text!r} must be synthesize(NAME), select, select(NAME), vote "
+            f"or vote(NAME), but got {last!r}."
+        )
+    return tuple(_read_layer(part) for part in heads), _read_last(match[1], match[2])
+
+
+def _read_last(combine: str, inside: str | None) -> LastStep:
+    if inside is None:
+        return LastStep(combine, None)
+    who, *rest = _BETWEEN_OPTIONS.split(inside.strip())
+    options: dict[str, str] = {}
+    for part in rest:
+        key, _, value = part.partition("=")
+        options[key] = value
+    if unknown := [key for key in options if key not in ("order", "prompt")]:
+        raise ArchitectureError(
+            f"The last step knows order=NAME NAME and prompt=NAME, but got {unknown[0]!r}."
+        )
+    order = tuple(options.get("order", "").split())
+    return LastStep(combine, who.strip() or None, order, options.get("prompt"))
+
+
+def _read_layer(text: str) -> tuple[str, ...]:
+    names: list[str] = []
+    for part in text.split("+"):
+        name, star, count = part.strip().partition("*")
+        if star and not (count.strip().isdecimal() and int(count) > 0):
+            raise ArchitectureError(f"{part.strip()!r} must read NAME or NAME*COUNT.")
+        names += [name.strip()] * (int(count) if star else 1)
+    return tuple(names)
+
+
+def format_layer(layer: tuple[str, ...]) -> str:
+    """Write ``a + b*2``."""
+    runs = [(name, len(list(run))) for name, run in groupby(layer)]
+    return " + ".join(name if n == 1 else f"{name}*{n}" for name, n in runs)
+
+
+def format_last(
+    combine: str, aggregator: str | None, order: tuple[str, ...], prompt: str | None
+) -> str:
+    """Write ``synthesize(c; order=b a; prompt=brief)``; what is not given is left out."""
+    parts = [aggregator or ""]
+    parts += [f"order={' '.join(order)}"] if order else []
+    parts += [f"prompt={prompt}"] if prompt is not None else []
+    return f"{combine}({'; '.join(parts)})" if any(parts) else combine

@@ -1,114 +1,43 @@
-"""LMs that were given as objects become agents with names."""
-
-# DOCS: saving: ``save`` and ``load`` of a mixture, as DSPy's programs have them, on files that are safe. | mixture: The DSPy program: layers of proposers, then an aggregator.
+"""The mixture of agents as a DSPy program: layers of proposers, then a last step."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import dspy
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError
-from moa_dspy.layers import Layer
+from moa_dspy.layers import ArchitectureState, FormerSeat, Layer, all_predictors
 from moa_dspy.lm_binding import mark_seats
-from moa_dspy.plan import Plan, Planner, Rules, afollow, follow
+from moa_dspy.plan import Plan, Planner, Rules
 from moa_dspy.pool import Pool
-from moa_dspy.prediction import MixturePrediction
 from moa_dspy.program_file import load_program, restore_program
-from moa_dspy.program_file import save_program as write
+from moa_dspy.program_file import save_program as write_program
 from moa_dspy.references import ReferenceLimits
-from moa_dspy.seats import Seats
-from moa_dspy.signatures import REFERENCES, ranker, with_references
+from moa_dspy.seats import PlannedModule, usable_signature
+from moa_dspy.signatures import ranker, with_references
 
 
-def from_parts(
-    layers: Sequence[Sequence[Any]], aggregator: Any, pool: Pool | None
-) -> tuple[Architecture, Pool]:
-    """Name LMs that were given as objects, equal objects alike, and build a pool of them."""
-    if aggregator is None:
-        raise ArchitectureError("`architecture`, or `layers` and `aggregator`, must be given.")
-    given = [*(lm for layer in layers for lm in layer), aggregator]
-    if all(isinstance(name, str) for name in given):
-        if pool is None:
-            raise ArchitectureError("`pool` must be given with agent names.")
-        return Architecture(tuple(map(tuple, layers)), aggregator), pool
-    names: dict[int, str] = {}
-    lms: dict[str, Any] = {}
-    for lm in given:
-        if not isinstance(lm, dspy.BaseLM):
-            raise ArchitectureError(f"Seats must be all names or all LMs, but one is {lm!r}.")
-        if id(lm) not in names:
-            stem = re.sub(r"[\s>+*()]", "-", str(lm.model))
-            numbered = (f"{stem}-{n}" for n in count(2))
-            names[id(lm)] = next(name for name in chain([stem], numbered) if name not in lms)
-            lms[names[id(lm)]] = lm
-    named = tuple(tuple(names[id(lm)] for lm in layer) for layer in layers)
-    return Architecture(named, names[id(aggregator)]), Pool.from_lms(lms)
+class _ClassOrInstanceMethod:
+    """A method that is one method on the class, and another on an instance."""
+
+    def __init__(self, on_class: str, on_instance: str) -> None:
+        self._on_class, self._on_instance = on_class, on_instance
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return getattr(owner, self._on_class)
+        return getattr(instance, self._on_instance)
 
 
-class Load:
-    """``MixtureOfAgents.load(path, pool=...)`` builds; ``program.load(path)`` restores.
-
-    Of the class it returns the program of a file that ``save`` wrote. Of a program it puts
-    the prompts and demos of such a file, or of one of DSPy's own state files, into this
-    program, which must have the same seats.
-    """
-
-    def __get__(self, program: Any, owner: type) -> Any:
-        return _build if program is None else partial(_restore, program)
-
-
-def _build(path: Path | str, *, pool: Pool, signature: type[dspy.Signature] | None = None) -> Any:
-    return load_program(Path(path), MixtureOfAgents, pool=pool, signature=signature)
-
-
-def _restore(program: Any, path: Path | str, **options: Any) -> None:
-    if _is_of_dspy(Path(path)):
-        dspy.Module.load(program, path, **options)
-    else:
-        restore_program(program, Path(path))
-
-
-def _is_of_dspy(path: Path) -> bool:
-    """Whether the file is a state that DSPy wrote; DSPy says itself what it refuses."""
-    if path.suffix == ".pkl":
-        return True
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and "format" not in content and "metadata" in content
-
-
-def save(
-    program: Any, path: Path | str, save_program: bool = False, modules_to_serialize: Any = None
-) -> None:
-    """Write ``program`` to a JSON file that ``load`` reads: no endpoint, no key, no code.
-
-    Raises:
-        ArchitectureError: If a pickle is asked for, which would hold keys and whatever was
-            said, or the program cannot be written.
-    """
-    if save_program or modules_to_serialize or Path(path).suffix != ".json":
-        raise ArchitectureError(
-            f"A mixture is saved as a .json file, not as a pickle (keys would be in it), but "
-            f"`path` is {str(path)!r} and `save_program` is {save_program}."
-        )
-    write(program, Path(path))
-
-
-FACTS: Final = "mixture"
-"""Name under which a prediction carries its ``Answer``."""
-
-
-class MixtureOfAgents(dspy.Module):
+class MixtureOfAgents(PlannedModule):
     """Layered mixture of agents (Wang et al., 2024, arXiv:2406.04692, eq. 1).
 
     Every proposer of the first layer answers the signature's inputs; those of later
@@ -168,7 +97,7 @@ class MixtureOfAgents(dspy.Module):
             raise ArchitectureError("`pool` must be given with an architecture of names.")
         for name in architecture.agents:
             pool[name]
-        self.signature: Any = _checked(dspy.ensure_signature(signature))
+        self.signature: Any = usable_signature(signature)
         limits = reference_limits or ReferenceLimits()
         self.rules = Rules(adapter, normalise, quorum, deadline_seconds, limits)
         self.architecture, self.pool, self._module = architecture, pool, module
@@ -177,6 +106,7 @@ class MixtureOfAgents(dspy.Module):
             for depth, names in enumerate(architecture.layers)
         ]
         self.aggregator = self._make_aggregator(module)
+        self._former_seats: tuple[str, ...] = ()
         mark_seats(self)
 
     def with_architecture(self, architecture: Architecture) -> MixtureOfAgents:
@@ -194,7 +124,43 @@ class MixtureOfAgents(dspy.Module):
             reference_limits=rules.limits,
         )
         made.are_proposers_frozen = self.are_proposers_frozen
+        seats = [name for name, _ in all_predictors(self)]
+        made._former_seats = tuple(dict.fromkeys((*self._former_seats, *seats)))
         return made
+
+    def replace_seats(self, other: MixtureOfAgents) -> None:
+        """Take architecture and seats of what ``with_architecture`` returned, prompts included."""
+        self.architecture = other.architecture
+        self.layers, self.aggregator = other.layers, other.aggregator
+        self._former_seats = other._former_seats
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """Names of the agents that sit somewhere, sorted."""
+        return self.architecture.agents
+
+    @property
+    def writer(self) -> Any:
+        """The module that writes the answer; None if the answer is picked from the responses."""
+        return self.aggregator if self.architecture.combine == "synthesize" else None
+
+    def named_parameters(self) -> list[tuple[str, Any]]:
+        """Return every predictor by its name, and what DSPy's states hold beside them."""
+        seats: list[tuple[str, Any]] = super().named_parameters()
+        known = {name for name, _ in seats}
+        former = [(name, FormerSeat()) for name in self._former_seats if name not in known]
+        return [*seats, *former, ("architecture", ArchitectureState(self))]
+
+    def load_state(self, state: Any, *, allow_unsafe_lm_state: bool = False) -> None:
+        """Take the architecture, prompts and demos of a state that ``dump_state`` returned.
+
+        Raises:
+            ArchitectureError: If the state is of no mixture, or of one with other modules.
+            PoolError: If the pool lacks an agent.
+        """
+        if "architecture" not in state:
+            raise ArchitectureError("The state of a mixture must have an entry `architecture`.")
+        ArchitectureState(self).load_state(state["architecture"])
 
     @property
     def are_proposers_frozen(self) -> bool:
@@ -223,16 +189,8 @@ class MixtureOfAgents(dspy.Module):
             return dspy.Predict(ranker(self.signature))
         return module(self._proposal(self.architecture.depth))
 
-    def forward(self, **inputs: Any) -> MixturePrediction:
-        """Answer, the proposers of a layer at the same time in threads."""
-        return MixturePrediction.of(follow(self.plan(inputs), self.seats.ask_all))
-
-    async def aforward(self, **inputs: Any) -> MixturePrediction:
-        """Answer, the proposers of a layer at the same time as tasks."""
-        return MixturePrediction.of(await afollow(self.plan(inputs), self.seats.aask_all))
-
     def plan(self, inputs: Mapping[str, Any]) -> Plan:
-        """Say what to ask next until there is an answer; asks nothing itself."""
+        """Yield what to ask next until there is an answer; asks nothing itself."""
         proposers = [layer.proposers for layer in self.layers]
         outputs = tuple(self.signature.output_fields)
         planner = Planner(
@@ -240,8 +198,53 @@ class MixtureOfAgents(dspy.Module):
         )
         return planner.plan(inputs)
 
-    save: Any = save
-    load: Any = Load()
+    def save(
+        self, path: Path | str, save_program: bool = False, modules_to_serialize: Any = None
+    ) -> None:
+        """Write the mixture to a ``.json`` file that ``load`` reads: no endpoint, key or code.
+
+        ``save_program=True``, or a ``.pkl`` file, is DSPy's pickle of the program, or of its
+        state. There is no endpoint and no key in it either, but whoever can change the file
+        can run code where it is loaded.
+
+        Raises:
+            ArchitectureError: If the mixture cannot be written, or ``path`` ends differently.
+        """
+        suffix = Path(path).suffix
+        if save_program or suffix == ".pkl":
+            super().save(path, save_program, modules_to_serialize)
+        elif suffix == ".json":
+            write_program(self, Path(path))
+        else:
+            raise ArchitectureError(
+                f"`path` must end with .json or .pkl, or name a folder with `save_program=True`, "
+                f"but got {str(path)!r}."
+            )
+
+    @classmethod
+    def _from_file(
+        cls, path: Path | str, *, pool: Pool, signature: type[dspy.Signature] | None = None
+    ) -> MixtureOfAgents:
+        """Return the mixture of a file that ``save`` wrote; see ``load_program``."""
+        made: MixtureOfAgents = load_program(Path(path), cls, pool=pool, signature=signature)
+        return made
+
+    def _restore(self, path: Path | str, **options: Any) -> None:
+        """Take the architecture, prompts and demos of a file that ``save`` or DSPy wrote.
+
+        Called on the class, ``MixtureOfAgents.load(path, pool=...)``, it builds the mixture of a
+        file that ``save`` wrote.
+
+        Raises:
+            ArchitectureError: If the file cannot be read, or is of another signature or module.
+            PoolError: If the pool lacks an agent of the file's architecture.
+        """
+        if _is_of_dspy(Path(path)):
+            super().load(path, **options)
+        else:
+            restore_program(self, Path(path))
+
+    load: Any = _ClassOrInstanceMethod("_from_file", "_restore")
 
     def get_lm(self) -> Any:
         """Return the LM of the last agent: what DSPy's wrappers copy to vary a mixture."""
@@ -263,14 +266,38 @@ class MixtureOfAgents(dspy.Module):
         """Fewest responses that a layer may go on with."""
         return self.rules.quorum
 
-    @property
-    def seats(self) -> Seats:
-        """Asks the questions of this mixture's plan."""
-        return Seats(self.pool, self.rules.adapter)
+
+def from_parts(
+    layers: Sequence[Sequence[Any]], aggregator: Any, pool: Pool | None
+) -> tuple[Architecture, Pool]:
+    """Name LMs that were given as objects, equal objects alike, and build a pool of them."""
+    if aggregator is None:
+        raise ArchitectureError("`architecture`, or `layers` and `aggregator`, must be given.")
+    given = [*(lm for layer in layers for lm in layer), aggregator]
+    if all(isinstance(name, str) for name in given):
+        if pool is None:
+            raise ArchitectureError("`pool` must be given with agent names.")
+        return Architecture(tuple(map(tuple, layers)), aggregator), pool
+    names: dict[int, str] = {}
+    lms: dict[str, Any] = {}
+    for lm in given:
+        if not isinstance(lm, dspy.BaseLM):
+            raise ArchitectureError(f"Seats must be all names or all LMs, but one is {lm!r}.")
+        if id(lm) not in names:
+            stem = re.sub(r"[\s>+*()]", "-", str(lm.model))
+            numbered = (f"{stem}-{n}" for n in count(2))
+            names[id(lm)] = next(name for name in chain([stem], numbered) if name not in lms)
+            lms[names[id(lm)]] = lm
+    named = tuple(tuple(names[id(lm)] for lm in layer) for layer in layers)
+    return Architecture(named, names[id(aggregator)]), Pool.from_lms(lms)
 
 
-def _checked(signature: Any) -> Any:
-    for taken in (REFERENCES, FACTS):
-        if taken in signature.fields:
-            raise ArchitectureError(f"The signature's own field {taken!r} must be renamed.")
-    return signature
+def _is_of_dspy(path: Path) -> bool:
+    """Whether the file is a state that DSPy wrote; DSPy says itself what it refuses."""
+    if path.suffix == ".pkl":
+        return True
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and "format" not in content and "metadata" in content

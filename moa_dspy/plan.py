@@ -1,6 +1,8 @@
-"""Makes responses readable for the next agent: guarded as data, and cut to what it can take."""
+"""The plan of an answer: what a mixture asks in which order, for threads, tasks and searches.
 
-# DOCS: plan: What a mixture asks, and in which order: written once, for threads, tasks and searches.
+``Planner`` yields the questions round by round, ``Reader`` makes responses readable for the next
+agent, ``follow`` and ``afollow`` run a plan to its answer.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from typing import Any, TypeAlias
 import dspy
 
 from moa_dspy.adapters import guarded_references
+from moa_dspy.agent import Agent
 from moa_dspy.aggregators import (
     NORMALISERS,
     Combine,
@@ -24,7 +27,6 @@ from moa_dspy.aggregators import (
 )
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, LayerFailedError
-from moa_dspy.pool import Pool
 from moa_dspy.prediction import Answer, Response
 from moa_dspy.references import Cut, ReferenceLimits, built_tokens, fitted_references
 from moa_dspy.signatures import REFERENCES
@@ -40,7 +42,7 @@ class Reader:
         limits: How much of the references may be read.
     """
 
-    pool: Pool
+    pool: Mapping[str, Agent]
     adapter: Any = None
     limits: ReferenceLimits = field(default_factory=ReferenceLimits)
 
@@ -120,7 +122,7 @@ class Planner:
     proposers: Sequence[Sequence[Any]]
     aggregator: Any
     outputs: tuple[str, ...]
-    pool: Pool
+    pool: Mapping[str, Agent]
     rules: Rules
 
     def plan(self, inputs: Mapping[str, Any]) -> Plan:

@@ -312,6 +312,44 @@ class Pool(Mapping[str, Agent]):
         # DSPy's optimizers deep-copy programs; connections and stores are shared, not copied.
         return self
 
+    def __copy__(self) -> Pool:
+        return self
+
+    def __reduce__(self) -> tuple[type[DetachedPool], tuple[tuple[str, ...]]]:
+        # A pickle holds no key, endpoint or connection.
+        return DetachedPool, (tuple(self),)
+
+    def detached(self, names: Iterable[str]) -> DetachedPool:
+        """Return what stands for this pool in a pickled program that asks these agents."""
+        return DetachedPool(tuple(names))
+
+    def attach(self, program: Any) -> Any:
+        """Give this pool to ``program`` and to every module in it that has one; return the program.
+
+        A program that was pickled (``save_program=True``, cloudpickle) is loaded without a pool.
+
+        Raises:
+            PoolError: If nothing in the program asks a pool, or this pool lacks an agent.
+        """
+        found = [
+            module
+            for _, module in program.named_sub_modules()
+            if isinstance(getattr(module, "pool", None), Pool | DetachedPool)
+        ]
+        if not found:
+            raise PoolError(
+                f"`program` must hold a mixture, but {type(program).__name__} has none."
+            )
+        needed = {name for module in found for name in getattr(module, "agents", ())}
+        if absent := sorted(needed - set(self)):
+            raise PoolError(
+                f"The program needs agents that the pool lacks: {', '.join(absent)}; it has "
+                f"{', '.join(sorted(self))}."
+            )
+        for module in found:
+            module.pool = self
+        return program
+
     def lm(self, name: str) -> dspy.LM:
         """Return the LM of an agent, always the same object.
 
@@ -323,3 +361,32 @@ class Pool(Mapping[str, Agent]):
             if name not in self._lms:
                 self._lms[name] = make_lm(agent, self.calls)
             return self._lms[name]
+
+
+@dataclass(frozen=True, slots=True)
+class DetachedPool:
+    """Stands for the pool in a program that was pickled: names of agents, nothing to ask.
+
+    Attributes:
+        names: Of the agents that the program asks.
+    """
+
+    names: tuple[str, ...]
+
+    def __getitem__(self, name: str) -> Agent:
+        raise PoolError(
+            f"The program was loaded without its pool; it needs agents {', '.join(self.names)}. "
+            "Give it a pool that has them: `pool.attach(program)`."
+        )
+
+    def lm(self, name: str) -> Any:
+        """Raise: there is nothing to ask.
+
+        Raises:
+            PoolError: Always, naming the agents.
+        """
+        return self[name]
+
+    def detached(self, names: Iterable[str]) -> DetachedPool:
+        """Return the same for these agents."""
+        return DetachedPool(tuple(names))

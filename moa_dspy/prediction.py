@@ -1,6 +1,7 @@
-"""What one agent answered in one seat, with what it cost: plain data."""
+"""The prediction of a mixture: the signature's own fields, and beside them every response.
 
-# DOCS: prediction: What a mixture returns: the user's own fields, and beside them how they came about.
+``Response`` is one agent's reply with its costs, ``Answer`` the final reply with all others.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from html import escape
 from typing import Any, Final
 
 import dspy
+from dspy.primitives.prediction import Completions
 
 from moa_dspy.references import Cut
 
@@ -161,6 +163,12 @@ class MixturePrediction(dspy.Prediction):
     def of(cls, answer: Answer) -> MixturePrediction:
         """Return the prediction that a mixture's answer is."""
         return cls(**answer.final.values, mixture=answer)
+
+    @property
+    def completions(self) -> Completions:
+        """The one completion, as of any DSPy module: ``dspy.majority`` takes a mixture's answer."""
+        found: Completions | None = self._completions
+        return Completions([dict(self.items())]) if found is None else found
 
     @property
     def mixture(self) -> Answer:

@@ -1,6 +1,9 @@
-"""Self-MoA-Seq: many samples of one agent, aggregated a few at a time."""
+"""The mixtures of the papers by name, with the papers' models and settings as defaults.
 
-# DOCS: presets: The mixtures of the papers by name, with the papers' models and settings as defaults.  All of them use the *paper* layout of plain chat: what a model is sent is what the papers' own program sends, unguarded. Pass ``adapter=PlainChat()`` for the guarded layout.
+All of them use the *paper* layout of plain chat: a model is sent what the papers' own program
+sends, in the order of ``proposers``, unguarded. Pass ``adapter=PlainChat()`` for the guarded
+layout.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,14 @@ from moa_dspy.aggregators import Question, node_name
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, LayerFailedError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.plan import Plan, Reader, Rules, afollow, follow
+from moa_dspy.plan import Plan, Reader, Rules
 from moa_dspy.pool import Pool
-from moa_dspy.prediction import Answer, MixturePrediction, Response
-from moa_dspy.seats import Seats
+from moa_dspy.prediction import Answer, Response
+from moa_dspy.seats import PlannedModule, usable_signature
 from moa_dspy.signatures import with_references
 
 
-class SelfMoASeq(dspy.Module):
+class SelfMoASeq(PlannedModule):
     """Self-MoA with a sliding window (Li et al., 2025, arXiv:2502.00674, section 5).
 
     One agent answers ``samples`` times. The aggregator reads the first ``window`` answers
@@ -63,24 +66,26 @@ class SelfMoASeq(dspy.Module):
             raise ArchitectureError(f"`samples` must be at least 1, but got {samples}.")
         if window < 2:
             raise ArchitectureError(f"`window` must be at least 2, but got {window}.")
-        self.signature: Any = dspy.ensure_signature(signature)
-        self.agents = (pool[agent].name, pool[aggregator or agent].name)
+        self.signature: Any = usable_signature(signature)
+        self._sampled, self._last = pool[agent].name, pool[aggregator or agent].name
         self.pool, self.samples, self.window = pool, samples, window
         self.rules = Rules(adapter)
         self.proposer = module(self.signature)
         self.aggregator = module(with_references(self.signature))
 
-    def forward(self, **inputs: Any) -> MixturePrediction:
-        """Answer, all samples at the same time in threads."""
-        return MixturePrediction.of(follow(self.plan(inputs), self.seats.ask_all))
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """Names of the agent that is sampled and of the one that aggregates, each once."""
+        return tuple(dict.fromkeys((self._sampled, self._last)))
 
-    async def aforward(self, **inputs: Any) -> MixturePrediction:
-        """Answer, all samples at the same time as tasks."""
-        return MixturePrediction.of(await afollow(self.plan(inputs), self.seats.aask_all))
+    @property
+    def writer(self) -> Any:
+        """The module that writes the answer: who aggregates, or of one sample who is sampled."""
+        return self.aggregator if self.samples > 1 else self.proposer
 
     def plan(self, inputs: Mapping[str, Any]) -> Plan:
-        """Say what to ask next until there is an answer; asks nothing itself."""
-        name = self.agents[0]
+        """Yield what to ask next until there is an answer; asks nothing itself."""
+        name = self._sampled
         questions = [
             Question(node_name("propose", name, n), name, n, self.proposer, inputs)
             for n in range(self.samples)
@@ -106,16 +111,11 @@ class SelfMoASeq(dspy.Module):
     def _question(
         self, inputs: Mapping[str, Any], read: list[Response], *, parent: str, is_final: bool
     ) -> Question:
-        name = self.agents[1]
+        name = self._last
         reader = Reader(self.pool, self.rules.adapter, self.rules.limits)
         values, cuts = reader(name, self.aggregator, inputs, read)
         node = node_name("synthesize", name, parents=(parent,))
         return Question(node, name, 0, self.aggregator, values, cuts, is_final=is_final)
-
-    @property
-    def seats(self) -> Seats:
-        """Asks the questions of this module's plan."""
-        return Seats(self.pool, self.rules.adapter)
 
 
 _MODELS: Final = {

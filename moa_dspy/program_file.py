@@ -1,6 +1,8 @@
-"""What a program file holds; a key that is not listed here is refused, never obeyed."""
+"""Programs as JSON files: the architecture, prompts and demos; never a key, an endpoint or code.
 
-# DOCS: program_file/_seats: The modules in a program's seats: what kind they are, and what an optimizer changed in them. | program_file/_types: Signatures as text and back; types are looked up in a closed table and never imported. | program_file/__init__: Programs as JSON files: who sits where, prompts and demos; never a key, an endpoint or code.
+A key that the classes of a file do not list is refused. Types of a signature are looked up in a
+closed table, and nothing is imported by name.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,7 @@ from moa_dspy._version import version
 from moa_dspy.adapters import ADAPTERS
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, PoolError
+from moa_dspy.files import replace_file
 from moa_dspy.layers import SEAT_MODULES, all_predictors
 from moa_dspy.pool import Pool
 from moa_dspy.references import ReferenceLimits
@@ -118,7 +121,9 @@ def read_content(path: Path) -> ProgramContent:
         value = json.loads(path.read_bytes())
     except OSError as error:
         raise ArchitectureError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise ArchitectureError(f"{path} is nested too deeply to be a saved program.") from error
+    except ValueError as error:
         raise ArchitectureError(f"{path} is not JSON: {error}.") from error
     if not isinstance(value, dict) or not isinstance(value.get("format"), int):
         raise ArchitectureError(f"{path} is not a saved program: it has no `format` number.")
@@ -297,12 +302,7 @@ def load_program(
         PoolError: If the pool lacks agents; names all of them.
     """
     content = read_content(path)
-    architecture = Architecture.from_json(asdict(content.architecture))
-    if absent := [name for name in architecture.agents if name not in pool]:
-        known = ", ".join(sorted(pool))
-        raise PoolError(
-            f"{path} needs agents that the pool lacks: {', '.join(absent)}; it has {known}."
-        )
+    architecture = _architecture(content, pool, path)
     if signature is None:
         signature = rebuild(content.signature, where=str(path))
     else:
@@ -326,20 +326,27 @@ def load_program(
 
 
 def restore_program(program: Any, path: Path) -> None:
-    """Put the instructions, field texts and demos of a file into ``program``.
+    """Give ``program`` the architecture of a file, with its instructions, field texts and demos.
 
     Raises:
-        ArchitectureError: As ``load_program``, and if the file is of another architecture.
+        ArchitectureError: As ``load_program``.
+        PoolError: If the program's pool lacks agents; names all of them.
     """
     content = read_content(path)
-    architecture = Architecture.from_json(asdict(content.architecture))
-    if architecture != program.architecture:
-        raise ArchitectureError(
-            f"{path} holds {architecture}, but this program is {program.architecture}; "
-            "`MixtureOfAgents.load(path, pool=...)` builds the file's."
-        )
     check_fields(content.signature, program.signature, where=str(path))
-    restore(program, content.state, where=str(path))
+    made = program.with_architecture(_architecture(content, program.pool, path))
+    restore(made, content.state, where=str(path))
+    program.replace_seats(made)
+
+
+def _architecture(content: ProgramContent, pool: Pool, path: Path) -> Architecture:
+    architecture = Architecture.from_json(asdict(content.architecture))
+    if absent := [name for name in architecture.agents if name not in pool]:
+        raise PoolError(
+            f"{path} needs agents that the pool lacks: {', '.join(absent)}; it has "
+            f"{', '.join(sorted(pool))}."
+        )
+    return architecture
 
 
 def _named(table: Mapping[str, _T], name: str, what: str) -> _T:
@@ -382,7 +389,10 @@ def save_program(program: Any, path: Path, *, scores: Mapping[str, Any] | None =
         text = json.dumps(asdict(content), indent=2, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ArchitectureError(f"The program cannot be written as JSON: {error}.") from error
-    _replace(path, text + "\n")
+    try:
+        replace_file(path, text + "\n")
+    except OSError as error:
+        raise ArchitectureError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def _agent(program: Any, name: str) -> AgentText:
@@ -406,13 +416,3 @@ def _adapter_name(adapter: Any) -> str | None:
 
 def _settings(adapter: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(adapter).items() if name != "callbacks"}
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, "utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise ArchitectureError(f"{path} cannot be written: {error.strerror}.") from error

@@ -1,20 +1,23 @@
-"""Tells who streams a mixture (``dspy.streamify``) which proposers have answered."""
+"""Modules that ask a pool's agents by a plan: each seat's LM, sample and adapter, and its reply.
 
-# DOCS: seats/_module: The module that sits in a seat: any DSPy module of the caller's, asked in its own way. | seats/_seat: One question that is being asked, and what its answer or failure is as data. | seats/_seats: Asks agents in their seats: the right LM, sample and adapter, and a failure that is data. | seats/__init__: Who sits where is asked here: the right LM, sample and adapter, and a failure that is data.
+A seat's failure is data: a ``Response`` without an answer, which says why.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed, wait
 from contextlib import contextmanager
 from contextvars import copy_context
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import dspy
 from dspy.streaming.messages import StatusMessage, sync_send_to_stream
@@ -23,164 +26,144 @@ from moa_dspy._threads import THREADS, finished
 from moa_dspy.aggregators import Question
 from moa_dspy.calls import CallFacts, CallScope, call_scope, current_scope
 from moa_dspy.errors import ArchitectureError, ours
+from moa_dspy.layers import all_predictors
 from moa_dspy.lm_binding import Trace, outside_lms, renamed, rollout, without_lms
-from moa_dspy.pool import Pool
-from moa_dspy.prediction import Response, render
+from moa_dspy.plan import Plan, Rules, afollow, follow
+from moa_dspy.prediction import Answer, MixturePrediction, Response, render
+from moa_dspy.signatures import REFERENCES
 
 _logger = logging.getLogger(__name__)
 
-
-@dataclass(slots=True)
-class Status:
-    """Sends a status message for each of a layer's agents; nothing where nobody streams.
-
-    Made in the caller's context: the contexts of proposers have no stream.
-    """
-
-    questions: Sequence[Question]
-    stream: Any = field(default_factory=lambda: dspy.settings.send_stream)
-    _n_answered: int = 0
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether somebody listens."""
-        return self.stream is not None
-
-    def watched(self, running: Sequence[Future[Any]], seconds: float | None) -> set[Future[Any]]:
-        """Wait at most ``seconds``, tell of each that is done, and return these."""
-        done: set[Future[Any]] = set()
-        try:
-            for future in as_completed(running, seconds):
-                done.add(future)
-                if future.exception() is None:
-                    self._send(self._message(future.result()[0]))
-        except TimeoutError:
-            pass  # What is left are stragglers, which the caller counts.
-        return done
-
-    async def aanswered(self, response: Response) -> None:
-        """Tell of one response."""
-        if not self.is_wanted:
-            return
-        try:
-            await self.stream.send(StatusMessage(self._message(response)))
-        except Exception:
-            _logger.warning("A status message could not be sent.", exc_info=True)
-
-    def _send(self, message: str) -> None:
-        try:
-            sync_send_to_stream(self.stream, StatusMessage(message))
-        except Exception:
-            # Who listened may be gone; the answer is made all the same.
-            _logger.warning("A status message could not be sent.", exc_info=True)
-
-    def _message(self, response: Response) -> str:
-        self._n_answered += 1
-        verb = "answered" if response.has_answer else "failed"
-        return f"{response.agent} {verb} ({self._n_answered} of {len(self.questions)})"
-
-
-async def acall(module: Any, inputs: Mapping[str, Any]) -> Any:
-    """Ask ``module`` from a coroutine; one that has only ``forward`` is asked in a thread."""
-    if hasattr(module, "aforward"):
-        return await module.acall(**inputs)
-    task = partial(copy_context().run, partial(module, **inputs))
-    return await asyncio.wrap_future(THREADS.submit(task))
-
-
-def values_of(module: Any, prediction: Any) -> dict[str, Any]:
-    """Return what ``module`` answered: its signature's outputs, or all that it returned.
-
-    So a module that says what it answers may keep notes beside it, as ReAct its
-    trajectory: they are neither read by the next layer nor part of the prediction.
-
-    Raises:
-        ArchitectureError: If it returned no ``dspy.Prediction``.
-    """
-    if not isinstance(prediction, dspy.Example):
-        raise ArchitectureError(
-            "The module of a seat must return a dspy.Prediction, but "
-            f"{type(module).__name__} returned {prediction!r}."
-        )
-    fields = getattr(getattr(module, "signature", None), "output_fields", None)
-    names = prediction.keys() if fields is None else fields
-    return {name: prediction[name] for name in names if name in prediction}
-
+FACTS: Final = "mixture"
+"""Name under which a prediction carries its ``Answer``."""
 
 _EMPTY: Final = "The model answered with an empty text."
 
-SeatAnswer: TypeAlias = tuple[Response, Trace, Sequence[CallFacts]]
-"""A response, what DSPy traced on the way to it, and the calls that it took."""
+_KEPT_BY_DSPY: Final = ("config", "demos", "lm", "new_signature", "self", "signature")
+"""Keyword arguments of a DSPy module that never reach a prompt."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """A question that is being asked."""
+def usable_signature(signature: Any) -> Any:
+    """Return the DSPy signature of a text or a signature, if a mixture can answer it.
 
-    question: Question
-    module: Any
-    scope: CallScope
-    trace: Trace = field(default_factory=list)
-
-    def answered(self, prediction: Any) -> SeatAnswer:
-        values = values_of(self.module, prediction)
-        text = render(values)
-        if not text.strip():
-            reasons = [facts.no_answer for facts in self.scope.log if facts.no_answer]
-            return self._asked(failure=[_EMPTY, *reasons][-1])
-        return self._asked(values=values, text=text)
-
-    def failed(self, error: Exception) -> SeatAnswer:
-        if cause := ours(error):
-            # Not a model's failure, so it must be seen.
-            raise cause
-        reasons = [facts.no_answer for facts in self.scope.log]
-        if reasons and all(reasons):
-            # The adapter found no field, because there was nothing to read.
-            return self._asked(failure=reasons[-1])
-        return self._asked(failure=f"{type(error).__name__}: {error}")
-
-    def _asked(self, **rest: Any) -> SeatAnswer:
-        log = self.scope.log
-        response = Response(
-            agent=self.question.agent,
-            sample=self.question.sample,
-            calls=len(log),
-            prompt_tokens=sum(facts.prompt_tokens for facts in log),
-            completion_tokens=sum(facts.completion_tokens for facts in log),
-            usd=sum(facts.usd for facts in log),
-            seconds=sum(facts.seconds for facts in log),
-            cuts=self.question.cuts,
-            finish_reason=log[-1].finish_reason if log else None,
-            **rest,
-        )
-        trace = renamed(self.trace, self.module, self.question.module)
-        return _in_time(response, self.question), trace, log
+    Raises:
+        ArchitectureError: If it cannot be read, or a field has a name that the library or
+            DSPy needs.
+    """
+    if isinstance(signature, str):
+        # DSPy itself fails on some of these names.
+        _refuse_kept_names(_NAMES.findall(signature.partition("->")[0]))
+    try:
+        made = dspy.ensure_signature(signature)
+    except Exception as error:  # DSPy raises errors of many types on odd texts
+        raise ArchitectureError(
+            f"`signature` must read like 'question, context -> answer', but got {signature!r}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    for name in (REFERENCES, FACTS):
+        if name in made.fields:
+            raise ArchitectureError(f"The signature's own field {name!r} must be renamed.")
+    _refuse_kept_names(made.input_fields)
+    return made
 
 
-def _in_time(response: Response, question: Question) -> Response:
-    """Judge by the seconds that the calls took when they were made: so results repeat."""
-    late = question.deadline_seconds
-    if late is None or response.seconds <= late or not response.has_answer:
-        return response
-    return replace(response, values={}, text="", failure=_late(late))
+_NAMES: Final = re.compile(r"(?:^|,)\s*([^\W\d]\w*)\s*(?=[:,]|$)")
+"""Names of fields in one side of a signature's text."""
 
 
-def abandoned(question: Question) -> SeatAnswer:
-    late = question.deadline_seconds or 0.0
-    response = Response(question.agent, question.sample, calls=1, seconds=late, failure=_late(late))
-    return replace(response, cuts=question.cuts), [], ()
+def _refuse_kept_names(names: Iterable[str]) -> None:
+    for name in names:
+        if name in _KEPT_BY_DSPY:
+            raise ArchitectureError(
+                f"The signature's input {name!r} must be renamed: DSPy takes arguments named "
+                f"{', '.join(_KEPT_BY_DSPY)} as options of a call, so no model would read it."
+            )
 
 
-def _late(seconds: float) -> str:
-    return f"Late: no answer within {seconds:g} s."
+class PlannedModule(dspy.Module):
+    """A program that asks agents of a pool as its plan says.
+
+    Copies share the pool. A pickle, as ``save(..., save_program=True)`` writes it, is made
+    without the pool and without LMs that were set on predictors, so it holds no key and no
+    endpoint; ``Pool.attach`` gives the loaded program a pool.
+    """
+
+    pool: Any
+    rules: Rules
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """Names of the agents that are asked."""
+        raise NotImplementedError
+
+    @property
+    def writer(self) -> Any:
+        """The module that writes the answer; None if the answer is picked from the responses."""
+        raise NotImplementedError
+
+    def plan(self, inputs: Mapping[str, Any]) -> Plan:
+        """Yield what to ask next until there is an answer; asks nothing itself."""
+        raise NotImplementedError
+
+    @property
+    def seats(self) -> Seats:
+        """Asks the questions of the plan."""
+        return Seats(self.pool, self.rules.adapter)
+
+    def forward(self, **inputs: Any) -> MixturePrediction:
+        """Answer, agents of a layer at the same time in threads."""
+        answer = follow(self.plan(inputs), self.seats.ask_all)
+        for chunk in self._chunks(answer):
+            sync_send_to_stream(dspy.settings.send_stream, chunk)
+        return MixturePrediction.of(answer)
+
+    async def aforward(self, **inputs: Any) -> MixturePrediction:
+        """Answer, agents of a layer at the same time as tasks."""
+        answer = await afollow(self.plan(inputs), self.seats.aask_all)
+        for chunk in self._chunks(answer):
+            await dspy.settings.send_stream.send(chunk)
+        return MixturePrediction.of(answer)
+
+    def _chunks(self, answer: Answer) -> list[Any]:
+        """Return what listeners to the module itself, not to a predictor of it, are to be sent."""
+        if dspy.settings.send_stream is None:
+            return []
+        listeners = dspy.settings.stream_listeners or ()
+        heard = [one for one in listeners if getattr(one, "predict", None) is self]
+        return [one.whole(answer.final.values) for one in heard]
+
+    def __copy__(self) -> Any:
+        return self._with_state(self.__dict__)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        made = memo[id(self)] = self._with_state({})
+        made.__setstate__(deepcopy(super().__getstate__(), memo))
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        lms = [lm for _, one in all_predictors(self) if (lm := one.lm) is not None]
+        state: dict[str, Any] = dspy.Module.__getstate__(without_lms(self, lms))
+        return {**state, "pool": self.pool.detached(self.agents)}
+
+    def _with_state(self, state: Mapping[str, Any]) -> Any:
+        made = type(self).__new__(type(self))
+        made.__dict__.update(state)
+        return made
+
+
+class LMSource(Protocol):
+    """Gives each agent's LM: a ``Pool``."""
+
+    def lm(self, name: str, /) -> Any:
+        """Return the LM of an agent."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Seats:
     """Asks questions; each agent's LM is bound at the call, so no copy or reset can lose it."""
 
-    pool: Pool
+    pool: LMSource
     adapter: Any = None
 
     def ask_all(self, questions: Sequence[Question]) -> list[Response]:
@@ -204,7 +187,7 @@ class Seats:
     def _asked_by_threads(
         self, questions: Sequence[Question], cancelled: threading.Event
     ) -> list[SeatAnswer]:
-        late, status = _deadline(questions), Status(questions)
+        late, status = _deadline(questions), StatusMessages(questions)
         tasks = [partial(self._ask, question, cancelled) for question in questions]
         # Each thread gets a copy of the context: settings, usage tracker, call scope.
         tasks = [partial(copy_context().run, task) for task in tasks]
@@ -219,7 +202,7 @@ class Seats:
         if len(done) < len(running):
             cancelled.set()
         asked = zip(questions, running, strict=True)
-        return [f.result() if f in done else abandoned(q) for q, f in asked]
+        return [f.result() if f in done else straggler(q) for q, f in asked]
 
     def _ask(self, question: Question, cancelled: threading.Event | None = None) -> SeatAnswer:
         with self._seat(question, cancelled) as seat:
@@ -233,7 +216,7 @@ class Seats:
         """``ask_all`` as tasks; a straggler is cancelled, and all are if the caller is."""
         if _is_alone(questions):
             return _collected([await self._aask(questions[0])])
-        status = Status(questions)
+        status = StatusMessages(questions)
         tasks = [asyncio.ensure_future(self._aask(question, status)) for question in questions]
         try:
             await asyncio.wait(tasks, timeout=_deadline(questions))
@@ -244,9 +227,9 @@ class Seats:
             # Even a cancelled task is waited for: it still has to note what it spent.
             await asyncio.gather(*tasks, return_exceptions=True)
         asked = zip(questions, tasks, strict=True)
-        return _collected([abandoned(q) if t in late else t.result() for q, t in asked])
+        return _collected([straggler(q) if t in late else t.result() for q, t in asked])
 
-    async def _aask(self, question: Question, status: Status | None = None) -> SeatAnswer:
+    async def _aask(self, question: Question, status: StatusMessages | None = None) -> SeatAnswer:
         cancelled = threading.Event()
         with self._seat(question, cancelled) as seat:
             try:
@@ -315,3 +298,150 @@ def _collected(asked: Sequence[SeatAnswer]) -> list[Response]:
     if whole is not None:
         del whole[: max(0, len(whole) - dspy.settings.max_trace_size)]
     return [response for response, _, _ in asked]
+
+
+async def acall(module: Any, inputs: Mapping[str, Any]) -> Any:
+    """Ask ``module`` from a coroutine; one that has only ``forward`` is asked in a thread."""
+    if hasattr(module, "aforward"):
+        return await module.acall(**inputs)
+    task = partial(copy_context().run, partial(module, **inputs))
+    return await asyncio.wrap_future(THREADS.submit(task))
+
+
+def values_of(module: Any, prediction: Any) -> dict[str, Any]:
+    """Return what ``module`` answered: its signature's outputs, or all that it returned.
+
+    So a module that says what it answers may keep notes beside it, as ReAct its
+    trajectory: they are neither read by the next layer nor part of the prediction.
+
+    Raises:
+        ArchitectureError: If it returned no ``dspy.Prediction``.
+    """
+    if not isinstance(prediction, dspy.Example):
+        raise ArchitectureError(
+            "The module of a seat must return a dspy.Prediction, but "
+            f"{type(module).__name__} returned {prediction!r}."
+        )
+    fields = getattr(getattr(module, "signature", None), "output_fields", None)
+    names = prediction.keys() if fields is None else fields
+    return {name: prediction[name] for name in names if name in prediction}
+
+
+SeatAnswer: TypeAlias = tuple[Response, Trace, Sequence[CallFacts]]
+"""A response, what DSPy traced on the way to it, and the calls that it took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A question that is being asked."""
+
+    question: Question
+    module: Any
+    scope: CallScope
+    trace: Trace = field(default_factory=list)
+
+    def answered(self, prediction: Any) -> SeatAnswer:
+        """Return the response that holds ``prediction``, or says that it is empty."""
+        values = values_of(self.module, prediction)
+        text = render(values)
+        if not text.strip():
+            reasons = [facts.no_answer for facts in self.scope.log if facts.no_answer]
+            return self._asked(failure=[_EMPTY, *reasons][-1])
+        return self._asked(values=values, text=text)
+
+    def failed(self, error: Exception) -> SeatAnswer:
+        """Return the response that says why there is no answer; raise what is no model's fault."""
+        if cause := ours(error):
+            # Not a model's failure, so it must be seen.
+            raise cause
+        reasons = [facts.no_answer for facts in self.scope.log]
+        if reasons and all(reasons):
+            # The adapter found no field, because there was nothing to read.
+            return self._asked(failure=reasons[-1])
+        return self._asked(failure=f"{type(error).__name__}: {error}")
+
+    def _asked(self, **rest: Any) -> SeatAnswer:
+        log = self.scope.log
+        response = Response(
+            agent=self.question.agent,
+            sample=self.question.sample,
+            calls=len(log),
+            prompt_tokens=sum(facts.prompt_tokens for facts in log),
+            completion_tokens=sum(facts.completion_tokens for facts in log),
+            usd=sum(facts.usd for facts in log),
+            seconds=sum(facts.seconds for facts in log),
+            cuts=self.question.cuts,
+            finish_reason=log[-1].finish_reason if log else None,
+            **rest,
+        )
+        trace = renamed(self.trace, self.module, self.question.module)
+        return _in_time(response, self.question), trace, log
+
+
+def _in_time(response: Response, question: Question) -> Response:
+    """Judge by the seconds that the calls took when they were made: so results repeat."""
+    late = question.deadline_seconds
+    if late is None or response.seconds <= late or not response.has_answer:
+        return response
+    return replace(response, values={}, text="", failure=_late(late))
+
+
+def straggler(question: Question) -> SeatAnswer:
+    """Return what stands for a question that is no longer waited for."""
+    late = question.deadline_seconds or 0.0
+    response = Response(question.agent, question.sample, calls=1, seconds=late, failure=_late(late))
+    return replace(response, cuts=question.cuts), [], ()
+
+
+def _late(seconds: float) -> str:
+    return f"Late: no answer within {seconds:g} s."
+
+
+@dataclass(slots=True)
+class StatusMessages:
+    """Sends a status message for each of a layer's agents, where the program is streamed.
+
+    Made in the caller's context: the contexts of proposers have no stream.
+    """
+
+    questions: Sequence[Question]
+    stream: Any = field(default_factory=lambda: dspy.settings.send_stream)
+    _n_answered: int = 0
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the program is streamed."""
+        return self.stream is not None
+
+    def watched(self, running: Sequence[Future[Any]], seconds: float | None) -> set[Future[Any]]:
+        """Wait at most ``seconds``, send a message for each that is done, and return these."""
+        done: set[Future[Any]] = set()
+        try:
+            for future in as_completed(running, seconds):
+                done.add(future)
+                if future.exception() is None:
+                    self._send(self._message(future.result()[0]))
+        except TimeoutError:
+            pass  # What is left are stragglers, which the caller counts.
+        return done
+
+    async def aanswered(self, response: Response) -> None:
+        """Send a message for one response."""
+        if not self.is_wanted:
+            return
+        try:
+            await self.stream.send(StatusMessage(self._message(response)))
+        except Exception:
+            _logger.warning("A status message could not be sent.", exc_info=True)
+
+    def _send(self, message: str) -> None:
+        try:
+            sync_send_to_stream(self.stream, StatusMessage(message))
+        except Exception:
+            # The stream may be closed already; the answer is made all the same.
+            _logger.warning("A status message could not be sent.", exc_info=True)
+
+    def _message(self, response: Response) -> str:
+        self._n_answered += 1
+        verb = "answered" if response.has_answer else "failed"
+        return f"{response.agent} {verb} ({self._n_answered} of {len(self.questions)})"

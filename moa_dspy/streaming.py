@@ -1,8 +1,9 @@
-"""Streams the text of a mixture's answer while the aggregator writes it."""
+"""A listener that streams a mixture's answer: as it is written, or whole if it was picked."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 import dspy
@@ -10,7 +11,8 @@ from dspy.streaming import StreamListener, StreamResponse
 
 from moa_dspy.adapters import PlainChat
 from moa_dspy.errors import ArchitectureError
-from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.prediction import render
+from moa_dspy.seats import PlannedModule
 
 _MARKER: Final = re.compile(r"^\s*\[\[ ## \w+ ## \]\]", re.MULTILINE)
 _PART_OF_MARKER: Final = re.compile(
@@ -19,10 +21,11 @@ _PART_OF_MARKER: Final = re.compile(
 
 
 class AnswerListener(StreamListener):
-    """Listens to one output field of a mixture's aggregator, whatever the mixture's adapter.
+    """Listens to one output field of a mixture's answer, whatever the mixture's adapter.
 
     ``dspy.streamify(program, stream_listeners=[AnswerListener(mixture)])`` yields the text as
-    it is written, and before it a status message for every proposer that has answered.
+    the aggregator writes it, and before it a status message for every proposer that has
+    answered. A vote or a selection picks an answer that is complete: it comes as one chunk.
     DSPy's own listener knows the adapter of the settings only and no plain chat, and it
     drops what follows two brackets. A field of JSON is shown as JSON, escapes included.
 
@@ -31,19 +34,22 @@ class AnswerListener(StreamListener):
         field: Name of the output field; default: the signature's last one.
 
     Raises:
-        ArchitectureError: If the mixture's last step writes no text, or has no such field.
+        ArchitectureError: If ``mixture`` is none, or has no such field.
     """
 
-    def __init__(self, mixture: MixtureOfAgents, field: str | None = None) -> None:
-        architecture, outputs = mixture.architecture, list(mixture.signature.output_fields)
-        if architecture.combine != "synthesize":
+    def __init__(self, mixture: PlannedModule, field: str | None = None) -> None:
+        if not isinstance(mixture, PlannedModule):
             raise ArchitectureError(
-                f"{architecture} cannot be streamed: it picks an answer that is there already."
+                "`mixture` must be the MixtureOfAgents whose answer is streamed, as in "
+                f"AnswerListener(program.mixture, field='answer'), but got {mixture!r}."
             )
+        outputs = list(mixture.signature.output_fields)
         if field is not None and field not in outputs:
             raise ArchitectureError(f"Unknown `field` {field!r}; known are {', '.join(outputs)}.")
-        predictor = mixture.aggregator.predictors()[-1]
-        super().__init__(field or outputs[-1], predict=predictor, predict_name="aggregator")
+        writer = mixture.writer
+        # What no predictor writes is sent by the mixture itself, which DSPy takes as well.
+        heard = mixture if writer is None else writer.predictors()[-1]
+        super().__init__(field or outputs[-1], predict=heard, predict_name="aggregator")
         self._adapter = mixture.adapter
         self._said = self._shown = ""
 
@@ -51,6 +57,12 @@ class AnswerListener(StreamListener):
     def adapter(self) -> Any:
         """The adapter that the aggregator's reply is written for."""
         return self._adapter or dspy.settings.adapter or dspy.ChatAdapter()
+
+    def whole(self, values: Mapping[str, Any]) -> StreamResponse:
+        """Return the field of an answer that is complete, as the only chunk."""
+        self.stream_start = True
+        name = self.signature_field_name
+        return self._response(render({name: values.get(name, "")}), is_last=True)
 
     def receive(self, chunk: Any) -> StreamResponse | None:
         """Return what of ``chunk`` is text of the field, if any."""
@@ -63,6 +75,8 @@ class AnswerListener(StreamListener):
 
     def finalize(self) -> StreamResponse | None:
         """Return what was held back, at the end."""
+        if isinstance(self.predict, PlannedModule):
+            return None
         if self._said:
             more = self._more(self._visible(is_whole=True))
             return self._response(more.chunk if more else "", is_last=True)

@@ -31,24 +31,57 @@ def architectures(draw: st.DrawFn) -> Architecture:
     return Architecture(layers, draw(st.none() | someone), combine, order)
 
 
+def seating(architecture: Architecture) -> tuple[object, ...]:
+    """All that decides what is sent, and in which order."""
+    return (architecture, architecture.layers, architecture.reading, architecture.order)
+
+
 @given(architectures())
 def test_parse_reads_what_str_writes(architecture: Architecture) -> None:
-    assert Architecture.parse(str(architecture)) == architecture
+    assert seating(Architecture.parse(str(architecture))) == seating(architecture)
 
 
 @given(architectures())
 def test_from_json_rebuilds_what_to_json_returned(architecture: Architecture) -> None:
-    assert Architecture.from_json(json.loads(json.dumps(architecture.to_json()))) == architecture
+    rebuilt = Architecture.from_json(json.loads(json.dumps(architecture.to_json())))
+    assert seating(rebuilt) == seating(architecture)
 
 
 @given(architectures(), st.randoms(use_true_random=False))
-def test_order_inside_a_layer_does_not_matter(architecture: Architecture, random: object) -> None:
+def test_order_inside_a_layer_is_kept_and_does_not_count_when_comparing(
+    architecture: Architecture, random: object
+) -> None:
     shuffled = tuple(
         tuple(sorted(layer, key=lambda _: random.random()))  # type: ignore[attr-defined]  # a Random
         for layer in architecture.layers
     )
-    other = replace(architecture, layers=shuffled)
-    assert (other, hash(other), str(other)) == (architecture, hash(architecture), str(architecture))
+    other = Architecture(
+        shuffled, architecture.aggregator, architecture.combine, prompt=architecture.prompt
+    )
+    assert other.layers == shuffled
+    same = replace(architecture, order=())
+    assert (other, hash(other), str(other.canonical)) == (same, hash(same), str(same.canonical))
+
+
+@given(architectures())
+def test_the_canonical_form_is_the_one_that_is_sorted(architecture: Architecture) -> None:
+    canonical = architecture.canonical
+    assert canonical == architecture
+    assert seating(canonical.canonical) == seating(canonical)
+    assert canonical.layers == tuple(tuple(sorted(layer)) for layer in architecture.layers)
+    assert Architecture.parse(str(canonical)).layers == canonical.layers
+
+
+def test_an_order_counts_when_comparing_and_is_read_whatever_the_seats() -> None:
+    layer = ("z", "a", "m")
+    ordered = Architecture((layer,), "a", order=layer)
+    assert ordered != Architecture((layer,), "a")
+    # By name, a and m would follow a z that is named: so its name is all that is kept.
+    assert str(ordered) == "z + a + m > synthesize(a; order=z)"
+    for one in (ordered, ordered.canonical):
+        assert [one.layers[-1][seat] for seat in one.reading] == ["z", "a", "m"]
+    first = Architecture.parse("z + m + a > synthesize(a; order=a)")
+    assert [first.layers[-1][seat] for seat in first.reading] == ["a", "z", "m"]
 
 
 def test_order_of_layers_does_matter() -> None:
@@ -63,6 +96,7 @@ def test_order_of_layers_does_matter() -> None:
         ("select", "select", 0, 1),  # alone it is a name like any other
         ("b + a > synthesize(c)", "a + b > synthesize(c)", 1, 3),
         (" a*2+b+a>vote ", "a*3 + b > vote", 1, 4),
+        ("b*2 + a + b > vote", "a + b*3 > vote", 1, 4),
         ("a + b > vote(b)", "a + b > vote(b)", 1, 2),
         ("a*2 > select", "a*2 > select", 1, 2),
         ("a * 2 > select(a)", "a*2 > select(a)", 1, 3),
@@ -81,10 +115,24 @@ def test_the_notation_has_one_canonical_form(
     text: str, canonical: str, depth: int, calls: int
 ) -> None:
     architecture = Architecture.parse(text)
-    assert (str(architecture), architecture.depth, architecture.calls) == (canonical, depth, calls)
+    form = architecture.canonical
+    assert (str(form), form.depth, form.calls) == (canonical, depth, calls)
 
 
-def test_the_last_step_reads_in_the_order_given_then_by_name() -> None:
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("b + a > synthesize(c)", "b + a > synthesize(c)"),
+        (" a*2+b+a>vote ", "a*2 + b + a > vote"),
+        ("a + a + b > d + c > select(a)", "a*2 + b > d + c > select(a)"),
+        ("b + a > select(; order=b a)", "b + a > select(; order=b)"),
+    ],
+)
+def test_the_notation_keeps_the_order_of_the_seats(text: str, written: str) -> None:
+    assert str(Architecture.parse(text)) == written
+
+
+def test_the_last_step_reads_in_the_order_given_then_as_they_sit() -> None:
     architecture = Architecture.parse("a + b*2 + c > vote(; order=c)")
     assert [architecture.layers[-1][seat] for seat in architecture.reading] == ["c", "a", "b", "b"]
     assert Architecture.single("a").reading == ()

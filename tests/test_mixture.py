@@ -49,8 +49,8 @@ def test_a_single_agent_answers_alone() -> None:
 def test_every_layer_reads_the_one_before_in_the_architectures_order() -> None:
     pool = scripted_pool({"a": "1", "b": "2", "c": lambda p: f"c:{len(p)}", "d": lambda p: p})
     answer = ask(mixture(pool, "b + a > c > synthesize(d)"))
-    first = numbered("1", "2")  # a, then b: layers are kept sorted
-    assert [[r.text for r in layer] for layer in answer.layers] == [["1", "2"], [f"c:{len(first)}"]]
+    first = numbered("2", "1")  # b, then a: as they sit
+    assert [[r.text for r in layer] for layer in answer.layers] == [["2", "1"], [f"c:{len(first)}"]]
     assert answer.final.text == numbered(f"c:{len(first)}")
     assert answer.calls == pool.calls.ledger.spending.made == 4
 
@@ -60,6 +60,18 @@ def test_the_last_step_reads_in_the_order_that_the_architecture_gives() -> None:
     answer = ask(mixture(pool, "a + b + c > synthesize(d; order=c)"))
     assert answer.final.text == numbered("3", "1", "2")
     assert [response.agent for response in answer.layers[-1]] == ["a", "b", "c"]
+
+
+def test_without_an_order_every_step_reads_as_the_agents_sit() -> None:
+    pool = scripted_pool({"z": "1", "a": "2", "m": lambda p: p})
+    second, last = numbered("1", "2"), "q\n\nResponses from models:"
+    answer = ask(mixture(pool, "z + a > m + z > synthesize(m)"))
+    assert answer.layers[1][0].text == second
+    assert answer.final.text.startswith(f'{last}\n1. "q\\n\\nResponses from models')
+    assert answer.final.text.endswith('\n2. "1"')
+    # A tie goes to the first seat.
+    assert ask(mixture(pool, "a + z > vote")).final.text == "2"
+    assert ask(mixture(pool, "z + a > vote")).final.text == "1"
 
 
 def test_the_order_decides_the_ties_in_which_the_tie_breaker_has_no_part() -> None:

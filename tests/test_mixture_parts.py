@@ -28,7 +28,9 @@ def test_lms_given_as_objects_sit_where_they_were_put() -> None:
     program = MixtureOfAgents(
         TEXT, layers=[[two, one, two], [one]], aggregator=two, adapter=PlainChat()
     )
-    assert str(program.architecture) == "given/a*2 + given/a-2 > given/a-2 > synthesize(given/a)"
+    assert str(program.architecture) == (
+        "given/a + given/a-2 + given/a > given/a-2 > synthesize(given/a)"
+    )
     assert [program.pool.lm(name) for name in program.architecture.agents] == [two, one]
     assert program(question="q").answer == "2"
 
@@ -89,6 +91,13 @@ def test_a_mixture_with_another_architecture_is_alike_in_everything_else() -> No
         ("references -> answer", "a", {}, "own field 'references' must be renamed"),
         ("question -> references", "a", {}, "own field 'references' must be renamed"),
         ("question -> mixture", "a", {}, "own field 'mixture' must be renamed"),
+        ("question -> an wer", "a", {}, "`signature` must read like .* got 'question -> an wer'"),
+        ("question", "a", {}, "`signature` must read like .* got 'question'"),
+        (dspy.Signature("lm: int, q -> a"), "a", {}, "input 'lm' must be renamed"),
+        *(
+            (f"question, {name} -> answer", "a", {}, f"input '{name}' must be renamed: DSPy takes")
+            for name in ("config", "demos", "lm", "new_signature", "self", "signature")
+        ),
     ],
 )
 def test_a_mixture_that_cannot_be_built_is_refused(

@@ -164,7 +164,9 @@ def _ends_thought(text: str, tag: re.Match[str], request: str) -> bool:
 
 
 def _split_channels(text: str, is_whole: bool) -> SplitReply:
-    thoughts, answers, end = [], [], 0
+    thoughts: list[str] = []
+    answers: list[str] = []
+    end = 0
     for channel in _CHANNEL.finditer(text):
         end = channel.end()
         (answers if channel["name"] == "final" else thoughts).append(channel["text"])

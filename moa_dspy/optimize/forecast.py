@@ -103,7 +103,7 @@ TOP_K = 3
 
 def top_k(ranking: Sequence[str], k: int, *, combine: str = "vote") -> Architecture:
     """Return the ``k`` best single agents together; the best one decides ties, or synthesizes."""
-    return Architecture((tuple(ranking[:k]),), ranking[0], combine)
+    return Architecture((tuple(ranking[:k]),), ranking[0], combine).canonical
 
 
 def self_moa_of(
@@ -137,7 +137,7 @@ def baseline_architectures(
     if (samples := self_moa_of(ranking, pool, combine=combine)) is not None:
         found.insert(0, samples)
     if "synthesize" in space.combines:
-        layer = tuple(ranking[:widest])
+        layer = tuple(sorted(ranking[:widest]))
         found += [
             Architecture((layer,) * depth, ranking[0]) for depth in range(1, space.max_depth + 1)
         ]

@@ -115,14 +115,14 @@ def key_of(architecture: Architecture) -> Key:
         return architecture.agents
     (*before, members) = architecture.layers
     is_plain = architecture.combine == "vote" and not before and len(set(members)) == len(members)
-    return members if is_plain else architecture
+    return tuple(sorted(members)) if is_plain else architecture
 
 
 def architecture_of(members: Sequence[str], ranking: Sequence[str]) -> Architecture:
     """Return the vote of these members, or the single one of them."""
     if len(members) == 1:
         return Architecture.single(members[0])
-    return canonical_evidence(Architecture((tuple(members),), None, "vote"), ranking)
+    return canonical_evidence(Architecture((tuple(sorted(members)),), None, "vote"), ranking)
 
 
 def canonical_evidence(architecture: Architecture, ranking: Sequence[str]) -> Architecture:

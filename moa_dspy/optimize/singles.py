@@ -16,12 +16,11 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.diversity import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
 from moa_dspy.optimize.early_facts import EarlyFacts, StudyEstimate, early_facts
-from moa_dspy.optimize.evaluate import Evaluator
+from moa_dspy.optimize.evaluate import Evaluator, NamedPrompts
 from moa_dspy.optimize.forecast import Forecast
 from moa_dspy.optimize.nodes import Outcome, scores
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress
-from moa_dspy.optimize.prompts.prompt import PromptRegistry
 from moa_dspy.optimize.racing import balanced_order
 from moa_dspy.optimize.selection import Limits, ScoreMatrix, canonical_evidence
 from moa_dspy.optimize.space.space import SearchSpace
@@ -116,7 +115,7 @@ class SingleAgents:
     space: SearchSpace
     limits: Limits
     seed: int = 0
-    registry: PromptRegistry | None = None
+    registry: NamedPrompts | None = None
     rows: tuple[dspy.Example, ...] = ()
     _admitted: dict[tuple[str, ...], bool] = field(default_factory=dict)
 
@@ -210,6 +209,10 @@ class SingleAgents:
         return self.space.holds(Architecture((members,), None, "vote"))
 
     def canonical(self, architecture: Architecture) -> Architecture:
-        """Give an architecture its final form: the best decide ties, a prompt has one name."""
+        """Give an architecture its final form.
+
+        The best decide ties, a prompt has one name, and a listed one keeps its order of seats.
+        """
         found = canonical_evidence(architecture, self.ranking)
-        return found if self.registry is None else self.registry.canonical(found)
+        named = found if self.registry is None else self.registry.canonical(found)
+        return self.space.seated(named)

@@ -135,7 +135,8 @@ class TrialLoop:
 
     def share_with(self, more: Iterable[Architecture]) -> float:
         """Return the share of the budget that the trials may use if ``more`` are measured too."""
-        calls = [one.calls for one in (*more, *self.trials.records.values())]
+        calls = [float(one.calls) for one in more]
+        calls += [record.calls for record in self.trials.records.values()]
         return self.shares.of_search(calls, part=self.joint.part)
 
     def run(self, *, limit: int, known_phases: tuple[int, ...] = ()) -> tuple[int, ...]:

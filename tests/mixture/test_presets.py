@@ -15,7 +15,8 @@ from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE
 from moa_dspy.testing import scripted_pool
 from tests.calls.chat_server import Reply, serving
 
-SIX = "dbrx + llama-3-70b + mixtral-8x22b + qwen1.5-110b + qwen1.5-72b + wizardlm-2-8x22b"
+SIX = "wizardlm-2-8x22b + qwen1.5-110b + qwen1.5-72b + llama-3-70b + mixtral-8x22b + dbrx"
+"""The paper's six, in its order (section 3.1)."""
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,21 @@ def test_every_agents_settings_and_the_papers_messages_reach_the_wire(is_async: 
     read = f"{AGGREGATE_AND_SYNTHESIZE}\n\nResponses from models:\n1. I am a.\n2. I am b."
     system = {"role": "system", "content": read}
     assert [body["messages"] for body in server.bodies] == [[user]] * 2 + [[system, user]] * 3
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_references_stand_in_the_order_of_the_proposers_in_every_layer(is_async: bool) -> None:
+    with serving(lambda body: Reply(f"I am {body['model']}.")) as server:
+        pool = Pool(Agent(name=n, model=f"openai/{n}", api_base=server.url) for n in "zamk")
+        program = moa_dspy.moa(pool=pool, proposers=["z", "a", "m"], aggregator="k")
+        if is_async:
+            asyncio.run(program.acall(question="q"))
+        else:
+            program(question="q")
+    read = [body["messages"][0]["content"] for body in server.bodies[3:]]
+    # The second layer's three, then the aggregator.
+    assert len(read) == 4
+    assert {text.partition(":\n")[2] for text in read} == {"1. I am z.\n2. I am a.\n3. I am m."}
 
 
 @pytest.mark.parametrize(

@@ -107,11 +107,43 @@ def test_a_stored_answer_is_streamed_as_well() -> None:
     assert "".join(chunks) == ANSWER
 
 
-def test_a_mixture_that_picks_an_answer_has_none_to_stream() -> None:
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("is_inside", [False, True])
+@pytest.mark.parametrize("text", ["a + b > vote", "a + b > select", "a + b > select(b)"])
+def test_an_answer_that_is_picked_comes_as_one_chunk(
+    text: str, is_inside: bool, is_async: bool
+) -> None:
+    pool = scripted_pool({"a": "x y", "b": "1"})
+    picks = MixtureOfAgents("question -> answer", text, pool=pool, adapter=PlainChat())
+    listener = AnswerListener(picks)
+    found = asyncio.run(seen(Around(picks) if is_inside else picks, listener, is_async=is_async))
+    chunks = [value for value in found if isinstance(value, StreamResponse)]
+    answers = [(one.chunk, one.signature_field_name, one.is_last_chunk) for one in chunks]
+    assert answers == [("x y", "answer", True)]
+    assert isinstance(found[-1], MixturePrediction)
+    assert found[-1].answer == "x y"
+
+
+def test_the_prediction_is_left_out_of_a_stream_of_a_picked_answer_as_of_any_other() -> None:
+    async def values() -> list[Any]:
+        pool = scripted_pool(dict.fromkeys("ab", "x"))
+        picks = MixtureOfAgents("question -> answer", "a + b > vote", pool=pool)
+        stream = dspy.streamify(
+            picks,
+            stream_listeners=[AnswerListener(picks, "answer")],
+            include_final_prediction_in_output_stream=False,
+        )
+        with dspy.context(adapter=PlainChat()):
+            return [value async for value in stream(question="q")]
+
+    assert [type(value) for value in asyncio.run(values())][-1] is StreamResponse
+
+
+def test_a_listener_to_what_is_no_mixture_is_refused() -> None:
     pool = scripted_pool(dict.fromkeys("ab", "x"))
-    picks = MixtureOfAgents("question -> answer", "a + b > vote", pool=pool)
-    with pytest.raises(ArchitectureError, match=r"a \+ b > vote cannot be streamed"):
-        AnswerListener(picks)
+    wrong: Any = "answer"
+    with pytest.raises(ArchitectureError, match=r"must be the MixtureOfAgents .* got 'answer'"):
+        AnswerListener(wrong)
     single = MixtureOfAgents("question -> answer", "a", pool=pool)
     with pytest.raises(ArchitectureError, match="Unknown `field` 'x'; known are answer"):
         AnswerListener(single, "x")

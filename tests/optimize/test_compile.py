@@ -7,7 +7,9 @@ import dspy
 import pytest
 
 from moa_dspy.adapters import PlainChat
+from moa_dspy.architecture import Architecture
 from moa_dspy.errors import PoolError, StudyError
+from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import ModelSearch, SearchSpace
 from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool
@@ -74,3 +76,20 @@ def test_options_that_do_not_fit_are_refused(
 def test_a_space_with_an_agent_that_the_pool_lacks_is_refused(experts: Make) -> None:
     with pytest.raises(PoolError, match="Unknown agent 'z'; the pool has e0, e1, e2"):
         ModelSearch(exact, experts(), space=SearchSpace(("e0", "z")))
+
+
+def test_a_listed_mixture_is_tried_and_handed_back_in_its_own_order_of_seats(rows: Make) -> None:
+    # Who reads "z" first answers right: only the listed order of seats does.
+    def reads(prompt: str) -> str:
+        number = prompt.split()[1]
+        return number if '1. "z' in prompt else "no"
+
+    pool = scripted_pool({"z": "z says no", "a": "a says no", "m": reads})
+    listed = Architecture.parse("z + a > synthesize(m)")
+    space = SearchSpace(tuple(pool), max_depth=0, listed=(listed,))
+    search = ModelSearch(exact, pool, space=space, n_trials=12)
+    student = MixtureOfAgents("question -> answer", "a", pool=pool, adapter=PlainChat())
+    splits = {"trainset": [], "valset": rows("val", 20), "testset": rows("test", 20)}
+    program = search.compile(student, **splits)
+    assert str(search.result.pick) == str(program.architecture) == str(listed)
+    assert program(question="new 4").answer == "4"

@@ -89,3 +89,16 @@ def test_a_layer_is_repaired_by_the_ranking(
     flags = {f"layer1.{name}": name in chosen for name in "abc"}
     trial: Any = optuna.trial.FixedTrial({"kind": "layers", "depth": 1, "combine": "vote", **flags})
     assert space.suggest(trial, ["c", "a", "b"]).layers == (layer,)
+
+
+def test_a_listed_architecture_keeps_its_order_of_seats_and_all_others_sit_by_name() -> None:
+    listed = Architecture.parse("c + a > b + a > synthesize(b)")
+    space = SearchSpace(("c", "b", "a"), max_width=2, listed=(listed,))
+    assert str(space.seated(listed.canonical)) == str(listed)
+    assert space.params(listed.canonical) == {"kind": "listed", "listed": str(listed)}
+    trial: Any = optuna.trial.FixedTrial({"kind": "listed", "listed": str(listed)})
+    assert str(space.suggest(trial)) == str(listed)
+    rng = random.Random(0)
+    drawn = [one for one in (space.draw(rng) for _ in range(50)) if one != listed]
+    assert any(one.layers for one in drawn)
+    assert [str(one) for one in drawn] == [str(one.canonical) for one in drawn]

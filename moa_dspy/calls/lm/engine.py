@@ -174,7 +174,7 @@ class Stored:
 
     def arriving(self, request: Any, ask: CallRequest) -> StreamedResponse:
         """Return what collects the stream that answers ``request``."""
-        return StreamedResponse(request, ask.request, is_opened=self._opens_thoughts)
+        return StreamedResponse(request, ask.content, is_opened=self._opens_thoughts)
 
     def last_events(self, arrived: StreamedResponse | None, call: Call) -> Any:
         """Return the events that end a stream: all of them if none was passed on.

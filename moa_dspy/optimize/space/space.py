@@ -50,8 +50,8 @@ def check_space(space: SearchSpace) -> None:
 
 def _check_names(space: SearchSpace) -> None:
     for option in _NAMES:
-        names = [str(name) for name in getattr(space, option)]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        names = list(getattr(space, option))
+        if twice := sorted({str(name) for name in names if names.count(name) > 1}):
             raise StudyError(f"`space.{option}` names {twice[0]!r} twice.")
     for option, choices in (("combines", COMBINES), ("orders", ORDERS)):
         for name in getattr(space, option):
@@ -187,7 +187,8 @@ def suggest_layered(
     order = _one_of(trial, "order", space.orders) if who else "name"
     asks_for_prompt = combine == "synthesize" and space.prompts
     prompt = prompt_of(_one_of(trial, "prompt", space.prompts)) if asks_for_prompt else None
-    return Architecture(layers, aggregator, combine, order_of(order, layers[-1], read_by), prompt)
+    read = order_of(order, layers[-1], read_by)
+    return Architecture(layers, aggregator, combine, read, prompt).canonical
 
 
 def _one_of(trial: Suggests, name: str, choices: Sequence[str]) -> str:
@@ -389,8 +390,8 @@ class SearchSpace:
             return None
         if not architecture.layers:
             return {"kind": "single", "agent": str(architecture.aggregator)}
-        if str(architecture) in {str(one) for one in self.listed}:
-            return {"kind": "listed", "listed": str(architecture)}
+        if architecture in self.listed:
+            return {"kind": "listed", "listed": str(self.seated(architecture))}
         found = params_of_layered(self, architecture)
         return None if found is None else {"kind": "layers", **found}
 
@@ -416,7 +417,7 @@ class SearchSpace:
 
     def holds(self, architecture: Architecture) -> bool:
         """Whether the study may try ``architecture``, whoever decides the ties of a vote."""
-        is_listed = str(anonymous(architecture)) in self._listed
+        is_listed = anonymous(architecture) in self._listed
         return is_listed or self.params(architecture) is not None
 
     def keeps_constraints(self, architecture: Architecture) -> bool:
@@ -426,13 +427,24 @@ class SearchSpace:
         rival of the search may break them, and then should not be picked. Single agents and
         listed architectures always keep to them.
         """
-        if not architecture.layers or str(anonymous(architecture)) in self._listed:
+        if not architecture.layers or anonymous(architecture) in self._listed:
             return True
         return self.rules.demand(architecture.layers, architecture.aggregator)
 
+    def seated(self, architecture: Architecture) -> Architecture:
+        """Return the listed architecture that equals this one, for its order of seats; else this.
+
+        What the search makes itself is seated by name; what a user listed is asked as listed.
+        """
+        return self._as_listed.get(architecture, architecture)
+
     @cached_property
-    def _listed(self) -> frozenset[str]:
-        return frozenset(str(anonymous(one)) for one in self.listed)
+    def _as_listed(self) -> dict[Architecture, Architecture]:
+        return {one: one for one in self.listed}
+
+    @cached_property
+    def _listed(self) -> frozenset[Architecture]:
+        return frozenset(map(anonymous, self.listed))
 
     def layers(self, *, is_first: bool = False) -> Iterator[tuple[str, ...]]:
         """Yield every layer that may be searched; many, when width and pool are large.

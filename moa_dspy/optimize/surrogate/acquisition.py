@@ -74,7 +74,7 @@ def _with(
     who = last.get("aggregator", one.aggregator) if combine != "vote" else None
     prompt = one.prompt if combine == "synthesize" else None
     try:
-        yield Architecture(layers, who, combine, (), prompt)
+        yield Architecture(layers, who, combine, (), prompt).canonical
     except ArchitectureError:
         return
 

@@ -15,6 +15,7 @@ from tests.optimize.spaces import spaces
 
 def differences(one: Architecture, other: Architecture) -> int:
     """Count changed choices: of a layer, of the number of layers, of the last step, of reading."""
+    one, other = one.canonical, other.canonical
     if one.depth != other.depth:
         return abs(one.depth - other.depth)
     changed = sum(a != b for a, b in zip(one.layers, other.layers, strict=True))

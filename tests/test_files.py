@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from moa_dspy.files import replace_file
+
+WRITER = """
+import sys
+from pathlib import Path
+from moa_dspy.files import replace_file
+for number in range(200):
+    replace_file(Path(sys.argv[1]), sys.argv[2] * 5000)
+"""
+
+
+def test_processes_that_write_one_file_at_once_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "p.json"
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path), letter], stderr=subprocess.PIPE, text=True
+        )
+        for letter in "abc"
+    ]
+    errors = [run.communicate(timeout=120)[1] for run in runs]
+    assert errors == ["", "", ""]
+    assert path.read_text("utf-8") in {letter * 5000 for letter in "abc"}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "p.json").mkdir()
+    with pytest.raises(OSError, match=r"p\.json"):
+        replace_file(tmp_path / "p.json", "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["p.json"]

@@ -12,7 +12,7 @@ from typing import Any, Final
 import dspy
 
 from moa_dspy.adapters import neutral
-from moa_dspy.aggregators import NORMALISERS
+from moa_dspy.aggregators import NORMALISERS, Ballot, ballot_of
 from moa_dspy.optimize.prompts.references import StoredReferences, StoredRow
 from moa_dspy.optimize.prompts.student import NoAnswer, Scoring, score_of
 from moa_dspy.prediction import render
@@ -105,10 +105,8 @@ class ReferenceFeedback:
         known = {name: row[name] for name in self.outputs if name in row}
         return [f"The expected answer: {_short(render(known))}"] if known else []
 
-    def _normal(self, values: Any) -> tuple[str, ...]:
-        same = NORMALISERS[self.normalise]
-        given: Mapping[str, Any] = values
-        return tuple(same(str(given.get(name))) for name in self.outputs)
+    def _normal(self, values: Any) -> Ballot:
+        return ballot_of(values, self.outputs, NORMALISERS[self.normalise])
 
 
 def _misled(mine: Any, answer: Any, score: float) -> str:

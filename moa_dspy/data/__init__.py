@@ -1,4 +1,4 @@
-"""Files and hub tables become rows, rows become three splits that share nothing."""
+"""Rows of files and benchmarks, their splits, and the metrics of answers that can be checked."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from moa_dspy.data.benchmarks.mmlu_pro import answer_letter, mmlu_pro_match
 from moa_dspy.data.answers import normalise_answer, normalise_text, normalise_version
 from moa_dspy.data.metrics import answer_match, version_match
 from moa_dspy.data.recorded import RecordedResponses, read_recorded
-from moa_dspy.data.rows import FORMATS, read_hub, read_rows
+from moa_dspy.data.rows import FORMATS, check_outputs, read_hub, read_rows
 from moa_dspy.data.splits import Splits, find_duplicates, find_overlap, fingerprint, split_rows
 from moa_dspy.data.values import accepted_answers, comparable, is_absent, plain_text
 
@@ -27,9 +27,11 @@ __all__ = [
     "answer_match",
     "bbh_match",
     "card",
+    "check_outputs",
     "comparable",
     "find_duplicates",
     "find_overlap",
+    "fields_read",
     "fingerprint",
     "gsm8k_match",
     "is_absent",
@@ -54,3 +56,8 @@ METRICS: dict[str, Callable[..., float]] = {
     "version_match": version_match,
 }
 """Name in a study file -> DSPy metric. One line each."""
+
+
+def fields_read(metric: Callable[..., float]) -> tuple[str, ...]:
+    """Return the output fields that a metric of `METRICS` reads in a row; of any other, none."""
+    return ("answer",) if metric in METRICS.values() else ()

@@ -34,6 +34,16 @@ def is_absent(value: Any) -> bool:
     return _is_nan(value)
 
 
+def holds_answer(value: Any) -> bool:
+    """Say whether a cell of right answers holds at least one; a list may hold none."""
+    value = _python(value)
+    if isinstance(value, Mapping):
+        return any(map(holds_answer, value.values()))
+    if isinstance(value, list | tuple | set | frozenset):
+        return any(map(holds_answer, value))
+    return not is_absent(value)
+
+
 def plain_text(value: Any) -> str:
     """Return a value's text; of a number without an exponent, and without ".0"."""
     if isinstance(value, Enum):

@@ -85,7 +85,9 @@ def _container(value: Any, normalise: Callable[[str], str]) -> Hashable:
     if fields := _fields(value):
         return (type(value).__qualname__, comparable(fields, normalise))
     if isinstance(value, Mapping):
-        pairs = [(comparable(k, normalise_text), comparable(v, normalise)) for k, v in value.items()]
+        pairs = [
+            (comparable(k, normalise_text), comparable(v, normalise)) for k, v in value.items()
+        ]
         return ("mapping", *sorted(pairs, key=repr))
     if isinstance(value, Set):
         return ("set", *sorted({comparable(item, normalise) for item in value}, key=repr))

@@ -6,15 +6,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from moa_dspy.data import normalise_answer, normalise_text
+from moa_dspy.data.answers import normalise_answer, normalise_text, normalise_version
+from moa_dspy.data.values import comparable
 from moa_dspy.prediction import Response
 from moa_dspy.references import Cut
 
 Normalise: TypeAlias = Callable[[str], str]
+"""Texts that are equal answers become equal texts."""
+
+Ballot: TypeAlias = tuple[Hashable, ...]
+"""What a vote counts of one response; equal where answers are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +156,7 @@ class Synthesize:
 class Vote:
     """Returns a response with the most frequent answer; calls no model.
 
-    Answers are equal when all ``fields`` are equal after ``normalise``; what a module
+    Answers are equal when all ``fields`` are, by value (see ``ballot_of``); what a module
     adds to the signature, such as a reasoning, has no say. A tie goes to the answer of
     ``tie_breaker`` if it is among the tied ones, else to the tied answer that comes first
     in the layer's order.
@@ -171,10 +176,26 @@ class Vote:
         return responses[(preferred or tied)[0]]
         yield  # makes this a plan that asks nothing
 
-    def ballot(self, response: Response) -> tuple[str, ...]:
+    def ballot(self, response: Response) -> Ballot:
         """Return what is counted: equal where answers are."""
-        return tuple(self.normalise(str(response.values.get(name))) for name in self.fields)
+        return ballot_of(response.values, self.fields, self.normalise)
 
 
-NORMALISERS: dict[str, Normalise] = {"answer": normalise_answer, "text": normalise_text}
-"""When two answers are equal: as whole texts, or by the final word or number. One line each."""
+def ballot_of(values: Mapping[str, Any], fields: Sequence[str], normalise: Normalise) -> Ballot:
+    """Return the values of ``fields`` in a form that is equal where answers are.
+
+    Typed answers are equal by value: 3 and 3.0, mappings and sets in any order. Texts are
+    equal after ``normalise``, in a list or a model too.
+    """
+    return tuple(comparable(values.get(name), normalise) for name in fields)
+
+
+NORMALISERS: dict[str, Normalise] = {
+    "answer": normalise_answer,
+    "text": normalise_text,
+    "version": normalise_version,
+}
+"""When two texts are equal answers: as whole texts, or by the final word or number.
+
+``version`` reads the final word like ``answer``, but "3.10" and "3.1" differ. One line each.
+"""

@@ -1,16 +1,18 @@
-"""Files and hub tables become rows, rows become three splits that share nothing."""
+"""Rows of files and benchmarks, their splits, and the metrics of answers that can be checked."""
 
 from collections.abc import Callable
 
+from moa_dspy.data.answers import normalise_answer, normalise_text, normalise_version
 from moa_dspy.data.benchmarks import BENCHMARKS, card
 from moa_dspy.data.benchmarks.base import Benchmark, BenchmarkOrigin
 from moa_dspy.data.benchmarks.bbh import bbh_match
 from moa_dspy.data.benchmarks.gsm8k import gsm8k_match, last_number
 from moa_dspy.data.benchmarks.mmlu_pro import answer_letter, mmlu_pro_match
-from moa_dspy.data.metrics import answer_match, normalise_answer, normalise_text
+from moa_dspy.data.metrics import answer_match, version_match
 from moa_dspy.data.recorded import RecordedResponses, read_recorded
-from moa_dspy.data.rows import FORMATS, read_hub, read_rows
+from moa_dspy.data.rows import FORMATS, check_outputs, read_hub, read_rows
 from moa_dspy.data.splits import Splits, find_duplicates, find_overlap, fingerprint, split_rows
+from moa_dspy.data.values import accepted_answers, comparable, is_absent, plain_text
 
 __all__ = [
     "BENCHMARKS",
@@ -20,22 +22,30 @@ __all__ = [
     "BenchmarkOrigin",
     "RecordedResponses",
     "Splits",
+    "accepted_answers",
     "answer_letter",
     "answer_match",
     "bbh_match",
     "card",
+    "check_outputs",
+    "comparable",
     "find_duplicates",
     "find_overlap",
+    "fields_read",
     "fingerprint",
     "gsm8k_match",
+    "is_absent",
     "last_number",
     "mmlu_pro_match",
     "normalise_answer",
     "normalise_text",
+    "normalise_version",
+    "plain_text",
     "read_hub",
     "read_recorded",
     "read_rows",
     "split_rows",
+    "version_match",
 ]
 
 METRICS: dict[str, Callable[..., float]] = {
@@ -43,17 +53,11 @@ METRICS: dict[str, Callable[..., float]] = {
     "bbh_match": bbh_match,
     "gsm8k_match": gsm8k_match,
     "mmlu_pro_match": mmlu_pro_match,
+    "version_match": version_match,
 }
 """Name in a study file -> DSPy metric. One line each."""
 
-__all__ = [
-    "METRICS",
-    "answer_letter",
-    "answer_match",
-    "bbh_match",
-    "gsm8k_match",
-    "last_number",
-    "mmlu_pro_match",
-    "normalise_answer",
-    "normalise_text",
-]
+
+def fields_read(metric: Callable[..., float]) -> tuple[str, ...]:
+    """Return the output fields that a metric of `METRICS` reads in a row; of any other, none."""
+    return ("answer",) if metric in METRICS.values() else ()

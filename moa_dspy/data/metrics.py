@@ -1,45 +1,13 @@
-"""Short answers that mean the same become the same text."""
+"""Metrics of short answers: right or wrong by the final answer, however it is written."""
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from typing import Any
 
 import dspy
 
-_NUMBER = re.compile(r"(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.(?P<part>[0-9]+))?")
-# A colon parts "answer:42" but not "10:30".
-_GAP = re.compile(r"[\s=()\[\]{}<>]+|(?<![0-9]):+|:+(?![0-9])")
-
-
-def normalise_answer(text: str) -> str:
-    """Equal answers become equal text: "The answer is 42.", "**42.0**" and "42" are all "42".
-
-    The answer is the last word or number of the last line that holds one, so an answer of several
-    words keeps only its last. It is folded (NFKC, case), without quotes, punctuation and markdown
-    around it, and a number is written in one way: no thousands commas, no idle zeros.
-
-    Args:
-        text: Any text, from a model or from a file; never an error.
-
-    Returns:
-        The answer; of a text without word or number its last piece, so "" only for blank text.
-        Normalising it again changes nothing.
-    """
-    words = _words(text)
-    if words:
-        return words[-1]
-    pieces = _folded(text).split()
-    return pieces[-1] if pieces else ""
-
-
-def normalise_text(text: str) -> str:
-    """Texts that differ only in case, blanks and Unicode spelling become equal text.
-
-    Unlike `normalise_answer` it keeps every word and mark; normalising again changes nothing.
-    """
-    return " ".join(_folded(text).split())
+from moa_dspy.data.answers import answer_words, normalise_answer, normalise_version
+from moa_dspy.data.values import accepted_answers, comparable, is_absent, is_container, plain_text
 
 
 def answer_match(
@@ -48,69 +16,72 @@ def answer_match(
     trace: Any = None,
     pred_name: str | None = None,
     pred_trace: Any = None,
+    *,
+    as_written: bool = False,
 ) -> float:
     """1.0 if `prediction.answer` ends in `example.answer`, else 0.0; any DSPy optimizer takes it.
 
     Both are read as `normalise_answer` reads them, except that a right answer of several words
-    must be there in full. A prediction without text is wrong, whatever the right answer is.
+    must be there in full. A prediction without text is wrong, whatever the right answer is. A list
+    or a model that was predicted is compared by value, with texts read as answers.
 
     Args:
-        example: Has a field `answer`.
-        prediction: Has a field `answer`; other types than text count as their text, None as none.
+        example: Has a field `answer`; a list holds every answer that is accepted.
+        prediction: Has a field `answer`; numbers count as their plain text, None as none.
         trace: Not read; here for DSPy's optimizers, like the two below.
         pred_name: Not read.
         pred_trace: Not read.
+        as_written: Whether numbers must be written alike: then "3.10" is not "3.1".
+
+    Raises:
+        MetricError: The right answer is missing, or a mapping of unknown keys.
     """
-    given = "" if prediction.answer is None else str(prediction.answer)
-    right = str(example.answer)
-    words = _words(right)
+    given = prediction.answer
+    if is_container(given):
+        return float(_is_same_value(example.answer, given, as_written))
+    if is_absent(example.answer) and isinstance(example.answer, str):
+        return 0.0
+    rights = [plain_text(right) for right in accepted_answers(example.answer)]
+    text = "" if is_absent(given) else plain_text(given)
+    is_right = any(_ends_in(text, right, as_written) for right in rights)
+    return float(is_right and not (len(rights) > 1 and _lists(text, rights, as_written)))
+
+
+def version_match(
+    example: dspy.Example,
+    prediction: dspy.Prediction,
+    trace: Any = None,
+    pred_name: str | None = None,
+    pred_trace: Any = None,
+) -> float:
+    """`answer_match` with numbers as they are written: "3.10" is not "3.1", nor "42.0" "42"."""
+    return answer_match(example, prediction, as_written=True)
+
+
+def _is_same_value(right: Any, given: Any, as_written: bool) -> bool:
+    normalise = normalise_version if as_written else normalise_answer
+    rights = [right, *(right if isinstance(right, list | tuple) else ())]
+    value = comparable(given, normalise)
+    return any(comparable(one, normalise) == value for one in rights)
+
+
+def _lists(text: str, rights: list[str], as_written: bool) -> bool:
+    """Say whether a text is nothing but several accepted answers, one after the other."""
+    known = [answer_words(right, as_written=as_written) for right in rights]
+    left = answer_words(text, as_written=as_written)
+    if left in known:
+        return False
+    while left:
+        ends = [words for words in known if words and left[-len(words) :] == words]
+        if not ends:
+            return False
+        left = left[: -max(map(len, ends))]
+    return True
+
+
+def _ends_in(text: str, right: str, as_written: bool) -> bool:
+    words = answer_words(right, as_written=as_written)
     if words:
-        return float(_words(given)[-len(words) :] == words)
-    answer = normalise_answer(given)
-    return float(bool(answer) and answer == normalise_answer(right))
-
-
-def _folded(text: str) -> str:
-    """One spelling per text; folding a folded text changes nothing."""
-    # Once is not enough: some letters fold into letters that NFKC composes anew, and back.
-    for _ in range(4):
-        text = unicodedata.normalize("NFKC", text.casefold())
-    return text
-
-
-def _words(text: str) -> list[str]:
-    """The words of the last line that has any, in order."""
-    for line in reversed(_folded(text).splitlines()):
-        words = [word for piece in _GAP.split(line) if (word := _word(piece))]
-        if words:
-            return words
-    return []
-
-
-def _word(piece: str) -> str:
-    """The piece without what surrounds the word, "" if there is no word in it."""
-    first, end = 0, len(piece)
-    while first < end and _is_wrapping(piece[first]):
-        first += 1
-    while end > first and _is_wrapping(piece[end - 1]):
-        end -= 1
-    before, word = piece[:first], piece[first:end]
-    number = _NUMBER.fullmatch(word)
-    return _number(before, number) if number else word
-
-
-def _number(before: str, number: re.Match[str]) -> str:
-    """The only spelling of this number; `before` may hold its sign and its point."""
-    whole, part = number["whole"].replace(",", ""), number["part"] or ""
-    if before.count(".") == 1 and before.endswith(".") and not part:
-        whole, part = "0", whole
-    # As text: int() refuses more than 4300 digits, and Decimal would round.
-    part = part.rstrip("0")
-    value = (whole.lstrip("0") or "0") + ("." + part if part else "")
-    minus = before.count("-") + before.count("\N{MINUS SIGN}") == 1 and value != "0"
-    return "-" + value if minus else value
-
-
-def _is_wrapping(character: str) -> bool:
-    """True of punctuation, symbols, blanks and control characters: never part of a bare word."""
-    return unicodedata.category(character)[0] in "PSZC"
+        return answer_words(text, as_written=as_written)[-len(words) :] == words
+    answer = normalise_answer(text)
+    return bool(answer) and answer == normalise_answer(right)

@@ -1,6 +1,4 @@
-"""What models once answered, as data: a pool of agents that can be asked again at no cost."""
-
-# DOCS: data/_recorded_table: A table of responses becomes `RecordedResponses`, or one line says what is wrong with it.
+"""Recorded responses of models, some of them graded, and the reader of tables that hold them."""
 
 from __future__ import annotations
 
@@ -15,6 +13,7 @@ from typing import Any
 import dspy
 
 from moa_dspy.data.rows import SUFFIXES, find_file, records_of
+from moa_dspy.data.values import is_absent, is_container, plain_text
 from moa_dspy.errors import DataError, MetricError
 
 
@@ -56,7 +55,7 @@ class RecordedResponses:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Who answered, in the table's order."""
+        """Names of the models, in the table's order."""
         return tuple(self.responses)
 
     def examples(self, *, columns: Mapping[str, str] | None = None) -> list[dspy.Example]:
@@ -111,7 +110,7 @@ class RecordedResponses:
             answer: The prediction's field that holds the answer.
 
         Raises:
-            MetricError: When called: nobody gave this answer to this example, or it has no score.
+            MetricError: When called: no model gave this answer to this example, or it has no score.
         """
         by_text = self._by_text()
 
@@ -122,7 +121,8 @@ class RecordedResponses:
             pred_name: str | None = None,
             pred_trace: Any = None,
         ) -> float:
-            name, text = str(example.id), str(prediction[answer]).strip()
+            given = prediction[answer]
+            name, text = str(example.id), "" if is_absent(given) else plain_text(given).strip()
             scores = by_text.get((name, text), {})
             author = _author(prediction)
             if author in scores:
@@ -146,7 +146,7 @@ class RecordedResponses:
 
 
 def _author(prediction: dspy.Prediction) -> str:
-    """The agent whose response a mixture returned; "" of any other program."""
+    """Return the agent whose response a mixture returned; "" for any other program."""
     mixture = getattr(prediction, "mixture", None)
     return str(getattr(getattr(mixture, "final", None), "agent", ""))
 
@@ -165,7 +165,9 @@ def read_recorded(
     questions: Path | None = None,
     text: str = "question",
 ) -> RecordedResponses:
-    """Every row of the table is one model's response to one question.
+    """Return the responses of a table whose rows are each one model's response to one question.
+
+    A cell has no value if it is null, NaN, pandas' NA or blank.
 
     Args:
         path: A Parquet, CSV, JSONL or JSON table; or a folder with a table `responses`.
@@ -173,16 +175,18 @@ def read_recorded(
         model: Column of the model's name; or, of a table with one row per question, the
             columns of its models, whose cells are responses or objects that hold them.
             Blanks and the signs of an architecture's notation in a name become "-".
-        response: Column (or key of such an object) of the response; null is none given.
-        score: Column of the response's score in [0, 1]; true and false are 1 and 0.
+        response: Column (or key of such an object) of the response; no value is none given.
+        score: Column of the response's score in [0, 1]; true and false are 1 and 0, as texts too.
+            NaN is a score only where there is no response: then there is none.
         preference: Column of a preference over a baseline in [0, 1], instead of `score`.
         questions: Table with one row per question; default: `questions` in the folder of a
             `path` that is a folder.
         text: Column of the question's text, in the questions table or in the responses'.
 
     Raises:
-        DataError: A file cannot be read, lacks a column, has a model answer a question
-            twice, or holds a score that is no number in [0, 1].
+        DataError: A file cannot be read, lacks a column, a name or an id, has a model answer a
+            question twice, two models whose names become one, a response that is a list, or a
+            score that is no number in [0, 1].
     """
     if score is not None and preference is not None:
         raise DataError("Give either `score` or `preference`, and not both.")
@@ -195,6 +199,9 @@ def read_recorded(
     for where, row in records_of(file):
         for cells in _long(row, models, table):
             table.add(cells, f"{file}, {where}")
+    if unknown := set(models) - table.seen.keys():
+        known = ", ".join(map(repr, table.seen))
+        raise DataError(f"{file}: no column {min(unknown)!r} for a model; the rows have {known}.")
     if questions is not None:
         table.describe(Path(questions))
     return RecordedResponses(table.responses, table.questions, table.columns, table.scores)
@@ -213,43 +220,56 @@ class _Table:
     questions: dict[str, str] = field(default_factory=dict)
     columns: dict[str, dict[str, Any]] = field(default_factory=dict)
     scores: dict[tuple[str, str], float] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    seen: dict[str, None] = field(default_factory=dict)
 
     def add(self, row: Mapping[str, Any], place: str) -> None:
         """Take one response in."""
-        name = str(_cell(row, self.question, place))
-        model = _NOT_IN_A_NAME.sub("-", str(_cell(row, self.model, place)).strip())
+        name, model = _name(row, self.question, place), self._model(row, place)
         given = self.responses.setdefault(model, {})
         if name in given:
             raise DataError(f"{place}: {model} answers question {name!r} a second time.")
-        value = _cell(row, self.response, place)
-        given[name] = None if value is None else str(value)
-        self.questions.setdefault(name, str(row.get(self.text) or name))
+        given[name] = _text(row, self.response, place)
+        self._ask(name, row)
         if self.score is None:
             return
-        score = _score(_cell(row, self.score, place), self.score, place)
+        score = _score(row, self.score, place, has_response=given[name] is not None)
         if score is not None:
             self.scores[name, model] = score
 
+    def _model(self, row: Mapping[str, Any], place: str) -> str:
+        written = _name(row, self.model, place).strip()
+        model = _NOT_IN_A_NAME.sub("-", written)
+        first = self.names.setdefault(model, written)
+        if first != written:
+            raise DataError(f"{place}: models {first!r} and {written!r} would both be {model!r}.")
+        return model
+
+    def _ask(self, name: str, row: Mapping[str, Any]) -> None:
+        text = row.get(self.text)
+        self.questions.setdefault(name, name if is_absent(text) else plain_text(text))
+
     def describe(self, path: Path) -> None:
-        """Take the questions table in; a question that nobody answered is left out."""
-        texts: dict[str, str] = {}
+        """Take the questions table in; a question that no model answered is left out."""
+        answered = self.questions
+        self.questions = {}
         for where, row in records_of(path):
-            name = str(_cell(row, self.question, f"{path}, {where}"))
-            if name in self.questions:
-                texts[name] = str(row.get(self.text) or name)
+            name = _name(row, self.question, f"{path}, {where}")
+            if name in answered:
+                self._ask(name, row)
                 self.columns[name] = {k: v for k, v in row.items() if k != self.question}
-        if missing := self.questions.keys() - texts.keys():
+        if missing := answered.keys() - self.questions.keys():
             raise DataError(f"{path} lacks question {min(missing)!r}, which models answer.")
-        self.questions = texts
 
 
 def _long(
     row: Mapping[str, Any], models: Sequence[str], table: _Table
 ) -> Iterator[Mapping[str, Any]]:
-    """One mapping per response: the row itself, or one per column that is a model."""
+    """Yield one mapping per response: the row itself, or one per column that is a model."""
     if not models:
         yield row
         return
+    table.seen.update(dict.fromkeys(row))
     rest = {name: value for name, value in row.items() if name not in models}
     for model in models:
         cell = row.get(model)
@@ -263,12 +283,35 @@ def _cell(row: Mapping[str, Any], column: str, place: str) -> Any:
     return row[column]
 
 
-def _score(value: Any, column: str, place: str) -> float | None:
-    """The score as a number, None where there is none."""
-    if value is None or value == "":
+def _name(row: Mapping[str, Any], column: str, place: str) -> str:
+    value = _cell(row, column, place)
+    if is_absent(value) or is_container(value):
+        shown = "a list or an object" if is_container(value) else "missing"
+        raise DataError(f"{place}: {column!r} must be a name, but is {shown}.")
+    return plain_text(value)
+
+
+def _text(row: Mapping[str, Any], column: str, place: str) -> str | None:
+    value = _cell(row, column, place)
+    if is_container(value):
+        raise DataError(f"{place}: {column!r} must be a text, but is {value!r:.60}.")
+    return None if is_absent(value) else plain_text(value)
+
+
+_TRUTHS = {"true": 1.0, "false": 0.0}
+_NO_SCORE = frozenset({"nan", "<na>", "na", "n/a", "none", "null", "nat"})
+
+
+def _score(row: Mapping[str, Any], column: str, place: str, *, has_response: bool) -> float | None:
+    """Return the score as a number, None where there is none."""
+    value = _cell(row, column, place)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    text = str(value).strip().casefold()
+    if text in _NO_SCORE and not has_response:
         return None
     try:
-        score = float(value)
+        score = _TRUTHS[text] if text in _TRUTHS else float(value)
     except (TypeError, ValueError):
         score = math.nan
     if not -1e-9 <= score <= 1 + 1e-9:

@@ -1,33 +1,53 @@
-"""Rows of a file become examples, or one line says what is wrong with the file."""
+"""Readers of tables (CSV, JSONL, JSON, Parquet, hub data sets) that return examples.
 
-# DOCS: data/_files: The right file of a folder is found, and a JSON file that holds a whole table is read. | data/_hub: Tables of the Hugging Face hub become rows like those of a file.
+Every reader refuses a table that is broken or lacks a value, with one line that says where.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import dspy
 
+from moa_dspy.data.values import holds_answer, is_absent, plain_text
 from moa_dspy.errors import DataError
+
+_logger = logging.getLogger(__name__)
+
+_SHOWN_PLACES = 5
+_GOLD = "answer"
 
 Record = tuple[str, dict[str, Any]]
 """Where the row is ("line 3"), and its columns."""
 
 
 def read_rows(
-    path: Path, *, inputs: Sequence[str], columns: Mapping[str, str] | None = None
+    path: Path,
+    *,
+    inputs: Sequence[str],
+    columns: Mapping[str, str] | None = None,
+    outputs: Sequence[str] | None = None,
+    drops_incomplete: bool = False,
 ) -> list[dspy.Example]:
-    """Every row of the file is one example, in file order, with an `id` no other row has.
+    """Return one example per row of the file, in file order, with an `id` no other row has.
+
+    A cell has no value if it is null, NaN, pandas' NA or NaT, or blank. A text such as "None"
+    or "nan" is a value. A CSV row whose cells are all blank is no row.
 
     Args:
         path: A file in one of `FORMATS`, told by its suffix; text is UTF-8.
-        inputs: The fields a program is given; every row must have them.
+        inputs: The fields a program is given; every row must have them, and not all blank.
         columns: Our field name -> the file's column, for those that differ.
+        outputs: The fields with right answers; every row must have a value in each. None means
+            `answer` where the file has such a column.
+        drops_incomplete: Whether a row without a value in one of the `outputs` is left out; how
+            many is logged.
 
     Returns:
         Examples with their inputs set. `id` is text: the field `id`, or where the file has none
@@ -38,7 +58,14 @@ def read_rows(
             or lacks a field, or two rows share an id. It names the file, the line and the value.
     """
     path = Path(path)
-    return make_examples(read_records(path), f"{path}", inputs=inputs, columns=columns)
+    return make_examples(
+        read_records(path),
+        f"{path}",
+        inputs=inputs,
+        columns=columns,
+        outputs=outputs,
+        drops_incomplete=drops_incomplete,
+    )
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -67,15 +94,25 @@ def make_examples(
     *,
     inputs: Sequence[str],
     columns: Mapping[str, str] | None = None,
+    outputs: Sequence[str] | None = None,
+    drops_incomplete: bool = False,
 ) -> list[dspy.Example]:
-    """Rows of any table become examples by the rules of `read_rows`; `source` is for errors."""
+    """Return the rows of any table as examples by the rules of `read_rows`.
+
+    `source` is what errors call the table.
+    """
     names = dict(columns or {})
     records = [(where, _renamed(row, names)) for where, row in rows]
     if not records:
         raise DataError(f"{source} has no rows.")
-    wanted = {*inputs, *names} | ({"id"} & set(records[0][1]))
+    if outputs is None:
+        outputs = [_GOLD] if any(_GOLD in row for _, row in records) else []
+    wanted = {*inputs, *names, *outputs} | ({"id"} & set(records[0][1]))
+    if drops_incomplete:
+        records = _with_answers(records, source, outputs)
     for where, row in records:
         _check_fields(row, sorted(wanted), f"{source}, {where}", names)
+    _check_values(records, source, sorted(wanted), inputs=inputs, outputs=outputs)
     ids = _ids(records, source)
     return [
         dspy.Example({**row, "id": name}).with_inputs(*inputs)
@@ -87,7 +124,7 @@ def _ids(records: Sequence[Record], source: str) -> list[str]:
     """One text per row, all different; `source` is for the error."""
     places: dict[str, str] = {}
     for number, (where, row) in enumerate(records, start=1):
-        name = str(row.get("id", number))
+        name = plain_text(row.get("id", number))
         if name in places:
             raise DataError(f"{source}: id {name!r} is on {places[name]} and again on {where}.")
         places[name] = where
@@ -108,8 +145,102 @@ def _check_fields(
             column = f" (column {names[field]!r})" if field in names else ""
             known = ", ".join(sorted(map(str, row)))
             raise DataError(f"{place}: no field {field!r}{column}; the row has {known}.")
-        if row[field] is None:
-            raise DataError(f"{place}: field {field!r} is null, but it must have a value.")
+
+
+def _with_answers(records: list[Record], source: str, outputs: Sequence[str]) -> list[Record]:
+    """Return the records with a value in each of the `outputs`, and log how many have none."""
+    kept = [one for one in records if all(holds_answer(one[1].get(name)) for name in outputs)]
+    if len(kept) < len(records):
+        names = ", ".join(map(repr, outputs))
+        _logger.warning(
+            "%s: %d of %d rows are left out, which have no value in %s.",
+            source, len(records) - len(kept), len(records), names,
+        )  # fmt: skip
+    if not kept:
+        raise DataError(f"{source}: no row has a value in {', '.join(map(repr, outputs))}.")
+    return kept
+
+
+def _check_values(
+    records: Sequence[Record],
+    source: str,
+    wanted: Sequence[str],
+    *,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> None:
+    """Check that no row lacks a value; an input may be an empty text beside one that is not."""
+    for field in wanted:
+        lacking = [
+            (where, row[field])
+            for where, row in records
+            if _lacks(row, field, inputs=inputs, outputs=outputs)
+        ]
+        if not lacking:
+            continue
+        where, value = lacking[0]
+        if len(lacking) == 1:
+            kind = _kind_of_nothing(value)
+            raise DataError(
+                f"{source}, {where}: field {field!r} is {kind}, but it must have a value."
+            )
+        raise DataError(
+            f"{source}: field {field!r} must have a value, but has none on "
+            f"{_listed([where for where, _ in lacking])}."
+        )
+
+
+def _lacks(
+    row: Mapping[str, Any], field: str, *, inputs: Sequence[str], outputs: Sequence[str]
+) -> bool:
+    value = row[field]
+    if field in outputs:
+        return not holds_answer(value)
+    if not isinstance(value, str):
+        return is_absent(value)
+    if field in inputs:
+        return all(is_absent(row[name]) for name in inputs)
+    return field == "id" and is_absent(value)
+
+
+def _kind_of_nothing(value: Any) -> str:
+    if value is None:
+        return "null"
+    return "empty" if isinstance(value, str | list | tuple | Mapping) else "NaN"
+
+
+def _listed(places: Sequence[str]) -> str:
+    shown, more = ", ".join(places[:_SHOWN_PLACES]), len(places) - _SHOWN_PLACES
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def check_outputs(
+    rows: Sequence[dspy.Example], fields: Sequence[str], *, where: str = "The data"
+) -> None:
+    """Check that every row has a value in every field that a metric reads; costs no call.
+
+    Args:
+        rows: Examples; a row without `id` goes by its number, from 1.
+        fields: Names of output fields, such as `answer`.
+        where: The rows' name in errors, such as "Split 'test'".
+
+    Raises:
+        DataError: A row lacks a field, or a value in it: null, NaN, a blank text or an empty
+            list. It names the rows, and the fields that the first of them has.
+    """
+    for field in fields:
+        lacking = [
+            (plain_text(row.get("id", number)), row)
+            for number, row in enumerate(rows, start=1)
+            if not holds_answer(row.get(field, None))
+        ]
+        if lacking:
+            known = ", ".join(map(str, lacking[0][1].keys()))
+            raise DataError(
+                f"{where}: {len(lacking)} of {len(rows)} rows have no value in {field!r}, which "
+                f"the metric reads: {_listed([repr(name) for name, _ in lacking])}; the first of "
+                f"these has {known}. Name the column that holds it in `columns`."
+            )
 
 
 def read_text(path: Path) -> str:
@@ -141,23 +272,32 @@ def _jsonl(path: Path) -> Iterator[Record]:
 
 
 def _csv(path: Path) -> Iterator[Record]:
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     header: list[str] = []
+    for place, cells in _csv_lines(path):
+        if not header:
+            header = _header(cells, f"{path}, {place}")
+            continue
+        # What spreadsheets leave below a table, such as ",,".
+        if len(cells) > 1 and not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) != len(header):
+            raise DataError(
+                f"{path}, {place} has {len(cells)} cells, but the header has {len(header)}."
+            )
+        yield place, dict(zip(header, cells, strict=True))
+
+
+def _csv_lines(path: Path) -> list[tuple[str, list[str]]]:
+    text = read_text(path)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    # The limit, 128 KiB by default, is the process's: it is put back at once.
+    limit = csv.field_size_limit(max(len(text), 131_072))
     try:
-        for cells in reader:
-            if not cells:
-                continue
-            place = f"line {reader.line_num}"
-            if not header:
-                header = _header(cells, f"{path}, {place}")
-                continue
-            if len(cells) != len(header):
-                raise DataError(
-                    f"{path}, {place} has {len(cells)} cells, but the header has {len(header)}."
-                )
-            yield place, dict(zip(header, cells, strict=True))
+        return [(f"line {reader.line_num}", cells) for cells in reader if cells]
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num} is not CSV: {error}.") from error
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _header(cells: list[str], place: str) -> list[str]:
@@ -188,8 +328,8 @@ FORMATS: dict[str, Callable[[Path], Iterator[Record]]] = {
 }
 """Suffix -> reader of one file, which yields where each row is and its columns."""
 
-
 SUFFIXES = (*FORMATS, ".json")
+"""Suffixes that `records_of` reads."""
 
 
 def find_file(source: Path, *names: str) -> Path:
@@ -246,8 +386,10 @@ def read_hub(
     split: str,
     inputs: Sequence[str],
     columns: Mapping[str, str] | None = None,
+    outputs: Sequence[str] | None = None,
+    drops_incomplete: bool = False,
 ) -> list[dspy.Example]:
-    """Every row of a split of a hub data set is one example, in the data set's order.
+    """Return one example per row of a split of a hub data set, in the data set's order.
 
     Args:
         name: Repository on the hub, "owner/name"; or a folder that `datasets` can load.
@@ -255,6 +397,8 @@ def read_hub(
         split: As the data set calls it.
         inputs: The fields a program is given; every row must have them.
         columns: Our field name -> the data set's column, for those that differ.
+        outputs: As of `read_rows`.
+        drops_incomplete: As of `read_rows`.
 
     Returns:
         Examples as `read_rows` makes them.
@@ -264,7 +408,12 @@ def read_hub(
     """
     source = f"{name} ({split})" if config is None else f"{name} ({config}, {split})"
     return make_examples(
-        hub_records(name, config=config, split=split), source, inputs=inputs, columns=columns
+        hub_records(name, config=config, split=split),
+        source,
+        inputs=inputs,
+        columns=columns,
+        outputs=outputs,
+        drops_incomplete=drops_incomplete,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from moa_dspy.aggregators import NORMALISERS, Question, Vote
+from moa_dspy.aggregators import NORMALISERS, Ballot, Question, Vote
 from moa_dspy.calls import CallFacts, call_scope
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.plan import follow
@@ -115,7 +115,7 @@ class NodeRunner:
         read = answer.layers[-1] if answer.layers else (answer.final,)
         return tuple(response.text for response in read if response.has_answer)
 
-    def ballot(self, mixture: MixtureOfAgents) -> tuple[str, ...] | None:
+    def ballot(self, mixture: MixtureOfAgents) -> Ballot | None:
         """Return what a vote would count of a single agent's answer.
 
         None where that is not one thing: of layers, or of a program that asked the mixture
@@ -178,7 +178,7 @@ class Outcome:
     seconds: float
     tokens: int = 0
     failure: str | None = None
-    ballot: tuple[str, ...] | None = None
+    ballot: Ballot | None = None
 
 
 def scores(outcomes: Sequence[Outcome]) -> list[float]:

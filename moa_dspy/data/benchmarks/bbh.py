@@ -10,9 +10,10 @@ from typing import Any
 
 import dspy
 
+from moa_dspy.data.answers import normalise_text
 from moa_dspy.data.benchmarks.base import Benchmark, BenchmarkOrigin, PublishedRow
-from moa_dspy.data.metrics import normalise_text
 from moa_dspy.data.rows import Record, find_file, hub_records, records_of
+from moa_dspy.data.values import accepted_answers, is_absent, plain_text
 from moa_dspy.errors import DataError
 
 TASKS = (
@@ -103,17 +104,24 @@ def bbh_match(
     counts, or a bare letter that it starts with, "B" or "B) ...".
 
     Args:
-        example: Has a field `answer`.
+        example: Has a field `answer`; a list holds every answer that is accepted.
         prediction: Has a field `answer`; None and other types count as their text.
         trace: Not read; here for DSPy's optimizers, like the two below.
         pred_name: Not read.
         pred_trace: Not read.
+
+    Raises:
+        MetricError: The right answer is missing.
     """
-    right = str(example.answer).strip()
-    given = "" if prediction.answer is None else _final(str(prediction.answer))
+    given = "" if is_absent(prediction.answer) else _final(plain_text(prediction.answer))
+    rights = accepted_answers(example.answer)
+    return float(any(_is_right(given, plain_text(right).strip()) for right in rights))
+
+
+def _is_right(given: str, right: str) -> bool:
     if _OPTION.fullmatch(right):
-        return float(_option(given) == right[1])
-    return float(bool(_bare(given)) and _bare(given) == _bare(right))
+        return _option(given) == right[1]
+    return bool(_bare(given)) and _bare(given) == _bare(right)
 
 
 def _final(text: str) -> str:

@@ -13,6 +13,7 @@ import dspy
 
 from moa_dspy.data.benchmarks.base import Benchmark, BenchmarkOrigin, PublishedRow
 from moa_dspy.data.rows import Record, find_file, records_of
+from moa_dspy.data.values import accepted_answers, plain_text
 from moa_dspy.errors import DataError, MetricError
 
 _NUMBER = re.compile(
@@ -53,7 +54,7 @@ def gsm8k_match(
     So a whole solution may be given; one without a number is wrong.
 
     Args:
-        example: Has a field `answer` that holds a number.
+        example: Has a field `answer` that holds a number, or a list of those accepted.
         prediction: Has a field `answer`; None and other types count as their text.
         trace: Not read; here for DSPy's optimizers, like the two below.
         pred_name: Not read.
@@ -62,10 +63,10 @@ def gsm8k_match(
     Raises:
         MetricError: The right answer holds no number.
     """
-    right = last_number(str(example.answer))
-    if right is None:
+    rights = [last_number(plain_text(right)) for right in accepted_answers(example.answer)]
+    if None in rights:
         raise MetricError(f"The right answer must hold a number, but is {example.answer!r}.")
-    return float(last_number(str(prediction.answer)) == right)
+    return float(last_number(plain_text(prediction.answer)) in rights)
 
 
 _ANNOTATION = re.compile(r"<<[^<>]*>>")

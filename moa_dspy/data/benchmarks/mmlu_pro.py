@@ -13,6 +13,7 @@ import dspy
 
 from moa_dspy.data.benchmarks.base import Benchmark, BenchmarkOrigin, PublishedRow
 from moa_dspy.data.rows import Record, find_file, records_of
+from moa_dspy.data.values import is_absent, plain_text
 from moa_dspy.errors import DataError, MetricError
 
 _LETTERS = "ABCDEFGHIJ"
@@ -149,5 +150,5 @@ def mmlu_pro_match(
     """
     if not re.fullmatch("[A-J]", str(example.answer)):
         raise MetricError(f"The right answer must be a letter A to J, but is {example.answer!r}.")
-    given = "" if prediction.answer is None else str(prediction.answer)
+    given = "" if is_absent(prediction.answer) else plain_text(prediction.answer)
     return float(answer_letter(given) == example.answer)

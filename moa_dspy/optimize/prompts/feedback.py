@@ -6,14 +6,14 @@ The feedback says what the references of a row were worth, and what the answer m
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import dspy
 
 from moa_dspy.adapters import neutral
-from moa_dspy.aggregators import NORMALISERS
+from moa_dspy.aggregators import NORMALISERS, Ballot, ballot_of
 from moa_dspy.optimize.metric import score_of
 from moa_dspy.optimize.prompts.student import (
     NoAnswer,
@@ -118,10 +118,8 @@ class ReferenceFeedback:
         known = {name: row[name] for name in self.outputs if name in row}
         return [f"The expected answer: {_short(render(known))}"] if known else []
 
-    def _normal(self, values: Any) -> tuple[str, ...]:
-        same = NORMALISERS[self.normalise]
-        given: Mapping[str, Any] = values
-        return tuple(same(str(given.get(name))) for name in self.outputs)
+    def _normal(self, values: Any) -> Ballot:
+        return ballot_of(values, self.outputs, NORMALISERS[self.normalise])
 
 
 def _misled(mine: Any, answer: Any, score: float) -> str:

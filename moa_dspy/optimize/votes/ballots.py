@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from moa_dspy.errors import DataError
 
-_Answer = tuple[str, ...] | None
+_Answer = Hashable
 _SAME_MEAN_DECIMALS = 12
 
 
@@ -120,5 +120,5 @@ class Ballots:
 
 
 def _codes_of(row: Sequence[_Answer]) -> list[int]:
-    seen: dict[tuple[str, ...], int] = {}
+    seen: dict[Hashable, int] = {}
     return [-1 if answer is None else seen.setdefault(answer, len(seen)) for answer in row]

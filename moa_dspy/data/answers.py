@@ -1,0 +1,315 @@
+"""The final answer of a text in one spelling, so that answers which mean the same are equal texts.
+
+Marks that are part of the answer stay: signs (-x, ±2, √2, ¬p, <5), grades and names (A+, C#), 5!,
+half-open intervals, units, currencies other than the dollar. Spellings do not count: case, quotes,
+markdown, simple LaTeX, thousands separators, digits of other scripts, end tokens of chat templates.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+
+_SUPERSCRIPTS = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207f"
+_RAISED = re.compile(f"[{_SUPERSCRIPTS}]+")
+_LOWERED = str.maketrans(_SUPERSCRIPTS, "0123456789+-n")
+_VULGAR = re.compile("(?P<whole>(?<![0-9])[0-9]*)(?P<part>[\u00bc-\u00be\u2150-\u215e])")
+_SPELLINGS = str.maketrans(
+    dict.fromkeys("\u2018\u2019\u201b\u02bc\u02b9\u2032\u00b4", "'")
+    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2212", "-")
+    | dict.fromkeys("\u00ad\u200b\u200e\u200f\u2060\ufeff\u202a\u202b\u202c\u202d\u202e", None)
+    | {"\u066b": ".", "\u066c": ",", "\u266f": "#", "\u2015": "\u2014"}
+)
+_END = re.compile(
+    r"(?:\s*(?:<\|[^<>|\s]{1,60}\|>|<(?:s|bos|eos|pad|unk|end_of_turn|start_of_turn)>"
+    r"|</[a-z_][\w-]{0,40}>|\[/?inst\]|\[\[ ?## ?\w+ ?## ?\]\]))+\s*\Z"
+)
+"""Tokens of chat templates, and closing tags, after the answer."""
+
+_LATEX_SIGNS = {
+    **dict.fromkeys(("ge", "geq", "geqslant"), "\u2265"),
+    **dict.fromkeys(("le", "leq", "leqslant"), "\u2264"),
+    **dict.fromkeys(("ne", "neq"), "\u2260"),
+    **dict.fromkeys(("neg", "lnot"), "\u00ac"),
+    **dict.fromkeys(("emptyset", "varnothing"), "\u2205"),
+    **dict.fromkeys(("circ", "degree"), "\u00b0"),
+    **dict.fromkeys(("left", "right", "displaystyle", "boxed", "fbox"), ""),
+    **dict.fromkeys(("quad", "qquad", "to", "rightarrow"), " "),
+    **{"lt": "<", "gt": ">", "pm": "\u00b1", "mp": "\u2213", "pi": "\u03c0", "infty": "\u221e"},
+    **{"times": "\u00d7", "cdot": "\u00b7", "approx": "=", "euro": "\u20ac", "pounds": "\u00a3"},
+}
+_LATEX = (
+    (re.compile(r"\{,\}"), ","),
+    (re.compile(r"\\(?:text|mathrm|mathbf|mathit|textbf|mbox|operatorname)\s*\{([^{}]*)\}"), r"\1"),
+    (re.compile(r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"\1/\2"),
+    (re.compile(r"\\[dtc]?frac\s*([0-9])\s*([0-9])"), r"\1/\2"),
+    (re.compile(r"(?:\\sqrt\s*\{([^{}]*)\}|(?<![a-z\\])sqrt\s*\(([^()\s]*)\))"), "\u221a\\1\\2"),
+    (re.compile(r"\\sqrt\s*(?=\w)"), "\u221a"),
+    (re.compile("\u221a\\s*\\(([^()\\s]*)\\)"), "\u221a\\1"),
+    (re.compile(r"\\([a-z]+)(?![a-z])"), lambda m: _LATEX_SIGNS.get(m[1], m[0])),
+    (re.compile(r"\^\{([^{}\s]*)\}"), r"^\1"),
+    (re.compile("\\^\u00b0"), "\u00b0"),
+    (re.compile(r"\\!|\\(?=[%$#&_{}])"), ""),
+    (re.compile(r"\\[,;: ()\[\]]"), " "),
+)
+_UNITS = (
+    r"(?:\u00b0[cf]?|[kmc\u03bc]?g|lb|lbs|oz|[kcm\u03bcn]?m[23]?|mi|ft|mph|km/h|m/s|[m\u03bcn]?s|min|"
+    r"hr|ml|[kmg]?j|kcal|[kmg]?w|kwh|mv|kv|[kmg]?hz|[kmg]?pa|ev|mol|rad|px|[kmgt]b|\u03c9)"
+    r"(?:[\^/][\w^/-]+)?"
+)
+_NUMBER_TEXT = r"[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+"
+_LINE = (
+    (re.compile(r"(?<![-=<>])[-=]+>(?!=)"), " "),  # an arrow
+    (re.compile(r"<=|=<"), "\u2264"),
+    (re.compile(r">="), "\u2265"),
+    (re.compile(r"!="), "\u2260"),
+    (re.compile(r"\+/?-(?=\s*\.?[0-9])"), "\u00b1"),
+    (re.compile(r"</[a-z_][\w-]{0,40}>|(?<![\w)\]])<[a-z_][\w-]{0,40}>(?=\s*[^\s<])"), " "),
+    (re.compile(r"(?<![\w)\]])<([^<>\s]+)>(?!\w)"), r" \1 "),
+    (re.compile("\\s*([<>\u2264\u2265\u2260])\\s*"), r" \1"),
+    (re.compile("([\u00b1\u2213\u221a\u00ac])\\s+(?=\\S)"), r"\1"),
+    (re.compile(r"(?<==)\s*-\s+(?=\.?[0-9])"), " -"),
+    (
+        re.compile(r"(?<![0-9.,/])([0-9]{1,3})((?:[ '_][0-9]{3})+)(?![0-9])(?! ?[/:])"),
+        lambda m: m[1] + re.sub("[ '_]", "", m[2]),
+    ),
+    (
+        re.compile(r"(?<![0-9.,/])([0-9]+) ([0-9]+)/([0-9]+)(?![0-9/])"),
+        lambda m: _mixed(m[1], m[2], m[3]),
+    ),
+    (
+        re.compile(
+            "(?<![0-9.,])([0-9][0-9.,]*)\\s*[x\u00d7*\u00b7]\\s*10\\s?(?:\\^|\\*\\*)\\(?([-+]?[0-9]+)\\)?"
+        ),
+        r"\1e\2",
+    ),
+    (re.compile(rf"(?<=[0-9])\s+(?={_UNITS}(?![\w]))"), ""),
+    (re.compile(r"([\u20a0-\u20bf\u00a2-\u00a5])\s+(?=-?\.?[0-9])"), r"\1"),
+    (re.compile(r"(?<=[0-9])\s+(?=[\u20a0-\u20bf\u00a2-\u00a5](?!\w))"), ""),
+    (
+        # Scripts without blanks: a number at the end of a sentence is a word.
+        re.compile(
+            "(?<=[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3])"
+            "(?=[-\u00b1\u221a]?\\.?[0-9][0-9.,/]*\\W*$)|(?<=[\u662f\u4e3a\u9009])(?=[a-z]\\W*$)"
+        ),
+        " ",
+    ),
+)
+_BULLET = re.compile(r"\s*-\s+(?=\.?[0-9])")
+_GROUP = re.compile(
+    r"([(\[{]\s*[^\s,;()\[\]{}]{1,60}(?:\s*[,;]\s*[^\s,;()\[\]{}]{1,60})+\s*[)\]}])"
+)
+"""Intervals, points and lists, if there is a number in them."""
+
+_THOUSANDS = re.compile(r"\(-?[0-9]{1,3}(?:,[0-9]{3})+\)|\[-?[0-9]{1,3}(?:,[0-9]{3})+\]")
+# A colon parts "answer:42" but not "10:30".
+_GAP = re.compile("[\\s()\\[\\]{}\u2014\u2248\u2243\u2245\u2261]+|(?<![0-9]):+|:+(?![0-9])")
+_NUMBER = re.compile(
+    rf"(?P<whole>{_NUMBER_TEXT})(?:\.(?P<part>[0-9]+))?(?:e(?P<exponent>[-+]?[0-9]{{1,9}}))?"
+)
+_MEASURE = re.compile(rf"(?P<number>(?:{_NUMBER_TEXT})(?:\.[0-9]+)?)(?P<unit>{_UNITS})")
+_AMOUNT = re.compile(
+    r"(?P<before>[\u20a0-\u20bf\u00a2-\u00a5])?(?P<minus>-)?(?P<number>[0-9][0-9,]*(?:\.[0-9]+)?)"
+    r"(?P<after>[\u20a0-\u20bf\u00a2-\u00a5])?"
+)
+_KEPT = frozenset(
+    "\u221a\u221b\u221c\u00b1\u2213\u00ac\u221e\u2205\u2202\u2207\u2211\u220f\u222b\u2200\u2203"
+    "<>\u2264\u2265\u2260\u00b0\u266d\u2030"
+)
+"""Symbols that are part of a word wherever they stand; so are currencies, but for the dollar."""
+
+_LONGEST_SHIFT = 400
+_LONGEST_GRADE = 3
+
+
+def normalise_answer(text: str) -> str:
+    """Return the final answer: "The answer is 42.", "**42.0**" and "42" are all "42".
+
+    The answer is the last word or number of the last line that holds one, so an answer of several
+    words keeps only its last; a number and its unit, or an interval, are one word. A number is
+    written in one way: no thousands separators, no idle zeros, no exponent up to 400 digits.
+
+    Args:
+        text: Any text, from a model or from a file; never an error.
+
+    Returns:
+        The answer; of a text without word or number its last piece, so "" only for blank text.
+        Normalising it again changes nothing.
+    """
+    return _last(text, as_written=False)
+
+
+def normalise_version(text: str) -> str:
+    """Return the final answer like `normalise_answer`, but with numbers as they are written.
+
+    So "3.10" and "3.1", "42.0" and "42", "007" and "7" differ.
+    """
+    return _last(text, as_written=True)
+
+
+def normalise_text(text: str) -> str:
+    """Return a text that is the same for texts that differ in case, blanks and Unicode spelling.
+
+    Unlike `normalise_answer` it keeps every word and mark; normalising again changes nothing.
+    """
+    return " ".join(_folded(text).split())
+
+
+def answer_words(text: str, *, as_written: bool = False) -> list[str]:
+    """Return the words of the last line that has any, in order, each as an answer is written."""
+    plain = _plain(text)
+    lines = [line for line in plain.splitlines() if line.strip()]
+    if len(lines) == 1:
+        lines = [_BULLET.sub("-", lines[0], count=1) if _BULLET.match(lines[0]) else lines[0]]
+    for line in reversed(lines):
+        if words := list(_line_words(line, as_written)):
+            return words
+    return []
+
+
+def _last(text: str, *, as_written: bool) -> str:
+    for _ in range(8):
+        words = answer_words(text, as_written=as_written)
+        pieces = words or _folded(text).split()
+        last = pieces[-1] if pieces else ""
+        if last == text:
+            break
+        text = last
+    return text
+
+
+def _folded(text: str) -> str:
+    """Return one spelling per text; folding a folded text changes nothing."""
+    # NFKC alone makes 102 of a raised 2 after 10, and 11/2 of a half after 1.
+    text = _RAISED.sub(lambda m: "^" + m[0].translate(_LOWERED), text)
+    text = _VULGAR.sub(_fraction, text)
+    # Once is not enough: some letters fold into letters that NFKC composes anew, and back.
+    for _ in range(4):
+        text = unicodedata.normalize("NFKC", text.casefold())
+    return text
+
+
+def _fraction(match: re.Match[str]) -> str:
+    upper, _, lower = unicodedata.normalize("NFKC", match["part"]).partition("\u2044")
+    return _mixed(match["whole"], upper, lower) if match["whole"] else f"{upper}/{lower}"
+
+
+def _mixed(whole: str, upper: str, lower: str) -> str:
+    """Return a whole number and a fraction as one fraction."""
+    if max(map(len, (whole, upper, lower))) > 100:
+        return f"{whole} {upper}/{lower}"
+    return f"{int(whole) * int(lower) + int(upper)}/{lower}"
+
+
+def _plain(text: str) -> str:
+    """Return the folded text in ASCII digits, plain marks, without LaTeX and end tokens."""
+    text = _folded(text).translate(_SPELLINGS)
+    text = "".join(
+        str(unicodedata.decimal(c)) if not c.isascii() and c.isdecimal() else c for c in text
+    )
+    text = "\n".join(" ".join(line.split()) for line in text.splitlines()).strip()
+    text = _END.sub("", text) if ">" in text or "]" in text else text
+    if "\\" in text or "\u221a" in text or "sqrt" in text or "^" in text:
+        for pattern, spelling in _LATEX:
+            text = pattern.sub(spelling, text)
+    return text
+
+
+def _line_words(line: str, as_written: bool) -> Iterator[str]:
+    for pattern, spelling in _LINE:
+        line = pattern.sub(spelling, line)
+    for segment in re.split("=+", line):
+        parts = _GROUP.split(segment)
+        for number, part in enumerate(parts):
+            if number % 2 and (group := _group(part, as_written)):
+                yield group
+                continue
+            pieces = [piece for piece in _GAP.split(part) if piece]
+            is_alone = len(pieces) == len(parts) == 1
+            yield from filter(None, (_word(piece, as_written, is_alone) for piece in pieces))
+
+
+def _group(text: str, as_written: bool) -> str:
+    """Return an interval or a list as one word; "" if it holds no number or is one."""
+    if not re.search("[0-9\u221e]", text) or _THOUSANDS.fullmatch(text):
+        return ""
+    items = [_word(item.strip(), as_written) for item in re.split("[,;]", text[1:-1])]
+    # Two numbers may be an interval, whose brackets are part of it.
+    opening, closing = (text[0], text[-1]) if len(items) == 2 else "()"
+    return f"{opening}{';'.join(items)}{closing}"
+
+
+def _word(piece: str, as_written: bool, is_alone: bool = False) -> str:
+    """Return the piece without what surrounds the word, "" if there is no word in it."""
+    first, end = 0, len(piece)
+    while first < end and _is_wrapping(piece[first]):
+        first += 1
+    while end > first and _is_wrapping(piece[end - 1]):
+        end -= 1
+    before, word, after = piece[:first], piece[first:end], piece[end:]
+    if not word:
+        return ""
+    has_minus = before.count("-") == 1
+    if number := _NUMBER.fullmatch(word):
+        value = _number(before, number, as_written)
+    elif measure := _MEASURE.fullmatch(word):
+        value = f"{_word(measure['number'], as_written)}{measure['unit']}"
+    elif (amount := _AMOUNT.fullmatch(word)) and bool(amount["before"]) != bool(amount["after"]):
+        value = (amount["before"] or amount["after"]) + _word(amount["number"], as_written)
+        has_minus |= bool(amount["minus"])
+    else:
+        value = word
+        if before.endswith("!") and is_alone and word[0].isalpha():
+            value = f"!{value}"
+    value += _suffix(before, word, after, is_alone)
+    return f"-{value}" if has_minus and value != "0" else value
+
+
+def _suffix(before: str, word: str, after: str, is_alone: bool) -> str:
+    """Return the marks after a word that belong to it: A+, B-, C++, F#, 5!"""
+    is_short = len(word) <= _LONGEST_GRADE and word[-1].isalnum() and not word[0].isdecimal()
+    if after.startswith("+"):
+        return "+" * (len(after) - len(after.lstrip("+")))
+    if after.startswith("-") and (is_short or "^" in word):
+        return "" if after.startswith("--") else "-"
+    if after.startswith("#") and is_short and "#" not in before:
+        return "#"
+    is_factor = is_alone and (word.isdecimal() or len(word) == 1)
+    if is_factor and after.startswith("!") and not after.startswith("!!"):
+        return "!"
+    if is_factor and after == "*" and "*" not in before and word.isalpha():
+        return "*"
+    return ""
+
+
+def _number(before: str, number: re.Match[str], as_written: bool) -> str:
+    """Return the only spelling of this number, unsigned; `before` may hold its point."""
+    whole, part = number["whole"].replace(",", ""), number["part"] or ""
+    if before.count(".") == 1 and before.endswith(".") and not part:
+        whole, part = "0", whole
+    exponent = int(number["exponent"] or 0)
+    if as_written and not exponent:
+        return f"{whole}.{part}" if part else whole
+    # As text: int() refuses more than 4300 digits, and Decimal would round.
+    if abs(exponent) <= _LONGEST_SHIFT:
+        whole, part, exponent = _shifted(whole, part, exponent)
+    part = part.rstrip("0")
+    value = (whole.lstrip("0") or "0") + ("." + part if part else "")
+    return f"{value}e{exponent}" if exponent and value != "0" else value
+
+
+def _shifted(whole: str, part: str, exponent: int) -> tuple[str, str, int]:
+    if exponent >= 0:
+        part = part.ljust(exponent, "0")
+        return whole + part[:exponent], part[exponent:], 0
+    whole = whole.rjust(-exponent, "0")
+    return whole[:exponent] or "0", whole[exponent:] + part, 0
+
+
+def _is_wrapping(character: str) -> bool:
+    """Say whether a character is never part of a bare word, such as punctuation and blanks."""
+    category = unicodedata.category(character)
+    if character in _KEPT or (category == "Sc" and character != "$"):
+        return False
+    return category[0] in "PSZC"

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import dspy
+import pytest
+
+from moa_dspy.aggregators import NORMALISERS, ballot_of
+from moa_dspy.data import answer_match, version_match
+from moa_dspy.data.answers import answer_words
+
+LINES = (Path(__file__).parent / "answer_pairs.tsv").read_text("ascii").splitlines()[1:]
+PAIRS = [tuple(line.encode().decode("unicode_escape").split("\t")) for line in LINES]
+"""The right answer, a reply, and "1" if the reply is right."""
+
+
+def test_the_table_is_large_and_has_no_pair_twice() -> None:
+    assert len(PAIRS) >= 120
+    assert len({pair[:2] for pair in PAIRS}) == len(PAIRS)
+
+
+@pytest.mark.parametrize(("gold", "given", "right"), PAIRS)
+def test_a_reply_is_right_as_the_table_says(gold: str, given: str, right: str) -> None:
+    row, prediction = dspy.Example(answer=gold), dspy.Prediction(answer=given)
+    assert answer_match(row, prediction) == float(right)
+
+
+ONE_WORD = [pair for pair in PAIRS if len(answer_words(pair[0])) == 1]
+
+
+@pytest.mark.parametrize(("gold", "given", "right"), ONE_WORD)
+def test_a_vote_takes_for_equal_what_scores_alike(gold: str, given: str, right: str) -> None:
+    first, second = (
+        ballot_of({"answer": text}, ["answer"], NORMALISERS["answer"]) for text in (gold, given)
+    )
+    assert (first == second) is (right == "1")
+
+
+@pytest.mark.parametrize(
+    ("gold", "given", "right"),
+    [
+        ("3.10", "3.1", 0.0),
+        ("3.10", "Python 3.10.", 1.0),
+        ("42.0", "42", 0.0),
+        ("007", "7", 0.0),
+        ("3.10.1", "3.10.1", 1.0),
+        ("1000", "1,000", 1.0),
+        ("-5", "5", 0.0),
+    ],
+)
+def test_versions_are_compared_as_they_are_written(gold: str, given: str, right: float) -> None:
+    row, prediction = dspy.Example(answer=gold), dspy.Prediction(answer=given)
+    assert version_match(row, prediction) == right
+    assert answer_match(row, prediction, as_written=True) == right

@@ -169,18 +169,21 @@ class TestComparison:
         measured = {n: scores(o) for n, o in found.items() if not isinstance(o, str)}
         mine = measured.pop("pick")
         others = {n: s for n, s in measured.items() if test[n].architecture != str(chosen)}
-        names = (str(chosen), best)
+        decided = verdict(
+            mine,
+            measured["best_single"],
+            pick_is_single=not chosen.layers,
+            names=(str(chosen), best),
+            gain=self._context.gain,
+        )
+        # The difference that is decided has the verdict's interval, here and there.
+        primary = {"best_single": decided.interval} if others.pop("best_single", None) else {}
+        level = decided.interval.confidence
         return ComparedSystems(
             val=_ordered(val),
             test=_ordered(test),
-            differences=simultaneous_intervals(mine, others) if others else {},
-            verdict=verdict(
-                mine,
-                measured["best_single"],
-                pick_is_single=not chosen.layers,
-                names=names,
-                gain=self._context.gain,
-            ),
+            differences=primary | simultaneous_intervals(mine, others, confidence=level),
+            verdict=decided,
         )
 
     def _announce(self, rivals: Sequence[Baseline]) -> None:

@@ -21,6 +21,7 @@ from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
 from moa_dspy.optimize.comparison import TestComparison, random_baseline, random_draws
 from moa_dspy.optimize.conclusion import Conclusion
 from moa_dspy.optimize.context import SearchContext, StageCounts
+from moa_dspy.optimize.early_facts import check_decidable
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.evidence import EvidenceBuilder, SingleAgents
 from moa_dspy.optimize.forecast import Prices, baseline_architectures, forecast
@@ -128,6 +129,16 @@ def proposer_of(context: SearchContext, known: SingleAgents) -> Acquisition:
     return Acquisition(context.space, kernels, known.canonical, context.seed, prices.at)
 
 
+def _gold(row: dspy.Example) -> str:
+    """Return the expected outputs of a row as text."""
+    labels = {name: value for name, value in row.labels().items() if name != "id"}
+    return "; ".join(map(str, labels.values())) if len(labels) < 2 else str(labels)
+
+
+def _reply(outcome: Outcome) -> str:
+    return (outcome.layer or (outcome.failure or "nothing",))[0]
+
+
 N_VOTES = 3
 """Votes tried because redrawn answers put them first; they cost no call."""
 
@@ -150,6 +161,11 @@ class Stages:
         self.started, self.before = time.monotonic(), self.ledger.spending
         probe(context, evaluator, splits.val)
         singles = measure_singles(context, evaluator, splits.val)
+        check_decidable(
+            {name: scores(found) for name, found in singles.items()},
+            gold=_gold(splits.val[0]),
+            replies={name: _reply(found[0]) for name, found in singles.items()},
+        )
         places = balanced_order({n: scores(o) for n, o in singles.items()}, seed=context.seed)
         self.rows = [splits.val[place] for place in places]
         ordered = {name: [found[place] for place in places] for name, found in singles.items()}

@@ -228,11 +228,17 @@ def compare_on_test(
         for name, one in test.items()
         if one.is_whole and one.baseline.architecture != pick.baseline.architecture
     }
+    decided = _verdict(pick, single, val, min_gain=options.min_gain)
+    # The difference that is decided has the verdict's interval, here and there.
+    primary = {"best_single": decided.interval} if others.pop("best_single", None) else {}
+    level = decided.interval.confidence
+    known = bool(others) and pick.is_whole
+    rest = simultaneous_intervals(pick.scores, others, confidence=level) if known else {}
     return ComparedSystems(
         val=_ordered({**{name: one.row() for name, one in val.items()}, "oracle": oracles[1]}),
         test=_ordered({**{name: one.row() for name, one in test.items()}, "oracle": oracles[0]}),
-        differences=simultaneous_intervals(pick.scores, others) if others and pick.is_whole else {},
-        verdict=_verdict(pick, single, val, min_gain=options.min_gain),
+        differences=primary | rest,
+        verdict=decided,
     )
 
 

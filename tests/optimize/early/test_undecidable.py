@@ -1,0 +1,81 @@
+"""Data on which no comparison can be decided."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from moa_dspy.errors import StudyError
+from moa_dspy.optimize import ModelSearch
+from moa_dspy.optimize.early_facts import check_decidable, check_readable, undecidable
+from moa_dspy.testing import scripted_pool
+
+
+@pytest.mark.parametrize(
+    ("scores", "case"),
+    [
+        ({"a": [0.0, 0.0], "b": [0.0, 0.0]}, "all_wrong"),
+        ({"a": [0.0]}, "all_wrong"),
+        ({"a": [1.0, 1.0], "b": [1.0, 1.0]}, "all_right"),
+        ({"a": [0.5, 1.0], "b": [0.5, 1.0]}, "all_equal"),
+        ({"a": [0.5, 1.0]}, None),
+        ({"a": [0.0, 1.0], "b": [1.0, 0.0]}, None),
+        ({"a": [0.0, 0.0], "b": [0.0, 0.1]}, None),
+        ({}, None),
+    ],
+)
+def test_what_cannot_decide(scores: dict[str, list[float]], case: str | None) -> None:
+    assert undecidable(scores) == case
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (0.0, "All 2 agents score 0 on all 3 questions of val"),
+        (1.0, "All 2 agents score 100 % on all 3 questions of val"),
+        (0.5, "All 2 agents score the same on each of all 3 questions of val"),
+    ],
+)
+def test_the_error_shows_gold_beside_replies(score: float, said: str) -> None:
+    expected = (
+        f"{said}, so no comparison can be decided. Is the metric or the format of the answers "
+        "wrong? Expected '7'; strong replied 'about 7'; weak replied '0'."
+    )
+    with pytest.raises(StudyError, match=f"^{re.escape(expected)}$"):
+        check_decidable(
+            {"strong": [score] * 3, "weak": [score] * 3},
+            gold="7",
+            replies={"strong": "about\n 7", "weak": "0"},
+        )
+
+
+def test_a_long_reply_is_cut() -> None:
+    with pytest.raises(StudyError, match=r"The only agent scores 0 on the only .* 'x{199}…'\.$"):
+        check_decidable({"a": [0.0]}, gold="7", replies={"a": "x" * 5_000})
+
+
+def test_a_ranker_that_is_never_understood() -> None:
+    check_readable("the ranker grand", n_asked=3, n_unread=2, reply="")
+    check_readable("the ranker grand", n_asked=0, n_unread=0, reply="")
+    with pytest.raises(
+        StudyError, match=r"None of the 3 replies of the ranker grand .* It replied 'I like both'\."
+    ):
+        check_readable("the ranker grand", n_asked=3, n_unread=3, reply="I like both")
+
+
+def test_a_study_stops_after_the_single_agents(
+    rows: Callable[..., Any], student: Callable[..., Any]
+) -> None:
+    pool = scripted_pool({"a": lambda _: "red", "b": lambda _: "blue"})
+    search = ModelSearch(lambda row, said: said.answer == row.answer, pool, n_trials=9)
+    splits = {"trainset": [], "valset": rows("val", 4), "testset": rows("test", 3)}
+    with pytest.raises(
+        StudyError,
+        match="All 2 agents score 0 on all 4 .* Expected '0'; a replied 'red'; b replied",
+    ):
+        search.compile(student(pool), **splits)
+    # Two agents on four rows; nothing more was asked.
+    assert pool.calls.ledger.spending.made == 8

@@ -151,10 +151,19 @@ def prompt_lines(result: StudyResult) -> Iterator[str]:
 
 
 def _fate(prompt: Mapping[str, Any]) -> str:
-    accepted = prompt.get("accepted")
-    if accepted is None:
-        return "tried"
-    return "accepted" if accepted else "not proven better, so not used"
+    accepted, val = prompt.get("accepted"), prompt.get("val")
+    fate = (
+        "tried"
+        if accepted is None
+        else "accepted"
+        if accepted
+        else "not proven better, so not used"
+    )
+    if not val:
+        return f"{fate}, but not measured on all val questions" if accepted is None else fate
+    score = f"{points(val['score'])} % on val with {val['architecture']}"
+    own = val.get("own")
+    return f"{fate}; {score}" + ("" if own is None else f", {points(own)} % with the aggregator's own")
 
 
 def _spent(result: StudyResult) -> Iterator[str]:

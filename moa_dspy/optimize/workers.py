@@ -18,9 +18,9 @@ from moa_dspy.calls import database_url as url_of
 from moa_dspy.calls.scope import spending_under
 from moa_dspy.calls.store.database import shown as shown_url
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize.progress import ShowSnapshot, Snapshot, silent
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.nodes import NodeCache
+from moa_dspy.optimize.progress import ShowSnapshot, Snapshot, silent
 from moa_dspy.optimize.result import StudyResult
 from moa_dspy.optimize.search import SearchOutcome
 from moa_dspy.optimize.study import PreparedStudy, digest_of, save_study
@@ -225,7 +225,7 @@ class Worker:
         self._rows = {row.id: row for row in rows}
         student = study.make_student(self._pool)
         prompts = study.make_prompts()
-        texts = None if prompts is None else prompts.make_book(student)
+        texts = None if prompts is None else prompts.make_registry(student)
         self._evaluator = Evaluator(student, prepared.metric, node_cache=self._memory, registry=texts)
 
     def run(self, num_threads: int, *, writes_files: bool) -> StudyEnd:

@@ -40,8 +40,15 @@ FULL = replace(
             "text": "Be brief.",
             "accepted": True,
             "diff": "-a\n+b",
+            "val": {"architecture": "a > synthesize(b; prompt=brief)", "score": 0.71, "own": 0.6},
         },
         {"name": "long", "text": "Be long.", "accepted": False, "diff": "-a\n+c"},
+        {
+            "name": "tuned-1",
+            "text": "Be right.",
+            "accepted": None,
+            "val": {"architecture": "a > synthesize(b; prompt=tuned-1)", "score": 0.5, "own": None},
+        },
         {"name": "paper", "text": "As the paper has it."},
     ),
 )
@@ -58,10 +65,12 @@ FULL = replace(
         f"- {PICK}",
         "- large (knee): 65.5 %, 1.0 calls, 0.10 usd per 1,000, 1.25 s",
         "Knee: large, if the objectives matter alike.",
-        "Prompt brief, by COPRO: accepted.",
+        "Prompt brief, by COPRO: accepted; 71.0 % on val with a > synthesize(b; prompt=brief), "
+        "60.0 % with the aggregator's own.",
         "  +b",
         "Prompt long: not proven better, so not used.",
-        "Prompt paper: tried.",
+        "Prompt tuned-1: tried; 50.0 % on val with a > synthesize(b; prompt=tuned-1).",
+        "Prompt paper: tried, but not measured on all val questions.",
     ],
 )
 def test_what_was_found_is_said(line: str) -> None:

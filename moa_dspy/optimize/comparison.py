@@ -110,7 +110,6 @@ def measure_random_baseline(
 def compared_baselines(
     options: SearchOptions,
     ranking: Sequence[str],
-    *,
     pick: Architecture,
     best_single: Architecture,
     random_baseline: Baseline,
@@ -198,7 +197,6 @@ def compare_on_test(
     splits: Splits,
     progress: Progress,
     baselines: Sequence[Baseline],
-    *,
     ranking: Sequence[str],
     may_announce: bool,
 ) -> ComparedSystems:

@@ -34,6 +34,8 @@ class Response:
         seconds: As ``usd``; of a straggler, how long it was waited for.
         failure: Error type and message; None when there is an answer.
         cuts: References that were shortened before this agent read them.
+        finish_reason: Why its last reply ended, as the endpoint says: ``stop``, ``length``
+            (``max_tokens`` cut it), ``content_filter``, ``tool_call``; None where it is unknown.
     """
 
     agent: str
@@ -47,6 +49,7 @@ class Response:
     seconds: float = 0.0
     failure: str | None = None
     cuts: tuple[Cut, ...] = ()
+    finish_reason: str | None = None
 
     @property
     def has_answer(self) -> bool:
@@ -117,7 +120,13 @@ class Answer:
     def summary(self) -> str:
         """What the answer cost, in one line."""
         parts = [f"{self.calls} calls", f"{self.seconds:.2f} s", f"{self.usd:.6f} usd"]
-        counts = {"failed": len(self.failures), "references cut": len(self.cuts)}
+        ends = [response.finish_reason for response in self.responses if response.has_answer]
+        counts = {
+            "failed": len(self.failures),
+            "references cut": len(self.cuts),
+            "cut by max_tokens": ends.count("length"),
+            "cut by a content filter": ends.count("content_filter"),
+        }
         return ", ".join([*parts, *(f"{n} {what}" for what, n in counts.items() if n)])
 
     def __str__(self) -> str:
@@ -130,6 +139,8 @@ def _line(response: Response) -> str:
     tokens = response.prompt_tokens + response.completion_tokens
     said = " ".join(response.text.split()) if response.has_answer else f"failed: {response.failure}"
     cut = f", {len(response.cuts)} references cut" if response.cuts else ""
+    if response.has_answer and response.finish_reason in ("length", "content_filter"):
+        cut += f", ended by {response.finish_reason}"
     shown = said if len(said) <= _SHOWN else f"{said[: _SHOWN - 3]}..."
     return f"{response.agent} ({tokens} tokens, {response.seconds:.2f} s{cut}): {shown}"
 

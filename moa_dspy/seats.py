@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import dspy
 from dspy.streaming.messages import StatusMessage, sync_send_to_stream
@@ -107,6 +107,8 @@ def values_of(module: Any, prediction: Any) -> dict[str, Any]:
     return {name: prediction[name] for name in names if name in prediction}
 
 
+_EMPTY: Final = "The model answered with an empty text."
+
 SeatAnswer: TypeAlias = tuple[Response, Trace, Sequence[CallFacts]]
 """A response, what DSPy traced on the way to it, and the calls that it took."""
 
@@ -124,21 +126,18 @@ class Seat:
         values = values_of(self.module, prediction)
         text = render(values)
         if not text.strip():
-            return self._asked(failure=self._nothing_said())
+            reasons = [facts.no_answer for facts in self.scope.log if facts.no_answer]
+            return self._asked(failure=[_EMPTY, *reasons][-1])
         return self._asked(values=values, text=text)
-
-    def _nothing_said(self) -> str:
-        if any(facts.is_thought_only for facts in self.scope.log):
-            return "The model answered with reasoning only, and no text."
-        return "The model answered with an empty text."
 
     def failed(self, error: Exception) -> SeatAnswer:
         if cause := ours(error):
             # Not a model's failure, so it must be seen.
             raise cause
-        if self.scope.log and all(facts.is_thought_only for facts in self.scope.log):
+        reasons = [facts.no_answer for facts in self.scope.log]
+        if reasons and all(reasons):
             # The adapter found no field, because there was nothing to read.
-            return self._asked(failure=self._nothing_said())
+            return self._asked(failure=reasons[-1])
         return self._asked(failure=f"{type(error).__name__}: {error}")
 
     def _asked(self, **rest: Any) -> SeatAnswer:
@@ -152,6 +151,7 @@ class Seat:
             usd=sum(facts.usd for facts in log),
             seconds=sum(facts.seconds for facts in log),
             cuts=self.question.cuts,
+            finish_reason=log[-1].finish_reason if log else None,
             **rest,
         )
         trace = renamed(self.trace, self.module, self.question.module)

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from moa_dspy.calls.budget import Ledger, Reservation
 from moa_dspy.calls.call import Call, SharedBackend, WritableBackend, canonical_json
+from moa_dspy.calls.reply import reply_facts
 from moa_dspy.calls.request import CallRequest
 from moa_dspy.calls.retry import backoff_seconds, hinted_seconds, is_transient, is_unreadable
 from moa_dspy.calls.scope import CallFacts, Clock, Deadline, DeadlineError, current_scope
@@ -90,6 +91,7 @@ class Attempt:
 
 def facts_of(call: Call, *, is_reused: bool) -> CallFacts:
     """Return what a call cost, for the log of a scope."""
+    reply = reply_facts(call.response, call.request)
     return CallFacts(
         agent=call.agent,
         prompt_tokens=call.prompt_tokens,
@@ -99,14 +101,9 @@ def facts_of(call: Call, *, is_reused: bool) -> CallFacts:
         is_reused=is_reused,
         failure=call.failure,
         attempt=call.attempt,
-        is_thought_only=_is_thought_only(call.response or ""),
+        finish_reason=reply.finish_reason,
+        no_answer=reply.no_answer,
     )
-
-
-def _is_thought_only(response: str) -> bool:
-    # Canonical JSON: inside a text these quotes are escaped, so they are those of the parts.
-    said = response.replace('{"text":"","type":"text"}', "")
-    return '"type":"thinking"' in said and '"type":"text"' not in said
 
 
 _MOST_UNREADABLE = 10

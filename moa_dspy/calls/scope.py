@@ -35,7 +35,10 @@ class CallFacts:
         is_reused: Whether it came from a store or recording.
         failure: Why there is no answer; None when there is one.
         attempt: Which try it was, from 1 on; 0 was given up before it was sent.
-        is_thought_only: Whether the model reasoned and then said nothing.
+        finish_reason: Why the reply ended: ``stop``, ``length`` (the token limit cut it),
+            ``content_filter``, ``tool_call``; None where it failed.
+        no_answer: Why the reply holds no answer, in one line: reasoning only, a refusal, an
+            empty text; None where it holds one, or the call failed.
     """
 
     agent: str
@@ -46,7 +49,8 @@ class CallFacts:
     is_reused: bool
     failure: str | None = None
     attempt: int = 1
-    is_thought_only: bool = False
+    finish_reason: str | None = None
+    no_answer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from moa_dspy.optimize.prompts.joint import JointSearch, with_prompts
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.result import StageCounts, StudyResult, TrialRecord
 from moa_dspy.optimize.selection import Limits
-from moa_dspy.optimize.shares import check_budget
+from moa_dspy.optimize.shares import check_budget, check_prices
 from moa_dspy.optimize.singles import measure_single_agents, probe
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.splits import make_splits
@@ -229,6 +229,7 @@ def run_search(
     evaluator = Evaluator(program, options.metric, options.num_threads, workers, cache, registry)
     joint = JointSearch.of(options, evaluator, registry, splits.train)
     ledger = _ledger_of(options) if ledger is None else ledger
+    check_prices(options, ledger.budget)
     before, n_test = ledger.spending, len(splits.test)
     progress = Progress(show, ledger, options.n_trials)
     with spending_under(ledger):
@@ -253,13 +254,10 @@ def run_search(
     stopped_by = counts.stopped_by if counts else loop.stopped_by
     reached = StageCounts(phases[-1], n_random, stopped_by, phases)
     spent = _difference(before, ledger.spending, seconds=time.monotonic() - started)
-    about: dict[str, Any] = {"early": early, "spent": spent, "stopped_by": reached.stopped_by}
-    return SearchOutcome(
-        program=make_program(evaluator, recommended, loop.trials.records),
-        result=make_result(loop.builder, joint, choice, compared, recommended, **about),
-        study=loop.trials.study,
-        reached=reached,
-    )
+    about: dict[str, Any] = {"early": early, "spent": spent, "stopped_by": stopped_by}
+    result = make_result(loop.builder, joint, choice, compared, recommended, **about)
+    made = make_program(evaluator, recommended, loop.trials.records)
+    return SearchOutcome(made, result, loop.trials.study, reached)
 
 
 def _searchable(student: dspy.Module, pool: Pool) -> Any:

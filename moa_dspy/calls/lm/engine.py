@@ -1,17 +1,19 @@
-"""Which independent sample a request is: by its seat, DSPy's ``rollout_id`` and its ``n``.
+"""DSPy engines that ask ``Calls`` before they ask the endpoint, and number independent samples.
 
-DSPy gives an engine neither ``rollout_id`` nor ``n``: it sends ``n`` equal requests, one
-after the other. Both are noted here when a call of an LM begins (see ``_callbacks``).
+Engines are DSPy's extension point below the LM: history, usage and streaming to the user stay
+DSPy's. Several agents share one ``Calls``.
+
+A sample's index depends on the seat, DSPy's ``rollout_id`` and its ``n``. DSPy gives an engine
+neither of the last two: it sends ``n`` equal requests, one after the other. Both are noted here
+when a call of an LM begins.
 """
-
-# DOCS: calls/engines/_engine: DSPy engines that ask ``Calls`` before they ask the endpoint.  Engines are DSPy's extension point below the LM: history, usage and streaming to the user stay DSPy's. Several agents share one ``Calls``. | calls/engines/_async_engine: The engine of ``_engine`` for coroutines.
 
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -19,21 +21,15 @@ from functools import partial
 from typing import Any, Final
 
 from dspy import lm15
-from dspy._vendor.lm15.serde import request_to_dict, response_from_dict
+from dspy._vendor.lm15.serde import request_to_dict
 from dspy.clients.engines.lifecycle import aclosing_stream, closing_stream
 from dspy.clients.engines.stream_guard import achecked_stream, checked_stream
 
 from moa_dspy.calls.call import Call
 from moa_dspy.calls.calls import Calls
-from moa_dspy.calls.lm.stream import (
-    StreamedResponse,
-    StreamState,
-    as_stream,
-    in_time,
-    mask_keys,
-    readable,
-    stream_of,
-)
+from moa_dspy.calls.lm.failures import in_time, mask_keys
+from moa_dspy.calls.lm.response import readable, stored_response
+from moa_dspy.calls.lm.stream import StreamedResponse, StreamState, as_stream, stream_of
 from moa_dspy.calls.request import AgentCalls, CallRequest
 from moa_dspy.calls.scope import current_scope
 from moa_dspy.calls.steps import PlanRun, Send, Step
@@ -41,6 +37,8 @@ from moa_dspy.calls.timeout import aevents_within, awithin, events_within, withi
 
 _FIRST_DERIVED: Final = 2**20
 _N_DERIVED: Final = 2**31 - _FIRST_DERIVED
+_OPENS_THOUGHTS: Final = re.compile(r"qwq|thinking|[-_/:.]r1\b", re.IGNORECASE)
+"""Models whose chat templates open the thought, so that a reply has the closing tag only."""
 
 
 @dataclass(slots=True)
@@ -104,9 +102,11 @@ class Stored:
         caller: Who asks.
         build: Makes the engine that really asks, one attempt per request.
         is_seeded: Whether the endpoint's samples are drawn by the call's content.
-        timeout_seconds: How long one attempt may take in all; None is for good.
+        timeout_seconds: How long one attempt may take in all; None means no limit.
         hints: What the model can do, as adapters ask it; an object with the attributes that
             a ``dspy.LM`` has for this, ``supports_response_schema`` and so on.
+        extra_body: Further fields of every request, part of its key; they win over the
+            request's own.
     """
 
     logs_calls = True
@@ -120,10 +120,13 @@ class Stored:
         is_seeded: bool = False,
         timeout_seconds: float | None = None,
         hints: Any = None,
+        extra_body: Mapping[str, Any] | None = None,
     ) -> None:
         self.calls, self.caller = calls, caller
         self.timeout_seconds = timeout_seconds
         self._build, self._is_seeded, self._hints = build, is_seeded, hints
+        self._extra_body = dict(extra_body or {})
+        self._opens_thoughts = bool(_OPENS_THOUGHTS.search(caller.identity.partition("@")[0]))
         self._endpoint: Any = None
         self._lock = threading.Lock()
 
@@ -148,6 +151,13 @@ class Stored:
                 self._endpoint = self._build()
             return self._endpoint
 
+    def extended(self, request: Any) -> Any:
+        """Return ``request`` with the agent's further fields."""
+        if not self._extra_body:
+            return request
+        fields = {**(request.config.extensions or {}), **self._extra_body}
+        return replace(request, config=replace(request.config, extensions=fields))
+
     def ask(self, request: Any) -> CallRequest:
         """Describe ``request`` without the model's name, which the identity stands for."""
         plain = request_to_dict(request)
@@ -166,10 +176,33 @@ class Stored:
         return replace(request, config=replace(request.config, seed=int(ask.key[:7], 16)))
 
     def response(self, call: Call) -> Any:
-        """Rebuild the response of a stored call, or raise its stored failure."""
+        """Rebuild the response of a stored call, thoughts set apart, or raise its failure."""
         if call.response is None:
             raise lm15.ProviderError(call.failure or "The recorded call failed.")
-        return response_from_dict(json.loads(call.response))
+        response, is_unopened = stored_response(call.response, request=call.request)
+        self._opens_thoughts = self._opens_thoughts or is_unopened
+        return response
+
+    def arriving(self, request: Any, ask: CallRequest) -> StreamedResponse:
+        """Return what collects the stream that answers ``request``."""
+        return StreamedResponse(request, ask.request, is_opened=self._opens_thoughts)
+
+    def last_events(self, arrived: StreamedResponse | None, call: Call) -> Any:
+        """Return the events that end a stream: all of them if none was passed on.
+
+        Raises:
+            ProviderError: A thought was passed on as answer, and nothing can take it back.
+        """
+        if arrived is None:
+            return as_stream(self.response(call))
+        if arrived.has_shown_thought:
+            self._opens_thoughts = True
+            raise lm15.ProviderError(
+                "The stream began with a thought that no tag opened, so it was passed on as the "
+                "answer. The reply is stored, and later streams of this agent wait for the thought "
+                "to end: ask again."
+            )
+        return arrived.last()
 
 
 class StoredEngine(Stored):
@@ -177,6 +210,7 @@ class StoredEngine(Stored):
 
     def complete(self, request: Any) -> Any:
         """Return the response to a ``dspy.lm15.Request``."""
+        request = self.extended(request)
         ask = self.ask(request)
         with in_time():
             call = self.calls.answer(ask, partial(self._send, self.outgoing(request, ask)))
@@ -196,31 +230,35 @@ class StoredEngine(Stored):
         or that nobody reads to its end is a failed call, and is not tried again once some
         of it was passed on.
         """
+        request = self.extended(request)
         ask, passage = self.ask(request), StreamState()
         call = self.calls.known(ask)
         if call is None:
-            course = PlanRun(self.calls.plan(ask))
-            yield from self._pass_on(course, self.outgoing(request, ask), passage)
-            call = course.call
-        arrived = passage.arriving
-        yield from as_stream(self.response(call)) if arrived is None else arrived.last()
+            run = PlanRun(self.calls.plan(ask))
+            yield from self._pass_on(run, self.outgoing(request, ask), ask, passage)
+            call = run.call
+        yield from self.last_events(passage.arriving, call)
 
-    def _pass_on(self, course: PlanRun, request: Any, passage: StreamState) -> Iterator[Any]:
+    def _pass_on(
+        self, run: PlanRun, request: Any, ask: CallRequest, passage: StreamState
+    ) -> Iterator[Any]:
         with in_time():
-            while course.step is not None:
+            while run.step is not None:
                 try:
-                    yield from self._do(course.step, request, passage)
+                    yield from self._do(run.step, request, ask, passage)
                 except BaseException as error:
-                    course.failed(error)
+                    run.failed(error)
                 else:
-                    course.did(passage.result)
+                    run.did(passage.result)
 
-    def _do(self, step: Step, request: Any, passage: StreamState) -> Iterator[Any]:
+    def _do(
+        self, step: Step, request: Any, ask: CallRequest, passage: StreamState
+    ) -> Iterator[Any]:
         if not isinstance(step, Send):
             passage.result = None
             step.run()
             return
-        arriving = StreamedResponse(request)
+        arriving = self.arriving(request, ask)
         try:
             for event in self._arriving(request):
                 for shown in arriving.take(event):
@@ -246,6 +284,7 @@ class AsyncStoredEngine(Stored):
 
     async def complete(self, request: Any) -> Any:
         """Return the response to a ``dspy.lm15.Request``."""
+        request = self.extended(request)
         ask = self.ask(request)
         with in_time():
             call = await self.calls.aanswer(ask, partial(self._send, self.outgoing(request, ask)))
@@ -257,41 +296,41 @@ class AsyncStoredEngine(Stored):
 
     async def stream(self, request: Any) -> AsyncIterator[Any]:
         """Yield the events of the response as they arrive, or those of the stored one."""
+        request = self.extended(request)
         ask, passage = self.ask(request), StreamState()
         call = self.calls.known(ask)
         if call is None:
-            course = PlanRun(self.calls.plan(ask))
-            passed_on = self._pass_on(course, self.outgoing(request, ask), passage)
+            run = PlanRun(self.calls.plan(ask))
+            passed_on = self._pass_on(run, self.outgoing(request, ask), ask, passage)
             async with aclosing(passed_on) as events:
                 async for event in events:
                     yield event
-            call = course.call
-        arrived = passage.arriving
-        for event in as_stream(self.response(call)) if arrived is None else arrived.last():
+            call = run.call
+        for event in self.last_events(passage.arriving, call):
             yield event
 
     async def _pass_on(
-        self, course: PlanRun, request: Any, passage: StreamState
+        self, run: PlanRun, request: Any, ask: CallRequest, passage: StreamState
     ) -> AsyncGenerator[Any, None]:
         with in_time():
-            while course.step is not None:
+            while run.step is not None:
                 try:
-                    async with aclosing(self._do(course.step, request, passage)) as events:
+                    async with aclosing(self._do(run.step, request, ask, passage)) as events:
                         async for event in events:
                             yield event
                 except BaseException as error:
-                    course.failed(error)
+                    run.failed(error)
                 else:
-                    course.did(passage.result)
+                    run.did(passage.result)
 
     async def _do(
-        self, step: Step, request: Any, passage: StreamState
+        self, step: Step, request: Any, ask: CallRequest, passage: StreamState
     ) -> AsyncGenerator[Any, None]:
         if not isinstance(step, Send):
             passage.result = None
             await step.arun()
             return
-        arriving = StreamedResponse(request)
+        arriving = self.arriving(request, ask)
         try:
             async with aclosing(self._arriving(request)) as events:
                 async for event in events:

@@ -1,22 +1,17 @@
-"""Field markers in a stream: each is one piece, however finely or coarsely it was split."""
-
-# DOCS: calls/engines/_failures: What may be wrong with a reply, and how it is told: clearly, and without keys. | calls/engines/_stream: Streams: what is passed on as it arrives, and a stored answer as if it arrived.
+"""Streams: events passed on as they arrive, or made from an answer that is stored."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from dspy import lm15
 from dspy._vendor.lm15.result import StreamAccumulator
-from dspy._vendor.lm15.serde import response_to_dict
 
-from moa_dspy.calls.request import AgentCalls
-from moa_dspy.calls.scope import DeadlineError
-from moa_dspy.errors import MoaError
+from moa_dspy.calls.lm.response import readable, with_thought
+from moa_dspy.calls.reply import ReplySplitter
 
 _CUT: Final = re.compile(r"\[\[ ## \w+ ## \]\]|</?\w+>|\"\w+\": ?")
 """Where a field begins or ends, as the chat, XML and JSON adapters write it."""
@@ -24,6 +19,8 @@ _BEGUN: Final = re.compile(r"\[(?:\[(?: (?:#(?:#(?: (?:\w+(?: (?:#(?:#(?: \]?)?)
 """The beginning of a marker at the end of a text."""
 _LONGEST_HELD: Final = 80
 _WORD: Final = re.compile(r"\S+\s*|\s+")
+_HALF: Final = re.compile("[\ud800-\udfff]")
+"""Half of a character: some servers split an emoji over two chunks."""
 
 
 class WholeMarkers:
@@ -96,83 +93,6 @@ def _piece(delta: Any, text: str, *, is_first: bool) -> Any:
     return lm15.TextDelta(text=text, part_index=delta.part_index)
 
 
-_UNREADABLE: Final = (AttributeError, LookupError, TypeError, ValueError)
-"""What a client's parser raises at JSON of an unexpected shape."""
-_ANSWERS: Final = ("candidates", "choices", "content", "output")
-"""Where the vendors' replies hold the answer."""
-
-
-def readable(response: Any) -> dict[str, Any]:
-    """Return a response as plain data, without its id.
-
-    Raises:
-        ProviderError: The reply held no answer; lm15 would make an empty one of it.
-    """
-    text = "".join(p.text for p in response.message.parts if isinstance(p, lm15.TextPart))
-    is_empty = not text and all(isinstance(p, lm15.TextPart) for p in response.message.parts)
-    if is_empty and response.provider_data is not None and not _holds(response.provider_data):
-        raise lm15.ProviderError("The endpoint's reply holds no answer.")
-    # The endpoint's request id changes from run to run and says nothing; equal runs, equal stores.
-    plain: dict[str, Any] = response_to_dict(response)
-    plain.pop("id", None)
-    return plain
-
-
-def _holds(reply: Mapping[str, Any]) -> bool:
-    """Whether there is an answer in a reply whose text is empty: an empty one is one as well."""
-    choices = reply.get("choices")
-    if choices:
-        (first, *_) = choices
-        message = first.get("message", first.get("delta")) if isinstance(first, Mapping) else None
-        content = message.get("content") if isinstance(message, Mapping) else 0
-        return content is None or isinstance(content, str | list)
-    return any(reply.get(name) for name in _ANSWERS)
-
-
-@contextmanager
-def mask_keys(caller: AgentCalls) -> Iterator[None]:
-    """Make what an endpoint raises fit to be shown.
-
-    Keys are masked, for a server may quote the request's own header; what a parser
-    raised at a reply becomes a ProviderError that says so.
-    """
-    try:
-        yield
-    except Exception as error:
-        for link in _chain(error):
-            _mask(link, caller.without_secrets)
-        if isinstance(error, _UNREADABLE) and not isinstance(error, MoaError):
-            what = f"{type(error).__name__}: {error}"
-            raise lm15.ProviderError(f"The endpoint's reply cannot be read: {what}") from error
-        raise
-
-
-@contextmanager
-def in_time() -> Iterator[None]:
-    """Raise the end of the asker's time as DSPy's clients raise a timeout."""
-    try:
-        yield
-    except DeadlineError as error:
-        raise lm15.TimeoutError(str(error)) from error
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """Return an error with all that led to it: a traceback prints them all."""
-    links: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in links:
-        links.append(link)
-        link = link.__cause__ or link.__context__
-    return links
-
-
-def _mask(error: BaseException, mask: Callable[[str], str]) -> None:
-    error.args = tuple(mask(a) if isinstance(a, str) else a for a in error.args)
-    for name, value in list(vars(error).items()):
-        if isinstance(value, str):
-            setattr(error, name, mask(value))
-
-
 @dataclass(slots=True)
 class StreamState:
     """What is known of a stream that is being passed on.
@@ -187,31 +107,72 @@ class StreamState:
 
 
 class StreamedResponse:
-    """Collects a stream into a response while its events are passed on.
+    """Collects a stream into a response while its events are passed on, thoughts set apart.
 
-    The end is kept back: whoever reads it must find the answer stored.
+    What is collected is what came, thoughts included. The end is kept back: whoever reads it
+    must find the answer stored.
+
+    Args:
+        request: The request that is answered.
+        asked: It as canonical JSON.
+        is_opened: Whether the chat template is known to open a thought.
     """
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Any, asked: str = "", *, is_opened: bool = False) -> None:
+        self._asked = asked
         self._whole = StreamAccumulator(request)
+        self._splitter = ReplySplitter(asked, is_opened=is_opened)
         self._markers = WholeMarkers()
+        self._half = ""
         self._start: Any = None
         self._end: Any = None
-        self._has_content = False
+        self._latest: Any = None
 
     def take(self, event: Any) -> list[Any]:
         """Return the events to pass on when ``event`` arrives."""
+        if event.type == "delta" and isinstance(event.delta, lm15.TextDelta):
+            return self._begun(self._take_text(event.delta))
+        if event.type == "end":
+            events = self._held_back()
+            self._whole.push(event)
+            self._end = event
+            return self._begun(events)
         self._whole.push(event)
         if event.type == "start":
             self._start = event
             return []
-        if event.type == "end":
-            self._end = event
-            return self._begun(_events(self._markers.flush()))
-        self._has_content = True
-        if isinstance(event.delta, lm15.TextDelta):
-            return self._begun(_events(self._markers.feed(event.delta)))
+        if self._latest is None and isinstance(event.delta, lm15.ThinkingDelta):
+            # The server tells thoughts apart by itself: the text is the answer.
+            self._splitter = ReplySplitter(self._asked)
+        self._latest = event.delta
         return self._begun([*_events(self._markers.flush()), event])
+
+    def _take_text(self, delta: Any) -> list[Any]:
+        text, self._half = _without_half(self._half + delta.text)
+        self._latest = delta = delta if text == delta.text else replace(delta, text=text)
+        self._whole.push(lm15.StreamDeltaEvent(delta=delta))
+        return self._split(*self._splitter.feed(text), delta)
+
+    def _held_back(self) -> list[Any]:
+        """Return what was held back: nothing follows that could change it."""
+        if not isinstance(self._latest, lm15.TextDelta):
+            return _events(self._markers.flush())
+        rest = lm15.TextDelta(text=self._half, part_index=self._latest.part_index)
+        if rest.text:
+            self._whole.push(lm15.StreamDeltaEvent(delta=rest))
+        events = self._split(*self._splitter.feed(rest.text), rest)
+        events += self._split(*self._splitter.flush(), rest)
+        return [*events, *_events(self._markers.flush())]
+
+    def _split(self, thought: str, answer: str, delta: Any) -> list[Any]:
+        events: list[Any] = []
+        if thought:
+            index = delta.part_index
+            events = _events([lm15.ThinkingDelta(text=thought, part_index=index)])
+        if answer:
+            part = delta if answer == delta.text else replace(delta, text=answer)
+            events += _events(self._markers.feed(part))
+        return events
 
     def _begun(self, events: list[Any]) -> list[Any]:
         # An attempt that brings nothing may be followed by another: only one can begin.
@@ -224,14 +185,30 @@ class StreamedResponse:
 
         Raises:
             ProviderError: The stream ended before there was anything, or a reason to end.
+            ServerError: The endpoint broke off.
         """
-        if not self._has_content and self._end.finish_reason is None:
+        if self._latest is None and self._end.finish_reason is None:
             raise lm15.ProviderError("The endpoint's stream holds no answer.")
         return readable(self._whole.response())
+
+    @property
+    def has_shown_thought(self) -> bool:
+        """Whether a thought was passed on as answer: its closing tag came without an opening."""
+        _, split = with_thought(self._whole.response(), request=self._asked)
+        return split is not None and split.is_unopened and not self._splitter.has_thought
 
     def last(self) -> list[Any]:
         """Return the events that end the stream."""
         return self._begun([self._end])
+
+
+def _without_half(text: str) -> tuple[str, str]:
+    """Return ``text`` with the halves of surrogate pairs put together, and a half at its end."""
+    half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+    text = text[: len(text) - len(half)]
+    if _HALF.search(text):
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    return text, half
 
 
 def stream_of(endpoint: Any, request: Any) -> Any:

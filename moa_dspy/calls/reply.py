@@ -1,0 +1,290 @@
+"""The parts of a model's reply: its thought, its answer, and why it ended.
+
+Endpoints without a reasoning parser send thoughts inside of the text. They are told from the
+answer by these rules, so that a text which only mentions a tag stays as it is:
+
+* a tag such as ``<think>`` opens a thought only where the reply begins, after white space or
+  another thought. The thought ends at the first closing tag; without one (the token limit cut
+  it, as a rule) all of it is thought.
+* a tag that is an output field of the request (``<thinking>`` as the XML adapter writes it)
+  opens nothing.
+* a closing tag without an opening one, as chat templates cause that open the thought
+  themselves, ends a thought if it is not quoted, not in a code block, and either begins its
+  line or follows the text before it without a space.
+* channels (``<|channel|>analysis<|message|>...``) count where the reply begins: ``final`` is
+  the answer, every other one a thought.
+
+Stored replies are kept as they came; they are split whenever they are read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+_TAGS: Final = {
+    "<think>": "</think>",
+    "<thinking>": "</thinking>",
+    "<thought>": "</thought>",
+    "<seed:think>": "</seed:think>",
+    "[think]": "[/think]",
+    "◁think▷": "◁/think▷",
+    "<|start_thinking|>": "<|end_thinking|>",
+    "<|begin_of_thought|>": "<|end_of_thought|>",
+    "<|channel>thought": "<channel|>",
+}
+"""Opening and closing tag of a thought, in lower case; models write them in any case."""
+_OPENING: Final = re.compile("|".join(map(re.escape, _TAGS)), re.IGNORECASE)
+_CLOSING: Final = re.compile("|".join(map(re.escape, _TAGS.values())), re.IGNORECASE)
+
+_CHANNELS: Final = re.compile(
+    r"\s*(?:(?:<\|start\|>\w*)?<\|channel\|>|(?:analysis|commentary|final)<\|message\|>)"
+)
+_CHANNEL: Final = re.compile(
+    r"(?:<\|channel\|>\s*)?(?P<name>analysis|commentary|final)\b"
+    r"(?:(?!<\|message\|>|<\|channel\|>).)*<\|message\|>"
+    r"(?P<text>.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)",
+    re.DOTALL,
+)
+_CHANNEL_TOKEN: Final = re.compile(r"<\|start\|>\w*|<\|\w+\|>")
+_TOKEN_BEGUN: Final = re.compile(r"<(?:\|\w*\|?)?\Z")
+_BARE_CHANNELS: Final = re.compile(
+    r"\s*analysis(?=[A-Z])(?P<thought>.*?)assistantfinal(?P<answer>.*)", re.DOTALL
+)
+"""Channels whose tokens the server took out."""
+_BARE_BEGUN: Final = re.compile(r"\s*analysis(?=[A-Z])")
+
+_BEGINNINGS: Final = (
+    *_TAGS,
+    "<|channel|>",
+    "<|start|>",
+    *(f"{name}<|message|>" for name in ("analysis", "commentary", "final")),
+)
+_QUOTES: Final = "`'\"“”‘’«»([{"
+
+
+@dataclass(frozen=True, slots=True)
+class SplitReply:
+    """A reply's text, split.
+
+    Attributes:
+        thought: Without white space around it; "" where there is none.
+        answer: The rest. Without a thought it is the whole text, unchanged.
+        is_settled: Whether every text that follows belongs to the answer.
+        is_unopened: Whether the thought had a closing tag only.
+    """
+
+    thought: str
+    answer: str
+    is_settled: bool = True
+    is_unopened: bool = False
+
+
+def split_reply(
+    text: str, *, request: str = "", is_whole: bool = True, is_opened: bool = False
+) -> SplitReply:
+    """Split ``text`` by the rules above.
+
+    Args:
+        text: A reply, or the beginning of one.
+        request: What was asked, as text or JSON: tags that are its output fields do not count.
+        is_whole: Whether the reply has ended. Of one that goes on, only what can no longer
+            change is returned.
+        is_opened: Whether the chat template is known to open the thought: then nothing
+            before the closing tag is returned until the reply has ended.
+    """
+    if _CHANNELS.match(text):
+        return _split_channels(text, is_whole)
+    if (bare := _BARE_CHANNELS.match(text)) is not None:
+        return SplitReply(bare["thought"].strip(), bare["answer"].lstrip())
+    thoughts, rest = [], text.lstrip()
+    while (tag := _OPENING.match(rest)) is not None and not _is_field(tag[0], request):
+        closing = _TAGS[tag[0].lower()]
+        end = re.compile(re.escape(closing), re.IGNORECASE).search(rest, tag.end())
+        if end is None:
+            begun = rest[tag.end() :]
+            thoughts.append(begun if is_whole else _without_begun(begun, closing))
+            return SplitReply(_joined(thoughts), "", is_settled=False)
+        thoughts.append(rest[tag.end() : end.start()])
+        rest = rest[end.end() :].lstrip()
+    if not is_whole and (_may_begin(rest) or (not thoughts and _BARE_BEGUN.match(text))):
+        return SplitReply(_joined(thoughts), "", is_settled=False)
+    if thoughts:
+        return SplitReply(_joined(thoughts), rest)
+    return _split_unopened(text, request, is_whole, is_opened)
+
+
+def _is_field(tag: str, request: str) -> bool:
+    name = tag.strip("</>")
+    return f"<{name}>" in request and f"{{{name}}}" in request
+
+
+def _joined(thoughts: list[str]) -> str:
+    return "\n\n".join(filter(None, (thought.strip() for thought in thoughts)))
+
+
+def _without_begun(text: str, closing: str) -> str:
+    """Return ``text`` without what may be the beginning of ``closing`` at its end."""
+    lower = text.lower()
+    longest = min(len(closing) - 1, len(text))
+    n = next((n for n in range(longest, 0, -1) if lower.endswith(closing[:n])), 0)
+    return text[: len(text) - n]
+
+
+def _may_begin(text: str) -> bool:
+    """Whether a thought may follow: ``text`` is empty, or the beginning of an opening tag."""
+    lower = text.lower()
+    return any(one.startswith(lower) for one in _BEGINNINGS)
+
+
+def _split_unopened(text: str, request: str, is_whole: bool, is_opened: bool) -> SplitReply:
+    if is_whole or is_opened:
+        for tag in _CLOSING.finditer(text):
+            if not is_whole and tag.end() == len(text):
+                break  # What follows may be a quotation mark.
+            if _ends_thought(text, tag, request):
+                thought, answer = text[: tag.start()].strip(), text[tag.end() :].lstrip()
+                return SplitReply(thought, answer, is_settled=bool(answer), is_unopened=True)
+    if is_opened and not is_whole:
+        return SplitReply("", "", is_settled=False)
+    return SplitReply("", text)
+
+
+def _ends_thought(text: str, tag: re.Match[str], request: str) -> bool:
+    before, after = text[: tag.start()], text[tag.end() : tag.end() + 1]
+    if _OPENING.search(before) or _is_field(tag[0], request) or before.count("```") % 2:
+        return False
+    if before[-1:] in tuple(_QUOTES) or after in tuple("`'\"”’»"):
+        return False
+    begins_line = not before.rpartition("\n")[2].strip()
+    return begins_line or not before[-1].isspace()
+
+
+def _split_channels(text: str, is_whole: bool) -> SplitReply:
+    thoughts, answers, end = [], [], 0
+    for channel in _CHANNEL.finditer(text):
+        end = channel.end()
+        (answers if channel["name"] == "final" else thoughts).append(channel["text"])
+    if is_whole:
+        # Some servers keep the tokens of the thought and drop those before the answer.
+        answers.append(_CHANNEL_TOKEN.sub("", text[end:]))
+        return SplitReply(_joined(thoughts), "".join(answers).strip())
+    thoughts = [_TOKEN_BEGUN.sub("", thought) for thought in thoughts]
+    answer = _TOKEN_BEGUN.sub("", "".join(answers)).strip()
+    return SplitReply(_joined(thoughts), answer, is_settled=False)
+
+
+class ReplySplitter:
+    """Splits a reply that arrives in pieces.
+
+    Args:
+        request: As of ``split_reply``.
+        is_opened: As of ``split_reply``.
+    """
+
+    def __init__(self, request: str = "", *, is_opened: bool = False) -> None:
+        self._request, self._is_opened = request, is_opened
+        self._text, self._split = "", SplitReply("", "", is_settled=False)
+        self.has_thought = False
+
+    def feed(self, text: str) -> tuple[str, str]:
+        """Return what follows of the thought and of the answer when ``text`` arrives."""
+        if self._split.is_settled:
+            return "", text
+        self._text += text
+        return self._advance(is_whole=False)
+
+    def flush(self) -> tuple[str, str]:
+        """Return what was held back: the reply has ended."""
+        return ("", "") if self._split.is_settled else self._advance(is_whole=True)
+
+    def _advance(self, *, is_whole: bool) -> tuple[str, str]:
+        before = self._split
+        self._split = split_reply(
+            self._text, request=self._request, is_whole=is_whole, is_opened=self._is_opened
+        )
+        thought = self._split.thought[len(before.thought) :]
+        self.has_thought = self.has_thought or bool(self._split.thought)
+        return thought, self._split.answer[len(before.answer) :]
+
+
+BROKEN_OFF: Final = frozenset({"abort", "error", "insufficient_system_resource"})
+"""Reasons to end that say that the endpoint failed while it answered."""
+_FINISH: Final = re.compile(r'"finish_reason":"(\w+)"')
+_TO_LOOK_AT: Final = re.compile(
+    rf"{_OPENING.pattern}|{_CLOSING.pattern}|<\|message\|>|assistantfinal"
+    r'|"type":"(?:thinking|refusal)"|"text":"(?:\\[nrt]| )*"',
+    re.IGNORECASE,
+)
+"""Anything without which a stored reply is plain text, so that it need not be parsed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyFacts:
+    """What a stored reply is, beside its text.
+
+    Attributes:
+        finish_reason: Why it ended: ``stop``, ``length`` (the token limit), ``content_filter``,
+            ``tool_call``; None where there is no reply.
+        no_answer: Why it holds no answer, in one line; None where it holds one.
+    """
+
+    finish_reason: str | None = None
+    no_answer: str | None = None
+
+
+def reply_facts(response: str | None, request: str = "") -> ReplyFacts:
+    """Return the facts of a stored reply.
+
+    Args:
+        response: Canonical JSON, as calls are stored; None is a call that failed.
+        request: Canonical JSON of what was asked.
+    """
+    if response is None:
+        return ReplyFacts()
+    # Canonical JSON: the reason stands before the message, and quotes inside texts are escaped.
+    found = _FINISH.search(response)
+    finish = found[1] if found else None
+    if not _TO_LOOK_AT.search(response):
+        return ReplyFacts(finish)
+    message = json.loads(response).get("message") or {}
+    return ReplyFacts(finish, why_no_answer(list(_plain_parts(message)), finish, request=request))
+
+
+def _plain_parts(message: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for part in message.get("parts") or ():
+        yield str(part.get("type")), str(part.get("text") or "")
+
+
+def why_no_answer(
+    parts: list[tuple[str, str]], finish_reason: str | None = None, *, request: str = ""
+) -> str | None:
+    """Return in one line why a message holds no answer, or None if it holds one.
+
+    Args:
+        parts: Kind and text of each part of the message.
+        finish_reason: Why the reply ended.
+        request: As of ``split_reply``.
+    """
+    if any(kind not in ("text", "thinking", "refusal") for kind, _ in parts):
+        return None
+    text = "".join(text for kind, text in parts if kind == "text")
+    split = split_reply(text, request=request)
+    if split.answer.strip():
+        return None
+    why = _WHY_ENDED.get(finish_reason or "", "")
+    refusal = " ".join(text for kind, text in parts if kind == "refusal").split()
+    if refusal:
+        return f"The model refused: {' '.join(refusal)}"
+    if split.thought or any(kind == "thinking" for kind, _ in parts):
+        return f"The model answered with reasoning only, and no text{why}."
+    return f"The model answered with an empty text{why}."
+
+
+_WHY_ENDED: Final = {
+    "length": " (`max_tokens` ended it)",
+    "content_filter": " (the endpoint's content filter ended it)",
+}

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from moa_dspy._toml import check_table, read_toml
 from moa_dspy.errors import PoolError
-from moa_dspy.local import CATALOGUE
+from moa_dspy.local.catalogue import CATALOGUE
+from moa_dspy.vendors import Price, gateway_of, is_reasoning_model, listed_price, vendor_of
 
 VARIABLE: Final = re.compile(r"\$\{(\w+)\}")
-"""How a path names an environment variable."""
+"""How a path or a header names an environment variable."""
+IS_CREDENTIAL: Final = re.compile(r"auth|(?:key|token)(?![a-z])|secret|cookie", re.IGNORECASE)
+"""Names of headers whose values are kept out of files, logs and identities."""
+_IS_BODY_KEY: Final = re.compile(r"api_?key|authorization|secret|password", re.IGNORECASE)
 _NAME = re.compile(r"[^\s>+*()]+")
+_BY_MODEL: Final = float("nan")
+"""Stands for a temperature that was not given."""
+_PRICES: Final = ("usd_per_million_prompt_tokens", "usd_per_million_completion_tokens")
+_OWN_FIELDS: Final = frozenset({"max_tokens", "messages", "model", "n", "stream", "temperature"})
+"""Fields of a request that ``extra_body`` may not hold: others would be asked than are stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,23 +40,34 @@ class Agent:
         model: ``local/NAME`` (llama.cpp in this process; NAME from the catalogue), or
             ``vendor/NAME`` as DSPy and LiteLLM write it.
         temperature: 0 is greedy; such an agent gives one answer however often it is asked.
-        max_tokens: Longest answer, in tokens.
+            None (``"none"`` in a pool file) sends none, so the endpoint's own counts. Default:
+            None for OpenAI's reasoning models (``gpt-5*``, ``o1``, ``o3``, ``o4``), else 0.7.
+        top_p: Nucleus sampling; None sends none.
+        max_tokens: Longest answer, in tokens, thoughts included. It is sent under the name
+            that the model takes, ``max_completion_tokens`` for OpenAI's reasoning models.
+        reasoning_effort: ``low``, ``medium``, ``high``, ... as the model knows them; None
+            sends none.
+        extra_body: Further fields of the request, sent as they are. A
+            ``max_completion_tokens`` in it is sent instead of ``max_tokens``.
+        headers: Further headers of the request; ``${VARIABLE}`` in a value is expanded. The
+            value of a header that holds a credential must name a variable.
         context_window: Most tokens of prompt and answer together; what an agent reads of
-            others is cut to keep to it. None is no limit.
+            others is cut to keep to it. None means no limit.
         weights: ``local/`` only: path of a GGUF file, ``${VARIABLE}`` is expanded.
         sha256: ``local/`` only: checksum the weights must have, and their identity; needed
             with ``weights``, known for a name of the catalogue.
         n_slots: ``local/`` only: questions the model answers at the same time.
         n_threads: ``local/`` only: threads of the model; None takes every core.
-        api_base: URL of an OpenAI-compatible endpoint; None is the vendor's own.
+        api_base: URL of an OpenAI-compatible endpoint. None is what the environment names for
+            the vendor (``OPENAI_BASE_URL``, ``OPENAI_API_BASE``, ...), else the vendor's own.
         api_key_env: Name of the environment variable that holds the key.
         client: ``litellm`` sends every request through LiteLLM.
         num_retries: Attempts after a first one that failed for the moment: busy, down, slow.
         timeout_seconds: How long one attempt may take in all, and each wait inside it.
         max_concurrent: Requests at a time; agents of one endpoint share the smallest number
-            that one of them gives. None is no limit of ours.
-        usd_per_million_prompt_tokens: Price; 0 where nobody charges.
-        usd_per_million_completion_tokens: Price; 0 where nobody charges.
+            that one of them gives. None means no limit of ours.
+        usd_per_million_prompt_tokens: Price, 0 where they are free; see ``price`` for None.
+        usd_per_million_completion_tokens: As the one before; 0 if only that one is given.
         optional: Whether the agent is left out, and the user told, where a variable that
             it needs is not set.
 
@@ -58,8 +79,12 @@ class Agent:
 
     name: str
     model: str
-    temperature: float = 0.7
+    temperature: float | None = _BY_MODEL
+    top_p: float | None = None
     max_tokens: int = 1024
+    reasoning_effort: str | None = None
+    extra_body: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
     context_window: int | None = None
     weights: str | None = None
     sha256: str | None = None
@@ -71,16 +96,32 @@ class Agent:
     num_retries: int = 3
     timeout_seconds: float = 600.0
     max_concurrent: int | None = None
-    usd_per_million_prompt_tokens: float = 0.0
-    usd_per_million_completion_tokens: float = 0.0
+    usd_per_million_prompt_tokens: float | None = None
+    usd_per_million_completion_tokens: float | None = None
     optional: bool = False
 
     def __post_init__(self) -> None:
-        checks = {
+        if self.temperature is _BY_MODEL:
+            default = None if is_reasoning_model(self.model) else 0.7
+            object.__setattr__(self, "temperature", default)
+        self._check_secrets()
+        if self.is_local:
+            self._check_local()
+        for name, is_fine in self._checks().items():
+            if not is_fine:
+                value = getattr(self, name)
+                raise PoolError(f"Agent {self.name!r}: `{name}` cannot be {value!r}.")
+
+    def _checks(self) -> dict[str, bool]:
+        prices = {name: getattr(self, name) for name in _PRICES}
+        return {
             "name": _NAME.fullmatch(self.name) is not None,
             "model": "/" in self.model,
-            "temperature": 0 <= self.temperature <= 2,
+            "temperature": self.temperature is None or 0 <= self.temperature <= 2,
+            "top_p": self.top_p is None or 0 < self.top_p <= 1,
             "max_tokens": self.max_tokens >= 1,
+            "reasoning_effort": self.reasoning_effort != "",
+            "extra_body": not _OWN_FIELDS & set(self.extra_body),
             "context_window": self.context_window is None or self.context_window > self.max_tokens,
             "n_slots": self.n_slots >= 1,
             "n_threads": self.n_threads is None or self.n_threads >= 1,
@@ -88,16 +129,8 @@ class Agent:
             "num_retries": self.num_retries >= 0,
             "timeout_seconds": 0 < self.timeout_seconds < math.inf,
             "max_concurrent": self.max_concurrent is None or self.max_concurrent >= 1,
-            "usd_per_million_prompt_tokens": self.usd_per_million_prompt_tokens >= 0,
-            "usd_per_million_completion_tokens": self.usd_per_million_completion_tokens >= 0,
+            **{name: usd is None or 0 <= usd < math.inf for name, usd in prices.items()},
         }
-        self._check_secrets()
-        if self.is_local:
-            self._check_weights()
-        for name, is_fine in checks.items():
-            if not is_fine:
-                value = getattr(self, name)
-                raise PoolError(f"Agent {self.name!r}: `{name}` cannot be {value!r}.")
 
     def _check_secrets(self) -> None:
         # A value refused here may be the key itself, so it is not shown.
@@ -111,8 +144,22 @@ class Agent:
                 f"Agent {self.name!r}: `api_base` must not hold a user or password, which would be "
                 "stored; use `api_key_env`."
             )
+        for header, value in self.headers.items():
+            if IS_CREDENTIAL.search(header) and not VARIABLE.search(value):
+                raise PoolError(
+                    f"Agent {self.name!r}: `headers` must not hold the credential of {header!r}, "
+                    "which would be stored; write ${VARIABLE} and set the variable."
+                )
+        if secret := next(filter(_IS_BODY_KEY.search, self.extra_body), None):
+            raise PoolError(
+                f"Agent {self.name!r}: `extra_body` must not hold {secret!r}, which would be "
+                "stored; use `api_key_env` or `headers`."
+            )
 
-    def _check_weights(self) -> None:
+    def _check_local(self) -> None:
+        for name in ("headers", "reasoning_effort"):
+            if getattr(self, name):
+                raise PoolError(f"Agent {self.name!r}: `{name}` is not for local models.")
         if self.weights is not None and self.sha256 is None:
             raise PoolError(
                 f"Agent {self.name!r}: `sha256` must be given with `weights`; "
@@ -129,7 +176,7 @@ class Agent:
     @property
     def missing_variables(self) -> tuple[str, ...]:
         """Environment variables that the agent needs and that are not set."""
-        named = VARIABLE.findall(self.weights or "")
+        named = VARIABLE.findall(" ".join([self.weights or "", *self.headers.values()]))
         needed = [*named, *([self.api_key_env] if self.api_key_env else [])]
         return tuple(name for name in needed if name not in os.environ)
 
@@ -139,19 +186,45 @@ class Agent:
         return self.model.startswith("local/")
 
     @property
+    def base_url(self) -> str | None:
+        """URL that is asked: ``api_base``, else the environment's; None is the vendor's own."""
+        return None if self.is_local else self.api_base or gateway_of(self.model)
+
+    @property
     def endpoint(self) -> str:
         """Where requests go, whatever the model: what has one queue."""
         if self.is_local:
             return self.identity
-        return (self.api_base or self.model.partition("/")[0]).rstrip("/")
+        return (self.base_url or vendor_of(self.model)).rstrip("/")
 
     @property
     def identity(self) -> str:
-        """What answers, endpoint or weights included; sampling settings are not part of it."""
+        """What answers, endpoint or weights included; sampling settings are not part of it.
+
+        Headers may decide who answers, so those that hold no credential are part of it.
+        """
         if self.is_local:
             known = self.sha256 or CATALOGUE[self.model.removeprefix("local/")].sha256
             return f"{self.model}@sha256:{known}"
-        return f"{self.model}@{self.api_base or 'vendor'}"
+        identity = f"{self.model}@{self.base_url or 'vendor'}"
+        public = sorted(f"{k}: {v}" for k, v in self.headers.items() if not IS_CREDENTIAL.search(k))
+        if not public:
+            return identity
+        return f"{identity}+{hashlib.sha256(chr(10).join(public).encode()).hexdigest()[:12]}"
+
+    @property
+    def price(self) -> Price | None:
+        """What the agent's tokens cost; None is unknown, which is not 0.
+
+        The pool's price if it gives one; 0 for a local model; else LiteLLM's list price of
+        this very name, if the vendor's own endpoint is asked.
+        """
+        given = [getattr(self, name) for name in _PRICES]
+        if given != [None, None]:
+            return Price(given[0] or 0.0, given[1] or 0.0, "pool")
+        if self.is_local:
+            return Price(0.0, 0.0, "local")
+        return listed_price(self.model) if self.base_url is None else None
 
 
 def read_agents(path: Path) -> list[Agent]:
@@ -163,9 +236,12 @@ def read_agents(path: Path) -> list[Agent]:
     content = read_toml(path, error=PoolError)
     if unknown := set(content) - {"agents"}:
         raise PoolError(f"{path}: unknown key {min(unknown)!r}; known ones are agents.")
-    agents = check_table(
-        list[Agent], content.get("agents", []), where=f"{path}: agents", error=PoolError
-    )
+    tables = content.get("agents", [])
+    for table in tables if isinstance(tables, list) else []:
+        # TOML has no null.
+        if isinstance(table, dict) and table.get("temperature") == "none":
+            table["temperature"] = None
+    agents = check_table(list[Agent], tables, where=f"{path}: agents", error=PoolError)
     return [_beside(path, agent) for agent in agents]
 
 

@@ -1,6 +1,8 @@
-"""The ``dspy.LM`` of an agent."""
+"""The agents that a mixture or a search may use, by name, each with a ``dspy.LM``.
 
-# DOCS: adoption: LMs that a caller made: adopted into the pool's calls, or used as they are and counted. | pool: The agents a mixture or a search may use, by name, each with a ``dspy.LM``.
+LMs that a caller made are adopted into the pool's calls where that is possible; any other one
+is asked as it is, and its calls are counted only.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from moa_dspy.agent import VARIABLE, Agent, available, read_agents
+from moa_dspy.agent import IS_CREDENTIAL, VARIABLE, Agent, available, read_agents
 from moa_dspy.calls import AgentCalls, Calls, NoStore, RetryPolicy
 from moa_dspy.errors import PoolError
+from moa_dspy.vendors import OWN_PROTOCOL, Price, vendor_of
 
 if TYPE_CHECKING:
     import dspy
@@ -32,7 +35,9 @@ def make_lm(agent: Agent, calls: Calls) -> dspy.LM:
     """Return a ``dspy.LM`` that answers from ``calls`` and asks the agent's endpoint otherwise."""
     from moa_dspy.calls import stored_lm
 
-    key = os.environ.get(agent.api_key_env) if agent.api_key_env else None
+    key = _key(agent)
+    # What is not given is not sent, and no part of a call's key.
+    given = {"top_p": agent.top_p, "reasoning_effort": agent.reasoning_effort}
     return stored_lm(
         f"agent/{agent.name}",
         calls,
@@ -40,24 +45,36 @@ def make_lm(agent: Agent, calls: Calls) -> dspy.LM:
         lambda asynchronous: _engine(agent, key, asynchronous=asynchronous),
         is_seeded=agent.is_local,
         timeout_seconds=agent.timeout_seconds,
+        extra_body=agent.extra_body,
         temperature=agent.temperature,
         max_tokens=agent.max_tokens,
+        **{name: value for name, value in given.items() if value is not None},
     )
 
 
+def _key(agent: Agent) -> str | None:
+    if agent.api_key_env is not None:
+        return os.environ.get(agent.api_key_env)
+    if agent.api_base is None and agent.base_url is not None:
+        # A gateway that the environment names gets the vendor's key, as from DSPy and LiteLLM.
+        return os.environ.get(f"{vendor_of(agent.model).upper()}_API_KEY")
+    return None
+
+
 def caller_of(agent: Agent, calls: Calls, *, secrets: tuple[str, ...] = ()) -> AgentCalls:
-    """Return who asks when this agent does.
+    """Return what the calls must know of ``agent``.
 
     Args:
-        agent: The agent.
+        agent: The agent; an unknown price counts as 0 here, see ``Agent.price``.
         calls: Where its calls go; agents of one endpoint share its slots there.
         secrets: Keys that the environment does not hold.
     """
+    price = agent.price or Price(0.0, 0.0, "unknown")
     return AgentCalls(
         agent=agent.name,
         identity=agent.identity,
-        usd_per_prompt_token=agent.usd_per_million_prompt_tokens / 1e6,
-        usd_per_completion_token=agent.usd_per_million_completion_tokens / 1e6,
+        usd_per_prompt_token=price.usd_per_million_prompt_tokens / 1e6,
+        usd_per_completion_token=price.usd_per_million_completion_tokens / 1e6,
         secrets=_secrets(agent, secrets),
         retries=RetryPolicy(agent.num_retries),
         limiter=calls.limiters.of(agent.endpoint, agent.max_concurrent),
@@ -72,17 +89,26 @@ def _secrets(agent: Agent, given: tuple[str, ...]) -> tuple[str, ...]:
     """
     if agent.is_local:
         return ()
-    own = {os.environ.get(agent.api_key_env or "", ""), *given} - {""}
+    named = [agent.api_key_env or "", *VARIABLE.findall(" ".join(_credentials(agent)))]
+    own = {*(os.environ.get(name, "") for name in named), *given} - {""}
     others = {v for n, v in os.environ.items() if _IS_KEY.search(n) and len(v) >= _SHORTEST_KEY}
     # The longest first: one key may be a part of another.
     return tuple(sorted(own | others, key=len, reverse=True))
+
+
+def _credentials(agent: Agent) -> list[str]:
+    return [value for name, value in agent.headers.items() if IS_CREDENTIAL.search(name)]
+
+
+def _expanded(text: str) -> str:
+    return VARIABLE.sub(lambda match: os.environ[match[1]], text)
 
 
 def _engine(agent: Agent, key: str | None, *, asynchronous: bool = False) -> Any:
     if missing := agent.missing_variables:
         raise PoolError(
             f"Agent {agent.name!r}: the environment has no variable {missing[0]} "
-            "(`weights` or `api_key_env`)."
+            "(`weights`, `api_key_env` or `headers`)."
         )
     if agent.is_local:
         from moa_dspy.local import local_engine
@@ -97,14 +123,19 @@ def _engine(agent: Agent, key: str | None, *, asynchronous: bool = False) -> Any
     from moa_dspy.calls.lm.endpoint import Endpoint, endpoint_engine
 
     client: Any = agent.client
-    endpoint = Endpoint(agent.model, agent.api_base, key, client, agent.timeout_seconds)
+    if agent.api_base != agent.base_url and vendor_of(agent.model) in OWN_PROTOCOL:
+        client = "litellm"
+    headers = {name: _expanded(value) for name, value in agent.headers.items()}
+    endpoint = Endpoint(
+        agent.model, agent.base_url, key, client, agent.timeout_seconds, tuple(headers.items())
+    )
     return endpoint_engine(endpoint, asynchronous=asynchronous)
 
 
 def _weights(agent: Agent) -> str:
     """Return the path of the agent's weights, pulling those of the catalogue that are not here."""
     if agent.weights is not None:
-        return VARIABLE.sub(lambda match: os.environ[match[1]], agent.weights)
+        return _expanded(agent.weights)
     from moa_dspy.local import pull
 
     return str(pull(agent.model.removeprefix("local/"), progress=_logger.warning))
@@ -125,14 +156,15 @@ class GivenLM:
     reason: str | None = None
 
 
-def given(name: str, lm: dspy.BaseLM, calls: Calls, *, usd: tuple[float, float]) -> GivenLM:
+def given(name: str, lm: dspy.BaseLM, calls: Calls, *, usd: tuple[float, float] | None) -> GivenLM:
     """Adopt ``lm``, or say why not.
 
     Args:
         name: Of the agent.
         lm: Is not changed, but for a callback that counts the calls of one that is refused.
         calls: Where its answers come from and go to.
-        usd: Price of a million prompt tokens, and of as many completion tokens.
+        usd: Price of a million prompt tokens, and of as many completion tokens; None is
+            unknown.
     """
     from moa_dspy.calls import CountCalls, refusal
 
@@ -147,7 +179,7 @@ def given(name: str, lm: dspy.BaseLM, calls: Calls, *, usd: tuple[float, float])
     return GivenLM(plain, lm, reason)
 
 
-def _plain_agent(name: str, lm: Any, usd: tuple[float, float]) -> Agent:
+def _plain_agent(name: str, lm: Any, usd: tuple[float, float] | None) -> Agent:
     temperature = lm.kwargs.get("temperature")
     longest = lm.kwargs.get("max_tokens") or lm.kwargs.get("max_completion_tokens")
     return Agent(
@@ -156,8 +188,8 @@ def _plain_agent(name: str, lm: Any, usd: tuple[float, float]) -> Agent:
         # Vendors sample where nothing is said; greedy is only who says so.
         temperature=1.0 if temperature is None else temperature,
         max_tokens=longest or 1024,
-        usd_per_million_prompt_tokens=usd[0],
-        usd_per_million_completion_tokens=usd[1],
+        usd_per_million_prompt_tokens=usd[0] if usd else None,
+        usd_per_million_completion_tokens=usd[1] if usd else None,
     )
 
 
@@ -254,7 +286,7 @@ class Pool(Mapping[str, Agent]):
                 LM that caches, and nowhere for one that does not.
             strict: Whether an LM that cannot be adopted is an error.
             usd_per_million_tokens: Price of prompt and of completion tokens, by agent
-                name; default 0.
+                name; default: LiteLLM's list price of that very model, else unknown.
 
         Raises:
             PoolError: If there is no LM, or with ``strict`` one that cannot be adopted.
@@ -266,7 +298,7 @@ class Pool(Mapping[str, Agent]):
                 name,
                 lm,
                 kept if getattr(lm, "cache", False) else unkept,
-                usd=prices.get(name, (0.0, 0.0)),
+                usd=prices.get(name),
             )
             for name, lm in lms.items()
         }
@@ -349,6 +381,23 @@ class Pool(Mapping[str, Agent]):
         for module in found:
             module.pool = self
         return program
+
+    @property
+    def unpriced(self) -> tuple[str, ...]:
+        """Names of the agents whose price is unknown: their calls count as 0 usd."""
+        return tuple(name for name in self if self.price(name) is None)
+
+    def price(self, name: str) -> Price | None:
+        """Return what the tokens of an agent cost; None is unknown, which is not 0.
+
+        A list price does not count for an LM that is asked as it is, for its calls are not
+        counted in usd.
+
+        Raises:
+            PoolError: If the pool has no such agent.
+        """
+        price = self[name].price
+        return None if name in self.not_adopted and price and price.source == "litellm" else price
 
     def lm(self, name: str) -> dspy.LM:
         """Return the LM of an agent, always the same object.

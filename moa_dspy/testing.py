@@ -19,6 +19,7 @@ from moa_dspy.calls.reply import why_no_answer
 from moa_dspy.data import RecordedResponses
 from moa_dspy.errors import UnknownCallError
 from moa_dspy.pool import Pool
+from moa_dspy.vendors import Price
 
 Script: TypeAlias = str | Exception | Callable[[str], str]
 """What an agent replies: always the same text, a function of the last user message, or an error."""
@@ -115,11 +116,12 @@ def _text(parts: Iterable[Any]) -> str:
 
 
 def _lm(agent: Agent, script: Script, calls: Calls, reads_all: bool) -> dspy.LM:
+    price = agent.price or Price(0.0, 0.0, "unknown")
     caller = AgentCalls(
         agent=agent.name,
         identity=agent.identity,
-        usd_per_prompt_token=agent.usd_per_million_prompt_tokens / 1e6,
-        usd_per_completion_token=agent.usd_per_million_completion_tokens / 1e6,
+        usd_per_prompt_token=price.usd_per_million_prompt_tokens / 1e6,
+        usd_per_completion_token=price.usd_per_million_completion_tokens / 1e6,
     )
     return stored_lm(
         f"agent/{agent.name}",
@@ -153,7 +155,10 @@ def recorded_pool(recorded: RecordedResponses, *, calls: Calls | None = None) ->
         for name, text in recorded.questions.items()
         if counts[text.strip()] == 1  # a text of two questions does not say which one is asked
     }
-    agents = [Agent(name=m, model=f"recorded/{m}", temperature=0.0) for m in recorded.models]
+    free = {"usd_per_million_prompt_tokens": 0.0, "usd_per_million_completion_tokens": 0.0}
+    agents = [
+        Agent(name=m, model=f"recorded/{m}", temperature=0.0, **free) for m in recorded.models
+    ]
     replays = {a.name: _Replay(a.name, recorded, shared, ids) for a in agents}
     return Pool(agents, calls=shared, lms={name: _recorded_lm(it) for name, it in replays.items()})
 

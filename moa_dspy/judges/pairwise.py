@@ -86,7 +86,7 @@ def second_share(logprobs: Any, verdict: str, *, allows_ties: bool) -> float | N
     if token is None or not alternatives:
         return None
     # By spelling: the chosen token is usually, not always, one of the alternatives.
-    spelled = {entry.token: math.exp(entry.logprob) for entry in (token, *alternatives)}
+    spelled = {entry.token: _probability(entry.logprob) for entry in (token, *alternatives)}
     allowed = (FIRST, SECOND, NEITHER) if allows_ties else (FIRST, SECOND)
     mass: dict[str, float] = dict.fromkeys((FIRST, SECOND, NEITHER), 0.0)
     for text, probability in spelled.items():
@@ -96,6 +96,12 @@ def second_share(logprobs: Any, verdict: str, *, allows_ties: bool) -> float | N
     if not (math.isfinite(total) and total > 0):
         return None
     return (mass[SECOND] + mass[NEITHER] / 2) / total
+
+
+def _probability(logprob: Any) -> float:
+    """Return the probability; endpoints write that of 0 as null, -Infinity or NaN."""
+    is_number = isinstance(logprob, int | float) and not math.isnan(logprob)
+    return math.exp(logprob) if is_number else 0.0
 
 
 def _holder(logprobs: Any, verdict: str) -> Any:

@@ -1,6 +1,7 @@
-"""Where weights come from; each source writes one file and checks nothing."""
+"""The small models that this library knows by name, each pinned by its sha256, and their sources.
 
-# DOCS: local/_catalogue: The small models this library knows by name, each pinned by its sha256.
+A source writes one file and checks nothing; ``pull`` checks size and sha256.
+"""
 
 from __future__ import annotations
 

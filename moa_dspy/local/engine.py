@@ -1,6 +1,4 @@
-"""From a model's name, or a file, to the DSPy engine that answers with it."""
-
-# DOCS: local/_logprobs: Log-probabilities of tokens, between DSPy's words and llama.cpp's. | local/_engine: A local server as DSPy engines, synchronous and asynchronous.
+"""A local model as DSPy engines, synchronous and asynchronous."""
 
 from __future__ import annotations
 
@@ -9,7 +7,8 @@ import os
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Self
+from contextlib import closing
+from typing import Any, Literal, Self
 
 from dspy.clients.engines.base import validate_request
 from dspy.lm15 import (
@@ -20,12 +19,15 @@ from dspy.lm15 import (
     Request,
     Response,
     ServerError,
+    StreamDeltaEvent,
+    StreamEndEvent,
+    StreamStartEvent,
+    TextDelta,
     TextPart,
     TokenLogprob,
     TopLogprob,
     UnsupportedFeatureError,
     Usage,
-    response_to_events,
 )
 
 from moa_dspy.errors import LocalModelError
@@ -152,17 +154,27 @@ class LocalEngine(_Uncopied):
             ConfigurationError: the model cannot be loaded on this machine.
             ServerError: llama.cpp failed.
         """
-        validate_request(request)
-        body = {"messages": _messages(request), **_settings(request)}
         try:
-            answer = self.server.chat(body)
+            answer = self.server.chat(_body(request))
         except LocalModelError as error:
             raise _lm15_error(error) from error
         return _response(answer, request)
 
     def stream(self, request: Request) -> Iterator[Any]:
-        """Emit the finished answer as a stream's events."""
-        yield from response_to_events(self.complete(request))
+        """Yield the answer's events token by token; raises as ``complete``."""
+        finish, usage = None, None
+        yield StreamStartEvent(model=request.model)
+        try:
+            with closing(self.server.stream(_body(request))) as chunks:
+                for chunk in chunks:
+                    usage = _usage(chunk["usage"]) if chunk.get("usage") else usage
+                    for choice in chunk.get("choices") or ():
+                        finish = choice.get("finish_reason") or finish
+                        if (delta := _delta(choice, request)) is not None:
+                            yield StreamDeltaEvent(delta=delta)
+        except LocalModelError as error:
+            raise _lm15_error(error) from error
+        yield StreamEndEvent(finish_reason=_finish(finish), usage=usage)
 
     def close(self) -> None:
         """Do nothing: the server belongs to whoever made it."""
@@ -183,9 +195,19 @@ class AsyncLocalEngine(_Uncopied):
         return await loop.run_in_executor(self._executor(), self._engine.complete, request)
 
     async def stream(self, request: Request) -> AsyncIterator[Any]:
-        """Emit the finished answer as a stream's events."""
-        for event in response_to_events(await self.complete(request)):
-            yield event
+        """Yield the answer's events token by token; raises as LocalEngine does."""
+        loop, events = asyncio.get_running_loop(), self._engine.stream(request)
+        step = None
+        try:
+            while True:
+                step = loop.run_in_executor(self._executor(), next, events, None)
+                # A task that is cancelled must not leave a thread inside of the generator.
+                if (event := await asyncio.shield(step)) is None:
+                    return
+                yield event
+        finally:
+            if step is not None:
+                step.add_done_callback(lambda _: events.close())
 
     async def aclose(self) -> None:
         """Let the threads go; the server stays."""
@@ -201,6 +223,11 @@ class AsyncLocalEngine(_Uncopied):
                 n_slots = self.server.n_slots
                 self._threads = ThreadPoolExecutor(n_slots, thread_name_prefix="local-model")
             return self._threads
+
+
+def _body(request: Request) -> dict[str, Any]:
+    validate_request(request)
+    return {"messages": _messages(request), **_settings(request)}
 
 
 def _messages(request: Request) -> list[dict[str, str]]:
@@ -251,19 +278,34 @@ def _response_format(shape: dict[str, Any]) -> dict[str, Any]:
 
 
 def _response(answer: dict[str, Any], request: Request) -> Response:
-    choice, usage = answer["choices"][0], answer["usage"]
+    choice = answer["choices"][0]
     return Response(
         id=answer.get("id"),
         model=request.model,
         message=Message.assistant([TextPart(choice["message"].get("content") or "")]),
-        finish_reason="length" if choice["finish_reason"] == "length" else "stop",
-        usage=Usage(
-            input_tokens=usage["prompt_tokens"],
-            output_tokens=usage["completion_tokens"],
-            total_tokens=usage["total_tokens"],
-        ),
+        finish_reason=_finish(choice["finish_reason"]),
+        usage=_usage(answer["usage"]),
         logprobs=token_logprobs(choice, request.config.logprobs),
     )
+
+
+def _finish(reason: str | None) -> Literal["length", "stop"]:
+    return "length" if reason == "length" else "stop"
+
+
+def _usage(usage: dict[str, Any]) -> Usage:
+    return Usage(
+        input_tokens=usage["prompt_tokens"],
+        output_tokens=usage["completion_tokens"],
+        total_tokens=usage["total_tokens"],
+    )
+
+
+def _delta(choice: dict[str, Any], request: Request) -> TextDelta | None:
+    text = (choice.get("delta") or {}).get("content")
+    if not text:
+        return None
+    return TextDelta(text=text, logprobs=token_logprobs(choice, request.config.logprobs) or ())
 
 
 def _lm15_error(error: LocalModelError) -> Exception:

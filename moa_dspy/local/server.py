@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from types import ModuleType
 from typing import Any
 
@@ -67,13 +69,46 @@ class LocalServer:
         server = self._server()
         try:
             answer: dict[str, Any] = server.handle_chat_completions(body)
-        except (ValueError, TypeError) as error:
-            raise RefusedError(str(error), kind="invalid_request_error", status=400) from error
-        except RuntimeError as error:
-            raise RefusedError(str(error), kind="server_error", status=500) from error
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise _refused(error) from error
         if "error" in answer:
             raise _refusal(answer["error"])
         return answer
+
+    def stream(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the chunks of a chat completion as they are made; leaving early stops the model.
+
+        Raises:
+            LocalModelError: as ``chat``.
+        """
+        server = self._server()
+        chunks: SimpleQueue[dict[str, Any] | Exception | None] = SimpleQueue()
+        left = threading.Event()
+
+        def take(chunk: dict[str, Any]) -> bool:
+            chunks.put(chunk)
+            return left.is_set()  # True ends the generation
+
+        def work() -> None:
+            settings = {"stream": True, "stream_options": {"include_usage": True}}
+            try:
+                server.handle_chat_completions({**body, **settings}, take)
+            except Exception as error:
+                chunks.put(_refused(error))
+            else:
+                chunks.put(None)
+
+        # No daemon: llama.cpp would abort the process if it called into an ended interpreter.
+        threading.Thread(target=work, name="local-model-stream").start()
+        try:
+            while (chunk := chunks.get()) is not None:
+                if isinstance(chunk, Exception):
+                    raise chunk
+                if "error" in chunk:
+                    raise _refusal(chunk["error"])
+                yield chunk
+        finally:
+            left.set()
 
     @property
     def url(self) -> str:
@@ -175,6 +210,12 @@ def _xllamacpp() -> ModuleType:
             os.environ.pop("OMP_WAIT_POLICY", None)
     module: ModuleType = xllamacpp
     return module
+
+
+def _refused(error: Exception) -> RefusedError:
+    if isinstance(error, ValueError | TypeError):
+        return RefusedError(str(error), kind="invalid_request_error", status=400)
+    return RefusedError(str(error), kind="server_error", status=500)
 
 
 def _refusal(error: Any) -> RefusedError:

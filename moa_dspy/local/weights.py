@@ -1,6 +1,4 @@
-"""Checksums of large files, remembered beside the file."""
-
-# DOCS: local/_weights: The weights folder of this machine: find and check GGUF files. | local/_pull: Fetch weights: all of a file, checked, or nothing.
+"""The weights folder of this machine: GGUF files found, checked, and fetched whole or not at all."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from moa_dspy.data.splits import Splits
 from moa_dspy.errors import BudgetReachedError, StudyError
 from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.nodes import Outcome
+from moa_dspy.optimize.objectives import UsdObjective
 from moa_dspy.optimize.options import SearchOptions
 
 
@@ -90,6 +91,27 @@ def test_share(
     return min(1.0, max(shares, default=0.0))
 
 
+def check_prices(options: SearchOptions, budget: Budget) -> None:
+    """Refuse what counts money where a price is unknown, before anything is spent.
+
+    Raises:
+        StudyError: If an agent without a price is to be held to usd; it names the agents.
+    """
+    unpriced = [name for name in options.space.agents if name in options.pool.unpriced]
+    counted = {
+        "budget.usd": budget.usd is not None,
+        "limits.usd": options.limits.usd is not None,
+        "objectives": any(isinstance(one, UsdObjective) for one in options.objectives),
+    }
+    wanting = [name for name, is_counted in counted.items() if is_counted]
+    if unpriced and wanting:
+        raise StudyError(
+            f"`{wanting[0]}` counts usd, but the price of {', '.join(unpriced)} is unknown: give "
+            "`usd_per_million_prompt_tokens` and `usd_per_million_completion_tokens` of each in "
+            "the pool (0 if it is free)."
+        )
+
+
 def check_budget(
     options: SearchOptions,
     evaluator: Evaluator,
@@ -157,12 +179,14 @@ def _n_unknown(
 
 def _reserve(options: SearchOptions, name: str) -> float:
     """Return what must be left for the last calls, which reserve their longest answers."""
-    agents = [options.pool[agent] for agent in options.space.agents]
-    longest = {
-        "tokens": max(agent.max_tokens for agent in agents),
-        "usd": max(a.max_tokens * a.usd_per_million_completion_tokens / 1e6 for a in agents),
-    }
-    return options.num_threads * longest.get(name, 0.0)
+    longest = {agent: options.pool[agent].max_tokens for agent in options.space.agents}
+    if name == "tokens":
+        return float(options.num_threads * max(longest.values()))
+    if name == "usd":
+        prices = {agent: options.pool.price(agent) for agent in longest}
+        costs = [price.usd(0, longest[agent]) for agent, price in prices.items() if price]
+        return options.num_threads * max(costs, default=0.0)
+    return 0.0
 
 
 def _rounded_up(value: float) -> float:

@@ -13,11 +13,12 @@ import dspy
 import numpy as np
 
 from moa_dspy.architecture import Architecture
+from moa_dspy.calls.budget import Budget
 from moa_dspy.diversity import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
 from moa_dspy.optimize.early_facts import EarlyFacts, StudyEstimate, early_facts
 from moa_dspy.optimize.evaluate import Evaluator, NamedPrompts
-from moa_dspy.optimize.forecast import Forecast
+from moa_dspy.optimize.forecast import Forecast, forecast
 from moa_dspy.optimize.nodes import Outcome, scores
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress
@@ -160,6 +161,18 @@ class SingleAgents:
         return Forecast(
             usd={name: fmean(outcome.usd for outcome in found) for name, found in singles},
             seconds={name: fmean(outcome.seconds for outcome in found) for name, found in singles},
+        )
+
+    def estimate(self, options: SearchOptions, *, n_test: int, budget: Budget) -> StudyEstimate:
+        """Return what the whole search will take on so many test rows."""
+        return forecast(
+            self.outcomes,
+            options.space,
+            n_trials=options.n_trials,
+            n_test=n_test,
+            num_threads=options.num_threads,
+            budget=budget,
+            seed=options.seed,
         )
 
     def early_facts(self, estimate: StudyEstimate | None = None) -> EarlyFacts:

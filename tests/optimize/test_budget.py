@@ -3,11 +3,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import dspy
 import pytest
 
 from moa_dspy.calls import Budget, Calls, Ledger
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize import ModelSearch, SearchSpace, Snapshot, StudyResult
+from moa_dspy.optimize import Limits, ModelSearch, SearchSpace, Snapshot, StudyResult
 from moa_dspy.optimize.nodes import Outcome
 from moa_dspy.optimize.progress import silent
 from moa_dspy.optimize.search import run_search
@@ -159,3 +160,30 @@ def test_a_resumed_ledger_changes_no_decision(spend: Make, experts: Make, rows: 
     rest = spend(experts(resumed))
     assert [t.architecture for t in rest.trials] == [t.architecture for t in whole.trials]
     assert spent.made + rest.calls_made == whole.calls_made
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"budget": Budget(usd=5)}, "budget.usd"),
+        ({"limits": Limits(usd=0.01)}, "limits.usd"),
+        ({"objectives": ("score", "usd")}, "objectives"),
+    ],
+)
+def test_money_is_not_counted_where_a_price_is_unknown(
+    rows: Make, options: dict[str, Any], name: str
+) -> None:
+    class Silent(dspy.BaseLM):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            raise AssertionError("nothing may be asked")
+
+    lms: dict[str, dspy.BaseLM] = {"dear": Silent("x/dear"), "odd": Silent("x/odd")}
+    pool = Pool.from_lms(lms, usd_per_million_tokens={"dear": (1.0, 2.0)})
+    search = ModelSearch(lambda example, prediction: True, pool, **options)
+    with pytest.raises(StudyError, match=rf"`{name}` counts usd, but the price of .*odd.* unknown"):
+        search.compile(
+            dspy.Predict("question -> answer"),
+            trainset=[],
+            valset=rows("val", 4),
+            testset=rows("test", 4),
+        )

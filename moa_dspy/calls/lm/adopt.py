@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -16,6 +15,7 @@ from dspy.clients.engines.lm15_engine import timeouts_for
 from dspy.clients.provider import Provider
 
 from moa_dspy.calls.lm.endpoint import PerLoop
+from moa_dspy.vendors import gateway_of
 
 _ROUTING: Final = ("api_version", "custom_llm_provider", "extra_query", "organization", "project")
 _IS_SECRET: Final = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)
@@ -134,9 +134,7 @@ def _endpoint(lm: Any, selection: BackendSelection) -> str | None:
     if resolution is not None and resolution.declared:
         declared = {binding.id: binding.definition for binding in lm._providers}
         return str(declared[resolution.provider].access.base_url)
-    # A gateway that the environment names for the whole process.
-    prefix = lm.model.partition("/")[0].upper()
-    return os.environ.get(f"{prefix}_API_BASE") or os.environ.get(f"{prefix}_BASE_URL")
+    return gateway_of(lm.model)
 
 
 def _routing(lm: Any, clients: dict[str, Any]) -> str:

@@ -1,6 +1,9 @@
-"""Where a model is reached, as plain data."""
+"""Engines that really ask an endpoint: DSPy's own client, or else LiteLLM's.
 
-# DOCS: calls/endpoints/_endpoint_loops: One asynchronous engine per event loop, behind one that any loop may use. | calls/endpoints/_endpoint_time: Connections on which a whole exchange has a time, not only each wait for bytes. | calls/endpoints/_endpoint_chat: Engines for an OpenAI-compatible server, of DSPy's own protocol code and connections.  DSPy's router would look up the route of every request, in a thread if asynchronous, and its connections would read the proxy variables for each: a third of a call's work on a fast server. | calls/endpoints/_endpoints: Builds the engine that really asks an endpoint: DSPy's own client, or else LiteLLM's.
+For an OpenAI-compatible server they use DSPy's protocol code and connections directly. DSPy's
+router would look up the route of every request, in a thread if asynchronous, and its
+connections would read the proxy variables for each: a third of a call's work on a fast server.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,11 @@ from dspy.clients.engines.base import validate_request
 from dspy.clients.engines.lifecycle import aclosing_stream, closing_stream
 from dspy.clients.engines.stream_guard import achecked_stream, checked_stream
 
+from moa_dspy.calls.lm.dialect import AsyncChatDialect, ChatDialect
+from moa_dspy.vendors import NATIVE_VENDORS, is_reasoning_model, vendor_of
+
 LONGEST_CONNECT_SECONDS: Final = 10.0
 """A host that does not take a connection in this time is down; answers may take far longer."""
-NATIVE_PREFIXES: Final = frozenset(
-    {"anthropic", "deepseek", "gemini", "groq", "hosted_vllm", "moonshot", "ollama"}
-    | {"openai", "openrouter", "xai"}
-)
-"""Vendors that DSPy's own client reaches without LiteLLM (dspy 3.4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Endpoint:
         client: ``litellm`` sends every request through LiteLLM.
         timeout_seconds: Longest wait to connect (never above 10 s), and for the next bytes of
             an answer; a stream that keeps arriving is not cut. None is the client's 600 s.
+        headers: Sent with every request; not shown, for one may hold a credential.
     """
 
     model: str
@@ -53,12 +55,20 @@ class Endpoint:
     api_key: str | None = field(default=None, repr=False)
     client: Literal["auto", "litellm"] = "auto"
     timeout_seconds: float | None = None
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @property
     def is_native(self) -> bool:
-        """Whether DSPy's own client is used."""
-        vendor = self.model.partition("/")[0]
-        return self.client == "auto" and vendor in NATIVE_PREFIXES
+        """Whether DSPy's own client is used; for a vendor's own endpoint it takes no headers."""
+        takes_headers = self.api_base is not None or not self.headers
+        return self.client == "auto" and vendor_of(self.model) in NATIVE_VENDORS and takes_headers
+
+    @property
+    def chat_base(self) -> str:
+        """URL before ``/chat/completions``; Ollama's own pages name its root only."""
+        url = str(self.api_base).rstrip("/")
+        is_root = urlsplit(url).path == ""
+        return f"{url}/v1" if is_root and vendor_of(self.model).startswith("ollama") else url
 
     @property
     def timeouts(self) -> dict[str, float]:
@@ -195,7 +205,7 @@ class ChatEngine:
 
     def __init__(self, endpoint: Endpoint) -> None:
         transport = TimedTransport(seconds=endpoint.timeout_seconds, **_limits(endpoint))
-        self._chat: Any = lm15.OpenAIChatLM(transport=transport, **_dialect(endpoint))
+        self._chat: Any = ChatDialect(transport=transport, **_dialect(endpoint))
         self._name, self._seconds = endpoint.model.partition("/")[2], endpoint.timeout_seconds
 
     def complete(self, request: Any) -> Any:
@@ -230,7 +240,7 @@ class AsyncChatEngine:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._transport = StdlibAsyncTransport(**_limits(endpoint))
-        self._chat = lm15.AsyncOpenAIChatLM(transport=self._transport, **_dialect(endpoint))
+        self._chat = AsyncChatDialect(transport=self._transport, **_dialect(endpoint))
         self._name = endpoint.model.partition("/")[2]
 
     async def complete(self, request: Any) -> Any:
@@ -259,16 +269,19 @@ def _dialect(endpoint: Endpoint) -> dict[str, Any]:
         provider=f"moa{digest}",
         supports=lm15.EndpointSupport(complete=True, stream=True),
         auth_modes=("bearer",),
-        base_url=endpoint.api_base,
+        base_url=endpoint.chat_base,
+        headers=endpoint.headers,
     )
     compat = lm15.OpenAIChatCompat.preset("vllm")
+    if is_reasoning_model(endpoint.model):
+        compat = replace(compat, max_tokens_field="max_completion_tokens")
     return {"api_key": endpoint.api_key or NO_KEY, "access": access, "compat": compat}
 
 
 def _limits(endpoint: Endpoint) -> dict[str, Any]:
     timeouts = {f"{name}_timeout": seconds for name, seconds in endpoint.timeouts.items()}
     # Waiting for a free connection is waiting for our own calls, not for the endpoint.
-    return {"pool_timeout": None, "trust_env": _has_proxy(str(endpoint.api_base)), **timeouts}
+    return {"pool_timeout": None, "trust_env": _has_proxy(endpoint.chat_base), **timeouts}
 
 
 def _has_proxy(url: str) -> bool:
@@ -329,6 +342,7 @@ def _litellm(endpoint: Endpoint, *, asynchronous: bool) -> Any:
         "api_key": endpoint.api_key,
         "api_base": endpoint.api_base,
         "timeout": endpoint.timeout_seconds,
+        "extra_headers": dict(endpoint.headers) or None,
     }
     given = {name: value for name, value in options.items() if value is not None}
     return AsyncLiteLLMEngine(**given) if asynchronous else LiteLLMEngine(**given)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -105,6 +105,8 @@ class Stored:
         timeout_seconds: How long one attempt may take in all; None means no limit.
         hints: What the model can do, as adapters ask it; an object with the attributes that
             a ``dspy.LM`` has for this, ``supports_response_schema`` and so on.
+        extra_body: Further fields of every request, part of its key; they win over the
+            request's own.
     """
 
     logs_calls = True
@@ -118,10 +120,12 @@ class Stored:
         is_seeded: bool = False,
         timeout_seconds: float | None = None,
         hints: Any = None,
+        extra_body: Mapping[str, Any] | None = None,
     ) -> None:
         self.calls, self.caller = calls, caller
         self.timeout_seconds = timeout_seconds
         self._build, self._is_seeded, self._hints = build, is_seeded, hints
+        self._extra_body = dict(extra_body or {})
         self._opens_thoughts = bool(_OPENS_THOUGHTS.search(caller.identity.partition("@")[0]))
         self._endpoint: Any = None
         self._lock = threading.Lock()
@@ -146,6 +150,13 @@ class Stored:
             if self._endpoint is None:
                 self._endpoint = self._build()
             return self._endpoint
+
+    def extended(self, request: Any) -> Any:
+        """Return ``request`` with the agent's further fields."""
+        if not self._extra_body:
+            return request
+        fields = {**(request.config.extensions or {}), **self._extra_body}
+        return replace(request, config=replace(request.config, extensions=fields))
 
     def ask(self, request: Any) -> CallRequest:
         """Describe ``request`` without the model's name, which the identity stands for."""
@@ -199,6 +210,7 @@ class StoredEngine(Stored):
 
     def complete(self, request: Any) -> Any:
         """Return the response to a ``dspy.lm15.Request``."""
+        request = self.extended(request)
         ask = self.ask(request)
         with in_time():
             call = self.calls.answer(ask, partial(self._send, self.outgoing(request, ask)))
@@ -218,6 +230,7 @@ class StoredEngine(Stored):
         or that nobody reads to its end is a failed call, and is not tried again once some
         of it was passed on.
         """
+        request = self.extended(request)
         ask, passage = self.ask(request), StreamState()
         call = self.calls.known(ask)
         if call is None:
@@ -271,6 +284,7 @@ class AsyncStoredEngine(Stored):
 
     async def complete(self, request: Any) -> Any:
         """Return the response to a ``dspy.lm15.Request``."""
+        request = self.extended(request)
         ask = self.ask(request)
         with in_time():
             call = await self.calls.aanswer(ask, partial(self._send, self.outgoing(request, ask)))
@@ -282,6 +296,7 @@ class AsyncStoredEngine(Stored):
 
     async def stream(self, request: Any) -> AsyncIterator[Any]:
         """Yield the events of the response as they arrive, or those of the stored one."""
+        request = self.extended(request)
         ask, passage = self.ask(request), StreamState()
         call = self.calls.known(ask)
         if call is None:

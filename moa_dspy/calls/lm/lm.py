@@ -1,11 +1,12 @@
-"""What is noted when a call of an LM begins and ends: DSPy's engines are not told."""
+"""A ``dspy.LM`` whose calls go through ``Calls``, and the callbacks that note its calls.
 
-# DOCS: calls/engines/_lm: A ``dspy.LM`` whose calls go through ``Calls``.
+DSPy does not tell its engines of the call that they are part of, so callbacks do.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Self
 
 import dspy
@@ -92,6 +93,7 @@ def stored_lm(
     is_seeded: bool = False,
     timeout_seconds: float | None = None,
     hints: Any = None,
+    extra_body: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> dspy.LM:
     """Return an LM that answers from ``calls`` and asks the engine of ``build`` otherwise.
@@ -102,14 +104,20 @@ def stored_lm(
     Args:
         model: The LM's name, for histories and usage.
         calls: Where answers come from and go to.
-        caller: Who asks.
+        caller: The agent's name, identity, price and limits.
         build: Makes the engine that really asks; it is told whether for coroutines.
         is_seeded: Whether the endpoint's samples are drawn by the call's content.
         timeout_seconds: How long one attempt may take in all.
         hints: What the model can do, as adapters ask it; see ``StoredEngine``.
+        extra_body: Further fields of every request.
         settings: Of ``dspy.LM``: temperature, max_tokens, ...
     """
-    shared = {"is_seeded": is_seeded, "timeout_seconds": timeout_seconds, "hints": hints}
+    shared: dict[str, Any] = {
+        "is_seeded": is_seeded,
+        "timeout_seconds": timeout_seconds,
+        "hints": hints,
+        "extra_body": extra_body,
+    }
     return dspy.LM(
         model,
         cache=False,

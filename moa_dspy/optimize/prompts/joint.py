@@ -295,6 +295,7 @@ class JointSearch:
 
     Args:
         evaluator: Of the search; knows the registered prompts.
+        registry: The prompts that an architecture may name.
         options: None searches no prompts.
         rounds: None tunes none.
         part: Part of trials and budget that may be used for composing now, in (0, 1].
@@ -303,6 +304,7 @@ class JointSearch:
     """
 
     evaluator: Evaluator
+    registry: PromptRegistry | None = None
     options: PromptOptions | None = None
     rounds: PromptRounds | None = None
     part: float = 1.0
@@ -311,14 +313,18 @@ class JointSearch:
 
     @classmethod
     def of(
-        cls, context: SearchOptions, evaluator: Evaluator, rows: Sequence[dspy.Example]
+        cls,
+        context: SearchOptions,
+        evaluator: Evaluator,
+        registry: PromptRegistry | None,
+        rows: Sequence[dspy.Example],
     ) -> JointSearch:
         """Return the search of the context's prompts; ``rows`` are train rows."""
-        options, registry = context.prompts, evaluator.registry
-        if options is None or options.optimizer is None or not isinstance(registry, PromptRegistry):
-            return cls(evaluator, options)
+        options = context.prompts
+        if options is None or registry is None or options.optimizer is None:
+            return cls(evaluator, registry, options)
         rounds = PromptRounds(options, registry, evaluator, rows, context.seed)
-        return cls(evaluator, options, rounds, options.part(0))
+        return cls(evaluator, registry, options, rounds, options.part(0))
 
     @property
     def n_rounds(self) -> int:
@@ -371,7 +377,6 @@ class JointSearch:
 
     def to_json(self, records: Mapping[Architecture, PromptTrial]) -> tuple[dict[str, Any], ...]:
         """Return every prompt as ``StudyResult.prompts`` holds it."""
-        registry = self.evaluator.registry
-        if not isinstance(registry, PromptRegistry):
+        if self.registry is None:
             return ()
-        return prompts_to_json(registry, records, self.verdict)
+        return prompts_to_json(self.registry, records, self.verdict)

@@ -1,0 +1,97 @@
+"""Facts about vendors and their models: gateways, reasoning models, list prices."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+NATIVE_VENDORS: Final = frozenset(
+    {"anthropic", "deepseek", "gemini", "groq", "hosted_vllm", "moonshot", "ollama", "ollama_chat"}
+    | {"openai", "openrouter", "xai"}
+)
+"""Vendors that DSPy's own client reaches without LiteLLM (dspy 3.4)."""
+OWN_PROTOCOL: Final = frozenset({"anthropic", "gemini"})
+"""Native vendors whose gateways do not speak OpenAI's chat completions."""
+_REASONING: Final = re.compile(
+    r"(?:o[134](?:-(?:mini|nano|pro|preview|deep-research))?|gpt-5(?!.*-chat)(?:[.-].*)?)"
+    r"(?:-\d{4}-\d{2}-\d{2})?",
+    re.IGNORECASE,
+)
+_PRICE_LIST: Final = "model_prices_and_context_window_backup.json"
+
+
+def vendor_of(model: str) -> str:
+    """Return the vendor of ``vendor/NAME``."""
+    return model.partition("/")[0]
+
+
+def gateway_of(model: str) -> str | None:
+    """Return the URL that the environment names for the vendor of ``model``, or None.
+
+    As DSPy and LiteLLM read it: ``OPENAI_BASE_URL`` or ``OPENAI_API_BASE``, and for every
+    other vendor ``VENDOR_API_BASE`` or ``VENDOR_BASE_URL``. The first that is set counts.
+    """
+    vendor = vendor_of(model).removesuffix("_chat").upper()
+    ends = ("BASE_URL", "API_BASE") if vendor == "OPENAI" else ("API_BASE", "BASE_URL")
+    return next((url for end in ends if (url := os.environ.get(f"{vendor}_{end}"))), None)
+
+
+def is_reasoning_model(model: str) -> bool:
+    """Whether ``model`` is one of OpenAI's that take no temperature and no ``max_tokens``."""
+    return _REASONING.fullmatch(model.rpartition("/")[2]) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """The price of a model's tokens.
+
+    Attributes:
+        usd_per_million_prompt_tokens: 0 where they are free.
+        usd_per_million_completion_tokens: 0 where they are free.
+        source: ``pool`` (the pool file or the caller says so), ``local`` (this machine), or
+            ``litellm`` (LiteLLM's price list has this very name).
+    """
+
+    usd_per_million_prompt_tokens: float
+    usd_per_million_completion_tokens: float
+    source: str
+
+    def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Return the price of one call."""
+        return (
+            prompt_tokens * self.usd_per_million_prompt_tokens
+            + completion_tokens * self.usd_per_million_completion_tokens
+        ) / 1e6
+
+
+def listed_price(model: str) -> Price | None:
+    """Return the price of ``vendor/NAME`` at the vendor's own, or None if no list has that name.
+
+    LiteLLM's list is read as it was installed, without LiteLLM and without a request. It has
+    ``vendor/NAME`` itself, or ``NAME`` with that vendor; names that resemble it do not count.
+    """
+    vendor, _, name = model.partition("/")
+    entry = _price_list().get(model) or _price_list().get(name) or {}
+    if entry.get("litellm_provider") != vendor:
+        return None
+    given = [entry.get(f"{kind}_cost_per_token") for kind in ("input", "output")]
+    usd = [1e6 * one for one in given if isinstance(one, int | float) and math.isfinite(one)]
+    return Price(usd[0], usd[1], "litellm") if len(usd) == len(given) else None
+
+
+@cache
+def _price_list() -> Mapping[str, Mapping[str, Any]]:
+    found = find_spec("litellm")
+    path = Path(found.origin).parent / _PRICE_LIST if found and found.origin else None
+    if path is None or not path.is_file():
+        return {}
+    listed: dict[str, Mapping[str, Any]] = json.loads(path.read_text("utf-8"))
+    return listed

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import dspy
-from dspy import lm15
 
 from moa_dspy.agent import Agent
 from moa_dspy.calls import AgentCalls, CallFacts, Calls, current_scope, stored_lm
 from moa_dspy.data import RecordedResponses
+from moa_dspy.dspy_internals import lm15
 from moa_dspy.errors import UnknownCallError
 from moa_dspy.pool import Pool
 

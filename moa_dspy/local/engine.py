@@ -11,23 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
-from dspy.clients.engines.base import validate_request
-from dspy.lm15 import (
-    ConfigurationError,
-    ContextLengthError,
-    InvalidRequestError,
-    Message,
-    Request,
-    Response,
-    ServerError,
-    TextPart,
-    TokenLogprob,
-    TopLogprob,
-    UnsupportedFeatureError,
-    Usage,
-    response_to_events,
-)
-
+from moa_dspy.dspy_internals import lm15, validate_request
 from moa_dspy.errors import LocalModelError
 from moa_dspy.local.catalogue import CATALOGUE
 from moa_dspy.local.server import LocalServer, RefusedError, shared_server
@@ -77,7 +61,7 @@ def logprob_settings(n_alternatives: int | None) -> dict[str, Any]:
 
 def token_logprobs(
     choice: dict[str, Any], n_alternatives: int | None
-) -> tuple[TokenLogprob, ...] | None:
+) -> tuple[lm15.TokenLogprob, ...] | None:
     """Read the natural logarithms, taken before sampling settings, of each token of an answer.
 
     Args:
@@ -92,9 +76,9 @@ def token_logprobs(
     if n_alternatives is None or not listed:
         return None
     return tuple(
-        TokenLogprob(
+        lm15.TokenLogprob(
             **_facts(entry),
-            top=tuple(TopLogprob(**_facts(e)) for e in entry["top_logprobs"][:n_alternatives]),
+            top=tuple(lm15.TopLogprob(**_facts(e)) for e in entry["top_logprobs"][:n_alternatives]),
         )
         for entry in listed
     )
@@ -136,13 +120,13 @@ class LocalEngine(_Uncopied):
     """Answers DSPy requests with a local server; texts in, one text out, safe in threads.
 
     Pass it as ``dspy.LM("local/name", engine=LocalEngine(server))``. Tools, images
-    and reasoning settings are refused with UnsupportedFeatureError.
+    and reasoning settings are refused with lm15's UnsupportedFeatureError.
     """
 
     def __init__(self, server: LocalServer) -> None:
         self.server = server
 
-    def complete(self, request: Request) -> Response:
+    def complete(self, request: lm15.Request) -> lm15.Response:
         """Return the model's answer to one request, in one attempt.
 
         Raises:
@@ -160,9 +144,9 @@ class LocalEngine(_Uncopied):
             raise _lm15_error(error) from error
         return _response(answer, request)
 
-    def stream(self, request: Request) -> Iterator[Any]:
+    def stream(self, request: lm15.Request) -> Iterator[Any]:
         """Emit the finished answer as a stream's events."""
-        yield from response_to_events(self.complete(request))
+        yield from lm15.response_to_events(self.complete(request))
 
     def close(self) -> None:
         """Do nothing: the server belongs to whoever made it."""
@@ -177,14 +161,14 @@ class AsyncLocalEngine(_Uncopied):
         self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
 
-    async def complete(self, request: Request) -> Response:
+    async def complete(self, request: lm15.Request) -> lm15.Response:
         """Return the model's answer; raises as LocalEngine does."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor(), self._engine.complete, request)
 
-    async def stream(self, request: Request) -> AsyncIterator[Any]:
+    async def stream(self, request: lm15.Request) -> AsyncIterator[Any]:
         """Emit the finished answer as a stream's events."""
-        for event in response_to_events(await self.complete(request)):
+        for event in lm15.response_to_events(await self.complete(request)):
             yield event
 
     async def aclose(self) -> None:
@@ -203,9 +187,9 @@ class AsyncLocalEngine(_Uncopied):
             return self._threads
 
 
-def _messages(request: Request) -> list[dict[str, str]]:
+def _messages(request: lm15.Request) -> list[dict[str, str]]:
     if request.tools:
-        raise UnsupportedFeatureError("Local models take no tools.", feature="tools")
+        raise lm15.UnsupportedFeatureError("Local models take no tools.", feature="tools")
     messages = []
     if request.system is not None:
         parts = request.system
@@ -214,25 +198,25 @@ def _messages(request: Request) -> list[dict[str, str]]:
     for message in request.messages:
         if message.role not in _ROLES:
             text = f"Local models take no {message.role} messages."
-            raise UnsupportedFeatureError(text, feature=message.role)
+            raise lm15.UnsupportedFeatureError(text, feature=message.role)
         messages.append({"role": _ROLES[message.role], "content": _text(message.parts)})
     return messages
 
 
 def _text(parts: tuple[Any, ...]) -> str:
     for part in parts:
-        if not isinstance(part, TextPart):
+        if not isinstance(part, lm15.TextPart):
             text = f"Local models take text only, but the request has a {part.type} part."
-            raise UnsupportedFeatureError(text, feature=part.type)
+            raise lm15.UnsupportedFeatureError(text, feature=part.type)
     return "".join(part.text for part in parts)
 
 
-def _settings(request: Request) -> dict[str, Any]:
+def _settings(request: lm15.Request) -> dict[str, Any]:
     """Return the sampling settings in llama.cpp's spelling; those not given are left out."""
     config = request.config
     for name in _UNSUPPORTED:
         if getattr(config, name) is not None:
-            raise UnsupportedFeatureError(f"Local models know no `{name}`.", feature=name)
+            raise lm15.UnsupportedFeatureError(f"Local models know no `{name}`.", feature=name)
     settings = {name: getattr(config, name) for name in _SAMPLING}
     settings = {name: value for name, value in settings.items() if value is not None}
     if config.stop:
@@ -250,14 +234,14 @@ def _response_format(shape: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": nested}
 
 
-def _response(answer: dict[str, Any], request: Request) -> Response:
+def _response(answer: dict[str, Any], request: lm15.Request) -> lm15.Response:
     choice, usage = answer["choices"][0], answer["usage"]
-    return Response(
+    return lm15.Response(
         id=answer.get("id"),
         model=request.model,
-        message=Message.assistant([TextPart(choice["message"].get("content") or "")]),
+        message=lm15.Message.assistant([lm15.TextPart(choice["message"].get("content") or "")]),
         finish_reason="length" if choice["finish_reason"] == "length" else "stop",
-        usage=Usage(
+        usage=lm15.Usage(
             input_tokens=usage["prompt_tokens"],
             output_tokens=usage["completion_tokens"],
             total_tokens=usage["total_tokens"],
@@ -267,14 +251,14 @@ def _response(answer: dict[str, Any], request: Request) -> Response:
 
 
 def _lm15_error(error: LocalModelError) -> Exception:
-    """Return the same failure in DSPy's words; only a ServerError is worth another attempt."""
+    """Return the same failure in DSPy's words; only a lm15.ServerError is worth another attempt."""
     message = str(error)
     if not isinstance(error, RefusedError):
-        failure: Exception = ConfigurationError(message)
+        failure: Exception = lm15.ConfigurationError(message)
     elif error.kind == "exceed_context_size_error":
-        failure = ContextLengthError(message, status=error.status)
+        failure = lm15.ContextLengthError(message, status=error.status)
     elif 400 <= error.status < 500:
-        failure = InvalidRequestError(message, status=error.status)
+        failure = lm15.InvalidRequestError(message, status=error.status)
     else:
-        failure = ServerError(message, status=error.status)
+        failure = lm15.ServerError(message, status=error.status)
     return failure

@@ -14,17 +14,22 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from dspy import lm15
-from dspy._vendor.lm15.transports import (
+from moa_dspy.dspy_internals import (
+    AsyncLiteLLMEngine,
+    AsyncLM15Engine,
+    LiteLLMEngine,
+    LM15Engine,
     ReadTimeout,
     StdlibAsyncTransport,
     StdlibTransport,
     WriteTimeout,
+    achecked_stream,
+    aclosing_stream,
+    checked_stream,
+    closing_stream,
+    lm15,
+    validate_request,
 )
-from dspy.clients.engines import AsyncLiteLLMEngine, AsyncLM15Engine, LiteLLMEngine, LM15Engine
-from dspy.clients.engines.base import validate_request
-from dspy.clients.engines.lifecycle import aclosing_stream, closing_stream
-from dspy.clients.engines.stream_guard import achecked_stream, checked_stream
 
 LONGEST_CONNECT_SECONDS: Final = 10.0
 """A host that does not take a connection in this time is down; answers may take far longer."""

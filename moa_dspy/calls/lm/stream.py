@@ -10,12 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from dspy import lm15
-from dspy._vendor.lm15.result import StreamAccumulator
-from dspy._vendor.lm15.serde import response_to_dict
-
 from moa_dspy.calls.request import AgentCalls
 from moa_dspy.calls.scope import DeadlineError
+from moa_dspy.dspy_internals import StreamAccumulator, lm15, response_to_dict
 from moa_dspy.errors import MoaError
 
 _CUT: Final = re.compile(r"\[\[ ## \w+ ## \]\]|</?\w+>|\"\w+\": ?")

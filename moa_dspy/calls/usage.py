@@ -47,7 +47,7 @@ def count_tokens(request: str, response: Mapping[str, Any]) -> TokenCount:
     usage = response.get("usage")
     usage = usage if isinstance(usage, Mapping) else {}
     prompt, completion = usage.get("input_tokens"), usage.get("output_tokens")
-    answer = {name: part for name, part in response.items() if name != "usage"}
+    answer = response.get("message", {"text": response.get("text")})
     if not is_count(prompt) or prompt == 0:
         prompt = None
     if not is_count(completion) or (completion == 0 and _n_bytes(answer)):
@@ -62,6 +62,29 @@ def count_tokens(request: str, response: Mapping[str, Any]) -> TokenCount:
 def is_count(value: object) -> TypeGuard[int]:
     """Whether ``value`` may be a number of tokens."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_TOKENS
+
+
+def without_odd_usage(body: bytes | str) -> bytes | str:
+    """Return the JSON of a chat completion without a usage that a parser would raise at.
+
+    The answer beside it is good, and paid for.
+    """
+    try:
+        reply = json.loads(body)
+        usage = reply.get("usage")
+    except (AttributeError, ValueError):
+        return body
+    if usage is None or (isinstance(usage, dict) and all(map(_is_sane, usage.values()))):
+        return body
+    kept = {n: v for n, v in usage.items() if _is_sane(v)} if isinstance(usage, dict) else None
+    text = json.dumps({**reply, "usage": kept})
+    return text if isinstance(body, str) else text.encode()
+
+
+def _is_sane(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_sane, value.values()))
+    return value is None or is_count(value)
 
 
 def has_counts(response: str) -> bool:

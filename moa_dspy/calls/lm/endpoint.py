@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from moa_dspy.calls.usage import without_odd_usage
 from moa_dspy.dspy_internals import (
     AsyncLiteLLMEngine,
     AsyncLM15Engine,
@@ -189,6 +190,18 @@ NO_KEY = "EMPTY"
 """What servers without keys are sent: the header must hold something."""
 
 
+class _ChatLM(lm15.OpenAIChatLM):
+    """Reads an answer whatever its usage is: see ``without_odd_usage``."""
+
+    def parse_response(self, request: Any, response: Any) -> Any:
+        body = without_odd_usage(response.body)
+        return super().parse_response(request, replace(response, body=body))
+
+    def parse_stream_events(self, request: Any, raw_event: Any) -> Any:
+        data = without_odd_usage(raw_event.data)
+        return super().parse_stream_events(request, replace(raw_event, data=data))
+
+
 class ChatEngine:
     """One attempt per request over kept connections; safe for threads.
 
@@ -200,7 +213,7 @@ class ChatEngine:
 
     def __init__(self, endpoint: Endpoint) -> None:
         transport = TimedTransport(seconds=endpoint.timeout_seconds, **_limits(endpoint))
-        self._chat: Any = lm15.OpenAIChatLM(transport=transport, **_dialect(endpoint))
+        self._chat: Any = _ChatLM(transport=transport, **_dialect(endpoint))
         self._name, self._seconds = endpoint.model.partition("/")[2], endpoint.timeout_seconds
 
     def complete(self, request: Any) -> Any:
@@ -235,7 +248,10 @@ class AsyncChatEngine:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._transport = StdlibAsyncTransport(**_limits(endpoint))
-        self._chat = lm15.AsyncOpenAIChatLM(transport=self._transport, **_dialect(endpoint))
+        dialect = _dialect(endpoint)
+        self._chat: Any = lm15.AsyncOpenAIChatLM(transport=self._transport, **dialect)
+        # It has an inner client read the replies.
+        self._chat._inner = _ChatLM(transport=self._chat._inner.transport, **dialect)
         self._name = endpoint.model.partition("/")[2]
 
     async def complete(self, request: Any) -> Any:

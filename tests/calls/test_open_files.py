@@ -18,7 +18,8 @@ import dspy
 from moa_dspy import Agent, MixtureOfAgents, Pool
 
 base, is_async = sys.argv[1], sys.argv[2] == "async"
-pool = Pool([Agent(name=f"a{n}", model="openai/m", api_base=base, max_tokens=16) for n in range(6)])
+pool = Pool([Agent(name=f"a{n}", model=f"openai/m{n}", api_base=base, max_tokens=16)
+             for n in range(6)])
 mixture = MixtureOfAgents("question -> answer", "a0 + a1 + a2 + a3 + a4 + a5 > vote", pool=pool)
 
 async def ask_all():

@@ -24,7 +24,7 @@ from dspy.streaming.messages import StatusMessage, sync_send_to_stream
 
 from moa_dspy._threads import THREADS, finished
 from moa_dspy.aggregators import Question
-from moa_dspy.calls import CallFacts, CallScope, call_scope, current_scope
+from moa_dspy.calls import CallFacts, CallScope, call_scope, current_scope, interruptible
 from moa_dspy.errors import ArchitectureError, ours
 from moa_dspy.layers import all_predictors
 from moa_dspy.lm_binding import Trace, outside_lms, renamed, rollout, without_lms
@@ -179,7 +179,8 @@ class Seats:
             return _collected([self._ask(questions[0])])
         cancelled = threading.Event()
         try:
-            return _collected(self._asked_by_threads(questions, cancelled))
+            with interruptible():
+                return _collected(self._asked_by_threads(questions, cancelled))
         except BaseException:
             cancelled.set()
             raise

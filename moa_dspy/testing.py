@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import dspy
-from dspy import lm15
 
 from moa_dspy.agent import Agent
 from moa_dspy.calls import AgentCalls, CallFacts, Calls, current_scope, stored_lm
 from moa_dspy.calls.lm.response import with_thought
 from moa_dspy.calls.reply import why_no_answer
 from moa_dspy.data import RecordedResponses
+from moa_dspy.dspy_internals import lm15
 from moa_dspy.errors import UnknownCallError
 from moa_dspy.pool import Pool
 from moa_dspy.vendors import Price

@@ -18,6 +18,7 @@ from moa_dspy.calls.scope import (
     call_scope,
     current_scope,
     entered,
+    interruptible,
 )
 from moa_dspy.calls.store.database import database_url, shown_url
 from moa_dspy.calls.store.limits import SharedLimits
@@ -66,6 +67,7 @@ __all__ = [
     "database_url",
     "entered",
     "filtered_calls",
+    "interruptible",
     "prune",
     "refusal",
     "shown_url",

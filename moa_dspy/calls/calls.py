@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
+from contextvars import copy_context
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
+from moa_dspy._threads import THREADS
 from moa_dspy.calls.attempts import Attempts, OutagePolicy, SharedSlots, facts_of
 from moa_dspy.calls.budget import Ledger
 from moa_dspy.calls.call import (
@@ -26,7 +28,14 @@ from moa_dspy.calls.call import (
 )
 from moa_dspy.calls.request import AgentCalls, CallRequest
 from moa_dspy.calls.retry import Limiters, poll_seconds
-from moa_dspy.calls.scope import Clock, Deadline, DeadlineError, current_scope
+from moa_dspy.calls.scope import (
+    Clock,
+    Deadline,
+    DeadlineError,
+    current_scope,
+    interrupt_event,
+    interruptible,
+)
 from moa_dspy.calls.steps import ASender, CallPlan, Sender, Sleep, Wait, Work, arun_plan, run_plan
 from moa_dspy.errors import UnknownCallError
 
@@ -125,7 +134,14 @@ class Calls:
         Raises:
             DeadlineError: If the scope's time ended before a request was sent.
         """
-        return self.known(request) or run_plan(self.plan(request), send)
+        if (call := self.known(request)) is not None:
+            return call
+        interrupted = interrupt_event()
+        if interrupted is None:
+            return run_plan(self.plan(request), send)
+        with interruptible():
+            task = partial(copy_context().run, run_plan, self.plan(request), send)
+        return _unless(interrupted, THREADS.submit(task))
 
     async def aanswer(self, request: CallRequest, send: ASender) -> Call:
         """``answer`` for coroutines."""
@@ -133,7 +149,7 @@ class Calls:
 
     def plan(self, request: CallRequest) -> CallPlan:
         """Describe how to get the call of ``request``, which was not known just now."""
-        deadline = Deadline.of(current_scope(), self.clock)
+        deadline, interrupted = Deadline.of(current_scope(), self.clock), interrupt_event()
         limits: SharedSlots | None = getattr(self._shared, "limits", None)
         attempts = Attempts(
             request,
@@ -158,7 +174,8 @@ class Calls:
                 finally:
                     self._in_flight.finish(request.key, flight)
         except DeadlineError as error:
-            attempts.note_unsent(error)
+            if not (interrupted is not None and interrupted.is_set()):
+                attempts.note_unsent(error)
             raise
 
     def _claimed(self, attempts: Attempts) -> CallPlan:
@@ -184,6 +201,17 @@ class Calls:
 
 InFlight: TypeAlias = Future[None]
 """Done when the call of a key has ended, answered or not; its result is read from the store."""
+
+
+_POLL_SECONDS: Final = 0.05
+
+
+def _unless(interrupted: threading.Event, running: Future[Call]) -> Call:
+    """Return the result of ``running``, which goes on by itself if the caller is interrupted."""
+    while not wait([running], timeout=_POLL_SECONDS).done:
+        if interrupted.is_set():
+            raise DeadlineError("The call was given up: it was interrupted.")
+    return running.result()
 
 
 class SingleFlight:

@@ -88,8 +88,7 @@ def hinted_seconds(error: Exception) -> float:
 
 def _as_dspy_error(error: Exception) -> Exception:
     """Return the error as DSPy shows it to its users."""
-    from dspy.clients.engines.litellm_errors import to_lm15_error
-    from dspy.clients.errors import wrap_error
+    from moa_dspy.dspy_internals import to_lm15_error, wrap_error
 
     if type(error).__module__.partition(".")[0] == "litellm":
         error = to_lm15_error(error)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 
@@ -62,6 +63,8 @@ class CallScope:
         deadline: A moment of ``time.monotonic``; after it no request is sent and nothing
             is waited for, but a request in flight is not stopped. None means no deadline.
         cancelled: Once one of these events is set, it is as if the deadline had passed.
+        interrupted: Set when ``dspy.Parallel`` or ``dspy.Evaluate``, in which this is, is
+            interrupted; then no request is sent, and those in flight are not waited for.
         ledgers: Ledgers that count and limit the calls made inside, each with the share of
             its limits that they may use; see ``spending_under``.
     """
@@ -71,6 +74,7 @@ class CallScope:
     log: list[CallFacts] = field(default_factory=list)
     deadline: float | None = None
     cancelled: tuple[threading.Event, ...] = ()
+    interrupted: threading.Event | None = None
     ledgers: Mapping[Any, float] = field(default_factory=dict)
 
 
@@ -101,6 +105,7 @@ def call_scope(
         example=outer.example if example is None else example,
         deadline=_earlier(outer.deadline, deadline),
         cancelled=events,
+        interrupted=outer.interrupted,
         ledgers=outer.ledgers,
     )
     with entered(scope):
@@ -115,6 +120,38 @@ def entered(scope: CallScope) -> Iterator[None]:
         yield
     finally:
         _SCOPE.reset(token)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Have threads that are started inside with a copied context end with ``dspy.Parallel``."""
+    outer = current_scope()
+    event = interrupt_event()
+    if event is outer.interrupted:
+        yield
+        return
+    with entered(replace(outer, interrupted=event)):
+        yield
+
+
+def interrupt_event() -> threading.Event | None:
+    """Return the event that ends the ``dspy.Parallel`` around this call; None outside of any.
+
+    DSPy's executor leaves its threads at work when it is interrupted or meets too many errors;
+    to them it says so only by the event ``cancel_jobs``, which is found on their stack.
+    """
+    if (known := current_scope().interrupted) is not None:
+        return known
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == _WORKER and frame.f_globals.get("__name__") == _EXECUTOR:
+            event = getattr(frame.f_locals.get("self"), "cancel_jobs", None)
+            return event if isinstance(event, threading.Event) else None
+        frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
+    return None
+
+
+_EXECUTOR, _WORKER = "dspy.utils.parallelizer", "safe_func"
 
 
 def _earlier(outer: float | None, inner: float | None) -> float | None:
@@ -172,7 +209,9 @@ class Deadline:
     def of(cls, scope: CallScope, clock: Clock) -> Deadline:
         """Return the deadline of ``scope``, with the waiting counted from now on."""
         at = math.inf if scope.deadline is None else scope.deadline
-        return cls(clock, at, scope.cancelled, clock.monotonic())
+        event = interrupt_event()
+        cancelled = scope.cancelled if event is None else (*scope.cancelled, event)
+        return cls(clock, at, cancelled, clock.monotonic())
 
     @property
     def waited_seconds(self) -> float:

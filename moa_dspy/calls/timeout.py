@@ -10,9 +10,8 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any
 
-from dspy import lm15
-
 from moa_dspy._threads import THREADS
+from moa_dspy.dspy_internals import lm15
 
 
 def within(seconds: float | None, task: Callable[[], Any]) -> Any:

@@ -47,7 +47,7 @@ def count_tokens(request: str, response: Mapping[str, Any]) -> TokenCount:
     usage = response.get("usage")
     usage = usage if isinstance(usage, Mapping) else {}
     prompt, completion = usage.get("input_tokens"), usage.get("output_tokens")
-    answer = {name: part for name, part in response.items() if name != "usage"}
+    answer = response.get("message", {"text": response.get("text")})
     if not is_count(prompt) or prompt == 0:
         prompt = None
     if not is_count(completion) or (completion == 0 and _n_bytes(answer)):
@@ -62,6 +62,24 @@ def count_tokens(request: str, response: Mapping[str, Any]) -> TokenCount:
 def is_count(value: object) -> TypeGuard[int]:
     """Whether ``value`` may be a number of tokens."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_TOKENS
+
+
+def without_odd_usage(reply: dict[str, Any]) -> dict[str, Any]:
+    """Return a chat completion without the counts in its usage that a parser would raise at.
+
+    The answer beside them is good, and paid for.
+    """
+    usage = reply.get("usage")
+    if usage is None or (isinstance(usage, dict) and all(map(_is_sane, usage.values()))):
+        return reply
+    kept = {n: v for n, v in usage.items() if _is_sane(v)} if isinstance(usage, dict) else None
+    return {**reply, "usage": kept}
+
+
+def _is_sane(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_sane, value.values()))
+    return value is None or is_count(value)
 
 
 def has_counts(response: str) -> bool:

@@ -10,26 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any, Literal, Self
 
-from dspy.clients.engines.base import validate_request
-from dspy.lm15 import (
-    ConfigurationError,
-    ContextLengthError,
-    InvalidRequestError,
-    Message,
-    Request,
-    Response,
-    ServerError,
-    StreamDeltaEvent,
-    StreamEndEvent,
-    StreamStartEvent,
-    TextDelta,
-    TextPart,
-    TokenLogprob,
-    TopLogprob,
-    UnsupportedFeatureError,
-    Usage,
-)
-
+from moa_dspy.dspy_internals import lm15, validate_request
 from moa_dspy.errors import LocalModelError
 from moa_dspy.local.catalogue import CATALOGUE
 from moa_dspy.local.server import LocalServer, RefusedError, shared_server
@@ -79,7 +60,7 @@ def logprob_settings(n_alternatives: int | None) -> dict[str, Any]:
 
 def token_logprobs(
     choice: dict[str, Any], n_alternatives: int | None
-) -> tuple[TokenLogprob, ...] | None:
+) -> tuple[lm15.TokenLogprob, ...] | None:
     """Read the natural logarithms, taken before sampling settings, of each token of an answer.
 
     Args:
@@ -94,9 +75,9 @@ def token_logprobs(
     if n_alternatives is None or not listed:
         return None
     return tuple(
-        TokenLogprob(
+        lm15.TokenLogprob(
             **_facts(entry),
-            top=tuple(TopLogprob(**_facts(e)) for e in entry["top_logprobs"][:n_alternatives]),
+            top=tuple(lm15.TopLogprob(**_facts(e)) for e in entry["top_logprobs"][:n_alternatives]),
         )
         for entry in listed
     )
@@ -138,21 +119,21 @@ class LocalEngine(_Uncopied):
     """Answers DSPy requests with a local server; texts in, one text out, safe in threads.
 
     Pass it as ``dspy.LM("local/name", engine=LocalEngine(server))``. Tools, images
-    and reasoning settings are refused with UnsupportedFeatureError.
+    and reasoning settings are refused with lm15's lm15.UnsupportedFeatureError.
     """
 
     def __init__(self, server: LocalServer) -> None:
         self.server = server
 
-    def complete(self, request: Request) -> Response:
+    def complete(self, request: lm15.Request) -> lm15.Response:
         """Return the model's answer to one request, in one attempt.
 
         Raises:
-            UnsupportedFeatureError: the request has more than texts and sampling settings.
-            ContextLengthError: the prompt alone fills the server's ``n_context``.
-            InvalidRequestError: llama.cpp refused the request.
-            ConfigurationError: the model cannot be loaded on this machine.
-            ServerError: llama.cpp failed.
+            lm15.UnsupportedFeatureError: the request has more than texts and sampling settings.
+            lm15.ContextLengthError: the prompt alone fills the server's ``n_context``.
+            lm15.InvalidRequestError: llama.cpp refused the request.
+            lm15.ConfigurationError: the model cannot be loaded on this machine.
+            lm15.ServerError: llama.cpp failed.
         """
         try:
             answer = self.server.chat(_body(request))
@@ -160,10 +141,10 @@ class LocalEngine(_Uncopied):
             raise _lm15_error(error) from error
         return _response(answer, request)
 
-    def stream(self, request: Request) -> Iterator[Any]:
+    def stream(self, request: lm15.Request) -> Iterator[Any]:
         """Yield the answer's events token by token; raises as ``complete``."""
         finish, usage = None, None
-        yield StreamStartEvent(model=request.model)
+        yield lm15.StreamStartEvent(model=request.model)
         try:
             with closing(self.server.stream(_body(request))) as chunks:
                 for chunk in chunks:
@@ -171,10 +152,10 @@ class LocalEngine(_Uncopied):
                     for choice in chunk.get("choices") or ():
                         finish = choice.get("finish_reason") or finish
                         if (delta := _delta(choice, request)) is not None:
-                            yield StreamDeltaEvent(delta=delta)
+                            yield lm15.StreamDeltaEvent(delta=delta)
         except LocalModelError as error:
             raise _lm15_error(error) from error
-        yield StreamEndEvent(finish_reason=_finish(finish), usage=usage)
+        yield lm15.StreamEndEvent(finish_reason=_finish(finish), usage=usage)
 
     def close(self) -> None:
         """Do nothing: the server belongs to whoever made it."""
@@ -189,12 +170,12 @@ class AsyncLocalEngine(_Uncopied):
         self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
 
-    async def complete(self, request: Request) -> Response:
+    async def complete(self, request: lm15.Request) -> lm15.Response:
         """Return the model's answer; raises as LocalEngine does."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor(), self._engine.complete, request)
 
-    async def stream(self, request: Request) -> AsyncIterator[Any]:
+    async def stream(self, request: lm15.Request) -> AsyncIterator[Any]:
         """Yield the answer's events token by token; raises as LocalEngine does."""
         loop, events = asyncio.get_running_loop(), self._engine.stream(request)
         step = None
@@ -225,14 +206,14 @@ class AsyncLocalEngine(_Uncopied):
             return self._threads
 
 
-def _body(request: Request) -> dict[str, Any]:
+def _body(request: lm15.Request) -> dict[str, Any]:
     validate_request(request)
     return {"messages": _messages(request), **_settings(request)}
 
 
-def _messages(request: Request) -> list[dict[str, str]]:
+def _messages(request: lm15.Request) -> list[dict[str, str]]:
     if request.tools:
-        raise UnsupportedFeatureError("Local models take no tools.", feature="tools")
+        raise lm15.UnsupportedFeatureError("Local models take no tools.", feature="tools")
     messages = []
     if request.system is not None:
         parts = request.system
@@ -241,25 +222,25 @@ def _messages(request: Request) -> list[dict[str, str]]:
     for message in request.messages:
         if message.role not in _ROLES:
             text = f"Local models take no {message.role} messages."
-            raise UnsupportedFeatureError(text, feature=message.role)
+            raise lm15.UnsupportedFeatureError(text, feature=message.role)
         messages.append({"role": _ROLES[message.role], "content": _text(message.parts)})
     return messages
 
 
 def _text(parts: tuple[Any, ...]) -> str:
     for part in parts:
-        if not isinstance(part, TextPart):
+        if not isinstance(part, lm15.TextPart):
             text = f"Local models take text only, but the request has a {part.type} part."
-            raise UnsupportedFeatureError(text, feature=part.type)
+            raise lm15.UnsupportedFeatureError(text, feature=part.type)
     return "".join(part.text for part in parts)
 
 
-def _settings(request: Request) -> dict[str, Any]:
+def _settings(request: lm15.Request) -> dict[str, Any]:
     """Return the sampling settings in llama.cpp's spelling; those not given are left out."""
     config = request.config
     for name in _UNSUPPORTED:
         if getattr(config, name) is not None:
-            raise UnsupportedFeatureError(f"Local models know no `{name}`.", feature=name)
+            raise lm15.UnsupportedFeatureError(f"Local models know no `{name}`.", feature=name)
     settings = {name: getattr(config, name) for name in _SAMPLING}
     settings = {name: value for name, value in settings.items() if value is not None}
     if config.stop:
@@ -277,12 +258,12 @@ def _response_format(shape: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": nested}
 
 
-def _response(answer: dict[str, Any], request: Request) -> Response:
+def _response(answer: dict[str, Any], request: lm15.Request) -> lm15.Response:
     choice = answer["choices"][0]
-    return Response(
+    return lm15.Response(
         id=answer.get("id"),
         model=request.model,
-        message=Message.assistant([TextPart(choice["message"].get("content") or "")]),
+        message=lm15.Message.assistant([lm15.TextPart(choice["message"].get("content") or "")]),
         finish_reason=_finish(choice["finish_reason"]),
         usage=_usage(answer["usage"]),
         logprobs=token_logprobs(choice, request.config.logprobs),
@@ -293,30 +274,30 @@ def _finish(reason: str | None) -> Literal["length", "stop"]:
     return "length" if reason == "length" else "stop"
 
 
-def _usage(usage: dict[str, Any]) -> Usage:
-    return Usage(
+def _usage(usage: dict[str, Any]) -> lm15.Usage:
+    return lm15.Usage(
         input_tokens=usage["prompt_tokens"],
         output_tokens=usage["completion_tokens"],
         total_tokens=usage["total_tokens"],
     )
 
 
-def _delta(choice: dict[str, Any], request: Request) -> TextDelta | None:
+def _delta(choice: dict[str, Any], request: lm15.Request) -> lm15.TextDelta | None:
     text = (choice.get("delta") or {}).get("content")
     if not text:
         return None
-    return TextDelta(text=text, logprobs=token_logprobs(choice, request.config.logprobs) or ())
+    return lm15.TextDelta(text=text, logprobs=token_logprobs(choice, request.config.logprobs) or ())
 
 
 def _lm15_error(error: LocalModelError) -> Exception:
-    """Return the same failure in DSPy's words; only a ServerError is worth another attempt."""
+    """Return the same failure in DSPy's words; only a lm15.ServerError is worth another attempt."""
     message = str(error)
     if not isinstance(error, RefusedError):
-        failure: Exception = ConfigurationError(message)
+        failure: Exception = lm15.ConfigurationError(message)
     elif error.kind == "exceed_context_size_error":
-        failure = ContextLengthError(message, status=error.status)
+        failure = lm15.ContextLengthError(message, status=error.status)
     elif 400 <= error.status < 500:
-        failure = InvalidRequestError(message, status=error.status)
+        failure = lm15.InvalidRequestError(message, status=error.status)
     else:
-        failure = ServerError(message, status=error.status)
+        failure = lm15.ServerError(message, status=error.status)
     return failure

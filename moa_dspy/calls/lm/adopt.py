@@ -8,13 +8,20 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import dspy
-from dspy import lm15
-from dspy.clients.backend_selection import CLIENT_KEYS, BackendSelection, select_backend
-from dspy.clients.engines import AsyncLiteLLMEngine, AsyncLM15Engine, LiteLLMEngine, LM15Engine
-from dspy.clients.engines.lm15_engine import timeouts_for
-from dspy.clients.provider import Provider
 
 from moa_dspy.calls.lm.endpoint import PerLoop
+from moa_dspy.dspy_internals import (
+    CLIENT_KEYS,
+    AsyncLiteLLMEngine,
+    AsyncLM15Engine,
+    BackendSelection,
+    LiteLLMEngine,
+    LM15Engine,
+    Provider,
+    lm15,
+    select_backend,
+    timeouts_for,
+)
 from moa_dspy.vendors import gateway_of
 
 _ROUTING: Final = ("api_version", "custom_llm_provider", "extra_query", "organization", "project")

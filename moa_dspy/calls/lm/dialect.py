@@ -13,10 +13,9 @@ from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from dspy import lm15
-from dspy._vendor.lm15.providers.base import HttpResponse
-
 from moa_dspy.calls.lm.response import check_ended
+from moa_dspy.calls.usage import without_odd_usage
+from moa_dspy.dspy_internals import HttpResponse, lm15
 
 _IMPOSSIBLE: Final = -9999.0
 """Log-probability of a token that has probability 0, as vLLM writes it."""
@@ -56,7 +55,8 @@ class ChatDialect(lm15.OpenAIChatLM):
         if isinstance(error := data.get("error"), str) and error:
             raise lm15.ProviderError(f"{error} (from {_url(self)})")
         check_ended(data)
-        body = json.dumps(_regular(data, "message")).encode("utf-8", "surrogatepass")
+        regular = without_odd_usage(_regular(data, "message"))
+        body = json.dumps(regular).encode("utf-8", "surrogatepass")
         return super().parse_response(request, replace(response, body=body))
 
     def parse_stream_events(self, request: Any, raw_event: Any) -> Iterator[Any]:
@@ -69,7 +69,8 @@ class ChatDialect(lm15.OpenAIChatLM):
             frame = json.loads(raw_event.data)
             if isinstance(frame, dict):
                 check_ended(frame)
-                raw_event = replace(raw_event, data=json.dumps(_regular(frame, "delta")))
+                regular = without_odd_usage(_regular(frame, "delta"))
+                raw_event = replace(raw_event, data=json.dumps(regular))
         yield from super().parse_stream_events(request, raw_event)
 
 

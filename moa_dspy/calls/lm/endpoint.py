@@ -8,7 +8,9 @@ connections would read the proxy variables for each: a third of a call's work on
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,19 +19,24 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from dspy import lm15
-from dspy._vendor.lm15.transports import (
+from moa_dspy.calls.lm.dialect import AsyncChatDialect, ChatDialect
+from moa_dspy.dspy_internals import (
+    AsyncLiteLLMEngine,
+    AsyncLM15Engine,
+    LiteLLMEngine,
+    LM15Engine,
     ReadTimeout,
     StdlibAsyncTransport,
     StdlibTransport,
     WriteTimeout,
+    achecked_stream,
+    aclosing_stream,
+    checked_stream,
+    closing_stream,
+    lm15,
+    validate_request,
 )
-from dspy.clients.engines import AsyncLiteLLMEngine, AsyncLM15Engine, LiteLLMEngine, LM15Engine
-from dspy.clients.engines.base import validate_request
-from dspy.clients.engines.lifecycle import aclosing_stream, closing_stream
-from dspy.clients.engines.stream_guard import achecked_stream, checked_stream
-
-from moa_dspy.calls.lm.dialect import AsyncChatDialect, ChatDialect
+from moa_dspy.errors import CallError
 from moa_dspy.vendors import NATIVE_VENDORS, is_reasoning_model, vendor_of
 
 LONGEST_CONNECT_SECONDS: Final = 10.0
@@ -218,6 +225,7 @@ class ChatEngine:
         try:
             return self._chat.complete(replace(request, model=self._name))
         except lm15.TransportError as error:
+            _check_open_files(error)
             if self._seconds is None or not isinstance(error.__cause__, ReadTimeout | WriteTimeout):
                 raise
             late = f"There was no complete answer after {self._seconds:g} s."
@@ -246,7 +254,11 @@ class AsyncChatEngine:
     async def complete(self, request: Any) -> Any:
         """Return the response."""
         validate_request(request)
-        return await self._chat.complete(replace(request, model=self._name))
+        try:
+            return await self._chat.complete(replace(request, model=self._name))
+        except lm15.TransportError as error:
+            _check_open_files(error)
+            raise
 
     async def stream(self, request: Any) -> AsyncIterator[Any]:
         """Yield the events as they arrive; leaving early closes the connection."""
@@ -260,6 +272,31 @@ class AsyncChatEngine:
     async def aclose(self) -> None:
         """Close every connection; further requests fail."""
         await self._transport.aclose()
+
+
+def _check_open_files(error: BaseException) -> None:
+    """Raise if the process may open no more files: that is no failure of a model.
+
+    Raises:
+        CallError: With the limit and with what to change.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, OSError) and link.errno in (errno.EMFILE, errno.ENFILE):
+            raise CallError(
+                "Too many open files: every request at a time needs a connection, and this process "
+                f"may open {_n_open_files()} files. Raise the limit (`ulimit -n 4096`), or lower "
+                "`max_concurrent` of the agents or the number of threads."
+            ) from error
+        link = link.__cause__ or link.__context__
+
+
+def _n_open_files() -> str:
+    try:
+        import resource
+    except ImportError:  # there is none on Windows
+        return "no more"
+    return str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def _dialect(endpoint: Endpoint) -> dict[str, Any]:
@@ -345,4 +382,36 @@ def _litellm(endpoint: Endpoint, *, asynchronous: bool) -> Any:
         "extra_headers": dict(endpoint.headers) or None,
     }
     given = {name: value for name, value in options.items() if value is not None}
+    if endpoint.api_key:
+        _LOGGED_KEYS.add(endpoint.api_key)
     return AsyncLiteLLMEngine(**given) if asynchronous else LiteLLMEngine(**given)
+
+
+class LoggedKeys(logging.Filter):
+    """Masks keys in what LiteLLM logs: at the level DEBUG it writes requests with their keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: frozenset[str] = frozenset()
+
+    def add(self, key: str) -> None:
+        """Mask ``key`` from now on; a short one, which would mask ordinary text, is left."""
+        if len(key) < _SHORTEST_KEY:
+            return
+        self._keys |= {key}
+        for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
+            logging.getLogger(name).addFilter(self)  # without effect the second time
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Mask the keys in ``record`` and let it pass."""
+        text = record.getMessage()
+        masked = text
+        for key in self._keys:
+            masked = masked.replace(key, "***")
+        if masked != text:
+            record.msg, record.args = masked, ()
+        return True
+
+
+_SHORTEST_KEY: Final = 6
+_LOGGED_KEYS: Final = LoggedKeys()

@@ -20,11 +20,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from dspy import lm15
-from dspy._vendor.lm15.serde import request_to_dict
-from dspy.clients.engines.lifecycle import aclosing_stream, closing_stream
-from dspy.clients.engines.stream_guard import achecked_stream, checked_stream
-
 from moa_dspy.calls.call import Call
 from moa_dspy.calls.calls import Calls
 from moa_dspy.calls.lm.failures import in_time, mask_keys
@@ -34,6 +29,14 @@ from moa_dspy.calls.request import AgentCalls, CallRequest
 from moa_dspy.calls.scope import current_scope
 from moa_dspy.calls.steps import PlanRun, Send, Step
 from moa_dspy.calls.timeout import aevents_within, awithin, events_within, within
+from moa_dspy.dspy_internals import (
+    achecked_stream,
+    aclosing_stream,
+    checked_stream,
+    closing_stream,
+    lm15,
+    request_to_dict,
+)
 
 _FIRST_DERIVED: Final = 2**20
 _N_DERIVED: Final = 2**31 - _FIRST_DERIVED

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from dspy import lm15
-
 from moa_dspy.calls.request import AgentCalls
 from moa_dspy.calls.scope import DeadlineError
+from moa_dspy.dspy_internals import lm15
 from moa_dspy.errors import MoaError
 
 _UNREADABLE: Final = (AttributeError, LookupError, TypeError, ValueError)

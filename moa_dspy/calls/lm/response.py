@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from dspy import lm15
-from dspy._vendor.lm15.serde import response_from_dict, response_to_dict
-
 from moa_dspy.calls.reply import BROKEN_OFF, SplitReply, split_reply
+from moa_dspy.dspy_internals import lm15, response_from_dict, response_to_dict
 
 _ANSWERS: Final = ("candidates", "choices", "content", "output")
 """Where the vendors' replies hold the answer."""

@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from dspy import lm15
-from dspy._vendor.lm15.result import StreamAccumulator
-
 from moa_dspy.calls.lm.response import readable, with_thought
 from moa_dspy.calls.reply import ReplySplitter
+from moa_dspy.dspy_internals import StreamAccumulator, lm15
 
 _CUT: Final = re.compile(r"\[\[ ## \w+ ## \]\]|</?\w+>|\"\w+\": ?")
 """Where a field begins or ends, as the chat, XML and JSON adapters write it."""

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from moa_dspy.adapters import PlainChat
+from moa_dspy.agent import Agent
+from moa_dspy.calls import AgentCalls, Budget, Calls, Ledger, call_scope
+from moa_dspy.calls.usage import count_tokens
+from moa_dspy.errors import BudgetReachedError
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.pool import Pool
+from tests.calls.chat_server import HEAD, Reply, serving
+
+REQUEST = json.dumps({"messages": [{"parts": [{"text": "x" * 28, "type": "text"}]}]})
+ANSWER = {"message": {"parts": [{"text": "y" * 10, "type": "text"}]}}
+# 28 bytes at 3 per token, and 8 of the message; 10 bytes at 3 per token.
+ESTIMATE = (18, 4)
+ODD = {
+    "null": None,
+    "empty": {},
+    "zero": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+    "only the total": {"total_tokens": 18},
+    "negative": {"prompt_tokens": -100, "completion_tokens": -5, "total_tokens": -105},
+    "text": {"prompt_tokens": "12", "completion_tokens": "7", "total_tokens": "19"},
+    "fractions": {"prompt_tokens": 1.5, "completion_tokens": 2.5, "total_tokens": 4},
+    "beyond 64 bits": {"prompt_tokens": 10**30, "completion_tokens": 10**30},
+    "a list": [1, 2],
+    "details of text": {"prompt_tokens": None, "prompt_tokens_details": {"cached_tokens": "1"}},
+}
+
+
+@pytest.mark.parametrize("bad", [None, 0, -1, "7", 1.5, True, 2**70])
+def test_a_count_that_is_none_is_estimated(bad: Any) -> None:
+    usage = {"input_tokens": bad, "output_tokens": bad}
+    found = count_tokens(REQUEST, {**ANSWER, "usage": usage})
+    assert (found.prompt, found.completion, found.is_estimated) == (*ESTIMATE, True)
+
+
+def test_the_endpoints_own_counts_are_taken() -> None:
+    found = count_tokens(REQUEST, {**ANSWER, "usage": {"input_tokens": 11, "output_tokens": 7}})
+    assert (found.prompt, found.completion, found.is_estimated) == (11, 7, False)
+    half = count_tokens(REQUEST, {**ANSWER, "usage": {"input_tokens": 11}})
+    assert (half.prompt, half.completion, half.is_estimated) == (11, ESTIMATE[1], True)
+    nothing = {"message": {"parts": [{"text": "", "type": "text"}]}}
+    empty = count_tokens(REQUEST, {**nothing, "usage": {"input_tokens": 11, "output_tokens": 0}})
+    assert (empty.completion, empty.is_estimated) == (0, False)
+
+
+def reply(usage: Any) -> Reply:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Paris"}}
+    body = {**HEAD, "object": "chat.completion", "choices": [{**choice, "finish_reason": "stop"}]}
+    return Reply(body=json.dumps(body if usage is ... else {**body, "usage": usage}).encode())
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("usage", [..., *ODD.values()], ids=["absent", *ODD])
+def test_odd_usage_loses_no_answer_and_a_budget_binds(
+    usage: Any, is_async: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = "odd-" + "".join(c for c in f"{usage}{is_async}" if c.isalnum())
+    with serving(reply(usage)) as server, caplog.at_level(logging.WARNING, "moa_dspy"):
+        calls = Calls(ledger=Ledger(Budget(tokens=500)))
+        where = {"model": "openai/m", "api_base": server.url}
+        agent = Agent(name=name, num_retries=0, max_tokens=16, **where)
+        pool = Pool([agent], calls=calls)
+        mixture = MixtureOfAgents("question -> answer", name, pool=pool, adapter=PlainChat())
+
+        def ask_all() -> None:
+            for number in range(200):
+                question = {"question": f"q{number}"}
+                asked = asyncio.run(mixture.acall(**question)) if is_async else mixture(**question)
+                assert asked.answer == "Paris"
+
+        with pytest.raises(BudgetReachedError, match="500 tokens"):
+            ask_all()
+    # Instructions of 57 bytes and a question of 2 or 3: 20 tokens and 8; "Paris": 2. The 12th
+    # call would fit, but its upper bound, a token per byte of the request, does not.
+    spending = calls.ledger.spending
+    assert (spending.made, spending.tokens) == (len(server.bodies), 30 * len(server.bodies))
+    assert 10 < len(server.bodies) < 17
+    said = [record.getMessage() for record in caplog.records if name in record.getMessage()]
+    assert len(said) == 1
+    assert "does not say how many tokens" in said[0]
+
+
+def test_the_facts_of_a_call_say_that_its_tokens_are_estimated() -> None:
+    calls, caller = Calls(), AgentCalls("quiet", "served/quiet")
+    counted = {**ANSWER, "usage": {"input_tokens": 11, "output_tokens": 7}}
+    with call_scope() as scope:
+        for number, response in enumerate((ANSWER, counted)):
+            for _ in range(2):  # made, then reused
+                calls.answer(calls.prepare(caller, {"number": number}), lambda r=response: r)
+    assert [facts.is_estimated for facts in scope.log] == [True, True, False, False]

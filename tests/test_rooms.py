@@ -15,10 +15,10 @@ ALLOWED: dict[str, set[str]] = {
     "_toml": {"errors"},
     "_version": set(),
     "adapters": {"errors", "signatures"},
-    "agent": {"_toml", "errors", "local"},
+    "agent": {"_toml", "errors", "local", "vendors"},
     "aggregators": {"data", "prediction", "references"},
     "architecture": {"errors"},
-    "calls": {"_threads", "errors"},
+    "calls": {"_threads", "errors", "vendors"},
     "cli": {"_version", "calls", "errors", "local", "mixture", "optimize", "pool"},
     "data": {"errors"},
     "diversity": {"errors"},
@@ -72,7 +72,7 @@ ALLOWED: dict[str, set[str]] = {
         "references",
         "signatures",
     },
-    "pool": {"agent", "calls", "errors", "local"},
+    "pool": {"agent", "calls", "errors", "local", "vendors"},
     "prediction": {"references"},
     "presets": {
         "adapters",
@@ -101,7 +101,7 @@ ALLOWED: dict[str, set[str]] = {
     "seats": {"_threads", "aggregators", "calls", "errors", "lm_binding", "pool", "prediction"},
     "signatures": set(),
     "streaming": {"adapters", "errors", "mixture"},
-    "testing": {"agent", "calls", "data", "errors", "pool"},
+    "testing": {"agent", "calls", "data", "errors", "pool", "vendors"},
     "winrate": {"errors"},
 }
 PURE = [

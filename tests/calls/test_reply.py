@@ -114,6 +114,9 @@ def test_a_thought_without_an_answer_is_a_failure_in_one_line(name: str) -> None
 def test_thoughts_do_not_vote() -> None:
     scripts = {"a": "<think>one</think>Paris", "b": "<think>two</think>Paris", "c": "Lyon"}
     program = MixtureOfAgents(
-        "question -> answer", "c + a + b > vote(c)", pool=scripted_pool(scripts), adapter=PlainChat()
+        "question -> answer",
+        "c + a + b > vote(c)",
+        pool=scripted_pool(scripts),
+        adapter=PlainChat(),
     )
     assert program(question="q").answer == "Paris"

@@ -15,6 +15,7 @@ from moa_dspy.calls import Calls
 from moa_dspy.errors import PoolError
 from moa_dspy.local import CATALOGUE
 from moa_dspy.pool import Pool, make_lm
+from tests.calls.chat_server import Reply, serving
 
 LOCAL: dict[str, Any] = {"name": "a", "model": "local/x", "weights": "x.gguf", "sha256": "0" * 64}
 REMOTE: dict[str, Any] = {"name": "a", "model": "openai/x"}
@@ -209,3 +210,83 @@ def test_every_key_of_the_environment_is_masked_in_failures() -> None:
         lm = make_lm(agent(model="somevendor/m", api_key_env="MY_OWN"), Calls())
     # The vendor's client would find its key by itself; the agent's own counts however short it is.
     assert lm.engine.caller.without_secrets("sk-planted-123456, own") == "***, ***"
+
+
+def test_a_reasoning_model_is_sent_no_temperature_and_its_own_name_for_the_limit() -> None:
+    for model in ("openai/gpt-5-mini", "openai/gpt-5.1", "openai/o3", "openrouter/openai/o4-mini"):
+        assert agent(model=model).temperature is None
+    assert agent(model="openai/gpt-4o").temperature == 0.7
+    assert agent(model="openai/gpt-5-mini", temperature=1.0).temperature == 1.0
+    with serving(Reply("Paris")) as server:
+        settings = {"top_p": 0.5, "reasoning_effort": "low", "extra_body": {"top_k": 3}}
+        headers = {"X-Team": "blue", "X-Api-Key": "${MOA_TEST_HEADER}"}
+        asked = agent(model="openai/gpt-5-mini", api_base=server.url, headers=headers, **settings)
+        with variable("MOA_TEST_HEADER", "planted-key"):
+            assert Pool([asked]).lm("a")("q") == ["Paris"]
+        body = server.bodies[0]
+        assert "temperature" not in body
+        assert "max_tokens" not in body
+        assert body["max_completion_tokens"] == 1024
+        assert (body["top_p"], body["reasoning_effort"], body["top_k"]) == (0.5, "low", 3)
+        assert server.headers[0]["X-Team"] == "blue"
+        assert server.headers[0]["X-Api-Key"] == "planted-key"
+    assert "planted-key" not in repr(asked) + asked.identity
+
+
+def test_a_temperature_of_none_in_a_pool_file_sends_none(tmp_path: Path) -> None:
+    text = "[[agents]]\nname='a'\nmodel='openai/x'\ntemperature='none'\n"
+    assert read_agents(pool_file(tmp_path, text))[0].temperature is None
+
+
+def test_a_credential_in_a_header_must_be_a_variable() -> None:
+    with pytest.raises(PoolError, match="'a': `headers` must not hold the credential") as caught:
+        agent(headers={"Authorization": "Bearer planted"})
+    assert "planted" not in str(caught.value)
+    assert agent(headers={"X-Team": "a"}).identity != agent(headers={"X-Team": "b"}).identity
+    keyed = agent(headers={"Authorization": "Bearer ${MOA_TEST_HEADER}"})
+    assert keyed.identity == agent().identity
+    assert keyed.missing_variables == ("MOA_TEST_HEADER",)
+
+
+@pytest.mark.parametrize("name", ["OPENAI_BASE_URL", "OPENAI_API_BASE"])
+def test_a_gateway_of_the_environment_is_asked_and_named(name: str) -> None:
+    assert agent().identity == "openai/x@vendor"
+    with serving(Reply("Paris")) as server, variable(name, server.url):
+        assert agent().identity == f"openai/x@{server.url}"
+        assert agent(api_base="http://one/v1").identity == "openai/x@http://one/v1"
+        with variable("OPENAI_API_KEY", "planted-key"):
+            assert Pool([agent()]).lm("a")("q") == ["Paris"]
+        assert server.headers[0]["Authorization"] == "Bearer planted-key"
+
+
+@pytest.mark.parametrize("model", ["ollama/m", "ollama_chat/m"])
+@pytest.mark.parametrize("end", ["", "/", "/v1"])
+def test_ollamas_root_address_will_do(model: str, end: str) -> None:
+    with serving(Reply("Paris")) as server:
+        base = server.url.removesuffix("/v1") + end
+        assert Pool([agent(model=model, api_base=base)]).lm("a")("q") == ["Paris"]
+
+
+def test_a_price_is_the_pools_or_nothing_or_listed_or_unknown() -> None:
+    local = next(iter(CATALOGUE))
+    given = agent(name="given", usd_per_million_prompt_tokens=2.0)
+    agents = [
+        given,
+        agent(name="free", model=f"local/{local}"),
+        agent(name="listed", model="openai/gpt-4o"),
+        agent(name="served", model="openai/gpt-4o", api_base="http://one/v1"),
+        agent(name="near", model="openai/gpt-4o-of-ours"),
+    ]
+    pool = Pool(agents)
+    sources = {name: getattr(pool.price(name), "source", None) for name in pool}
+    assert sources == {
+        "given": "pool",
+        "free": "local",
+        "listed": "litellm",
+        "served": None,
+        "near": None,
+    }
+    assert pool.unpriced == ("served", "near")
+    # 3 tokens at 2 usd, 5 at 0, per million
+    assert given.price is not None
+    assert given.price.usd(3, 5) == pytest.approx(6e-6)

@@ -15,7 +15,7 @@ ALLOWED: dict[str, set[str]] = {
     "_toml": {"errors"},
     "_version": set(),
     "adapters": {"errors", "signatures"},
-    "agent": {"_toml", "errors", "local"},
+    "agent": {"_toml", "errors", "local", "vendors"},
     "aggregators": {"data", "prediction", "references"},
     "architecture": {"errors"},
     "calls": {"_threads", "dspy_internals", "errors"},
@@ -73,7 +73,7 @@ ALLOWED: dict[str, set[str]] = {
         "references",
         "signatures",
     },
-    "pool": {"agent", "calls", "errors", "local"},
+    "pool": {"agent", "calls", "errors", "local", "vendors"},
     "prediction": {"references"},
     "presets": {
         "adapters",

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from functools import partial
 from typing import Any
 
+import dspy
 import pytest
 from dspy import lm15
 
@@ -199,3 +201,84 @@ def test_thoughts_are_streamed_and_stored_too(is_async: bool) -> None:
             assert kinds[0] == "thinking"
             assert set(kinds) == {"thinking", "text"}
         assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("split", [list, str.split, lambda text: [text]])
+def test_a_thought_between_tags_is_streamed_as_a_thought(is_async: bool, split: Any) -> None:
+    with serving(Reply("<think>hm</think>Paris", split=split)) as server:
+        pool = pool_of(server)
+        for _ in range(2):  # as it arrives, then from the store
+            deltas = [e.delta for e in events(pool, is_async=is_async) if e.type == "delta"]
+            said = {k: "".join(d.text for d in deltas if d.type == k) for k in ("thinking", "text")}
+            assert said == {"thinking": "hm", "text": "Paris"}
+        assert len(server.bodies) == 1
+        # What is stored is what came.
+        assert "<think>hm</think>Paris" in str(stored(pool)[0].response)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_thought_that_no_tag_opened_is_never_taken_for_the_answer(is_async: bool) -> None:
+    with serving(Reply("hm</think>Paris")) as server:
+        pool = pool_of(server)
+        with pytest.raises(lm15.ProviderError, match="a thought that no tag opened"):
+            events(pool, is_async=is_async)
+        texts = [e for e in events(pool, is_async=is_async) if e.type == "delta"]
+        assert "".join(e.delta.text for e in texts if e.delta.type == "text") == "Paris"
+        # Of another question it waits for the thought to end.
+        other = lm15.Request(model="agent/a", messages=(lm15.Message.user("else"),))
+        lm: Any = pool.lm("a")
+        engine = lm._async_engine_spec if is_async else lm._engine_spec
+        assert engine._opens_thoughts
+        if not is_async:
+            deltas = [e.delta for e in engine.stream(other) if e.type == "delta"]
+            assert "".join(d.text for d in deltas if d.type == "text") == "Paris"
+
+
+def test_an_emoji_that_is_split_over_two_chunks_is_one_character() -> None:
+    with serving(Reply("ok \ud83d\ude00 ok")) as server:
+        assert text_of(events(pool_of(server))) == "ok \U0001f600 ok"
+
+
+@pytest.mark.parametrize("reason", ["error", "abort", "insufficient_system_resource"])
+def test_a_reply_that_the_endpoint_broke_off_is_tried_again_and_no_answer(reason: str) -> None:
+    choice = {"index": 0, "message": {"content": "The capital"}, "finish_reason": reason}
+    body = json.dumps({"id": "1", "model": "m", "choices": [choice]}).encode()
+    with serving([Reply(body=body), Reply("Rome")]) as server:
+        pool = pool_of(server)
+        assert pool.lm("a")("q") == ["Rome"]
+        assert len(server.bodies) == 2
+    with serving(Reply(body=body)) as server:
+        pool = pool_of(server, num_retries=0)
+        with pytest.raises(dspy.LMServerError, match=f"broke off its answer .*'{reason}'"):
+            pool.lm("a")("q")
+        assert stored(pool)[0].response is None
+
+
+WORDS = {
+    "openai": {"error": {"message": "no such model", "type": "invalid_request_error"}},
+    "vllm": {"object": "error", "message": "no such model", "code": 400},
+    "fastapi": {"detail": "no such model"},
+    "fastapi fields": {"detail": [{"loc": ["body"], "msg": "no such model"}]},
+    "flat": {"message": "no such model"},
+    "text": "no such model",
+}
+
+
+@pytest.mark.parametrize("shape", WORDS)
+@pytest.mark.parametrize("status", [400, 404, 422])
+def test_an_error_has_the_servers_words_and_the_address(shape: str, status: int) -> None:
+    said = WORDS[shape]
+    body = (said if isinstance(said, str) else json.dumps(said)).encode()
+    with serving(Reply(status=status, body=body)) as server:
+        with pytest.raises(dspy.LMError, match="no such model") as caught:
+            pool_of(server, num_retries=0).lm("a")("q")
+        assert f"{server.url}/chat/completions" in str(caught.value)
+        assert "agent/a" in str(caught.value)
+
+
+def test_a_404_at_a_root_asks_for_v1() -> None:
+    with serving(Reply(status=404, body=b"not found")) as server:
+        agent = Agent(name="a", model="openai/x", api_base=server.url.removesuffix("/v1"))
+        with pytest.raises(dspy.LMError, match=r"not found .*does `api_base` lack /v1"):
+            Pool([agent], calls=Calls(clock=FakeClock())).lm("a")("q")

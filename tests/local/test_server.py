@@ -215,3 +215,29 @@ def test_settings_below_one_are_refused(tmp_path: Path) -> None:
 
 def test_at_least_one_core_is_free() -> None:
     assert usable_cores() >= 1
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_stream_brings_tokens_as_they_are_made(server: LocalServer, is_async: bool) -> None:
+    asked = request(lm15.Message.user("Count from 1 to 9."), max_tokens=20, temperature=0.0)
+
+    async def collect() -> list[Any]:
+        engine = AsyncLocalEngine(server)
+        found = [event async for event in engine.stream(asked)]
+        await engine.aclose()
+        return found
+
+    found = asyncio.run(collect()) if is_async else list(LocalEngine(server).stream(asked))
+    whole = LocalEngine(server).complete(asked)
+    pieces = [event.delta.text for event in found if event.type == "delta"]
+    assert len(pieces) > 5
+    assert "".join(pieces) == whole.message.parts[0].text
+    assert (found[-1].finish_reason, found[-1].usage) == (whole.finish_reason, whole.usage)
+
+
+def test_a_stream_that_is_left_stops_the_model(server: LocalServer) -> None:
+    engine = LocalEngine(server)
+    events = engine.stream(request(lm15.Message.user("Count to 900."), max_tokens=400))
+    assert [next(events).type for _ in range(2)] == ["start", "delta"]
+    events.close()
+    assert text(server.chat(body("Say yes.")))

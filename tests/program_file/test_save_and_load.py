@@ -153,5 +153,7 @@ def test_a_file_that_is_no_program_is_an_error_that_says_so(
     tmp_path: Path, pool: Pool, content: str
 ) -> None:
     (tmp_path / "p.json").write_text(content, "utf-8")
-    with pytest.raises(ArchitectureError, match=r"not JSON|not a saved program|format 9|nested too deeply"):
+    with pytest.raises(
+        ArchitectureError, match=r"not JSON|not a saved program|format 9|nested too deeply"
+    ):
         mixture(pool).load(tmp_path / "p.json")

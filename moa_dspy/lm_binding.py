@@ -1,6 +1,9 @@
-"""Tells the predictors of a mixture apart by a mark that no prompt shows."""
+"""What ties a seat's predictors to their seat: a mark on each, and no LM from outside.
 
-# DOCS: seats/_outside_lm: LMs that somebody set on the predictors of a seat: DSPy would ask these, not the agent.
+Optimizers and wrappers of DSPy set LMs on predictors (``set_lm``, a teacher's settings) and find
+predictors by their signatures. A mixture's agents are its pool's, so a seat is asked without such
+an LM; of it only the ``rollout_id`` counts.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ from typing import Any, Final, TypeAlias
 import dspy
 
 SEAT_MARK: Final = "moa_dspy_seat"
-"""Under which the first input field of a seat's signature knows the seat."""
+"""Key of the seat's name in the first input field of its signature."""
 
 
 def mark_seats(program: Any) -> None:
-    """Give every predictor of ``program`` a signature of its own, which knows its name.
+    """Give every predictor of ``program`` a signature of its own, marked with the seat's name.
 
     Proposers have the same fields and instructions, and optimizers tell predictors apart by
     their signatures: GEPA by ``equals``, Refine by the class. Without a mark, what one agent

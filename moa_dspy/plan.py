@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import dspy
 
@@ -32,6 +32,16 @@ from moa_dspy.references import Cut, ReferenceLimits, built_tokens, fitted_refer
 from moa_dspy.signatures import REFERENCES
 
 
+class AgentPool(Protocol):
+    """The agents that may be asked, by name: a ``Pool``."""
+
+    def __getitem__(self, name: str, /) -> Agent: ...
+
+    def lm(self, name: str, /) -> Any:
+        """Return the LM of an agent."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Reader:
     """Adds responses to the inputs of an agent that reads them.
@@ -42,7 +52,7 @@ class Reader:
         limits: How much of the references may be read.
     """
 
-    pool: Mapping[str, Agent]
+    pool: AgentPool
     adapter: Any = None
     limits: ReferenceLimits = field(default_factory=ReferenceLimits)
 
@@ -122,7 +132,7 @@ class Planner:
     proposers: Sequence[Sequence[Any]]
     aggregator: Any
     outputs: tuple[str, ...]
-    pool: Mapping[str, Agent]
+    pool: AgentPool
     rules: Rules
 
     def plan(self, inputs: Mapping[str, Any]) -> Plan:

@@ -165,10 +165,9 @@ class MixturePrediction(dspy.Prediction):
         return cls(**answer.final.values, mixture=answer)
 
     @property
-    def completions(self) -> Completions:
+    def completions(self) -> Any:
         """The one completion, as of any DSPy module: ``dspy.majority`` takes a mixture's answer."""
-        found: Completions | None = self._completions
-        return Completions([dict(self.items())]) if found is None else found
+        return self._completions or Completions([dict(self.items())])
 
     @property
     def mixture(self) -> Answer:

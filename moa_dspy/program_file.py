@@ -17,11 +17,11 @@ import dspy
 from moa_dspy._toml import check_table
 from moa_dspy._version import version
 from moa_dspy.adapters import ADAPTERS
+from moa_dspy.agent import Agent
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, PoolError
 from moa_dspy.files import replace_file
 from moa_dspy.layers import SEAT_MODULES, all_predictors
-from moa_dspy.pool import Pool
 from moa_dspy.references import ReferenceLimits
 
 FORMAT: Final = 2
@@ -285,7 +285,7 @@ def load_program(
     path: Path,
     make: Callable[..., Any],
     *,
-    pool: Pool,
+    pool: Mapping[str, Agent],
     signature: type[dspy.Signature] | None = None,
 ) -> Any:
     """Rebuild a program from a file that ``save_program`` wrote; nothing in it is imported or run.
@@ -339,7 +339,7 @@ def restore_program(program: Any, path: Path) -> None:
     program.replace_seats(made)
 
 
-def _architecture(content: ProgramContent, pool: Pool, path: Path) -> Architecture:
+def _architecture(content: ProgramContent, pool: Mapping[str, Agent], path: Path) -> Architecture:
     architecture = Architecture.from_json(asdict(content.architecture))
     if absent := [name for name in architecture.agents if name not in pool]:
         raise PoolError(

@@ -17,18 +17,18 @@ from contextvars import copy_context
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import dspy
 from dspy.streaming.messages import StatusMessage, sync_send_to_stream
 
 from moa_dspy._threads import THREADS, finished
 from moa_dspy.aggregators import Question
-from moa_dspy.calls import CallFacts, CallScope, call_scope, current_scope, interruptible
+from moa_dspy.calls.scope import CallFacts, CallScope, call_scope, current_scope, interruptible
 from moa_dspy.errors import ArchitectureError, ours
 from moa_dspy.layers import all_predictors
 from moa_dspy.lm_binding import Trace, outside_lms, renamed, rollout, without_lms
-from moa_dspy.plan import Plan, Rules, afollow, follow
+from moa_dspy.plan import AgentPool, Plan, Rules, afollow, follow
 from moa_dspy.prediction import Answer, MixturePrediction, Response, render
 from moa_dspy.signatures import REFERENCES
 
@@ -54,7 +54,7 @@ def usable_signature(signature: Any) -> Any:
         # DSPy itself fails on some of these names.
         _refuse_kept_names(_NAMES.findall(signature.partition("->")[0]))
     try:
-        made = dspy.ensure_signature(signature)
+        made: Any = dspy.ensure_signature(signature)
     except Exception as error:  # DSPy raises errors of many types on odd texts
         raise ArchitectureError(
             f"`signature` must read like 'question, context -> answer', but got {signature!r}: "
@@ -90,6 +90,7 @@ class PlannedModule(dspy.Module):
 
     pool: Any
     rules: Rules
+    signature: Any
 
     @property
     def agents(self) -> tuple[str, ...]:
@@ -146,24 +147,16 @@ class PlannedModule(dspy.Module):
         return {**state, "pool": self.pool.detached(self.agents)}
 
     def _with_state(self, state: Mapping[str, Any]) -> Any:
-        made = type(self).__new__(type(self))
+        made: Any = type(self).__new__(type(self))
         made.__dict__.update(state)
         return made
-
-
-class LMSource(Protocol):
-    """Gives each agent's LM: a ``Pool``."""
-
-    def lm(self, name: str, /) -> Any:
-        """Return the LM of an agent."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Seats:
     """Asks questions; each agent's LM is bound at the call, so no copy or reset can lose it."""
 
-    pool: LMSource
+    pool: AgentPool
     adapter: Any = None
 
     def ask_all(self, questions: Sequence[Question]) -> list[Response]:

@@ -1,6 +1,4 @@
-"""Offline stand-ins for models, for our tests and for those of plug-ins."""
-
-# DOCS: replay: Agents that answer from a table of recorded responses; nothing is ever asked of a model.
+"""Offline stand-ins for models: agents that reply by script, or from recorded responses."""
 
 from __future__ import annotations
 

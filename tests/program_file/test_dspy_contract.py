@@ -9,7 +9,7 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]  # it has no stubs
 import dspy
 import pytest
 
@@ -47,7 +47,7 @@ class Program(dspy.Module):
 
 def searched(program: Program, architecture: str) -> Program:
     """The program with another architecture and a prompt of its own, as a search returns it."""
-    made = program.deepcopy()
+    made: Program = program.deepcopy()
     made.answer = program.answer.with_architecture(Architecture.parse(architecture))
     for number, seat in enumerate(made.answer.predictors()):
         seat.signature = seat.signature.with_instructions(f"Words {number}.")

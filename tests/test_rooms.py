@@ -98,7 +98,7 @@ ALLOWED: dict[str, set[str]] = {
         "references",
     },
     "references": {"errors"},
-    "seats": {"_threads", "aggregators", "calls", "errors", "lm_binding", "pool", "prediction"},
+    "seats": {"_threads", "adapters", "aggregators", "calls", "errors", "lm_binding", "pool", "prediction"},
     "signatures": set(),
     "streaming": {"adapters", "errors", "mixture"},
     "testing": {"agent", "calls", "data", "errors", "pool"},

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
+from moa_dspy.data.answers import normalise_answer, normalise_text, normalise_version
 from moa_dspy.data.benchmarks import BENCHMARKS, card
 from moa_dspy.data.benchmarks.base import Benchmark, BenchmarkOrigin
 from moa_dspy.data.benchmarks.bbh import bbh_match
 from moa_dspy.data.benchmarks.gsm8k import gsm8k_match, last_number
 from moa_dspy.data.benchmarks.mmlu_pro import answer_letter, mmlu_pro_match
-from moa_dspy.data.answers import normalise_answer, normalise_text, normalise_version
 from moa_dspy.data.metrics import answer_match, version_match
 from moa_dspy.data.recorded import RecordedResponses, read_recorded
 from moa_dspy.data.rows import FORMATS, check_outputs, read_hub, read_rows
@@ -29,9 +29,9 @@ __all__ = [
     "card",
     "check_outputs",
     "comparable",
+    "fields_read",
     "find_duplicates",
     "find_overlap",
-    "fields_read",
     "fingerprint",
     "gsm8k_match",
     "is_absent",

@@ -10,9 +10,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
-import dspy
-
-from moa_dspy.adapters import guarded_references
+from moa_dspy.adapters import guarded_references, speaking_adapter
 from moa_dspy.agent import Agent
 from moa_dspy.aggregators import (
     NORMALISERS,
@@ -60,7 +58,7 @@ class Reader:
         self, agent: str, module: Any, inputs: Mapping[str, Any], responses: Sequence[Response], /
     ) -> tuple[Mapping[str, Any], tuple[Cut, ...]]:
         """Return the inputs with the references added, and what was cut from these."""
-        adapter, reader = self.adapter or dspy.settings.adapter, self.pool[agent]
+        adapter, reader = speaking_adapter(self.adapter), self.pool[agent]
 
         def with_references(texts: Sequence[str]) -> dict[str, Any]:
             return {**inputs, REFERENCES: guarded_references(texts, adapter=adapter)}

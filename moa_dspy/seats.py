@@ -23,6 +23,7 @@ import dspy
 from dspy.streaming.messages import StatusMessage, sync_send_to_stream
 
 from moa_dspy._threads import THREADS, finished
+from moa_dspy.adapters.replies import reading_adapter, reply_problem
 from moa_dspy.aggregators import Question
 from moa_dspy.calls.scope import CallFacts, CallScope, call_scope, current_scope, interruptible
 from moa_dspy.errors import ArchitectureError, ours
@@ -243,9 +244,10 @@ class Seats:
     def _seat(self, question: Question, cancelled: threading.Event | None = None) -> Iterator[Seat]:
         outside = outside_lms(question.module)
         module = without_lms(question.module, outside) if outside else question.module
-        settings: dict[str, Any] = {"lm": self._lm(question, rollout(outside))}
-        if self.adapter is not None:
-            settings["adapter"] = self.adapter
+        settings: dict[str, Any] = {
+            "lm": self._lm(question, rollout(outside)),
+            "adapter": reading_adapter(self.adapter),
+        }
         if not question.is_final:
             # Proposers are not what the user reads, and in a thread of ours they cannot stream.
             settings["send_stream"] = None
@@ -352,7 +354,7 @@ class Seat:
         if reasons and all(reasons):
             # The adapter found no field, because there was nothing to read.
             return self._asked(failure=reasons[-1])
-        return self._asked(failure=f"{type(error).__name__}: {error}")
+        return self._asked(failure=reply_problem(error))
 
     def _asked(self, **rest: Any) -> SeatAnswer:
         log = self.scope.log

@@ -1,4 +1,4 @@
-"""How a question and its references become chat messages."""
+"""Adapters: how a question and its references become chat messages, and replies values."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,8 +8,19 @@ import dspy
 
 from moa_dspy.adapters.guard import neutral, quoted
 from moa_dspy.adapters.plain_chat import LAYOUTS, PlainChat, guarded_references
+from moa_dspy.adapters.replies import reading_adapter, reply_problem, speaking_adapter
 
-__all__ = ["ADAPTERS", "LAYOUTS", "PlainChat", "guarded_references", "neutral", "quoted"]
+__all__ = [
+    "ADAPTERS",
+    "LAYOUTS",
+    "PlainChat",
+    "guarded_references",
+    "neutral",
+    "quoted",
+    "reading_adapter",
+    "reply_problem",
+    "speaking_adapter",
+]
 
 
 ADAPTERS: dict[str, Callable[[], Any]] = {

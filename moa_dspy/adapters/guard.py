@@ -1,6 +1,7 @@
-"""Makes a model's text harmless as data: nothing in it ends early, forges a field or a turn."""
+"""Texts of models made harmless as data, and inputs as the content of a user message.
 
-# DOCS: adapters/_content: Inputs as the content of a user message: a text, or parts where one is no text.
+Nothing in a harmless text ends early, forges a field or opens a turn.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +82,7 @@ Part: TypeAlias = dict[str, Any]
 
 
 def is_history(field: Any, value: Any = None) -> bool:
-    """Whether an input is a conversation, which is no part of a message but messages."""
+    """Say whether an input is a conversation, which is no part of a message but messages."""
     return field.annotation is dspy.History or isinstance(value, dspy.History)
 
 
@@ -114,7 +115,7 @@ def _shown(field: Any, value: Any) -> str | list[Part]:
 
 
 def _has_own_form(value: Any) -> bool:
-    """Whether one of DSPy's types is in it, which says itself how it is sent."""
+    """Say whether a value holds one of DSPy's types, which has a form of its own."""
     if isinstance(value, Type):
         return True
     if isinstance(value, Mapping):

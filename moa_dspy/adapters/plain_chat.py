@@ -1,6 +1,10 @@
-"""Demos and history as the turns of a conversation."""
+"""Plain chat: an adapter without a reply format, and the guard of references for every adapter.
 
-# DOCS: adapters/_guarded: The guarded layout of plain chat: references below the question, each one quoted line. | adapters/_paper: The paper's layout of plain chat: what its own program sends, byte for byte.  Unguarded: a response can address its reader as the system does, because that is where it stands. | adapters/_plain: Plain chat: no format to obey, so small models follow it and no tokens are spent on it. | adapters/_formats: What makes a text harmless in one reply format, beside what makes it so in all.
+Small models follow plain chat, and no tokens are spent on a format. Its ``guarded`` layout shows
+references below the question, each as one quoted line. Its ``paper`` layout is, byte for byte,
+what the paper's own program sends: references stand unguarded in the system message, so a
+response can address its reader as the system does.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from typing import Any, Final, TypeAlias
 import dspy
 
 from moa_dspy.adapters.guard import encodable, is_history, neutral, quoted, user_content
+from moa_dspy.adapters.replies import speaking_adapter, without_closing
 from moa_dspy.errors import ArchitectureError
 from moa_dspy.signatures import REFERENCES, REFERENCES_HEADING, separated
 
@@ -186,8 +191,8 @@ class PlainChat(dspy.Adapter):
         return LAYOUTS[self.layout](signature, demos, inputs)
 
     def parse(self, signature: Any, completion: str) -> dict[str, Any]:
-        """Return the whole reply, stripped, as the one output field."""
-        return {only_output(signature): completion.strip()}
+        """Return the whole reply, without blanks and end tokens around it, as the one output."""
+        return {only_output(signature): without_closing(completion).strip()}
 
 
 _TAG: Final = re.compile(r"<(?=[/!?]|[^\W\d])")
@@ -198,21 +203,29 @@ _STRAIGHT: Final = str.maketrans("\u201c\u201d", '""')
 _FULL_WIDTH_COLON: Final = "\uff1a"
 
 
-def guarded_references(texts: Sequence[str], *, adapter: Any) -> list[str]:
-    """Return references as the adapter may safely read them; None is DSPy's default, chat.
+def guarded_references(texts: Sequence[str], *, adapter: Any = None) -> list[str]:
+    """Return references as the adapter that will speak may safely read them.
 
     DSPy shows a list of texts as one line of JSON. So what stands in it is already inside
     of quotes; the guard is for a reader that writes down what it read, in its own format.
     Plain chat guards on its own, in one of its layouts.
+
+    Args:
+        texts: The references, original.
+        adapter: None means the one that DSPy will take. A subclass has the guard of its parent,
+            an adapter that may ask again in JSON also that of JSON, and an unknown one has all.
     """
+    adapter = speaking_adapter(adapter)
     if isinstance(adapter, PlainChat):
         return list(texts)
-    harmless = [neutral(text) for text in texts]
-    if isinstance(adapter, dspy.XMLAdapter):
-        return [xml_text(text) for text in harmless]
-    if isinstance(adapter, dspy.JSONAdapter):
-        return [json_text(text) for text in harmless]
-    return harmless
+    is_known = isinstance(adapter, dspy.ChatAdapter | dspy.JSONAdapter | dspy.XMLAdapter)
+    asks_again = getattr(adapter, "use_json_adapter_fallback", False)
+    read = [neutral(text) for text in texts]
+    if isinstance(adapter, dspy.JSONAdapter) or asks_again or not is_known:
+        read = [json_text(text) for text in read]
+    if isinstance(adapter, dspy.XMLAdapter) or not is_known:
+        read = [xml_text(text) for text in read]
+    return read
 
 
 def xml_text(text: str) -> str:

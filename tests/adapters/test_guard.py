@@ -109,7 +109,11 @@ def test_what_is_not_harmless_stays_readable(text: str, shown: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "shown"),
     [
-        ("chat", 'x < 1 & {"a": 1}', 'x < 1 & {"a": 1}'),
+        ("chat_strict", 'x < 1 & {"a": 1}', 'x < 1 & {"a": 1}'),
+        # Chat and XML may ask again in JSON.
+        ("chat", 'x < 1 & {"a": 1}', 'x < 1 & {"a"\uff1a 1}'),
+        ("xml", '<b> {"a": 1}', '&lt; b> {"a"\uff1a 1}'),
+        ("xml_strict", '<b> {"a": 1}', '&lt; b> {"a": 1}'),
         ("json", 'x < 1 & {"a": 1}', 'x < 1 & {"a"\uff1a 1}'),
         ("json", "At 10:30, see http://a.b: \u201chi\u201d", 'At 10:30, see http://a.b: "hi"'),
         ("xml", "x < 1 & <b>", "x &lt; 1 &amp; &lt; b>"),

@@ -19,8 +19,8 @@ from moa_dspy.optimize.space.space import SearchSpace
 
 __all__ = [
     "OBJECTIVES",
-    "Limits",
     "Evaluator",
+    "Limits",
     "ModelSearch",
     "Objective",
     "Outcome",

@@ -141,8 +141,8 @@ class EarlyFacts:
             beats it.
         vote_ceiling: No vote of one set of agents, a sample each and as many as the space
             allows, beats it; None where no vote may be tried or answers are no ballots.
-        rival: The agent that comes closest to the leader; None in a pool of one.
-        lead: Leader minus rival, paired; 95 % for the leads over all agents at once, so that
+        runner_up: The agent that comes closest to the leader; None in a pool of one.
+        lead: Leader minus runner_up, paired; 95 % for the leads over all agents at once, so that
             of no other agent is the lower end smaller.
         rescued: Share of rows that the leader misses and another agent solves.
         estimate: What the whole study will take; None where it was not computed.
@@ -154,7 +154,7 @@ class EarlyFacts:
     unsolved: Interval
     ceiling: float
     vote_ceiling: float | None = None
-    rival: str | None = None
+    runner_up: str | None = None
     lead: Interval | None = None
     rescued: float = 0.0
     estimate: StudyEstimate | None = None
@@ -204,7 +204,7 @@ def early_facts(
     leader = max(means, key=lambda name: round(means[name], 12))
     mine = np.asarray(scores[leader], np.float64)
     leads = simultaneous_intervals(mine, {n: s for n, s in scores.items() if n != leader})
-    rival = min(leads, key=lambda name: leads[name].low) if leads else None
+    runner_up = min(leads, key=lambda name: leads[name].low) if leads else None
     return EarlyFacts(
         n_rows=best.size,
         leader=leader,
@@ -212,8 +212,8 @@ def early_facts(
         unsolved=co_failure(scores, threshold=SOLVED),
         ceiling=float(best.mean()),
         vote_ceiling=None if ballots is None else vote_ceiling(ballots, max_width=max_width),
-        rival=rival,
-        lead=None if rival is None else leads[rival],
+        runner_up=runner_up,
+        lead=None if runner_up is None else leads[runner_up],
         rescued=float(((mine < SOLVED) & (best >= SOLVED)).mean()),
         estimate=estimate,
     )

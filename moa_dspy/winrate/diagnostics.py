@@ -1,6 +1,4 @@
-"""Whether a judge can be trusted."""
-
-# DOCS: winrate/_ceiling: How far any choice among the candidates could get.
+"""Diagnostics of judges, and the ceiling of any choice among candidates."""
 
 from __future__ import annotations
 

@@ -53,8 +53,8 @@ __all__ = [
     "demos_from_references",
     "optimize_aggregator",
     "prompt_diff",
-    "prompts_to_json",
     "prompt_verdict_of",
+    "prompts_to_json",
     "with_prompts",
     "without_prompts",
 ]

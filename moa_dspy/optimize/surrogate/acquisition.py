@@ -1,6 +1,4 @@
-"""Architectures that differ from a given one in a single choice."""
-
-# DOCS: optimize/response/_propose: Which architecture to measure next: the one that promises most for what it costs.
+"""The acquisition: the architecture that promises most for its cost, among neighbours and draws."""
 
 from __future__ import annotations
 
@@ -175,7 +173,7 @@ class Acquisition:
     def _new_calls(
         self, measured: Iterable[Architecture], some: Sequence[Architecture]
     ) -> FeatureMatrix:
-        """Return how many calls per question nobody has made yet."""
+        """Return how many calls per question were not made yet."""
         made = {node for one in measured for node in nodes_of(one)}
         return np.array([len(nodes_of(one) - made) for one in some], float)
 

@@ -74,7 +74,7 @@ def test_a_study_stops_after_the_single_agents(
     splits = {"trainset": [], "valset": rows("val", 4), "testset": rows("test", 3)}
     with pytest.raises(
         StudyError,
-        match="All 2 agents score 0 on all 4 .* Expected '0'; a replied 'red'; b replied",
+        match=r"All 2 agents score 0 on all 4 .* Expected '0'; a replied 'red'; b replied",
     ):
         search.compile(student(pool), **splits)
     # Two agents on four rows; nothing more was asked.

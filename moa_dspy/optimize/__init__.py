@@ -19,8 +19,8 @@ from moa_dspy.optimize.space.space import SearchSpace
 
 __all__ = [
     "OBJECTIVES",
-    "Evaluator",
     "Limits",
+    "Evaluator",
     "ModelSearch",
     "Objective",
     "Outcome",

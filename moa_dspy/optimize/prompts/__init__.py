@@ -53,8 +53,8 @@ __all__ = [
     "demos_from_references",
     "optimize_aggregator",
     "prompt_diff",
-    "prompt_verdict_of",
     "prompts_to_json",
+    "prompt_verdict_of",
     "with_prompts",
     "without_prompts",
 ]

@@ -25,7 +25,10 @@ from moa_dspy.optimize.space.rules import (
 )
 from moa_dspy.optimize.space.size import Counter, LastStepChoice
 
-_NAMES = ["agents", "combines", "aggregators", "rankers", "listed", "must_include", "providers", "orders", "prompts"]
+_NAMES = (
+    *("agents", "combines", "aggregators", "rankers", "listed"),
+    *("must_include", "providers", "orders", "prompts"),
+)
 
 
 def _check_space(space: SearchSpace) -> None:

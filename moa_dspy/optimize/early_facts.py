@@ -246,19 +246,23 @@ def check_decidable(
     scores: Mapping[str, Sequence[float] | NDArray[np.float64]],
     *,
     gold: str,
-    replies: Mapping[str, str],
+    replies: Mapping[str, Sequence[str]],
 ) -> None:
     """Stop a study whose single agents show that its data cannot decide.
 
+    Copies of one model, which reply the same everywhere, may score alike.
+
     Args:
         scores: Per row, by agent.
-        gold: What is expected of one row, as text.
-        replies: What each agent answered to it.
+        gold: What is expected of the first row, as text.
+        replies: What each agent answered, per row.
 
     Raises:
         StudyError: Every score is 0, every one is 1, or the agents score alike on every row.
     """
-    if (case := undecidable(scores)) is None:
+    case = undecidable(scores)
+    are_copies = len({tuple(said) for said in replies.values()}) == 1
+    if case is None or (case == "all_equal" and are_copies):
         return
     n_rows = len(next(iter(scores.values())))
     who = f"All {len(scores)} agents score" if len(scores) > 1 else "The only agent scores"
@@ -268,7 +272,7 @@ def check_decidable(
         "all_right": f"{who} 100 % on {where}",
         "all_equal": f"{who} the same on each of {where}",
     }[case]
-    shown = "; ".join(f"{name} replied {_shown(text)}" for name, text in replies.items())
+    shown = "; ".join(f"{name} replied {_shown(texts[0])}" for name, texts in replies.items())
     raise StudyError(
         f"{said}, so no comparison can be decided. Is the metric or the format of the answers "
         f"wrong? Expected {_shown(gold)}; {shown}."

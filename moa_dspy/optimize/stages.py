@@ -164,7 +164,7 @@ class Stages:
         check_decidable(
             {name: scores(found) for name, found in singles.items()},
             gold=_gold(splits.val[0]),
-            replies={name: _reply(found[0]) for name, found in singles.items()},
+            replies={name: [_reply(one) for one in found] for name, found in singles.items()},
         )
         places = balanced_order({n: scores(o) for n, o in singles.items()}, seed=context.seed)
         self.rows = [splits.val[place] for place in places]

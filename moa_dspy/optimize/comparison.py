@@ -57,9 +57,9 @@ def fixed_baselines(context: SearchContext, ranking: Sequence[str]) -> list[Base
     combine = baseline_combine(context.space)
     samples = self_moa_of(ranking, context.pool, combine=combine)
     found = [
-        Baseline("self_moa_of", samples)
+        Baseline("self_moa", samples)
         if samples
-        else Baseline("self_moa_of", None, f"{ranking[0]} is greedy: its samples are copies")
+        else Baseline("self_moa", None, f"{ranking[0]} is greedy: its samples are copies")
     ]
     k = min(TOP_K, len(ranking))
     several = [Baseline("top_k", top_k(ranking, k, combine=combine), f"k = {k}")]
@@ -233,5 +233,5 @@ def _row(rival: Baseline, outcomes: tuple[Outcome, ...] | str) -> SystemScore:
 
 
 def _ordered(rows: Mapping[str, SystemScore]) -> dict[str, SystemScore]:
-    order = ("pick", "best_single", "own_prompt", "self_moa_of", "top_k", "random", "oracle")
+    order = ("pick", "best_single", "own_prompt", "self_moa", "top_k", "random", "oracle")
     return {name: rows[name] for name in order if name in rows}

@@ -141,8 +141,8 @@ class EarlyFacts:
             beats it.
         vote_ceiling: No vote of one set of agents, a sample each and as many as the space
             allows, beats it; None where no vote may be tried or answers are no ballots.
-        rival: The agent that comes closest to the leader; None in a pool of one.
-        lead: Leader minus rival, paired; 95 % for the leads over all agents at once, so that
+        runner_up: The agent that comes closest to the leader; None in a pool of one.
+        lead: Leader minus runner_up, paired; 95 % for the leads over all agents at once, so that
             of no other agent is the lower end smaller.
         rescued: Share of rows that the leader misses and another agent solves.
         estimate: What the whole study will take; None where it was not computed.
@@ -154,7 +154,7 @@ class EarlyFacts:
     unsolved: Interval
     ceiling: float
     vote_ceiling: float | None = None
-    rival: str | None = None
+    runner_up: str | None = None
     lead: Interval | None = None
     rescued: float = 0.0
     estimate: StudyEstimate | None = None
@@ -204,7 +204,7 @@ def early_facts(
     leader = max(means, key=lambda name: round(means[name], 12))
     mine = np.asarray(scores[leader], np.float64)
     leads = simultaneous_intervals(mine, {n: s for n, s in scores.items() if n != leader})
-    rival = min(leads, key=lambda name: leads[name].low) if leads else None
+    runner_up = min(leads, key=lambda name: leads[name].low) if leads else None
     return EarlyFacts(
         n_rows=best.size,
         leader=leader,
@@ -212,8 +212,8 @@ def early_facts(
         unsolved=co_failure(scores, threshold=SOLVED),
         ceiling=float(best.mean()),
         vote_ceiling=None if ballots is None else vote_ceiling(ballots, max_width=max_width),
-        rival=rival,
-        lead=None if rival is None else leads[rival],
+        runner_up=runner_up,
+        lead=None if runner_up is None else leads[runner_up],
         rescued=float(((mine < SOLVED) & (best >= SOLVED)).mean()),
         estimate=estimate,
     )
@@ -246,19 +246,23 @@ def check_decidable(
     scores: Mapping[str, Sequence[float] | NDArray[np.float64]],
     *,
     gold: str,
-    replies: Mapping[str, str],
+    replies: Mapping[str, Sequence[str]],
 ) -> None:
     """Stop a study whose single agents show that its data cannot decide.
 
+    Copies of one model, which reply the same everywhere, may score alike.
+
     Args:
         scores: Per row, by agent.
-        gold: What is expected of one row, as text.
-        replies: What each agent answered to it.
+        gold: What is expected of the first row, as text.
+        replies: What each agent answered, per row.
 
     Raises:
         StudyError: Every score is 0, every one is 1, or the agents score alike on every row.
     """
-    if (case := undecidable(scores)) is None:
+    case = undecidable(scores)
+    are_copies = len({tuple(said) for said in replies.values()}) == 1
+    if case is None or (case == "all_equal" and are_copies):
         return
     n_rows = len(next(iter(scores.values())))
     who = f"All {len(scores)} agents score" if len(scores) > 1 else "The only agent scores"
@@ -268,7 +272,7 @@ def check_decidable(
         "all_right": f"{who} 100 % on {where}",
         "all_equal": f"{who} the same on each of {where}",
     }[case]
-    shown = "; ".join(f"{name} replied {_shown(text)}" for name, text in replies.items())
+    shown = "; ".join(f"{name} replied {_shown(texts[0])}" for name, texts in replies.items())
     raise StudyError(
         f"{said}, so no comparison can be decided. Is the metric or the format of the answers "
         f"wrong? Expected {_shown(gold)}; {shown}."

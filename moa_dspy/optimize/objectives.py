@@ -1,6 +1,4 @@
-"""What an objective is: one number per architecture, and which way is better."""
-
-# DOCS: optimize/objectives/__init__: What a study may maximise or minimise.
+"""Objectives of a study: one number of what an architecture measured, and its direction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What no other architecture beats on every objective at once, and which of it to take."""
+"""The Pareto front of measured architectures, and its knee."""
 
 from __future__ import annotations
 

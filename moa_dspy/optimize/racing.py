@@ -1,6 +1,7 @@
-"""The order in which rows are measured, and where a race looks."""
+"""Races of architectures on val rows: the order of rows, the looks, and early stopping.
 
-# DOCS: optimize/racing/_race: When a candidate may stop early, with one error for the whole race. | optimize/racing/_dominance: Who is beaten in everything that a study counts. | optimize/racing/_referee: Judges architectures on val, block by block; a clear loser stops early.
+One error rate holds for a whole race; with several objectives a loser is worse in all of them.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ N_BLOCKS = 5
 """Equal blocks, so four looks. At a fixed error of the whole race, 40 arms and 200 rows, arms that
 are 5 to 55 points worse take 69 % of the rows with three blocks, 66 % with five, 66 % with ten."""
 FEWEST_ROWS = 20
-"""Rows below which nobody is stopped."""
+"""Rows below which no architecture is stopped."""
 
 _GOLDEN = (sqrt(5) - 1) / 2
 
@@ -92,7 +93,7 @@ class Race:
     exceed its level a little; the sum does not (simulated: 1 to 4 % of 2,000 races at 5 %).
 
     Args:
-        n_arms: Most arms that will ever race, those that nobody may stop included.
+        n_arms: Most arms that will ever race, those that may not be stopped included.
         n_looks: Looks at each arm before its last example; stopping at the last saves nothing.
         alpha: Chance of one wrong stop or more.
 
@@ -119,18 +120,18 @@ class Race:
         n_pairs = max(self.n_arms * (self.n_arms - 1) // 2, 1)
         return self.alpha / (self.n_looks * n_pairs)
 
-    def is_lost(self, scores: Sequence[float] | _Vector, rival: Sequence[float] | _Vector) -> bool:
-        """Whether ``rival`` is better than ``scores`` on the same examples beyond doubt.
+    def is_lost(self, scores: Sequence[float] | _Vector, other: Sequence[float] | _Vector) -> bool:
+        """Whether ``other`` is better than ``scores`` on the same examples beyond doubt.
 
         Raises:
             StudyError: If the lengths differ.
         """
-        if len(scores) != len(rival):
+        if len(scores) != len(other):
             raise StudyError(
                 f"Both arms must be scored on the same examples, but have {len(scores)} and "
-                f"{len(rival)}."
+                f"{len(other)}."
             )
-        gaps = np.asarray(rival, dtype=np.float64) - np.asarray(scores, dtype=np.float64)
+        gaps = np.asarray(other, dtype=np.float64) - np.asarray(scores, dtype=np.float64)
         ahead = float(gaps.sum())
         if ahead <= _FEWEST_SDS * float(np.sqrt((gaps**2).sum())):
             return False
@@ -165,17 +166,17 @@ class Standing:
         )
 
 
-def is_dominated(arm: Standing, rival: Standing, race: Race) -> bool:
-    """Whether ``rival`` is better beyond doubt in every gain, and no worse in any cost.
+def is_dominated(arm: Standing, other: Standing, race: Race) -> bool:
+    """Whether ``other`` is better beyond doubt in every gain, and no worse in any cost.
 
-    Both are compared on the arm's rows, the first of the rival's. Costs are compared as they
+    Both are compared on the arm's rows, the first of the other's. Costs are compared as they
     were measured. An arm that wins anything, or is cheaper in anything, goes on.
     """
     for name, costs in arm.costs.items():
-        if rival.costs[name][: len(costs)].sum() > costs.sum():
+        if other.costs[name][: len(costs)].sum() > costs.sum():
             return False
     return all(
-        race.is_lost(gains, rival.gains[name][: len(gains)]) for name, gains in arm.gains.items()
+        race.is_lost(gains, other.gains[name][: len(gains)]) for name, gains in arm.gains.items()
     )
 
 
@@ -231,7 +232,7 @@ class TrialJudge:
 
         It is beaten by any architecture that was measured on all rows, stays within the limits,
         is better beyond doubt on the rows up to now and costs no more on them, in each objective
-        that is minimised. With none of those, that holds for the leader or for nobody, save where
+        that is minimised. With none of those, that holds for the leader or for none, save where
         another one won more clearly.
         """
         outcomes: tuple[Outcome, ...] = ()
@@ -273,7 +274,7 @@ class TrialJudge:
         if not self._whole:
             return False
         arm = Standing.of(self._measured(outcomes), self._objectives)
-        return any(is_dominated(arm, rival, self._race) for rival in self._whole.values())
+        return any(is_dominated(arm, other, self._race) for other in self._whole.values())
 
     def _admit(self, record: TrialRecord, outcomes: Sequence[Outcome]) -> None:
         standing = Standing.of(self._measured(outcomes), self._objectives)

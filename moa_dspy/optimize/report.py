@@ -61,7 +61,7 @@ def result_lines(result: StudyResult) -> Iterator[str]:
 
 
 def early_lines(early: EarlyFacts) -> Iterator[str]:
-    """Yield what the single agents told; a running study shows the same lines."""
+    """Yield what the single agents showed; a running study shows the same lines."""
     yield (
         f"Best single agent on {early.n_rows:,} questions of val: {early.leader}, "
         f"{points(early.leader_score)} %. No agent solves {_share(early.unsolved)} of them."
@@ -84,7 +84,7 @@ def _dominance(early: EarlyFacts, lead: Interval) -> str:
         return f"No agent is clearly above all others; {early.leader} is best, but {rescued}."
     return (
         f"Warning: {early.leader} is above every other agent, by {points(lead.estimate)} points "
-        f"{_span(lead)} over {early.rival}; {rescued}, the most that choosing can add."
+        f"{_span(lead)} over {early.runner_up}; {rescued}, the most that choosing can add."
     )
 
 

@@ -1,6 +1,7 @@
-"""What a search has to beat before it may pick anything else."""
+"""The rule of the pick: leave the incumbent only as far as the evidence carries.
 
-# DOCS: optimize/selection/_choice: The rule of the pick: move from the incumbent only as far as the evidence carries. | optimize/selection/_crossfit: What the whole way of choosing will score on new rows, from stored measurements alone.
+Also the score that the whole way of choosing promises on new rows, by cross-fitting.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +111,7 @@ ALWAYS_TIED = 4
 
 
 def key_of(architecture: Architecture) -> Key:
-    """Return what is equal for two forms of one plain vote, whoever decides its ties."""
+    """Return what is equal for two forms of one plain vote, whichever agent decides its ties."""
     if not architecture.layers:
         return architecture.agents
     (*before, members) = architecture.layers
@@ -129,7 +130,7 @@ def canonical_evidence(architecture: Architecture, ranking: Sequence[str]) -> Ar
     """Let the best voters decide ties, so that one vote is one architecture.
 
     As many are named as it can take to find one among the tied: of n votes at most n - 4
-    are not (two pairs are tied, and nobody else agrees).
+    are not (two pairs are tied, and no other agent agrees).
     """
     if architecture.combine != "vote":
         return architecture
@@ -365,7 +366,7 @@ def best_on_val(
 ) -> TrialRecord:
     """Return the trial with the highest win rate; ties go to fewer calls, then less money.
 
-    This is how a random search chooses, and a rival does: what was luckiest on val wins.
+    This is how a random search chooses, and a baseline does: what was luckiest on val wins.
 
     Raises:
         StudyError: If no trial stays within the limits.

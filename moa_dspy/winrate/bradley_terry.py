@@ -1,4 +1,4 @@
-"""Strengths of systems from who was preferred to whom."""
+"""Bradley-Terry strengths of systems, fitted to pairwise preferences."""
 
 from __future__ import annotations
 
@@ -166,7 +166,9 @@ def _check_graph(beat: NDArray[np.bool_], names: Sequence[str], *, has_prior: bo
     linked = _reached(beat | beat.T)
     if not linked.all():
         alone = [name for name, seen in zip(names, linked, strict=True) if not seen]
-        raise MetricError(f"Never compared with {names[0]!r} or its rivals: {', '.join(alone)}.")
+        raise MetricError(
+            f"Never compared with {names[0]!r} or what was compared with it: {', '.join(alone)}."
+        )
     below, above = _reached(beat), _reached(beat.T)
     if not has_prior and not (below & above).all():
         apart = [n for n, seen in zip(names, below & above, strict=True) if not seen]

@@ -1,6 +1,4 @@
-"""Whether a judge can be trusted."""
-
-# DOCS: winrate/_ceiling: How far any choice among the candidates could get.
+"""Diagnostics of judges, and the ceiling of any choice among candidates."""
 
 from __future__ import annotations
 
@@ -125,10 +123,9 @@ def _verdicts(preferences: Vector) -> Vector:
 
 def _spearman(a: Vector, b: Vector) -> float:
     # Imported here: scipy costs a second that most callers of this package never need.
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
-    correlation = float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
-    return min(max(correlation, -1.0), 1.0)
+    return float(np.clip(spearmanr(a, b).statistic, -1.0, 1.0))
 
 
 def _fisher(correlation: float, n: int, confidence: float) -> tuple[float, float]:

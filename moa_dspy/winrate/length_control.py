@@ -1,6 +1,4 @@
-"""The penalised logistic regression behind the length-controlled win rate."""
-
-# DOCS: winrate/_length_controlled: AlpacaEval 2's length-controlled win rate.
+"""AlpacaEval 2's length-controlled win rate, and the penalised logistic regression behind it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Preferences that were recorded earlier, in a table."""
-
-# DOCS: winrate/_preference: Which of two systems did better, example by example.
+"""Preferences between two systems: from their scores, or from a recorded table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verdicts in one sentence: is the mixture better, and is it as good for less?"""
+"""Verdicts on a pick: better than the best single model, or as good for less."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ Racing: 2,000 races of 2, 4, 8, 16 and 40 arms on 200 rows, which enter one by o
 a baseline what 5 % per test would do. Bad arms: the share of rows that they are measured on.
 
 Cost verdicts: 20,000 studies by size and discordance of a system that is worse than the single
-model by the margin of 3 points, and of one as good: how often "as good" is said; 1,000 of graded
+model by the margin of 3 points, and of one as good: how often "as good" is said; 4,000 of graded
 scores.
 
 Every share has its standard error beside it. ``--quick`` runs a few of each. Takes ten minutes.

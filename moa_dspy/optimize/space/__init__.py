@@ -1,4 +1,4 @@
-"""The architectures a study may try, and how Optuna names the choices."""
+"""The architectures that a study may try, and the names that Optuna has for the choices."""
 
 from moa_dspy.optimize.space.rules import ORDERS, OWN_PROMPT, Suggests, provider, providers_of
 from moa_dspy.optimize.space.space import SearchSpace

@@ -1,6 +1,4 @@
-"""What a searched layered architecture must keep to; no single agent or listed one has to."""
-
-# DOCS: optimize/space/_repair: Turns any choice of seats into the nearest one that keeps to the rules; draws nothing. | optimize/space/_choices: Who makes the choices of a search space. | optimize/space/_reading: In which orders a last step that asks a model may read the last layer. | optimize/space/_providers: Who runs an agent: what one contract, one key or one machine stands behind.
+"""Rules of searched layered architectures: limits, repair of choices, reading orders, providers."""
 
 from __future__ import annotations
 

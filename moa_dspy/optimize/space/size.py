@@ -1,4 +1,4 @@
-"""How many different architectures a search can propose, without listing them where possible."""
+"""The number of different architectures of a space, counted without listing them where possible."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_STEPS: Final = 30_000
 
 
 @dataclass(frozen=True, slots=True)
-class LastStepWay:
+class LastStepChoice:
     """One way of the last step: who may do it (None: no model is asked), in how many variants."""
 
     aggregators: tuple[str | None, ...]
@@ -33,7 +33,7 @@ class Counter:
     """
 
     rules: SpaceRules
-    ways: Sequence[LastStepWay]
+    ways: Sequence[LastStepChoice]
     max_depth: int
     orders: Sequence[str]
     ranking: Sequence[str]

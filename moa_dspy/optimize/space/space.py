@@ -1,6 +1,7 @@
-"""Refuses options of a space that do not fit, before anything is asked."""
+"""The search space: its options and their checks, its choices as Optuna parameters, and draws.
 
-# DOCS: optimize/space/_parameters: Optuna's names of the choices, both ways; they are the study's schema and stay as they are.
+Names of parameters are the schema of stored studies and stay as they are.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +23,15 @@ from moa_dspy.optimize.space.rules import (
     prompt_of,
     repaired,
 )
-from moa_dspy.optimize.space.size import Counter, LastStepWay
+from moa_dspy.optimize.space.size import Counter, LastStepChoice
 
 _NAMES = (
-    "agents",
-    "combines",
-    "aggregators",
-    "rankers",
-    "listed",
-    "must_include",
-    "providers",
-    "orders",
-    "prompts",
+    *("agents", "combines", "aggregators", "rankers", "listed"),
+    *("must_include", "providers", "orders", "prompts"),
 )
 
 
-def check_space(space: SearchSpace) -> None:
+def _check_space(space: SearchSpace) -> None:
     """Raise a ``StudyError`` if an option does not fit, naming it and the choices."""
     if not space.agents:
         raise StudyError("`space.agents` must name at least one agent.")
@@ -256,15 +250,12 @@ def _last_step(space: SearchSpace, architecture: Architecture) -> Params | None:
     if len(space.orders) > 1:
         chosen["order"] = orders[0]
     prompts = [one for one in space.prompts if prompt_of(one) == architecture.prompt]
-    if not prompts and (architecture.prompt is not None or _has_prompts(space, architecture)):
+    has_choice = bool(space.prompts) and architecture.combine == "synthesize"
+    if not prompts and (architecture.prompt is not None or has_choice):
         return None
     if prompts and len(space.prompts) > 1:
         chosen["prompt"] = prompts[0]
     return chosen
-
-
-def _has_prompts(space: SearchSpace, architecture: Architecture) -> bool:
-    return bool(space.prompts) and architecture.combine == "synthesize"
 
 
 _UNCOUNTED = 10**9
@@ -291,12 +282,12 @@ class SearchSpace:
         must_include: Who proposes in the first layer of every searched architecture.
         never_together: Pairs of agents of whom a searched architecture holds one at most,
             in any seats.
-        providers: Whose agents may sit in a searched architecture; empty is everybody's.
+        providers: Whose agents may sit in a searched architecture; empty is any.
         max_per_provider: Most proposers of one provider in a layer; None is no limit.
         provider_of: The provider of each agent, from ``providers_of``; needed by the two above.
         orders: In which a last step that asks a model may read: ``name``, ``best_first``,
             ``best_last``.
-        prompts: Names of prompts for who synthesizes; ``own`` is the seat's own. Empty
+        prompts: Names of prompts for the synthesizer; ``own`` is the seat's own. Empty
             is no choice.
         ranking: Agents, best first, for ``orders``; empty is the order of ``agents``.
 
@@ -324,7 +315,7 @@ class SearchSpace:
     ranking: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_space(self)
+        _check_space(self)
 
     @property
     def searches_layers(self) -> bool:
@@ -406,7 +397,7 @@ class SearchSpace:
     @property
     def _n_searched(self) -> int | None:
         ways = [
-            LastStepWay(self.who_combines(one) or (None,), self._n_prompts(one))
+            LastStepChoice(self.who_combines(one) or (None,), self._n_prompts(one))
             for one in self.combines
         ]
         ranking = self.ranking or self.agents
@@ -416,7 +407,7 @@ class SearchSpace:
         return max(1, len(self.prompts)) if combine == "synthesize" else 1
 
     def holds(self, architecture: Architecture) -> bool:
-        """Whether the study may try ``architecture``, whoever decides the ties of a vote."""
+        """Whether the study may try ``architecture``, whatever decides the ties of a vote."""
         is_listed = anonymous(architecture) in self._listed
         return is_listed or self.params(architecture) is not None
 
@@ -424,7 +415,7 @@ class SearchSpace:
         """Whether ``architecture`` keeps to what the user demanded of its members.
 
         That is ``must_include``, ``never_together``, ``providers`` and ``max_per_provider``; a
-        rival of the search may break them, and then should not be picked. Single agents and
+        baseline may break them, and then should not be picked. Single agents and
         listed architectures always keep to them.
         """
         if not architecture.layers or anonymous(architecture) in self._listed:
@@ -457,11 +448,11 @@ class SearchSpace:
         """Return a random architecture: kinds by their size, then every choice evenly."""
         singles, listed = len(self.agents), len(self.listed)
         size = _UNCOUNTED if self.size is None else self.size
-        ticket = rng.randrange(singles + listed + max(0, size - singles - listed))
-        if ticket < singles:
-            return Architecture.single(self.agents[ticket])
-        if ticket < singles + listed:
-            return self.listed[ticket - singles]
+        place = rng.randrange(singles + listed + max(0, size - singles - listed))
+        if place < singles:
+            return Architecture.single(self.agents[place])
+        if place < singles + listed:
+            return self.listed[place - singles]
         order = rng.sample(self.agents, len(self.agents))
         return suggest_layered(
             self, RandomSuggestions(rng), order, read_by=self.ranking or self.agents

@@ -1,4 +1,4 @@
-"""What an architecture will score, from what others scored and what its agents do alone."""
+"""The surrogate model: scores of architectures, predicted from what was measured."""
 
 from moa_dspy.optimize.forecast import Forecast, Prices
 from moa_dspy.optimize.surrogate.acquisition import Acquisition, nodes_of

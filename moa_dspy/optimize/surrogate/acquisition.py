@@ -1,6 +1,4 @@
-"""Architectures that differ from a given one in a single choice."""
-
-# DOCS: optimize/response/_propose: Which architecture to measure next: the one that promises most for what it costs.
+"""The acquisition: the architecture that promises most for its cost, among neighbours and draws."""
 
 from __future__ import annotations
 
@@ -175,7 +173,7 @@ class Acquisition:
     def _new_calls(
         self, measured: Iterable[Architecture], some: Sequence[Architecture]
     ) -> FeatureMatrix:
-        """Return how many calls per question nobody has made yet."""
+        """Return how many calls per question were not made yet."""
         made = {node for one in measured for node in nodes_of(one)}
         return np.array([len(nodes_of(one) - made) for one in some], float)
 
@@ -185,14 +183,8 @@ def _improvement(predicted: Prediction, prices: FeatureMatrix, best: float) -> F
     gap = predicted.mean - prices - best
     z = gap / predicted.sd
     density = np.exp(-0.5 * z**2) / sqrt(2 * np.pi)
-    return gap * _below(z) + predicted.sd * density
+    # Imported here: scipy costs a second that `import moa_dspy` shall not.
+    from scipy.special import ndtr
 
-
-def _below(z: FeatureMatrix) -> FeatureMatrix:
-    """Return the normal distribution function, to 1e-7 (Abramowitz & Stegun 26.2.17)."""
-    t = 1 / (1 + 0.2316419 * np.abs(z))
-    terms = (0.319381530, -0.356563782, 1.781477937, -1.821255978, 1.330274429)
-    tail = (
-        np.exp(-0.5 * z**2) / sqrt(2 * np.pi) * sum(c * t ** (k + 1) for k, c in enumerate(terms))
-    )
-    return np.where(z > 0, 1 - tail, tail)
+    below: FeatureMatrix = ndtr(z)
+    return gap * below + predicted.sd * density

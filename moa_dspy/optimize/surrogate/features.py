@@ -1,6 +1,4 @@
-"""What is known of an architecture before it is run: the paper's two criteria, and its shape."""
-
-# DOCS: optimize/response/_near: How much two architectures have in common: that of which no list of traits speaks. | optimize/response/_kernels: What two architectures have in common, part by part.
+"""Features and kernels of the surrogate: the paper's two criteria, shape, and shared seats."""
 
 from __future__ import annotations
 

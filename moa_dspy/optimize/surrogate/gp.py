@@ -1,4 +1,4 @@
-"""What architectures will score, learned from those that were measured, with uncertainty."""
+"""The Gaussian process that predicts scores of architectures, with its uncertainty."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class SurrogateModel:
     Every part is Gaussian; how much each explains is learned by marginal likelihood, so the
     weight of diversity against performance is the data's. Scores of few rows are shrunk towards
     what the parts predict: empirical Bayes, or a Gaussian process with a linear
-    mean (Rasmussen & Williams 2006, eq. 2.25 and 5.8). It asks nobody.
+    mean (Rasmussen & Williams 2006, eq. 2.25 and 5.8). It makes no call.
 
     Args:
         kernels: Compare architectures.

@@ -1,4 +1,4 @@
-"""What every vote of the best agents is worth, from what each answered alone; asks nobody."""
+"""Votes of single agents, judged on redrawn answers at no call."""
 
 from moa_dspy.optimize.votes.ballots import Ballots
 from moa_dspy.optimize.votes.smoothing import PSEUDO_ROWS, SHORTLIST, SmoothedVotes, smooth

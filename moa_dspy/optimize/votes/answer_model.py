@@ -1,4 +1,4 @@
-"""TODO."""
+"""The model of which answers agents give, fitted to recorded ones, and a sampler of new ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class AnswerModel:
         lone: (agents, rows), the chance of an answer that none of the others gave, or of none.
         quality: (rows, answers), the mean score of those who gave the answer.
         silence: (agents,), which share of the lone is no answer at all.
-        lone_score: (agents,), the mean score of answers that nobody else gave.
+        lone_score: (agents,), the mean score of answers that no other agent gave.
         log_likelihood: Greater is better.
     """
 
@@ -51,7 +51,9 @@ class _Seen:
     scores: _Floats
     others: _Floats  # (agents, rows, answers): how many of the others gave the answer
     quality: _Floats  # (rows, answers)
-    alone: NDArray[np.bool_]  # (agents, rows): nobody else gave the agent's answer, or it has none
+    alone: NDArray[
+        np.bool_
+    ]  # (agents, rows): no other agent gave the agent's answer, or it has none
 
 
 def fit_answers(codes: NDArray[np.int16], scores: _Floats) -> AnswerModel:
@@ -163,7 +165,7 @@ class AnswerSampler:
 
     @classmethod
     def of(cls, model: AnswerModel, codes: NDArray[np.int16], scores: NDArray[np.float64]) -> Self:
-        """Return the urns of the agents in ``codes``, the first of those in ``model``."""
+        """Return the sampler of the agents in ``codes``, the first of those in ``model``."""
         n_agents, n_rows = codes.shape
         n_answers = model.quality.shape[1]
         limits = np.empty((n_answers + 2, n_agents, n_rows), np.float32)

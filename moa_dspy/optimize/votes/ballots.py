@@ -1,4 +1,4 @@
-"""TODO."""
+"""Recorded answers of single agents as ballots: codes and scores, per agent and row."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Ballots:
     ) -> NDArray[np.float64]:
         """Return the score per row of the answer that most of ``layer`` gave.
 
-        A row on which nobody of ``layer`` answered scores 0, whatever was recorded there.
+        A row on which no agent of ``layer`` answered scores 0, whatever was recorded there.
 
         Args:
             layer: Names, in any order.

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The score of every vote of the best agents, counted on redrawn answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from moa_dspy.optimize.votes.ballots import Ballots
 
 Masks = NDArray[np.uint32]
 LARGEST_POOL: Final = 15
-"""Agents at most: the rank of a camp's vote, and whether it is right, then fit into one byte."""
+"""Agents at most: the rank of a group's vote, and whether it is right, then fit into one byte."""
 _LAYERS_AT_ONCE = 512  # the table of a block then stays in the cache
 _COLUMNS_AT_ONCE = 2048
 _MOST_ONES = 255
@@ -26,57 +26,57 @@ _MOST_ONES = 255
 class AnswerGroups:
     """Who agrees with whom in every column, and which of them are right.
 
-    A camp is all agents with one answer: a bit mask, and 16 bits above it that of its members
-    who are right. Columns in which nobody is right are left out: every vote of them is wrong.
+    A group is all agents with one answer: a bit mask, and 16 bits above it that of its members
+    that are right. Columns in which no agent is right are left out: every vote of them is wrong.
     """
 
     rows: NDArray[np.intp]  # (columns,)
-    camps: Masks  # (columns, agents), a column's camps first, then 0
+    groups: Masks  # (columns, agents), a column's groups first, then 0
 
     @classmethod
     def of(cls, rows: NDArray[np.intp], codes: NDArray[np.int16], right: NDArray[np.bool_]) -> Self:
-        """Return the camps of ``codes``, (agents, columns); -1 is no answer and no camp."""
+        """Return the groups of ``codes``, (agents, columns); -1 is no answer and no group."""
         right = right & (codes >= 0)
         kept = np.flatnonzero(right.any(0))
         rows, codes, right = rows[kept], codes[:, kept], right[:, kept]
         bit = (1 << np.arange(len(codes), dtype=np.uint32))[:, None]
         correct = (right * bit).sum(0, dtype=np.uint32)
         free = codes >= 0
-        camps = np.zeros(codes.shape, np.uint32)
+        groups = np.zeros(codes.shape, np.uint32)
         for i, code in enumerate(codes):
             members = (codes[i:] == code) & free[i]
-            camp = (members * bit[i:]).sum(0, dtype=np.uint32)
-            camps[i] = camp | (camp & correct) << np.uint32(16)
+            group = (members * bit[i:]).sum(0, dtype=np.uint32)
+            groups[i] = group | (group & correct) << np.uint32(16)
             free[i:] &= ~members
-        return cls(rows, -np.sort(-camps.T.astype(np.int64), axis=1).astype(np.uint32))
+        return cls(rows, -np.sort(-groups.T.astype(np.int64), axis=1).astype(np.uint32))
 
     @classmethod
     def joined(cls, parts: Iterable[Self]) -> Self:
         """Return the columns of all ``parts``."""
         every = list(parts)
         return cls(
-            np.concatenate([p.rows for p in every]), np.concatenate([p.camps for p in every])
+            np.concatenate([p.rows for p in every]), np.concatenate([p.groups for p in every])
         )
 
 
-def count_right(camps: AnswerGroups, layers: Masks, *, n_rows: int) -> NDArray[np.int32]:
+def count_right(groups: AnswerGroups, layers: Masks, *, n_rows: int) -> NDArray[np.int32]:
     """Return how many columns of each row every layer's vote gets right, (layers, rows).
 
-    A tie goes to the camp of the layer's first agent among the tied, and that agent is the
+    A tie goes to the group of the layer's first agent among the tied, and that agent is the
     one who must be right. Exact. Time goes with columns x layers; one byte each, read from a
-    table of every camp's standing in every layer, of which a column's greatest wins.
+    table of every group's standing in every layer, of which a column's greatest wins.
     """
-    n_camps = (camps.camps > 0).sum(1)
-    kinds, kind = np.unique(camps.camps[camps.camps > 0], return_inverse=True)
-    place = np.zeros(camps.camps.shape, np.intp)
-    place[camps.camps > 0] = kind
+    n_groups = (groups.groups > 0).sum(1)
+    kinds, kind = np.unique(groups.groups[groups.groups > 0], return_inverse=True)
+    place = np.zeros(groups.groups.shape, np.intp)
+    place[groups.groups > 0] = kind
     right = np.zeros((len(layers), n_rows), np.int32)
     for start in range(0, len(layers), _LAYERS_AT_ONCE):
         block = slice(start, start + _LAYERS_AT_ONCE)
-        table = _standings(kinds, layers[block], camps.camps.shape[1])
-        for n in np.unique(n_camps):
-            columns = np.flatnonzero(n_camps == n)
-            _add_winners(table, place[columns, :n], camps.rows[columns], right[block])
+        table = _standings(kinds, layers[block], groups.groups.shape[1])
+        for n in np.unique(n_groups):
+            columns = np.flatnonzero(n_groups == n)
+            _add_winners(table, place[columns, :n], groups.rows[columns], right[block])
     return right
 
 
@@ -101,7 +101,7 @@ def _add_winners(
 
 
 def _standings(kinds: Masks, layers: Masks, n_agents: int) -> NDArray[np.uint8]:
-    """Return 2 x (rank of the camp's vote in the layer) + (right), (kinds, layers)."""
+    """Return 2 x (rank of the group's vote in the layer) + (right), (kinds, layers)."""
     members = (kinds & np.uint32(0xFFFF)).astype(np.uint16)[:, None] & layers.astype(np.uint16)
     correct = (kinds >> np.uint32(16)).astype(np.uint16)[:, None]
     first = members & (~members + np.uint16(1))
@@ -185,7 +185,7 @@ def smooth(
     pseudo: int = PSEUDO_ROWS,
     shortlist: int = SHORTLIST,
 ) -> SmoothedVotes:
-    """Return the smoothed score of every vote among the best agents; asks nobody.
+    """Return the smoothed score of every vote among the best agents; makes no call.
 
     The agents are ranked by their recorded means, a model of who answers what beside whom is
     fitted, every answer is redrawn from it with chance 1/2, and all votes are counted on the
@@ -214,9 +214,9 @@ def smooth(
     seats = _seats(best, widths, admits)
     n_rows = ranked.codes.shape[1]
     n_each = -(-pseudo // n_rows)
-    camps = _redrawn(ranked, n_best=len(best), n_each=n_each, seed=seed)
+    groups = _redrawn(ranked, n_best=len(best), n_each=n_each, seed=seed)
     masks = np.array([sum(1 << i for i in seat) for seat in seats], np.uint32)
-    right = count_right(camps, masks, n_rows=n_rows)
+    right = count_right(groups, masks, n_rows=n_rows)
     layers = tuple(tuple(best[i] for i in seat) for seat in seats)
     return SmoothedVotes(layers, (right / n_each).astype(np.float32), ranked.agents)
 
@@ -224,9 +224,9 @@ def smooth(
 def _redrawn(ranked: Ballots, *, n_best: int, n_each: int, seed: int) -> AnswerGroups:
     codes = _relabelled(ranked.codes)
     model = fit_answers(codes, ranked.scores)
-    urns = AnswerSampler.of(model, codes[:n_best], ranked.scores[:n_best])
+    sampler = AnswerSampler.of(model, codes[:n_best], ranked.scores[:n_best])
     return AnswerGroups.joined(
-        AnswerGroups.of(*chunk) for chunk in urns.redraw(n_each=n_each, seed=seed)
+        AnswerGroups.of(*chunk) for chunk in sampler.redraw(n_each=n_each, seed=seed)
     )
 
 

@@ -17,7 +17,7 @@ WEAK = [0.0] * 60 + [1.0] * 30 + [0.0] * 10
 def test_facts_of_two_agents_counted_by_hand() -> None:
     found = early_facts({"weak": WEAK, "strong": STRONG})
     # strong solves rows 0-79, weak 60-89: together 90, of which 10 only weak.
-    assert (found.leader, found.leader_score, found.rival) == ("strong", 0.8, "weak")
+    assert (found.leader, found.leader_score, found.runner_up) == ("strong", 0.8, "weak")
     assert found.ceiling == pytest.approx(0.9)
     assert found.rescued == pytest.approx(0.1)
     assert found.unsolved.estimate == pytest.approx(0.1)
@@ -37,13 +37,13 @@ def test_equal_agents_do_not_dominate_and_the_first_leads() -> None:
 
 def test_a_leader_must_lead_every_agent() -> None:
     found = early_facts({"weak": WEAK, "strong": STRONG, "twin": STRONG})
-    assert found.rival == "twin"
+    assert found.runner_up == "twin"
     assert not found.is_dominated
 
 
 def test_one_agent_has_no_rival() -> None:
     found = early_facts({"a": STRONG})
-    assert (found.rival, found.lead, found.rescued) == (None, None, 0.0)
+    assert (found.runner_up, found.lead, found.rescued) == (None, None, 0.0)
     assert not found.is_dominated
     assert found.ceiling == found.leader_score
 

@@ -48,13 +48,22 @@ def test_the_error_shows_gold_beside_replies(score: float, said: str) -> None:
         check_decidable(
             {"strong": [score] * 3, "weak": [score] * 3},
             gold="7",
-            replies={"strong": "about\n 7", "weak": "0"},
+            replies={"strong": ["about\n 7", "8", "9"], "weak": ["0"] * 3},
+        )
+
+
+def test_copies_of_one_model_may_score_alike() -> None:
+    said = ["7", "x"]
+    check_decidable({"a": [1.0, 0.0], "b": [1.0, 0.0]}, gold="7", replies={"a": said, "b": said})
+    with pytest.raises(StudyError, match="All 2 agents score the same on each of all 2 questions"):
+        check_decidable(
+            {"a": [1.0, 0.0], "b": [1.0, 0.0]}, gold="7", replies={"a": said, "b": ["7", "y"]}
         )
 
 
 def test_a_long_reply_is_cut() -> None:
     with pytest.raises(StudyError, match=r"The only agent scores 0 on the only .* 'x{199}…'\.$"):
-        check_decidable({"a": [0.0]}, gold="7", replies={"a": "x" * 5_000})
+        check_decidable({"a": [0.0]}, gold="7", replies={"a": ["x" * 5_000]})
 
 
 def test_a_ranker_that_is_never_understood() -> None:
@@ -74,7 +83,7 @@ def test_a_study_stops_after_the_single_agents(
     splits = {"trainset": [], "valset": rows("val", 4), "testset": rows("test", 3)}
     with pytest.raises(
         StudyError,
-        match="All 2 agents score 0 on all 4 .* Expected '0'; a replied 'red'; b replied",
+        match=r"All 2 agents score 0 on all 4 .* Expected '0'; a replied 'red'; b replied",
     ):
         search.compile(student(pool), **splits)
     # Two agents on four rows; nothing more was asked.

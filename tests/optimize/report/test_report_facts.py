@@ -19,7 +19,7 @@ EARLY = EarlyFacts(
     unsolved=Interval(0.2, 0.15, 0.26, 0.95),
     ceiling=0.8,
     vote_ceiling=0.74,
-    rival="small",
+    runner_up="small",
     lead=Interval(0.1, 0.04, 0.16, 0.99),
     rescued=0.145,
     estimate=StudyEstimate(12345, 0.5, 192.3, "usd", 0.2, 0.4),
@@ -107,7 +107,7 @@ def test_what_is_not_known_early_is_not_said() -> None:
     assert "Warning" not in text
     assert "No agent is clearly above all others; large is best, but 14.5 %" in text
     assert text.endswith("early: 10 calls, 0 usd, 1.0 s.")
-    assert len(list(early_lines(replace(level, rival=None, lead=None, estimate=None)))) == 2
+    assert len(list(early_lines(replace(level, runner_up=None, lead=None, estimate=None)))) == 2
 
 
 FOR_LESS = CostVerdict(

@@ -21,7 +21,7 @@ def masks_of(layers: list[tuple[int, ...]]) -> np.ndarray[tuple[int], np.dtype[n
 def test_every_vote_of_random_tables_as_counted_in_plain_python(
     n_agents: int, n_rows: int, n_each: int, n_answers: int, seed: int
 ) -> None:
-    # Being right is drawn per agent, so that agents of one camp may differ in it
+    # Being right is drawn per agent, so that agents of one group may differ in it
     random = np.random.default_rng(seed)
     codes = random.integers(-1, n_answers, (n_agents, n_rows * n_each)).astype(np.int16)
     right = random.random(codes.shape) < 0.5
@@ -48,30 +48,30 @@ def test_the_largest_pool_is_counted_exactly() -> None:
 def test_counts_beyond_a_byte_and_a_block_do_not_wrap(n_columns: int) -> None:
     codes = np.zeros((2, n_columns), np.int16)
     right = np.ones((2, n_columns), np.bool_)
-    camps = AnswerGroups.of(np.zeros(n_columns, np.intp), codes, right)
-    counted = count_right(camps, masks_of([(0,), (0, 1)]), n_rows=1)
+    groups = AnswerGroups.of(np.zeros(n_columns, np.intp), codes, right)
+    counted = count_right(groups, masks_of([(0,), (0, 1)]), n_rows=1)
     assert counted.tolist() == [[n_columns], [n_columns]]
 
 
 def test_columns_in_which_nobody_is_right_are_dropped_and_count_nothing() -> None:
     codes = np.array([[0, 0, -1], [1, 0, 0]], np.int16)
     right = np.array([[0, 0, 1], [0, 1, 0]], np.bool_)
-    camps = AnswerGroups.of(np.array([0, 1, 2]), codes, right)
-    assert camps.rows.tolist() == [1]
-    # The camp {0, 1} is right by agent 1 only, and agent 0 speaks for it where both sit
+    groups = AnswerGroups.of(np.array([0, 1, 2]), codes, right)
+    assert groups.rows.tolist() == [1]
+    # The group {0, 1} is right by agent 1 only, and agent 0 speaks for it where both sit
     layers = masks_of([(0,), (1,), (0, 1)])
-    assert count_right(camps, layers, n_rows=3).tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0]]
+    assert count_right(groups, layers, n_rows=3).tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0]]
 
 
 def test_camps_of_a_column_by_hand() -> None:
     # Agents 0, 2 and 3 agree, of whom 2 is right; agent 1 stands alone; agent 4 is silent
     codes = np.array([[5], [1], [5], [5], [-1]], np.int16)
     right = np.array([[0], [0], [1], [0], [1]], np.bool_)
-    camps = AnswerGroups.of(np.array([7]), codes, right)
-    assert camps.rows.tolist() == [7]
-    assert camps.camps.tolist() == [[0b01101 | 0b00100 << 16, 0b00010, 0, 0, 0]]
+    groups = AnswerGroups.of(np.array([7]), codes, right)
+    assert groups.rows.tolist() == [7]
+    assert groups.groups.tolist() == [[0b01101 | 0b00100 << 16, 0b00010, 0, 0, 0]]
 
 
 def test_no_column_at_all_counts_nothing() -> None:
-    camps = AnswerGroups.of(np.arange(0), np.zeros((2, 0), np.int16), np.zeros((2, 0), np.bool_))
-    assert count_right(camps, masks_of([(0, 1)]), n_rows=2).tolist() == [[0, 0]]
+    groups = AnswerGroups.of(np.arange(0), np.zeros((2, 0), np.int16), np.zeros((2, 0), np.bool_))
+    assert count_right(groups, masks_of([(0, 1)]), n_rows=2).tolist() == [[0, 0]]

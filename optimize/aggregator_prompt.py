@@ -94,7 +94,6 @@ def joint(table: dict[str, Any], study: StudyFile, pool: Pool, student: Any) -> 
         random_share=0.0,
         num_threads=study.search.num_threads,
         seed=study.seed,
-        watcher=lambda now: print(now.stage, now.current, file=sys.stderr),
     )
     search.compile(
         student,

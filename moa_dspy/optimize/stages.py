@@ -202,6 +202,7 @@ class Stages:
             n_test=len(self.splits.test),
             num_threads=self.evaluator.num_threads,
             budget=self.ledger.budget,
+            effort=context.prompts.effort(len(self.splits.train)) if context.prompts else None,
             seed=context.seed,
         )
         return SingleAgents(

@@ -9,7 +9,6 @@ from moa_dspy.optimize.prompts.builtin import (
 from moa_dspy.optimize.prompts.feedback import ReferenceFeedback
 from moa_dspy.optimize.prompts.joint import (
     JointSearch,
-    PromptRounds,
     PromptVerdict,
     prompt_verdict_of,
     prompts_to_json,
@@ -48,7 +47,6 @@ __all__ = [
     "PromptRegistry",
     "PromptReport",
     "PromptResult",
-    "PromptRounds",
     "PromptVerdict",
     "PromptsTable",
     "ReferenceDemos",

@@ -30,7 +30,7 @@ def optimize(
     """Search for the best mixture, test it, and write program.json and result.json."""
     from moa_dspy.cli.progress import LiveProgress
     from moa_dspy.optimize import run_study
-    from moa_dspy.optimize.context import silent
+    from moa_dspy.optimize.progress import silent
     from moa_dspy.optimize.run import RUNS
     from moa_dspy.optimize.study_file import read_study
 

@@ -1,6 +1,4 @@
-"""Asks what one example needs; what another architecture has asked before is remembered."""
-
-# DOCS: optimize/outcome: What one architecture came to on one example, and what follows for many.
+"""The responses of a mixture's nodes on one example: asked once, then known to all architectures."""
 
 from __future__ import annotations
 
@@ -67,15 +65,15 @@ class NodeCache:
 
 @dataclass(slots=True)
 class NodeRunner:
-    """All that one architecture asks for one example.
+    """Asks all that one architecture needs for one example.
 
     Attributes:
-        memory: Of all architectures.
+        node_cache: Of all architectures.
         example: Id of the example.
-        answers: What the mixture answered, each time it was asked.
+        answers: Of the mixture, one for each time it was asked.
     """
 
-    memory: NodeCache
+    node_cache: NodeCache
     example: str
     answers: list[Answer] = field(default_factory=list)
     _rounds: list[list[Response]] = field(default_factory=list)
@@ -94,15 +92,15 @@ class NodeRunner:
     ) -> list[Response]:
         """Return the responses to a round of questions; known nodes are not asked again."""
         where = (self.example, place)
-        known = {q.node: self.memory.get(q, where) for q in questions}
+        known = {q.node: self.node_cache.get(q, where) for q in questions}
         if new := [q for q in questions if known[q.node] is None]:
             # A scope of its own: what seats ask is counted by their responses.
             with call_scope(example=self.example) as scope:
                 try:
                     responses = seats.ask_all(new)
                 finally:
-                    self.memory.count(scope.log)
-            self.memory.put(where, new, responses)
+                    self.node_cache.count(scope.log)
+            self.node_cache.put(where, new, responses)
             known |= {q.node: r for q, r in zip(new, responses, strict=True)}
         found = [response for q in questions if (response := known[q.node])]
         self._rounds.append(found)

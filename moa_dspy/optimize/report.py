@@ -163,7 +163,9 @@ def _fate(prompt: Mapping[str, Any]) -> str:
         return f"{fate}, but not measured on all val questions" if accepted is None else fate
     score = f"{points(val['score'])} % on val with {val['architecture']}"
     own = val.get("own")
-    return f"{fate}; {score}" + ("" if own is None else f", {points(own)} % with the aggregator's own")
+    return f"{fate}; {score}" + (
+        "" if own is None else f", {points(own)} % with the aggregator's own"
+    )
 
 
 def _spent(result: StudyResult) -> Iterator[str]:

@@ -9,9 +9,9 @@ from typing import Any
 
 from moa_dspy.calls import Calls, OutagePolicy
 from moa_dspy.errors import OutageError
-from moa_dspy.optimize.context import Watcher, silent
+from moa_dspy.optimize.progress import ShowSnapshot, silent
 from moa_dspy.optimize.result import StudyResult
-from moa_dspy.optimize.search import ModelSearch
+from moa_dspy.optimize.search import SearchOutcome
 from moa_dspy.optimize.study import PreparedStudy, RunLog, StagedStore, save_study
 from moa_dspy.optimize.study_file import read_study
 from moa_dspy.optimize.workers import work_on
@@ -27,7 +27,7 @@ def run_study(
     out: Path | None = None,
     storage: str | None = None,
     resume: bool = False,
-    watcher: Watcher = silent,
+    watcher: ShowSnapshot = silent,
 ) -> StudyResult:
     """Run the study of a file and write its folder.
 
@@ -64,12 +64,11 @@ def run_study(
     ledger = store.ledger(study.make_budget(), spent=before.spent)
     pool = prepared.make_pool(store, ledger)
     opening = _Opening(watcher, store, log, pool.calls, study.calls.outage_seconds)
-    search = prepared.make_search(pool, opening, before.counts)
     try:
-        program = prepared.compile(search, pool)
-        result = _write(folder, search, program, prepared.notes)
-        save_study(search.found.study, folder / "study.sqlite3", name=folder.resolve().name)
-        log.write("finished", ledger.spending, search.found.reached)
+        outcome = prepared.run(pool, ledger=ledger, show=opening, counts=before.counts)
+        result = _write(folder, outcome, prepared.notes)
+        save_study(outcome.study, folder / "study.sqlite3", name=folder.resolve().name)
+        log.write("finished", ledger.spending, outcome.reached)
         return result
     except (KeyboardInterrupt, OutageError):
         store.open()
@@ -79,11 +78,11 @@ def run_study(
         store.close()
 
 
-def _write(folder: Path, search: ModelSearch, program: Any, notes: Sequence[str]) -> StudyResult:
-    result = replace(search.result, notes=(*notes, *search.result.notes))
+def _write(folder: Path, outcome: SearchOutcome, notes: Sequence[str]) -> StudyResult:
+    result = replace(outcome.result, notes=(*notes, *outcome.result.notes))
     folder.mkdir(parents=True, exist_ok=True)
     scores = {name: row.score for name, row in result.test.items()}
-    save_program(program, folder / "program.json", scores=scores)
+    save_program(outcome.program, folder / "program.json", scores=scores)
     result.write(folder / "result.json")
     return result
 
@@ -93,7 +92,7 @@ class _Opening:
 
     def __init__(
         self,
-        watcher: Watcher,
+        watcher: ShowSnapshot,
         store: StagedStore,
         log: RunLog,
         calls: Calls,

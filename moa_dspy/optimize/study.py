@@ -34,8 +34,8 @@ from moa_dspy.calls.call import WritableBackend
 from moa_dspy.calls.store.database import shown as shown_url
 from moa_dspy.data import Splits, fingerprint
 from moa_dspy.errors import StoreError, StudyError
-from moa_dspy.optimize.context import StageCounts, Watcher
-from moa_dspy.optimize.search import ModelSearch
+from moa_dspy.optimize.result import StageCounts
+from moa_dspy.optimize.search import ModelSearch, SearchOutcome, run_search
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.splits import make_splits
 from moa_dspy.optimize.study_file import StudyFile, read_study
@@ -102,29 +102,19 @@ class PreparedStudy:
         )
         return Pool(self.agents, calls=calls)
 
-    def make_search(self, pool: Pool, watcher: Watcher, counts: StageCounts | None) -> ModelSearch:
-        """Return the search; ``compile`` runs it."""
-        return ModelSearch(
+    def run(self, pool: Pool, **options: Any) -> SearchOutcome:
+        """Run the search; ``options`` are those of ``run_search``."""
+        search = ModelSearch(
             self.metric,
             pool,
             space=self.space,
             limits=self.study.make_limits(),
             seed=self.study.seed,
-            watcher=watcher,
-            counts=counts,
             prompts=self.study.make_prompts(),
             **{**self.study.search.model_dump(), "sampler": self.study.make_sampler()},
         )
-
-    def compile(self, search: ModelSearch, pool: Pool) -> Any:
-        """Run the search and return the recommended program."""
-        splits = self.splits
-        return search.compile(
-            self.study.make_student(pool),
-            trainset=list(splits.train),
-            valset=list(splits.val),
-            testset=list(splits.test),
-        )
+        student = self.study.make_student(pool)
+        return run_search(search.options, student, self.splits, **options)
 
 
 @dataclass(frozen=True, slots=True)

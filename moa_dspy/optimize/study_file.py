@@ -110,7 +110,7 @@ class SearchTable(Table):
     diversity_weight: float = Field(default=0.0, ge=0)
     sampler: str | None = None
     random_share: float = Field(default=0.2, ge=0, lt=1)
-    gain: float = Field(default=0.03, gt=0, lt=1)
+    min_gain: float = Field(default=0.03, gt=0, lt=1)
     num_threads: int = Field(default=8, ge=1)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 import dspy
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls import CallStore, Ledger, call_scope
+from moa_dspy.calls import CallStore, Ledger, budget_share, call_scope
 from moa_dspy.errors import OutageError, StoreError
 
 _FIRST_LATER = 2**40
@@ -246,7 +246,7 @@ class QueueWorkers:
         known = self._offered
         fresh = [pair for pair in pairs if pair not in known or (is_urgent and not known[pair])]
         if fresh:
-            tasks = [Task(*pair, self._ledger.share) for pair in fresh]
+            tasks = [Task(*pair, budget_share(self._ledger)) for pair in fresh]
             self._board.publish(tasks, is_urgent=is_urgent)
             known.update(dict.fromkeys(fresh, is_urgent))
 

@@ -15,13 +15,14 @@ from typing import Any, Final
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import CallStore, Ledger, OutagePolicy
 from moa_dspy.calls import database_url as url_of
+from moa_dspy.calls.scope import spending_under
 from moa_dspy.calls.store.database import shown as shown_url
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize.context import Snapshot, Watcher, silent
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.nodes import NodeCache
+from moa_dspy.optimize.progress import ShowSnapshot, Snapshot, silent
 from moa_dspy.optimize.result import StudyResult
-from moa_dspy.optimize.search import ModelSearch
+from moa_dspy.optimize.search import SearchOutcome
 from moa_dspy.optimize.study import PreparedStudy, digest_of, save_study
 from moa_dspy.optimize.tasks import QueueWorkers, Task, TaskQueue, TaskRunner
 from moa_dspy.program_file import save_program
@@ -167,7 +168,7 @@ def work_on(
     resume: bool = False,
     may_set_budget: bool = False,
     num_threads: int | None = None,
-    watcher: Watcher = silent,
+    watcher: ShowSnapshot = silent,
 ) -> StudyEnd:
     """Work on the study of a file until it is finished, beside any number of other processes.
 
@@ -207,7 +208,7 @@ class Worker:
         storage: str,
         *,
         out: Path,
-        watcher: Watcher,
+        watcher: ShowSnapshot,
     ) -> None:
         self._prepared, self._store, self._storage = prepared, store, storage
         self._out, self._watcher = out, watcher
@@ -220,13 +221,14 @@ class Worker:
         self._pool = prepared.make_pool(store, self._ledger)
         self._board = TaskQueue(store, study.name)
         self._memory = NodeCache()
-        self._is_coordinator = False
         rows = (*prepared.splits.val, *prepared.splits.test)
         self._rows = {row.id: row for row in rows}
         student = study.make_student(self._pool)
         prompts = study.make_prompts()
         texts = None if prompts is None else prompts.make_registry(student)
-        self._evaluator = Evaluator(student, prepared.metric, memory=self._memory, book=texts)
+        self._evaluator = Evaluator(
+            student, prepared.metric, node_cache=self._memory, registry=texts
+        )
 
     def run(self, num_threads: int, *, writes_files: bool) -> StudyEnd:
         """Work until the study is finished."""
@@ -254,12 +256,10 @@ class Worker:
         return StudyEnd(result, where, finished.place, hands.n_done)
 
     def _ask(self, task: Task) -> None:
-        if not self._is_coordinator:
-            self._ledger.share = task.share
-        self._evaluator.ask(Architecture.parse(task.architecture), self._rows[task.example])
+        with spending_under(self._ledger, share=task.share):
+            self._evaluator.ask(Architecture.parse(task.architecture), self._rows[task.example])
 
     def _help(self, hands: TaskRunner) -> None:
-        self._is_coordinator = False
         self._pool.calls.endurance = self._endurance()
         clock = self._pool.calls.clock
         last = clock.monotonic() + _LOOK_SECONDS
@@ -273,17 +273,19 @@ class Worker:
     def _coordinate(self, hands: TaskRunner) -> None:
         """Run the search from its start: what is known costs nothing."""
         calls = self._pool.calls
-        self._is_coordinator = True
         # An agent that does not answer its probe is an error, and not waited for.
         calls.endurance = None
         self._board.clear()
-        search = self._prepared.make_search(self._pool, self._watched, None)
-        search.memory = self._memory
-        if not calls.replay_only:
-            search.crew = QueueWorkers(self._board, hands, self._ledger)
-        program = self._prepared.compile(search, self._pool)
-        save_study(search.found.study, self._storage, name=self.shared.name)
-        self._finish(search, program)
+        workers = QueueWorkers(self._board, hands, self._ledger)
+        outcome = self._prepared.run(
+            self._pool,
+            ledger=self._ledger,
+            workers=None if calls.replay_only else workers,
+            node_cache=self._memory,
+            show=self._watched,
+        )
+        save_study(outcome.study, self._storage, name=self.shared.name)
+        self._finish(outcome)
 
     def _watched(self, snapshot: Snapshot, /) -> None:
         calls = self._pool.calls
@@ -291,19 +293,19 @@ class Worker:
             calls.endurance = self._endurance()
         self._watcher(snapshot)
 
-    def _finish(self, search: ModelSearch, program: Any) -> None:
+    def _finish(self, outcome: SearchOutcome) -> None:
         self._ledger.flush()
         spent = self._ledger.spending
         result = replace(
-            search.result,
-            notes=(*self._prepared.notes, *search.result.notes),
+            outcome.result,
+            notes=(*self._prepared.notes, *outcome.result.notes),
             calls_made=spent.made,
             calls_reused=spent.reused,
             usd=spent.usd,
             seconds=spent.seconds,
         )
         scores = {name: row.score for name, row in result.test.items()}
-        text = written_text(lambda path: save_program(program, path, scores=scores))
+        text = written_text(lambda path: save_program(outcome.program, path, scores=scores))
         content = json.dumps(result.to_json(), allow_nan=False)
         place = f"{socket.gethostname()}:{self._out.resolve()}"
         self.shared.finish(Finished(content, text, place))

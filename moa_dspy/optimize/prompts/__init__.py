@@ -13,7 +13,6 @@ from moa_dspy.optimize.prompts.joint import (
     prompt_verdict_of,
     prompts_to_json,
     with_prompts,
-    without_prompts,
 )
 from moa_dspy.optimize.prompts.optimize import optimize_aggregator
 from moa_dspy.optimize.prompts.optimizers import Candidate
@@ -59,5 +58,4 @@ __all__ = [
     "prompt_verdict_of",
     "prompts_to_json",
     "with_prompts",
-    "without_prompts",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import dspy
 
@@ -14,6 +14,7 @@ from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import scores
+from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.prompts.builtin import check_tuning, make_optimizer
 from moa_dspy.optimize.prompts.optimizers import name_of
 from moa_dspy.optimize.prompts.options import PromptOptions
@@ -21,11 +22,7 @@ from moa_dspy.optimize.prompts.prompt import PromptRegistry, RegisteredPrompt
 from moa_dspy.optimize.prompts.result import ROLES, Counted, PromptComparison
 from moa_dspy.optimize.prompts.student import Target
 from moa_dspy.optimize.prompts.tuning import CallCounter, PromptTuning
-from moa_dspy.optimize.selection import Evidence
 from moa_dspy.optimize.splits import with_ids
-
-if TYPE_CHECKING:
-    from moa_dspy.optimize.context import SearchContext
 
 
 class PromptTrial(Protocol):
@@ -111,15 +108,6 @@ def prompt_verdict_of(
     return PromptVerdict(picked, PromptComparison.of(before, after, alpha=level, min_gain=min_gain))
 
 
-def without_prompts(evidence: Evidence) -> Evidence:
-    """Return the evidence in which nothing with a prompt of the search may be picked."""
-    measured = tuple(
-        replace(one, is_admitted=one.is_admitted and one.architecture.prompt is None)
-        for one in evidence.measured
-    )
-    return replace(evidence, measured=measured)
-
-
 def prompts_to_json(
     registry: PromptRegistry,
     records: Mapping[Architecture, PromptTrial],
@@ -157,30 +145,28 @@ def _fate(name: str, verdict: PromptVerdict | None) -> dict[str, Any]:
 
 
 def with_prompts(
-    context: SearchContext, program: Any, metric: Any, rows: Sequence[dspy.Example]
-) -> tuple[SearchContext, PromptRegistry | None]:
-    """Return the context with the prompts as a choice of its space, and the prompts.
+    options: SearchOptions, program: Any, rows: Sequence[dspy.Example]
+) -> tuple[SearchOptions, PromptRegistry | None]:
+    """Return the options with the prompts as a choice of their space, and the prompts.
 
     Args:
-        context: Of the search.
+        options: Of the search.
         program: To be searched.
-        metric: Of the search.
         rows: Train rows.
 
     Raises:
         StudyError: If anything does not fit, before any call; see ``check_tuning``.
     """
-    options = context.prompts
-    if options is None:
-        if context.space.prompts:
+    if options.prompts is None:
+        if options.space.prompts:
             raise StudyError(
                 "`space.prompts` names prompts, but their texts are in `prompts`: give the search "
                 "a `PromptOptions`."
             )
-        return context, None
-    check_tuning(options, program, metric, context.pool, rows)
-    registry = options.make_registry(program)
-    return replace(context, space=options.space(context.space, registry)), registry
+        return options, None
+    check_tuning(options.prompts, program, options.metric, options.pool, rows)
+    registry = options.prompts.make_registry(program)
+    return replace(options, space=options.prompts.space(options.space, registry)), registry
 
 
 @dataclass(slots=True)
@@ -216,12 +202,15 @@ class JointSearch:
 
     @classmethod
     def of(
-        cls, context: SearchContext, evaluator: Evaluator, rows: Sequence[dspy.Example]
+        cls,
+        options: SearchOptions,
+        evaluator: Evaluator,
+        registry: PromptRegistry | None,
+        rows: Sequence[dspy.Example],
     ) -> JointSearch:
-        """Return the search of the context's prompts; ``rows`` are train rows."""
-        options = context.prompts
-        part = 1.0 if options is None else options.part(0)
-        return cls(evaluator, options, evaluator.book, rows, context.seed, part)
+        """Return the search of the prompts that ``with_prompts`` registered."""
+        part = 1.0 if options.prompts is None else options.prompts.part(0)
+        return cls(evaluator, options.prompts, registry, rows, options.seed, part)
 
     @property
     def n_rounds(self) -> int:

@@ -15,7 +15,6 @@ from moa_dspy.optimize.prompts.joint import (
     with_prompts,
 )
 from moa_dspy.optimize.prompts.optimize import optimize_aggregator
-from moa_dspy.optimize.prompts.optimizers import Candidate
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.prompts.prompt import (
     PredictorPrompt,
@@ -25,6 +24,7 @@ from moa_dspy.optimize.prompts.prompt import (
     prompt_diff,
 )
 from moa_dspy.optimize.prompts.result import (
+    Candidate,
     Counted,
     PromptComparison,
     PromptOrigin,

@@ -165,7 +165,7 @@ def with_prompts(
             )
         return options, None
     check_tuning(options.prompts, program, options.metric, options.pool, rows)
-    registry = options.prompts.make_registry(program)
+    registry = options.prompts.make_registry(Student.of(program).mixture)
     return replace(options, space=options.prompts.space(options.space, registry)), registry
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.named import unknown
 from moa_dspy.optimize.prompts.optimizers import OPTIMIZER_NAMES, WRITERS
 from moa_dspy.optimize.prompts.prompt import PromptRegistry
@@ -129,13 +128,13 @@ class PromptOptions:
             writer=self.proposer_agent,
         )
 
-    def make_registry(self, program: Any) -> PromptRegistry:
-        """Return the prompts for the mixture of a program.
+    def make_registry(self, mixture: Any) -> PromptRegistry:
+        """Return the prompts for the aggregators of a ``MixtureOfAgents``.
 
         Raises:
-            StudyError: If a name is taken, or ``program`` holds no mixture, or two.
+            StudyError: If a name is taken.
         """
-        return PromptRegistry.of(Student.of(program).mixture, self.all_texts, self.n_slots)
+        return PromptRegistry.of(mixture, self.all_texts, self.n_slots)
 
     def space(self, space: SearchSpace, registry: PromptRegistry) -> SearchSpace:
         """Return the space with the prompts as a choice.

@@ -94,6 +94,7 @@ def joint(table: dict[str, Any], study: StudyFile, pool: Pool, student: Any) -> 
         random_share=0.0,
         num_threads=study.search.num_threads,
         seed=study.seed,
+        callbacks=[lambda _, trial: print(trial.user_attrs["architecture"], file=sys.stderr)],
     )
     search.compile(
         student,

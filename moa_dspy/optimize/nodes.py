@@ -1,4 +1,4 @@
-"""The responses of a mixture's nodes on one example: asked once, then known to all architectures."""
+"""Responses by node of a mixture, asked once per example and then known to all architectures."""
 
 from __future__ import annotations
 

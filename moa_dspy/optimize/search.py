@@ -20,12 +20,9 @@ from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.comparison import (
     compare_on_test,
     compared_baselines,
-    measure_random_baseline,
-    random_draws,
 )
 from moa_dspy.optimize.conclusion import make_program, make_result, recommended_of
 from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, Student, WorkerPool, mixtures_of
-from moa_dspy.optimize.forecast import forecast
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.options import (
     SearchOptions,
@@ -38,7 +35,7 @@ from moa_dspy.optimize.prompts.joint import JointSearch, with_prompts
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.result import StageCounts, StudyResult, TrialRecord
 from moa_dspy.optimize.selection import Limits
-from moa_dspy.optimize.shares import BudgetShares, check_budget
+from moa_dspy.optimize.shares import check_budget
 from moa_dspy.optimize.singles import measure_single_agents, probe
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.splits import make_splits
@@ -230,86 +227,39 @@ def run_search(
     options, registry = with_prompts(options, program, splits.train)
     cache = NodeCache() if node_cache is None else node_cache
     evaluator = Evaluator(program, options.metric, options.num_threads, workers, cache, registry)
-    ledger = _ledger_of(options) if ledger is None else ledger
-    before = ledger.spending
-    progress = Progress(show, ledger, options.n_trials)
     joint = JointSearch.of(options, evaluator, registry, splits.train)
-
+    ledger = _ledger_of(options) if ledger is None else ledger
+    before, n_test = ledger.spending, len(splits.test)
+    progress = Progress(show, ledger, options.n_trials)
     with spending_under(ledger):
         probed = probe(options, evaluator, splits.val, progress)
         check_budget(options, evaluator, splits, ledger, probed)
         singles = measure_single_agents(options, evaluator, splits.val, progress)
-    early = singles.early_facts(
-        forecast(
-            singles.outcomes,
-            options.space,
-            n_trials=options.n_trials,
-            n_test=len(splits.test),
-            num_threads=options.num_threads,
-            budget=ledger.budget,
-            effort=options.prompts.effort(len(splits.train)) if options.prompts else None,
-            seed=options.seed,
-        )
-    )
+    estimate = singles.estimate(options, splits, budget=ledger.budget)
+    early = singles.early_facts(estimate)
     progress.show("early facts", early=early)
     options = replace(options, space=replace(options.space, ranking=singles.ranking))
-    shares = BudgetShares(
-        ledger.budget,
-        singles.outcomes,
-        n_test=len(splits.test),
-        num_threads=options.num_threads,
-        random_share=options.random_share,
-    )
-    loop = TrialLoop.of(options, ledger, progress, evaluator, singles, joint, shares)
-    phases = loop.run(
-        limit=counts.trials if counts else options.n_trials,
-        known_phases=counts.phases if counts else (),
-    )
+    loop = TrialLoop.of(options, ledger, progress, evaluator, singles, joint, n_test=n_test)
+    limit, known_phases = (counts.trials, counts.phases) if counts else (options.n_trials, ())
+    phases = loop.run(limit=limit, known_phases=known_phases)
     choice = loop.choose()
-    best_single = _best_single(singles.ranking, loop.trials.records, options.limits)
-
-    with spending_under(ledger, share=loop.share + options.random_share):
-        random_baseline, n_random = measure_random_baseline(
-            options,
-            loop.judge,
-            progress,
-            random_draws(options.space, singles.canonical, options.seed),
-            n=counts.random if counts else phases[-1],
-            may_announce=loop.may_announce,
-        )
+    random, n_random = loop.measure_random_baseline(counts.random if counts else phases[-1])
+    best = _best_single(singles.ranking, loop.trials.records, options.limits)
+    baselines = compared_baselines(options, singles.ranking, choice.picked, best, random)
     with spending_under(ledger):
         compared = compare_on_test(
-            options,
-            evaluator,
-            splits,
-            progress,
-            compared_baselines(
-                options,
-                singles.ranking,
-                pick=choice.picked,
-                best_single=best_single,
-                random_baseline=random_baseline,
-            ),
-            ranking=singles.ranking,
-            may_announce=loop.may_announce,
+            options, evaluator, splits, progress, baselines, singles.ranking, loop.may_announce
         )
-    recommended = recommended_of(choice, compared, best_single)
+    recommended = recommended_of(choice, compared, best)
     stopped_by = counts.stopped_by if counts else loop.stopped_by
-    result = make_result(
-        loop.builder,
-        joint,
-        choice,
-        compared,
-        recommended,
-        early=early,
-        spent=_difference(before, ledger.spending, seconds=time.monotonic() - started),
-        stopped_by=stopped_by,
-    )
+    reached = StageCounts(phases[-1], n_random, stopped_by, phases)
+    spent = _difference(before, ledger.spending, seconds=time.monotonic() - started)
+    about: dict[str, Any] = {"early": early, "spent": spent, "stopped_by": reached.stopped_by}
     return SearchOutcome(
         program=make_program(evaluator, recommended, loop.trials.records),
-        result=result,
+        result=make_result(loop.builder, joint, choice, compared, recommended, **about),
         study=loop.trials.study,
-        reached=StageCounts(phases[-1], n_random, stopped_by, phases),
+        reached=reached,
     )
 
 

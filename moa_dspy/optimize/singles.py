@@ -13,15 +13,16 @@ import dspy
 import numpy as np
 
 from moa_dspy.architecture import Architecture
+from moa_dspy.calls.budget import Budget
+from moa_dspy.data import Splits
 from moa_dspy.diversity import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
 from moa_dspy.optimize.early_facts import EarlyFacts, StudyEstimate, early_facts
-from moa_dspy.optimize.evaluate import Evaluator
-from moa_dspy.optimize.forecast import Forecast
+from moa_dspy.optimize.evaluate import Evaluator, NamedPrompts
+from moa_dspy.optimize.forecast import Forecast, forecast
 from moa_dspy.optimize.nodes import Outcome, scores
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress
-from moa_dspy.optimize.prompts.prompt import PromptRegistry
 from moa_dspy.optimize.racing import balanced_order
 from moa_dspy.optimize.selection import Limits, ScoreMatrix, canonical_evidence
 from moa_dspy.optimize.space.space import SearchSpace
@@ -116,7 +117,7 @@ class SingleAgents:
     space: SearchSpace
     limits: Limits
     seed: int = 0
-    registry: PromptRegistry | None = None
+    registry: NamedPrompts | None = None
     rows: tuple[dspy.Example, ...] = ()
     _admitted: dict[tuple[str, ...], bool] = field(default_factory=dict)
 
@@ -161,6 +162,20 @@ class SingleAgents:
         return Forecast(
             usd={name: fmean(outcome.usd for outcome in found) for name, found in singles},
             seconds={name: fmean(outcome.seconds for outcome in found) for name, found in singles},
+        )
+
+    def estimate(self, options: SearchOptions, splits: Splits, *, budget: Budget) -> StudyEstimate:
+        """Return what the whole search will take, the tuning of prompts on train rows included."""
+        prompts = options.prompts
+        return forecast(
+            self.outcomes,
+            options.space,
+            n_trials=options.n_trials,
+            n_test=len(splits.test),
+            num_threads=options.num_threads,
+            budget=budget,
+            effort=None if prompts is None else prompts.effort(len(splits.train)),
+            seed=options.seed,
         )
 
     def early_facts(self, estimate: StudyEstimate | None = None) -> EarlyFacts:

@@ -14,7 +14,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget, Ledger
 from moa_dspy.calls.scope import spending_under
 from moa_dspy.errors import BudgetReachedError, UnknownCallError
-from moa_dspy.optimize.comparison import random_draws
+from moa_dspy.optimize.comparison import Baseline, measure_random_baseline, random_draws
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.evidence import EvidenceBuilder
 from moa_dspy.optimize.forecast import Prices, baseline_architectures
@@ -77,7 +77,8 @@ class TrialLoop:
         evaluator: Evaluator,
         singles: SingleAgents,
         joint: JointSearch,
-        shares: BudgetShares,
+        *,
+        n_test: int,
     ) -> TrialLoop:
         """Return the loop before its first trial; nothing is asked."""
         # A sampler is asked for every trial, even where it is told what to say: the quickest,
@@ -115,7 +116,13 @@ class TrialLoop:
             trials=trials,
             builder=EvidenceBuilder(options, singles, evaluator, trials.records, pair),
             joint=joint,
-            shares=shares,
+            shares=BudgetShares(
+                ledger.budget,
+                singles.outcomes,
+                n_test=n_test,
+                num_threads=options.num_threads,
+                random_share=options.random_share,
+            ),
             acquisition=None if options.sampler is not None else acquisition,
             draws=random_draws(options.space, singles.canonical, options.seed),
         )
@@ -136,7 +143,8 @@ class TrialLoop:
 
     def share_with(self, more: Iterable[Architecture]) -> float:
         """Return the share of the budget that the trials may use if ``more`` are measured too."""
-        calls = [one.calls for one in (*more, *self.trials.records.values())]
+        calls: list[float] = [record.calls for record in self.trials.records.values()]
+        calls += [architecture.calls for architecture in more]
         return self.shares.of_search(calls, part=self.joint.part)
 
     def run(self, *, limit: int, known_phases: tuple[int, ...] = ()) -> tuple[int, ...]:
@@ -180,6 +188,19 @@ class TrialLoop:
             self.trials.records[own] = self.judge.judge(own, "own_prompt", number=number)
         self.builder.may_prompt = False
         return choose(self.builder.evidence())
+
+    def measure_random_baseline(self, n: int) -> tuple[Baseline, int]:
+        """Return the best on val of ``n`` random architectures, and how many could be measured."""
+        draws = random_draws(self.options.space, self.singles.canonical, self.options.seed)
+        with spending_under(self.ledger, share=self.share + self.options.random_share):
+            return measure_random_baseline(
+                self.options,
+                self.judge,
+                self.progress,
+                draws,
+                n=n,
+                may_announce=self.may_announce,
+            )
 
     def _measure_given(
         self, architectures: Iterable[Architecture], origin: str, *, limit: int

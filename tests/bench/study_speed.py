@@ -28,7 +28,7 @@ from moa_dspy.calls import Calls, CallStore
 from moa_dspy.data import METRICS
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import OBJECTIVES, ModelSearch, SearchSpace, TrialRecord
-from moa_dspy.optimize.trials import Trials, make_study
+from moa_dspy.optimize.trials import Proposal, Trials, make_study
 from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool
 
@@ -93,28 +93,31 @@ def overhead(moments: Sequence[int]) -> dict[str, float]:
     space, rng = SearchSpace(agents, max_depth=2, max_width=4), random.Random(0)
     objectives = [OBJECTIVES[name]() for name in ("win_rate", "diversity")]
 
-    def measure(architecture: Architecture, origin: str) -> TrialRecord:
+    def measure(proposal: Proposal) -> None:
+        architecture = proposal.architecture
         values: dict[str, Any] = {n: rng.random() for n in ("win_rate", "score", "diversity")}
         costs: dict[str, Any] = {"calls": architecture.calls, "usd": 0.0, "seconds": 1.0}
-        number = len(trials.records)
-        return TrialRecord(number, str(architecture), origin, rows=200, **values, **costs)
+        number, text = len(trials.records), str(architecture)
+        record = TrialRecord(number, text, proposal.origin, rows=200, **values, **costs)
+        trials.tell(proposal, record, [record.win_rate, record.diversity])
 
     trials = Trials(
         study=make_study(objectives, seed=0),
         space=space,
         ranking=agents,
         canonical=lambda one: one,
-        measure=measure,
-        values=lambda record: [record.win_rate, record.diversity],
         seed=0,
     )
     printed = {}
     for moment in moments:
         # Random ones are as good as any to fill a study, and quicker.
         while (n_left := moment - len(trials.records)) > 0:
-            trials.open_with([space.draw(rng) for _ in range(n_left)], origin="random")
+            drawn = [space.draw(rng) for _ in range(n_left)]
+            for proposal in trials.fresh(drawn, origin="random"):
+                measure(proposal)
         started = perf_counter()
-        trials.run(moment + N_TIMED)
+        while len(trials.records) < moment + N_TIMED and (asked := trials.ask()) is not None:
+            measure(asked)
         printed[f"trial_overhead_ms_at_{moment}"] = 1_000 * (perf_counter() - started) / N_TIMED
     return printed
 

@@ -17,7 +17,7 @@ from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import CandidateScores, Evidence, choose
 from moa_dspy.optimize.surrogate.acquisition import Acquisition, nodes_of
 from moa_dspy.optimize.surrogate.features import Kernels, Traits
-from moa_dspy.optimize.trials import Trials, make_study
+from moa_dspy.optimize.trials import Proposal, Trials, make_study
 from tests.bench.economy._world import World
 
 CLOSED = 0.9
@@ -168,11 +168,24 @@ def _run(
         space=world.space,
         ranking=world.ranking,
         canonical=world.canonical,
-        measure=watch.measure,
-        values=lambda record: [record.score],
         seed=world.seed,
-        propose=propose,
     )
-    trials.open_with(world.singles, origin="single")
-    trials.run(n_trials)
+
+    def next_proposal() -> Proposal | None:
+        if propose is None:
+            return trials.ask()
+        proposed = propose()
+        fresh = [] if proposed is None else trials.fresh([proposed], origin="model")
+        return fresh[0] if fresh else trials.draw()
+
+    waiting = trials.fresh(world.singles, origin="single")
+    while waiting or len(trials.records) < n_trials:
+        proposal = waiting.pop(0) if waiting else next_proposal()
+        if proposal is None:
+            break
+        try:
+            record = watch.measure(proposal.architecture, proposal.origin)
+        except BudgetReachedError:
+            break
+        trials.tell(proposal, record, [record.score])
     return Run(len(watch.measured), watch.shared, watch.unshared, watch.goals)

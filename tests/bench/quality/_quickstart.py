@@ -14,6 +14,8 @@ from moa_dspy.calls import Calls, Recording
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import Evaluator, ModelSearch, SearchSpace, StudyResult
 from moa_dspy.optimize.nodes import NodeCache
+from moa_dspy.optimize.search import run_search
+from moa_dspy.optimize.splits import make_splits
 from moa_dspy.optimize.study_file import StudyFile, read_study
 from moa_dspy.pool import Pool
 from tests.bench.quality._folder import Answers, Indices, Scores
@@ -31,7 +33,7 @@ class Quickstart:
         train: Rows that nobody scores.
         rows: Those of val and test.
         space: What may be tried.
-        memory: What was read of the recording, so that it is read once for all searches.
+        node_cache: What was read of the recording, so that it is read once for all searches.
         singles: Of each agent alone, on ``rows``.
         others: Score on each row of all that is neither a single agent nor a vote of several.
     """
@@ -41,7 +43,7 @@ class Quickstart:
     train: tuple[dspy.Example, ...]
     rows: tuple[dspy.Example, ...]
     space: SearchSpace
-    memory: NodeCache
+    node_cache: NodeCache
     singles: Answers
     others: dict[str, Scores]
 
@@ -52,14 +54,14 @@ class Quickstart:
         search = ModelSearch(
             study.make_metric(), self.pool, space=self.space, seed=study.seed, **options
         )
-        search.memory = self.memory
-        search.compile(
-            _student(study, self.pool),
-            trainset=list(self.train),
-            valset=[self.rows[i] for i in val],
-            testset=[self.rows[i] for i in test],
+        splits = make_splits(
+            list(self.train),
+            [self.rows[i] for i in val],
+            [self.rows[i] for i in test],
+            seed=study.seed,
         )
-        return search.result
+        student = _student(study, self.pool)
+        return run_search(search.options, student, splits, node_cache=self.node_cache).result
 
 
 @lru_cache(maxsize=1)
@@ -69,15 +71,15 @@ def quickstart() -> Quickstart:
     agents, _ = study.make_agents()
     recording = Recording.read(study.calls.recording or Path())
     pool = Pool(agents, calls=Calls(recording=recording, replay_only=True))
-    splits, space, memory = study.make_splits(), study.make_space(agents), NodeCache()
+    splits, space, cache = study.make_splits(), study.make_space(agents), NodeCache()
     rows = (*splits.val, *splits.test)
-    evaluator = Evaluator(_student(study, pool), study.make_metric(), memory=memory)
+    evaluator = Evaluator(_student(study, pool), study.make_metric(), node_cache=cache)
     singles = _singles(evaluator, tuple(pool), rows)
     others = {
         str(one): np.array([outcome.score for outcome in evaluator.measure(one, rows)])
         for one in _others(space)
     }
-    return Quickstart(study, pool, splits.train, rows, space, memory, singles, others)
+    return Quickstart(study, pool, splits.train, rows, space, cache, singles, others)
 
 
 def _student(study: StudyFile, pool: Pool) -> MixtureOfAgents:

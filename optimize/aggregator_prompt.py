@@ -70,10 +70,10 @@ def make_pool(study: StudyFile, table: dict[str, Any]) -> Pool:
 
 def joint(table: dict[str, Any], study: StudyFile, pool: Pool, student: Any) -> dict[str, Any]:
     """Search layers and prompt together, on the same rows; the prompts are those of the arms."""
-    wanted, metric, splits = table["joint"], study.make_metric(), study.make_splits()
+    arm, metric, splits = table["joint"], study.make_metric(), study.make_splits()
     architecture = Architecture.parse(table["architecture"])
     written = table.get("written", {}).get("prompts", [])
-    tuner = dict(optimizers(table, pool, metric)).get(wanted["optimizer"])
+    tuner = dict(optimizers(table, pool, metric)).get(arm["optimizer"])
     search = ModelSearch(
         metric,
         pool,
@@ -86,11 +86,11 @@ def joint(table: dict[str, Any], study: StudyFile, pool: Pool, student: Any) -> 
         prompts=PromptOptions(
             texts={f"written-{n}": text for n, text in enumerate(written, start=1)},
             optimizer=tuner,
-            share=wanted["share"],
-            top=wanted["top"],
+            share=arm["share"],
+            top=arm["top"],
         ),
-        n_trials=wanted["n_trials"],
-        budget=Budget(calls=wanted["calls"]),
+        n_trials=arm["n_trials"],
+        budget=Budget(calls=arm["calls"]),
         random_share=0.0,
         num_threads=study.search.num_threads,
         seed=study.seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,7 +11,6 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.nodes import scores
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.prompts.joint import without_prompts
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import CandidateScores, Evidence
 from moa_dspy.optimize.singles import SingleAgents
@@ -88,7 +87,7 @@ class EvidenceBuilder:
             seed=self.options.seed,
             smoothed=singles.smoothed,
         )
-        return found if self.may_prompt else without_prompts(found)
+        return found if self.may_prompt else _without_prompts(found)
 
     @property
     def shrink(self) -> SurrogateShrinkage:
@@ -113,3 +112,12 @@ class EvidenceBuilder:
                 and options.space.keeps_constraints(architecture),
             )
         return self._measured[architecture]
+
+
+def _without_prompts(evidence: Evidence) -> Evidence:
+    """Return the evidence in which nothing with a prompt of the search may be picked."""
+    measured = tuple(
+        replace(one, is_admitted=one.is_admitted and one.architecture.prompt is None)
+        for one in evidence.measured
+    )
+    return replace(evidence, measured=measured)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from statistics import fmean
 from typing import Final
 
@@ -15,6 +16,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget
 from moa_dspy.optimize.early_facts import StudyEstimate
 from moa_dspy.optimize.nodes import Outcome
+from moa_dspy.optimize.prompts.options import TuningEffort
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.pool import Pool
 
@@ -147,6 +149,8 @@ def baseline_architectures(
 
 MOST_DRAWN: Final = 300
 """Architectures drawn at most to see what they ask; of more, each is taken to ask as much."""
+_GROUPS_DRAWN: Final = 20
+"""Draws of the mixtures whose prompt is tuned, over which their cost is averaged."""
 _MOST_REPEATS: Final = 50
 """Known architectures in a row after which all are known."""
 
@@ -175,6 +179,7 @@ def forecast(
     n_test: int,
     num_threads: int,
     budget: Budget | None = None,
+    effort: TuningEffort | None = None,
     seed: int = 0,
 ) -> StudyEstimate:
     """Estimate what the whole study takes, the single agents on val included.
@@ -192,6 +197,7 @@ def forecast(
         n_test: Test rows.
         num_threads: Questions answered at the same time; it divides the time.
         budget: What may end the study before: the estimate says which limit, and after how much.
+        effort: Of tuning prompts; None where a search has no prompts.
         seed: Of the draws.
     """
     alone = {name: _mean_cost(outcomes) for name, outcomes in singles.items()}
@@ -203,8 +209,34 @@ def forecast(
     # Besides the agents: the pick, the best random one, and the further samples of Self-MoA.
     compared = each * 2 + agents * ((SELF_MOA_SAMPLES - 1) / len(alone))
     whole = (agents + searched) * n_val + (agents + compared) * n_test
+    if effort is not None:
+        # On test a picked prompt stands beside the aggregator's own.
+        whole += each * n_test + _tuning(space, alone, effort, seed=seed)
     whole = Cost(whole.calls, whole.tokens, whole.usd, whole.seconds / num_threads)
     return _within(whole, budget or Budget())
+
+
+def _tuning(
+    space: SearchSpace, alone: Mapping[str, Cost], effort: TuningEffort, *, seed: int
+) -> Cost:
+    """Return the cost of tuning: references and answers on train rows, and written prompts.
+
+    A written prompt is taken to cost what an answer of its writer costs, or of a mean agent.
+    """
+    rng, found = random.Random(f"tuning-{seed}"), Cost()
+    for _ in range(_GROUPS_DRAWN if effort.mixtures else 0):
+        asked: set[Hashable] = set()
+        drawn = (space.draw(rng) for _ in range(_MOST_REPEATS * effort.mixtures))
+        tuned = (one for one in drawn if one.layers and one.combine == "synthesize")
+        for one in islice(tuned, effort.mixtures):
+            one = replace(one, prompt=None)
+            # References that two mixtures share are asked for once, an aggregator for each.
+            asked.discard(one)
+            found += _fresh(one, alone, asked)
+            found += alone[str(one.aggregator)] * (effort.answers_per_row - 1)
+    mean = sum(alone.values(), Cost()) * (1 / len(alone))
+    writing = alone.get(effort.writer or "", mean) * (effort.written * effort.mixtures)
+    return found * (effort.rows / _GROUPS_DRAWN) + writing
 
 
 def _within(whole: Cost, budget: Budget) -> StudyEstimate:

@@ -223,7 +223,7 @@ def run_search(
     """
     started = time.monotonic()
     program = _searchable(student, options.pool)
-    options, registry = with_prompts(options, program, options.metric, splits.train)
+    options, registry = with_prompts(options, program, splits.train)
     cache = NodeCache() if node_cache is None else node_cache
     evaluator = Evaluator(program, options.metric, options.num_threads, workers, cache, registry)
     joint = JointSearch.of(options, evaluator, registry, splits.train)
@@ -235,7 +235,8 @@ def run_search(
         probed = probe(options, evaluator, splits.val, progress)
         check_budget(options, evaluator, splits, ledger, probed)
         singles = measure_single_agents(options, evaluator, splits.val, progress)
-    early = singles.early_facts(singles.estimate(options, n_test=n_test, budget=ledger.budget))
+    estimate = singles.estimate(options, splits, budget=ledger.budget)
+    early = singles.early_facts(estimate)
     progress.show("early facts", early=early)
     options = replace(options, space=replace(options.space, ranking=singles.ranking))
     loop = TrialLoop.of(options, ledger, progress, evaluator, singles, joint, n_test=n_test)

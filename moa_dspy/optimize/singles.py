@@ -14,6 +14,7 @@ import numpy as np
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget
+from moa_dspy.data import Splits
 from moa_dspy.diversity import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
 from moa_dspy.optimize.early_facts import EarlyFacts, StudyEstimate, early_facts
@@ -163,15 +164,17 @@ class SingleAgents:
             seconds={name: fmean(outcome.seconds for outcome in found) for name, found in singles},
         )
 
-    def estimate(self, options: SearchOptions, *, n_test: int, budget: Budget) -> StudyEstimate:
-        """Return what the whole search will take on so many test rows."""
+    def estimate(self, options: SearchOptions, splits: Splits, *, budget: Budget) -> StudyEstimate:
+        """Return what the whole search will take, the tuning of prompts on train rows included."""
+        prompts = options.prompts
         return forecast(
             self.outcomes,
             options.space,
             n_trials=options.n_trials,
-            n_test=n_test,
+            n_test=len(splits.test),
             num_threads=options.num_threads,
             budget=budget,
+            effort=None if prompts is None else prompts.effort(len(splits.train)),
             seed=options.seed,
         )
 

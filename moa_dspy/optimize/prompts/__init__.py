@@ -9,15 +9,12 @@ from moa_dspy.optimize.prompts.builtin import (
 from moa_dspy.optimize.prompts.feedback import ReferenceFeedback
 from moa_dspy.optimize.prompts.joint import (
     JointSearch,
-    PromptRounds,
     PromptVerdict,
     prompt_verdict_of,
     prompts_to_json,
     with_prompts,
-    without_prompts,
 )
 from moa_dspy.optimize.prompts.optimize import optimize_aggregator
-from moa_dspy.optimize.prompts.optimizers import Candidate
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.prompts.prompt import (
     PredictorPrompt,
@@ -27,6 +24,7 @@ from moa_dspy.optimize.prompts.prompt import (
     prompt_diff,
 )
 from moa_dspy.optimize.prompts.result import (
+    Candidate,
     Counted,
     PromptComparison,
     PromptOrigin,
@@ -48,7 +46,6 @@ __all__ = [
     "PromptRegistry",
     "PromptReport",
     "PromptResult",
-    "PromptRounds",
     "PromptVerdict",
     "PromptsTable",
     "ReferenceDemos",
@@ -61,5 +58,4 @@ __all__ = [
     "prompt_verdict_of",
     "prompts_to_json",
     "with_prompts",
-    "without_prompts",
 ]

@@ -22,7 +22,6 @@ from moa_dspy.optimize.prompts.prompt import PromptRegistry, RegisteredPrompt
 from moa_dspy.optimize.prompts.result import ROLES, Counted, PromptComparison
 from moa_dspy.optimize.prompts.student import Target
 from moa_dspy.optimize.prompts.tuning import CallCounter, PromptTuning
-from moa_dspy.optimize.selection import Evidence
 from moa_dspy.optimize.splits import with_ids
 
 
@@ -38,114 +37,6 @@ class PromptTrial(Protocol):
     def is_stopped_early(self) -> bool:
         """Whether some rows were left out."""
         ...
-
-
-@dataclass(slots=True)
-class PromptRounds:
-    """Tunes the prompts of the best mixtures on train rows, and registers those that it finds.
-
-    The references of the train rows are nodes of one cache: each is asked for once, for all
-    mixtures and rounds. While it tunes, only the aggregator and the writer are asked.
-
-    Args:
-        options: Of the study.
-        registry: Takes new prompts as long as it has room.
-        evaluator: Of the search: gives student, metric and threads.
-        rows: Train rows.
-        seed: Of everything random.
-        counter: Counts the calls.
-        notes: What a reader must know, such as why a prompt was not tuned.
-    """
-
-    options: PromptOptions
-    registry: PromptRegistry
-    evaluator: Evaluator
-    rows: Sequence[dspy.Example]
-    seed: int = 0
-    counter: CallCounter = field(default_factory=CallCounter)
-    notes: list[str] = field(default_factory=list)
-
-    def tune(self, records: Mapping[Architecture, PromptTrial]) -> list[Architecture]:
-        """Return the mixtures to measure next: the best ones with the prompts found for them.
-
-        The round ends early only if a budget is reached.
-
-        Args:
-            records: Of the search; those stopped early do not count.
-
-        Raises:
-            MoaError: If a call cannot be made for another reason, or the metric fails.
-        """
-        found: list[Architecture] = []
-        for architecture in self._best(records):
-            if not self.registry.has_room:
-                break
-            try:
-                entry = self._tuned(architecture)
-            except BudgetReachedError as error:
-                self.notes.append(f"Tuning of prompts ended: {error}")
-                break
-            except (LayerFailedError, StudyError) as error:
-                self.notes.append(f"The prompt of {architecture} was not tuned: {error}")
-                continue
-            name = self.registry.add(entry)
-            made = self.registry.canonical(replace(architecture, prompt=name))
-            if made in records or made in found:
-                self.notes.append(f"{entry.origin} found no new prompt for {architecture}.")
-            else:
-                found.append(made)
-        return found
-
-    def calls_of(self, role: str, *stages: str) -> Counted:
-        """Return the requests to ``proposers``, ``aggregator`` or ``prompt_model``.
-
-        Args:
-            role: One of the three.
-            stages: ``references`` or ``tuning``; without any, all.
-        """
-        counts = self.counter.by_stage()
-        return sum((counts[stage][role] for stage in stages or counts), Counted())
-
-    def _best(self, records: Mapping[Architecture, PromptTrial]) -> list[Architecture]:
-        """Return the best compositions, each with the best of its prompts so far."""
-        whole = [
-            (one, record)
-            for one, record in records.items()
-            if one.layers and one.combine == "synthesize" and not record.is_stopped_early
-        ]
-        # The sort is stable: of equals the one that was measured first.
-        ordered = sorted(whole, key=lambda pair: -pair[1].score)
-        compositions: dict[Architecture, Architecture] = {}
-        for one, _ in ordered:
-            compositions.setdefault(replace(one, prompt=None), one)
-        return list(compositions.values())[: self.options.top]
-
-    def _tuned(self, architecture: Architecture) -> RegisteredPrompt:
-        evaluator = self.evaluator
-        student = Student.of(evaluator.student, self.registry)
-        program: MixtureOfAgents = student.with_architecture(architecture)
-        rows, num_threads = with_ids(self.rows, "train"), evaluator.num_threads
-        optimizer, options = make_optimizer(
-            self.options,
-            evaluator.metric,
-            program.pool,
-            n_rows=len(rows),
-            num_threads=num_threads,
-            seed=self.seed,
-        )
-        tuning = PromptTuning(
-            Target.of(program, None),
-            CheckedMetric.of(evaluator.metric),
-            self.counter,
-            num_threads,
-            self.options.tuning_share,
-            self.seed,
-        )
-        found = tuning.run(optimizer, rows, options)
-        self.notes += found.notes
-        return RegisteredPrompt(
-            found.prompt, name_of(optimizer), str(architecture), found.train_score
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,15 +108,6 @@ def prompt_verdict_of(
     return PromptVerdict(picked, PromptComparison.of(before, after, alpha=level, min_gain=min_gain))
 
 
-def without_prompts(evidence: Evidence) -> Evidence:
-    """Return the evidence in which nothing with a prompt of the search may be picked."""
-    measured = tuple(
-        replace(one, is_admitted=one.is_admitted and one.architecture.prompt is None)
-        for one in evidence.measured
-    )
-    return replace(evidence, measured=measured)
-
-
 def prompts_to_json(
     registry: PromptRegistry,
     records: Mapping[Architecture, PromptTrial],
@@ -263,73 +145,77 @@ def _fate(name: str, verdict: PromptVerdict | None) -> dict[str, Any]:
 
 
 def with_prompts(
-    context: SearchOptions, program: Any, metric: Any, rows: Sequence[dspy.Example]
+    options: SearchOptions, program: Any, rows: Sequence[dspy.Example]
 ) -> tuple[SearchOptions, PromptRegistry | None]:
-    """Return the context with the prompts as a choice of its space, and the prompts.
+    """Return the options with the prompts as a choice of their space, and the prompts.
 
     Args:
-        context: Of the search.
+        options: Of the search.
         program: To be searched.
-        metric: Of the search.
         rows: Train rows.
 
     Raises:
         StudyError: If anything does not fit, before any call; see ``check_tuning``.
     """
-    options = context.prompts
-    if options is None:
-        if context.space.prompts:
+    if options.prompts is None:
+        if options.space.prompts:
             raise StudyError(
                 "`space.prompts` names prompts, but their texts are in `prompts`: give the search "
                 "a `PromptOptions`."
             )
-        return context, None
-    check_tuning(options, program, metric, context.pool, rows)
-    registry = options.make_registry(program)
-    return replace(context, space=options.space(context.space, registry)), registry
+        return options, None
+    check_tuning(options.prompts, program, options.metric, options.pool, rows)
+    registry = options.prompts.make_registry(Student.of(program).mixture)
+    return replace(options, space=options.prompts.space(options.space, registry)), registry
 
 
 @dataclass(slots=True)
 class JointSearch:
-    """The prompts of a search between its trials; without options there are none.
+    """The prompts of a search: tuned between its trials, and tested once one is picked.
+
+    The references of the train rows are nodes of one cache: each is asked for once, for all
+    mixtures and rounds. While it tunes, only the aggregator and the writer are asked.
 
     Args:
-        evaluator: Of the search; knows the registered prompts.
-        registry: The prompts that an architecture may name.
+        evaluator: Of the search: gives student, metric and threads.
         options: None searches no prompts.
-        rounds: None tunes none.
+        registry: Takes new prompts as long as it has room.
+        rows: Train rows.
+        seed: Of everything random.
         part: Part of trials and budget that may be used for composing now, in (0, 1].
         n_tried: Mixtures with a prompt other than the aggregator's own that were measured.
         verdict: On the prompt of the pick; None before, or where it has none.
+        counter: Counts the calls of tuning.
+        tuning_notes: What a reader must know, such as why a prompt was not tuned.
     """
 
     evaluator: Evaluator
-    registry: PromptRegistry | None = None
     options: PromptOptions | None = None
-    rounds: PromptRounds | None = None
+    registry: PromptRegistry | None = None
+    rows: Sequence[dspy.Example] = ()
+    seed: int = 0
     part: float = 1.0
     n_tried: int = 0
     verdict: PromptVerdict | None = None
+    counter: CallCounter = field(default_factory=CallCounter)
+    tuning_notes: list[str] = field(default_factory=list)
 
     @classmethod
     def of(
         cls,
-        context: SearchOptions,
+        options: SearchOptions,
         evaluator: Evaluator,
         registry: PromptRegistry | None,
         rows: Sequence[dspy.Example],
     ) -> JointSearch:
-        """Return the search of the context's prompts; ``rows`` are train rows."""
-        options = context.prompts
-        if options is None or registry is None or options.optimizer is None:
-            return cls(evaluator, registry, options)
-        rounds = PromptRounds(options, registry, evaluator, rows, context.seed)
-        return cls(evaluator, registry, options, rounds, options.part(0))
+        """Return the search of the prompts that ``with_prompts`` registered."""
+        part = 1.0 if options.prompts is None else options.prompts.part(0)
+        return cls(evaluator, options.prompts, registry, rows, options.seed, part)
 
     @property
     def n_rounds(self) -> int:
         """How many times prompts are tuned."""
-        return 0 if self.rounds is None else self.rounds.options.rounds
+        return 0 if self.options is None or self.options.optimizer is None else self.options.rounds
 
     def tuning_part(self, number: int) -> float:
         """Return the part of the budget that may be used when round ``number`` ends its tuning."""
@@ -338,13 +224,84 @@ class JointSearch:
     def tune(self, records: Mapping[Architecture, PromptTrial], number: int) -> list[Architecture]:
         """Tune prompts for the ``number``-th time; return the mixtures to measure with them.
 
-        From then on ``part`` is that of the next composing.
+        The best mixtures are tuned; the round ends early only if a budget is reached. From then
+        on ``part`` is that of the next composing.
+
+        Args:
+            records: Of the search; those stopped early do not count.
+            number: From 1 on.
+
+        Raises:
+            MoaError: If a call cannot be made for a reason other than a budget, or the metric
+                fails.
         """
-        if self.rounds is None:
-            return []
-        found = self.rounds.tune(records)
-        self.part = self.rounds.options.part(number)
+        found: list[Architecture] = []
+        options, registry, notes = self.options, self.registry, self.tuning_notes
+        if options is None or registry is None:
+            return found
+        self.part = options.part(number)
+        for architecture in self._best(options, records):
+            if not registry.has_room:
+                break
+            try:
+                entry = self._tuned(options, registry, architecture)
+            except BudgetReachedError as error:
+                notes.append(f"Tuning of prompts ended: {error}")
+                break
+            except (LayerFailedError, StudyError) as error:
+                notes.append(f"The prompt of {architecture} was not tuned: {error}")
+                continue
+            made = registry.canonical(replace(architecture, prompt=registry.add(entry)))
+            if made in records or made in found:
+                notes.append(f"{entry.origin} found no new prompt for {architecture}.")
+            else:
+                found.append(made)
         return found
+
+    def _best(
+        self, options: PromptOptions, records: Mapping[Architecture, PromptTrial]
+    ) -> list[Architecture]:
+        """Return the best compositions, each with the best of its prompts so far."""
+        whole = [
+            (one, record)
+            for one, record in records.items()
+            if one.layers and one.combine == "synthesize" and not record.is_stopped_early
+        ]
+        # The sort is stable: of equals the one that was measured first.
+        ordered = sorted(whole, key=lambda pair: -pair[1].score)
+        compositions: dict[Architecture, Architecture] = {}
+        for one, _ in ordered:
+            compositions.setdefault(replace(one, prompt=None), one)
+        return list(compositions.values())[: options.top]
+
+    def _tuned(
+        self, options: PromptOptions, registry: PromptRegistry, architecture: Architecture
+    ) -> RegisteredPrompt:
+        evaluator = self.evaluator
+        student = Student.of(evaluator.student, registry)
+        program: MixtureOfAgents = student.with_architecture(architecture)
+        rows, num_threads = with_ids(self.rows, "train"), evaluator.num_threads
+        optimizer, compile_options = make_optimizer(
+            options,
+            evaluator.metric,
+            program.pool,
+            n_rows=len(rows),
+            num_threads=num_threads,
+            seed=self.seed,
+        )
+        tuning = PromptTuning(
+            Target.of(program, None),
+            CheckedMetric.of(evaluator.metric),
+            self.counter,
+            num_threads,
+            options.tuning_share,
+            self.seed,
+        )
+        found = tuning.run(optimizer, rows, compile_options)
+        self.tuning_notes += found.notes
+        return RegisteredPrompt(
+            found.prompt, name_of(optimizer), str(architecture), found.train_score
+        )
 
     def refused(
         self, picked: Architecture, rows: Sequence[dspy.Example], *, min_gain: float
@@ -359,24 +316,32 @@ class JointSearch:
         is_refused = self.verdict is not None and not self.verdict.is_proven
         return replace(picked, prompt=None) if is_refused else None
 
+    def calls_of(self, role: str, *stages: str) -> Counted:
+        """Return the requests to ``proposers``, ``aggregator`` or ``prompt_model``.
+
+        Args:
+            role: One of the three.
+            stages: ``references`` or ``tuning``; without any, all.
+        """
+        counts = self.counter.by_stage()
+        return sum((counts[stage][role] for stage in stages or counts), Counted())
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader must know of the prompts."""
-        found: list[str] = []
-        if self.rounds is not None:
+        found = list(self.tuning_notes)
+        if self.n_rounds:
             # What was stored counts like what was made: a second run must say the same.
-            asked = [self.rounds.calls_of(role, "references", "tuning") for role in ROLES]
+            asked = [self.calls_of(role, "references", "tuning") for role in ROLES]
             n = [one.made + one.reused for one in asked]
-            found = [
-                *self.rounds.notes,
+            found.append(
                 f"Tuning of prompts took {n[0]} answers of proposers, all before it began, "
                 f"{n[1]} of aggregators and {n[2]} of the model that writes prompts; stored ones "
-                "included.",
-            ]
+                "included."
+            )
         return tuple(found if self.verdict is None else [*found, self.verdict.note])
 
     def to_json(self, records: Mapping[Architecture, PromptTrial]) -> tuple[dict[str, Any], ...]:
         """Return every prompt as ``StudyResult.prompts`` holds it."""
-        if self.registry is None:
-            return ()
-        return prompts_to_json(self.registry, records, self.verdict)
+        registry = self.registry
+        return () if registry is None else prompts_to_json(registry, records, self.verdict)

@@ -7,12 +7,30 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.named import unknown
-from moa_dspy.optimize.prompts.optimizers import OPTIMIZER_NAMES
+from moa_dspy.optimize.prompts.optimizers import OPTIMIZER_NAMES, WRITERS
 from moa_dspy.optimize.prompts.prompt import PromptRegistry
 from moa_dspy.optimize.space.space import SearchSpace
-from moa_dspy.signatures import AGGREGATION_PROMPTS
+from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE, AGGREGATION_PROMPTS
+
+
+@dataclass(frozen=True, slots=True)
+class TuningEffort:
+    """About how many requests the tuning of prompts takes, for a forecast.
+
+    Attributes:
+        mixtures: Whose prompt is tuned, over all rounds.
+        rows: Train rows, each with references of every mixture.
+        answers_per_row: Of the aggregator of a mixture.
+        written: Prompts that are written for a mixture.
+        writer: The agent that writes them; None is a model outside of the pool.
+    """
+
+    mixtures: int
+    rows: int
+    answers_per_row: int
+    written: int
+    writer: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +107,34 @@ class PromptOptions:
             return 1.0
         return 1 - self.share + self.share * min(rounds / self.rounds, 1.0)
 
-    def make_registry(self, program: Any) -> PromptRegistry:
-        """Return the prompts for the mixture of a program.
+    def effort(self, n_rows: int) -> TuningEffort:
+        """Return about what tuning on so many train rows takes; of an instance it is a guess."""
+        n = max(2, self.n_prompts)
+        untried = {*self.all_texts.values(), *AGGREGATION_PROMPTS.values()}
+        answers = {
+            "bootstrap": 1,
+            "demos": 0,  # the expected outputs of the rows serve
+            "copro": n,
+            "miprov2": n + 1,  # twice as many trials, on half of the rows
+            "simba": 6 * max(1, self.n_prompts // 3) + 4,
+            "try": len(untried | {AGGREGATE_AND_SYNTHESIZE}),
+        }
+        writes = self.optimizer in WRITERS or not isinstance(self.optimizer, str)
+        return TuningEffort(
+            mixtures=self.n_slots,
+            rows=n_rows,
+            answers_per_row=answers.get(str(self.optimizer), n + 1),
+            written=n if writes else 0,
+            writer=self.proposer_agent,
+        )
+
+    def make_registry(self, mixture: Any) -> PromptRegistry:
+        """Return the prompts for the aggregators of a ``MixtureOfAgents``.
 
         Raises:
-            StudyError: If a name is taken, or ``program`` holds no mixture, or two.
+            StudyError: If a name is taken.
         """
-        return PromptRegistry.of(Student.of(program).mixture, self.all_texts, self.n_slots)
+        return PromptRegistry.of(mixture, self.all_texts, self.n_slots)
 
     def space(self, space: SearchSpace, registry: PromptRegistry) -> SearchSpace:
         """Return the space with the prompts as a choice.

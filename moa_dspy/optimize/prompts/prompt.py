@@ -13,7 +13,6 @@ import dspy
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
-from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.space.rules import OWN_PROMPT
 from moa_dspy.signatures import separated
 
@@ -166,11 +165,11 @@ class PromptRegistry:
         self._entries = {name: RegisteredPrompt(prompt, GIVEN) for name, prompt in given.items()}
 
     @classmethod
-    def of(cls, mixture: MixtureOfAgents, texts: Mapping[str, str], n_slots: int) -> PromptRegistry:
+    def of(cls, mixture: Any, texts: Mapping[str, str], n_slots: int) -> PromptRegistry:
         """Return the prompts for the aggregators of a mixture's kind.
 
         Args:
-            mixture: Gives signature and module of the seat.
+            mixture: A ``MixtureOfAgents``; gives signature and module of the seat.
             texts: By name; each stands above the caller's own instructions, as the paper's does.
             n_slots: Most prompts that may be added.
 

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize.prompts.optimizers import Candidate
 from moa_dspy.optimize.prompts.prompt import Prompt, prompt_diff
 from moa_dspy.winrate import Interval, mean_interval, verdict
 
@@ -32,6 +31,26 @@ class Counted:
 
     def __add__(self, other: Counted) -> Counted:
         return Counted(self.made + other.made, self.reused + other.reused)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A prompt that was tried.
+
+    Attributes:
+        prompt: The whole of it.
+        origin: The optimizer, and how it made it, such as ``COPRO, depth 1``.
+        score: Mean metric on the rows that the optimizer judged by, in [0, 1]; None where
+            it does not say.
+    """
+
+    prompt: Prompt
+    origin: str
+    score: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return {"origin": self.origin, "score": self.score, "prompt": self.prompt.to_json()}
 
 
 @dataclass(frozen=True, slots=True)

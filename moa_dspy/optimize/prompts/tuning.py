@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import dspy
 import numpy as np
@@ -22,9 +22,9 @@ from moa_dspy.errors import LayerFailedError, MoaError, StudyError
 from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.prompts.feedback import ReferenceFeedback, labelled
-from moa_dspy.optimize.prompts.optimizers import Candidate, candidates_of, name_of, traits_of
+from moa_dspy.optimize.prompts.optimizers import name_of, traits_of
 from moa_dspy.optimize.prompts.prompt import Prompt
-from moa_dspy.optimize.prompts.result import ROLES, STAGES, Counted
+from moa_dspy.optimize.prompts.result import ROLES, STAGES, Candidate, Counted
 from moa_dspy.optimize.prompts.student import (
     AggregatorStudent,
     OptimizerMetric,
@@ -175,7 +175,7 @@ class PromptTuning:
         with self.counter.stage("tuning"):
             made = self._compiled(_prepared(optimizer, feedback), reading, examples, options)
         found = Prompt.of(made.aggregator)
-        return TunedPrompt(found, candidates_of(optimizer, made), _notes(stored, made))
+        return TunedPrompt(found, _candidates(optimizer, made), _notes(stored, made))
 
     def _examples(
         self, stored: StoredReferences, feedback: ReferenceFeedback
@@ -269,3 +269,44 @@ def _notes(stored: StoredReferences, made: Any) -> tuple[str, ...]:
     if getattr(made, "flag_compilation_error_occurred", False):
         notes.append("A step of BetterTogether failed; its best program up to then was taken.")
     return tuple(notes)
+
+
+_NOTED: Final = ("strategy", "seed", "depth", "prompt")
+"""What optimizers note of a candidate beside its score."""
+
+
+def _candidates(optimizer: Any, made: Any) -> tuple[Candidate, ...]:
+    """Return every different prompt that the optimizer reports, the best first.
+
+    Of optimizers that keep no list, such as BootstrapFewShot, it is the one they returned.
+    """
+    found = [*_listed(optimizer, made), *_of_gepa(made)]
+    if not found:
+        found = [Candidate(Prompt.of(made.aggregator), name_of(optimizer), None)]
+    best: dict[str, Candidate] = {}
+    for one in sorted(found, key=lambda it: -1.0 if it.score is None else -it.score):
+        best.setdefault(one.prompt.key, one)
+    return tuple(best.values())
+
+
+def _listed(optimizer: Any, made: Any) -> Iterator[Candidate]:
+    scale = 100 if traits_of(optimizer).percent else 1
+    name = name_of(optimizer)
+    for attribute in ("candidate_programs", "mb_candidate_programs"):
+        for entry in getattr(made, attribute, None) or ():
+            noted = [f"{key} {entry[key]}" for key in _NOTED if entry.get(key) not in (None, "")]
+            part = ["part of the rows"] if attribute.startswith("mb_") else []
+            score = None if entry["score"] is None else float(entry["score"]) / scale
+            origin = ", ".join([name, *noted, *part])
+            yield Candidate(Prompt.of(entry["program"].aggregator), origin, score)
+
+
+def _of_gepa(made: Any) -> Iterator[Candidate]:
+    details = getattr(made, "detailed_results", None)
+    if details is None:
+        return
+    for n, program in enumerate(details.candidates):
+        parents = [str(parent) for parent in details.parents[n] if parent is not None]
+        origin = f"GEPA, candidate {n}" + (f" of {' and '.join(parents)}" if parents else "")
+        score = float(details.val_aggregate_scores[n])
+        yield Candidate(Prompt.of(program.aggregator), origin, score)

@@ -8,6 +8,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget
 from moa_dspy.optimize.forecast import forecast
 from moa_dspy.optimize.nodes import Outcome
+from moa_dspy.optimize.prompts.options import TuningEffort
 from moa_dspy.optimize.space import SearchSpace
 
 ONE = Outcome(score=1.0, layer=("x",), calls=1, usd=0.01, seconds=2.0, tokens=100)
@@ -82,3 +83,24 @@ def test_a_large_budget_changes_nothing_and_the_seed_decides() -> None:
     )
     assert free == wide
     assert 65 < free.calls < 130
+
+
+def test_tuning_of_prompts_is_foretold() -> None:
+    listed = (Architecture.parse("a + b > synthesize(a)"),)
+    space = replace(VOTES, max_depth=0, listed=listed)
+    without, with_tuning = (
+        forecast(SINGLES, space, n_trials=50, n_test=5, num_threads=1, effort=effort)
+        for effort in (None, TuningEffort(1, 8, answers_per_row=4, written=3, writer="b"))
+    )
+    # 8 train rows: two references and four answers of a each. Three prompts of b. On 5 test rows
+    # the aggregator is asked once more, with its own prompt.
+    more = 8 * (2 + 4) + 3 + 5 * 1
+    assert with_tuning.calls - without.calls == more
+    assert with_tuning.usd - without.usd == pytest.approx(0.01 * more)
+
+
+def test_without_tuning_prompts_cost_no_more_than_their_row_on_test() -> None:
+    effort = TuningEffort(0, 8, answers_per_row=4, written=3, writer=None)
+    space = SearchSpace(("a", "b"), ("vote",), max_depth=1)
+    with_prompts = forecast(SINGLES, space, n_trials=30, n_test=5, num_threads=4, effort=effort)
+    assert with_prompts == forecast(SINGLES, space, n_trials=30, n_test=5, num_threads=4)

@@ -19,7 +19,7 @@ from tests.optimize.prompts.world import World, exact, make_world, mixture, rows
 def refused(
     world: World, error: type[Exception], message: str, *, optimizer: Any = None, **options: Any
 ) -> None:
-    """Raise unless the call is refused with the message, and nobody was asked."""
+    """Raise unless the call is refused with the message, and no model was asked."""
     given: dict[str, Any] = {"trainset": rows("train"), "valset": rows("val")}
     given |= {"program": mixture(world), "optimizer": optimizer or copro(world.outsider)}
     with pytest.raises(error, match=message):

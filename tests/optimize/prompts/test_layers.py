@@ -54,7 +54,7 @@ def test_a_ranker_is_shown_which_reference_was_right() -> None:
 
     program = mixture(world, "a + b > select(c)")
     result = optimize_aggregator(program, Look(), rows("train", 4), rows("val", 3), metric=exact)
-    # a is right on 1 and 2, b on 1; nobody is on 0 and 3.
+    # a is right on 1 and 2, b on 1; neither is on 0 and 3.
     assert [one.get("best") for one in said] == [None, "1", "1", None]
     assert result.val.before.estimate == 2 / 3
     assert result.origin.optimizer == "Look"

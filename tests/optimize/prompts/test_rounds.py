@@ -14,9 +14,9 @@ from moa_dspy.errors import MetricError
 from moa_dspy.optimize import Evaluator
 from moa_dspy.optimize.prompts import (
     Counted,
+    JointSearch,
     PromptOptions,
     PromptRegistry,
-    PromptRounds,
     TryPrompts,
     prompt_verdict_of,
 )
@@ -34,11 +34,16 @@ class Record:
     is_stopped_early: bool = False
 
 
-def rounds(world: World, metric: Any = exact, **options: Any) -> PromptRounds:
+def rounds(world: World, metric: Any = exact, **options: Any) -> JointSearch:
     given = PromptOptions(**{"optimizer": copro(world.outsider), **options})
     program = mixture(world)
     registry = given.make_registry(program)
-    return PromptRounds(given, registry, Evaluator(program, metric, 2), rows("train"))
+    return JointSearch(Evaluator(program, metric, 2), given, registry, rows("train"))
+
+
+def registry_of(found: JointSearch) -> PromptRegistry:
+    assert found.registry is not None
+    return found.registry
 
 
 def test_a_better_prompt_is_found_for_the_best_mixtures_at_no_proposer_call() -> None:
@@ -46,16 +51,16 @@ def test_a_better_prompt_is_found_for_the_best_mixtures_at_no_proposer_call() ->
     found = rounds(world, top=1)
     records = {D: Record(0.9, is_stopped_early=True), C: Record(0.5)}
     records[Architecture.single("a")] = Record(0.8)
-    (made,) = found.tune(records)
+    (made,) = found.tune(records, 1)
     assert str(made) == "a + b > synthesize(c; prompt=tuned-1)"
-    assert CAREFULLY["proposed_instruction"] in found.registry.prompt("tuned-1").instructions
+    assert CAREFULLY["proposed_instruction"] in registry_of(found).prompt("tuned-1").instructions
     # Each proposer is asked once per train row; the tuning reads what they said.
     assert (world.log.by("a").total(), world.log.by("b").total()) == (6, 6)
     assert found.calls_of("proposers", "references").made == 12
     assert found.calls_of("proposers", "tuning").made == 0
     assert found.calls_of("aggregator", "tuning").made > 0
     assert found.calls_of("prompt_model").made > 0
-    (entry,) = found.registry.to_json()
+    (entry,) = registry_of(found).to_json()
     assert (entry["origin"], entry["architecture"]) == ("COPRO", str(C))
     assert entry["train_score"] == 1.0
 
@@ -63,7 +68,7 @@ def test_a_better_prompt_is_found_for_the_best_mixtures_at_no_proposer_call() ->
 def test_two_mixtures_that_read_the_same_share_the_stored_references() -> None:
     world = make_world()
     found = rounds(world, top=2)
-    made = found.tune({C: Record(0.5), D: Record(0.4)})
+    made = found.tune({C: Record(0.5), D: Record(0.4)}, 1)
     # The same text is found twice, and has one name.
     assert [str(one) for one in made] == [
         "a + b > synthesize(c; prompt=tuned-1)",
@@ -77,26 +82,26 @@ def test_two_mixtures_that_read_the_same_share_the_stored_references() -> None:
 def test_where_no_prompt_is_better_nothing_is_returned_and_a_note_says_so() -> None:
     world = make_world(learns=False)
     found = rounds(world, optimizer=TryPrompts(["Read CAREFULLY."]), top=1)
-    assert found.tune({C: Record(0.5)}) == []
-    assert found.notes == [f"TryPrompts found no new prompt for {C}."]
-    assert found.registry.to_json() == []
+    assert found.tune({C: Record(0.5)}, 1) == []
+    assert found.tuning_notes == [f"TryPrompts found no new prompt for {C}."]
+    assert registry_of(found).to_json() == []
 
 
 def test_a_composition_is_tuned_once_from_the_best_of_its_prompts() -> None:
     world = make_world()
     found = rounds(world, texts={"quick": "Be quick."}, top=2)
     quick = Architecture(C.layers, "c", prompt="quick")
-    made = found.tune({C: Record(0.5), quick: Record(0.6)})
+    made = found.tune({C: Record(0.5), quick: Record(0.6)}, 1)
     assert [str(one) for one in made] == ["a + b > synthesize(c; prompt=tuned-1)"]
-    assert found.registry.to_json()[-1]["architecture"] == str(quick)
+    assert registry_of(found).to_json()[-1]["architecture"] == str(quick)
 
 
 def test_a_budget_ends_the_tuning_and_not_the_study() -> None:
     world = make_world()
     world.pool.calls.ledger = Ledger(Budget(calls=14))
     found = rounds(world)
-    assert found.tune({C: Record(0.5), D: Record(0.4)}) == []
-    (note,) = found.notes
+    assert found.tune({C: Record(0.5), D: Record(0.4)}, 1) == []
+    (note,) = found.tuning_notes
     assert note.startswith("Tuning of prompts ended: The budget of 14 calls is reached")
     assert world.pool.calls.ledger.spending.made == 14
 
@@ -106,14 +111,14 @@ def test_a_metric_that_fails_ends_the_study() -> None:
         raise KeyError("no such field")
 
     with pytest.raises(MetricError, match="The metric raised KeyError"):
-        rounds(make_world(), broken).tune({C: Record(0.5)})
+        rounds(make_world(), broken).tune({C: Record(0.5)}, 1)
 
 
 def test_without_references_the_next_mixture_is_tuned() -> None:
     world = make_world(scripts={"a": OSError("gone"), "b": OSError("gone")})
     found = rounds(world, top=1)
-    assert found.tune({C: Record(0.5)}) == []
-    assert found.notes[0].startswith(f"The prompt of {C} was not tuned: No train row has")
+    assert found.tune({C: Record(0.5)}, 1) == []
+    assert found.tuning_notes[0].startswith(f"The prompt of {C} was not tuned: No train row has")
 
 
 @pytest.mark.parametrize(("learns", "is_proven"), [(True, True), (False, False)])
@@ -167,8 +172,8 @@ def test_every_optimizer_by_name_tunes_at_no_proposer_call(name: str) -> None:
     texts = {"careful": "Read CAREFULLY."} if name == "try" else {}
     with dspy.context(lm=world.outsider):
         found = rounds(world, **options, texts=texts)
-        made = found.tune({C: Record(0.5)})
-    assert found.notes == []
+        made = found.tune({C: Record(0.5)}, 1)
+    assert found.tuning_notes == []
     assert [one.prompt for one in made] == ["careful" if name == "try" else "tuned-1"]
     assert found.calls_of("proposers", "tuning").made == 0
     assert (world.log.by("a").total(), world.log.by("b").total()) == (6, 6)

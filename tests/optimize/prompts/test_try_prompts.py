@@ -1,4 +1,4 @@
-"""Prompts that somebody has written are tried, each above the caller's own instructions."""
+"""Written prompts are tried, each above the caller's own instructions."""
 
 from __future__ import annotations
 

@@ -1,0 +1,65 @@
+"""A metric is checked once, the same for a search and for the tuning of prompts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dspy
+import pytest
+
+from moa_dspy.errors import BudgetReachedError, MetricError, StudyError
+from moa_dspy.optimize.metric import CheckedMetric
+
+ROW = dspy.Example(id="7", question="2 + 2?").with_inputs("question")
+ANSWER = dspy.Prediction(answer="4")
+
+
+@pytest.mark.parametrize("arity", [2, 3, 5])
+def test_it_is_given_as_many_arguments_as_it_takes(arity: int) -> None:
+    given: list[int] = []
+
+    def noted(*arguments: Any) -> bool:
+        given.append(len(arguments))
+        return True
+
+    metrics: dict[int, Any] = {
+        2: lambda a, b: noted(a, b),
+        3: lambda a, b, c=None: noted(a, b, c),
+        5: noted,
+    }
+    assert CheckedMetric.of(metrics[arity]).score(ROW, ANSWER, "trace", "name", "its trace") == 1.0
+    assert given == [arity]
+
+
+def test_its_value_is_kept_whole_and_its_score_is_a_number() -> None:
+    value = dspy.Prediction(score=0.25, feedback="Too long.")
+    metric = CheckedMetric.of(lambda example, prediction: value)
+    assert metric.value(ROW, ANSWER) is value
+    assert metric.score(ROW, ANSWER) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (1.5, r"must return a number in \[0, 1\], but gave 1.5 on '7'"),
+        (float("nan"), r"must return a number in \[0, 1\], but gave nan on '7'"),
+        (None, "The metric raised TypeError on example '7'"),
+        (dspy.Prediction(feedback="no score"), "The metric raised .* on example '7'"),
+    ],
+)
+def test_what_is_no_score_is_an_error_that_names_the_example(value: Any, message: str) -> None:
+    with pytest.raises(MetricError, match=message):
+        CheckedMetric.of(lambda example, prediction: value).score(ROW, ANSWER)
+
+
+def test_a_budget_that_ends_inside_is_that_and_no_fault_of_the_metric() -> None:
+    def judged(example: Any, prediction: Any) -> float:
+        raise BudgetReachedError("The budget of 3 calls is reached.")
+
+    with pytest.raises(BudgetReachedError, match="of 3 calls"):
+        CheckedMetric.of(judged).score(ROW, ANSWER)
+
+
+def test_a_signature_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(StudyError, match=r"but <lambda> has the signature \(example\)"):
+        CheckedMetric.of(lambda example: 1.0)

@@ -164,7 +164,11 @@ def read_agents(path: Path) -> list[Agent]:
     if unknown := set(content) - {"agents"}:
         raise PoolError(f"{path}: unknown key {min(unknown)!r}; known ones are agents.")
     agents = check_table(
-        list[Agent], content.get("agents", []), where=f"{path}: agents", error=PoolError
+        list[Agent],
+        content.get("agents", []),
+        where=f"{path}: agents",
+        error=PoolError,
+        may_hold_keys=True,
     )
     return [_beside(path, agent) for agent in agents]
 

@@ -28,7 +28,6 @@ from moa_dspy.optimize.prompts.prompt import (
 )
 from moa_dspy.optimize.prompts.references import Counted
 from moa_dspy.optimize.prompts.tuning import PromptComparison, PromptOrigin, PromptResult
-from moa_dspy.optimize.study_file import PromptsTable
 
 __all__ = [
     "OPTIMIZERS",
@@ -45,7 +44,6 @@ __all__ = [
     "PromptResult",
     "PromptRounds",
     "PromptVerdict",
-    "PromptsTable",
     "ReferenceDemos",
     "ReferenceFeedback",
     "RegisteredPrompt",

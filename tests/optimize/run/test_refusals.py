@@ -39,7 +39,7 @@ def refused(study: Path, out: Path, *, by: type[MoaError], match: str) -> None:
             StudyError,
             r"search\.n_trails: unknown key; .*n_trials.* Did you mean 'n_trials'",
         ),
-        (("n_trials = 8", "n_trials = 0"), StudyError, r"search\.n_trials: .*equal to 1.* got 0"),
+        (("n_trials = 8", "n_trials = 0"), StudyError, r"`n_trials` and .* at least 1 .* got 0,"),
         (
             ("[space]", '[space]\nagents = ["e0", "e9"]'),
             StudyError,

@@ -9,7 +9,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from moa_dspy.optimize.context import Snapshot
+from moa_dspy.optimize.progress import Snapshot
 from moa_dspy.optimize.report import early_lines
 
 if TYPE_CHECKING:

@@ -1,16 +1,16 @@
-"""Choose which model sits in which layer. The only room that imports Optuna."""
+"""The search for the best architecture of a pool. The only room that imports Optuna."""
 
-from moa_dspy.optimize.context import Snapshot, StageCounts, Watcher
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.nodes import Outcome
 from moa_dspy.optimize.objectives import OBJECTIVES, Objective
+from moa_dspy.optimize.progress import Snapshot
 from moa_dspy.optimize.prompts.builtin import ReferenceDemos, TryPrompts, demos_from_references
 from moa_dspy.optimize.prompts.feedback import ReferenceFeedback
 from moa_dspy.optimize.prompts.optimize import PromptReport, optimize_aggregator
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.prompts.prompt import Prompt
 from moa_dspy.optimize.prompts.tuning import PromptResult
-from moa_dspy.optimize.result import StudyResult, SystemScore, TrialRecord
+from moa_dspy.optimize.result import StageCounts, StudyResult, SystemScore, TrialRecord
 from moa_dspy.optimize.run import run_study
 from moa_dspy.optimize.search import ModelSearch
 from moa_dspy.optimize.selection import Limits
@@ -19,8 +19,8 @@ from moa_dspy.optimize.space.space import SearchSpace
 
 __all__ = [
     "OBJECTIVES",
-    "Limits",
     "Evaluator",
+    "Limits",
     "ModelSearch",
     "Objective",
     "Outcome",
@@ -37,7 +37,6 @@ __all__ = [
     "SystemScore",
     "TrialRecord",
     "TryPrompts",
-    "Watcher",
     "demos_from_references",
     "optimize_aggregator",
     "providers_of",

@@ -1,6 +1,4 @@
-"""What stands beside the pick: Self-MoA, top-k, and a random search of equal size."""
-
-# DOCS: optimize/finals: The last stage: the pick and its rivals on rows that nothing has seen, once.
+"""The comparison on test rows: the pick beside the best single agent and other baselines."""
 
 from __future__ import annotations
 
@@ -10,30 +8,37 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 import dspy
+import numpy as np
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls import Budget
-from moa_dspy.data import Splits
-from moa_dspy.errors import BudgetReachedError, StudyError, UnknownCallError
-from moa_dspy.optimize.context import SearchContext
+from moa_dspy.data.splits import Splits
+from moa_dspy.errors import BudgetReachedError, UnknownCallError
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.forecast import TOP_K, baseline_combine, self_moa_of, top_k
 from moa_dspy.optimize.nodes import Outcome, means, scores
+from moa_dspy.optimize.options import SearchOptions
+from moa_dspy.optimize.progress import Progress
 from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.result import SystemScore, TrialRecord
 from moa_dspy.optimize.selection import best_on_val
 from moa_dspy.optimize.space.space import SearchSpace
-from moa_dspy.winrate import (
-    Interval,
-    Verdict,
-    mean_interval,
-    oracle,
-    simultaneous_intervals,
-    verdict,
-)
+from moa_dspy.winrate.diagnostics import oracle
+from moa_dspy.winrate.intervals import Interval, mean_interval
+from moa_dspy.winrate.tests import examples_needed, simultaneous_intervals
+from moa_dspy.winrate.verdict import Verdict, verdict
 
 _MOST_REPEATS = 200
 """Known architectures in a row after which the space counts as drawn empty."""
+_ORDER = (
+    "pick",
+    "best_single",
+    "best_without_limits",
+    "own_prompt",
+    "self_moa",
+    "top_k",
+    "random",
+    "oracle",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,60 +48,6 @@ class Baseline:
     name: str
     architecture: Architecture | None
     note: str = ""
-
-
-def own_prompt(chosen: Architecture) -> list[Baseline]:
-    """Return the pick without the prompt that the search gave it; nothing if it gave none."""
-    if chosen.prompt is None:
-        return []
-    return [Baseline("own_prompt", replace(chosen, prompt=None), "the pick with its own prompt")]
-
-
-def fixed_baselines(context: SearchContext, ranking: Sequence[str]) -> list[Baseline]:
-    """Return Self-MoA and top-k, or why they cannot be run."""
-    combine = baseline_combine(context.space)
-    samples = self_moa_of(ranking, context.pool, combine=combine)
-    found = [
-        Baseline("self_moa_of", samples)
-        if samples
-        else Baseline("self_moa_of", None, f"{ranking[0]} is greedy: its samples are copies")
-    ]
-    k = min(TOP_K, len(ranking))
-    several = [Baseline("top_k", top_k(ranking, k, combine=combine), f"k = {k}")]
-    return found + (several if k > 1 else [Baseline("top_k", None, "the pool has one agent")])
-
-
-def random_baseline(
-    context: SearchContext,
-    referee: TrialJudge,
-    *,
-    n: int,
-    canonical: Callable[[Architecture], Architecture],
-) -> tuple[Baseline, int]:
-    """Return the best on val of ``n`` random architectures, and how many could be measured.
-
-    It gets as many trials as the search had. Live, its calls come from the share of
-    the budget kept for it; what that share did not reach is said.
-    """
-    drawn: list[TrialRecord] = []
-    context.pool.calls.ledger.share += context.random_share
-    architectures = list(islice(random_draws(context.space, canonical, context.seed), n))
-    if context.pool.calls.ledger.budget == Budget():
-        referee.announce(architectures)
-    for architecture in architectures:
-        context.show("random baseline", current=str(architecture), trial=len(drawn))
-        try:
-            drawn.append(referee.judge(architecture, "random", number=len(drawn)))
-        except BudgetReachedError:
-            break
-    limits = context.limits
-    fair = [r for r in drawn if not r.is_stopped_early and limits.admit(r)]
-    if not fair:
-        note = "its share of the budget did not reach one trial"
-        return Baseline("random", None, note), len(drawn)
-    best = best_on_val(fair, diversity_weight=context.diversity_weight)
-    note = f"best of {len(drawn)} random architectures"
-    return Baseline("random", Architecture.parse(best.architecture), note), len(drawn)
 
 
 def random_draws(
@@ -114,6 +65,89 @@ def random_draws(
             yield architecture
 
 
+def measure_random_baseline(
+    options: SearchOptions,
+    judge: TrialJudge,
+    progress: Progress,
+    draws: Iterator[Architecture],
+    *,
+    n: int,
+    may_announce: bool,
+) -> tuple[Baseline, int]:
+    """Return the best on val of ``n`` random architectures, and how many could be measured.
+
+    It gets as many trials as the search had. Its calls come from the share of the budget
+    that is kept for it; the note says if that did not reach a trial.
+
+    Args:
+        options: Of the search.
+        judge: Measures architectures.
+        progress: Is shown each of them.
+        draws: Random architectures.
+        n: How many are measured at most.
+        may_announce: Whether workers may begin with all of them at once.
+    """
+    drawn: list[TrialRecord] = []
+    architectures = list(islice(draws, n))
+    if may_announce:
+        judge.announce(architectures)
+    for architecture in architectures:
+        progress.show("random baseline", current=str(architecture), trial=len(drawn))
+        try:
+            drawn.append(judge.judge(architecture, "random", number=len(drawn)))
+        except BudgetReachedError:
+            break
+    fair = [r for r in drawn if not r.is_stopped_early and options.limits.admit(r)]
+    if not fair:
+        note = "its share of the budget did not reach one trial"
+        return Baseline("random", None, note), len(drawn)
+    best = best_on_val(fair, diversity_weight=options.diversity_weight)
+    note = f"best of {len(drawn)} random architectures"
+    return Baseline("random", Architecture.parse(best.architecture), note), len(drawn)
+
+
+def compared_baselines(
+    options: SearchOptions,
+    ranking: Sequence[str],
+    *,
+    pick: Architecture,
+    best_single: Architecture,
+    random_baseline: Baseline,
+) -> list[Baseline]:
+    """Return everything that is compared on test, what the verdict needs first.
+
+    Args:
+        options: Of the search.
+        ranking: Single agents by val score, best first.
+        pick: The choice of the search.
+        best_single: The best single agent within the limits.
+        random_baseline: See ``measure_random_baseline``.
+    """
+    found = [Baseline("best_single", best_single), Baseline("pick", pick)]
+    best = Architecture.single(ranking[0])
+    if best != best_single:
+        note = "the best single agent if there were no limits"
+        found.append(Baseline("best_without_limits", best, note))
+    if pick.prompt is not None:
+        own = replace(pick, prompt=None)
+        found.append(Baseline("own_prompt", own, "the pick with its own prompt"))
+    return [*found, *_fixed_baselines(options, ranking), random_baseline]
+
+
+def _fixed_baselines(options: SearchOptions, ranking: Sequence[str]) -> list[Baseline]:
+    """Return Self-MoA and top-k, or why they cannot be run."""
+    combine = baseline_combine(options.space)
+    samples = self_moa_of(ranking, options.pool, combine=combine)
+    found = [
+        Baseline("self_moa", samples)
+        if samples
+        else Baseline("self_moa", None, f"{ranking[0]} is greedy: its samples are copies")
+    ]
+    k = min(TOP_K, len(ranking))
+    several = [Baseline("top_k", top_k(ranking, k, combine=combine), f"k = {k}")]
+    return found + (several if k > 1 else [Baseline("top_k", None, "the pool has one agent")])
+
+
 @dataclass(frozen=True, slots=True)
 class ComparedSystems:
     """Rows on val and test by name, paired differences on test, and the verdict."""
@@ -124,93 +158,113 @@ class ComparedSystems:
     verdict: Verdict
 
 
-class TestComparison:
-    """Measures the pick and its rivals on val and on test.
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """The outcomes of a baseline on the rows that could be measured, in the rows' order."""
+
+    baseline: Baseline
+    n_rows: int
+    outcomes: Mapping[str, Outcome]
+    missing: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        return len(self.outcomes) == self.n_rows
+
+    @property
+    def scores(self) -> list[float]:
+        return scores(list(self.outcomes.values()))
+
+    def row(self) -> SystemScore:
+        name, architecture = self.baseline.name, self.baseline.architecture
+        text = str(architecture) if architecture else None
+        # The verdict may rest on a part of the rows, which are not chosen by their results.
+        is_shown = self.is_whole or (name in ("pick", "best_single") and self.outcomes)
+        if not is_shown:
+            return SystemScore(name, text, None, note=self.missing)
+        interval = mean_interval(self.scores)
+        note = self.baseline.note
+        if not self.is_whole:
+            note = f"{len(self.outcomes)} of {self.n_rows} rows: {self.missing}"
+        row = SystemScore(name, text, interval.estimate, interval.low, interval.high, note=note)
+        return replace(row, **means(list(self.outcomes.values())))
+
+
+def compare_on_test(
+    options: SearchOptions,
+    evaluator: Evaluator,
+    splits: Splits,
+    progress: Progress,
+    baselines: Sequence[Baseline],
+    *,
+    ranking: Sequence[str],
+    may_announce: bool,
+) -> ComparedSystems:
+    """Measure the pick, every baseline and every single agent on the test rows, once.
+
+    If the budget ends before the pick and the best single agent are measured, the verdict is of
+    the rows that both have, or that there are none.
 
     Args:
-        context: Gives pool, space, options and progress.
+        options: Of the search.
         evaluator: Runs architectures.
         splits: Val was looked at; test is looked at here.
+        progress: Is shown each system.
+        baselines: Made by ``compared_baselines``.
         ranking: Single agents by val score, best first.
+        may_announce: Whether workers may begin with all of them at once.
     """
+    if may_announce:
+        wanted = [one.architecture for one in baselines if one.architecture is not None]
+        every = dict.fromkeys([*wanted, *map(Architecture.single, ranking)])
+        evaluator.announce(every, splits.test)
+    measure = _Measurer(evaluator, progress)
+    test = {one.name: measure(one, splits.test) for one in baselines}
+    val = {one.name: measure(one, splits.val) for one in baselines}
+    oracles = [measure.oracle(ranking, rows) for rows in (splits.test, splits.val)]
+    pick, single = test["pick"], test["best_single"]
+    others = {
+        name: one.scores
+        for name, one in test.items()
+        if one.is_whole and one.baseline.architecture != pick.baseline.architecture
+    }
+    return ComparedSystems(
+        val=_ordered({**{name: one.row() for name, one in val.items()}, "oracle": oracles[1]}),
+        test=_ordered({**{name: one.row() for name, one in test.items()}, "oracle": oracles[0]}),
+        differences=simultaneous_intervals(pick.scores, others) if others and pick.is_whole else {},
+        verdict=_verdict(pick, single, val, min_gain=options.min_gain),
+    )
 
-    def __init__(
-        self,
-        context: SearchContext,
-        evaluator: Evaluator,
-        splits: Splits,
-        ranking: Sequence[str],
-    ) -> None:
-        self._context, self._evaluator, self._splits = context, evaluator, splits
-        self._ranking = ranking
 
-    def compare(self, chosen: Architecture, random_baseline: Baseline) -> ComparedSystems:
-        """Touch the test rows, once, for the pick, the fixed rivals and every single agent.
+@dataclass(frozen=True, slots=True)
+class _Measurer:
+    evaluator: Evaluator
+    progress: Progress
 
-        Raises:
-            StudyError: If the budget ends before the pick and the best single agent are measured.
-        """
-        self._context.pool.calls.ledger.share = 1.0
-        best = self._ranking[0]
-        first = [Baseline("best_single", Architecture.single(best)), Baseline("pick", chosen)]
-        fixed = fixed_baselines(self._context, self._ranking)
-        rivals = [*first, *own_prompt(chosen), *fixed, random_baseline]
-        self._announce(rivals)
-        found = {rival.name: self._measure(rival, self._splits.test) for rival in rivals}
-        for name in ("best_single", "pick"):
-            if isinstance(found[name], str):
-                raise StudyError(f"The {name} could not be tested: {found[name]}")
-        test = {rival.name: _row(rival, found[rival.name]) for rival in rivals}
-        val = {r.name: _row(r, self._measure(r, self._splits.val)) for r in rivals}
-        test["oracle"], val["oracle"] = (
-            self._oracle(self._splits.test),
-            self._oracle(self._splits.val),
-        )
-        measured = {n: scores(o) for n, o in found.items() if not isinstance(o, str)}
-        mine = measured.pop("pick")
-        others = {n: s for n, s in measured.items() if test[n].architecture != str(chosen)}
-        names = (str(chosen), best)
-        return ComparedSystems(
-            val=_ordered(val),
-            test=_ordered(test),
-            differences=simultaneous_intervals(mine, others) if others else {},
-            verdict=verdict(
-                mine,
-                measured["best_single"],
-                pick_is_single=not chosen.layers,
-                names=names,
-                gain=self._context.gain,
-            ),
-        )
-
-    def _announce(self, rivals: Sequence[Baseline]) -> None:
-        # Money is spent in the order of measuring: what a budget may not reach is not begun.
-        if self._context.pool.calls.ledger.budget == Budget():
-            wanted = [r.architecture for r in rivals if r.architecture is not None]
-            singles = map(Architecture.single, self._ranking)
-            self._evaluator.announce(dict.fromkeys([*wanted, *singles]), self._splits.test)
-
-    def _measure(self, rival: Baseline, rows: Sequence[dspy.Example]) -> tuple[Outcome, ...] | str:
-        """Return outcomes, or the reason why there are none."""
-        if rival.architecture is None:
-            return rival.note
-        self._context.show("test", current=f"{rival.name}: {rival.architecture}")
+    def __call__(self, baseline: Baseline, rows: Sequence[dspy.Example]) -> _Measured:
+        one, n_rows = baseline.architecture, len(rows)
+        if one is None:
+            return _Measured(baseline, n_rows, {}, baseline.note)
+        self.progress.show("test", current=f"{baseline.name}: {one}")
+        reason = ""
         try:
-            return self._evaluator.measure(rival.architecture, rows)
+            self.evaluator.measure(one, rows)
         except BudgetReachedError as error:
-            return str(error)
+            reason = str(error)
         except UnknownCallError:
-            return "not in the recording"
+            reason = "not in the recording"
+        known = [row for row in rows if self.evaluator.knows(one, [row])]
+        found = zip(known, self.evaluator.measure(one, known), strict=True)
+        return _Measured(baseline, n_rows, {row.id: outcome for row, outcome in found}, reason)
 
-    def _oracle(self, rows: Sequence[dspy.Example]) -> SystemScore:
+    def oracle(self, ranking: Sequence[str], rows: Sequence[dspy.Example]) -> SystemScore:
         """Return the best single agent of each question: the ceiling of any choice among them."""
-        found = {
-            name: self._measure(Baseline(name, Architecture.single(name)), rows)
-            for name in self._ranking
-        }
-        if missing := [name for name, o in found.items() if isinstance(o, str)]:
-            return SystemScore("oracle", None, None, note=f"{missing[0]}: {found[missing[0]]}")
-        best = oracle({n: scores(o) for n, o in found.items() if not isinstance(o, str)})
+        found = [self(Baseline(name, Architecture.single(name)), rows) for name in ranking]
+        for one in found:
+            if not one.is_whole:
+                note = f"{one.baseline.name}: {one.missing}"
+                return SystemScore("oracle", None, None, note=note)
+        best = oracle({one.baseline.name: one.scores for one in found})
         interval = mean_interval(best)
         note = "best single agent of each question"
         return SystemScore(
@@ -218,17 +272,37 @@ class TestComparison:
         )
 
 
-def _row(rival: Baseline, outcomes: tuple[Outcome, ...] | str) -> SystemScore:
-    text = str(rival.architecture) if rival.architecture else None
-    if isinstance(outcomes, str):
-        return SystemScore(rival.name, text, None, note=outcomes)
-    interval = mean_interval(scores(outcomes))
-    row = SystemScore(
-        rival.name, text, interval.estimate, interval.low, interval.high, note=rival.note
+def _verdict(
+    pick: _Measured, single: _Measured, val: Mapping[str, _Measured], *, min_gain: float
+) -> Verdict:
+    """Return the verdict from the test rows that both were measured on."""
+    common = [row for row in pick.outcomes if row in single.outcomes]
+    chosen, rival = pick.baseline.architecture, single.baseline.architecture
+    assert chosen is not None  # neither is a baseline that may be left out
+    names = (str(chosen), str(rival))
+    if common:
+        return verdict(
+            scores([pick.outcomes[row] for row in common]),
+            scores([single.outcomes[row] for row in common]),
+            pick_is_single=not chosen.layers,
+            names=names,
+            gain=min_gain,
+        )
+    unknown = Interval(0.0, -1.0, 1.0, 0.95)
+    reason = pick.missing or single.missing
+    if not chosen.layers:
+        text = (
+            f"Keep the single model: the search chose {names[0]}; no test row was asked. {reason}"
+        )
+        return Verdict("single", None, unknown, 0, 0, text)
+    gaps = np.array(val["pick"].scores) - np.array(val["best_single"].scores)
+    n_more = examples_needed(gaps, gain=min_gain)
+    text = (
+        f"Not enough examples: no test row was asked of both {names[0]} and {names[1]}; about "
+        f"{n_more} are needed to see a gain of {100 * min_gain:.3g} points. {reason}"
     )
-    return replace(row, **means(outcomes))
+    return Verdict("not_enough_examples", None, unknown, 0, n_more, text)
 
 
 def _ordered(rows: Mapping[str, SystemScore]) -> dict[str, SystemScore]:
-    order = ("pick", "best_single", "own_prompt", "self_moa_of", "top_k", "random", "oracle")
-    return {name: rows[name] for name in order if name in rows}
+    return {name: rows[name] for name in _ORDER if name in rows}

@@ -1,33 +1,50 @@
-"""What a search varies: the one mixture of a program, which may be the program itself."""
-
-# DOCS: optimize/measure: Measures architectures on examples; what one trial computed, no other computes again.
+"""The evaluator of a search: the student with an architecture, run and scored on rows."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
-import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError, LMError
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls import call_scope
-from moa_dspy.errors import BudgetReachedError, LayerFailedError, MetricError, StudyError, ours
+from moa_dspy.calls.scope import CallScope, call_scope, current_scope, entered
+from moa_dspy.errors import BudgetReachedError, LayerFailedError, StudyError, ours
 from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import NodeCache, NodeRunner, Outcome, place_of
 from moa_dspy.prediction import MixturePrediction
 
-if TYPE_CHECKING:
-    from moa_dspy.optimize.prompts.prompt import PromptRegistry
+MetricFunction: TypeAlias = Callable[..., Any]
+
+
+class NamedPrompts(Protocol):
+    """The prompts that an architecture may name; see ``PromptRegistry``."""
+
+    def put_into(self, module: Any, name: str) -> None:
+        """Give the aggregator ``module`` the prompt of this name.
+
+        Raises:
+            StudyError: If there is no such prompt.
+        """
+        ...
+
+    def is_given(self, name: str) -> bool:
+        """Whether every process has the prompt from the start; a tuned one is this process's."""
+        ...
+
+    def canonical(self, architecture: Architecture) -> Architecture:
+        """Return the architecture with the one name that its prompt goes by."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +54,22 @@ class Student:
     Attributes:
         program: Any DSPy program.
         mixture: The only mixture that it holds.
-        book: The prompts that an architecture may name; None has none.
+        registry: The prompts that an architecture may name; None has none.
     """
 
     program: Any
     mixture: MixtureOfAgents
-    book: PromptRegistry | None = None
+    registry: NamedPrompts | None = None
 
     @classmethod
-    def of(cls, program: Any, book: PromptRegistry | None = None) -> Student:
+    def of(cls, program: Any, registry: NamedPrompts | None = None) -> Student:
         """Find the mixture of ``program``.
 
         Raises:
             StudyError: If there is none, or more than one, naming where they are.
         """
+        if isinstance(program, Student):
+            return program
         found = mixtures_of(program)
         if len(found) != 1:
             where = f" at {', '.join(found)}" if found else ""
@@ -59,69 +78,48 @@ class Student:
                 f"a {type(program).__name__} with {len(found) or 'none'}{where}."
             )
         (mixture,) = found.values()
-        return cls(program, mixture, book)
+        return cls(program, mixture, registry)
 
-    def with_book(self, book: PromptRegistry) -> Student:
+    def with_registry(self, registry: NamedPrompts) -> Student:
         """Return the student with other prompts to name."""
-        return replace(self, book=book)
+        return replace(self, registry=registry)
 
     def with_architecture(self, architecture: Architecture) -> Any:
         """Return a copy of the program that has the architecture; its seats' prompts are new.
 
         A prompt that the architecture names is in the aggregator, and named no more: the
-        program can be saved and used by who has no book.
+        program can be saved and used without the registry.
 
         Raises:
             StudyError: If the prompt is unknown.
         """
         made = self._made(architecture)
         made.architecture = replace(architecture, prompt=None)
-        return self._copy(made)
+        return self.with_module(made)
 
-    def to_measure(self, architecture: Architecture) -> Student:
-        """Return the program with the architecture, as ``answer`` can run it.
+    def to_measure(self, architecture: Architecture) -> MeasuredProgram:
+        """Return the program with the architecture, ready to be run on rows.
 
         Raises:
             StudyError: If the architecture names an unknown prompt.
         """
-        made = self._made(architecture)
-        is_all = self.program is self.mixture
-        return Student(made if is_all else self._copy(_Measured(made)), made, self.book)
-
-    def answer(self, inputs: Mapping[str, Any], asking: NodeRunner) -> Any:
-        """Return the prediction of what ``to_measure`` returned; its seats ask by ``asking``.
-
-        Raises:
-            LayerFailedError: If a model's failure leaves the program without a prediction.
-            MoaError: If the reason is not the model: budget, replay, store, pool.
-            StudyError: If the program itself fails.
-        """
-        if self.program is self.mixture:
-            return MixturePrediction.of(asking.answer(self.mixture, inputs))
-        try:
-            with dspy.context(moa_dspy_asking=asking):
-                return self.program(**inputs)
-        except Exception as error:
-            if cause := ours(error):
-                raise cause from None
-            if isinstance(error, LayerFailedError):
-                raise
-            if isinstance(error, (AdapterParseError, LMError)):
-                raise LayerFailedError(f"{type(error).__name__}: {error}") from error
-            raise StudyError(
-                f"The program raised {type(error).__name__} on example {asking.example!r}: {error}"
-            ) from error
+        return MeasuredProgram(self, self._made(architecture))
 
     def _made(self, architecture: Architecture) -> MixtureOfAgents:
         made = self.mixture.with_architecture(architecture)
         if (name := architecture.prompt) is None:
             return made
-        if self.book is None:
+        if self.registry is None:
             raise StudyError(f"Prompt {name!r} of {architecture} is unknown: there are none.")
-        self.book.put_into(made.aggregator, name)
+        self.registry.put_into(made.aggregator, name)
         return made
 
-    def _copy(self, made: Any) -> Any:
+    def with_module(self, made: dspy.Module) -> Any:
+        """Return a copy of the program that holds ``made`` where the mixture was.
+
+        Raises:
+            StudyError: If the program cannot be copied.
+        """
         try:
             # An object that is in the memo is not copied but replaced, wherever it stands.
             return copy.deepcopy(self.program, {id(self.mixture): made})
@@ -132,17 +130,83 @@ class Student:
             ) from error
 
 
-class _Measured(dspy.Module):
-    """Stands where the mixture of a measured program stood."""
+class MeasuredProgram:
+    """A student with one architecture. Safe for threads.
+
+    A larger program is copied for as many rows as are run at the same time: in each copy
+    stands, for the mixture, a module that knows the row. So the program may start threads of
+    any kind, which would not inherit a context variable.
+
+    Args:
+        student: The program.
+        mixture: With the architecture.
+    """
+
+    def __init__(self, student: Student, mixture: MixtureOfAgents) -> None:
+        self._student, self.mixture = student, mixture
+        self._idle: list[tuple[_MixtureStandIn, Any]] = []
+
+    def answer(self, inputs: Mapping[str, Any], runner: NodeRunner) -> Any:
+        """Return the prediction for one row; its seats are asked by ``runner``.
+
+        Raises:
+            LayerFailedError: If a model's failure leaves the program without a prediction.
+            MoaError: If the reason is not the model: budget, replay, store, pool.
+            StudyError: If the program itself fails.
+        """
+        if self._student.program is self._student.mixture:
+            return MixturePrediction.of(runner.answer(self.mixture, inputs))
+        try:
+            stand_in, program = self._idle.pop()
+        except IndexError:
+            stand_in = _MixtureStandIn(self.mixture)
+            program = self._student.with_module(stand_in)
+        stand_in.row = _Row(runner, current_scope())
+        try:
+            return program(**inputs)
+        except Exception as error:
+            if cause := ours(error):
+                raise cause from None
+            if isinstance(error, LayerFailedError):
+                raise
+            if isinstance(error, (AdapterParseError, LMError)):
+                raise LayerFailedError(f"{type(error).__name__}: {error}") from error
+            raise StudyError(
+                f"The program raised {type(error).__name__} on example {runner.example!r}: {error}"
+            ) from error
+        finally:
+            self._idle.append((stand_in, program))
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """The row that a copy of a program is run on."""
+
+    runner: NodeRunner
+    scope: CallScope
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Row:
+        # A program may copy the module (``dspy.BestOfN`` does); the row is the same one.
+        return self
+
+
+class _MixtureStandIn(dspy.Module):
+    """Stands where the mixture of a larger program stood, for one row at a time."""
 
     def __init__(self, mixture: MixtureOfAgents) -> None:
         super().__init__()
         self.mixture = mixture
+        self.row: _Row | None = None
 
     def forward(self, **inputs: Any) -> Any:
-        # DSPy hands its settings on to threads that it starts; a context variable is not.
-        asking: NodeRunner = dspy.settings.moa_dspy_asking
-        return MixturePrediction.of(asking.answer(self.mixture, inputs, place=place_of(inputs)))
+        if self.row is None:
+            raise StudyError("A measured program was run outside of its measurement.")
+        runner, scope = self.row.runner, self.row.scope
+        # In a thread that the program started, calls must count as in the thread of the row.
+        is_inside = current_scope().example == scope.example
+        with nullcontext() if is_inside else entered(scope):
+            answer = runner.answer(self.mixture, inputs, place=place_of(inputs))
+        return MixturePrediction.of(answer)
 
     async def aforward(self, **inputs: Any) -> Any:
         return await asyncio.to_thread(self, **inputs)
@@ -174,11 +238,8 @@ def _walk(module: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Mixture
             yield from _walk(one, f"{path}.{name}{where}", seen)
 
 
-MetricFunction: TypeAlias = Callable[..., Any]
-
-
 class WorkerPool(Protocol):
-    """Several processes that ask what a evaluator will want to know, into one store."""
+    """Several processes that ask ahead what an evaluator will need, into one store."""
 
     def announce(
         self, wanted: Iterable[tuple[Architecture, Sequence[dspy.Example]]], *, is_urgent: bool
@@ -211,24 +272,24 @@ class Evaluator:
             whole; gives signature, adapter and module of every seat.
         metric: Any DSPy metric.
         num_threads: Examples measured at the same time.
-        crew: Who asks instead of these threads; None is nobody.
-        memory: What is known already.
-        book: The prompts that an architecture may name.
+        workers: Ask instead of these threads; None means that the threads ask.
+        node_cache: Responses that are known already.
+        registry: The prompts that an architecture may name.
     """
 
     student: Any
     metric: MetricFunction
     num_threads: int = 8
-    crew: WorkerPool | None = None
-    memory: NodeCache = field(default_factory=NodeCache)
-    book: PromptRegistry | None = None
+    workers: WorkerPool | None = None
+    node_cache: NodeCache = field(default_factory=NodeCache)
+    registry: NamedPrompts | None = None
     _outcomes: dict[tuple[Architecture, str], Outcome] = field(default_factory=dict)
-    _students: dict[Architecture, Student] = field(default_factory=dict)
+    _programs: dict[Architecture, MeasuredProgram] = field(default_factory=dict)
 
     @property
     def failures(self) -> Counter[str]:
         """Responses without an answer, per agent, counted over distinct computations."""
-        return self.memory.failures
+        return self.node_cache.failures
 
     def measure(
         self, architecture: Architecture, rows: Sequence[dspy.Example]
@@ -242,7 +303,7 @@ class Evaluator:
         """
         missing = [row for row in rows if (architecture, row.id) not in self._outcomes]
         if missing:
-            self._run(Student.of(self.student, self.book).to_measure(architecture), missing)
+            self._run(Student.of(self.student, self.registry).to_measure(architecture), missing)
         return tuple(self._outcomes[architecture, row.id] for row in rows)
 
     def knows(self, architecture: Architecture, rows: Sequence[dspy.Example]) -> bool:
@@ -256,79 +317,75 @@ class Evaluator:
         *,
         is_urgent: bool = True,
     ) -> None:
-        """Say what will be measured for certain; a crew begins with it, else nothing happens."""
-        if self.crew is not None:
+        """Say what will be measured for certain: workers begin with it, threads do not."""
+        if self.workers is not None:
             wanted = [(one, rows) for one in architectures if self._is_shared(one)]
-            self.crew.announce(wanted, is_urgent=is_urgent)
+            self.workers.announce(wanted, is_urgent=is_urgent)
 
     def ask(self, architecture: Architecture, row: dspy.Example) -> None:
         """Ask all that ``measure`` of this row would, and judge nothing."""
-        student = self._students.get(architecture)
-        if student is None:
-            student = Student.of(self.student, self.book).to_measure(architecture)
-            self._students[architecture] = student
+        program = self._programs.get(architecture)
+        if program is None:
+            program = Student.of(self.student, self.registry).to_measure(architecture)
+            self._programs[architecture] = program
         with call_scope(example=row.id), suppress(LayerFailedError):
-            student.answer(row.inputs().toDict(), NodeRunner(self.memory, row.id))
+            program.answer(row.inputs().toDict(), NodeRunner(self.node_cache, row.id))
 
     def _is_shared(self, architecture: Architecture) -> bool:
         """Whether every process knows its prompt: a tuned one is known to this process alone."""
         name = architecture.prompt
-        return name is None or self.book is None or self.book.is_given(name)
+        return name is None or self.registry is None or self.registry.is_given(name)
 
-    def _run(self, student: Student, rows: Sequence[dspy.Example]) -> None:
+    def _run(self, program: MeasuredProgram, rows: Sequence[dspy.Example]) -> None:
         first, *rest = rows
-        if self.crew is not None and rest and self._is_shared(student.mixture.architecture):
-            for row in self.crew.ready(student.mixture.architecture, rows):
-                self._measure_one(student, row)
+        if self.workers is not None and rest and self._is_shared(program.mixture.architecture):
+            for row in self.workers.ready(program.mixture.architecture, rows):
+                self._measure_one(program, row)
             return
-        self._measure_one(student, first)
-        if student.mixture.pool.calls.replay_only:
-            # Nothing to wait for: threads would only cost time.
-            for row in rest:
-                self._measure_one(student, row)
-            return
-        given_up = threading.Event()
-        with ThreadPoolExecutor(self.num_threads) as threads, call_scope(cancelled=given_up):
-            running = [
-                threads.submit(copy_context().run, self._measure_one, student, row) for row in rest
-            ]
-            try:
-                for future in running:
-                    future.result()
-            except BaseException as error:
-                # What is in flight is paid for and gets stored; what is not is not started.
-                if not isinstance(error, BudgetReachedError):
-                    given_up.set()  # nobody waits for an endpoint that is down
-                threads.shutdown(wait=True, cancel_futures=True)
-                raise
+        self._measure_one(program, first)
+        # In a replay there is nothing to wait for: threads would only cost time.
+        num_threads = 1 if program.mixture.pool.calls.replay_only else self.num_threads
+        in_threads(lambda row: self._measure_one(program, row), rest, num_threads=num_threads)
 
-    def _measure_one(self, student: Student, row: dspy.Example) -> None:
-        asking, key = NodeRunner(self.memory, row.id), (student.mixture.architecture, row.id)
+    def _measure_one(self, program: MeasuredProgram, row: dspy.Example) -> None:
+        runner, key = NodeRunner(self.node_cache, row.id), (program.mixture.architecture, row.id)
         with call_scope(example=row.id) as scope:
             try:
-                prediction = student.answer(row.inputs().toDict(), asking)
+                prediction = program.answer(row.inputs().toDict(), runner)
             except LayerFailedError as error:
                 # What did not answer was asked all the same: a failure is not cheap.
-                costs = asking.costs(scope.log)
+                costs = runner.costs(scope.log)
                 self._outcomes[key] = Outcome(0.0, (), **costs, failure=str(error))
                 return
         self._outcomes[key] = Outcome(
             score=self._score(row, prediction),
-            layer=asking.read,
-            ballot=asking.ballot(student.mixture),
-            **asking.costs(scope.log),
+            layer=runner.read,
+            ballot=runner.ballot(program.mixture),
+            **runner.costs(scope.log),
         )
 
     def _score(self, row: dspy.Example, prediction: dspy.Prediction) -> float:
+        return CheckedMetric(self.metric).score(row, prediction)
+
+
+def in_threads(task: Callable[[Any], Any], items: Sequence[Any], *, num_threads: int) -> list[Any]:
+    """Return the results of a task per item, in order; one thread is the caller's own.
+
+    After an error no further task is begun. Its first requests are finished only if the budget
+    ended: what is paid for gets stored, but an endpoint that is down is not waited for.
+
+    Raises:
+        Exception: The first error of a task, in the order of the items.
+    """
+    if num_threads == 1:
+        return [task(item) for item in items]
+    given_up = threading.Event()
+    with ThreadPoolExecutor(num_threads) as threads, call_scope(cancelled=given_up):
+        running = [threads.submit(copy_context().run, task, item) for item in items]
         try:
-            value: Any = self.metric(row, prediction)
-            score = float(value.score if hasattr(value, "score") else value)
-        except Exception as error:
-            raise MetricError(
-                f"The metric raised {type(error).__name__} on example {row.id!r}: {error}"
-            ) from error
-        if not (math.isfinite(score) and 0 <= score <= 1):
-            raise MetricError(
-                f"The metric must return a number in [0, 1], but gave {score} on {row.id!r}."
-            )
-        return score
+            return [future.result() for future in running]
+        except BaseException as error:
+            if not isinstance(error, BudgetReachedError):
+                given_up.set()
+            threads.shutdown(wait=True, cancel_futures=True)
+            raise

@@ -1,14 +1,12 @@
-"""Asks what one example needs; what another architecture has asked before is remembered."""
-
-# DOCS: optimize/outcome: What one architecture came to on one example, and what follows for many.
+"""The responses of a mixture's nodes on one example: asked once, then known to all architectures."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import threading
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import ChainMap, Counter
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +17,7 @@ from moa_dspy.calls import CallFacts, call_scope
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.plan import follow
 from moa_dspy.prediction import Answer, Response
+from moa_dspy.seats import Seats
 
 
 @dataclass(slots=True)
@@ -27,11 +26,27 @@ class NodeCache:
 
     Attributes:
         failures: Responses without an answer, per agent.
+        calls: Requests by ``made`` and ``reused``: sent, or answered by a store or recording.
     """
 
     failures: Counter[str] = field(default_factory=Counter)
-    _known: dict[tuple[str, object], Response] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
+    _known: MutableMapping[tuple[str, object], Response] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def child(self) -> NodeCache:
+        """Return a cache that knows what this one knows and keeps its own nodes to itself.
+
+        Seats with another prompt have the same nodes. Calls are counted in both.
+        """
+        return NodeCache(Counter(), self.calls, ChainMap({}, self._known), self._lock)
+
+    def count(self, log: Sequence[CallFacts]) -> None:
+        """Count the calls of a log."""
+        with self._lock:
+            for facts in log:
+                # Attempt 0 was given up before it was sent.
+                self.calls["reused" if facts.is_reused else "made"] += facts.attempt > 0
 
     def get(self, question: Question, place: object) -> Response | None:
         """Return what was answered, or None if it was not asked."""
@@ -50,15 +65,15 @@ class NodeCache:
 
 @dataclass(slots=True)
 class NodeRunner:
-    """All that one architecture asks for one example.
+    """Asks all that one architecture needs for one example.
 
     Attributes:
-        memory: Of all architectures.
+        node_cache: Of all architectures.
         example: Id of the example.
-        answers: What the mixture answered, each time it was asked.
+        answers: Of the mixture, one for each time it was asked.
     """
 
-    memory: NodeCache
+    node_cache: NodeCache
     example: str
     answers: list[Answer] = field(default_factory=list)
     _rounds: list[list[Response]] = field(default_factory=list)
@@ -67,23 +82,29 @@ class NodeRunner:
         self, mixture: MixtureOfAgents, inputs: Mapping[str, Any], *, place: object = None
     ) -> Answer:
         """Follow the mixture's plan; ``place`` tells apart several inputs of one example."""
-        where = (self.example, place)
-
-        def ask_all(questions: list[Question]) -> list[Response]:
-            known = {q.node: self.memory.get(q, where) for q in questions}
-            if new := [q for q in questions if known[q.node] is None]:
-                # A scope of its own: what seats ask is counted by their responses.
-                with call_scope(example=self.example):
-                    responses = mixture.seats.ask_all(new)
-                self.memory.put(where, new, responses)
-                known |= {q.node: r for q, r in zip(new, responses, strict=True)}
-            found = [response for q in questions if (response := known[q.node])]
-            self._rounds.append(found)
-            return found
-
-        answer = follow(mixture.plan(inputs), ask_all)
+        seats = mixture.seats
+        answer = follow(mixture.plan(inputs), lambda asked: self.ask(asked, seats, place=place))
         self.answers.append(answer)
         return answer
+
+    def ask(
+        self, questions: Sequence[Question], seats: Seats, *, place: object = None
+    ) -> list[Response]:
+        """Return the responses to a round of questions; known nodes are not asked again."""
+        where = (self.example, place)
+        known = {q.node: self.node_cache.get(q, where) for q in questions}
+        if new := [q for q in questions if known[q.node] is None]:
+            # A scope of its own: what seats ask is counted by their responses.
+            with call_scope(example=self.example) as scope:
+                try:
+                    responses = seats.ask_all(new)
+                finally:
+                    self.node_cache.count(scope.log)
+            self.node_cache.put(where, new, responses)
+            known |= {q.node: r for q, r in zip(new, responses, strict=True)}
+        found = [response for q in questions if (response := known[q.node])]
+        self._rounds.append(found)
+        return found
 
     @property
     def read(self) -> tuple[str, ...]:

@@ -1,6 +1,4 @@
-"""What a study found, as plain data: the pick, its rivals, the verdict, and what it cost."""
-
-# DOCS: optimize/versions: The versions a result was made with.
+"""The result of a search as plain data: pick, baselines, verdict, trials and costs."""
 
 from __future__ import annotations
 
@@ -61,6 +59,19 @@ class TrialRecord:
     seconds: float
     rows: int
     is_stopped_early: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StageCounts:
+    """How far a finished study got, so that running it again does the same and no more.
+
+    ``phases`` are the trials at the end of each time that it composed, before prompts were tuned.
+    """
+
+    trials: int
+    random: int
+    stopped_by: str | None = None
+    phases: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,19 +14,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.attempts import OutagePolicy
 from moa_dspy.calls.budget import Ledger
+from moa_dspy.calls.scope import spending_under
 from moa_dspy.calls.store.database import database_url
 from moa_dspy.calls.store.database import shown as shown_url
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import MoaError, OutageError, StudyError
-from moa_dspy.optimize.context import Snapshot, Watcher, silent
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.nodes import NodeCache
+from moa_dspy.optimize.progress import ShowSnapshot, Snapshot, silent
 from moa_dspy.optimize.result import StudyResult
+from moa_dspy.optimize.search import ModelSearch, SearchOutcome, run_search
 from moa_dspy.optimize.study import (
     FinishedStudy,
     PreparedStudy,
@@ -101,7 +103,7 @@ def run_study(
     out: Path | None = None,
     storage: str | None = None,
     resume: bool = False,
-    show: Watcher = silent,
+    show: ShowSnapshot = silent,
 ) -> StudyResult:
     """Run the study of a file, and write its program and result into a folder.
 
@@ -135,7 +137,7 @@ def work_on(
     is_helper: bool = False,
     writes_files: bool = True,
     num_threads: int | None = None,
-    show: Watcher = silent,
+    show: ShowSnapshot = silent,
 ) -> StudyEnd:
     """Work on the study of a file until it is finished, beside any number of other processes.
 
@@ -176,7 +178,7 @@ class Runner:
     """One process of a study; see ``work_on``."""
 
     def __init__(
-        self, prepared: PreparedStudy, store: CallStore, place: StudyPlace, *, show: Watcher
+        self, prepared: PreparedStudy, store: CallStore, place: StudyPlace, *, show: ShowSnapshot
     ) -> None:
         self._prepared, self._store, self._place, self._show = prepared, store, place, show
         study, parts = prepared.study, prepared.digests
@@ -194,11 +196,12 @@ class Runner:
         self._pool = prepared.make_pool(store, self._ledger)
         self._queue = TaskQueue(store, self.shared.key)
         self._node_cache = NodeCache()
-        self._is_coordinator = False
         self._rows = {row.id: row for row in (*prepared.splits.val, *prepared.splits.test)}
         student = study.make_student(self._pool)
         prompts = None if study.prompts is None else study.prompts.make_book(student)
-        self._evaluator = Evaluator(student, prepared.metric, memory=self._node_cache, book=prompts)
+        self._evaluator = Evaluator(
+            student, prepared.metric, node_cache=self._node_cache, registry=prompts
+        )
 
     def join(self, *, must_exist: bool, may_set_budget: bool) -> None:
         """Begin the study or join it.
@@ -212,7 +215,7 @@ class Runner:
 
     def run(self, num_threads: int | None, *, writes_files: bool) -> StudyEnd:
         """Work until the study is finished."""
-        n_threads = num_threads or self._search().num_threads
+        n_threads = num_threads or self._search().options.num_threads
         tasks = TaskRunner(self._queue, self._work, num_threads=n_threads)
         try:
             while (finished := self.shared.finished()) is None:
@@ -239,16 +242,14 @@ class Runner:
         where = shown_url(database_url(self._place.calls))
         return StudyEnd(result, where, finished.place, folder, tasks.n_done)
 
-    def _search(self) -> Any:
+    def _search(self) -> ModelSearch:
         return self._prepared.study.make_search(self._pool, self._prepared.metric)
 
     def _work(self, task: Task) -> None:
-        if not self._is_coordinator:
-            self._ledger.share = task.share
-        self._evaluator.ask(Architecture.parse(task.architecture), self._rows[task.example])
+        with spending_under(self._ledger, share=task.share):
+            self._evaluator.ask(Architecture.parse(task.architecture), self._rows[task.example])
 
     def _help(self, tasks: TaskRunner) -> None:
-        self._is_coordinator = False
         self._pool.calls.endurance = self._outage_policy()
         clock = self._pool.calls.clock
         last = clock.monotonic() + _LOOK_SECONDS
@@ -261,27 +262,24 @@ class Runner:
 
     def _coordinate(self, tasks: TaskRunner) -> None:
         """Run the search from its start: what is known costs nothing."""
-        calls, splits = self._pool.calls, self._prepared.splits
-        self._is_coordinator = True
+        calls, study = self._pool.calls, self._prepared.study
         # An agent that does not answer its probe is an error, and not waited for.
         calls.endurance = None
         self._queue.clear()
-        search = self._search()
-        search.context = replace(search.context, watcher=self._on_progress)
-        search.memory = self._node_cache
-        if not calls.replay_only:
-            search.crew = QueueWorkers(self._queue, tasks, self._ledger)
-        program = search.compile(
-            self._prepared.study.make_student(self._pool),
-            trainset=list(splits.train),
-            valset=list(splits.val),
-            testset=list(splits.test),
+        workers = QueueWorkers(self._queue, tasks, self._ledger)
+        outcome = run_search(
+            self._search().options,
+            study.make_student(self._pool),
+            self._prepared.splits,
+            ledger=self._ledger,
+            workers=None if calls.replay_only else workers,
+            node_cache=self._node_cache,
+            show=self._on_progress,
         )
-        name = self._prepared.study.name
-        if self._place.storage is None:
-            name = self._place.folder.resolve().name
-        save_study(search.found.study, self._place.optuna, name=name)
-        self._finish(search.result, program)
+        is_own = self._place.storage is None
+        name = self._place.folder.resolve().name if is_own else study.name
+        save_study(outcome.study, self._place.optuna, name=name)
+        self._finish(outcome)
 
     def _on_progress(self, snapshot: Snapshot, /) -> None:
         calls = self._pool.calls
@@ -291,9 +289,9 @@ class Runner:
                 calls.endurance = self._outage_policy()
         self._show(snapshot)
 
-    def _finish(self, found: StudyResult, program: Any) -> None:
+    def _finish(self, outcome: SearchOutcome) -> None:
         self._ledger.flush()
-        spent = self._ledger.spending
+        spent, found = self._ledger.spending, outcome.result
         result = replace(
             found,
             notes=(*self._prepared.notes, *found.notes),
@@ -306,7 +304,7 @@ class Runner:
         scores = {name: row.score for name, row in result.test.items()}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "program.json"
-            save_program(program, path, scores=scores)
+            save_program(outcome.program, path, scores=scores)
             text = path.read_text("utf-8")
         content = json.dumps(result.to_json(), allow_nan=False)
         place = f"{socket.gethostname()}:{self._place.folder.resolve()}"

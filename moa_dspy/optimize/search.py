@@ -2,61 +2,81 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dspy
+import optuna
 from dspy.teleprompt import Teleprompter
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls import Budget, Ledger
-from moa_dspy.diversity import DIVERSITY_METRICS as DIVERSITY
+from moa_dspy.calls.budget import Budget, Ledger, Spending
+from moa_dspy.calls.scope import spending_under
+from moa_dspy.data.splits import Splits
 from moa_dspy.errors import StudyError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize.context import SearchContext, StageCounts, Watcher, silent
+from moa_dspy.optimize.comparison import (
+    compare_on_test,
+    compared_baselines,
+    measure_random_baseline,
+    random_draws,
+)
+from moa_dspy.optimize.conclusion import make_program, make_result, recommended_of
 from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, Student, WorkerPool, mixtures_of
-from moa_dspy.optimize.named import unknown
+from moa_dspy.optimize.forecast import forecast
 from moa_dspy.optimize.nodes import NodeCache
-from moa_dspy.optimize.objectives import OBJECTIVES
-from moa_dspy.optimize.prompts.joint import with_prompts
+from moa_dspy.optimize.options import (
+    SearchOptions,
+    TrialCallback,
+    named_diversity,
+    named_objectives,
+)
+from moa_dspy.optimize.progress import Progress, ShowSnapshot, silent
+from moa_dspy.optimize.prompts.joint import JointSearch, with_prompts
 from moa_dspy.optimize.prompts.options import PromptOptions
-from moa_dspy.optimize.result import StudyResult
+from moa_dspy.optimize.result import StageCounts, StudyResult, TrialRecord
 from moa_dspy.optimize.selection import Limits
+from moa_dspy.optimize.shares import BudgetShares, check_budget
+from moa_dspy.optimize.singles import measure_single_agents, probe
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.splits import make_splits
-from moa_dspy.optimize.stages import SearchOutcome, Stages
+from moa_dspy.optimize.trial_loop import TrialLoop
 from moa_dspy.pool import Pool
 
 
 class ModelSearch(Teleprompter):
     """Decides which agents of a pool sit in which layer, and proves it on rows it never saw.
 
-    Single agents are measured first: they are layer 1 of everything. A response model,
+    Single agents are measured first: they are layer 1 of everything. A surrogate model,
     which learns from the trials what performance and diversity are worth, says which
     architecture promises most for its calls; that one is measured next. The pick leaves
     the vote of the best agents, or the best alone, only for what is better by more than luck
     explains (``selection.choose``). It is compared once, on the test rows, with the best
     single agent, Self-MoA, top-k, a random search of equal size and the oracle. ``result``
-    holds all of it after ``compile``.
+    holds all of it after ``compile``, and ``study`` the trials as Optuna knows them.
+
+    Pool, settings and student are afterwards what they were; the returned program is under no
+    budget of the search.
 
     Args:
         metric: Any DSPy metric with values in [0, 1].
         pool: The agents, and where their calls are stored.
-        space: What may be tried; default: two layers of up to three agents.
+        space: The architectures that may be tried; default: two layers of up to three agents.
         objectives: Names from ``OBJECTIVES``: what the study records, what stops a loser, and
             what the Pareto front is of. The pick is by score.
         diversity: Name of the diversity metric, from ``moa_dspy.diversity``.
         diversity_weight: Win rate given away for a point of diversity; 0 is none.
         n_trials: Most architectures measured on val, single agents included.
-        limits: What one question may cost at most; the pick never goes beyond.
-        budget: What the study may spend at most.
+        limits: Upper limits of one question's cost; the pick never goes beyond.
+        budget: Upper limits of what the search spends.
         random_share: Part of the budget for the random baseline, when calls cost something.
-        gain: Smallest gain worth having, as a share of the score.
+        min_gain: Smallest gain worth having, as a share of the score.
         num_threads: Examples measured at the same time.
         seed: Of everything random.
-        sampler: An Optuna sampler that proposes instead of the response model.
-        watcher: Is shown the progress.
-        counts: How far a finished study got that is to be run again exactly.
+        sampler: An Optuna sampler that proposes instead of the surrogate model.
+        callbacks: Functions of (study, trial), called after each finished trial, as in Optuna.
         prompts: Searches the aggregator's prompt too; the trainset tunes it.
 
     Raises:
@@ -76,51 +96,33 @@ class ModelSearch(Teleprompter):
         limits: Limits | None = None,
         budget: Budget | None = None,
         random_share: float = 0.2,
-        gain: float = 0.03,
+        min_gain: float = 0.03,
         num_threads: int = 8,
         seed: int = 0,
         sampler: Any = None,
-        watcher: Watcher = silent,
-        counts: StageCounts | None = None,
+        callbacks: Sequence[TrialCallback] = (),
         prompts: PromptOptions | None = None,
     ) -> None:
         super().__init__()
-        if n_trials < 1 or not 0 <= random_share < 1 or num_threads < 1:
-            raise StudyError(
-                "`n_trials` and `num_threads` must be at least 1 and `random_share` in [0, 1), but "
-                f"got {n_trials}, {num_threads} and {random_share}."
-            )
-        if not 0 < gain < 1 or diversity_weight < 0:
-            raise StudyError(
-                "`gain` must be in (0, 1) and `diversity_weight` at least 0, but got "
-                f"{gain} and {diversity_weight}."
-            )
-        if not objectives:
-            raise StudyError(f"`objectives` must name at least one of {', '.join(OBJECTIVES)}.")
-        if budget is not None:
-            pool.calls.ledger = Ledger(budget)
-        self.metric, self.num_threads = metric, num_threads
-        self.context = SearchContext(
+        self.options = SearchOptions(
+            metric=metric,
             pool=pool,
             space=space or SearchSpace(tuple(pool)),
-            objectives=[_known(name, OBJECTIVES, "objectives")() for name in objectives],
-            diversity=_known(diversity, DIVERSITY, "diversity")(),
+            objectives=named_objectives(objectives),
+            diversity=named_diversity(diversity),
             diversity_weight=diversity_weight,
             n_trials=n_trials,
             limits=limits or Limits(),
+            budget=budget,
             random_share=random_share,
-            gain=gain,
+            min_gain=min_gain,
+            num_threads=num_threads,
             seed=seed,
             sampler=sampler,
-            watcher=watcher,
-            counts=counts,
+            callbacks=tuple(callbacks),
             prompts=prompts,
         )
-        for name in self.context.space.agents:
-            pool[name]
-        self.crew: WorkerPool | None = None
-        self.memory: NodeCache | None = None
-        self._found: SearchOutcome | None = None
+        self._outcome: SearchOutcome | None = None
 
     def compile(
         self,
@@ -149,44 +151,168 @@ class ModelSearch(Teleprompter):
             DataError: If a split is empty or two overlap.
             PoolError: If an agent answers none of the first three questions.
             MetricError: If the metric raises or returns no number in [0, 1].
-            StudyError: If the budget ends before the single agents are measured, or
-                ``student`` holds no mixture, or two, or another pool's, or fails by itself.
+            StudyError: If the budget is too small for a verdict, or ``student`` holds no
+                mixture, or two, or another pool's, or fails by itself.
         """
         if kwargs:
             raise StudyError(f"Unknown option {min(kwargs)!r} of compile; known is testset.")
-        splits = make_splits(trainset, valset, testset, seed=self.context.seed)
-        program = _student(student, self.context.pool)
-        context, book = with_prompts(self.context, program, self.metric, splits.train)
-        evaluator = Evaluator(
-            program, self.metric, self.num_threads, self.crew, self.memory or NodeCache(), book
-        )
-        found, self._found = Stages(context, splits, evaluator).run()
-        return found
+        splits = make_splits(trainset, valset, testset, seed=self.options.seed)
+        self._outcome = run_search(self.options, student, splits)
+        return self._outcome.program
 
     @property
-    def found(self) -> SearchOutcome:
-        """What the last ``compile`` found.
+    def result(self) -> StudyResult:
+        """The result of the last ``compile``.
 
         Raises:
             StudyError: If there was none.
         """
-        if self._found is None:
-            raise StudyError("There is no result yet: call `compile` first.")
-        return self._found
+        return self._last_outcome().result
 
     @property
-    def result(self) -> StudyResult:
-        """The result of the last ``compile``."""
-        return self.found.result
+    def study(self) -> optuna.Study:
+        """The Optuna study of the last ``compile``.
+
+        Raises:
+            StudyError: If there was none.
+        """
+        return self._last_outcome().study
+
+    def _last_outcome(self) -> SearchOutcome:
+        if self._outcome is None:
+            raise StudyError("There is no result yet: call `compile` first.")
+        return self._outcome
 
 
-def _known(name: str, registry: Any, option: str) -> Any:
-    if name not in registry:
-        raise unknown(option, name, registry)
-    return registry[name]
+@dataclass(frozen=True, slots=True)
+class SearchOutcome:
+    """Everything that a search leaves behind.
+
+    Attributes:
+        program: The recommended one.
+        result: What was found, as plain data.
+        study: Optuna's.
+        reached: How far it got, for running it again exactly.
+    """
+
+    program: Any
+    result: StudyResult
+    study: optuna.Study
+    reached: StageCounts
 
 
-def _student(student: dspy.Module, pool: Pool) -> Any:
+def run_search(
+    options: SearchOptions,
+    student: dspy.Module,
+    splits: Splits,
+    *,
+    ledger: Ledger | None = None,
+    workers: WorkerPool | None = None,
+    node_cache: NodeCache | None = None,
+    show: ShowSnapshot = silent,
+    counts: StageCounts | None = None,
+) -> SearchOutcome:
+    """Run the stages of one search, in order; see ``ModelSearch``.
+
+    Args:
+        options: What is searched, and how.
+        student: As given to ``ModelSearch.compile``.
+        splits: The rows, each with an id.
+        ledger: Counts and limits what is spent; default: a new one with the budget of the
+            options, or the pool's own where only that has a budget.
+        workers: Ask ahead, in other processes too; None means the threads of this one ask.
+        node_cache: Responses that are known already.
+        show: Takes a snapshot at every step.
+        counts: Of a finished search that is to be run again exactly.
+    """
+    started = time.monotonic()
+    program = _searchable(student, options.pool)
+    options, registry = with_prompts(options, program, options.metric, splits.train)
+    cache = NodeCache() if node_cache is None else node_cache
+    evaluator = Evaluator(program, options.metric, options.num_threads, workers, cache, registry)
+    ledger = _ledger_of(options) if ledger is None else ledger
+    before = ledger.spending
+    progress = Progress(show, ledger, options.n_trials)
+    joint = JointSearch.of(options, evaluator, splits.train)
+
+    with spending_under(ledger):
+        probed = probe(options, evaluator, splits.val, progress)
+        check_budget(options, evaluator, splits, ledger, probed)
+        singles = measure_single_agents(options, evaluator, splits.val, progress)
+    early = singles.early_facts(
+        forecast(
+            singles.outcomes,
+            options.space,
+            n_trials=options.n_trials,
+            n_test=len(splits.test),
+            num_threads=options.num_threads,
+            budget=ledger.budget,
+            seed=options.seed,
+        )
+    )
+    progress.show("early facts", early=early)
+    options = replace(options, space=replace(options.space, ranking=singles.ranking))
+    shares = BudgetShares(
+        ledger.budget,
+        singles.outcomes,
+        n_test=len(splits.test),
+        num_threads=options.num_threads,
+        random_share=options.random_share,
+    )
+    loop = TrialLoop.of(options, ledger, progress, evaluator, singles, joint, shares)
+    phases = loop.run(
+        limit=counts.trials if counts else options.n_trials,
+        known_phases=counts.phases if counts else (),
+    )
+    choice = loop.choose()
+    best_single = _best_single(singles.ranking, loop.trials.records, options.limits)
+
+    with spending_under(ledger, share=loop.share + options.random_share):
+        random_baseline, n_random = measure_random_baseline(
+            options,
+            loop.judge,
+            progress,
+            random_draws(options.space, singles.canonical, options.seed),
+            n=counts.random if counts else phases[-1],
+            may_announce=loop.may_announce,
+        )
+    with spending_under(ledger):
+        compared = compare_on_test(
+            options,
+            evaluator,
+            splits,
+            progress,
+            compared_baselines(
+                options,
+                singles.ranking,
+                pick=choice.picked,
+                best_single=best_single,
+                random_baseline=random_baseline,
+            ),
+            ranking=singles.ranking,
+            may_announce=loop.may_announce,
+        )
+    recommended = recommended_of(choice, compared, best_single)
+    stopped_by = counts.stopped_by if counts else loop.stopped_by
+    result = make_result(
+        loop.builder,
+        joint,
+        choice,
+        compared,
+        recommended,
+        early=early,
+        spent=_difference(before, ledger.spending, seconds=time.monotonic() - started),
+        stopped_by=stopped_by,
+    )
+    return SearchOutcome(
+        program=make_program(evaluator, recommended, loop.trials.records),
+        result=result,
+        study=loop.trials.study,
+        reached=StageCounts(phases[-1], n_random, stopped_by, phases),
+    )
+
+
+def _searchable(student: dspy.Module, pool: Pool) -> Any:
     """Return ``student``, or a mixture of its signature where it holds none."""
     signature = getattr(student, "signature", None)
     if not mixtures_of(student) and signature is not None:
@@ -195,3 +321,28 @@ def _student(student: dspy.Module, pool: Pool) -> Any:
         # Its calls would go to another store, and be counted in no budget.
         raise StudyError("`student` must be made with the search's own pool.")
     return student
+
+
+def _ledger_of(options: SearchOptions) -> Ledger:
+    """Return a ledger of the search's own, unless the pool's has the only budget."""
+    pools = options.pool.calls.ledger
+    is_pools = options.budget is None and pools.budget != Budget()
+    return pools if is_pools else Ledger(options.budget)
+
+
+def _best_single(
+    ranking: Sequence[str], records: dict[Architecture, TrialRecord], limits: Limits
+) -> Architecture:
+    """Return the best single agent within the limits; without any, the best of all."""
+    singles = [Architecture.single(name) for name in ranking]
+    return next((one for one in singles if limits.admit(records[one])), singles[0])
+
+
+def _difference(before: Spending, after: Spending, *, seconds: float) -> Spending:
+    return Spending(
+        made=after.made - before.made,
+        reused=after.reused - before.reused,
+        tokens=after.tokens - before.tokens,
+        usd=after.usd - before.usd,
+        seconds=seconds,
+    )

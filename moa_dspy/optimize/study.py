@@ -78,12 +78,12 @@ class PreparedStudy:
         """
         study, pool = self.study, self.make_pool(None, Ledger())
         student = study.make_student(pool)
-        search = study.make_search(pool, self.metric)
+        options = study.make_search(pool, self.metric).options
         for split in ("train", "val", "test"):
             _check_inputs(getattr(self.splits, split), tuple(student.signature.input_fields), split)
         if study.prompts is not None:
             study.prompts.check(student, self.metric, pool, self.splits.train)
-            study.prompts.space(search.context.space, study.prompts.make_book(student))
+            study.prompts.space(options.space, study.prompts.make_book(student))
         for agent in () if study.calls.replay_only else self.agents:
             if agent.missing_variables:
                 raise PoolError(

@@ -102,7 +102,7 @@ SearchTable: Final = options_table(
     ModelSearch,
     without=(
         *("metric", "pool", "space", "limits", "budget", "prompts", "seed"),
-        *("callbacks", "watcher", "counts"),
+        "callbacks",
     ),
     sampler=(str | None, None),
 )
@@ -134,8 +134,6 @@ RENAMED: Final = {
     "task.agent": "task.module",
     "search.gain": "search.min_gain",
     "search.n_threads": "search.num_threads",
-    "search.watcher": "search.callbacks",
-    "calls.endurance": "calls.outage_seconds",
 }
 """Keys of earlier study files, and their names now."""
 

@@ -1,10 +1,9 @@
-"""The trials of a study: Optuna asks for architectures, each different one is measured once."""
+"""The trials of a search as an Optuna study: proposed, measured elsewhere, and told."""
 
 from __future__ import annotations
 
 import random
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import optuna
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.errors import BudgetReachedError, UnknownCallError
 from moa_dspy.optimize.objectives import Objective
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.space.space import SearchSpace
@@ -26,9 +24,6 @@ to choose than a model takes to answer.
 
 MOST_DRAWS = 2_000
 """Known architectures drawn in a row after which the space counts as exhausted."""
-
-Try = Callable[[Architecture, str], TrialRecord]
-"""Measures an architecture; the text says who proposed it."""
 
 
 def make_study(objectives: Sequence[Objective], *, seed: int, sampler: Any = None) -> optuna.Study:
@@ -48,132 +43,105 @@ def _tpe(seed: int) -> optuna.samplers.TPESampler:
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """An architecture to measure next.
+
+    Attributes:
+        architecture: In its canonical form, not measured before.
+        origin: ``single``, ``baseline``, ``votes``, ``listed``, ``sampler``, ``model``,
+            ``random`` or ``prompt``.
+        trial: Of Optuna; None until it is told, where the sampler was not asked.
+        params: Optuna's, where the sampler was not asked; None outside of the space.
+    """
+
+    architecture: Architecture
+    origin: str
+    trial: optuna.Trial | None = None
+    params: dict[str, Any] | None = None
+
+
 @dataclass(slots=True)
 class Trials:
-    """Runs the search; ``records`` holds each measured architecture once, in order.
+    """Proposes architectures, each once, and keeps the record of each in the order of measuring.
 
     Args:
         study: Made by ``make_study``.
-        space: What may be proposed.
+        space: The architectures that may be proposed.
         ranking: Single agents, best first; it repairs layers that are too narrow or wide.
-        canonical: Gives an architecture its final form, such as who decides ties.
-        measure: Measures, and says what was found.
-        values: Turns a record into the study's objective values.
+        canonical: Gives an architecture its final form: who decides ties, name of the prompt.
         seed: Of the draws that follow when the sampler only repeats itself.
-        announce: Is told of several that will be measured, before the first is.
-        propose: Says what to measure next, or None; without it the study's sampler does.
+        records: By architecture.
     """
 
     study: optuna.Study
     space: SearchSpace
     ranking: Sequence[str]
     canonical: Callable[[Architecture], Architecture]
-    measure: Try
-    values: Callable[[TrialRecord], Sequence[float]]
     seed: int
-    announce: Callable[[Sequence[Architecture]], None] = lambda _: None
-    propose: Callable[[], Architecture | None] | None = None
     records: dict[Architecture, TrialRecord] = field(default_factory=dict)
-    stopped_by: str | None = None
+    _rng: random.Random = field(init=False)
+    _n_repeats: int = 0
 
-    def open_with(
-        self, architectures: Iterable[Architecture], *, origin: str, limit: int | None = None
-    ) -> None:
-        """Measure given architectures now, inside the space or not; the sampler learns of them.
+    def __post_init__(self) -> None:
+        self._rng = random.Random(f"trials-{self.seed}")
 
-        Args:
-            architectures: In the order of measuring; known ones are passed over.
-            origin: Who proposed them.
-            limit: Number of records at which to stop.
-        """
-        architectures = list(architectures)
-        self._announce(architectures, limit)
-        for architecture in architectures:
-            if self.stopped_by or (limit is not None and len(self.records) >= limit):
-                return
-            canonical_form = self.canonical(architecture)
-            if canonical_form in self.records:
-                continue
-            record = self._try(canonical_form, origin)
-            params = self.space.params(architecture)
-            if record is None or params is None:
-                continue
-            self.study.enqueue_trial(params)
-            trial = self.study.ask()
-            self.space.suggest(trial, self.ranking)
-            self._tell(trial, record)
+    def fresh(self, architectures: Iterable[Architecture], *, origin: str) -> list[Proposal]:
+        """Return the given architectures that are not measured yet, inside the space or not."""
+        found: dict[Architecture, Proposal] = {}
+        for one in architectures:
+            form = self.canonical(one)
+            if form not in self.records and form not in found:
+                found[form] = Proposal(form, origin, params=self.space.params(one))
+        return list(found.values())
 
-    def _announce(self, architectures: Sequence[Architecture], limit: int | None) -> None:
-        canonical_form = dict.fromkeys(map(self.canonical, architectures))
-        fresh = [one for one in canonical_form if one not in self.records]
-        n_left = len(fresh) if limit is None else max(0, limit - len(self.records))
-        if len(fresh) > 1 and not self.stopped_by:
-            self.announce(fresh[:n_left])
-
-    def run(self, n_trials: int) -> None:
-        """Ask and measure until ``n_trials`` architectures are known, or none is left, or paid."""
-        rng = random.Random(f"trials-{self.seed}")
-        if self.propose is not None:
-            self._run_proposed(n_trials, rng)
-            return
-        repeats = 0
-        waiting: deque[Architecture] = deque()
-        while len(self.records) < n_trials and not self.stopped_by:
-            if repeats >= _MOST_REPEATS:
-                fresh = self._draw(rng)
-                if fresh is None:
-                    return
-                waiting.append(fresh)
-                repeats = 0
-            if waiting:
-                self.open_with([waiting.popleft()], origin="random")
-                continue
-            trial = self.study.ask()
-            architecture = self.canonical(self.space.suggest(trial, self.ranking))
-            is_new = architecture not in self.records
-            record = self._try(architecture, "sampler") if is_new else None
-            if record is None:
-                # What is known was told already: told again it would weigh more, and slow the next.
-                self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
-                repeats += 1
-            else:
-                self._tell(trial, record)
-                repeats = 0
-
-    def _run_proposed(self, n_trials: int, rng: random.Random) -> None:
-        """As ``run``; the study is told what was proposed to it, and what came of that."""
-        assert self.propose is not None
-        while len(self.records) < n_trials and not self.stopped_by:
-            proposed, origin = self.propose(), "model"
-            if proposed is None or self.canonical(proposed) in self.records:
-                proposed, origin = self._draw(rng), "random"
-            if proposed is None:
-                return
-            self.open_with([proposed], origin=origin)
-
-    def _draw(self, rng: random.Random) -> Architecture | None:
+    def draw(self) -> Proposal | None:
+        """Return a random architecture that is not measured yet; None if none is left."""
         for _ in range(MOST_DRAWS):
-            drawn = self.canonical(self.space.draw(rng))
-            if drawn not in self.records:
-                return drawn
+            drawn = self.canonical(self.space.draw(self._rng))
+            if fresh := self.fresh([drawn], origin="random"):
+                return fresh[0]
         return None
 
-    def _try(self, architecture: Architecture, origin: str) -> TrialRecord | None:
-        try:
-            record = self.measure(architecture, origin)
-        except BudgetReachedError as error:
-            self.stopped_by = str(error)
-            return None
-        except UnknownCallError:
-            # A rival that nobody recorded is left out; a hole in the user's own space is an error.
-            if origin == "baseline" and not self.space.holds(architecture):
-                return None
-            raise
-        self.records[architecture] = record
-        return record
+    def ask(self) -> Proposal | None:
+        """Return what the study's sampler proposes, or a draw where it only repeats itself.
 
-    def _tell(self, trial: optuna.Trial, record: TrialRecord) -> None:
+        None if all of the space is measured.
+        """
+        while self._n_repeats < _MOST_REPEATS:
+            trial = self.study.ask()
+            architecture = self.canonical(self.space.suggest(trial, self.ranking))
+            if architecture not in self.records:
+                self._n_repeats = 0
+                return Proposal(architecture, "sampler", trial)
+            # What is known was told already: told again it would weigh more, and slow the next.
+            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            self._n_repeats += 1
+        self._n_repeats = 0
+        return self.draw()
+
+    def tell(
+        self, proposal: Proposal, record: TrialRecord, values: Sequence[float]
+    ) -> optuna.trial.FrozenTrial | None:
+        """Keep the record of a measured proposal and tell the study its objective values.
+
+        Returns:
+            Optuna's trial; None for an architecture outside of the space.
+        """
+        self.records[proposal.architecture] = record
+        trial = proposal.trial
+        if trial is None:
+            if proposal.params is None:
+                return None
+            self.study.enqueue_trial(proposal.params)
+            trial = self.study.ask()
+            self.space.suggest(trial, self.ranking)
         trial.set_user_attr("architecture", record.architecture)
         trial.set_user_attr("rows", record.rows)
         trial.set_user_attr("score", record.score)
-        self.study.tell(trial, list(self.values(record)))
+        return self.study.tell(trial, list(values))
+
+    def give_up(self, proposal: Proposal) -> None:
+        """Tell the study that a proposal could not be measured."""
+        if proposal.trial is not None:
+            self.study.tell(proposal.trial, state=optuna.trial.TrialState.FAIL)

@@ -9,7 +9,10 @@ from moa_dspy.calls import Budget, Calls, Ledger
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize import ModelSearch, SearchSpace, Snapshot, StudyResult
 from moa_dspy.optimize.nodes import Outcome
-from moa_dspy.optimize.stages import test_share as share_of_test
+from moa_dspy.optimize.progress import silent
+from moa_dspy.optimize.search import run_search
+from moa_dspy.optimize.shares import test_share as share_of_test
+from moa_dspy.optimize.splits import make_splits
 from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool
 
@@ -33,14 +36,14 @@ def experts(fails_on: Make) -> Callable[..., Pool]:
 def spend(rows: Make, student: Make) -> Callable[..., StudyResult]:
     """Return what runs a search under a budget, one example at a time."""
 
-    def run(pool: Pool, **options: Any) -> StudyResult:
+    def run(pool: Pool, *, show: Any = silent, **options: Any) -> StudyResult:
         def exact(example: Any, prediction: Any) -> bool:
             return bool(prediction.answer == example.answer)
 
         search = ModelSearch(exact, pool, **{"n_trials": 60, "num_threads": 1, **options})
         val, test = rows("val", N_VAL), rows("test", N_TEST)
-        search.compile(student(pool), trainset=[], valset=val, testset=test)
-        return search.result
+        splits = make_splits([], val, test, seed=search.options.seed)
+        return run_search(search.options, student(pool), splits, show=show).result
 
     return run
 
@@ -57,7 +60,7 @@ def test_calls_never_exceed_the_budget_and_the_test_still_runs(
         most = max(most, snapshot.spending.made)
         assert snapshot.spending.made <= calls
 
-    result = spend(pool, budget=Budget(calls=calls), watcher=watch)
+    result = spend(pool, budget=Budget(calls=calls), show=watch)
     assert pool.calls.ledger.spending.made == result.calls_made <= calls
     assert most > 0
     assert result.stopped_by is not None
@@ -78,14 +81,18 @@ def test_money_and_tokens_are_kept_back_too(
     assert result.test["pick"].score is not None
 
 
-def test_a_budget_that_single_agents_exceed_is_an_error_that_says_so(
+def test_a_budget_that_reaches_no_verdict_is_refused_with_the_smallest_that_does(
     spend: Make, experts: Make
 ) -> None:
-    # 3 agents on 12 rows are 36 calls.
+    # 3 agents on 12 rows of val are 36 calls; a vote of all of them on 12 of test, 36 more.
     pool = experts()
-    with pytest.raises(StudyError, match=r"budget of 30 calls is reached.* Single agents must be"):
-        spend(pool, budget=Budget(calls=30))
-    assert pool.calls.ledger.spending.made == 30
+    with pytest.raises(StudyError, match=r"`budget.calls` is 71, but a verdict needs 72 at least"):
+        spend(pool, budget=Budget(calls=71))
+    # One probe of each.
+    assert pool.calls.ledger.spending.made == 3
+    result = spend(pool, budget=Budget(calls=69))
+    assert result.verdict.n == N_TEST
+    assert pool.calls.ledger.spending.made == 72
 
 
 def test_stored_answers_do_not_hide_what_the_test_will_cost(spend: Make, experts: Make) -> None:
@@ -146,7 +153,7 @@ def test_a_resumed_ledger_changes_no_decision(spend: Make, experts: Make, rows: 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        spend(pool, budget=Budget(calls=200), watcher=stop)
+        spend(pool, budget=Budget(calls=200), show=stop)
     spent = calls.ledger.spending
     resumed = Calls(calls.store, ledger=Ledger(Budget(calls=200), spent=spent))
     rest = spend(experts(resumed))

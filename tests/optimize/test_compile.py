@@ -57,7 +57,7 @@ def test_compile_refuses_what_it_does_not_know(experts: Make, rows: Make, studen
         ({"n_trials": 0}, "must be at least 1 .* got 0, 8 and 0.2"),
         ({"num_threads": 0}, "must be at least 1 .* got 40, 0 and 0.2"),
         ({"random_share": 1.0}, r"`random_share` in \[0, 1\), but got 40, 8 and 1.0"),
-        ({"gain": 0.0}, r"`gain` must be in \(0, 1\) .* got 0.0 and 0.0"),
+        ({"min_gain": 0.0}, r"`min_gain` must be in \(0, 1\) .* got 0.0 and 0.0"),
         ({"diversity_weight": -1.0}, r"`diversity_weight` at least 0, but got 0.03 and -1.0"),
         ({"objectives": ()}, "`objectives` must name at least one of .*score"),
         ({"objectives": ("beauty",)}, "`objectives`: unknown 'beauty'; known ones are calls, "),

@@ -1,26 +1,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-import pytest
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.errors import BudgetReachedError, UnknownCallError
 from moa_dspy.optimize.objectives import ScoreObjective, WinRateObjective
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.space import SearchSpace
 from moa_dspy.optimize.study import save_study
-from moa_dspy.optimize.trials import Trials, make_study
+from moa_dspy.optimize.trials import Proposal, Trials, make_study
 
 NAMES = ("a", "b", "c")
 # 3 singles, and the votes of 2 or 3 of 3 agents: 3 + 1
 SMALL = SearchSpace(NAMES, combines=("vote",), max_depth=1)
-Measure = Callable[[Architecture, str], TrialRecord]
 
 
 class World:
@@ -53,22 +50,20 @@ def canonical(architecture: Architecture) -> Architecture:
     return replace(architecture, aggregator=min(architecture.layers[-1]))
 
 
-def trials(
-    measure: Measure, space: SearchSpace = SMALL, *, seed: int = 0, sampler: Any = None
-) -> Trials:
-    def values(record: TrialRecord) -> Sequence[float]:
-        return [record.win_rate, record.score]
-
+def trials(space: SearchSpace = SMALL, *, seed: int = 0, sampler: Any = None) -> Trials:
     study = make_study([WinRateObjective(), ScoreObjective()], seed=seed, sampler=sampler)
-    return Trials(
-        study=study,
-        space=space,
-        ranking=NAMES,
-        canonical=canonical,
-        measure=measure,
-        values=values,
-        seed=seed,
-    )
+    return Trials(study=study, space=space, ranking=NAMES, canonical=canonical, seed=seed)
+
+
+def measure(search: Trials, world: World, proposals: Iterable[Proposal]) -> None:
+    for proposal in proposals:
+        record = world(proposal.architecture, proposal.origin)
+        search.tell(proposal, record, [record.win_rate, record.score])
+
+
+def run(search: Trials, world: World, n_trials: int) -> None:
+    while len(search.records) < n_trials and (proposal := search.ask()) is not None:
+        measure(search, world, [proposal])
 
 
 def parsed(*texts: str) -> list[Architecture]:
@@ -76,21 +71,20 @@ def parsed(*texts: str) -> list[Architecture]:
 
 
 def test_no_architecture_is_measured_twice() -> None:
-    world = World()
-    search = trials(world, SearchSpace(NAMES))
-    search.open_with(parsed("a", "b", "c", "a"), origin="single")
+    world, search = World(), trials(SearchSpace(NAMES))
+    measure(search, world, search.fresh(parsed("a", "b", "c", "a"), origin="single"))
     # One vote, whoever was named for its ties.
-    search.open_with(parsed("a + b > vote(a)", "a + b > vote(b)", "b"), origin="baseline")
-    search.run(30)
+    votes = parsed("a + b > vote(a)", "a + b > vote(b)", "b")
+    measure(search, world, search.fresh(votes, origin="baseline"))
+    run(search, world, 30)
     assert max(Counter(text for text, _ in world.asked).values()) == 1
     assert len(search.records) == len(world.asked) == 30
     assert [record.number for record in search.records.values()] == list(range(30))
 
 
 def test_a_small_space_ends_when_all_of_it_is_known() -> None:
-    world = World()
-    search = trials(world)
-    search.run(1000)
+    world, search = World(), trials()
+    run(search, world, 1000)
     assert sorted(text for text, _ in world.asked) == [
         "a",
         "a + b + c > vote(a)",
@@ -103,9 +97,8 @@ def test_a_small_space_ends_when_all_of_it_is_known() -> None:
 
 
 def test_a_sampler_that_repeats_itself_is_helped_by_draws() -> None:
-    world = World()
-    search = trials(world, sampler=Stubborn())
-    search.run(5)
+    world, search = World(), trials(sampler=Stubborn())
+    run(search, world, 5)
     assert len(search.records) == 5
     assert [origin for _, origin in world.asked] == ["sampler"] + ["random"] * 4
 
@@ -113,71 +106,39 @@ def test_a_sampler_that_repeats_itself_is_helped_by_draws() -> None:
 def test_the_same_seed_asks_the_same() -> None:
     worlds = [World(), World(), World()]
     for world, seed in zip(worlds, (1, 1, 2), strict=True):
-        trials(world, SearchSpace(NAMES), seed=seed).run(20)
+        run(trials(SearchSpace(NAMES), seed=seed), world, 20)
     assert worlds[0].asked == worlds[1].asked
     assert worlds[0].asked != worlds[2].asked
 
 
-def test_openers_stop_at_the_limit_and_known_ones_do_not_count() -> None:
-    world = World()
-    search = trials(world)
-    search.open_with(parsed("a", "b"), origin="single")
-    search.open_with(parsed("a", "c", "a + b > vote(a)"), origin="baseline", limit=3)
-    search.open_with(parsed("b + c > vote(b)"), origin="votes", limit=1)
-    assert [text for text, _ in world.asked] == ["a", "b", "c"]
-
-
 def test_the_sampler_learns_of_openers_that_are_in_the_space() -> None:
-    search = trials(World())
-    search.open_with(parsed("b", "a*3 > vote(a)", "b + c > vote(b)"), origin="baseline")
+    world, search = World(), trials()
+    openers = parsed("b", "a*3 > vote(a)", "b + c > vote(b)")
+    measure(search, world, search.fresh(openers, origin="baseline"))
     told = search.study.get_trials()
     assert [trial.user_attrs["architecture"] for trial in told] == ["b", "b + c > vote(b)"]
     assert [trial.values for trial in told] == [[0.1, 0.1], [0.2, 0.2]]
     assert told[1].params["layer1.b"] is told[1].params["layer1.c"] is True
 
 
-def test_a_reached_budget_ends_the_search_and_says_so() -> None:
-    world = World()
-
-    def until_four(architecture: Architecture, origin: str) -> TrialRecord:
-        if len(world.asked) == 4:
-            raise BudgetReachedError("The budget of 4 calls is reached.")
-        return world(architecture, origin)
-
-    search = trials(until_four)
-    search.open_with(parsed("a", "b", "c"), origin="single")
-    search.run(30)
-    search.open_with(parsed("a + b > vote(a)", "a + c > vote(a)"), origin="baseline")
+def test_what_could_not_be_measured_is_told_as_a_failure() -> None:
+    world, search = World(), trials()
+    run(search, world, 4)
+    proposal = search.ask()
+    assert proposal is not None
+    search.give_up(proposal)
     assert len(search.records) == len(world.asked) == 4
-    assert search.stopped_by == "The budget of 4 calls is reached."
     # The sampler hears of known ones again, and of the one that was not measured as a failure.
     told = [trial.user_attrs.get("architecture") for trial in search.study.get_trials()]
     assert set(told) == {None, *(text for text, _ in world.asked)}
     assert search.study.get_trials()[-1].state == optuna.trial.TrialState.FAIL
 
 
-def unrecorded(architecture: Architecture, origin: str) -> TrialRecord:
-    raise UnknownCallError(f"The recording has no call of {architecture}.")
-
-
-def test_a_rival_outside_the_space_may_be_missing_from_a_recording() -> None:
-    search = trials(unrecorded)
-    search.open_with(parsed("a*3 > vote(a)", "a + b > synthesize(a)"), origin="baseline")
-    assert not search.records
-
-
-@pytest.mark.parametrize("origin", ["single", "baseline", "votes", "random"])
-def test_a_hole_inside_the_space_is_an_error(origin: str) -> None:
-    with pytest.raises(UnknownCallError, match=r"no call of a \+ b > vote\(a\)"):
-        trials(unrecorded).open_with(parsed("a + b > vote(b)"), origin=origin)
-    with pytest.raises(UnknownCallError, match="no call of"):
-        trials(unrecorded).run(1)
-
-
 def test_a_saved_study_is_optunas(tmp_path: Path) -> None:
-    search = trials(World(), SearchSpace(NAMES))
-    search.open_with(parsed("a", "b", "a + b > vote(a)"), origin="single")
-    search.run(12)
+    world, search = World(), trials(SearchSpace(NAMES))
+    openers = parsed("a", "b", "a + b > vote(a)")
+    measure(search, world, search.fresh(openers, origin="single"))
+    run(search, world, 12)
     path = tmp_path / "study.sqlite3"
     path.write_text("an older file", "utf-8")
     save_study(search.study, path, name="mine")

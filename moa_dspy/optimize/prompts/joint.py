@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import dspy
 
@@ -15,6 +15,7 @@ from moa_dspy.errors import BudgetReachedError, LayerFailedError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.nodes import scores
+from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.prompts.optimizers import candidates_of, name_of
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.prompts.prompt import Prompt, PromptRegistry, RegisteredPrompt
@@ -23,11 +24,6 @@ from moa_dspy.optimize.prompts.student import Scoring, Stop
 from moa_dspy.optimize.prompts.tuning import PromptComparison, PromptRun, compare, notes_of
 from moa_dspy.optimize.selection import Evidence
 from moa_dspy.optimize.splits import with_ids
-
-if TYPE_CHECKING:
-    from moa_dspy.calls import Ledger
-    from moa_dspy.optimize.context import SearchContext, StageCounts
-    from moa_dspy.optimize.trials import Trials
 
 
 class PromptTrial(Protocol):
@@ -130,7 +126,9 @@ class PromptRounds:
         return list(compositions.values())[: self.options.top]
 
     def _tuned(self, architecture: Architecture) -> RegisteredPrompt:
-        program: MixtureOfAgents = self.student.with_book(self.book).with_architecture(architecture)
+        program: MixtureOfAgents = self.student.with_registry(self.book).with_architecture(
+            architecture
+        )
         scoring = Scoring.of(self.metric, Stop())
         run = PromptRun(Target.of(program, None), scoring, self.tally, self.num_threads)
         rows = with_ids(self.rows, "train")
@@ -266,8 +264,8 @@ def _fate(name: str, verdict: PromptVerdict | None) -> dict[str, Any]:
 
 
 def with_prompts(
-    context: SearchContext, program: Any, metric: Any, rows: Sequence[dspy.Example]
-) -> tuple[SearchContext, PromptRegistry | None]:
+    context: SearchOptions, program: Any, metric: Any, rows: Sequence[dspy.Example]
+) -> tuple[SearchOptions, PromptRegistry | None]:
     """Return the context with the prompts as a choice of its space, and the prompts.
 
     Args:
@@ -306,7 +304,7 @@ class JointSearch:
         verdict: On the prompt of the pick; None before, or where it has none.
     """
 
-    context: SearchContext
+    context: SearchOptions
     evaluator: Evaluator
     options: PromptOptions | None
     rounds: PromptRounds | None
@@ -316,10 +314,10 @@ class JointSearch:
 
     @classmethod
     def of(
-        cls, context: SearchContext, evaluator: Evaluator, rows: Sequence[dspy.Example]
+        cls, context: SearchOptions, evaluator: Evaluator, rows: Sequence[dspy.Example]
     ) -> JointSearch:
         """Return the search of the context's prompts; ``rows`` are train rows."""
-        options, book = context.prompts, evaluator.book
+        options, book = context.prompts, evaluator.registry
         if options is None or book is None or options.optimizer is None:
             return cls(context, evaluator, options, None)
         rounds = PromptRounds(
@@ -333,50 +331,35 @@ class JointSearch:
         )
         return cls(context, evaluator, options, rounds, options.part(0))
 
-    def run(
-        self, trials: Trials, ledger: Ledger, *, limit: int, counts: StageCounts | None
-    ) -> tuple[int, ...]:
-        """Measure up to ``limit`` architectures; return how many were known after each composing.
+    @property
+    def n_rounds(self) -> int:
+        """How many times prompts are tuned."""
+        return 0 if self.rounds is None or self.options is None else self.options.rounds
 
-        Args:
-            trials: Of the search; those that open it are done.
-            ledger: Its share is moved to what a round of tuning may use.
-            limit: Most architectures, those that opened included.
-            counts: Of a finished study that is run again.
+    def tuning_part(self, number: int) -> float:
+        """Return the part of the budget that may be used when round ``number`` ends its tuning."""
+        return 1.0 if self.options is None else self.options.part(number - 0.5)
+
+    def tune(self, records: Mapping[Architecture, PromptTrial], number: int) -> list[Architecture]:
+        """Tune prompts for the ``number``-th time; return the mixtures to measure with them.
+
+        From then on ``part`` is that of the next round.
         """
-        phases: list[int] = []
-        known = counts.phases if counts else ()
-        n_rounds = 0 if self.rounds is None or self.options is None else self.options.rounds
-        for number in range(n_rounds + 1):
-            if number:
-                self._tune(trials, ledger, number, limit=limit)
-            planned = round(limit * self.part)
-            trials.run(known[number] if number < len(known) else min(limit, planned))
-            phases.append(len(trials.records))
-        self.n_tried = sum(one.prompt is not None for one in trials.records)
-        return tuple(phases)
-
-    def _tune(self, trials: Trials, ledger: Ledger, number: int, *, limit: int) -> None:
-        assert self.options is not None
-        assert self.rounds is not None
-        before = self.part
-        ledger.share *= self.options.part(number - 0.5) / before
-        self.context.show("prompts", current=f"round {number}", trial=len(trials.records))
-        found = self.rounds.tune(trials.records)
+        if self.rounds is None or self.options is None:
+            return []
+        found = self.rounds.tune(records)
         self.part = self.options.part(number)
-        # What stopped was this phase's part of the budget, not all of it.
-        trials.stopped_by = None
-        trials.open_with(found, origin="prompt", limit=limit)
+        return found
 
     def refused(
-        self, picked: Architecture, rows: Sequence[dspy.Example], *, gain: float
+        self, picked: Architecture, rows: Sequence[dspy.Example], *, min_gain: float
     ) -> Architecture | None:
         """Return ``picked`` with the aggregator's own prompt if its other one is not proven better.
 
         None if it may stay as it is. Tested on ``rows`` of val, once.
         """
         self.verdict = prompt_verdict_of(
-            picked, self.evaluator, rows, n_tried=self.n_tried, gain=gain
+            picked, self.evaluator, rows, n_tried=self.n_tried, gain=min_gain
         )
         is_refused = self.verdict is not None and not self.verdict.is_proven
         return replace(picked, prompt=None) if is_refused else None
@@ -399,5 +382,5 @@ class JointSearch:
 
     def to_json(self, records: Mapping[Architecture, PromptTrial]) -> tuple[dict[str, Any], ...]:
         """Return every prompt as ``StudyResult.prompts`` holds it."""
-        book = self.evaluator.book
+        book = self.evaluator.registry
         return () if book is None else prompts_to_json(book, records, self.verdict)

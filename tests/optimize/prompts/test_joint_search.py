@@ -15,6 +15,8 @@ from moa_dspy.errors import DataError, MoaError, PoolError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import ModelSearch, SearchSpace
 from moa_dspy.optimize.prompts import PromptOptions
+from moa_dspy.optimize.search import run_search
+from moa_dspy.optimize.splits import make_splits
 from moa_dspy.program_file import save_program
 from moa_dspy.testing import scripted_pool
 from tests.mixture.world import Outer, outsider
@@ -109,18 +111,19 @@ def test_the_same_seed_finds_the_same_and_a_second_run_asks_nobody() -> None:
         found.compile(mixture(world), **SPLITS)
         picks.append((str(found.result.pick), [t.architecture for t in found.result.trials]))
     assert picks[0] == picks[1]
-    again = search(world, prompts=tuned(world), counts=found.found.reached)
-    again.compile(mixture(world), **SPLITS)
+    splits, options = make_splits(*SPLITS.values(), seed=0), found.options
+    first = run_search(options, mixture(world), splits)
+    again = run_search(options, mixture(world), splits, counts=first.reached)
     assert [t.architecture for t in again.result.trials] == picks[0][1]
-    assert again.found.reached == found.found.reached
+    assert again.reached == first.reached
     assert again.result.calls_made == 0
 
 
 def test_one_round_ends_before_the_second_begins() -> None:
     world = make_world()
-    found = search(world, prompts=tuned(world, rounds=2, share=0.5))
-    found.compile(mixture(world), **SPLITS)
-    phases = found.found.reached.phases
+    options = search(world, prompts=tuned(world, rounds=2, share=0.5)).options
+    found = run_search(options, mixture(world), make_splits(*SPLITS.values(), seed=0))
+    phases = found.reached.phases
     assert len(phases) == 3
     assert list(phases) == sorted(phases)
     assert phases[0] <= 7 <= phases[-1] <= 14
@@ -129,9 +132,12 @@ def test_one_round_ends_before_the_second_begins() -> None:
 def test_composing_that_used_its_part_of_the_budget_goes_on_after_the_tuning() -> None:
     world = make_world()
     options = tuned(world, share=0.5)
-    found = search(world, prompts=options, budget=Budget(calls=400), random_share=0.0)
-    found.compile(mixture(world), **SPLITS)
-    first, last = found.found.reached.phases
+    found = run_search(
+        search(world, prompts=options, budget=Budget(calls=400), random_share=0.0).options,
+        mixture(world),
+        make_splits(*SPLITS.values(), seed=0),
+    )
+    first, last = found.reached.phases
     assert first < 7 < last
     assert "prompt" in {trial.origin for trial in found.result.trials}
     assert found.result.stopped_by is not None

@@ -121,7 +121,7 @@ def test_a_prompt_stays_only_if_it_beats_the_own_on_val(learns: bool, is_proven:
     world = make_world(learns=learns)
     program = mixture(world)
     book = PromptRegistry.of(program, {"careful": "Read CAREFULLY."}, 0)
-    evaluator = Evaluator(program, exact, 2, book=book)
+    evaluator = Evaluator(program, exact, 2, registry=book)
     picked = Architecture(C.layers, "c", prompt="careful")
     verdict = prompt_verdict_of(picked, evaluator, rows("val", 18), n_tried=1)
     assert verdict is not None
@@ -134,7 +134,7 @@ def test_the_level_is_shared_by_the_mixtures_that_were_tried() -> None:
     world = make_world()
     program = mixture(world)
     book = PromptRegistry.of(program, {"careful": "Read CAREFULLY."}, 0)
-    evaluator = Evaluator(program, exact, 2, book=book)
+    evaluator = Evaluator(program, exact, 2, registry=book)
     picked = Architecture(C.layers, "c", prompt="careful")
     # Five of 15 rows are gained and none lost: mid-p is 1/64.
     few, many = (
@@ -152,7 +152,7 @@ def test_the_guard_without_a_budget_keeps_the_own_prompt() -> None:
     book = PromptRegistry.of(program, {"careful": "Read CAREFULLY."}, 0)
     picked = Architecture(C.layers, "c", prompt="careful")
     verdict = prompt_verdict_of(
-        picked, Evaluator(program, exact, 1, book=book), rows("val"), n_tried=1
+        picked, Evaluator(program, exact, 1, registry=book), rows("val"), n_tried=1
     )
     assert verdict is not None
     assert not verdict.is_proven

@@ -1,0 +1,90 @@
+"""The options of a search, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import optuna
+
+from moa_dspy.calls.budget import Budget
+from moa_dspy.diversity import DIVERSITY_METRICS, DiversityMetric
+from moa_dspy.errors import StudyError
+from moa_dspy.optimize.named import unknown
+from moa_dspy.optimize.objectives import OBJECTIVES, Objective
+from moa_dspy.optimize.prompts.options import PromptOptions
+from moa_dspy.optimize.selection import Limits
+from moa_dspy.optimize.space.space import SearchSpace
+from moa_dspy.pool import Pool
+
+TrialCallback: TypeAlias = Callable[[optuna.Study, optuna.trial.FrozenTrial], None]
+"""Takes the study and the trial that was just finished, as Optuna's callbacks do."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """The options of ``ModelSearch``, which describes them.
+
+    Raises:
+        StudyError: If one does not fit, naming it, the value and the choices.
+        PoolError: If the space names an agent that the pool lacks.
+    """
+
+    metric: Callable[..., Any]
+    pool: Pool
+    space: SearchSpace
+    objectives: Sequence[Objective]
+    diversity: DiversityMetric
+    diversity_weight: float = 0.0
+    n_trials: int = 40
+    limits: Limits = Limits()
+    budget: Budget | None = None
+    random_share: float = 0.2
+    min_gain: float = 0.03
+    num_threads: int = 8
+    seed: int = 0
+    sampler: Any = None
+    callbacks: Sequence[TrialCallback] = ()
+    prompts: PromptOptions | None = None
+
+    def __post_init__(self) -> None:
+        if self.n_trials < 1 or not 0 <= self.random_share < 1 or self.num_threads < 1:
+            raise StudyError(
+                "`n_trials` and `num_threads` must be at least 1 and `random_share` in [0, 1), but "
+                f"got {self.n_trials}, {self.num_threads} and {self.random_share}."
+            )
+        if not 0 < self.min_gain < 1 or self.diversity_weight < 0:
+            raise StudyError(
+                "`min_gain` must be in (0, 1) and `diversity_weight` at least 0, but got "
+                f"{self.min_gain} and {self.diversity_weight}."
+            )
+        if not self.objectives:
+            raise StudyError(f"`objectives` must name at least one of {', '.join(OBJECTIVES)}.")
+        for name in self.space.agents:
+            self.pool[name]
+
+
+def named_objectives(names: Sequence[str]) -> tuple[Objective, ...]:
+    """Return the objectives of these names.
+
+    Raises:
+        StudyError: If one is unknown.
+    """
+    return tuple(_known(name, OBJECTIVES, "objectives")() for name in names)
+
+
+def named_diversity(name: str) -> DiversityMetric:
+    """Return the diversity metric of this name.
+
+    Raises:
+        StudyError: If it is unknown.
+    """
+    metric: DiversityMetric = _known(name, DIVERSITY_METRICS, "diversity")()
+    return metric
+
+
+def _known(name: str, registry: Mapping[str, Any], option: str) -> Any:
+    if name not in registry:
+        raise unknown(option, name, registry)
+    return registry[name]

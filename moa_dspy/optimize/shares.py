@@ -1,0 +1,174 @@
+"""The shares of a budget that the stages of a search may use, and the smallest budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, floor, log10
+
+import dspy
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.calls.budget import LIMITS, Budget, Ledger
+from moa_dspy.calls.scope import spending_under
+from moa_dspy.data.splits import Splits
+from moa_dspy.errors import BudgetReachedError, StudyError
+from moa_dspy.optimize.evaluate import Evaluator, Student
+from moa_dspy.optimize.nodes import Outcome
+from moa_dspy.optimize.options import SearchOptions
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetShares:
+    """Shares of one budget by stage, so that what comes later finds its part.
+
+    Attributes:
+        budget: The limits.
+        outcomes: Of each agent alone on val.
+        n_test: Test rows.
+        num_threads: Examples measured at the same time; it scales wall time.
+        random_share: Kept for the random baseline.
+    """
+
+    budget: Budget
+    outcomes: Mapping[str, Sequence[Outcome]]
+    n_test: int
+    num_threads: int
+    random_share: float
+
+    def of_search(self, possible_calls: Iterable[float], *, part: float = 1.0) -> float:
+        """Return the share that the trials may use.
+
+        Args:
+            possible_calls: Calls per row of each architecture that may become the pick.
+            part: Of the search's share, what may be used before prompts are tuned further.
+        """
+        kept = test_share(
+            self.budget,
+            self.outcomes,
+            n_test=self.n_test,
+            num_threads=self.num_threads,
+            possible_calls=possible_calls,
+        )
+        return max(0.0, 1 - self.random_share - kept) * part
+
+
+def test_share(
+    budget: Budget,
+    outcomes: Mapping[str, Sequence[Outcome]],
+    *,
+    n_test: int,
+    num_threads: int,
+    possible_calls: Iterable[float],
+) -> float:
+    """Return the share of the budget that the test needs, in [0, 1].
+
+    On every test row the best single agent and the pick are asked, then, as far as it
+    goes, all agents and the fixed baselines. It is computed from what single agents cost
+    in production terms: stored answers on val say nothing about the test.
+
+    Args:
+        budget: The limits.
+        outcomes: Of each agent alone.
+        n_test: Test rows.
+        num_threads: Examples measured at the same time; it scales wall time.
+        possible_calls: Calls per row of each architecture that may become the pick.
+    """
+    found = [outcome for several in outcomes.values() for outcome in several]
+    n_asked = sum(outcome.calls for outcome in found)
+    needed = n_test * max(1.5 * len(outcomes), 1 + max(possible_calls, default=0))
+    per_call = {
+        "calls": 1.0,
+        "tokens": sum(outcome.tokens for outcome in found) / max(n_asked, 1),
+        "usd": sum(outcome.usd for outcome in found) / max(n_asked, 1),
+        "seconds": sum(outcome.seconds for outcome in found) / max(n_asked, 1) / num_threads,
+    }
+    shares = [
+        needed * cost / limit
+        for name, cost in per_call.items()
+        if (limit := getattr(budget, name)) is not None
+    ]
+    return min(1.0, max(shares, default=0.0))
+
+
+def check_budget(
+    options: SearchOptions,
+    evaluator: Evaluator,
+    splits: Splits,
+    ledger: Ledger,
+    probed: Mapping[str, Outcome],
+) -> None:
+    """Refuse a budget that ends before there is a verdict, as far as the probe can tell.
+
+    A verdict needs the single agents on val, and on test the best of them and the pick, which
+    is at least a single agent or, where votes are tried, a vote of agents. Stored answers
+    are free. Calls are counted; tokens, usd and seconds are estimated from one question.
+    A larger program is not checked: it would have to be run to know what is stored.
+
+    Args:
+        options: Of the search.
+        evaluator: Looks up which answers are stored.
+        splits: The rows.
+        ledger: The budget and what is spent of it.
+        probed: One outcome of each agent.
+
+    Raises:
+        StudyError: If a limit is too small, naming it and the smallest value that suffices.
+    """
+    is_larger = evaluator.student is not Student.of(evaluator.student).mixture
+    if ledger.budget == Budget() or options.pool.calls.replay_only or is_larger:
+        return
+    # Calls of an LM that was not adopted are in no ledger.
+    counted = [name for name in probed if name not in options.pool.not_adopted]
+    n_val = {name: _n_unknown(evaluator, ledger, name, splits.val) for name in counted}
+    n_test = {name: _n_unknown(evaluator, ledger, name, splits.test) for name in counted}
+    may_vote = "vote" in options.space.combines and options.space.searches_layers
+    n_tested = 1 + (options.space.max_width if may_vote else 1)
+    spent = ledger.backend.totals()
+    for name in LIMITS:
+        limit = getattr(ledger.budget, name)
+        costs = {agent: getattr(outcome, name) for agent, outcome in probed.items()}
+        tested = sorted((costs[agent] * n for agent, n in n_test.items()), reverse=True)
+        needed = sum(costs[agent] * n for agent, n in n_val.items()) + sum(tested[:n_tested])
+        needed = needed / options.num_threads if name == "seconds" else needed
+        smallest = getattr(spent, name) + needed + (needed > 0) * _reserve(options, name)
+        if limit is not None and smallest > limit:
+            about = "" if name == "calls" else "about "
+            raise StudyError(
+                f"`budget.{name}` is {limit:.10g}, but a verdict needs {about}"
+                f"{_rounded_up(smallest):.10g} at least: for {len(probed)} single agents on "
+                f"{len(splits.val)} val rows, and the pick and the best single agent on "
+                f"{len(splits.test)} test rows. Allow that much, or give fewer rows."
+            )
+
+
+def _n_unknown(
+    evaluator: Evaluator, ledger: Ledger, agent: str, rows: Sequence[dspy.Example]
+) -> int:
+    """Return on how many rows the agent would be asked, without asking it."""
+    n_unknown = 0
+    with spending_under(ledger, share=0.0):
+        for row in rows:
+            try:
+                evaluator.ask(Architecture.single(agent), row)
+            except BudgetReachedError:
+                n_unknown += 1
+    return n_unknown
+
+
+def _reserve(options: SearchOptions, name: str) -> float:
+    """Return what must be left for the last calls, which reserve their longest answers."""
+    agents = [options.pool[agent] for agent in options.space.agents]
+    longest = {
+        "tokens": max(agent.max_tokens for agent in agents),
+        "usd": max(a.max_tokens * a.usd_per_million_completion_tokens / 1e6 for a in agents),
+    }
+    return options.num_threads * longest.get(name, 0.0)
+
+
+def _rounded_up(value: float) -> float:
+    """Round a number that is not whole to three digits, up: what is named must suffice."""
+    if value == round(value):
+        return value
+    step = 10.0 ** (floor(log10(value)) - 2)
+    return ceil(value / step) * step

@@ -1,0 +1,215 @@
+"""The single agents of a search: asked first, since their answers are layer 1 of every mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations
+from statistics import fmean
+from typing import Final
+
+import dspy
+import numpy as np
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.diversity import DiversityMetric
+from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
+from moa_dspy.optimize.early_facts import EarlyFacts, StudyEstimate, early_facts
+from moa_dspy.optimize.evaluate import Evaluator
+from moa_dspy.optimize.forecast import Forecast
+from moa_dspy.optimize.nodes import Outcome, scores
+from moa_dspy.optimize.options import SearchOptions
+from moa_dspy.optimize.progress import Progress
+from moa_dspy.optimize.prompts.prompt import PromptRegistry
+from moa_dspy.optimize.racing import balanced_order
+from moa_dspy.optimize.selection import Limits, ScoreMatrix, canonical_evidence
+from moa_dspy.optimize.space.space import SearchSpace
+from moa_dspy.optimize.votes.ballots import Ballots
+from moa_dspy.optimize.votes.smoothing import SmoothedVotes, smooth
+
+N_PROBED: Final = 3
+"""Questions that an agent may fail at the start: one may be too long for it, or be filtered."""
+
+
+def probe(
+    options: SearchOptions,
+    evaluator: Evaluator,
+    rows: Sequence[dspy.Example],
+    progress: Progress,
+) -> dict[str, Outcome]:
+    """Ask every agent one question: a dead agent, or a broken metric, ends the search here.
+
+    Args:
+        options: Name the agents.
+        evaluator: Asks them.
+        rows: Of val; an agent that fails on the first is asked the next, up to three.
+        progress: Is shown each agent.
+
+    Returns:
+        The outcome of the question that each agent answered.
+
+    Raises:
+        PoolError: If an agent answers none, before the next one is asked.
+    """
+    answered = {}
+    for name in options.space.agents:
+        progress.show("probe", current=name)
+        failures = []
+        for row in rows[:N_PROBED]:
+            (outcome,) = evaluator.measure(Architecture.single(name), [row])
+            if outcome.failure is None:
+                answered[name] = outcome
+                break
+            failures.append(outcome.failure)
+        else:
+            raise PoolError(f"Agent {name!r} does not answer: {failures[0]}")
+    return answered
+
+
+def measure_single_agents(
+    options: SearchOptions,
+    evaluator: Evaluator,
+    rows: Sequence[dspy.Example],
+    progress: Progress,
+) -> SingleAgents:
+    """Measure each agent alone on all rows of val.
+
+    Raises:
+        StudyError: If the budget ends before all are measured.
+    """
+    measured = {}
+    evaluator.announce(map(Architecture.single, options.space.agents), rows)
+    for name in options.space.agents:
+        progress.show("single agents", current=name)
+        try:
+            measured[name] = evaluator.measure(Architecture.single(name), rows)
+        except BudgetReachedError as error:
+            raise StudyError(
+                f"{error} Single agents must be measured first; allow more, or fewer rows."
+            ) from error
+    places = balanced_order({n: scores(o) for n, o in measured.items()}, seed=options.seed)
+    return SingleAgents(
+        {name: [outcomes[place] for place in places] for name, outcomes in measured.items()},
+        options.space,
+        options.limits,
+        seed=options.seed,
+        registry=evaluator.registry,
+        rows=tuple(rows[place] for place in places),
+    )
+
+
+@dataclass(frozen=True)
+class SingleAgents:
+    """The outcomes of each agent alone on the same rows, in the pool's order.
+
+    Attributes:
+        outcomes: By agent.
+        space: Says which votes may be tried.
+        limits: Say which may be picked.
+        seed: Of the redrawing of answers.
+        registry: The prompts that an architecture may name.
+        rows: The rows of val, in the order in which architectures are measured on them.
+    """
+
+    outcomes: Mapping[str, Sequence[Outcome]]
+    space: SearchSpace
+    limits: Limits
+    seed: int = 0
+    registry: PromptRegistry | None = None
+    rows: tuple[dspy.Example, ...] = ()
+    _admitted: dict[tuple[str, ...], bool] = field(default_factory=dict)
+
+    @cached_property
+    def scores(self) -> dict[str, ScoreMatrix]:
+        """Score per row of each agent."""
+        found = {name: scores(outcomes) for name, outcomes in self.outcomes.items()}
+        return {name: np.array(values, np.float64) for name, values in found.items()}
+
+    @cached_property
+    def means(self) -> dict[str, float]:
+        """Mean score of each agent."""
+        return {name: float(values.mean()) for name, values in self.scores.items()}
+
+    @cached_property
+    def ranking(self) -> tuple[str, ...]:
+        """Agents, best mean score first; the pool's order breaks ties."""
+        return tuple(sorted(self.scores, key=lambda name: -round(self.scores[name].mean(), 12)))
+
+    @cached_property
+    def ballots(self) -> Ballots | None:
+        """What votes would count; None where none may be tried, or answers are no ballots."""
+        answered = [o for outcomes in self.outcomes.values() for o in outcomes if not o.failure]
+        may_vote = "vote" in self.space.combines and self.space.searches_layers
+        if not may_vote or any(outcome.ballot is None for outcome in answered):
+            return None
+        ballots = {name: [o.ballot for o in outcomes] for name, outcomes in self.outcomes.items()}
+        return Ballots.of(ballots, {n: scores(o) for n, o in self.outcomes.items()})
+
+    @cached_property
+    def smoothed(self) -> SmoothedVotes | None:
+        """Every vote of the best agents, on redrawn answers."""
+        if self.ballots is None:
+            return None
+        widths = range(self.space.min_width, self.space.max_width + 1)
+        return smooth(self.ballots, widths=widths, seed=self.seed, admits=self.admits)
+
+    @property
+    def forecast(self) -> Forecast:
+        """What an architecture's question will cost, from what its agents cost alone."""
+        singles = self.outcomes.items()
+        return Forecast(
+            usd={name: fmean(outcome.usd for outcome in found) for name, found in singles},
+            seconds={name: fmean(outcome.seconds for outcome in found) for name, found in singles},
+        )
+
+    def early_facts(self, estimate: StudyEstimate | None = None) -> EarlyFacts:
+        """Return the facts that the user is shown before more money is spent.
+
+        Args:
+            estimate: Of what the whole search will take.
+        """
+        return early_facts(
+            self.scores,
+            ballots=self.ballots,
+            max_width=self.space.max_width,
+            estimate=estimate,
+        )
+
+    def pair(self, metric: DiversityMetric) -> Callable[[str, str], float]:
+        """Return the function that gives the mean diversity of the answers of two agents.
+
+        It is 0 for two seats of one agent: how its samples differ is not known yet.
+        """
+        texts = {n: [(o.layer or ("",))[0] for o in found] for n, found in self.outcomes.items()}
+        pairs = {
+            (a, b): fmean(metric(pair) for pair in zip(texts[a], texts[b], strict=True))
+            for a, b in combinations(sorted(texts), 2)
+        }
+        return lambda a, b: 0.0 if a == b else pairs[min(a, b), max(a, b)]
+
+    def admits(self, members: tuple[str, ...]) -> bool:
+        """Whether the vote of these members is in the space and within the limits."""
+        if members not in self._admitted:
+            self._admitted[members] = self._admits(members)
+        return self._admitted[members]
+
+    def _admits(self, members: tuple[str, ...]) -> bool:
+        if self.limits == Limits():
+            return len(members) == 1 or self._may_vote(members)
+        asked = [self.outcomes[name] for name in members]
+        costs = {
+            "calls": sum(fmean(outcome.calls for outcome in outcomes) for outcomes in asked),
+            "usd": sum(fmean(outcome.usd for outcome in outcomes) for outcomes in asked),
+            "seconds": fmean(max(o.seconds for o in row) for row in zip(*asked, strict=True)),
+        }
+        is_within = self.limits.allow(**costs)
+        return is_within and (len(members) == 1 or self._may_vote(members))
+
+    def _may_vote(self, members: tuple[str, ...]) -> bool:
+        return self.space.holds(Architecture((members,), None, "vote"))
+
+    def canonical(self, architecture: Architecture) -> Architecture:
+        """Give an architecture its final form: the best decide ties, a prompt has one name."""
+        found = canonical_evidence(architecture, self.ranking)
+        return found if self.registry is None else self.registry.canonical(found)

@@ -1,0 +1,258 @@
+"""The trials of a search, one after the other: opened, proposed, measured, told, chosen from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+import numpy as np
+import optuna
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.calls.budget import Budget, Ledger
+from moa_dspy.calls.scope import spending_under
+from moa_dspy.errors import BudgetReachedError, UnknownCallError
+from moa_dspy.optimize.comparison import random_draws
+from moa_dspy.optimize.evaluate import Evaluator
+from moa_dspy.optimize.evidence import EvidenceBuilder
+from moa_dspy.optimize.forecast import Prices, baseline_architectures
+from moa_dspy.optimize.options import SearchOptions
+from moa_dspy.optimize.pareto import names_of
+from moa_dspy.optimize.progress import Progress
+from moa_dspy.optimize.prompts.joint import JointSearch
+from moa_dspy.optimize.racing import TrialJudge
+from moa_dspy.optimize.selection import Choice, choose
+from moa_dspy.optimize.shares import BudgetShares
+from moa_dspy.optimize.singles import SingleAgents
+from moa_dspy.optimize.surrogate.acquisition import Acquisition
+from moa_dspy.optimize.surrogate.features import Kernels, Traits
+from moa_dspy.optimize.trials import Proposal, Trials, make_study
+
+N_VOTES: Final = 3
+"""Votes tried because redrawn answers put them first; they cost no call."""
+
+
+@dataclass(slots=True)
+class TrialLoop:
+    """The state of the trials of one search.
+
+    Attributes:
+        options: Of the search; its space knows the ranking of the single agents.
+        ledger: What the search spends from.
+        progress: Is shown each trial.
+        evaluator: Runs architectures.
+        singles: The single agents.
+        judge: Measures an architecture until it is beaten or all rows are known.
+        trials: Optuna's study and the records.
+        builder: Turns records into evidence.
+        joint: Tunes prompts between trials.
+        shares: The part of the budget that the trials may use.
+        acquisition: Proposes from the surrogate model; None where Optuna's sampler proposes.
+        draws: Architectures of the random baseline, which workers may begin with.
+        stopped_by: The budget that ended the trials; None while there is room.
+    """
+
+    options: SearchOptions
+    ledger: Ledger
+    progress: Progress
+    evaluator: Evaluator
+    singles: SingleAgents
+    judge: TrialJudge
+    trials: Trials
+    builder: EvidenceBuilder
+    joint: JointSearch
+    shares: BudgetShares
+    acquisition: Acquisition | None
+    draws: Iterator[Architecture]
+    stopped_by: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        options: SearchOptions,
+        ledger: Ledger,
+        progress: Progress,
+        evaluator: Evaluator,
+        singles: SingleAgents,
+        joint: JointSearch,
+        shares: BudgetShares,
+    ) -> TrialLoop:
+        """Return the loop before its first trial; nothing is asked."""
+        # A sampler is asked for every trial, even where it is told what to say: the quickest,
+        # where the surrogate model proposes.
+        sampler = options.sampler or optuna.samplers.RandomSampler(seed=options.seed)
+        trials = Trials(
+            study=make_study(options.objectives, seed=options.seed, sampler=sampler),
+            space=options.space,
+            ranking=singles.ranking,
+            canonical=singles.canonical,
+            seed=options.seed,
+        )
+        judge = TrialJudge(
+            evaluator,
+            singles.rows,
+            best_single=singles.ranking[0],
+            diversity=options.diversity,
+            limits=options.limits,
+            objectives=options.objectives,
+            n_arms=2 * options.n_trials,  # the random baseline has as many
+        )
+        pair = singles.pair(options.diversity)
+        traits = Traits(singles.means, pair, options.space.prompts)
+        prices = Prices(singles.forecast, names_of(options.objectives), options.seed)
+        acquisition = Acquisition(
+            options.space, Kernels.of(traits), singles.canonical, options.seed, prices.at
+        )
+        return cls(
+            options=options,
+            ledger=ledger,
+            progress=progress,
+            evaluator=evaluator,
+            singles=singles,
+            judge=judge,
+            trials=trials,
+            builder=EvidenceBuilder(options, singles, evaluator, trials.records, pair),
+            joint=joint,
+            shares=shares,
+            acquisition=None if options.sampler is not None else acquisition,
+            draws=random_draws(options.space, singles.canonical, options.seed),
+        )
+
+    @property
+    def may_announce(self) -> bool:
+        """Whether workers may begin with later architectures before earlier ones are measured.
+
+        Under a budget, money is spent in the order of measuring: what it may not reach is
+        not begun.
+        """
+        return self.ledger.budget == Budget()
+
+    @property
+    def share(self) -> float:
+        """The share of the budget that the trials up to now may use."""
+        return self.share_with(())
+
+    def share_with(self, more: Iterable[Architecture]) -> float:
+        """Return the share of the budget that the trials may use if ``more`` are measured too."""
+        calls = [one.calls for one in (*more, *self.trials.records.values())]
+        return self.shares.of_search(calls, part=self.joint.part)
+
+    def run(self, *, limit: int, known_phases: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """Measure up to ``limit`` architectures, the single agents at least.
+
+        Args:
+            limit: Most architectures.
+            known_phases: Of a finished study that is run again.
+
+        Returns:
+            How many were known after each round of composing; prompts are tuned between.
+        """
+        options, ranking = self.options, self.singles.ranking
+        singles = [Architecture.single(name) for name in ranking]
+        self._measure_given(singles, "single", limit=len(singles))
+        baselines = baseline_architectures(ranking, options.pool, options.space)
+        self._measure_given(baselines, "baseline", limit=limit)
+        self._measure_given(self._promising_votes(), "votes", limit=limit)
+        self._measure_given(options.space.listed, "listed", limit=limit)
+        phases: list[int] = []
+        for number in range(self.joint.n_rounds + 1):
+            if number:
+                self._measure_given(self._tuned(number), "prompt", limit=limit)
+            planned = min(limit, round(limit * self.joint.part))
+            self._measure_proposed(known_phases[number] if number < len(known_phases) else planned)
+            phases.append(len(self.trials.records))
+        self.joint.n_tried = sum(one.prompt is not None for one in self.trials.records)
+        return tuple(phases)
+
+    def choose(self) -> Choice:
+        """Pick; a prompt that is not proven better than the aggregator's own is not picked."""
+        choice = choose(self.builder.evidence())
+        with spending_under(self.ledger, share=self.share):
+            own = self.joint.refused(
+                choice.picked, self.singles.rows, min_gain=self.options.min_gain
+            )
+        if own is None:
+            return choice
+        if own not in self.trials.records and self.evaluator.knows(own, self.singles.rows):
+            number = len(self.trials.records)
+            self.trials.records[own] = self.judge.judge(own, "own_prompt", number=number)
+        self.builder.may_prompt = False
+        return choose(self.builder.evidence())
+
+    def _measure_given(
+        self, architectures: Iterable[Architecture], origin: str, *, limit: int
+    ) -> None:
+        """Measure what is new of the architectures, inside the space or not, in their order."""
+        fresh = self.trials.fresh(architectures, origin=origin)
+        if self.may_announce and len(fresh) > 1 and self.stopped_by is None:
+            n_left = max(0, limit - len(self.trials.records))
+            self.judge.announce([proposal.architecture for proposal in fresh[:n_left]])
+        for proposal in fresh:
+            if self.stopped_by is not None or len(self.trials.records) >= limit:
+                return
+            self._measure(proposal)
+
+    def _measure_proposed(self, n_trials: int) -> None:
+        """Propose and measure until so many architectures are known, or none is left, or paid."""
+        while len(self.trials.records) < n_trials and self.stopped_by is None:
+            if (proposal := self._propose()) is None:
+                return
+            self._measure(proposal)
+
+    def _propose(self) -> Proposal | None:
+        if self.acquisition is None:
+            return self.trials.ask()
+        measured = self.builder.measured()
+        proposed = self.acquisition.propose(
+            [one.architecture for one in measured], np.array([one.scores for one in measured])
+        )
+        fresh = [] if proposed is None else self.trials.fresh([proposed], origin="model")
+        return fresh[0] if fresh else self.trials.draw()
+
+    def _measure(self, proposal: Proposal) -> None:
+        """Measure one architecture and tell the study; note the budget that was in the way."""
+        architecture, number = proposal.architecture, len(self.trials.records)
+        self.progress.show(
+            "search", current=str(architecture), trial=number, best=self.judge.leader
+        )
+        if self.may_announce:
+            # The baseline has as many trials as the search: one more now is one more then.
+            self.judge.announce(islice(self.draws, 1), is_urgent=False)
+        try:
+            with spending_under(self.ledger, share=self.share_with([architecture])):
+                record = self.judge.judge(architecture, proposal.origin, number=number)
+        except BudgetReachedError as error:
+            self.stopped_by = str(error)
+            self.trials.give_up(proposal)
+            return
+        except UnknownCallError:
+            # A baseline that was not recorded is left out; a hole in the user's space is an error.
+            if proposal.origin == "baseline" and not self.options.space.holds(architecture):
+                return
+            raise
+        values = self.judge.values(record, self.options.objectives)
+        told = self.trials.tell(proposal, record, values)
+        if told is not None:
+            for callback in self.options.callbacks:
+                callback(self.trials.study, told)
+
+    def _promising_votes(self) -> list[Architecture]:
+        if self.singles.ballots is None:
+            return []
+        options = choose(self.builder.evidence(), may_be_unmeasured=True).options
+        votes = (one.architecture for one in options if one.architecture.layers)
+        return list(islice(votes, N_VOTES))
+
+    def _tuned(self, number: int) -> list[Architecture]:
+        """Tune the prompts of the best mixtures; return the mixtures with them."""
+        records = self.trials.records
+        self.progress.show("prompts", current=f"round {number}", trial=len(records))
+        part = self.joint.tuning_part(number)
+        share = self.shares.of_search([one.calls for one in records.values()], part=part)
+        with spending_under(self.ledger, share=share):
+            found = self.joint.tune(records, number)
+        # What stopped was the part of the budget of this round, not all of it.
+        self.stopped_by = None
+        return found

@@ -14,9 +14,10 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.data.splits import Splits
 from moa_dspy.errors import BudgetReachedError, UnknownCallError
 from moa_dspy.optimize.evaluate import Evaluator
-from moa_dspy.optimize.forecast import TOP_K, baseline_combine, self_moa_of, top_k
+from moa_dspy.optimize.forecast import COSTS, TOP_K, baseline_combine, self_moa_of, top_k
 from moa_dspy.optimize.nodes import Outcome, means, scores
 from moa_dspy.optimize.options import SearchOptions
+from moa_dspy.optimize.pareto import names_of
 from moa_dspy.optimize.progress import Progress
 from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.result import SystemScore, TrialRecord
@@ -25,7 +26,7 @@ from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.winrate.diagnostics import oracle
 from moa_dspy.winrate.intervals import Interval, mean_interval
 from moa_dspy.winrate.tests import examples_needed, simultaneous_intervals
-from moa_dspy.winrate.verdict import Verdict, verdict
+from moa_dspy.winrate.verdict import CostVerdict, Verdict, cost_verdict, verdict
 
 _MOST_REPEATS = 200
 """Known architectures in a row after which the space counts as drawn empty."""
@@ -156,6 +157,7 @@ class ComparedSystems:
     test: Mapping[str, SystemScore]
     differences: Mapping[str, Interval]
     verdict: Verdict
+    cost_verdict: CostVerdict | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,17 +224,58 @@ def compare_on_test(
     test = {one.name: measure(one, splits.test) for one in baselines}
     val = {one.name: measure(one, splits.val) for one in baselines}
     oracles = [measure.oracle(ranking, rows) for rows in (splits.test, splits.val)]
-    pick, single = test["pick"], test["best_single"]
+    decided = _verdict(test["pick"], test["best_single"], val, min_gain=options.min_gain)
+    return ComparedSystems(
+        val=_ordered({**{name: one.row() for name, one in val.items()}, "oracle": oracles[1]}),
+        test=_ordered({**{name: one.row() for name, one in test.items()}, "oracle": oracles[0]}),
+        differences=_differences(test, decided),
+        verdict=decided,
+        cost_verdict=_cost_verdict(options, test),
+    )
+
+
+def _differences(test: Mapping[str, _Measured], decided: Verdict) -> dict[str, Interval]:
+    """Return the pick minus each other system that was measured on all rows."""
+    pick = test["pick"]
     others = {
         name: one.scores
         for name, one in test.items()
         if one.is_whole and one.baseline.architecture != pick.baseline.architecture
     }
-    return ComparedSystems(
-        val=_ordered({**{name: one.row() for name, one in val.items()}, "oracle": oracles[1]}),
-        test=_ordered({**{name: one.row() for name, one in test.items()}, "oracle": oracles[0]}),
-        differences=simultaneous_intervals(pick.scores, others) if others and pick.is_whole else {},
-        verdict=_verdict(pick, single, val, min_gain=options.min_gain),
+    if not pick.is_whole:
+        return {}
+    # The difference that is decided has the verdict's interval, here and there.
+    primary = {"best_single": decided.interval} if others.pop("best_single", None) else {}
+    level = decided.interval.confidence
+    return primary | simultaneous_intervals(pick.scores, others, confidence=level)
+
+
+def _cost_verdict(options: SearchOptions, test: Mapping[str, _Measured]) -> CostVerdict | None:
+    """Return whether the pick is as good as the best agent of all, for less.
+
+    The cost is the first of usd, seconds and calls that is an objective or has a limit.
+
+    None without a cost among objectives and limits, or where it was not measured.
+    """
+    named = names_of(options.objectives)
+    asked = [n for n in COSTS if n in named or getattr(options.limits, n) is not None]
+    pick, single = test["pick"], test.get("best_without_limits", test["best_single"])
+    if not (asked and pick.is_whole and single.is_whole):
+        return None
+    if pick.baseline.architecture == single.baseline.architecture:
+        return None
+    costs, single_costs = (means(list(one.outcomes.values())) for one in (pick, single))
+    known = [name for name in asked if single_costs[name] > 0]
+    if not known:
+        return None
+    return cost_verdict(
+        pick.scores,
+        single.scores,
+        costs={name: costs[name] for name in COSTS},
+        single_costs={name: single_costs[name] for name in COSTS},
+        cost=known[0],
+        names=(str(pick.baseline.architecture), str(single.baseline.architecture)),
+        margin=options.min_gain,
     )
 
 

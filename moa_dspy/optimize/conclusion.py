@@ -58,6 +58,7 @@ def make_result(
         pick=choice.picked,
         recommended=recommended,
         verdict=compared.verdict,
+        cost_verdict=compared.cost_verdict,
         val=compared.val,
         test=compared.test,
         differences=compared.differences,

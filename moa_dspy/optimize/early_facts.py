@@ -1,6 +1,8 @@
-"""How far one vote of recorded answers could get at best, whichever agents vote."""
+"""Facts that the single agents' answers tell before more money is spent.
 
-# DOCS: optimize/early/_facts: What the single agents' answers tell a user before more money is spent.
+How far a vote of them or a choice among them could get at best, whether one agent leads, and
+whether their scores can decide anything at all.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, combinations, islice
 from math import comb
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moa_dspy.errors import StudyError
 from moa_dspy.optimize.votes.ballots import Ballots
 from moa_dspy.winrate import Interval, co_failure, oracle, simultaneous_intervals
 
@@ -109,16 +112,20 @@ class StudyEstimate:
     """What the whole study is expected to take, the single agents on val included.
 
     Attributes:
-        calls: Requests to models.
+        calls: Requests to models, whatever the budget.
         usd: At the prices of the pool.
         seconds: Wall time.
         capped_by: The limit of the budget that ends the study before, or None.
+        ceiling: That limit, in its own unit; None where none ends the study.
+        share: Part of the study that the budget pays for, in (0, 1].
     """
 
     calls: float
     usd: float
     seconds: float
     capped_by: str | None = None
+    ceiling: float | None = None
+    share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,3 +217,83 @@ def early_facts(
         rescued=float(((mine < SOLVED) & (best >= SOLVED)).mean()),
         estimate=estimate,
     )
+
+
+Undecidable = Literal["all_wrong", "all_right", "all_equal"]
+"""Why scores cannot decide: every score is 0, every one 1, or all agents score alike everywhere."""
+MOST_SHOWN: Final = 200
+"""Characters of an answer that an error shows."""
+
+
+def undecidable(scores: Mapping[str, Sequence[float] | NDArray[np.float64]]) -> Undecidable | None:
+    """Return why the single agents' scores cannot tell any two systems apart, or None.
+
+    Args:
+        scores: Per row, by agent, all on the same rows.
+    """
+    table = np.array([np.asarray(row, np.float64) for row in scores.values()])
+    if not table.size:
+        return None
+    if (table <= 0).all():
+        return "all_wrong"
+    if (table >= 1).all():
+        return "all_right"
+    # One agent is equal to itself: its mixtures may still differ from it.
+    return "all_equal" if len(table) > 1 and (np.ptp(table, axis=0) < 1e-12).all() else None
+
+
+def check_decidable(
+    scores: Mapping[str, Sequence[float] | NDArray[np.float64]],
+    *,
+    gold: str,
+    replies: Mapping[str, str],
+) -> None:
+    """Stop a study whose single agents show that its data cannot decide.
+
+    Args:
+        scores: Per row, by agent.
+        gold: What is expected of one row, as text.
+        replies: What each agent answered to it.
+
+    Raises:
+        StudyError: Every score is 0, every one is 1, or the agents score alike on every row.
+    """
+    if (case := undecidable(scores)) is None:
+        return
+    n_rows = len(next(iter(scores.values())))
+    who = f"All {len(scores)} agents score" if len(scores) > 1 else "The only agent scores"
+    where = f"all {n_rows:,} questions of val" if n_rows > 1 else "the only question of val"
+    said = {
+        "all_wrong": f"{who} 0 on {where}",
+        "all_right": f"{who} 100 % on {where}",
+        "all_equal": f"{who} the same on each of {where}",
+    }[case]
+    shown = "; ".join(f"{name} replied {_shown(text)}" for name, text in replies.items())
+    raise StudyError(
+        f"{said}, so no comparison can be decided. Is the metric or the format of the answers "
+        f"wrong? Expected {_shown(gold)}; {shown}."
+    )
+
+
+def check_readable(who: str, *, n_asked: int, n_unread: int, reply: str) -> None:
+    """Stop a study in which no reply of a ranker or a judge could be read.
+
+    Args:
+        who: The ranker or judge, with its agent.
+        n_asked: Replies.
+        n_unread: Replies in which no choice was found.
+        reply: One of these.
+
+    Raises:
+        StudyError: It was asked, and none of its replies could be read.
+    """
+    if n_asked and n_unread >= n_asked:
+        raise StudyError(
+            f"None of the {n_asked:,} replies of {who} could be read, so what it chose is not "
+            f"known. Does it answer in the format that it is asked for? It replied {_shown(reply)}."
+        )
+
+
+def _shown(text: str) -> str:
+    plain = " ".join(text.split())
+    return repr(plain if len(plain) <= MOST_SHOWN else plain[: MOST_SHOWN - 1] + "…")

@@ -1,12 +1,13 @@
-"""What a question costs the user, in points of score: where a proposal looks on a trade-off."""
+"""Costs foretold from the single agents' costs: of an architecture and of the whole study.
 
-# DOCS: optimize/baselines: The rivals that stand beside every pick, as architectures of the same pool. | optimize/early/_forecast: What a study will take, from what its single agents took.
+Also the baselines that stand beside every pick, as architectures of the same pool.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from statistics import fmean
 from typing import Final
 
@@ -123,7 +124,7 @@ def self_moa_of(
 
 
 def baseline_combine(space: SearchSpace) -> str:
-    """Return how the simple rivals combine: a vote where answers can be equal, else the paper's."""
+    """Return how the baselines combine: a vote where answers can be equal, else the paper's."""
     return "vote" if "vote" in space.combines else "synthesize"
 
 
@@ -190,7 +191,7 @@ def forecast(
         n_trials: Most architectures measured on val, single agents included.
         n_test: Test rows.
         num_threads: Questions answered at the same time; it divides the time.
-        budget: What ends the study before; then the estimate is what it takes until there.
+        budget: What may end the study before: the estimate says which limit, and after how much.
         seed: Of the draws.
     """
     alone = {name: _mean_cost(outcomes) for name, outcomes in singles.items()}
@@ -200,23 +201,25 @@ def forecast(
     searched, each = _searched(space, alone, n=2 * n_measured - len(alone), seed=seed)
     agents = sum(alone.values(), Cost())
     # Besides the agents: the pick, the best random one, and the further samples of Self-MoA.
-    rivals = each * 2 + agents * ((SELF_MOA_SAMPLES - 1) / len(alone))
-    whole = (agents + searched) * n_val + (agents + rivals) * n_test
+    compared = each * 2 + agents * ((SELF_MOA_SAMPLES - 1) / len(alone))
+    whole = (agents + searched) * n_val + (agents + compared) * n_test
     whole = Cost(whole.calls, whole.tokens, whole.usd, whole.seconds / num_threads)
     return _within(whole, budget or Budget())
 
 
 def _within(whole: Cost, budget: Budget) -> StudyEstimate:
-    """Cut ``whole`` where the first limit of ``budget`` is reached."""
+    """Say which limit of ``budget`` is reached first, if any."""
+    limits = {f.name: getattr(budget, f.name) for f in fields(Cost)}
     shares = {
-        f.name: limit / needed
-        for f in fields(Cost)
-        if (limit := getattr(budget, f.name)) is not None and (needed := getattr(whole, f.name)) > 0
+        name: limit / needed
+        for name, limit in limits.items()
+        if limit is not None and (needed := getattr(whole, name)) > 0
     }
     first = min(shares, key=lambda name: shares[name], default=None)
-    capped_by = first if first is not None and shares[first] < 1 else None
-    cut = whole * shares[capped_by] if capped_by is not None else whole
-    return StudyEstimate(round(cut.calls), cut.usd, cut.seconds, capped_by)
+    found = StudyEstimate(round(whole.calls), whole.usd, whole.seconds)
+    if first is None or shares[first] >= 1:
+        return found
+    return replace(found, capped_by=first, ceiling=float(limits[first]), share=shares[first])
 
 
 def _mean_cost(outcomes: Sequence[Outcome]) -> Cost:
@@ -231,17 +234,17 @@ def _searched(
     rng = random.Random(f"forecast-{seed}")
     asked: set[Hashable] = {_node((), name, 0) for name in alone}
     known: set[Architecture] = set()
-    total, lonely, repeats = Cost(), Cost(), 0
+    total, separate, repeats = Cost(), Cost(), 0
     while len(known) < min(n, MOST_DRAWN) and repeats < _MOST_REPEATS:
         drawn = space.draw(rng)
         repeats = repeats + 1 if drawn in known or not drawn.layers else 0
         if repeats == 0:
             known.add(drawn)
             total += _fresh(drawn, alone, asked)
-            lonely += _fresh(drawn, alone, {_node((), name, 0) for name in alone})
+            separate += _fresh(drawn, alone, {_node((), name, 0) for name in alone})
     n_drawn = max(1, len(known))
     scale = n / n_drawn if len(known) == MOST_DRAWN else 1.0
-    return total * scale, lonely * (1 / n_drawn)
+    return total * scale, separate * (1 / n_drawn)
 
 
 def _fresh(architecture: Architecture, alone: Mapping[str, Cost], asked: set[Hashable]) -> Cost:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import optuna
@@ -38,7 +38,7 @@ class SearchOptions:
     diversity: DiversityMetric
     diversity_weight: float = 0.0
     n_trials: int = 40
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     budget: Budget | None = None
     random_share: float = 0.2
     min_gain: float = 0.03

@@ -1,6 +1,4 @@
-"""Numbers of a report as text."""
-
-# DOCS: optimize/report/_facts: The lines below a study's table: what to expect, what was known early, what it cost. | optimize/report/_report: The closing table of a study: the pick against its rivals, the verdict, and what it cost.
+"""The closing report of a study: the table of the pick and its baselines, facts and verdicts."""
 
 from __future__ import annotations
 
@@ -91,11 +89,20 @@ def _dominance(early: EarlyFacts, lead: Interval) -> str:
 
 
 def _estimate(estimate: StudyEstimate) -> str:
-    end = f"; the budget of {estimate.capped_by} ends it there" if estimate.capped_by else ""
-    return (
+    whole = (
         f"Estimate of the whole study, nothing stopped early: {estimate.calls:,.0f} calls, "
-        f"{amount(estimate.usd)} usd, {duration(estimate.seconds)}{end}."
+        f"{amount(estimate.usd)} usd, {duration(estimate.seconds)}"
     )
+    if estimate.capped_by is None or estimate.ceiling is None:
+        return f"{whole}."
+    return (
+        f"{whole}. The budget is the ceiling: {_limit(estimate.capped_by, estimate.ceiling)} "
+        f"are reached after about {100 * estimate.share:.0f} % of it."
+    )
+
+
+def _limit(unit: str, value: float) -> str:
+    return duration(value) if unit == "seconds" else f"{amount(value)} {unit}"
 
 
 def _expected(result: StudyResult) -> Iterator[str]:
@@ -106,8 +113,9 @@ def _expected(result: StudyResult) -> Iterator[str]:
     on_val = result.val.get("pick")
     said = "" if on_val is None or on_val.score is None else f"val said {points(on_val.score)} %, "
     yield (
-        f"On new questions we expect {points(expected.estimate)} % {_span(expected)} of a pick "
-        f"made this way; {said}an optimism of {points(result.optimism)} points."
+        f"Foretold from val alone, before the test: {points(expected.estimate)} % "
+        f"{_span(expected)} for a pick made this way; {said}"
+        f"an optimism of {points(result.optimism)} points. The test score above is the measurement."
     )
 
 
@@ -125,6 +133,8 @@ def _front(result: StudyResult) -> Iterator[str]:
     for name in result.front[:MOST_OF_FRONT]:
         mark = " (knee)" if name == result.knee else ""
         yield f"- {name}{mark}{_costs(records.get(name))}"
+        if name in result.front_verdicts:
+            yield f"  {result.front_verdicts[name].text}"
     if n > MOST_OF_FRONT:
         yield f"- and {n - MOST_OF_FRONT} more in the result."
     if result.knee is not None:
@@ -151,10 +161,21 @@ def prompt_lines(result: StudyResult) -> Iterator[str]:
 
 
 def _fate(prompt: Mapping[str, Any]) -> str:
-    accepted = prompt.get("accepted")
-    if accepted is None:
-        return "tried"
-    return "accepted" if accepted else "not proven better, so not used"
+    accepted, val = prompt.get("accepted"), prompt.get("val")
+    fate = (
+        "tried"
+        if accepted is None
+        else "accepted"
+        if accepted
+        else "not proven better, so not used"
+    )
+    if not val:
+        return f"{fate}, but not measured on all val questions" if accepted is None else fate
+    score = f"{points(val['score'])} % on val with {val['architecture']}"
+    own = val.get("own")
+    return f"{fate}; {score}" + (
+        "" if own is None else f", {points(own)} % with the aggregator's own"
+    )
 
 
 def _spent(result: StudyResult) -> Iterator[str]:
@@ -221,13 +242,12 @@ class Report:
         from rich.text import Text
 
         yield self._table(options.max_width)
-        yield Text(
-            "In brackets: 95 % intervals; those of the differences hold all at once.", style="dim"
-        )
+        yield Text(brackets_line(self.result), style="dim")
         yield Text("")
         yield from (Text(line) for line in result_lines(self.result))
         yield Text("")
-        yield Text(self.result.verdict.text, style="bold")
+        for line in verdict_lines(self.result):
+            yield Text(line, style="bold")
         yield Text(program_line(self.result))
 
     def _table(self, width: int) -> Table:
@@ -318,6 +338,22 @@ def _difference(interval: Interval | None) -> str:
     if interval is None:
         return NONE
     return points(interval.estimate, sign="+") + _brackets(interval.low, interval.high, sign="+")
+
+
+def brackets_line(result: StudyResult) -> str:
+    """Return what the brackets of the table are."""
+    first = f"{100 * result.verdict.interval.confidence:.3g} %"
+    return (
+        f"In brackets: intervals, 95 % of scores; of differences {first}, that of best_single as "
+        "the verdict tests it, those of the other rows all at once."
+    )
+
+
+def verdict_lines(result: StudyResult) -> list[str]:
+    """Return the verdicts; where costs were asked about, that on costs is the headline."""
+    if result.cost_verdict is None:
+        return [result.verdict.text]
+    return [result.cost_verdict.text, result.verdict.text]
 
 
 def program_line(result: StudyResult) -> str:

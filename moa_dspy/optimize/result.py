@@ -1,4 +1,4 @@
-"""The result of a search as plain data: pick, baselines, verdict, trials and costs."""
+"""The result of a study as plain data: pick, baselines, verdicts, costs and versions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.early_facts import EarlyFacts
-from moa_dspy.winrate import Interval, Verdict
+from moa_dspy.winrate import CostVerdict, Interval, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,8 @@ class StudyResult:
         verdict: From one paired test on the test rows, pick against best single.
         val: Rows on the validation split, by name.
         test: Rows on the test split, by name.
-        differences: Pick minus each other row on test, simultaneous 95 % intervals.
+        differences: Pick minus each other row on test: of the best single agent with the
+            verdict's interval, of the others with intervals that hold all at once.
         optimism: How much the pick's val score flatters it: estimated without test
             rows, by resampling the selection.
         trials: Every architecture measured, in order.
@@ -108,6 +109,9 @@ class StudyResult:
             ``performance`` and ``diversity`` of their members explain, and the ``rest``.
         prompts: The prompts tried for aggregators, as plain data: ``name``, ``origin``,
             ``text``, ``accepted`` and what else was found of each.
+        cost_verdict: Whether the pick is as good as the best single agent of all, for less;
+            None where no cost was asked about.
+        front_verdicts: The same of the other members of ``front``, by architecture.
     """
 
     pick: Architecture
@@ -134,6 +138,8 @@ class StudyResult:
     knee: str | None = None
     explained: Mapping[str, float] = field(default_factory=dict)
     prompts: tuple[Mapping[str, Any], ...] = ()
+    cost_verdict: CostVerdict | None = None
+    front_verdicts: Mapping[str, CostVerdict] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; the keys are the command line's ``--json``."""
@@ -161,6 +167,8 @@ class StudyResult:
             "knee": self.knee,
             "explained": dict(self.explained),
             "prompts": [dict(prompt) for prompt in self.prompts],
+            "cost_verdict": None if self.cost_verdict is None else asdict(self.cost_verdict),
+            "front_verdicts": {name: asdict(one) for name, one in self.front_verdicts.items()},
         }
 
     @classmethod
@@ -172,6 +180,7 @@ class StudyResult:
         interval = Interval(**verdict.pop("interval"))
         differences = plain.pop("differences")
         expected, early = plain.pop("expected", None), plain.pop("early", None)
+        for_less = plain.pop("cost_verdict", None)
         return cls(
             pick=Architecture.parse(plain.pop("pick")),
             recommended=Architecture.parse(plain.pop("recommended")),
@@ -185,6 +194,10 @@ class StudyResult:
             early=None if early is None else EarlyFacts.from_json(early),
             front=tuple(plain.pop("front", ())),
             prompts=tuple(plain.pop("prompts", ())),
+            cost_verdict=None if for_less is None else _cost_verdict(for_less),
+            front_verdicts={
+                name: _cost_verdict(one) for name, one in plain.pop("front_verdicts", {}).items()
+            },
             val={name: SystemScore(**row) for name, row in plain.pop("val").items()},
             test={name: SystemScore(**row) for name, row in plain.pop("test").items()},
             **plain,
@@ -193,6 +206,10 @@ class StudyResult:
     def write(self, path: Path) -> None:
         """Write ``to_json`` to a file."""
         path.write_text(json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n", "utf-8")
+
+
+def _cost_verdict(content: Mapping[str, Any]) -> CostVerdict:
+    return CostVerdict(**{**content, "interval": Interval(**content["interval"])})
 
 
 PACKAGES = ("moa-dspy", "dspy", "optuna", "numpy", "scipy", "xllamacpp")

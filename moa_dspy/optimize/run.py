@@ -198,7 +198,7 @@ class Runner:
         self._node_cache = NodeCache()
         self._rows = {row.id: row for row in (*prepared.splits.val, *prepared.splits.test)}
         student = study.make_student(self._pool)
-        prompts = None if study.prompts is None else study.prompts.make_book(student)
+        prompts = None if study.prompts is None else study.prompts.make_registry(student)
         self._evaluator = Evaluator(
             student, prepared.metric, node_cache=self._node_cache, registry=prompts
         )

@@ -83,7 +83,7 @@ class PreparedStudy:
             _check_inputs(getattr(self.splits, split), tuple(student.signature.input_fields), split)
         if study.prompts is not None:
             study.prompts.check(student, self.metric, pool, self.splits.train)
-            study.prompts.space(options.space, study.prompts.make_book(student))
+            study.prompts.space(options.space, study.prompts.make_registry(student))
         for agent in () if study.calls.replay_only else self.agents:
             if agent.missing_variables:
                 raise PoolError(

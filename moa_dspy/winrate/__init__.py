@@ -1,6 +1,6 @@
-"""Who is better, by how much, how sure that is, and what more examples would tell.
+"""Win rates, paired tests, intervals and verdicts: statistics of stored scores, pure.
 
-Pure statistics on stored scores, one number per example; no call is made here.
+Scores are one number per example, in dataset order.
 """
 
 from moa_dspy.winrate.bradley_terry import BradleyTerry, bradley_terry, bradley_terry_from_wins
@@ -17,7 +17,6 @@ from moa_dspy.winrate.intervals import (
     Interval,
     WinRate,
     mean_interval,
-    paired_bootstrap,
     paired_interval,
     win_rate,
 )
@@ -30,49 +29,53 @@ from moa_dspy.winrate.length_control import (
     standardised_length_gaps,
 )
 from moa_dspy.winrate.recorded import RecordedPreferences, preferences
-from moa_dspy.winrate.shrinkage import ShrunkMeans, selection_optimism, shrunk_means
 from moa_dspy.winrate.tests import (
+    decision_interval,
     examples_needed,
     holm,
+    holm_levels,
+    non_inferiority_p,
+    power_of,
     sign_flip_mid_p,
     simultaneous_intervals,
-    superiority_p,
 )
-from moa_dspy.winrate.verdict import Verdict, verdict
+from moa_dspy.winrate.verdict import CostVerdict, Verdict, cost_verdict, cost_verdicts, verdict
 
 __all__ = [
     "Agreement",
     "BradleyTerry",
     "Coefficients",
+    "CostVerdict",
     "GamedRows",
     "Interval",
     "LengthControlled",
     "PositionConsistency",
     "RecordedPreferences",
-    "ShrunkMeans",
     "Verdict",
     "WinRate",
     "bradley_terry",
     "bradley_terry_from_wins",
     "co_failure",
+    "cost_verdict",
+    "cost_verdicts",
+    "decision_interval",
     "examples_needed",
     "holm",
+    "holm_levels",
     "judge_agreement",
     "length_controlled",
     "length_controlled_preference",
     "length_correlation",
     "mean_interval",
+    "non_inferiority_p",
     "oracle",
-    "paired_bootstrap",
     "paired_interval",
     "position_consistency",
+    "power_of",
     "preferences",
-    "selection_optimism",
-    "shrunk_means",
     "sign_flip_mid_p",
     "simultaneous_intervals",
     "standardised_length_gaps",
-    "superiority_p",
     "verdict",
     "win_rate",
 ]

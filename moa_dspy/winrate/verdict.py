@@ -1,31 +1,34 @@
-"""One plain answer: use the mixture, keep the single model, or measure more."""
+"""Verdicts in one sentence: is the mixture better, and is it as good for less?"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from moa_dspy.errors import MetricError
-from moa_dspy.winrate.intervals import (
-    Interval,
-    Scores,
-    Vector,
-    check_share,
-    paired_interval,
-    paired_vectors,
+from moa_dspy.winrate.intervals import Interval, Scores, Vector, check_share, paired_vectors
+from moa_dspy.winrate.tests import (
+    check_level,
+    decision_interval,
+    examples_needed,
+    holm,
+    holm_levels,
+    non_inferiority_p,
+    power_of,
+    sign_flip_mid_p,
 )
-from moa_dspy.winrate.tests import examples_needed, superiority_p
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer, the numbers behind it, and one English sentence that says both."""
+    """Whether to use the mixture, with the numbers behind it and one sentence that says both."""
 
     kind: Literal["mixture", "single", "not_enough_examples"]
     p_value: float | None
     """One-sided mid-p, pick better than single; None where the pick is a single model: no test."""
     interval: Interval
-    """Of mean(pick - single), two-sided, at confidence 1 - alpha."""
+    """Of mean(pick - single), at confidence 1 - 2 alpha: above 0 if and only if p <= alpha."""
     n: int
     n_more: int
     """Examples still needed; 0 where the answer is known."""
@@ -41,13 +44,14 @@ def verdict(
     alpha: float = 0.05,
     gain: float = 0.03,
 ) -> Verdict:
-    """Decide between the pick and the best single model by one test on unseen examples.
+    """Decide between the pick and the best single model by one interval on unseen examples.
 
-    In this order: a pick that is a single model needs no test; p <= alpha is "mixture"; a
-    one-sided 1 - alpha bound of the difference below ``gain`` is "single", since a gain worth
-    having is excluded; anything else is "not_enough_examples". ``n_more`` then aims at power
-    0.8 to find ``gain`` or, where there are that many examples already, at power 1 - alpha:
-    with those the test and the bound leave nothing undecided.
+    The interval is ``decision_interval``: its ends are what one-sided tests at ``alpha`` do not
+    reject. In this order: a pick that is a single model needs no test; above 0, which is
+    p <= alpha, is "mixture"; below ``gain`` is "single", since a gain worth having is excluded;
+    anything else is "not_enough_examples". ``n_more`` then aims at power 0.8 to find ``gain``
+    or, where there are that many examples already, at power 1 - alpha: with those the two ends
+    leave nothing undecided.
 
     The test is paired and takes the mid-p value: McNemar's exact test never exceeds its level,
     but keeps so far below it that a gain of 8 points at 20 % discordance on 200 examples is
@@ -69,25 +73,220 @@ def verdict(
         MetricError: lengths differ, no example, a score outside [0, 1], or a bad level.
     """
     check_share(gain, name="gain")
-    check_share(alpha, name="alpha")
-    if alpha >= 0.5:
-        raise MetricError(f"`alpha` must be below 0.5, but got {alpha}.")
     a, b = paired_vectors(pick, single, names=("pick", "single"), unit=True)
-    interval = paired_interval(a, b, confidence=1 - alpha)
+    interval = decision_interval(a, b, alpha=alpha)
     if pick_is_single:
         text = f"Keep the single model: the search chose {names[0]}, so no mixture was tested."
         return Verdict("single", None, interval, a.size, 0, text)
-    p = superiority_p(a, b, mid_p=True)
+    p = sign_flip_mid_p(a - b)
     if p <= alpha:
         text = f"Use the mixture: {names[0]} beats {names[1]} by {_numbers(interval, p, a.size)}."
         return Verdict("mixture", p, interval, a.size, 0, text)
     gap = f"{names[0]} minus {names[1]} is {_numbers(interval, p, a.size)}"
-    if paired_interval(a, b, confidence=1 - 2 * alpha).high < gain:
+    if interval.high < gain:
         text = f"Keep the single model: {gap}, which excludes a gain of {_points(gain)}."
         return Verdict("single", p, interval, a.size, 0, text)
     n_more = _more(a - b, gain=gain, alpha=alpha)
-    text = f"Not enough examples: {gap}; about {n_more} more are needed to see a gain of "
+    text = f"Not enough examples: {gap}; about {n_more:,} more are needed to see a gain of "
     return Verdict("not_enough_examples", p, interval, a.size, n_more, f"{text}{_points(gain)}.")
+
+
+COST_WORDS: Final[Mapping[str, str]] = {"usd": "price", "calls": "calls", "seconds": "time"}
+"""What a question may cost, and the word for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CostVerdict:
+    """Whether a system is as good as the best single model, for less.
+
+    Attributes:
+        kind: ``as_good``: not worse by the margin, and cheaper; ``worse``: by more than the
+            margin; ``not_shown``: neither is shown; ``not_cheaper``: it costs as much or more.
+        estimate: Mean score of the system minus that of the single model.
+        interval: Of that difference; above ``-margin`` if and only if the test says so.
+        p_value: Of the one-sided non-inferiority test; Holm-adjusted among several systems.
+        power: Chance that so many examples show two equally good systems to be as good.
+        n: Examples.
+        n_more: Examples still needed for a power of 0.8; 0 unless ``kind`` is ``not_shown``.
+        margin: The largest loss that counts as none, in score units.
+        cost: What is compared: ``usd``, ``calls`` or ``seconds``.
+        ratio: The system's cost of a question over the single model's.
+        text: One sentence.
+    """
+
+    kind: Literal["as_good", "not_shown", "worse", "not_cheaper"]
+    estimate: float
+    interval: Interval
+    p_value: float
+    power: float
+    n: int
+    n_more: int
+    margin: float
+    cost: str
+    ratio: float
+    text: str
+
+
+def cost_verdict(
+    system: Scores,
+    single: Scores,
+    *,
+    costs: Mapping[str, float | None],
+    single_costs: Mapping[str, float | None],
+    cost: str = "usd",
+    names: tuple[str, str] = ("the mixture", "the best single model"),
+    alpha: float = 0.05,
+    margin: float = 0.03,
+) -> CostVerdict:
+    """Decide whether a system is as good as the best single model, for less.
+
+    A test of non-inferiority (Tango 1998 for right-or-wrong scores, see ``non_inferiority_p``)
+    on the same examples. Only what is cheaper can be "as_good"; what costs as much or more is
+    "not_cheaper", whatever its score. The interval is the one of ``verdict`` on the same scores.
+
+    Args:
+        system: Scores in [0, 1] of the system, per example of the test rows.
+        single: Scores of the best single model of all, whatever it costs, on the same examples.
+        costs: Of a question of the system, by ``usd``, ``calls``, ``seconds``; None is unknown.
+        single_costs: Of a question of the single model.
+        cost: Which of them is compared.
+        names: What to call the two.
+        alpha: Level of the one-sided test, below 0.5.
+        margin: The largest loss that counts as none, in score units.
+
+    Raises:
+        MetricError: lengths differ, no example, a score outside [0, 1], a bad level, or a cost
+            that is unknown, negative, or 0 for the single model.
+    """
+    ratio = _ratio(costs, single_costs, cost)
+    p = non_inferiority_p(system, single, margin=margin)
+    return _cost_verdict(
+        system,
+        single,
+        p=p,
+        level=alpha,
+        alpha=alpha,
+        margin=margin,
+        cost=cost,
+        ratio=ratio,
+        names=names,
+    )
+
+
+def cost_verdicts(
+    systems: Mapping[str, Scores],
+    single: Scores,
+    *,
+    costs: Mapping[str, Mapping[str, float | None]],
+    single_costs: Mapping[str, float | None],
+    cost: str = "usd",
+    single_name: str = "the best single model",
+    alpha: float = 0.05,
+    margin: float = 0.03,
+) -> dict[str, CostVerdict]:
+    """Decide as ``cost_verdict`` on several systems at once, by name.
+
+    Among those that are cheaper, the chance of any wrong "as_good" stays at ``alpha`` (Holm
+    1979): ``p_value`` is adjusted, and each interval has the level at which it was tested.
+
+    Args:
+        systems: Scores per example, by name.
+        single: Scores of the best single model.
+        costs: Of a question, by name of the system.
+        single_costs: Of a question of the single model.
+        cost: Which of them is compared.
+        single_name: What to call the single model.
+        alpha: Level for all of them together.
+        margin: The largest loss that counts as none.
+
+    Raises:
+        MetricError: as ``cost_verdict``, or a system without costs.
+    """
+    if missing := [name for name in systems if name not in costs]:
+        raise MetricError(f"`costs` must hold every system, but {missing[0]!r} is missing.")
+    ratios = {name: _ratio(costs[name], single_costs, cost) for name in systems}
+    raw = {name: non_inferiority_p(s, single, margin=margin) for name, s in systems.items()}
+    cheaper = {name: p for name, p in raw.items() if ratios[name] < 1}
+    levels, adjusted = holm_levels(cheaper, alpha=alpha), holm(cheaper)
+    return {
+        name: _cost_verdict(
+            scores,
+            single,
+            p=adjusted.get(name, raw[name]),
+            level=levels.get(name, alpha),
+            alpha=alpha,
+            margin=margin,
+            cost=cost,
+            ratio=ratios[name],
+            names=(name, single_name),
+        )
+        for name, scores in systems.items()
+    }
+
+
+def _cost_verdict(
+    system: Scores,
+    single: Scores,
+    *,
+    p: float,
+    level: float,
+    alpha: float,
+    margin: float,
+    cost: str,
+    ratio: float,
+    names: tuple[str, str],
+) -> CostVerdict:
+    """Turn an adjusted p-value, and the level that it was tested at, into a verdict."""
+    check_level(alpha)
+    a, b = paired_vectors(system, single, names=("system", "single"), unit=True)
+    interval = decision_interval(a, b, alpha=level)
+    kind: Literal["as_good", "not_shown", "worse", "not_cheaper"] = "not_shown"
+    if ratio >= 1:
+        kind = "not_cheaper"
+    elif p <= alpha:
+        kind = "as_good"
+    elif interval.high <= -margin:
+        kind = "worse"
+    n_more = _more(a - b, gain=margin, alpha=level) if kind == "not_shown" else 0
+    within, share = _points(margin), f"at {_percent(ratio)} of its {COST_WORDS[cost]}"
+    heads = {
+        "as_good": f"As good as {names[1]} within {within}, {share}",
+        "worse": f"Worse than {names[1]} by more than {within}, {share}",
+        "not_shown": f"Not shown to be as good as {names[1]} within {within}, {share}",
+        "not_cheaper": f"Not cheaper than {names[1]}: {_percent(ratio)} of its {COST_WORDS[cost]}",
+    }
+    text = f"{heads[kind]}: {names[0]} minus {names[1]} is {_numbers(interval, p, a.size)}"
+    if n_more:
+        text += f"; about {n_more:,} more are needed if the two are equally good"
+    return CostVerdict(
+        kind=kind,
+        estimate=interval.estimate,
+        interval=interval,
+        p_value=p,
+        power=power_of(a - b, gain=margin, alpha=level),
+        n=a.size,
+        n_more=n_more,
+        margin=margin,
+        cost=cost,
+        ratio=ratio,
+        text=f"{text}.",
+    )
+
+
+def _ratio(
+    costs: Mapping[str, float | None], single_costs: Mapping[str, float | None], cost: str
+) -> float:
+    if cost not in COST_WORDS:
+        raise MetricError(f"`cost` must be one of {', '.join(COST_WORDS)}, but got {cost!r}.")
+    mine, theirs = costs.get(cost), single_costs.get(cost)
+    if mine is None or theirs is None:
+        raise MetricError(f"The {cost} of a question must be known of both systems.")
+    if not mine >= 0 or not theirs > 0:
+        raise MetricError(
+            f"The {cost} of a question must be at least 0, and above 0 for the single model, "
+            f"but got {mine} and {theirs}."
+        )
+    return mine / theirs
 
 
 def _more(differences: Vector, *, gain: float, alpha: float) -> int:
@@ -96,6 +295,11 @@ def _more(differences: Vector, *, gain: float, alpha: float) -> int:
         # With z_power = z_alpha every estimate is above the test's bound or below the gain's.
         needed = examples_needed(differences, gain=gain, power=1 - alpha, alpha=alpha)
     return max(needed - differences.size, 1)
+
+
+def _percent(ratio: float) -> str:
+    share = 100 * ratio
+    return f"{share:,.0f} %" if share >= 1 else f"{share:.2g} %"
 
 
 def _points(share: float) -> str:
@@ -107,7 +311,7 @@ def _numbers(interval: Interval, p: float, n: int) -> str:
     # Adding 0.0 turns a rounded -0.0 into 0.0.
     bounds = (interval.estimate, interval.low, interval.high)
     estimate, low, high = (f"{round(100 * share, 1) + 0.0:.1f}" for share in bounds)
-    level = f"{100 * interval.confidence:g} % interval {low} to {high}"
+    level = f"{100 * interval.confidence:.3g} % interval {low} to {high}"
     shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
     questions = "1 question" if n == 1 else f"{n:,} questions"
     return f"{estimate} points ({level}, {shown}) on {questions} it never saw"

@@ -106,7 +106,17 @@ VALUES: list[Any] = [
     *(float("nan"), float("inf"), float("-inf"), True, False),
     *("", " ", ".", "..", "../x", "a/b", "x" * 300, "\u0000", "\U0001f600", "question", KEY),
     *("question -> an wer", "-> answer", "question ->", "a, a -> b", "q: int -> a: Foo", "lm -> a"),
-    *("e0", "e9", "e0 + e1 > vote", "e0 * 3 > vote(", "vote", "module:name", ":", "os:path", "json:x"),
+    *(
+        "e0",
+        "e9",
+        "e0 + e1 > vote",
+        "e0 * 3 > vote(",
+        "vote",
+        "module:name",
+        ":",
+        "os:path",
+        "json:x",
+    ),
     *([], [[]], [""], ["e0", "e0"], ["e0", "e1"], [1], [["e0", "e1"]], [["e0"]], {}, {"a": 1}),
     {"train": 1, "val": 2, "test": 2},
 ]

@@ -1,12 +1,12 @@
 """Simulates how often the paired interval holds the true difference.
 
-Usage: python tests/bench/intervals.py [--json] [--simulations N] [--bootstrap]
+Usage: python tests/bench/intervals.py [--json] [--simulations N]
 
 Two systems answer the same n examples; by default 4,000 such experiments for each n (100, 200,
 805) and kind of score: right or wrong, graded, and graded where four in five examples tie. Prints
 per cell the share of ``paired_interval``s, nominally 95 %, that hold the truth, its own standard
 error, and the share of misses on each side; then the lowest and highest share of all, and
-seconds. With --bootstrap also ``paired_bootstrap``'s share, 1,000 resamples each: some minutes.
+seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from moa_dspy.winrate import Interval, paired_bootstrap, paired_interval
+from moa_dspy.winrate import Interval, paired_interval
 
 Vector = NDArray[np.float64]
 Pair = tuple[Vector, Vector]
@@ -69,16 +69,6 @@ def bounded(a: Vector, b: Vector, *, is_binary: bool) -> Interval:
     return paired_interval(a, b)
 
 
-def bootstrapped(kind: str, n: int, n_simulations: int) -> float:
-    """Return the share of bootstrap intervals that hold the truth, on the same experiments."""
-    draw, truth = WORLDS[kind]
-    generator, held = np.random.default_rng(n), 0
-    for seed in range(n_simulations):
-        interval = paired_bootstrap(*draw(generator, n), n_resamples=1_000, seed=seed)
-        held += interval.low <= truth <= interval.high
-    return held / n_simulations
-
-
 def simulated(kind: str, n: int, n_simulations: int) -> dict[str, float]:
     draw, truth = WORLDS[kind]
     generator = np.random.default_rng(n)
@@ -96,13 +86,9 @@ def simulated(kind: str, n: int, n_simulations: int) -> dict[str, float]:
     }
 
 
-def summary(n_simulations: int, *, with_bootstrap: bool) -> dict[str, object]:
+def summary(n_simulations: int) -> dict[str, object]:
     started = perf_counter()
     cells = {f"{kind}_{n}": simulated(kind, n, n_simulations) for kind in WORLDS for n in SIZES}
-    if with_bootstrap:
-        for name, cell in cells.items():
-            kind, n = name.rsplit("_", 1)
-            cell["bootstrap_coverage"] = bootstrapped(kind, int(n), n_simulations)
     coverages = [cell["coverage"] for cell in cells.values()]
     return {
         "n_simulations": n_simulations,
@@ -117,9 +103,8 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description="Simulate the coverage of paired intervals.")
     parser.add_argument("--json", action="store_true", help="print on one line, for programs")
     parser.add_argument("--simulations", type=int, default=4_000, help="per cell")
-    parser.add_argument("--bootstrap", action="store_true", help="also the paired bootstrap")
     options = parser.parse_args(arguments)
-    result = summary(options.simulations, with_bootstrap=options.bootstrap)
+    result = summary(options.simulations)
     print(json.dumps(result, indent=None if options.json else 2))
 
 

@@ -1,6 +1,7 @@
 """Simulates whole studies and races, and counts how often each says what is not so.
 
 Usage: python tests/bench/search_statistics.py [--json] [--studies N] [--races N] [--quick]
+       [--only PART]
 
 Verdicts: 2,000 studies with 200 validation and 200 test questions. Of six models in three worlds
 where no mixture pays (one dominant model, copies of one model, pure noise) and of seven in one
@@ -12,6 +13,10 @@ vote as incumbent; and a table of power by gain and discordance of a mixture fix
 Racing: 2,000 races of 2, 4, 8, 16 and 40 arms on 200 rows, which enter one by one as in a study
 (``Race``, ``looks``). Equal arms: share of races in which any is dropped, in four worlds, and as
 a baseline what 5 % per test would do. Bad arms: the share of rows that they are measured on.
+
+Cost verdicts: 20,000 studies by size and discordance of a system that is worse than the single
+model by the margin of 3 points, and of one as good: how often "as good" is said; 1,000 of graded
+scores.
 
 Every share has its standard error beside it. ``--quick`` runs a few of each. Takes ten minutes.
 """
@@ -27,6 +32,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
+from tests.bench.simulated_cost_verdicts import cost_verdict_rates
 from tests.bench.simulated_races import bad_arms, equal_arms, uncorrected
 from tests.bench.simulated_studies import NOTHING_PAYS, PAYS, one_mixture, power, said_mixture
 
@@ -61,14 +67,18 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--studies", type=int, default=2_000)
     parser.add_argument("--races", type=int, default=2_000)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", choices=("verdicts", "cost_verdicts", "racing"))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     started = perf_counter()
     n_studies, n_races = (5, 5) if options.quick else (options.studies, options.races)
-    found: dict[str, Any] = {
-        "verdicts": verdicts(n_studies),
-        "racing": racing(n_races, (2, 8) if options.quick else ARMS),
+    parts = {
+        "verdicts": lambda: verdicts(n_studies),
+        "cost_verdicts": lambda: cost_verdict_rates(n_studies),
+        "racing": lambda: racing(n_races, (2, 8) if options.quick else ARMS),
     }
+    wanted = [options.only] if options.only else list(parts)
+    found: dict[str, Any] = {part: parts[part]() for part in wanted}
     found["seconds"] = perf_counter() - started
     print(json.dumps(found, indent=None if options.json else 2))
 

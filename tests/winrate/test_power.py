@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moa_dspy.errors import MetricError
-from moa_dspy.winrate import examples_needed, superiority_p
+from moa_dspy.winrate import examples_needed, power_of, sign_flip_mid_p
 
 
 def test_formula_by_hand() -> None:
@@ -34,9 +34,7 @@ def test_promised_power_is_reached() -> None:
     generator = np.random.default_rng(1)
     found = 0
     for wins, losses, ties in generator.multinomial(n, [0.2, 0.1, 0.7], size=600).tolist():
-        a = [1.0] * wins + [0.0] * (losses + ties)
-        b = [0.0] * wins + [1.0] * losses + [0.0] * ties
-        found += superiority_p(a, b, mid_p=True) <= 0.05
+        found += sign_flip_mid_p([1.0] * wins + [-1.0] * losses + [0.0] * ties) <= 0.05
     # sd of 600 trials at 0.8 is 0.016
     assert 0.76 <= found / 600 <= 0.86
 
@@ -44,7 +42,7 @@ def test_promised_power_is_reached() -> None:
 @pytest.mark.parametrize("differences", [[0.1, 0.1], [0.3], [0.0], [1.0]])
 def test_never_fewer_than_could_reach_the_level(differences: list[float]) -> None:
     # All won, the mid-p is 1 / 2^(n + 1): 1 / 16 of three is above 0.05, 1 / 32 of four below.
-    assert superiority_p([1.0] * 3, [0.0] * 3, mid_p=True) == 1 / 16
+    assert sign_flip_mid_p([1.0] * 3) == 1 / 16
     assert examples_needed(differences, gain=0.9) >= 4
 
 
@@ -53,5 +51,14 @@ def test_refuses_what_is_out_of_range() -> None:
         examples_needed([0.0, -2.0])
     with pytest.raises(MetricError, match="`gain` must be between 0 and 1, but got 3"):
         examples_needed([0.0], gain=3)
-    with pytest.raises(MetricError, match=r"but got 0\.4 and 0\.05"):
+    with pytest.raises(MetricError, match=r"`power` must be at least 0\.5, but got 0\.4"):
         examples_needed([0.0], power=0.4)
+
+
+def test_power_is_the_inverse_of_the_number_needed() -> None:
+    differences = [1.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0] * 20
+    n = examples_needed(differences, gain=0.1, power=0.9)
+    # The same mix on as many examples as are needed; a few more or less by rounding.
+    scaled = (differences * (n // 140 + 1))[:n]
+    assert power_of(scaled, gain=0.1) == pytest.approx(0.9, abs=0.02)
+    assert power_of(differences, gain=0.1) < 0.9

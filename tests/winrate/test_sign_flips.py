@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,14 +9,21 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from moa_dspy.errors import MetricError
-from moa_dspy.winrate import sign_flip_mid_p, superiority_p
+from moa_dspy.winrate import sign_flip_mid_p
 
 tenths = st.lists(st.integers(-10, 10).map(lambda k: k / 10), min_size=1, max_size=12)
 
 
 @given(gaps=tenths)
 def test_agrees_with_counting_all_signs(gaps: list[float]) -> None:
-    expected = superiority_p(gaps, [0.0] * len(gaps), mid_p=True)
+    tenths_of = [round(10 * abs(gap)) for gap in gaps if gap]
+    seen = sum(round(10 * gap) for gap in gaps)
+    sums = [
+        sum(sign * size for sign, size in zip(signs, tenths_of, strict=True))
+        for signs in product((-1, 1), repeat=len(tenths_of))
+    ]
+    above = sum(found > seen for found in sums) + sum(found == seen for found in sums) / 2
+    expected = above / len(sums) if tenths_of else 1.0
     assert sign_flip_mid_p(gaps) == pytest.approx(expected, abs=1e-12)
 
 
@@ -45,3 +54,25 @@ def test_both_directions_share_the_observed_outcome(gaps: list[float]) -> None:
 def test_refuses_what_is_no_number() -> None:
     with pytest.raises(MetricError, match="`differences` must be finite, but example 1 is nan"):
         sign_flip_mid_p([0.0, float("nan")])
+
+
+def test_permutation_by_hand() -> None:
+    # .1 .2 .4, all signed subsets distinct: only the observed sum is as large, half of 1 / 8.
+    assert sign_flip_mid_p([0.1, 0.2, 0.4, 0.0]) == 1 / 16
+    # .1 + .2 - .4 = -.1: the four flips with +.4 are greater, itself counts by half.
+    assert sign_flip_mid_p([0.1, 0.2, -0.4]) == 4.5 / 8
+
+
+def test_many_discordant_examples_stay_exact() -> None:
+    assert sign_flip_mid_p([1.0] * 2_000 + [-1.0] * 2_000) == pytest.approx(0.5, abs=1e-9)
+
+
+@pytest.mark.parametrize("graded", [False, True])
+def test_level_is_kept_where_nothing_differs(graded: bool) -> None:
+    generator = np.random.default_rng(4)
+    low = 0
+    for _ in range(150):
+        a, b = generator.random((2, 40))
+        low += sign_flip_mid_p(a - b if graded else a.round() - b.round()) <= 0.1
+    # 150 x 0.1 = 15 expected, sd 3.7
+    assert low <= 25

@@ -1,4 +1,4 @@
-"""The prompt of who reads the references, optimised over stored ones and accepted by a test."""
+"""The aggregator's prompt, optimised over stored references and accepted by a test."""
 
 from moa_dspy.optimize.prompts.builtin import (
     OPTIMIZERS,
@@ -16,7 +16,7 @@ from moa_dspy.optimize.prompts.joint import (
     with_prompts,
     without_prompts,
 )
-from moa_dspy.optimize.prompts.optimize import PromptReport, optimize_aggregator
+from moa_dspy.optimize.prompts.optimize import optimize_aggregator
 from moa_dspy.optimize.prompts.optimizers import Candidate
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.prompts.prompt import (
@@ -26,8 +26,13 @@ from moa_dspy.optimize.prompts.prompt import (
     RegisteredPrompt,
     prompt_diff,
 )
-from moa_dspy.optimize.prompts.references import Counted
-from moa_dspy.optimize.prompts.tuning import PromptComparison, PromptOrigin, PromptResult
+from moa_dspy.optimize.prompts.result import (
+    Counted,
+    PromptComparison,
+    PromptOrigin,
+    PromptReport,
+    PromptResult,
+)
 
 __all__ = [
     "OPTIMIZERS",
@@ -51,8 +56,8 @@ __all__ = [
     "demos_from_references",
     "optimize_aggregator",
     "prompt_diff",
-    "prompts_to_json",
     "prompt_verdict_of",
+    "prompts_to_json",
     "with_prompts",
     "without_prompts",
 ]

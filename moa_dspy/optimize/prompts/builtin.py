@@ -1,12 +1,10 @@
-"""An optimizer for prompts that somebody has written already: each is tried, the best is taken."""
-
-# DOCS: optimize/prompts/_demos: Worked examples for the aggregator: rows on which some references were wrong, answered right. | optimize/prompts/_named: DSPy's optimizers of prompts by short names, small enough for a study.
+"""Optimizers of this library (written prompts, worked examples), and all that a study may name."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import dspy
@@ -14,19 +12,24 @@ from dspy import teleprompt as tp
 from dspy.teleprompt import Teleprompter
 from dspy.teleprompt.gepa import InstructionProposer
 
-from moa_dspy.errors import StudyError
+from moa_dspy.errors import DataError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.optimize.evaluate import Student, in_threads
+from moa_dspy.optimize.metric import CheckedMetric, score_of
+from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.prompts.feedback import BEST, RIGHT, ReferenceFeedback, labelled
-from moa_dspy.optimize.prompts.optimizers import refuse_options
-from moa_dspy.optimize.prompts.references import (
-    CallCounter,
+from moa_dspy.optimize.prompts.optimizers import WRITERS, check_optimizer, refuse_options
+from moa_dspy.optimize.prompts.options import PromptOptions
+from moa_dspy.optimize.prompts.student import (
+    OptimizerMetric,
+    ReferenceReader,
+    StoredReferences,
     StoredRow,
     Target,
-    in_threads,
-    read_references,
+    make_student,
 )
-from moa_dspy.optimize.prompts.student import ReferenceReader, Scoring, Stop, make_student, score_of
 from moa_dspy.optimize.splits import with_ids
+from moa_dspy.pool import Pool
 from moa_dspy.references import count_tokens
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE, AGGREGATION_PROMPTS, separated
 
@@ -80,10 +83,12 @@ class TryPrompts(Teleprompter):
         return best
 
     def _mean(self, program: Any, rows: Sequence[dspy.Example]) -> float:
-        def score(row: dspy.Example) -> float:
-            return float(score_of(self.metric(row, program(**row.inputs()))))
+        metric = CheckedMetric(self.metric)
 
-        scores: list[float] = in_threads(score, rows, self.num_threads)
+        def score(row: dspy.Example) -> float:
+            return metric.score(row, program(**row.inputs()))
+
+        scores: list[float] = in_threads(score, rows, num_threads=self.num_threads)
         return sum(scores) / len(scores)
 
 
@@ -127,24 +132,26 @@ def demos_from_references(
         ArchitectureError: If there is no such reader.
     """
     _check(n, token_budget)
-    target, tally, stop = Target.of(program, layer), CallCounter(), Stop()
-    scoring = Scoring.of(metric, stop)
-    bank = read_references(target, with_ids(rows, "rows"), tally, num_threads=num_threads)
-    reading = ReferenceReader(target, bank, tally, stop)
-    return pick_demos(
-        reading, _feedback(reading, scoring), n, token_budget, num_threads=num_threads
+    target, checked, cache = Target.of(program, layer), CheckedMetric.of(metric), NodeCache()
+    stored = StoredReferences.measured(
+        target, with_ids(rows, "rows"), cache, num_threads=num_threads
+    )
+    reading = ReferenceReader(target, stored, cache)
+    return _demos_of(
+        reading, OptimizerMetric(checked, reading.stop), n, token_budget, num_threads=num_threads
     )
 
 
-def pick_demos(
+def _demos_of(
     reading: ReferenceReader,
-    feedback: ReferenceFeedback,
+    metric: OptimizerMetric,
     n: int,
     token_budget: int,
     *,
     num_threads: int = 8,
 ) -> tuple[dict[str, Any], ...]:
     """``demos_from_references`` where the references are known."""
+    feedback = ReferenceFeedback.of(reading, metric)
     student: Any = make_student(reading)
     signature = student.predictors()[0].signature
     known = {*feedback.outputs, BEST}
@@ -158,13 +165,14 @@ def pick_demos(
         made: Any = labelled(found, feedback, signature)
         if not all(name in made for name in wanted):
             answer = student(**made.inputs())
-            if feedback.scoring.score(found.row, answer) < RIGHT:
+            if score_of(metric(found.row, answer)) < RIGHT:
                 return None
             made = made.copy(**answer)
         kept = {name: made[name] for name in signature.fields if name in made}
         return (int(wrong == len(worth)), -wrong, found.number), kept
 
-    found = [one for one in in_threads(demo, list(reading.bank.rows.values()), num_threads) if one]
+    rows = list(reading.stored.rows.values())
+    found = [one for one in in_threads(demo, rows, num_threads=num_threads) if one]
     return _within([kept for _, kept in sorted(found, key=lambda one: one[0])], n, token_budget)
 
 
@@ -208,17 +216,15 @@ class ReferenceDemos(Teleprompter):
         """Return the student with demos, of any of the rows.
 
         Raises:
-            StudyError: If it is called by anyone but ``optimize_aggregator``, or there are
-                further options.
+            StudyError: If the student has no stored references, or there are further options.
         """
         refuse_options(self, kwargs)
         reading = getattr(student, "reading", None)
         if not isinstance(reading, ReferenceReader):
             raise StudyError("ReferenceDemos needs stored references: use `optimize_aggregator`.")
-        feedback = _feedback(reading, self.metric)
         made: Any = student.deepcopy()
         for predictor in made.predictors():
-            predictor.demos = list(pick_demos(reading, feedback, self.n, self.token_budget))
+            predictor.demos = list(_demos_of(reading, self.metric, self.n, self.token_budget))
         return made
 
 
@@ -229,103 +235,103 @@ def _check(n: int, token_budget: int) -> None:
         )
 
 
-def _feedback(reading: ReferenceReader, scoring: Scoring) -> ReferenceFeedback:
-    program = reading.target.program
-    outputs = tuple(program.signature.output_fields)
-    return ReferenceFeedback(scoring, reading.bank, outputs, program.normalise)
-
-
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What an optimizer is made from.
+class OptimizerParts:
+    """The parts from which an optimizer is made.
 
     Attributes:
+        options: Of the study: how many prompts and demos, and which texts.
         metric: The user's.
         writer: The LM that writes prompts; None is DSPy's global one.
-        n_prompts: About how many prompts it may try.
-        demos: Most worked examples in a prompt.
         n_rows: Rows that it tunes on.
         num_threads: Rows asked at the same time.
         seed: Of its choices.
-        texts: Prompts that somebody has written.
     """
 
+    options: PromptOptions
     metric: Any
     writer: Any
-    n_prompts: int
-    demos: int
     n_rows: int
-    num_threads: int
-    seed: int
-    texts: Mapping[str, str] = field(default_factory=dict)
+    num_threads: int = 8
+    seed: int = 0
+
+    @property
+    def n_prompts(self) -> int:
+        """About how many prompts it may try, at least 2."""
+        return max(2, self.options.n_prompts)
+
+    @property
+    def demos(self) -> int:
+        """Most worked examples in a prompt, at least 1."""
+        return max(1, self.options.demos)
 
 
-Made = tuple[Any, dict[str, Any]]
+MadeOptimizer = tuple[Any, dict[str, Any]]
 """An optimizer, and the options of its ``compile``."""
 
 
-def _try(wanted: Wanted) -> Made:
-    others = dict.fromkeys([*wanted.texts.values(), *AGGREGATION_PROMPTS.values()])
-    # The paper's is what the seat says anyway.
+def _try(parts: OptimizerParts) -> MadeOptimizer:
+    others = dict.fromkeys([*parts.options.all_texts.values(), *AGGREGATION_PROMPTS.values()])
+    # The paper's prompt is in the seat anyway.
     texts = [text for text in others if text != AGGREGATE_AND_SYNTHESIZE]
-    return TryPrompts(texts, num_threads=wanted.num_threads), {}
+    return TryPrompts(texts, num_threads=parts.num_threads), {}
 
 
-def _demos(wanted: Wanted) -> Made:
-    return ReferenceDemos(n=max(wanted.demos, 1)), {}
+def _demos(parts: OptimizerParts) -> MadeOptimizer:
+    return ReferenceDemos(n=parts.demos), {}
 
 
-def _bootstrap(wanted: Wanted) -> Made:
-    n = max(wanted.demos, 1)
-    return tp.BootstrapFewShot(wanted.metric, max_bootstrapped_demos=n, max_labeled_demos=0), {}
+def _bootstrap(parts: OptimizerParts) -> MadeOptimizer:
+    n = parts.demos
+    return tp.BootstrapFewShot(parts.metric, max_bootstrapped_demos=n, max_labeled_demos=0), {}
 
 
-def _copro(wanted: Wanted) -> Made:
-    made = tp.COPRO(wanted.writer, wanted.metric, breadth=max(2, wanted.n_prompts), depth=1)
-    return made, {"eval_kwargs": {"num_threads": wanted.num_threads}}
+def _copro(parts: OptimizerParts) -> MadeOptimizer:
+    made = tp.COPRO(parts.writer, parts.metric, breadth=parts.n_prompts, depth=1)
+    return made, {"eval_kwargs": {"num_threads": parts.num_threads}}
 
 
-def _miprov2(wanted: Wanted) -> Made:
+def _miprov2(parts: OptimizerParts) -> MadeOptimizer:
     made = tp.MIPROv2(
-        wanted.metric,
-        wanted.writer,
-        wanted.writer,
+        parts.metric,
+        parts.writer,
+        parts.writer,
         auto=None,
-        num_candidates=max(2, wanted.n_prompts),
-        max_bootstrapped_demos=wanted.demos,
+        num_candidates=parts.n_prompts,
+        max_bootstrapped_demos=parts.options.demos,
         max_labeled_demos=0,
-        num_threads=wanted.num_threads,
-        seed=wanted.seed,
+        num_threads=parts.num_threads,
+        seed=parts.seed,
     )
-    return made, {"num_trials": 2 * max(2, wanted.n_prompts), "minibatch": False}
+    return made, {"num_trials": 2 * parts.n_prompts, "minibatch": False}
 
 
-def _gepa(wanted: Wanted) -> Made:
+def _gepa(parts: OptimizerParts) -> MadeOptimizer:
     return tp.GEPA(
-        metric=wanted.metric,
-        max_metric_calls=(wanted.n_prompts + 1) * wanted.n_rows,
-        reflection_lm=wanted.writer or dspy.settings.lm,
+        metric=parts.metric,
+        max_metric_calls=(parts.options.n_prompts + 1) * parts.n_rows,
+        reflection_lm=parts.writer or dspy.settings.lm,
         # A small writer breaks JSON; the chat format it can follow.
         instruction_proposer=InstructionProposer(adapter=dspy.ChatAdapter()),
-        num_threads=wanted.num_threads,
-        seed=wanted.seed,
+        num_threads=parts.num_threads,
+        seed=parts.seed,
     ), {}
 
 
-def _simba(wanted: Wanted) -> Made:
+def _simba(parts: OptimizerParts) -> MadeOptimizer:
     made = tp.SIMBA(
-        metric=wanted.metric,
-        bsize=max(1, min(32, wanted.n_rows)),
+        metric=parts.metric,
+        bsize=max(1, min(32, parts.n_rows)),
         num_candidates=3,
-        max_steps=max(1, wanted.n_prompts // 3),
-        max_demos=wanted.demos,
-        prompt_model=wanted.writer,
-        num_threads=wanted.num_threads,
+        max_steps=max(1, parts.options.n_prompts // 3),
+        max_demos=parts.options.demos,
+        prompt_model=parts.writer,
+        num_threads=parts.num_threads,
     )
     return made, {}
 
 
-OPTIMIZERS: Final[dict[str, Callable[[Wanted], Made]]] = {
+OPTIMIZERS: Final[dict[str, Callable[[OptimizerParts], MadeOptimizer]]] = {
     "bootstrap": _bootstrap,
     "copro": _copro,
     "demos": _demos,
@@ -336,5 +342,59 @@ OPTIMIZERS: Final[dict[str, Callable[[Wanted], Made]]] = {
 }
 """Names that a study may use for an optimizer."""
 
-WRITERS: Final = ("copro", "gepa", "miprov2", "simba")
-"""Those that need a language model to write prompts."""
+
+def make_optimizer(
+    options: PromptOptions,
+    metric: Any,
+    pool: Pool,
+    *,
+    n_rows: int,
+    num_threads: int = 8,
+    seed: int = 0,
+) -> MadeOptimizer:
+    """Return the optimizer that a study wants, and the options of its ``compile``."""
+    if not isinstance(options.optimizer, str):
+        return options.optimizer, dict(options.compile_options)
+    writer = pool.lm(options.proposer_agent) if options.proposer_agent is not None else None
+    parts = OptimizerParts(options, metric, writer, n_rows, num_threads, seed)
+    return OPTIMIZERS[options.optimizer](parts)
+
+
+def check_tuning(
+    options: PromptOptions, program: Any, metric: Any, pool: Pool, rows: Sequence[dspy.Example]
+) -> None:
+    """Refuse what cannot be tuned, before any call.
+
+    Args:
+        options: Of the study.
+        program: To be searched.
+        metric: Of the search.
+        pool: Has the agent that writes prompts.
+        rows: Train rows, which share nothing with val and test.
+
+    Raises:
+        StudyError: If the metric or the optimizer does not fit, or has no LM to write with.
+        PoolError: If the pool lacks ``proposer_agent``.
+        DataError: If there is no train row.
+    """
+    CheckedMetric.of(metric)
+    if options.proposer_agent is not None:
+        pool[options.proposer_agent]
+    if options.optimizer is None:
+        return
+    student = Student.of(program)
+    if student.program is not student.mixture:
+        raise StudyError(
+            "`prompts.optimizer` needs a student that is the mixture itself: the questions of a "
+            "larger program are known only while it runs. Prompts on offer are fine."
+        )
+    if not rows:
+        raise DataError("`trainset` must have at least one row: prompts are tuned on it.")
+    if options.optimizer in WRITERS and options.proposer_agent is None and dspy.settings.lm is None:
+        raise StudyError(
+            f"`prompts.optimizer` {options.optimizer!r} needs a language model to write prompts "
+            "and has none: name an agent of the pool as `prompts.proposer_agent`, or set one "
+            "with `dspy.configure(lm=...)`."
+        )
+    optimizer, compile_options = make_optimizer(options, metric, pool, n_rows=len(rows))
+    check_optimizer(optimizer, compile_options, n_rows=len(rows))

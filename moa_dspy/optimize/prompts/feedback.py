@@ -1,6 +1,7 @@
-"""Feedback in words for optimizers that reflect: what the references were worth, and their use."""
+"""A metric with feedback in words, for optimizers that reflect, and the rows that they are given.
 
-# DOCS: optimize/prompts/_labels: Stored rows as the examples that optimizers are given.
+The feedback says what the references of a row were worth, and what the answer made of them.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +14,14 @@ import dspy
 
 from moa_dspy.adapters import neutral
 from moa_dspy.aggregators import NORMALISERS
-from moa_dspy.optimize.prompts.references import StoredReferences, StoredRow
-from moa_dspy.optimize.prompts.student import NoAnswer, Scoring, score_of
+from moa_dspy.optimize.metric import score_of
+from moa_dspy.optimize.prompts.student import (
+    NoAnswer,
+    OptimizerMetric,
+    ReferenceReader,
+    StoredReferences,
+    StoredRow,
+)
 from moa_dspy.prediction import render
 
 RIGHT: Final = 0.5
@@ -35,21 +42,27 @@ class ScoreWithFeedback(dspy.Prediction):
 class ReferenceFeedback:
     """A metric with GEPA's signature; says which references were right, and what came of them.
 
-    Only rows of the bank get feedback on references, and none of the other rows is ever
-    quoted. The metric's own feedback comes first.
+    Only rows with stored references get feedback on these; no other row is ever quoted. The
+    metric's own feedback comes first.
 
     Attributes:
-        scoring: The user's metric.
-        bank: Stored references of the rows that may be talked about.
+        metric: The user's metric.
+        stored: The references of the rows that may be quoted.
         outputs: Names of the signature's output fields.
         normalise: Name of when two answers are equal.
     """
 
-    scoring: Scoring
-    bank: StoredReferences
+    metric: OptimizerMetric
+    stored: StoredReferences
     outputs: tuple[str, ...]
     normalise: str = "text"
     _scores: dict[int, tuple[float, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, reading: ReferenceReader, metric: OptimizerMetric) -> ReferenceFeedback:
+        """Return the feedback on what a student reads."""
+        target = reading.target
+        return cls(metric, reading.stored, target.outputs, target.program.normalise)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ReferenceFeedback:
         return self
@@ -67,10 +80,10 @@ class ReferenceFeedback:
         Raises:
             MetricError: If the metric raises or returns no number in [0, 1].
         """
-        value = self.scoring.value(gold, pred, trace, pred_name, pred_trace)
-        score = float(score_of(value))
+        value = self.metric(gold, pred, trace, pred_name, pred_trace)
+        score = score_of(value)
         rest = value.toDict() if isinstance(value, dspy.Prediction) else {}
-        found = self.bank.find(gold.inputs())
+        found = self.stored.find(gold.inputs())
         about = self._about(found, pred, score) if found else [f"Score {score:g}."]
         lines = [str(rest.pop("feedback", None) or ""), *about]
         return ScoreWithFeedback(
@@ -93,10 +106,10 @@ class ReferenceFeedback:
         return lines
 
     def reference_scores(self, found: StoredRow) -> tuple[float, ...]:
-        """Return the metric of every reference of a row; asked once."""
+        """Return the metric of every reference of a row; computed once."""
         if found.number not in self._scores:
             self._scores[found.number] = tuple(
-                self.scoring.score(found.row, dspy.Prediction(**response.values))
+                score_of(self.metric(found.row, dspy.Prediction(**response.values)))
                 for response in found.read
             )
         return self._scores[found.number]
@@ -147,13 +160,13 @@ def _word(score: float) -> str:
 
 
 def _short(text: str) -> str:
-    # What a model said must stay data in the prompt of the next one too.
+    # A model's answer must stay data in the prompt of the next one too.
     line = " ".join(neutral(text).split())
     return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 3]}..."
 
 
 BEST: Final = "best"
-"""What a ranker answers: the number of a reference."""
+"""The output field of a ranker: the number of a reference."""
 
 
 def labelled(found: StoredRow, feedback: ReferenceFeedback, signature: Any) -> dspy.Example:

@@ -1,6 +1,4 @@
-"""Rounds of a search in which the prompts of its best mixtures are tuned."""
-
-# DOCS: optimize/prompts/_guarded: The last word on a prompt that a search picked: better than the seat's own, or not used. | optimize/prompts/_joint: Composition and prompt searched together: compose, tune prompts, compose again.
+"""Layers and prompt searched together: rounds that tune prompts, and the last word on a prompt."""
 
 from __future__ import annotations
 
@@ -14,20 +12,22 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.errors import BudgetReachedError, LayerFailedError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.evaluate import Evaluator, Student
+from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import scores
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.prompts.optimizers import candidates_of, name_of
+from moa_dspy.optimize.prompts.builtin import check_tuning, make_optimizer
+from moa_dspy.optimize.prompts.optimizers import name_of
 from moa_dspy.optimize.prompts.options import PromptOptions
-from moa_dspy.optimize.prompts.prompt import Prompt, PromptRegistry, RegisteredPrompt
-from moa_dspy.optimize.prompts.references import ROLES, CallCounter, Counted, Target
-from moa_dspy.optimize.prompts.student import Scoring, Stop
-from moa_dspy.optimize.prompts.tuning import PromptComparison, PromptRun, compare, notes_of
+from moa_dspy.optimize.prompts.prompt import PromptRegistry, RegisteredPrompt
+from moa_dspy.optimize.prompts.result import ROLES, Counted, PromptComparison
+from moa_dspy.optimize.prompts.student import Target
+from moa_dspy.optimize.prompts.tuning import CallCounter, PromptTuning
 from moa_dspy.optimize.selection import Evidence
 from moa_dspy.optimize.splits import with_ids
 
 
 class PromptTrial(Protocol):
-    """What a round needs to know of a trial."""
+    """A trial as a round of tuning needs it."""
 
     @property
     def score(self) -> float:
@@ -42,37 +42,33 @@ class PromptTrial(Protocol):
 
 @dataclass(slots=True)
 class PromptRounds:
-    """Tunes the prompt of the best mixtures on train rows, and puts what it finds into the book.
+    """Tunes the prompts of the best mixtures on train rows, and registers those that it finds.
 
-    The references of the train rows are computed once per mixture, or come from the store;
-    while it tunes, only the aggregator and the writer are asked.
+    The references of the train rows are nodes of one cache: each is asked for once, for all
+    mixtures and rounds. While it tunes, only the aggregator and the writer are asked.
 
     Args:
         options: Of the study.
-        book: Takes new prompts as long as it has room.
-        student: Holds the mixture.
+        registry: Takes new prompts as long as it has room.
+        evaluator: Of the search: gives student, metric and threads.
         rows: Train rows.
-        metric: Of the search.
-        num_threads: Rows asked at the same time.
         seed: Of everything random.
-        tally: Counts the calls.
+        counter: Counts the calls.
         notes: What a reader must know, such as why a prompt was not tuned.
     """
 
     options: PromptOptions
-    book: PromptRegistry
-    student: Student
+    registry: PromptRegistry
+    evaluator: Evaluator
     rows: Sequence[dspy.Example]
-    metric: Any
-    num_threads: int = 8
     seed: int = 0
-    tally: CallCounter = field(default_factory=CallCounter)
+    counter: CallCounter = field(default_factory=CallCounter)
     notes: list[str] = field(default_factory=list)
 
     def tune(self, records: Mapping[Architecture, PromptTrial]) -> list[Architecture]:
         """Return the mixtures to measure next: the best ones with the prompts found for them.
 
-        A budget that is reached ends the round; so does nothing else that a model does.
+        The round ends early only if a budget is reached.
 
         Args:
             records: Of the search; those stopped early do not count.
@@ -82,7 +78,7 @@ class PromptRounds:
         """
         found: list[Architecture] = []
         for architecture in self._best(records):
-            if not self.book.has_room:
+            if not self.registry.has_room:
                 break
             try:
                 entry = self._tuned(architecture)
@@ -92,8 +88,8 @@ class PromptRounds:
             except (LayerFailedError, StudyError) as error:
                 self.notes.append(f"The prompt of {architecture} was not tuned: {error}")
                 continue
-            name = self.book.add(entry)
-            made = self.book.canonical(replace(architecture, prompt=name))
+            name = self.registry.add(entry)
+            made = self.registry.canonical(replace(architecture, prompt=name))
             if made in records or made in found:
                 self.notes.append(f"{entry.origin} found no new prompt for {architecture}.")
             else:
@@ -101,18 +97,17 @@ class PromptRounds:
         return found
 
     def calls_of(self, role: str, *stages: str) -> Counted:
-        """Return what was asked of ``proposers``, ``aggregator`` or ``prompt_model``.
+        """Return the requests to ``proposers``, ``aggregator`` or ``prompt_model``.
 
         Args:
-            role: Who was asked.
+            role: One of the three.
             stages: ``references`` or ``tuning``; without any, all.
         """
-        counts = self.tally.by_stage()
-        found = [counts[stage][role] for stage in stages or counts]
-        return Counted(sum(one.made for one in found), sum(one.reused for one in found))
+        counts = self.counter.by_stage()
+        return sum((counts[stage][role] for stage in stages or counts), Counted())
 
     def _best(self, records: Mapping[Architecture, PromptTrial]) -> list[Architecture]:
-        """Return the best compositions, each with the best of its prompts up to now."""
+        """Return the best compositions, each with the best of its prompts so far."""
         whole = [
             (one, record)
             for one, record in records.items()
@@ -126,27 +121,30 @@ class PromptRounds:
         return list(compositions.values())[: self.options.top]
 
     def _tuned(self, architecture: Architecture) -> RegisteredPrompt:
-        program: MixtureOfAgents = self.student.with_registry(self.book).with_architecture(
-            architecture
-        )
-        scoring = Scoring.of(self.metric, Stop())
-        run = PromptRun(Target.of(program, None), scoring, self.tally, self.num_threads)
-        rows = with_ids(self.rows, "train")
-        bank = run.read(rows)
-        optimizer, options = self.options.make_optimizer(
-            self.metric,
+        evaluator = self.evaluator
+        student = Student.of(evaluator.student, self.registry)
+        program: MixtureOfAgents = student.with_architecture(architecture)
+        rows, num_threads = with_ids(self.rows, "train"), evaluator.num_threads
+        optimizer, options = make_optimizer(
+            self.options,
+            evaluator.metric,
             program.pool,
             n_rows=len(rows),
-            num_threads=self.num_threads,
+            num_threads=num_threads,
             seed=self.seed,
         )
-        share = self.options.tuning_share
-        made = run.tuned(optimizer, bank, options, share=share, seed=self.seed)
-        self.notes += notes_of(bank, made)
-        prompt = Prompt.of(made.aggregator)
-        scores = {one.prompt.key: one.score for one in candidates_of(optimizer, made)}
+        tuning = PromptTuning(
+            Target.of(program, None),
+            CheckedMetric.of(evaluator.metric),
+            self.counter,
+            num_threads,
+            self.options.tuning_share,
+            self.seed,
+        )
+        found = tuning.run(optimizer, rows, options)
+        self.notes += found.notes
         return RegisteredPrompt(
-            prompt, name_of(optimizer), str(architecture), scores.get(prompt.key)
+            found.prompt, name_of(optimizer), str(architecture), found.train_score
         )
 
 
@@ -192,7 +190,7 @@ def prompt_verdict_of(
     *,
     n_tried: int,
     alpha: float = 0.05,
-    gain: float = 0.03,
+    min_gain: float = 0.03,
 ) -> PromptVerdict | None:
     """Test the prompt of ``picked`` against the seat's own; None if it has no other.
 
@@ -202,11 +200,11 @@ def prompt_verdict_of(
 
     Args:
         picked: The search's choice.
-        evaluator: Knows its scores.
+        evaluator: Of the search.
         rows: Of val.
         n_tried: How many mixtures with a prompt other than the seat's own were measured.
         alpha: Level of the one-sided paired test, before it is divided.
-        gain: Smallest gain worth having, for the number of rows that are missing.
+        min_gain: Smallest gain worth having, for the number of rows that are missing.
     """
     if picked.prompt is None:
         return None
@@ -215,7 +213,8 @@ def prompt_verdict_of(
         after = scores(evaluator.measure(picked, rows))
     except BudgetReachedError as error:
         return PromptVerdict(picked, None, str(error))
-    return PromptVerdict(picked, compare(before, after, alpha=alpha / max(n_tried, 1), gain=gain))
+    level = alpha / max(n_tried, 1)
+    return PromptVerdict(picked, PromptComparison.of(before, after, alpha=level, min_gain=min_gain))
 
 
 def without_prompts(evidence: Evidence) -> Evidence:
@@ -228,7 +227,7 @@ def without_prompts(evidence: Evidence) -> Evidence:
 
 
 def prompts_to_json(
-    book: PromptRegistry,
+    registry: PromptRegistry,
     records: Mapping[Architecture, PromptTrial],
     verdict: PromptVerdict | None,
 ) -> tuple[dict[str, Any], ...]:
@@ -239,7 +238,7 @@ def prompts_to_json(
     """
     return tuple(
         {**entry, "val": _val(entry["name"], records), **_fate(entry["name"], verdict)}
-        for entry in book.to_json()
+        for entry in registry.to_json()
     )
 
 
@@ -275,39 +274,37 @@ def with_prompts(
         rows: Train rows.
 
     Raises:
-        StudyError: If anything does not fit, before any call; see ``PromptOptions.check``.
+        StudyError: If anything does not fit, before any call; see ``check_tuning``.
     """
     options = context.prompts
     if options is None:
         if context.space.prompts:
             raise StudyError(
-                "`space.prompts` names prompts, but what they say is in `prompts`: give the search "
+                "`space.prompts` names prompts, but their texts are in `prompts`: give the search "
                 "a `PromptOptions`."
             )
         return context, None
-    options.check(program, metric, context.pool, rows)
-    book = options.make_book(program)
-    return replace(context, space=options.space(context.space, book)), book
+    check_tuning(options, program, metric, context.pool, rows)
+    registry = options.make_registry(program)
+    return replace(context, space=options.space(context.space, registry)), registry
 
 
 @dataclass(slots=True)
 class JointSearch:
-    """Runs the trials of a search, with rounds of tuning between; without options, the trials only.
+    """The prompts of a search between its trials; without options there are none.
 
     Args:
-        context: Gives options, seed and progress.
-        evaluator: Has the book of prompts.
+        evaluator: Of the search; knows the registered prompts.
         options: None searches no prompts.
         rounds: None tunes none.
-        part: Part of the budget that may be used now, in (0, 1].
+        part: Part of trials and budget that may be used for composing now, in (0, 1].
         n_tried: Mixtures with a prompt other than the aggregator's own that were measured.
         verdict: On the prompt of the pick; None before, or where it has none.
     """
 
-    context: SearchOptions
     evaluator: Evaluator
-    options: PromptOptions | None
-    rounds: PromptRounds | None
+    options: PromptOptions | None = None
+    rounds: PromptRounds | None = None
     part: float = 1.0
     n_tried: int = 0
     verdict: PromptVerdict | None = None
@@ -317,24 +314,16 @@ class JointSearch:
         cls, context: SearchOptions, evaluator: Evaluator, rows: Sequence[dspy.Example]
     ) -> JointSearch:
         """Return the search of the context's prompts; ``rows`` are train rows."""
-        options, book = context.prompts, evaluator.registry
-        if options is None or book is None or options.optimizer is None:
-            return cls(context, evaluator, options, None)
-        rounds = PromptRounds(
-            options,
-            book,
-            Student.of(evaluator.student),
-            rows,
-            evaluator.metric,
-            num_threads=evaluator.num_threads,
-            seed=context.seed,
-        )
-        return cls(context, evaluator, options, rounds, options.part(0))
+        options, registry = context.prompts, evaluator.registry
+        if options is None or registry is None or options.optimizer is None:
+            return cls(evaluator, options)
+        rounds = PromptRounds(options, registry, evaluator, rows, context.seed)
+        return cls(evaluator, options, rounds, options.part(0))
 
     @property
     def n_rounds(self) -> int:
         """How many times prompts are tuned."""
-        return 0 if self.rounds is None or self.options is None else self.options.rounds
+        return 0 if self.rounds is None else self.rounds.options.rounds
 
     def tuning_part(self, number: int) -> float:
         """Return the part of the budget that may be used when round ``number`` ends its tuning."""
@@ -343,12 +332,12 @@ class JointSearch:
     def tune(self, records: Mapping[Architecture, PromptTrial], number: int) -> list[Architecture]:
         """Tune prompts for the ``number``-th time; return the mixtures to measure with them.
 
-        From then on ``part`` is that of the next round.
+        From then on ``part`` is that of the next composing.
         """
-        if self.rounds is None or self.options is None:
+        if self.rounds is None:
             return []
         found = self.rounds.tune(records)
-        self.part = self.options.part(number)
+        self.part = self.rounds.options.part(number)
         return found
 
     def refused(
@@ -359,7 +348,7 @@ class JointSearch:
         None if it may stay as it is. Tested on ``rows`` of val, once.
         """
         self.verdict = prompt_verdict_of(
-            picked, self.evaluator, rows, n_tried=self.n_tried, gain=min_gain
+            picked, self.evaluator, rows, n_tried=self.n_tried, min_gain=min_gain
         )
         is_refused = self.verdict is not None and not self.verdict.is_proven
         return replace(picked, prompt=None) if is_refused else None
@@ -367,20 +356,20 @@ class JointSearch:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader must know of the prompts."""
-        found = [] if self.rounds is None else list(self.rounds.notes)
+        found: list[str] = []
         if self.rounds is not None:
             # What was stored counts like what was made: a second run must say the same.
             asked = [self.rounds.calls_of(role, "references", "tuning") for role in ROLES]
             n = [one.made + one.reused for one in asked]
-            found.append(
+            found = [
+                *self.rounds.notes,
                 f"Tuning of prompts took {n[0]} answers of proposers, all before it began, "
-                f"{n[1]} of aggregators and {n[2]} of who writes prompts; stored ones included."
-            )
-        if self.verdict is not None:
-            found.append(self.verdict.note)
-        return tuple(found)
+                f"{n[1]} of aggregators and {n[2]} of the model that writes prompts; stored ones "
+                "included.",
+            ]
+        return tuple(found if self.verdict is None else [*found, self.verdict.note])
 
     def to_json(self, records: Mapping[Architecture, PromptTrial]) -> tuple[dict[str, Any], ...]:
         """Return every prompt as ``StudyResult.prompts`` holds it."""
-        book = self.evaluator.registry
-        return () if book is None else prompts_to_json(book, records, self.verdict)
+        registry = self.evaluator.registry
+        return () if registry is None else prompts_to_json(registry, records, self.verdict)

@@ -1,6 +1,4 @@
-"""What DSPy's optimizers need and do, as far as it matters here; checked before any call."""
-
-# DOCS: optimize/prompts/_candidates: The prompts that an optimizer tried, with where each came from and what it scored.
+"""DSPy's optimizers of prompts: their traits, what is checked before a call, what they tried."""
 
 from __future__ import annotations
 
@@ -16,12 +14,12 @@ from moa_dspy.errors import StudyError
 from moa_dspy.optimize.prompts.prompt import Prompt
 
 _STUDENT: Final = ("student", "teacher", "trainset", "valset")
-"""Arguments of ``compile`` that are ours: rows that tune a prompt must not also judge it."""
+"""Arguments of ``compile`` that are made here: rows that tune a prompt must not also judge it."""
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizerTraits:
-    """How an optimizer goes about its work.
+    """The traits of an optimizer that matter here.
 
     Attributes:
         writes_with: What gives it the LM that writes prompts; None if nothing is written.
@@ -48,7 +46,7 @@ def _teacher(optimizer: Any) -> Any:
 
 def _reflects(optimizer: Any) -> Any:
     own = optimizer.custom_instruction_proposer
-    # A proposer of the caller's may ask nobody, or whom it likes; DSPy's asks this LM.
+    # A proposer of the caller's may ask no LM, or another one; DSPy's asks this LM.
     is_callers = own is not None and name_of(own) != "InstructionProposer"
     return optimizer.reflection_lm or is_callers
 
@@ -71,6 +69,12 @@ OPTIMIZER_TRAITS: Final[dict[str, OptimizerTraits]] = {
 }
 """By class name. An optimizer that is not here is run as it is, without feedback."""
 
+OPTIMIZER_NAMES: Final = ("bootstrap", "copro", "demos", "gepa", "miprov2", "simba", "try")
+"""Names that a study may use for an optimizer; ``builtin.OPTIMIZERS`` makes them."""
+
+WRITERS: Final = ("copro", "gepa", "miprov2", "simba")
+"""Those that need a language model to write prompts."""
+
 UNFIT: Final = (
     "AvatarOptimizer",
     "BootstrapFinetune",
@@ -83,7 +87,7 @@ UNFIT: Final = (
 
 
 def traits_of(optimizer: Any) -> OptimizerTraits:
-    """Return the habits of an optimizer, by its class or a base of it."""
+    """Return the traits of an optimizer, by its class or a base of it."""
     names = (kind.__name__ for kind in type(optimizer).__mro__)
     return next(
         (OPTIMIZER_TRAITS[name] for name in names if name in OPTIMIZER_TRAITS), OptimizerTraits()
@@ -120,11 +124,11 @@ def check_optimizer(optimizer: Any, options: Mapping[str, Any], *, n_rows: int) 
         )
     _check_options(optimizer, options)
     for one in steps_of(optimizer, options):
-        habits = traits_of(one)
-        if habits.writes_with and not habits.writer(one) and dspy.settings.lm is None:
+        traits = traits_of(one)
+        if traits.writes_with and not traits.writer(one) and dspy.settings.lm is None:
             raise StudyError(
                 f"{name_of(one)} needs a language model to write prompts and has none: give it "
-                f"`{habits.writes_with}`, or set one with `dspy.configure(lm=...)`."
+                f"`{traits.writes_with}`, or set one with `dspy.configure(lm=...)`."
             )
         smallest = getattr(one, "bsize", 0) if isinstance(one, tp.SIMBA) else 0
         if smallest > n_rows:
@@ -171,7 +175,7 @@ def steps_of(optimizer: Any, options: Mapping[str, Any]) -> Iterator[Any]:
         yield step
 
 
-_TOLD: Final = ("strategy", "seed", "depth", "prompt")
+_NOTED: Final = ("strategy", "seed", "depth", "prompt")
 """What optimizers note of a candidate beside its score."""
 
 
@@ -181,7 +185,7 @@ class Candidate:
 
     Attributes:
         prompt: The whole of it.
-        origin: Who made it, and how, such as ``COPRO, depth 1``.
+        origin: The optimizer, and how it made it, such as ``COPRO, depth 1``.
         score: Mean metric on the rows that the optimizer judged by, in [0, 1]; None where
             it does not say.
     """
@@ -196,9 +200,9 @@ class Candidate:
 
 
 def candidates_of(optimizer: Any, made: Any) -> tuple[Candidate, ...]:
-    """Return every different prompt that the optimizer tells of, the best first.
+    """Return every different prompt that the optimizer reports, the best first.
 
-    Optimizers that keep no list, such as BootstrapFewShot, tell of the one they returned.
+    Of optimizers that keep no list, such as BootstrapFewShot, it is the one they returned.
     """
     found = [*_listed(optimizer, made), *_of_gepa(made)]
     if not found:
@@ -214,10 +218,10 @@ def _listed(optimizer: Any, made: Any) -> Iterator[Candidate]:
     name = name_of(optimizer)
     for attribute in ("candidate_programs", "mb_candidate_programs"):
         for entry in getattr(made, attribute, None) or ():
-            told = [f"{key} {entry[key]}" for key in _TOLD if entry.get(key) not in (None, "")]
+            noted = [f"{key} {entry[key]}" for key in _NOTED if entry.get(key) not in (None, "")]
             part = ["part of the rows"] if attribute.startswith("mb_") else []
             score = None if entry["score"] is None else float(entry["score"]) / scale
-            origin = ", ".join([name, *told, *part])
+            origin = ", ".join([name, *noted, *part])
             yield Candidate(Prompt.of(entry["program"].aggregator), origin, score)
 
 

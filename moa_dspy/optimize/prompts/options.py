@@ -1,4 +1,4 @@
-"""What a search may do to the aggregator's prompt: which are on offer, and who writes more."""
+"""Options of a search for the aggregator's prompt: the prompts on offer, and how more are tuned."""
 
 from __future__ import annotations
 
@@ -6,17 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import dspy
-
-from moa_dspy.errors import DataError, StudyError
+from moa_dspy.errors import StudyError
 from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.named import unknown
-from moa_dspy.optimize.prompts.builtin import OPTIMIZERS, WRITERS, Made, Wanted
-from moa_dspy.optimize.prompts.optimizers import check_optimizer
+from moa_dspy.optimize.prompts.optimizers import OPTIMIZER_NAMES
 from moa_dspy.optimize.prompts.prompt import PromptRegistry
-from moa_dspy.optimize.prompts.student import arity_of
 from moa_dspy.optimize.space.space import SearchSpace
-from moa_dspy.pool import Pool
 from moa_dspy.signatures import AGGREGATION_PROMPTS
 
 
@@ -67,8 +62,8 @@ class PromptOptions:
             if not text.strip():
                 raise StudyError(f"`prompts.texts`: the text of {name!r} is empty.")
         is_named = isinstance(self.optimizer, str)
-        if is_named and self.optimizer not in OPTIMIZERS:
-            raise unknown("prompts.optimizer", self.optimizer, OPTIMIZERS)
+        if is_named and self.optimizer not in OPTIMIZER_NAMES:
+            raise unknown("prompts.optimizer", self.optimizer, OPTIMIZER_NAMES)
         if self.proposer_agent is not None and not is_named:
             raise StudyError("`prompts.proposer_agent` goes with an `optimizer` by name.")
         if self.compile_options and (is_named or self.optimizer is None):
@@ -94,7 +89,7 @@ class PromptOptions:
             return 1.0
         return 1 - self.share + self.share * min(rounds / self.rounds, 1.0)
 
-    def make_book(self, program: Any) -> PromptRegistry:
+    def make_registry(self, program: Any) -> PromptRegistry:
         """Return the prompts for the mixture of a program.
 
         Raises:
@@ -102,13 +97,13 @@ class PromptOptions:
         """
         return PromptRegistry.of(Student.of(program).mixture, self.all_texts, self.n_slots)
 
-    def space(self, space: SearchSpace, book: PromptRegistry) -> SearchSpace:
+    def space(self, space: SearchSpace, registry: PromptRegistry) -> SearchSpace:
         """Return the space with the prompts as a choice.
 
         Raises:
-            StudyError: If it names other prompts, or nobody in it synthesizes.
+            StudyError: If it names other prompts, or no aggregator in it may synthesize.
         """
-        if space.prompts and set(space.prompts) != set(book.names):
+        if space.prompts and set(space.prompts) != set(registry.names):
             raise StudyError(
                 "`space.prompts` must be empty, as `prompts` says which there are, but got "
                 f"{', '.join(space.prompts)}."
@@ -117,65 +112,9 @@ class PromptOptions:
         if not listed and ("synthesize" not in space.combines or not space.searches_layers):
             raise StudyError("`prompts` needs a space in which an aggregator may synthesize.")
         for one in space.listed:
-            if one.prompt is not None and one.prompt not in book.names:
-                raise unknown("space.listed", one.prompt, book.names)
-        return replace(space, prompts=book.names)
-
-    def check(self, program: Any, metric: Any, pool: Pool, rows: Sequence[dspy.Example]) -> None:
-        """Refuse what cannot be tuned, before any call.
-
-        Args:
-            program: To be searched.
-            metric: Of the search.
-            pool: Has the agent that writes prompts.
-            rows: Train rows, which share nothing with val and test.
-
-        Raises:
-            StudyError: If the metric or the optimizer does not fit, or has no LM to write with.
-            PoolError: If the pool lacks ``proposer_agent``.
-            DataError: If there is no train row.
-        """
-        arity_of(metric)
-        if self.proposer_agent is not None:
-            pool[self.proposer_agent]
-        if self.optimizer is None:
-            return
-        student = Student.of(program)
-        if student.program is not student.mixture:
-            raise StudyError(
-                "`prompts.optimizer` needs a student that is the mixture itself: what a larger "
-                "program asks it is known only while it runs. Prompts on offer are fine."
-            )
-        if not rows:
-            raise DataError("`trainset` must have at least one row: prompts are tuned on it.")
-        needs_lm = self.optimizer in WRITERS if isinstance(self.optimizer, str) else False
-        if needs_lm and self.proposer_agent is None and dspy.settings.lm is None:
-            raise StudyError(
-                f"`prompts.optimizer` {self.optimizer!r} needs a language model to write prompts "
-                "and has none: name an agent of the pool as `prompts.proposer_agent`, or set one "
-                "with `dspy.configure(lm=...)`."
-            )
-        optimizer, options = self.make_optimizer(metric, pool, n_rows=len(rows))
-        check_optimizer(optimizer, options, n_rows=len(rows))
-
-    def make_optimizer(
-        self, metric: Any, pool: Pool, *, n_rows: int, num_threads: int = 8, seed: int = 0
-    ) -> Made:
-        """Return the optimizer and the options of its ``compile``."""
-        if not isinstance(self.optimizer, str):
-            return self.optimizer, dict(self.compile_options)
-        writer = pool.lm(self.proposer_agent) if self.proposer_agent is not None else None
-        wanted = Wanted(
-            metric=metric,
-            writer=writer,
-            n_prompts=self.n_prompts,
-            demos=self.demos,
-            n_rows=n_rows,
-            num_threads=num_threads,
-            seed=seed,
-            texts=self.all_texts,
-        )
-        return OPTIMIZERS[self.optimizer](wanted)
+            if one.prompt is not None and one.prompt not in registry.names:
+                raise unknown("space.listed", one.prompt, registry.names)
+        return replace(space, prompts=registry.names)
 
 
 def _check_numbers(options: PromptOptions) -> None:

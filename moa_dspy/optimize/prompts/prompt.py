@@ -1,6 +1,4 @@
-"""What an optimizer may change in a seat: instructions, texts of fields, demos; as plain data."""
-
-# DOCS: optimize/prompts/_book: The prompts that a search may give to an aggregator, by name, with where each came from.
+"""The prompt of a seat as plain data, and the registry of the prompts that a search may name."""
 
 from __future__ import annotations
 
@@ -69,7 +67,7 @@ class Prompt:
 
     @property
     def key(self) -> str:
-        """What is equal for equal prompts, and for no others."""
+        """A text that is equal for equal prompts, and for no others."""
         return json.dumps(self.to_json(), sort_keys=True)
 
     def to_json(self) -> dict[str, Any]:
@@ -128,7 +126,7 @@ def _plain(demo: Mapping[str, Any]) -> dict[str, Any]:
 
 _TUNED: Final = "tuned-"
 GIVEN: Final = "given"
-"""Origin of a prompt that the study was given."""
+"""Origin of a prompt that the study names itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +135,8 @@ class RegisteredPrompt:
 
     Attributes:
         prompt: The whole of it.
-        origin: Who proposed it.
-        architecture: For which it was proposed; None for all.
+        origin: The optimizer that proposed it, or ``GIVEN``.
+        architecture: The mixture for which it was proposed; None for all.
         train_score: Mean metric on the train rows that the optimizer judged by, where it says.
     """
 
@@ -152,11 +150,11 @@ class PromptRegistry:
     """Names of prompts, declared once: given ones, and slots that tuning fills later.
 
     A sampler's choices must not grow, so a slot is a choice from the start. An architecture
-    with an empty slot, or with a text that says what the seat says anyway, is the same as the
-    one with its own prompt: ``canonical`` returns that.
+    with an empty slot, or with a text that the seat has anyway, is the same as the one with its
+    own prompt: ``canonical`` returns that.
 
     Args:
-        own: What the seat of an aggregator has anyway.
+        own: The prompt that the seat of an aggregator has anyway.
         given: Further prompts by name.
         n_slots: Most prompts that may be added.
     """
@@ -169,7 +167,7 @@ class PromptRegistry:
 
     @classmethod
     def of(cls, mixture: MixtureOfAgents, texts: Mapping[str, str], n_slots: int) -> PromptRegistry:
-        """Return the book for the aggregators of a mixture's kind.
+        """Return the prompts for the aggregators of a mixture's kind.
 
         Args:
             mixture: Gives signature and module of the seat.
@@ -274,11 +272,13 @@ def _parts(entry: RegisteredPrompt) -> Iterator[dict[str, Any]]:
 
 
 def _above(text: str, own: Prompt, signatures: Mapping[str, Any]) -> Prompt:
-    def told(name: str) -> str:
+    def instructions(name: str) -> str:
         callers, prompt = separated(signatures[name])
         if text.strip() == prompt.strip():
             return own.parts[name].instructions
         return "\n\n".join(filter(None, [text.strip(), callers]))
 
-    parts = {name: replace(part, instructions=told(name)) for name, part in own.parts.items()}
+    parts = {
+        name: replace(part, instructions=instructions(name)) for name, part in own.parts.items()
+    }
     return Prompt(parts)

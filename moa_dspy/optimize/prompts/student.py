@@ -1,31 +1,207 @@
 """The module that an optimizer compiles: the aggregator alone, over stored references."""
 
-# DOCS: optimize/prompts/_metric: The user's metric, asked with as many arguments as it takes, and its errors kept in sight.
-
 from __future__ import annotations
 
 import copy
-import inspect
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
 import dspy
 
-from moa_dspy.calls import call_scope
-from moa_dspy.errors import LayerFailedError, MetricError, MoaError, StudyError, ours
-from moa_dspy.lm_binding import without_lms
-from moa_dspy.optimize.prompts.references import (
-    CallCounter,
-    StoredReferences,
-    Target,
-    continue_plan,
-    seat,
-    stored,
+from moa_dspy.architecture import Architecture
+from moa_dspy.calls.scope import CallScope, current_scope, entered
+from moa_dspy.errors import (
+    ArchitectureError,
+    DataError,
+    LayerFailedError,
+    MoaError,
+    StudyError,
+    ours,
 )
-from moa_dspy.plan import Planner
+from moa_dspy.lm_binding import without_lms
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.optimize.evaluate import in_threads
+from moa_dspy.optimize.metric import CheckedMetric
+from moa_dspy.optimize.nodes import NodeCache, NodeRunner, place_of
+from moa_dspy.plan import Planner, follow
+from moa_dspy.prediction import Response
 from moa_dspy.seats import Seats
+from moa_dspy.signatures import REFERENCES
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The seats of a mixture that share the prompt in question.
+
+    Attributes:
+        program: The mixture.
+        depth: How many layers answer before these seats read.
+        modules: The modules in the seats; all have one prompt.
+        planners: For every different agent in the seats, what plans its answer alone.
+    """
+
+    program: MixtureOfAgents
+    depth: int
+    modules: tuple[Any, ...]
+    planners: tuple[Planner, ...]
+
+    @classmethod
+    def of(cls, program: Any, layer: int | None) -> Target:
+        """Find the seats.
+
+        Raises:
+            StudyError: If ``program`` is no mixture.
+            ArchitectureError: If no agent in it reads references, or not in ``layer``.
+        """
+        if not isinstance(program, MixtureOfAgents):
+            kind = type(program).__name__
+            raise StudyError(f"`program` must be a MixtureOfAgents, but is a {kind}.")
+        architecture = program.architecture
+        if not architecture.layers:
+            raise ArchitectureError(
+                f"`program` is the single agent {architecture}, which reads no references; it must "
+                "have a layer, such as a + b > synthesize(c)."
+            )
+        if layer is not None:
+            return cls._readers(program, layer)
+        if not architecture.aggregator_calls_a_model:
+            raise ArchitectureError(
+                f"The last step of {architecture} asks no model, so it has no prompt; it must be "
+                "synthesize(NAME) or select(NAME)."
+            )
+        planner = _planner(program, architecture, program.aggregator)
+        return cls(program, architecture.depth, (program.aggregator,), (planner,))
+
+    @classmethod
+    def _readers(cls, program: MixtureOfAgents, layer: int) -> Target:
+        layers = program.architecture.layers
+        if isinstance(layer, bool) or layer not in range(2, len(layers) + 1):
+            readers = ", ".join(str(n) for n in range(2, len(layers) + 1)) or "none here"
+            raise ArchitectureError(
+                f"`layer` must be one that reads references ({readers}), or None for the last "
+                f"step, but got {layer!r}; {program.architecture} has {len(layers)}."
+            )
+        modules = tuple(program.layers[layer - 1].proposers)
+        # A reader alone is the aggregator of the layers before it: the very same messages.
+        alone = [
+            Architecture(layers[: layer - 1], name) for name in dict.fromkeys(layers[layer - 1])
+        ]
+        return cls(
+            program, layer - 1, modules, tuple(_planner(program, a, modules[0]) for a in alone)
+        )
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """The agents in these seats, each once."""
+        return tuple(str(planner.architecture.aggregator) for planner in self.planners)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the signature's output fields."""
+        return tuple(self.program.signature.output_fields)
+
+    def copy(self) -> tuple[MixtureOfAgents, list[Any]]:
+        """Return a copy of the mixture, and the modules in its seats of this target."""
+        made: MixtureOfAgents = self.program.deepcopy()
+        is_last = self.modules[0] is self.program.aggregator
+        return made, [made.aggregator] if is_last else made.layers[self.depth].proposers
+
+
+def _planner(program: MixtureOfAgents, architecture: Architecture, module: Any) -> Planner:
+    # The optimizer's own prompts may need another adapter than the one in force here.
+    adapter = program.adapter or dspy.settings.adapter
+    return Planner(
+        architecture,
+        [layer.proposers for layer in program.layers[: architecture.depth]],
+        module,
+        tuple(program.signature.output_fields),
+        program.pool,
+        replace(program.rules, adapter=adapter),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """A row and what the target reads to it.
+
+    Attributes:
+        row: The user's own example, with an id.
+        number: Its place among the rows, from 0.
+        read: The responses that the target reads, in the order in which it reads them.
+        references: Their texts as they are sent: guarded, and cut if need be.
+        failure: Why there is nothing to read; None when there is.
+    """
+
+    row: dspy.Example
+    number: int
+    read: tuple[Response, ...] = ()
+    references: tuple[str, ...] = ()
+    failure: str | None = None
+
+    @property
+    def example(self) -> dspy.Example:
+        """The row with its references as one more input."""
+        inputs = self.row.inputs().keys()
+        made = self.row.copy(**{REFERENCES: list(self.references)})
+        return made.with_inputs(*inputs, REFERENCES)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReferences:
+    """Rows whose references are known nodes of a cache, found by their inputs."""
+
+    rows: Mapping[object, StoredRow]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StoredReferences:
+        return self
+
+    def find(self, inputs: Mapping[str, Any]) -> StoredRow | None:
+        """Return the row with these inputs, or None; references among them do not count."""
+        return self.rows.get(_place(inputs))
+
+    @classmethod
+    def measured(
+        cls, target: Target, rows: Sequence[dspy.Example], cache: NodeCache, *, num_threads: int
+    ) -> StoredReferences:
+        """Ask the layers before the target about each row, once; known nodes are not asked.
+
+        Raises:
+            MoaError: If a call cannot be made for a reason that is not the model's.
+            DataError: If inputs cannot be told apart, as they are neither JSON nor pydantic.
+        """
+        places = [_place(row.inputs().toDict()) for row in rows]
+        for row, place in zip(rows, places, strict=True):
+            if type(place) is object:
+                raise DataError(f"The inputs of row {row.id!r} must be JSON or pydantic values.")
+
+        def read(numbered: tuple[int, dspy.Example]) -> StoredRow:
+            return _read(target, *numbered, cache)
+
+        found = in_threads(read, list(enumerate(rows)), num_threads=num_threads)
+        return cls(dict(zip(places, found, strict=True)))
+
+
+def _read(target: Target, number: int, row: dspy.Example, cache: NodeCache) -> StoredRow:
+    runner, planner = NodeRunner(cache, row.id), target.planners[0]
+    plan = planner.plan(row.inputs().toDict())
+    questions, responses = next(plan), list[Response]()
+    try:
+        for _ in range(target.depth):
+            responses = runner.ask(questions, target.program.seats)
+            questions = plan.send(responses)
+    except LayerFailedError as error:
+        return StoredRow(row, number, failure=str(error))
+    plan.close()
+    answered = [one for n in planner.architecture.reading if (one := responses[n]).has_answer]
+    left_out = {cut.reference for cut in questions[0].cuts if not cut.kept_tokens}
+    read = tuple(one for n, one in enumerate(answered, start=1) if n not in left_out)
+    return StoredRow(row, number, read, tuple(questions[0].inputs[REFERENCES]))
+
+
+def _place(inputs: Mapping[str, Any]) -> object:
+    return place_of({name: value for name, value in inputs.items() if name != REFERENCES})
 
 
 class NoAnswer(dspy.Prediction):
@@ -47,15 +223,59 @@ class Stop:
 
     error: MoaError | None = None
 
-    def note(self, error: MoaError) -> MoaError:
-        """Keep the first error; return it."""
-        self.error = self.error or error
-        return self.error
-
     def check(self) -> None:
         """Raise it again, if there is one."""
         if self.error is not None:
             raise self.error
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Keep the first such error; once there is one, raise it before anything is done."""
+        self.check()
+        try:
+            yield
+        except Exception as error:
+            cause = ours(error)
+            if cause is None:
+                raise
+            self.error = self.error or cause
+            if self.error is error:
+                raise
+            raise self.error from None
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerMetric:
+    """The user's metric as an optimizer is given it: an error ends all instead of scoring 0.
+
+    Attributes:
+        metric: The user's, checked.
+        stop: Keeps its first error.
+    """
+
+    metric: CheckedMetric
+    stop: Stop = field(default_factory=Stop)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OptimizerMetric:
+        return self
+
+    def __call__(
+        self,
+        example: Any,
+        prediction: Any,
+        trace: Any = None,
+        pred_name: Any = None,
+        pred_trace: Any = None,
+    ) -> Any:
+        """Return the metric's own value, which may be no number; 0 where there is no answer.
+
+        Raises:
+            MoaError: As ``CheckedMetric.value``, and ever after.
+        """
+        if isinstance(prediction, NoAnswer):
+            return 0.0
+        with self.stop.watched():
+            return self.metric.value(example, prediction, trace, pred_name, pred_trace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +283,18 @@ class ReferenceReader:
     """Lets an agent read stored references, with the messages that the mixture would send.
 
     Attributes:
-        target: Whose prompt it is.
-        bank: The references.
-        tally: Counts the calls.
-        stop: What ends all.
+        target: The seats whose prompt it is.
+        stored: The references.
+        cache: Knows the responses that they were made from.
+        stop: Keeps the first error that ends all.
+        scope: In force in threads of the optimizer too, which copy no context.
     """
 
     target: Target
-    bank: StoredReferences
-    tally: CallCounter
+    stored: StoredReferences
+    cache: NodeCache
     stop: Stop = field(default_factory=Stop)
+    scope: CallScope = field(default_factory=current_scope)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ReferenceReader:
         return self
@@ -82,30 +304,23 @@ class ReferenceReader:
 
         Raises:
             MoaError: If a call cannot be made: budget, replay, store; and ever after.
+            StudyError: If the references of this row are not stored.
         """
-        self.stop.check()
-        try:
-            found = stored(self.bank, inputs)
-            planner = replace(self._planner(found.number), aggregator=module)
+        with self.stop.watched(), entered(self.scope):
+            found = self.stored.find(inputs)
+            if found is None:
+                raise StudyError("The student answers only rows whose references are stored.")
+            # Several readers take turns.
+            planner = self.target.planners[found.number % len(self.target.planners)]
+            plan = replace(planner, aggregator=module).plan(found.row.inputs().toDict())
             seats = Seats(planner.pool, planner.rules.adapter)
-            with call_scope(example=found.row.id), seat() as scope:
-                try:
-                    plan = planner.plan(found.row.inputs().toDict())
-                    answer = continue_plan(plan, found.rounds, seats.ask_all)
-                finally:
-                    self.tally.add("aggregator", scope.log)
-        except LayerFailedError as error:
-            return NoAnswer(str(error))
-        except Exception as error:
-            if cause := ours(error):
-                raise self.stop.note(cause) from None
-            raise
+            # A cache of its own: the same node has another answer under the next prompt.
+            runner = NodeRunner(self.cache.child(), found.row.id)
+            try:
+                answer = follow(plan, lambda questions: runner.ask(questions, seats))
+            except LayerFailedError as error:
+                return NoAnswer(str(error))
         return dspy.Prediction(**answer.final.values)
-
-    def _planner(self, number: int) -> Planner:
-        """Return who answers the row of this number: several readers take turns."""
-        planners = self.target.planners
-        return planners[number % len(planners)]
 
 
 class AggregatorStudent(dspy.Module):
@@ -117,6 +332,7 @@ class AggregatorStudent(dspy.Module):
         self.reading = reading
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
+        """Answer one row whose references are stored."""
         return self.reading.answer(self.aggregator, inputs)
 
     def get_lm(self) -> Any:
@@ -136,7 +352,7 @@ def make_student(reading: ReferenceReader, *, with_lm: bool = False) -> Aggregat
     """Return a student with the target's own prompt; the mixture's modules are not touched.
 
     Args:
-        reading: What it reads.
+        reading: Answers for it.
         with_lm: Whether its predictors show the agent's LM, as BetterTogether asks for.
     """
     module = reading.target.modules[0]
@@ -147,100 +363,3 @@ def make_student(reading: ReferenceReader, *, with_lm: bool = False) -> Aggregat
     if with_lm:
         student.set_lm(student.get_lm())
     return student
-
-
-_MOST: Final = 5
-"""Arguments of a GEPA metric: example, prediction, trace, pred_name, pred_trace."""
-
-
-def arity_of(metric: Any) -> int:
-    """Return how many positional arguments, of 2 to 5, the metric can be given.
-
-    Raises:
-        StudyError: If it cannot be called with an example and a prediction.
-    """
-    wanted = "`metric` must be a function of (example, prediction) with more arguments optional"
-    if not callable(metric):
-        raise StudyError(f"{wanted}, but got {metric!r}.")
-    try:
-        signature = inspect.signature(metric)
-    except ValueError:
-        return 2  # a builtin that does not tell
-    for count in range(_MOST, 1, -1):
-        try:
-            signature.bind(*[None] * count)
-        except TypeError:
-            continue
-        return count
-    name = getattr(metric, "__name__", type(metric).__name__)
-    raise StudyError(f"{wanted}, but {name} has the signature {signature}.")
-
-
-@dataclass(frozen=True, slots=True)
-class Scoring:
-    """Calls a metric; what it raises ends all, as a score of 0 would hide it.
-
-    Attributes:
-        metric: The user's.
-        arity: How many arguments it is given.
-        stop: Where its errors are kept.
-    """
-
-    metric: Callable[..., Any]
-    arity: int
-    stop: Stop
-
-    @classmethod
-    def of(cls, metric: Any, stop: Stop) -> Scoring:
-        """Check the metric.
-
-        Raises:
-            StudyError: As ``arity_of``.
-        """
-        return cls(metric, arity_of(metric), stop)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Scoring:
-        return self
-
-    def value(self, example: Any, prediction: Any, *rest: Any) -> Any:
-        """Return what the metric returns; 0.0 where nothing was answered.
-
-        Raises:
-            MetricError: If it raises, or returns no finite number in [0, 1].
-        """
-        if isinstance(prediction, NoAnswer):
-            return 0.0
-        self.stop.check()
-        try:
-            value = self.metric(example, prediction, *rest[: self.arity - 2])
-            score = float(score_of(value))
-        except MoaError as error:
-            raise self.stop.note(error) from None
-        except Exception as error:
-            name = type(error).__name__
-            text = f"The metric raised {name} on example {example.get('id')!r}: {error}"
-            raise self.stop.note(MetricError(text)) from error
-        if not (math.isfinite(score) and 0 <= score <= 1):
-            text = f"The metric must return a number in [0, 1], but gave {score} on "
-            raise self.stop.note(MetricError(f"{text}{example.get('id')!r}."))
-        return value
-
-    def score(self, example: Any, prediction: Any, *rest: Any) -> float:
-        """Return the number alone."""
-        return float(score_of(self.value(example, prediction, *rest)))
-
-    def __call__(
-        self,
-        example: Any,
-        prediction: Any,
-        trace: Any = None,
-        pred_name: Any = None,
-        pred_trace: Any = None,
-    ) -> Any:
-        """Return the metric's own value: optimizers that bootstrap ask whether it is true."""
-        return self.value(example, prediction, trace, pred_name, pred_trace)
-
-
-def score_of(value: Any) -> Any:
-    """Return the score of a metric's value, which may be a prediction with feedback."""
-    return value.score if isinstance(value, dspy.Prediction) else value

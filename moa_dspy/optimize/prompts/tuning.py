@@ -1,116 +1,225 @@
-"""Runs an optimizer on the student: with our metric, on train rows only, and nothing of it kept."""
-
-# DOCS: optimize/prompts/_rows: The rows of prompt optimisation: what tunes, what decides, what tests share nothing. | optimize/prompts/_guard: Whether a new prompt is better than the old one, on rows that nobody tuned it on. | optimize/prompts/_result: What prompt optimisation found, as plain data. | optimize/prompts/_run: The stages of tuning one prompt, over references that were computed once.
+"""The tuning of one prompt: references measured once, then an optimizer on train rows."""
 
 from __future__ import annotations
 
 import copy
 import inspect
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import dspy
+import numpy as np
 from dspy import teleprompt as tp
+from dspy.utils.callback import BaseCallback
 
 from moa_dspy.adapters import PlainChat
-from moa_dspy.calls import call_scope
-from moa_dspy.data import find_overlap
-from moa_dspy.errors import DataError, LayerFailedError, MoaError, StudyError
-from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.calls.scope import CallScope, call_scope, current_scope
+from moa_dspy.errors import LayerFailedError, MoaError, StudyError
+from moa_dspy.optimize.metric import CheckedMetric
+from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.prompts.feedback import ReferenceFeedback, labelled
-from moa_dspy.optimize.prompts.optimizers import Candidate, name_of, traits_of
-from moa_dspy.optimize.prompts.prompt import Prompt, prompt_diff
-from moa_dspy.optimize.prompts.references import (
-    CallCounter,
-    Counted,
-    StoredReferences,
-    StoredRow,
-    Target,
-    continue_plan,
-    count_prompting,
-    in_threads,
-    read_references,
-    seat,
-)
+from moa_dspy.optimize.prompts.optimizers import Candidate, candidates_of, name_of, traits_of
+from moa_dspy.optimize.prompts.prompt import Prompt
+from moa_dspy.optimize.prompts.result import ROLES, STAGES, Counted
 from moa_dspy.optimize.prompts.student import (
     AggregatorStudent,
+    OptimizerMetric,
     ReferenceReader,
-    Scoring,
+    StoredReferences,
+    Target,
     make_student,
 )
-from moa_dspy.optimize.splits import with_ids
-from moa_dspy.winrate import Interval, mean_interval, verdict
+
+
+@dataclass(slots=True)
+class CallCounter:
+    """The calls of each stage: a node cache counts those of a mixture, DSPy's callbacks the rest.
+
+    Attributes:
+        cache: Of everything that is measured here, and of nothing else.
+    """
+
+    cache: NodeCache = field(default_factory=NodeCache)
+    _counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count what is asked inside: of proposers for references, else of the seats that read."""
+        role = "proposers" if name == "references" else "aggregator"
+        before = self.cache.calls.copy()
+        try:
+            yield
+        finally:
+            for kind, n in (self.cache.calls - before).items():
+                self._counts[name, role, kind] += n
+
+    @contextmanager
+    def prompting(self) -> Iterator[None]:
+        """Count the calls of LMs inside, but not in a seat of the mixture, as the prompt model's.
+
+        A request each where the LM logs its calls, as those of a pool do; else a call of the
+        LM each, whatever DSPy's cache answered and however many completions it asked for.
+        """
+        with call_scope() as scope:
+            callbacks = [*dspy.settings.callbacks, _Prompting(self, scope)]
+            try:
+                with dspy.context(callbacks=callbacks):
+                    yield
+            finally:
+                seen = NodeCache()
+                seen.count(scope.log)
+                for kind, n in seen.calls.items():
+                    self.add(kind, n)
+
+    def add(self, kind: str, n: int) -> None:
+        """Count calls of the prompt model; ``kind`` is ``made`` or ``reused``."""
+        self._counts["tuning", "prompt_model", kind] += n
+
+    def by_stage(self) -> Mapping[str, Mapping[str, Counted]]:
+        """Return the counts by stage and role."""
+        return {stage: {role: self._of(stage, role) for role in ROLES} for stage in STAGES}
+
+    def _of(self, stage: str, role: str) -> Counted:
+        return Counted(self._counts[stage, role, "made"], self._counts[stage, role, "reused"])
+
+
+class _Prompting(BaseCallback):
+    """Counts the calls that no log tells of."""
+
+    def __init__(self, counter: CallCounter, scope: CallScope) -> None:
+        self._counter, self._scope = counter, scope
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Prompting:
+        return self
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """Count the call of an LM unless its engine logs it where it is counted."""
+        is_logged = getattr(getattr(instance, "engine", None), "logs_calls", False)
+        scope = current_scope()
+        # A seat is asked about an example; in a thread of the optimizer's own there is no log.
+        if scope.example is None and not (is_logged and scope.log is self._scope.log):
+            self._counter.add("made", 1)
 
 
 @dataclass(frozen=True, slots=True)
-class Tuning:
-    """What is given to an optimizer beside the student.
+class TunedPrompt:
+    """The prompt that an optimizer returned.
 
     Attributes:
-        scoring: The user's metric.
-        feedback: The same, with feedback.
-        options: Further arguments of ``compile``.
-        share: Part of the rows that an optimizer judges by, if it tells them apart.
+        prompt: The whole of it.
+        candidates: The prompts that the optimizer says it tried, the best first.
+        notes: What a reader must know of the rows and the optimizer.
+    """
+
+    prompt: Prompt
+    candidates: tuple[Candidate, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def train_score(self) -> float | None:
+        """Mean metric on the rows that the optimizer judged by; None where it does not say."""
+        scores = {one.prompt.key: one.score for one in self.candidates}
+        return scores.get(self.prompt.key)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTuning:
+    """Runs optimizers on the seats of a target; references come first, and are asked for once.
+
+    Attributes:
+        target: The seats whose prompt it is.
+        metric: The user's.
+        counter: Counts the calls; its cache knows the references.
+        num_threads: Rows asked at the same time, outside of the optimizer.
+        share: Part of the train rows that an optimizer judges by, if it tells them apart.
         seed: Of their choice, and of an optimizer that has no seed of its own.
     """
 
-    scoring: Scoring
-    feedback: ReferenceFeedback
-    options: Mapping[str, Any]
-    share: float
-    seed: int
+    target: Target
+    metric: CheckedMetric
+    counter: CallCounter
+    num_threads: int = 8
+    share: float = 0.5
+    seed: int = 0
 
-    def compile(
-        self, optimizer: Any, reading: ReferenceReader, examples: Sequence[dspy.Example]
-    ) -> AggregatorStudent:
-        """Return the compiled student.
+    def references(self, rows: Sequence[dspy.Example]) -> StoredReferences:
+        """Ask the layers before the target about the rows; what is known costs nothing."""
+        with self.counter.stage("references"):
+            return StoredReferences.measured(
+                self.target, rows, self.counter.cache, num_threads=self.num_threads
+            )
+
+    def run(
+        self, optimizer: Any, rows: Sequence[dspy.Example], options: Mapping[str, Any]
+    ) -> TunedPrompt:
+        """Return the prompt that an optimizer makes of train rows, with feedback on these alone.
+
+        Args:
+            optimizer: An instance; it is not changed.
+            rows: With ids.
+            options: Further arguments of its ``compile``.
 
         Raises:
+            LayerFailedError: If no row has references.
             MoaError: The first error that no prompt can mend: a budget, a replay, the metric.
             StudyError: If the optimizer itself raises, or returns no such student.
         """
-        mine = self._prepared(optimizer)
+        stored = self.references(rows)
+        reading = ReferenceReader(self.target, stored, self.counter.cache)
+        feedback = ReferenceFeedback.of(reading, OptimizerMetric(self.metric, reading.stop))
+        examples = self._examples(stored, feedback)
+        with self.counter.stage("tuning"):
+            made = self._compiled(_prepared(optimizer, feedback), reading, examples, options)
+        found = Prompt.of(made.aggregator)
+        return TunedPrompt(found, candidates_of(optimizer, made), _notes(stored, made))
+
+    def _examples(
+        self, stored: StoredReferences, feedback: ReferenceFeedback
+    ) -> list[dspy.Example]:
+        signature = self.target.modules[0].predictors()[0].signature
+        readable = [found for found in stored.rows.values() if found.failure is None]
+        if not readable:
+            first = next(iter(stored.rows.values()))
+            raise LayerFailedError(f"No train row has references to read. {first.failure}")
+        return [labelled(found, feedback, signature) for found in readable]
+
+    def _compiled(
+        self,
+        optimizer: Any,
+        reading: ReferenceReader,
+        examples: Sequence[dspy.Example],
+        options: Mapping[str, Any],
+    ) -> AggregatorStudent:
+        name = name_of(optimizer)
         student = make_student(reading, with_lm=isinstance(optimizer, tp.BetterTogether))
-        given = self._arguments(mine, examples)
+        given = self._arguments(optimizer, examples, options)
         try:
-            with _surroundings(optimizer, student), count_prompting(reading.tally):
-                made = mine.compile(student, **given)
+            with _surroundings(optimizer, student), self.counter.prompting():
+                made = optimizer.compile(student, **given)
         except MoaError:
             reading.stop.check()
             raise
         except Exception as error:
             reading.stop.check()
-            kind = type(error).__name__
-            raise StudyError(f"{name_of(optimizer)} raised {kind}: {error}") from error
+            raise StudyError(f"{name} raised {type(error).__name__}: {error}") from error
+        # An optimizer may have taken the error for a bad score.
         reading.stop.check()
         if not isinstance(made, AggregatorStudent):
             raise StudyError(
-                f"{name_of(optimizer)} must return the program that it was given, with other "
-                f"prompts, but returned a {name_of(made)}."
+                f"{name} must return the program that it was given, with other prompts, but "
+                f"returned a {name_of(made)}."
             )
         return made
 
-    def _prepared(self, optimizer: Any) -> Any:
-        """Return a copy that scores by our metric; the caller's optimizer stays as it is."""
-        mine: Any = copy.copy(optimizer)
-        habits = traits_of(optimizer)
-        metric = self.feedback if habits.reads_feedback else self.scoring
-        for name in ("metric", "metric_fn"):
-            if hasattr(mine, name):
-                setattr(mine, name, metric)
-        if isinstance(optimizer, tp.GEPA):
-            # Else it does not tell what it tried.
-            mine.track_stats = True
-        if isinstance(mine, tp.BetterTogether):
-            mine.optimizers = {k: self._prepared(one) for k, one in mine.optimizers.items()}
-        return mine
-
-    def _arguments(self, optimizer: Any, examples: Sequence[dspy.Example]) -> dict[str, Any]:
+    def _arguments(
+        self, optimizer: Any, examples: Sequence[dspy.Example], options: Mapping[str, Any]
+    ) -> dict[str, Any]:
         taken = inspect.signature(optimizer.compile).parameters
-        rows, given = list(examples), dict(self.options)
+        rows, given = list(examples), dict(options)
         n_judging = round(self.share * len(rows))
         if "valset" in taken and 0 < n_judging < len(rows):
             random.Random(f"tuning-{self.seed}").shuffle(rows)
@@ -118,6 +227,21 @@ class Tuning:
         if "seed" in taken and not hasattr(optimizer, "seed"):
             given.setdefault("seed", self.seed)
         return {"trainset": rows, **given}
+
+
+def _prepared(optimizer: Any, feedback: ReferenceFeedback) -> Any:
+    """Return a copy that scores by our metric; the caller's optimizer stays as it is."""
+    mine: Any = copy.copy(optimizer)
+    metric = feedback if traits_of(optimizer).reads_feedback else feedback.metric
+    for name in ("metric", "metric_fn"):
+        if hasattr(mine, name):
+            setattr(mine, name, metric)
+    if isinstance(optimizer, tp.GEPA):
+        # Else it does not tell what it tried.
+        mine.track_stats = True
+    if isinstance(mine, tp.BetterTogether):
+        mine.optimizers = {k: _prepared(one, feedback) for k, one in mine.optimizers.items()}
+    return mine
 
 
 @contextmanager
@@ -129,322 +253,18 @@ def _surroundings(optimizer: Any, student: AggregatorStudent) -> Iterator[None]:
     if isinstance(dspy.settings.adapter, PlainChat):
         # For one text in, one text out; optimizers ask for several fields.
         settings["adapter"] = None
-    with dspy.context(**settings):
-        yield
+    # MIPROv2 seeds the global generators, which are the caller's too.
+    states = random.getstate(), np.random.get_state()
+    try:
+        with dspy.context(**settings):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
-@dataclass(frozen=True, slots=True)
-class PromptRows:
-    """Rows with ids; no id comes twice, and no question is in two of the three.
-
-    Attributes:
-        train: The optimizer's.
-        val: The guard's.
-        test: May be empty.
-
-    Raises:
-        DataError: If ``train`` or ``val`` is empty, an id comes twice, or inputs overlap.
-    """
-
-    train: tuple[dspy.Example, ...]
-    val: tuple[dspy.Example, ...]
-    test: tuple[dspy.Example, ...] = ()
-
-    def __post_init__(self) -> None:
-        named = {"trainset": self.train, "valset": self.val, "testset": self.test}
-        for name in ("trainset", "valset"):
-            if not named[name]:
-                raise DataError(f"`{name}` must have at least one row, but is empty.")
-        places: dict[str, str] = {}
-        for name, rows in named.items():
-            for row in rows:
-                if row.id in places:
-                    raise DataError(f"Id {row.id!r} is in {places[row.id]} and again in {name}.")
-                places[row.id] = name
-        for one, other in (("trainset", "valset"), ("trainset", "testset"), ("valset", "testset")):
-            if pairs := find_overlap(named[one], named[other]):
-                first, second = pairs[0]
-                raise DataError(
-                    f"`{one}` and `{other}` overlap: {first!r} and {second!r} have the same inputs."
-                )
-
-    @classmethod
-    def of(
-        cls,
-        trainset: Sequence[dspy.Example],
-        valset: Sequence[dspy.Example],
-        testset: Sequence[dspy.Example] | None,
-    ) -> PromptRows:
-        """Name the rows and check them."""
-        given = (("train", trainset), ("val", valset), ("test", testset or ()))
-        return cls(**{name: tuple(with_ids(rows, name)) for name, rows in given})
-
-
-@dataclass(frozen=True, slots=True)
-class PromptComparison:
-    """The new prompt against the incumbent, row by row.
-
-    Attributes:
-        n: Rows.
-        before: Mean score of the incumbent with a 95 % interval.
-        after: Of the new prompt.
-        difference: Paired interval of mean(after - before).
-        p_value: One-sided, for after > before.
-        n_more: Rows that would be needed beside these to see the gain; 0 if all is known.
-        is_proven: Whether the new prompt is better at the level that was asked for.
-    """
-
-    n: int
-    before: Interval
-    after: Interval
-    difference: Interval
-    p_value: float
-    n_more: int
-    is_proven: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON data."""
-        return asdict(self)
-
-
-def compare(
-    before: Sequence[float], after: Sequence[float], *, alpha: float, gain: float
-) -> PromptComparison:
-    """Test the new prompt once.
-
-    Args:
-        before: Scores of the incumbent in [0, 1].
-        after: Of the new prompt on the same rows.
-        alpha: Level of the one-sided paired test.
-        gain: Smallest gain worth having, for the number of rows that are missing.
-    """
-    found = verdict(after, before, pick_is_single=False, alpha=alpha, gain=gain)
-    return PromptComparison(
-        n=found.n,
-        before=mean_interval(before),
-        after=mean_interval(after),
-        difference=found.interval,
-        p_value=1.0 if found.p_value is None else found.p_value,
-        n_more=found.n_more,
-        is_proven=found.kind == "mixture",
-    )
-
-
-def score_program(
-    program: MixtureOfAgents,
-    bank: StoredReferences,
-    scoring: Scoring,
-    tally: CallCounter,
-    *,
-    num_threads: int,
-) -> list[float]:
-    """Return the metric of the mixture's own answer to every row of the bank, in order.
-
-    Only who reads the stored references is asked, and who reads those. A row without an
-    answer scores 0.
-
-    Raises:
-        MetricError: If the metric raises or returns no number in [0, 1].
-        MoaError: If a call cannot be made for a reason that is not the model's.
-    """
-
-    def score(found: StoredRow) -> float:
-        with call_scope(example=found.row.id), seat() as scope:
-            try:
-                plan = program.plan(found.row.inputs().toDict())
-                answer = continue_plan(plan, found.rounds, program.seats.ask_all)
-            except LayerFailedError:
-                return 0.0
-            finally:
-                tally.add("aggregator", scope.log)
-        return scoring.score(found.row, dspy.Prediction(**answer.final.values))
-
-    return in_threads(score, list(bank.rows.values()), num_threads)
-
-
-@dataclass(frozen=True, slots=True)
-class PromptOrigin:
-    """Who made the new prompt.
-
-    Attributes:
-        optimizer: Name of its class.
-        settings: Its plain settings and the options of ``compile``; no LM, no key.
-    """
-
-    optimizer: str
-    settings: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class PromptResult:
-    """The outcome of ``optimize_aggregator``.
-
-    Attributes:
-        program: The mixture with the accepted prompt; with the incumbent's if none was.
-        accepted: Whether the new prompt was proven better on ``val``.
-        before: The incumbent's prompt.
-        after: The optimizer's, accepted or not.
-        val: Both on the validation rows, which the optimizer never saw.
-        test: Both on the test rows, after the decision; None without a ``testset``.
-        calls: Requests by stage and role, over all rows.
-        origin: Who made the prompt.
-        candidates: What the optimizer tried, where it tells, the best first.
-        layer: Whose prompt it is: None is the last step.
-        notes: What a reader must know of this run.
-    """
-
-    program: MixtureOfAgents
-    accepted: bool
-    before: Prompt
-    after: Prompt
-    val: PromptComparison
-    test: PromptComparison | None
-    calls: Mapping[str, Mapping[str, Counted]]
-    origin: PromptOrigin
-    candidates: tuple[Candidate, ...]
-    layer: int | None = None
-    notes: tuple[str, ...] = ()
-
-    def calls_of(self, role: str) -> Counted:
-        """Return what was asked of ``proposers``, ``aggregator`` or ``prompt_model`` in all."""
-        found = [roles[role] for roles in self.calls.values()]
-        return Counted(sum(one.made for one in found), sum(one.reused for one in found))
-
-    @property
-    def proposer_calls(self) -> int:
-        """Requests made to whom the optimised seats read; 0 if all of it was stored."""
-        return self.calls_of("proposers").made
-
-    @property
-    def aggregator_calls(self) -> int:
-        """Requests made to the optimised seats, and to who reads them."""
-        return self.calls_of("aggregator").made
-
-    @property
-    def prompt_model_calls(self) -> int:
-        """Requests made by the optimizer itself, to write prompts."""
-        return self.calls_of("prompt_model").made
-
-    @property
-    def diff(self) -> str:
-        """The two prompts as a unified diff; "" if the optimizer changed nothing."""
-        return prompt_diff(self.before, self.after)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON data."""
-        roles = ("proposers", "aggregator", "prompt_model")
-        return {
-            "architecture": str(self.program.architecture),
-            "layer": self.layer,
-            "accepted": self.accepted,
-            "origin": asdict(self.origin),
-            "val": self.val.to_json(),
-            "test": self.test.to_json() if self.test else None,
-            "calls": {role: asdict(self.calls_of(role)) for role in roles},
-            "calls_by_stage": {
-                stage: {role: asdict(one) for role, one in found.items()}
-                for stage, found in self.calls.items()
-            },
-            "before": self.before.to_json(),
-            "after": self.after.to_json(),
-            "diff": self.diff,
-            "candidates": [candidate.to_json() for candidate in self.candidates],
-            "notes": list(self.notes),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class PromptRun:
-    """References, tuning, comparison: each is counted as a stage of its own.
-
-    Attributes:
-        target: Whose prompt it is.
-        scoring: The user's metric.
-        tally: Counts the calls.
-        num_threads: Rows measured at the same time, outside of the optimizer.
-        alpha: Level of the guard's test.
-        gain: Smallest gain worth having.
-    """
-
-    target: Target
-    scoring: Scoring
-    tally: CallCounter
-    num_threads: int
-    alpha: float = 0.05
-    gain: float = 0.03
-
-    def read(self, rows: Sequence[dspy.Example]) -> StoredReferences:
-        """Compute the references of the rows, or read stored ones."""
-        self.tally.stage = "references"
-        return read_references(self.target, rows, self.tally, num_threads=self.num_threads)
-
-    def tuned(
-        self,
-        optimizer: Any,
-        bank: StoredReferences,
-        options: Mapping[str, Any],
-        *,
-        share: float,
-        seed: int,
-    ) -> AggregatorStudent:
-        """Let the optimizer have the train rows; feedback is made of these and no others."""
-        program, stop = self.target.program, self.scoring.stop
-        outputs = tuple(program.signature.output_fields)
-        feedback = ReferenceFeedback(self.scoring, bank, outputs, program.normalise)
-        self.tally.stage = "tuning"
-        tuning = Tuning(self.scoring, feedback, options, share, seed)
-        reading = ReferenceReader(self.target, bank, self.tally, stop)
-        return tuning.compile(optimizer, reading, _examples(bank, feedback, self.target))
-
-    def compared(self, after: Prompt, rows: Sequence[dspy.Example], stage: str) -> PromptComparison:
-        """Measure the incumbent and the new prompt on rows whose references are read first."""
-        bank = self.read(rows)
-        self.tally.stage = stage
-        before, then = (
-            score_program(
-                self.target.with_prompt(prompt),
-                bank,
-                self.scoring,
-                self.tally,
-                num_threads=self.num_threads,
-            )
-            for prompt in (self.target.prompt, after)
-        )
-        found = compare(before, then, alpha=self.alpha, gain=self.gain)
-        is_same = after.key == self.target.prompt.key
-        # No number of rows would tell a prompt from itself.
-        return replace(found, n_more=0) if is_same else found
-
-    def decided(self, after: Prompt, rows: PromptRows, **about: Any) -> PromptResult:
-        """Accept the new prompt or not; ``about`` is what else the result says."""
-        # What is accepted depends on val alone, and is decided before a test row is read.
-        val = self.compared(after, rows.val, "validation")
-        return PromptResult(
-            program=self.target.with_prompt(after if val.is_proven else self.target.prompt),
-            accepted=val.is_proven,
-            before=self.target.prompt,
-            after=after,
-            val=val,
-            test=self.compared(after, rows.test, "test") if rows.test else None,
-            calls=self.tally.by_stage(),
-            **about,
-        )
-
-
-def _examples(
-    bank: StoredReferences, feedback: ReferenceFeedback, target: Target
-) -> list[dspy.Example]:
-    signature = target.modules[0].predictors()[0].signature
-    readable = [found for found in bank.rows.values() if found.failure is None]
-    if not readable:
-        first = next(iter(bank.rows.values()))
-        raise LayerFailedError(f"No train row has references to read. {first.failure}")
-    return [labelled(found, feedback, signature) for found in readable]
-
-
-def notes_of(bank: StoredReferences, made: Any) -> tuple[str, ...]:
-    """Return what a reader must know of the rows and the optimizer."""
-    lost = [found.row.id for found in bank.rows.values() if found.failure is not None]
+def _notes(stored: StoredReferences, made: Any) -> tuple[str, ...]:
+    lost = [found.row.id for found in stored.rows.values() if found.failure is not None]
     notes = [f"{len(lost)} train rows have no references: {', '.join(lost[:5])}"] if lost else []
     if getattr(made, "flag_compilation_error_occurred", False):
         notes.append("A step of BetterTogether failed; its best program up to then was taken.")

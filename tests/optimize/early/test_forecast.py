@@ -66,10 +66,12 @@ def test_no_more_is_tried_than_there_is() -> None:
 )
 def test_a_budget_ends_the_study_at_its_first_limit(budget: Budget, capped_by: str) -> None:
     found = forecast(SINGLES, VOTES, n_trials=30, n_test=5, num_threads=4, budget=budget)
-    # Half of 40 calls in every case.
-    assert (found.calls, found.capped_by) == (20, capped_by)
-    assert found.usd == pytest.approx(0.2)
-    assert found.seconds == pytest.approx(10.0)
+    # Half of 40 calls in every case; what the whole study would take is still said.
+    assert (found.calls, found.capped_by) == (40, capped_by)
+    assert found.ceiling == getattr(budget, capped_by)
+    assert found.share == pytest.approx(0.5)
+    assert found.usd == pytest.approx(0.4)
+    assert found.seconds == pytest.approx(20.0)
 
 
 def test_a_large_budget_changes_nothing_and_the_seed_decides() -> None:

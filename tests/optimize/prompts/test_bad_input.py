@@ -138,7 +138,12 @@ def test_options_that_do_not_fit_are_refused() -> None:
     refused(
         world, StudyError, message, optimizer=tp.SIMBA(metric=exact, prompt_model=world.outsider)
     )
-    for name, value in {"tuning_share": 1.0, "alpha": 0.5, "gain": 0.0, "num_threads": 0}.items():
+    for name, value in {
+        "tuning_share": 1.0,
+        "alpha": 0.5,
+        "min_gain": 0.0,
+        "num_threads": 0,
+    }.items():
         refused(world, StudyError, f"but got .*{value}", **{name: value})
 
 

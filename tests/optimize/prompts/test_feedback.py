@@ -7,10 +7,15 @@ from typing import Any
 import dspy
 import pytest
 
+from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import place_of
 from moa_dspy.optimize.prompts import ReferenceFeedback
-from moa_dspy.optimize.prompts.references import StoredReferences, StoredRow
-from moa_dspy.optimize.prompts.student import NoAnswer, Scoring, Stop
+from moa_dspy.optimize.prompts.student import (
+    NoAnswer,
+    OptimizerMetric,
+    StoredReferences,
+    StoredRow,
+)
 from moa_dspy.prediction import Response
 from tests.optimize.prompts.world import exact
 
@@ -20,10 +25,10 @@ def feedback(*answers: str, metric: Any = exact, normalise: str = "text", **row:
     example = dspy.Example(id="1", question="2 + 2?", **{"answer": "4", **row})
     example = example.with_inputs("question")
     asked = tuple(Response("a", values={"answer": text}, text=text) for text in answers)
-    stored = StoredRow(example, 0, (asked,), answers)
-    bank = StoredReferences({place_of({"question": "2 + 2?"}): stored})
-    scoring = Scoring.of(metric, Stop())
-    return ReferenceFeedback(scoring, bank, ("answer",), normalise), stored.example
+    read = StoredRow(example, 0, asked, answers)
+    stored = StoredReferences({place_of({"question": "2 + 2?"}): read})
+    checked = OptimizerMetric(CheckedMetric.of(metric))
+    return ReferenceFeedback(checked, stored, ("answer",), normalise), read.example
 
 
 def said(*answers: str, answer: str, **options: Any) -> list[str]:
@@ -119,7 +124,7 @@ def test_a_metric_is_given_as_many_arguments_as_it_takes(arity: int) -> None:
         5: noted,
     }
     found, example = feedback("4", metric=metrics[arity])
-    found.scoring(example, dspy.Prediction(answer="4"), "trace", "name", "its trace")
+    found.metric(example, dspy.Prediction(answer="4"), "trace", "name", "its trace")
     assert len(given[0]) == arity
 
 

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import random
 from functools import cache
 from typing import Any
 
+import dspy
+import numpy as np
 import pytest
+from dspy import teleprompt as tp
+from dspy.dsp.utils.settings import thread_local_overrides
 
+from moa_dspy.errors import StudyError
 from moa_dspy.optimize import PromptResult, optimize_aggregator
 from moa_dspy.optimize.prompts.optimizers import OPTIMIZER_TRAITS
 from tests.optimize.prompts.optimizers import OPTIMIZERS
-from tests.optimize.prompts.world import exact, make_world, mixture, rows
+from tests.optimize.prompts.world import World, exact, make_world, mixture, rows
+
+
+def state(world: World, program: Any) -> dict[str, Any]:
+    """Return all of the caller's that an optimizer might change."""
+    calls = world.pool.calls
+    return {
+        "settings": {**dspy.settings.config, **thread_local_overrides.get()},
+        "pool": (id(calls), id(calls.ledger), calls.ledger.budget, dict(world.pool)),
+        "program": program.dump_state(),
+        "random": random.getstate(),
+        "numpy": repr(np.random.get_state()),
+    }
 
 
 @cache
@@ -18,22 +36,24 @@ def found(name: str) -> tuple[dict[str, int], Any, PromptResult]:
     """Return how often each model was asked, the caller's program and the result."""
     world = make_world()
     make, options = OPTIMIZERS[name]
-    program = mixture(world)
+    program, optimizer = mixture(world), make(world.outsider)
+    before = state(world, program)
     result = optimize_aggregator(
         program,
-        make(world.outsider),
+        optimizer,
         rows("train", 8),
         rows("val", 18),
         metric=exact,
         compile_options=options,
     )
+    assert state(world, program) == before
     return world.log.counts, program, result
 
 
 EVERY = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
-def test_every_optimizer_whose_habits_are_known_is_tried() -> None:
+def test_every_optimizer_whose_traits_are_known_is_tried() -> None:
     assert set(OPTIMIZERS) == set(OPTIMIZER_TRAITS)
 
 
@@ -64,3 +84,22 @@ def test_the_callers_program_stays_as_it_is(name: str) -> None:
     assert program.aggregator.signature.instructions == result.before.instructions
     assert "CAREFULLY" not in result.before.instructions
     assert result.diff
+
+
+class Raises(tp.Teleprompter):
+    """An optimizer that asks, changes settings inside, and fails."""
+
+    def compile(self, student: Any, *, trainset: Any) -> Any:
+        random.seed(1)
+        with dspy.context(lm=None):
+            student(**trainset[0].inputs())
+        raise ValueError("out of ideas")
+
+
+def test_what_is_the_callers_stays_as_it_is_also_if_the_optimizer_raises() -> None:
+    world = make_world()
+    program = mixture(world)
+    before = state(world, program)
+    with pytest.raises(StudyError, match="Raises raised ValueError: out of ideas"):
+        optimize_aggregator(program, Raises(), rows("train"), rows("val"), metric=exact)
+    assert state(world, program) == before

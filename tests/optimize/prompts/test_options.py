@@ -11,7 +11,8 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize import SearchSpace, TryPrompts
 from moa_dspy.optimize.prompts import OPTIMIZERS, PromptOptions, ReferenceDemos
-from moa_dspy.optimize.prompts.builtin import WRITERS
+from moa_dspy.optimize.prompts.builtin import check_tuning
+from moa_dspy.optimize.prompts.optimizers import OPTIMIZER_NAMES, WRITERS
 from moa_dspy.optimize.study_file import check_study
 from tests.optimize.prompts.world import exact, make_world, mixture, rows
 
@@ -54,16 +55,20 @@ def test_a_round_gets_its_part_of_trials_and_budget() -> None:
 
 def test_the_space_takes_its_prompts_from_the_options() -> None:
     options = PromptOptions(candidates=["most_likely"], optimizer="try", top=2)
-    book = options.make_book(mixture(make_world()))
-    assert options.space(SPACE, book).prompts == ("own", "most_likely", "tuned-1", "tuned-2")
+    registry = options.make_registry(mixture(make_world()))
+    assert options.space(SPACE, registry).prompts == ("own", "most_likely", "tuned-1", "tuned-2")
     listed = SearchSpace(
         ("a", "b", "c"), listed=(Architecture((("a", "b"),), "c", prompt="brief"),)
     )
     with pytest.raises(StudyError, match=r"`space.listed`: unknown 'brief'; known ones are most"):
-        options.space(listed, book)
+        options.space(listed, registry)
     votes = SearchSpace(("a", "b", "c"), combines=("vote",))
     with pytest.raises(StudyError, match="needs a space in which an aggregator may synthesize"):
-        options.space(votes, book)
+        options.space(votes, registry)
+
+
+def test_every_name_makes_an_optimizer() -> None:
+    assert sorted(OPTIMIZERS) == sorted(OPTIMIZER_NAMES)
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -73,27 +78,30 @@ def test_whoever_writes_prompts_needs_a_model_and_takes_an_agent_or_the_global_o
     world = make_world()
     options = PromptOptions(optimizer=name)
     with pytest.raises(StudyError, match=f"'{name}' needs a language model to write prompts"):
-        options.check(mixture(world), exact, world.pool, rows("train"))
+        check_tuning(options, mixture(world), exact, world.pool, rows("train"))
     with dspy.context(lm=world.outsider):
-        options.check(mixture(world), exact, world.pool, rows("train"))
-    PromptOptions(optimizer=name, proposer_agent="d").check(
-        mixture(world), exact, world.pool, rows("train")
-    )
+        check_tuning(options, mixture(world), exact, world.pool, rows("train"))
+    options = PromptOptions(optimizer=name, proposer_agent="d")
+    check_tuning(options, mixture(world), exact, world.pool, rows("train"))
     assert sum(world.log.counts.values()) == 0
 
 
 @pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - set(WRITERS)))
 def test_the_others_need_none(name: str) -> None:
     world = make_world()
-    PromptOptions(optimizer=name).check(mixture(world), exact, world.pool, rows("train"))
+    check_tuning(PromptOptions(optimizer=name), mixture(world), exact, world.pool, rows("train"))
     assert sum(world.log.counts.values()) == 0
 
 
 def test_a_metric_with_the_wrong_signature_is_refused() -> None:
     world = make_world()
     with pytest.raises(StudyError, match="`metric` must be a function of"):
-        PromptOptions(candidates=["paper"]).check(
-            mixture(world), lambda example: 1.0, world.pool, rows("train")
+        check_tuning(
+            PromptOptions(candidates=["paper"]),
+            mixture(world),
+            lambda example: 1.0,
+            world.pool,
+            rows("train"),
         )
 
 
@@ -128,7 +136,7 @@ def test_an_optimizer_of_the_users_own_is_imported(name: str) -> None:
     assert isinstance(made.optimizer, ReferenceDemos)
     assert made.n_slots == 2
     world = make_world()
-    made.check(mixture(world), exact, world.pool, rows("train"))
+    check_tuning(made, mixture(world), exact, world.pool, rows("train"))
     assert sum(world.log.counts.values()) == 0
 
 
@@ -144,6 +152,11 @@ def test_an_optimizer_of_the_users_own_is_imported(name: str) -> None:
 )
 def test_what_cannot_be_imported_as_an_optimizer_is_refused(name: str, message: str) -> None:
     world = make_world()
+
+    def make_and_check() -> None:
+        options = from_table(optimizer=name)
+        check_tuning(options, mixture(world), exact, world.pool, rows("train"))
+
     with pytest.raises(StudyError, match=message):
-        from_table(optimizer=name).check(mixture(world), exact, world.pool, rows("train"))
+        make_and_check()
     assert sum(world.log.counts.values()) == 0

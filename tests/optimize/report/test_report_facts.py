@@ -9,7 +9,7 @@ import pytest
 from moa_dspy.optimize.early_facts import EarlyFacts, StudyEstimate
 from moa_dspy.optimize.report import early_lines, report_text, result_lines
 from moa_dspy.optimize.result import StudyResult, TrialRecord
-from moa_dspy.winrate import Interval
+from moa_dspy.winrate import CostVerdict, Interval
 from tests.optimize.report.test_report import PICK, RESULT
 
 EARLY = EarlyFacts(
@@ -22,7 +22,7 @@ EARLY = EarlyFacts(
     rival="small",
     lead=Interval(0.1, 0.04, 0.16, 0.99),
     rescued=0.145,
-    estimate=StudyEstimate(12345, 0.5, 192.3, "usd"),
+    estimate=StudyEstimate(12345, 0.5, 192.3, "usd", 0.2, 0.4),
 )
 SINGLE = TrialRecord(0, "large", "single", 0.5, 0.655, 0.0, 1.0, 0.0001, 1.25, 100)
 FULL = replace(
@@ -40,8 +40,15 @@ FULL = replace(
             "text": "Be brief.",
             "accepted": True,
             "diff": "-a\n+b",
+            "val": {"architecture": "a > synthesize(b; prompt=brief)", "score": 0.71, "own": 0.6},
         },
         {"name": "long", "text": "Be long.", "accepted": False, "diff": "-a\n+c"},
+        {
+            "name": "tuned-1",
+            "text": "Be right.",
+            "accepted": None,
+            "val": {"architecture": "a > synthesize(b; prompt=tuned-1)", "score": 0.5, "own": None},
+        },
         {"name": "paper", "text": "As the paper has it."},
     ),
 )
@@ -50,18 +57,20 @@ FULL = replace(
 @pytest.mark.parametrize(
     "line",
     [
-        "On new questions we expect 69.2 % [65.1, 73.0] of a pick made this way; "
-        "val said 71.0 %, an optimism of 1.8 points.",
+        "Foretold from val alone, before the test: 69.2 % [65.1, 73.0] for a pick made this way; "
+        "val said 71.0 %, an optimism of 1.8 points. The test score above is the measurement.",
         "What explains the differences between architectures on your data: performance 62 %, "
         "diversity 8 %, rest 30 %.",
         "Front: 2 architectures that no other beats on every objective; on val, per question:",
         f"- {PICK}",
         "- large (knee): 65.5 %, 1.0 calls, 0.10 usd per 1,000, 1.25 s",
         "Knee: large, if the objectives matter alike.",
-        "Prompt brief, by COPRO: accepted.",
+        "Prompt brief, by COPRO: accepted; 71.0 % on val with a > synthesize(b; prompt=brief), "
+        "60.0 % with the aggregator's own.",
         "  +b",
         "Prompt long: not proven better, so not used.",
-        "Prompt paper: tried.",
+        "Prompt tuned-1: tried; 50.0 % on val with a > synthesize(b; prompt=tuned-1).",
+        "Prompt paper: tried, but not measured on all val questions.",
     ],
 )
 def test_what_was_found_is_said(line: str) -> None:
@@ -81,8 +90,8 @@ def test_early_facts_are_four_plain_lines() -> None:
         "Warning: large is above every other agent, by 10.0 points [4.0, 16.0] over small; "
         "14.5 % of the questions are missed by it and solved by another, the most that choosing "
         "can add.",
-        "Estimate of the whole study, nothing stopped early: 12,345 calls, 0.50 usd, 3 min 12 s; "
-        "the budget of usd ends it there.",
+        "Estimate of the whole study, nothing stopped early: 12,345 calls, 0.50 usd, 3 min 12 s. "
+        "The budget is the ceiling: 0.20 usd are reached after about 40 % of it.",
     ]
 
 
@@ -99,6 +108,30 @@ def test_what_is_not_known_early_is_not_said() -> None:
     assert "No agent is clearly above all others; large is best, but 14.5 %" in text
     assert text.endswith("early: 10 calls, 0 usd, 1.0 s.")
     assert len(list(early_lines(replace(level, rival=None, lead=None, estimate=None)))) == 2
+
+
+FOR_LESS = CostVerdict(
+    kind="as_good",
+    estimate=-0.004,
+    interval=Interval(-0.004, -0.021, 0.013, 0.9),
+    p_value=0.004,
+    power=0.83,
+    n=300,
+    n_more=0,
+    margin=0.03,
+    cost="usd",
+    ratio=0.17,
+    text="As good as grand within 3 points, at 17 % of its price.",
+)
+
+
+def test_the_verdict_on_costs_is_the_headline() -> None:
+    result = replace(FULL, cost_verdict=FOR_LESS, front_verdicts={"large": FOR_LESS})
+    lines = report_text(result).splitlines()
+    assert lines.index(FOR_LESS.text) + 1 == lines.index(result.verdict.text)
+    assert f"  {FOR_LESS.text}" in list(result_lines(result))
+    assert StudyResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+    assert FOR_LESS.text not in report_text(FULL)
 
 
 def test_a_long_front_is_cut() -> None:
@@ -125,6 +158,6 @@ def test_a_result_survives_its_file(result: StudyResult, tmp_path: Path) -> None
 
 def test_a_file_written_before_these_facts_were_known_still_loads() -> None:
     content = RESULT.to_json()
-    for key in ("expected", "early", "front", "knee", "explained", "prompts"):
+    for key in ("expected", "early", "front", "knee", "explained", "prompts", "cost_verdict"):
         del content[key]
     assert StudyResult.from_json(content) == RESULT

@@ -14,7 +14,7 @@ from tests.optimize.prompts.world import make_world, mixture
 TEXTS = {"paper": AGGREGATE_AND_SYNTHESIZE, "careful": "Read CAREFULLY.", "same": "Read CAREFULLY."}
 
 
-def book(n_slots: int = 2) -> PromptRegistry:
+def registry(n_slots: int = 2) -> PromptRegistry:
     return PromptRegistry.of(mixture(make_world()), TEXTS, n_slots)
 
 
@@ -28,7 +28,7 @@ def entry(found: PromptRegistry, text: str) -> RegisteredPrompt:
 
 
 def test_the_choices_are_declared_once() -> None:
-    found = book()
+    found = registry()
     before = found.names
     assert before == ("own", "paper", "careful", "same", "tuned-1", "tuned-2")
     found.add(entry(found, "Be quick."))
@@ -36,7 +36,7 @@ def test_the_choices_are_declared_once() -> None:
 
 
 def test_a_new_prompt_fills_a_slot_and_a_known_one_none() -> None:
-    found = book(n_slots=1)
+    found = registry(n_slots=1)
     assert found.add(entry(found, "Read CAREFULLY.")) == "careful"
     assert found.add(RegisteredPrompt(found.own, "nobody")) == "own"
     assert found.has_room
@@ -53,19 +53,21 @@ def test_a_new_prompt_fills_a_slot_and_a_known_one_none() -> None:
 def test_equal_prompts_are_one_architecture_and_an_empty_slot_is_the_own(
     name: str | None, canonical_form: str | None
 ) -> None:
-    assert book().canonical(with_prompt(name)) == with_prompt(canonical_form)
+    assert registry().canonical(with_prompt(name)) == with_prompt(canonical_form)
 
 
 def test_the_named_prompt_is_in_the_seat_and_the_program_names_it_no_more() -> None:
     world = make_world()
-    student = Student.of(mixture(world), book())
+    student = Student.of(mixture(world), registry())
     measured = student.to_measure(with_prompt("careful")).mixture
     assert measured.architecture == with_prompt("careful")
     program = student.with_architecture(with_prompt("careful"))
     assert program.architecture == with_prompt(None)
     for made in (measured, program):
         assert made.aggregator.signature.instructions.startswith("Read CAREFULLY.")
-    assert Prompt.of(student.with_architecture(with_prompt(None)).aggregator).key == book().own.key
+    assert (
+        Prompt.of(student.with_architecture(with_prompt(None)).aggregator).key == registry().own.key
+    )
 
 
 def test_an_unknown_prompt_is_an_error_and_never_the_own_in_disguise() -> None:
@@ -73,17 +75,17 @@ def test_an_unknown_prompt_is_an_error_and_never_the_own_in_disguise() -> None:
     with pytest.raises(StudyError, match=r"'brief' of .* is unknown: there are none"):
         Student.of(program).to_measure(with_prompt("brief"))
     with pytest.raises(StudyError, match="'brief' is unknown; known ones are paper, careful, same"):
-        Student.of(program, book()).with_architecture(with_prompt("brief"))
+        Student.of(program, registry()).with_architecture(with_prompt("brief"))
 
 
 @pytest.mark.parametrize("name", ["own", "tuned-1", "tuned-x"])
-def test_names_of_the_book_are_not_the_callers(name: str) -> None:
+def test_names_of_the_registry_are_not_the_callers(name: str) -> None:
     with pytest.raises(StudyError, match=f"`prompts.texts`: '{name}' is taken"):
         PromptRegistry.of(mixture(make_world()), {name: "Read."}, 1)
 
 
-def test_the_book_as_plain_data_has_text_origin_and_difference() -> None:
-    found = book()
+def test_the_registry_as_plain_data_has_text_origin_and_difference() -> None:
+    found = registry()
     found.add(entry(found, "Be quick."))
     names = {one["name"]: one for one in found.to_json()}
     assert list(names) == ["paper", "careful", "same", "tuned-1"]

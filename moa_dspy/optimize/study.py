@@ -28,6 +28,7 @@ from moa_dspy.calls.store.database import shown as shown_url
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.data import Splits, fingerprint
 from moa_dspy.errors import DataError, PoolError, StoreError, StudyError
+from moa_dspy.optimize.prompts.joint import with_prompts
 from moa_dspy.optimize.splits import make_splits
 from moa_dspy.optimize.study_file import StudyFile, read_study
 from moa_dspy.pool import Pool
@@ -81,9 +82,7 @@ class PreparedStudy:
         options = study.make_search(pool, self.metric).options
         for split in ("train", "val", "test"):
             _check_inputs(getattr(self.splits, split), tuple(student.signature.input_fields), split)
-        if study.prompts is not None:
-            study.prompts.check(student, self.metric, pool, self.splits.train)
-            study.prompts.space(options.space, study.prompts.make_registry(student))
+        with_prompts(options, student, self.metric, self.splits.train)
         for agent in () if study.calls.replay_only else self.agents:
             if agent.missing_variables:
                 raise PoolError(

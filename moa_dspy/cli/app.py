@@ -5,6 +5,7 @@ DSPy and Optuna take seconds to import, so every command imports what it needs o
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -64,7 +65,7 @@ def _answer_json(mixture: MixtureOfAgents, prediction: Any) -> str:
             for failed in answer.failures
         ],
     }
-    return json.dumps(content, ensure_ascii=False, default=str)
+    return json.dumps(content, default=str)
 
 
 def _pool_file(name: str) -> Path:
@@ -148,6 +149,10 @@ class OneLineErrors(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                # A model's half emoji, or a console that is not UTF-8, must not end a command.
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except MoaError as error:

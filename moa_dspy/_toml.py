@@ -48,16 +48,19 @@ def options_table(
         without: Options that a table cannot have.
         changes: Type and default of an option that is written otherwise in a table.
     """
-    init = kind.__init__ if isinstance(kind, type) else kind
+    init: Any = kind.__init__ if isinstance(kind, type) else kind  # type: ignore[misc]
     hints = get_type_hints(init)
-    factories = {f.name: f.default_factory for f in fields(kind)} if is_dataclass(kind) else {}
+    listed = fields(kind) if is_dataclass(kind) else ()
+    factories: dict[str, Any] = {
+        f.name: f.default_factory for f in listed if f.default_factory is not MISSING
+    }
     options: dict[str, Any] = {}
     for name, parameter in inspect.signature(init).parameters.items():
         if name == "self" or name in without:
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
-        if factories.get(name, MISSING) is not MISSING:
-            default = factories[name]()  # type: ignore[misc]  # not MISSING
+        if name in factories:
+            default = factories[name]()
         options[name] = changes.get(name, (hints[name], default))
     config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
     name = getattr(kind, "__name__", "Options")

@@ -70,7 +70,7 @@ def made(field: str, name: str, known: Iterable[str], *, has: str) -> Any:
 def code_digest(value: object) -> str:
     """Return 16 hexadecimal digits of the file that defines ``value``; "" if there is none."""
     try:
-        path = inspect.getsourcefile(value if callable(value) else type(value))  # type: ignore[arg-type]
+        path = inspect.getsourcefile(value if callable(value) else type(value))
         return sha256(Path(path or "").read_bytes()).hexdigest()[:16]
     except (TypeError, OSError):
         return ""

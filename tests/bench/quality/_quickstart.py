@@ -11,9 +11,11 @@ import numpy as np
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Calls, Recording
+from moa_dspy.data import Splits
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize import Evaluator, ModelSearch, SearchSpace, StudyResult
+from moa_dspy.optimize import Evaluator, SearchSpace, StudyResult
 from moa_dspy.optimize.nodes import NodeCache
+from moa_dspy.optimize.search import run_search
 from moa_dspy.optimize.study_file import StudyFile, read_study
 from moa_dspy.pool import Pool
 from tests.bench.quality._folder import Answers, Indices, Scores
@@ -48,18 +50,10 @@ class Quickstart:
     def search(self, val: Indices, test: Indices) -> StudyResult:
         """Run the study as its file says, on these rows."""
         study = self.study
-        options = study.search.model_dump()
-        search = ModelSearch(
-            study.make_metric(), self.pool, space=self.space, seed=study.seed, **options
-        )
-        search.memory = self.memory
-        search.compile(
-            _student(study, self.pool),
-            trainset=list(self.train),
-            valset=[self.rows[i] for i in val],
-            testset=[self.rows[i] for i in test],
-        )
-        return search.result
+        search = study.make_search(self.pool, study.make_metric())
+        splits = Splits(self.train, *(tuple(self.rows[i] for i in part) for part in (val, test)))
+        student = _student(study, self.pool)
+        return run_search(search.options, student, splits, node_cache=self.memory).result
 
 
 @lru_cache(maxsize=1)
@@ -71,7 +65,7 @@ def quickstart() -> Quickstart:
     pool = Pool(agents, calls=Calls(recording=recording, replay_only=True))
     splits, space, memory = study.make_splits(), study.make_space(agents), NodeCache()
     rows = (*splits.val, *splits.test)
-    evaluator = Evaluator(_student(study, pool), study.make_metric(), memory=memory)
+    evaluator = Evaluator(_student(study, pool), study.make_metric(), node_cache=memory)
     singles = _singles(evaluator, tuple(pool), rows)
     others = {
         str(one): np.array([outcome.score for outcome in evaluator.measure(one, rows)])

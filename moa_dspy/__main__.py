@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from moa_dspy.cli import main
+from moa_dspy.cli.app import main
 
 main()

@@ -241,7 +241,8 @@ def read_agents(path: Path) -> list[Agent]:
         # TOML has no null.
         if isinstance(table, dict) and table.get("temperature") == "none":
             table["temperature"] = None
-    agents = check_table(list[Agent], tables, where=f"{path}: agents", error=PoolError)
+    where = f"{path}: agents"
+    agents = check_table(list[Agent], tables, where=where, error=PoolError, may_hold_keys=True)
     return [_beside(path, agent) for agent in agents]
 
 

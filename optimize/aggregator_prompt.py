@@ -29,7 +29,7 @@ from moa_dspy.optimize import (
     optimize_aggregator,
 )
 from moa_dspy.optimize.prompts import PromptOptions
-from moa_dspy.optimize.study_file import StudyFile
+from moa_dspy.optimize.study_file import StudyFile, check_study
 from moa_dspy.winrate import mean_interval, paired_interval
 
 HERE = Path(__file__).parent
@@ -92,7 +92,7 @@ def joint(table: dict[str, Any], study: StudyFile, pool: Pool, student: Any) -> 
         n_trials=arm["n_trials"],
         budget=Budget(calls=arm["calls"]),
         random_share=0.0,
-        num_threads=study.search.num_threads,
+        num_threads=study.search["num_threads"],
         seed=study.seed,
         callbacks=[lambda _, trial: print(trial.user_attrs["architecture"], file=sys.stderr)],
     )
@@ -114,7 +114,7 @@ def run(path: Path) -> dict[str, Any]:
     """Run every arm on the same rows, each against the incumbent, and the single agent too."""
     content = tomllib.loads(path.read_text("utf-8"))
     table = content.pop("prompt")
-    study = StudyFile.model_validate(content).with_paths_from(path.parent)
+    study = check_study(content, where=str(path)).with_paths_from(path.parent)
     started, splits, metric = time.monotonic(), study.make_splits(), study.make_metric()
     pool = make_pool(study, table)
     student = study.make_student(pool)
@@ -122,7 +122,7 @@ def run(path: Path) -> dict[str, Any]:
     program: MixtureOfAgents = student.with_architecture(architecture)
     single = student.with_architecture(Architecture.single(str(architecture.aggregator)))
     alone = scores(single, splits.test, metric)
-    options: Any = {"num_threads": study.search.num_threads, "seed": study.seed}
+    options: Any = {"num_threads": study.search["num_threads"], "seed": study.seed}
     arms: dict[str, Any] = {}
     for name, optimizer in optimizers(table, pool, metric):
         train, val, test = splits.train, splits.val, splits.test

@@ -70,7 +70,7 @@ def test_every_key_of_an_agent_is_documented() -> None:
 
 
 SECTIONS: dict[str, type[Any]] = {
-    "Top level": study_file.StudyFile,
+    "Top level": study_file.StudyTables,
     "`[task]`": study_tables.TaskTable,
     "`[data]`": study_tables.DataTable,
     "`[calls]`": study_tables.CallsTable,

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import traceback
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from moa_dspy._toml import check_table, read_toml
+from moa_dspy._toml import check_table, options_table, read_toml
 from moa_dspy.errors import PoolError, StudyError
 
 
@@ -98,3 +99,56 @@ def test_a_key_in_the_wrong_place_is_not_printed_even_in_the_traceback() -> None
     with pytest.raises(StudyError, match="unknown key") as caught:
         check_table(Plan, {"name": "a", "api_key": key}, where="plan", error=StudyError)
     assert key not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    path.write_bytes(b'\xef\xbb\xbfname = "a"\n')
+    assert read_toml(path, error=PoolError) == {"name": "a"}
+
+
+def test_values_nested_too_deeply_are_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text(f"x = {'[' * 5000}{']' * 5000}", "utf-8")
+    with pytest.raises(PoolError, match=r"p\.toml is not TOML"):
+        read_toml(path, error=PoolError)
+
+
+def test_an_old_key_names_the_new_one() -> None:
+    with pytest.raises(
+        StudyError, match=r"^plan\.best\.deep: this key is called `best\.depth` now"
+    ):
+        check_table(
+            Plan,
+            {"name": "a", "best": {"deep": 1}},
+            where="plan",
+            error=StudyError,
+            renamed={"best.deep": "best.depth"},
+        )
+
+
+def test_a_text_that_may_be_a_key_is_not_shown() -> None:
+    value = {"name": "a", "best": {"width": "sk-1"}}
+    with pytest.raises(StudyError, match="but got a text of 4 characters") as caught:
+        check_table(Plan, value, where="plan", error=StudyError, may_hold_keys=True)
+    assert "sk-1" not in str(caught.value)
+    # Elsewhere only a text as long as a key is kept back.
+    assert refused({"name": "a", "best": {"width": "x" * 25}}).endswith("a text of 25 characters.")
+
+
+@dataclass(frozen=True)
+class Options:
+    width: int = 3
+    names: tuple[str, ...] = ()
+    texts: dict[str, str] = field(default_factory=dict)
+    inner: object = None
+
+
+def test_a_table_of_options_has_their_names_types_and_defaults() -> None:
+    table = options_table(Options, without=("inner",), names=(tuple[str, ...], ("a",)))
+    made = check_table(table, {"width": 4}, where="t", error=StudyError)
+    assert made.model_dump() == {"width": 4, "names": ("a",), "texts": {}}
+    with pytest.raises(
+        StudyError, match=r"^t\.inner: unknown key; known ones are names, texts, wid"
+    ):
+        check_table(table, {"inner": 1}, where="t", error=StudyError)

@@ -1,7 +1,11 @@
-"""TODO."""
+"""The command ``moa-dspy``: its subcommands, and errors as one line each.
+
+DSPy and Optuna take seconds to import, so every command imports what it needs on its own.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -61,7 +65,7 @@ def _answer_json(mixture: MixtureOfAgents, prediction: Any) -> str:
             for failed in answer.failures
         ],
     }
-    return json.dumps(content, ensure_ascii=False, default=str)
+    return json.dumps(content, default=str)
 
 
 def _pool_file(name: str) -> Path:
@@ -132,7 +136,12 @@ def check_models(
         raise typer.Exit(2)
 
 
-KEPT = "Interrupted: every answer up to now is kept; the same command with --resume goes on."
+def _interrupted(command: str | None, kept: str) -> str:
+    """Return the line on Ctrl-C; ``kept`` is the text of an interrupt of a study that has begun."""
+    if not kept:
+        return "Interrupted."
+    how = "the same command with --resume" if command == "optimize" else "the same command"
+    return f"Interrupted: {kept}; {how} goes on."
 
 
 class OneLineErrors(TyperGroup):
@@ -140,14 +149,17 @@ class OneLineErrors(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                # A model's half emoji, or a console that is not UTF-8, must not end a command.
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except MoaError as error:
             typer.echo(f"error: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            is_study = ctx.invoked_subcommand in ("optimize", "worker")
-            typer.echo(KEPT if is_study else "Interrupted.", err=True)
+        except KeyboardInterrupt as interrupt:
+            typer.echo(_interrupted(ctx.invoked_subcommand, str(interrupt)), err=True)
             raise typer.Exit(130) from None
 
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The command ``calls``: shows, exports, imports and deletes the calls of a store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _COLUMNS = {
     "seconds": ",.0f",
     "paid_twice": ",",
 }
-"""What the table shows of an agent, and how."""
+"""Columns of the table, and the format of each."""
 
 
 def calls(
@@ -129,7 +129,7 @@ def _show(store: CallStore, chosen: CallFilter, *, as_json: bool) -> None:
     if as_json:
         agents = [asdict(each) for each in found]
         content = {"store": store.database.name, "agents": agents, "total": asdict(total)}
-        typer.echo(json.dumps(content, ensure_ascii=False, allow_nan=False))
+        typer.echo(json.dumps(content, allow_nan=False))
         return
     from rich.console import Console
     from rich.table import Table

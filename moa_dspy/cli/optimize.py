@@ -1,4 +1,4 @@
-"""TODO."""
+"""The commands ``optimize`` and ``worker``: run a study file, alone or beside other processes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from moa_dspy.optimize import StudyResult
+    from moa_dspy.optimize.result import StudyResult
 
 
 def optimize(
@@ -28,22 +28,21 @@ def optimize(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Search for the best mixture, test it, and write program.json and result.json."""
-    from moa_dspy.cli.progress import LiveProgress
-    from moa_dspy.optimize import run_study
-    from moa_dspy.optimize.progress import silent
-    from moa_dspy.optimize.run import RUNS
-    from moa_dspy.optimize.study_file import read_study
+    from moa_dspy.optimize.run import work_on
 
-    folder = out or RUNS / read_study(study).name
+    options: Any = {"out": out, "resume": resume}
     if as_json:
         # Metrics and data readers are the user's: what they print must not end up in the JSON.
         with redirect_stdout(sys.stderr), each_warning_once():
-            result = run_study(study, out=folder, storage=storage, resume=resume, watcher=silent)
-        typer.echo(json.dumps(result.to_json(), ensure_ascii=False, allow_nan=False))
+            ended = work_on(study, storage, **options)
+        # ASCII: a model's half emoji or another console's encoding must not end the command.
+        typer.echo(json.dumps(ended.result.to_json(), allow_nan=False))
         return
+    from moa_dspy.cli.progress import LiveProgress
+
     with LiveProgress() as progress, each_warning_once():
-        result = run_study(study, out=folder, storage=storage, resume=resume, watcher=progress)
-    _show(result, folder)
+        ended = work_on(study, storage, show=progress, **options)
+    _show(ended.result, ended.folder)
 
 
 class _Once(logging.Filter):
@@ -97,19 +96,17 @@ def worker(
 ) -> None:
     """Work on a study with others, on any number of machines, until it is finished."""
     from moa_dspy.cli.progress import LiveProgress
-    from moa_dspy.optimize.run import RUNS
-    from moa_dspy.optimize.study_file import read_study
-    from moa_dspy.optimize.workers import work_on
+    from moa_dspy.optimize.run import work_on
 
-    folder = out or RUNS / read_study(study).name
     with LiveProgress() as progress, each_warning_once():
         ended = work_on(
             study,
             storage,
-            out=folder,
+            out=out,
+            is_helper=True,
             writes_files=out is not None,
             num_threads=threads,
-            watcher=progress,
+            show=progress,
         )
     typer.echo(f"finished: {ended.result.recommended} is the program; {ended.n_tasks} tasks here")
     typer.echo(f"result: {ended.storage}, written to {ended.place}")

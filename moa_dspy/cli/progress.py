@@ -1,4 +1,4 @@
-"""Shows a running study on standard error: a live panel, or plain lines where nobody watches."""
+"""The display of a running study on standard error: a live view, or plain lines in a log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EVERY = 10
 
 
 class LiveProgress:
-    """A ``Watcher`` that is also a context: it draws inside ``with`` and leaves nothing behind.
+    """Takes snapshots inside ``with``: it draws inside ``with`` and leaves nothing behind.
 
     Args:
         stream: Default: standard error. A terminal gets a live view that moves between
@@ -33,7 +33,7 @@ class LiveProgress:
         self._stream = stream if stream is not None else sys.stderr
         self._is_live = self._stream.isatty() if is_live is None else is_live
         self._seen: tuple[Snapshot, float] | None = None
-        self._told: tuple[str, int] | None = None
+        self._last_line: tuple[str, int] | None = None
         self._early: tuple[str, ...] = ()
         self._live: Any = None
         self._started = time.monotonic()
@@ -65,8 +65,8 @@ class LiveProgress:
         if self._is_live:
             return
         now = (snapshot.stage, snapshot.trial // EVERY)
-        if now != self._told:
-            self._told = now
+        if now != self._last_line:
+            self._last_line = now
             self._print("; ".join(lines(snapshot, watched=self._watched)))
             for line in self._early if snapshot.early is not None else ():
                 self._print(line)

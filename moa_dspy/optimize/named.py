@@ -1,28 +1,31 @@
-"""What an option names: one of the known, or an object as ``package.module:name``."""
+"""Objects that an option names: one of the known, or the user's own as ``package.module:name``."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
+from hashlib import sha256
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from moa_dspy.errors import StudyError
 
-MODULE_AND_NAME = "package.module:name"
+MODULE_AND_NAME: Final = "package.module:name"
 
 
 def unknown(field: str, name: str, known: Iterable[str]) -> StudyError:
-    """Return the error of an option that names what nobody knows: option, value, choices."""
+    """Return the error of an option with an unknown name: option, value, choices."""
     return StudyError(f"`{field}`: unknown {name!r}; known ones are {', '.join(sorted(known))}.")
 
 
 def imported(field: str, name: str, known: Iterable[str]) -> Any:
-    """Return what ``package.module:name`` is.
+    """Return the object ``package.module:name``.
 
     Args:
         field: Of the study file.
-        name: What it says.
-        known: Names that it could have said instead.
+        name: Its value.
+        known: Names that could stand there instead.
 
     Raises:
         StudyError: If there is no such object; it names the field, the value and the choices.
@@ -33,7 +36,8 @@ def imported(field: str, name: str, known: Iterable[str]) -> Any:
         raise StudyError(f"`{field}`: unknown {name!r}; known ones are {choices}.")
     try:
         return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:
+        # The module is the user's: its code may raise anything.
         raise StudyError(
             f"`{field}`: {name!r} cannot be imported: {error}; known ones are {choices}."
         ) from error
@@ -44,18 +48,29 @@ def made(field: str, name: str, known: Iterable[str], *, has: str) -> Any:
 
     Args:
         field: Of the study file.
-        name: What it says.
-        known: Names that it could have said instead.
-        has: A method by which such an object is known.
+        name: Its value.
+        known: Names that could stand there instead.
+        has: A method that such an object has.
 
     Raises:
-        StudyError: If it cannot be imported, or making it fails.
+        StudyError: If it cannot be imported, making it fails, or it lacks the method.
     """
     found = imported(field, name, known)
-    if hasattr(found, has) and not isinstance(found, type):
-        return found
+    if not hasattr(found, has) or isinstance(found, type):
+        try:
+            found = found()
+        except Exception as error:
+            kind = type(error).__name__
+            raise StudyError(f"`{field}`: {name!r}() raised {kind}: {error}") from error
+    if not hasattr(found, has):
+        raise StudyError(f"`{field}`: {name!r} is a {type(found).__name__} without `{has}`.")
+    return found
+
+
+def code_digest(value: object) -> str:
+    """Return 16 hexadecimal digits of the file that defines ``value``; "" if there is none."""
     try:
-        return found()
-    except Exception as error:
-        kind = type(error).__name__
-        raise StudyError(f"`{field}`: {name!r}() raised {kind}: {error}") from error
+        path = inspect.getsourcefile(value if callable(value) else type(value))
+        return sha256(Path(path or "").read_bytes()).hexdigest()[:16]
+    except (TypeError, OSError):
+        return ""

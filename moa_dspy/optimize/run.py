@@ -1,24 +1,99 @@
-"""Runs a study file: checks everything, then searches, and writes what was found to a folder."""
+"""The runner of a study file: one of any number of processes that work on the same study.
+
+Every process reads the file, opens the study's database and works until the study is finished.
+One of them at a time coordinates: it runs the search, which offers tasks. The others take tasks,
+and coordinate if the coordinator dies. A process that comes later finds the result.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import json
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-from moa_dspy.calls import Calls, OutagePolicy
-from moa_dspy.errors import OutageError
-from moa_dspy.optimize.progress import ShowSnapshot, silent
+from moa_dspy.architecture import Architecture
+from moa_dspy.calls.attempts import OutagePolicy
+from moa_dspy.calls.budget import Ledger
+from moa_dspy.calls.scope import spending_under
+from moa_dspy.calls.store.database import database_url, shown_url
+from moa_dspy.calls.store.store import CallStore
+from moa_dspy.errors import MoaError, OutageError, StudyError
+from moa_dspy.optimize.evaluate import Evaluator
+from moa_dspy.optimize.nodes import NodeCache
+from moa_dspy.optimize.progress import ShowSnapshot, Snapshot, silent
 from moa_dspy.optimize.result import StudyResult
-from moa_dspy.optimize.search import SearchOutcome
-from moa_dspy.optimize.study import PreparedStudy, RunLog, StagedStore, save_study
-from moa_dspy.optimize.study_file import read_study
-from moa_dspy.optimize.workers import work_on
+from moa_dspy.optimize.search import ModelSearch, SearchOutcome, run_search
+from moa_dspy.optimize.study import (
+    FinishedStudy,
+    PreparedStudy,
+    SharedStudy,
+    digest_of,
+    save_study,
+)
+from moa_dspy.optimize.tasks import QueueWorkers, Task, TaskQueue, TaskRunner
 from moa_dspy.program_file import save_program
 
 RUNS = Path("runs")
 """Where results go without ``out``: a folder of the study's name."""
+CAN_RESUME: Final = "every answer up to now is kept"
+"""Text of the ``KeyboardInterrupt`` of a study that has begun."""
+_LOOK_SECONDS: Final = 0.25
+"""How often a process without the lead looks whether the study has ended, or its leader."""
+_OF_THE_FOLDER: Final = "study"
+"""Key of the only study of a folder's own database."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyEnd:
+    """A finished study, as one of its processes leaves it.
+
+    Attributes:
+        result: What it found.
+        storage: Its database, without passwords.
+        place: Machine and folder of the files that its last coordinator wrote.
+        folder: Of the results of this process.
+        n_tasks: Tasks that this process did.
+    """
+
+    result: StudyResult
+    storage: str
+    place: str
+    folder: Path
+    n_tasks: int
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPlace:
+    """The places of a study's data.
+
+    Attributes:
+        folder: Of the results, and without a ``storage`` of all else.
+        storage: URL of a database that several studies may share.
+    """
+
+    folder: Path
+    storage: str | None = None
+
+    @property
+    def calls(self) -> Path | str:
+        """The database of answers, spending, tasks and the result."""
+        return self.storage or self.folder / "calls.sqlite"
+
+    @property
+    def optuna(self) -> Path | str:
+        """The database of Optuna's study."""
+        return self.storage or self.folder / "study.sqlite3"
+
+    @property
+    def file(self) -> Path | None:
+        """The file of ``calls``; None for a server."""
+        url = database_url(self.calls)
+        return Path(str(url.database)) if url.get_backend_name() == "sqlite" else None
 
 
 def run_study(
@@ -27,86 +102,274 @@ def run_study(
     out: Path | None = None,
     storage: str | None = None,
     resume: bool = False,
-    watcher: ShowSnapshot = silent,
+    show: ShowSnapshot = silent,
 ) -> StudyResult:
-    """Run the study of a file and write its folder.
+    """Run the study of a file, and write its program and result into a folder.
 
-    The folder holds ``calls.sqlite`` (every answer, as it came), ``program.json``,
-    ``result.json``, ``study.sqlite3`` (Optuna's) and ``run.json``. Stored answers are
-    always used. Running a finished study again gives the same result at no call;
-    ``resume`` goes on with one that was interrupted, with what is left of its budget.
-
-    With a ``storage``, all but the results are in that database, and any number of processes
-    may run the same study there, or help (``work_on``): whoever is late goes on with it, and
-    a study that is finished is not run again.
+    The folder also holds ``calls.sqlite`` (every answer, what was spent, how far the study is)
+    and ``study.sqlite3`` (Optuna's). Stored answers are always used. Several processes may run
+    the same study at once, on one folder or, with a ``storage``, on one database: they share the
+    work. An interrupted study goes on with what is left of its budget. A finished study
+    returns its result at no call. Another study on the folder takes the place of the old one.
 
     Args:
         path: The study file.
         out: The folder; default ``runs/NAME``.
         storage: URL of a database, ``sqlite:///FILE`` or ``postgresql://HOST/NAME``.
-        resume: Whether an interrupted run of the same study must be there.
-        watcher: Is shown the progress.
+        resume: Whether the same study must have begun there.
+        show: Is called with the progress.
 
     Raises:
         MoaError: If anything in the file does not fit, before anything is written.
         OutageError: If an endpoint is down for longer than the study waits for it.
+        KeyboardInterrupt: With a text, if the study can be resumed.
     """
-    if storage is not None:
-        folder = out or RUNS / read_study(path).name
-        options: dict[str, Any] = {"resume": resume, "may_set_budget": True, "watcher": watcher}
-        return work_on(path, storage, out=folder, writes_files=True, **options).result
+    return work_on(path, storage, out=out, resume=resume, show=show).result
+
+
+def work_on(
+    path: Path,
+    storage: str | None = None,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    is_helper: bool = False,
+    writes_files: bool = True,
+    num_threads: int | None = None,
+    show: ShowSnapshot = silent,
+) -> StudyEnd:
+    """Work on the study of a file until it is finished, beside any number of other processes.
+
+    Args:
+        path: The study file, the same for all.
+        storage: URL of the database that they share; None is a file in the folder.
+        out: Folder of the results; default ``runs/NAME``.
+        resume: Whether the study must have begun.
+        is_helper: Whether another budget is an error, instead of reopening the study.
+        writes_files: Whether to write the results even if another process coordinated.
+        num_threads: Tasks at the same time; default: the study's.
+        show: Is called with the progress while this process coordinates.
+
+    Raises:
+        MoaError: If anything in the file does not fit, or the study is another one, or an
+            endpoint is down for longer than the study waits for it.
+    """
     prepared = PreparedStudy.read(path)
-    study = prepared.study
-    folder = out or RUNS / study.name
-    log = RunLog(folder / "run.json", prepared.parts)
-    before = log.continued(resume=resume, budget=study.budget.model_dump())
-    store = StagedStore(folder / "calls.sqlite", study=f"{study.name} {log.digest}")
-    ledger = store.ledger(study.make_budget(), spent=before.spent)
-    pool = prepared.make_pool(store, ledger)
-    opening = _Opening(watcher, store, log, pool.calls, study.calls.outage_seconds)
-    try:
-        outcome = prepared.run(pool, ledger=ledger, show=opening, counts=before.counts)
-        result = _write(folder, outcome, prepared.notes)
-        save_study(outcome.study, folder / "study.sqlite3", name=folder.resolve().name)
-        log.write("finished", ledger.spending, outcome.reached)
-        return result
-    except (KeyboardInterrupt, OutageError):
-        store.open()
-        log.write("interrupted", ledger.spending)
-        raise
-    finally:
-        store.close()
+    place = StudyPlace(out or RUNS / prepared.study.name, storage)
+    if resume and place.file is not None and not place.file.exists():
+        raise StudyError(f"There is nothing to resume: {place.file} does not exist.")
+    if writes_files:
+        _check_writable(place.folder)
+    with _opened(place) as opened:
+        runner = Runner(prepared, opened.store, place, show=show)
+        try:
+            runner.join(must_exist=resume, may_set_budget=not is_helper)
+            return runner.run(num_threads, writes_files=writes_files)
+        except OutageError:
+            raise
+        except MoaError:
+            # Unless another process has joined the study, nothing is left of it.
+            opened.is_refused = not runner.has_begun and not runner.shared.has_others
+            raise
 
 
-def _write(folder: Path, outcome: SearchOutcome, notes: Sequence[str]) -> StudyResult:
-    result = replace(outcome.result, notes=(*notes, *outcome.result.notes))
-    folder.mkdir(parents=True, exist_ok=True)
-    scores = {name: row.score for name, row in result.test.items()}
-    save_program(outcome.program, folder / "program.json", scores=scores)
-    result.write(folder / "result.json")
-    return result
-
-
-class _Opening:
-    """Opens the store once every agent has answered its probe, and logs each stage."""
+class Runner:
+    """One process of a study; see ``work_on``."""
 
     def __init__(
-        self,
-        watcher: ShowSnapshot,
-        store: StagedStore,
-        log: RunLog,
-        calls: Calls,
-        outage_seconds: float,
+        self, prepared: PreparedStudy, store: CallStore, place: StudyPlace, *, show: ShowSnapshot
     ) -> None:
-        self._watcher, self._store, self._log, self._calls = watcher, store, log, calls
-        self._outage_seconds = outage_seconds
+        self._prepared, self._store, self._place, self._show = prepared, store, place, show
+        study, parts = prepared.study, prepared.digests
+        is_own = place.storage is None
+        self.shared = SharedStudy(
+            store,
+            _OF_THE_FOLDER if is_own else study.name,
+            parts={**parts, "name": digest_of(study.name)} if is_own else parts,
+            budget=prepared.budget,
+            folder=place.folder if is_own else None,
+        )
+        self.has_begun = False
+        self._budget = store.budget(f"{study.name} {digest_of(parts)}")
+        self._ledger = Ledger(study.budget, backend=self._budget)
+        self._pool = prepared.make_pool(store, self._ledger)
+        self._queue = TaskQueue(store, self.shared.key)
+        self._node_cache = NodeCache()
+        self._rows = {row.id: row for row in (*prepared.splits.val, *prepared.splits.test)}
+        student = study.make_student(self._pool)
+        prompts = None if study.prompts is None else study.prompts.make_registry(student)
+        self._evaluator = Evaluator(
+            student, prepared.metric, node_cache=self._node_cache, registry=prompts
+        )
 
-    def __call__(self, snapshot: Any, /) -> None:
+    def join(self, *, must_exist: bool, may_set_budget: bool) -> None:
+        """Begin the study or join it.
+
+        Raises:
+            StudyError: If the database holds another study, or none that can be resumed.
+        """
+        self._store.owner.register()
+        if self.shared.join(must_exist=must_exist, may_set_budget=may_set_budget):
+            self._budget.restart()
+
+    def run(self, num_threads: int | None, *, writes_files: bool) -> StudyEnd:
+        """Work until the study is finished."""
+        n_threads = num_threads or self._search().options.num_threads
+        tasks = TaskRunner(self._queue, self._work, num_threads=n_threads)
+        try:
+            while (finished := self.shared.finished()) is None:
+                if not self._store.claims.claim(self.shared.claim):
+                    self._help(tasks)
+                    continue
+                try:
+                    # The last coordinator may have finished just before it left.
+                    if self.shared.finished() is None:
+                        self._coordinate(tasks)
+                        writes_files = True
+                finally:
+                    self._store.release(self.shared.claim)
+        except KeyboardInterrupt as interrupt:
+            raise KeyboardInterrupt(CAN_RESUME) from interrupt
+        finally:
+            tasks.close()
+            self._ledger.flush()
+        self.has_begun = True
+        result = _result_of(finished)
+        folder = self._place.folder
+        if writes_files:
+            _write_files(finished, result, folder)
+        where = shown_url(database_url(self._place.calls))
+        return StudyEnd(result, where, finished.place, folder, tasks.n_done)
+
+    def _search(self) -> ModelSearch:
+        return self._prepared.study.make_search(self._pool, self._prepared.metric)
+
+    def _work(self, task: Task) -> None:
+        with spending_under(self._ledger, share=task.share):
+            self._evaluator.ask(Architecture.parse(task.architecture), self._rows[task.example])
+
+    def _help(self, tasks: TaskRunner) -> None:
+        self._pool.calls.outage_policy = self._outage_policy()
+        clock = self._pool.calls.clock
+        last = clock.monotonic() + _LOOK_SECONDS
+        while clock.monotonic() < last:
+            tasks.turn()
+            tasks.rest()
+
+    def _outage_policy(self) -> OutagePolicy:
+        return OutagePolicy(self._prepared.study.calls.outage_seconds)
+
+    def _coordinate(self, tasks: TaskRunner) -> None:
+        """Run the search from its start: what is known costs nothing."""
+        calls, study = self._pool.calls, self._prepared.study
+        # An agent that does not answer its probe is an error, and not waited for.
+        calls.outage_policy = None
+        self._queue.clear()
+        workers = QueueWorkers(self._queue, tasks, self._ledger)
+        outcome = run_search(
+            self._search().options,
+            study.make_student(self._pool),
+            self._prepared.splits,
+            ledger=self._ledger,
+            workers=None if calls.replay_only else workers,
+            node_cache=self._node_cache,
+            show=self._on_progress,
+        )
+        is_own = self._place.storage is None
+        name = self._place.folder.resolve().name if is_own else study.name
+        save_study(outcome.study, self._place.optuna, name=name)
+        self._finish(outcome)
+
+    def _on_progress(self, snapshot: Snapshot, /) -> None:
+        calls = self._pool.calls
         if snapshot.stage != "probe":
-            self._store.open()
-            # An agent that does not answer its probe is an error; from then on it is waited for.
-            if self._calls.outage_policy is None:
-                self._calls.outage_policy = OutagePolicy(self._outage_seconds)
-            if not self._calls.replay_only:
-                self._log.write("running", self._calls.ledger.spending)
-        self._watcher(snapshot)
+            self.has_begun = True
+            if calls.outage_policy is None:
+                calls.outage_policy = self._outage_policy()
+        self._show(snapshot)
+
+    def _finish(self, outcome: SearchOutcome) -> None:
+        self._ledger.flush()
+        spent, found = self._ledger.spending, outcome.result
+        result = replace(
+            found,
+            notes=(*self._prepared.notes, *found.notes),
+            calls_made=spent.made,
+            calls_reused=spent.reused,
+            usd=spent.usd,
+            # The budget's clock runs from the first paid call on: in a replay it never starts.
+            seconds=max(spent.seconds, found.seconds),
+        )
+        scores = {name: row.score for name, row in result.test.items()}
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "program.json"
+            save_program(outcome.program, path, scores=scores)
+            text = path.read_text("utf-8")
+        content = json.dumps(result.to_json(), allow_nan=False)
+        place = f"{socket.gethostname()}:{self._place.folder.resolve()}"
+        self.shared.finish(FinishedStudy(content, text, place))
+
+
+def _result_of(finished: FinishedStudy) -> StudyResult:
+    try:
+        return StudyResult.from_json(json.loads(finished.result))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StudyError(
+            f"The stored result cannot be read ({type(error).__name__}: {error}): it was written "
+            "by another version of moa-dspy. Give the study another `name` or another folder."
+        ) from error
+
+
+def _write_files(finished: FinishedStudy, result: StudyResult, folder: Path) -> None:
+    """Write the program and the result into ``folder``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Several processes may write into one folder, and any may be killed: a file is whole or
+        # old.
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
+            (Path(partial) / "program.json").write_text(finished.program, "utf-8")
+            result.write(Path(partial) / "result.json")
+            for name in ("program.json", "result.json"):
+                (Path(partial) / name).replace(folder / name)
+    except OSError as error:
+        raise StudyError(
+            f"The results cannot be written to {folder}: {error.strerror}. The study is finished "
+            "and kept; the same command with another --out writes them."
+        ) from error
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise if no folder could be made at ``folder``, or no file in it; leave nothing behind."""
+    nearest = next((path for path in (folder, *folder.parents) if path.exists()), Path())
+    try:
+        with tempfile.NamedTemporaryFile(dir=nearest, prefix=".moa-dspy-") as probe:
+            probe.write(b"0" * 2**16)
+            probe.flush()
+    except OSError as error:
+        raise StudyError(f"Results cannot be written to {folder}: {error.strerror}.") from error
+
+
+@dataclass(slots=True)
+class _OpenStore:
+    """The store of a study; the files that were made for a refused study are deleted."""
+
+    store: CallStore
+    is_refused: bool = False
+
+
+@contextmanager
+def _opened(place: StudyPlace) -> Iterator[_OpenStore]:
+    file = place.file
+    is_new = file is not None and not file.exists()
+    folders = [] if file is None else [one for one in file.parents if not one.exists()]
+    opened = _OpenStore(CallStore(place.calls))
+    try:
+        yield opened
+    finally:
+        opened.store.close()
+        if file is not None and is_new and opened.is_refused:
+            for suffix in ("", "-wal", "-shm"):
+                file.with_name(file.name + suffix).unlink(missing_ok=True)
+            for folder in folders:
+                with suppress(OSError):
+                    folder.rmdir()

@@ -333,11 +333,21 @@ def _first(option: Option) -> tuple[float, float, float, str]:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a question may cost at most; None is no limit. A pick never goes beyond."""
+    """What a question may cost at most; None is no limit. A pick never goes beyond.
+
+    Raises:
+        StudyError: If a limit is not positive.
+    """
 
     calls: float | None = None
     usd: float | None = None
     seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("calls", "usd", "seconds"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise StudyError(f"`limits.{name}` must be positive, but got {value}.")
 
     def admit(self, trial: TrialRecord) -> bool:
         """Whether the trial stays within every limit."""

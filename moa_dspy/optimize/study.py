@@ -1,15 +1,17 @@
-"""A study file with everything it names read and checked, before anything is asked or written."""
-
-# DOCS: optimize/study/_log: ``run.json``: which study a folder is of, how far it got, and what it spent. | optimize/study/_staged_store: The call store of a run, which is made only once the study has proved to be one. | optimize/study/_database: Writes a study to a database that Optuna and its dashboard can open.
+"""A study as its processes share it: what it is, its row in the database, and Optuna's trials."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sqlite3
+import tempfile
 import warnings
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,41 +20,31 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from moa_dspy.agent import Agent
-from moa_dspy.calls import (
-    Budget,
-    Call,
-    Calls,
-    CallStore,
-    Ledger,
-    Recording,
-    SharedLimits,
-    Spending,
-    canonical_json,
-    database_url,
-)
-from moa_dspy.calls.call import WritableBackend
-from moa_dspy.calls.store.database import shown_url
-from moa_dspy.data import Splits, fingerprint
-from moa_dspy.errors import StoreError, StudyError
-from moa_dspy.optimize.result import StageCounts
-from moa_dspy.optimize.search import ModelSearch, SearchOutcome, run_search
-from moa_dspy.optimize.space.space import SearchSpace
+from moa_dspy.calls.budget import Ledger
+from moa_dspy.calls.call import WritableBackend, canonical_json
+from moa_dspy.calls.calls import Calls
+from moa_dspy.calls.recording import Recording
+from moa_dspy.calls.store.database import database_url, shown_url
+from moa_dspy.calls.store.store import CallStore
+from moa_dspy.data import METRICS, Splits, fingerprint
+from moa_dspy.errors import DataError, PoolError, StoreError, StudyError
+from moa_dspy.optimize.prompts.joint import with_prompts
 from moa_dspy.optimize.splits import make_splits
 from moa_dspy.optimize.study_file import StudyFile, read_study
 from moa_dspy.pool import Pool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PreparedStudy:
-    """What a run of a study needs, whoever runs it.
+    """A study file with everything it names read and checked, before a call or a write.
 
     Attributes:
         study: The file.
         splits: Its rows, each with an id.
-        metric: What counts as right.
+        metric: The metric of an answer.
         agents: Those that can be asked here.
         notes: On each agent that is left out.
-        space: What may be tried.
+        recording: Answers that were made elsewhere.
     """
 
     study: StudyFile
@@ -60,227 +52,231 @@ class PreparedStudy:
     metric: Any
     agents: tuple[Agent, ...]
     notes: tuple[str, ...]
-    space: SearchSpace
+    recording: Recording | None
 
     @classmethod
     def read(cls, path: Path) -> PreparedStudy:
         """Read the study of a file.
 
         Raises:
-            MoaError: If anything in the file does not fit.
+            MoaError: If anything in the file, or in the files that it names, does not fit.
         """
         study = read_study(path)
         found, metric = study.make_splits(), study.make_metric()
         agents, notes = study.make_agents()
         splits = make_splits(found.train, found.val, found.test, seed=study.seed)
-        return cls(study, splits, metric, agents, notes, study.make_space(agents))
+        source = study.calls.recording
+        recording = Recording.read(source) if source is not None else None
+        prepared = cls(study, splits, metric, agents, notes, recording)
+        prepared.check()
+        return prepared
 
-    @property
-    def parts(self) -> dict[str, Any]:
-        """Every part that decides what the study finds, by name, as plain data."""
-        study = self.study
-        public = [{**asdict(a), "weights": None, "identity": a.identity} for a in self.agents]
-        return {
-            "seed": study.seed,
-            "data": fingerprint(self.splits),
-            "agents": public,
-            "task": study.task.model_dump(),
-            "space": study.space.model_dump(),
-            "search": study.search.model_dump(exclude_none=True),
-            "limits": study.limits.model_dump(),
-            **({"prompts": study.prompts.model_dump()} if study.prompts else {}),
-        }
-
-    def make_pool(self, store: WritableBackend, ledger: Ledger) -> Pool:
-        """Return the agents, whose calls go to ``store``."""
-        wanted = self.study.calls
-        calls = Calls(
-            store,
-            recording=Recording.read(wanted.recording) if wanted.recording else None,
-            replay_only=wanted.replay_only,
-            ledger=ledger,
-        )
-        return Pool(self.agents, calls=calls)
-
-    def run(self, pool: Pool, **options: Any) -> SearchOutcome:
-        """Run the search; ``options`` are those of ``run_search``."""
-        search = ModelSearch(
-            self.metric,
-            pool,
-            space=self.space,
-            limits=self.study.make_limits(),
-            seed=self.study.seed,
-            prompts=self.study.make_prompts(),
-            **{**self.study.search.model_dump(), "sampler": self.study.make_sampler()},
-        )
-        student = self.study.make_student(pool)
-        return run_search(search.options, student, self.splits, **options)
-
-
-@dataclass(frozen=True, slots=True)
-class EarlierRuns:
-    """What earlier runs of the same study leave behind."""
-
-    spent: Spending | None = None
-    counts: StageCounts | None = None
-
-
-class RunLog:
-    """``run.json``: which study this folder is of, how far it got, and what it spent.
-
-    Args:
-        path: The file.
-        parts: Every part of the study by name, as plain data.
-    """
-
-    def __init__(self, path: Path, parts: Mapping[str, Any]) -> None:
-        self.path = path
-        self.parts = {name: digest_of(value) for name, value in parts.items()}
-        self._budget: dict[str, Any] = {}
-
-    @property
-    def digest(self) -> str:
-        """What names the study by its content, and not this run of it."""
-        return digest_of(self.parts)
-
-    def continued(self, *, resume: bool, budget: dict[str, Any]) -> EarlierRuns:
-        """Return what this run starts from.
+    def check(self) -> None:
+        """Make everything once, with calls that go nowhere, so that a mistake is found now.
 
         Raises:
-            StudyError: If ``resume`` finds no run, or one of another study, naming what changed.
+            MoaError: If the parts of the file do not fit each other, or this machine.
         """
-        self._budget = budget
-        old = self._read()
-        if old is None:
-            if resume:
-                raise StudyError(f"There is nothing to resume: {self.path} does not exist.")
-            return EarlierRuns()
-        changed = [name for name, value in self.parts.items() if old["parts"].get(name) != value]
-        if resume and changed:
-            raise StudyError(
-                f"{self.path.parent} holds another study: {', '.join(changed)} changed since. "
-                "Run without --resume, or with another --out."
+        study, pool = self.study, self.make_pool(None, Ledger())
+        student = study.make_student(pool)
+        options = study.make_search(pool, self.metric).options
+        for split in ("train", "val", "test"):
+            rows = getattr(self.splits, split)
+            _check_inputs(rows, tuple(student.signature.input_fields), split)
+            if study.task.metric in METRICS and (split != "train" or study.prompts is not None):
+                _check_gold(rows, split)
+        with_prompts(options, student, self.metric, self.splits.train)
+        for agent in () if study.calls.replay_only else self.agents:
+            if agent.missing_variables:
+                raise PoolError(
+                    f"Agent {agent.name!r}: the environment has no variable "
+                    f"{agent.missing_variables[0]} (`weights` or `api_key_env`)."
+                )
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """A digest of every part that decides what the study finds, by name."""
+        public = [{**asdict(a), "weights": None, "identity": a.identity} for a in self.agents]
+        parts = {**self.study.parts, "data": fingerprint(self.splits), "agents": public}
+        return {name: digest_of(value) for name, value in parts.items()}
+
+    @property
+    def budget(self) -> dict[str, Any]:
+        """The limits of the budget by name."""
+        return asdict(self.study.budget)
+
+    def make_pool(self, store: WritableBackend | None, ledger: Ledger) -> Pool:
+        """Return the agents, whose calls go to ``store``."""
+        replay_only = self.study.calls.replay_only
+        calls = Calls(store, recording=self.recording, replay_only=replay_only, ledger=ledger)
+        return Pool(self.agents, calls=calls)
+
+
+def _check_inputs(rows: Any, fields: tuple[str, ...], split: str) -> None:
+    for row in rows:
+        if missing := [name for name in fields if name not in row.inputs()]:
+            raise DataError(
+                f"`task.signature` has the input {missing[0]!r}, but row {row.id!r} of {split} has "
+                f"only {', '.join(sorted(row.inputs().keys()))}."
             )
-        is_same = not changed and old["budget"] == budget
-        if is_same and old["status"] == "finished":
-            return EarlierRuns(Spending(**old["spent"]), _counts(old["counts"]))
-        return EarlierRuns(Spending(**old["spent"])) if resume else EarlierRuns()
 
-    def write(self, status: str, spent: Spending, counts: StageCounts | None = None) -> None:
-        """Write the state; the old file stays until the new one is whole."""
-        state = {
-            "status": status,
-            "parts": self.parts,
-            "budget": self._budget,
-            "spent": asdict(spent),
-            "counts": asdict(counts) if counts else None,
-        }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(state, indent=2) + "\n", "utf-8")
-        partial.replace(self.path)
 
-    def _read(self) -> dict[str, Any] | None:
-        if not self.path.exists():
-            return None
-        try:
-            state: dict[str, Any] = json.loads(self.path.read_text("utf-8"))
-        except ValueError as error:
-            raise StudyError(f"{self.path} is not a run of moa-dspy: {error}.") from error
-        return state
+def _check_gold(rows: Any, split: str) -> None:
+    """Raise if a row lacks the ``answer`` that every known metric reads."""
+    absent = [row.id for row in rows if _is_absent(row.get("answer", None))]
+    if absent:
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        raise DataError(
+            f"Split {split!r}: no `answer`, which the metric reads, in rows "
+            f"{', '.join(map(repr, absent[:3]))}{more}."
+        )
+
+
+def _is_absent(value: Any) -> bool:
+    is_blank = isinstance(value, str) and not value.strip()
+    return value is None or is_blank or (isinstance(value, float) and math.isnan(value))
 
 
 def digest_of(value: Any) -> str:
     """Return 16 hexadecimal digits that name plain data by its content."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _counts(plain: dict[str, Any]) -> StageCounts:
-    return StageCounts(**{**plain, "phases": tuple(plain.get("phases", ()))})
+@dataclass(frozen=True, slots=True)
+class FinishedStudy:
+    """The end of a study.
 
-
-class StagedStore:
-    """A call store that makes nothing before it is opened: a refused study writes nothing.
-
-    Calls made before are kept in memory and written when it is opened. Where the study's
-    book is in the store, no crash makes the study spend more than its budget.
-
-    Args:
-        place: A file, or the URL of a database, which is opened at once.
-        study: Whose book it keeps.
+    Attributes:
+        result: ``StudyResult.to_json``, as text.
+        program: Content of the program's file.
+        place: Machine and folder in which the coordinator wrote files.
     """
 
-    def __init__(self, place: Path | str, *, study: str) -> None:
-        self._place, self._study = place, study
-        self._waiting: dict[str, Call] = {}
-        is_absent = isinstance(place, Path) and not place.exists()
-        self._store = None if is_absent else CallStore(place)
-        self._ledger = Ledger()
-        self._is_booked = False
+    result: str
+    program: str
+    place: str
 
-    def ledger(self, budget: Budget, *, spent: Spending | None) -> Ledger:
-        """Return the ledger of a run.
 
-        Args:
-            budget: Of the study.
-            spent: By earlier runs, as far as is known without the store; None begins anew.
-        """
-        if self._store is not None and spent is not None:
-            self._is_booked = True
-            self._ledger = Ledger(budget, backend=self._store.budget(self._study, spent=spent))
-        else:
-            self._ledger = Ledger(budget, spent=spent)
-        return self._ledger
+class SharedStudy:
+    """The row of a study in a database; all processes on it have the same parts and budget.
 
-    def get(self, key: str, /) -> Call | None:
-        """Return a stored or waiting call, or None."""
-        waiting = self._waiting.get(key)
-        return waiting or (self._store.get(key) if self._store else None)
+    Args:
+        store: The database.
+        key: Of the row.
+        parts: A digest of every part by name.
+        budget: The limits by name.
+        folder: The folder that the database belongs to: there a study may take the place of
+            another one. None for a database of several studies.
+    """
 
-    def put(self, call: Call, /) -> Call:
-        """Keep a call, and return what is kept under its key."""
-        if self._store is not None:
-            return self._store.put(call)
-        self._waiting[call.key] = call
-        return call
-
-    def claim(self, key: str, /) -> bool:
-        """Take the right to make the call of ``key``; before it is opened, nobody else can."""
-        return self._store is None or self._store.claim(key)
-
-    def release(self, key: str, /) -> None:
-        """Give it back."""
-        if self._store is not None:
-            self._store.release(key)
+    def __init__(
+        self,
+        store: CallStore,
+        key: str,
+        *,
+        parts: Mapping[str, str],
+        budget: Mapping[str, Any],
+        folder: Path | None = None,
+    ) -> None:
+        self.key, self._store, self._folder = key, store, folder
+        self._database = store.database
+        self._parts, self._budget = dict(parts), dict(budget)
 
     @property
-    def limits(self) -> SharedLimits | None:
-        """What all processes on the store keep to; None before it is opened."""
-        return self._store.limits if self._store is not None else None
+    def claim(self) -> str:
+        """The claim of the process that coordinates."""
+        return f"coordinator:{self.key}"
 
-    def open(self) -> None:
-        """Make the store, and write down what was answered and spent until now."""
-        if self._store is None:
-            self._store = CallStore(self._place)
-        for call in self._waiting.values():
-            self._store.put(call)
-        self._waiting.clear()
-        if not self._is_booked:
-            self._is_booked = True
-            book = self._store.budget(self._study)
-            book.restart()
-            self._ledger.move_to(book)
+    def join(self, *, must_exist: bool, may_set_budget: bool) -> bool:
+        """Begin the study, or check that it is the one in the database.
 
-    def close(self) -> None:
-        """Close the store if there is one.
+        Args:
+            must_exist: Whether the study must have begun.
+            may_set_budget: Whether another budget reopens it, instead of being an error.
+
+        Returns:
+            Whether it takes the place of another study.
 
         Raises:
-            StoreError: If an answer that was paid for could not be written.
+            StudyError: If another study is there, naming what changed, or none is.
         """
-        if self._store is not None:
-            if self._is_booked:
-                self._ledger.flush()
-            self._store.close()
+        insert = (
+            "INSERT INTO shared_studies (study, parts, budget) VALUES (?, ?, ?) "
+            "ON CONFLICT (study) DO NOTHING"
+        )
+        values = (self.key, json.dumps(self._parts), json.dumps(self._budget))
+        if not must_exist:
+            self._database.transact(lambda session: session.execute(insert, values))
+        query = "SELECT parts, budget FROM shared_studies WHERE study = ?"
+        rows = self._database.rows(query, (self.key,))
+        if not rows:
+            raise StudyError(
+                f"There is nothing to resume: {self._database.name} has no study {self.key!r}."
+            )
+        parts, budget = map(json.loads, rows[0])
+        names = self._parts.keys() | parts.keys()
+        changed = sorted(name for name in names if self._parts.get(name) != parts.get(name))
+        if budget != self._budget and not may_set_budget:
+            changed.append("budget")
+        if changed and (must_exist or self._folder is None):
+            raise StudyError(self._other_study(changed))
+        if changed:
+            self._replace(changed)
+        elif budget != self._budget:
+            self._reset()
+        return bool(changed)
+
+    def _other_study(self, changed: list[str]) -> str:
+        what = f"{', '.join(changed)} changed since."
+        if self._folder is not None:
+            return (
+                f"{self._folder} holds another study: {what} "
+                "Run without --resume, or with another --out."
+            )
+        return (
+            f"{self._database.name} holds another study {self.key!r}: {what} Give this one another "
+            "`name`, or another --storage."
+        )
+
+    def _replace(self, changed: list[str]) -> None:
+        if not self._store.claim(self.claim):
+            raise StudyError(
+                f"{self._folder} is in use by another process, for another study: "
+                f"{', '.join(changed)} changed since. Wait for it, or give another --out."
+            )
+        try:
+            self._reset()
+        finally:
+            self._store.release(self.claim)
+
+    def _reset(self) -> None:
+        def work(session: Any) -> None:
+            session.execute("DELETE FROM tasks WHERE study = ?", (self.key,))
+            session.execute(
+                "UPDATE shared_studies SET parts = ?, budget = ?, result = NULL, program = NULL "
+                "WHERE study = ?",
+                (json.dumps(self._parts), json.dumps(self._budget), self.key),
+            )
+
+        self._database.transact(work)
+
+    def finished(self) -> FinishedStudy | None:
+        """Return the end of the study; None while it goes on."""
+        query = "SELECT result, program, place FROM shared_studies WHERE study = ?"
+        found = self._database.rows(query, (self.key,))
+        return FinishedStudy(*found[0]) if found and found[0][0] is not None else None
+
+    def finish(self, finished: FinishedStudy) -> None:
+        """Write the end of the study; every process stops working on it."""
+        update = "UPDATE shared_studies SET result = ?, program = ?, place = ? WHERE study = ?"
+        values = (finished.result, finished.program, finished.place, self.key)
+        self._database.transact(lambda session: session.execute(update, values))
+
+    @property
+    def has_others(self) -> bool:
+        """Whether another process has the database open."""
+        query = "SELECT 1 FROM owners WHERE owner <> ? LIMIT 1"
+        return bool(self._database.rows(query, (self._store.owner.id,)))
 
 
 def save_study(study: optuna.Study, place: Path | str, *, name: str) -> None:
@@ -317,20 +313,19 @@ def save_study(study: optuna.Study, place: Path | str, *, name: str) -> None:
 def _write_file(study: optuna.Study, path: Path, *, name: str) -> None:
     # The rows are made in memory and copied in one go: Optuna commits a trial in many small
     # steps, which took 0.2 seconds each on a disk.
-    partial = path.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
     storage = _storage(
         "sqlite://", poolclass=sa.StaticPool, connect_args={"check_same_thread": False}
     )
-    _copy(study, storage, name=name)
-    target = sqlite3.connect(partial)
     try:
-        with storage.engine.connect() as connection:
-            connection.connection.driver_connection.backup(target)  # type: ignore[union-attr]
+        _copy(study, storage, name=name)
+        # Several processes may write into one folder: each has a temporary file of its own.
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder:
+            partial = Path(folder) / path.name
+            with closing(sqlite3.connect(partial)) as target, storage.engine.connect() as source:
+                source.connection.driver_connection.backup(target)  # type: ignore[union-attr]
+            partial.replace(path)
     finally:
-        target.close()
         storage.engine.dispose()
-    partial.replace(path)
 
 
 def _storage(url: str, **options: Any) -> optuna.storages.RDBStorage:

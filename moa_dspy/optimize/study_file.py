@@ -1,9 +1,15 @@
-"""The tables of a study file, as they are written in TOML."""
+"""A study file: its tables, their checks, and the objects that it names.
 
-# DOCS: optimize/study/_samplers: Optuna's samplers as a study file names them. | optimize/prompts/_table: The table ``[prompts]`` of a study file. | optimize/study/_file: A study as written in TOML: the only place where names become objects.
+The tables ``[space]``, ``[search]``, ``[limits]``, ``[budget]`` and ``[prompts]`` have the names,
+types and defaults of ``SearchSpace``, ``ModelSearch``, ``Limits``, ``Budget`` and
+``PromptOptions``, which check their values.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,35 +17,39 @@ import dspy
 import optuna
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa_dspy._toml import check_table, read_toml
+from moa_dspy._toml import check_table, options_table, read_toml, shown_value
 from moa_dspy.adapters import ADAPTERS
 from moa_dspy.agent import Agent, available, read_agents
 from moa_dspy.aggregators import NORMALISERS
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls import Budget
+from moa_dspy.calls.budget import Budget
 from moa_dspy.data import BENCHMARKS, METRICS, Splits, read_rows, split_rows
-from moa_dspy.diversity import DIVERSITY_METRICS as DIVERSITY
-from moa_dspy.errors import StudyError
+from moa_dspy.diversity import DIVERSITY_METRICS
+from moa_dspy.errors import ArchitectureError, PoolError, StudyError
 from moa_dspy.layers import SEAT_MODULES
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize.named import imported, made, unknown
+from moa_dspy.optimize.named import code_digest, imported, made, unknown
 from moa_dspy.optimize.objectives import OBJECTIVES
 from moa_dspy.optimize.prompts.builtin import OPTIMIZERS
 from moa_dspy.optimize.prompts.options import PromptOptions
+from moa_dspy.optimize.search import ModelSearch
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space.rules import providers_of
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.pool import Pool
 
+LAST_SEED: Final = 2**32 - 1
+"""NumPy's and Optuna's largest seed."""
+
 
 class Table(BaseModel):
-    """Frozen, and an unknown key is an error: a typo must not run for an hour."""
+    """A table without a twin in Python; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TaskTable(Table):
-    """What is asked, how it is put to an agent, and what counts as right."""
+    """The question, the way it is put to an agent, and the metric of an answer."""
 
     signature: str
     instructions: str | None = None
@@ -58,7 +68,7 @@ class SizesTable(Table):
 
 
 class DataTable(Table):
-    """Where the rows are, and which split each is in: by a column, or drawn by sizes.
+    """The place of the rows, and the split of each: by a column, or drawn by sizes.
 
     Rows are those of a file, by its ``path`` and ``inputs``, or of a ``benchmark``: its
     ``split`` on the hub, or in the local copy at ``path``.
@@ -75,60 +85,57 @@ class DataTable(Table):
 
 
 class CallsTable(Table):
-    """Where answers come from besides the endpoints."""
+    """Sources of answers besides the endpoints."""
 
     recording: Path | None = None
     replay_only: bool = False
-    outage_seconds: float = Field(default=900.0, gt=0)
+    outage_seconds: float = Field(default=900.0, gt=0, allow_inf_nan=False)
 
 
-class SpaceTable(Table):
-    """The search space; see ``SearchSpace``. Without ``agents``, the whole pool."""
-
-    agents: tuple[str, ...] = ()
-    combines: tuple[str, ...] = ("synthesize", "vote")
-    aggregators: tuple[str, ...] = ()
-    rankers: tuple[str, ...] = ()
-    max_depth: int = 2
-    min_width: int = 2
-    max_width: int = 3
-    max_samples: int = 1
-    listed: tuple[str, ...] = ()
-    must_include: tuple[str, ...] = ()
-    never_together: tuple[tuple[str, str], ...] = ()
-    providers: tuple[str, ...] = ()
-    max_per_provider: int | None = None
-    orders: tuple[str, ...] = ("name",)
-
-
-class SearchTable(Table):
-    """Options of ``ModelSearch``."""
-
-    n_trials: int = Field(default=40, ge=1)
-    objectives: tuple[str, ...] = ("win_rate", "diversity")
-    diversity: str = "disagreement"
-    diversity_weight: float = Field(default=0.0, ge=0)
-    sampler: str | None = None
-    random_share: float = Field(default=0.2, ge=0, lt=1)
-    min_gain: float = Field(default=0.03, gt=0, lt=1)
-    num_threads: int = Field(default=8, ge=1)
+SpaceTable: Final = options_table(
+    SearchSpace,
+    without=("provider_of", "prompts", "ranking"),
+    agents=(tuple[str, ...], ()),
+    listed=(tuple[str, ...], ()),
+)
+SearchTable: Final = options_table(
+    ModelSearch,
+    without=(
+        *("metric", "pool", "space", "limits", "budget", "prompts", "seed"),
+        "callbacks",
+    ),
+    sampler=(str | None, None),
+)
+LimitsTable: Final = options_table(Limits)
+BudgetTable: Final = options_table(Budget)
+PromptsTable: Final = options_table(
+    PromptOptions, without=("compile_options",), optimizer=(str | None, None)
+)
 
 
-class LimitsTable(Table):
-    """What one question may cost at most."""
+class StudyTables(Table):
+    """All keys of a study file."""
 
-    calls: float | None = Field(default=None, gt=0)
-    usd: float | None = Field(default=None, gt=0)
-    seconds: float | None = Field(default=None, gt=0)
+    name: str
+    seed: int = 0
+    task: TaskTable
+    data: DataTable
+    pool: Path | None = None
+    agents: Any = ()
+    calls: CallsTable = CallsTable()
+    space: SpaceTable = SpaceTable()  # type: ignore[valid-type]  # made above
+    search: SearchTable = SearchTable()  # type: ignore[valid-type]
+    limits: LimitsTable = LimitsTable()  # type: ignore[valid-type]
+    budget: BudgetTable = BudgetTable()  # type: ignore[valid-type]
+    prompts: PromptsTable | None = None  # type: ignore[valid-type]
 
 
-class BudgetTable(Table):
-    """What the study may spend at most."""
-
-    calls: int | None = Field(default=None, gt=0)
-    tokens: int | None = Field(default=None, gt=0)
-    usd: float | None = Field(default=None, gt=0)
-    seconds: float | None = Field(default=None, gt=0)
+RENAMED: Final = {
+    "task.agent": "task.module",
+    "search.gain": "search.min_gain",
+    "search.n_threads": "search.num_threads",
+}
+"""Keys of earlier study files, and their names now."""
 
 
 SAMPLERS: Final[dict[str, Any]] = {
@@ -136,81 +143,57 @@ SAMPLERS: Final[dict[str, Any]] = {
     "random": optuna.samplers.RandomSampler,
     "tpe": optuna.samplers.TPESampler,
 }
+"""Optuna's samplers by the names of ``search.sampler``."""
 
 
-def make_sampler(name: str | None, *, seed: int) -> Any:
-    """Return the sampler that a study names; None where the response model proposes.
+@dataclass(frozen=True, slots=True)
+class StudyFile:
+    """A study file whose values are checked; its paths are relative to the working folder.
 
-    Raises:
-        StudyError: If it is unknown, or cannot be made.
+    Attributes:
+        name: Of the study, and of its folder.
+        seed: Of everything random.
+        task: Signature, adapter, metric.
+        data: The rows.
+        pool: The file of the agents; None if the study lists them.
+        agents: The agents that the study lists.
+        calls: Recording and outages.
+        space: Given options of ``SearchSpace``; architectures are texts.
+        search: Given options of ``ModelSearch``; the sampler is a name.
+        limits: On the costs of one question.
+        budget: Of the whole study.
+        prompts: Prompts as a choice of the search, or None.
+        parts: Every table that decides what the study finds, as plain data.
     """
-    if name is None:
-        return None
-    if name in SAMPLERS:
-        return SAMPLERS[name](seed=seed)
-    return made("search.sampler", name, SAMPLERS, has="sample_independent")
 
-
-class PromptsTable(BaseModel):
-    """Options of ``PromptOptions``; the optimizer by name, or ``package.module:name``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    candidates: tuple[str, ...] = ()
-    texts: dict[str, str] = {}
-    optimizer: str | None = None
-    proposer_agent: str | None = None
-    rounds: int = Field(default=1, ge=1)
-    share: float = Field(default=0.3, gt=0, lt=1)
-    top: int = Field(default=2, ge=1)
-    demos: int = Field(default=3, ge=0)
-    n_prompts: int = Field(default=6, ge=1)
-    tuning_share: float = Field(default=0.5, ge=0, lt=1)
-
-    def make(self) -> PromptOptions:
-        """Return the options.
-
-        Raises:
-            StudyError: If a name is unknown or the options do not fit each other.
-        """
-        wanted: Any = self.optimizer
-        if wanted is not None and ":" in wanted:
-            wanted = made("prompts.optimizer", wanted, OPTIMIZERS, has="compile")
-        return PromptOptions(**{**self.model_dump(), "optimizer": wanted})
-
-
-class StudyFile(Table):
-    """A whole study. Paths are relative to the file."""
-
-    name: str = Field(pattern=r"^[\w.-]+$")
-    seed: int = 0
+    name: str
+    seed: int
     task: TaskTable
     data: DataTable
-    pool: Path | None = None
-    agents: tuple[Agent, ...] = ()
-    calls: CallsTable = CallsTable()
-    space: SpaceTable = SpaceTable()
-    search: SearchTable = SearchTable()
-    limits: LimitsTable = LimitsTable()
-    budget: BudgetTable = BudgetTable()
-    prompts: PromptsTable | None = None
+    pool: Path | None
+    agents: tuple[Agent, ...]
+    calls: CallsTable
+    space: Mapping[str, Any]
+    search: Mapping[str, Any]
+    limits: Limits
+    budget: Budget
+    prompts: PromptOptions | None
+    parts: Mapping[str, Any]
 
     def with_paths_from(self, folder: Path) -> StudyFile:
         """Return the study with every path made relative to ``folder``."""
-        update: dict[str, Any] = {}
-        if self.data.path is not None:
-            update["data"] = self.data.model_copy(update={"path": folder / self.data.path})
-        if self.pool is not None:
-            update["pool"] = folder / self.pool
-        if self.calls.recording is not None:
-            recording = folder / self.calls.recording
-            update["calls"] = self.calls.model_copy(update={"recording": recording})
-        return self.model_copy(update=update)
+        data, calls = self.data, self.calls
+        if data.path is not None:
+            data = data.model_copy(update={"path": folder / data.path})
+        if calls.recording is not None:
+            calls = calls.model_copy(update={"recording": folder / calls.recording})
+        pool = None if self.pool is None else folder / self.pool
+        return replace(self, data=data, pool=pool, calls=calls)
 
     def make_agents(self) -> tuple[tuple[Agent, ...], tuple[str, ...]]:
         """Return the agents that can be asked here, and a line on each that is left out.
 
-        A replay asks nobody, so there no agent is left out.
+        A replay asks no agent, so there none is left out.
         """
         if (self.pool is None) == (not self.agents):
             raise StudyError("A study has either `pool`, a file, or `[[agents]]`, and not both.")
@@ -225,17 +208,17 @@ class StudyFile(Table):
 
         Args:
             agents: Of the pool.
-            prompts: Names of the prompts that a search may give to who synthesizes.
+            prompts: Names of the prompts that a search may give to a synthesizing aggregator.
         """
-        options = self.space.model_dump()
-        known = [agent.name for agent in agents]
-        for name in self.space.agents:
+        known = tuple(agent.name for agent in agents)
+        options: dict[str, Any] = {"agents": known, **self.space}
+        options["agents"] = options["agents"] or known
+        for name in options["agents"]:
             if name not in known:
                 raise StudyError(
                     f"`space.agents`: unknown agent {name!r}; the pool has {', '.join(known)}."
                 )
-        options["agents"] = self.space.agents or tuple(known)
-        options["listed"] = tuple(Architecture.parse(text) for text in self.space.listed)
+        options["listed"] = tuple(map(_listed, options.get("listed", ())))
         return SearchSpace(**options, prompts=prompts, provider_of=providers_of(agents))
 
     def make_splits(self) -> Splits:
@@ -250,14 +233,10 @@ class StudyFile(Table):
         return splits.limit(n_train=limit.train, n_val=limit.val, n_test=limit.test)
 
     def make_student(self, pool: Pool) -> MixtureOfAgents:
-        """Return the program whose seats are to be filled."""
+        """Return the program that the search fills with agents."""
         task = self.task
-        try:
-            signature = dspy.make_signature(task.signature, task.instructions)
-        except ValueError as error:
-            raise StudyError(f"`task.signature`: {error}") from error
         return MixtureOfAgents(
-            signature,
+            _signature(task),
             Architecture.single(next(iter(pool))),
             pool=pool,
             module=SEAT_MODULES[task.module],
@@ -266,25 +245,40 @@ class StudyFile(Table):
         )
 
     def make_metric(self) -> Any:
-        """Return the metric: one of ours by name, or ``package.module:name``."""
+        """Return the metric: a known one by name, or ``package.module:name``."""
         name = self.task.metric
-        return METRICS[name] if name in METRICS else imported("task.metric", name, METRICS)
+        if name in METRICS:
+            return METRICS[name]
+        metric = imported("task.metric", name, METRICS)
+        if not callable(metric):
+            raise StudyError(f"`task.metric`: {name!r} must be a function, but is {metric!r}.")
+        return metric
+
+    def make_search(self, pool: Pool, metric: Any) -> ModelSearch:
+        """Return the search; ``compile`` runs it.
+
+        Args:
+            pool: The agents.
+            metric: From ``make_metric``.
+        """
+        return ModelSearch(
+            metric,
+            pool,
+            space=self.make_space(tuple(pool.values())),
+            limits=self.limits,
+            seed=self.seed,
+            prompts=self.prompts,
+            **{**self.search, "sampler": self.make_sampler()},
+        )
 
     def make_sampler(self) -> Any:
-        """Return Optuna's sampler; None where the response model proposes."""
-        return make_sampler(self.search.sampler, seed=self.seed)
-
-    def make_limits(self) -> Limits:
-        """Return what a question may cost."""
-        return Limits(**self.limits.model_dump())
-
-    def make_prompts(self) -> PromptOptions | None:
-        """Return what the search may do to prompts; None without a table."""
-        return None if self.prompts is None else self.prompts.make()
-
-    def make_budget(self) -> Budget:
-        """Return what the study may spend."""
-        return Budget(**self.budget.model_dump())
+        """Return Optuna's sampler; None where the surrogate model proposes."""
+        name = self.search.get("sampler")
+        if name is None:
+            return None
+        if name in SAMPLERS:
+            return SAMPLERS[name](seed=self.seed)
+        return made("search.sampler", name, SAMPLERS, has="sample_independent")
 
 
 def read_study(path: Path) -> StudyFile:
@@ -293,27 +287,96 @@ def read_study(path: Path) -> StudyFile:
     Raises:
         StudyError: If the file cannot be read, or a field does not fit: field, value, choices.
     """
-    content = read_toml(path, error=StudyError)
-    study = check_table(StudyFile, content, where=str(path), error=StudyError)
+    return check_study(read_toml(path, error=StudyError), where=str(path)).with_paths_from(
+        path.parent
+    )
+
+
+def check_study(content: Mapping[str, Any], *, where: str) -> StudyFile:
+    """Return the study of a file's content; its paths are as they are written.
+
+    Args:
+        content: Plain data.
+        where: Begins errors.
+
+    Raises:
+        StudyError: If a field does not fit.
+        PoolError: If an agent does not.
+    """
+    tables: Any = check_table(StudyTables, content, where=where, error=StudyError, renamed=RENAMED)
+    _check_names(tables)
+    _check_rows_are_named(tables.data, where=where)
+    agents = check_table(
+        tuple[Agent, ...],
+        tables.agents,
+        where=f"{where}.agents",
+        error=PoolError,
+        may_hold_keys=True,
+    )
+    study = StudyFile(
+        name=tables.name,
+        seed=tables.seed,
+        task=tables.task,
+        data=tables.data,
+        pool=tables.pool,
+        agents=agents,
+        calls=tables.calls,
+        space=_given(tables.space),
+        search=_given(tables.search),
+        limits=Limits(**_given(tables.limits)),
+        budget=Budget(**_given(tables.budget)),
+        prompts=None if tables.prompts is None else _prompts(tables.prompts),
+        parts=_parts(tables),
+    )
+    _signature(study.task)
+    study.make_sampler()
+    return study
+
+
+def _given(table: BaseModel) -> dict[str, Any]:
+    return {name: getattr(table, name) for name in table.model_fields_set}
+
+
+def _prompts(table: BaseModel) -> PromptOptions:
+    options = _given(table)
+    optimizer = options.get("optimizer")
+    if optimizer is not None and ":" in optimizer:
+        options["optimizer"] = made("prompts.optimizer", optimizer, OPTIMIZERS, has="compile")
+    return PromptOptions(**options)
+
+
+def _parts(tables: Any) -> dict[str, Any]:
+    names = ("task", "space", "search", "limits", "prompts")
+    plain = tables.model_dump(include={*names}, exclude={"search": {"num_threads"}})
+    own = [text for text in (tables.task.metric, tables.search.sampler) if text and ":" in text]
+    # A metric of the user's own may change while its name stays.
+    plain["code"] = {text: code_digest(imported("task.metric", text, ())) for text in own}
+    return {"seed": tables.seed, **{k: v for k, v in plain.items() if v is not None}}
+
+
+def _check_names(tables: Any) -> None:
+    if not re.fullmatch(r"[\w-][\w.-]*", tables.name):
+        raise StudyError(
+            "`name` must be a plain word of letters, digits, `_`, `-` and `.` that does not begin "
+            f"with a dot, but got {shown_value(tables.name)}."
+        )
+    if not 0 <= tables.seed <= LAST_SEED:
+        raise StudyError(f"`seed` must be in [0, {LAST_SEED}], but got {shown_value(tables.seed)}.")
     names: list[tuple[str, str | None, Any]] = [
-        ("task.adapter", study.task.adapter, ADAPTERS),
-        ("task.module", study.task.module, SEAT_MODULES),
-        ("task.normalise", study.task.normalise, NORMALISERS),
-        ("data.benchmark", study.data.benchmark, BENCHMARKS),
-        ("search.diversity", study.search.diversity, DIVERSITY),
-        *(("search.objectives", name, OBJECTIVES) for name in study.search.objectives),
+        ("task.adapter", tables.task.adapter, ADAPTERS),
+        ("task.module", tables.task.module, SEAT_MODULES),
+        ("task.normalise", tables.task.normalise, NORMALISERS),
+        ("data.benchmark", tables.data.benchmark, BENCHMARKS),
+        ("search.diversity", tables.search.diversity, DIVERSITY_METRICS),
+        *(("search.objectives", name, OBJECTIVES) for name in tables.search.objectives),
     ]
     for field, name, registry in names:
         if name is not None and name not in registry:
             raise unknown(field, name, registry)
-    _check_rows_are_named(study.data, where=str(path))
-    study.make_prompts()
-    study.make_sampler()
-    return study.with_paths_from(path.parent)
 
 
 def _check_rows_are_named(data: DataTable, *, where: str) -> None:
-    """Rows come from a file with inputs, or from a benchmark that knows its own."""
+    """Check that rows come from a file with inputs, or from a benchmark that knows its own."""
     if data.benchmark is None:
         for key, value in {"path": data.path, "inputs": data.inputs}.items():
             if not value:
@@ -322,6 +385,25 @@ def _check_rows_are_named(data: DataTable, *, where: str) -> None:
             raise StudyError("`data.split` goes with `data.benchmark`; else name `split_column`.")
     elif data.inputs or data.columns:
         raise StudyError("`data` has either `benchmark` or `inputs` and `columns`, and not both.")
+
+
+def _listed(text: str) -> Architecture:
+    try:
+        return Architecture.parse(text)
+    except ArchitectureError as error:
+        raise StudyError(f"`space.listed`: {error}") from error
+
+
+def _signature(task: TaskTable) -> Any:
+    try:
+        return dspy.make_signature(task.signature, task.instructions)
+    except Exception as error:
+        # DSPy parses it as Python, so a typo raises what Python raises.
+        what = " ".join(str(error).split())
+        raise StudyError(
+            f"`task.signature`: {task.signature!r} is no signature such as 'question -> answer': "
+            f"{what}"
+        ) from error
 
 
 def _rows(data: DataTable) -> list[dspy.Example]:

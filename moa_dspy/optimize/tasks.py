@@ -1,6 +1,9 @@
-"""What a study wants asked, as rows that any process may take; those of the dead are free again."""
+"""Tasks of a study: their queue in the database, the threads that work on them, and their offer.
 
-# DOCS: optimize/workers/_hands: The threads of one process that work on tasks. | optimize/workers/_crew: The coordinator's side: it offers tasks, works on them too, and says when a row is ready.
+A task is one architecture on one example. The coordinator's ``QueueWorkers`` offers tasks; a
+``TaskRunner`` in each process takes them from the ``TaskQueue``, asks the models, and hands them
+in. The answers are in the call store then, where the coordinator reads them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ from typing import Any, Final, TypeAlias
 import dspy
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls import CallStore, Ledger, budget_share, call_scope
+from moa_dspy.calls.budget import Ledger
+from moa_dspy.calls.scope import budget_share, call_scope
+from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import OutageError, StoreError
 
 _FIRST_LATER = 2**40
@@ -30,7 +35,7 @@ class Task:
     Attributes:
         architecture: In text notation.
         example: Its id.
-        share: The part of the budget that the stage which wants it may use.
+        share: Part of the budget that the stage of this task may use.
     """
 
     architecture: str
@@ -39,18 +44,18 @@ class Task:
 
 
 class TaskQueue:
-    """The tasks of one study; taking the same one twice costs nothing, for calls are made once.
+    """The tasks of one study; taking one twice costs nothing, as every call is made once.
 
     Args:
-        store: Where they lie.
-        study: Whose they are.
+        store: The database of the study.
+        study: The key of the study there.
     """
 
     def __init__(self, store: CallStore, study: str) -> None:
         self._owner, self._database, self._study = store.owner, store.database, study
-        of_nobody = f"{_OF_STUDY} AND owner IS NULL"
-        self._look = f"SELECT 1 FROM tasks WHERE {of_nobody} LIMIT 1"
-        first = f"SELECT number FROM tasks WHERE {of_nobody} ORDER BY number LIMIT ?"
+        unowned = f"{_OF_STUDY} AND owner IS NULL"
+        self._look = f"SELECT 1 FROM tasks WHERE {unowned} LIMIT 1"
+        first = f"SELECT number FROM tasks WHERE {unowned} ORDER BY number LIMIT ?"
         chosen = f"IN ({first})"
         if self._database.is_postgresql:
             # As an array it is read once; a plain subquery may be run again, and take more.
@@ -61,16 +66,16 @@ class TaskQueue:
         )
 
     def clear(self) -> None:
-        """Forget what is open: a new coordinator says itself what it wants."""
+        """Delete the open tasks; a new coordinator publishes its own."""
         delete = f"DELETE FROM tasks WHERE {_OF_STUDY}"
         self._database.transact(lambda session: session.execute(delete, (self._study,)))
 
     def publish(self, tasks: Iterable[Task], *, is_urgent: bool = True) -> None:
-        """Offer tasks, in this order; of those that are known only their place may change.
+        """Offer tasks, in this order; a task that is known moves forward at most.
 
         Args:
-            tasks: What is wanted.
-            is_urgent: Whether they go before all that is not.
+            tasks: In the order in which they are wanted.
+            is_urgent: Whether they go before all tasks that are not urgent.
         """
         wanted = list(tasks)
         first = 0 if is_urgent else _FIRST_LATER
@@ -93,7 +98,7 @@ class TaskQueue:
         self._database.transact(work, is_durable=False)
 
     def exchange(self, done: Sequence[Task], *, n: int) -> list[Task]:
-        """Hand in tasks that are done, and take at most ``n`` others, the first ones first."""
+        """Hand in tasks that are done, and take at most ``n`` others in the queue's order."""
         if not done and not (n and self._database.rows(self._look, (self._study,))):
             return []
         self._owner.register()
@@ -113,15 +118,15 @@ class TaskQueue:
         return [Task(*rest) for _, *rest in sorted(taken)]
 
     def open_examples(self, architecture: str) -> set[str]:
-        """Return the examples on which ``architecture`` is still to be asked."""
+        """Return the examples of the open tasks of ``architecture``."""
         query = f"SELECT example FROM tasks WHERE {_OF_STUDY} AND architecture = ?"
         return {example for (example,) in self._database.rows(query, (self._study, architecture))}
 
-    def free_the_dead(self, *, with_mine: bool = False) -> None:
-        """Offer the tasks of processes that are gone again.
+    def free_orphans(self, *, with_mine: bool = False) -> None:
+        """Offer the tasks of dead processes again.
 
         Args:
-            with_mine: Whether those of this process are free too: it is at work on none, so they
+            with_mine: Whether tasks of this process are free too: if it works on none, they
                 were taken in a transaction whose end was lost with the connection.
         """
         found = self._database.rows(
@@ -143,99 +148,100 @@ class TaskQueue:
         session.execute(free, (self._study, who))
 
 
-NodeRequest: TypeAlias = Callable[[Task], None]
+TaskWork: TypeAlias = Callable[[Task], None]
+"""Makes every call that a task needs, into the store."""
 
-_LOOK_AT_DEAD_SECONDS: Final = 0.5
+_LOOK_FOR_ORPHANS_SECONDS: Final = 0.5
 _FIRST_PAUSE_SECONDS: Final = 0.005
 _LONGEST_PAUSE_SECONDS: Final = 0.05
 
 
 class TaskRunner:
-    """Takes as many tasks as it has threads and hands in what is done; one thread calls it.
+    """Takes as many tasks as it has threads and hands in those that are done; not thread-safe.
 
-    A model's failure, an end of the budget, or a mistake in a program is met again by the
-    coordinator, where it counts; here it ends a task.
+    A failure of a model, the end of the budget, or a mistake in a program ends a task without
+    notice: the coordinator meets it again when it measures the architecture, and reports it.
 
     Args:
-        board: Where the tasks are.
-        ask: Asks all that a task needs, into the store.
+        queue: The tasks of the study.
+        work: Is called in a thread.
         num_threads: Tasks at the same time.
     """
 
-    def __init__(self, board: TaskQueue, ask: NodeRequest, *, num_threads: int) -> None:
-        self._board, self._ask, self._n_threads = board, ask, num_threads
+    def __init__(self, queue: TaskQueue, work: TaskWork, *, num_threads: int) -> None:
+        self._queue, self._work, self._n_threads = queue, work, num_threads
         self._running: dict[Future[None], Task] = {}
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="moa-task")
-        self._given_up = threading.Event()
+        self._cancelled = threading.Event()
         self._looked_at = 0.0
         self._pause = _FIRST_PAUSE_SECONDS
         self.n_done = 0
 
     def turn(self) -> None:
-        """Hand in what is done and take what is free.
+        """Hand in done tasks and take free ones.
 
         Raises:
             StoreError: If the store cannot be used.
-            OutageError: If an endpoint is down for longer than it is waited for.
+            OutageError: If an endpoint is down for longer than the study waits for it.
         """
         done = [future for future in self._running if future.done()]
         tasks = [self._running.pop(future) for future in done]
         for future in done:
             future.result()
-        taken = self._board.exchange(tasks, n=self._n_threads - len(self._running))
+        taken = self._queue.exchange(tasks, n=self._n_threads - len(self._running))
         self.n_done += len(tasks)
         for task in taken:
-            self._running[self._threads.submit(self._work, task)] = task
+            self._running[self._threads.submit(self._run, task)] = task
         if taken or tasks:
             self._pause = _FIRST_PAUSE_SECONDS
         elif len(self._running) < self._n_threads:
-            self._look_at_dead()
+            self._look_for_orphans()
 
     @property
     def has_news(self) -> bool:
         """Whether a task was done since the last turn."""
         return any(future.done() for future in self._running)
 
-    def _look_at_dead(self) -> None:
+    def _look_for_orphans(self) -> None:
         now = time.monotonic()
-        if now - self._looked_at > _LOOK_AT_DEAD_SECONDS:
+        if now - self._looked_at > _LOOK_FOR_ORPHANS_SECONDS:
             self._looked_at = now
-            self._board.free_the_dead(with_mine=not self._running)
+            self._queue.free_orphans(with_mine=not self._running)
 
     def rest(self) -> None:
-        """Wait until a task is done, or for a moment: 5 ms at first, 50 ms where nothing is new."""
+        """Wait until a task is done, or for a pause: 5 ms at first, 50 ms where nothing is new."""
         if self._running:
             wait(self._running, timeout=self._pause, return_when=FIRST_COMPLETED)
         else:
             time.sleep(self._pause)
         self._pause = min(1.5 * self._pause, _LONGEST_PAUSE_SECONDS)
 
-    def _work(self, task: Task) -> None:
+    def _run(self, task: Task) -> None:
         try:
-            with call_scope(cancelled=self._given_up):
-                self._ask(task)
+            with call_scope(cancelled=self._cancelled):
+                self._work(task)
         except (StoreError, OutageError):
             raise
         except Exception:
-            return  # the coordinator meets it too, and says what it means
+            return  # the coordinator meets it too, and reports it
 
     def close(self) -> None:
-        """Wait for what is on its way, which is paid for; nothing else is begun."""
-        self._given_up.set()
+        """Wait for the calls in flight, which are paid for; start no other one."""
+        self._cancelled.set()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
 
 class QueueWorkers:
-    """A ``Crew`` of all processes that work on a study.
+    """The ``WorkerPool`` of all processes that work on a study.
 
     Args:
-        board: Where tasks are offered.
-        hands: Of this process.
-        ledger: Says which part of the budget the stage may use.
+        queue: The tasks of the study.
+        runner: Of this process.
+        ledger: Says which part of the budget the current stage may use.
     """
 
-    def __init__(self, board: TaskQueue, hands: TaskRunner, ledger: Ledger) -> None:
-        self._board, self._hands, self._ledger = board, hands, ledger
+    def __init__(self, queue: TaskQueue, runner: TaskRunner, ledger: Ledger) -> None:
+        self._queue, self._runner, self._ledger = queue, runner, ledger
         self._offered: dict[tuple[str, str], bool] = {}
 
     def announce(
@@ -246,8 +252,8 @@ class QueueWorkers:
         known = self._offered
         fresh = [pair for pair in pairs if pair not in known or (is_urgent and not known[pair])]
         if fresh:
-            tasks = [Task(*pair, budget_share(self._ledger)) for pair in fresh]
-            self._board.publish(tasks, is_urgent=is_urgent)
+            share = budget_share(self._ledger)
+            self._queue.publish([Task(*pair, share) for pair in fresh], is_urgent=is_urgent)
             known.update(dict.fromkeys(fresh, is_urgent))
 
     def ready(
@@ -257,12 +263,12 @@ class QueueWorkers:
         self.announce([(architecture, rows)], is_urgent=True)
         waiting = {row.id: row for row in rows}
         while True:
-            self._hands.turn()
-            still_open = self._board.open_examples(str(architecture))
+            self._runner.turn()
+            still_open = self._queue.open_examples(str(architecture))
             for name in [name for name in waiting if name not in still_open]:
                 yield waiting.pop(name)
-                if self._hands.has_news:
-                    self._hands.turn()
+                if self._runner.has_news:
+                    self._runner.turn()
             if not waiting:
                 return
-            self._hands.rest()
+            self._runner.rest()

@@ -33,7 +33,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-import moa_dspy.optimize.workers  # noqa: F401  # before a process forks: it starts at once
+import moa_dspy.optimize.run  # noqa: F401  # before a process forks: it starts at once
 from moa_dspy.calls import CallStore
 from moa_dspy.cli import app
 from moa_dspy.optimize import run_study

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -140,3 +143,17 @@ def test_a_wrong_way_to_ask_is_explained_and_changes_nothing(
     assert "secret" not in done.stderr
     assert not (tmp_path / "absent.sqlite").exists()
     assert len(store) == 4
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_console_that_is_not_utf8_shows_what_it_can(
+    store: CallStore, tmp_path: Path, encoding: str
+) -> None:
+    store.put(call(7, "caf\u00e9\U0001f600"))
+    done = subprocess.run(
+        [sys.executable, "-m", "moa_dspy", "calls", str(tmp_path / "calls.sqlite")],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"\\U0001f600" in done.stdout

@@ -76,3 +76,16 @@ def test_an_interrupted_study_goes_on_with_resume(
     assert stopped.stderr.endswith("the same command with --resume goes on.\n")
     (folder / "stop").unlink()
     assert run("optimize", "study.toml", "--out", "out", "--resume").exit_code == 0
+
+
+def test_an_interrupt_while_modules_load_promises_nothing(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "interrupted_module.py").write_text("raise KeyboardInterrupt\n", "utf-8")
+    monkeypatch.syspath_prepend(folder)
+    text = (folder / "study.toml").read_text("utf-8")
+    study = text.replace("answer_match", "interrupted_module:metric")
+    (folder / "study.toml").write_text(study, "utf-8")
+    stopped = run("optimize", "study.toml", "--out", "out")
+    assert (stopped.exit_code, stopped.stderr) == (130, "Interrupted.\n")
+    assert not (folder / "out").exists()

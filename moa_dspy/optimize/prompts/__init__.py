@@ -31,7 +31,6 @@ from moa_dspy.optimize.prompts.result import (
     PromptReport,
     PromptResult,
 )
-from moa_dspy.optimize.study_file import PromptsTable
 
 __all__ = [
     "OPTIMIZERS",
@@ -47,7 +46,6 @@ __all__ = [
     "PromptReport",
     "PromptResult",
     "PromptVerdict",
-    "PromptsTable",
     "ReferenceDemos",
     "ReferenceFeedback",
     "RegisteredPrompt",

@@ -11,11 +11,11 @@ import numpy as np
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Calls, Recording
+from moa_dspy.data import Splits
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize import Evaluator, ModelSearch, SearchSpace, StudyResult
+from moa_dspy.optimize import Evaluator, SearchSpace, StudyResult
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.search import run_search
-from moa_dspy.optimize.splits import make_splits
 from moa_dspy.optimize.study_file import StudyFile, read_study
 from moa_dspy.pool import Pool
 from tests.bench.quality._folder import Answers, Indices, Scores
@@ -50,16 +50,8 @@ class Quickstart:
     def search(self, val: Indices, test: Indices) -> StudyResult:
         """Run the study as its file says, on these rows."""
         study = self.study
-        options = study.search.model_dump()
-        search = ModelSearch(
-            study.make_metric(), self.pool, space=self.space, seed=study.seed, **options
-        )
-        splits = make_splits(
-            list(self.train),
-            [self.rows[i] for i in val],
-            [self.rows[i] for i in test],
-            seed=study.seed,
-        )
+        search = study.make_search(self.pool, study.make_metric())
+        splits = Splits(self.train, *(tuple(self.rows[i] for i in part) for part in (val, test)))
         student = _student(study, self.pool)
         return run_search(search.options, student, splits, node_cache=self.node_cache).result
 

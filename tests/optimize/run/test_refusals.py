@@ -39,7 +39,7 @@ def refused(study: Path, out: Path, *, by: type[MoaError], match: str) -> None:
             StudyError,
             r"search\.n_trails: unknown key; .*n_trials.* Did you mean 'n_trials'",
         ),
-        (("n_trials = 8", "n_trials = 0"), StudyError, r"search\.n_trials: .*equal to 1.* got 0"),
+        (("n_trials = 8", "n_trials = 0"), StudyError, r"`n_trials` and .* at least 1 .* got 0,"),
         (
             ("[space]", '[space]\nagents = ["e0", "e9"]'),
             StudyError,
@@ -85,6 +85,36 @@ def refused(study: Path, out: Path, *, by: type[MoaError], match: str) -> None:
             StudyError,
             r"`search\.objectives`: unknown 'beauty'; known ones are calls, ",
         ),
+        (
+            ("question -> answer", "question -> an wer"),
+            StudyError,
+            r"`task\.signature`: 'question -> an wer' is no signature such as",
+        ),
+        (
+            ("seed = 1", "seed = 4294967296"),
+            StudyError,
+            r"`seed` must be in \[0, 4294967295\], but",
+        ),
+        (
+            ('"toy"', '".."'),
+            StudyError,
+            r"`name` must be a plain word .* begin with a dot, .*'\.\.'",
+        ),
+        (
+            ("[search]", "[search]\ngain = 0.1"),
+            StudyError,
+            r"search\.gain: this key is called `search\.min_gain` now",
+        ),
+        (
+            ('adapter = "plain"', 'adapter = "plain"\nagent = "predict"'),
+            StudyError,
+            r"task\.agent: this key is called `task\.module` now",
+        ),
+        (
+            ("question -> answer", "query -> answer"),
+            DataError,
+            r"has the input 'query', but row 'train-0' of train has only question",
+        ),
         (("rows.jsonl", "none.jsonl"), DataError, r"none\.jsonl does not exist"),
         (
             ('"split"', '"part"'),
@@ -124,6 +154,10 @@ def without(data: list[dict[str, Any]], split: str) -> list[dict[str, Any]]:
         (lambda data: [*data[:-1], {**data[-1], "split": "dev"}], "'dev'; choices are train, val"),
         (lambda data: [*data[:-1], {**data[-1], "question": None}], "field 'question' is null"),
         (lambda data: [], "has no rows"),
+        (
+            lambda data: [*data[:-2], {**data[-2], "answer": None}, {**data[-1], "answer": " "}],
+            r"'answer' is null|Split 'test': no `answer`, .* in rows 'test-13', 'test-14'",
+        ),
     ],
 )
 def test_rows_that_do_not_fit_are_refused_and_nothing_is_written(
@@ -199,3 +233,19 @@ def test_an_agent_that_never_answers_is_named_before_the_next_is_asked(
 def test_a_recording_that_is_none_is_refused(write_study: Make, tmp_path: Path) -> None:
     study = write_study(("[space]", '[calls]\nrecording = "rows.jsonl"\n[space]'))
     refused(study, tmp_path / "out", by=MoaError, match="cannot be read as a recording")
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_a_request(
+    server: Any, write_study: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StudyError, match=r"Results cannot be written to .*file/out: Not a direct"):
+        run_study(write_study(), out=tmp_path / "file" / "out")
+    assert not server.asked
+
+
+def test_a_key_in_a_field_of_an_agent_is_not_shown(write_study: Make, tmp_path: Path) -> None:
+    study = write_study(agent='max_tokens = "sk-planted"')
+    with pytest.raises(PoolError, match=r"agents\[0\]\.max_tokens: .* got a text of 10") as caught:
+        run_study(study, out=tmp_path / "out")
+    assert "sk-planted" not in str(caught.value)

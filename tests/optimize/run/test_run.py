@@ -15,7 +15,7 @@ from moa_dspy.errors import StudyError, UnknownCallError
 from moa_dspy.optimize import run_study
 
 Make = Callable[..., Any]
-FILES = ["calls.sqlite", "program.json", "result.json", "run.json", "study.sqlite3"]
+FILES = ["calls.sqlite", "program.json", "result.json", "study.sqlite3"]
 
 
 def read_json(path: Path) -> Any:
@@ -23,7 +23,7 @@ def read_json(path: Path) -> Any:
 
 
 def test_a_study_writes_its_folder_and_running_it_again_asks_nobody(
-    server: Any, write_study: Make, tmp_path: Path, said: Make
+    server: Any, write_study: Make, tmp_path: Path
 ) -> None:
     study, out = write_study(), tmp_path / "out"
     first = run_study(study, out=out)
@@ -33,7 +33,6 @@ def test_a_study_writes_its_folder_and_running_it_again_asks_nobody(
     assert first.calls_made == len(server.asked) == len(set(server.asked))
     assert read_json(out / "program.json")["architecture"]["combine"] == "vote"
     assert read_json(out / "result.json") == first.to_json()
-    assert read_json(out / "run.json")["status"] == "finished"
     with closing(sqlite3.connect(out / "calls.sqlite")) as store:
         assert store.execute("select count(*) from calls").fetchone() == (len(server.asked),)
     storage = optuna.storages.RDBStorage(f"sqlite:///{out / 'study.sqlite3'}")
@@ -46,7 +45,8 @@ def test_a_study_writes_its_folder_and_running_it_again_asks_nobody(
     n_asked = len(server.asked)
     second = run_study(study, out=out)
     assert len(server.asked) == n_asked
-    assert (second.calls_made, said(second)) == (0, said(first))
+    # What a study paid is said of the study, not of the process that found it finished.
+    assert second.to_json() == first.to_json() == read_json(out / "result.json")
 
 
 def recording(out: Path, path: Path, *, without: str = "nothing") -> None:
@@ -66,7 +66,8 @@ def test_a_recording_of_the_store_replays_without_a_server(
     replayed = run_study(write_study(REPLAY), out=tmp_path / "replay")
     assert said(replayed) == said(live)
     assert (replayed.calls_made, replayed.usd) == (0, 0)
-    assert replayed.calls_reused == live.calls_made + live.calls_reused
+    # Live, two threads may want one answer at the same moment: it is made once, and reused.
+    assert live.calls_made <= replayed.calls_reused <= live.calls_made + live.calls_reused
 
 
 def test_a_replay_names_the_call_that_nobody_recorded(write_study: Make, tmp_path: Path) -> None:
@@ -131,7 +132,7 @@ def test_resume_refuses_another_study_and_names_what_changed(
 def test_resume_refuses_other_rows_and_a_folder_without_a_run(
     write_study: Make, tmp_path: Path, data: list[dict[str, Any]]
 ) -> None:
-    with pytest.raises(StudyError, match=r"nothing to resume: .*run\.json does not exist"):
+    with pytest.raises(StudyError, match=r"nothing to resume: .*calls\.sqlite does not exist"):
         run_study(write_study(), out=tmp_path / "none", resume=True)
     assert not (tmp_path / "none").exists()
     run_study(write_study(), out=tmp_path / "out")

@@ -17,7 +17,7 @@ import pytest
 from moa_dspy.calls import CallStore
 from moa_dspy.errors import OutageError, StudyError
 from moa_dspy.optimize import run_study
-from moa_dspy.optimize.workers import work_on
+from moa_dspy.optimize.run import work_on
 from tests.bench.study_world import ROOT, FaultServer, decided, fault_server, write_study
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -44,7 +44,7 @@ def test_a_changed_data_file_is_an_error_that_says_so(
     with pytest.raises(StudyError, match=r"holds another study 'shared': data changed since"):
         run_study(study, out=out, storage=storage, resume=True)
     with pytest.raises(StudyError, match="data changed since"):
-        work_on(study, storage, out=out, writes_files=True)
+        work_on(study, storage, out=out, is_helper=True)
     assert n_asked(server) == n_before
 
 
@@ -84,7 +84,7 @@ def test_a_larger_budget_reopens_a_study_for_who_runs_it_and_is_refused_for_who_
     assert first.calls_made == n_asked(server) <= 60
     study = with_budget(500)
     with pytest.raises(StudyError, match="budget changed since"):
-        work_on(study, storage, out=out, writes_files=False)
+        work_on(study, storage, out=out, is_helper=True, writes_files=False)
     second = run_study(study, out=out, storage=storage)
     assert second.stopped_by is None
     assert second.calls_made == n_asked(server)
@@ -112,7 +112,7 @@ def test_an_outage_stops_a_study_that_goes_on_later_as_if_nothing_had_happened(
         text = study.read_text("utf-8").replace(str(server.port), str(other.port))
         study.write_text(text, "utf-8")
         with pytest.raises(OutageError, match=r"gave no answer for .* the same command goes on"):
-            run_study(study, out=tmp_path / "out", storage=storage, watcher=Down(other.kill))
+            run_study(study, out=tmp_path / "out", storage=storage, show=Down(other.kill))
         answered = CallStore(storage)
         n_kept = len(answered)
         answered.close()

@@ -1,0 +1,315 @@
+"""Mutates study files and pool files and counts what a user should never see.
+
+Usage: python tests/bench/fuzz_studies.py [--json] [--studies 2000] [--pools 1000] [--seed 0]
+       [--whole 0.05]
+
+Every mutated file is run as ``moa-dspy optimize`` would run it, up to the first paid call of the
+single agents (a part of those that are accepted, ``--whole``, to the end). The agents are answered
+by a server of this process.
+
+tracebacks: errors that are not a ``MoaError``, or whose text has more than one line.
+hangs: runs that did not end within ``SECONDS``.
+written_on_refusal: refused runs that left a file or folder.
+keys_shown: errors that show the text which was planted where a key may stand by mistake.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+
+from moa_dspy.errors import MoaError
+from moa_dspy.optimize import run_study
+from moa_dspy.optimize.progress import Snapshot
+
+SECONDS = 20
+KEY = "sk-planted-0123456789abcdefghijklmnop"
+STUDY = """
+name = "toy"
+seed = 1
+pool = "pool.toml"
+[task]
+signature = "question -> answer"
+instructions = "Be brief."
+adapter = "plain"
+module = "predict"
+metric = "answer_match"
+normalise = "text"
+[data]
+path = "rows.jsonl"
+inputs = ["question"]
+split_column = "split"
+limit = { val = 3, test = 3 }
+[calls]
+outage_seconds = 2.0
+[space]
+agents = ["e0", "e1"]
+combines = ["vote", "synthesize"]
+aggregators = ["e0"]
+max_depth = 1
+min_width = 2
+max_width = 2
+max_samples = 1
+listed = ["e0 + e1 > vote"]
+never_together = []
+orders = ["name"]
+[search]
+n_trials = 4
+objectives = ["win_rate", "diversity"]
+diversity = "disagreement"
+diversity_weight = 0.0
+random_share = 0.2
+num_threads = 2
+[limits]
+usd = 1.0
+[budget]
+calls = 500
+[prompts]
+candidates = ["own_first"]
+"""
+POOL = """
+[[agents]]
+name = "e0"
+model = "openai/e0"
+temperature = 0.0
+max_tokens = 64
+api_base = "{base}"
+num_retries = 0
+timeout_seconds = 2.0
+max_concurrent = 4
+usd_per_million_prompt_tokens = 1.0
+[[agents]]
+name = "e1"
+model = "openai/e1"
+temperature = 0.7
+api_base = "{base}"
+num_retries = 0
+timeout_seconds = 2.0
+"""
+VALUES: list[Any] = [
+    *(0, 1, -1, 2, 3, 2**31, 2**32, 2**63, -(2**63), 10**30, 1.5, -0.5, 1e308, 0.0),
+    *(float("nan"), float("inf"), float("-inf"), True, False),
+    *("", " ", ".", "..", "../x", "a/b", "x" * 300, "\u0000", "\U0001f600", "question", KEY),
+    *("question -> an wer", "-> answer", "question ->", "a, a -> b", "q: int -> a: Foo", "lm -> a"),
+    *(
+        "e0",
+        "e9",
+        "e0 + e1 > vote",
+        "e0 * 3 > vote(",
+        "vote",
+        "module:name",
+        ":",
+        "os:path",
+        "json:x",
+    ),
+    *([], [[]], [""], ["e0", "e0"], ["e0", "e1"], [1], [["e0", "e1"]], [["e0"]], {}, {"a": 1}),
+    {"train": 1, "val": 2, "test": 2},
+]
+
+
+class Accepted(Exception):  # noqa: N818  # no error
+    """Ends the run of a study that went as far as the single agents."""
+
+
+class HangError(BaseException):
+    """A run took too long."""
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Answers every question by its last word."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = str(body["messages"][-1]["content"]).split()
+        message = {"role": "assistant", "content": text[-1] if text else "none"}
+        reply = {
+            "id": "1",
+            "object": "chat.completion",
+            "model": "m",
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4},
+        }
+        payload = json.dumps(reply).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """Yield the base URL of a server that answers."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}/v1"
+        running.shutdown()
+        thread.join()
+
+
+def mutated(content: Any, rng: random.Random) -> Any:
+    """Return plain data with one to three changes: values, types, names, absences, additions."""
+    content = json.loads(json.dumps(content))
+    for _ in range(rng.choice([1, 1, 1, 2, 3])):
+        table = rng.choice([content, *_tables(content)])
+        if not table:
+            continue
+        key = rng.choice(list(table))
+        kind = rng.random()
+        if kind < 0.7:
+            table[key] = rng.choice(VALUES)
+        elif kind < 0.8:
+            del table[key]
+        elif kind < 0.9:
+            table[rng.choice(["gain", "n_threads", "agent", "x", f"{key}s"])] = table[key]
+        else:
+            other = rng.choice(list(table))
+            table[key], table[other] = table[other], table[key]
+    return content
+
+
+def _tables(value: Any) -> list[dict[str, Any]]:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    found = [value] if isinstance(value, dict) else []
+    return found + [table for one in inner for table in _tables(one)]
+
+
+def to_toml(content: dict[str, Any]) -> str:
+    """Return plain data as TOML; tables are written inline."""
+    return "".join(f"{json.dumps(key)} = {_value(value)}\n" for key, value in content.items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\u007f", "\\u007f")
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(value)
+
+
+def stop_at_single_agents(snapshot: Snapshot, /) -> None:
+    if snapshot.stage != "probe":
+        raise Accepted
+
+
+def outcome_of(run: Callable[[], Any], seconds: int = SECONDS) -> tuple[str, str]:
+    """Return a word for how ``run`` ended, and the text of its error."""
+
+    def ring(number: int, frame: Any) -> None:
+        raise HangError
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        run()
+    except Accepted:
+        return "accepted", ""
+    except HangError:
+        return "hangs", ""
+    except MoaError as error:
+        return ("refused" if "\n" not in str(error) else "tracebacks"), str(error)
+    except Exception as error:
+        return "tracebacks", f"{type(error).__name__}: {error}"
+    finally:
+        signal.alarm(0)
+    return "finished", ""
+
+
+def check(folder: Path, study: str, pool: str, *, is_whole: bool) -> tuple[list[str], str]:
+    """Run one study in a new folder; return what is to be counted, and the error."""
+    rows = [
+        {"split": split, "question": f"{split} {i}", "answer": str(i)}
+        for split in ("train", "val", "test")
+        for i in range(6)
+    ]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    (folder / "pool.toml").write_text(pool, "utf-8")
+    (folder / "study.toml").write_text(study, "utf-8")
+    before = {*folder.rglob("*")}
+    options: dict[str, Any] = {} if is_whole else {"show": stop_at_single_agents}
+    how, error = outcome_of(
+        lambda: run_study(folder / "study.toml", out=folder / "runs" / "toy", **options)
+    )
+    counted = [how]
+    # Words of an endpoint or a budget's end come late, when answers were paid for and are kept.
+    is_late = is_whole or how == "accepted"
+    if how in ("refused", "tracebacks") and not is_late and {*folder.rglob("*")} != before:
+        counted.append("written_on_refusal")
+    # Names are for everybody to read; a key that stands there is shown.
+    if KEY in error and f'"name" = "{KEY}"' not in pool and "pool has" not in error:
+        counted.append("keys_shown")
+    return counted, error
+
+
+def fuzz(n_studies: int, n_pools: int, *, seed: int, whole: float, verbose: bool) -> dict[str, Any]:
+    """Run all mutations and return the counts."""
+    rng, counts, started = random.Random(seed), Counter[str](), time.monotonic()
+    with server() as base:
+        pool = POOL.replace("{base}", base)
+        contents = {"study": tomllib.loads(STUDY), "pool": tomllib.loads(pool)}
+        kinds = ["study"] * n_studies + ["pool"] * n_pools
+        for kind in kinds:
+            text = to_toml(mutated(contents[kind], rng))
+            files = (text, pool) if kind == "study" else (STUDY, text)
+            with tempfile.TemporaryDirectory() as folder:
+                counted, error = check(Path(folder), *files, is_whole=rng.random() < whole)
+            counts.update(counted)
+            counts[kind] += 1
+            if verbose and {*counted} & {*BAD}:
+                print(counted, error, text, sep="\n", end="\n\n", file=sys.stderr)
+    return {
+        **{name: counts[name] for name in (*BAD, "refused", "accepted", "finished")},
+        **{"studies": counts["study"], "pools": counts["pool"]},
+        "seconds": time.monotonic() - started,
+    }
+
+
+BAD = ("tracebacks", "hangs", "written_on_refusal", "keys_shown")
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description="Mutate study files and pool files.")
+    parser.add_argument("--json", action="store_true", help="print on one line, for programs")
+    parser.add_argument("--studies", type=int, default=2000)
+    parser.add_argument("--pools", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--whole", type=float, default=0.05, help="part that is run to the end")
+    parser.add_argument("--quick", action="store_true", help="a few of each")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.studies, options.pools, options.whole = 40, 20, 0.0
+    found = fuzz(
+        options.studies,
+        options.pools,
+        seed=options.seed,
+        whole=options.whole,
+        verbose=not options.json,
+    )
+    print(json.dumps(found, indent=None if options.json else 2))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -62,7 +62,7 @@ class AgentText(_Strict):
     """What people may want to know of an agent; the pool says what is asked."""
 
     model: str
-    temperature: float
+    temperature: float | None
     max_tokens: int
 
 

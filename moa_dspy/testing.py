@@ -153,9 +153,15 @@ def recorded_pool(recorded: RecordedResponses, *, calls: Calls | None = None) ->
         for name, text in recorded.questions.items()
         if counts[text.strip()] == 1  # a text of two questions does not say which one is asked
     }
-    free = {"usd_per_million_prompt_tokens": 0.0, "usd_per_million_completion_tokens": 0.0}
     agents = [
-        Agent(name=m, model=f"recorded/{m}", temperature=0.0, **free) for m in recorded.models
+        Agent(
+            name=name,
+            model=f"recorded/{name}",
+            temperature=0.0,
+            usd_per_million_prompt_tokens=0.0,
+            usd_per_million_completion_tokens=0.0,
+        )
+        for name in recorded.models
     ]
     replays = {a.name: _Replay(a.name, recorded, shared, ids) for a in agents}
     return Pool(agents, calls=shared, lms={name: _recorded_lm(it) for name, it in replays.items()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any, Literal, Self
@@ -141,7 +141,7 @@ class LocalEngine(_Uncopied):
             raise _lm15_error(error) from error
         return _response(answer, request)
 
-    def stream(self, request: lm15.Request) -> Iterator[Any]:
+    def stream(self, request: lm15.Request) -> Generator[Any, None, None]:
         """Yield the answer's events token by token; raises as ``complete``."""
         finish, usage = None, None
         yield lm15.StreamStartEvent(model=request.model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from queue import SimpleQueue
 from types import ModuleType
@@ -75,7 +75,7 @@ class LocalServer:
             raise _refusal(answer["error"])
         return answer
 
-    def stream(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def stream(self, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
         """Yield the chunks of a chat completion as they are made; leaving early stops the model.
 
         Raises:

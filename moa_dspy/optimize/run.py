@@ -18,8 +18,7 @@ from typing import Final
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.attempts import OutagePolicy
-from moa_dspy.calls.budget import Ledger
-from moa_dspy.calls.scope import spending_under
+from moa_dspy.calls.budget import Ledger, spending_under
 from moa_dspy.calls.store.database import database_url, shown_url
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import MoaError, OutageError, StudyError

@@ -85,7 +85,7 @@ class PreparedStudy:
             _check_inputs(rows, tuple(student.signature.input_fields), split)
             if study.task.metric in METRICS and (split != "train" or study.prompts is not None):
                 _check_gold(rows, split)
-        with_prompts(options, student, self.metric, self.splits.train)
+        with_prompts(options, student, self.splits.train)
         for agent in () if study.calls.replay_only else self.agents:
             if agent.missing_variables:
                 raise PoolError(

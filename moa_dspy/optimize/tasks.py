@@ -18,8 +18,8 @@ from typing import Any, Final, TypeAlias
 import dspy
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls.budget import Ledger
-from moa_dspy.calls.scope import budget_share, call_scope
+from moa_dspy.calls.budget import Ledger, budget_share
+from moa_dspy.calls.scope import call_scope
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import OutageError, StoreError
 

@@ -4,7 +4,7 @@ import copy
 import pickle
 from typing import Any
 
-import cloudpickle  # type: ignore[import-untyped]  # DSPy saves whole programs with it
+import cloudpickle
 import dspy
 import pytest
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from functools import partial
 from typing import Any
 
 import pytest
@@ -65,8 +66,9 @@ def test_odd_usage_loses_no_answer_and_a_budget_binds(
     name = "odd-" + "".join(c for c in f"{usage}{is_async}" if c.isalnum())
     with serving(reply(usage)) as server, caplog.at_level(logging.WARNING, "moa_dspy"):
         calls = Calls(ledger=Ledger(Budget(tokens=500)))
-        where = {"model": "openai/m", "api_base": server.url}
-        agent = Agent(name=name, num_retries=0, max_tokens=16, **where)
+        agent = Agent(
+            name=name, model="openai/m", api_base=server.url, num_retries=0, max_tokens=16
+        )
         pool = Pool([agent], calls=calls)
         mixture = MixtureOfAgents("question -> answer", name, pool=pool, adapter=PlainChat())
 
@@ -94,5 +96,5 @@ def test_the_facts_of_a_call_say_that_its_tokens_are_estimated() -> None:
     with call_scope() as scope:
         for number, response in enumerate((ANSWER, counted)):
             for _ in range(2):  # made, then reused
-                calls.answer(calls.prepare(caller, {"number": number}), lambda r=response: r)
+                calls.answer(calls.prepare(caller, {"number": number}), partial(dict, response))
     assert [facts.is_estimated for facts in scope.log] == [True, True, False, False]

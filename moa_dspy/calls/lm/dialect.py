@@ -80,7 +80,7 @@ class AsyncChatDialect(lm15.AsyncOpenAIChatLM):
     def __post_init__(self) -> None:
         super().__post_init__()
         # It maps, and asks nothing itself: the transport is this object's.
-        self._inner = ChatDialect(
+        self._inner: Any = ChatDialect(
             api_key=self.api_key,
             transport=self._inner.transport,
             compat=self.compat,

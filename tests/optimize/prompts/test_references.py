@@ -8,7 +8,7 @@ import pytest
 from dspy import teleprompt as tp
 
 from moa_dspy.calls import Budget, Ledger
-from moa_dspy.calls.scope import spending_under
+from moa_dspy.calls.budget import spending_under
 from moa_dspy.errors import BudgetReachedError
 from moa_dspy.optimize import optimize_aggregator
 from moa_dspy.optimize.nodes import NodeCache, NodeRunner

@@ -156,7 +156,8 @@ def work_on(
     prepared = PreparedStudy.read(path)
     place = StudyPlace(out or RUNS / prepared.study.name, storage)
     if resume and place.file is not None and not place.file.exists():
-        raise StudyError(f"There is nothing to resume: {place.file} does not exist.")
+        why = "does not exist" if storage is None else f"has no study {prepared.study.name!r}"
+        raise StudyError(f"There is nothing to resume: {place.file} {why}.")
     if writes_files:
         _check_writable(place.folder)
     with _opened(place) as opened:

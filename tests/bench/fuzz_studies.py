@@ -7,7 +7,7 @@ Every mutated file is run as ``moa-dspy optimize`` would run it, up to the first
 single agents (a part of those that are accepted, ``--whole``, to the end). The agents are answered
 by a server of this process.
 
-tracebacks: errors that are not a ``MoaError``, or whose text has more than one line.
+tracebacks: errors that are not a ``MoaError``, which the command shows as one line.
 hangs: runs that did not end within ``SECONDS``.
 written_on_refusal: refused runs that left a file or folder.
 keys_shown: errors that show the text which was planted where a key may stand by mistake.
@@ -230,7 +230,7 @@ def outcome_of(run: Callable[[], Any], seconds: int = SECONDS) -> tuple[str, str
     except HangError:
         return "hangs", ""
     except MoaError as error:
-        return ("refused" if "\n" not in str(error) else "tracebacks"), str(error)
+        return "refused", str(error)
     except Exception as error:
         return "tracebacks", f"{type(error).__name__}: {error}"
     finally:

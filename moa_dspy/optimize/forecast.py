@@ -119,6 +119,7 @@ def self_moa_of(
     """
     best = pool[ranking[0]]
     twins = [name for name in ranking if pool[name].identity == best.identity]
+    # Without a temperature of its own an agent samples at its vendor's.
     sampled = [name for name in twins if pool[name].temperature != 0]
     if not sampled:
         return None

@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from moa_dspy.agent import IS_CREDENTIAL, VARIABLE, Agent, available, read_agents
-from moa_dspy.calls import AgentCalls, Calls, NoStore, RetryPolicy
+from moa_dspy.calls.call import NoStore
+from moa_dspy.calls.calls import Calls
+from moa_dspy.calls.request import AgentCalls
+from moa_dspy.calls.retry import RetryPolicy
 from moa_dspy.errors import PoolError
 from moa_dspy.vendors import OWN_PROTOCOL, Price, vendor_of
 
@@ -33,7 +36,7 @@ _SHORTEST_KEY: Final = 6
 
 def make_lm(agent: Agent, calls: Calls) -> dspy.LM:
     """Return a ``dspy.LM`` that answers from ``calls`` and asks the agent's endpoint otherwise."""
-    from moa_dspy.calls import stored_lm
+    from moa_dspy.calls.lm.lm import stored_lm
 
     key = _key(agent)
     # What is not given is not sent, and no part of a call's key.
@@ -166,7 +169,8 @@ def given(name: str, lm: dspy.BaseLM, calls: Calls, *, usd: tuple[float, float] 
         usd: Price of a million prompt tokens, and of as many completion tokens; None is
             unknown.
     """
-    from moa_dspy.calls import CountCalls, refusal
+    from moa_dspy.calls.lm.adopt import refusal
+    from moa_dspy.calls.lm.lm import CountCalls
 
     plain = _plain_agent(name, lm, usd)
     if getattr(getattr(lm, "engine", None), "logs_calls", False):
@@ -195,7 +199,8 @@ def _plain_agent(name: str, lm: Any, usd: tuple[float, float] | None) -> Agent:
 
 def _adopted(plain: Agent, lm: Any, calls: Calls) -> GivenLM:
     """Return an LM like ``lm`` that asks through ``calls``; they share history and callbacks."""
-    from moa_dspy.calls import adopted, stored_lm
+    from moa_dspy.calls.lm.adopt import adopted
+    from moa_dspy.calls.lm.lm import stored_lm
 
     found = adopted(lm)
     timeout = lm.kwargs.get("timeout")

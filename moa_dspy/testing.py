@@ -10,9 +10,12 @@ from typing import Any, TypeAlias
 import dspy
 
 from moa_dspy.agent import Agent
-from moa_dspy.calls import AgentCalls, CallFacts, Calls, current_scope, stored_lm
+from moa_dspy.calls.calls import Calls
+from moa_dspy.calls.lm.lm import stored_lm
 from moa_dspy.calls.lm.response import with_thought
 from moa_dspy.calls.reply import why_no_answer
+from moa_dspy.calls.request import AgentCalls
+from moa_dspy.calls.scope import CallFacts, current_scope
 from moa_dspy.data import RecordedResponses
 from moa_dspy.dspy_internals import lm15
 from moa_dspy.errors import UnknownCallError

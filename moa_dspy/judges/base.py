@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import dspy
 
 from moa_dspy.adapters import PlainChat
-from moa_dspy.calls import call_scope
+from moa_dspy.calls.scope import call_scope
 from moa_dspy.errors import DataError, MoaError, PoolError
 from moa_dspy.pool import Pool
 from moa_dspy.prediction import render

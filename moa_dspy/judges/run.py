@@ -16,7 +16,7 @@ import dspy
 import numpy as np
 from numpy.typing import NDArray
 
-from moa_dspy.calls import call_scope
+from moa_dspy.calls.scope import call_scope
 from moa_dspy.errors import DataError, LayerFailedError, MetricError
 from moa_dspy.judges.base import GradedExample, Judge, Judgement, JudgeReport, id_of, raise_if_ours
 from moa_dspy.judges.graded import Grader

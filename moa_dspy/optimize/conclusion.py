@@ -12,7 +12,6 @@ from moa_dspy.optimize.early_facts import EarlyFacts
 from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.evidence import EvidenceBuilder
 from moa_dspy.optimize.pareto import front, knee, names_of
-from moa_dspy.optimize.prompts.joint import JointSearch
 from moa_dspy.optimize.result import StudyResult, TrialRecord, versions
 from moa_dspy.optimize.selection import Choice, expected_score
 
@@ -30,7 +29,6 @@ def recommended_of(
 
 def make_result(
     builder: EvidenceBuilder,
-    joint: JointSearch,
     choice: Choice,
     compared: ComparedSystems,
     recommended: Architecture,
@@ -38,18 +36,21 @@ def make_result(
     early: EarlyFacts,
     spent: Spending,
     stopped_by: str | None,
+    notes: tuple[str, ...],
+    prompts: tuple[dict[str, Any], ...],
 ) -> StudyResult:
     """Return all that was found, as plain data.
 
     Args:
         builder: Has the trials and the single agents.
-        joint: Says what became of the prompts.
         choice: The pick.
         compared: The pick on val and test beside the baselines.
         recommended: The architecture of the program that is handed back.
         early: What the single agents told.
         spent: By this search.
         stopped_by: The budget that ended the trials, or None.
+        notes: On the tuning of prompts.
+        prompts: Every prompt that was tried.
     """
     options, records, evidence = builder.options, builder.records, builder.evidence()
     expected = expected_score(evidence, seed=options.seed)
@@ -77,8 +78,8 @@ def make_result(
         stopped_by=stopped_by,
         failures=dict(builder.evaluator.failures),
         versions=versions(),
-        notes=joint.notes,
-        prompts=joint.to_json(records),
+        notes=notes,
+        prompts=prompts,
     )
 
 

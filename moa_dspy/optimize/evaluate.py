@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 
@@ -17,8 +14,8 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError, LMError
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls.scope import CallScope, call_scope, current_scope, entered
-from moa_dspy.errors import BudgetReachedError, LayerFailedError, StudyError, ours
+from moa_dspy.calls.scope import CallScope, call_scope, current_scope, entered, in_threads
+from moa_dspy.errors import LayerFailedError, StudyError, ours
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import NodeCache, NodeRunner, Outcome, place_of
@@ -366,26 +363,3 @@ class Evaluator:
 
     def _score(self, row: dspy.Example, prediction: dspy.Prediction) -> float:
         return CheckedMetric(self.metric).score(row, prediction)
-
-
-def in_threads(task: Callable[[Any], Any], items: Sequence[Any], *, num_threads: int) -> list[Any]:
-    """Return the results of a task per item, in order; one thread is the caller's own.
-
-    After an error no further task is begun. Its first requests are finished only if the budget
-    ended: what is paid for gets stored, but an endpoint that is down is not waited for.
-
-    Raises:
-        Exception: The first error of a task, in the order of the items.
-    """
-    if num_threads == 1:
-        return [task(item) for item in items]
-    given_up = threading.Event()
-    with ThreadPoolExecutor(num_threads) as threads, call_scope(cancelled=given_up):
-        running = [threads.submit(copy_context().run, task, item) for item in items]
-        try:
-            return [future.result() for future in running]
-        except BaseException as error:
-            if not isinstance(error, BudgetReachedError):
-                given_up.set()
-            threads.shutdown(wait=True, cancel_futures=True)
-            raise

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Final
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls import Budget
+from moa_dspy.calls.budget import Budget
 from moa_dspy.optimize.early_facts import StudyEstimate
 from moa_dspy.optimize.nodes import Outcome
 from moa_dspy.optimize.prompts.options import TuningEffort

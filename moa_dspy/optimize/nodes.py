@@ -13,8 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from moa_dspy.aggregators import NORMALISERS, Ballot, Question, Vote
-from moa_dspy.calls import CallFacts, call_scope
-from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.calls.scope import CallFacts, call_scope
 from moa_dspy.plan import follow
 from moa_dspy.prediction import Answer, Response
 from moa_dspy.seats import Seats
@@ -78,9 +77,7 @@ class NodeRunner:
     answers: list[Answer] = field(default_factory=list)
     _rounds: list[list[Response]] = field(default_factory=list)
 
-    def answer(
-        self, mixture: MixtureOfAgents, inputs: Mapping[str, Any], *, place: object = None
-    ) -> Answer:
+    def answer(self, mixture: Any, inputs: Mapping[str, Any], *, place: object = None) -> Answer:
         """Follow the mixture's plan; ``place`` tells apart several inputs of one example."""
         seats = mixture.seats
         answer = follow(mixture.plan(inputs), lambda asked: self.ask(asked, seats, place=place))
@@ -115,7 +112,7 @@ class NodeRunner:
         read = answer.layers[-1] if answer.layers else (answer.final,)
         return tuple(response.text for response in read if response.has_answer)
 
-    def ballot(self, mixture: MixtureOfAgents) -> Ballot | None:
+    def ballot(self, mixture: Any) -> Ballot | None:
         """Return what a vote would count of a single agent's answer.
 
         None where that is not one thing: of layers, or of a program that asked the mixture

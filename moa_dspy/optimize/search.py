@@ -254,8 +254,17 @@ def run_search(
     stopped_by = counts.stopped_by if counts else loop.stopped_by
     reached = StageCounts(phases[-1], n_random, stopped_by, phases)
     spent = _difference(before, ledger.spending, seconds=time.monotonic() - started)
-    about: dict[str, Any] = {"early": early, "spent": spent, "stopped_by": stopped_by}
-    result = make_result(loop.builder, joint, choice, compared, recommended, **about)
+    result = make_result(
+        loop.builder,
+        choice,
+        compared,
+        recommended,
+        early=early,
+        spent=spent,
+        stopped_by=stopped_by,
+        notes=joint.notes,
+        prompts=joint.to_json(loop.trials.records),
+    )
     made = make_program(evaluator, recommended, loop.trials.records)
     return SearchOutcome(made, result, loop.trials.study, reached)
 

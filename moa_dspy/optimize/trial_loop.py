@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Any, Final, Protocol
 
+import dspy
 import numpy as np
 import optuna
 
@@ -20,7 +21,6 @@ from moa_dspy.optimize.forecast import Prices, baseline_architectures
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.pareto import names_of
 from moa_dspy.optimize.progress import Progress
-from moa_dspy.optimize.prompts.joint import JointSearch
 from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.selection import Choice, choose
 from moa_dspy.optimize.shares import BudgetShares
@@ -31,6 +31,36 @@ from moa_dspy.optimize.trials import Proposal, Trials, make_study
 
 N_VOTES: Final = 3
 """Votes tried because redrawn answers put them first; they cost no call."""
+
+
+class PromptSearch(Protocol):
+    """The tuning of prompts between trials; see ``JointSearch``."""
+
+    n_tried: int
+
+    @property
+    def n_rounds(self) -> int:
+        """How many times prompts are tuned."""
+        ...
+
+    @property
+    def part(self) -> float:
+        """Part of trials and budget that may be used for composing now, in (0, 1]."""
+        ...
+
+    def tuning_part(self, number: int) -> float:
+        """Return the part of the budget that may be used when round ``number`` ends."""
+        ...
+
+    def tune(self, records: Mapping[Architecture, Any], number: int) -> list[Architecture]:
+        """Tune prompts for the ``number``-th time; return the mixtures to measure with them."""
+        ...
+
+    def refused(
+        self, picked: Architecture, rows: Sequence[dspy.Example], *, min_gain: float
+    ) -> Architecture | None:
+        """Return ``picked`` with its own prompt if the other one is not proven better, or None."""
+        ...
 
 
 @dataclass(slots=True)
@@ -61,7 +91,7 @@ class TrialLoop:
     judge: TrialJudge
     trials: Trials
     builder: EvidenceBuilder
-    joint: JointSearch
+    joint: PromptSearch
     shares: BudgetShares
     acquisition: Acquisition | None
     draws: Iterator[Architecture]
@@ -75,7 +105,7 @@ class TrialLoop:
         progress: Progress,
         evaluator: Evaluator,
         singles: SingleAgents,
-        joint: JointSearch,
+        joint: PromptSearch,
         *,
         n_test: int,
     ) -> TrialLoop:

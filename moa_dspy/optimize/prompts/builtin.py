@@ -12,9 +12,10 @@ from dspy import teleprompt as tp
 from dspy.teleprompt import Teleprompter
 from dspy.teleprompt.gepa import InstructionProposer
 
+from moa_dspy.calls.scope import in_threads
 from moa_dspy.errors import DataError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize.evaluate import Student, in_threads
+from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.metric import CheckedMetric, score_of
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.prompts.feedback import BEST, RIGHT, ReferenceFeedback, labelled

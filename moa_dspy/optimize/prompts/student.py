@@ -11,7 +11,7 @@ from typing import Any
 import dspy
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls.scope import CallScope, current_scope, entered
+from moa_dspy.calls.scope import CallScope, current_scope, entered, in_threads
 from moa_dspy.errors import (
     ArchitectureError,
     DataError,
@@ -22,7 +22,6 @@ from moa_dspy.errors import (
 )
 from moa_dspy.lm_binding import without_lms
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize.evaluate import in_threads
 from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import NodeCache, NodeRunner, place_of
 from moa_dspy.plan import Planner, follow

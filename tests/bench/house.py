@@ -20,7 +20,9 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-PACKAGE = Path(__file__).parent.parent.parent / "moa_dspy"
+import moa_dspy
+
+PACKAGE = Path(moa_dspy.__file__).parent
 RIDDLE = re.compile(r"(What|Who|How|Whether|Whose|Where|When|Why)\b")
 
 

@@ -1,4 +1,4 @@
-"""Which room may import which; a new arrow is a decision, so it is made here."""
+"""The arrows between rooms, and the shape of the library. A new arrow is a decision, made here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "moa_dspy"
+import moa_dspy
+from tests.bench.house import House, measure
+
+PACKAGE = Path(moa_dspy.__file__).parent  # the wheel's, where the tests run on a wheel
 ALLOWED: dict[str, set[str]] = {
     "_threads": set(),
     "_toml": {"errors"},
@@ -164,3 +167,28 @@ def test_importing_the_library_stays_light() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def house() -> House:
+    return measure(PACKAGE)
+
+
+def test_a_file_is_a_concept_of_a_readable_size(house: House) -> None:
+    assert house.files <= 150
+    assert house.median_lines >= 150
+    assert house.max_lines <= 450, house.longest_file
+    assert house.max_function_lines <= 60, house.longest_function
+
+
+def test_imports_are_few_floors_and_no_circle(house: House) -> None:
+    assert house.circles == ()
+    assert len(house.longest_chain) <= 20, " > ".join(house.longest_chain)
+
+
+def test_one_name_is_one_thing(house: House) -> None:
+    assert house.duplicate_names == {}
+
+
+def test_docstrings_say_what_is_there(house: House) -> None:
+    assert house.riddles == ()

@@ -1,4 +1,4 @@
-"""Simulated races of equal and of bad arms, by the library's ``Race`` and ``look_points``."""
+"""Simulated races of equal and of bad arms, judged by the library's own race."""
 
 from __future__ import annotations
 

@@ -1,0 +1,222 @@
+"""The shape of the library: files, lines, functions, imports, names and docstrings.
+
+    uv run python tests/bench/house.py [--json] [--package DIR]
+
+Imports are counted as they are written: those inside functions and under ``TYPE_CHECKING`` too.
+``tests/test_rooms.py`` holds the library to the limits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import moa_dspy
+
+PACKAGE = Path(moa_dspy.__file__).parent
+RIDDLE = re.compile(r"(What|Who|How|Whether|Whose|Where|When|Why)\b")
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """The measurements; lines are those of files, blank ones and comments included."""
+
+    files: int
+    lines: int
+    median_lines: float
+    p90_lines: float
+    max_lines: int
+    longest_file: str
+    max_function_lines: int
+    longest_function: str
+    longest_chain: tuple[str, ...]
+    circles: tuple[tuple[str, ...], ...]
+    duplicate_names: Mapping[str, tuple[str, ...]]
+    riddles: tuple[str, ...]
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    """Return the syntax tree of a file."""
+    return ast.parse(path.read_text("utf-8"))
+
+
+def modules_of(package: Path) -> dict[str, Path]:
+    """Return every module of a package by its dotted name."""
+    files = sorted(package.rglob("*.py"))
+    named = {".".join(f.relative_to(package.parent).with_suffix("").parts): f for f in files}
+    return {name.removesuffix(".__init__"): file for name, file in named.items()}
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Yield the absolute names that a file imports, ``module`` and ``module.name`` alike."""
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def arrows(package: Path) -> dict[str, set[str]]:
+    """Return which module imports which; the package's own front door is left out."""
+    modules = modules_of(package)
+    found: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        named = {one for one in imports_of(path) if one in modules}
+        # `from room import file` names both; the arrow is to the file.
+        rooms = {one for one in named if any(other.startswith(f"{one}.") for other in named)}
+        used = {one for one in rooms if _takes_names_of(path, one, modules)}
+        found[name] = named - (rooms - used) - {name, package.name}
+    found.pop(package.name, None)
+    return found
+
+
+def _takes_names_of(path: Path, room: str, modules: Mapping[str, Path]) -> bool:
+    return any(
+        isinstance(node, ast.ImportFrom)
+        and node.module == room
+        and any(f"{room}.{alias.name}" not in modules for alias in node.names)
+        for node in ast.walk(parsed(path))
+    )
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[tuple[str, ...]]:
+    """Return every set of modules that import each other (Tarjan's components)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    open_ones: list[str] = []
+    found: list[tuple[str, ...]] = []
+
+    def visit(one: str) -> None:
+        index[one] = low[one] = len(index)
+        open_ones.append(one)
+        for other in graph.get(one, ()):
+            if other not in index:
+                visit(other)
+                low[one] = min(low[one], low[other])
+            elif other in open_ones:
+                low[one] = min(low[one], index[other])
+        if low[one] == index[one]:
+            place = open_ones.index(one)
+            if len(open_ones) - place > 1:
+                found.append(tuple(sorted(open_ones[place:])))
+            del open_ones[place:]
+
+    for one in graph:
+        if one not in index:
+            visit(one)
+    return found
+
+
+def longest_chain(graph: Mapping[str, set[str]]) -> tuple[str, ...]:
+    """Return the longest path of imports, from the outermost module to the innermost.
+
+    Modules of a circle are counted once each, so the answer is exact without circles.
+    """
+    known: dict[str, tuple[str, ...]] = {}
+
+    def below(one: str, above: frozenset[str]) -> tuple[str, ...]:
+        if one not in known:
+            fresh = (other for other in sorted(graph.get(one, ())) if other not in above)
+            chains = [below(other, above | {one}) for other in fresh]
+            known[one] = (one, *max(chains, key=len, default=()))
+        return known[one]
+
+    return max((below(one, frozenset({one})) for one in graph), key=len, default=())
+
+
+def duplicate_names(package: Path) -> dict[str, tuple[str, ...]]:
+    """Return the public top-level names that more than one module defines."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for module, path in modules_of(package).items():
+        for name in _defined(parsed(path)):
+            places[name].append(module)
+    public = {name: where for name, where in places.items() if not name.startswith("_")}
+    return {name: tuple(where) for name, where in public.items() if len(where) > 1}
+
+
+def _defined(tree: ast.Module) -> set[str]:
+    names: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+    return names
+
+
+def riddles(package: Path) -> list[str]:
+    """Return the modules and classes whose docstring opens with a question word."""
+    found = []
+    for module, path in modules_of(package).items():
+        tree = parsed(path)
+        kinds = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        for node in (tree, *kinds):
+            if RIDDLE.match(ast.get_docstring(node) or ""):
+                found.append(module if node is tree else f"{module}.{getattr(node, 'name', '')}")
+    return found
+
+
+def functions(package: Path) -> Iterator[tuple[int, str]]:
+    """Yield every function's lines and name."""
+    for module, path in modules_of(package).items():
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield (node.end_lineno or node.lineno) - node.lineno + 1, f"{module}.{node.name}"
+
+
+def measure(package: Path = PACKAGE) -> House:
+    """Measure a package."""
+    sizes = {
+        name: len(f.read_text("utf-8").splitlines()) for name, f in modules_of(package).items()
+    }
+    lines = sorted(sizes.values())
+    graph = arrows(package)
+    longest, function = max(functions(package))
+    return House(
+        files=len(lines),
+        lines=sum(lines),
+        median_lines=median(lines),
+        p90_lines=quantiles(lines, n=10)[-1],
+        max_lines=lines[-1],
+        longest_file=max(sizes, key=lambda name: sizes[name]),
+        max_function_lines=longest,
+        longest_function=function,
+        longest_chain=longest_chain(graph),
+        circles=tuple(circles(graph)),
+        duplicate_names=duplicate_names(package),
+        riddles=tuple(riddles(package)),
+    )
+
+
+def _lines(house: House) -> Iterator[str]:
+    shown: dict[str, Any] = asdict(house)
+    chain = shown.pop("longest_chain")
+    yield from (f"{name:>20}: {value}" for name, value in shown.items())
+    yield f"{'longest_chain':>20}: {len(chain)}: {' > '.join(chain)}"
+
+
+def main() -> None:
+    """Print the measurements."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--package", type=Path, default=PACKAGE)
+    asked = parser.parse_args()
+    house = measure(asked.package.resolve())
+    print(json.dumps(asdict(house), indent=1) if asked.json else "\n".join(_lines(house)))
+
+
+if __name__ == "__main__":
+    main()

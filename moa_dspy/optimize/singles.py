@@ -23,9 +23,9 @@ from moa_dspy.optimize.forecast import Forecast, forecast
 from moa_dspy.optimize.nodes import Outcome, scores
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress
-from moa_dspy.optimize.racing import balanced_order
 from moa_dspy.optimize.selection import Limits, ScoreMatrix, canonical_evidence
 from moa_dspy.optimize.space.space import SearchSpace
+from moa_dspy.optimize.splits import balanced_order
 from moa_dspy.optimize.votes.ballots import Ballots
 from moa_dspy.optimize.votes.smoothing import SmoothedVotes, smooth
 

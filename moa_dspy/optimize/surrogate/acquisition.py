@@ -93,7 +93,7 @@ def nodes_of(one: Architecture) -> frozenset[Hashable]:
     return frozenset(found)
 
 
-Price = Callable[[Architecture], float]
+PriceOf = Callable[[Architecture], float]
 N_DRAWN: Final = 200
 """Architectures drawn at random per proposal, beside the neighbours of the best."""
 DECIMALS: Final = 10
@@ -119,7 +119,7 @@ class Acquisition:
     kernels: Kernels
     canonical: Callable[[Architecture], Architecture]
     seed: int
-    price_at: Callable[[int], Price] = lambda _: lambda _: 0.0
+    price_at: Callable[[int], PriceOf] = lambda _: lambda _: 0.0
     _weights: dict[str, float] = field(default_factory=dict)
     _learned_from: int = 0
     _neighbours: dict[Architecture, list[Architecture]] = field(default_factory=dict)

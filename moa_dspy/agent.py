@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from moa_dspy._toml import check_table, read_toml
 from moa_dspy.errors import PoolError
+from moa_dspy.files import check_table, read_toml
 from moa_dspy.local.catalogue import CATALOGUE
 from moa_dspy.vendors import Price, gateway_of, is_reasoning_model, listed_price, vendor_of
 

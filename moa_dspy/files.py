@@ -1,9 +1,178 @@
-"""Files that are replaced as a whole, so that every reader finds the old or the new content."""
+"""TOML files and tables of options as checked data; an error is one line: place, value, choices."""
+
+# DOCS: _version: The installed version of the library. | files: Files that are replaced as a whole, so that every reader finds the old or the new content. | optimize/named: Objects that an option names: one of the known, or the user's own as ``package.module:name``.
 
 from __future__ import annotations
 
+import inspect
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from difflib import get_close_matches
+from hashlib import sha256
+from importlib import import_module, metadata
 from pathlib import Path
+from typing import Any, Final, TypeVar, get_type_hints
 from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
+
+from moa_dspy.errors import MoaError, StudyError
+
+_T = TypeVar("_T")
+
+LONGEST_SHOWN: Final = 24
+"""Characters of a text that an error shows; a longer one may be a key in the wrong place."""
+
+
+def read_toml(path: Path, *, error: type[MoaError]) -> dict[str, Any]:
+    """Return the content of a TOML file; a byte order mark is passed over.
+
+    Raises:
+        error: If the file is absent, unreadable, not UTF-8 or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as cause:
+        raise error(f"{path} cannot be read: {cause.strerror}.") from cause
+    except UnicodeDecodeError as cause:
+        raise error(f"{path} is not UTF-8: byte {cause.start} cannot be decoded.") from cause
+    except ValueError as cause:
+        raise error(f"{path} is not TOML: {cause}.") from cause
+    except RecursionError:
+        raise error(f"{path} is not TOML: its values are nested too deeply.") from None
+
+
+def options_table(
+    kind: Callable[..., Any], *, without: tuple[str, ...] = (), **changes: Any
+) -> type[BaseModel]:
+    """Return a table with the names, types and defaults of the keyword options of ``kind``.
+
+    Args:
+        kind: A dataclass, or a class or function with annotated arguments.
+        without: Options that a table cannot have.
+        changes: Type and default of an option that is written otherwise in a table.
+    """
+    init: Any = kind.__init__ if isinstance(kind, type) else kind  # type: ignore[misc]
+    hints = get_type_hints(init)
+    listed = fields(kind) if is_dataclass(kind) else ()
+    factories: dict[str, Any] = {
+        f.name: f.default_factory for f in listed if f.default_factory is not MISSING
+    }
+    options: dict[str, Any] = {}
+    for name, parameter in inspect.signature(init).parameters.items():
+        if name == "self" or name in without:
+            continue
+        default = ... if parameter.default is parameter.empty else parameter.default
+        if name in factories:
+            default = factories[name]()
+        options[name] = changes.get(name, (hints[name], default))
+    config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    name = getattr(kind, "__name__", "Options")
+    model: type[BaseModel] = create_model(name, __config__=config, **options)
+    return model
+
+
+def check_table(
+    kind: type[_T],
+    value: object,
+    *,
+    where: str,
+    error: type[MoaError],
+    renamed: Mapping[str, str] | None = None,
+    may_hold_keys: bool = False,
+) -> _T:
+    """Return ``value`` as ``kind``.
+
+    Args:
+        kind: A pydantic model, or a dataclass that pydantic can check.
+        value: Plain data.
+        where: Begins every error.
+        error: Class of the errors.
+        renamed: Keys that were called otherwise: new name by old name, as ``table.key``.
+        may_hold_keys: Whether no text in ``value`` is shown in an error, as it may be an API key.
+
+    Raises:
+        error: If it does not fit; only the first thing that is wrong is named.
+    """
+    adapter = TypeAdapter(kind)
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as cause:
+        # Not `from cause`: pydantic's text quotes every input, which may be a key put there.
+        explained = _explain(cause, adapter, renamed or {}, may_hold_keys=may_hold_keys)
+        raise error(f"{where}{explained}") from None
+
+
+def _explain(
+    cause: ValidationError,
+    adapter: TypeAdapter[Any],
+    renamed: Mapping[str, str],
+    *,
+    may_hold_keys: bool,
+) -> str:
+    found = cause.errors(include_url=False)
+    first = next((one for one in found if _unknown(one)), found[0])
+    place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"])
+    if _unknown(first):
+        name = str(first["loc"][-1])
+        if (new := renamed.get(".".join(map(str, first["loc"])))) is not None:
+            return f"{place}: this key is called `{new}` now."
+        known = _siblings(adapter.json_schema(), first["loc"])
+        near = get_close_matches(name, known, n=1)
+        guess = f" Did you mean {near[0]!r}?" if near else ""
+        return f"{place}: unknown key; known ones are {', '.join(known)}.{guess}"
+    if first["type"] in ("missing", "missing_argument"):
+        return f"{place}: missing."
+    if isinstance(inner := first.get("ctx", {}).get("error"), MoaError):
+        return f"{place}: {inner}"
+    longest = 0 if may_hold_keys else LONGEST_SHOWN
+    value = shown_value(first["input"], longest=longest)
+    return f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}, but got {value}."
+
+
+def _unknown(error: Any) -> bool:
+    return error["type"] in ("extra_forbidden", "unexpected_keyword_argument")
+
+
+def shown_value(value: object, *, longest: int = LONGEST_SHOWN) -> str:
+    """Return a value as an error may show it: of a longer text or a table, only what it is."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= longest else f"a text of {len(value)} characters"
+    if isinstance(value, bool | int | float) or value is None:
+        # Python refuses to write down an int of thousands of digits.
+        is_long = isinstance(value, int) and value.bit_length() > 64
+        return "a number beyond 64 bits" if is_long else repr(value)
+    if isinstance(value, list | tuple):
+        return "an empty list" if not value else f"a list of {len(value)}"
+    return "a table" if isinstance(value, dict) else f"a {type(value).__name__}"
+
+
+def _siblings(schema: dict[str, Any], loc: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that the table around ``loc`` may have."""
+    definitions, node = schema.get("$defs", {}), schema
+    for part in loc[:-1]:
+        node = _resolve(node, definitions)
+        named = node.get("properties", {}).get(part, node.get("additionalProperties", {}))
+        node = node.get("items", {}) if isinstance(part, int) else named
+    return sorted(_resolve(node, definitions).get("properties", {}))
+
+
+def _resolve(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    for option in node.get("anyOf", []):
+        if "$ref" in option:
+            node = option
+    name = node.get("$ref", "").rpartition("/")[2]
+    found: dict[str, Any] = definitions.get(name, node)
+    return found
+
+
+def version() -> str:
+    """Return the installed version; ``unknown`` in a checkout that was never installed."""
+    try:
+        return metadata.version("moa-dspy")
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def replace_file(path: Path, text: str) -> None:
@@ -22,3 +191,68 @@ def replace_file(path: Path, text: str) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+MODULE_AND_NAME: Final = "package.module:name"
+
+
+def unknown(field: str, name: str, known: Iterable[str]) -> StudyError:
+    """Return the error of an option with an unknown name: option, value, choices."""
+    return StudyError(f"`{field}`: unknown {name!r}; known ones are {', '.join(sorted(known))}.")
+
+
+def imported(field: str, name: str, known: Iterable[str]) -> Any:
+    """Return the object ``package.module:name``.
+
+    Args:
+        field: Of the study file.
+        name: Its value.
+        known: Names that could stand there instead.
+
+    Raises:
+        StudyError: If there is no such object; it names the field, the value and the choices.
+    """
+    choices = ", ".join([*sorted(known), MODULE_AND_NAME])
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise StudyError(f"`{field}`: unknown {name!r}; known ones are {choices}.")
+    try:
+        return getattr(import_module(module), attribute)
+    except Exception as error:
+        # The module is the user's: its code may raise anything.
+        raise StudyError(
+            f"`{field}`: {name!r} cannot be imported: {error}; known ones are {choices}."
+        ) from error
+
+
+def made(field: str, name: str, known: Iterable[str], *, has: str) -> Any:
+    """Return an object of the user's own, or what its class or function makes without arguments.
+
+    Args:
+        field: Of the study file.
+        name: Its value.
+        known: Names that could stand there instead.
+        has: A method that such an object has.
+
+    Raises:
+        StudyError: If it cannot be imported, making it fails, or it lacks the method.
+    """
+    found = imported(field, name, known)
+    if not hasattr(found, has) or isinstance(found, type):
+        try:
+            found = found()
+        except Exception as error:
+            kind = type(error).__name__
+            raise StudyError(f"`{field}`: {name!r}() raised {kind}: {error}") from error
+    if not hasattr(found, has):
+        raise StudyError(f"`{field}`: {name!r} is a {type(found).__name__} without `{has}`.")
+    return found
+
+
+def code_digest(value: object) -> str:
+    """Return 16 hexadecimal digits of the file that defines ``value``; "" if there is none."""
+    try:
+        path = inspect.getsourcefile(value if callable(value) else type(value))
+        return sha256(Path(path or "").read_bytes()).hexdigest()[:16]
+    except (TypeError, OSError):
+        return ""

@@ -14,13 +14,11 @@ from typing import Any, ClassVar, Final, Literal, TypeVar, get_args, get_origin
 
 import dspy
 
-from moa_dspy._toml import check_table
-from moa_dspy._version import version
 from moa_dspy.adapters import ADAPTERS
 from moa_dspy.agent import Agent
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, PoolError
-from moa_dspy.files import replace_file
+from moa_dspy.files import check_table, replace_file, version
 from moa_dspy.layers import SEAT_MODULES, all_predictors
 from moa_dspy.references import ReferenceLimits
 

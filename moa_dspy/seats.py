@@ -22,10 +22,10 @@ from typing import Any, Final, TypeAlias
 import dspy
 from dspy.streaming.messages import StatusMessage, sync_send_to_stream
 
-from moa_dspy._threads import THREADS, finished
-from moa_dspy.adapters.replies import reading_adapter, reply_problem
+from moa_dspy.adapters.guard import reading_adapter, reply_problem
 from moa_dspy.aggregators import Question
 from moa_dspy.calls.scope import CallFacts, CallScope, call_scope, current_scope, interruptible
+from moa_dspy.calls.timeout import THREADS, finished
 from moa_dspy.errors import ArchitectureError, ours
 from moa_dspy.layers import all_predictors
 from moa_dspy.lm_binding import Trace, outside_lms, renamed, rollout, without_lms

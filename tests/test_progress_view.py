@@ -4,7 +4,7 @@ import io
 from dataclasses import replace
 
 from moa_dspy.calls import Budget, Spending
-from moa_dspy.cli.progress import LiveProgress, clock, lines
+from moa_dspy.cli.optimize import LiveProgress, clock, lines
 from moa_dspy.optimize.early_facts import early_facts
 from moa_dspy.optimize.progress import Snapshot
 from moa_dspy.optimize.report import early_lines

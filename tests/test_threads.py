@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from moa_dspy._threads import Threads
+from moa_dspy.calls.timeout import Threads
 
 
 def test_a_thread_that_is_idle_is_used_again() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from moa_dspy._toml import check_table, options_table, read_toml
 from moa_dspy.errors import PoolError, StudyError
+from moa_dspy.files import check_table, options_table, read_toml
 
 
 class Seat(BaseModel):

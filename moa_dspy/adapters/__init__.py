@@ -6,9 +6,14 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.adapters.guard import neutral, quoted
+from moa_dspy.adapters.guard import (
+    neutral,
+    quoted,
+    reading_adapter,
+    reply_problem,
+    speaking_adapter,
+)
 from moa_dspy.adapters.plain_chat import LAYOUTS, PlainChat, guarded_references
-from moa_dspy.adapters.replies import reading_adapter, reply_problem, speaking_adapter
 
 __all__ = [
     "ADAPTERS",

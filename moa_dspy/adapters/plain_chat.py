@@ -14,8 +14,15 @@ from typing import Any, Final, TypeAlias
 
 import dspy
 
-from moa_dspy.adapters.guard import encodable, is_history, neutral, quoted, user_content
-from moa_dspy.adapters.replies import speaking_adapter, without_closing
+from moa_dspy.adapters.guard import (
+    encodable,
+    is_history,
+    neutral,
+    quoted,
+    speaking_adapter,
+    user_content,
+    without_closing,
+)
 from moa_dspy.errors import ArchitectureError
 from moa_dspy.signatures import REFERENCES, REFERENCES_HEADING, separated
 

@@ -23,8 +23,7 @@ from moa_dspy.calls.scope import (
 from moa_dspy.calls.store.database import database_url, shown_url
 from moa_dspy.calls.store.limits import SharedLimits
 from moa_dspy.calls.store.query import AgentSummary, CallFilter, filtered_calls, prune, summaries
-from moa_dspy.calls.store.store import CallStore
-from moa_dspy.calls.store.table import PaidTwice
+from moa_dspy.calls.store.store import CallStore, PaidTwice
 
 if TYPE_CHECKING:
     from moa_dspy.calls.lm.adopt import Adopted, adopted, refusal

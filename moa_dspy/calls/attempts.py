@@ -24,7 +24,7 @@ from moa_dspy.calls.retry import (
 )
 from moa_dspy.calls.scope import CallFacts, Clock, Deadline, DeadlineError, current_scope
 from moa_dspy.calls.steps import CallPlan, Send, Sleep, Step, Wait, Work
-from moa_dspy.calls.usage import UsageWarnings, count_tokens, has_counts
+from moa_dspy.calls.usage import UsageWarnings, has_counts, token_counts
 from moa_dspy.errors import MoaError, OutageError
 
 _ENDED_BY: Final = {asyncio.CancelledError: "Cancelled", GeneratorExit: "Abandoned"}
@@ -52,7 +52,7 @@ class Attempt:
     def answered(self, response: dict[str, Any]) -> Call:
         """Return the call with its response (plain data)."""
         self._end()
-        tokens = count_tokens(self.request.content, response)
+        tokens = token_counts(self.request.content, response)
         if tokens.is_estimated:
             _USAGE_WARNINGS.warn(self.request.caller.agent)
         usd = self.request.caller.usd(tokens.prompt, tokens.completion)

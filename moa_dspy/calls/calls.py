@@ -13,7 +13,6 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, Final, TypeAlias
 
-from moa_dspy._threads import THREADS
 from moa_dspy.calls.attempts import Attempts, OutagePolicy, SharedSlots, facts_of
 from moa_dspy.calls.budget import Ledger
 from moa_dspy.calls.call import (
@@ -37,6 +36,7 @@ from moa_dspy.calls.scope import (
     interruptible,
 )
 from moa_dspy.calls.steps import ASender, CallPlan, Sender, Sleep, Wait, Work, arun_plan, run_plan
+from moa_dspy.calls.timeout import THREADS
 from moa_dspy.errors import UnknownCallError
 
 

@@ -1,17 +1,99 @@
-"""Time limits of a whole attempt: a client's own timeout bounds only each wait for bytes."""
+"""Threads that start a task at once and are used again; none of them keeps a process alive."""
+
+# DOCS: calls/timeout: Time limits of a whole attempt: a client's own timeout bounds only each wait for bytes.
 
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from contextvars import copy_context
 from functools import partial
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import Any, Final, TypeAlias
 
-from moa_dspy._threads import THREADS
 from moa_dspy.dspy_internals import lm15
+
+_Job: TypeAlias = tuple[Future[Any], Callable[[], Any]]
+
+_IDLE_SECONDS: Final = 30.0
+
+
+class Threads:
+    """Runs every task at once, in a thread that is idle or else in a new one.
+
+    Unlike an executor it has no upper limit, so a mixture inside a mixture cannot wait
+    for itself, and its threads are daemons: a task that nobody waits for any more does
+    not hold up the end of the process.
+    """
+
+    def __init__(self) -> None:
+        self._idle: list[SimpleQueue[_Job]] = []
+        self._lock = threading.Lock()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        # A forked process has none of its parent's threads.
+        self._idle, self._lock = [], threading.Lock()
+
+    def submit(self, task: Callable[[], Any]) -> Future[Any]:
+        """Start ``task`` and return its future; it cannot be cancelled."""
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+        with self._lock:
+            inbox = self._idle.pop() if self._idle else None
+        if inbox is None:
+            inbox = SimpleQueue()
+            threading.Thread(target=self._work, args=(inbox,), daemon=True).start()
+        inbox.put((future, task))
+        return future
+
+    def _work(self, inbox: SimpleQueue[_Job]) -> None:
+        while (job := self._next(inbox)) is not None:
+            self._run(inbox, *job)
+            del job  # A waiting thread must not keep a task's objects alive.
+
+    def _next(self, inbox: SimpleQueue[_Job]) -> _Job | None:
+        try:
+            return inbox.get(timeout=_IDLE_SECONDS)
+        except Empty:
+            with self._lock:
+                if inbox in self._idle:
+                    self._idle.remove(inbox)
+                    return None
+        return inbox.get()  # It was chosen while it gave up waiting.
+
+    def _run(self, inbox: SimpleQueue[_Job], future: Future[Any], task: Callable[[], Any]) -> None:
+        result, failure = None, None
+        try:
+            result = task()
+        except BaseException as error:
+            failure = error
+        # Idle before the result is out: who waits for it may want the thread again at once.
+        with self._lock:
+            self._idle.append(inbox)
+        if failure is None:
+            future.set_result(result)
+        else:
+            future.set_exception(failure)
+
+
+def finished(task: Callable[[], Any]) -> Future[Any]:
+    """Run ``task`` in this thread and return its future; an interrupt is raised at once."""
+    future: Future[Any] = Future()
+    try:
+        future.set_result(task())
+    except Exception as error:
+        future.set_exception(error)
+    return future
+
+
+THREADS: Final = Threads()
+"""The threads of this process; layers of every mixture share them."""
 
 
 def within(seconds: float | None, task: Callable[[], Any]) -> Any:

@@ -34,7 +34,7 @@ class TokenCount:
     is_estimated: bool
 
 
-def count_tokens(request: str, response: Mapping[str, Any]) -> TokenCount:
+def token_counts(request: str, response: Mapping[str, Any]) -> TokenCount:
     """Return the tokens of a call; an estimate where the endpoint's count is none.
 
     Absent, null, zero, negative, fractional and absurdly large counts are none, and so is text.

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from moa_dspy._version import version
 from moa_dspy.cli.calls import calls
 from moa_dspy.cli.optimize import optimize, worker
 from moa_dspy.errors import LocalModelError, MoaError, PoolError
+from moa_dspy.files import version
 
 if TYPE_CHECKING:
     from moa_dspy.mixture import MixtureOfAgents

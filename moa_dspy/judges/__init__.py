@@ -8,8 +8,7 @@ from moa_dspy.judges.base import GradedExample, Judge, Judged, Judgement, JudgeP
 from moa_dspy.judges.graded import GradeJudge, Grader, SkillJudge
 from moa_dspy.judges.metric import MetricJudge
 from moa_dspy.judges.pairwise import PairJudge
-from moa_dspy.judges.recorded import RecordedJudge
-from moa_dspy.judges.run import Answers, GradeRun, JudgeRun, grade_all, judge_all
+from moa_dspy.judges.run import Answers, GradeRun, JudgeRun, RecordedJudge, grade_all, judge_all
 from moa_dspy.judges.signatures import SKILLS
 
 __all__ = [

@@ -11,7 +11,7 @@ import optuna
 from moa_dspy.calls.budget import Budget
 from moa_dspy.diversity import DIVERSITY_METRICS, DiversityMetric
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize.named import unknown
+from moa_dspy.files import unknown
 from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.selection import Limits

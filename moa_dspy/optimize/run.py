@@ -27,13 +27,7 @@ from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.progress import ShowSnapshot, Snapshot, silent
 from moa_dspy.optimize.result import StudyResult
 from moa_dspy.optimize.search import ModelSearch, SearchOutcome, run_search
-from moa_dspy.optimize.study import (
-    FinishedStudy,
-    PreparedStudy,
-    SharedStudy,
-    digest_of,
-    save_study,
-)
+from moa_dspy.optimize.study import FinishedStudy, PreparedStudy, SharedStudy, digest_of, save_study
 from moa_dspy.optimize.tasks import QueueWorkers, Task, TaskQueue, TaskRunner
 from moa_dspy.program_file import save_program
 

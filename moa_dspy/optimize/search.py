@@ -16,10 +16,7 @@ from moa_dspy.calls.budget import Budget, Ledger, Spending, spending_under
 from moa_dspy.data.splits import Splits
 from moa_dspy.errors import StudyError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize.comparison import (
-    compare_on_test,
-    compared_baselines,
-)
+from moa_dspy.optimize.comparison import compare_on_test, compared_baselines
 from moa_dspy.optimize.conclusion import make_program, make_result, recommended_of
 from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, Student, WorkerPool, mixtures_of
 from moa_dspy.optimize.nodes import NodeCache

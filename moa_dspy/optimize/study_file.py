@@ -17,7 +17,6 @@ import dspy
 import optuna
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa_dspy._toml import check_table, options_table, read_toml, shown_value
 from moa_dspy.adapters import ADAPTERS
 from moa_dspy.agent import Agent, available, read_agents
 from moa_dspy.aggregators import NORMALISERS
@@ -26,9 +25,18 @@ from moa_dspy.calls.budget import Budget
 from moa_dspy.data import BENCHMARKS, METRICS, Splits, read_rows, split_rows
 from moa_dspy.diversity import DIVERSITY_METRICS
 from moa_dspy.errors import ArchitectureError, PoolError, StudyError
+from moa_dspy.files import (
+    check_table,
+    code_digest,
+    imported,
+    made,
+    options_table,
+    read_toml,
+    shown_value,
+    unknown,
+)
 from moa_dspy.layers import SEAT_MODULES
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize.named import code_digest, imported, made, unknown
 from moa_dspy.optimize.objectives import OBJECTIVES
 from moa_dspy.optimize.prompts.builtin import OPTIMIZERS
 from moa_dspy.optimize.prompts.options import PromptOptions

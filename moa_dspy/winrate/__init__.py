@@ -13,13 +13,7 @@ from moa_dspy.winrate.diagnostics import (
     oracle,
     position_consistency,
 )
-from moa_dspy.winrate.intervals import (
-    Interval,
-    WinRate,
-    mean_interval,
-    paired_interval,
-    win_rate,
-)
+from moa_dspy.winrate.intervals import Interval, WinRate, mean_interval, paired_interval, win_rate
 from moa_dspy.winrate.length_control import (
     Coefficients,
     GamedRows,

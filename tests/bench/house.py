@@ -162,10 +162,12 @@ def riddles(package: Path) -> list[str]:
     found = []
     for module, path in modules_of(package).items():
         tree = parsed(path)
-        kinds = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-        for node in (tree, *kinds):
-            if RIDDLE.match(ast.get_docstring(node) or ""):
-                found.append(module if node is tree else f"{module}.{getattr(node, 'name', '')}")
+        named = {f"{module}.{n.name}": n for n in ast.walk(tree) if isinstance(n, ast.ClassDef)}
+        texts = {
+            module: ast.get_docstring(tree),
+            **{k: ast.get_docstring(n) for k, n in named.items()},
+        }
+        found += [name for name, text in texts.items() if RIDDLE.match(text or "")]
     return found
 
 

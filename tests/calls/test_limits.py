@@ -11,9 +11,9 @@ from typing import Any
 import dspy
 import pytest
 
-from moa_dspy._threads import THREADS
 from moa_dspy.agent import Agent
 from moa_dspy.calls import Calls, Limiter, call_scope
+from moa_dspy.calls.timeout import THREADS
 from moa_dspy.pool import Pool
 from tests.calls.chat_server import ChatServer, Reply, serving
 

@@ -10,9 +10,9 @@ import dspy
 import pytest
 from dspy import lm15
 
-from moa_dspy._threads import THREADS
 from moa_dspy.agent import Agent
 from moa_dspy.calls import Call, Calls, Recording
+from moa_dspy.calls.timeout import THREADS
 from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool
 from tests.calls.chat_server import ChatServer, Reply, serving

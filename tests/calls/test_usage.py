@@ -11,7 +11,7 @@ import pytest
 from moa_dspy.adapters import PlainChat
 from moa_dspy.agent import Agent
 from moa_dspy.calls import AgentCalls, Budget, Calls, Ledger, call_scope
-from moa_dspy.calls.usage import count_tokens
+from moa_dspy.calls.usage import token_counts
 from moa_dspy.errors import BudgetReachedError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
@@ -38,17 +38,17 @@ ODD = {
 @pytest.mark.parametrize("bad", [None, 0, -1, "7", 1.5, True, 2**70])
 def test_a_count_that_is_none_is_estimated(bad: Any) -> None:
     usage = {"input_tokens": bad, "output_tokens": bad}
-    found = count_tokens(REQUEST, {**ANSWER, "usage": usage})
+    found = token_counts(REQUEST, {**ANSWER, "usage": usage})
     assert (found.prompt, found.completion, found.is_estimated) == (*ESTIMATE, True)
 
 
 def test_the_endpoints_own_counts_are_taken() -> None:
-    found = count_tokens(REQUEST, {**ANSWER, "usage": {"input_tokens": 11, "output_tokens": 7}})
+    found = token_counts(REQUEST, {**ANSWER, "usage": {"input_tokens": 11, "output_tokens": 7}})
     assert (found.prompt, found.completion, found.is_estimated) == (11, 7, False)
-    half = count_tokens(REQUEST, {**ANSWER, "usage": {"input_tokens": 11}})
+    half = token_counts(REQUEST, {**ANSWER, "usage": {"input_tokens": 11}})
     assert (half.prompt, half.completion, half.is_estimated) == (11, ESTIMATE[1], True)
     nothing = {"message": {"parts": [{"text": "", "type": "text"}]}}
-    empty = count_tokens(REQUEST, {**nothing, "usage": {"input_tokens": 11, "output_tokens": 0}})
+    empty = token_counts(REQUEST, {**nothing, "usage": {"input_tokens": 11, "output_tokens": 0}})
     assert (empty.completion, empty.is_estimated) == (0, False)
 
 

@@ -22,8 +22,7 @@ from typing import Any, Final
 
 from moa_dspy.calls.call import Call
 from moa_dspy.calls.calls import Calls
-from moa_dspy.calls.lm.failures import in_time, mask_keys
-from moa_dspy.calls.lm.response import readable, stored_response
+from moa_dspy.calls.lm.response import in_time, mask_keys, readable, stored_response
 from moa_dspy.calls.lm.stream import StreamedResponse, StreamState, as_stream, stream_of
 from moa_dspy.calls.request import AgentCalls, CallRequest
 from moa_dspy.calls.scope import current_scope

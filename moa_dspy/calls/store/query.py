@@ -8,7 +8,7 @@ from typing import Any
 
 from moa_dspy.calls.call import Call
 from moa_dspy.calls.store.database import Database
-from moa_dspy.calls.store.table import read_all
+from moa_dspy.calls.store.store import read_all
 
 
 @dataclass(frozen=True, slots=True)

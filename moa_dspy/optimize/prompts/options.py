@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize.named import unknown
+from moa_dspy.files import unknown
 from moa_dspy.optimize.prompts.optimizers import OPTIMIZER_NAMES, WRITERS
 from moa_dspy.optimize.prompts.prompt import PromptRegistry
 from moa_dspy.optimize.space.space import SearchSpace

@@ -69,11 +69,14 @@ class Answer:
         final: What the mixture answers.
         layers: Responses per layer, in the architecture's order, failed ones included.
         last: The aggregator's own response where it asked a model, else None.
+        is_undecided: Whether a ranker was asked and named no single response, so that
+            consensus chose.
     """
 
     final: Response
     layers: tuple[tuple[Response, ...], ...]
     last: Response | None
+    is_undecided: bool = False
 
     @property
     def responses(self) -> tuple[Response, ...]:
@@ -117,7 +120,11 @@ class Answer:
     def summary(self) -> str:
         """What the answer cost, in one line."""
         parts = [f"{self.calls} calls", f"{self.seconds:.2f} s", f"{self.usd:.6f} usd"]
-        counts = {"failed": len(self.failures), "references cut": len(self.cuts)}
+        counts = {
+            "failed": len(self.failures),
+            "references cut": len(self.cuts),
+            "ranker without an opinion": int(self.is_undecided),
+        }
         return ", ".join([*parts, *(f"{n} {what}" for what, n in counts.items() if n)])
 
     def __str__(self) -> str:

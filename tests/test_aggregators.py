@@ -277,7 +277,7 @@ DIFFERENT: list[tuple[Any, Any]] = [
     ({"a": 1}, {"b": 1}),
     (City(name="Rome"), City(name="Rome", people=0)),
     (City(name="Rome"), {"name": "Rome", "people": None}),
-    (date(2024, 1, 2), datetime(2024, 1, 2)),  # noqa: DTZ001  # without a zone on purpose
+    (date(2024, 1, 2), datetime(2024, 1, 2)),  # without a zone on purpose
     (Colour.RED, "red"),
 ]
 

@@ -1,4 +1,4 @@
-"""Preferences that somebody recorded earlier, as a judge."""
+"""A judge that looks up preferences which were recorded earlier."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import dspy
 
 from moa_dspy.errors import DataError, MetricError
-from moa_dspy.judges.base import JudgedCounter, Judgement, JudgeReport, id_of
+from moa_dspy.judges.base import Judgement, JudgeReport, OutcomeCounter, id_of
 from moa_dspy.winrate import RecordedPreferences
 
 
@@ -37,7 +37,7 @@ class RecordedJudge:
                 )
             # As text: the ids of examples are, whatever type a table's column has.
             self._table[system, str(example_id)] = float(preference)
-        self._tally = JudgedCounter()
+        self._tally = OutcomeCounter()
 
     def compare(
         self, example: dspy.Example, candidate: str, reference: str | None = None

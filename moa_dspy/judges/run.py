@@ -1,6 +1,4 @@
-"""What a judge said about many examples: preferences or grades, with what became of the rest."""
-
-# DOCS: judges/_loop: Runs a judge over examples, several at a time.
+"""Runs of a judge over many examples, several at a time: preferences or grades, and counts."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from numpy.typing import NDArray
 
 from moa_dspy.calls import call_scope
 from moa_dspy.errors import DataError, LayerFailedError, MetricError
-from moa_dspy.judges.base import GradedExample, Judge, Judgement, JudgeReport, id_of, raise_if_ours
+from moa_dspy.judges.base import Grades, Judge, Judgement, JudgeReport, id_of, raise_if_ours
 from moa_dspy.judges.graded import Grader
 from moa_dspy.winrate import WinRate, win_rate
 
@@ -65,7 +63,7 @@ class JudgeRun:
 class GradeRun:
     """The grades of one system on examples, in their order."""
 
-    graded: tuple[GradedExample, ...]
+    graded: tuple[Grades, ...]
 
     @property
     def scores(self) -> NDArray[np.float64]:
@@ -148,7 +146,7 @@ def grade_all(
     """Grade one system on examples; arguments and errors as ``judge_all``."""
     given = _lookup(answers, examples, name="answers")
 
-    def graded(place: int, example: dspy.Example) -> GradedExample:
+    def graded(place: int, example: dspy.Example) -> Grades:
         return judge.grade(example, given(place, example))
 
     return GradeRun(tuple(_each(examples, graded, num_threads)))

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Answers that agents gave alone to the same rows, as codes that votes can be counted from."""
 
 from __future__ import annotations
 

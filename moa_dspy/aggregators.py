@@ -1,6 +1,7 @@
-"""What the last step of a mixture is: a plan that may ask an agent, and ends with one response."""
+"""Ways to turn the last layer's responses into one answer: vote, select, synthesize.
 
-# DOCS: aggregators/__init__: Ways to turn the last layer's responses into one answer.
+Each is a plan that may ask an agent, and ends with one response.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from moa_dspy.data.answers import normalise_answer, normalise_text, normalise_version
 from moa_dspy.data.values import comparable
@@ -27,13 +28,13 @@ class Question:
     """A seat that is to be asked; equal nodes are one computation per example.
 
     Attributes:
-        node: Name of the computation: who is asked, as what, having read which nodes.
+        node: Name of the computation: the agent, its role, and the nodes it has read.
         agent: Name in the pool.
         sample: Index of the independent sample.
         module: The DSPy module that asks.
         inputs: Its keyword arguments.
         cuts: What had to be cut from the references in ``inputs``.
-        deadline_seconds: After how long an answer is too late; None is never.
+        deadline_seconds: Seconds after which an answer is too late; None means no limit.
         is_final: Whether the reply is the mixture's own answer, which may be streamed.
     """
 
@@ -76,7 +77,7 @@ class Combine(Protocol):
 
     ``responses`` holds at least one; every one has an answer; they stand in the
     architecture's order. The result is one of them verbatim, or a new one of the
-    aggregator. Whoever is asked may fail, and then the result says so.
+    aggregator. The agent that is asked may fail, and then the result says so.
     """
 
     def __call__(self, inputs: Mapping[str, Any], responses: Sequence[Response], /) -> Steps:
@@ -102,7 +103,9 @@ class Consensus:
 class Rank:
     """Lets an agent rank the responses and returns the best verbatim (the paper's LLM ranker).
 
-    A reply without a number of a response counts as no opinion: consensus decides.
+    A choice is ``[[2]]``, or a reply with one number in it. A reply without a number of a
+    response, or with several numbers, is no opinion: then consensus decides, and the
+    prediction's facts say so (``Answer.is_undecided``).
     """
 
     agent: str
@@ -116,12 +119,31 @@ class Rank:
         read, cuts = self.read(self.agent, self.module, inputs, responses)
         question = Question(node, self.agent, 0, self.module, read, cuts)
         (reply,) = yield [question]
-        left_out = {cut.reference for cut in cuts if not cut.kept_tokens}
-        numbered = [r for n, r in enumerate(responses, start=1) if n not in left_out]
-        number = re.search(r"\d+", str(reply.values.get("best", "")))
-        if number and 1 <= int(number[0]) <= len(numbered):
-            return numbered[int(number[0]) - 1]
-        return _most_alike(responses)
+        return ranked_first(reply, responses, cuts) or _most_alike(responses)
+
+
+_CHOICE: Final = re.compile(r"\[\[\s*([0-9]{1,6})\s*\]\]")
+_NUMBER: Final = re.compile(r"[-\u2212]?[0-9]+(?:[.,][0-9]+)*")
+
+
+def ranked_first(
+    reply: Response, responses: Sequence[Response], cuts: Sequence[Cut]
+) -> Response | None:
+    """Return the response that a ranker's reply names, None if it does not name exactly one.
+
+    Args:
+        reply: The ranker's own response.
+        responses: Those that it was to rank.
+        cuts: What it did not read: a response that was left out had no number.
+    """
+    left_out = {cut.reference for cut in cuts if not cut.kept_tokens}
+    numbered = [r for n, r in enumerate(responses, start=1) if n not in left_out]
+    text = str(reply.values.get("best", ""))
+    named = set(_CHOICE.findall(text) or _NUMBER.findall(text))
+    number = named.pop() if len(named) == 1 else ""
+    if not (number.isdecimal() and len(number) <= 6 and 1 <= int(number) <= len(numbered)):
+        return None
+    return numbered[int(number) - 1]
 
 
 def _most_alike(responses: Sequence[Response]) -> Response:

@@ -22,6 +22,7 @@ from moa_dspy.aggregators import (
     Synthesize,
     Vote,
     node_name,
+    ranked_first,
 )
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, LayerFailedError
@@ -170,6 +171,7 @@ class Planner:
         nodes: tuple[str, ...],
         layers: Sequence[tuple[Response, ...]],
     ) -> Plan:
+        is_undecided = False
         if not layers:
             name = str(self.architecture.aggregator)
             node = node_name("propose", name)
@@ -178,12 +180,14 @@ class Planner:
         else:
             seats = self.architecture.reading
             readable = [one for seat in seats if (one := layers[-1][seat]).has_answer]
-            steps = self._combine(tuple(nodes[seat] for seat in seats))(inputs, readable)
-            final, asked = yield from _watched(steps)
+            combine = self._combine(tuple(nodes[seat] for seat in seats))
+            final, asked = yield from _watched(combine(inputs, readable))
+            if isinstance(combine, Rank) and asked is not None:
+                is_undecided = ranked_first(asked, readable, asked.cuts) is None
         if not final.has_answer:
             raise _too_few("The aggregator did not answer: 0 of 1", [final])
         self._complete(final)
-        return Answer(final, tuple(layers), asked)
+        return Answer(final, tuple(layers), asked, is_undecided)
 
     def _complete(self, *responses: Response) -> tuple[Response, ...]:
         """Return the responses unless a module of the caller's left out a field."""

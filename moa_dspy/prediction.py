@@ -74,11 +74,14 @@ class Answer:
         final: What the mixture answers.
         layers: Responses per layer, in the architecture's order, failed ones included.
         last: The aggregator's own response where it asked a model, else None.
+        is_undecided: Whether a ranker was asked and named no single response, so that
+            consensus chose.
     """
 
     final: Response
     layers: tuple[tuple[Response, ...], ...]
     last: Response | None
+    is_undecided: bool = False
 
     @property
     def responses(self) -> tuple[Response, ...]:
@@ -128,6 +131,7 @@ class Answer:
             "references cut": len(self.cuts),
             "cut by max_tokens": ends.count("length"),
             "cut by a content filter": ends.count("content_filter"),
+            "ranker without an opinion": int(self.is_undecided),
         }
         return ", ".join([*parts, *(f"{n} {what}" for what, n in counts.items() if n)])
 

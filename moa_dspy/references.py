@@ -1,6 +1,7 @@
-"""Cuts the end of a text so that a reader sees that it was cut, and nothing half."""
+"""Limits of the references that an agent may read, and how they are cut to keep to them.
 
-# DOCS: references/_fit: Shares what room there is out over the references: the longest are cut first. | references/__init__: How much of the references an agent may read, and what was cut to keep to it.
+The longest references are cut first. A cut text ends between words and says that it was cut.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
 from typing import Any
 
+import numpy as np
+import pydantic
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from moa_dspy.adapters import PlainChat
 from moa_dspy.aggregators import (
     NORMALISERS,
     Combine,
@@ -13,11 +21,14 @@ from moa_dspy.aggregators import (
     Rank,
     Synthesize,
     Vote,
+    ballot_of,
     node_name,
 )
 from moa_dspy.architecture import Architecture
+from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.prediction import Response
 from moa_dspy.references import Cut
+from moa_dspy.testing import scripted_pool
 
 INPUTS = {"question": "France?"}
 
@@ -135,11 +146,21 @@ def test_a_vote_counts_all_fields_of_the_signature_and_nothing_else() -> None:
         ("2", "b"),
         ("The best is 3.", "c"),
         (" 1\n", "a"),
+        ("**3**", "c"),
+        ("[[3]]", "c"),
+        ("1 is short and 2 is wrong, so [[3]].", "c"),
+        ("3, yes: 3", "c"),
         # No opinion: consensus decides. b and c share a word, so b is the first most alike.
         ("", "b"),
         ("none of them", "b"),
         ("0", "b"),
         ("4", "b"),
+        ("1 or 3", "b"),
+        ("Response 1 is better than response 3.", "b"),
+        ("[[1]] [[3]]", "b"),
+        ("3.5", "b"),
+        ("-3", "b"),
+        ("1/3", "b"),
         ("99999999999999999999", "b"),
     ],
 )
@@ -148,6 +169,15 @@ def test_a_ranker_chooses_by_number_and_without_one_consensus_does(best: str, wi
     given = responses("left", "right way", "right turn")
     final, _ = run(ranker, given, Response("z", values={"best": best}, text=best))
     assert final.agent == winner
+
+
+@pytest.mark.parametrize(("said", "is_undecided"), [("2", False), ("1 or 2", True), ("?", True)])
+def test_a_prediction_says_that_its_ranker_had_no_opinion(said: str, is_undecided: bool) -> None:
+    pool = scripted_pool({"a": "x", "b": "y", "z": said})
+    program = MixtureOfAgents("q -> answer", "a + b > select(z)", pool=pool, adapter=PlainChat())
+    answer = program(q="?").mixture
+    assert answer.is_undecided is is_undecided
+    assert ("1 ranker without an opinion" in answer.summary) is is_undecided
 
 
 def test_a_ranker_that_failed_has_no_opinion() -> None:
@@ -206,3 +236,87 @@ def test_a_normaliser_says_when_two_answers_are_equal(
     normalise = NORMALISERS[name]
     assert (normalise(left) == normalise(right)) is is_equal
     assert normalise(normalise(left)) == normalise(left)
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class City(pydantic.BaseModel):
+    name: str
+    people: float | None = None
+
+
+EQUAL: list[tuple[Any, Any]] = [
+    (3, 3.0),
+    (0.1, Decimal("0.1")),
+    (1e16, 10**16),
+    ({"a": 1, "b": 2}, {"b": 2.0, "a": 1}),
+    ({"a", "b", "c"}, {"c", "b", "a"}),
+    ([1, [2, {"x": 3}]], [1.0, [2, {"x": 3.0}]]),
+    (["Paris", " rome"], ["paris", "Rome"]),
+    (City(name="Rome", people=3), City(name="rome", people=3.0)),
+    (
+        datetime(2024, 1, 2, 12, tzinfo=UTC),
+        datetime(2024, 1, 2, 14, tzinfo=timezone(timedelta(hours=2))),
+    ),
+    (float("nan"), None),
+    (np.float64(3), 3),
+    (np.array([1, 2]), [1, 2]),
+]
+DIFFERENT: list[tuple[Any, Any]] = [
+    (3, "3"),
+    (True, 1),
+    (True, "True"),
+    (None, "None"),
+    (None, 0),
+    (3, 4),
+    ([1, 2], [2, 1]),
+    ([1, 2], {1, 2}),
+    ({"a": 1}, {"a": 2}),
+    ({"a": 1}, {"b": 1}),
+    (City(name="Rome"), City(name="Rome", people=0)),
+    (City(name="Rome"), {"name": "Rome", "people": None}),
+    (date(2024, 1, 2), datetime(2024, 1, 2)),  # without a zone on purpose
+    (Colour.RED, "red"),
+]
+
+
+def typed_ballot(value: Any) -> Any:
+    return ballot_of({"answer": value}, ["answer"], NORMALISERS["text"])
+
+
+@pytest.mark.parametrize(("left", "right"), EQUAL)
+def test_equal_typed_answers_are_one_typed_ballot(left: Any, right: Any) -> None:
+    assert typed_ballot(left) == typed_ballot(right)
+
+
+@pytest.mark.parametrize(("left", "right"), DIFFERENT)
+def test_different_typed_answers_are_two_ballots(left: Any, right: Any) -> None:
+    assert typed_ballot(left) != typed_ballot(right)
+
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
+)
+TYPED = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abc", max_size=2), inner),
+    max_leaves=8,
+)
+
+
+@given(TYPED)
+def test_a_value_and_its_copy_in_another_order_are_one_ballot(value: Any) -> None:
+    def turned(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: turned(part[key]) for key in reversed(part)}
+        return [turned(item) for item in part] if isinstance(part, list) else part
+
+    assert typed_ballot(value) == typed_ballot(turned(value))
+    assert hash(typed_ballot(value)) == hash(typed_ballot(turned(value)))
+
+
+@given(st.integers(-(10**6), 10**6), st.integers(-(10**6), 10**6))
+def test_numbers_are_one_ballot_exactly_if_they_are_equal(left: int, right: int) -> None:
+    assert (typed_ballot(left / 8) == typed_ballot(Decimal(right) / 8)) is (left == right)

@@ -142,8 +142,8 @@ def _joined(parts: list[str | Part]) -> str | list[Part]:
 
 
 _CLOSING: Final = re.compile(
-    r"(?:\s*(?:\[\[ ?## ?completed ?## ?\]\]|<\|[^<>|\s]{1,60}\|>|<\uff5c[^<>\uff5c\s]{1,60}\uff5c>))+"
-    r"\s*\Z"
+    r"(?:(?<!\s)\s*(?:\[\[ ?## ?completed ?## ?\]\]"
+    r"|<\|[^<>|\s]{1,60}\|>|<\uff5c[^<>\uff5c\s]{1,60}\uff5c>))+\s*\Z"
 )
 """DSPy's closing marker and tokens of chat templates, at the end of a reply."""
 

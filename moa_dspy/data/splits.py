@@ -1,6 +1,8 @@
-"""Questions that are the same but for blanks and case are found, in one set or between two."""
+"""Splits of rows into train, val and test that share no question, and how overlaps are found.
 
-# DOCS: data/_splits: Three splits that share no row: prompts see train, a search sees val, nobody sees test.
+Questions are the same if they differ only in blanks and case. Prompts are tuned on train, a search
+sees val, and test is read once, after the pick.
+"""
 
 from __future__ import annotations
 

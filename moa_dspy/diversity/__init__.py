@@ -1,4 +1,4 @@
-"""How different the responses of one layer are, and how differently agents fail."""
+"""Diversity of the responses of one layer, and differences between agents' errors."""
 
 from moa_dspy.diversity.answers import (
     Disagreement,

@@ -1,9 +1,9 @@
-"""How differently agents fail on tasks whose answers can be checked.
+"""Differences between agents on tasks whose answers can be checked: answers, and errors.
 
-All take the scores of agents on the same examples, (n_agents, n_examples), in [0, 1]; below 0.5
-is wrong; NaN is a cell that was not measured, and each pair is compared on the examples that both
-have. They return a symmetric (n_agents, n_agents) matrix, NaN for a pair without common examples.
-Definitions: Kuncheva & Whitaker, Machine Learning 51 (2003).
+The functions of errors take the scores of agents on the same examples, (n_agents, n_examples), in
+[0, 1]; below 0.5 is wrong; NaN is a cell that was not measured, and each pair is compared on the
+examples that both have. They return a symmetric (n_agents, n_agents) matrix, NaN for a pair
+without common examples. Definitions: Kuncheva & Whitaker, Machine Learning 51 (2003).
 """
 
 from __future__ import annotations

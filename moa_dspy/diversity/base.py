@@ -1,4 +1,4 @@
-"""TODO."""
+"""The protocols of diversity metrics, and arithmetic on matrices of similarities."""
 
 from __future__ import annotations
 

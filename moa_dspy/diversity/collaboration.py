@@ -1,4 +1,4 @@
-"""What models make of each other's answers: the two analyses of the MoA paper.
+"""The MoA paper's two analyses of how models use each other's answers.
 
 Paper: Wang et al., Mixture-of-Agents Enhances Large Language Model Capabilities, arXiv 2406.04692,
 section 2 (answers with others' help) and figure 4b (which proposals an aggregator follows).

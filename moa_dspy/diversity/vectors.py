@@ -1,4 +1,4 @@
-"""TODO."""
+"""Distances of texts as vectors: TF-IDF, hashed n-grams, given embeddings, and edit distance."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Who answered better, example by example: one class per source of verdicts.
+"""Judges: one class per source of verdicts on which of two answers is better.
 
 Every judge gives preferences in [0, 1] (1 = the candidate is preferred) and counts what it could
 not judge, which is never a loss. ``judge_all`` feeds ``moa_dspy.winrate``.
 """
 
-from moa_dspy.judges.base import GradedExample, Judge, Judged, Judgement, JudgeProgram, JudgeReport
+from moa_dspy.judges.base import Grades, Judge, Judgement, JudgeOutcome, JudgeProgram, JudgeReport
 from moa_dspy.judges.graded import GradeJudge, Grader, SkillJudge
 from moa_dspy.judges.metric import MetricJudge
 from moa_dspy.judges.pairwise import PairJudge
@@ -17,13 +17,13 @@ __all__ = [
     "Answers",
     "GradeJudge",
     "GradeRun",
-    "GradedExample",
     "Grader",
+    "Grades",
     "Judge",
+    "JudgeOutcome",
     "JudgeProgram",
     "JudgeReport",
     "JudgeRun",
-    "Judged",
     "Judgement",
     "MetricJudge",
     "PairJudge",

@@ -1,6 +1,4 @@
-"""What a judge said about one example, and the counts of many such outcomes."""
-
-# DOCS: judges/_program: What the judges that ask a model share: a seat for the model, counts, and the way into DSPy. | judges/_texts: Examples and predictions as the texts that a judge reads.
+"""The judges' protocol, their outcomes with counts, and the base of judges that ask a model."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ its answer was not a verdict."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class JudgeOutcome:
     """What every judge says about an example: either a number, or why there is none."""
 
     excluded: Exclusion | None = None
@@ -45,7 +43,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement(Judged):
+class Judgement(JudgeOutcome):
     """A preference between two systems on one example.
 
     Attributes:
@@ -69,7 +67,7 @@ class Judgement(Judged):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GradedExample(Judged):
+class Grades(JudgeOutcome):
     """The grades of one system on one example.
 
     Attributes:
@@ -100,7 +98,7 @@ class JudgeReport:
     sampled: int = 0
 
     @classmethod
-    def of(cls, outcomes: Iterable[Judged]) -> JudgeReport:
+    def of(cls, outcomes: Iterable[JudgeOutcome]) -> JudgeReport:
         """Count outcomes."""
         counts: Counter[str] = Counter()
         for outcome in outcomes:
@@ -124,7 +122,7 @@ class JudgeReport:
 _PARTS = ("missing", "failed", "unparsable", "inconsistent", "ties", "sampled")
 
 
-def _counted(outcome: Judged) -> list[str]:
+def _counted(outcome: JudgeOutcome) -> list[str]:
     if outcome.excluded is not None:
         return ["n", outcome.excluded]
     claims = {
@@ -135,21 +133,21 @@ def _counted(outcome: Judged) -> list[str]:
     return ["n", "judged", *(name for name, holds in claims.items() if holds)]
 
 
-class JudgedCounter:
+class OutcomeCounter:
     """Counts outcomes as they come; shared by the copies of a judge and safe for threads."""
 
     def __init__(self) -> None:
         self._report = JudgeReport()
         self._lock = threading.Lock()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> JudgedCounter:
+    def __deepcopy__(self, memo: dict[int, Any]) -> OutcomeCounter:
         # DSPy's optimizers judge with copies, whose exclusions must not go unseen.
         return self
 
-    def __reduce__(self) -> tuple[type[JudgedCounter], tuple[()]]:
-        return JudgedCounter, ()
+    def __reduce__(self) -> tuple[type[OutcomeCounter], tuple[()]]:
+        return OutcomeCounter, ()
 
-    def add(self, outcome: Judged) -> None:
+    def add(self, outcome: JudgeOutcome) -> None:
         """Count one outcome."""
         with self._lock:
             self._report += JudgeReport.of([outcome])
@@ -221,11 +219,11 @@ class JudgeProgram(dspy.Module):
         super().__init__()
         self.pool, self.agent = _seat(pool, agent, lm)
         self.adapter = adapter or PlainChat()
-        self.tally = JudgedCounter()
+        self.counter = OutcomeCounter()
 
     def report(self) -> JudgeReport:
         """Return the counts of every comparison of this judge and its copies."""
-        return self.tally.report
+        return self.counter.report
 
     def ask(self, predictor: Any, inputs: Mapping[str, str], *, weighted: bool = False) -> Reply:
         """Ask the judge's model once; what the model does wrong is a reply too.
@@ -254,9 +252,9 @@ class JudgeProgram(dspy.Module):
         values = {name: prediction[name] for name in prediction.keys()}  # noqa: SIM118  # no dict
         return Reply(values, values.pop("logprobs", None), reason=str(values.get("reasoning", "")))
 
-    def count(self, outcome: Judged) -> None:
+    def count(self, outcome: JudgeOutcome) -> None:
         """Add one outcome to the report."""
-        self.tally.add(outcome)
+        self.counter.add(outcome)
 
 
 def raise_if_ours(error: BaseException, *, but: tuple[type[MoaError], ...] = ()) -> None:

@@ -1,6 +1,4 @@
-"""What the judges that grade one system at a time share."""
-
-# DOCS: judges/_grade: A judge that grades single answers from 1 to 10, turn by turn. | judges/_skill: A judge that rates the skills an example is annotated with, from 1 to 5.
+"""Judges that grade one system at a time: answers from 1 to 10, or skills from 1 to 5."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from moa_dspy.adapters import quoted
 from moa_dspy.errors import DataError
 from moa_dspy.judges.base import (
     Exclusion,
-    GradedExample,
+    Grades,
     Judgement,
     JudgeProgram,
     Reply,
@@ -36,7 +34,7 @@ class Grader(JudgeProgram):
 
     best: int
 
-    def grade(self, example: dspy.Example, answer: Any) -> GradedExample:
+    def grade(self, example: dspy.Example, answer: Any) -> Grades:
         """Grade an answer; the result is counted by the report.
 
         Args:
@@ -47,7 +45,7 @@ class Grader(JudgeProgram):
         self.count(graded)
         return graded
 
-    def graded(self, example: dspy.Example, answer: Any) -> GradedExample:
+    def graded(self, example: dspy.Example, answer: Any) -> Grades:
         """``grade`` uncounted: what a subclass says."""
         raise NotImplementedError
 
@@ -92,7 +90,7 @@ class Grader(JudgeProgram):
             return None, reply.excluded, reply.reason
         return None, "unparsable", f"{said[:80]!r} is no number from 1 to {self.best}."
 
-    def sum_up(self, pieces: Mapping[str, dspy.Prediction]) -> GradedExample:
+    def sum_up(self, pieces: Mapping[str, dspy.Prediction]) -> Grades:
         """Combine the predictions per turn or skill, each with ``grade``, ``excluded``, ``reason``.
 
         The score is the mean over all of them; one without a grade leaves the example without.
@@ -101,13 +99,13 @@ class Grader(JudgeProgram):
         reason = "\n".join(f"{n}: {piece.reason}" for n, piece in pieces.items() if piece.reason)
         for piece in pieces.values():
             if piece.excluded is not None:
-                return GradedExample(grades=grades, excluded=piece.excluded, reason=reason)
+                return Grades(grades=grades, excluded=piece.excluded, reason=reason)
         read: Sequence[float] = [piece.grade for piece in pieces.values()]
         score = (sum(read) / len(read) - 1) / (self.best - 1)
-        return GradedExample(grades=grades, score=score, reason=reason)
+        return Grades(grades=grades, score=score, reason=reason)
 
 
-def _compared(ours: GradedExample, theirs: GradedExample) -> Judgement:
+def _compared(ours: Grades, theirs: Grades) -> Judgement:
     for graded in (ours, theirs):
         if graded.score is None:
             return Judgement(excluded=graded.excluded, reason=graded.reason)
@@ -174,7 +172,7 @@ class GradeJudge(Grader):
         number, excluded, reason = self.read_grade(reply, "grade")
         return dspy.Prediction(grade=number, excluded=excluded, reason=reason)
 
-    def graded(self, example: dspy.Example, answer: Any) -> GradedExample:
+    def graded(self, example: dspy.Example, answer: Any) -> Grades:
         """Grade every turn; ``grades`` has the keys ``turn 1``, ``turn 2`` and so on.
 
         Raises:
@@ -183,9 +181,7 @@ class GradeJudge(Grader):
         questions = self._questions(example)
         answers = texts_of(answer)
         if answers is None:
-            return GradedExample(
-                grades={}, excluded="missing", reason="There is no answer to grade."
-            )
+            return Grades(grades={}, excluded="missing", reason="There is no answer to grade.")
         if len(answers) != len(questions):
             raise DataError(
                 f"Example {id_of(example)!r} has {len(questions)} turns, "
@@ -287,7 +283,7 @@ class SkillJudge(Grader):
         number, excluded, reason = self.read_grade(self.ask(self.rate, inputs), "rating")
         return dspy.Prediction(grade=number, excluded=excluded, reason=reason)
 
-    def graded(self, example: dspy.Example, answer: Any) -> GradedExample:
+    def graded(self, example: dspy.Example, answer: Any) -> Grades:
         """Rate every annotated skill; ``grades`` has the skills' names as keys.
 
         Raises:
@@ -297,9 +293,7 @@ class SkillJudge(Grader):
         instruction = instruction_of(example)
         response = answer_text(answer, example)
         if response is None:
-            return GradedExample(
-                grades={}, excluded="missing", reason="There is no answer to rate."
-            )
+            return Grades(grades={}, excluded="missing", reason="There is no answer to rate.")
         reference = answer_text(example.get(self.reference_answer_field), example)
         pieces = {
             skill: self(

@@ -1,6 +1,7 @@
-"""Judges as DSPy metrics, for ``dspy.Evaluate``, DSPy's optimizers and ``ModelSearch``."""
+"""DSPy metrics as judges, and judges as DSPy metrics.
 
-# DOCS: judges/_metric: Any DSPy metric as a judge of two systems.
+The latter serve ``dspy.Evaluate``, DSPy's optimizers and ``ModelSearch``.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ from typing import Any, TypeAlias
 import dspy
 
 from moa_dspy.errors import DataError, MetricError, MoaError
-from moa_dspy.judges.base import Judged, JudgedCounter, Judgement, JudgeReport, id_of
+from moa_dspy.judges.base import Judgement, JudgeOutcome, JudgeReport, OutcomeCounter, id_of
 from moa_dspy.winrate import preferences
 
 Metric: TypeAlias = Callable[..., Any]
-Scored: TypeAlias = tuple[float | None, Judged]
+Scored: TypeAlias = tuple[float | None, JudgeOutcome]
 """A number in [0, 1] or none, and what it is based on."""
 
 
@@ -68,14 +69,14 @@ def reference_in(example: dspy.Example, field: str) -> Any:
     return example[field]
 
 
-def _feedback(value: float | None, outcome: Judged) -> str:
+def _feedback(value: float | None, outcome: JudgeOutcome) -> str:
     if value is None:
         return f"The judge gave no verdict: {_why(outcome)}"
     said = f"The judge scored this answer {value:.2f} on a scale from 0 to 1."
     return f"{said} {outcome.reason}".strip()
 
 
-def _why(outcome: Judged) -> str:
+def _why(outcome: JudgeOutcome) -> str:
     return f"{outcome.excluded}. {outcome.reason}".strip()
 
 
@@ -98,7 +99,7 @@ class MetricJudge:
         if not tolerance >= 0:
             raise MetricError(f"`tolerance` must be at least 0, but got {tolerance}.")
         self.metric, self.tolerance, self.answer_field = metric, tolerance, answer_field
-        self._tally = JudgedCounter()
+        self._tally = OutcomeCounter()
 
     def compare(self, example: dspy.Example, candidate: Any, reference: Any) -> Judgement:
         """Score both answers and compare.

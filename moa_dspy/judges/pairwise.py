@@ -1,6 +1,7 @@
-"""Reads verdicts and grades strictly: what is not clearly one is no verdict at all."""
+"""A judge that reads two responses and says which is better, and the reading of its verdicts.
 
-# DOCS: judges/_pair: A judge that reads two responses and says which is better.
+The reading is strict: a reply that is not clearly a verdict is none.
+"""
 
 from __future__ import annotations
 

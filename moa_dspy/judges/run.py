@@ -1,6 +1,4 @@
-"""Preferences that somebody recorded earlier, as a judge."""
-
-# DOCS: judges/run: What a judge said about many examples: preferences or grades, with what became of the rest.
+"""Runs of a judge over many examples, several at a time, and a judge of recorded preferences."""
 
 from __future__ import annotations
 
@@ -20,11 +18,11 @@ from numpy.typing import NDArray
 from moa_dspy.calls.scope import call_scope
 from moa_dspy.errors import DataError, LayerFailedError, MetricError
 from moa_dspy.judges.base import (
-    GradedExample,
+    Grades,
     Judge,
-    JudgedCounter,
     Judgement,
     JudgeReport,
+    OutcomeCounter,
     id_of,
     raise_if_ours,
 )
@@ -57,7 +55,7 @@ class RecordedJudge:
                 )
             # As text: the ids of examples are, whatever type a table's column has.
             self._table[system, str(example_id)] = float(preference)
-        self._tally = JudgedCounter()
+        self._counter = OutcomeCounter()
 
     def compare(
         self, example: dspy.Example, candidate: str, reference: str | None = None
@@ -81,12 +79,12 @@ class RecordedJudge:
             judgement = Judgement(excluded="missing", reason=reason)
         else:
             judgement = Judgement(preference=found)
-        self._tally.add(judgement)
+        self._counter.add(judgement)
         return judgement
 
     def report(self) -> JudgeReport:
         """Return the counts of every look-up."""
-        return self._tally.report
+        return self._counter.report
 
 
 def _by_name(table: RecordedPreferences) -> dict[tuple[str, str], float | None]:
@@ -97,9 +95,6 @@ def _by_name(table: RecordedPreferences) -> dict[tuple[str, str], float | None]:
         named[system, ""] = None  # a system nobody judged is known all the same
         named |= {(system, str(i)): value for i, value in zip(ids, values, strict=True)}
     return named
-
-
-# DOCS: judges/_loop: Runs a judge over examples, several at a time.
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +139,7 @@ class JudgeRun:
 class GradeRun:
     """The grades of one system on examples, in their order."""
 
-    graded: tuple[GradedExample, ...]
+    graded: tuple[Grades, ...]
 
     @property
     def scores(self) -> NDArray[np.float64]:
@@ -227,7 +222,7 @@ def grade_all(
     """Grade one system on examples; arguments and errors as ``judge_all``."""
     given = _lookup(answers, examples, name="answers")
 
-    def graded(place: int, example: dspy.Example) -> GradedExample:
+    def graded(place: int, example: dspy.Example) -> Grades:
         return judge.grade(example, given(place, example))
 
     return GradeRun(tuple(_each(examples, graded, num_threads)))

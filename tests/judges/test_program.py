@@ -77,7 +77,7 @@ def test_prompts_are_saved_and_loaded(name: str, tmp_path: Path) -> None:
 def test_counts_start_anew_in_another_process() -> None:
     judge = made("pair")
     judge.compare(example(), "ours", "theirs")
-    assert pickle.loads(pickle.dumps(judge.tally)).report.n == 0
+    assert pickle.loads(pickle.dumps(judge.counter)).report.n == 0
 
 
 @pytest.mark.parametrize("name", JUDGES)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""AlpacaEval 2: instructions with the responses of the baseline that answers are judged against."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every benchmark is: a card, and a reader that gives the same rows from hub and files."""
+"""The base of every benchmark: its card, and a reader that gives equal rows from hub and files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exact match, after the words around an answer are taken away."""
+"""BIG-Bench Hard: its reader and its metric, exact match of the final answer."""
 
 from __future__ import annotations
 

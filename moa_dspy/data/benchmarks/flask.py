@@ -1,4 +1,4 @@
-"""TODO."""
+"""FLASK: instructions annotated with the skills that an answer is rated on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The number that a solution ends in is its answer."""
+"""GSM8K: its reader and its metric, which compares the last numbers of two solutions."""
 
 from __future__ import annotations
 

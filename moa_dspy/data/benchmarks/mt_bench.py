@@ -1,4 +1,4 @@
-"""TODO."""
+"""MT-Bench: two-turn questions for chat models, some with reference answers."""
 
 from __future__ import annotations
 

@@ -1,0 +1,133 @@
+"""The files that a reader passes on two walks through the library.
+
+    uv run python tests/bench/walks.py [--json]
+
+``forward``: a mixture is asked, until a request reaches a server on this machine.
+``study``: ``moa-dspy optimize optimize/quickstart.toml``, from its first line to the verdict.
+A file counts if one of its functions runs; what only runs at import does not. A hop is a call from
+one file into another that was not made before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import moa_dspy
+
+PACKAGE = Path(moa_dspy.__file__).parent
+STUDY = Path(__file__).parent.parent.parent / "optimize" / "quickstart.toml"
+
+
+class Walk:
+    """Files in the order in which they were entered, and hops between them."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, None] = {}
+        self.hops: set[tuple[str, str]] = set()
+
+    def __call__(self, frame: Any, event: str, _: Any) -> None:
+        if event != "call" or frame.f_code.co_name == "<module>":
+            return
+        if (here := self._file(frame)) is None:
+            return
+        self.files[here] = None
+        caller = frame.f_back
+        while caller is not None and self._file(caller) is None:
+            caller = caller.f_back
+        if caller is not None and (before := self._file(caller)) not in (None, here):
+            self.hops.add((str(before), here))
+
+    @staticmethod
+    def _file(frame: Any) -> str | None:
+        path = Path(frame.f_code.co_filename)
+        return str(path.relative_to(PACKAGE)) if path.is_relative_to(PACKAGE) else None
+
+    @contextmanager
+    def walking(self) -> Iterator[None]:
+        threading.setprofile(self)
+        sys.setprofile(self)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)  # type: ignore[arg-type]  # None ends it
+
+    def shown(self) -> dict[str, Any]:
+        return {"n_files": len(self.files), "n_hops": len(self.hops), "files": list(self.files)}
+
+
+class _Paris(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        message = {"role": "assistant", "content": "Paris"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+        reply = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
+        body = json.dumps({**reply, "choices": [choice], "usage": usage}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+def forward() -> Walk:
+    """Ask a mixture of two agents of a local server."""
+    from moa_dspy.adapters import PlainChat
+    from moa_dspy.agent import Agent
+    from moa_dspy.mixture import MixtureOfAgents
+    from moa_dspy.pool import Pool
+
+    walk = Walk()
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Paris) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        pool = Pool([Agent(name=name, model=f"openai/{name}", api_base=url) for name in "ab"])
+        program = MixtureOfAgents(
+            "question -> answer", "a + b > synthesize(a)", pool=pool, adapter=PlainChat()
+        )
+        program(question="What is the capital of Spain?")  # connections are open from here on
+        with walk.walking():
+            program(question="What is the capital of France?")
+        server.shutdown()
+        thread.join()
+    return walk
+
+
+def study() -> Walk:
+    """Run the quickstart from its stored calls."""
+    from moa_dspy.cli import app
+
+    walk = Walk()
+    with tempfile.TemporaryDirectory() as folder, walk.walking():
+        app(["optimize", str(STUDY), "--json", "--out", folder], standalone_mode=False)
+    return walk
+
+
+def main() -> None:
+    """Print both walks."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    found = {"forward": forward().shown(), "study": study().shown()}
+    if asked.json:
+        print(json.dumps(found, indent=1))
+        return
+    for name, walk in found.items():
+        print(f"{name}: {walk['n_files']} files, {walk['n_hops']} hops: {', '.join(walk['files'])}")
+
+
+if __name__ == "__main__":
+    main()

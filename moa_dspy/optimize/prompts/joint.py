@@ -41,7 +41,7 @@ class PromptTrial(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PromptVerdict:
-    """Whether a picked mixture may keep its prompt.
+    """The decision whether a picked mixture keeps its prompt.
 
     Attributes:
         picked: With the prompt.

@@ -109,7 +109,7 @@ SOLVED = 0.5
 
 @dataclass(frozen=True, slots=True)
 class StudyEstimate:
-    """Calls, price and time that the whole study is expected to take, the single agents on val included.
+    """Expected calls, price and time of the whole study, the single agents on val included.
 
     Attributes:
         calls: Requests to models, whatever the budget.

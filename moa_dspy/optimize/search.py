@@ -205,12 +205,10 @@ def run_search(
     node_cache: NodeCache | None = None,
     show: ShowSnapshot = silent,
 ) -> SearchOutcome:
-    """Run the stages of one search in order, on rows with ids; see ``ModelSearch``.
+    """Run the stages of one search in order, on rows with ids; see ``ModelSearch.compile``.
 
     Args:
         options: The options of ``ModelSearch``.
-        student: The program, as given to ``ModelSearch.compile``.
-        splits: The rows.
         ledger: Counts and limits what is spent; default: see ``_ledger_of``.
         workers: Ask ahead, in other processes too; None means the threads of this one ask.
         node_cache: Responses that are known already.
@@ -244,14 +242,13 @@ def run_search(
             options, evaluator, splits, progress, baselines, singles.ranking, loop.may_announce
         )
     recommended = recommended_of(choice, compared, best)
-    spent = _difference(before, ledger.spending, seconds=time.monotonic() - started)
     result = make_result(
         loop.builder,
         choice,
         compared,
         recommended,
         early=early,
-        spent=spent,
+        spent=_difference(before, ledger.spending, seconds=time.monotonic() - started),
         stopped_by=loop.stopped_by,
         notes=joint.notes,
         prompts=joint.to_json(loop.trials.records),

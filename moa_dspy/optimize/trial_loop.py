@@ -218,7 +218,7 @@ class TrialLoop:
         return choose(self.builder.evidence())
 
     def measure_random_baseline(self, n: int) -> Baseline:
-        """Return the best on val of ``n`` random architectures, or of those that could be measured."""
+        """Return the best on val of ``n`` random architectures, or of those that were measured."""
         draws = random_draws(self.options.space, self.singles.canonical, self.options.seed)
         with spending_under(self.ledger, share=self.share + self.options.random_share):
             return measure_random_baseline(

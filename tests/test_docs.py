@@ -92,7 +92,7 @@ def test_defaults_in_brackets_are_those_of_the_code(section: str) -> None:
         for key, value in defaults.items()
         if key in documented and isinstance(value, bool | int | float | str)
         # Not a number: the default depends on the model.
-        if value == value  # noqa: PLR0124
+        if value == value
     }
     wrong = {k: documented[k] for k, value in plain.items() if value not in documented[k]}
     assert wrong == {}, plain

@@ -209,20 +209,21 @@ def run_search(
 
     Args:
         options: The options of ``ModelSearch``.
+        student: The program to search in.
+        splits: The rows.
         ledger: Counts and limits what is spent; default: see ``_ledger_of``.
         workers: Ask ahead, in other processes too; None means the threads of this one ask.
         node_cache: Responses that are known already.
         show: Takes a snapshot at every step.
     """
-    started = time.monotonic()
+    ledger = _ledger_of(options) if ledger is None else ledger
+    started, before, n_test = time.monotonic(), ledger.spending, len(splits.test)
     program = _searchable(student, options.pool)
     options, registry = with_prompts(options, program, splits.train)
     cache = NodeCache() if node_cache is None else node_cache
     evaluator = Evaluator(program, options.metric, options.num_threads, workers, cache, registry)
     joint = JointSearch.of(options, evaluator, registry, splits.train)
-    ledger = _ledger_of(options) if ledger is None else ledger
     check_prices(options, ledger.budget)
-    before, n_test = ledger.spending, len(splits.test)
     progress = Progress(show, ledger, options.n_trials)
     with spending_under(ledger):
         probed = probe(options, evaluator, splits.val, progress)
@@ -232,8 +233,7 @@ def run_search(
     progress.show("early facts", early=early)
     options = replace(options, space=replace(options.space, ranking=singles.ranking))
     loop = TrialLoop.of(options, ledger, progress, evaluator, singles, joint, n_test=n_test)
-    phases = loop.run(limit=options.n_trials)
-    choice = loop.choose()
+    phases, choice = loop.run(limit=options.n_trials), loop.choose()
     random = loop.measure_random_baseline(phases[-1])
     best = _best_single(singles.ranking, loop.trials.records, options.limits)
     baselines = compared_baselines(options, singles.ranking, choice.picked, best, random)

@@ -85,7 +85,7 @@ def measure_random_baseline(
         judge: Measures architectures.
         progress: Is shown each of them.
         draws: Random architectures.
-        n: How many are measured at most.
+        n: The most that are measured.
         may_announce: Whether workers may begin with all of them at once.
     """
     drawn: list[TrialRecord] = []

@@ -40,7 +40,7 @@ class PromptSearch(Protocol):
 
     @property
     def n_rounds(self) -> int:
-        """How many times prompts are tuned."""
+        """Number of times that prompts are tuned."""
         ...
 
     @property
@@ -183,7 +183,7 @@ class TrialLoop:
             limit: Most architectures.
 
         Returns:
-            How many were known after each round of composing; prompts are tuned between.
+            The number that was known after each round of composing; prompts are tuned between.
         """
         options, ranking = self.options, self.singles.ranking
         singles = [Architecture.single(name) for name in ranking]

@@ -32,7 +32,7 @@ QUESTIONS = [
 
 
 def shown(program: Any, question: str) -> dict[str, Any]:
-    """Answer one question and return all that was sent and said."""
+    """Answer one question and return every message that was sent and every response."""
     prediction = program(question=question)
     said = []
     for seat, response in prediction.mixture.seats:

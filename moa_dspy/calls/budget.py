@@ -76,9 +76,6 @@ class Ledger:
         budget: None limits nothing.
         spent: What was spent before, if the ledger is kept in memory.
         backend: Where it is kept; default: the memory of this process.
-
-    Attributes:
-        share: Part of every limit that calls may use.
     """
 
     def __init__(
@@ -89,7 +86,6 @@ class Ledger:
         backend: BudgetBackend | None = None,
     ) -> None:
         self.budget = budget or Budget()
-        self.share = 1.0
         self.backend: BudgetBackend = backend or MemoryBudget(spent)
         self._reused = 0
         self._slowest = 0.0
@@ -118,7 +114,6 @@ class Ledger:
             StudyError: If nothing bounds what the call may use, and tokens or usd are limited.
         """
         self._check_bound(estimate)
-        share *= self.share
         while True:
             number = self.backend.reserve(estimate, limits=self._limits(share), key=key)
             if number is not None:

@@ -1,6 +1,7 @@
-"""The display of a running study on standard error: a live view, or plain lines in a log."""
+"""The commands ``optimize`` and ``worker``, which run a study file, and their progress display.
 
-# DOCS: cli/optimize: The commands ``optimize`` and ``worker``: run a study file, alone or beside other processes.
+Progress goes to standard error: a live view in a terminal, plain lines in a log.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ EVERY = 10
 
 
 class LiveProgress:
-    """Takes snapshots inside ``with``: it draws inside ``with`` and leaves nothing behind.
+    """A progress display that is drawn inside ``with`` and removed at its end.
 
     Args:
         stream: Default: standard error. A terminal gets a live view that moves between

@@ -432,8 +432,7 @@ def hub_records(
     Raises:
         DataError: It cannot be loaded, whatever the reason; says how to go on without the hub.
     """
-    # Here, not at the top: importing this library must not load datasets.
-    import datasets
+    import datasets  # Here, not at the top: importing this library must not load it.
 
     try:
         table: Any = (
@@ -442,7 +441,6 @@ def hub_records(
             else datasets.load_dataset("json", data_files=file, split="train")
         )
     except Exception as error:
-        # Network, hub client, builders and Arrow each raise their own; to us they are one thing.
         reason = (str(error).splitlines() or [""])[0].rstrip(".")
         raise DataError(
             f"{name}, split {split!r}, cannot be loaded from the hub "

@@ -10,7 +10,7 @@ from moa_dspy.optimize.prompts.optimize import optimize_aggregator
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.prompts.prompt import Prompt
 from moa_dspy.optimize.prompts.result import PromptReport, PromptResult
-from moa_dspy.optimize.result import StageCounts, StudyResult, SystemScore, TrialRecord
+from moa_dspy.optimize.result import StudyResult, SystemScore, TrialRecord
 from moa_dspy.optimize.run import run_study
 from moa_dspy.optimize.search import ModelSearch
 from moa_dspy.optimize.selection import Limits
@@ -32,7 +32,6 @@ __all__ = [
     "ReferenceFeedback",
     "SearchSpace",
     "Snapshot",
-    "StageCounts",
     "StudyResult",
     "SystemScore",
     "TrialRecord",

@@ -74,8 +74,8 @@ def measure_random_baseline(
     *,
     n: int,
     may_announce: bool,
-) -> tuple[Baseline, int]:
-    """Return the best on val of ``n`` random architectures, and how many could be measured.
+) -> Baseline:
+    """Return the best on val of ``n`` random architectures, or of those that could be measured.
 
     It gets as many trials as the search had. Its calls come from the share of the budget
     that is kept for it; the note says if that did not reach a trial.
@@ -85,7 +85,7 @@ def measure_random_baseline(
         judge: Measures architectures.
         progress: Is shown each of them.
         draws: Random architectures.
-        n: How many are measured at most.
+        n: The most that are measured.
         may_announce: Whether workers may begin with all of them at once.
     """
     drawn: list[TrialRecord] = []
@@ -101,10 +101,10 @@ def measure_random_baseline(
     fair = [r for r in drawn if not r.is_stopped_early and options.limits.admit(r)]
     if not fair:
         note = "its share of the budget did not reach one trial"
-        return Baseline("random", None, note), len(drawn)
+        return Baseline("random", None, note)
     best = best_on_val(fair, diversity_weight=options.diversity_weight)
     note = f"best of {len(drawn)} random architectures"
-    return Baseline("random", Architecture.parse(best.architecture), note), len(drawn)
+    return Baseline("random", Architecture.parse(best.architecture), note)
 
 
 def compared_baselines(
@@ -318,16 +318,16 @@ def _verdict(
 ) -> Verdict:
     """Return the verdict from the test rows that both were measured on."""
     common = [row for row in pick.outcomes if row in single.outcomes]
-    chosen, rival = pick.baseline.architecture, single.baseline.architecture
+    chosen, baseline = pick.baseline.architecture, single.baseline.architecture
     assert chosen is not None  # neither is a baseline that may be left out
-    names = (str(chosen), str(rival))
+    names = (str(chosen), str(baseline))
     if common:
         return verdict(
             scores([pick.outcomes[row] for row in common]),
             scores([single.outcomes[row] for row in common]),
             pick_is_single=not chosen.layers,
             names=names,
-            gain=min_gain,
+            min_gain=min_gain,
         )
     unknown = Interval(0.0, -1.0, 1.0, 0.95)
     reason = pick.missing or single.missing
@@ -337,7 +337,7 @@ def _verdict(
         )
         return Verdict("single", None, unknown, 0, 0, text)
     gaps = np.array(val["pick"].scores) - np.array(val["best_single"].scores)
-    n_more = examples_needed(gaps, gain=min_gain)
+    n_more = examples_needed(gaps, min_gain=min_gain)
     text = (
         f"Not enough examples: no test row was asked of both {names[0]} and {names[1]}; about "
         f"{n_more} are needed to see a gain of {100 * min_gain:.3g} points. {reason}"

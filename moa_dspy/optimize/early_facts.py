@@ -109,7 +109,7 @@ SOLVED = 0.5
 
 @dataclass(frozen=True, slots=True)
 class StudyEstimate:
-    """What the whole study is expected to take, the single agents on val included.
+    """Expected calls, price and time of the whole study, the single agents on val included.
 
     Attributes:
         calls: Requests to models, whatever the budget.
@@ -130,7 +130,7 @@ class StudyEstimate:
 
 @dataclass(frozen=True, slots=True)
 class EarlyFacts:
-    """What the single agents alone tell of every mixture of them, on the rows of val.
+    """Facts about every mixture that follow from its single agents alone, on the rows of val.
 
     Attributes:
         n_rows: Rows measured.

@@ -29,7 +29,7 @@ agents would be proposed, and these are all measured at first."""
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What architectures will cost per question, from what the single agents cost.
+    """Expected cost of architectures per question, from what the single agents cost.
 
     A seat is taken to cost what its agent costs alone: what it reads besides is not known yet.
 

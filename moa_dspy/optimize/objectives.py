@@ -12,7 +12,7 @@ from moa_dspy.diversity import Disagreement, DiversityMetric
 
 @dataclass(frozen=True, slots=True)
 class MeasuredArchitecture:
-    """What is known of an architecture when it is judged; all per example, in the same order.
+    """The measurements of one architecture that objectives read, per example, in one order.
 
     Attributes:
         scores: The metric.

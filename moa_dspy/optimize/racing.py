@@ -212,7 +212,7 @@ class TrialJudge:
         return record
 
     def announce(self, architectures: Iterable[Architecture], *, is_urgent: bool = True) -> None:
-        """Say which will be judged: a crew begins with the rows that each needs at first."""
+        """Announce the arms to be judged: workers begin with the rows that each needs first."""
         for architecture in architectures:
             first, *_ = self._ends(architecture)
             rows = self._rows[:first]

@@ -62,19 +62,6 @@ class TrialRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class StageCounts:
-    """How far a finished study got, so that running it again does the same and no more.
-
-    ``phases`` are the trials at the end of each time that it composed, before prompts were tuned.
-    """
-
-    trials: int
-    random: int
-    stopped_by: str | None = None
-    phases: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class StudyResult:
     """The outcome of a study.
 

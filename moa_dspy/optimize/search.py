@@ -29,7 +29,7 @@ from moa_dspy.optimize.options import (
 from moa_dspy.optimize.progress import Progress, ShowSnapshot, silent
 from moa_dspy.optimize.prompts.joint import JointSearch, with_prompts
 from moa_dspy.optimize.prompts.options import PromptOptions
-from moa_dspy.optimize.result import StageCounts, StudyResult, TrialRecord
+from moa_dspy.optimize.result import StudyResult, TrialRecord
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.shares import check_budget, check_prices
 from moa_dspy.optimize.singles import measure_single_agents, probe
@@ -185,13 +185,14 @@ class SearchOutcome:
         program: The recommended one.
         result: What was found, as plain data.
         study: Optuna's.
-        reached: How far it got, for running it again exactly.
+        phases: Architectures that were known after each round of composing; prompts are tuned
+            between.
     """
 
     program: Any
     result: StudyResult
     study: optuna.Study
-    reached: StageCounts
+    phases: tuple[int, ...]
 
 
 def run_search(
@@ -203,44 +204,37 @@ def run_search(
     workers: WorkerPool | None = None,
     node_cache: NodeCache | None = None,
     show: ShowSnapshot = silent,
-    counts: StageCounts | None = None,
 ) -> SearchOutcome:
-    """Run the stages of one search, in order; see ``ModelSearch``.
+    """Run the stages of one search in order, on rows with ids; see ``ModelSearch.compile``.
 
     Args:
-        options: What is searched, and how.
-        student: As given to ``ModelSearch.compile``.
-        splits: The rows, each with an id.
-        ledger: Counts and limits what is spent; default: a new one with the budget of the
-            options, or the pool's own where only that has a budget.
+        options: The options of ``ModelSearch``.
+        student: The program to search in.
+        splits: The rows.
+        ledger: Counts and limits what is spent; default: see ``_ledger_of``.
         workers: Ask ahead, in other processes too; None means the threads of this one ask.
         node_cache: Responses that are known already.
         show: Takes a snapshot at every step.
-        counts: Of a finished search that is to be run again exactly.
     """
-    started = time.monotonic()
+    ledger = _ledger_of(options) if ledger is None else ledger
+    started, before, n_test = time.monotonic(), ledger.spending, len(splits.test)
     program = _searchable(student, options.pool)
     options, registry = with_prompts(options, program, splits.train)
     cache = NodeCache() if node_cache is None else node_cache
     evaluator = Evaluator(program, options.metric, options.num_threads, workers, cache, registry)
     joint = JointSearch.of(options, evaluator, registry, splits.train)
-    ledger = _ledger_of(options) if ledger is None else ledger
     check_prices(options, ledger.budget)
-    before, n_test = ledger.spending, len(splits.test)
     progress = Progress(show, ledger, options.n_trials)
     with spending_under(ledger):
         probed = probe(options, evaluator, splits.val, progress)
         check_budget(options, evaluator, splits, ledger, probed)
         singles = measure_single_agents(options, evaluator, splits.val, progress)
-    estimate = singles.estimate(options, splits, budget=ledger.budget)
-    early = singles.early_facts(estimate)
+    early = singles.early_facts(singles.estimate(options, splits, budget=ledger.budget))
     progress.show("early facts", early=early)
     options = replace(options, space=replace(options.space, ranking=singles.ranking))
     loop = TrialLoop.of(options, ledger, progress, evaluator, singles, joint, n_test=n_test)
-    limit, known_phases = (counts.trials, counts.phases) if counts else (options.n_trials, ())
-    phases = loop.run(limit=limit, known_phases=known_phases)
-    choice = loop.choose()
-    random, n_random = loop.measure_random_baseline(counts.random if counts else phases[-1])
+    phases, choice = loop.run(limit=options.n_trials), loop.choose()
+    random = loop.measure_random_baseline(phases[-1])
     best = _best_single(singles.ranking, loop.trials.records, options.limits)
     baselines = compared_baselines(options, singles.ranking, choice.picked, best, random)
     with spending_under(ledger):
@@ -248,22 +242,19 @@ def run_search(
             options, evaluator, splits, progress, baselines, singles.ranking, loop.may_announce
         )
     recommended = recommended_of(choice, compared, best)
-    stopped_by = counts.stopped_by if counts else loop.stopped_by
-    reached = StageCounts(phases[-1], n_random, stopped_by, phases)
-    spent = _difference(before, ledger.spending, seconds=time.monotonic() - started)
     result = make_result(
         loop.builder,
         choice,
         compared,
         recommended,
         early=early,
-        spent=spent,
-        stopped_by=stopped_by,
+        spent=_difference(before, ledger.spending, seconds=time.monotonic() - started),
+        stopped_by=loop.stopped_by,
         notes=joint.notes,
         prompts=joint.to_json(loop.trials.records),
     )
-    made = make_program(evaluator, recommended, loop.trials.records)
-    return SearchOutcome(made, result, loop.trials.study, reached)
+    program = make_program(evaluator, recommended, loop.trials.records)
+    return SearchOutcome(program, result, loop.trials.study, phases)
 
 
 def _searchable(student: dspy.Module, pool: Pool) -> Any:

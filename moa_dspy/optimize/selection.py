@@ -210,7 +210,7 @@ N_UNMEASURED: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What may be picked: its gain over the incumbent, shrunk, and that gain's error.
+    """A candidate of the pick: its gain over the incumbent, shrunk, and that gain's error.
 
     ``caution`` is how many errors are taken off.
     """
@@ -333,7 +333,7 @@ def _first(option: Option) -> tuple[float, float, float, str]:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a question may cost at most; None is no limit. A pick never goes beyond.
+    """The most that a question may cost; None means no limit. A pick never goes beyond.
 
     Raises:
         StudyError: If a limit is not positive.

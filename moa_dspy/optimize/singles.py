@@ -139,7 +139,7 @@ class SingleAgents:
 
     @cached_property
     def ballots(self) -> Ballots | None:
-        """What votes would count; None where none may be tried, or answers are no ballots."""
+        """The answers that votes count; None where no vote is allowed or an answer is no ballot."""
         answered = [o for outcomes in self.outcomes.values() for o in outcomes if not o.failure]
         may_vote = "vote" in self.space.combines and self.space.searches_layers
         if not may_vote or any(outcome.ballot is None for outcome in answered):
@@ -157,7 +157,7 @@ class SingleAgents:
 
     @property
     def forecast(self) -> Forecast:
-        """What an architecture's question will cost, from what its agents cost alone."""
+        """Expected cost of a question to an architecture, from what its agents cost alone."""
         singles = self.outcomes.items()
         return Forecast(
             usd={name: fmean(outcome.usd for outcome in found) for name, found in singles},

@@ -40,7 +40,7 @@ class PromptSearch(Protocol):
 
     @property
     def n_rounds(self) -> int:
-        """How many times prompts are tuned."""
+        """Number of times that prompts are tuned."""
         ...
 
     @property
@@ -176,15 +176,14 @@ class TrialLoop:
         calls += [architecture.calls for architecture in more]
         return self.shares.of_search(calls, part=self.joint.part)
 
-    def run(self, *, limit: int, known_phases: tuple[int, ...] = ()) -> tuple[int, ...]:
+    def run(self, *, limit: int) -> tuple[int, ...]:
         """Measure up to ``limit`` architectures, the single agents at least.
 
         Args:
             limit: Most architectures.
-            known_phases: Of a finished study that is run again.
 
         Returns:
-            How many were known after each round of composing; prompts are tuned between.
+            The number that was known after each round of composing; prompts are tuned between.
         """
         options, ranking = self.options, self.singles.ranking
         singles = [Architecture.single(name) for name in ranking]
@@ -198,7 +197,7 @@ class TrialLoop:
             if number:
                 self._measure_given(self._tuned(number), "prompt", limit=limit)
             planned = min(limit, round(limit * self.joint.part))
-            self._measure_proposed(known_phases[number] if number < len(known_phases) else planned)
+            self._measure_proposed(planned)
             phases.append(len(self.trials.records))
         self.joint.n_tried = sum(one.prompt is not None for one in self.trials.records)
         return tuple(phases)
@@ -218,8 +217,8 @@ class TrialLoop:
         self.builder.may_prompt = False
         return choose(self.builder.evidence())
 
-    def measure_random_baseline(self, n: int) -> tuple[Baseline, int]:
-        """Return the best on val of ``n`` random architectures, and how many could be measured."""
+    def measure_random_baseline(self, n: int) -> Baseline:
+        """Return the best on val of ``n`` random architectures, or of those that were measured."""
         draws = random_draws(self.options.space, self.singles.canonical, self.options.seed)
         with spending_under(self.ledger, share=self.share + self.options.random_share):
             return measure_random_baseline(

@@ -29,7 +29,7 @@ class BradleyTerry:
 
     @property
     def standard_errors(self) -> Vector:
-        """How well each strength is known, as a distance from the mean of all."""
+        """Standard error of each strength, as a distance from the mean of all."""
         errors: Vector = np.sqrt(np.diag(self.covariance))
         return errors
 

@@ -24,7 +24,7 @@ from moa_dspy.winrate.intervals import (
 
 @dataclass(frozen=True, slots=True)
 class PositionConsistency:
-    """How a judge reacts when the two responses change places."""
+    """Reactions of a judge when the two responses change places."""
 
     consistent: Interval
     """Share of examples with the same verdict in both orders, in [0, 1]; 1 is best."""
@@ -34,7 +34,7 @@ class PositionConsistency:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far two judges say the same."""
+    """The agreement of two judges."""
 
     raw: Interval
     """Share of examples with the same verdict, in [0, 1]."""

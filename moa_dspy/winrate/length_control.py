@@ -116,7 +116,7 @@ class GamedRows:
 
 @dataclass(frozen=True, slots=True)
 class Coefficients:
-    """What moves the log-odds that a model is preferred to the baseline; the baseline's are 0."""
+    """Coefficients of the log-odds that a model beats the baseline; the baseline's are 0."""
 
     length: float = 0.0
     """Of tanh(baseline's length - model's, in standard deviations); negative: longer wins."""

@@ -206,56 +206,57 @@ def simultaneous_intervals(
 
 
 def examples_needed(
-    differences: Scores, *, gain: float = 0.03, power: float = 0.8, alpha: float = 0.05
+    differences: Scores, *, min_gain: float = 0.03, power: float = 0.8, alpha: float = 0.05
 ) -> int:
-    """Return the total number of paired examples that would show a true mean gain of ``gain``.
+    """Return the total number of paired examples that would show a true mean gain of ``min_gain``.
 
-    ``n = (z_alpha sqrt(D) + z_power sqrt(D - gain^2))^2 / gain^2`` with the discordance
-    ``D = variance of the differences + gain^2`` (Connor, Biometrics 43, 1987; Miettinen 1968).
-    Right-or-wrong differences need D >= gain. The test is ``verdict``'s, ``sign_flip_mid_p``:
+    ``n = (z_alpha sqrt(D) + z_power sqrt(D - g^2))^2 / g^2`` with the discordance
+    ``D = variance of the differences + g^2`` and ``g = min_gain`` (Connor, Biometrics 43, 1987;
+    Miettinen 1968).
+    Right-or-wrong differences need D >= g. The test is ``verdict``'s, ``sign_flip_mid_p``:
     summed over all outcomes its power at this n is 0.80 to 0.84 for gains of 3, 5, 8
-    and 10 points and D up to 0.4 (0.87 where D = gain); without mid-p it would be 0.74 to 0.79,
-    and 2 / gain examples more would be needed. Where no example differs D is unknown: the upper
+    and 10 points and D up to 0.4 (0.87 where D = g); without mid-p it would be 0.74 to 0.79,
+    and 2 / g examples more would be needed. Where no example differs D is unknown: the upper
     end of its 95 % interval by the rule of three, 3 / n, stands in. Never fewer than the
     examples that could reach ``alpha`` at all: n wins of n have a mid-p of 1 / 2^(n + 1).
 
     It also is the number that shows two equally good systems to be equal within a margin of
-    ``gain`` (``non_inferiority_p``): the distance between the two hypotheses is the same.
+    ``min_gain`` (``non_inferiority_p``): the distance between the two hypotheses is the same.
 
     Args:
         differences: Score of one system minus score of the other per example, in [-1, 1].
-        gain: The smallest mean difference worth having, in score units, in (0, 1).
+        min_gain: The smallest mean difference worth having, in score units, in (0, 1).
         power: Chance to find it, at least 0.5.
         alpha: Level of the one-sided test, below 0.5.
 
     Raises:
         MetricError: no difference, one outside [-1, 1], or a level out of its range.
     """
-    discordance = _discordance(differences, gain=gain)
+    discordance = _discordance(differences, min_gain=min_gain)
     check_level(alpha)
     check_share(power, name="power")
     if power < 0.5:
         raise MetricError(f"`power` must be at least 0.5, but got {power}.")
     normal = NormalDist()
     by_chance = normal.inv_cdf(1 - alpha) * sqrt(discordance)
-    by_gain = normal.inv_cdf(power) * sqrt(discordance - gain**2)
-    n = (by_chance + by_gain) ** 2 / gain**2
+    by_gain = normal.inv_cdf(power) * sqrt(discordance - min_gain**2)
+    n = (by_chance + by_gain) ** 2 / min_gain**2
     return max(ceil(n), ceil(log2(1 / alpha)) - 1)
 
 
-def power_of(differences: Scores, *, gain: float = 0.03, alpha: float = 0.05) -> float:
-    """Return the chance that as many examples as these show a true mean gain of ``gain``.
+def power_of(differences: Scores, *, min_gain: float = 0.03, alpha: float = 0.05) -> float:
+    """Return the chance that as many examples as these show a true mean gain of ``min_gain``.
 
     The formula of ``examples_needed``, solved for the power; in (0, 1).
 
     Raises:
         MetricError: as ``examples_needed``.
     """
-    discordance = _discordance(differences, gain=gain)
+    discordance = _discordance(differences, min_gain=min_gain)
     check_level(alpha)
     n = score_vector(differences, name="differences").size
-    distance = gain * sqrt(n) - NormalDist().inv_cdf(1 - alpha) * sqrt(discordance)
-    spread = sqrt(max(discordance - gain**2, 1e-12))
+    distance = min_gain * sqrt(n) - NormalDist().inv_cdf(1 - alpha) * sqrt(discordance)
+    spread = sqrt(max(discordance - min_gain**2, 1e-12))
     return NormalDist().cdf(distance / spread)
 
 
@@ -270,17 +271,17 @@ def check_level(alpha: float) -> None:
         raise MetricError(f"`alpha` must be below 0.5, but got {alpha}.")
 
 
-def _discordance(differences: Scores, *, gain: float) -> float:
-    """Return the second moment of the differences if their mean is ``gain``."""
+def _discordance(differences: Scores, *, min_gain: float) -> float:
+    """Return the second moment of the differences if their mean is ``min_gain``."""
     gaps = score_vector(differences, name="differences")
     widest = float(gaps[np.abs(gaps).argmax()])
     if abs(widest) > 1:
         raise MetricError(f"`differences` must be in [-1, 1], but one is {widest}.")
-    check_share(gain, name="gain")
+    check_share(min_gain, name="min_gain")
     if not abs(widest) > 1e-12:
         variance = min(3 / gaps.size, 1.0)
     else:
         variance = float(gaps.var(ddof=1)) if gaps.size > 1 else float(gaps[0] ** 2)
     if is_binary(gaps):
-        return min(max(variance + gain**2, gain), 1.0)
-    return variance + gain**2
+        return min(max(variance + min_gain**2, min_gain), 1.0)
+    return variance + min_gain**2

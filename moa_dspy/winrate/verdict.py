@@ -22,7 +22,7 @@ from moa_dspy.winrate.tests import (
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether to use the mixture, with the numbers behind it and one sentence that says both."""
+    """The advice to use the mixture or not, the numbers behind it, and one sentence with both."""
 
     kind: Literal["mixture", "single", "not_enough_examples"]
     p_value: float | None
@@ -42,14 +42,14 @@ def verdict(
     pick_is_single: bool,
     names: tuple[str, str] = ("the mixture", "the best single model"),
     alpha: float = 0.05,
-    gain: float = 0.03,
+    min_gain: float = 0.03,
 ) -> Verdict:
     """Decide between the pick and the best single model by one interval on unseen examples.
 
     The interval is ``decision_interval``: its ends are what one-sided tests at ``alpha`` do not
     reject. In this order: a pick that is a single model needs no test; above 0, which is
-    p <= alpha, is "mixture"; below ``gain`` is "single", since a gain worth having is excluded;
-    anything else is "not_enough_examples". ``n_more`` then aims at power 0.8 to find ``gain``
+    p <= alpha, is "mixture"; below ``min_gain`` is "single", since a gain worth having is excluded;
+    anything else is "not_enough_examples". ``n_more`` then aims at power 0.8 to find ``min_gain``
     or, where there are that many examples already, at power 1 - alpha: with those the two ends
     leave nothing undecided.
 
@@ -67,12 +67,12 @@ def verdict(
         pick_is_single: The pick has no layers.
         names: What to call the pick and the single model.
         alpha: Level of the test, below 0.5.
-        gain: The smallest mean difference worth having, in score units.
+        min_gain: The smallest mean difference worth having, in score units.
 
     Raises:
         MetricError: lengths differ, no example, a score outside [0, 1], or a bad level.
     """
-    check_share(gain, name="gain")
+    check_share(min_gain, name="min_gain")
     a, b = paired_vectors(pick, single, names=("pick", "single"), unit=True)
     interval = decision_interval(a, b, alpha=alpha)
     if pick_is_single:
@@ -83,12 +83,14 @@ def verdict(
         text = f"Use the mixture: {names[0]} beats {names[1]} by {_numbers(interval, p, a.size)}."
         return Verdict("mixture", p, interval, a.size, 0, text)
     gap = f"{names[0]} minus {names[1]} is {_numbers(interval, p, a.size)}"
-    if interval.high < gain:
-        text = f"Keep the single model: {gap}, which excludes a gain of {_points(gain)}."
+    if interval.high < min_gain:
+        text = f"Keep the single model: {gap}, which excludes a gain of {_points(min_gain)}."
         return Verdict("single", p, interval, a.size, 0, text)
-    n_more = _more(a - b, gain=gain, alpha=alpha)
+    n_more = _more(a - b, min_gain=min_gain, alpha=alpha)
     text = f"Not enough examples: {gap}; about {n_more:,} more are needed to see a gain of "
-    return Verdict("not_enough_examples", p, interval, a.size, n_more, f"{text}{_points(gain)}.")
+    return Verdict(
+        "not_enough_examples", p, interval, a.size, n_more, f"{text}{_points(min_gain)}."
+    )
 
 
 COST_WORDS: Final[Mapping[str, str]] = {"usd": "price", "calls": "calls", "seconds": "time"}
@@ -97,7 +99,7 @@ COST_WORDS: Final[Mapping[str, str]] = {"usd": "price", "calls": "calls", "secon
 
 @dataclass(frozen=True, slots=True)
 class CostVerdict:
-    """Whether a system is as good as the best single model, for less.
+    """The advice on a system that costs less: is it as good as the best single model?
 
     Attributes:
         kind: ``as_good``: not worse by the margin, and cheaper; ``worse``: by more than the
@@ -247,7 +249,7 @@ def _cost_verdict(
         kind = "as_good"
     elif interval.high <= -margin:
         kind = "worse"
-    n_more = _more(a - b, gain=margin, alpha=level) if kind == "not_shown" else 0
+    n_more = _more(a - b, min_gain=margin, alpha=level) if kind == "not_shown" else 0
     within, share = _points(margin), f"at {_percent(ratio)} of its {COST_WORDS[cost]}"
     heads = {
         "as_good": f"As good as {names[1]} within {within}, {share}",
@@ -263,7 +265,7 @@ def _cost_verdict(
         estimate=interval.estimate,
         interval=interval,
         p_value=p,
-        power=power_of(a - b, gain=margin, alpha=level),
+        power=power_of(a - b, min_gain=margin, alpha=level),
         n=a.size,
         n_more=n_more,
         margin=margin,
@@ -289,11 +291,11 @@ def _ratio(
     return mine / theirs
 
 
-def _more(differences: Vector, *, gain: float, alpha: float) -> int:
-    needed = examples_needed(differences, gain=gain, alpha=alpha)
+def _more(differences: Vector, *, min_gain: float, alpha: float) -> int:
+    needed = examples_needed(differences, min_gain=min_gain, alpha=alpha)
     if needed <= differences.size:
         # With z_power = z_alpha every estimate is above the test's bound or below the gain's.
-        needed = examples_needed(differences, gain=gain, power=1 - alpha, alpha=alpha)
+        needed = examples_needed(differences, min_gain=min_gain, power=1 - alpha, alpha=alpha)
     return max(needed - differences.size, 1)
 
 

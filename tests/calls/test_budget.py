@@ -88,21 +88,6 @@ def test_a_call_is_refused_when_one_as_slow_as_the_slowest_would_end_too_late(
         ledger.reserve(CallEstimate())
 
 
-def test_a_share_keeps_a_part_of_every_limit_back(make_ledger: MakeLedger) -> None:
-    ledger = make_ledger(Budget(calls=10))
-    ledger.share = 0.8
-    for _ in range(8):
-        spend(ledger)
-    with pytest.raises(
-        BudgetReachedError, match=r"10 calls is reached \(this stage may use 80% of it\)"
-    ):
-        ledger.reserve(CallEstimate())
-    ledger.share = 1.0
-    for _ in range(2):
-        spend(ledger)
-    assert ledger.spending.made == 10
-
-
 def test_calls_in_flight_count_by_their_upper_bound(make_ledger: MakeLedger) -> None:
     one = make_ledger(Budget(calls=1))
     one.reserve(CallEstimate())

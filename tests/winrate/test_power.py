@@ -24,13 +24,13 @@ def test_more_power_or_a_smaller_gain_needs_more() -> None:
     differences = [1.0, -1.0, 0.0, 0.0, 0.0]
     n = examples_needed(differences)
     assert examples_needed(differences, power=0.9) > n
-    assert examples_needed(differences, gain=0.02) > n
+    assert examples_needed(differences, min_gain=0.02) > n
     assert examples_needed(differences, alpha=0.01) > n
 
 
 def test_promised_power_is_reached() -> None:
     # A true gain of 10 points, 30 % discordant: 20 % wins, 10 % losses
-    n = examples_needed([1.0] * 15 + [-1.0] * 15 + [0.0] * 70, gain=0.1)
+    n = examples_needed([1.0] * 15 + [-1.0] * 15 + [0.0] * 70, min_gain=0.1)
     generator = np.random.default_rng(1)
     found = 0
     for wins, losses, ties in generator.multinomial(n, [0.2, 0.1, 0.7], size=600).tolist():
@@ -43,22 +43,22 @@ def test_promised_power_is_reached() -> None:
 def test_never_fewer_than_could_reach_the_level(differences: list[float]) -> None:
     # All won, the mid-p is 1 / 2^(n + 1): 1 / 16 of three is above 0.05, 1 / 32 of four below.
     assert sign_flip_mid_p([1.0] * 3) == 1 / 16
-    assert examples_needed(differences, gain=0.9) >= 4
+    assert examples_needed(differences, min_gain=0.9) >= 4
 
 
 def test_refuses_what_is_out_of_range() -> None:
     with pytest.raises(MetricError, match=r"`differences` must be in \[-1, 1\], but one is -2\.0"):
         examples_needed([0.0, -2.0])
-    with pytest.raises(MetricError, match="`gain` must be between 0 and 1, but got 3"):
-        examples_needed([0.0], gain=3)
+    with pytest.raises(MetricError, match="`min_gain` must be between 0 and 1, but got 3"):
+        examples_needed([0.0], min_gain=3)
     with pytest.raises(MetricError, match=r"`power` must be at least 0\.5, but got 0\.4"):
         examples_needed([0.0], power=0.4)
 
 
 def test_power_is_the_inverse_of_the_number_needed() -> None:
     differences = [1.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0] * 20
-    n = examples_needed(differences, gain=0.1, power=0.9)
+    n = examples_needed(differences, min_gain=0.1, power=0.9)
     # The same mix on as many examples as are needed; a few more or less by rounding.
     scaled = (differences * (n // 140 + 1))[:n]
-    assert power_of(scaled, gain=0.1) == pytest.approx(0.9, abs=0.02)
-    assert power_of(differences, gain=0.1) < 0.9
+    assert power_of(scaled, min_gain=0.1) == pytest.approx(0.9, abs=0.02)
+    assert power_of(differences, min_gain=0.1) < 0.9

@@ -120,5 +120,5 @@ def test_graded_scores_are_tested_by_sign_flips() -> None:
 def test_refuses_bad_levels() -> None:
     with pytest.raises(MetricError, match=r"`alpha` must be below 0\.5, but got 0\.5"):
         verdict([1.0], [0.0], pick_is_single=True, alpha=0.5)
-    with pytest.raises(MetricError, match=r"`gain` must be between 0 and 1, but got 3"):
-        verdict([1.0], [0.0], pick_is_single=True, gain=3)
+    with pytest.raises(MetricError, match=r"`min_gain` must be between 0 and 1, but got 3"):
+        verdict([1.0], [0.0], pick_is_single=True, min_gain=3)

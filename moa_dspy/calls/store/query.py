@@ -20,7 +20,7 @@ class CallFilter:
         is_failed: Only failed ones.
         since: Only those made at this time or later, in UTC seconds.
         before: Only those made earlier, in UTC seconds. A call whose time is unknown (of an
-            imported file, or of a store of version 1) is neither.
+            imported file) is neither.
     """
 
     agent: str | None = None

@@ -1,4 +1,4 @@
-"""The tables of a call store, their upgrade from older versions, and calls as rows of them."""
+"""The tables of a call store, their version, and calls as rows of them."""
 
 from __future__ import annotations
 
@@ -127,35 +127,33 @@ _TABLES = (
     ),
 )
 _MARKING_TABLES = "('moa_schema', 'calls')"
-_COLUMNS_OF_VERSION_1 = (
-    "key, agent, identity, sample, request, response, prompt_tokens, completion_tokens, usd, "
-    "seconds, failure"
-)
+_FOREIGN = -1
+"""Stands for the version of a database whose table ``calls`` is of another program."""
 
 
 def prepare(database: Database) -> None:
-    """Make the tables, or bring those of an older version up to this one, in one transaction.
+    """Make the tables where there are none, in one transaction.
 
     Safe when many processes do it at once.
 
     Raises:
-        StoreError: If the store is of a newer version, or the database holds something else.
+        StoreError: If the store is of another version, or the database holds something else.
     """
     # Reading takes no lock, so most processes do not wait for a writer.
     if _version(database.rows, is_postgresql=database.is_postgresql) != SCHEMA_VERSION:
-        database.transact(lambda session: _upgrade(session, database.name))
+        database.transact(lambda session: _make(session, database.name))
 
 
-def _upgrade(session: Session, name: str) -> None:
+def _make(session: Session, name: str) -> None:
     if session.is_postgresql:
         session.execute("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
     version = _version(session.rows, is_postgresql=session.is_postgresql)
-    if version > SCHEMA_VERSION:
-        raise StoreError(f"{name} has schema {version}, but this version reads {SCHEMA_VERSION}.")
     if version == SCHEMA_VERSION:
         return
-    if version == 1:
-        _from_version_1(session)
+    if version == _FOREIGN:
+        raise StoreError(f"{name} cannot be used: its table `calls` is not one of a call store.")
+    if version:
+        raise StoreError(f"{name} has schema {version}, but this version reads {SCHEMA_VERSION}.")
     dialect: Any = postgresql.dialect if session.is_postgresql else sqlite.dialect
     for table in _TABLES:
         made: list[Any] = [sa.schema.CreateTable(table, if_not_exists=True)]
@@ -164,17 +162,7 @@ def _upgrade(session: Session, name: str) -> None:
             session.execute(str(create.compile(dialect=dialect())))
     session.execute("INSERT INTO moa_schema (version) VALUES (?)", (SCHEMA_VERSION,))
     if not session.is_postgresql:
-        # Where version 1 looks: it must not write into what it does not understand.
         session.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
-def _from_version_1(session: Session) -> None:
-    """Add the new columns; texts stay as they are, for plain ones are read as well."""
-    session.execute(
-        f"SELECT {_COLUMNS_OF_VERSION_1} FROM calls LIMIT 0"
-    )  # fails if it is another table
-    session.execute("ALTER TABLE calls ADD COLUMN attempt INTEGER DEFAULT 1 NOT NULL")
-    session.execute("ALTER TABLE calls ADD COLUMN time FLOAT DEFAULT 0 NOT NULL")
 
 
 def _version(query: Callable[[str], list[Any]], *, is_postgresql: bool) -> int:
@@ -190,7 +178,7 @@ def _version(query: Callable[[str], list[Any]], *, is_postgresql: bool) -> int:
     if "moa_schema" in found:
         versions = [int(row[0]) for row in query("SELECT version FROM moa_schema")]
         return max([stamp, *versions])
-    return 1 if stamp == 0 and "calls" in found else stamp
+    return _FOREIGN if stamp == 0 and "calls" in found else stamp
 
 
 CALL_COLUMNS = tuple(f.name for f in fields(Call))
@@ -243,7 +231,7 @@ def packed(text: str) -> bytes:
 
 
 def unpacked(data: bytes | str) -> str:
-    """Return the text that ``packed`` compressed; stores of version 1 hold plain texts."""
+    """Return the text that ``packed`` compressed; short texts are stored as they are."""
     if isinstance(data, str):
         return data
     if data[:1] == _PACKED:

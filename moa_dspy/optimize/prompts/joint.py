@@ -41,7 +41,7 @@ class PromptTrial(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PromptVerdict:
-    """Whether a picked mixture may keep its prompt.
+    """The decision whether a picked mixture keeps its prompt.
 
     Attributes:
         picked: With the prompt.
@@ -214,7 +214,7 @@ class JointSearch:
 
     @property
     def n_rounds(self) -> int:
-        """How many times prompts are tuned."""
+        """Number of times that prompts are tuned."""
         return 0 if self.options is None or self.options.optimizer is None else self.options.rounds
 
     def tuning_part(self, number: int) -> float:
@@ -328,7 +328,7 @@ class JointSearch:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader must know of the prompts."""
+        """Notes on the prompts for the report."""
         found = list(self.tuning_notes)
         if self.n_rounds:
             # What was stored counts like what was made: a second run must say the same.

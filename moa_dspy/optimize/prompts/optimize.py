@@ -20,7 +20,7 @@ from moa_dspy.optimize.prompts.optimizers import check_optimizer, name_of
 from moa_dspy.optimize.prompts.prompt import Prompt
 from moa_dspy.optimize.prompts.result import PromptComparison, PromptOrigin, PromptResult
 from moa_dspy.optimize.prompts.student import Target
-from moa_dspy.optimize.prompts.tuning import CallCounter, PromptTuning
+from moa_dspy.optimize.prompts.tuning import CallCounter, PromptTuning, TunedPrompt
 from moa_dspy.optimize.splits import with_ids
 
 
@@ -79,23 +79,9 @@ def optimize_aggregator(
     rows = _splits(trainset, valset, testset)
     check_optimizer(optimizer, options, n_rows=len(rows["trainset"]))
     tuning = PromptTuning(target, checked, CallCounter(), num_threads, tuning_share, seed)
+    origin = PromptOrigin(name_of(optimizer), _settings(optimizer, options))
     found = tuning.run(optimizer, rows["trainset"], options)
-    test = _Test(tuning, found.prompt, alpha, min_gain)
-    # What is accepted depends on val alone, and is decided before a test row is read.
-    val = test.on(rows["valset"], "validation")
-    return PromptResult(
-        program=_with_prompt(target, found.prompt if val.is_proven else None),
-        accepted=val.is_proven,
-        before=Prompt.of(target.modules[0]),
-        after=found.prompt,
-        val=val,
-        test=test.on(rows["testset"], "test") if rows["testset"] else None,
-        calls=tuning.counter.by_stage(),
-        origin=PromptOrigin(name_of(optimizer), _settings(optimizer, options)),
-        candidates=found.candidates,
-        layer=layer,
-        notes=found.notes,
-    )
+    return _decided(_Test(tuning, found.prompt, alpha, min_gain), rows, found, origin, layer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +122,31 @@ class _Test:
             cache,
         )
         return scores(evaluator.measure(program.architecture, rows))
+
+
+def _decided(
+    test: _Test,
+    rows: Mapping[str, Sequence[dspy.Example]],
+    found: TunedPrompt,
+    origin: PromptOrigin,
+    layer: int | None,
+) -> PromptResult:
+    """Accept the new prompt by val alone, before a test row is read; then measure both on test."""
+    target = test.tuning.target
+    val = test.on(rows["valset"], "validation")
+    return PromptResult(
+        program=_with_prompt(target, found.prompt if val.is_proven else None),
+        accepted=val.is_proven,
+        before=Prompt.of(target.modules[0]),
+        after=found.prompt,
+        val=val,
+        test=test.on(rows["testset"], "test") if rows["testset"] else None,
+        calls=test.tuning.counter.by_stage(),
+        origin=origin,
+        candidates=found.candidates,
+        layer=layer,
+        notes=found.notes,
+    )
 
 
 def _with_prompt(target: Target, prompt: Prompt | None) -> MixtureOfAgents:

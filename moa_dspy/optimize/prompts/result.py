@@ -87,7 +87,7 @@ class PromptComparison:
             alpha: Level of the one-sided paired test.
             min_gain: Smallest gain worth having, for the number of rows that are missing.
         """
-        found = verdict(after, before, pick_is_single=False, alpha=alpha, gain=min_gain)
+        found = verdict(after, before, pick_is_single=False, alpha=alpha, min_gain=min_gain)
         return cls(
             n=found.n,
             before=mean_interval(before),

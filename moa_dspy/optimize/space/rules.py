@@ -180,7 +180,7 @@ def _allies(
 
 
 class Suggests(Protocol):
-    """What an Optuna trial can do; a plain mapping of choices can stand in for it."""
+    """The suggestions of an Optuna trial; a plain mapping of choices can stand in for it."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
         """Return one of ``choices`` under a stable name."""
@@ -207,7 +207,7 @@ class RandomSuggestions:
 
 
 def anonymous(one: Architecture) -> Architecture:
-    """Forget who decides the ties of a vote: scores settle that, so it is no choice."""
+    """Return a vote without the agent that breaks ties: scores decide that, so it is no choice."""
     return Architecture(one.layers, None, "vote") if one.combine == "vote" else one
 
 

@@ -31,17 +31,6 @@ _NAMES = (
 )
 
 
-def _check_space(space: SearchSpace) -> None:
-    """Raise a ``StudyError`` if an option does not fit, naming it and the choices."""
-    if not space.agents:
-        raise StudyError("`space.agents` must name at least one agent.")
-    _check_names(space)
-    _check_limits(space)
-    _check_providers(space)
-    _check_pairs(space)
-    _check_layers_are_possible(space)
-
-
 def _check_names(space: SearchSpace) -> None:
     for option in _NAMES:
         names = list(getattr(space, option))
@@ -129,7 +118,7 @@ def _check_pairs(space: SearchSpace) -> None:
             )
 
 
-def _check_layers_are_possible(space: SearchSpace) -> None:
+def _check_layers(space: SearchSpace) -> None:
     if not space.searches_layers:
         return
     if len(space.must_include) > space.max_width:
@@ -238,7 +227,7 @@ def _flags(space: SearchSpace, architecture: Architecture) -> Params:
 
 
 def _last_step(space: SearchSpace, architecture: Architecture) -> Params | None:
-    """Return who does it, in which order, under which prompt; None if that is not in the space."""
+    """Return its agent, order and prompt as choices; None if they are not in the space."""
     if architecture.combine == "vote":
         return {}
     if not architecture.aggregator_calls_a_model:
@@ -315,7 +304,10 @@ class SearchSpace:
     ranking: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_space(self)
+        if not self.agents:
+            raise StudyError("`space.agents` must name at least one agent.")
+        for check in (_check_names, _check_limits, _check_providers, _check_pairs, _check_layers):
+            check(self)
 
     @property
     def searches_layers(self) -> bool:
@@ -332,7 +324,7 @@ class SearchSpace:
 
     @cached_property
     def rules(self) -> SpaceRules:
-        """What a searched layered architecture keeps to."""
+        """The rules that a searched layered architecture keeps."""
         return SpaceRules(
             agents=self.searched,
             min_width=self.min_width,
@@ -371,9 +363,8 @@ class SearchSpace:
     def read_in(self, order: str, architecture: Architecture) -> tuple[str, ...]:
         """Return how an architecture that is read in ``order`` writes that."""
         layer = architecture.layers[-1]
-        return replace(
-            architecture, order=order_of(order, layer, self.ranking or self.agents)
-        ).order
+        read = order_of(order, layer, self.ranking or self.agents)
+        return replace(architecture, order=read).order
 
     def params(self, architecture: Architecture) -> dict[str, str | bool | int] | None:
         """Return the choices that ``suggest`` turns into ``architecture``; None if none do."""
@@ -397,14 +388,14 @@ class SearchSpace:
     @property
     def _n_searched(self) -> int | None:
         ways = [
-            LastStepChoice(self.who_combines(one) or (None,), self._n_prompts(one))
+            LastStepChoice(
+                self.who_combines(one) or (None,),
+                max(1, len(self.prompts)) if one == "synthesize" else 1,
+            )
             for one in self.combines
         ]
         ranking = self.ranking or self.agents
         return Counter(self.rules, ways, self.max_depth, self.orders, ranking).count()
-
-    def _n_prompts(self, combine: str) -> int:
-        return max(1, len(self.prompts)) if combine == "synthesize" else 1
 
     def holds(self, architecture: Architecture) -> bool:
         """Whether the study may try ``architecture``, whatever decides the ties of a vote."""

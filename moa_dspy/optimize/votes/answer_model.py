@@ -19,7 +19,7 @@ _N_NEWTON_STEPS = 25
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnswerModel:
-    """What each agent may have answered, given what the others answered there.
+    """A model of the answer of each agent to a row, given the answers of the others.
 
     The chance that agent m gives answer l, which c_l others gave and which scores S_l, goes as
     (c_l - discount) exp(t_m S_l); that of an answer which none of the others gave, or of none,

@@ -17,7 +17,7 @@ _SAME_MEAN_DECIMALS = 12
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ballots:
-    """What every agent answered alone on the same rows, and how that scored.
+    """The answers of every agent alone on the same rows, and their scores.
 
     Attributes:
         agents: Names, none twice.

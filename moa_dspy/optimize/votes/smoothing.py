@@ -24,7 +24,7 @@ _MOST_ONES = 255
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnswerGroups:
-    """Who agrees with whom in every column, and which of them are right.
+    """Groups of agents with one answer in every column, and which of them are right.
 
     A group is all agents with one answer: a bit mask, and 16 bits above it that of its members
     that are right. Columns in which no agent is right are left out: every vote of them is wrong.
@@ -132,7 +132,7 @@ SHORTLIST: Final = 10
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SmoothedVotes:
-    """What votes score on rows whose answers are half redrawn from a model of all agents.
+    """Scores of votes on rows whose answers are half redrawn from a model of all agents.
 
     Attributes:
         layers: The best agent alone first; members stand in the order of ``ranking``.

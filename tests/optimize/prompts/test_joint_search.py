@@ -113,9 +113,9 @@ def test_the_same_seed_finds_the_same_and_a_second_run_asks_nobody() -> None:
     assert picks[0] == picks[1]
     splits, options = make_splits(*SPLITS.values(), seed=0), found.options
     first = run_search(options, mixture(world), splits)
-    again = run_search(options, mixture(world), splits, counts=first.reached)
+    again = run_search(options, mixture(world), splits)
     assert [t.architecture for t in again.result.trials] == picks[0][1]
-    assert again.reached == first.reached
+    assert again.phases == first.phases
     assert again.result.calls_made == 0
 
 
@@ -123,7 +123,7 @@ def test_one_round_ends_before_the_second_begins() -> None:
     world = make_world()
     options = search(world, prompts=tuned(world, rounds=2, share=0.5)).options
     found = run_search(options, mixture(world), make_splits(*SPLITS.values(), seed=0))
-    phases = found.reached.phases
+    phases = found.phases
     assert len(phases) == 3
     assert list(phases) == sorted(phases)
     assert phases[0] <= 7 <= phases[-1] <= 14
@@ -137,7 +137,7 @@ def test_composing_that_used_its_part_of_the_budget_goes_on_after_the_tuning() -
         mixture(world),
         make_splits(*SPLITS.values(), seed=0),
     )
-    first, last = found.reached.phases
+    first, last = found.phases
     assert first < 7 < last
     assert "prompt" in {trial.origin for trial in found.result.trials}
     assert found.result.stopped_by is not None

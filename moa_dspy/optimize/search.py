@@ -17,7 +17,12 @@ from moa_dspy.data.splits import Splits
 from moa_dspy.errors import StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.comparison import compare_on_test, compared_baselines
-from moa_dspy.optimize.conclusion import make_program, make_result, recommended_of
+from moa_dspy.optimize.conclusion import (
+    front_of,
+    make_program,
+    make_result,
+    recommended_of,
+)
 from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, Student, WorkerPool, mixtures_of
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.options import (
@@ -243,9 +248,17 @@ def run_search(
     random, n_random = loop.measure_random_baseline(counts.random if counts else phases[-1])
     best = _best_single(singles.ranking, loop.trials.records, options.limits)
     baselines = compared_baselines(options, singles.ranking, choice.picked, best, random)
+    front = front_of(loop.builder, choice)
     with spending_under(ledger):
         compared = compare_on_test(
-            options, evaluator, splits, progress, baselines, singles.ranking, loop.may_announce
+            options,
+            evaluator,
+            splits,
+            progress,
+            baselines,
+            singles.ranking,
+            loop.may_announce,
+            front,
         )
     recommended = recommended_of(choice, compared, best)
     stopped_by = counts.stopped_by if counts else loop.stopped_by
@@ -256,6 +269,7 @@ def run_search(
         choice,
         compared,
         recommended,
+        front=front,
         early=early,
         spent=spent,
         stopped_by=stopped_by,

@@ -37,7 +37,7 @@ from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.result import StageCounts, StudyResult, TrialRecord
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.shares import check_budget, check_prices
-from moa_dspy.optimize.singles import measure_single_agents, probe
+from moa_dspy.optimize.singles import N_BLOCKS, measure_single_agents, probe
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.splits import make_splits
 from moa_dspy.optimize.trial_loop import TrialLoop
@@ -236,7 +236,8 @@ def run_search(
     with spending_under(ledger):
         probed = probe(options, evaluator, splits.val, progress)
         check_budget(options, evaluator, splits, ledger, probed)
-        singles = measure_single_agents(options, evaluator, splits.val, progress)
+        n_blocks = 1 if ledger.budget == Budget() else N_BLOCKS
+        singles = measure_single_agents(options, evaluator, splits.val, progress, n_blocks=n_blocks)
     estimate = singles.estimate(options, splits, budget=ledger.budget)
     early = singles.early_facts(estimate)
     progress.show("early facts", early=early)
@@ -261,7 +262,7 @@ def run_search(
             front,
         )
     recommended = recommended_of(choice, compared, best)
-    stopped_by = counts.stopped_by if counts else loop.stopped_by
+    stopped_by = counts.stopped_by if counts else loop.stopped_by or singles.stopped_by
     reached = StageCounts(phases[-1], n_random, stopped_by, phases)
     spent = _difference(before, ledger.spending, seconds=time.monotonic() - started)
     result = make_result(

@@ -17,7 +17,12 @@ from moa_dspy.calls.budget import Budget
 from moa_dspy.data import Splits
 from moa_dspy.diversity import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
-from moa_dspy.optimize.early_facts import EarlyFacts, StudyEstimate, early_facts
+from moa_dspy.optimize.early_facts import (
+    EarlyFacts,
+    StudyEstimate,
+    check_decidable,
+    early_facts,
+)
 from moa_dspy.optimize.evaluate import Evaluator, NamedPrompts
 from moa_dspy.optimize.forecast import Forecast, forecast
 from moa_dspy.optimize.nodes import Outcome, scores
@@ -96,7 +101,8 @@ def measure_single_agents(
             that a budget that ends leaves rows that all answered.
 
     Raises:
-        StudyError: If the budget ends before there is such a row.
+        StudyError: If the budget ends before there is such a row, or the scores of all rows
+            cannot decide any comparison.
     """
     names, size = options.space.agents, -(-len(rows) // n_blocks)
     evaluator.announce(map(Architecture.single, names), rows)
@@ -115,6 +121,12 @@ def measure_single_agents(
                 f"{error} Single agents must be measured first; allow more, or fewer rows."
             ) from error
     measured = {name: evaluator.measure(Architecture.single(name), known) for name in names}
+    if stopped_by is None:
+        check_decidable(
+            {name: scores(found) for name, found in measured.items()},
+            gold=_gold(known[0]),
+            replies={name: list(map(_reply, found)) for name, found in measured.items()},
+        )
     places = balanced_order({n: scores(o) for n, o in measured.items()}, seed=options.seed)
     return SingleAgents(
         {name: [outcomes[place] for place in places] for name, outcomes in measured.items()},
@@ -125,6 +137,16 @@ def measure_single_agents(
         rows=tuple(known[place] for place in places),
         stopped_by=stopped_by,
     )
+
+
+def _gold(row: dspy.Example) -> str:
+    """Return the expected outputs of a row as text."""
+    labels = {name: value for name, value in row.labels().items() if name != "id"}
+    return "; ".join(map(str, labels.values())) if len(labels) < 2 else str(labels)
+
+
+def _reply(outcome: Outcome) -> str:
+    return (outcome.layer or (outcome.failure or "nothing",))[0]
 
 
 @dataclass(frozen=True)

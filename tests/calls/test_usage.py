@@ -139,7 +139,7 @@ def test_odd_usage_loses_no_answer_of_an_adopted_lm_or_a_stream(
 def test_the_counts_of_a_vendors_own_protocol_may_be_odd_too(is_async: bool) -> None:
     # Anthropic's words; its tier and what it says of its cache are no counts, and stay.
     counts = {"input_tokens": "12", "output_tokens": -7, "service_tier": "standard"}
-    body = {
+    body: dict[str, Any] = {
         **{"id": "m1", "type": "message", "role": "assistant", "model": "m"},
         **{"content": [{"type": "text", "text": "Paris"}], "stop_reason": "end_turn"},
         "usage": {**counts, "cache_creation": {"ephemeral_5m_input_tokens": 1.5}},

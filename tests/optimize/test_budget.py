@@ -134,7 +134,7 @@ def test_a_larger_program_is_checked_too(rows: Make, experts: Make, student: Mak
     exact = lambda example, prediction: prediction.answer == example.answer  # noqa: E731
     search = ModelSearch(exact, pool, budget=Budget(calls=71), num_threads=1, n_trials=4)
     splits = {"trainset": [], "valset": rows("val", N_VAL), "testset": rows("test", N_TEST)}
-    with pytest.raises(StudyError, match="`budget.calls` is 71, but a verdict needs 72 at least"):
+    with pytest.raises(StudyError, match=r"`budget.calls` is 71, but a verdict needs 72 at least"):
         search.compile(Program(student(pool)), **splits)
     assert pool.calls.ledger.spending.made == 3
 

@@ -34,7 +34,7 @@ from moa_dspy.winrate.verdict import (
     verdict,
 )
 
-MOST_OF_FRONT = 8
+MOST_TESTED_OF_FRONT = 8
 """Members of the Pareto front that are measured on test: each costs as much as a baseline."""
 _MOST_REPEATS = 200
 """Known architectures in a row after which the space counts as drawn empty."""
@@ -305,7 +305,7 @@ def _front_verdicts(
         return {}
     pick, most = str(test["pick"].baseline.architecture), _costs(single_on_val)[cost]
     cheaper = [r for r in front if r.architecture != pick and getattr(r, cost) < most]
-    members = [Architecture.parse(r.architecture) for r in cheaper[:MOST_OF_FRONT]]
+    members = [Architecture.parse(r.architecture) for r in cheaper[:MOST_TESTED_OF_FRONT]]
     found = {str(one): measure(Baseline("front", one)) for one in members}
     whole = {name: one for name, one in found.items() if one.is_whole}
     return cost_verdicts(

@@ -37,7 +37,12 @@ from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.result import StageCounts, StudyResult, TrialRecord
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.shares import check_budget, check_prices
-from moa_dspy.optimize.singles import N_BLOCKS, measure_single_agents, probe
+from moa_dspy.optimize.singles import (
+    N_SINGLE_BLOCKS,
+    SingleAgents,
+    measure_single_agents,
+    probe,
+)
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.splits import make_splits
 from moa_dspy.optimize.trial_loop import TrialLoop
@@ -234,10 +239,7 @@ def run_search(
     before, n_test = ledger.spending, len(splits.test)
     progress = Progress(show, ledger, options.n_trials)
     with spending_under(ledger):
-        probed = probe(options, evaluator, splits.val, progress)
-        check_budget(options, evaluator, splits, ledger, probed)
-        n_blocks = 1 if ledger.budget == Budget() else N_BLOCKS
-        singles = measure_single_agents(options, evaluator, splits.val, progress, n_blocks=n_blocks)
+        singles = _single_agents(options, evaluator, splits, ledger, progress)
     estimate = singles.estimate(options, splits, budget=ledger.budget)
     early = singles.early_facts(estimate)
     progress.show("early facts", early=early)
@@ -279,6 +281,20 @@ def run_search(
     )
     made = make_program(evaluator, recommended, loop.trials.records)
     return SearchOutcome(made, result, loop.trials.study, reached)
+
+
+def _single_agents(
+    options: SearchOptions,
+    evaluator: Evaluator,
+    splits: Splits,
+    ledger: Ledger,
+    progress: Progress,
+) -> SingleAgents:
+    """Probe and measure the single agents, unless the budget is too small for a verdict."""
+    probed = probe(options, evaluator, splits.val, progress)
+    check_budget(options, evaluator, splits, ledger, probed)
+    n_blocks = 1 if ledger.budget == Budget() else N_SINGLE_BLOCKS
+    return measure_single_agents(options, evaluator, splits.val, progress, n_blocks=n_blocks)
 
 
 def _searchable(student: dspy.Module, pool: Pool) -> Any:

@@ -34,7 +34,7 @@ from moa_dspy.optimize.splits import balanced_order
 from moa_dspy.optimize.votes.ballots import Ballots
 from moa_dspy.optimize.votes.smoothing import SmoothedVotes, smooth
 
-N_BLOCKS: Final = 8
+N_SINGLE_BLOCKS: Final = 8
 """Parts of val on which the single agents are measured in turn under a budget."""
 N_PROBED: Final = 3
 """Questions that an agent may fail at the start: one may be too long for it, or be filtered."""

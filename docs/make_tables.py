@@ -42,10 +42,17 @@ def table(result: dict[str, Any]) -> str:
     lines += [_line(row, result["differences"].get(name)) for name, row in result["test"].items()]
     facts = (
         f"Optimism of the val score: {100 * result['optimism']:.1f} points. "
-        f"{len(result['trials'])} architectures measured; 95 % intervals in brackets, those of the "
-        "differences hold together."
+        f"{len(result['trials'])} architectures measured. In brackets: intervals, 95 % of scores; of "
+        f"differences {_level(result)} %, that of the best single agent as the verdict tests it, "
+        "those of the other rows all at once."
     )
-    return "\n".join([*lines, "", facts, "", f"> {result['verdict']['text']}", ""])
+    verdicts = [result.get("cost_verdict"), result["verdict"]]
+    said = [f"> {one['text']}" for one in verdicts if one is not None]
+    return "\n".join([*lines, "", facts, "", "\n>\n".join(said), ""])
+
+
+def _level(result: dict[str, Any]) -> str:
+    return f"{100 * result['verdict']['interval']['confidence']:.3g}"
 
 
 def _line(row: dict[str, Any], gap: dict[str, float] | None) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from moa_dspy.errors import PoolError
-from moa_dspy.files import check_table, read_toml
+from moa_dspy.files import LONGEST_SHOWN, check_table, read_toml, shown_value
 from moa_dspy.local.catalogue import CATALOGUE
 from moa_dspy.vendors import Price, gateway_of, is_reasoning_model, listed_price, vendor_of
 
@@ -21,6 +21,14 @@ VARIABLE: Final = re.compile(r"\$\{(\w+)\}")
 IS_CREDENTIAL: Final = re.compile(r"auth|(?:key|token)(?![a-z])|secret|cookie", re.IGNORECASE)
 """Names of headers whose values are kept out of files, logs and identities."""
 _IS_BODY_KEY: Final = re.compile(r"api_?key|authorization|secret|password", re.IGNORECASE)
+_IS_URL: Final = re.compile(r"https?://[^/\s]", re.IGNORECASE)
+_CHOICES: Final = {
+    "name": "a word without blanks and without > + * ( )",
+    "model": "`local/NAME` or `vendor/NAME`",
+    "client": "auto or litellm",
+    "reasoning_effort": "a word, or absent",
+}
+"""What fields of text may hold, for errors that do not show them."""
 _NAME = re.compile(r"[^\s>+*()]+")
 _BY_MODEL: Final = float("nan")
 """Stands for a temperature that was not given."""
@@ -109,8 +117,12 @@ class Agent:
             self._check_local()
         for name, is_fine in self._checks().items():
             if not is_fine:
-                value = getattr(self, name)
-                raise PoolError(f"Agent {self.name!r}: `{name}` cannot be {value!r}.")
+                # A text at the wrong place may be a key.
+                longest = LONGEST_SHOWN if name == "name" else 0
+                value, choices = shown_value(getattr(self, name), longest=longest), _CHOICES
+                hint = f"; it must be {choices[name]}" if name in choices else ""
+                shown = shown_value(self.name)
+                raise PoolError(f"Agent {shown}: `{name}` cannot be {value}{hint}.")
 
     def _checks(self) -> dict[str, bool]:
         prices = {name: getattr(self, name) for name in _PRICES}
@@ -138,6 +150,11 @@ class Agent:
             raise PoolError(
                 f"Agent {self.name!r}: `api_key_env` must be the name of an environment variable, "
                 "not the key."
+            )
+        if self.api_base is not None and not _IS_URL.match(self.api_base):
+            raise PoolError(
+                f"Agent {self.name!r}: `api_base` must be a URL that begins with http:// or "
+                f"https://, but got {shown_value(self.api_base, longest=0)}."
             )
         if "@" in (self.api_base or "").partition("://")[2].partition("/")[0]:
             raise PoolError(

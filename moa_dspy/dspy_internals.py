@@ -50,6 +50,9 @@ from dspy.clients.engines.stream_guard import achecked_stream, checked_stream
 # The error as users of `dspy.LM` see it, by which retries are decided.
 from dspy.clients.errors import wrap_error
 
+# A reply of LiteLLM's as plain data.
+from dspy.clients.legacy_outputs import plain
+
 # The base of providers that launch a model: an LM of such a one cannot be adopted.
 from dspy.clients.provider import Provider
 
@@ -72,6 +75,7 @@ __all__ = [
     "checked_stream",
     "closing_stream",
     "lm15",
+    "plain",
     "request_to_dict",
     "response_from_dict",
     "response_to_dict",

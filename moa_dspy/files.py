@@ -198,7 +198,8 @@ MODULE_AND_NAME: Final = "package.module:name"
 
 def unknown(field: str, name: str, known: Iterable[str]) -> StudyError:
     """Return the error of an option with an unknown name: option, value, choices."""
-    return StudyError(f"`{field}`: unknown {name!r}; known ones are {', '.join(sorted(known))}.")
+    choices = ", ".join(sorted(known))
+    return StudyError(f"`{field}`: unknown {shown_value(name)}; known ones are {choices}.")
 
 
 def imported(field: str, name: str, known: Iterable[str]) -> Any:
@@ -215,7 +216,7 @@ def imported(field: str, name: str, known: Iterable[str]) -> Any:
     choices = ", ".join([*sorted(known), MODULE_AND_NAME])
     module, colon, attribute = name.partition(":")
     if not colon:
-        raise StudyError(f"`{field}`: unknown {name!r}; known ones are {choices}.")
+        raise StudyError(f"`{field}`: unknown {shown_value(name)}; known ones are {choices}.")
     try:
         return getattr(import_module(module), attribute)
     except Exception as error:

@@ -59,7 +59,9 @@ def with_references(
     signature: type[dspy.Signature], *, prompt: str = AGGREGATE_AND_SYNTHESIZE
 ) -> type[dspy.Signature]:
     """Return ``signature`` with a ``references`` input and the aggregation task above its own."""
-    instructions = f"{prompt}\n\n{signature.instructions}".strip()
+    own = signature.instructions
+    # Blanks at the end of the caller's own words are sent as they are.
+    instructions = f"{prompt}\n\n{own}".lstrip() if own.strip() else prompt.strip()
     field = _numbered()
     # In the field, as optimizers, copies and loaded files keep a signature's fields.
     field.json_schema_extra[_PARTS] = [prompt, signature.instructions]

@@ -77,7 +77,7 @@ def test_a_pool_file_lists_agents_with_settings_and_prices(tmp_path: Path) -> No
         ),
         (
             "[[agents]]\nname = 'a'\nmodel = 'o/x'\ntemperature = 'hot'",
-            r"agents\[0\]\.temperature: input should be a valid number.*but got 'hot'",
+            r"agents\[0\]\.temperature: input should be a valid number.*but got a text of 3 c",
         ),
         (
             "[[agents]]\nname = 'a'\nmodel = 'o/x'\ntemperature = 3",
@@ -203,6 +203,18 @@ def test_a_key_or_password_in_the_wrong_field_is_refused_unseen() -> None:
             agent(**{field: value})
         assert "planted" not in str(caught.value)
     assert agent(api_base="http://host/v1/@me").api_base == "http://host/v1/@me"
+
+
+@pytest.mark.parametrize("field", ["model", "client", "api_base"])
+def test_no_text_in_the_wrong_place_is_shown(field: str) -> None:
+    # A key that stands where another text should.
+    with pytest.raises(PoolError, match=rf"'a': `{field}` .*a text of 9 char") as caught:
+        agent(**{field: "sk-or-123"})
+    assert "sk-or-123" not in str(caught.value)
+    with pytest.raises(PoolError, match="`name` cannot be a text of 40 characters; it must be a"):
+        agent(name="sk " + "x" * 37)
+    with pytest.raises(PoolError, match="Agent 'a b': `name` cannot be 'a b'; it must be a word"):
+        agent(name="a b")
 
 
 def test_every_key_of_the_environment_is_masked_in_failures() -> None:

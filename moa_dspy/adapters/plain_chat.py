@@ -176,7 +176,10 @@ class PlainChat(dspy.Adapter):
     Args:
         layout: ``guarded``: references stand below the question, numbered, each one
             quoted line that nothing inside can leave. ``paper``: byte for byte what the
-            paper's own program sends, references unguarded in the system message.
+            paper's own program sends, references unguarded in the system message. Two things
+            differ before that: blanks around a reply are removed, as its evaluation does and
+            its example programs do not, and an empty reply is a failure that is left out of
+            the references, where the paper's program keeps an empty item.
         callbacks: As of any DSPy adapter.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -28,7 +29,7 @@ class Budget:
             of the study too; it does not run while no process works on the study.
 
     Raises:
-        StudyError: If a limit is not positive.
+        StudyError: If a limit is not positive, or infinite.
     """
 
     calls: int | None = None
@@ -39,8 +40,8 @@ class Budget:
     def __post_init__(self) -> None:
         for name in LIMITS:
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise StudyError(f"`budget.{name}` must be positive, but got {value}.")
+            if value is not None and not 0 < value < math.inf:
+                raise StudyError(f"`budget.{name}` must be positive and finite, but got {value}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,22 +64,41 @@ def is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_TOKENS
 
 
-def without_odd_usage(reply: dict[str, Any]) -> dict[str, Any]:
-    """Return a chat completion without the counts in its usage that a parser would raise at.
+_USAGES: Final = ("usage", "usageMetadata")
+_ENVELOPES: Final = ("message", "response")
+"""Fields in which events of Anthropic's and OpenAI's streams carry a reply, usage included."""
+
+
+def without_odd_usage(reply: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a reply, or an event of a stream, without counts that a parser would raise at.
 
     The answer beside them is good, and paid for.
     """
-    usage = reply.get("usage")
-    if usage is None or (isinstance(usage, dict) and all(map(_is_sane, usage.values()))):
-        return reply
-    kept = {n: v for n, v in usage.items() if _is_sane(v)} if isinstance(usage, dict) else None
-    return {**reply, "usage": kept}
+    kept = dict(reply)
+    for name in _USAGES:
+        if name in kept:
+            kept[name] = _sane_counts(kept[name])
+    for name in _ENVELOPES:
+        if isinstance(inner := kept.get(name), Mapping):
+            kept[name] = without_odd_usage(inner)
+    return kept
 
 
-def _is_sane(value: object) -> bool:
-    if isinstance(value, dict):
-        return all(map(_is_sane, value.values()))
-    return value is None or is_count(value)
+def _sane_counts(usage: Any) -> dict[str, Any] | None:
+    if not isinstance(usage, Mapping):
+        return None
+    kept = {}
+    for name, value in usage.items():
+        if isinstance(value, Mapping):
+            kept[name] = _sane_counts(value)
+        # Prices, tiers and lists of modalities stand there too.
+        elif "token" not in name.lower() or value is None or is_count(value) or _is_list(value):
+            kept[name] = value
+    return kept
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, dict) for one in value)
 
 
 def has_counts(response: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import dspy
@@ -26,8 +26,16 @@ from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.winrate.diagnostics import oracle
 from moa_dspy.winrate.intervals import Interval, mean_interval
 from moa_dspy.winrate.tests import examples_needed, simultaneous_intervals
-from moa_dspy.winrate.verdict import CostVerdict, Verdict, cost_verdict, verdict
+from moa_dspy.winrate.verdict import (
+    CostVerdict,
+    Verdict,
+    cost_verdict,
+    cost_verdicts,
+    verdict,
+)
 
+MOST_TESTED_OF_FRONT = 8
+"""Members of the Pareto front that are measured on test: each costs as much as a baseline."""
 _MOST_REPEATS = 200
 """Known architectures in a row after which the space counts as drawn empty."""
 _ORDER = (
@@ -157,6 +165,7 @@ class ComparedSystems:
     differences: Mapping[str, Interval]
     verdict: Verdict
     cost_verdict: CostVerdict | None = None
+    front_verdicts: Mapping[str, CostVerdict] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +208,12 @@ def compare_on_test(
     baselines: Sequence[Baseline],
     ranking: Sequence[str],
     may_announce: bool,
+    front: Sequence[TrialRecord] = (),
 ) -> ComparedSystems:
     """Measure the pick, every baseline and every single agent on the test rows, once.
+
+    Members of the front that promise to cost less than the best single agent come last, so that
+    they take no budget from the others.
 
     If the budget ends before the pick and the best single agent are measured, the verdict is of
     the rows that both have, or that there are none.
@@ -213,6 +226,7 @@ def compare_on_test(
         baselines: Made by ``compared_baselines``.
         ranking: Single agents by val score, best first.
         may_announce: Whether workers may begin with all of them at once.
+        front: The Pareto front, best first.
     """
     if may_announce:
         wanted = [one.architecture for one in baselines if one.architecture is not None]
@@ -229,6 +243,9 @@ def compare_on_test(
         differences=_differences(test, decided),
         verdict=decided,
         cost_verdict=_cost_verdict(options, test),
+        front_verdicts=_front_verdicts(
+            options, test, val, front, lambda b: measure(b, splits.test)
+        ),
     )
 
 
@@ -251,30 +268,73 @@ def _differences(test: Mapping[str, _Measured], decided: Verdict) -> dict[str, I
 def _cost_verdict(options: SearchOptions, test: Mapping[str, _Measured]) -> CostVerdict | None:
     """Return whether the pick is as good as the best agent of all, for less.
 
-    The cost is the first of usd, seconds and calls that is an objective or has a limit.
-
     None without a cost among objectives and limits, or where it was not measured.
     """
-    named = names_of(options.objectives)
-    asked = [n for n in COSTS if n in named or getattr(options.limits, n) is not None]
-    pick, single = test["pick"], test.get("best_without_limits", test["best_single"])
-    if not (asked and pick.is_whole and single.is_whole):
+    pick, single = test["pick"], _best_of_all(test)
+    if not (pick.is_whole and single.is_whole):
         return None
     if pick.baseline.architecture == single.baseline.architecture:
         return None
-    costs, single_costs = (means(list(one.outcomes.values())) for one in (pick, single))
-    known = [name for name in asked if single_costs[name] > 0]
-    if not known:
+    cost = _compared_cost(options, single)
+    if cost is None:
         return None
     return cost_verdict(
         pick.scores,
         single.scores,
-        costs={name: costs[name] for name in COSTS},
-        single_costs={name: single_costs[name] for name in COSTS},
-        cost=known[0],
+        costs=_costs(pick),
+        single_costs=_costs(single),
+        cost=cost,
         names=(str(pick.baseline.architecture), str(single.baseline.architecture)),
         margin=options.min_gain,
     )
+
+
+def _front_verdicts(
+    options: SearchOptions,
+    test: Mapping[str, _Measured],
+    val: Mapping[str, _Measured],
+    front: Sequence[TrialRecord],
+    measure: Callable[[Baseline], _Measured],
+) -> dict[str, CostVerdict]:
+    """Return the same of the front's other members that cost less on val, as far as paid for."""
+    single, single_on_val = _best_of_all(test), _best_of_all(val)
+    if not (single.is_whole and single_on_val.is_whole):
+        return {}
+    cost = _compared_cost(options, single)
+    if cost is None:
+        return {}
+    pick, most = str(test["pick"].baseline.architecture), _costs(single_on_val)[cost]
+    cheaper = [r for r in front if r.architecture != pick and getattr(r, cost) < most]
+    members = [Architecture.parse(r.architecture) for r in cheaper[:MOST_TESTED_OF_FRONT]]
+    found = {str(one): measure(Baseline("front", one)) for one in members}
+    whole = {name: one for name, one in found.items() if one.is_whole}
+    return cost_verdicts(
+        {name: one.scores for name, one in whole.items()},
+        single.scores,
+        costs={name: _costs(one) for name, one in whole.items()},
+        single_costs=_costs(single),
+        cost=cost,
+        single_name=str(single.baseline.architecture),
+        margin=options.min_gain,
+    )
+
+
+def _best_of_all(measured: Mapping[str, _Measured]) -> _Measured:
+    """Return the best single agent, whatever it costs."""
+    return measured.get("best_without_limits", measured["best_single"])
+
+
+def _compared_cost(options: SearchOptions, single: _Measured) -> str | None:
+    """Return the first of usd, seconds and calls that is an objective or limit and costs some."""
+    named, costs = names_of(options.objectives), _costs(single)
+    asked = (n for n in COSTS if n in named or getattr(options.limits, n) is not None)
+    return next((name for name in asked if costs[name] > 0), None)
+
+
+def _costs(one: _Measured) -> dict[str, float]:
+    """Return what a question costs, by ``COSTS``."""
+    found = means(list(one.outcomes.values()))
+    return {name: found[name] for name in COSTS}
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,12 +27,32 @@ def recommended_of(
     return choice.picked if is_taken else best_single
 
 
+def front_of(builder: EvidenceBuilder, choice: Choice) -> tuple[TrialRecord, ...]:
+    """Return the Pareto front on shrunk scores, so that luck on val puts nothing there."""
+    options, shrunk = builder.options, _shrunk(builder, choice)
+    names, records = names_of(options.objectives), list(builder.records.values())
+    return front(records, names, limits=options.limits, shrunk=shrunk)
+
+
+def _knee(builder: EvidenceBuilder, choice: Choice, found: Sequence[TrialRecord]) -> str | None:
+    names = names_of(builder.options.objectives)
+    best = knee(found, names, shrunk=_shrunk(builder, choice))
+    return None if best is None else best.architecture
+
+
+def _shrunk(builder: EvidenceBuilder, choice: Choice) -> dict[str, float]:
+    level = builder.records[choice.incumbent].score
+    # What the user's weight makes of diversity is in the gains already.
+    return {str(one.architecture): level + one.gain for one in choice.options}
+
+
 def make_result(
     builder: EvidenceBuilder,
     choice: Choice,
     compared: ComparedSystems,
     recommended: Architecture,
     *,
+    front: Sequence[TrialRecord],
     early: EarlyFacts,
     spent: Spending,
     stopped_by: str | None,
@@ -46,6 +66,7 @@ def make_result(
         choice: The pick.
         compared: The pick on val and test beside the baselines.
         recommended: The architecture of the program that is handed back.
+        front: See ``front_of``.
         early: What the single agents told.
         spent: By this search.
         stopped_by: The budget that ended the trials, or None.
@@ -60,6 +81,7 @@ def make_result(
         recommended=recommended,
         verdict=compared.verdict,
         cost_verdict=compared.cost_verdict,
+        front_verdicts=compared.front_verdicts,
         val=compared.val,
         test=compared.test,
         differences=compared.differences,
@@ -67,7 +89,8 @@ def make_result(
         optimism=0.0 if expected is None else records[choice.picked].score - expected.estimate,
         early=early,
         explained=builder.shrink.model(evidence, whole).explained(),
-        **_front(builder, choice),
+        front=tuple(record.architecture for record in front),
+        knee=_knee(builder, choice, front),
         trials=tuple(records.values()),
         space_size=options.space.size,
         calls_made=spent.made,
@@ -81,21 +104,6 @@ def make_result(
         notes=notes,
         prompts=prompts,
     )
-
-
-def _front(builder: EvidenceBuilder, choice: Choice) -> Mapping[str, Any]:
-    """Return front and knee on shrunk scores, so that luck on val puts nothing there."""
-    options, records = builder.options, builder.records
-    level = records[choice.incumbent].score
-    # What the user's weight makes of diversity is in the gains already.
-    shrunk = {str(one.architecture): level + one.gain for one in choice.options}
-    names = names_of(options.objectives)
-    found = front(list(records.values()), names, limits=options.limits, shrunk=shrunk)
-    best = knee(found, names, shrunk=shrunk)
-    return {
-        "front": tuple(record.architecture for record in found),
-        "knee": None if best is None else best.architecture,
-    }
 
 
 def make_program(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import optuna
 
 from moa_dspy.calls.budget import Budget
 from moa_dspy.diversity import DIVERSITY_METRICS, DiversityMetric
 from moa_dspy.errors import StudyError
-from moa_dspy.files import unknown
+from moa_dspy.files import shown_value, unknown
 from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.selection import Limits
@@ -54,15 +55,32 @@ class SearchOptions:
                 "`n_trials` and `num_threads` must be at least 1 and `random_share` in [0, 1), but "
                 f"got {self.n_trials}, {self.num_threads} and {self.random_share}."
             )
-        if not 0 < self.min_gain < 1 or self.diversity_weight < 0:
+        if not 0 < self.min_gain < 1 or not 0 <= self.diversity_weight < math.inf:
             raise StudyError(
-                "`min_gain` must be in (0, 1) and `diversity_weight` at least 0, but got "
-                f"{self.min_gain} and {self.diversity_weight}."
+                "`min_gain` must be in (0, 1) and `diversity_weight` at least 0 and finite, but "
+                f"got {self.min_gain} and {self.diversity_weight}."
             )
+        check_seed(self.seed)
         if not self.objectives:
             raise StudyError(f"`objectives` must name at least one of {', '.join(OBJECTIVES)}.")
         for name in self.space.agents:
             self.pool[name]
+
+
+LAST_SEED: Final = 2**32 - 1
+"""NumPy's and Optuna's largest seed."""
+
+
+def check_seed(seed: object) -> None:
+    """Refuse what NumPy or Optuna would refuse after money was spent.
+
+    Raises:
+        StudyError: If it is no whole number in [0, 2**32 - 1].
+    """
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= LAST_SEED:
+        raise StudyError(
+            f"`seed` must be a whole number in [0, {LAST_SEED}], but got {shown_value(seed)}."
+        )
 
 
 def named_objectives(names: Sequence[str]) -> tuple[Objective, ...]:

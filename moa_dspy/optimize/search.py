@@ -17,7 +17,12 @@ from moa_dspy.data.splits import Splits
 from moa_dspy.errors import StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.comparison import compare_on_test, compared_baselines
-from moa_dspy.optimize.conclusion import make_program, make_result, recommended_of
+from moa_dspy.optimize.conclusion import (
+    front_of,
+    make_program,
+    make_result,
+    recommended_of,
+)
 from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, Student, WorkerPool, mixtures_of
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.options import (
@@ -32,7 +37,12 @@ from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.result import StudyResult, TrialRecord
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.shares import check_budget, check_prices
-from moa_dspy.optimize.singles import measure_single_agents, probe
+from moa_dspy.optimize.singles import (
+    N_SINGLE_BLOCKS,
+    SingleAgents,
+    measure_single_agents,
+    probe,
+)
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.splits import make_splits
 from moa_dspy.optimize.trial_loop import TrialLoop
@@ -226,10 +236,9 @@ def run_search(
     check_prices(options, ledger.budget)
     progress = Progress(show, ledger, options.n_trials)
     with spending_under(ledger):
-        probed = probe(options, evaluator, splits.val, progress)
-        check_budget(options, evaluator, splits, ledger, probed)
-        singles = measure_single_agents(options, evaluator, splits.val, progress)
-    early = singles.early_facts(singles.estimate(options, splits, budget=ledger.budget))
+        singles = _single_agents(options, evaluator, splits, ledger, progress)
+    estimate = singles.estimate(options, splits, budget=ledger.budget)
+    early = singles.early_facts(estimate)
     progress.show("early facts", early=early)
     options = replace(options, space=replace(options.space, ranking=singles.ranking))
     loop = TrialLoop.of(options, ledger, progress, evaluator, singles, joint, n_test=n_test)
@@ -237,9 +246,17 @@ def run_search(
     random = loop.measure_random_baseline(phases[-1])
     best = _best_single(singles.ranking, loop.trials.records, options.limits)
     baselines = compared_baselines(options, singles.ranking, choice.picked, best, random)
+    front = front_of(loop.builder, choice)
     with spending_under(ledger):
         compared = compare_on_test(
-            options, evaluator, splits, progress, baselines, singles.ranking, loop.may_announce
+            options,
+            evaluator,
+            splits,
+            progress,
+            baselines,
+            singles.ranking,
+            loop.may_announce,
+            front,
         )
     recommended = recommended_of(choice, compared, best)
     result = make_result(
@@ -247,14 +264,29 @@ def run_search(
         choice,
         compared,
         recommended,
+        front=front,
         early=early,
         spent=_difference(before, ledger.spending, seconds=time.monotonic() - started),
-        stopped_by=loop.stopped_by,
+        stopped_by=loop.stopped_by or singles.stopped_by,
         notes=joint.notes,
         prompts=joint.to_json(loop.trials.records),
     )
     program = make_program(evaluator, recommended, loop.trials.records)
     return SearchOutcome(program, result, loop.trials.study, phases)
+
+
+def _single_agents(
+    options: SearchOptions,
+    evaluator: Evaluator,
+    splits: Splits,
+    ledger: Ledger,
+    progress: Progress,
+) -> SingleAgents:
+    """Probe and measure the single agents, unless the budget is too small for a verdict."""
+    probed = probe(options, evaluator, splits.val, progress)
+    check_budget(options, evaluator, splits, ledger, probed)
+    n_blocks = 1 if ledger.budget == Budget() else N_SINGLE_BLOCKS
+    return measure_single_agents(options, evaluator, splits.val, progress, n_blocks=n_blocks)
 
 
 def _searchable(student: dspy.Module, pool: Pool) -> Any:

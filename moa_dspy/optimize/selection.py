@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from math import sqrt
+from math import inf, sqrt
 from typing import Final, Protocol, TypeAlias
 
 import numpy as np
@@ -336,7 +336,7 @@ class Limits:
     """The most that a question may cost; None means no limit. A pick never goes beyond.
 
     Raises:
-        StudyError: If a limit is not positive.
+        StudyError: If a limit is not positive, or infinite.
     """
 
     calls: float | None = None
@@ -346,8 +346,8 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("calls", "usd", "seconds"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise StudyError(f"`limits.{name}` must be positive, but got {value}.")
+            if value is not None and not 0 < value < inf:
+                raise StudyError(f"`limits.{name}` must be positive and finite, but got {value}.")
 
     def admit(self, trial: TrialRecord) -> bool:
         """Whether the trial stays within every limit."""

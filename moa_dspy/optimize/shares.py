@@ -124,7 +124,8 @@ def check_budget(
     A verdict needs the single agents on val, and on test the best of them and the pick, which
     is at least a single agent or, where votes are tried, a vote of agents. Stored answers
     are free. Calls are counted; tokens, usd and seconds are estimated from one question.
-    A larger program is not checked: it would have to be run to know what is stored.
+    What a larger program has stored is known only by running it: unless something of the probe
+    was stored, nothing else is taken to be.
 
     Args:
         options: Of the search.
@@ -137,12 +138,18 @@ def check_budget(
         StudyError: If a limit is too small, naming it and the smallest value that suffices.
     """
     is_larger = evaluator.student is not Student.of(evaluator.student).mixture
-    if ledger.budget == Budget() or options.pool.calls.replay_only or is_larger:
+    if ledger.budget == Budget() or options.pool.calls.replay_only:
+        return
+    if is_larger and ledger.spending.reused:
         return
     # Calls of an LM that was not adopted are in no ledger.
     counted = [name for name in probed if name not in options.pool.not_adopted]
-    n_val = {name: _n_unknown(evaluator, ledger, name, splits.val) for name in counted}
-    n_test = {name: _n_unknown(evaluator, ledger, name, splits.test) for name in counted}
+    if is_larger:
+        n_val = dict.fromkeys(counted, len(splits.val) - 1)
+        n_test = dict.fromkeys(counted, len(splits.test))
+    else:
+        n_val = {name: _n_unknown(evaluator, ledger, name, splits.val) for name in counted}
+        n_test = {name: _n_unknown(evaluator, ledger, name, splits.test) for name in counted}
     may_vote = "vote" in options.space.combines and options.space.searches_layers
     n_tested = 1 + (options.space.max_width if may_vote else 1)
     spent = ledger.backend.totals()

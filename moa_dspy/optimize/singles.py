@@ -17,7 +17,12 @@ from moa_dspy.calls.budget import Budget
 from moa_dspy.data import Splits
 from moa_dspy.diversity import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
-from moa_dspy.optimize.early_facts import EarlyFacts, StudyEstimate, early_facts
+from moa_dspy.optimize.early_facts import (
+    EarlyFacts,
+    StudyEstimate,
+    check_decidable,
+    early_facts,
+)
 from moa_dspy.optimize.evaluate import Evaluator, NamedPrompts
 from moa_dspy.optimize.forecast import Forecast, forecast
 from moa_dspy.optimize.nodes import Outcome, scores
@@ -29,6 +34,8 @@ from moa_dspy.optimize.splits import balanced_order
 from moa_dspy.optimize.votes.ballots import Ballots
 from moa_dspy.optimize.votes.smoothing import SmoothedVotes, smooth
 
+N_SINGLE_BLOCKS: Final = 8
+"""Parts of val on which the single agents are measured in turn under a budget."""
 N_PROBED: Final = 3
 """Questions that an agent may fail at the start: one may be too long for it, or be filtered."""
 
@@ -52,13 +59,20 @@ def probe(
 
     Raises:
         PoolError: If an agent answers none, before the next one is asked.
+        StudyError: If the budget ends here.
     """
-    answered = {}
-    for name in options.space.agents:
+    answered, names = {}, options.space.agents
+    for name in names:
         progress.show("probe", current=name)
         failures = []
         for row in rows[:N_PROBED]:
-            (outcome,) = evaluator.measure(Architecture.single(name), [row])
+            try:
+                (outcome,) = evaluator.measure(Architecture.single(name), [row])
+            except BudgetReachedError as error:
+                raise StudyError(
+                    f"{error} It does not reach one question of each of the {len(names)} agents; "
+                    "allow more."
+                ) from error
             if outcome.failure is None:
                 answered[name] = outcome
                 break
@@ -73,22 +87,46 @@ def measure_single_agents(
     evaluator: Evaluator,
     rows: Sequence[dspy.Example],
     progress: Progress,
+    *,
+    n_blocks: int = 1,
 ) -> SingleAgents:
-    """Measure each agent alone on all rows of val.
+    """Measure each agent alone on all rows of val; if the budget ends, on those that all answered.
+
+    Args:
+        options: Of the search.
+        evaluator: Runs the agents.
+        rows: Of val.
+        progress: Is shown each agent.
+        n_blocks: Parts of the rows; every agent is measured on one before any on the next, so
+            that a budget that ends leaves rows that all answered.
 
     Raises:
-        StudyError: If the budget ends before all are measured.
+        StudyError: If the budget ends before there is such a row, or the scores of all rows
+            cannot decide any comparison.
     """
-    measured = {}
-    evaluator.announce(map(Architecture.single, options.space.agents), rows)
-    for name in options.space.agents:
-        progress.show("single agents", current=name)
-        try:
-            measured[name] = evaluator.measure(Architecture.single(name), rows)
-        except BudgetReachedError as error:
+    names, size = options.space.agents, -(-len(rows) // n_blocks)
+    evaluator.announce(map(Architecture.single, names), rows)
+    known, stopped_by = list(rows), None
+    try:
+        for start in range(0, len(rows), size):
+            for name in names:
+                progress.show("single agents", current=name)
+                evaluator.measure(Architecture.single(name), rows[start : start + size])
+    except BudgetReachedError as error:
+        stopped_by = str(error)
+        singles = [Architecture.single(name) for name in names]
+        known = [row for row in rows if all(evaluator.knows(one, [row]) for one in singles)]
+        if not known:
             raise StudyError(
                 f"{error} Single agents must be measured first; allow more, or fewer rows."
             ) from error
+    measured = {name: evaluator.measure(Architecture.single(name), known) for name in names}
+    if stopped_by is None:
+        check_decidable(
+            {name: scores(found) for name, found in measured.items()},
+            gold=_gold(known[0]),
+            replies={name: list(map(_reply, found)) for name, found in measured.items()},
+        )
     places = balanced_order({n: scores(o) for n, o in measured.items()}, seed=options.seed)
     return SingleAgents(
         {name: [outcomes[place] for place in places] for name, outcomes in measured.items()},
@@ -96,8 +134,19 @@ def measure_single_agents(
         options.limits,
         seed=options.seed,
         registry=evaluator.registry,
-        rows=tuple(rows[place] for place in places),
+        rows=tuple(known[place] for place in places),
+        stopped_by=stopped_by,
     )
+
+
+def _gold(row: dspy.Example) -> str:
+    """Return the expected outputs of a row as text."""
+    labels = {name: value for name, value in row.labels().items() if name != "id"}
+    return "; ".join(map(str, labels.values())) if len(labels) < 2 else str(labels)
+
+
+def _reply(outcome: Outcome) -> str:
+    return (outcome.layer or (outcome.failure or "nothing",))[0]
 
 
 @dataclass(frozen=True)
@@ -111,6 +160,7 @@ class SingleAgents:
         seed: Of the redrawing of answers.
         registry: The prompts that an architecture may name.
         rows: The rows of val, in the order in which architectures are measured on them.
+        stopped_by: The budget that ended before all rows of val were measured, or None.
     """
 
     outcomes: Mapping[str, Sequence[Outcome]]
@@ -119,6 +169,7 @@ class SingleAgents:
     seed: int = 0
     registry: NamedPrompts | None = None
     rows: tuple[dspy.Example, ...] = ()
+    stopped_by: str | None = None
     _admitted: dict[tuple[str, ...], bool] = field(default_factory=dict)
 
     @cached_property

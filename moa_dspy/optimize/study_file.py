@@ -38,6 +38,7 @@ from moa_dspy.files import (
 from moa_dspy.layers import SEAT_MODULES
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.objectives import OBJECTIVES
+from moa_dspy.optimize.options import check_seed
 from moa_dspy.optimize.prompts.builtin import OPTIMIZERS
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.search import ModelSearch
@@ -45,9 +46,6 @@ from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space.rules import providers_of
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.pool import Pool
-
-LAST_SEED: Final = 2**32 - 1
-"""NumPy's and Optuna's largest seed."""
 
 
 class Table(BaseModel):
@@ -368,8 +366,7 @@ def _check_names(tables: Any) -> None:
             "`name` must be a plain word of letters, digits, `_`, `-` and `.` that does not begin "
             f"with a dot, but got {shown_value(tables.name)}."
         )
-    if not 0 <= tables.seed <= LAST_SEED:
-        raise StudyError(f"`seed` must be in [0, {LAST_SEED}], but got {shown_value(tables.seed)}.")
+    check_seed(tables.seed)
     names: list[tuple[str, str | None, Any]] = [
         ("task.adapter", tables.task.adapter, ADAPTERS),
         ("task.module", tables.task.module, SEAT_MODULES),

@@ -42,9 +42,10 @@ def spend(ledger: Ledger, *, tokens: int = 0, usd: float = 0.0, seconds: float =
 
 
 @pytest.mark.parametrize("name", ["calls", "tokens", "usd", "seconds"])
-@pytest.mark.parametrize("value", [0, -1, float("nan")])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
 def test_a_limit_must_be_positive(name: str, value: float) -> None:
-    with pytest.raises(StudyError, match=rf"`budget\.{name}` must be positive, but got {value}"):
+    message = rf"`budget\.{name}` must be positive and finite, but got {value}"
+    with pytest.raises(StudyError, match=message):
         Budget(**{name: value})  # type: ignore[arg-type]  # nan is no int, which is the point
 
 

@@ -6,15 +6,17 @@ import logging
 from functools import partial
 from typing import Any
 
+import dspy
 import pytest
 
 from moa_dspy.adapters import PlainChat
 from moa_dspy.agent import Agent
 from moa_dspy.calls import AgentCalls, Budget, Calls, Ledger, call_scope
-from moa_dspy.calls.usage import token_counts
+from moa_dspy.calls.usage import token_counts, without_odd_usage
 from moa_dspy.errors import BudgetReachedError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
+from moa_dspy.streaming import AnswerListener
 from tests.calls.chat_server import HEAD, Reply, serving
 
 REQUEST = json.dumps({"messages": [{"parts": [{"text": "x" * 28, "type": "text"}]}]})
@@ -88,6 +90,92 @@ def test_odd_usage_loses_no_answer_and_a_budget_binds(
     said = [record.getMessage() for record in caplog.records if name in record.getMessage()]
     assert len(said) == 1
     assert "does not say how many tokens" in said[0]
+
+
+def stream_of(usage: Any) -> Reply:
+    """The same as frames of a stream; it has its usage in a frame of its own, as OpenAI's."""
+    parts: list[dict[str, Any]] = [
+        {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "Paris"}}]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+        {"choices": [], "usage": usage},
+    ]
+    frames = [{**HEAD, "object": "chat.completion.chunk", **part} for part in parts]
+    text = "".join(f"data: {json.dumps(frame)}\n\n" for frame in frames)
+    return Reply(body=f"{text}data: [DONE]\n\n".encode())
+
+
+def streamed(mixture: MixtureOfAgents, question: str) -> Any:
+    stream = dspy.streamify(
+        mixture, stream_listeners=[AnswerListener(mixture)], async_streaming=False
+    )
+    return [one for one in stream(question=question) if isinstance(one, dspy.Prediction)][-1]
+
+
+@pytest.mark.parametrize("how", ["whole", "awaited", "streamed"])
+@pytest.mark.parametrize("is_adopted", [False, True])
+@pytest.mark.parametrize("usage", ODD.values(), ids=ODD)
+def test_odd_usage_loses_no_answer_of_an_adopted_lm_or_a_stream(
+    usage: Any, is_adopted: bool, how: str
+) -> None:
+    with serving(stream_of(usage) if how == "streamed" else reply(usage)) as server:
+        if is_adopted:
+            lm = dspy.LM("openai/m", api_base=server.url, api_key="of-nobody", num_retries=0)
+            pool = Pool.from_lms({"a": lm}, strict=True)
+        else:
+            pool = Pool([Agent(name="a", model="openai/m", api_base=server.url, num_retries=0)])
+        mixture = MixtureOfAgents("question -> answer", "a", pool=pool, adapter=PlainChat())
+        if how == "streamed":
+            asked = streamed(mixture, "q")
+        else:
+            awaited = how == "awaited"
+            asked = asyncio.run(mixture.acall(question="q")) if awaited else mixture(question="q")
+    assert asked.answer == "Paris"
+    spending = pool.calls.ledger.spending
+    assert (spending.made, len(server.bodies)) == (1, 1)
+    assert spending.tokens > 0
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_the_counts_of_a_vendors_own_protocol_may_be_odd_too(is_async: bool) -> None:
+    # Anthropic's words; its tier and what it says of its cache are no counts, and stay.
+    counts = {"input_tokens": "12", "output_tokens": -7, "service_tier": "standard"}
+    body: dict[str, Any] = {
+        **{"id": "m1", "type": "message", "role": "assistant", "model": "m"},
+        **{"content": [{"type": "text", "text": "Paris"}], "stop_reason": "end_turn"},
+        "usage": {**counts, "cache_creation": {"ephemeral_5m_input_tokens": 1.5}},
+    }
+    with serving(Reply(body=json.dumps(body, indent=2).encode())) as server:
+        base = server.url.removesuffix("/v1")
+        lm = dspy.LM("anthropic/m", api_base=base, api_key="of-nobody", num_retries=0)
+        pool = Pool.from_lms({"a": lm}, strict=True)
+        mixture = MixtureOfAgents("question -> answer", "a", pool=pool, adapter=PlainChat())
+        asked = asyncio.run(mixture.acall(question="q")) if is_async else mixture(question="q")
+    assert asked.answer == "Paris"
+    assert pool.calls.ledger.spending.tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("usage", "kept"),
+    [
+        (None, None),
+        ([1, 2], None),
+        (
+            {"prompt_tokens": 3, "cost": 0.25, "total_tokens": 1.5},
+            {"prompt_tokens": 3, "cost": 0.25},
+        ),
+        (
+            {"promptTokenCount": 3, "promptTokensDetails": [{"modality": "TEXT"}]},
+            {"promptTokenCount": 3, "promptTokensDetails": [{"modality": "TEXT"}]},
+        ),
+        ({"details_tokens": {"cached_tokens": "1"}}, {"details_tokens": {}}),
+    ],
+)
+def test_only_odd_counts_are_left_out(usage: Any, kept: Any) -> None:
+    # An answer may have a field of that name; it is not looked at.
+    body = {"content": {"usage": {"tokens": "x"}}}
+    assert without_odd_usage({**body, "usage": usage}) == {**body, "usage": kept}
+    wrapped = without_odd_usage({"message": {**body, "usage": usage}})
+    assert wrapped == {"message": {**body, "usage": kept}}
 
 
 def test_the_facts_of_a_call_say_that_its_tokens_are_estimated() -> None:

@@ -35,12 +35,16 @@ n_trials = 3
 
 
 class Rule(BaseHTTPRequestHandler):
-    """Answers the number in the question, plus one if the model is `bad`."""
+    """Answers the number in the question; `bad` adds one, `third-i` where number % 3 is i."""
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         question = body["messages"][-1]["content"].split("Responses from models:")[0]
         number = int(question.split()[-1]) + (body["model"] == "bad")
+        if (model := body["model"]).startswith("third-"):
+            wrong = number % 3 == int(model[-1])
+            # Each errs in its own way: two that err alike would outvote the third.
+            number += wrong * (100 + int(model[-1]))
         message = {"role": "assistant", "content": f"{number}"}
         reply = {
             "id": "1",

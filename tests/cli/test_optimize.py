@@ -49,6 +49,71 @@ def test_a_warning_is_shown_once_and_the_logger_is_left_as_it_was() -> None:
     assert stream.getvalue().split() == ["cut", "other", "cut"]
 
 
+FOR_LESS = """
+name = "for-less"
+seed = 1
+pool = "pool.toml"
+[task]
+signature = "question -> answer"
+adapter = "plain"
+metric = "answer_match"
+[data]
+path = "rows.jsonl"
+inputs = ["question"]
+split_column = "split"
+[space]
+combines = ["vote"]
+max_depth = 1
+max_width = 3
+[search]
+n_trials = 12
+objectives = ["win_rate", "usd"]
+min_gain = 0.2
+[limits]
+usd = 0.0004
+"""
+
+
+def test_a_pick_under_a_cost_limit_is_as_good_as_the_best_agent_for_less(
+    run: Run, folder: Path, server: str
+) -> None:
+    # `good` is always right and costs 1,000 usd per million tokens, 4 tokens a question: 0.004
+    # usd, ten times the limit. Each `third-i` misses another third; a vote of them misses none.
+    prices = {"good": 1000.0, "third-0": 1.0, "third-1": 1.0, "third-2": 1.0}
+    agents = [
+        f'[[agents]]\nname = "{name}"\nmodel = "openai/{name}"\napi_base = "{server}"\n'
+        f"temperature = 0.0\nusd_per_million_prompt_tokens = {price}\n"
+        f"usd_per_million_completion_tokens = {price}\n"
+        for name, price in prices.items()
+    ]
+    (folder / "pool.toml").write_text("\n".join(agents), "utf-8")
+    rows = [
+        {"split": split, "question": f"Repeat {split} {i}", "answer": str(i)}
+        for split in ("train", "val", "test")
+        for i in range(24)
+    ]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    (folder / "study.toml").write_text(FOR_LESS, "utf-8")
+    done = run("optimize", "study.toml", "--out", "out")
+    assert done.exit_code == 0, done.stderr
+    result = json.loads((folder / "out" / "result.json").read_text("utf-8"))
+    headline = "As good as good within 20 points, at 0.3 % of its price: "
+    # A question of the vote costs 3 x 4 tokens at 1 usd, of `good` 4 at 1,000.
+    assert result["cost_verdict"]["ratio"] == pytest.approx(3 / 1000)
+    assert result["cost_verdict"]["kind"] == "as_good"
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith(headline)]
+    assert done.stdout.index(headline) < done.stdout.index("Use the mixture: ")
+    assert result["recommended"] == result["pick"]
+    # One agent alone misses 8 of 24; it is on the front since it costs a third.
+    (alone,) = result["front_verdicts"]
+    assert alone in result["front"]
+    assert result["front_verdicts"][alone]["estimate"] == pytest.approx(-8 / 24)
+    assert result["front_verdicts"][alone]["ratio"] == pytest.approx(1 / 1000)
+    assert result["front_verdicts"][alone]["kind"] != "as_good"
+    assert "  Not shown to be as good as good within 20 points" in done.stdout
+
+
 METRIC = """
 from pathlib import Path
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import permutations
 from typing import Any
 
+import dspy
 import pytest
 
 import moa_dspy
@@ -13,6 +15,7 @@ from moa_dspy.pool import Pool
 from moa_dspy.presets import PAPER_AGENTS
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE
 from moa_dspy.testing import scripted_pool
+from tests.adapters.paper_messages import PROMPT
 from tests.calls.chat_server import Reply, serving
 
 SIX = "wizardlm-2-8x22b + qwen1.5-110b + qwen1.5-72b + llama-3-70b + mixtral-8x22b + dbrx"
@@ -86,6 +89,45 @@ def test_references_stand_in_the_order_of_the_proposers_in_every_layer(is_async:
     # The second layer's three, then the aggregator.
     assert len(read) == 4
     assert {text.partition(":\n")[2] for text in read} == {"1. I am z.\n2. I am a.\n3. I am m."}
+
+
+ORDERS = list(permutations("zam"))
+
+
+@pytest.mark.parametrize("order", ORDERS, ids="".join)
+@pytest.mark.parametrize("own", [None, "Be brief. "])
+@pytest.mark.parametrize("is_multi_turn", [False, True])
+def test_every_request_of_a_preset_is_the_papers_in_any_order(
+    order: tuple[str, ...], own: str | None, is_multi_turn: bool
+) -> None:
+    # The rule stands in `paper_messages`: what every seat after the first layer reads, the turns
+    # as they were, blanks at their ends included, and a temperature of 0 goes out as 0.
+    asked: Any = "question, history: dspy.History -> answer" if is_multi_turn else "q -> answer"
+    turns = [{"question": "Italy? ", "answer": " Rome.\n"}] if is_multi_turn else []
+    with serving(lambda body: Reply(f"I am {body['model']}.")) as server:
+        pool = Pool(
+            Agent(name=n, model=f"openai/{n}", api_base=server.url, temperature=0) for n in "zamk"
+        )
+        program = moa_dspy.moa(
+            dspy.Signature(asked, own), pool=pool, proposers=order, aggregator="k"
+        )
+        call = {"history": dspy.History(messages=turns)} if is_multi_turn else {}
+        program(**{"question" if is_multi_turn else "q": "France? "}, **call)
+    talk = [
+        message
+        for turn in turns
+        for message in (
+            {"role": "user", "content": turn["question"]},
+            {"role": "assistant", "content": turn["answer"]},
+        )
+    ] + [{"role": "user", "content": "France? "}]
+    items = "".join(f"\n{number}. I am {name}." for number, name in enumerate(order, start=1))
+    system = f"{PROMPT}{items}" if own is None else f"{own}\n\n{PROMPT}{items}"
+    first = talk if own is None else [{"role": "system", "content": own}, *talk]
+    later = [{"role": "system", "content": system}, *talk]
+    assert [body["messages"] for body in server.bodies] == [first] * 3 + [later] * 4
+    assert [body["temperature"] for body in server.bodies] == [0] * 7
+    assert server.bodies[-1]["model"] == "k"
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,49 @@ def test_a_budget_that_reaches_no_verdict_is_refused_with_the_smallest_that_does
     assert pool.calls.ledger.spending.made == 72
 
 
+def test_a_budget_that_ends_among_the_single_agents_leaves_a_result(
+    spend: Make,
+) -> None:
+    # The answer to the first question is a word, to every other one 800 words at 1 usd each: the
+    # probe foretells far too little, and 6,000 usd end after some 6 of 36 questions.
+    def reply(prompt: str) -> str:
+        return "0" if prompt.endswith(" 0") else "x " * 800
+
+    scripts = {f"e{i}": reply for i in range(3)}
+    pool = scripted_pool(scripts, usd_per_million_tokens=dict.fromkeys(scripts, 1e6))
+    result = spend(pool, budget=Budget(usd=6_000))
+    assert 3 < result.calls_made < 12
+    assert "of 6000 usd is reached" in str(result.stopped_by)
+    assert result.recommended.agents == ("e0",)
+    assert result.early is not None
+    assert 1 <= result.early.n_rows < N_VAL
+    assert result.verdict.n == 0
+
+
+def test_a_budget_that_ends_in_the_probe_is_refused(spend: Make, experts: Make) -> None:
+    with pytest.raises(StudyError, match=r"2 calls.* one question of each of the 3 agents; allow"):
+        spend(experts(), budget=Budget(calls=2))
+
+
+def test_a_larger_program_is_checked_too(rows: Make, experts: Make, student: Make) -> None:
+    class Program(dspy.Module):
+        def __init__(self, mixture: Any) -> None:
+            super().__init__()
+            self.mixture = mixture
+
+        def forward(self, question: str) -> Any:
+            return self.mixture(question=question)
+
+    # As of the mixture alone: 36 calls on val, a vote of all three on test is 36 more.
+    pool = experts()
+    exact = lambda example, prediction: prediction.answer == example.answer  # noqa: E731
+    search = ModelSearch(exact, pool, budget=Budget(calls=71), num_threads=1, n_trials=4)
+    splits = {"trainset": [], "valset": rows("val", N_VAL), "testset": rows("test", N_TEST)}
+    with pytest.raises(StudyError, match=r"`budget.calls` is 71, but a verdict needs 72 at least"):
+        search.compile(Program(student(pool)), **splits)
+    assert pool.calls.ledger.spending.made == 3
+
+
 def test_stored_answers_do_not_hide_what_the_test_will_cost(spend: Make, experts: Make) -> None:
     calls = Calls()
     votes = SearchSpace(("e0", "e1", "e2"), combines=("vote",), max_depth=1)

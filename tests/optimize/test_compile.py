@@ -60,9 +60,21 @@ def test_compile_refuses_what_it_does_not_know(experts: Make, rows: Make, studen
         ({"num_threads": 0}, "must be at least 1 .* got 40, 0 and 0.2"),
         ({"random_share": 1.0}, r"`random_share` in \[0, 1\), but got 40, 8 and 1.0"),
         ({"min_gain": 0.0}, r"`min_gain` must be in \(0, 1\) .* got 0.0 and 0.0"),
-        ({"diversity_weight": -1.0}, r"`diversity_weight` at least 0, but got 0.03 and -1.0"),
+        (
+            {"diversity_weight": -1.0},
+            r"`diversity_weight` at least 0 and finite, but got 0.03 and -1",
+        ),
+        ({"min_gain": float("nan")}, r"`min_gain` must be in \(0, 1\) .* got nan and 0.0"),
+        ({"diversity_weight": float("nan")}, "`diversity_weight` at least 0 and finite.* nan"),
+        ({"diversity_weight": float("inf")}, "`diversity_weight` at least 0 and finite.* inf"),
+        ({"random_share": float("nan")}, r"`random_share` in \[0, 1\), but got 40, 8 and nan"),
+        ({"seed": -1}, r"`seed` must be a whole number in \[0, 4294967295\], but got -1"),
+        ({"seed": 2**32}, r"`seed` must be .* but got 4294967296"),
+        ({"seed": 2**70}, r"`seed` must be .* but got a number beyond 64 bits"),
+        ({"seed": 1.5}, r"`seed` must be .* but got 1.5"),
         ({"objectives": ()}, "`objectives` must name at least one of .*score"),
         ({"objectives": ("beauty",)}, "`objectives`: unknown 'beauty'; known ones are calls, "),
+        ({"diversity": "sk-" + "x" * 40}, "`diversity`: unknown a text of 43 characters; known"),
         ({"diversity": "hue"}, "`diversity`: unknown 'hue'; known ones are .*jaccard"),
     ],
 )
@@ -79,10 +91,11 @@ def test_a_space_with_an_agent_that_the_pool_lacks_is_refused(experts: Make) -> 
 
 
 def test_a_listed_mixture_is_tried_and_handed_back_in_its_own_order_of_seats(rows: Make) -> None:
-    # Who reads "z" first answers right: only the listed order of seats does.
+    # Who reads "z" first answers right: only the listed order of seats does. One question is
+    # answered alone, as a study in which all agents score 0 everywhere would stop.
     def reads(prompt: str) -> str:
         number = prompt.split()[1]
-        return number if '1. "z' in prompt else "no"
+        return number if '1. "z' in prompt or number == "0" else "no"
 
     pool = scripted_pool({"z": "z says no", "a": "a says no", "m": reads})
     listed = Architecture.parse("z + a > synthesize(m)")

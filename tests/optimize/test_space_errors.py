@@ -62,7 +62,10 @@ HOMES = {"a": "x", "b": "y"}
             "names 2 agents of x, but `max_per_provider` is 1",
         ),
         ({"max_per_provider": 0}, "`space.max_per_provider` must be at least 1, but got 0"),
-        ({"orders": ("worst_first",)}, "`space.orders`: unknown 'worst_first'; known ones are n"),
+        (
+            {"orders": ("worst_first",)},
+            "`space.orders`: unknown 'worst_first'; known ones are .*name",
+        ),
         ({"orders": ()}, "`space.orders` must name at least one of name, best_first, best_last"),
         ({"prompts": ("two words",)}, "`space.prompts`: Prompt name 'two words' must not"),
         ({"ranking": ("a",)}, "`space.ranking` must hold every agent once, a, b, but got a"),

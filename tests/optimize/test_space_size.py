@@ -19,6 +19,15 @@ def test_size_is_the_number_of_enumerated_architectures(space: SearchSpace) -> N
     assert space.size == len(enumerated(space))
 
 
+def test_more_samples_than_seats_change_nothing() -> None:
+    few, many = (
+        SearchSpace(("a", "b"), combines=("vote",), max_depth=1, max_width=3, max_samples=n)
+        for n in (3, 2**31)
+    )
+    assert many.size == few.size
+    assert many.draw(random.Random(1)).layers
+
+
 def test_size_of_a_space_counted_by_hand() -> None:
     # 3 singles; layers of 2 or 3 of 3 agents: 3 + 1 = 4; depths 1 and 2: 4 + 16 = 20;
     # synthesize by any of 3, or vote: 20 * 4 = 80

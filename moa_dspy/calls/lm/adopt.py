@@ -9,13 +9,16 @@ from typing import Any, Final
 
 import dspy
 
+from moa_dspy.calls.lm.dialect import (
+    AsyncLiteLLMClient,
+    AsyncVendorEngine,
+    LiteLLMClient,
+    VendorEngine,
+)
 from moa_dspy.calls.lm.endpoint import PerLoop
 from moa_dspy.dspy_internals import (
     CLIENT_KEYS,
-    AsyncLiteLLMEngine,
-    AsyncLM15Engine,
     BackendSelection,
-    LiteLLMEngine,
     LM15Engine,
     Provider,
     lm15,
@@ -60,8 +63,8 @@ class Adopted:
             return engine
         config, model_type = _config(self.lm, selection), self.lm.model_type
         if asynchronous:
-            return PerLoop(lambda: AsyncLM15Engine(config, model_type=model_type))
-        return LM15Engine(config, model_type=model_type)
+            return PerLoop(lambda: AsyncVendorEngine(config, model_type=model_type))
+        return VendorEngine(config, model_type=model_type)
 
 
 def refusal(lm: Any) -> str | None:
@@ -176,9 +179,9 @@ class _Spelled:
         return arguments
 
 
-class _LiteLLM(_Spelled, LiteLLMEngine):
+class _LiteLLM(_Spelled, LiteLLMClient):
     pass
 
 
-class _AsyncLiteLLM(_Spelled, AsyncLiteLLMEngine):
+class _AsyncLiteLLM(_Spelled, AsyncLiteLLMClient):
     pass

@@ -1,21 +1,32 @@
-"""OpenAI's chat completions as servers really speak them: replies and errors made regular.
+"""Clients that read replies as servers really send them: chat completions, vendors, LiteLLM.
 
 The server's own words are looked for in every shape that servers use; log-probabilities that
 are no number stand for probability 0; content may come as a list of parts.
+On every way odd counts of tokens are left out, since the answer beside them is good.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from moa_dspy.calls.lm.response import check_ended
 from moa_dspy.calls.usage import without_odd_usage
-from moa_dspy.dspy_internals import HttpResponse, lm15
+from moa_dspy.dspy_internals import (
+    AsyncLiteLLMEngine,
+    AsyncLM15Engine,
+    HttpResponse,
+    LiteLLMEngine,
+    LM15Engine,
+    StdlibAsyncTransport,
+    StdlibTransport,
+    lm15,
+    plain,
+)
 
 _IMPOSSIBLE: Final = -9999.0
 """Log-probability of a token that has probability 0, as vLLM writes it."""
@@ -86,6 +97,116 @@ class AsyncChatDialect(lm15.AsyncOpenAIChatLM):
             compat=self.compat,
             access=self.access,
         )
+
+
+class VendorEngine(LM15Engine):
+    """DSPy's client of vendors, tolerant of odd counts of tokens.
+
+    Args:
+        config: Of lm15's router, without a transport.
+        model_type: ``chat`` or ``responses``.
+    """
+
+    def __init__(self, config: Any, *, model_type: str = "chat") -> None:
+        self._transport = _Transport(**config.transport_kwargs())
+        super().__init__(_over(config, self._transport), model_type=model_type)
+
+    def close(self) -> None:
+        """Close the engine and its connections."""
+        super().close()
+        self._transport.close()
+
+
+class AsyncVendorEngine(AsyncLM15Engine):
+    """``VendorEngine`` for the coroutines of one event loop."""
+
+    def __init__(self, config: Any, *, model_type: str = "chat") -> None:
+        self._transport = _AsyncTransport(**config.transport_kwargs())
+        super().__init__(_over(config, self._transport), model_type=model_type)
+
+    async def aclose(self) -> None:
+        """Close the engine and its connections."""
+        await super().aclose()
+        await self._transport.aclose()
+
+
+def _over(config: Any, transport: Any) -> Any:
+    return replace(config, transport=transport, timeouts=None, max_connections=None)
+
+
+class _Transport(StdlibTransport):
+    def stream(self, request: Any) -> Any:
+        response: Any = super().stream(request)
+        response._chunks = _regular_chunks(response._chunks)
+        return response
+
+
+class _AsyncTransport(StdlibAsyncTransport):
+    async def _do_stream(self, request: Any) -> Any:
+        response: Any = await super()._do_stream(request)
+        response._chunks = _aregular_chunks(response._chunks)
+        return response
+
+
+def _regular_chunks(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    reading = _UsageFilter()
+    for chunk in chunks:
+        yield reading.take(chunk)
+    yield reading.rest()
+
+
+async def _aregular_chunks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    reading = _UsageFilter()
+    async for chunk in chunks:
+        yield reading.take(chunk)
+    yield reading.rest()
+
+
+class _UsageFilter:
+    """Reads a body as it arrives: JSON as a whole, a stream of events line by line."""
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def take(self, chunk: bytes) -> bytes:
+        """Return what can be passed on after ``chunk``."""
+        self._held += chunk
+        if self._held.lstrip()[:1] in (b"", b"{", b"["):
+            return b""
+        lines, newline, self._held = self._held.rpartition(b"\n")
+        return b"\n".join(map(_regular_line, lines.split(b"\n"))) + newline
+
+    def rest(self) -> bytes:
+        """Return what was held back, at the end of the body."""
+        return _regular_line(self._held)
+
+
+def _regular_line(line: bytes) -> bytes:
+    head, colon, rest = line.partition(b"data:") if line.startswith(b"data:") else (b"", b"", line)
+    if b"sage" not in rest:
+        return line
+    try:
+        data = json.loads(rest)
+    except ValueError:
+        return line
+    regular = without_odd_usage(data) if isinstance(data, dict) else data
+    return line if regular == data else head + colon + json.dumps(regular).encode()
+
+
+class _Regular:
+    """Reads a whole reply of LiteLLM's without odd counts."""
+
+    def _response(self, raw: Any, request: Any) -> Any:
+        parent: Any = super()
+        return parent._response(without_odd_usage(plain(raw)), request)
+
+
+class LiteLLMClient(_Regular, LiteLLMEngine):
+    """LiteLLM's client, tolerant of odd counts as far as LiteLLM itself is."""
+
+
+class AsyncLiteLLMClient(_Regular, AsyncLiteLLMEngine):
+    """``LiteLLMClient`` for coroutines."""
 
 
 def _url(dialect: Any) -> str:

@@ -19,12 +19,15 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from moa_dspy.calls.lm.dialect import AsyncChatDialect, ChatDialect
+from moa_dspy.calls.lm.dialect import (
+    AsyncChatDialect,
+    AsyncLiteLLMClient,
+    AsyncVendorEngine,
+    ChatDialect,
+    LiteLLMClient,
+    VendorEngine,
+)
 from moa_dspy.dspy_internals import (
-    AsyncLiteLLMEngine,
-    AsyncLM15Engine,
-    LiteLLMEngine,
-    LM15Engine,
     ReadTimeout,
     StdlibAsyncTransport,
     StdlibTransport,
@@ -371,7 +374,7 @@ def _vendor(endpoint: Endpoint, *, asynchronous: bool) -> Any:
         api_keys={vendor: endpoint.api_key} if endpoint.api_key else None,
         timeouts=lm15.Timeouts(**endpoint.timeouts, pool=None),
     )
-    return PerLoop(lambda: AsyncLM15Engine(config)) if asynchronous else LM15Engine(config)
+    return PerLoop(lambda: AsyncVendorEngine(config)) if asynchronous else VendorEngine(config)
 
 
 def _litellm(endpoint: Endpoint, *, asynchronous: bool) -> Any:
@@ -384,7 +387,7 @@ def _litellm(endpoint: Endpoint, *, asynchronous: bool) -> Any:
     given = {name: value for name, value in options.items() if value is not None}
     if endpoint.api_key:
         _LOGGED_KEYS.add(endpoint.api_key)
-    return AsyncLiteLLMEngine(**given) if asynchronous else LiteLLMEngine(**given)
+    return AsyncLiteLLMClient(**given) if asynchronous else LiteLLMClient(**given)
 
 
 class LoggedKeys(logging.Filter):

@@ -13,6 +13,7 @@ from functools import cached_property
 
 from moa_dspy.architecture import COMBINES, Architecture
 from moa_dspy.errors import ArchitectureError, StudyError
+from moa_dspy.files import unknown
 from moa_dspy.optimize.space.rules import (
     ORDERS,
     RandomSuggestions,
@@ -39,8 +40,7 @@ def _check_names(space: SearchSpace) -> None:
     for option, choices in (("combines", COMBINES), ("orders", ORDERS)):
         for name in getattr(space, option):
             if name not in choices:
-                known = ", ".join(choices)
-                raise StudyError(f"`space.{option}`: unknown {name!r}; known ones are {known}.")
+                raise unknown(f"space.{option}", name, choices)
     listed = [name for one in space.listed for name in one.agents]
     paired = [name for pair in space.never_together for name in pair]
     named = (*space.aggregators, *space.rankers, *listed, *space.must_include, *paired)
@@ -187,7 +187,8 @@ def _suggest_layer(space: SearchSpace, trial: Suggests, number: int) -> tuple[st
         elif space.max_samples == 1:
             layer += [name] * int(trial.suggest_categorical(key, [False, True]))
         else:
-            layer += [name] * trial.suggest_int(key, fewest, space.max_samples)
+            n_samples = trial.suggest_int(key, fewest, space.max_samples)
+            layer += [name] * min(n_samples, space.max_width)
     return tuple(layer)
 
 
@@ -329,7 +330,8 @@ class SearchSpace:
             agents=self.searched,
             min_width=self.min_width,
             max_width=self.max_width,
-            max_samples=self.max_samples,
+            # More samples than seats of a layer are never seated.
+            max_samples=min(self.max_samples, self.max_width),
             must_include=self.must_include,
             never_together=self.never_together,
             provider_of=self.provider_of,

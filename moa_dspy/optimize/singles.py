@@ -17,7 +17,12 @@ from moa_dspy.calls.budget import Budget
 from moa_dspy.data import Splits
 from moa_dspy.diversity import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
-from moa_dspy.optimize.early_facts import EarlyFacts, StudyEstimate, early_facts
+from moa_dspy.optimize.early_facts import (
+    EarlyFacts,
+    StudyEstimate,
+    check_decidable,
+    early_facts,
+)
 from moa_dspy.optimize.evaluate import Evaluator, NamedPrompts
 from moa_dspy.optimize.forecast import Forecast, forecast
 from moa_dspy.optimize.nodes import Outcome, scores
@@ -77,7 +82,7 @@ def measure_single_agents(
     """Measure each agent alone on all rows of val.
 
     Raises:
-        StudyError: If the budget ends before all are measured.
+        StudyError: If the budget ends before all are measured, or no comparison can be decided.
     """
     measured = {}
     evaluator.announce(map(Architecture.single, options.space.agents), rows)
@@ -89,6 +94,11 @@ def measure_single_agents(
             raise StudyError(
                 f"{error} Single agents must be measured first; allow more, or fewer rows."
             ) from error
+    check_decidable(
+        {name: scores(outcomes) for name, outcomes in measured.items()},
+        gold=_expected(rows[0]),
+        replies={name: [*map(_reply, outcomes)] for name, outcomes in measured.items()},
+    )
     places = balanced_order({n: scores(o) for n, o in measured.items()}, seed=options.seed)
     return SingleAgents(
         {name: [outcomes[place] for place in places] for name, outcomes in measured.items()},
@@ -98,6 +108,17 @@ def measure_single_agents(
         registry=evaluator.registry,
         rows=tuple(rows[place] for place in places),
     )
+
+
+def _expected(row: dspy.Example) -> str:
+    """Return what the row expects: its answer, or all that is no input."""
+    labels = {name: row[name] for name in row.labels() if name not in ("id", "split")}
+    values = [labels["answer"]] if "answer" in labels else labels.values()
+    return ", ".join(map(str, values))
+
+
+def _reply(outcome: Outcome) -> str:
+    return outcome.failure or (outcome.layer or ("nothing",))[0]
 
 
 @dataclass(frozen=True)

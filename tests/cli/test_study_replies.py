@@ -139,7 +139,7 @@ def test_thoughts_in_the_replies_do_not_turn_the_verdict(
     done = run("optimize", "study.toml", "--out", "out", "--json")
     assert done.exit_code == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["recommended"] == "ash + bay + fir > vote"
+    assert result["recommended"] == "ash + bay + fir > vote(ash)"
     assert result["verdict"]["kind"] == "mixture"
     # Every vote is right, and each agent on two thirds of the 36 rows.
     assert (result["test"]["pick"]["score"], result["test"]["best_single"]["score"]) == (1, 2 / 3)

@@ -18,7 +18,6 @@ from moa_dspy.plan import follow
 from moa_dspy.prediction import Answer, Response
 from moa_dspy.seats import Seats
 
-
 CUT: Final = ("length", "content_filter")
 """Reasons for which an answer ends before its end."""
 

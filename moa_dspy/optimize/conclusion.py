@@ -100,6 +100,7 @@ def make_result(
         seed=options.seed,
         stopped_by=stopped_by,
         failures=dict(builder.evaluator.failures),
+        cut=builder.evaluator.cut,
         versions=versions(),
         notes=notes,
         prompts=prompts,

@@ -288,6 +288,14 @@ class Evaluator:
         """Responses without an answer, per agent, counted over distinct computations."""
         return self.node_cache.failures
 
+    @property
+    def cut(self) -> dict[str, dict[str, int]]:
+        """Answers that the token limit or a filter ended: agent -> reason -> number."""
+        found: dict[str, dict[str, int]] = {}
+        for (agent, reason), n in sorted(self.node_cache.cut.items()):
+            found.setdefault(agent, {})[reason] = n
+        return found
+
     def measure(
         self, architecture: Architecture, rows: Sequence[dspy.Example]
     ) -> tuple[Outcome, ...]:

@@ -8,7 +8,7 @@ import threading
 from collections import ChainMap, Counter
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel
 
@@ -18,6 +18,9 @@ from moa_dspy.plan import follow
 from moa_dspy.prediction import Answer, Response
 from moa_dspy.seats import Seats
 
+CUT: Final = ("length", "content_filter")
+"""Reasons for which an answer ends before its end."""
+
 
 @dataclass(slots=True)
 class NodeCache:
@@ -25,10 +28,12 @@ class NodeCache:
 
     Attributes:
         failures: Responses without an answer, per agent.
+        cut: Answers that the token limit or a filter ended, by (agent, reason).
         calls: Requests by ``made`` and ``reused``: sent, or answered by a store or recording.
     """
 
     failures: Counter[str] = field(default_factory=Counter)
+    cut: Counter[tuple[str, str]] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
     _known: MutableMapping[tuple[str, object], Response] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -38,7 +43,7 @@ class NodeCache:
 
         Seats with another prompt have the same nodes. Calls are counted in both.
         """
-        return NodeCache(Counter(), self.calls, ChainMap({}, self._known), self._lock)
+        return NodeCache(Counter(), self.cut, self.calls, ChainMap({}, self._known), self._lock)
 
     def count(self, log: Sequence[CallFacts]) -> None:
         """Count the calls of a log."""
@@ -60,6 +65,8 @@ class NodeCache:
                 self._known[question.node, place] = response
                 if not response.has_answer:
                     self.failures[response.agent] += 1
+                if response.finish_reason in CUT:
+                    self.cut[response.agent, response.finish_reason] += 1
 
 
 @dataclass(slots=True)

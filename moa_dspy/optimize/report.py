@@ -188,9 +188,21 @@ def _spent(result: StudyResult) -> Iterator[str]:
     )
     if failed := _counts({agent: str(n) for agent, n in result.failures.items() if n}):
         yield f"Failed responses: {failed}."
+    yield from _cut(result)
     shares = {name: row.failures for name, row in result.test.items() if row.failures}
     if unanswered := _counts({name: f"{points(share)} %" for name, share in shares.items()}):
         yield f"Test questions without an answer, which score 0: {unanswered}."
+
+
+def _cut(result: StudyResult) -> Iterator[str]:
+    limited, filtered = (
+        _counts({agent: str(n[reason]) for agent, n in result.cut.items() if n.get(reason)})
+        for reason in ("length", "content_filter")
+    )
+    if limited:
+        yield f"Responses cut by the token limit: {limited}. Raise `max_tokens` of these agents."
+    if filtered:
+        yield f"Responses ended by the endpoint's content filter: {filtered}."
 
 
 def _counts(values: Mapping[str, str]) -> str:

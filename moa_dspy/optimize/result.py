@@ -83,6 +83,8 @@ class StudyResult:
         seconds: Wall time of this run.
         stopped_by: Which budget ended the search, or None.
         failures: Failed responses per agent, counted over distinct computations.
+        cut: Responses that the token limit (``length``) or a filter (``content_filter``) ended:
+            agent -> reason -> number, counted as failures are.
         seed: Of everything random.
         versions: Of the packages that matter.
         notes: What a reader must know of this run, such as agents that were left out.
@@ -117,6 +119,7 @@ class StudyResult:
     seed: int
     stopped_by: str | None = None
     failures: Mapping[str, int] = field(default_factory=dict)
+    cut: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     expected: Interval | None = None
@@ -145,6 +148,7 @@ class StudyResult:
             "space_size": self.space_size,
             "stopped_by": self.stopped_by,
             "failures": dict(self.failures),
+            "cut": {agent: dict(reasons) for agent, reasons in self.cut.items()},
             "seed": self.seed,
             "versions": dict(self.versions),
             "notes": list(self.notes),

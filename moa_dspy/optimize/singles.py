@@ -124,7 +124,7 @@ def measure_single_agents(
     if stopped_by is None:
         check_decidable(
             {name: scores(found) for name, found in measured.items()},
-            gold=_gold(known[0]),
+            gold=_expected(known[0]),
             replies={name: list(map(_reply, found)) for name, found in measured.items()},
         )
     places = balanced_order({n: scores(o) for n, o in measured.items()}, seed=options.seed)
@@ -139,14 +139,15 @@ def measure_single_agents(
     )
 
 
-def _gold(row: dspy.Example) -> str:
-    """Return the expected outputs of a row as text."""
-    labels = {name: value for name, value in row.labels().items() if name != "id"}
-    return "; ".join(map(str, labels.values())) if len(labels) < 2 else str(labels)
+def _expected(row: dspy.Example) -> str:
+    """Return what the row expects: its answer, or all that is no input."""
+    labels = {name: row[name] for name in row.labels() if name not in ("id", "split")}
+    values = [labels["answer"]] if "answer" in labels else labels.values()
+    return ", ".join(map(str, values))
 
 
 def _reply(outcome: Outcome) -> str:
-    return (outcome.layer or (outcome.failure or "nothing",))[0]
+    return outcome.failure or (outcome.layer or ("nothing",))[0]
 
 
 @dataclass(frozen=True)

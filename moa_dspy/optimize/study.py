@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import sqlite3
 import tempfile
 import warnings
@@ -26,7 +25,7 @@ from moa_dspy.calls.calls import Calls
 from moa_dspy.calls.recording import Recording
 from moa_dspy.calls.store.database import database_url, shown_url
 from moa_dspy.calls.store.store import CallStore
-from moa_dspy.data import METRICS, Splits, fingerprint
+from moa_dspy.data import Splits, check_outputs, fields_read, fingerprint
 from moa_dspy.errors import DataError, PoolError, StoreError, StudyError
 from moa_dspy.optimize.prompts.joint import with_prompts
 from moa_dspy.optimize.splits import make_splits
@@ -83,8 +82,8 @@ class PreparedStudy:
         for split in ("train", "val", "test"):
             rows = getattr(self.splits, split)
             _check_inputs(rows, tuple(student.signature.input_fields), split)
-            if study.task.metric in METRICS and (split != "train" or study.prompts is not None):
-                _check_gold(rows, split)
+            if split != "train" or study.prompts is not None:
+                check_outputs(rows, fields_read(self.metric), where=f"Split {split!r}")
         with_prompts(options, student, self.splits.train)
         for agent in () if study.calls.replay_only else self.agents:
             if agent.missing_variables:
@@ -119,22 +118,6 @@ def _check_inputs(rows: Any, fields: tuple[str, ...], split: str) -> None:
                 f"`task.signature` has the input {missing[0]!r}, but row {row.id!r} of {split} has "
                 f"only {', '.join(sorted(row.inputs().keys()))}."
             )
-
-
-def _check_gold(rows: Any, split: str) -> None:
-    """Raise if a row lacks the ``answer`` that every known metric reads."""
-    absent = [row.id for row in rows if _is_absent(row.get("answer", None))]
-    if absent:
-        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
-        raise DataError(
-            f"Split {split!r}: no `answer`, which the metric reads, in rows "
-            f"{', '.join(map(repr, absent[:3]))}{more}."
-        )
-
-
-def _is_absent(value: Any) -> bool:
-    is_blank = isinstance(value, str) and not value.strip()
-    return value is None or is_blank or (isinstance(value, float) and math.isnan(value))
 
 
 def digest_of(value: Any) -> str:

@@ -83,6 +83,8 @@ class DataTable(Table):
     path: Path | None = None
     inputs: tuple[str, ...] = Field(default=(), min_length=1)
     columns: dict[str, str] = {}
+    outputs: tuple[str, ...] | None = None
+    drops_incomplete: bool = False
     benchmark: str | None = None
     split: str | None = None
     split_column: str | None = None
@@ -390,6 +392,8 @@ def _check_rows_are_named(data: DataTable, *, where: str) -> None:
             raise StudyError("`data.split` goes with `data.benchmark`; else name `split_column`.")
     elif data.inputs or data.columns:
         raise StudyError("`data` has either `benchmark` or `inputs` and `columns`, and not both.")
+    elif data.outputs is not None or data.drops_incomplete:
+        raise StudyError("`data.outputs` and `data.drops_incomplete` go with `data.path`, alone.")
 
 
 def _listed(text: str) -> Architecture:
@@ -414,4 +418,10 @@ def _signature(task: TaskTable) -> Any:
 def _rows(data: DataTable) -> list[dspy.Example]:
     if data.benchmark is not None:
         return BENCHMARKS[data.benchmark].read(data.path, split=data.split)
-    return read_rows(data.path or Path(), inputs=list(data.inputs), columns=data.columns or None)
+    return read_rows(
+        data.path or Path(),
+        inputs=list(data.inputs),
+        columns=data.columns or None,
+        outputs=data.outputs,
+        drops_incomplete=data.drops_incomplete,
+    )

@@ -59,7 +59,7 @@ class Walk:
             yield
         finally:
             sys.setprofile(None)
-            threading.setprofile(None)  # type: ignore[arg-type]  # None ends it
+            threading.setprofile(None)
 
     def shown(self) -> dict[str, Any]:
         return {"n_files": len(self.files), "n_hops": len(self.hops), "files": list(self.files)}

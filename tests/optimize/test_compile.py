@@ -97,7 +97,11 @@ def test_a_listed_mixture_is_tried_and_handed_back_in_its_own_order_of_seats(row
         number = prompt.split()[1]
         return number if '1. "z' in prompt or number == "0" else "no"
 
-    pool = scripted_pool({"z": "z says no", "a": "a says no", "m": reads})
+    def once(prompt: str) -> str:
+        # A study in which every agent scores 0 everywhere would stop.
+        return "0" if prompt.split()[1] == "0" else "a says no"
+
+    pool = scripted_pool({"z": "z says no", "a": once, "m": reads})
     listed = Architecture.parse("z + a > synthesize(m)")
     space = SearchSpace(tuple(pool), max_depth=0, listed=(listed,))
     search = ModelSearch(exact, pool, space=space, n_trials=12)

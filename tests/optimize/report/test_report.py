@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -109,6 +110,18 @@ def test_a_calm_study_says_less() -> None:
     assert "without an answer" not in text
     assert "best_single" in text, "it was measured on val"
     assert f"Program: {RESULT.pick} (the pick)" in text
+
+
+def test_answers_that_were_cut_are_counted_per_agent_with_what_to_do() -> None:
+    cut = {"small": {"length": 4, "content_filter": 1}, "large": {"length": 2}}
+    result = replace(RESULT, cut=cut)
+    text = report_text(result, width=200)
+    assert (
+        "Responses cut by the token limit: small 4, large 2. Raise `max_tokens` of these agents.\n"
+        "Responses ended by the endpoint's content filter: small 1.\n"
+    ) in text
+    assert StudyResult.from_json(json.loads(json.dumps(result.to_json()))).cut == cut
+    assert "cut by" not in report_text(RESULT)
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 200])

@@ -156,7 +156,7 @@ def without(data: list[dict[str, Any]], split: str) -> list[dict[str, Any]]:
         (lambda data: [], "has no rows"),
         (
             lambda data: [*data[:-2], {**data[-2], "answer": None}, {**data[-1], "answer": " "}],
-            r"'answer' must have a value, but has none on line 30, line 31",
+            r"field 'answer' must have a value, but has none on line 30, line 31\.",
         ),
     ],
 )

@@ -84,6 +84,7 @@ def test_a_file_of_version_1_is_upgraded_and_loses_nothing(
     assert columns(path) == columns(tmp_path / "fresh.sqlite")
 
 
+@pytest.mark.slow
 def test_processes_that_open_an_old_file_at_once_upgrade_it_once(
     old: tuple[Path, list[Call]],
 ) -> None:

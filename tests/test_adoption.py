@@ -12,7 +12,7 @@ from moa_dspy.agent import Agent
 from moa_dspy.calls import Calls, Recording, call_scope
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
-from tests.calls.chat_server import ChatServer, Reply, serving
+from tests.servers.chat import ChatServer, Reply, serving
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # read when LiteLLM is imported: no download
 
@@ -37,6 +37,7 @@ def stored(pool: Pool) -> list[Any]:
     return list(pool.calls.store._calls.values())  # type: ignore[attr-defined]  # the memory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.parametrize("engine", ["auto", "lm15", "litellm"])
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from moa_dspy.calls import Calls
 from moa_dspy.errors import PoolError
 from moa_dspy.local import CATALOGUE
 from moa_dspy.pool import Pool, make_lm
-from tests.calls.chat_server import Reply, serving
+from tests.servers.chat import Reply, serving
 
 LOCAL: dict[str, Any] = {"name": "a", "model": "local/x", "weights": "x.gguf", "sha256": "0" * 64}
 REMOTE: dict[str, Any] = {"name": "a", "model": "openai/x"}

@@ -156,6 +156,7 @@ def test_only_optimize_imports_optuna() -> None:
     assert rooms == ["optimize"]
 
 
+@pytest.mark.slow
 def test_importing_the_library_stays_light() -> None:
     heavy = (
         "{'optuna', 'litellm', 'pandas', 'plotly', 'datasets', 'pyarrow', 'uvicorn', 'xllamacpp'}"

@@ -48,6 +48,7 @@ def test_a_quoted_text_is_one_line_that_decodes_to_it_and_opens_nothing(text: st
     assert not set(line) & {*HIDDEN, *TAGS}
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_any_text_is_quoted_as_one_printable_line_that_decodes_to_it(text: str) -> None:
     line = quoted(text)

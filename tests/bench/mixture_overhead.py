@@ -56,7 +56,7 @@ class Scripts:
 
 
 def started(script: str, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
+    command = [sys.executable, str(Path(__file__).parent / script), *arguments]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -71,7 +71,7 @@ def printed_by(process: subprocess.Popen[str]) -> Numbers:
 @contextmanager
 def latency_server() -> Iterator[str]:
     """Run the server in its own process and yield its address, ``http://127.0.0.1:PORT``."""
-    with started("latency_server.py") as process:
+    with started("../servers/latency_server.py") as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:

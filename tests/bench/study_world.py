@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from moa_dspy.calls import Call, CallStore
-from tests.bench.fault_server import name_of
+from tests.servers.fault_server import name_of
 
 ROOT = Path(__file__).parent.parent.parent
 STUDY = """
@@ -77,7 +77,7 @@ class FaultServer:
 @contextmanager
 def fault_server(port: int = 0) -> Iterator[FaultServer]:
     """Run the server in a process of its own; port 0 is a free one."""
-    command = [sys.executable, str(Path(__file__).parent / "fault_server.py"), str(port)]
+    command = [sys.executable, str(ROOT / "tests" / "servers" / "fault_server.py"), str(port)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, text=True, **pipes) as process:  # type: ignore[call-overload]
         yield FaultServer(int(process.stdout.readline()), process)

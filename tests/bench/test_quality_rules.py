@@ -119,6 +119,7 @@ def test_rules_that_look_at_every_set_find_the_greatest(is_graded: bool) -> None
     assert acc_plus_diversity(dev, k=3) == tuple(int(i in best) for i in range(6))
 
 
+@pytest.mark.slow
 def test_samplers_stay_within_seven_members_and_find_the_best_of_few() -> None:
     few = Dev.of(some_answers(n_models=3, n=50, is_graded=False, seed=3))
     best = few.votes.means.max()

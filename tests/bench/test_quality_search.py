@@ -56,6 +56,7 @@ def test_agents_have_different_names_in_the_notation_of_architectures() -> None:
     assert agent_names(["a b", "a+b", "vendor/x-1.5"]) == ("a-b-0", "a-b-1", "vendor/x-1.5")
 
 
+@pytest.mark.slow
 def test_a_search_looks_at_every_cell_once_and_at_no_judged_answer_but_its_own_test() -> None:
     answers = some_answers(n_models=3, n=80, is_graded=True, seed=6)
     found = search(answers, np.arange(30), np.arange(60, 66))
@@ -78,6 +79,7 @@ def test_a_replay_counts_what_is_asked() -> None:
     assert (replay.n_asked(np.arange(10)), replay.n_asked(np.array([4]))) == (1, 0)
 
 
+@pytest.mark.slow
 def test_a_draw_judges_all_on_the_same_questions(tmp_path: Path) -> None:
     write_letters(tmp_path)
     drawn = run(Task(tmp_path, "all", 30, 0, has_samplers=False))

@@ -113,6 +113,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_alpaca_eval_replay_finds_what_was_published(folder: Path) -> None:
     printed = run("alpaca_eval_replay.py", str(folder))
     assert printed["max_abs_diff_win_rate"] < 1e-9
@@ -124,6 +125,7 @@ def test_alpaca_eval_replay_finds_what_was_published(folder: Path) -> None:
     assert printed["lc_seconds_per_model"] > 0
 
 
+@pytest.mark.slow
 def test_alpaca_eval_replay_leaves_out_coefficients_of_another_fit(folder: Path) -> None:
     path = folder / "lc_published_weights.csv"
     with path.open(encoding="utf-8") as file:
@@ -135,12 +137,14 @@ def test_alpaca_eval_replay_leaves_out_coefficients_of_another_fit(folder: Path)
     assert printed["models"]["gappy"]["diff_lc"] is not None
 
 
+@pytest.mark.slow
 def test_intervals_prints_a_coverage_per_cell() -> None:
     printed = run("intervals.py", "--simulations", "20")
     assert len(printed["cells"]) == 9
     assert all(0.5 <= cell["coverage"] <= 1 for cell in printed["cells"].values())
 
 
+@pytest.mark.slow
 def test_mixture_overhead_prints_every_ratio_against_its_baseline() -> None:
     printed = run("mixture_overhead.py", "--quick")
     for kind in ("sync", "async"):
@@ -160,6 +164,7 @@ def test_mixture_overhead_prints_every_ratio_against_its_baseline() -> None:
     assert {"memory_mb_store_off", "memory_mb_store_on"} < set(printed)
 
 
+@pytest.mark.slow
 def test_call_store_prints_every_ratio_with_its_baseline() -> None:
     printed = run("call_store.py", "--calls", "300", "--hits", "100")
     assert printed["stored_calls"] == 300
@@ -174,6 +179,7 @@ def test_call_store_prints_every_ratio_with_its_baseline() -> None:
     assert printed["replay_rss_mb"] > 0
 
 
+@pytest.mark.slow
 def test_chaos_loses_nothing_pays_nothing_twice_and_finds_the_same() -> None:
     printed = run("chaos.py", "--quick")
     assert printed["kills"] == 4
@@ -182,6 +188,7 @@ def test_chaos_loses_nothing_pays_nothing_twice_and_finds_the_same() -> None:
     assert sum(printed["faults"].values()) > 0
 
 
+@pytest.mark.slow
 def test_scale_out_prints_a_speed_up_and_counts_what_is_asked_twice() -> None:
     sizes = ("--val", "6", "--test", "6", "--trials", "4", "--latency-ms", "20")
     printed = run("scale_out.py", "--workers", "1", "2", *sizes)
@@ -191,6 +198,7 @@ def test_scale_out_prints_a_speed_up_and_counts_what_is_asked_twice() -> None:
     assert printed["speedup_at_2"] == pytest.approx(seconds)
 
 
+@pytest.mark.slow
 def test_search_statistics_prints_every_share_with_its_error() -> None:
     printed = run("search_statistics.py", "--quick")
     verdicts, racing, costs = (printed[part] for part in ("verdicts", "racing", "cost_verdicts"))
@@ -216,6 +224,7 @@ def error(share: float, n: int) -> float:
     return float((share * (1 - share) / n) ** 0.5)
 
 
+@pytest.mark.slow
 def test_search_economy_prints_every_rival_per_family() -> None:
     sizes = ("--seeds", "2", "--trials", "14", "--rival-trials", "14")
     printed = run("search_economy.py", *sizes, "--families", "order", "nothing")
@@ -231,6 +240,7 @@ def test_search_economy_prints_every_rival_per_family() -> None:
                 assert rival["calls"] >= shared["calls"]
 
 
+@pytest.mark.slow
 def test_study_speed_replays_without_a_call() -> None:
     printed = run("study_speed.py", "--trials", "8", "--rows", "6", "--at", "12")
     assert printed["replay_calls"] == 0
@@ -239,6 +249,7 @@ def test_study_speed_replays_without_a_call() -> None:
     assert printed["trial_overhead_ms_at_12"] > 0
 
 
+@pytest.mark.slow
 def test_search_quality_has_every_rival_in_every_row(tmp_path: Path) -> None:
     write_letters(tmp_path)
     sizes = ("--splits", "2", "--samplers", "1", "--dev", "30", "200", "--pools", "middle")
@@ -257,6 +268,7 @@ def test_search_quality_has_every_rival_in_every_row(tmp_path: Path) -> None:
     assert printed["summary"]["largest_baseline_lead"] == max(leads)
 
 
+@pytest.mark.slow
 def test_search_quality_prints_the_honesty_of_our_number_alone(tmp_path: Path) -> None:
     write_letters(tmp_path)
     sizes = ("--honest", "2", "--dev", "30", "--pools", "all", "--jobs", "1")

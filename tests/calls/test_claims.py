@@ -126,6 +126,7 @@ def test_a_claim_is_free_a_lease_after_its_owners_last_beat(
     assert not ours.claim("k")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a lease is waited for")
 def test_a_process_of_this_machine_that_is_gone_is_not_waited_for(place: Place) -> None:
     command = [sys.executable, "-c", HOLDER, str(place)]

@@ -128,6 +128,7 @@ def test_a_password_is_in_no_repr_and_no_log_of_a_store_that_works(
     store.close()
 
 
+@pytest.mark.slow
 def test_without_the_driver_the_extra_is_named() -> None:
     code = (
         "import sys; sys.modules['psycopg'] = None\n"

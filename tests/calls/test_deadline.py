@@ -13,8 +13,8 @@ from moa_dspy.agent import Agent
 from moa_dspy.calls import Call, Calls, Recording, call_scope, current_scope
 from moa_dspy.calls.timeout import THREADS
 from moa_dspy.pool import Pool
-from tests.calls.chat_server import ChatServer, Reply, serving
 from tests.calls.fake_clock import FakeClock
+from tests.servers.chat import ChatServer, Reply, serving
 
 
 def pool_of(server: ChatServer, calls: Calls | None = None, **values: Any) -> Pool:

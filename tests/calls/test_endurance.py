@@ -11,8 +11,8 @@ from moa_dspy.agent import Agent
 from moa_dspy.calls import Budget, Calls, Ledger, OutagePolicy, call_scope
 from moa_dspy.errors import BudgetReachedError, OutageError
 from moa_dspy.pool import Pool
-from tests.calls.chat_server import ChatServer, Reply, serving
 from tests.calls.fake_clock import FakeClock
+from tests.servers.chat import ChatServer, Reply, serving
 
 EMPTY = Reply(body=b'{"choices": []}')
 PASSING = {

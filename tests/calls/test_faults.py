@@ -15,7 +15,7 @@ from moa_dspy.agent import Agent
 from moa_dspy.calls import AgentCalls, Call, Calls, Recording, call_scope, stored_lm
 from moa_dspy.pool import Pool
 from moa_dspy.testing import ScriptedEngine
-from tests.calls.chat_server import HEAD, USAGE, ChatServer, Reply, serving
+from tests.servers.chat import HEAD, USAGE, ChatServer, Reply, serving
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # read when LiteLLM is imported: no download
 
@@ -86,6 +86,7 @@ def test_a_bad_reply_is_a_failed_call_that_says_what_is_wrong(fault: str, is_asy
     assert [facts.failure for facts in scope.log] == [call.failure]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["no choices", "no JSON", "half a reply", "choices a text"])
 def test_litellm_tells_of_bad_replies_too(fault: str) -> None:
     with serving(FAULTS[fault][0]) as server:

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.calls.chat_server import ChatServer, Reply, serving
+from tests.servers.chat import ChatServer, Reply, serving
 
 ANSWER = "[[ ## answer ## ]]\nParis\n\n[[ ## completed ## ]]"
 PROGRAM = """
@@ -39,6 +39,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["evaluate", "parallel"])
 @pytest.mark.parametrize(("architecture", "n_asked"), [("a + b > synthesize(c)", 8), ("a", 4)])
 def test_an_interrupted_process_sends_nothing_more_and_ends_at_once(
@@ -58,6 +59,7 @@ def test_an_interrupted_process_sends_nothing_more_and_ends_at_once(
         assert len(server.bodies) == n_asked
 
 
+@pytest.mark.slow
 def test_a_process_that_goes_on_after_an_interrupt_asks_for_what_it_wants_then() -> None:
     hold = threading.Event()
     with serving(Reply(ANSWER, wait=hold)) as server:

@@ -15,7 +15,7 @@ from moa_dspy.agent import Agent
 from moa_dspy.calls import Calls, Limiter, call_scope
 from moa_dspy.calls.timeout import THREADS
 from moa_dspy.pool import Pool
-from tests.calls.chat_server import ChatServer, Reply, serving
+from tests.servers.chat import ChatServer, Reply, serving
 
 NAMES = tuple("abcdef")
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from tests.calls.chat_server import Reply, serving
+from tests.servers.chat import Reply, serving
 
 pytest.importorskip("resource")
 
@@ -39,6 +39,7 @@ print(*sorted({str(one)[:600] for one in errors}), len(errors), len(found))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_too_many_open_files_is_an_error_that_says_what_to_raise(mode: str) -> None:
     hold = threading.Event()  # never set: an answer takes ten seconds

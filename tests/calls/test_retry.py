@@ -12,8 +12,8 @@ from moa_dspy.agent import Agent
 from moa_dspy.calls import AgentCalls, Calls, RetryPolicy, call_scope
 from moa_dspy.errors import BudgetReachedError, PoolError
 from moa_dspy.pool import Pool
-from tests.calls.chat_server import ChatServer, Reply, serving
 from tests.calls.fake_clock import FakeClock
+from tests.servers.chat import ChatServer, Reply, serving
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # read when LiteLLM is imported: no download
 

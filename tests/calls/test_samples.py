@@ -16,7 +16,7 @@ from moa_dspy.calls import AgentCalls, Calls, Recording, call_scope, stored_lm
 from moa_dspy.calls.lm.engine import sample_index
 from moa_dspy.pool import Pool
 from moa_dspy.testing import ScriptedEngine, scripted_pool
-from tests.calls.chat_server import ChatServer, Reply, serving
+from tests.servers.chat import ChatServer, Reply, serving
 
 ADVICE = "[[ ## discussion ## ]]\nnone\n\n[[ ## advice ## ]]\n{}\n\n[[ ## completed ## ]]"
 

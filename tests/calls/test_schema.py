@@ -24,6 +24,7 @@ def columns(path: Path) -> list[tuple[object, ...]]:
         ).fetchall()
 
 
+@pytest.mark.slow
 def test_processes_that_open_a_new_file_at_once_make_it_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", OPENER, str(tmp_path / "calls.sqlite")]
     opening = [

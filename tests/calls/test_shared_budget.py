@@ -64,6 +64,7 @@ def store(place: Place) -> Iterator[CallStore]:
     opened.close()
 
 
+@pytest.mark.slow
 def test_processes_together_spend_the_budget_and_not_a_token_more(
     place: Place, store: CallStore
 ) -> None:
@@ -78,6 +79,7 @@ def test_processes_together_spend_the_budget_and_not_a_token_more(
     assert spent == Spending(made=100, tokens=1000, usd=50.0)
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_reserved_stays_charged_while_nobody_knows_what_it_cost(
     place: Place, store: CallStore
 ) -> None:

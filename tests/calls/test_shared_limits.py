@@ -15,7 +15,7 @@ from moa_dspy.agent import Agent
 from moa_dspy.calls import Calls, CallStore
 from moa_dspy.calls.retry import Limiter
 from moa_dspy.pool import Pool
-from tests.calls.chat_server import ChatServer, Reply, serving
+from tests.servers.chat import ChatServer, Reply, serving
 
 Place = Path | str
 
@@ -58,6 +58,7 @@ def test_a_slot_is_free_again_when_the_request_failed(stores: list[CallStore]) -
     assert stores[0].database.rows(query)[0][0] == 0
 
 
+@pytest.mark.slow
 def test_what_one_process_was_told_all_keep(stores: list[CallStore]) -> None:
     gate = threading.Event()
     with serving([Reply(status=429, retry_after="2"), Reply("Paris")]) as server:

@@ -201,6 +201,7 @@ def test_a_store_can_be_made_by_many_at_the_same_moment(place: Place) -> None:
         assert list(threads.map(make, range(8))) == [0] * 8
 
 
+@pytest.mark.slow
 def test_two_processes_write_one_store_and_the_first_answer_to_each_key_stays(
     place: Place,
 ) -> None:
@@ -215,6 +216,7 @@ def test_two_processes_write_one_store_and_the_first_answer_to_each_key_stays(
     assert store.paid_twice() == PaidTwice(calls=30, tokens=60, usd=15.0)
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_no_call_that_was_answered(place: Place) -> None:
     process = writer(place, "doomed", 1_000_000)
     assert process.stdout is not None

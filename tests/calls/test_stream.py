@@ -15,8 +15,8 @@ from moa_dspy.calls import Call, Calls, Recording
 from moa_dspy.calls.timeout import THREADS
 from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool
-from tests.calls.chat_server import ChatServer, Reply, serving
 from tests.calls.fake_clock import FakeClock
+from tests.servers.chat import ChatServer, Reply, serving
 
 REQUEST = lm15.Request(model="agent/a", messages=(lm15.Message.user("q"),))
 

@@ -11,7 +11,7 @@ import pytest
 
 from moa_dspy.agent import Agent
 from moa_dspy.pool import Pool
-from tests.calls.chat_server import Reply, serving
+from tests.servers.chat import Reply, serving
 
 VALUE = "Paris is [1] nice, a[0].\n\nTwo lines\tand 'quotes' [x]"
 ADAPTERS: dict[str, tuple[Any, Callable[[str], str]]] = {

@@ -116,6 +116,7 @@ class Asker:
         self.process.communicate(timeout=60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [{}, {"asynchronous": True}], ids=["threads", "coroutines"])
 def test_processes_that_ask_the_same_at_once_make_one_request_per_question(
     place: Place, server: Server, mode: dict[str, Any]
@@ -135,6 +136,7 @@ def test_processes_that_ask_the_same_at_once_make_one_request_per_question(
     assert store.database.rows("SELECT count(*) FROM owners")[0][0] == 0
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_was_asking_is_asked_by_another(place: Place, server: Server) -> None:
     server.open.clear()
     doomed = Asker(place, server, n_questions=1)
@@ -152,6 +154,7 @@ def test_what_a_killed_process_was_asking_is_asked_by_another(place: Place, serv
     assert CallStore(place).paid_twice() == PaidTwice()
 
 
+@pytest.mark.slow
 def test_an_owner_that_comes_late_gets_the_first_answer_and_its_own_is_counted_as_paid_twice(
     place: Place, server: Server
 ) -> None:
@@ -171,6 +174,7 @@ def test_an_owner_that_comes_late_gets_the_first_answer_and_its_own_is_counted_a
     assert CallStore(place).paid_twice() == PaidTwice(calls=1, tokens=5, usd=1.0)
 
 
+@pytest.mark.slow
 def test_a_long_call_keeps_its_claim_as_long_as_its_owner_lives(
     place: Place, server: Server
 ) -> None:

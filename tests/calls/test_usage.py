@@ -17,7 +17,7 @@ from moa_dspy.errors import BudgetReachedError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
 from moa_dspy.streaming import AnswerListener
-from tests.calls.chat_server import HEAD, Reply, serving
+from tests.servers.chat import HEAD, Reply, serving
 
 REQUEST = json.dumps({"messages": [{"parts": [{"text": "x" * 28, "type": "text"}]}]})
 ANSWER = {"message": {"parts": [{"text": "y" * 10, "type": "text"}]}}

@@ -145,6 +145,7 @@ def test_a_wrong_way_to_ask_is_explained_and_changes_nothing(
     assert len(store) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_a_console_that_is_not_utf8_shows_what_it_can(
     store: CallStore, tmp_path: Path, encoding: str

@@ -28,6 +28,7 @@ def test_a_study_prints_its_table_and_writes_a_program_that_answers(run: Run, fo
     assert (answer.exit_code, answer.stdout) == (0, "42\n")
 
 
+@pytest.mark.slow
 def test_json_is_the_only_thing_on_standard_output(run: Run, folder: Path) -> None:
     done = run("optimize", "study.toml", "--out", "out", "--json")
     assert done.exit_code == 0, done.stderr

@@ -121,6 +121,7 @@ def test_flask_survives_its_two_kinds_of_difficulty(tmp_path: Path) -> None:
     assert (first.difficulty, second.difficulty) == ("expert", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_without_a_network_every_benchmark_asks_for_a_local_path(name: str) -> None:
     code = (

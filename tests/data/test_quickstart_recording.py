@@ -30,6 +30,7 @@ def recorder() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_card_numbers_are_those_of_the_file(recorder: ModuleType) -> None:
     kept = json.loads((HERE / "recording.json").read_text("utf-8"))
     again = recorder.summarize(Recording.read(HERE / "calls.parquet"), kept["architectures"])
@@ -54,6 +55,7 @@ def test_recording_names_the_weights_of_the_pool() -> None:
     assert len({identity.partition("sha256:")[2] for identity in identities}) == 3
 
 
+@pytest.mark.slow
 def test_every_architecture_of_the_space_is_answered(tmp_path: Path) -> None:
     text = (ROOT / "optimize/quickstart.toml").read_text("utf-8")
     text = text.replace('"../', f'"{ROOT}/').replace('"pools/', f'"{ROOT}/optimize/pools/')
@@ -65,6 +67,7 @@ def test_every_architecture_of_the_space_is_answered(tmp_path: Path) -> None:
     assert [row.note for row in result.test.values() if row.score is None] == []
 
 
+@pytest.mark.slow
 def test_quickstart_in_python_is_short_and_says_its_verdict() -> None:
     script = ROOT / "optimize/quickstart.py"
     assert len(script.read_text("utf-8").splitlines()) < 30

@@ -124,6 +124,7 @@ def test_a_file_that_only_claims_to_be_parquet_is_an_error(tmp_path: Path) -> No
         read_rows(written(tmp_path, "q,a\n", "rows.parquet"), inputs=["q"])
 
 
+@pytest.mark.slow
 def test_reading_rows_loads_no_heavy_library() -> None:
     code = (
         "import sys, moa_dspy.data; "

@@ -59,6 +59,7 @@ def test_bleu_is_sacrebleus_sentence_bleu(a: str, b: str, order: int) -> None:
     assert BleuDistance(order)([a, b]) == pytest.approx(sacrebleu_distance(a, b, order), abs=1e-9)
 
 
+@pytest.mark.slow
 @busy
 @given(data=st.data(), order=st.integers(1, 5))
 def test_bleu_is_sacrebleus_on_generated_texts(data: st.DataObject, order: int) -> None:

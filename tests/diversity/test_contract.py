@@ -71,6 +71,7 @@ def test_huge_texts_are_scored(metric: DiversityMetric) -> None:
     assert 0.0 < metric(texts) <= 1.0
 
 
+@pytest.mark.slow
 @every_metric
 @busy
 @given(texts=responses)

@@ -61,6 +61,7 @@ def test_no_common_example_gives_nan(measure: Callable[[Matrix], Matrix]) -> Non
     assert np.isnan(measure(np.array([[1, NAN], [NAN, 0.0]]))[0, 1])
 
 
+@pytest.mark.slow
 @every_matrix
 @given(data=st.data())
 def test_is_symmetric_and_bounded(measure: Callable[[Matrix], Matrix], data: st.DataObject) -> None:

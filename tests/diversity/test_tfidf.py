@@ -59,6 +59,7 @@ def test_similarities_are_scikit_learns() -> None:
     )
 
 
+@pytest.mark.slow
 @busy
 @given(responses=texts)
 def test_similarities_are_scikit_learns_on_generated_texts(responses: list[str]) -> None:

@@ -88,6 +88,7 @@ def test_flask_end_to_end(pool: Pool) -> None:
     assert sum(len(one.grades) for one in run.graded) == sum(len(row.skills) for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.live
 def test_a_local_judge_weights_what_it_says(pool: Pool) -> None:
     row = dspy.Example(id="1", question="Is 3 larger than 2?").with_inputs("question")

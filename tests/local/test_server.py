@@ -58,6 +58,7 @@ def request(*messages: lm15.Message, **config: Any) -> lm15.Request:
     return lm15.Request(model="smollm2", messages=messages, config=lm15.Config(**config))
 
 
+@pytest.mark.slow
 @pytest.mark.live
 def test_four_threads_get_four_answers(server: LocalServer) -> None:
     questions = [f"What is the capital of {c}?" for c in ("France", "Italy", "Spain", "Peru")]
@@ -68,12 +69,14 @@ def test_four_threads_get_four_answers(server: LocalServer) -> None:
     assert all(0 < a["usage"]["completion_tokens"] <= 12 for a in answers)
 
 
+@pytest.mark.slow
 @pytest.mark.live
 def test_temperature_0_repeats_itself(server: LocalServer) -> None:
     first, second = (text(server.chat(body("Name a colour."))) for _ in range(2))
     assert first == second
 
 
+@pytest.mark.slow
 @pytest.mark.live
 def test_a_seed_repeats_itself_and_seeds_differ(server: LocalServer) -> None:
     def told(seed: int) -> str:
@@ -84,6 +87,7 @@ def test_a_seed_repeats_itself_and_seeds_differ(server: LocalServer) -> None:
     assert len({told(seed) for seed in range(1, 5)}) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.live
 def test_a_shared_beginning_is_read_once(server: LocalServer) -> None:
     server.chat(body("Name a colour."))
@@ -91,6 +95,7 @@ def test_a_shared_beginning_is_read_once(server: LocalServer) -> None:
     assert again["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.live
 def test_dspy_asks_through_the_engines(server: LocalServer) -> None:
     engine, async_engine = LocalEngine(server), AsyncLocalEngine(server)
@@ -128,6 +133,7 @@ def test_a_response_says_why_it_ended_and_what_it_took(server: LocalServer) -> N
     assert [events[0].type, events[-1].type] == ["start", "end"]
 
 
+@pytest.mark.slow
 @pytest.mark.live
 def test_log_probabilities_come_with_their_alternatives(server: LocalServer) -> None:
     question = lm15.Message.user("Is 2 or 1 the larger number? Reply with one number.")
@@ -149,6 +155,7 @@ def test_log_probabilities_come_with_their_alternatives(server: LocalServer) -> 
     assert engine.complete(request(question, **settings)).logprobs is None
 
 
+@pytest.mark.slow
 @pytest.mark.live
 def test_a_json_schema_is_kept(server: LocalServer) -> None:
     schema = {"type": "object", "properties": {"n": {"enum": [7]}}, "required": ["n"]}
@@ -169,6 +176,7 @@ def test_failures_become_the_errors_dspy_knows(server: LocalServer) -> None:
         server.chat({"messages": "no list"})
 
 
+@pytest.mark.slow
 @pytest.mark.live
 def test_a_closed_server_loads_again_and_stderr_is_python_s_own(
     weights: Path, capfd: pytest.CaptureFixture[str]
@@ -217,6 +225,7 @@ def test_at_least_one_core_is_free() -> None:
     assert usable_cores() >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_stream_brings_tokens_as_they_are_made(server: LocalServer, is_async: bool) -> None:
     asked = request(lm15.Message.user("Count from 1 to 9."), max_tokens=20, temperature=0.0)

@@ -48,6 +48,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_is_light_and_survives_an_absent_hub(tmp_path: Path) -> None:
     kept = {k: v for k, v in os.environ.items() if k != "MOA_DSPY_WEIGHTS"}
     environment = kept | {"XDG_CACHE_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}

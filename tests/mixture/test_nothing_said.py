@@ -9,7 +9,7 @@ from moa_dspy.adapters import PlainChat
 from moa_dspy.agent import Agent
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
-from tests.calls.chat_server import Reply, serving
+from tests.servers.chat import Reply, serving
 
 SAID = "[[ ## answer ## ]]\nx\n\n[[ ## completed ## ]]"
 

@@ -46,6 +46,7 @@ def compiled(name: str, where: str) -> tuple[World, Any]:
         return world, OPTIMIZERS[name](world, student)
 
 
+@pytest.mark.slow
 @EVERYWHERE
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_changes_the_aggregator_alone(name: str, where: str) -> None:

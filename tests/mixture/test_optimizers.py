@@ -34,6 +34,7 @@ def compiled_anew(name: str, where: str) -> tuple[World, Any, Any]:
         return world, student, OPTIMIZERS[name](world, student)
 
 
+@pytest.mark.slow
 @EVERYWHERE
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_seat_asks_its_own_agent_while_and_after_it_is_optimized(

@@ -16,7 +16,7 @@ from moa_dspy.presets import PAPER_AGENTS
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE
 from moa_dspy.testing import scripted_pool
 from tests.adapters.paper_messages import PROMPT
-from tests.calls.chat_server import Reply, serving
+from tests.servers.chat import Reply, serving
 
 SIX = "wizardlm-2-8x22b + qwen1.5-110b + qwen1.5-72b + llama-3-70b + mixtral-8x22b + dbrx"
 """The paper's six, in its order (section 3.1)."""

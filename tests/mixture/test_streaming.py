@@ -15,7 +15,7 @@ from moa_dspy.pool import Pool
 from moa_dspy.prediction import MixturePrediction
 from moa_dspy.streaming import AnswerListener
 from moa_dspy.testing import scripted_pool
-from tests.calls.chat_server import ChatServer, Reply
+from tests.servers.chat import ChatServer, Reply
 
 ANSWER = "The answer,  [1] as\n\nthey say, is [[42]]:\n[[ # {c} ]] or\n  [[\n."
 FORMATS: dict[str, tuple[Any, str]] = {

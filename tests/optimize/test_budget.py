@@ -49,6 +49,7 @@ def spend(rows: Make, student: Make) -> Callable[..., StudyResult]:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [100, 160, 240])
 def test_calls_never_exceed_the_budget_and_the_test_still_runs(
     spend: Make, experts: Make, calls: int
@@ -70,6 +71,7 @@ def test_calls_never_exceed_the_budget_and_the_test_still_runs(
     assert result.test["pick"].score is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "limit"), [("usd", 4000), ("tokens", 4000)])
 def test_money_and_tokens_are_kept_back_too(
     spend: Make, experts: Make, name: str, limit: int
@@ -82,6 +84,7 @@ def test_money_and_tokens_are_kept_back_too(
     assert result.test["pick"].score is not None
 
 
+@pytest.mark.slow
 def test_a_budget_that_reaches_no_verdict_is_refused_with_the_smallest_that_does(
     spend: Make, experts: Make
 ) -> None:
@@ -139,6 +142,7 @@ def test_a_larger_program_is_checked_too(rows: Make, experts: Make, student: Mak
     assert pool.calls.ledger.spending.made == 3
 
 
+@pytest.mark.slow
 def test_stored_answers_do_not_hide_what_the_test_will_cost(spend: Make, experts: Make) -> None:
     calls = Calls()
     votes = SearchSpace(("e0", "e1", "e2"), combines=("vote",), max_depth=1)
@@ -150,6 +154,7 @@ def test_stored_answers_do_not_hide_what_the_test_will_cost(spend: Make, experts
     assert result.test["pick"].score is not None
 
 
+@pytest.mark.slow
 def test_a_large_budget_stops_nothing(spend: Make, experts: Make) -> None:
     result = spend(experts(), budget=Budget(calls=100_000), n_trials=8)
     assert result.stopped_by is None
@@ -187,6 +192,7 @@ def test_the_test_keeps_what_its_calls_will_cost(
     assert kept == pytest.approx(share)
 
 
+@pytest.mark.slow
 def test_a_resumed_ledger_changes_no_decision(spend: Make, experts: Make, rows: Make) -> None:
     whole = spend(experts(), budget=Budget(calls=200))
     calls = Calls()

@@ -90,6 +90,7 @@ def test_a_space_with_an_agent_that_the_pool_lacks_is_refused(experts: Make) -> 
         ModelSearch(exact, experts(), space=SearchSpace(("e0", "z")))
 
 
+@pytest.mark.slow
 def test_a_listed_mixture_is_tried_and_handed_back_in_its_own_order_of_seats(rows: Make) -> None:
     # Who reads "z" first answers right: only the listed order of seats does. One question is
     # answered alone, as a study in which all agents score 0 everywhere would stop.

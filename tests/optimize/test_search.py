@@ -52,6 +52,7 @@ def plain(result: StudyResult) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_vote_of_complementary_agents_is_found_proven_and_returned(
     experts: Make, rows: Make, student: Make
 ) -> None:
@@ -72,6 +73,7 @@ def test_a_vote_of_complementary_agents_is_found_proven_and_returned(
     assert program.score == 1
 
 
+@pytest.mark.slow
 def test_copies_of_one_model_are_no_better_than_it(search: Make, fails_on: Make) -> None:
     found = search(scripted_pool({f"m{i}": fails_on(0) for i in range(3)}))
     # Every architecture scores 2/3, so the one with the fewest calls is picked.
@@ -81,6 +83,7 @@ def test_copies_of_one_model_are_no_better_than_it(search: Make, fails_on: Make)
     assert {trial.score for trial in found.result.trials} == {2 / 3}
 
 
+@pytest.mark.slow
 def test_calls_are_those_of_the_ledger_and_every_trial_is_reported(
     search: Make, experts: Make
 ) -> None:
@@ -94,16 +97,19 @@ def test_calls_are_those_of_the_ledger_and_every_trial_is_reported(
     assert again.calls_made == 0
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_study(search: Make, experts: Make) -> None:
     one, two = (search(experts(), seed=3, n_trials=18).result for _ in range(2))
     assert plain(one) == plain(two)
 
 
+@pytest.mark.slow
 def test_threads_change_nothing_but_the_time(search: Make, experts: Make) -> None:
     one, many = (search(experts(), num_threads=n).result for n in (1, 8))
     assert plain(one) == plain(many)
 
 
+@pytest.mark.slow
 def test_names_of_agents_do_not_change_what_is_picked(search: Make, fails_on: Make) -> None:
     for names in (("x", "y", "z"), ("z", "x", "y"), ("q-1", "a", "m")):
         scripts = {name: fails_on(i, says=f"no{i}") for i, name in enumerate(names)}
@@ -120,6 +126,7 @@ def test_a_dead_agent_is_named_before_the_next_one_is_asked(search: Make, fails_
     assert pool.calls.ledger.spending.made == 4
 
 
+@pytest.mark.slow
 def test_a_first_question_that_one_agent_cannot_answer_does_not_end_the_study(
     search: Make, rows: Make, fails_on: Make
 ) -> None:
@@ -137,6 +144,7 @@ def test_a_first_question_that_one_agent_cannot_answer_does_not_end_the_study(
     assert result.failures["shy"] >= 2
 
 
+@pytest.mark.slow
 def test_the_metric_sees_val_until_the_test_and_every_test_row_after(
     experts: Make, rows: Make, student: Make
 ) -> None:
@@ -164,6 +172,7 @@ def test_the_metric_sees_val_until_the_test_and_every_test_row_after(
     assert all(stage == "test" for stage, split, _ in seen if split == "test")
 
 
+@pytest.mark.slow
 def test_more_agents_than_trials_are_all_measured_and_nothing_else(
     search: Make, experts: Make
 ) -> None:
@@ -171,6 +180,7 @@ def test_more_agents_than_trials_are_all_measured_and_nothing_else(
     assert [trial.architecture for trial in result.trials] == ["e0", "e1", "e2"]
 
 
+@pytest.mark.slow
 def test_limits_hold_for_the_pick_and_for_what_is_recommended(search: Make, fails_on: Make) -> None:
     scripts = {"dear": fails_on(), "cheap": fails_on(0, 1)}
     pool = scripted_pool(scripts, usd_per_million_tokens={"dear": 9.0, "cheap": 1.0})

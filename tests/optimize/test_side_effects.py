@@ -53,6 +53,7 @@ def searched(rows: Make, student: Make) -> Callable[..., tuple[Any, ModelSearch]
     return run
 
 
+@pytest.mark.slow
 def test_the_returned_program_is_under_no_budget_of_the_search(
     searched: Make, experts: Make
 ) -> None:
@@ -69,6 +70,7 @@ def test_the_returned_program_is_under_no_budget_of_the_search(
     assert ledger.spending.made == search.result.calls_made + asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [False, True])
 def test_pool_settings_and_student_are_what_they_were(
     experts: Make, rows: Make, student: Make, fails: bool
@@ -94,6 +96,7 @@ def test_pool_settings_and_student_are_what_they_were(
     assert mine(question="new 7").answer == "7"
 
 
+@pytest.mark.slow
 def test_two_searches_share_a_pool_one_after_the_other(searched: Make, experts: Make) -> None:
     pool = experts()
     _, first = searched(pool, budget=Budget(calls=80))
@@ -107,6 +110,7 @@ def test_two_searches_share_a_pool_one_after_the_other(searched: Make, experts: 
     assert pool.calls.ledger.spending.made == made
 
 
+@pytest.mark.slow
 def test_two_searches_share_a_pool_at_the_same_time(searched: Make, experts: Make) -> None:
     pool, budgets = experts(), {"a ": 80, "b ": 120}
     with ThreadPoolExecutor(2) as threads:
@@ -133,6 +137,7 @@ def test_study_and_result_need_a_compile(experts: Make) -> None:
             getattr(search, name)
 
 
+@pytest.mark.slow
 def test_callbacks_see_the_study_and_each_finished_trial(searched: Make, experts: Make) -> None:
     seen: list[tuple[int, str]] = []
 
@@ -173,6 +178,7 @@ def recorded(experts: Make, rows: Make, student: Make) -> Calls:
     return Calls(calls.store, replay_only=True)
 
 
+@pytest.mark.slow
 def test_a_baseline_outside_of_the_space_may_be_missing_from_a_recording(
     searched: Make, experts: Make, rows: Make, student: Make
 ) -> None:
@@ -203,6 +209,7 @@ class Closing:
             self._ledger.budget = Budget(calls=self._ledger.spending.made + self._n_left)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     # The best single agent takes 12 calls, then the vote two more on each row.
     ("n_left", "n_tested", "note"),
@@ -226,6 +233,7 @@ def test_a_budget_that_ends_in_the_test_leaves_a_result_and_a_program(
     assert StudyResult.from_json(result.to_json()) == result
 
 
+@pytest.mark.slow
 def test_a_budget_of_the_pool_is_kept_by_the_caller(searched: Make, experts: Make) -> None:
     pool = experts()
     program, _ = searched(pool)

@@ -27,6 +27,7 @@ def suggested(space: SearchSpace, architecture: Architecture) -> Architecture | 
     return canonical(space.suggest(trial))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(spaces(), st.randoms(use_true_random=False))
 def test_choices_of_any_architecture_suggest_it_again(
@@ -40,6 +41,7 @@ def test_choices_of_any_architecture_suggest_it_again(
         assert again == architecture or (again is None and architecture.combine == "vote")
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(spaces(), architectures(NAMES))
 def test_what_is_not_enumerated_has_no_choices(
@@ -50,6 +52,7 @@ def test_what_is_not_enumerated_has_no_choices(
         assert not space.holds(architecture)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(spaces(), st.randoms(use_true_random=False))
 def test_every_draw_is_in_the_space(space: SearchSpace, rng: random.Random) -> None:
@@ -57,6 +60,7 @@ def test_every_draw_is_in_the_space(space: SearchSpace, rng: random.Random) -> N
     assert {canonical(space.draw(rng)) for _ in range(20)} <= inside
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(spaces(), st.integers(0, 2**16), st.permutations(NAMES))
 def test_the_sampler_cannot_leave_the_space(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.objectives import ScoreObjective, WinRateObjective
@@ -103,6 +104,7 @@ def test_a_sampler_that_repeats_itself_is_helped_by_draws() -> None:
     assert [origin for _, origin in world.asked] == ["sampler"] + ["random"] * 4
 
 
+@pytest.mark.slow
 def test_the_same_seed_asks_the_same() -> None:
     worlds = [World(), World(), World()]
     for world, seed in zip(worlds, (1, 1, 2), strict=True):

@@ -161,6 +161,7 @@ def test_a_pickled_program_takes_a_pool_again(tmp_path: Path, pool: Pool) -> Non
         pool.attach(dspy.Predict("question -> answer"))
 
 
+@pytest.mark.slow
 def test_another_process_loads_a_pickle(tmp_path: Path, pool: Pool) -> None:
     best = searched(Program(pool), "z + a > synthesize(m)").answer
     best.save(tmp_path / "program", save_program=True)

@@ -93,6 +93,7 @@ def test_groups_that_never_met_are_refused() -> None:
         bradley_terry([("a", "b", 0.5), ("c", "d", 0.5)])
 
 
+@pytest.mark.slow
 @given(judged=judgements)
 def test_sides_and_order_do_not_matter(judged: list[tuple[str, str, float]]) -> None:
     linked = [*judged, ("a", "b", 0.5), ("b", "c", 0.4), ("c", "d", 0.6)]

@@ -94,6 +94,7 @@ def test_what_costs_more_is_never_as_good_for_less() -> None:
     )
 
 
+@pytest.mark.slow
 @given(pairs=pairs, margin=st.sampled_from([0.01, 0.03, 0.2, 0.5]))
 def test_one_interval_decides_everything(pairs: list[tuple[float, float]], margin: float) -> None:
     a, b = [x for x, _ in pairs], [y for _, y in pairs]

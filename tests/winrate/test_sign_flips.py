@@ -14,6 +14,7 @@ from moa_dspy.winrate import sign_flip_mid_p
 tenths = st.lists(st.integers(-10, 10).map(lambda k: k / 10), min_size=1, max_size=12)
 
 
+@pytest.mark.slow
 @given(gaps=tenths)
 def test_agrees_with_counting_all_signs(gaps: list[float]) -> None:
     tenths_of = [round(10 * abs(gap)) for gap in gaps if gap]

@@ -49,6 +49,7 @@ def tuned(world: World, **options: Any) -> PromptOptions:
     return PromptOptions(**{"optimizer": copro(world.outsider), "top": 1, **options})
 
 
+@pytest.mark.slow
 def test_the_better_prompt_is_found_tested_and_carried(tmp_path: Path) -> None:
     world = make_world()
     found = search(world, prompts=tuned(world))
@@ -74,6 +75,7 @@ def test_the_better_prompt_is_found_tested_and_carried(tmp_path: Path) -> None:
         assert one(question="task 3000").answer == "Q3000"
 
 
+@pytest.mark.slow
 def test_where_no_prompt_is_better_the_own_stays_and_the_result_says_so() -> None:
     world = make_world(learns=False)
     found = search(world, prompts=tuned(world, texts={"careful": "Read CAREFULLY."}))
@@ -85,6 +87,7 @@ def test_where_no_prompt_is_better_the_own_stays_and_the_result_says_so() -> Non
     assert "CAREFULLY" not in str(getattr(program.aggregator, "signature", ""))
 
 
+@pytest.mark.slow
 def test_prompts_on_offer_are_a_choice_and_need_no_train_rows() -> None:
     world = make_world()
     found = search(world, prompts=PromptOptions(texts={"careful": "Read CAREFULLY."}))
@@ -94,6 +97,7 @@ def test_prompts_on_offer_are_a_choice_and_need_no_train_rows() -> None:
     assert found.result.prompts[0]["accepted"] is True
 
 
+@pytest.mark.slow
 def test_a_larger_program_may_choose_among_prompts() -> None:
     world = make_world()
     found = search(world, prompts=PromptOptions(texts={"careful": "Read CAREFULLY."}))
@@ -103,6 +107,7 @@ def test_a_larger_program_may_choose_among_prompts() -> None:
     assert "CAREFULLY" in program.mixture.aggregator.signature.instructions
 
 
+@pytest.mark.slow
 def test_the_same_seed_finds_the_same_and_a_second_run_asks_nobody() -> None:
     world = make_world()
     picks = []
@@ -119,6 +124,7 @@ def test_the_same_seed_finds_the_same_and_a_second_run_asks_nobody() -> None:
     assert again.result.calls_made == 0
 
 
+@pytest.mark.slow
 def test_one_round_ends_before_the_second_begins() -> None:
     world = make_world()
     options = search(world, prompts=tuned(world, rounds=2, share=0.5)).options
@@ -129,6 +135,7 @@ def test_one_round_ends_before_the_second_begins() -> None:
     assert phases[0] <= 7 <= phases[-1] <= 14
 
 
+@pytest.mark.slow
 def test_composing_that_used_its_part_of_the_budget_goes_on_after_the_tuning() -> None:
     world = make_world()
     options = tuned(world, share=0.5)
@@ -144,6 +151,7 @@ def test_composing_that_used_its_part_of_the_budget_goes_on_after_the_tuning() -
     assert world.pool.calls.ledger.spending.made <= 400
 
 
+@pytest.mark.slow
 def test_a_prompt_that_is_not_proven_is_refused_and_the_pick_is_made_anew() -> None:
     world = make_world()
     careful = Architecture((("a", "b"),), "c", prompt="careful")
@@ -166,6 +174,7 @@ def test_a_prompt_that_is_not_proven_is_refused_and_the_pick_is_made_anew() -> N
     assert Architecture.parse(own.architecture).prompt is None
 
 
+@pytest.mark.slow
 def test_one_prompt_in_many_mixtures_had_many_chances() -> None:
     world = make_world()
     careful = Architecture((("a", "b"),), "c", prompt="careful")
@@ -237,6 +246,7 @@ def test_prompts_are_named_in_one_place() -> None:
         search(world, space=space, prompts=tuned(world)).compile(mixture(world), **SPLITS)
 
 
+@pytest.mark.slow
 def test_an_agent_of_the_pool_writes_the_prompts() -> None:
     world = make_world()
     log = world.log

@@ -165,6 +165,7 @@ def test_the_guard_without_a_budget_keeps_the_own_prompt() -> None:
     assert "is not used: The budget of 3 calls is reached" in verdict.note
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bootstrap", "copro", "demos", "gepa", "miprov2", "try"])
 def test_every_optimizer_by_name_tunes_at_no_proposer_call(name: str) -> None:
     world = make_world(temperature=0.7)

@@ -102,6 +102,7 @@ def test_any_that_was_measured_fully_stops_a_loser(referee: Make, fails_on: Make
     assert judge(found, "bad > vote(bad)").rows == 20
 
 
+@pytest.mark.slow
 def test_the_cheaper_goes_on_where_cost_is_an_objective(referee: Make, fails_on: Make) -> None:
     # 2 calls against 1: what wins every row does not stop what is cheaper.
     scripts = {"good": fails_on(), "bad": fails_on(0, 1, 2)}

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import moa_dspy
 
 Make = Callable[..., Any]
@@ -25,6 +27,7 @@ def start(study: Path, out: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_three_processes_on_one_folder_find_one_result_and_pay_nothing_twice(
     server: Any, write_study: Make, tmp_path: Path
 ) -> None:
@@ -40,6 +43,7 @@ def test_three_processes_on_one_folder_find_one_result_and_pay_nothing_twice(
     assert names == ["calls.sqlite", "program.json", "result.json", "study.sqlite3"]
 
 
+@pytest.mark.slow
 def test_another_study_on_a_folder_in_use_is_one_line(
     server: Any, write_study: Make, tmp_path: Path
 ) -> None:

@@ -35,6 +35,7 @@ class Interrupts:
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_ends_as_if_nothing_had_happened(
     server: Any, write_study: Make, tmp_path: Path, said: Make
 ) -> None:
@@ -54,6 +55,7 @@ def test_an_interrupted_study_ends_as_if_nothing_had_happened(
     assert sorted(server.asked) == undisturbed
 
 
+@pytest.mark.slow
 def test_spending_before_an_interrupt_counts_against_the_budget(
     server: Any, write_study: Make, tmp_path: Path, said: Make
 ) -> None:
@@ -74,6 +76,7 @@ def test_spending_before_an_interrupt_counts_against_the_budget(
     assert len(server.asked) == n_whole
 
 
+@pytest.mark.slow
 def test_a_killed_study_repeats_no_answered_request(
     server: Any, write_study: Make, tmp_path: Path, said: Make
 ) -> None:

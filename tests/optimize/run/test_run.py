@@ -22,6 +22,7 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
 
 
+@pytest.mark.slow
 def test_a_study_writes_its_folder_and_running_it_again_asks_nobody(
     server: Any, write_study: Make, tmp_path: Path
 ) -> None:
@@ -57,6 +58,7 @@ def recording(out: Path, path: Path, *, without: str = "nothing") -> None:
 REPLAY = ("[space]", '[calls]\nrecording = "calls.parquet"\nreplay_only = true\n[space]')
 
 
+@pytest.mark.slow
 def test_a_recording_of_the_store_replays_without_a_server(
     server: Any, write_study: Make, tmp_path: Path, said: Make
 ) -> None:
@@ -70,6 +72,7 @@ def test_a_recording_of_the_store_replays_without_a_server(
     assert live.calls_made <= replayed.calls_reused <= live.calls_made + live.calls_reused
 
 
+@pytest.mark.slow
 def test_a_replay_names_the_call_that_nobody_recorded(write_study: Make, tmp_path: Path) -> None:
     run_study(write_study(), out=tmp_path / "live")
     recording(tmp_path / "live", tmp_path / "calls.parquet", without='"val 5')
@@ -84,6 +87,7 @@ class Mine(optuna.samplers.RandomSampler):
         super().__init__(seed=7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tpe", "nsga2", "random", f"{__name__}:Mine"])
 def test_a_study_names_its_sampler(
     write_study: Make, tmp_path: Path, said: Make, name: str
@@ -97,6 +101,7 @@ def test_a_study_names_its_sampler(
     assert said(again) == said(found)
 
 
+@pytest.mark.slow
 def test_another_seed_asks_for_nothing_that_is_stored(
     server: Any, write_study: Make, tmp_path: Path
 ) -> None:
@@ -109,6 +114,7 @@ def test_another_seed_asks_for_nothing_that_is_stored(
     assert changed.seed == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "changed"),
     [
@@ -129,6 +135,7 @@ def test_resume_refuses_another_study_and_names_what_changed(
     assert len(server.asked) == n_asked
 
 
+@pytest.mark.slow
 def test_resume_refuses_other_rows_and_a_folder_without_a_run(
     write_study: Make, tmp_path: Path, data: list[dict[str, Any]]
 ) -> None:

@@ -26,6 +26,7 @@ def files_with_the_key(folder: Path) -> list[str]:
     return [path.name for path in files if KEY.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow
 def test_a_key_is_in_no_file_log_or_result(
     server: Any, write_study: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pytest
 
 import moa_dspy
 from moa_dspy.calls import CallStore
@@ -37,6 +38,7 @@ def killed_run(server: Any, study: Path, out: Path, *, after: int, resume: bool)
         process.wait()
 
 
+@pytest.mark.slow
 def test_one_database_holds_the_calls_and_optunas_study(
     server: Any, write_study: Make, tmp_path: Path, said: Make, postgresql_url: str
 ) -> None:
@@ -69,6 +71,7 @@ def charged(out: Path) -> int:
     return int(calls)
 
 
+@pytest.mark.slow
 def test_a_study_that_is_killed_again_and_again_never_spends_more_than_its_budget(
     server: Any, write_study: Make, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ Make = Callable[..., Any]
 TABLE = '[prompts]\ncandidates = ["most_likely"]\noptimizer = "demos"\ntop = 1\n[search]'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_storage", [False, True])
 def test_prompts_of_a_study_file_are_searched_tuned_and_told(
     server: Any, write_study: Make, tmp_path: Path, said: Make, has_storage: bool

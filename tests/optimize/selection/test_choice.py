@@ -152,6 +152,7 @@ def test_names_and_order_of_the_agents_decide_nothing() -> None:
     assert (one.picked, one.options[0].gain) == (other.picked, other.options[0].gain)
 
 
+@pytest.mark.slow
 def test_the_expected_score_is_honest_where_the_best_on_val_flatters_itself() -> None:
     # Five equal agents at 0.5 without common wrong answers: whoever is picked is worth 0.5
     # alone; what a vote of three is worth is counted on 20,000 other rows.

@@ -27,6 +27,7 @@ def differences(one: Architecture, other: Architecture) -> int:
     return changed + (last != other_last) + reads
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(space=spaces(), seed=st.integers(0, 99))
 def test_neighbours_are_in_the_space_and_one_change_away(space: SearchSpace, seed: int) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from statistics import median
 
 import numpy as np
+import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.space import SearchSpace
@@ -61,6 +62,7 @@ def calls_until(path: list[Architecture], goal: float) -> int:
     return len(made)
 
 
+@pytest.mark.slow
 def test_a_good_one_is_found_with_fewer_calls_than_by_chance() -> None:
     layers = list(SPACE.layers())
     truths = [truth(Architecture((layer,), who)) for layer in layers for who in NAMES]
@@ -84,6 +86,7 @@ def test_a_seed_proposes_the_same_again() -> None:
     assert searched(4, 15) == searched(4, 15)
 
 
+@pytest.mark.slow
 def test_another_seed_draws_others() -> None:
     # A space of which a proposal sees a small part.
     space = SearchSpace(NAMES, max_depth=3)
@@ -133,6 +136,7 @@ def test_of_equals_that_with_fewer_new_calls_is_proposed() -> None:
     assert (found.combine, found.depth) == ("vote", 1)
 
 
+@pytest.mark.slow
 def test_a_price_keeps_the_search_to_what_is_cheap() -> None:
     cheap = searched(0, 20, price=lambda one: 0.1 * one.calls)
     dear = searched(0, 20)

@@ -42,6 +42,7 @@ def await_(happens: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_workers", [2, 4])
 def test_workers_find_what_one_process_finds_and_pay_nothing_twice(
     n_workers: int, server: FaultServer, storage: str, start: Start, tmp_path: Path
@@ -65,6 +66,7 @@ def test_workers_find_what_one_process_finds_and_pay_nothing_twice(
     assert sum(n > 0 for n in tasks) > 1, tasks
 
 
+@pytest.mark.slow
 def test_another_worker_goes_on_when_the_coordinator_is_killed(
     server: FaultServer, storage: str, start: Start, tmp_path: Path
 ) -> None:

@@ -33,6 +33,7 @@ def n_asked(server: FaultServer) -> int:
     return sum(map(len, server.stats()["asked"].values()))
 
 
+@pytest.mark.slow
 def test_a_changed_data_file_is_an_error_that_says_so(
     server: FaultServer, storage: str, tmp_path: Path
 ) -> None:
@@ -48,6 +49,7 @@ def test_a_changed_data_file_is_an_error_that_says_so(
     assert n_asked(server) == n_before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "name"),
     [(("seed = 1", "seed = 2"), "seed"), (("max_tokens = 64", "max_tokens = 65"), "agents")],
@@ -71,6 +73,7 @@ def test_resume_needs_a_study_that_somebody_began(
     assert n_asked(server) == 0
 
 
+@pytest.mark.slow
 def test_a_larger_budget_reopens_a_study_for_who_runs_it_and_is_refused_for_who_helps(
     server: FaultServer, storage: str, tmp_path: Path
 ) -> None:
@@ -91,6 +94,7 @@ def test_a_larger_budget_reopens_a_study_for_who_runs_it_and_is_refused_for_who_
     assert len(second.trials) > len(first.trials)
 
 
+@pytest.mark.slow
 def test_an_outage_stops_a_study_that_goes_on_later_as_if_nothing_had_happened(
     server: FaultServer, storage: str, tmp_path: Path
 ) -> None:
@@ -141,6 +145,7 @@ def dump(storage: str) -> bytes:
         return calls + repr(found).encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_a_key_is_in_nothing_that_a_worker_leaves(
     kind: str, request: pytest.FixtureRequest, server: FaultServer, start: Start, tmp_path: Path
@@ -180,6 +185,7 @@ print(result.pick)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_shared", [True, False])
 def test_a_replay_opens_no_socket(
     is_shared: bool, server: FaultServer, storage: str, tmp_path: Path

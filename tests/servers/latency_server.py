@@ -1,6 +1,6 @@
 """An OpenAI-compatible server that answers every chat after a fixed time, for benchmarks.
 
-Usage: python tests/bench/latency_server.py
+Usage: python tests/servers/latency_server.py
 
 It prints its port, serves 127.0.0.1 until its standard input closes, and runs as a process of
 its own: a server in the client's interpreter would be counted as the client's work. The path

@@ -1,6 +1,6 @@
 """An OpenAI-compatible server that answers by content, fails as it is told, and keeps count.
 
-Usage: python tests/bench/fault_server.py [PORT]
+Usage: python tests/servers/fault_server.py [PORT]
 
 It prints its port, serves 127.0.0.1 until its standard input closes, and runs as a process of its
 own. The path says how: http://127.0.0.1:PORT/200/30/v1 answers after 200 ms, and 30 % of the

@@ -1,6 +1,7 @@
-"""TOML files and tables of options as checked data; an error is one line: place, value, choices."""
+"""Files that people write or read: TOML as checked data, named objects, whole replacements.
 
-# DOCS: _version: The installed version of the library. | files: Files that are replaced as a whole, so that every reader finds the old or the new content. | optimize/named: Objects that an option names: one of the known, or the user's own as ``package.module:name``.
+An error is one line: place, value, choices.
+"""
 
 from __future__ import annotations
 

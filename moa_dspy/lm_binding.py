@@ -1,4 +1,4 @@
-"""What ties a seat's predictors to their seat: a mark on each, and no LM from outside.
+"""The tie between predictors and their seat: a mark on each, and no LM from outside.
 
 Optimizers and wrappers of DSPy set LMs on predictors (``set_lm``, a teacher's settings) and find
 predictors by their signatures. A mixture's agents are its pool's, so a seat is asked without such

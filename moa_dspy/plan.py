@@ -82,7 +82,7 @@ Plan: TypeAlias = Generator[list[Question], list[Response], Answer]
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How a mixture goes about its architecture.
+    """Options of a mixture beside its architecture: adapter, ties, quorum, deadline, limits.
 
     Attributes:
         adapter: A DSPy adapter for every seat; None takes the one of the settings.

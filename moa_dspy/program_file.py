@@ -57,7 +57,7 @@ class SignatureText(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class AgentText(_Strict):
-    """What people may want to know of an agent; the pool says what is asked."""
+    """Facts of an agent for people; a loaded program takes its settings from the pool."""
 
     model: str
     temperature: float | None
@@ -66,7 +66,7 @@ class AgentText(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class FieldText(_Strict):
-    """How a prompt names a field."""
+    """Name and description of a field in a prompt."""
 
     prefix: str
     description: str
@@ -74,7 +74,7 @@ class FieldText(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class SeatState(_Strict):
-    """What an optimizer may have changed in one seat; fields in the signature's order."""
+    """Instructions, field texts and demos of one seat; fields in the signature's order."""
 
     instructions: str
     fields: list[FieldText]

@@ -227,7 +227,7 @@ class _Replay:
 
 
 class _Shared:
-    """What both engines share; DSPy's optimizers deep-copy programs, a recording is shared."""
+    """Base of both engines; copies of a program share the recording."""
 
     logs_calls = True
 

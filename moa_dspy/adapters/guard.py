@@ -3,8 +3,6 @@
 Nothing in a harmless text ends early, forges a field or opens a turn.
 """
 
-# DOCS: adapters/replies: The adapter that will speak for a seat, and how it reads replies that end untidily or fail.
-
 from __future__ import annotations
 
 import copy

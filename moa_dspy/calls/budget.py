@@ -46,7 +46,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What was really spent; ``made`` calls were paid for, ``reused`` ones were not."""
+    """Calls, tokens, usd and seconds that were spent; ``reused`` calls were not paid for."""
 
     made: int = 0
     reused: int = 0

@@ -63,7 +63,7 @@ _BEGINNINGS: Final = (
     "<|start|>",
     *(f"{name}<|message|>" for name in ("analysis", "commentary", "final")),
 )
-_QUOTES: Final = "`'\"“”‘’«»([{"
+_QUOTES: Final = "`'\"\u201c\u201d\u2018\u2019«»([{"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def _ends_thought(text: str, tag: re.Match[str], request: str) -> bool:
     before, after = text[: tag.start()], text[tag.end() : tag.end() + 1]
     if _OPENING.search(before) or _is_field(tag[0], request) or before.count("```") % 2:
         return False
-    if before[-1:] in tuple(_QUOTES) or after in tuple("`'\"”’»"):
+    if before[-1:] in tuple(_QUOTES) or after in tuple("`'\"\u201d\u2019»"):
         return False
     begins_line = not before.rpartition("\n")[2].strip()
     return begins_line or not before[-1].isspace()
@@ -226,7 +226,7 @@ _TO_LOOK_AT: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ReplyFacts:
-    """What a stored reply is, beside its text.
+    """Facts of a stored reply beside its text.
 
     Attributes:
         finish_reason: Why it ended: ``stop``, ``length`` (the token limit), ``content_filter``,

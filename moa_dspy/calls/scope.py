@@ -23,7 +23,7 @@ from moa_dspy.errors import BudgetReachedError
 
 @dataclass(frozen=True, slots=True)
 class CallFacts:
-    """What one call cost, in production terms (a stored call keeps what it cost).
+    """Cost and end of one call, in production terms (a stored call keeps what it cost).
 
     Attributes:
         agent: Name of the agent.

@@ -1,6 +1,7 @@
-"""Threads that start a task at once and are used again; none of them keeps a process alive."""
+"""Time limits of whole attempts, and threads that start a task at once and are used again.
 
-# DOCS: calls/timeout: Time limits of a whole attempt: a client's own timeout bounds only each wait for bytes.
+A client's own timeout bounds only each wait for bytes. No thread here keeps a process alive.
+"""
 
 from __future__ import annotations
 

@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, TextIO
 
 import typer
 
-from moa_dspy.optimize.progress import Snapshot
-from moa_dspy.optimize.report import early_lines
-
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from moa_dspy.optimize.progress import Snapshot
     from moa_dspy.optimize.result import StudyResult
 
 
@@ -72,6 +70,8 @@ class LiveProgress:
         """Show ``snapshot``; a live view draws it with its next frame."""
         self._seen = (snapshot, time.monotonic())
         if snapshot.early is not None:
+            from moa_dspy.optimize.report import early_lines
+
             self._early = tuple(early_lines(snapshot.early))
         if self._is_live:
             return

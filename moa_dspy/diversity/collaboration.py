@@ -82,7 +82,7 @@ def _centred_ranks(vector: NDArray[np.float64]) -> Matrix:
 
 @dataclass(frozen=True, slots=True)
 class AggregatorRecord:
-    """What an aggregator wrote, against what it had read; both (examples, proposals).
+    """Answers of an aggregator beside the proposals that it had read; both (examples, proposals).
 
     Attributes:
         similarities: Of the aggregate to each proposal, as ``proposal_similarity`` returns them.

@@ -23,7 +23,7 @@ its answer was not a verdict."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeOutcome:
-    """What every judge says about an example: either a number, or why there is none."""
+    """Outcome of a judge on one example: a number, or the reason why there is none."""
 
     excluded: Exclusion | None = None
     reason: str = ""
@@ -82,7 +82,7 @@ class Grades(JudgeOutcome):
 
 @dataclass(frozen=True, slots=True)
 class JudgeReport:
-    """How many examples a judge saw and what became of them; every field counts examples.
+    """Counts of the examples that a judge saw, by what became of them.
 
     ``n = judged + missing + failed + unparsable``, of which only ``judged`` have a number.
     ``inconsistent``, ``ties`` and ``sampled`` are parts of ``judged``.

@@ -1,4 +1,4 @@
-"""The weights folder of this machine: GGUF files found, checked, and fetched whole or not at all."""
+"""The weights folder of this machine: GGUF files found, checked, and fetched as a whole."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ MAGIC = b"GGUF"
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """What this machine has of one catalogue entry."""
+    """State on this machine of one catalogue entry."""
 
     name: str
     licence: str

@@ -36,7 +36,7 @@ _NOT_SENT: Final = frozenset({"n", "num_generations", "prompt_cache", "rollout_i
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """What an LM asks, and how; keys are in memory only.
+    """Model, endpoint and settings of an LM that was adopted; keys are in memory only.
 
     Attributes:
         endpoint: Its URL; None is the vendor's own.

@@ -48,7 +48,7 @@ LONGEST_CONNECT_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a model is reached; the key is held in memory only and never shown.
+    """Address, key and time limit of a model; the key is held in memory only and never shown.
 
     Attributes:
         model: ``vendor/NAME``.

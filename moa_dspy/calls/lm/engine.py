@@ -97,7 +97,7 @@ def sample_index(slot: int, *, rollout: int | None = None, completion: int = 0) 
 
 
 class Stored:
-    """What both engines share; the endpoint's engine is built at the first call that needs it.
+    """Base of both engines; the endpoint's engine is built at the first call that needs it.
 
     Args:
         calls: Where answers come from and go to.

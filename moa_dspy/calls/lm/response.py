@@ -1,6 +1,4 @@
-"""Failures of an endpoint, fit to be shown: without keys, in the words of DSPy's clients."""
-
-# DOCS: calls/lm/response: Responses of DSPy's clients: as plain data to be stored, and with thoughts set apart.
+"""Responses of DSPy's clients as plain data, thoughts set apart, and failures without keys."""
 
 from __future__ import annotations
 

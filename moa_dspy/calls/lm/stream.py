@@ -93,7 +93,7 @@ def _piece(delta: Any, text: str, *, is_first: bool) -> Any:
 
 @dataclass(slots=True)
 class StreamState:
-    """What is known of a stream that is being passed on.
+    """State of a stream that is being passed on.
 
     Attributes:
         result: What came of the last step; of a request, the response as plain data.

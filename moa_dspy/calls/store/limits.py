@@ -27,7 +27,7 @@ class _Pause:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Whether a request may be sent now.
+    """Answer of the shared limits to a request for a slot.
 
     Attributes:
         is_open: Whether it may.

@@ -1,6 +1,4 @@
-"""Statements on the table of calls."""
-
-# DOCS: calls/store/store: The call store: every call that was answered, in a SQLite file or a PostgreSQL database.
+"""The call store: every call that was answered, in a SQLite file or a PostgreSQL database."""
 
 from __future__ import annotations
 

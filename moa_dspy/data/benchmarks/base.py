@@ -15,7 +15,7 @@ from moa_dspy.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkOrigin:
-    """Where a benchmark is published.
+    """Source, licence and citation of a benchmark.
 
     Attributes:
         repository: On the Hugging Face hub, "owner/name"; elsewhere only where it has none there.

@@ -407,9 +407,7 @@ class SearchSpace:
     def keeps_constraints(self, architecture: Architecture) -> bool:
         """Whether ``architecture`` keeps to what the user demanded of its members.
 
-        That is ``must_include``, ``never_together``, ``providers`` and ``max_per_provider``; a
-        baseline may break them, and then should not be picked. Single agents and
-        listed architectures always keep to them.
+        A baseline may not, and then should not be picked; single agents and listed ones always do.
         """
         if not architecture.layers or anonymous(architecture) in self._listed:
             return True

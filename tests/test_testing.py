@@ -18,8 +18,8 @@ def mixture(pool: object, architecture: str) -> MixtureOfAgents:
 def test_scripts_are_texts_functions_and_errors() -> None:
     pool = scripted_pool({"text": "Rome", "function": str.upper, "error": OSError("down")})
     answer = mixture(pool, "text + function + error > vote(text)")(question="Italy?").mixture
-    assert [r.text for r in answer.responses] == ["", "ITALY?", "Rome"]
-    assert "down" in str(answer.responses[0].failure)
+    assert [r.text for r in answer.responses] == ["Rome", "ITALY?", ""]
+    assert "down" in str(answer.responses[2].failure)
 
 
 def test_calls_are_counted_priced_and_reused() -> None:

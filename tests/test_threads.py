@@ -36,7 +36,7 @@ def test_an_error_reaches_who_asks_for_the_result_and_the_thread_goes_on() -> No
 def test_a_task_that_never_ends_does_not_hold_up_the_end_of_the_process() -> None:
     code = (
         "import threading\n"
-        "from moa_dspy._threads import THREADS\n"
+        "from moa_dspy.calls.timeout import THREADS\n"
         "started = threading.Event()\n"
         "THREADS.submit(lambda: (started.set(), threading.Event().wait()))\n"
         "started.wait()\n"
@@ -48,7 +48,7 @@ def test_a_task_that_never_ends_does_not_hold_up_the_end_of_the_process() -> Non
 def test_a_forked_process_starts_threads_of_its_own() -> None:
     code = (
         "import os\n"
-        "from moa_dspy._threads import THREADS\n"
+        "from moa_dspy.calls.timeout import THREADS\n"
         "THREADS.submit(int).result()\n"
         "child = os.fork()\n"
         "if not child:\n"

@@ -20,7 +20,6 @@ from typer.core import TyperGroup
 from moa_dspy.cli.calls import calls
 from moa_dspy.cli.optimize import optimize, worker
 from moa_dspy.errors import LocalModelError, MoaError, PoolError
-from moa_dspy.files import version
 
 if TYPE_CHECKING:
     from moa_dspy.mixture import MixtureOfAgents
@@ -185,6 +184,8 @@ def main() -> None:
 
 def _show_version(is_wanted: bool) -> None:
     if is_wanted:
+        from moa_dspy.files import version
+
         typer.echo(f"moa-dspy {version()}")
         raise typer.Exit
 

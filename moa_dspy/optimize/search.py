@@ -16,7 +16,12 @@ from moa_dspy.calls.budget import Budget, Ledger, Spending, spending_under
 from moa_dspy.data.splits import Splits
 from moa_dspy.errors import StudyError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize.comparison import compare_on_test, compared_baselines
+from moa_dspy.optimize.comparison import (
+    Baseline,
+    ComparedSystems,
+    compare_on_test,
+    compared_baselines,
+)
 from moa_dspy.optimize.conclusion import (
     front_of,
     make_program,
@@ -245,19 +250,9 @@ def run_search(
     phases, choice = loop.run(limit=options.n_trials), loop.choose()
     random = loop.measure_random_baseline(phases[-1])
     best = _best_single(singles.ranking, loop.trials.records, options.limits)
-    baselines = compared_baselines(options, singles.ranking, choice.picked, best, random)
     front = front_of(loop.builder, choice)
     with spending_under(ledger):
-        compared = compare_on_test(
-            options,
-            evaluator,
-            splits,
-            progress,
-            baselines,
-            singles.ranking,
-            loop.may_announce,
-            front,
-        )
+        compared = _compared(options, splits, progress, loop, choice.picked, best, random, front)
     recommended = recommended_of(choice, compared, best)
     result = make_result(
         loop.builder,
@@ -273,6 +268,25 @@ def run_search(
     )
     program = make_program(evaluator, recommended, loop.trials.records)
     return SearchOutcome(program, result, loop.trials.study, phases)
+
+
+def _compared(
+    options: SearchOptions,
+    splits: Splits,
+    progress: Progress,
+    loop: TrialLoop,
+    picked: Architecture,
+    best: Architecture,
+    random: Baseline,
+    front: Sequence[TrialRecord],
+) -> ComparedSystems:
+    """Measure the pick, the baselines and the Pareto front on the test rows, once."""
+    ranking = loop.singles.ranking
+    baselines = compared_baselines(options, ranking, picked, best, random)
+    evaluator, may_announce = loop.evaluator, loop.may_announce
+    return compare_on_test(
+        options, evaluator, splits, progress, baselines, ranking, may_announce, front
+    )
 
 
 def _single_agents(

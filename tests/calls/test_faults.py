@@ -38,11 +38,6 @@ FAULTS: dict[str, tuple[Reply, str]] = {
     "no message": (body([{"index": 0}]), "ProviderError: The endpoint's reply holds no answer"),
     "content a number": (body(choice({"content": 5})), "ProviderError: The .* holds no answer"),
     "choices a text": (body("x"), "ProviderError: The endpoint's reply cannot be read: TypeError"),
-    "usage a text": (body(choice(MESSAGE), usage="x"), "cannot be read: AttributeError"),
-    "tokens negative": (
-        body(choice(MESSAGE), usage={"prompt_tokens": -3}),
-        "cannot be read: ValueError: input_tokens must be >= 0",
-    ),
     "null": (Reply(body=b"null"), "cannot be read: TypeError: a Chat Completions response"),
     "no JSON": (Reply(body=b"<html>oops</html>"), "ProviderError: the reply .* is not JSON"),
     "half a JSON": (Reply(body=b'{"choices": [{"mess'), "ProviderError: the reply .* is not JSON"),

@@ -89,7 +89,9 @@ def test_without_a_prior_winning_everything_has_no_answer() -> None:
 
 
 def test_groups_that_never_met_are_refused() -> None:
-    with pytest.raises(MetricError, match="Never compared with 'a' or its rivals: c, d"):
+    with pytest.raises(
+        MetricError, match="Never compared with 'a' or what was compared with it: c, d"
+    ):
         bradley_terry([("a", "b", 0.5), ("c", "d", 0.5)])
 
 

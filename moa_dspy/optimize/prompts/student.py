@@ -26,6 +26,7 @@ from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import NodeCache, NodeRunner, place_of
 from moa_dspy.plan import Planner, follow
 from moa_dspy.prediction import Response
+from moa_dspy.seats import Seats
 from moa_dspy.signatures import REFERENCES
 
 
@@ -311,7 +312,7 @@ class ReferenceReader:
             # Several readers take turns.
             planner = self.target.planners[found.number % len(self.target.planners)]
             plan = replace(planner, aggregator=module).plan(found.row.inputs().toDict())
-            seats = self.target.program.seats
+            seats = Seats(self.target.program.pool, planner.rules.adapter)
             # A cache of its own: the same node has another answer under the next prompt.
             runner = NodeRunner(self.cache.child(), found.row.id)
             try:

@@ -3,8 +3,8 @@
 Usage: python tests/bench/mixture_speed.py URL [--json] [--rounds N] [--mixtures N] ...
 
 URL is that of tests/servers/latency_server.py, without a path. No question is asked twice, both
-sides are measured in turn, who goes first changes, and every ratio is a median over rounds, so that a busy
-machine disturbs both sides:
+sides are measured in turn, who goes first changes, and every ratio is a median over rounds, so
+that a busy machine disturbs both sides:
 
 wall_over_critical_path_*: seconds of a mixture whose models answer after 200 ms, over 0.4 s.
 cpu_over_predicts_*: processor seconds of a mixture whose models answer at once, over those of the

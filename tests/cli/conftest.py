@@ -37,7 +37,9 @@ n_trials = 3
 def by_rule(body: dict[str, Any]) -> Reply:
     """Answer the number in the question, plus one if the model is `bad`."""
     question = body["messages"][-1]["content"].split("Responses from models:")[0]
-    return Reply(str(int(question.split()[-1]) + (body["model"] == "bad")))
+    number = int(question.split()[-1]) + (body["model"] == "bad")
+    usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+    return Reply(str(number), usage=usage)
 
 
 @pytest.fixture(scope="module")

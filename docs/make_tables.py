@@ -44,8 +44,8 @@ def table(result: dict[str, Any]) -> str:
         f"Optimism of the val score: {100 * result['optimism']:.1f} points. "
         f"{len(result['trials'])} architectures measured. "
         "In brackets: intervals, 95 % of scores; "
-        f"of differences {_level(result)} %, that of the best single agent as the verdict tests it, "
-        "those of the other rows all at once."
+        f"of differences {_level(result)} %, "
+        "that of the best single agent as the verdict tests it, those of the other rows all at once."
     )
     verdicts = [result.get("cost_verdict"), result["verdict"]]
     said = [f"> {one['text']}" for one in verdicts if one is not None]

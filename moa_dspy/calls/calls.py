@@ -140,7 +140,7 @@ class Calls:
         if interrupted is None:
             return run_plan(self.plan(request), send)
         with interruptible():
-            task = partial(copy_context().run, run_plan, self.plan(request), send)
+            task = partial(copy_context().run, partial(run_plan, self.plan(request), send))
         return _unless(interrupted, THREADS.submit(task))
 
     async def aanswer(self, request: CallRequest, send: ASender) -> Call:

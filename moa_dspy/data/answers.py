@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _SUPERSCRIPTS = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207f"
 _RAISED = re.compile(f"[{_SUPERSCRIPTS}]+")
@@ -27,7 +27,7 @@ _END = re.compile(
 )
 """Tokens of chat templates, and closing tags, after the answer."""
 
-_LATEX_SIGNS = {
+_LATEX_SIGNS: dict[str, str] = {
     **dict.fromkeys(("ge", "geq", "geqslant"), "\u2265"),
     **dict.fromkeys(("le", "leq", "leqslant"), "\u2264"),
     **dict.fromkeys(("ne", "neq"), "\u2260"),
@@ -39,7 +39,7 @@ _LATEX_SIGNS = {
     **{"lt": "<", "gt": ">", "pm": "\u00b1", "mp": "\u2213", "pi": "\u03c0", "infty": "\u221e"},
     **{"times": "\u00d7", "cdot": "\u00b7", "approx": "=", "euro": "\u20ac", "pounds": "\u00a3"},
 }
-_LATEX = (
+_LATEX: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"\{,\}"), ","),
     (re.compile(r"\\(?:text|mathrm|mathbf|mathit|textbf|mbox|operatorname)\s*\{([^{}]*)\}"), r"\1"),
     (re.compile(r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"\1/\2"),
@@ -47,7 +47,7 @@ _LATEX = (
     (re.compile(r"(?:\\sqrt\s*\{([^{}]*)\}|(?<![a-z\\])sqrt\s*\(([^()\s]*)\))"), "\u221a\\1\\2"),
     (re.compile(r"\\sqrt\s*(?=\w)"), "\u221a"),
     (re.compile("\u221a\\s*\\(([^()\\s]*)\\)"), "\u221a\\1"),
-    (re.compile(r"\\([a-z]+)(?![a-z])"), lambda m: _LATEX_SIGNS.get(m[1], m[0])),
+    (re.compile(r"\\([a-z]+)(?![a-z])"), lambda m: _LATEX_SIGNS.get(m[1], str(m[0]))),
     (re.compile(r"\^\{([^{}\s]*)\}"), r"^\1"),
     (re.compile("\\^\u00b0"), "\u00b0"),
     (re.compile(r"\\!|\\(?=[%$#&_{}])"), ""),

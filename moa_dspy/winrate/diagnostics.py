@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import atanh, sqrt, tanh
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -125,7 +126,8 @@ def _spearman(a: Vector, b: Vector) -> float:
     # Imported here: scipy costs a second that most callers of this package never need.
     from scipy.stats import spearmanr
 
-    return float(np.clip(spearmanr(a, b).statistic, -1.0, 1.0))
+    found: Any = spearmanr(a, b)
+    return float(np.clip(found.statistic, -1.0, 1.0))
 
 
 def _fisher(correlation: float, n: int, confidence: float) -> tuple[float, float]:

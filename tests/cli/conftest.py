@@ -1,17 +1,17 @@
-"""A server of this process that answers by rule, and a folder to run commands in."""
+"""A chat server that answers by rule, and a folder to run commands in."""
 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from moa_dspy.cli import app
+from tests.servers.chat import Reply, serving
 
 # Agent `good` knows every answer, `bad` none: the best single agent is never in doubt.
 STUDY = """
@@ -34,44 +34,22 @@ n_trials = 3
 """
 
 
-class Rule(BaseHTTPRequestHandler):
-    """Answers the number in the question; `bad` adds one, `third-i` where number % 3 is i."""
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        question = body["messages"][-1]["content"].split("Responses from models:")[0]
-        number = int(question.split()[-1]) + (body["model"] == "bad")
-        if (model := body["model"]).startswith("third-"):
-            wrong = number % 3 == int(model[-1])
-            # Each errs in its own way: two that err alike would outvote the third.
-            number += wrong * (100 + int(model[-1]))
-        message = {"role": "assistant", "content": f"{number}"}
-        reply = {
-            "id": "1",
-            "object": "chat.completion",
-            "model": body["model"],
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4},
-        }
-        payload = json.dumps(reply).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+def by_rule(body: dict[str, Any]) -> Reply:
+    """Answer the number in the question; `bad` adds one, `third-i` errs where number % 3 is i."""
+    question = body["messages"][-1]["content"].split("Responses from models:")[0]
+    model = body["model"]
+    number = int(question.split()[-1]) + (model == "bad")
+    if model.startswith("third-") and number % 3 == int(model[-1]):
+        # Each errs in its own way: two that err alike would outvote the third.
+        number += 100 + int(model[-1])
+    usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+    return Reply(str(number), usage=usage)
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Rule) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}/v1"
-        running.shutdown()
-        thread.join()
+    with serving(by_rule) as running:
+        yield running.url
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeAlias
 
@@ -31,6 +31,7 @@ class Reply:
         fails_after: The server says that it failed after so many pieces of a stream.
         wait: Before answering, or, in a stream, before the last piece; at most 10 seconds.
         drips: Whether the bytes come one by one, ten in a second.
+        usage: The counted tokens.
     """
 
     text: str = "Paris"
@@ -44,6 +45,7 @@ class Reply:
     fails_after: int | None = None
     wait: threading.Event | None = None
     drips: bool = False
+    usage: Mapping[str, int] = field(default_factory=lambda: USAGE)
 
 
 Script: TypeAlias = Callable[[dict[str, Any]], Reply]
@@ -168,7 +170,8 @@ class _Handler(BaseHTTPRequestHandler):
                 reply.wait.wait(10)
             self._event(delta={"content": piece})
         self._event(delta={}, finish_reason="stop")
-        self._send({**HEAD, "object": "chat.completion.chunk", "choices": [], "usage": USAGE})
+        last = {**HEAD, "object": "chat.completion.chunk", "choices": []}
+        self._send({**last, "usage": reply.usage})
         self.wfile.write(b"data: [DONE]\n\n")
 
     def _event(self, *, delta: dict[str, Any], finish_reason: str | None = None) -> None:
@@ -188,4 +191,4 @@ def _content(reply: Reply) -> dict[str, Any]:
         return {"error": {"message": f"status {reply.status}", "type": "error"}}
     message = {"role": "assistant", "content": reply.text, "reasoning_content": reply.thinking}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    return {**HEAD, "object": "chat.completion", "choices": [choice], "usage": USAGE}
+    return {**HEAD, "object": "chat.completion", "choices": [choice], "usage": reply.usage}

@@ -182,14 +182,14 @@ class DatabaseBudget:
                 # The heartbeat thread must not keep an object alive that is used no more.
                 self.owner.on_heartbeat.append(partial(_on_heartbeat, weakref.ref(self)))
 
-    def settle(self, ticket: str, spent: Spending) -> None:
+    def settle(self, number: str, spent: Spending) -> None:
         """Replace a reservation by what was spent; what cannot be written is written later."""
         try:
-            self._settle(ticket, spent)
+            self._settle(number, spent)
         except StoreError:
             # The answer that was paid for must be handed out: the next reservation raises it.
             with self._lock:
-                self._unsettled[ticket] = spent
+                self._unsettled[number] = spent
 
     def _settle(self, ticket: str, spent: Spending) -> None:
         # If a server that crashes forgets this, the stored answer tells it.

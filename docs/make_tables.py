@@ -45,7 +45,7 @@ def table(result: dict[str, Any]) -> str:
         f"{len(result['trials'])} architectures measured. "
         "In brackets: intervals, 95 % of scores; "
         f"of differences {_level(result)} %, "
-        "that of the best single agent as the verdict tests it, those of the other rows all at once."
+        "that of the best single agent as the verdict tests it, those of other rows all at once."
     )
     verdicts = [result.get("cost_verdict"), result["verdict"]]
     said = [f"> {one['text']}" for one in verdicts if one is not None]

@@ -76,7 +76,7 @@ def arrows(package: Path) -> dict[str, set[str]]:
         # `from room import file` names both; the arrow is to the file.
         rooms = {one for one in named if any(other.startswith(f"{one}.") for other in named)}
         used = {one for one in rooms if _takes_names_of(path, one, modules)}
-        found[name] = named - (rooms - used) - {name, package.name}
+        found[name] = named - (rooms - used) - {package.name}
     found.pop(package.name, None)
     return found
 
@@ -91,7 +91,7 @@ def _takes_names_of(path: Path, room: str, modules: Mapping[str, Path]) -> bool:
 
 
 def circles(graph: Mapping[str, set[str]]) -> list[tuple[str, ...]]:
-    """Return every set of modules that import each other (Tarjan's components)."""
+    """Return every set of modules that import each other, or one that imports itself (Tarjan)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     open_ones: list[str] = []
@@ -108,7 +108,7 @@ def circles(graph: Mapping[str, set[str]]) -> list[tuple[str, ...]]:
                 low[one] = min(low[one], index[other])
         if low[one] == index[one]:
             place = open_ones.index(one)
-            if len(open_ones) - place > 1:
+            if len(open_ones) - place > 1 or one in graph.get(one, ()):
                 found.append(tuple(sorted(open_ones[place:])))
             del open_ones[place:]
 

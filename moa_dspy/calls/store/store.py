@@ -14,7 +14,6 @@ from typing import Any
 
 from moa_dspy.calls.budget import Spending
 from moa_dspy.calls.call import Call
-from moa_dspy.calls.store import store as table
 from moa_dspy.calls.store.budget import DatabaseBudget
 from moa_dspy.calls.store.database import Database, Session
 from moa_dspy.calls.store.leases import Claims, Owner
@@ -171,7 +170,7 @@ class CallStore:
             return call
         if (call := self._unwritten.get(key)) is not None:
             return call
-        stored = table.read(self.database, key)
+        stored = read(self.database, key)
         return self._remember(stored) if stored is not None else None
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Call]:
@@ -179,7 +178,7 @@ class CallStore:
         wanted = list(dict.fromkeys(keys))
         found = {key: call for key in wanted if (call := self._recent.get(key)) is not None}
         missing = [key for key in wanted if key not in found]
-        for call in table.read_many(self.database, missing):
+        for call in read_many(self.database, missing):
             found[call.key] = self._remember(call)
         return {key: call for key in wanted if (call := found.get(key) or self._unwritten.get(key))}
 
@@ -229,20 +228,20 @@ class CallStore:
         # A failure is no end: the holder of the claim may try again before others do.
         is_held = call.failure is None and self.claims.holds(call.key)
 
-        def write(session: Session) -> Call:
-            stored = table.write(session, call, payment)
+        def work(session: Session) -> Call:
+            stored = write(session, call, payment)
             if is_held:
                 self.claims.drop(session, call.key)
             return stored
 
-        stored = self.database.transact(write)
+        stored = self.database.transact(work)
         if is_held:
             self.claims.forget(call.key)
         return self._remember(stored)
 
     def put_all(self, calls: Iterable[Call]) -> None:
         """Store many calls in one transaction; keys that have an answer keep it."""
-        table.write_all(self.database, calls)
+        write_all(self.database, calls)
 
     def flush(self) -> None:
         """Write the calls that could not be written when they were answered.
@@ -257,15 +256,15 @@ class CallStore:
 
     def __iter__(self) -> Iterator[Call]:
         """Yield every call, ordered by key; memory does not grow with the store."""
-        return table.read_all(self.database)
+        return read_all(self.database)
 
     def __len__(self) -> int:
         """Count the calls; this reads the whole index."""
-        return table.count(self.database)
+        return count(self.database)
 
     def paid_twice(self) -> PaidTwice:
         """Return what was paid twice, by all owners that ever used this store."""
-        return table.paid_twice(self.database)
+        return paid_twice(self.database)
 
     def budget(self, study: str, *, spent: Spending | None = None) -> DatabaseBudget:
         """Return the spending of a study for all its workers; a new study starts at ``spent``."""

@@ -23,7 +23,11 @@ def test_what_litellm_logs_shows_no_key(name: str, caplog: pytest.LogCaptureFixt
             logger.debug(f"headers: Bearer {KEY}")
         finally:
             logger.removeHandler(caplog.handler)
-    said = [record.getMessage() for record in caplog.records]
-    assert "POST with {'api_key': '***'} and a text" in said
-    assert "headers: Bearer ***" in said
+    request, headers = dict.fromkeys(record.getMessage() for record in caplog.records)
+    # Once it is loaded, LiteLLM masks more by itself, in its own word.
+    assert request in (
+        "POST with {'api_key': '***'} and a text",
+        "POST with {'REDACTED'} and a text",
+    )
+    assert headers in ("headers: Bearer ***", "headers: REDACTED")
     assert KEY not in caplog.text

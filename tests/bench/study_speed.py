@@ -38,8 +38,14 @@ N_TIMED = 10
 
 def pool_of(store: CallStore) -> Pool:
     def script(agent: str) -> Callable[[str], str]:
-        # Every agent has words of its own, so that other references are another question.
-        return lambda prompt: f"{agent} says {sum(map(ord, prompt)) % 9973}: {prompt.split()[0]}"
+        def reply(prompt: str) -> str:
+            first = prompt.split()[0]
+            # Each errs on other rows: a study in which all are always right decides nothing.
+            is_wrong = first.isdecimal() and int(first) % 7 == int(agent[-1])
+            # Every agent has words of its own, so that other references are another question.
+            return f"{agent} says {sum(map(ord, prompt)) % 9973}: {first}{'x' * is_wrong}"
+
+        return reply
 
     return scripted_pool({name: script(name) for name in AGENTS}, calls=Calls(store))
 

@@ -86,7 +86,8 @@ def decision_interval(a: Scores, b: Scores, *, alpha: float = 0.05) -> Interval:
     low, high = -_most_lost(gap, base.low, alpha), _most_lost(-gap, -base.high, alpha)
     low = max(low, _ABOVE_ZERO) if sign_flip_mid_p(gap) <= alpha else min(low, 0.0)
     high = min(high, -_ABOVE_ZERO) if sign_flip_mid_p(-gap) <= alpha else max(high, 0.0)
-    return Interval(base.estimate, low, high, base.confidence)
+    mean = base.estimate  # rounding may have put an end on the wrong side of it
+    return Interval(mean, min(low, mean), max(high, mean), base.confidence)
 
 
 def non_inferiority_p(a: Scores, b: Scores, *, margin: float = 0.03) -> float:

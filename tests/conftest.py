@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, settings
 from tests.postgresql import FAST, AbsentError, PostgreSQLServer
 
 # On a busy machine an example that is quick may take long: time is no claim of a property.
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
 settings.load_profile("busy")
 
 

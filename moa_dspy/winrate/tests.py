@@ -107,7 +107,9 @@ def non_inferiority_p(a: Scores, b: Scores, *, margin: float = 0.03) -> float:
         from scipy.special import bdtr
 
         n_lost, size = lost
-        return float(bdtr(n_lost, gap.size, min(margin / size, 1.0)))
+        if margin > size:
+            return 0.0  # losses of this size never add up to the margin
+        return float(bdtr(n_lost, gap.size, margin / size))
     if float(gap.mean()) <= -margin:
         return 1 - _level_at(second, first, margin)
     # What is better is no worse: both tests reject in the one interval.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Protocol, TypeAlias
 
 import dspy
 
 from moa_dspy.adapters import PlainChat
-from moa_dspy.calls.scope import call_scope
-from moa_dspy.errors import DataError, MoaError, PoolError
+from moa_dspy.calls.scope import call_scope, current_scope
+from moa_dspy.errors import DataError, MetricError, MoaError, PoolError
 from moa_dspy.pool import Pool
 from moa_dspy.prediction import render
 
@@ -64,6 +64,14 @@ class Judgement(JudgeOutcome):
     def is_inconsistent(self) -> bool:
         """Whether the two orders of one pair preferred different systems."""
         return bool(self.verdicts) and min(self.verdicts) < 0.5 < max(self.verdicts)
+
+    @property
+    def turned(self) -> Judgement:
+        """The judgement with candidate and reference exchanged."""
+        if self.preference is None:
+            return self
+        verdicts = tuple(1 - verdict for verdict in reversed(self.verdicts))
+        return replace(self, preference=1 - self.preference, verdicts=verdicts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,7 +247,8 @@ class JudgeProgram(dspy.Module):
         config = {"logprobs": True, "top_logprobs": N_ALTERNATIVES} if weighted else {}
         lm = self.pool.lm(self.agent)
         # Sample 0: a judge is not part of what it judges, which may be one of several samples.
-        with call_scope(sample=0), dspy.context(lm=lm, adapter=self.adapter):
+        outer = current_scope()
+        with call_scope(sample=0) as scope, dspy.context(lm=lm, adapter=self.adapter):
             try:
                 prediction = predictor(**inputs, config=config)
             except Exception as error:
@@ -249,12 +258,35 @@ class JudgeProgram(dspy.Module):
                 is_unread = isinstance(error, dspy.AdapterParseError)
                 why = f"{type(error).__name__}: {error}"
                 return Reply({}, excluded="unparsable" if is_unread else "failed", reason=why)
+            finally:
+                # What surrounds the judge counts what it cost.
+                outer.log.extend(scope.log)
         values = {name: prediction[name] for name in prediction.keys()}  # noqa: SIM118  # no dict
         return Reply(values, values.pop("logprobs", None), reason=str(values.get("reasoning", "")))
 
     def count(self, outcome: JudgeOutcome) -> None:
         """Add one outcome to the report."""
         self.counter.add(outcome)
+
+
+def as_judgement(found: Any, example: dspy.Example) -> Judgement:
+    """Return what a judge returned as a judgement: a number is one too, and None is unparsable.
+
+    Raises:
+        MetricError: It is none of these, or a preference outside [0, 1].
+    """
+    if found is None:
+        return Judgement(excluded="unparsable", reason="The judge returned None.")
+    if isinstance(found, Judgement):
+        value = found.preference
+        if found.excluded is not None if value is None else 0 <= value <= 1:
+            return found
+    elif isinstance(found, int | float) and 0 <= found <= 1:
+        return Judgement(preference=float(found))
+    raise MetricError(
+        f"The judge must return a Judgement, or a preference in [0, 1], but returned {found!r} on "
+        f"example {id_of(example)!r}."
+    )
 
 
 def raise_if_ours(error: BaseException, *, but: tuple[type[MoaError], ...] = ()) -> None:

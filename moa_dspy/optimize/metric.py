@@ -85,3 +85,29 @@ def _arity(metric: Any) -> int:
         return count
     name = getattr(metric, "__name__", type(metric).__name__)
     raise StudyError(f"{wanted}, but {name} has the signature {signature}.")
+
+
+@dataclass(slots=True)
+class PreferenceMetric:
+    """A judge as a DSPy metric, for the tuning of prompts: the preference over the reference.
+
+    Attributes:
+        preference: Of the judge: takes an example, an answer and ``agents``.
+        agents: Give the answers of the reference; None before the search has begun.
+    """
+
+    preference: Callable[[Any, Any, Any], float]
+    agents: Any = None
+
+    def __call__(
+        self,
+        example: Any,
+        prediction: Any,
+        trace: Any = None,
+        pred_name: str | None = None,
+        pred_trace: Any = None,
+    ) -> float:
+        """Return a number in [0, 1]; where demonstrations are collected, 1 for a win, else 0."""
+        value = self.preference(example, prediction, self.agents)
+        is_collecting = trace is not None and pred_name is None
+        return float(value > 0.5) if is_collecting else value

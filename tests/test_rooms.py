@@ -51,6 +51,7 @@ ALLOWED: dict[str, set[str]] = {
         "diversity",
         "errors",
         "files",
+        "judges",
         "layers",
         "lm_binding",
         "mixture",

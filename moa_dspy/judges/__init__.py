@@ -4,10 +4,10 @@ Every judge gives preferences in [0, 1] (1 = the candidate is preferred) and cou
 not judge, which is never a loss. ``judge_all`` feeds ``moa_dspy.winrate``.
 """
 
-from moa_dspy.judges.base import Grades, Judge, Judgement, JudgeOutcome, JudgeProgram, JudgeReport
+from moa_dspy.judges.base import Grades, Judge, Judgement, JudgeOutcome, JudgeReport, MetricJudge
 from moa_dspy.judges.graded import GradeJudge, Grader, SkillJudge
-from moa_dspy.judges.metric import MetricJudge
 from moa_dspy.judges.pairwise import PairJudge
+from moa_dspy.judges.program import JudgeProgram
 from moa_dspy.judges.run import (
     Answers,
     GradeRun,

@@ -14,15 +14,17 @@ from moa_dspy.judges.base import (
     Exclusion,
     Grades,
     Judgement,
-    JudgeProgram,
-    Reply,
+    Metric,
+    Scored,
     answer_text,
     id_of,
     instruction_of,
+    metric_of,
+    reference_in,
     texts_of,
 )
-from moa_dspy.judges.metric import Metric, Scored, metric_of, reference_in
 from moa_dspy.judges.pairwise import read_number
+from moa_dspy.judges.program import JudgeProgram, Reply
 from moa_dspy.judges.signatures import SKILLS, grade, skill_rating
 from moa_dspy.pool import Pool
 from moa_dspy.winrate import preferences

@@ -15,8 +15,16 @@ import dspy
 
 from moa_dspy.adapters import quoted
 from moa_dspy.errors import MetricError
-from moa_dspy.judges.base import Judgement, JudgeProgram, answer_text, instruction_of
-from moa_dspy.judges.metric import Metric, Scored, metric_of, reference_in
+from moa_dspy.judges.base import (
+    Judgement,
+    Metric,
+    Scored,
+    answer_text,
+    instruction_of,
+    metric_of,
+    reference_in,
+)
+from moa_dspy.judges.program import JudgeProgram
 from moa_dspy.judges.signatures import choice
 from moa_dspy.pool import Pool
 

@@ -17,16 +17,9 @@ from numpy.typing import NDArray
 
 from moa_dspy.calls.scope import call_scope
 from moa_dspy.errors import DataError, LayerFailedError, MetricError
-from moa_dspy.judges.base import (
-    Grades,
-    Judge,
-    Judgement,
-    JudgeReport,
-    OutcomeCounter,
-    id_of,
-    raise_if_ours,
-)
+from moa_dspy.judges.base import Grades, Judge, Judgement, JudgeReport, OutcomeCounter, id_of
 from moa_dspy.judges.graded import Grader
+from moa_dspy.judges.program import raise_if_ours
 from moa_dspy.winrate import RecordedPreferences, WinRate, win_rate
 
 

@@ -25,8 +25,8 @@ from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.result import SystemScore, TrialRecord
 from moa_dspy.optimize.selection import best_on_val
 from moa_dspy.optimize.space.space import SearchSpace
-from moa_dspy.winrate.diagnostics import oracle
 from moa_dspy.winrate.intervals import Interval, mean_interval
+from moa_dspy.winrate.preferences import oracle
 from moa_dspy.winrate.tests import examples_needed, simultaneous_intervals
 from moa_dspy.winrate.verdict import (
     CostVerdict,
@@ -376,12 +376,13 @@ class _Measurer:
     def directly(
         self, pick: _Measured, single: _Measured, rows: Sequence[dspy.Example]
     ) -> list[float] | None:
-        """Return the judge's preferences for the pick over the best single agent; see there."""
+        """Return the judge's preferences for the pick over the best single agent, if it picks."""
         one, other = pick.baseline.architecture, single.baseline.architecture
-        if one is None or other is None or not one.layers:
+        judging = self.evaluator.judging
+        is_judged = judging is not None and judging.picks
+        if not is_judged or one is None or other is None or not one.layers:
             return None
-        self.progress.show("test", current=f"{one} against {other}")
-        return preferences_between(self.evaluator, one, other, rows)
+        return preferences_between(self.evaluator.compare, one, other, rows)
 
     def judged(self, measured: Mapping[str, _Measured]) -> dict[str, JudgedSystem]:
         """Return what the judge says of each system, if there is one."""
@@ -415,8 +416,7 @@ def _verdict(
 ) -> Verdict:
     """Return the verdict from the test rows that both were measured on.
 
-    Of a judge it is that of the pick against the best single agent, directly: whether the
-    win rate is above one half, and ``min_gain`` is counted from there.
+    Where a judge compared the two directly: whether that win rate is above one half.
     """
     common = [row for row in pick.outcomes if row in single.outcomes]
     chosen, baseline = pick.baseline.architecture, single.baseline.architecture

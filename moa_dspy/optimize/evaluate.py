@@ -30,7 +30,7 @@ from moa_dspy.optimize.nodes import (
 from moa_dspy.prediction import MixturePrediction
 
 if TYPE_CHECKING:
-    from moa_dspy.judges import Judgement
+    from moa_dspy.judges.base import Judgement
 
 MetricFunction: TypeAlias = Callable[..., Any]
 

@@ -9,8 +9,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from moa_dspy.winrate import (
-    Interval,
+from moa_dspy.winrate.intervals import Interval
+from moa_dspy.winrate.preferences import (
     judge_agreement,
     length_correlation,
     position_consistency,
@@ -127,7 +127,7 @@ def _length(read: Sequence[JudgedPair]) -> Interval | None:
 
 @dataclass(frozen=True, slots=True)
 class JudgedSystem:
-    """What a judge and a metric say of one system on one split.
+    """The scores of one system on one split, by the judge and by a metric beside it.
 
     Attributes:
         win_rate: Mean preference over the reference, in [0, 1]; None without a verdict.

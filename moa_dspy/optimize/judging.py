@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.scope import CallFacts, call_scope, in_threads
-from moa_dspy.data.rows import check_outputs
 from moa_dspy.errors import (
     BudgetReachedError,
     MetricError,
@@ -26,7 +25,6 @@ from moa_dspy.errors import (
 )
 from moa_dspy.judges.base import Judgement, as_judgement, texts_of
 from moa_dspy.optimize.early_facts import Cost
-from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.judge_facts import (
     JudgeDiagnostics,
     JudgedPair,
@@ -35,14 +33,15 @@ from moa_dspy.optimize.judge_facts import (
     agreement_of,
     trust_warnings,
 )
-from moa_dspy.optimize.judge_options import (
+from moa_dspy.optimize.metric import CheckedMetric
+from moa_dspy.optimize.nodes import AsksAgents, Outcome, RowJudgement
+from moa_dspy.optimize.options import (
     BEST_SINGLE,
     JudgeOptions,
+    check_reference_field,
     label_of,
     self_preference_warnings,
 )
-from moa_dspy.optimize.metric import CheckedMetric
-from moa_dspy.optimize.nodes import AsksAgents, Outcome, RowJudgement
 from moa_dspy.pool import Pool
 from moa_dspy.winrate.length_control import at_equal_length, length_controlled
 
@@ -56,6 +55,10 @@ _ALL_UNREAD: Final = 10
 _N_SHOWN: Final = 3
 _READ_REPLY: Final = 120
 Texts: TypeAlias = tuple[str, ...]
+CompareAll: TypeAlias = Callable[
+    [Architecture, Architecture, Sequence[dspy.Example]], list[Judgement]
+]
+"""Asks both systems and then the judge, on each row."""
 
 
 @dataclass(slots=True)
@@ -113,7 +116,7 @@ class Judging:
         if judge.reference in agents:
             found.reference = Architecture.single(judge.reference)
         elif judge.reference != BEST_SINGLE:
-            _check_field(judge.reference, agents, rows or {})
+            check_reference_field(judge.reference, agents, rows or {})
             found.reference = judge.reference
         return found
 
@@ -398,17 +401,6 @@ class Judging:
         return found.win_rate
 
 
-def _check_field(name: str, agents: Sequence[str], rows: Mapping[str, Any]) -> None:
-    fields = sorted({key for given in rows.values() for row in given for key in row.keys()})  # noqa: SIM118  # no dict
-    if rows and name not in fields:
-        raise StudyError(
-            f"`judge.reference`: {name!r} is neither `{BEST_SINGLE}`, nor an agent of the space "
-            f"({', '.join(agents)}), nor a field of the rows ({', '.join(fields)})."
-        )
-    for split, given in rows.items():
-        check_outputs(given, [name], where=f"Split {split!r}")
-
-
 def _reference_text(reference: Architecture | str | None) -> str:
     if isinstance(reference, Architecture):
         return f"the answers of {reference}"
@@ -428,22 +420,26 @@ def _number(value: float | None) -> float:
 
 
 def preferences_between(
-    evaluator: Evaluator, one: Architecture, other: Architecture, rows: Sequence[dspy.Example]
+    compare: CompareAll, one: Architecture, other: Architecture, rows: Sequence[dspy.Example]
 ) -> list[float] | None:
     """Return the judge's preferences for ``one`` over ``other``, of the rows with a verdict.
 
-    If the budget ends, of the rows that it reached. None where no judge picks, or where it only
-    knows recorded comparisons, and not this one.
+    If the budget ends, of the rows that it reached. None where the judge only knows recorded
+    comparisons, and not this one.
+
+    Args:
+        compare: Of the evaluator.
+        one: An architecture.
+        other: Another.
+        rows: Questions.
     """
-    if evaluator.judging is None or not evaluator.judging.picks:
-        return None
     found: list[Judgement] = []
     try:
-        found = evaluator.compare(one, other, rows)
+        found = compare(one, other, rows)
     except UnknownCallError:
         return None
     except BudgetReachedError:
         for row in rows:
             with suppress(BudgetReachedError):
-                found += evaluator.compare(one, other, [row])
+                found += compare(one, other, [row])
     return [judged.preference for judged in found if judged.preference is not None]

@@ -22,7 +22,7 @@ from moa_dspy.prediction import Answer, Response
 from moa_dspy.seats import Seats
 
 if TYPE_CHECKING:
-    from moa_dspy.judges import Judgement
+    from moa_dspy.judges.base import Judgement
 
 CUT: Final = ("length", "content_filter")
 """Reasons for which an answer ends before its end."""
@@ -168,7 +168,7 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class RowJudgement:
-    """What a judge, and a metric beside it, say of one answer.
+    """The verdict of a judge, and of a metric beside it, on one answer.
 
     Attributes:
         preference: For the answer over the reference, in [0, 1]; None without a verdict.

@@ -171,6 +171,7 @@ class TrialJudge:
         limits: An architecture beyond them can be no pick, so it cannot lead, or stop another.
         objectives: Of the study: which arms stop; without any, the score decides.
         n_arms: Most architectures that race: an equal one is stopped in at most 5 % of races.
+        is_win_rate: Whether scores are a judge's preferences, and win rates as they are.
     """
 
     def __init__(
@@ -183,15 +184,12 @@ class TrialJudge:
         limits: Limits | None = None,
         objectives: Sequence[Objective] = (),
         n_arms: int = 40,
+        is_win_rate: bool = False,
     ) -> None:
         self._evaluator, self._rows = evaluator, tuple(rows)
         self._limits = limits or Limits()
-        judging = evaluator.judging
-        self._reference = (
-            None
-            if judging is not None and judging.picks
-            else scores(evaluator.measure(Architecture.single(best_single), self._rows))
-        )
+        single = Architecture.single(best_single)
+        self._reference = None if is_win_rate else scores(evaluator.measure(single, self._rows))
         self._diversity = DiversityObjective(diversity)
         self._objectives = tuple(objectives)
         self._race = Race(n_arms, max(len(look_points(len(self._rows))), 1))

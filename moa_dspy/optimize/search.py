@@ -33,11 +33,11 @@ from moa_dspy.optimize.conclusion import (
 )
 from moa_dspy.optimize.early_facts import Cost
 from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, Student, WorkerPool, mixtures_of
-from moa_dspy.optimize.judge_options import JudgeOptions
 from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.metric import PreferenceMetric
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.options import (
+    JudgeOptions,
     SearchOptions,
     TrialCallback,
     named_diversity,
@@ -255,12 +255,9 @@ def run_search(
     started, before, n_test = time.monotonic(), ledger.spending, len(splits.test)
     program = _searchable(student, options.pool)
     judging = judging_of(options, splits)
-    options, metric = _with_metric(options, judging)
+    options = _with_metric(options, judging)
     options, registry = with_prompts(options, program, splits.train)
-    cache = NodeCache() if node_cache is None else node_cache
-    evaluator = Evaluator(program, metric, options.num_threads, workers, cache, registry, judging)
-    if isinstance(metric, PreferenceMetric):
-        metric.agents = evaluator
+    evaluator = _evaluator(options, program, workers, node_cache, registry, judging)
     joint = JointSearch.of(options, evaluator, registry, splits.train)
     check_prices(options, ledger.budget)
     progress = Progress(show, ledger, options.n_trials)
@@ -322,15 +319,27 @@ def judging_of(options: SearchOptions, splits: Splits | None = None) -> Judging 
     return Judging.of(options, options.space.agents, options.pool, rows)
 
 
-def _with_metric(
-    options: SearchOptions, judging: Judging | None
-) -> tuple[SearchOptions, MetricFunction]:
-    """Return the metric that picks, which is the judge where it does, and the options with it."""
-    if judging is not None and judging.picks:
-        metric: MetricFunction = PreferenceMetric(judging.preference)
-        return replace(options, metric=metric), metric
-    assert options.metric is not None  # the options are checked
-    return options, options.metric
+def _with_metric(options: SearchOptions, judging: Judging | None) -> SearchOptions:
+    """Return the options with the metric that picks, which is the judge where it does."""
+    if judging is None or not judging.picks:
+        return options
+    return replace(options, metric=PreferenceMetric(judging.preference))
+
+
+def _evaluator(
+    options: SearchOptions,
+    program: Any,
+    workers: WorkerPool | None,
+    node_cache: NodeCache | None,
+    registry: Any,
+    judging: Judging | None,
+) -> Evaluator:
+    metric, cache = options.metric, NodeCache() if node_cache is None else node_cache
+    assert metric is not None  # see `_with_metric`
+    found = Evaluator(program, metric, options.num_threads, workers, cache, registry, judging)
+    if isinstance(metric, PreferenceMetric):
+        metric.agents = found
+    return found
 
 
 def _single_agents(

@@ -36,7 +36,7 @@ from moa_dspy.files import (
 )
 from moa_dspy.layers import SEAT_MODULES
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize.judge_options import JudgeTable
+from moa_dspy.optimize.judge_table import JudgeTable
 from moa_dspy.optimize.objectives import OBJECTIVES
 from moa_dspy.optimize.options import check_seed, named_diversity
 from moa_dspy.optimize.prompts.builtin import OPTIMIZERS

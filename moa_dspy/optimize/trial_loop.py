@@ -130,6 +130,7 @@ class TrialLoop:
             limits=options.limits,
             objectives=options.objectives,
             n_arms=2 * options.n_trials,  # the random baseline has as many
+            is_win_rate=evaluator.judging is not None and evaluator.judging.picks,
         )
         pair = singles.pair(options.diversity)
         traits = Traits(singles.means, pair, options.space.prompts)

@@ -107,10 +107,7 @@ def make_result(
         knee=_knee(builder, choice, front),
         trials=tuple(records.values()),
         space_size=options.space.size,
-        calls_made=spent.made,
-        calls_reused=spent.reused,
-        usd=spent.usd,
-        seconds=spent.seconds,
+        **_paid(spent),
         seed=options.seed,
         stopped_by=stopped_by,
         failures=dict(builder.evaluator.failures),
@@ -120,6 +117,11 @@ def make_result(
         prompts=prompts,
         judge=judge,
     )
+
+
+def _paid(spent: Spending) -> dict[str, Any]:
+    made, reused = spent.made, spent.reused
+    return {"calls_made": made, "calls_reused": reused, "usd": spent.usd, "seconds": spent.seconds}
 
 
 MOST_FOLLOWED: Final = 5

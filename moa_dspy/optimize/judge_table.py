@@ -16,7 +16,7 @@ from moa_dspy.files import check_table, code_digest, imported, made, shown_value
 from moa_dspy.judges import JUDGES
 from moa_dspy.judges.program import JudgeProgram
 from moa_dspy.judges.run import Jury, RecordedPairs
-from moa_dspy.optimize.options import BEST_SINGLE, JudgeOptions, Picks
+from moa_dspy.optimize.metric import BEST_SINGLE, JudgeOptions, Picks
 from moa_dspy.pool import Pool
 
 RECORDED: Final = "recorded"

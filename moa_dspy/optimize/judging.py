@@ -33,15 +33,15 @@ from moa_dspy.optimize.judge_facts import (
     agreement_of,
     trust_warnings,
 )
-from moa_dspy.optimize.metric import CheckedMetric
-from moa_dspy.optimize.nodes import AsksAgents, Outcome, RowJudgement
-from moa_dspy.optimize.options import (
+from moa_dspy.optimize.metric import (
     BEST_SINGLE,
+    CheckedMetric,
     JudgeOptions,
     check_reference_field,
     label_of,
     self_preference_warnings,
 )
+from moa_dspy.optimize.nodes import AsksAgents, Outcome, RowJudgement
 from moa_dspy.pool import Pool
 from moa_dspy.winrate.length_control import at_equal_length, length_controlled
 

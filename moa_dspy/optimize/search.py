@@ -34,10 +34,9 @@ from moa_dspy.optimize.conclusion import (
 from moa_dspy.optimize.early_facts import Cost
 from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, Student, WorkerPool, mixtures_of
 from moa_dspy.optimize.judging import Judging
-from moa_dspy.optimize.metric import PreferenceMetric
+from moa_dspy.optimize.metric import JudgeOptions, PreferenceMetric
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.options import (
-    JudgeOptions,
     SearchOptions,
     TrialCallback,
     named_diversity,
@@ -254,12 +253,10 @@ def run_search(
     ledger = _ledger_of(options) if ledger is None else ledger
     started, before, n_test = time.monotonic(), ledger.spending, len(splits.test)
     program = _searchable(student, options.pool)
-    judging = judging_of(options, splits)
-    options = _with_metric(options, judging)
+    options, judging = _with_judge(options, splits)
     options, registry = with_prompts(options, program, splits.train)
     evaluator = _evaluator(options, program, workers, node_cache, registry, judging)
     joint = JointSearch.of(options, evaluator, registry, splits.train)
-    check_prices(options, ledger.budget)
     progress = Progress(show, ledger, options.n_trials)
     with spending_under(ledger):
         singles, judged = _single_agents(options, evaluator, splits, ledger, progress, judging)
@@ -319,11 +316,12 @@ def judging_of(options: SearchOptions, splits: Splits | None = None) -> Judging 
     return Judging.of(options, options.space.agents, options.pool, rows)
 
 
-def _with_metric(options: SearchOptions, judging: Judging | None) -> SearchOptions:
-    """Return the options with the metric that picks, which is the judge where it does."""
+def _with_judge(options: SearchOptions, splits: Splits) -> tuple[SearchOptions, Judging | None]:
+    """Return the judge, and the options with the metric that picks, which it is where it does."""
+    judging = judging_of(options, splits)
     if judging is None or not judging.picks:
-        return options
-    return replace(options, metric=PreferenceMetric(judging.preference))
+        return options, judging
+    return replace(options, metric=PreferenceMetric(judging.preference)), judging
 
 
 def _evaluator(
@@ -335,7 +333,7 @@ def _evaluator(
     judging: Judging | None,
 ) -> Evaluator:
     metric, cache = options.metric, NodeCache() if node_cache is None else node_cache
-    assert metric is not None  # see `_with_metric`
+    assert metric is not None  # see `_with_judge`
     found = Evaluator(program, metric, options.num_threads, workers, cache, registry, judging)
     if isinstance(metric, PreferenceMetric):
         metric.agents = found
@@ -355,6 +353,7 @@ def _single_agents(
     Returns:
         Them, and the cost of one comparison by the judge, where there is one.
     """
+    check_prices(options, ledger.budget)
     probed, judged = probe(options, evaluator, splits.val, progress), None
     if judging is not None:
         progress.show("probe", current=judging.options.label)

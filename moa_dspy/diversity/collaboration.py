@@ -82,7 +82,7 @@ def spearman(a: Sequence[float] | Matrix, b: Sequence[float] | Matrix) -> float:
     if vectors[0].size < 2 or any(np.ptp(v) == 0 for v in vectors):
         return nan
     # Late: scipy costs a second that most callers of this room never need.
-    from scipy.stats import rankdata
+    from scipy.stats import rankdata  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
     # Ranks have the mean (n + 1) / 2 exactly, so perfect agreement gives exactly 1.
     first, second = (rankdata(v) - (v.size + 1) / 2 for v in vectors)

@@ -164,14 +164,13 @@ def check_budget(
     may_vote = "vote" in options.space.combines and options.space.searches_layers
     n_tested = 1 + (options.space.max_width if may_vote else 1)
     spent = ledger.backend.totals()
-    # The reference needs no comparison with itself.
     judging = (judged or Cost()) * ((len(probed) - 1) * len(splits.val) + len(splits.test))
     for name in LIMITS:
         limit = getattr(ledger.budget, name)
         costs = {agent: getattr(outcome, name) for agent, outcome in probed.items()}
         tested = sorted((costs[agent] * n for agent, n in n_test.items()), reverse=True)
-        needed = sum(costs[agent] * n for agent, n in n_val.items()) + sum(tested[:n_tested])
-        needed += getattr(judging, name)
+        needed = getattr(judging, name) + sum(tested[:n_tested])
+        needed += sum(costs[agent] * n for agent, n in n_val.items())
         needed = needed / options.num_threads if name == "seconds" else needed
         smallest = getattr(spent, name) + needed + (needed > 0) * _reserve(options, name)
         if limit is not None and smallest > limit:

@@ -101,7 +101,7 @@ class JudgeTable(BaseModel):
             for key in _PAIR_ONLY:
                 if key in self.model_fields_set:
                     raise StudyError(f"`judge.{key}` goes with kind pair, not {self.kind!r}.")
-        if self.kind in JUDGES and self.agent is None:
+        if self.kind in JUDGES and not _listed(self.agent):
             raise StudyError(
                 "`judge.agent` is missing: the name of an agent of the pool, a table of its own, "
                 "or a list of these, a jury."

@@ -397,6 +397,7 @@ class Judging:
             [one.reference_length for one in judged],
             difficulty=[one.difficulty for one in judged],
             gamed=gamed,
+            align="instruction",
         )
         return found.win_rate
 

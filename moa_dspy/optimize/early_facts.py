@@ -304,23 +304,35 @@ def check_decidable(
     )
 
 
-def check_readable(who: str, *, n_asked: int, n_unread: int, reply: str) -> None:
-    """Stop a study in which no reply of a ranker or a judge could be read.
+N_SHOWN: Final = 3
+"""Replies that an error shows."""
+
+
+def check_readable(
+    who: str, *, n_asked: int, n_unread: int, replies: Sequence[str], most: float = 1.0
+) -> None:
+    """Stop a study in which too few replies of a ranker or a judge could be read.
 
     Args:
         who: The ranker or judge, with its agent.
         n_asked: Replies.
         n_unread: Replies in which no choice was found.
-        reply: One of these.
+        replies: Some of these; three are shown.
+        most: Share of unread replies from which on the study stops.
 
     Raises:
-        StudyError: It was asked, and none of its replies could be read.
+        StudyError: It was asked, and that many of its replies could not be read.
     """
-    if n_asked and n_unread >= n_asked:
-        raise StudyError(
-            f"None of the {n_asked:,} replies of {who} could be read, so what it chose is not "
-            f"known. Does it answer in the format that it is asked for? It replied {_shown(reply)}."
-        )
+    if not n_asked or n_unread < most * n_asked:
+        return
+    some = f"{n_unread:,} of {n_asked:,} replies of {who} could not be read"
+    none = f"None of the {n_asked:,} replies of {who} could be read"
+    shown = "; ".join(map(_shown, replies[:N_SHOWN]))
+    raise StudyError(
+        f"{none if n_unread >= n_asked else some}, so what it chose is not known. Does it "
+        "answer in the format that it is asked for, and does `max_tokens` leave it room? It "
+        f"replied {shown}."
+    )
 
 
 def _shown(text: str) -> str:

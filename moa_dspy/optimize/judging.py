@@ -24,7 +24,7 @@ from moa_dspy.errors import (
     UnknownCallError,
 )
 from moa_dspy.judges.base import Judgement, as_judgement, texts_of
-from moa_dspy.optimize.early_facts import Cost
+from moa_dspy.optimize.early_facts import Cost, check_readable
 from moa_dspy.optimize.judge_facts import (
     JudgeDiagnostics,
     JudgedPair,
@@ -86,6 +86,7 @@ class Judging:
     agreement: tuple[Any, Any] = (None, None)
     costs: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     n_made: int = 0
+    _n_lost: int = 0
     _known: dict[tuple[str, Texts, Texts], Judgement] = field(default_factory=dict)
     _answers: dict[tuple[str, str], Any] = field(default_factory=dict)
     _rows: dict[str, dspy.Example] = field(default_factory=dict)
@@ -310,6 +311,8 @@ class Judging:
             found = self._ask(self.options.judge, row, first, second)
             with self._lock:
                 self._rows[row.id] = row
+                if key not in self._known:
+                    self._n_lost += found.excluded in ("unparsable", "failed")
                 self._known.setdefault(key, found)
             self._check_readable()
         return self._known[key] if one == first else self._known[key].turned
@@ -351,18 +354,18 @@ class Judging:
 
     def _check_readable(self) -> None:
         """End a study whose judge cannot be read, or does not answer."""
+        n, n_lost = len(self._known), self._n_lost
+        if (n_lost < n and n < _FEWEST_ASKED) or n < _ALL_UNREAD or n_lost <= MOST_UNREAD * n:
+            return
         with self._lock:
-            known = list(self._known.items())
-        lost = [one for _, one in known if one.excluded in ("unparsable", "failed")]
-        n, n_lost = len(known), len(lost)
-        is_useless = n_lost == n >= _ALL_UNREAD
-        if is_useless or (n >= _FEWEST_ASKED and n_lost > MOST_UNREAD * n):
-            shown = "; ".join(self._unread(known))
-            raise StudyError(
-                f"{n_lost:,} of the first {n:,} verdicts of the judge ({self.options.label}) could "
-                f"not be read, so nothing can be decided by it. Does it answer in the format that "
-                f"it is asked for, and does `max_tokens` leave it room? Three of them: {shown}"
-            )
+            replies = self._unread(list(self._known.items()))
+        check_readable(
+            f"the judge ({self.options.label})",
+            n_asked=n,
+            n_unread=n_lost,
+            replies=replies,
+            most=MOST_UNREAD,
+        )
 
     def _unread(self, known: Sequence[tuple[Any, Judgement]]) -> tuple[str, ...]:
         lost = [one for _, one in sorted(known, key=lambda item: item[0]) if one.excluded]

@@ -9,6 +9,7 @@ import pytest
 
 from moa_dspy.adapters import PlainChat
 from moa_dspy.calls.budget import Budget
+from moa_dspy.diversity import Disagreement, EmbeddingDistance, TfidfDistance
 from moa_dspy.errors import DataError, MetricError, PoolError, StudyError
 from moa_dspy.judges import Jury, RecordedPairs
 from moa_dspy.mixture import MixtureOfAgents
@@ -172,13 +173,27 @@ def test_three_of_ten_replies_that_are_no_verdict_are_left_out() -> None:
 
 def test_a_judge_that_never_parses_ends_the_study_and_three_replies_are_shown() -> None:
     pool = pool_of(lambda prompt: f"I like {len(prompt)}")
-    with pytest.raises(StudyError, match=r"could not be read.*'I like .*'I like .*'I like "):
+    with pytest.raises(StudyError, match=r"None of the 1. replies of the judge .*(I like .*){3}"):
         searched(pool)
 
 
 def test_a_judge_that_does_not_answer_ends_the_study_at_the_probe() -> None:
     with pytest.raises(PoolError, match=r"The judge \(PairJudge judge\) does not answer: .*down"):
         searched(pool_of(RuntimeError("down")))  # type: ignore[arg-type]
+
+
+def test_the_diversity_of_open_answers_is_of_their_words_unless_told_otherwise() -> None:
+    pool = pool_of()
+    judge = pair_judge(pool)
+    assert isinstance(ModelSearch(pool=pool, judge=judge).options.diversity, TfidfDistance)
+    assert isinstance(ModelSearch(exact, pool).options.diversity, Disagreement)
+    embedded = EmbeddingDistance(lambda texts: [[1.0, float(len(text))] for text in texts])
+    assert ModelSearch(pool=pool, judge=judge, diversity=embedded).options.diversity is embedded
+
+
+def test_votes_of_open_answers_are_not_searched_unless_asked_for() -> None:
+    pool = pool_of()
+    assert ModelSearch(pool=pool, judge=pair_judge(pool)).options.space.combines == ("synthesize",)
 
 
 def exact(example: dspy.Example, prediction: dspy.Prediction) -> float:

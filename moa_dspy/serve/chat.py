@@ -27,7 +27,7 @@ from moa_dspy.calls.lm.stream import words
 from moa_dspy.dspy_internals import CLIENT_KEYS, lm15
 from moa_dspy.errors import ArchitectureError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.plan import Plan, Planner, Rules, afollow, follow
+from moa_dspy.plan import Plan, Planner, afollow, follow
 from moa_dspy.pool import Pool
 from moa_dspy.prediction import Answer, Response
 from moa_dspy.seats import Seats
@@ -247,12 +247,12 @@ def _asked(answer: Answer) -> tuple[Response, ...]:
 
 
 def _plain(response: Response) -> dict[str, Any]:
-    kept = {k: v for k, v in asdict(replace(response, values={})).items() if k != "values"}
-    return {**kept, "cuts": [asdict(cut) for cut in response.cuts]}
+    return {k: v for k, v in asdict(replace(response, values={})).items() if k != "values"}
 
 
 ChatEvent: TypeAlias = Any
-"""A ``StatusMessage`` per proposer, one ``Proposals``, ``StreamDeltaEvent``s, one ``ChatAnswer``."""
+"""First a ``StatusMessage`` per proposer and one ``Proposals``, then a ``StreamDeltaEvent`` per
+piece of the answer, at last one ``ChatAnswer``."""
 
 
 class ChatMixture:
@@ -283,10 +283,7 @@ class ChatMixture:
         writes = program.writer is not None
         last = len(program.layers) - 1
         self._proposers = [
-            [
-                ChatSeat(_first(seat), is_answer=not writes and depth == last)
-                for seat in layer.proposers
-            ]
+            [ChatSeat(_first(s), is_answer=not writes and depth == last) for s in layer.proposers]
             for depth, layer in enumerate(program.layers)
         ]
         seat = program.aggregator

@@ -247,7 +247,8 @@ def _asked(answer: Answer) -> tuple[Response, ...]:
 
 
 def _plain(response: Response) -> dict[str, Any]:
-    return {k: v for k, v in asdict(replace(response, values={})).items() if k != "values"}
+    kept = {k: v for k, v in asdict(replace(response, values={})).items() if k != "values"}
+    return {**kept, "cuts": list(kept["cuts"])}
 
 
 ChatEvent: TypeAlias = Any
@@ -306,9 +307,8 @@ class ChatMixture:
     @property
     def answering_agents(self) -> tuple[str, ...]:
         """Names of the agents whose reply can be the answer."""
-        if self.architecture.combine == "synthesize":
-            return (str(self.architecture.aggregator),)
-        return tuple(dict.fromkeys(self.architecture.layers[-1]))
+        writes = self.architecture.combine == "synthesize"
+        return (str(self.architecture.aggregator),) if writes else self.architecture.layers[-1]
 
     def _plan(self, request: Any) -> Plan:
         planner = Planner(

@@ -320,7 +320,7 @@ def _usage(answer: ChatAnswer) -> dict[str, Any]:
     # OpenAI's clients need the details, which are numbers; what endpoints cached is not known.
     return {
         "input_tokens": counted["prompt_tokens"],
-        "input_tokens_details": {"cached_tokens": 0},
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": counted["completion_tokens"],
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": counted["total_tokens"],

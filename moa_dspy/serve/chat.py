@@ -33,8 +33,8 @@ from moa_dspy.prediction import Answer, Response
 from moa_dspy.seats import Seats
 from moa_dspy.signatures import REFERENCES_HEADING, separated
 
-_CHAT: Final = dspy.Signature("chat -> answer")
-_CHOICE: Final = dspy.Signature("chat -> best")
+_CHAT: Final = dspy.ensure_signature("chat -> answer")
+_CHOICE: Final = dspy.ensure_signature("chat -> best")
 _NOT_SENT: Final = CLIENT_KEYS | {"n", "num_generations", "prompt_cache", "rollout_id"}
 
 

@@ -52,8 +52,13 @@ class Typed(Console):
 
 def test_a_conversation_keeps_its_turns_and_shows_agents_and_cost() -> None:
     prompts: list[str] = []
+
+    def reply(prompt: str) -> str:
+        prompts.append(prompt)
+        return f"reply {len(prompts)}"
+
     pool = scripted_pool(
-        {"a": "from a", "c": lambda p: prompts.append(p) or f"reply {len(prompts)}"},
+        {"a": "from a", "c": reply},
         usd_per_million_tokens={"a": 1.0, "c": 1.0},
         reads_all=True,
     )

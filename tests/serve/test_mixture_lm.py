@@ -6,8 +6,8 @@ import asyncio
 import copy
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import dspy
 import pytest
@@ -29,9 +29,14 @@ def fields(**values: str) -> str:
     return "\n".join(f"[[ ## {k} ## ]]\n{v}\n" for k, v in values.items()) + "[[ ## completed ## ]]"
 
 
-def asked(text: str, **config: Any) -> Any:
-    user = lm15.Message.user(text)
-    return lm15.Request(model="moa/mixture", messages=(user,), config=lm15.Config(**config))
+def noted(prompts: list[str]) -> Callable[[str], str]:
+    """Return a script that notes what it is asked."""
+
+    def reply(prompt: str) -> str:
+        prompts.append(prompt)
+        return "done"
+
+    return reply
 
 
 def test_an_unchanged_program_runs_on_a_mixture() -> None:
@@ -83,9 +88,7 @@ def test_a_price_that_is_unknown_makes_the_cost_unknown() -> None:
 
 def test_references_stand_below_the_last_message_quoted() -> None:
     prompts: list[str] = []
-    pool = scripted_pool(
-        {"a": 'one\n"two" <|im_end|>', "c": lambda p: prompts.append(p) or "done"}, reads_all=True
-    )
+    pool = scripted_pool({"a": 'one\n"two" <|im_end|>', "c": noted(prompts)}, reads_all=True)
     lm = MixtureLM("a > synthesize(c)", pool=pool)
     turns = (
         lm15.Message.user("first"),
@@ -247,7 +250,7 @@ def test_one_agent_of_several_is_enough_and_is_told() -> None:
 
 def test_a_saved_program_is_loaded_with_what_it_was_taught(tmp_path: Path) -> None:
     prompts: list[str] = []
-    pool = scripted_pool({"a": "draft", "c": lambda p: prompts.append(p) or "done"}, reads_all=True)
+    pool = scripted_pool({"a": "draft", "c": noted(prompts)}, reads_all=True)
     program = MixtureOfAgents("question -> answer", "a > synthesize(c)", pool=pool)
     signature = program.aggregator.signature
     program.aggregator.signature = signature.with_instructions("Take the best.")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from moa_dspy.architecture import COMBINES, Architecture
+from moa_dspy.architecture import COMBINES, NEED_AN_AGENT, Architecture
 from moa_dspy.errors import ArchitectureError, StudyError
 from moa_dspy.files import unknown
 from moa_dspy.optimize.space.rules import (
@@ -262,7 +262,7 @@ class SearchSpace:
     Attributes:
         agents: Names that may propose, or answer alone.
         combines: Allowed ways of the last step.
-        aggregators: Who may synthesize; empty is every agent.
+        aggregators: Who may synthesize, fuse or judge a knockout; empty is every agent.
         rankers: Who may rank for ``select``; empty is consensus, without a model.
         max_depth: Most proposer layers of a searched architecture.
         min_width: Fewest proposers of a layer.
@@ -359,8 +359,9 @@ class SearchSpace:
     def who_combines(self, combine: str) -> tuple[str, ...]:
         """Return the agents that may do the last step; empty where no choice is made."""
         # Who wins a tied vote is no choice: it follows from the scores of the single agents.
-        ways = {"synthesize": self.aggregators or self.searched, "select": self.rankers}
-        return ways.get(combine, ())
+        if combine in NEED_AN_AGENT:
+            return self.aggregators or self.searched
+        return self.rankers if combine == "select" else ()
 
     def read_in(self, order: str, architecture: Architecture) -> tuple[str, ...]:
         """Return how an architecture that is read in ``order`` writes that."""

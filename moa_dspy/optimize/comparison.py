@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import dspy
@@ -20,7 +20,7 @@ from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.pareto import names_of
 from moa_dspy.optimize.progress import Progress
 from moa_dspy.optimize.racing import TrialJudge
-from moa_dspy.optimize.result import SystemScore, TrialRecord
+from moa_dspy.optimize.result import ComparedSystems, SystemScore, TrialRecord
 from moa_dspy.optimize.selection import best_on_val
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.winrate.diagnostics import oracle
@@ -28,6 +28,7 @@ from moa_dspy.winrate.intervals import Interval, mean_interval
 from moa_dspy.winrate.tests import examples_needed, simultaneous_intervals
 from moa_dspy.winrate.verdict import (
     CostVerdict,
+    CrossFitted,
     Verdict,
     cost_verdict,
     cost_verdicts,
@@ -157,18 +158,6 @@ def _fixed_baselines(options: SearchOptions, ranking: Sequence[str]) -> list[Bas
 
 
 @dataclass(frozen=True, slots=True)
-class ComparedSystems:
-    """Rows on val and test by name, paired differences on test, and the verdict."""
-
-    val: Mapping[str, SystemScore]
-    test: Mapping[str, SystemScore]
-    differences: Mapping[str, Interval]
-    verdict: Verdict
-    cost_verdict: CostVerdict | None = None
-    front_verdicts: Mapping[str, CostVerdict] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class _Measured:
     """The outcomes of a baseline on the rows that could be measured, in the rows' order."""
 
@@ -209,6 +198,7 @@ def compare_on_test(
     ranking: Sequence[str],
     may_announce: bool,
     front: Sequence[TrialRecord] = (),
+    on_val: CrossFitted | None = None,
 ) -> ComparedSystems:
     """Measure the pick, every baseline and every single agent on the test rows, once.
 
@@ -227,6 +217,8 @@ def compare_on_test(
         ranking: Single agents by val score, best first.
         may_announce: Whether workers may begin with all of them at once.
         front: The Pareto front, best first.
+        on_val: Scores on val of pick and best single agent, each row judged by a choice made
+            without it.
     """
     if may_announce:
         wanted = [one.architecture for one in baselines if one.architecture is not None]
@@ -236,13 +228,13 @@ def compare_on_test(
     test = {one.name: measure(one, splits.test) for one in baselines}
     val = {one.name: measure(one, splits.val) for one in baselines}
     oracles = [measure.oracle(ranking, rows) for rows in (splits.test, splits.val)]
-    decided = _verdict(test["pick"], test["best_single"], val, min_gain=options.min_gain)
+    decided = _verdict(test["pick"], test["best_single"], val, on_val, min_gain=options.min_gain)
     return ComparedSystems(
         val=_ordered({**{name: one.row() for name, one in val.items()}, "oracle": oracles[1]}),
         test=_ordered({**{name: one.row() for name, one in test.items()}, "oracle": oracles[0]}),
         differences=_differences(test, decided),
         verdict=decided,
-        cost_verdict=_cost_verdict(options, test),
+        cost_verdict=_cost_verdict(options, test, on_val),
         front_verdicts=_front_verdicts(
             options, test, val, front, lambda b: measure(b, splits.test)
         ),
@@ -265,7 +257,9 @@ def _differences(test: Mapping[str, _Measured], decided: Verdict) -> dict[str, I
     return primary | simultaneous_intervals(pick.scores, others, confidence=level)
 
 
-def _cost_verdict(options: SearchOptions, test: Mapping[str, _Measured]) -> CostVerdict | None:
+def _cost_verdict(
+    options: SearchOptions, test: Mapping[str, _Measured], on_val: CrossFitted | None
+) -> CostVerdict | None:
     """Return whether the pick is as good as the best agent of all, for less.
 
     None without a cost among objectives and limits, or where it was not measured.
@@ -283,6 +277,8 @@ def _cost_verdict(options: SearchOptions, test: Mapping[str, _Measured]) -> Cost
         single.scores,
         costs=_costs(pick),
         single_costs=_costs(single),
+        # One difference has one interval; against another agent val says nothing.
+        val=on_val if single is test["best_single"] else None,
         cost=cost,
         names=(str(pick.baseline.architecture), str(single.baseline.architecture)),
         margin=options.min_gain,
@@ -374,9 +370,14 @@ class _Measurer:
 
 
 def _verdict(
-    pick: _Measured, single: _Measured, val: Mapping[str, _Measured], *, min_gain: float
+    pick: _Measured,
+    single: _Measured,
+    val: Mapping[str, _Measured],
+    on_val: CrossFitted | None,
+    *,
+    min_gain: float,
 ) -> Verdict:
-    """Return the verdict from the test rows that both were measured on."""
+    """Return the verdict from the test rows that both were measured on, and from val."""
     common = [row for row in pick.outcomes if row in single.outcomes]
     chosen, baseline = pick.baseline.architecture, single.baseline.architecture
     assert chosen is not None  # neither is a baseline that may be left out
@@ -386,6 +387,7 @@ def _verdict(
             scores([pick.outcomes[row] for row in common]),
             scores([single.outcomes[row] for row in common]),
             pick_is_single=not chosen.layers,
+            val=on_val,
             names=names,
             min_gain=min_gain,
         )

@@ -45,6 +45,18 @@ class SystemScore:
 
 
 @dataclass(frozen=True, slots=True)
+class ComparedSystems:
+    """Rows on val and test by name, paired differences on test, and the verdict."""
+
+    val: Mapping[str, SystemScore]
+    test: Mapping[str, SystemScore]
+    differences: Mapping[str, Interval]
+    verdict: Verdict
+    cost_verdict: CostVerdict | None = None
+    front_verdicts: Mapping[str, CostVerdict] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class TrialRecord:
     """One architecture that the search measured on validation rows."""
 

@@ -15,8 +15,8 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget, Ledger, spending_under
 from moa_dspy.errors import BudgetReachedError, UnknownCallError
 from moa_dspy.optimize.comparison import Baseline, measure_random_baseline, random_draws
+from moa_dspy.optimize.conclusion import EvidenceBuilder
 from moa_dspy.optimize.evaluate import Evaluator
-from moa_dspy.optimize.evidence import EvidenceBuilder
 from moa_dspy.optimize.forecast import Prices, baseline_architectures
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.pareto import names_of

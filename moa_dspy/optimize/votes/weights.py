@@ -81,8 +81,9 @@ def learned_weights(ballots: Ballots, *, ridge: float | None = None) -> tuple[_F
 def _log_odds(ballots: Ballots) -> _Floats:
     n = ballots.scores.shape[1]
     share = ballots.scores.mean(1).clip(0.5 / n, 1 - 0.5 / n)
-    odds: _Floats = np.log(share / (1 - share))
-    return odds - odds.mean()
+    odds = np.log(share / (1 - share))
+    centred: _Floats = odds - odds.mean()
+    return centred
 
 
 def _fit(table: _Table, x: _Floats, *, ridge: float) -> tuple[_Floats, float]:
@@ -91,8 +92,7 @@ def _fit(table: _Table, x: _Floats, *, ridge: float) -> tuple[_Floats, float]:
     columns = np.column_stack([np.ones(n_agents), x, np.eye(n_agents)])
     penalty = np.r_[_FREE, _FREE, np.full(n_agents, ridge)]
     seen = table.given @ columns
-    at = np.zeros(len(penalty))
-    at[0] = 1.0
+    at = _alike(len(penalty))
     loss, slope, bend = _likelihood(table, seen, at, penalty)
     for _ in range(_N_NEWTON_STEPS):
         step, before = np.linalg.solve(bend, slope), loss
@@ -108,6 +108,13 @@ def _fit(table: _Table, x: _Floats, *, ridge: float) -> tuple[_Floats, float]:
     return columns @ at, float(evidence)
 
 
+def _alike(n: int) -> _Floats:
+    """Return the parameters of weights that are all 1: what rows do not tell stays there."""
+    found = np.zeros(n)
+    found[0] = 1.0
+    return found
+
+
 def _likelihood(
     table: _Table, seen: _Floats, at: _Floats, penalty: _Floats
 ) -> tuple[float, _Floats, _Floats]:
@@ -119,11 +126,12 @@ def _likelihood(
     size = np.add.reduceat(chance, starts)
     chance /= size.repeat(sizes)
     told = utility - np.log(size).repeat(sizes)
-    loss = 0.5 * float(penalty @ at**2) - float(worth @ told)
+    strays = at - _alike(len(at))
+    loss = 0.5 * float(penalty @ strays**2) - float(worth @ told)
     expected = np.add.reduceat(worth, starts).repeat(sizes) * chance
     mean = np.add.reduceat(chance[:, None] * seen, starts, axis=0).repeat(sizes, axis=0)
     scaled = (seen - mean) * np.sqrt(expected)[:, None]
-    return loss, penalty * at - (worth - expected) @ seen, scaled.T @ scaled + np.diag(penalty)
+    return loss, penalty * strays - (worth - expected) @ seen, scaled.T @ scaled + np.diag(penalty)
 
 
 Members: TypeAlias = tuple[str, ...]
@@ -329,8 +337,8 @@ def _counted(
     n_each = len(rows) // ranked.codes.shape[1]
     # Columns stand row by row, each row's draws side by side.
     places = (outside[:, None] * n_each + np.arange(n_each)).ravel()
-    at = np.ix_(seats, places)
+    at = np.ix_(np.array(seats), np.array(places))
     won = won_by(codes[at], right[at].astype(np.float32), counts)
-    told = np.ix_(seats, outside)
+    told = np.ix_(np.array(seats), np.array(outside))
     recorded = won_by(ranked.codes[told], ranked.scores[told], counts)
     return recorded, won.reshape(len(outside), n_each).mean(1)

@@ -20,8 +20,7 @@ from moa_dspy.errors import ArchitectureError
 COMBINES: Final = ("synthesize", "select", "vote", "fuse", "knockout")
 """How the last step turns references into an answer."""
 
-NEED_AN_AGENT: Final = ("synthesize", "fuse", "knockout")
-"""Those that no architecture can do without an aggregator."""
+_NEED_AN_AGENT: Final = ("synthesize", "fuse", "knockout")
 
 _NAME = re.compile(r"[^\s>+*()]+")
 
@@ -165,7 +164,7 @@ class Architecture:
             )
 
     def _check_aggregator(self) -> None:
-        needs_one = self.combine in NEED_AN_AGENT or not self.layers
+        needs_one = self.combine in _NEED_AN_AGENT or not self.layers
         if needs_one and self.aggregator is None:
             raise ArchitectureError("`aggregator` must name an agent, but got None.")
         if not self.layers and self.combine != "synthesize":
@@ -248,7 +247,8 @@ class Architecture:
     def agents(self) -> tuple[str, ...]:
         """Every agent that sits somewhere, sorted, each once."""
         seats = {name for layer in self.layers for name in layer}
-        return tuple(sorted(seats | {name for name in (self.aggregator, self.analyst) if name}))
+        last = (self.aggregator, self.analyst)
+        return tuple(sorted(seats | {name for name in last if name is not None}))
 
     @property
     def reading(self) -> tuple[int, ...]:
@@ -271,7 +271,7 @@ class Architecture:
     @property
     def aggregator_calls_a_model(self) -> bool:
         """Whether the last step asks a language model."""
-        return self.combine in NEED_AN_AGENT or (
+        return self.combine in _NEED_AN_AGENT or (
             self.combine == "select" and self.aggregator is not None
         )
 

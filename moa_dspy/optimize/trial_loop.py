@@ -25,6 +25,7 @@ from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.selection import Choice, choose
 from moa_dspy.optimize.shares import BudgetShares
 from moa_dspy.optimize.singles import SingleAgents
+from moa_dspy.optimize.space.rules import combines_told_apart
 from moa_dspy.optimize.surrogate.acquisition import Acquisition
 from moa_dspy.optimize.surrogate.features import Kernels, Traits
 from moa_dspy.optimize.trials import Proposal, Trials, make_study
@@ -130,7 +131,9 @@ class TrialLoop:
             n_arms=2 * options.n_trials,  # the random baseline has as many
         )
         pair = singles.pair(options.diversity)
-        traits = Traits(singles.means, pair, options.space.prompts)
+        space = options.space
+        combines = combines_told_apart(space.combines, space.listed)
+        traits = Traits(singles.means, pair, space.prompts, combines)
         prices = Prices(singles.forecast, names_of(options.objectives), options.seed)
         acquisition = Acquisition(
             options.space, Kernels.of(traits), singles.canonical, options.seed, prices.at

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from moa_dspy.architecture import COMBINES, NEED_AN_AGENT, Architecture
+from moa_dspy.architecture import COMBINES, Architecture
 from moa_dspy.errors import ArchitectureError, StudyError
 from moa_dspy.files import unknown
 from moa_dspy.optimize.space.rules import (
@@ -359,9 +359,8 @@ class SearchSpace:
     def who_combines(self, combine: str) -> tuple[str, ...]:
         """Return the agents that may do the last step; empty where no choice is made."""
         # Who wins a tied vote is no choice: it follows from the scores of the single agents.
-        if combine in NEED_AN_AGENT:
-            return self.aggregators or self.searched
-        return self.rankers if combine == "select" else ()
+        ways = {"select": self.rankers, "vote": ()}
+        return ways.get(combine, self.aggregators or self.searched)
 
     def read_in(self, order: str, architecture: Architecture) -> tuple[str, ...]:
         """Return how an architecture that is read in ``order`` writes that."""

@@ -41,7 +41,7 @@ from moa_dspy.optimize.progress import Progress, ShowSnapshot, silent
 from moa_dspy.optimize.prompts.joint import JointSearch, with_prompts
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord
-from moa_dspy.optimize.selection import Limits
+from moa_dspy.optimize.selection import Choice, Limits
 from moa_dspy.optimize.shares import check_budget, check_prices
 from moa_dspy.optimize.singles import (
     N_SINGLE_BLOCKS,
@@ -254,9 +254,7 @@ def run_search(
     front = front_of(loop.builder, choice)
     held = cross_fitted(loop.builder.evidence(), seed=options.seed)
     with spending_under(ledger):
-        compared = _compared(
-            options, splits, progress, loop, choice.picked, best, random, front, held
-        )
+        compared = _compared(options, splits, progress, loop, choice, best, random, front, held)
     recommended = recommended_of(choice, compared, best)
     result = make_result(
         loop.builder,
@@ -280,7 +278,7 @@ def _compared(
     splits: Splits,
     progress: Progress,
     loop: TrialLoop,
-    picked: Architecture,
+    choice: Choice,
     best: Architecture,
     random: Baseline,
     front: Sequence[TrialRecord],
@@ -288,7 +286,7 @@ def _compared(
 ) -> ComparedSystems:
     """Measure the pick, the baselines and the Pareto front on the test rows, once."""
     ranking = loop.singles.ranking
-    baselines = compared_baselines(options, ranking, picked, best, random)
+    baselines = compared_baselines(options, ranking, choice.picked, best, random)
     evaluator, may_announce = loop.evaluator, loop.may_announce
     on_val = None if held is None else (held.pick.tolist(), held.single.tolist())
     return compare_on_test(

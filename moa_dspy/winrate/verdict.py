@@ -121,13 +121,9 @@ def verdict(
     (cross-fitting): their differences are then as honest as those of new rows, and are tested
     together with them, each for 0.9 of an example.
 
-    The test is paired and takes the mid-p value: McNemar's exact test never exceeds its level,
-    but keeps so far below it that a gain of 8 points at 20 % discordance on 200 examples is
-    found in 78.6 % instead of 82.5 %; the mid-p keeps the level in all but rare cases (Fagerland,
-    Lydersen & Laake, BMC Medical Research Methodology 13:91, 2013). Its size, summed over all
-    outcomes, is at most 0.0502 at 5 % for 4 to 200 examples of which up to half differ; where
-    nearly all of fewer than 30 examples differ it can reach 0.073. For graded scores it is the
-    mid-p of the sign-flip test.
+    The test is paired and takes the mid-p value: of McNemar's test, of the sign-flip test for
+    graded scores. Its size is at most 0.0502 at 5 % for 4 to 200 examples of which up to half
+    differ (Fagerland, Lydersen & Laake, BMC Medical Research Methodology 13:91, 2013).
 
     Args:
         pick: Scores in [0, 1] of what the search chose, per example of the test rows.

@@ -114,12 +114,10 @@ def verdict(
     reject. In this order: a pick that is a single model needs no test; above 0, which is
     p <= alpha, is "mixture"; below ``min_gain`` is "single", since a gain worth having is excluded;
     anything else is "not_enough_examples". ``n_more`` then aims at power 0.8 to find ``min_gain``
-    or, where there are that many examples already, at power 1 - alpha: with those the two ends
-    leave nothing undecided.
+    or, where there are that many already, at power 1 - alpha: then nothing is left undecided.
 
     The rows of val say something too, if each is judged by a choice that was made without it
-    (cross-fitting): their differences are then as honest as those of new rows, and are tested
-    together with them, each for 0.9 of an example.
+    (cross-fitting): their differences are tested with the others, each for 0.9 of an example.
 
     The test is paired and takes the mid-p value: of McNemar's test, of the sign-flip test for
     graded scores. Its size is at most 0.0502 at 5 % for 4 to 200 examples of which up to half

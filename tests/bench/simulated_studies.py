@@ -55,12 +55,13 @@ class World:
 
 
 NOTHING_PAYS = {
-    "one_dominant_model": World((0.75, *[0.45] * 5), 0.5),
+    "one_dominant_model": World((0.75, *[0.45] * 5), 1.0),
     "copies_of_one_model": World((0.6,) * 6, 0.5, copied=0.97),
     "pure_noise": World((0.1,) * 6, 0.0),
     "two_answers_by_chance": World((0.5,) * 6, 0.3, decoyed=1.0),
 }
-"""In the last one votes differ much from one agent and gain nothing: no pick is any better."""
+"""Where one dominates, the others are right on nothing that it misses: at a correlation of 0.5 a
+weighted vote gains 1.4 points. In the last one votes differ much from an agent and gain nothing."""
 PAYS = World((0.46,) * 7, 0.58, decoyed=0.5)
 """On 200,000 questions the vote of all gains 0.0801 over one of them at discordance 0.199."""
 

@@ -271,14 +271,13 @@ def make_result(
         recommended: The architecture of the program that is handed back.
         held: See ``cross_fitted``.
         front: See ``front_of``.
-        early: What the single agents told.
-        spent: By this search.
+        early: What the single agents told; ``spent``: by this search.
         stopped_by: The budget that ended the trials, or None.
         notes: On the tuning of prompts.
         prompts: Every prompt that was tried.
     """
     options, records, evidence = builder.options, builder.records, builder.evidence()
-    expected = None if held is None else held.expected
+    expected = held.expected if held else None
     whole = [one for one in evidence.measured if one.is_whole]
     return StudyResult(
         pick=choice.picked,

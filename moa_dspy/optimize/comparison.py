@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import dspy
@@ -22,7 +22,7 @@ from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.pareto import names_of
 from moa_dspy.optimize.progress import Progress
 from moa_dspy.optimize.racing import TrialJudge
-from moa_dspy.optimize.result import SystemScore, TrialRecord
+from moa_dspy.optimize.result import ComparedSystems, SystemScore, TrialRecord
 from moa_dspy.optimize.selection import best_on_val
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.winrate.intervals import Interval, mean_interval
@@ -30,6 +30,7 @@ from moa_dspy.winrate.preferences import oracle
 from moa_dspy.winrate.tests import examples_needed, simultaneous_intervals
 from moa_dspy.winrate.verdict import (
     CostVerdict,
+    CrossFitted,
     Verdict,
     cost_verdict,
     cost_verdicts,
@@ -159,20 +160,6 @@ def _fixed_baselines(options: SearchOptions, ranking: Sequence[str]) -> list[Bas
 
 
 @dataclass(frozen=True, slots=True)
-class ComparedSystems:
-    """Rows on val and test by name, paired differences on test, and the verdict."""
-
-    val: Mapping[str, SystemScore]
-    test: Mapping[str, SystemScore]
-    differences: Mapping[str, Interval]
-    verdict: Verdict
-    cost_verdict: CostVerdict | None = None
-    front_verdicts: Mapping[str, CostVerdict] = field(default_factory=dict)
-    direct: DirectComparison | None = None
-    judged: Mapping[str, Mapping[str, JudgedSystem]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class _Measured:
     """The outcomes of a baseline on the rows that could be measured, in the rows' order."""
 
@@ -219,6 +206,7 @@ def compare_on_test(
     ranking: Sequence[str],
     may_announce: bool,
     front: Sequence[TrialRecord] = (),
+    on_val: CrossFitted | None = None,
 ) -> ComparedSystems:
     """Measure the pick, every baseline and every single agent on the test rows, once.
 
@@ -237,6 +225,8 @@ def compare_on_test(
         ranking: Single agents by val score, best first.
         may_announce: Whether workers may begin with all of them at once.
         front: The Pareto front, best first.
+        on_val: Scores on val of pick and best single agent, each row judged by a choice made
+            without it.
     """
     if may_announce:
         wanted = [one.architecture for one in baselines if one.architecture is not None]
@@ -249,13 +239,16 @@ def compare_on_test(
     test |= {one.name: measure(one, splits.test) for one in baselines[2:]}
     val = {one.name: measure(one, splits.val) for one in baselines}
     oracles = [measure.oracle(ranking, rows) for rows in (splits.test, splits.val)]
-    decided = _verdict(test["pick"], test["best_single"], val, direct, min_gain=options.min_gain)
+    on_val = on_val if direct is None else None  # val's scores are not of the two directly
+    decided = _verdict(
+        test["pick"], test["best_single"], val, direct, on_val, min_gain=options.min_gain
+    )
     return ComparedSystems(
         val=_ordered({**{name: one.row() for name, one in val.items()}, "oracle": oracles[1]}),
         test=_ordered({**{name: one.row() for name, one in test.items()}, "oracle": oracles[0]}),
         differences=_differences(test, decided),
         verdict=decided,
-        cost_verdict=_cost_verdict(options, test),
+        cost_verdict=_cost_verdict(options, test, on_val),
         front_verdicts=_front_verdicts(
             options, test, val, front, lambda b: measure(b, splits.test)
         ),
@@ -280,7 +273,9 @@ def _differences(test: Mapping[str, _Measured], decided: Verdict) -> dict[str, I
     return primary | simultaneous_intervals(pick.scores, others, confidence=level)
 
 
-def _cost_verdict(options: SearchOptions, test: Mapping[str, _Measured]) -> CostVerdict | None:
+def _cost_verdict(
+    options: SearchOptions, test: Mapping[str, _Measured], on_val: CrossFitted | None
+) -> CostVerdict | None:
     """Return whether the pick is as good as the best agent of all, for less.
 
     None without a cost among objectives and limits, or where it was not measured.
@@ -298,6 +293,8 @@ def _cost_verdict(options: SearchOptions, test: Mapping[str, _Measured]) -> Cost
         single.scores,
         costs=_costs(pick),
         single_costs=_costs(single),
+        # One difference has one interval; against another agent val says nothing.
+        val=on_val if single is test["best_single"] else None,
         cost=cost,
         names=(str(pick.baseline.architecture), str(single.baseline.architecture)),
         margin=options.min_gain,
@@ -411,10 +408,11 @@ def _verdict(
     single: _Measured,
     val: Mapping[str, _Measured],
     direct: Sequence[float] | None,
+    on_val: CrossFitted | None,
     *,
     min_gain: float,
 ) -> Verdict:
-    """Return the verdict from the test rows that both were measured on.
+    """Return the verdict from the test rows that both were measured on, and from val.
 
     Where a judge compared the two directly: whether that win rate is above one half.
     """
@@ -427,6 +425,7 @@ def _verdict(
             direct or scores([pick.outcomes[row] for row in common]),
             [0.5] * len(direct or ()) or scores([single.outcomes[row] for row in common]),
             pick_is_single=not chosen.layers,
+            val=on_val,
             names=names,
             min_gain=min_gain,
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.early_facts import EarlyFacts
-from moa_dspy.optimize.judge_facts import JudgeFacts
+from moa_dspy.optimize.judge_facts import DirectComparison, JudgedSystem, JudgeFacts
 from moa_dspy.winrate import CostVerdict, Interval, Verdict
 
 
@@ -43,6 +43,20 @@ class SystemScore:
     seconds: float | None = None
     failures: float = 0.0
     note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedSystems:
+    """Rows on val and test by name, paired differences on test, and the verdict."""
+
+    val: Mapping[str, SystemScore]
+    test: Mapping[str, SystemScore]
+    differences: Mapping[str, Interval]
+    verdict: Verdict
+    cost_verdict: CostVerdict | None = None
+    front_verdicts: Mapping[str, CostVerdict] = field(default_factory=dict)
+    direct: DirectComparison | None = None
+    judged: Mapping[str, Mapping[str, JudgedSystem]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,12 @@ from moa_dspy.errors import BudgetReachedError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.comparison import (
     Baseline,
-    ComparedSystems,
     compare_on_test,
     compared_baselines,
 )
 from moa_dspy.optimize.conclusion import (
+    CrossFittedPick,
+    cross_fitted,
     final_facts,
     front_of,
     make_program,
@@ -45,8 +46,8 @@ from moa_dspy.optimize.options import (
 from moa_dspy.optimize.progress import Progress, ShowSnapshot, silent
 from moa_dspy.optimize.prompts.joint import JointSearch, with_prompts
 from moa_dspy.optimize.prompts.options import PromptOptions
-from moa_dspy.optimize.result import StudyResult, TrialRecord
-from moa_dspy.optimize.selection import Limits
+from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord
+from moa_dspy.optimize.selection import Choice, Limits
 from moa_dspy.optimize.shares import check_budget, check_prices
 from moa_dspy.optimize.singles import (
     N_SINGLE_BLOCKS,
@@ -271,14 +272,16 @@ def run_search(
     random = loop.measure_random_baseline(phases[-1])
     best = _best_single(singles.ranking, loop.trials.records, options.limits)
     front = front_of(loop.builder, choice)
+    held = cross_fitted(loop.builder.evidence(), seed=options.seed)
     with spending_under(ledger):
-        compared = _compared(options, splits, progress, loop, choice.picked, best, random, front)
+        compared = _compared(options, splits, progress, loop, choice, best, random, front, held)
     recommended = recommended_of(choice, compared, best)
     result = make_result(
         loop.builder,
         choice,
         compared,
         recommended,
+        held=held,
         front=front,
         early=early,
         spent=_difference(before, ledger.spending, seconds=time.monotonic() - started),
@@ -296,17 +299,19 @@ def _compared(
     splits: Splits,
     progress: Progress,
     loop: TrialLoop,
-    picked: Architecture,
+    choice: Choice,
     best: Architecture,
     random: Baseline,
     front: Sequence[TrialRecord],
+    held: CrossFittedPick | None,
 ) -> ComparedSystems:
     """Measure the pick, the baselines and the Pareto front on the test rows, once."""
     ranking = loop.singles.ranking
-    baselines = compared_baselines(options, ranking, picked, best, random)
+    baselines = compared_baselines(options, ranking, choice.picked, best, random)
     evaluator, may_announce = loop.evaluator, loop.may_announce
+    on_val = None if held is None else (held.pick.tolist(), held.single.tolist())
     return compare_on_test(
-        options, evaluator, splits, progress, baselines, ranking, may_announce, front
+        options, evaluator, splits, progress, baselines, ranking, may_announce, front, on_val
     )
 
 

@@ -15,9 +15,9 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget, Ledger, spending_under
 from moa_dspy.errors import BudgetReachedError, UnknownCallError
 from moa_dspy.optimize.comparison import Baseline, measure_random_baseline, random_draws
+from moa_dspy.optimize.conclusion import EvidenceBuilder
 from moa_dspy.optimize.early_facts import Cost
 from moa_dspy.optimize.evaluate import Evaluator
-from moa_dspy.optimize.evidence import EvidenceBuilder
 from moa_dspy.optimize.forecast import Prices, baseline_architectures
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.pareto import names_of
@@ -26,6 +26,7 @@ from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.selection import Choice, choose
 from moa_dspy.optimize.shares import BudgetShares
 from moa_dspy.optimize.singles import SingleAgents
+from moa_dspy.optimize.space.rules import combines_told_apart
 from moa_dspy.optimize.surrogate.acquisition import Acquisition
 from moa_dspy.optimize.surrogate.features import Kernels, Traits
 from moa_dspy.optimize.trials import Proposal, Trials, make_study
@@ -133,7 +134,9 @@ class TrialLoop:
             is_win_rate=evaluator.judging is not None and evaluator.judging.picks,
         )
         pair = singles.pair(options.diversity)
-        traits = Traits(singles.means, pair, options.space.prompts)
+        space = options.space
+        combines = combines_told_apart(space.combines, space.listed)
+        traits = Traits(singles.means, pair, space.prompts, combines)
         prices = Prices(singles.forecast, names_of(options.objectives), options.seed)
         acquisition = Acquisition(
             options.space, Kernels.of(traits), singles.canonical, options.seed, prices.at

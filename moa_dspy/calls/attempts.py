@@ -13,8 +13,9 @@ from typing import Any, Final, Protocol
 from moa_dspy.calls.budget import Ledger, Reservation
 from moa_dspy.calls.call import Call, SharedBackend, WritableBackend, canonical_json
 from moa_dspy.calls.reply import reply_facts
-from moa_dspy.calls.request import AgentCalls, CallRequest
-from moa_dspy.calls.retry import (
+from moa_dspy.calls.request import (
+    AgentCalls,
+    CallRequest,
     Limiter,
     backoff_seconds,
     hinted_seconds,

@@ -18,15 +18,13 @@ from moa_dspy.calls.budget import Ledger
 from moa_dspy.calls.call import (
     Call,
     CallBackend,
-    CallEstimate,
     MemoryCalls,
     SharedBackend,
     WritableBackend,
     call_key,
     canonical_json,
 )
-from moa_dspy.calls.request import AgentCalls, CallRequest
-from moa_dspy.calls.retry import Limiters, poll_seconds
+from moa_dspy.calls.request import AgentCalls, CallEstimate, CallRequest, Limiters, poll_seconds
 from moa_dspy.calls.scope import (
     Clock,
     Deadline,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
-import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -385,36 +384,4 @@ def _litellm(endpoint: Endpoint, *, asynchronous: bool) -> Any:
         "extra_headers": dict(endpoint.headers) or None,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    if endpoint.api_key:
-        _LOGGED_KEYS.add(endpoint.api_key)
     return AsyncLiteLLMClient(**given) if asynchronous else LiteLLMClient(**given)
-
-
-class LoggedKeys(logging.Filter):
-    """Masks keys in what LiteLLM logs: at the level DEBUG it writes requests with their keys."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._keys: frozenset[str] = frozenset()
-
-    def add(self, key: str) -> None:
-        """Mask ``key`` from now on; a short one, which would mask ordinary text, is left."""
-        if len(key) < _SHORTEST_KEY:
-            return
-        self._keys |= {key}
-        for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
-            logging.getLogger(name).addFilter(self)  # without effect the second time
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Mask the keys in ``record`` and let it pass."""
-        text = record.getMessage()
-        masked = text
-        for key in self._keys:
-            masked = masked.replace(key, "***")
-        if masked != text:
-            record.msg, record.args = masked, ()
-        return True
-
-
-_SHORTEST_KEY: Final = 6
-_LOGGED_KEYS: Final = LoggedKeys()

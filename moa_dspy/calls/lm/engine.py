@@ -22,7 +22,13 @@ from typing import Any, Final
 
 from moa_dspy.calls.call import Call
 from moa_dspy.calls.calls import Calls
-from moa_dspy.calls.lm.response import in_time, mask_keys, readable, stored_response
+from moa_dspy.calls.lm.response import (
+    LOGGED_KEYS,
+    in_time,
+    mask_keys,
+    readable,
+    stored_response,
+)
 from moa_dspy.calls.lm.stream import StreamedResponse, StreamState, as_stream, stream_of
 from moa_dspy.calls.request import AgentCalls, CallRequest
 from moa_dspy.calls.scope import current_scope
@@ -150,6 +156,7 @@ class Stored:
         """The engine that really asks the model."""
         with self._lock:
             if self._endpoint is None:
+                LOGGED_KEYS.add(self.caller.secrets)
                 self._endpoint = self._build()
             return self._endpoint
 

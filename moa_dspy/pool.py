@@ -80,6 +80,7 @@ def caller_of(agent: Agent, calls: Calls, *, secrets: tuple[str, ...] = ()) -> A
         secrets=_secrets(agent, secrets),
         retries=RetryPolicy(agent.num_retries),
         limiter=calls.limiters.of(agent.endpoint, agent.max_concurrent),
+        is_remote=not agent.is_local,
     )
 
 

@@ -6,6 +6,7 @@ Says which errors pass and how long to wait before the next attempt.
 from __future__ import annotations
 
 import math
+import os
 import random
 import threading
 from collections import deque
@@ -100,11 +101,55 @@ class Limiter:
         _finish(granted)
 
     def _grant(self) -> list[Slot]:
-        granted = []
-        while self._queue and (self._limit is None or self._n_granted < self._limit):
+        granted, limit = [], self.limit
+        while self._queue and (limit is None or self._n_granted < limit):
             self._n_granted += 1
             granted.append(self._queue.popleft())
         return granted
+
+
+class ConnectionSlots(Limiter):
+    """Slots for the connections of this process: half of the files that it may open, at most.
+
+    The rest is for connections that are kept idle, stores and everything else.
+    """
+
+    @property
+    def limit(self) -> int | None:
+        """Connections in use at a time, by the limit that holds now; None means any number."""
+        n_files = most_open_files()
+        if n_files is None:
+            return None
+        return max(_FEWEST_CONNECTIONS, min(n_files // 2, n_files - _OTHER_FILES))
+
+
+_FEWEST_CONNECTIONS: Final = 4
+_OTHER_FILES: Final = 128
+
+
+def most_open_files() -> int | None:
+    """Return how many files this process may have open; None means any number."""
+    try:
+        import resource
+    except ImportError:  # there is none on Windows
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def is_crowded() -> bool:
+    """Return whether three quarters of the files are open that this process may have open."""
+    most = most_open_files()
+    if most is None:
+        return False
+    try:
+        return 4 * len(os.listdir(_OPEN_FILES)) > 3 * most
+    except OSError:
+        return False
+
+
+_OPEN_FILES: Final = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+CONNECTIONS: Final = ConnectionSlots()
 
 
 def _finish(slots: list[Slot]) -> None:
@@ -125,6 +170,7 @@ class AgentCalls:
         secrets: Keys, to be masked in every failure.
         retries: Which failed attempts are followed by another.
         limiter: The slots of its endpoint, shared with the endpoint's other agents.
+        is_remote: Whether a request takes a connection, of which a process may have so many.
     """
 
     agent: str
@@ -134,6 +180,7 @@ class AgentCalls:
     secrets: tuple[str, ...] = field(default=(), repr=False)
     retries: RetryPolicy = field(default_factory=RetryPolicy)
     limiter: Limiter = field(default_factory=Limiter, compare=False, repr=False)
+    is_remote: bool = False
 
     @property
     def endpoint(self) -> str:

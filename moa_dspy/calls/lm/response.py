@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,10 +11,10 @@ from dataclasses import replace
 from typing import Any, Final
 
 from moa_dspy.calls.reply import BROKEN_OFF, SplitReply, split_reply
-from moa_dspy.calls.request import AgentCalls
+from moa_dspy.calls.request import AgentCalls, most_open_files
 from moa_dspy.calls.scope import DeadlineError
 from moa_dspy.dspy_internals import lm15, response_from_dict, response_to_dict
-from moa_dspy.errors import MoaError
+from moa_dspy.errors import CallError, MoaError
 
 _UNREADABLE: Final = (AttributeError, LookupError, TypeError, ValueError)
 """What a client's parser raises at JSON of an unexpected shape."""
@@ -25,12 +26,16 @@ def mask_keys(caller: AgentCalls) -> Iterator[None]:
 
     Keys are masked, for a server may quote the request's own header; what a parser
     raised at a reply becomes a ProviderError that says so.
+
+    Raises:
+        CallError: This process may open no more files: that is no failure of a model.
     """
     try:
         yield
     except Exception as error:
         for link in _chain(error):
             _mask(link, caller.without_secrets)
+        _check_open_files(error)
         if isinstance(error, _UNREADABLE) and not isinstance(error, MoaError):
             what = f"{type(error).__name__}: {error}"
             raise lm15.ProviderError(f"The endpoint's reply cannot be read: {what}") from error
@@ -87,6 +92,16 @@ def in_time() -> Iterator[None]:
         yield
     except DeadlineError as error:
         raise lm15.TimeoutError(str(error)) from error
+
+
+def _check_open_files(error: BaseException) -> None:
+    numbers = {link.errno for link in _chain(error) if isinstance(link, OSError)}
+    if numbers & {errno.EMFILE, errno.ENFILE}:
+        raise CallError(
+            "Too many open files: every request at a time needs a connection, and this process "
+            f"may open {most_open_files() or 'no more'} files. Raise the limit (`ulimit -n 4096`), "
+            "or lower `max_concurrent` of the agents or the number of threads."
+        ) from error
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -31,9 +31,16 @@ from moa_dspy.calls.lm.response import (
 )
 from moa_dspy.calls.lm.stream import StreamedResponse, StreamState, as_stream, stream_of
 from moa_dspy.calls.request import AgentCalls, CallRequest
-from moa_dspy.calls.scope import current_scope
+from moa_dspy.calls.scope import current_scope, interrupt_event
 from moa_dspy.calls.steps import PlanRun, Send, Step
-from moa_dspy.calls.timeout import aevents_within, awithin, events_within, within
+from moa_dspy.calls.timeout import (
+    aevents_unless,
+    aevents_within,
+    awithin,
+    events_unless,
+    events_within,
+    within,
+)
 from moa_dspy.dspy_internals import (
     achecked_stream,
     aclosing_stream,
@@ -269,7 +276,7 @@ class StoredEngine(Stored):
             return
         arriving = self.arriving(request, ask)
         try:
-            for event in self._arriving(request):
+            for event in events_unless(interrupt_event(), self._arriving(request)):
                 for shown in arriving.take(event):
                     step.has_shown = True
                     yield shown
@@ -341,8 +348,8 @@ class AsyncStoredEngine(Stored):
             return
         arriving = self.arriving(request, ask)
         try:
-            async with aclosing(self._arriving(request)) as events:
-                async for event in events:
+            async with aclosing(self._arriving(request)) as source:
+                async for event in aevents_unless(interrupt_event(), source):
                     for shown in arriving.take(event):
                         step.has_shown = True
                         yield shown

@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "agent": {"errors", "files", "local", "vendors"},
     "aggregators": {"data", "prediction", "references"},
     "architecture": {"errors"},
-    "calls": {"dspy_internals", "errors", "vendors"},
+    "calls": {"dspy_internals", "errors", "files", "vendors"},
     "cli": {
         "adapters",
         "calls",

@@ -22,8 +22,8 @@ from moa_dspy.agent import Agent
 from moa_dspy.calls.budget import Ledger
 from moa_dspy.calls.call import WritableBackend, canonical_json
 from moa_dspy.calls.calls import Calls
-from moa_dspy.calls.recording import Recording
 from moa_dspy.calls.store.database import database_url, shown_url
+from moa_dspy.calls.store.query import Recording
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.data import Splits, check_outputs, fields_read, fingerprint
 from moa_dspy.errors import DataError, PoolError, StoreError, StudyError

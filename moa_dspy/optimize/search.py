@@ -13,7 +13,7 @@ from dspy.teleprompt import Teleprompter
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget, Ledger, Spending, spending_under
-from moa_dspy.data.splits import Splits
+from moa_dspy.data.splits import Splits, make_splits
 from moa_dspy.errors import StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.comparison import (
@@ -49,7 +49,6 @@ from moa_dspy.optimize.singles import (
     probe,
 )
 from moa_dspy.optimize.space.space import SearchSpace
-from moa_dspy.optimize.splits import make_splits
 from moa_dspy.optimize.trial_loop import TrialLoop
 from moa_dspy.pool import Pool
 

@@ -26,9 +26,9 @@ from moa_dspy.calls.recording import Recording
 from moa_dspy.calls.store.database import database_url, shown_url
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.data import Splits, check_outputs, fields_read, fingerprint
+from moa_dspy.data.splits import make_splits
 from moa_dspy.errors import DataError, PoolError, StoreError, StudyError
 from moa_dspy.optimize.prompts.joint import with_prompts
-from moa_dspy.optimize.splits import make_splits
 from moa_dspy.optimize.study_file import StudyFile, read_study
 from moa_dspy.pool import Pool
 

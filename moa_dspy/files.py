@@ -6,6 +6,7 @@ An error is one line: place, value, choices.
 from __future__ import annotations
 
 import inspect
+import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -203,13 +204,18 @@ def unknown(field: str, name: str, known: Iterable[str]) -> StudyError:
     return StudyError(f"`{field}`: unknown {shown_value(name)}; known ones are {choices}.")
 
 
-def imported(field: str, name: str, known: Iterable[str]) -> Any:
+_BESIDE: Final[dict[str, Path]] = {}
+"""Modules that were imported from beside a file, and the folder of each."""
+
+
+def imported(field: str, name: str, known: Iterable[str], *, beside: Path | None = None) -> Any:
     """Return the object ``package.module:name``.
 
     Args:
         field: Of the study file.
         name: Its value.
         known: Names that could stand there instead.
+        beside: Folder of the study file; a module in it goes before an installed one.
 
     Raises:
         StudyError: If there is no such object; it names the field, the value and the choices.
@@ -219,6 +225,7 @@ def imported(field: str, name: str, known: Iterable[str]) -> Any:
     if not colon:
         raise StudyError(f"`{field}`: unknown {shown_value(name)}; known ones are {choices}.")
     try:
+        _import_from(beside, module.partition(".")[0])
         return getattr(import_module(module), attribute)
     except Exception as error:
         # The module is the user's: its code may raise anything.
@@ -227,7 +234,33 @@ def imported(field: str, name: str, known: Iterable[str]) -> Any:
         ) from error
 
 
-def made(field: str, name: str, known: Iterable[str], *, has: str) -> Any:
+def _import_from(folder: Path | None, top: str) -> None:
+    """Import a module that is beside a file, if it is there and was not imported before."""
+    here = folder.resolve() if folder is not None else None
+    if here is None or not (
+        (here / f"{top}.py").is_file() or (here / top / "__init__.py").is_file()
+    ):
+        return
+    if _BESIDE.get(top, here) != here:
+        # Another study's module of the same name.
+        for name in [one for one in sys.modules if one.partition(".")[0] == top]:
+            del sys.modules[name]
+    if top in sys.modules:
+        return
+    _BESIDE[top] = here
+    sys.path.insert(0, str(here))
+    try:
+        import_module(top)
+    finally:
+        sys.path.remove(str(here))
+        # At the end, where it hides nothing, for what the module imports later.
+        if str(here) not in sys.path:
+            sys.path.append(str(here))
+
+
+def made(
+    field: str, name: str, known: Iterable[str], *, has: str, beside: Path | None = None
+) -> Any:
     """Return an object of the user's own, or what its class or function makes without arguments.
 
     Args:
@@ -235,11 +268,12 @@ def made(field: str, name: str, known: Iterable[str], *, has: str) -> Any:
         name: Its value.
         known: Names that could stand there instead.
         has: A method that such an object has.
+        beside: As of ``imported``.
 
     Raises:
         StudyError: If it cannot be imported, making it fails, or it lacks the method.
     """
-    found = imported(field, name, known)
+    found = imported(field, name, known, beside=beside)
     if not hasattr(found, has) or isinstance(found, type):
         try:
             found = found()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from typing import Any, Final
 import dspy
 
 from moa_dspy.errors import DataError, StudyError
+
+_logger = logging.getLogger(__name__)
 
 
 def find_duplicates(rows: Sequence[dspy.Example]) -> list[tuple[str, str]]:
@@ -36,6 +39,22 @@ def find_duplicates(rows: Sequence[dspy.Example]) -> list[tuple[str, str]]:
         else:
             firsts[key] = name
     return pairs
+
+
+def without_repeated(rows: Sequence[dspy.Example], source: str) -> list[dspy.Example]:
+    """Return the rows that ask something new; how many are left out is logged.
+
+    Args:
+        rows: Examples with inputs and ids.
+        source: What the message calls them.
+    """
+    repeated = {name for _, name in find_duplicates(rows)}
+    if repeated:
+        _logger.warning(
+            "%s: %d of %d rows are left out, which ask what an earlier row asks.",
+            source, len(repeated), len(rows),
+        )  # fmt: skip
+    return [row for row in rows if str(row.id) not in repeated]
 
 
 def find_overlap(a: Sequence[dspy.Example], b: Sequence[dspy.Example]) -> list[tuple[str, str]]:

@@ -204,8 +204,8 @@ def unknown(field: str, name: str, known: Iterable[str]) -> StudyError:
     return StudyError(f"`{field}`: unknown {shown_value(name)}; known ones are {choices}.")
 
 
-_BESIDE: Final[dict[str, Path]] = {}
-"""Modules that were imported from beside a file, and the folder of each."""
+_BESIDE: Final[dict[str, tuple[Path, frozenset[str]]]] = {}
+"""Modules that were imported from beside a file: the folder, and all that came with each."""
 
 
 def imported(field: str, name: str, known: Iterable[str], *, beside: Path | None = None) -> Any:
@@ -241,21 +241,27 @@ def _import_from(folder: Path | None, top: str) -> None:
         (here / f"{top}.py").is_file() or (here / top / "__init__.py").is_file()
     ):
         return
-    if _BESIDE.get(top, here) != here:
-        # Another study's module of the same name.
-        for name in [one for one in sys.modules if one.partition(".")[0] == top]:
+    known = _BESIDE.get(top)
+    if known is not None and known[0] != here:
+        # Another study's module of the same name, with what it imported from its own folder.
+        for name in known[1] & set(sys.modules):
             del sys.modules[name]
-    if top in sys.modules:
+    elif top in sys.modules:
         return
-    _BESIDE[top] = here
+    before = set(sys.modules)
     sys.path.insert(0, str(here))
     try:
         import_module(top)
     finally:
-        sys.path.remove(str(here))
         # At the end, where it hides nothing, for what the module imports later.
-        if str(here) not in sys.path:
-            sys.path.append(str(here))
+        sys.path[:] = [*(one for one in sys.path if one != str(here)), str(here)]
+    new = (name for name in set(sys.modules) - before if _is_in(here, sys.modules[name]))
+    _BESIDE[top] = here, frozenset(new)
+
+
+def _is_in(folder: Path, module: object) -> bool:
+    path = Path(getattr(module, "__file__", None) or "")
+    return folder in path.parents and "site-packages" not in path.parts
 
 
 def made(

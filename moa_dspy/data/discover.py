@@ -29,7 +29,7 @@ OUTPUT_NAMES: Final = frozenset(
     | {"topic", "y"}
 )
 """Columns that usually hold the right answer."""
-ID_NAMES: Final = frozenset({"", "id", "idx", "index", "key", "no", "nr", "number", "uuid"})
+ID_NAMES: Final = frozenset({"", "id", "idx", "index", "no", "nr", "split", "uuid"})
 """Columns that name a row."""
 SPLITS: Final = ("train", "val", "test")
 _TAKEN: Final = frozenset(
@@ -41,7 +41,7 @@ MOST_CHOICES: Final = 12
 """Different answers up to which a column is taken for one of choices."""
 MOST_ROWS: Final = {"train": 100, "val": 200, "test": 300}
 """Rows of a study that is written for a large table."""
-FEWEST_ROWS: Final = 8
+SMALLEST_TABLE: Final = 8
 """Rows below which there is no study."""
 FEW_ROWS: Final = 100
 """Rows below which a verdict is rarely possible."""
@@ -68,10 +68,10 @@ class TableProfile:
         Raises:
             DataError: If it has no row, or fewer than a study needs.
         """
-        if len(records) < FEWEST_ROWS:
+        if len(records) < SMALLEST_TABLE:
             raise DataError(
-                f"{source} has {len(records)} rows, but a study needs {FEWEST_ROWS} at least, and "
-                f"about {FEW_ROWS} for a verdict."
+                f"{source} has {len(records)} rows, but a study needs at least {SMALLEST_TABLE}, "
+                f"and about {FEW_ROWS} for a verdict."
             )
         columns = tuple(dict.fromkeys(name for _, row in records for name in row))
         values = {name: [row.get(name) for _, row in records] for name in columns}
@@ -86,7 +86,8 @@ class TableProfile:
     def split_column(self) -> str | None:
         """The column that says train, val or test in every row, if there is one."""
         for name in self.columns:
-            if set(map(str, self.values[name])) <= set(SPLITS) and len(set(self.values[name])) > 1:
+            held = set(map(str, self.values[name]))
+            if {"val", "test"} <= held <= set(SPLITS):
                 return name
         return None
 
@@ -195,7 +196,7 @@ def split_sizes(n_rows: int) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class TableFaults:
-    """What is odd about the rows of a table, in numbers.
+    """Faults of the rows of a table, in numbers.
 
     Attributes:
         n_rows: All rows.
@@ -247,12 +248,13 @@ class TableFaults:
 
     def lines(self) -> Iterator[str]:
         """Yield a line on each fault."""
+        n_rows, other = self.n_rows, self.n_contradicting
         if self.n_blank:
-            yield f"{self.n_blank} of {self.n_rows} rows have no right answer and are left out."
+            yield f"Rows without a right answer, which are left out: {self.n_blank} of {n_rows}."
         if self.n_repeated:
-            yield f"{self.n_repeated} rows ask what an earlier row asks and are left out."
-        if self.n_contradicting:
-            yield f"{self.n_contradicting} of these have another right answer than the earlier row."
+            yield f"Rows that ask what an earlier row asks, which are left out: {self.n_repeated}."
+        if other:
+            yield f"Of these, rows with another right answer than the earlier one: {other}."
         n_labelled = self.n_rows - self.n_blank
         if n_labelled and self.n_commonest == n_labelled:
             yield (
@@ -266,8 +268,8 @@ class TableFaults:
             )
         if self.n_usable < FEW_ROWS:
             yield (
-                f"{self.n_usable} rows can be used. That is few: with about {FEW_ROWS} or more a "
-                "verdict becomes likely."
+                f"Rows that can be used: {self.n_usable}. That is few: a verdict becomes likely "
+                f"with about {FEW_ROWS} or more."
             )
 
 

@@ -253,8 +253,10 @@ def _import_from(folder: Path | None, top: str) -> None:
     try:
         import_module(top)
     finally:
-        # At the end, where it hides nothing, for what the module imports later.
-        sys.path[:] = [*(one for one in sys.path if one != str(here)), str(here)]
+        sys.path.remove(str(here))
+        if str(here) not in sys.path:
+            # At the end, where it hides nothing, for what the module imports later.
+            sys.path.append(str(here))
     new = (name for name in set(sys.modules) - before if _is_in(here, sys.modules[name]))
     _BESIDE[top] = here, frozenset(new)
 

@@ -177,6 +177,7 @@ class Metrics:
         self.calls = Counter("moa_agent_calls", "Requests to agents.", ["agent"], registry=made)
         self.tokens = Counter("moa_tokens", "Tokens of all agents.", ["kind"], registry=made)
         self.usd = Counter("moa_usd", "Price of the answers, where known.", ["key"], registry=made)
+        self.tasks = Gauge("moa_tasks", "Tasks of the server's event loop.", registry=made)
         gauges = {"answering": "Requests being answered.", "waiting": "Requests in the queue."}
         for name, text in gauges.items():
             gauge = Gauge(f"moa_{name}", text, registry=made)

@@ -162,8 +162,8 @@ class Flask(Benchmark):
     """Instructions with the skills they take: `instruction`, `reference`, `skills`, ...
 
     Also `domains`, `difficulty` and `task`, the data set that an instruction is from.
-    The authors write -1 where nobody judged: such a difficulty is None, such a domain is left
-    out. A folder has flask_evaluation.jsonl.
+    The authors write -1 where there is no judgement: such a difficulty is None, such a domain is
+    left out. A folder has flask_evaluation.jsonl.
     """
 
     name: str = "flask"

@@ -16,8 +16,8 @@ from moa_dspy.errors import BudgetReachedError, UnknownCallError
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.forecast import COSTS, TOP_K, baseline_combine, self_moa_of, top_k
 from moa_dspy.optimize.nodes import Outcome, means, scores
+from moa_dspy.optimize.objectives import names_of
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.pareto import names_of
 from moa_dspy.optimize.progress import Progress
 from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.result import SystemScore, TrialRecord

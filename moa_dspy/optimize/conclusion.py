@@ -11,7 +11,7 @@ from moa_dspy.optimize.comparison import ComparedSystems
 from moa_dspy.optimize.early_facts import EarlyFacts
 from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.evidence import EvidenceBuilder
-from moa_dspy.optimize.pareto import front, knee, names_of
+from moa_dspy.optimize.objectives import front, knee, names_of
 from moa_dspy.optimize.result import StudyResult, TrialRecord, versions
 from moa_dspy.optimize.selection import Choice, expected_score
 

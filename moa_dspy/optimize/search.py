@@ -51,6 +51,7 @@ from moa_dspy.optimize.singles import (
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.splits import make_splits
 from moa_dspy.optimize.trial_loop import TrialLoop
+from moa_dspy.optimize.trials import LiveStorage
 from moa_dspy.pool import Pool
 
 
@@ -83,8 +84,9 @@ class ModelSearch(Teleprompter):
         min_gain: Smallest gain worth having, as a share of the score.
         num_threads: Examples measured at the same time.
         seed: Of everything random.
-        sampler: An Optuna sampler that proposes instead of the surrogate model.
-        callbacks: Functions of (study, trial), called after each finished trial, as in Optuna.
+        sampler: An Optuna sampler that proposes instead of ``PerformanceDiversitySampler``.
+        callbacks: Functions of (study, trial), called after each finished trial, as in Optuna;
+            ``study.stop()`` ends the trials.
         prompts: Searches the aggregator's prompt too; the trainset tunes it.
 
     Raises:
@@ -155,6 +157,9 @@ class ModelSearch(Teleprompter):
             testset: Rows that are used once, after the pick.
             kwargs: Nothing else is accepted.
 
+        Ctrl-C ends the trials once the first mixture is tried; what is best up to then is still
+        compared on the test rows, unless it is pressed again.
+
         Raises:
             DataError: If a split is empty or two overlap.
             PoolError: If an agent answers none of the first three questions.
@@ -165,7 +170,7 @@ class ModelSearch(Teleprompter):
         if kwargs:
             raise StudyError(f"Unknown option {min(kwargs)!r} of compile; known is testset.")
         splits = make_splits(trainset, valset, testset, seed=self.options.seed)
-        self._outcome = run_search(self.options, student, splits)
+        self._outcome = run_search(self.options, student, splits, ends_on_interrupt=True)
         return self._outcome.program
 
     @property
@@ -218,6 +223,9 @@ def run_search(
     ledger: Ledger | None = None,
     workers: WorkerPool | None = None,
     node_cache: NodeCache | None = None,
+    storage: LiveStorage | None = None,
+    name: str | None = None,
+    ends_on_interrupt: bool = False,
     show: ShowSnapshot = silent,
 ) -> SearchOutcome:
     """Run the stages of one search in order, on rows with ids; see ``ModelSearch.compile``.
@@ -229,6 +237,10 @@ def run_search(
         ledger: Counts and limits what is spent; default: see ``_ledger_of``.
         workers: Ask ahead, in other processes too; None means the threads of this one ask.
         node_cache: Responses that are known already.
+        storage: Keeps the trials of the study while they run; None keeps them in memory.
+        name: Of the study there.
+        ends_on_interrupt: Whether Ctrl-C ends the trials and the best up to then is compared;
+            else, and before the first mixture, it is raised.
         show: Takes a snapshot at every step.
     """
     ledger = _ledger_of(options) if ledger is None else ledger
@@ -246,8 +258,19 @@ def run_search(
     early = singles.early_facts(estimate)
     progress.show("early facts", early=early)
     options = replace(options, space=replace(options.space, ranking=singles.ranking))
-    loop = TrialLoop.of(options, ledger, progress, evaluator, singles, joint, n_test=n_test)
-    phases, choice = loop.run(limit=options.n_trials), loop.choose()
+    loop = TrialLoop.of(
+        options,
+        ledger,
+        progress,
+        evaluator,
+        singles,
+        joint,
+        n_test=n_test,
+        storage=storage,
+        name=name,
+    )
+    phases = loop.run(limit=options.n_trials, ends_on_interrupt=ends_on_interrupt)
+    choice = loop.choose()
     random = loop.measure_random_baseline(phases[-1])
     best = _best_single(singles.ranking, loop.trials.records, options.limits)
     front = front_of(loop.builder, choice)

@@ -160,7 +160,7 @@ def suggest_layered(
     who = space.who_combines(combine)
     seats: tuple[str | None, ...] = (None,)
     if who:
-        chosen = str(trial.suggest_categorical(f"{combine}.aggregator", who))
+        chosen = str(trial.suggest_categorical(_aggregator_key(space, combine), who))
         seats = (chosen, *sorted(set(who) - {chosen}, key=ranking.index))
     may_sit = [name for name in ranking if name in space.searched]
     found = repaired(space.rules, wanted, seats, may_sit)
@@ -172,6 +172,12 @@ def suggest_layered(
     prompt = prompt_of(_one_of(trial, "prompt", space.prompts)) if asks_for_prompt else None
     read = order_of(order, layers[-1], read_by)
     return Architecture(layers, aggregator, combine, read, prompt).canonical
+
+
+def _aggregator_key(space: SearchSpace, combine: str) -> str:
+    """Return ``aggregator``, or another name where the choices are not those of synthesizing."""
+    is_shared = space.who_combines(combine) == space.who_combines("synthesize")
+    return "aggregator" if is_shared else f"{combine}.aggregator"
 
 
 def _one_of(trial: Suggests, name: str, choices: Sequence[str]) -> str:
@@ -233,7 +239,7 @@ def _last_step(space: SearchSpace, architecture: Architecture) -> Params | None:
         return {}
     if not architecture.aggregator_calls_a_model:
         return None if architecture.order else {}
-    chosen: Params = {f"{architecture.combine}.aggregator": str(architecture.aggregator)}
+    chosen: Params = {_aggregator_key(space, architecture.combine): str(architecture.aggregator)}
     orders = [one for one in space.orders if space.read_in(one, architecture) == architecture.order]
     if not orders:
         return None
@@ -345,9 +351,7 @@ class SearchSpace:
         comes first and the rest depends on it, which TPE models branch by branch. What
         breaks a limit is repaired by ``ranking``, best agent first.
         """
-        kinds = ["single", *(["layers"] if self.searches_layers else [])]
-        kinds += ["listed"] if self.listed else []
-        kind = trial.suggest_categorical("kind", kinds)
+        kind = self.suggest_kind(trial)
         if kind == "single":
             return Architecture.single(str(trial.suggest_categorical("agent", self.agents)))
         if kind == "listed":
@@ -355,6 +359,16 @@ class SearchSpace:
             return Architecture.parse(str(trial.suggest_categorical("listed", texts)))
         ranking = ranking or self.ranking or self.agents
         return suggest_layered(self, trial, ranking, read_by=self.ranking or ranking)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The choices of ``kind``."""
+        layers = ["layers"] if self.searches_layers else []
+        return ("single", *layers, *(["listed"] if self.listed else []))
+
+    def suggest_kind(self, trial: Suggests) -> str:
+        """Draw the kind of an architecture alone."""
+        return str(trial.suggest_categorical("kind", self.kinds))
 
     def who_combines(self, combine: str) -> tuple[str, ...]:
         """Return the agents that may do the last step; empty where no choice is made."""

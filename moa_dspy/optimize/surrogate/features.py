@@ -34,7 +34,9 @@ class Traits:
     scores: Mapping[str, float]
     pair: Callable[[str, str], float]
     prompts: Sequence[str] = ()
-    _known: dict[Architecture, dict[str, tuple[float, ...]]] = field(default_factory=dict)
+    _known: dict[Architecture, dict[str, tuple[float, ...]]] = field(
+        default_factory=dict, compare=False
+    )
 
     def blocks(self, architectures: Sequence[Architecture]) -> dict[str, FeatureMatrix]:
         """Return one (architectures, traits) matrix per block."""

@@ -187,7 +187,9 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
 
     def _scores(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> FeatureMatrix:
         """Return (trials, rows), the higher the better; one column where rows are not known."""
-        if trials and all(ROW_SCORES in trial.user_attrs for trial in trials):
+        if not trials:
+            return np.empty((0, 1))
+        if all(ROW_SCORES in trial.user_attrs for trial in trials):
             rows = [self._row_scores(study, trial) for trial in trials]
             found = np.full((len(rows), max(map(len, rows))), np.nan)
             for place, row in enumerate(rows):
@@ -217,7 +219,7 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
         lows, spans = values.min(0), np.ptp(values, axis=0)
         scaled = (values - lows) / np.where(spans > 0, spans, 1.0)
         if n_objectives == 1:
-            return scaled[:, 0]
+            return np.asarray(scaled[:, 0], np.float64)
         rng = np.random.default_rng([self._seed, n])
         parts = scaled * rng.dirichlet(np.ones(n_objectives))
         return np.asarray((parts.min(1) + 0.05 * parts.sum(1)) / 1.05, np.float64)

@@ -25,6 +25,7 @@ from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.sampler import ARCHITECTURE, ROW_SCORES, PerformanceDiversitySampler
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space.space import SearchSpace
+from moa_dspy.optimize.surrogate.acquisition import MOST_DRAWS
 
 _MOST_REPEATS = 4
 """Known architectures in a row after which a new one is drawn instead of asked for.
@@ -32,9 +33,6 @@ _MOST_REPEATS = 4
 An ask takes 10 ms after 100 trials and 40 after 1,000: few, so that a trial takes no longer
 to choose than a model takes to answer.
 """
-
-MOST_DRAWS = 2_000
-"""Known architectures drawn in a row after which the space counts as exhausted."""
 
 
 class SearchStudy(optuna.Study):
@@ -133,6 +131,7 @@ class Trials:
     records: dict[Architecture, TrialRecord] = field(default_factory=dict)
     _rng: random.Random = field(init=False)
     _n_repeats: int = 0
+    _n_held: int = 0
 
     def __post_init__(self) -> None:
         self._rng = random.Random(f"trials-{self.seed}")
@@ -159,6 +158,8 @@ class Trials:
 
         None if all of the space is measured.
         """
+        if self.space.size is not None and self._n_held >= self.space.size:
+            return None
         is_ours = isinstance(self.study.sampler, PerformanceDiversitySampler)
         while self._n_repeats < _MOST_REPEATS:
             trial = self.study.ask()
@@ -194,8 +195,8 @@ class Trials:
             return trial
         # All that a baseline outside of the space shares with others: some samplers learn only
         # from a choice that every trial made.
-        kinds = self.space.kinds
-        self.study.enqueue_trial({"kind": "layers" if "layers" in kinds else kinds[-1]})
+        kind = "layers" if self.space.searches_layers else "single"
+        self.study.enqueue_trial({"kind": kind})
         trial = self.study.ask()
         self.space.suggest_kind(trial)
         return trial
@@ -226,6 +227,7 @@ class Trials:
         A trial that a race stopped is pruned, and its values are those of its last report.
         """
         self.records[proposal.architecture] = record
+        self._n_held += self.space.holds(proposal.architecture)
         for name in ("rows", "score", "calls", "usd", "seconds"):
             trial.set_user_attr(name, getattr(record, name))
         if row_scores:
@@ -322,7 +324,7 @@ class LiveStorage(optuna.storages.InMemoryStorage):
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
         """Change the state here and in the database, which gets all else before."""
-        is_changed = super().set_trial_state_values(trial_id, state, values)
+        is_changed: bool = super().set_trial_state_values(trial_id, state, values)
         with self._plain_errors():
             self._write(trial_id)
             self._copy.set_trial_state_values(self._ids[trial_id], state, values)

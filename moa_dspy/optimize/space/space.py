@@ -1,7 +1,4 @@
-"""The search space: its options and their checks, its choices as Optuna parameters, and draws.
-
-Names of parameters are the schema of stored studies and stay as they are.
-"""
+"""The search space: its options and their checks, its choices as Optuna parameters, and draws."""
 
 from __future__ import annotations
 
@@ -345,11 +342,9 @@ class SearchSpace:
         )
 
     def suggest(self, trial: Suggests, ranking: Sequence[str] = ()) -> Architecture:
-        """Draw one architecture.
+        """Draw one architecture; what breaks a limit is repaired by ``ranking``, best first.
 
-        Parameter names are stable: they are the study's schema. The choice of ``kind``
-        comes first and the rest depends on it, which TPE models branch by branch. What
-        breaks a limit is repaired by ``ranking``, best agent first.
+        The choice of ``kind`` comes first, and which others are made depends on it.
         """
         kind = self.suggest_kind(trial)
         if kind == "single":
@@ -360,15 +355,11 @@ class SearchSpace:
         ranking = ranking or self.ranking or self.agents
         return suggest_layered(self, trial, ranking, read_by=self.ranking or ranking)
 
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """The choices of ``kind``."""
-        layers = ["layers"] if self.searches_layers else []
-        return ("single", *layers, *(["listed"] if self.listed else []))
-
     def suggest_kind(self, trial: Suggests) -> str:
         """Draw the kind of an architecture alone."""
-        return str(trial.suggest_categorical("kind", self.kinds))
+        layers = ["layers"] if self.searches_layers else []
+        kinds = ["single", *layers, *(["listed"] if self.listed else [])]
+        return str(trial.suggest_categorical("kind", kinds))
 
     def who_combines(self, combine: str) -> tuple[str, ...]:
         """Return the agents that may do the last step; empty where no choice is made."""
@@ -428,10 +419,7 @@ class SearchSpace:
         return self.rules.demand(architecture.layers, architecture.aggregator)
 
     def seated(self, architecture: Architecture) -> Architecture:
-        """Return the listed architecture that equals this one, for its order of seats; else this.
-
-        What the search makes itself is seated by name; what a user listed is asked as listed.
-        """
+        """Return the listed architecture that equals this one, for its order of seats; else this."""
         return self._as_listed.get(architecture, architecture)
 
     @cached_property

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain
 from math import sqrt
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -148,7 +149,9 @@ class Acquisition:
         """
         known = {*measured, *taken}
         rng = random.Random(f"propose-{self.seed}-{len(measured)}")
-        return self._promising(measured, scores, known, rng) or self._unknown(known, rng)
+        with _one_thread():
+            proposed = self._promising(measured, scores, known, rng)
+        return proposed or self._unknown(known, rng)
 
     def _promising(
         self,
@@ -214,6 +217,20 @@ class Acquisition:
         """Return how many calls per question were not made yet."""
         made = {node for one in measured for node in nodes_of(one)}
         return np.array([len(nodes_of(one) - made) for one in some], float)
+
+
+def _one_thread() -> AbstractContextManager[Any]:
+    """Have matrix products use one thread: several wait for each other longer than one takes."""
+    from threadpoolctl import ThreadpoolController
+
+    if not _CONTROLLER:
+        _CONTROLLER.append(ThreadpoolController())
+    limited: AbstractContextManager[Any] = _CONTROLLER[0].limit(limits=1, user_api="blas")
+    return limited
+
+
+_CONTROLLER: list[Any] = []
+"""Made once, as it looks through all libraries of the process."""
 
 
 def _most_telling(scores: FeatureMatrix) -> list[int]:

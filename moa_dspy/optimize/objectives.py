@@ -218,7 +218,7 @@ def _point(
     record: TrialRecord, objectives: Sequence[str], shrunk: Mapping[str, float] | None
 ) -> Point:
     """Return the values of the objectives, each the better the higher."""
-    values = []
+    values: list[float] = []
     for name in objectives:
         value = float(getattr(record, name))
         if name in _SCORES and shrunk is not None:

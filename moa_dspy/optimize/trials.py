@@ -15,7 +15,7 @@ import optuna
 import sqlalchemy as sa
 from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import exc
+from sqlalchemy import event, exc
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.store.database import database_url, shown_url
@@ -324,7 +324,7 @@ class LiveStorage(optuna.storages.InMemoryStorage):
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
         """Change the state here and in the database, which gets all else before."""
-        is_changed: bool = super().set_trial_state_values(trial_id, state, values)
+        is_changed = bool(super().set_trial_state_values(trial_id, state, values))
         with self._plain_errors():
             self._write(trial_id)
             self._copy.set_trial_state_values(self._ids[trial_id], state, values)
@@ -357,7 +357,7 @@ class LiveStorage(optuna.storages.InMemoryStorage):
 
     def _is_new(self, trial_id: int, table: str, key: str, value: Any) -> bool:
         place = (trial_id, table, key)
-        is_new = self._written.get(place) != value
+        is_new = bool(self._written.get(place) != value)
         self._written[place] = value
         return is_new
 
@@ -409,7 +409,7 @@ def _opened(url: sa.URL, place: Path | str) -> Any:
         place.unlink()
         storage = optuna.storages.RDBStorage(text)
     if url.get_backend_name() == "sqlite":
-        sa.event.listen(storage.engine, "connect", _let_others_read)
+        event.listen(storage.engine, "connect", _let_others_read)
         storage.engine.dispose()
     return storage
 

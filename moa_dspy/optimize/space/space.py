@@ -17,6 +17,7 @@ from moa_dspy.optimize.space.rules import (
     SpaceRules,
     Suggests,
     anonymous,
+    one_of,
     order_of,
     prompt_of,
     repaired,
@@ -164,9 +165,9 @@ def suggest_layered(
     if found is None:
         raise StudyError(f"No layered architecture of the space ends with {combine!r}.")
     layers, aggregator = found
-    order = _one_of(trial, "order", space.orders) if who else "name"
+    order = one_of(trial, "order", space.orders) if who else "name"
     asks_for_prompt = combine == "synthesize" and space.prompts
-    prompt = prompt_of(_one_of(trial, "prompt", space.prompts)) if asks_for_prompt else None
+    prompt = prompt_of(one_of(trial, "prompt", space.prompts)) if asks_for_prompt else None
     read = order_of(order, layers[-1], read_by)
     return Architecture(layers, aggregator, combine, read, prompt).canonical
 
@@ -175,10 +176,6 @@ def _aggregator_key(space: SearchSpace, combine: str) -> str:
     """Return ``aggregator``, or another name where the choices are not those of synthesizing."""
     is_shared = space.who_combines(combine) == space.who_combines("synthesize")
     return "aggregator" if is_shared else f"{combine}.aggregator"
-
-
-def _one_of(trial: Suggests, name: str, choices: Sequence[str]) -> str:
-    return str(trial.suggest_categorical(name, choices)) if len(choices) > 1 else choices[0]
 
 
 def _suggest_layer(space: SearchSpace, trial: Suggests, number: int) -> tuple[str, ...]:
@@ -419,7 +416,7 @@ class SearchSpace:
         return self.rules.demand(architecture.layers, architecture.aggregator)
 
     def seated(self, architecture: Architecture) -> Architecture:
-        """Return the listed architecture that equals this one, for its order of seats; else this."""
+        """Return the listed architecture that equals this one, with its order of seats, or this."""
         return self._as_listed.get(architecture, architecture)
 
     @cached_property
@@ -431,10 +428,7 @@ class SearchSpace:
         return frozenset(map(anonymous, self.listed))
 
     def layers(self, *, is_first: bool = False) -> Iterator[tuple[str, ...]]:
-        """Yield every layer that may be searched; many, when width and pool are large.
-
-        The ``is_first`` layers are fewer where some agents must be included.
-        """
+        """Yield every layer that may be searched; the first holds all that must be included."""
         return self.rules.layers(self.searched, is_first=is_first)
 
     def draw(self, rng: random.Random) -> Architecture:

@@ -162,6 +162,37 @@ def interval(gap: Printed) -> str:
     return f"{100 * gap['estimate']:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
+def collaboration(printed: Printed) -> str:
+    """Return what each reader gains over itself alone by reading references, per prompt."""
+    parts: list[str] = []
+    rows = printed["conditions"]
+    for tasks, layout in dict.fromkeys((row["tasks"], row["layout"]) for row in rows):
+        of_set = [row for row in rows if (row["tasks"], row["layout"]) == (tasks, layout)]
+        heads = ["reader", "reads", "references", "score", "minus alone"]
+        lines = [
+            [
+                f"`{row['reader']}`",
+                row["references"] if row["n"] else "nothing",
+                str(row["n"]),
+                _with_bounds(row["score"], "{:.0f}", " %"),
+                _with_bounds(row["gain"], "{:+.0f}") if row["n"] else "",
+            ]
+            for row in sorted(of_set, key=_reading_order)
+        ]
+        title = f"{tasks}, {layout} prompt, {of_set[0]['rows']} questions, 95 % intervals:"
+        parts += [title, "", _table(heads, lines), ""]
+    return "\n".join(parts)
+
+
+def _reading_order(row: Printed) -> tuple[str, bool, str, int]:
+    return row["reader"], row["n"] > 0, row["references"], row["n"]
+
+
+def _with_bounds(found: Sequence[float], form: str, unit: str = "") -> str:
+    middle, low, high = (form.format(100 * value) for value in found)
+    return f"{middle}{unit} [{low}, {high}]"
+
+
 def _percent(found: Printed) -> str:
     return f"{100 * found['estimate']:.0f} %"
 
@@ -199,5 +230,6 @@ KINDS: dict[str, Callable[[Printed], str]] = {
     "verdicts": statistics,
     "families": economy,
     "arms": prompts,
+    "conditions": collaboration,
 }
 """By a key that only this benchmark prints."""

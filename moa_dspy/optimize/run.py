@@ -262,7 +262,8 @@ class Runner:
         self._queue.clear()
         workers = QueueWorkers(self._queue, tasks, self._ledger)
         is_own = self._place.storage is None
-        storage = LiveStorage(self._place.optuna)
+        name = self._place.folder.resolve().name if is_own else study.name
+        storage = LiveStorage(self._place.optuna, name)
         try:
             outcome = run_search(
                 self._search().options,
@@ -272,7 +273,6 @@ class Runner:
                 workers=None if calls.replay_only else workers,
                 node_cache=self._node_cache,
                 storage=storage,
-                name=self._place.folder.resolve().name if is_own else study.name,
                 show=self._on_progress,
             )
         finally:

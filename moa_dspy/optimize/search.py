@@ -28,6 +28,7 @@ from moa_dspy.optimize.conclusion import (
     make_result,
     recommended_of,
 )
+from moa_dspy.optimize.early_facts import EarlyFacts
 from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, Student, WorkerPool, mixtures_of
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.options import (
@@ -40,7 +41,7 @@ from moa_dspy.optimize.progress import Progress, ShowSnapshot, silent
 from moa_dspy.optimize.prompts.joint import JointSearch, with_prompts
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.result import StudyResult, TrialRecord
-from moa_dspy.optimize.selection import Limits
+from moa_dspy.optimize.selection import Choice, Limits
 from moa_dspy.optimize.shares import check_budget, check_prices
 from moa_dspy.optimize.singles import (
     N_SINGLE_BLOCKS,
@@ -224,7 +225,6 @@ def run_search(
     workers: WorkerPool | None = None,
     node_cache: NodeCache | None = None,
     storage: LiveStorage | None = None,
-    name: str | None = None,
     ends_on_interrupt: bool = False,
     show: ShowSnapshot = silent,
 ) -> SearchOutcome:
@@ -237,10 +237,8 @@ def run_search(
         ledger: Counts and limits what is spent; default: see ``_ledger_of``.
         workers: Ask ahead, in other processes too; None means the threads of this one ask.
         node_cache: Responses that are known already.
-        storage: Keeps the trials of the study while they run; None keeps them in memory.
-        name: Of the study there.
-        ends_on_interrupt: Whether Ctrl-C ends the trials and the best up to then is compared;
-            else, and before the first mixture, it is raised.
+        storage: Keeps the trials while the study runs; None keeps them in memory.
+        ends_on_interrupt: Whether Ctrl-C ends the trials; else it is raised.
         show: Takes a snapshot at every step.
     """
     ledger = _ledger_of(options) if ledger is None else ledger
@@ -259,15 +257,7 @@ def run_search(
     progress.show("early facts", early=early)
     options = replace(options, space=replace(options.space, ranking=singles.ranking))
     loop = TrialLoop.of(
-        options,
-        ledger,
-        progress,
-        evaluator,
-        singles,
-        joint,
-        n_test=n_test,
-        storage=storage,
-        name=name,
+        options, ledger, progress, evaluator, singles, joint, n_test=n_test, storage=storage
     )
     phases = loop.run(limit=options.n_trials, ends_on_interrupt=ends_on_interrupt)
     choice = loop.choose()
@@ -277,20 +267,34 @@ def run_search(
     with spending_under(ledger):
         compared = _compared(options, splits, progress, loop, choice.picked, best, random, front)
     recommended = recommended_of(choice, compared, best)
-    result = make_result(
+    spent = _difference(before, ledger.spending, seconds=time.monotonic() - started)
+    result = _result(loop, choice, compared, recommended, front=front, early=early, spent=spent)
+    program = make_program(evaluator, recommended, loop.trials.records)
+    return SearchOutcome(program, result, loop.trials.study, phases)
+
+
+def _result(
+    loop: TrialLoop,
+    choice: Choice,
+    compared: ComparedSystems,
+    recommended: Architecture,
+    *,
+    front: Sequence[TrialRecord],
+    early: EarlyFacts,
+    spent: Spending,
+) -> StudyResult:
+    return make_result(
         loop.builder,
         choice,
         compared,
         recommended,
         front=front,
         early=early,
-        spent=_difference(before, ledger.spending, seconds=time.monotonic() - started),
-        stopped_by=loop.stopped_by or singles.stopped_by,
-        notes=joint.notes,
-        prompts=joint.to_json(loop.trials.records),
+        spent=spent,
+        stopped_by=loop.stopped_by or loop.singles.stopped_by,
+        notes=loop.joint.notes,
+        prompts=loop.joint.to_json(loop.trials.records),
     )
-    program = make_program(evaluator, recommended, loop.trials.records)
-    return SearchOutcome(program, result, loop.trials.study, phases)
 
 
 def _compared(

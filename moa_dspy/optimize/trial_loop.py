@@ -41,6 +41,15 @@ class PromptSearch(Protocol):
     n_tried: int
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of the tuning."""
+        ...
+
+    def to_json(self, records: Mapping[Architecture, Any]) -> tuple[dict[str, Any], ...]:
+        """Return every prompt that was tried, as plain data."""
+        ...
+
+    @property
     def n_rounds(self) -> int:
         """Number of times that prompts are tuned."""
         ...
@@ -109,7 +118,6 @@ class TrialLoop:
         *,
         n_test: int,
         storage: LiveStorage | None = None,
-        name: str | None = None,
     ) -> TrialLoop:
         """Return the loop before its first trial; nothing is asked."""
         pair = singles.pair(options.diversity)
@@ -120,9 +128,7 @@ class TrialLoop:
             canonical=singles.canonical,
             price_at=Prices(singles.forecast, names_of(options.objectives), options.seed).at,
         )
-        study = make_study(
-            options.objectives, seed=options.seed, sampler=sampler, storage=storage, name=name
-        )
+        study = make_study(options.objectives, seed=options.seed, sampler=sampler, storage=storage)
         trials = Trials(
             study=study,
             space=options.space,

@@ -58,7 +58,6 @@ def make_study(
     seed: int,
     sampler: Any = None,
     storage: LiveStorage | None = None,
-    name: str | None = None,
 ) -> SearchStudy:
     """Return a new study.
 
@@ -67,13 +66,12 @@ def make_study(
         seed: Of the sampler.
         sampler: Of Optuna, or one of its kind; default: TPE.
         storage: Keeps the trials; default: memory.
-        name: Of the study; an older one of that name is replaced.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     kept = storage or optuna.storages.InMemoryStorage()
-    made = optuna.create_study(
-        directions=[objective.direction for objective in objectives], storage=kept, study_name=name
-    )
+    name = None if storage is None else storage.study_name
+    directions = [objective.direction for objective in objectives]
+    made = optuna.create_study(directions=directions, storage=kept, study_name=name)
     study = SearchStudy(made.study_name, kept, sampler=sampler or _tpe(seed))
     names = {kind: name for name, kind in OBJECTIVES.items()}
     with warnings.catch_warnings():
@@ -264,10 +262,12 @@ class LiveStorage(optuna.storages.InMemoryStorage):
     Args:
         place: A file that holds nothing else, or the URL of a database, which may hold calls
             and other studies as well.
+        study_name: Of the study there; an older one of that name is replaced.
     """
 
-    def __init__(self, place: Path | str) -> None:
+    def __init__(self, place: Path | str, study_name: str) -> None:
         super().__init__()
+        self.study_name = study_name
         self._place, self._url = place, database_url(place)
         self._copy: Any = None
         self._study = -1

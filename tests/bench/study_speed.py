@@ -106,7 +106,7 @@ def overhead(moments: Sequence[int]) -> dict[str, float]:
     ours = timed(space, moments, PerformanceDiversitySampler(space, seed=0))
     tpe = timed(space, moments, None)
     with tempfile.TemporaryDirectory() as folder:
-        storage = LiveStorage(Path(folder) / "study.sqlite3")
+        storage = LiveStorage(Path(folder) / "study.sqlite3", "bench")
         random_sampler = optuna.samplers.RandomSampler(seed=0)
         stored = timed(space, moments, random_sampler, storage)
         storage.close()

@@ -46,7 +46,8 @@ def objective(space: SearchSpace = SPACE, seconds: float = 0.0) -> Objective:
 def study_of(space: SearchSpace = SPACE, seed: int = 0, **options: Any) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = PerformanceDiversitySampler(space, seed=seed)
-    return optuna.create_study(sampler=sampler, **({"direction": "maximize"} | options))
+    given: dict[str, Any] = {"direction": "maximize"} | options
+    return optuna.create_study(sampler=sampler, **given)
 
 
 def texts(study: optuna.Study) -> list[str]:

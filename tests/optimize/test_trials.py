@@ -200,9 +200,9 @@ def test_a_callback_may_stop_a_study_outside_of_optunas_loop() -> None:
 def test_trials_are_in_the_file_while_the_study_runs(tmp_path: Path) -> None:
     path = tmp_path / "study.sqlite3"
     path.write_text("an older file", "utf-8")
-    storage = LiveStorage(path)
+    storage = LiveStorage(path, "mine")
     objectives: list[Objective] = [WinRateObjective(), ScoreObjective()]
-    study = make_study(objectives, seed=0, storage=storage, name="mine")
+    study = make_study(objectives, seed=0, storage=storage)
     space = SearchSpace(NAMES)
     search = Trials(study=study, space=space, ranking=NAMES, canonical=canonical, seed=0)
     world = World()
@@ -237,8 +237,8 @@ def test_trials_are_in_the_file_while_the_study_runs(tmp_path: Path) -> None:
 def test_a_study_takes_the_place_of_an_older_one_of_its_name_alone(tmp_path: Path) -> None:
     path = tmp_path / "study.sqlite3"
     for name, n_trials in (("other", 3), ("mine", 5), ("mine", 2)):
-        storage = LiveStorage(f"sqlite:///{path}")
-        study = make_study([ScoreObjective()], seed=0, storage=storage, name=name)
+        storage = LiveStorage(f"sqlite:///{path}", name)
+        study = make_study([ScoreObjective()], seed=0, storage=storage)
         for value in range(n_trials):
             trial = study.ask()
             trial.suggest_categorical("agent", NAMES)
@@ -256,7 +256,7 @@ def test_a_study_takes_the_place_of_an_older_one_of_its_name_alone(tmp_path: Pat
 
 
 def test_a_database_that_cannot_be_reached_is_an_error_without_its_password() -> None:
-    storage = LiveStorage("postgresql://me:secret@127.0.0.1:1/none")
+    storage = LiveStorage("postgresql://me:secret@127.0.0.1:1/none", "mine")
     with pytest.raises(StoreError, match=r"cannot be used: \w+") as caught:
         make_study([ScoreObjective()], seed=0, storage=storage)
     assert "secret" not in str(caught.value)

@@ -15,6 +15,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget, Ledger, spending_under
 from moa_dspy.errors import BudgetReachedError, UnknownCallError
 from moa_dspy.optimize.comparison import Baseline, measure_random_baseline, random_draws
+from moa_dspy.optimize.early_facts import Cost
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.evidence import EvidenceBuilder
 from moa_dspy.optimize.forecast import Prices, baseline_architectures
@@ -118,6 +119,7 @@ class TrialLoop:
         *,
         n_test: int,
         storage: LiveStorage | None = None,
+        judged: Cost | None = None,
     ) -> TrialLoop:
         """Return the loop before its first trial; nothing is asked."""
         pair = singles.pair(options.diversity)
@@ -145,6 +147,7 @@ class TrialLoop:
             limits=options.limits,
             objectives=options.objectives,
             n_arms=2 * options.n_trials,  # the random baseline has as many
+            is_win_rate=evaluator.judging is not None and evaluator.judging.picks,
         )
         return cls(
             options=options,
@@ -162,6 +165,7 @@ class TrialLoop:
                 n_test=n_test,
                 num_threads=options.num_threads,
                 random_share=options.random_share,
+                judged=judged,
             ),
             draws=random_draws(options.space, singles.canonical, options.seed),
         )
@@ -186,11 +190,10 @@ class TrialLoop:
         calls += [architecture.calls for architecture in more]
         return self.shares.of_search(calls, part=self.joint.part)
 
-    def run(self, *, limit: int, ends_on_interrupt: bool = False) -> tuple[int, ...]:
-        """Measure up to ``limit`` architectures, the single agents at least.
+    def run(self, *, ends_on_interrupt: bool = False) -> tuple[int, ...]:
+        """Measure up to ``n_trials`` architectures, the single agents at least.
 
         Args:
-            limit: Most architectures.
             ends_on_interrupt: Whether Ctrl-C ends the trials, once the single agents are told;
                 else it is raised.
 
@@ -205,7 +208,7 @@ class TrialLoop:
         self._measure_given(singles, "single", limit=len(singles))
         phases: list[int] = []
         try:
-            self._measure_mixtures(phases, limit=limit)
+            self._measure_mixtures(phases, limit=self.options.n_trials)
         except KeyboardInterrupt:
             if not ends_on_interrupt:
                 raise

@@ -26,8 +26,8 @@ from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.judge_facts import JudgeFacts
 from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.nodes import scores
+from moa_dspy.optimize.objectives import front, knee, names_of
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.pareto import front, knee, names_of
 from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord, versions
 from moa_dspy.optimize.selection import CandidateScores, Choice, Evidence, ScoreMatrix, choose
 from moa_dspy.optimize.singles import SingleAgents

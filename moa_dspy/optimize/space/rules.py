@@ -206,6 +206,11 @@ class RandomSuggestions:
         return self.rng.randint(low, high)
 
 
+def one_of(trial: Suggests, name: str, choices: Sequence[str]) -> str:
+    """Return one of the choices; of one, no parameter is made."""
+    return str(trial.suggest_categorical(name, choices)) if len(choices) > 1 else choices[0]
+
+
 def anonymous(one: Architecture) -> Architecture:
     """Return a vote without the agent that breaks ties: scores decide that, so it is no choice."""
     return Architecture(one.layers, None, "vote") if one.combine == "vote" else one

@@ -15,6 +15,8 @@ from moa_dspy.data.splits import Splits
 from moa_dspy.errors import BudgetReachedError, UnknownCallError
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.forecast import COSTS, TOP_K, baseline_combine, self_moa_of, top_k
+from moa_dspy.optimize.judge_facts import DirectComparison, JudgedSystem
+from moa_dspy.optimize.judging import preferences_between
 from moa_dspy.optimize.nodes import Outcome, means, scores
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.pareto import names_of
@@ -23,8 +25,8 @@ from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.result import ComparedSystems, SystemScore, TrialRecord
 from moa_dspy.optimize.selection import best_on_val
 from moa_dspy.optimize.space.space import SearchSpace
-from moa_dspy.winrate.diagnostics import oracle
 from moa_dspy.winrate.intervals import Interval, mean_interval
+from moa_dspy.winrate.preferences import oracle
 from moa_dspy.winrate.tests import examples_needed, simultaneous_intervals
 from moa_dspy.winrate.verdict import (
     CostVerdict,
@@ -174,6 +176,12 @@ class _Measured:
     def scores(self) -> list[float]:
         return scores(list(self.outcomes.values()))
 
+    @property
+    def scores_read(self) -> list[float]:
+        """The scores of the rows that a judge had a verdict on; of all where none has."""
+        read = [one.score for one in self.outcomes.values() if not one.is_filled]
+        return read or self.scores
+
     def row(self) -> SystemScore:
         name, architecture = self.baseline.name, self.baseline.architecture
         text = str(architecture) if architecture else None
@@ -181,7 +189,7 @@ class _Measured:
         is_shown = self.is_whole or (name in ("pick", "best_single") and self.outcomes)
         if not is_shown:
             return SystemScore(name, text, None, note=self.missing)
-        interval = mean_interval(self.scores)
+        interval = mean_interval(self.scores_read)
         note = self.baseline.note
         if not self.is_whole:
             note = f"{len(self.outcomes)} of {self.n_rows} rows: {self.missing}"
@@ -225,10 +233,16 @@ def compare_on_test(
         every = dict.fromkeys([*wanted, *map(Architecture.single, ranking)])
         evaluator.announce(every, splits.test)
     measure = _Measurer(evaluator, progress)
-    test = {one.name: measure(one, splits.test) for one in baselines}
+    test = {one.name: measure(one, splits.test) for one in baselines[:2]}
+    # Before the other baselines, which the budget may not reach: the verdict rests on it.
+    direct = measure.directly(test["pick"], test["best_single"], splits.test)
+    test |= {one.name: measure(one, splits.test) for one in baselines[2:]}
     val = {one.name: measure(one, splits.val) for one in baselines}
     oracles = [measure.oracle(ranking, rows) for rows in (splits.test, splits.val)]
-    decided = _verdict(test["pick"], test["best_single"], val, on_val, min_gain=options.min_gain)
+    on_val = on_val if direct is None else None  # val's scores are not of the two directly
+    decided = _verdict(
+        test["pick"], test["best_single"], val, direct, on_val, min_gain=options.min_gain
+    )
     return ComparedSystems(
         val=_ordered({**{name: one.row() for name, one in val.items()}, "oracle": oracles[1]}),
         test=_ordered({**{name: one.row() for name, one in test.items()}, "oracle": oracles[0]}),
@@ -238,6 +252,8 @@ def compare_on_test(
         front_verdicts=_front_verdicts(
             options, test, val, front, lambda b: measure(b, splits.test)
         ),
+        direct=DirectComparison.of(direct or (), n_rows=len(splits.test)),
+        judged={"val": measure.judged(val), "test": measure.judged(test)},
     )
 
 
@@ -354,6 +370,24 @@ class _Measurer:
         found = zip(known, self.evaluator.measure(one, known), strict=True)
         return _Measured(baseline, n_rows, {row.id: outcome for row, outcome in found}, reason)
 
+    def directly(
+        self, pick: _Measured, single: _Measured, rows: Sequence[dspy.Example]
+    ) -> list[float] | None:
+        """Return the judge's preferences for the pick over the best single agent, if it picks."""
+        one, other = pick.baseline.architecture, single.baseline.architecture
+        judging = self.evaluator.judging
+        is_judged = judging is not None and judging.picks
+        if not is_judged or one is None or other is None or not one.layers:
+            return None
+        return preferences_between(self.evaluator.compare, one, other, rows)
+
+    def judged(self, measured: Mapping[str, _Measured]) -> dict[str, JudgedSystem]:
+        """Return what the judge says of each system, if there is one."""
+        if (judging := self.evaluator.judging) is None:
+            return {}
+        found = {name: list(one.outcomes.values()) for name, one in measured.items()}
+        return {name: judging.system(outcomes) for name, outcomes in found.items() if outcomes}
+
     def oracle(self, ranking: Sequence[str], rows: Sequence[dspy.Example]) -> SystemScore:
         """Return the best single agent of each question: the ceiling of any choice among them."""
         found = [self(Baseline(name, Architecture.single(name)), rows) for name in ranking]
@@ -373,19 +407,23 @@ def _verdict(
     pick: _Measured,
     single: _Measured,
     val: Mapping[str, _Measured],
+    direct: Sequence[float] | None,
     on_val: CrossFitted | None,
     *,
     min_gain: float,
 ) -> Verdict:
-    """Return the verdict from the test rows that both were measured on, and from val."""
+    """Return the verdict from the test rows that both were measured on, and from val.
+
+    Where a judge compared the two directly: whether that win rate is above one half.
+    """
     common = [row for row in pick.outcomes if row in single.outcomes]
     chosen, baseline = pick.baseline.architecture, single.baseline.architecture
     assert chosen is not None  # neither is a baseline that may be left out
     names = (str(chosen), str(baseline))
-    if common:
+    if direct or (common and direct is None):
         return verdict(
-            scores([pick.outcomes[row] for row in common]),
-            scores([single.outcomes[row] for row in common]),
+            direct or scores([pick.outcomes[row] for row in common]),
+            [0.5] * len(direct or ()) or scores([single.outcomes[row] for row in common]),
             pick_is_single=not chosen.layers,
             val=on_val,
             names=names,

@@ -13,8 +13,18 @@ from numpy.typing import NDArray
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Spending
+from moa_dspy.diversity import (
+    AggregatorRecord,
+    EmbeddingDistance,
+    TfidfDistance,
+    collaboration_report,
+    proposal_similarity,
+)
+from moa_dspy.judges.base import texts_of
 from moa_dspy.optimize.early_facts import EarlyFacts
 from moa_dspy.optimize.evaluate import Evaluator, Student
+from moa_dspy.optimize.judge_facts import JudgeFacts
+from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.nodes import scores
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.pareto import front, knee, names_of
@@ -258,6 +268,7 @@ def make_result(
     stopped_by: str | None,
     notes: tuple[str, ...],
     prompts: tuple[dict[str, Any], ...],
+    judge: JudgeFacts | None = None,
 ) -> StudyResult:
     """Return all that was found, as plain data.
 
@@ -268,10 +279,12 @@ def make_result(
         recommended: The architecture of the program that is handed back.
         held: See ``cross_fitted``.
         front: See ``front_of``.
-        early: What the single agents told; ``spent``: by this search.
+        early: Facts from the single agents.
+        spent: By this search.
         stopped_by: The budget that ended the trials, or None.
         notes: On the tuning of prompts.
         prompts: Every prompt that was tried.
+        judge: On the judge, where there is one.
     """
     options, records, evidence = builder.options, builder.records, builder.evidence()
     expected = held.expected if held else None
@@ -293,10 +306,7 @@ def make_result(
         knee=_knee(builder, choice, front),
         trials=tuple(records.values()),
         space_size=options.space.size,
-        calls_made=spent.made,
-        calls_reused=spent.reused,
-        usd=spent.usd,
-        seconds=spent.seconds,
+        **_paid(spent),
         seed=options.seed,
         stopped_by=stopped_by,
         failures=dict(builder.evaluator.failures),
@@ -304,7 +314,64 @@ def make_result(
         versions=versions(),
         notes=notes,
         prompts=prompts,
+        judge=judge,
     )
+
+
+def _paid(spent: Spending) -> dict[str, Any]:
+    made, reused = spent.made, spent.reused
+    return {"calls_made": made, "calls_reused": reused, "usd": spent.usd, "seconds": spent.seconds}
+
+
+MOST_FOLLOWED: Final = 5
+"""Mixtures of which it is told whether the aggregator follows the better proposals."""
+
+
+def final_facts(
+    judging: Judging, evaluator: Evaluator, compared: ComparedSystems, builder: EvidenceBuilder
+) -> JudgeFacts:
+    """Return all that is known of the judge when the search has ended."""
+    return judging.facts(
+        systems=compared.judged, direct=compared.direct, follows=_follows(evaluator, builder)
+    )
+
+
+def _follows(evaluator: Evaluator, builder: EvidenceBuilder) -> dict[str, dict[str, float]]:
+    """Return how far the best synthesizing mixtures follow the better of their proposals."""
+    whole = [one for one in builder.records.items() if not one[1].is_stopped_early]
+    best = sorted(whole, key=lambda item: (-item[1].score, item[1].calls))
+    shown = [one for one, _ in best if one.combine == "synthesize" and len(one.layers) == 1]
+    records = {str(one): _record(one, evaluator, builder) for one in shown[:MOST_FOLLOWED]}
+    found = collaboration_report(records).correlations
+    return {
+        name: {"mean": one.mean, "standard_error": one.standard_error, "n": float(one.n)}
+        for name, one in found.items()
+        if one.n > 1
+    }
+
+
+def _record(one: Architecture, evaluator: Evaluator, builder: EvidenceBuilder) -> AggregatorRecord:
+    """Return the aggregator's answers beside its proposals, each with the judge's preference."""
+    rows, layer = builder.singles.rows, one.layers[0]
+    outcomes = evaluator.measure(one, rows)
+    singles = {name: evaluator.measure(Architecture.single(name), rows) for name in layer}
+    preferences = np.full((len(rows), len(layer)), np.nan)
+    for row in range(len(rows)):
+        # Only the first sample of an agent is what was judged when it was alone.
+        for seat, name in enumerate(layer):
+            judged = singles[name][row].judged
+            if judged is not None and judged.preference is not None and name not in layer[:seat]:
+                preferences[row, seat] = judged.preference
+        if len(outcomes[row].layer) != len(layer):
+            preferences[row] = np.nan
+    texts = ["".join(texts_of(evaluator.ask(one, row)) or ()) for row in rows]
+    proposals = [
+        outcome.layer if len(outcome.layer) == len(layer) else ("",) * len(layer)
+        for outcome in outcomes
+    ]
+    metric = builder.options.diversity
+    used = metric if isinstance(metric, EmbeddingDistance) else TfidfDistance()
+    return AggregatorRecord(proposal_similarity(used, texts, proposals), preferences)
 
 
 def make_program(

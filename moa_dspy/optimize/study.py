@@ -22,12 +22,13 @@ from moa_dspy.agent import Agent
 from moa_dspy.calls.budget import Ledger
 from moa_dspy.calls.call import WritableBackend, canonical_json
 from moa_dspy.calls.calls import Calls
-from moa_dspy.calls.recording import Recording
 from moa_dspy.calls.store.database import database_url, shown_url
+from moa_dspy.calls.store.query import Recording
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.data import Splits, check_outputs, fields_read, fingerprint
 from moa_dspy.errors import DataError, PoolError, StoreError, StudyError
 from moa_dspy.optimize.prompts.joint import with_prompts
+from moa_dspy.optimize.search import judging_of
 from moa_dspy.optimize.splits import make_splits
 from moa_dspy.optimize.study_file import StudyFile, read_study
 from moa_dspy.pool import Pool
@@ -79,13 +80,16 @@ class PreparedStudy:
         study, pool = self.study, self.make_pool(None, Ledger())
         student = study.make_student(pool)
         options = study.make_search(pool, self.metric).options
+        judging_of(options, self.splits)
         for split in ("train", "val", "test"):
             rows = getattr(self.splits, split)
             _check_inputs(rows, tuple(student.signature.input_fields), split)
             if split != "train" or study.prompts is not None:
-                check_outputs(rows, fields_read(self.metric), where=f"Split {split!r}")
+                fields = () if self.metric is None else fields_read(self.metric)
+                check_outputs(rows, fields, where=f"Split {split!r}")
         with_prompts(options, student, self.splits.train)
-        for agent in () if study.calls.replay_only else self.agents:
+        judges = () if study.judge is None else study.judge.own_agents().values()
+        for agent in () if study.calls.replay_only else (*self.agents, *judges):
             if agent.missing_variables:
                 raise PoolError(
                     f"Agent {agent.name!r}: the environment has no variable "
@@ -97,6 +101,8 @@ class PreparedStudy:
         """A digest of every part that decides what the study finds, by name."""
         public = [{**asdict(a), "weights": None, "identity": a.identity} for a in self.agents]
         parts = {**self.study.parts, "data": fingerprint(self.splits), "agents": public}
+        if self.study.judge is not None:
+            parts["judge"] = self.study.judge.digest()
         return {name: digest_of(value) for name, value in parts.items()}
 
     @property

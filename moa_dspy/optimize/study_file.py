@@ -23,7 +23,6 @@ from moa_dspy.aggregators import NORMALISERS
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget
 from moa_dspy.data import BENCHMARKS, METRICS, Splits, read_rows, split_rows
-from moa_dspy.diversity import DIVERSITY_METRICS
 from moa_dspy.errors import ArchitectureError, PoolError, StudyError
 from moa_dspy.files import (
     check_table,
@@ -37,8 +36,9 @@ from moa_dspy.files import (
 )
 from moa_dspy.layers import SEAT_MODULES
 from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.optimize.judge_table import JudgeTable
 from moa_dspy.optimize.objectives import OBJECTIVES
-from moa_dspy.optimize.options import check_seed
+from moa_dspy.optimize.options import check_seed, named_diversity
 from moa_dspy.optimize.prompts.builtin import OPTIMIZERS
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.search import ModelSearch
@@ -61,7 +61,7 @@ class TaskTable(Table):
     instructions: str | None = None
     adapter: str | None = None
     module: str = "predict"
-    metric: str
+    metric: str | None = None
     normalise: str = "text"
 
 
@@ -110,9 +110,10 @@ SearchTable: Final = options_table(
     ModelSearch,
     without=(
         *("metric", "pool", "space", "limits", "budget", "prompts", "seed"),
-        "callbacks",
+        *("callbacks", "judge"),
     ),
     sampler=(str | None, None),
+    diversity=(str | None, None),
 )
 LimitsTable: Final = options_table(Limits)
 BudgetTable: Final = options_table(Budget)
@@ -136,6 +137,7 @@ class StudyTables(Table):
     limits: LimitsTable = LimitsTable()  # type: ignore[valid-type]
     budget: BudgetTable = BudgetTable()  # type: ignore[valid-type]
     prompts: PromptsTable | None = None  # type: ignore[valid-type]
+    judge: JudgeTable | None = None
 
 
 RENAMED: Final = {
@@ -172,6 +174,7 @@ class StudyFile:
         budget: Of the whole study.
         prompts: Prompts as a choice of the search, or None.
         parts: Every table that decides what the study finds, as plain data.
+        judge: Of answers that are compared, or None.
     """
 
     name: str
@@ -187,6 +190,7 @@ class StudyFile:
     budget: Budget
     prompts: PromptOptions | None
     parts: Mapping[str, Any]
+    judge: JudgeTable | None = None
 
     def with_paths_from(self, folder: Path) -> StudyFile:
         """Return the study with every path made relative to ``folder``."""
@@ -196,7 +200,10 @@ class StudyFile:
         if calls.recording is not None:
             calls = calls.model_copy(update={"recording": folder / calls.recording})
         pool = None if self.pool is None else folder / self.pool
-        return replace(self, data=data, pool=pool, calls=calls)
+        judge = self.judge
+        if judge is not None and judge.path is not None:
+            judge = judge.model_copy(update={"path": folder / judge.path})
+        return replace(self, data=data, pool=pool, calls=calls, judge=judge)
 
     def make_agents(self) -> tuple[tuple[Agent, ...], tuple[str, ...]]:
         """Return the agents that can be asked here, and a line on each that is left out.
@@ -220,6 +227,9 @@ class StudyFile:
         """
         known = tuple(agent.name for agent in agents)
         options: dict[str, Any] = {"agents": known, **self.space}
+        if self.task.metric is None:
+            # Texts that nobody can check are never equal, so a vote says nothing of them.
+            options.setdefault("combines", ("synthesize",))
         options["agents"] = options["agents"] or known
         for name in options["agents"]:
             if name not in known:
@@ -253,8 +263,12 @@ class StudyFile:
         )
 
     def make_metric(self) -> Any:
-        """Return the metric: a known one by name, or ``package.module:name``."""
+        """Return the metric: a known one by name, or ``package.module:name``; None without one."""
         name = self.task.metric
+        if name is None:
+            if self.judge is None:
+                raise StudyError("A study needs `task.metric` or the table `[judge]`.")
+            return None
         if name in METRICS:
             return METRICS[name]
         metric = imported("task.metric", name, METRICS)
@@ -276,6 +290,7 @@ class StudyFile:
             limits=self.limits,
             seed=self.seed,
             prompts=self.prompts,
+            judge=None if self.judge is None else self.judge.make(pool, seed=self.seed),
             **{**self.search, "sampler": self.make_sampler()},
         )
 
@@ -335,9 +350,11 @@ def check_study(content: Mapping[str, Any], *, where: str) -> StudyFile:
         budget=Budget(**_given(tables.budget)),
         prompts=None if tables.prompts is None else _prompts(tables.prompts),
         parts=_parts(tables),
+        judge=tables.judge,
     )
     _signature(study.task)
     study.make_sampler()
+    named_diversity(study.search.get("diversity") or "tfidf")
     return study
 
 
@@ -374,7 +391,6 @@ def _check_names(tables: Any) -> None:
         ("task.module", tables.task.module, SEAT_MODULES),
         ("task.normalise", tables.task.normalise, NORMALISERS),
         ("data.benchmark", tables.data.benchmark, BENCHMARKS),
-        ("search.diversity", tables.search.diversity, DIVERSITY_METRICS),
         *(("search.objectives", name, OBJECTIVES) for name in tables.search.objectives),
     ]
     for field, name, registry in names:

@@ -16,6 +16,7 @@ from moa_dspy.calls.budget import Budget, Ledger, spending_under
 from moa_dspy.errors import BudgetReachedError, UnknownCallError
 from moa_dspy.optimize.comparison import Baseline, measure_random_baseline, random_draws
 from moa_dspy.optimize.conclusion import EvidenceBuilder
+from moa_dspy.optimize.early_facts import Cost
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.forecast import Prices, baseline_architectures
 from moa_dspy.optimize.options import SearchOptions
@@ -109,6 +110,7 @@ class TrialLoop:
         joint: PromptSearch,
         *,
         n_test: int,
+        judged: Cost | None = None,
     ) -> TrialLoop:
         """Return the loop before its first trial; nothing is asked."""
         # A sampler is asked for every trial, even where it is told what to say: the quickest,
@@ -129,6 +131,7 @@ class TrialLoop:
             limits=options.limits,
             objectives=options.objectives,
             n_arms=2 * options.n_trials,  # the random baseline has as many
+            is_win_rate=evaluator.judging is not None and evaluator.judging.picks,
         )
         pair = singles.pair(options.diversity)
         space = options.space
@@ -154,6 +157,7 @@ class TrialLoop:
                 n_test=n_test,
                 num_threads=options.num_threads,
                 random_share=options.random_share,
+                judged=judged,
             ),
             acquisition=None if options.sampler is not None else acquisition,
             draws=random_draws(options.space, singles.canonical, options.seed),

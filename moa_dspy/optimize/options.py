@@ -115,3 +115,37 @@ def _known(name: str, registry: Mapping[str, Any], option: str) -> Any:
     if name not in registry:
         raise unknown(option, name, registry)
     return registry[name]
+
+
+def with_recorded_task(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a study file's content with what follows from ``data.reader = "recorded"``.
+
+    Recorded agents answer the bare question: they vote, or a response is selected, without a
+    model; they are the pool; and nothing is asked.
+
+    Raises:
+        StudyError: If the file says otherwise, or names no table.
+    """
+    data = content.get("data")
+    if not isinstance(data, Mapping) or data.get("reader") != "recorded":
+        return content
+    if "path" not in data:
+        raise StudyError('`data.path`: missing; `data.reader` = "recorded" reads a table.')
+    other = [key for key in ("pool", "agents", "judge", "prompts") if key in content]
+    other += [f"data.{key}" for key in ("benchmark", "inputs", "outputs") if key in data]
+    if other:
+        raise StudyError(
+            f'`{other[0]}` does not go with `data.reader` = "recorded": the table has the agents '
+            "and what they answered."
+        )
+    given = {name: dict(content.get(name) or {}) for name in ("task", "space", "calls")}
+    combines = given["space"].setdefault("combines", ["vote"])
+    if not set(combines) <= {"vote", "select"} or given["space"].get("rankers"):
+        raise StudyError(
+            f"`space.combines` of recorded answers can be vote and select, but is {combines!r}: "
+            "no agent can be asked to read the others."
+        )
+    given["space"].setdefault("max_depth", 1)
+    given["calls"]["replay_only"] = True
+    task = {"signature": "question -> answer", "adapter": "plain", "metric": "answer_match"}
+    return {**content, **given, "task": {**task, **given["task"]}}

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import dspy
 import optuna
@@ -22,7 +22,7 @@ from moa_dspy.agent import Agent, available, read_agents
 from moa_dspy.aggregators import NORMALISERS
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget
-from moa_dspy.data import BENCHMARKS, METRICS, Splits, read_rows, split_rows
+from moa_dspy.data import BENCHMARKS, METRICS, Splits, read_answers, read_rows, split_rows
 from moa_dspy.errors import ArchitectureError, PoolError, StudyError
 from moa_dspy.files import (
     check_table,
@@ -38,7 +38,7 @@ from moa_dspy.layers import SEAT_MODULES
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.judge_table import JudgeTable
 from moa_dspy.optimize.objectives import OBJECTIVES
-from moa_dspy.optimize.options import check_seed, named_diversity
+from moa_dspy.optimize.options import check_seed, named_diversity, with_recorded_task
 from moa_dspy.optimize.prompts.builtin import OPTIMIZERS
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.search import ModelSearch
@@ -81,6 +81,7 @@ class DataTable(Table):
     """
 
     path: Path | None = None
+    reader: Literal["recorded"] | None = None
     inputs: tuple[str, ...] = Field(default=(), min_length=1)
     columns: dict[str, str] = {}
     outputs: tuple[str, ...] | None = None
@@ -326,9 +327,11 @@ def check_study(content: Mapping[str, Any], *, where: str) -> StudyFile:
         StudyError: If a field does not fit.
         PoolError: If an agent does not.
     """
+    content = with_recorded_task(content)
     tables: Any = check_table(StudyTables, content, where=where, error=StudyError, renamed=RENAMED)
     _check_names(tables)
-    _check_rows_are_named(tables.data, where=where)
+    if tables.data.reader is None:
+        _check_rows_are_named(tables.data, where=where)
     agents = check_table(
         tuple[Agent, ...],
         tables.agents,
@@ -432,6 +435,8 @@ def _signature(task: TaskTable) -> Any:
 
 
 def _rows(data: DataTable) -> list[dspy.Example]:
+    if data.reader is not None:
+        return read_answers(data.path or Path(), columns=data.columns).examples()
     if data.benchmark is not None:
         return BENCHMARKS[data.benchmark].read(data.path, split=data.split)
     return read_rows(

@@ -4,7 +4,8 @@ Usage: python tests/bench/search_quality.py FOLDER [--json] [--splits 20] [--job
        python tests/bench/search_quality.py FOLDER --honest 400 --dev 200 [--json]
        python tests/bench/search_quality.py --layered [--splits 200] [--json]
 
-FOLDER has questions.parquet, letters.parquet or responses.parquet, and perhaps models.csv: recorded answers of any models. Splits are `default_rng(1000 + split).permutation(questions)`: the
+FOLDER has questions.parquet, letters.parquet or responses.parquet, and perhaps models.csv:
+recorded answers of any models. Splits are `default_rng(1000 + split).permutation(questions)`: the
 first `dev` questions are looked at, those after the first 1,700 judge. The pool is `all` models or
 those in the `middle`: by models.csv's `strength`, else within 0.20 of the median accuracy. All
 choose a vote of at most 7 from the same answers, with weights of any width; a tie goes to who is

@@ -19,12 +19,14 @@ from moa_dspy.calls.calls import Calls
 from moa_dspy.calls.store.query import Recording
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.data import (
+    RecordedResponses,
     Splits,
     accepted_answers,
     check_outputs,
     fields_read,
     fingerprint,
     is_absent,
+    read_answers,
 )
 from moa_dspy.data.discover import TableFaults
 from moa_dspy.data.metrics import choices_of
@@ -42,6 +44,7 @@ from moa_dspy.optimize.prompts.joint import with_prompts
 from moa_dspy.optimize.search import judging_of
 from moa_dspy.optimize.study_file import StudyFile, read_study
 from moa_dspy.pool import Pool
+from moa_dspy.testing import recorded_pool
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class PreparedStudy:
         agents: Those that can be asked here.
         notes: On each agent that is left out.
         recording: Answers that were made elsewhere.
+        recorded: The agents' answers, where the rows are a table of answers.
     """
 
     study: StudyFile
@@ -63,6 +67,7 @@ class PreparedStudy:
     agents: tuple[Agent, ...]
     notes: tuple[str, ...]
     recording: Recording | None
+    recorded: RecordedResponses | None = None
 
     @classmethod
     def read(cls, path: Path) -> PreparedStudy:
@@ -73,11 +78,34 @@ class PreparedStudy:
         """
         study = read_study(path)
         found, metric = study.make_splits(), study.make_metric()
-        agents, notes = study.make_agents()
         splits = make_splits(found.train, found.val, found.test, seed=study.seed)
+        if study.data.reader is not None:
+            return cls._of_answers(study, splits, metric)
+        agents, notes = study.make_agents()
         source = study.calls.recording
         recording = Recording.read(source) if source is not None else None
         prepared = cls(study, splits, metric, agents, notes, recording)
+        prepared.check()
+        return prepared
+
+    @classmethod
+    def _of_answers(cls, study: StudyFile, splits: Splits, metric: Any) -> PreparedStudy:
+        """Return the study of a table of answers, whose agents are the pool."""
+
+        def matches(gold: str, answer: str) -> float:
+            return float(metric(dspy.Example(answer=gold), dspy.Prediction(answer=answer)))
+
+        path = study.data.path or Path()
+        recorded = read_answers(path, columns=study.data.columns, matches=matches)
+        limits, named = asdict(study.limits), study.search.get("objectives", ())
+        for cost in ("usd", "seconds"):
+            if (cost in named or limits[cost] is not None) and not recorded.knows(cost):
+                raise StudyError(
+                    f"{cost} is an objective or a limit, but {path} does not say it of every "
+                    f"answer: give a column for it, `data.columns.{cost}`."
+                )
+        agents = tuple(recorded_pool(recorded).values())
+        prepared = cls(study, splits, recorded.metric(), agents, (), None, recorded)
         prepared.check()
         return prepared
 
@@ -123,6 +151,9 @@ class PreparedStudy:
         parts = {**self.study.parts, "data": fingerprint(self.splits), "agents": public}
         if self.study.judge is not None:
             parts["judge"] = self.study.judge.digest()
+        if self.recorded is not None:
+            told = (self.recorded.responses, self.recorded.scores, self.recorded.costs)
+            parts["answers"] = [sorted(map(repr, one.items())) for one in told]
         return {name: digest_of(value) for name, value in parts.items()}
 
     @property
@@ -134,6 +165,8 @@ class PreparedStudy:
         """Return the agents, whose calls go to ``store``."""
         replay_only = self.study.calls.replay_only
         calls = Calls(store, recording=self.recording, replay_only=replay_only, ledger=ledger)
+        if self.recorded is not None:
+            return recorded_pool(self.recorded, calls=calls)
         return Pool(self.agents, calls=calls)
 
 

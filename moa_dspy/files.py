@@ -8,7 +8,8 @@ from __future__ import annotations
 import inspect
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from hashlib import sha256
@@ -177,22 +178,34 @@ def version() -> str:
         return "unknown"
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Write ``text`` to ``path``; its folder is made if it is absent.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield where to write a file that then takes the place of ``path``, whole.
 
-    Several processes may replace the same file at once: the last one wins, whole.
+    The folder is made if it is absent. Several processes may replace the same file at once:
+    the last one wins. After an error there is no new file.
 
     Raises:
-        OSError: If it cannot be written; then there is no new file.
+        OSError: If the folder or the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own, so that no other process writes to it or moves it away.
     partial = path.with_name(f".{path.name[:100]}.{uuid4().hex}.partial")
     try:
-        partial.write_text(text, "utf-8")
+        yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` in one step; see ``replacing``.
+
+    Raises:
+        OSError: If it cannot be written; then there is no new file.
+    """
+    with replacing(path) as partial:
+        partial.write_text(text, "utf-8")
 
 
 MODULE_AND_NAME: Final = "package.module:name"
@@ -220,10 +233,10 @@ def imported(field: str, name: str, known: Iterable[str], *, beside: Path | None
     Raises:
         StudyError: If there is no such object; it names the field, the value and the choices.
     """
-    choices = ", ".join([*sorted(known), MODULE_AND_NAME])
+    choices = [*sorted(known), MODULE_AND_NAME]
     module, colon, attribute = name.partition(":")
     if not colon:
-        raise StudyError(f"`{field}`: unknown {shown_value(name)}; known ones are {choices}.")
+        raise unknown(field, name, choices)
     try:
         _import_from(beside, module.partition(".")[0])
         return getattr(import_module(module), attribute)

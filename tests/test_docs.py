@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from moa_dspy.agent import Agent
 from moa_dspy.optimize import study_file
 from moa_dspy.optimize import study_file as study_tables
+from moa_dspy.optimize.judge_table import JudgeTable
 from moa_dspy.optimize.options import DataTable
 from moa_dspy.optimize.study_file import PromptsTable
 
@@ -78,6 +79,7 @@ SECTIONS: dict[str, type[Any]] = {
     "`[space]`": study_tables.SpaceTable,
     "`[search]`": study_tables.SearchTable,
     "`[prompts]`": PromptsTable,
+    "`[judge]`": JudgeTable,
     "A pool": Agent,
 }
 
@@ -86,7 +88,7 @@ SECTIONS: dict[str, type[Any]] = {
 def test_defaults_in_brackets_are_those_of_the_code(section: str) -> None:
     documented = keys_of(section)
     defaults = defaults_of(SECTIONS[section])
-    tables = {"task", "data", "calls", "space", "search", "limits", "budget", "prompts"}
+    tables = {"task", "data", "calls", "space", "search", "limits", "budget", "prompts", "judge"}
     assert set(documented) == set(defaults) - (tables if section == "Top level" else set())
     plain = {
         key: shown(value)

@@ -20,18 +20,18 @@ from typer.core import TyperGroup
 
 from moa_dspy.cli.init import init
 from moa_dspy.cli.optimize import check, optimize, price_texts, worker
-from moa_dspy.errors import LocalModelError, MoaError, PoolError, StoreError
+from moa_dspy.cli.serve import POOLS, chat, pool_file, program_or_text, serve
+from moa_dspy.errors import LocalModelError, MoaError, StoreError
 
 if TYPE_CHECKING:
     from moa_dspy.calls import AgentSummary, CallFilter, CallStore
     from moa_dspy.mixture import MixtureOfAgents
 
 
-POOLS = Path("optimize/pools")
-
-
 def ask(
-    program: Annotated[Path, typer.Argument(metavar="PROGRAM.json", help="A saved program.")],
+    program: Annotated[
+        str, typer.Argument(metavar="PROGRAM", help="A saved program, or an architecture's text.")
+    ],
     question: Annotated[str | None, typer.Argument(help="The first input field.")] = None,
     pool: Annotated[str, typer.Option(help=f"A name in {POOLS}, or a TOML file.")] = "local",
     more: Annotated[
@@ -39,13 +39,12 @@ def ask(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Answer a question with a saved program."""
-    agents_file = _pool_file(pool)
+    """Answer a question with a saved program, or with agents: "a + b > synthesize(c)"."""
+    agents_file = pool_file(pool)
 
-    from moa_dspy.mixture import MixtureOfAgents
     from moa_dspy.pool import Pool
 
-    mixture = MixtureOfAgents.load(program, pool=Pool.read(agents_file))
+    mixture = program_or_text(program, Pool.read(agents_file))
     inputs = _inputs(list(mixture.signature.input_fields), question, more or [])
     with redirect_stdout(sys.stderr):
         prediction = mixture(**inputs)
@@ -67,16 +66,6 @@ def _answer_json(mixture: MixtureOfAgents, prediction: Any) -> str:
         ],
     }
     return json.dumps(content, default=str)
-
-
-def _pool_file(name: str) -> Path:
-    if name.endswith(".toml") or "/" in name or os.sep in name:
-        return Path(name)
-    path = POOLS / f"{name}.toml"
-    if not path.is_file():
-        found = ", ".join(sorted(file.stem for file in POOLS.glob("*.toml"))) or "none"
-        raise PoolError(f"Unknown pool {name!r}; in {POOLS} there is {found}. A path also works.")
-    return path
 
 
 def _inputs(fields: list[str], question: str | None, more: list[str]) -> dict[str, str]:
@@ -326,6 +315,8 @@ app.command()(check)
 app.command()(optimize)
 app.command()(worker)
 app.command()(ask)
+app.command()(chat)
+app.command()(serve)
 app.command()(calls)
 app.add_typer(models, name="models")
 

@@ -1,6 +1,8 @@
 """The search for the best architecture of a pool. The only room that imports Optuna."""
 
 from moa_dspy.optimize.evaluate import Evaluator
+from moa_dspy.optimize.judge_facts import JudgeFacts
+from moa_dspy.optimize.metric import JudgeOptions
 from moa_dspy.optimize.nodes import Outcome
 from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.progress import Snapshot
@@ -23,6 +25,8 @@ from moa_dspy.optimize.space.space import SearchSpace
 __all__ = [
     "OBJECTIVES",
     "Evaluator",
+    "JudgeFacts",
+    "JudgeOptions",
     "Limits",
     "ModelSearch",
     "Objective",

@@ -14,7 +14,7 @@ from typing import Final
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget
-from moa_dspy.optimize.early_facts import StudyEstimate
+from moa_dspy.optimize.early_facts import Cost, StudyEstimate
 from moa_dspy.optimize.nodes import Outcome
 from moa_dspy.optimize.prompts.options import TuningEffort
 from moa_dspy.optimize.space.space import SearchSpace
@@ -152,24 +152,10 @@ MOST_DRAWN: Final = 300
 """Architectures drawn at most to see what they ask; of more, each is taken to ask as much."""
 _GROUPS_DRAWN: Final = 20
 """Draws of the mixtures whose prompt is tuned, over which their cost is averaged."""
+_N_JUDGED_ON_TEST: Final = 5
+"""The pick, Self-MoA, top-k and the random one, and the pick against the best single directly."""
 _MOST_REPEATS: Final = 50
 """Known architectures in a row after which all are known."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Of one question: calls, tokens, usd, and seconds to the answer."""
-
-    calls: float = 0.0
-    tokens: float = 0.0
-    usd: float = 0.0
-    seconds: float = 0.0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(*(a + b for a, b in zip(_values(self), _values(other), strict=True)))
-
-    def __mul__(self, n: float) -> Cost:
-        return Cost(*(n * value for value in _values(self)))
 
 
 def forecast(
@@ -181,6 +167,7 @@ def forecast(
     num_threads: int,
     budget: Budget | None = None,
     effort: TuningEffort | None = None,
+    judged: Cost | None = None,
     seed: int = 0,
 ) -> StudyEstimate:
     """Estimate what the whole study takes, the single agents on val included.
@@ -199,6 +186,7 @@ def forecast(
         num_threads: Questions answered at the same time; it divides the time.
         budget: What may end the study before: the estimate says which limit, and after how much.
         effort: Of tuning prompts; None where a search has no prompts.
+        judged: Cost of one comparison of two answers; None without a judge.
         seed: Of the draws.
     """
     alone = {name: _mean_cost(outcomes) for name, outcomes in singles.items()}
@@ -209,11 +197,13 @@ def forecast(
         n_val=len(next(iter(singles.values()))),
         n_test=n_test,
         effort=effort,
+        judged=judged,
         seed=seed,
     )
     whole = sum(stages.values(), Cost())
     whole = Cost(whole.calls, whole.tokens, whole.usd, whole.seconds / num_threads)
-    return _within(whole, budget or Budget())
+    judging = stages.get("judge", Cost())
+    return replace(_within(whole, budget or Budget()), judge_calls=round(judging.calls))
 
 
 def stage_costs(
@@ -224,6 +214,7 @@ def stage_costs(
     n_val: int,
     n_test: int,
     effort: TuningEffort | None = None,
+    judged: Cost | None = None,
     seed: int = 0,
     reading: Mapping[str, Cost] | None = None,
 ) -> dict[str, Cost]:
@@ -236,6 +227,7 @@ def stage_costs(
         n_val: Val rows.
         n_test: Test rows.
         effort: Of tuning prompts, or None.
+        judged: Cost of one comparison of two answers, or None.
         seed: Of the draws.
         reading: Cost of each reference that an agent reads; None is not counted.
     """
@@ -253,7 +245,13 @@ def stage_costs(
         stages["prompts"] = _tuning(space, alone, effort, seed=seed)
         # On test a picked prompt stands beside the aggregator's own.
         compared += each
-    return {**stages, "random baseline": random_ones * n_val, "test": (agents + compared) * n_test}
+    stages["random baseline"] = random_ones * n_val
+    stages["test"] = (agents + compared) * n_test
+    if judged is not None:
+        # On val each trial, here and in the baseline; on test singles, pick, baselines, verdict.
+        n_judged = n_val * 2 * n_measured + n_test * (len(alone) + _N_JUDGED_ON_TEST)
+        stages["judge"] = judged * n_judged
+    return stages
 
 
 def _tuning(
@@ -366,7 +364,3 @@ def _fresh(
 def _node(before: tuple[tuple[str, ...], ...], name: str, sample: int) -> Hashable:
     """Return what is equal for two seats that are asked the same."""
     return (before, name, sample)
-
-
-def _values(cost: Cost) -> tuple[float, ...]:
-    return (cost.calls, cost.tokens, cost.usd, cost.seconds)

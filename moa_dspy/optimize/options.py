@@ -17,6 +17,7 @@ from moa_dspy.data import BENCHMARKS, Splits, read_rows, split_rows, without_rep
 from moa_dspy.diversity import DIVERSITY_METRICS, DiversityMetric
 from moa_dspy.errors import StudyError
 from moa_dspy.files import made, shown_value, unknown
+from moa_dspy.optimize.metric import JudgeOptions
 from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.selection import Limits
@@ -36,7 +37,7 @@ class SearchOptions:
         PoolError: If the space names an agent that the pool lacks.
     """
 
-    metric: Callable[..., Any]
+    metric: Callable[..., Any] | None
     pool: Pool
     space: SearchSpace
     objectives: Sequence[Objective]
@@ -52,6 +53,7 @@ class SearchOptions:
     sampler: Any = None
     callbacks: Sequence[TrialCallback] = ()
     prompts: PromptOptions | None = None
+    judge: JudgeOptions | None = None
 
     def __post_init__(self) -> None:
         if self.n_trials < 1 or not 0 <= self.random_share < 1 or self.num_threads < 1:
@@ -65,6 +67,8 @@ class SearchOptions:
                 f"got {self.min_gain} and {self.diversity_weight}."
             )
         check_seed(self.seed)
+        if self.metric is None and self.judge is None:
+            raise StudyError("A search needs a `metric` or a `judge`, but got neither.")
         if not self.objectives:
             raise StudyError(f"`objectives` must name at least one of {', '.join(OBJECTIVES)}.")
         for name in self.space.agents:
@@ -96,12 +100,17 @@ def named_objectives(names: Sequence[str]) -> tuple[Objective, ...]:
     return tuple(_known(name, OBJECTIVES, "objectives")() for name in names)
 
 
-def named_diversity(name: str) -> DiversityMetric:
-    """Return the diversity metric of this name.
+def named_diversity(name: str | DiversityMetric) -> DiversityMetric:
+    """Return the diversity metric of this name, or ``package.module:name``, or the metric given.
 
     Raises:
         StudyError: If it is unknown.
     """
+    if not isinstance(name, str):
+        return name
+    if ":" in name:
+        own: DiversityMetric = made("search.diversity", name, DIVERSITY_METRICS, has="__call__")
+        return own
     metric: DiversityMetric = _known(name, DIVERSITY_METRICS, "diversity")()
     return metric
 

@@ -23,8 +23,8 @@ from moa_dspy.agent import Agent
 from moa_dspy.calls.budget import Budget, Ledger, spending_under
 from moa_dspy.calls.call import WritableBackend, canonical_json
 from moa_dspy.calls.calls import Calls
-from moa_dspy.calls.recording import Recording
 from moa_dspy.calls.store.database import database_url, shown_url
+from moa_dspy.calls.store.query import Recording
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.data import (
     Splits,
@@ -48,6 +48,7 @@ from moa_dspy.errors import (
 )
 from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.prompts.joint import with_prompts
+from moa_dspy.optimize.search import judging_of
 from moa_dspy.optimize.study_file import StudyFile, read_study
 from moa_dspy.pool import Pool
 
@@ -98,14 +99,18 @@ class PreparedStudy:
         study, pool = self.study, self.make_pool(None, Ledger())
         student = study.make_student(pool)
         options = study.make_search(pool, self.metric).options
+        judging_of(options, self.splits)
         for split in ("train", "val", "test"):
             rows = getattr(self.splits, split)
             _check_inputs(rows, tuple(student.signature.input_fields), split)
             if split != "train" or study.prompts is not None:
-                check_outputs(rows, fields_read(self.metric), where=f"Split {split!r}")
-        _check_metric(self.metric, student.signature, self.splits.val[0])
+                fields = () if self.metric is None else fields_read(self.metric)
+                check_outputs(rows, fields, where=f"Split {split!r}")
+        if self.metric is not None:
+            _check_metric(self.metric, student.signature, self.splits.val[0])
         with_prompts(options, student, self.splits.train)
-        for agent in () if study.calls.replay_only else self.agents:
+        judges = () if study.judge is None else study.judge.own_agents().values()
+        for agent in () if study.calls.replay_only else (*self.agents, *judges):
             if agent.missing_variables:
                 raise PoolError(
                     f"Agent {agent.name!r}: the environment has no variable "
@@ -114,7 +119,7 @@ class PreparedStudy:
 
     def rows_notes(self) -> Iterator[str]:
         """Yield what is odd about the rows that are scored, with counts."""
-        fields = fields_read(self.metric)
+        fields = () if self.metric is None else fields_read(self.metric)
         rows = [*self.splits.val, *self.splits.test]
         if fields:
             outputs = [{name: row.get(name, None) for name in fields} for row in rows]
@@ -125,6 +130,8 @@ class PreparedStudy:
         """A digest of every part that decides what the study finds, by name."""
         public = [{**asdict(a), "weights": None, "identity": a.identity} for a in self.agents]
         parts = {**self.study.parts, "data": fingerprint(self.splits), "agents": public}
+        if self.study.judge is not None:
+            parts["judge"] = self.study.judge.digest()
         return {name: digest_of(value) for name, value in parts.items()}
 
     @property

@@ -28,7 +28,6 @@ from moa_dspy.data import (
     FieldMetric,
     Splits,
 )
-from moa_dspy.diversity import DIVERSITY_METRICS
 from moa_dspy.errors import ArchitectureError, PoolError, StudyError
 from moa_dspy.files import (
     check_table,
@@ -42,8 +41,9 @@ from moa_dspy.files import (
 )
 from moa_dspy.layers import SEAT_MODULES
 from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.optimize.judge_table import JudgeTable
 from moa_dspy.optimize.objectives import OBJECTIVES
-from moa_dspy.optimize.options import DataTable, Table, check_seed, named_sampler
+from moa_dspy.optimize.options import DataTable, Table, check_seed, named_diversity, named_sampler
 from moa_dspy.optimize.prompts.builtin import OPTIMIZERS
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.search import ModelSearch
@@ -60,7 +60,7 @@ class TaskTable(Table):
     instructions: str | None = None
     adapter: str | None = None
     module: str = "predict"
-    metric: str
+    metric: str | None = None
     weights: dict[str, float] = Field(default_factory=dict)
     tolerance: float = 0.0
     normalise: str = "text"
@@ -84,9 +84,10 @@ SearchTable: Final = options_table(
     ModelSearch,
     without=(
         *("metric", "pool", "space", "limits", "budget", "prompts", "seed"),
-        "callbacks",
+        *("callbacks", "judge"),
     ),
     sampler=(str | None, None),
+    diversity=(str | None, None),
 )
 LimitsTable: Final = options_table(Limits)
 BudgetTable: Final = options_table(Budget)
@@ -110,6 +111,7 @@ class StudyTables(Table):
     limits: LimitsTable = LimitsTable()  # type: ignore[valid-type]
     budget: BudgetTable = BudgetTable()  # type: ignore[valid-type]
     prompts: PromptsTable | None = None  # type: ignore[valid-type]
+    judge: JudgeTable | None = None
 
 
 RENAMED: Final = {
@@ -139,6 +141,7 @@ class StudyFile:
         prompts: Prompts as a choice of the search, or None.
         parts: Every table that decides what the study finds, as plain data.
         folder: Of the file; modules that it names may stand there.
+        judge: Of answers that are compared, or None.
     """
 
     name: str
@@ -155,6 +158,7 @@ class StudyFile:
     prompts: PromptOptions | None
     parts: Mapping[str, Any]
     folder: Path | None = None
+    judge: JudgeTable | None = None
 
     def with_paths_from(self, folder: Path) -> StudyFile:
         """Return the study with every path made relative to ``folder``."""
@@ -164,7 +168,10 @@ class StudyFile:
         if calls.recording is not None:
             calls = calls.model_copy(update={"recording": folder / calls.recording})
         pool = None if self.pool is None else folder / self.pool
-        return replace(self, data=data, pool=pool, calls=calls)
+        judge = self.judge
+        if judge is not None and judge.path is not None:
+            judge = judge.model_copy(update={"path": folder / judge.path})
+        return replace(self, data=data, pool=pool, calls=calls, judge=judge)
 
     def make_agents(self) -> tuple[tuple[Agent, ...], tuple[str, ...]]:
         """Return the agents that can be asked here, and a line on each that is left out.
@@ -188,6 +195,9 @@ class StudyFile:
         """
         known = tuple(agent.name for agent in agents)
         options: dict[str, Any] = {"agents": known, **self.space}
+        if self.task.metric is None:
+            # Texts that nobody can check are never equal, so a vote says nothing of them.
+            options.setdefault("combines", ("synthesize",))
         options["agents"] = options["agents"] or known
         for name in options["agents"]:
             if name not in known:
@@ -214,7 +224,7 @@ class StudyFile:
         )
 
     def make_metric(self) -> Any:
-        """Return the metric: a known one by name, or ``package.module:name``."""
+        """Return the metric: a known one by name, or ``package.module:name``; None without one."""
         name, task = self.task.metric, self.task
         if name in FIELD_METRICS:
             return FieldMetric.of(
@@ -225,6 +235,10 @@ class StudyFile:
                 "`task.weights` and `task.tolerance` go with a metric of fields, "
                 f"{', '.join(sorted(FIELD_METRICS))}, but `task.metric` is {name!r}."
             )
+        if name is None:
+            if self.judge is None:
+                raise StudyError("A study needs `task.metric` or the table `[judge]`.")
+            return None
         if name in METRICS:
             return METRICS[name]
         known = (*METRICS, *FIELD_METRICS)
@@ -247,6 +261,7 @@ class StudyFile:
             limits=self.limits,
             seed=self.seed,
             prompts=self.prompts,
+            judge=None if self.judge is None else self.judge.make(pool, seed=self.seed),
             **{**self.search, "sampler": self.make_sampler()},
         )
 
@@ -303,9 +318,11 @@ def check_study(content: Mapping[str, Any], *, where: str, folder: Path | None =
         prompts=None if tables.prompts is None else _prompts(tables.prompts, folder),
         parts=_parts(tables, folder),
         folder=folder,
+        judge=tables.judge,
     )
     _signature(study.task)
     study.make_sampler()
+    named_diversity(study.search.get("diversity") or "tfidf")
     return study
 
 
@@ -346,7 +363,6 @@ def _check_names(tables: Any) -> None:
         ("task.module", tables.task.module, SEAT_MODULES),
         ("task.normalise", tables.task.normalise, NORMALISERS),
         ("data.benchmark", tables.data.benchmark, BENCHMARKS),
-        ("search.diversity", tables.search.diversity, DIVERSITY_METRICS),
         *(("search.objectives", name, OBJECTIVES) for name in tables.search.objectives),
     ]
     for field, name, registry in names:

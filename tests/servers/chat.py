@@ -62,6 +62,7 @@ class ChatServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.script, self.models = script, tuple(models)
         self.bodies: list[dict[str, Any]] = []
+        self.raw: list[bytes] = []
         self.headers: list[dict[str, str]] = []
         self.asked = threading.Semaphore(0)
         self.n_now = self.n_most = 0
@@ -136,8 +137,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(payload)
 
     def do_POST(self) -> None:  # the name that http.server calls
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.loads(raw)
         with self.server.busy():
+            self.server.raw.append(raw)
             self.server.bodies.append(body)
             self.server.headers.append(dict(self.headers))
             self.server.asked.release()

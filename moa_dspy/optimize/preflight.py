@@ -19,7 +19,8 @@ from moa_dspy.calls.budget import LIMITS, Budget, Ledger
 from moa_dspy.data import accepted_answers, is_absent, plain_text
 from moa_dspy.errors import LayerFailedError, MoaError
 from moa_dspy.layers import SEAT_MODULES
-from moa_dspy.optimize.forecast import Cost, stage_costs
+from moa_dspy.optimize.early_facts import Cost
+from moa_dspy.optimize.forecast import stage_costs
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.prompts.joint import with_prompts
 from moa_dspy.optimize.shares import rounded_up, smallest_limit

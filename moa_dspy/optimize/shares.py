@@ -166,7 +166,7 @@ def check_budget(
     for name in LIMITS:
         limit = getattr(ledger.budget, name)
         costs = {agent: getattr(outcome, name) for agent, outcome in probed.items()}
-        needed = smallest_limit(options, name, costs, n_val, n_test, judging=getattr(judging, name))
+        needed = smallest_limit(options, name, costs, n_val, n_test, getattr(judging, name))
         smallest = getattr(spent, name) + needed
         if limit is not None and smallest > limit:
             about = "" if name == "calls" else "about "
@@ -184,7 +184,6 @@ def smallest_limit(
     costs: Mapping[str, float],
     n_val: Mapping[str, int],
     n_test: Mapping[str, int],
-    *,
     judging: float = 0.0,
 ) -> float:
     """Return the smallest limit of a budget that reaches a verdict.
@@ -195,13 +194,12 @@ def smallest_limit(
         costs: Of one question to each agent, in that unit.
         n_val: Rows of val that each agent has to be asked about.
         n_test: Rows of test, likewise.
-        judging: What the judge's comparisons take, in that unit.
+        judging: What a judge takes, in that unit.
     """
     may_vote = "vote" in options.space.combines and options.space.searches_layers
     n_tested = 1 + (options.space.max_width if may_vote else 1)
     tested = sorted((costs[agent] * n for agent, n in n_test.items()), reverse=True)
-    needed = judging + sum(tested[:n_tested])
-    needed += sum(costs[agent] * n for agent, n in n_val.items())
+    needed = judging + sum(costs[agent] * n for agent, n in n_val.items()) + sum(tested[:n_tested])
     needed = needed / options.num_threads if name == "seconds" else needed
     return needed + (needed > 0) * _reserve(options, name)
 

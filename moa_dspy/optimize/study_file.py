@@ -21,13 +21,7 @@ from moa_dspy.agent import Agent, available, read_agents
 from moa_dspy.aggregators import NORMALISERS
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget
-from moa_dspy.data import (
-    BENCHMARKS,
-    FIELD_METRICS,
-    METRICS,
-    FieldMetric,
-    Splits,
-)
+from moa_dspy.data import BENCHMARKS, FIELD_METRICS, METRICS, FieldMetric, Splits
 from moa_dspy.errors import ArchitectureError, PoolError, StudyError
 from moa_dspy.files import (
     check_table,
@@ -43,7 +37,13 @@ from moa_dspy.layers import SEAT_MODULES
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.judge_table import JudgeTable
 from moa_dspy.optimize.objectives import OBJECTIVES
-from moa_dspy.optimize.options import DataTable, Table, check_seed, named_diversity, named_sampler
+from moa_dspy.optimize.options import (
+    DataTable,
+    Table,
+    check_seed,
+    named_diversity,
+    named_sampler,
+)
 from moa_dspy.optimize.prompts.builtin import OPTIMIZERS
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.search import ModelSearch
@@ -140,8 +140,8 @@ class StudyFile:
         budget: Of the whole study.
         prompts: Prompts as a choice of the search, or None.
         parts: Every table that decides what the study finds, as plain data.
-        folder: Of the file; modules that it names may stand there.
         judge: Of answers that are compared, or None.
+        folder: Of the file; modules that it names may stand there.
     """
 
     name: str
@@ -157,8 +157,8 @@ class StudyFile:
     budget: Budget
     prompts: PromptOptions | None
     parts: Mapping[str, Any]
-    folder: Path | None = None
     judge: JudgeTable | None = None
+    folder: Path | None = None
 
     def with_paths_from(self, folder: Path) -> StudyFile:
         """Return the study with every path made relative to ``folder``."""
@@ -226,6 +226,10 @@ class StudyFile:
     def make_metric(self) -> Any:
         """Return the metric: a known one by name, or ``package.module:name``; None without one."""
         name, task = self.task.metric, self.task
+        if name is None:
+            if self.judge is None:
+                raise StudyError("A study needs `task.metric` or the table `[judge]`.")
+            return None
         if name in FIELD_METRICS:
             return FieldMetric.of(
                 name, _signature(task), weights=task.weights, tolerance=task.tolerance
@@ -235,10 +239,6 @@ class StudyFile:
                 "`task.weights` and `task.tolerance` go with a metric of fields, "
                 f"{', '.join(sorted(FIELD_METRICS))}, but `task.metric` is {name!r}."
             )
-        if name is None:
-            if self.judge is None:
-                raise StudyError("A study needs `task.metric` or the table `[judge]`.")
-            return None
         if name in METRICS:
             return METRICS[name]
         known = (*METRICS, *FIELD_METRICS)
@@ -317,8 +317,8 @@ def check_study(content: Mapping[str, Any], *, where: str, folder: Path | None =
         budget=Budget(**_given(tables.budget)),
         prompts=None if tables.prompts is None else _prompts(tables.prompts, folder),
         parts=_parts(tables, folder),
-        folder=folder,
         judge=tables.judge,
+        folder=folder,
     )
     _signature(study.task)
     study.make_sampler()

@@ -243,7 +243,7 @@ def imported(field: str, name: str, known: Iterable[str], *, beside: Path | None
     except Exception as error:
         # The module is the user's: its code may raise anything.
         raise StudyError(
-            f"`{field}`: {name!r} cannot be imported: {error}; known ones are {', '.join(choices)}."
+            f"`{field}`: {name!r} cannot be imported: {error}; known ones are {choices}."
         ) from error
 
 

@@ -207,8 +207,6 @@ class DataTable(Table):
                 "`data.outputs`, `data.drops_incomplete` and `data.drops_repeated` go with "
                 "`data.path`, alone."
             )
-        if self.split_column is None and self.sizes is None:
-            raise StudyError("`data` needs `split_column` or `sizes`, to know the three splits.")
 
     def read(self) -> list[dspy.Example]:
         """Read the rows, all splits in one list."""
@@ -226,7 +224,13 @@ class DataTable(Table):
         return without_repeated(rows, f"{self.path}") if self.drops_repeated else rows
 
     def make_splits(self, *, seed: int) -> Splits:
-        """Read the rows and split them."""
+        """Read the rows and split them.
+
+        Raises:
+            StudyError: If the table does not say how.
+        """
+        if self.split_column is None and self.sizes is None:
+            raise StudyError("`data` needs `split_column` or `sizes`, to know the three splits.")
         sizes = self.sizes.model_dump(exclude_none=True) if self.sizes else None
         splits = split_rows(self.read(), column=self.split_column, sizes=sizes, seed=seed)
         limit = self.limit

@@ -138,7 +138,7 @@ class PreparedStudy:
 
     def rows_notes(self) -> Iterator[str]:
         """Yield what is odd about the rows that are scored, with counts."""
-        fields = fields_read(self.metric)
+        fields = () if self.metric is None else fields_read(self.metric)
         rows = [*self.splits.val, *self.splits.test]
         if fields:
             outputs = [{name: row.get(name, None) for name in fields} for row in rows]

@@ -264,9 +264,7 @@ def run_search(
     early = singles.early_facts(estimate, None if judging is None else judging.facts())
     progress.show("early facts", early=early)
     options = replace(options, space=replace(options.space, ranking=singles.ranking))
-    loop = TrialLoop.of(
-        options, ledger, progress, evaluator, singles, joint, n_test=n_test, judged=judged
-    )
+    loop = TrialLoop.of(options, ledger, progress, evaluator, singles, joint, n_test, judged)
     phases, choice = loop.run(limit=options.n_trials), loop.choose()
     random = loop.measure_random_baseline(phases[-1])
     best = _best_single(singles.ranking, loop.trials.records, options.limits)

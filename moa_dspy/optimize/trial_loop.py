@@ -108,7 +108,6 @@ class TrialLoop:
         evaluator: Evaluator,
         singles: SingleAgents,
         joint: PromptSearch,
-        *,
         n_test: int,
         judged: Cost | None = None,
     ) -> TrialLoop:
@@ -133,14 +132,12 @@ class TrialLoop:
             n_arms=2 * options.n_trials,  # the random baseline has as many
             is_win_rate=evaluator.judging is not None and evaluator.judging.picks,
         )
-        pair = singles.pair(options.diversity)
-        space = options.space
+        pair, space = singles.pair(options.diversity), options.space
         combines = combines_told_apart(space.combines, space.listed)
         traits = Traits(singles.means, pair, space.prompts, combines)
         prices = Prices(singles.forecast, names_of(options.objectives), options.seed)
-        acquisition = Acquisition(
-            options.space, Kernels.of(traits), singles.canonical, options.seed, prices.at
-        )
+        kernels, canonical = Kernels.of(traits), singles.canonical
+        acquisition = Acquisition(space, kernels, canonical, options.seed, prices.at)
         return cls(
             options=options,
             ledger=ledger,
@@ -160,7 +157,7 @@ class TrialLoop:
                 judged=judged,
             ),
             acquisition=None if options.sampler is not None else acquisition,
-            draws=random_draws(options.space, singles.canonical, options.seed),
+            draws=random_draws(space, canonical, options.seed),
         )
 
     @property

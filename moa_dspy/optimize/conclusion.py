@@ -288,7 +288,6 @@ def make_result(
     """
     options, records, evidence = builder.options, builder.records, builder.evidence()
     expected = held.expected if held else None
-    whole = [one for one in evidence.measured if one.is_whole]
     return StudyResult(
         pick=choice.picked,
         recommended=recommended,
@@ -301,7 +300,7 @@ def make_result(
         expected=expected,
         optimism=0.0 if expected is None else records[choice.picked].score - expected.estimate,
         early=early,
-        explained=builder.shrink.model(evidence, whole).explained(),
+        explained=_explained(builder, evidence),
         front=tuple(record.architecture for record in front),
         knee=_knee(builder, choice, front),
         trials=tuple(records.values()),
@@ -316,6 +315,11 @@ def make_result(
         prompts=prompts,
         judge=judge,
     )
+
+
+def _explained(builder: EvidenceBuilder, evidence: Evidence) -> dict[str, float]:
+    whole = [one for one in evidence.measured if one.is_whole]
+    return builder.shrink.model(evidence, whole).explained()
 
 
 def _paid(spent: Spending) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def asking(app: Any) -> Iterator[httpx.Client]:
     ],
 )
 def test_a_wrong_key_is_refused_everywhere(header: str | None) -> None:
-    headers = {} if header is None else {b"Authorization": header.encode("latin-1")}
+    headers = [] if header is None else [(b"Authorization", header.encode("latin-1"))]
     pool = server_pool({"a": "hi"})
     with running(app_of(pool)) as url, httpx.Client(base_url=url, headers=headers) as client:
         for path in ("models", "models/a", url.replace("/v1", "/metrics")):

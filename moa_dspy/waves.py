@@ -193,7 +193,7 @@ class Course:
         return None if self.deadline_seconds is None else self.deadline_seconds - seconds
 
 
-class Members(list[Question]):
+class MemberQuestions(list[Question]):
     """The questions to a vote's members, which are asked by a course; or all at once.
 
     Who asks them by the course sets ``seconds`` to how long that took, and returns for who was
@@ -232,7 +232,7 @@ class Members(list[Question]):
                 break
             if due := course.due(given, said, seconds=now):
                 for place, response in zip(due, (yield due), strict=True):
-                    given[place], starts[place] = in_time(response, course.left(now)), now
+                    given[place], starts[place] = counted_in_time(response, course.left(now)), now
                 continue
             following = min(end for end in ends.values() if end > now)
             # Not everyone has been asked, so the time to ask them all may come first.
@@ -258,7 +258,9 @@ Replay: TypeAlias = Generator[list[int], Sequence[Response], list[Response]]
 """Yields places of members, is sent their responses, returns those of all members."""
 
 
-def replayed(members: Members, fetch: Callable[[list[int]], Sequence[Response]]) -> list[Response]:
+def replayed(
+    members: MemberQuestions, fetch: Callable[[list[int]], Sequence[Response]]
+) -> list[Response]:
     """Run ``members.replay`` with responses that ``fetch`` returns."""
     steps = members.replay()
     try:
@@ -271,7 +273,7 @@ def replayed(members: Members, fetch: Callable[[list[int]], Sequence[Response]])
 
 
 @dataclass
-class Progress:
+class MemberProgress:
     """Members that are being asked: who is asked now, and until when it is waited.
 
     Attributes:
@@ -279,7 +281,7 @@ class Progress:
         responses: Of those who have answered, or failed, by place.
     """
 
-    members: Members
+    members: MemberQuestions
     responses: dict[int, Response] = field(default_factory=dict[int, Response])
     _starts: dict[int, float] = field(default_factory=dict[int, float])
     _began: float = field(default_factory=time.monotonic)
@@ -330,18 +332,18 @@ class Progress:
 
 def asked(questions: list[Question]) -> Asking:
     """Ask a layer: the members of a vote by their course, others at once."""
-    if isinstance(questions, Members):
+    if isinstance(questions, MemberQuestions):
         return (yield from questions.in_waves())
     return (yield questions)
 
 
 def seconds_of(questions: Sequence[Question], responses: Sequence[Response]) -> float:
     """Return how long a layer took: of members, what was noted when they were asked."""
-    noted = questions.seconds if isinstance(questions, Members) else None
+    noted = questions.seconds if isinstance(questions, MemberQuestions) else None
     return max(response.seconds for response in responses) if noted is None else noted
 
 
-def in_time(response: Response, seconds: float | None) -> Response:
+def counted_in_time(response: Response, seconds: float | None) -> Response:
     """Judge by the seconds that the calls took when they were made: so results repeat."""
     if seconds is None or response.seconds <= seconds:
         return response

@@ -26,7 +26,7 @@ from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.selection import Choice, choose
 from moa_dspy.optimize.shares import BudgetShares
 from moa_dspy.optimize.singles import SingleAgents
-from moa_dspy.optimize.space.rules import combines_told_apart
+from moa_dspy.optimize.space.rules import told_apart
 from moa_dspy.optimize.surrogate.acquisition import Acquisition
 from moa_dspy.optimize.surrogate.features import Kernels, Traits
 from moa_dspy.optimize.trials import Proposal, Trials, make_study
@@ -134,9 +134,7 @@ class TrialLoop:
             is_win_rate=evaluator.judging is not None and evaluator.judging.picks,
         )
         pair = singles.pair(options.diversity)
-        space = options.space
-        combines = combines_told_apart(space.combines, space.listed)
-        traits = Traits(singles.means, pair, space.prompts, combines)
+        traits = Traits(singles.means, pair, options.space.prompts, told_apart(options.space))
         prices = Prices(singles.forecast, names_of(options.objectives), options.seed)
         acquisition = Acquisition(
             options.space, Kernels.of(traits), singles.canonical, options.seed, prices.at

@@ -291,6 +291,8 @@ class ChatMixture:
         self._aggregator = (
             None if seat is None else ChatSeat(_first(seat), is_answer=writes, picks=not writes)
         )
+        analyst = program.analyst
+        self._analyst = None if analyst is None else ChatSeat(_first(analyst), is_answer=False)
 
     @classmethod
     def of(cls, program: MixtureOfAgents | Architecture | str, pool: Pool | None) -> ChatMixture:
@@ -307,12 +309,18 @@ class ChatMixture:
     @property
     def answering_agents(self) -> tuple[str, ...]:
         """Names of the agents whose reply can be the answer."""
-        writes = self.architecture.combine == "synthesize"
+        writes = self.architecture.combine in ("synthesize", "fuse")
         return (str(self.architecture.aggregator),) if writes else self.architecture.layers[-1]
 
     def _plan(self, request: Any) -> Plan:
         planner = Planner(
-            self.architecture, self._proposers, self._aggregator, ("answer",), self.pool, self.rules
+            self.architecture,
+            self._proposers,
+            self._aggregator,
+            ("answer",),
+            self.pool,
+            self.rules,
+            self._analyst,
         )
         return planner.plan({"chat": ChatInput(request)})
 
@@ -371,7 +379,7 @@ class ChatMixture:
         with _settings(sink, rollout):
             made = self._chat_answer(await afollow(self._plan(request), ask_all))
         if not sink.has_text:
-            if self.architecture.combine != "synthesize":
+            if self.architecture.combine not in ("synthesize", "fuse"):
                 await events.put(made.proposals)
             for delta in deltas_of_reply(made.reply):
                 await events.put(lm15.StreamDeltaEvent(delta=delta))

@@ -361,13 +361,16 @@ class Evaluator:
                 # What did not answer was asked all the same: a failure is not cheap.
                 costs = runner.costs(scope.log)
                 self._outcomes[key] = Outcome(0.0, (), **costs, failure=str(error))
+                self.node_cache.table.add_row()
                 return
         self._outcomes[key] = Outcome(
             score=self._score(row, prediction),
             layer=runner.read,
             ballot=runner.ballot(program.mixture),
+            answer=runner.text,
             **runner.costs(scope.log),
         )
+        self.node_cache.table.add_row()
 
     def _score(self, row: dspy.Example, prediction: dspy.Prediction) -> float:
         return CheckedMetric(self.metric).score(row, prediction)

@@ -16,6 +16,7 @@ from moa_dspy.calls.budget import Budget, Ledger, Spending, spending_under
 from moa_dspy.data.splits import Splits
 from moa_dspy.errors import StudyError
 from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.optimize.answers import StudyAnswers, study_answers
 from moa_dspy.optimize.comparison import (
     Baseline,
     ComparedSystems,
@@ -178,6 +179,15 @@ class ModelSearch(Teleprompter):
         return self._last_outcome().result
 
     @property
+    def answers(self) -> StudyAnswers:
+        """What was said to every test question in the last ``compile``.
+
+        Raises:
+            StudyError: If there was none.
+        """
+        return self._last_outcome().answers
+
+    @property
     def study(self) -> optuna.Study:
         """The Optuna study of the last ``compile``.
 
@@ -202,12 +212,14 @@ class SearchOutcome:
         study: Optuna's.
         phases: Architectures that were known after each round of composing; prompts are tuned
             between.
+        answers: What was said to every test question.
     """
 
     program: Any
     result: StudyResult
     study: optuna.Study
     phases: tuple[int, ...]
+    answers: StudyAnswers
 
 
 def run_search(
@@ -239,7 +251,7 @@ def run_search(
     evaluator = Evaluator(program, options.metric, options.num_threads, workers, cache, registry)
     joint = JointSearch.of(options, evaluator, registry, splits.train)
     check_prices(options, ledger.budget)
-    progress = Progress(show, ledger, options.n_trials)
+    progress = Progress(show, ledger, options.n_trials, cache.table)
     with spending_under(ledger):
         singles = _single_agents(options, evaluator, splits, ledger, progress)
     estimate = singles.estimate(options, splits, budget=ledger.budget)
@@ -267,7 +279,15 @@ def run_search(
         prompts=joint.to_json(loop.trials.records),
     )
     program = make_program(evaluator, recommended, loop.trials.records)
-    return SearchOutcome(program, result, loop.trials.study, phases)
+    answers = study_answers(
+        evaluator,
+        splits.test,
+        result,
+        singles.ranking,
+        singles.pair(options.diversity),
+        diversity=type(options.diversity).__name__,
+    )
+    return SearchOutcome(program, result, loop.trials.study, phases, answers)
 
 
 def _compared(

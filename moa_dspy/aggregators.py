@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias
 
 from moa_dspy.data.answers import normalise_answer, normalise_text, normalise_version
@@ -176,27 +176,49 @@ class Synthesize:
 
 @dataclass(frozen=True)
 class Vote:
-    """Returns a response with the most frequent answer; calls no model.
+    """Returns a response with the answer of the most weight; calls no model.
 
     Answers are equal when all ``fields`` are, by value (see ``ballot_of``); what a module
-    adds to the signature, such as a reasoning, has no say. A tie goes to the answer of
-    ``tie_breaker`` if it is among the tied ones, else to the tied answer that comes first
-    in the layer's order.
+    adds to the signature, such as a reasoning, has no say. Who gave no answer counts nothing.
+    The answer's weight is the sum of the weights of the agents that gave it. Of the responses
+    whose answer has the most weight the first is returned in this order: those of
+    ``tie_breaker``, then the heavier ones, then as they are read.
+
+    Attributes:
+        fields: That make up an answer.
+        normalise: Makes texts equal that are equal answers.
+        tie_breaker: An agent.
+        weights: Whole numbers by agent, ``Architecture.whole_weights``; who is not named
+            counts 1.
     """
 
     fields: tuple[str, ...]
     normalise: Normalise
     tie_breaker: str | None = None
+    weights: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def __call__(self, inputs: Mapping[str, Any], responses: Sequence[Response], /) -> Steps:
         """Count without asking."""
+        totals: Counter[Ballot] = Counter()
         ballots = [self.ballot(response) for response in responses]
-        counts = Counter(ballots)
-        most = max(counts.values())
-        tied = [i for i, ballot in enumerate(ballots) if counts[ballot] == most]
-        preferred = [i for i in tied if responses[i].agent == self.tie_breaker]
-        return responses[(preferred or tied)[0]]
+        for response, ballot in zip(responses, ballots, strict=True):
+            totals[ballot] += self.weights.get(response.agent, 1)
+        most = max(totals.values())
+        return next(
+            responses[i]
+            for i in self.priority([response.agent for response in responses])
+            if totals[ballots[i]] == most
+        )
         yield  # makes this a plan that asks nothing
+
+    def priority(self, agents: Sequence[str]) -> list[int]:
+        """Return the places of members, given in the reading order, in the order of their say."""
+
+        def rank(place: int) -> tuple[bool, int]:
+            agent = agents[place]
+            return agent != self.tie_breaker, -self.weights.get(agent, 1)
+
+        return sorted(range(len(agents)), key=rank)
 
     def ballot(self, response: Response) -> Ballot:
         """Return what is counted: equal where answers are."""

@@ -202,7 +202,8 @@ class Planner:
     def _combine(self, parents: tuple[str, ...]) -> Combine:
         name, combine = self.architecture.aggregator, self.architecture.combine
         if combine == "vote":
-            return Vote(self.outputs, NORMALISERS[self.rules.normalise], name)
+            weights = self.architecture.whole_weights
+            return Vote(self.outputs, NORMALISERS[self.rules.normalise], name, weights)
         if name is None:
             return Consensus()
         if (prompt := self.architecture.prompt) is not None:

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from moa_dspy.agent import IS_CREDENTIAL, VARIABLE, Agent, available, read_agents
 from moa_dspy.calls.call import NoStore
 from moa_dspy.calls.calls import Calls
-from moa_dspy.calls.request import AgentCalls
-from moa_dspy.calls.retry import RetryPolicy
+from moa_dspy.calls.request import AgentCalls, RetryPolicy
 from moa_dspy.errors import PoolError
 from moa_dspy.vendors import OWN_PROTOCOL, Price, vendor_of
 
@@ -81,6 +80,7 @@ def caller_of(agent: Agent, calls: Calls, *, secrets: tuple[str, ...] = ()) -> A
         secrets=_secrets(agent, secrets),
         retries=RetryPolicy(agent.num_retries),
         limiter=calls.limiters.of(agent.endpoint, agent.max_concurrent),
+        is_remote=not agent.is_local,
     )
 
 

@@ -43,6 +43,9 @@ class ArchitectureText(_Strict):
     combine: str
     order: list[str] = field(default_factory=list[str])
     prompt: str | None = None
+    weights: dict[str, float] = field(default_factory=dict[str, float])
+    agree: int | None = None
+    analyst: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

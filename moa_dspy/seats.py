@@ -22,8 +22,9 @@ from typing import Any, Final, TypeAlias
 import dspy
 from dspy.streaming.messages import StatusMessage, sync_send_to_stream
 
-from moa_dspy.adapters.guard import reading_adapter, reply_problem
+from moa_dspy.adapters.guard import is_verbatim, reading_adapter, reply_problem
 from moa_dspy.aggregators import Question
+from moa_dspy.calls.reply import is_refusal
 from moa_dspy.calls.scope import CallFacts, CallScope, call_scope, current_scope, interruptible
 from moa_dspy.calls.timeout import THREADS, finished
 from moa_dspy.errors import ArchitectureError, ours
@@ -258,7 +259,8 @@ class Seats:
         moment = None if late is None else time.monotonic() + late
         scope = call_scope(sample=question.sample, deadline=moment, cancelled=cancelled)
         with scope as own_scope, dspy.context(**settings):
-            yield Seat(question, module, own_scope, settings.get("trace", []))
+            empty = is_verbatim(settings["adapter"]) and not question.is_final
+            yield Seat(question, module, own_scope, settings.get("trace", []), keeps_empty=empty)
 
     def _lm(self, question: Question, number: int | None) -> Any:
         lm = self.pool.lm(question.agent)
@@ -329,19 +331,20 @@ SeatAnswer: TypeAlias = tuple[Response, Trace, Sequence[CallFacts]]
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """A question that is being asked."""
+    """A question that is being asked; with ``keeps_empty`` an empty reply is an answer."""
 
     question: Question
     module: Any
     scope: CallScope
     trace: Trace = field(default_factory=list)
+    keeps_empty: bool = False
 
     def answered(self, prediction: Any) -> SeatAnswer:
         """Return the response that holds ``prediction``, or says that it is empty."""
         values = values_of(self.module, prediction)
         text = render(values)
-        if not text.strip():
-            reasons = [facts.no_answer for facts in self.scope.log if facts.no_answer]
+        reasons = [facts.no_answer for facts in self.scope.log if facts.no_answer]
+        if not text.strip() and not (self.keeps_empty and not any(map(is_refusal, reasons))):
             return self._asked(failure=[_EMPTY, *reasons][-1])
         return self._asked(values=values, text=text)
 

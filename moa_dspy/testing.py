@@ -186,7 +186,7 @@ class _Replay:
             UnknownCallError: Nobody recorded this agent's answer to this request.
             ProviderError: The recorded response is null or blank.
         """
-        text = self._find(_last_user_text(request))
+        text = self._find(last_user_text(request).strip())
         self.calls.count_reuse()
         if text is None or not text.strip():
             raise lm15.ProviderError("The model gave no response when it was recorded.")
@@ -281,8 +281,3 @@ def _recorded_lm(replay: _Replay) -> dspy.LM:
         engine=RecordedEngine(replay),
         async_engine=AsyncRecordedEngine(replay),
     )
-
-
-def _last_user_text(request: Any) -> str:
-    parts = next(m.parts for m in reversed(request.messages) if m.role == "user")
-    return "\n".join(part.text for part in parts if isinstance(part, lm15.TextPart)).strip()

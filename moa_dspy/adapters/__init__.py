@@ -37,6 +37,8 @@ ADAPTERS: dict[str, Callable[[], Any]] = {
     "json": dspy.JSONAdapter,
     # The reference implementation's own messages, unguarded.
     "paper": partial(PlainChat, layout="paper"),
+    # The same, with replies as they come: blanks stay, an empty reply is an empty reference.
+    "paper_verbatim": partial(PlainChat, layout="paper", verbatim=True),
     # No format: one text in, one text out, guarded.
     "plain": PlainChat,
     # Replies in XML; one that is not well-formed is asked for again, as JSON.

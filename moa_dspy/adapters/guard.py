@@ -161,11 +161,12 @@ def reading_adapter(adapter: Any = None) -> Any:
     """Return a copy of the speaking adapter that reads a reply without what closes it.
 
     A closing marker in the answer's own line is then no part of the answer. DSPy's adapters
-    read a marker only in a line of its own.
+    read a marker only in a line of its own. An adapter that takes replies verbatim is returned
+    as it is.
     """
     spoken = speaking_adapter(adapter)
     parse: Callable[..., Any] | None = getattr(spoken, "parse", None)
-    if not isinstance(spoken, dspy.Adapter) or parse is None:
+    if not isinstance(spoken, dspy.Adapter) or parse is None or is_verbatim(spoken):
         return spoken
     read = copy.copy(spoken)
 
@@ -174,6 +175,11 @@ def reading_adapter(adapter: Any = None) -> Any:
 
     read.parse = parse_tidy
     return read
+
+
+def is_verbatim(adapter: Any) -> bool:
+    """Return whether the adapter takes replies as they come, an empty one included."""
+    return bool(getattr(adapter, "verbatim", False))
 
 
 def without_closing(completion: Any) -> Any:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import dspy
+from dspy.utils.exceptions import AdapterParseError
 
 from moa_dspy.adapters.guard import (
     encodable,
@@ -176,10 +177,11 @@ class PlainChat(dspy.Adapter):
     Args:
         layout: ``guarded``: references stand below the question, numbered, each one
             quoted line that nothing inside can leave. ``paper``: byte for byte what the
-            paper's own program sends, references unguarded in the system message. Two things
-            differ before that: blanks around a reply are removed, as its evaluation does and
-            its example programs do not, and an empty reply is a failure that is left out of
-            the references, where the paper's program keeps an empty item.
+            paper's own program sends, references unguarded in the system message.
+        verbatim: Whether replies are taken as they come, as the paper's example programs take
+            them: blanks and end tokens around a reply stay, and an empty reply of a proposer is
+            an empty item of the references. Otherwise these are removed, and an empty reply is
+            a failure that is left out. A final answer that is empty is always a failure.
         callbacks: As of any DSPy adapter.
 
     Raises:
@@ -187,12 +189,37 @@ class PlainChat(dspy.Adapter):
             than one output, or one that is not text, or a history does not fit it.
     """
 
-    def __init__(self, layout: str = "guarded", *, callbacks: list[Any] | None = None) -> None:
+    def __init__(
+        self,
+        layout: str = "guarded",
+        *,
+        verbatim: bool = False,
+        callbacks: list[Any] | None = None,
+    ) -> None:
         super().__init__(callbacks)
         if layout not in LAYOUTS:
             known = ", ".join(sorted(LAYOUTS))
             raise ArchitectureError(f"Unknown `layout` {layout!r}; known ones are {known}.")
-        self.layout = layout
+        self.layout, self.verbatim = layout, verbatim
+
+    def __call__(self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any) -> Any:
+        """Ask, and return the one output of each reply."""
+        try:
+            return super().__call__(lm, lm_kwargs, signature, demos, inputs)
+        except AdapterParseError:
+            # `parse` takes every text; DSPy does not call it for an empty one.
+            if not self.verbatim:
+                raise
+            return [{only_output(signature): ""}]
+
+    async def acall(self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any) -> Any:
+        """``__call__`` for coroutines."""
+        try:
+            return await super().acall(lm, lm_kwargs, signature, demos, inputs)
+        except AdapterParseError:
+            if not self.verbatim:
+                raise
+            return [{only_output(signature): ""}]
 
     def format(
         self, signature: Any, demos: list[dict[str, Any]], inputs: dict[str, Any]
@@ -201,8 +228,9 @@ class PlainChat(dspy.Adapter):
         return LAYOUTS[self.layout](signature, demos, inputs)
 
     def parse(self, signature: Any, completion: str) -> dict[str, Any]:
-        """Return the whole reply, without blanks and end tokens around it, as the one output."""
-        return {only_output(signature): without_closing(completion).strip()}
+        """Return the whole reply as the one output; blanks and end tokens go unless verbatim."""
+        text = completion if self.verbatim else without_closing(completion).strip()
+        return {only_output(signature): text}
 
 
 _TAG: Final = re.compile(r"<(?=[/!?]|[^\W\d])")

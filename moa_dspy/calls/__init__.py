@@ -5,11 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from moa_dspy.calls.attempts import OutagePolicy
 from moa_dspy.calls.budget import Budget, Ledger, Spending, budget_share, spending_under
-from moa_dspy.calls.call import Call, CallEstimate, NoStore, call_key, canonical_json
+from moa_dspy.calls.call import Call, NoStore, call_key, canonical_json
 from moa_dspy.calls.calls import Calls
-from moa_dspy.calls.recording import Recording
-from moa_dspy.calls.request import AgentCalls, CallRequest
-from moa_dspy.calls.retry import Limiter, RetryPolicy
+from moa_dspy.calls.request import AgentCalls, CallEstimate, CallRequest, Limiter, RetryPolicy
 from moa_dspy.calls.scope import (
     CallFacts,
     CallScope,
@@ -21,8 +19,15 @@ from moa_dspy.calls.scope import (
     interruptible,
 )
 from moa_dspy.calls.store.database import database_url, shown_url
-from moa_dspy.calls.store.limits import SharedLimits
-from moa_dspy.calls.store.query import AgentSummary, CallFilter, filtered_calls, prune, summaries
+from moa_dspy.calls.store.leases import SharedLimits
+from moa_dspy.calls.store.query import (
+    AgentSummary,
+    CallFilter,
+    Recording,
+    filtered_calls,
+    prune,
+    summaries,
+)
 from moa_dspy.calls.store.store import CallStore, PaidTwice
 
 if TYPE_CHECKING:

@@ -13,8 +13,10 @@ from typing import Any, Final, Protocol
 from moa_dspy.calls.budget import Ledger, Reservation
 from moa_dspy.calls.call import Call, SharedBackend, WritableBackend, canonical_json
 from moa_dspy.calls.reply import reply_facts
-from moa_dspy.calls.request import AgentCalls, CallRequest
-from moa_dspy.calls.retry import (
+from moa_dspy.calls.request import (
+    CONNECTIONS,
+    AgentCalls,
+    CallRequest,
     Limiter,
     backoff_seconds,
     hinted_seconds,
@@ -250,16 +252,22 @@ class Attempts:
         self._keep(unsent.failed(error))
 
     def _attempt(self, number: int, send: Send) -> CallPlan:
-        limiter = self.request.caller.limiter
+        caller = self.request.caller
+        make = partial(self._paid, number, send)
+        if caller.is_remote:
+            make = partial(self._with_slot, CONNECTIONS, make)
+        if self.limits is not None and self.limits.applies_to(caller.limiter):
+            make = partial(self._with_shared_slot, self.limits, make)
+        return (yield from self._with_slot(caller.limiter, make))
+
+    def _with_slot(self, limiter: Limiter, make: Callable[[], CallPlan]) -> CallPlan:
+        """Wait until the limiter leaves room for the call, then make it."""
         slot = limiter.acquire()
         try:
             if not slot.done():
                 yield Wait(self.deadline, slot)
             self.deadline.check()
-            make = partial(self._paid, number, send)
-            if self.limits is None or not self.limits.applies_to(limiter):
-                return (yield from make())
-            return (yield from self._with_shared_slot(self.limits, make))
+            return (yield from make())
         finally:
             limiter.release(slot)
 

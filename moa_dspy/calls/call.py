@@ -46,21 +46,6 @@ class Call:
     time: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class CallEstimate:
-    """An upper bound of what one call may use.
-
-    Attributes:
-        tokens: Bytes of the request plus the longest answer.
-        usd: Their price.
-        is_bounded: False if the request sets no longest answer: then there is no bound.
-    """
-
-    tokens: int = 0
-    usd: float = 0.0
-    is_bounded: bool = True
-
-
 def canonical_json(value: Any) -> str:
     """Return the one JSON text of ``value``: sorted keys, no spaces, Unicode kept.
 

@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from moa_dspy.calls.attempts import Attempts, OutagePolicy, SharedSlots, facts_of
 from moa_dspy.calls.budget import Ledger
 from moa_dspy.calls.call import (
     Call,
     CallBackend,
-    CallEstimate,
     MemoryCalls,
     SharedBackend,
     WritableBackend,
     call_key,
     canonical_json,
 )
-from moa_dspy.calls.request import AgentCalls, CallRequest
-from moa_dspy.calls.retry import Limiters, poll_seconds
+from moa_dspy.calls.request import AgentCalls, CallEstimate, CallRequest, Limiters, poll_seconds
 from moa_dspy.calls.scope import (
     Clock,
     Deadline,
@@ -36,7 +34,7 @@ from moa_dspy.calls.scope import (
     interruptible,
 )
 from moa_dspy.calls.steps import ASender, CallPlan, Sender, Sleep, Wait, Work, arun_plan, run_plan
-from moa_dspy.calls.timeout import THREADS
+from moa_dspy.calls.timeout import THREADS, aunless, unless
 from moa_dspy.errors import UnknownCallError
 
 
@@ -141,11 +139,18 @@ class Calls:
             return run_plan(self.plan(request), send)
         with interruptible():
             task = partial(copy_context().run, partial(run_plan, self.plan(request), send))
-        return _unless(interrupted, THREADS.submit(task))
+        call: Call = unless(interrupted, THREADS.submit(task))
+        return call
 
     async def aanswer(self, request: CallRequest, send: ASender) -> Call:
         """``answer`` for coroutines."""
-        return self.known(request) or await arun_plan(self.plan(request), send)
+        if (call := self.known(request)) is not None:
+            return call
+        interrupted = interrupt_event()
+        if interrupted is None:
+            return await arun_plan(self.plan(request), send)
+        with interruptible():
+            return await aunless(interrupted, arun_plan(self.plan(request), send))
 
     def plan(self, request: CallRequest) -> CallPlan:
         """Describe how to get the call of ``request``, which was not known just now."""
@@ -201,17 +206,6 @@ class Calls:
 
 InFlight: TypeAlias = Future[None]
 """Done when the call of a key has ended, answered or not; its result is read from the store."""
-
-
-_POLL_SECONDS: Final = 0.05
-
-
-def _unless(interrupted: threading.Event, running: Future[Call]) -> Call:
-    """Return the result of ``running``, which goes on by itself if the caller is interrupted."""
-    while not wait([running], timeout=_POLL_SECONDS).done:
-        if interrupted.is_set():
-            raise DeadlineError("The call was given up: it was interrupted.")
-    return running.result()
 
 
 class SingleFlight:

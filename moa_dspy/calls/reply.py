@@ -280,12 +280,18 @@ def why_no_answer(
     why = _WHY_ENDED.get(finish_reason or "", "")
     refusal = " ".join(text for kind, text in parts if kind == "refusal").split()
     if refusal:
-        return f"The model refused: {' '.join(refusal)}"
+        return f"{_REFUSED}{' '.join(refusal)}"
     if split.thought or any(kind == "thinking" for kind, _ in parts):
         return f"The model answered with reasoning only, and no text{why}."
     return f"The model answered with an empty text{why}."
 
 
+def is_refusal(no_answer: str) -> bool:
+    """Return whether a reason why there is no answer is the model's refusal."""
+    return no_answer.startswith(_REFUSED)
+
+
+_REFUSED: Final = "The model refused: "
 _WHY_ENDED: Final = {
     "length": " (`max_tokens` ended it)",
     "content_filter": " (the endpoint's content filter ended it)",

@@ -1,11 +1,161 @@
-"""The caller of a model (prices, keys, retries, slots), and one request of it."""
+"""The caller of a model (prices, keys, retries, slots of its endpoint), and one request of it.
+
+Says which errors pass and how long to wait before the next attempt.
+"""
 
 from __future__ import annotations
 
+import math
+import os
+import random
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Final, TypeAlias
 
-from moa_dspy.calls.call import CallEstimate
-from moa_dspy.calls.retry import Limiter, RetryPolicy
+from moa_dspy.errors import MoaError
+
+_MAX_BACKOFF_SECONDS: Final = 60.0
+_MAX_HINT_SECONDS: Final = 600.0
+"""A longer ``Retry-After`` means a quota, not a short overload."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Exponential backoff with full jitter, for errors that DSPy calls retryable.
+
+    Waits a random time of up to 1, 2, 4, ... and at most 60 seconds before attempt 2, 3, 4, ...,
+    so that calls which failed together do not come back together. A ``Retry-After`` is waited
+    for in addition; one of more than 600 seconds ends the attempts. The jitter is drawn from
+    the call's key, so equal studies wait equally long.
+
+    Attributes:
+        num_retries: Attempts after the first; 0 means none.
+    """
+
+    num_retries: int = 0
+
+    def wait_seconds(self, error: BaseException, *, attempt: int, key: str) -> float | None:
+        """Return how long to wait after ``attempt`` (from 1) failed; None means no retry."""
+        if attempt > self.num_retries or not isinstance(error, Exception):
+            return None
+        if not is_transient(error):
+            return None
+        hint = hinted_seconds(error)
+        return hint + backoff_seconds(attempt, key) if hint <= _MAX_HINT_SECONDS else None
+
+
+Slot: TypeAlias = Future[None]
+"""A slot of an endpoint, or a place in the queue for one: done as soon as it is a slot."""
+
+
+class Limiter:
+    """Slots of one endpoint, granted in the order of the requests; for threads and event loops.
+
+    Args:
+        limit: Requests at a time; None means any number.
+        endpoint: Its name in other processes; "" means that they do not share it.
+    """
+
+    def __init__(self, limit: int | None = None, *, endpoint: str = "") -> None:
+        self._limit, self.endpoint = limit, endpoint
+        self._n_granted = 0
+        self._queue: deque[Slot] = deque()
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Limiter({self._limit})"
+
+    @property
+    def limit(self) -> int | None:
+        """Requests at a time; None means any number."""
+        return self._limit
+
+    def lower(self, limit: int | None) -> None:
+        """Take the smaller of the limit and ``limit``; slots that are granted stay granted."""
+        with self._lock:
+            given = [n for n in (self._limit, limit) if n is not None]
+            self._limit = min(given, default=None)
+
+    def acquire(self) -> Slot:
+        """Queue for a slot; whatever happens then, ``release`` must be called once."""
+        slot: Slot = Future()
+        # A running future cannot be cancelled by a task that waits for it.
+        slot.set_running_or_notify_cancel()
+        with self._lock:
+            self._queue.append(slot)
+            granted = self._grant()
+        _finish(granted)
+        return slot
+
+    def release(self, slot: Slot) -> None:
+        """Give back the slot, or the place in the queue."""
+        with self._lock:
+            if slot in self._queue:
+                self._queue.remove(slot)
+            else:
+                self._n_granted -= 1
+            granted = self._grant()
+        _finish(granted)
+
+    def _grant(self) -> list[Slot]:
+        granted, limit = [], self.limit
+        while self._queue and (limit is None or self._n_granted < limit):
+            self._n_granted += 1
+            granted.append(self._queue.popleft())
+        return granted
+
+
+class ConnectionSlots(Limiter):
+    """Slots for the connections of this process: half of the files that it may open, at most.
+
+    The rest is for connections that are kept idle, stores and everything else.
+    """
+
+    @property
+    def limit(self) -> int | None:
+        """Connections in use at a time, by the limit that holds now; None means any number."""
+        n_files = most_open_files()
+        if n_files is None:
+            return None
+        return max(_FEWEST_CONNECTIONS, min(n_files // 2, n_files - _OTHER_FILES))
+
+
+_FEWEST_CONNECTIONS: Final = 4
+_OTHER_FILES: Final = 128
+
+
+def most_open_files() -> int | None:
+    """Return how many files this process may have open; None means any number."""
+    try:
+        import resource
+    except ImportError:  # there is none on Windows
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def is_crowded() -> bool:
+    """Return whether three quarters of the files are open that this process may have open."""
+    most = most_open_files()
+    if most is None:
+        return False
+    try:
+        return 4 * len(os.listdir(_OPEN_FILES)) > 3 * most
+    except OSError:
+        return False
+
+
+_OPEN_FILES: Final = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+CONNECTIONS: Final = ConnectionSlots()
+
+
+def _finish(slots: list[Slot]) -> None:
+    # Outside the lock: a callback of a waiter may run at once, in this thread.
+    for slot in slots:
+        slot.set_result(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +170,7 @@ class AgentCalls:
         secrets: Keys, to be masked in every failure.
         retries: Which failed attempts are followed by another.
         limiter: The slots of its endpoint, shared with the endpoint's other agents.
+        is_remote: Whether a request takes a connection, of which a process may have so many.
     """
 
     agent: str
@@ -29,6 +180,7 @@ class AgentCalls:
     secrets: tuple[str, ...] = field(default=(), repr=False)
     retries: RetryPolicy = field(default_factory=RetryPolicy)
     limiter: Limiter = field(default_factory=Limiter, compare=False, repr=False)
+    is_remote: bool = False
 
     @property
     def endpoint(self) -> str:
@@ -50,6 +202,21 @@ class AgentCalls:
 
 
 @dataclass(frozen=True, slots=True)
+class CallEstimate:
+    """An upper bound of what one call may use.
+
+    Attributes:
+        tokens: Bytes of the request plus the longest answer.
+        usd: Their price.
+        is_bounded: False if the request sets no longest answer: then there is no bound.
+    """
+
+    tokens: int = 0
+    usd: float = 0.0
+    is_bounded: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class CallRequest:
     """One request that may be sent.
 
@@ -66,3 +233,71 @@ class CallRequest:
     sample: int
     content: str
     estimate: CallEstimate
+
+
+class Limiters:
+    """One limiter per endpoint, shared by all agents of it."""
+
+    def __init__(self) -> None:
+        self._limiters: dict[str, Limiter] = {}
+        self._lock = threading.Lock()
+
+    def of(self, endpoint: str, limit: int | None = None) -> Limiter:
+        """Return the limiter of ``endpoint``, with the smallest limit that was ever given."""
+        with self._lock:
+            limiter = self._limiters.setdefault(endpoint, Limiter(endpoint=endpoint))
+        limiter.lower(limit)
+        return limiter
+
+
+def backoff_seconds(attempt: int, key: str) -> float:
+    """Return how long to wait after ``attempt`` (from 1), drawn by the call's key."""
+    most = min(2.0 ** min(attempt - 1, 6), _MAX_BACKOFF_SECONDS)
+    return random.Random(f"{key}/{attempt}").uniform(0.0, most)
+
+
+_FIRST_POLL_SECONDS, _MAX_POLL_SECONDS = 0.005, 0.5
+
+
+def poll_seconds() -> Iterator[float]:
+    """Yield waits between looks at a shared store: 5 ms at first, later 0.5 s, with jitter."""
+    pause = _FIRST_POLL_SECONDS
+    while True:
+        yield pause * random.uniform(0.5, 1.0)
+        pause = min(1.5 * pause, _MAX_POLL_SECONDS)
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether DSPy calls ``error`` retryable: the endpoint is busy, down, slow or cut off."""
+    import dspy
+
+    return not isinstance(error, MoaError) and dspy.is_retryable_lm_error(_as_dspy_error(error))
+
+
+def is_unreadable(error: Exception) -> bool:
+    """Whether a server that answered sent no answer: other JSON, none, or no choice."""
+    import dspy
+
+    if isinstance(error, MoaError):
+        return False
+    shown = _as_dspy_error(error)
+    has_succeeded = (getattr(shown, "status", None) or 200) < 400
+    return type(shown) is dspy.LMProviderError and has_succeeded
+
+
+def hinted_seconds(error: Exception) -> float:
+    """Return the ``Retry-After`` that came with ``error``; 0 without one."""
+    value = None if isinstance(error, MoaError) else _as_dspy_error(error)
+    value = getattr(value, "retry_after", None)
+    is_number = isinstance(value, (int, float)) and math.isfinite(value)
+    return max(0.0, float(value)) if is_number else 0.0  # type: ignore[arg-type]  # checked above
+
+
+def _as_dspy_error(error: Exception) -> Exception:
+    """Return the error as DSPy shows it to its users."""
+    from moa_dspy.dspy_internals import to_lm15_error, wrap_error
+
+    if type(error).__module__.partition(".")[0] == "litellm":
+        error = to_lm15_error(error)
+    shown: Exception = wrap_error(error, model="")
+    return shown

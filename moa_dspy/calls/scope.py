@@ -16,9 +16,17 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from moa_dspy.errors import BudgetReachedError
+
+
+class Interrupt(Protocol):
+    """Something that ends a caller's work, such as a ``threading.Event``."""
+
+    def is_set(self) -> bool:
+        """Whether it has ended."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +83,7 @@ class CallCount:
 
 @dataclass(slots=True)
 class CallTable:
-    """What one process asked, by stage and agent, and how many rows it measured. Safe for threads.
+    """The calls of one process by stage and agent, and the rows it measured. Safe for threads.
 
     Attributes:
         stage: The stage that counts now.
@@ -134,8 +142,9 @@ class CallScope:
         deadline: A moment of ``time.monotonic``; after it no request is sent and nothing
             is waited for, but a request in flight is not stopped. None means no deadline.
         cancelled: Once one of these events is set, it is as if the deadline had passed.
-        interrupted: Set when ``dspy.Parallel`` or ``dspy.Evaluate``, in which this is, is
-            interrupted; then no request is sent, and those in flight are not waited for.
+        interrupted: Set when the caller in which this is has ended: an interrupted
+            ``dspy.Parallel`` or ``dspy.Evaluate``, a coroutine that was cancelled. Then no request
+            is sent, and those in flight are not waited for.
         ledgers: Ledgers that count and limit the calls made inside, each with the share of
             its limits that they may use; see ``spending_under``.
     """
@@ -145,7 +154,7 @@ class CallScope:
     log: list[CallFacts] = field(default_factory=list)
     deadline: float | None = None
     cancelled: tuple[threading.Event, ...] = ()
-    interrupted: threading.Event | None = None
+    interrupted: Interrupt | None = None
     ledgers: Mapping[Any, float] = field(default_factory=dict)
 
 
@@ -195,7 +204,10 @@ def entered(scope: CallScope) -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Have threads that are started inside with a copied context end with ``dspy.Parallel``."""
+    """Have threads and tasks that are started inside, with a copied context, end with the caller.
+
+    See ``interrupt_event``.
+    """
     outer = current_scope()
     event = interrupt_event()
     if event is outer.interrupted:
@@ -205,14 +217,20 @@ def interruptible() -> Iterator[None]:
         yield
 
 
-def interrupt_event() -> threading.Event | None:
-    """Return the event that ends the ``dspy.Parallel`` around this call; None outside of any.
+def interrupt_event() -> Interrupt | None:
+    """Return what ends the caller around this call, where nothing else tells this thread so.
 
-    DSPy's executor leaves its threads at work when it is interrupted or meets too many errors;
-    to them it says so only by the event ``cancel_jobs``, which is found on their stack.
+    That is a ``dspy.Parallel`` or ``dspy.Evaluate`` in whose thread this is, or a coroutine that
+    waits for this thread (``dspy.asyncify``, ``dspy.streamify``, a web server); else None.
     """
     if (known := current_scope().interrupted) is not None:
         return known
+    return _executors_event() or _hosts_event()
+
+
+def _executors_event() -> Interrupt | None:
+    # DSPy's executor leaves its threads at work when it is interrupted or meets too many errors;
+    # to them it says so only by the event `cancel_jobs`, which is found on their stack.
     frame = sys._getframe()
     while frame is not None:
         if frame.f_code.co_name == _WORKER and frame.f_globals.get("__name__") == _EXECUTOR:
@@ -223,6 +241,39 @@ def interrupt_event() -> threading.Event | None:
 
 
 _EXECUTOR, _WORKER = "dspy.utils.parallelizer", "safe_func"
+
+
+def _hosts_event() -> Interrupt | None:
+    # anyio's own check works in this thread only, and requests are made in others as well.
+    local = getattr(sys.modules.get("anyio._core._eventloop"), "threadlocals", None)
+    scope, token = (getattr(local, f"current_{name}", None) for name in ("cancel_scope", "token"))
+    if scope is None:
+        return None
+    return _CancelledHost(scope, getattr(token, "native_token", None))
+
+
+@dataclass(frozen=True, slots=True)
+class _CancelledHost:
+    """Whether the coroutine that waits for a worker thread of anyio's was cancelled.
+
+    Attributes:
+        scope: The cancel scope of the coroutine.
+        loop: Its event loop; one that is closed has cancelled all that ran in it.
+    """
+
+    scope: Any
+    loop: Any = None
+
+    def is_set(self) -> bool:
+        """Whether it was cancelled."""
+        if isinstance(self.loop, asyncio.AbstractEventLoop) and self.loop.is_closed():
+            return True
+        scope = self.scope
+        while scope is not None:
+            if scope.cancel_called:
+                return True
+            scope = None if scope.shield else getattr(scope, "_parent_scope", None)
+        return False
 
 
 def _earlier(outer: float | None, inner: float | None) -> float | None:
@@ -273,7 +324,7 @@ class Deadline:
 
     clock: Clock
     at: float = math.inf
-    cancelled: tuple[threading.Event, ...] = ()
+    cancelled: tuple[Interrupt, ...] = ()
     started: float = 0.0
 
     @classmethod
@@ -300,7 +351,8 @@ class Deadline:
         """Raise if the time has ended."""
         if (left := self.left_seconds) > 0:
             return
-        why = "nobody waits for it any more" if left == -math.inf else "its deadline has passed"
+        is_given_up = left == -math.inf
+        why = "its caller has stopped waiting" if is_given_up else "its deadline has passed"
         raise DeadlineError(f"The request was not sent: {why}, after {self.waited_seconds:.2f} s.")
 
     def wait(self, future: Future[Any]) -> None:

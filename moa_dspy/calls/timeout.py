@@ -9,15 +9,24 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterator,
+)
 from concurrent.futures import Future, wait
 from contextvars import copy_context
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
+from moa_dspy.calls.scope import DeadlineError, Interrupt
 from moa_dspy.dspy_internals import lm15
 
+_T = TypeVar("_T")
 _Job: TypeAlias = tuple[Future[Any], Callable[[], Any]]
 
 _IDLE_SECONDS: Final = 30.0
@@ -27,7 +36,7 @@ class Threads:
     """Runs every task at once, in a thread that is idle or else in a new one.
 
     Unlike an executor it has no upper limit, so a mixture inside a mixture cannot wait
-    for itself, and its threads are daemons: a task that nobody waits for any more does
+    for itself, and its threads are daemons: a task whose caller has stopped waiting does
     not hold up the end of the process.
     """
 
@@ -166,6 +175,82 @@ async def aevents_within(seconds: float | None, events: AsyncIterator[Any]) -> A
         if left is not None:
             left -= time.monotonic() - started
         yield event
+
+
+_POLL_SECONDS: Final = 0.05
+"""How often a waiter looks whether its caller has ended; nothing else would wake it."""
+
+
+def unless(interrupted: Interrupt, running: Future[_T], *, what: str = "call") -> _T:
+    """Return the result of ``running``, which goes on by itself if the caller is interrupted.
+
+    Raises:
+        DeadlineError: It was.
+    """
+    while not wait([running], timeout=_POLL_SECONDS).done:
+        if interrupted.is_set():
+            raise _given_up(what)
+    return running.result()
+
+
+async def aunless(interrupted: Interrupt, running: Awaitable[_T], *, what: str = "call") -> _T:
+    """``unless`` for coroutines; ``running`` is cancelled."""
+    task = asyncio.ensure_future(running)
+    try:
+        while not (await asyncio.wait([task], timeout=_POLL_SECONDS))[0]:
+            if interrupted.is_set():
+                raise _given_up(what)
+        return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            # It still has to note what it spent.
+            await asyncio.wait([task])
+
+
+def events_unless(interrupted: Interrupt | None, events: Iterator[_T]) -> Iterator[_T]:
+    """Yield ``events``, and wait for none of them after the caller was interrupted.
+
+    Raises:
+        DeadlineError: It was; the thread that reads goes on until its client gives up.
+    """
+    if interrupted is None:
+        yield from events
+        return
+    while True:
+        step = partial(copy_context().run, next, events, _NO_EVENT)
+        event = unless(interrupted, THREADS.submit(step), what="stream")
+        if event is _NO_EVENT:
+            return
+        try:
+            yield event
+        except GeneratorExit:
+            if isinstance(events, Generator):
+                events.close()
+            raise
+
+
+_NO_EVENT: Any = object()
+
+
+async def aevents_unless(
+    interrupted: Interrupt | None, events: AsyncIterator[_T]
+) -> AsyncGenerator[_T, None]:
+    """``events_unless`` for coroutines."""
+    while True:
+        following = anext(events)
+        try:
+            if interrupted is None:
+                event = await following
+            else:
+                event = await aunless(interrupted, following, what="stream")
+        except StopAsyncIteration:
+            return
+        yield event
+
+
+def _given_up(what: str) -> DeadlineError:
+    return DeadlineError(f"The {what} was given up: it was interrupted.")
 
 
 def _too_late(seconds: float) -> lm15.TimeoutError:

@@ -6,7 +6,7 @@ They are no part of ``result.json``, which stays small; a run keeps them in ``an
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -15,9 +15,11 @@ import dspy
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.scope import CallTable
+from moa_dspy.diversity.base import DiversityMetric
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.result import StudyResult
+from moa_dspy.optimize.singles import SingleAgents
 
 MOST_TEXT: Final = 2_000_000
 """Bytes of all texts together, so that a report of 500 questions stays a file that can be sent."""
@@ -61,7 +63,7 @@ class SystemAnswers:
 
 @dataclass(frozen=True, slots=True)
 class StudyAnswers:
-    """What a report shows beside the result.
+    """The facts that a report shows beside the result.
 
     Attributes:
         questions: Of test.
@@ -126,10 +128,8 @@ def study_answers(
     evaluator: Evaluator,
     rows: Sequence[dspy.Example],
     result: StudyResult,
-    ranking: Sequence[str],
-    pair: Callable[[str, str], float],
-    *,
-    diversity: str,
+    singles: SingleAgents,
+    diversity: DiversityMetric,
 ) -> StudyAnswers:
     """Return all that was answered to the test rows; nothing is asked.
 
@@ -137,10 +137,10 @@ def study_answers(
         evaluator: Knows the answers.
         rows: Of test.
         result: Names the systems.
-        ranking: Single agents, best on val first.
-        pair: The mean diversity of two agents' answers.
-        diversity: Name of that metric.
+        singles: The single agents on val.
+        diversity: Compares their answers.
     """
+    ranking, pair = singles.ranking, singles.pair(diversity)
     named: dict[Architecture, list[str]] = {}
     for name, score in result.test.items():
         if score.architecture is not None and score.score is not None:
@@ -155,7 +155,7 @@ def study_answers(
         ),
         distances=tuple(tuple(round(pair(a, b), 6) for b in ranking) for a in ranking),
         agents=tuple(ranking),
-        diversity=diversity,
+        diversity=type(diversity).__name__,
         calls=calls_of(evaluator.node_cache.table),
         n_cut=cut.n,
     )

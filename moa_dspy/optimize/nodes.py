@@ -8,15 +8,21 @@ import threading
 from collections import ChainMap, Counter
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import dspy
 from pydantic import BaseModel
 
 from moa_dspy.aggregators import NORMALISERS, Ballot, Question, Vote
+from moa_dspy.architecture import Architecture
 from moa_dspy.calls.scope import CallFacts, CallTable, call_scope
+from moa_dspy.optimize.judge_facts import JudgedSystem
 from moa_dspy.plan import follow
 from moa_dspy.prediction import Answer, Response
 from moa_dspy.seats import Seats
+
+if TYPE_CHECKING:
+    from moa_dspy.judges.base import Judgement
 
 CUT: Final = ("length", "content_filter")
 """Reasons for which an answer ends before its end."""
@@ -45,7 +51,9 @@ class NodeCache:
 
         Seats with another prompt have the same nodes. Calls are counted in both.
         """
-        return NodeCache(Counter(), self.cut, self.calls, ChainMap({}, self._known), self._lock, self.table)
+        return NodeCache(
+            Counter(), self.cut, self.calls, ChainMap({}, self._known), self._lock, self.table
+        )
 
     def count(self, log: Sequence[CallFacts]) -> None:
         """Count the calls of a log."""
@@ -169,11 +177,33 @@ def _plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
+class RowJudgement:
+    """The verdict of a judge, and of a metric beside it, on one answer.
+
+    Attributes:
+        preference: For the answer over the reference, in [0, 1]; None without a verdict.
+        excluded: Why there is no verdict; None where there is one.
+        length: Of the answer, in characters; 0 where nothing was answered.
+        reference_length: Of the reference.
+        difficulty: Of the example, where length-controlled win rates take it into account.
+        metric: The metric, where the study has one beside the judge.
+    """
+
+    preference: float | None
+    excluded: str | None = None
+    length: int = 0
+    reference_length: int = 0
+    difficulty: float = 0.0
+    metric: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """The raw facts of one architecture on one example.
 
     Attributes:
-        score: The metric, in [0, 1]; 0 where nothing was answered.
+        score: What picks, metric or judge, in [0, 1]; 0 where nothing was answered. Without a
+            verdict of the judge, the mean of the rows that have one.
         layer: Texts that the last step read; of a single agent, its answer.
         calls: Requests, stored ones included.
         usd: In production terms.
@@ -181,6 +211,8 @@ class Outcome:
         tokens: Prompt and completion tokens.
         failure: Why nothing was answered; None when something was.
         ballot: What a vote counts of a single agent's answer; None where there is no such thing.
+        judged: Of a study with a judge.
+        is_filled: Whether the judge gave no verdict, so that the score is a mean of other rows.
         answer: Text of the answer that was scored.
     """
 
@@ -192,6 +224,8 @@ class Outcome:
     tokens: int = 0
     failure: str | None = None
     ballot: Ballot | None = None
+    judged: RowJudgement | None = None
+    is_filled: bool = False
     answer: str = ""
 
 
@@ -209,3 +243,59 @@ def means(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "seconds": sum(o.seconds for o in outcomes) / n,
         "failures": sum(o.failure is not None for o in outcomes) / n,
     }
+
+
+VERSUS: Final = " vs "
+"""Between the two systems of a task that a judge compares; no architecture contains it."""
+
+
+class AsksAgents(Protocol):
+    """Gives the answer of an architecture to a row; see ``Evaluator``."""
+
+    def ask(self, architecture: Architecture, row: dspy.Example) -> Any:
+        """Return the prediction; None where no model answered."""
+        ...
+
+
+class AnswerJudge(Protocol):
+    """Scores answers by comparing them with those of a reference; see ``Judging``."""
+
+    @property
+    def picks(self) -> bool:
+        """Whether the judge decides, and not the metric."""
+        ...
+
+    @property
+    def opponent(self) -> str | None:
+        """The reference as tasks name it; None as long as it is not chosen."""
+        ...
+
+    def judge_row(
+        self, row: dspy.Example, name: str, prediction: Any, agents: AsksAgents
+    ) -> RowJudgement:
+        """Compare an answer of the system ``name``, None where it failed, with the reference."""
+        ...
+
+    def judge_pair(self, row: dspy.Example, name: str, other: str, agents: AsksAgents) -> Judgement:
+        """Compare the answers of two systems."""
+        ...
+
+    def score_of(self, judged: RowJudgement) -> float:
+        """Return the number that picks, as far as it is known of one row."""
+        ...
+
+    def system(self, outcomes: Sequence[Outcome]) -> JudgedSystem:
+        """Return what judge and metric say of one system's outcomes."""
+        ...
+
+    def check_decides(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
+        """End a study whose judge prefers no single agent's answer on any row.
+
+        Raises:
+            StudyError: If all are ties although the answers differ.
+        """
+        ...
+
+    def scored(self, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+        """Return the outcomes of one system with the scores that their rows have together."""
+        ...

@@ -239,9 +239,9 @@ def _content(result: StudyResult, answers: StudyAnswers, name: str) -> dict[str,
 def page_data(result: StudyResult, answers: StudyAnswers) -> dict[str, Any]:
     """Return what the script draws: scores, trials, agents, questions and answers."""
     trials = result.trials
-    pick = str(result.pick)
+    alone = {t.architecture: t.score for t in trials if t.origin == "single"}
     return {
-        "pick": pick,
+        "pick": str(result.pick),
         "systems": [
             [LABELS.get(n, n), row.architecture, row.score, row.low, row.high]
             for n, row in result.test.items()
@@ -251,8 +251,10 @@ def page_data(result: StudyResult, answers: StudyAnswers) -> dict[str, Any]:
         if result.expected is None
         else [result.expected.estimate, result.expected.low, result.expected.high],
         "trials": [
-            [t.architecture, t.origin, t.score, t.usd, t.seconds, t.calls, t.diversity, t.rows]
-            + [int(t.is_stopped_early), _performance(t, trials)]
+            [
+                *(t.architecture, t.origin, t.score, t.usd, t.seconds, t.calls, t.diversity),
+                *(t.rows, int(t.is_stopped_early), _performance(t, alone)),
+            ]
             for t in trials
         ],
         "fronts": {cost: front_numbers(trials, cost) for cost in ("usd", "seconds")},
@@ -287,9 +289,8 @@ def front_numbers(trials: Sequence[TrialRecord], cost: str) -> list[int]:
     return front
 
 
-def _performance(trial: TrialRecord, trials: Sequence[TrialRecord]) -> float | None:
+def _performance(trial: TrialRecord, alone: Mapping[str, float]) -> float | None:
     """Return the mean score, alone, of the agents that the last step reads."""
-    alone = {t.architecture: t.score for t in trials if t.origin == "single"}
     architecture = _parsed(trial.architecture)
     if architecture is None:
         return None

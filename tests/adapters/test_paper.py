@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import copy
+import json
 import pickle
+import re
 from typing import Any
 
 import cloudpickle
@@ -9,8 +12,10 @@ import dspy
 import pytest
 
 from moa_dspy.adapters import PlainChat
-from moa_dspy.errors import ArchitectureError
+from moa_dspy.agent import Agent
+from moa_dspy.errors import ArchitectureError, LayerFailedError
 from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.pool import Pool
 from moa_dspy.signatures import ranker, separated, with_references
 from moa_dspy.testing import scripted_pool
 from tests.adapters.paper_messages import (
@@ -22,6 +27,7 @@ from tests.adapters.paper_messages import (
     PROMPT,
     TURNS,
 )
+from tests.servers.chat import Reply, serving
 
 PAPER = PlainChat(layout="paper")
 
@@ -147,3 +153,83 @@ def test_half_of_a_surrogate_pair_is_a_question_mark_here_too() -> None:
 def test_an_unknown_layout_is_refused() -> None:
     with pytest.raises(ArchitectureError, match=r"Unknown `layout` 'x'; known ones are guarded, p"):
         PlainChat(layout="x")
+
+
+VERBATIM = PlainChat(layout="paper", verbatim=True)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_verbatim_references_keep_their_blanks_and_an_empty_one_its_number(is_async: bool) -> None:
+    # The reference implementation drops a reference only where a request failed.
+    said = {"a": "\n Paris.\n\n", "b": "", "c": "end<|im_end|>", "d": OSError("down"), "e": "E\n"}
+    pool = scripted_pool(said)
+    program = MixtureOfAgents(
+        signature(), "a + b + c + d > synthesize(e)", pool=pool, adapter=VERBATIM
+    )
+    made = asyncio.run(program.acall(question="?")) if is_async else program(question="?")
+    assert pool.lm("e").history[-1]["messages"] == [
+        {"role": "system", "content": f"{PROMPT}\n1. \n Paris.\n\n\n2. \n3. end<|im_end|>"},
+        {"role": "user", "content": "?"},
+    ]
+    assert made.answer == "E\n"
+    (layer,) = made.mixture.layers
+    assert [(r.text, r.has_answer) for r in layer] == [
+        ("\n Paris.\n\n", True),
+        ("", True),
+        ("end<|im_end|>", True),
+        ("", False),
+    ]
+
+
+def test_without_verbatim_blanks_go_and_an_empty_reply_is_left_out() -> None:
+    pool = scripted_pool({"a": "\n Paris.\n\n", "b": "", "c": "C\n"})
+    program = MixtureOfAgents(signature(), "a + b > synthesize(c)", pool=pool, adapter=PAPER)
+    assert program(question="?").answer == "C"
+    system = pool.lm("c").history[-1]["messages"][0]["content"]
+    assert system == f"{PROMPT}\n1. Paris."
+
+
+@pytest.mark.parametrize("architecture", ["b", "a > synthesize(b)"])
+def test_a_final_answer_that_is_empty_is_a_failure_all_the_same(architecture: str) -> None:
+    pool = scripted_pool({"a": "A", "b": ""})
+    program = MixtureOfAgents(signature(), architecture, pool=pool, adapter=VERBATIM)
+    with pytest.raises(LayerFailedError, match=r"b: The model answered with an empty text\."):
+        program(question="?")
+
+
+def test_a_refusal_is_no_empty_reference() -> None:
+    message = {"role": "assistant", "content": None, "refusal": "I will not."}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    refused = Reply(body=json.dumps({"choices": [choice]}).encode())
+    with serving(lambda asked: refused if asked["model"] == "a" else Reply("B")) as server:
+        pool = Pool([Agent(name=n, model=f"openai/{n}", api_base=server.url) for n in ("a", "b")])
+        program = MixtureOfAgents(signature(), "a + b > vote", pool=pool, adapter=VERBATIM)
+        made = program(question="?")
+    assert made.answer == "B"
+    assert made.mixture.failures[0].failure == "The model refused: I will not."
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("client", ["auto", "litellm"])
+@pytest.mark.parametrize(("temperature", "sent"), [(0.0, b"0"), (0.7, b"0.7"), (1.0, b"1.0")])
+def test_temperature_0_goes_out_as_the_papers_program_writes_it(
+    temperature: float,
+    sent: bytes,
+    client: str,
+    is_async: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MOA_TEST_KEY", "sk-test-0123456789")
+    with serving(Reply("A")) as server:
+        agent = Agent(
+            name="a",
+            model="openai/a",
+            api_base=server.url,
+            api_key_env="MOA_TEST_KEY",
+            client=client,
+            temperature=temperature,
+        )
+        lm = Pool([agent]).lm("a")
+        asyncio.run(lm.acall("?")) if is_async else lm("?")
+        (raw,) = server.raw
+    assert re.search(rb'"temperature": ?([^,}]+)', raw)[1] == sent  # type: ignore[index]

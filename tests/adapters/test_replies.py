@@ -97,12 +97,16 @@ CLOSINGS = [
 
 
 @pytest.mark.parametrize("closing", CLOSINGS)
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_what_closes_a_reply_is_no_part_of_the_answer(name: str, closing: str) -> None:
     pool = scripted_pool({"a": LAYOUTS[name].format("Paris") + closing})
     program = MixtureOfAgents("question -> answer", "a", pool=pool, adapter=ADAPTERS[name]())
     assert program(question="Capital?").answer == "Paris"
     assert pool.calls.ledger.spending.made == 1
+
+
+def test_all_adapters_but_the_one_that_is_verbatim_read_without_what_closes() -> None:
+    assert set(ADAPTERS) - set(LAYOUTS) == {"paper_verbatim"}
 
 
 def test_a_typed_answer_with_the_marker_in_its_line_is_read_in_one_call() -> None:

@@ -89,7 +89,7 @@ def test_who_was_told_to_stop_neither_waits_nor_asks_again(is_async: bool) -> No
             asking.result(10)
         assert len(server.bodies) == 1
         # A second request of the same asker, as an adapter makes one, is not sent either.
-        with pytest.raises(dspy.LMTimeoutError, match="nobody waits for it any more"):
+        with pytest.raises(dspy.LMTimeoutError, match="its caller has stopped waiting"):
             started(lambda: ask(pool, is_async=is_async), cancelled=stop).result(10)
         assert len(server.bodies) == 1
 

@@ -13,7 +13,7 @@ import pytest
 
 from moa_dspy.agent import Agent
 from moa_dspy.calls import Calls, CallStore
-from moa_dspy.calls.retry import Limiter
+from moa_dspy.calls.request import Limiter
 from moa_dspy.pool import Pool
 from tests.servers.chat import ChatServer, Reply, serving
 

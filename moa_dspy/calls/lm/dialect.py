@@ -42,6 +42,9 @@ class ChatDialect(lm15.OpenAIChatLM):
             request = replace(request, config=replace(request.config, max_tokens=None))
         return super().build_request(request, stream)
 
+    def _payload(self, request: Any, stream: bool) -> dict[str, Any]:
+        return _with_plain_zero(super()._payload(request, stream))
+
     def normalize_error(self, status: int, body: str) -> Any:
         """Return the error of a reply of ``status``, with the server's words and the address."""
         error: Any = super().normalize_error(status, json.dumps({"error": _said(body)}))
@@ -130,6 +133,11 @@ class AsyncVendorEngine(AsyncLM15Engine):
         await self._transport.aclose()
 
 
+def _with_plain_zero(body: dict[str, Any]) -> dict[str, Any]:
+    """Return a request's fields with temperature 0 as the paper's program writes it, not 0.0."""
+    return {**body, "temperature": 0} if body.get("temperature") == 0 else body
+
+
 def _over(config: Any, transport: Any) -> Any:
     return replace(config, transport=transport, timeouts=None, max_connections=None)
 
@@ -194,7 +202,12 @@ def _regular_line(line: bytes) -> bytes:
 
 
 class _Regular:
-    """Reads a whole reply of LiteLLM's without odd counts."""
+    """Writes temperature 0 as 0, and reads a whole reply of LiteLLM's without odd counts."""
+
+    def _arguments(self, request: Any, *, streaming: bool = False) -> dict[str, Any]:
+        parent: Any = super()
+        arguments: dict[str, Any] = parent._arguments(request, streaming=streaming)
+        return _with_plain_zero(arguments)
 
     def _response(self, raw: Any, request: Any) -> Any:
         parent: Any = super()

@@ -8,9 +8,7 @@ connections would read the proxy variables for each: a third of a call's work on
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
-import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -27,6 +25,7 @@ from moa_dspy.calls.lm.dialect import (
     LiteLLMClient,
     VendorEngine,
 )
+from moa_dspy.calls.request import is_crowded
 from moa_dspy.dspy_internals import (
     ReadTimeout,
     StdlibAsyncTransport,
@@ -39,7 +38,6 @@ from moa_dspy.dspy_internals import (
     lm15,
     validate_request,
 )
-from moa_dspy.errors import CallError
 from moa_dspy.vendors import NATIVE_VENDORS, is_reasoning_model, vendor_of
 
 LONGEST_CONNECT_SECONDS: Final = 10.0
@@ -160,11 +158,20 @@ class TimedTransport(StdlibTransport):
             connection.sock = _TimedSocket(connection.sock, time.monotonic() - started)
         return connection
 
+    def _make_release(self, conn: Any, keep_alive: bool) -> Any:
+        # An idle connection to one server must not keep another from being opened.
+        return super()._make_release(conn, keep_alive and not is_crowded())
+
     def _send_request(self, conn: Any, *what: Any, **how: Any) -> None:
         if self._seconds is not None:
             # What it took to connect belongs to the first exchange only.
             conn.sock.left, conn.sock.spent = self._seconds - conn.sock.spent, 0.0
         super()._send_request(conn, *what, **how)
+
+
+class _AsyncTransport(StdlibAsyncTransport):
+    def _make_release(self, conn: Any, keep_alive: bool) -> Any:
+        return super()._make_release(conn, keep_alive and not is_crowded())
 
 
 class _TimedSocket:
@@ -228,7 +235,6 @@ class ChatEngine:
         try:
             return self._chat.complete(replace(request, model=self._name))
         except lm15.TransportError as error:
-            _check_open_files(error)
             if self._seconds is None or not isinstance(error.__cause__, ReadTimeout | WriteTimeout):
                 raise
             late = f"There was no complete answer after {self._seconds:g} s."
@@ -250,18 +256,14 @@ class AsyncChatEngine:
     """``ChatEngine`` for the coroutines of one event loop."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._transport = StdlibAsyncTransport(**_limits(endpoint))
+        self._transport = _AsyncTransport(**_limits(endpoint))
         self._chat = AsyncChatDialect(transport=self._transport, **_dialect(endpoint))
         self._name = endpoint.model.partition("/")[2]
 
     async def complete(self, request: Any) -> Any:
         """Return the response."""
         validate_request(request)
-        try:
-            return await self._chat.complete(replace(request, model=self._name))
-        except lm15.TransportError as error:
-            _check_open_files(error)
-            raise
+        return await self._chat.complete(replace(request, model=self._name))
 
     async def stream(self, request: Any) -> AsyncIterator[Any]:
         """Yield the events as they arrive; leaving early closes the connection."""
@@ -275,31 +277,6 @@ class AsyncChatEngine:
     async def aclose(self) -> None:
         """Close every connection; further requests fail."""
         await self._transport.aclose()
-
-
-def _check_open_files(error: BaseException) -> None:
-    """Raise if the process may open no more files: that is no failure of a model.
-
-    Raises:
-        CallError: With the limit and with what to change.
-    """
-    link: BaseException | None = error
-    while link is not None:
-        if isinstance(link, OSError) and link.errno in (errno.EMFILE, errno.ENFILE):
-            raise CallError(
-                "Too many open files: every request at a time needs a connection, and this process "
-                f"may open {_n_open_files()} files. Raise the limit (`ulimit -n 4096`), or lower "
-                "`max_concurrent` of the agents or the number of threads."
-            ) from error
-        link = link.__cause__ or link.__context__
-
-
-def _n_open_files() -> str:
-    try:
-        import resource
-    except ImportError:  # there is none on Windows
-        return "no more"
-    return str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def _dialect(endpoint: Endpoint) -> dict[str, Any]:
@@ -385,36 +362,4 @@ def _litellm(endpoint: Endpoint, *, asynchronous: bool) -> Any:
         "extra_headers": dict(endpoint.headers) or None,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    if endpoint.api_key:
-        _LOGGED_KEYS.add(endpoint.api_key)
     return AsyncLiteLLMClient(**given) if asynchronous else LiteLLMClient(**given)
-
-
-class LoggedKeys(logging.Filter):
-    """Masks keys in what LiteLLM logs: at the level DEBUG it writes requests with their keys."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._keys: frozenset[str] = frozenset()
-
-    def add(self, key: str) -> None:
-        """Mask ``key`` from now on; a short one, which would mask ordinary text, is left."""
-        if len(key) < _SHORTEST_KEY:
-            return
-        self._keys |= {key}
-        for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
-            logging.getLogger(name).addFilter(self)  # without effect the second time
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Mask the keys in ``record`` and let it pass."""
-        text = record.getMessage()
-        masked = text
-        for key in self._keys:
-            masked = masked.replace(key, "***")
-        if masked != text:
-            record.msg, record.args = masked, ()
-        return True
-
-
-_SHORTEST_KEY: Final = 6
-_LOGGED_KEYS: Final = LoggedKeys()

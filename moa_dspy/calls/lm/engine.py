@@ -22,12 +22,25 @@ from typing import Any, Final
 
 from moa_dspy.calls.call import Call
 from moa_dspy.calls.calls import Calls
-from moa_dspy.calls.lm.response import in_time, mask_keys, readable, stored_response
+from moa_dspy.calls.lm.response import (
+    LOGGED_KEYS,
+    in_time,
+    mask_keys,
+    readable,
+    stored_response,
+)
 from moa_dspy.calls.lm.stream import StreamedResponse, StreamState, as_stream, stream_of
 from moa_dspy.calls.request import AgentCalls, CallRequest
-from moa_dspy.calls.scope import current_scope
+from moa_dspy.calls.scope import current_scope, interrupt_event
 from moa_dspy.calls.steps import PlanRun, Send, Step
-from moa_dspy.calls.timeout import aevents_within, awithin, events_within, within
+from moa_dspy.calls.timeout import (
+    aevents_unless,
+    aevents_within,
+    awithin,
+    events_unless,
+    events_within,
+    within,
+)
 from moa_dspy.dspy_internals import (
     achecked_stream,
     aclosing_stream,
@@ -150,6 +163,7 @@ class Stored:
         """The engine that really asks the model."""
         with self._lock:
             if self._endpoint is None:
+                LOGGED_KEYS.add(self.caller.secrets)
                 self._endpoint = self._build()
             return self._endpoint
 
@@ -262,7 +276,7 @@ class StoredEngine(Stored):
             return
         arriving = self.arriving(request, ask)
         try:
-            for event in self._arriving(request):
+            for event in events_unless(interrupt_event(), self._arriving(request)):
                 for shown in arriving.take(event):
                     step.has_shown = True
                     yield shown
@@ -334,8 +348,8 @@ class AsyncStoredEngine(Stored):
             return
         arriving = self.arriving(request, ask)
         try:
-            async with aclosing(self._arriving(request)) as events:
-                async for event in events:
+            async with aclosing(self._arriving(request)) as source:
+                async for event in aevents_unless(interrupt_event(), source):
                     for shown in arriving.take(event):
                         step.has_shown = True
                         yield shown

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
 from moa_dspy.calls.reply import BROKEN_OFF, SplitReply, split_reply
-from moa_dspy.calls.request import AgentCalls
+from moa_dspy.calls.request import AgentCalls, most_open_files
 from moa_dspy.calls.scope import DeadlineError
 from moa_dspy.dspy_internals import lm15, response_from_dict, response_to_dict
-from moa_dspy.errors import MoaError
+from moa_dspy.errors import CallError, MoaError
 
 _UNREADABLE: Final = (AttributeError, LookupError, TypeError, ValueError)
 """What a client's parser raises at JSON of an unexpected shape."""
@@ -24,16 +26,63 @@ def mask_keys(caller: AgentCalls) -> Iterator[None]:
 
     Keys are masked, for a server may quote the request's own header; what a parser
     raised at a reply becomes a ProviderError that says so.
+
+    Raises:
+        CallError: This process may open no more files: that is no failure of a model.
     """
     try:
         yield
     except Exception as error:
         for link in _chain(error):
             _mask(link, caller.without_secrets)
+        _check_open_files(error)
         if isinstance(error, _UNREADABLE) and not isinstance(error, MoaError):
             what = f"{type(error).__name__}: {error}"
             raise lm15.ProviderError(f"The endpoint's reply cannot be read: {what}") from error
         raise
+
+
+class LoggedKeys(logging.Filter):
+    """Masks keys in what LiteLLM and its clients log: at DEBUG they write headers and addresses.
+
+    LiteLLM finds keys in the environment by itself, so all that a caller knows are masked. What
+    it prints to the console (``litellm.set_verbose``) passes no logger and cannot be masked.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: tuple[str, ...] = ()
+
+    def add(self, keys: Iterable[str]) -> None:
+        """Mask ``keys`` from now on; a short one, which would mask ordinary text, is left."""
+        known = {*self._keys, *(key for key in keys if len(key) >= _SHORTEST_KEY)}
+        if len(known) == len(self._keys):
+            return
+        # The longest first: one key may be a part of another.
+        self._keys = tuple(sorted(known, key=len, reverse=True))
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(self)  # without effect the second time
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Mask the keys in ``record`` and let it pass."""
+        text = record.getMessage()
+        if (masked := self._masked(text)) != text:
+            record.msg, record.args = masked, ()
+        if record.exc_info and not record.exc_text:
+            # Formatters take this text where there is one.
+            record.exc_text = self._masked(logging.Formatter().formatException(record.exc_info))
+        return True
+
+    def _masked(self, text: str) -> str:
+        for key in self._keys:
+            text = text.replace(key, "***")
+        return text
+
+
+_LOGGERS: Final = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "httpx", "openai._base_client")
+_SHORTEST_KEY: Final = 6
+LOGGED_KEYS: Final = LoggedKeys()
+"""The keys of all callers of this process."""
 
 
 @contextmanager
@@ -43,6 +92,16 @@ def in_time() -> Iterator[None]:
         yield
     except DeadlineError as error:
         raise lm15.TimeoutError(str(error)) from error
+
+
+def _check_open_files(error: BaseException) -> None:
+    numbers = {link.errno for link in _chain(error) if isinstance(link, OSError)}
+    if numbers & {errno.EMFILE, errno.ENFILE}:
+        raise CallError(
+            "Too many open files: every request at a time needs a connection, and this process "
+            f"may open {most_open_files() or 'no more'} files. Raise the limit (`ulimit -n 4096`), "
+            "or lower `max_concurrent` of the agents or the number of threads."
+        ) from error
 
 
 def _chain(error: BaseException) -> list[BaseException]:

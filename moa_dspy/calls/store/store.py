@@ -16,8 +16,7 @@ from moa_dspy.calls.budget import Spending
 from moa_dspy.calls.call import Call
 from moa_dspy.calls.store.budget import DatabaseBudget
 from moa_dspy.calls.store.database import Database, Session
-from moa_dspy.calls.store.leases import Claims, Owner
-from moa_dspy.calls.store.limits import SharedLimits
+from moa_dspy.calls.store.leases import Claims, Owner, SharedLimits
 from moa_dspy.calls.store.schema import CALL_COLUMNS, from_row, prepare, to_row
 from moa_dspy.errors import StoreError
 

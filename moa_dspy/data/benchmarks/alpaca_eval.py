@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moa_dspy.data.benchmarks.base import Benchmark, BenchmarkOrigin, PublishedRow
-from moa_dspy.data.rows import SUFFIXES, Record, find_file, records_of
+from moa_dspy.data.tables import SUFFIXES, Record, find_file, records_of
 
 _BASELINE = "alpaca_eval_gpt4_baseline"
 _ORIGIN = BenchmarkOrigin(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moa_dspy.data.benchmarks.base import Benchmark, BenchmarkOrigin, PublishedRow
-from moa_dspy.data.rows import Record, find_file, records_of
+from moa_dspy.data.tables import Record, find_file, records_of
 from moa_dspy.errors import DataError
 
 _FILE = "flask_evaluation"

@@ -6,16 +6,21 @@ hashed, printed, stored in a trial and rebuilt later.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from decimal import Decimal
+from fractions import Fraction
 from itertools import groupby
 from typing import Any, Final
 
 from moa_dspy.errors import ArchitectureError
 
-COMBINES: Final = ("synthesize", "select", "vote")
+COMBINES: Final = ("synthesize", "select", "vote", "fuse", "knockout")
 """How the last step turns references into an answer."""
+
+_NEED_AN_AGENT: Final = ("synthesize", "fuse", "knockout")
 
 _NAME = re.compile(r"[^\s>+*()]+")
 
@@ -28,7 +33,8 @@ class Architecture:
     ``"a"`` is the single agent a, ``"a + b*2 > c + d > synthesize(e)"`` two layers
     and an aggregator. A name may repeat: independent samples of one agent, which is
     Self-MoA. What the last step does differently follows in its brackets:
-    ``"a + b > synthesize(c; order=b; prompt=brief)"``.
+    ``"a + b > synthesize(c; order=b; prompt=brief)"``, ``"a + b > fuse(c; analyst=d)"``,
+    ``"a + b + c > vote(a; weights=a:1.5 b:0.8; agree=2)"``.
 
     The order inside a layer is the order in which the next step reads the layer's
     responses. ``layers``, ``str`` and ``to_json`` keep it as it was given. ``==`` and
@@ -41,17 +47,26 @@ class Architecture:
         layers: Agent names per layer, first layer first, as given; empty for a single agent.
         aggregator: ``synthesize``: who writes the answer. ``select``: who ranks; None
             is consensus, without a model. ``vote``: the proposer whose answer wins a
-            tie; None is the first in the layer's order. Depth 0: the agent itself.
+            tie; None is the first in the layer's order. ``fuse``: who writes the answer
+            after an analysis. ``knockout``: who compares. Depth 0: the agent itself.
         combine: One of ``COMBINES``.
         order: In which order the last step reads the last layer, and ties of a vote are
             decided: these agents first, then the others as they sit. Kept as short as it can be.
         prompt: Name of the prompt that a search put into the aggregator's seat; None is the
             seat's own. It tells architectures apart; a mixture does not look it up.
+        weights: Of a ``vote``: what each answer of an agent counts, by the agent's name, to
+            four significant digits; agents that are not named count 1. Weights of 1, and
+            weights that are the same for all members, are left out: that is the plain vote.
+        agree: Of a ``vote`` or a consensus: the first so many members, in the order of
+            ``reading``, are asked first, and the others only if these do not all give the
+            same answer. None asks all.
+        analyst: Of ``fuse``: who compares the references before the answer is written;
+            None is the aggregator.
 
     Raises:
         ArchitectureError: If a layer is empty, a name is not a plain word, the combine is
-            unknown, an aggregator is missing or does not vote, or an order or a prompt
-            is given to what does not read.
+            unknown, an aggregator is missing or does not vote, or an option is out of range
+            or given to a combine that has no use for it.
     """
 
     layers: tuple[tuple[str, ...], ...]
@@ -59,6 +74,9 @@ class Architecture:
     combine: str = "synthesize"
     order: tuple[str, ...] = ()
     prompt: str | None = None
+    weights: tuple[tuple[str, float], ...] = ()
+    agree: int | None = None
+    analyst: str | None = None
     # Stored, because a search compares and hashes the same architectures over and over.
     _key: tuple[Any, ...] = field(init=False, repr=False)
 
@@ -78,11 +96,16 @@ class Architecture:
                 )
         self._check_aggregator()
         self._check_reading()
+        self._check_options()
         last = layers[-1] if layers else ()
         object.__setattr__(self, "order", _shortest(self.order, last, sorted(last)))
+        object.__setattr__(self, "weights", _told_apart(self.weights, last))
+        if self.analyst == self.aggregator:
+            object.__setattr__(self, "analyst", None)
         sorted_layers = tuple(tuple(sorted(layer)) for layer in layers)
         order = _shortest(self.order, sorted(last))
-        key = (sorted_layers, self.aggregator, self.combine, order, self.prompt)
+        rest = (self.prompt, self.weights, self.agree, self.analyst)
+        key = (sorted_layers, self.aggregator, self.combine, order, *rest)
         object.__setattr__(self, "_key", key)
 
     def __eq__(self, other: object) -> bool:
@@ -113,8 +136,35 @@ class Architecture:
                 f"Prompt name {self.prompt!r} must not be empty or hold spaces or any of > + * ( )."
             )
 
+    def _check_options(self) -> None:
+        members = self.layers[-1] if self.layers else ()
+        if self.analyst is not None and self.combine != "fuse":
+            raise ArchitectureError("`analyst` goes with `combine` fuse only.")
+        if self.weights and self.combine != "vote":
+            raise ArchitectureError("`weights` go with `combine` vote only.")
+        names = [name for name, _ in self.weights]
+        if not set(names) <= set(members) or len(set(names)) < len(names):
+            raise ArchitectureError(
+                "`weights` must name agents of the last layer, "
+                f"{', '.join(members) or 'none here'}, each once, but got {', '.join(names)}."
+            )
+        for name, weight in self.weights:
+            if not 0 < _rounded(weight) < math.inf:
+                raise ArchitectureError(
+                    f"The weight of {name!r} must be positive and finite, but got {weight}."
+                )
+        if self.agree is None:
+            return
+        if self.combine != "vote" and (self.combine, self.aggregator) != ("select", None):
+            raise ArchitectureError("`agree` goes with a vote, or a select without an agent, only.")
+        if not 2 <= self.agree < len(members):
+            raise ArchitectureError(
+                "`agree` must be at least 2 and below the number of members of the last layer, "
+                f"{len(members)}, but got {self.agree}."
+            )
+
     def _check_aggregator(self) -> None:
-        needs_one = self.combine == "synthesize" or not self.layers
+        needs_one = self.combine in _NEED_AN_AGENT or not self.layers
         if needs_one and self.aggregator is None:
             raise ArchitectureError("`aggregator` must name an agent, but got None.")
         if not self.layers and self.combine != "synthesize":
@@ -141,7 +191,7 @@ class Architecture:
         layers, last = read_parts(text)
         if last is None:
             return cls.single(text.strip())
-        return cls(layers, last.aggregator, last.combine, last.order, last.prompt)
+        return cls(layers, last.aggregator, last.combine, **last.options)
 
     @classmethod
     def from_json(cls, value: Any) -> Architecture:
@@ -151,36 +201,42 @@ class Architecture:
             ArchitectureError: If a key is missing or unknown, or a value is no name.
         """
         needed = {"layers", "aggregator", "combine"}
-        if not _is(value, dict) or not needed <= set(value) <= {*needed, "order", "prompt"}:
+        if not _is(value, dict) or not needed <= set(value) <= {*needed, *_OPTIONS}:
             raise ArchitectureError(
                 "An architecture has the keys layers, aggregator, combine, but got "
-                f"{value!r}; it may have order and prompt besides."
+                f"{value!r}; it may have {', '.join(_OPTIONS)} besides."
             )
         layers, aggregator = value["layers"], value["aggregator"]
-        order, prompt = value.get("order", []), value.get("prompt")
+        order, weights = value.get("order", []), value.get("weights", {})
+        agree, rest = value.get("agree"), [value.get(key) for key in ("prompt", "analyst")]
         lists = [*layers, order] if _is(layers, list) else [layers]
         is_listed = all(_is(one, list) for one in lists)
         names = [name for one in lists for name in one] if is_listed else []
-        named = [*names, *(one for one in (aggregator, prompt) if one is not None)]
+        named = [*names, *(one for one in (aggregator, *rest) if one is not None)]
         if not is_listed or not all(_is(name, str) for name in named):
             raise ArchitectureError(
                 f"`layers` must be lists of names, and `aggregator` a name, but got {value!r}."
             )
+        if not _is(weights, dict) or not all(map(_is_number, weights.values())):
+            raise ArchitectureError(f"`weights` must be numbers by name, but got {weights!r}.")
+        if agree is not None and not (_is(agree, int) and _is_number(agree)):
+            raise ArchitectureError(f"`agree` must be a whole number, but got {agree!r}.")
         seats = tuple(tuple(layer) for layer in layers)
-        return cls(seats, aggregator, value["combine"], tuple(order), prompt)
+        options = (tuple(order), rest[0], tuple(weights.items()), agree, rest[1])
+        return cls(seats, aggregator, value["combine"], *options)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON data; an order and a prompt are in it only where they are given."""
+        """Return plain JSON data; what follows the combine is in it only where it is given."""
         layers = [list(layer) for layer in self.layers]
         plain = {"layers": layers, "aggregator": self.aggregator, "combine": self.combine}
-        rest = {"order": list(self.order), "prompt": self.prompt}
+        rest = {name: getattr(self, name) for name in _OPTIONS}
+        rest |= {"order": list(self.order), "weights": dict(self.weights)}
         return plain | {key: value for key, value in rest.items() if value}
 
     def __str__(self) -> str:
         if not self.layers:
             return str(self.aggregator)
-        last = format_last(self.combine, self.aggregator, self.order, self.prompt)
-        return " > ".join([*map(format_layer, self.layers), last])
+        return " > ".join([*map(format_layer, self.layers), format_last(self)])
 
     @property
     def depth(self) -> int:
@@ -191,7 +247,8 @@ class Architecture:
     def agents(self) -> tuple[str, ...]:
         """Every agent that sits somewhere, sorted, each once."""
         seats = {name for layer in self.layers for name in layer}
-        return tuple(sorted(seats | ({self.aggregator} if self.aggregator is not None else set())))
+        last = (self.aggregator, self.analyst)
+        return tuple(sorted(seats | {name for name in last if name is not None}))
 
     @property
     def reading(self) -> tuple[int, ...]:
@@ -201,21 +258,64 @@ class Architecture:
         return tuple(sorted(range(len(layer)), key=lambda seat: rank.get(layer[seat], len(rank))))
 
     @property
+    def whole_weights(self) -> dict[str, int]:
+        """What an answer of each member of the last layer counts, as whole numbers in that ratio.
+
+        Sums of them are exact: 0.1 and 0.2 weigh as much as 0.3. All are 1 in a plain vote.
+        """
+        told = {name: Fraction(repr(weight)) for name, weight in self.weights}
+        exact = {name: told.get(name, Fraction(1)) for name in (self.layers or ((),))[-1]}
+        unit = math.lcm(*(weight.denominator for weight in exact.values()))
+        return {name: int(weight * unit) for name, weight in exact.items()}
+
+    @property
     def aggregator_calls_a_model(self) -> bool:
         """Whether the last step asks a language model."""
-        return self.combine == "synthesize" or (
+        return self.combine in _NEED_AN_AGENT or (
             self.combine == "select" and self.aggregator is not None
         )
 
     @property
+    def asked_last(self) -> tuple[str, ...]:
+        """Agents that the last step asks, each as often as it is asked; of a single agent, it."""
+        who = str(self.aggregator)
+        if self.combine == "fuse":
+            return (self.analyst or who, who)
+        if self.combine == "knockout":
+            return (who,) * 2 * (len(self.layers[-1]) - 1)
+        return (who,) if self.aggregator_calls_a_model else ()
+
+    @property
     def calls(self) -> int:
-        """Model calls that one question costs when nothing is stored."""
-        return sum(map(len, self.layers)) + int(self.aggregator_calls_a_model)
+        """Most model calls that one question costs when nothing is stored."""
+        return sum(map(len, self.layers)) + len(self.asked_last)
+
+
+_OPTIONS: Final = tuple(f.name for f in fields(Architecture) if f.init)[3:]
+"""Names of what may follow the aggregator in the brackets of the last step."""
 
 
 def _is(value: Any, kind: type) -> bool:
     # JSON stays Any: narrowing it to a bare `list` would leave elements of unknown type.
     return isinstance(value, kind)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _rounded(weight: float) -> float:
+    return float(f"{weight:.4g}")
+
+
+def _told_apart(
+    weights: Sequence[tuple[str, float]], members: Sequence[str]
+) -> tuple[tuple[str, float], ...]:
+    """Return the weights in their one form: rounded, sorted, none that says nothing."""
+    given = {name: _rounded(weight) for name, weight in weights}
+    if len({given.get(name, 1.0) for name in members}) < 2:
+        return ()
+    return tuple((name, given[name]) for name in sorted(given) if given[name] != 1)
 
 
 def _shortest(order: tuple[str, ...], *layers: Sequence[str]) -> tuple[str, ...]:
@@ -230,7 +330,7 @@ def _shortest(order: tuple[str, ...], *layers: Sequence[str]) -> tuple[str, ...]
     return order
 
 
-_LAST = re.compile(r"(synthesize|select|vote)(?:\(([^>+*()]+)\))?")
+_LAST = re.compile(rf"({'|'.join(COMBINES)})(?:\(([^>+*()]+)\))?")
 _BETWEEN_OPTIONS = re.compile(r";\s+")
 """A name may hold a semicolon, but no space."""
 
@@ -241,8 +341,7 @@ class LastStep:
 
     combine: str
     aggregator: str | None
-    order: tuple[str, ...] = ()
-    prompt: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def read_parts(text: str) -> tuple[tuple[tuple[str, ...], ...], LastStep | None]:
@@ -257,8 +356,8 @@ def read_parts(text: str) -> tuple[tuple[tuple[str, ...], ...], LastStep | None]
     match = _LAST.fullmatch(last)
     if match is None:
         raise ArchitectureError(
-            f"The last part of {text!r} must be synthesize(NAME), select, select(NAME), vote "
-            f"or vote(NAME), but got {last!r}."
+            f"The last part of {text!r} must be synthesize(NAME), select, select(NAME), vote, "
+            f"vote(NAME), fuse(NAME) or knockout(NAME), but got {last!r}."
         )
     return tuple(_read_layer(part) for part in heads), _read_last(match[1], match[2])
 
@@ -267,16 +366,40 @@ def _read_last(combine: str, inside: str | None) -> LastStep:
     if inside is None:
         return LastStep(combine, None)
     who, *rest = _BETWEEN_OPTIONS.split(inside.strip())
-    options: dict[str, str] = {}
+    options: dict[str, Any] = {}
     for part in rest:
         key, _, value = part.partition("=")
-        options[key] = value
-    if unknown := [key for key in options if key not in ("order", "prompt")]:
-        raise ArchitectureError(
-            f"The last step knows order=NAME NAME and prompt=NAME, but got {unknown[0]!r}."
-        )
-    order = tuple(options.get("order", "").split())
-    return LastStep(combine, who.strip() or None, order, options.get("prompt"))
+        if key not in _OPTIONS:
+            raise ArchitectureError(
+                "The last step knows order=NAME NAME, prompt=NAME, weights=NAME:NUMBER "
+                f"NAME:NUMBER, agree=NUMBER and analyst=NAME, but got {key!r}."
+            )
+        options[key] = _READ.get(key, str)(value)
+    return LastStep(combine, who.strip() or None, options)
+
+
+def _read_order(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+def _read_weights(text: str) -> tuple[tuple[str, float], ...]:
+    found: list[tuple[str, float]] = []
+    for part in text.split():
+        name, _, number = part.rpartition(":")  # a name may hold a colon
+        try:
+            found.append((name, float(number)))
+        except ValueError:
+            raise ArchitectureError(f"`weights`: {part!r} must read NAME:NUMBER.") from None
+    return tuple(found)
+
+
+def _read_agree(text: str) -> int:
+    if not text.strip().isdecimal():
+        raise ArchitectureError(f"`agree` must be a whole number, but got {text!r}.")
+    return int(text)
+
+
+_READ: Final = {"order": _read_order, "weights": _read_weights, "agree": _read_agree}
 
 
 def _read_layer(text: str) -> tuple[str, ...]:
@@ -295,11 +418,12 @@ def format_layer(layer: tuple[str, ...]) -> str:
     return " + ".join(name if n == 1 else f"{name}*{n}" for name, n in runs)
 
 
-def format_last(
-    combine: str, aggregator: str | None, order: tuple[str, ...], prompt: str | None
-) -> str:
+def format_last(one: Architecture) -> str:
     """Write ``synthesize(c; order=b a; prompt=brief)``; what is not given is left out."""
-    parts = [aggregator or ""]
-    parts += [f"order={' '.join(order)}"] if order else []
-    parts += [f"prompt={prompt}"] if prompt is not None else []
-    return f"{combine}({'; '.join(parts)})" if any(parts) else combine
+    # Not in digits and an exponent: "+" stands between agents.
+    weights = " ".join(f"{name}:{Decimal(repr(w)).normalize():f}" for name, w in one.weights)
+    shown = {name: getattr(one, name) for name in _OPTIONS}
+    shown |= {"order": " ".join(one.order), "weights": weights}
+    given = [f"{key}={value}" for key, value in shown.items() if value not in ("", None)]
+    parts = [one.aggregator or "", *given]
+    return f"{one.combine}({'; '.join(parts)})" if any(parts) else one.combine

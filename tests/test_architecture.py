@@ -14,6 +14,8 @@ NAMES = st.text(min_size=1, max_size=8).filter(
     lambda name: not any(c.isspace() or c in ">+*()" for c in name)
 )
 
+WEIGHTS = st.floats(min_value=1e-300, max_value=1e300) | st.integers(1, 3).map(float)
+
 
 @st.composite
 def architectures(draw: st.DrawFn) -> Architecture:
@@ -27,8 +29,16 @@ def architectures(draw: st.DrawFn) -> Architecture:
     order = tuple(draw(st.lists(st.sampled_from(layers[-1]), unique=True)))
     if combine == "synthesize":
         return Architecture(layers, draw(names), combine, order, draw(st.none() | NAMES))
+    if combine in ("fuse", "knockout"):
+        analyst = draw(st.none() | names) if combine == "fuse" else None
+        return Architecture(layers, draw(names), combine, order, analyst=analyst)
     someone = names if combine == "select" else st.sampled_from(layers[-1])
-    return Architecture(layers, draw(st.none() | someone), combine, order)
+    aggregator, n = draw(st.none() | someone), len(layers[-1])
+    stops = n > 2 and (combine == "vote" or aggregator is None)
+    agree = draw(st.none() | st.integers(2, n - 1)) if stops else None
+    weighed = draw(st.lists(st.sampled_from(layers[-1]), unique=True)) if combine == "vote" else []
+    weights = tuple((name, draw(WEIGHTS)) for name in weighed)
+    return Architecture(layers, aggregator, combine, order, weights=weights, agree=agree)
 
 
 def seating(architecture: Architecture) -> tuple[object, ...]:
@@ -55,9 +65,7 @@ def test_order_inside_a_layer_is_kept_and_does_not_count_when_comparing(
         tuple(sorted(layer, key=lambda _: random.random()))  # type: ignore[attr-defined]  # a Random
         for layer in architecture.layers
     )
-    other = Architecture(
-        shuffled, architecture.aggregator, architecture.combine, prompt=architecture.prompt
-    )
+    other = replace(architecture, layers=shuffled, order=())
     assert other.layers == shuffled
     same = replace(architecture, order=())
     assert (other, hash(other), str(other.canonical)) == (same, hash(same), str(same.canonical))
@@ -109,6 +117,16 @@ def test_order_of_layers_does_matter() -> None:
         ),
         ("a + b > select(; order=a b)", "a + b > select", 1, 2),
         ("a + b + c > vote(; order=b)", "a + b + c > vote(; order=b)", 1, 3),
+        # fuse: the analyst and the writer; knockout: two orders of two pairings
+        ("b + a > fuse(c)", "a + b > fuse(c)", 1, 4),
+        ("b + a > fuse(c; order=b; analyst=d)", "a + b > fuse(c; order=b; analyst=d)", 1, 4),
+        ("b + a > fuse(c; analyst=c)", "a + b > fuse(c)", 1, 4),
+        ("b + a + c > knockout(d; order=c)", "a + b + c > knockout(d; order=c)", 1, 7),
+        ("d*3 > b + a > knockout(d)", "d*3 > a + b > knockout(d)", 2, 7),
+        ("a > knockout(d)", "a > knockout(d)", 1, 1),
+        ("b + a + c > vote(a; agree=2)", "a + b + c > vote(a; agree=2)", 1, 3),
+        ("b + a + c > select(; agree=2)", "a + b + c > select(; agree=2)", 1, 3),
+        ("b + a > vote(a; weights=b:0.8 a:1.5)", "a + b > vote(a; weights=a:1.5 b:0.8)", 1, 2),
     ],
 )
 def test_the_notation_has_one_canonical_form(
@@ -136,6 +154,55 @@ def test_the_last_step_reads_in_the_order_given_then_as_they_sit() -> None:
     architecture = Architecture.parse("a + b*2 + c > vote(; order=c)")
     assert [architecture.layers[-1][seat] for seat in architecture.reading] == ["c", "a", "b", "b"]
     assert Architecture.single("a").reading == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "written", "whole"),
+    [
+        # 1.5 : 0.8 : 1 is 15 : 8 : 10
+        ("vote(; weights=a:1.5 b:0.8)", "vote(; weights=a:1.5 b:0.8)", [15, 8, 10]),
+        ("vote(; weights=b:0.8 a:1.5 c:1)", "vote(; weights=a:1.5 b:0.8)", [15, 8, 10]),
+        ("vote(; weights=a:0.1 b:0.2 c:0.3)", "vote(; weights=a:0.1 b:0.2 c:0.3)", [1, 2, 3]),
+        ("vote(; weights=a:1.23456)", "vote(; weights=a:1.235)", [247, 200, 200]),
+        ("vote(; weights=a:12345678)", "vote(; weights=a:12350000)", [12350000, 1, 1]),
+        ("vote(; weights=a:2 b:2)", "vote(; weights=a:2 b:2)", [2, 2, 1]),
+        # The same for all: the plain vote.
+        ("vote(; weights=a:2 b:2 c:2)", "vote", [1, 1, 1]),
+        ("vote(; weights=a:1 b:1)", "vote", [1, 1, 1]),
+        ("vote(; weights=a:1.00001)", "vote", [1, 1, 1]),
+    ],
+)
+def test_weights_have_one_form_and_whole_numbers_in_their_ratio(
+    text: str, written: str, whole: list[int]
+) -> None:
+    architecture = Architecture.parse(f"a + b + c > {text}")
+    assert str(architecture) == f"a + b + c > {written}"
+    assert architecture == Architecture.parse(f"c + b + a > {written}")
+    assert architecture.whole_weights == dict(zip("abc", whole, strict=True))
+
+
+def test_samples_of_an_agent_share_its_weight_and_a_name_may_hold_a_colon() -> None:
+    architecture = Architecture.parse("llama:8b*2 + b > vote(; weights=llama:8b:0.5)")
+    assert architecture.weights == (("llama:8b", 0.5),)
+    assert architecture.whole_weights == {"llama:8b": 1, "b": 2}
+    assert Architecture.parse("a*3 > vote(; weights=a:4)") == Architecture.parse("a*3 > vote")
+
+
+def test_weights_agreement_and_analyst_tell_architectures_apart() -> None:
+    texts = ["vote", "vote(; agree=2)", "vote(; weights=a:2)", "vote(; weights=a:2; agree=2)"]
+    texts += ["fuse(d)", "fuse(d; analyst=e)", "knockout(d)", "knockout(e)"]
+    assert len({Architecture.parse(f"a + b + c > {text}") for text in texts}) == len(texts)
+
+
+def test_the_last_step_names_everyone_it_asks() -> None:
+    found = {
+        text: Architecture.parse(f"a + b + c > {text}").asked_last
+        for text in ("vote", "select", "select(d)", "synthesize(d)", "fuse(d)", "knockout(d)")
+    }
+    assert list(found.values()) == [(), (), ("d",), ("d",), ("d", "d"), ("d",) * 4]
+    assert Architecture.parse("a > fuse(d; analyst=e)").asked_last == ("e", "d")
+    assert Architecture.parse("a > fuse(d; analyst=e)").agents == ("a", "d", "e")
+    assert Architecture.single("a").asked_last == ("a",)
 
 
 def test_agents_are_everyone_who_sits_somewhere_once() -> None:
@@ -166,7 +233,27 @@ def test_agents_are_everyone_who_sits_somewhere_once() -> None:
         ("a > vote(a; prompt=p)", r"`prompt` goes with an aggregator that synthesizes"),
         ("a > synthesize(a; prompt=p q)", r"Prompt name 'p q' must not be empty"),
         ("a > synthesize(a; prompt=)", r"Prompt name '' must not be empty"),
-        ("a > synthesize(a; pormpt=p)", r"knows order=NAME NAME and prompt=NAME, but got 'pormpt'"),
+        ("a > fuse", r"`aggregator` must name an agent, but got None"),
+        ("a > knockout", r"`aggregator` must name an agent, but got None"),
+        ("a > fuse(b; prompt=p)", r"`prompt` goes with an aggregator that synthesizes"),
+        ("a > knockout(b; analyst=c)", r"`analyst` goes with `combine` fuse only"),
+        ("a + b > select(; weights=a:2)", r"`weights` go with `combine` vote only"),
+        ("c > a + b > vote(; weights=c:2)", r"`weights` must name agents of the last layer, a, b,"),
+        ("a + b > vote(; weights=a:2 a:3)", r"each once, but got a, a"),
+        ("a + b > vote(; weights=a:0)", r"weight of 'a' must be positive and finite, but got 0\.0"),
+        ("a + b > vote(; weights=a:-1)", r"must be positive and finite, but got -1\.0"),
+        ("a + b > vote(; weights=a:inf)", r"must be positive and finite, but got inf"),
+        ("a + b > vote(; weights=a:nan)", r"must be positive and finite, but got nan"),
+        ("a + b > vote(; weights=a:1.8e308)", r"must be positive and finite, but got inf"),
+        ("a + b > vote(; weights=a:x)", r"`weights`: 'a:x' must read NAME:NUMBER"),
+        ("a + b > vote(; weights=a)", r"`weights`: 'a' must read NAME:NUMBER"),
+        ("a + b + c > vote(; agree=1)", r"`agree` must be at least 2 and below .* 3, but got 1"),
+        ("a + b + c > vote(; agree=3)", r"`agree` must be at least 2 and below .* 3, but got 3"),
+        ("a + b > vote(; agree=2)", r"below the number of members of the last layer, 2, but got 2"),
+        ("a + b + c > vote(; agree=two)", r"`agree` must be a whole number, but got 'two'"),
+        ("a + b + c > select(a; agree=2)", r"`agree` goes with a vote, or a select without an"),
+        ("a + b + c > fuse(a; agree=2)", r"`agree` goes with a vote, or a select without an"),
+        ("a > synthesize(a; pormpt=p)", r"knows order=NAME NAME, prompt=NAME.*, but got 'pormpt'"),
     ],
 )
 def test_a_text_that_is_no_architecture_is_refused_with_the_part(text: str, message: str) -> None:
@@ -185,6 +272,9 @@ def test_a_value_that_is_no_architecture_is_refused() -> None:
         Architecture((), None)
 
 
+VOTE = {"layers": [["a", "b", "c"]], "aggregator": None, "combine": "vote"}
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -196,6 +286,12 @@ def test_a_value_that_is_no_architecture_is_refused() -> None:
         ({"layers": [[1]], "aggregator": None, "combine": "vote"}, "must be lists of names"),
         ({"layers": [["a"]], "aggregator": 1, "combine": "select"}, "`aggregator` a name"),
         ({"layers": [["a"]], "aggregator": None, "combine": []}, "Unknown combine"),
+        ({**VOTE, "weights": [["a", 2]]}, "`weights` must be numbers by name"),
+        ({**VOTE, "weights": {"a": "2"}}, "`weights` must be numbers by name"),
+        ({**VOTE, "weights": {"a": True}}, "`weights` must be numbers by name"),
+        ({**VOTE, "agree": 2.0}, "`agree` must be a whole number"),
+        ({**VOTE, "agree": True}, "`agree` must be a whole number"),
+        ({**VOTE, "analyst": 1}, "`aggregator` a name"),
     ],
 )
 def test_json_that_is_no_architecture_is_refused(value: object, message: str) -> None:

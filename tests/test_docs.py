@@ -16,6 +16,8 @@ from pydantic import BaseModel
 from moa_dspy.agent import Agent
 from moa_dspy.optimize import study_file
 from moa_dspy.optimize import study_file as study_tables
+from moa_dspy.optimize.judge_table import JudgeTable
+from moa_dspy.optimize.options import DataTable
 from moa_dspy.optimize.study_file import PromptsTable
 
 ROOT = Path(__file__).parent.parent
@@ -72,11 +74,12 @@ def test_every_key_of_an_agent_is_documented() -> None:
 SECTIONS: dict[str, type[Any]] = {
     "Top level": study_file.StudyTables,
     "`[task]`": study_tables.TaskTable,
-    "`[data]`": study_tables.DataTable,
+    "`[data]`": DataTable,
     "`[calls]`": study_tables.CallsTable,
     "`[space]`": study_tables.SpaceTable,
     "`[search]`": study_tables.SearchTable,
     "`[prompts]`": PromptsTable,
+    "`[judge]`": JudgeTable,
     "A pool": Agent,
 }
 
@@ -85,7 +88,7 @@ SECTIONS: dict[str, type[Any]] = {
 def test_defaults_in_brackets_are_those_of_the_code(section: str) -> None:
     documented = keys_of(section)
     defaults = defaults_of(SECTIONS[section])
-    tables = {"task", "data", "calls", "space", "search", "limits", "budget", "prompts"}
+    tables = {"task", "data", "calls", "space", "search", "limits", "budget", "prompts", "judge"}
     assert set(documented) == set(defaults) - (tables if section == "Top level" else set())
     plain = {
         key: shown(value)

@@ -1,19 +1,23 @@
 """Diversity of the responses of one layer, and differences between agents' errors."""
 
-from moa_dspy.diversity.answers import (
+from moa_dspy.diversity.base import (
     Disagreement,
+    DiversityMetric,
+    PairwiseMetric,
     double_fault,
     error_correlation,
     pairwise_disagreement,
 )
-from moa_dspy.diversity.base import DiversityMetric, PairwiseMetric
 from moa_dspy.diversity.collaboration import (
+    DIVERSITY_METRICS,
     AggregatorRecord,
     CollaborationReport,
     Gain,
     ModelRecord,
     Sample,
     collaboration_report,
+    pairwise_similarity,
+    proposal_similarity,
     spearman,
 )
 from moa_dspy.diversity.ngrams import (
@@ -22,11 +26,6 @@ from moa_dspy.diversity.ngrams import (
     DistinctShare,
     JaccardDistance,
     NgramJaccardDistance,
-)
-from moa_dspy.diversity.similarity import (
-    DIVERSITY_METRICS,
-    pairwise_similarity,
-    proposal_similarity,
 )
 from moa_dspy.diversity.vectors import (
     EmbeddingDistance,

@@ -4,11 +4,20 @@ Every judge gives preferences in [0, 1] (1 = the candidate is preferred) and cou
 not judge, which is never a loss. ``judge_all`` feeds ``moa_dspy.winrate``.
 """
 
-from moa_dspy.judges.base import Grades, Judge, Judgement, JudgeOutcome, JudgeProgram, JudgeReport
+from moa_dspy.judges.base import Grades, Judge, Judgement, JudgeOutcome, JudgeReport, MetricJudge
 from moa_dspy.judges.graded import GradeJudge, Grader, SkillJudge
-from moa_dspy.judges.metric import MetricJudge
 from moa_dspy.judges.pairwise import PairJudge
-from moa_dspy.judges.run import Answers, GradeRun, JudgeRun, RecordedJudge, grade_all, judge_all
+from moa_dspy.judges.program import JudgeProgram
+from moa_dspy.judges.run import (
+    Answers,
+    GradeRun,
+    JudgeRun,
+    Jury,
+    RecordedJudge,
+    RecordedPairs,
+    grade_all,
+    judge_all,
+)
 from moa_dspy.judges.signatures import SKILLS
 
 __all__ = [
@@ -25,9 +34,11 @@ __all__ = [
     "JudgeReport",
     "JudgeRun",
     "Judgement",
+    "Jury",
     "MetricJudge",
     "PairJudge",
     "RecordedJudge",
+    "RecordedPairs",
     "SkillJudge",
     "grade_all",
     "judge_all",

@@ -1,20 +1,19 @@
-"""The judges' protocol, their outcomes with counts, and the base of judges that ask a model."""
+"""The judges' protocol, their outcomes with counts, and metrics as judges and judges as metrics."""
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Protocol, TypeAlias
 
 import dspy
 
-from moa_dspy.adapters import PlainChat
-from moa_dspy.calls.scope import call_scope
-from moa_dspy.errors import DataError, MoaError, PoolError
-from moa_dspy.pool import Pool
+from moa_dspy.errors import DataError, MetricError, MoaError
 from moa_dspy.prediction import render
+from moa_dspy.winrate import preferences
 
 Exclusion: TypeAlias = Literal["missing", "failed", "unparsable"]
 """Why an example has no number: no response or record to judge; the judge's model did not answer;
@@ -64,6 +63,14 @@ class Judgement(JudgeOutcome):
     def is_inconsistent(self) -> bool:
         """Whether the two orders of one pair preferred different systems."""
         return bool(self.verdicts) and min(self.verdicts) < 0.5 < max(self.verdicts)
+
+    @property
+    def turned(self) -> Judgement:
+        """The judgement with candidate and reference exchanged."""
+        if self.preference is None:
+            return self
+        verdicts = tuple(1 - verdict for verdict in reversed(self.verdicts))
+        return replace(self, preference=1 - self.preference, verdicts=verdicts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,12 +166,6 @@ class OutcomeCounter:
             return self._report
 
 
-N_ALTERNATIVES = 5
-"""Alternatives asked for per token, as many as AlpacaEval 2 asks for."""
-
-_REFUSALS = ("UnsupportedFeatureError:", "InvalidRequestError:")
-
-
 class Judge(Protocol):
     """Says per example which of two systems did better.
 
@@ -182,108 +183,23 @@ class Judge(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A model's outputs by name, or why there are none."""
-
-    values: Mapping[str, Any]
-    logprobs: Any = None
-    excluded: Exclusion | None = None
-    reason: str = ""
-
-
-class JudgeProgram(dspy.Module):
-    """A judge that asks a model: a DSPy program to optimise, save, store and replay.
-
-    The model is bound at each call, so no copy, reset or load can lose it; its temperature and
-    ``max_tokens`` are those of the agent (8 tokens are enough where only a verdict is asked for).
-
-    Args:
-        pool: Where ``agent`` becomes an LM whose calls are stored.
-        agent: The name of the judge's model in the pool.
-        lm: Instead of both: an LM as it is.
-        adapter: A DSPy adapter; None is plain chat, which wants one output.
+def as_judgement(found: Any, example: dspy.Example) -> Judgement:
+    """Return what a judge returned as a judgement: a number is one too, and None is unparsable.
 
     Raises:
-        PoolError: Both or neither of ``lm`` and ``pool`` with ``agent``, or no such agent.
+        MetricError: It is none of these, or a preference outside [0, 1].
     """
-
-    def __init__(
-        self,
-        *,
-        pool: Pool | None = None,
-        agent: str | None = None,
-        lm: dspy.LM | None = None,
-        adapter: Any = None,
-    ) -> None:
-        super().__init__()
-        self.pool, self.agent = _seat(pool, agent, lm)
-        self.adapter = adapter or PlainChat()
-        self.counter = OutcomeCounter()
-
-    def report(self) -> JudgeReport:
-        """Return the counts of every comparison of this judge and its copies."""
-        return self.counter.report
-
-    def ask(self, predictor: Any, inputs: Mapping[str, str], *, weighted: bool = False) -> Reply:
-        """Ask the judge's model once; what the model does wrong is a reply too.
-
-        Args:
-            predictor: One of this judge's modules.
-            inputs: Its inputs, guarded.
-            weighted: Ask for log-probabilities too, and once more without if that is refused.
-
-        Raises:
-            MoaError: If the reason for no reply is not the model: budget, replay, store, pool.
-        """
-        config = {"logprobs": True, "top_logprobs": N_ALTERNATIVES} if weighted else {}
-        lm = self.pool.lm(self.agent)
-        # Sample 0: a judge is not part of what it judges, which may be one of several samples.
-        with call_scope(sample=0), dspy.context(lm=lm, adapter=self.adapter):
-            try:
-                prediction = predictor(**inputs, config=config)
-            except Exception as error:
-                raise_if_ours(error)
-                if weighted and _refuses(error):
-                    return self.ask(predictor, inputs)
-                is_unread = isinstance(error, dspy.AdapterParseError)
-                why = f"{type(error).__name__}: {error}"
-                return Reply({}, excluded="unparsable" if is_unread else "failed", reason=why)
-        values = {name: prediction[name] for name in prediction.keys()}  # noqa: SIM118  # no dict
-        return Reply(values, values.pop("logprobs", None), reason=str(values.get("reasoning", "")))
-
-    def count(self, outcome: JudgeOutcome) -> None:
-        """Add one outcome to the report."""
-        self.counter.add(outcome)
-
-
-def raise_if_ours(error: BaseException, *, but: tuple[type[MoaError], ...] = ()) -> None:
-    """Raise the ``MoaError`` that DSPy may have wrapped in ``error``: it is no model's failure."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, MoaError) and not isinstance(cause, but):
-            raise cause
-        cause = cause.__cause__
-
-
-def _refuses(error: Exception) -> bool:
-    """Tell whether an endpoint refused the request as such; a stored refusal has only its text."""
-    if isinstance(error, dspy.ContextWindowExceededError):
-        return False
-    if isinstance(error, (dspy.LMUnsupportedFeatureError, dspy.LMInvalidRequestError)):
-        return True
-    return isinstance(error, dspy.LMProviderError) and any(r in str(error) for r in _REFUSALS)
-
-
-def _seat(pool: Pool | None, agent: str | None, lm: dspy.LM | None) -> tuple[Pool, str]:
-    if lm is not None and pool is None and agent is None:
-        return Pool.from_lms({"judge": lm}), "judge"
-    if lm is None and pool is not None and agent is not None:
-        return pool, pool[agent].name
-    given = [n for n, v in (("pool", pool), ("agent", agent), ("lm", lm)) if v is not None]
-    raise PoolError(
-        "A judge needs either `lm`, or `pool` and `agent`, "
-        f"but got {' and '.join(given) or 'none of them'}."
+    if found is None:
+        return Judgement(excluded="unparsable", reason="The judge returned None.")
+    if isinstance(found, Judgement):
+        value = found.preference
+        if found.excluded is not None if value is None else 0 <= value <= 1:
+            return found
+    elif isinstance(found, int | float) and 0 <= found <= 1:
+        return Judgement(preference=float(found))
+    raise MetricError(
+        f"The judge must return a Judgement, or a preference in [0, 1], but returned {found!r} on "
+        f"example {id_of(example)!r}."
     )
 
 
@@ -350,3 +266,144 @@ def _of_prediction(prediction: dspy.Prediction) -> tuple[str, ...] | None:
     if len(shown) == 1:
         return texts_of(next(iter(shown.values())))
     return (render(shown),)
+
+
+Metric: TypeAlias = Callable[..., Any]
+Scored: TypeAlias = tuple[float | None, JudgeOutcome]
+"""A number in [0, 1] or none, and what it is based on."""
+
+
+def metric_of(score: Callable[[dspy.Example, Any], Scored], *, unreadable: float | None) -> Metric:
+    """Return a metric of five arguments that gives ``dspy.Prediction(score=..., feedback=...)``.
+
+    Where an optimizer collects demonstrations (it gives a trace and no predictor's name) the
+    metric says instead whether the answer is good: above 0.5, by a verdict that was read.
+
+    Args:
+        score: Judges a prediction on an example.
+        unreadable: Score of an example without a verdict, in [0, 1]; None raises MetricError.
+
+    Raises:
+        MetricError: ``unreadable`` is outside [0, 1].
+    """
+    if unreadable is not None and not 0 <= unreadable <= 1:
+        raise MetricError(f"`unreadable` must be in [0, 1] or None, but got {unreadable}.")
+
+    def metric(
+        example: dspy.Example,
+        prediction: dspy.Prediction,
+        trace: Any = None,
+        pred_name: str | None = None,
+        pred_trace: Any = None,
+    ) -> Any:
+        value, outcome = score(example, prediction)
+        if trace is not None and pred_name is None:
+            return value is not None and value > 0.5
+        if value is None and unreadable is None:
+            raise MetricError(f"No verdict on example {id_of(example)!r}: {_why(outcome)}")
+        number = unreadable if value is None else value
+        return dspy.Prediction(score=number, feedback=_feedback(value, outcome))
+
+    return metric
+
+
+def reference_in(example: dspy.Example, field: str) -> Any:
+    """Return the stored reference response of an example.
+
+    Raises:
+        DataError: The example has no such field.
+    """
+    if field not in example:
+        known = ", ".join(sorted(example.keys()))
+        raise DataError(
+            f"Example {id_of(example)!r} has no field {field!r} with a reference response; "
+            f"it has {known}."
+        )
+    return example[field]
+
+
+def _feedback(value: float | None, outcome: JudgeOutcome) -> str:
+    if value is None:
+        return f"The judge gave no verdict: {_why(outcome)}"
+    said = f"The judge scored this answer {value:.2f} on a scale from 0 to 1."
+    return f"{said} {outcome.reason}".strip()
+
+
+def _why(outcome: JudgeOutcome) -> str:
+    return f"{outcome.excluded}. {outcome.reason}".strip()
+
+
+class MetricJudge:
+    """Prefers the answer that a metric scores higher: 1 win, 0.5 tie, 0 loss.
+
+    Args:
+        metric: Any DSPy metric of (example, prediction) where more is better, on any scale.
+        tolerance: Largest difference of two scores that is a tie, at least 0.
+        answer_field: What the metric reads of a prediction; a stored text becomes a prediction
+            with this field.
+
+    Raises:
+        MetricError: A negative tolerance.
+    """
+
+    def __init__(
+        self, metric: Callable[..., Any], *, tolerance: float = 0.0, answer_field: str = "answer"
+    ) -> None:
+        if not tolerance >= 0:
+            raise MetricError(f"`tolerance` must be at least 0, but got {tolerance}.")
+        self.metric, self.tolerance, self.answer_field = metric, tolerance, answer_field
+        self._counter = OutcomeCounter()
+
+    def compare(self, example: dspy.Example, candidate: Any, reference: Any) -> Judgement:
+        """Score both answers and compare.
+
+        Args:
+            example: What the metric reads.
+            candidate: A prediction, or a text; None where there is no answer.
+            reference: As ``candidate``.
+
+        Raises:
+            MetricError: The metric raised or returned no finite number.
+        """
+        judgement = self._compared(example, candidate, reference)
+        self._counter.add(judgement)
+        return judgement
+
+    def report(self) -> JudgeReport:
+        """Return the counts of every comparison."""
+        return self._counter.report
+
+    def as_metric(self, *, reference_field: str, unreadable: float | None = 0.5) -> Metric:
+        """Return a metric: the preference over the response stored in ``reference_field``."""
+
+        def score(example: dspy.Example, prediction: Any) -> Scored:
+            judgement = self.compare(example, prediction, reference_in(example, reference_field))
+            return judgement.preference, judgement
+
+        return metric_of(score, unreadable=unreadable)
+
+    def _compared(self, example: dspy.Example, candidate: Any, reference: Any) -> Judgement:
+        if candidate is None or reference is None:
+            absent = "candidate" if candidate is None else "reference"
+            return Judgement(excluded="missing", reason=f"The {absent} has no response.")
+        ours, theirs = self._score(example, candidate), self._score(example, reference)
+        preference = float(preferences([ours], [theirs], tolerance=self.tolerance)[0])
+        return Judgement(preference=preference, reason=f"Scores {ours:g} and {theirs:g}.")
+
+    def _score(self, example: dspy.Example, answer: Any) -> float:
+        is_prediction = isinstance(answer, dspy.Prediction)
+        prediction = answer if is_prediction else dspy.Prediction(**{self.answer_field: answer})
+        try:
+            value: Any = self.metric(example, prediction)
+            score = float(value.score if hasattr(value, "score") else value)
+        except MoaError:
+            raise
+        except Exception as error:
+            raise MetricError(
+                f"The metric raised {type(error).__name__} on example {id_of(example)!r}: {error}"
+            ) from error
+        if not math.isfinite(score):
+            raise MetricError(
+                f"The metric must return a finite number, but gave {score} on {id_of(example)!r}."
+            )
+        return score

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import dspy
 
 from moa_dspy.adapters import quoted
-from moa_dspy.errors import DataError
+from moa_dspy.errors import DataError, MetricError
 from moa_dspy.judges.base import (
     Exclusion,
     Grades,
     Judgement,
-    JudgeProgram,
-    Reply,
+    Metric,
+    Scored,
     answer_text,
     id_of,
     instruction_of,
+    metric_of,
+    reference_in,
     texts_of,
 )
-from moa_dspy.judges.metric import Metric, Scored, metric_of, reference_in
 from moa_dspy.judges.pairwise import read_number
+from moa_dspy.judges.program import JudgeProgram, Reply
 from moa_dspy.judges.signatures import SKILLS, grade, skill_rating
 from moa_dspy.pool import Pool
 from moa_dspy.winrate import preferences
@@ -130,8 +133,13 @@ class GradeJudge(Grader):
             inputs.
         reference_answer_field: Field of the right answers, one per turn, or one text for the
             first; null, empty or absent where there is none.
+        n_turns: Only so many turns, the first ones, are answered and graded; None is all.
+        criteria: What makes an answer better, in words; None is the judge's own text.
         module: ``dspy.Predict``, or ``dspy.ChainOfThought`` with a chat adapter.
         adapter: None is plain chat.
+
+    Raises:
+        MetricError: ``n_turns`` below 1, or ``criteria`` without text.
     """
 
     best = 10
@@ -144,16 +152,22 @@ class GradeJudge(Grader):
         lm: dspy.LM | None = None,
         turns_field: str = "turns",
         reference_answer_field: str = "reference",
+        n_turns: int | None = None,
+        criteria: str | None = None,
         module: Callable[[Any], Any] = dspy.Predict,
         adapter: Any = None,
     ) -> None:
         super().__init__(pool=pool, agent=agent, lm=lm, adapter=adapter)
+        if n_turns is not None and n_turns < 1:
+            raise MetricError(f"`n_turns` must be at least 1, but got {n_turns}.")
         self.turns_field, self.reference_answer_field = turns_field, reference_answer_field
+        self.n_turns = n_turns
         # Four predictors with four prompts: an optimizer may improve each on its own.
-        self.first = module(grade(has_reference=False, is_later_turn=False))
-        self.first_with_reference = module(grade(has_reference=True, is_later_turn=False))
-        self.later = module(grade(has_reference=False, is_later_turn=True))
-        self.later_with_reference = module(grade(has_reference=True, is_later_turn=True))
+        made = partial(grade, criteria=criteria)
+        self.first = module(made(has_reference=False, is_later_turn=False))
+        self.first_with_reference = module(made(has_reference=True, is_later_turn=False))
+        self.later = module(made(has_reference=False, is_later_turn=True))
+        self.later_with_reference = module(made(has_reference=True, is_later_turn=True))
 
     def forward(
         self, questions: Sequence[str], answers: Sequence[str], reference_answer: str | None = None
@@ -203,10 +217,10 @@ class GradeJudge(Grader):
         questions = texts_of(turns)
         if not questions:
             raise DataError(f"Example {id_of(example)!r}: `{self.turns_field}` has no turn.")
-        return questions
+        return questions[: self.n_turns]
 
     def _references(self, example: dspy.Example, n_turns: int) -> list[str | None]:
-        found = texts_of(example.get(self.reference_answer_field)) or ()
+        found = (texts_of(example.get(self.reference_answer_field)) or ())[: self.n_turns]
         if len(found) > n_turns:
             raise DataError(
                 f"Example {id_of(example)!r} has {n_turns} turns, "

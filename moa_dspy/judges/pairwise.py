@@ -15,8 +15,16 @@ import dspy
 
 from moa_dspy.adapters import quoted
 from moa_dspy.errors import MetricError
-from moa_dspy.judges.base import Judgement, JudgeProgram, answer_text, instruction_of
-from moa_dspy.judges.metric import Metric, Scored, metric_of, reference_in
+from moa_dspy.judges.base import (
+    Judgement,
+    Metric,
+    Scored,
+    answer_text,
+    instruction_of,
+    metric_of,
+    reference_in,
+)
+from moa_dspy.judges.program import JudgeProgram
 from moa_dspy.judges.signatures import choice
 from moa_dspy.pool import Pool
 
@@ -141,13 +149,14 @@ class PairJudge(JudgeProgram):
         order: ``both`` or ``seeded``.
         seed: Of ``seeded``.
         allows_ties: Whether the judge may say that it sees no difference.
+        criteria: What makes a response better, in words; None is the judge's own text.
         is_weighted: Whether log-probabilities are asked for; say False for an endpoint that
             refuses them, which otherwise is asked twice, and where the verdict is free text.
         module: ``dspy.Predict``, or ``dspy.ChainOfThought`` with a chat adapter.
         adapter: None is plain chat.
 
     Raises:
-        MetricError: An unknown order.
+        MetricError: An unknown order, or ``criteria`` without text.
         PoolError: As ``JudgeProgram``.
     """
 
@@ -160,6 +169,7 @@ class PairJudge(JudgeProgram):
         order: Order = "both",
         seed: int = 0,
         allows_ties: bool = False,
+        criteria: str | None = None,
         is_weighted: bool = True,
         module: Callable[[Any], Any] = dspy.Predict,
         adapter: Any = None,
@@ -170,7 +180,7 @@ class PairJudge(JudgeProgram):
             raise MetricError(f"Unknown `order` {order!r}; known ones are {known}.")
         self.order, self.seed = order, seed
         self.allows_ties, self.is_weighted = allows_ties, is_weighted
-        self.choose = module(choice(allows_ties=allows_ties))
+        self.choose = module(choice(allows_ties=allows_ties, criteria=criteria))
 
     def forward(self, instruction: str, response_1: str, response_2: str) -> dspy.Prediction:
         """Judge once, in this order.
@@ -228,8 +238,8 @@ class PairJudge(JudgeProgram):
     ) -> Judgement:
         instruction = instruction_of(example)
         if candidate is None or reference is None:
-            who = "candidate" if candidate is None else "reference"
-            return Judgement(excluded="missing", reason=f"The {who} has no response.")
+            absent = "candidate" if candidate is None else "reference"
+            return Judgement(excluded="missing", reason=f"The {absent} has no response.")
         if candidate == reference:
             return Judgement(preference=0.5, reason="The responses are equal.")
         places = self._places(str(example.get("id", instruction)))

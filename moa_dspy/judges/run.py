@@ -1,15 +1,15 @@
-"""Runs of a judge over many examples, several at a time, and a judge of recorded preferences."""
+"""Juries, judges of recorded preferences, and runs of a judge over many examples."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import dspy
 import numpy as np
@@ -17,25 +17,18 @@ from numpy.typing import NDArray
 
 from moa_dspy.calls.scope import call_scope
 from moa_dspy.errors import DataError, LayerFailedError, MetricError
-from moa_dspy.judges.base import (
-    Grades,
-    Judge,
-    Judgement,
-    JudgeReport,
-    OutcomeCounter,
-    id_of,
-    raise_if_ours,
-)
+from moa_dspy.judges.base import Grades, Judge, Judgement, JudgeReport, OutcomeCounter, id_of
 from moa_dspy.judges.graded import Grader
+from moa_dspy.judges.program import raise_if_ours
 from moa_dspy.winrate import RecordedPreferences, WinRate, win_rate
 
 
 class RecordedJudge:
-    """Looks preferences up in a table; asks nobody.
+    """Looks preferences up in a table; asks no model.
 
     Args:
-        table: ``RecordedPreferences``, or preferences by (system, example id), None or NaN where
-            nobody judged: in [0, 1], 1 where the system is preferred to the table's reference.
+        table: ``RecordedPreferences``, or preferences by (system, example id), in [0, 1], 1
+            where the system is preferred to the table's reference; None or NaN is no judgement.
 
     Raises:
         MetricError: A preference outside [0, 1].
@@ -87,12 +80,132 @@ class RecordedJudge:
         return self._counter.report
 
 
+class RecordedPairs:
+    """Looks up recorded preferences between any two systems, either way round; asks no model.
+
+    Args:
+        table: Preferences by (system, reference, example id), in [0, 1], 1 where the system is
+            preferred to the reference; None or NaN where there is no judgement.
+
+    Raises:
+        MetricError: An empty table, a preference outside [0, 1], or a pair that is there both
+            ways round and does not add up to 1.
+    """
+
+    reads_names: Final = True
+    """Marks a judge that is given the names of systems instead of their answers."""
+
+    def __init__(self, table: Mapping[tuple[str, str, str], float | None]) -> None:
+        if not table:
+            raise MetricError("The table of preferences has no row.")
+        self._table: dict[tuple[str, str, str], float] = {}
+        self._pairs: set[tuple[str, str]] = set()
+        for (system, reference, name), preference in table.items():
+            self._pairs |= {(system, reference), (reference, system)}
+            if preference is None or math.isnan(preference):
+                continue
+            if not 0 <= preference <= 1:
+                raise MetricError(
+                    f"A preference must be in [0, 1], but {system!r} over {reference!r} has "
+                    f"{preference} on example {name!r}."
+                )
+            self._add(system, reference, str(name), float(preference))
+        self._counter = OutcomeCounter()
+
+    def _add(self, system: str, reference: str, name: str, preference: float) -> None:
+        known = self._table.get((system, reference, name), preference)
+        if abs(known - preference) > _SAME:
+            raise MetricError(
+                f"{system!r} over {reference!r} on example {name!r} is recorded as {known} and, "
+                f"the other way round, as {preference}."
+            )
+        self._table[system, reference, name] = preference
+        self._table[reference, system, name] = 1 - preference
+
+    def knows(self, system: str, reference: str) -> bool:
+        """Whether the table has rows of these two systems, in either order."""
+        return system == reference or (system, reference) in self._pairs
+
+    def compare(self, example: dspy.Example, candidate: str, reference: str) -> Judgement:
+        """Return the recorded preference for ``candidate`` over ``reference``, both names.
+
+        Without one, the example is ``missing``; a system ties with itself.
+        """
+        found = self._table.get((candidate, reference, id_of(example)))
+        if candidate == reference:
+            found = 0.5
+        if found is None:
+            reason = f"Nothing is recorded of {candidate!r} and {reference!r} here."
+            judgement = Judgement(excluded="missing", reason=reason)
+        else:
+            judgement = Judgement(preference=found)
+        self._counter.add(judgement)
+        return judgement
+
+    def report(self) -> JudgeReport:
+        """Return the counts of every look-up."""
+        return self._counter.report
+
+
+_SAME: Final = 1e-9
+
+
+class Jury:
+    """Several judges, of whose verdicts the majority counts (Verga et al., arXiv:2404.18796).
+
+    Each judge has one voice: for the candidate, for the reference, or for a tie. What has more
+    voices than anything else is the verdict, else it is a tie. A judge without a verdict has
+    no voice; without a verdict of most judges the example is excluded, for the first reason.
+
+    Args:
+        judges: Two or more.
+
+    Raises:
+        MetricError: Fewer than two judges.
+    """
+
+    def __init__(self, judges: Sequence[Judge]) -> None:
+        if len(judges) < 2:
+            raise MetricError(f"A jury needs at least 2 judges, but got {len(judges)}.")
+        self.judges = tuple(judges)
+        self._counter = OutcomeCounter()
+
+    def compare(self, example: dspy.Example, candidate: Any, reference: Any) -> Judgement:
+        """Ask every judge; see the class."""
+        given = [judge.compare(example, candidate, reference) for judge in self.judges]
+        judgement = _majority(given)
+        self._counter.add(judgement)
+        return judgement
+
+    def report(self) -> JudgeReport:
+        """Return the counts of the jury's verdicts; each judge has its own."""
+        return self._counter.report
+
+
+def _majority(given: Sequence[Judgement]) -> Judgement:
+    read = [one for one in given if one.preference is not None]
+    if 2 * len(read) <= len(given):
+        unread = next(one for one in given if one.preference is None)
+        return Judgement(excluded=unread.excluded, reason=unread.reason)
+    voices = Counter(float(np.sign((one.preference or 0.0) - 0.5)) for one in read)
+    (first, n_first), *rest = voices.most_common()
+    side = 0.0 if rest and rest[0][1] == n_first else first
+    orders = [one.verdicts for one in read if len(one.verdicts) == 2]
+    means = tuple(sum(place) / len(orders) for place in zip(*orders, strict=True)) if orders else ()
+    return Judgement(
+        preference=0.5 + side / 2,
+        verdicts=means,
+        reason="\n".join(one.reason for one in read if one.reason),
+        n_sampled=sum(one.n_sampled for one in read),
+    )
+
+
 def _by_name(table: RecordedPreferences) -> dict[tuple[str, str], float | None]:
     named: dict[tuple[str, str], float | None] = {}
     for system in table.systems:
         ids = table.examples(system)
         values = table.of(system, ids).tolist() if ids else []
-        named[system, ""] = None  # a system nobody judged is known all the same
+        named[system, ""] = None  # a system without judgements is known all the same
         named |= {(system, str(i)): value for i, value in zip(ids, values, strict=True)}
     return named
 

@@ -1,15 +1,20 @@
 """The search for the best architecture of a pool. The only room that imports Optuna."""
 
 from moa_dspy.optimize.evaluate import Evaluator
+from moa_dspy.optimize.judge_facts import JudgeFacts
+from moa_dspy.optimize.metric import JudgeOptions
 from moa_dspy.optimize.nodes import Outcome
 from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.progress import Snapshot
 from moa_dspy.optimize.prompts.builtin import ReferenceDemos, TryPrompts, demos_from_references
 from moa_dspy.optimize.prompts.feedback import ReferenceFeedback
-from moa_dspy.optimize.prompts.optimize import optimize_aggregator
+from moa_dspy.optimize.prompts.optimize import (
+    PromptReport,
+    PromptResult,
+    optimize_aggregator,
+)
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.prompts.prompt import Prompt
-from moa_dspy.optimize.prompts.result import PromptReport, PromptResult
 from moa_dspy.optimize.result import StudyResult, SystemScore, TrialRecord
 from moa_dspy.optimize.run import run_study
 from moa_dspy.optimize.search import ModelSearch
@@ -20,6 +25,8 @@ from moa_dspy.optimize.space.space import SearchSpace
 __all__ = [
     "OBJECTIVES",
     "Evaluator",
+    "JudgeFacts",
+    "JudgeOptions",
     "Limits",
     "ModelSearch",
     "Objective",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import dspy
@@ -15,19 +15,22 @@ from moa_dspy.data.splits import Splits
 from moa_dspy.errors import BudgetReachedError, UnknownCallError
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.forecast import COSTS, TOP_K, baseline_combine, self_moa_of, top_k
+from moa_dspy.optimize.judge_facts import DirectComparison, JudgedSystem
+from moa_dspy.optimize.judging import preferences_between
 from moa_dspy.optimize.nodes import Outcome, means, scores
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.pareto import names_of
 from moa_dspy.optimize.progress import Progress
 from moa_dspy.optimize.racing import TrialJudge
-from moa_dspy.optimize.result import SystemScore, TrialRecord
+from moa_dspy.optimize.result import ComparedSystems, SystemScore, TrialRecord
 from moa_dspy.optimize.selection import best_on_val
 from moa_dspy.optimize.space.space import SearchSpace
-from moa_dspy.winrate.diagnostics import oracle
 from moa_dspy.winrate.intervals import Interval, mean_interval
+from moa_dspy.winrate.preferences import oracle
 from moa_dspy.winrate.tests import examples_needed, simultaneous_intervals
 from moa_dspy.winrate.verdict import (
     CostVerdict,
+    CrossFitted,
     Verdict,
     cost_verdict,
     cost_verdicts,
@@ -157,18 +160,6 @@ def _fixed_baselines(options: SearchOptions, ranking: Sequence[str]) -> list[Bas
 
 
 @dataclass(frozen=True, slots=True)
-class ComparedSystems:
-    """Rows on val and test by name, paired differences on test, and the verdict."""
-
-    val: Mapping[str, SystemScore]
-    test: Mapping[str, SystemScore]
-    differences: Mapping[str, Interval]
-    verdict: Verdict
-    cost_verdict: CostVerdict | None = None
-    front_verdicts: Mapping[str, CostVerdict] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class _Measured:
     """The outcomes of a baseline on the rows that could be measured, in the rows' order."""
 
@@ -185,6 +176,12 @@ class _Measured:
     def scores(self) -> list[float]:
         return scores(list(self.outcomes.values()))
 
+    @property
+    def scores_read(self) -> list[float]:
+        """The scores of the rows that a judge had a verdict on; of all where none has."""
+        read = [one.score for one in self.outcomes.values() if not one.is_filled]
+        return read or self.scores
+
     def row(self) -> SystemScore:
         name, architecture = self.baseline.name, self.baseline.architecture
         text = str(architecture) if architecture else None
@@ -192,7 +189,7 @@ class _Measured:
         is_shown = self.is_whole or (name in ("pick", "best_single") and self.outcomes)
         if not is_shown:
             return SystemScore(name, text, None, note=self.missing)
-        interval = mean_interval(self.scores)
+        interval = mean_interval(self.scores_read)
         note = self.baseline.note
         if not self.is_whole:
             note = f"{len(self.outcomes)} of {self.n_rows} rows: {self.missing}"
@@ -209,6 +206,7 @@ def compare_on_test(
     ranking: Sequence[str],
     may_announce: bool,
     front: Sequence[TrialRecord] = (),
+    on_val: CrossFitted | None = None,
 ) -> ComparedSystems:
     """Measure the pick, every baseline and every single agent on the test rows, once.
 
@@ -227,25 +225,35 @@ def compare_on_test(
         ranking: Single agents by val score, best first.
         may_announce: Whether workers may begin with all of them at once.
         front: The Pareto front, best first.
+        on_val: Scores on val of pick and best single agent, each row judged by a choice made
+            without it.
     """
     if may_announce:
         wanted = [one.architecture for one in baselines if one.architecture is not None]
         every = dict.fromkeys([*wanted, *map(Architecture.single, ranking)])
         evaluator.announce(every, splits.test)
     measure = _Measurer(evaluator, progress)
-    test = {one.name: measure(one, splits.test) for one in baselines}
+    test = {one.name: measure(one, splits.test) for one in baselines[:2]}
+    # Before the other baselines, which the budget may not reach: the verdict rests on it.
+    direct = measure.directly(test["pick"], test["best_single"], splits.test)
+    test |= {one.name: measure(one, splits.test) for one in baselines[2:]}
     val = {one.name: measure(one, splits.val) for one in baselines}
     oracles = [measure.oracle(ranking, rows) for rows in (splits.test, splits.val)]
-    decided = _verdict(test["pick"], test["best_single"], val, min_gain=options.min_gain)
+    on_val = on_val if direct is None else None  # val's scores are not of the two directly
+    decided = _verdict(
+        test["pick"], test["best_single"], val, direct, on_val, min_gain=options.min_gain
+    )
     return ComparedSystems(
         val=_ordered({**{name: one.row() for name, one in val.items()}, "oracle": oracles[1]}),
         test=_ordered({**{name: one.row() for name, one in test.items()}, "oracle": oracles[0]}),
         differences=_differences(test, decided),
         verdict=decided,
-        cost_verdict=_cost_verdict(options, test),
+        cost_verdict=_cost_verdict(options, test, on_val),
         front_verdicts=_front_verdicts(
             options, test, val, front, lambda b: measure(b, splits.test)
         ),
+        direct=DirectComparison.of(direct or (), n_rows=len(splits.test)),
+        judged={"val": measure.judged(val), "test": measure.judged(test)},
     )
 
 
@@ -265,7 +273,9 @@ def _differences(test: Mapping[str, _Measured], decided: Verdict) -> dict[str, I
     return primary | simultaneous_intervals(pick.scores, others, confidence=level)
 
 
-def _cost_verdict(options: SearchOptions, test: Mapping[str, _Measured]) -> CostVerdict | None:
+def _cost_verdict(
+    options: SearchOptions, test: Mapping[str, _Measured], on_val: CrossFitted | None
+) -> CostVerdict | None:
     """Return whether the pick is as good as the best agent of all, for less.
 
     None without a cost among objectives and limits, or where it was not measured.
@@ -283,6 +293,8 @@ def _cost_verdict(options: SearchOptions, test: Mapping[str, _Measured]) -> Cost
         single.scores,
         costs=_costs(pick),
         single_costs=_costs(single),
+        # One difference has one interval; against another agent val says nothing.
+        val=on_val if single is test["best_single"] else None,
         cost=cost,
         names=(str(pick.baseline.architecture), str(single.baseline.architecture)),
         margin=options.min_gain,
@@ -358,6 +370,24 @@ class _Measurer:
         found = zip(known, self.evaluator.measure(one, known), strict=True)
         return _Measured(baseline, n_rows, {row.id: outcome for row, outcome in found}, reason)
 
+    def directly(
+        self, pick: _Measured, single: _Measured, rows: Sequence[dspy.Example]
+    ) -> list[float] | None:
+        """Return the judge's preferences for the pick over the best single agent, if it picks."""
+        one, other = pick.baseline.architecture, single.baseline.architecture
+        judging = self.evaluator.judging
+        is_judged = judging is not None and judging.picks
+        if not is_judged or one is None or other is None or not one.layers:
+            return None
+        return preferences_between(self.evaluator.compare, one, other, rows)
+
+    def judged(self, measured: Mapping[str, _Measured]) -> dict[str, JudgedSystem]:
+        """Return what the judge says of each system, if there is one."""
+        if (judging := self.evaluator.judging) is None:
+            return {}
+        found = {name: list(one.outcomes.values()) for name, one in measured.items()}
+        return {name: judging.system(outcomes) for name, outcomes in found.items() if outcomes}
+
     def oracle(self, ranking: Sequence[str], rows: Sequence[dspy.Example]) -> SystemScore:
         """Return the best single agent of each question: the ceiling of any choice among them."""
         found = [self(Baseline(name, Architecture.single(name)), rows) for name in ranking]
@@ -374,18 +404,28 @@ class _Measurer:
 
 
 def _verdict(
-    pick: _Measured, single: _Measured, val: Mapping[str, _Measured], *, min_gain: float
+    pick: _Measured,
+    single: _Measured,
+    val: Mapping[str, _Measured],
+    direct: Sequence[float] | None,
+    on_val: CrossFitted | None,
+    *,
+    min_gain: float,
 ) -> Verdict:
-    """Return the verdict from the test rows that both were measured on."""
+    """Return the verdict from the test rows that both were measured on, and from val.
+
+    Where a judge compared the two directly: whether that win rate is above one half.
+    """
     common = [row for row in pick.outcomes if row in single.outcomes]
     chosen, baseline = pick.baseline.architecture, single.baseline.architecture
     assert chosen is not None  # neither is a baseline that may be left out
     names = (str(chosen), str(baseline))
-    if common:
+    if direct or (common and direct is None):
         return verdict(
-            scores([pick.outcomes[row] for row in common]),
-            scores([single.outcomes[row] for row in common]),
+            direct or scores([pick.outcomes[row] for row in common]),
+            [0.5] * len(direct or ()) or scores([single.outcomes[row] for row in common]),
             pick_is_single=not chosen.layers,
+            val=on_val,
             names=names,
             min_gain=min_gain,
         )

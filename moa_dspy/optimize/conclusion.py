@@ -1,19 +1,231 @@
-"""The conclusion of a search: its result as plain data, and the recommended program."""
+"""The trials of a search as evidence, what it says of picks on new rows, and the conclusion."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import sqrt
 from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Spending
-from moa_dspy.optimize.comparison import ComparedSystems
+from moa_dspy.diversity import (
+    AggregatorRecord,
+    EmbeddingDistance,
+    TfidfDistance,
+    collaboration_report,
+    proposal_similarity,
+)
+from moa_dspy.judges.base import texts_of
 from moa_dspy.optimize.early_facts import EarlyFacts
 from moa_dspy.optimize.evaluate import Evaluator, Student
-from moa_dspy.optimize.evidence import EvidenceBuilder
+from moa_dspy.optimize.judge_facts import JudgeFacts
+from moa_dspy.optimize.judging import Judging
+from moa_dspy.optimize.nodes import scores
+from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.pareto import front, knee, names_of
-from moa_dspy.optimize.result import StudyResult, TrialRecord, versions
-from moa_dspy.optimize.selection import Choice, expected_score
+from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord, versions
+from moa_dspy.optimize.selection import CandidateScores, Choice, Evidence, ScoreMatrix, choose
+from moa_dspy.optimize.singles import SingleAgents
+from moa_dspy.optimize.surrogate.features import Kernels, Traits
+from moa_dspy.optimize.surrogate.gp import SurrogateModel
+from moa_dspy.optimize.votes.smoothing import PSEUDO_ROWS
+from moa_dspy.optimize.votes.weights import N_FOLDS, N_PARTITIONS, CrossFittedVotes
+from moa_dspy.winrate import Interval, mean_interval
+from moa_dspy.winrate.verdict import CORRELATED
+
+
+@dataclass(frozen=True, slots=True)
+class SurrogateShrinkage:
+    """A ``Shrink`` of a selection.
+
+    Attributes:
+        pair: Diversity of the answers of two agents.
+        prompts: Names of the prompts that were tried.
+    """
+
+    pair: Callable[[str, str], float]
+    prompts: tuple[str, ...] = ()
+
+    def __call__(
+        self, evidence: Evidence, incumbent: CandidateScores, measured: Sequence[CandidateScores], /
+    ) -> tuple[Sequence[float], Sequence[float]]:
+        """See the protocol."""
+        gains, errors = self.model(evidence, measured).gains(incumbent.architecture)
+        return gains[: len(measured)].tolist(), errors[: len(measured)].tolist()
+
+    def model(self, evidence: Evidence, measured: Sequence[CandidateScores]) -> SurrogateModel:
+        """Return the model of all that was measured, what was stopped early included."""
+        means = {name: float(scores.mean()) for name, scores in evidence.singles.items()}
+        stopped = [one for one in evidence.measured if not one.is_whole]
+        known = [*measured, *stopped]
+        return SurrogateModel(
+            Kernels.of(Traits(means, self.pair, self.prompts)),
+            [one.architecture for one in known],
+            np.array([one.scores for one in known]),
+        )
+
+
+@dataclass
+class EvidenceBuilder:
+    """Turns records into evidence; a record never changes, so each is turned once.
+
+    Args:
+        options: Say which architectures may be picked.
+        singles: The single agents, with the rows in the order of measuring.
+        evaluator: Knows every score.
+        records: Of the search, which adds to them.
+        pair: Diversity of the answers of two agents.
+        may_prompt: Whether a mixture may be picked with a prompt of the search.
+    """
+
+    options: SearchOptions
+    singles: SingleAgents
+    evaluator: Evaluator
+    records: Mapping[Architecture, TrialRecord]
+    pair: Callable[[str, str], float]
+    may_prompt: bool = True
+    _measured: dict[Architecture, CandidateScores] = field(default_factory=dict)
+    _ways: CrossFittedVotes | None = None
+
+    def measured(self) -> list[CandidateScores]:
+        """Return every architecture with its scores, in the order of measuring."""
+        return [self._candidate(*item) for item in self.records.items()]
+
+    def evidence(self) -> Evidence:
+        """Return all that was measured on val."""
+        singles, space = self.singles, self.options.space
+        found = Evidence(
+            singles=singles.scores,
+            measured=tuple(self.measured()),
+            ballots=singles.ballots,
+            widths=(space.min_width, space.max_width),
+            admits=singles.admits,
+            admits_weighted=self._wide.admits,
+            shrink=self.shrink,
+            seed=self.options.seed,
+            smoothed=singles.smoothed,
+            ways=self._ways,
+        )
+        if self._ways is None and found.ballots is not None:
+            found = found.counted(PSEUDO_ROWS)
+            self._ways = found.ways
+        return found if self.may_prompt else _without_prompts(found)
+
+    @cached_property
+    def _wide(self) -> SingleAgents:
+        """The single agents in a space whose votes may be as wide as the pool."""
+        space = self.options.space
+        wide = replace(space, max_width=max(space.max_width, len(space.agents)))
+        return replace(self.singles, space=wide, _admitted={})
+
+    @property
+    def shrink(self) -> SurrogateShrinkage:
+        """The judge of an architecture that is no plain vote."""
+        prompts = {one.prompt for one in self.records if one.prompt is not None}
+        return SurrogateShrinkage(self.pair, tuple(sorted(prompts)))
+
+    def _candidate(self, architecture: Architecture, record: TrialRecord) -> CandidateScores:
+        options, all_rows = self.options, self.singles.rows
+        if architecture not in self._measured:
+            found = np.full(len(all_rows), np.nan)
+            outcomes = self.evaluator.measure(architecture, all_rows[: record.rows])
+            found[: record.rows] = scores(outcomes)
+            self._measured[architecture] = CandidateScores(
+                architecture,
+                found,
+                calls=record.calls,
+                usd=record.usd,
+                bonus=options.diversity_weight * record.diversity,
+                # Baselines are measured whatever the user demands, but not picked against it.
+                is_admitted=options.limits.admit(record)
+                and options.space.keeps_constraints(architecture),
+            )
+        return self._measured[architecture]
+
+
+def _without_prompts(evidence: Evidence) -> Evidence:
+    """Return the evidence in which nothing with a prompt of the search may be picked."""
+    measured = tuple(
+        replace(one, is_admitted=one.is_admitted and one.architecture.prompt is None)
+        for one in evidence.measured
+    )
+    return replace(evidence, measured=measured)
+
+
+PSEUDO: Final = 60_000
+"""Redrawn questions of votes that were not counted before."""
+
+
+@dataclass(frozen=True, slots=True)
+class CrossFittedPick:
+    """The score of picks on rows that they were not chosen on.
+
+    Attributes:
+        expected: Of a pick on new rows, 95 %.
+        pick: Score per row of val, of what was picked without its fold.
+        single: The same of the best single agent that may be picked.
+    """
+
+    expected: Interval
+    pick: ScoreMatrix
+    single: ScoreMatrix
+
+
+def cross_fitted(evidence: Evidence, *, seed: int) -> CrossFittedPick | None:
+    """Judge the way of choosing on rows that it did not see; costs no call.
+
+    The choice is made again on nine tenths of the rows and scored on the rest, ten times in
+    each of three partitions (cross-fitting). The mean is that of the procedure, which now
+    and then picks another architecture. None with fewer than 10 rows.
+    """
+    n = evidence.n_rows
+    if n < N_FOLDS:
+        return None
+    evidence = evidence.counted(PSEUDO)
+    if evidence.ways is not None:
+        folds = evidence.ways.folds
+    else:
+        rng = np.random.default_rng([seed, n])
+        folds = np.array([rng.permutation(np.arange(n) % N_FOLDS) for _ in range(N_PARTITIONS)])
+    held = [_held_out(evidence, fold, part) for part, fold in enumerate(folds)]
+    expected = _wider(mean_interval(np.mean([pick for pick, _ in held], axis=0).clip(0, 1)))
+    # The mean of the partitions is no score of a row: right-or-wrong ones stay so in one of them.
+    return CrossFittedPick(expected, *held[0])
+
+
+def _held_out(
+    evidence: Evidence, fold: NDArray[np.intp], part: int
+) -> tuple[ScoreMatrix, ScoreMatrix]:
+    """Return the score of each row, of pick and best single agent without its fold."""
+    is_free = not any(one.bonus for one in evidence.measured)  # a bonus is known where measured
+    held, alone = np.zeros(evidence.n_rows), np.zeros(evidence.n_rows)
+    singles = {m.architecture for m in evidence.measured if m.is_admitted}
+    for k in range(N_FOLDS):
+        inside, outside = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+        known = evidence.take(inside)
+        choice = choose(known, may_be_unmeasured=is_free)
+        way, ways = choice.way, evidence.ways
+        if way is not None and ways is not None:
+            held[outside] = ways.recorded[part, way, outside]
+        else:
+            held[outside] = choice.scores(evidence.take(outside))
+        fair = (name for name in known.ranking if Architecture.single(name) in singles)
+        alone[outside] = evidence.singles[next(fair, known.ranking[0])][outside]
+    return held, alone
+
+
+def _wider(interval: Interval) -> Interval:
+    low, high = (
+        interval.estimate + (end - interval.estimate) / sqrt(CORRELATED)
+        for end in (interval.low, interval.high)
+    )
+    return replace(interval, low=max(low, 0.0), high=min(high, 1.0))
+
 
 N_CANDIDATES: Final = 10
 """Programs in ``candidate_programs``."""
@@ -52,12 +264,14 @@ def make_result(
     compared: ComparedSystems,
     recommended: Architecture,
     *,
+    held: CrossFittedPick | None,
     front: Sequence[TrialRecord],
     early: EarlyFacts,
     spent: Spending,
     stopped_by: str | None,
     notes: tuple[str, ...],
     prompts: tuple[dict[str, Any], ...],
+    judge: JudgeFacts | None = None,
 ) -> StudyResult:
     """Return all that was found, as plain data.
 
@@ -66,15 +280,17 @@ def make_result(
         choice: The pick.
         compared: The pick on val and test beside the baselines.
         recommended: The architecture of the program that is handed back.
+        held: See ``cross_fitted``.
         front: See ``front_of``.
-        early: What the single agents told.
+        early: Facts from the single agents.
         spent: By this search.
         stopped_by: The budget that ended the trials, or None.
         notes: On the tuning of prompts.
         prompts: Every prompt that was tried.
+        judge: On the judge, where there is one.
     """
     options, records, evidence = builder.options, builder.records, builder.evidence()
-    expected = expected_score(evidence, seed=options.seed)
+    expected = held.expected if held else None
     whole = [one for one in evidence.measured if one.is_whole]
     return StudyResult(
         pick=choice.picked,
@@ -93,10 +309,7 @@ def make_result(
         knee=_knee(builder, choice, front),
         trials=tuple(records.values()),
         space_size=options.space.size,
-        calls_made=spent.made,
-        calls_reused=spent.reused,
-        usd=spent.usd,
-        seconds=spent.seconds,
+        **_paid(spent),
         seed=options.seed,
         stopped_by=stopped_by,
         failures=dict(builder.evaluator.failures),
@@ -104,7 +317,64 @@ def make_result(
         versions=versions(),
         notes=notes,
         prompts=prompts,
+        judge=judge,
     )
+
+
+def _paid(spent: Spending) -> dict[str, Any]:
+    made, reused = spent.made, spent.reused
+    return {"calls_made": made, "calls_reused": reused, "usd": spent.usd, "seconds": spent.seconds}
+
+
+MOST_FOLLOWED: Final = 5
+"""Mixtures of which it is told whether the aggregator follows the better proposals."""
+
+
+def final_facts(
+    judging: Judging, evaluator: Evaluator, compared: ComparedSystems, builder: EvidenceBuilder
+) -> JudgeFacts:
+    """Return all that is known of the judge when the search has ended."""
+    return judging.facts(
+        systems=compared.judged, direct=compared.direct, follows=_follows(evaluator, builder)
+    )
+
+
+def _follows(evaluator: Evaluator, builder: EvidenceBuilder) -> dict[str, dict[str, float]]:
+    """Return how far the best synthesizing mixtures follow the better of their proposals."""
+    whole = [one for one in builder.records.items() if not one[1].is_stopped_early]
+    best = sorted(whole, key=lambda item: (-item[1].score, item[1].calls))
+    shown = [one for one, _ in best if one.combine == "synthesize" and len(one.layers) == 1]
+    records = {str(one): _record(one, evaluator, builder) for one in shown[:MOST_FOLLOWED]}
+    found = collaboration_report(records).correlations
+    return {
+        name: {"mean": one.mean, "standard_error": one.standard_error, "n": float(one.n)}
+        for name, one in found.items()
+        if one.n > 1
+    }
+
+
+def _record(one: Architecture, evaluator: Evaluator, builder: EvidenceBuilder) -> AggregatorRecord:
+    """Return the aggregator's answers beside its proposals, each with the judge's preference."""
+    rows, layer = builder.singles.rows, one.layers[0]
+    outcomes = evaluator.measure(one, rows)
+    singles = {name: evaluator.measure(Architecture.single(name), rows) for name in layer}
+    preferences = np.full((len(rows), len(layer)), np.nan)
+    for row in range(len(rows)):
+        # Only the first sample of an agent is what was judged when it was alone.
+        for seat, name in enumerate(layer):
+            judged = singles[name][row].judged
+            if judged is not None and judged.preference is not None and name not in layer[:seat]:
+                preferences[row, seat] = judged.preference
+        if len(outcomes[row].layer) != len(layer):
+            preferences[row] = np.nan
+    texts = ["".join(texts_of(evaluator.ask(one, row)) or ()) for row in rows]
+    proposals = [
+        outcome.layer if len(outcome.layer) == len(layer) else ("",) * len(layer)
+        for outcome in outcomes
+    ]
+    metric = builder.options.diversity
+    used = metric if isinstance(metric, EmbeddingDistance) else TfidfDistance()
+    return AggregatorRecord(proposal_similarity(used, texts, proposals), preferences)
 
 
 def make_program(

@@ -7,7 +7,7 @@ whether their scores can decide anything at all.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from itertools import chain, combinations, islice
 from math import comb
 from typing import Any, Final, Literal
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moa_dspy.errors import StudyError
+from moa_dspy.optimize.judge_facts import JudgeFacts
 from moa_dspy.optimize.votes.ballots import Ballots
 from moa_dspy.winrate import Interval, co_failure, oracle, simultaneous_intervals
 
@@ -108,6 +109,22 @@ SOLVED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one question: calls, tokens, usd, and seconds to the answer."""
+
+    calls: float = 0.0
+    tokens: float = 0.0
+    usd: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __mul__(self, n: float) -> Cost:
+        return Cost(*(n * value for value in astuple(self)))
+
+
+@dataclass(frozen=True, slots=True)
 class StudyEstimate:
     """Expected calls, price and time of the whole study, the single agents on val included.
 
@@ -118,6 +135,7 @@ class StudyEstimate:
         capped_by: The limit of the budget that ends the study before, or None.
         ceiling: That limit, in its own unit; None where none ends the study.
         share: Part of the study that the budget pays for, in (0, 1].
+        judge_calls: How many of the calls are a judge's.
     """
 
     calls: float
@@ -126,6 +144,7 @@ class StudyEstimate:
     capped_by: str | None = None
     ceiling: float | None = None
     share: float = 1.0
+    judge_calls: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +165,7 @@ class EarlyFacts:
             of no other agent is the lower end smaller.
         rescued: Share of rows that the leader misses and another agent solves.
         estimate: What the whole study will take; None where it was not computed.
+        judge: How far the judge can be trusted, of what it said up to here; None without one.
     """
 
     n_rows: int
@@ -158,6 +178,7 @@ class EarlyFacts:
     lead: Interval | None = None
     rescued: float = 0.0
     estimate: StudyEstimate | None = None
+    judge: JudgeFacts | None = None
 
     @property
     def is_dominated(self) -> bool:
@@ -172,12 +193,13 @@ class EarlyFacts:
     def from_json(cls, content: Mapping[str, Any]) -> EarlyFacts:
         """Return the facts whose ``to_json`` was ``content``."""
         plain = dict(content)
-        lead, estimate = plain.pop("lead"), plain.pop("estimate")
+        lead, estimate, judge = plain.pop("lead"), plain.pop("estimate"), plain.pop("judge", None)
         return cls(
             unsolved=Interval(**plain.pop("unsolved")),
             **plain,
             lead=None if lead is None else Interval(**lead),
             estimate=None if estimate is None else StudyEstimate(**estimate),
+            judge=None if judge is None else JudgeFacts.from_json(judge),
         )
 
 
@@ -187,6 +209,7 @@ def early_facts(
     ballots: Ballots | None = None,
     max_width: int = 1,
     estimate: StudyEstimate | None = None,
+    judge: JudgeFacts | None = None,
 ) -> EarlyFacts:
     """Return what the scores of single agents on the same rows tell of mixtures of them.
 
@@ -195,6 +218,7 @@ def early_facts(
         ballots: What a vote would count; None where none may be tried.
         max_width: Most members of a vote.
         estimate: What the whole study will take.
+        judge: Of a study with a judge.
 
     Raises:
         MetricError: no agent, no row, or rows that differ.
@@ -216,6 +240,7 @@ def early_facts(
         lead=None if runner_up is None else leads[runner_up],
         rescued=float(((mine < SOLVED) & (best >= SOLVED)).mean()),
         estimate=estimate,
+        judge=judge,
     )
 
 
@@ -279,23 +304,35 @@ def check_decidable(
     )
 
 
-def check_readable(who: str, *, n_asked: int, n_unread: int, reply: str) -> None:
-    """Stop a study in which no reply of a ranker or a judge could be read.
+N_SHOWN: Final = 3
+"""Replies that an error shows."""
+
+
+def check_readable(
+    who: str, *, n_asked: int, n_unread: int, replies: Sequence[str], most: float = 1.0
+) -> None:
+    """Stop a study in which too few replies of a ranker or a judge could be read.
 
     Args:
         who: The ranker or judge, with its agent.
         n_asked: Replies.
         n_unread: Replies in which no choice was found.
-        reply: One of these.
+        replies: Some of these; three are shown.
+        most: Share of unread replies from which on the study stops.
 
     Raises:
-        StudyError: It was asked, and none of its replies could be read.
+        StudyError: It was asked, and that many of its replies could not be read.
     """
-    if n_asked and n_unread >= n_asked:
-        raise StudyError(
-            f"None of the {n_asked:,} replies of {who} could be read, so what it chose is not "
-            f"known. Does it answer in the format that it is asked for? It replied {_shown(reply)}."
-        )
+    if not n_asked or n_unread < most * n_asked:
+        return
+    some = f"{n_unread:,} of {n_asked:,} replies of {who} could not be read"
+    none = f"None of the {n_asked:,} replies of {who} could be read"
+    shown = "; ".join(map(_shown, replies[:N_SHOWN]))
+    raise StudyError(
+        f"{none if n_unread >= n_asked else some}, so what it chose is not known. Does it "
+        "answer in the format that it is asked for, and does `max_tokens` leave it room? It "
+        f"replied {shown}."
+    )
 
 
 def _shown(text: str) -> str:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError, LMError
@@ -18,8 +18,19 @@ from moa_dspy.calls.scope import CallScope, call_scope, current_scope, entered, 
 from moa_dspy.errors import LayerFailedError, StudyError, ours
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.metric import CheckedMetric
-from moa_dspy.optimize.nodes import NodeCache, NodeRunner, Outcome, place_of
+from moa_dspy.optimize.nodes import (
+    VERSUS,
+    AnswerJudge,
+    NodeCache,
+    NodeRunner,
+    Outcome,
+    RowJudgement,
+    place_of,
+)
 from moa_dspy.prediction import MixturePrediction
+
+if TYPE_CHECKING:
+    from moa_dspy.judges.base import Judgement
 
 MetricFunction: TypeAlias = Callable[..., Any]
 
@@ -236,23 +247,24 @@ def _walk(module: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Mixture
 
 
 class WorkerPool(Protocol):
-    """Several processes that ask ahead what an evaluator will need, into one store."""
+    """Several processes that ask ahead what an evaluator will need, into one store.
+
+    A task is an architecture in text notation, or two systems that a judge compares.
+    """
 
     def announce(
-        self, wanted: Iterable[tuple[Architecture, Sequence[dspy.Example]]], *, is_urgent: bool
+        self, wanted: Iterable[tuple[str, Sequence[dspy.Example]]], *, is_urgent: bool
     ) -> None:
         """Have them begin with what will be measured, in this order; wait for nothing.
 
         Args:
-            wanted: Each architecture with its rows.
+            wanted: Each task with its rows.
             is_urgent: Whether it is measured next; else all that is urgent goes before.
         """
         ...
 
-    def ready(
-        self, architecture: Architecture, rows: Sequence[dspy.Example]
-    ) -> Iterator[dspy.Example]:
-        """Yield every row as soon as all that ``architecture`` asks for it is answered."""
+    def ready(self, task: str, rows: Sequence[dspy.Example]) -> Iterator[dspy.Example]:
+        """Yield every row as soon as all that ``task`` asks for it is answered."""
         ...
 
 
@@ -272,6 +284,7 @@ class Evaluator:
         workers: Ask instead of these threads; None means that the threads ask.
         node_cache: Responses that are known already.
         registry: The prompts that an architecture may name.
+        judging: Scores instead of the metric, or beside it.
     """
 
     student: Any
@@ -280,6 +293,7 @@ class Evaluator:
     workers: WorkerPool | None = None
     node_cache: NodeCache = field(default_factory=NodeCache)
     registry: NamedPrompts | None = None
+    judging: AnswerJudge | None = None
     _outcomes: dict[tuple[Architecture, str], Outcome] = field(default_factory=dict)
     _programs: dict[Architecture, MeasuredProgram] = field(default_factory=dict)
 
@@ -309,7 +323,33 @@ class Evaluator:
         missing = [row for row in rows if (architecture, row.id) not in self._outcomes]
         if missing:
             self._run(Student.of(self.student, self.registry).to_measure(architecture), missing)
-        return tuple(self._outcomes[architecture, row.id] for row in rows)
+        found = tuple(self._outcomes[architecture, row.id] for row in rows)
+        return found if self.judging is None else self.judging.scored(found)
+
+    def compare(
+        self, architecture: Architecture, other: Architecture, rows: Sequence[dspy.Example]
+    ) -> list[Judgement]:
+        """Return the judge's preference for ``architecture`` per row.
+
+        Raises:
+            StudyError: If there is no judge.
+            MoaError: If a call cannot be made for a reason that is not the model's.
+        """
+        if (judging := self.judging) is None:
+            raise StudyError("Two architectures can only be compared by a judge; there is none.")
+        pair = (str(architecture), str(other))
+        if self.workers is not None and self._is_shared(architecture) and self._is_shared(other):
+            for _ in self.workers.ready(VERSUS.join(pair), rows):
+                pass
+        return in_threads(
+            lambda row: judging.judge_pair(row, *pair, self),
+            rows,
+            num_threads=1 if self._is_replay else self.num_threads,
+        )
+
+    def forget(self) -> None:
+        """Forget what was scored, but no answer: from now on there is another reference."""
+        self._outcomes.clear()
 
     def knows(self, architecture: Architecture, rows: Sequence[dspy.Example]) -> bool:
         """Whether ``measure`` of these rows would ask nothing."""
@@ -324,17 +364,38 @@ class Evaluator:
     ) -> None:
         """Say what will be measured for certain: workers begin with it, threads do not."""
         if self.workers is not None:
-            wanted = [(one, rows) for one in architectures if self._is_shared(one)]
+            wanted = [(self._task(one), rows) for one in architectures if self._is_shared(one)]
             self.workers.announce(wanted, is_urgent=is_urgent)
 
-    def ask(self, architecture: Architecture, row: dspy.Example) -> None:
-        """Ask all that ``measure`` of this row would, and judge nothing."""
+    def ask(self, architecture: Architecture, row: dspy.Example) -> Any:
+        """Ask all that the answer of this row takes, and judge nothing.
+
+        Returns:
+            The prediction; None where no model answered.
+        """
         program = self._programs.get(architecture)
         if program is None:
             program = Student.of(self.student, self.registry).to_measure(architecture)
             self._programs[architecture] = program
         with call_scope(example=row.id), suppress(LayerFailedError):
-            program.answer(row.inputs().toDict(), NodeRunner(self.node_cache, row.id))
+            return program.answer(row.inputs().toDict(), NodeRunner(self.node_cache, row.id))
+        return None
+
+    def work(self, task: str, row: dspy.Example) -> None:
+        """Make every call of a task on one row; see ``WorkerPool``."""
+        name, _, other = task.partition(VERSUS)
+        if other and self.judging is not None:
+            self.judging.judge_pair(row, name, other, self)
+        else:
+            self.ask(Architecture.parse(name), row)
+
+    def _task(self, architecture: Architecture) -> str:
+        opponent = None if self.judging is None else self.judging.opponent
+        return str(architecture) if opponent is None else f"{architecture}{VERSUS}{opponent}"
+
+    @property
+    def _is_replay(self) -> bool:
+        return bool(Student.of(self.student).mixture.pool.calls.replay_only)
 
     def _is_shared(self, architecture: Architecture) -> bool:
         """Whether every process knows its prompt: a tuned one is known to this process alone."""
@@ -344,7 +405,7 @@ class Evaluator:
     def _run(self, program: MeasuredProgram, rows: Sequence[dspy.Example]) -> None:
         first, *rest = rows
         if self.workers is not None and rest and self._is_shared(program.mixture.architecture):
-            for row in self.workers.ready(program.mixture.architecture, rows):
+            for row in self.workers.ready(self._task(program.mixture.architecture), rows):
                 self._measure_one(program, row)
             return
         self._measure_one(program, first)
@@ -360,14 +421,28 @@ class Evaluator:
             except LayerFailedError as error:
                 # What did not answer was asked all the same: a failure is not cheap.
                 costs = runner.costs(scope.log)
-                self._outcomes[key] = Outcome(0.0, (), **costs, failure=str(error))
+                judged = self._judged(program, row, None)
+                self._outcomes[key] = Outcome(0.0, (), **costs, failure=str(error), judged=judged)
                 return
+        judged = self._judged(program, row, prediction)
         self._outcomes[key] = Outcome(
-            score=self._score(row, prediction),
+            score=self._score(row, prediction, judged),
             layer=runner.read,
             ballot=runner.ballot(program.mixture),
+            judged=judged,
             **runner.costs(scope.log),
         )
 
-    def _score(self, row: dspy.Example, prediction: dspy.Prediction) -> float:
+    def _judged(
+        self, program: MeasuredProgram, row: dspy.Example, prediction: Any
+    ) -> RowJudgement | None:
+        if self.judging is None:
+            return None
+        return self.judging.judge_row(row, str(program.mixture.architecture), prediction, self)
+
+    def _score(
+        self, row: dspy.Example, prediction: dspy.Prediction, judged: RowJudgement | None = None
+    ) -> float:
+        if judged is not None and self.judging is not None:
+            return self.judging.score_of(judged)
         return CheckedMetric(self.metric).score(row, prediction)

@@ -1,14 +1,18 @@
-"""A user's metric as the library calls it: its signature and its values are checked."""
+"""A user's metric and a user's judge as a search takes them: both are checked."""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, TypeAlias, get_args
 
+from moa_dspy.data.rows import check_outputs
 from moa_dspy.errors import MetricError, MoaError, StudyError
+from moa_dspy.pool import Pool
+from moa_dspy.winrate.length_control import GamedRows
 
 _MOST: Final = 5
 """Arguments of a GEPA metric: example, prediction, trace, pred_name, pred_trace."""
@@ -85,3 +89,166 @@ def _arity(metric: Any) -> int:
         return count
     name = getattr(metric, "__name__", type(metric).__name__)
     raise StudyError(f"{wanted}, but {name} has the signature {signature}.")
+
+
+@dataclass(slots=True)
+class PreferenceMetric:
+    """A judge as a DSPy metric, for the tuning of prompts: the preference over the reference.
+
+    Attributes:
+        preference: Of the judge: takes an example, an answer and ``agents``.
+        agents: Give the answers of the reference; None before the search has begun.
+    """
+
+    preference: Callable[[Any, Any, Any], float]
+    agents: Any = None
+
+    def __call__(
+        self,
+        example: Any,
+        prediction: Any,
+        trace: Any = None,
+        pred_name: str | None = None,
+        pred_trace: Any = None,
+    ) -> float:
+        """Return a number in [0, 1]; where demonstrations are collected, 1 for a win, else 0."""
+        value = self.preference(example, prediction, self.agents)
+        is_collecting = trace is not None and pred_name is None
+        return float(value > 0.5) if is_collecting else value
+
+
+Picks: TypeAlias = Literal["judge", "metric"]
+BEST_SINGLE: Final = "best_single"
+"""The reference that a round robin of the single agents chooses."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeOptions:
+    """A judge and how a search uses it.
+
+    Attributes:
+        judge: Compares two answers to an example; see ``moa_dspy.judges``.
+        picks: Whether the judge or the metric decides; needed where a search has both.
+        reference: What every answer is compared with: those of an agent of the space, or of
+            ``best_single`` (the winner of a small round robin on val), or a field of the rows.
+        length_controlled: Whether the score is the win rate at equal lengths.
+        second: Another judge, which is asked about a sample to see how far the two agree.
+        difficulty: Field of the rows that the length-controlled win rate takes into account.
+        gamed: Judgements that hold its length effect in place, as in AlpacaEval 2.
+        name: What reports call the judge; None derives it.
+
+    Raises:
+        StudyError: If one does not fit, naming it, the value and the choices.
+    """
+
+    judge: Any
+    picks: Picks | None = None
+    reference: str = BEST_SINGLE
+    length_controlled: bool = False
+    second: Any = None
+    difficulty: str | None = None
+    gamed: GamedRows | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.picks is not None and self.picks not in get_args(Picks):
+            raise StudyError(f"`judge.picks` must be 'judge' or 'metric', but got {self.picks!r}.")
+        for key, one in (("judge", self.judge), ("judge.second", self.second)):
+            if one is not None and not callable(getattr(one, "compare", None)):
+                raise StudyError(
+                    f"`{key}` must have `compare(example, candidate, reference)`, as the judges of "
+                    f"moa_dspy.judges have, but is a {type(one).__name__}."
+                )
+
+    @classmethod
+    def of(cls, judge: Any, *, has_metric: bool) -> JudgeOptions | None:
+        """Return the options of what was given: none, a judge, or options.
+
+        Raises:
+            StudyError: If it is not said which picks, or what picks is not there.
+        """
+        if judge is None:
+            return None
+        options = judge if isinstance(judge, JudgeOptions) else cls(judge=judge)
+        if options.picks is None and has_metric:
+            raise StudyError(
+                "There are a metric and a judge, and both are measured: say which one picks, by "
+                '`picks = "judge"` or `picks = "metric"` (in Python: JudgeOptions(judge=..., '
+                "picks=...))."
+            )
+        if options.picks == "metric" and not has_metric:
+            raise StudyError('`picks = "metric"` needs a metric, but there is none.')
+        return options if options.picks else replace(options, picks="judge")
+
+    @property
+    def unpriced(self) -> tuple[str, ...]:
+        """Names of the judges' agents whose price is unknown."""
+        members = [*members_of(self.judge), *members_of(self.second)]
+        asking = [(one.pool, one.agent) for one in members if hasattr(one, "agent")]
+        return tuple(agent for pool, agent in asking if agent in pool.unpriced)
+
+    @property
+    def label(self) -> str:
+        """The judge for people: its class, and the agents that it asks."""
+        return self.name or label_of(self.judge)
+
+
+def members_of(judge: Any) -> tuple[Any, ...]:
+    """Return a jury's judges, or the judge alone."""
+    return tuple(getattr(judge, "judges", (judge,)))
+
+
+def label_of(judge: Any) -> str:
+    """Return the judge for people: its class, and the agents that it asks."""
+    agents = [str(one.agent) for one in members_of(judge) if hasattr(one, "agent")]
+    return " ".join([type(judge).__name__, ", ".join(agents)]).strip()
+
+
+def self_preference_warnings(judge: Any, pool: Pool, agents: Sequence[str]) -> list[str]:
+    """Return a warning for each model that judges and answers, itself or by its family."""
+    found = []
+    for one in members_of(judge):
+        own, name = getattr(one, "pool", None), getattr(one, "agent", None)
+        if own is None or name is None:
+            continue
+        model = own[name].model
+        same = [a for a in agents if pool[a].model == model]
+        kin = [a for a in agents if a not in same and _family(pool[a].model) == _family(model)]
+        if same:
+            found.append(
+                f"Judge {name} ({model}) also answers, as {', '.join(same)}: a model tends to "
+                "prefer its own answers. Take a judge from outside the pool."
+            )
+        elif kin:
+            found.append(
+                f"Judge {name} ({model}) is of the family of {', '.join(kin)}: models tend to "
+                "prefer answers of their own family."
+            )
+    return found
+
+
+def _family(model: str) -> str:
+    words = re.match(r"[a-z]+", model.rpartition("/")[2].lower())
+    return words[0] if words else model.lower()
+
+
+def check_reference_field(name: str, agents: Sequence[str], rows: Mapping[str, Any]) -> None:
+    """Check that every row has a response in a field.
+
+    Args:
+        name: The field.
+        agents: Names that could stand there instead.
+        rows: By split; empty where they are not known.
+
+    Raises:
+        StudyError: If no row has such a field; it names the choices.
+        DataError: If a row has nothing in it.
+    """
+    fields = sorted({key for given in rows.values() for row in given for key in row.keys()})  # noqa: SIM118  # no dict
+    if rows and name not in fields:
+        raise StudyError(
+            f"`judge.reference`: {name!r} is neither `{BEST_SINGLE}`, nor an agent of the space "
+            f"({', '.join(agents)}), nor a field of the rows ({', '.join(fields)})."
+        )
+    for split, given in rows.items():
+        check_outputs(given, [name], where=f"Split {split!r}")

@@ -8,15 +8,22 @@ import threading
 from collections import ChainMap, Counter
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import dspy
 from pydantic import BaseModel
 
-from moa_dspy.aggregators import NORMALISERS, Ballot, Question, Vote
+from moa_dspy.aggregators import NORMALISERS, Ballot, Vote
+from moa_dspy.architecture import Architecture
 from moa_dspy.calls.scope import CallFacts, call_scope
+from moa_dspy.optimize.judge_facts import JudgedSystem
 from moa_dspy.plan import follow
 from moa_dspy.prediction import Answer, Response
 from moa_dspy.seats import Seats
+from moa_dspy.waves import Question, VoteMembers, replayed, seconds_of
+
+if TYPE_CHECKING:
+    from moa_dspy.judges.base import Judgement
 
 CUT: Final = ("length", "content_filter")
 """Reasons for which an answer ends before its end."""
@@ -83,6 +90,7 @@ class NodeRunner:
     example: str
     answers: list[Answer] = field(default_factory=list)
     _rounds: list[list[Response]] = field(default_factory=list)
+    _seconds: float = 0.0
 
     def answer(self, mixture: Any, inputs: Mapping[str, Any], *, place: object = None) -> Answer:
         """Follow the mixture's plan; ``place`` tells apart several inputs of one example."""
@@ -94,7 +102,25 @@ class NodeRunner:
     def ask(
         self, questions: Sequence[Question], seats: Seats, *, place: object = None
     ) -> list[Response]:
-        """Return the responses to a round of questions; known nodes are not asked again."""
+        """Return the responses to a round of questions; known nodes are not asked again.
+
+        Members of a vote are asked, and cost, as they would where nothing is known.
+        """
+        if isinstance(questions, VoteMembers):
+
+            def fetch(places: list[int]) -> list[Response]:
+                return self._found([questions[p] for p in places], seats, place=place)
+
+            found = replayed(questions, fetch)
+        else:
+            found = self._found(questions, seats, place=place)
+        self._rounds.append(found)
+        self._seconds += seconds_of(questions, found)
+        return found
+
+    def _found(
+        self, questions: Sequence[Question], seats: Seats, *, place: object
+    ) -> list[Response]:
         where = (self.example, place)
         known = {q.node: self.node_cache.get(q, where) for q in questions}
         if new := [q for q in questions if known[q.node] is None]:
@@ -106,9 +132,7 @@ class NodeRunner:
                     self.node_cache.count(scope.log)
             self.node_cache.put(where, new, responses)
             known |= {q.node: r for q, r in zip(new, responses, strict=True)}
-        found = [response for q in questions if (response := known[q.node])]
-        self._rounds.append(found)
-        return found
+        return [response for q in questions if (response := known[q.node])]
 
     @property
     def read(self) -> tuple[str, ...]:
@@ -136,11 +160,10 @@ class NodeRunner:
         Who is asked in one round answers at once; all else is asked one after the other.
         """
         asked: list[Any] = [*others, *(one for round_ in self._rounds for one in round_)]
-        rounds = sum(max(one.seconds for one in round_) for round_ in self._rounds)
         return {
             "calls": len(others) + sum(one.calls for round_ in self._rounds for one in round_),
             "usd": sum(one.usd for one in asked),
-            "seconds": rounds + sum(one.seconds for one in others),
+            "seconds": self._seconds + sum(one.seconds for one in others),
             "tokens": sum(one.prompt_tokens + one.completion_tokens for one in asked),
         }
 
@@ -161,11 +184,33 @@ def _plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
+class RowJudgement:
+    """The verdict of a judge, and of a metric beside it, on one answer.
+
+    Attributes:
+        preference: For the answer over the reference, in [0, 1]; None without a verdict.
+        excluded: Why there is no verdict; None where there is one.
+        length: Of the answer, in characters; 0 where nothing was answered.
+        reference_length: Of the reference.
+        difficulty: Of the example, where length-controlled win rates take it into account.
+        metric: The metric, where the study has one beside the judge.
+    """
+
+    preference: float | None
+    excluded: str | None = None
+    length: int = 0
+    reference_length: int = 0
+    difficulty: float = 0.0
+    metric: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """The raw facts of one architecture on one example.
 
     Attributes:
-        score: The metric, in [0, 1]; 0 where nothing was answered.
+        score: What picks, metric or judge, in [0, 1]; 0 where nothing was answered. Without a
+            verdict of the judge, the mean of the rows that have one.
         layer: Texts that the last step read; of a single agent, its answer.
         calls: Requests, stored ones included.
         usd: In production terms.
@@ -173,6 +218,8 @@ class Outcome:
         tokens: Prompt and completion tokens.
         failure: Why nothing was answered; None when something was.
         ballot: What a vote counts of a single agent's answer; None where there is no such thing.
+        judged: Of a study with a judge.
+        is_filled: Whether the judge gave no verdict, so that the score is a mean of other rows.
     """
 
     score: float
@@ -183,6 +230,8 @@ class Outcome:
     tokens: int = 0
     failure: str | None = None
     ballot: Ballot | None = None
+    judged: RowJudgement | None = None
+    is_filled: bool = False
 
 
 def scores(outcomes: Sequence[Outcome]) -> list[float]:
@@ -199,3 +248,59 @@ def means(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "seconds": sum(o.seconds for o in outcomes) / n,
         "failures": sum(o.failure is not None for o in outcomes) / n,
     }
+
+
+VERSUS: Final = " vs "
+"""Between the two systems of a task that a judge compares; no architecture contains it."""
+
+
+class AsksAgents(Protocol):
+    """Gives the answer of an architecture to a row; see ``Evaluator``."""
+
+    def ask(self, architecture: Architecture, row: dspy.Example) -> Any:
+        """Return the prediction; None where no model answered."""
+        ...
+
+
+class AnswerJudge(Protocol):
+    """Scores answers by comparing them with those of a reference; see ``Judging``."""
+
+    @property
+    def picks(self) -> bool:
+        """Whether the judge decides, and not the metric."""
+        ...
+
+    @property
+    def opponent(self) -> str | None:
+        """The reference as tasks name it; None as long as it is not chosen."""
+        ...
+
+    def judge_row(
+        self, row: dspy.Example, name: str, prediction: Any, agents: AsksAgents
+    ) -> RowJudgement:
+        """Compare an answer of the system ``name``, None where it failed, with the reference."""
+        ...
+
+    def judge_pair(self, row: dspy.Example, name: str, other: str, agents: AsksAgents) -> Judgement:
+        """Compare the answers of two systems."""
+        ...
+
+    def score_of(self, judged: RowJudgement) -> float:
+        """Return the number that picks, as far as it is known of one row."""
+        ...
+
+    def system(self, outcomes: Sequence[Outcome]) -> JudgedSystem:
+        """Return what judge and metric say of one system's outcomes."""
+        ...
+
+    def check_decides(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
+        """End a study whose judge prefers no single agent's answer on any row.
+
+        Raises:
+            StudyError: If all are ties although the answers differ.
+        """
+        ...
+
+    def scored(self, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+        """Return the outcomes of one system with the scores that their rows have together."""
+        ...

@@ -16,7 +16,8 @@ class MeasuredArchitecture:
 
     Attributes:
         scores: The metric.
-        reference: The metric of the best single agent.
+        reference: The metric of the best single agent; None where scores are preferences over a
+            reference, which are win rates as they are.
         layers: Texts that the last step read.
         calls: Requests.
         usd: Price.
@@ -24,7 +25,7 @@ class MeasuredArchitecture:
     """
 
     scores: Sequence[float]
-    reference: Sequence[float]
+    reference: Sequence[float] | None
     layers: Sequence[Sequence[str]]
     calls: Sequence[float]
     usd: Sequence[float]
@@ -88,12 +89,17 @@ class DiversityObjective:
 
 @dataclass(frozen=True, slots=True)
 class WinRateObjective:
-    """Share of examples won against the best single agent, ties counting one half."""
+    """Share of examples won against the best single agent, ties counting one half.
+
+    Where a judge picks, the mean preference over the study's reference.
+    """
 
     direction: ClassVar[Literal["maximize", "minimize"]] = "maximize"
 
     def __call__(self, measured: MeasuredArchitecture, /) -> float:
         """See the protocol; in [0, 1], and 0.5 for the best single agent itself."""
+        if measured.reference is None:
+            return fmean(measured.scores)
         pairs = zip(measured.scores, measured.reference, strict=True)
         return fmean(
             1.0 if ours > theirs else 0.5 if ours == theirs else 0.0 for ours, theirs in pairs

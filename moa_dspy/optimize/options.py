@@ -1,18 +1,23 @@
-"""The options of a search, checked."""
+"""The options of a search and the table of its rows, checked."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+import dspy
 import optuna
+from pydantic import BaseModel, ConfigDict, Field
 
 from moa_dspy.calls.budget import Budget
+from moa_dspy.data import BENCHMARKS, Splits, read_rows, split_rows, without_repeated
 from moa_dspy.diversity import DIVERSITY_METRICS, DiversityMetric
 from moa_dspy.errors import StudyError
-from moa_dspy.files import shown_value, unknown
+from moa_dspy.files import made, shown_value, unknown
+from moa_dspy.optimize.metric import JudgeOptions
 from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.selection import Limits
@@ -32,7 +37,7 @@ class SearchOptions:
         PoolError: If the space names an agent that the pool lacks.
     """
 
-    metric: Callable[..., Any]
+    metric: Callable[..., Any] | None
     pool: Pool
     space: SearchSpace
     objectives: Sequence[Objective]
@@ -48,6 +53,7 @@ class SearchOptions:
     sampler: Any = None
     callbacks: Sequence[TrialCallback] = ()
     prompts: PromptOptions | None = None
+    judge: JudgeOptions | None = None
 
     def __post_init__(self) -> None:
         if self.n_trials < 1 or not 0 <= self.random_share < 1 or self.num_threads < 1:
@@ -61,6 +67,8 @@ class SearchOptions:
                 f"got {self.min_gain} and {self.diversity_weight}."
             )
         check_seed(self.seed)
+        if self.metric is None and self.judge is None:
+            raise StudyError("A search needs a `metric` or a `judge`, but got neither.")
         if not self.objectives:
             raise StudyError(f"`objectives` must name at least one of {', '.join(OBJECTIVES)}.")
         for name in self.space.agents:
@@ -92,12 +100,17 @@ def named_objectives(names: Sequence[str]) -> tuple[Objective, ...]:
     return tuple(_known(name, OBJECTIVES, "objectives")() for name in names)
 
 
-def named_diversity(name: str) -> DiversityMetric:
-    """Return the diversity metric of this name.
+def named_diversity(name: str | DiversityMetric) -> DiversityMetric:
+    """Return the diversity metric of this name, or ``package.module:name``, or the metric given.
 
     Raises:
         StudyError: If it is unknown.
     """
+    if not isinstance(name, str):
+        return name
+    if ":" in name:
+        own: DiversityMetric = made("search.diversity", name, DIVERSITY_METRICS, has="__call__")
+        return own
     metric: DiversityMetric = _known(name, DIVERSITY_METRICS, "diversity")()
     return metric
 
@@ -106,3 +119,109 @@ def _known(name: str, registry: Mapping[str, Any], option: str) -> Any:
     if name not in registry:
         raise unknown(option, name, registry)
     return registry[name]
+
+
+SAMPLERS: Final[dict[str, Any]] = {
+    "nsga2": optuna.samplers.NSGAIISampler,
+    "random": optuna.samplers.RandomSampler,
+    "tpe": optuna.samplers.TPESampler,
+}
+"""Optuna's samplers by the names of ``search.sampler``."""
+
+
+def named_sampler(name: str | None, *, seed: int, beside: Path | None = None) -> Any:
+    """Return Optuna's sampler of this name; of None None, for the surrogate model proposes.
+
+    Args:
+        name: One of ``SAMPLERS``, or ``package.module:name``.
+        seed: Of a sampler of ``SAMPLERS``.
+        beside: Folder in which the module may stand.
+
+    Raises:
+        StudyError: If it is unknown, or is no sampler.
+    """
+    if name is None:
+        return None
+    if name in SAMPLERS:
+        return SAMPLERS[name](seed=seed)
+    return made("search.sampler", name, SAMPLERS, has="sample_independent", beside=beside)
+
+
+class Table(BaseModel):
+    """A table without a twin in Python; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SizesTable(Table):
+    """Rows per split."""
+
+    train: int | None = Field(default=None, ge=0)
+    val: int | None = Field(default=None, ge=1)
+    test: int | None = Field(default=None, ge=1)
+
+
+class DataTable(Table):
+    """The place of the rows, and the split of each: by a column, or drawn by sizes.
+
+    Rows are those of a file, by its ``path`` and ``inputs``, or of a ``benchmark``: its
+    ``split`` on the hub, or in the local copy at ``path``.
+    """
+
+    path: Path | None = None
+    inputs: tuple[str, ...] = Field(default=(), min_length=1)
+    columns: dict[str, str] = {}
+    outputs: tuple[str, ...] | None = None
+    drops_incomplete: bool = False
+    drops_repeated: bool = False
+    benchmark: str | None = None
+    split: str | None = None
+    split_column: str | None = None
+    sizes: SizesTable | None = None
+    limit: SizesTable = SizesTable()
+
+    def check(self, *, where: str) -> None:
+        """Check that rows come from a file with inputs, or from a benchmark that knows its own.
+
+        Raises:
+            StudyError: If a key is missing, or does not go with another.
+        """
+        if self.benchmark is None:
+            for key, value in {"path": self.path, "inputs": self.inputs}.items():
+                if not value:
+                    raise StudyError(f"{where}.data.{key}: missing (or `benchmark`).")
+            if self.split is not None:
+                raise StudyError(
+                    "`data.split` goes with `data.benchmark`; else name `split_column`."
+                )
+        elif self.inputs or self.columns:
+            raise StudyError(
+                "`data` has either `benchmark` or `inputs` and `columns`, and not both."
+            )
+        elif self.outputs is not None or self.drops_incomplete or self.drops_repeated:
+            raise StudyError(
+                "`data.outputs`, `data.drops_incomplete` and `data.drops_repeated` go with "
+                "`data.path`, alone."
+            )
+        if self.split_column is None and self.sizes is None:
+            raise StudyError("`data` needs `split_column` or `sizes`, to know the three splits.")
+
+    def read(self) -> list[dspy.Example]:
+        """Read the rows, all splits in one list."""
+        if self.benchmark is not None:
+            return BENCHMARKS[self.benchmark].read(self.path, split=self.split)
+        rows = read_rows(
+            self.path or Path(),
+            inputs=list(self.inputs),
+            columns=self.columns or None,
+            outputs=self.outputs,
+            drops_incomplete=self.drops_incomplete,
+        )
+        return without_repeated(rows, f"{self.path}") if self.drops_repeated else rows
+
+    def make_splits(self, *, seed: int) -> Splits:
+        """Read the rows and split them."""
+        sizes = self.sizes.model_dump(exclude_none=True) if self.sizes else None
+        splits = split_rows(self.read(), column=self.split_column, sizes=sizes, seed=seed)
+        limit = self.limit
+        return splits.limit(n_train=limit.train, n_val=limit.val, n_test=limit.test)

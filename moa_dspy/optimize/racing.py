@@ -150,7 +150,7 @@ def _rows(measured: MeasuredArchitecture) -> list[MeasuredArchitecture]:
     return [
         MeasuredArchitecture(
             scores=measured.scores[i : i + 1],
-            reference=measured.reference[i : i + 1],
+            reference=None if measured.reference is None else measured.reference[i : i + 1],
             layers=measured.layers[i : i + 1],
             calls=measured.calls[i : i + 1],
             usd=measured.usd[i : i + 1],
@@ -171,6 +171,7 @@ class TrialJudge:
         limits: An architecture beyond them can be no pick, so it cannot lead, or stop another.
         objectives: Of the study: which arms stop; without any, the score decides.
         n_arms: Most architectures that race: an equal one is stopped in at most 5 % of races.
+        is_win_rate: Whether scores are a judge's preferences, and win rates as they are.
     """
 
     def __init__(
@@ -183,10 +184,12 @@ class TrialJudge:
         limits: Limits | None = None,
         objectives: Sequence[Objective] = (),
         n_arms: int = 40,
+        is_win_rate: bool = False,
     ) -> None:
         self._evaluator, self._rows = evaluator, tuple(rows)
         self._limits = limits or Limits()
-        self._reference = scores(evaluator.measure(Architecture.single(best_single), self._rows))
+        single = Architecture.single(best_single)
+        self._reference = None if is_win_rate else scores(evaluator.measure(single, self._rows))
         self._diversity = DiversityObjective(diversity)
         self._objectives = tuple(objectives)
         self._race = Race(n_arms, max(len(look_points(len(self._rows))), 1))
@@ -251,7 +254,7 @@ class TrialJudge:
     def _measured(self, outcomes: Sequence[Outcome]) -> MeasuredArchitecture:
         return MeasuredArchitecture(
             scores=scores(outcomes),
-            reference=self._reference[: len(outcomes)],
+            reference=None if self._reference is None else self._reference[: len(outcomes)],
             layers=[outcome.layer for outcome in outcomes],
             calls=[outcome.calls for outcome in outcomes],
             usd=[outcome.usd for outcome in outcomes],

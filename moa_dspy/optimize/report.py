@@ -8,6 +8,7 @@ from math import floor, log10
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from moa_dspy.optimize.early_facts import EarlyFacts, StudyEstimate
+from moa_dspy.optimize.judge_facts import JudgeFacts, judge_lines
 from moa_dspy.optimize.result import StudyResult, SystemScore, TrialRecord
 from moa_dspy.winrate import Interval
 
@@ -54,6 +55,8 @@ def result_lines(result: StudyResult) -> Iterator[str]:
     if result.explained:
         yield _explained(result.explained)
     yield from _front(result)
+    if result.judge is not None:
+        yield from judge_lines(result.judge)
     yield from prompt_lines(result)
     yield from _spent(result)
     for note in result.notes:
@@ -62,6 +65,9 @@ def result_lines(result: StudyResult) -> Iterator[str]:
 
 def early_lines(early: EarlyFacts) -> Iterator[str]:
     """Yield what the single agents showed; a running study shows the same lines."""
+    if early.judge is not None and early.judge.picks == "judge":
+        yield from _judged_lines(early, early.judge)
+        return
     yield (
         f"Best single agent on {early.n_rows:,} questions of val: {early.leader}, "
         f"{points(early.leader_score)} %. No agent solves {_share(early.unsolved)} of them."
@@ -78,6 +84,17 @@ def early_lines(early: EarlyFacts) -> Iterator[str]:
         yield _estimate(early.estimate)
 
 
+def _judged_lines(early: EarlyFacts, judge: JudgeFacts) -> Iterator[str]:
+    yield (
+        f"Best single agent on {early.n_rows:,} questions of val: {early.leader}, win rate "
+        f"{points(early.leader_score)} % against {judge.reference} ({judge.chosen})."
+    )
+    for warning in judge.warnings:
+        yield f"Warning on the judge: {warning}"
+    if early.estimate is not None:
+        yield _estimate(early.estimate)
+
+
 def _dominance(early: EarlyFacts, lead: Interval) -> str:
     rescued = f"{points(early.rescued)} % of the questions are missed by it and solved by another"
     if not early.is_dominated:
@@ -89,8 +106,9 @@ def _dominance(early: EarlyFacts, lead: Interval) -> str:
 
 
 def _estimate(estimate: StudyEstimate) -> str:
+    judged = f" ({estimate.judge_calls:,.0f} the judge's)" if estimate.judge_calls else ""
     whole = (
-        f"Estimate of the whole study, nothing stopped early: {estimate.calls:,.0f} calls, "
+        f"Estimate of the whole study, nothing stopped early: {estimate.calls:,.0f} calls{judged}, "
         f"{amount(estimate.usd)} usd, {duration(estimate.seconds)}"
     )
     if estimate.capped_by is None or estimate.ceiling is None:

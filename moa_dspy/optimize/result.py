@@ -12,6 +12,7 @@ from typing import Any
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.early_facts import EarlyFacts
+from moa_dspy.optimize.judge_facts import DirectComparison, JudgedSystem, JudgeFacts
 from moa_dspy.winrate import CostVerdict, Interval, Verdict
 
 
@@ -42,6 +43,20 @@ class SystemScore:
     seconds: float | None = None
     failures: float = 0.0
     note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedSystems:
+    """Rows on val and test by name, paired differences on test, and the verdict."""
+
+    val: Mapping[str, SystemScore]
+    test: Mapping[str, SystemScore]
+    differences: Mapping[str, Interval]
+    verdict: Verdict
+    cost_verdict: CostVerdict | None = None
+    front_verdicts: Mapping[str, CostVerdict] = field(default_factory=dict)
+    direct: DirectComparison | None = None
+    judged: Mapping[str, Mapping[str, JudgedSystem]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +116,7 @@ class StudyResult:
         cost_verdict: Whether the pick is as good as the best single agent of all, for less;
             None where no cost was asked about.
         front_verdicts: The same of the other members of ``front``, by architecture.
+        judge: On the judge of the study, and what it says; None without one.
     """
 
     pick: Architecture
@@ -130,6 +146,7 @@ class StudyResult:
     prompts: tuple[Mapping[str, Any], ...] = ()
     cost_verdict: CostVerdict | None = None
     front_verdicts: Mapping[str, CostVerdict] = field(default_factory=dict)
+    judge: JudgeFacts | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; the keys are the command line's ``--json``."""
@@ -160,6 +177,7 @@ class StudyResult:
             "prompts": [dict(prompt) for prompt in self.prompts],
             "cost_verdict": None if self.cost_verdict is None else asdict(self.cost_verdict),
             "front_verdicts": {name: asdict(one) for name, one in self.front_verdicts.items()},
+            "judge": None if self.judge is None else self.judge.to_json(),
         }
 
     @classmethod
@@ -171,7 +189,7 @@ class StudyResult:
         interval = Interval(**verdict.pop("interval"))
         differences = plain.pop("differences")
         expected, early = plain.pop("expected", None), plain.pop("early", None)
-        for_less = plain.pop("cost_verdict", None)
+        for_less, judge = plain.pop("cost_verdict", None), plain.pop("judge", None)
         return cls(
             pick=Architecture.parse(plain.pop("pick")),
             recommended=Architecture.parse(plain.pop("recommended")),
@@ -186,6 +204,7 @@ class StudyResult:
             front=tuple(plain.pop("front", ())),
             prompts=tuple(plain.pop("prompts", ())),
             cost_verdict=None if for_less is None else _cost_verdict(for_less),
+            judge=None if judge is None else JudgeFacts.from_json(judge),
             front_verdicts={
                 name: _cost_verdict(one) for name, one in plain.pop("front_verdicts", {}).items()
             },

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from moa_dspy.architecture import Architecture
 from moa_dspy.calls.attempts import OutagePolicy
 from moa_dspy.calls.budget import Ledger, spending_under
 from moa_dspy.calls.store.database import database_url, shown_url
@@ -26,7 +25,7 @@ from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.progress import ShowSnapshot, Snapshot, silent
 from moa_dspy.optimize.result import StudyResult
-from moa_dspy.optimize.search import ModelSearch, SearchOutcome, run_search
+from moa_dspy.optimize.search import ModelSearch, SearchOutcome, judging_of, run_search
 from moa_dspy.optimize.study import FinishedStudy, PreparedStudy, SharedStudy, digest_of, save_study
 from moa_dspy.optimize.tasks import QueueWorkers, Task, TaskQueue, TaskRunner
 from moa_dspy.program_file import save_program
@@ -193,7 +192,11 @@ class Runner:
         student = study.make_student(self._pool)
         prompts = None if study.prompts is None else study.prompts.make_registry(student)
         self._evaluator = Evaluator(
-            student, prepared.metric, node_cache=self._node_cache, registry=prompts
+            student,
+            prepared.metric,
+            node_cache=self._node_cache,
+            registry=prompts,
+            judging=judging_of(self._search().options),
         )
 
     def join(self, *, must_exist: bool, may_set_budget: bool) -> None:
@@ -240,7 +243,7 @@ class Runner:
 
     def _work(self, task: Task) -> None:
         with spending_under(self._ledger, share=task.share):
-            self._evaluator.ask(Architecture.parse(task.architecture), self._rows[task.example])
+            self._evaluator.work(task.architecture, self._rows[task.example])
 
     def _help(self, tasks: TaskRunner) -> None:
         self._pool.calls.outage_policy = self._outage_policy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,22 +14,28 @@ from dspy.teleprompt import Teleprompter
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget, Ledger, Spending, spending_under
-from moa_dspy.data.splits import Splits
-from moa_dspy.errors import StudyError
+from moa_dspy.data.splits import Splits, make_splits
+from moa_dspy.diversity.base import DiversityMetric
+from moa_dspy.errors import BudgetReachedError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.comparison import (
     Baseline,
-    ComparedSystems,
     compare_on_test,
     compared_baselines,
 )
 from moa_dspy.optimize.conclusion import (
+    CrossFittedPick,
+    cross_fitted,
+    final_facts,
     front_of,
     make_program,
     make_result,
     recommended_of,
 )
+from moa_dspy.optimize.early_facts import Cost
 from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, Student, WorkerPool, mixtures_of
+from moa_dspy.optimize.judging import Judging
+from moa_dspy.optimize.metric import JudgeOptions, PreferenceMetric
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.options import (
     SearchOptions,
@@ -39,17 +46,18 @@ from moa_dspy.optimize.options import (
 from moa_dspy.optimize.progress import Progress, ShowSnapshot, silent
 from moa_dspy.optimize.prompts.joint import JointSearch, with_prompts
 from moa_dspy.optimize.prompts.options import PromptOptions
-from moa_dspy.optimize.result import StudyResult, TrialRecord
-from moa_dspy.optimize.selection import Limits
+from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord
+from moa_dspy.optimize.selection import Choice, Limits
 from moa_dspy.optimize.shares import check_budget, check_prices
 from moa_dspy.optimize.singles import (
     N_SINGLE_BLOCKS,
     SingleAgents,
+    choose_reference,
     measure_single_agents,
     probe,
+    probe_judge,
 )
 from moa_dspy.optimize.space.space import SearchSpace
-from moa_dspy.optimize.splits import make_splits
 from moa_dspy.optimize.trial_loop import TrialLoop
 from moa_dspy.pool import Pool
 
@@ -69,12 +77,13 @@ class ModelSearch(Teleprompter):
     budget of the search.
 
     Args:
-        metric: Any DSPy metric with values in [0, 1].
+        metric: Any DSPy metric with values in [0, 1]; None where a judge picks.
         pool: The agents, and where their calls are stored.
         space: The architectures that may be tried; default: two layers of up to three agents.
         objectives: Names from ``OBJECTIVES``: what the study records, what stops a loser, and
             what the Pareto front is of. The pick is by score.
-        diversity: Name of the diversity metric, from ``moa_dspy.diversity``.
+        diversity: The diversity metric, or its name in ``moa_dspy.diversity``; default:
+            ``disagreement``, and ``tfidf`` where only a judge tells answers apart.
         diversity_weight: Win rate given away for a point of diversity; 0 is none.
         n_trials: Most architectures measured on val, single agents included.
         limits: Upper limits of one question's cost; the pick never goes beyond.
@@ -86,6 +95,9 @@ class ModelSearch(Teleprompter):
         sampler: An Optuna sampler that proposes instead of the surrogate model.
         callbacks: Functions of (study, trial), called after each finished trial, as in Optuna.
         prompts: Searches the aggregator's prompt too; the trainset tunes it.
+        judge: Compares answers where none is known to be right: a judge of
+            ``moa_dspy.judges``, or ``JudgeOptions`` with one. The score is then the win rate
+            against one reference.
 
     Raises:
         StudyError: If an option does not fit, naming it, the value and the choices.
@@ -93,12 +105,12 @@ class ModelSearch(Teleprompter):
 
     def __init__(
         self,
-        metric: MetricFunction,
-        pool: Pool,
+        metric: MetricFunction | None = None,
+        pool: Pool | None = None,
         *,
         space: SearchSpace | None = None,
         objectives: Sequence[str] = ("win_rate", "diversity"),
-        diversity: str = "disagreement",
+        diversity: str | DiversityMetric | None = None,
         diversity_weight: float = 0.0,
         n_trials: int = 40,
         limits: Limits | None = None,
@@ -110,14 +122,20 @@ class ModelSearch(Teleprompter):
         sampler: Any = None,
         callbacks: Sequence[TrialCallback] = (),
         prompts: PromptOptions | None = None,
+        judge: Any = None,
     ) -> None:
         super().__init__()
+        if pool is None:
+            raise StudyError("A search needs a `pool` of agents, but got none.")
+        # Texts that nobody can check are never equal: votes and disagreement say nothing of them.
+        is_open = metric is None and judge is not None
+        open_space = SearchSpace(tuple(pool), combines=("synthesize",)) if is_open else None
         self.options = SearchOptions(
             metric=metric,
             pool=pool,
-            space=space or SearchSpace(tuple(pool)),
+            space=space or open_space or SearchSpace(tuple(pool)),
             objectives=named_objectives(objectives),
-            diversity=named_diversity(diversity),
+            diversity=named_diversity(diversity or ("tfidf" if is_open else "disagreement")),
             diversity_weight=diversity_weight,
             n_trials=n_trials,
             limits=limits or Limits(),
@@ -129,6 +147,7 @@ class ModelSearch(Teleprompter):
             sampler=sampler,
             callbacks=tuple(callbacks),
             prompts=prompts,
+            judge=JudgeOptions.of(judge, has_metric=metric is not None),
         )
         self._outcome: SearchOutcome | None = None
 
@@ -234,37 +253,41 @@ def run_search(
     ledger = _ledger_of(options) if ledger is None else ledger
     started, before, n_test = time.monotonic(), ledger.spending, len(splits.test)
     program = _searchable(student, options.pool)
+    options, judging = _with_judge(options, splits)
     options, registry = with_prompts(options, program, splits.train)
-    cache = NodeCache() if node_cache is None else node_cache
-    evaluator = Evaluator(program, options.metric, options.num_threads, workers, cache, registry)
+    evaluator = _evaluator(options, program, workers, node_cache, registry, judging)
     joint = JointSearch.of(options, evaluator, registry, splits.train)
-    check_prices(options, ledger.budget)
     progress = Progress(show, ledger, options.n_trials)
     with spending_under(ledger):
-        singles = _single_agents(options, evaluator, splits, ledger, progress)
-    estimate = singles.estimate(options, splits, budget=ledger.budget)
-    early = singles.early_facts(estimate)
+        singles, judged = _single_agents(options, evaluator, splits, ledger, progress, judging)
+    estimate = singles.estimate(options, splits, budget=ledger.budget, judged=judged)
+    early = singles.early_facts(estimate, None if judging is None else judging.facts())
     progress.show("early facts", early=early)
     options = replace(options, space=replace(options.space, ranking=singles.ranking))
-    loop = TrialLoop.of(options, ledger, progress, evaluator, singles, joint, n_test=n_test)
+    loop = TrialLoop.of(
+        options, ledger, progress, evaluator, singles, joint, n_test=n_test, judged=judged
+    )
     phases, choice = loop.run(limit=options.n_trials), loop.choose()
     random = loop.measure_random_baseline(phases[-1])
     best = _best_single(singles.ranking, loop.trials.records, options.limits)
     front = front_of(loop.builder, choice)
+    held = cross_fitted(loop.builder.evidence(), seed=options.seed)
     with spending_under(ledger):
-        compared = _compared(options, splits, progress, loop, choice.picked, best, random, front)
+        compared = _compared(options, splits, progress, loop, choice, best, random, front, held)
     recommended = recommended_of(choice, compared, best)
     result = make_result(
         loop.builder,
         choice,
         compared,
         recommended,
+        held=held,
         front=front,
         early=early,
         spent=_difference(before, ledger.spending, seconds=time.monotonic() - started),
         stopped_by=loop.stopped_by or singles.stopped_by,
         notes=joint.notes,
         prompts=joint.to_json(loop.trials.records),
+        judge=None if judging is None else final_facts(judging, evaluator, compared, loop.builder),
     )
     program = make_program(evaluator, recommended, loop.trials.records)
     return SearchOutcome(program, result, loop.trials.study, phases)
@@ -275,18 +298,50 @@ def _compared(
     splits: Splits,
     progress: Progress,
     loop: TrialLoop,
-    picked: Architecture,
+    choice: Choice,
     best: Architecture,
     random: Baseline,
     front: Sequence[TrialRecord],
+    held: CrossFittedPick | None,
 ) -> ComparedSystems:
     """Measure the pick, the baselines and the Pareto front on the test rows, once."""
     ranking = loop.singles.ranking
-    baselines = compared_baselines(options, ranking, picked, best, random)
+    baselines = compared_baselines(options, ranking, choice.picked, best, random)
     evaluator, may_announce = loop.evaluator, loop.may_announce
+    on_val = None if held is None else (held.pick.tolist(), held.single.tolist())
     return compare_on_test(
-        options, evaluator, splits, progress, baselines, ranking, may_announce, front
+        options, evaluator, splits, progress, baselines, ranking, may_announce, front, on_val
     )
+
+
+def judging_of(options: SearchOptions, splits: Splits | None = None) -> Judging | None:
+    """Return the judge of a search, if it has one; with the rows its reference is checked too."""
+    rows = {} if splits is None else {"val": splits.val, "test": splits.test}
+    return Judging.of(options, options.space.agents, options.pool, rows)
+
+
+def _with_judge(options: SearchOptions, splits: Splits) -> tuple[SearchOptions, Judging | None]:
+    """Return the judge, and the options with the metric that picks, which it is where it does."""
+    judging = judging_of(options, splits)
+    if judging is None or not judging.picks:
+        return options, judging
+    return replace(options, metric=PreferenceMetric(judging.preference)), judging
+
+
+def _evaluator(
+    options: SearchOptions,
+    program: Any,
+    workers: WorkerPool | None,
+    node_cache: NodeCache | None,
+    registry: Any,
+    judging: Judging | None,
+) -> Evaluator:
+    metric, cache = options.metric, NodeCache() if node_cache is None else node_cache
+    assert metric is not None  # see `_with_judge`
+    found = Evaluator(program, metric, options.num_threads, workers, cache, registry, judging)
+    if isinstance(metric, PreferenceMetric):
+        metric.agents = found
+    return found
 
 
 def _single_agents(
@@ -295,12 +350,29 @@ def _single_agents(
     splits: Splits,
     ledger: Ledger,
     progress: Progress,
-) -> SingleAgents:
-    """Probe and measure the single agents, unless the budget is too small for a verdict."""
-    probed = probe(options, evaluator, splits.val, progress)
-    check_budget(options, evaluator, splits, ledger, probed)
+    judging: Judging | None,
+) -> tuple[SingleAgents, Cost | None]:
+    """Probe and measure the single agents, unless the budget is too small for a verdict.
+
+    Returns:
+        Them, and the cost of one comparison by the judge, where there is one.
+    """
+    check_prices(options, ledger.budget)
+    probed, judged = probe(options, evaluator, splits.val, progress), None
+    if judging is not None:
+        progress.show("probe", current=judging.options.label)
+        judged = probe_judge(judging, options, evaluator, splits.val)
+    is_paid = judging is not None and judging.n_made > 0
+    check_budget(options, evaluator, splits, ledger, probed, judged if is_paid else None)
+    if judging is not None:
+        progress.show("single agents", current="choice of the reference")
+        choose_reference(judging, options, evaluator, splits.val)
     n_blocks = 1 if ledger.budget == Budget() else N_SINGLE_BLOCKS
-    return measure_single_agents(options, evaluator, splits.val, progress, n_blocks=n_blocks)
+    singles = measure_single_agents(options, evaluator, splits.val, progress, n_blocks=n_blocks)
+    if judging is not None:
+        with suppress(BudgetReachedError):
+            judging.ask_second(seed=options.seed, num_threads=options.num_threads)
+    return singles, judged
 
 
 def _searchable(student: dspy.Module, pool: Pool) -> Any:

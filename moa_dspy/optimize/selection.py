@@ -5,10 +5,10 @@ Also the score that the whole way of choosing promises on new rows, by cross-fit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from math import inf, sqrt
+from math import inf
 from typing import Final, Protocol, TypeAlias
 
 import numpy as np
@@ -18,8 +18,13 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.votes.ballots import Ballots
-from moa_dspy.optimize.votes.smoothing import PSEUDO_ROWS, SHORTLIST, SmoothedVotes, smooth
-from moa_dspy.winrate import Interval, mean_interval
+from moa_dspy.optimize.votes.smoothing import PSEUDO_ROWS, SmoothedVotes, smooth
+from moa_dspy.optimize.votes.weights import (
+    COLUMNS,
+    CrossFittedVotes,
+    VoteWeights,
+    cross_fit,
+)
 
 _Rows = NDArray[np.intp]
 ScoreMatrix = NDArray[np.float64]
@@ -70,7 +75,9 @@ class Evidence:
         admits: Whether a vote of these members may be picked.
         shrink: Of architectures that are no plain vote.
         seed: Of the redrawing of answers.
+        admits_weighted: Whether these members may vote with weights; None allows no weights.
         smoothed: Every vote on redrawn answers, where that was computed before.
+        ways: Votes of the best agents, equal and weighted, where that was computed before.
     """
 
     singles: Mapping[str, ScoreMatrix]
@@ -80,7 +87,9 @@ class Evidence:
     admits: Callable[[tuple[str, ...]], bool]
     shrink: Shrink
     seed: int
+    admits_weighted: Callable[[tuple[str, ...]], bool] | None = None
     smoothed: SmoothedVotes | None = None
+    ways: CrossFittedVotes | None = None
 
     @property
     def n_rows(self) -> int:
@@ -99,8 +108,38 @@ class Evidence:
             singles={name: scores[rows] for name, scores in self.singles.items()},
             measured=tuple(replace(one, scores=one.scores[rows]) for one in self.measured),
             ballots=None if self.ballots is None else self.ballots.take(rows),
-            smoothed=None,
+            smoothed=None if self.smoothed is None else self.smoothed.take(rows),
+            ways=None if self.ways is None else self.ways.take(rows),
         )
+
+    def counted(self, pseudo: int) -> Evidence:
+        """Return the evidence with all votes counted on redrawn answers; makes no call.
+
+        Args:
+            pseudo: Redrawn questions, of 90 rows or more.
+        """
+        if self.ballots is None:
+            return self
+        pseudo = round(pseudo * min(1.0, self.n_rows / FULL_ROWS))
+        smoothed, ways = self.smoothed, self.ways
+        if smoothed is None:
+            smoothed = smooth(
+                self.ballots,
+                widths=range(self.widths[0], self.widths[1] + 1),
+                seed=self.seed,
+                admits=self.admits,
+                pseudo=pseudo,
+            )
+        if ways is None:
+            ways = cross_fit(
+                self.ballots,
+                widths=self.widths,
+                seed=self.seed,
+                admits=self.admits,
+                admits_weighted=self.admits_weighted,
+                columns=min(COLUMNS, pseudo),
+            )
+        return replace(self, smoothed=smoothed, ways=ways)
 
 
 Key: TypeAlias = tuple[str, ...] | Architecture
@@ -116,91 +155,42 @@ def key_of(architecture: Architecture) -> Key:
         return architecture.agents
     (*before, members) = architecture.layers
     is_plain = architecture.combine == "vote" and not before and len(set(members)) == len(members)
-    return tuple(sorted(members)) if is_plain else architecture
+    if not is_plain or architecture.weights or architecture.agree is not None:
+        return architecture
+    return tuple(sorted(members))
 
 
-def architecture_of(members: Sequence[str], ranking: Sequence[str]) -> Architecture:
-    """Return the vote of these members, or the single one of them."""
+def architecture_of(members: VoteWeights | Sequence[str], ranking: Sequence[str]) -> Architecture:
+    """Return the vote of these members, with their weights if it has any, or the single one."""
     if len(members) == 1:
-        return Architecture.single(members[0])
-    return canonical_evidence(Architecture((tuple(sorted(members)),), None, "vote"), ranking)
+        return Architecture.single(next(iter(members)))
+    weights = tuple(members.items()) if isinstance(members, Mapping) else ()
+    seats = (tuple(sorted(members)),)
+    return canonical_evidence(Architecture(seats, None, "vote", weights=weights), ranking)
 
 
 def canonical_evidence(architecture: Architecture, ranking: Sequence[str]) -> Architecture:
     """Let the best voters decide ties, so that one vote is one architecture.
 
     As many are named as it can take to find one among the tied: of n votes at most n - 4
-    are not (two pairs are tied, and no other agent agrees).
+    are not (two pairs are tied, and no other agent agrees). Where votes have weights the
+    best one is enough: the heaviest of the tied comes after it.
     """
     if architecture.combine != "vote":
         return architecture
     voters = sorted(architecture.layers[-1], key=ranking.index)
     first, *rest = dict.fromkeys(voters[: max(1, len(voters) - ALWAYS_TIED + 1)])
-    return replace(architecture, aggregator=first, order=tuple(rest))
-
-
-Members = tuple[str, ...]
-
-WORTH: Final = 0.55
-"""Least score of a member of the incumbent, as a share of the best agent's: 0.5 to 0.6 measure
-the same, and a vote with much worse members is too easy to beat to be a yardstick."""
-
-
-class VoteTable:
-    """Smoothed votes by their members' names, in the order of names; empty without votes."""
-
-    def __init__(self, smoothed: SmoothedVotes | None) -> None:
-        self._smoothed = smoothed
-        layers = () if smoothed is None else smoothed.layers
-        self._layers = {tuple(sorted(layer)): layer for layer in layers}
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._layers
-
-    @property
-    def several(self) -> set[Key]:
-        """All votes of more than one member."""
-        return {key for key in self._layers if len(key) > 1}
-
-    def gains(self, incumbent: Members) -> dict[Members, tuple[float, float]]:
-        """Return the gain of every vote over ``incumbent``, and its error."""
-        assert self._smoothed is not None  # the incumbent is in the table
-        gains, errors = self._smoothed.gains(self._layers[incumbent])
-        pairs = zip(gains.tolist(), errors.tolist(), strict=True)
-        return dict(zip(self._layers, pairs, strict=True))
-
-
-def incumbent_of(evidence: Evidence, allowed: AbstractSet[Key], votes: VoteTable) -> Key:
-    """Return the vote of the best agents, as many as there may be; without one, the best agent.
-
-    Members score at least 0.55 of what the best agent scores; 0 must mean worthless. Where
-    neither is allowed, the architecture that is first by name.
-    """
-    vote = next((key for key in _top_votes(evidence) if key in allowed and key in votes), None)
-    singles = ((name,) for name in evidence.ranking if (name,) in allowed)
-    return vote or next(singles, None) or min(allowed, key=str)
-
-
-def _top_votes(evidence: Evidence) -> Iterator[Members]:
-    fewest, most = evidence.widths
-    ranking = evidence.ranking
-    widest = min(most, _n_worthy(evidence), SHORTLIST)
-    for width in range(widest, max(fewest, 2) - 1, -1):
-        yield tuple(sorted(ranking[:width]))
-
-
-def _n_worthy(evidence: Evidence) -> int:
-    means = [round(float(scores.mean()), 12) for scores in evidence.singles.values()]
-    return sum(mean >= WORTH * max(means) for mean in means)
+    order = () if architecture.weights else tuple(rest)
+    return replace(architecture, aggregator=first, order=order)
 
 
 CAUTION: Final = 1.645
-"""Standard errors taken off a gain over a vote: the one-sided 5 % point, as in every test of a
-study."""
+"""Standard errors taken off a gain over a vote that was not cross-fitted: the one-sided 5 % point,
+as in every test of a study."""
 SINGLE_CAUTION: Final = 0.84
-"""Those taken off a gain over a single agent: fewer, as the pick is tested against it afterwards on
-as many new rows, and must be found twice. Of gains that the test finds in 80 % of studies, z(0.95)
-+ z(0.8) errors, 5 % are then not picked: z(0.8) are taken off."""
+"""Those taken off such a gain over a single agent: fewer, as the pick is tested against it
+afterwards on as many new rows, and must be found twice. Of gains that the test finds in 80 % of
+studies, z(0.95) + z(0.8) errors, 5 % are then not picked: z(0.8) are taken off."""
 FULL_ROWS: Final = 90
 """Rows from which on all pseudo rows are redrawn: with fewer of them fewer do, as the luck of the
 rows is then the greater error by far, and small studies are quick."""
@@ -210,9 +200,10 @@ N_UNMEASURED: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A candidate of the pick: its gain over the incumbent, shrunk, and that gain's error.
+    """A candidate of the pick: its gain over the incumbent, and that gain's error.
 
-    ``caution`` is how many errors are taken off.
+    ``caution`` is how many errors are taken off: none of a gain that was cross-fitted, which
+    luck has not flattered.
     """
 
     architecture: Architecture
@@ -230,22 +221,79 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The picked option, what it was held against, and all options, best first."""
+    """The picked option, what it was held against, and all options, best first.
+
+    ``way`` is the place of the pick among the cross-fitted votes; None if it is none of them.
+    """
 
     picked: Architecture
     incumbent: Architecture
     options: tuple[Option, ...]
     ranking: tuple[str, ...]
+    way: int | None = None
 
     def scores(self, evidence: Evidence) -> ScoreMatrix:
         """Return the score of the pick on each row of ``evidence``, of the same rows or others.
 
         Who wins the ties of a vote was decided by the rows of the choice.
         """
-        key = key_of(self.picked)
-        if isinstance(key, tuple) and evidence.ballots is not None:
-            return evidence.ballots.vote(key, ranking=self.ranking)
+        key, ballots = key_of(self.picked), evidence.ballots
+        if ballots is not None and isinstance(key, tuple):
+            return ballots.vote(key, ranking=self.ranking)
+        if ballots is not None and self.picked.weights and self.picked.depth == 1:
+            members, weights = self.picked.layers[-1], dict(self.picked.weights)
+            return ballots.vote(members, ranking=self.ranking, weights=weights)
         return next(m.scores for m in evidence.measured if key_of(m.architecture) == key)
+
+
+class _Votes:
+    """Votes by key: the cross-fitted ones, and every other one on redrawn answers."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.ways, self._smoothed = evidence.ways, evidence.smoothed
+        made = () if self.ways is None else self.ways.votes
+        ranking = evidence.ranking if self.ways is None else self.ways.ranking
+        self.architectures = [architecture_of(_plain(vote), ranking) for vote in made]
+        self.places = {key_of(one): i for i, one in enumerate(self.architectures)}
+        layers = () if self._smoothed is None else self._smoothed.layers
+        self.layers = {tuple(sorted(layer)): layer for layer in layers}
+
+    @property
+    def several(self) -> set[Key]:
+        """All votes of more than one member."""
+        return {key for key in (*self.layers, *self.places) if not _is_single(key)}
+
+    def best_equal(self, allowed: AbstractSet[Key]) -> Key | None:
+        """Return the best allowed one of the cross-fitted votes without weights, or agent."""
+        if self.ways is None:
+            return None
+        means = self.ways.smoothed.mean(1).round(12)
+        fair = [key for key in self.places if isinstance(key, tuple) and key in allowed]
+        return max(fair, key=lambda key: (means[self.places[key]], -len(key)), default=None)
+
+    def gains(self, incumbent: Key) -> dict[Key, tuple[float, float, float]]:
+        """Return gain over ``incumbent``, error and caution of every vote that is known.
+
+        Two votes are compared in one way: both cross-fitted, or both on all rows.
+        """
+        found: dict[Key, tuple[float, float, float]] = {}
+        if isinstance(incumbent, tuple) and incumbent in self.layers:
+            assert self._smoothed is not None  # it has the layers
+            told = zip(self.layers, *self._smoothed.gains(self.layers[incumbent]), strict=True)
+            found = {key: (float(gain), float(error), CAUTION) for key, gain, error in told}
+        if self.ways is not None and incumbent in self.places:
+            gains, errors = self.ways.gains(self.places[incumbent])
+            for key, i in self.places.items():
+                found[key] = float(gains[i]), float(errors[i]), 0.0
+        return found
+
+
+def _plain(vote: VoteWeights) -> VoteWeights | tuple[str, ...]:
+    return tuple(vote) if len(set(vote.values())) == 1 else vote
+
+
+def _is_single(key: Key) -> bool:
+    return isinstance(key, tuple) and len(key) == 1
 
 
 def choose(
@@ -253,10 +301,11 @@ def choose(
 ) -> Choice:
     """Return the architecture with the greatest cautious gain; of equals, that with fewer calls.
 
-    The incumbent is the vote of as many of the best agents as may vote and are worth it, or
-    the best agent where no vote is allowed: simple rules that searches seldom beat on new
-    questions. Votes of different agents are judged on redrawn answers
-    (``votes.smooth``), all else by ``evidence.shrink``. A gain counts less some of its errors.
+    The incumbent is the vote of the best agents with equal say whose number is best, or the
+    best agent alone, both as cross-fitting tells (``votes.weights.cross_fit``). Votes with
+    learned weights are judged beside it in the same way, so nothing is taken off their gains.
+    Other votes of different agents are judged on redrawn answers (``votes.smooth``), all else by
+    ``evidence.shrink``; these gains count less some of their errors.
 
     Args:
         evidence: What was measured.
@@ -267,47 +316,47 @@ def choose(
     Raises:
         StudyError: If nothing stays within the limits.
     """
-    ranking, votes = evidence.ranking, VoteTable(_smooth(evidence, pseudo))
+    evidence = evidence.counted(pseudo)
+    votes = _Votes(evidence)
     known = {key_of(m.architecture): m for m in evidence.measured if m.is_whole and m.is_admitted}
     allowed = set(known) | (votes.several if may_be_unmeasured else set())
     if not allowed:
         raise StudyError("No architecture stays within the limits; even single agents go beyond.")
-    key = incumbent_of(evidence, allowed, votes)
-    incumbent = known[key] if key in known else _unmeasured(evidence, key, ranking)
-    known[key] = incumbent
-    is_vote = isinstance(key, tuple) and key in votes
-    others = [one for one in known if not (is_vote and one in votes)]
-    found = _shrunk(evidence, incumbent, known) if others else {}
-    if isinstance(key, tuple) and key in votes:
-        gains = votes.gains(key)
-        found |= {one: gains[one] for one in gains if one in known}
-        free = (one for one in gains if one in allowed and one not in known)
-        best = sorted(free, key=lambda one: CAUTION * gains[one][1] - gains[one][0])[:N_UNMEASURED]
-        known |= {one: _unmeasured(evidence, one, ranking) for one in best}
-        found |= {one: gains[one] for one in best}
-    options = [_option(known[one], incumbent, *gain) for one, gain in found.items()]
-    options.sort(key=_first)
-    return Choice(options[0].architecture, incumbent.architecture, tuple(options), ranking)
-
-
-def _smooth(evidence: Evidence, pseudo: int) -> SmoothedVotes | None:
-    if evidence.ballots is None or evidence.smoothed is not None:
-        return evidence.smoothed
-    fewest, most = evidence.widths
-    return smooth(
-        evidence.ballots,
-        widths=range(fewest, most + 1),
-        seed=evidence.seed,
-        admits=evidence.admits,
-        pseudo=round(pseudo * min(1.0, evidence.n_rows / FULL_ROWS)),
+    key = votes.best_equal(allowed) or _best_single(evidence, allowed)
+    gains = votes.gains(key)
+    free = sorted(
+        (one for one in gains if one in allowed and one not in known and one != key),
+        key=lambda one: gains[one][2] * gains[one][1] - gains[one][0],
     )
+    new = (one for one in (key, *free[:N_UNMEASURED]) if one not in known)
+    known |= {one: _unmeasured(evidence, one, votes) for one in new}
+    others = [one for one in known if one not in gains]
+    caution = SINGLE_CAUTION if _is_single(key) else CAUTION
+    shrunk = _shrunk(evidence, known[key], known) if others or not gains else {}
+    found = {one: (*pair, caution) for one, pair in shrunk.items()}
+    found |= {one: gains[one] for one in gains if one in known}
+    options = [_option(known[one], known[key], *gain) for one, gain in found.items()]
+    options.sort(key=_first)
+    picked, ranking = options[0].architecture, evidence.ranking
+    way = votes.places.get(key_of(picked))
+    return Choice(picked, known[key].architecture, tuple(options), ranking, way)
 
 
-def _unmeasured(evidence: Evidence, key: Key, ranking: Sequence[str]) -> CandidateScores:
+def _best_single(evidence: Evidence, allowed: AbstractSet[Key]) -> Key:
+    """Return the best agent; where none is allowed, the architecture that is first by name."""
+    singles = ((name,) for name in evidence.ranking if (name,) in allowed)
+    return next(singles, None) or min(allowed, key=str)
+
+
+def _unmeasured(evidence: Evidence, key: Key, votes: _Votes) -> CandidateScores:
     assert evidence.ballots is not None  # a key of a vote comes from ballots
-    assert isinstance(key, tuple)
-    scores = evidence.ballots.vote(key, ranking=ranking)
-    return CandidateScores(architecture_of(key, ranking), scores, calls=len(key), usd=0.0)
+    ranking = evidence.ranking
+    if isinstance(key, tuple):
+        scores = evidence.ballots.vote(key, ranking=ranking)
+        return CandidateScores(architecture_of(key, ranking), scores, calls=len(key), usd=0.0)
+    one = votes.architectures[votes.places[key]]
+    scores = Choice(one, one, (), ranking).scores(evidence)
+    return CandidateScores(one, scores, calls=one.calls, usd=0.0)
 
 
 def _shrunk(
@@ -321,9 +370,10 @@ def _shrunk(
     return {key_of(m.architecture): pair for m, pair in zip(measured, pairs, strict=True)}
 
 
-def _option(one: CandidateScores, incumbent: CandidateScores, gain: float, error: float) -> Option:
+def _option(
+    one: CandidateScores, incumbent: CandidateScores, gain: float, error: float, caution: float
+) -> Option:
     gain += one.bonus - incumbent.bonus
-    caution = CAUTION if incumbent.architecture.layers else SINGLE_CAUTION
     return Option(one.architecture, gain, error, one.calls, one.usd, caution)
 
 
@@ -390,59 +440,3 @@ def best_on_val(
             t.architecture,
         ),
     )
-
-
-def paired(
-    evidence: Evidence, incumbent: CandidateScores, measured: Sequence[CandidateScores], /
-) -> tuple[Sequence[float], Sequence[float]]:
-    """Return plain paired differences with their standard errors: nothing is shrunk."""
-    del evidence
-    gaps = np.array([one.scores - incumbent.scores for one in measured])
-    n = gaps.shape[1]
-    errors = gaps.std(1, ddof=1) / sqrt(n) if n > 1 else np.ones(len(gaps))
-    return gaps.mean(1).tolist(), errors.tolist()
-
-
-FOLDS: Final = 10
-REPEATS: Final = 3
-"""Partitions into folds, averaged: which rows a fold holds is luck of its own."""
-PSEUDO: Final = 60_000
-"""Redrawn questions of a fold: fewer than for the pick, as thirty folds average their noise."""
-CORRELATED: Final = 0.9
-"""Folds share most of their rows, so their scores are worth fewer rows than they are:
-counted as 0.9 of them the interval covers in about 95 % of splits instead of 92."""
-
-
-def expected_score(evidence: Evidence, *, seed: int) -> Interval | None:
-    """Estimate the score of a pick on rows that it was not chosen on; costs no call.
-
-    The choice is made again on nine tenths of the rows and scored on the rest, ten times in
-    each of three partitions (cross-fitting). The mean is that of the procedure, which now
-    and then picks another architecture. None with fewer than 10 rows.
-    """
-    if evidence.n_rows < FOLDS:
-        return None
-    rng = np.random.default_rng([seed, evidence.n_rows])
-    held = np.mean([_held_out(evidence, rng) for _ in range(REPEATS)], axis=0)
-    return _wider(mean_interval(held.clip(0, 1)))
-
-
-def _held_out(evidence: Evidence, rng: np.random.Generator) -> ScoreMatrix:
-    """Return the score of each row, of what was picked without its fold."""
-    n = evidence.n_rows
-    is_free = not any(one.bonus for one in evidence.measured)  # a bonus is known where measured
-    fold = rng.permutation(np.arange(n) % FOLDS)
-    held = np.zeros(n)
-    for k in range(FOLDS):
-        inside, outside = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
-        choice = choose(evidence.take(inside), pseudo=PSEUDO, may_be_unmeasured=is_free)
-        held[outside] = choice.scores(evidence.take(outside))
-    return held
-
-
-def _wider(interval: Interval) -> Interval:
-    low, high = (
-        interval.estimate + (end - interval.estimate) / sqrt(CORRELATED)
-        for end in (interval.low, interval.high)
-    )
-    return replace(interval, low=max(low, 0.0), high=min(high, 1.0))

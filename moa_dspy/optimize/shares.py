@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, floor, log10
 
 import dspy
@@ -12,6 +12,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import LIMITS, Budget, Ledger, spending_under
 from moa_dspy.data.splits import Splits
 from moa_dspy.errors import BudgetReachedError, StudyError
+from moa_dspy.optimize.early_facts import Cost
 from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.nodes import Outcome
 from moa_dspy.optimize.objectives import UsdObjective
@@ -28,6 +29,7 @@ class BudgetShares:
         n_test: Test rows.
         num_threads: Examples measured at the same time; it scales wall time.
         random_share: Kept for the random baseline.
+        judged: Cost of one comparison by the judge; None without one.
     """
 
     budget: Budget
@@ -35,6 +37,7 @@ class BudgetShares:
     n_test: int
     num_threads: int
     random_share: float
+    judged: Cost | None = None
 
     def of_search(self, possible_calls: Iterable[float], *, part: float = 1.0) -> float:
         """Return the share that the trials may use.
@@ -49,6 +52,7 @@ class BudgetShares:
             n_test=self.n_test,
             num_threads=self.num_threads,
             possible_calls=possible_calls,
+            judged=self.judged,
         )
         return max(0.0, 1 - self.random_share - kept) * part
 
@@ -60,6 +64,7 @@ def test_share(
     n_test: int,
     num_threads: int,
     possible_calls: Iterable[float],
+    judged: Cost | None = None,  # noqa: PT028  # no test, by name only
 ) -> float:
     """Return the share of the budget that the test needs, in [0, 1].
 
@@ -73,6 +78,7 @@ def test_share(
         n_test: Test rows.
         num_threads: Examples measured at the same time; it scales wall time.
         possible_calls: Calls per row of each architecture that may become the pick.
+        judged: Cost of one comparison by the judge; None without one.
     """
     found = [outcome for several in outcomes.values() for outcome in several]
     n_asked = sum(outcome.calls for outcome in found)
@@ -83,8 +89,11 @@ def test_share(
         "usd": sum(outcome.usd for outcome in found) / max(n_asked, 1),
         "seconds": sum(outcome.seconds for outcome in found) / max(n_asked, 1) / num_threads,
     }
+    # Each agent, the pick, three baselines, and the pick against the best single agent.
+    judging = (judged or Cost()) * (n_test * (len(outcomes) + 5))
+    judging = replace(judging, seconds=judging.seconds / num_threads)
     shares = [
-        needed * cost / limit
+        (needed * cost + getattr(judging, name)) / limit
         for name, cost in per_call.items()
         if (limit := getattr(budget, name)) is not None
     ]
@@ -95,9 +104,11 @@ def check_prices(options: SearchOptions, budget: Budget) -> None:
     """Refuse what counts money where a price is unknown, before anything is spent.
 
     Raises:
-        StudyError: If an agent without a price is to be held to usd; it names the agents.
+        StudyError: If an agent or a judge without a price is to be held to usd; it names them.
     """
     unpriced = [name for name in options.space.agents if name in options.pool.unpriced]
+    if options.judge is not None:
+        unpriced += [name for name in options.judge.unpriced if name not in unpriced]
     counted = {
         "budget.usd": budget.usd is not None,
         "limits.usd": options.limits.usd is not None,
@@ -118,6 +129,7 @@ def check_budget(
     splits: Splits,
     ledger: Ledger,
     probed: Mapping[str, Outcome],
+    judged: Cost | None = None,
 ) -> None:
     """Refuse a budget that ends before there is a verdict, as far as the probe can tell.
 
@@ -133,6 +145,7 @@ def check_budget(
         splits: The rows.
         ledger: The budget and what is spent of it.
         probed: One outcome of each agent.
+        judged: Cost of one comparison by the judge that was made now: 0 where it was stored.
 
     Raises:
         StudyError: If a limit is too small, naming it and the smallest value that suffices.
@@ -150,24 +163,47 @@ def check_budget(
     else:
         n_val = {name: _n_unknown(evaluator, ledger, name, splits.val) for name in counted}
         n_test = {name: _n_unknown(evaluator, ledger, name, splits.test) for name in counted}
-    may_vote = "vote" in options.space.combines and options.space.searches_layers
-    n_tested = 1 + (options.space.max_width if may_vote else 1)
     spent = ledger.backend.totals()
+    judging = (judged or Cost()) * ((len(probed) - 1) * len(splits.val) + len(splits.test))
     for name in LIMITS:
         limit = getattr(ledger.budget, name)
         costs = {agent: getattr(outcome, name) for agent, outcome in probed.items()}
-        tested = sorted((costs[agent] * n for agent, n in n_test.items()), reverse=True)
-        needed = sum(costs[agent] * n for agent, n in n_val.items()) + sum(tested[:n_tested])
-        needed = needed / options.num_threads if name == "seconds" else needed
-        smallest = getattr(spent, name) + needed + (needed > 0) * _reserve(options, name)
+        needed = smallest_limit(options, name, costs, n_val, n_test, getattr(judging, name))
+        smallest = getattr(spent, name) + needed
         if limit is not None and smallest > limit:
             about = "" if name == "calls" else "about "
             raise StudyError(
                 f"`budget.{name}` is {limit:.10g}, but a verdict needs {about}"
-                f"{_rounded_up(smallest):.10g} at least: for {len(probed)} single agents on "
+                f"{rounded_up(smallest):.10g} at least: for {len(probed)} single agents on "
                 f"{len(splits.val)} val rows, and the pick and the best single agent on "
                 f"{len(splits.test)} test rows. Allow that much, or give fewer rows."
             )
+
+
+def smallest_limit(
+    options: SearchOptions,
+    name: str,
+    costs: Mapping[str, float],
+    n_val: Mapping[str, int],
+    n_test: Mapping[str, int],
+    judging: float = 0.0,
+) -> float:
+    """Return the smallest limit of a budget that reaches a verdict.
+
+    Args:
+        options: Of the search.
+        name: Of the limit: calls, tokens, usd or seconds.
+        costs: Of one question to each agent, in that unit.
+        n_val: Rows of val that each agent has to be asked about.
+        n_test: Rows of test, likewise.
+        judging: What a judge takes, in that unit.
+    """
+    may_vote = "vote" in options.space.combines and options.space.searches_layers
+    n_tested = 1 + (options.space.max_width if may_vote else 1)
+    tested = sorted((costs[agent] * n for agent, n in n_test.items()), reverse=True)
+    needed = judging + sum(costs[agent] * n for agent, n in n_val.items()) + sum(tested[:n_tested])
+    needed = needed / options.num_threads if name == "seconds" else needed
+    return needed + (needed > 0) * _reserve(options, name)
 
 
 def _n_unknown(
@@ -196,7 +232,7 @@ def _reserve(options: SearchOptions, name: str) -> float:
     return 0.0
 
 
-def _rounded_up(value: float) -> float:
+def rounded_up(value: float) -> float:
     """Round a number that is not whole to three digits, up: what is named must suffice."""
     if value == round(value):
         return value

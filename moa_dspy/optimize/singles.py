@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, islice
 from statistics import fmean
 from typing import Final
 
@@ -15,9 +16,11 @@ import numpy as np
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget
 from moa_dspy.data import Splits
+from moa_dspy.data.splits import balanced_order
 from moa_dspy.diversity import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
 from moa_dspy.optimize.early_facts import (
+    Cost,
     EarlyFacts,
     StudyEstimate,
     check_decidable,
@@ -25,17 +28,20 @@ from moa_dspy.optimize.early_facts import (
 )
 from moa_dspy.optimize.evaluate import Evaluator, NamedPrompts
 from moa_dspy.optimize.forecast import Forecast, forecast
+from moa_dspy.optimize.judge_facts import JudgeFacts
+from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.nodes import Outcome, scores
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress
 from moa_dspy.optimize.selection import Limits, ScoreMatrix, canonical_evidence
 from moa_dspy.optimize.space.space import SearchSpace
-from moa_dspy.optimize.splits import balanced_order
 from moa_dspy.optimize.votes.ballots import Ballots
 from moa_dspy.optimize.votes.smoothing import SmoothedVotes, smooth
 
 N_SINGLE_BLOCKS: Final = 8
 """Parts of val on which the single agents are measured in turn under a budget."""
+N_ROUND_ROBIN: Final = 8
+"""Rows of val on which single agents are compared with each other to choose the reference."""
 N_PROBED: Final = 3
 """Questions that an agent may fail at the start: one may be too long for it, or be filtered."""
 
@@ -82,6 +88,72 @@ def probe(
     return answered
 
 
+def probe_judge(
+    judging: Judging, options: SearchOptions, evaluator: Evaluator, rows: Sequence[dspy.Example]
+) -> Cost:
+    """Return the cost of one comparison, from the first that is made; 0 where none had to be.
+
+    Raises:
+        PoolError: If the judge's model answers none of the first three comparisons.
+    """
+    failures = []
+    for row in rows[:N_PROBED]:
+        for one, other in islice(combinations(options.space.agents, 2), N_PROBED):
+            before = judging.spent
+            found = evaluator.compare(Architecture.single(one), Architecture.single(other), [row])[
+                0
+            ]
+            if found.excluded == "failed":
+                failures.append(found.reason)
+                break
+            if judging.spent.calls > before.calls:
+                return judging.spent + before * -1
+    if failures:
+        raise PoolError(f"The judge ({judging.options.label}) does not answer: {failures[0]}")
+    return Cost()
+
+
+def choose_reference(
+    judging: Judging, options: SearchOptions, evaluator: Evaluator, rows: Sequence[dspy.Example]
+) -> None:
+    """Choose the reference, unless the study names one: the winner of a round robin.
+
+    All pairs of single agents are compared on a few rows of val, drawn by seed. The agent with
+    the highest mean preference wins; the pool's order breaks ties.
+
+    Raises:
+        StudyError: If the budget ends here.
+    """
+    if judging.reference is not None:
+        return
+    agents = options.space.agents
+    drawn = random.Random(f"round-robin-{options.seed}").sample(
+        list(rows), min(N_ROUND_ROBIN, len(rows))
+    )
+    points: dict[str, list[float]] = {name: [] for name in agents}
+    try:
+        for one, other in combinations(agents, 2):
+            given = evaluator.compare(Architecture.single(one), Architecture.single(other), drawn)
+            values = [g.preference for g in given if g.preference is not None]
+            points[one] += values
+            points[other] += [1 - value for value in values]
+    except BudgetReachedError as error:
+        raise StudyError(
+            f"{error} It does not reach the choice of a reference; allow more."
+        ) from error
+    means = {name: sum(got) / len(got) if got else 0.5 for name, got in points.items()}
+    winner = max(agents, key=lambda name: round(means[name], 12))
+    judging.reference = Architecture.single(winner)
+    # What was scored up to here was compared with no one.
+    evaluator.forget()
+    judging.chosen = (
+        f"winner of a round robin of {len(agents)} agents on {len(drawn)} rows of val, with "
+        f"{100 * means[winner]:.0f} % of the points"
+        if len(agents) > 1
+        else "the only agent"
+    )
+
+
 def measure_single_agents(
     options: SearchOptions,
     evaluator: Evaluator,
@@ -121,7 +193,10 @@ def measure_single_agents(
                 f"{error} Single agents must be measured first; allow more, or fewer rows."
             ) from error
     measured = {name: evaluator.measure(Architecture.single(name), known) for name in names}
-    if stopped_by is None:
+    judging = evaluator.judging
+    if judging is not None and judging.picks:
+        judging.check_decides(measured)
+    elif stopped_by is None:
         check_decidable(
             {name: scores(found) for name, found in measured.items()},
             gold=_expected(known[0]),
@@ -216,8 +291,22 @@ class SingleAgents:
             seconds={name: fmean(outcome.seconds for outcome in found) for name, found in singles},
         )
 
-    def estimate(self, options: SearchOptions, splits: Splits, *, budget: Budget) -> StudyEstimate:
-        """Return what the whole search will take, the tuning of prompts on train rows included."""
+    def estimate(
+        self,
+        options: SearchOptions,
+        splits: Splits,
+        *,
+        budget: Budget,
+        judged: Cost | None = None,
+    ) -> StudyEstimate:
+        """Return what the whole search will take, the tuning of prompts on train rows included.
+
+        Args:
+            options: Of the search.
+            splits: The rows.
+            budget: What may end it before.
+            judged: Cost of one comparison by the judge, where there is one.
+        """
         prompts = options.prompts
         return forecast(
             self.outcomes,
@@ -227,20 +316,25 @@ class SingleAgents:
             num_threads=options.num_threads,
             budget=budget,
             effort=None if prompts is None else prompts.effort(len(splits.train)),
+            judged=judged,
             seed=options.seed,
         )
 
-    def early_facts(self, estimate: StudyEstimate | None = None) -> EarlyFacts:
+    def early_facts(
+        self, estimate: StudyEstimate | None = None, judge: JudgeFacts | None = None
+    ) -> EarlyFacts:
         """Return the facts that the user is shown before more money is spent.
 
         Args:
             estimate: Of what the whole search will take.
+            judge: On the judge, where there is one.
         """
         return early_facts(
             self.scores,
             ballots=self.ballots,
             max_width=self.space.max_width,
             estimate=estimate,
+            judge=judge,
         )
 
     def pair(self, metric: DiversityMetric) -> Callable[[str, str], float]:

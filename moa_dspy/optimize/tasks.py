@@ -17,7 +17,6 @@ from typing import Any, Final, TypeAlias
 
 import dspy
 
-from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Ledger, budget_share
 from moa_dspy.calls.scope import call_scope
 from moa_dspy.calls.store.store import CallStore
@@ -33,7 +32,7 @@ class Task:
     """One architecture on one example.
 
     Attributes:
-        architecture: In text notation.
+        architecture: In text notation; or two systems that a judge compares, "A vs B".
         example: Its id.
         share: Part of the budget that the stage of this task may use.
     """
@@ -245,10 +244,10 @@ class QueueWorkers:
         self._offered: dict[tuple[str, str], bool] = {}
 
     def announce(
-        self, wanted: Iterable[tuple[Architecture, Sequence[dspy.Example]]], *, is_urgent: bool
+        self, wanted: Iterable[tuple[str, Sequence[dspy.Example]]], *, is_urgent: bool
     ) -> None:
         """See the protocol."""
-        pairs = dict.fromkeys((str(one), row.id) for one, rows in wanted for row in rows)
+        pairs = dict.fromkeys((task, row.id) for task, rows in wanted for row in rows)
         known = self._offered
         fresh = [pair for pair in pairs if pair not in known or (is_urgent and not known[pair])]
         if fresh:
@@ -256,15 +255,13 @@ class QueueWorkers:
             self._queue.publish([Task(*pair, share) for pair in fresh], is_urgent=is_urgent)
             known.update(dict.fromkeys(fresh, is_urgent))
 
-    def ready(
-        self, architecture: Architecture, rows: Sequence[dspy.Example]
-    ) -> Iterator[dspy.Example]:
+    def ready(self, task: str, rows: Sequence[dspy.Example]) -> Iterator[dspy.Example]:
         """See the protocol."""
-        self.announce([(architecture, rows)], is_urgent=True)
+        self.announce([(task, rows)], is_urgent=True)
         waiting = {row.id: row for row in rows}
         while True:
             self._runner.turn()
-            still_open = self._queue.open_examples(str(architecture))
+            still_open = self._queue.open_examples(task)
             for name in [name for name in waiting if name not in still_open]:
                 yield waiting.pop(name)
                 if self._runner.has_news:

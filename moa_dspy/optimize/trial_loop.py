@@ -15,8 +15,9 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget, Ledger, spending_under
 from moa_dspy.errors import BudgetReachedError, UnknownCallError
 from moa_dspy.optimize.comparison import Baseline, measure_random_baseline, random_draws
+from moa_dspy.optimize.conclusion import EvidenceBuilder
+from moa_dspy.optimize.early_facts import Cost
 from moa_dspy.optimize.evaluate import Evaluator
-from moa_dspy.optimize.evidence import EvidenceBuilder
 from moa_dspy.optimize.forecast import Prices, baseline_architectures
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.pareto import names_of
@@ -25,6 +26,7 @@ from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.selection import Choice, choose
 from moa_dspy.optimize.shares import BudgetShares
 from moa_dspy.optimize.singles import SingleAgents
+from moa_dspy.optimize.space.rules import combines_told_apart
 from moa_dspy.optimize.surrogate.acquisition import Acquisition
 from moa_dspy.optimize.surrogate.features import Kernels, Traits
 from moa_dspy.optimize.trials import Proposal, Trials, make_study
@@ -108,6 +110,7 @@ class TrialLoop:
         joint: PromptSearch,
         *,
         n_test: int,
+        judged: Cost | None = None,
     ) -> TrialLoop:
         """Return the loop before its first trial; nothing is asked."""
         # A sampler is asked for every trial, even where it is told what to say: the quickest,
@@ -128,9 +131,12 @@ class TrialLoop:
             limits=options.limits,
             objectives=options.objectives,
             n_arms=2 * options.n_trials,  # the random baseline has as many
+            is_win_rate=evaluator.judging is not None and evaluator.judging.picks,
         )
         pair = singles.pair(options.diversity)
-        traits = Traits(singles.means, pair, options.space.prompts)
+        space = options.space
+        combines = combines_told_apart(space.combines, space.listed)
+        traits = Traits(singles.means, pair, space.prompts, combines)
         prices = Prices(singles.forecast, names_of(options.objectives), options.seed)
         acquisition = Acquisition(
             options.space, Kernels.of(traits), singles.canonical, options.seed, prices.at
@@ -151,6 +157,7 @@ class TrialLoop:
                 n_test=n_test,
                 num_threads=options.num_threads,
                 random_share=options.random_share,
+                judged=judged,
             ),
             acquisition=None if options.sampler is not None else acquisition,
             draws=random_draws(options.space, singles.canonical, options.seed),

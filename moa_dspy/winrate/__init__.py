@@ -4,15 +4,6 @@ Scores are one number per example, in dataset order.
 """
 
 from moa_dspy.winrate.bradley_terry import BradleyTerry, bradley_terry, bradley_terry_from_wins
-from moa_dspy.winrate.diagnostics import (
-    Agreement,
-    PositionConsistency,
-    co_failure,
-    judge_agreement,
-    length_correlation,
-    oracle,
-    position_consistency,
-)
 from moa_dspy.winrate.intervals import Interval, WinRate, mean_interval, paired_interval, win_rate
 from moa_dspy.winrate.length_control import (
     Coefficients,
@@ -22,7 +13,17 @@ from moa_dspy.winrate.length_control import (
     length_controlled_preference,
     standardised_length_gaps,
 )
-from moa_dspy.winrate.recorded import RecordedPreferences, preferences
+from moa_dspy.winrate.preferences import (
+    Agreement,
+    PositionConsistency,
+    RecordedPreferences,
+    co_failure,
+    judge_agreement,
+    length_correlation,
+    oracle,
+    position_consistency,
+    preferences,
+)
 from moa_dspy.winrate.tests import (
     decision_interval,
     examples_needed,

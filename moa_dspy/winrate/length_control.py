@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -219,6 +219,34 @@ def length_controlled(
     return LengthControlled(float(equal.mean()), error, coefficients, chosen)
 
 
+STUDY_C: Final = 1.0
+"""Inverse strength of the penalty for the few rows of a study: a weak length effect counts as 0."""
+
+
+def at_equal_length(preferences: Scores, lengths: Scores, baseline_lengths: Scores) -> Vector:
+    """Return each preference as it would be if both responses had the same length, in [0, 1].
+
+    What the fitted length effect adds to the probability of a row is taken off its preference:
+    p - sigmoid(w_t t + w_b) + sigmoid(w_b), with t as in ``length_controlled`` and no difficulty.
+    So rows can be compared in pairs, and their mean is the length-controlled win rate up to the
+    penalty. Where nothing can be fitted, because all preferences are 0 or all are 1, they stay.
+
+    Raises:
+        MetricError: lengths differ in number, fewer than 2 examples, or a preference outside
+            [0, 1].
+    """
+    wins = score_vector(preferences, name="preferences", unit=True)
+    gaps = standardised_length_gaps(lengths, baseline_lengths)
+    if wins.max() == 0 or wins.min() == 1:
+        return wins
+    rows = _rows(wins, gaps, np.zeros(wins.size), None)
+    found = Coefficients(*fitted_coefficients(rows, STUDY_C, seed=0))
+    level = _predicted(found, np.zeros(wins.size))
+    log_odds = found.length * np.tanh(gaps) + found.model
+    adjusted: Vector = np.clip(wins - (0.5 + 0.5 * np.tanh(log_odds / 2)) + level, 0.0, 1.0)
+    return adjusted
+
+
 def length_controlled_preference(
     first: Coefficients, second: Coefficients, *, difficulty: Scores
 ) -> float:
@@ -245,7 +273,12 @@ def _same_shape(lengths: Vector, difficulty: Vector, preferences: Vector) -> Vec
     return lengths
 
 
-def _rows(wins: Vector, gaps: Vector, difficulty: Vector, gamed: GamedRows) -> RegressionRows:
+def _rows(
+    wins: Vector, gaps: Vector, difficulty: Vector, gamed: GamedRows | None
+) -> RegressionRows:
+    if gamed is None:
+        features = np.column_stack([np.tanh(gaps), difficulty, np.ones(wins.size)])
+        return RegressionRows(features, wins, np.ones(wins.size))
     n_gamed = len(gamed.preferences)
     features = np.column_stack(
         [

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import sqrt
+from statistics import NormalDist
 from typing import Final, Literal
+
+import numpy as np
 
 from moa_dspy.errors import MetricError
 from moa_dspy.winrate.intervals import Interval, Scores, Vector, check_share, paired_vectors
@@ -30,9 +34,68 @@ class Verdict:
     interval: Interval
     """Of mean(pick - single), at confidence 1 - 2 alpha: above 0 if and only if p <= alpha."""
     n: int
+    """Examples, those of val included."""
     n_more: int
     """Examples still needed; 0 where the answer is known."""
     text: str
+
+
+CORRELATED: Final = 0.9
+"""What a cross-fitted example counts of a new one: folds share most of the rows that they were
+chosen on, so their scores go together. Counted so, the 95 % interval of an expected score covers
+in about 95 % of splits instead of 92."""
+CrossFitted = tuple[Scores, Scores]
+"""Scores of the pick and of the single model per val example, each chosen without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """The examples of a comparison, and the level that stands for ``alpha`` on them.
+
+    Cross-fitted examples count 0.9 of new ones, so a standard error is ``stretch`` times what
+    it would be; a z-value is that much smaller.
+    """
+
+    pick: Vector
+    single: Vector
+    level: float
+    stretch: float
+    n_val: int
+
+    @classmethod
+    def of(
+        cls,
+        pick: Scores,
+        single: Scores,
+        val: CrossFitted | None,
+        *,
+        alpha: float,
+        names: tuple[str, str],
+    ) -> _Evidence:
+        check_level(alpha)
+        a, b = paired_vectors(pick, single, names=names, unit=True)
+        if val is None:
+            return cls(a, b, alpha, 1.0, 0)
+        c, d = paired_vectors(*val, names=("val[0]", "val[1]"), unit=True)
+        stretch = sqrt((a.size + c.size) / (a.size + CORRELATED * c.size))
+        level = NormalDist().cdf(stretch * NormalDist().inv_cdf(alpha))
+        return cls(np.concatenate([c, a]), np.concatenate([d, b]), level, stretch, c.size)
+
+    def interval(self, *, alpha: float) -> Interval:
+        found = decision_interval(self.pick, self.single, alpha=self.level)
+        return found if not self.n_val else replace(found, confidence=1 - 2 * alpha)
+
+    def adjusted(self, p: float) -> float:
+        """Return a p-value that is at most ``alpha`` where ``p`` is at most ``level``."""
+        if self.stretch == 1 or not 0 < p < 1:
+            return p
+        return NormalDist().cdf(NormalDist().inv_cdf(p) / self.stretch)
+
+    @property
+    def rows(self) -> str:
+        n = self.pick.size - self.n_val
+        told = "1 question it never saw" if n == 1 else f"{n:,} questions it never saw"
+        return f"{told} and {self.n_val:,} of val, cross-fitted" if self.n_val else told
 
 
 def verdict(
@@ -40,6 +103,7 @@ def verdict(
     single: Scores,
     *,
     pick_is_single: bool,
+    val: CrossFitted | None = None,
     names: tuple[str, str] = ("the mixture", "the best single model"),
     alpha: float = 0.05,
     min_gain: float = 0.03,
@@ -50,21 +114,20 @@ def verdict(
     reject. In this order: a pick that is a single model needs no test; above 0, which is
     p <= alpha, is "mixture"; below ``min_gain`` is "single", since a gain worth having is excluded;
     anything else is "not_enough_examples". ``n_more`` then aims at power 0.8 to find ``min_gain``
-    or, where there are that many examples already, at power 1 - alpha: with those the two ends
-    leave nothing undecided.
+    or, where there are that many already, at power 1 - alpha: then nothing is left undecided.
 
-    The test is paired and takes the mid-p value: McNemar's exact test never exceeds its level,
-    but keeps so far below it that a gain of 8 points at 20 % discordance on 200 examples is
-    found in 78.6 % instead of 82.5 %; the mid-p keeps the level in all but rare cases (Fagerland,
-    Lydersen & Laake, BMC Medical Research Methodology 13:91, 2013). Its size, summed over all
-    outcomes, is at most 0.0502 at 5 % for 4 to 200 examples of which up to half differ; where
-    nearly all of fewer than 30 examples differ it can reach 0.073. For graded scores it is the
-    mid-p of the sign-flip test.
+    The rows of val say something too, if each is judged by a choice that was made without it
+    (cross-fitting): their differences are tested with the others, each for 0.9 of an example.
+
+    The test is paired and takes the mid-p value: of McNemar's test, of the sign-flip test for
+    graded scores. Its size is at most 0.0502 at 5 % for 4 to 200 examples of which up to half
+    differ (Fagerland, Lydersen & Laake, BMC Medical Research Methodology 13:91, 2013).
 
     Args:
         pick: Scores in [0, 1] of what the search chose, per example of the test rows.
         single: Scores of the best single model, chosen on other rows, on the same examples.
         pick_is_single: The pick has no layers.
+        val: The same two on val, each example judged by what was chosen without it.
         names: What to call the pick and the single model.
         alpha: Level of the test, below 0.5.
         min_gain: The smallest mean difference worth having, in score units.
@@ -73,23 +136,26 @@ def verdict(
         MetricError: lengths differ, no example, a score outside [0, 1], or a bad level.
     """
     check_share(min_gain, name="min_gain")
-    a, b = paired_vectors(pick, single, names=("pick", "single"), unit=True)
-    interval = decision_interval(a, b, alpha=alpha)
+    if pick_is_single:
+        val = None
+    known = _Evidence.of(pick, single, val, alpha=alpha, names=("pick", "single"))
+    gaps, interval = known.pick - known.single, known.interval(alpha=alpha)
     if pick_is_single:
         text = f"Keep the single model: the search chose {names[0]}, so no mixture was tested."
-        return Verdict("single", None, interval, a.size, 0, text)
-    p = sign_flip_mid_p(a - b)
-    if p <= alpha:
-        text = f"Use the mixture: {names[0]} beats {names[1]} by {_numbers(interval, p, a.size)}."
-        return Verdict("mixture", p, interval, a.size, 0, text)
-    gap = f"{names[0]} minus {names[1]} is {_numbers(interval, p, a.size)}"
+        return Verdict("single", None, interval, gaps.size, 0, text)
+    p = known.adjusted(sign_flip_mid_p(gaps))
+    numbers = _numbers(interval, p, known.rows)
+    if interval.low > 0:
+        text = f"Use the mixture: {names[0]} beats {names[1]} by {numbers}."
+        return Verdict("mixture", p, interval, gaps.size, 0, text)
+    gap = f"{names[0]} minus {names[1]} is {numbers}"
     if interval.high < min_gain:
         text = f"Keep the single model: {gap}, which excludes a gain of {_points(min_gain)}."
-        return Verdict("single", p, interval, a.size, 0, text)
-    n_more = _more(a - b, min_gain=min_gain, alpha=alpha)
+        return Verdict("single", p, interval, gaps.size, 0, text)
+    n_more = _more(gaps, min_gain=min_gain, alpha=known.level)
     text = f"Not enough examples: {gap}; about {n_more:,} more are needed to see a gain of "
     return Verdict(
-        "not_enough_examples", p, interval, a.size, n_more, f"{text}{_points(min_gain)}."
+        "not_enough_examples", p, interval, gaps.size, n_more, f"{text}{_points(min_gain)}."
     )
 
 
@@ -135,6 +201,7 @@ def cost_verdict(
     *,
     costs: Mapping[str, float | None],
     single_costs: Mapping[str, float | None],
+    val: CrossFitted | None = None,
     cost: str = "usd",
     names: tuple[str, str] = ("the mixture", "the best single model"),
     alpha: float = 0.05,
@@ -151,6 +218,7 @@ def cost_verdict(
         single: Scores of the best single model of all, whatever it costs, on the same examples.
         costs: Of a question of the system, by ``usd``, ``calls``, ``seconds``; None is unknown.
         single_costs: Of a question of the single model.
+        val: As in ``verdict``.
         cost: Which of them is compared.
         names: What to call the two.
         alpha: Level of the one-sided test, below 0.5.
@@ -161,12 +229,10 @@ def cost_verdict(
             that is unknown, negative, or 0 for the single model.
     """
     ratio = _ratio(costs, single_costs, cost)
-    p = non_inferiority_p(system, single, margin=margin)
+    known = _Evidence.of(system, single, val, alpha=alpha, names=("system", "single"))
     return _cost_verdict(
-        system,
-        single,
-        p=p,
-        level=alpha,
+        known,
+        p=known.adjusted(non_inferiority_p(known.pick, known.single, margin=margin)),
         alpha=alpha,
         margin=margin,
         cost=cost,
@@ -212,10 +278,10 @@ def cost_verdicts(
     levels, adjusted = holm_levels(cheaper, alpha=alpha), holm(cheaper)
     return {
         name: _cost_verdict(
-            scores,
-            single,
+            _Evidence.of(
+                scores, single, None, alpha=levels.get(name, alpha), names=("system", "single")
+            ),
             p=adjusted.get(name, raw[name]),
-            level=levels.get(name, alpha),
             alpha=alpha,
             margin=margin,
             cost=cost,
@@ -227,11 +293,9 @@ def cost_verdicts(
 
 
 def _cost_verdict(
-    system: Scores,
-    single: Scores,
+    known: _Evidence,
     *,
     p: float,
-    level: float,
     alpha: float,
     margin: float,
     cost: str,
@@ -240,8 +304,9 @@ def _cost_verdict(
 ) -> CostVerdict:
     """Turn an adjusted p-value, and the level that it was tested at, into a verdict."""
     check_level(alpha)
-    a, b = paired_vectors(system, single, names=("system", "single"), unit=True)
-    interval = decision_interval(a, b, alpha=level)
+    gaps = known.pick - known.single
+    # An interval has the level at which Holm's method tested it; cross-fitting keeps the name.
+    interval = known.interval(alpha=alpha if known.n_val else known.level)
     kind: Literal["as_good", "not_shown", "worse", "not_cheaper"] = "not_shown"
     if ratio >= 1:
         kind = "not_cheaper"
@@ -249,7 +314,7 @@ def _cost_verdict(
         kind = "as_good"
     elif interval.high <= -margin:
         kind = "worse"
-    n_more = _more(a - b, min_gain=margin, alpha=level) if kind == "not_shown" else 0
+    n_more = _more(gaps, min_gain=margin, alpha=known.level) if kind == "not_shown" else 0
     within, share = _points(margin), f"at {_percent(ratio)} of its {COST_WORDS[cost]}"
     heads = {
         "as_good": f"As good as {names[1]} within {within}, {share}",
@@ -257,7 +322,7 @@ def _cost_verdict(
         "not_shown": f"Not shown to be as good as {names[1]} within {within}, {share}",
         "not_cheaper": f"Not cheaper than {names[1]}: {_percent(ratio)} of its {COST_WORDS[cost]}",
     }
-    text = f"{heads[kind]}: {names[0]} minus {names[1]} is {_numbers(interval, p, a.size)}"
+    text = f"{heads[kind]}: {names[0]} minus {names[1]} is {_numbers(interval, p, known.rows)}"
     if n_more:
         text += f"; about {n_more:,} more are needed if the two are equally good"
     return CostVerdict(
@@ -265,8 +330,8 @@ def _cost_verdict(
         estimate=interval.estimate,
         interval=interval,
         p_value=p,
-        power=power_of(a - b, min_gain=margin, alpha=level),
-        n=a.size,
+        power=power_of(gaps, min_gain=margin, alpha=known.level),
+        n=gaps.size,
         n_more=n_more,
         margin=margin,
         cost=cost,
@@ -309,11 +374,10 @@ def _points(share: float) -> str:
     return f"{value} point" if value == "1" else f"{value} points"
 
 
-def _numbers(interval: Interval, p: float, n: int) -> str:
+def _numbers(interval: Interval, p: float, rows: str) -> str:
     # Adding 0.0 turns a rounded -0.0 into 0.0.
     bounds = (interval.estimate, interval.low, interval.high)
     estimate, low, high = (f"{round(100 * share, 1) + 0.0:.1f}" for share in bounds)
     level = f"{100 * interval.confidence:.3g} % interval {low} to {high}"
     shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    questions = "1 question" if n == 1 else f"{n:,} questions"
-    return f"{estimate} points ({level}, {shown}) on {questions} it never saw"
+    return f"{estimate} points ({level}, {shown}) on {rows}"

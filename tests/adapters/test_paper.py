@@ -17,7 +17,7 @@ from moa_dspy.errors import ArchitectureError, LayerFailedError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
 from moa_dspy.signatures import ranker, separated, with_references
-from moa_dspy.testing import Script, scripted_pool
+from moa_dspy.testing import scripted_pool
 from tests.adapters.paper_messages import (
     ASKED,
     CASES,
@@ -161,7 +161,7 @@ VERBATIM = PlainChat(layout="paper", verbatim=True)
 @pytest.mark.parametrize("is_async", [False, True])
 def test_verbatim_references_keep_their_blanks_and_an_empty_one_its_number(is_async: bool) -> None:
     # The reference implementation drops a reference only where a request failed.
-    said: dict[str, Script] = {
+    said: dict[str, Any] = {
         "a": "\n Paris.\n\n",
         "b": "",
         "c": "end<|im_end|>",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,3 +124,43 @@ def test_refuses_bad_levels() -> None:
         verdict([1.0], [0.0], pick_is_single=True, alpha=0.5)
     with pytest.raises(MetricError, match=r"`min_gain` must be between 0 and 1, but got 3"):
         verdict([1.0], [0.0], pick_is_single=True, min_gain=3)
+
+
+def test_cross_fitted_examples_count_nine_tenths_of_new_ones() -> None:
+    # 13 wins of 20: P(X > 13) + P(X = 13) / 2 of 20 coins is 0.095, not enough alone.
+    test, val = scores(13, 7, 200), scores(13, 7, 200)
+    alone = verdict(*test, pick_is_single=False)
+    both = verdict(*test, val=val, pick_is_single=False)
+    # 26 of 40 coins: z of the mid-p, divided by sqrt(400 / (200 + 0.9 * 200)) = 1.025978
+    plain = verdict(*scores(26, 14, 400), pick_is_single=False)
+    assert plain.p_value is not None
+    assert both.p_value is not None
+    normal = NormalDist()
+    assert normal.inv_cdf(both.p_value) == pytest.approx(
+        normal.inv_cdf(plain.p_value) / 1.025978, rel=1e-5
+    )
+    assert (alone.kind, both.kind, both.n) == ("not_enough_examples", "mixture", 400)
+    assert both.interval.estimate == plain.interval.estimate == pytest.approx(0.03)
+    assert both.interval.low < plain.interval.low
+    assert both.interval.confidence == pytest.approx(0.9)
+    assert "on 200 questions it never saw and 200 of val, cross-fitted." in both.text
+
+
+@given(pairs, pairs)
+def test_with_val_the_interval_and_the_test_still_say_the_same(
+    test: list[tuple[float, float]], val: list[tuple[float, float]]
+) -> None:
+    result = verdict(
+        [a for a, _ in test],
+        [b for _, b in test],
+        val=([a for a, _ in val], [b for _, b in val]),
+        pick_is_single=False,
+    )
+    assert result.p_value is not None
+    assert (result.interval.low > 0) == (result.p_value <= 0.05) == (result.kind == "mixture")
+
+
+def test_a_single_pick_is_not_tested_with_val_either() -> None:
+    ours, theirs = scores(9, 0, 20)
+    result = verdict(ours, theirs, val=(ours, theirs), pick_is_single=True)
+    assert (result.kind, result.p_value, result.n) == ("single", None, 20)

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from moa_dspy.agent import Agent
-from moa_dspy.architecture import Architecture
+from moa_dspy.architecture import COMBINES, Architecture
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +209,15 @@ class RandomSuggestions:
 def anonymous(one: Architecture) -> Architecture:
     """Return a vote without the agent that breaks ties: scores decide that, so it is no choice."""
     return Architecture(one.layers, None, "vote") if one.combine == "vote" else one
+
+
+def combines_told_apart(combines: Sequence[str], listed: Sequence[Architecture]) -> tuple[str, ...]:
+    """Return the ways of the last step that a surrogate tells apart: three, and others in use.
+
+    A constant number where it can be: a surrogate weighs its features by how many there are.
+    """
+    named = {*combines, *(one.combine for one in listed)}
+    return (*COMBINES[:3], *(name for name in COMBINES[3:] if name in named))
 
 
 ORDERS: Final = ("name", "best_first", "best_last")

@@ -262,7 +262,7 @@ class SearchSpace:
     Attributes:
         agents: Names that may propose, or answer alone.
         combines: Allowed ways of the last step.
-        aggregators: Who may synthesize; empty is every agent.
+        aggregators: Who may synthesize, fuse or judge a knockout; empty is every agent.
         rankers: Who may rank for ``select``; empty is consensus, without a model.
         max_depth: Most proposer layers of a searched architecture.
         min_width: Fewest proposers of a layer.
@@ -359,8 +359,8 @@ class SearchSpace:
     def who_combines(self, combine: str) -> tuple[str, ...]:
         """Return the agents that may do the last step; empty where no choice is made."""
         # Who wins a tied vote is no choice: it follows from the scores of the single agents.
-        ways = {"synthesize": self.aggregators or self.searched, "select": self.rankers}
-        return ways.get(combine, ())
+        ways = {"select": self.rankers, "vote": ()}
+        return ways.get(combine, self.aggregators or self.searched)
 
     def read_in(self, order: str, architecture: Architecture) -> tuple[str, ...]:
         """Return how an architecture that is read in ``order`` writes that."""

@@ -29,11 +29,13 @@ class Traits:
         scores: Mean score of each agent alone, in [0, 1].
         pair: Diversity of the answers of two agents, in [0, 1]; 0 for samples of one.
         prompts: Names of the prompts that an aggregator may have.
+        combines: Ways of the last step that are told apart.
     """
 
     scores: Mapping[str, float]
     pair: Callable[[str, str], float]
     prompts: Sequence[str] = ()
+    combines: Sequence[str] = ("synthesize", "select", "vote")
     _known: dict[Architecture, dict[str, tuple[float, ...]]] = field(default_factory=dict)
 
     def blocks(self, architectures: Sequence[Architecture]) -> dict[str, FeatureMatrix]:
@@ -78,7 +80,7 @@ class Traits:
 
     def _structure(self, one: Architecture) -> tuple[float, ...]:
         depth = [float(one.depth == d) for d in range(1, MOST_LAYERS + 1)]
-        combine = [float(bool(one.layers) and one.combine == name) for name in COMBINES]
+        combine = [float(bool(one.layers) and one.combine == name) for name in self.combines]
         width = log(len(one.layers[-1])) if one.layers else 0.0
         copies = sum(len(layer) - len(set(layer)) for layer in one.layers)
         prompts = [float(one.prompt == name) for name in self.prompts]

@@ -1,10 +1,10 @@
-"""Recorded answers of single agents as ballots: codes and scores, per agent and row."""
+"""Recorded answers of single agents as ballots, the model of such answers, and draws from it."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from moa_dspy.errors import DataError
 
 _Answer = Hashable
+_Floats = NDArray[np.float64]
 _SAME_MEAN_DECIMALS = 12
+_SUM_DECIMALS = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +91,11 @@ class Ballots:
         return type(self)(agents, self.codes[order], self.scores[order])
 
     def vote(
-        self, layer: Sequence[str], *, ranking: Sequence[str] | None = None
+        self,
+        layer: Sequence[str],
+        *,
+        ranking: Sequence[str] | None = None,
+        weights: Mapping[str, float] | None = None,
     ) -> NDArray[np.float64]:
         """Return the score per row of the answer that most of ``layer`` gave.
 
@@ -100,6 +106,9 @@ class Ballots:
             ranking: Of the tied, the member that stands first here has its answer taken; None
                 is the order of ``ranked``. Give it when these rows are judged by a ranking
                 that was made on other rows.
+            weights: What the answer of an agent counts; who is not named counts 1. The best
+                of the layer has its tied answer taken first, then the heavier ones, then the
+                first by name.
 
         Raises:
             DataError: an empty layer, a name twice, or one that is unknown or not ranked.
@@ -111,14 +120,234 @@ class Ballots:
                 f"`layer` must be different agents of {', '.join(self.agents)}, "
                 f"but got {tuple(layer)}."
             )
-        seats = [self.agents.index(agent) for agent in sorted(layer, key=places.__getitem__)]
-        codes, scores = self.codes[seats], self.scores[seats]
-        backers = (codes[:, None] == codes).sum(1) * (codes >= 0)
-        winner = backers.argmax(0)[None]
-        won = np.take_along_axis(scores, winner, 0)[0]
-        return np.where(backers.max(0) > 0, won, 0.0)
+        order = sorted(layer, key=places.__getitem__)
+        if weights:
+            told = dict(weights)
+            order[1:] = sorted(order[1:], key=lambda agent: (-told.get(agent, 1.0), agent))
+        seats = [self.agents.index(agent) for agent in order]
+        counts = np.array([(weights or {}).get(agent, 1.0) for agent in order])
+        return won_by(self.codes[seats], self.scores[seats], counts)
+
+
+def won_by(
+    codes: NDArray[np.int16], scores: NDArray[np.floating], weights: _Floats
+) -> NDArray[np.float64]:
+    """Return the score per row of the answer with the greatest sum of ``weights``.
+
+    Args:
+        codes: (members, rows); of the tied, the first member has its answer taken.
+        scores: (members, rows).
+        weights: (members,), of up to four digits: sums that are equal must be taken as tied.
+    """
+    backing = np.zeros(codes.shape)
+    for code, weight in zip(codes, weights, strict=True):
+        backing += weight * (codes == code)
+    backing = np.where(codes >= 0, backing.round(_SUM_DECIMALS), 0.0)
+    winner = backing.argmax(0)[None]
+    won = np.take_along_axis(scores, winner, 0)[0]
+    return np.where(backing.max(0) > 0, won, 0.0)
 
 
 def _codes_of(row: Sequence[_Answer]) -> list[int]:
     seen: dict[Hashable, int] = {}
     return [-1 if answer is None else seen.setdefault(answer, len(seen)) for answer in row]
+
+
+DISCOUNTS: Final = (0.0, 0.25, 0.5, 0.75)
+_NOVELTY = 1.0
+_LARGEST_TILT = 10.0
+_CONVERGED = 1e-4
+_N_NEWTON_STEPS = 25
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AnswerModel:
+    """A model of the answer of each agent to a row, given the answers of the others.
+
+    The chance that agent m gives answer l, which c_l others gave and which scores S_l, goes as
+    (c_l - discount) exp(t_m S_l); that of an answer which none of the others gave, or of none,
+    as (1 + discount K) exp(u_m), where K counts the different answers of the others. This is
+    the prediction rule of Pitman & Yor 1997, tilted by quality. t_m and u_m make m's expected
+    score on shared answers, and its share of lone ones, those observed: the maximum of the
+    pseudo-likelihood (Besag 1975).
+
+    Attributes:
+        shared: (agents, rows, answers), the chance of each answer of the row.
+        lone: (agents, rows), the chance of an answer that none of the others gave, or of none.
+        quality: (rows, answers), the mean score of those who gave the answer.
+        silence: (agents,), which share of the lone is no answer at all.
+        lone_score: (agents,), the mean score of answers that no other agent gave.
+        log_likelihood: Greater is better.
+    """
+
+    shared: _Floats
+    lone: _Floats
+    quality: _Floats
+    silence: _Floats
+    lone_score: _Floats
+    log_likelihood: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    codes: NDArray[np.int16]
+    scores: _Floats
+    others: _Floats  # (agents, rows, answers): how many of the others gave the answer
+    quality: _Floats  # (rows, answers)
+    alone: NDArray[
+        np.bool_
+    ]  # (agents, rows): no other agent gave the agent's answer, or it has none
+
+
+def fit_answers(codes: NDArray[np.int16], scores: _Floats) -> AnswerModel:
+    """Return the model of the discount under which the answers are likeliest.
+
+    Args:
+        codes: (agents, rows), small numbers from 0 in every row; -1 is no answer.
+        scores: (agents, rows), in [0, 1].
+    """
+    seen = _seen(codes, scores)
+    models = [_fit(seen, discount) for discount in DISCOUNTS]
+    return max(models, key=lambda model: model.log_likelihood)
+
+
+def _seen(codes: NDArray[np.int16], scores: _Floats) -> _Seen:
+    answers = np.arange(max(int(codes.max()) + 1, 1))
+    given = codes[:, :, None] == answers
+    counts = given.sum(0)
+    quality = np.einsum("mql,mq->ql", given, scores) / np.maximum(counts, 1)
+    others = (counts - given).astype(np.float64)
+    return _Seen(codes, scores, others, quality, ~(given & (others > 0)).any(2))
+
+
+def _fit(seen: _Seen, discount: float) -> AnswerModel:
+    base = np.where(seen.others > 0, seen.others - discount, 0.0)
+    fresh = _NOVELTY + discount * (seen.others > 0).sum(2)
+    own = np.maximum(seen.codes, 0)[:, :, None].astype(np.intp)
+    own_quality = np.take_along_axis(seen.quality[None], own, 2)[:, :, 0]
+    score = np.where(seen.alone, 0.0, own_quality).sum(1)
+    tilt, lift = _tilts(*_levels(base, seen.quality), fresh, score, seen.alone.sum(1))
+    n_alone, n_rows = seen.alone.sum(1), seen.codes.shape[1]
+    # Their maximum lies at infinity: an agent never or always alone so far stays exactly so.
+    weight = base * (np.exp(tilt[:, None, None] * seen.quality) * (n_alone < n_rows)[:, None, None])
+    lone = fresh * (np.exp(lift) * (n_alone > 0))[:, None]
+    total = weight.sum(2) + lone
+    likelihood = np.where(seen.alone, lone, np.take_along_axis(weight, own, 2)[:, :, 0]) / total
+    spoken = seen.alone & (seen.codes >= 0)
+    return AnswerModel(
+        shared=weight / total[:, :, None],
+        lone=lone / total,
+        quality=seen.quality,
+        silence=(seen.codes < 0).sum(1) / np.maximum(n_alone, 1),
+        lone_score=np.where(spoken, seen.scores, 0.0).sum(1) / np.maximum(spoken.sum(1), 1),
+        log_likelihood=float(np.log(likelihood + 1e-12).sum()),
+    )
+
+
+def _levels(base: _Floats, quality: _Floats) -> tuple[_Floats, _Floats]:
+    """Return ``base`` summed over answers of a row that score the same, and their scores.
+
+    Right or wrong are two levels however many answers there are, and the fit sees only levels.
+    """
+    order = quality.argsort(1)
+    ordered = np.take_along_axis(quality, order, 1)
+    rises = np.diff(ordered, axis=1, prepend=ordered[:, :1]) > 0
+    level = np.empty_like(order)
+    np.put_along_axis(level, order, rises.cumsum(1), 1)
+    member = level[:, :, None] == np.arange(int(level.max()) + 1)
+    values = np.where(member, quality[:, :, None], 0.0).max(1)
+    return np.matmul(base.transpose(1, 0, 2), member).transpose(1, 0, 2), values
+
+
+def _tilts(
+    base: _Floats, quality: _Floats, fresh: _Floats, score: _Floats, n_alone: NDArray[np.int_]
+) -> tuple[_Floats, _Floats]:
+    """Return t and u by Newton's method, two equations per agent."""
+    tilt, lift = np.zeros(len(base)), np.zeros(len(base))
+    for _ in range(_N_NEWTON_STEPS):
+        weight = base * np.exp(tilt[:, None, None] * quality)
+        lone = fresh * np.exp(lift)[:, None]
+        total = weight.sum(2) + lone
+        p = lone / total
+        mean = (weight * quality).sum(2) / total
+        square = (weight * quality**2).sum(2) / total
+        off_score, off_alone = mean.sum(1) - score, p.sum(1) - n_alone
+        tt = (square - mean**2).sum(1) + 1e-6
+        uu = (p * (1 - p)).sum(1) + 1e-6
+        tu = -(mean * p).sum(1)
+        # An agent whose two equations nearly coincide must not divide by nothing.
+        determinant = np.maximum(tt * uu - tu**2, 1e-9 * tt * uu + 1e-12)
+        before = tilt, lift
+        tilt = _stepped(tilt, (uu * off_score - tu * off_alone) / determinant)
+        lift = _stepped(lift, (tt * off_alone - tu * off_score) / determinant)
+        if max(np.abs(tilt - before[0]).max(), np.abs(lift - before[1]).max()) < _CONVERGED:
+            break
+    return tilt, lift
+
+
+def _stepped(value: _Floats, step: _Floats) -> _Floats:
+    # Bounds keep an agent finite that is always right, or never answers.
+    return np.clip(value - np.clip(step, -1, 1), -_LARGEST_TILT, _LARGEST_TILT)
+
+
+REDRAWN: Final = 0.5
+_CHUNK = 4096  # columns: small enough that the arrays of a chunk stay in the cache
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AnswerSampler:
+    """From which every agent draws a new answer on every row.
+
+    A draw is a number x in [0, 1); the count of limits below it says what was drawn: 0 the
+    recorded answer, then the answers of the row, a lone answer, no answer.
+    """
+
+    limits: NDArray[np.float32]  # (draws - 1, agents, rows), rising along the first axis
+    codes: NDArray[np.int16]  # (agents, rows, draws)
+    scores: NDArray[np.float32]  # (agents, rows, draws)
+
+    @classmethod
+    def of(cls, model: AnswerModel, codes: NDArray[np.int16], scores: NDArray[np.float64]) -> Self:
+        """Return the sampler of the agents in ``codes``, the first of those in ``model``."""
+        n_agents, n_rows = codes.shape
+        n_answers = model.quality.shape[1]
+        limits = np.empty((n_answers + 2, n_agents, n_rows), np.float32)
+        shared = model.shared[:n_agents].cumsum(2).transpose(2, 0, 1)
+        limits[0] = 1 - REDRAWN
+        limits[1:-1] = 1 - REDRAWN + REDRAWN * shared
+        # From above, so that an agent which always answers has a limit of 1 and stays so.
+        limits[-1] = 1 - REDRAWN * model.lone[:n_agents] * model.silence[:n_agents, None]
+        label = np.full((n_agents, n_rows, n_answers + 3), -1, np.int16)
+        label[:, :, 0] = codes
+        label[:, :, 1:-2] = np.arange(n_answers)
+        label[:, :, -2] = n_answers + np.arange(n_agents)[:, None]
+        worth = np.zeros(label.shape, np.float32)
+        worth[:, :, 0] = scores
+        worth[:, :, 1:-2] = model.quality
+        worth[:, :, -2] = model.lone_score[:n_agents, None]
+        return cls(limits, label, worth)
+
+    def redraw(
+        self, *, n_each: int, seed: int
+    ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.int16], NDArray[np.bool_]]]:
+        """Yield rows (columns,), codes and whether right (agents, columns), chunk by chunk.
+
+        Every row is redrawn ``n_each`` times; a column is one redrawn row. A graded score is
+        its chance to be right: the mean stays, and equal answers of a column are alike.
+        """
+        random = np.random.default_rng(seed)
+        n_agents, n_rows, n_draws = self.codes.shape
+        step = max(1, _CHUNK // n_each)
+        for start in range(0, n_rows, step):
+            part = slice(start, min(start + step, n_rows))
+            rows = np.arange(part.start, part.stop)
+            x = random.random((n_agents, len(rows), n_each), np.float32)
+            drawn = np.zeros(x.shape, np.int16)
+            for limit in self.limits[:, :, part, None]:
+                drawn += x > limit
+            place = np.arange(n_agents * len(rows)).reshape(n_agents, len(rows), 1) * n_draws
+            place = place + drawn
+            codes, scores = self.codes[:, part].ravel(), self.scores[:, part].ravel()
+            right = random.random((1, len(rows), n_each), np.float32) < scores.take(place)
+            lines = (n_agents, len(rows) * n_each)
+            yield rows.repeat(n_each), codes.take(place).reshape(lines), right.reshape(lines)

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moa_dspy.errors import DataError
-from moa_dspy.optimize.votes.answer_model import AnswerSampler, fit_answers
-from moa_dspy.optimize.votes.ballots import Ballots
+from moa_dspy.optimize.votes.ballots import AnswerSampler, Ballots, fit_answers
 
 Masks = NDArray[np.uint32]
 LARGEST_POOL: Final = 15
@@ -144,6 +143,10 @@ class SmoothedVotes:
     per_row: NDArray[np.float32]
     ranking: tuple[str, ...]
 
+    def take(self, rows: NDArray[np.intp]) -> SmoothedVotes:
+        """Return the same votes on some of the rows."""
+        return SmoothedVotes(self.layers, self.per_row[:, rows], self.ranking)
+
     def expected(self) -> NDArray[np.float64]:
         """Return the mean of every layer; of the greatest of them it is a flattering report."""
         means: NDArray[np.float64] = self.per_row.mean(1, dtype=np.float64)
@@ -222,7 +225,7 @@ def smooth(
 
 
 def _redrawn(ranked: Ballots, *, n_best: int, n_each: int, seed: int) -> AnswerGroups:
-    codes = _relabelled(ranked.codes)
+    codes = relabelled(ranked.codes)
     model = fit_answers(codes, ranked.scores)
     sampler = AnswerSampler.of(model, codes[:n_best], ranked.scores[:n_best])
     return AnswerGroups.joined(
@@ -244,7 +247,7 @@ def _seats(
     return [*((i,) for i in range(len(agents))), *admitted]
 
 
-def _relabelled(codes: NDArray[np.int16]) -> NDArray[np.int16]:
+def relabelled(codes: NDArray[np.int16]) -> NDArray[np.int16]:
     """Return the codes numbered from 0 in every row, as the agents in order bring them up.
 
     Draws then do not depend on which agent was coded first.

@@ -11,7 +11,7 @@ import optuna
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import BudgetReachedError
-from moa_dspy.optimize.evidence import SurrogateShrinkage
+from moa_dspy.optimize.conclusion import SurrogateShrinkage
 from moa_dspy.optimize.objectives import ScoreObjective
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import CandidateScores, Evidence, choose

@@ -67,12 +67,20 @@ def test_a_long_reply_is_cut() -> None:
 
 
 def test_a_ranker_that_is_never_understood() -> None:
-    check_readable("the ranker grand", n_asked=3, n_unread=2, reply="")
-    check_readable("the ranker grand", n_asked=0, n_unread=0, reply="")
+    check_readable("the ranker grand", n_asked=3, n_unread=2, replies=[])
+    check_readable("the ranker grand", n_asked=0, n_unread=0, replies=[])
     with pytest.raises(
         StudyError, match=r"None of the 3 replies of the ranker grand .* It replied 'I like both'\."
     ):
-        check_readable("the ranker grand", n_asked=3, n_unread=3, reply="I like both")
+        check_readable("the ranker grand", n_asked=3, n_unread=3, replies=["I like both"])
+
+
+def test_a_judge_that_is_seldom_understood() -> None:
+    check_readable("the judge", n_asked=4, n_unread=2, replies=["hm"] * 2, most=0.75)
+    with pytest.raises(
+        StudyError, match=r"^3 of 4 replies of the judge could not .* It replied 'a'; 'b'; 'c'\.$"
+    ):
+        check_readable("the judge", n_asked=4, n_unread=3, replies=["a", "b", "c", "d"], most=0.75)
 
 
 def test_a_study_stops_after_the_single_agents(

@@ -10,7 +10,8 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize.selection import CandidateScores, Evidence, choose, expected_score
+from moa_dspy.optimize.conclusion import cross_fitted
+from moa_dspy.optimize.selection import CandidateScores, Evidence, choose
 from moa_dspy.optimize.votes import Ballots
 
 NAMES = tuple("abcde")
@@ -161,8 +162,9 @@ def test_the_expected_score_is_honest_where_the_best_on_val_flatters_itself() ->
     for seed in range(12):
         evidence = with_top_3(world([0.5] * 5, n=60, seed=seed))
         choice = choose(evidence, may_be_unmeasured=True, pseudo=5_000)
-        expected = expected_score(evidence, seed=seed)
-        assert expected is not None
+        held = cross_fitted(evidence, seed=seed)
+        assert held is not None
+        expected = held.expected
         assert expected.low < expected.estimate < expected.high
         reported.append(expected.estimate)
         picked.append(choice.scores(fresh).mean())
@@ -173,4 +175,4 @@ def test_the_expected_score_is_honest_where_the_best_on_val_flatters_itself() ->
 
 
 def test_fewer_than_ten_rows_tell_nothing_of_new_ones() -> None:
-    assert expected_score(world([0.5, 0.5], n=9), seed=0) is None
+    assert cross_fitted(world([0.5, 0.5], n=9), seed=0) is None

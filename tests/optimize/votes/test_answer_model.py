@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moa_dspy.optimize.votes import Ballots
-from moa_dspy.optimize.votes.answer_model import REDRAWN, AnswerSampler, fit_answers
+from moa_dspy.optimize.votes.ballots import REDRAWN, AnswerSampler, fit_answers
 from tests.optimize.votes.worlds import world
 
 

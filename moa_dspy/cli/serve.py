@@ -1,0 +1,288 @@
+"""The commands ``serve``, an HTTP server over mixtures, and ``chat``, a conversation with one."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from moa_dspy.errors import MoaError, PoolError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from moa_dspy.mixture import MixtureOfAgents
+    from moa_dspy.pool import Pool
+    from moa_dspy.serve.chat import ChatAnswer, ChatMixture
+    from moa_dspy.serve.limits import ServerLimits
+
+POOLS: Final = Path("optimize/pools")
+_INSTALL: Final = "pip install 'moa-dspy[serve]'"
+
+
+def pool_file(name: str) -> Path:
+    """Return the file of a pool that is named, or given as a path.
+
+    Raises:
+        PoolError: There is no pool of that name.
+    """
+    if name.endswith(".toml") or "/" in name or os.sep in name:
+        return Path(name)
+    path = POOLS / f"{name}.toml"
+    if not path.is_file():
+        found = ", ".join(sorted(file.stem for file in POOLS.glob("*.toml"))) or "none"
+        raise PoolError(f"Unknown pool {name!r}; in {POOLS} there is {found}. A path also works.")
+    return path
+
+
+def program_or_text(program: str, pool: Pool) -> MixtureOfAgents:
+    """Return a saved program, or the mixture of an architecture's text in plain chat.
+
+    Raises:
+        ArchitectureError: The file or the text cannot be read.
+        PoolError: The pool lacks an agent.
+    """
+    from moa_dspy.adapters import PlainChat
+    from moa_dspy.mixture import MixtureOfAgents
+
+    if program.endswith(".json") or Path(program).is_file():
+        loaded: MixtureOfAgents = MixtureOfAgents.load(program, pool=pool)
+        return loaded
+    return MixtureOfAgents("question -> answer", program, pool=pool, adapter=PlainChat())
+
+
+def serve(
+    programs: Annotated[
+        list[Path] | None, typer.Argument(metavar="PROGRAM.json...", help="Saved programs.")
+    ] = None,
+    pool: Annotated[str, typer.Option(help=f"A name in {POOLS}, or a TOML file.")] = "local",
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    key_env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="VARIABLE", help="An environment variable that holds a bearer key."),
+    ] = None,
+    aggregator: Annotated[
+        str | None, typer.Option(help="An agent; adds the models moa, moa-lite and self-moa.")
+    ] = None,
+    concurrent: Annotated[int, typer.Option(min=1, help="Requests answered at a time.")] = 64,
+    queued: Annotated[int, typer.Option(min=0, help="Requests that may wait.")] = 1000,
+    deadline: Annotated[float, typer.Option(help="Seconds for an answer.")] = 300.0,
+    usd_per_key: Annotated[float | None, typer.Option(help="A key may spend a day.")] = None,
+    usd_per_day: Annotated[float | None, typer.Option(help="All keys may spend a day.")] = None,
+    calls_per_key: Annotated[
+        int | None, typer.Option(help="Calls of agents that a key may make a day.")
+    ] = None,
+    log_content: Annotated[bool, typer.Option("--log-content", help="Log prompts too.")] = False,
+) -> None:
+    """Serve mixtures to OpenAI's clients: each program, agent and architecture is a model."""
+    try:
+        import fastapi as fastapi
+        import prometheus_client as prometheus_client
+        import uvicorn as uvicorn
+    except ImportError as error:
+        raise PoolError(f"`serve` needs {error.name}, which is not here: {_INSTALL}.") from None
+    from moa_dspy.serve.limits import ServerKeys, ServerLimits
+
+    keys = ServerKeys.from_environment(key_env or [])
+    if not keys.are_needed and not _is_loopback(host):
+        raise PoolError(
+            f"`--key-env` must name a key where others can reach the server (--host {host}); "
+            "without one it listens on 127.0.0.1 only."
+        )
+    limits = ServerLimits(
+        concurrent=concurrent,
+        queued=queued,
+        deadline_seconds=deadline,
+        usd_per_key_per_day=usd_per_key,
+        usd_per_day=usd_per_day,
+        calls_per_key_per_day=calls_per_key,
+    )
+    _run(programs or [], pool_file(pool), host, port, keys, aggregator, limits, log_content)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _run(
+    paths: list[Path],
+    agents_file: Path,
+    host: str,
+    port: int,
+    keys: Any,
+    aggregator: str | None,
+    limits: ServerLimits,
+    has_content_log: bool,
+) -> None:
+    import uvicorn
+
+    from moa_dspy.calls.calls import Calls
+    from moa_dspy.pool import Pool
+    from moa_dspy.serve.answering import Catalogue
+    from moa_dspy.serve.app import create_app
+    from moa_dspy.serve.limits import BoundedCalls
+
+    made = Pool.read(agents_file, calls=Calls(BoundedCalls()))
+    catalogue = Catalogue(_by_name(paths, made), made, aggregator=aggregator, limits=limits)
+    app = create_app(catalogue, keys=keys, limits=limits, has_content_log=has_content_log)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    for name in ("httpx", "LiteLLM", "dspy"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    config = uvicorn.Config(
+        app,
+        host,
+        port,
+        access_log=False,
+        server_header=False,
+        log_config=None,
+        timeout_graceful_shutdown=30,
+        h11_max_incomplete_event_size=32_768,
+        limit_concurrency=limits.concurrent + limits.queued + 100,
+    )
+    typer.echo(f"models: {', '.join(catalogue.models)}", err=True)
+    uvicorn.Server(config).run()
+
+
+def _by_name(paths: list[Path], pool: Any) -> dict[str, MixtureOfAgents]:
+    from moa_dspy.mixture import MixtureOfAgents
+
+    names = [path.stem for path in paths]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise PoolError(f"Programs go by their file's name, but {', '.join(twice)} occurs twice.")
+    return {path.stem: MixtureOfAgents.load(path, pool=pool) for path in paths}
+
+
+def chat(
+    program: Annotated[
+        str, typer.Argument(metavar="PROGRAM", help="A saved program, or an architecture's text.")
+    ],
+    pool: Annotated[str, typer.Option(help=f"A name in {POOLS}, or a TOML file.")] = "local",
+    system: Annotated[str, typer.Option(help="Instructions before the conversation.")] = "",
+) -> None:
+    """Talk to a mixture; /agents shows each response, /clear begins anew, /exit ends."""
+    from rich.console import Console
+
+    from moa_dspy.pool import Pool
+    from moa_dspy.serve.chat import ChatMixture
+
+    mixture = ChatMixture(program_or_text(program, Pool.read(pool_file(pool))))
+    Conversation(mixture, Console(highlight=False), system=system).run()
+
+
+_COMMANDS: Final = "/agents, /clear, /exit"
+_CONTROLS: Final = {n: None for n in (*range(32), *range(127, 160)) if n not in (9, 10)}
+"""Of a terminal: a model's text must not move the cursor."""
+
+
+class Conversation:
+    """A conversation in a terminal.
+
+    Args:
+        mixture: Who answers.
+        console: Where it is shown.
+        system: Instructions before it.
+    """
+
+    def __init__(self, mixture: ChatMixture, console: Console, *, system: str = "") -> None:
+        self._mixture, self._console, self._system = mixture, console, system
+        self._messages: list[Any] = []
+        self._latest: ChatAnswer | None = None
+        self._usd: float | None = 0.0
+
+    def run(self) -> None:
+        """Read, answer and show until the input ends."""
+        self._console.print(f"{self._mixture.architecture}  ({_COMMANDS})", markup=False)
+        with asyncio.Runner() as runner:  # one loop: agents' connections are kept
+            while (text := self._read()) is not None:
+                if text in ("/exit", "/quit"):
+                    return
+                if text.startswith("/"):
+                    self._command(text)
+                elif text.strip():
+                    self._turn(runner, text)
+
+    def _read(self) -> str | None:
+        try:
+            return self._console.input("[bold]> [/bold]").strip()
+        except (EOFError, KeyboardInterrupt):
+            return None
+
+    def _command(self, text: str) -> None:
+        if text == "/clear":
+            self._messages, self._latest = [], None
+        elif text != "/agents":
+            self._console.print(f"Unknown {text}; known are {_COMMANDS}.", markup=False)
+        elif self._latest is None:
+            self._console.print("No agent has answered yet.")
+        else:
+            self._show_agents(self._latest)
+
+    def _show_agents(self, made: ChatAnswer) -> None:
+        for seat, one in made.answer.seats or (("alone", made.answer.final),):
+            tokens = one.prompt_tokens + one.completion_tokens
+            head = f"{seat}: {one.agent}  ({tokens} tokens, {one.seconds:.2f} s)"
+            self._console.print(head, style="bold", markup=False)
+            said = one.text if one.has_answer else f"failed: {one.failure}"
+            self._console.print(said.translate(_CONTROLS), markup=False)
+
+    def _turn(self, runner: asyncio.Runner, text: str) -> None:
+        from moa_dspy.dspy_internals import lm15
+
+        asked = lm15.Message.user(text)
+        try:
+            made = runner.run(self._answer([*self._messages, asked]))
+        except KeyboardInterrupt:
+            self._console.print("\n(stopped)")
+            return
+        except MoaError as error:
+            self._console.print(f"error: {error}", markup=False)
+            return
+        self._latest = made
+        self._messages += [asked, made.reply.message]
+        total = None if self._usd is None or made.usd is None else self._usd + made.usd
+        self._usd = total
+        spent = "an unknown price" if total is None else f"{total:.6f} usd in all"
+        cost = made.answer.summary if made.answer.responses else _summary(made)
+        self._console.print(f"({cost}; {spent})", style="dim", markup=False)
+
+    async def _answer(self, messages: list[Any]) -> ChatAnswer:
+        from dspy.streaming.messages import StatusMessage
+
+        from moa_dspy.dspy_internals import lm15
+
+        request = lm15.Request(model="chat", messages=tuple(messages), system=self._system or None)
+        made: ChatAnswer | None = None
+        with self._console.status("thinking") as status:
+            async for event in self._mixture.astream(request):
+                if isinstance(event, StatusMessage):
+                    status.update(f"thinking: {event.message}")
+                elif isinstance(event, lm15.StreamDeltaEvent):
+                    status.stop()
+                    self._show(event.delta)
+                elif hasattr(event, "answer"):
+                    made = event
+        self._console.print()
+        if made is None:
+            raise MoaError("The stream ended without an answer.")
+        return made
+
+    def _show(self, delta: Any) -> None:
+        if delta.type == "text":
+            text = delta.text.translate(_CONTROLS)
+            self._console.print(text, end="", markup=False, soft_wrap=True)
+            sys.stdout.flush()
+
+
+def _summary(made: ChatAnswer) -> str:
+    one = made.answer.final
+    return f"{one.calls} calls, {one.seconds:.2f} s, {one.usd:.6f} usd"

@@ -1,0 +1,354 @@
+"""Facts about the judge of a study: how far its verdicts can be trusted, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moa_dspy.winrate.intervals import Interval
+from moa_dspy.winrate.preferences import (
+    judge_agreement,
+    length_correlation,
+    position_consistency,
+)
+
+FEWEST_JUDGED: Final = 8
+"""Judgements below which no diagnostic is computed: its interval would say nothing."""
+LARGE_ADVANTAGE: Final = 0.1
+"""Advantage of the first place, as a share of a win, from which the report warns."""
+LARGE_CORRELATION: Final = 0.3
+"""Rank correlation of preference and length from which the report warns."""
+
+
+class PairVerdict(Protocol):
+    """The fields of ``moa_dspy.judges.Judgement`` that are read here."""
+
+    @property
+    def excluded(self) -> str | None:
+        """Why there is no preference."""
+        ...
+
+    @property
+    def preference(self) -> float | None:
+        """In [0, 1]; 1 where the first response is preferred."""
+        ...
+
+    @property
+    def verdicts(self) -> tuple[float, ...]:
+        """Per order; of two, the first is of the order that showed the first response second."""
+        ...
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether no response is preferred."""
+        ...
+
+    @property
+    def is_inconsistent(self) -> bool:
+        """Whether the orders prefer different responses."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedPair:
+    """A judgement of two different responses, with their lengths in characters."""
+
+    judgement: PairVerdict
+    length: int
+    other_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeDiagnostics:
+    """Properties of a judge's verdicts on pairs of different responses, each pair counted once.
+
+    Attributes:
+        n: Pairs.
+        judged: Pairs with a verdict; the others are in the next three.
+        missing: Pairs without a recorded verdict.
+        failed: Pairs on which the judge's model did not answer.
+        unparsable: Pairs on which its reply was no verdict.
+        ties: Share of judged pairs on which it preferred none, in [0, 1].
+        inconsistent: Judged pairs on which the two orders preferred different responses.
+        consistency: Share of pairs with one verdict in both orders; None if asked in one order.
+        first_advantage: Preference for a response when shown first minus when shown second.
+        length: Rank correlation of preference and how much longer a response is; None where
+            there are few pairs, or nothing varies.
+    """
+
+    n: int = 0
+    judged: int = 0
+    missing: int = 0
+    failed: int = 0
+    unparsable: int = 0
+    ties: float = 0.0
+    inconsistent: int = 0
+    consistency: Interval | None = None
+    first_advantage: Interval | None = None
+    length: Interval | None = None
+
+    @classmethod
+    def of(cls, pairs: Sequence[JudgedPair]) -> JudgeDiagnostics:
+        """Return the properties of these judgements."""
+        read = [one for one in pairs if one.judgement.preference is not None]
+        excluded = [one.judgement.excluded for one in pairs]
+        places = [one.judgement.verdicts for one in read if len(one.judgement.verdicts) == 2]
+        found = cls(
+            n=len(pairs),
+            judged=len(read),
+            missing=excluded.count("missing"),
+            failed=excluded.count("failed"),
+            unparsable=excluded.count("unparsable"),
+            ties=sum(one.judgement.is_tie for one in read) / len(read) if read else 0.0,
+            inconsistent=sum(one.judgement.is_inconsistent for one in read),
+            length=_length(read),
+        )
+        if len(places) < FEWEST_JUDGED:
+            return found
+        # Shown first is the second order of each: see ``PairVerdict.verdicts``.
+        reaction = position_consistency([two for _, two in places], [one for one, _ in places])
+        return replace(
+            found, consistency=reaction.consistent, first_advantage=reaction.first_advantage
+        )
+
+
+def _length(read: Sequence[JudgedPair]) -> Interval | None:
+    values = [one.judgement.preference or 0.0 for one in read]
+    lengths, others = [one.length for one in read], [one.other_length for one in read]
+    gaps: NDArray[np.float64] = np.subtract(lengths, others, dtype=np.float64)
+    if len(read) < FEWEST_JUDGED or np.ptp(values) == 0 or np.ptp(gaps) == 0:
+        return None
+    return length_correlation(values, lengths, others)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedSystem:
+    """The scores of one system on one split, by the judge and by a metric beside it.
+
+    Attributes:
+        win_rate: Mean preference over the reference, in [0, 1]; None without a verdict.
+        length_controlled: The same at equal lengths; None where it was not computed.
+        metric: Mean of the metric, where the study has one beside the judge.
+        n: Rows with a verdict.
+        excluded: Rows without.
+    """
+
+    win_rate: float | None
+    length_controlled: float | None
+    metric: float | None
+    n: int
+    excluded: int
+
+
+@dataclass(frozen=True, slots=True)
+class DirectComparison:
+    """The pick against the best single agent, judged directly on the test rows.
+
+    Attributes:
+        win_rate: Mean preference for the pick, in [0, 1].
+        n: Rows with a verdict.
+        excluded: Rows without: they count for neither.
+    """
+
+    win_rate: float
+    n: int
+    excluded: int
+
+    @classmethod
+    def of(cls, preferences: Sequence[float], *, n_rows: int) -> DirectComparison | None:
+        """Sum preferences up; None without one."""
+        n = len(preferences)
+        return cls(sum(preferences) / n, n, n_rows - n) if n else None
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeFacts:
+    """Everything that a report says of the judge.
+
+    Attributes:
+        judge: Kind and agents, for people.
+        picks: Whether the ``judge`` or the ``metric`` decides; both are measured.
+        reference: The system that every other one is compared with.
+        chosen: How the reference was chosen.
+        is_length_controlled: Whether the score is the win rate at equal lengths.
+        diagnostics: Of all that was judged.
+        second: Name of a second judge; None without.
+        agreement: Share of a sample on which both judges gave the same verdict.
+        kappa: Cohen's, of the same sample; None where chance explains everything.
+        warnings: Why the verdicts may be wrong, in sentences.
+        unread: Up to three replies that were no verdict.
+        costs: Of the judges' calls by agent: ``calls``, ``tokens``, ``usd``, in production terms.
+        systems: By split and name of the row.
+        direct: What the verdict is based on; None where the pick is a single agent.
+        follows: By architecture, how far its answer follows the better proposals: mean rank
+            correlation over rows, its standard error, and the number of rows.
+    """
+
+    judge: str
+    picks: str
+    reference: str
+    chosen: str
+    is_length_controlled: bool
+    diagnostics: JudgeDiagnostics
+    second: str | None = None
+    agreement: Interval | None = None
+    kappa: Interval | None = None
+    warnings: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    systems: Mapping[str, Mapping[str, JudgedSystem]] = field(default_factory=dict)
+    direct: DirectComparison | None = None
+    follows: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def calls(self) -> float:
+        """Calls of all judges."""
+        return sum(one["calls"] for one in self.costs.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> JudgeFacts:
+        """Return the facts whose ``to_json`` was ``content``."""
+        plain = dict(content)
+        found = dict(plain.pop("diagnostics"))
+        for name in ("consistency", "first_advantage", "length"):
+            found[name] = _interval(found[name])
+        for name in ("agreement", "kappa"):
+            plain[name] = _interval(plain[name])
+        direct = plain.pop("direct")
+        systems = {
+            split: {name: JudgedSystem(**one) for name, one in rows.items()}
+            for split, rows in plain.pop("systems").items()
+        }
+        return cls(
+            diagnostics=JudgeDiagnostics(**found),
+            direct=None if direct is None else DirectComparison(**direct),
+            systems=systems,
+            warnings=tuple(plain.pop("warnings")),
+            unread=tuple(plain.pop("unread")),
+            **plain,
+        )
+
+
+def _interval(content: Mapping[str, Any] | None) -> Interval | None:
+    return None if content is None else Interval(**content)
+
+
+def agreement_of(
+    verdicts: Sequence[float], second: Sequence[float]
+) -> tuple[Interval | None, Interval | None]:
+    """Return the share of equal verdicts of two judges, and kappa; None with too few pairs."""
+    if len(verdicts) < FEWEST_JUDGED:
+        return None, None
+    found = judge_agreement(verdicts, second)
+    return found.raw, found.kappa
+
+
+def trust_warnings(found: JudgeDiagnostics) -> Iterator[str]:
+    """Yield what the diagnostics say against the judge, a sentence each."""
+    agreed, first = found.consistency, found.first_advantage
+    if agreed is not None and agreed.low <= 0.5:
+        yield (
+            f"Its verdicts may be chance: with the places swapped it gives the same one for "
+            f"{_share(agreed)} of the pairs; a coin would for 50 %."
+        )
+    if first is not None and abs(first.estimate) >= LARGE_ADVANTAGE and not _holds_0(first):
+        place = "first" if first.estimate > 0 else "second"
+        yield (
+            f"It prefers what it is shown {place}, by {100 * abs(first.estimate):.0f} points; "
+            "asked in both orders, that makes ties and no winner."
+        )
+    length = found.length
+    if length is not None and abs(length.estimate) >= LARGE_CORRELATION and not _holds_0(length):
+        which = "longer" if length.estimate > 0 else "shorter"
+        yield (
+            f"It prefers {which} responses: rank correlation with length {length.estimate:+.2f} "
+            f"[{length.low:+.2f}, {length.high:+.2f}]. Compare the length-controlled win rate."
+        )
+
+
+def _holds_0(interval: Interval) -> bool:
+    return interval.low <= 0 <= interval.high
+
+
+def judge_lines(facts: JudgeFacts) -> Iterator[str]:
+    """Yield the lines of a report, each a fact; the same early and at the end."""
+    found = facts.diagnostics
+    objective = "length-controlled win rate" if facts.is_length_controlled else "win rate"
+    what = f"by {objective}" if facts.picks == "judge" else "by the metric; it is measured beside"
+    yield f"Judge: {facts.judge}, against {facts.reference} ({facts.chosen}); the pick is {what}."
+    lost = [f"{getattr(found, n)} {n}" for n in ("unparsable", "failed", "missing")]
+    lost = [text for text in lost if not text.startswith("0 ")]
+    excluded = f"; left out on both sides: {', '.join(lost)}" if lost else ""
+    yield (
+        f"Judged: {found.judged:,} of {found.n:,} pairs of responses{excluded}. "
+        f"Ties {100 * found.ties:.0f} %."
+    )
+    yield from _diagnostic_lines(facts)
+    for warning in facts.warnings:
+        yield f"Warning on the judge: {warning}"
+    for agent, cost in facts.costs.items():
+        yield f"Cost of judge {agent}: {cost['calls']:,.0f} calls, {_usd(cost['usd'])}."
+    yield from _final_lines(facts)
+
+
+def _diagnostic_lines(facts: JudgeFacts) -> Iterator[str]:
+    found = facts.diagnostics
+    if found.consistency is not None:
+        yield (
+            f"Same verdict in both orders: {_share(found.consistency)} of pairs; "
+            f"{found.inconsistent:,} pairs with opposite ones."
+        )
+    if found.length is not None:
+        length = found.length
+        span = f"[{length.low:+.2f}, {length.high:+.2f}]"
+        yield f"Preference and length, rank correlation: {length.estimate:+.2f} {span}."
+    if facts.agreement is not None:
+        kappa = "" if facts.kappa is None else f", kappa {facts.kappa.estimate:.2f}"
+        yield f"Agreement with {facts.second} on a sample: {_share(facts.agreement)}{kappa}."
+
+
+def _final_lines(facts: JudgeFacts) -> Iterator[str]:
+    if (direct := facts.direct) is not None:
+        left = f", {direct.excluded} left out" if direct.excluded else ""
+        yield (
+            f"The verdict is of pick and best single agent compared directly: the pick wins "
+            f"{100 * direct.win_rate:.1f} % of {direct.n} test questions{left}, ties counting half."
+        )
+    for name, row in facts.systems.get("test", {}).items():
+        yield f"- {name} on test: {_system(row)}"
+    for name, one in facts.follows.items():
+        yield (
+            f"{name}: its answer follows the better proposals with rank correlation "
+            f"{one['mean']:+.2f} +- {one['standard_error']:.2f} on {one['n']:.0f} questions of val."
+        )
+
+
+def _system(row: JudgedSystem) -> str:
+    parts = [f"win rate {_percent(row.win_rate)} on {row.n} questions"]
+    if row.length_controlled is not None:
+        parts.append(f"length-controlled {_percent(row.length_controlled)}")
+    if row.metric is not None:
+        parts.append(f"metric {_percent(row.metric)}")
+    if row.excluded:
+        parts.append(f"{row.excluded} without a verdict")
+    return ", ".join(parts)
+
+
+def _percent(value: float | None) -> str:
+    return "unknown" if value is None else f"{100 * value:.1f} %"
+
+
+def _share(one: Interval) -> str:
+    return f"{100 * one.estimate:.0f} % [{100 * one.low:.0f}, {100 * one.high:.0f}]"
+
+
+def _usd(value: float) -> str:
+    return "0 usd" if value == 0 else f"{value:.4g} usd"

@@ -1,0 +1,202 @@
+"""The table ``[judge]`` of a study file, and the judges that it makes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from moa_dspy.agent import Agent
+from moa_dspy.data.tables import records_of
+from moa_dspy.errors import DataError, PoolError, StudyError
+from moa_dspy.files import check_table, code_digest, imported, made, shown_value
+from moa_dspy.judges import JUDGES
+from moa_dspy.judges.program import JudgeProgram
+from moa_dspy.judges.run import Jury, RecordedPairs
+from moa_dspy.optimize.metric import BEST_SINGLE, JudgeOptions, Picks
+from moa_dspy.pool import Pool
+
+RECORDED: Final = "recorded"
+"""The kind of a judge that only looks preferences up."""
+_COLUMNS: Final = ("question", "system", "reference", "preference")
+_PAIR_ONLY: Final = ("orders", "allows_ties", "is_weighted")
+
+
+class JudgeTable(BaseModel):
+    """The table ``[judge]`` of a study file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str = "pair"
+    agent: Any = None
+    reference: str = BEST_SINGLE
+    picks: Picks | None = None
+    orders: Literal["both", "seeded"] = "both"
+    length_controlled: bool = False
+    criteria: str | None = None
+    allows_ties: bool = False
+    is_weighted: bool = True
+    second: Any = None
+    path: Path | None = None
+
+    def own_agents(self) -> dict[str, Agent]:
+        """Return the agents that the table defines itself, by name.
+
+        Raises:
+            PoolError: If one does not fit.
+        """
+        tables = [one for key in ("agent", "second") for one in _listed(getattr(self, key))]
+        return {one.name: one for one in map(_agent, tables) if isinstance(one, Agent)}
+
+    def make(self, pool: Pool, *, seed: int = 0) -> JudgeOptions:
+        """Return the options of the judge; nothing is asked.
+
+        Args:
+            pool: Whose agents may judge; the calls of others go where its calls go.
+            seed: Of the order in which responses are shown, where that is drawn.
+
+        Raises:
+            StudyError: If a key does not fit, naming it, the value and the choices.
+            PoolError: If an agent does not.
+            DataError: If recorded preferences cannot be read.
+        """
+        self._check()
+        judge = self._judge(_listed(self.agent), pool, seed)
+        second = self._judge(_listed(self.second), pool, seed) if self.second is not None else None
+        return JudgeOptions(
+            judge=judge,
+            picks=self.picks,
+            reference=self.reference,
+            length_controlled=self.length_controlled,
+            second=second,
+        )
+
+    def digest(self) -> dict[str, Any]:
+        """Return what decides the judge's verdicts, as plain data without settings of access."""
+        plain = self.model_dump(mode="json", exclude={"agent", "second", "path"})
+        for key in ("agent", "second"):
+            found = map(_agent, _listed(getattr(self, key)))
+            plain[key] = [
+                one if isinstance(one, str) else [one.name, one.identity] for one in found
+            ]
+        if self.path is not None:
+            plain["path"] = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        if ":" in self.kind:
+            plain["code"] = code_digest(imported("judge.kind", self.kind, _kinds()))
+        return plain
+
+    def _check(self) -> None:
+        if self.kind not in _kinds() and ":" not in self.kind:
+            imported("judge.kind", self.kind, _kinds())
+        if self.criteria is not None and not self.criteria.strip():
+            raise StudyError("`judge.criteria` must say what is better, but the text is empty.")
+        if self.criteria is not None and self.kind not in ("pair", "grade"):
+            raise StudyError(f"`judge.criteria` goes with kind pair or grade, not {self.kind!r}.")
+        if (self.path is None) == (self.kind == RECORDED):
+            raise StudyError(f"`judge.path` goes with `kind = {RECORDED!r}`, and is needed there.")
+        if self.kind != "pair":
+            for key in _PAIR_ONLY:
+                if key in self.model_fields_set:
+                    raise StudyError(f"`judge.{key}` goes with kind pair, not {self.kind!r}.")
+        if self.kind in JUDGES and not _listed(self.agent):
+            raise StudyError(
+                "`judge.agent` is missing: the name of an agent of the pool, a table of its own, "
+                "or a list of these, a jury."
+            )
+
+    def _judge(self, agents: Sequence[Any], pool: Pool, seed: int) -> Any:
+        if self.kind == RECORDED:
+            return RecordedPairs(read_pairs(self.path or Path()))
+        found = [self._asking(*_seat(one, pool), seed) for one in agents]
+        if not found:
+            return made("judge.kind", self.kind, _kinds(), has="compare")
+        return found[0] if len(found) == 1 else Jury(found)
+
+    def _asking(self, pool: Pool, agent: str, seed: int) -> Any:
+        if ":" in self.kind:
+            kind = imported("judge.kind", self.kind, _kinds())
+            if not (isinstance(kind, type) and issubclass(kind, JudgeProgram)):
+                raise StudyError(
+                    f"`judge.agent` goes with a judge that asks an agent, but {self.kind!r} is no "
+                    "subclass of moa_dspy.judges.JudgeProgram."
+                )
+            return kind(pool=pool, agent=agent)
+        options: dict[str, Any] = {}
+        if self.criteria is not None:
+            options["criteria"] = self.criteria
+        if self.kind == "pair":
+            options |= {"order": self.orders, "seed": seed, "allows_ties": self.allows_ties}
+            options["is_weighted"] = self.is_weighted
+        if self.kind == "grade":
+            options["n_turns"] = 1  # a mixture answers one turn
+        return JUDGES[self.kind](pool=pool, agent=agent, **options)
+
+
+def _kinds() -> list[str]:
+    return [*JUDGES, RECORDED]
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _agent(value: Any) -> Agent | str:
+    """Return an agent of its own table, or the name of one of the pool."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, Mapping):
+        raise StudyError(
+            "`judge.agent` must be the name of an agent, a table of one, or a list of these, but "
+            f"got {shown_value(value)}."
+        )
+    return check_table(Agent, value, where="judge.agent", error=PoolError, may_hold_keys=True)
+
+
+def _seat(value: Any, pool: Pool) -> tuple[Pool, str]:
+    found = _agent(value)
+    if isinstance(found, str):
+        if found not in pool:
+            raise StudyError(
+                f"`judge.agent`: unknown agent {found!r}; the pool has {', '.join(pool)}. A judge "
+                "outside of the pool is a table of its own, such as "
+                '{ name = "judge", model = "openai/gpt-5" }.'
+            )
+        return pool, found
+    if found.name in pool:
+        raise StudyError(
+            f"`judge.agent`: the pool has an agent {found.name!r} too; give the judge another name."
+        )
+    return Pool([found], calls=pool.calls), found.name
+
+
+def read_pairs(path: Path) -> dict[tuple[str, str, str], float | None]:
+    """Return the preferences of a table by (system, reference, question).
+
+    Args:
+        path: A file with the columns ``question`` (the id of a row), ``system``, ``reference``
+            (architectures, agents, or the field of the reference) and ``preference``, in [0, 1]
+            or null.
+
+    Raises:
+        DataError: It cannot be read, lacks a column, or has the same three twice.
+    """
+    found: dict[tuple[str, str, str], float | None] = {}
+    for where, row in records_of(path):
+        if missing := [name for name in _COLUMNS if name not in row]:
+            raise DataError(
+                f"{path}, {where}: no column {missing[0]!r}; "
+                f"the row has {', '.join(map(str, row))}."
+            )
+        question, system, reference, value = (row[name] for name in _COLUMNS)
+        key = (str(system), str(reference), str(question))
+        if key in found:
+            raise DataError(f"{path}, {where}: {system} and {reference} were there before.")
+        if value is not None and not isinstance(value, int | float):
+            raise DataError(f"{path}, {where}: a preference must be a number, but is {value!r}.")
+        found[key] = None if value is None else float(value)
+    return found

@@ -1,0 +1,449 @@
+"""A judge inside a search: its judgements, each made once, and what they make of scores."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeAlias
+
+import dspy
+import numpy as np
+from numpy.typing import NDArray
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.calls.scope import CallFacts, call_scope, in_threads
+from moa_dspy.errors import (
+    BudgetReachedError,
+    MetricError,
+    MoaError,
+    StudyError,
+    UnknownCallError,
+)
+from moa_dspy.judges.base import Judgement, as_judgement, texts_of
+from moa_dspy.optimize.early_facts import Cost, check_readable
+from moa_dspy.optimize.judge_facts import (
+    JudgeDiagnostics,
+    JudgedPair,
+    JudgedSystem,
+    JudgeFacts,
+    agreement_of,
+    trust_warnings,
+)
+from moa_dspy.optimize.metric import (
+    BEST_SINGLE,
+    CheckedMetric,
+    JudgeOptions,
+    check_reference_field,
+    label_of,
+    self_preference_warnings,
+)
+from moa_dspy.optimize.nodes import AsksAgents, Outcome, RowJudgement
+from moa_dspy.pool import Pool
+from moa_dspy.winrate.length_control import at_equal_length, length_controlled
+
+N_SECOND: Final = 30
+"""Pairs that a second judge is asked about."""
+MOST_UNREAD: Final = 0.75
+"""Share of pairs without a readable verdict beyond which a study ends. Of a judge whose every
+reply is lost with a chance of 30 %, asked in both orders, 51 % are."""
+_FEWEST_ASKED: Final = 24
+_ALL_UNREAD: Final = 10
+_N_SHOWN: Final = 3
+_READ_REPLY: Final = 120
+Texts: TypeAlias = tuple[str, ...]
+CompareAll: TypeAlias = Callable[
+    [Architecture, Architecture, Sequence[dspy.Example]], list[Judgement]
+]
+"""Asks both systems and then the judge, on each row."""
+
+
+@dataclass(slots=True)
+class Judging:
+    """The judge of one search with all that it said; safe for threads.
+
+    Two responses to one example are judged once, whichever is the candidate.
+
+    Attributes:
+        options: Of the judge.
+        metric: The user's metric, where there is one.
+        reference: The architecture or field that all are compared with; None until chosen.
+        chosen: How it was chosen.
+        warnings: That hold before anything is asked.
+        agreement: Of the judge with a second one, and kappa.
+        costs: Of all that was asked, by agent.
+        n_made: Calls that were paid for now; the others were stored.
+    """
+
+    options: JudgeOptions
+    metric: CheckedMetric | None = None
+    reference: Architecture | str | None = None
+    chosen: str = "as the study says"
+    warnings: tuple[str, ...] = ()
+    agreement: tuple[Any, Any] = (None, None)
+    costs: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    n_made: int = 0
+    _n_lost: int = 0
+    _known: dict[tuple[str, Texts, Texts], Judgement] = field(default_factory=dict)
+    _answers: dict[tuple[str, str], Any] = field(default_factory=dict)
+    _rows: dict[str, dspy.Example] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def of(
+        cls, options: Any, agents: Sequence[str], pool: Pool, rows: Mapping[str, Any] | None = None
+    ) -> Judging | None:
+        """Return the judge of a search; None where it has none. Asks nothing.
+
+        Args:
+            options: Of the search.
+            agents: Names that the space may use.
+            pool: Theirs.
+            rows: Of val and test, by split.
+
+        Raises:
+            StudyError: If the reference is neither an agent nor a field of the rows.
+            DataError: If a row has no response in the field of the reference.
+        """
+        judge: JudgeOptions | None = options.judge
+        if judge is None:
+            return None
+        metric = None if options.metric is None else CheckedMetric.of(options.metric)
+        found = cls(judge, metric)
+        found.warnings = tuple(self_preference_warnings(judge.judge, pool, agents))
+        if judge.reference in agents:
+            found.reference = Architecture.single(judge.reference)
+        elif judge.reference != BEST_SINGLE:
+            check_reference_field(judge.reference, agents, rows or {})
+            found.reference = judge.reference
+        return found
+
+    @property
+    def opponent(self) -> str | None:
+        """The reference as tasks name it; None as long as it is not chosen."""
+        if self.reference is None or isinstance(self.reference, Architecture):
+            return None if self.reference is None else str(self.reference)
+        return f"[{self.reference}]"
+
+    @property
+    def reads_names(self) -> bool:
+        """Whether the judge is given systems' names, since it only looks them up."""
+        return bool(getattr(self.options.judge, "reads_names", False))
+
+    def judge_row(
+        self, row: dspy.Example, name: str, prediction: Any, agents: AsksAgents
+    ) -> RowJudgement:
+        """See ``AnswerJudge``."""
+        value = 0.0
+        if self.metric is not None and prediction is not None:
+            value = self.metric.score(row, prediction)
+        metric = None if self.metric is None else value
+        if self.opponent is None:
+            return RowJudgement(None, excluded="missing", metric=metric)
+        theirs = self._answer(row, self.opponent, agents)
+        found = self._compared(row, (name, prediction), (self.opponent, theirs))
+        return RowJudgement(
+            found.preference,
+            found.excluded,
+            length=_length(texts_of(prediction)),
+            reference_length=_length(texts_of(theirs)),
+            difficulty=float(row[field]) if (field := self.options.difficulty) else 0.0,
+            metric=metric,
+        )
+
+    def judge_pair(self, row: dspy.Example, name: str, other: str, agents: AsksAgents) -> Judgement:
+        """See ``AnswerJudge``."""
+        ours, theirs = (self._answer(row, one, agents) for one in (name, other))
+        return self._compared(row, (name, ours), (other, theirs))
+
+    def preference(self, row: dspy.Example, prediction: Any, agents: AsksAgents) -> float:
+        """Return the score of any answer to any row: 0.5 where there is no verdict.
+
+        Raises:
+            StudyError: If no reference is chosen yet.
+        """
+        if self.opponent is None:
+            raise StudyError("The judge has no reference yet: nothing can be compared with it.")
+        theirs = self._answer(row, self.opponent, agents)
+        found = self._compared(row, ("", prediction), (self.opponent, theirs))
+        return 0.5 if found.preference is None else found.preference
+
+    def score_of(self, judged: RowJudgement) -> float:
+        """See ``AnswerJudge``."""
+        if not self.picks:
+            return judged.metric or 0.0
+        return 0.5 if judged.preference is None else judged.preference
+
+    def scored(self, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+        """Return the outcomes with the scores that pick.
+
+        A row without a verdict gets the mean of those with one, so that it changes no mean.
+        """
+        judged = [one.judged for one in outcomes]
+        if not self.picks or not outcomes or any(one is None for one in judged):
+            return outcomes
+        values = self._values([one for one in judged if one is not None])
+        known = ~np.isnan(values)
+        mean = float(values[known].mean()) if known.any() else 0.5
+        filled = np.where(known, values, mean).tolist()
+        return tuple(
+            replace(one, score=value, is_filled=not is_known)
+            for one, value, is_known in zip(outcomes, filled, known.tolist(), strict=True)
+        )
+
+    def system(self, outcomes: Sequence[Outcome]) -> JudgedSystem:
+        """Return what judge and metric say of one system's outcomes."""
+        judged = [one.judged for one in outcomes if one.judged is not None]
+        plain = np.array([_number(one.preference) for one in judged], np.float64)
+        known = ~np.isnan(plain)
+        metrics = [one.metric for one in judged if one.metric is not None]
+        return JudgedSystem(
+            win_rate=float(plain[known].mean()) if known.any() else None,
+            length_controlled=self._length_controlled(judged) if known.any() else None,
+            metric=sum(metrics) / len(metrics) if metrics else None,
+            n=int(known.sum()),
+            excluded=int((~known).sum()),
+        )
+
+    def ask_second(self, *, seed: int, num_threads: int) -> None:
+        """Ask the second judge, if there is one, about a sample of the pairs up to now."""
+        second, rows = self.options.second, self._rows
+        pairs = sorted(key for key, one in self._known.items() if one.preference is not None)
+        if second is None or not pairs:
+            return
+        drawn = random.Random(f"second-{seed}").sample(pairs, min(N_SECOND, len(pairs)))
+        given = in_threads(
+            lambda key: self._ask(second, rows[key[0]], key[1], key[2]),
+            drawn,
+            num_threads=num_threads,
+        )
+        both = [
+            (self._known[key].preference or 0.0, one.preference)
+            for key, one in zip(drawn, given, strict=True)
+            if one.preference is not None
+        ]
+        self.agreement = agreement_of([a for a, _ in both], [b for _, b in both])
+
+    @property
+    def spent(self) -> Cost:
+        """The costs of all that was asked, in production terms."""
+        with self._lock:
+            rows = [(c["calls"], c["tokens"], c["usd"], c["seconds"]) for c in self.costs.values()]
+        return sum((Cost(*row) for row in rows), Cost())
+
+    @property
+    def picks(self) -> bool:
+        """Whether the judge decides, and not the metric."""
+        return self.options.picks == "judge"
+
+    def check_decides(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
+        """End a study whose judge prefers no single agent's answer on any row.
+
+        Raises:
+            StudyError: If all are ties although the answers differ.
+        """
+        values = {one.score for several in outcomes.values() for one in several}
+        asked = JudgeDiagnostics.of(self._pairs())
+        if values != {0.5} or not asked.judged:
+            return
+        why = f" It contradicts itself with the places swapped on {asked.inconsistent:,} of them."
+        raise StudyError(
+            f"The judge ({self.options.label}) prefers none of the answers that it compared, on "
+            f"{asked.judged:,} pairs, so nothing can be decided by it."
+            f"{why if asked.inconsistent else ''}"
+        )
+
+    def _pairs(self) -> list[JudgedPair]:
+        with self._lock:
+            known = list(self._known.items())
+        return [JudgedPair(one, _length(key[1]), _length(key[2])) for key, one in known]
+
+    def facts(self, **more: Any) -> JudgeFacts:
+        """Return what is known of the judge up to now; ``more`` are further fields."""
+        with self._lock:
+            known, costs = list(self._known.items()), {k: dict(v) for k, v in self.costs.items()}
+        diagnostics, options = JudgeDiagnostics.of(self._pairs()), self.options
+        agreed, kappa = self.agreement
+        return JudgeFacts(
+            judge=options.label,
+            picks=str(options.picks),
+            reference=_reference_text(self.reference),
+            chosen=self.chosen,
+            is_length_controlled=options.length_controlled,
+            diagnostics=diagnostics,
+            second=None if options.second is None else label_of(options.second),
+            agreement=agreed,
+            kappa=kappa,
+            warnings=(*self.warnings, *trust_warnings(diagnostics)),
+            unread=self._unread(known),
+            costs=dict(sorted(costs.items())),
+            **more,
+        )
+
+    def _answer(self, row: dspy.Example, name: str, agents: AsksAgents) -> Any:
+        """Return the answer of a system, or the response in a field of the row, by its name."""
+        if name.startswith("["):
+            return row[name[1:-1]]
+        known = (row.id, name)
+        if known not in self._answers:
+            self._answers[known] = agents.ask(Architecture.parse(name), row)
+        return self._answers[known]
+
+    def _compared(
+        self, row: dspy.Example, ours: tuple[str, Any], theirs: tuple[str, Any]
+    ) -> Judgement:
+        if self.reads_names:
+            return self._looked_up(row, ours[0], theirs[0])
+        one, other = texts_of(ours[1]), texts_of(theirs[1])
+        if one is None and other is None:
+            return Judgement(excluded="missing", reason="Neither answered.")
+        if one is None or other is None:
+            # Without an answer a system loses to any answer: that needs no judge.
+            return Judgement(preference=0.0 if one is None else 1.0)
+        if one == other:
+            return Judgement(preference=0.5, reason="The responses are equal.")
+        first, second = sorted((one, other))
+        key = (row.id, first, second)
+        if key not in self._known:
+            found = self._ask(self.options.judge, row, first, second)
+            with self._lock:
+                self._rows[row.id] = row
+                if key not in self._known:
+                    self._n_lost += found.excluded in ("unparsable", "failed")
+                self._known.setdefault(key, found)
+            self._check_readable()
+        return self._known[key] if one == first else self._known[key].turned
+
+    def _ask(self, judge: Any, row: dspy.Example, first: Texts, second: Texts) -> Judgement:
+        # A scope of its own: what a judge costs is no cost of the architecture.
+        with call_scope(example=row.id) as scope:
+            try:
+                return as_judgement(judge.compare(row, _plain(first), _plain(second)), row)
+            except MoaError:
+                raise
+            except Exception as error:
+                raise MetricError(
+                    f"The judge raised {type(error).__name__} on example {row.id!r}: {error}"
+                ) from error
+            finally:
+                self._count(scope.log)
+
+    def _count(self, log: Iterable[CallFacts]) -> None:
+        with self._lock:
+            for one in log:
+                if one.attempt > 0:
+                    self.n_made += not one.is_reused
+                    tokens = one.prompt_tokens + one.completion_tokens
+                    found = {"calls": 1, "tokens": tokens, "usd": one.usd, "seconds": one.seconds}
+                    self.costs[one.agent].update(found)
+
+    def _looked_up(self, row: dspy.Example, name: str, other: str) -> Judgement:
+        other = other.strip("[]")
+        if not self.options.judge.knows(name, other):
+            raise UnknownCallError(f"No judgement of {name!r} and {other!r} is recorded.")
+        found: Judgement = self.options.judge.compare(row, name, other)
+        first, second = sorted(((name,), (other,)))
+        if name != other:
+            with self._lock:
+                turned = found if first == (name,) else found.turned
+                self._known.setdefault((row.id, first, second), turned)
+        return found
+
+    def _check_readable(self) -> None:
+        """End a study whose judge cannot be read, or does not answer."""
+        n, n_lost = len(self._known), self._n_lost
+        if (n_lost < n and n < _FEWEST_ASKED) or n < _ALL_UNREAD or n_lost <= MOST_UNREAD * n:
+            return
+        with self._lock:
+            replies = self._unread(list(self._known.items()))
+        check_readable(
+            f"the judge ({self.options.label})",
+            n_asked=n,
+            n_unread=n_lost,
+            replies=replies,
+            most=MOST_UNREAD,
+        )
+
+    def _unread(self, known: Sequence[tuple[Any, Judgement]]) -> tuple[str, ...]:
+        lost = [one for _, one in sorted(known, key=lambda item: item[0]) if one.excluded]
+        reasons = [one.reason for one in lost if one.excluded in ("unparsable", "failed")]
+        return tuple(" ".join(text.split())[:_READ_REPLY] for text in reasons[:_N_SHOWN])
+
+    def _values(self, judged: Sequence[RowJudgement]) -> NDArray[np.float64]:
+        """Return the preferences, at equal lengths where that is wanted; NaN without a verdict."""
+        values = np.array([_number(one.preference) for one in judged], np.float64)
+        return self._at_equal_length(judged, values) if self.options.length_controlled else values
+
+    def _at_equal_length(
+        self, judged: Sequence[RowJudgement], values: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        found = values.copy()
+        # What did not answer lost by that, and not by its length.
+        both = np.array([one.length > 0 and one.reference_length > 0 for one in judged], np.bool_)
+        rows = np.flatnonzero(both & ~np.isnan(values)).tolist()
+        if len(rows) > 1:
+            lengths = [judged[row].length for row in rows]
+            others = [judged[row].reference_length for row in rows]
+            found[rows] = at_equal_length(values[rows], lengths, others)
+        return found
+
+    def _length_controlled(self, judged: Sequence[RowJudgement]) -> float:
+        values = np.array([_number(one.preference) for one in judged], np.float64)
+        if (gamed := self.options.gamed) is None:
+            return float(np.nanmean(self._at_equal_length(judged, values)))
+        found = length_controlled(
+            values,
+            [one.length for one in judged],
+            [one.reference_length for one in judged],
+            difficulty=[one.difficulty for one in judged],
+            gamed=gamed,
+            align="instruction",
+        )
+        return found.win_rate
+
+
+def _reference_text(reference: Architecture | str | None) -> str:
+    if isinstance(reference, Architecture):
+        return f"the answers of {reference}"
+    return "none yet" if reference is None else f"the responses in field {reference!r}"
+
+
+def _plain(texts: Texts) -> Any:
+    return texts[0] if len(texts) == 1 else texts
+
+
+def _length(texts: Texts | None) -> int:
+    return sum(map(len, texts or ()))
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def preferences_between(
+    compare: CompareAll, one: Architecture, other: Architecture, rows: Sequence[dspy.Example]
+) -> list[float] | None:
+    """Return the judge's preferences for ``one`` over ``other``, of the rows with a verdict.
+
+    If the budget ends, of the rows that it reached. None where the judge only knows recorded
+    comparisons, and not this one.
+
+    Args:
+        compare: Of the evaluator.
+        one: An architecture.
+        other: Another.
+        rows: Questions.
+    """
+    found: list[Judgement] = []
+    try:
+        found = compare(one, other, rows)
+    except UnknownCallError:
+        return None
+    except BudgetReachedError:
+        for row in rows:
+            with suppress(BudgetReachedError):
+                found += compare(one, other, [row])
+    return [judged.preference for judged in found if judged.preference is not None]

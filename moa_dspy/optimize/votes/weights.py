@@ -1,0 +1,344 @@
+"""Weights of a vote, learned from recorded answers, and votes judged without their own rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations, islice
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moa_dspy.optimize.votes.ballots import AnswerSampler, Ballots, fit_answers, won_by
+from moa_dspy.optimize.votes.smoothing import relabelled
+
+_Floats: TypeAlias = NDArray[np.float64]
+_Rows: TypeAlias = NDArray[np.intp]
+VoteWeights: TypeAlias = Mapping[str, float]
+"""What an answer of each member of a vote counts."""
+
+RIDGES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+"""Inverse variances of what a weight may stray, by powers of two: the likeliest one is taken."""
+_FREE = 1e-3  # of level and slope: enough that they exist, too little to matter
+_N_NEWTON_STEPS = 15
+_CONVERGED = 1e-6
+_DECIMALS = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Table:
+    """The different answers to the rows that tell agents apart, row by row.
+
+    Attributes:
+        given: (answers, members), 1.0 where the member gave the answer.
+        worth: (answers,), the mean score of those who gave it.
+        starts: (rows,), the first answer of each row.
+        sizes: (rows,), how many answers it has.
+    """
+
+    given: _Floats
+    worth: _Floats
+    starts: _Rows
+    sizes: _Rows
+
+    @classmethod
+    def of(cls, ballots: Ballots) -> _Table:
+        codes, answers = ballots.codes, np.arange(max(int(ballots.codes.max()) + 1, 1))
+        given = (codes[:, :, None] == answers).transpose(1, 2, 0)
+        counts = given.sum(2)
+        worth = np.einsum("qlm,mq->ql", given, ballots.scores) / np.maximum(counts, 1)
+        tells = ((counts > 0).sum(1) > 1) & (worth.sum(1) > 0)
+        is_answer = (counts > 0) & tells[:, None]
+        sizes = is_answer.sum(1)[tells]
+        starts = np.concatenate([[0], sizes.cumsum()])[:-1]
+        return cls(given[is_answer].astype(np.float64), worth[is_answer], starts, sizes)
+
+
+def learned_weights(ballots: Ballots, *, ridge: float | None = None) -> tuple[_Floats, float]:
+    """Return what an answer of each agent should count, with a mean of 1, and the ridge used.
+
+    A conditional logit: of the different answers to a question, that one is right whose
+    members have the greatest sum of weights, with chances as in a softmax. A graded score is
+    its chance to be right. A weight is a + b x + d, with x the log-odds of the agent's mean
+    score: ``a`` and ``b`` are free, and ``d`` is drawn towards 0 by the ridge. The ridge is
+    the one under which the answers are likeliest (Laplace's approximation), unless it is given.
+
+    Neither names nor the order of the agents matter. Agents that are better not heard have 0.
+    """
+    table, x = _Table.of(ballots), _log_odds(ballots)
+    if not table.given.size:
+        return np.ones(len(ballots.agents)), ridge or RIDGES[-1]
+    fits = [_fit(table, x, ridge=one) for one in (RIDGES if ridge is None else (ridge,))]
+    best = max(range(len(fits)), key=lambda i: fits[i][1])
+    weights = fits[best][0].clip(0.0)
+    mean = weights.mean()
+    found = weights / mean if mean > 0 else np.ones(len(weights))
+    return found, RIDGES[best] if ridge is None else ridge
+
+
+def _log_odds(ballots: Ballots) -> _Floats:
+    n = ballots.scores.shape[1]
+    share = ballots.scores.mean(1).clip(0.5 / n, 1 - 0.5 / n)
+    odds = np.log(share / (1 - share))
+    centred: _Floats = odds - odds.mean()
+    return centred
+
+
+def _fit(table: _Table, x: _Floats, *, ridge: float) -> tuple[_Floats, float]:
+    """Return the weights of the greatest penalised likelihood, and Laplace's log evidence."""
+    n_agents = len(x)
+    columns = np.column_stack([np.ones(n_agents), x, np.eye(n_agents)])
+    penalty = np.r_[_FREE, _FREE, np.full(n_agents, ridge)]
+    seen = table.given @ columns
+    at = _alike(len(penalty))
+    loss, slope, bend = _likelihood(table, seen, at, penalty)
+    for _ in range(_N_NEWTON_STEPS):
+        step, before = np.linalg.solve(bend, slope), loss
+        # The loss is convex: a halved step always helps in the end.
+        for size in (1.0, 0.5, 0.25, 0.125, 0.0625):
+            found = _likelihood(table, seen, at - size * step, penalty)
+            if found[0] <= loss:
+                at, (loss, slope, bend) = at - size * step, found
+                break
+        if before - loss < _CONVERGED * (1 + abs(loss)):
+            break
+    evidence = 0.5 * n_agents * np.log(ridge) - loss - 0.5 * np.linalg.slogdet(bend)[1]
+    return columns @ at, float(evidence)
+
+
+def _alike(n: int) -> _Floats:
+    """Return the parameters of weights that are all 1: what rows do not tell stays there."""
+    found = np.zeros(n)
+    found[0] = 1.0
+    return found
+
+
+def _likelihood(
+    table: _Table, seen: _Floats, at: _Floats, penalty: _Floats
+) -> tuple[float, _Floats, _Floats]:
+    """Return minus the penalised log-likelihood, its gradient and its Hessian."""
+    starts, sizes, worth = table.starts, table.sizes, table.worth
+    utility = seen @ at
+    utility -= np.maximum.reduceat(utility, starts).repeat(sizes)
+    chance = np.exp(utility)
+    size = np.add.reduceat(chance, starts)
+    chance /= size.repeat(sizes)
+    told = utility - np.log(size).repeat(sizes)
+    strays = at - _alike(len(at))
+    loss = 0.5 * float(penalty @ strays**2) - float(worth @ told)
+    expected = np.add.reduceat(worth, starts).repeat(sizes) * chance
+    mean = np.add.reduceat(chance[:, None] * seen, starts, axis=0).repeat(sizes, axis=0)
+    scaled = (seen - mean) * np.sqrt(expected)[:, None]
+    return loss, penalty * strays - (worth - expected) @ seen, scaled.T @ scaled + np.diag(penalty)
+
+
+Members: TypeAlias = tuple[str, ...]
+Rule: TypeAlias = Callable[[Ballots], VoteWeights]
+"""Makes a vote from ballots whose agents stand best first; one member answers alone."""
+N_FOLDS: Final = 10
+N_PARTITIONS: Final = 3
+"""Partitions into folds, averaged: which rows a fold holds is luck of its own."""
+COLUMNS: Final = 24_000
+"""Redrawn questions of a partition."""
+MOST_SETS: Final = 2_000
+"""Sets of the best agents that are looked through for one that is admitted."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CrossFittedVotes:
+    """Ways of making a vote, each judged on rows that its members and weights do not know.
+
+    Attributes:
+        votes: What each way makes of all rows; no two are alike.
+        smoothed: (ways, rows), the score on redrawn answers to a row of what was made without it.
+        recorded: (partitions, ways, rows), the same on the recorded answers.
+        folds: (partitions, rows), the number of the fold that a row was left out with.
+        ranking: All agents, best recorded mean first.
+    """
+
+    votes: tuple[VoteWeights, ...]
+    smoothed: _Floats
+    recorded: _Floats
+    folds: NDArray[np.intp]
+    ranking: Members
+
+    def take(self, rows: _Rows) -> CrossFittedVotes:
+        """Return the same on some of the rows."""
+        return replace(
+            self,
+            smoothed=self.smoothed[:, rows],
+            recorded=self.recorded[:, :, rows],
+            folds=self.folds[:, rows],
+        )
+
+    def gains(self, over: int) -> tuple[_Floats, _Floats]:
+        """Return by how much each way beats the one at ``over``, and the standard error of that."""
+        gaps = self.smoothed - self.smoothed[over]
+        n = gaps.shape[1]
+        errors = gaps.std(1, ddof=1) / np.sqrt(n) if n > 1 else (gaps[:, 0] != 0).astype(float)
+        return gaps.mean(1), errors
+
+
+def cross_fit(
+    ballots: Ballots,
+    *,
+    widths: tuple[int, int],
+    seed: int,
+    admits: Callable[[Members], bool],
+    admits_weighted: Callable[[Members], bool] | None = None,
+    columns: int = COLUMNS,
+) -> CrossFittedVotes:
+    """Return the votes of the best agents, equal and weighted, cross-fitted; makes no call.
+
+    The ways: the best k agents with equal say, for each admitted width; the best of the
+    greatest width, and the widest vote there may be, with learned weights and with weights
+    halfway between learned and equal. Each is made from nine tenths of the rows and counted on
+    the rest, ten times, in each of three partitions, on answers half of which are redrawn (see
+    ``smooth``). With fewer than ten rows nothing can be left out, and no weights are learned.
+
+    Args:
+        ballots: What every agent answered alone.
+        widths: Fewest and most members of a vote with equal say.
+        seed: Of partitions and redrawing.
+        admits: Whether these members may vote with equal say; and alone, if it is one.
+        admits_weighted: Whether they may vote with weights, in any number; None allows none.
+        columns: Redrawn questions of a partition.
+    """
+    from threadpoolctl import threadpool_limits
+
+    # Tables this small are slower on several threads, and far slower beside other processes.
+    with threadpool_limits(1):
+        return _cross_fit(ballots.ranked(), widths, seed, admits, admits_weighted, columns=columns)
+
+
+def _cross_fit(
+    ranked: Ballots,
+    widths: tuple[int, int],
+    seed: int,
+    admits: Callable[[Members], bool],
+    admits_weighted: Callable[[Members], bool] | None,
+    *,
+    columns: int,
+) -> CrossFittedVotes:
+    n = ranked.codes.shape[1]
+    ways = _ways(ranked, widths, admits, admits_weighted if n >= N_FOLDS else None)
+    made = [dict(rule(ranked)) for rule in ways]
+    kept = [i for i, one in enumerate(made) if one and one not in made[:i]]
+    rules, votes = [ways[i] for i in kept], tuple(made[i] for i in kept)
+    rng = np.random.default_rng([seed, n])
+    folds = np.array([rng.permutation(np.arange(n) % N_FOLDS) for _ in range(N_PARTITIONS)])
+    smoothed, recorded = np.zeros((len(votes), n)), np.zeros((N_PARTITIONS, len(votes), n))
+    sampler = _sampler(ranked)
+    for part, fold in enumerate(folds):
+        drawn = _drawn(sampler, n, seed=seed + part, columns=columns)
+        for k in range(N_FOLDS):
+            outside = np.flatnonzero(fold == k)
+            inside = np.flatnonzero(fold != k) if n >= N_FOLDS else np.arange(n)
+            if not len(outside):
+                continue
+            known = ranked.take(inside).ranked()
+            for i, rule in enumerate(rules):
+                vote = rule(known) or {known.agents[0]: 1.0}
+                counted = _counted(vote, known.agents, ranked, drawn, outside)
+                recorded[part, i, outside] = counted[0]
+                smoothed[i, outside] += counted[1] / N_PARTITIONS
+    return CrossFittedVotes(votes, smoothed, recorded, folds, ranked.agents)
+
+
+def _ways(
+    ranked: Ballots,
+    widths: tuple[int, int],
+    admits: Callable[[Members], bool],
+    admits_weighted: Callable[[Members], bool] | None,
+) -> list[Rule]:
+    n, (fewest, most) = len(ranked.agents), widths
+    equal = [k for k in range(max(fewest, 2), min(most, n) + 1)]
+    ways: list[Rule] = [partial(_equal, width=k, admits=admits) for k in (1, *equal)]
+    if admits_weighted is None:
+        return ways
+    may = admits_weighted
+    widest = next((k for k in range(n, 1, -1) if _best_of(ranked, k, may)), 0)
+    for width in sorted({min(most, widest), widest} - {0, 1}):
+        ridge = _ridge(ranked, width, may)
+        ways += [
+            partial(_weighted, width=width, admits=may, ridge=ridge, part=part)
+            for part in (1.0, 0.5)
+        ]
+    return ways
+
+
+def _best_of(ranked: Ballots, width: int, admits: Callable[[Members], bool]) -> Members | None:
+    """Return the first admitted of the sets of ``width``, in the order of their best members."""
+    sets = islice(combinations(ranked.agents, width), MOST_SETS)
+    return next((members for members in sets if admits(members)), None)
+
+
+def _equal(ranked: Ballots, *, width: int, admits: Callable[[Members], bool]) -> VoteWeights:
+    return dict.fromkeys(_best_of(ranked, width, admits) or (), 1.0)
+
+
+def _among(ranked: Ballots, members: Members) -> Ballots:
+    seats = [ranked.agents.index(name) for name in members]
+    return Ballots(members, ranked.codes[seats], ranked.scores[seats])
+
+
+def _ridge(ranked: Ballots, width: int, admits: Callable[[Members], bool]) -> float:
+    members = _best_of(ranked, width, admits)
+    return learned_weights(_among(ranked, members))[1] if members else RIDGES[-1]
+
+
+def _weighted(
+    ranked: Ballots,
+    *,
+    width: int,
+    admits: Callable[[Members], bool],
+    ridge: float,
+    part: float,
+) -> VoteWeights:
+    """Return weights of which ``part`` is learned, and the rest the same for all."""
+    members = _best_of(ranked, width, admits)
+    if members is None:
+        return {}
+    weights = part * learned_weights(_among(ranked, members), ridge=ridge)[0] + 1 - part
+    heard = {name: round(float(w), _DECIMALS) for name, w in zip(members, weights, strict=True)}
+    heard = {name: weight for name, weight in heard.items() if weight > 0}
+    # All the same is no weighting, and one name for it is enough.
+    return dict.fromkeys(heard, 1.0) if len(set(heard.values())) == 1 else heard
+
+
+def _sampler(ranked: Ballots) -> AnswerSampler:
+    codes = relabelled(ranked.codes)
+    return AnswerSampler.of(fit_answers(codes, ranked.scores), codes, ranked.scores)
+
+
+_Drawn: TypeAlias = tuple[_Rows, NDArray[np.int16], NDArray[np.bool_]]
+
+
+def _drawn(sampler: AnswerSampler, n: int, *, seed: int, columns: int) -> _Drawn:
+    parts = list(sampler.redraw(n_each=-(-columns // n), seed=seed))
+    rows = np.concatenate([rows for rows, _, _ in parts])
+    codes = np.concatenate([codes for _, codes, _ in parts], axis=1)
+    right = np.concatenate([right for _, _, right in parts], axis=1)
+    return rows, codes, right
+
+
+def _counted(
+    vote: VoteWeights, best_first: Members, ranked: Ballots, drawn: _Drawn, outside: _Rows
+) -> tuple[_Floats, _Floats]:
+    """Return the score of a vote on the recorded answers to some rows, and on redrawn ones."""
+    order = sorted(vote, key=best_first.index)
+    if len(set(vote.values())) > 1:
+        order[1:] = sorted(order[1:], key=lambda name: (-vote[name], name))
+    seats = [ranked.agents.index(name) for name in order]
+    counts = np.array([vote[name] for name in order])
+    rows, codes, right = drawn
+    n_each = len(rows) // ranked.codes.shape[1]
+    # Columns stand row by row, each row's draws side by side.
+    places = (outside[:, None] * n_each + np.arange(n_each)).ravel()
+    at = np.ix_(np.array(seats), np.array(places))
+    won = won_by(codes[at], right[at].astype(np.float32), counts)
+    told = np.ix_(np.array(seats), np.array(outside))
+    recorded = won_by(ranked.codes[told], ranked.scores[told], counts)
+    return recorded, won.reshape(len(outside), n_each).mean(1)

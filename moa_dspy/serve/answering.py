@@ -1,0 +1,337 @@
+"""The models of a server, and the answering of one request: its place, budget, deadline and end."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import re
+import secrets
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import dspy
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.errors import (
+    ArchitectureError,
+    BudgetReachedError,
+    LayerFailedError,
+    MoaError,
+    PoolError,
+    ours,
+)
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.pool import Pool
+from moa_dspy.serve.chat import ChatAnswer, ChatMixture, Proposals
+from moa_dspy.serve.limits import DailySpending, Places, ServerLimits
+from moa_dspy.serve.protocol import ApiError, ChatCall
+
+_logger = logging.getLogger("moa_dspy.serve")
+
+_LONGEST_TEXT: Final = 1000
+_MOST_TEXTS: Final = 128
+_SAMPLES: Final = re.compile(r"\*\s*([0-9]+)")
+"""How often a layer's text says that an agent is asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model of the server.
+
+    Attributes:
+        name: As clients give it.
+        kind: ``program``, ``preset``, ``agent`` or ``architecture``.
+        mixture: That answers.
+    """
+
+    name: str
+    kind: str
+    mixture: ChatMixture
+
+    @property
+    def label(self) -> str:
+        """The name in metrics; architectures that clients send share one."""
+        return self.kind if self.kind == "architecture" else self.name
+
+
+class Catalogue:
+    """The models of a server: its programs, presets and agents, and architectures by their text.
+
+    Args:
+        programs: By name.
+        pool: Whose agents may be asked.
+        aggregator: Who aggregates in the presets ``moa``, ``moa-lite`` and ``self-moa`` of all
+            agents; without one there are none.
+        limits: Of the server.
+
+    Raises:
+        ArchitectureError: If a program does not chat.
+        PoolError: If the pool lacks the aggregator.
+    """
+
+    def __init__(
+        self,
+        programs: Mapping[str, MixtureOfAgents],
+        pool: Pool,
+        *,
+        aggregator: str | None = None,
+        limits: ServerLimits | None = None,
+    ) -> None:
+        self.pool, self._limits = pool, limits or ServerLimits()
+        texts = {} if aggregator is None else _presets(list(pool), pool[aggregator].name)
+        agents = [(name, "agent", ChatMixture.of(Architecture.single(name), pool)) for name in pool]
+        presets = [(name, "preset", ChatMixture.of(text, pool)) for name, text in texts.items()]
+        own = [(name, "program", ChatMixture(program)) for name, program in programs.items()]
+        # A program may be named like an agent: what was asked for by name comes last, and stays.
+        self.models = {one[0]: ServedModel(*one) for one in (*agents, *presets, *own)}
+        self._texts: OrderedDict[str, ServedModel] = OrderedDict()
+
+    def model(self, name: str) -> ServedModel:
+        """Return a model by its name, or by the text of an architecture.
+
+        Raises:
+            ApiError: There is no such model, or the architecture asks too often.
+        """
+        found = self.models.get(name) or self._texts.get(name)
+        return found or self._architecture(name)
+
+    def _architecture(self, text: str) -> ServedModel:
+        unknown = ApiError(
+            f"Unknown model {text!r:.200}; known are {', '.join(sorted(self.models))}, and "
+            "architectures such as 'a + b > synthesize(c)'.",
+            status=404,
+            param="model",
+            code="model_not_found",
+        )
+        if len(text) > _LONGEST_TEXT or not text.isprintable():
+            raise unknown
+        # Before it is built: a seat per sample, a billion of them, would fill the memory.
+        samples = max(map(_number, _SAMPLES.findall(text)), default=1)
+        if samples > self._limits.calls_per_answer:
+            raise self._too_many(samples)
+        try:
+            architecture = Architecture.parse(text)
+        except (ArchitectureError, OverflowError, MemoryError) as error:
+            raise unknown from error
+        if any(name not in self.pool for name in architecture.agents):
+            raise unknown
+        if architecture.calls > self._limits.calls_per_answer:
+            raise self._too_many(architecture.calls)
+        made = ServedModel(text, "architecture", ChatMixture.of(architecture, self.pool))
+        self._texts[text] = made
+        while len(self._texts) > _MOST_TEXTS:
+            self._texts.popitem(last=False)
+        return made
+
+    def _too_many(self, n: int) -> ApiError:
+        return ApiError(
+            f"The architecture asks {n} times; this server allows {self._limits.calls_per_answer}.",
+            param="model",
+        )
+
+
+def _number(digits: str) -> int:
+    return int(digits[:9])
+
+
+def _presets(agents: list[str], aggregator: str) -> dict[str, Architecture]:
+    layer = tuple(agents)
+    return {
+        "moa": Architecture((layer, layer), aggregator),
+        "moa-lite": Architecture((layer,), aggregator),
+        "self-moa": Architecture(((aggregator,) * 6,), aggregator),
+    }
+
+
+class Metrics:
+    """The counters and gauges that Prometheus reads."""
+
+    def __init__(self, places: Places) -> None:
+        self.registry = made = CollectorRegistry()
+        by_model = ["model"]
+        self.requests = Counter(
+            "moa_requests", "Requests, by HTTP status.", ["model", "status"], registry=made
+        )
+        self.seconds = Histogram(
+            "moa_request_seconds",
+            "Time to the whole answer.",
+            by_model,
+            registry=made,
+            buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250),
+        )
+        self.degraded = Counter(
+            "moa_degraded",
+            "Answers of several agents of which one answered.",
+            by_model,
+            registry=made,
+        )
+        self.failures = Counter(
+            "moa_agent_failures", "Agents that did not answer.", ["agent"], registry=made
+        )
+        self.calls = Counter("moa_agent_calls", "Requests to agents.", ["agent"], registry=made)
+        self.tokens = Counter("moa_tokens", "Tokens of all agents.", ["kind"], registry=made)
+        self.usd = Counter("moa_usd", "Price of the answers, where known.", ["key"], registry=made)
+        self.tasks = Gauge("moa_tasks", "Tasks of the server's event loop.", registry=made)
+        gauges = {"answering": "Requests being answered.", "waiting": "Requests in the queue."}
+        for name, text in gauges.items():
+            gauge = Gauge(f"moa_{name}", text, registry=made)
+            gauge.set_function(partial(getattr, places, f"n_{name}"))
+
+    def count(self, model: ServedModel, key: str, answer: ChatAnswer) -> None:
+        """Count an answer."""
+        if answer.proposals.fell_to_one:
+            self.degraded.labels(model.label).inc()
+        self.usd.labels(key).inc(answer.usd or 0.0)
+        self.tokens.labels("prompt").inc(answer.usage.input_tokens or 0)
+        self.tokens.labels("completion").inc(answer.usage.output_tokens or 0)
+        for one in answer.answer.responses or (answer.answer.final,):
+            self.calls.labels(one.agent).inc(one.calls)
+            if not one.has_answer:
+                self.failures.labels(one.agent).inc()
+
+
+@dataclass(slots=True)
+class Served:
+    """Parts of a server that all requests share."""
+
+    catalogue: Catalogue
+    limits: ServerLimits
+    spending: DailySpending
+    places: Places
+    metrics: Metrics
+    has_content_log: bool = False
+    rollouts: Any = field(default_factory=lambda: itertools.count(1 + secrets.randbelow(2**20)))
+    """Every answer draws samples of its own."""
+
+
+@dataclass(slots=True)
+class Answering:
+    """The answering of one request, in a task of its own that a client who leaves ends.
+
+    Attributes:
+        served: What all requests share.
+        model: That is asked.
+        call: What is asked.
+        key: Name of the key that asks.
+    """
+
+    served: Served
+    model: ServedModel
+    call: ChatCall
+    key: str
+
+    async def whole(self) -> list[ChatAnswer]:
+        """Return the answers.
+
+        Raises:
+            ApiError: There is none.
+        """
+        answers: list[ChatAnswer] = await self._limited(self._answers)
+        return answers
+
+    async def events(self) -> AsyncIterator[tuple[int, Any]]:
+        """Yield the events of all answers, each with the index of its answer.
+
+        Raises:
+            ApiError: An answer fails; the others are given up.
+        """
+        queue: asyncio.Queue[tuple[int, Any] | None] = asyncio.Queue()
+        running = asyncio.create_task(self._limited(lambda: self._stream_into(queue)))
+        running.add_done_callback(lambda _: queue.put_nowait(None))
+        try:
+            while (item := await queue.get()) is not None:
+                yield item
+            running.result()
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError, ApiError):
+                await running
+
+    async def _limited(self, answer: Callable[[], Any]) -> Any:
+        try:
+            with self.served.spending.of(self.key), dspy.context(disable_history=True):
+                async with asyncio.timeout(self.served.limits.deadline_seconds):
+                    async with self.served.places.place():
+                        return await answer()
+        except BaseExceptionGroup as group:
+            raise self._api_error(group.exceptions[0]) from group
+        except Exception as error:
+            raise self._api_error(error) from error
+
+    async def _answers(self) -> list[ChatAnswer]:
+        mixture, rollouts = self.model.mixture, self.served.rollouts
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(mixture.aanswer(request, rollout=next(rollouts)))
+                for request in self.call.requests
+            ]
+        answers = [task.result() for task in tasks]
+        for answer in answers:
+            self.served.metrics.count(self.model, self.key, answer)
+        return answers
+
+    async def _stream_into(self, queue: asyncio.Queue[tuple[int, Any] | None]) -> None:
+        async def stream(index: int, request: Any) -> None:
+            rollout = next(self.served.rollouts)
+            async with aclosing(self.model.mixture.astream(request, rollout=rollout)) as events:
+                async for event in events:
+                    if isinstance(event, ChatAnswer):
+                        self.served.metrics.count(self.model, self.key, event)
+                    queue.put_nowait((index, event))
+
+        async with asyncio.TaskGroup() as group:
+            for index, request in enumerate(self.call.requests):
+                group.create_task(stream(index, request))
+
+    def _api_error(self, error: BaseException) -> ApiError:
+        if isinstance(error, ApiError):
+            return error
+        if isinstance(error, TimeoutError):
+            seconds = self.served.limits.deadline_seconds
+            return ApiError(f"No answer within {seconds:g} s.", status=504, code="deadline")
+        cause = ours(error) or error
+        if isinstance(cause, BudgetReachedError):
+            return self.served.spending.refusal(cause)
+        if isinstance(cause, LayerFailedError):
+            return self._failed_layer(cause)
+        if isinstance(cause, PoolError):
+            _logger.error("The pool cannot be asked: %s", cause)
+            return ApiError("An agent of this model cannot be asked.", status=503, code="pool")
+        if isinstance(cause, MoaError):
+            _logger.error("A request failed: %s", type(cause).__name__)
+            return ApiError("The request failed.", status=500, code=type(cause).__name__)
+        _logger.error("A request failed.", exc_info=error)
+        return ApiError("An internal error.", status=500, code="internal_error")
+
+    def _failed_layer(self, error: LayerFailedError) -> ApiError:
+        # Causes hold what endpoints say, and where they are: for who asks for details only.
+        what, _, causes = str(error).partition(" agents answered.")
+        _logger.warning("%s: %s agents answered.", self.model.label, what)
+        shown = f"{what} agents answered.{causes if self.call.has_details else ''}"
+        # The agents have been asked again already, as often as the pool says.
+        headers = {"x-should-retry": "false"}
+        return ApiError(shown, status=502, code="agents_failed", headers=headers)
+
+
+def headers_of(
+    call: ChatCall, found: Proposals | None, answers: list[ChatAnswer]
+) -> dict[str, str]:
+    """Return the headers that say what of the request, or of the mixture, was not as asked."""
+    headers = {}
+    if call.not_passed_on:
+        headers["X-Moa-Not-Passed-On"] = ", ".join(call.not_passed_on)
+    all_found = [answer.proposals for answer in answers] + ([found] if found else [])
+    fallen = [one for one in all_found if one.fell_to_one]
+    if fallen:
+        headers["X-Moa-Degraded"] = f"1 of {fallen[0].n_asked} agents answered"
+    elif lost := [one for one in all_found if one.n_answered < one.n_asked]:
+        headers["X-Moa-Failures"] = f"{lost[0].n_asked - lost[0].n_answered} of {lost[0].n_asked}"
+    if answers and all(answer.usd is not None for answer in answers):
+        headers["X-Moa-Usd"] = f"{sum(answer.usd or 0.0 for answer in answers):.8f}"
+    return headers

@@ -1,0 +1,443 @@
+"""The HTTP server: OpenAI's paths over a catalogue of mixtures, with FastAPI."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from typing import Any, Final, TypeVar
+
+import fastapi
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
+
+from moa_dspy.files import version
+from moa_dspy.serve.answering import (
+    Answering,
+    Catalogue,
+    Metrics,
+    Served,
+    ServedModel,
+    headers_of,
+)
+from moa_dspy.serve.chat import ChatAnswer, Proposals
+from moa_dspy.serve.limits import DailySpending, Places, ServerKeys, ServerLimits, parsed_body
+from moa_dspy.serve.protocol import (
+    DETAILS,
+    ApiError,
+    ChatCall,
+    ChatChunks,
+    Head,
+    TextChunks,
+    chat_completion,
+    read_chat,
+    read_completion,
+    text_completion,
+)
+from moa_dspy.serve.responses import ResponseWriter, read_response
+
+_logger = logging.getLogger("moa_dspy.serve")
+
+_T = TypeVar("_T")
+
+_GONE: Final = 499
+"""Status in metrics and logs of a request whose client has left."""
+
+
+class ServerApp:
+    """The handlers of the paths; ``create_app`` puts them together."""
+
+    def __init__(self, served: Served, keys: ServerKeys) -> None:
+        self._served, self._keys = served, keys
+        self._started = int(time.time())
+
+    async def chat(self, request: Request) -> Response:
+        """Answer a chat, whole or as a stream of chunks."""
+        return await self._answered(request, _Chat())
+
+    async def completions(self, request: Request) -> Response:
+        """Answer prompts, each as the message of a user."""
+        return await self._answered(request, _Completion())
+
+    async def responses(self, request: Request) -> Response:
+        """Answer in the shape of OpenAI's newer interface; nothing is kept."""
+        return await self._answered(request, _Responses())
+
+    async def models(self, request: Request) -> Response:
+        """List the models."""
+        self._keys.name_of(request.headers.get("authorization"))
+        found = self._served.catalogue.models.values()
+        return JSONResponse({"object": "list", "data": [self._model(one) for one in found]})
+
+    async def model(self, request: Request, name: str) -> Response:
+        """Describe one model."""
+        self._keys.name_of(request.headers.get("authorization"))
+        return JSONResponse(self._model(self._served.catalogue.model(name)))
+
+    async def health(self) -> Response:
+        """Say that the server is up."""
+        return JSONResponse({"status": "ok", "version": version()})
+
+    async def metrics(self, request: Request) -> Response:
+        """Show the metrics in Prometheus's text format."""
+        self._keys.name_of(request.headers.get("authorization"))
+        self._served.metrics.tasks.set(len(asyncio.all_tasks()))
+        shown = await asyncio.to_thread(generate_latest, self._served.metrics.registry)
+        return Response(shown, media_type=CONTENT_TYPE_LATEST)
+
+    def _model(self, model: ServedModel) -> dict[str, Any]:
+        facts = {"kind": model.kind, "architecture": str(model.mixture.architecture)}
+        head = {"id": model.name, "object": "model", "created": self._started}
+        return {**head, "owned_by": "moa-dspy", "moa": facts}
+
+    async def _answered(self, request: Request, shape: _Shape) -> Response:
+        started, label, status = time.monotonic(), "unknown", 200
+        key = "refused"
+        try:
+            key = self._keys.name_of(request.headers.get("authorization"))
+            body = parsed_body(await self._body(request), self._served.limits)
+            if (flag := request.headers.get("x-moa-details", "").lower()) in ("1", "true"):
+                body[DETAILS] = True
+            elif flag not in ("", "0", "false"):
+                raise ApiError("The header `X-Moa-Details` must be true or false.")
+            name = body.get("model")
+            if not isinstance(name, str) or not name:
+                raise ApiError("`model` must be the name of a model.", param="model")
+            model = self._served.catalogue.model(name)
+            label = model.label
+            call = shape.read(body)
+            answering = Answering(self._served, model, call, key)
+            if self._served.has_content_log:
+                _logger.info("%s asks %s: %s", key, label, json.dumps(body))
+            if call.is_streamed:
+                return await self._streamed(request, shape, answering, body)
+            answers = await unless_gone(request, answering.whole())
+            headers = headers_of(call, None, answers)
+            return JSONResponse(shape.whole(body, call, answers), headers=headers)
+        except ClientDisconnect:
+            status = _GONE
+            return Response(status_code=_GONE)
+        except ApiError as error:
+            status = error.status
+            return JSONResponse(error.body, error.status, headers=error.headers)
+        finally:
+            seconds = time.monotonic() - started
+            self._served.metrics.requests.labels(label, str(status)).inc()
+            self._served.metrics.seconds.labels(label).observe(seconds)
+            _logger.info("%s %s %s %.2f s", key, label, status, seconds)
+
+    async def _body(self, request: Request) -> bytes:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            # Pages of other sites can send any other kind from a browser without being asked.
+            raise ApiError("The body must be sent as application/json.", status=415)
+        limits = self._served.limits
+        too_long = ApiError(
+            f"The body must be at most {limits.body_bytes} bytes.", status=413, code="too_large"
+        )
+        announced = request.headers.get("content-length", "0")
+        if announced.isdecimal() and int(announced[:20]) > limits.body_bytes:
+            raise too_long
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(limits.body_seconds):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > limits.body_bytes:
+                        raise too_long
+                    parts.append(part)
+        except TimeoutError:
+            raise ApiError(
+                f"The body did not arrive within {limits.body_seconds:g} s.", status=408
+            ) from None
+        return b"".join(parts)
+
+    async def _streamed(
+        self, request: Request, shape: _Shape, answering: Answering, body: dict[str, Any]
+    ) -> Response:
+        """Return a response whose headers wait for the proposers: then it is known who answered."""
+        events = answering.events()
+        begun: list[tuple[int, Any]] = []
+
+        async def first() -> Proposals | None:
+            async for index, event in events:
+                begun.append((index, event))
+                if isinstance(event, Proposals):
+                    return event
+            return None
+
+        try:
+            found = await unless_gone(request, first())
+        except BaseException:
+            await events.aclose()  # type: ignore[attr-defined]  # an async generator
+            raise
+        lines = _lines(shape, answering.call, body, begun, events)
+        headers = {"Cache-Control": "no-cache", **headers_of(answering.call, found, [])}
+        return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+
+
+async def _lines(
+    shape: _Shape,
+    call: ChatCall,
+    body: dict[str, Any],
+    begun: list[tuple[int, Any]],
+    events: Any,
+) -> AsyncIterator[bytes]:
+    writer, answers = shape.writer(body, call), dict[int, ChatAnswer]()
+    async with aclosing(events):
+        try:
+            async for index, event in _chained(begun, events):
+                if isinstance(event, Proposals):
+                    made = writer.begin(index)
+                elif isinstance(event, ChatAnswer):
+                    answers[index] = event
+                    made = writer.end(index, event)
+                elif hasattr(event, "delta"):
+                    made = writer.delta(index, event.delta)
+                else:
+                    continue
+                for each in made:
+                    yield shape.line(each)
+            for each in writer.last([answers[index] for index in sorted(answers)]):
+                yield shape.line(each)
+            if shape.closing:
+                yield shape.closing
+        except ApiError as error:
+            yield shape.failed(writer, error)
+
+
+async def _chained(begun: list[Any], events: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    for item in begun:
+        yield item
+    async for item in events:
+        yield item
+
+
+async def unless_gone(request: Request, answer: Awaitable[_T]) -> _T:
+    """Return the answer; when the client goes away first, stop all that works for it.
+
+    Raises:
+        ClientDisconnect: The client went away.
+    """
+    working, gone = asyncio.ensure_future(answer), asyncio.create_task(_left(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        for task in (working, gone):
+            task.cancel()
+            with suppress(asyncio.CancelledError, ApiError):
+                await task
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class _Shape:
+    """Reads the requests of one path and writes their answers."""
+
+    read: Callable[[dict[str, Any]], ChatCall]
+    closing: bytes = b"data: [DONE]\n\n"
+
+    def whole(self, body: dict[str, Any], call: ChatCall, answers: list[ChatAnswer]) -> Any:
+        raise NotImplementedError
+
+    def writer(self, body: dict[str, Any], call: ChatCall) -> Any:
+        raise NotImplementedError
+
+    def line(self, content: dict[str, Any]) -> bytes:
+        return f"data: {json.dumps(content)}\n\n".encode()
+
+    def failed(self, writer: Any, error: ApiError) -> bytes:
+        return self.line(error.body)
+
+
+class _Chat(_Shape):
+    read = staticmethod(read_chat)
+
+    def whole(self, body: dict[str, Any], call: ChatCall, answers: list[ChatAnswer]) -> Any:
+        return chat_completion(Head(body["model"]), call, answers)
+
+    def writer(self, body: dict[str, Any], call: ChatCall) -> Any:
+        return ChatChunks(Head(body["model"]), call)
+
+
+class _Completion(_Shape):
+    read = staticmethod(read_completion)
+
+    def whole(self, body: dict[str, Any], call: ChatCall, answers: list[ChatAnswer]) -> Any:
+        return text_completion(Head(body["model"], "cmpl"), call, answers)
+
+    def writer(self, body: dict[str, Any], call: ChatCall) -> Any:
+        return TextChunks(Head(body["model"], "cmpl"), call)
+
+
+class _Responses(_Shape):
+    read = staticmethod(read_response)
+    closing = b""
+
+    def whole(self, body: dict[str, Any], call: ChatCall, answers: list[ChatAnswer]) -> Any:
+        return ResponseWriter(body, call).whole(answers[0])
+
+    def writer(self, body: dict[str, Any], call: ChatCall) -> Any:
+        return ResponseWriter(body, call)
+
+    def line(self, content: dict[str, Any]) -> bytes:
+        return f"event: {content['type']}\ndata: {json.dumps(content)}\n\n".encode()
+
+    def failed(self, writer: Any, error: ApiError) -> bytes:
+        return self.line(writer.failed(error))
+
+
+def create_app(
+    catalogue: Catalogue,
+    *,
+    keys: ServerKeys | None = None,
+    limits: ServerLimits | None = None,
+    has_content_log: bool = False,
+) -> fastapi.FastAPI:
+    """Return the server's application.
+
+    Args:
+        catalogue: The models.
+        keys: Who may ask; None is everyone, for loopback only.
+        limits: Of sizes, times, places and money.
+        has_content_log: Whether prompts are logged.
+
+    Raises:
+        PoolError: Money is limited, and the price of an agent is unknown.
+    """
+    limits = limits or ServerLimits()
+    places = Places(limits)
+    served = Served(
+        catalogue,
+        limits,
+        DailySpending(limits, catalogue.pool),
+        places,
+        Metrics(places),
+        has_content_log,
+    )
+    handlers = ServerApp(served, keys or ServerKeys())
+    app = fastapi.FastAPI(title="moa-dspy", version=version(), docs_url=None, redoc_url=None)
+    app.state.served = served
+    for path, handler, schema in (
+        ("/v1/chat/completions", handlers.chat, _CHAT_BODY),
+        ("/v1/completions", handlers.completions, _TEXT_BODY),
+        ("/v1/responses", handlers.responses, _RESPONSE_BODY),
+    ):
+        body = {"required": True, "content": {"application/json": {"schema": schema}}}
+        app.post(path, openapi_extra={"requestBody": body}, responses=_ERRORS)(handler)
+    app.get("/v1/models", responses=_ERRORS)(handlers.models)
+    app.get("/v1/models/{name:path}", responses=_ERRORS)(handlers.model)
+    app.get("/health")(handlers.health)
+    app.get("/metrics", responses=_ERRORS)(handlers.metrics)
+    if keys is None or not keys.are_needed:
+        # A page that is open in a browser may have a name made to lead to this machine.
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(_OWN_HOSTS))
+    app.exception_handler(ApiError)(_refused)
+    app.exception_handler(HTTPException)(_no_such_path)
+    app.exception_handler(Exception)(_broken)
+    return app
+
+
+_OWN_HOSTS: Final = ("127.0.0.1", "localhost", "[")
+"""Names of this machine; of an address such as [::1] only the first bracket is looked at."""
+
+
+async def _refused(_: Request, error: Any) -> Response:
+    return JSONResponse(error.body, error.status, headers=error.headers)
+
+
+async def _no_such_path(_: Request, error: Any) -> Response:
+    made = ApiError(str(error.detail), status=error.status_code)
+    return JSONResponse(made.body, error.status_code, headers=error.headers)
+
+
+async def _broken(_: Request, error: Exception) -> Response:
+    _logger.error("A request failed.", exc_info=error)
+    return JSONResponse(ApiError("An internal error.", status=500).body, 500)
+
+
+_ERROR: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {"message": {"type": "string"}, "type": {"type": "string"}},
+        }
+    },
+}
+_ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"description": text, "content": {"application/json": {"schema": _ERROR}}}
+    for status, text in {
+        400: "The request is wrong.",
+        401: "The key is wrong.",
+        404: "There is no such model.",
+        408: "The body came too slowly.",
+        413: "The body is too large.",
+        415: "The body is no JSON.",
+        429: "The server is busy, or the key's budget is spent.",
+        502: "Too few agents answered.",
+        503: "An agent cannot be asked.",
+        504: "There was no answer in time.",
+    }.items()
+}
+_SETTINGS: Final[dict[str, Any]] = {
+    "model": {"type": "string"},
+    "stream": {"type": "boolean"},
+    "temperature": {"type": "number", "minimum": 0, "maximum": 2},
+    "top_p": {"type": "number", "minimum": 0, "maximum": 1},
+}
+_SAMPLING: Final[dict[str, Any]] = {
+    **_SETTINGS,
+    "n": {"type": "integer", "minimum": 1, "maximum": 16},
+    "max_tokens": {"type": "integer", "minimum": 1},
+    "stop": {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
+    "seed": {"type": "integer"},
+}
+_ROW: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["role", "content"],
+    "properties": {
+        "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
+        "content": {"type": "string"},
+    },
+}
+_CHAT_BODY: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["model", "messages"],
+    "properties": {
+        **_SAMPLING,
+        "messages": {"type": "array", "minItems": 1, "items": _ROW},
+        "tools": {"type": "array", "items": {"type": "object"}},
+        "response_format": {"type": "object"},
+    },
+}
+_TEXT_BODY: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["model", "prompt"],
+    "properties": {**_SAMPLING, "prompt": {"type": "string"}},
+}
+_RESPONSE_BODY: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["model", "input"],
+    "properties": {
+        **_SETTINGS,
+        "input": {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]},
+        "instructions": {"type": "string"},
+        "max_output_tokens": {"type": "integer", "minimum": 1},
+    },
+}

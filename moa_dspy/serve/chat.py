@@ -1,0 +1,450 @@
+"""Chat requests answered by a mixture: every agent gets the conversation, readers the references.
+
+A request is a ``dspy.lm15.Request``, whatever protocol it came by. Seats, quorum, deadlines and
+costs are those of a ``MixtureOfAgents``; only the messages are the caller's instead of a
+signature's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from types import SimpleNamespace
+from typing import Any, Final, TypeAlias
+
+import dspy
+from dspy.streaming.messages import StatusMessage
+
+from moa_dspy.adapters import PlainChat
+from moa_dspy.adapters.guard import quoted, user_content
+from moa_dspy.adapters.plain_chat import earlier_turns, only_output
+from moa_dspy.architecture import Architecture
+from moa_dspy.calls.lm.stream import words
+from moa_dspy.dspy_internals import CLIENT_KEYS, lm15
+from moa_dspy.errors import ArchitectureError
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.plan import Plan, Planner, afollow, follow
+from moa_dspy.pool import Pool
+from moa_dspy.prediction import Answer, Response
+from moa_dspy.seats import Seats
+from moa_dspy.signatures import REFERENCES_HEADING, separated
+from moa_dspy.waves import Question
+
+_CHAT: Final = dspy.ensure_signature("chat -> answer")
+_CHOICE: Final = dspy.ensure_signature("chat -> best")
+_NOT_SENT: Final = CLIENT_KEYS | {"n", "num_generations", "prompt_cache", "rollout_id"}
+
+
+class ChatText(str):
+    """The text of a reply, with the reply itself: its tool calls, and why it ended.
+
+    Attributes:
+        reply: The ``dspy.lm15.Response``.
+    """
+
+    __slots__ = ("reply",)
+    reply: Any
+
+
+def chat_text(reply: Any) -> ChatText:
+    """Return what another agent reads of a reply: its text, else the tools that it calls."""
+    texts = [part.text for part in reply.message.parts_of(lm15.TextPart)]
+    calls = [f"call of {call.name}: {json.dumps(call.input)}" for call in reply.tool_calls]
+    made = ChatText("".join(texts) if "".join(texts).strip() else "\n".join(calls))
+    made.reply = reply
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class ChatInput:
+    """A chat request as the input of a seat; as text, all that an agent would read of it."""
+
+    request: Any
+
+    def __str__(self) -> str:
+        parts = [part for message in self.request.messages for part in message.parts]
+        system = self.request.system
+        tools = [f"{tool.name} {tool.description}" for tool in self.request.tools]
+        shown = [str(getattr(part, "text", None) or getattr(part, "content", "")) for part in parts]
+        return "\n\n".join([str(system or ""), *tools, *shown])
+
+
+class ChatSeat(dspy.Module):
+    """Asks the seat's LM to continue a conversation.
+
+    Args:
+        taught: The predictor of a program whose instructions and demos the seat takes over.
+        is_answer: Whether the reply can be the mixture's answer: then the caller's settings
+            (temperature, stop, response format ...) hold for it. Tools are given to all.
+        picks: Whether the seat chooses among the references and writes nothing itself.
+    """
+
+    def __init__(self, taught: Any, *, is_answer: bool, picks: bool = False) -> None:
+        super().__init__()
+        self.signature = _CHOICE if picks else _CHAT
+        self.is_answer, self.picks = is_answer, picks
+        own, prompt = ("", taught.signature.instructions) if picks else separated(taught.signature)
+        self.instructions = "\n\n".join(filter(None, [prompt, own]))
+        self.demos = () if picks else _demos(taught)
+
+    def forward(self, chat: ChatInput, references: Sequence[str] = ()) -> Any:
+        """Return ``answer``, or of a seat that picks, ``best``."""
+        lm = dspy.settings.lm
+        return self._prediction(lm(self._request(lm, chat, references), **_rollout_of(lm)))
+
+    async def aforward(self, chat: ChatInput, references: Sequence[str] = ()) -> Any:
+        """``forward`` for coroutines."""
+        lm = dspy.settings.lm
+        reply = await lm.acall(self._request(lm, chat, references), **_rollout_of(lm))
+        return self._prediction(reply)
+
+    def _prediction(self, reply: Any) -> Any:
+        return dspy.Prediction(**{"best" if self.picks else "answer": chat_text(reply)})
+
+    def _request(self, lm: Any, chat: ChatInput, references: Sequence[str]) -> Any:
+        asked, own = chat.request, _own_config(lm)
+        messages = [*self.demos, *asked.messages]
+        return replace(
+            asked,
+            model=lm.model,
+            system=_joined_system(self.instructions, asked.system),
+            messages=tuple(_with_references(messages, references) if references else messages),
+            tools=() if self.picks else asked.tools,
+            config=_overlaid(own, asked.config) if self.is_answer else own,
+        )
+
+
+def _rollout_of(lm: Any) -> dict[str, int]:
+    number = lm.kwargs.get("rollout_id")
+    return {} if number is None else {"rollout_id": number}
+
+
+def _own_config(lm: Any) -> Any:
+    """Return the settings that the agent has in its pool."""
+    given = {k: v for k, v in lm.kwargs.items() if v is not None and k not in _NOT_SENT}
+    body = {"model": lm.model, "messages": [{"role": "user", "content": "-"}], **given}
+    return lm15.request_from_openai_chat(body).config
+
+
+def _overlaid(own: Any, asked: Any) -> Any:
+    """Return the agent's settings with those of the caller in their place."""
+    given = {f.name: getattr(asked, f.name) for f in fields(asked)}
+    given = {name: value for name, value in given.items() if value not in (None, ())}
+    if own.extensions and asked.extensions:
+        given["extensions"] = {**own.extensions, **asked.extensions}
+    return replace(own, **given)
+
+
+def _joined_system(instructions: str, system: Any) -> Any:
+    if not instructions or not system:
+        return instructions or system
+    if isinstance(system, str):
+        return f"{instructions}\n\n{system}"
+    return (lm15.TextPart(text=instructions), *system)
+
+
+def _with_references(messages: Sequence[Any], references: Sequence[str]) -> list[Any]:
+    """Return the messages with the references, each one quoted line, below the last of them.
+
+    So what stands before them is the same in every turn, and vendors' prompt caches hit.
+    """
+    numbered = [f"{n}. {quoted(text)}" for n, text in enumerate(references, start=1)]
+    shown = "\n".join([REFERENCES_HEADING, *numbered])
+    last = messages[-1]
+    if last.role != "user":
+        return [*messages, lm15.Message.user(shown)]
+    if isinstance(last.parts[-1], lm15.TextPart):
+        text = replace(last.parts[-1], text=f"{last.parts[-1].text}\n\n{shown}")
+        return [*messages[:-1], replace(last, parts=(*last.parts[:-1], text))]
+    return [*messages[:-1], replace(last, parts=(*last.parts, lm15.TextPart(text=shown)))]
+
+
+def _demos(taught: Any) -> tuple[Any, ...]:
+    if not taught.demos:
+        return ()
+
+    def content(values: Any) -> Any:
+        return user_content(taught.signature, values)
+
+    turns = list(earlier_turns(taught.signature, taught.demos, {}, content=content))
+    if not turns:
+        return ()
+    return tuple(lm15.request_from_openai_chat({"model": "-", "messages": turns}).messages)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """The proposers' responses, first layer first, when all have been waited for."""
+
+    layers: tuple[tuple[Response, ...], ...]
+
+    @property
+    def n_asked(self) -> int:
+        """Seats of the last layer; 0 of a single agent."""
+        return len(self.layers[-1]) if self.layers else 0
+
+    @property
+    def n_answered(self) -> int:
+        """Those of them that answered."""
+        return sum(one.has_answer for one in self.layers[-1]) if self.layers else 0
+
+    @property
+    def fell_to_one(self) -> bool:
+        """Whether one answer is left of a layer of several: the mixture is none any more."""
+        return self.n_answered == 1 < self.n_asked
+
+
+@dataclass(frozen=True, slots=True)
+class ChatAnswer:
+    """The answer to a chat request.
+
+    Attributes:
+        reply: The final ``dspy.lm15.Response``, as its agent gave it.
+        answer: Every agent's response, price, seconds and failure.
+        usd: Price of all calls; None if the price of an agent is unknown.
+        architecture: Who sat where, as text.
+    """
+
+    reply: Any
+    answer: Answer
+    usd: float | None
+    architecture: str
+
+    @property
+    def proposals(self) -> Proposals:
+        """The proposers' responses."""
+        return Proposals(self.answer.layers)
+
+    @property
+    def usage(self) -> Any:
+        """Tokens of all calls, as a ``dspy.lm15.Usage``."""
+        asked = _asked(self.answer)
+        return lm15.Usage(
+            input_tokens=sum(one.prompt_tokens for one in asked),
+            output_tokens=sum(one.completion_tokens for one in asked),
+        )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it cost and who answered, as plain JSON data."""
+        seats = self.answer.seats or (("last", self.answer.final),)
+        return {
+            "architecture": self.architecture,
+            "usd": self.usd,
+            "seconds": round(self.answer.seconds, 6),
+            "calls": sum(one.calls for one in _asked(self.answer)),
+            "n_asked": self.proposals.n_asked,
+            "n_answered": self.proposals.n_answered,
+            "responses": [{"seat": seat, **_plain(response)} for seat, response in seats],
+        }
+
+
+def _asked(answer: Answer) -> tuple[Response, ...]:
+    return answer.responses or (answer.final,)
+
+
+def _plain(response: Response) -> dict[str, Any]:
+    kept = {k: v for k, v in asdict(replace(response, values={})).items() if k != "values"}
+    return {**kept, "cuts": list(kept["cuts"])}
+
+
+ChatEvent: TypeAlias = Any
+"""First a ``StatusMessage`` per proposer and one ``Proposals``, then a ``StreamDeltaEvent`` per
+piece of the answer, at last one ``ChatAnswer``."""
+
+
+class ChatMixture:
+    """Answers chat requests with the agents of a mixture.
+
+    Instructions, aggregation prompts and demos that the program was taught stand before the
+    caller's conversation.
+
+    Args:
+        program: Who sits where, and what they were taught.
+
+    Raises:
+        ArchitectureError: If the program answers anything but one text.
+    """
+
+    def __init__(self, program: MixtureOfAgents) -> None:
+        try:
+            only_output(program.signature)
+        except ArchitectureError as error:
+            shown = ", ".join(program.signature.output_fields)
+            raise ArchitectureError(
+                f"A mixture that chats must answer one text, but this program answers {shown}; "
+                f"its architecture alone can chat: {str(program.architecture)!r}."
+            ) from error
+        rules = program.rules
+        self.architecture, self.pool = program.architecture, program.pool
+        self.rules = replace(rules, adapter=PlainChat())
+        writes = program.writer is not None
+        last = len(program.layers) - 1
+        self._proposers = [
+            [ChatSeat(_first(s), is_answer=not writes and depth == last) for s in layer.proposers]
+            for depth, layer in enumerate(program.layers)
+        ]
+        seat = program.aggregator
+        self._aggregator = (
+            None if seat is None else ChatSeat(_first(seat), is_answer=writes, picks=not writes)
+        )
+
+    @classmethod
+    def of(cls, program: MixtureOfAgents | Architecture | str, pool: Pool | None) -> ChatMixture:
+        """Return the mixture of a program, or of an architecture or its text and a pool.
+
+        Raises:
+            ArchitectureError: If it cannot be built.
+            PoolError: If the pool lacks an agent.
+        """
+        if not isinstance(program, MixtureOfAgents):
+            program = MixtureOfAgents("question -> answer", program, pool=pool)
+        return cls(program)
+
+    @property
+    def answering_agents(self) -> tuple[str, ...]:
+        """Names of the agents whose reply can be the answer."""
+        writes = self.architecture.combine == "synthesize"
+        return (str(self.architecture.aggregator),) if writes else self.architecture.layers[-1]
+
+    def _plan(self, request: Any) -> Plan:
+        planner = Planner(
+            self.architecture, self._proposers, self._aggregator, ("answer",), self.pool, self.rules
+        )
+        return planner.plan({"chat": ChatInput(request)})
+
+    @property
+    def _seats(self) -> Seats:
+        return Seats(self.pool, self.rules.adapter)
+
+    def answer(self, request: Any, *, rollout: int | None = None) -> ChatAnswer:
+        """Return the answer to a request, agents of a layer at the same time in threads.
+
+        Args:
+            request: A ``dspy.lm15.Request``; its model's name is not looked at.
+            rollout: Another number draws other samples; greedy agents answer as before.
+
+        Raises:
+            LayerFailedError: Fewer than the quorum answered, or not the aggregator.
+        """
+        with _settings(None, rollout):
+            return self._chat_answer(follow(self._plan(request), self._seats.ask_all))
+
+    async def aanswer(self, request: Any, *, rollout: int | None = None) -> ChatAnswer:
+        """``answer`` for coroutines."""
+        with _settings(None, rollout):
+            return self._chat_answer(await afollow(self._plan(request), self._seats.aask_all))
+
+    async def astream(
+        self, request: Any, *, rollout: int | None = None
+    ) -> AsyncGenerator[ChatEvent, None]:
+        """Yield what happens on the way to the answer, and the answer; see ``ChatEvent``.
+
+        Left early, it stops every call that is under way.
+        """
+        events: asyncio.Queue[ChatEvent] = asyncio.Queue()
+        answering = asyncio.create_task(self._answer_into(events, request, rollout))
+        answering.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            while (event := await events.get()) is not None:
+                yield event
+            yield answering.result()
+        finally:
+            answering.cancel()
+            await asyncio.gather(answering, return_exceptions=True)
+
+    async def _answer_into(
+        self, events: asyncio.Queue[ChatEvent], request: Any, rollout: int | None
+    ) -> ChatAnswer:
+        sink, seats, layers = _Sink(events), self._seats, list[tuple[Response, ...]]()
+
+        async def ask_all(questions: list[Question]) -> list[Response]:
+            if any(question.is_final for question in questions):
+                await events.put(Proposals(tuple(layers)))
+            responses = await seats.aask_all(questions)
+            layers.append(tuple(responses))
+            return responses
+
+        with _settings(sink, rollout):
+            made = self._chat_answer(await afollow(self._plan(request), ask_all))
+        if not sink.has_text:
+            if self.architecture.combine != "synthesize":
+                await events.put(made.proposals)
+            for delta in deltas_of_reply(made.reply):
+                await events.put(lm15.StreamDeltaEvent(delta=delta))
+        return made
+
+    def _chat_answer(self, answer: Answer) -> ChatAnswer:
+        unpriced = [n for n in self.architecture.agents if self.pool.price(n) is None]
+        usd = None if unpriced else sum(one.usd for one in _asked(answer))
+        reply = answer.final.values["answer"].reply
+        return ChatAnswer(reply, answer, usd, str(self.architecture))
+
+
+def _first(seat: Any) -> Any:
+    return seat if isinstance(seat, dspy.Predict) else seat.predictors()[0]
+
+
+@contextmanager
+def _settings(sink: _Sink | None, rollout: int | None) -> Iterator[None]:
+    """Set what the agents' calls are to see of the caller's settings.
+
+    They are not part of the caller's program: its usage tracker counts the mixture's sum, and its
+    listeners and its trace are of its own predictors.
+    """
+    outside = SimpleNamespace(kwargs={} if rollout is None else {"rollout_id": rollout})
+    with dspy.context(
+        lm=outside,
+        send_stream=sink,
+        stream_listeners=[],
+        caller_predict=None,
+        usage_tracker=None,
+        track_usage=False,
+        trace=None,
+    ):
+        yield
+
+
+class _Sink:
+    """A stream, as DSPy sends to it, that passes on the writer's chunks and status messages."""
+
+    def __init__(self, events: asyncio.Queue[ChatEvent]) -> None:
+        self._events = events
+        self.has_text = False
+
+    async def send(self, item: Any) -> None:
+        """Pass on what ``item`` brings."""
+        if isinstance(item, StatusMessage):
+            await self._events.put(item)
+            return
+        for delta in _deltas(item.choices[0].delta):
+            self.has_text = True
+            await self._events.put(lm15.StreamDeltaEvent(delta=delta))
+
+
+def _deltas(delta: Any) -> Iterator[Any]:
+    thought = getattr(delta, "reasoning_content", None)
+    if thought:
+        yield lm15.ThinkingDelta(text=thought, part_index=0)
+    if delta.content:
+        yield lm15.TextDelta(text=delta.content, part_index=1)
+    for call in getattr(delta, "tool_calls", None) or ():
+        function = call.function
+        yield lm15.ToolCallDelta(
+            input=function.arguments or "",
+            part_index=2 + call.index,
+            id=getattr(call, "id", None),
+            name=getattr(function, "name", None),
+        )
+
+
+def deltas_of_reply(reply: Any) -> Iterator[Any]:
+    """Yield a reply that is complete as a stream would have brought it, word by word."""
+    for event in lm15.response_to_events(reply):
+        if event.type == "delta" and isinstance(event.delta, lm15.TextDelta):
+            yield from words(event.delta)
+        elif event.type == "delta":
+            yield event.delta

@@ -1,0 +1,274 @@
+"""Limits of the server: keys, sizes, times, places in the queue, and what a key may spend a day."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import os
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from moa_dspy.calls.budget import Budget, Ledger, spending_under
+from moa_dspy.calls.call import Call
+from moa_dspy.calls.store.store import RecentCalls
+from moa_dspy.errors import BudgetReachedError, PoolError
+from moa_dspy.pool import Pool
+from moa_dspy.serve.protocol import ApiError
+
+ANONYMOUS: Final = "anonymous"
+"""Name of who asks a server without keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """Upper limits of a server; None means no limit.
+
+    Attributes:
+        body_bytes: Of the body of a request, images included.
+        body_seconds: For a body to arrive.
+        body_depth: Of objects and lists inside each other.
+        concurrent: Requests that are answered at the same time.
+        queued: Requests that wait for their turn; more are refused.
+        deadline_seconds: For an answer, the wait included.
+        calls_per_answer: Calls of agents that an architecture sent as a model's name may need.
+        usd_per_key_per_day: By the pool's prices; a day is one of UTC.
+        usd_per_day: Of all keys together.
+        calls_per_key_per_day: Calls of agents.
+
+    Raises:
+        PoolError: A limit is not positive.
+    """
+
+    body_bytes: int = 8_000_000
+    body_seconds: float = 20.0
+    body_depth: int = 64
+    concurrent: int = 64
+    queued: int = 1000
+    deadline_seconds: float = 300.0
+    calls_per_answer: int = 32
+    usd_per_key_per_day: float | None = None
+    usd_per_day: float | None = None
+    calls_per_key_per_day: int | None = None
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is not None and not (value > 0 or (each.name == "queued" and value == 0)):
+                raise PoolError(f"`{each.name}` must be positive, but is {value}.")
+
+
+class ServerKeys:
+    """The bearer keys that a server takes, kept as hashes only.
+
+    Args:
+        keys: By name; the names stand in logs and metrics. None takes everyone.
+
+    Raises:
+        PoolError: A key is shorter than 8 characters.
+    """
+
+    def __init__(self, keys: Mapping[str, str] | None = None) -> None:
+        for name, key in (keys or {}).items():
+            if len(key) < 8:
+                raise PoolError(f"The key {name!r} must have at least 8 characters.")
+        self._hashes = {name: _digest(key) for name, key in (keys or {}).items()}
+
+    @classmethod
+    def from_environment(cls, names: Sequence[str]) -> ServerKeys:
+        """Return the keys that environment variables hold; each goes by its variable's name.
+
+        Raises:
+            PoolError: A variable is absent or empty.
+        """
+        if absent := [name for name in names if not os.environ.get(name)]:
+            raise PoolError(f"The environment has no variable {', '.join(absent)}.")
+        return cls({name: os.environ[name] for name in names})
+
+    @property
+    def are_needed(self) -> bool:
+        """Whether there is a key at all."""
+        return bool(self._hashes)
+
+    def name_of(self, authorization: str | None) -> str:
+        """Return the name of the key in an ``Authorization`` header.
+
+        Every key is compared, each in constant time, so the time tells nothing.
+
+        Raises:
+            ApiError: There is no key in it, or another one.
+        """
+        if not self._hashes:
+            return ANONYMOUS
+        scheme, _, key = (authorization or "").partition(" ")
+        given, found = _digest(key.strip()), None
+        for name, known in self._hashes.items():
+            if hmac.compare_digest(given, known):
+                found = name
+        if found is None or scheme.lower() != "bearer":
+            raise ApiError(
+                "The request needs a header `Authorization: Bearer KEY` with a key of this server.",
+                status=401,
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        return found
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+class Places:
+    """Places of requests that are answered at the same time, and the queue before them."""
+
+    def __init__(self, limits: ServerLimits) -> None:
+        self._limits = limits
+        self._free = asyncio.Semaphore(limits.concurrent)
+        self.n_answering = self.n_waiting = 0
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """Wait for a place and hold it.
+
+        Raises:
+            ApiError: The queue is full.
+        """
+        if self._free.locked() and self.n_waiting >= self._limits.queued:
+            raise ApiError(
+                "The server is busy; try again.",
+                status=429,
+                code="server_busy",
+                kind="rate_limit_error",
+                headers={"Retry-After": "1"},
+            )
+        self.n_waiting += 1
+        try:
+            await self._free.acquire()
+        finally:
+            self.n_waiting -= 1
+        self.n_answering += 1
+        try:
+            yield
+        finally:
+            self.n_answering -= 1
+            self._free.release()
+
+
+class DailySpending:
+    """Ledgers of each key and of all of them, new every day of UTC; kept in this process.
+
+    Args:
+        limits: Of the server.
+        pool: Whose prices count.
+
+    Raises:
+        PoolError: Money is limited, and the price of an agent is unknown.
+    """
+
+    def __init__(self, limits: ServerLimits, pool: Pool) -> None:
+        is_limited = limits.usd_per_day is not None or limits.usd_per_key_per_day is not None
+        if is_limited and pool.unpriced:
+            raise PoolError(
+                "A limit in usd needs the price of every agent, but that of "
+                f"{', '.join(pool.unpriced)} is unknown."
+            )
+        self._limits = limits
+        self._day = ""
+        self._ledgers: dict[str | None, Ledger] = {}
+        self._lock = threading.Lock()
+
+    def ledger(self, key: str | None) -> Ledger:
+        """Return today's ledger of a key; None is that of all."""
+        today = datetime.now(UTC).date().isoformat()
+        limits = self._limits
+        with self._lock:
+            if today != self._day:
+                self._day, self._ledgers = today, {}
+            if key not in self._ledgers:
+                budget = (
+                    Budget(usd=limits.usd_per_day)
+                    if key is None
+                    else Budget(usd=limits.usd_per_key_per_day, calls=limits.calls_per_key_per_day)
+                )
+                self._ledgers[key] = Ledger(budget)
+            return self._ledgers[key]
+
+    @contextmanager
+    def of(self, key: str) -> Iterator[None]:
+        """Count and limit the calls that are made inside."""
+        with spending_under(self.ledger(None)), spending_under(self.ledger(key)):
+            yield
+
+    def refusal(self, error: BudgetReachedError) -> ApiError:
+        """Return the error of a request that would spend too much."""
+        return ApiError(
+            f"Today's spending limit is reached: {error}",
+            status=429,
+            code="insufficient_quota",
+            kind="insufficient_quota",
+            headers={"x-should-retry": "false"},
+        )
+
+
+class BoundedCalls(RecentCalls):
+    """The latest calls, in memory: equal requests of a greedy agent share one answer."""
+
+    def __init__(self, max_bytes: int = 16_000_000) -> None:
+        super().__init__(max_bytes)
+
+    def put(self, call: Call, /) -> Call:
+        """Keep an answer, unless it is a sample that is not asked for again."""
+        if call.failure is None and call.sample == 0:
+            self.add(call)
+        return call
+
+
+def parsed_body(raw: bytes, limits: ServerLimits) -> dict[str, Any]:
+    """Return the JSON object of a body.
+
+    Raises:
+        ApiError: It is no JSON object, nested too deeply, or holds half of a character.
+    """
+    try:
+        body = json.loads(raw, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ApiError(_too_deep(limits)) from None
+    except ValueError as error:
+        raise ApiError(f"The body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise ApiError("The body must be a JSON object.")
+    _check_depth(body, limits)
+    if b"\\ud" in raw.lower():
+        try:
+            json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ApiError("The body holds half of a character (a lone surrogate).") from None
+    return body
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
+
+
+def _too_deep(limits: ServerLimits) -> str:
+    return f"The body must be nested at most {limits.body_depth} levels deep."
+
+
+def _check_depth(body: Any, limits: ServerLimits) -> None:
+    level = [body]
+    for _ in range(limits.body_depth):
+        level = [
+            child
+            for one in level
+            for child in (one.values() if isinstance(one, dict) else one)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise ApiError(_too_deep(limits))

@@ -1,0 +1,222 @@
+"""A mixture as a ``dspy.LM``, and its engines for threads, coroutines and streams."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+import dspy
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.calls.lm.engine import next_sample
+from moa_dspy.calls.lm.lm import NOTE_SAMPLES
+from moa_dspy.dspy_internals import lm15
+from moa_dspy.errors import ArchitectureError, LayerFailedError
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.pool import Pool
+from moa_dspy.serve.chat import ChatAnswer, ChatMixture, Proposals
+
+FACTS_KEY = "moa"
+"""Where a reply's ``provider_data``, and an entry of a history, carry the facts of the mixture."""
+
+
+def answer_response(answer: ChatAnswer, model: str) -> Any:
+    """Return the answer as a ``dspy.lm15.Response``: its usage is the sum of all calls."""
+    return lm15.Response(
+        id=answer.reply.id,
+        model=model,
+        message=answer.reply.message,
+        finish_reason=answer.reply.finish_reason,
+        usage=answer.usage,
+        provider_data={FACTS_KEY: answer.facts},
+    )
+
+
+class _Engine:
+    """Base of both engines."""
+
+    logs_calls = True
+
+    def __init__(self, mixture: ChatMixture) -> None:
+        self.mixture = mixture
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # DSPy's optimizers deep-copy programs; a pool is shared, not copied.
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        # DSPy's adapters ask what the model can do: what every agent that may answer can do.
+        if not name.startswith(("supported_", "supports_")):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        lms = [self.mixture.pool.lm(agent) for agent in self.mixture.answering_agents]
+        known = [getattr(lm, name, None) for lm in lms]
+        if name == "supported_params":
+            return set.intersection(*(set(one or ()) for one in known))
+        return all(known)
+
+    def _rollout(self, request: Any) -> int | None:
+        return next_sample(0, model=request.model) or None
+
+
+class MixtureEngine(_Engine):
+    """Answers a ``dspy.lm15.Request`` with a mixture."""
+
+    def complete(self, request: Any) -> Any:
+        """Return the response."""
+        try:
+            answer = self.mixture.answer(request, rollout=self._rollout(request))
+        except LayerFailedError as error:
+            raise lm15.ProviderError(str(error)) from error
+        return answer_response(answer, request.model)
+
+    def stream(self, request: Any) -> Iterator[Any]:
+        """Yield the events of the response as the aggregator writes it."""
+        source = AsyncMixtureEngine(self.mixture).stream(request)
+        events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+        async def pass_on() -> None:
+            async with aclosing(source):  # type: ignore[type-var]  # an async generator
+                async for event in source:
+                    events.put(event)
+
+        # On a loop that stays: the agents' connections are kept per loop.
+        running = asyncio.run_coroutine_threadsafe(pass_on(), _stream_loop())
+        running.add_done_callback(lambda _: events.put(None))
+        try:
+            while (event := events.get()) is not None:
+                yield event
+            running.result()
+        finally:
+            running.cancel()
+
+    def close(self) -> None:
+        """Leave the agents' endpoints open: they are the pool's."""
+
+
+class AsyncMixtureEngine(_Engine):
+    """``MixtureEngine`` for coroutines."""
+
+    async def complete(self, request: Any) -> Any:
+        """Return the response."""
+        try:
+            answer = await self.mixture.aanswer(request, rollout=self._rollout(request))
+        except LayerFailedError as error:
+            raise lm15.ProviderError(str(error)) from error
+        return answer_response(answer, request.model)
+
+    async def stream(self, request: Any) -> AsyncIterator[Any]:
+        """Yield the events of the response as the aggregator writes it."""
+        events = self.mixture.astream(request, rollout=self._rollout(request))
+        async with aclosing(events):
+            try:
+                async for event in events:
+                    if isinstance(event, Proposals):
+                        yield lm15.StreamStartEvent(model=request.model)
+                    elif isinstance(event, lm15.StreamDeltaEvent):
+                        yield event
+                    elif isinstance(event, ChatAnswer):
+                        made = answer_response(event, request.model)
+                        yield lm15.StreamEndEvent(
+                            finish_reason=made.finish_reason,
+                            usage=made.usage,
+                            provider_data=made.provider_data,
+                        )
+            except LayerFailedError as error:
+                raise lm15.ProviderError(str(error)) from error
+
+    async def aclose(self) -> None:
+        """Leave the agents' endpoints open: they are the pool's."""
+
+
+@cache
+def _stream_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="moa-dspy-streams", daemon=True).start()
+    return loop
+
+
+class MixtureLM(dspy.LM):
+    """A language model whose replies a mixture makes; for any DSPy program, adapter or agent.
+
+    ``dspy.configure(lm=MixtureLM.load("program.json", pool=pool))``. Proposers are sent the
+    caller's messages; the aggregator is sent them with the proposers' responses below the last
+    one. Usage is the sum of all calls and the cost the pool's, in ``history`` together with
+    ``moa``, each agent's response; the calls themselves stand in the histories of the pool's
+    LMs. The caller's settings (temperature, stop, response format ...) hold for the agents
+    whose reply can be the answer; proposers below an aggregator keep the pool's. Tools are
+    given to every agent. DSPy's cache is off: the pool's calls are stored where the pool says.
+
+    Args:
+        program: A program, an architecture, or an architecture's text.
+        pool: Where names become LMs; not needed with a program.
+        name: Behind ``moa/`` in histories; default: ``mixture``.
+        settings: More arguments of ``dspy.LM``: temperature, max_tokens, callbacks ...
+
+    Raises:
+        ArchitectureError: If the program answers anything but one text, or cannot be built.
+        PoolError: If the pool lacks an agent.
+    """
+
+    def __init__(
+        self,
+        program: MixtureOfAgents | Architecture | str,
+        *,
+        pool: Pool | None = None,
+        name: str = "mixture",
+        callbacks: list[Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.mixture = ChatMixture.of(program, pool)
+        super().__init__(
+            f"moa/{name}",
+            cache=False,
+            num_retries=0,
+            callbacks=[NOTE_SAMPLES, *(callbacks or [])],
+            engine=MixtureEngine(self.mixture),
+            async_engine=AsyncMixtureEngine(self.mixture),
+            **settings,
+        )
+
+    @classmethod
+    def load(cls, path: Path | str, *, pool: Pool, **options: Any) -> MixtureLM:
+        """Return the LM of a program that was saved as JSON; its name is the file's.
+
+        Args:
+            path: Of the file.
+            pool: Where names become LMs: a file never says where to ask.
+            options: More arguments of ``MixtureLM``.
+
+        Raises:
+            ArchitectureError: If the file cannot be read, or the program does not chat.
+            PoolError: If the pool lacks an agent.
+        """
+        program = MixtureOfAgents.load(Path(path), pool=pool)
+        return cls(program, **{"name": Path(path).stem, **options})
+
+    def dump_state(self) -> dict[str, Any]:
+        """Refuse: what is saved would lack the pool.
+
+        Raises:
+            ArchitectureError: Always.
+        """
+        raise ArchitectureError(
+            "A program cannot be saved with a MixtureLM on its predictors, as a file holds no "
+            "pool. Save the mixture with MixtureOfAgents.save, and the program without its LM."
+        )
+
+    def update_history(self, entry: dict[str, Any]) -> None:
+        """Record a call with the pool's price, and each agent's response under ``moa``."""
+        made = entry["response"]  # several for `n`
+        made = made if isinstance(made, list | tuple) else [made]
+        facts = [f for one in made if (f := (one.provider_data or {}).get(FACTS_KEY))]
+        if facts:
+            prices = [one["usd"] for one in facts]
+            entry = {**entry, "cost": None if None in prices else sum(prices), FACTS_KEY: facts}
+            entry.pop("cost_details", None)
+        super().update_history(entry)

@@ -289,7 +289,7 @@ class Seats:
         module = without_lms(question.module, outside) if outside else question.module
         settings: dict[str, Any] = {
             "lm": self._lm(question, rollout(outside)),
-            "adapter": reading_adapter(self.adapter),
+            "adapter": self._reading_adapter(question.agent),
         }
         if not question.is_final:
             # Proposers are not what the user reads, and in a thread of ours they cannot stream.
@@ -303,6 +303,11 @@ class Seats:
         with scope as own_scope, dspy.context(**settings):
             empty = is_verbatim(settings["adapter"]) and not question.is_final
             yield Seat(question, module, own_scope, settings.get("trace", []), keeps_empty=empty)
+
+    def _reading_adapter(self, agent: str) -> Any:
+        # An LM that is asked as it is hands out its replies with the thoughts in them.
+        as_it_is = agent in getattr(self.pool, "not_adopted", ())
+        return reading_adapter(self.adapter, sets_thoughts_apart=as_it_is)
 
     def _lm(self, question: Question, number: int | None) -> Any:
         lm = self.pool.lm(question.agent)

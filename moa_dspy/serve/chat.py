@@ -313,14 +313,9 @@ class ChatMixture:
         return (str(self.architecture.aggregator),) if writes else self.architecture.layers[-1]
 
     def _plan(self, request: Any) -> Plan:
+        outputs, last = ("answer",), self._aggregator
         planner = Planner(
-            self.architecture,
-            self._proposers,
-            self._aggregator,
-            ("answer",),
-            self.pool,
-            self.rules,
-            self._analyst,
+            self.architecture, self._proposers, last, outputs, self.pool, self.rules, self._analyst
         )
         return planner.plan({"chat": ChatInput(request)})
 

@@ -30,10 +30,10 @@ from moa_dspy.layers import Trace, all_predictors, outside_lms, renamed, rollout
 from moa_dspy.plan import AgentPool, Plan, Rules, afollow, follow
 from moa_dspy.prediction import Answer, MixturePrediction, Response, render
 from moa_dspy.waves import (
-    MemberProgress,
-    MemberQuestions,
+    MembersAsked,
     Question,
     StatusMessages,
+    VoteMembers,
     late_after,
     replayed,
     straggler,
@@ -134,7 +134,7 @@ class Seats:
         Raises:
             MoaError: If the reason for no answer is not the model: budget, replay, store, pool.
         """
-        if isinstance(questions, MemberQuestions):
+        if isinstance(questions, VoteMembers):
             return self._ask_members(questions)
         if _is_alone(questions):
             return _collected([self._ask(questions[0])])
@@ -166,7 +166,7 @@ class Seats:
         asked = zip(questions, running, strict=True)
         return [f.result() if f in done else _late(q) for q, f in asked]
 
-    def _ask_members(self, members: MemberQuestions) -> list[Response]:
+    def _ask_members(self, members: VoteMembers) -> list[Response]:
         """Ask in real time, then judge by the seconds of the answers: so results repeat."""
         cancelled = threading.Event()
         try:
@@ -186,9 +186,9 @@ class Seats:
         return responses
 
     def _members_by_threads(
-        self, members: MemberQuestions, cancelled: threading.Event
+        self, members: VoteMembers, cancelled: threading.Event
     ) -> dict[int, SeatAnswer]:
-        progress, status = MemberProgress(members), StatusMessages(members)
+        progress, status = MembersAsked(members), StatusMessages(members)
         running: dict[Future[SeatAnswer], int] = {}
         found: dict[int, SeatAnswer] = {}
         while not progress.is_over:
@@ -213,7 +213,7 @@ class Seats:
 
     async def aask_all(self, questions: Sequence[Question]) -> list[Response]:
         """``ask_all`` as tasks; a straggler is cancelled, and all are if the caller is."""
-        if isinstance(questions, MemberQuestions):
+        if isinstance(questions, VoteMembers):
             return await self._aask_members(questions)
         if _is_alone(questions):
             return _collected([await self._aask(questions[0])])
@@ -230,7 +230,7 @@ class Seats:
         asked = zip(questions, tasks, strict=True)
         return _collected([_late(q) if t in late else t.result() for q, t in asked])
 
-    async def _aask_members(self, members: MemberQuestions) -> list[Response]:
+    async def _aask_members(self, members: VoteMembers) -> list[Response]:
         found = await self._members_by_tasks(members)
         steps = members.replay()
         try:
@@ -245,8 +245,8 @@ class Seats:
             responses: list[Response] = stop.value
             return responses
 
-    async def _members_by_tasks(self, members: MemberQuestions) -> dict[int, SeatAnswer]:
-        progress, status = MemberProgress(members), StatusMessages(members)
+    async def _members_by_tasks(self, members: VoteMembers) -> dict[int, SeatAnswer]:
+        progress, status = MembersAsked(members), StatusMessages(members)
         tasks: dict[asyncio.Task[SeatAnswer], int] = {}
         found: dict[int, SeatAnswer] = {}
         try:

@@ -156,7 +156,7 @@ class Waves:
 
 
 @dataclass(frozen=True)
-class Course:
+class WaveRules:
     """The rules by which a vote's members are asked in time.
 
     Attributes:
@@ -193,25 +193,25 @@ class Course:
         return None if self.deadline_seconds is None else self.deadline_seconds - seconds
 
 
-class MemberQuestions(list[Question]):
-    """The questions to a vote's members, which are asked by a course; or all at once.
+class VoteMembers(list[Question]):
+    """The questions to a vote's members, which are asked in waves, or all at once.
 
-    Who asks them by the course sets ``seconds`` to how long that took, and returns for who was
+    Who asks them in waves sets ``seconds`` to how long that took, and returns for who was
     not asked, or no longer waited for, a response that is left out.
     """
 
-    def __init__(self, questions: Iterable[Question], course: Course) -> None:
+    def __init__(self, questions: Iterable[Question], rules: WaveRules) -> None:
         super().__init__(questions)
-        self.course = course
+        self.rules = rules
         self.seconds: float | None = None
 
     def in_waves(self) -> Asking:
         """Ask wave by wave where nothing else is to be minded; else leave it to who asks."""
-        if self.course.deadline_seconds is not None:
+        if self.rules.deadline_seconds is not None:
             return (yield self)
         known: dict[int, Response] = {}
         took = 0.0
-        while due := self.course.waves.due(self.course.said(known)):
+        while due := self.rules.waves.due(self.rules.said(known)):
             responses = yield [self[place] for place in due]
             known |= zip(due, responses, strict=True)
             took += max(response.seconds for response in responses)
@@ -222,22 +222,22 @@ class MemberQuestions(list[Question]):
 
         Yields the places whose responses are needed next, and is sent these.
         """
-        course, now = self.course, 0.0
+        rules, now = self.rules, 0.0
         given: dict[int, Response] = {}
         starts: dict[int, float] = {}
         while True:
             ends = {place: starts[place] + given[place].seconds for place in given}
-            said = course.said({p: r for p, r in given.items() if ends[p] <= now})
-            if course.waves.is_settled(said):
+            said = rules.said({p: r for p, r in given.items() if ends[p] <= now})
+            if rules.waves.is_settled(said):
                 break
-            if due := course.due(given, said, seconds=now):
+            if due := rules.due(given, said, seconds=now):
                 for place, response in zip(due, (yield due), strict=True):
-                    given[place], starts[place] = counted_in_time(response, course.left(now)), now
+                    given[place], starts[place] = within_seconds(response, rules.left(now)), now
                 continue
             following = min(end for end in ends.values() if end > now)
             # Not everyone has been asked, so the time to ask them all may come first.
-            is_before = now < course.hedge_seconds < following and len(given) < len(self)
-            now = course.hedge_seconds if is_before else following
+            is_before = now < rules.hedge_seconds < following and len(given) < len(self)
+            now = rules.hedge_seconds if is_before else following
         heard = {p: r if p in said else not_awaited(r, now - starts[p]) for p, r in given.items()}
         return self.settled(heard, seconds=now)
 
@@ -259,7 +259,7 @@ Replay: TypeAlias = Generator[list[int], Sequence[Response], list[Response]]
 
 
 def replayed(
-    members: MemberQuestions, fetch: Callable[[list[int]], Sequence[Response]]
+    members: VoteMembers, fetch: Callable[[list[int]], Sequence[Response]]
 ) -> list[Response]:
     """Run ``members.replay`` with responses that ``fetch`` returns."""
     steps = members.replay()
@@ -273,7 +273,7 @@ def replayed(
 
 
 @dataclass
-class MemberProgress:
+class MembersAsked:
     """Members that are being asked: who is asked now, and until when it is waited.
 
     Attributes:
@@ -281,7 +281,7 @@ class MemberProgress:
         responses: Of those who have answered, or failed, by place.
     """
 
-    members: MemberQuestions
+    members: VoteMembers
     responses: dict[int, Response] = field(default_factory=dict[int, Response])
     _starts: dict[int, float] = field(default_factory=dict[int, float])
     _began: float = field(default_factory=time.monotonic)
@@ -293,31 +293,31 @@ class MemberProgress:
     @property
     def is_over(self) -> bool:
         """Whether the answer is known, or it is too late for any more."""
-        left = self.members.course.left(self._seconds)
+        left = self.members.rules.left(self._seconds)
         return (left is not None and left <= 0) or self.is_settled
 
     @property
     def is_settled(self) -> bool:
         """Whether the answer is known."""
-        course = self.members.course
-        return course.waves.is_settled(course.said(self.responses))
+        rules = self.members.rules
+        return rules.waves.is_settled(rules.said(self.responses))
 
     def due(self) -> list[tuple[int, Question]]:
         """Return who is asked now, with places, each with the time that is left for an answer."""
-        course, now = self.members.course, self._seconds
-        places = course.due(self._starts, course.said(self.responses), seconds=now)
+        rules, now = self.members.rules, self._seconds
+        places = rules.due(self._starts, rules.said(self.responses), seconds=now)
         self._starts |= dict.fromkeys(places, now)
-        late = course.left(now)
+        late = rules.left(now)
         return [(p, replace(self.members[p], deadline_seconds=late)) for p in places]
 
     @property
     def patience_seconds(self) -> float | None:
         """How long an answer is waited for before there is something else to do."""
-        course, now = self.members.course, self._seconds
-        if course.deadline_seconds is None:
+        rules, now = self.members.rules, self._seconds
+        if rules.deadline_seconds is None:
             return None
-        is_hedged = now >= course.hedge_seconds or len(self._starts) == len(self.members)
-        return max(0.0, (course.deadline_seconds if is_hedged else course.hedge_seconds) - now)
+        is_hedged = now >= rules.hedge_seconds or len(self._starts) == len(self.members)
+        return max(0.0, (rules.deadline_seconds if is_hedged else rules.hedge_seconds) - now)
 
     def unanswered(self) -> dict[int, Response]:
         """Return what stands for those who were asked and have not answered."""
@@ -331,19 +331,19 @@ class MemberProgress:
 
 
 def asked(questions: list[Question]) -> Asking:
-    """Ask a layer: the members of a vote by their course, others at once."""
-    if isinstance(questions, MemberQuestions):
+    """Ask a layer: the members of a vote by their rules, others at once."""
+    if isinstance(questions, VoteMembers):
         return (yield from questions.in_waves())
     return (yield questions)
 
 
 def seconds_of(questions: Sequence[Question], responses: Sequence[Response]) -> float:
     """Return how long a layer took: of members, what was noted when they were asked."""
-    noted = questions.seconds if isinstance(questions, MemberQuestions) else None
+    noted = questions.seconds if isinstance(questions, VoteMembers) else None
     return max(response.seconds for response in responses) if noted is None else noted
 
 
-def counted_in_time(response: Response, seconds: float | None) -> Response:
+def within_seconds(response: Response, seconds: float | None) -> Response:
     """Judge by the seconds that the calls took when they were made: so results repeat."""
     if seconds is None or response.seconds <= seconds:
         return response

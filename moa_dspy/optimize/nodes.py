@@ -20,7 +20,7 @@ from moa_dspy.optimize.judge_facts import JudgedSystem
 from moa_dspy.plan import follow
 from moa_dspy.prediction import Answer, Response
 from moa_dspy.seats import Seats
-from moa_dspy.waves import MemberQuestions, Question, replayed, seconds_of
+from moa_dspy.waves import Question, VoteMembers, replayed, seconds_of
 
 if TYPE_CHECKING:
     from moa_dspy.judges.base import Judgement
@@ -106,7 +106,7 @@ class NodeRunner:
 
         Members of a vote are asked, and cost, as they would where nothing is known.
         """
-        if isinstance(questions, MemberQuestions):
+        if isinstance(questions, VoteMembers):
 
             def fetch(places: list[int]) -> list[Response]:
                 return self._found([questions[p] for p in places], seats, place=place)

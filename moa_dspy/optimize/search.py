@@ -80,7 +80,7 @@ class ModelSearch(Teleprompter):
 
     Args:
         metric: Any DSPy metric with values in [0, 1]; None where a judge picks.
-        pool: The agents, and where their calls are stored.
+        pool: The agents, and where their calls are stored; or a list of LMs.
         space: The architectures that may be tried; default: two layers of up to three agents.
         objectives: Names from ``OBJECTIVES``: what the study records, what stops a loser, and
             what the Pareto front is of. The pick is by score.
@@ -89,7 +89,7 @@ class ModelSearch(Teleprompter):
         diversity_weight: Win rate given away for a point of diversity; 0 is none.
         n_trials: Most architectures measured on val, single agents included.
         limits: Upper limits of one question's cost; the pick never goes beyond.
-        budget: Upper limits of what the search spends.
+        budget: Upper limits of what the search spends; a number is usd.
         random_share: Part of the budget for the random baseline, when calls cost something.
         min_gain: Smallest gain worth having, as a share of the score.
         num_threads: Examples measured at the same time.
@@ -108,7 +108,7 @@ class ModelSearch(Teleprompter):
     def __init__(
         self,
         metric: MetricFunction | None = None,
-        pool: Pool | None = None,
+        pool: Pool | Sequence[dspy.BaseLM] | None = None,
         *,
         space: SearchSpace | None = None,
         objectives: Sequence[str] = ("win_rate", "diversity"),
@@ -116,7 +116,7 @@ class ModelSearch(Teleprompter):
         diversity_weight: float = 0.0,
         n_trials: int = 40,
         limits: Limits | None = None,
-        budget: Budget | None = None,
+        budget: Budget | float | None = None,
         random_share: float = 0.2,
         min_gain: float = 0.03,
         num_threads: int = 8,
@@ -129,6 +129,8 @@ class ModelSearch(Teleprompter):
         super().__init__()
         if pool is None:
             raise StudyError("A search needs a `pool` of agents, but got none.")
+        if not isinstance(pool, Pool):
+            pool = Pool.from_lms(pool)
         # Texts that nobody can check are never equal: votes and disagreement say nothing of them.
         is_open = metric is None and judge is not None
         open_space = SearchSpace(tuple(pool), combines=("synthesize",)) if is_open else None
@@ -141,7 +143,7 @@ class ModelSearch(Teleprompter):
             diversity_weight=diversity_weight,
             n_trials=n_trials,
             limits=limits or Limits(),
-            budget=budget,
+            budget=Budget(usd=budget) if isinstance(budget, int | float) else budget,
             random_share=random_share,
             min_gain=min_gain,
             num_threads=num_threads,

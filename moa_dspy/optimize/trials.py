@@ -70,7 +70,7 @@ def make_study(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     kept = storage or optuna.storages.InMemoryStorage()
     name = None if storage is None else storage.study_name
-    directions = [objective.direction for objective in objectives]
+    directions: list[Any] = [objective.direction for objective in objectives]
     made = optuna.create_study(directions=directions, storage=kept, study_name=name)
     study = SearchStudy(made.study_name, kept, sampler=sampler or _tpe(seed))
     names = {kind: name for name, kind in OBJECTIVES.items()}

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import dspy
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from moa_dspy.data.splits import make_splits
+from moa_dspy.optimize import ModelSearch
+from moa_dspy.optimize.search import run_search
+from moa_dspy.pool import Pool
+from moa_dspy.testing import scripted_pool
+
+Make = Callable[..., Any]
+
+
+def exact(example: dspy.Example, prediction: dspy.Prediction) -> bool:
+    return bool(prediction.answer == example.answer)
+
+
+@pytest.fixture
+def experts(fails_on: Make) -> Pool:
+    return scripted_pool({f"e{i}": fails_on(i, says=f"no{i}") for i in range(3)})
+
+
+def after(n_trials: int, act: Callable[[optuna.Study], None]) -> Callable[..., None]:
+    """Return a callback that acts when so many trials are finished."""
+
+    def callback(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        if trial.number + 1 == n_trials:
+            act(study)
+
+    return callback
+
+
+def interrupt(_: optuna.Study) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("act", "reason"), [(optuna.Study.stop, "study.stop"), (interrupt, "interrupted")]
+)
+def test_a_stopped_search_ends_with_the_best_so_far_and_a_verdict(
+    experts: Pool, rows: Make, student: Make, act: Any, reason: str
+) -> None:
+    # 3 single agents, and the first mixture is a vote of the best two.
+    stop = after(5, (lambda study: study.stop()) if act is optuna.Study.stop else act)
+    search = ModelSearch(exact, experts, n_trials=12, callbacks=[stop])
+    val, test = rows("val", 18), rows("test", 24)
+    program = search.compile(student(experts), trainset=[], valset=val, testset=test)
+    result = search.result
+    assert len(result.trials) == 5
+    assert reason in str(result.stopped_by)
+    assert result.test["pick"].score is not None
+    assert result.test["random"].score is None
+    assert "ended early" in result.test["random"].note
+    assert program(question="test 7").answer == "7"
+    assert {trial.state for trial in search.study.trials} == {TrialState.COMPLETE}
+
+
+def test_a_study_from_a_file_is_interrupted_and_not_ended(
+    experts: Pool, rows: Make, student: Make
+) -> None:
+    search = ModelSearch(exact, experts, n_trials=12, callbacks=[after(5, interrupt)])
+    splits = make_splits([], rows("val", 18), rows("test", 24), seed=0)
+    with pytest.raises(KeyboardInterrupt):
+        run_search(search.options, student(experts), splits)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        optuna.samplers.TPESampler(seed=0),
+        optuna.samplers.NSGAIISampler(seed=0, population_size=4),
+        optuna.samplers.RandomSampler(seed=0),
+    ],
+)
+def test_any_sampler_of_optunas_goes_in_the_same_place(
+    experts: Pool, rows: Make, student: Make, sampler: Any
+) -> None:
+    search = ModelSearch(exact, experts, n_trials=12, sampler=sampler)
+    val, test = rows("val", 18), rows("test", 24)
+    search.compile(student(experts), trainset=[], valset=val, testset=test)
+    assert search.study.sampler is sampler
+    assert len(search.result.trials) == 12
+    assert len({trial.architecture for trial in search.result.trials}) == 12
+    assert search.result.val["pick"].score == 1.0
+
+
+def test_the_gp_sampler_searches_as_well(experts: Pool, rows: Make, student: Make) -> None:
+    pytest.importorskip("torch", reason="Optuna's GPSampler needs torch")
+    sampler = optuna.samplers.GPSampler(seed=0)
+    search = ModelSearch(exact, experts, n_trials=10, sampler=sampler, objectives=["score"])
+    val, test = rows("val", 18), rows("test", 24)
+    search.compile(student(experts), trainset=[], valset=val, testset=test)
+    assert len(search.result.trials) == 10

@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.optimize.space.rules import combines_told_apart
+from moa_dspy.optimize.space.rules import told_apart
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.acquisition import Acquisition, PriceOf
 from moa_dspy.optimize.surrogate.features import FeatureMatrix, Kernels, Traits
@@ -243,7 +243,7 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
         usual = fmean(means.values()) if means else 0.5
         every = {name: means.get(name, usual) for name in self._space.agents}
         space = self._space
-        combines = combines_told_apart(space.combines, space.listed)
+        combines = told_apart(space)
         return Traits(every, self._diversity or _pair_of(known), space.prompts, combines)
 
 

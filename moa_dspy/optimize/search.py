@@ -18,6 +18,7 @@ from moa_dspy.data.splits import Splits, make_splits
 from moa_dspy.diversity.base import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.optimize.answers import StudyAnswers, study_answers
 from moa_dspy.optimize.comparison import (
     Baseline,
     compare_on_test,
@@ -202,6 +203,15 @@ class ModelSearch(Teleprompter):
         return self._last_outcome().result
 
     @property
+    def answers(self) -> StudyAnswers:
+        """What was said to every test question in the last ``compile``.
+
+        Raises:
+            StudyError: If there was none.
+        """
+        return self._last_outcome().answers
+
+    @property
     def study(self) -> optuna.Study:
         """The Optuna study of the last ``compile``.
 
@@ -224,14 +234,15 @@ class SearchOutcome:
         program: The recommended one.
         result: What was found, as plain data.
         study: Optuna's.
-        phases: Architectures that were known after each round of composing; prompts are tuned
-            between.
+        phases: Architectures known after each round of composing; prompts are tuned between.
+        answers: What was said to every test question.
     """
 
     program: Any
     result: StudyResult
     study: optuna.Study
     phases: tuple[int, ...]
+    answers: StudyAnswers
 
 
 def run_search(
@@ -266,7 +277,7 @@ def run_search(
     options, registry = with_prompts(options, program, splits.train)
     evaluator = _evaluator(options, program, workers, node_cache, registry, judging)
     joint = JointSearch.of(options, evaluator, registry, splits.train)
-    progress = Progress(show, ledger, options.n_trials)
+    progress = Progress(show, ledger, options.n_trials, evaluator.node_cache.table)
     with spending_under(ledger):
         singles, judged = _single_agents(options, evaluator, splits, ledger, progress, judging)
     early = _early_facts(options, splits, ledger, singles, judged, judging)
@@ -287,7 +298,8 @@ def run_search(
     spent = ledger.spending.since(before, seconds=time.monotonic() - started)
     result = _result(loop, choice, compared, recommended, judging, front, held, early, spent)
     program = make_program(evaluator, recommended, loop.trials.records)
-    return SearchOutcome(program, result, loop.trials.study, phases)
+    answers = study_answers(evaluator, splits.test, result, singles, options.diversity)
+    return SearchOutcome(program, result, loop.trials.study, phases, answers)
 
 
 def _early_facts(
@@ -314,8 +326,7 @@ def _result(
     early: EarlyFacts,
     spent: Spending,
 ) -> StudyResult:
-    evaluator, builder = loop.evaluator, loop.builder
-    judge = None if judging is None else final_facts(judging, evaluator, compared, builder)
+    facts = judging and final_facts(judging, loop.evaluator, compared, loop.builder)
     return make_result(
         loop.builder,
         choice,
@@ -328,7 +339,7 @@ def _result(
         stopped_by=loop.stopped_by or loop.singles.stopped_by,
         notes=loop.joint.notes,
         prompts=loop.joint.to_json(loop.trials.records),
-        judge=judge,
+        judge=facts,
     )
 
 
@@ -344,12 +355,11 @@ def _compared(
     held: CrossFittedPick | None,
 ) -> ComparedSystems:
     """Measure the pick, the baselines and the Pareto front on the test rows, once."""
-    ranking = loop.singles.ranking
-    baselines = compared_baselines(options, ranking, choice.picked, best, random)
+    ranking, on_val = loop.singles.ranking, held and (held.pick.tolist(), held.single.tolist())
+    rows = compared_baselines(options, ranking, choice.picked, best, random)
     evaluator, may_announce = loop.evaluator, loop.may_announce
-    on_val = None if held is None else (held.pick.tolist(), held.single.tolist())
     return compare_on_test(
-        options, evaluator, splits, progress, baselines, ranking, may_announce, front, on_val
+        options, evaluator, splits, progress, rows, ranking, may_announce, front, on_val
     )
 
 

@@ -157,6 +157,20 @@ class PreparedStudy:
         return {name: digest_of(value) for name, value in parts.items()}
 
     @property
+    def public(self) -> dict[str, Any]:
+        """What repeats the study, without endpoints, keys and paths of this machine."""
+        names = ("name", "model", "temperature", "top_p", "max_tokens", "sha256")
+        prices = ("usd_per_million_prompt_tokens", "usd_per_million_completion_tokens")
+        return {
+            "name": self.study.name,
+            "digests": self.digests,
+            "parts": self.study.parts,
+            "budget": {name: value for name, value in self.budget.items() if value is not None},
+            "agents": [{n: getattr(a, n) for n in (*names, *prices)} for a in self.agents],
+            "n_rows": {n: len(getattr(self.splits, n)) for n in ("train", "val", "test")},
+        }
+
+    @property
     def budget(self) -> dict[str, Any]:
         """The limits of the budget by name."""
         return asdict(self.study.budget)

@@ -27,7 +27,7 @@ from moa_dspy.optimize.sampler import PerformanceDiversitySampler
 from moa_dspy.optimize.selection import Choice, choose
 from moa_dspy.optimize.shares import BudgetShares
 from moa_dspy.optimize.singles import SingleAgents
-from moa_dspy.optimize.space.rules import combines_told_apart
+from moa_dspy.optimize.space.rules import told_apart
 from moa_dspy.optimize.surrogate.features import Traits
 from moa_dspy.optimize.trials import LiveStorage, Proposal, Trials, make_study
 
@@ -81,7 +81,7 @@ def _sampler(
 ) -> PerformanceDiversitySampler:
     """Return the sampler that knows the criteria from the single agents."""
     space = options.space
-    combines = combines_told_apart(space.combines, space.listed)
+    combines = told_apart(space)
     return PerformanceDiversitySampler(
         space,
         seed=options.seed,

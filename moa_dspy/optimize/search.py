@@ -80,7 +80,7 @@ class ModelSearch(Teleprompter):
 
     Args:
         metric: Any DSPy metric with values in [0, 1]; None where a judge picks.
-        pool: The agents, and where their calls are stored.
+        pool: The agents, and where their calls are stored; or a list of LMs.
         space: The architectures that may be tried; default: two layers of up to three agents.
         objectives: Names from ``OBJECTIVES``: what the study records, what stops a loser, and
             what the Pareto front is of. The pick is by score.
@@ -89,7 +89,7 @@ class ModelSearch(Teleprompter):
         diversity_weight: Win rate given away for a point of diversity; 0 is none.
         n_trials: Most architectures measured on val, single agents included.
         limits: Upper limits of one question's cost; the pick never goes beyond.
-        budget: Upper limits of what the search spends.
+        budget: Upper limits of what the search spends; a number is usd.
         random_share: Part of the budget for the random baseline, when calls cost something.
         min_gain: Smallest gain worth having, as a share of the score.
         num_threads: Examples measured at the same time.
@@ -98,9 +98,8 @@ class ModelSearch(Teleprompter):
         callbacks: Functions of (study, trial), called after each finished trial, as in Optuna;
             ``study.stop()`` ends the trials.
         prompts: Searches the aggregator's prompt too; the trainset tunes it.
-        judge: Compares answers where none is known to be right: a judge of
-            ``moa_dspy.judges``, or ``JudgeOptions`` with one. The score is then the win rate
-            against one reference.
+        judge: A judge of ``moa_dspy.judges``, or ``JudgeOptions`` with one; the score is then
+            the win rate against one reference.
 
     Raises:
         StudyError: If an option does not fit, naming it, the value and the choices.
@@ -109,7 +108,7 @@ class ModelSearch(Teleprompter):
     def __init__(
         self,
         metric: MetricFunction | None = None,
-        pool: Pool | None = None,
+        pool: Pool | Sequence[dspy.BaseLM] | None = None,
         *,
         space: SearchSpace | None = None,
         objectives: Sequence[str] = ("win_rate", "diversity"),
@@ -117,7 +116,7 @@ class ModelSearch(Teleprompter):
         diversity_weight: float = 0.0,
         n_trials: int = 40,
         limits: Limits | None = None,
-        budget: Budget | None = None,
+        budget: Budget | float | None = None,
         random_share: float = 0.2,
         min_gain: float = 0.03,
         num_threads: int = 8,
@@ -130,6 +129,8 @@ class ModelSearch(Teleprompter):
         super().__init__()
         if pool is None:
             raise StudyError("A search needs a `pool` of agents, but got none.")
+        if not isinstance(pool, Pool):
+            pool = Pool.from_lms(pool)
         # Texts that nobody can check are never equal: votes and disagreement say nothing of them.
         is_open = metric is None and judge is not None
         open_space = SearchSpace(tuple(pool), combines=("synthesize",)) if is_open else None
@@ -142,7 +143,7 @@ class ModelSearch(Teleprompter):
             diversity_weight=diversity_weight,
             n_trials=n_trials,
             limits=limits or Limits(),
-            budget=budget,
+            budget=Budget(usd=budget) if isinstance(budget, int | float) else budget,
             random_share=random_share,
             min_gain=min_gain,
             num_threads=num_threads,
@@ -280,7 +281,7 @@ def run_search(
     progress = Progress(show, ledger, options.n_trials, evaluator.node_cache.table)
     with spending_under(ledger):
         singles, judged = _single_agents(options, evaluator, splits, ledger, progress, judging)
-    early = _early_facts(options, splits, ledger, singles, judged, judging)
+    early = _early_facts(options, splits, ledger.budget, singles, judged, judging)
     progress.show("early facts", early=early)
     options = replace(options, space=replace(options.space, ranking=singles.ranking))
     n_test = len(splits.test)
@@ -305,13 +306,13 @@ def run_search(
 def _early_facts(
     options: SearchOptions,
     splits: Splits,
-    ledger: Ledger,
+    budget: Budget,
     singles: SingleAgents,
     judged: Cost | None,
     judging: Judging | None,
 ) -> EarlyFacts:
     """Return the facts of the single agents, with what the whole search will take."""
-    estimate = singles.estimate(options, splits, budget=ledger.budget, judged=judged)
+    estimate = singles.estimate(options, splits, budget=budget, judged=judged)
     return singles.early_facts(estimate, None if judging is None else judging.facts())
 
 
@@ -326,7 +327,9 @@ def _result(
     early: EarlyFacts,
     spent: Spending,
 ) -> StudyResult:
-    facts = judging and final_facts(judging, loop.evaluator, compared, loop.builder)
+    judge = (
+        None if judging is None else final_facts(judging, loop.evaluator, compared, loop.builder)
+    )
     return make_result(
         loop.builder,
         choice,
@@ -339,7 +342,7 @@ def _result(
         stopped_by=loop.stopped_by or loop.singles.stopped_by,
         notes=loop.joint.notes,
         prompts=loop.joint.to_json(loop.trials.records),
-        judge=facts,
+        judge=judge,
     )
 
 
@@ -355,12 +358,11 @@ def _compared(
     held: CrossFittedPick | None,
 ) -> ComparedSystems:
     """Measure the pick, the baselines and the Pareto front on the test rows, once."""
-    ranking, on_val = loop.singles.ranking, held and (held.pick.tolist(), held.single.tolist())
+    ranking = loop.singles.ranking
+    on_val = None if held is None else (held.pick.tolist(), held.single.tolist())
     rows = compared_baselines(options, ranking, choice.picked, best, random)
-    evaluator, may_announce = loop.evaluator, loop.may_announce
-    return compare_on_test(
-        options, evaluator, splits, progress, rows, ranking, may_announce, front, on_val
-    )
+    asks = (loop.evaluator, splits, progress, rows, ranking, loop.may_announce)
+    return compare_on_test(options, *asks, front, on_val)
 
 
 def judging_of(options: SearchOptions, splits: Splits | None = None) -> Judging | None:

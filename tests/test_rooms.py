@@ -73,9 +73,10 @@ ALLOWED: dict[str, set[str]] = {
         "references",
         "seats",
         "signatures",
+        "testing",
         "vendors",
-        "winrate",
         "waves",
+        "winrate",
     },
     "plan": {
         "adapters",

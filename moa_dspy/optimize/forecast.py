@@ -46,8 +46,7 @@ class Forecast:
 
         The slowest proposer of each layer, then who does the last step.
         """
-        last = [str(one.aggregator)] if one.aggregator_calls_a_model else []
-        layers = [*one.layers, last] if last else list(one.layers)
+        layers = [*one.layers, *one.last_rounds]
         return {
             "usd": sum(self.usd[name] for layer in layers for name in layer),
             "seconds": sum(max(self.seconds[name] for name in layer) for layer in layers),
@@ -344,8 +343,8 @@ def _fresh(
         ]
         for at, layer in enumerate(architecture.layers)
     ]
-    if architecture.aggregator_calls_a_model:
-        steps.append([(str(architecture.aggregator), architecture)])
+    for at, names in enumerate(architecture.last_rounds):
+        steps.append([(name, (architecture, at, seat)) for seat, name in enumerate(names)])
     for depth, step in enumerate(steps):
         n_read = len(architecture.layers[depth - 1]) if depth else 0
         costs = [

@@ -98,9 +98,8 @@ class ModelSearch(Teleprompter):
         callbacks: Functions of (study, trial), called after each finished trial, as in Optuna;
             ``study.stop()`` ends the trials.
         prompts: Searches the aggregator's prompt too; the trainset tunes it.
-        judge: Compares answers where none is known to be right: a judge of
-            ``moa_dspy.judges``, or ``JudgeOptions`` with one. The score is then the win rate
-            against one reference.
+        judge: A judge of ``moa_dspy.judges``, or ``JudgeOptions`` with one; the score is then
+            the win rate against one reference.
 
     Raises:
         StudyError: If an option does not fit, naming it, the value and the choices.
@@ -280,7 +279,7 @@ def run_search(
     progress = Progress(show, ledger, options.n_trials, evaluator.node_cache.table)
     with spending_under(ledger):
         singles, judged = _single_agents(options, evaluator, splits, ledger, progress, judging)
-    early = _early_facts(options, splits, ledger, singles, judged, judging)
+    early = _early_facts(options, splits, ledger.budget, singles, judged, judging)
     progress.show("early facts", early=early)
     options = replace(options, space=replace(options.space, ranking=singles.ranking))
     n_test = len(splits.test)
@@ -305,13 +304,13 @@ def run_search(
 def _early_facts(
     options: SearchOptions,
     splits: Splits,
-    ledger: Ledger,
+    budget: Budget,
     singles: SingleAgents,
     judged: Cost | None,
     judging: Judging | None,
 ) -> EarlyFacts:
     """Return the facts of the single agents, with what the whole search will take."""
-    estimate = singles.estimate(options, splits, budget=ledger.budget, judged=judged)
+    estimate = singles.estimate(options, splits, budget=budget, judged=judged)
     return singles.early_facts(estimate, None if judging is None else judging.facts())
 
 
@@ -326,7 +325,9 @@ def _result(
     early: EarlyFacts,
     spent: Spending,
 ) -> StudyResult:
-    facts = judging and final_facts(judging, loop.evaluator, compared, loop.builder)
+    judge = (
+        None if judging is None else final_facts(judging, loop.evaluator, compared, loop.builder)
+    )
     return make_result(
         loop.builder,
         choice,
@@ -339,7 +340,7 @@ def _result(
         stopped_by=loop.stopped_by or loop.singles.stopped_by,
         notes=loop.joint.notes,
         prompts=loop.joint.to_json(loop.trials.records),
-        judge=facts,
+        judge=judge,
     )
 
 
@@ -355,12 +356,11 @@ def _compared(
     held: CrossFittedPick | None,
 ) -> ComparedSystems:
     """Measure the pick, the baselines and the Pareto front on the test rows, once."""
-    ranking, on_val = loop.singles.ranking, held and (held.pick.tolist(), held.single.tolist())
+    ranking = loop.singles.ranking
+    on_val = None if held is None else (held.pick.tolist(), held.single.tolist())
     rows = compared_baselines(options, ranking, choice.picked, best, random)
-    evaluator, may_announce = loop.evaluator, loop.may_announce
-    return compare_on_test(
-        options, evaluator, splits, progress, rows, ranking, may_announce, front, on_val
-    )
+    asks = (loop.evaluator, splits, progress, rows, ranking, loop.may_announce)
+    return compare_on_test(options, *asks, front, on_val)
 
 
 def judging_of(options: SearchOptions, splits: Splits | None = None) -> Judging | None:

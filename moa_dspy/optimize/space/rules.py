@@ -216,26 +216,12 @@ def anonymous(one: Architecture) -> Architecture:
     return Architecture(one.layers, None, "vote") if one.combine == "vote" else one
 
 
-class Combining(Protocol):
-    """The ways of the last step in a ``SearchSpace``."""
-
-    @property
-    def combines(self) -> Sequence[str]:
-        """Those that are searched."""
-        ...
-
-    @property
-    def listed(self) -> Sequence[Architecture]:
-        """Further architectures."""
-        ...
-
-
-def told_apart(space: Combining) -> tuple[str, ...]:
+def combines_told_apart(combines: Sequence[str], listed: Sequence[Architecture]) -> tuple[str, ...]:
     """Return the ways of the last step that a surrogate tells apart: three, and others in use.
 
     A constant number where it can be: a surrogate weighs its features by how many there are.
     """
-    named = {*space.combines, *(one.combine for one in space.listed)}
+    named = {*combines, *(one.combine for one in listed)}
     return (*COMBINES[:3], *(name for name in COMBINES[3:] if name in named))
 
 

@@ -91,7 +91,8 @@ def nodes_of(one: Architecture) -> frozenset[Hashable]:
         found.add((str(one.aggregator), 0, ()))
     elif one.aggregator_calls_a_model:
         parents = tuple(read[seat] for seat in one.reading)
-        found.add((one.aggregator, 0, parents, one.combine, one.prompt))
+        asked = enumerate(one.asked_last)
+        found.update((who, place, parents, one.combine, one.prompt) for place, who in asked)
     return frozenset(found)
 
 

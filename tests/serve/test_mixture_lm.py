@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -287,3 +289,25 @@ def test_selection_returns_a_proposal_verbatim() -> None:
     pool = scripted_pool({"a": "wrong", "b": "right", "c": "[[2]]"})
     assert MixtureLM("a + b > select(c)", pool=pool)("which?") == ["right"]
     assert MixtureLM("a + b + b > vote", pool=pool)("which?") == ["right"]
+
+
+def test_fusing_and_knockouts_chat_too() -> None:
+    prompts: list[str] = []
+    pool = scripted_pool(
+        {"a": "one", "b": "two", "c": noted(prompts), "d": "they differ", "e": "[[2]]"},
+        reads_all=True,
+    )
+    assert MixtureLM("a + b > fuse(c; analyst=d)", pool=pool)("which?") == ["done"]
+    shown = '1. "one"\n2. "two"\n3. "Analysis of the responses above:\\nthey differ"'
+    assert prompts[0].endswith(f"which?\n\nResponses from models:\n{shown}")
+    # A judge that always names the second decides nothing: the one that is read first stays.
+    assert MixtureLM("a + b > knockout(e)", pool=pool)("which?") == ["one"]
+
+
+def test_the_lm_needs_no_server() -> None:
+    code = (
+        "import sys, moa_dspy.serve; "
+        "print({'fastapi', 'uvicorn', 'prometheus_client', 'litellm'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -29,7 +29,14 @@ from moa_dspy.optimize.nodes import scores
 from moa_dspy.optimize.objectives import front, knee, names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord, versions
-from moa_dspy.optimize.selection import CandidateScores, Choice, Evidence, ScoreMatrix, choose
+from moa_dspy.optimize.selection import (
+    CandidateScores,
+    Choice,
+    Evidence,
+    Limits,
+    ScoreMatrix,
+    choose,
+)
 from moa_dspy.optimize.singles import SingleAgents
 from moa_dspy.optimize.surrogate.features import Kernels, Traits
 from moa_dspy.optimize.surrogate.gp import SurrogateModel
@@ -405,3 +412,11 @@ def _candidates(student: Student, records: Sequence[TrialRecord]) -> list[dict[s
         }
         for record in ordered[:N_CANDIDATES]
     ]
+
+
+def best_single_of(
+    ranking: Sequence[str], records: dict[Architecture, TrialRecord], limits: Limits
+) -> Architecture:
+    """Return the best single agent within the limits; without any, the best of all."""
+    singles = [Architecture.single(name) for name in ranking]
+    return next((one for one in singles if limits.admit(records[one])), singles[0])

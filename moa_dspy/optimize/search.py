@@ -26,6 +26,7 @@ from moa_dspy.optimize.comparison import (
 )
 from moa_dspy.optimize.conclusion import (
     CrossFittedPick,
+    best_single_of,
     cross_fitted,
     final_facts,
     front_of,
@@ -290,7 +291,7 @@ def run_search(
     )
     phases, choice = loop.run(ends_on_interrupt=ends_on_interrupt), loop.choose()
     random = loop.measure_random_baseline(phases[-1])
-    best = _best_single(singles.ranking, loop.trials.records, options.limits)
+    best = best_single_of(singles.ranking, loop.trials.records, options.limits)
     front = front_of(loop.builder, choice)
     held = cross_fitted(loop.builder.evidence(), seed=options.seed)
     with spending_under(ledger):
@@ -442,11 +443,3 @@ def _ledger_of(options: SearchOptions) -> Ledger:
     pools = options.pool.calls.ledger
     is_pools = options.budget is None and pools.budget != Budget()
     return pools if is_pools else Ledger(options.budget)
-
-
-def _best_single(
-    ranking: Sequence[str], records: dict[Architecture, TrialRecord], limits: Limits
-) -> Architecture:
-    """Return the best single agent within the limits; without any, the best of all."""
-    singles = [Architecture.single(name) for name in ranking]
-    return next((one for one in singles if limits.admit(records[one])), singles[0])

@@ -6,6 +6,7 @@ An error is one line: place, value, choices.
 from __future__ import annotations
 
 import inspect
+import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -216,13 +217,18 @@ def unknown(field: str, name: str, known: Iterable[str]) -> StudyError:
     return StudyError(f"`{field}`: unknown {shown_value(name)}; known ones are {choices}.")
 
 
-def imported(field: str, name: str, known: Iterable[str]) -> Any:
+_BESIDE: Final[dict[str, tuple[Path, frozenset[str]]]] = {}
+"""Modules that were imported from beside a file: the folder, and all that came with each."""
+
+
+def imported(field: str, name: str, known: Iterable[str], *, beside: Path | None = None) -> Any:
     """Return the object ``package.module:name``.
 
     Args:
         field: Of the study file.
         name: Its value.
         known: Names that could stand there instead.
+        beside: Folder of the study file; a module in it goes before an installed one.
 
     Raises:
         StudyError: If there is no such object; it names the field, the value and the choices.
@@ -232,6 +238,7 @@ def imported(field: str, name: str, known: Iterable[str]) -> Any:
     if not colon:
         raise unknown(field, name, choices)
     try:
+        _import_from(beside, module.partition(".")[0])
         return getattr(import_module(module), attribute)
     except Exception as error:
         # The module is the user's: its code may raise anything.
@@ -240,7 +247,41 @@ def imported(field: str, name: str, known: Iterable[str]) -> Any:
         ) from error
 
 
-def made(field: str, name: str, known: Iterable[str], *, has: str) -> Any:
+def _import_from(folder: Path | None, top: str) -> None:
+    """Import a module that is beside a file, if it is there and was not imported before."""
+    here = folder.resolve() if folder is not None else None
+    if here is None or not (
+        (here / f"{top}.py").is_file() or (here / top / "__init__.py").is_file()
+    ):
+        return
+    known = _BESIDE.get(top)
+    if known is not None and known[0] != here:
+        # Another study's module of the same name, with what it imported from its own folder.
+        for name in known[1] & set(sys.modules):
+            del sys.modules[name]
+    elif top in sys.modules:
+        return
+    before = set(sys.modules)
+    sys.path.insert(0, str(here))
+    try:
+        import_module(top)
+    finally:
+        sys.path.remove(str(here))
+        if str(here) not in sys.path:
+            # At the end, where it hides nothing, for what the module imports later.
+            sys.path.append(str(here))
+    new = (name for name in set(sys.modules) - before if _is_in(here, sys.modules[name]))
+    _BESIDE[top] = here, frozenset(new)
+
+
+def _is_in(folder: Path, module: object) -> bool:
+    path = Path(getattr(module, "__file__", None) or "")
+    return folder in path.parents and "site-packages" not in path.parts
+
+
+def made(
+    field: str, name: str, known: Iterable[str], *, has: str, beside: Path | None = None
+) -> Any:
     """Return an object of the user's own, or what its class or function makes without arguments.
 
     Args:
@@ -248,11 +289,12 @@ def made(field: str, name: str, known: Iterable[str], *, has: str) -> Any:
         name: Its value.
         known: Names that could stand there instead.
         has: A method that such an object has.
+        beside: As of ``imported``.
 
     Raises:
         StudyError: If it cannot be imported, making it fails, or it lacks the method.
     """
-    found = imported(field, name, known)
+    found = imported(field, name, known, beside=beside)
     if not hasattr(found, has) or isinstance(found, type):
         try:
             found = found()

@@ -17,6 +17,7 @@ from moa_dspy.agent import Agent
 from moa_dspy.optimize import study_file
 from moa_dspy.optimize import study_file as study_tables
 from moa_dspy.optimize.judge_table import JudgeTable
+from moa_dspy.optimize.options import DataTable
 from moa_dspy.optimize.study_file import PromptsTable
 
 ROOT = Path(__file__).parent.parent
@@ -73,7 +74,7 @@ def test_every_key_of_an_agent_is_documented() -> None:
 SECTIONS: dict[str, type[Any]] = {
     "Top level": study_file.StudyTables,
     "`[task]`": study_tables.TaskTable,
-    "`[data]`": study_tables.DataTable,
+    "`[data]`": DataTable,
     "`[calls]`": study_tables.CallsTable,
     "`[space]`": study_tables.SpaceTable,
     "`[search]`": study_tables.SearchTable,

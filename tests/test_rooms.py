@@ -21,7 +21,9 @@ ALLOWED: dict[str, set[str]] = {
     "calls": {"dspy_internals", "errors", "files", "vendors"},
     "cli": {
         "adapters",
+        "agent",
         "calls",
+        "data",
         "dspy_internals",
         "errors",
         "files",
@@ -30,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
         "optimize",
         "pool",
         "serve",
+        "vendors",
     },
     "data": {"errors"},
     "diversity": {"errors"},
@@ -73,6 +76,9 @@ ALLOWED: dict[str, set[str]] = {
         "references",
         "seats",
         "signatures",
+        "testing",
+        "testing",
+        "vendors",
         "winrate",
     },
     "plan": {

@@ -1,4 +1,4 @@
-"""The commands ``optimize`` and ``worker``, which run a study file, and their progress display.
+"""The commands ``check``, ``optimize`` and ``worker`` of a study file, and the progress display.
 
 Progress goes to standard error: a live view in a terminal, plain lines in a log.
 """
@@ -21,8 +21,10 @@ import typer
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from moa_dspy.optimize.preflight import Preflight
     from moa_dspy.optimize.progress import Snapshot
     from moa_dspy.optimize.result import StudyResult
+    from moa_dspy.vendors import Price
 
 
 EVERY = 10
@@ -140,8 +142,22 @@ def optimize(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with this folder's run.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only check, as `moa-dspy check` does.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before money is spent.")] = False,
+    ask_above: Annotated[
+        float, typer.Option(help="On a terminal, ask first if it may cost more usd than this.")
+    ] = 1.0,
 ) -> None:
     """Search for the best mixture, test it, and write program.json and result.json."""
+    if dry_run:
+        check(study, as_json=as_json)
+        return
+    is_terminal = sys.stdin.isatty() and sys.stderr.isatty()
+    if is_terminal and not (yes or resume or as_json):
+        _ask_to_go_on(study, ask_above)
+
     from moa_dspy.optimize.run import work_on
 
     options: Any = {"out": out, "resume": resume}
@@ -156,6 +172,120 @@ def optimize(
     with LiveProgress() as progress, each_warning_once():
         ended = work_on(study, storage, show=progress, **options)
     _show(ended.result, ended.folder)
+
+
+def check(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study file.")],
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Ask each agent one question, which costs that much.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check a study and foretell what it takes; free, and nothing is written.
+
+    Exit code 2 if it cannot run: a fault in the file, a budget that reaches no verdict, or, with
+    --probe, an agent that does not answer.
+    """
+    from moa_dspy.optimize.preflight import check_before
+
+    with redirect_stdout(sys.stderr):
+        found = check_before(study, asks=probe)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), allow_nan=False))
+    else:
+        _show_check(found)
+    if found.too_small or any(agent.failure for agent in found.agents):
+        raise typer.Exit(2)
+
+
+def _ask_to_go_on(study: Path, ask_above: float) -> None:
+    from moa_dspy.optimize.preflight import check_before
+
+    found = check_before(study)
+    most = found.most_usd
+    if most is None:
+        names = ", ".join(found.unpriced)
+        typer.echo(f"The price of {names} is unknown, and so is what the study costs.", err=True)
+    elif most <= ask_above:
+        return
+    else:
+        typer.echo(f"The study may cost up to {most:.2f} usd.", err=True)
+    if not typer.confirm("Go on?", default=False, err=True):
+        raise typer.Exit(1)
+
+
+def _show_check(found: Preflight) -> None:
+    rows = ", ".join(f"{n} {name}" for name, n in found.n_rows.items())
+    typer.echo(f"{found.name}: {len(found.agents)} agents, {rows} rows")
+    _print(_agents_table(found))
+    if found.stages:
+        _print(_stages_table(found))
+    for name, value in found.smallest.items():
+        typer.echo(f"smallest budget.{name} that reaches a verdict: {value:,.10g}")
+    for name, value in found.too_small.items():
+        limit = getattr(found.budget, name)
+        typer.echo(
+            f"error: `budget.{name}` is {limit:.10g}, but a verdict needs about {value:.10g} at "
+            "least. Allow that much, or give fewer rows.",
+            err=True,
+        )
+    for note in found.notes:
+        typer.echo(f"note: {note}")
+    for agent in found.agents:
+        if agent.failure:
+            typer.echo(f"error: Agent {agent.name!r} does not answer: {agent.failure}", err=True)
+
+
+def _agents_table(found: Preflight) -> Any:
+    from rich.table import Table
+
+    names = ("agent", "usd per million tokens", "source", "prompt", "reply", "seconds", "says")
+    table = Table(*names)
+    for agent in found.agents:
+        usd, source = price_texts(agent.price)
+        low, high = (agent.reply_tokens[level] for level in ("low", "high"))
+        seconds = "" if agent.seconds is None else f"{agent.seconds:.2f}"
+        table.add_row(
+            agent.name,
+            usd,
+            source,
+            f"{agent.prompt_tokens['likely']:,.0f}",
+            f"{low:,.0f} to {high:,.0f}",
+            seconds,
+            agent.reply or "",
+        )
+    return table
+
+
+def price_texts(price: Price | None) -> tuple[str, str]:
+    """Return a price (prompt / reply) and its source, as tables show them."""
+    if price is None:
+        return "unknown", "give it in the pool"
+    usd = (price.usd_per_million_prompt_tokens, price.usd_per_million_completion_tokens)
+    source = {"pool": "pool file", "local": "this machine", "litellm": "LiteLLM's list"}
+    shown = "free" if usd == (0, 0) else f"{usd[0]:g} / {usd[1]:g}"
+    return shown, source.get(price.source, price.source)
+
+
+def _stages_table(found: Preflight) -> Any:
+    from rich.table import Table
+
+    table = Table("stage", "calls", "usd", "time", show_footer=False)
+    for stage in (*found.stages, found.whole):
+        costs = [stage.costs[level] for level in ("low", "likely", "high")]
+        low, likely, high = costs
+        usd = f"{likely.usd:.4f} ({low.usd:.4f} to {high.usd:.4f})"
+        table.add_row(
+            stage.name,
+            _ranged(*(f"{cost.calls:,.0f}" for cost in costs)),
+            "unknown" if found.unpriced else usd,
+            _ranged(*(clock(cost.seconds) for cost in costs)) if found.is_timed else "unknown",
+        )
+    return table
+
+
+def _ranged(low: str, likely: str, high: str) -> str:
+    return likely if low == high else f"{likely} ({low} to {high})"
 
 
 class _Once(logging.Filter):
@@ -188,15 +318,19 @@ def each_warning_once() -> Iterator[None]:
 
 
 def _show(result: StudyResult, folder: Path) -> None:
-    from rich.console import Console
-
     from moa_dspy.optimize.report import report
+
+    _print(report(result))
+    for name in ("program.json", "result.json"):
+        typer.echo(f"wrote {folder / name}")
+
+
+def _print(shown: Any) -> None:
+    from rich.console import Console
 
     # Rich takes 80 columns where there is no terminal; a log has room for the whole table.
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100
-    Console(width=width).print(report(result))
-    for name in ("program.json", "result.json"):
-        typer.echo(f"wrote {folder / name}")
+    Console(width=width).print(shown)
 
 
 def worker(

@@ -8,18 +8,28 @@ from moa_dspy.data.benchmarks.base import Benchmark, BenchmarkOrigin
 from moa_dspy.data.benchmarks.bbh import bbh_match
 from moa_dspy.data.benchmarks.gsm8k import gsm8k_match, last_number
 from moa_dspy.data.benchmarks.mmlu_pro import answer_letter, mmlu_pro_match
-from moa_dspy.data.metrics import answer_match, version_match
+from moa_dspy.data.metrics import FIELD_METRICS, FieldMetric, answer_match, version_match
 from moa_dspy.data.recorded import RecordedResponses, read_answers, read_recorded
-from moa_dspy.data.rows import FORMATS, check_outputs, read_hub, read_rows
-from moa_dspy.data.splits import Splits, find_duplicates, find_overlap, fingerprint, split_rows
+from moa_dspy.data.rows import check_outputs, read_hub, read_rows
+from moa_dspy.data.splits import (
+    Splits,
+    find_duplicates,
+    find_overlap,
+    fingerprint,
+    split_rows,
+    without_repeated,
+)
+from moa_dspy.data.tables import FORMATS
 from moa_dspy.data.values import accepted_answers, comparable, is_absent, plain_text
 
 __all__ = [
     "BENCHMARKS",
+    "FIELD_METRICS",
     "FORMATS",
     "METRICS",
     "Benchmark",
     "BenchmarkOrigin",
+    "FieldMetric",
     "RecordedResponses",
     "Splits",
     "accepted_answers",
@@ -47,6 +57,7 @@ __all__ = [
     "read_rows",
     "split_rows",
     "version_match",
+    "without_repeated",
 ]
 
 METRICS: dict[str, Callable[..., float]] = {
@@ -56,9 +67,11 @@ METRICS: dict[str, Callable[..., float]] = {
     "mmlu_pro_match": mmlu_pro_match,
     "version_match": version_match,
 }
-"""Name in a study file -> DSPy metric. One line each."""
+"""Name in a study file -> DSPy metric of the field `answer`. One line each."""
 
 
 def fields_read(metric: Callable[..., float]) -> tuple[str, ...]:
-    """Return the output fields that a metric of `METRICS` reads in a row; of any other, none."""
+    """Return the output fields that a metric by name reads in a row; of any other, none."""
+    if isinstance(metric, FieldMetric):
+        return metric.fields
     return ("answer",) if metric in METRICS.values() else ()

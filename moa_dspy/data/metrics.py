@@ -1,13 +1,28 @@
-"""Metrics of short answers: right or wrong by the final answer, however it is written."""
+"""Metrics of answers that can be checked: by the final answer, or field by field by name."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import re
+import string
+import typing
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from fractions import Fraction
+from typing import Any, Final, Literal
 
 import dspy
 
-from moa_dspy.data.answers import answer_words, normalise_answer, normalise_version
+from moa_dspy.data.answers import (
+    answer_words,
+    normalise_answer,
+    normalise_text,
+    normalise_version,
+)
 from moa_dspy.data.values import accepted_answers, comparable, is_absent, is_container, plain_text
+from moa_dspy.errors import MetricError, StudyError
 
 
 def answer_match(
@@ -85,3 +100,272 @@ def _ends_in(text: str, right: str, as_written: bool) -> bool:
         return answer_words(text, as_written=as_written)[-len(words) :] == words
     answer = normalise_answer(text)
     return bool(answer) and answer == normalise_answer(right)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldMetric:
+    """A DSPy metric that compares output fields with the row's fields of the same names.
+
+    The score is the mean over the fields, by weight. A field that the prediction lacks scores 0.
+
+    Attributes:
+        name: One of ``FIELD_METRICS``.
+        weights: Weight by output field, each above 0.
+        tolerance: Of ``numeric_match``: the largest difference, as a share of the right number.
+        choices: Of ``choice``: the texts among which a field chooses; where there are none, the
+            answer must end in the right one.
+
+    Raises:
+        StudyError: If the name is unknown, no field is weighted, or a number is out of range.
+    """
+
+    name: str
+    weights: Mapping[str, float]
+    tolerance: float = 0.0
+    choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.name not in FIELD_METRICS:
+            known = ", ".join(sorted(FIELD_METRICS))
+            raise StudyError(f"Unknown metric {self.name!r}; known ones are {known}.")
+        if not self.weights or not all(
+            0 < weight < float("inf") for weight in self.weights.values()
+        ):
+            raise StudyError(
+                "`task.weights` must give every field that is scored a number above 0, but got "
+                f"{dict(self.weights)}."
+            )
+        if self.tolerance and self.name != "numeric_match":
+            raise StudyError(f"`task.tolerance` goes with `numeric_match`, not with {self.name!r}.")
+        if not 0 <= self.tolerance < 1:
+            raise StudyError(f"`task.tolerance` must be in [0, 1), but got {self.tolerance}.")
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        signature: Any,
+        *,
+        weights: Mapping[str, float] | None = None,
+        tolerance: float = 0.0,
+    ) -> FieldMetric:
+        """Return the metric of this name on the outputs of a signature.
+
+        Args:
+            name: One of ``FIELD_METRICS``.
+            signature: A DSPy signature, or its text; a ``Literal`` or ``Enum`` gives the choices.
+            weights: By output field; default: 1 for each, but for a ``reasoning``.
+            tolerance: As the attribute.
+
+        Raises:
+            StudyError: If an option does not fit, or a weighted field is no output.
+        """
+        outputs = dspy.ensure_signature(signature).output_fields
+        given = dict(weights or {name: 1.0 for name in outputs if name != "reasoning"})
+        if unknown := sorted(set(given) - set(outputs)):
+            raise StudyError(
+                f"`task.weights`: {unknown[0]!r} is no output of the signature, whose outputs are "
+                f"{', '.join(outputs)}."
+            )
+        listed = {name: choices_of(outputs[name].annotation) for name in given}
+        return cls(name, given, tolerance, {k: texts for k, texts in listed.items() if texts})
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The output fields that are scored."""
+        return tuple(self.weights)
+
+    def __call__(
+        self,
+        example: dspy.Example,
+        prediction: dspy.Prediction,
+        trace: Any = None,
+        pred_name: str | None = None,
+        pred_trace: Any = None,
+    ) -> float:
+        """Return the weighted mean, in [0, 1].
+
+        Raises:
+            MetricError: The row has no right answer in a field, or one that cannot be compared.
+        """
+        total = sum(self.weights.values())
+        return (
+            sum(
+                weight * self._score(name, example.get(name, None), getattr(prediction, name, None))
+                for name, weight in self.weights.items()
+            )
+            / total
+        )
+
+    def _score(self, name: str, right: Any, given: Any) -> float:
+        if self.name == "json_match":
+            return json_match(right, given)
+        rights = accepted_answers(right)
+        if is_absent(given):
+            return 0.0
+        if self.name == "numeric_match":
+            return numeric_match(rights, given, self.tolerance)
+        if self.name == "choice":
+            return choice_match(rights, given, self.choices.get(name, ()))
+        return FIELD_METRICS[self.name](rights, given)
+
+
+def choices_of(annotation: Any) -> tuple[str, ...]:
+    """Return the texts of a ``Literal`` or an ``Enum``; of any other type none."""
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return tuple(plain_text(member) for member in annotation)
+    is_literal = typing.get_origin(annotation) is Literal
+    return tuple(map(plain_text, typing.get_args(annotation))) if is_literal else ()
+
+
+def exact_match(rights: Sequence[Any], given: Any) -> float:
+    """1.0 if the answer is an accepted one, blanks, case and Unicode spelling aside, else 0.0."""
+    value = comparable(given, normalise_text)
+    texts = {normalise_text(plain_text(right)) for right in rights}
+    is_same = any(comparable(right, normalise_text) == value for right in (*rights, list(rights)))
+    return float(
+        is_same or (not is_container(given) and normalise_text(plain_text(given)) in texts)
+    )
+
+
+def contains(rights: Sequence[Any], given: Any) -> float:
+    """1.0 if an accepted answer stands in the text, as whole words, else 0.0."""
+    text = _words_of(plain_text(given))
+    for right in rights:
+        words = _words_of(plain_text(right))
+        starts = range(len(text) - len(words) + 1)
+        if words and any(text[start : start + len(words)] == words for start in starts):
+            return 1.0
+    return 0.0
+
+
+def f1(rights: Sequence[Any], given: Any) -> float:
+    """Harmonic mean of precision and recall of words, as SQuAD counts them; of several the best."""
+    return max(
+        _f1(_squad_words(plain_text(right)), _squad_words(plain_text(given))) for right in rights
+    )
+
+
+def numeric_match(rights: Sequence[Any], given: Any, tolerance: float = 0.0) -> float:
+    """1.0 if the last number of the answer is an accepted one, within ``tolerance`` of it."""
+    found = _last_number(given)
+    for right in rights:
+        wanted = _last_number(right)
+        if wanted is None:
+            raise MetricError(f"The right answer must hold a number, but is {right!r}.")
+        if found is not None and abs(found - wanted) <= Fraction(str(tolerance)) * abs(wanted):
+            return 1.0
+    return 0.0
+
+
+def choice_match(rights: Sequence[Any], given: Any, choices: Sequence[str] = ()) -> float:
+    """1.0 if the answer chooses an accepted one, else 0.0; an answer that names two chooses none.
+
+    The last line that names a choice counts. A choice of one letter must be a capital there,
+    unless it is all of the answer.
+    """
+    texts = [plain_text(right) for right in rights]
+    if not choices:
+        return float(any(_ends_in(plain_text(given), text, as_written=False) for text in texts))
+    wanted = {normalise_text(text) for text in texts}
+    whole = normalise_text(plain_text(given)).strip(string.punctuation + " ")
+    if whole in {normalise_text(one) for one in choices}:
+        return float(whole in wanted)
+    for line in reversed(plain_text(given).splitlines()):
+        if named := _named(line, choices):
+            return float(len(named) == 1 and named <= wanted)
+    return 0.0
+
+
+def json_match(right: Any, given: Any) -> float:
+    """Share of keys that are in both objects with equal values, of all keys in either.
+
+    Of anything but two objects it is 1.0 if they are equal, else 0.0. A text is read as JSON; of
+    an answer with more around it, what stands between the first bracket and the last.
+
+    Raises:
+        MetricError: The right answer is missing, or is a text that is no JSON.
+    """
+    wanted = _json(right)
+    if is_absent(right) or wanted is _NO_JSON:
+        raise MetricError(f"The right answer must be JSON, but is {right!r}.")
+    found = _json(given)
+    if found is _NO_JSON:
+        return 0.0
+    if not isinstance(wanted, Mapping) or not isinstance(found, Mapping):
+        return float(comparable(found, normalise_text) == comparable(wanted, normalise_text))
+    keys = {*wanted, *found}
+    equal = [
+        key in wanted
+        and key in found
+        and comparable(found[key], normalise_text) == comparable(wanted[key], normalise_text)
+        for key in keys
+    ]
+    return sum(equal) / len(keys) if keys else 1.0
+
+
+FIELD_METRICS: Final[dict[str, Callable[..., float]]] = {
+    "choice": choice_match,
+    "contains": contains,
+    "exact_match": exact_match,
+    "f1": f1,
+    "json_match": json_match,
+    "numeric_match": numeric_match,
+}
+"""Name in a study file -> function of the accepted answers and the given one, in [0, 1]."""
+
+_ARTICLES: Final = frozenset({"a", "an", "the"})
+_NUMBER_WORD: Final = re.compile(
+    r"-?[0-9]+(?:\.[0-9]+)?(?:/[0-9]*[1-9][0-9]*)?(?:e[-+]?[0-9]{1,3})?"
+)
+_NO_JSON: Final = object()
+
+
+def _words_of(text: str) -> list[str]:
+    pieces = (piece.strip(string.punctuation) for piece in normalise_text(text).split())
+    return [piece for piece in pieces if piece]
+
+
+def _squad_words(text: str) -> list[str]:
+    kept = normalise_text(text).translate(str.maketrans("", "", string.punctuation))
+    return [word for word in kept.split() if word not in _ARTICLES]
+
+
+def _f1(right: Sequence[str], given: Sequence[str]) -> float:
+    if not right or not given:
+        return float(list(right) == list(given))
+    n_common = (Counter(right) & Counter(given)).total()
+    return 2 * n_common / (len(right) + len(given))
+
+
+def _last_number(value: Any) -> Fraction | None:
+    for word in reversed(answer_words(plain_text(value))):
+        for found in reversed(_NUMBER_WORD.findall(word)):
+            whole, slash, exponent = found.partition("e")
+            return Fraction(whole) * Fraction(10) ** int(exponent) if slash else Fraction(whole)
+    return None
+
+
+def _named(line: str, choices: Sequence[str]) -> set[str]:
+    """Return the choices that stand in a line as whole words; a longer one hides those in it."""
+    named, left = set(), line
+    for one in sorted(choices, key=len, reverse=True):
+        flags = re.NOFLAG if len(one) == 1 else re.IGNORECASE
+        pattern = re.compile(rf"(?<!\w){re.escape(one)}(?!\w)", flags)
+        if pattern.search(left):
+            named.add(normalise_text(one))
+            left = pattern.sub(" ", left)
+    return named
+
+
+def _json(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    start = min((at for at in map(value.find, "[{") if at >= 0), default=0)
+    end = max(value.rfind("]"), value.rfind("}")) + 1
+    for text in (value, value[start:end]):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+    return _NO_JSON

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import dspy
 
-from moa_dspy.data.rows import SUFFIXES, find_file, records_of
+from moa_dspy.data.tables import SUFFIXES, find_file, records_of
 from moa_dspy.data.values import is_absent, is_container, plain_text
 from moa_dspy.errors import DataError, MetricError
 

@@ -8,10 +8,13 @@ from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.progress import Snapshot
 from moa_dspy.optimize.prompts.builtin import ReferenceDemos, TryPrompts, demos_from_references
 from moa_dspy.optimize.prompts.feedback import ReferenceFeedback
-from moa_dspy.optimize.prompts.optimize import optimize_aggregator
+from moa_dspy.optimize.prompts.optimize import (
+    PromptReport,
+    PromptResult,
+    optimize_aggregator,
+)
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.prompts.prompt import Prompt
-from moa_dspy.optimize.prompts.result import PromptReport, PromptResult
 from moa_dspy.optimize.result import StudyResult, SystemScore, TrialRecord
 from moa_dspy.optimize.run import run_study
 from moa_dspy.optimize.search import ModelSearch

@@ -191,22 +191,56 @@ def forecast(
     """
     alone = {name: _mean_cost(outcomes) for name, outcomes in singles.items()}
     n_val = len(next(iter(singles.values())))
+    stages = stage_costs(
+        alone, space, n_trials=n_trials, n_val=n_val, n_test=n_test, effort=effort, seed=seed
+    )
     n_measured = n_trials if space.size is None else min(n_trials, space.size)
-    # The baseline draws as many as the search measured.
-    searched, each = _searched(space, alone, n=2 * n_measured - len(alone), seed=seed)
-    agents = sum(alone.values(), Cost())
-    # Besides the agents: the pick, the best random one, and the further samples of Self-MoA.
-    compared = each * 2 + agents * ((SELF_MOA_SAMPLES - 1) / len(alone))
-    whole = (agents + searched) * n_val + (agents + compared) * n_test
-    if effort is not None:
-        # On test a picked prompt stands beside the aggregator's own.
-        whole += each * n_test + _tuning(space, alone, effort, seed=seed)
     # On val each trial, here and in the baseline; on test singles, pick, baselines and the verdict.
     n_judged = n_val * 2 * n_measured + n_test * (len(alone) + _N_JUDGED_ON_TEST)
     judging = (judged or Cost()) * n_judged
-    whole += judging
+    whole = sum(stages.values(), judging)
     whole = Cost(whole.calls, whole.tokens, whole.usd, whole.seconds / num_threads)
     return replace(_within(whole, budget or Budget()), judge_calls=round(judging.calls))
+
+
+def stage_costs(
+    alone: Mapping[str, Cost],
+    space: SearchSpace,
+    *,
+    n_trials: int,
+    n_val: int,
+    n_test: int,
+    effort: TuningEffort | None = None,
+    seed: int = 0,
+    reading: Mapping[str, Cost] | None = None,
+) -> dict[str, Cost]:
+    """Return the cost of each stage of a search, in the order in which they run.
+
+    Args:
+        alone: Cost of a question to each agent alone.
+        space: As of ``forecast``, like the others.
+        n_trials: Most architectures measured on val, single agents included.
+        n_val: Val rows.
+        n_test: Test rows.
+        effort: Of tuning prompts, or None.
+        seed: Of the draws.
+        reading: Cost of each reference that an agent reads; None is not counted.
+    """
+    n_measured = n_trials if space.size is None else min(n_trials, space.size)
+    n_searched = max(0, n_measured - len(alone))
+    # The baseline draws as many as the search measured.
+    searched, random_ones, each = _searched(
+        space, alone, n=n_searched, n_random=n_measured, seed=seed, reading=reading or {}
+    )
+    agents = sum(alone.values(), Cost())
+    # Besides the agents: the pick, the best random one, and the further samples of Self-MoA.
+    compared = each * 2 + agents * ((SELF_MOA_SAMPLES - 1) / len(alone))
+    stages = {"single agents": agents * n_val, "search": searched * n_val}
+    if effort is not None:
+        stages["prompts"] = _tuning(space, alone, effort, seed=seed)
+        # On test a picked prompt stands beside the aggregator's own.
+        compared += each
+    return {**stages, "random baseline": random_ones * n_val, "test": (agents + compared) * n_test}
 
 
 def _tuning(
@@ -225,7 +259,7 @@ def _tuning(
             one = replace(one, prompt=None)
             # References that two mixtures share are asked for once, an aggregator for each.
             asked.discard(one)
-            found += _fresh(one, alone, asked)
+            found += _fresh(one, alone, asked, {})
             found += alone[str(one.aggregator)] * (effort.answers_per_row - 1)
     mean = sum(alone.values(), Cost()) * (1 / len(alone))
     writing = alone.get(effort.writer or "", mean) * (effort.written * effort.mixtures)
@@ -253,26 +287,43 @@ def _mean_cost(outcomes: Sequence[Outcome]) -> Cost:
 
 
 def _searched(
-    space: SearchSpace, alone: Mapping[str, Cost], *, n: int, seed: int
-) -> tuple[Cost, Cost]:
-    """Return what ``n`` drawn architectures ask of one row beyond the singles, and a mean one."""
+    space: SearchSpace,
+    alone: Mapping[str, Cost],
+    *,
+    n: int,
+    n_random: int,
+    seed: int,
+    reading: Mapping[str, Cost],
+) -> tuple[Cost, Cost, Cost]:
+    """Return what drawn architectures ask of one row beyond the single agents.
+
+    Of ``n`` for the search, then of ``n_random`` more for the random baseline, and a mean one.
+    """
     rng = random.Random(f"forecast-{seed}")
     asked: set[Hashable] = {_node((), name, 0) for name in alone}
     known: set[Architecture] = set()
-    total, separate, repeats = Cost(), Cost(), 0
-    while len(known) < min(n, MOST_DRAWN) and repeats < _MOST_REPEATS:
+    fresh: list[Cost] = []
+    separate, repeats, n_all = Cost(), 0, n + n_random
+    while len(known) < min(n_all, MOST_DRAWN) and repeats < _MOST_REPEATS:
         drawn = space.draw(rng)
         repeats = repeats + 1 if drawn in known or not drawn.layers else 0
         if repeats == 0:
             known.add(drawn)
-            total += _fresh(drawn, alone, asked)
-            separate += _fresh(drawn, alone, {_node((), name, 0) for name in alone})
+            fresh.append(_fresh(drawn, alone, asked, reading))
+            separate += _fresh(drawn, alone, {_node((), name, 0) for name in alone}, reading)
     n_drawn = max(1, len(known))
-    scale = n / n_drawn if len(known) == MOST_DRAWN else 1.0
-    return total * scale, separate * (1 / n_drawn)
+    scale = n_all / n_drawn if len(known) == MOST_DRAWN else 1.0
+    first = round(n / scale)
+    searched, random_ones = sum(fresh[:first], Cost()), sum(fresh[first:], Cost())
+    return searched * scale, random_ones * scale, separate * (1 / n_drawn)
 
 
-def _fresh(architecture: Architecture, alone: Mapping[str, Cost], asked: set[Hashable]) -> Cost:
+def _fresh(
+    architecture: Architecture,
+    alone: Mapping[str, Cost],
+    asked: set[Hashable],
+    reading: Mapping[str, Cost],
+) -> Cost:
     """Return what ``architecture`` asks that was not ``asked`` before, and note it there."""
     found = Cost()
     steps = [
@@ -284,8 +335,13 @@ def _fresh(architecture: Architecture, alone: Mapping[str, Cost], asked: set[Has
     ]
     if architecture.aggregator_calls_a_model:
         steps.append([(str(architecture.aggregator), architecture)])
-    for step in steps:
-        costs = [alone[name] for name, node in step if node not in asked]
+    for depth, step in enumerate(steps):
+        n_read = len(architecture.layers[depth - 1]) if depth else 0
+        costs = [
+            alone[name] + reading.get(name, Cost()) * n_read
+            for name, node in step
+            if node not in asked
+        ]
         asked.update(node for _, node in step)
         total = sum(costs, Cost())
         # Proposers of a layer are asked at once.

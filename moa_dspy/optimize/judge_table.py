@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from moa_dspy.agent import Agent
-from moa_dspy.data.rows import records_of
+from moa_dspy.data.tables import records_of
 from moa_dspy.errors import DataError, PoolError, StudyError
 from moa_dspy.files import check_table, code_digest, imported, made, shown_value
 from moa_dspy.judges import JUDGES

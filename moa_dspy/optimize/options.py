@@ -1,15 +1,26 @@
-"""The options of a search, checked."""
+"""The options of a search and the table of its rows, checked."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
 
+import dspy
 import optuna
+from pydantic import BaseModel, ConfigDict, Field
 
 from moa_dspy.calls.budget import Budget
+from moa_dspy.data import (
+    BENCHMARKS,
+    Splits,
+    read_answers,
+    read_rows,
+    split_rows,
+    without_repeated,
+)
 from moa_dspy.diversity import DIVERSITY_METRICS, DiversityMetric
 from moa_dspy.errors import StudyError
 from moa_dspy.files import made, shown_value, unknown
@@ -115,6 +126,115 @@ def _known(name: str, registry: Mapping[str, Any], option: str) -> Any:
     if name not in registry:
         raise unknown(option, name, registry)
     return registry[name]
+
+
+SAMPLERS: Final[dict[str, Any]] = {
+    "nsga2": optuna.samplers.NSGAIISampler,
+    "random": optuna.samplers.RandomSampler,
+    "tpe": optuna.samplers.TPESampler,
+}
+"""Optuna's samplers by the names of ``search.sampler``."""
+
+
+def named_sampler(name: str | None, *, seed: int, beside: Path | None = None) -> Any:
+    """Return Optuna's sampler of this name; of None None, for the surrogate model proposes.
+
+    Args:
+        name: One of ``SAMPLERS``, or ``package.module:name``.
+        seed: Of a sampler of ``SAMPLERS``.
+        beside: Folder in which the module may stand.
+
+    Raises:
+        StudyError: If it is unknown, or is no sampler.
+    """
+    if name is None:
+        return None
+    if name in SAMPLERS:
+        return SAMPLERS[name](seed=seed)
+    return made("search.sampler", name, SAMPLERS, has="sample_independent", beside=beside)
+
+
+class Table(BaseModel):
+    """A table without a twin in Python; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SizesTable(Table):
+    """Rows per split."""
+
+    train: int | None = Field(default=None, ge=0)
+    val: int | None = Field(default=None, ge=1)
+    test: int | None = Field(default=None, ge=1)
+
+
+class DataTable(Table):
+    """The place of the rows, and the split of each: by a column, or drawn by sizes.
+
+    Rows are those of a file, by its ``path`` and ``inputs``, or of a ``benchmark``: its
+    ``split`` on the hub, or in the local copy at ``path``.
+    """
+
+    path: Path | None = None
+    reader: Literal["recorded"] | None = None
+    inputs: tuple[str, ...] = Field(default=(), min_length=1)
+    columns: dict[str, str] = {}
+    outputs: tuple[str, ...] | None = None
+    drops_incomplete: bool = False
+    drops_repeated: bool = False
+    benchmark: str | None = None
+    split: str | None = None
+    split_column: str | None = None
+    sizes: SizesTable | None = None
+    limit: SizesTable = SizesTable()
+
+    def check(self, *, where: str) -> None:
+        """Check that rows come from a file with inputs, or from a benchmark that knows its own.
+
+        Raises:
+            StudyError: If a key is missing, or does not go with another.
+        """
+        if self.reader is None and self.benchmark is None:
+            for key, value in {"path": self.path, "inputs": self.inputs}.items():
+                if not value:
+                    raise StudyError(f"{where}.data.{key}: missing (or `benchmark`).")
+            if self.split is not None:
+                raise StudyError(
+                    "`data.split` goes with `data.benchmark`; else name `split_column`."
+                )
+        elif self.benchmark is not None and (self.inputs or self.columns):
+            raise StudyError(
+                "`data` has either `benchmark` or `inputs` and `columns`, and not both."
+            )
+        elif self.outputs is not None or self.drops_incomplete or self.drops_repeated:
+            raise StudyError(
+                "`data.outputs`, `data.drops_incomplete` and `data.drops_repeated` go with "
+                "`data.path`, alone."
+            )
+        if self.split_column is None and self.sizes is None:
+            raise StudyError("`data` needs `split_column` or `sizes`, to know the three splits.")
+
+    def read(self) -> list[dspy.Example]:
+        """Read the rows, all splits in one list."""
+        if self.reader is not None:
+            return read_answers(self.path or Path(), columns=self.columns).examples()
+        if self.benchmark is not None:
+            return BENCHMARKS[self.benchmark].read(self.path, split=self.split)
+        rows = read_rows(
+            self.path or Path(),
+            inputs=list(self.inputs),
+            columns=self.columns or None,
+            outputs=self.outputs,
+            drops_incomplete=self.drops_incomplete,
+        )
+        return without_repeated(rows, f"{self.path}") if self.drops_repeated else rows
+
+    def make_splits(self, *, seed: int) -> Splits:
+        """Read the rows and split them."""
+        sizes = self.sizes.model_dump(exclude_none=True) if self.sizes else None
+        splits = split_rows(self.read(), column=self.split_column, sizes=sizes, seed=seed)
+        limit = self.limit
+        return splits.limit(n_train=limit.train, n_val=limit.val, n_test=limit.test)
 
 
 def with_recorded_task(content: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from dspy.teleprompt import Teleprompter
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget, Ledger, Spending, spending_under
-from moa_dspy.data.splits import Splits
+from moa_dspy.data.splits import Splits, make_splits
 from moa_dspy.diversity.base import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
@@ -58,7 +58,6 @@ from moa_dspy.optimize.singles import (
     probe_judge,
 )
 from moa_dspy.optimize.space.space import SearchSpace
-from moa_dspy.optimize.splits import make_splits
 from moa_dspy.optimize.trial_loop import TrialLoop
 from moa_dspy.pool import Pool
 

@@ -104,9 +104,11 @@ def check_prices(options: SearchOptions, budget: Budget) -> None:
     """Refuse what counts money where a price is unknown, before anything is spent.
 
     Raises:
-        StudyError: If an agent without a price is to be held to usd; it names the agents.
+        StudyError: If an agent or a judge without a price is to be held to usd; it names them.
     """
     unpriced = [name for name in options.space.agents if name in options.pool.unpriced]
+    if options.judge is not None:
+        unpriced += [name for name in options.judge.unpriced if name not in unpriced]
     counted = {
         "budget.usd": budget.usd is not None,
         "limits.usd": options.limits.usd is not None,
@@ -161,26 +163,47 @@ def check_budget(
     else:
         n_val = {name: _n_unknown(evaluator, ledger, name, splits.val) for name in counted}
         n_test = {name: _n_unknown(evaluator, ledger, name, splits.test) for name in counted}
-    may_vote = "vote" in options.space.combines and options.space.searches_layers
-    n_tested = 1 + (options.space.max_width if may_vote else 1)
     spent = ledger.backend.totals()
     judging = (judged or Cost()) * ((len(probed) - 1) * len(splits.val) + len(splits.test))
     for name in LIMITS:
         limit = getattr(ledger.budget, name)
         costs = {agent: getattr(outcome, name) for agent, outcome in probed.items()}
-        tested = sorted((costs[agent] * n for agent, n in n_test.items()), reverse=True)
-        needed = getattr(judging, name) + sum(tested[:n_tested])
-        needed += sum(costs[agent] * n for agent, n in n_val.items())
-        needed = needed / options.num_threads if name == "seconds" else needed
-        smallest = getattr(spent, name) + needed + (needed > 0) * _reserve(options, name)
+        needed = smallest_limit(options, name, costs, n_val, n_test, getattr(judging, name))
+        smallest = getattr(spent, name) + needed
         if limit is not None and smallest > limit:
             about = "" if name == "calls" else "about "
             raise StudyError(
                 f"`budget.{name}` is {limit:.10g}, but a verdict needs {about}"
-                f"{_rounded_up(smallest):.10g} at least: for {len(probed)} single agents on "
+                f"{rounded_up(smallest):.10g} at least: for {len(probed)} single agents on "
                 f"{len(splits.val)} val rows, and the pick and the best single agent on "
                 f"{len(splits.test)} test rows. Allow that much, or give fewer rows."
             )
+
+
+def smallest_limit(
+    options: SearchOptions,
+    name: str,
+    costs: Mapping[str, float],
+    n_val: Mapping[str, int],
+    n_test: Mapping[str, int],
+    judging: float = 0.0,
+) -> float:
+    """Return the smallest limit of a budget that reaches a verdict.
+
+    Args:
+        options: Of the search.
+        name: Of the limit: calls, tokens, usd or seconds.
+        costs: Of one question to each agent, in that unit.
+        n_val: Rows of val that each agent has to be asked about.
+        n_test: Rows of test, likewise.
+        judging: What a judge takes, in that unit.
+    """
+    may_vote = "vote" in options.space.combines and options.space.searches_layers
+    n_tested = 1 + (options.space.max_width if may_vote else 1)
+    tested = sorted((costs[agent] * n for agent, n in n_test.items()), reverse=True)
+    needed = judging + sum(costs[agent] * n for agent, n in n_val.items()) + sum(tested[:n_tested])
+    needed = needed / options.num_threads if name == "seconds" else needed
+    return needed + (needed > 0) * _reserve(options, name)
 
 
 def _n_unknown(
@@ -209,7 +232,7 @@ def _reserve(options: SearchOptions, name: str) -> float:
     return 0.0
 
 
-def _rounded_up(value: float) -> float:
+def rounded_up(value: float) -> float:
     """Round a number that is not whole to three digits, up: what is named must suffice."""
     if value == round(value):
         return value

@@ -16,6 +16,7 @@ import numpy as np
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget
 from moa_dspy.data import Splits
+from moa_dspy.data.splits import balanced_order
 from moa_dspy.diversity import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
 from moa_dspy.optimize.early_facts import (
@@ -34,7 +35,6 @@ from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress
 from moa_dspy.optimize.selection import Limits, ScoreMatrix, canonical_evidence
 from moa_dspy.optimize.space.space import SearchSpace
-from moa_dspy.optimize.splits import balanced_order
 from moa_dspy.optimize.votes.ballots import Ballots
 from moa_dspy.optimize.votes.smoothing import SmoothedVotes, smooth
 

@@ -7,7 +7,7 @@ import json
 import sqlite3
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from moa_dspy.agent import Agent
-from moa_dspy.calls.budget import Ledger
+from moa_dspy.calls.budget import Budget, Ledger, spending_under
 from moa_dspy.calls.call import WritableBackend, canonical_json
 from moa_dspy.calls.calls import Calls
 from moa_dspy.calls.store.database import database_url, shown_url
@@ -29,15 +29,28 @@ from moa_dspy.calls.store.store import CallStore
 from moa_dspy.data import (
     RecordedResponses,
     Splits,
+    accepted_answers,
     check_outputs,
     fields_read,
     fingerprint,
+    is_absent,
     read_answers,
 )
-from moa_dspy.errors import DataError, PoolError, StoreError, StudyError
+from moa_dspy.data.discover import TableFaults
+from moa_dspy.data.metrics import choices_of
+from moa_dspy.data.splits import make_splits
+from moa_dspy.errors import (
+    BudgetReachedError,
+    DataError,
+    MetricError,
+    MoaError,
+    PoolError,
+    StoreError,
+    StudyError,
+)
+from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.prompts.joint import with_prompts
 from moa_dspy.optimize.search import judging_of
-from moa_dspy.optimize.splits import make_splits
 from moa_dspy.optimize.study_file import StudyFile, read_study
 from moa_dspy.pool import Pool
 from moa_dspy.testing import recorded_pool
@@ -121,6 +134,9 @@ class PreparedStudy:
             if split != "train" or study.prompts is not None:
                 fields = () if self.metric is None else fields_read(self.metric)
                 check_outputs(rows, fields, where=f"Split {split!r}")
+        # Recorded answers have recorded scores; a made-up one has none.
+        if self.metric is not None and self.recorded is None:
+            _check_metric(self.metric, student.signature, self.splits.val[0])
         with_prompts(options, student, self.splits.train)
         judges = () if study.judge is None else study.judge.own_agents().values()
         for agent in () if study.calls.replay_only else (*self.agents, *judges):
@@ -129,6 +145,14 @@ class PreparedStudy:
                     f"Agent {agent.name!r}: the environment has no variable "
                     f"{agent.missing_variables[0]} (`weights` or `api_key_env`)."
                 )
+
+    def rows_notes(self) -> Iterator[str]:
+        """Yield what is odd about the rows that are scored, with counts."""
+        fields = fields_read(self.metric)
+        rows = [*self.splits.val, *self.splits.test]
+        if fields:
+            outputs = [{name: row.get(name, None) for name in fields} for row in rows]
+            yield from TableFaults.of([dict(row.inputs()) for row in rows], outputs).lines()
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -163,6 +187,42 @@ def _check_inputs(rows: Any, fields: tuple[str, ...], split: str) -> None:
                 f"`task.signature` has the input {missing[0]!r}, but row {row.id!r} of {split} has "
                 f"only {', '.join(sorted(row.inputs().keys()))}."
             )
+
+
+def _check_metric(metric: Any, signature: Any, row: Any) -> None:
+    """Score a made-up prediction, so that a metric that cannot is found before anything is paid.
+
+    Raises:
+        MetricError: If the metric raises, or returns no number in [0, 1].
+    """
+    outputs = signature.output_fields
+    values = {name: _made_up(field, row.get(name, None)) for name, field in outputs.items()}
+    try:
+        # A metric that asks a model is not tried: that would cost something.
+        with spending_under(Ledger(Budget(calls=1)), share=0.0):
+            CheckedMetric.of(metric).score(row, dspy.Prediction(**values))
+    except BudgetReachedError:
+        return
+    except MoaError as error:
+        raise MetricError(
+            "`task.metric` cannot score a made-up prediction of `task.signature`, whose outputs "
+            f"are {', '.join(outputs)}: {error} The row has {', '.join(map(str, row.keys()))}."
+        ) from error
+
+
+def _made_up(field: Any, right: Any) -> Any:
+    """Return the row's own answer, or a value of the field's type."""
+    annotation = field.annotation
+    if not is_absent(right):
+        is_list_of_texts = annotation is str and isinstance(right, list | tuple)
+        return accepted_answers(right)[0] if is_list_of_texts else right
+    if choices := choices_of(annotation):
+        return choices[0]
+    try:
+        return "text" if annotation is str else annotation()
+    except Exception:
+        # A type of the user's own that needs arguments.
+        return None
 
 
 def digest_of(value: Any) -> str:

@@ -11,18 +11,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import dspy
-import optuna
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from moa_dspy.adapters import ADAPTERS
 from moa_dspy.agent import Agent, available, read_agents
 from moa_dspy.aggregators import NORMALISERS
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget
-from moa_dspy.data import BENCHMARKS, METRICS, Splits, read_answers, read_rows, split_rows
+from moa_dspy.data import BENCHMARKS, FIELD_METRICS, METRICS, FieldMetric, Splits
 from moa_dspy.errors import ArchitectureError, PoolError, StudyError
 from moa_dspy.files import (
     check_table,
@@ -38,7 +37,14 @@ from moa_dspy.layers import SEAT_MODULES
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.judge_table import JudgeTable
 from moa_dspy.optimize.objectives import OBJECTIVES
-from moa_dspy.optimize.options import check_seed, named_diversity, with_recorded_task
+from moa_dspy.optimize.options import (
+    DataTable,
+    Table,
+    check_seed,
+    named_diversity,
+    named_sampler,
+    with_recorded_task,
+)
 from moa_dspy.optimize.prompts.builtin import OPTIMIZERS
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.search import ModelSearch
@@ -46,12 +52,6 @@ from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space.rules import providers_of
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.pool import Pool
-
-
-class Table(BaseModel):
-    """A table without a twin in Python; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TaskTable(Table):
@@ -62,35 +62,9 @@ class TaskTable(Table):
     adapter: str | None = None
     module: str = "predict"
     metric: str | None = None
+    weights: dict[str, float] = Field(default_factory=dict)
+    tolerance: float = 0.0
     normalise: str = "text"
-
-
-class SizesTable(Table):
-    """Rows per split."""
-
-    train: int | None = Field(default=None, ge=0)
-    val: int | None = Field(default=None, ge=1)
-    test: int | None = Field(default=None, ge=1)
-
-
-class DataTable(Table):
-    """The place of the rows, and the split of each: by a column, or drawn by sizes.
-
-    Rows are those of a file, by its ``path`` and ``inputs``, or of a ``benchmark``: its
-    ``split`` on the hub, or in the local copy at ``path``.
-    """
-
-    path: Path | None = None
-    reader: Literal["recorded"] | None = None
-    inputs: tuple[str, ...] = Field(default=(), min_length=1)
-    columns: dict[str, str] = {}
-    outputs: tuple[str, ...] | None = None
-    drops_incomplete: bool = False
-    benchmark: str | None = None
-    split: str | None = None
-    split_column: str | None = None
-    sizes: SizesTable | None = None
-    limit: SizesTable = SizesTable()
 
 
 class CallsTable(Table):
@@ -149,14 +123,6 @@ RENAMED: Final = {
 """Keys of earlier study files, and their names now."""
 
 
-SAMPLERS: Final[dict[str, Any]] = {
-    "nsga2": optuna.samplers.NSGAIISampler,
-    "random": optuna.samplers.RandomSampler,
-    "tpe": optuna.samplers.TPESampler,
-}
-"""Optuna's samplers by the names of ``search.sampler``."""
-
-
 @dataclass(frozen=True, slots=True)
 class StudyFile:
     """A study file whose values are checked; its paths are relative to the working folder.
@@ -176,6 +142,7 @@ class StudyFile:
         prompts: Prompts as a choice of the search, or None.
         parts: Every table that decides what the study finds, as plain data.
         judge: Of answers that are compared, or None.
+        folder: Of the file; modules that it names may stand there.
     """
 
     name: str
@@ -192,6 +159,7 @@ class StudyFile:
     prompts: PromptOptions | None
     parts: Mapping[str, Any]
     judge: JudgeTable | None = None
+    folder: Path | None = None
 
     def with_paths_from(self, folder: Path) -> StudyFile:
         """Return the study with every path made relative to ``folder``."""
@@ -242,14 +210,7 @@ class StudyFile:
 
     def make_splits(self) -> Splits:
         """Read the rows and split them."""
-        data = self.data
-        if data.split_column is None and data.sizes is None:
-            raise StudyError("`data` needs `split_column` or `sizes`, to know the three splits.")
-        rows = _rows(data)
-        sizes = data.sizes.model_dump(exclude_none=True) if data.sizes else None
-        splits = split_rows(rows, column=data.split_column, sizes=sizes, seed=self.seed)
-        limit = data.limit
-        return splits.limit(n_train=limit.train, n_val=limit.val, n_test=limit.test)
+        return self.data.make_splits(seed=self.seed)
 
     def make_student(self, pool: Pool) -> MixtureOfAgents:
         """Return the program that the search fills with agents."""
@@ -265,14 +226,24 @@ class StudyFile:
 
     def make_metric(self) -> Any:
         """Return the metric: a known one by name, or ``package.module:name``; None without one."""
-        name = self.task.metric
+        name, task = self.task.metric, self.task
         if name is None:
             if self.judge is None:
                 raise StudyError("A study needs `task.metric` or the table `[judge]`.")
             return None
+        if name in FIELD_METRICS:
+            return FieldMetric.of(
+                name, _signature(task), weights=task.weights, tolerance=task.tolerance
+            )
+        if task.weights or task.tolerance:
+            raise StudyError(
+                "`task.weights` and `task.tolerance` go with a metric of fields, "
+                f"{', '.join(sorted(FIELD_METRICS))}, but `task.metric` is {name!r}."
+            )
         if name in METRICS:
             return METRICS[name]
-        metric = imported("task.metric", name, METRICS)
+        known = (*METRICS, *FIELD_METRICS)
+        metric = imported("task.metric", name, known, beside=self.folder)
         if not callable(metric):
             raise StudyError(f"`task.metric`: {name!r} must be a function, but is {metric!r}.")
         return metric
@@ -297,12 +268,7 @@ class StudyFile:
 
     def make_sampler(self) -> Any:
         """Return Optuna's sampler; None where the surrogate model proposes."""
-        name = self.search.get("sampler")
-        if name is None:
-            return None
-        if name in SAMPLERS:
-            return SAMPLERS[name](seed=self.seed)
-        return made("search.sampler", name, SAMPLERS, has="sample_independent")
+        return named_sampler(self.search.get("sampler"), seed=self.seed, beside=self.folder)
 
 
 def read_study(path: Path) -> StudyFile:
@@ -311,17 +277,18 @@ def read_study(path: Path) -> StudyFile:
     Raises:
         StudyError: If the file cannot be read, or a field does not fit: field, value, choices.
     """
-    return check_study(read_toml(path, error=StudyError), where=str(path)).with_paths_from(
-        path.parent
-    )
+    content = read_toml(path, error=StudyError)
+    study = check_study(content, where=str(path), folder=path.parent)
+    return study.with_paths_from(path.parent)
 
 
-def check_study(content: Mapping[str, Any], *, where: str) -> StudyFile:
+def check_study(content: Mapping[str, Any], *, where: str, folder: Path | None = None) -> StudyFile:
     """Return the study of a file's content; its paths are as they are written.
 
     Args:
         content: Plain data.
         where: Begins errors.
+        folder: Of the file.
 
     Raises:
         StudyError: If a field does not fit.
@@ -330,8 +297,7 @@ def check_study(content: Mapping[str, Any], *, where: str) -> StudyFile:
     content = with_recorded_task(content)
     tables: Any = check_table(StudyTables, content, where=where, error=StudyError, renamed=RENAMED)
     _check_names(tables)
-    if tables.data.reader is None:
-        _check_rows_are_named(tables.data, where=where)
+    tables.data.check(where=where)
     agents = check_table(
         tuple[Agent, ...],
         tables.agents,
@@ -351,9 +317,10 @@ def check_study(content: Mapping[str, Any], *, where: str) -> StudyFile:
         search=_given(tables.search),
         limits=Limits(**_given(tables.limits)),
         budget=Budget(**_given(tables.budget)),
-        prompts=None if tables.prompts is None else _prompts(tables.prompts),
-        parts=_parts(tables),
+        prompts=None if tables.prompts is None else _prompts(tables.prompts, folder),
+        parts=_parts(tables, folder),
         judge=tables.judge,
+        folder=folder,
     )
     _signature(study.task)
     study.make_sampler()
@@ -365,20 +332,24 @@ def _given(table: BaseModel) -> dict[str, Any]:
     return {name: getattr(table, name) for name in table.model_fields_set}
 
 
-def _prompts(table: BaseModel) -> PromptOptions:
+def _prompts(table: BaseModel, folder: Path | None) -> PromptOptions:
     options = _given(table)
     optimizer = options.get("optimizer")
     if optimizer is not None and ":" in optimizer:
-        options["optimizer"] = made("prompts.optimizer", optimizer, OPTIMIZERS, has="compile")
+        options["optimizer"] = made(
+            "prompts.optimizer", optimizer, OPTIMIZERS, has="compile", beside=folder
+        )
     return PromptOptions(**options)
 
 
-def _parts(tables: Any) -> dict[str, Any]:
+def _parts(tables: Any, folder: Path | None) -> dict[str, Any]:
     names = ("task", "space", "search", "limits", "prompts")
     plain = tables.model_dump(include={*names}, exclude={"search": {"num_threads"}})
     own = [text for text in (tables.task.metric, tables.search.sampler) if text and ":" in text]
     # A metric of the user's own may change while its name stays.
-    plain["code"] = {text: code_digest(imported("task.metric", text, ())) for text in own}
+    plain["code"] = {
+        text: code_digest(imported("task.metric", text, (), beside=folder)) for text in own
+    }
     return {"seed": tables.seed, **{k: v for k, v in plain.items() if v is not None}}
 
 
@@ -401,20 +372,6 @@ def _check_names(tables: Any) -> None:
             raise unknown(field, name, registry)
 
 
-def _check_rows_are_named(data: DataTable, *, where: str) -> None:
-    """Check that rows come from a file with inputs, or from a benchmark that knows its own."""
-    if data.benchmark is None:
-        for key, value in {"path": data.path, "inputs": data.inputs}.items():
-            if not value:
-                raise StudyError(f"{where}.data.{key}: missing (or `benchmark`).")
-        if data.split is not None:
-            raise StudyError("`data.split` goes with `data.benchmark`; else name `split_column`.")
-    elif data.inputs or data.columns:
-        raise StudyError("`data` has either `benchmark` or `inputs` and `columns`, and not both.")
-    elif data.outputs is not None or data.drops_incomplete:
-        raise StudyError("`data.outputs` and `data.drops_incomplete` go with `data.path`, alone.")
-
-
 def _listed(text: str) -> Architecture:
     try:
         return Architecture.parse(text)
@@ -432,17 +389,3 @@ def _signature(task: TaskTable) -> Any:
             f"`task.signature`: {task.signature!r} is no signature such as 'question -> answer': "
             f"{what}"
         ) from error
-
-
-def _rows(data: DataTable) -> list[dspy.Example]:
-    if data.reader is not None:
-        return read_answers(data.path or Path(), columns=data.columns).examples()
-    if data.benchmark is not None:
-        return BENCHMARKS[data.benchmark].read(data.path, split=data.split)
-    return read_rows(
-        data.path or Path(),
-        inputs=list(data.inputs),
-        columns=data.columns or None,
-        outputs=data.outputs,
-        drops_incomplete=data.drops_incomplete,
-    )

@@ -21,7 +21,6 @@ from dspy.streaming.messages import StatusMessage
 from moa_dspy.adapters import PlainChat
 from moa_dspy.adapters.guard import quoted, user_content
 from moa_dspy.adapters.plain_chat import earlier_turns, only_output
-from moa_dspy.aggregators import Question
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.lm.stream import words
 from moa_dspy.dspy_internals import CLIENT_KEYS, lm15
@@ -32,6 +31,7 @@ from moa_dspy.pool import Pool
 from moa_dspy.prediction import Answer, Response
 from moa_dspy.seats import Seats
 from moa_dspy.signatures import REFERENCES_HEADING, separated
+from moa_dspy.waves import Question
 
 _CHAT: Final = dspy.ensure_signature("chat -> answer")
 _CHOICE: Final = dspy.ensure_signature("chat -> best")

@@ -22,7 +22,8 @@ from moa_dspy.data import (
     read_recorded,
     read_rows,
 )
-from moa_dspy.data.rows import make_examples, records_of
+from moa_dspy.data.rows import make_examples
+from moa_dspy.data.tables import records_of
 from moa_dspy.errors import DataError, MetricError
 
 NAN = float("nan")

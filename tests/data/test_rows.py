@@ -115,7 +115,9 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 def test_an_unknown_format_names_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"'\.txt'; known ones are \.csv, \.jsonl, \.parquet\."):
+    with pytest.raises(
+        DataError, match=r"'\.txt'; known ones are \.csv, \.jsonl, \.parquet, \.tsv\."
+    ):
         read_rows(tmp_path / "rows.txt", inputs=["q"])
 
 

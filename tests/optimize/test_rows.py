@@ -6,8 +6,8 @@ from typing import Any
 import dspy
 import pytest
 
+from moa_dspy.data.splits import make_splits
 from moa_dspy.errors import DataError
-from moa_dspy.optimize.splits import make_splits
 
 Make = Callable[..., Any]
 

@@ -6,10 +6,10 @@ from typing import Any
 import dspy
 import pytest
 
+from moa_dspy.data.splits import make_splits
 from moa_dspy.errors import PoolError
 from moa_dspy.optimize import Limits, ModelSearch, Snapshot, StudyResult
 from moa_dspy.optimize.search import run_search
-from moa_dspy.optimize.splits import make_splits
 from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool
 

@@ -11,6 +11,7 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget, Calls
+from moa_dspy.data.splits import make_splits
 from moa_dspy.diversity import DIVERSITY_METRICS
 from moa_dspy.errors import BudgetReachedError, StudyError, UnknownCallError
 from moa_dspy.optimize import ModelSearch, SearchSpace, StudyResult
@@ -18,7 +19,6 @@ from moa_dspy.optimize.nodes import Outcome
 from moa_dspy.optimize.search import run_search
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.singles import SingleAgents
-from moa_dspy.optimize.splits import make_splits
 from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool
 

@@ -58,9 +58,9 @@ class ChatServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64  # of connections at once; at 5 the next ones are dropped
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, models: Sequence[str] = ()) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.script = script
+        self.script, self.models = script, tuple(models)
         self.bodies: list[dict[str, Any]] = []
         self.raw: list[bytes] = []
         self.headers: list[dict[str, str]] = []
@@ -97,13 +97,20 @@ class ChatServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(script: Script | Sequence[Reply] | Reply) -> Iterator[ChatServer]:
-    """Run a server; it gives replies in order, the last one again and again."""
+def serving(
+    script: Script | Sequence[Reply] | Reply, *, models: Sequence[str] = ()
+) -> Iterator[ChatServer]:
+    """Run a server; it gives replies in order, the last one again and again.
+
+    Args:
+        script: What it answers.
+        models: What it lists at ``/v1/models``.
+    """
     if isinstance(script, Reply):
         script = [script]
     if not callable(script):
         script = _in_order(list(script))
-    with ChatServer(script) as server:
+    with ChatServer(script, models) as server:
         yield server
 
 
@@ -120,6 +127,14 @@ def _in_order(replies: list[Reply]) -> Script:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: ChatServer  # pyright: ignore[reportIncompatibleVariableOverride]  # no other starts it
+
+    def do_GET(self) -> None:
+        listed = [{"id": name, "object": "model"} for name in self.server.models]
+        payload = json.dumps({"object": "list", "data": listed}).encode()
+        self.send_response(200 if self.path == "/v1/models" else 404)
+        self.send_header("Content-Length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
 
     def do_POST(self) -> None:  # the name that http.server calls
         raw = self.rfile.read(int(self.headers["Content-Length"]))

@@ -9,7 +9,8 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.data.rows import Record, hub_records, make_examples
+from moa_dspy.data.rows import make_examples
+from moa_dspy.data.tables import Record, hub_records
 from moa_dspy.errors import DataError
 
 

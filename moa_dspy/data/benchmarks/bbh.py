@@ -12,7 +12,7 @@ import dspy
 
 from moa_dspy.data.answers import normalise_text
 from moa_dspy.data.benchmarks.base import Benchmark, BenchmarkOrigin, PublishedRow
-from moa_dspy.data.rows import Record, find_file, hub_records, records_of
+from moa_dspy.data.tables import Record, find_file, hub_records, records_of
 from moa_dspy.data.values import accepted_answers, is_absent, plain_text
 from moa_dspy.errors import DataError
 

@@ -12,7 +12,7 @@ from typing import Any
 import dspy
 
 from moa_dspy.data.benchmarks.base import Benchmark, BenchmarkOrigin, PublishedRow
-from moa_dspy.data.rows import Record, find_file, records_of
+from moa_dspy.data.tables import Record, find_file, records_of
 from moa_dspy.data.values import is_absent, plain_text
 from moa_dspy.errors import DataError, MetricError
 

@@ -14,7 +14,12 @@ from moa_dspy.optimize.prompts.joint import (
     prompts_to_json,
     with_prompts,
 )
-from moa_dspy.optimize.prompts.optimize import optimize_aggregator
+from moa_dspy.optimize.prompts.optimize import (
+    PromptOrigin,
+    PromptReport,
+    PromptResult,
+    optimize_aggregator,
+)
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.prompts.prompt import (
     PredictorPrompt,
@@ -23,14 +28,7 @@ from moa_dspy.optimize.prompts.prompt import (
     RegisteredPrompt,
     prompt_diff,
 )
-from moa_dspy.optimize.prompts.result import (
-    Candidate,
-    Counted,
-    PromptComparison,
-    PromptOrigin,
-    PromptReport,
-    PromptResult,
-)
+from moa_dspy.optimize.prompts.tuning import Candidate, Counted, PromptComparison
 
 __all__ = [
     "OPTIMIZERS",

@@ -13,14 +13,19 @@ from dspy.teleprompt import Teleprompter
 from dspy.teleprompt.gepa import InstructionProposer
 
 from moa_dspy.calls.scope import in_threads
+from moa_dspy.data.splits import with_ids
 from moa_dspy.errors import DataError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.metric import CheckedMetric, score_of
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.prompts.feedback import BEST, RIGHT, ReferenceFeedback, labelled
-from moa_dspy.optimize.prompts.optimizers import WRITERS, check_optimizer, refuse_options
-from moa_dspy.optimize.prompts.options import PromptOptions
+from moa_dspy.optimize.prompts.options import (
+    WRITERS,
+    PromptOptions,
+    check_optimizer,
+    refuse_options,
+)
 from moa_dspy.optimize.prompts.student import (
     OptimizerMetric,
     ReferenceReader,
@@ -29,7 +34,6 @@ from moa_dspy.optimize.prompts.student import (
     Target,
     make_student,
 )
-from moa_dspy.optimize.splits import with_ids
 from moa_dspy.pool import Pool
 from moa_dspy.references import count_tokens
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE, AGGREGATION_PROMPTS, separated

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import dspy
 
 from moa_dspy.architecture import Architecture
+from moa_dspy.data.splits import with_ids
 from moa_dspy.errors import BudgetReachedError, LayerFailedError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.evaluate import Evaluator, Student
@@ -16,13 +17,16 @@ from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import scores
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.prompts.builtin import check_tuning, make_optimizer
-from moa_dspy.optimize.prompts.optimizers import name_of
-from moa_dspy.optimize.prompts.options import PromptOptions
+from moa_dspy.optimize.prompts.options import PromptOptions, name_of
 from moa_dspy.optimize.prompts.prompt import PromptRegistry, RegisteredPrompt
-from moa_dspy.optimize.prompts.result import ROLES, Counted, PromptComparison
 from moa_dspy.optimize.prompts.student import Target
-from moa_dspy.optimize.prompts.tuning import CallCounter, PromptTuning
-from moa_dspy.optimize.splits import with_ids
+from moa_dspy.optimize.prompts.tuning import (
+    ROLES,
+    CallCounter,
+    Counted,
+    PromptComparison,
+    PromptTuning,
+)
 
 
 class PromptTrial(Protocol):

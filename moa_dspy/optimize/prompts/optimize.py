@@ -1,27 +1,37 @@
-"""``optimize_aggregator``: a DSPy optimizer on the aggregator alone, then a test of its prompt."""
+"""``optimize_aggregator``: a DSPy optimizer on the aggregator alone, and the test of its prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import dspy
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.data import find_overlap
+from moa_dspy.data.splits import with_ids
 from moa_dspy.errors import DataError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import scores
-from moa_dspy.optimize.prompts.optimizers import check_optimizer, name_of
-from moa_dspy.optimize.prompts.prompt import Prompt
-from moa_dspy.optimize.prompts.result import PromptComparison, PromptOrigin, PromptResult
+from moa_dspy.optimize.prompts.options import check_optimizer, name_of
+from moa_dspy.optimize.prompts.prompt import Prompt, prompt_diff
 from moa_dspy.optimize.prompts.student import Target
-from moa_dspy.optimize.prompts.tuning import CallCounter, PromptTuning, TunedPrompt
-from moa_dspy.optimize.splits import with_ids
+from moa_dspy.optimize.prompts.tuning import (
+    ROLES,
+    CallCounter,
+    Candidate,
+    Counted,
+    PromptComparison,
+    PromptTuning,
+    TunedPrompt,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
 
 
 def optimize_aggregator(
@@ -216,3 +226,151 @@ def _settings(optimizer: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         and not name.startswith("_")
         and not name.endswith(private)
     }
+
+
+@dataclass(frozen=True, slots=True)
+class PromptOrigin:
+    """The optimizer that made the new prompt.
+
+    Attributes:
+        optimizer: Name of its class.
+        settings: Its plain settings and the options of ``compile``; no LM, no key.
+    """
+
+    optimizer: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptResult:
+    """The outcome of ``optimize_aggregator``.
+
+    Attributes:
+        program: The mixture with the accepted prompt; with the incumbent's if none was.
+        accepted: Whether the new prompt was proven better on ``val``.
+        before: The incumbent's prompt.
+        after: The optimizer's, accepted or not.
+        val: Both on the validation rows, which the optimizer never saw.
+        test: Both on the test rows, after the decision; None without a ``testset``.
+        calls: Requests by stage and role, over all rows.
+        origin: The optimizer that made the prompt.
+        candidates: The prompts that the optimizer says it tried, the best first.
+        layer: The layer of the readers whose prompt it is; None is the last step.
+        notes: What a reader must know of this run.
+    """
+
+    program: MixtureOfAgents
+    accepted: bool
+    before: Prompt
+    after: Prompt
+    val: PromptComparison
+    test: PromptComparison | None
+    calls: Mapping[str, Mapping[str, Counted]]
+    origin: PromptOrigin
+    candidates: tuple[Candidate, ...]
+    layer: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def calls_of(self, role: str) -> Counted:
+        """Return the requests to ``proposers``, ``aggregator`` or ``prompt_model`` in all."""
+        return sum((roles[role] for roles in self.calls.values()), Counted())
+
+    @property
+    def proposer_calls(self) -> int:
+        """Requests made to the layers before the optimised seats; 0 if all of it was stored."""
+        return self.calls_of("proposers").made
+
+    @property
+    def aggregator_calls(self) -> int:
+        """Requests made to the optimised seats, and to those that read them."""
+        return self.calls_of("aggregator").made
+
+    @property
+    def prompt_model_calls(self) -> int:
+        """Requests made by the optimizer itself, to write prompts."""
+        return self.calls_of("prompt_model").made
+
+    @property
+    def diff(self) -> str:
+        """The two prompts as a unified diff; "" if the optimizer changed nothing."""
+        return prompt_diff(self.before, self.after)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return {
+            "architecture": str(self.program.architecture),
+            "layer": self.layer,
+            "accepted": self.accepted,
+            "origin": asdict(self.origin),
+            "val": self.val.to_json(),
+            "test": self.test.to_json() if self.test else None,
+            "calls": {role: asdict(self.calls_of(role)) for role in ROLES},
+            "calls_by_stage": {
+                stage: {role: asdict(one) for role, one in found.items()}
+                for stage, found in self.calls.items()
+            },
+            "before": self.before.to_json(),
+            "after": self.after.to_json(),
+            "diff": self.diff,
+            "candidates": [candidate.to_json() for candidate in self.candidates],
+            "notes": list(self.notes),
+        }
+
+
+_COLOURS: Final = {"+": "green", "-": "red", "@": "cyan"}
+
+
+class PromptReport:
+    """Prints a ``PromptResult`` with rich; ``str`` of it is the same text without colours."""
+
+    def __init__(self, result: PromptResult) -> None:
+        self.result = result
+
+    def __str__(self) -> str:
+        return "\n".join([*_lines(self.result), "", self.result.diff]).rstrip()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the decision in bold, the facts, then the diff."""
+        from rich.text import Text
+
+        first, *rest = _lines(self.result)
+        yield Text(first, style="bold")
+        yield from (Text(line) for line in rest)
+        yield Text("")
+        for line in self.result.diff.splitlines():
+            yield Text(line, style=_COLOURS.get(line[:1], ""))
+
+
+def _lines(result: PromptResult) -> Iterator[str]:
+    """Yield the decision, then one line per fact."""
+    yield _decision(result)
+    yield _numbers("validation", result.val)
+    if result.test is not None:
+        yield _numbers("test", result.test)
+    asked = [(role, result.calls_of(role)) for role in ROLES]
+    yield "calls made: " + ", ".join(f"{role} {one.made} (+{one.reused})" for role, one in asked)
+    yield f"{result.origin.optimizer} tried {len(result.candidates)} prompts"
+    yield from result.notes
+
+
+def _decision(result: PromptResult) -> str:
+    val = result.val
+    if result.accepted:
+        return f"Use the new prompt: it beats the incumbent (p = {val.p_value:.3f})."
+    if not result.diff:
+        return f"Keep the prompt: {result.origin.optimizer} returned the same one."
+    if val.n_more:
+        return (
+            f"Keep the prompt: the new one is not proven better (p = {val.p_value:.3f}); "
+            f"about {val.n_more} more validation rows would be needed."
+        )
+    return f"Keep the prompt: the new one is not better (p = {val.p_value:.3f})."
+
+
+def _numbers(name: str, found: PromptComparison) -> str:
+    gap = found.difference
+    low, mean, high = (f"{100 * it + 0.0:+.1f}" for it in (gap.low, gap.estimate, gap.high))
+    return (
+        f"{name}, {found.n} rows: {100 * found.before.estimate:.1f} % before, "
+        f"{100 * found.after.estimate:.1f} % after; {mean} points [{low}, {high}]"
+    )

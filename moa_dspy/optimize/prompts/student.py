@@ -20,7 +20,7 @@ from moa_dspy.errors import (
     StudyError,
     ours,
 )
-from moa_dspy.lm_binding import without_lms
+from moa_dspy.layers import without_lms
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import NodeCache, NodeRunner, place_of

@@ -8,7 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import dspy
@@ -22,9 +22,8 @@ from moa_dspy.errors import LayerFailedError, MoaError, StudyError
 from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.prompts.feedback import ReferenceFeedback, labelled
-from moa_dspy.optimize.prompts.optimizers import name_of, traits_of
+from moa_dspy.optimize.prompts.options import name_of, traits_of
 from moa_dspy.optimize.prompts.prompt import Prompt
-from moa_dspy.optimize.prompts.result import ROLES, STAGES, Candidate, Counted
 from moa_dspy.optimize.prompts.student import (
     AggregatorStudent,
     OptimizerMetric,
@@ -33,6 +32,96 @@ from moa_dspy.optimize.prompts.student import (
     Target,
     make_student,
 )
+from moa_dspy.winrate import Interval, mean_interval, verdict
+
+ROLES: Final = ("proposers", "aggregator", "prompt_model")
+STAGES: Final = ("references", "tuning", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Requests to models.
+
+    Attributes:
+        made: Were sent, failed ones included.
+        reused: Came from a store or a recording.
+    """
+
+    made: int = 0
+    reused: int = 0
+
+    def __add__(self, other: Counted) -> Counted:
+        return Counted(self.made + other.made, self.reused + other.reused)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A prompt that was tried.
+
+    Attributes:
+        prompt: The whole of it.
+        origin: The optimizer, and how it made it, such as ``COPRO, depth 1``.
+        score: Mean metric on the rows that the optimizer judged by, in [0, 1]; None where
+            it does not say.
+    """
+
+    prompt: Prompt
+    origin: str
+    score: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return {"origin": self.origin, "score": self.score, "prompt": self.prompt.to_json()}
+
+
+@dataclass(frozen=True, slots=True)
+class PromptComparison:
+    """The new prompt against the incumbent, row by row.
+
+    Attributes:
+        n: Rows.
+        before: Mean score of the incumbent with a 95 % interval.
+        after: Of the new prompt.
+        difference: Paired interval of mean(after - before).
+        p_value: One-sided, for after > before.
+        n_more: Rows that would be needed beside these to see the gain; 0 if all is known.
+        is_proven: Whether the new prompt is better at the level that was asked for.
+    """
+
+    n: int
+    before: Interval
+    after: Interval
+    difference: Interval
+    p_value: float
+    n_more: int
+    is_proven: bool
+
+    @classmethod
+    def of(
+        cls, before: Sequence[float], after: Sequence[float], *, alpha: float, min_gain: float
+    ) -> PromptComparison:
+        """Test the new prompt once, by the verdict of a search.
+
+        Args:
+            before: Scores of the incumbent in [0, 1].
+            after: Of the new prompt on the same rows.
+            alpha: Level of the one-sided paired test.
+            min_gain: Smallest gain worth having, for the number of rows that are missing.
+        """
+        found = verdict(after, before, pick_is_single=False, alpha=alpha, min_gain=min_gain)
+        return cls(
+            n=found.n,
+            before=mean_interval(before),
+            after=mean_interval(after),
+            difference=found.interval,
+            p_value=1.0 if found.p_value is None else found.p_value,
+            n_more=found.n_more,
+            is_proven=found.kind == "mixture",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return asdict(self)
 
 
 @dataclass(slots=True)

@@ -11,12 +11,12 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget
+from moa_dspy.data.splits import make_splits
 from moa_dspy.errors import DataError, MoaError, PoolError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import ModelSearch, SearchSpace
 from moa_dspy.optimize.prompts import PromptOptions
 from moa_dspy.optimize.search import run_search
-from moa_dspy.optimize.splits import make_splits
 from moa_dspy.program_file import save_program
 from moa_dspy.testing import scripted_pool
 from tests.mixture.world import Outer, outsider

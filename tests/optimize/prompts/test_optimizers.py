@@ -14,7 +14,7 @@ from dspy.dsp.utils.settings import thread_local_overrides
 
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize import PromptResult, optimize_aggregator
-from moa_dspy.optimize.prompts.optimizers import OPTIMIZER_TRAITS
+from moa_dspy.optimize.prompts.options import OPTIMIZER_TRAITS
 from tests.optimize.prompts.optimizers import OPTIMIZERS
 from tests.optimize.prompts.world import World, exact, make_world, mixture, rows
 

@@ -12,7 +12,7 @@ from moa_dspy.errors import StudyError
 from moa_dspy.optimize import SearchSpace, TryPrompts
 from moa_dspy.optimize.prompts import OPTIMIZERS, PromptOptions, ReferenceDemos
 from moa_dspy.optimize.prompts.builtin import check_tuning
-from moa_dspy.optimize.prompts.optimizers import OPTIMIZER_NAMES, WRITERS
+from moa_dspy.optimize.prompts.options import OPTIMIZER_NAMES, WRITERS
 from moa_dspy.optimize.study_file import check_study
 from tests.optimize.prompts.world import exact, make_world, mixture, rows
 

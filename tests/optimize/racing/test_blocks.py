@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moa_dspy.data.splits import balanced_order
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize.racing import look_points
-from moa_dspy.optimize.splits import balanced_order
 
 
 def test_looks_are_at_the_ends_of_equal_blocks() -> None:

@@ -1,0 +1,279 @@
+"""The profile of a table that is new here: columns for questions and answers, and odd rows."""
+
+from __future__ import annotations
+
+import json
+import keyword
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Final
+
+from moa_dspy.data.answers import normalise_text
+from moa_dspy.data.tables import Record
+from moa_dspy.data.values import holds_answer, is_absent, plain_text
+from moa_dspy.errors import DataError
+
+INPUT_NAMES: Final = frozenset(
+    {"article", "body", "comment", "content", "context", "description", "document", "email"}
+    | {"input", "instruction", "message", "passage", "premise", "hypothesis", "problem", "prompt"}
+    | {"query", "question", "request", "review", "sentence", "source", "subject", "text", "ticket"}
+    | {"title", "tweet", "utterance"}
+)
+"""Columns that are usually asked about."""
+OUTPUT_NAMES: Final = frozenset(
+    {"answer", "answers", "category", "class", "completion", "expected", "gold", "intent", "label"}
+    | {"output", "reference", "response", "result", "score", "sentiment", "solution", "target"}
+    | {"topic", "y"}
+)
+"""Columns that usually hold the right answer."""
+ID_NAMES: Final = frozenset({"", "id", "idx", "index", "no", "nr", "split", "uuid"})
+"""Columns that name a row."""
+SPLITS: Final = ("train", "val", "test")
+_TAKEN: Final = frozenset(
+    {"config", "copy", "demos", "get", "inputs", "items", "keys", "labels", "lm", "references"}
+    | {"signature", "toDict", "values", "with_inputs", "without", "split", "id"}
+)
+"""Names that a field cannot have: those of methods of ``dspy.Example``, and of this library."""
+MOST_CHOICES: Final = 12
+"""Different answers up to which a column is taken for one of choices."""
+MOST_ROWS: Final = {"train": 100, "val": 200, "test": 300}
+"""Rows of a study that is written for a large table."""
+SMALLEST_TABLE: Final = 8
+"""Rows below which there is no study."""
+FEW_ROWS: Final = 100
+"""Rows below which a verdict is rarely possible."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableProfile:
+    """A table as it is before any column has a role.
+
+    Attributes:
+        source: What errors call the table.
+        columns: Their names, in the table's order.
+        values: The cells of each column, in the rows' order; None where a row has none.
+    """
+
+    source: str
+    columns: tuple[str, ...]
+    values: Mapping[str, Sequence[Any]]
+
+    @classmethod
+    def of(cls, records: Sequence[Record], source: str) -> TableProfile:
+        """Return the profile of a table.
+
+        Raises:
+            DataError: If it has no row, or fewer than a study needs.
+        """
+        if len(records) < SMALLEST_TABLE:
+            raise DataError(
+                f"{source} has {len(records)} rows, but a study needs at least {SMALLEST_TABLE}, "
+                f"and about {FEW_ROWS} for a verdict."
+            )
+        columns = tuple(dict.fromkeys(name for _, row in records for name in row))
+        values = {name: [row.get(name) for _, row in records] for name in columns}
+        return cls(source, columns, values)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the table."""
+        return len(self.values[self.columns[0]])
+
+    @property
+    def split_column(self) -> str | None:
+        """The column that says train, val or test in every row, if there is one."""
+        for name in self.columns:
+            held = set(map(str, self.values[name]))
+            if {"val", "test"} <= held <= set(SPLITS):
+                return name
+        return None
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Columns that may be asked about or answered: neither an id nor a split, nor empty."""
+        return tuple(
+            name
+            for name in self.columns
+            if name.strip().casefold() not in ID_NAMES
+            and name != self.split_column
+            and any(map(holds_answer, self.values[name]))
+        )
+
+    def guess_output(self) -> str | None:
+        """Return the only column that is called as right answers are, or the last of two."""
+        named = [name for name in self.candidates if _words(name) & OUTPUT_NAMES]
+        if len(named) == 1:
+            return named[0]
+        exact = [name for name in named if name.strip().casefold() in OUTPUT_NAMES]
+        if len(exact) == 1:
+            return exact[0]
+        return self.candidates[-1] if not named and len(self.candidates) == 2 else None
+
+    def guess_inputs(self, outputs: Sequence[str]) -> tuple[str, ...]:
+        """Return the columns that are called as questions are, or the only one left; else none."""
+        left = [name for name in self.candidates if name not in outputs]
+        named = [name for name in left if _words(name) & INPUT_NAMES]
+        return tuple(left if len(left) == 1 else named)
+
+    def check_columns(self, names: Sequence[str], option: str) -> None:
+        """Check that the table has these columns.
+
+        Raises:
+            DataError: If it lacks one; it names the option and the columns.
+        """
+        for name in names:
+            if name not in self.columns:
+                raise DataError(
+                    f"`{option}` {name!r} is no column of {self.source}; it has "
+                    f"{', '.join(self.columns)}."
+                )
+
+
+def _words(column: str) -> set[str]:
+    return set(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).casefold()))
+
+
+def field_names(columns: Sequence[str]) -> dict[str, str]:
+    """Return a field of a signature for each column: the column's own name where it can be one."""
+    fields: dict[str, str] = {}
+    for column in columns:
+        name = re.sub(r"\W+", "_", column.strip(), flags=re.ASCII).strip("_") or "column"
+        name = f"n{name}" if name[0].isdigit() else name
+        name = name if name == column else name.lower()
+        while keyword.iskeyword(name) or name in _TAKEN or name in fields.values():
+            name += "_text"
+        fields[column] = name
+    return fields
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerKind:
+    """The kind of the right answers of one column, and what fits it.
+
+    Attributes:
+        metric: A metric by name.
+        normalise: When a vote takes two answers for equal.
+        instruction: The end of the task's instructions.
+    """
+
+    metric: str
+    normalise: str
+    instruction: str
+
+
+def answer_kind(values: Sequence[Any]) -> AnswerKind:
+    """Return what kind of answers the cells of a column hold; empty ones do not count."""
+    held = [value for value in values if holds_answer(value)]
+    texts = [plain_text(value) for value in held if not isinstance(value, list | dict)]
+    if len(texts) < len(held) or (texts and all(map(_is_object, texts))):
+        return AnswerKind("json_match", "text", "Reply with JSON only.")
+    distinct = Counter(map(normalise_text, texts))
+    if all(re.fullmatch(r"[-+$\u20ac]?[\d.,]+ ?%?", text.strip()) for text in texts):
+        return AnswerKind("numeric_match", "answer", "Reply with the number only.")
+    if len(distinct) <= min(MOST_CHOICES, len(texts) // 2) and max(map(len, texts)) <= 40:
+        shown = sorted({text.strip() for text in texts}, key=str.casefold)
+        return AnswerKind("choice", "text", f"Reply with one of: {', '.join(shown)}.")
+    if fmean(len(text.split()) for text in texts) <= 4:
+        return AnswerKind("exact_match", "text", "Reply with the answer only.")
+    return AnswerKind("f1", "text", "Reply with the answer only.")
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict | list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def split_sizes(n_rows: int) -> dict[str, int]:
+    """Return rows per split: a sixth for train, a third for val, the rest for test, at most."""
+    train, val = min(MOST_ROWS["train"], n_rows // 6), min(MOST_ROWS["val"], n_rows // 3)
+    return {"train": train, "val": val, "test": min(MOST_ROWS["test"], n_rows - train - val)}
+
+
+@dataclass(frozen=True, slots=True)
+class TableFaults:
+    """Faults of the rows of a table, in numbers.
+
+    Attributes:
+        n_rows: All rows.
+        n_blank: Rows without a right answer.
+        n_repeated: Rows that ask what an earlier row asks.
+        n_contradicting: Of these, rows whose right answer is another one.
+        commonest: The most common right answer.
+        n_commonest: Rows that have it.
+    """
+
+    n_rows: int
+    n_blank: int
+    n_repeated: int
+    n_contradicting: int
+    commonest: str
+    n_commonest: int
+
+    @classmethod
+    def of(
+        cls, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
+    ) -> TableFaults:
+        """Look at rows.
+
+        Args:
+            inputs: What is asked in each row.
+            outputs: The right answers of each.
+        """
+        firsts: dict[tuple[str, ...], tuple[str, ...]] = {}
+        n_blank = n_repeated = n_contradicting = 0
+        answers: Counter[tuple[str, ...]] = Counter()
+        for row, right in zip(inputs, outputs, strict=True):
+            answer = tuple(normalise_text(plain_text(value)) for value in right.values())
+            if not all(map(holds_answer, right.values())):
+                n_blank += 1
+                continue
+            answers[answer] += 1
+            key = tuple(" ".join(str(value).split()).casefold() for value in row.values())
+            if key in firsts:
+                n_repeated += 1
+                n_contradicting += firsts[key] != answer
+            firsts.setdefault(key, answer)
+        commonest, n = answers.most_common(1)[0] if answers else ((), 0)
+        return cls(len(inputs), n_blank, n_repeated, n_contradicting, ", ".join(commonest), n)
+
+    @property
+    def n_usable(self) -> int:
+        """Rows with a right answer that ask something new."""
+        return self.n_rows - self.n_blank - self.n_repeated
+
+    def lines(self) -> Iterator[str]:
+        """Yield a line on each fault."""
+        n_rows, other = self.n_rows, self.n_contradicting
+        if self.n_blank:
+            yield f"Rows without a right answer, which are left out: {self.n_blank} of {n_rows}."
+        if self.n_repeated:
+            yield f"Rows that ask what an earlier row asks, which are left out: {self.n_repeated}."
+        if other:
+            yield f"Of these, rows with another right answer than the earlier one: {other}."
+        n_labelled = self.n_rows - self.n_blank
+        if n_labelled and self.n_commonest == n_labelled:
+            yield (
+                f"All {n_labelled} right answers are {self.commonest!r}: nothing can be compared "
+                "on such rows."
+            )
+        elif n_labelled and self.n_commonest > 0.9 * n_labelled:
+            yield (
+                f"{self.n_commonest} of {n_labelled} right answers are {self.commonest!r}: a "
+                "program that always says so is hard to beat."
+            )
+        if self.n_usable < FEW_ROWS:
+            yield (
+                f"Rows that can be used: {self.n_usable}. That is few: a verdict becomes likely "
+                f"with about {FEW_ROWS} or more."
+            )
+
+
+def shown_cell(value: Any, *, longest: int = 40) -> str:
+    """Return the beginning of a cell, for a person who has to say what a column is."""
+    text = " ".join(plain_text(value).split()) if not is_absent(value) else ""
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."

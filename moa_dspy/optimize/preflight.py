@@ -1,0 +1,369 @@
+"""The check of a study before anything is paid: its cost by stage, and its smallest budget.
+
+A price or a time that is not known stays unknown: it is None here, and never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Final
+
+import dspy
+
+from moa_dspy.adapters import PlainChat, speaking_adapter
+from moa_dspy.architecture import Architecture
+from moa_dspy.calls.budget import LIMITS, Budget, Ledger
+from moa_dspy.data import accepted_answers, is_absent, plain_text
+from moa_dspy.errors import LayerFailedError, MoaError
+from moa_dspy.layers import SEAT_MODULES
+from moa_dspy.optimize.early_facts import Cost
+from moa_dspy.optimize.forecast import stage_costs
+from moa_dspy.optimize.options import SearchOptions
+from moa_dspy.optimize.prompts.joint import with_prompts
+from moa_dspy.optimize.shares import rounded_up, smallest_limit
+from moa_dspy.optimize.study import PreparedStudy
+from moa_dspy.pool import Pool
+from moa_dspy.references import count_tokens
+from moa_dspy.vendors import Price
+
+LEVELS: Final = ("low", "likely", "high")
+_TOKENS_PER_COUNTED: Final = {"low": 1 / 1.9, "likely": 1 / 1.35, "high": 1.0}
+"""``count_tokens`` counts 1.0 to 1.9 times what tokenizers do."""
+_ROWS_MEASURED: Final = {"low": 0.35, "likely": 0.7, "high": 1.0}
+"""Share of its rows on which an architecture is measured before a race stops it, on average."""
+_MOST_COUNTED: Final = 50
+"""Rows whose prompts are counted; of more, evenly spaced ones."""
+_TOKENS_OF_A_FIELD: Final = 12
+"""Marks around an output in a reply of DSPy's chat format."""
+_TOKENS_OF_REASONING: Final = 120
+
+
+@dataclass(frozen=True, slots=True)
+class AgentEstimate:
+    """The expected tokens, price and time of one question to one agent.
+
+    Attributes:
+        name: Of the agent.
+        price: None is unknown.
+        prompt_tokens: Low, likely, high.
+        reply_tokens: Low, likely, high.
+        seconds: As measured by a probe; None without one.
+        reply: What it answered to a probe, shortened; None without one.
+        failure: Why it did not answer the probe.
+    """
+
+    name: str
+    price: Price | None
+    prompt_tokens: Mapping[str, float]
+    reply_tokens: Mapping[str, float]
+    seconds: float | None = None
+    reply: str | None = None
+    failure: str | None = None
+
+    def cost(self, level: str) -> Cost:
+        """Return the cost of a question; usd and seconds are 0 where they are unknown."""
+        prompt, reply = self.prompt_tokens[level], self.reply_tokens[level]
+        usd = self.price.usd(round(prompt), round(reply)) if self.price else 0.0
+        return Cost(1.0, prompt + reply, usd, self.seconds or 0.0)
+
+    def cost_of_reading(self, level: str, tokens: float) -> Cost:
+        """Return the cost of so many further tokens in a prompt."""
+        usd = self.price.usd(round(tokens), 0) if self.price else 0.0
+        return Cost(0.0, tokens, usd, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class StageEstimate:
+    """The expected cost of one stage of a study, as a range.
+
+    Attributes:
+        name: ``single agents``, ``search``, ``prompts``, ``random baseline``, ``test`` or ``all``.
+        costs: By level: low, likely, high; seconds are wall time.
+    """
+
+    name: str
+    costs: Mapping[str, Cost]
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """A study that was checked and not run.
+
+    Attributes:
+        name: Of the study.
+        n_rows: Rows by split.
+        agents: Each with its expected tokens.
+        stages: In the order in which they run.
+        smallest: The smallest limit of each kind that reaches a verdict; without unknown ones.
+        budget: What the study allows.
+        notes: What a reader should know before money is spent.
+    """
+
+    name: str
+    n_rows: Mapping[str, int]
+    agents: tuple[AgentEstimate, ...]
+    stages: tuple[StageEstimate, ...]
+    smallest: Mapping[str, float]
+    budget: Budget
+    notes: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> StageEstimate:
+        """All stages together."""
+        costs = {
+            level: sum((stage.costs[level] for stage in self.stages), Cost()) for level in LEVELS
+        }
+        return StageEstimate("all", costs)
+
+    @property
+    def unpriced(self) -> tuple[str, ...]:
+        """Names of the agents whose price is unknown."""
+        return tuple(agent.name for agent in self.agents if agent.price is None)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether every agent was asked, so that the time can be told."""
+        return all(agent.seconds is not None for agent in self.agents)
+
+    @property
+    def most_usd(self) -> float | None:
+        """The most that the study may cost: the budget, or the upper end; None is unknown."""
+        if self.budget.usd is not None:
+            return min(self.budget.usd, self.whole.costs["high"].usd or self.budget.usd)
+        return None if self.unpriced else self.whole.costs["high"].usd
+
+    @property
+    def too_small(self) -> dict[str, float]:
+        """The limits of the budget that end before a verdict, and the smallest that suffice."""
+        limits = {name: getattr(self.budget, name) for name in self.smallest}
+        return {
+            name: value
+            for name, value in self.smallest.items()
+            if limits[name] is not None and value > limits[name]
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return {
+            "name": self.name,
+            "rows": dict(self.n_rows),
+            "agents": [
+                {
+                    "name": agent.name,
+                    "price": _price_json(agent.price),
+                    "prompt_tokens": dict(agent.prompt_tokens),
+                    "reply_tokens": dict(agent.reply_tokens),
+                    "seconds": agent.seconds,
+                    "reply": agent.reply,
+                    "failure": agent.failure,
+                }
+                for agent in self.agents
+            ],
+            "stages": {
+                stage.name: {level: self._cost_json(stage.costs[level]) for level in LEVELS}
+                for stage in (*self.stages, self.whole)
+            },
+            "smallest_budget": dict(self.smallest),
+            "notes": list(self.notes),
+        }
+
+    def _cost_json(self, cost: Cost) -> dict[str, float | None]:
+        return {
+            "calls": round(cost.calls),
+            "tokens": round(cost.tokens),
+            "usd": None if self.unpriced else cost.usd,
+            "seconds": cost.seconds if self.is_timed else None,
+        }
+
+
+def _price_json(price: Price | None) -> dict[str, Any] | None:
+    if price is None:
+        return None
+    return {
+        "usd_per_million_prompt_tokens": price.usd_per_million_prompt_tokens,
+        "usd_per_million_completion_tokens": price.usd_per_million_completion_tokens,
+        "source": price.source,
+    }
+
+
+def check_before(path: Path, *, asks: bool = False) -> Preflight:
+    """Check a study file and estimate what it takes; nothing is written.
+
+    Args:
+        path: The study file.
+        asks: Whether each agent is asked one question, which costs that much; else it is free.
+
+    Raises:
+        MoaError: If anything in the file does not fit.
+    """
+    prepared = PreparedStudy.read(path)
+    pool = prepared.make_pool(None, Ledger())
+    student = prepared.study.make_student(pool)
+    options, _ = with_prompts(
+        prepared.study.make_search(pool, prepared.metric).options, student, prepared.splits.train
+    )
+    agents = tuple(_estimate(prepared, options, name, student) for name in options.space.agents)
+    if asks and not prepared.study.calls.replay_only:
+        row = prepared.splits.val[0]
+        agents = tuple(_probed(agent, student, row) for agent in agents)
+    found = Preflight(
+        name=prepared.study.name,
+        n_rows={name: len(getattr(prepared.splits, name)) for name in ("train", "val", "test")},
+        agents=agents,
+        stages=() if prepared.study.calls.replay_only else _stages(prepared, options, agents),
+        smallest={},
+        budget=prepared.study.budget,
+        notes=(*prepared.notes, *_notes(prepared, pool, student, agents)),
+    )
+    return replace(found, smallest=_smallest(prepared, options, found))
+
+
+def _estimate(
+    prepared: PreparedStudy, options: SearchOptions, name: str, student: Any
+) -> AgentEstimate:
+    prompt = fmean(_prompt_tokens(prepared, student))
+    reply = fmean(_answer_tokens(prepared, student))
+    most = float(options.pool[name].max_tokens)
+    outputs = [name for name in student.signature.output_fields]
+    module = prepared.study.task.module
+    is_plain = isinstance(speaking_adapter(student.rules.adapter), PlainChat)
+    extra = 0.0 if is_plain else float(_TOKENS_OF_A_FIELD * (len(outputs) + 1))
+    extra += _TOKENS_OF_REASONING if module == "chain_of_thought" else 0.0
+    replies = {
+        "low": min(most, 1 + reply * _TOKENS_PER_COUNTED["low"]),
+        # A model says a little more than what is right.
+        "likely": min(most, 2 + 1.5 * reply * _TOKENS_PER_COUNTED["likely"] + extra),
+        "high": most,
+    }
+    prompts = {level: prompt * factor for level, factor in _TOKENS_PER_COUNTED.items()}
+    return AgentEstimate(name, options.pool.price(name), prompts, replies)
+
+
+def _counted(prepared: PreparedStudy) -> Sequence[dspy.Example]:
+    rows = (*prepared.splits.val, *prepared.splits.test)
+    return rows[:: max(1, len(rows) // _MOST_COUNTED)]
+
+
+def _prompt_tokens(prepared: PreparedStudy, student: Any) -> Iterator[int]:
+    """Yield the tokens of the prompt of each counted row, as the adapter would send it."""
+    adapter = speaking_adapter(student.rules.adapter)
+    seat: Any = SEAT_MODULES[prepared.study.task.module](student.signature)
+    signature = seat.predictors()[0].signature
+    for row in _counted(prepared):
+        messages = adapter.format(signature, [], dict(row.inputs()))
+        yield sum(count_tokens(_text_of(message["content"])) + 4 for message in messages)
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+
+
+def _answer_tokens(prepared: PreparedStudy, student: Any) -> Iterator[int]:
+    """Yield the tokens of the right answers of each counted row; of unknown ones 30."""
+    for row in _counted(prepared):
+        held = [row.get(name, None) for name in student.signature.output_fields]
+        held = [value for value in held if not is_absent(value)]
+        texts = [plain_text(accepted_answers(value)[0]) for value in held if _is_answer(value)]
+        yield sum(map(count_tokens, texts)) if texts else 30
+
+
+def _is_answer(value: Any) -> bool:
+    try:
+        return bool(accepted_answers(value))
+    except MoaError:
+        return False
+
+
+def _probed(agent: AgentEstimate, student: Any, row: dspy.Example) -> AgentEstimate:
+    """Ask an agent one question, and estimate from what it took."""
+    program = student.with_architecture(Architecture.single(agent.name))
+    try:
+        prediction = program(**row.inputs())
+    except (LayerFailedError, MoaError) as error:
+        return replace(agent, failure=" ".join(str(error).split())[:300])
+    (response,) = prediction.mixture.responses or (prediction.mixture.final,)
+    text = " ".join(response.text.split())[:80]
+    found = replace(agent, seconds=response.seconds, reply=text)
+    if not response.prompt_tokens or not response.completion_tokens:
+        return found
+    # Rows differ: the answer to one tells the others' within a factor of two.
+    most = agent.reply_tokens["high"]
+    replies = {
+        level: min(most, response.completion_tokens * factor)
+        for level, factor in (("low", 0.5), ("likely", 1.0), ("high", 2.0))
+    }
+    prompts = {"low": 0.9, "likely": 1.0, "high": 1.1}
+    return replace(
+        found,
+        prompt_tokens={level: response.prompt_tokens * f for level, f in prompts.items()},
+        reply_tokens=replies,
+    )
+
+
+def _stages(
+    prepared: PreparedStudy, options: SearchOptions, agents: Sequence[AgentEstimate]
+) -> tuple[StageEstimate, ...]:
+    n_val, n_test = len(prepared.splits.val), len(prepared.splits.test)
+    prompts = options.prompts
+    found: dict[str, dict[str, Cost]] = {}
+    for level in LEVELS:
+        reply = fmean(agent.reply_tokens[level] for agent in agents)
+        stages = stage_costs(
+            {agent.name: agent.cost(level) for agent in agents},
+            options.space,
+            n_trials=options.n_trials,
+            n_val=n_val,
+            n_test=n_test,
+            effort=None if prompts is None else prompts.effort(len(prepared.splits.train)),
+            seed=options.seed,
+            reading={agent.name: agent.cost_of_reading(level, reply) for agent in agents},
+        )
+        for name, cost in stages.items():
+            is_raced = name in ("search", "random baseline")
+            cost = cost * _ROWS_MEASURED[level] if is_raced else cost
+            cost = replace(cost, seconds=cost.seconds / options.num_threads)
+            found.setdefault(name, {})[level] = cost
+    return tuple(StageEstimate(name, costs) for name, costs in found.items())
+
+
+def _smallest(
+    prepared: PreparedStudy, options: SearchOptions, found: Preflight
+) -> dict[str, float]:
+    """Return the smallest limit of each kind, for what is likely; calls are exact."""
+    if not found.stages:
+        return {}
+    n_val = {agent.name: len(prepared.splits.val) for agent in found.agents}
+    n_test = {agent.name: len(prepared.splits.test) for agent in found.agents}
+    unknown = {"usd": bool(found.unpriced), "seconds": not found.is_timed}
+    smallest = {}
+    for name in LIMITS:
+        costs = {agent.name: getattr(agent.cost("likely"), name) for agent in found.agents}
+        if not unknown.get(name) and any(costs.values()):
+            smallest[name] = rounded_up(smallest_limit(options, name, costs, n_val, n_test))
+    return smallest
+
+
+def _notes(
+    prepared: PreparedStudy, pool: Pool, student: Any, agents: Sequence[AgentEstimate]
+) -> Iterator[str]:
+    if prepared.study.calls.replay_only:
+        yield "This is a replay of recorded answers: it makes no call and costs nothing."
+    yield from prepared.rows_notes()
+    is_plain = isinstance(speaking_adapter(student.rules.adapter), PlainChat)
+    small = [name for name in pool if pool[name].is_local]
+    if small and not is_plain:
+        yield (
+            f"{', '.join(small)}: small models often break DSPy's reply formats; "
+            'with one text output, `task.adapter = "plain"` asks for none.'
+        )
+    unread = [a.name for a in agents if a.failure and "arse" in a.failure]
+    if unread and not is_plain:
+        yield (
+            f"The reply of {', '.join(unread)} could not be read: try `task.adapter = "
+            '"plain"` (one text output) or "json".'
+        )

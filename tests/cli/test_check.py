@@ -1,0 +1,155 @@
+"""``check`` is free, finds what would fail later, and names the smallest budget."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+Run = Callable[..., Result]
+
+
+def change(folder: Path, *pairs: tuple[str, str]) -> None:
+    path = folder / "study.toml"
+    text = path.read_text("utf-8")
+    for old, new in pairs:
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text, "utf-8")
+
+
+def test_calls_by_stage_and_the_smallest_budget(run: Run, folder: Path) -> None:
+    found = json.loads(run("check", "study.toml", "--json").stdout)
+    assert found["rows"] == {"train": 8, "val": 8, "test": 8}
+    assert found["stages"]["single agents"]["high"]["calls"] == 2 * 8
+    # Both agents on val, and two of them on test.
+    assert found["smallest_budget"]["calls"] == 16 + 16
+    assert run("optimize", "study.toml", "--dry-run", "--json").stdout == (
+        run("check", "study.toml", "--json").stdout
+    )
+    assert not (folder / "runs").exists()
+
+
+def test_prompts_are_counted_as_they_would_be_sent(run: Run, folder: Path) -> None:
+    plain = json.loads(run("check", "study.toml", "--json").stdout)["agents"][0]
+    change(folder, ('adapter = "plain"\n', ""))
+    chat = json.loads(run("check", "study.toml", "--json").stdout)["agents"][0]
+    # DSPy's chat format explains its fields, some 100 tokens.
+    assert plain["prompt_tokens"]["high"] < 40
+    assert chat["prompt_tokens"]["high"] > 80
+
+
+def test_a_budget_without_verdict_is_refused(run: Run, folder: Path) -> None:
+    change(folder, ("[search]", "[budget]\ncalls = 30\n[search]"))
+    refused = run("check", "study.toml")
+    assert refused.exit_code == 2
+    assert "`budget.calls` is 30, but a verdict needs about 32 at least." in refused.stderr
+
+
+def test_a_probe_asks_each_agent_once(run: Run, folder: Path) -> None:
+    found = json.loads(run("check", "study.toml", "--probe", "--json").stdout)
+    assert [agent["reply"] for agent in found["agents"]] == ["0", "1"]
+    # The server counts 3 tokens of prompt.
+    assert found["agents"][0]["prompt_tokens"]["likely"] == 3
+    assert found["stages"]["all"]["likely"]["seconds"] > 0
+
+
+def test_an_agent_that_does_not_answer_the_probe_is_named(run: Run, folder: Path) -> None:
+    text = (folder / "pool.toml").read_text("utf-8")
+    dead = text.replace('name = "bad"', 'name = "dead"\nnum_retries = 0').split("api_base")
+    dead[2] = ' = "http://127.0.0.1:9/v1"\ntemperature = 0.0\n'
+    (folder / "pool.toml").write_text("api_base".join(dead), "utf-8")
+    probed = run("check", "study.toml", "--probe")
+    assert probed.exit_code == 2
+    assert "Agent 'dead' does not answer" in probed.stderr
+    assert "unknown" in probed.stdout
+
+
+def test_an_output_that_is_no_column_is_found_for_free(run: Run, folder: Path) -> None:
+    change(folder, ("question -> answer", "question -> label"))
+    refused = run("check", "study.toml")
+    assert refused.exit_code == 2
+    assert "cannot score a made-up prediction of `task.signature`, whose outputs are label" in (
+        refused.stderr
+    )
+    change(folder, ('"answer_match"', '"exact_match"'))
+    refused = run("optimize", "study.toml")
+    assert "8 of 8 rows have no value in 'label', which the metric reads" in refused.stderr
+
+
+def test_a_module_beside_the_study_needs_no_path(run: Run, folder: Path) -> None:
+    for name, value in (("one", 0.25), ("two", 0.5)):
+        (folder / name).mkdir()
+        study = (folder / "study.toml").read_text("utf-8")
+        for file in ("pool.toml", "rows.jsonl"):
+            study = study.replace(f'"{file}"', f'"../{file}"')
+        study = study.replace("answer_match", "metric_beside:metric")
+        (folder / name / "study.toml").write_text(study, "utf-8")
+        code = "from helper_beside import VALUE\ndef metric(example, prediction):\n    return VALUE"
+        (folder / name / "metric_beside.py").write_text(code, "utf-8")
+        (folder / name / "helper_beside.py").write_text(f"VALUE = {value}\n", "utf-8")
+        checked = run("check", f"{name}/study.toml")
+        assert checked.exit_code == 0, checked.stderr
+    from moa_dspy.optimize.study_file import read_study
+
+    # Each study has its own, though both modules have one name.
+    assert read_study(folder / "one" / "study.toml").make_metric()(None, None) == 0.25
+    assert read_study(folder / "two" / "study.toml").make_metric()(None, None) == 0.5
+
+
+def on_a_terminal(folder: Path, *arguments: str, answer: str) -> tuple[int, str]:
+    """Run the command on a terminal of its own and type an answer where it asks."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "moa_dspy", *arguments]
+    with subprocess.Popen(
+        command, cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ
+    ) as process:
+        os.close(theirs)
+        shown, has_answered = "", False
+        while select.select([ours], [], [], 60)[0]:
+            try:
+                shown += os.read(ours, 4096).decode(errors="replace")
+            except OSError:  # the other side has closed
+                break
+            if "Go on?" in shown and not has_answered:
+                has_answered = True
+                os.write(ours, f"{answer}\n".encode())
+    os.close(ours)
+    return process.returncode, shown
+
+
+@pytest.mark.slow
+def test_on_a_terminal_it_asks_above_a_cost(folder: Path) -> None:
+    refused, shown = on_a_terminal(
+        folder, "optimize", "study.toml", "--ask-above", "0.000001", answer="n"
+    )
+    assert (refused, "The study may cost up to" in shown) == (1, True)
+    assert not (folder / "runs").exists()
+    free, shown = on_a_terminal(folder, "optimize", "study.toml", answer="n")
+    assert (free, "Go on?" in shown) == (0, False)
+    done, shown = on_a_terminal(
+        folder, "optimize", "study.toml", "--ask-above", "0.000001", "--yes", answer="n"
+    )
+    assert (done, "Go on?" in shown) == (0, False)
+
+
+def test_prices_are_listed_with_their_source(run: Run, folder: Path) -> None:
+    more = '\n[[agents]]\nname = "mini"\nmodel = "openai/gpt-4.1-mini"\n'
+    more += '\n[[agents]]\nname = "own"\nmodel = "openai/own"\n'
+    more += '\n[[agents]]\nname = "here"\nmodel = "local/smollm2-135m-instruct"\n'
+    with (folder / "pool.toml").open("a", encoding="utf-8") as file:
+        file.write(more)
+    lines = run("models", "prices", "pool.toml").stdout.splitlines()
+    shown = {line.split()[0]: " ".join(line.split()[2:]) for line in lines}
+    assert shown["good"] == "1 / 0 pool file"
+    assert shown["mini"] == "0.4 / 1.6 LiteLLM's list"
+    assert shown["own"] == "unknown give it in the pool"
+    assert shown["here"] == "free this machine"

@@ -1,0 +1,185 @@
+"""``init`` writes a study that runs as it is, for any table; ``check`` foretells it for free."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from moa_dspy.cli.init import KEYS, found_models
+from moa_dspy.errors import PoolError
+from moa_dspy.vendors import listed_price
+from tests.cli.conftest import by_rule
+from tests.servers.chat import ChatServer, serving
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def models() -> Iterator[ChatServer]:
+    with serving(by_rule, models=["good", "bad", "text-embed-3"]) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Hide the keys and the weights of the machine that runs the tests."""
+    for name in (*KEYS, "OPENAI_BASE_URL", "OPENAI_API_BASE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MOA_DSPY_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.chdir(tmp_path)
+
+
+def rows(n: int = 30) -> list[tuple[str, str]]:
+    return [(f"Repeat number {i}", str(i)) for i in range(n)]
+
+
+FORMS = {
+    "comma.csv": "\ufeffquestion,answer\r\n" + "".join(f"{q},{a}\r\n" for q, a in rows()),
+    "semicolon.csv": "question;answer\n" + "".join(f'"{q}";{a}\n' for q, a in rows()),
+    "tab.tsv": "question\tanswer\n" + "".join(f"{q}\t{a}\n" for q, a in rows()),
+    "lines.csv": "id,question,answer\n"
+    + "".join(f'{n},"Look, a line.\n{q}",{a}\n' for n, (q, a) in enumerate(rows())),
+    "rows.jsonl": "\n".join(json.dumps({"question": q, "answer": a}) for q, a in rows()),
+    "rows.json": json.dumps([{"question": q, "answer": int(a)} for q, a in rows()]),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_what_is_written_runs_as_it_is(
+    name: str, run: Run, tmp_path: Path, models: ChatServer
+) -> None:
+    (tmp_path / name).write_bytes(FORMS[name].encode())
+    made = run("init", name, "--out", "made", "--server", models.url)
+    assert made.exit_code == 0, made.stderr
+    assert "question -> answer" in made.stdout
+    checked = run("check", "made/study.toml", "--json")
+    assert checked.exit_code == 0, checked.stderr
+    found = json.loads(checked.stdout)
+    # 30 rows: a sixth for train, a third for val, the rest for test.
+    assert found["rows"] == {"train": 5, "val": 10, "test": 15}
+    # Good and bad, each also at temperature 0.7.
+    assert found["stages"]["single agents"]["likely"]["calls"] == 4 * 10
+    assert found["stages"]["all"]["high"]["usd"] == 0
+    assert found["stages"]["all"]["high"]["seconds"] is None
+
+
+@pytest.mark.slow
+def test_the_written_study_reaches_a_verdict(run: Run, tmp_path: Path, models: ChatServer) -> None:
+    (tmp_path / "t.csv").write_bytes(FORMS["semicolon.csv"].encode())
+    assert run("init", "t.csv", "--server", models.url).exit_code == 0
+    done = run("optimize", "study.toml", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["recommended"].startswith("good")
+
+
+def test_names_that_cannot_be_fields_are_renamed_and_rows_are_counted(
+    run: Run, tmp_path: Path, models: ChatServer
+) -> None:
+    lines = [f"{i};Message number {i};{'class a' if i % 2 else 'b'}" for i in range(40)]
+    lines += ["40;Message number 1;b", "41;Message number 3;class a", "42;x;", "43;y; "]
+    (tmp_path / "t.csv").write_text("id;Customer message;class\n" + "\n".join(lines), "utf-8")
+    made = run("init", "t.csv", "--server", models.url)
+    assert made.exit_code == 0, made.stderr
+    assert "note: Rows without a right answer, which are left out: 2 of 44." in made.stdout
+    assert "note: Rows that ask what an earlier row asks, which are left out: 2." in made.stdout
+    assert "Of these, rows with another right answer than the earlier one: 1." in made.stdout
+    assert "note: Rows that can be used: 40. That is few" in made.stdout
+    study = tomllib.loads((tmp_path / "study.toml").read_text("utf-8"))
+    assert study["task"]["signature"] == "customer_message -> class_text"
+    assert study["task"]["metric"] == "choice"
+    assert study["task"]["instructions"].endswith("Reply with one of: b, class a.")
+    assert study["data"]["columns"] == {
+        "customer_message": "Customer message",
+        "class_text": "class",
+    }
+    assert run("check", "study.toml").exit_code == 0
+
+
+def test_one_label_is_said(run: Run, tmp_path: Path, models: ChatServer) -> None:
+    text = "text,label\n" + "\n".join(f"Number {i},yes" for i in range(120))
+    (tmp_path / "t.csv").write_text(text, "utf-8")
+    made = run("init", "t.csv", "--server", models.url)
+    assert "All 120 right answers are 'yes': nothing can be compared on such rows." in made.stdout
+
+
+def test_unclear_columns_are_asked_for_by_option(
+    run: Run, tmp_path: Path, models: ChatServer
+) -> None:
+    text = "first,second,third\n" + "\n".join(f"a {i},b {i},{i}" for i in range(20))
+    (tmp_path / "t.csv").write_text(text, "utf-8")
+    unclear = run("init", "t.csv", "--server", models.url)
+    assert unclear.exit_code == 2
+    assert "give --output with one of first, second, third." in unclear.stderr
+    unclear = run("init", "t.csv", "--server", models.url, "--output", "third")
+    assert "give --input with one of first, second, third." in unclear.stderr
+    wrong = run("init", "t.csv", "--output", "forth", "--server", models.url)
+    assert "`--output` 'forth' is no column of t.csv; it has first, second, third." in wrong.stderr
+    assert not (tmp_path / "study.toml").exists()
+    options = ("--output", "third", "--input", "first", "--input", "second")
+    made = run("init", "t.csv", "--server", models.url, *options)
+    assert "first, second -> third" in made.stdout
+    study = tomllib.loads((tmp_path / "study.toml").read_text("utf-8"))
+    assert study["task"]["metric"] == "numeric_match"
+
+
+def test_nothing_is_replaced_unless_forced(run: Run, tmp_path: Path, models: ChatServer) -> None:
+    (tmp_path / "t.csv").write_bytes(FORMS["comma.csv"].encode())
+    (tmp_path / "pool.toml").write_text("mine", "utf-8")
+    refused = run("init", "t.csv", "--server", models.url)
+    assert refused.exit_code == 2
+    assert "pool.toml is there already: give another --out, or --force." in refused.stderr
+    assert (tmp_path / "pool.toml").read_text("utf-8") == "mine"
+    assert run("init", "t.csv", "--server", models.url, "--force").exit_code == 0
+
+
+def test_only_this_machine_is_asked_for_models(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(FORMS["comma.csv"].encode())
+    refused = run("init", "t.csv", "--server", "http://models.example.org/v1")
+    assert "is not on this machine; write the agents of other servers into" in refused.stderr
+    silent = run("init", "t.csv", "--server", "127.0.0.1:9")
+    assert "--server 127.0.0.1:9: no model is listed at http://127.0.0.1:9/v1" in silent.stderr
+
+
+def test_models_are_found_by_keys_and_keys_are_not_written(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-mine")
+    (tmp_path / "t.csv").write_bytes(FORMS["comma.csv"].encode())
+    assert run("init", "t.csv").exit_code == 0
+    text = (tmp_path / "pool.toml").read_text("utf-8") + (tmp_path / "study.toml").read_text()
+    assert 'api_key_env = "OPENAI_API_KEY"' in text
+    assert "sk-of-mine" not in text
+    prices = run("models", "prices", "pool.toml").stdout
+    assert "openai/gpt-4.1-mini" in prices
+    assert "LiteLLM's list" in prices
+    found = json.loads(run("check", "study.toml", "--json").stdout)
+    usd = [found["stages"]["all"][level]["usd"] for level in ("low", "likely", "high")]
+    assert 0 < usd[0] < usd[1] < usd[2]
+    assert found["smallest_budget"]["usd"] > 0
+
+
+def test_models_to_begin_with_have_a_list_price() -> None:
+    unpriced = [m for models in KEYS.values() for m in models if listed_price(m) is None]
+    assert unpriced == ["openrouter/openai/gpt-4.1-mini"]
+
+
+def test_without_any_model_it_is_said_or_the_smallest_is_fetched_later() -> None:
+    try:
+        (found,) = found_models([])
+    except PoolError as error:
+        assert "No model is found" in str(error)  # noqa: PT017 - without llama.cpp
+    else:
+        assert found.model == "local/smollm2-135m-instruct"
+
+
+def test_a_tiny_table_is_refused(run: Run, tmp_path: Path, models: ChatServer) -> None:
+    (tmp_path / "t.csv").write_text("question,answer\na,1\nb,2\n", "utf-8")
+    refused = run("init", "t.csv", "--server", models.url)
+    assert "t.csv has 2 rows, but a study needs at least 8, and about 100" in refused.stderr
+    unknown = run("init", "t.xlsx")
+    assert "t.xlsx is no file of a known format (.csv, .json, .jsonl" in unknown.stderr

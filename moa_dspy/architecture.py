@@ -276,14 +276,19 @@ class Architecture:
         )
 
     @property
-    def asked_last(self) -> tuple[str, ...]:
-        """Agents that the last step asks, each as often as it is asked; of a single agent, it."""
+    def last_rounds(self) -> tuple[tuple[str, ...], ...]:
+        """Agents that the last step asks, round by round; of a single agent, it."""
         who = str(self.aggregator)
         if self.combine == "fuse":
-            return (self.analyst or who, who)
+            return ((self.analyst or who,), (who,))
         if self.combine == "knockout":
-            return (who,) * 2 * (len(self.layers[-1]) - 1)
-        return (who,) if self.aggregator_calls_a_model else ()
+            return ((who, who),) * (len(self.layers[-1]) - 1)
+        return ((who,),) if self.aggregator_calls_a_model else ()
+
+    @property
+    def asked_last(self) -> tuple[str, ...]:
+        """Agents that the last step asks, each as often as it is asked."""
+        return tuple(who for round_ in self.last_rounds for who in round_)
 
     @property
     def calls(self) -> int:

@@ -252,6 +252,8 @@ class Pool(Mapping[str, Agent]):
         lms: Mapping[str, dspy.LM] | None = None,
     ) -> None:
         listed = list(agents)
+        if not all(isinstance(agent, Agent) for agent in listed):
+            raise PoolError("`agents` must be agents; of LMs make `Pool.from_lms([lm, lm])`.")
         self._agents = {agent.name: agent for agent in listed}
         self.calls = calls or Calls()
         self._lms: dict[str, Any] = dict(lms or {})
@@ -270,7 +272,7 @@ class Pool(Mapping[str, Agent]):
     @classmethod
     def from_lms(
         cls,
-        lms: Mapping[str, dspy.BaseLM],
+        lms: Mapping[str, dspy.BaseLM] | Iterable[dspy.BaseLM],
         *,
         calls: Calls | None = None,
         strict: bool = False,
@@ -286,7 +288,7 @@ class Pool(Mapping[str, Agent]):
         the facts of an answer, but not stored; ``not_adopted`` says why.
 
         Args:
-            lms: By agent name.
+            lms: By agent name; a list is named by its models.
             calls: Where answers come from and go to; default: memory of this process for an
                 LM that caches, and nowhere for one that does not.
             strict: Whether an LM that cannot be adopted is an error.
@@ -296,14 +298,14 @@ class Pool(Mapping[str, Agent]):
         Raises:
             PoolError: If there is no LM, or with ``strict`` one that cannot be adopted.
         """
+        from moa_dspy.calls.lm.adopt import lm_names
+
+        lms = lms if isinstance(lms, Mapping) else lm_names(lms)
         kept, prices = calls or Calls(), usd_per_million_tokens or {}
         unkept = calls or Calls(NoStore(), ledger=kept.ledger)
         found = {
             name: given(
-                name,
-                lm,
-                kept if getattr(lm, "cache", False) else unkept,
-                usd=prices.get(name),
+                name, lm, kept if getattr(lm, "cache", False) else unkept, usd=prices.get(name)
             )
             for name, lm in lms.items()
         }
@@ -311,19 +313,19 @@ class Pool(Mapping[str, Agent]):
         if strict and reasons:
             name, reason = next(iter(reasons.items()))
             raise PoolError(f"Agent {name!r}: its LM cannot be adopted: {reason}.")
-        made = {name: it.lm for name, it in found.items()}
-        pool = cls([it.agent for it in found.values()], calls=kept, lms=made)
+        made, agents = {n: it.lm for n, it in found.items()}, [it.agent for it in found.values()]
+        pool = cls(agents, calls=kept, lms=made)
         pool.not_adopted = reasons
         return pool
 
     @classmethod
-    def read(cls, path: Path, *, calls: Calls | None = None) -> Pool:
+    def read(cls, path: Path | str, *, calls: Calls | None = None) -> Pool:
         """Read a pool file: TOML with one ``[[agents]]`` table per agent.
 
         Raises:
             PoolError: If the file cannot be read or has an unknown or badly typed key.
         """
-        agents, _ = available(read_agents(path))
+        agents, _ = available(read_agents(Path(path)))
         return cls(agents, calls=calls)
 
     def __getitem__(self, name: str) -> Agent:

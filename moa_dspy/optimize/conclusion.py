@@ -26,8 +26,8 @@ from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.judge_facts import JudgeFacts
 from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.nodes import scores
+from moa_dspy.optimize.objectives import front, knee, names_of
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.pareto import front, knee, names_of
 from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord, versions
 from moa_dspy.optimize.selection import CandidateScores, Choice, Evidence, ScoreMatrix, choose
 from moa_dspy.optimize.singles import SingleAgents
@@ -288,7 +288,6 @@ def make_result(
     """
     options, records, evidence = builder.options, builder.records, builder.evidence()
     expected = held.expected if held else None
-    whole = [one for one in evidence.measured if one.is_whole]
     return StudyResult(
         pick=choice.picked,
         recommended=recommended,
@@ -301,7 +300,7 @@ def make_result(
         expected=expected,
         optimism=0.0 if expected is None else records[choice.picked].score - expected.estimate,
         early=early,
-        explained=builder.shrink.model(evidence, whole).explained(),
+        explained=_explained(builder, evidence),
         front=tuple(record.architecture for record in front),
         knee=_knee(builder, choice, front),
         trials=tuple(records.values()),
@@ -316,6 +315,11 @@ def make_result(
         prompts=prompts,
         judge=judge,
     )
+
+
+def _explained(builder: EvidenceBuilder, evidence: Evidence) -> dict[str, float]:
+    whole = [one for one in evidence.measured if one.is_whole]
+    return builder.shrink.model(evidence, whole).explained()
 
 
 def _paid(spent: Spending) -> dict[str, Any]:

@@ -57,12 +57,12 @@ class NamedPrompts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """A program and the mixture in it.
+    """Any DSPy program and the mixture in it.
 
     Attributes:
-        program: Any DSPy program.
+        program: The whole program.
         mixture: The only mixture that it holds.
-        registry: The prompts that an architecture may name; None has none.
+        registry: Prompts that may be named; None has none.
     """
 
     program: Any
@@ -419,17 +419,19 @@ class Evaluator:
             try:
                 prediction = program.answer(row.inputs().toDict(), runner)
             except LayerFailedError as error:
-                # What did not answer was asked all the same: a failure is not cheap.
-                costs = runner.costs(scope.log)
+                costs = runner.costs(scope.log)  # what did not answer was asked all the same
                 judged = self._judged(program, row, None)
                 self._outcomes[key] = Outcome(0.0, (), **costs, failure=str(error), judged=judged)
                 return
+            finally:
+                self.node_cache.table.add_row()
         judged = self._judged(program, row, prediction)
         self._outcomes[key] = Outcome(
             score=self._score(row, prediction, judged),
             layer=runner.read,
             ballot=runner.ballot(program.mixture),
             judged=judged,
+            answer=runner.text,
             **runner.costs(scope.log),
         )
 

@@ -46,8 +46,7 @@ class Forecast:
 
         The slowest proposer of each layer, then who does the last step.
         """
-        last = [str(one.aggregator)] if one.aggregator_calls_a_model else []
-        layers = [*one.layers, last] if last else list(one.layers)
+        layers = [*one.layers, *one.last_rounds]
         return {
             "usd": sum(self.usd[name] for layer in layers for name in layer),
             "seconds": sum(max(self.seconds[name] for name in layer) for layer in layers),
@@ -190,16 +189,19 @@ def forecast(
         seed: Of the draws.
     """
     alone = {name: _mean_cost(outcomes) for name, outcomes in singles.items()}
-    n_val = len(next(iter(singles.values())))
     stages = stage_costs(
-        alone, space, n_trials=n_trials, n_val=n_val, n_test=n_test, effort=effort, seed=seed
+        alone,
+        space,
+        n_trials=n_trials,
+        n_val=len(next(iter(singles.values()))),
+        n_test=n_test,
+        effort=effort,
+        judged=judged,
+        seed=seed,
     )
-    n_measured = n_trials if space.size is None else min(n_trials, space.size)
-    # On val each trial, here and in the baseline; on test singles, pick, baselines and the verdict.
-    n_judged = n_val * 2 * n_measured + n_test * (len(alone) + _N_JUDGED_ON_TEST)
-    judging = (judged or Cost()) * n_judged
-    whole = sum(stages.values(), judging)
+    whole = sum(stages.values(), Cost())
     whole = Cost(whole.calls, whole.tokens, whole.usd, whole.seconds / num_threads)
+    judging = stages.get("judge", Cost())
     return replace(_within(whole, budget or Budget()), judge_calls=round(judging.calls))
 
 
@@ -211,6 +213,7 @@ def stage_costs(
     n_val: int,
     n_test: int,
     effort: TuningEffort | None = None,
+    judged: Cost | None = None,
     seed: int = 0,
     reading: Mapping[str, Cost] | None = None,
 ) -> dict[str, Cost]:
@@ -223,6 +226,7 @@ def stage_costs(
         n_val: Val rows.
         n_test: Test rows.
         effort: Of tuning prompts, or None.
+        judged: Cost of one comparison of two answers, or None.
         seed: Of the draws.
         reading: Cost of each reference that an agent reads; None is not counted.
     """
@@ -240,7 +244,13 @@ def stage_costs(
         stages["prompts"] = _tuning(space, alone, effort, seed=seed)
         # On test a picked prompt stands beside the aggregator's own.
         compared += each
-    return {**stages, "random baseline": random_ones * n_val, "test": (agents + compared) * n_test}
+    stages["random baseline"] = random_ones * n_val
+    stages["test"] = (agents + compared) * n_test
+    if judged is not None:
+        # On val each trial, here and in the baseline; on test singles, pick, baselines, verdict.
+        n_judged = n_val * 2 * n_measured + n_test * (len(alone) + _N_JUDGED_ON_TEST)
+        stages["judge"] = judged * n_judged
+    return stages
 
 
 def _tuning(
@@ -333,8 +343,8 @@ def _fresh(
         ]
         for at, layer in enumerate(architecture.layers)
     ]
-    if architecture.aggregator_calls_a_model:
-        steps.append([(str(architecture.aggregator), architecture)])
+    for at, names in enumerate(architecture.last_rounds):
+        steps.append([(name, (architecture, at, seat)) for seat, name in enumerate(names)])
     for depth, step in enumerate(steps):
         n_read = len(architecture.layers[depth - 1]) if depth else 0
         costs = [

@@ -13,14 +13,7 @@ import optuna
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa_dspy.calls.budget import Budget
-from moa_dspy.data import (
-    BENCHMARKS,
-    Splits,
-    read_answers,
-    read_rows,
-    split_rows,
-    without_repeated,
-)
+from moa_dspy.data import BENCHMARKS, Splits, read_answers, read_rows, split_rows, without_repeated
 from moa_dspy.diversity import DIVERSITY_METRICS, DiversityMetric
 from moa_dspy.errors import StudyError
 from moa_dspy.files import made, shown_value, unknown
@@ -172,7 +165,8 @@ class DataTable(Table):
     """The place of the rows, and the split of each: by a column, or drawn by sizes.
 
     Rows are those of a file, by its ``path`` and ``inputs``, or of a ``benchmark``: its
-    ``split`` on the hub, or in the local copy at ``path``.
+    ``split`` on the hub, or in the local copy at ``path``. With the ``reader`` "recorded" they
+    are the questions of a table of answers.
     """
 
     path: Path | None = None
@@ -206,13 +200,13 @@ class DataTable(Table):
             raise StudyError(
                 "`data` has either `benchmark` or `inputs` and `columns`, and not both."
             )
-        elif self.outputs is not None or self.drops_incomplete or self.drops_repeated:
+        elif self.benchmark is not None and (
+            self.outputs is not None or self.drops_incomplete or self.drops_repeated
+        ):
             raise StudyError(
                 "`data.outputs`, `data.drops_incomplete` and `data.drops_repeated` go with "
                 "`data.path`, alone."
             )
-        if self.split_column is None and self.sizes is None:
-            raise StudyError("`data` needs `split_column` or `sizes`, to know the three splits.")
 
     def read(self) -> list[dspy.Example]:
         """Read the rows, all splits in one list."""
@@ -230,7 +224,13 @@ class DataTable(Table):
         return without_repeated(rows, f"{self.path}") if self.drops_repeated else rows
 
     def make_splits(self, *, seed: int) -> Splits:
-        """Read the rows and split them."""
+        """Read the rows and split them.
+
+        Raises:
+            StudyError: If the table does not say how.
+        """
+        if self.split_column is None and self.sizes is None:
+            raise StudyError("`data` needs `split_column` or `sizes`, to know the three splits.")
         sizes = self.sizes.model_dump(exclude_none=True) if self.sizes else None
         splits = split_rows(self.read(), column=self.split_column, sizes=sizes, seed=seed)
         limit = self.limit

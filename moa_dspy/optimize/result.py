@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,54 @@ class StudyResult:
             val={name: SystemScore(**row) for name, row in plain.pop("val").items()},
             test={name: SystemScore(**row) for name, row in plain.pop("test").items()},
             **plain,
+        )
+
+    def to_pandas(self) -> Any:
+        """Return a data frame with a row for each system on the test rows."""
+        import pandas as pd
+
+        rows = [{**asdict(row), **self._minus(name)} for name, row in self.test.items()]
+        return pd.DataFrame(rows).set_index("name")
+
+    def _minus(self, name: str) -> dict[str, float | None]:
+        """Return the difference of the pick and a system, with its interval."""
+        found = self.differences.get(name)
+        if found is None:
+            return dict.fromkeys(("pick_minus", "pick_minus_low", "pick_minus_high"))
+        return {
+            "pick_minus": found.estimate,
+            "pick_minus_low": found.low,
+            "pick_minus_high": found.high,
+        }
+
+    def _cells(self) -> list[list[str]]:
+        """Return the table of the test rows as texts, its header first."""
+        table = [["system", "architecture", "test score", "pick minus row", "calls"]]
+        for name, row in self.test.items():
+            found = self.differences.get(name)
+            score = "not run" if row.score is None else f"{100 * row.score:.1f} %"
+            if row.score is not None and row.low is not None and row.high is not None:
+                score += f" [{100 * row.low:.1f}, {100 * row.high:.1f}]"
+            minus = "" if found is None else f"{100 * found.estimate:+.1f}"
+            calls = "" if row.calls is None else f"{row.calls:.1f}"
+            table.append([name, row.architecture or "", score, minus, calls])
+        return table
+
+    def __str__(self) -> str:
+        table = self._cells()
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in table
+        ]
+        return "\n".join([*lines, "", self.verdict.text])
+
+    def _repr_html_(self) -> str:
+        head, *rows = [[escape(cell) for cell in row] for row in self._cells()]
+        body = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in rows)
+        return (
+            f"<table><tr><th>{'</th><th>'.join(head)}</th></tr>{body}</table>"
+            f"<p>{escape(self.verdict.text)}</p>"
         )
 
     def write(self, path: Path) -> None:

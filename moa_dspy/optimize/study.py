@@ -1,29 +1,21 @@
-"""A study as its processes share it: what it is, its row in the database, and Optuna's trials."""
+"""A study as its processes share it: what it is, and its row in the database."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
-import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import dspy
-import optuna
-import sqlalchemy as sa
-from sqlalchemy import exc
 
 from moa_dspy.agent import Agent
 from moa_dspy.calls.budget import Budget, Ledger, spending_under
 from moa_dspy.calls.call import WritableBackend, canonical_json
 from moa_dspy.calls.calls import Calls
-from moa_dspy.calls.store.database import database_url, shown_url
 from moa_dspy.calls.store.query import Recording
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.data import (
@@ -45,7 +37,6 @@ from moa_dspy.errors import (
     MetricError,
     MoaError,
     PoolError,
-    StoreError,
     StudyError,
 )
 from moa_dspy.optimize.metric import CheckedMetric
@@ -148,7 +139,7 @@ class PreparedStudy:
 
     def rows_notes(self) -> Iterator[str]:
         """Yield what is odd about the rows that are scored, with counts."""
-        fields = fields_read(self.metric)
+        fields = () if self.metric is None else fields_read(self.metric)
         rows = [*self.splits.val, *self.splits.test]
         if fields:
             outputs = [{name: row.get(name, None) for name in fields} for row in rows]
@@ -165,6 +156,20 @@ class PreparedStudy:
             told = (self.recorded.responses, self.recorded.scores, self.recorded.costs)
             parts["answers"] = [sorted(map(repr, one.items())) for one in told]
         return {name: digest_of(value) for name, value in parts.items()}
+
+    @property
+    def public(self) -> dict[str, Any]:
+        """What repeats the study, without endpoints, keys and paths of this machine."""
+        names = ("name", "model", "temperature", "top_p", "max_tokens", "sha256")
+        prices = ("usd_per_million_prompt_tokens", "usd_per_million_completion_tokens")
+        return {
+            "name": self.study.name,
+            "digests": self.digests,
+            "parts": self.study.parts,
+            "budget": {name: value for name, value in self.budget.items() if value is not None},
+            "agents": [{n: getattr(a, n) for n in (*names, *prices)} for a in self.agents],
+            "n_rows": {n: len(getattr(self.splits, n)) for n in ("train", "val", "test")},
+        }
 
     @property
     def budget(self) -> dict[str, Any]:
@@ -365,65 +370,3 @@ class SharedStudy:
         """Whether another process has the database open."""
         query = "SELECT 1 FROM owners WHERE owner <> ? LIMIT 1"
         return bool(self._database.rows(query, (self._store.owner.id,)))
-
-
-def save_study(study: optuna.Study, place: Path | str, *, name: str) -> None:
-    """Write every complete trial of ``study``; an older study of the same name is replaced.
-
-    Args:
-        study: With its trials.
-        place: A file that holds nothing else, or the URL of a database, which may hold calls
-            and other studies as well.
-        name: Of the study there.
-
-    Raises:
-        StoreError: If the database cannot be used.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if isinstance(place, Path):
-        _write_file(study, place, name=name)
-        return
-    url = database_url(place)
-    try:
-        storage = _storage(url.render_as_string(hide_password=False))
-        try:
-            if name in optuna.get_all_study_names(storage):
-                optuna.delete_study(study_name=name, storage=storage)
-            _copy(study, storage, name=name)
-        finally:
-            storage.engine.dispose()
-    except (exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        cause = error.__cause__ or error
-        # Not from the error: it may show the password.
-        raise StoreError(f"{shown_url(url)} cannot be used: {type(cause).__name__}.") from None
-
-
-def _write_file(study: optuna.Study, path: Path, *, name: str) -> None:
-    # The rows are made in memory and copied in one go: Optuna commits a trial in many small
-    # steps, which took 0.2 seconds each on a disk.
-    storage = _storage(
-        "sqlite://", poolclass=sa.StaticPool, connect_args={"check_same_thread": False}
-    )
-    try:
-        _copy(study, storage, name=name)
-        # Several processes may write into one folder: each has a temporary file of its own.
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder:
-            partial = Path(folder) / path.name
-            with closing(sqlite3.connect(partial)) as target, storage.engine.connect() as source:
-                source.connection.driver_connection.backup(target)  # type: ignore[union-attr]
-            partial.replace(path)
-    finally:
-        storage.engine.dispose()
-
-
-def _storage(url: str, **options: Any) -> optuna.storages.RDBStorage:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.storages.RDBStorage(url, engine_kwargs=options)
-
-
-def _copy(study: optuna.Study, storage: optuna.storages.RDBStorage, *, name: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        kept = optuna.create_study(study_name=name, storage=storage, directions=study.directions)
-        kept.add_trials(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -65,6 +66,18 @@ class Adopted:
         if asynchronous:
             return PerLoop(lambda: AsyncVendorEngine(config, model_type=model_type))
         return VendorEngine(config, model_type=model_type)
+
+
+def lm_names(lms: Iterable[Any]) -> dict[str, Any]:
+    """Return LMs by a plain word each, made of the name of its model; equal ones are numbered."""
+    named: dict[str, Any] = {}
+    for lm in lms:
+        word = re.sub(r"[\s>+*()]+", "-", str(lm.model).rpartition("/")[2]) or "lm"
+        number, name = 2, word
+        while name in named:
+            number, name = number + 1, f"{word}-{number}"
+        named[name] = lm
+    return named
 
 
 def refusal(lm: Any) -> str | None:

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+from moa_dspy.adapters import PlainChat
+from moa_dspy.dspy_internals import lm15
+from moa_dspy.errors import ArchitectureError, LayerFailedError
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.prediction import Answer
+from moa_dspy.streaming import AnswerListener
+from moa_dspy.testing import scripted_pool
+
+BOTH = pytest.mark.parametrize("is_async", [False, True])
+
+
+def program(scripts: dict[str, Any], notation: str, **options: Any) -> MixtureOfAgents:
+    pool = scripted_pool(scripts)
+    return MixtureOfAgents("q -> answer", notation, pool=pool, adapter=PlainChat(), **options)
+
+
+def ask(one: MixtureOfAgents, *, is_async: bool) -> Answer:
+    found: Answer = (asyncio.run(one.acall(q="?")) if is_async else one(q="?")).mixture
+    return found
+
+
+def references(prompt: str) -> list[str]:
+    """Return the numbered references of a prompt, as they are quoted."""
+    return [line.split(". ", 1)[1] for line in prompt.splitlines() if line[:1].isdigit()]
+
+
+@BOTH
+def test_fuse_writes_from_the_references_and_an_analysis_of_them(is_async: bool) -> None:
+    read: dict[str, list[str]] = {}
+
+    def note(name: str, reply: str) -> Any:
+        def script(prompt: str) -> str:
+            read[name] = references(prompt)
+            return reply
+
+        return script
+
+    scripts = {"a": "one", "b": "two", "d": note("d", "they differ"), "c": note("c", "three")}
+    one = program(scripts, "a + b > fuse(c; analyst=d)")
+    answer = ask(one, is_async=is_async)
+    assert answer.final.text == "three"
+    assert read["d"] == ['"one"', '"two"']
+    # The analysis is guarded as the references are: one quoted line.
+    assert read["c"] == ['"one"', '"two"', '"Analysis of the responses above:\\nthey differ"']
+    assert [reply.agent for reply in answer.replies] == ["d", "c"]
+    assert answer.calls == one.architecture.calls == 4
+    assert answer.seconds == pytest.approx(
+        max(r.seconds for r in answer.layers[0]) + sum(r.seconds for r in answer.replies)
+    )
+
+
+@BOTH
+def test_without_its_analysis_an_answer_is_written_all_the_same(is_async: bool) -> None:
+    scripts = {"a": "one", "b": "two", "d": lm15.ServerError("down"), "c": lambda p: p}
+    answer = ask(program(scripts, "a + b > fuse(c; analyst=d)"), is_async=is_async)
+    assert references(answer.final.text) == ['"one"', '"two"']
+    assert [one.agent for one in answer.failures] == ["d"]
+    scripts = {"a": "one", "b": "two", "c": lm15.ServerError("down")}
+    with pytest.raises(LayerFailedError, match="The aggregator did not answer"):
+        ask(program(scripts, "a + b > fuse(c)"), is_async=is_async)
+
+
+def longest(prompt: str) -> str:
+    first, second = references(prompt)
+    return "1" if len(first) >= len(second) else "2"
+
+
+@BOTH
+def test_knockout_compares_the_last_winner_with_the_next_in_both_orders(is_async: bool) -> None:
+    pairs: list[list[str]] = []
+
+    def judge(prompt: str) -> str:
+        pairs.append(references(prompt))
+        return longest(prompt)
+
+    scripts = {"a": "xx", "b": "xxx", "c": "x", "j": judge}
+    one = program(scripts, "a + b + c > knockout(j)")
+    answer = ask(one, is_async=is_async)
+    assert answer.final is answer.layers[0][1]
+    assert sorted(pairs) == sorted(
+        [['"xx"', '"xxx"'], ['"xxx"', '"xx"'], ['"xxx"', '"x"'], ['"x"', '"xxx"']]
+    )
+    assert answer.calls == one.architecture.calls == 7
+    assert not answer.is_undecided
+
+
+@pytest.mark.parametrize(
+    ("reply", "order", "winner"),
+    [
+        ("1", "", "a"),  # the first place twice: two verdicts that contradict each other
+        ("2", "; order=c", "c"),  # the earlier in the reading order stays
+        ("neither", "", "a"),
+        (lm15.ServerError("down"), "; order=b", "b"),
+    ],
+)
+def test_a_split_verdict_keeps_the_one_that_is_read_earlier(
+    reply: Any, order: str, winner: str
+) -> None:
+    scripts = {"a": "x", "b": "y", "c": "z", "j": reply}
+    answer = program(scripts, f"a + b + c > knockout(j{order})")(q="?").mixture
+    assert (answer.final.agent, answer.is_undecided) == (winner, True)
+    assert "1 ranker without an opinion" in answer.summary
+
+
+def test_equal_texts_and_one_that_is_left_are_not_compared() -> None:
+    scripts = {"a": "x", "b": "x", "j": "2"}
+    answer = program(scripts, "a + b > knockout(j)")(q="?").mixture
+    assert (answer.final.agent, answer.calls, answer.replies) == ("a", 2, ())
+    scripts = {"a": lm15.ServerError("down"), "b": "x", "j": "2"}
+    assert program(scripts, "a + b > knockout(j)")(q="?").mixture.final.agent == "b"
+
+
+@pytest.mark.parametrize(
+    ("notation", "names"),
+    [
+        ("a + b > fuse(c)", ["aggregator", "analyst"]),
+        ("a + b > knockout(c)", ["aggregator"]),
+        ("a + b > vote(a; weights=b:1.5)", []),
+        ("a + b + c > vote(; agree=2)", []),
+    ],
+)
+def test_a_combiner_is_saved_and_its_prompts_are_predictors(
+    notation: str, names: list[str], tmp_path: Path
+) -> None:
+    scripts = dict.fromkeys("abc", "1")
+    one = program(scripts, notation, stop_early=False)
+    found = [name for name, _ in one.named_predictors() if not name.startswith("layers")]
+    assert sorted(found) == names
+    for name, predictor in one.named_predictors():
+        predictor.signature = predictor.signature.with_instructions(f"Be {name}.")
+    one.save(tmp_path / "program.json")
+    loaded = MixtureOfAgents.load(tmp_path / "program.json", pool=one.pool)
+    assert (loaded.architecture, loaded.rules.stop_early) == (one.architecture, False)
+    told = {name: each.signature.instructions for name, each in loaded.named_predictors()}
+    assert told == {name: f"Be {name}." for name in told}
+    other = program(scripts, "a + b > vote")
+    other.load_state(one.dump_state())
+    assert (other.architecture, other(q="?").answer) == (one.architecture, "1")
+
+
+def test_the_writer_of_a_fusion_is_streamed() -> None:
+    one = program(
+        {"a": "x", "b": "y", "d": "differ", "c": "three words here"}, "a + b > fuse(c; analyst=d)"
+    )
+    streamed = dspy.streamify(one, stream_listeners=[AnswerListener(one)])
+
+    async def read() -> list[Any]:
+        return [each async for each in streamed(q="?")]
+
+    said = [one for one in asyncio.run(read()) if isinstance(one, dspy.streaming.StreamResponse)]
+    assert "".join(one.chunk for one in said) == "three words here"
+
+
+@pytest.mark.parametrize(("notation", "name"), [("fuse(b)", "analysis"), ("knockout(b)", "best")])
+def test_an_input_with_the_name_of_the_combiners_own_output_is_refused(
+    notation: str, name: str
+) -> None:
+    with pytest.raises(ArchitectureError, match=f"input '{name}' must be renamed"):
+        MixtureOfAgents(
+            f"{name} -> answer", f"a + b > {notation}", pool=scripted_pool({"a": "", "b": ""})
+        )
+
+
+def test_typed_answers_are_fused() -> None:
+    reply = "[[ ## analysis ## ]]\nequal\n\n[[ ## answer ## ]]\n3\n\n[[ ## completed ## ]]"
+    pool = scripted_pool(dict.fromkeys("abc", reply))
+    one = MixtureOfAgents("q -> answer: int", "a + b > fuse(c)", pool=pool)
+    assert one(q="?").answer == 3

@@ -104,6 +104,14 @@ def _sets(n: int, width: int) -> Iterator[tuple[int, ...]]:
     return chain.from_iterable(combinations(range(n), k) for k in range(1, width + 1))
 
 
+def contested_share(ballots: Ballots, leader: str) -> float:
+    """Return the share of rows on which two or more agents agree against ``leader``."""
+    own = ballots.codes[ballots.agents.index(leader)]
+    same = (ballots.codes[:, None] == ballots.codes).sum(1) > 1
+    against = same & (ballots.codes >= 0) & (ballots.codes != own)
+    return float(against.any(0).mean())
+
+
 SOLVED = 0.5
 """A row counts as solved from this score on, as in ``co_failure``."""
 
@@ -147,6 +155,11 @@ class StudyEstimate:
     judge_calls: float = 0.0
 
 
+IDLE: Final = 0.01
+"""Share of rows below which votes are not tried: they could gain no more than that, which takes
+tens of thousands of questions to show."""
+
+
 @dataclass(frozen=True, slots=True)
 class EarlyFacts:
     """Facts about every mixture that follow from its single agents alone, on the rows of val.
@@ -160,6 +173,9 @@ class EarlyFacts:
             beats it.
         vote_ceiling: No vote of one set of agents, a sample each and as many as the space
             allows, beats it; None where no vote may be tried or answers are no ballots.
+        contested: Share of rows on which two or more agents give one answer that is not the
+            leader's. On all others a vote with the leader in it is the leader's answer. None
+            where no vote may be tried.
         runner_up: The agent that comes closest to the leader; None in a pool of one.
         lead: Leader minus runner_up, paired; 95 % for the leads over all agents at once, so that
             of no other agent is the lower end smaller.
@@ -174,11 +190,20 @@ class EarlyFacts:
     unsolved: Interval
     ceiling: float
     vote_ceiling: float | None = None
+    contested: float | None = None
     runner_up: str | None = None
     lead: Interval | None = None
     rescued: float = 0.0
     estimate: StudyEstimate | None = None
     judge: JudgeFacts | None = None
+
+    @property
+    def is_vote_idle(self) -> bool:
+        """Whether agents agree against the leader on so few rows that votes cannot pay.
+
+        On free text no two answers are equal: a vote is then its tie-breaker, at several calls.
+        """
+        return self.contested is not None and self.contested < IDLE
 
     @property
     def is_dominated(self) -> bool:
@@ -236,6 +261,7 @@ def early_facts(
         unsolved=co_failure(scores, threshold=SOLVED),
         ceiling=float(best.mean()),
         vote_ceiling=None if ballots is None else vote_ceiling(ballots, max_width=max_width),
+        contested=None if ballots is None else contested_share(ballots, leader),
         runner_up=runner_up,
         lead=None if runner_up is None else leads[runner_up],
         rescued=float(((mine < SOLVED) & (best >= SOLVED)).mean()),

@@ -90,6 +90,12 @@ def early_lines(early: EarlyFacts, *, with_judge: bool = True) -> Iterator[str]:
         f"At best, on these questions: {votes}choosing among the agents' answers "
         f"{points(early.ceiling)} %; a synthesis writes its own."
     )
+    if early.is_vote_idle:
+        yield (
+            f"On {points(early.contested or 0.0)} % of the questions two agents agree against "
+            f"{early.leader}: elsewhere a vote is the answer of its tie-breaker, at several calls. "
+            "No votes are proposed."
+        )
     if early.lead is not None:
         yield _dominance(early, early.lead)
     if early.estimate is not None:

@@ -125,7 +125,8 @@ class PreparedStudy:
             if split != "train" or study.prompts is not None:
                 fields = () if self.metric is None else fields_read(self.metric)
                 check_outputs(rows, fields, where=f"Split {split!r}")
-        if self.metric is not None:
+        # Recorded answers have recorded scores; a made-up one has none.
+        if self.metric is not None and self.recorded is None:
             _check_metric(self.metric, student.signature, self.splits.val[0])
         with_prompts(options, student, self.splits.train)
         judges = () if study.judge is None else study.judge.own_agents().values()

@@ -30,7 +30,7 @@ from moa_dspy.errors import ArchitectureError, LayerFailedError
 from moa_dspy.prediction import NOT_ASKED, Answer, Response
 from moa_dspy.references import Cut, ReferenceLimits, built_tokens, fitted_references
 from moa_dspy.signatures import REFERENCES
-from moa_dspy.waves import Question, VoteMembers, WaveRules, Waves, asked, seconds_of
+from moa_dspy.waves import MemberQuestions, Question, WaveRules, Waves, asked, seconds_of
 
 
 class AgentPool(Protocol):
@@ -150,7 +150,7 @@ class Planner:
             nodes = tuple(question.node for question in questions)
             if depth == self.architecture.depth - 1 and (waves := self._waves) is not None:
                 late = self.rules.deadline_seconds
-                questions = VoteMembers(questions, WaveRules(waves, self._ballot, late))
+                questions = MemberQuestions(questions, WaveRules(waves, self._ballot, late))
             layers.append(self._complete(*(yield from asked(questions))))
             seconds.append(seconds_of(questions, layers[-1]))
             answered = sum(response.has_answer for response in layers[-1])

@@ -30,10 +30,10 @@ from moa_dspy.layers import Trace, all_predictors, outside_lms, renamed, rollout
 from moa_dspy.plan import AgentPool, Plan, Rules, afollow, follow
 from moa_dspy.prediction import Answer, MixturePrediction, Response, render
 from moa_dspy.waves import (
-    MembersAsked,
+    MemberProgress,
+    MemberQuestions,
     Question,
     StatusMessages,
-    VoteMembers,
     late_after,
     replayed,
     straggler,
@@ -134,7 +134,7 @@ class Seats:
         Raises:
             MoaError: If the reason for no answer is not the model: budget, replay, store, pool.
         """
-        if isinstance(questions, VoteMembers):
+        if isinstance(questions, MemberQuestions):
             return self._ask_members(questions)
         if _is_alone(questions):
             return _collected([self._ask(questions[0])])
@@ -166,7 +166,7 @@ class Seats:
         asked = zip(questions, running, strict=True)
         return [f.result() if f in done else _late(q) for q, f in asked]
 
-    def _ask_members(self, members: VoteMembers) -> list[Response]:
+    def _ask_members(self, members: MemberQuestions) -> list[Response]:
         """Ask in real time, then judge by the seconds of the answers: so results repeat."""
         cancelled = threading.Event()
         try:
@@ -186,9 +186,9 @@ class Seats:
         return responses
 
     def _members_by_threads(
-        self, members: VoteMembers, cancelled: threading.Event
+        self, members: MemberQuestions, cancelled: threading.Event
     ) -> dict[int, SeatAnswer]:
-        progress, status = MembersAsked(members), StatusMessages(members)
+        progress, status = MemberProgress(members), StatusMessages(members)
         running: dict[Future[SeatAnswer], int] = {}
         found: dict[int, SeatAnswer] = {}
         while not progress.is_over:
@@ -213,7 +213,7 @@ class Seats:
 
     async def aask_all(self, questions: Sequence[Question]) -> list[Response]:
         """``ask_all`` as tasks; a straggler is cancelled, and all are if the caller is."""
-        if isinstance(questions, VoteMembers):
+        if isinstance(questions, MemberQuestions):
             return await self._aask_members(questions)
         if _is_alone(questions):
             return _collected([await self._aask(questions[0])])
@@ -230,7 +230,7 @@ class Seats:
         asked = zip(questions, tasks, strict=True)
         return _collected([_late(q) if t in late else t.result() for q, t in asked])
 
-    async def _aask_members(self, members: VoteMembers) -> list[Response]:
+    async def _aask_members(self, members: MemberQuestions) -> list[Response]:
         found = await self._members_by_tasks(members)
         steps = members.replay()
         try:
@@ -245,8 +245,8 @@ class Seats:
             responses: list[Response] = stop.value
             return responses
 
-    async def _members_by_tasks(self, members: VoteMembers) -> dict[int, SeatAnswer]:
-        progress, status = MembersAsked(members), StatusMessages(members)
+    async def _members_by_tasks(self, members: MemberQuestions) -> dict[int, SeatAnswer]:
+        progress, status = MemberProgress(members), StatusMessages(members)
         tasks: dict[asyncio.Task[SeatAnswer], int] = {}
         found: dict[int, SeatAnswer] = {}
         try:
@@ -289,7 +289,7 @@ class Seats:
         module = without_lms(question.module, outside) if outside else question.module
         settings: dict[str, Any] = {
             "lm": self._lm(question, rollout(outside)),
-            "adapter": reading_adapter(self.adapter),
+            "adapter": self._reading_adapter(question.agent),
         }
         if not question.is_final:
             # Proposers are not what the user reads, and in a thread of ours they cannot stream.
@@ -303,6 +303,11 @@ class Seats:
         with scope as own_scope, dspy.context(**settings):
             empty = is_verbatim(settings["adapter"]) and not question.is_final
             yield Seat(question, module, own_scope, settings.get("trace", []), keeps_empty=empty)
+
+    def _reading_adapter(self, agent: str) -> Any:
+        # An LM that is asked as it is hands out its replies with the thoughts in them.
+        as_it_is = agent in getattr(self.pool, "not_adopted", ())
+        return reading_adapter(self.adapter, sets_thoughts_apart=as_it_is)
 
     def _lm(self, question: Question, number: int | None) -> Any:
         lm = self.pool.lm(question.agent)

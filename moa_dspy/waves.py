@@ -193,7 +193,7 @@ class WaveRules:
         return None if self.deadline_seconds is None else self.deadline_seconds - seconds
 
 
-class VoteMembers(list[Question]):
+class MemberQuestions(list[Question]):
     """The questions to a vote's members, which are asked in waves, or all at once.
 
     Who asks them in waves sets ``seconds`` to how long that took, and returns for who was
@@ -232,7 +232,7 @@ class VoteMembers(list[Question]):
                 break
             if due := rules.due(given, said, seconds=now):
                 for place, response in zip(due, (yield due), strict=True):
-                    given[place], starts[place] = within_seconds(response, rules.left(now)), now
+                    given[place], starts[place] = counted_in_time(response, rules.left(now)), now
                 continue
             following = min(end for end in ends.values() if end > now)
             # Not everyone has been asked, so the time to ask them all may come first.
@@ -259,7 +259,7 @@ Replay: TypeAlias = Generator[list[int], Sequence[Response], list[Response]]
 
 
 def replayed(
-    members: VoteMembers, fetch: Callable[[list[int]], Sequence[Response]]
+    members: MemberQuestions, fetch: Callable[[list[int]], Sequence[Response]]
 ) -> list[Response]:
     """Run ``members.replay`` with responses that ``fetch`` returns."""
     steps = members.replay()
@@ -273,7 +273,7 @@ def replayed(
 
 
 @dataclass
-class MembersAsked:
+class MemberProgress:
     """Members that are being asked: who is asked now, and until when it is waited.
 
     Attributes:
@@ -281,7 +281,7 @@ class MembersAsked:
         responses: Of those who have answered, or failed, by place.
     """
 
-    members: VoteMembers
+    members: MemberQuestions
     responses: dict[int, Response] = field(default_factory=dict[int, Response])
     _starts: dict[int, float] = field(default_factory=dict[int, float])
     _began: float = field(default_factory=time.monotonic)
@@ -332,18 +332,18 @@ class MembersAsked:
 
 def asked(questions: list[Question]) -> Asking:
     """Ask a layer: the members of a vote by their rules, others at once."""
-    if isinstance(questions, VoteMembers):
+    if isinstance(questions, MemberQuestions):
         return (yield from questions.in_waves())
     return (yield questions)
 
 
 def seconds_of(questions: Sequence[Question], responses: Sequence[Response]) -> float:
     """Return how long a layer took: of members, what was noted when they were asked."""
-    noted = questions.seconds if isinstance(questions, VoteMembers) else None
+    noted = questions.seconds if isinstance(questions, MemberQuestions) else None
     return max(response.seconds for response in responses) if noted is None else noted
 
 
-def within_seconds(response: Response, seconds: float | None) -> Response:
+def counted_in_time(response: Response, seconds: float | None) -> Response:
     """Judge by the seconds that the calls took when they were made: so results repeat."""
     if seconds is None or response.seconds <= seconds:
         return response

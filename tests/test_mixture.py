@@ -202,7 +202,7 @@ def test_samples_of_a_sampled_agent_are_calls_of_their_own_and_of_a_greedy_one_a
 
 def test_equal_layers_of_different_mixtures_share_their_calls() -> None:
     pool = scripted_pool(dict.fromkeys("abc", "x"), temperature=0.7)
-    ask(mixture(pool, "a*2 + b > vote"))
+    ask(mixture(pool, "a*2 + b > select"))
     ask(mixture(pool, "b + a*2 > c > synthesize(a)"))
     ask(mixture(pool, "a"))
     # 3 proposals, then c and the aggregator a; the single a is the first sample of a.
@@ -233,7 +233,7 @@ def test_a_budget_that_ends_inside_a_layer_ends_the_question_and_keeps_what_was_
     calls = Calls(ledger=Ledger(Budget(calls=2)))
     pool = scripted_pool(dict.fromkeys("abcd", "x"), calls=calls)
     with pytest.raises(BudgetReachedError, match="2 calls"):
-        ask(mixture(pool, "a + b + c + d > vote"), is_async=is_async)
+        ask(mixture(pool, "a + b + c + d > select"), is_async=is_async)
     assert calls.ledger.spending.made == 2
     stored = calls.store._calls.values()  # type: ignore[attr-defined]  # the memory
     assert [call.response is not None for call in stored] == [True, True]

@@ -8,10 +8,12 @@ import dspy
 import pytest
 from dspy.utils import DummyLM
 
+from moa_dspy.adapters import ADAPTERS
 from moa_dspy.calls import call_scope
-from moa_dspy.errors import PoolError
+from moa_dspy.errors import LayerFailedError, PoolError
+from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
-from moa_dspy.testing import ScriptedEngine, scripted_pool
+from moa_dspy.testing import AsyncScriptedEngine, ScriptedEngine, scripted_pool
 
 
 class OwnForward(dspy.LM):
@@ -106,3 +108,54 @@ def test_an_lm_of_another_pool_is_stored_there_and_counted_once() -> None:
     with call_scope() as scope:
         lm("q")
     assert len(scope.log) == other.calls.ledger.spending.made == 1
+
+
+THOUGHTS = {
+    "tags": "<think>Rome? No.</think>\n{}",
+    "closing only": "Rome? No.\n</think>\n{}",
+    "channels": "<|channel|>analysis<|message|>Rome?<|end|><|channel|>final<|message|>{}",
+}
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("thought", THOUGHTS)
+@pytest.mark.parametrize(
+    ("adapter", "layout"),
+    [
+        ("plain", "{}"),
+        ("paper_verbatim", "{}"),
+        ("chat_strict", "[[ ## answer ## ]]\n{}"),
+        ("json", '{{"answer": "{}"}}'),
+        ("xml_strict", "<answer>{}</answer>"),
+    ],
+)
+def test_thoughts_of_an_lm_that_is_not_adopted_are_set_apart_too(
+    adapter: str, layout: str, thought: str, is_async: bool
+) -> None:
+    reply = THOUGHTS[thought].format(layout.format("Paris"))
+    engines = {"engine": ScriptedEngine(reply), "async_engine": AsyncScriptedEngine(reply)}
+    lm: Any = dspy.LM("own/x", cache=False, **engines)
+    pool = Pool.from_lms({"a": lm})
+    assert list(pool.not_adopted) == ["a"]
+    program = MixtureOfAgents("question -> answer", "a", pool=pool, adapter=ADAPTERS[adapter]())
+    made = asyncio.run(program.acall(question="?")) if is_async else program(question="?")
+    assert made.answer == "Paris"
+
+
+def test_a_thought_without_an_answer_is_a_failure_of_such_an_lm_too() -> None:
+    lm: Any = dspy.LM("own/x", engine=ScriptedEngine("<think>Rome? Or"), cache=False)
+    pool = Pool.from_lms({"a": lm})
+    program = MixtureOfAgents("question -> answer", "a", pool=pool, adapter=ADAPTERS["plain"]())
+    with pytest.raises(LayerFailedError, match=r"a: The model answered with an empty text\."):
+        program(question="?")
+
+
+def test_a_tag_that_is_an_output_field_of_such_an_lm_opens_no_thought() -> None:
+    reply = "<thinking>Not Rome.</thinking><answer>Paris</answer>"
+    lm: Any = dspy.LM("own/x", engine=ScriptedEngine(reply), cache=False)
+    pool = Pool.from_lms({"a": lm})
+    program = MixtureOfAgents(
+        "question -> thinking, answer", "a", pool=pool, adapter=ADAPTERS["xml_strict"]()
+    )
+    made = program(question="?")
+    assert (made.thinking, made.answer) == ("Not Rome.", "Paris")

@@ -18,6 +18,7 @@ from dspy.adapters.types.base_type import Type, split_message_content_for_custom
 from dspy.adapters.utils import format_field_value
 from dspy.utils.exceptions import AdapterParseError
 
+from moa_dspy.calls.reply import split_reply
 from moa_dspy.signatures import REFERENCES
 
 _HIDDEN: Final = (
@@ -157,21 +158,33 @@ def speaking_adapter(adapter: Any = None) -> Any:
     return adapter or dspy.settings.adapter or dspy.ChatAdapter()
 
 
-def reading_adapter(adapter: Any = None) -> Any:
+def reading_adapter(adapter: Any = None, *, sets_thoughts_apart: bool = False) -> Any:
     """Return a copy of the speaking adapter that reads a reply without what closes it.
 
     A closing marker in the answer's own line is then no part of the answer. DSPy's adapters
     read a marker only in a line of its own. An adapter that takes replies verbatim is returned
     as it is.
+
+    Args:
+        adapter: As of ``speaking_adapter``.
+        sets_thoughts_apart: Whether a thought in the text is taken out before it is read, as
+            the pool's own LMs do by themselves.
     """
     spoken = speaking_adapter(adapter)
     parse: Callable[..., Any] | None = getattr(spoken, "parse", None)
-    if not isinstance(spoken, dspy.Adapter) or parse is None or is_verbatim(spoken):
+    is_read_as_it_is = is_verbatim(spoken) and not sets_thoughts_apart
+    if not isinstance(spoken, dspy.Adapter) or parse is None or is_read_as_it_is:
         return spoken
     read = copy.copy(spoken)
 
     def parse_tidy(signature: Any, completion: Any, *args: Any, **kwargs: Any) -> Any:
-        return parse(signature, without_closing(completion), *args, **kwargs)
+        if sets_thoughts_apart and isinstance(completion, str):
+            # A tag that is an output field opens no thought.
+            fields = "".join(f"<{name}>{{{name}}}" for name in signature.output_fields)
+            completion = split_reply(completion, request=fields).answer
+        if not is_verbatim(spoken):
+            completion = without_closing(completion)
+        return parse(signature, completion, *args, **kwargs)
 
     read.parse = parse_tidy
     return read

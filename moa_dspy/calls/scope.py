@@ -62,6 +62,75 @@ class CallFacts:
     no_answer: str | None = None
 
 
+@dataclass(slots=True)
+class CallCount:
+    """Calls of one agent in one stage of a search: their number, and what they cost now.
+
+    Attributes:
+        made: Requests sent.
+        reused: Answers that a store or a recording gave.
+        failed: Calls without an answer, among both.
+        tokens: Of prompts and completions that were paid for.
+        usd: That was paid; what is reused costs nothing again.
+    """
+
+    made: int = 0
+    reused: int = 0
+    failed: int = 0
+    tokens: int = 0
+    usd: float = 0.0
+
+
+@dataclass(slots=True)
+class CallTable:
+    """The calls of one process by stage and agent, and the rows it measured. Safe for threads.
+
+    Attributes:
+        stage: The stage that counts now.
+        counts: By stage and agent, in the order of their first calls.
+        rows: Answers of an architecture to a row that were scored, by stage.
+        listener: Is called after each count; must return fast and not raise.
+    """
+
+    stage: str = ""
+    counts: dict[tuple[str, str], CallCount] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    listener: Callable[[], None] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, log: Sequence[CallFacts]) -> None:
+        """Count the calls of a log."""
+        with self._lock:
+            for facts in log:
+                count = self.counts.setdefault((self.stage, facts.agent), CallCount())
+                is_sent = facts.attempt > 0 and not facts.is_reused  # attempt 0 was never sent
+                count.made += is_sent
+                count.reused += facts.is_reused
+                count.failed += facts.failure is not None or facts.no_answer is not None
+                if is_sent:
+                    count.tokens += facts.prompt_tokens + facts.completion_tokens
+                    count.usd += facts.usd
+        if self.listener is not None:
+            self.listener()
+
+    def add_row(self) -> None:
+        """Count one scored row."""
+        with self._lock:
+            self.rows[self.stage] = self.rows.get(self.stage, 0) + 1
+        if self.listener is not None:
+            self.listener()
+
+    def by_agent(self) -> dict[str, CallCount]:
+        """Return the sums over all stages."""
+        found: dict[str, CallCount] = {}
+        with self._lock:
+            for (_, agent), count in self.counts.items():
+                total = found.setdefault(agent, CallCount())
+                for name in ("made", "reused", "failed", "tokens", "usd"):
+                    setattr(total, name, getattr(total, name) + getattr(count, name))
+        return found
+
+
 @dataclass(frozen=True, slots=True)
 class CallScope:
     """The surroundings of a call.

@@ -424,12 +424,15 @@ class Evaluator:
                 judged = self._judged(program, row, None)
                 self._outcomes[key] = Outcome(0.0, (), **costs, failure=str(error), judged=judged)
                 return
+            finally:
+                self.node_cache.table.add_row()
         judged = self._judged(program, row, prediction)
         self._outcomes[key] = Outcome(
             score=self._score(row, prediction, judged),
             layer=runner.read,
             ballot=runner.ballot(program.mixture),
             judged=judged,
+            answer=runner.text,
             **runner.costs(scope.log),
         )
 

@@ -129,7 +129,7 @@ class JudgeOptions:
     Attributes:
         judge: Compares two answers to an example; see ``moa_dspy.judges``.
         picks: Whether the judge or the metric decides; needed where a search has both.
-        reference: What every answer is compared with: those of an agent of the space, or of
+        reference: What every answer is compared with: those of an agent of the pool, or of
             ``best_single`` (the winner of a small round robin on val), or a field of the rows.
         length_controlled: Whether the score is the win rate at equal lengths.
         second: Another judge, which is asked about a sample to see how far the two agree.
@@ -247,7 +247,7 @@ def check_reference_field(name: str, agents: Sequence[str], rows: Mapping[str, A
     fields = sorted({key for given in rows.values() for row in given for key in row.keys()})  # noqa: SIM118  # no dict
     if rows and name not in fields:
         raise StudyError(
-            f"`judge.reference`: {name!r} is neither `{BEST_SINGLE}`, nor an agent of the space "
+            f"`judge.reference`: {name!r} is neither `{BEST_SINGLE}`, nor an agent of the pool "
             f"({', '.join(agents)}), nor a field of the rows ({', '.join(fields)})."
         )
     for split, given in rows.items():

@@ -15,12 +15,12 @@ from pydantic import BaseModel
 
 from moa_dspy.aggregators import NORMALISERS, Ballot, Vote
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls.scope import CallFacts, call_scope
+from moa_dspy.calls.scope import CallFacts, CallTable, call_scope
 from moa_dspy.optimize.judge_facts import JudgedSystem
 from moa_dspy.plan import follow
 from moa_dspy.prediction import Answer, Response
 from moa_dspy.seats import Seats
-from moa_dspy.waves import Question, VoteMembers, replayed, seconds_of
+from moa_dspy.waves import MemberQuestions, Question, replayed, seconds_of
 
 if TYPE_CHECKING:
     from moa_dspy.judges.base import Judgement
@@ -37,6 +37,7 @@ class NodeCache:
         failures: Responses without an answer, per agent.
         cut: Answers that the token limit or a filter ended, by (agent, reason).
         calls: Requests by ``made`` and ``reused``: sent, or answered by a store or recording.
+        table: The same by stage and agent, for displays and reports.
     """
 
     failures: Counter[str] = field(default_factory=Counter)
@@ -44,13 +45,16 @@ class NodeCache:
     calls: Counter[str] = field(default_factory=Counter)
     _known: MutableMapping[tuple[str, object], Response] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    table: CallTable = field(default_factory=CallTable)
 
     def child(self) -> NodeCache:
         """Return a cache that knows what this one knows and keeps its own nodes to itself.
 
         Seats with another prompt have the same nodes. Calls are counted in both.
         """
-        return NodeCache(Counter(), self.cut, self.calls, ChainMap({}, self._known), self._lock)
+        return NodeCache(
+            Counter(), self.cut, self.calls, ChainMap({}, self._known), self._lock, self.table
+        )
 
     def count(self, log: Sequence[CallFacts]) -> None:
         """Count the calls of a log."""
@@ -58,6 +62,7 @@ class NodeCache:
             for facts in log:
                 # Attempt 0 was given up before it was sent.
                 self.calls["reused" if facts.is_reused else "made"] += facts.attempt > 0
+        self.table.add(log)
 
     def get(self, question: Question, place: object) -> Response | None:
         """Return what was answered, or None if it was not asked."""
@@ -106,7 +111,7 @@ class NodeRunner:
 
         Members of a vote are asked, and cost, as they would where nothing is known.
         """
-        if isinstance(questions, VoteMembers):
+        if isinstance(questions, MemberQuestions):
 
             def fetch(places: list[int]) -> list[Response]:
                 return self._found([questions[p] for p in places], seats, place=place)
@@ -142,6 +147,11 @@ class NodeRunner:
         answer = self.answers[-1]
         read = answer.layers[-1] if answer.layers else (answer.final,)
         return tuple(response.text for response in read if response.has_answer)
+
+    @property
+    def text(self) -> str:
+        """Text of the answer, when the mixture was last asked."""
+        return self.answers[-1].final.text if self.answers else ""
 
     def ballot(self, mixture: Any) -> Ballot | None:
         """Return what a vote would count of a single agent's answer.
@@ -220,6 +230,7 @@ class Outcome:
         ballot: What a vote counts of a single agent's answer; None where there is no such thing.
         judged: Of a study with a judge.
         is_filled: Whether the judge gave no verdict, so that the score is a mean of other rows.
+        answer: Text of the answer that was scored.
     """
 
     score: float
@@ -232,6 +243,7 @@ class Outcome:
     ballot: Ballot | None = None
     judged: RowJudgement | None = None
     is_filled: bool = False
+    answer: str = ""
 
 
 def scores(outcomes: Sequence[Outcome]) -> list[float]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from moa_dspy.calls.budget import Budget, Ledger, Spending
+from moa_dspy.calls.scope import CallTable
 from moa_dspy.optimize.early_facts import EarlyFacts
 from moa_dspy.optimize.result import TrialRecord
 
@@ -60,6 +61,7 @@ class Progress:
     show_snapshot: ShowSnapshot
     ledger: Ledger
     n_trials: int
+    table: CallTable
 
     def show(
         self,
@@ -71,6 +73,7 @@ class Progress:
         early: EarlyFacts | None = None,
     ) -> None:
         """Show where the search is; see ``Snapshot`` for the arguments."""
+        self.table.stage = stage
         self.show_snapshot(
             Snapshot(
                 stage=stage,

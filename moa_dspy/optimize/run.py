@@ -21,17 +21,24 @@ from moa_dspy.calls.budget import Ledger, spending_under
 from moa_dspy.calls.store.database import database_url, shown_url
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import MoaError, OutageError, StudyError
+from moa_dspy.optimize.answers import StudyAnswers, with_study, write_answers
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.nodes import NodeCache
+from moa_dspy.optimize.page import write_pages
 from moa_dspy.optimize.progress import ShowSnapshot, Snapshot, silent
 from moa_dspy.optimize.result import StudyResult
 from moa_dspy.optimize.search import ModelSearch, SearchOutcome, judging_of, run_search
-from moa_dspy.optimize.study import FinishedStudy, PreparedStudy, SharedStudy, digest_of, save_study
+from moa_dspy.optimize.study import FinishedStudy, PreparedStudy, SharedStudy, digest_of
 from moa_dspy.optimize.tasks import QueueWorkers, Task, TaskQueue, TaskRunner
+from moa_dspy.optimize.trials import LiveStorage
 from moa_dspy.program_file import save_program
 
 RUNS = Path("runs")
 """Where results go without ``out``: a folder of the study's name."""
+RUN_FILES: Final = ("program.json", "result.json", "answers.json", "report.html", "report.md")
+"""What a finished study writes into its folder."""
+_ANSWERS: Final = "answers"
+"""Key of the answers beside the result in the study's database."""
 CAN_RESUME: Final = "every answer up to now is kept"
 """Text of the ``KeyboardInterrupt`` of a study that has begun."""
 _LOOK_SECONDS: Final = 0.25
@@ -231,10 +238,10 @@ class Runner:
             tasks.close()
             self._ledger.flush()
         self.has_begun = True
-        result = _result_of(finished)
+        result, answers = _result_of(finished)
         folder = self._place.folder
         if writes_files:
-            _write_files(finished, result, folder)
+            _write_files(finished, result, answers, folder)
         where = shown_url(database_url(self._place.calls))
         return StudyEnd(result, where, finished.place, folder, tasks.n_done)
 
@@ -263,18 +270,22 @@ class Runner:
         calls.outage_policy = None
         self._queue.clear()
         workers = QueueWorkers(self._queue, tasks, self._ledger)
-        outcome = run_search(
-            self._search().options,
-            study.make_student(self._pool),
-            self._prepared.splits,
-            ledger=self._ledger,
-            workers=None if calls.replay_only else workers,
-            node_cache=self._node_cache,
-            show=self._on_progress,
-        )
         is_own = self._place.storage is None
         name = self._place.folder.resolve().name if is_own else study.name
-        save_study(outcome.study, self._place.optuna, name=name)
+        storage = LiveStorage(self._place.optuna, name)
+        try:
+            outcome = run_search(
+                self._search().options,
+                study.make_student(self._pool),
+                self._prepared.splits,
+                ledger=self._ledger,
+                workers=None if calls.replay_only else workers,
+                node_cache=self._node_cache,
+                storage=storage,
+                show=self._on_progress,
+            )
+        finally:
+            storage.close()
         self._finish(outcome)
 
     def _on_progress(self, snapshot: Snapshot, /) -> None:
@@ -302,14 +313,19 @@ class Runner:
             path = Path(folder) / "program.json"
             save_program(outcome.program, path, scores=scores)
             text = path.read_text("utf-8")
-        content = json.dumps(result.to_json(), allow_nan=False)
+        answers = with_study(outcome.answers, **self._prepared.public)
+        stored = {**result.to_json(), _ANSWERS: answers.to_json()}
+        content = json.dumps(stored, allow_nan=False)
         place = f"{socket.gethostname()}:{self._place.folder.resolve()}"
         self.shared.finish(FinishedStudy(content, text, place))
 
 
-def _result_of(finished: FinishedStudy) -> StudyResult:
+def _result_of(finished: FinishedStudy) -> tuple[StudyResult, StudyAnswers]:
     try:
-        return StudyResult.from_json(json.loads(finished.result))
+        content = json.loads(finished.result)
+        answers = content.pop(_ANSWERS, None)
+        found = StudyAnswers() if answers is None else StudyAnswers.from_json(answers)
+        return StudyResult.from_json(content), found
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StudyError(
             f"The stored result cannot be read ({type(error).__name__}: {error}): it was written "
@@ -317,8 +333,10 @@ def _result_of(finished: FinishedStudy) -> StudyResult:
         ) from error
 
 
-def _write_files(finished: FinishedStudy, result: StudyResult, folder: Path) -> None:
-    """Write the program and the result into ``folder``."""
+def _write_files(
+    finished: FinishedStudy, result: StudyResult, answers: StudyAnswers, folder: Path
+) -> None:
+    """Write the program, the result, its answers and its reports into ``folder``."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Several processes may write into one folder, and any may be killed: a file is whole or
@@ -326,7 +344,9 @@ def _write_files(finished: FinishedStudy, result: StudyResult, folder: Path) -> 
         with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
             (Path(partial) / "program.json").write_text(finished.program, "utf-8")
             result.write(Path(partial) / "result.json")
-            for name in ("program.json", "result.json"):
+            write_answers(answers, Path(partial) / "answers.json")
+            write_pages(result, answers, Path(partial), name=folder.resolve().name)
+            for name in RUN_FILES:
                 (Path(partial) / name).replace(folder / name)
     except OSError as error:
         raise StudyError(

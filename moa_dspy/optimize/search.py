@@ -18,6 +18,7 @@ from moa_dspy.data.splits import Splits, make_splits
 from moa_dspy.diversity.base import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.optimize.answers import StudyAnswers, study_answers
 from moa_dspy.optimize.comparison import (
     Baseline,
     compare_on_test,
@@ -32,7 +33,7 @@ from moa_dspy.optimize.conclusion import (
     make_result,
     recommended_of,
 )
-from moa_dspy.optimize.early_facts import Cost
+from moa_dspy.optimize.early_facts import Cost, EarlyFacts
 from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, Student, WorkerPool, mixtures_of
 from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.metric import JudgeOptions, PreferenceMetric
@@ -59,6 +60,7 @@ from moa_dspy.optimize.singles import (
 )
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.trial_loop import TrialLoop
+from moa_dspy.optimize.trials import LiveStorage
 from moa_dspy.pool import Pool
 
 
@@ -92,12 +94,12 @@ class ModelSearch(Teleprompter):
         min_gain: Smallest gain worth having, as a share of the score.
         num_threads: Examples measured at the same time.
         seed: Of everything random.
-        sampler: An Optuna sampler that proposes instead of the surrogate model.
-        callbacks: Functions of (study, trial), called after each finished trial, as in Optuna.
+        sampler: An Optuna sampler that proposes instead of ``PerformanceDiversitySampler``.
+        callbacks: Functions of (study, trial), called after each finished trial, as in Optuna;
+            ``study.stop()`` ends the trials.
         prompts: Searches the aggregator's prompt too; the trainset tunes it.
-        judge: Compares answers where none is known to be right: a judge of
-            ``moa_dspy.judges``, or ``JudgeOptions`` with one. The score is then the win rate
-            against one reference.
+        judge: Compares answers where none is known to be right, a judge of ``moa_dspy.judges`` or
+            ``JudgeOptions`` with one; then the score is the win rate against one reference.
 
     Raises:
         StudyError: If an option does not fit, naming it, the value and the choices.
@@ -127,8 +129,7 @@ class ModelSearch(Teleprompter):
         super().__init__()
         if pool is None:
             raise StudyError("A search needs a `pool` of agents, but got none.")
-        if not isinstance(pool, Pool):
-            pool = Pool.from_lms(pool)
+        pool = pool if isinstance(pool, Pool) else Pool.from_lms(pool)
         # Texts that nobody can check are never equal: votes and disagreement say nothing of them.
         is_open = metric is None and judge is not None
         open_space = SearchSpace(tuple(pool), combines=("synthesize",)) if is_open else None
@@ -176,6 +177,9 @@ class ModelSearch(Teleprompter):
             testset: Rows that are used once, after the pick.
             kwargs: Nothing else is accepted.
 
+        Ctrl-C ends the trials once the first mixture is tried; what is best up to then is still
+        compared on the test rows, unless it is pressed again.
+
         Raises:
             DataError: If a split is empty or two overlap.
             PoolError: If an agent answers none of the first three questions.
@@ -186,7 +190,7 @@ class ModelSearch(Teleprompter):
         if kwargs:
             raise StudyError(f"Unknown option {min(kwargs)!r} of compile; known is testset.")
         splits = make_splits(trainset, valset, testset, seed=self.options.seed)
-        self._outcome = run_search(self.options, student, splits)
+        self._outcome = run_search(self.options, student, splits, ends_on_interrupt=True)
         return self._outcome.program
 
     @property
@@ -197,6 +201,15 @@ class ModelSearch(Teleprompter):
             StudyError: If there was none.
         """
         return self._last_outcome().result
+
+    @property
+    def answers(self) -> StudyAnswers:
+        """What was said to every test question in the last ``compile``.
+
+        Raises:
+            StudyError: If there was none.
+        """
+        return self._last_outcome().answers
 
     @property
     def study(self) -> optuna.Study:
@@ -221,14 +234,15 @@ class SearchOutcome:
         program: The recommended one.
         result: What was found, as plain data.
         study: Optuna's.
-        phases: Architectures that were known after each round of composing; prompts are tuned
-            between.
+        phases: Architectures known after each round of composing; prompts are tuned between.
+        answers: What was said to every test question.
     """
 
     program: Any
     result: StudyResult
     study: optuna.Study
     phases: tuple[int, ...]
+    answers: StudyAnswers
 
 
 def run_search(
@@ -239,6 +253,8 @@ def run_search(
     ledger: Ledger | None = None,
     workers: WorkerPool | None = None,
     node_cache: NodeCache | None = None,
+    storage: LiveStorage | None = None,
+    ends_on_interrupt: bool = False,
     show: ShowSnapshot = silent,
 ) -> SearchOutcome:
     """Run the stages of one search in order, on rows with ids; see ``ModelSearch.compile``.
@@ -250,26 +266,28 @@ def run_search(
         ledger: Counts and limits what is spent; default: see ``_ledger_of``.
         workers: Ask ahead, in other processes too; None means the threads of this one ask.
         node_cache: Responses that are known already.
+        storage: Keeps the trials while the study runs; None keeps them in memory.
+        ends_on_interrupt: Whether Ctrl-C ends the trials; else it is raised.
         show: Takes a snapshot at every step.
     """
     ledger = _ledger_of(options) if ledger is None else ledger
-    started, before, n_test = time.monotonic(), ledger.spending, len(splits.test)
+    started, before = time.monotonic(), ledger.spending
     program = _searchable(student, options.pool)
     options, judging = _with_judge(options, splits)
     options, registry = with_prompts(options, program, splits.train)
     evaluator = _evaluator(options, program, workers, node_cache, registry, judging)
     joint = JointSearch.of(options, evaluator, registry, splits.train)
-    progress = Progress(show, ledger, options.n_trials)
+    progress = Progress(show, ledger, options.n_trials, evaluator.node_cache.table)
     with spending_under(ledger):
         singles, judged = _single_agents(options, evaluator, splits, ledger, progress, judging)
-    estimate = singles.estimate(options, splits, budget=ledger.budget, judged=judged)
-    early = singles.early_facts(estimate, None if judging is None else judging.facts())
+    early = _early_facts(options, splits, ledger, singles, judged, judging)
     progress.show("early facts", early=early)
     options = replace(options, space=replace(options.space, ranking=singles.ranking))
+    n_test = len(splits.test)
     loop = TrialLoop.of(
-        options, ledger, progress, evaluator, singles, joint, n_test=n_test, judged=judged
+        options, ledger, progress, evaluator, singles, joint, judged, storage, n_test=n_test
     )
-    phases, choice = loop.run(limit=options.n_trials), loop.choose()
+    phases, choice = loop.run(ends_on_interrupt=ends_on_interrupt), loop.choose()
     random = loop.measure_random_baseline(phases[-1])
     best = _best_single(singles.ranking, loop.trials.records, options.limits)
     front = front_of(loop.builder, choice)
@@ -277,7 +295,39 @@ def run_search(
     with spending_under(ledger):
         compared = _compared(options, splits, progress, loop, choice, best, random, front, held)
     recommended = recommended_of(choice, compared, best)
-    result = make_result(
+    spent = ledger.spending.since(before, seconds=time.monotonic() - started)
+    result = _result(loop, choice, compared, recommended, judging, front, held, early, spent)
+    program = make_program(evaluator, recommended, loop.trials.records)
+    answers = study_answers(evaluator, splits.test, result, singles, options.diversity)
+    return SearchOutcome(program, result, loop.trials.study, phases, answers)
+
+
+def _early_facts(
+    options: SearchOptions,
+    splits: Splits,
+    ledger: Ledger,
+    singles: SingleAgents,
+    judged: Cost | None,
+    judging: Judging | None,
+) -> EarlyFacts:
+    """Return the facts of the single agents, with what the whole search will take."""
+    estimate = singles.estimate(options, splits, budget=ledger.budget, judged=judged)
+    return singles.early_facts(estimate, None if judging is None else judging.facts())
+
+
+def _result(
+    loop: TrialLoop,
+    choice: Choice,
+    compared: ComparedSystems,
+    recommended: Architecture,
+    judging: Judging | None,
+    front: Sequence[TrialRecord],
+    held: CrossFittedPick | None,
+    early: EarlyFacts,
+    spent: Spending,
+) -> StudyResult:
+    facts = judging and final_facts(judging, loop.evaluator, compared, loop.builder)
+    return make_result(
         loop.builder,
         choice,
         compared,
@@ -285,14 +335,12 @@ def run_search(
         held=held,
         front=front,
         early=early,
-        spent=_difference(before, ledger.spending, seconds=time.monotonic() - started),
-        stopped_by=loop.stopped_by or singles.stopped_by,
-        notes=joint.notes,
-        prompts=joint.to_json(loop.trials.records),
-        judge=None if judging is None else final_facts(judging, evaluator, compared, loop.builder),
+        spent=spent,
+        stopped_by=loop.stopped_by or loop.singles.stopped_by,
+        notes=loop.joint.notes,
+        prompts=loop.joint.to_json(loop.trials.records),
+        judge=facts,
     )
-    program = make_program(evaluator, recommended, loop.trials.records)
-    return SearchOutcome(program, result, loop.trials.study, phases)
 
 
 def _compared(
@@ -307,12 +355,11 @@ def _compared(
     held: CrossFittedPick | None,
 ) -> ComparedSystems:
     """Measure the pick, the baselines and the Pareto front on the test rows, once."""
-    ranking = loop.singles.ranking
-    baselines = compared_baselines(options, ranking, choice.picked, best, random)
+    ranking, on_val = loop.singles.ranking, held and (held.pick.tolist(), held.single.tolist())
+    rows = compared_baselines(options, ranking, choice.picked, best, random)
     evaluator, may_announce = loop.evaluator, loop.may_announce
-    on_val = None if held is None else (held.pick.tolist(), held.single.tolist())
     return compare_on_test(
-        options, evaluator, splits, progress, baselines, ranking, may_announce, front, on_val
+        options, evaluator, splits, progress, rows, ranking, may_announce, front, on_val
     )
 
 
@@ -401,13 +448,3 @@ def _best_single(
     """Return the best single agent within the limits; without any, the best of all."""
     singles = [Architecture.single(name) for name in ranking]
     return next((one for one in singles if limits.admit(records[one])), singles[0])
-
-
-def _difference(before: Spending, after: Spending, *, seconds: float) -> Spending:
-    return Spending(
-        made=after.made - before.made,
-        reused=after.reused - before.reused,
-        tokens=after.tokens - before.tokens,
-        usd=after.usd - before.usd,
-        seconds=seconds,
-    )

@@ -117,13 +117,11 @@ class Catalogue:
             raise self._too_many(samples)
         try:
             architecture = Architecture.parse(text)
-        except (ArchitectureError, OverflowError, MemoryError) as error:
+            if architecture.calls > self._limits.calls_per_answer:
+                raise self._too_many(architecture.calls)
+            made = ServedModel(text, "architecture", ChatMixture.of(architecture, self.pool))
+        except (ArchitectureError, PoolError) as error:
             raise unknown from error
-        if any(name not in self.pool for name in architecture.agents):
-            raise unknown
-        if architecture.calls > self._limits.calls_per_answer:
-            raise self._too_many(architecture.calls)
-        made = ServedModel(text, "architecture", ChatMixture.of(architecture, self.pool))
         self._texts[text] = made
         while len(self._texts) > _MOST_TEXTS:
             self._texts.popitem(last=False)
@@ -137,7 +135,7 @@ class Catalogue:
 
 
 def _number(digits: str) -> int:
-    return int(digits[:9])
+    return int(digits.lstrip("0")[:9] or 0)
 
 
 def _presets(agents: list[str], aggregator: str) -> dict[str, Architecture]:

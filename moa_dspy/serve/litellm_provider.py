@@ -1,3 +1,5 @@
+# pyright: reportIncompatibleMethodOverride=false
+# LiteLLM gives its 17 arguments by name, and iterates over what its types call a coroutine.
 """LiteLLM's provider ``moa``: mixtures in LiteLLM's SDK, its proxy, and ``dspy.LM("moa/NAME")``.
 
 LiteLLM asks the mixture inside the process; there is no server between them.

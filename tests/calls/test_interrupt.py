@@ -75,14 +75,14 @@ class Async(dspy.Module):
 
 class Streams(dspy.Module):
     def forward(self, **inputs):
-        for event in mixture.pool.lm("c").engine.stream(request()):
+        for event in mixture.pool.lm("c")._engine_spec.stream(request()):
             pass
         return dspy.Prediction(answer="x")
 
 class AsyncStreams(dspy.Module):
     def forward(self, **inputs):
         async def read():
-            async for event in mixture.pool.lm("c").async_engine.stream(request()):
+            async for event in mixture.pool.lm("c")._async_engine_spec.stream(request()):
                 pass
         asyncio.run(read())
         return dspy.Prediction(answer="x")

@@ -1,0 +1,245 @@
+"""The answers behind a result: each test question with what the systems and agents said to it.
+
+They are no part of ``result.json``, which stays small; a run keeps them in ``answers.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import dspy
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.calls.scope import CallTable
+from moa_dspy.diversity.base import DiversityMetric
+from moa_dspy.errors import StudyError
+from moa_dspy.optimize.evaluate import Evaluator
+from moa_dspy.optimize.result import StudyResult
+from moa_dspy.optimize.singles import SingleAgents
+
+MOST_TEXT: Final = 2_000_000
+"""Bytes of all texts together, so that a report of 500 questions stays a file that can be sent."""
+_LONGEST, _SHORTEST = 4_000, 60
+
+
+@dataclass(frozen=True, slots=True)
+class AskedQuestion:
+    """One test question.
+
+    Attributes:
+        id: Of its row.
+        text: Its inputs.
+        expected: Its labels; empty where there are none.
+    """
+
+    id: str
+    text: str
+    expected: str
+
+
+@dataclass(frozen=True, slots=True)
+class SystemAnswers:
+    """The answers of one system to the test questions, in the order of the questions.
+
+    Attributes:
+        names: Of the rows that it has in the result (``pick``, ``best_single``, ...); none for
+            an agent that is no baseline.
+        architecture: In text notation.
+        scores: In [0, 1]; None where it was not asked.
+        texts: Its answers; empty where it was not asked or did not answer.
+        failures: Why it did not answer, by place.
+    """
+
+    names: tuple[str, ...]
+    architecture: str
+    scores: tuple[float | None, ...]
+    texts: tuple[str, ...]
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyAnswers:
+    """The facts that a report shows beside the result.
+
+    Attributes:
+        questions: Of test.
+        systems: The pick first, then baselines, then the other agents alone.
+        distances: Mean diversity of the answers of two agents on val, (agents, agents).
+        agents: In the order of ``distances``, best on val first.
+        diversity: The metric of ``distances``.
+        calls: Calls by stage and agent, as this process counted them: ``stage``, ``agent``,
+            ``made``, ``reused``, ``failed``, ``tokens``, ``usd``.
+        study: What is needed to repeat the study: name, file, digests, agents.
+        n_cut: Texts that were shortened to keep the report small.
+    """
+
+    questions: tuple[AskedQuestion, ...] = ()
+    systems: tuple[SystemAnswers, ...] = ()
+    distances: tuple[tuple[float, ...], ...] = ()
+    agents: tuple[str, ...] = ()
+    diversity: str = ""
+    calls: tuple[Mapping[str, Any], ...] = ()
+    study: Mapping[str, Any] = field(default_factory=dict)
+    n_cut: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> StudyAnswers:
+        """Return the answers whose ``to_json`` was ``content``.
+
+        Raises:
+            StudyError: If it is no such content.
+        """
+        try:
+            systems = [
+                SystemAnswers(
+                    **{
+                        **one,
+                        **{name: tuple(one[name]) for name in ("names", "scores", "texts")},
+                    }
+                )
+                for one in content["systems"]
+            ]
+            return cls(
+                questions=tuple(AskedQuestion(**one) for one in content["questions"]),
+                systems=tuple(systems),
+                distances=tuple(map(tuple, content["distances"])),
+                agents=tuple(content["agents"]),
+                diversity=content["diversity"],
+                calls=tuple(content["calls"]),
+                study=content["study"],
+                n_cut=content["n_cut"],
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise StudyError(
+                f"The stored answers cannot be read ({type(error).__name__}: {error}): they were "
+                "written by another version of moa-dspy."
+            ) from error
+
+
+def study_answers(
+    evaluator: Evaluator,
+    rows: Sequence[dspy.Example],
+    result: StudyResult,
+    singles: SingleAgents,
+    diversity: DiversityMetric,
+) -> StudyAnswers:
+    """Return all that was answered to the test rows; nothing is asked.
+
+    Args:
+        evaluator: Knows the answers.
+        rows: Of test.
+        result: Names the systems.
+        singles: The single agents on val.
+        diversity: Compares their answers.
+    """
+    ranking, pair = singles.ranking, singles.pair(diversity)
+    named: dict[Architecture, list[str]] = {}
+    for name, score in result.test.items():
+        if score.architecture is not None and score.score is not None:
+            named.setdefault(Architecture.parse(score.architecture), []).append(name)
+    for agent in ranking:
+        named.setdefault(Architecture.single(agent), [])
+    cut = _Cut(MOST_TEXT // max(1, len(rows) * (len(named) + 2)))
+    return StudyAnswers(
+        questions=tuple(_question(row, cut) for row in rows),
+        systems=tuple(
+            _answers_of(evaluator, one, names, rows, cut) for one, names in named.items()
+        ),
+        distances=tuple(tuple(round(pair(a, b), 6) for b in ranking) for a in ranking),
+        agents=tuple(ranking),
+        diversity=type(diversity).__name__,
+        calls=calls_of(evaluator.node_cache.table),
+        n_cut=cut.n,
+    )
+
+
+def calls_of(table: CallTable) -> tuple[Mapping[str, Any], ...]:
+    """Return the counts of a table as plain data."""
+    return tuple(
+        {"stage": stage or "other", "agent": agent, **asdict(count)}
+        for (stage, agent), count in table.counts.items()
+    )
+
+
+def with_study(answers: StudyAnswers, **facts: Any) -> StudyAnswers:
+    """Return the answers with more facts that repeat the study."""
+    return replace(answers, study={**answers.study, **facts})
+
+
+def write_answers(answers: StudyAnswers, path: Path) -> None:
+    """Write ``to_json`` to a file."""
+    path.write_text(json.dumps(answers.to_json(), allow_nan=False) + "\n", "utf-8")
+
+
+def load_answers(path: Path) -> StudyAnswers:
+    """Read the answers of a run; those of a run that has no such file are empty.
+
+    Raises:
+        StudyError: If the file holds no answers.
+    """
+    if not path.exists():
+        return StudyAnswers()
+    try:
+        return StudyAnswers.from_json(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{path} cannot be read as answers of a run: {error}.") from error
+
+
+@dataclass(slots=True)
+class _Cut:
+    """Shortens texts to about ``n_bytes`` each, and counts those that were."""
+
+    n_bytes: int
+    n: int = 0
+
+    def __call__(self, text: str) -> str:
+        room = min(_LONGEST, max(_SHORTEST, self.n_bytes))
+        # A lone surrogate, half of an emoji that a model cut, is no text that a file can hold.
+        raw = text.encode("utf-8", "replace")
+        if len(raw) <= room:
+            return raw.decode("utf-8")
+        self.n += 1
+        return raw[:room].decode("utf-8", "ignore") + " […]"
+
+
+def _question(row: dspy.Example, cut: _Cut) -> AskedQuestion:
+    inputs = dict(row.inputs())
+    labels = {n: v for n, v in dict(row.labels()).items() if n not in ("id", "split")}
+    return AskedQuestion(str(row.id), cut(_fields(inputs)), cut(_fields(labels)))
+
+
+def _fields(values: Mapping[str, Any]) -> str:
+    if len(values) == 1:
+        return str(next(iter(values.values())))
+    return "\n".join(f"{name}: {value}" for name, value in values.items())
+
+
+def _answers_of(
+    evaluator: Evaluator,
+    architecture: Architecture,
+    names: Sequence[str],
+    rows: Sequence[dspy.Example],
+    cut: _Cut,
+) -> SystemAnswers:
+    scores: list[float | None] = []
+    texts: list[str] = []
+    failures: dict[str, str] = {}
+    for place, row in enumerate(rows):
+        if not evaluator.knows(architecture, [row]):
+            scores.append(None)
+            texts.append("")
+            continue
+        (outcome,) = evaluator.measure(architecture, [row])
+        scores.append(round(outcome.score, 6))
+        texts.append(cut(outcome.answer))
+        if outcome.failure is not None:
+            failures[str(place)] = cut(outcome.failure)
+    return SystemAnswers(tuple(names), str(architecture), tuple(scores), tuple(texts), failures)

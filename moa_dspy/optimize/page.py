@@ -1,0 +1,404 @@
+"""The report of a study as a page: one HTML file that needs no network, and the same in Markdown.
+
+The page embeds its data once, as compressed JSON; a script draws the plots from it with plotly,
+which is embedded too. Texts of models reach it as data or escaped, and never as markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Final
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.errors import StudyError
+from moa_dspy.optimize.answers import StudyAnswers, SystemAnswers, load_answers
+from moa_dspy.optimize.report import (
+    amount,
+    brackets_line,
+    duration,
+    points,
+    result_lines,
+    row_cells,
+    row_names,
+    verdict_lines,
+)
+from moa_dspy.optimize.result import StudyResult, SystemScore, TrialRecord
+
+_RIGHT: Final = 0.5
+"""A question counts as solved from this score on."""
+_BOXES: Final = 3
+"""Agents beside each other in the drawing: more would be too small to read on a phone."""
+
+LABELS: Final = {
+    "pick": "Pick of the search",
+    "best_single": "Best single agent",
+    "best_without_limits": "Best single agent, whatever it costs",
+    "own_prompt": "Pick with the aggregator's own prompt",
+    "self_moa": "Self-MoA (one agent, several samples)",
+    "top_k": "The best agents together",
+    "random": "Best of as many random architectures",
+    "oracle": "Oracle: best agent of each question",
+}
+"""What the rows of a comparison are called on a page."""
+
+
+def read_run(folder: Path) -> tuple[StudyResult, StudyAnswers]:
+    """Return the result of a run, and the answers where the run kept them.
+
+    Args:
+        folder: Of the run, or its ``result.json``.
+
+    Raises:
+        StudyError: If there is no result that can be read.
+    """
+    path = folder / "result.json" if folder.is_dir() else folder
+    if not path.is_file():
+        raise StudyError(f"{folder} is no folder of a finished study: it has no result.json.")
+    try:
+        result = StudyResult.from_json(json.loads(path.read_text("utf-8")))
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StudyError(
+            f"{path} cannot be read as a result ({type(error).__name__}: {error}): it is damaged, "
+            "or another version of moa-dspy wrote it."
+        ) from error
+    return result, load_answers(path.parent / "answers.json")
+
+
+def write_pages(result: StudyResult, answers: StudyAnswers, folder: Path, *, name: str) -> None:
+    """Write ``report.html`` and ``report.md`` into ``folder``."""
+    content = _content(result, answers, name)
+    for file, text in (
+        ("report.html", _html(content, result, answers)),
+        ("report.md", _environment().get_template("report.md.j2").render(content)),
+    ):
+        # A lone surrogate, half of an emoji that a model cut, has no place in a file.
+        (folder / file).write_bytes(text.encode("utf-8", "replace"))
+
+
+def report_html(result: StudyResult, answers: StudyAnswers, *, name: str) -> str:
+    """Return the page of a study."""
+    return _html(_content(result, answers, name), result, answers)
+
+
+def _html(content: Mapping[str, Any], result: StudyResult, answers: StudyAnswers) -> str:
+    folder = Path(__file__).parent / "templates"
+    from markupsafe import Markup
+
+    page: str = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            content,
+            # Files of this package, not of a study.
+            css=Markup((folder / "report.css").read_text("utf-8")),
+            script=Markup((folder / "report.js").read_text("utf-8")),
+            plotly=_plotly(),
+            data=_packed(json.dumps(page_data(result, answers), allow_nan=False)),
+        )
+    )
+    return page
+
+
+@cache
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(
+        loader=PackageLoader("moa_dspy.optimize"),
+        autoescape=lambda name: name is None or not name.endswith(".md.j2"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "points": points,
+        "amount": amount,
+        "duration": duration,
+        "plain": markdown_text,
+        "fence": markdown_block,
+    }
+    return environment
+
+
+@cache
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return _packed(get_plotlyjs())
+
+
+def _packed(text: str) -> str:
+    """Return text as base64 of gzip: a third of its size, and nothing in it ends a script tag."""
+    raw = text.encode("utf-8", "replace")
+    return base64.b64encode(gzip.compress(raw, 9, mtime=0)).decode("ascii")
+
+
+def markdown_text(text: object) -> str:
+    """Return text in one line that Markdown shows as it is."""
+    line = " ".join(str(text).split())
+    return re.sub(r"([\\`*_\[\]<>|#~!])", r"\\\1", line)
+
+
+def markdown_block(text: object) -> str:
+    """Return text as a block of code, with a fence that the text does not hold."""
+    ticks = max((len(run) for run in re.findall(r"`+", str(text))), default=0)
+    fence = "`" * max(3, ticks + 1)
+    return f"{fence}text\n{str(text).rstrip()}\n{fence}"
+
+
+def headline(result: StudyResult) -> str:
+    """Return the verdict in one sentence that needs no knowledge of the field."""
+    kind, pick, single = result.verdict.kind, result.test.get("pick"), _single(result)
+    score = "" if pick is None or pick.score is None else f"{points(pick.score)} %"
+    if kind == "single" and not result.pick.layers:
+        scored = f", which scores {score} on questions that the search never saw" if score else ""
+        return (
+            f"Keep one model: of {len(result.trials):,} architectures that were tried, none was "
+            f"better than {result.pick} alone by more than luck explains{scored}."
+        )
+    if kind == "single":
+        return f"Keep one model, {result.recommended}: the best mixture found does not beat it."
+    if kind == "mixture" and score and single is not None and single.score is not None:
+        gain = points(result.verdict.interval.estimate)
+        return (
+            f"Use the mixture: it scores {score} on questions that the search never saw, {gain} "
+            f"points more than {single.architecture}, the best single model{_price(pick, single)}."
+        )
+    if kind == "not_enough_examples":
+        more = f" About {result.verdict.n_more:,} more would." if result.verdict.n_more else ""
+        return (
+            f"Not decided: {result.verdict.n:,} test questions do not tell the mixture from the "
+            f"best single model.{more} Until then, use {result.recommended}."
+        )
+    return verdict_lines(result)[0]
+
+
+def _single(result: StudyResult) -> SystemScore | None:
+    return result.test.get("best_single")
+
+
+def _price(pick: SystemScore | None, single: SystemScore) -> str:
+    if pick is None or not pick.usd or not single.usd:
+        return ""
+    return f", at {pick.usd / single.usd:.1f} times its price"
+
+
+def above_pick(result: StudyResult) -> list[str]:
+    """Return a sentence on each baseline that scores more on test than the pick."""
+    pick = result.test.get("pick")
+    if pick is None or pick.score is None:
+        return []
+    found = []
+    for name, row in result.test.items():
+        if name == "oracle" or row.score is None or row.score <= pick.score:
+            continue
+        gap = result.differences.get(name)
+        is_clear = gap is not None and gap.high < 0
+        why = (
+            "the difference is larger than luck explains: the search missed it"
+            if is_clear
+            else "luck explains a difference of this size"
+        )
+        found.append(
+            f"{LABELS.get(name, name)} scored more on test, {points(row.score)} % against "
+            f"{points(pick.score)} %; {why}. The pick was made on val, before the test: a pick "
+            "made by test scores would have no honest score left."
+        )
+    return found
+
+
+def _content(result: StudyResult, answers: StudyAnswers, name: str) -> dict[str, Any]:
+    """Return what the templates show, formatted: the numbers are those of the text report."""
+    names = row_names(result)
+    rows = [{"name": n, "label": LABELS.get(n, n), **row_cells(result, n)} for n in names]
+    return {
+        "name": name,
+        "headline": headline(result),
+        "verdicts": verdict_lines(result),
+        "above": above_pick(result),
+        "result": result,
+        "rows": rows,
+        "brackets": brackets_line(result),
+        "lines": list(result_lines(result)),
+        "layers": architecture_rows(result.pick, answers),
+        "svg": architecture_drawing(result.pick, answers),
+        "prompts": result.prompts,
+        "calls": answers.calls,
+        "answers": answers,
+        "study": json.dumps(answers.study, indent=1, ensure_ascii=True, default=str),
+        "n_front": len(front_numbers(result.trials, "usd")),
+    }
+
+
+def page_data(result: StudyResult, answers: StudyAnswers) -> dict[str, Any]:
+    """Return what the script draws: scores, trials, agents, questions and answers."""
+    trials = result.trials
+    alone = {t.architecture: t.score for t in trials if t.origin == "single"}
+    return {
+        "pick": str(result.pick),
+        "systems": [
+            [LABELS.get(n, n), row.architecture, row.score, row.low, row.high]
+            for n, row in result.test.items()
+            if row.score is not None
+        ],
+        "expected": None
+        if result.expected is None
+        else [result.expected.estimate, result.expected.low, result.expected.high],
+        "trials": [
+            [
+                *(t.architecture, t.origin, t.score, t.usd, t.seconds, t.calls, t.diversity),
+                *(t.rows, int(t.is_stopped_early), _performance(t, alone)),
+            ]
+            for t in trials
+        ],
+        "fronts": {cost: front_numbers(trials, cost) for cost in ("usd", "seconds")},
+        "effects": agent_effects(trials),
+        "agents": list(answers.agents),
+        "similarity": [[round(1 - v, 4) for v in row] for row in answers.distances],
+        "questions": [[q.id, q.text, q.expected] for q in answers.questions],
+        "answers": [
+            {
+                "label": ", ".join(LABELS.get(n, n) for n in one.names) or one.architecture,
+                "architecture": one.architecture,
+                "scores": one.scores,
+                "texts": one.texts,
+                "failures": one.failures,
+            }
+            for one in answers.systems
+        ],
+    }
+
+
+def front_numbers(trials: Sequence[TrialRecord], cost: str) -> list[int]:
+    """Return the places of the trials that no other beats on score and ``cost``, cheapest first.
+
+    Trials that were stopped early are left out: their scores are of fewer questions.
+    """
+    whole = [n for n, trial in enumerate(trials) if not trial.is_stopped_early]
+    whole.sort(key=lambda n: (getattr(trials[n], cost), -trials[n].score))
+    front: list[int] = []
+    for n in whole:
+        if not front or trials[n].score > trials[front[-1]].score:
+            front.append(n)
+    return front
+
+
+def _performance(trial: TrialRecord, alone: Mapping[str, float]) -> float | None:
+    """Return the mean score, alone, of the agents that the last step reads."""
+    architecture = _parsed(trial.architecture)
+    if architecture is None:
+        return None
+    read = architecture.layers[-1] if architecture.layers else architecture.agents
+    known = [alone[name] for name in read if name in alone]
+    return round(fmean(known), 6) if known else None
+
+
+def _parsed(text: str) -> Architecture | None:
+    """Return the architecture; None if its notation is one that this version does not know."""
+    try:
+        return Architecture.parse(text)
+    except ValueError:
+        return None
+
+
+def agent_effects(trials: Sequence[TrialRecord]) -> list[list[Any]]:
+    """Return name, score alone, and mean score of mixtures with and without each agent.
+
+    Over mixtures that were measured on all rows; None where there are none of a kind.
+    """
+    whole = [
+        (architecture, t.score)
+        for t in trials
+        if not t.is_stopped_early and (architecture := _parsed(t.architecture)) is not None
+    ]
+    alone = {str(one): score for one, score in whole if not one.layers}
+    mixtures = [(set(one.agents), score) for one, score in whole if one.layers]
+    names = sorted(alone, key=lambda name: -alone[name])
+    found: list[list[Any]] = []
+    for name in names:
+        with_it = [score for agents, score in mixtures if name in agents]
+        without = [score for agents, score in mixtures if name not in agents]
+        means = [round(fmean(part), 6) if part else None for part in (with_it, without)]
+        found.append([name, alone[name], *means, len(with_it)])
+    return found
+
+
+def architecture_rows(architecture: Architecture, answers: StudyAnswers) -> list[dict[str, Any]]:
+    """Return the layers with their agents, and what each agent of layer 1 knew alone."""
+    alone = {one.architecture: one for one in answers.systems}
+    pick = alone.get(str(architecture))
+    rows = []
+    for depth, layer in enumerate(architecture.layers):
+        members = list(dict.fromkeys(layer))
+        solved = {n: _solved(alone[n]) for n in members if n in alone} if depth == 0 else {}
+        rows.append(
+            {
+                "title": f"Layer {depth + 1}",
+                "agents": [
+                    {"name": n, "times": layer.count(n), "facts": _facts(n, solved, pick)}
+                    for n in members
+                ],
+            }
+        )
+    last = {
+        "synthesize": "writes the answer",
+        "select": "selects an answer",
+        "vote": "decides ties of the vote",
+    }
+    who, role = architecture.aggregator, last.get(architecture.combine, architecture.combine)
+    if not architecture.layers:
+        role = "answers alone"
+    end = {"name": who or architecture.combine, "times": 1, "facts": [role]}
+    rows.append({"title": architecture.combine if rows else "Single agent", "agents": [end]})
+    return rows
+
+
+def _solved(one: SystemAnswers) -> set[int]:
+    return {n for n, score in enumerate(one.scores) if score is not None and score >= _RIGHT}
+
+
+def _facts(name: str, solved: Mapping[str, set[int]], pick: SystemAnswers | None) -> list[str]:
+    """Return two lines: how much an agent solves alone, and how much of it no other member does."""
+    if name not in solved or pick is None or not pick.scores:
+        return []
+    n, mine = len(pick.scores), solved[name]
+    others = set().union(*(found for other, found in solved.items() if other != name))
+    only, used = mine - others, (mine - others) & _solved(pick)
+    return [
+        f"alone {100 * len(mine) / n:.1f} % solved",
+        f"only it: {len(only)}, used: {len(used)}",
+    ]
+
+
+def architecture_drawing(architecture: Architecture, answers: StudyAnswers) -> dict[str, Any]:
+    """Return boxes and arrows of a drawing, in units of a picture that is 480 wide."""
+    boxes: list[dict[str, Any]] = []
+    arrows: list[tuple[int, int]] = []
+    top, width, height, gap = 8, 148, 74, 12
+    for row in architecture_rows(architecture, answers):
+        boxes.append({"title": row["title"], "y": top + 12})
+        top += 22
+        agents = row["agents"]
+        for start in range(0, len(agents), _BOXES):
+            line = agents[start : start + _BOXES]
+            left = (480 - len(line) * width - (len(line) - 1) * gap) // 2
+            for place, agent in enumerate(line):
+                boxes.append({**agent, "x": left + place * (width + gap), "y": top})
+            top += height + gap
+        arrows.append((top - gap, top + 18))
+        top += 22
+    return {
+        "boxes": [box for box in boxes if "name" in box],
+        "titles": [box for box in boxes if "title" in box],
+        "arrows": arrows,
+        "height": top + 30,
+        "width": width,
+        "box_height": height,
+    }

@@ -7,7 +7,8 @@ from pathlib import Path
 import dspy
 import pytest
 
-from moa_dspy import ModelSearch, Pool
+from moa_dspy import MixtureOfAgents, ModelSearch, Pool
+from moa_dspy.adapters import PlainChat
 from moa_dspy.data import answer_match
 from moa_dspy.errors import PoolError
 from moa_dspy.optimize import SearchSpace
@@ -28,7 +29,7 @@ def test_a_result_is_shown_as_a_table() -> None:
         answer_match, pool, space=SearchSpace(tuple(pool), ("vote",), max_depth=1), n_trials=3
     )
     search.compile(
-        dspy.Predict("question -> answer"),
+        MixtureOfAgents("question -> answer", "right", pool=pool, adapter=PlainChat()),
         trainset=[],
         valset=rows(6, "val"),
         testset=rows(8, "test"),

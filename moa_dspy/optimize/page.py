@@ -91,7 +91,7 @@ def _html(content: Mapping[str, Any], result: StudyResult, answers: StudyAnswers
     folder = Path(__file__).parent / "templates"
     from markupsafe import Markup
 
-    return (
+    page: str = (
         _environment()
         .get_template("report.html.j2")
         .render(
@@ -103,6 +103,7 @@ def _html(content: Mapping[str, Any], result: StudyResult, answers: StudyAnswers
             data=_packed(json.dumps(page_data(result, answers), allow_nan=False)),
         )
     )
+    return page
 
 
 @cache
@@ -337,11 +338,12 @@ def architecture_rows(architecture: Architecture, answers: StudyAnswers) -> list
     for depth, layer in enumerate(architecture.layers):
         members = list(dict.fromkeys(layer))
         solved = {n: _solved(alone[n]) for n in members if n in alone} if depth == 0 else {}
+        reads = [f"reads layer {depth}"] if depth else []
         rows.append(
             {
                 "title": f"Layer {depth + 1}",
                 "agents": [
-                    {"name": n, "times": layer.count(n), "facts": _facts(n, solved, pick)}
+                    {"name": n, "times": layer.count(n), "facts": reads or _facts(n, solved, pick)}
                     for n in members
                 ],
             }

@@ -286,12 +286,11 @@ def run_search(
     held = cross_fitted(loop.builder.evidence(), seed=options.seed)
     with spending_under(ledger):
         compared = _compared(options, splits, progress, loop, choice, best, random, front, held)
-    recommended = recommended_of(choice, compared, best)
     result = make_result(
         loop.builder,
         choice,
         compared,
-        recommended,
+        recommended_of(choice, compared, best),
         held=held,
         front=front,
         early=early,
@@ -301,9 +300,17 @@ def run_search(
         prompts=joint.to_json(loop.trials.records),
         judge=None if judging is None else final_facts(judging, evaluator, compared, loop.builder),
     )
-    program = make_program(evaluator, recommended, loop.trials.records)
-    answers = study_answers(evaluator, splits.test, result, singles, options.diversity)
-    return SearchOutcome(program, result, loop.trials.study, phases, answers)
+    return _outcome(result, loop, splits, phases)
+
+
+def _outcome(
+    result: StudyResult, loop: TrialLoop, splits: Splits, phases: tuple[int, ...]
+) -> SearchOutcome:
+    """Return the result with the recommended program and the answers to the test questions."""
+    evaluator, singles, trials = loop.evaluator, loop.singles, loop.trials
+    program = make_program(evaluator, result.recommended, trials.records)
+    answers = study_answers(evaluator, splits.test, result, singles, loop.options.diversity)
+    return SearchOutcome(program, result, trials.study, phases, answers)
 
 
 def _compared(

@@ -1,4 +1,4 @@
-"""Ways to turn the last layer's responses into one answer: vote, select, synthesize.
+"""Ways to turn the last layer's responses into one answer: vote, select, knockout, and writing.
 
 Each is a plan that may ask an agent, and ends with one response.
 """
@@ -8,44 +8,21 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol, TypeAlias
 
 from moa_dspy.data.answers import normalise_answer, normalise_text, normalise_version
 from moa_dspy.data.values import comparable
 from moa_dspy.prediction import Response
 from moa_dspy.references import Cut
+from moa_dspy.signatures import ANALYSIS_HEADING
+from moa_dspy.waves import Question
 
 Normalise: TypeAlias = Callable[[str], str]
 """Texts that are equal answers become equal texts."""
 
 Ballot: TypeAlias = tuple[Hashable, ...]
 """What a vote counts of one response; equal where answers are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A seat that is to be asked; equal nodes are one computation per example.
-
-    Attributes:
-        node: Name of the computation: the agent, its role, and the nodes it has read.
-        agent: Name in the pool.
-        sample: Index of the independent sample.
-        module: The DSPy module that asks.
-        inputs: Its keyword arguments.
-        cuts: What had to be cut from the references in ``inputs``.
-        deadline_seconds: Seconds after which an answer is too late; None means no limit.
-        is_final: Whether the reply is the mixture's own answer, which may be streamed.
-    """
-
-    node: str
-    agent: str
-    sample: int
-    module: Any
-    inputs: Mapping[str, Any]
-    cuts: tuple[Cut, ...] = ()
-    deadline_seconds: float | None = None
-    is_final: bool = False
 
 
 class Read(Protocol):
@@ -65,6 +42,10 @@ class Read(Protocol):
 
 Steps: TypeAlias = Generator[list[Question], list[Response], Response]
 """Yields questions that may be asked at once, is sent their responses, returns the final one."""
+
+
+Rounds: TypeAlias = Sequence[Sequence[Response]]
+"""What was replied to the questions of a last step, round by round."""
 
 
 def node_name(role: str, agent: str, sample: int = 0, *, parents: Sequence[str] = ()) -> str:
@@ -121,6 +102,68 @@ class Rank:
         (reply,) = yield [question]
         return ranked_first(reply, responses, cuts) or _most_alike(responses)
 
+    def is_undecided(self, responses: Sequence[Response], rounds: Rounds) -> bool:
+        """Say from the replies of a run if it was left to consensus."""
+        ((reply,),) = rounds
+        return ranked_first(reply, responses, reply.cuts) is None
+
+
+@dataclass(frozen=True)
+class Knockout:
+    """Lets a judge compare two responses at a time and returns the last winner verbatim.
+
+    The first two meet, then the winner and the next one, so ``n`` responses take n - 1
+    pairings. Each is judged in both orders at once, as judges favour a place. Unless both
+    replies name the same response, the one that is read earlier stays. Texts that are the
+    same are not compared.
+    """
+
+    agent: str
+    module: Any
+    parents: tuple[str, ...]
+    read: Read
+
+    def __call__(self, inputs: Mapping[str, Any], responses: Sequence[Response], /) -> Steps:
+        """Ask the judge twice per pairing."""
+        best, *others = responses
+        for other in others:
+            if other.text == best.text:
+                continue
+            orders = ((best, other), (other, best))
+            questions = [self._question(inputs, order, responses) for order in orders]
+            replies = yield questions
+            best = _winner(replies, best, other) or best
+        return best
+
+    def _question(
+        self, inputs: Mapping[str, Any], pair: Sequence[Response], responses: Sequence[Response]
+    ) -> Question:
+        read, cuts = self.read(self.agent, self.module, inputs, pair)
+        # Who failed is told by nothing in the parents' names, so the places alone name a pairing.
+        places = [str(place) for one in pair for place, r in enumerate(responses) if r is one]
+        node = node_name("knockout", self.agent, parents=(*self.parents, *places))
+        return Question(node, self.agent, 0, self.module, read, cuts)
+
+    def is_undecided(self, responses: Sequence[Response], rounds: Rounds) -> bool:
+        """Say from the replies of a run if a pairing was not decided by the judge."""
+        best, *others = responses
+        replies = iter(rounds)
+        for other in others:
+            if other.text == best.text:
+                continue
+            winner = _winner(next(replies), best, other)
+            if winner is None:
+                return True
+            best = winner
+        return False
+
+
+def _winner(replies: Sequence[Response], first: Response, second: Response) -> Response | None:
+    """Return whom both replies name, of which the second read them in the other order."""
+    one, other = replies
+    named = ranked_first(one, (first, second), one.cuts)
+    return named if named is ranked_first(other, (second, first), other.cuts) else None
+
 
 _CHOICE: Final = re.compile(r"\[\[\s*([0-9]{1,6})\s*\]\]")
 _NUMBER: Final = re.compile(r"[-\u2212]?[0-9]+(?:[.,][0-9]+)*")
@@ -171,6 +214,34 @@ class Synthesize:
         read, cuts = self.read(self.agent, self.module, inputs, responses)
         question = Question(node, self.agent, 0, self.module, read, cuts, is_final=True)
         (answer,) = yield [question]
+        return answer
+
+
+@dataclass(frozen=True)
+class Fuse:
+    """Lets an analyst compare the responses, and an agent write the answer after reading both.
+
+    The analysis is read as the last of the references: as guarded and as limited as they
+    are. Without it, where the analyst failed, the answer is written all the same.
+    """
+
+    agent: str
+    module: Any
+    parents: tuple[str, ...]
+    read: Read
+    analyst: str
+    analyst_module: Any
+
+    def __call__(self, inputs: Mapping[str, Any], responses: Sequence[Response], /) -> Steps:
+        """Ask the analyst, then the agent."""
+        node = node_name("analyse", self.analyst, parents=self.parents)
+        read, cuts = self.read(self.analyst, self.analyst_module, inputs, responses)
+        (analysis,) = yield [Question(node, self.analyst, 0, self.analyst_module, read, cuts)]
+        last = [replace(analysis, text=f"{ANALYSIS_HEADING}\n{analysis.text}")]
+        node = node_name("fuse", self.agent, parents=(*self.parents, node))
+        references = [*responses, *(last if analysis.has_answer else [])]
+        read, cuts = self.read(self.agent, self.module, inputs, references)
+        (answer,) = yield [Question(node, self.agent, 0, self.module, read, cuts, is_final=True)]
         return answer
 
 

@@ -233,10 +233,10 @@ def imported(field: str, name: str, known: Iterable[str], *, beside: Path | None
     Raises:
         StudyError: If there is no such object; it names the field, the value and the choices.
     """
-    choices = [*sorted(known), MODULE_AND_NAME]
+    choices = ", ".join([*sorted(known), MODULE_AND_NAME])
     module, colon, attribute = name.partition(":")
     if not colon:
-        raise unknown(field, name, choices)
+        raise StudyError(f"`{field}`: unknown {shown_value(name)}; known ones are {choices}.")
     try:
         _import_from(beside, module.partition(".")[0])
         return getattr(import_module(module), attribute)

@@ -14,15 +14,14 @@ import dspy
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError
-from moa_dspy.layers import ArchitectureState, FormerSeat, Layer, all_predictors
-from moa_dspy.lm_binding import mark_seats
+from moa_dspy.layers import ArchitectureState, FormerSeat, Layer, all_predictors, mark_seats
 from moa_dspy.plan import Plan, Planner, Rules
 from moa_dspy.pool import Pool
 from moa_dspy.program_file import load_program, restore_program
 from moa_dspy.program_file import save_program as write_program
 from moa_dspy.references import ReferenceLimits
-from moa_dspy.seats import PlannedModule, usable_signature
-from moa_dspy.signatures import ranker, with_references
+from moa_dspy.seats import PlannedModule
+from moa_dspy.signatures import FUSE, analyst, ranker, usable_signature, with_references
 
 
 class _ClassOrInstanceMethod:
@@ -64,6 +63,9 @@ class MixtureOfAgents(PlannedModule):
             as the quorum has answered. An answer from the store counts with the seconds
             that it took when it was made, so that a replay gives the same result.
         reference_limits: How many tokens of references an agent may read.
+        stop_early: Whether a vote asks its members in waves, and no more once the others
+            cannot change its answer: the same answer for fewer calls, in more time. With a
+            ``deadline_seconds`` all who are left are asked at once after a quarter of it.
 
     Raises:
         ArchitectureError: If the architecture cannot be built, or not with this signature.
@@ -85,6 +87,7 @@ class MixtureOfAgents(PlannedModule):
         quorum: int = 1,
         deadline_seconds: float | None = None,
         reference_limits: ReferenceLimits | None = None,
+        stop_early: bool = True,
     ) -> None:
         super().__init__()
         if architecture is None:
@@ -99,13 +102,14 @@ class MixtureOfAgents(PlannedModule):
             pool[name]
         self.signature: Any = usable_signature(signature)
         limits = reference_limits or ReferenceLimits()
-        self.rules = Rules(adapter, normalise, quorum, deadline_seconds, limits)
+        self.rules = Rules(adapter, normalise, quorum, deadline_seconds, limits, stop_early)
         self.architecture, self.pool, self._module = architecture, pool, module
         self.layers = [
             Layer([module(self._proposal(depth)) for _ in names])
             for depth, names in enumerate(architecture.layers)
         ]
         self.aggregator = self._make_aggregator(module)
+        self.analyst = self._make_analyst()
         self._former_seats: tuple[str, ...] = ()
         mark_seats(self)
 
@@ -122,6 +126,7 @@ class MixtureOfAgents(PlannedModule):
             quorum=rules.quorum,
             deadline_seconds=rules.deadline_seconds,
             reference_limits=rules.limits,
+            stop_early=rules.stop_early,
         )
         made.are_proposers_frozen = self.are_proposers_frozen
         seats = [name for name, _ in all_predictors(self)]
@@ -131,7 +136,7 @@ class MixtureOfAgents(PlannedModule):
     def replace_seats(self, other: MixtureOfAgents) -> None:
         """Take architecture and seats of what ``with_architecture`` returned, prompts included."""
         self.architecture = other.architecture
-        self.layers, self.aggregator = other.layers, other.aggregator
+        self.layers, self.aggregator, self.analyst = other.layers, other.aggregator, other.analyst
         self._former_seats = other._former_seats
 
     @property
@@ -142,7 +147,7 @@ class MixtureOfAgents(PlannedModule):
     @property
     def writer(self) -> Any:
         """The module that writes the answer; None if the answer is picked from the responses."""
-        return self.aggregator if self.architecture.combine == "synthesize" else None
+        return self.aggregator if self.architecture.combine in ("synthesize", "fuse") else None
 
     def named_parameters(self) -> list[tuple[str, Any]]:
         """Return every predictor by its name, and what DSPy's states hold beside them."""
@@ -185,16 +190,42 @@ class MixtureOfAgents(PlannedModule):
     def _make_aggregator(self, module: Callable[[Any], Any]) -> Any:
         if not self.architecture.aggregator_calls_a_model:
             return None
-        if self.architecture.combine == "select":
-            return dspy.Predict(ranker(self.signature))
+        if self.architecture.combine in ("select", "knockout"):
+            return self._about_references(ranker)
+        if self.architecture.combine == "fuse":
+            return module(with_references(self.signature, prompt=FUSE))
         return module(self._proposal(self.architecture.depth))
+
+    def _make_analyst(self) -> Any:
+        return self._about_references(analyst) if self.architecture.combine == "fuse" else None
+
+    def _about_references(self, make: Callable[[Any], Any]) -> Any:
+        """Return a predictor of what ``make`` adds to the signature's inputs.
+
+        Raises:
+            ArchitectureError: If an input has the name of what it adds.
+        """
+        signature = make(self.signature)
+        (name,) = signature.output_fields
+        if name in self.signature.input_fields:
+            raise ArchitectureError(
+                f"The signature's input {name!r} must be renamed: {self.architecture.combine} has "
+                "an output of that name."
+            )
+        return dspy.Predict(signature)
 
     def plan(self, inputs: Mapping[str, Any]) -> Plan:
         """Yield what to ask next until there is an answer; asks nothing itself."""
         proposers = [layer.proposers for layer in self.layers]
         outputs = tuple(self.signature.output_fields)
         planner = Planner(
-            self.architecture, proposers, self.aggregator, outputs, self.pool, self.rules
+            self.architecture,
+            proposers,
+            self.aggregator,
+            outputs,
+            self.pool,
+            self.rules,
+            self.analyst,
         )
         return planner.plan(inputs)
 

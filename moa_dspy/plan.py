@@ -14,21 +14,23 @@ from moa_dspy.adapters import guarded_references, speaking_adapter
 from moa_dspy.agent import Agent
 from moa_dspy.aggregators import (
     NORMALISERS,
+    Ballot,
     Combine,
     Consensus,
-    Question,
+    Fuse,
+    Knockout,
     Rank,
     Steps,
     Synthesize,
     Vote,
     node_name,
-    ranked_first,
 )
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, LayerFailedError
-from moa_dspy.prediction import Answer, Response
+from moa_dspy.prediction import NOT_ASKED, Answer, Response
 from moa_dspy.references import Cut, ReferenceLimits, built_tokens, fitted_references
 from moa_dspy.signatures import REFERENCES
+from moa_dspy.waves import MemberQuestions, Question, WaveRules, Waves, asked, seconds_of
 
 
 class AgentPool(Protocol):
@@ -90,6 +92,7 @@ class Rules:
         quorum: Fewest responses that a layer may go on with.
         deadline_seconds: After how long a layer goes on without its stragglers.
         limits: How much of the references may be read.
+        stop_early: Whether a vote asks no more once the others cannot change its answer.
 
     Raises:
         ArchitectureError: If one of them is out of range.
@@ -100,6 +103,7 @@ class Rules:
     quorum: int = 1
     deadline_seconds: float | None = None
     limits: ReferenceLimits = field(default_factory=ReferenceLimits)
+    stop_early: bool = True
 
     def __post_init__(self) -> None:
         if self.normalise not in NORMALISERS:
@@ -122,6 +126,7 @@ class Planner:
         architecture: Who sits where.
         proposers: The module of every seat, layer by layer.
         aggregator: The module of the last step, if it asks a model.
+        analyst: The module that compares the references before the last step is written.
         outputs: Names of the signature's output fields.
         pool: Says what each agent can take.
         rules: How to go about it.
@@ -133,19 +138,63 @@ class Planner:
     outputs: tuple[str, ...]
     pool: AgentPool
     rules: Rules
+    analyst: Any = None
 
     def plan(self, inputs: Mapping[str, Any]) -> Plan:
         """Say what to ask next until there is an answer."""
         layers: list[tuple[Response, ...]] = []
+        seconds: list[float] = []
         nodes: tuple[str, ...] = ()
         for depth, names in enumerate(self.architecture.layers):
             questions = self._questions(depth, inputs, nodes, layers)
-            layers.append(self._complete(*(yield questions)))
             nodes = tuple(question.node for question in questions)
+            if depth == self.architecture.depth - 1 and (waves := self._waves) is not None:
+                late = self.rules.deadline_seconds
+                questions = MemberQuestions(questions, WaveRules(waves, self._ballot, late))
+            layers.append(self._complete(*(yield from asked(questions))))
+            seconds.append(seconds_of(questions, layers[-1]))
             answered = sum(response.has_answer for response in layers[-1])
             if answered < min(self.rules.quorum, len(names)):
                 raise _too_few(f"Layer {depth + 1}: {answered} of {len(names)}", layers[-1])
-        return (yield from self._last_step(inputs, nodes, layers))
+        return (yield from self._last_step(inputs, nodes, layers, seconds))
+
+    @property
+    def _waves(self) -> Waves | None:
+        """How the members of a vote are asked; None is all at once."""
+        one, stops = self.architecture, self.rules.stop_early
+        members, reading = one.layers[-1], one.reading
+        first = reading[: one.agree] if one.agree is not None else ()
+        quorum = min(self.rules.quorum, len(members))
+        if one.combine != "vote":
+            # Whom a consensus chooses depends on all of them.
+            evenly = (1,) * len(members)
+            return Waves(evenly, reading, first, stops=False, quorum=quorum) if first else None
+        if not (stops or first):
+            return None
+        vote = self._vote
+        order = vote.priority([members[seat] for seat in reading])
+        weights = tuple(vote.weights[name] for name in members)
+        return Waves(weights, tuple(reading[place] for place in order), first, stops, quorum)
+
+    @property
+    def _vote(self) -> Vote:
+        one, normalise = self.architecture, NORMALISERS[self.rules.normalise]
+        return Vote(self.outputs, normalise, one.aggregator, one.whole_weights)
+
+    def _ballot(self, response: Response) -> Ballot:
+        return self._vote.ballot(response)
+
+    def _heard(self, responses: Sequence[Response]) -> list[Response]:
+        """Return the answers that the last step reads, in its order.
+
+        Those that agreed first are alone, also where all were asked: so it is the same answer.
+        """
+        reading, agree = self.architecture.reading, self.architecture.agree
+        first = [responses[seat] for seat in reading[:agree]] if agree is not None else []
+        is_agreed = bool(first) and all(one.has_answer for one in first)
+        if is_agreed and len({self._ballot(one) for one in first}) == 1:
+            reading = reading[:agree]
+        return [responses[seat] for seat in reading if responses[seat].has_answer]
 
     def _questions(
         self,
@@ -170,24 +219,32 @@ class Planner:
         inputs: Mapping[str, Any],
         nodes: tuple[str, ...],
         layers: Sequence[tuple[Response, ...]],
+        seconds: Sequence[float],
     ) -> Plan:
-        is_undecided = False
+        combine, is_undecided = None, False
         if not layers:
             name = str(self.architecture.aggregator)
             node = node_name("propose", name)
             (final,) = yield [Question(node, name, 0, self.aggregator, inputs, is_final=True)]
-            asked = final
+            rounds = [[final]]
         else:
-            seats = self.architecture.reading
-            readable = [one for seat in seats if (one := layers[-1][seat]).has_answer]
-            combine = self._combine(tuple(nodes[seat] for seat in seats))
-            final, asked = yield from _watched(combine(inputs, readable))
-            if isinstance(combine, Rank) and asked is not None:
-                is_undecided = ranked_first(asked, readable, asked.cuts) is None
+            heard = self._heard(layers[-1])
+            combine = self._combine(tuple(nodes[seat] for seat in self.architecture.reading))
+            final, rounds = yield from _watched(combine(inputs, heard))
+            if isinstance(combine, (Rank, Knockout)):
+                is_undecided = combine.is_undecided(heard, rounds)
         if not final.has_answer:
             raise _too_few("The aggregator did not answer: 0 of 1", [final])
         self._complete(final)
-        return Answer(final, tuple(layers), asked, is_undecided)
+        return Answer(
+            final,
+            tuple(tuple(one for one in layer if one.failure != NOT_ASKED) for layer in layers),
+            tuple(reply for replies in rounds for reply in replies),
+            is_undecided,
+            (*seconds, *(max(one.seconds for one in replies) for replies in rounds)),
+            tuple(one.agent for layer in layers for one in layer if one.failure == NOT_ASKED),
+            dict(self.architecture.weights),
+        )
 
     def _complete(self, *responses: Response) -> tuple[Response, ...]:
         """Return the responses unless a module of the caller's left out a field."""
@@ -202,13 +259,17 @@ class Planner:
     def _combine(self, parents: tuple[str, ...]) -> Combine:
         name, combine = self.architecture.aggregator, self.architecture.combine
         if combine == "vote":
-            weights = self.architecture.whole_weights
-            return Vote(self.outputs, NORMALISERS[self.rules.normalise], name, weights)
+            return self._vote
         if name is None:
             return Consensus()
         if (prompt := self.architecture.prompt) is not None:
             parents = (*parents, f"prompt={prompt}")  # another prompt is another computation
-        kind = Synthesize if combine == "synthesize" else Rank
+        if combine == "fuse":
+            analyst = self.architecture.analyst or name
+            return Fuse(name, self.aggregator, parents, self._reader, analyst, self.analyst)
+        if combine == "select":
+            return Rank(name, self.aggregator, parents, self._reader)
+        kind = Knockout if combine == "knockout" else Synthesize
         return kind(name, self.aggregator, parents, self._reader)
 
     @property
@@ -240,19 +301,22 @@ async def afollow(
         return answer
 
 
-def _watched(steps: Steps) -> Generator[list[Question], list[Response], tuple[Response, Any]]:
-    """Run the last step and also return what a model itself replied in it, if one was asked."""
-    replies: list[Response] = []
+def _watched(
+    steps: Steps,
+) -> Generator[list[Question], list[Response], tuple[Response, list[list[Response]]]]:
+    """Run the last step and also return what models replied in it, round by round."""
+    rounds: list[list[Response]] = []
     try:
         questions = next(steps)
         while True:
-            replies = yield questions
-            questions = steps.send(replies)
+            rounds.append((yield questions))
+            questions = steps.send(rounds[-1])
     except StopIteration as stop:
         final: Response = stop.value
-        return final, replies[-1] if replies else None
+        return final, rounds
 
 
 def _too_few(what: str, responses: Sequence[Response]) -> LayerFailedError:
-    causes = "; ".join(f"{r.agent}: {r.failure}" for r in responses if not r.has_answer)
+    failed = [one for one in responses if not (one.has_answer or one.is_left_out)]
+    causes = "; ".join(f"{one.agent}: {one.failure}" for one in failed)
     return LayerFailedError(f"{what} agents answered. {causes}")

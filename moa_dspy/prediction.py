@@ -18,6 +18,9 @@ from moa_dspy.references import Cut
 _SHOWN: Final = 100
 """Characters of a response in a line about it."""
 
+NOT_ASKED: Final = "Not asked: the answer was known without it."
+NOT_AWAITED: Final = "No longer waited for: the answer was known without it."
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -58,6 +61,11 @@ class Response:
         """Whether there is something to read."""
         return self.failure is None
 
+    @property
+    def is_left_out(self) -> bool:
+        """Whether the mixture's answer was known without it: it did not fail either."""
+        return self.failure in (NOT_ASKED, NOT_AWAITED)
+
 
 def render(values: Mapping[str, Any]) -> str:
     """Return output fields as one text: the value alone, or ``name: value`` lines for several."""
@@ -73,33 +81,45 @@ class Answer:
     Attributes:
         final: What the mixture answers.
         layers: Responses per layer, in the architecture's order, failed ones included.
-        last: The aggregator's own response where it asked a model, else None.
-        is_undecided: Whether a ranker was asked and named no single response, so that
-            consensus chose.
+        replies: What the last step's own models answered, in the order of asking: an
+            aggregator or a ranker once, an analyst before it, a judge twice per pairing.
+            Empty where none was asked.
+        is_undecided: Whether a ranker named no single response, so that consensus chose, or
+            a judge did not decide a pairing, so that the one that is read earlier stayed.
+        step_seconds: How long each layer took, then each round of the last step. A layer that
+            is asked in waves takes the slowest of each.
+        not_asked: Agents of the last layer whose answer could change nothing, by seat.
+        weights: What a vote counted of each agent, where that is not 1.
     """
 
     final: Response
     layers: tuple[tuple[Response, ...], ...]
-    last: Response | None
+    replies: tuple[Response, ...] = ()
     is_undecided: bool = False
+    step_seconds: tuple[float, ...] = ()
+    not_asked: tuple[str, ...] = ()
+    weights: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def last(self) -> Response | None:
+        """The last reply of the last step's own models; None where none was asked."""
+        return self.replies[-1] if self.replies else None
 
     @property
     def responses(self) -> tuple[Response, ...]:
         """Every response that was asked for, first layer first."""
-        asked = tuple(response for layer in self.layers for response in layer)
-        return asked if self.last is None else (*asked, self.last)
+        return (*(response for layer in self.layers for response in layer), *self.replies)
 
     @property
     def seats(self) -> tuple[tuple[str, Response], ...]:
         """``responses``, each with where it was asked, such as ``layer 1``."""
         asked = [(f"layer {n}", r) for n, layer in enumerate(self.layers, start=1) for r in layer]
-        return tuple(asked if self.last is None else [*asked, ("last", self.last)])
+        return (*asked, *(("last", reply) for reply in self.replies))
 
     @property
     def seconds(self) -> float:
-        """Time to the answer: the slowest of each layer, then the aggregator."""
-        layers = sum(max(r.seconds for r in layer) for layer in self.layers)
-        return layers + (self.last.seconds if self.last else 0.0)
+        """Time to the answer."""
+        return sum(self.step_seconds)
 
     @property
     def usd(self) -> float:
@@ -113,8 +133,9 @@ class Answer:
 
     @property
     def failures(self) -> tuple[Response, ...]:
-        """The responses that hold no answer, each with its reason."""
-        return tuple(response for response in self.responses if not response.has_answer)
+        """The responses that hold no answer though one was waited for, each with its reason."""
+        missing = (response for response in self.responses if not response.has_answer)
+        return tuple(response for response in missing if not response.is_left_out)
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
@@ -127,13 +148,17 @@ class Answer:
         parts = [f"{self.calls} calls", f"{self.seconds:.2f} s", f"{self.usd:.6f} usd"]
         ends = [response.finish_reason for response in self.responses if response.has_answer]
         counts = {
+            "not asked": len(self.not_asked),
+            "no longer waited for": sum(response.is_left_out for response in self.responses),
             "failed": len(self.failures),
             "references cut": len(self.cuts),
             "cut by max_tokens": ends.count("length"),
             "cut by a content filter": ends.count("content_filter"),
             "ranker without an opinion": int(self.is_undecided),
         }
-        return ", ".join([*parts, *(f"{n} {what}" for what, n in counts.items() if n)])
+        parts += [f"{n} {what}" for what, n in counts.items() if n]
+        parts += [f"weight of {agent} {weight:g}" for agent, weight in self.weights.items()]
+        return ", ".join(parts)
 
     def __str__(self) -> str:
         """Show one line per response, then the summary and the answer."""
@@ -143,12 +168,16 @@ class Answer:
 
 def _line(response: Response) -> str:
     tokens = response.prompt_tokens + response.completion_tokens
-    said = " ".join(response.text.split()) if response.has_answer else f"failed: {response.failure}"
+    said = " ".join(response.text.split()) if response.has_answer else _reason(response)
     cut = f", {len(response.cuts)} references cut" if response.cuts else ""
     if response.has_answer and response.finish_reason in ("length", "content_filter"):
         cut += f", ended by {response.finish_reason}"
     shown = said if len(said) <= _SHOWN else f"{said[: _SHOWN - 3]}..."
     return f"{response.agent} ({tokens} tokens, {response.seconds:.2f} s{cut}): {shown}"
+
+
+def _reason(response: Response) -> str:
+    return str(response.failure) if response.is_left_out else f"failed: {response.failure}"
 
 
 class MixturePrediction(dspy.Prediction):
@@ -205,6 +234,6 @@ def _row(where: str, response: Response) -> str:
         f"{response.seconds:.2f}",
         f"{response.usd:.6f}",
         str(len(response.cuts) or ""),
-        response.text if response.has_answer else f"failed: {response.failure}",
+        response.text if response.has_answer else _reason(response),
     ]
     return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"

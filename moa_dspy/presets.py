@@ -14,15 +14,16 @@ import dspy
 
 from moa_dspy.adapters import PlainChat
 from moa_dspy.agent import Agent
-from moa_dspy.aggregators import Question, node_name
+from moa_dspy.aggregators import node_name
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, LayerFailedError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.plan import Plan, Reader, Rules
 from moa_dspy.pool import Pool
 from moa_dspy.prediction import Answer, Response
-from moa_dspy.seats import PlannedModule, usable_signature
-from moa_dspy.signatures import with_references
+from moa_dspy.seats import PlannedModule
+from moa_dspy.signatures import usable_signature, with_references
+from moa_dspy.waves import Question
 
 
 class SelfMoASeq(PlannedModule):
@@ -106,7 +107,9 @@ class SelfMoASeq(PlannedModule):
                 )
             node = question.node
             layers.append((best,))
-        return Answer(best, tuple(layers[:-1]) or (drawn,), best if len(layers) > 1 else None)
+        took = tuple(max(response.seconds for response in layer) for layer in layers)
+        last = (best,) if len(layers) > 1 else ()
+        return Answer(best, tuple(layers[:-1]) or (drawn,), last, step_seconds=took)
 
     def _question(
         self, inputs: Mapping[str, Any], read: list[Response], *, parent: str, is_final: bool

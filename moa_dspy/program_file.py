@@ -109,6 +109,7 @@ class ProgramContent(_Strict):
     scores: dict[str, Any] | None
     deadline_seconds: float | None = None
     reference_limits: ReferenceLimitsText = field(default_factory=ReferenceLimitsText)
+    stop_early: bool = True
 
 
 def read_content(path: Path) -> ProgramContent:
@@ -321,6 +322,7 @@ def load_program(
         quorum=content.quorum,
         deadline_seconds=content.deadline_seconds,
         reference_limits=ReferenceLimits(**asdict(content.reference_limits)),
+        stop_early=content.stop_early,
     )
     restore(program, content.state, where=str(path))
     return program
@@ -385,6 +387,7 @@ def save_program(program: Any, path: Path, *, scores: Mapping[str, Any] | None =
         scores=None if scores is None else dict(scores),
         deadline_seconds=program.rules.deadline_seconds,
         reference_limits=ReferenceLimitsText(**asdict(program.rules.limits)),
+        stop_early=program.rules.stop_early,
     )
     try:
         text = json.dumps(asdict(content), indent=2, ensure_ascii=False, allow_nan=False)

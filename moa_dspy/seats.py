@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, as_completed, wait
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from contextvars import copy_context
 from copy import deepcopy
@@ -20,66 +19,29 @@ from functools import partial
 from typing import Any, Final, TypeAlias
 
 import dspy
-from dspy.streaming.messages import StatusMessage, sync_send_to_stream
+from dspy.streaming.messages import sync_send_to_stream
 
 from moa_dspy.adapters.guard import is_verbatim, reading_adapter, reply_problem
-from moa_dspy.aggregators import Question
 from moa_dspy.calls.reply import is_refusal
 from moa_dspy.calls.scope import CallFacts, CallScope, call_scope, current_scope, interruptible
 from moa_dspy.calls.timeout import THREADS, finished
 from moa_dspy.errors import ArchitectureError, ours
-from moa_dspy.layers import all_predictors
-from moa_dspy.lm_binding import Trace, outside_lms, renamed, rollout, without_lms
+from moa_dspy.layers import Trace, all_predictors, outside_lms, renamed, rollout, without_lms
 from moa_dspy.plan import AgentPool, Plan, Rules, afollow, follow
 from moa_dspy.prediction import Answer, MixturePrediction, Response, render
-from moa_dspy.signatures import REFERENCES
+from moa_dspy.waves import (
+    MemberProgress,
+    MemberQuestions,
+    Question,
+    StatusMessages,
+    late_after,
+    replayed,
+    straggler,
+)
 
 _logger = logging.getLogger(__name__)
 
-FACTS: Final = "mixture"
-"""Name under which a prediction carries its ``Answer``."""
-
 _EMPTY: Final = "The model answered with an empty text."
-
-_KEPT_BY_DSPY: Final = ("config", "demos", "lm", "new_signature", "self", "signature")
-"""Keyword arguments of a DSPy module that never reach a prompt."""
-
-
-def usable_signature(signature: Any) -> Any:
-    """Return the DSPy signature of a text or a signature, if a mixture can answer it.
-
-    Raises:
-        ArchitectureError: If it cannot be read, or a field has a name that the library or
-            DSPy needs.
-    """
-    if isinstance(signature, str):
-        # DSPy itself fails on some of these names.
-        _refuse_kept_names(_NAMES.findall(signature.partition("->")[0]))
-    try:
-        made: Any = dspy.ensure_signature(signature)
-    except Exception as error:  # DSPy raises errors of many types on odd texts
-        raise ArchitectureError(
-            f"`signature` must read like 'question, context -> answer', but got {signature!r}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    for name in (REFERENCES, FACTS):
-        if name in made.fields:
-            raise ArchitectureError(f"The signature's own field {name!r} must be renamed.")
-    _refuse_kept_names(made.input_fields)
-    return made
-
-
-_NAMES: Final = re.compile(r"(?:^|,)\s*([^\W\d]\w*)\s*(?=[:,]|$)")
-"""Names of fields in one side of a signature's text."""
-
-
-def _refuse_kept_names(names: Iterable[str]) -> None:
-    for name in names:
-        if name in _KEPT_BY_DSPY:
-            raise ArchitectureError(
-                f"The signature's input {name!r} must be renamed: DSPy takes arguments named "
-                f"{', '.join(_KEPT_BY_DSPY)} as options of a call, so no model would read it."
-            )
 
 
 class PlannedModule(dspy.Module):
@@ -167,9 +129,13 @@ class Seats:
         A question that has a deadline is no longer waited for after it; its thread may
         finish the request that it has sent, into the store, and changes nothing else.
 
+        Members of a vote are asked in waves within the deadline, and not all of them.
+
         Raises:
             MoaError: If the reason for no answer is not the model: budget, replay, store, pool.
         """
+        if isinstance(questions, MemberQuestions):
+            return self._ask_members(questions)
         if _is_alone(questions):
             return _collected([self._ask(questions[0])])
         cancelled = threading.Event()
@@ -198,7 +164,44 @@ class Seats:
         if len(done) < len(running):
             cancelled.set()
         asked = zip(questions, running, strict=True)
-        return [f.result() if f in done else straggler(q) for q, f in asked]
+        return [f.result() if f in done else _late(q) for q, f in asked]
+
+    def _ask_members(self, members: MemberQuestions) -> list[Response]:
+        """Ask in real time, then judge by the seconds of the answers: so results repeat."""
+        cancelled = threading.Event()
+        try:
+            with interruptible():
+                found = self._members_by_threads(members, cancelled)
+        finally:
+            cancelled.set()  # What is still under way is not waited for, and queued is not sent.
+
+        def fetch(places: list[int]) -> list[Response]:
+            if missing := [place for place in places if place not in found]:
+                more = self._asked_by_threads([members[p] for p in missing], threading.Event())
+                found.update(zip(missing, more, strict=True))
+            return [found[place][0] for place in places]
+
+        responses = replayed(members, fetch)
+        _collected([found[place] for place in sorted(found)])
+        return responses
+
+    def _members_by_threads(
+        self, members: MemberQuestions, cancelled: threading.Event
+    ) -> dict[int, SeatAnswer]:
+        progress, status = MemberProgress(members), StatusMessages(members)
+        running: dict[Future[SeatAnswer], int] = {}
+        found: dict[int, SeatAnswer] = {}
+        while not progress.is_over:
+            for place, question in progress.due():
+                task = partial(copy_context().run, partial(self._ask, question, cancelled))
+                running[THREADS.submit(task)] = place
+            done, _ = wait(running, progress.patience_seconds, FIRST_COMPLETED)
+            for future in done:
+                place = running.pop(future)
+                found[place] = future.result()
+                progress.responses[place] = found[place][0]
+                status.answered(found[place][0])
+        return found | {place: (one, [], ()) for place, one in progress.unanswered().items()}
 
     def _ask(self, question: Question, cancelled: threading.Event | None = None) -> SeatAnswer:
         with self._seat(question, cancelled) as seat:
@@ -210,6 +213,8 @@ class Seats:
 
     async def aask_all(self, questions: Sequence[Question]) -> list[Response]:
         """``ask_all`` as tasks; a straggler is cancelled, and all are if the caller is."""
+        if isinstance(questions, MemberQuestions):
+            return await self._aask_members(questions)
         if _is_alone(questions):
             return _collected([await self._aask(questions[0])])
         status = StatusMessages(questions)
@@ -223,7 +228,44 @@ class Seats:
             # Even a cancelled task is waited for: it still has to note what it spent.
             await asyncio.gather(*tasks, return_exceptions=True)
         asked = zip(questions, tasks, strict=True)
-        return _collected([straggler(q) if t in late else t.result() for q, t in asked])
+        return _collected([_late(q) if t in late else t.result() for q, t in asked])
+
+    async def _aask_members(self, members: MemberQuestions) -> list[Response]:
+        found = await self._members_by_tasks(members)
+        steps = members.replay()
+        try:
+            places = next(steps)
+            while True:
+                if missing := [place for place in places if place not in found]:
+                    more = await asyncio.gather(*(self._aask(members[p]) for p in missing))
+                    found.update(zip(missing, more, strict=True))
+                places = steps.send([found[place][0] for place in places])
+        except StopIteration as stop:
+            _collected([found[place] for place in sorted(found)])
+            responses: list[Response] = stop.value
+            return responses
+
+    async def _members_by_tasks(self, members: MemberQuestions) -> dict[int, SeatAnswer]:
+        progress, status = MemberProgress(members), StatusMessages(members)
+        tasks: dict[asyncio.Task[SeatAnswer], int] = {}
+        found: dict[int, SeatAnswer] = {}
+        try:
+            while not progress.is_over:
+                for place, question in progress.due():
+                    tasks[asyncio.create_task(self._aask(question, status))] = place
+                running = [task for task, place in tasks.items() if place not in found]
+                done, _ = await asyncio.wait(
+                    running, timeout=progress.patience_seconds, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    found[tasks[task]] = task.result()
+                    progress.responses[tasks[task]] = task.result()[0]
+        finally:
+            for task in tasks:
+                task.cancel()
+            # Even a cancelled task is waited for: it still has to note what it spent.
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return found | {place: (one, [], ()) for place, one in progress.unanswered().items()}
 
     async def _aask(self, question: Question, status: StatusMessages | None = None) -> SeatAnswer:
         cancelled = threading.Event()
@@ -374,73 +416,15 @@ class Seat:
             **rest,
         )
         trace = renamed(self.trace, self.module, self.question.module)
-        return _in_time(response, self.question), trace, log
+        return self._in_time(response), trace, log
+
+    def _in_time(self, response: Response) -> Response:
+        """Judge by the seconds that the calls took when they were made: so results repeat."""
+        late = self.question.deadline_seconds
+        if late is None or response.seconds <= late or not response.has_answer:
+            return response
+        return replace(response, values={}, text="", failure=late_after(late))
 
 
-def _in_time(response: Response, question: Question) -> Response:
-    """Judge by the seconds that the calls took when they were made: so results repeat."""
-    late = question.deadline_seconds
-    if late is None or response.seconds <= late or not response.has_answer:
-        return response
-    return replace(response, values={}, text="", failure=_late(late))
-
-
-def straggler(question: Question) -> SeatAnswer:
-    """Return what stands for a question that is no longer waited for."""
-    late = question.deadline_seconds or 0.0
-    response = Response(question.agent, question.sample, calls=1, seconds=late, failure=_late(late))
-    return replace(response, cuts=question.cuts), [], ()
-
-
-def _late(seconds: float) -> str:
-    return f"Late: no answer within {seconds:g} s."
-
-
-@dataclass(slots=True)
-class StatusMessages:
-    """Sends a status message for each of a layer's agents, where the program is streamed.
-
-    Made in the caller's context: the contexts of proposers have no stream.
-    """
-
-    questions: Sequence[Question]
-    stream: Any = field(default_factory=lambda: dspy.settings.send_stream)
-    _n_answered: int = 0
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether the program is streamed."""
-        return self.stream is not None
-
-    def watched(self, running: Sequence[Future[Any]], seconds: float | None) -> set[Future[Any]]:
-        """Wait at most ``seconds``, send a message for each that is done, and return these."""
-        done: set[Future[Any]] = set()
-        try:
-            for future in as_completed(running, seconds):
-                done.add(future)
-                if future.exception() is None:
-                    self._send(self._message(future.result()[0]))
-        except TimeoutError:
-            pass  # What is left are stragglers, which the caller counts.
-        return done
-
-    async def aanswered(self, response: Response) -> None:
-        """Send a message for one response."""
-        if not self.is_wanted:
-            return
-        try:
-            await self.stream.send(StatusMessage(self._message(response)))
-        except Exception:
-            _logger.warning("A status message could not be sent.", exc_info=True)
-
-    def _send(self, message: str) -> None:
-        try:
-            sync_send_to_stream(self.stream, StatusMessage(message))
-        except Exception:
-            # The stream may be closed already; the answer is made all the same.
-            _logger.warning("A status message could not be sent.", exc_info=True)
-
-    def _message(self, response: Response) -> str:
-        self._n_answered += 1
-        verb = "answered" if response.has_answer else "failed"
-        return f"{response.agent} {verb} ({self._n_answered} of {len(self.questions)})"
+def _late(question: Question) -> SeatAnswer:
+    return straggler(question, question.deadline_seconds or 0.0), [], ()

@@ -6,12 +6,18 @@ Except for what judges are told, which is in ``moa_dspy/judges/signatures.py``.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, Final
 
 import dspy
 
+from moa_dspy.errors import ArchitectureError
+
 REFERENCES: Final = "references"
 """Name of the input field that carries the previous layer's responses."""
+
+FACTS: Final = "mixture"
+"""Name under which a prediction carries its ``Answer``."""
 
 AGGREGATE_AND_SYNTHESIZE: Final = (
     "You have been provided with a set of responses from various open-source models to the latest "
@@ -46,6 +52,24 @@ RANK: Final = (
     "response is the best: correct, complete and to the point. Reply with its number only."
 )
 """The ranker's task for ``select`` (the paper's LLM-ranker baseline, in our words)."""
+
+ANALYSE: Final = (
+    "You are given an instruction and numbered responses to it from several models. Do not answer "
+    "the instruction yourself. List briefly what the responses agree on, where they contradict "
+    "each other and which side is more likely right, and what all of them miss."
+)
+"""The analyst's task for ``fuse``."""
+
+ANALYSIS_HEADING: Final = "Analysis of the responses above:"
+"""The line with which the analysis opens, as the last of the references."""
+
+FUSE: Final = (
+    "You have been provided with numbered responses of several models to the user's query. The "
+    "last item may be an analysis of them: what they agree on, where they contradict each other, "
+    "what they miss. Some of it may be wrong. Check the points of disagreement, fill what is "
+    "missing, and write the one best answer to the query."
+)
+"""The writer's task for ``fuse``."""
 
 _PARTS: Final = "moa_dspy_instructions"
 """Under which the ``references`` field knows the prompt and the caller's own instructions."""
@@ -100,10 +124,62 @@ def _numbered() -> Any:
 
 def ranker(signature: type[dspy.Signature]) -> type[dspy.Signature]:
     """Return a signature that reads inputs and references and answers with ``best``, a number."""
+    return _about_references(signature, RANK, "best", "number of the best response")
+
+
+def analyst(signature: type[dspy.Signature]) -> type[dspy.Signature]:
+    """Return a signature that reads inputs and references and answers with an ``analysis``."""
+    return _about_references(signature, ANALYSE, "analysis", "agreement, contradictions, gaps")
+
+
+def _about_references(
+    signature: type[dspy.Signature], task: str, output: str, desc: str
+) -> type[dspy.Signature]:
     fields: dict[str, Any] = {
         name: (field.annotation, field) for name, field in signature.input_fields.items()
     }
     fields[REFERENCES] = (list[str], _numbered())
-    fields["best"] = (str, dspy.OutputField(desc="number of the best response"))
-    made: type[dspy.Signature] = dspy.make_signature(fields, RANK)
+    fields[output] = (str, dspy.OutputField(desc=desc))
+    made: type[dspy.Signature] = dspy.make_signature(fields, task)
     return made
+
+
+_KEPT_BY_DSPY: Final = ("config", "demos", "lm", "new_signature", "self", "signature")
+"""Keyword arguments of a DSPy module that never reach a prompt."""
+
+
+def usable_signature(signature: Any) -> Any:
+    """Return the DSPy signature of a text or a signature, if a mixture can answer it.
+
+    Raises:
+        ArchitectureError: If it cannot be read, or a field has a name that the library or
+            DSPy needs.
+    """
+    if isinstance(signature, str):
+        # DSPy itself fails on some of these names.
+        _refuse_kept_names(_FIELD_NAMES.findall(signature.partition("->")[0]))
+    try:
+        made: Any = dspy.ensure_signature(signature)
+    except Exception as error:  # DSPy raises errors of many types on odd texts
+        raise ArchitectureError(
+            f"`signature` must read like 'question, context -> answer', but got {signature!r}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    for name in (REFERENCES, FACTS):
+        if name in made.fields:
+            raise ArchitectureError(f"The signature's own field {name!r} must be renamed.")
+    _refuse_kept_names(made.input_fields)
+    return made
+
+
+_FIELD_NAMES: Final = re.compile(r"(?:^|,)\s*([^\W\d]\w*)\s*(?=[:,]|$)")
+"""Names of fields in one side of a signature's text."""
+
+
+def _refuse_kept_names(names: Iterable[str]) -> None:
+    for name in names:
+        if name in _KEPT_BY_DSPY:
+            raise ArchitectureError(
+                f"The signature's input {name!r} must be renamed: DSPy takes arguments named "
+                f"{', '.join(_KEPT_BY_DSPY)} as options of a call, so no model would read it."
+            )

@@ -17,6 +17,7 @@ from moa_dspy.calls.reply import why_no_answer
 from moa_dspy.calls.request import AgentCalls
 from moa_dspy.calls.scope import CallFacts, current_scope
 from moa_dspy.data import RecordedResponses
+from moa_dspy.data.recorded import RecordedCost
 from moa_dspy.dspy_internals import lm15
 from moa_dspy.errors import UnknownCallError
 from moa_dspy.pool import Pool
@@ -143,7 +144,9 @@ def recorded_pool(recorded: RecordedResponses, *, calls: Calls | None = None) ->
     or where that id was not recorded, the one whose text is the last user message. The agents
     answer the bare question only, in plain chat (``PlainChat``), so they can vote and be
     selected by consensus; an agent that is shown other responses raises ``UnknownCallError``.
-    A response that was recorded as null or blank is a model's failure.
+    A response that was recorded as null or blank is a model's failure. What a response cost is
+    what the recording says; a recording without ``usd`` leaves the price of the agents unknown
+    where it has other costs.
 
     Args:
         recorded: Who answered what.
@@ -156,13 +159,15 @@ def recorded_pool(recorded: RecordedResponses, *, calls: Calls | None = None) ->
         for name, text in recorded.questions.items()
         if counts[text.strip()] == 1  # a text of two questions does not say which one is asked
     }
+    # Not the price of an answer, which is recorded, but a sign that it is known.
+    price = 0.0 if not recorded.costs or recorded.knows("usd") else None
     agents = [
         Agent(
             name=name,
             model=f"recorded/{name}",
             temperature=0.0,
-            usd_per_million_prompt_tokens=0.0,
-            usd_per_million_completion_tokens=0.0,
+            usd_per_million_prompt_tokens=price,
+            usd_per_million_completion_tokens=price,
         )
         for name in recorded.models
     ]
@@ -186,12 +191,20 @@ class _Replay:
             UnknownCallError: Nobody recorded this agent's answer to this request.
             ProviderError: The recorded response is null or blank.
         """
-        text = self._find(last_user_text(request).strip())
+        name = self._find(last_user_text(request).strip())
+        text = self.recorded.responses[self.agent][name]
+        cost = self.recorded.costs.get((name, self.agent), RecordedCost())
         self.calls.count_reuse()
         if text is None or not text.strip():
             raise lm15.ProviderError("The model gave no response when it was recorded.")
         facts = CallFacts(
-            self.agent, 0, 0, 0.0, 0.0, is_reused=True, no_answer=why_no_answer([("text", text)])
+            self.agent,
+            cost.prompt_tokens or 0,
+            cost.completion_tokens or 0,
+            cost.usd or 0.0,
+            cost.seconds or 0.0,
+            is_reused=True,
+            no_answer=why_no_answer([("text", text)]),
         )
         current_scope().log.append(facts)
         response = lm15.Response(
@@ -203,7 +216,7 @@ class _Replay:
         )
         return with_thought(response)[0]
 
-    def _find(self, asked: str) -> str | None:
+    def _find(self, asked: str) -> str:
         example = current_scope().example
         known = example in self.recorded.questions
         name = example if known else self.ids.get(asked)
@@ -223,7 +236,7 @@ class _Replay:
             raise UnknownCallError(
                 f"No response of agent {self.agent!r} is recorded for example {name!r}."
             )
-        return given[name]
+        return name
 
 
 class _Shared:

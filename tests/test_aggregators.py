@@ -17,7 +17,6 @@ from moa_dspy.aggregators import (
     NORMALISERS,
     Combine,
     Consensus,
-    Question,
     Rank,
     Synthesize,
     Vote,
@@ -29,6 +28,7 @@ from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.prediction import Response
 from moa_dspy.references import Cut
 from moa_dspy.testing import scripted_pool
+from moa_dspy.waves import Question
 
 INPUTS = {"question": "France?"}
 

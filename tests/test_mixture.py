@@ -97,7 +97,8 @@ def test_another_prompt_is_another_computation() -> None:
     ("architecture", "final", "calls"),
     [
         ("a", "a<q>", 1),
-        ("a + b > vote(b)", "b<q>", 2),
+        ("a + b > vote(b)", "b<q>", 1),  # b alone decides: it wins the only tie
+        ("a + b + c > vote(b)", "b<q>", 3),
         ("a + b > select", "a<q>", 2),
         ("a + b > synthesize(c)", f"c<{numbered('a<q>', 'b<q>')}>", 3),
     ],
@@ -150,7 +151,7 @@ def test_proposers_of_a_layer_are_asked_at_the_same_time(is_async: bool) -> None
             return "x"
 
         pool = scripted_pool(dict.fromkeys("abcd", meet))
-    assert not ask(mixture(pool, "a + b + c + d > vote"), is_async=is_async).failures
+    assert not ask(mixture(pool, "a + b + c + d > select"), is_async=is_async).failures
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -201,7 +202,7 @@ def test_samples_of_a_sampled_agent_are_calls_of_their_own_and_of_a_greedy_one_a
 
 def test_equal_layers_of_different_mixtures_share_their_calls() -> None:
     pool = scripted_pool(dict.fromkeys("abc", "x"), temperature=0.7)
-    ask(mixture(pool, "a*2 + b > vote"))
+    ask(mixture(pool, "a*2 + b > select"))
     ask(mixture(pool, "b + a*2 > c > synthesize(a)"))
     ask(mixture(pool, "a"))
     # 3 proposals, then c and the aggregator a; the single a is the first sample of a.
@@ -232,7 +233,7 @@ def test_a_budget_that_ends_inside_a_layer_ends_the_question_and_keeps_what_was_
     calls = Calls(ledger=Ledger(Budget(calls=2)))
     pool = scripted_pool(dict.fromkeys("abcd", "x"), calls=calls)
     with pytest.raises(BudgetReachedError, match="2 calls"):
-        ask(mixture(pool, "a + b + c + d > vote"), is_async=is_async)
+        ask(mixture(pool, "a + b + c + d > select"), is_async=is_async)
     assert calls.ledger.spending.made == 2
     stored = calls.store._calls.values()  # type: ignore[attr-defined]  # the memory
     assert [call.response is not None for call in stored] == [True, True]

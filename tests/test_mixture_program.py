@@ -8,12 +8,12 @@ import dspy
 import pytest
 
 from moa_dspy.adapters import PlainChat
-from moa_dspy.aggregators import Question
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.plan import follow
 from moa_dspy.prediction import Response
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE
 from moa_dspy.testing import scripted_pool
+from moa_dspy.waves import Question
 
 TEXT = "question -> answer"
 
@@ -156,9 +156,9 @@ def test_a_seat_is_named_by_its_agent_its_sample_and_all_that_it_has_read() -> N
         return asked
 
     short, deep, other = (
-        nodes("a*2 > vote"),
+        nodes("a*2 > select"),
         nodes("a*2 > b > synthesize(c)"),
-        nodes("a > b > vote"),
+        nodes("a > b > select"),
     )
     assert len({*short, *deep}) == len(deep) == 4
     assert deep[:2] == short

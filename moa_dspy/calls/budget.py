@@ -54,6 +54,16 @@ class Spending:
     usd: float = 0.0
     seconds: float = 0.0
 
+    def since(self, before: Spending, *, seconds: float) -> Spending:
+        """Return what was spent after ``before``, in so many seconds by the clock."""
+        return Spending(
+            made=self.made - before.made,
+            reused=self.reused - before.reused,
+            tokens=self.tokens - before.tokens,
+            usd=self.usd - before.usd,
+            seconds=seconds,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Totals:

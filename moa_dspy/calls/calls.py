@@ -139,8 +139,8 @@ class Calls:
             return run_plan(self.plan(request), send)
         with interruptible():
             task = partial(copy_context().run, partial(run_plan, self.plan(request), send))
-        call: Call = unless(interrupted, THREADS.submit(task))
-        return call
+        answered: Call = unless(interrupted, THREADS.submit(task))
+        return answered
 
     async def aanswer(self, request: CallRequest, send: ASender) -> Call:
         """``answer`` for coroutines."""

@@ -254,7 +254,7 @@ def _hosts_event() -> Interrupt | None:
 
 @dataclass(frozen=True, slots=True)
 class _CancelledHost:
-    """Whether the coroutine that waits for a worker thread of anyio's was cancelled.
+    """The state of the coroutine that waits for a worker thread of anyio's: cancelled or not.
 
     Attributes:
         scope: The cancel scope of the coroutine.

@@ -22,7 +22,6 @@ from urllib.parse import urlsplit
 import typer
 
 from moa_dspy.errors import DataError, PoolError
-from moa_dspy.files import replace_file
 
 if TYPE_CHECKING:
     from moa_dspy.data.discover import AnswerKind, TableFaults, TableProfile
@@ -103,6 +102,7 @@ def init(
     if taken and not force:
         raise PoolError(f"{taken[0]} is there already: give another --out, or --force.")
     from moa_dspy.data.discover import TableProfile
+    from moa_dspy.files import replace_file
 
     records, source, path = _read(data, split, out)
     profile = TableProfile.of(records, source)
@@ -131,6 +131,7 @@ def _name_of(data: str) -> str:
 def _read(data: str, split: str, out: Path) -> tuple[list[Any], str, Path]:
     """Return the records, what errors call them, and the file that the study will read."""
     from moa_dspy.data.tables import FORMATS, hub_records, read_records, records_of
+    from moa_dspy.files import replace_file
 
     path = Path(data)
     if path.suffix.lower() in FORMATS and not path.is_dir():

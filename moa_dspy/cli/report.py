@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _RUN = typer.Argument(metavar="RUN", help="The folder of a finished run.")
 
 
-def report(
+def rewrite_report(
     run: Annotated[Path, _RUN],
     opens: Annotated[bool, typer.Option("--open", help="Show it in a browser.")] = False,
 ) -> None:

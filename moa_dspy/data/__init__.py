@@ -9,7 +9,7 @@ from moa_dspy.data.benchmarks.bbh import bbh_match
 from moa_dspy.data.benchmarks.gsm8k import gsm8k_match, last_number
 from moa_dspy.data.benchmarks.mmlu_pro import answer_letter, mmlu_pro_match
 from moa_dspy.data.metrics import FIELD_METRICS, FieldMetric, answer_match, version_match
-from moa_dspy.data.recorded import RecordedResponses, read_recorded
+from moa_dspy.data.recorded import RecordedResponses, read_answers, read_recorded
 from moa_dspy.data.rows import check_outputs, read_hub, read_rows
 from moa_dspy.data.splits import (
     Splits,
@@ -51,6 +51,7 @@ __all__ = [
     "normalise_text",
     "normalise_version",
     "plain_text",
+    "read_answers",
     "read_hub",
     "read_recorded",
     "read_rows",

@@ -1,4 +1,4 @@
-"""Recorded responses of models, some of them graded, and the reader of tables that hold them."""
+"""Recorded responses of models, their scores and costs, and the readers of tables of them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,23 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import dspy
 
 from moa_dspy.data.tables import SUFFIXES, find_file, records_of
 from moa_dspy.data.values import is_absent, is_container, plain_text
 from moa_dspy.errors import DataError, MetricError
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedCost:
+    """The cost of one recorded response; what the table does not know is None."""
+
+    usd: float | None = None
+    seconds: float | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +38,7 @@ class RecordedResponses:
         questions: Question id -> its text; where a table has no text, the id stands for it.
         columns: Question id -> what else the questions table knows of it.
         scores: (question id, model) -> score, or preference over a baseline, in [0, 1].
+        costs: (question id, model) -> what the response cost, where that is known.
 
     Raises:
         DataError: There is no response, one is to an unknown question, or a score is no
@@ -38,6 +49,7 @@ class RecordedResponses:
     questions: Mapping[str, str] = field(repr=False)
     columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     scores: Mapping[tuple[str, str], float] = field(default_factory=dict, repr=False)
+    costs: Mapping[tuple[str, str], RecordedCost] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not any(self.responses.values()):
@@ -57,6 +69,11 @@ class RecordedResponses:
     def models(self) -> tuple[str, ...]:
         """Names of the models, in the table's order."""
         return tuple(self.responses)
+
+    def knows(self, cost: str) -> bool:
+        """Whether every response has this cost: ``usd``, ``seconds``, ..."""
+        n = sum(map(len, self.responses.values()))
+        return n == sum(getattr(one, cost) is not None for one in self.costs.values())
 
     def examples(self, *, columns: Mapping[str, str] | None = None) -> list[dspy.Example]:
         """Every question that all models have a row for is one example, in table order.
@@ -207,6 +224,104 @@ def read_recorded(
     return RecordedResponses(table.responses, table.questions, table.columns, table.scores)
 
 
+NEEDED: Final = ("question", "agent", "answer")
+GRADED: Final = ("score", "gold")
+MEASURED: Final = ("usd", "seconds", "prompt_tokens", "completion_tokens")
+ANSWER_COLUMNS: Final = (*NEEDED, *GRADED, *MEASURED, "split")
+"""Columns of a table of answers; ``score`` or ``gold`` is needed, the last five are not."""
+
+
+def read_answers(
+    path: Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    matches: Callable[[str, str], float] | None = None,
+) -> RecordedResponses:
+    """Return what a table of (question, agent, answer, score or gold, costs) holds.
+
+    Args:
+        path: A Parquet, CSV, JSONL or JSON table; one row per answer.
+        columns: One of ``ANSWER_COLUMNS`` -> the table's name of it, for those that differ.
+        matches: Scores an answer, given gold and answer; needed for a table without scores.
+
+    Raises:
+        DataError: As ``read_recorded``; or a column is missing: the error names those that were
+            found, those that are needed, and where others are named.
+    """
+    path, named = Path(path), dict(columns or {})
+    if unknown := named.keys() - set(ANSWER_COLUMNS):
+        raise DataError(f"`columns` knows {', '.join(ANSWER_COLUMNS)}, but got {min(unknown)!r}.")
+    rows = [(f"{path}, {where}", row) for where, row in records_of(path)]
+    found = _found_columns(path, rows[0][1] if rows else {}, named)
+    table = _Table(found["question"], found["agent"], found["answer"], found.get("score"), "")
+    costs: dict[tuple[str, str], RecordedCost] = {}
+    for place, row in rows:
+        table.add(row, place)
+        name, agent = _name(row, found["question"], place), table.agent_of(row, place)
+        costs[name, agent] = RecordedCost(
+            **{key: _cost(row, found[key], place, key=key) for key in MEASURED if key in found}
+        )
+        known = table.columns.setdefault(name, {})
+        for key in ("gold", "split"):
+            if key in found and (value := _text(row, found[key], place)) is not None:
+                _agree(known.setdefault(key, value), value, key=key, place=place)
+    scores = table.scores if "score" in found else _matched(table, path, matches)
+    used = costs if any(key in found for key in MEASURED) else {}
+    return RecordedResponses(table.responses, table.questions, table.columns, scores, used)
+
+
+def _found_columns(path: Path, row: Mapping[str, Any], named: Mapping[str, str]) -> dict[str, str]:
+    """Return the table's name of each of our columns that it has."""
+    wanted = {ours: named.get(ours, ours) for ours in ANSWER_COLUMNS}
+    found = {ours: theirs for ours, theirs in wanted.items() if theirs in row}
+    missing = [ours for ours in (*NEEDED, *named) if ours not in found]
+    if missing or not found.keys() & set(GRADED):
+        what = ", ".join(dict.fromkeys(missing)) or "score or gold"
+        raise DataError(
+            f"{path}: no column for {what}. A table of answers needs question, agent, answer, and "
+            f"score or gold; it may have {', '.join((*MEASURED, 'split'))}. Found: "
+            f"{', '.join(map(str, row)) or 'no row'}. Name others under `data.columns`, such as "
+            '{ question = "question_id", agent = "model" }.'
+        )
+    return found
+
+
+def _matched(
+    table: _Table, path: Path, matches: Callable[[str, str], float] | None
+) -> dict[tuple[str, str], float]:
+    if matches is None:
+        raise DataError(f"{path}: without a column `score`, a metric must compare with `gold`.")
+    scores: dict[tuple[str, str], float] = {}
+    for name in table.questions:
+        gold = table.columns[name].get("gold")
+        if gold is None:
+            raise DataError(f"{path}: question {name!r} has no gold.")
+        for agent, given in table.responses.items():
+            if (answer := given.get(name)) is not None:
+                scores[name, agent] = matches(gold, answer)
+    return scores
+
+
+def _cost(row: Mapping[str, Any], column: str, place: str, *, key: str) -> Any:
+    value = _cell(row, column, place)
+    if is_absent(value):
+        return None
+    try:
+        cost = float(value)
+    except (TypeError, ValueError):
+        cost = math.nan
+    if not 0 <= cost < math.inf:
+        raise DataError(f"{place}: {column!r} must be a number of at least 0, but is {value!r}.")
+    return round(cost) if key.endswith("tokens") else cost
+
+
+def _agree(first: str, value: str, *, key: str, place: str) -> None:
+    if first != value:
+        raise DataError(
+            f"{place}: one question has one {key}, but its rows say {first!r} and {value!r}."
+        )
+
+
 @dataclass(slots=True)
 class _Table:
     """Column names, and what the rows so far hold."""
@@ -225,7 +340,7 @@ class _Table:
 
     def add(self, row: Mapping[str, Any], place: str) -> None:
         """Take one response in."""
-        name, model = _name(row, self.question, place), self._model(row, place)
+        name, model = _name(row, self.question, place), self.agent_of(row, place)
         given = self.responses.setdefault(model, {})
         if name in given:
             raise DataError(f"{place}: {model} answers question {name!r} a second time.")
@@ -237,7 +352,8 @@ class _Table:
         if score is not None:
             self.scores[name, model] = score
 
-    def _model(self, row: Mapping[str, Any], place: str) -> str:
+    def agent_of(self, row: Mapping[str, Any], place: str) -> str:
+        """Return the model of a row, as architectures can write it."""
         written = _name(row, self.model, place).strip()
         model = _NOT_IN_A_NAME.sub("-", written)
         first = self.names.setdefault(model, written)

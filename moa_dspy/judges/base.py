@@ -352,7 +352,7 @@ class MetricJudge:
         if not tolerance >= 0:
             raise MetricError(f"`tolerance` must be at least 0, but got {tolerance}.")
         self.metric, self.tolerance, self.answer_field = metric, tolerance, answer_field
-        self._tally = OutcomeCounter()
+        self._counter = OutcomeCounter()
 
     def compare(self, example: dspy.Example, candidate: Any, reference: Any) -> Judgement:
         """Score both answers and compare.
@@ -366,12 +366,12 @@ class MetricJudge:
             MetricError: The metric raised or returned no finite number.
         """
         judgement = self._compared(example, candidate, reference)
-        self._tally.add(judgement)
+        self._counter.add(judgement)
         return judgement
 
     def report(self) -> JudgeReport:
         """Return the counts of every comparison."""
-        return self._tally.report
+        return self._counter.report
 
     def as_metric(self, *, reference_field: str, unreadable: float | None = 0.5) -> Metric:
         """Return a metric: the preference over the response stored in ``reference_field``."""
@@ -384,8 +384,8 @@ class MetricJudge:
 
     def _compared(self, example: dspy.Example, candidate: Any, reference: Any) -> Judgement:
         if candidate is None or reference is None:
-            who = "candidate" if candidate is None else "reference"
-            return Judgement(excluded="missing", reason=f"The {who} has no response.")
+            absent = "candidate" if candidate is None else "reference"
+            return Judgement(excluded="missing", reason=f"The {absent} has no response.")
         ours, theirs = self._score(example, candidate), self._score(example, reference)
         preference = float(preferences([ours], [theirs], tolerance=self.tolerance)[0])
         return Judgement(preference=preference, reason=f"Scores {ours:g} and {theirs:g}.")

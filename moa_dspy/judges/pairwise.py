@@ -238,8 +238,8 @@ class PairJudge(JudgeProgram):
     ) -> Judgement:
         instruction = instruction_of(example)
         if candidate is None or reference is None:
-            who = "candidate" if candidate is None else "reference"
-            return Judgement(excluded="missing", reason=f"The {who} has no response.")
+            absent = "candidate" if candidate is None else "reference"
+            return Judgement(excluded="missing", reason=f"The {absent} has no response.")
         if candidate == reference:
             return Judgement(preference=0.5, reason="The responses are equal.")
         places = self._places(str(example.get("id", instruction)))

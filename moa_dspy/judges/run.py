@@ -24,11 +24,11 @@ from moa_dspy.winrate import RecordedPreferences, WinRate, win_rate
 
 
 class RecordedJudge:
-    """Looks preferences up in a table; asks nobody.
+    """Looks preferences up in a table; asks no model.
 
     Args:
-        table: ``RecordedPreferences``, or preferences by (system, example id), None or NaN where
-            nobody judged: in [0, 1], 1 where the system is preferred to the table's reference.
+        table: ``RecordedPreferences``, or preferences by (system, example id), in [0, 1], 1
+            where the system is preferred to the table's reference; None or NaN is no judgement.
 
     Raises:
         MetricError: A preference outside [0, 1].
@@ -205,7 +205,7 @@ def _by_name(table: RecordedPreferences) -> dict[tuple[str, str], float | None]:
     for system in table.systems:
         ids = table.examples(system)
         values = table.of(system, ids).tolist() if ids else []
-        named[system, ""] = None  # a system nobody judged is known all the same
+        named[system, ""] = None  # a system without judgements is known all the same
         named |= {(system, str(i)): value for i, value in zip(ids, values, strict=True)}
     return named
 

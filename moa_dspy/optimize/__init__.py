@@ -17,6 +17,7 @@ from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.prompts.prompt import Prompt
 from moa_dspy.optimize.result import StudyResult, SystemScore, TrialRecord
 from moa_dspy.optimize.run import run_study
+from moa_dspy.optimize.sampler import PerformanceDiversitySampler
 from moa_dspy.optimize.search import ModelSearch
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space.rules import providers_of
@@ -31,6 +32,7 @@ __all__ = [
     "ModelSearch",
     "Objective",
     "Outcome",
+    "PerformanceDiversitySampler",
     "Prompt",
     "PromptOptions",
     "PromptReport",

@@ -26,8 +26,8 @@ from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.judge_facts import JudgeFacts
 from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.nodes import scores
+from moa_dspy.optimize.objectives import front, knee, names_of
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.pareto import front, knee, names_of
 from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord, versions
 from moa_dspy.optimize.selection import CandidateScores, Choice, Evidence, ScoreMatrix, choose
 from moa_dspy.optimize.singles import SingleAgents
@@ -157,8 +157,8 @@ def _without_prompts(evidence: Evidence) -> Evidence:
     return replace(evidence, measured=measured)
 
 
-PSEUDO: Final = 60_000
-"""Redrawn questions of votes that were not counted before."""
+PSEUDO: Final = 30_000
+"""Redrawn questions of a fold: fewer than for the pick, as thirty folds average their noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,30 +176,31 @@ class CrossFittedPick:
     single: ScoreMatrix
 
 
-def cross_fitted(evidence: Evidence, *, seed: int) -> CrossFittedPick | None:
+def cross_fitted(
+    evidence: Evidence, *, seed: int, pseudo: int = PSEUDO, repeats: int = N_PARTITIONS
+) -> CrossFittedPick | None:
     """Judge the way of choosing on rows that it did not see; costs no call.
 
-    The choice is made again on nine tenths of the rows and scored on the rest, ten times in
-    each of three partitions (cross-fitting). The mean is that of the procedure, which now
-    and then picks another architecture. None with fewer than 10 rows.
+    The choice is made again on nine tenths of the rows, from the start, and scored on the rest,
+    ten times in each of three partitions (cross-fitting). The mean is that of the procedure,
+    which now and then picks another architecture. None with fewer than 10 rows.
     """
     n = evidence.n_rows
     if n < N_FOLDS:
         return None
-    evidence = evidence.counted(PSEUDO)
-    if evidence.ways is not None:
-        folds = evidence.ways.folds
-    else:
-        rng = np.random.default_rng([seed, n])
-        folds = np.array([rng.permutation(np.arange(n) % N_FOLDS) for _ in range(N_PARTITIONS)])
-    held = [_held_out(evidence, fold, part) for part, fold in enumerate(folds)]
+    rng = np.random.default_rng([seed, n])
+    # Weights that were learned on all rows know those that are left out.
+    fair = tuple(one for one in evidence.measured if not one.architecture.weights)
+    evidence = replace(evidence, measured=fair)
+    folds = [rng.permutation(np.arange(n) % N_FOLDS) for _ in range(repeats)]
+    held = [_held_out(evidence, fold, pseudo) for fold in folds]
     expected = _wider(mean_interval(np.mean([pick for pick, _ in held], axis=0).clip(0, 1)))
     # The mean of the partitions is no score of a row: right-or-wrong ones stay so in one of them.
     return CrossFittedPick(expected, *held[0])
 
 
 def _held_out(
-    evidence: Evidence, fold: NDArray[np.intp], part: int
+    evidence: Evidence, fold: NDArray[np.intp], pseudo: int
 ) -> tuple[ScoreMatrix, ScoreMatrix]:
     """Return the score of each row, of pick and best single agent without its fold."""
     is_free = not any(one.bonus for one in evidence.measured)  # a bonus is known where measured
@@ -208,12 +209,8 @@ def _held_out(
     for k in range(N_FOLDS):
         inside, outside = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
         known = evidence.take(inside)
-        choice = choose(known, may_be_unmeasured=is_free)
-        way, ways = choice.way, evidence.ways
-        if way is not None and ways is not None:
-            held[outside] = ways.recorded[part, way, outside]
-        else:
-            held[outside] = choice.scores(evidence.take(outside))
+        choice = choose(known, pseudo=pseudo, may_be_unmeasured=is_free)
+        held[outside] = choice.scores(evidence.take(outside))
         fair = (name for name in known.ranking if Architecture.single(name) in singles)
         alone[outside] = evidence.singles[next(fair, known.ranking[0])][outside]
     return held, alone
@@ -291,7 +288,6 @@ def make_result(
     """
     options, records, evidence = builder.options, builder.records, builder.evidence()
     expected = held.expected if held else None
-    whole = [one for one in evidence.measured if one.is_whole]
     return StudyResult(
         pick=choice.picked,
         recommended=recommended,
@@ -304,7 +300,7 @@ def make_result(
         expected=expected,
         optimism=0.0 if expected is None else records[choice.picked].score - expected.estimate,
         early=early,
-        explained=builder.shrink.model(evidence, whole).explained(),
+        explained=_explained(builder, evidence),
         front=tuple(record.architecture for record in front),
         knee=_knee(builder, choice, front),
         trials=tuple(records.values()),
@@ -319,6 +315,11 @@ def make_result(
         prompts=prompts,
         judge=judge,
     )
+
+
+def _explained(builder: EvidenceBuilder, evidence: Evidence) -> dict[str, float]:
+    whole = [one for one in evidence.measured if one.is_whole]
+    return builder.shrink.model(evidence, whole).explained()
 
 
 def _paid(spent: Spending) -> dict[str, Any]:

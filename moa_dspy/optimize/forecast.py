@@ -190,16 +190,19 @@ def forecast(
         seed: Of the draws.
     """
     alone = {name: _mean_cost(outcomes) for name, outcomes in singles.items()}
-    n_val = len(next(iter(singles.values())))
     stages = stage_costs(
-        alone, space, n_trials=n_trials, n_val=n_val, n_test=n_test, effort=effort, seed=seed
+        alone,
+        space,
+        n_trials=n_trials,
+        n_val=len(next(iter(singles.values()))),
+        n_test=n_test,
+        effort=effort,
+        judged=judged,
+        seed=seed,
     )
-    n_measured = n_trials if space.size is None else min(n_trials, space.size)
-    # On val each trial, here and in the baseline; on test singles, pick, baselines and the verdict.
-    n_judged = n_val * 2 * n_measured + n_test * (len(alone) + _N_JUDGED_ON_TEST)
-    judging = (judged or Cost()) * n_judged
-    whole = sum(stages.values(), judging)
+    whole = sum(stages.values(), Cost())
     whole = Cost(whole.calls, whole.tokens, whole.usd, whole.seconds / num_threads)
+    judging = stages.get("judge", Cost())
     return replace(_within(whole, budget or Budget()), judge_calls=round(judging.calls))
 
 
@@ -211,6 +214,7 @@ def stage_costs(
     n_val: int,
     n_test: int,
     effort: TuningEffort | None = None,
+    judged: Cost | None = None,
     seed: int = 0,
     reading: Mapping[str, Cost] | None = None,
 ) -> dict[str, Cost]:
@@ -223,6 +227,7 @@ def stage_costs(
         n_val: Val rows.
         n_test: Test rows.
         effort: Of tuning prompts, or None.
+        judged: Cost of one comparison of two answers, or None.
         seed: Of the draws.
         reading: Cost of each reference that an agent reads; None is not counted.
     """
@@ -240,7 +245,13 @@ def stage_costs(
         stages["prompts"] = _tuning(space, alone, effort, seed=seed)
         # On test a picked prompt stands beside the aggregator's own.
         compared += each
-    return {**stages, "random baseline": random_ones * n_val, "test": (agents + compared) * n_test}
+    stages["random baseline"] = random_ones * n_val
+    stages["test"] = (agents + compared) * n_test
+    if judged is not None:
+        # On val each trial, here and in the baseline; on test singles, pick, baselines, verdict.
+        n_judged = n_val * 2 * n_measured + n_test * (len(alone) + _N_JUDGED_ON_TEST)
+        stages["judge"] = judged * n_judged
+    return stages
 
 
 def _tuning(

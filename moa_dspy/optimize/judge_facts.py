@@ -172,7 +172,7 @@ class JudgeFacts:
     Attributes:
         judge: Kind and agents, for people.
         picks: Whether the ``judge`` or the ``metric`` decides; both are measured.
-        reference: Whom every system is compared with.
+        reference: The system that every other one is compared with.
         chosen: How the reference was chosen.
         is_length_controlled: Whether the score is the win rate at equal lengths.
         diagnostics: Of all that was judged.

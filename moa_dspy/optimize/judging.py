@@ -114,10 +114,10 @@ class Judging:
         metric = None if options.metric is None else CheckedMetric.of(options.metric)
         found = cls(judge, metric)
         found.warnings = tuple(self_preference_warnings(judge.judge, pool, agents))
-        if judge.reference in agents:
+        if judge.reference in pool:
             found.reference = Architecture.single(judge.reference)
         elif judge.reference != BEST_SINGLE:
-            check_reference_field(judge.reference, agents, rows or {})
+            check_reference_field(judge.reference, tuple(pool), rows or {})
             found.reference = judge.reference
         return found
 

@@ -129,8 +129,8 @@ class JudgeOptions:
     Attributes:
         judge: Compares two answers to an example; see ``moa_dspy.judges``.
         picks: Whether the judge or the metric decides; needed where a search has both.
-        reference: Whom every answer is compared with: an agent of the space, ``best_single``
-            (the winner of a small round robin on val), or a field of the rows with responses.
+        reference: What every answer is compared with: those of an agent of the pool, or of
+            ``best_single`` (the winner of a small round robin on val), or a field of the rows.
         length_controlled: Whether the score is the win rate at equal lengths.
         second: Another judge, which is asked about a sample to see how far the two agree.
         difficulty: Field of the rows that the length-controlled win rate takes into account.
@@ -179,6 +179,13 @@ class JudgeOptions:
         if options.picks == "metric" and not has_metric:
             raise StudyError('`picks = "metric"` needs a metric, but there is none.')
         return options if options.picks else replace(options, picks="judge")
+
+    @property
+    def unpriced(self) -> tuple[str, ...]:
+        """Names of the judges' agents whose price is unknown."""
+        members = [*members_of(self.judge), *members_of(self.second)]
+        asking = [(one.pool, one.agent) for one in members if hasattr(one, "agent")]
+        return tuple(agent for pool, agent in asking if agent in pool.unpriced)
 
     @property
     def label(self) -> str:
@@ -240,7 +247,7 @@ def check_reference_field(name: str, agents: Sequence[str], rows: Mapping[str, A
     fields = sorted({key for given in rows.values() for row in given for key in row.keys()})  # noqa: SIM118  # no dict
     if rows and name not in fields:
         raise StudyError(
-            f"`judge.reference`: {name!r} is neither `{BEST_SINGLE}`, nor an agent of the space "
+            f"`judge.reference`: {name!r} is neither `{BEST_SINGLE}`, nor an agent of the pool "
             f"({', '.join(agents)}), nor a field of the rows ({', '.join(fields)})."
         )
     for split, given in rows.items():

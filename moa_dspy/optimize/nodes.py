@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import dspy
 from pydantic import BaseModel
 
-from moa_dspy.aggregators import NORMALISERS, Ballot, Question, Vote
+from moa_dspy.aggregators import NORMALISERS, Ballot, Vote
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.scope import CallFacts, CallTable, call_scope
 from moa_dspy.optimize.judge_facts import JudgedSystem
 from moa_dspy.plan import follow
 from moa_dspy.prediction import Answer, Response
 from moa_dspy.seats import Seats
+from moa_dspy.waves import MemberQuestions, Question, replayed, seconds_of
 
 if TYPE_CHECKING:
     from moa_dspy.judges.base import Judgement
@@ -94,6 +95,7 @@ class NodeRunner:
     example: str
     answers: list[Answer] = field(default_factory=list)
     _rounds: list[list[Response]] = field(default_factory=list)
+    _seconds: float = 0.0
 
     def answer(self, mixture: Any, inputs: Mapping[str, Any], *, place: object = None) -> Answer:
         """Follow the mixture's plan; ``place`` tells apart several inputs of one example."""
@@ -105,7 +107,25 @@ class NodeRunner:
     def ask(
         self, questions: Sequence[Question], seats: Seats, *, place: object = None
     ) -> list[Response]:
-        """Return the responses to a round of questions; known nodes are not asked again."""
+        """Return the responses to a round of questions; known nodes are not asked again.
+
+        Members of a vote are asked, and cost, as they would where nothing is known.
+        """
+        if isinstance(questions, MemberQuestions):
+
+            def fetch(places: list[int]) -> list[Response]:
+                return self._found([questions[p] for p in places], seats, place=place)
+
+            found = replayed(questions, fetch)
+        else:
+            found = self._found(questions, seats, place=place)
+        self._rounds.append(found)
+        self._seconds += seconds_of(questions, found)
+        return found
+
+    def _found(
+        self, questions: Sequence[Question], seats: Seats, *, place: object
+    ) -> list[Response]:
         where = (self.example, place)
         known = {q.node: self.node_cache.get(q, where) for q in questions}
         if new := [q for q in questions if known[q.node] is None]:
@@ -117,9 +137,7 @@ class NodeRunner:
                     self.node_cache.count(scope.log)
             self.node_cache.put(where, new, responses)
             known |= {q.node: r for q, r in zip(new, responses, strict=True)}
-        found = [response for q in questions if (response := known[q.node])]
-        self._rounds.append(found)
-        return found
+        return [response for q in questions if (response := known[q.node])]
 
     @property
     def read(self) -> tuple[str, ...]:
@@ -152,11 +170,10 @@ class NodeRunner:
         Who is asked in one round answers at once; all else is asked one after the other.
         """
         asked: list[Any] = [*others, *(one for round_ in self._rounds for one in round_)]
-        rounds = sum(max(one.seconds for one in round_) for round_ in self._rounds)
         return {
             "calls": len(others) + sum(one.calls for round_ in self._rounds for one in round_),
             "usd": sum(one.usd for one in asked),
-            "seconds": rounds + sum(one.seconds for one in others),
+            "seconds": self._seconds + sum(one.seconds for one in others),
             "tokens": sum(one.prompt_tokens + one.completion_tokens for one in asked),
         }
 

@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import dspy
 import optuna
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa_dspy.calls.budget import Budget
-from moa_dspy.data import BENCHMARKS, Splits, read_rows, split_rows, without_repeated
+from moa_dspy.data import BENCHMARKS, Splits, read_answers, read_rows, split_rows, without_repeated
 from moa_dspy.diversity import DIVERSITY_METRICS, DiversityMetric
 from moa_dspy.errors import StudyError
 from moa_dspy.files import made, shown_value, unknown
@@ -165,10 +165,12 @@ class DataTable(Table):
     """The place of the rows, and the split of each: by a column, or drawn by sizes.
 
     Rows are those of a file, by its ``path`` and ``inputs``, or of a ``benchmark``: its
-    ``split`` on the hub, or in the local copy at ``path``.
+    ``split`` on the hub, or in the local copy at ``path``. With the ``reader`` "recorded" they
+    are the questions of a table of answers.
     """
 
     path: Path | None = None
+    reader: Literal["recorded"] | None = None
     inputs: tuple[str, ...] = Field(default=(), min_length=1)
     columns: dict[str, str] = {}
     outputs: tuple[str, ...] | None = None
@@ -186,7 +188,7 @@ class DataTable(Table):
         Raises:
             StudyError: If a key is missing, or does not go with another.
         """
-        if self.benchmark is None:
+        if self.reader is None and self.benchmark is None:
             for key, value in {"path": self.path, "inputs": self.inputs}.items():
                 if not value:
                     raise StudyError(f"{where}.data.{key}: missing (or `benchmark`).")
@@ -194,20 +196,22 @@ class DataTable(Table):
                 raise StudyError(
                     "`data.split` goes with `data.benchmark`; else name `split_column`."
                 )
-        elif self.inputs or self.columns:
+        elif self.benchmark is not None and (self.inputs or self.columns):
             raise StudyError(
                 "`data` has either `benchmark` or `inputs` and `columns`, and not both."
             )
-        elif self.outputs is not None or self.drops_incomplete or self.drops_repeated:
+        elif self.benchmark is not None and (
+            self.outputs is not None or self.drops_incomplete or self.drops_repeated
+        ):
             raise StudyError(
                 "`data.outputs`, `data.drops_incomplete` and `data.drops_repeated` go with "
                 "`data.path`, alone."
             )
-        if self.split_column is None and self.sizes is None:
-            raise StudyError("`data` needs `split_column` or `sizes`, to know the three splits.")
 
     def read(self) -> list[dspy.Example]:
         """Read the rows, all splits in one list."""
+        if self.reader is not None:
+            return read_answers(self.path or Path(), columns=self.columns).examples()
         if self.benchmark is not None:
             return BENCHMARKS[self.benchmark].read(self.path, split=self.split)
         rows = read_rows(
@@ -220,8 +224,48 @@ class DataTable(Table):
         return without_repeated(rows, f"{self.path}") if self.drops_repeated else rows
 
     def make_splits(self, *, seed: int) -> Splits:
-        """Read the rows and split them."""
+        """Read the rows and split them.
+
+        Raises:
+            StudyError: If the table does not say how.
+        """
+        if self.split_column is None and self.sizes is None:
+            raise StudyError("`data` needs `split_column` or `sizes`, to know the three splits.")
         sizes = self.sizes.model_dump(exclude_none=True) if self.sizes else None
         splits = split_rows(self.read(), column=self.split_column, sizes=sizes, seed=seed)
         limit = self.limit
         return splits.limit(n_train=limit.train, n_val=limit.val, n_test=limit.test)
+
+
+def with_recorded_task(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a study file's content with what follows from ``data.reader = "recorded"``.
+
+    Recorded agents answer the bare question: they vote, or a response is selected, without a
+    model; they are the pool; and nothing is asked.
+
+    Raises:
+        StudyError: If the file says otherwise, or names no table.
+    """
+    data = content.get("data")
+    if not isinstance(data, Mapping) or data.get("reader") != "recorded":
+        return content
+    if "path" not in data:
+        raise StudyError('`data.path`: missing; `data.reader` = "recorded" reads a table.')
+    other = [key for key in ("pool", "agents", "judge", "prompts") if key in content]
+    other += [f"data.{key}" for key in ("benchmark", "inputs", "outputs") if key in data]
+    if other:
+        raise StudyError(
+            f'`{other[0]}` does not go with `data.reader` = "recorded": the table has the agents '
+            "and what they answered."
+        )
+    given = {name: dict(content.get(name) or {}) for name in ("task", "space", "calls")}
+    combines = given["space"].setdefault("combines", ["vote"])
+    if not set(combines) <= {"vote", "select"} or given["space"].get("rankers"):
+        raise StudyError(
+            f"`space.combines` of recorded answers can be vote and select, but is {combines!r}: "
+            "no agent can be asked to read the others."
+        )
+    given["space"].setdefault("max_depth", 1)
+    given["calls"]["replay_only"] = True
+    task = {"signature": "question -> answer", "adapter": "plain", "metric": "answer_match"}
+    return {**content, **given, "task": {**task, **given["task"]}}

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize.answers import StudyAnswers, SystemAnswers, read_answers
+from moa_dspy.optimize.answers import StudyAnswers, SystemAnswers, stored_answers
 from moa_dspy.optimize.report import (
     amount,
     brackets_line,
@@ -68,7 +68,7 @@ def read_run(folder: Path) -> tuple[StudyResult, StudyAnswers]:
             f"{path} cannot be read as a result ({type(error).__name__}: {error}): it is damaged, "
             "or another version of moa-dspy wrote it."
         ) from error
-    return result, read_answers(path.parent / "answers.json")
+    return result, stored_answers(path.parent / "answers.json")
 
 
 def write_pages(result: StudyResult, answers: StudyAnswers, folder: Path, *, name: str) -> None:

@@ -100,6 +100,7 @@ class Preflight:
         smallest: The smallest limit of each kind that reaches a verdict; without unknown ones.
         budget: What the study allows.
         notes: What a reader should know before money is spent.
+        has_judge: Whether a model compares answers; its usd and seconds are not known before.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Preflight:
     smallest: Mapping[str, float]
     budget: Budget
     notes: tuple[str, ...] = ()
+    has_judge: bool = False
 
     @property
     def whole(self) -> StageEstimate:
@@ -120,13 +122,14 @@ class Preflight:
 
     @property
     def unpriced(self) -> tuple[str, ...]:
-        """Names of the agents whose price is unknown."""
-        return tuple(agent.name for agent in self.agents if agent.price is None)
+        """Names of the agents whose price is unknown, and of the judge, which reads answers."""
+        names = tuple(agent.name for agent in self.agents if agent.price is None)
+        return (*names, "the judge") if self.has_judge else names
 
     @property
     def is_timed(self) -> bool:
         """Whether every agent was asked, so that the time can be told."""
-        return all(agent.seconds is not None for agent in self.agents)
+        return not self.has_judge and all(agent.seconds is not None for agent in self.agents)
 
     @property
     def most_usd(self) -> float | None:
@@ -217,6 +220,7 @@ def check_before(path: Path, *, asks: bool = False) -> Preflight:
         smallest={},
         budget=prepared.study.budget,
         notes=(*prepared.notes, *_notes(prepared, pool, student, agents)),
+        has_judge=_n_calls_of_judge(prepared) > 0,
     )
     return replace(found, smallest=_smallest(prepared, options, found))
 
@@ -309,7 +313,7 @@ def _stages(
     prepared: PreparedStudy, options: SearchOptions, agents: Sequence[AgentEstimate]
 ) -> tuple[StageEstimate, ...]:
     n_val, n_test = len(prepared.splits.val), len(prepared.splits.test)
-    prompts = options.prompts
+    prompts, n_judge_calls = options.prompts, _n_calls_of_judge(prepared)
     found: dict[str, dict[str, Cost]] = {}
     for level in LEVELS:
         reply = fmean(agent.reply_tokens[level] for agent in agents)
@@ -320,6 +324,7 @@ def _stages(
             n_val=n_val,
             n_test=n_test,
             effort=None if prompts is None else prompts.effort(len(prepared.splits.train)),
+            judged=Cost(calls=n_judge_calls) if n_judge_calls else None,
             seed=options.seed,
             reading={agent.name: agent.cost_of_reading(level, reply) for agent in agents},
         )
@@ -329,6 +334,14 @@ def _stages(
             cost = replace(cost, seconds=cost.seconds / options.num_threads)
             found.setdefault(name, {})[level] = cost
     return tuple(StageEstimate(name, costs) for name, costs in found.items())
+
+
+def _n_calls_of_judge(prepared: PreparedStudy) -> float:
+    """Return the calls of one comparison of two answers; 0 without a judge that is asked."""
+    judge = prepared.study.judge
+    if judge is None or judge.agent is None:
+        return 0.0
+    return 2.0 if judge.orders == "both" else 1.0
 
 
 def _smallest(

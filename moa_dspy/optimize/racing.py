@@ -5,8 +5,9 @@ One error rate holds for a whole race; with several objectives a loser is worse 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import dspy
 import numpy as np
@@ -160,6 +161,10 @@ def _rows(measured: MeasuredArchitecture) -> list[MeasuredArchitecture]:
     ]
 
 
+ReportBlock: TypeAlias = Callable[[int, list[float]], None]
+"""Takes a number of rows and the values of the objectives on that many, the first ones."""
+
+
 class TrialJudge:
     """Gives every architecture a record; the leader has the best score on all rows up to now.
 
@@ -196,17 +201,32 @@ class TrialJudge:
         self._whole: dict[str, Standing] = {}
         self.leader: TrialRecord | None = None
 
-    def judge(self, architecture: Architecture, origin: str, *, number: int) -> TrialRecord:
+    def judge(
+        self,
+        architecture: Architecture,
+        origin: str,
+        *,
+        number: int,
+        report: ReportBlock | None = None,
+    ) -> TrialRecord:
         """Measure ``architecture`` until all rows are known or it is beaten beyond doubt.
 
         It is beaten by any architecture that was measured on all rows, stays within the limits,
         is better beyond doubt on the rows up to now and costs no more on them, in each objective
         that is minimised. With none of those, that holds for the leader or for none, save where
         another one won more clearly.
+
+        Args:
+            architecture: To measure.
+            origin: Of its record.
+            number: Of its record.
+            report: Is called after each block of rows.
         """
         outcomes: tuple[Outcome, ...] = ()
         for n_rows in self._ends(architecture):
             outcomes = self._evaluator.measure(architecture, self._rows[:n_rows])
+            if report is not None:
+                report(n_rows, self._values(outcomes))
             if n_rows < len(self._rows) and self._is_lost(outcomes):
                 break
         record = self._record(architecture, origin, number, outcomes)
@@ -221,15 +241,23 @@ class TrialJudge:
             rows = self._rows[:first]
             self._evaluator.announce([architecture], rows, is_urgent=is_urgent)
 
-    def values(self, record: TrialRecord, objectives: Sequence[Objective]) -> list[float]:
+    def row_scores(self, record: TrialRecord) -> list[float]:
+        """Return the metric of a judged architecture on each of its rows."""
+        architecture = Architecture.parse(record.architecture)
+        return scores(self._evaluator.measure(architecture, self._rows[: record.rows]))
+
+    def values(self, record: TrialRecord) -> list[float]:
         """Return the objectives of a judged architecture, from what was measured."""
         architecture = Architecture.parse(record.architecture)
-        measured = self._measured(self._evaluator.measure(architecture, self._rows[: record.rows]))
+        return self._values(self._evaluator.measure(architecture, self._rows[: record.rows]))
+
+    def _values(self, outcomes: Sequence[Outcome]) -> list[float]:
+        measured = self._measured(outcomes)
         return [
             self._diversity(measured)
             if isinstance(objective, DiversityObjective)
             else objective(measured)
-            for objective in objectives
+            for objective in self._objectives
         ]
 
     def _ends(self, architecture: Architecture) -> list[int]:

@@ -8,7 +8,7 @@ from math import floor, log10
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from moa_dspy.optimize.early_facts import EarlyFacts, StudyEstimate
-from moa_dspy.optimize.judge_facts import JudgeFacts, judge_lines
+from moa_dspy.optimize.judge_facts import judge_lines
 from moa_dspy.optimize.result import StudyResult, SystemScore, TrialRecord
 from moa_dspy.winrate import Interval
 
@@ -51,7 +51,7 @@ def result_lines(result: StudyResult) -> Iterator[str]:
     """Yield the lines, each a fact."""
     yield from _expected(result)
     if result.early is not None:
-        yield from early_lines(result.early)
+        yield from early_lines(result.early, with_judge=result.judge is None)
     if result.explained:
         yield _explained(result.explained)
     yield from _front(result)
@@ -63,10 +63,22 @@ def result_lines(result: StudyResult) -> Iterator[str]:
         yield f"Note: {note}"
 
 
-def early_lines(early: EarlyFacts) -> Iterator[str]:
-    """Yield what the single agents showed; a running study shows the same lines."""
+def early_lines(early: EarlyFacts, *, with_judge: bool = True) -> Iterator[str]:
+    """Yield what the single agents showed; a running study shows the same lines.
+
+    Args:
+        early: The facts.
+        with_judge: Whether what is known of the judge is told too; else it comes later.
+    """
+    if early.judge is not None and with_judge:
+        yield from judge_lines(early.judge)
     if early.judge is not None and early.judge.picks == "judge":
-        yield from _judged_lines(early, early.judge)
+        yield (
+            f"Best single agent on {early.n_rows:,} questions of val: {early.leader}, win rate "
+            f"{points(early.leader_score)} % against {early.judge.reference}."
+        )
+        if early.estimate is not None:
+            yield _estimate(early.estimate)
         return
     yield (
         f"Best single agent on {early.n_rows:,} questions of val: {early.leader}, "
@@ -80,17 +92,6 @@ def early_lines(early: EarlyFacts) -> Iterator[str]:
     )
     if early.lead is not None:
         yield _dominance(early, early.lead)
-    if early.estimate is not None:
-        yield _estimate(early.estimate)
-
-
-def _judged_lines(early: EarlyFacts, judge: JudgeFacts) -> Iterator[str]:
-    yield (
-        f"Best single agent on {early.n_rows:,} questions of val: {early.leader}, win rate "
-        f"{points(early.leader_score)} % against {judge.reference} ({judge.chosen})."
-    )
-    for warning in judge.warnings:
-        yield f"Warning on the judge: {warning}"
     if early.estimate is not None:
         yield _estimate(early.estimate)
 

@@ -28,8 +28,9 @@ from moa_dspy.optimize.page import write_pages
 from moa_dspy.optimize.progress import ShowSnapshot, Snapshot, silent
 from moa_dspy.optimize.result import StudyResult
 from moa_dspy.optimize.search import ModelSearch, SearchOutcome, judging_of, run_search
-from moa_dspy.optimize.study import FinishedStudy, PreparedStudy, SharedStudy, digest_of, save_study
+from moa_dspy.optimize.study import FinishedStudy, PreparedStudy, SharedStudy, digest_of
 from moa_dspy.optimize.tasks import QueueWorkers, Task, TaskQueue, TaskRunner
+from moa_dspy.optimize.trials import LiveStorage
 from moa_dspy.program_file import save_program
 
 RUNS = Path("runs")
@@ -269,18 +270,22 @@ class Runner:
         calls.outage_policy = None
         self._queue.clear()
         workers = QueueWorkers(self._queue, tasks, self._ledger)
-        outcome = run_search(
-            self._search().options,
-            study.make_student(self._pool),
-            self._prepared.splits,
-            ledger=self._ledger,
-            workers=None if calls.replay_only else workers,
-            node_cache=self._node_cache,
-            show=self._on_progress,
-        )
         is_own = self._place.storage is None
         name = self._place.folder.resolve().name if is_own else study.name
-        save_study(outcome.study, self._place.optuna, name=name)
+        storage = LiveStorage(self._place.optuna, name)
+        try:
+            outcome = run_search(
+                self._search().options,
+                study.make_student(self._pool),
+                self._prepared.splits,
+                ledger=self._ledger,
+                workers=None if calls.replay_only else workers,
+                node_cache=self._node_cache,
+                storage=storage,
+                show=self._on_progress,
+            )
+        finally:
+            storage.close()
         self._finish(outcome)
 
     def _on_progress(self, snapshot: Snapshot, /) -> None:

@@ -33,7 +33,7 @@ from moa_dspy.optimize.conclusion import (
     make_result,
     recommended_of,
 )
-from moa_dspy.optimize.early_facts import Cost
+from moa_dspy.optimize.early_facts import Cost, EarlyFacts
 from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, Student, WorkerPool, mixtures_of
 from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.metric import JudgeOptions, PreferenceMetric
@@ -60,6 +60,7 @@ from moa_dspy.optimize.singles import (
 )
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.trial_loop import TrialLoop
+from moa_dspy.optimize.trials import LiveStorage
 from moa_dspy.pool import Pool
 
 
@@ -93,8 +94,9 @@ class ModelSearch(Teleprompter):
         min_gain: Smallest gain worth having, as a share of the score.
         num_threads: Examples measured at the same time.
         seed: Of everything random.
-        sampler: An Optuna sampler that proposes instead of the surrogate model.
-        callbacks: Functions of (study, trial), called after each finished trial, as in Optuna.
+        sampler: An Optuna sampler that proposes instead of ``PerformanceDiversitySampler``.
+        callbacks: Functions of (study, trial), called after each finished trial, as in Optuna;
+            ``study.stop()`` ends the trials.
         prompts: Searches the aggregator's prompt too; the trainset tunes it.
         judge: Compares answers where none is known to be right: a judge of
             ``moa_dspy.judges``, or ``JudgeOptions`` with one. The score is then the win rate
@@ -175,6 +177,9 @@ class ModelSearch(Teleprompter):
             testset: Rows that are used once, after the pick.
             kwargs: Nothing else is accepted.
 
+        Ctrl-C ends the trials once the first mixture is tried; what is best up to then is still
+        compared on the test rows, unless it is pressed again.
+
         Raises:
             DataError: If a split is empty or two overlap.
             PoolError: If an agent answers none of the first three questions.
@@ -185,7 +190,7 @@ class ModelSearch(Teleprompter):
         if kwargs:
             raise StudyError(f"Unknown option {min(kwargs)!r} of compile; known is testset.")
         splits = make_splits(trainset, valset, testset, seed=self.options.seed)
-        self._outcome = run_search(self.options, student, splits)
+        self._outcome = run_search(self.options, student, splits, ends_on_interrupt=True)
         return self._outcome.program
 
     @property
@@ -196,15 +201,6 @@ class ModelSearch(Teleprompter):
             StudyError: If there was none.
         """
         return self._last_outcome().result
-
-    @property
-    def answers(self) -> StudyAnswers:
-        """What was said to every test question in the last ``compile``.
-
-        Raises:
-            StudyError: If there was none.
-        """
-        return self._last_outcome().answers
 
     @property
     def study(self) -> optuna.Study:
@@ -249,6 +245,8 @@ def run_search(
     ledger: Ledger | None = None,
     workers: WorkerPool | None = None,
     node_cache: NodeCache | None = None,
+    storage: LiveStorage | None = None,
+    ends_on_interrupt: bool = False,
     show: ShowSnapshot = silent,
 ) -> SearchOutcome:
     """Run the stages of one search in order, on rows with ids; see ``ModelSearch.compile``.
@@ -260,10 +258,12 @@ def run_search(
         ledger: Counts and limits what is spent; default: see ``_ledger_of``.
         workers: Ask ahead, in other processes too; None means the threads of this one ask.
         node_cache: Responses that are known already.
+        storage: Keeps the trials while the study runs; None keeps them in memory.
+        ends_on_interrupt: Whether Ctrl-C ends the trials; else it is raised.
         show: Takes a snapshot at every step.
     """
     ledger = _ledger_of(options) if ledger is None else ledger
-    started, before, n_test = time.monotonic(), ledger.spending, len(splits.test)
+    started, before = time.monotonic(), ledger.spending
     program = _searchable(student, options.pool)
     options, judging = _with_judge(options, splits)
     options, registry = with_prompts(options, program, splits.train)
@@ -272,45 +272,75 @@ def run_search(
     progress = Progress(show, ledger, options.n_trials, evaluator.node_cache.table)
     with spending_under(ledger):
         singles, judged = _single_agents(options, evaluator, splits, ledger, progress, judging)
-    estimate = singles.estimate(options, splits, budget=ledger.budget, judged=judged)
-    early = singles.early_facts(estimate, None if judging is None else judging.facts())
+    early = _early_facts(options, splits, ledger, singles, judged, judging)
     progress.show("early facts", early=early)
     options = replace(options, space=replace(options.space, ranking=singles.ranking))
+    n_test = len(splits.test)
     loop = TrialLoop.of(
-        options, ledger, progress, evaluator, singles, joint, n_test=n_test, judged=judged
+        options, ledger, progress, evaluator, singles, joint, judged, storage, n_test=n_test
     )
-    phases, choice = loop.run(limit=options.n_trials), loop.choose()
+    phases, choice = loop.run(ends_on_interrupt=ends_on_interrupt), loop.choose()
     random = loop.measure_random_baseline(phases[-1])
     best = _best_single(singles.ranking, loop.trials.records, options.limits)
     front = front_of(loop.builder, choice)
     held = cross_fitted(loop.builder.evidence(), seed=options.seed)
     with spending_under(ledger):
         compared = _compared(options, splits, progress, loop, choice, best, random, front, held)
-    result = make_result(
-        loop.builder,
-        choice,
-        compared,
-        recommended_of(choice, compared, best),
-        held=held,
-        front=front,
-        early=early,
-        spent=_difference(before, ledger.spending, seconds=time.monotonic() - started),
-        stopped_by=loop.stopped_by or singles.stopped_by,
-        notes=joint.notes,
-        prompts=joint.to_json(loop.trials.records),
-        judge=None if judging is None else final_facts(judging, evaluator, compared, loop.builder),
-    )
+    recommended = recommended_of(choice, compared, best)
+    spent = ledger.spending.since(before, seconds=time.monotonic() - started)
+    result = _result(loop, choice, compared, recommended, judging, front, held, early, spent)
     return _outcome(result, loop, splits, phases)
 
 
-def _outcome(
-    result: StudyResult, loop: TrialLoop, splits: Splits, phases: tuple[int, ...]
-) -> SearchOutcome:
+def _early_facts(
+    options: SearchOptions,
+    splits: Splits,
+    ledger: Ledger,
+    singles: SingleAgents,
+    judged: Cost | None,
+    judging: Judging | None,
+) -> EarlyFacts:
+    """Return the facts of the single agents, with what the whole search will take."""
+    estimate = singles.estimate(options, splits, budget=ledger.budget, judged=judged)
+    return singles.early_facts(estimate, None if judging is None else judging.facts())
+
+
+def _result(
+    loop: TrialLoop,
+    choice: Choice,
+    compared: ComparedSystems,
+    recommended: Architecture,
+    judging: Judging | None,
+    front: Sequence[TrialRecord],
+    held: CrossFittedPick | None,
+    early: EarlyFacts,
+    spent: Spending,
+) -> StudyResult:
+    evaluator, builder = loop.evaluator, loop.builder
+    judge = None if judging is None else final_facts(judging, evaluator, compared, builder)
+    return make_result(
+        loop.builder,
+        choice,
+        compared,
+        recommended,
+        held=held,
+        front=front,
+        early=early,
+        spent=spent,
+        stopped_by=loop.stopped_by or loop.singles.stopped_by,
+        notes=loop.joint.notes,
+        prompts=loop.joint.to_json(loop.trials.records),
+        judge=judge,
+    )
+
+
+def _outcome(result: StudyResult, loop: TrialLoop, splits: Splits, phases: Any) -> SearchOutcome:
     """Return the result with the recommended program and the answers to the test questions."""
-    evaluator, singles, trials = loop.evaluator, loop.singles, loop.trials
-    program = make_program(evaluator, result.recommended, trials.records)
-    answers = study_answers(evaluator, splits.test, result, singles, loop.options.diversity)
-    return SearchOutcome(program, result, trials.study, phases, answers)
+    program = make_program(loop.evaluator, result.recommended, loop.trials.records)
+    answers = study_answers(
+        loop.evaluator, splits.test, result, loop.singles, loop.options.diversity
+    )
+    return SearchOutcome(program, result, loop.trials.study, phases, answers)
 
 
 def _compared(
@@ -419,13 +449,3 @@ def _best_single(
     """Return the best single agent within the limits; without any, the best of all."""
     singles = [Architecture.single(name) for name in ranking]
     return next((one for one in singles if limits.admit(records[one])), singles[0])
-
-
-def _difference(before: Spending, after: Spending, *, seconds: float) -> Spending:
-    return Spending(
-        made=after.made - before.made,
-        reused=after.reused - before.reused,
-        tokens=after.tokens - before.tokens,
-        usd=after.usd - before.usd,
-        seconds=seconds,
-    )

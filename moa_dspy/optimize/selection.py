@@ -20,7 +20,7 @@ from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.votes.ballots import Ballots
 from moa_dspy.optimize.votes.smoothing import PSEUDO_ROWS, SmoothedVotes, smooth
 from moa_dspy.optimize.votes.weights import (
-    COLUMNS,
+    N_PARTITIONS,
     CrossFittedVotes,
     VoteWeights,
     cross_fit,
@@ -108,8 +108,8 @@ class Evidence:
             singles={name: scores[rows] for name, scores in self.singles.items()},
             measured=tuple(replace(one, scores=one.scores[rows]) for one in self.measured),
             ballots=None if self.ballots is None else self.ballots.take(rows),
-            smoothed=None if self.smoothed is None else self.smoothed.take(rows),
-            ways=None if self.ways is None else self.ways.take(rows),
+            smoothed=None,
+            ways=None,
         )
 
     def counted(self, pseudo: int) -> Evidence:
@@ -137,7 +137,9 @@ class Evidence:
                 seed=self.seed,
                 admits=self.admits,
                 admits_weighted=self.admits_weighted,
-                columns=min(COLUMNS, pseudo),
+                columns=max(1, pseudo // COLUMNS_SHARE),
+                # Where the choice is only one of many, their mean does what partitions do.
+                partitions=N_PARTITIONS if pseudo >= FULL_PSEUDO else 1,
             )
         return replace(self, smoothed=smoothed, ways=ways)
 
@@ -194,6 +196,10 @@ studies, z(0.95) + z(0.8) errors, 5 % are then not picked: z(0.8) are taken off.
 FULL_ROWS: Final = 90
 """Rows from which on all pseudo rows are redrawn: with fewer of them fewer do, as the luck of the
 rows is then the greater error by far, and small studies are quick."""
+FULL_PSEUDO: Final = 60_000
+"""Redrawn questions from which on cross-fitted votes are made in three partitions of the rows."""
+COLUMNS_SHARE: Final = 10
+"""Redrawn questions of all votes, over those of a partition of the cross-fitted ones."""
 N_UNMEASURED: Final = 5
 """Votes that are no trials of which the best may be picked."""
 
@@ -221,16 +227,12 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The picked option, what it was held against, and all options, best first.
-
-    ``way`` is the place of the pick among the cross-fitted votes; None if it is none of them.
-    """
+    """The picked option, what it was held against, and all options, best first."""
 
     picked: Architecture
     incumbent: Architecture
     options: tuple[Option, ...]
     ranking: tuple[str, ...]
-    way: int | None = None
 
     def scores(self, evidence: Evidence) -> ScoreMatrix:
         """Return the score of the pick on each row of ``evidence``, of the same rows or others.
@@ -337,9 +339,8 @@ def choose(
     found |= {one: gains[one] for one in gains if one in known}
     options = [_option(known[one], known[key], *gain) for one, gain in found.items()]
     options.sort(key=_first)
-    picked, ranking = options[0].architecture, evidence.ranking
-    way = votes.places.get(key_of(picked))
-    return Choice(picked, known[key].architecture, tuple(options), ranking, way)
+    incumbent = known[key].architecture
+    return Choice(options[0].architecture, incumbent, tuple(options), evidence.ranking)
 
 
 def _best_single(evidence: Evidence, allowed: AbstractSet[Key]) -> Key:

@@ -104,9 +104,11 @@ def check_prices(options: SearchOptions, budget: Budget) -> None:
     """Refuse what counts money where a price is unknown, before anything is spent.
 
     Raises:
-        StudyError: If an agent without a price is to be held to usd; it names the agents.
+        StudyError: If an agent or a judge without a price is to be held to usd; it names them.
     """
     unpriced = [name for name in options.space.agents if name in options.pool.unpriced]
+    if options.judge is not None:
+        unpriced += [name for name in options.judge.unpriced if name not in unpriced]
     counted = {
         "budget.usd": budget.usd is not None,
         "limits.usd": options.limits.usd is not None,

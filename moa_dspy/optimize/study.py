@@ -1,38 +1,32 @@
-"""A study as its processes share it: what it is, its row in the database, and Optuna's trials."""
+"""A study as its processes share it: what it is, and its row in the database."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
-import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import dspy
-import optuna
-import sqlalchemy as sa
-from sqlalchemy import exc
 
 from moa_dspy.agent import Agent
 from moa_dspy.calls.budget import Budget, Ledger, spending_under
 from moa_dspy.calls.call import WritableBackend, canonical_json
 from moa_dspy.calls.calls import Calls
-from moa_dspy.calls.store.database import database_url, shown_url
 from moa_dspy.calls.store.query import Recording
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.data import (
+    RecordedResponses,
     Splits,
     accepted_answers,
     check_outputs,
     fields_read,
     fingerprint,
     is_absent,
+    read_answers,
 )
 from moa_dspy.data.discover import TableFaults
 from moa_dspy.data.metrics import choices_of
@@ -43,7 +37,6 @@ from moa_dspy.errors import (
     MetricError,
     MoaError,
     PoolError,
-    StoreError,
     StudyError,
 )
 from moa_dspy.optimize.metric import CheckedMetric
@@ -51,6 +44,7 @@ from moa_dspy.optimize.prompts.joint import with_prompts
 from moa_dspy.optimize.search import judging_of
 from moa_dspy.optimize.study_file import StudyFile, read_study
 from moa_dspy.pool import Pool
+from moa_dspy.testing import recorded_pool
 
 
 @dataclass(frozen=True)
@@ -64,6 +58,7 @@ class PreparedStudy:
         agents: Those that can be asked here.
         notes: On each agent that is left out.
         recording: Answers that were made elsewhere.
+        recorded: The agents' answers, where the rows are a table of answers.
     """
 
     study: StudyFile
@@ -72,6 +67,7 @@ class PreparedStudy:
     agents: tuple[Agent, ...]
     notes: tuple[str, ...]
     recording: Recording | None
+    recorded: RecordedResponses | None = None
 
     @classmethod
     def read(cls, path: Path) -> PreparedStudy:
@@ -82,11 +78,34 @@ class PreparedStudy:
         """
         study = read_study(path)
         found, metric = study.make_splits(), study.make_metric()
-        agents, notes = study.make_agents()
         splits = make_splits(found.train, found.val, found.test, seed=study.seed)
+        if study.data.reader is not None:
+            return cls._of_answers(study, splits, metric)
+        agents, notes = study.make_agents()
         source = study.calls.recording
         recording = Recording.read(source) if source is not None else None
         prepared = cls(study, splits, metric, agents, notes, recording)
+        prepared.check()
+        return prepared
+
+    @classmethod
+    def _of_answers(cls, study: StudyFile, splits: Splits, metric: Any) -> PreparedStudy:
+        """Return the study of a table of answers, whose agents are the pool."""
+
+        def matches(gold: str, answer: str) -> float:
+            return float(metric(dspy.Example(answer=gold), dspy.Prediction(answer=answer)))
+
+        path = study.data.path or Path()
+        recorded = read_answers(path, columns=study.data.columns, matches=matches)
+        limits, named = asdict(study.limits), study.search.get("objectives", ())
+        for cost in ("usd", "seconds"):
+            if (cost in named or limits[cost] is not None) and not recorded.knows(cost):
+                raise StudyError(
+                    f"{cost} is an objective or a limit, but {path} does not say it of every "
+                    f"answer: give a column for it, `data.columns.{cost}`."
+                )
+        agents = tuple(recorded_pool(recorded).values())
+        prepared = cls(study, splits, recorded.metric(), agents, (), None, recorded)
         prepared.check()
         return prepared
 
@@ -119,7 +138,7 @@ class PreparedStudy:
 
     def rows_notes(self) -> Iterator[str]:
         """Yield what is odd about the rows that are scored, with counts."""
-        fields = fields_read(self.metric)
+        fields = () if self.metric is None else fields_read(self.metric)
         rows = [*self.splits.val, *self.splits.test]
         if fields:
             outputs = [{name: row.get(name, None) for name in fields} for row in rows]
@@ -132,6 +151,9 @@ class PreparedStudy:
         parts = {**self.study.parts, "data": fingerprint(self.splits), "agents": public}
         if self.study.judge is not None:
             parts["judge"] = self.study.judge.digest()
+        if self.recorded is not None:
+            told = (self.recorded.responses, self.recorded.scores, self.recorded.costs)
+            parts["answers"] = [sorted(map(repr, one.items())) for one in told]
         return {name: digest_of(value) for name, value in parts.items()}
 
     @property
@@ -157,6 +179,8 @@ class PreparedStudy:
         """Return the agents, whose calls go to ``store``."""
         replay_only = self.study.calls.replay_only
         calls = Calls(store, recording=self.recording, replay_only=replay_only, ledger=ledger)
+        if self.recorded is not None:
+            return recorded_pool(self.recorded, calls=calls)
         return Pool(self.agents, calls=calls)
 
 
@@ -345,65 +369,3 @@ class SharedStudy:
         """Whether another process has the database open."""
         query = "SELECT 1 FROM owners WHERE owner <> ? LIMIT 1"
         return bool(self._database.rows(query, (self._store.owner.id,)))
-
-
-def save_study(study: optuna.Study, place: Path | str, *, name: str) -> None:
-    """Write every complete trial of ``study``; an older study of the same name is replaced.
-
-    Args:
-        study: With its trials.
-        place: A file that holds nothing else, or the URL of a database, which may hold calls
-            and other studies as well.
-        name: Of the study there.
-
-    Raises:
-        StoreError: If the database cannot be used.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if isinstance(place, Path):
-        _write_file(study, place, name=name)
-        return
-    url = database_url(place)
-    try:
-        storage = _storage(url.render_as_string(hide_password=False))
-        try:
-            if name in optuna.get_all_study_names(storage):
-                optuna.delete_study(study_name=name, storage=storage)
-            _copy(study, storage, name=name)
-        finally:
-            storage.engine.dispose()
-    except (exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        cause = error.__cause__ or error
-        # Not from the error: it may show the password.
-        raise StoreError(f"{shown_url(url)} cannot be used: {type(cause).__name__}.") from None
-
-
-def _write_file(study: optuna.Study, path: Path, *, name: str) -> None:
-    # The rows are made in memory and copied in one go: Optuna commits a trial in many small
-    # steps, which took 0.2 seconds each on a disk.
-    storage = _storage(
-        "sqlite://", poolclass=sa.StaticPool, connect_args={"check_same_thread": False}
-    )
-    try:
-        _copy(study, storage, name=name)
-        # Several processes may write into one folder: each has a temporary file of its own.
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder:
-            partial = Path(folder) / path.name
-            with closing(sqlite3.connect(partial)) as target, storage.engine.connect() as source:
-                source.connection.driver_connection.backup(target)  # type: ignore[union-attr]
-            partial.replace(path)
-    finally:
-        storage.engine.dispose()
-
-
-def _storage(url: str, **options: Any) -> optuna.storages.RDBStorage:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.storages.RDBStorage(url, engine_kwargs=options)
-
-
-def _copy(study: optuna.Study, storage: optuna.storages.RDBStorage, *, name: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        kept = optuna.create_study(study_name=name, storage=storage, directions=study.directions)
-        kept.add_trials(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))

@@ -43,6 +43,7 @@ from moa_dspy.optimize.options import (
     check_seed,
     named_diversity,
     named_sampler,
+    with_recorded_task,
 )
 from moa_dspy.optimize.prompts.builtin import OPTIMIZERS
 from moa_dspy.optimize.prompts.options import PromptOptions
@@ -293,6 +294,7 @@ def check_study(content: Mapping[str, Any], *, where: str, folder: Path | None =
         StudyError: If a field does not fit.
         PoolError: If an agent does not.
     """
+    content = with_recorded_task(content)
     tables: Any = check_table(StudyTables, content, where=where, error=StudyError, renamed=RENAMED)
     _check_names(tables)
     tables.data.check(where=where)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Final, Protocol
 
 import dspy
-import numpy as np
 import optuna
 
 from moa_dspy.architecture import Architecture
@@ -19,26 +19,37 @@ from moa_dspy.optimize.conclusion import EvidenceBuilder
 from moa_dspy.optimize.early_facts import Cost
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.forecast import Prices, baseline_architectures
+from moa_dspy.optimize.objectives import names_of
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.pareto import names_of
 from moa_dspy.optimize.progress import Progress
 from moa_dspy.optimize.racing import TrialJudge
+from moa_dspy.optimize.sampler import PerformanceDiversitySampler
 from moa_dspy.optimize.selection import Choice, choose
 from moa_dspy.optimize.shares import BudgetShares
 from moa_dspy.optimize.singles import SingleAgents
-from moa_dspy.optimize.space.rules import combines_told_apart
-from moa_dspy.optimize.surrogate.acquisition import Acquisition
-from moa_dspy.optimize.surrogate.features import Kernels, Traits
-from moa_dspy.optimize.trials import Proposal, Trials, make_study
+from moa_dspy.optimize.space.rules import told_apart
+from moa_dspy.optimize.surrogate.features import Traits
+from moa_dspy.optimize.trials import LiveStorage, Proposal, Trials, make_study
 
 N_VOTES: Final = 3
 """Votes tried because redrawn answers put them first; they cost no call."""
+STOPPED: Final = "A callback called study.stop()."
+INTERRUPTED: Final = "It was interrupted."
 
 
 class PromptSearch(Protocol):
     """The tuning of prompts between trials; see ``JointSearch``."""
 
     n_tried: int
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of the tuning."""
+        ...
+
+    def to_json(self, records: Mapping[Architecture, Any]) -> tuple[dict[str, Any], ...]:
+        """Return every prompt that was tried, as plain data."""
+        ...
 
     @property
     def n_rounds(self) -> int:
@@ -65,6 +76,21 @@ class PromptSearch(Protocol):
         ...
 
 
+def _sampler(
+    options: SearchOptions, singles: SingleAgents, pair: Callable[[str, str], float]
+) -> PerformanceDiversitySampler:
+    """Return the sampler that knows the criteria from the single agents."""
+    space = options.space
+    combines = told_apart(space)
+    return PerformanceDiversitySampler(
+        space,
+        seed=options.seed,
+        traits=Traits(singles.means, pair, space.prompts, combines),
+        canonical=singles.canonical,
+        price_at=Prices(singles.forecast, names_of(options.objectives), options.seed).at,
+    )
+
+
 @dataclass(slots=True)
 class TrialLoop:
     """The state of the trials of one search.
@@ -80,7 +106,6 @@ class TrialLoop:
         builder: Turns records into evidence.
         joint: Tunes prompts between trials.
         shares: The part of the budget that the trials may use.
-        acquisition: Proposes from the surrogate model; None where Optuna's sampler proposes.
         draws: Architectures of the random baseline, which workers may begin with.
         stopped_by: The budget that ended the trials; None while there is room.
     """
@@ -95,7 +120,6 @@ class TrialLoop:
     builder: EvidenceBuilder
     joint: PromptSearch
     shares: BudgetShares
-    acquisition: Acquisition | None
     draws: Iterator[Architecture]
     stopped_by: str | None = None
 
@@ -108,20 +132,22 @@ class TrialLoop:
         evaluator: Evaluator,
         singles: SingleAgents,
         joint: PromptSearch,
+        judged: Cost | None = None,
+        storage: LiveStorage | None = None,
         *,
         n_test: int,
-        judged: Cost | None = None,
     ) -> TrialLoop:
         """Return the loop before its first trial; nothing is asked."""
-        # A sampler is asked for every trial, even where it is told what to say: the quickest,
-        # where the surrogate model proposes.
-        sampler = options.sampler or optuna.samplers.RandomSampler(seed=options.seed)
+        pair = singles.pair(options.diversity)
+        sampler = options.sampler or _sampler(options, singles, pair)
+        study = make_study(options.objectives, seed=options.seed, sampler=sampler, storage=storage)
         trials = Trials(
-            study=make_study(options.objectives, seed=options.seed, sampler=sampler),
+            study=study,
             space=options.space,
             ranking=singles.ranking,
             canonical=singles.canonical,
             seed=options.seed,
+            limits=options.limits,
         )
         judge = TrialJudge(
             evaluator,
@@ -132,14 +158,6 @@ class TrialLoop:
             objectives=options.objectives,
             n_arms=2 * options.n_trials,  # the random baseline has as many
             is_win_rate=evaluator.judging is not None and evaluator.judging.picks,
-        )
-        pair = singles.pair(options.diversity)
-        space = options.space
-        combines = combines_told_apart(space.combines, space.listed)
-        traits = Traits(singles.means, pair, space.prompts, combines)
-        prices = Prices(singles.forecast, names_of(options.objectives), options.seed)
-        acquisition = Acquisition(
-            options.space, Kernels.of(traits), singles.canonical, options.seed, prices.at
         )
         return cls(
             options=options,
@@ -159,7 +177,6 @@ class TrialLoop:
                 random_share=options.random_share,
                 judged=judged,
             ),
-            acquisition=None if options.sampler is not None else acquisition,
             draws=random_draws(options.space, singles.canonical, options.seed),
         )
 
@@ -183,31 +200,51 @@ class TrialLoop:
         calls += [architecture.calls for architecture in more]
         return self.shares.of_search(calls, part=self.joint.part)
 
-    def run(self, *, limit: int) -> tuple[int, ...]:
-        """Measure up to ``limit`` architectures, the single agents at least.
+    def run(self, *, ends_on_interrupt: bool = False) -> tuple[int, ...]:
+        """Measure up to ``n_trials`` architectures, the single agents at least.
 
         Args:
-            limit: Most architectures.
+            ends_on_interrupt: Whether Ctrl-C ends the trials, once the single agents are told;
+                else it is raised.
 
         Returns:
             The number that was known after each round of composing; prompts are tuned between.
+
+        Raises:
+            KeyboardInterrupt: If it may not end the trials.
         """
-        options, ranking = self.options, self.singles.ranking
+        ranking = self.singles.ranking
         singles = [Architecture.single(name) for name in ranking]
         self._measure_given(singles, "single", limit=len(singles))
+        phases: list[int] = []
+        try:
+            self._measure_mixtures(phases, limit=self.options.n_trials)
+        except KeyboardInterrupt:
+            if not ends_on_interrupt:
+                raise
+            self.stopped_by = INTERRUPTED
+            phases.append(len(self.trials.records))
+        self.joint.n_tried = sum(one.prompt is not None for one in self.trials.records)
+        return tuple(phases)
+
+    def _measure_mixtures(self, phases: list[int], *, limit: int) -> None:
+        """Measure baselines, votes and listed mixtures, then what is proposed, round by round."""
+        options, ranking = self.options, self.singles.ranking
         baselines = baseline_architectures(ranking, options.pool, options.space)
         self._measure_given(baselines, "baseline", limit=limit)
         self._measure_given(self._promising_votes(), "votes", limit=limit)
         self._measure_given(options.space.listed, "listed", limit=limit)
-        phases: list[int] = []
         for number in range(self.joint.n_rounds + 1):
-            if number:
+            if number and not self.is_ended_by_user:
                 self._measure_given(self._tuned(number), "prompt", limit=limit)
             planned = min(limit, round(limit * self.joint.part))
             self._measure_proposed(planned)
             phases.append(len(self.trials.records))
-        self.joint.n_tried = sum(one.prompt is not None for one in self.trials.records)
-        return tuple(phases)
+
+    @property
+    def is_ended_by_user(self) -> bool:
+        """Whether a callback or Ctrl-C ended the trials: then nothing more is tried."""
+        return self.stopped_by in (STOPPED, INTERRUPTED)
 
     def choose(self) -> Choice:
         """Pick; a prompt that is not proven better than the aggregator's own is not picked."""
@@ -226,6 +263,8 @@ class TrialLoop:
 
     def measure_random_baseline(self, n: int) -> Baseline:
         """Return the best on val of ``n`` random architectures, or of those that were measured."""
+        if self.is_ended_by_user:
+            return Baseline("random", None, "not measured: the search was ended early")
         draws = random_draws(self.options.space, self.singles.canonical, self.options.seed)
         with spending_under(self.ledger, share=self.share + self.options.random_share):
             return measure_random_baseline(
@@ -253,22 +292,12 @@ class TrialLoop:
     def _measure_proposed(self, n_trials: int) -> None:
         """Propose and measure until so many architectures are known, or none is left, or paid."""
         while len(self.trials.records) < n_trials and self.stopped_by is None:
-            if (proposal := self._propose()) is None:
+            if (proposal := self.trials.ask()) is None:
                 return
             self._measure(proposal)
 
-    def _propose(self) -> Proposal | None:
-        if self.acquisition is None:
-            return self.trials.ask()
-        measured = self.builder.measured()
-        proposed = self.acquisition.propose(
-            [one.architecture for one in measured], np.array([one.scores for one in measured])
-        )
-        fresh = [] if proposed is None else self.trials.fresh([proposed], origin="model")
-        return fresh[0] if fresh else self.trials.draw()
-
     def _measure(self, proposal: Proposal) -> None:
-        """Measure one architecture and tell the study; note the budget that was in the way."""
+        """Measure one architecture and tell the study; note what ends the search."""
         architecture, number = proposal.architecture, len(self.trials.records)
         self.progress.show(
             "search", current=str(architecture), trial=number, best=self.judge.leader
@@ -276,23 +305,39 @@ class TrialLoop:
         if self.may_announce:
             # The baseline has as many trials as the search: one more now is one more then.
             self.judge.announce(islice(self.draws, 1), is_urgent=False)
+        trial = self.trials.start(proposal)
+        report = partial(self.trials.report, trial)
         try:
             with spending_under(self.ledger, share=self.share_with([architecture])):
-                record = self.judge.judge(architecture, proposal.origin, number=number)
+                record = self.judge.judge(
+                    architecture, proposal.origin, number=number, report=report
+                )
         except BudgetReachedError as error:
             self.stopped_by = str(error)
-            self.trials.give_up(proposal)
-            return
-        except UnknownCallError:
+            told = self.trials.fail(trial, str(error))
+        except BaseException as error:
+            self.trials.fail(trial, str(error) or type(error).__name__)
             # A baseline that was not recorded is left out; a hole in the user's space is an error.
-            if proposal.origin == "baseline" and not self.options.space.holds(architecture):
+            is_outside = not self.options.space.holds(architecture)
+            if isinstance(error, UnknownCallError) and proposal.origin == "baseline" and is_outside:
                 return
             raise
-        values = self.judge.values(record, self.options.objectives)
-        told = self.trials.tell(proposal, record, values)
-        if told is not None:
-            for callback in self.options.callbacks:
-                callback(self.trials.study, told)
+        else:
+            told = self.trials.tell(
+                proposal,
+                trial,
+                record,
+                self.judge.values(record),
+                row_scores=self.judge.row_scores(record),
+            )
+        self._call_back(told)
+
+    def _call_back(self, told: optuna.trial.FrozenTrial) -> None:
+        study = self.trials.study
+        for callback in self.options.callbacks:
+            callback(study, told)
+        if study.is_stopped and self.stopped_by is None:
+            self.stopped_by = STOPPED
 
     def _promising_votes(self) -> list[Architecture]:
         if self.singles.ballots is None:

@@ -1,19 +1,31 @@
-"""The trials of a search as an Optuna study: proposed, measured elsewhere, and told."""
+"""The trials of a search as an Optuna study: proposed, measured elsewhere, told and stored."""
 
 from __future__ import annotations
 
+import json
 import random
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import optuna
+import sqlalchemy as sa
+from optuna.distributions import distribution_to_json
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import event, exc
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.optimize.objectives import Objective
+from moa_dspy.calls.store.database import database_url, shown_url
+from moa_dspy.errors import StoreError
+from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.result import TrialRecord
+from moa_dspy.optimize.sampler import ARCHITECTURE, ROW_SCORES, PerformanceDiversitySampler
+from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space.space import SearchSpace
+from moa_dspy.optimize.surrogate.acquisition import MOST_DRAWS
 
 _MOST_REPEATS = 4
 """Known architectures in a row after which a new one is drawn instead of asked for.
@@ -22,17 +34,50 @@ An ask takes 10 ms after 100 trials and 40 after 1,000: few, so that a trial tak
 to choose than a model takes to answer.
 """
 
-MOST_DRAWS = 2_000
-"""Known architectures drawn in a row after which the space counts as exhausted."""
+
+class SearchStudy(optuna.Study):
+    """An Optuna study whose trials a search asks and tells.
+
+    Attributes:
+        is_stopped: Whether a callback called ``stop``, which ends the search.
+    """
+
+    is_stopped = False
+
+    def stop(self) -> None:
+        """End the search after the trial that was just finished."""
+        self.is_stopped = True
+        # Optuna's own stops its own loop, and raises where none runs.
+        with suppress(RuntimeError):
+            super().stop()
 
 
-def make_study(objectives: Sequence[Objective], *, seed: int, sampler: Any = None) -> optuna.Study:
-    """Return an in-memory study: a sampler that must not wait for a database after every ask."""
+def make_study(
+    objectives: Sequence[Objective],
+    *,
+    seed: int,
+    sampler: Any = None,
+    storage: LiveStorage | None = None,
+) -> SearchStudy:
+    """Return a new study.
+
+    Args:
+        objectives: Give the directions and the names of the values.
+        seed: Of the sampler.
+        sampler: Of Optuna, or one of its kind; default: TPE.
+        storage: Keeps the trials; default: memory.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(
-        directions=[objective.direction for objective in objectives],
-        sampler=sampler or _tpe(seed),
-    )
+    kept = storage or optuna.storages.InMemoryStorage()
+    name = None if storage is None else storage.study_name
+    directions = [objective.direction for objective in objectives]
+    made = optuna.create_study(directions=directions, storage=kept, study_name=name)
+    study = SearchStudy(made.study_name, kept, sampler=sampler or _tpe(seed))
+    names = {kind: name for name, kind in OBJECTIVES.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names([names.get(type(one), type(one).__name__) for one in objectives])
+    return study
 
 
 def _tpe(seed: int) -> optuna.samplers.TPESampler:
@@ -51,7 +96,7 @@ class Proposal:
         architecture: In its canonical form, not measured before.
         origin: ``single``, ``baseline``, ``votes``, ``listed``, ``sampler``, ``model``,
             ``random`` or ``prompt``.
-        trial: Of Optuna; None until it is told, where the sampler was not asked.
+        trial: Of Optuna; None until it starts, where the sampler was not asked.
         params: Optuna's, where the sampler was not asked; None outside of the space.
     """
 
@@ -71,17 +116,20 @@ class Trials:
         ranking: Single agents, best first; it repairs layers that are too narrow or wide.
         canonical: Gives an architecture its final form: who decides ties, name of the prompt.
         seed: Of the draws that follow when the sampler only repeats itself.
+        limits: On the costs of a question: the constraints of every trial.
         records: By architecture.
     """
 
-    study: optuna.Study
+    study: SearchStudy
     space: SearchSpace
     ranking: Sequence[str]
     canonical: Callable[[Architecture], Architecture]
     seed: int
+    limits: Limits = field(default_factory=Limits)
     records: dict[Architecture, TrialRecord] = field(default_factory=dict)
     _rng: random.Random = field(init=False)
     _n_repeats: int = 0
+    _n_held: int = 0
 
     def __post_init__(self) -> None:
         self._rng = random.Random(f"trials-{self.seed}")
@@ -108,40 +156,280 @@ class Trials:
 
         None if all of the space is measured.
         """
+        if self.space.size is not None and self._n_held >= self.space.size:
+            return None
+        is_ours = isinstance(self.study.sampler, PerformanceDiversitySampler)
         while self._n_repeats < _MOST_REPEATS:
             trial = self.study.ask()
             architecture = self.canonical(self.space.suggest(trial, self.ranking))
             if architecture not in self.records:
                 self._n_repeats = 0
-                return Proposal(architecture, "sampler", trial)
+                return Proposal(architecture, "model" if is_ours else "sampler", trial)
             # What is known was told already: told again it would weigh more, and slow the next.
-            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            self._n_repeats += 1
+            number = self.records[architecture].number
+            self.fail(trial, f"{architecture} was measured before, as number {number}.")
+            # Ours repeats itself only where nothing is left.
+            self._n_repeats = _MOST_REPEATS if is_ours else self._n_repeats + 1
         self._n_repeats = 0
         return self.draw()
 
-    def tell(
-        self, proposal: Proposal, record: TrialRecord, values: Sequence[float]
-    ) -> optuna.trial.FrozenTrial | None:
-        """Keep the record of a measured proposal and tell the study its objective values.
-
-        Returns:
-            Optuna's trial; None for an architecture outside of the space.
-        """
-        self.records[proposal.architecture] = record
+    def start(self, proposal: Proposal) -> optuna.Trial:
+        """Return the running trial of a proposal; who looks at the storage sees it."""
         trial = proposal.trial
         if trial is None:
-            if proposal.params is None:
-                return None
-            self.study.enqueue_trial(proposal.params)
+            trial = self._enqueued(proposal)
+        trial.set_user_attr(ARCHITECTURE, str(proposal.architecture))
+        trial.set_user_attr("origin", proposal.origin)
+        if isinstance(trial.storage, LiveStorage):
+            trial.storage.publish(trial.number)
+        return trial
+
+    def _enqueued(self, proposal: Proposal) -> optuna.Trial:
+        params = proposal.params
+        if params is not None:
+            self.study.enqueue_trial(params)
             trial = self.study.ask()
             self.space.suggest(trial, self.ranking)
-        trial.set_user_attr("architecture", record.architecture)
-        trial.set_user_attr("rows", record.rows)
-        trial.set_user_attr("score", record.score)
+            return trial
+        # All that a baseline outside of the space shares with others: some samplers learn only
+        # from a choice that every trial made.
+        kind = "layers" if self.space.searches_layers else "single"
+        self.study.enqueue_trial({"kind": kind})
+        trial = self.study.ask()
+        self.space.suggest_kind(trial)
+        return trial
+
+    def report(self, trial: optuna.Trial, n_rows: int, values: Sequence[float]) -> None:
+        """Tell Optuna the objective values on the first rows.
+
+        With several objectives Optuna has no intermediate values, and its samplers fail at
+        them: they are an attribute of the trial.
+        """
+        if len(values) == 1:
+            trial.report(values[0], step=n_rows)
+            return
+        known = trial.user_attrs.get("values_by_rows", {})
+        trial.set_user_attr("values_by_rows", {**known, str(n_rows): list(values)})
+
+    def tell(
+        self,
+        proposal: Proposal,
+        trial: optuna.Trial,
+        record: TrialRecord,
+        values: Sequence[float],
+        *,
+        row_scores: Sequence[float] = (),
+    ) -> FrozenTrial:
+        """Keep the record of a measured proposal and tell the study its objective values.
+
+        A trial that a race stopped is pruned, and its values are those of its last report.
+        """
+        self.records[proposal.architecture] = record
+        self._n_held += self.space.holds(proposal.architecture)
+        for name in ("rows", "score", "calls", "usd", "seconds"):
+            trial.set_user_attr(name, getattr(record, name))
+        if row_scores:
+            trial.set_user_attr(ROW_SCORES, list(row_scores))
+        for name in ("calls", "usd", "seconds"):
+            if (limit := getattr(self.limits, name)) is not None:
+                trial.set_constraint(name, getattr(record, name) - limit)
+        if record.is_stopped_early:
+            return self.study.tell(trial, state=TrialState.PRUNED)
         return self.study.tell(trial, list(values))
 
-    def give_up(self, proposal: Proposal) -> None:
-        """Tell the study that a proposal could not be measured."""
-        if proposal.trial is not None:
-            self.study.tell(proposal.trial, state=optuna.trial.TrialState.FAIL)
+    def fail(self, trial: optuna.Trial, reason: str) -> FrozenTrial:
+        """Tell the study that a trial was not measured, and why."""
+        trial.set_user_attr("reason", reason)
+        return self.study.tell(trial, state=TrialState.FAIL)
+
+
+_TABLES: Final[dict[str, tuple[str, ...]]] = {
+    "trial_params": ("trial_id", "param_name", "param_value", "distribution_json"),
+    "trial_user_attributes": ("trial_id", "key", "value_json"),
+    "trial_system_attributes": ("trial_id", "key", "value_json"),
+}
+"""Tables of Optuna's database that hold many rows of a trial, with their columns."""
+_MORE_TABLES: Final = ("trial_values", "trial_intermediate_values", "trial_heartbeats")
+
+
+class LiveStorage(optuna.storages.InMemoryStorage):
+    """Trials in memory, and a copy of each in a database from its start to its end.
+
+    A sampler reads all trials for every proposal, and an objective writes some thirty values of
+    a trial, one by one. Optuna's own storage takes a third of a second for that; here the values
+    are written together, and read from memory. The copy is an Optuna study as any other.
+
+    Args:
+        place: A file that holds nothing else, or the URL of a database, which may hold calls
+            and other studies as well.
+        study_name: Of the study there; an older one of that name is replaced.
+    """
+
+    def __init__(self, place: Path | str, study_name: str) -> None:
+        super().__init__()
+        self.study_name = study_name
+        self._place, self._url = place, database_url(place)
+        self._copy: Any = None
+        self._study = -1
+        self._ids: dict[int, int] = {}
+        self._written: dict[tuple[int, str, str], Any] = {}
+
+    def create_new_study(
+        self, directions: Sequence[optuna.study.StudyDirection], study_name: str | None = None
+    ) -> int:
+        """Begin the study here and in the database, where an older one of its name is deleted.
+
+        Raises:
+            StoreError: If the database cannot be used.
+        """
+        self._study = super().create_new_study(directions, study_name)
+        name = self.get_study_name_from_id(self._study)
+        with self._plain_errors():
+            self._copy = _opened(self._url, self._place)
+            _delete(self._copy, name)
+            self._copied_study = self._copy.create_new_study(directions, name)
+        return self._study
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Set it here and in the database."""
+        super().set_study_user_attr(study_id, key, value)
+        with self._plain_errors():
+            self._copy.set_study_user_attr(self._copied_study, key, value)
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Set it here and in the database."""
+        super().set_study_system_attr(study_id, key, value)
+        with self._plain_errors():
+            self._copy.set_study_system_attr(self._copied_study, key, value)
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """Create the trial here and in the database, under one number."""
+        trial_id = super().create_new_trial(study_id, template_trial)
+        with self._plain_errors():
+            bare = _bare(self.get_trial(trial_id))
+            self._ids[trial_id] = self._copy.create_new_trial(self._copied_study, bare)
+            self._write(trial_id)
+        return trial_id
+
+    def set_trial_intermediate_value(
+        self, trial_id: int, step: int, intermediate_value: float
+    ) -> None:
+        """Set it here and in the database."""
+        super().set_trial_intermediate_value(trial_id, step, intermediate_value)
+        with self._plain_errors():
+            copied = self._ids[trial_id]
+            self._copy.set_trial_intermediate_value(copied, step, intermediate_value)
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        """Change the state here and in the database, which gets all else before."""
+        is_changed = bool(super().set_trial_state_values(trial_id, state, values))
+        with self._plain_errors():
+            self._write(trial_id)
+            self._copy.set_trial_state_values(self._ids[trial_id], state, values)
+        return is_changed
+
+    def publish(self, number: int) -> None:
+        """Write what is known of the trial of this number up to now."""
+        with self._plain_errors():
+            self._write(self.get_trial_id_from_study_id_trial_number(self._study, number))
+
+    def close(self) -> None:
+        """Let go of the database."""
+        if self._copy is not None:
+            self._copy.engine.dispose()
+
+    def _write(self, trial_id: int) -> None:
+        """Write parameters and attributes that are new or changed, in one transaction."""
+        copied = self._ids[trial_id]
+        with self._copy.engine.begin() as connection:
+            for table, values in _values_of(self.get_trial(trial_id)).items():
+                new = {k: v for k, v in values.items() if self._is_new(trial_id, table, k, v)}
+                if not new:
+                    continue
+                columns = _TABLES[table]
+                target = sa.table(table, *map(sa.column, columns))
+                same = (target.c.trial_id == copied) & target.c[columns[1]].in_(list(new))
+                connection.execute(sa.delete(target).where(same))
+                rows = [dict(zip(columns, (copied, k, *v), strict=True)) for k, v in new.items()]
+                connection.execute(sa.insert(target), rows)
+
+    def _is_new(self, trial_id: int, table: str, key: str, value: Any) -> bool:
+        place = (trial_id, table, key)
+        is_new = bool(self._written.get(place) != value)
+        self._written[place] = value
+        return is_new
+
+    @contextmanager
+    def _plain_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            cause = error.__cause__ or error
+            # Not from the error: it may show the password.
+            shown = f"{shown_url(self._url)} cannot be used: {type(cause).__name__}."
+            raise StoreError(shown) from None
+
+
+def _values_of(trial: FrozenTrial) -> dict[str, dict[str, tuple[Any, ...]]]:
+    """Return by table and name what the database holds of a trial beside its key."""
+    kinds = trial.distributions
+    return {
+        "trial_params": {
+            name: (kinds[name].to_internal_repr(value), distribution_to_json(kinds[name]))
+            for name, value in trial.params.items()
+        },
+        "trial_user_attributes": _as_json(trial.user_attrs),
+        "trial_system_attributes": _as_json(trial.system_attrs),
+    }
+
+
+def _as_json(attributes: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    return {name: (json.dumps(value),) for name, value in attributes.items()}
+
+
+def _bare(trial: FrozenTrial) -> FrozenTrial:
+    """Return a trial of the same state, values and times, and nothing else."""
+    bare = optuna.trial.create_trial(
+        state=trial.state, values=trial.values, intermediate_values=trial.intermediate_values
+    )
+    bare.datetime_start, bare.datetime_complete = trial.datetime_start, trial.datetime_complete
+    return bare
+
+
+def _opened(url: sa.URL, place: Path | str) -> Any:
+    text = url.render_as_string(hide_password=False)
+    try:
+        storage = optuna.storages.RDBStorage(text)
+    except (exc.DatabaseError, RuntimeError):
+        if not isinstance(place, Path):
+            raise
+        # The file of another program, or of an older version of Optuna.
+        place.unlink()
+        storage = optuna.storages.RDBStorage(text)
+    if url.get_backend_name() == "sqlite":
+        event.listen(storage.engine, "connect", _let_others_read)
+        storage.engine.dispose()
+    return storage
+
+
+def _let_others_read(connection: Any, _: Any) -> None:
+    """Have SQLite let a dashboard read while it writes, and not wait for the disk each time."""
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _delete(storage: Any, name: str) -> None:
+    """Delete a study; its trials table by table, as Optuna would take seconds for a thousand."""
+    names = {one.study_name: one._study_id for one in storage.get_all_studies()}
+    if name not in names:
+        return
+    trials = sa.table("trials", sa.column("trial_id"), sa.column("study_id"))
+    mine = sa.select(trials.c.trial_id).where(trials.c.study_id == names[name])
+    with storage.engine.begin() as connection:
+        for table in (*_TABLES, *_MORE_TABLES):
+            rows = sa.table(table, sa.column("trial_id"))
+            connection.execute(sa.delete(rows).where(rows.c.trial_id.in_(mine)))
+        connection.execute(sa.delete(trials).where(trials.c.study_id == names[name]))
+    storage.delete_study(names[name])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import re
 import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -35,6 +36,8 @@ _logger = logging.getLogger("moa_dspy.serve")
 
 _LONGEST_TEXT: Final = 1000
 _MOST_TEXTS: Final = 128
+_SAMPLES: Final = re.compile(r"\*\s*([0-9]+)")
+"""How often a layer's text says that an agent is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,23 +111,31 @@ class Catalogue:
         )
         if len(text) > _LONGEST_TEXT or not text.isprintable():
             raise unknown
+        # Before it is built: a seat per sample, a billion of them, would fill the memory.
+        samples = max(map(_number, _SAMPLES.findall(text)), default=1)
+        if samples > self._limits.calls_per_answer:
+            raise self._too_many(samples)
         try:
             architecture = Architecture.parse(text)
-        except (ArchitectureError, OverflowError, MemoryError) as error:
+            if architecture.calls > self._limits.calls_per_answer:
+                raise self._too_many(architecture.calls)
+            made = ServedModel(text, "architecture", ChatMixture.of(architecture, self.pool))
+        except (ArchitectureError, PoolError) as error:
             raise unknown from error
-        if any(name not in self.pool for name in architecture.agents):
-            raise unknown
-        if architecture.calls > self._limits.calls_per_answer:
-            raise ApiError(
-                f"The architecture asks {architecture.calls} times; this server allows "
-                f"{self._limits.calls_per_answer}.",
-                param="model",
-            )
-        made = ServedModel(text, "architecture", ChatMixture.of(architecture, self.pool))
         self._texts[text] = made
         while len(self._texts) > _MOST_TEXTS:
             self._texts.popitem(last=False)
         return made
+
+    def _too_many(self, n: int) -> ApiError:
+        return ApiError(
+            f"The architecture asks {n} times; this server allows {self._limits.calls_per_answer}.",
+            param="model",
+        )
+
+
+def _number(digits: str) -> int:
+    return int(digits.lstrip("0")[:9] or 0)
 
 
 def _presets(agents: list[str], aggregator: str) -> dict[str, Architecture]:
@@ -164,6 +175,7 @@ class Metrics:
         self.calls = Counter("moa_agent_calls", "Requests to agents.", ["agent"], registry=made)
         self.tokens = Counter("moa_tokens", "Tokens of all agents.", ["kind"], registry=made)
         self.usd = Counter("moa_usd", "Price of the answers, where known.", ["key"], registry=made)
+        self.tasks = Gauge("moa_tasks", "Tasks of the server's event loop.", registry=made)
         gauges = {"answering": "Requests being answered.", "waiting": "Requests in the queue."}
         for name, text in gauges.items():
             gauge = Gauge(f"moa_{name}", text, registry=made)

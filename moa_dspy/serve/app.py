@@ -88,6 +88,7 @@ class ServerApp:
     async def metrics(self, request: Request) -> Response:
         """Show the metrics in Prometheus's text format."""
         self._keys.name_of(request.headers.get("authorization"))
+        self._served.metrics.tasks.set(len(asyncio.all_tasks()))
         shown = await asyncio.to_thread(generate_latest, self._served.metrics.registry)
         return Response(shown, media_type=CONTENT_TYPE_LATEST)
 

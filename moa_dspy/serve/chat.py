@@ -21,7 +21,6 @@ from dspy.streaming.messages import StatusMessage
 from moa_dspy.adapters import PlainChat
 from moa_dspy.adapters.guard import quoted, user_content
 from moa_dspy.adapters.plain_chat import earlier_turns, only_output
-from moa_dspy.aggregators import Question
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.lm.stream import words
 from moa_dspy.dspy_internals import CLIENT_KEYS, lm15
@@ -32,9 +31,8 @@ from moa_dspy.pool import Pool
 from moa_dspy.prediction import Answer, Response
 from moa_dspy.seats import Seats
 from moa_dspy.signatures import REFERENCES_HEADING, separated
+from moa_dspy.waves import Question
 
-_CHAT: Final = dspy.ensure_signature("chat -> answer")
-_CHOICE: Final = dspy.ensure_signature("chat -> best")
 _NOT_SENT: Final = CLIENT_KEYS | {"n", "num_generations", "prompt_cache", "rollout_id"}
 
 
@@ -79,19 +77,21 @@ class ChatSeat(dspy.Module):
         taught: The predictor of a program whose instructions and demos the seat takes over.
         is_answer: Whether the reply can be the mixture's answer: then the caller's settings
             (temperature, stop, response format ...) hold for it. Tools are given to all.
-        picks: Whether the seat chooses among the references and writes nothing itself.
+        is_about: Whether the seat only says something about the references, such as which is best.
     """
 
-    def __init__(self, taught: Any, *, is_answer: bool, picks: bool = False) -> None:
+    def __init__(self, taught: Any, *, is_answer: bool, is_about: bool = False) -> None:
         super().__init__()
-        self.signature = _CHOICE if picks else _CHAT
-        self.is_answer, self.picks = is_answer, picks
-        own, prompt = ("", taught.signature.instructions) if picks else separated(taught.signature)
+        self.output = next(iter(taught.signature.output_fields)) if is_about else "answer"
+        self.signature = dspy.ensure_signature(f"chat -> {self.output}")
+        self.is_answer, self.is_about = is_answer, is_about
+        whole = taught.signature.instructions
+        own, prompt = ("", whole) if is_about else separated(taught.signature)
         self.instructions = "\n\n".join(filter(None, [prompt, own]))
-        self.demos = () if picks else _demos(taught)
+        self.demos = () if is_about else _demos(taught)
 
     def forward(self, chat: ChatInput, references: Sequence[str] = ()) -> Any:
-        """Return ``answer``, or of a seat that picks, ``best``."""
+        """Return ``answer``, or what the seat says about the references."""
         lm = dspy.settings.lm
         return self._prediction(lm(self._request(lm, chat, references), **_rollout_of(lm)))
 
@@ -102,7 +102,7 @@ class ChatSeat(dspy.Module):
         return self._prediction(reply)
 
     def _prediction(self, reply: Any) -> Any:
-        return dspy.Prediction(**{"best" if self.picks else "answer": chat_text(reply)})
+        return dspy.Prediction(**{self.output: chat_text(reply)})
 
     def _request(self, lm: Any, chat: ChatInput, references: Sequence[str]) -> Any:
         asked, own = chat.request, _own_config(lm)
@@ -112,14 +112,13 @@ class ChatSeat(dspy.Module):
             model=lm.model,
             system=_joined_system(self.instructions, asked.system),
             messages=tuple(_with_references(messages, references) if references else messages),
-            tools=() if self.picks else asked.tools,
+            tools=() if self.is_about else asked.tools,
             config=_overlaid(own, asked.config) if self.is_answer else own,
         )
 
 
 def _rollout_of(lm: Any) -> dict[str, int]:
-    number = lm.kwargs.get("rollout_id")
-    return {} if number is None else {"rollout_id": number}
+    return {k: v for k, v in lm.kwargs.items() if k == "rollout_id" and v is not None}
 
 
 def _own_config(lm: Any) -> Any:
@@ -273,24 +272,26 @@ class ChatMixture:
         try:
             only_output(program.signature)
         except ArchitectureError as error:
-            shown = ", ".join(program.signature.output_fields)
             raise ArchitectureError(
-                f"A mixture that chats must answer one text, but this program answers {shown}; "
-                f"its architecture alone can chat: {str(program.architecture)!r}."
+                "A mixture that chats must answer one text, but this program answers "
+                f"{', '.join(program.signature.output_fields)}; its architecture alone can chat: "
+                f"{str(program.architecture)!r}."
             ) from error
         rules = program.rules
         self.architecture, self.pool = program.architecture, program.pool
         self.rules = replace(rules, adapter=PlainChat())
-        writes = program.writer is not None
+        self._writes = writes = program.writer is not None
         last = len(program.layers) - 1
         self._proposers = [
             [ChatSeat(_first(s), is_answer=not writes and depth == last) for s in layer.proposers]
             for depth, layer in enumerate(program.layers)
         ]
-        seat = program.aggregator
-        self._aggregator = (
-            None if seat is None else ChatSeat(_first(seat), is_answer=writes, picks=not writes)
+        seat, analyst = program.aggregator, getattr(program, "analyst", None)
+        self._last = (
+            None if seat is None else ChatSeat(_first(seat), is_answer=writes, is_about=not writes)
         )
+        about = {} if analyst is None else {"analyst": _first(analyst)}
+        self._about = {k: ChatSeat(v, is_answer=False, is_about=True) for k, v in about.items()}
 
     @classmethod
     def of(cls, program: MixtureOfAgents | Architecture | str, pool: Pool | None) -> ChatMixture:
@@ -307,13 +308,12 @@ class ChatMixture:
     @property
     def answering_agents(self) -> tuple[str, ...]:
         """Names of the agents whose reply can be the answer."""
-        writes = self.architecture.combine == "synthesize"
-        return (str(self.architecture.aggregator),) if writes else self.architecture.layers[-1]
+        one = self.architecture
+        return (str(one.aggregator),) if self._writes else one.layers[-1]
 
     def _plan(self, request: Any) -> Plan:
-        planner = Planner(
-            self.architecture, self._proposers, self._aggregator, ("answer",), self.pool, self.rules
-        )
+        seats = (self._proposers, self._last, ("answer",))
+        planner = Planner(self.architecture, *seats, self.pool, self.rules, **self._about)
         return planner.plan({"chat": ChatInput(request)})
 
     @property
@@ -363,7 +363,7 @@ class ChatMixture:
 
         async def ask_all(questions: list[Question]) -> list[Response]:
             if any(question.is_final for question in questions):
-                await events.put(Proposals(tuple(layers)))
+                await events.put(Proposals(tuple(layers[: self.architecture.depth])))
             responses = await seats.aask_all(questions)
             layers.append(tuple(responses))
             return responses
@@ -371,7 +371,7 @@ class ChatMixture:
         with _settings(sink, rollout):
             made = self._chat_answer(await afollow(self._plan(request), ask_all))
         if not sink.has_text:
-            if self.architecture.combine != "synthesize":
+            if not self._writes:
                 await events.put(made.proposals)
             for delta in deltas_of_reply(made.reply):
                 await events.put(lm15.StreamDeltaEvent(delta=delta))

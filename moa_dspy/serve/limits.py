@@ -219,12 +219,12 @@ class DailySpending:
 class BoundedCalls(RecentCalls):
     """The latest calls, in memory: equal requests of a greedy agent share one answer."""
 
-    def __init__(self, max_bytes: int = 32_000_000) -> None:
+    def __init__(self, max_bytes: int = 16_000_000) -> None:
         super().__init__(max_bytes)
 
     def put(self, call: Call, /) -> Call:
-        """Keep an answer."""
-        if call.failure is None:
+        """Keep an answer, unless it is a sample that is not asked for again."""
+        if call.failure is None and call.sample == 0:
             self.add(call)
         return call
 

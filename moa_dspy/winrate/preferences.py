@@ -223,9 +223,9 @@ def length_correlation(
 def judge_agreement(a: Scores, b: Scores, *, confidence: float = 0.95) -> Agreement:
     """Compare the verdicts of two judges (win, tie, loss: the side of 0.5) on the same examples.
 
-    Cohen's kappa (1960) takes out the agreement of judges who keep their shares of verdicts but
+    Cohen's kappa (1960) takes out the agreement of judges that keep their shares of verdicts but
     give them at random; its interval is Fleiss, Cohen and Everitt's (Psychological Bulletin 72,
-    1969), a large-sample one: judges who never differ get 1 to 1, and then only ``raw``'s
+    1969), a large-sample one: judges that never differ get 1 to 1, and then only ``raw``'s
     interval says how much that is worth. Swapping the judges changes nothing.
 
     Raises:

@@ -161,7 +161,13 @@ VERBATIM = PlainChat(layout="paper", verbatim=True)
 @pytest.mark.parametrize("is_async", [False, True])
 def test_verbatim_references_keep_their_blanks_and_an_empty_one_its_number(is_async: bool) -> None:
     # The reference implementation drops a reference only where a request failed.
-    said = {"a": "\n Paris.\n\n", "b": "", "c": "end<|im_end|>", "d": OSError("down"), "e": "E\n"}
+    said: dict[str, Any] = {
+        "a": "\n Paris.\n\n",
+        "b": "",
+        "c": "end<|im_end|>",
+        "d": OSError("down"),
+        "e": "E\n",
+    }
     pool = scripted_pool(said)
     program = MixtureOfAgents(
         signature(), "a + b + c + d > synthesize(e)", pool=pool, adapter=VERBATIM

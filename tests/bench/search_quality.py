@@ -4,21 +4,32 @@ Usage: python tests/bench/search_quality.py FOLDER [--json] [--splits 20] [--job
        python tests/bench/search_quality.py FOLDER --honest 400 --dev 200 [--json]
        python tests/bench/search_quality.py --layered [--splits 200] [--json]
 
-FOLDER has questions.parquet and either letters.parquet with models.csv, or responses.parquet:
+FOLDER has questions.parquet, letters.parquet or responses.parquet, and perhaps models.csv:
 recorded answers of any models. Splits are `default_rng(1000 + split).permutation(questions)`: the
 first `dev` questions are looked at, those after the first 1,700 judge. The pool is `all` models or
 those in the `middle`: by models.csv's `strength`, else within 0.20 of the median accuracy. All
-choose a vote of at most 7 from the same answers; a tie goes to the member that is best on dev.
+choose a vote of at most 7 from the same answers, with weights of any width; a tie goes to who is
+best on dev. The search has 300 test rows of its own, which are judged as well.
 
 rows: one per pool and size; scores are fractions, means over the splits.
- ours, best_single, ..., random: the score of what each chose; optimum: the best vote there is.
- baseline_minus_ours: paired by split, with `low`, its one-sided 95 % bound.
+ ours: what the pick scores; recommended: what `compile` returns, and `verdicts`, how often each
+  verdict is said; way_to_ours: recommended, on the way from the best single to ours.
+ today: the rule of the pick before it cross-fitted; best_single, ..., random: what each chose;
+  weighted7, half_weighted7, weighted_all: with learned weights; agree2_top7: the two best, the
+  others only if these disagree; optimum: the best vote of seven of the best 18 models.
+ ours_calls: calls per question of the pick; agree2_calls, agree2_minus_ours: share of its calls,
+  and what is lost, where its two best are asked first and the others only if they disagree.
+ baseline_minus_ours: paired by split, with `low`, its one-sided 95 % bound, which allows for
+  the judged questions that splits share. Samplers may have fewer splits: `sampler_splits`.
  optimism: dev score of our pick minus its truth; optimism_reported: what the search says it is.
  reported_minus_truth: of our expected score, less the same of a set that nobody chose
-  (`control`), with its standard error; coverage: of its 95 % interval.
+  (`control`), with its standard error; absolute_error: its mean size; coverage: of its 95 %
+  interval, the sampling error of the truth taken out; calibration: the true error of the gains
+  of votes over the stated one.
  ceiling: the best vote of one half of the questions, on the other; gap_closed: ours, on the
-  way to it from the best baseline.
+  way to it from the best baseline; null where there is no gap.
  cells: answers to dev questions that the search looked at, at most models x dev.
+subpools: with `--subpools N --seed S`, the models of each random pool, by its seed.
 halving: rules that had as many cells and more labels than those of the rows.
 honest: with `--honest`, what is known of our number alone, over more splits.
 """
@@ -39,7 +50,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from tests.bench.quality._ceiling import ceiling
 from tests.bench.quality._layered import layered
-from tests.bench.quality._rows import halving_of, honesty, row_of, summary
+from tests.bench.quality._rows import halving_of, honesty, kind_of, row_of, summary
 from tests.bench.quality._split import Drawn, Task, read, run
 
 
@@ -48,6 +59,8 @@ def tasks_of(options: argparse.Namespace) -> list[Task]:
     answers = read(options.folder)
     sizes = [n for n in options.dev if 3 * n <= answers.n_questions]
     pools = [name for name in options.pools if answers.pool(name).n_models > 1]
+    if options.subpools:
+        pools = [f"sub:{options.seed + i}" for i in range(options.subpools)]
     if not sizes or not pools:
         raise SystemExit(
             f"{options.folder}: {answers.n_questions} questions and {answers.n_models} models "
@@ -84,7 +97,7 @@ def run_all(tasks: Sequence[Task], *, n_jobs: int) -> Iterator[Drawn]:
 def quality(options: argparse.Namespace) -> dict[str, Any]:
     cells: dict[tuple[str, int], list[Drawn]] = {}
     for drawn in run_all(tasks_of(options), n_jobs=options.jobs):
-        cell = cells.setdefault((drawn.task.pool, drawn.task.dev), [])
+        cell = cells.setdefault((kind_of(drawn.task), drawn.task.dev), [])
         cell.append(drawn)
         if len(cell) == 1:
             print(f"{drawn.task.pool}, {drawn.task.dev} dev questions", file=sys.stderr)
@@ -96,12 +109,19 @@ def quality(options: argparse.Namespace) -> dict[str, Any]:
             for (pool, dev), drawn in cells.items()
         ]
         return {**printed, "honest": rows}
-    highest = {pool: ceiling(answers.pool(pool)) for pool in {pool for pool, _ in cells}}
+    kinds = {pool for pool, _ in cells}
+    highest = {pool: None if pool == "sub" else ceiling(answers.pool(pool)) for pool in kinds}
     rows = [row_of(drawn, highest[pool]) for (pool, _), drawn in cells.items()]
     printed |= {
         "rows": rows,
         "summary": summary(rows),
         "halving": list(map(halving_of, cells.values())),
+        "subpools": {
+            one.task.pool: one.pool
+            for cell in cells.values()
+            for one in cell
+            if "sub" in one.task.pool
+        },
     }
     return printed
 
@@ -114,6 +134,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first split")
     parser.add_argument("--dev", type=int, nargs="+", default=[100, 200, 500])
     parser.add_argument("--pools", nargs="+", default=["all", "middle"])
+    parser.add_argument("--subpools", type=int, help="random pools of 6 to 12 models instead")
+    parser.add_argument("--seed", type=int, default=0, help="of the first random pool")
     parser.add_argument("--samplers", type=int, help="splits on which Optuna chooses; default all")
     parser.add_argument("--honest", type=int, help="splits; nothing but the honesty of our number")
     parser.add_argument("--layered", action="store_true", help="search layers of the quickstart")

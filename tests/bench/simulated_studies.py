@@ -20,7 +20,7 @@ from moa_dspy.winrate import verdict
 
 N_VAL, N_TEST = 200, 200
 N_LETTERS = 10
-PSEUDO = 3_000
+PSEUDO = 10_000
 """Redrawn questions per choice: fewer than in a study, so that 2,000 take minutes."""
 DISCORDANCES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4)
 GAINS = (0.0, 0.03, 0.05, 0.08, 0.1)
@@ -98,7 +98,7 @@ def study(world: World, rng: np.random.Generator, *, seed: int) -> tuple[str, fl
     choice = choose(evidence, may_be_unmeasured=True)
     pick = choice.scores(replace(evidence, ballots=test))
     single = test.scores[names.index(choice.ranking[0])]
-    held = cross_fitted(evidence, seed=seed)
+    held = cross_fitted(evidence, seed=seed, pseudo=PSEUDO, repeats=1)
     assert held is not None  # there are more than ten rows
     said = verdict(
         pick, single, val=(held.pick, held.single), pick_is_single=not choice.picked.layers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import defaultdict
 from itertools import combinations
 from pathlib import Path
 
@@ -30,27 +30,27 @@ from tests.bench.quality._votes import every_vote, ranked, vote_scores
 SHARED = Path(os.environ.get("MOA_DSPY_SHARED", Path(__file__).parents[3] / "shared"))
 
 
-def plain_vote(answers: Answers, weights: tuple[int, ...], question: int) -> float:
+def plain_vote(answers: Answers, weights: tuple[float, ...], question: int) -> float:
     """The vote of one question, the plain way."""
     ballots = [
         (int(answers.codes[i, question]), weight, float(answers.scores[i, question]))
         for i, weight in enumerate(weights)
         if weight and answers.codes[i, question] >= 0
     ]
-    counts: Counter[int] = Counter()
+    counts: dict[int, float] = defaultdict(float)
     for code, weight, _ in ballots:
         counts[code] += weight
     most = max(counts.values(), default=0)
     return next((score for code, _, score in ballots if counts[code] == most), 0.0)
 
 
-def mean_of(answers: Answers, weights: tuple[int, ...]) -> float:
+def mean_of(answers: Answers, weights: tuple[float, ...]) -> float:
     return float(vote_scores(answers, weights).mean())
 
 
 @pytest.mark.parametrize("is_graded", [False, True])
 @pytest.mark.parametrize("weights", [(1, 0, 1, 1), (2, 1, 0, 1), (0, 0, 1, 0), (1, 1, 1, 1)])
-def test_a_vote_is_that_of_plain_python(is_graded: bool, weights: tuple[int, ...]) -> None:
+def test_a_vote_is_that_of_plain_python(is_graded: bool, weights: tuple[float, ...]) -> None:
     answers = some_answers(n_models=4, n=60, is_graded=is_graded)
     plain = [plain_vote(answers, weights, q) for q in range(60)]
     assert vote_scores(answers, weights).tolist() == plain

@@ -10,7 +10,7 @@ import dspy
 import pytest
 
 from moa_dspy.adapters import PlainChat
-from moa_dspy.lm_binding import SEAT_MARK
+from moa_dspy.layers import SEAT_MARK
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.program_file import save_program
 from moa_dspy.signatures import with_references

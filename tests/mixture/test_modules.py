@@ -143,7 +143,7 @@ def test_a_mixture_may_sit_in_a_seat(is_async: bool) -> None:
         "question -> answer",
         "a > vote",
         pool=pool(),
-        module=lambda signature: MixtureOfAgents(signature, "d + e > vote", pool=inner),
+        module=lambda signature: MixtureOfAgents(signature, "d + e > select", pool=inner),
     )
     found = call(program, is_async=is_async, question="q")
     assert found.answer == "answer of d"

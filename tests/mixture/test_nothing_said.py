@@ -29,7 +29,9 @@ def test_reasoning_without_a_text_is_a_failure_that_is_counted_and_named(
     with serving(reply) as server:
         agents = [Agent(name=n, model=f"openai/{n}", api_base=server.url) for n in "ab"]
         pool = Pool(agents)
-        program = MixtureOfAgents("question -> answer", "a + b > vote", pool=pool, adapter=adapter)
+        program = MixtureOfAgents(
+            "question -> answer", "a + b > select", pool=pool, adapter=adapter
+        )
         found = asyncio.run(program.acall(question="q")) if is_async else program(question="q")
         (failed,) = found.mixture.failures
         assert failed.agent == "b"

@@ -62,7 +62,7 @@ def test_the_built_prompt_and_the_answer_fit_the_readers_window() -> None:
 
 def test_readers_in_a_layer_are_cut_to_their_own_windows() -> None:
     pool = with_window(300)
-    found = mixture(pool, "b > a + c > vote")(question="q")
+    found = mixture(pool, "b > a + c > select")(question="q")
     assert [len(response.cuts) for response in found.mixture.layers[1]] == [1, 1]
 
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moa_dspy.optimize.objectives import OBJECTIVES
-from moa_dspy.optimize.pareto import front, knee, names_of
+from moa_dspy.optimize.objectives import OBJECTIVES, front, knee, names_of
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import Limits
 

@@ -28,14 +28,14 @@ def test_nodes_that_architectures_share_are_asked_once_per_example(
     made = []
     for text in (
         "a",  # a: 6
-        "a + b > vote(a)",  # b: 6
+        "a + b > select",  # b: 6
         "a + b > synthesize(c)",  # c that has read a and b: 6
         # a and b that have read a and b; they repeat themselves, so c reads what it has read:
         # another node, but the same request, and that is stored
         "a + b > a + b > synthesize(c)",
         "c",  # c that has read nothing: 6
         "a + b + c > vote(b)",  # nothing
-        "a + b > select",  # nothing
+        "a + b > vote(a)",  # nothing
     ):
         runner.measure(parse(text), examples)
         made.append(pool.calls.ledger.spending.made)
@@ -52,7 +52,7 @@ def test_an_outcome_is_what_production_would_cost(
     )
     runner: Evaluator = evaluator(pool)
     (alone,) = runner.measure(parse("a"), rows("val", 1))
-    (voted,) = runner.measure(parse("a + b > vote(a)"), rows("val", 1))
+    (voted,) = runner.measure(parse("a + b > select"), rows("val", 1))
     # "val 0" is 2 tokens and "0" is 1: 3 usd from a, 6 from b, known answers included
     assert (alone.calls, alone.tokens, alone.usd) == pytest.approx((1, 3, 3))
     assert (voted.calls, voted.tokens, voted.usd) == pytest.approx((2, 6, 9))

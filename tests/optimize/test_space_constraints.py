@@ -109,7 +109,7 @@ def test_what_breaks_a_constraint_is_repaired_by_the_ranking(
     space = SearchSpace(NAMES, max_depth=1, must_include=("a",), never_together=(("a", "b"),))
     flags = {f"layer1.{name}": name in chosen for name in "bcd"}
     choices = {"kind": "layers", "depth": 1, "combine": "synthesize", **flags}
-    trial: Any = optuna.trial.FixedTrial({**choices, "synthesize.aggregator": aggregator})
+    trial: Any = optuna.trial.FixedTrial({**choices, "aggregator": aggregator})
     ranking = ["c", "d", "b", "a"] if aggregator == "b" else ["d", "c", "b", "a"]
     assert str(space.suggest(trial, ranking)) == expected
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import dspy
@@ -44,6 +45,9 @@ def test_the_result_of_a_search_is_open_to_prompt_optimizers(pool: Pool, rows: M
     mixture = outer(pool).steps[0]
     for student in (mixture, outer(pool)):
         program = search.compile(student, **splits)
+        # A seat learns from what it is asked, so a vote asks all.
+        found = Student.of(program).mixture
+        found.rules = replace(found.rules, stop_early=False)
         optimizer = dspy.BootstrapFewShot(metric=exact, max_labeled_demos=0)
         with dspy.context(lm=pool.lm("w"), adapter=PlainChat()):
             compiled = optimizer.compile(program, trainset=rows("train", 3))

@@ -22,7 +22,7 @@ Make = Callable[..., Any]
 def test_nodes_are_reused_where_the_mixture_is_asked_the_same(pool: Pool, rows: Make) -> None:
     runner = Evaluator(outer(pool), exact, 4)
     made = []
-    for text in ("e0", "e0 + e1 > vote(e0)", "e0 + e1 + e2 > vote(e0)", "e1 + e2 > select", "e2"):
+    for text in ("e0", "e0 + e1 > select", "e0 + e1 + e2 > select", "e1 + e2 > vote(e1)", "e2"):
         runner.measure(parse(text), rows("val", 6))
         made.append(pool.calls.ledger.spending.made)
     assert made == [6, 12, 18, 18, 18]
@@ -41,7 +41,7 @@ def test_outcomes_of_a_larger_program_are_those_of_its_mixture(pool: Pool, rows:
 def test_calls_of_the_rest_of_the_program_count_as_the_seats_do(pool: Pool, rows: Make) -> None:
     runner = Evaluator(outer(pool, writer="w"), exact)
     (first,) = runner.measure(parse("e0"), rows("val", 1))
-    (second,) = runner.measure(parse("e1 + e2 > vote(e1)"), rows("val", 1))
+    (second,) = runner.measure(parse("e1 + e2 > select"), rows("val", 1))
     # "val 0" is 2 tokens. w repeats it: 4. e0 says "no0 0x": 4; e1 and e2 say "0": 3 each.
     assert (first.calls, first.tokens, first.usd) == pytest.approx((2, 8, 8))
     assert (second.calls, second.tokens, second.usd) == pytest.approx((3, 10, 10))

@@ -10,11 +10,12 @@ import optuna
 import pytest
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.optimize.objectives import ScoreObjective, WinRateObjective
+from moa_dspy.errors import StoreError
+from moa_dspy.optimize.objectives import Objective, ScoreObjective, WinRateObjective
 from moa_dspy.optimize.result import TrialRecord
+from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space import SearchSpace
-from moa_dspy.optimize.study import save_study
-from moa_dspy.optimize.trials import Proposal, Trials, make_study
+from moa_dspy.optimize.trials import LiveStorage, Proposal, Trials, make_study
 
 NAMES = ("a", "b", "c")
 # 3 singles, and the votes of 2 or 3 of 3 agents: 3 + 1
@@ -59,7 +60,8 @@ def trials(space: SearchSpace = SMALL, *, seed: int = 0, sampler: Any = None) ->
 def measure(search: Trials, world: World, proposals: Iterable[Proposal]) -> None:
     for proposal in proposals:
         record = world(proposal.architecture, proposal.origin)
-        search.tell(proposal, record, [record.win_rate, record.score])
+        trial = search.start(proposal)
+        search.tell(proposal, trial, record, [record.win_rate, record.score])
 
 
 def run(search: Trials, world: World, n_trials: int) -> None:
@@ -113,44 +115,148 @@ def test_the_same_seed_asks_the_same() -> None:
     assert worlds[0].asked != worlds[2].asked
 
 
-def test_the_sampler_learns_of_openers_that_are_in_the_space() -> None:
+def test_every_architecture_measured_is_a_trial_also_outside_of_the_space() -> None:
     world, search = World(), trials()
     openers = parsed("b", "a*3 > vote(a)", "b + c > vote(b)")
     measure(search, world, search.fresh(openers, origin="baseline"))
     told = search.study.get_trials()
-    assert [trial.user_attrs["architecture"] for trial in told] == ["b", "b + c > vote(b)"]
-    assert [trial.values for trial in told] == [[0.1, 0.1], [0.2, 0.2]]
-    assert told[1].params["layer1.b"] is told[1].params["layer1.c"] is True
+    assert [trial.user_attrs["architecture"] for trial in told] == list(map(str, openers))
+    # The number of different agents by ten.
+    assert [trial.values for trial in told] == [[0.1, 0.1], [0.1, 0.1], [0.2, 0.2]]
+    assert told[1].params == {"kind": "layers"}, "three samples of one agent are no choice here"
+    assert told[2].params["layer1.b"] is told[2].params["layer1.c"] is True
+    facts = {name: told[2].user_attrs[name] for name in ("origin", "rows", "calls", "usd")}
+    assert facts == {"origin": "baseline", "rows": 9, "calls": 1.0, "usd": 0.0}
+    assert search.study.metric_names == ["win_rate", "score"]
 
 
-def test_what_could_not_be_measured_is_told_as_a_failure() -> None:
+def test_what_could_not_be_measured_fails_with_the_reason() -> None:
     world, search = World(), trials()
     run(search, world, 4)
     proposal = search.ask()
     assert proposal is not None
-    search.give_up(proposal)
+    told = search.fail(search.start(proposal), "The budget of 9 calls is reached.")
     assert len(search.records) == len(world.asked) == 4
-    # The sampler hears of known ones again, and of the one that was not measured as a failure.
-    told = [trial.user_attrs.get("architecture") for trial in search.study.get_trials()]
-    assert set(told) == {None, *(text for text, _ in world.asked)}
-    assert search.study.get_trials()[-1].state == optuna.trial.TrialState.FAIL
+    assert told.state == optuna.trial.TrialState.FAIL
+    assert told.user_attrs["reason"] == "The budget of 9 calls is reached."
+    assert told.user_attrs["architecture"] == str(proposal.architecture)
 
 
-def test_a_saved_study_is_optunas(tmp_path: Path) -> None:
-    world, search = World(), trials(SearchSpace(NAMES))
-    openers = parsed("a", "b", "a + b > vote(a)")
-    measure(search, world, search.fresh(openers, origin="single"))
-    run(search, world, 12)
+def stopped(search: Trials, text: str, values: list[list[float]]) -> optuna.trial.FrozenTrial:
+    """Return the trial of a loser that reported ``values`` after each 40 rows."""
+    (proposal,) = search.fresh(parsed(text), origin="model")
+    trial = search.start(proposal)
+    for block, reported in enumerate(values, start=1):
+        search.report(trial, 40 * block, reported)
+    record = TrialRecord(0, text, "model", 0.2, 0.3, 0.0, 1.0, 0.0, 0.0, 80, is_stopped_early=True)
+    return search.tell(proposal, trial, record, values[-1])
+
+
+def test_a_loser_is_pruned_with_its_value_after_each_block() -> None:
+    study = make_study([ScoreObjective()], seed=0)
+    search = Trials(study=study, space=SMALL, ranking=NAMES, canonical=canonical, seed=0)
+    told = stopped(search, "a + b > vote(a)", [[0.5], [0.3]])
+    assert told.state == optuna.trial.TrialState.PRUNED
+    assert told.intermediate_values == {40: 0.5, 80: 0.3}
+    assert told.values == [0.3]
+
+
+@pytest.mark.parametrize("sampler", [None, optuna.samplers.NSGAIISampler(seed=0)])
+def test_with_several_objectives_the_values_of_a_pruned_trial_are_an_attribute(
+    sampler: Any,
+) -> None:
+    search = trials(sampler=sampler)
+    told = stopped(search, "a + b > vote(a)", [[0.5, 0.6], [0.3, 0.4]])
+    assert told.state == optuna.trial.TrialState.PRUNED
+    assert told.user_attrs["values_by_rows"] == {"40": [0.5, 0.6], "80": [0.3, 0.4]}
+    # Optuna's samplers raise at intermediate values of such a study; at this they do not.
+    run(search, World(), 7)
+    assert len(search.records) == 7
+    assert told.number not in {trial.number for trial in search.study.best_trials}
+
+
+def test_limits_are_the_constraints_of_a_trial() -> None:
+    study = make_study([ScoreObjective()], seed=0)
+    limits = Limits(calls=2, usd=0.5)
+    search = Trials(
+        study=study, space=SMALL, ranking=NAMES, canonical=canonical, seed=0, limits=limits
+    )
+    (proposal,) = search.fresh(parsed("a + b > vote(a)"), origin="model")
+    record = TrialRecord(0, "a + b > vote(a)", "model", 0.9, 0.9, 0.0, 3.0, 0.125, 1.0, 9)
+    told = search.tell(proposal, search.start(proposal), record, [0.9])
+    # 3 calls of at most 2; 0.125 usd of at most 0.5
+    assert told.constraints == {"calls": 1.0, "usd": -0.375}
+    with pytest.raises(ValueError, match="No feasible trials"):
+        _ = search.study.best_trial
+
+
+def test_a_callback_may_stop_a_study_outside_of_optunas_loop() -> None:
+    search = trials()
+    assert not search.study.is_stopped
+    search.study.stop()
+    assert search.study.is_stopped
+
+
+def test_trials_are_in_the_file_while_the_study_runs(tmp_path: Path) -> None:
     path = tmp_path / "study.sqlite3"
     path.write_text("an older file", "utf-8")
-    save_study(search.study, path, name="mine")
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
-    loaded = optuna.load_study(study_name="mine", storage=storage)
-    assert loaded.directions == search.study.directions
-    complete = [optuna.trial.TrialState.COMPLETE]
-    kept, told = loaded.get_trials(), search.study.get_trials(states=complete)
-    assert len(told) < len(search.study.trials), "a repeat is no trial of its own"
-    storage.engine.dispose()
-    facts = [(t.params, t.values, t.user_attrs, t.distributions, t.state) for t in told]
-    assert [(t.params, t.values, t.user_attrs, t.distributions, t.state) for t in kept] == facts
+    storage = LiveStorage(path, "mine")
+    objectives: list[Objective] = [WinRateObjective(), ScoreObjective()]
+    study = make_study(objectives, seed=0, storage=storage)
+    space = SearchSpace(NAMES)
+    search = Trials(study=study, space=space, ranking=NAMES, canonical=canonical, seed=0)
+    world = World()
+    measure(search, world, search.fresh(parsed("a", "b", "a*3 > vote(a)"), origin="single"))
+    run(search, world, 12)
+    proposal = search.ask()
+    assert proposal is not None
+    trial = search.start(proposal)
+    reader = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    found = optuna.load_study(study_name="mine", storage=reader)
+    assert found.metric_names == ["win_rate", "score"]
+    assert found.directions == study.directions
+    for kept, told in zip(found.trials, study.trials, strict=True):
+        facts = (told.number, told.state, told.values, told.params, told.user_attrs)
+        assert (kept.number, kept.state, kept.values, kept.params, kept.user_attrs) == facts
+        assert kept.distributions == told.distributions
+        assert kept.system_attrs == told.system_attrs
+        assert kept.datetime_start is not None
+        assert told.datetime_start is not None
+        assert abs((kept.datetime_start - told.datetime_start).total_seconds()) < 5
+    running = found.trials[-1]
+    assert running.state == optuna.trial.TrialState.RUNNING
+    assert running.user_attrs["architecture"] == str(proposal.architecture)
+    search.report(trial, 40, [0.5, 0.5])
+    search.fail(trial, "interrupted")
+    assert found.trials[-1].user_attrs["reason"] == "interrupted"
+    storage.close()
+    reader.engine.dispose()
     assert [p.name for p in tmp_path.iterdir()] == ["study.sqlite3"]
+
+
+def test_a_study_takes_the_place_of_an_older_one_of_its_name_alone(tmp_path: Path) -> None:
+    path = tmp_path / "study.sqlite3"
+    for name, n_trials in (("other", 3), ("mine", 5), ("mine", 2)):
+        storage = LiveStorage(f"sqlite:///{path}", name)
+        study = make_study([ScoreObjective()], seed=0, storage=storage)
+        for value in range(n_trials):
+            trial = study.ask()
+            trial.suggest_categorical("agent", NAMES)
+            trial.report(0.5, step=1)
+            trial.set_user_attr("rows", 1)
+            trial.set_user_attr("rows", 2)
+            study.tell(trial, float(value))
+        storage.close()
+    kept = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    sizes = {one.study_name: one.n_trials for one in optuna.get_all_study_summaries(kept)}
+    assert sizes == {"other": 3, "mine": 2}
+    last = optuna.load_study(study_name="mine", storage=kept).trials[-1]
+    assert (last.user_attrs, last.intermediate_values, last.value) == ({"rows": 2}, {1: 0.5}, 1.0)
+    kept.engine.dispose()
+
+
+def test_a_database_that_cannot_be_reached_is_an_error_without_its_password() -> None:
+    storage = LiveStorage("postgresql://me:secret@127.0.0.1:1/none", "mine")
+    with pytest.raises(StoreError, match=r"cannot be used: \w+") as caught:
+        make_study([ScoreObjective()], seed=0, storage=storage)
+    assert "secret" not in str(caught.value)

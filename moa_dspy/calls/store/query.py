@@ -142,6 +142,14 @@ class Recording:
         if not path.is_file():
             raise StoreError(f"{path} cannot be read as a recording: there is no such file.")
         try:
+            found = pq.read_schema(path).names
+            if missing := [name for name in _COLUMNS if name not in found]:
+                raise StoreError(
+                    f"{path} cannot be read as a recording: a table of calls needs the columns "
+                    f"{', '.join(_COLUMNS)}, but this one lacks {', '.join(missing)} and has "
+                    f"{', '.join(found)}. A table of answers is data: `data.reader` = "
+                    '"recorded".'
+                )
             columns = pq.read_table(path, columns=list(_COLUMNS)).to_pydict()
         except (OSError, pa.ArrowException, KeyError) as error:
             reason = str(error).splitlines()[0]

@@ -1,12 +1,10 @@
-"""Public benchmarks as rows, from the hub or from local files; one benchmark per file."""
+"""Public benchmarks as rows, from the hub or from local files."""
 
-from moa_dspy.data.benchmarks.alpaca_eval import AlpacaEval
 from moa_dspy.data.benchmarks.base import Benchmark, BenchmarkOrigin
 from moa_dspy.data.benchmarks.bbh import TASKS, BigBenchHard
-from moa_dspy.data.benchmarks.flask import Flask
 from moa_dspy.data.benchmarks.gsm8k import GSM8K
 from moa_dspy.data.benchmarks.mmlu_pro import MMLUPro
-from moa_dspy.data.benchmarks.mt_bench import MTBench
+from moa_dspy.data.benchmarks.open_ended import AlpacaEval, Flask, MTBench
 from moa_dspy.errors import DataError
 
 __all__ = [

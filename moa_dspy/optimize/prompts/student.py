@@ -20,7 +20,7 @@ from moa_dspy.errors import (
     StudyError,
     ours,
 )
-from moa_dspy.lm_binding import without_lms
+from moa_dspy.layers import without_lms
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import NodeCache, NodeRunner, place_of
@@ -68,7 +68,7 @@ class Target:
         if not architecture.aggregator_calls_a_model:
             raise ArchitectureError(
                 f"The last step of {architecture} asks no model, so it has no prompt; it must be "
-                "synthesize(NAME) or select(NAME)."
+                "synthesize(NAME), select(NAME), fuse(NAME) or knockout(NAME)."
             )
         planner = _planner(program, architecture, program.aggregator)
         return cls(program, architecture.depth, (program.aggregator,), (planner,))
@@ -118,6 +118,7 @@ def _planner(program: MixtureOfAgents, architecture: Architecture, module: Any) 
         tuple(program.signature.output_fields),
         program.pool,
         replace(program.rules, adapter=adapter),
+        program.analyst,
     )
 
 

@@ -206,17 +206,36 @@ class RandomSuggestions:
         return self.rng.randint(low, high)
 
 
+def one_of(trial: Suggests, name: str, choices: Sequence[str]) -> str:
+    """Return one of the choices; of one, no parameter is made."""
+    return str(trial.suggest_categorical(name, choices)) if len(choices) > 1 else choices[0]
+
+
 def anonymous(one: Architecture) -> Architecture:
     """Return a vote without the agent that breaks ties: scores decide that, so it is no choice."""
     return Architecture(one.layers, None, "vote") if one.combine == "vote" else one
 
 
-def combines_told_apart(combines: Sequence[str], listed: Sequence[Architecture]) -> tuple[str, ...]:
+class Combining(Protocol):
+    """The ways of the last step in a ``SearchSpace``."""
+
+    @property
+    def combines(self) -> Sequence[str]:
+        """Those that are searched."""
+        ...
+
+    @property
+    def listed(self) -> Sequence[Architecture]:
+        """Further architectures."""
+        ...
+
+
+def told_apart(space: Combining) -> tuple[str, ...]:
     """Return the ways of the last step that a surrogate tells apart: three, and others in use.
 
     A constant number where it can be: a surrogate weighs its features by how many there are.
     """
-    named = {*combines, *(one.combine for one in listed)}
+    named = {*space.combines, *(one.combine for one in space.listed)}
     return (*COMBINES[:3], *(name for name in COMBINES[3:] if name in named))
 
 

@@ -1,7 +1,4 @@
-"""The search space: its options and their checks, its choices as Optuna parameters, and draws.
-
-Names of parameters are the schema of stored studies and stay as they are.
-"""
+"""The search space: its options and their checks, its choices as Optuna parameters, and draws."""
 
 from __future__ import annotations
 
@@ -20,6 +17,7 @@ from moa_dspy.optimize.space.rules import (
     SpaceRules,
     Suggests,
     anonymous,
+    one_of,
     order_of,
     prompt_of,
     repaired,
@@ -160,22 +158,24 @@ def suggest_layered(
     who = space.who_combines(combine)
     seats: tuple[str | None, ...] = (None,)
     if who:
-        chosen = str(trial.suggest_categorical(f"{combine}.aggregator", who))
+        chosen = str(trial.suggest_categorical(_aggregator_key(space, combine), who))
         seats = (chosen, *sorted(set(who) - {chosen}, key=ranking.index))
     may_sit = [name for name in ranking if name in space.searched]
     found = repaired(space.rules, wanted, seats, may_sit)
     if found is None:
         raise StudyError(f"No layered architecture of the space ends with {combine!r}.")
     layers, aggregator = found
-    order = _one_of(trial, "order", space.orders) if who else "name"
+    order = one_of(trial, "order", space.orders) if who else "name"
     asks_for_prompt = combine == "synthesize" and space.prompts
-    prompt = prompt_of(_one_of(trial, "prompt", space.prompts)) if asks_for_prompt else None
+    prompt = prompt_of(one_of(trial, "prompt", space.prompts)) if asks_for_prompt else None
     read = order_of(order, layers[-1], read_by)
     return Architecture(layers, aggregator, combine, read, prompt).canonical
 
 
-def _one_of(trial: Suggests, name: str, choices: Sequence[str]) -> str:
-    return str(trial.suggest_categorical(name, choices)) if len(choices) > 1 else choices[0]
+def _aggregator_key(space: SearchSpace, combine: str) -> str:
+    """Return ``aggregator``, or another name where the choices are not those of synthesizing."""
+    is_shared = space.who_combines(combine) == space.who_combines("synthesize")
+    return "aggregator" if is_shared else f"{combine}.aggregator"
 
 
 def _suggest_layer(space: SearchSpace, trial: Suggests, number: int) -> tuple[str, ...]:
@@ -233,7 +233,7 @@ def _last_step(space: SearchSpace, architecture: Architecture) -> Params | None:
         return {}
     if not architecture.aggregator_calls_a_model:
         return None if architecture.order else {}
-    chosen: Params = {f"{architecture.combine}.aggregator": str(architecture.aggregator)}
+    chosen: Params = {_aggregator_key(space, architecture.combine): str(architecture.aggregator)}
     orders = [one for one in space.orders if space.read_in(one, architecture) == architecture.order]
     if not orders:
         return None
@@ -339,15 +339,11 @@ class SearchSpace:
         )
 
     def suggest(self, trial: Suggests, ranking: Sequence[str] = ()) -> Architecture:
-        """Draw one architecture.
+        """Draw one architecture; what breaks a limit is repaired by ``ranking``, best first.
 
-        Parameter names are stable: they are the study's schema. The choice of ``kind``
-        comes first and the rest depends on it, which TPE models branch by branch. What
-        breaks a limit is repaired by ``ranking``, best agent first.
+        The choice of ``kind`` comes first, and which others are made depends on it.
         """
-        kinds = ["single", *(["layers"] if self.searches_layers else [])]
-        kinds += ["listed"] if self.listed else []
-        kind = trial.suggest_categorical("kind", kinds)
+        kind = self.suggest_kind(trial)
         if kind == "single":
             return Architecture.single(str(trial.suggest_categorical("agent", self.agents)))
         if kind == "listed":
@@ -355,6 +351,12 @@ class SearchSpace:
             return Architecture.parse(str(trial.suggest_categorical("listed", texts)))
         ranking = ranking or self.ranking or self.agents
         return suggest_layered(self, trial, ranking, read_by=self.ranking or ranking)
+
+    def suggest_kind(self, trial: Suggests) -> str:
+        """Draw the kind of an architecture alone."""
+        layers = ["layers"] if self.searches_layers else []
+        kinds = ["single", *layers, *(["listed"] if self.listed else [])]
+        return str(trial.suggest_categorical("kind", kinds))
 
     def who_combines(self, combine: str) -> tuple[str, ...]:
         """Return the agents that may do the last step; empty where no choice is made."""
@@ -414,10 +416,7 @@ class SearchSpace:
         return self.rules.demand(architecture.layers, architecture.aggregator)
 
     def seated(self, architecture: Architecture) -> Architecture:
-        """Return the listed architecture that equals this one, for its order of seats; else this.
-
-        What the search makes itself is seated by name; what a user listed is asked as listed.
-        """
+        """Return the listed architecture that equals this one, with its order of seats, or this."""
         return self._as_listed.get(architecture, architecture)
 
     @cached_property
@@ -429,10 +428,7 @@ class SearchSpace:
         return frozenset(map(anonymous, self.listed))
 
     def layers(self, *, is_first: bool = False) -> Iterator[tuple[str, ...]]:
-        """Yield every layer that may be searched; many, when width and pool are large.
-
-        The ``is_first`` layers are fewer where some agents must be included.
-        """
+        """Yield every layer that may be searched; the first holds all that must be included."""
         return self.rules.layers(self.searched, is_first=is_first)
 
     def draw(self, rng: random.Random) -> Architecture:

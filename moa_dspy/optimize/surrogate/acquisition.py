@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import chain
 from math import sqrt
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -96,6 +98,13 @@ def nodes_of(one: Architecture) -> frozenset[Hashable]:
 PriceOf = Callable[[Architecture], float]
 N_DRAWN: Final = 200
 """Architectures drawn at random per proposal, beside the neighbours of the best."""
+MOST_LEARNED: Final = 300
+"""Architectures that the surrogate learns from: of more, the best half and the latest half. A
+proposal takes time with the cube of their number."""
+N_DRAWN_LATER: Final = 50
+"""Architectures drawn per proposal once there are more than the surrogate learns from."""
+MOST_DRAWS: Final = 2_000
+"""Known architectures drawn in a row before every neighbour of what is known is looked at."""
 DECIMALS: Final = 10
 """Of what is compared: the last digits depend on the machine's linear algebra and its threads."""
 N_BEST: Final = 3
@@ -125,24 +134,44 @@ class Acquisition:
     _neighbours: dict[Architecture, list[Architecture]] = field(default_factory=dict)
 
     def propose(
-        self, measured: Sequence[Architecture], scores: FeatureMatrix
+        self,
+        measured: Sequence[Architecture],
+        scores: FeatureMatrix,
+        *,
+        taken: Collection[Architecture] = (),
     ) -> Architecture | None:
-        """Return an architecture that is not in ``measured``; None where none was found.
+        """Return an architecture that is neither measured nor taken; None where none is left.
 
         Args:
             measured: In the order of measuring.
             scores: (architectures, rows), NaN where a trial was stopped.
+            taken: Architectures that are being measured, or could not be.
         """
+        known = {*measured, *taken}
         rng = random.Random(f"propose-{self.seed}-{len(measured)}")
+        with _one_thread():
+            proposed = self._promising(measured, scores, known, rng)
+        return proposed or self._unknown(known, rng)
+
+    def _promising(
+        self,
+        measured: Sequence[Architecture],
+        scores: FeatureMatrix,
+        known: Collection[Architecture],
+        rng: random.Random,
+    ) -> Architecture | None:
         if not measured:
-            return next(iter(self._candidates((), rng)), None)
-        model = self._model(measured, scores)
+            return next((o for o in self._candidates((), rng) if o not in known), None)
         price = self.price_at(len(measured))
-        value = model.fitted() - np.array([price(one) for one in measured])
+        learned = _most_telling(scores)
+        some = [measured[place] for place in learned]
+        model = self._model(some, scores[learned], n_measured=len(measured))
+        value = model.fitted() - np.array([price(one) for one in some])
         first = np.argsort(-np.round(value, DECIMALS), kind="stable")[:N_BEST]
-        best = [measured[place] for place in first]
-        known_already = set(measured)
-        candidates = [o for o in self._candidates(best, rng) if o not in known_already]
+        best = [some[place] for place in first]
+        is_late = len(some) < len(measured)
+        drawn = self._candidates(best, rng, n_drawn=N_DRAWN_LATER if is_late else N_DRAWN)
+        candidates = [one for one in drawn if one not in known]
         if not candidates:
             return None
         prices = np.array([price(one) for one in candidates])
@@ -150,19 +179,31 @@ class Acquisition:
         calls = self._new_calls(measured, candidates)
         return candidates[int(np.argmax(np.round(gain / (1 + calls), DECIMALS)))]
 
-    def _model(self, measured: Sequence[Architecture], scores: FeatureMatrix) -> SurrogateModel:
+    def _unknown(self, known: Collection[Architecture], rng: random.Random) -> Architecture | None:
+        """Return any architecture that is not known: a draw, or a neighbour of what is known."""
+        draws = (self.canonical(self.space.draw(rng)) for _ in range(MOST_DRAWS))
+        singles = map(Architecture.single, self.space.agents)
+        near = chain.from_iterable(map(self._near, sorted(known, key=str)))
+        others = chain(draws, singles, self.space.listed, near)
+        return next((one for one in others if one not in known), None)
+
+    def _model(
+        self, some: Sequence[Architecture], scores: FeatureMatrix, *, n_measured: int
+    ) -> SurrogateModel:
         """Fit; learn how much each part explains anew after every tenth more trials."""
-        is_stale = len(measured) >= 1.1 * self._learned_from
+        is_stale = n_measured >= 1.1 * self._learned_from
         model = SurrogateModel(
-            self.kernels, measured, scores, weights=None if is_stale else self._weights
+            self.kernels, some, scores, weights=None if is_stale else self._weights
         )
         if is_stale:
-            self._weights, self._learned_from = model.weights, len(measured)
+            self._weights, self._learned_from = model.weights, n_measured
         return model
 
-    def _candidates(self, best: Iterable[Architecture], rng: random.Random) -> list[Architecture]:
+    def _candidates(
+        self, best: Iterable[Architecture], rng: random.Random, *, n_drawn: int = N_DRAWN
+    ) -> list[Architecture]:
         near = [other for one in best for other in self._near(one)]
-        drawn = (self.canonical(self.space.draw(rng)) for _ in range(N_DRAWN))
+        drawn = (self.canonical(self.space.draw(rng)) for _ in range(n_drawn))
         return list(dict.fromkeys((*near, *drawn)))
 
     def _near(self, one: Architecture) -> list[Architecture]:
@@ -176,6 +217,31 @@ class Acquisition:
         """Return how many calls per question were not made yet."""
         made = {node for one in measured for node in nodes_of(one)}
         return np.array([len(nodes_of(one) - made) for one in some], float)
+
+
+def _one_thread() -> AbstractContextManager[Any]:
+    """Have matrix products use one thread: several wait for each other longer than one takes."""
+    from threadpoolctl import ThreadpoolController
+
+    if not _CONTROLLER:
+        _CONTROLLER.append(ThreadpoolController())
+    limited: AbstractContextManager[Any] = _CONTROLLER[0].limit(limits=1, user_api="blas")
+    return limited
+
+
+_CONTROLLER: list[Any] = []
+"""Made once, as it looks through all libraries of the process."""
+
+
+def _most_telling(scores: FeatureMatrix) -> list[int]:
+    """Return the places of the best and the latest architectures, in order; of few, all."""
+    n = len(scores)
+    if n <= MOST_LEARNED:
+        return list(range(n))
+    latest = range(n - MOST_LEARNED // 2, n)
+    means = np.nanmean(scores[: latest[0]], axis=1)
+    best = np.argsort(-np.round(means, DECIMALS), kind="stable")[: MOST_LEARNED - len(latest)]
+    return [*sorted(best.tolist()), *latest]
 
 
 def _improvement(predicted: Prediction, prices: FeatureMatrix, best: float) -> FeatureMatrix:

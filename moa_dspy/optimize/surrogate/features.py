@@ -36,7 +36,9 @@ class Traits:
     pair: Callable[[str, str], float]
     prompts: Sequence[str] = ()
     combines: Sequence[str] = ("synthesize", "select", "vote")
-    _known: dict[Architecture, dict[str, tuple[float, ...]]] = field(default_factory=dict)
+    _known: dict[Architecture, dict[str, tuple[float, ...]]] = field(
+        default_factory=dict, compare=False
+    )
 
     def blocks(self, architectures: Sequence[Architecture]) -> dict[str, FeatureMatrix]:
         """Return one (architectures, traits) matrix per block."""
@@ -145,11 +147,14 @@ class SeatCounts:
 def nearness(rows: FeatureMatrix, columns: FeatureMatrix) -> FeatureMatrix:
     """Return exp(-differences / LENGTH), (rows, columns): a kernel, as a product of such."""
     gaps = np.zeros((len(rows), len(columns)))
-    gap = np.empty_like(gaps)
-    for place in range(rows.shape[1]):
-        np.subtract(rows[:, place, None], columns[None, :, place], out=gap)
-        gaps += np.abs(gap, out=gap)
-    return np.exp(-gaps / LENGTH)
+    most = int(max(rows.max(initial=0), columns.max(initial=0)))
+    for count in range(1, most + 1):
+        # Counts differ by the number of thresholds that lie between them: whole numbers, so that
+        # a product of matrices gives them exactly.
+        left, right = (rows >= count).astype(np.float64), (columns >= count).astype(np.float64)
+        gaps += left.sum(1)[:, None] + right.sum(1) - 2 * (left @ right.T)
+    by_gap: FeatureMatrix = np.exp(-np.arange(gaps.max(initial=0) + 1) / LENGTH)
+    return by_gap[gaps.astype(np.intp)]
 
 
 PARTS = (*BLOCKS, "near", "end")

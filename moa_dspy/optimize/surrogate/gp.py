@@ -89,7 +89,10 @@ class SurrogateModel:
         """Return what architectures will score, measured or not."""
         cross = self._cross(architectures)
         own = self._combined(self.kernels.own(architectures)) + self.weights[_OWN] ** 2
-        reduced = np.linalg.solve(self._factor, cross.T)
+        # Imported here: scipy costs a second that `import moa_dspy` shall not.
+        from scipy.linalg import solve_triangular
+
+        reduced = solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
         variance = own + _MEAN_VARIANCE - (reduced**2).sum(0)
         return Prediction(cross @ self._alpha, np.sqrt(np.maximum(variance, 1e-12)))
 

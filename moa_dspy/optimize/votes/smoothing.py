@@ -143,10 +143,6 @@ class SmoothedVotes:
     per_row: NDArray[np.float32]
     ranking: tuple[str, ...]
 
-    def take(self, rows: NDArray[np.intp]) -> SmoothedVotes:
-        """Return the same votes on some of the rows."""
-        return SmoothedVotes(self.layers, self.per_row[:, rows], self.ranking)
-
     def expected(self) -> NDArray[np.float64]:
         """Return the mean of every layer; of the greatest of them it is a flattering report."""
         means: NDArray[np.float64] = self.per_row.mean(1, dtype=np.float64)

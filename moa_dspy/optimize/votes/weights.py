@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, islice
 from typing import Final, TypeAlias
@@ -135,8 +135,9 @@ def _likelihood(
 
 
 Members: TypeAlias = tuple[str, ...]
-Rule: TypeAlias = Callable[[Ballots], VoteWeights]
-"""Makes a vote from ballots whose agents stand best first; one member answers alone."""
+Rule: TypeAlias = Callable[[Ballots], Sequence[VoteWeights]]
+"""Makes votes, always as many, from ballots whose agents stand best first; one member answers
+alone, and where nothing is admitted there is none."""
 N_FOLDS: Final = 10
 N_PARTITIONS: Final = 3
 """Partitions into folds, averaged: which rows a fold holds is luck of its own."""
@@ -164,20 +165,24 @@ class CrossFittedVotes:
     folds: NDArray[np.intp]
     ranking: Members
 
-    def take(self, rows: _Rows) -> CrossFittedVotes:
-        """Return the same on some of the rows."""
-        return replace(
-            self,
-            smoothed=self.smoothed[:, rows],
-            recorded=self.recorded[:, :, rows],
-            folds=self.folds[:, rows],
-        )
-
     def gains(self, over: int) -> tuple[_Floats, _Floats]:
-        """Return by how much each way beats the one at ``over``, and the standard error of that."""
+        """Return by how much each way beats the one at ``over``, and the standard error of that.
+
+        The error is that of the sample of rows, and of the answer model: by as much as gains on
+        recorded answers differ from those on redrawn ones, beyond what the luck of the answers
+        explains, on average over the ways (method of moments).
+        """
         gaps = self.smoothed - self.smoothed[over]
         n = gaps.shape[1]
-        errors = gaps.std(1, ddof=1) / np.sqrt(n) if n > 1 else (gaps[:, 0] != 0).astype(float)
+        if n < 2:
+            return gaps[:, 0], (np.arange(len(gaps)) != over).astype(float)
+        recorded = self.recorded.mean(0)
+        off = recorded - recorded[over] - gaps
+        beyond = off.mean(1) ** 2 - off.var(1, ddof=1) / n
+        others = np.flatnonzero(np.arange(len(gaps)) != over)
+        model = max(float(beyond[others].mean()), 0.0) if len(others) else 0.0
+        errors = np.sqrt(gaps.var(1, ddof=1) / n + model)
+        errors[over] = 0.0
         return gaps.mean(1), errors
 
 
@@ -189,6 +194,7 @@ def cross_fit(
     admits: Callable[[Members], bool],
     admits_weighted: Callable[[Members], bool] | None = None,
     columns: int = COLUMNS,
+    partitions: int = N_PARTITIONS,
 ) -> CrossFittedVotes:
     """Return the votes of the best agents, equal and weighted, cross-fitted; makes no call.
 
@@ -205,31 +211,27 @@ def cross_fit(
         admits: Whether these members may vote with equal say; and alone, if it is one.
         admits_weighted: Whether they may vote with weights, in any number; None allows none.
         columns: Redrawn questions of a partition.
+        partitions: How often the rows are parted.
     """
     from threadpoolctl import threadpool_limits
 
     # Tables this small are slower on several threads, and far slower beside other processes.
     with threadpool_limits(1):
-        return _cross_fit(ballots.ranked(), widths, seed, admits, admits_weighted, columns=columns)
+        ranked = ballots.ranked()
+        ways = _ways(ranked, widths, admits, admits_weighted)
+        return _cross_fit(ranked, ways, seed, columns=columns, partitions=partitions)
 
 
 def _cross_fit(
-    ranked: Ballots,
-    widths: tuple[int, int],
-    seed: int,
-    admits: Callable[[Members], bool],
-    admits_weighted: Callable[[Members], bool] | None,
-    *,
-    columns: int,
+    ranked: Ballots, ways: Sequence[Rule], seed: int, *, columns: int, partitions: int
 ) -> CrossFittedVotes:
     n = ranked.codes.shape[1]
-    ways = _ways(ranked, widths, admits, admits_weighted if n >= N_FOLDS else None)
-    made = [dict(rule(ranked)) for rule in ways]
+    made = [dict(vote) for rule in ways for vote in rule(ranked)]
     kept = [i for i, one in enumerate(made) if one and one not in made[:i]]
-    rules, votes = [ways[i] for i in kept], tuple(made[i] for i in kept)
+    votes = tuple(made[i] for i in kept)
     rng = np.random.default_rng([seed, n])
-    folds = np.array([rng.permutation(np.arange(n) % N_FOLDS) for _ in range(N_PARTITIONS)])
-    smoothed, recorded = np.zeros((len(votes), n)), np.zeros((N_PARTITIONS, len(votes), n))
+    folds = np.array([rng.permutation(np.arange(n) % N_FOLDS) for _ in range(partitions)])
+    smoothed, recorded = np.zeros((len(votes), n)), np.zeros((partitions, len(votes), n))
     sampler = _sampler(ranked)
     for part, fold in enumerate(folds):
         drawn = _drawn(sampler, n, seed=seed + part, columns=columns)
@@ -239,11 +241,12 @@ def _cross_fit(
             if not len(outside):
                 continue
             known = ranked.take(inside).ranked()
-            for i, rule in enumerate(rules):
-                vote = rule(known) or {known.agents[0]: 1.0}
+            now = [vote for rule in ways for vote in rule(known)]
+            for i, place in enumerate(kept):
+                vote = now[place] or {known.agents[0]: 1.0}
                 counted = _counted(vote, known.agents, ranked, drawn, outside)
                 recorded[part, i, outside] = counted[0]
-                smoothed[i, outside] += counted[1] / N_PARTITIONS
+                smoothed[i, outside] += counted[1] / partitions
     return CrossFittedVotes(votes, smoothed, recorded, folds, ranked.agents)
 
 
@@ -256,16 +259,13 @@ def _ways(
     n, (fewest, most) = len(ranked.agents), widths
     equal = [k for k in range(max(fewest, 2), min(most, n) + 1)]
     ways: list[Rule] = [partial(_equal, width=k, admits=admits) for k in (1, *equal)]
-    if admits_weighted is None:
+    if admits_weighted is None or ranked.codes.shape[1] < N_FOLDS:
         return ways
     may = admits_weighted
     widest = next((k for k in range(n, 1, -1) if _best_of(ranked, k, may)), 0)
     for width in sorted({min(most, widest), widest} - {0, 1}):
         ridge = _ridge(ranked, width, may)
-        ways += [
-            partial(_weighted, width=width, admits=may, ridge=ridge, part=part)
-            for part in (1.0, 0.5)
-        ]
+        ways.append(partial(_weighted, width=width, admits=may, ridge=ridge))
     return ways
 
 
@@ -275,8 +275,8 @@ def _best_of(ranked: Ballots, width: int, admits: Callable[[Members], bool]) -> 
     return next((members for members in sets if admits(members)), None)
 
 
-def _equal(ranked: Ballots, *, width: int, admits: Callable[[Members], bool]) -> VoteWeights:
-    return dict.fromkeys(_best_of(ranked, width, admits) or (), 1.0)
+def _equal(ranked: Ballots, *, width: int, admits: Callable[[Members], bool]) -> list[VoteWeights]:
+    return [dict.fromkeys(_best_of(ranked, width, admits) or (), 1.0)]
 
 
 def _among(ranked: Ballots, members: Members) -> Ballots:
@@ -290,22 +290,21 @@ def _ridge(ranked: Ballots, width: int, admits: Callable[[Members], bool]) -> fl
 
 
 def _weighted(
-    ranked: Ballots,
-    *,
-    width: int,
-    admits: Callable[[Members], bool],
-    ridge: float,
-    part: float,
-) -> VoteWeights:
-    """Return weights of which ``part`` is learned, and the rest the same for all."""
+    ranked: Ballots, *, width: int, admits: Callable[[Members], bool], ridge: float
+) -> list[VoteWeights]:
+    """Return the vote with learned weights, and that with weights halfway to equal ones."""
     members = _best_of(ranked, width, admits)
     if members is None:
-        return {}
-    weights = part * learned_weights(_among(ranked, members), ridge=ridge)[0] + 1 - part
-    heard = {name: round(float(w), _DECIMALS) for name, w in zip(members, weights, strict=True)}
-    heard = {name: weight for name, weight in heard.items() if weight > 0}
+        return [{}, {}]
+    learned = learned_weights(_among(ranked, members), ridge=ridge)[0]
+    return [_heard(members, learned), _heard(members, (learned + 1) / 2)]
+
+
+def _heard(members: Members, weights: _Floats) -> VoteWeights:
+    told = {name: round(float(w), _DECIMALS) for name, w in zip(members, weights, strict=True)}
+    told = {name: weight for name, weight in told.items() if weight > 0}
     # All the same is no weighting, and one name for it is enough.
-    return dict.fromkeys(heard, 1.0) if len(set(heard.values())) == 1 else heard
+    return dict.fromkeys(told, 1.0) if len(set(told.values())) == 1 else told
 
 
 def _sampler(ranked: Ballots) -> AnswerSampler:

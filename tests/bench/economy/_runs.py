@@ -6,7 +6,6 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from math import inf
 
-import numpy as np
 import optuna
 
 from moa_dspy.architecture import Architecture
@@ -14,10 +13,11 @@ from moa_dspy.errors import BudgetReachedError
 from moa_dspy.optimize.conclusion import SurrogateShrinkage
 from moa_dspy.optimize.objectives import ScoreObjective
 from moa_dspy.optimize.result import TrialRecord
+from moa_dspy.optimize.sampler import ROW_SCORES, PerformanceDiversitySampler
 from moa_dspy.optimize.selection import CandidateScores, Evidence, choose
-from moa_dspy.optimize.surrogate.acquisition import Acquisition, nodes_of
-from moa_dspy.optimize.surrogate.features import Kernels, Traits
-from moa_dspy.optimize.trials import Proposal, Trials, make_study
+from moa_dspy.optimize.surrogate.acquisition import nodes_of
+from moa_dspy.optimize.surrogate.features import Traits
+from moa_dspy.optimize.trials import Trials, make_study
 from tests.bench.economy._world import World
 
 CLOSED = 0.9
@@ -129,38 +129,52 @@ class Run:
 
 
 def ours(world: World, *, n_trials: int) -> Run:
-    """Search with our proposer and choice."""
+    """Search with our sampler in Optuna's own loop, and our choice."""
     watch = Watch(world, {"choose": chosen})
     means = {name: float(answers.mean()) for name, answers in world.alone.items()}
-    kernels = Kernels.of(Traits(means, world.pair))
-    proposer = Acquisition(world.space, kernels, world.canonical, world.seed)
+    sampler = PerformanceDiversitySampler(
+        world.space,
+        seed=world.seed,
+        traits=Traits(means, world.pair),
+        canonical=world.canonical,
+    )
+    study = optuna.create_study(direction="maximize", sampler=sampler)
 
-    def propose() -> Architecture | None:
-        architectures = [one.architecture for one in watch.measured]
-        return proposer.propose(architectures, np.array([one.scores for one in watch.measured]))
+    def objective(trial: optuna.Trial) -> float:
+        one = world.canonical(world.space.suggest(trial))
+        try:
+            record = watch.measure(one, "model")
+        except BudgetReachedError:
+            study.stop()
+            raise optuna.TrialPruned from None
+        trial.set_user_attr(ROW_SCORES, watch.measured[-1].scores.tolist())
+        return record.score
 
-    return _run(watch, optuna.samplers.RandomSampler(seed=world.seed), n_trials, propose)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study.optimize(objective, n_trials=n_trials)
+    return Run(len(watch.measured), watch.shared, watch.unshared, watch.goals)
 
 
 def tpe(world: World, *, n_trials: int, most_shared: float, most_unshared: float) -> Run:
     """Search with Optuna's TPE as the library sets it up; no architecture is measured twice."""
     rules: dict[str, Recommend] = {"best_seen": best_seen, "choose": Sparsely(chosen)}
     watch = Watch(world, rules, most_shared, most_unshared)
-    return _run(watch, None, n_trials, None)
+    return _run(watch, None, n_trials)
 
 
 def best_draw(world: World, *, n_trials: int, most_shared: float, most_unshared: float) -> Run:
     """Search at random; no architecture is measured twice."""
     rules: dict[str, Recommend] = {"best_seen": best_seen, "choose": Sparsely(chosen)}
     watch = Watch(world, rules, most_shared, most_unshared)
-    return _run(watch, optuna.samplers.RandomSampler(seed=world.seed), n_trials, lambda: None)
+    return _run(watch, None, n_trials, is_random=True)
 
 
 def _run(
     watch: Watch,
     sampler: optuna.samplers.BaseSampler | None,
     n_trials: int,
-    propose: Callable[[], Architecture | None] | None,
+    *,
+    is_random: bool = False,
 ) -> Run:
     world = watch.world
     trials = Trials(
@@ -170,22 +184,14 @@ def _run(
         canonical=world.canonical,
         seed=world.seed,
     )
-
-    def next_proposal() -> Proposal | None:
-        if propose is None:
-            return trials.ask()
-        proposed = propose()
-        fresh = [] if proposed is None else trials.fresh([proposed], origin="model")
-        return fresh[0] if fresh else trials.draw()
-
     waiting = trials.fresh(world.singles, origin="single")
     while waiting or len(trials.records) < n_trials:
-        proposal = waiting.pop(0) if waiting else next_proposal()
-        if proposal is None:
+        asked = trials.draw if is_random else trials.ask
+        if (proposal := waiting.pop(0) if waiting else asked()) is None:
             break
         try:
             record = watch.measure(proposal.architecture, proposal.origin)
         except BudgetReachedError:
             break
-        trials.tell(proposal, record, [record.score])
+        trials.tell(proposal, trials.start(proposal), record, [record.score])
     return Run(len(watch.measured), watch.shared, watch.unshared, watch.goals)

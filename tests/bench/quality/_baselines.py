@@ -10,6 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from moa_dspy.optimize.votes import SHORTLIST, Ballots, smooth
+from moa_dspy.optimize.votes.weights import learned_weights
 from tests.bench.quality._folder import Answers, Scores
 from tests.bench.quality._votes import (
     MOST,
@@ -21,6 +23,10 @@ from tests.bench.quality._votes import (
     weights_of,
 )
 
+WIDEST: Final = 18
+"""Models of which every set is tried."""
+RIDGE: Final = 8.0
+"""Of weights that a few lines would learn."""
 BONUS: Final = 0.25
 """Of the mean pairwise disagreement, beside the mean accuracy."""
 
@@ -47,18 +53,28 @@ class Dev:
 
     @cached_property
     def votes(self) -> EveryVote:
-        return every_vote(self.best_first)
+        """Of the best 18 models at most: there are 250 times as many sets of 39."""
+        return every_vote(self.best_first.of(range(min(self.n_models, WIDEST))))
+
+    def vote_mean(self, weights: Weights) -> float:
+        """Return the dev score of a vote of one to seven models."""
+        if not any(weights[WIDEST:]):
+            return self.votes.mean(weights[:WIDEST])
+        return float(vote_scores(self.best_first, weights).mean())
 
     @cached_property
     def mean_accuracy(self) -> Scores:
         """Of the members of each set in ``votes``."""
-        means: Scores = (self.votes.members @ self.accuracy / self.votes.sizes).round(12)
+        members = self.votes.members
+        accuracy = self.accuracy[: members.shape[1]]
+        means: Scores = (members @ accuracy / self.votes.sizes).round(12)
         return means
 
     @cached_property
     def disagreement(self) -> Scores:
         """Mean share of questions on which two members differ, of each set in ``votes``."""
-        codes, members = self.best_first.codes, self.votes.members
+        members = self.votes.members
+        codes = self.best_first.codes[: members.shape[1]]
         differ = np.array([(codes != code).mean(axis=1) for code in codes])
         pairs = ((members @ differ) * members).sum(axis=1)
         sizes = self.votes.sizes
@@ -74,7 +90,7 @@ def top(dev: Dev, *, k: int) -> Weights:
 def topk_by_dev(dev: Dev) -> Weights:
     """The top-k with the best dev vote; of equals the smallest."""
     tops = [top(dev, k=k) for k in range(1, min(MOST, dev.n_models) + 1)]
-    return max(tops, key=dev.votes.mean)
+    return max(tops, key=dev.vote_mean)
 
 
 def acc_plus_diversity(dev: Dev, *, k: int) -> Weights:
@@ -97,10 +113,11 @@ def caruana(dev: Dev, *, rounds: int = MOST) -> Weights:
 
     Of equal models, it adds that which was taken least so far, then the better one.
     """
-    weights, found = (0,) * dev.n_models, []
+    weights: Weights = (0,) * dev.n_models
+    found: list[tuple[float, Weights]] = []
     for _ in range(rounds):
         weights = max(_one_more(weights), key=lambda w: _gain(dev, weights, w))
-        found.append((vote_scores(dev.best_first, weights).mean().round(12), weights))
+        found.append((float(vote_scores(dev.best_first, weights).mean().round(12)), weights))
     return max(found, key=lambda one: one[0])[1]
 
 
@@ -109,13 +126,37 @@ def _one_more(weights: Weights) -> list[Weights]:
     return [tuple(w + (i == place) for i, w in enumerate(weights)) for place in places]
 
 
-def _gain(dev: Dev, before: Weights, after: Weights) -> tuple[float, int]:
-    (taken,) = [b for b, a in zip(before, after, strict=True) if a > b]
+def _gain(dev: Dev, was: Weights, after: Weights) -> tuple[float, float]:
+    (taken,) = [b for b, a in zip(was, after, strict=True) if a > b]
     return float(vote_scores(dev.best_first, after).mean().round(12)), -taken
 
 
 def _greatest(values: NDArray[np.float64], then: NDArray[np.float64]) -> int:
     return int(np.lexsort((-then, -values))[0])
+
+
+def weighted(dev: Dev, *, k: int, part: float) -> Weights:
+    """The ``k`` best models, their weights by a conditional logit to ``part``, else equal."""
+    best = dev.best_first.of(range(min(k, dev.n_models)))
+    learned, _ = learned_weights(Ballots(best.names, best.codes, best.scores), ridge=RIDGE)
+    found = (part * learned + 1 - part).round(4).tolist()
+    return tuple(found) + (0.0,) * (dev.n_models - len(found))
+
+
+def before(dev: Dev) -> Weights:
+    """The rule of the search before it cross-fitted: smoothed gains over an incumbent.
+
+    The incumbent is the vote of the best seven that score 0.55 of the best one at least;
+    it is left for a gain of more than 1.645 of its errors on redrawn answers.
+    """
+    best = dev.best_first
+    votes = smooth(Ballots(best.names, best.codes, best.scores), widths=(2, MOST), seed=0)
+    n = min(MOST, SHORTLIST, sum(mean >= 0.55 * dev.accuracy[0] for mean in dev.accuracy))
+    gains, errors = votes.gains(best.names[: max(n, 1)])
+    cautious = (gains - 1.645 * errors).round(12)
+    sizes = [len(layer) for layer in votes.layers]
+    picked = votes.layers[int(np.lexsort((np.array(sizes), -cautious))[0])]
+    return weights_of({best.names.index(name) for name in picked}, dev.n_models)
 
 
 BASELINES: dict[str, Callable[[Dev], Weights]] = {
@@ -125,4 +166,7 @@ BASELINES: dict[str, Callable[[Dev], Weights]] = {
     **{f"acc_plus_diversity_k{k}": partial(acc_plus_diversity, k=k) for k in (3, 5, 7)},
     "caruana7": caruana,
     "exhaustive": exhaustive,
+    "weighted7": partial(weighted, k=MOST, part=1.0),
+    "half_weighted7": partial(weighted, k=MOST, part=0.5),
+    "weighted_all": partial(weighted, k=100, part=1.0),
 }

@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from tests.bench.quality._baselines import WIDEST
 from tests.bench.quality._folder import Answers
 from tests.bench.quality._votes import MOST, every_vote, ranked
 
@@ -18,9 +19,9 @@ def ceiling(pool: Answers) -> float:
     Ties go by the scores on all questions. The mean of five halvings, each used both ways:
     what one half is easier, the other is harder.
     """
-    best_first = pool.of(ranked(pool))
+    best_first = pool.of(ranked(pool)[:WIDEST])
     rng = np.random.default_rng(0)
-    sizes = range(1, min(MOST, pool.n_models) + 1)
+    sizes = range(1, min(MOST, best_first.n_models) + 1)
     found = []
     for _ in range(N_HALVINGS):
         order = rng.permutation(pool.n_questions)

@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+FEWEST, MOST_DRAWN = 6, 12
+"""Models of a random sub-pool."""
 Codes: TypeAlias = NDArray[np.int16]
 Scores: TypeAlias = NDArray[np.float64]
 Indices: TypeAlias = NDArray[np.intp]
@@ -60,7 +62,11 @@ class Answers:
         )
 
     def pool(self, which: str) -> Answers:
-        """Return "all" models or those in the "middle"."""
+        """Return "all" models, those in the "middle", or the random ones of "sub:SEED"."""
+        if which.startswith("sub:"):
+            rng = np.random.default_rng([int(which.removeprefix("sub:")), self.n_models])
+            size = int(rng.integers(FEWEST, min(MOST_DRAWN, self.n_models - 1) + 1))
+            return self.of(sorted(rng.choice(self.n_models, size, replace=False).tolist()))
         return self.of([i for i in range(self.n_models) if which == "all" or self.is_middle[i]])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import hypot, sqrt
 from statistics import fmean, stdev
 
 from scipy import stats
@@ -18,16 +18,18 @@ class Lead:
     low: float | None
 
 
-def lead(gaps: Sequence[float]) -> Lead:
+def lead(gaps: Sequence[float], *, shared: float = 0.0) -> Lead:
     """Return the lead of paired differences, by Student's t.
 
-    Splits share most of the questions that judge: what drawing other questions would change is
-    not in the bound.
+    Args:
+        gaps: One per split.
+        shared: Variance that drawing other judged questions would add: splits share most of
+            them, so it does not get smaller with more splits.
     """
     if len(gaps) < 2:
         return Lead(fmean(gaps), None)
     quantile = float(stats.t.ppf(0.95, len(gaps) - 1))
-    return Lead(fmean(gaps), fmean(gaps) - quantile * standard_error(gaps))
+    return Lead(fmean(gaps), fmean(gaps) - quantile * hypot(standard_error(gaps), sqrt(shared)))
 
 
 def standard_error(values: Sequence[float]) -> float:

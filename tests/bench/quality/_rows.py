@@ -4,46 +4,66 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from math import sqrt
 from statistics import fmean
 from typing import Any
 
 from tests.bench.quality._paired import lead, standard_error
-from tests.bench.quality._split import Drawn
+from tests.bench.quality._split import Drawn, Task
 
-NOT_A_RIVAL = ("ours", "optimum")
+NOT_A_RIVAL = ("ours", "recommended", "optimum", "ours_agree2")
+SMALLEST_GAP = 0.001
+"""Of which a share can be closed."""
 
 
-def row_of(drawn: Sequence[Drawn], ceiling: float) -> dict[str, Any]:
+def row_of(drawn: Sequence[Drawn], ceiling: float | None) -> dict[str, Any]:
     """Return the row of one pool and size; every score is a fraction.
 
     Args:
         drawn: Of all splits.
-        ceiling: What the best choice of this pool could reach.
+        ceiling: What the best choice of this pool could reach; None of several pools.
     """
     task = drawn[0].task
-    names = list(drawn[0].scores)
+    names = list(dict.fromkeys(name for one in drawn for name in one.scores))
     means = {name: fmean(_column(drawn, name)) for name in names}
     # Paired, as a rival may have chosen on fewer splits than we did.
-    leads = {name: lead(_gaps(drawn, name)) for name in names if name not in NOT_A_RIVAL}
+    leads = {
+        name: lead(_gaps(drawn, name), shared=_shared(drawn, name))
+        for name in names
+        if name not in NOT_A_RIVAL
+    }
     best = max(leads, key=lambda name: leads[name].mean)
     behind = leads[best].mean
     return {
-        "pool": task.pool,
+        "pool": kind_of(task),
         "dev": task.dev,
         "splits": len(drawn),
         **means,
-        "models": drawn[0].facts["models"],
+        "models": fmean(one.facts["models"] for one in drawn),
         "sampler_splits": len(_column(drawn, "tpe300")),
+        "ours_on_sampler_splits": _ours_where(drawn, "tpe300"),
+        "verdicts": {
+            kind: fmean(one.verdict == kind for one in drawn)
+            for kind in ("mixture", "single", "not_enough_examples")
+        },
+        "way_to_ours": _share(
+            means["recommended"] - means["best_single"], means["ours"] - means["best_single"]
+        ),
+        "ours_calls": fmean(one.facts["calls"] for one in drawn),
+        "agree2_minus_ours": _mean_gap(drawn, "ours_agree2"),
+        "agree2_calls": fmean(one.facts["calls_agree2"] for one in drawn),
         "baseline_minus_ours": {name: asdict(one) for name, one in leads.items()},
         "best_baseline": best,
         "ours_minus_best_baseline": -behind,
         "ceiling": ceiling,
-        "gap_closed": _share(-behind, ceiling - means["ours"] - behind),
+        "gap_closed": None
+        if ceiling is None
+        else _share(-behind, ceiling - means["ours"] - behind),
         **honesty(drawn),
     }
 
 
-def honesty(drawn: Sequence[Drawn]) -> dict[str, float]:
+def honesty(drawn: Sequence[Drawn]) -> dict[str, float | None]:
     """Return the signed mean of reported minus truth, less that of the control, and coverage."""
     facts = [one.facts for one in drawn]
     net = [f["reported_minus_truth"] - f["control"] for f in facts]
@@ -52,6 +72,8 @@ def honesty(drawn: Sequence[Drawn]) -> dict[str, float]:
         "optimism_reported": fmean(f["optimism_reported"] for f in facts),
         "reported_minus_truth": fmean(net),
         "reported_minus_truth_se": standard_error(net),
+        "absolute_error": fmean(abs(f["reported_minus_truth"]) for f in facts),
+        "calibration": _calibration(facts),
         "control": fmean(f["control"] for f in facts),
         "coverage": fmean(f["is_covered"] for f in facts),
         "members": fmean(f["members"] for f in facts),
@@ -60,11 +82,22 @@ def honesty(drawn: Sequence[Drawn]) -> dict[str, float]:
     }
 
 
+def kind_of(task: Task) -> str:
+    """Return the pool; random ones are one kind."""
+    return task.pool.partition(":")[0]
+
+
+def _calibration(facts: Sequence[Mapping[str, float]]) -> float | None:
+    """Return the true error of a gain over the stated one; None where neither is there."""
+    true, stated = (fmean(f[name] for f in facts) for name in ("gain_square", "gain_stated"))
+    return sqrt(max(true, 0.0) / stated) if stated else None
+
+
 def halving_of(drawn: Sequence[Drawn]) -> dict[str, Any]:
     """Return what halving reaches with more labels: beside the rows, not among them."""
     task = drawn[0].task
     means = {name: fmean(one.halving[name] for one in drawn) for name in drawn[0].halving}
-    return {"pool": task.pool, "dev": task.dev, **means}
+    return {"pool": kind_of(task), "dev": task.dev, **means}
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -90,9 +123,24 @@ def _column(drawn: Sequence[Drawn], name: str) -> list[float]:
 
 def _share(part: float, whole: float) -> float | None:
     """Return part / whole; None where there is nothing to close."""
-    return part / whole if whole > 0 else None
+    return part / whole if whole > SMALLEST_GAP else None
 
 
 def _gaps(drawn: Sequence[Drawn], name: str) -> list[float]:
     """Return baseline minus ours per split, of the splits that have both."""
     return [one.scores[name] - one.scores["ours"] for one in drawn if name in one.scores]
+
+
+def _shared(drawn: Sequence[Drawn], name: str) -> float:
+    """Return the mean variance of the gap that the judged questions give, which splits share."""
+    return fmean(one.errors[name] ** 2 for one in drawn if name in one.errors)
+
+
+def _mean_gap(drawn: Sequence[Drawn], name: str) -> float | None:
+    gaps = _gaps(drawn, name)
+    return fmean(gaps) if gaps else None
+
+
+def _ours_where(drawn: Sequence[Drawn], name: str) -> float | None:
+    ours = [one.scores["ours"] for one in drawn if name in one.scores]
+    return fmean(ours) if ours else None

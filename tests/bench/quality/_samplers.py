@@ -33,7 +33,7 @@ def nsga2(dev: Dev, *, seed: int) -> Weights:
 
     def both(trial: optuna.Trial) -> tuple[float, int]:
         weights = _suggest(dev, trial)
-        return _score(dev, weights), sum(weights)
+        return _score(dev, weights), round(sum(weights))
 
     study.optimize(both, n_trials=N_NSGA)
     feasible = [t for t in study.trials if all(c <= 0 for c in t.constraints.values())]
@@ -49,7 +49,7 @@ def chance(dev: Dev, *, seed: int) -> Weights:
         size = rng.integers(1, min(MOST, dev.n_models) + 1)
         members = rng.choice(dev.n_models, size, replace=False)
         drawn.append(weights_of(set(members.tolist()), dev.n_models))
-    return max(drawn, key=dev.votes.mean)
+    return max(drawn, key=dev.vote_mean)
 
 
 def _study(directions: Directions, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
@@ -69,7 +69,7 @@ def _score(dev: Dev, weights: Weights) -> float:
     if not any(weights):
         return 0.0
     if sum(weights) <= MOST:
-        return dev.votes.mean(weights)
+        return dev.vote_mean(weights)
     return float(vote_scores(dev.best_first, weights).mean())
 
 

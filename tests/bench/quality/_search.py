@@ -13,14 +13,15 @@ from moa_dspy.adapters import PlainChat
 from moa_dspy.architecture import Architecture
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import ModelSearch, SearchSpace, StudyResult
+from moa_dspy.optimize.singles import N_PROBED
 from tests.bench.quality._folder import Answers, Indices
 from tests.bench.quality._replay import Replay
 from tests.bench.quality._votes import MOST
 
 N_TRAIN: Final = 2
 """Rows for prompts, which a replay has none of."""
-N_TEST: Final = 20
-"""Rows of the search's own test, which chooses nothing."""
+N_TEST: Final = 300
+"""Rows of the search's own test, which decides between pick and best single model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,10 @@ class Found:
     """What one search said.
 
     Attributes:
-        members: Who votes, as rows of the answers.
+        pick: What the answer of each member counts, by row of the answers.
+        recommended: The same of what ``compile`` returns.
+        verdict: Its kind.
+        calls: Of a question of the pick on dev.
         expected: The score it reports, to be held against the truth.
         low: Lower end of its 95 % interval.
         high: Upper end.
@@ -38,7 +42,10 @@ class Found:
         seconds: Of ``compile``.
     """
 
-    members: tuple[int, ...]
+    pick: dict[int, float]
+    recommended: dict[int, float]
+    verdict: str
+    calls: float
     expected: float
     low: float
     high: float
@@ -71,7 +78,7 @@ def search(answers: Answers, dev: Indices, others: Indices) -> Found:
     model_search.compile(
         student,
         trainset=replay.rows(others[:N_TRAIN]),
-        valset=replay.rows(_answered_first(answers, dev)),
+        valset=replay.rows(_probed(answers, dev)),
         testset=replay.rows(others[N_TRAIN:]),
     )
     seconds = time.perf_counter() - started
@@ -79,13 +86,15 @@ def search(answers: Answers, dev: Indices, others: Indices) -> Found:
 
 
 def _found(result: StudyResult, names: Sequence[str], cells: int, seconds: float) -> Found:
-    pick = result.pick
-    members = pick.layers[-1] if pick.layers else (str(pick.aggregator),)
-    expected, val = result.expected, result.val["pick"].score
-    if expected is None or val is None:
-        raise RuntimeError(f"The search reports no expected score of {pick}.")
+    row = result.val["pick"]
+    expected, val = result.expected, row.score
+    if expected is None or val is None or row.calls is None:
+        raise RuntimeError(f"The search reports no expected score of {result.pick}.")
     return Found(
-        members=tuple(names.index(name) for name in members),
+        pick=_weights(result.pick, names),
+        recommended=_weights(result.recommended, names),
+        verdict=result.verdict.kind,
+        calls=row.calls,
         expected=expected.estimate,
         low=expected.low,
         high=expected.high,
@@ -96,8 +105,18 @@ def _found(result: StudyResult, names: Sequence[str], cells: int, seconds: float
     )
 
 
-def _answered_first(answers: Answers, dev: Indices) -> Indices:
-    """Put first a question that all answered: the search probes every agent with the first."""
-    n_answered = (answers.codes[:, dev] >= 0).sum(axis=0)
-    best = int(n_answered.argmax())
-    return np.concatenate([dev[best : best + 1], np.delete(dev, best)])
+def _weights(one: Architecture, names: Sequence[str]) -> dict[int, float]:
+    members, weights = one.layers[-1] if one.layers else one.agents, dict(one.weights)
+    return {names.index(name): weights.get(name, 1.0) for name in members}
+
+
+def _probed(answers: Answers, dev: Indices) -> Indices:
+    """Return the questions as they are; begun elsewhere where a model answers none of the first.
+
+    The search probes every agent with three, and takes one that fails on all for dead.
+    """
+    for start in range(len(dev)):
+        turned = np.roll(dev, -start)
+        if (answers.codes[:, turned[:N_PROBED]] >= 0).any(axis=1).all():
+            return turned
+    return dev

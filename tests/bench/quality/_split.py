@@ -9,18 +9,30 @@ from typing import Final
 
 import numpy as np
 
-from tests.bench.quality._baselines import BASELINES, Dev
-from tests.bench.quality._folder import Answers, Indices, read_folder
+from moa_dspy.optimize.votes import Ballots
+from moa_dspy.optimize.votes.weights import cross_fit
+from tests.bench.quality._baselines import BASELINES, WIDEST, Dev, before
+from tests.bench.quality._folder import Answers, Indices, Scores, read_folder
 from tests.bench.quality._halving import halving
 from tests.bench.quality._samplers import SAMPLERS, chance
 from tests.bench.quality._search import N_TEST, N_TRAIN, Found, search
-from tests.bench.quality._votes import Weights, every_vote, vote_scores, weights_of
+from tests.bench.quality._votes import (
+    MOST,
+    Weights,
+    agreed,
+    agreeing_scores,
+    every_vote,
+    vote_scores,
+    weights_of,
+)
 
 FIRST_JUDGED: Final = 1_700
 """Questions before it are for whoever chooses, also for those who need more labels than others."""
 FIRST_SEED: Final = 1_000
 N_FIXED: Final = 5
 """Models of the set that nobody chose: it shows how much easier the dev questions are."""
+Z: Final = 1.96
+"""Standard errors to each end of a 95 % interval."""
 Facts = dict[str, float]
 read = lru_cache(maxsize=1)(read_folder)
 
@@ -31,7 +43,7 @@ class Task:
 
     Attributes:
         folder: Of the recorded answers.
-        pool: "all" or "middle".
+        pool: "all", "middle" or "sub:SEED", a random sub-pool.
         dev: Labelled questions.
         split: Number of the draw.
         has_rivals: Whether the baselines choose as well.
@@ -55,12 +67,18 @@ class Drawn:
         scores: Mean score on the judged questions by name, "ours" and "optimum" among them.
         facts: Of our search.
         halving: Scores of rules that saw more labels.
+        errors: Standard error of each minus ours, of the sample of judged questions.
+        verdict: Of our search.
+        pool: Names of the models.
     """
 
     task: Task
     scores: dict[str, float]
     facts: Facts
     halving: Facts
+    errors: dict[str, float]
+    verdict: str
+    pool: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +102,20 @@ class _Draw:
         return Dev.of(self.pool.at(self.order[: self.n]))
 
     def search(self) -> Found:
-        others = self.order[self.start : self.start + N_TRAIN + N_TEST]
+        # Half of a small folder's judged questions at most are the search's own test.
+        n_others = min(N_TRAIN + N_TEST, (len(self.order) - self.start) // 2)
+        others = self.order[self.start : self.start + n_others]
         return search(self.pool, self.order[: self.n], others)
 
-    def truth(self, found: Found) -> float:
-        """Return the score of what was found; ties go by the dev scores."""
+    @property
+    def best_first(self) -> Answers:
+        """The judged answers, in the order of the dev scores."""
+        return self.judged.of([self.pool.names.index(name) for name in self.dev.best_first.names])
+
+    def weights(self, members: dict[int, float]) -> Weights:
+        """Return what each model of ``best_first`` counts."""
         names = self.dev.best_first.names
-        models = [self.pool.names.index(name) for name in names]
-        places = {models.index(member) for member in found.members}
-        return _mean(self.judged.of(models), weights_of(places, len(models)))
+        return tuple(members.get(self.pool.names.index(name), 0.0) for name in names)
 
 
 def run(task: Task) -> Drawn:
@@ -101,14 +124,25 @@ def run(task: Task) -> Drawn:
     order = np.random.default_rng(FIRST_SEED + task.split).permutation(pool.n_questions)
     draw = _Draw(pool, order, task.dev)
     found = draw.search()
-    truth = draw.truth(found)
-    scores = {"ours": truth} | (_rivals(task, draw) if task.has_rivals else {})
+    pick = draw.weights(found.pick)
+    rows = {"ours": vote_scores(draw.best_first, pick)}
+    rows["recommended"] = vote_scores(draw.best_first, draw.weights(found.recommended))
+    rows |= _rivals(task, draw, pick) if task.has_rivals else {}
+    truth = rows["ours"]
+    own = {"control": _control(draw), "models": pool.n_models, **_stopped(draw, pick)}
     return Drawn(
         task,
-        scores=scores,
-        facts=_facts(found, truth) | {"control": _control(draw), "models": pool.n_models},
+        scores={name: float(scores.mean()) for name, scores in rows.items()},
+        facts=_facts(found, truth) | own | _calibration(draw),
         halving=_halving(draw) if task.has_rivals else {},
+        errors={name: _error(scores - truth) for name, scores in rows.items()},
+        verdict=found.verdict,
+        pool=pool.names,
     )
+
+
+def _error(values: Scores) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def first_judged(n_questions: int) -> int:
@@ -116,28 +150,77 @@ def first_judged(n_questions: int) -> int:
     return FIRST_JUDGED if n_questions >= 1.5 * FIRST_JUDGED else n_questions // 3
 
 
-def _facts(found: Found, truth: float) -> Facts:
+def _facts(found: Found, truth: Scores) -> Facts:
+    true = float(truth.mean())
+    # The interval is for the score on all questions there are, and the truth is of a sample.
+    low, high = (
+        found.expected
+        + np.sign(end - found.expected) * np.hypot(end - found.expected, Z * _error(truth))
+        for end in (found.low, found.high)
+    )
     return {
-        "reported_minus_truth": found.expected - truth,
-        "is_covered": float(found.low <= truth <= found.high),
-        "optimism": found.val - truth,
+        "reported_minus_truth": found.expected - true,
+        "is_covered": float(low <= true <= high),
+        "optimism": found.val - true,
         "optimism_reported": found.optimism,
-        "members": len(found.members),
+        "members": len(found.pick),
+        "calls": found.calls,
         "cells": found.cells,
         "seconds": found.seconds,
     }
 
 
-def _rivals(task: Task, draw: _Draw) -> dict[str, float]:
-    dev = draw.dev
-    table = draw.judged.of([draw.pool.names.index(name) for name in dev.best_first.names])
+def _rivals(task: Task, draw: _Draw, pick: Weights) -> dict[str, Scores]:
+    dev, table = draw.dev, draw.best_first
     chosen = {name: choose(dev) for name, choose in BASELINES.items()}
+    chosen["today"] = before(dev)
     if task.has_samplers:
         chosen |= {name: choose(dev, seed=task.split) for name, choose in SAMPLERS.items()}
     chosen["random"] = chance(dev, seed=task.split)
-    votes = every_vote(table)
+    votes = every_vote(table.of(range(min(table.n_models, WIDEST))))
     chosen["optimum"] = votes.weights(int(votes.means.argmax()))
-    return {name: _mean(table, weights) for name, weights in chosen.items()}
+    found = {name: vote_scores(table, weights) for name, weights in chosen.items()}
+    found["agree2_top7"] = agreeing_scores(table, chosen["top7"], first=2)
+    if sum(weight > 0 for weight in pick) > 2:
+        found["ours_agree2"] = agreeing_scores(table, pick, first=2)
+    return found
+
+
+def _stopped(draw: _Draw, pick: Weights) -> Facts:
+    """Return calls per question where the first two of the pick may agree, over all its calls."""
+    n = sum(weight > 0 for weight in pick)
+    if n < 3:
+        return {"calls_agree2": 1.0}
+    return {
+        "calls_agree2": float((n - (n - 2) * agreed(draw.best_first, pick, first=2)).mean() / n)
+    }
+
+
+def _calibration(draw: _Draw) -> Facts:
+    """Return the mean squared error of the gains of cross-fitted votes, stated and true.
+
+    Of every vote over the best one with equal say; the luck of the judged questions is taken out.
+    """
+    best = draw.dev.best_first
+    found = cross_fit(
+        Ballots(best.names, best.codes, best.scores),
+        widths=(2, MOST),
+        seed=0,
+        admits=lambda members: True,
+        admits_weighted=lambda members: True,
+    )
+    equal = [i for i, vote in enumerate(found.votes) if len(set(vote.values())) == 1]
+    base = max(equal, key=lambda i: found.smoothed[i].mean())
+    gains, errors = found.gains(base)
+    votes = [tuple(vote.get(name, 0.0) for name in best.names) for vote in found.votes]
+    rows = np.array([vote_scores(draw.best_first, vote) for vote in votes])
+    gaps = np.delete(rows - rows[base], base, axis=0)
+    true, luck = gaps.mean(1), gaps.var(1, ddof=1) / gaps.shape[1]
+    squares = (np.delete(gains, base) - true) ** 2 - luck
+    return {
+        "gain_square": float(squares.mean()),
+        "gain_stated": float((np.delete(errors, base) ** 2).mean()),
+    }
 
 
 def _control(draw: _Draw) -> float:

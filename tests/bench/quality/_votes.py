@@ -12,8 +12,8 @@ from tests.bench.quality._folder import Answers, Indices, Scores
 
 Bytes: TypeAlias = NDArray[np.uint8]
 Masks: TypeAlias = NDArray[np.uint32]
-Weights: TypeAlias = tuple[int, ...]
-"""How often each model of a ranking votes; 0 is not at all."""
+Weights: TypeAlias = tuple[float, ...]
+"""What the answer of each model of a ranking counts; 0 is not at all."""
 MOST: Final = 7
 """Most members of a vote; what packs a count, a seat and a bit into one byte."""
 _VOTE: Final = 16
@@ -39,13 +39,30 @@ def vote_scores(best_first: Answers, weights: Weights) -> Scores:
     """
     voters = [place for place, weight in enumerate(weights) if weight]
     codes, scores = best_first.codes[voters], best_first.scores[voters]
-    counts = np.zeros(codes.shape, np.int64)
+    counts = np.zeros(codes.shape)
     for voter, code in zip(voters, codes, strict=True):
         counts += weights[voter] * ((codes == code) & (code >= 0))
-    winner = counts.argmax(axis=0)  # the first of equals
+    winner = counts.round(6).argmax(axis=0)  # the first of equals
     columns = np.arange(codes.shape[1])
     won: Scores = np.where(counts[winner, columns] > 0, scores[winner, columns], 0.0)
     return won
+
+
+def agreed(best_first: Answers, weights: Weights, *, first: int) -> NDArray[np.bool_]:
+    """Return on which questions the ``first`` members give one answer: no more are asked."""
+    voters = [place for place, weight in enumerate(weights) if weight][:first]
+    codes = best_first.codes[voters]
+    same: NDArray[np.bool_] = (codes == codes[0]).all(axis=0) & (codes[0] >= 0)
+    return same
+
+
+def agreeing_scores(best_first: Answers, weights: Weights, *, first: int) -> Scores:
+    """Return the score where the others are asked only if the ``first`` members do not agree."""
+    voters = [place for place, weight in enumerate(weights) if weight]
+    alone = np.where(best_first.codes[voters[0]] >= 0, best_first.scores[voters[0]], 0.0)
+    stops = agreed(best_first, weights, first=first)
+    found: Scores = np.where(stops, alone, vote_scores(best_first, weights))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from moa_dspy.errors import DataError, MetricError, PoolError, StudyError
 from moa_dspy.judges import Jury, RecordedPairs
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import JudgeOptions, ModelSearch, SearchSpace, StudyResult
-from moa_dspy.optimize.report import report_text
+from moa_dspy.optimize.report import early_lines, report_text
 from tests.optimize.judging.world import (
     AGENTS,
     N_TEST,
@@ -80,6 +80,18 @@ def test_what_the_judge_costs_is_told_apart_and_foretold(found: ModelSearch) -> 
     text = report_text(result)
     assert f"({estimate.judge_calls:,.0f} the judge's)" in text
     assert f"Cost of judge judge: {2 * pairs:,} calls" in text
+
+
+def test_the_judge_is_told_of_early_and_once_in_the_report(found: ModelSearch) -> None:
+    result = found.result
+    assert result.early is not None
+    early = list(early_lines(result.early))
+    assert early[0].startswith("Judge: PairJudge judge, against the answers of good (winner of a")
+    assert any(line.startswith("Same verdict in both orders: 100 %") for line in early)
+    assert any("win rate 50.0 % against the answers of good." in line for line in early)
+    text = report_text(result, width=10_000)
+    assert text.count("Judge: PairJudge judge") == 1
+    assert "the pick wins 100.0 % of 24 test questions, ties counting half." in text
 
 
 def test_a_result_with_a_judge_is_read_back(found: ModelSearch) -> None:

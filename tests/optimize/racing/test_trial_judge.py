@@ -218,12 +218,15 @@ def test_records_and_objectives_are_means_over_the_rows_that_were_measured(
     referee: Make, fails_on: Make
 ) -> None:
     # a is wrong on numbers 0 modulo 3, b on 1 modulo 3: with 3 rows, a wins 1, b wins 0, tie 2.
-    found = referee({"a": fails_on(0), "b": fails_on(1)}, 3)
+    objectives = [ScoreObjective(), WinRateObjective(), DiversityObjective()]
+    found = referee({"a": fails_on(0), "b": fails_on(1)}, 3, objectives=objectives)
     record = judge(found, "b")
     assert (record.score, record.win_rate) == (pytest.approx(2 / 3), pytest.approx(0.5))
     both = judge(found, "a + b > vote(a)")
     # Texts differ on 0 and on 1; two calls of 3 and, where one says "wrong 0x", 4 tokens
     assert both.diversity == pytest.approx(2 / 3)
     assert (both.calls, both.usd) == (2, pytest.approx((7 + 7 + 6) / 3))
-    values = found.values(both, [ScoreObjective(), WinRateObjective(), DiversityObjective()])
+    # a + b: on 0 a is wrong and decides the tie; on 1 and 2 a is right
+    assert found.row_scores(both) == [0.0, 1.0, 1.0]
+    values = found.values(both)
     assert values == [both.score, both.win_rate, both.diversity]

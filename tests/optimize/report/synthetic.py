@@ -96,7 +96,7 @@ def score(name: str, architecture: str, value: float, calls: float) -> SystemSco
 
 
 def answers(rng: random.Random, n: int) -> StudyAnswers:
-    systems = [(("pick",), PICK), (("best_single",), "haiku")]
+    systems: list[tuple[tuple[str, ...], str]] = [(("pick",), PICK), (("best_single",), "haiku")]
     systems += [(("self_moa",), "haiku*3 > synthesize(haiku)")]
     systems += [((), name) for name in AGENTS[1:]]
     return StudyAnswers(

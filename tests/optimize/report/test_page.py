@@ -11,7 +11,7 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize.answers import StudyAnswers, read_answers, write_answers
+from moa_dspy.optimize.answers import StudyAnswers, stored_answers, write_answers
 from moa_dspy.optimize.page import (
     above_pick,
     agent_effects,
@@ -64,7 +64,7 @@ def test_a_thousand_trials_and_five_hundred_questions_stay_below_five_megabytes(
 def test_a_result_of_an_older_run_has_a_report_without_answers(tmp_path: Path) -> None:
     RESULT.write(tmp_path / "result.json")
     result, answers = read_run(tmp_path)
-    assert answers == StudyAnswers() == read_answers(tmp_path / "answers.json")
+    assert answers == StudyAnswers() == stored_answers(tmp_path / "answers.json")
     write_pages(result, answers, tmp_path, name="old")
     assert "This run kept no answers" in (tmp_path / "report.html").read_text("utf-8")
     assert (tmp_path / "report.md").read_text("utf-8").startswith("# old\n")
@@ -74,10 +74,10 @@ def test_answers_are_the_same_after_a_round_trip(tmp_path: Path) -> None:
     _, answers = synthetic_study(n_trials=20, n_questions=3)
     path = tmp_path / "answers.json"
     write_answers(answers, path)
-    assert read_answers(path) == answers
+    assert stored_answers(path) == answers
     path.write_text('{"systems": 1}')
     with pytest.raises(StudyError, match="written by another version"):
-        read_answers(path)
+        stored_answers(path)
 
 
 @pytest.mark.parametrize(("content", "said"), [(None, "it has no result.json"), ("{}", "damaged")])

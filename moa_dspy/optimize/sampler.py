@@ -1,0 +1,273 @@
+"""The sampler of a search, for any Optuna study: the paper's two criteria, learned from trials."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any, Final
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.optimize.space.rules import told_apart
+from moa_dspy.optimize.space.space import SearchSpace
+from moa_dspy.optimize.surrogate.acquisition import Acquisition, PriceOf
+from moa_dspy.optimize.surrogate.features import FeatureMatrix, Kernels, Traits
+
+ROW_SCORES: Final = "row_scores"
+"""User attribute of a trial: its score on each row, in one order for all trials."""
+ARCHITECTURE: Final = "architecture"
+"""User attribute of a trial: its architecture in text notation."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenChoices:
+    """Suggests what is given, and notes the distributions that it was asked for."""
+
+    params: Mapping[str, Any]
+    distributions: dict[str, BaseDistribution] = field(default_factory=dict)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
+        """Return what is given for ``name``."""
+        self.distributions[name] = CategoricalDistribution(choices)
+        return self.params[name]
+
+    def suggest_int(self, name: str, low: int, high: int, /) -> int:
+        """Return what is given for ``name``."""
+        self.distributions[name] = IntDistribution(low, high)
+        return int(self.params[name])
+
+
+class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
+    """Proposes architectures of a ``SearchSpace`` by performance and diversity of their agents.
+
+    These are the two criteria by which the Mixture-of-Agents paper (arXiv:2406.04692, 2.2)
+    selects models. A surrogate model learns from the trials of the study what each is worth;
+    the architecture with the highest expected improvement per new call is proposed. Single
+    agents come first: their scores are the performance. None is proposed twice while the space
+    has others, those of running trials included. The default of ``ModelSearch``, and of use
+    in any study whose objective calls ``space.suggest(trial)``:
+
+        study = optuna.create_study(
+            direction="maximize", sampler=PerformanceDiversitySampler(space, seed=0)
+        )
+        study.optimize(lambda trial: score(space.suggest(trial)), n_trials=40)
+
+    The model learns from a trial's value (of several, from weighted sums with other weights each
+    time, as ParEGO does), or more exactly from the user attribute ``row_scores``, the scores of
+    an architecture on every row, where all trials have it. Other parameters are drawn at random.
+    Safe for ``n_jobs``.
+
+    Args:
+        space: The space that the objective suggests from.
+        seed: Of all draws; None draws one.
+        diversity: Returns the diversity of the answers of two agents, in [0, 1]; default: the
+            mean difference of their ``row_scores``, and without those that of unlike agents.
+        traits: The criteria, where they are known; default: learned from the study.
+        canonical: Gives an architecture its final form; default: its own.
+        price_at: See ``Acquisition``.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        seed: int | None = None,
+        diversity: Callable[[str, str], float] | None = None,
+        traits: Traits | None = None,
+        canonical: Callable[[Architecture], Architecture] | None = None,
+        price_at: Callable[[int], PriceOf] | None = None,
+    ) -> None:
+        self._space, self._diversity, self._traits = space, diversity, traits
+        self._canonical = canonical or _same
+        self._price_at = price_at or (lambda _: lambda _: 0.0)
+        self._seed = random.SystemRandom().randrange(2**32) if seed is None else seed
+        self._independent = optuna.samplers.RandomSampler(seed=self._seed)
+        self._acquisition: Acquisition | None = None
+        self._known: dict[tuple[str, int], Architecture | None] = {}
+        self._rows: dict[tuple[str, int], FeatureMatrix] = {}
+        self._open: dict[tuple[str, int], Architecture] = {}
+        self._lock = threading.RLock()
+
+    def reseed_rng(self) -> None:
+        """Draw another seed, for one of several processes of a study."""
+        self._independent.reseed_rng()
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Return the parameters of the architecture that is proposed."""
+        with self._lock:
+            proposed = self._propose(study, trial)
+            params = None if proposed is None else self._space.params(proposed)
+            if proposed is None or params is None:
+                return {}
+            self._open[study.study_name, trial.number] = proposed
+            given = GivenChoices(params)
+            self._space.suggest(given)
+            return given.distributions
+
+    def sample_relative(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        search_space: dict[str, BaseDistribution],
+    ) -> dict[str, Any]:
+        """Return the choices that make up the proposed architecture."""
+        proposed = self._open.get((study.study_name, trial.number))
+        params = None if proposed is None else self._space.params(proposed)
+        return {name: (params or {})[name] for name in search_space}
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Draw what is no part of the proposal, or of a space that has nothing left."""
+        with self._lock:
+            return self._independent.sample_independent(
+                study, trial, param_name, param_distribution
+            )
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """Forget a proposal that is measured: the study knows it now."""
+        with self._lock:
+            self._open.pop((study.study_name, trial.number), None)
+
+    def _propose(self, study: optuna.Study, trial: FrozenTrial) -> Architecture | None:
+        finished: list[tuple[Architecture, FrozenTrial]] = []
+        taken = set(self._open.values())
+        for other in study.get_trials(deepcopy=False):
+            one = None if other.number == trial.number else self._architecture(study, other)
+            if one is None:
+                continue
+            if other.state in (TrialState.COMPLETE, TrialState.PRUNED) and _is_told(other):
+                finished.append((one, other))
+            else:
+                taken.add(one)
+        measured = dict(finished)
+        singles = map(Architecture.single, self._space.agents)
+        if first := next((o for o in singles if o not in measured and o not in taken), None):
+            return first
+        scores = self._scores(study, list(measured.values()))
+        acquisition = self._acquisition_of(list(measured), scores)
+        return acquisition.propose(list(measured), scores, taken=taken)
+
+    def _architecture(self, study: optuna.Study, trial: FrozenTrial) -> Architecture | None:
+        """Return what a trial measures; None while it is not known."""
+        place = (study.study_name, trial.number)
+        if place not in self._known:
+            found = self._read(trial)
+            if found is None and not trial.state.is_finished():
+                return None
+            self._known[place] = found
+        return self._known[place]
+
+    def _read(self, trial: FrozenTrial) -> Architecture | None:
+        if (text := trial.user_attrs.get(ARCHITECTURE)) is not None:
+            return Architecture.parse(text)
+        try:
+            return self._canonical(self._space.suggest(GivenChoices(trial.params)))
+        except KeyError:
+            # Of another space, or not suggested to its end.
+            return None
+
+    def _scores(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> FeatureMatrix:
+        """Return (trials, rows), the higher the better; one column where rows are not known."""
+        if not trials:
+            return np.empty((0, 1))
+        if all(ROW_SCORES in trial.user_attrs for trial in trials):
+            rows = [self._row_scores(study, trial) for trial in trials]
+            found = np.full((len(rows), max(map(len, rows))), np.nan)
+            for place, row in enumerate(rows):
+                found[place, : len(row)] = row
+            return found
+        signs = [
+            1 if one == optuna.study.StudyDirection.MAXIMIZE else -1 for one in study.directions
+        ]
+        values = np.array([trial.values for trial in trials], np.float64) * signs
+        return self._weighted(values)[:, None]
+
+    def _row_scores(self, study: optuna.Study, trial: FrozenTrial) -> FeatureMatrix:
+        place = (study.study_name, trial.number)
+        if place not in self._rows:
+            self._rows[place] = np.array(trial.user_attrs[ROW_SCORES], np.float64)
+        return self._rows[place]
+
+    def _weighted(self, values: FeatureMatrix) -> FeatureMatrix:
+        """Return one number per trial, in [0, 1]: of several objectives, a scalarisation.
+
+        Weights are drawn anew for each proposal (Knowles 2006, ParEGO), so that proposals
+        spread along the front.
+        """
+        n, n_objectives = values.shape
+        if n_objectives == 1 and values.min() >= 0 and values.max() <= 1:
+            return values[:, 0]
+        lows, spans = values.min(0), np.ptp(values, axis=0)
+        scaled = (values - lows) / np.where(spans > 0, spans, 1.0)
+        if n_objectives == 1:
+            return np.asarray(scaled[:, 0], np.float64)
+        rng = np.random.default_rng([self._seed, n])
+        parts = scaled * rng.dirichlet(np.ones(n_objectives))
+        return np.asarray((parts.min(1) + 0.05 * parts.sum(1)) / 1.05, np.float64)
+
+    def _acquisition_of(
+        self, measured: Sequence[Architecture], scores: FeatureMatrix
+    ) -> Acquisition:
+        """Return the acquisition with the criteria known now; what it learned is kept."""
+        traits = self._traits or self._learned_traits(dict(zip(measured, scores, strict=True)))
+        if self._acquisition is None or self._acquisition.kernels.traits != traits:
+            self._acquisition = Acquisition(
+                self._space, Kernels.of(traits), self._canonical, self._seed, self._price_at
+            )
+        return self._acquisition
+
+    def _learned_traits(self, scores: Mapping[Architecture, FeatureMatrix]) -> Traits:
+        found = {name: scores.get(Architecture.single(name)) for name in self._space.agents}
+        known = {name: row for name, row in found.items() if row is not None}
+        means = {name: float(np.nanmean(row)) for name, row in known.items()}
+        usual = fmean(means.values()) if means else 0.5
+        every = {name: means.get(name, usual) for name in self._space.agents}
+        space = self._space
+        combines = told_apart(space)
+        return Traits(every, self._diversity or _pair_of(known), space.prompts, combines)
+
+
+@dataclass(frozen=True)
+class _RowDifferences:
+    """The mean difference of the scores of two agents on the rows; equal for equal scores."""
+
+    means: Mapping[tuple[str, str], float]
+
+    def __call__(self, a: str, b: str) -> float:
+        return 0.0 if a == b else self.means.get((min(a, b), max(a, b)), 1.0)
+
+
+def _pair_of(rows: Mapping[str, FeatureMatrix]) -> _RowDifferences:
+    if any(len(row) < 2 for row in rows.values()):
+        return _RowDifferences({})
+    names = sorted(rows)
+    pairs = [(a, b) for place, a in enumerate(names) for b in names[place + 1 :]]
+    return _RowDifferences({p: float(np.nanmean(abs(rows[p[0]] - rows[p[1]]))) for p in pairs})
+
+
+def _is_told(trial: FrozenTrial) -> bool:
+    return trial.values is not None or ROW_SCORES in trial.user_attrs
+
+
+def _same(one: Architecture) -> Architecture:
+    return one

@@ -1,0 +1,429 @@
+"""Questions to agents, the waves in which members of a vote are asked, and progress messages.
+
+A vote is known as soon as those who were not asked cannot change it. So members are asked in
+waves: as many at once as could settle it if they agreed, and no more. That never asks anyone
+whom asking one by one would spare.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Collection, Generator, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, as_completed
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Final, TypeAlias
+
+import dspy
+from dspy.streaming.messages import StatusMessage, sync_send_to_stream
+
+from moa_dspy.prediction import NOT_ASKED, NOT_AWAITED, Response
+from moa_dspy.references import Cut
+
+_logger = logging.getLogger(__name__)
+
+SHARE_FOR_WAVES: Final = 0.25
+"""Of a deadline: until then members are asked in waves, and after it all the others at once.
+
+Who is asked later has the less of the deadline left, so most of it is kept for them.
+"""
+
+Said = Mapping[int, Hashable | None]
+"""What the members said that were asked, by place; None gave no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A seat that is to be asked; equal nodes are one computation per example.
+
+    Attributes:
+        node: Name of the computation: the agent, its role, and the nodes it has read.
+        agent: Name in the pool.
+        sample: Index of the independent sample.
+        module: The DSPy module that asks.
+        inputs: Its keyword arguments.
+        cuts: What had to be cut from the references in ``inputs``.
+        deadline_seconds: Seconds after which an answer is too late; None means no limit.
+        is_final: Whether the reply is the mixture's own answer, which may be streamed.
+    """
+
+    node: str
+    agent: str
+    sample: int
+    module: Any
+    inputs: Mapping[str, Any]
+    cuts: tuple[Cut, ...] = ()
+    deadline_seconds: float | None = None
+    is_final: bool = False
+
+
+@dataclass(frozen=True)
+class Waves:
+    """Says which members of a vote, by place, are asked next.
+
+    Attributes:
+        weights: Of each place, whole numbers.
+        priority: All places in the order of their say: among the answers with most weight,
+            the one that the first of them gave is returned. They are asked in this order.
+        agreeing: Places that are asked first, and alone if all of them give one answer.
+        stops: Whether asking ends once the others cannot change the answer.
+        quorum: Fewest answers that settle anything.
+    """
+
+    weights: tuple[int, ...]
+    priority: tuple[int, ...]
+    agreeing: tuple[int, ...] = ()
+    stops: bool = True
+    quorum: int = 1
+
+    def due(self, said: Said) -> list[int]:
+        """Return who is asked next, all of ``said`` having been asked; empty if it is settled."""
+        if not said:
+            return list(self._first)
+        return [] if self.is_settled(said) else self._next(said)
+
+    @cached_property
+    def _first(self) -> tuple[int, ...]:
+        return self.agreeing or tuple(self._next({}))
+
+    def _next(self, said: Said) -> list[int]:
+        rest = self.rest(said)
+        if not self.stops:
+            return rest
+        leader = self._leader(self._totals(said))
+        likeliest = "any" if leader is None else leader
+        agreed = dict(said)
+        for n, place in enumerate(rest, start=1):
+            agreed[place] = likeliest
+            if self.is_settled(agreed):
+                return rest[:n]
+        return rest
+
+    def rest(self, said: Said) -> list[int]:
+        """Return who has not been asked, in the order of asking."""
+        return [place for place in self.priority if place not in said]
+
+    def agree(self, said: Said) -> bool:
+        """Whether the members that are asked first have all given one answer."""
+        first = [said.get(place) for place in self.agreeing]
+        return bool(first) and None not in first and len(set(first)) == 1
+
+    def is_settled(self, said: Said) -> bool:
+        """Whether the answer is the same whatever the others would say, or not say."""
+        rest = self.rest(said)
+        if not rest:
+            return True
+        if sum(ballot is not None for ballot in said.values()) < self.quorum:
+            return False
+        if self.agreeing and said.keys() == set(self.agreeing) and self.agree(said):
+            return True
+        return self.stops and self._is_out_of_reach(said, rest)
+
+    def _is_out_of_reach(self, said: Said, rest: Sequence[int]) -> bool:
+        totals = self._totals(said)
+        leader = self._leader(totals)
+        if leader is None:
+            return False
+        most, first = totals[leader]
+        if self._rank[rest[0]] < first:
+            # If it gave the leader's answer too, its response would be the one returned.
+            return False
+        left = sum(self.weights[place] for place in rest)
+        if left > most:
+            return False
+        rivals = [total for ballot, total in totals.items() if ballot != leader]
+        # A rival that draws level wins if it was given earlier.
+        return all(n + left < most or (n + left == most and first < at) for n, at in rivals)
+
+    def _totals(self, said: Said) -> dict[Hashable, tuple[int, int]]:
+        """Return, of each answer, its weight and the rank of the first who gave it."""
+        found: dict[Hashable, tuple[int, int]] = {}
+        for place, ballot in said.items():
+            if ballot is not None:
+                weight, first = found.get(ballot, (0, len(self.priority)))
+                rank = self._rank[place]
+                found[ballot] = (weight + self.weights[place], min(first, rank))
+        return found
+
+    def _leader(self, totals: Mapping[Hashable, tuple[int, int]]) -> Hashable | None:
+        return max(totals, key=lambda b: (totals[b][0], -totals[b][1]), default=None)
+
+    @cached_property
+    def _rank(self) -> dict[int, int]:
+        return {place: rank for rank, place in enumerate(self.priority)}
+
+
+@dataclass(frozen=True)
+class WaveRules:
+    """The rules by which a vote's members are asked in time.
+
+    Attributes:
+        waves: Says who is asked next.
+        ballot: What a response says, equal where answers are.
+        deadline_seconds: Until when an answer counts; None means no limit.
+    """
+
+    waves: Waves
+    ballot: Callable[[Response], Hashable]
+    deadline_seconds: float | None = None
+
+    def said(self, responses: Mapping[int, Response]) -> dict[int, Hashable | None]:
+        """Return what the responses say, by place; None where there is no answer."""
+        return {
+            place: self.ballot(response) if response.has_answer else None
+            for place, response in responses.items()
+        }
+
+    @property
+    def hedge_seconds(self) -> float:
+        """When all others are asked at once, whatever is still awaited."""
+        late = self.deadline_seconds
+        return math.inf if late is None else SHARE_FOR_WAVES * late
+
+    def due(self, asked: Collection[int], said: Said, *, seconds: float) -> list[int]:
+        """Return who is asked now, ``seconds`` after the start; empty to wait for an answer."""
+        if seconds >= self.hedge_seconds:
+            return [place for place in self.waves.priority if place not in asked]
+        return self.waves.due(said) if len(said) == len(asked) else []
+
+    def left(self, seconds: float) -> float | None:
+        """Return how much of the deadline is left."""
+        return None if self.deadline_seconds is None else self.deadline_seconds - seconds
+
+
+class MemberQuestions(list[Question]):
+    """The questions to a vote's members, which are asked in waves, or all at once.
+
+    Who asks them in waves sets ``seconds`` to how long that took, and returns for who was
+    not asked, or no longer waited for, a response that is left out.
+    """
+
+    def __init__(self, questions: Iterable[Question], rules: WaveRules) -> None:
+        super().__init__(questions)
+        self.rules = rules
+        self.seconds: float | None = None
+
+    def in_waves(self) -> Asking:
+        """Ask wave by wave where nothing else is to be minded; else leave it to who asks."""
+        if self.rules.deadline_seconds is not None:
+            return (yield self)
+        known: dict[int, Response] = {}
+        took = 0.0
+        while due := self.rules.waves.due(self.rules.said(known)):
+            responses = yield [self[place] for place in due]
+            known |= zip(due, responses, strict=True)
+            took += max(response.seconds for response in responses)
+        return self.settled(known, seconds=took)
+
+    def replay(self) -> Replay:
+        """Return the responses, by the seconds that each took when it was made.
+
+        Yields the places whose responses are needed next, and is sent these.
+        """
+        rules, now = self.rules, 0.0
+        given: dict[int, Response] = {}
+        starts: dict[int, float] = {}
+        while True:
+            ends = {place: starts[place] + given[place].seconds for place in given}
+            said = rules.said({p: r for p, r in given.items() if ends[p] <= now})
+            if rules.waves.is_settled(said):
+                break
+            if due := rules.due(given, said, seconds=now):
+                for place, response in zip(due, (yield due), strict=True):
+                    given[place], starts[place] = counted_in_time(response, rules.left(now)), now
+                continue
+            following = min(end for end in ends.values() if end > now)
+            # Not everyone has been asked, so the time to ask them all may come first.
+            is_before = now < rules.hedge_seconds < following and len(given) < len(self)
+            now = rules.hedge_seconds if is_before else following
+        heard = {p: r if p in said else not_awaited(r, now - starts[p]) for p, r in given.items()}
+        return self.settled(heard, seconds=now)
+
+    def settled(self, asked: Mapping[int, Response], *, seconds: float) -> list[Response]:
+        """Return a response per question, and note the seconds."""
+        self.seconds = seconds
+        return [
+            asked.get(place) or Response(one.agent, one.sample, failure=NOT_ASKED)
+            for place, one in enumerate(self)
+        ]
+
+
+Asking: TypeAlias = Generator[list[Question], list[Response], list[Response]]
+"""Yields questions that may be asked at once, is sent their responses, returns all of them."""
+
+
+Replay: TypeAlias = Generator[list[int], Sequence[Response], list[Response]]
+"""Yields places of members, is sent their responses, returns those of all members."""
+
+
+def replayed(
+    members: MemberQuestions, fetch: Callable[[list[int]], Sequence[Response]]
+) -> list[Response]:
+    """Run ``members.replay`` with responses that ``fetch`` returns."""
+    steps = members.replay()
+    try:
+        places = next(steps)
+        while True:
+            places = steps.send(fetch(places))
+    except StopIteration as stop:
+        found: list[Response] = stop.value
+        return found
+
+
+@dataclass
+class MemberProgress:
+    """Members that are being asked: who is asked now, and until when it is waited.
+
+    Attributes:
+        members: The questions.
+        responses: Of those who have answered, or failed, by place.
+    """
+
+    members: MemberQuestions
+    responses: dict[int, Response] = field(default_factory=dict[int, Response])
+    _starts: dict[int, float] = field(default_factory=dict[int, float])
+    _began: float = field(default_factory=time.monotonic)
+
+    @property
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the answer is known, or it is too late for any more."""
+        left = self.members.rules.left(self._seconds)
+        return (left is not None and left <= 0) or self.is_settled
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the answer is known."""
+        rules = self.members.rules
+        return rules.waves.is_settled(rules.said(self.responses))
+
+    def due(self) -> list[tuple[int, Question]]:
+        """Return who is asked now, with places, each with the time that is left for an answer."""
+        rules, now = self.members.rules, self._seconds
+        places = rules.due(self._starts, rules.said(self.responses), seconds=now)
+        self._starts |= dict.fromkeys(places, now)
+        late = rules.left(now)
+        return [(p, replace(self.members[p], deadline_seconds=late)) for p in places]
+
+    @property
+    def patience_seconds(self) -> float | None:
+        """How long an answer is waited for before there is something else to do."""
+        rules, now = self.members.rules, self._seconds
+        if rules.deadline_seconds is None:
+            return None
+        is_hedged = now >= rules.hedge_seconds or len(self._starts) == len(self.members)
+        return max(0.0, (rules.deadline_seconds if is_hedged else rules.hedge_seconds) - now)
+
+    def unanswered(self) -> dict[int, Response]:
+        """Return what stands for those who were asked and have not answered."""
+        now, settled = self._seconds, self.is_settled
+        found: dict[int, Response] = {}
+        for place, start in self._starts.items():
+            if place not in self.responses:
+                one = straggler(self.members[place], now - start)
+                found[place] = not_awaited(one, now - start) if settled else one
+        return found
+
+
+def asked(questions: list[Question]) -> Asking:
+    """Ask a layer: the members of a vote by their rules, others at once."""
+    if isinstance(questions, MemberQuestions):
+        return (yield from questions.in_waves())
+    return (yield questions)
+
+
+def seconds_of(questions: Sequence[Question], responses: Sequence[Response]) -> float:
+    """Return how long a layer took: of members, what was noted when they were asked."""
+    noted = questions.seconds if isinstance(questions, MemberQuestions) else None
+    return max(response.seconds for response in responses) if noted is None else noted
+
+
+def counted_in_time(response: Response, seconds: float | None) -> Response:
+    """Judge by the seconds that the calls took when they were made: so results repeat."""
+    if seconds is None or response.seconds <= seconds:
+        return response
+    failure = late_after(seconds) if response.has_answer else response.failure
+    return replace(response, values={}, text="", failure=failure, seconds=seconds)
+
+
+def late_after(seconds: float) -> str:
+    """Return the reason of an answer that came too late."""
+    return f"Late: no answer within {seconds:g} s."
+
+
+def straggler(question: Question, seconds: float) -> Response:
+    """Return what stands for a question that is no longer waited for, after so many seconds."""
+    failure = late_after(seconds)
+    return Response(
+        question.agent,
+        question.sample,
+        calls=1,
+        seconds=seconds,
+        failure=failure,
+        cuts=question.cuts,
+    )
+
+
+def not_awaited(response: Response, seconds: float) -> Response:
+    """Return what stands for a response that was asked for, and is no longer needed."""
+    return replace(response, values={}, text="", failure=NOT_AWAITED, seconds=seconds)
+
+
+@dataclass(slots=True)
+class StatusMessages:
+    """Sends a status message for each of a layer's agents, where the program is streamed.
+
+    Made in the caller's context: the contexts of proposers have no stream.
+    """
+
+    questions: Sequence[Question]
+    stream: Any = field(default_factory=lambda: dspy.settings.send_stream)
+    _n_answered: int = 0
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the program is streamed."""
+        return self.stream is not None
+
+    def watched(self, running: Sequence[Future[Any]], seconds: float | None) -> set[Future[Any]]:
+        """Wait at most ``seconds``, send a message for each that is done, and return these."""
+        done: set[Future[Any]] = set()
+        try:
+            for future in as_completed(running, seconds):
+                done.add(future)
+                if future.exception() is None:
+                    self.answered(future.result()[0])
+        except TimeoutError:
+            pass  # What is left are stragglers, which the caller counts.
+        return done
+
+    def answered(self, response: Response) -> None:
+        """Send a message for one response."""
+        if self.is_wanted:
+            self._send(self._message(response))
+
+    async def aanswered(self, response: Response) -> None:
+        """Send a message for one response."""
+        if not self.is_wanted:
+            return
+        try:
+            await self.stream.send(StatusMessage(self._message(response)))
+        except Exception:
+            _logger.warning("A status message could not be sent.", exc_info=True)
+
+    def _send(self, message: str) -> None:
+        try:
+            sync_send_to_stream(self.stream, StatusMessage(message))
+        except Exception:
+            # The stream may be closed already; the answer is made all the same.
+            _logger.warning("A status message could not be sent.", exc_info=True)
+
+    def _message(self, response: Response) -> str:
+        self._n_answered += 1
+        verb = "answered" if response.has_answer else "failed"
+        return f"{response.agent} {verb} ({self._n_answered} of {len(self.questions)})"

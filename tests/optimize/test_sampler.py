@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.optimize import PerformanceDiversitySampler, SearchSpace
+from moa_dspy.optimize.sampler import ROW_SCORES
+
+STRENGTH = {"a": 0.7, "b": 0.6, "c": 0.5, "d": 0.4, "e": 0.3}
+NAMES = tuple(STRENGTH)
+SPACE = SearchSpace(NAMES, max_depth=1, max_width=3)
+# 5 singles, and of 2 or 3 of 5 agents (10 + 10 layers) a vote or one of 5 writers: 20 * 6
+SIZE = 125
+# 3 singles, and the votes of 2 or 3 of 3 agents: 3 + 1
+SMALL = SearchSpace(("a", "b", "c"), combines=("vote",), max_depth=1)
+
+
+def truth(one: Architecture) -> float:
+    """The stronger the readers and the writer, the better; a vote is worth its readers alone."""
+    if not one.layers:
+        return STRENGTH[str(one.aggregator)]
+    reads = sum(STRENGTH[name] for name in one.layers[-1]) / len(one.layers[-1])
+    return 0.6 * reads + (0.5 * STRENGTH[str(one.aggregator)] if one.combine != "vote" else 0)
+
+
+Objective = Callable[[optuna.Trial], float]
+
+
+def objective(space: SearchSpace = SPACE, seconds: float = 0.0) -> Objective:
+    def measure(trial: optuna.Trial) -> float:
+        one = space.suggest(trial)
+        trial.set_user_attr("architecture", str(one))
+        time.sleep(seconds)
+        return truth(one)
+
+    return measure
+
+
+def study_of(space: SearchSpace = SPACE, seed: int = 0, **options: Any) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = PerformanceDiversitySampler(space, seed=seed)
+    options.setdefault("direction", None if "directions" in options else "maximize")
+    return optuna.create_study(sampler=sampler, **options)
+
+
+def texts(study: optuna.Study) -> list[str]:
+    return [trial.user_attrs["architecture"] for trial in study.trials]
+
+
+def test_a_plain_study_finds_the_best_after_the_single_agents() -> None:
+    study = study_of()
+    study.optimize(objective(), n_trials=20)
+    assert texts(study)[:5] == list(NAMES)
+    assert len(set(texts(study))) == 20
+    # 0.6 * (0.7 + 0.6) / 2 + 0.5 * 0.7
+    assert study.best_trial.user_attrs["architecture"] == "a + b > synthesize(a)"
+    assert study.best_value == pytest.approx(0.74)
+
+
+def test_what_is_to_be_low_is_searched_as_well() -> None:
+    study = study_of(direction="minimize")
+    study.optimize(lambda trial: 100 - 50 * truth(SPACE.suggest(trial)), n_trials=25)
+    # 100 - 50 * 0.74
+    assert study.best_value == pytest.approx(63)
+
+
+def test_the_same_seed_proposes_the_same() -> None:
+    found = []
+    for seed in (3, 3, 4):
+        study = study_of(SearchSpace(NAMES, max_depth=3), seed)
+        study.optimize(objective(SearchSpace(NAMES, max_depth=3)), n_trials=12)
+        found.append(texts(study))
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
+def test_a_small_space_is_measured_whole_before_anything_is_repeated() -> None:
+    study = study_of(SMALL)
+    study.optimize(objective(SMALL), n_trials=7)
+    assert len(set(texts(study))) == 7
+    study.optimize(objective(SMALL), n_trials=2)
+    assert len(study.trials) == 9, "where nothing is left, it repeats"
+
+
+@pytest.mark.slow
+def test_every_architecture_of_a_space_is_proposed_once() -> None:
+    assert SPACE.size == SIZE
+    study = study_of()
+    study.optimize(objective(), n_trials=SIZE)
+    assert len(set(texts(study))) == SIZE
+
+
+def test_running_trials_count_as_taken() -> None:
+    study = study_of()
+    asked = [study.ask() for _ in range(8)]
+    found = [str(SPACE.suggest(trial)) for trial in asked]
+    assert len(set(found)) == 8
+
+
+@pytest.mark.slow
+def test_four_threads_propose_nothing_twice() -> None:
+    study = study_of()
+    study.optimize(objective(seconds=0.01), n_trials=40, n_jobs=4)
+    assert Counter(texts(study)).most_common(1)[0][1] == 1
+    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
+
+
+def test_enqueued_trials_are_learned_from_and_not_repeated() -> None:
+    study = study_of()
+    one = Architecture.parse("a + b > synthesize(a)")
+    params = SPACE.params(one)
+    assert params is not None
+    study.enqueue_trial(params)
+    study.optimize(objective(), n_trials=12)
+    assert texts(study)[0] == "a + b > synthesize(a)"
+    assert len(set(texts(study))) == 12
+
+
+def test_trials_of_an_earlier_study_are_known(tmp_path: Any) -> None:
+    url = f"sqlite:///{tmp_path / 'study.sqlite3'}"
+    study = study_of(storage=url, study_name="mine")
+    study.optimize(lambda trial: truth(SPACE.suggest(trial)), n_trials=8)
+    sampler = PerformanceDiversitySampler(SPACE, seed=1)
+    again = optuna.load_study(study_name="mine", storage=url, sampler=sampler)
+    again.optimize(lambda trial: truth(SPACE.suggest(trial)), n_trials=8)
+    params = [tuple(sorted(trial.params.items())) for trial in again.trials]
+    assert len(set(params)) == 16
+
+
+def test_several_objectives_spread_along_the_front() -> None:
+    study = study_of(directions=["maximize", "minimize"])
+
+    def measure(trial: optuna.Trial) -> tuple[float, float]:
+        one = SPACE.suggest(trial)
+        trial.set_user_attr("architecture", str(one))
+        return truth(one), float(one.calls)
+
+    study.optimize(measure, n_trials=25)
+    assert len(set(texts(study))) == 25
+    front = {trial.user_attrs["architecture"] for trial in study.best_trials}
+    # One call: the best alone. Three: the two best, the best writes.
+    assert {"a", "a + b > synthesize(a)"} <= front
+
+
+def test_pruned_and_failed_trials_are_not_proposed_again() -> None:
+    study = study_of()
+
+    def measure(trial: optuna.Trial) -> float:
+        one = SPACE.suggest(trial)
+        trial.set_user_attr("architecture", str(one))
+        if trial.number % 5 == 3:
+            trial.report(truth(one), step=20)
+            raise optuna.TrialPruned
+        if trial.number % 5 == 4:
+            raise ValueError(one)
+        return truth(one)
+
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    study.optimize(measure, n_trials=20, catch=ValueError)
+    assert len(set(texts(study))) == 20
+
+
+def test_scores_of_rows_are_learned_from_where_all_trials_have_them() -> None:
+    study = study_of()
+
+    def measure(trial: optuna.Trial) -> float:
+        one = SPACE.suggest(trial)
+        trial.set_user_attr("architecture", str(one))
+        right = round(20 * truth(one))
+        trial.set_user_attr(ROW_SCORES, [1.0] * right + [0.0] * (20 - right))
+        # The value misleads: only the rows tell.
+        return 0.5
+
+    study.optimize(measure, n_trials=20)
+    assert "a + b > synthesize(a)" in texts(study)
+
+
+def test_other_parameters_are_drawn_independently() -> None:
+    study = study_of()
+    study.optimize(
+        lambda trial: truth(SPACE.suggest(trial)) + trial.suggest_float("temperature", 0, 0.01),
+        n_trials=10,
+    )
+    drawn = {trial.params["temperature"] for trial in study.trials}
+    assert len(drawn) == 10

@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {
         "adapters",
         "agent",
+        "architecture",
         "calls",
         "data",
         "dspy_internals",
@@ -31,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
         "mixture",
         "optimize",
         "pool",
+        "program_file",
         "serve",
         "vendors",
     },

@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from moa_dspy.cli.init import init
 from moa_dspy.cli.optimize import check, optimize, price_texts, worker
+from moa_dspy.cli.report import compare, pick, rewrite_report
 from moa_dspy.cli.serve import POOLS, chat, pool_file, program_or_text, serve
 from moa_dspy.errors import LocalModelError, MoaError, StoreError
 
@@ -318,6 +319,9 @@ app.command()(ask)
 app.command()(chat)
 app.command()(serve)
 app.command()(calls)
+app.command("report")(rewrite_report)
+app.command()(compare)
+app.command()(pick)
 app.add_typer(models, name="models")
 
 

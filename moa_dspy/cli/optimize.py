@@ -319,9 +319,10 @@ def each_warning_once() -> Iterator[None]:
 
 def _show(result: StudyResult, folder: Path) -> None:
     from moa_dspy.optimize.report import report
+    from moa_dspy.optimize.run import RUN_FILES
 
     _print(report(result))
-    for name in ("program.json", "result.json"):
+    for name in RUN_FILES:
         typer.echo(f"wrote {folder / name}")
 
 

@@ -179,7 +179,7 @@ def write_answers(answers: StudyAnswers, path: Path) -> None:
     path.write_text(json.dumps(answers.to_json(), allow_nan=False) + "\n", "utf-8")
 
 
-def load_answers(path: Path) -> StudyAnswers:
+def stored_answers(path: Path) -> StudyAnswers:
     """Read the answers of a run; those of a run that has no such file are empty.
 
     Raises:

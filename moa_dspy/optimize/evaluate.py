@@ -438,9 +438,8 @@ class Evaluator:
     def _judged(
         self, program: MeasuredProgram, row: dspy.Example, prediction: Any
     ) -> RowJudgement | None:
-        if self.judging is None:
-            return None
-        return self.judging.judge_row(row, str(program.mixture.architecture), prediction, self)
+        judging, name = self.judging, str(program.mixture.architecture)
+        return None if judging is None else judging.judge_row(row, name, prediction, self)
 
     def _score(
         self, row: dspy.Example, prediction: dspy.Prediction, judged: RowJudgement | None = None

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize.answers import StudyAnswers, SystemAnswers, load_answers
+from moa_dspy.optimize.answers import StudyAnswers, SystemAnswers, stored_answers
 from moa_dspy.optimize.report import (
     amount,
     brackets_line,
@@ -68,7 +68,7 @@ def read_run(folder: Path) -> tuple[StudyResult, StudyAnswers]:
             f"{path} cannot be read as a result ({type(error).__name__}: {error}): it is damaged, "
             "or another version of moa-dspy wrote it."
         ) from error
-    return result, load_answers(path.parent / "answers.json")
+    return result, stored_answers(path.parent / "answers.json")
 
 
 def write_pages(result: StudyResult, answers: StudyAnswers, folder: Path, *, name: str) -> None:
@@ -338,11 +338,12 @@ def architecture_rows(architecture: Architecture, answers: StudyAnswers) -> list
     for depth, layer in enumerate(architecture.layers):
         members = list(dict.fromkeys(layer))
         solved = {n: _solved(alone[n]) for n in members if n in alone} if depth == 0 else {}
+        reads = [f"reads layer {depth}"] if depth else []
         rows.append(
             {
                 "title": f"Layer {depth + 1}",
                 "agents": [
-                    {"name": n, "times": layer.count(n), "facts": _facts(n, solved, pick)}
+                    {"name": n, "times": layer.count(n), "facts": reads or _facts(n, solved, pick)}
                     for n in members
                 ],
             }

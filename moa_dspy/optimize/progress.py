@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from moa_dspy.calls.budget import Budget, Ledger, Spending
@@ -56,12 +56,13 @@ class Progress:
         show_snapshot: Takes each of them.
         ledger: What the search spends from.
         n_trials: Architectures the search will measure at most.
+        table: Is told the stage whose calls it counts.
     """
 
     show_snapshot: ShowSnapshot
     ledger: Ledger
     n_trials: int
-    table: CallTable
+    table: CallTable = field(default_factory=CallTable)
 
     def show(
         self,

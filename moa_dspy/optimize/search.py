@@ -204,15 +204,6 @@ class ModelSearch(Teleprompter):
         return self._last_outcome().result
 
     @property
-    def answers(self) -> StudyAnswers:
-        """What was said to every test question in the last ``compile``.
-
-        Raises:
-            StudyError: If there was none.
-        """
-        return self._last_outcome().answers
-
-    @property
     def study(self) -> optuna.Study:
         """The Optuna study of the last ``compile``.
 

@@ -210,7 +210,7 @@
     if (data.agents.length < 2) return;
     const names = data.agents.map(plain);
     const z = data.similarity.map((row) => row.map((v) => 100 * v));
-    draw("plot-similarity", [{ type: "heatmap", x: names, y: names, z, zmin: 0, zmax: 100, colorscale: "Blues", reversescale: false, xgap: 2, ygap: 2, hovertemplate: "%{x}<br>%{y}<br>%{z:.1f} % alike<extra></extra>", texttemplate: names.length <= 8 ? "%{z:.0f}" : "", colorbar: { thickness: 12, outlinewidth: 0 } }],
+    draw("plot-similarity", [{ type: "heatmap", x: names, y: names, z, zmin: 0, zmax: 100, colorscale: "Blues", reversescale: true, xgap: 2, ygap: 2, hovertemplate: "%{x}<br>%{y}<br>%{z:.1f} % alike<extra></extra>", texttemplate: names.length <= 8 ? "%{z:.0f}" : "", colorbar: { thickness: 12, outlinewidth: 0 } }],
       { xaxis: { tickangle: -35, showgrid: false }, yaxis: { autorange: "reversed", showgrid: false }, margin: { l: 8, r: 8, t: 8, b: 8 } });
   };
 

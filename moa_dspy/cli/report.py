@@ -1,0 +1,170 @@
+"""The commands on finished runs: ``report``, ``compare`` and ``pick``.
+
+They write the pages again, put runs beside each other, and write the program of another
+architecture of the Pareto front.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from moa_dspy.cli.serve import POOLS, pool_file
+from moa_dspy.errors import StudyError
+
+if TYPE_CHECKING:
+    from moa_dspy.optimize.result import StudyResult
+
+_RUN = typer.Argument(metavar="RUN", help="The folder of a finished run.")
+
+
+def rewrite_report(
+    run: Annotated[Path, _RUN],
+    opens: Annotated[bool, typer.Option("--open", help="Show it in a browser.")] = False,
+) -> None:
+    """Write report.html and report.md of a finished run into its folder, again."""
+    from moa_dspy.optimize.page import read_run, write_pages
+
+    result, answers = read_run(run)
+    folder = run if run.is_dir() else run.parent
+    try:
+        write_pages(result, answers, folder, name=folder.resolve().name)
+    except OSError as error:
+        raise StudyError(f"{folder} cannot be written to: {error.strerror}.") from error
+    for name in ("report.html", "report.md"):
+        typer.echo(f"wrote {folder / name}")
+    if opens:
+        webbrowser.open((folder / "report.html").resolve().as_uri())
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", help="Folders of runs.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Put finished runs beside each other: picks, test scores, verdicts and costs.
+
+    The scores of runs on different questions or metrics cannot be compared, and no run is
+    tested against another here.
+    """
+    from moa_dspy.optimize.page import read_run
+
+    if len(runs) < 2:
+        raise StudyError("`compare` needs two runs or more, but got one.")
+    found = {str(run): compared_facts(read_run(run)[0]) for run in runs}
+    if as_json:
+        typer.echo(json.dumps(found, allow_nan=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    table.add_column("")
+    for name in found:
+        table.add_column(Text(name), overflow="fold")
+    for fact in next(iter(found.values())):
+        table.add_row(fact, *(Text(facts[fact]) for facts in found.values()))
+    # Rich takes 80 columns where there is no terminal; a log has room for the whole table.
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
+    Console(width=width).print(table)
+
+
+def compared_facts(result: StudyResult) -> dict[str, str]:
+    """Return what ``compare`` shows of one run, in the words and digits of its report."""
+    from moa_dspy.optimize.report import NONE, amount, duration, points, row_cells
+
+    pick, single = row_cells(result, "pick"), row_cells(result, "best_single")
+    expected = result.expected
+    return {
+        "pick": str(result.pick),
+        "program": str(result.recommended),
+        "verdict": result.verdict.text,
+        "pick on test %": pick["test"],
+        "best single": single["architecture"],
+        "best single on test %": single["test"],
+        "pick minus best single": single["difference"],
+        "expected before the test %": NONE if expected is None else points(expected.estimate),
+        "usd per 1,000 questions": pick["usd"],
+        "architectures tried": f"{len(result.trials):,}",
+        "calls made, reused": f"{result.calls_made:,}, {result.calls_reused:,}",
+        "usd paid": amount(result.usd),
+        "time": duration(result.seconds),
+        "seed": str(result.seed),
+        "test questions": f"{result.verdict.n:,}",
+    }
+
+
+def pick(
+    run: Annotated[Path, _RUN],
+    number: Annotated[
+        int | None, typer.Argument(metavar="[N]", help="Of the front; without it, the list.")
+    ] = None,
+    pool: Annotated[str, typer.Option(help=f"A name in {POOLS}, or a TOML file.")] = "local",
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write; default: program-N.json in RUN.")
+    ] = None,
+) -> None:
+    """Write the program of another architecture of a run's Pareto front."""
+    from moa_dspy.optimize.page import read_run
+
+    result, _ = read_run(run)
+    folder = run if run.is_dir() else run.parent
+    members = front_members(result)
+    if number is None:
+        for place, text in enumerate(members, start=1):
+            typer.echo(f"{place}. {text}; {note_on_test(result, text)}")
+        return
+    if not 1 <= number <= len(members):
+        raise StudyError(
+            f"N must be from 1 to {len(members)}, the size of the front; got {number}."
+        )
+    text = members[number - 1]
+    path = out or folder / f"program-{number}.json"
+    _write_program(folder / "program.json", text, pool, path, note=note_on_test(result, text))
+    typer.echo(f"wrote {path}: {text}; {note_on_test(result, text)}")
+
+
+def front_members(result: StudyResult) -> list[str]:
+    """Return the Pareto front of a run; that of score and price where it had one objective."""
+    from moa_dspy.optimize.page import front_numbers
+
+    if result.front:
+        return list(result.front)
+    return [result.trials[n].architecture for n in reversed(front_numbers(result.trials, "usd"))]
+
+
+def note_on_test(result: StudyResult, architecture: str) -> str:
+    """Return what is known of an architecture on test, or that nothing is."""
+    from moa_dspy.optimize.report import points
+
+    for row in result.test.values():
+        if row.architecture == architecture and row.score is not None:
+            return f"tested: {points(row.score)} % on test"
+    if architecture in result.front_verdicts:
+        return f"tested: {result.front_verdicts[architecture].text}"
+    on_val = next((t.score for t in result.trials if t.architecture == architecture), None)
+    known = "" if on_val is None else f"; val said {points(on_val)} %, which flatters what is best"
+    return f"untested: no test question was asked of it{known}"
+
+
+def _write_program(source: Path, text: str, pool: str, path: Path, *, note: str) -> None:
+    from moa_dspy.architecture import Architecture
+    from moa_dspy.mixture import MixtureOfAgents
+    from moa_dspy.pool import Pool
+    from moa_dspy.program_file import save_program
+
+    architecture = Architecture.parse(text)
+    if architecture.prompt is not None:
+        raise StudyError(
+            f"{text} has the prompt {architecture.prompt!r}, which only its study can put in; "
+            "choose one without a prompt."
+        )
+    agents: Any = Pool.read(pool_file(pool))
+    program = MixtureOfAgents.load(source, pool=agents).with_architecture(architecture)
+    save_program(program, path, scores={"note": note})

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from moa_dspy.cli.app import app
+from tests.optimize.report.synthetic import synthetic_study
+from tests.optimize.report.test_report import RESULT
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    synthetic_study(n_trials=20, n_questions=3)[0].write(tmp_path / "result.json")
+    return tmp_path
+
+
+def said(*words: object, code: int = 0) -> str:
+    ended = CliRunner().invoke(app, list(map(str, words)))
+    assert ended.exit_code == code, ended.output
+    return ended.output
+
+
+def test_report_writes_both_pages_again(run: Path) -> None:
+    said("report", run)
+    assert (run / "report.html").read_text("utf-8").startswith("<!doctype html>")
+    assert (run / "report.md").is_file()
+
+
+def test_compare_puts_runs_beside_each_other(run: Path) -> None:
+    other = run / "other"
+    other.mkdir()
+    RESULT.write(other / "result.json")
+    found = json.loads(said("compare", run, other, "--json"))
+    assert found[str(run)]["pick on test %"] == "71.0\n[67.0, 75.0]"
+    assert found[str(other)]["pick minus best single"] == "+2.1\n[-1.2, +5.4]"
+    assert "pick minus best single" in said("compare", run, other)
+
+
+def test_compare_needs_two_runs(run: Path) -> None:
+    assert "needs two runs or more" in said("compare", run, code=2)
+
+
+def test_pick_lists_the_front_and_says_what_was_never_tested(run: Path) -> None:
+    lines = said("pick", run).splitlines()
+    assert lines[0].startswith("1. ")
+    assert "untested: no test question was asked of it; val said" in lines[0]
+
+
+def test_pick_refuses_a_number_beyond_the_front(run: Path) -> None:
+    assert "error: N must be from 1 to" in said("pick", run, 99, code=2)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    assert "it has no result.json" in said("report", tmp_path, code=2)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.errors import StudyError
+from moa_dspy.optimize.answers import StudyAnswers, stored_answers, write_answers
+from moa_dspy.optimize.page import (
+    above_pick,
+    agent_effects,
+    architecture_rows,
+    front_numbers,
+    headline,
+    markdown_block,
+    markdown_text,
+    read_run,
+    report_html,
+    write_pages,
+)
+from moa_dspy.optimize.result import TrialRecord
+from tests.optimize.report.synthetic import HOSTILE, synthetic_study
+from tests.optimize.report.test_report import RESULT
+
+SMALL = synthetic_study(n_trials=30, n_questions=12)
+
+
+def embedded(page: str, name: str) -> str:
+    found = re.search(rf'id="{name}">([A-Za-z0-9+/=]*)</script>', page)
+    assert found is not None
+    return gzip.decompress(base64.b64decode(found[1])).decode("utf-8")
+
+
+def test_texts_of_models_are_data_and_never_markup() -> None:
+    page = report_html(*SMALL, name="a <b>name</b>")
+    assert "<b>name</b>" not in page
+    assert "&lt;b&gt;name&lt;/b&gt;" in page
+    assert page.count("<script") == 3 == page.count("</script>")
+    assert "onerror=&#39;" in page, "a prompt is shown, escaped"
+    data = json.loads(embedded(page, "data"))
+    assert data["answers"][0]["texts"][0].startswith(HOSTILE[0])
+
+
+def test_the_page_asks_no_other_machine_and_holds_its_data_once() -> None:
+    page = report_html(*SMALL, name="study")
+    outside = re.sub(r'id="(data|plotly)">[^<]*<', "", page)
+    assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", outside)
+    assert "default-src 'none'" in page
+    assert "Plotly" in embedded(page, "plotly")
+
+
+def test_a_thousand_trials_and_five_hundred_questions_stay_below_five_megabytes() -> None:
+    result, answers = synthetic_study()
+    assert (len(result.trials), len(answers.questions)) == (1000, 500)
+    assert len(report_html(result, answers, name="large").encode()) < 5_000_000
+
+
+def test_a_result_of_an_older_run_has_a_report_without_answers(tmp_path: Path) -> None:
+    RESULT.write(tmp_path / "result.json")
+    result, answers = read_run(tmp_path)
+    assert answers == StudyAnswers() == stored_answers(tmp_path / "answers.json")
+    write_pages(result, answers, tmp_path, name="old")
+    assert "This run kept no answers" in (tmp_path / "report.html").read_text("utf-8")
+    assert (tmp_path / "report.md").read_text("utf-8").startswith("# old\n")
+
+
+def test_answers_are_the_same_after_a_round_trip(tmp_path: Path) -> None:
+    _, answers = synthetic_study(n_trials=20, n_questions=3)
+    path = tmp_path / "answers.json"
+    write_answers(answers, path)
+    assert stored_answers(path) == answers
+    path.write_text('{"systems": 1}')
+    with pytest.raises(StudyError, match="written by another version"):
+        stored_answers(path)
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "it has no result.json"), ("{}", "damaged")])
+def test_what_is_no_run_is_refused(tmp_path: Path, content: str | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / "result.json").write_text(content)
+    with pytest.raises(StudyError, match=said):
+        read_run(tmp_path)
+
+
+def test_the_headline_says_what_to_do_with_the_numbers_of_the_table() -> None:
+    # 9 / 5000 usd against 1 / 5000: 9 times; 4.0 points is the verdict's own estimate
+    assert headline(SMALL[0]) == (
+        "Use the mixture: it scores 71.0 % on questions that the search never saw, 4.0 points more "
+        "than haiku, the best single model, at 9.0 times its price."
+    )
+    assert headline(RESULT).startswith("Not decided: 300 test questions do not tell")
+    assert "About 900 more would. Until then, use large." in headline(RESULT)
+
+
+def test_a_baseline_above_the_pick_is_explained_by_its_interval() -> None:
+    (line,) = above_pick(SMALL[0])
+    # The difference of self_moa is -0.01 [-0.04, 0.02]: it contains 0
+    assert "72.0 % against 71.0 %; luck explains a difference of this size" in line
+    assert "Oracle" not in line
+
+
+def trial(number: int, name: str, score: float, usd: float, **more: Any) -> TrialRecord:
+    origin = "model" if ">" in name else "single"
+    return TrialRecord(number, name, origin, score, score, 0.0, 1.0, usd, 1.0, 10, **more)
+
+
+def test_the_front_is_what_nothing_cheaper_reaches() -> None:
+    trials = [
+        trial(0, "a", 0.5, 1.0),
+        trial(1, "b", 0.6, 1.0),  # as cheap as a, and better
+        trial(2, "a + b > vote", 0.55, 2.0),  # dearer than b, and worse
+        trial(3, "a*3 > vote", 0.7, 3.0),
+        trial(4, "b*3 > vote", 0.9, 0.1, is_stopped_early=True),  # not on all rows
+    ]
+    assert front_numbers(trials, "usd") == [1, 3]
+
+
+def test_an_agent_matters_by_the_mixtures_with_and_without_it() -> None:
+    trials = [
+        trial(0, "a", 0.5, 1.0),
+        trial(1, "b", 0.6, 1.0),
+        trial(2, "a + b > vote", 0.8, 2.0),
+        trial(3, "b*3 > vote", 0.6, 2.0),
+        trial(4, "b*5 > vote", 0.7, 2.0),
+    ]
+    # a: 0.8 with it, (0.6 + 0.7) / 2 without; b is in every mixture, (0.8 + 0.6 + 0.7) / 3
+    assert agent_effects(trials) == [["b", 0.6, 0.7, None, 3], ["a", 0.5, 0.8, 0.65, 1]]
+
+
+def test_a_member_is_shown_with_what_only_it_solves() -> None:
+    from moa_dspy.optimize.answers import AskedQuestion, SystemAnswers
+
+    texts = ("", "", "", "")
+    answers = StudyAnswers(
+        questions=tuple(AskedQuestion(str(n), "", "") for n in range(4)),
+        systems=(
+            SystemAnswers(("pick",), "a + b > vote", (1.0, 1.0, 0.0, 0.0), texts),
+            SystemAnswers((), "a", (1.0, 1.0, 1.0, 0.0), texts),
+            SystemAnswers((), "b", (1.0, 0.0, 0.0, 0.0), texts),
+        ),
+    )
+    layer, last = architecture_rows(Architecture.parse("a + b > vote"), answers)
+    # a solves 3 of 4; b does not solve the second and third of them, and the pick the second
+    assert layer["agents"][0]["facts"] == ["alone 75.0 % solved", "only it: 2, used: 1"]
+    assert layer["agents"][1]["facts"] == ["alone 25.0 % solved", "only it: 0, used: 0"]
+    assert last["title"] == "vote"
+
+
+def test_markdown_shows_texts_as_they_are() -> None:
+    assert markdown_text("a | b\n`c` <d>") == r"a \| b \`c\` \<d\>"
+    assert markdown_block("x ``` y").splitlines() == ["````text", "x ``` y", "````"]

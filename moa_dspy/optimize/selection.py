@@ -378,8 +378,10 @@ def _option(
     return Option(one.architecture, gain, error, one.calls, one.usd, caution)
 
 
-def _first(option: Option) -> tuple[float, float, float, str]:
-    return (-option.cautious_gain, option.calls, option.usd, str(option.architecture))
+def _first(option: Option) -> tuple[float, float, float, int, str]:
+    one = option.architecture
+    # A vote of two that stops early may cost as little as the agent that decides its ties.
+    return (-option.cautious_gain, option.calls, option.usd, one.calls, str(one))
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,6 +440,7 @@ def best_on_val(
             -round(t.win_rate + diversity_weight * t.diversity, 12),
             t.calls,
             t.usd,
+            Architecture.parse(t.architecture).calls,
             t.architecture,
         ),
     )

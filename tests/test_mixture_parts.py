@@ -131,7 +131,7 @@ def test_tasks_on_their_way_are_waited_for_and_kept_when_the_budget_ends_beside_
     for name in "ab":  # whichever comes first gets the one call
         lm: Any = pool.lm(name)
         lm._async_engine_spec._build = Slow
-    program = MixtureOfAgents(TEXT, "a + b > vote", pool=pool, adapter=PlainChat())
+    program = MixtureOfAgents(TEXT, "a + b > select", pool=pool, adapter=PlainChat())
 
     async def ask() -> int:
         with pytest.raises(BudgetReachedError, match="1 calls"):

@@ -67,7 +67,7 @@ def test_coroutines_answer_alike(recorded: RecordedResponses) -> None:
 
 
 def test_no_request_is_made_and_every_answer_counts_as_reused(recorded: RecordedResponses) -> None:
-    program = mixture(recorded, "m0 + m1 + m2 > vote")
+    program = mixture(recorded, "m0 + m1 + m2 > select")
     answer = program(question="Say 8").mixture
     spending = program.pool.calls.ledger.spending
     assert (spending.made, spending.reused, answer.calls, answer.usd) == (0, 3, 3, 0.0)
@@ -124,7 +124,7 @@ def test_consensus_selects_without_asking(recorded: RecordedResponses) -> None:
 
 def test_a_blank_response_is_a_models_failure() -> None:
     given: dict[str, dict[str, str | None]] = {"a": {"1": None}, "b": {"1": "x"}, "c": {"1": ""}}
-    program = mixture(RecordedResponses(given, {"1": "q"}), "a + b + c > vote")
+    program = mixture(RecordedResponses(given, {"1": "q"}), "a + b + c > select")
     answer = program(question="q").mixture
     assert answer.final.text == "x"
     assert [response.agent for response in answer.failures] == ["a", "c"]

@@ -34,7 +34,7 @@ def test_calls_are_counted_priced_and_reused() -> None:
 def test_samples_are_independent_above_temperature_0_and_one_at_0() -> None:
     for temperature, made in ((0.0, 1), (0.7, 3)):
         pool = scripted_pool({"a": "x"}, temperature=temperature)
-        mixture(pool, "a*3 > vote")(question="?")
+        mixture(pool, "a*3 > select")(question="?")
         assert pool.calls.ledger.spending.made == made
 
 

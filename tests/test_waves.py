@@ -313,8 +313,10 @@ def test_after_a_quarter_of_the_deadline_all_others_are_asked(is_async: bool) ->
     assert took < 3.5
     if not is_async:
         assert took >= 1
-        assert [r.agent for r in answer.responses if r.is_left_out] == ["c"]
-        assert "1 no longer waited for" in answer.summary
+        # d settles it, so e may be on its way still.
+        left = [r.agent for r in answer.responses if r.is_left_out]
+        assert left in (["c"], ["c", "d"], ["c", "e"])
+        assert f"{len(left)} no longer waited for" in answer.summary
         assert answer.failures == ()
 
 

@@ -8,12 +8,13 @@ import threading
 from collections import ChainMap, Counter
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import dspy
 from pydantic import BaseModel
 
-from moa_dspy.aggregators import NORMALISERS, Ballot, Vote
+from moa_dspy.aggregators import NORMALISERS, Ballot, Vote, node_name
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.scope import CallFacts, CallTable, call_scope
 from moa_dspy.optimize.judge_facts import JudgedSystem
@@ -66,7 +67,11 @@ class NodeCache:
 
     def get(self, question: Question, place: object) -> Response | None:
         """Return what was answered, or None if it was not asked."""
-        return self._known.get((question.node, place))
+        return self.known(question.node, place)
+
+    def known(self, node: str, place: object) -> Response | None:
+        """Return what was answered at a node, or None if it was not asked."""
+        return self._known.get((node, place))
 
     def put(
         self, place: object, questions: Sequence[Question], responses: Sequence[Response]
@@ -96,12 +101,14 @@ class NodeRunner:
     answers: list[Answer] = field(default_factory=list)
     _rounds: list[list[Response]] = field(default_factory=list)
     _seconds: float = 0.0
+    _place: object = None
 
     def answer(self, mixture: Any, inputs: Mapping[str, Any], *, place: object = None) -> Answer:
         """Follow the mixture's plan; ``place`` tells apart several inputs of one example."""
         seats = mixture.seats
         answer = follow(mixture.plan(inputs), lambda asked: self.ask(asked, seats, place=place))
         self.answers.append(answer)
+        self._place = place
         return answer
 
     def ask(
@@ -141,12 +148,28 @@ class NodeRunner:
 
     @property
     def read(self) -> tuple[str, ...]:
-        """Texts that the last step read, when the mixture was last asked."""
+        """Texts that the last step read, when the mixture was last asked.
+
+        Of proposers that a vote did not need to ask too, where their answers are known: what
+        is said of diversity does not depend on when a vote stops.
+        """
         if not self.answers:
             return ()
         answer = self.answers[-1]
         read = answer.layers[-1] if answer.layers else (answer.final,)
-        return tuple(response.text for response in read if response.has_answer)
+        known = self._known_though_not_asked(answer) if len(answer.layers) == 1 else []
+        return tuple(response.text for response in (*read, *known) if response.has_answer)
+
+    def _known_though_not_asked(self, answer: Answer) -> list[Response]:
+        taken = {(response.agent, response.sample) for response in answer.layers[0]}
+        found: list[Response] = []
+        for agent in answer.not_asked:
+            sample = next(n for n in count() if (agent, n) not in taken)
+            taken.add((agent, sample))
+            node = node_name("propose", agent, sample)
+            known = self.node_cache.known(node, (self.example, self._place))
+            found += [] if known is None else [known]
+        return found
 
     @property
     def text(self) -> str:

@@ -132,7 +132,7 @@ def test_a_seeded_endpoint_draws_by_the_calls_content() -> None:
 def test_a_failure_is_a_reason_in_the_answer_live_and_in_a_replay() -> None:
     live = Calls()
     error = lm15.ServerError("it is down", status=503)
-    answer = mixture(scripted_pool({"a": "x", "b": error}, calls=live), "a + b > vote")(
+    answer = mixture(scripted_pool({"a": "x", "b": error}, calls=live), "a + b > select")(
         question="?"
     ).mixture
     assert [(r.agent, r.failure) for r in answer.failures] == [
@@ -141,7 +141,7 @@ def test_a_failure_is_a_reason_in_the_answer_live_and_in_a_replay() -> None:
 
     recording = Recording(live.store._calls.values())  # type: ignore[attr-defined]  # the memory
     replay = Calls(recording=recording, replay_only=True)
-    again = mixture(scripted_pool({"a": error, "b": "never"}, calls=replay), "a + b > vote")(
+    again = mixture(scripted_pool({"a": error, "b": "never"}, calls=replay), "a + b > select")(
         question="?"
     ).mixture
     assert again.final == answer.final
@@ -169,7 +169,7 @@ class Broken:
     ],
     ids=["budget", "replay", "store"],
 )
-@pytest.mark.parametrize("architecture", ["a", "a + b > vote", "a > synthesize(b)"])
+@pytest.mark.parametrize("architecture", ["a", "a + b > select", "a > synthesize(b)"])
 @pytest.mark.parametrize("is_async", [False, True])
 def test_what_is_not_a_models_failure_surfaces_as_itself(
     calls: Calls, error: type[MoaError], architecture: str, is_async: bool
@@ -192,7 +192,7 @@ def test_a_missing_key_surfaces_as_an_error_of_the_pool() -> None:
 def test_an_interrupted_run_goes_on_from_its_file(tmp_path: Path) -> None:
     path = tmp_path / "calls.sqlite"
     first = scripted_pool({"a": "x", "b": "y"}, calls=Calls(CallStore(path)))
-    mixture(first, "a + b > vote")(question="?")
+    mixture(first, "a + b > select")(question="?")
     second = scripted_pool({"a": "x", "b": "y", "c": "z"}, calls=Calls(CallStore(path)))
-    mixture(second, "a + b + c > vote")(question="?")
+    mixture(second, "a + b + c > select")(question="?")
     assert (second.calls.ledger.spending.made, second.calls.ledger.spending.reused) == (1, 2)

@@ -23,6 +23,7 @@ def saved_mixture(folder: Path) -> Path:
         "bad + good > vote(good)",
         pool=pool,
         adapter=PlainChat(),
+        stop_early=False,
     )
     save_program(mixture, folder / "mixture.json")
     return folder / "mixture.json"

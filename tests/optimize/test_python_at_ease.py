@@ -59,7 +59,7 @@ def test_a_list_of_lms_is_a_pool() -> None:
         assert search.options.budget is not None
         assert (search.options.budget.usd, search.options.budget.calls) == (0.5, None)
         with pytest.raises(PoolError, match=r"of LMs make `Pool\.from_lms\(\[lm, lm\]\)`"):
-            Pool(lms)  # type: ignore[arg-type]  # on purpose
+            Pool(lms)
 
 
 def test_a_pool_is_read_from_a_text_path(tmp_path: Path) -> None:

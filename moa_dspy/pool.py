@@ -300,14 +300,14 @@ class Pool(Mapping[str, Agent]):
         """
         from moa_dspy.calls.lm.adopt import lm_names
 
-        lms = lms if isinstance(lms, Mapping) else lm_names(lms)
+        named: Mapping[str, Any] = dict(lms) if isinstance(lms, Mapping) else lm_names(lms)
         kept, prices = calls or Calls(), usd_per_million_tokens or {}
         unkept = calls or Calls(NoStore(), ledger=kept.ledger)
         found = {
             name: given(
                 name, lm, kept if getattr(lm, "cache", False) else unkept, usd=prices.get(name)
             )
-            for name, lm in lms.items()
+            for name, lm in named.items()
         }
         reasons = {name: it.reason for name, it in found.items() if it.reason is not None}
         if strict and reasons:

@@ -160,11 +160,8 @@ class FieldMetric:
         Raises:
             StudyError: If an option does not fit, or a weighted field is no output.
         """
-        outputs: Any = (
-            dspy.Signature(signature).output_fields
-            if isinstance(signature, str)
-            else signature.output_fields
-        )
+        made: Any = dspy.ensure_signature(signature)
+        outputs = made.output_fields
         given = dict(weights or {name: 1.0 for name in outputs if name != "reasoning"})
         if unknown := sorted(set(given) - set(outputs)):
             raise StudyError(

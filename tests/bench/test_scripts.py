@@ -206,7 +206,8 @@ def test_search_statistics_prints_every_share_with_its_error() -> None:
     assert all(cell["se"] == pytest.approx(error(cell["as_good"], 50)) for cell in cells)
     assert {row["world"] for row in costs["graded_worse_by_the_margin"]} >= {"rare losses"}
     nothing = verdicts["where_nothing_pays"]
-    assert set(nothing) == {"one_dominant_model", "copies_of_one_model", "pure_noise"}
+    by_chance = "two_answers_by_chance"
+    assert set(nothing) == {"one_dominant_model", "copies_of_one_model", "pure_noise", by_chance}
     # Five picks on 200 questions each: the mean of 8 points has an error of 1.4.
     assert 0 < verdicts["votes_that_gain_8_points"]["mean_gain"] < 0.3
     assert verdicts["layered_that_gains_8_points"]["picked"] > 0
@@ -259,6 +260,7 @@ def test_search_quality_has_every_rival_in_every_row(tmp_path: Path) -> None:
     assert (row["splits"], row["sampler_splits"]) == (2, 1)
     rivals = {"best_single", "topk_by_dev", "caruana7", "exhaustive", "random"}
     rivals |= {f"top{k}" for k in (3, 5, 7)} | {f"acc_plus_diversity_k{k}" for k in (3, 5, 7)}
+    rivals |= {"today", "agree2_top7", "weighted7", "half_weighted7", "weighted_all"}
     assert set(row["baseline_minus_ours"]) == rivals | {"tpe300", "nsga2"}
     assert all(0 <= row[name] <= row["optimum"] for name in (*rivals, "ours"))
     assert 0 < row["cells"] <= row["models"] * row["dev"]

@@ -15,11 +15,13 @@ PROGRAM = """
 import asyncio, os, resource, sys
 import dspy
 from moa_dspy import Agent, MixtureOfAgents, Pool
+# Modules that are imported at the first request take a file each.
+from moa_dspy.calls.lm import adopt, dialect, endpoint, engine, lm, response, stream
 
 base, is_async, n_questions, limit = sys.argv[1], sys.argv[2] == "async", *map(int, sys.argv[3:])
 pool = Pool([Agent(name=f"a{n}", model=f"openai/m{n}", api_base=base, max_tokens=16)
              for n in range(6)])
-mixture = MixtureOfAgents("question -> answer", "a0 + a1 + a2 + a3 + a4 + a5 > vote", pool=pool)
+mixture = MixtureOfAgents("question -> answer", "a0 + a1 + a2 + a3 + a4 + a5 > select", pool=pool)
 
 def limit_files():
     folder = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"

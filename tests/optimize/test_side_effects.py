@@ -211,12 +211,16 @@ class Closing:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    # The best single agent takes 12 calls, then the vote two more on each row.
-    ("n_left", "n_tested", "note"),
-    [(1, 0, "The budget of"), (12 + 5, 2, "2 of 12 rows: The budget of")],
+    # The best single agent takes 12 calls, then the vote one or two more on each row. The 12
+    # rows of val count beside those of test.
+    ("n_left", "kind", "n", "note"),
+    [
+        (1, "not_enough_examples", 0, "The budget of"),
+        (12 + 5, "mixture", 3 + 12, "3 of 12 rows: The budget of"),
+    ],
 )
 def test_a_budget_that_ends_in_the_test_leaves_a_result_and_a_program(
-    experts: Make, rows: Make, student: Make, n_left: int, n_tested: int, note: str
+    experts: Make, rows: Make, student: Make, n_left: int, kind: str, n: int, note: str
 ) -> None:
     pool = experts()
     space = SearchSpace(("e0", "e1", "e2"), combines=("vote",), max_depth=1)
@@ -225,10 +229,11 @@ def test_a_budget_that_ends_in_the_test_leaves_a_result_and_a_program(
     outcome = run_search(search.options, student(pool), splits, show=Closing(pool, n_left))
     result = outcome.result
     assert str(result.pick) == "e0 + e1 + e2 > vote(e0)"
-    assert (result.verdict.kind, result.verdict.n) == ("not_enough_examples", n_tested)
-    assert (result.test["pick"].score is None) is (n_tested == 0)
+    assert (result.verdict.kind, result.verdict.n) == (kind, n)
+    assert (result.test["pick"].score is None) is (n == 0)
     assert result.test["pick"].note.startswith(note)
-    assert str(result.recommended) == str(outcome.program.architecture) == "e0"
+    handed_over = str(result.pick) if kind == "mixture" else "e0"
+    assert str(result.recommended) == str(outcome.program.architecture) == handed_over
     assert result.verdict.n_more > 0
     assert StudyResult.from_json(result.to_json()) == result
 

@@ -112,7 +112,7 @@ def test_the_cheaper_goes_on_where_cost_is_an_objective(referee: Make, fails_on:
         ([WinRateObjective(), CallsObjective()], 100),
     ):
         found = referee(scripts, 100, objectives=objectives)
-        judge(found, "good + good > vote(good)")
+        judge(found, "good + good > select")
         record = judge(found, "bad > vote(bad)")
         assert (record.calls, record.rows) == (1, rows)
 

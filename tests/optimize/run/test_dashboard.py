@@ -47,6 +47,8 @@ def got(url: str, seconds: float = 60.0) -> Any:
             time.sleep(0.2)
 
 
+# Optuna says this whenever a target is given, whether more of it is better or not.
+@pytest.mark.filterwarnings("ignore:PedAnovaImportanceEvaluator:UserWarning")
 @pytest.mark.slow
 def test_a_dashboard_shows_a_study_that_is_running(
     server: Any, write_study: Make, tmp_path: Path

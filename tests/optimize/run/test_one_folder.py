@@ -40,7 +40,11 @@ def test_three_processes_on_one_folder_find_one_result_and_pay_nothing_twice(
     assert results[0] == json.loads((out / "result.json").read_text("utf-8"))
     assert len(server.asked) == len(set(server.asked)) == results[0]["calls"]["made"]
     names = sorted(path.name for path in out.iterdir())
-    assert names == ["calls.sqlite", "program.json", "result.json", "study.sqlite3"]
+    pages = ["report.html", "report.md"]
+    assert names == [
+        *("answers.json", "calls.sqlite", "program.json"),
+        *(*pages, "result.json", "study.sqlite3"),
+    ]
 
 
 @pytest.mark.slow

@@ -15,7 +15,8 @@ from moa_dspy.errors import StudyError, UnknownCallError
 from moa_dspy.optimize import run_study
 
 Make = Callable[..., Any]
-FILES = ["calls.sqlite", "program.json", "result.json", "study.sqlite3"]
+PAGES = ["report.html", "report.md"]
+FILES = ["answers.json", "calls.sqlite", "program.json", *PAGES, "result.json", "study.sqlite3"]
 
 
 def read_json(path: Path) -> Any:

@@ -49,7 +49,8 @@ def test_one_database_holds_the_calls_and_optunas_study(
     assert said(first) == said(in_files)
     assert len(server.asked) == 2 * n_asked
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["program.json", "result.json"]
+    pages = ["report.html", "report.md"]
+    assert names == ["answers.json", "program.json", *pages, "result.json"]
     # From another folder, too: what is in the database is free.
     second = run_study(study, out=tmp_path / "other", storage=postgresql_url)
     assert (len(server.asked), said(second)) == (2 * n_asked, said(first))

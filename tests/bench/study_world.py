@@ -119,6 +119,9 @@ def decided(result: Any) -> dict[str, Any]:
     """Return what a study decided, without what a run paid and how long it took."""
     left_out = ("calls", "usd", "seconds")
     plain = {k: v for k, v in dict(result).items() if k not in left_out}
+    if "answers" in plain:  # a row of a shared study has them beside the result
+        paid = ("calls", "study")  # what each process asked, and a digest of addresses
+        plain["answers"] = {k: v for k, v in plain["answers"].items() if k not in paid}
     cleaned: dict[str, Any] = _without_seconds(plain)
     return cleaned
 

@@ -300,7 +300,8 @@ class Pool(Mapping[str, Agent]):
         """
         from moa_dspy.calls.lm.adopt import lm_names
 
-        named: Mapping[str, Any] = dict(lms) if isinstance(lms, Mapping) else lm_names(lms)
+        given_names: Any = lms if isinstance(lms, Mapping) else lm_names(lms)
+        named: dict[str, Any] = dict(given_names)
         kept, prices = calls or Calls(), usd_per_million_tokens or {}
         unkept = calls or Calls(NoStore(), ledger=kept.ledger)
         found = {

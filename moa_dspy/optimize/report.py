@@ -93,8 +93,7 @@ def early_lines(early: EarlyFacts, *, with_judge: bool = True) -> Iterator[str]:
     if early.is_vote_idle:
         yield (
             f"On {points(early.contested or 0.0)} % of the questions two agents agree against "
-            f"{early.leader}: elsewhere a vote is the answer of its tie-breaker, at several calls. "
-            "No votes are proposed."
+            f"{early.leader}: elsewhere a vote is the answer of its tie-breaker, at several calls."
         )
     if early.lead is not None:
         yield _dominance(early, early.lead)

@@ -6,14 +6,13 @@ one this program writes. Same program, same bytes.
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
+import runpy
 import sys
-import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 SEED = 20261128
 SIZES = {"train": 25, "val": 50, "test": 60}
@@ -22,9 +21,11 @@ SIZES = {"train": 25, "val": 50, "test": 60}
 Question = tuple[str, str]
 """The text that is asked, and its only right answer."""
 
-GROUPS: list[list[str]] = tomllib.loads(
-    (Path(__file__).parent.parent / "quickstart/words.toml").read_text(encoding="utf-8")
-)["groups"]
+QUICKSTART: dict[str, Any] = runpy.run_path(
+    str(Path(__file__).parent.parent / "quickstart/make_tasks.py")
+)
+"""The words are the quickstart's, and so is the way in which rows are drawn and written."""
+GROUPS: list[list[str]] = QUICKSTART["GROUPS"]
 WORDS = [word for group in GROUPS for word in group if len(word) <= 5]
 _SPELLINGS = Counter("".join(sorted(word)) for word in WORDS)
 ANAGRAMS = [word for word in WORDS if _SPELLINGS["".join(sorted(word))] == 1]
@@ -69,37 +70,11 @@ FAMILIES: dict[str, Callable[[random.Random], Question]] = {
 }
 
 
-def _drawn(family: str) -> Iterator[dict[str, str]]:
-    """No question comes twice, and each family draws from its own seed."""
-    rng, seen = random.Random(f"{SEED}-{family}"), set[str]()
-    for split in [split for split, n_rows in SIZES.items() for _ in range(n_rows)]:
-        question, answer = FAMILIES[family](rng)
-        while question in seen:
-            question, answer = FAMILIES[family](rng)
-        row = {"id": f"{family}-{len(seen):04d}", "split": split, "family": family}
-        seen.add(question)
-        yield row | {"question": question, "answer": answer}
-
-
 def text() -> str:
     """One JSON object a line, one row of each family in turn."""
-    turns = zip(*map(_drawn, FAMILIES), strict=True)
-    return "".join(json.dumps(row) + "\n" for turn in turns for row in turn)
-
-
-def main() -> int:
-    """Returns 0 after writing; with `--check` 0 if the file is as it would be written, else 1."""
-    parser = argparse.ArgumentParser(description="Write tasks.jsonl beside this program.")
-    parser.add_argument("--check", action="store_true", help="only compare; 1 if they differ")
-    path = Path(__file__).with_name("tasks.jsonl")
-    if not parser.parse_args().check:
-        path.write_bytes(text().encode())
-        return 0
-    is_current = path.is_file() and path.read_bytes() == text().encode()
-    if not is_current:
-        print(f"{path.name} is not what {Path(__file__).name} writes; run it again.")
-    return 0 if is_current else 1
+    rows = QUICKSTART["in_turn"](FAMILIES, seed=SEED, sizes=SIZES)
+    return str(QUICKSTART["lines"](rows))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(QUICKSTART["main"](Path(__file__), text()))

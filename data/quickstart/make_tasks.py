@@ -106,13 +106,15 @@ FAMILIES: dict[str, Callable[[random.Random], Question]] = {
 }
 
 
-def _drawn(family: str) -> Iterator[dict[str, str]]:
+def drawn(
+    family: str, draw: Callable[[random.Random], Question], *, seed: int, sizes: dict[str, int]
+) -> Iterator[dict[str, str]]:
     """No question comes twice, and each family draws from its own seed."""
-    rng, seen = random.Random(f"{SEED}-{family}"), set[str]()
-    for split in [split for split, n_rows in SIZES.items() for _ in range(n_rows)]:
-        question, answer = FAMILIES[family](rng)
+    rng, seen = random.Random(f"{seed}-{family}"), set[str]()
+    for split in [split for split, n_rows in sizes.items() for _ in range(n_rows)]:
+        question, answer = draw(rng)
         while question in seen:
-            question, answer = FAMILIES[family](rng)
+            question, answer = draw(rng)
         row = {"id": f"{family}-{len(seen):04d}", "split": split, "family": family}
         seen.add(question)
         yield row | {"question": question, "answer": answer}
@@ -121,27 +123,40 @@ def _drawn(family: str) -> Iterator[dict[str, str]]:
 def rows() -> list[dict[str, str]]:
     """The first n rows of a split hold every family equally often, or once more than another."""
     # One row of each family in turn, so a study may take the first n of a split as they are.
-    return [row for turn in zip(*map(_drawn, FAMILIES), strict=True) for row in turn]
+    return in_turn(FAMILIES, seed=SEED, sizes=SIZES)
+
+
+def in_turn(
+    families: dict[str, Callable[[random.Random], Question]], *, seed: int, sizes: dict[str, int]
+) -> list[dict[str, str]]:
+    """One row of each family in turn, again and again."""
+    each = [drawn(name, draw, seed=seed, sizes=sizes) for name, draw in families.items()]
+    return [row for turn in zip(*each, strict=True) for row in turn]
 
 
 def text() -> str:
     """One JSON object a line, in the order of `rows`."""
-    return "".join(json.dumps(row) + "\n" for row in rows())
+    return lines(rows())
 
 
-def main() -> int:
+def lines(found: list[dict[str, str]]) -> str:
+    """One JSON object a line."""
+    return "".join(json.dumps(row) + "\n" for row in found)
+
+
+def main(program: Path, content: str) -> int:
     """Returns 0 after writing; with `--check` 0 if the file is as it would be written, else 1."""
     parser = argparse.ArgumentParser(description="Write tasks.jsonl beside this program.")
     parser.add_argument("--check", action="store_true", help="only compare; 1 if they differ")
-    path = Path(__file__).with_name("tasks.jsonl")
+    path = program.with_name("tasks.jsonl")
     if not parser.parse_args().check:
-        path.write_bytes(text().encode())
+        path.write_bytes(content.encode())
         return 0
-    is_current = path.is_file() and path.read_bytes() == text().encode()
+    is_current = path.is_file() and path.read_bytes() == content.encode()
     if not is_current:
-        print(f"{path.name} is not what {Path(__file__).name} writes; run it again.")
+        print(f"{path.name} is not what {program.name} writes; run it again.")
     return 0 if is_current else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(__file__), text()))

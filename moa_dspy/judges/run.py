@@ -23,7 +23,29 @@ from moa_dspy.judges.program import raise_if_ours
 from moa_dspy.winrate import RecordedPreferences, WinRate, win_rate
 
 
-class RecordedJudge:
+class _CountingJudge:
+    """Base of the judges here: counts what they return."""
+
+    def __init__(self) -> None:
+        self._counter = OutcomeCounter()
+
+    def _counted(self, judgement: Judgement) -> Judgement:
+        self._counter.add(judgement)
+        return judgement
+
+    def _looked_up(self, found: float | None, whom: str) -> Judgement:
+        """Return a recorded preference as a judgement; without one the example is ``missing``."""
+        if found is None:
+            reason = f"Nothing is recorded {whom} here."
+            return self._counted(Judgement(excluded="missing", reason=reason))
+        return self._counted(Judgement(preference=found))
+
+    def report(self) -> JudgeReport:
+        """Return the counts of all that was returned; the members of a jury have their own."""
+        return self._counter.report
+
+
+class RecordedJudge(_CountingJudge):
     """Looks preferences up in a table; asks no model.
 
     Args:
@@ -48,7 +70,7 @@ class RecordedJudge:
                 )
             # As text: the ids of examples are, whatever type a table's column has.
             self._table[system, str(example_id)] = float(preference)
-        self._counter = OutcomeCounter()
+        super().__init__()
 
     def compare(
         self, example: dspy.Example, candidate: str, reference: str | None = None
@@ -67,20 +89,10 @@ class RecordedJudge:
             known = ", ".join(sorted(self._systems))
             raise DataError(f"Unknown system {candidate!r}; the table has {known}.")
         found = self._table.get((candidate, id_of(example)))
-        if found is None:
-            reason = f"Nothing is recorded for {candidate!r} here."
-            judgement = Judgement(excluded="missing", reason=reason)
-        else:
-            judgement = Judgement(preference=found)
-        self._counter.add(judgement)
-        return judgement
-
-    def report(self) -> JudgeReport:
-        """Return the counts of every look-up."""
-        return self._counter.report
+        return self._looked_up(found, f"for {candidate!r}")
 
 
-class RecordedPairs:
+class RecordedPairs(_CountingJudge):
     """Looks up recorded preferences between any two systems, either way round; asks no model.
 
     Args:
@@ -110,7 +122,7 @@ class RecordedPairs:
                     f"{preference} on example {name!r}."
                 )
             self._add(system, reference, str(name), float(preference))
-        self._counter = OutcomeCounter()
+        super().__init__()
 
     def _add(self, system: str, reference: str, name: str, preference: float) -> None:
         known = self._table.get((system, reference, name), preference)
@@ -134,23 +146,13 @@ class RecordedPairs:
         found = self._table.get((candidate, reference, id_of(example)))
         if candidate == reference:
             found = 0.5
-        if found is None:
-            reason = f"Nothing is recorded of {candidate!r} and {reference!r} here."
-            judgement = Judgement(excluded="missing", reason=reason)
-        else:
-            judgement = Judgement(preference=found)
-        self._counter.add(judgement)
-        return judgement
-
-    def report(self) -> JudgeReport:
-        """Return the counts of every look-up."""
-        return self._counter.report
+        return self._looked_up(found, f"of {candidate!r} and {reference!r}")
 
 
 _SAME: Final = 1e-9
 
 
-class Jury:
+class Jury(_CountingJudge):
     """Several judges, of whose verdicts the majority counts (Verga et al., arXiv:2404.18796).
 
     Each judge has one voice: for the candidate, for the reference, or for a tie. What has more
@@ -168,18 +170,12 @@ class Jury:
         if len(judges) < 2:
             raise MetricError(f"A jury needs at least 2 judges, but got {len(judges)}.")
         self.judges = tuple(judges)
-        self._counter = OutcomeCounter()
+        super().__init__()
 
     def compare(self, example: dspy.Example, candidate: Any, reference: Any) -> Judgement:
         """Ask every judge; see the class."""
         given = [judge.compare(example, candidate, reference) for judge in self.judges]
-        judgement = _majority(given)
-        self._counter.add(judgement)
-        return judgement
-
-    def report(self) -> JudgeReport:
-        """Return the counts of the jury's verdicts; each judge has its own."""
-        return self._counter.report
+        return self._counted(_majority(given))
 
 
 def _majority(given: Sequence[Judgement]) -> Judgement:

@@ -1,7 +1,8 @@
-"""Facts about vendors and their models: gateways, reasoning models, list prices."""
+"""Facts about endpoints and models: gateways, this machine, reasoning models, list prices."""
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import math
 import os
@@ -31,6 +32,14 @@ _PRICE_LIST: Final = "model_prices_and_context_window_backup.json"
 def vendor_of(model: str) -> str:
     """Return the vendor of ``vendor/NAME``."""
     return model.partition("/")[0]
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host, by name or address, is this machine for itself alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def gateway_of(model: str) -> str | None:

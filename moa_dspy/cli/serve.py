@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import os
 import sys
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from moa_dspy.errors import MoaError, PoolError
+from moa_dspy.vendors import is_loopback
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,7 +91,7 @@ def serve(
     from moa_dspy.serve.limits import ServerKeys, ServerLimits
 
     keys = ServerKeys.from_environment(key_env or [])
-    if not keys.are_needed and not _is_loopback(host):
+    if not keys.are_needed and not is_loopback(host):
         raise PoolError(
             f"`--key-env` must name a key where others can reach the server (--host {host}); "
             "without one it listens on 127.0.0.1 only."
@@ -105,13 +105,6 @@ def serve(
         calls_per_key_per_day=calls_per_key,
     )
     _run(programs or [], pool_file(pool), host, port, keys, aggregator, limits, log_content)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _run(

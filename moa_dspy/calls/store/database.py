@@ -5,7 +5,6 @@ SQLite or PostgreSQL; passwords are never shown.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import sqlite3
 import threading
@@ -22,6 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 
 from moa_dspy.errors import StoreError
+from moa_dspy.vendors import is_loopback
 
 _T = TypeVar("_T")
 _MAX_CONNECTIONS = 10
@@ -205,12 +205,7 @@ def _hosts(url: sa.URL) -> list[str]:
 
 def _is_this_machine(host: str) -> bool:
     # No host, a path or a name that starts with @ is a socket of this machine.
-    if host in ("", "localhost") or host.startswith(("/", "@")):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return host == "" or host.startswith(("/", "@")) or is_loopback(host)
 
 
 _MAX_PAUSE_SECONDS = 1.0

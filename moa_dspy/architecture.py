@@ -263,6 +263,8 @@ class Architecture:
 
         Sums of them are exact: 0.1 and 0.2 weigh as much as 0.3. All are 1 in a plain vote.
         """
+        if not self.weights:  # asked for each question
+            return dict.fromkeys((self.layers or ((),))[-1], 1)
         told = {name: Fraction(repr(weight)) for name, weight in self.weights}
         exact = {name: told.get(name, Fraction(1)) for name in (self.layers or ((),))[-1]}
         unit = math.lcm(*(weight.denominator for weight in exact.values()))

@@ -14,7 +14,6 @@ from moa_dspy.adapters import guarded_references, speaking_adapter
 from moa_dspy.agent import Agent
 from moa_dspy.aggregators import (
     NORMALISERS,
-    Ballot,
     Combine,
     Consensus,
     Fuse,
@@ -150,7 +149,7 @@ class Planner:
             nodes = tuple(question.node for question in questions)
             if depth == self.architecture.depth - 1 and (waves := self._waves) is not None:
                 late = self.rules.deadline_seconds
-                questions = MemberQuestions(questions, WaveRules(waves, self._ballot, late))
+                questions = MemberQuestions(questions, WaveRules(waves, self._vote.ballot, late))
             layers.append(self._complete(*(yield from asked(questions))))
             seconds.append(seconds_of(questions, layers[-1]))
             answered = sum(response.has_answer for response in layers[-1])
@@ -181,9 +180,6 @@ class Planner:
         one, normalise = self.architecture, NORMALISERS[self.rules.normalise]
         return Vote(self.outputs, normalise, one.aggregator, one.whole_weights)
 
-    def _ballot(self, response: Response) -> Ballot:
-        return self._vote.ballot(response)
-
     def _heard(self, responses: Sequence[Response]) -> list[Response]:
         """Return the answers that the last step reads, in its order.
 
@@ -192,7 +188,7 @@ class Planner:
         reading, agree = self.architecture.reading, self.architecture.agree
         first = [responses[seat] for seat in reading[:agree]] if agree is not None else []
         is_agreed = bool(first) and all(one.has_answer for one in first)
-        if is_agreed and len({self._ballot(one) for one in first}) == 1:
+        if is_agreed and len(set(map(self._vote.ballot, first))) == 1:
             reading = reading[:agree]
         return [responses[seat] for seat in reading if responses[seat].has_answer]
 

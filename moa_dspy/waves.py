@@ -210,10 +210,13 @@ class MemberQuestions(list[Question]):
         if self.rules.deadline_seconds is not None:
             return (yield self)
         known: dict[int, Response] = {}
+        said: dict[int, Hashable | None] = {}
         took = 0.0
-        while due := self.rules.waves.due(self.rules.said(known)):
+        while due := self.rules.waves.due(said):
             responses = yield [self[place] for place in due]
-            known |= zip(due, responses, strict=True)
+            new = dict(zip(due, responses, strict=True))
+            known |= new
+            said |= self.rules.said(new)
             took += max(response.seconds for response in responses)
         return self.settled(known, seconds=took)
 
@@ -224,15 +227,17 @@ class MemberQuestions(list[Question]):
         """
         rules, now = self.rules, 0.0
         given: dict[int, Response] = {}
+        ballots: dict[int, Hashable | None] = {}
         starts: dict[int, float] = {}
         while True:
             ends = {place: starts[place] + given[place].seconds for place in given}
-            said = rules.said({p: r for p, r in given.items() if ends[p] <= now})
+            said = {place: ballots[place] for place in given if ends[place] <= now}
             if rules.waves.is_settled(said):
                 break
             if due := rules.due(given, said, seconds=now):
                 for place, response in zip(due, (yield due), strict=True):
                     given[place], starts[place] = counted_in_time(response, rules.left(now)), now
+                ballots |= rules.said({place: given[place] for place in due})
                 continue
             following = min(end for end in ends.values() if end > now)
             # Not everyone has been asked, so the time to ask them all may come first.

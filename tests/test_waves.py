@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import random
 import threading
 import time
@@ -22,8 +21,7 @@ from moa_dspy.plan import Planner, Rules, follow
 from moa_dspy.prediction import Answer, Response
 from moa_dspy.testing import scripted_pool
 from moa_dspy.waves import Question, Waves
-
-BOTH = pytest.mark.parametrize("is_async", [False, True])
+from tests.mixture.asking import BOTH, ask, program
 
 
 def says(*answers: str | None, seconds: Sequence[float] = ()) -> dict[str, Response]:
@@ -252,16 +250,6 @@ def test_the_order_of_members_does_not_matter_to_weights(
     for answer, (_, weight) in zip(answers, weights, strict=True):
         totals[answer] = totals.get(answer, 0) + weight
     assert totals[final.text] == max(totals.values())
-
-
-def program(scripts: dict[str, Any], notation: str, **options: Any) -> MixtureOfAgents:
-    pool = scripted_pool(scripts)
-    return MixtureOfAgents("q -> answer", notation, pool=pool, adapter=PlainChat(), **options)
-
-
-def ask(one: MixtureOfAgents, *, is_async: bool) -> Answer:
-    found: Answer = (asyncio.run(one.acall(q="?")) if is_async else one(q="?")).mixture
-    return found
 
 
 @BOTH

@@ -14,7 +14,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import typer
 
 from moa_dspy.errors import DataError, PoolError
+from moa_dspy.vendors import is_loopback
 
 if TYPE_CHECKING:
     from moa_dspy.data.discover import AnswerKind, TableFaults, TableProfile
@@ -235,12 +236,7 @@ def _loopback(url: str) -> str:
         PoolError: If its host is not this machine.
     """
     parts = urlsplit(url if "://" in url else f"http://{url}")
-    host = parts.hostname or ""
-    try:
-        is_here = host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        is_here = False
-    if not is_here:
+    if not is_loopback(parts.hostname or ""):
         raise PoolError(
             f"--server {url!r} is not on this machine; write the agents of other servers into "
             "pool.toml, with `api_base`."
@@ -320,7 +316,7 @@ def _agent(model: FoundModel, name: str, temperature: float, is_short: bool) -> 
         yield f"api_key_env = {_toml(model.api_key_env)}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StudyDraft:
     """The study that is written for a table.
 
@@ -338,7 +334,7 @@ class StudyDraft:
     path: str
     models: Sequence[FoundModel]
 
-    @property
+    @cached_property
     def faults(self) -> TableFaults:
         """What is odd about the rows."""
         from moa_dspy.data.discover import TableFaults
@@ -378,13 +374,13 @@ class StudyDraft:
         ]
         return "\n".join(lines)
 
-    @property
+    @cached_property
     def _fields(self) -> dict[str, str]:
         from moa_dspy.data.discover import field_names
 
         return field_names([*self.asked, *self.right])
 
-    @property
+    @cached_property
     def _kind(self) -> AnswerKind:
         from moa_dspy.data.discover import AnswerKind, answer_kind
 

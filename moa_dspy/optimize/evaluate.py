@@ -344,7 +344,7 @@ class Evaluator:
         return in_threads(
             lambda row: judging.judge_pair(row, *pair, self),
             rows,
-            num_threads=1 if self._is_replay else self.num_threads,
+            num_threads=self._n_threads,
         )
 
     def forget(self) -> None:
@@ -394,8 +394,10 @@ class Evaluator:
         return str(architecture) if opponent is None else f"{architecture}{VERSUS}{opponent}"
 
     @property
-    def _is_replay(self) -> bool:
-        return bool(Student.of(self.student).mixture.pool.calls.replay_only)
+    def _n_threads(self) -> int:
+        # In a replay there is nothing to wait for: threads would only cost time.
+        is_replay = Student.of(self.student).mixture.pool.calls.replay_only
+        return 1 if is_replay else self.num_threads
 
     def _is_shared(self, architecture: Architecture) -> bool:
         """Whether every process knows its prompt: a tuned one is known to this process alone."""
@@ -409,9 +411,7 @@ class Evaluator:
                 self._measure_one(program, row)
             return
         self._measure_one(program, first)
-        # In a replay there is nothing to wait for: threads would only cost time.
-        num_threads = 1 if program.mixture.pool.calls.replay_only else self.num_threads
-        in_threads(lambda row: self._measure_one(program, row), rest, num_threads=num_threads)
+        in_threads(lambda row: self._measure_one(program, row), rest, num_threads=self._n_threads)
 
     def _measure_one(self, program: MeasuredProgram, row: dspy.Example) -> None:
         runner, key = NodeRunner(self.node_cache, row.id), (program.mixture.architecture, row.id)

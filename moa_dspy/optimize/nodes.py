@@ -37,13 +37,11 @@ class NodeCache:
     Attributes:
         failures: Responses without an answer, per agent.
         cut: Answers that the token limit or a filter ended, by (agent, reason).
-        calls: Requests by ``made`` and ``reused``: sent, or answered by a store or recording.
-        table: The same by stage and agent, for displays and reports.
+        table: Requests by stage and agent.
     """
 
     failures: Counter[str] = field(default_factory=Counter)
     cut: Counter[tuple[str, str]] = field(default_factory=Counter)
-    calls: Counter[str] = field(default_factory=Counter)
     _known: MutableMapping[tuple[str, object], Response] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     table: CallTable = field(default_factory=CallTable)
@@ -53,17 +51,14 @@ class NodeCache:
 
         Seats with another prompt have the same nodes. Calls are counted in both.
         """
-        return NodeCache(
-            Counter(), self.cut, self.calls, ChainMap({}, self._known), self._lock, self.table
-        )
+        return NodeCache(Counter(), self.cut, ChainMap({}, self._known), self._lock, self.table)
 
-    def count(self, log: Sequence[CallFacts]) -> None:
-        """Count the calls of a log."""
-        with self._lock:
-            for facts in log:
-                # Attempt 0 was given up before it was sent.
-                self.calls["reused" if facts.is_reused else "made"] += facts.attempt > 0
-        self.table.add(log)
+    @property
+    def calls(self) -> Counter[str]:
+        """Requests by ``made`` and ``reused``: sent, or answered by a store or recording."""
+        counts = self.table.by_agent().values()
+        # What is 0 is left out, as by any counter that was never told of it.
+        return +Counter(made=sum(c.made for c in counts), reused=sum(c.reused for c in counts))
 
     def get(self, question: Question, place: object) -> Response | None:
         """Return what was answered, or None if it was not asked."""
@@ -141,7 +136,7 @@ class NodeRunner:
                 try:
                     responses = seats.ask_all(new)
                 finally:
-                    self.node_cache.count(scope.log)
+                    self.node_cache.table.add(scope.log)
             self.node_cache.put(where, new, responses)
             known |= {q.node: r for q, r in zip(new, responses, strict=True)}
         return [response for q in questions if (response := known[q.node])]

@@ -208,7 +208,11 @@ def check_before(path: Path, *, asks: bool = False) -> Preflight:
     options, _ = with_prompts(
         prepared.study.make_search(pool, prepared.metric).options, student, prepared.splits.train
     )
-    agents = tuple(_estimate(prepared, options, name, student) for name in options.space.agents)
+    # One adapter speaks for all agents, so the rows are counted once.
+    tokens = fmean(_prompt_tokens(prepared, student)), fmean(_answer_tokens(prepared, student))
+    agents = tuple(
+        _estimate(prepared, options, name, student, *tokens) for name in options.space.agents
+    )
     if asks and not prepared.study.calls.replay_only:
         row = prepared.splits.val[0]
         agents = tuple(_probed(agent, student, row) for agent in agents)
@@ -226,15 +230,18 @@ def check_before(path: Path, *, asks: bool = False) -> Preflight:
 
 
 def _estimate(
-    prepared: PreparedStudy, options: SearchOptions, name: str, student: Any
+    prepared: PreparedStudy,
+    options: SearchOptions,
+    name: str,
+    student: Any,
+    prompt: float,
+    reply: float,
 ) -> AgentEstimate:
-    prompt = fmean(_prompt_tokens(prepared, student))
-    reply = fmean(_answer_tokens(prepared, student))
     most = float(options.pool[name].max_tokens)
-    outputs = [name for name in student.signature.output_fields]
+    n_outputs = len(student.signature.output_fields)
     module = prepared.study.task.module
     is_plain = isinstance(speaking_adapter(student.rules.adapter), PlainChat)
-    extra = 0.0 if is_plain else float(_TOKENS_OF_A_FIELD * (len(outputs) + 1))
+    extra = 0.0 if is_plain else float(_TOKENS_OF_A_FIELD * (n_outputs + 1))
     extra += _TOKENS_OF_REASONING if module == "chain_of_thought" else 0.0
     replies = {
         "low": min(most, 1 + reply * _TOKENS_PER_COUNTED["low"]),

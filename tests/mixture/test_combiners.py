@@ -7,25 +7,12 @@ from typing import Any
 import dspy
 import pytest
 
-from moa_dspy.adapters import PlainChat
 from moa_dspy.dspy_internals import lm15
 from moa_dspy.errors import ArchitectureError, LayerFailedError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.prediction import Answer
 from moa_dspy.streaming import AnswerListener
 from moa_dspy.testing import scripted_pool
-
-BOTH = pytest.mark.parametrize("is_async", [False, True])
-
-
-def program(scripts: dict[str, Any], notation: str, **options: Any) -> MixtureOfAgents:
-    pool = scripted_pool(scripts)
-    return MixtureOfAgents("q -> answer", notation, pool=pool, adapter=PlainChat(), **options)
-
-
-def ask(one: MixtureOfAgents, *, is_async: bool) -> Answer:
-    found: Answer = (asyncio.run(one.acall(q="?")) if is_async else one(q="?")).mixture
-    return found
+from tests.mixture.asking import BOTH, ask, program
 
 
 def references(prompt: str) -> list[str]:

@@ -139,7 +139,7 @@ class CallCounter:
     def stage(self, name: str) -> Iterator[None]:
         """Count what is asked inside: of proposers for references, else of the seats that read."""
         role = "proposers" if name == "references" else "aggregator"
-        before = self.cache.calls.copy()
+        before = self.cache.calls
         try:
             yield
         finally:
@@ -160,7 +160,7 @@ class CallCounter:
                     yield
             finally:
                 seen = NodeCache()
-                seen.count(scope.log)
+                seen.table.add(scope.log)
                 for kind, n in seen.calls.items():
                     self.add(kind, n)
 

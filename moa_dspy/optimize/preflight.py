@@ -297,7 +297,7 @@ def _probed(agent: AgentEstimate, student: Any, row: dspy.Example) -> AgentEstim
         prediction = program(**row.inputs())
     except (LayerFailedError, MoaError) as error:
         return replace(agent, failure=" ".join(str(error).split())[:300])
-    (response,) = prediction.mixture.responses or (prediction.mixture.final,)
+    (response,) = prediction.mixture.responses
     text = " ".join(response.text.split())[:80]
     found = replace(agent, seconds=response.seconds, reply=text)
     if not response.prompt_tokens or not response.completion_tokens:

@@ -188,7 +188,7 @@ class Metrics:
         self.usd.labels(key).inc(answer.usd or 0.0)
         self.tokens.labels("prompt").inc(answer.usage.input_tokens or 0)
         self.tokens.labels("completion").inc(answer.usage.output_tokens or 0)
-        for one in answer.answer.responses or (answer.answer.final,):
+        for one in answer.answer.responses:
             self.calls.labels(one.agent).inc(one.calls)
             if not one.has_answer:
                 self.failures.labels(one.agent).inc()

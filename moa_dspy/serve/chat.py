@@ -220,7 +220,7 @@ class ChatAnswer:
     @property
     def usage(self) -> Any:
         """Tokens of all calls, as a ``dspy.lm15.Usage``."""
-        asked = _asked(self.answer)
+        asked = self.answer.responses
         return lm15.Usage(
             input_tokens=sum(one.prompt_tokens for one in asked),
             output_tokens=sum(one.completion_tokens for one in asked),
@@ -229,20 +229,17 @@ class ChatAnswer:
     @property
     def facts(self) -> dict[str, Any]:
         """What it cost and who answered, as plain JSON data."""
-        seats = self.answer.seats or (("last", self.answer.final),)
         return {
             "architecture": self.architecture,
             "usd": self.usd,
             "seconds": round(self.answer.seconds, 6),
-            "calls": sum(one.calls for one in _asked(self.answer)),
+            "calls": self.answer.calls,
             "n_asked": self.proposals.n_asked,
             "n_answered": self.proposals.n_answered,
-            "responses": [{"seat": seat, **_plain(response)} for seat, response in seats],
+            "responses": [
+                {"seat": seat, **_plain(response)} for seat, response in self.answer.seats
+            ],
         }
-
-
-def _asked(answer: Answer) -> tuple[Response, ...]:
-    return answer.responses or (answer.final,)
 
 
 def _plain(response: Response) -> dict[str, Any]:
@@ -379,7 +376,7 @@ class ChatMixture:
 
     def _chat_answer(self, answer: Answer) -> ChatAnswer:
         unpriced = [n for n in self.architecture.agents if self.pool.price(n) is None]
-        usd = None if unpriced else sum(one.usd for one in _asked(answer))
+        usd = None if unpriced else answer.usd
         reply = answer.final.values["answer"].reply
         return ChatAnswer(reply, answer, usd, str(self.architecture))
 

@@ -299,7 +299,9 @@ class Attempts:
         clock = self.deadline.clock
         attempt = Attempt(request, number, clock, started=clock.monotonic())
         try:
-            call = attempt.answered((yield send))
+            with current_scope().asking(request.caller.agent):
+                response = yield send
+            call = attempt.answered(response)
         except BaseException as error:
             if not isinstance(error, MoaError) and not self._is_temporary(error, number):
                 self._keep(attempt.failed(error))
@@ -333,5 +335,5 @@ class Attempts:
 
     def _keep(self, call: Call) -> Call:
         kept = self.store.put(call) or call
-        current_scope().log.append(facts_of(call, is_reused=False))
+        current_scope().note(facts_of(call, is_reused=False))
         return kept

@@ -424,7 +424,7 @@ class Evaluator:
                 self._outcomes[key] = Outcome(0.0, (), **costs, failure=str(error), judged=judged)
                 return
             finally:
-                self.node_cache.table.add_row()
+                self.node_cache.table.add_row(row.id)
         judged = self._judged(program, row, prediction)
         self._outcomes[key] = Outcome(
             score=self._score(row, prediction, judged),

@@ -132,11 +132,8 @@ class NodeRunner:
         known = {q.node: self.node_cache.get(q, where) for q in questions}
         if new := [q for q in questions if known[q.node] is None]:
             # A scope of its own: what seats ask is counted by their responses.
-            with call_scope(example=self.example) as scope:
-                try:
-                    responses = seats.ask_all(new)
-                finally:
-                    self.node_cache.table.add(scope.log)
+            with call_scope(example=self.example, table=self.node_cache.table):
+                responses = seats.ask_all(new)
             self.node_cache.put(where, new, responses)
             known |= {q.node: r for q, r in zip(new, responses, strict=True)}
         return [response for q in questions if (response := known[q.node])]

@@ -75,7 +75,7 @@ class CountCalls(BaseCallback):
             is_reused=False,
             failure=f"{type(exception).__name__}: {exception}" if exception else None,
         )
-        current_scope().log.append(facts)
+        current_scope().note(facts)
 
 
 def _usage(lm: Any, outputs: Any) -> dict[str, Any]:

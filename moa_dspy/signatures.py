@@ -1,6 +1,6 @@
 """Every prompt of the library, as a signature's instructions: the only place for wording.
 
-Except for what judges are told, which is in ``moa_dspy/judges/signatures.py``.
+Except for what judges are told, which is in ``moa_dspy/judges/program.py``.
 """
 
 from __future__ import annotations

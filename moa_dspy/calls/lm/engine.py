@@ -32,8 +32,10 @@ from moa_dspy.calls.lm.response import (
 from moa_dspy.calls.lm.stream import StreamedResponse, StreamState, as_stream, stream_of
 from moa_dspy.calls.request import AgentCalls, CallRequest
 from moa_dspy.calls.scope import current_scope, interrupt_event
-from moa_dspy.calls.steps import PlanRun, Send, Step
 from moa_dspy.calls.timeout import (
+    PlanRun,
+    Send,
+    Step,
     aevents_unless,
     aevents_within,
     awithin,

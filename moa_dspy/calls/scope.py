@@ -11,14 +11,12 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
-
-from moa_dspy.errors import BudgetReachedError
 
 
 class Interrupt(Protocol):
@@ -436,26 +434,3 @@ class Deadline:
         if self.cancelled:
             return max(0.0, min(seconds, _POLL_SECONDS))
         return None if seconds == math.inf else max(0.0, seconds)
-
-
-def in_threads(task: Callable[[Any], Any], items: Sequence[Any], *, num_threads: int) -> list[Any]:
-    """Return the results of a task per item, in order; one thread is the caller's own.
-
-    After an error no further task is begun. Its first requests are finished only if the budget
-    ended: what is paid for gets stored, but an endpoint that is down is not waited for.
-
-    Raises:
-        Exception: The first error of a task, in the order of the items.
-    """
-    if num_threads == 1:
-        return [task(item) for item in items]
-    given_up = threading.Event()
-    with ThreadPoolExecutor(num_threads) as threads, call_scope(cancelled=given_up):
-        running = [threads.submit(copy_context().run, task, item) for item in items]
-        try:
-            return [future.result() for future in running]
-        except BaseException as error:
-            if not isinstance(error, BudgetReachedError):
-                given_up.set()
-            threads.shutdown(wait=True, cancel_futures=True)
-            raise

@@ -20,7 +20,7 @@ from moa_dspy.optimize.judging import preferences_between
 from moa_dspy.optimize.nodes import Outcome, means, scores
 from moa_dspy.optimize.objectives import names_of
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.progress import Progress
+from moa_dspy.optimize.progress import Progress, StageWork
 from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.result import ComparedSystems, SystemScore, TrialRecord
 from moa_dspy.optimize.selection import best_on_val
@@ -104,7 +104,8 @@ def measure_random_baseline(
     if may_announce:
         judge.announce(architectures)
     for architecture in architectures:
-        progress.show("random baseline", current=str(architecture), trial=len(drawn))
+        work = StageWork(len(architectures), "trials", judge.n_rows, architecture.calls)
+        progress.show("random baseline", current=str(architecture), trial=len(drawn), work=work)
         try:
             drawn.append(judge.judge(architecture, "random", number=len(drawn)))
         except BudgetReachedError:

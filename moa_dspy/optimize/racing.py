@@ -201,6 +201,11 @@ class TrialJudge:
         self._whole: dict[str, Standing] = {}
         self.leader: TrialRecord | None = None
 
+    @property
+    def n_rows(self) -> int:
+        """Rows on which an architecture is measured at most."""
+        return len(self._rows)
+
     def judge(
         self,
         architecture: Architecture,

@@ -18,6 +18,7 @@ from typing import Final
 
 from moa_dspy.calls.attempts import OutagePolicy
 from moa_dspy.calls.budget import Ledger, spending_under
+from moa_dspy.calls.scope import call_scope
 from moa_dspy.calls.store.database import database_url, shown_url
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import MoaError, OutageError, StudyError
@@ -249,7 +250,8 @@ class Runner:
         return self._prepared.study.make_search(self._pool, self._prepared.metric)
 
     def _work(self, task: Task) -> None:
-        with spending_under(self._ledger, share=task.share):
+        table = self._node_cache.table
+        with call_scope(table=table), spending_under(self._ledger, share=task.share):
             self._evaluator.work(task.architecture, self._rows[task.example])
 
     def _help(self, tasks: TaskRunner) -> None:

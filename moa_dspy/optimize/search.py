@@ -45,7 +45,7 @@ from moa_dspy.optimize.options import (
     named_diversity,
     named_objectives,
 )
-from moa_dspy.optimize.progress import Progress, ShowSnapshot, silent
+from moa_dspy.optimize.progress import Progress, ShowSnapshot, StageWork, silent
 from moa_dspy.optimize.prompts.joint import JointSearch, with_prompts
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord
@@ -269,7 +269,8 @@ def run_search(
     options, registry = with_prompts(options, program, splits.train)
     evaluator = _evaluator(options, program, workers, node_cache, registry, judging)
     joint = JointSearch.of(options, evaluator, registry, splits.train)
-    progress = Progress(show, ledger, options.n_trials, evaluator.node_cache.table)
+    table, admits = evaluator.node_cache.table, options.limits.admit
+    progress = Progress(show, ledger, options.n_trials, table, admits)
     with spending_under(ledger):
         singles, judged = _single_agents(options, evaluator, splits, ledger, progress, judging)
     early = _early_facts(options, splits, ledger.budget, singles, judged, judging)
@@ -352,6 +353,9 @@ def _compared(
     ranking = loop.singles.ranking
     on_val = None if held is None else (held.pick.tolist(), held.single.tolist())
     rows = compared_baselines(options, ranking, choice.picked, best, random)
+    named = {one.architecture for one in rows if one.architecture is not None}
+    wanted = [(named | set(map(Architecture.single, ranking)), splits.test), (named, splits.val)]
+    progress.show("test", work=StageWork.of_unknown(loop.evaluator.knows, wanted))
     asks = (loop.evaluator, splits, progress, rows, ranking, loop.may_announce)
     return compare_on_test(options, *asks, front, on_val)
 

@@ -21,7 +21,7 @@ from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.forecast import Prices, baseline_architectures
 from moa_dspy.optimize.objectives import names_of
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.progress import Progress
+from moa_dspy.optimize.progress import Progress, StageWork
 from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.sampler import PerformanceDiversitySampler
 from moa_dspy.optimize.selection import Choice, choose
@@ -299,9 +299,7 @@ class TrialLoop:
     def _measure(self, proposal: Proposal) -> None:
         """Measure one architecture and tell the study; note what ends the search."""
         architecture, number = proposal.architecture, len(self.trials.records)
-        self.progress.show(
-            "search", current=str(architecture), trial=number, best=self.judge.leader
-        )
+        self._show(architecture)
         if self.may_announce:
             # The baseline has as many trials as the search: one more now is one more then.
             self.judge.announce(islice(self.draws, 1), is_urgent=False)
@@ -331,6 +329,19 @@ class TrialLoop:
                 row_scores=self.judge.row_scores(record),
             )
         self._call_back(told)
+
+    def _show(self, architecture: Architecture) -> None:
+        records = self.trials.records
+        self.progress.show(
+            "search",
+            current=str(architecture),
+            trial=len(records),
+            best=self.judge.leader,
+            last=next(reversed(records.values()), None),
+            work=StageWork(
+                self.options.n_trials, "trials", len(self.singles.rows), architecture.calls
+            ),
+        )
 
     def _call_back(self, told: optuna.trial.FrozenTrial) -> None:
         study = self.trials.study

@@ -87,19 +87,17 @@ class CallTable:
         stage: The stage that counts now.
         counts: By stage and agent, in the order of their first calls.
         rows: Answers of an architecture to a row that were scored, by stage.
-        open_rows: Calls that ended for a row that is not scored yet, by its example.
     """
 
     stage: str = ""
     counts: dict[tuple[str, str], CallCount] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
-    open_rows: dict[str, int] = field(default_factory=dict)
     _asked: dict[int, tuple[str, float]] = field(default_factory=dict)
     _n_asked: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, log: Sequence[CallFacts], *, example: str | None = None) -> None:
-        """Count the calls of a log, made for a row of this name."""
+    def add(self, log: Sequence[CallFacts]) -> None:
+        """Count the calls of a log."""
         with self._lock:
             for facts in log:
                 count = self.counts.setdefault((self.stage, facts.agent), CallCount())
@@ -110,14 +108,11 @@ class CallTable:
                 if is_sent:
                     count.tokens += facts.prompt_tokens + facts.completion_tokens
                     count.usd += facts.usd
-            if example is not None:
-                self.open_rows[example] = self.open_rows.get(example, 0) + len(log)
 
-    def add_row(self, example: str) -> None:
+    def add_row(self) -> None:
         """Count one scored row."""
         with self._lock:
             self.rows[self.stage] = self.rows.get(self.stage, 0) + 1
-            self.open_rows.pop(example, None)
 
     def begin(self, agent: str) -> int:
         """Note that a request to an agent was sent; return a number for ``end``."""
@@ -140,6 +135,12 @@ class CallTable:
                 n, longest = found.get(agent, (0, now - since))
                 found[agent] = (n + 1, longest)
         return found
+
+    def n_calls(self, stage: str) -> int:
+        """Return the calls of a stage that have ended."""
+        with self._lock:
+            counts = [count for (one, _), count in self.counts.items() if one == stage]
+        return sum(count.made + count.reused for count in counts)
 
     def by_agent(self) -> dict[str, CallCount]:
         """Return the sums over all stages."""
@@ -184,7 +185,7 @@ class CallScope:
         """Log a call that has ended, and count it."""
         self.log.append(facts)
         for table in self.tables:
-            table.add((facts,), example=self.example)
+            table.add((facts,))
 
     @contextmanager
     def asking(self, agent: str) -> Iterator[None]:

@@ -425,7 +425,7 @@ class Evaluator:
                 self._outcomes[key] = Outcome(0.0, (), **costs, failure=str(error), judged=judged)
                 return
             finally:
-                self.node_cache.table.add_row(row.id)
+                self.node_cache.table.add_row()
         judged = self._judged(program, row, prediction)
         self._outcomes[key] = Outcome(
             score=self._score(row, prediction, judged),

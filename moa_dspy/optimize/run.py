@@ -38,6 +38,8 @@ RUNS = Path("runs")
 """Where results go without ``out``: a folder of the study's name."""
 RUN_FILES: Final = ("program.json", "result.json", "answers.json", "report.html", "report.md")
 """What a finished study writes into its folder."""
+OPTIMIZER_LOG: Final = "prompts.log"
+"""File of the folder that takes what optimizers of prompts print."""
 _ANSWERS: Final = "answers"
 """Key of the answers beside the result in the study's database."""
 CAN_RESUME: Final = "every answer up to now is kept"
@@ -285,6 +287,7 @@ class Runner:
                 node_cache=self._node_cache,
                 storage=storage,
                 show=self._on_progress,
+                log=self._place.folder / OPTIMIZER_LOG,
             )
         finally:
             storage.close()

@@ -360,10 +360,12 @@ class TrialLoop:
     def _tuned(self, number: int) -> list[Architecture]:
         """Tune the prompts of the best mixtures; return the mixtures with them."""
         records = self.trials.records
-        self.progress.show("prompts", current=f"round {number}", trial=len(records))
+        log = self.progress.log
+        where = "" if log is None else f", what the optimizer prints goes to {log}"
+        self.progress.show("prompts", current=f"round {number}{where}", trial=len(records))
         part = self.joint.tuning_part(number)
         share = self.shares.of_search([one.calls for one in records.values()], part=part)
-        with spending_under(self.ledger, share=share):
+        with spending_under(self.ledger, share=share), self.progress.optimizer_output():
             found = self.joint.tune(records, number)
         # What stopped was the part of the budget of this round, not all of it.
         self.stopped_by = None

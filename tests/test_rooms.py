@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
         "program_file",
         "serve",
         "vendors",
+        "winrate",
     },
     "data": {"errors"},
     "diversity": {"errors"},

@@ -218,10 +218,10 @@ def each_warning_once() -> Iterator[None]:
 
 
 def _show(result: StudyResult, folder: Path) -> None:
-    from moa_dspy.optimize.report import report
+    from moa_dspy.cli.report import Report
     from moa_dspy.optimize.run import RUN_FILES
 
-    _print(report(result))
+    _print(Report(result))
     for name in RUN_FILES:
         typer.echo(f"wrote {folder / name}")
 

@@ -24,7 +24,8 @@ from moa_dspy.optimize.progress import (
     silent,
     sum_of,
 )
-from moa_dspy.optimize.report import amount, early_lines, points
+from moa_dspy.optimize.report import amount, early_lines
+from moa_dspy.winrate.intervals import points
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -37,6 +38,8 @@ SILENCE_SECONDS: Final = 60.0
 """Longest time without a plain line: a log shows that a slow model is waited for."""
 _REFRESH_SECONDS: Final = 0.5
 _FEWEST_LEADERS: Final = 3
+_ROOM_FOR_FACTS: Final = 8
+"""Lines that leaderboard and agents have at least where all facts of the agents are shown."""
 
 
 def clock(seconds: float) -> str:
@@ -145,7 +148,7 @@ class ViewFrame:
             return
         stages = view.shown_stages()
         early = () if view.early is None else tuple(early_lines(view.early))
-        room = (options.height or console.size.height) - len(stages) - len(early) - 10
+        room = (options.height or console.size.height) - len(stages) - len(early) - 11
         counts = snapshot.table.by_agent()
         n_agents = len(counts) if self.is_verbose else min(len(counts), max(3, room // 2))
         n_leaders = max(_FEWEST_LEADERS, min(room - n_agents, 10 if self.is_verbose else 5))
@@ -157,8 +160,10 @@ class ViewFrame:
             yield Text("")
             yield _agent_table(snapshot, counts, n_agents)
         yield Text("")
-        texts = (*early, *self._last_lines())
-        yield from (Text(line, no_wrap=True, overflow="ellipsis") for line in texts)
+        # The last of them, the estimate, is what a terminal always has room for.
+        told = early if room >= _ROOM_FOR_FACTS else early[-1:]
+        for part in (told, (("",) if told else ()), tuple(self._last_lines())):
+            yield from (Text(line, no_wrap=True, overflow="ellipsis") for line in part)
 
     def _last_lines(self) -> Iterator[str]:
         view, snapshot = self.view, self.view.snapshot
@@ -179,7 +184,9 @@ def _stage_table(stages: Sequence[tuple[StageState, float | None]], current: str
         mark = ">" if is_now else " " if seconds is None else "*"
         is_known = work.total is not None or seconds is None or stage.is_over
         share = 1.0 if stage.is_over else stage.share
-        bar = ProgressBar(total=1.0 if is_known else None, completed=share, width=24)
+        bar = ProgressBar(
+            total=1.0 if is_known else None, completed=share, width=24, complete_style="cyan"
+        )
         done = "" if not work.total else f"{int(stage.done):,} of {int(work.total):,} {work.unit}"
         left = None if seconds is None or not is_now else stage.left_seconds(seconds)
         times = ["" if seconds is None else clock(seconds)]

@@ -19,7 +19,7 @@ from moa_dspy.optimize.result import TrialRecord
 
 _logger = logging.getLogger(__name__)
 
-STAGES: Final = (
+SEARCH_STAGES: Final = (
     "probe",
     "single agents",
     "early facts",
@@ -84,7 +84,7 @@ class Snapshot:
     """The state of a search at one moment.
 
     Attributes:
-        stage: One of ``STAGES``, or what a process without the lead of a study does.
+        stage: One of ``SEARCH_STAGES``, or what a process without the lead of a study does.
         trial: Architectures measured up to now.
         n_trials: Architectures the search will measure at most.
         current: The architecture or agent that is measured now, in text notation.
@@ -276,8 +276,8 @@ class SearchView:
         self.snapshot, self._taken = snapshot, self.now()
 
     def _enter(self, name: str) -> None:
-        if self.snapshot is not None:
-            left = self.stages[self.snapshot.stage]
+        if (current := self.current_stage()) is not None:
+            left, _ = current
             left.seconds += self.now() - self._entered
             left.is_over = True
         self._entered = self.now()
@@ -331,13 +331,13 @@ class SearchView:
         rows, calls = rows - self._rows, calls - self._calls
         asked = calls / max(1.0, work.calls)
         part = max(rows, min(asked, rows + _IN_FLIGHT)) / work.rows
-        return snapshot.trial + min(part, 0.99)
+        return snapshot.trial + min(part, 1.0)
 
     def shown_stages(self) -> list[tuple[StageState, float | None]]:
         """Return the stages with their seconds; None for those that are still to come."""
         current = self.current_stage()
         found: list[tuple[StageState, float | None]] = []
-        names = [*STAGES, *(name for name in self.stages if name not in STAGES)]
+        names = [*SEARCH_STAGES, *(name for name in self.stages if name not in SEARCH_STAGES)]
         for name in names:
             if (state := self.stages.get(name)) is None:
                 # Prompts are searched only where the study says so, and what others do is theirs.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any, Final, Protocol
@@ -89,6 +89,26 @@ def _sampler(
         canonical=singles.canonical,
         price_at=Prices(singles.forecast, names_of(options.objectives), options.seed).at,
     )
+
+
+@dataclass(slots=True)
+class LastBlock:
+    """The measurements after the last block of rows of a trial, each block being reported.
+
+    Attributes:
+        report: Takes the number of rows and the values of the objectives on them.
+        row_scores: The metric, row by row.
+        values: Of the objectives.
+    """
+
+    report: Callable[[int, list[float]], None]
+    row_scores: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def __call__(self, row_scores: list[float], values: list[float]) -> None:
+        """Report a block, and keep it in the place of the one before."""
+        self.row_scores, self.values = row_scores, values
+        self.report(len(row_scores), values)
 
 
 @dataclass(slots=True)
@@ -304,12 +324,10 @@ class TrialLoop:
             # The baseline has as many trials as the search: one more now is one more then.
             self.judge.announce(islice(self.draws, 1), is_urgent=False)
         trial = self.trials.start(proposal)
-        report = partial(self.trials.report, trial)
+        last = LastBlock(partial(self.trials.report, trial))
         try:
             with spending_under(self.ledger, share=self.share_with([architecture])):
-                record = self.judge.judge(
-                    architecture, proposal.origin, number=number, report=report
-                )
+                record = self.judge.judge(architecture, proposal.origin, number=number, report=last)
         except BudgetReachedError as error:
             self.stopped_by = str(error)
             told = self.trials.fail(trial, str(error))
@@ -322,11 +340,7 @@ class TrialLoop:
             raise
         else:
             told = self.trials.tell(
-                proposal,
-                trial,
-                record,
-                self.judge.values(record),
-                row_scores=self.judge.row_scores(record),
+                proposal, trial, record, last.values, row_scores=last.row_scores
             )
         self._call_back(told)
 

@@ -87,11 +87,12 @@ def singles(table: pd.DataFrame, rows: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def single(name: str, answers: pd.DataFrame) -> dict[str, Any]:
-    """Return one model's score with its interval, and its mean usd where that is known."""
+    """Return one model's score with its interval, how often it has no answer, and its mean usd."""
     score = mean_interval([float(one) for one in answers.score])
     usd = float(answers.usd.mean()) if "usd" in answers else None
     bounds = {"score": score.estimate, "low": score.low, "high": score.high}
-    return {"agent": name, **bounds, "usd": usd, "rows": len(answers)}
+    silent = float(answers.answer.isna().mean())
+    return {"agent": name, **bounds, "usd": usd, "without_answer": silent, "rows": len(answers)}
 
 
 def place_of(row: Mapping[str, Any]) -> tuple[str, int]:

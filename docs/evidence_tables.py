@@ -186,11 +186,7 @@ def losses() -> str:
                 f"`{early['leader']}` {100 * early['leader_score']:.1f} %",
                 _gap(early["lead"]),
                 f"{100 * early['rescued']:.1f} %",
-                _number(
-                    early["contested"] and 100 * early["contested"],
-                    "{:.1f} %",
-                    unknown="no vote in this space",
-                ),
+                _share(early["contested"], unknown="no vote in this space"),
                 f"`{run['pick']}`",
                 OUTCOMES[run["verdict"]["kind"]],
             ]
@@ -272,6 +268,42 @@ def published() -> str:
     return _table(heads, lines)
 
 
+def collaborating() -> str:
+    """Return how often reading helps and hurts, by whose answers are read."""
+    rows = [row for row in stored("collaboration")["conditions"] if row["n"]]
+    heads = ["reads", "conditions", "better than alone", "worse", "not shown", "mean difference"]
+    lines = []
+    for kind in dict.fromkeys(row["references"] for row in rows):
+        gains = [row["gain"] for row in rows if row["references"] == kind]
+        above = sum(low > 0 for _, low, _ in gains)
+        below = sum(high < 0 for _, _, high in gains)
+        mean = sum(estimate for estimate, _, _ in gains) / len(gains)
+        counts = (len(gains), above, below, len(gains) - above - below)
+        lines.append([kind, *map(str, counts), f"{100 * mean:+.1f} points"])
+    note = "Better and worse: the 95 % interval of the paired difference is above or below 0."
+    return f"{_table(heads, lines)}\n{note}\n"
+
+
+def cut() -> str:
+    """Return how many of the planned conditions were measured, by task set, prompt and reader."""
+    plan = runpy.run_path(str(ROOT / "optimize/collaboration.py"))
+    done = {
+        (row["tasks"], row["layout"], row["architecture"])
+        for row in stored("collaboration")["conditions"]
+    }
+    heads = ["tasks", "prompt", *(f"`{reader}`" for reader in plan["LADDER"])]
+    lines = []
+    for layout in plan["LAYOUTS"]:
+        for tasks in plan["TASKS"]:
+            cells = []
+            for reader in plan["LADDER"]:
+                planned = list(plan["conditions"]([reader], plan["COUNTS"]))
+                had = sum((tasks, layout, one.architecture) in done for one in planned)
+                cells.append(f"{had} of {len(planned)}")
+            lines.append([tasks, layout, *cells])
+    return _table(heads, lines)
+
+
 def both_kinds() -> str:
     """Return a win and a loss side by side, for the first page."""
     heads = ["where", "best single model", "what the search returns", "difference", "price"]
@@ -333,6 +365,8 @@ def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "both_kinds": both_kinds,
+    "collaborating": collaborating,
+    "cut": cut,
     "finding_out": finding_out,
     "losses": losses,
     "money": money,

@@ -11,7 +11,15 @@ from itertools import count
 from typing import Any, Final, Protocol
 
 from moa_dspy.calls.budget import Ledger, Reservation
-from moa_dspy.calls.call import Call, SharedBackend, WritableBackend, canonical_json
+from moa_dspy.calls.call import (
+    Call,
+    SharedBackend,
+    UsageWarnings,
+    WritableBackend,
+    canonical_json,
+    has_counts,
+    token_counts,
+)
 from moa_dspy.calls.reply import reply_facts
 from moa_dspy.calls.request import (
     CONNECTIONS,
@@ -25,8 +33,7 @@ from moa_dspy.calls.request import (
     poll_seconds,
 )
 from moa_dspy.calls.scope import CallFacts, Clock, Deadline, DeadlineError, current_scope
-from moa_dspy.calls.steps import CallPlan, Send, Sleep, Step, Wait, Work
-from moa_dspy.calls.usage import UsageWarnings, has_counts, token_counts
+from moa_dspy.calls.timeout import CallPlan, Send, Sleep, Step, Wait, Work
 from moa_dspy.errors import MoaError, OutageError
 
 _ENDED_BY: Final = {asyncio.CancelledError: "Cancelled", GeneratorExit: "Abandoned"}

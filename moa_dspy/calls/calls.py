@@ -33,8 +33,19 @@ from moa_dspy.calls.scope import (
     interrupt_event,
     interruptible,
 )
-from moa_dspy.calls.steps import ASender, CallPlan, Sender, Sleep, Wait, Work, arun_plan, run_plan
-from moa_dspy.calls.timeout import THREADS, aunless, unless
+from moa_dspy.calls.timeout import (
+    THREADS,
+    ASender,
+    CallPlan,
+    Sender,
+    Sleep,
+    Wait,
+    Work,
+    arun_plan,
+    aunless,
+    run_plan,
+    unless,
+)
 from moa_dspy.errors import UnknownCallError
 
 

@@ -28,7 +28,7 @@ from moa_dspy.optimize.selection import Choice, choose
 from moa_dspy.optimize.shares import BudgetShares
 from moa_dspy.optimize.singles import SingleAgents
 from moa_dspy.optimize.space.rules import told_apart
-from moa_dspy.optimize.surrogate.features import Traits
+from moa_dspy.optimize.surrogate.gp import Traits
 from moa_dspy.optimize.trials import LiveStorage, Proposal, Trials, make_study
 
 N_VOTES: Final = 3

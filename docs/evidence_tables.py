@@ -36,6 +36,13 @@ OUTCOMES = {
     "single": "keep the single model",
     "not_enough_examples": "not enough examples",
 }
+FIRST = {
+    "votes/math_cheap": "20 models at up to 1 usd per million tokens, hard MATH",
+    "votes/mmlu_pro_comparable": "14 comparable models, MMLU-Pro",
+    "sampled": "three small models at temperature 0.7, short questions",
+    "quickstart": "the same models, greedy ones too",
+}
+"""Studies of the first page."""
 VAL = 200
 NAMED = {
     "gpt-4o-2024-08-06": "gpt-4o",
@@ -304,30 +311,64 @@ def cut() -> str:
     return _table(heads, lines)
 
 
+def judge() -> str:
+    """Return the diagnostics of the live judge, and its warnings as the report words them."""
+    run = stored("open_ended")
+    found, costs = run["judge"]["diagnostics"], run["judge"]["costs"]
+    calls = sum(one["calls"] for one in costs.values())
+    mixtures = [one for one in run["trials"] if " > " in one["architecture"]]
+    facts = [
+        ("mixtures that it judged on val", str(len(mixtures))),
+        ("pairs judged, in both orders", str(found["judged"])),
+        ("verdicts that it could not be read from", str(found["unparsable"])),
+        ("same verdict with the places swapped", _spread(found["consistency"])),
+        ("preference for what it is shown first, points", _gap(found["first_advantage"])),
+        ("rank correlation with length", _plain(found["length"])),
+        ("calls of the judge, of all", f"{calls} of {run['calls']['made']}"),
+        ("seconds of the study", f"{run['seconds']:,.0f}"),
+    ]
+    warnings = "\n".join(f"> - {text}" for text in run["judge"]["warnings"])
+    return f"{_table(['judge', 'found'], facts)}\n{warnings}\n"
+
+
+def _spread(found: Run | None) -> str:
+    if found is None:
+        return "unknown"
+    low, high = 100 * found["low"], 100 * found["high"]
+    return f"{100 * found['estimate']:.0f} % [{low:.0f}, {high:.0f}]"
+
+
+def _plain(found: Run | None) -> str:
+    if found is None:
+        return "unknown"
+    return f"{found['estimate']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
+
+
 def both_kinds() -> str:
-    """Return a win and a loss side by side, for the first page."""
-    heads = ["where", "best single model", "what the search returns", "difference", "price"]
-    sampled, quick = stored("sampled"), stored("quickstart")
-    cheap = vote_of("math_cheap")
-    rows: list[tuple[str, Run, str]] = [
-        ("20 cheap models, MATH level 5", cheap, named(cheap["pick"])),
-        ("three small models, sampled", sampled, named(sampled["pick"])),
-        ("the same models, greedy too: one dominates", quick, named(quick["pick"])),
-    ]
-    lines = [[title, *_side(run, kind)] for title, run, kind in rows]
-    return _table(heads, lines)
+    """Return wins and a loss side by side, for the first page."""
+    heads = ["study", "best single model", "the search returns", "difference", "price"]
+    lines = []
+    for name, title in FIRST.items():
+        run = vote_of(name.partition("/")[2]) if "/" in name else stored(name)
+        best, pick = run["test"]["best_single"], run["test"]["pick"]
+        kept = best["architecture"] == pick["architecture"]
+        what = "the single model" if kept else named(pick["architecture"])
+        lines.append(
+            [
+                f"[{title}](optimize/{name}.toml)",
+                f"`{best['architecture']}` {_points(best)} %",
+                f"**{what}** {_points(pick)} %",
+                "none" if kept else _gap(run["differences"]["best_single"]),
+                "the same" if kept else _times(pick["usd"], best["usd"]),
+            ]
+        )
+    note = "Scores on questions that the search never saw; differences in points, with the"
+    return f"{_table(heads, lines)}\n{note}\n90 % interval of the verdict.\n"
 
 
-def _side(run: Run, kind: str) -> list[str]:
-    best, pick = run["test"]["best_single"], run["test"]["pick"]
-    same = best["architecture"] == pick["architecture"]
-    what = "the single model" if same else kind
-    return [
-        f"{100 * best['score']:.1f} %",
-        f"**{what}**, {100 * pick['score']:.1f} %",
-        "" if same else _gap(run["differences"]["best_single"]),
-        "the same" if same else f"{pick['usd'] / best['usd']:.1f} times",
-    ]
+def _times(usd: float, other: float) -> str:
+    """Return a ratio of prices; a table without prices has none."""
+    return f"{usd / other:.1f} times" if other else "unknown"
 
 
 def _points(row: Run) -> str:
@@ -368,6 +409,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "collaborating": collaborating,
     "cut": cut,
     "finding_out": finding_out,
+    "judge": judge,
     "losses": losses,
     "money": money,
     "pays": pays,

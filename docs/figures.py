@@ -163,9 +163,9 @@ def _mark(point: Point, across: float, y: Callable[[float], float]) -> str:
     if point.kind != "vote":
         dot = f'  <circle class="{point.kind}" cx="{across:.1f}" cy="{down:.1f}" r="4"/>'
         # Beside the dot where the text has room there; about 6 units a letter.
-        side = 1 if across + 7 + 6 * len(label) < WIDTH - RIGHT else -1
-        place = f'x="{across + 7 * side:.1f}" y="{down + 4 - 3 * side:.1f}"'
-        anchor = "start" if side > 0 else "end"
+        sign = 1 if across + 7 + 6 * len(label) < WIDTH - RIGHT else -1
+        place = f'x="{across + 7 * sign:.1f}" y="{down + 4 - 3 * sign:.1f}"'
+        anchor = "start" if sign > 0 else "end"
         named = f'<text class="label" {place} text-anchor="{anchor}">{label}</text>'
         return dot + (named if label else "")
     bar = f"M{across:.1f} {y(point.low):.1f} V{y(point.high):.1f}"

@@ -16,6 +16,7 @@ import dspy
 from dspy.predict.parameter import Parameter
 
 from moa_dspy.architecture import Architecture
+from moa_dspy.dspy_internals import main_thread_config
 from moa_dspy.errors import ArchitectureError
 
 SEAT_MODULES: dict[str, Callable[[Any], Any]] = {
@@ -186,6 +187,15 @@ def _marked(signature: Any, seat: str) -> Any:
 
 Trace: TypeAlias = list[tuple[Any, Any, Any]]
 """DSPy's trace: predictor, inputs, prediction."""
+
+
+def is_traced() -> bool:
+    """Whether a caller records this run, as DSPy's optimizers do to learn from every predictor.
+
+    The process has a trace too, which is read by no one: it does not count.
+    """
+    trace = dspy.settings.trace
+    return trace is not None and trace is not main_thread_config["trace"]
 
 
 def outside_lms(module: Any) -> list[Any]:

@@ -65,7 +65,8 @@ class MixtureOfAgents(PlannedModule):
         reference_limits: How many tokens of references an agent may read.
         stop_early: Whether a vote asks its members in waves, and no more once the others
             cannot change its answer: the same answer for fewer calls, in more time. With a
-            ``deadline_seconds`` all who are left are asked at once after a quarter of it.
+            ``deadline_seconds`` all who are left are asked at once after a quarter of it. In
+            a run that a DSPy optimizer traces all are asked: it learns from every seat.
 
     Raises:
         ArchitectureError: If the architecture cannot be built, or not with this signature.

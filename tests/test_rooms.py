@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
     "judges": {"adapters", "calls", "errors", "pool", "prediction", "winrate"},
-    "layers": {"architecture", "errors"},
+    "layers": {"architecture", "dspy_internals", "errors"},
     "local": {"dspy_internals", "errors"},
     "mixture": {
         "architecture",
@@ -86,6 +86,7 @@ ALLOWED: dict[str, set[str]] = {
         "aggregators",
         "architecture",
         "errors",
+        "layers",
         "prediction",
         "references",
         "signatures",

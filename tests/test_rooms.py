@@ -45,6 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "layers": {"architecture", "dspy_internals", "errors"},
     "local": {"dspy_internals", "errors"},
     "mixture": {
+        "adapters",
         "architecture",
         "errors",
         "layers",

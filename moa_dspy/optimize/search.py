@@ -61,7 +61,7 @@ from moa_dspy.optimize.singles import (
 )
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.trial_loop import TrialLoop
-from moa_dspy.optimize.trials import LiveStorage
+from moa_dspy.optimize.trials import LiveStorage, open_storage
 from moa_dspy.pool import Pool
 
 
@@ -101,6 +101,10 @@ class ModelSearch(Teleprompter):
         prompts: Searches the aggregator's prompt too; the trainset tunes it.
         judge: A judge of ``moa_dspy.judges``, or ``JudgeOptions`` with one; the score is then
             the win rate against one reference.
+        predictor: Path of a predictor of the student, such as ``answer``: a mixture is searched
+            in its place, and the rest of the program stays.
+        storage: Where Optuna's trials are kept, as ``optuna.create_study`` takes it: a URL or a
+            storage; default: memory.
 
     Raises:
         StudyError: If an option does not fit, naming it, the value and the choices.
@@ -126,6 +130,8 @@ class ModelSearch(Teleprompter):
         callbacks: Sequence[TrialCallback] = (),
         prompts: PromptOptions | None = None,
         judge: Any = None,
+        predictor: str | None = None,
+        storage: Any = None,
     ) -> None:
         super().__init__()
         if pool is None:
@@ -152,6 +158,8 @@ class ModelSearch(Teleprompter):
             callbacks=tuple(callbacks),
             prompts=prompts,
             judge=JudgeOptions.of(judge, has_metric=metric is not None),
+            predictor=predictor,
+            storage=storage,
         )
         self._outcome: SearchOutcome | None = None
 
@@ -168,10 +176,11 @@ class ModelSearch(Teleprompter):
         """Return the recommended program: the pick if the verdict is for it, else a single agent.
 
         Args:
-            student: A ``MixtureOfAgents``, or a program that holds one: then the whole
-                program is run and scored, and the result is such a program. Or a module
-                with one signature, for which a mixture is made. It gives signature,
-                adapter and the module of every seat; a larger program keeps the rest.
+            student: A ``MixtureOfAgents``, or a program that holds one, or that has the
+                ``predictor`` in whose place one is put: then the whole program is run and
+                scored, and the result is such a program. Or a module with one signature,
+                for which a mixture is made. It gives signature, adapter and the module of
+                every seat; a larger program keeps the rest.
             trainset: Rows for prompts; without a ``valset`` they are split in three.
             teacher: Not used.
             valset: Rows that the search looks at; without a ``testset`` half of them are kept back.
@@ -184,6 +193,8 @@ class ModelSearch(Teleprompter):
         Raises:
             DataError: If a split is empty or two overlap.
             PoolError: If an agent answers none of the first three questions.
+            StoreError: If ``storage`` cannot be used.
+            ArchitectureError: If the student has no such ``predictor``.
             MetricError: If the metric raises or returns no number in [0, 1].
             StudyError: If the budget is too small for a verdict, or ``student`` holds no
                 mixture, or two, or another pool's, or fails by itself.
@@ -191,7 +202,14 @@ class ModelSearch(Teleprompter):
         if kwargs:
             raise StudyError(f"Unknown option {min(kwargs)!r} of compile; known is testset.")
         splits = make_splits(trainset, valset, testset, seed=self.options.seed)
-        self._outcome = run_search(self.options, student, splits, ends_on_interrupt=True)
+        storage = open_storage(self.options.storage)
+        try:
+            self._outcome = run_search(
+                self.options, student, splits, storage=storage, ends_on_interrupt=True
+            )
+        finally:
+            if isinstance(storage, LiveStorage):
+                storage.close()
         return self._outcome.program
 
     @property
@@ -245,7 +263,7 @@ def run_search(
     ledger: Ledger | None = None,
     workers: WorkerPool | None = None,
     node_cache: NodeCache | None = None,
-    storage: LiveStorage | None = None,
+    storage: optuna.storages.BaseStorage | None = None,
     ends_on_interrupt: bool = False,
     show: ShowSnapshot = silent,
 ) -> SearchOutcome:
@@ -264,7 +282,7 @@ def run_search(
     """
     ledger = _ledger_of(options) if ledger is None else ledger
     started, before = time.monotonic(), ledger.spending
-    program = _searchable(student, options.pool)
+    program = _searchable(student, options)
     options, judging = _with_judge(options, splits)
     options, registry = with_prompts(options, program, splits.train)
     evaluator = _evaluator(options, program, workers, node_cache, registry, judging)
@@ -417,8 +435,11 @@ def _single_agents(
     return singles, judged
 
 
-def _searchable(student: dspy.Module, pool: Pool) -> Any:
-    """Return ``student``, or a mixture of its signature where it holds none."""
+def _searchable(student: dspy.Module, options: SearchOptions) -> Any:
+    """Return ``student`` with a mixture in the place of its predictor, or of all of it."""
+    pool = options.pool
+    if options.predictor is not None:
+        return MixtureOfAgents.in_place_of(student, options.predictor, pool=pool)
     signature = getattr(student, "signature", None)
     if not mixtures_of(student) and signature is not None:
         return MixtureOfAgents(signature, Architecture.single(next(iter(pool))), pool=pool)

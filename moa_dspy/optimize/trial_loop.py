@@ -29,7 +29,7 @@ from moa_dspy.optimize.shares import BudgetShares
 from moa_dspy.optimize.singles import SingleAgents
 from moa_dspy.optimize.space.rules import told_apart
 from moa_dspy.optimize.surrogate.gp import Traits
-from moa_dspy.optimize.trials import LiveStorage, Proposal, Trials, make_study
+from moa_dspy.optimize.trials import Proposal, Trials, make_study
 
 N_VOTES: Final = 3
 """Votes tried because redrawn answers put them first; they cost no call."""
@@ -133,7 +133,7 @@ class TrialLoop:
         singles: SingleAgents,
         joint: PromptSearch,
         judged: Cost | None = None,
-        storage: LiveStorage | None = None,
+        storage: optuna.storages.BaseStorage | None = None,
         *,
         n_test: int,
     ) -> TrialLoop:

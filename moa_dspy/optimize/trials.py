@@ -57,7 +57,7 @@ def make_study(
     *,
     seed: int,
     sampler: Any = None,
-    storage: LiveStorage | None = None,
+    storage: optuna.storages.BaseStorage | None = None,
 ) -> SearchStudy:
     """Return a new study.
 
@@ -69,7 +69,7 @@ def make_study(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     kept = storage or optuna.storages.InMemoryStorage()
-    name = None if storage is None else storage.study_name
+    name = storage.study_name if isinstance(storage, LiveStorage) else None
     directions: list[Any] = [objective.direction for objective in objectives]
     made = optuna.create_study(directions=directions, storage=kept, study_name=name)
     study = SearchStudy(made.study_name, kept, sampler=sampler or _tpe(seed))
@@ -262,10 +262,11 @@ class LiveStorage(optuna.storages.InMemoryStorage):
     Args:
         place: A file that holds nothing else, or the URL of a database, which may hold calls
             and other studies as well.
-        study_name: Of the study there; an older one of that name is replaced.
+        study_name: Of the study there; an older one of that name is replaced. None is a new
+            name, which Optuna gives.
     """
 
-    def __init__(self, place: Path | str, study_name: str) -> None:
+    def __init__(self, place: Path | str, study_name: str | None = None) -> None:
         super().__init__()
         self.study_name = study_name
         self._place, self._url = place, database_url(place)
@@ -273,6 +274,16 @@ class LiveStorage(optuna.storages.InMemoryStorage):
         self._study = -1
         self._ids: dict[int, int] = {}
         self._written: dict[tuple[int, str, str], Any] = {}
+
+    def open(self) -> None:
+        """Connect to the database, which is made if there is none.
+
+        Raises:
+            StoreError: If it cannot be used.
+        """
+        if self._copy is None:
+            with self._plain_errors():
+                self._copy = _opened(self._url, self._place)
 
     def create_new_study(
         self, directions: Sequence[optuna.study.StudyDirection], study_name: str | None = None
@@ -284,8 +295,8 @@ class LiveStorage(optuna.storages.InMemoryStorage):
         """
         self._study = super().create_new_study(directions, study_name)
         name = self.get_study_name_from_id(self._study)
+        self.open()
         with self._plain_errors():
-            self._copy = _opened(self._url, self._place)
             _delete(self._copy, name)
             self._copied_study = self._copy.create_new_study(directions, name)
         return self._study
@@ -365,11 +376,35 @@ class LiveStorage(optuna.storages.InMemoryStorage):
     def _plain_errors(self) -> Iterator[None]:
         try:
             yield
-        except (exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        except (
+            exc.SQLAlchemyError,
+            optuna.exceptions.StorageInternalError,
+            RuntimeError,
+        ) as error:
             cause = error.__cause__ or error
             # Not from the error: it may show the password.
             shown = f"{shown_url(self._url)} cannot be used: {type(cause).__name__}."
             raise StoreError(shown) from None
+
+
+def open_storage(storage: Any) -> optuna.storages.BaseStorage | None:
+    """Return the storage that ``optuna.create_study`` would use, once it can be written.
+
+    Args:
+        storage: A URL, a storage of Optuna, or None.
+
+    Raises:
+        StoreError: If the database cannot be used.
+    """
+    if not isinstance(storage, str):
+        found: optuna.storages.BaseStorage | None = storage
+        return found
+    if not storage.startswith(("sqlite:///", "postgres")):
+        # Of a kind that Optuna knows, and the store of calls does not.
+        return optuna.storages.get_storage(storage)
+    live = LiveStorage(storage)
+    live.open()
+    return live
 
 
 def _values_of(trial: FrozenTrial) -> dict[str, dict[str, tuple[Any, ...]]]:

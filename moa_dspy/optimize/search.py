@@ -61,7 +61,7 @@ from moa_dspy.optimize.singles import (
 )
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.trial_loop import TrialLoop
-from moa_dspy.optimize.trials import LiveStorage, open_storage
+from moa_dspy.optimize.trials import opened_storage
 from moa_dspy.pool import Pool
 
 
@@ -176,11 +176,9 @@ class ModelSearch(Teleprompter):
         """Return the recommended program: the pick if the verdict is for it, else a single agent.
 
         Args:
-            student: A ``MixtureOfAgents``, or a program that holds one, or that has the
-                ``predictor`` in whose place one is put: then the whole program is run and
-                scored, and the result is such a program. Or a module with one signature,
-                for which a mixture is made. It gives signature, adapter and the module of
-                every seat; a larger program keeps the rest.
+            student: A ``MixtureOfAgents``, or a program that holds one or has the
+                ``predictor``: then the whole program is run and scored, and the result is
+                such a program. Or a module with one signature, for which a mixture is made.
             trainset: Rows for prompts; without a ``valset`` they are split in three.
             teacher: Not used.
             valset: Rows that the search looks at; without a ``testset`` half of them are kept back.
@@ -193,8 +191,7 @@ class ModelSearch(Teleprompter):
         Raises:
             DataError: If a split is empty or two overlap.
             PoolError: If an agent answers none of the first three questions.
-            StoreError: If ``storage`` cannot be used.
-            ArchitectureError: If the student has no such ``predictor``.
+            MoaError: If ``storage`` cannot be used, or the student has no ``predictor``.
             MetricError: If the metric raises or returns no number in [0, 1].
             StudyError: If the budget is too small for a verdict, or ``student`` holds no
                 mixture, or two, or another pool's, or fails by itself.
@@ -202,14 +199,10 @@ class ModelSearch(Teleprompter):
         if kwargs:
             raise StudyError(f"Unknown option {min(kwargs)!r} of compile; known is testset.")
         splits = make_splits(trainset, valset, testset, seed=self.options.seed)
-        storage = open_storage(self.options.storage)
-        try:
+        with opened_storage(self.options.storage) as storage:
             self._outcome = run_search(
                 self.options, student, splits, storage=storage, ends_on_interrupt=True
             )
-        finally:
-            if isinstance(storage, LiveStorage):
-                storage.close()
         return self._outcome.program
 
     @property

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -20,9 +19,13 @@ from sqlalchemy import event, exc
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.store.database import database_url, shown_url
 from moa_dspy.errors import StoreError
-from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.result import TrialRecord
-from moa_dspy.optimize.sampler import ARCHITECTURE, ROW_SCORES, PerformanceDiversitySampler
+from moa_dspy.optimize.sampler import (
+    ARCHITECTURE,
+    ROW_SCORES,
+    PerformanceDiversitySampler,
+    SearchStudy,
+)
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.acquisition import MOST_DRAWS
@@ -33,59 +36,6 @@ _MOST_REPEATS = 4
 An ask takes 10 ms after 100 trials and 40 after 1,000: few, so that a trial takes no longer
 to choose than a model takes to answer.
 """
-
-
-class SearchStudy(optuna.Study):
-    """An Optuna study whose trials a search asks and tells.
-
-    Attributes:
-        is_stopped: Whether a callback called ``stop``, which ends the search.
-    """
-
-    is_stopped = False
-
-    def stop(self) -> None:
-        """End the search after the trial that was just finished."""
-        self.is_stopped = True
-        # Optuna's own stops its own loop, and raises where none runs.
-        with suppress(RuntimeError):
-            super().stop()
-
-
-def make_study(
-    objectives: Sequence[Objective],
-    *,
-    seed: int,
-    sampler: Any = None,
-    storage: optuna.storages.BaseStorage | None = None,
-) -> SearchStudy:
-    """Return a new study.
-
-    Args:
-        objectives: Give the directions and the names of the values.
-        seed: Of the sampler.
-        sampler: Of Optuna, or one of its kind; default: TPE.
-        storage: Keeps the trials; default: memory.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    kept = storage or optuna.storages.InMemoryStorage()
-    name = storage.study_name if isinstance(storage, LiveStorage) else None
-    directions: list[Any] = [objective.direction for objective in objectives]
-    made = optuna.create_study(directions=directions, storage=kept, study_name=name)
-    study = SearchStudy(made.study_name, kept, sampler=sampler or _tpe(seed))
-    names = {kind: name for name, kind in OBJECTIVES.items()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names([names.get(type(one), type(one).__name__) for one in objectives])
-    return study
-
-
-def _tpe(seed: int) -> optuna.samplers.TPESampler:
-    # Without groups only what all trials share, the kind, is sampled jointly: five of six
-    # proposals were then architectures that the study knew.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,8 +337,9 @@ class LiveStorage(optuna.storages.InMemoryStorage):
             raise StoreError(shown) from None
 
 
-def open_storage(storage: Any) -> optuna.storages.BaseStorage | None:
-    """Return the storage that ``optuna.create_study`` would use, once it can be written.
+@contextmanager
+def opened_storage(storage: Any) -> Iterator[optuna.storages.BaseStorage | None]:
+    """Yield the storage that ``optuna.create_study`` would use, once it can be written.
 
     Args:
         storage: A URL, a storage of Optuna, or None.
@@ -397,14 +348,17 @@ def open_storage(storage: Any) -> optuna.storages.BaseStorage | None:
         StoreError: If the database cannot be used.
     """
     if not isinstance(storage, str):
-        found: optuna.storages.BaseStorage | None = storage
-        return found
-    if not storage.startswith(("sqlite:///", "postgres")):
+        yield storage
+    elif not storage.startswith(("sqlite:///", "postgres")):
         # Of a kind that Optuna knows, and the store of calls does not.
-        return optuna.storages.get_storage(storage)
-    live = LiveStorage(storage)
-    live.open()
-    return live
+        yield optuna.storages.get_storage(storage)
+    else:
+        live = LiveStorage(storage)
+        live.open()
+        try:
+            yield live
+        finally:
+            live.close()
 
 
 def _values_of(trial: FrozenTrial) -> dict[str, dict[str, tuple[Any, ...]]]:

@@ -77,7 +77,7 @@ def test_the_predictor_is_searched_and_the_rest_of_the_program_stays() -> None:
     pool, program = pool_of_three(), Rag()
     program.answer.predict.demos = [{"context": "c", "question": "q", "answer": "a shown one"}]
     found = search(pool)
-    made = found.compile(program, trainset=[], valset=rows("val", 3), testset=rows("test", 4))
+    made = found.compile(program, trainset=[], valset=rows("val", 2), testset=rows("test", 2))
     assert type(made) is Rag
     assert isinstance(made.answer, MixtureOfAgents)
     # c knows four of the five countries, and no vote knows more.
@@ -90,7 +90,10 @@ def test_the_predictor_is_searched_and_the_rest_of_the_program_stays() -> None:
     (seat,) = made.answer.predictors()
     assert seat.demos == program.answer.predict.demos
     assert list(seat.signature.output_fields) == ["reasoning", "answer"]
-    assert [name for name, _ in made.named_predictors()] == ["steps[0]", "answer.aggregator.predict"]
+    assert [name for name, _ in made.named_predictors()] == [
+        "steps[0]",
+        "answer.aggregator.predict",
+    ]
 
 
 @pytest.mark.parametrize("path", ["answer.predict", "steps[0]"])
@@ -124,9 +127,7 @@ def test_a_wrong_path_lists_the_paths_and_asks_no_agent() -> None:
 
 def test_what_was_found_is_saved_and_loaded_into_the_original_class(tmp_path: Path) -> None:
     pool = pool_of_three()
-    made = search(pool).compile(
-        Rag(), trainset=[], valset=rows("val", 2), testset=rows("test", 2)
-    )
+    made = search(pool).compile(Rag(), trainset=[], valset=rows("val", 2), testset=rows("test", 2))
     made.save(tmp_path / "rag.json")
     loaded = MixtureOfAgents.in_place_of(Rag(), "answer", pool=pool)
     loaded.load(tmp_path / "rag.json")
@@ -138,6 +139,7 @@ def test_what_was_found_is_saved_and_loaded_into_the_original_class(tmp_path: Pa
         assert program(question="new 2: capital of Spain").answer == "Madrid"
 
 
+@pytest.mark.slow
 def test_the_trials_are_in_the_storage_with_named_objectives(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'optuna.db'}"
     kept = optuna.storages.InMemoryStorage()
@@ -156,7 +158,7 @@ def test_the_trials_are_in_the_storage_with_named_objectives(tmp_path: Path) -> 
 
 def test_a_storage_that_cannot_be_used_is_found_before_anything_is_spent(tmp_path: Path) -> None:
     pool = pool_of_three()
-    with pytest.raises(StudyError, match="`storage` must be a URL .* but got 3"):
+    with pytest.raises(StudyError, match=r"`storage` must be a URL .* but got 3"):
         search(pool, storage=3)
     for url in (f"sqlite:///{tmp_path / 'absent' / 'optuna.db'}", "postgresql://127.0.0.1:1/none"):
         with pytest.raises(StoreError, match="cannot be used: OperationalError"):

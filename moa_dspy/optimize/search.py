@@ -137,7 +137,7 @@ class ModelSearch(Teleprompter):
         if pool is None:
             raise StudyError("A search needs a `pool` of agents, but got none.")
         pool = pool if isinstance(pool, Pool) else Pool.from_lms(pool)
-        # Texts that nobody can check are never equal: votes and disagreement say nothing of them.
+        # Texts without a metric are never equal: votes and disagreement say nothing of them.
         is_open = metric is None and judge is not None
         open_space = SearchSpace(tuple(pool), combines=("synthesize",)) if is_open else None
         self.options = SearchOptions(

@@ -54,7 +54,7 @@ def test_the_aggregator_of_a_program_is_tuned(make: Any, options: Mapping[str, A
     result = optimize_aggregator(
         program,
         make(world.outsider),
-        rows("train"),
+        rows("train", 8),
         rows("val", 18),
         metric=feedback if make is gepa else whole,
         compile_options=options,
@@ -69,9 +69,9 @@ def test_the_aggregator_of_a_program_is_tuned(make: Any, options: Mapping[str, A
     found = result.program(question="task 3")
     assert found.said == "q3"
     assert program.answer.aggregator.signature.instructions == before
-    # Proposers were asked once for each of 24 rows, whatever the prompt of their reader.
-    assert (world.log.counts["a"], world.log.counts["b"]) == (24 + 1, 24 + 1)
-    assert result.proposer_calls == 2 * 24
+    # Proposers were asked once for each of 26 rows, whatever the prompt of their reader.
+    assert (world.log.counts["a"], world.log.counts["b"]) == (26, 26)
+    assert result.proposer_calls == 2 * 26
 
 
 def test_the_readers_of_a_layer_of_a_program_are_tuned() -> None:

@@ -197,8 +197,9 @@ class ModelSearch(Teleprompter):
             raise StudyError(f"Unknown option {min(kwargs)!r} of compile; known is testset.")
         splits = make_splits(trainset, valset, testset, seed=self.options.seed)
         with LiveProgress(mode=None if self.display_progress else "none") as display:
-            options = {"ends_on_interrupt": True, "show": display.show}
-            self._outcome = run_search(self.options, student, splits, **options)
+            self._outcome = run_search(
+                self.options, student, splits, ends_on_interrupt=True, show=display.show
+            )
         return self._outcome.program
 
     @property

@@ -117,6 +117,7 @@ class Study:
         CallStore(storage).close()
         self.running = [Process(one, self.log) for one in [main, *[worker] * n_workers]]
         self.excused: Counter[str] = Counter()
+        self.killed: dict[str, float] = {}
 
     def run(self, rng: random.Random, tally: Tally, *, n_kills: int) -> None:
         """Kill until it is finished; at most ``n_kills`` times."""
@@ -132,6 +133,7 @@ class Study:
 
     def _kill(self, victim: Process, tally: Tally) -> None:
         victim.kill()
+        self.killed[victim.key] = time.monotonic()
         self.running.remove(victim)
         # Only what it had asked, and not in the store: all else must be answered for.
         on_its_way = {
@@ -149,6 +151,9 @@ class Study:
             n_extra = max(0, len(keys) - 1)
             n_excused = min(n_extra, self.excused[name])
             tally.in_flight += n_excused
+            if n_extra:
+                rows = [(k, round(t, 3), left, self.killed.get(k) and round(self.killed[k] - t, 3)) for k, t, left in stats["answers"][name]]
+                print("DIAG", self.storage[:6], name[:8], n_extra, n_excused, name in stored, rows, file=sys.stderr)
             tally.paid_twice += n_extra - n_excused
             tally.lost += name not in stored and not self.excused[name]
         tally.faults.update(stats["faults"])

@@ -55,6 +55,7 @@ class Books:
     def __init__(self) -> None:
         self.asked: dict[str, list[str]] = {}
         self.answered: dict[str, list[str]] = {}
+        self.answers: dict[str, list[tuple[str, float, bool]]] = {}
         self.faults: dict[str, int] = {}
         self.first = self.last = 0.0
         self.n_now = self.n_most = 0
@@ -117,12 +118,14 @@ async def _chat(head: str, reader: asyncio.StreamReader, writer: asyncio.StreamW
         if fault is not None:
             BOOKS.faults[fault] = BOOKS.faults.get(fault, 0) + 1
             return await _fail(fault, reader, writer)
+        has_left = reader.at_eof() or writer.is_closing()
         writer.write(_reply(200, _content(answer_to(body["model"], texts))))
         await writer.drain()
     finally:
         BOOKS.n_now -= 1
     BOOKS.answered.setdefault(name, []).append(asker)
     BOOKS.last = time.monotonic()
+    BOOKS.answers.setdefault(name, []).append((asker, BOOKS.last, has_left))
     return True
 
 

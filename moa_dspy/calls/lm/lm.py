@@ -179,10 +179,11 @@ class Adopted:
         """Return the engine that the LM would have used."""
         selection = _selection(self.lm)
         if self.client == "litellm":
-            kind = _AsyncLiteLLM if asynchronous else _LiteLLM
-            engine = kind(model_type=self.lm.model_type, **selection.clients)
-            engine.says_max_tokens = "max_completion_tokens" not in self.settings
-            return engine
+            options = {"model_type": self.lm.model_type, **selection.clients}
+            says = "max_completion_tokens" not in self.settings
+            if asynchronous:
+                return PerLoop(lambda: _AsyncLiteLLM(says_max_tokens=says, **options))
+            return _LiteLLM(says_max_tokens=says, **options)
         config, model_type = _config(self.lm, selection), self.lm.model_type
         if asynchronous:
             return PerLoop(lambda: AsyncVendorEngine(config, model_type=model_type))
@@ -302,7 +303,9 @@ def _secrets(clients: dict[str, Any]) -> tuple[str, ...]:
 class _Spelled:
     """Sends the longest answer under the name that the LM's plain calls give it."""
 
-    says_max_tokens = True
+    def __init__(self, *, says_max_tokens: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self.says_max_tokens = says_max_tokens
 
     def _arguments(self, request: Any, *, streaming: bool = False) -> dict[str, Any]:
         parent: Any = super()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from moa_dspy.calls.lm.response import readable, with_thought
-from moa_dspy.calls.reply import ReplySplitter
+from moa_dspy.calls.reply import REFUSAL, ReplySplitter
 from moa_dspy.dspy_internals import StreamAccumulator, lm15
 
 _CUT: Final = re.compile(r"\[\[ ## \w+ ## \]\]|</?\w+>|\"\w+\": ?")
@@ -187,7 +187,11 @@ class StreamedResponse:
         """
         if self._latest is None and self._end.finish_reason is None:
             raise lm15.ProviderError("The endpoint's stream holds no answer.")
-        return readable(self._whole.response())
+        whole = readable(self._whole.response(), has_ended=self._end.finish_reason is not None)
+        if refusal := (self._end.provider_data or {}).get(REFUSAL):
+            parts = [part for part in whole["message"]["parts"] if part.get("text")]
+            whole["message"]["parts"] = [*parts, {"type": "refusal", "text": refusal}]
+        return whole
 
     @property
     def has_shown_thought(self) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -179,6 +180,9 @@ class _Regular:
         with self._lock:
             if self._handler is None:
                 self._handler, self._sender = _litellm_sender(arguments, is_async=self.is_async)
+                if not self.is_async:
+                    # An engine that is used no more leaves nothing open.
+                    weakref.finalize(self, self._handler.client.close)
         sender = {} if self._sender is None else {"client": self._sender}
         return {**_with_plain_zero(arguments), **sender}
 
@@ -217,13 +221,21 @@ def _litellm_sender(arguments: Mapping[str, Any], *, is_async: bool) -> tuple[An
     """
     import litellm
     import openai
-    from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler, HTTPHandler
+    from litellm.llms.custom_httpx.http_handler import (
+        AsyncHTTPHandler,
+        HTTPHandler,
+        get_ssl_configuration,
+    )
 
     url = arguments.get("api_base") or arguments.get("base_url")
     _, vendor, found, base = litellm.get_llm_provider(
         arguments["model"], arguments.get("custom_llm_provider"), url, arguments.get("api_key")
     )
     handler: Any = AsyncHTTPHandler() if is_async else HTTPHandler()
+    if is_async:
+        # LiteLLM's own would be left open, with a warning, where an event loop ends.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        handler.client = httpx.AsyncClient(verify=get_ssl_configuration(), limits=limits)
     handler.client.event_hooks = {"response": [_amake_regular if is_async else _make_regular]}
     handler.client.follow_redirects = False
     if vendor in OWN_PROTOCOL:

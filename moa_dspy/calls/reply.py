@@ -216,6 +216,19 @@ class ReplySplitter:
         return thought, self._split.answer[len(before.answer) :]
 
 
+_HALF: Final = re.compile("[\ud800-\udfff]")
+"""Half of a character: some servers split an emoji over two chunks."""
+
+
+def without_half(text: str) -> tuple[str, str]:
+    """Return ``text`` with the halves of surrogate pairs put together, and a half at its end."""
+    half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+    text = text[: len(text) - len(half)]
+    if _HALF.search(text):
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    return text, half
+
+
 BROKEN_OFF: Final = frozenset({"abort", "error", "insufficient_system_resource"})
 """Reasons to end that say that the endpoint failed while it answered."""
 _FINISH: Final = re.compile(r'"finish_reason":"(\w+)"')

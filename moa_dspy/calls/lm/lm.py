@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 import dspy
 from dspy.utils.callback import BaseCallback
 
+from moa_dspy.calls.call import is_count
 from moa_dspy.calls.calls import Calls
 from moa_dspy.calls.lm.dialect import (
     AsyncLiteLLMClient,
@@ -24,6 +25,7 @@ from moa_dspy.calls.lm.dialect import (
 )
 from moa_dspy.calls.lm.endpoint import PerLoop
 from moa_dspy.calls.lm.engine import AsyncStoredEngine, StoredEngine, lm_call_begins, lm_call_ends
+from moa_dspy.calls.reply import why_no_answer
 from moa_dspy.calls.request import AgentCalls
 from moa_dspy.calls.scope import CallFacts, current_scope
 from moa_dspy.dspy_internals import (
@@ -85,23 +87,41 @@ class CountCalls(BaseCallback):
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         """Log what it took."""
         instance, started = self._begun.pop(call_id)
-        usage = {} if exception else _usage(instance, outputs)
+        entry = {} if exception else _entry(instance, outputs)
+        usage = dict(entry.get("usage") or {})
+        finish_reason, refusal = _ending(entry.get("response"))
         facts = CallFacts(
             agent=self.agent,
-            prompt_tokens=usage.get("prompt_tokens") or 0,
-            completion_tokens=usage.get("completion_tokens") or 0,
+            prompt_tokens=_count(usage.get("prompt_tokens")),
+            completion_tokens=_count(usage.get("completion_tokens")),
             usd=0.0,
             seconds=time.monotonic() - started,
             is_reused=False,
             failure=f"{type(exception).__name__}: {exception}" if exception else None,
+            finish_reason=finish_reason,
+            no_answer=why_no_answer([("refusal", refusal)]) if refusal else None,
         )
         current_scope().log.append(facts)
 
 
-def _usage(lm: Any, outputs: Any) -> dict[str, Any]:
-    """Return the usage of the call that had these very outputs; others may be under way."""
+def _entry(lm: Any, outputs: Any) -> dict[str, Any]:
+    """Return what the LM's history has of the call with these very outputs."""
     latest = reversed(lm.history[-_N_LATEST:])
-    return next((dict(e["usage"] or {}) for e in latest if e.get("outputs") is outputs), {})
+    return next((dict(entry) for entry in latest if entry.get("outputs") is outputs), {})
+
+
+def _count(tokens: Any) -> int:
+    return tokens if is_count(tokens) else 0
+
+
+def _ending(response: Any) -> tuple[str | None, str]:
+    """Return why a reply of chat completions ended, and the refusal in it."""
+    choices = getattr(response, "choices", None) or [None]
+    message = getattr(choices[0], "message", None)
+    more = getattr(message, "provider_specific_fields", None) or {}
+    refusal = getattr(message, "refusal", None) or (more.get("refusal") if more else None)
+    reason = getattr(choices[0], "finish_reason", None)
+    return (reason if isinstance(reason, str) else None), str(refusal or "")
 
 
 def stored_lm(

@@ -46,6 +46,7 @@ def mask_keys(caller: AgentCalls) -> Iterator[None]:
         for link in _chain(error):
             _mask(link, caller.without_secrets)
         _check_open_files(error)
+        _name_endpoint(error, caller.endpoint)
         if isinstance(error, _UNREADABLE) and not isinstance(error, MoaError):
             what = f"{type(error).__name__}: {error}"
             raise lm15.ProviderError(f"The endpoint's reply cannot be read: {what}") from error
@@ -132,6 +133,13 @@ def _mask(error: BaseException, mask: Callable[[str], str]) -> None:
     for name, value in list(vars(error).items()):
         if isinstance(value, str):
             setattr(error, name, shown(value))
+
+
+def _name_endpoint(error: Exception, url: str) -> None:
+    """Add the address that was asked to an error that has none, such as a timeout."""
+    if isinstance(error, lm15.LM15Error) and "://" in url and "://" not in str(error.message):
+        error.message = f"{error.message} (asked: {url})"
+        error.args = (error.message,)
 
 
 _GUIDANCE: Final = re.compile(r"\n\n  (?:credential came from|To fix):.*", re.DOTALL)

@@ -425,6 +425,7 @@ class Evaluator:
                 return
             finally:
                 self.node_cache.table.add_row()
+        self.node_cache.check_choices()
         judged = self._judged(program, row, prediction)
         self._outcomes[key] = Outcome(
             score=self._score(row, prediction, judged),

@@ -35,7 +35,7 @@ def mixture_of(server: ChatServer, client: str, *, model: str = "openai/x") -> M
         pool = Pool.from_lms({"a": lm}, strict=True)
     else:
         way: Any = client
-        pool = Pool([Agent("a", model, api_base=server.url, client=way, num_retries=0)])
+        pool = Pool([Agent(name="a", model=model, api_base=server.url, client=way, num_retries=0)])
     return MixtureOfAgents("question -> answer", "a", pool=pool, adapter=PlainChat())
 
 
@@ -241,7 +241,9 @@ def test_a_log_probability_that_is_none_means_probability_0(client: str, low: An
     token = {"token": "2", "logprob": -0.1, "bytes": None, "top_logprobs": others}
     with serving(Reply("2", choice={"logprobs": {"content": [token]}})) as server:
         way: Any = client
-        pool = Pool([Agent("a", "openai/x", api_base=server.url, client=way, temperature=0)])
+        pool = Pool(
+            [Agent(name="a", model="openai/x", api_base=server.url, client=way, temperature=0)]
+        )
         lm: Any = pool.lm("a")
         request = lm15.Request(
             model="agent/a",
@@ -272,8 +274,8 @@ def test_further_fields_and_headers_of_an_agent_are_sent(client: str) -> None:
     way: Any = client
     with serving(Reply()) as server:
         agent = Agent(
-            "a",
-            "openai/x",
+            name="a",
+            model="openai/x",
             api_base=server.url,
             client=way,
             extra_body={"min_p": 0.1, "chat_template_kwargs": {"enable_thinking": False}},

@@ -61,7 +61,7 @@ BOTH_WAYS = pytest.mark.parametrize("is_streamed", [False, True])
 
 def mixture_of(server: ChatServer | str, client: str, **more: Any) -> MixtureOfAgents:
     url = server if isinstance(server, str) else server.url
-    agent = Agent(name="a", model="openai/x", api_base=url, client=client, num_retries=0, **more)  # type: ignore[arg-type]  # one of the two
+    agent = Agent(name="a", model="openai/x", api_base=url, client=client, num_retries=0, **more)
     return MixtureOfAgents("question -> answer", "a", pool=Pool([agent]), adapter=PlainChat())
 
 

@@ -14,7 +14,8 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError, LMError
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls.scope import CallScope, call_scope, current_scope, entered, in_threads
+from moa_dspy.calls.scope import CallScope, call_scope, current_scope, entered
+from moa_dspy.calls.timeout import in_threads
 from moa_dspy.errors import LayerFailedError, StudyError, ours
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.metric import CheckedMetric
@@ -425,7 +426,6 @@ class Evaluator:
                 return
             finally:
                 self.node_cache.table.add_row()
-        self.node_cache.check_choices()
         judged = self._judged(program, row, prediction)
         self._outcomes[key] = Outcome(
             score=self._score(row, prediction, judged),

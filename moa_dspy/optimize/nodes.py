@@ -22,6 +22,7 @@ from moa_dspy.optimize.judge_facts import JudgedSystem
 from moa_dspy.plan import follow
 from moa_dspy.prediction import Answer, Response
 from moa_dspy.seats import Seats
+from moa_dspy.telemetry import mixture_span
 from moa_dspy.waves import MemberQuestions, Question, replayed, seconds_of
 
 if TYPE_CHECKING:
@@ -103,32 +104,27 @@ class NodeCache:
                 if response.finish_reason in CUT:
                     self.cut[response.agent, response.finish_reason] += 1
 
-
     def note_choices(self, architecture: Architecture, answer: Answer) -> None:
-        """Count the replies of a ranker or of a knockout's judge."""
+        """Count the replies of a ranker or of a knockout's judge.
+
+        Raises:
+            StudyError: If there were several, and none of them could be read.
+        """
         if architecture.combine not in ("select", "knockout") or not answer.replies:
             return
+        name = f"{architecture.combine}({architecture.aggregator})"
         with self._lock:
-            name = f"{architecture.combine}({architecture.aggregator})"
             found = self.choices.setdefault(name, Choices())
             for reply in answer.replies:
                 found.n_asked += 1
                 if named_number(reply) is None:
                     found.n_unread += 1
-                    if len(found.unread) < N_SHOWN:
-                        found.unread.append(reply.text or str(reply.failure))
-
-    def check_choices(self) -> None:
-        """End a study in which no reply of a ranker or judge can be read.
-
-        Raises:
-            StudyError: With some of the replies.
-        """
-        for name, found in list(self.choices.items()):
-            if found.n_asked >= _FEWEST_CHOICES:
-                check_readable(
-                    name, n_asked=found.n_asked, n_unread=found.n_unread, replies=found.unread
-                )
+                    found.unread.append(reply.text or str(reply.failure))
+            del found.unread[N_SHOWN:]
+        if found.n_asked >= _FEWEST_CHOICES:
+            check_readable(
+                name, n_asked=found.n_asked, n_unread=found.n_unread, replies=found.unread
+            )
 
 
 @dataclass(slots=True)
@@ -151,7 +147,8 @@ class NodeRunner:
     def answer(self, mixture: Any, inputs: Mapping[str, Any], *, place: object = None) -> Answer:
         """Follow the mixture's plan; ``place`` tells apart several inputs of one example."""
         seats = mixture.seats
-        answer = follow(mixture.plan(inputs), lambda asked: self.ask(asked, seats, place=place))
+        with mixture_span(mixture, example=self.example):
+            answer = follow(mixture.plan(inputs), lambda asked: self.ask(asked, seats, place=place))
         self.answers.append(answer)
         self.node_cache.note_choices(mixture.architecture, answer)
         self._place = place
@@ -183,11 +180,8 @@ class NodeRunner:
         known = {q.node: self.node_cache.get(q, where) for q in questions}
         if new := [q for q in questions if known[q.node] is None]:
             # A scope of its own: what seats ask is counted by their responses.
-            with call_scope(example=self.example) as scope:
-                try:
-                    responses = seats.ask_all(new)
-                finally:
-                    self.node_cache.table.add(scope.log)
+            with call_scope(example=self.example, table=self.node_cache.table):
+                responses = seats.ask_all(new)
             self.node_cache.put(where, new, responses)
             known |= {q.node: r for q, r in zip(new, responses, strict=True)}
         return [response for q in questions if (response := known[q.node])]

@@ -85,7 +85,7 @@ SearchTable: Final = options_table(
     ModelSearch,
     without=(
         *("metric", "pool", "space", "limits", "budget", "prompts", "seed"),
-        *("callbacks", "judge"),
+        *("callbacks", "judge", "display_progress"),
     ),
     sampler=(str | None, None),
     diversity=(str | None, None),
@@ -197,7 +197,7 @@ class StudyFile:
         known = tuple(agent.name for agent in agents)
         options: dict[str, Any] = {"agents": known, **self.space}
         if self.task.metric is None:
-            # Texts that nobody can check are never equal, so a vote says nothing of them.
+            # Texts without a metric are never equal, so a vote says nothing of them.
             options.setdefault("combines", ("synthesize",))
         options["agents"] = options["agents"] or known
         for name in options["agents"]:

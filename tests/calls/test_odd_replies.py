@@ -10,11 +10,11 @@ from typing import Any
 
 import dspy
 import pytest
-from dspy import lm15
 
 from moa_dspy.adapters import PlainChat
 from moa_dspy.agent import Agent
 from moa_dspy.errors import LayerFailedError
+from moa_dspy.judges import PairJudge
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
 from moa_dspy.prediction import Answer
@@ -241,17 +241,10 @@ def test_a_log_probability_that_is_none_means_probability_0(client: str, low: An
     token = {"token": "2", "logprob": -0.1, "bytes": None, "top_logprobs": others}
     with serving(Reply("2", choice={"logprobs": {"content": [token]}})) as server:
         way: Any = client
-        pool = Pool(
-            [Agent(name="a", model="openai/x", api_base=server.url, client=way, temperature=0)]
-        )
-        lm: Any = pool.lm("a")
-        request = lm15.Request(
-            model="agent/a",
-            messages=(lm15.Message.user("1 or 2?"),),
-            config=lm15.Config(logprobs=True, top_logprobs=2),
-        )
-        (found,) = lm._engine_spec.complete(request).logprobs
-    assert [round(one.logprob, 1) for one in found.top] == [-0.1, -9999.0]
+        agent = Agent(name="j", model="openai/x", api_base=server.url, client=way, temperature=0)
+        judge = PairJudge(pool=Pool([agent]), agent="j")
+        found = judge(instruction="?", response_1="Rome", response_2="Paris")
+    assert (found.verdict, found.preference, found.excluded) == ("2", pytest.approx(1.0), None)
 
 
 @pytest.mark.parametrize("client", ["auto", "litellm"])

@@ -27,7 +27,8 @@ class Reply:
     Attributes:
         text: The answer; a request for a stream gets it in the pieces of ``split``.
         status: An HTTP status; from 300 on there is no answer.
-        body: Sent as it is, instead of an answer, also to those who want a stream.
+        body: Sent as it is, instead of an answer, also to those who want a stream; AUTHORIZATION
+            in it stands for the request's header.
         frames: Sent as they are instead of the pieces of a stream.
         retry_after: A header.
         location: A header.
@@ -81,6 +82,7 @@ class ChatServer(ThreadingHTTPServer):
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
         self.n_connections, self.left = 0, threading.Semaphore(0)
+        self.answered: list[dict[str, Any]] = []
         self.asked = threading.Semaphore(0)
         self.n_now = self.n_most = 0
         self.lock = threading.Lock()
@@ -180,6 +182,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._stream(reply) if self._is_streamed(reply, body) else self._whole(reply, body)
         except OSError:
             self.close_connection = True
+        else:
+            self.server.answered.append(body)
 
     def _is_streamed(self, reply: Reply, body: dict[str, Any]) -> bool:
         is_wanted = body.get("stream") or "streamGenerateContent" in self.path
@@ -191,6 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
         payload = reply.body
         if payload is None:
             payload = json.dumps(_content(reply, self.path, body)).encode()
+        payload = payload.replace(b"AUTHORIZATION", str(self.headers["Authorization"]).encode())
         self.send_response(reply.status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(payload) + reply.missing_bytes))

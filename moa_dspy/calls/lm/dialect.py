@@ -179,7 +179,8 @@ class _Regular:
         arguments: dict[str, Any] = parent._arguments(request, streaming=streaming)
         with self._lock:
             if self._handler is None:
-                self._handler, self._sender = _litellm_sender(arguments, is_async=self.is_async)
+                self._handler = _connections(is_async=self.is_async)
+                self._sender = _litellm_sender(arguments, self._handler, is_async=self.is_async)
                 if not self.is_async:
                     # An engine that is used no more leaves nothing open.
                     weakref.finalize(self, self._handler.client.close)
@@ -213,24 +214,14 @@ class AsyncLiteLLMClient(_Regular, AsyncLiteLLMEngine):
             await self._handler.close()
 
 
-def _litellm_sender(arguments: Mapping[str, Any], *, is_async: bool) -> tuple[Any, Any]:
-    """Return connections as LiteLLM would make them, and what it sends a request through.
-
-    That is OpenAI's client, or the connections themselves for a vendor with a protocol of its
-    own. It is None where LiteLLM needs another kind: then it reads replies as they come.
-    """
-    import litellm
-    import openai
+def _connections(*, is_async: bool) -> Any:
+    """Return connections as LiteLLM makes them, whose replies are made regular."""
     from litellm.llms.custom_httpx.http_handler import (
         AsyncHTTPHandler,
         HTTPHandler,
         get_ssl_configuration,
     )
 
-    url = arguments.get("api_base") or arguments.get("base_url")
-    _, vendor, found, base = litellm.get_llm_provider(
-        arguments["model"], arguments.get("custom_llm_provider"), url, arguments.get("api_key")
-    )
     handler: Any = AsyncHTTPHandler() if is_async else HTTPHandler()
     if is_async:
         # LiteLLM's own would be left open, with a warning, where an event loop ends.
@@ -238,16 +229,38 @@ def _litellm_sender(arguments: Mapping[str, Any], *, is_async: bool) -> tuple[An
         handler.client = httpx.AsyncClient(verify=get_ssl_configuration(), limits=limits)
     handler.client.event_hooks = {"response": [_amake_regular if is_async else _make_regular]}
     handler.client.follow_redirects = False
+    return handler
+
+
+def _litellm_sender(arguments: Mapping[str, Any], handler: Any, *, is_async: bool) -> Any:
+    """Return what LiteLLM is to send a request through.
+
+    That is OpenAI's client, or the connections themselves for a vendor with a protocol of its
+    own. It is None where LiteLLM needs another kind: then it reads replies as they come.
+    """
+    import litellm
+    import openai
+
+    model, key = arguments["model"], arguments.get("api_key")
+    url = arguments.get("api_base") or arguments.get("base_url")
+    try:
+        _, vendor, found, base = litellm.get_llm_provider(
+            model, arguments.get("custom_llm_provider"), url, key
+        )
+    except litellm.BadRequestError:
+        return None  # it says so itself when it is asked
     if vendor in OWN_PROTOCOL:
-        return handler, handler
-    if vendor.startswith("azure") or vendor not in {"openai", *litellm.openai_compatible_providers}:
-        return handler, None
-    base = url or base or gateway_of(arguments["model"])
-    key = arguments.get("api_key") or found or os.environ.get("OPENAI_API_KEY")
-    kind = openai.AsyncOpenAI if is_async else openai.OpenAI
-    return handler, kind(
-        api_key=key or (NO_KEY if base else None),
-        base_url=base,
+        return handler
+    known: Any = vars(litellm)["openai_compatible_providers"]
+    url = url or (gateway_of(model) if vendor == "openai" else None)
+    key = key or found or (os.environ.get("OPENAI_API_KEY") if vendor == "openai" else None)
+    is_openai = vendor == "openai" or (vendor in known and not vendor.startswith("azure"))
+    if not is_openai or not (key or url):
+        return None
+    kind: Any = openai.AsyncOpenAI if is_async else openai.OpenAI
+    return kind(
+        api_key=key or NO_KEY,
+        base_url=url or base,
         organization=arguments.get("organization"),
         http_client=handler.client,
         max_retries=0,

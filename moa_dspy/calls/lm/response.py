@@ -164,9 +164,9 @@ def readable(response: Any, *, has_ended: bool = False) -> dict[str, Any]:
     check_ended(response.provider_data, response.finish_reason)
     text = "".join(p.text for p in response.message.parts if isinstance(p, lm15.TextPart))
     is_empty = not text and all(isinstance(p, lm15.TextPart) for p in response.message.parts)
-    is_unknown = is_empty and not has_ended and response.provider_data is not None
-    if is_unknown and not _holds(response.provider_data):
-        raise lm15.ProviderError(_no_answer(response.provider_data))
+    reply = None if has_ended else response.provider_data
+    if is_empty and reply is not None and not _holds(reply):
+        raise lm15.ProviderError(_no_answer(reply))
     # The endpoint's request id changes from run to run and says nothing; equal runs, equal stores.
     plain: dict[str, Any] = response_to_dict(response)
     plain.pop("id", None)

@@ -344,6 +344,18 @@ def _plain(found: Run | None) -> str:
     return f"{found['estimate']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
 
 
+def cut_votes() -> str:
+    """Return which sizes of the studies of votes were run."""
+    sizes = runpy.run_path(str(ROOT / "optimize/votes.py"))["SIZES"]
+    done = {(run["study"], run["val"]) for run in votes()}
+    heads = ["pool", *(f"{n} questions looked at" for n in sizes)]
+    lines = [
+        [title, *("run" if (study, n) in done else "not run" for n in sizes)]
+        for study, title in POOLS.items()
+    ]
+    return _table(heads, lines)
+
+
 def both_kinds() -> str:
     """Return wins and a loss side by side, for the first page."""
     heads = ["study", "best single model", "the search returns", "difference", "price"]
@@ -408,6 +420,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "both_kinds": both_kinds,
     "collaborating": collaborating,
     "cut": cut,
+    "cut_votes": cut_votes,
     "finding_out": finding_out,
     "judge": judge,
     "losses": losses,

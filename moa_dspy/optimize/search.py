@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -17,7 +18,6 @@ from moa_dspy.calls.budget import Budget, Ledger, Spending, spending_under
 from moa_dspy.data.splits import Splits, make_splits
 from moa_dspy.diversity.base import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, StudyError
-from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.answers import StudyAnswers, study_answers
 from moa_dspy.optimize.comparison import (
     Baseline,
@@ -35,8 +35,9 @@ from moa_dspy.optimize.conclusion import (
     recommended_of,
 )
 from moa_dspy.optimize.early_facts import Cost, EarlyFacts
-from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, Student, WorkerPool, mixtures_of
+from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, WorkerPool
 from moa_dspy.optimize.judging import Judging
+from moa_dspy.optimize.live_view import LiveProgress
 from moa_dspy.optimize.metric import JudgeOptions, PreferenceMetric
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.options import (
@@ -45,7 +46,7 @@ from moa_dspy.optimize.options import (
     named_diversity,
     named_objectives,
 )
-from moa_dspy.optimize.progress import Progress, ShowSnapshot, silent
+from moa_dspy.optimize.progress import Progress, ShowSnapshot, StageWork, silent
 from moa_dspy.optimize.prompts.joint import JointSearch, with_prompts
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord
@@ -105,6 +106,7 @@ class ModelSearch(Teleprompter):
             in its place, and the rest of the program stays.
         storage: Where Optuna's trials are kept, as ``optuna.create_study`` takes it: a URL or a
             storage; default: memory.
+        display_progress: Whether ``compile`` shows how far it is, on standard error.
 
     Raises:
         StudyError: If an option does not fit, naming it, the value and the choices.
@@ -132,6 +134,7 @@ class ModelSearch(Teleprompter):
         judge: Any = None,
         predictor: str | None = None,
         storage: Any = None,
+        display_progress: bool = True,
     ) -> None:
         super().__init__()
         if pool is None:
@@ -161,6 +164,7 @@ class ModelSearch(Teleprompter):
             predictor=predictor,
             storage=storage,
         )
+        self.display_progress = display_progress
         self._outcome: SearchOutcome | None = None
 
     def compile(
@@ -199,9 +203,16 @@ class ModelSearch(Teleprompter):
         if kwargs:
             raise StudyError(f"Unknown option {min(kwargs)!r} of compile; known is testset.")
         splits = make_splits(trainset, valset, testset, seed=self.options.seed)
-        with opened_storage(self.options.storage) as storage:
+        mode: Any = None if self.display_progress else "none"
+        opened = opened_storage(self.options.storage)
+        with opened as storage, LiveProgress(mode=mode) as display:
             self._outcome = run_search(
-                self.options, student, splits, storage=storage, ends_on_interrupt=True
+                self.options,
+                student,
+                splits,
+                storage=storage,
+                ends_on_interrupt=True,
+                show=display.show,
             )
         return self._outcome.program
 
@@ -259,6 +270,7 @@ def run_search(
     storage: optuna.storages.BaseStorage | None = None,
     ends_on_interrupt: bool = False,
     show: ShowSnapshot = silent,
+    log: Path | None = None,
 ) -> SearchOutcome:
     """Run the stages of one search in order, on rows with ids; see ``ModelSearch.compile``.
 
@@ -266,21 +278,23 @@ def run_search(
         options: The options of ``ModelSearch``.
         student: The program to search in.
         splits: The rows.
-        ledger: Counts and limits what is spent; default: see ``_ledger_of``.
+        ledger: Counts and limits what is spent; default: see ``SearchOptions.make_ledger``.
         workers: Ask ahead, in other processes too; None means the threads of this one ask.
         node_cache: Responses that are known already.
         storage: Keeps the trials while the study runs; None keeps them in memory.
         ends_on_interrupt: Whether Ctrl-C ends the trials; else it is raised.
         show: Takes a snapshot at every step.
+        log: The file for what optimizers of prompts print, beside a display.
     """
-    ledger = _ledger_of(options) if ledger is None else ledger
+    ledger = options.make_ledger() if ledger is None else ledger
     started, before = time.monotonic(), ledger.spending
-    program = _searchable(student, options)
+    program = options.searchable(student)
     options, judging = _with_judge(options, splits)
     options, registry = with_prompts(options, program, splits.train)
     evaluator = _evaluator(options, program, workers, node_cache, registry, judging)
     joint = JointSearch.of(options, evaluator, registry, splits.train)
-    progress = Progress(show, ledger, options.n_trials, evaluator.node_cache.table)
+    table, admits = evaluator.node_cache.table, options.limits.admit
+    progress = Progress(show, ledger, options.n_trials, table, admits, log)
     with spending_under(ledger):
         singles, judged = _single_agents(options, evaluator, splits, ledger, progress, judging)
     early = _early_facts(options, splits, ledger.budget, singles, judged, judging)
@@ -363,6 +377,9 @@ def _compared(
     ranking = loop.singles.ranking
     on_val = None if held is None else (held.pick.tolist(), held.single.tolist())
     rows = compared_baselines(options, ranking, choice.picked, best, random)
+    named = {one.architecture for one in rows if one.architecture is not None}
+    wanted = [(named | set(map(Architecture.single, ranking)), splits.test), (named, splits.val)]
+    progress.show("test", work=StageWork.of_unknown(loop.evaluator.knows, wanted))
     asks = (loop.evaluator, splits, progress, rows, ranking, loop.may_announce)
     return compare_on_test(options, *asks, front, on_val)
 
@@ -426,24 +443,3 @@ def _single_agents(
         with suppress(BudgetReachedError):
             judging.ask_second(seed=options.seed, num_threads=options.num_threads)
     return singles, judged
-
-
-def _searchable(student: dspy.Module, options: SearchOptions) -> Any:
-    """Return ``student`` with a mixture in the place of its predictor, or of all of it."""
-    pool = options.pool
-    if options.predictor is not None:
-        return MixtureOfAgents.in_place_of(student, options.predictor, pool=pool)
-    signature = getattr(student, "signature", None)
-    if not mixtures_of(student) and signature is not None:
-        return MixtureOfAgents(signature, Architecture.single(next(iter(pool))), pool=pool)
-    if Student.of(student).mixture.pool is not pool:
-        # Its calls would go to another store, and be counted in no budget.
-        raise StudyError("`student` must be made with the search's own pool.")
-    return student
-
-
-def _ledger_of(options: SearchOptions) -> Ledger:
-    """Return a ledger of the search's own, unless the pool's has the only budget."""
-    pools = options.pool.calls.ledger
-    is_pools = options.budget is None and pools.budget != Budget()
-    return pools if is_pools else Ledger(options.budget)

@@ -85,7 +85,7 @@ SearchTable: Final = options_table(
     ModelSearch,
     without=(
         *("metric", "pool", "space", "limits", "budget", "prompts", "seed"),
-        *("callbacks", "judge", "predictor", "storage"),
+        *("callbacks", "judge", "predictor", "storage", "display_progress"),
     ),
     sampler=(str | None, None),
     diversity=(str | None, None),

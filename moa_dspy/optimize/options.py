@@ -12,14 +12,11 @@ import dspy
 import optuna
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget, Ledger
 from moa_dspy.data import BENCHMARKS, Splits, read_answers, read_rows, split_rows, without_repeated
 from moa_dspy.diversity import DIVERSITY_METRICS, DiversityMetric
 from moa_dspy.errors import StudyError
 from moa_dspy.files import made, shown_value, unknown
-from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize.evaluate import Student, mixtures_of
 from moa_dspy.optimize.metric import JudgeOptions
 from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.prompts.options import PromptOptions
@@ -83,24 +80,6 @@ class SearchOptions:
                 "`storage` must be a URL such as sqlite:///FILE or a storage of Optuna, but got "
                 f"{shown_value(self.storage)}."
             )
-
-    def searchable(self, student: dspy.Module) -> Any:
-        """Return ``student`` with a mixture in the place of its predictor, or of all of it.
-
-        Raises:
-            ArchitectureError: If it has no such predictor.
-            StudyError: If it holds no mixture, or several, or another pool's.
-        """
-        if self.predictor is not None:
-            return MixtureOfAgents.in_place_of(student, self.predictor, pool=self.pool)
-        signature = getattr(student, "signature", None)
-        if not mixtures_of(student) and signature is not None:
-            first = Architecture.single(next(iter(self.pool)))
-            return MixtureOfAgents(signature, first, pool=self.pool)
-        if Student.of(student).mixture.pool is not self.pool:
-            # Its calls would go to another store, and be counted in no budget.
-            raise StudyError("`student` must be made with the search's own pool.")
-        return student
 
     def make_ledger(self) -> Ledger:
         """Return a ledger of the search's own, unless the pool's has the only budget."""

@@ -59,6 +59,7 @@ from moa_dspy.optimize.singles import (
     measure_single_agents,
     probe,
     probe_judge,
+    searchable,
 )
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.trial_loop import TrialLoop
@@ -288,7 +289,7 @@ def run_search(
     """
     ledger = options.make_ledger() if ledger is None else ledger
     started, before = time.monotonic(), ledger.spending
-    program = options.searchable(student)
+    program = searchable(student, options)
     options, judging = _with_judge(options, splits)
     options, registry = with_prompts(options, program, splits.train)
     evaluator = _evaluator(options, program, workers, node_cache, registry, judging)

@@ -43,7 +43,6 @@ from moa_dspy.optimize.surrogate.gp import SurrogateModel
 from moa_dspy.optimize.votes.smoothing import PSEUDO_ROWS
 from moa_dspy.optimize.votes.weights import N_FOLDS, N_PARTITIONS, CrossFittedVotes
 from moa_dspy.winrate import Interval, mean_interval
-from moa_dspy.winrate.verdict import CORRELATED
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +165,12 @@ def _without_prompts(evidence: Evidence) -> Evidence:
 
 PSEUDO: Final = 30_000
 """Redrawn questions of a fold: fewer than for the pick, as thirty folds average their noise."""
+
+
+CORRELATED: Final = 0.9
+"""What a cross-fitted score counts of a new one in the interval of the expected score, which then
+covers in about 95 % of splits instead of 92. A difference of two choices is less certain: see
+``winrate.verdict``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ def _counted_mid_p(gaps: Vector, counts: Vector) -> float:
 def _z_of(gaps: Vector) -> float:
     """Return the z-value of the mid-p, as exact on one side as on the other."""
     p, reverse = sign_flip_mid_p(gaps), sign_flip_mid_p(-gaps)
-    z = NormalDist().inv_cdf(max(min(p, reverse), _LEAST_P))
+    z = NormalDist().inv_cdf(max(min(p, reverse, 0.5), _LEAST_P))
     return -z if p <= reverse else z
 
 

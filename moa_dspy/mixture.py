@@ -235,7 +235,7 @@ class MixtureOfAgents(PlannedModule):
         """Write the mixture to a ``.json`` file that ``load`` reads: no endpoint, key or code.
 
         ``save_program=True``, or a ``.pkl`` file, is DSPy's pickle of the program, or of its
-        state. There is no endpoint and no key in it either, but whoever can change the file
+        state. There is no endpoint and no key in it either, but a person who can change the file
         can run code where it is loaded.
 
         Raises:

@@ -169,8 +169,7 @@ def given(name: str, lm: dspy.BaseLM, calls: Calls, *, usd: tuple[float, float] 
         usd: Price of a million prompt tokens, and of as many completion tokens; None is
             unknown.
     """
-    from moa_dspy.calls.lm.adopt import refusal
-    from moa_dspy.calls.lm.lm import CountCalls
+    from moa_dspy.calls.lm.lm import CountCalls, refusal
 
     plain = _plain_agent(name, lm, usd)
     if getattr(getattr(lm, "engine", None), "logs_calls", False):
@@ -199,8 +198,7 @@ def _plain_agent(name: str, lm: Any, usd: tuple[float, float] | None) -> Agent:
 
 def _adopted(plain: Agent, lm: Any, calls: Calls) -> GivenLM:
     """Return an LM like ``lm`` that asks through ``calls``; they share history and callbacks."""
-    from moa_dspy.calls.lm.adopt import adopted
-    from moa_dspy.calls.lm.lm import stored_lm
+    from moa_dspy.calls.lm.lm import adopted, stored_lm
 
     found = adopted(lm)
     timeout = lm.kwargs.get("timeout")
@@ -298,7 +296,7 @@ class Pool(Mapping[str, Agent]):
         Raises:
             PoolError: If there is no LM, or with ``strict`` one that cannot be adopted.
         """
-        from moa_dspy.calls.lm.adopt import lm_names
+        from moa_dspy.calls.lm.lm import lm_names
 
         given_names: Any = lms if isinstance(lms, Mapping) else lm_names(lms)
         named: dict[str, Any] = dict(given_names)

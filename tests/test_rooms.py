@@ -34,7 +34,9 @@ ALLOWED: dict[str, set[str]] = {
         "pool",
         "program_file",
         "serve",
+        "telemetry",
         "vendors",
+        "winrate",
     },
     "data": {"errors"},
     "diversity": {"errors"},
@@ -75,6 +77,7 @@ ALLOWED: dict[str, set[str]] = {
         "references",
         "seats",
         "signatures",
+        "telemetry",
         "testing",
         "vendors",
         "waves",
@@ -126,6 +129,7 @@ ALLOWED: dict[str, set[str]] = {
         "plan",
         "prediction",
         "signatures",
+        "telemetry",
         "waves",
     },
     "serve": {
@@ -146,6 +150,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "signatures": {"errors"},
     "streaming": {"adapters", "errors", "prediction", "seats"},
+    "telemetry": {"errors"},
     "testing": {"agent", "calls", "data", "dspy_internals", "errors", "pool", "vendors"},
     "vendors": set(),
     "waves": {"prediction", "references"},
@@ -210,7 +215,7 @@ def house() -> House:
 
 
 def test_a_file_is_a_concept_of_a_readable_size(house: House) -> None:
-    assert house.files <= 159
+    assert house.files <= 153
     assert house.median_lines >= 150
     assert house.max_lines <= 450, house.longest_file
     assert house.max_function_lines <= 60, house.longest_function

@@ -181,6 +181,7 @@ def outcome(one: Architecture, said: dict[str, Response], **options: Any) -> str
         return str(error)
 
 
+@pytest.mark.slow
 def test_exact_stopping_returns_what_the_full_vote_returns() -> None:
     rng = random.Random(0)
     saved = 0

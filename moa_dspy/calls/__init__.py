@@ -31,9 +31,8 @@ from moa_dspy.calls.store.query import (
 from moa_dspy.calls.store.store import CallStore, PaidTwice
 
 if TYPE_CHECKING:
-    from moa_dspy.calls.lm.adopt import Adopted, adopted, refusal
     from moa_dspy.calls.lm.engine import AsyncStoredEngine, StoredEngine
-    from moa_dspy.calls.lm.lm import CountCalls, stored_lm
+    from moa_dspy.calls.lm.lm import Adopted, CountCalls, adopted, refusal, stored_lm
 
 __all__ = [
     "Adopted",

@@ -11,7 +11,15 @@ from itertools import count
 from typing import Any, Final, Protocol
 
 from moa_dspy.calls.budget import Ledger, Reservation
-from moa_dspy.calls.call import Call, SharedBackend, WritableBackend, canonical_json
+from moa_dspy.calls.call import (
+    Call,
+    SharedBackend,
+    UsageWarnings,
+    WritableBackend,
+    canonical_json,
+    has_counts,
+    token_counts,
+)
 from moa_dspy.calls.reply import reply_facts
 from moa_dspy.calls.request import (
     CONNECTIONS,
@@ -25,8 +33,7 @@ from moa_dspy.calls.request import (
     poll_seconds,
 )
 from moa_dspy.calls.scope import CallFacts, Clock, Deadline, DeadlineError, current_scope
-from moa_dspy.calls.steps import CallPlan, Send, Sleep, Step, Wait, Work
-from moa_dspy.calls.usage import UsageWarnings, has_counts, token_counts
+from moa_dspy.calls.timeout import CallPlan, Send, Sleep, Step, Wait, Work
 from moa_dspy.errors import MoaError, OutageError
 
 _ENDED_BY: Final = {asyncio.CancelledError: "Cancelled", GeneratorExit: "Abandoned"}
@@ -299,7 +306,9 @@ class Attempts:
         clock = self.deadline.clock
         attempt = Attempt(request, number, clock, started=clock.monotonic())
         try:
-            call = attempt.answered((yield send))
+            with current_scope().asking(request.caller.agent):
+                response = yield send
+            call = attempt.answered(response)
         except BaseException as error:
             if not isinstance(error, MoaError) and not self._is_temporary(error, number):
                 self._keep(attempt.failed(error))
@@ -333,5 +342,5 @@ class Attempts:
 
     def _keep(self, call: Call) -> Call:
         kept = self.store.put(call) or call
-        current_scope().log.append(facts_of(call, is_reused=False))
+        current_scope().note(facts_of(call, is_reused=False))
         return kept

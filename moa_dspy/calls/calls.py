@@ -33,8 +33,19 @@ from moa_dspy.calls.scope import (
     interrupt_event,
     interruptible,
 )
-from moa_dspy.calls.steps import ASender, CallPlan, Sender, Sleep, Wait, Work, arun_plan, run_plan
-from moa_dspy.calls.timeout import THREADS, aunless, unless
+from moa_dspy.calls.timeout import (
+    THREADS,
+    ASender,
+    CallPlan,
+    Sender,
+    Sleep,
+    Wait,
+    Work,
+    arun_plan,
+    aunless,
+    run_plan,
+    unless,
+)
 from moa_dspy.errors import UnknownCallError
 
 
@@ -106,7 +117,7 @@ class Calls:
             call = self.recording.get(request.key)
         if call is not None and (call.failure is None or self.replay_only):
             self.count_reuse()
-            current_scope().log.append(facts_of(call, is_reused=True))
+            current_scope().note(facts_of(call, is_reused=True))
             return call
         if self.replay_only:
             example = current_scope().example

@@ -7,7 +7,7 @@ not judge, which is never a loss. ``judge_all`` feeds ``moa_dspy.winrate``.
 from moa_dspy.judges.base import Grades, Judge, Judgement, JudgeOutcome, JudgeReport, MetricJudge
 from moa_dspy.judges.graded import GradeJudge, Grader, SkillJudge
 from moa_dspy.judges.pairwise import PairJudge
-from moa_dspy.judges.program import JudgeProgram
+from moa_dspy.judges.program import SKILLS, JudgeProgram
 from moa_dspy.judges.run import (
     Answers,
     GradeRun,
@@ -18,7 +18,6 @@ from moa_dspy.judges.run import (
     grade_all,
     judge_all,
 )
-from moa_dspy.judges.signatures import SKILLS
 
 __all__ = [
     "JUDGES",

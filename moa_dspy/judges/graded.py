@@ -24,8 +24,7 @@ from moa_dspy.judges.base import (
     texts_of,
 )
 from moa_dspy.judges.pairwise import read_number
-from moa_dspy.judges.program import JudgeProgram, Reply
-from moa_dspy.judges.signatures import SKILLS, grade, skill_rating
+from moa_dspy.judges.program import SKILLS, JudgeProgram, Reply, grade, skill_rating
 from moa_dspy.pool import Pool
 from moa_dspy.winrate import preferences
 

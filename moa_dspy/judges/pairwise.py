@@ -24,8 +24,7 @@ from moa_dspy.judges.base import (
     metric_of,
     reference_in,
 )
-from moa_dspy.judges.program import JudgeProgram
-from moa_dspy.judges.signatures import choice
+from moa_dspy.judges.program import JudgeProgram, choice
 from moa_dspy.pool import Pool
 
 FIRST: Final[str] = "1"

@@ -38,8 +38,7 @@ from moa_dspy.optimize.selection import (
     choose,
 )
 from moa_dspy.optimize.singles import SingleAgents
-from moa_dspy.optimize.surrogate.features import Kernels, Traits
-from moa_dspy.optimize.surrogate.gp import SurrogateModel
+from moa_dspy.optimize.surrogate.gp import Kernels, SurrogateModel, Traits
 from moa_dspy.optimize.votes.smoothing import PSEUDO_ROWS
 from moa_dspy.optimize.votes.weights import N_FOLDS, N_PARTITIONS, CrossFittedVotes
 from moa_dspy.winrate import Interval, mean_interval

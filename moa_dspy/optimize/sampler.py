@@ -18,7 +18,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.space.rules import told_apart
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.acquisition import Acquisition, PriceOf
-from moa_dspy.optimize.surrogate.features import FeatureMatrix, Kernels, Traits
+from moa_dspy.optimize.surrogate.gp import FeatureMatrix, Kernels, Traits
 
 ROW_SCORES: Final = "row_scores"
 """User attribute of a trial: its score on each row, in one order for all trials."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -37,6 +38,7 @@ from moa_dspy.optimize.conclusion import (
 from moa_dspy.optimize.early_facts import Cost, EarlyFacts
 from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, Student, WorkerPool, mixtures_of
 from moa_dspy.optimize.judging import Judging
+from moa_dspy.optimize.live_view import LiveProgress
 from moa_dspy.optimize.metric import JudgeOptions, PreferenceMetric
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.options import (
@@ -45,7 +47,7 @@ from moa_dspy.optimize.options import (
     named_diversity,
     named_objectives,
 )
-from moa_dspy.optimize.progress import Progress, ShowSnapshot, silent
+from moa_dspy.optimize.progress import Progress, ShowSnapshot, StageWork, silent
 from moa_dspy.optimize.prompts.joint import JointSearch, with_prompts
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord
@@ -101,6 +103,7 @@ class ModelSearch(Teleprompter):
         prompts: Searches the aggregator's prompt too; the trainset tunes it.
         judge: A judge of ``moa_dspy.judges``, or ``JudgeOptions`` with one; the score is then
             the win rate against one reference.
+        display_progress: Whether ``compile`` shows how far it is, on standard error.
 
     Raises:
         StudyError: If an option does not fit, naming it, the value and the choices.
@@ -126,12 +129,13 @@ class ModelSearch(Teleprompter):
         callbacks: Sequence[TrialCallback] = (),
         prompts: PromptOptions | None = None,
         judge: Any = None,
+        display_progress: bool = True,
     ) -> None:
         super().__init__()
         if pool is None:
             raise StudyError("A search needs a `pool` of agents, but got none.")
         pool = pool if isinstance(pool, Pool) else Pool.from_lms(pool)
-        # Texts that nobody can check are never equal: votes and disagreement say nothing of them.
+        # Texts without a metric are never equal: votes and disagreement say nothing of them.
         is_open = metric is None and judge is not None
         open_space = SearchSpace(tuple(pool), combines=("synthesize",)) if is_open else None
         self.options = SearchOptions(
@@ -153,6 +157,7 @@ class ModelSearch(Teleprompter):
             prompts=prompts,
             judge=JudgeOptions.of(judge, has_metric=metric is not None),
         )
+        self.display_progress = display_progress
         self._outcome: SearchOutcome | None = None
 
     def compile(
@@ -191,7 +196,9 @@ class ModelSearch(Teleprompter):
         if kwargs:
             raise StudyError(f"Unknown option {min(kwargs)!r} of compile; known is testset.")
         splits = make_splits(trainset, valset, testset, seed=self.options.seed)
-        self._outcome = run_search(self.options, student, splits, ends_on_interrupt=True)
+        with LiveProgress(mode=None if self.display_progress else "none") as display:
+            options = {"ends_on_interrupt": True, "show": display.show}
+            self._outcome = run_search(self.options, student, splits, **options)
         return self._outcome.program
 
     @property
@@ -248,6 +255,7 @@ def run_search(
     storage: LiveStorage | None = None,
     ends_on_interrupt: bool = False,
     show: ShowSnapshot = silent,
+    log: Path | None = None,
 ) -> SearchOutcome:
     """Run the stages of one search in order, on rows with ids; see ``ModelSearch.compile``.
 
@@ -261,6 +269,7 @@ def run_search(
         storage: Keeps the trials while the study runs; None keeps them in memory.
         ends_on_interrupt: Whether Ctrl-C ends the trials; else it is raised.
         show: Takes a snapshot at every step.
+        log: The file for what optimizers of prompts print, beside a display.
     """
     ledger = _ledger_of(options) if ledger is None else ledger
     started, before = time.monotonic(), ledger.spending
@@ -269,7 +278,8 @@ def run_search(
     options, registry = with_prompts(options, program, splits.train)
     evaluator = _evaluator(options, program, workers, node_cache, registry, judging)
     joint = JointSearch.of(options, evaluator, registry, splits.train)
-    progress = Progress(show, ledger, options.n_trials, evaluator.node_cache.table)
+    table, admits = evaluator.node_cache.table, options.limits.admit
+    progress = Progress(show, ledger, options.n_trials, table, admits, log)
     with spending_under(ledger):
         singles, judged = _single_agents(options, evaluator, splits, ledger, progress, judging)
     early = _early_facts(options, splits, ledger.budget, singles, judged, judging)
@@ -352,6 +362,9 @@ def _compared(
     ranking = loop.singles.ranking
     on_val = None if held is None else (held.pick.tolist(), held.single.tolist())
     rows = compared_baselines(options, ranking, choice.picked, best, random)
+    named = {one.architecture for one in rows if one.architecture is not None}
+    wanted = [(named | set(map(Architecture.single, ranking)), splits.test), (named, splits.val)]
+    progress.show("test", work=StageWork.of_unknown(loop.evaluator.knows, wanted))
     asks = (loop.evaluator, splits, progress, rows, ranking, loop.may_announce)
     return compare_on_test(options, *asks, front, on_val)
 

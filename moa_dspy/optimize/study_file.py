@@ -197,7 +197,7 @@ class StudyFile:
         known = tuple(agent.name for agent in agents)
         options: dict[str, Any] = {"agents": known, **self.space}
         if self.task.metric is None:
-            # Texts that nobody can check are never equal, so a vote says nothing of them.
+            # Texts without a metric are never equal, so a vote says nothing of them.
             options.setdefault("combines", ("synthesize",))
         options["agents"] = options["agents"] or known
         for name in options["agents"]:

@@ -402,16 +402,26 @@ def _opened(url: sa.URL, place: Path | str) -> Any:
     text = url.render_as_string(hide_password=False)
     try:
         storage = optuna.storages.RDBStorage(text)
-    except (exc.DatabaseError, RuntimeError):
-        if not isinstance(place, Path):
+    except exc.DatabaseError as error:
+        if not (isinstance(place, Path) and _is_no_database(error)):
             raise
-        # The file of another program, or of an older version of Optuna.
         place.unlink()
         storage = optuna.storages.RDBStorage(text)
+    except RuntimeError:
+        # It may hold what an older version of Optuna can still read.
+        raise StoreError(
+            f"{shown_url(url)} was written by another version of Optuna. Move it away, or choose "
+            "another folder."
+        ) from None
     if url.get_backend_name() == "sqlite":
         event.listen(storage.engine, "connect", _let_others_read)
         storage.engine.dispose()
     return storage
+
+
+def _is_no_database(error: exc.DatabaseError) -> bool:
+    """Return whether a file is of another kind; one that is locked or damaged may be mended."""
+    return getattr(error.orig, "sqlite_errorname", None) == "SQLITE_NOTADB"
 
 
 def _let_others_read(connection: Any, _: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 from moa_dspy.adapters import PlainChat
 from moa_dspy.agent import Agent
 from moa_dspy.calls import AgentCalls, Budget, Calls, Ledger, call_scope
-from moa_dspy.calls.usage import token_counts, without_odd_usage
+from moa_dspy.calls.call import token_counts, without_odd_usage
 from moa_dspy.errors import BudgetReachedError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool

@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from moa_dspy.calls.call import without_odd_usage
 from moa_dspy.calls.lm.response import check_ended
-from moa_dspy.calls.usage import without_odd_usage
 from moa_dspy.dspy_internals import (
     AsyncLiteLLMEngine,
     AsyncLM15Engine,

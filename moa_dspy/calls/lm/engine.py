@@ -32,8 +32,10 @@ from moa_dspy.calls.lm.response import (
 from moa_dspy.calls.lm.stream import StreamedResponse, StreamState, as_stream, stream_of
 from moa_dspy.calls.request import AgentCalls, CallRequest
 from moa_dspy.calls.scope import current_scope, interrupt_event
-from moa_dspy.calls.steps import PlanRun, Send, Step
 from moa_dspy.calls.timeout import (
+    PlanRun,
+    Send,
+    Step,
     aevents_unless,
     aevents_within,
     awithin,
@@ -243,7 +245,7 @@ class StoredEngine(Stored):
         """Yield the events of the response as they arrive, or those of the stored one.
 
         It is stored when it is complete, before its end is passed on. A stream that breaks
-        or that nobody reads to its end is a failed call, and is not tried again once some
+        or that is not read to its end is a failed call, and is not tried again once some
         of it was passed on.
         """
         request = self.extended(request)

@@ -1,28 +1,54 @@
-"""A ``dspy.LM`` whose calls go through ``Calls``, and the callbacks that note its calls.
+"""The pool's ``dspy.LM``, whose calls go through ``Calls``, and a user's own, adopted into a pool.
 
 DSPy does not tell its engines of the call that they are part of, so callbacks do.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 import dspy
 from dspy.utils.callback import BaseCallback
 
 from moa_dspy.calls.calls import Calls
+from moa_dspy.calls.lm.dialect import (
+    AsyncLiteLLMClient,
+    AsyncVendorEngine,
+    LiteLLMClient,
+    VendorEngine,
+)
+from moa_dspy.calls.lm.endpoint import PerLoop
 from moa_dspy.calls.lm.engine import AsyncStoredEngine, StoredEngine, lm_call_begins, lm_call_ends
 from moa_dspy.calls.request import AgentCalls
 from moa_dspy.calls.scope import CallFacts, current_scope
+from moa_dspy.dspy_internals import (
+    CLIENT_KEYS,
+    BackendSelection,
+    LM15Engine,
+    Provider,
+    lm15,
+    select_backend,
+    timeouts_for,
+)
+from moa_dspy.vendors import gateway_of
 
 _N_LATEST: Final = 200
 """Entries of a history that are looked through: about as many as calls can overlap."""
 
 
 class NoteSamples(BaseCallback):
-    """Notes ``rollout_id`` and ``n`` of a call for the engine that will be asked."""
+    """Notes ``rollout_id`` and ``n`` of a call for the engine that will be asked.
+
+    In the LM's history, the call gets the name of the agent.
+    """
+
+    def __init__(self) -> None:
+        self._asked: dict[str, Any] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
@@ -32,10 +58,15 @@ class NoteSamples(BaseCallback):
         given = {**instance.kwargs, **inputs.get("kwargs", {})}
         rollout, n = given.get("rollout_id"), given.get("n") or 1
         lm_call_begins(call_id, model=instance.model, rollout=rollout, n=n)
+        self._asked[call_id] = instance
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         """Forget it."""
         lm_call_ends(call_id)
+        lm = self._asked.pop(call_id, None)
+        caller = getattr(getattr(lm, "engine", None), "caller", None)
+        if lm is not None and caller is not None:
+            name_in_history(lm, outputs, caller.agent)
 
 
 NOTE_SAMPLES: Final = NoteSamples()
@@ -65,6 +96,7 @@ class CountCalls(BaseCallback):
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         """Log what it took."""
         instance, started = self._begun.pop(call_id)
+        name_in_history(instance, outputs, self.agent)
         usage = {} if exception else _usage(instance, outputs)
         facts = CallFacts(
             agent=self.agent,
@@ -75,13 +107,39 @@ class CountCalls(BaseCallback):
             is_reused=False,
             failure=f"{type(exception).__name__}: {exception}" if exception else None,
         )
-        current_scope().log.append(facts)
+        current_scope().note(facts)
 
 
 def _usage(lm: Any, outputs: Any) -> dict[str, Any]:
-    """Return the usage of the call that had these very outputs; others may be under way."""
+    entry = _entry_of(lm, outputs)
+    return {} if entry is None else dict(entry["usage"] or {})
+
+
+def _entry_of(lm: Any, outputs: Any) -> dict[str, Any] | None:
+    """Return the entry of the call that had these very outputs; others may be under way."""
     latest = reversed(lm.history[-_N_LATEST:])
-    return next((dict(e["usage"] or {}) for e in latest if e.get("outputs") is outputs), {})
+    return next((entry for entry in latest if entry.get("outputs") is outputs), None)
+
+
+class SpokenAt(str):
+    """A time as DSPy writes it, which is shown with the name of the agent that spoke then.
+
+    ``dspy.inspect_history`` shows no field but the time, the messages and the reply.
+    """
+
+    agent = ""
+
+    def __format__(self, spec: str) -> str:
+        return format(f"{self!s}, agent {self.agent}", spec)
+
+
+def name_in_history(lm: Any, outputs: Any, agent: str) -> None:
+    """Say in the entry of a call which agent spoke, under ``agent`` and beside the time."""
+    entry = None if outputs is None else _entry_of(lm, outputs)
+    if entry is not None and "agent" not in entry:
+        stamp = SpokenAt(entry.get("timestamp", ""))
+        stamp.agent = agent
+        entry |= {"agent": agent, "timestamp": stamp}
 
 
 def stored_lm(
@@ -127,3 +185,175 @@ def stored_lm(
         async_engine=AsyncStoredEngine(calls, caller, lambda: build(True), **shared),
         **settings,
     )
+
+
+_ROUTING: Final = ("api_version", "custom_llm_provider", "extra_query", "organization", "project")
+_IS_SECRET: Final = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)
+_SHORTEST_SECRET: Final = 6
+"""A shorter one, such as a local server's placeholder, would mask ordinary text."""
+_NOT_SENT: Final = frozenset({"n", "num_generations", "prompt_cache", "rollout_id"})
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """Model, endpoint and settings of an LM that was adopted; keys are in memory only.
+
+    Attributes:
+        endpoint: Its URL; None is the vendor's own.
+        client: ``litellm`` where the LM sends through LiteLLM.
+        routing: What else decides who answers, digested; empty as a rule.
+        settings: What it sends along: temperature, max_tokens, ...
+        secrets: Its keys.
+    """
+
+    lm: Any = field(repr=False)
+    endpoint: str | None
+    client: str
+    routing: str
+    settings: dict[str, Any]
+    secrets: tuple[str, ...] = field(repr=False)
+
+    def engine(self, asynchronous: bool) -> Any:
+        """Return the engine that the LM would have used."""
+        selection = _selection(self.lm)
+        if self.client == "litellm":
+            kind = _AsyncLiteLLM if asynchronous else _LiteLLM
+            engine = kind(model_type=self.lm.model_type, **selection.clients)
+            engine.says_max_tokens = "max_completion_tokens" not in self.settings
+            return engine
+        config, model_type = _config(self.lm, selection), self.lm.model_type
+        if asynchronous:
+            return PerLoop(lambda: AsyncVendorEngine(config, model_type=model_type))
+        return VendorEngine(config, model_type=model_type)
+
+
+def lm_names(lms: Iterable[Any]) -> dict[str, Any]:
+    """Return LMs by a plain word each, made of the name of its model; equal ones are numbered."""
+    named: dict[str, Any] = {}
+    for lm in lms:
+        word = re.sub(r"[\s>+*()]+", "-", str(lm.model).rpartition("/")[2]) or "lm"
+        number, name = 2, word
+        while name in named:
+            number, name = number + 1, f"{word}-{number}"
+        named[name] = lm
+    return named
+
+
+def refusal(lm: Any) -> str | None:
+    """Return why ``lm`` cannot be adopted, or None if it can."""
+    if type(lm) is not dspy.LM:
+        return f"it is a {type(lm).__name__}, which alone knows what it sends"
+    if {"forward", "aforward"} & vars(lm).keys():
+        return "it has a forward of its own, which alone knows what it sends"
+    if not isinstance(lm.engine, str):
+        return f"its engine is a {type(lm.engine).__name__}, which does not say what answers"
+    if lm.model_type == "text":
+        return "text completions have no typed request that could be stored"
+    if type(lm.provider).launch is not Provider.launch or lm.finetuning_model:
+        return "it is to be launched or fine-tuned, so what answers will change"
+    try:
+        _canonical(lm)
+        selection = _selection(lm)
+    except (lm15.LM15Error, dspy.LMError, TypeError, ValueError) as error:
+        return f"its settings cannot be carried by a typed request: {error}"
+    if not selection.native and getattr(selection.resolution, "declared", False):
+        return "its declared provider is reached through LiteLLM"
+    return None
+
+
+def adopted(lm: Any) -> Adopted:
+    """Return what ``lm`` asks; it must not be refused."""
+    selection = _selection(lm)
+    clients = selection.clients
+    return Adopted(
+        lm,
+        _endpoint(lm, selection),
+        "auto" if selection.native else "litellm",
+        _routing(lm, clients),
+        {name: value for name, value in lm.kwargs.items() if name not in CLIENT_KEYS},
+        _secrets(clients),
+    )
+
+
+def _canonical(lm: Any) -> Any:
+    """Return the request that ``lm`` makes of a short prompt."""
+    sent = {name: value for name, value in lm.kwargs.items() if value is not None}
+    body = {name: value for name, value in sent.items() if name not in CLIENT_KEYS | _NOT_SENT}
+    messages = [{"role": "user", "content": "?"}]
+    return lm15.request_from_openai_chat({"model": lm.model, "messages": messages, **body})
+
+
+def _selection(lm: Any) -> BackendSelection:
+    """Return which of DSPy's clients the LM uses for its settings, as DSPy chooses."""
+    selection = select_backend(lm)
+    if not selection.native or lm.engine != "auto":
+        return selection
+    try:
+        LM15Engine(_config(lm, selection), model_type=lm.model_type).plan(_canonical(lm))
+    except lm15.UnsupportedFeatureError:
+        return BackendSelection(False, selection.resolution, selection.clients)
+    return selection
+
+
+def _config(lm: Any, selection: BackendSelection) -> Any:
+    resolution: Any = selection.resolution
+    provider, clients = resolution.provider, selection.clients
+    url = clients.get("api_base") or clients.get("base_url")
+    return lm15.RouterConfig(
+        api_keys={provider: clients["api_key"]} if "api_key" in clients else None,
+        base_urls={provider: url} if url else None,
+        timeouts=timeouts_for(clients.get("timeout")),
+        providers=tuple(binding.definition for binding in lm._providers),
+    )
+
+
+def _endpoint(lm: Any, selection: BackendSelection) -> str | None:
+    clients = selection.clients
+    given: str | None = clients.get("api_base") or clients.get("base_url")
+    if given is not None:
+        return given
+    resolution: Any = selection.resolution
+    if resolution is not None and resolution.declared:
+        declared = {binding.id: binding.definition for binding in lm._providers}
+        return str(declared[resolution.provider].access.base_url)
+    return gateway_of(lm.model)
+
+
+def _routing(lm: Any, clients: dict[str, Any]) -> str:
+    """Digest what besides model and URL decides who answers; keys are no part of it."""
+    parts = [f"{name}={clients[name]}" for name in _ROUTING if clients.get(name)]
+    headers = {**(clients.get("headers") or {}), **(clients.get("extra_headers") or {})}
+    parts += sorted(f"{k}: {v}" for k, v in headers.items() if not _IS_SECRET.search(k))
+    if lm.model_type != "chat":
+        parts.append(lm.model_type)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12] if parts else ""
+
+
+def _secrets(clients: dict[str, Any]) -> tuple[str, ...]:
+    headers = {**(clients.get("headers") or {}), **(clients.get("extra_headers") or {})}
+    found = [clients.get("api_key"), *(v for k, v in headers.items() if _IS_SECRET.search(k))]
+    # A header may be quoted whole, or without the word before the key.
+    words = [word for text in found if isinstance(text, str) for word in (text, *text.split())]
+    return tuple(sorted({word for word in words if len(word) >= _SHORTEST_SECRET}))
+
+
+class _Spelled:
+    """Sends the longest answer under the name that the LM's plain calls give it."""
+
+    says_max_tokens = True
+
+    def _arguments(self, request: Any, *, streaming: bool = False) -> dict[str, Any]:
+        parent: Any = super()
+        arguments: dict[str, Any] = parent._arguments(request, streaming=streaming)
+        arguments.pop("n", None)
+        if self.says_max_tokens and "max_completion_tokens" in arguments:
+            arguments["max_tokens"] = arguments.pop("max_completion_tokens")
+        return arguments
+
+
+class _LiteLLM(_Spelled, LiteLLMClient):
+    pass
+
+
+class _AsyncLiteLLM(_Spelled, AsyncLiteLLMClient):
+    pass

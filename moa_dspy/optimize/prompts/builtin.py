@@ -12,7 +12,7 @@ from dspy import teleprompt as tp
 from dspy.teleprompt import Teleprompter
 from dspy.teleprompt.gepa import InstructionProposer
 
-from moa_dspy.calls.scope import in_threads
+from moa_dspy.calls.timeout import in_threads
 from moa_dspy.data.splits import with_ids
 from moa_dspy.errors import DataError, StudyError
 from moa_dspy.mixture import MixtureOfAgents

@@ -11,7 +11,8 @@ from typing import Any
 import dspy
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls.scope import CallScope, current_scope, entered, in_threads
+from moa_dspy.calls.scope import CallScope, current_scope, entered
+from moa_dspy.calls.timeout import in_threads
 from moa_dspy.errors import (
     ArchitectureError,
     DataError,

@@ -13,7 +13,9 @@ from moa_dspy.errors import ArchitectureError, StudyError
 from moa_dspy.files import unknown
 from moa_dspy.optimize.space.rules import (
     ORDERS,
+    LastStepChoice,
     RandomSuggestions,
+    SizeCounter,
     SpaceRules,
     Suggests,
     anonymous,
@@ -22,7 +24,6 @@ from moa_dspy.optimize.space.rules import (
     prompt_of,
     repaired,
 )
-from moa_dspy.optimize.space.size import Counter, LastStepChoice
 
 _NAMES = (
     *("agents", "combines", "aggregators", "rankers", "listed"),
@@ -399,7 +400,7 @@ class SearchSpace:
             for one in self.combines
         ]
         ranking = self.ranking or self.agents
-        return Counter(self.rules, ways, self.max_depth, self.orders, ranking).count()
+        return SizeCounter(self.rules, ways, self.max_depth, self.orders, ranking).count()
 
     def holds(self, architecture: Architecture) -> bool:
         """Whether the study may try ``architecture``, whatever decides the ties of a vote."""

@@ -2,8 +2,7 @@
 
 from moa_dspy.optimize.forecast import Forecast, Prices
 from moa_dspy.optimize.surrogate.acquisition import Acquisition, nodes_of
-from moa_dspy.optimize.surrogate.features import Kernels, Traits
-from moa_dspy.optimize.surrogate.gp import Prediction, SurrogateModel
+from moa_dspy.optimize.surrogate.gp import Kernels, Prediction, SurrogateModel, Traits
 
 __all__ = [
     "Acquisition",

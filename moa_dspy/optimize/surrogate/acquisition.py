@@ -16,8 +16,7 @@ import numpy as np
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError
 from moa_dspy.optimize.space.space import SearchSpace
-from moa_dspy.optimize.surrogate.features import FeatureMatrix, Kernels
-from moa_dspy.optimize.surrogate.gp import Prediction, SurrogateModel
+from moa_dspy.optimize.surrogate.gp import FeatureMatrix, Kernels, Prediction, SurrogateModel
 
 _Layer = tuple[str, ...]
 

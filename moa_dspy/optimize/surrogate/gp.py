@@ -1,15 +1,222 @@
-"""The Gaussian process that predicts scores of architectures, with its uncertainty."""
+"""The Gaussian process that predicts scores of architectures, and the features that it reads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import log
+from statistics import fmean
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from moa_dspy.architecture import Architecture
-from moa_dspy.optimize.surrogate.features import BLOCKS, PARTS, FeatureMatrix, Kernels
+from moa_dspy.architecture import COMBINES, Architecture
+
+FeatureMatrix = NDArray[np.float64]
+MOST_LAYERS: Final = 3
+
+BLOCKS: Final = ("performance", "diversity", "structure", "members", "earlier")
+"""What the response model gives each a weight of its own: the paper's criteria, and the rest."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Describes architectures by numbers, from the single agents' answers alone.
+
+    Attributes:
+        scores: Mean score of each agent alone, in [0, 1].
+        pair: Diversity of the answers of two agents, in [0, 1]; 0 for samples of one.
+        prompts: Names of the prompts that an aggregator may have.
+        combines: Ways of the last step that are told apart.
+    """
+
+    scores: Mapping[str, float]
+    pair: Callable[[str, str], float]
+    prompts: Sequence[str] = ()
+    combines: Sequence[str] = ("synthesize", "select", "vote")
+    _known: dict[Architecture, dict[str, tuple[float, ...]]] = field(
+        default_factory=dict, compare=False
+    )
+
+    def blocks(self, architectures: Sequence[Architecture]) -> dict[str, FeatureMatrix]:
+        """Return one (architectures, traits) matrix per block."""
+        found = [self._of(one) for one in architectures]
+        return {block: np.array([one[block] for one in found], np.float64) for block in BLOCKS}
+
+    def _of(self, one: Architecture) -> dict[str, tuple[float, ...]]:
+        if one not in self._known:
+            self._known[one] = {
+                "performance": self._performance(one),
+                "diversity": self._diversity(one),
+                "structure": self._structure(one),
+                "members": self._members(one),
+                "earlier": self._earlier(one),
+            }
+        return self._known[one]
+
+    def _performance(self, one: Architecture) -> tuple[float, ...]:
+        """Of who is read last the mean, best and first; mean of who proposes first; who answers."""
+        first, last = (one.layers[0], one.layers[-1]) if one.layers else ((one.aggregator,),) * 2
+        read = [self.scores[str(name)] for name in last]
+        # Who decides a vote, or a consensus without a model, writes nothing.
+        writer = self.scores[str(one.aggregator)] if one.aggregator_calls_a_model else max(read)
+        proposes = fmean(self.scores[str(name)] for name in first)
+        # By name is no order that means anything.
+        asks = one.order and one.aggregator_calls_a_model
+        reads_first = self.scores[one.order[0]] if asks else fmean(read)
+        return fmean(read), max(read), reads_first, proposes, writer
+
+    def _diversity(self, one: Architecture) -> tuple[float, ...]:
+        """Mean over pairs of who is read last, and of who proposes first."""
+        return (
+            (self._mean_pair(one.layers[-1]), self._mean_pair(one.layers[0]))
+            if one.layers
+            else (0.0, 0.0)
+        )
+
+    def _mean_pair(self, layer: Sequence[str]) -> float:
+        pairs = [(a, b) for i, a in enumerate(layer) for b in layer[i + 1 :]]
+        return fmean(self.pair(a, b) for a, b in pairs) if pairs else 0.0
+
+    def _structure(self, one: Architecture) -> tuple[float, ...]:
+        depth = [float(one.depth == d) for d in range(1, MOST_LAYERS + 1)]
+        combine = [float(bool(one.layers) and one.combine == name) for name in self.combines]
+        width = log(len(one.layers[-1])) if one.layers else 0.0
+        copies = sum(len(layer) - len(set(layer)) for layer in one.layers)
+        prompts = [float(one.prompt == name) for name in self.prompts]
+        asks = float(one.aggregator_calls_a_model and bool(one.layers))
+        return (*depth, *combine, width, float(copies), asks, float(bool(one.order)), *prompts)
+
+    def _members(self, one: Architecture) -> tuple[float, ...]:
+        """Share of each agent in what is read last, and who writes the answer."""
+        shares = self._shares(one.layers[-1] if one.layers else ())
+        writes = [
+            float(one.aggregator == name and one.aggregator_calls_a_model and bool(one.layers))
+            for name in self.scores
+        ]
+        return (*shares, *writes)
+
+    def _earlier(self, one: Architecture) -> tuple[float, ...]:
+        """Share of each agent in the layers that are not read last."""
+        before = one.layers[:-1][: MOST_LAYERS - 1]
+        layers = [*before, *[()] * (MOST_LAYERS - 1 - len(before))]
+        return tuple(share for layer in layers for share in self._shares(layer))
+
+    def _shares(self, layer: Sequence[str]) -> list[float]:
+        return [layer.count(name) / max(len(layer), 1) for name in self.scores]
+
+
+LENGTH = 3.0
+"""Differences after which two architectures have 1/e in common: a swapped seat is two."""
+
+
+class SeatCounts:
+    """Counts who sits where, for the number of differences between two architectures."""
+
+    def __init__(self, agents: Sequence[str], prompts: Sequence[str] = ()) -> None:
+        self._agents, self._prompts = tuple(agents), tuple(prompts)
+        self._known: dict[Architecture, tuple[float, ...]] = {}
+
+    @property
+    def n_earlier(self) -> int:
+        """Number of places of layers that are not read last; they come first."""
+        return (MOST_LAYERS - 1) * len(self._agents)
+
+    def counts(self, architectures: Sequence[Architecture]) -> FeatureMatrix:
+        """Return (architectures, places); the sum of absolute differences counts them."""
+        for one in architectures:
+            if one not in self._known:
+                self._known[one] = self._of(one)
+        return np.array([self._known[one] for one in architectures], np.float64)
+
+    def _of(self, one: Architecture) -> tuple[float, ...]:
+        earlier = one.layers[:-1][: MOST_LAYERS - 1]
+        layers = [*earlier, *[()] * (MOST_LAYERS - 1 - len(earlier))]
+        last = [float(one.layers[-1].count(name)) if one.layers else 0.0 for name in self._agents]
+        seats = [float(layer.count(name)) for layer in layers for name in self._agents]
+        asks = one.aggregator_calls_a_model
+        writer = [float(asks and one.aggregator == name) for name in self._agents]
+        combine = [float(bool(one.layers) and one.combine == name) for name in COMBINES]
+        prompt = [float(one.prompt == name) for name in self._prompts]
+        first = [float(asks and one.order[:1] == (name,)) for name in self._agents]
+        return (*seats, *last, *writer, *combine, *prompt, *first)
+
+
+def nearness(rows: FeatureMatrix, columns: FeatureMatrix) -> FeatureMatrix:
+    """Return exp(-differences / LENGTH), (rows, columns): a kernel, as a product of such."""
+    gaps = np.zeros((len(rows), len(columns)))
+    most = int(max(rows.max(initial=0), columns.max(initial=0)))
+    for count in range(1, most + 1):
+        # Counts differ by the number of thresholds that lie between them: whole numbers, so that
+        # a product of matrices gives them exactly.
+        left, right = (rows >= count).astype(np.float64), (columns >= count).astype(np.float64)
+        gaps += left.sum(1)[:, None] + right.sum(1) - 2 * (left @ right.T)
+    by_gap: FeatureMatrix = np.exp(-np.arange(gaps.max(initial=0) + 1) / LENGTH)
+    return by_gap[gaps.astype(np.intp)]
+
+
+PARTS = (*BLOCKS, "near", "end")
+"""What a score is a sum of, besides its mean and what is an architecture's own."""
+_SMALLEST_SPREAD = 0.02
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Compares architectures in each part; a part's weight is its standard deviation.
+
+    Attributes:
+        traits: Linear parts.
+        seats: Of the part that knows no trait.
+    """
+
+    traits: Traits
+    seats: SeatCounts
+
+    @classmethod
+    def of(cls, traits: Traits) -> Kernels:
+        """Return the kernels over the agents of ``traits``."""
+        return cls(traits, SeatCounts(tuple(traits.scores), traits.prompts))
+
+    def parts(
+        self, rows: Sequence[Architecture], columns: Sequence[Architecture]
+    ) -> dict[str, FeatureMatrix]:
+        """Return one (rows, columns) matrix per part."""
+        left, right = self._scaled(rows), self._scaled(columns)
+        found = {block: left[block] @ right[block].T for block in BLOCKS}
+        near, end = self._nearness(rows, columns)
+        return {**found, "near": near, "end": end}
+
+    def _nearness(
+        self, rows: Sequence[Architecture], columns: Sequence[Architecture]
+    ) -> tuple[FeatureMatrix, FeatureMatrix]:
+        """Compare whole architectures, and their last steps with what they read alone."""
+        left, right, cut = self.seats.counts(rows), self.seats.counts(columns), self.seats.n_earlier
+        end = nearness(left[:, cut:], right[:, cut:])
+        return nearness(left[:, :cut], right[:, :cut]) * end, end
+
+    def own(self, architectures: Sequence[Architecture]) -> dict[str, FeatureMatrix]:
+        """Return each architecture compared with itself, one vector per part."""
+        scaled = self._scaled(architectures)
+        found = {block: (scaled[block] ** 2).sum(1) for block in BLOCKS}
+        alike = np.ones(len(architectures))
+        return {**found, "near": alike, "end": alike}
+
+    def _scaled(self, architectures: Sequence[Architecture]) -> Mapping[str, FeatureMatrix]:
+        """Centre and scale the traits by the pool's own spread, which no trial changes."""
+        blocks = self.traits.blocks(architectures)
+        scores = np.array(list(self.traits.scores.values()))
+        spread = max(float(scores.std()), _SMALLEST_SPREAD)
+        blocks["performance"] = (blocks["performance"] - scores.mean()) / spread
+        blocks["diversity"] = blocks["diversity"] / self._pair_spread
+        return {name: block / np.sqrt(block.shape[1]) for name, block in blocks.items()}
+
+    @cached_property
+    def _pair_spread(self) -> float:
+        names = list(self.traits.scores)
+        pairs = [self.traits.pair(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+        return max(float(np.mean(pairs)) if pairs else 0.0, _SMALLEST_SPREAD)
 
 
 def means_and_noise(scores: FeatureMatrix) -> tuple[FeatureMatrix, FeatureMatrix]:

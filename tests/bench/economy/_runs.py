@@ -16,7 +16,7 @@ from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.sampler import ROW_SCORES, PerformanceDiversitySampler
 from moa_dspy.optimize.selection import CandidateScores, Evidence, choose
 from moa_dspy.optimize.surrogate.acquisition import nodes_of
-from moa_dspy.optimize.surrogate.features import Traits
+from moa_dspy.optimize.surrogate.gp import Traits
 from moa_dspy.optimize.trials import Trials, make_study
 from tests.bench.economy._world import World
 

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.space import SearchSpace
-from moa_dspy.optimize.surrogate.features import Kernels, Traits
-from moa_dspy.optimize.surrogate.gp import SurrogateModel, means_and_noise
+from moa_dspy.optimize.surrogate.gp import Kernels, SurrogateModel, Traits, means_and_noise
 from tests.optimize.surrogate.worlds import NAMES, STRENGTH, Matrix, kernels, mixtures, seen, unlike
 
 SPACE = SearchSpace(NAMES, combines=("synthesize",), max_depth=1, max_width=3)

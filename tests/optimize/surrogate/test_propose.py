@@ -10,7 +10,7 @@ import pytest
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.space import SearchSpace
 from moa_dspy.optimize.surrogate.acquisition import Acquisition, nodes_of
-from moa_dspy.optimize.surrogate.features import Kernels, Traits
+from moa_dspy.optimize.surrogate.gp import Kernels, Traits
 from tests.optimize.surrogate.worlds import NAMES, STRENGTH, kernels, unlike
 
 SPACE = SearchSpace(NAMES, combines=("synthesize",), max_depth=1, max_width=3)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.space import SearchSpace
-from moa_dspy.optimize.surrogate.features import Kernels, Traits
+from moa_dspy.optimize.surrogate.gp import Kernels, Traits
 
 Matrix = NDArray[np.float64]
 STRENGTH = {"a": 0.3, "b": 0.4, "c": 0.5, "d": 0.6, "e": 0.7}

@@ -104,16 +104,18 @@ class EvidenceBuilder:
     def evidence(self) -> Evidence:
         """Return all that was measured on val."""
         singles, space = self.singles, self.options.space
+        # Votes that cannot pay are judged as they were measured, and no other is looked at.
+        is_idle = singles.are_votes_idle
         found = Evidence(
             singles=singles.scores,
             measured=tuple(self.measured()),
-            ballots=singles.ballots,
+            ballots=None if is_idle else singles.ballots,
             widths=(space.min_width, space.max_width),
             admits=singles.admits,
             admits_weighted=self._wide.admits,
             shrink=self.shrink,
             seed=self.options.seed,
-            smoothed=singles.smoothed,
+            smoothed=None if is_idle else singles.smoothed,
             ways=self._ways,
         )
         if self._ways is None and found.ballots is not None:

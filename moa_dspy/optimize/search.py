@@ -284,7 +284,7 @@ def run_search(
         singles, judged = _single_agents(options, evaluator, splits, ledger, progress, judging)
     early = _early_facts(options, splits, ledger.budget, singles, judged, judging)
     progress.show("early facts", early=early)
-    options = replace(options, space=replace(options.space, ranking=singles.ranking))
+    options = replace(options, space=_space_of(options.space, singles))
     n_test = len(splits.test)
     loop = TrialLoop.of(
         options, ledger, progress, evaluator, singles, joint, judged, storage, n_test=n_test
@@ -302,6 +302,13 @@ def run_search(
     program = make_program(evaluator, recommended, loop.trials.records)
     answers = study_answers(evaluator, splits.test, result, singles, options.diversity)
     return SearchOutcome(program, result, loop.trials.study, phases, answers)
+
+
+def _space_of(space: SearchSpace, singles: SingleAgents) -> SearchSpace:
+    """Return the space with the ranking of its agents, and without votes on free text."""
+    others = tuple(one for one in space.combines if one != "vote")
+    combines = others if others and singles.are_answers_unlike else space.combines
+    return replace(space, ranking=singles.ranking, combines=combines)
 
 
 def _early_facts(

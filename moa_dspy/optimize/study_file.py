@@ -65,6 +65,7 @@ class TaskTable(Table):
     weights: dict[str, float] = Field(default_factory=dict)
     tolerance: float = 0.0
     normalise: str = "text"
+    stop_early: bool = True
 
 
 class CallsTable(Table):
@@ -222,6 +223,7 @@ class StudyFile:
             module=SEAT_MODULES[task.module],
             adapter=self._adapter(pool),
             normalise=task.normalise,
+            stop_early=task.stop_early,
         )
 
     def _adapter(self, pool: Pool) -> Any:

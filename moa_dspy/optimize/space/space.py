@@ -73,6 +73,8 @@ def _check_limits(space: SearchSpace) -> None:
         raise StudyError("`space.max_depth` must be at least 0 and `max_samples` at least 1.")
     if space.max_depth and not space.combines and not space.listed:
         raise StudyError("`space.combines` must name at least one way to combine.")
+    if wrong := [n for n in space.agree if n < 2]:
+        raise StudyError(f"`space.agree` must be numbers of 2 or more, but got {wrong[0]}.")
     if not space.orders:
         raise StudyError(f"`space.orders` must name at least one of {', '.join(ORDERS)}.")
     if space.max_per_provider is not None and space.max_per_provider < 1:
@@ -230,6 +232,8 @@ def _flags(space: SearchSpace, architecture: Architecture) -> Params:
 
 def _last_step(space: SearchSpace, architecture: Architecture) -> Params | None:
     """Return its agent, order and prompt as choices; None if they are not in the space."""
+    if architecture.agree is not None:
+        return None  # no choice of a sampler; see ``TrialLoop``
     if architecture.combine == "vote":
         return {}
     if not architecture.aggregator_calls_a_model:
@@ -278,6 +282,8 @@ class SearchSpace:
         provider_of: The provider of each agent, from ``providers_of``; needed by the two above.
         orders: In which a last step that asks a model may read: ``name``, ``best_first``,
             ``best_last``.
+        agree: How many members of a vote may be asked first, and alone if they agree; such votes
+            are tried where a cost of a question is an objective or has a limit.
         prompts: Names of prompts for the synthesizer; ``own`` is the seat's own. Empty
             is no choice.
         ranking: Agents, best first, for ``orders``; empty is the order of ``agents``.
@@ -302,6 +308,7 @@ class SearchSpace:
     max_per_provider: int | None = None
     provider_of: Mapping[str, str] = field(default_factory=dict)
     orders: tuple[str, ...] = ("name",)
+    agree: tuple[int, ...] = (2,)
     prompts: tuple[str, ...] = ()
     ranking: tuple[str, ...] = ()
 

@@ -103,6 +103,47 @@ def statistics(printed: Printed) -> str:
     return "\n".join([first, "", _table(heads, power), ""])
 
 
+def cross_fitting(printed: Printed) -> str:
+    """Return the most wrong "mixture" of all worlds, by test over val and what a row of val counts."""
+    found, most = printed["cross_fitting"], printed["cross_fitting"]["most"]
+    counts = list(next(iter(most.values())))
+    lines = [
+        [ratio, *(f"{100 * row[count]:.1f} %" for count in counts)] for ratio, row in most.items()
+    ]
+    heads = ["test rows per val row, by what a val row counts", *counts]
+    studies = found["worlds"][0]["studies"]
+    error = max(one["most_se"] for one in found["worlds"])
+    spread = max(one["sd_of_val"] for one in found["worlds"])
+    return "\n".join(
+        [
+            _table(heads, lines),
+            "",
+            f"{len(found['worlds'])} worlds, {studies:,} studies each, standard error at most "
+            f"{100 * error:.1f} points. The standard deviation of val's z-value is at most {spread:.2f}. "
+            f"Used: {found['counted']}.",
+            "",
+        ]
+    )
+
+
+def combiners(printed: Printed) -> str:
+    """Return what each combiner of the live run scored and cost."""
+    lines = [
+        [
+            f"`{one['architecture']}`",
+            f"{100 * one['score'][0]:.1f} % [{100 * one['score'][1]:.1f}, {100 * one['score'][2]:.1f}]",
+            _with_bounds(one["gain"], "+.1f"),
+            f"{one['calls']:.2f}",
+            f"{one['tokens']:.0f}",
+            f"{one['seconds']:.1f}",
+            f"{one['usd_per_1000']:.4f}",
+        ]
+        for one in printed["combiners"]
+    ]
+    heads = ["architecture", "score", "over the best alone", "calls", "tokens", "seconds"]
+    return _table([*heads, "nominal usd per 1,000"], lines) + "\n"
+
+
 def economy(printed: Printed) -> str:
     """Return, per family of surfaces, our calls and the share of a rival's that they are."""
     rivals = ("tpe.best_seen.unshared", "tpe.best_seen.shared", "random.best_seen.shared")
@@ -232,6 +273,8 @@ KINDS: dict[str, Callable[[Printed], str]] = {
     "honest": honest,
     "layered": layered,
     "verdicts": statistics,
+    "cross_fitting": cross_fitting,
+    "combiners": combiners,
     "families": economy,
     "arms": prompts,
     "conditions": collaboration,

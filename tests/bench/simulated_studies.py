@@ -111,10 +111,9 @@ class SimulatedStudy:
     true_gain: float | None = None
 
 
-def study(
-    world: World, rng: np.random.Generator, *, seed: int, asks_truth: bool = False
-) -> SimulatedStudy:
+def study(world: World, *, seed: int, asks_truth: bool = False) -> SimulatedStudy:
     """Return one study: the library picks on val, and judges on val and test."""
+    rng = np.random.default_rng([0, seed])
     whole = ballots_of(world.draw(rng, N_VAL + N_TEST))
     names = whole.agents
     val, test = whole.take(np.arange(N_VAL)), whole.take(np.arange(N_VAL, N_VAL + N_TEST))
@@ -153,8 +152,13 @@ def said_mixture(world: World, n_studies: int, *, asks_truth: bool = False) -> d
     With ``asks_truth`` also how often it is said wrongly, of a pick that gains nothing, and how
     often there was a pick to be found that truly gains.
     """
-    rng = np.random.default_rng(0)
-    found = [study(world, rng, seed=seed, asks_truth=asks_truth) for seed in range(n_studies)]
+    found = [study(world, seed=seed, asks_truth=asks_truth) for seed in range(n_studies)]
+    return summed_up(found, asks_truth=asks_truth)
+
+
+def summed_up(found: Sequence[SimulatedStudy], *, asks_truth: bool = False) -> dict[str, Any]:
+    """Return the shares of the studies, and their means."""
+    n_studies = len(found)
     rate = sum(one.kind == "mixture" for one in found) / n_studies
     row: dict[str, Any] = {
         "studies": n_studies,

@@ -28,7 +28,7 @@ def searched(fails_on: Make, rows: Make, student: Make, **options: Any) -> Model
     space = SearchSpace(
         tuple(pool), combines=("vote",), max_depth=1, min_width=5, max_width=5, agree=(2,)
     )
-    search = ModelSearch(exact, pool, space=space, n_trials=9, **options)
+    search = ModelSearch(exact, pool, space=space, n_trials=16, **options)
     splits = {"valset": rows("val", 30), "testset": rows("test", 20)}
     search.compile(student(pool), trainset=[], **splits)
     return search
@@ -48,14 +48,14 @@ def test_where_calls_count_the_best_two_are_asked_first(
     found = searched(fails_on, rows, student, **options).result
     known = {Architecture.parse(one.architecture): one for one in found.trials}
     agreeing = known[Architecture.parse(FIRST_TWO)]
-    (full,) = (one for a, one in known.items() if a.layers and a.agree is None and not a.weights)
+    full = known[Architecture.parse("e0 + e1 + e2 + e3 + e4 > vote(e0)")]
     # Stopping early asks three, and a fourth where one of them is wrong: 3 fifths of the rows.
     assert (full.score, full.calls) == (1.0, pytest.approx(3.6))
     # Two of five rows are asked of four, the others of two.
     assert (agreeing.score, agreeing.calls) == (1.0, pytest.approx(2.8))
     if "objectives" in options:
         assert agreeing.architecture in found.front
-        assert full.architecture not in found.front
+        assert full.architecture not in found.front  # as right, and it asks more
 
 
 def test_where_only_the_score_counts_none_is_tried(
@@ -100,5 +100,5 @@ def test_combiners_and_stopping_are_words_of_a_study_file(tmp_path: Path) -> Non
 
 def test_an_unknown_combiner_is_told_the_known_ones(tmp_path: Path) -> None:
     study = read(tmp_path, 'combines = ["fusion"]')
-    with pytest.raises(StudyError, match="synthesize, select, vote, fuse, knockout"):
+    with pytest.raises(StudyError, match="fuse, knockout, select, synthesize, vote"):
         study.make_space(study.agents)

@@ -95,7 +95,7 @@ def writers(*, alike: bool) -> Pool:
     def make(number: int) -> Callable[[str], str]:
         def reply(prompt: str) -> str:
             asked = int(prompt.splitlines()[0].split()[-1])
-            said = asked if asked % 3 != number else -asked
+            said = asked if asked % 3 != number else asked + 1000
             return f"It is {said}." if alike else f"Writer {number} thinks it is {said}."
 
         return reply

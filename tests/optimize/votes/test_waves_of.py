@@ -37,9 +37,9 @@ def test_waves_of_many_rows_are_those_of_each() -> None:
 
 
 def test_three_that_agree_or_not() -> None:
-    # Two are asked; the third only where they differ.
+    # Two are asked; the third only where both answer and differ: one alone wins its ties.
     codes = np.array([[0, 0, -1], [0, 1, 0], [1, 1, 0]], np.int16)
-    assert waves_of(codes).T.tolist() == [[0, 0, -1], [0, 0, 1], [0, 0, 1]]
+    assert waves_of(codes).T.tolist() == [[0, 0, -1], [0, 0, 1], [0, 0, -1]]
 
 
 def singles(limits: Limits, **options: object) -> SingleAgents:

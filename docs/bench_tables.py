@@ -92,6 +92,9 @@ def statistics(printed: Printed) -> str:
         [name.replace("_", " "), f"{100 * one['mixture']:.1f} % ({100 * one['se']:.1f})"]
         for name, one in studies
     ]
+    if (dominant := verdicts.get("one_dominant_model")) is not None:
+        told = f"{100 * dominant['wrong']:.1f} % ({100 * dominant['wrong_se']:.1f})"
+        lines.append(["one dominant model: of a pick that gains nothing", told])
     found = {(cell["gain"], cell["discordance"]): cell["mixture"] for cell in cells}
     across = sorted({discordance for _, discordance in found})
     power = [
@@ -104,7 +107,7 @@ def statistics(printed: Printed) -> str:
 
 
 def cross_fitting(printed: Printed) -> str:
-    """Return the most wrong "mixture" of all worlds, by test over val and what a row of val counts."""
+    """Return the most wrong verdicts of all worlds, by test over val and what a val row counts."""
     found, most = printed["cross_fitting"], printed["cross_fitting"]["most"]
     counts = list(next(iter(most.values())))
     lines = [
@@ -119,7 +122,8 @@ def cross_fitting(printed: Printed) -> str:
             _table(heads, lines),
             "",
             f"{len(found['worlds'])} worlds, {studies:,} studies each, standard error at most "
-            f"{100 * error:.1f} points. The standard deviation of val's z-value is at most {spread:.2f}. "
+            f"{100 * error:.1f} points. The standard "
+            f"deviation of val's z-value is at most {spread:.2f}. "
             f"Used: {found['counted']}.",
             "",
         ]
@@ -131,8 +135,8 @@ def combiners(printed: Printed) -> str:
     lines = [
         [
             f"`{one['architecture']}`",
-            f"{100 * one['score'][0]:.1f} % [{100 * one['score'][1]:.1f}, {100 * one['score'][2]:.1f}]",
-            _with_bounds(one["gain"], "+.1f"),
+            _with_bounds(one["score"], "{:.1f}", " %"),
+            _with_bounds(one["gain"], "{:+.1f}"),
             f"{one['calls']:.2f}",
             f"{one['tokens']:.0f}",
             f"{one['seconds']:.1f}",

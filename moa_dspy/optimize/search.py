@@ -300,7 +300,7 @@ def run_search(
     facts = None if judging is None else judging.facts()
     early = singles.early_facts(options, splits, budget=ledger.budget, judged=judged, judge=facts)
     progress.show("early facts", early=early)
-    options = replace(options, space=_space_of(options.space, singles))
+    options = replace(options, space=singles.searched(options.space))
     n_test = len(splits.test)
     loop = TrialLoop.of(
         options, ledger, progress, evaluator, singles, joint, judged, storage, n_test=n_test
@@ -318,13 +318,6 @@ def run_search(
     program = make_program(evaluator, recommended, loop.trials.records)
     answers = study_answers(evaluator, splits.test, result, singles, options.diversity)
     return SearchOutcome(program, result, loop.trials.study, phases, answers)
-
-
-def _space_of(space: SearchSpace, singles: SingleAgents) -> SearchSpace:
-    """Return the space with the ranking of its agents, and without votes on free text."""
-    others = tuple(one for one in space.combines if one != "vote")
-    combines = others if others and singles.are_answers_unlike else space.combines
-    return replace(space, ranking=singles.ranking, combines=combines)
 
 
 def _result(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations, islice
 from math import inf
@@ -304,6 +304,12 @@ class SingleAgents:
         """Whether no two agents ever agree, or hardly: their answers are free text."""
         ballots = self.ballots
         return ballots is not None and len(ballots.agents) > 1 and agreed_share(ballots) < IDLE
+
+    def searched(self, space: SearchSpace) -> SearchSpace:
+        """Return the space with the ranking of its agents, and without votes on free text."""
+        others = tuple(one for one in space.combines if one != "vote")
+        combines = others if others and self.are_answers_unlike else space.combines
+        return replace(space, ranking=self.ranking, combines=combines)
 
     @cached_property
     def smoothed(self) -> SmoothedVotes | None:

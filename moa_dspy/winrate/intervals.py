@@ -212,7 +212,7 @@ def _skewed_t(gap: Vector, counts: Vector, confidence: float) -> tuple[float, fl
     n, mean, variance = spread_of(gap, counts)
     error = sqrt(variance / n)
     off = gap - mean
-    skewness = float(counts @ off**3) / n / (float(counts @ off**2) / n) ** 1.5
+    skewness = float(counts @ off**3) / n / sqrt(float(counts @ off**2) / n) ** 3
     bend = skewness / sqrt(n)
     quantile = _t_quantile(confidence, n - 1)
 

@@ -232,10 +232,8 @@ def _flags(space: SearchSpace, architecture: Architecture) -> Params:
 
 def _last_step(space: SearchSpace, architecture: Architecture) -> Params | None:
     """Return its agent, order and prompt as choices; None if they are not in the space."""
-    if architecture.agree is not None:
-        return None  # no choice of a sampler; see ``TrialLoop``
-    if architecture.combine == "vote":
-        return {}
+    if architecture.agree is not None or architecture.combine == "vote":
+        return None if architecture.agree else {}
     if not architecture.aggregator_calls_a_model:
         return None if architecture.order else {}
     chosen: Params = {_aggregator_key(space, architecture.combine): str(architecture.aggregator)}
@@ -282,10 +280,8 @@ class SearchSpace:
         provider_of: The provider of each agent, from ``providers_of``; needed by the two above.
         orders: In which a last step that asks a model may read: ``name``, ``best_first``,
             ``best_last``.
-        agree: How many members of a vote may be asked first, and alone if they agree; such votes
-            are tried where a cost of a question is an objective or has a limit.
-        prompts: Names of prompts for the synthesizer; ``own`` is the seat's own. Empty
-            is no choice.
+        agree: How many members of a vote may be asked first, and alone if they agree.
+        prompts: Names of prompts for the synthesizer; ``own`` is the seat's own.
         ranking: Agents, best first, for ``orders``; empty is the order of ``agents``.
 
     Raises:

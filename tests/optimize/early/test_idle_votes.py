@@ -114,7 +114,9 @@ def searched(
 
 def test_votes_on_free_text_are_neither_sought_nor_proposed(rows: Make, student: Make) -> None:
     search, tried = searched(writers(alike=False), rows, student)
-    assert search.result.early.are_answers_unlike
+    early = search.result.early
+    assert early is not None
+    assert early.are_answers_unlike
     assert {one.combine for one in tried if one.layers} == {"synthesize"}
     assert search.result.pick.combine == "synthesize"  # also of a single agent
 
@@ -129,6 +131,7 @@ def test_where_only_votes_are_allowed_none_is_sought(rows: Make, student: Make) 
 def test_votes_on_answers_that_agree_are_sought_and_picked(rows: Make, student: Make) -> None:
     search, tried = searched(writers(alike=True), rows, student)
     early = search.result.early
+    assert early is not None
     # On every third row the leader is wrong and the two others agree.
     assert early.contested == pytest.approx(1 / 3)
     assert not early.is_vote_idle

@@ -147,7 +147,8 @@ def python_pages() -> Iterator[tuple[str, str]]:
             for name, value in vars(module).items()
             if getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
         ]
-        yield f"reference/{room}.md", _names_page(module.__name__, f"`moa_dspy.{room}`", about, names)
+        own = [name for name in names if name not in top.__all__]
+        yield f"reference/{room}.md", _names_page(module.__name__, f"`moa_dspy.{room}`", about, own)
 
 
 def _names_page(module: str, title: str, about: str, names: list[str]) -> str:

@@ -75,6 +75,7 @@ def run_python(step: dict[str, Any], names: dict[str, Any]) -> str:
 def main() -> None:
     """Run all steps and print what each printed, as JSON, as the last line."""
     names: dict[str, Any] = {"__name__": "__page__"}
+    sys.path.insert(0, "")  # as in a Python that was started in the folder
     outputs: list[str] = []
     for step in json.load(sys.stdin):
         output = ""

@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 BENCH: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("bench_tables.py")))
 CARD = ROOT / "data/quickstart/README.md"
-PAGES = (ROOT / "README.md", ROOT / "docs/results/README.md", CARD)
+PAGES = (ROOT / "README.md", ROOT / "docs/results/README.md", ROOT / "docs/concepts.md", CARD)
 _BLOCK = re.compile(r"(<!-- result:([\w-]+) -->\n).*?(<!-- /result -->)", re.DOTALL)
 _DIFFICULTY = re.compile(r"(<!-- difficulty -->\n).*?(<!-- /difficulty -->)", re.DOTALL)
 _TITLES = {

@@ -89,9 +89,7 @@ def linked(markdown: str, *, source: str, path: str) -> str:
         return f"{match[1]}({posixpath.relpath(place, posixpath.dirname(path))}{mark}{anchor})"
 
     parts = _FENCE.split(markdown)
-    return "".join(
-        part if n % 2 else _LINK.sub(to_site, part) for n, part in enumerate(parts)
-    )
+    return "".join(part if n % 2 else _LINK.sub(to_site, part) for n, part in enumerate(parts))
 
 
 def _in_repository(source: str, target: str) -> str:
@@ -126,13 +124,13 @@ def cli_page() -> str:
 
     command: Any = typer.main.get_command(app)
     context = typer.Context(command, info_name="moa-dspy")
-    text = get_docs_for_click(
-        obj=command, ctx=context, name="moa-dspy", title="The command line"
-    )
+    text = get_docs_for_click(obj=command, ctx=context, name="moa-dspy", title="The command line")
     # The list repeats the headings below it, cut short.
     text = re.sub(r"\*\*Commands\*\*:\n\n(?:\* .*\n)+\n", "", text)
-    return text.replace("`moa-dspy ", "`").replace("```console\n$ ", "```text\nmoa-dspy ").replace(
-        "moa-dspy moa-dspy ", "moa-dspy "
+    return (
+        text.replace("`moa-dspy ", "`")
+        .replace("```console\n$ ", "```text\nmoa-dspy ")
+        .replace("moa-dspy moa-dspy ", "moa-dspy ")
     )
 
 
@@ -165,7 +163,10 @@ def _names_page(module: str, title: str, about: str, names: list[str]) -> str:
 def notebook_pages() -> Iterator[tuple[str, str]]:
     """Yield the pages of the notebooks: path and text."""
     for path in sorted((ROOT / "docs/notebooks").glob("*.ipynb")):
-        yield f"notebooks/{path.stem}.md", notebook_text(nbformat.read(path, as_version=4), path.name)
+        yield (
+            f"notebooks/{path.stem}.md",
+            notebook_text(nbformat.read(path, as_version=4), path.name),
+        )
 
 
 def notebook_text(notebook: Mapping[str, Any], name: str) -> str:

@@ -85,7 +85,7 @@ import dspy
 from moa_dspy import MixtureOfAgents, optimize_aggregator
 from moa_dspy.adapters import PlainChat
 from moa_dspy.data import answer_match
-from moa_dspy.optimize import TryPrompts
+from moa_dspy.optimize import PromptReport, TryPrompts
 from moa_dspy.testing import scripted_pool
 
 
@@ -121,7 +121,7 @@ prompts = ["Repeat the first answer.", "The answers may be wrong: check each bef
 result = optimize_aggregator(
     program, TryPrompts(prompts), rows(0, 10), rows(10, 30), testset=rows(40, 30), metric=answer_match
 )
-print(result)
+print(PromptReport(result))
 ---
 A new prompt is used only if it is better on rows that the optimizer did not see.
 ---

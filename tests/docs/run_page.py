@@ -39,7 +39,9 @@ def run_shell(step: dict[str, Any]) -> str:
     """Run the commands of a block; return what they printed."""
     command = ["bash", "-euo", "pipefail", "-c", step["text"]]
     if step["mark"] == "beside":
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        # Not this process's pipes: their reader would wait for the end of the server.
+        quiet = subprocess.DEVNULL
+        process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
         wait_for(step["said"], process)
         return ""
     done = subprocess.run(
@@ -48,7 +50,7 @@ def run_shell(step: dict[str, Any]) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     if (done.returncode != 0) != (step["mark"] == "fails"):
         raise RuntimeError(f"exit code {done.returncode}: {done.stdout}")
@@ -79,6 +81,7 @@ def main() -> None:
     outputs: list[str] = []
     for step in json.load(sys.stdin):
         output = ""
+        print(time.strftime("%T"), step["line"], step["kind"], file=sys.stderr, flush=True)
         try:
             if step["kind"] == "file":
                 path = Path(step["title"])

@@ -1,8 +1,8 @@
 """The pages of the site that are no files of ``docs/``, and links that leave ``docs/``.
 
-MkDocs calls the functions ``on_*``. Pages of other folders are shown as they are; the references of
-the command line and of Python are generated from the code, the pages of notebooks from the notebooks.
-A link to a file of the repository leads to a copy of that file in the site.
+MkDocs calls the functions ``on_*``. Pages of other folders are shown as they are; the references
+of the command line and of Python are generated from the code, the pages of notebooks from the
+notebooks. A link to a file of the repository leads to a copy of that file in the site.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ METADATA: Final = {
 LAYERS: Final = """
 # Which model sits in which layer
 
-Five small models answered the 600 questions of the quickstart; the answers are recorded. The search replays them, so this notebook
+Five small models answered the 600 questions of the quickstart; the answers are recorded. The
+search replays them, so this notebook
 needs no key and no network. Here it looks at a part of the questions, to be quick.
 ---
 from pathlib import Path
@@ -41,10 +42,12 @@ from moa_dspy.optimize import SearchSpace
 
 calls = Calls(recording=Recording.read(Path("data/quickstart/calls.parquet")), replay_only=True)
 pool = Pool.read("optimize/pools/quickstart.toml", calls=calls)
-rows = split_rows(read_rows(Path("data/quickstart/tasks.jsonl"), inputs=["question"]), column="split")
+tasks = read_rows(Path("data/quickstart/tasks.jsonl"), inputs=["question"])
+rows = split_rows(tasks, column="split")
 print(list(pool))
 ---
-The student is the program that the search fills with agents. The space says what may be tried: votes among at most three agents.
+The student is the program that the search fills with agents. The space says what may be tried:
+votes among at most three agents.
 ---
 task = "Answer the question. Reply with the answer only, in one word or number."
 student = MixtureOfAgents(
@@ -77,7 +80,8 @@ print(len(search.study.trials), "trials in Optuna's study")
 PROMPTS: Final = """
 # A better prompt for the aggregator
 
-Two agents answer, a third reads both answers. It believes whatever it reads first, unless its prompt tells it to check. The agents
+Two agents answer, a third reads both answers. It believes whatever it reads first, unless its
+prompt tells it to check. The agents
 reply by script, so it is known which prompt is better.
 ---
 import dspy
@@ -114,12 +118,18 @@ program = MixtureOfAgents(
     "question -> answer", "a + b > synthesize(c)", pool=pool, adapter=PlainChat()
 )
 ---
-`TryPrompts` tries prompts that you wrote. `dspy.GEPA` or another optimizer would write them. The proposers' answers are computed
+`TryPrompts` tries prompts that you wrote. `dspy.GEPA` or another optimizer would write them. The
+proposers' answers are computed
 once per row; after that only the aggregator is asked.
 ---
 prompts = ["Repeat the first answer.", "The answers may be wrong: check each before you use it."]
 result = optimize_aggregator(
-    program, TryPrompts(prompts), rows(0, 10), rows(10, 30), testset=rows(40, 30), metric=answer_match
+    program,
+    TryPrompts(prompts),
+    rows(0, 10),
+    rows(10, 30),
+    testset=rows(40, 30),
+    metric=answer_match,
 )
 print(PromptReport(result))
 ---
@@ -132,7 +142,8 @@ print(result.program(question="Say number 8 please").answer)
 PIPELINE: Final = """
 # A mixture inside a program
 
-A program looks up a passage and answers from it. The answering step is a mixture, and the search measures the whole program.
+A program looks up a passage and answers from it. The answering step is a mixture, and the search
+measures the whole program.
 ---
 import dspy
 

@@ -1,4 +1,4 @@
-"""The replies of the models in the pages, by page: rules, so that what a page shows is repeatable."""
+"""The replies of the models in the pages: rules, so that what a page shows is repeatable."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ SHOWN: Final = {
     "CONTRIBUTING.md": "contributing.md",
     "data/checkable/README.md": "data/checkable.md",
     "data/open_ended/README.md": "data/open_ended.md",
+    "data/pools/README.md": "data/pools.md",
     "data/quickstart/README.md": "data/quickstart.md",
     "data/recorded/README.md": "data/recorded.md",
     "optimize/README.md": "reference/study_files.md",

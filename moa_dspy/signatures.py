@@ -97,7 +97,7 @@ def with_references(
 def separated(signature: Any) -> tuple[str, str]:
     """Return the caller's own instructions and the aggregation prompt, each "" if there is none.
 
-    DSPy's default instructions ("Given the fields ...") are nobody's own. After an
+    DSPy's default instructions ("Given the fields ...") are no user's own. After an
     optimizer wrote new instructions, a part that is still there word for word, at its
     end of them, leaves the rest to the other part; if neither is, all of the new text is
     the prompt, and the caller's own instructions stay what they were.

@@ -69,7 +69,7 @@ def scripted_pool(
 
 @dataclass(frozen=True, slots=True)
 class ScriptedEngine:
-    """Replies to a ``dspy.lm15.Request`` by a script; asks nobody."""
+    """Replies to a ``dspy.lm15.Request`` by a script; asks no endpoint."""
 
     script: Script
     reads_all: bool = False
@@ -188,7 +188,7 @@ class _Replay:
         """Return the response to a ``dspy.lm15.Request``.
 
         Raises:
-            UnknownCallError: Nobody recorded this agent's answer to this request.
+            UnknownCallError: This agent's answer to this request is not recorded.
             ProviderError: The recorded response is null or blank.
         """
         name = self._find(last_user_text(request).strip())
@@ -206,7 +206,7 @@ class _Replay:
             is_reused=True,
             no_answer=why_no_answer([("text", text)]),
         )
-        current_scope().log.append(facts)
+        current_scope().note(facts)
         response = lm15.Response(
             id=None,
             model=request.model,

@@ -158,7 +158,7 @@ class LocalEngine(_Uncopied):
         yield lm15.StreamEndEvent(finish_reason=_finish(finish), usage=usage)
 
     def close(self) -> None:
-        """Do nothing: the server belongs to whoever made it."""
+        """Do nothing: the server belongs to its maker."""
 
 
 class AsyncLocalEngine(_Uncopied):

@@ -88,7 +88,7 @@ class ModelStatus:
     present: bool
     """A file of the right size is there."""
     checked: bool
-    """Its sha256 is known to be the catalogue's; False also where nobody has looked yet."""
+    """Its sha256 is known to be the catalogue's; False also where it was not computed yet."""
 
 
 def weights_folder() -> Path:

@@ -113,7 +113,7 @@ class PerLoop:
 
     def _add(self, loop: asyncio.AbstractEventLoop) -> Any:
         with self._lock:
-            # Engines of closed loops close their idle connections when nobody holds them.
+            # Engines of closed loops close their idle connections when they are no longer held.
             alive = {one: engine for one, engine in self._engines.items() if not one.is_closed()}
             self._engines = {**alive, loop: self._make()}
             return self._engines[loop]
@@ -136,7 +136,7 @@ class TimedTransport(StdlibTransport):
     """``StdlibTransport`` that spends at most so many seconds on waiting, per exchange.
 
     A server that sends a byte now and then never trips a limit of each wait. The time in
-    which somebody reads a stream slowly does not count.
+    which a caller reads a stream slowly does not count.
 
     Args:
         seconds: To connect, send and receive in all; None is no limit.
@@ -218,7 +218,7 @@ class ChatEngine:
     """
 
     keeps_time = True
-    """Whether an attempt ends by itself in time: nobody needs a thread to leave it."""
+    """Whether an attempt ends by itself in time: no thread is needed to leave it."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         transport = TimedTransport(seconds=endpoint.timeout_seconds, **_limits(endpoint))

@@ -245,7 +245,7 @@ class StoredEngine(Stored):
         """Yield the events of the response as they arrive, or those of the stored one.
 
         It is stored when it is complete, before its end is passed on. A stream that breaks
-        or that nobody reads to its end is a failed call, and is not tried again once some
+        or that is not read to its end is a failed call, and is not tried again once some
         of it was passed on.
         """
         request = self.extended(request)

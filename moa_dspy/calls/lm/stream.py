@@ -107,7 +107,7 @@ class StreamState:
 class StreamedResponse:
     """Collects a stream into a response while its events are passed on, thoughts set apart.
 
-    What is collected is what came, thoughts included. The end is kept back: whoever reads it
+    What is collected is what came, thoughts included. The end is kept back: a caller who reads it
     must find the answer stored.
 
     Args:

@@ -86,7 +86,10 @@ def linked(markdown: str, *, source: str, path: str) -> str:
         target, mark, anchor = match[2].partition("#")
         if not target or "://" in match[2]:
             return match[0]
-        place = _place(_in_repository(source, target))
+        found = _in_repository(source, target)
+        if (ROOT / found).is_dir():
+            return match[1].strip("![]")  # a folder without a page: its name stays
+        place = _place(found)
         return f"{match[1]}({posixpath.relpath(place, posixpath.dirname(path))}{mark}{anchor})"
 
     parts = _FENCE.split(markdown)
@@ -96,7 +99,7 @@ def linked(markdown: str, *, source: str, path: str) -> str:
 def _in_repository(source: str, target: str) -> str:
     """Return the path in the repository of a link's target; of a folder, its page."""
     path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
-    return f"{path}/README.md" if (ROOT / path).is_dir() else path
+    return f"{path}/README.md" if (ROOT / path / "README.md").is_file() else path
 
 
 def _place(target: str) -> str:

@@ -194,7 +194,7 @@ class Trials:
         # All that a baseline outside of the space shares with others: some samplers learn only
         # from a choice that every trial made.
         kind = "layers" if self.space.searches_layers else "single"
-        self.study.enqueue_trial({"kind": kind})
+        self.study.enqueue_trial(dict.fromkeys(self.space.kind_names, kind))
         trial = self.study.ask()
         self.space.suggest_kind(trial)
         return trial

@@ -15,6 +15,7 @@ import numpy as np
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError
+from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.gp import FeatureMatrix, Kernels, Prediction, SurrogateModel
 
@@ -24,8 +25,15 @@ _Layer = tuple[str, ...]
 def neighbours(one: Architecture, space: SearchSpace) -> Iterator[Architecture]:
     """Yield what ``space`` holds and one change of seat, layer, last step or reading away.
 
-    Votes come without a tie-breaker: who decides ties follows from the scores.
+    Votes come without a tie-breaker: who decides ties follows from the scores. Of a program's
+    mixtures one is changed so, or becomes another single agent.
     """
+    if isinstance(one, ProgramArchitecture) and isinstance(space, ProgramSpace):
+        for path, inside in space.mixtures:
+            changes = neighbours(one.at(path), inside)
+            yield from (one.with_part(path, changed) for changed in changes)
+        yield from space.varied_singles(one)
+        return
     if not one.layers:
         return
     for changed in (*_other_layers(one, space), *_other_last_steps(one, space)):
@@ -80,7 +88,13 @@ def _with(
 
 @lru_cache(maxsize=100_000)
 def nodes_of(one: Architecture) -> frozenset[Hashable]:
-    """Return every call of a question: who is asked, as which sample, having read what."""
+    """Return every call of a question: who is asked, as which sample, having read what.
+
+    A mixture of a program is taken to read what those before it answered.
+    """
+    if isinstance(one, ProgramArchitecture):
+        parts = [(one.parts[:place], part) for place, (_, part) in enumerate(one.parts)]
+        return frozenset((before, node) for before, part in parts for node in nodes_of(part))
     read: tuple[Hashable, ...] = ()
     found: set[Hashable] = set()
     for layer in one.layers:
@@ -93,6 +107,13 @@ def nodes_of(one: Architecture) -> frozenset[Hashable]:
         asked = enumerate(one.asked_last)
         found.update((who, place, parents, one.combine, one.prompt) for place, who in asked)
     return frozenset(found)
+
+
+def single_agents(space: SearchSpace) -> Iterator[Architecture]:
+    """Return the single agents of a space; of a program, each in all of its mixtures."""
+    if isinstance(space, ProgramSpace):
+        return space.singles()
+    return map(Architecture.single, space.agents)
 
 
 PriceOf = Callable[[Architecture], float]
@@ -109,11 +130,17 @@ DECIMALS: Final = 10
 """Of what is compared: the last digits depend on the machine's linear algebra and its threads."""
 N_BEST: Final = 3
 """Architectures whose neighbours are looked at."""
+FEWEST_JUDGED: Final = 10
+"""Mixtures below which the surrogate is followed whatever it explains: a correlation of fewer has
+a standard error above one third, and tells nothing of the model."""
 
 
 @dataclass(slots=True)
 class Acquisition:
     """Proposes by expected improvement per call (Jones et al. 1998; Snoek et al. 2012, 3.2).
+
+    As long as the surrogate foretells mixtures no better than their mean does, it proposes at
+    random: what explains nothing would send the search back to where it was.
 
     Args:
         space: What may be proposed.
@@ -166,12 +193,17 @@ class Acquisition:
         learned = _most_telling(scores)
         some = [measured[place] for place in learned]
         model = self._model(some, scores[learned], n_measured=len(measured))
+        mixtures = [place for place, one in enumerate(some) if one.layers]
+        if len(mixtures) >= FEWEST_JUDGED and model.skill(mixtures) <= 0:
+            # What it learned does not carry over to another mixture: chance looks further.
+            return None
         value = model.fitted() - np.array([price(one) for one in some])
         first = np.argsort(-np.round(value, DECIMALS), kind="stable")[:N_BEST]
         best = [some[place] for place in first]
+        known_parts = list(self._crossed(best, some))
         is_late = len(some) < len(measured)
         drawn = self._candidates(best, rng, n_drawn=N_DRAWN_LATER if is_late else N_DRAWN)
-        candidates = [one for one in drawn if one not in known]
+        candidates = [one for one in dict.fromkeys((*drawn, *known_parts)) if one not in known]
         if not candidates:
             return None
         prices = np.array([price(one) for one in candidates])
@@ -182,7 +214,7 @@ class Acquisition:
     def _unknown(self, known: Collection[Architecture], rng: random.Random) -> Architecture | None:
         """Return any architecture that is not known: a draw, or a neighbour of what is known."""
         draws = (self.canonical(self.space.draw(rng)) for _ in range(MOST_DRAWS))
-        singles = map(Architecture.single, self.space.agents)
+        singles = single_agents(self.space)
         near = chain.from_iterable(map(self._near, sorted(known, key=str)))
         others = chain(draws, singles, self.space.listed, near)
         return next((one for one in others if one not in known), None)
@@ -210,6 +242,13 @@ class Acquisition:
         if one not in self._neighbours:
             self._neighbours[one] = [self.canonical(other) for other in neighbours(one, self.space)]
         return self._neighbours[one]
+
+    def _crossed(
+        self, best: Sequence[Architecture], some: Sequence[Architecture]
+    ) -> Iterator[Architecture]:
+        """Yield what the mixtures of several architectures of a program make up together."""
+        if isinstance(self.space, ProgramSpace):
+            yield from map(self.canonical, self.space.crossed(best, some))
 
     def _new_calls(
         self, measured: Iterable[Architecture], some: Sequence[Architecture]

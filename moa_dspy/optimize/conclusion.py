@@ -38,6 +38,7 @@ from moa_dspy.optimize.selection import (
     choose,
 )
 from moa_dspy.optimize.singles import SingleAgents
+from moa_dspy.optimize.space.programs import read_architecture
 from moa_dspy.optimize.surrogate.gp import Kernels, SurrogateModel, Traits
 from moa_dspy.optimize.votes.smoothing import PSEUDO_ROWS
 from moa_dspy.optimize.votes.weights import N_FOLDS, N_PARTITIONS, CrossFittedVotes
@@ -66,14 +67,18 @@ class SurrogateShrinkage:
 
     def model(self, evidence: Evidence, measured: Sequence[CandidateScores]) -> SurrogateModel:
         """Return the model of all that was measured, what was stopped early included."""
-        means = {name: float(scores.mean()) for name, scores in evidence.singles.items()}
         stopped = [one for one in evidence.measured if not one.is_whole]
         known = [*measured, *stopped]
         return SurrogateModel(
-            Kernels.of(Traits(means, self.pair, self.prompts)),
+            self.kernels(evidence),
             [one.architecture for one in known],
             np.array([one.scores for one in known]),
         )
+
+    def kernels(self, evidence: Evidence) -> Kernels:
+        """Return what compares architectures."""
+        means = {name: float(scores.mean()) for name, scores in evidence.singles.items()}
+        return Kernels.of(Traits(means, self.pair, self.prompts))
 
 
 @dataclass
@@ -211,13 +216,13 @@ def _held_out(
     """Return the score of each row, of pick and best single agent without its fold."""
     is_free = not any(one.bonus for one in evidence.measured)  # a bonus is known where measured
     held, alone = np.zeros(evidence.n_rows), np.zeros(evidence.n_rows)
-    singles = {m.architecture for m in evidence.measured if m.is_admitted}
+    singles = {str(m.architecture) for m in evidence.measured if m.is_admitted}
     for k in range(N_FOLDS):
         inside, outside = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
         known = evidence.take(inside)
         choice = choose(known, pseudo=pseudo, may_be_unmeasured=is_free)
         held[outside] = choice.scores(evidence.take(outside))
-        fair = (name for name in known.ranking if Architecture.single(name) in singles)
+        fair = (name for name in known.ranking if name in singles)
         alone[outside] = evidence.singles[next(fair, known.ranking[0])][outside]
     return held, alone
 
@@ -407,7 +412,7 @@ def _candidates(student: Student, records: Sequence[TrialRecord]) -> list[dict[s
     return [
         {
             "score": record.score,
-            "program": student.with_architecture(Architecture.parse(record.architecture)),
+            "program": student.with_architecture(read_architecture(record.architecture)),
         }
         for record in ordered[:N_CANDIDATES]
     ]

@@ -41,6 +41,11 @@ class Forecast:
     usd: Mapping[str, float]
     seconds: Mapping[str, float]
 
+    def of_part(self, n: int) -> Forecast:
+        """Return the forecast of one of ``n`` mixtures, if each costs an equal part of these."""
+        usd = {name: cost / n for name, cost in self.usd.items()}
+        return Forecast(usd, {name: cost / n for name, cost in self.seconds.items()})
+
     def costs(self, one: Architecture) -> dict[str, float]:
         """Return usd, seconds and calls; of seconds the critical path.
 

@@ -27,6 +27,7 @@ from moa_dspy.optimize.objectives import (
 )
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import Limits
+from moa_dspy.optimize.space.programs import read_architecture
 from moa_dspy.winrate import sign_flip_mid_p
 
 N_BLOCKS = 5
@@ -243,12 +244,12 @@ class TrialJudge:
 
     def row_scores(self, record: TrialRecord) -> list[float]:
         """Return the metric of a judged architecture on each of its rows."""
-        architecture = Architecture.parse(record.architecture)
+        architecture = read_architecture(record.architecture)
         return scores(self._evaluator.measure(architecture, self._rows[: record.rows]))
 
     def values(self, record: TrialRecord) -> list[float]:
         """Return the objectives of a judged architecture, from what was measured."""
-        architecture = Architecture.parse(record.architecture)
+        architecture = read_architecture(record.architecture)
         return self._values(self._evaluator.measure(architecture, self._rows[: record.rows]))
 
     def _values(self, outcomes: Sequence[Outcome]) -> list[float]:

@@ -22,11 +22,9 @@ from moa_dspy.optimize.answers import StudyAnswers, study_answers
 from moa_dspy.optimize.comparison import (
     Baseline,
     compare_on_test,
-    compared_baselines,
 )
 from moa_dspy.optimize.conclusion import (
     CrossFittedPick,
-    best_single_of,
     cross_fitted,
     final_facts,
     front_of,
@@ -50,6 +48,12 @@ from moa_dspy.optimize.prompts.joint import JointSearch, with_prompts
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord
 from moa_dspy.optimize.selection import Choice, Limits
+from moa_dspy.optimize.several import (
+    ProgramEvaluator,
+    ProgramLoop,
+    ProgramStudent,
+    with_program_space,
+)
 from moa_dspy.optimize.shares import check_budget, check_prices
 from moa_dspy.optimize.singles import (
     N_SINGLE_BLOCKS,
@@ -264,7 +268,7 @@ def run_search(
     """
     ledger = _ledger_of(options) if ledger is None else ledger
     started, before = time.monotonic(), ledger.spending
-    program = _searchable(student, options.pool)
+    program, options = _searchable(student, options)
     options, judging = _with_judge(options, splits)
     options, registry = with_prompts(options, program, splits.train)
     evaluator = _evaluator(options, program, workers, node_cache, registry, judging)
@@ -276,12 +280,13 @@ def run_search(
     progress.show("early facts", early=early)
     options = replace(options, space=replace(options.space, ranking=singles.ranking))
     n_test = len(splits.test)
-    loop = TrialLoop.of(
+    is_program = isinstance(program, ProgramStudent)
+    loop = (ProgramLoop if is_program else TrialLoop).of(
         options, ledger, progress, evaluator, singles, joint, judged, storage, n_test=n_test
     )
     phases, choice = loop.run(ends_on_interrupt=ends_on_interrupt), loop.choose()
     random = loop.measure_random_baseline(phases[-1])
-    best = best_single_of(singles.ranking, loop.trials.records, options.limits)
+    best = loop.best_single()
     front = front_of(loop.builder, choice)
     held = cross_fitted(loop.builder.evidence(), seed=options.seed)
     with spending_under(ledger):
@@ -351,7 +356,7 @@ def _compared(
     """Measure the pick, the baselines and the Pareto front on the test rows, once."""
     ranking = loop.singles.ranking
     on_val = None if held is None else (held.pick.tolist(), held.single.tolist())
-    rows = compared_baselines(options, ranking, choice.picked, best, random)
+    rows = loop.baselines(choice.picked, best, random)
     asks = (loop.evaluator, splits, progress, rows, ranking, loop.may_announce)
     return compare_on_test(options, *asks, front, on_val)
 
@@ -380,7 +385,8 @@ def _evaluator(
 ) -> Evaluator:
     metric, cache = options.metric, NodeCache() if node_cache is None else node_cache
     assert metric is not None  # see `_with_judge`
-    found = Evaluator(program, metric, options.num_threads, workers, cache, registry, judging)
+    kind = ProgramEvaluator if isinstance(program, ProgramStudent) else Evaluator
+    found = kind(program, metric, options.num_threads, workers, cache, registry, judging)
     if isinstance(metric, PreferenceMetric):
         metric.agents = found
     return found
@@ -417,15 +423,22 @@ def _single_agents(
     return singles, judged
 
 
-def _searchable(student: dspy.Module, pool: Pool) -> Any:
-    """Return ``student``, or a mixture of its signature where it holds none."""
+def _searchable(student: dspy.Module, options: SearchOptions) -> tuple[Any, SearchOptions]:
+    """Return ``student``, or a mixture of its signature where it holds none.
+
+    With several mixtures it is a ``ProgramStudent``, and the options have the space of all.
+    """
+    pool, found = options.pool, mixtures_of(student)
     signature = getattr(student, "signature", None)
-    if not mixtures_of(student) and signature is not None:
-        return MixtureOfAgents(signature, Architecture.single(next(iter(pool))), pool=pool)
-    if Student.of(student).mixture.pool is not pool:
+    if not found and signature is not None:
+        return MixtureOfAgents(signature, Architecture.single(next(iter(pool))), pool=pool), options
+    program = ProgramStudent.of_several(student) if len(found) > 1 else Student.of(student)
+    if any(mixture.pool is not pool for mixture in found.values()):
         # Its calls would go to another store, and be counted in no budget.
         raise StudyError("`student` must be made with the search's own pool.")
-    return student
+    if isinstance(program, ProgramStudent):
+        return program, with_program_space(options, program)
+    return student, options
 
 
 def _ledger_of(options: SearchOptions) -> Ledger:

@@ -34,6 +34,7 @@ from moa_dspy.optimize.nodes import Outcome, scores
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress
 from moa_dspy.optimize.selection import Limits, ScoreMatrix, canonical_evidence
+from moa_dspy.optimize.space.programs import ProgramArchitecture
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.votes.ballots import Ballots
 from moa_dspy.optimize.votes.smoothing import SmoothedVotes, smooth
@@ -375,6 +376,10 @@ class SingleAgents:
 
         The best decide ties, a prompt has one name, and a listed one keeps its order of seats.
         """
+        if isinstance(architecture, ProgramArchitecture):
+            return self.space.seated(
+                architecture.each(lambda one: canonical_evidence(one, self.ranking))
+            )
         found = canonical_evidence(architecture, self.ranking)
         named = found if self.registry is None else self.registry.canonical(found)
         return self.space.seated(named)

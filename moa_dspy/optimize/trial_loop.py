@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import dspy
 import optuna
@@ -14,8 +14,13 @@ import optuna
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget, Ledger, spending_under
 from moa_dspy.errors import BudgetReachedError, UnknownCallError
-from moa_dspy.optimize.comparison import Baseline, measure_random_baseline, random_draws
-from moa_dspy.optimize.conclusion import EvidenceBuilder
+from moa_dspy.optimize.comparison import (
+    Baseline,
+    compared_baselines,
+    measure_random_baseline,
+    random_draws,
+)
+from moa_dspy.optimize.conclusion import EvidenceBuilder, best_single_of
 from moa_dspy.optimize.early_facts import Cost
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.forecast import Prices, baseline_architectures
@@ -27,6 +32,7 @@ from moa_dspy.optimize.sampler import PerformanceDiversitySampler
 from moa_dspy.optimize.selection import Choice, choose
 from moa_dspy.optimize.shares import BudgetShares
 from moa_dspy.optimize.singles import SingleAgents
+from moa_dspy.optimize.space.programs import ProgramSpace
 from moa_dspy.optimize.space.rules import told_apart
 from moa_dspy.optimize.surrogate.gp import Traits
 from moa_dspy.optimize.trials import LiveStorage, Proposal, Trials, make_study
@@ -79,15 +85,21 @@ class PromptSearch(Protocol):
 def _sampler(
     options: SearchOptions, singles: SingleAgents, pair: Callable[[str, str], float]
 ) -> PerformanceDiversitySampler:
-    """Return the sampler that knows the criteria from the single agents."""
-    space = options.space
-    combines = told_apart(space)
+    """Return the sampler that knows the criteria from the single agents.
+
+    Of a program they are learned from the trials: what an agent is worth in each mixture.
+    """
+    space, traits, forecast = options.space, None, singles.forecast
+    if isinstance(space, ProgramSpace):
+        forecast = forecast.of_part(len(space.mixtures))
+    else:
+        traits = Traits(singles.means, pair, space.prompts, told_apart(space))
     return PerformanceDiversitySampler(
         space,
         seed=options.seed,
-        traits=Traits(singles.means, pair, space.prompts, combines),
+        traits=traits,
         canonical=singles.canonical,
-        price_at=Prices(singles.forecast, names_of(options.objectives), options.seed).at,
+        price_at=Prices(forecast, names_of(options.objectives), options.seed).at,
     )
 
 
@@ -122,6 +134,8 @@ class TrialLoop:
     shares: BudgetShares
     draws: Iterator[Architecture]
     stopped_by: str | None = None
+
+    evidence_from: ClassVar[type[EvidenceBuilder]] = EvidenceBuilder
 
     @classmethod
     def of(
@@ -167,7 +181,7 @@ class TrialLoop:
             singles=singles,
             judge=judge,
             trials=trials,
-            builder=EvidenceBuilder(options, singles, evaluator, trials.records, pair),
+            builder=cls.evidence_from(options, singles, evaluator, trials.records, pair),
             joint=joint,
             shares=BudgetShares(
                 ledger.budget,
@@ -213,9 +227,7 @@ class TrialLoop:
         Raises:
             KeyboardInterrupt: If it may not end the trials.
         """
-        ranking = self.singles.ranking
-        singles = [Architecture.single(name) for name in ranking]
-        self._measure_given(singles, "single", limit=len(singles))
+        self._measure_singles()
         phases: list[int] = []
         try:
             self._measure_mixtures(phases, limit=self.options.n_trials)
@@ -226,6 +238,21 @@ class TrialLoop:
             phases.append(len(self.trials.records))
         self.joint.n_tried = sum(one.prompt is not None for one in self.trials.records)
         return tuple(phases)
+
+    def _measure_singles(self) -> None:
+        """Measure the single agents, which are known, so that each is a trial."""
+        singles = [Architecture.single(name) for name in self.singles.ranking]
+        self._measure_given(singles, "single", limit=len(singles))
+
+    def best_single(self) -> Architecture:
+        """Return the best single agent within the limits; without any, the best of all."""
+        return best_single_of(self.singles.ranking, self.trials.records, self.options.limits)
+
+    def baselines(
+        self, picked: Architecture, best_single: Architecture, random: Baseline
+    ) -> list[Baseline]:
+        """Return everything that is compared on test, what the verdict needs first."""
+        return compared_baselines(self.options, self.singles.ranking, picked, best_single, random)
 
     def _measure_mixtures(self, phases: list[int], *, limit: int) -> None:
         """Measure baselines, votes and listed mixtures, then what is proposed, round by round."""

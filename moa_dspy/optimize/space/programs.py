@@ -149,6 +149,13 @@ class ProgramSpace(SearchSpace):
                 f"A `ProgramSpace` needs two mixtures at least, but got {len(self.mixtures)}; the "
                 "space of one is a `SearchSpace`."
             )
+        if self.ranking:
+            object.__setattr__(self, "mixtures", tuple(self._ranked()))
+
+    def _ranked(self) -> Iterator[tuple[str, SearchSpace]]:
+        for path, space in self.mixtures:
+            ranking = tuple(name for name in self.ranking if name in space.agents)
+            yield path, replace(space, ranking=ranking)
 
     @classmethod
     def of(cls, mixtures: Mapping[str, SearchSpace]) -> ProgramSpace:
@@ -170,14 +177,6 @@ class ProgramSpace(SearchSpace):
     def paths(self) -> tuple[str, ...]:
         """Where the mixtures are."""
         return tuple(path for path, _ in self.mixtures)
-
-    def with_ranking(self, ranking: Sequence[str]) -> ProgramSpace:
-        """Return the space whose mixtures know the agents' ranking."""
-        found = {
-            path: replace(space, ranking=tuple(n for n in ranking if n in space.agents))
-            for path, space in self.mixtures
-        }
-        return ProgramSpace.of(found)
 
     @property
     def searches_layers(self) -> bool:

@@ -1,0 +1,266 @@
+"""The search in a program that holds several mixtures: all are searched together, end to end.
+
+Every trial is an architecture for each mixture, and its score is the metric of the whole program:
+a mixture reads what the modules before it answered as the program runs. Responses are shared
+among trials by mixture and by what it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+import dspy
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.errors import StudyError
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.optimize.comparison import Baseline
+from moa_dspy.optimize.conclusion import EvidenceBuilder, SurrogateShrinkage
+from moa_dspy.optimize.evaluate import (
+    Evaluator,
+    MeasuredProgram,
+    Student,
+    mixtures_of,
+)
+from moa_dspy.optimize.nodes import MixtureStandIn, Outcome, place_of
+from moa_dspy.optimize.options import SearchOptions
+from moa_dspy.optimize.sampler import program_kernels
+from moa_dspy.optimize.selection import Evidence
+from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace
+from moa_dspy.optimize.surrogate.gp import Kernels
+from moa_dspy.optimize.trial_loop import TrialLoop
+from moa_dspy.pool import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramMixtures:
+    """The mixtures of a program with the architectures of one trial.
+
+    Attributes:
+        architecture: Of all of them.
+        by_path: Each mixture.
+    """
+
+    architecture: ProgramArchitecture
+    by_path: Mapping[str, MixtureOfAgents]
+
+    @property
+    def pool(self) -> Pool:
+        """The agents."""
+        return next(iter(self.by_path.values())).pool
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramStudent(Student):
+    """A DSPy program and all mixtures in it.
+
+    Attributes:
+        mixtures: By path; ``mixture`` is the first.
+    """
+
+    mixtures: Mapping[str, MixtureOfAgents] = None  # type: ignore[assignment]  # see `of_several`
+
+    @classmethod
+    def of_several(cls, program: Any) -> ProgramStudent:
+        """Find the mixtures of ``program``, in its order."""
+        found = {path.removeprefix("self."): one for path, one in mixtures_of(program).items()}
+        return cls(program, next(iter(found.values())), None, found)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Where the mixtures are."""
+        return tuple(self.mixtures)
+
+    def lifted(self, architecture: Architecture) -> ProgramArchitecture:
+        """Return the architecture of the program; that of a mixture is meant for every one."""
+        if isinstance(architecture, ProgramArchitecture):
+            return architecture
+        return ProgramArchitecture.everywhere(self.paths, architecture)
+
+    def to_measure(self, architecture: Architecture) -> MeasuredProgram:
+        """Return the program with the architectures, ready to be run on rows."""
+        return MeasuredProgram(self, self._mixtures(architecture))
+
+    def with_architecture(self, architecture: Architecture) -> Any:
+        """Return a copy of the program that has the architectures; its seats' prompts are new."""
+        made: Any = self._mixtures(architecture)
+        return self.with_module(made)
+
+    def replaced_by(self, made: Any) -> dict[int, Any]:
+        """Return what stands in a copy for each mixture: another one, or what asks for it."""
+        inside: ProgramMixtures = made.mixture if isinstance(made, MixtureStandIn) else made
+        is_asked = isinstance(made, MixtureStandIn)
+        return {
+            id(self.mixtures[path]): _PartStandIn(one, path, made) if is_asked else one
+            for path, one in inside.by_path.items()
+        }
+
+    def _mixtures(self, architecture: Architecture) -> ProgramMixtures:
+        one = self.lifted(architecture)
+        made = {path: m.with_architecture(one.at(path)) for path, m in self.mixtures.items()}
+        return ProgramMixtures(one, made)
+
+
+class _PartStandIn(MixtureStandIn):
+    """Stands where one mixture of a program stood; the row is that of the whole program."""
+
+    def __init__(self, mixture: MixtureOfAgents, path: str, whole: MixtureStandIn) -> None:
+        super().__init__(mixture)
+        self.path, self.whole = path, whole
+
+    def forward(self, **inputs: Any) -> Any:
+        # The same agent is asked something else in another mixture, whatever it is given.
+        return self.answered(self.whole.row, inputs, (self.path, place_of(inputs)))
+
+
+class ProgramEvaluator(Evaluator):
+    """Runs a program with the architecture of each mixture; that of one is meant for all."""
+
+    def measure(
+        self, architecture: Architecture, rows: Sequence[dspy.Example]
+    ) -> tuple[Outcome, ...]:
+        """Return one outcome per row, in the rows' order."""
+        return Evaluator.measure(self, self.student.lifted(architecture), rows)
+
+    def knows(self, architecture: Architecture, rows: Sequence[dspy.Example]) -> bool:
+        """Whether ``measure`` of these rows would ask nothing."""
+        return Evaluator.knows(self, self.student.lifted(architecture), rows)
+
+
+def with_program_space(options: SearchOptions, student: ProgramStudent) -> SearchOptions:
+    """Return the options with the space of all mixtures; one space that is given is of each.
+
+    Raises:
+        StudyError: If prompts are to be tuned, a judge decides, or a space is of other mixtures.
+    """
+    for name, given in (("prompts", options.prompts), ("judge", options.judge)):
+        if given is not None:
+            raise StudyError(
+                f"`{name}` goes with a student that holds one mixture, but this one holds "
+                f"{len(student.paths)}, at {', '.join(student.paths)}: search without it."
+            )
+    space = options.space
+    if not isinstance(space, ProgramSpace):
+        found = ProgramSpace.of(dict.fromkeys(student.paths, space))
+    elif sorted(space.paths) != sorted(student.paths):
+        raise StudyError(
+            f"`space` is of the mixtures {', '.join(space.paths)}, but `student` holds "
+            f"{', '.join(student.paths)}."
+        )
+    else:
+        spaces = dict(space.mixtures)
+        found = ProgramSpace.of({path: spaces[path] for path in student.paths})
+    # A path that cannot be written is found now.
+    next(found.singles(), None)
+    return replace(options, space=found)
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramShrinkage(SurrogateShrinkage):
+    """A ``Shrink`` of the selection among programs.
+
+    Attributes:
+        space: Of the program.
+    """
+
+    space: ProgramSpace = None  # type: ignore[assignment]  # always given
+
+    def kernels(self, evidence: Evidence) -> Kernels:
+        """Return what compares programs, learned from the rows of the evidence."""
+        scores = {m.architecture: m.scores for m in evidence.measured}
+        return program_kernels(self.space, scores)
+
+
+class ProgramEvidence(EvidenceBuilder):
+    """Turns the records of programs into evidence.
+
+    What an agent alone is to one mixture, a program of single agents is here: the pick is held
+    against the best of them.
+    """
+
+    def evidence(self) -> Evidence:
+        """Return all that was measured on val."""
+        measured = tuple(self.measured())
+        alone = [one for one in measured if not one.architecture.layers and one.is_whole]
+        return Evidence(
+            singles={str(one.architecture): one.scores for one in alone},
+            measured=measured,
+            ballots=None,
+            widths=(self.options.space.min_width, self.options.space.max_width),
+            admits=lambda _: False,
+            shrink=self.shrink,
+            seed=self.options.seed,
+        )
+
+    @property
+    def shrink(self) -> ProgramShrinkage:
+        """The judge of a program that holds a mixture."""
+        space = self.options.space
+        assert isinstance(space, ProgramSpace)  # see `program_space`
+        return ProgramShrinkage(self.pair, (), space)
+
+
+class ProgramLoop(TrialLoop):
+    """The trials of a search in a program with several mixtures.
+
+    The single agents come first, each in all mixtures. Then, one mixture after the other, each
+    agent takes the place of the one in the best program up to now: what is best then has the
+    best single agent of every mixture, chosen on val, and is what the pick is compared with.
+    """
+
+    evidence_from = ProgramEvidence
+
+    def share_with(self, more: Iterable[Architecture]) -> float:
+        """Return the share of the budget that the trials may use if ``more`` are measured too."""
+        calls: list[float] = [record.calls for record in self.trials.records.values()]
+        calls += [architecture.calls for architecture in more]
+        # A single agent is asked once per mixture, where the shares count one call.
+        alone = [fmean(o.calls for o in found) for found in self.singles.outcomes.values()]
+        needed = [1.5 * sum(alone) - 1, max(alone) - 1 + max(calls, default=0.0)]
+        return self.shares.of_search(needed, part=self.joint.part)
+
+    def best_single(self) -> Architecture:
+        """Return the best program of single agents within the limits; without any, of all."""
+        records = self.trials.records
+        alone = [one for one in records if not one.layers and not records[one].is_stopped_early]
+        allowed = [one for one in alone if self.options.limits.admit(records[one])]
+        return min(allowed or alone, key=lambda one: (-round(records[one].score, 12), one.calls))
+
+    def baselines(
+        self, picked: Architecture, best_single: Architecture, random: Baseline
+    ) -> list[Baseline]:
+        """Return everything that is compared on test, what the verdict needs first.
+
+        Self-MoA and top-k are in every mixture.
+        """
+        found = super().baselines(picked, best_single, random)
+        lifted = self.evaluator.student.lifted
+        return [
+            one if one.architecture is None else replace(one, architecture=lifted(one.architecture))
+            for one in found
+            if one.name != "best_without_limits"
+        ]
+
+    def _measure_given(
+        self, architectures: Iterable[Architecture], origin: str, *, limit: int
+    ) -> None:
+        lifted = map(self.evaluator.student.lifted, architectures)
+        super()._measure_given(lifted, origin, limit=limit)
+
+    def _measure_singles(self) -> None:
+        super()._measure_singles()
+        limit = self.options.n_trials
+        for path, space in self.space.mixtures:
+            best = self.evaluator.student.lifted(self.best_single())
+            varied = [best.with_part(path, Architecture.single(name)) for name in space.agents]
+            self._measure_given(varied, "single", limit=max(limit, len(self.trials.records)))
+
+    @property
+    def space(self) -> ProgramSpace:
+        """Of the program."""
+        space = self.options.space
+        assert isinstance(space, ProgramSpace)  # see `with_program_space`
+        return space

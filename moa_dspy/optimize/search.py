@@ -50,7 +50,6 @@ from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord
 from moa_dspy.optimize.selection import Choice, Limits
 from moa_dspy.optimize.several import (
     ProgramEvaluator,
-    ProgramLoop,
     ProgramStudent,
     with_program_space,
 )
@@ -64,7 +63,7 @@ from moa_dspy.optimize.singles import (
     probe_judge,
 )
 from moa_dspy.optimize.space.space import SearchSpace
-from moa_dspy.optimize.trial_loop import TrialLoop
+from moa_dspy.optimize.trial_loop import ProgramLoop, TrialLoop
 from moa_dspy.optimize.trials import LiveStorage
 from moa_dspy.pool import Pool
 

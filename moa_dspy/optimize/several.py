@@ -7,9 +7,8 @@ among trials by mixture and by what it was given.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
 from typing import Any
 
 import dspy
@@ -17,7 +16,6 @@ import dspy
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize.comparison import Baseline
 from moa_dspy.optimize.conclusion import EvidenceBuilder, SurrogateShrinkage
 from moa_dspy.optimize.evaluate import (
     Evaluator,
@@ -27,11 +25,11 @@ from moa_dspy.optimize.evaluate import (
 )
 from moa_dspy.optimize.nodes import MixtureStandIn, Outcome, place_of
 from moa_dspy.optimize.options import SearchOptions
+from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.sampler import program_kernels
-from moa_dspy.optimize.selection import Evidence
+from moa_dspy.optimize.selection import Evidence, Limits
 from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace
 from moa_dspy.optimize.surrogate.gp import Kernels
-from moa_dspy.optimize.trial_loop import TrialLoop
 from moa_dspy.pool import Pool
 
 
@@ -50,7 +48,8 @@ class ProgramMixtures:
     @property
     def pool(self) -> Pool:
         """The agents."""
-        return next(iter(self.by_path.values())).pool
+        found: Pool = next(iter(self.by_path.values())).pool
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +149,11 @@ def with_program_space(options: SearchOptions, student: ProgramStudent) -> Searc
             f"`space` is of the mixtures {', '.join(space.paths)}, but `student` holds "
             f"{', '.join(student.paths)}."
         )
+    elif other := next((s for _, s in space.mixtures if set(s.agents) != set(space.agents)), None):
+        raise StudyError(
+            "The spaces of all mixtures must name the same agents, for each is measured alone in "
+            f"all of them; but one names {', '.join(other.agents)} of {', '.join(space.agents)}."
+        )
     else:
         spaces = dict(space.mixtures)
         found = ProgramSpace.of({path: spaces[path] for path in student.paths})
@@ -203,64 +207,14 @@ class ProgramEvidence(EvidenceBuilder):
         return ProgramShrinkage(self.pair, (), space)
 
 
-class ProgramLoop(TrialLoop):
-    """The trials of a search in a program with several mixtures.
+def best_program(
+    records: Mapping[Architecture, TrialRecord], limits: Limits
+) -> ProgramArchitecture:
+    """Return the best program of single agents within the limits; without any, of all.
 
-    The single agents come first, each in all mixtures. Then, one mixture after the other, each
-    agent takes the place of the one in the best program up to now: what is best then has the
-    best single agent of every mixture, chosen on val, and is what the pick is compared with.
+    With all agents measured in each mixture it has the best single agent of every one, on val.
     """
-
-    evidence_from = ProgramEvidence
-
-    def share_with(self, more: Iterable[Architecture]) -> float:
-        """Return the share of the budget that the trials may use if ``more`` are measured too."""
-        calls: list[float] = [record.calls for record in self.trials.records.values()]
-        calls += [architecture.calls for architecture in more]
-        # A single agent is asked once per mixture, where the shares count one call.
-        alone = [fmean(o.calls for o in found) for found in self.singles.outcomes.values()]
-        needed = [1.5 * sum(alone) - 1, max(alone) - 1 + max(calls, default=0.0)]
-        return self.shares.of_search(needed, part=self.joint.part)
-
-    def best_single(self) -> Architecture:
-        """Return the best program of single agents within the limits; without any, of all."""
-        records = self.trials.records
-        alone = [one for one in records if not one.layers and not records[one].is_stopped_early]
-        allowed = [one for one in alone if self.options.limits.admit(records[one])]
-        return min(allowed or alone, key=lambda one: (-round(records[one].score, 12), one.calls))
-
-    def baselines(
-        self, picked: Architecture, best_single: Architecture, random: Baseline
-    ) -> list[Baseline]:
-        """Return everything that is compared on test, what the verdict needs first.
-
-        Self-MoA and top-k are in every mixture.
-        """
-        found = super().baselines(picked, best_single, random)
-        lifted = self.evaluator.student.lifted
-        return [
-            one if one.architecture is None else replace(one, architecture=lifted(one.architecture))
-            for one in found
-            if one.name != "best_without_limits"
-        ]
-
-    def _measure_given(
-        self, architectures: Iterable[Architecture], origin: str, *, limit: int
-    ) -> None:
-        lifted = map(self.evaluator.student.lifted, architectures)
-        super()._measure_given(lifted, origin, limit=limit)
-
-    def _measure_singles(self) -> None:
-        super()._measure_singles()
-        limit = self.options.n_trials
-        for path, space in self.space.mixtures:
-            best = self.evaluator.student.lifted(self.best_single())
-            varied = [best.with_part(path, Architecture.single(name)) for name in space.agents]
-            self._measure_given(varied, "single", limit=max(limit, len(self.trials.records)))
-
-    @property
-    def space(self) -> ProgramSpace:
-        """Of the program."""
-        space = self.options.space
-        assert isinstance(space, ProgramSpace)  # see `with_program_space`
-        return space
+    alone = [one for one, record in records.items() if not record.is_stopped_early]
+    programs = [o for o in alone if isinstance(o, ProgramArchitecture) and not o.layers]
+    allowed = [one for one in programs if limits.admit(records[one])]
+    return min(allowed or programs, key=lambda one: (-round(records[one].score, 12), one.calls))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from statistics import fmean
 from typing import Any, ClassVar, Final, Protocol
 
 import dspy
@@ -30,6 +31,7 @@ from moa_dspy.optimize.progress import Progress
 from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.sampler import PerformanceDiversitySampler
 from moa_dspy.optimize.selection import Choice, choose
+from moa_dspy.optimize.several import ProgramEvidence, best_program
 from moa_dspy.optimize.shares import BudgetShares
 from moa_dspy.optimize.singles import SingleAgents
 from moa_dspy.optimize.space.programs import ProgramSpace
@@ -384,3 +386,52 @@ class TrialLoop:
         # What stopped was the part of the budget of this round, not all of it.
         self.stopped_by = None
         return found
+
+
+class ProgramLoop(TrialLoop):
+    """The trials of a search in a program with several mixtures.
+
+    The single agents come first, each in all mixtures. Then, one mixture after the other, each
+    agent takes the place of the one in the best program up to now: see ``best_program``.
+    """
+
+    evidence_from = ProgramEvidence
+
+    def share_with(self, more: Iterable[Architecture]) -> float:
+        """Return the share of the budget that the trials may use if ``more`` are measured too."""
+        calls: list[float] = [record.calls for record in self.trials.records.values()]
+        calls += [architecture.calls for architecture in more]
+        # A single agent is asked once per mixture, where the shares count one call.
+        alone = [fmean(o.calls for o in found) for found in self.singles.outcomes.values()]
+        needed = [1.5 * sum(alone) - 1, max(alone) - 1 + max(calls, default=0.0)]
+        return self.shares.of_search(needed, part=self.joint.part)
+
+    def best_single(self) -> Architecture:
+        """Return the best program of single agents."""
+        return best_program(self.trials.records, self.options.limits)
+
+    def baselines(
+        self, picked: Architecture, best_single: Architecture, random: Baseline
+    ) -> list[Baseline]:
+        """Return everything that is compared on test; Self-MoA and top-k are in every mixture."""
+        found = super().baselines(picked, best_single, random)
+        lifted = self.evaluator.student.lifted
+        return [
+            one if one.architecture is None else replace(one, architecture=lifted(one.architecture))
+            for one in found
+            if one.name != "best_without_limits"
+        ]
+
+    def _measure_given(
+        self, architectures: Iterable[Architecture], origin: str, *, limit: int
+    ) -> None:
+        lifted = map(self.evaluator.student.lifted, architectures)
+        super()._measure_given(lifted, origin, limit=limit)
+
+    def _measure_singles(self) -> None:
+        super()._measure_singles()
+        for path in self.evaluator.student.paths:
+            best = best_program(self.trials.records, self.options.limits)
+            agents = map(Architecture.single, self.singles.ranking)
+            varied = [best.with_part(path, agent) for agent in agents]
+            self._measure_given(varied, "single", limit=self.options.n_trials)

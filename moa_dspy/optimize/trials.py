@@ -24,6 +24,7 @@ from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.sampler import ARCHITECTURE, ROW_SCORES, PerformanceDiversitySampler
 from moa_dspy.optimize.selection import Limits
+from moa_dspy.optimize.space.programs import kinds_of_mixtures
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.acquisition import MOST_DRAWS
 
@@ -193,8 +194,7 @@ class Trials:
             return trial
         # All that a baseline outside of the space shares with others: some samplers learn only
         # from a choice that every trial made.
-        kind = "layers" if self.space.searches_layers else "single"
-        self.study.enqueue_trial(dict.fromkeys(self.space.kind_names, kind))
+        self.study.enqueue_trial(kinds_of_mixtures(self.space))
         trial = self.study.ask()
         self.space.suggest_kind(trial)
         return trial

@@ -183,11 +183,6 @@ class ProgramSpace(SearchSpace):
         """Whether anything beyond single agents can be proposed."""
         return any(space.searches_layers for _, space in self.mixtures)
 
-    @property
-    def kind_names(self) -> tuple[str, ...]:
-        """Names of the parameters that every trial has."""
-        return tuple(f"{path}.{name}" for path, one in self.mixtures for name in one.kind_names)
-
     def suggest(self, trial: Suggests, ranking: Sequence[str] = ()) -> ProgramArchitecture:
         """Draw the architecture of every mixture."""
         found = {}
@@ -254,20 +249,12 @@ class ProgramSpace(SearchSpace):
             if all(name in space.agents for _, space in self.mixtures):
                 yield ProgramArchitecture.everywhere(self.paths, Architecture.single(name))
 
-    def varied_singles(self, best: ProgramArchitecture) -> Iterator[ProgramArchitecture]:
-        """Yield the programs in which one mixture of ``best`` is another single agent."""
-        for path, space in self.mixtures:
-            for name in space.agents:
-                yield best.with_part(path, Architecture.single(name))
 
-    def crossed(
-        self, best: Sequence[Architecture], others: Sequence[Architecture]
-    ) -> Iterator[ProgramArchitecture]:
-        """Yield each of ``best`` with one mixture of another architecture: what is known of it."""
-        for one in best:
-            for other in others:
-                if isinstance(one, ProgramArchitecture) and isinstance(other, ProgramArchitecture):
-                    yield from (one.with_part(path, part) for path, part in other.parts)
+def kinds_of_mixtures(space: SearchSpace) -> dict[str, str]:
+    """Return the parameters that every trial has, as a mixture outside of the space has them."""
+    if isinstance(space, ProgramSpace):
+        return {f"{p}.{n}": v for p, s in space.mixtures for n, v in kinds_of_mixtures(s).items()}
+    return {"kind": "layers" if space.searches_layers else "single"}
 
 
 @dataclass(frozen=True, slots=True)

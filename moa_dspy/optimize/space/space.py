@@ -305,8 +305,6 @@ class SearchSpace:
     prompts: tuple[str, ...] = ()
     ranking: tuple[str, ...] = ()
 
-    kind_names = ("kind",)
-
     def __post_init__(self) -> None:
         if not self.agents:
             raise StudyError("`space.agents` must name at least one agent.")

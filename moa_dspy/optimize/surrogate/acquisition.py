@@ -25,14 +25,13 @@ _Layer = tuple[str, ...]
 def neighbours(one: Architecture, space: SearchSpace) -> Iterator[Architecture]:
     """Yield what ``space`` holds and one change of seat, layer, last step or reading away.
 
-    Votes come without a tie-breaker: who decides ties follows from the scores. Of a program's
-    mixtures one is changed so, or becomes another single agent.
+    Votes come without a tie-breaker: who decides ties follows from the scores. Of a program one
+    mixture is changed so, or becomes another single agent.
     """
     if isinstance(one, ProgramArchitecture) and isinstance(space, ProgramSpace):
         for path, inside in space.mixtures:
-            changes = neighbours(one.at(path), inside)
+            changes = (*neighbours(one.at(path), inside), *single_agents(inside))
             yield from (one.with_part(path, changed) for changed in changes)
-        yield from space.varied_singles(one)
         return
     if not one.layers:
         return
@@ -130,7 +129,7 @@ DECIMALS: Final = 10
 """Of what is compared: the last digits depend on the machine's linear algebra and its threads."""
 N_BEST: Final = 3
 """Architectures whose neighbours are looked at."""
-FEWEST_JUDGED: Final = 10
+FEWEST_MIXTURES: Final = 10
 """Mixtures below which the surrogate is followed whatever it explains: a correlation of fewer has
 a standard error above one third, and tells nothing of the model."""
 
@@ -194,16 +193,21 @@ class Acquisition:
         some = [measured[place] for place in learned]
         model = self._model(some, scores[learned], n_measured=len(measured))
         mixtures = [place for place, one in enumerate(some) if one.layers]
-        if len(mixtures) >= FEWEST_JUDGED and model.skill(mixtures) <= 0:
+        if len(mixtures) >= FEWEST_MIXTURES and model.skill(mixtures) <= 0:
             # What it learned does not carry over to another mixture: chance looks further.
             return None
         value = model.fitted() - np.array([price(one) for one in some])
         first = np.argsort(-np.round(value, DECIMALS), kind="stable")[:N_BEST]
         best = [some[place] for place in first]
-        known_parts = list(self._crossed(best, some))
         is_late = len(some) < len(measured)
-        drawn = self._candidates(best, rng, n_drawn=N_DRAWN_LATER if is_late else N_DRAWN)
-        candidates = [one for one in dict.fromkeys((*drawn, *known_parts)) if one not in known]
+        n_drawn = N_DRAWN_LATER if is_late else N_DRAWN
+        if isinstance(self.space, ProgramSpace):
+            turn = len(measured)
+            found = _in_turn(self.space, best, some, rng, n_drawn=n_drawn, turn=turn)
+            drawn = list(dict.fromkeys(map(self.canonical, found)))
+        else:
+            drawn = self._candidates(best, rng, n_drawn=n_drawn)
+        candidates = [one for one in drawn if one not in known]
         if not candidates:
             return None
         prices = np.array([price(one) for one in candidates])
@@ -243,19 +247,40 @@ class Acquisition:
             self._neighbours[one] = [self.canonical(other) for other in neighbours(one, self.space)]
         return self._neighbours[one]
 
-    def _crossed(
-        self, best: Sequence[Architecture], some: Sequence[Architecture]
-    ) -> Iterator[Architecture]:
-        """Yield what the mixtures of several architectures of a program make up together."""
-        if isinstance(self.space, ProgramSpace):
-            yield from map(self.canonical, self.space.crossed(best, some))
-
     def _new_calls(
         self, measured: Iterable[Architecture], some: Sequence[Architecture]
     ) -> FeatureMatrix:
         """Return how many calls per question were not made yet."""
         made = {node for one in measured for node in nodes_of(one)}
         return np.array([len(nodes_of(one) - made) for one in some], float)
+
+
+def _in_turn(
+    space: ProgramSpace,
+    best: Sequence[Architecture],
+    measured: Sequence[Architecture],
+    rng: random.Random,
+    *,
+    n_drawn: int,
+    turn: int,
+) -> Iterator[Architecture]:
+    """Yield candidates that differ from the best in one mixture, and in their turn in any.
+
+    Each mixture has its turn, so that one whose changes take fewer calls does not get all trials.
+    """
+    programs = [one for one in best if isinstance(one, ProgramArchitecture)]
+    others = [one for one in measured if isinstance(one, ProgramArchitecture)]
+    place = turn % (len(space.mixtures) + 1)
+    if place == len(space.mixtures):
+        yield from (one.with_part(*part) for one in programs for o in others for part in o.parts)
+        yield from (space.draw(rng) for _ in range(n_drawn))
+        return
+    path, inside = space.mixtures[place]
+    for one in programs:
+        changes = (*neighbours(one.at(path), inside), *single_agents(inside))
+        yield from (one.with_part(path, changed) for changed in changes)
+    parts = (*(one.at(path) for one in others), *(inside.draw(rng) for _ in range(n_drawn)))
+    yield from (programs[0].with_part(path, part) for part in parts)
 
 
 def _one_thread() -> AbstractContextManager[Any]:

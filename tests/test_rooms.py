@@ -34,7 +34,9 @@ ALLOWED: dict[str, set[str]] = {
         "pool",
         "program_file",
         "serve",
+        "telemetry",
         "vendors",
+        "winrate",
     },
     "data": {"errors"},
     "diversity": {"errors"},
@@ -42,9 +44,10 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
     "judges": {"adapters", "calls", "errors", "pool", "prediction", "winrate"},
-    "layers": {"architecture", "errors"},
+    "layers": {"architecture", "dspy_internals", "errors"},
     "local": {"dspy_internals", "errors"},
     "mixture": {
+        "adapters",
         "architecture",
         "errors",
         "layers",
@@ -75,6 +78,7 @@ ALLOWED: dict[str, set[str]] = {
         "references",
         "seats",
         "signatures",
+        "telemetry",
         "testing",
         "vendors",
         "waves",
@@ -86,6 +90,7 @@ ALLOWED: dict[str, set[str]] = {
         "aggregators",
         "architecture",
         "errors",
+        "layers",
         "prediction",
         "references",
         "signatures",
@@ -126,6 +131,7 @@ ALLOWED: dict[str, set[str]] = {
         "plan",
         "prediction",
         "signatures",
+        "telemetry",
         "waves",
     },
     "serve": {
@@ -146,6 +152,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "signatures": {"errors"},
     "streaming": {"adapters", "errors", "prediction", "seats"},
+    "telemetry": {"errors"},
     "testing": {"agent", "calls", "data", "dspy_internals", "errors", "pool", "vendors"},
     "vendors": set(),
     "waves": {"prediction", "references"},
@@ -210,7 +217,7 @@ def house() -> House:
 
 
 def test_a_file_is_a_concept_of_a_readable_size(house: House) -> None:
-    assert house.files <= 153
+    assert house.files <= 155
     assert house.median_lines >= 150
     assert house.max_lines <= 450, house.longest_file
     assert house.max_function_lines <= 60, house.longest_function

@@ -29,6 +29,7 @@ from moa_dspy.optimize.nodes import scores
 from moa_dspy.optimize.objectives import front, knee, names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord, versions
+from moa_dspy.optimize.sampler import program_kernels
 from moa_dspy.optimize.selection import (
     CandidateScores,
     Choice,
@@ -37,8 +38,9 @@ from moa_dspy.optimize.selection import (
     ScoreMatrix,
     choose,
 )
+from moa_dspy.optimize.several import program_evidence
 from moa_dspy.optimize.singles import SingleAgents
-from moa_dspy.optimize.space.programs import read_architecture
+from moa_dspy.optimize.space.programs import ProgramSpace, read_architecture
 from moa_dspy.optimize.surrogate.gp import Kernels, SurrogateModel, Traits
 from moa_dspy.optimize.votes.smoothing import PSEUDO_ROWS
 from moa_dspy.optimize.votes.weights import N_FOLDS, N_PARTITIONS, CrossFittedVotes
@@ -53,10 +55,12 @@ class SurrogateShrinkage:
     Attributes:
         pair: Diversity of the answers of two agents.
         prompts: Names of the prompts that were tried.
+        program: The space of a program with several mixtures; None has one.
     """
 
     pair: Callable[[str, str], float]
     prompts: tuple[str, ...] = ()
+    program: ProgramSpace | None = None
 
     def __call__(
         self, evidence: Evidence, incumbent: CandidateScores, measured: Sequence[CandidateScores], /
@@ -77,6 +81,10 @@ class SurrogateShrinkage:
 
     def kernels(self, evidence: Evidence) -> Kernels:
         """Return what compares architectures."""
+        if self.program is not None:
+            return program_kernels(
+                self.program, {one.architecture: one.scores for one in evidence.measured}
+            )
         means = {name: float(scores.mean()) for name, scores in evidence.singles.items()}
         return Kernels.of(Traits(means, self.pair, self.prompts))
 
@@ -125,6 +133,8 @@ class EvidenceBuilder:
         if self._ways is None and found.ballots is not None:
             found = found.counted(PSEUDO_ROWS)
             self._ways = found.ways
+        if isinstance(space, ProgramSpace):
+            return program_evidence(found)
         return found if self.may_prompt else _without_prompts(found)
 
     @cached_property
@@ -138,7 +148,9 @@ class EvidenceBuilder:
     def shrink(self) -> SurrogateShrinkage:
         """The judge of an architecture that is no plain vote."""
         prompts = {one.prompt for one in self.records if one.prompt is not None}
-        return SurrogateShrinkage(self.pair, tuple(sorted(prompts)))
+        space = self.options.space
+        program = space if isinstance(space, ProgramSpace) else None
+        return SurrogateShrinkage(self.pair, tuple(sorted(prompts)), program)
 
     def _candidate(self, architecture: Architecture, record: TrialRecord) -> CandidateScores:
         options, all_rows = self.options, self.singles.rows

@@ -27,7 +27,6 @@ from moa_dspy.optimize.objectives import (
 )
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import Limits
-from moa_dspy.optimize.space.programs import read_architecture
 from moa_dspy.winrate import sign_flip_mid_p
 
 N_BLOCKS = 5
@@ -162,8 +161,8 @@ def _rows(measured: MeasuredArchitecture) -> list[MeasuredArchitecture]:
     ]
 
 
-ReportBlock: TypeAlias = Callable[[int, list[float]], None]
-"""Takes a number of rows and the values of the objectives on that many, the first ones."""
+ReportBlock: TypeAlias = Callable[[list[float], list[float]], None]
+"""Takes the metric of the first rows, one by one, and the values of the objectives on them."""
 
 
 class TrialJudge:
@@ -202,6 +201,11 @@ class TrialJudge:
         self._whole: dict[str, Standing] = {}
         self.leader: TrialRecord | None = None
 
+    @property
+    def n_rows(self) -> int:
+        """Rows on which an architecture is measured at most."""
+        return len(self._rows)
+
     def judge(
         self,
         architecture: Architecture,
@@ -227,7 +231,7 @@ class TrialJudge:
         for n_rows in self._ends(architecture):
             outcomes = self._evaluator.measure(architecture, self._rows[:n_rows])
             if report is not None:
-                report(n_rows, self._values(outcomes))
+                report(scores(outcomes), self._values(outcomes))
             if n_rows < len(self._rows) and self._is_lost(outcomes):
                 break
         record = self._record(architecture, origin, number, outcomes)
@@ -241,16 +245,6 @@ class TrialJudge:
             first, *_ = self._ends(architecture)
             rows = self._rows[:first]
             self._evaluator.announce([architecture], rows, is_urgent=is_urgent)
-
-    def row_scores(self, record: TrialRecord) -> list[float]:
-        """Return the metric of a judged architecture on each of its rows."""
-        architecture = read_architecture(record.architecture)
-        return scores(self._evaluator.measure(architecture, self._rows[: record.rows]))
-
-    def values(self, record: TrialRecord) -> list[float]:
-        """Return the objectives of a judged architecture, from what was measured."""
-        architecture = read_architecture(record.architecture)
-        return self._values(self._evaluator.measure(architecture, self._rows[: record.rows]))
 
     def _values(self, outcomes: Sequence[Outcome]) -> list[float]:
         measured = self._measured(outcomes)

@@ -16,7 +16,6 @@ import dspy
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize.conclusion import EvidenceBuilder, SurrogateShrinkage
 from moa_dspy.optimize.evaluate import (
     Evaluator,
     MeasuredProgram,
@@ -26,10 +25,8 @@ from moa_dspy.optimize.evaluate import (
 from moa_dspy.optimize.nodes import MixtureStandIn, Outcome, place_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.result import TrialRecord
-from moa_dspy.optimize.sampler import program_kernels
 from moa_dspy.optimize.selection import Evidence, Limits
 from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace
-from moa_dspy.optimize.surrogate.gp import Kernels
 from moa_dspy.pool import Pool
 
 
@@ -129,7 +126,27 @@ class ProgramEvaluator(Evaluator):
         return Evaluator.knows(self, self.student.lifted(architecture), rows)
 
 
-def with_program_space(options: SearchOptions, student: ProgramStudent) -> SearchOptions:
+def searchable(student: dspy.Module, options: SearchOptions) -> tuple[Any, SearchOptions]:
+    """Return ``student`` with a mixture in the place of its predictor, or of all of it.
+
+    With several mixtures it is a ``ProgramStudent``, and the options have the space of all.
+    """
+    pool, found = options.pool, mixtures_of(student)
+    if options.predictor is not None:
+        return MixtureOfAgents.in_place_of(student, options.predictor, pool=pool), options
+    signature = getattr(student, "signature", None)
+    if not found and signature is not None:
+        return MixtureOfAgents(signature, Architecture.single(next(iter(pool))), pool=pool), options
+    program = ProgramStudent.of_several(student) if len(found) > 1 else Student.of(student)
+    if any(mixture.pool is not pool for mixture in found.values()):
+        # Its calls would go to another store, and be counted in no budget.
+        raise StudyError("`student` must be made with the search's own pool.")
+    if isinstance(program, ProgramStudent):
+        return program, _with_program_space(options, program)
+    return student, options
+
+
+def _with_program_space(options: SearchOptions, student: ProgramStudent) -> SearchOptions:
     """Return the options with the space of all mixtures; one space that is given is of each.
 
     Raises:
@@ -162,49 +179,15 @@ def with_program_space(options: SearchOptions, student: ProgramStudent) -> Searc
     return replace(options, space=found)
 
 
-@dataclass(frozen=True, slots=True)
-class ProgramShrinkage(SurrogateShrinkage):
-    """A ``Shrink`` of the selection among programs.
-
-    Attributes:
-        space: Of the program.
-    """
-
-    space: ProgramSpace = None  # type: ignore[assignment]  # always given
-
-    def kernels(self, evidence: Evidence) -> Kernels:
-        """Return what compares programs, learned from the rows of the evidence."""
-        scores = {m.architecture: m.scores for m in evidence.measured}
-        return program_kernels(self.space, scores)
-
-
-class ProgramEvidence(EvidenceBuilder):
-    """Turns the records of programs into evidence.
+def program_evidence(found: Evidence) -> Evidence:
+    """Return the evidence of programs, where no vote can be counted before it is measured.
 
     What an agent alone is to one mixture, a program of single agents is here: the pick is held
     against the best of them.
     """
-
-    def evidence(self) -> Evidence:
-        """Return all that was measured on val."""
-        measured = tuple(self.measured())
-        alone = [one for one in measured if not one.architecture.layers and one.is_whole]
-        return Evidence(
-            singles={str(one.architecture): one.scores for one in alone},
-            measured=measured,
-            ballots=None,
-            widths=(self.options.space.min_width, self.options.space.max_width),
-            admits=lambda _: False,
-            shrink=self.shrink,
-            seed=self.options.seed,
-        )
-
-    @property
-    def shrink(self) -> ProgramShrinkage:
-        """The judge of a program that holds a mixture."""
-        space = self.options.space
-        assert isinstance(space, ProgramSpace)  # see `program_space`
-        return ProgramShrinkage(self.pair, (), space)
+    alone = [one for one in found.measured if not one.architecture.layers and one.is_whole]
+    singles = {str(one.architecture): one.scores for one in alone}
+    return replace(found, singles=singles, ballots=None, smoothed=None, ways=None)
 
 
 def best_program(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from statistics import fmean
-from typing import Any, ClassVar, Final, Protocol
+from typing import Final
 
-import dspy
 import optuna
 
 from moa_dspy.architecture import Architecture
@@ -27,61 +26,23 @@ from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.forecast import Prices, baseline_architectures
 from moa_dspy.optimize.objectives import names_of
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.progress import Progress
+from moa_dspy.optimize.progress import Progress, StageWork
+from moa_dspy.optimize.prompts.options import PromptSearch
 from moa_dspy.optimize.racing import TrialJudge
-from moa_dspy.optimize.sampler import PerformanceDiversitySampler
+from moa_dspy.optimize.sampler import PerformanceDiversitySampler, make_study
 from moa_dspy.optimize.selection import Choice, choose
-from moa_dspy.optimize.several import ProgramEvidence, best_program
+from moa_dspy.optimize.several import best_program
 from moa_dspy.optimize.shares import BudgetShares
 from moa_dspy.optimize.singles import SingleAgents
 from moa_dspy.optimize.space.programs import ProgramSpace
 from moa_dspy.optimize.space.rules import told_apart
 from moa_dspy.optimize.surrogate.gp import Traits
-from moa_dspy.optimize.trials import LiveStorage, Proposal, Trials, make_study
+from moa_dspy.optimize.trials import Proposal, Trials
 
 N_VOTES: Final = 3
 """Votes tried because redrawn answers put them first; they cost no call."""
 STOPPED: Final = "A callback called study.stop()."
 INTERRUPTED: Final = "It was interrupted."
-
-
-class PromptSearch(Protocol):
-    """The tuning of prompts between trials; see ``JointSearch``."""
-
-    n_tried: int
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader must know of the tuning."""
-        ...
-
-    def to_json(self, records: Mapping[Architecture, Any]) -> tuple[dict[str, Any], ...]:
-        """Return every prompt that was tried, as plain data."""
-        ...
-
-    @property
-    def n_rounds(self) -> int:
-        """Number of times that prompts are tuned."""
-        ...
-
-    @property
-    def part(self) -> float:
-        """Part of trials and budget that may be used for composing now, in (0, 1]."""
-        ...
-
-    def tuning_part(self, number: int) -> float:
-        """Return the part of the budget that may be used when round ``number`` ends."""
-        ...
-
-    def tune(self, records: Mapping[Architecture, Any], number: int) -> list[Architecture]:
-        """Tune prompts for the ``number``-th time; return the mixtures to measure with them."""
-        ...
-
-    def refused(
-        self, picked: Architecture, rows: Sequence[dspy.Example], *, min_gain: float
-    ) -> Architecture | None:
-        """Return ``picked`` with its own prompt if the other one is not proven better, or None."""
-        ...
 
 
 def _sampler(
@@ -103,6 +64,26 @@ def _sampler(
         canonical=singles.canonical,
         price_at=Prices(forecast, names_of(options.objectives), options.seed).at,
     )
+
+
+@dataclass(slots=True)
+class LastBlock:
+    """The measurements after the last block of rows of a trial, each block being reported.
+
+    Attributes:
+        report: Takes the number of rows and the values of the objectives on them.
+        row_scores: The metric, row by row.
+        values: Of the objectives.
+    """
+
+    report: Callable[[int, list[float]], None]
+    row_scores: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def __call__(self, row_scores: list[float], values: list[float]) -> None:
+        """Report a block, and keep it in the place of the one before."""
+        self.row_scores, self.values = row_scores, values
+        self.report(len(row_scores), values)
 
 
 @dataclass(slots=True)
@@ -137,8 +118,6 @@ class TrialLoop:
     draws: Iterator[Architecture]
     stopped_by: str | None = None
 
-    evidence_from: ClassVar[type[EvidenceBuilder]] = EvidenceBuilder
-
     @classmethod
     def of(
         cls,
@@ -149,7 +128,7 @@ class TrialLoop:
         singles: SingleAgents,
         joint: PromptSearch,
         judged: Cost | None = None,
-        storage: LiveStorage | None = None,
+        storage: optuna.storages.BaseStorage | None = None,
         *,
         n_test: int,
     ) -> TrialLoop:
@@ -183,7 +162,7 @@ class TrialLoop:
             singles=singles,
             judge=judge,
             trials=trials,
-            builder=cls.evidence_from(options, singles, evaluator, trials.records, pair),
+            builder=EvidenceBuilder(options, singles, evaluator, trials.records, pair),
             joint=joint,
             shares=BudgetShares(
                 ledger.budget,
@@ -328,19 +307,15 @@ class TrialLoop:
     def _measure(self, proposal: Proposal) -> None:
         """Measure one architecture and tell the study; note what ends the search."""
         architecture, number = proposal.architecture, len(self.trials.records)
-        self.progress.show(
-            "search", current=str(architecture), trial=number, best=self.judge.leader
-        )
+        self._show(architecture)
         if self.may_announce:
             # The baseline has as many trials as the search: one more now is one more then.
             self.judge.announce(islice(self.draws, 1), is_urgent=False)
         trial = self.trials.start(proposal)
-        report = partial(self.trials.report, trial)
+        last = LastBlock(partial(self.trials.report, trial))
         try:
             with spending_under(self.ledger, share=self.share_with([architecture])):
-                record = self.judge.judge(
-                    architecture, proposal.origin, number=number, report=report
-                )
+                record = self.judge.judge(architecture, proposal.origin, number=number, report=last)
         except BudgetReachedError as error:
             self.stopped_by = str(error)
             told = self.trials.fail(trial, str(error))
@@ -353,13 +328,22 @@ class TrialLoop:
             raise
         else:
             told = self.trials.tell(
-                proposal,
-                trial,
-                record,
-                self.judge.values(record),
-                row_scores=self.judge.row_scores(record),
+                proposal, trial, record, last.values, row_scores=last.row_scores
             )
         self._call_back(told)
+
+    def _show(self, architecture: Architecture) -> None:
+        records = self.trials.records
+        self.progress.show(
+            "search",
+            current=str(architecture),
+            trial=len(records),
+            best=self.judge.leader,
+            last=next(reversed(records.values()), None),
+            work=StageWork(
+                self.options.n_trials, "trials", len(self.singles.rows), architecture.calls
+            ),
+        )
 
     def _call_back(self, told: optuna.trial.FrozenTrial) -> None:
         study = self.trials.study
@@ -378,10 +362,12 @@ class TrialLoop:
     def _tuned(self, number: int) -> list[Architecture]:
         """Tune the prompts of the best mixtures; return the mixtures with them."""
         records = self.trials.records
-        self.progress.show("prompts", current=f"round {number}", trial=len(records))
+        log = self.progress.log
+        where = "" if log is None else f", what the optimizer prints goes to {log}"
+        self.progress.show("prompts", current=f"round {number}{where}", trial=len(records))
         part = self.joint.tuning_part(number)
         share = self.shares.of_search([one.calls for one in records.values()], part=part)
-        with spending_under(self.ledger, share=share):
+        with spending_under(self.ledger, share=share), self.progress.optimizer_output():
             found = self.joint.tune(records, number)
         # What stopped was the part of the budget of this round, not all of it.
         self.stopped_by = None
@@ -394,8 +380,6 @@ class ProgramLoop(TrialLoop):
     The single agents come first, each in all mixtures. Then, one mixture after the other, each
     agent takes the place of the one in the best program up to now: see ``best_program``.
     """
-
-    evidence_from = ProgramEvidence
 
     def share_with(self, more: Iterable[Architecture]) -> float:
         """Return the share of the budget that the trials may use if ``more`` are measured too."""

@@ -129,17 +129,11 @@ DECIMALS: Final = 10
 """Of what is compared: the last digits depend on the machine's linear algebra and its threads."""
 N_BEST: Final = 3
 """Architectures whose neighbours are looked at."""
-FEWEST_MIXTURES: Final = 10
-"""Mixtures below which the surrogate is followed whatever it explains: a correlation of fewer has
-a standard error above one third, and tells nothing of the model."""
 
 
 @dataclass(slots=True)
 class Acquisition:
     """Proposes by expected improvement per call (Jones et al. 1998; Snoek et al. 2012, 3.2).
-
-    As long as the surrogate foretells mixtures no better than their mean does, it proposes at
-    random: what explains nothing would send the search back to where it was.
 
     Args:
         space: What may be proposed.
@@ -192,10 +186,6 @@ class Acquisition:
         learned = _most_telling(scores)
         some = [measured[place] for place in learned]
         model = self._model(some, scores[learned], n_measured=len(measured))
-        mixtures = [place for place, one in enumerate(some) if one.layers]
-        if len(mixtures) >= FEWEST_MIXTURES and model.skill(mixtures) <= 0:
-            # What it learned does not carry over to another mixture: chance looks further.
-            return None
         value = model.fitted() - np.array([price(one) for one in some])
         first = np.argsort(-np.round(value, DECIMALS), kind="stable")[:N_BEST]
         best = [some[place] for place in first]
@@ -268,19 +258,29 @@ def _in_turn(
 
     Each mixture has its turn, so that one whose changes take fewer calls does not get all trials.
     """
-    programs = [one for one in best if isinstance(one, ProgramArchitecture)]
-    others = [one for one in measured if isinstance(one, ProgramArchitecture)]
+    # Baselines are measured outside of the space as well.
+    programs = [o for o in best if isinstance(o, ProgramArchitecture) and space.holds(o)]
     place = turn % (len(space.mixtures) + 1)
-    if place == len(space.mixtures):
-        yield from (one.with_part(*part) for one in programs for o in others for part in o.parts)
+    if place == len(space.mixtures) or not programs:
+        parts = [p for place in range(len(space.mixtures)) for p in _seen(space, measured, place)]
+        yield from (one.with_part(*part) for one in programs for part in parts)
         yield from (space.draw(rng) for _ in range(n_drawn))
         return
     path, inside = space.mixtures[place]
     for one in programs:
         changes = (*neighbours(one.at(path), inside), *single_agents(inside))
         yield from (one.with_part(path, changed) for changed in changes)
-    parts = (*(one.at(path) for one in others), *(inside.draw(rng) for _ in range(n_drawn)))
-    yield from (programs[0].with_part(path, part) for part in parts)
+    yield from (programs[0].with_part(*part) for part in _seen(space, measured, place))
+    yield from (programs[0].with_part(path, inside.draw(rng)) for _ in range(n_drawn))
+
+
+def _seen(
+    space: ProgramSpace, measured: Sequence[Architecture], place: int
+) -> list[tuple[str, Architecture]]:
+    """Return what one mixture was in any program, with its path, as far as its space has it."""
+    path, inside = space.mixtures[place]
+    parts = {one.at(path): None for one in measured if isinstance(one, ProgramArchitecture)}
+    return [(path, part) for part in parts if inside.holds(part)]
 
 
 def _one_thread() -> AbstractContextManager[Any]:

@@ -323,19 +323,6 @@ class SurrogateModel:
         variance[at] = 0.0
         return mean - mean[at], np.sqrt(np.maximum(variance, 0.0))
 
-    def skill(self, places: Sequence[int]) -> float:
-        """Return how much better these scores are foretold by the parts than by their mean.
-
-        Each score is predicted from all others (leave one out, Rasmussen & Williams 2006, eq.
-        5.12), and by the mean of the others of ``places``. 1 is without error; 0 or less says that
-        the parts explain nothing that a mean would not.
-        """
-        inverse = np.linalg.inv(self._covariance(self.weights))
-        errors = (self._alpha / np.diag(inverse))[places]
-        known = self._y[places]
-        usual = (known - known.mean()) * len(known) / max(len(known) - 1, 1)
-        return 1.0 - float(errors @ errors) / max(float(usual @ usual), 1e-12)
-
     def explained(self) -> dict[str, float]:
         """Return the share of the differences between measured scores that each part explains.
 

@@ -174,11 +174,12 @@ def headline(result: StudyResult) -> str:
         and single
         and single.score is not None
     ):
-        gain = points(pick.score - single.score, sign="+")
+        gap = pick.score - single.score
+        gain = f"{points(abs(gap))} points {'more' if gap >= 0 else 'less'} than"
         return (
-            f"Use the mixture: on questions that the search never saw it scores {score}, and "
-            f"{single.architecture}, the best single model, {points(single.score)} % ({gain} "
-            f"points){_price(pick, single)}."
+            f"Use the mixture: it scores {score} on questions that the search never saw, {gain} "
+            f"the best single model, {single.architecture} ({points(single.score)} %)"
+            f"{_price(pick, single)}."
         )
     if kind == "not_enough_examples":
         more = f" About {result.verdict.n_more:,} more would." if result.verdict.n_more else ""
@@ -192,7 +193,7 @@ def headline(result: StudyResult) -> str:
 def _price(pick: SystemScore | None, single: SystemScore) -> str:
     if pick is None or not pick.usd or not single.usd:
         return ""
-    return f", at {pick.usd / single.usd:.1f} times the price"
+    return f", at {pick.usd / single.usd:.1f} times its price"
 
 
 def above_pick(result: StudyResult) -> list[str]:

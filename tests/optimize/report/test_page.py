@@ -95,8 +95,8 @@ def test_the_headline_says_what_to_do_with_the_numbers_of_the_table() -> None:
     wider = replace(SMALL[0].verdict, interval=Interval(0.052, 0.031, 0.075, 0.9))
     for result in (SMALL[0], replace(SMALL[0], verdict=wider)):
         assert headline(result) == (
-            "Use the mixture: on questions that the search never saw it scores 71.0 %, and haiku, "
-            "the best single model, 67.0 % (+4.0 points), at 9.0 times the price."
+            "Use the mixture: it scores 71.0 % on questions that the search never saw, 4.0 points "
+            "more than the best single model, haiku (67.0 %), at 9.0 times its price."
         )
     assert headline(RESULT).startswith("Not decided: 300 questions do not tell")
     assert "About 900 more would. Until then, use large." in headline(RESULT)

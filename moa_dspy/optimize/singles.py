@@ -330,19 +330,30 @@ class SingleAgents:
         )
 
     def early_facts(
-        self, estimate: StudyEstimate | None = None, judge: JudgeFacts | None = None
+        self,
+        options: SearchOptions,
+        splits: Splits,
+        *,
+        budget: Budget,
+        judged: Cost | None = None,
+        judge: JudgeFacts | None = None,
     ) -> EarlyFacts:
         """Return the facts that the user is shown before more money is spent.
 
+        They hold the estimate of what the whole search will take.
+
         Args:
-            estimate: Of what the whole search will take.
+            options: Of the search.
+            splits: The rows.
+            budget: What may end it before.
+            judged: Cost of one comparison by the judge, where there is one.
             judge: On the judge, where there is one.
         """
         return early_facts(
             self.scores,
             ballots=self.ballots,
             max_width=self.space.max_width,
-            estimate=estimate,
+            estimate=self.estimate(options, splits, budget=budget, judged=judged),
             judge=judge,
         )
 

@@ -23,13 +23,13 @@ from moa_dspy.optimize.objectives import names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork
 from moa_dspy.optimize.racing import TrialJudge
-from moa_dspy.optimize.sampler import PerformanceDiversitySampler
+from moa_dspy.optimize.sampler import PerformanceDiversitySampler, make_study
 from moa_dspy.optimize.selection import Choice, choose
 from moa_dspy.optimize.shares import BudgetShares
 from moa_dspy.optimize.singles import SingleAgents
 from moa_dspy.optimize.space.rules import told_apart
 from moa_dspy.optimize.surrogate.gp import Traits
-from moa_dspy.optimize.trials import LiveStorage, Proposal, Trials, make_study
+from moa_dspy.optimize.trials import Proposal, Trials
 
 N_VOTES: Final = 3
 """Votes tried because redrawn answers put them first; they cost no call."""
@@ -153,7 +153,7 @@ class TrialLoop:
         singles: SingleAgents,
         joint: PromptSearch,
         judged: Cost | None = None,
-        storage: LiveStorage | None = None,
+        storage: optuna.storages.BaseStorage | None = None,
         *,
         n_test: int,
     ) -> TrialLoop:

@@ -14,9 +14,10 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StoreError
 from moa_dspy.optimize.objectives import Objective, ScoreObjective, WinRateObjective
 from moa_dspy.optimize.result import TrialRecord
+from moa_dspy.optimize.sampler import make_study
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space import SearchSpace
-from moa_dspy.optimize.trials import LiveStorage, Proposal, Trials, make_study
+from moa_dspy.optimize.trials import LiveStorage, Proposal, Trials
 
 NAMES = ("a", "b", "c")
 # 3 singles, and the votes of 2 or 3 of 3 agents: 3 + 1

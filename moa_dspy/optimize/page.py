@@ -160,10 +160,10 @@ def headline(result: StudyResult) -> str:
     single = result.test.get("best_single")
     score = "" if pick is None or pick.score is None else f"{points(pick.score)} %"
     if kind == "single" and not result.pick.layers:
-        scored = f", which scores {score} on questions that the search never saw" if score else ""
+        scored = f"it scores {score} on questions that the search never saw, and " if score else ""
         return (
-            f"Keep one model: of {len(result.trials):,} architectures that were tried, none was "
-            f"better than {result.pick} alone by more than luck explains{scored}."
+            f"Keep one model, {result.pick}: {scored}none of the {len(result.trials):,} "
+            "architectures tried was better by more than luck explains."
         )
     if kind == "single":
         return f"Keep one model, {result.recommended}: the best mixture found does not beat it."

@@ -102,6 +102,15 @@ def test_the_headline_says_what_to_do_with_the_numbers_of_the_table() -> None:
     assert "About 900 more would. Until then, use large." in headline(RESULT)
 
 
+def test_the_headline_of_a_single_pick_says_that_nothing_beat_it() -> None:
+    verdict = replace(RESULT.verdict, kind="single", p_value=None)
+    alone = replace(RESULT, pick=Architecture.single("large"), verdict=verdict)
+    assert headline(alone) == (
+        "Keep one model, large: it scores 68.0 % on questions that the search never saw, and none "
+        "of the 48 architectures tried was better by more than luck explains."
+    )
+
+
 def test_a_baseline_above_the_pick_is_explained_by_its_interval() -> None:
     (line,) = above_pick(SMALL[0])
     # The difference of self_moa is -0.01 [-0.04, 0.02]: it contains 0

@@ -334,7 +334,10 @@ class LiveProgress:
             self._print("; ".join(lines(self.view)))
 
     def _update(self) -> None:
-        from IPython.display import HTML, display
+        from IPython.display import (  # pyright: ignore[reportMissingImports]
+            HTML,
+            display,
+        )
 
         shown = HTML(frame_html(self.frame))
         if self._display is None:

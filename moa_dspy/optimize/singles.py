@@ -168,8 +168,7 @@ def measure_single_agents(
         registry=evaluator.registry,
         rows=tuple(known[place] for place in places),
         stopped_by=stopped_by,
-        stops_early=(rules := Student.of(evaluator.student).mixture.rules).stop_early,
-        deadline_seconds=rules.deadline_seconds,
+        **_asking_rules(evaluator),
     )
 
 
@@ -178,6 +177,11 @@ def _leader(name: str, outcomes: Sequence[Outcome]) -> Leader:
     costs = means(outcomes)
     score = fmean(scores(outcomes))
     return Leader(name, score, costs["calls"], costs["usd"], len(outcomes))
+
+
+def _asking_rules(evaluator: Evaluator) -> dict[str, Any]:
+    rules = Student.of(evaluator.student).mixture.rules
+    return {"stops_early": rules.stop_early, "deadline_seconds": rules.deadline_seconds}
 
 
 def _expected(row: dspy.Example) -> str:

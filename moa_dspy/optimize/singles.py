@@ -132,9 +132,9 @@ def measure_single_agents(
             cannot decide any comparison.
     """
     names, size = options.space.agents, -(-len(rows) // n_blocks)
-    evaluator.announce(map(Architecture.single, names), rows)
-    known, stopped_by = list(rows), None
-    work = StageWork.of_unknown(evaluator.knows, [(map(Architecture.single, names), rows)])
+    singles, known, stopped_by = [*map(Architecture.single, names)], list(rows), None
+    evaluator.announce(singles, rows)
+    work = StageWork.of_unknown(evaluator.knows, [(singles, rows)])
     try:
         for start in range(0, len(rows), size):
             for name in names:
@@ -143,7 +143,6 @@ def measure_single_agents(
                 progress.lead(_leader(name, found))
     except BudgetReachedError as error:
         stopped_by = str(error)
-        singles = [Architecture.single(name) for name in names]
         known = [row for row in rows if all(evaluator.knows(one, [row]) for one in singles)]
         if not known:
             raise StudyError(

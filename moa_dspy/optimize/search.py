@@ -50,14 +50,12 @@ from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord
 from moa_dspy.optimize.selection import Choice, Limits
 from moa_dspy.optimize.several import ProgramEvaluator, ProgramStudent, searchable
-from moa_dspy.optimize.shares import check_budget, check_prices
+from moa_dspy.optimize.shares import check_budget, check_prices, probe, probe_judge
 from moa_dspy.optimize.singles import (
     N_SINGLE_BLOCKS,
     SingleAgents,
     choose_reference,
     measure_single_agents,
-    probe,
-    probe_judge,
 )
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.trial_loop import ProgramLoop, TrialLoop

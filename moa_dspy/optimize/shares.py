@@ -1,22 +1,96 @@
-"""The shares of a budget that the stages of a search may use, and the smallest budget."""
+"""The first question to every agent, the shares of a budget by stage, and the smallest budget."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations, islice
 from math import ceil, floor, log10
+from typing import Final
 
 import dspy
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import LIMITS, Budget, Ledger, spending_under
 from moa_dspy.data.splits import Splits
-from moa_dspy.errors import BudgetReachedError, StudyError
+from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
 from moa_dspy.optimize.early_facts import Cost
 from moa_dspy.optimize.evaluate import Evaluator, Student
+from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.nodes import Outcome
 from moa_dspy.optimize.objectives import UsdObjective
 from moa_dspy.optimize.options import SearchOptions
+from moa_dspy.optimize.progress import Progress, StageWork
+
+N_PROBED: Final = 3
+"""Questions that an agent may fail at the start: one may be too long for it, or be filtered."""
+
+
+def probe(
+    options: SearchOptions,
+    evaluator: Evaluator,
+    rows: Sequence[dspy.Example],
+    progress: Progress,
+) -> dict[str, Outcome]:
+    """Ask every agent one question: a dead agent, or a broken metric, ends the search here.
+
+    Args:
+        options: Name the agents.
+        evaluator: Asks them.
+        rows: Of val; an agent that fails on the first is asked the next, up to three.
+        progress: Is shown each agent.
+
+    Returns:
+        The outcome of the question that each agent answered.
+
+    Raises:
+        PoolError: If an agent answers none, before the next one is asked.
+        StudyError: If the budget ends here.
+    """
+    answered, names = {}, options.space.agents
+    for name in names:
+        progress.show("probe", current=name, work=StageWork(len(names)))
+        failures = []
+        for row in rows[:N_PROBED]:
+            try:
+                (outcome,) = evaluator.measure(Architecture.single(name), [row])
+            except BudgetReachedError as error:
+                raise StudyError(
+                    f"{error} It does not reach one question of each of the {len(names)} agents; "
+                    "allow more."
+                ) from error
+            if outcome.failure is None:
+                answered[name] = outcome
+                break
+            failures.append(outcome.failure)
+        else:
+            raise PoolError(f"Agent {name!r} does not answer: {failures[0]}")
+    return answered
+
+
+def probe_judge(
+    judging: Judging, options: SearchOptions, evaluator: Evaluator, rows: Sequence[dspy.Example]
+) -> Cost:
+    """Return the cost of one comparison, from the first that is made; 0 where none had to be.
+
+    Raises:
+        PoolError: If the judge's model answers none of the first three comparisons.
+    """
+    failures = []
+    for row in rows[:N_PROBED]:
+        for one, other in islice(combinations(options.space.agents, 2), N_PROBED):
+            before = judging.spent
+            found = evaluator.compare(Architecture.single(one), Architecture.single(other), [row])[
+                0
+            ]
+            if found.excluded == "failed":
+                failures.append(found.reason)
+                break
+            if judging.spent.calls > before.calls:
+                return judging.spent + before * -1
+    if failures:
+        raise PoolError(f"The judge ({judging.options.label}) does not answer: {failures[0]}")
+    return Cost()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import combinations, islice
+from itertools import combinations
 from math import inf
 from statistics import fmean
-from typing import Final
+from typing import Any, Final
 
 import dspy
 import numpy as np
@@ -19,7 +19,7 @@ from moa_dspy.calls.budget import Budget
 from moa_dspy.data import Splits
 from moa_dspy.data.splits import balanced_order
 from moa_dspy.diversity import DiversityMetric
-from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
+from moa_dspy.errors import BudgetReachedError, StudyError
 from moa_dspy.optimize.early_facts import (
     IDLE,
     Cost,
@@ -47,75 +47,6 @@ N_SINGLE_BLOCKS: Final = 8
 """Parts of val on which the single agents are measured in turn under a budget."""
 N_ROUND_ROBIN: Final = 8
 """Rows of val on which single agents are compared with each other to choose the reference."""
-N_PROBED: Final = 3
-"""Questions that an agent may fail at the start: one may be too long for it, or be filtered."""
-
-
-def probe(
-    options: SearchOptions,
-    evaluator: Evaluator,
-    rows: Sequence[dspy.Example],
-    progress: Progress,
-) -> dict[str, Outcome]:
-    """Ask every agent one question: a dead agent, or a broken metric, ends the search here.
-
-    Args:
-        options: Name the agents.
-        evaluator: Asks them.
-        rows: Of val; an agent that fails on the first is asked the next, up to three.
-        progress: Is shown each agent.
-
-    Returns:
-        The outcome of the question that each agent answered.
-
-    Raises:
-        PoolError: If an agent answers none, before the next one is asked.
-        StudyError: If the budget ends here.
-    """
-    answered, names = {}, options.space.agents
-    for name in names:
-        progress.show("probe", current=name, work=StageWork(len(names)))
-        failures = []
-        for row in rows[:N_PROBED]:
-            try:
-                (outcome,) = evaluator.measure(Architecture.single(name), [row])
-            except BudgetReachedError as error:
-                raise StudyError(
-                    f"{error} It does not reach one question of each of the {len(names)} agents; "
-                    "allow more."
-                ) from error
-            if outcome.failure is None:
-                answered[name] = outcome
-                break
-            failures.append(outcome.failure)
-        else:
-            raise PoolError(f"Agent {name!r} does not answer: {failures[0]}")
-    return answered
-
-
-def probe_judge(
-    judging: Judging, options: SearchOptions, evaluator: Evaluator, rows: Sequence[dspy.Example]
-) -> Cost:
-    """Return the cost of one comparison, from the first that is made; 0 where none had to be.
-
-    Raises:
-        PoolError: If the judge's model answers none of the first three comparisons.
-    """
-    failures = []
-    for row in rows[:N_PROBED]:
-        for one, other in islice(combinations(options.space.agents, 2), N_PROBED):
-            before = judging.spent
-            found = evaluator.compare(Architecture.single(one), Architecture.single(other), [row])[
-                0
-            ]
-            if found.excluded == "failed":
-                failures.append(found.reason)
-                break
-            if judging.spent.calls > before.calls:
-                return judging.spent + before * -1
-    if failures:
-        raise PoolError(f"The judge ({judging.options.label}) does not answer: {failures[0]}")
-    return Cost()
 
 
 def choose_reference(
@@ -180,9 +111,9 @@ def measure_single_agents(
         StudyError: If the budget ends before all answered a row, or no score differs.
     """
     names, size = options.space.agents, -(-len(rows) // n_blocks)
-    evaluator.announce(map(Architecture.single, names), rows)
-    known, stopped_by = list(rows), None
-    work = StageWork.of_unknown(evaluator.knows, [(map(Architecture.single, names), rows)])
+    singles, known, stopped_by = [*map(Architecture.single, names)], list(rows), None
+    evaluator.announce(singles, rows)
+    work = StageWork.of_unknown(evaluator.knows, [(singles, rows)])
     try:
         for start in range(0, len(rows), size):
             for name in names:
@@ -191,7 +122,6 @@ def measure_single_agents(
                 progress.lead(_leader(name, found))
     except BudgetReachedError as error:
         stopped_by = str(error)
-        singles = [Architecture.single(name) for name in names]
         known = [row for row in rows if all(evaluator.knows(one, [row]) for one in singles)]
         if not known:
             raise StudyError(
@@ -216,8 +146,7 @@ def measure_single_agents(
         registry=evaluator.registry,
         rows=tuple(known[place] for place in places),
         stopped_by=stopped_by,
-        stops_early=(rules := Student.of(evaluator.student).mixture.rules).stop_early,
-        deadline_seconds=rules.deadline_seconds,
+        **_asking_rules(evaluator),
     )
 
 
@@ -226,6 +155,11 @@ def _leader(name: str, outcomes: Sequence[Outcome]) -> Leader:
     costs = means(outcomes)
     score = fmean(scores(outcomes))
     return Leader(name, score, costs["calls"], costs["usd"], len(outcomes))
+
+
+def _asking_rules(evaluator: Evaluator) -> dict[str, Any]:
+    rules = Student.of(evaluator.student).mixture.rules
+    return {"stops_early": rules.stop_early, "deadline_seconds": rules.deadline_seconds}
 
 
 def _expected(row: dspy.Example) -> str:

@@ -13,7 +13,7 @@ from moa_dspy.adapters import PlainChat
 from moa_dspy.architecture import Architecture
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import ModelSearch, SearchSpace, StudyResult
-from moa_dspy.optimize.singles import N_PROBED
+from moa_dspy.optimize.shares import N_PROBED
 from tests.bench.quality._folder import Answers, Indices
 from tests.bench.quality._replay import Replay
 from tests.bench.quality._votes import MOST

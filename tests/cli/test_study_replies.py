@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -178,36 +175,3 @@ def test_the_report_counts_answers_that_the_token_limit_cut(
     assert "Responses cut by the token limit: bay 2. Raise `max_tokens` of these agents." in said
     written = json.loads((folder / "out" / "result.json").read_text("utf-8"))
     assert written["cut"] == {"bay": {"length": 2}}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_half_an_emoji_is_shown_on_any_console(
-    folder: Path, endpoint: Endpoint, encoding: str
-) -> None:
-    # The token limit cuts a reply inside of a character, so half a surrogate pair is its end.
-    def say(model: str, number: int) -> tuple[str, str]:
-        right = by_thirds(model, number)
-        return (right, "stop") if right == str(2 * number) else (f"caf\u00e9 {GRIN[0]}", "length")
-
-    def run(*arguments: str) -> bytes:
-        done = subprocess.run(
-            [sys.executable, "-m", "moa_dspy", *arguments],
-            env={**os.environ, "PYTHONIOENCODING": encoding},
-            capture_output=True,
-            cwd=folder,
-        )
-        assert done.returncode == 0, done.stderr.decode(encoding, "replace")
-        return done.stdout
-
-    endpoint.say = say
-    assert b"Use the mixture" in run("optimize", "study.toml", "--out", "out")
-    assert b"ash" in run("report", "out")
-    assert rb"\ud83d" in run("ask", "ash", "double 0", "--pool", "pool.toml")
-    pages = [path.read_text("utf-8") for path in (folder / "out").glob("report.*")]
-    assert pages
-    assert not any(GRIN[0] in page for page in pages)
-
-
-GRIN = ("\ud83d", "\ude00")
-"""The two halves of an emoji."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import Result
+
+from tests.servers.chat import Reply, serving
 
 Run = Callable[..., Result]
 N_VAL = 36
@@ -36,51 +36,29 @@ objectives = ["win_rate"]
 """
 
 
-class Endpoint(ThreadingHTTPServer):
+class Endpoint:
     """An endpoint that counts what it was asked and replies by ``say(model, number)``."""
 
-    daemon_threads = True
+    url = ""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
         self.asked = 0
         self.say: Callable[[str, int], tuple[str, str]] = lambda *_: ("", "stop")
 
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        server: Any = self.server
-        server.asked += 1
+    def __call__(self, body: dict[str, Any]) -> Reply:
+        self.asked += 1
         (number,) = re.findall(r"double (\d+)", body["messages"][-1]["content"])
-        text, end = server.say(body["model"], int(number))
-        message = {"role": "assistant", "content": text}
-        reply = {
-            "id": "1",
-            "object": "chat.completion",
-            "model": body["model"],
-            "choices": [{"index": 0, "message": message, "finish_reason": end}],
-            "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
-        }
-        payload = json.dumps(reply).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+        text, end = self.say(body["model"], int(number))
+        usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+        return Reply(text, finish_reason=end, usage=usage)
 
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    with Endpoint() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.02,))
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
+    script = Endpoint()
+    with serving(script) as running:
+        script.url = running.url
+        yield script
 
 
 @pytest.fixture
@@ -88,7 +66,7 @@ def folder(tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) 
     """Return a folder with a pool of three and a study of 36 val and 36 test rows."""
     agents = [
         f'[[agents]]\nname = "{name}"\nmodel = "openai/{name}"\n'
-        f'api_base = "http://127.0.0.1:{endpoint.server_port}/v1"\ntemperature = 0.0\n'
+        f'api_base = "{endpoint.url}"\ntemperature = 0.0\n'
         for name in ("ash", "bay", "fir")
     ]
     (tmp_path / "pool.toml").write_text("\n".join(agents), "utf-8")

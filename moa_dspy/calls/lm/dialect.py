@@ -237,8 +237,8 @@ def _connections(*, is_async: bool) -> Any:
 def _litellm_sender(arguments: Mapping[str, Any], handler: Any, *, is_async: bool) -> Any:
     """Return what LiteLLM is to send a request through.
 
-    That is OpenAI's client, or the connections themselves for a vendor with a protocol of its
-    own. It is None where LiteLLM needs another kind: then it reads replies as they come.
+    That are the connections, which are OpenAI's client as well for vendors with its protocol.
+    It is None where LiteLLM needs another kind: then it reads replies as they come.
     """
     import litellm
     import openai
@@ -253,20 +253,23 @@ def _litellm_sender(arguments: Mapping[str, Any], handler: Any, *, is_async: boo
         return None  # it says so itself when it is asked
     if vendor in OWN_PROTOCOL:
         return handler
-    known: Any = vars(litellm)["openai_compatible_providers"]
+    known = {"mistral", *vars(litellm)["openai_compatible_providers"]}
     url = url or (gateway_of(model) if vendor == "openai" else None)
     key = key or found or (os.environ.get("OPENAI_API_KEY") if vendor == "openai" else None)
     is_openai = vendor == "openai" or (vendor in known and not vendor.startswith("azure"))
     if not is_openai or not (key or url):
         return None
     kind: Any = openai.AsyncOpenAI if is_async else openai.OpenAI
-    return kind(
+    client = kind(
         api_key=key or NO_KEY,
         base_url=url or base,
         organization=arguments.get("organization"),
         http_client=handler.client,
         max_retries=0,
     )
+    # LiteLLM reaches some of these vendors by OpenAI's client, and some by connections.
+    handler.chat, handler.api_key, handler._base_url = client.chat, client.api_key, client._base_url
+    return handler
 
 
 def _with_refusal(reply: dict[str, Any]) -> dict[str, Any]:

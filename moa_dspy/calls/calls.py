@@ -24,8 +24,9 @@ from moa_dspy.calls.call import (
     call_key,
     canonical_json,
 )
-from moa_dspy.calls.request import AgentCalls, CallEstimate, CallRequest, Limiters, poll_seconds
+from moa_dspy.calls.request import AgentCalls, CallRequest, Limiters, poll_seconds
 from moa_dspy.calls.scope import (
+    CallEstimate,
     Clock,
     Deadline,
     DeadlineError,

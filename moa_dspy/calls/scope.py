@@ -60,6 +60,19 @@ class CallFacts:
     no_answer: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class CallEstimate:
+    """An upper bound of what one call may use; none if its longest answer is not set.
+
+    Attributes:
+        tokens: Bytes of the request plus the longest answer.
+    """
+
+    tokens: int = 0
+    usd: float = 0.0
+    is_bounded: bool = True
+
+
 @dataclass(slots=True)
 class CallCount:
     """Calls of one agent in one stage of a search: their number, and what they cost now.

@@ -204,9 +204,8 @@ class ModelSearch(Teleprompter):
         if kwargs:
             raise StudyError(f"Unknown option {min(kwargs)!r} of compile; known is testset.")
         splits = make_splits(trainset, valset, testset, seed=self.options.seed)
-        mode: Any = None if self.display_progress else "none"
-        opened = opened_storage(self.options.storage)
-        with opened as storage, LiveProgress(mode=mode) as display:
+        display = LiveProgress(mode=None if self.display_progress else "none")
+        with opened_storage(self.options.storage) as storage, display:
             self._outcome = run_search(
                 self.options,
                 student,
@@ -298,9 +297,10 @@ def run_search(
     progress = Progress(show, ledger, options.n_trials, table, admits, log)
     with spending_under(ledger):
         singles, judged = _single_agents(options, evaluator, splits, ledger, progress, judging)
-    early = _early_facts(options, splits, ledger.budget, singles, judged, judging)
+    facts = None if judging is None else judging.facts()
+    early = singles.early_facts(options, splits, budget=ledger.budget, judged=judged, judge=facts)
     progress.show("early facts", early=early)
-    options = replace(options, space=replace(options.space, ranking=singles.ranking))
+    options = replace(options, space=singles.searched(options.space))
     n_test = len(splits.test)
     loop = TrialLoop.of(
         options, ledger, progress, evaluator, singles, joint, judged, storage, n_test=n_test
@@ -318,19 +318,6 @@ def run_search(
     program = make_program(evaluator, recommended, loop.trials.records)
     answers = study_answers(evaluator, splits.test, result, singles, options.diversity)
     return SearchOutcome(program, result, loop.trials.study, phases, answers)
-
-
-def _early_facts(
-    options: SearchOptions,
-    splits: Splits,
-    budget: Budget,
-    singles: SingleAgents,
-    judged: Cost | None,
-    judging: Judging | None,
-) -> EarlyFacts:
-    """Return the facts of the single agents, with what the whole search will take."""
-    estimate = singles.estimate(options, splits, budget=budget, judged=judged)
-    return singles.early_facts(estimate, None if judging is None else judging.facts())
 
 
 def _result(

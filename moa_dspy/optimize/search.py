@@ -47,7 +47,7 @@ from moa_dspy.optimize.options import (
     named_objectives,
 )
 from moa_dspy.optimize.progress import Progress, ShowSnapshot, StageWork, silent
-from moa_dspy.optimize.prompts.joint import JointSearch, with_prompts
+from moa_dspy.optimize.prompts.joint import JointSearch, searchable, with_prompts
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord
 from moa_dspy.optimize.selection import Choice, Limits
@@ -59,7 +59,6 @@ from moa_dspy.optimize.singles import (
     measure_single_agents,
     probe,
     probe_judge,
-    searchable,
 )
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.trial_loop import TrialLoop

@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import combinations, islice
 from math import inf
 from statistics import fmean
-from typing import Any, Final
+from typing import Final
 
 import dspy
 import numpy as np
@@ -20,7 +20,6 @@ from moa_dspy.data import Splits
 from moa_dspy.data.splits import balanced_order
 from moa_dspy.diversity import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
-from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.early_facts import (
     IDLE,
     Cost,
@@ -31,7 +30,7 @@ from moa_dspy.optimize.early_facts import (
     contested_share,
     early_facts,
 )
-from moa_dspy.optimize.evaluate import Evaluator, NamedPrompts, Student, mixtures_of
+from moa_dspy.optimize.evaluate import Evaluator, NamedPrompts, Student
 from moa_dspy.optimize.forecast import Forecast, forecast
 from moa_dspy.optimize.judge_facts import JudgeFacts
 from moa_dspy.optimize.judging import Judging
@@ -49,25 +48,6 @@ N_ROUND_ROBIN: Final = 8
 """Rows of val on which single agents are compared with each other to choose the reference."""
 N_PROBED: Final = 3
 """Questions that an agent may fail at the start: one may be too long for it, or be filtered."""
-
-
-def searchable(student: dspy.Module, options: SearchOptions) -> Any:
-    """Return ``student`` with a mixture in the place of its predictor, or of all of it.
-
-    Raises:
-        ArchitectureError: If it has no such predictor.
-        StudyError: If it holds no mixture, or several, or another pool's.
-    """
-    if options.predictor is not None:
-        return MixtureOfAgents.in_place_of(student, options.predictor, pool=options.pool)
-    signature = getattr(student, "signature", None)
-    if not mixtures_of(student) and signature is not None:
-        first = Architecture.single(next(iter(options.pool)))
-        return MixtureOfAgents(signature, first, pool=options.pool)
-    if Student.of(student).mixture.pool is not options.pool:
-        # Its calls would go to another store, and be counted in no budget.
-        raise StudyError("`student` must be made with the search's own pool.")
-    return student
 
 
 def probe(

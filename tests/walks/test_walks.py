@@ -239,7 +239,13 @@ def test_a_hobbyist_runs_models_of_this_machine(
     )
     (tmp_path / "pool.toml").write_text(agents, "utf-8")
     text = (HERE / "own_data.py").read_text("utf-8")
-    (tmp_path / "hobby.py").write_text(text.replace("n_trials=12, budget=5.0", "n_trials=3"))
+    text = text.replace("n_trials=12, budget=5.0", "n_trials=3")
+    # A small model says more than the team.
+    text = text.replace(
+        "prediction.team.strip().lower() == row.team.lower()",
+        "row.team.lower() in prediction.team.lower()",
+    )
+    (tmp_path / "hobby.py").write_text(text, "utf-8")
     # The team is the ticket's last word, so that a small model has a chance.
     lines = [f"ticket {n} is for {TEAMS[n % 4]},{TEAMS[n % 4]}" for n in range(16)]
     (tmp_path / tickets).write_text("\n".join(["ticket,team", *lines]) + "\n", "utf-8")

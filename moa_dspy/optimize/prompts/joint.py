@@ -11,7 +11,8 @@ import dspy
 from moa_dspy.architecture import Architecture
 from moa_dspy.data.splits import with_ids
 from moa_dspy.errors import BudgetReachedError, LayerFailedError, StudyError
-from moa_dspy.optimize.evaluate import Evaluator, Student
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.optimize.evaluate import Evaluator, Student, mixtures_of
 from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import scores
 from moa_dspy.optimize.options import SearchOptions
@@ -145,6 +146,25 @@ def _fate(name: str, verdict: PromptVerdict | None) -> dict[str, Any]:
         "accepted": verdict.is_proven,
         "test_on_val": None if found is None else found.to_json(),
     }
+
+
+def searchable(student: dspy.Module, options: SearchOptions) -> Any:
+    """Return ``student`` with a mixture in the place of its predictor, or of all of it.
+
+    Raises:
+        ArchitectureError: If it has no such predictor.
+        StudyError: If it holds no mixture, or several, or another pool's.
+    """
+    if options.predictor is not None:
+        return MixtureOfAgents.in_place_of(student, options.predictor, pool=options.pool)
+    signature = getattr(student, "signature", None)
+    if not mixtures_of(student) and signature is not None:
+        first = Architecture.single(next(iter(options.pool)))
+        return MixtureOfAgents(signature, first, pool=options.pool)
+    if Student.of(student).mixture.pool is not options.pool:
+        # Its calls would go to another store, and be counted in no budget.
+        raise StudyError("`student` must be made with the search's own pool.")
+    return student
 
 
 def with_prompts(

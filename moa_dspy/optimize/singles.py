@@ -173,12 +173,10 @@ def measure_single_agents(
         evaluator: Runs the agents.
         rows: Of val.
         progress: Is shown each agent.
-        n_blocks: Parts of the rows; every agent is measured on one before any on the next, so
-            that a budget that ends leaves rows that all answered.
+        n_blocks: Parts of the rows; a budget that ends in one leaves the rows before it to all.
 
     Raises:
-        StudyError: If the budget ends before there is such a row, or the scores of all rows
-            cannot decide any comparison.
+        StudyError: If the budget ends before there is such a row, or scores can decide nothing.
     """
     names, size = options.space.agents, -(-len(rows) // n_blocks)
     evaluator.announce(map(Architecture.single, names), rows)

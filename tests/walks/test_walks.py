@@ -242,9 +242,10 @@ def test_a_hobbyist_runs_models_of_this_machine(
     text = text.replace("n_trials=12, budget=5.0", "n_trials=3")
     # A small model says more than the team.
     text = text.replace(
-        "prediction.team.strip().lower() == row.team.lower()",
-        "row.team.lower() in prediction.team.lower()",
+        "str(prediction.team).strip().lower() == str(row.team).lower()",
+        "str(row.team).lower() in str(prediction.team).lower()",
     )
+    assert " in str(prediction.team)" in text
     (tmp_path / "hobby.py").write_text(text, "utf-8")
     # The team is the ticket's last word, so that a small model has a chance.
     lines = [f"ticket {n} is for {TEAMS[n % 4]},{TEAMS[n % 4]}" for n in range(16)]

@@ -8,8 +8,10 @@ import dspy
 import pytest
 
 from moa_dspy.adapters import PlainChat
+from moa_dspy.agent import Agent
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.plan import follow
+from moa_dspy.pool import Pool
 from moa_dspy.prediction import Response
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE
 from moa_dspy.testing import scripted_pool
@@ -167,3 +169,26 @@ def test_a_seat_is_named_by_its_agent_its_sample_and_all_that_it_has_read() -> N
     assert other[1] != deep[2]
     assert nodes("a*2 > b > select(c)")[:3] == deep[:3]
     assert nodes("a*2 > b > select(c)")[3] != deep[3]
+
+
+@pytest.mark.parametrize(
+    ("models", "signature", "options", "expected"),
+    [
+        (("local/smollm2-135m-instruct", "local/qwen2.5-coder-0.5b-instruct"), TEXT, {}, PlainChat),
+        # One agent of a vendor reads DSPy's format; so do modules and answers with parts.
+        (("local/smollm2-135m-instruct", "openai/mini"), TEXT, {}, type(None)),
+        (("local/smollm2-135m-instruct",), Judge, {}, type(None)),
+        (("local/smollm2-135m-instruct",), TEXT, {"module": dspy.ChainOfThought}, type(None)),
+        (("local/smollm2-135m-instruct",), TEXT, {"adapter": dspy.JSONAdapter()}, dspy.JSONAdapter),
+    ],
+)
+def test_small_models_of_this_machine_are_asked_in_plain_chat_by_default(
+    models: tuple[str, ...], signature: Any, options: dict[str, Any], expected: type
+) -> None:
+    agents = [Agent(name=f"a{n}", model=model) for n, model in enumerate(models)]
+    made = MixtureOfAgents(signature, "a0", pool=Pool(agents), **options)
+    assert type(made.adapter) is expected
+    with dspy.context(adapter=dspy.ChatAdapter()):
+        # An adapter that the user set is the one that speaks.
+        set_by_user = MixtureOfAgents(signature, "a0", pool=Pool(agents), **options)
+    assert type(set_by_user.adapter) is (type(None) if expected is PlainChat else expected)

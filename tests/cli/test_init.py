@@ -7,6 +7,9 @@ import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import datasets.config
+import pyarrow
+import pyarrow.parquet
 import pytest
 from typer.testing import Result
 
@@ -66,6 +69,34 @@ def test_what_is_written_runs_as_it_is(
     assert found["stages"]["single agents"]["likely"]["calls"] == 4 * 10
     assert found["stages"]["all"]["high"]["usd"] == 0
     assert found["stages"]["all"]["high"]["seconds"] is None
+
+
+def test_parquet_keeps_its_types(run: Run, tmp_path: Path, models: ChatServer) -> None:
+    table = pyarrow.table({"question": [q for q, _ in rows()], "answer": list(range(30))})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    made = run("init", "rows.parquet", "--server", models.url)
+    assert made.exit_code == 0, made.stderr
+    assert "rows.parquet: 30 rows; question -> answer" in made.stdout
+    study = tomllib.loads((tmp_path / "study.toml").read_text("utf-8"))
+    assert (study["data"]["path"], study["task"]["metric"]) == ("rows.parquet", "numeric_match")
+    assert run("check", "study.toml").exit_code == 0
+
+
+def test_a_hub_data_set_is_copied_beside_the_study(
+    run: Run, tmp_path: Path, models: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # `datasets` loads a folder of files as it loads a repository of the hub.
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "owner" / "capitals").mkdir(parents=True)
+    (tmp_path / "owner" / "capitals" / "train.jsonl").write_text(FORMS["rows.jsonl"], "utf-8")
+    made = run("init", "owner/capitals", "--out", "made", "--server", models.url)
+    assert made.exit_code == 0, made.stderr
+    assert "owner/capitals: 30 rows; question -> answer" in made.stdout
+    assert len((tmp_path / "made" / "rows.jsonl").read_text("utf-8").splitlines()) == 30
+    assert run("check", "made/study.toml").exit_code == 0
+    absent = run("init", "owner/capitals", "--split", "dev", "--out", "other")
+    assert "split 'dev', cannot be loaded" in absent.stderr
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.slow

@@ -300,7 +300,7 @@ def run_search(
     facts = None if judging is None else judging.facts()
     early = singles.early_facts(options, splits, budget=ledger.budget, judged=judged, judge=facts)
     progress.show("early facts", early=early)
-    options = replace(options, space=replace(options.space, ranking=singles.ranking))
+    options = replace(options, space=singles.searched(options.space))
     n_test = len(splits.test)
     loop = TrialLoop.of(
         options, ledger, progress, evaluator, singles, joint, judged, storage, n_test=n_test

@@ -21,7 +21,7 @@ class Triage(dspy.Signature):
 
 def same_team(row: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> bool:
     """Score an answer; any function of a row and a prediction will do."""
-    return prediction.team.strip().lower() == row.team.lower()
+    return str(prediction.team).strip().lower() == str(row.team).lower()
 
 
 rows = read_rows(Path(sys.argv[1]), inputs=["ticket"])

@@ -40,8 +40,19 @@ class Block:
 
     @property
     def runs(self) -> bool:
-        """Whether the block is code that the tests run."""
-        return self.language in ("python", "sh") and self.mark != "not run"
+        """Whether the block is code that the tests run.
+
+        Commands of other pages than the guides and the tutorial install packages, run the
+        tests themselves or record for hours: they are run by the gate, or by hand.
+        """
+        return self.is_code and self.mark != "not run"
+
+    @property
+    def is_code(self) -> bool:
+        """Whether the block is of the kinds that are run on its page."""
+        is_guide = self.page.startswith(("docs/guides/", "docs/tutorial"))
+        kinds = ("python", "sh") if is_guide else ("python",)
+        return self.page.startswith("docs/") and self.language in kinds
 
 
 def blocks_of(page: str) -> Iterator[Block]:

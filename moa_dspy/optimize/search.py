@@ -54,7 +54,7 @@ from moa_dspy.optimize.several import (
     ProgramStudent,
     searchable,
 )
-from moa_dspy.optimize.shares import check_budget, check_prices, ledger_of
+from moa_dspy.optimize.shares import check_budget, check_prices
 from moa_dspy.optimize.singles import (
     N_SINGLE_BLOCKS,
     SingleAgents,
@@ -105,11 +105,11 @@ class ModelSearch(Teleprompter):
         prompts: Searches the aggregator's prompt too; the trainset tunes it.
         judge: A judge of ``moa_dspy.judges``, or ``JudgeOptions`` with one; the score is then
             the win rate against one reference.
-        display_progress: Whether ``compile`` shows how far it is, on standard error.
         predictor: Path of a predictor of the student, such as ``answer``: a mixture is searched
             in its place, and the rest of the program stays.
         storage: Where Optuna's trials are kept, as ``optuna.create_study`` takes it: a URL or a
             storage; default: memory.
+        display_progress: Whether ``compile`` shows how far it is, on standard error.
 
     Raises:
         StudyError: If an option does not fit, naming it, the value and the choices.
@@ -135,9 +135,9 @@ class ModelSearch(Teleprompter):
         callbacks: Sequence[TrialCallback] = (),
         prompts: PromptOptions | None = None,
         judge: Any = None,
-        display_progress: bool = True,
         predictor: str | None = None,
         storage: Any = None,
+        display_progress: bool = True,
     ) -> None:
         super().__init__()
         if pool is None:
@@ -280,7 +280,7 @@ def run_search(
         options: The options of ``ModelSearch``.
         student: The program to search in.
         splits: The rows.
-        ledger: Counts and limits what is spent; default: see ``ledger_of``.
+        ledger: Counts and limits what is spent; default: see ``SearchOptions.make_ledger``.
         workers: Ask ahead, in other processes too; None means the threads of this one ask.
         node_cache: Responses that are known already.
         storage: Keeps the trials while the study runs; None keeps them in memory.
@@ -288,7 +288,7 @@ def run_search(
         show: Takes a snapshot at every step.
         log: The file for what optimizers of prompts print, beside a display.
     """
-    ledger = ledger_of(options) if ledger is None else ledger
+    ledger = options.make_ledger() if ledger is None else ledger
     started, before = time.monotonic(), ledger.spending
     program, options = searchable(student, options)
     options, judging = _with_judge(options, splits)
@@ -302,7 +302,7 @@ def run_search(
     facts = None if judging is None else judging.facts()
     early = singles.early_facts(options, splits, budget=ledger.budget, judged=judged, judge=facts)
     progress.show("early facts", early=early)
-    options = replace(options, space=replace(options.space, ranking=singles.ranking))
+    options = replace(options, space=singles.searched(options.space))
     n_test = len(splits.test)
     is_program = isinstance(program, ProgramStudent)
     loop = (ProgramLoop if is_program else TrialLoop).of(

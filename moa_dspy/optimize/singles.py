@@ -444,8 +444,7 @@ class SingleAgents:
         """
         if isinstance(architecture, ProgramArchitecture):
             return self.space.seated(architecture.each(self.canonical))
-        found = architecture
-        if architecture.agree is None:  # who is asked first, alone if they agree, is a choice
-            found = canonical_evidence(architecture, self.ranking)
+        is_own = architecture.agree is not None  # who is asked first is a choice of its own
+        found = architecture if is_own else canonical_evidence(architecture, self.ranking)
         named = found if self.registry is None else self.registry.canonical(found)
         return self.space.seated(named)

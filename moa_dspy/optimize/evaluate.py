@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from moa_dspy.judges.base import Judgement
 
 MetricFunction: TypeAlias = Callable[..., Any]
+_SOON_SECONDS = 0.05
+"""A row that took longer waited for something, such as a retriever, though all calls are stored."""
 
 
 class NamedPrompts(Protocol):
@@ -294,7 +297,7 @@ class Evaluator:
     node_cache: NodeCache = field(default_factory=NodeCache)
     registry: NamedPrompts | None = None
     judging: AnswerJudge | None = None
-    _outcomes: dict[tuple[Architecture, str], Outcome] = field(default_factory=dict)
+    _outcomes: dict[Architecture, dict[str, Outcome]] = field(default_factory=dict)
     _programs: dict[Architecture, MeasuredProgram] = field(default_factory=dict)
 
     @property
@@ -320,10 +323,10 @@ class Evaluator:
             MoaError: If a call cannot be made for a reason that is not the model's.
             StudyError: If a larger program fails by itself.
         """
-        missing = [row for row in rows if (architecture, row.id) not in self._outcomes]
-        if missing:
+        known = self._outcomes.setdefault(architecture, {})
+        if missing := [row for row in rows if row.id not in known]:
             self._run(Student.of(self.student, self.registry).to_measure(architecture), missing)
-        found = tuple(self._outcomes[architecture, row.id] for row in rows)
+        found = tuple(known[row.id] for row in rows)
         return found if self.judging is None else self.judging.scored(found)
 
     def compare(
@@ -353,7 +356,8 @@ class Evaluator:
 
     def knows(self, architecture: Architecture, rows: Sequence[dspy.Example]) -> bool:
         """Whether ``measure`` of these rows would ask nothing."""
-        return all((architecture, row.id) in self._outcomes for row in rows)
+        known = self._outcomes.get(architecture, {})
+        return all(row.id in known for row in rows)
 
     def announce(
         self,
@@ -405,28 +409,34 @@ class Evaluator:
         return name is None or self.registry is None or self.registry.is_given(name)
 
     def _run(self, program: MeasuredProgram, rows: Sequence[dspy.Example]) -> None:
-        first, *rest = rows
-        if self.workers is not None and rest and self._is_shared(program.mixture.architecture):
+        is_shared = self._is_shared(program.mixture.architecture)
+        if self.workers is not None and len(rows) > 1 and is_shared:
             for row in self.workers.ready(self._task(program.mixture.architecture), rows):
                 self._measure_one(program, row)
             return
-        self._measure_one(program, first)
+        # What is stored or known already is quicker without threads.
+        for n_measured, row in enumerate(rows, start=1):
+            if not self._measure_one(program, row):
+                break
+        rest = rows[n_measured:]
         in_threads(lambda row: self._measure_one(program, row), rest, num_threads=self._n_threads)
 
-    def _measure_one(self, program: MeasuredProgram, row: dspy.Example) -> None:
-        runner, key = NodeRunner(self.node_cache, row.id), (program.mixture.architecture, row.id)
+    def _measure_one(self, program: MeasuredProgram, row: dspy.Example) -> bool:
+        """Measure a row; return whether nothing had to be waited for."""
+        started, runner = time.perf_counter(), NodeRunner(self.node_cache, row.id)
+        found = self._outcomes.setdefault(program.mixture.architecture, {})
         with call_scope(example=row.id) as scope:
             try:
                 prediction = program.answer(row.inputs().toDict(), runner)
             except LayerFailedError as error:
                 costs = runner.costs(scope.log)  # what did not answer was asked all the same
                 judged = self._judged(program, row, None)
-                self._outcomes[key] = Outcome(0.0, (), **costs, failure=str(error), judged=judged)
-                return
+                found[row.id] = Outcome(0.0, (), **costs, failure=str(error), judged=judged)
+                return False
             finally:
                 self.node_cache.table.add_row()
         judged = self._judged(program, row, prediction)
-        self._outcomes[key] = Outcome(
+        found[row.id] = Outcome(
             score=self._score(row, prediction, judged),
             layer=runner.read,
             ballot=runner.ballot(program.mixture),
@@ -434,6 +444,9 @@ class Evaluator:
             answer=runner.text,
             **runner.costs(scope.log),
         )
+        is_known = runner.is_reused and self.judging is None
+        is_known &= all(facts.is_reused for facts in scope.log)
+        return is_known and time.perf_counter() - started < _SOON_SECONDS
 
     def _judged(
         self, program: MeasuredProgram, row: dspy.Example, prediction: Any

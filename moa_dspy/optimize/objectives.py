@@ -40,7 +40,11 @@ class Objective(Protocol):
     direction: ClassVar[Literal["maximize", "minimize"]]
 
     def __call__(self, measured: MeasuredArchitecture, /) -> float:
-        """Return the value; ``measured`` holds at least one example."""
+        """Return the value, the mean of ``rows``; ``measured`` holds at least one example."""
+        ...
+
+    def rows(self, measured: MeasuredArchitecture, /) -> Sequence[float]:
+        """Return the value of every example alone."""
         ...
 
 
@@ -54,6 +58,10 @@ class CallsObjective:
         """See the protocol."""
         return fmean(measured.calls)
 
+    def rows(self, measured: MeasuredArchitecture, /) -> Sequence[float]:
+        """See the protocol."""
+        return measured.calls
+
 
 @dataclass(frozen=True, slots=True)
 class UsdObjective:
@@ -64,6 +72,10 @@ class UsdObjective:
     def __call__(self, measured: MeasuredArchitecture, /) -> float:
         """See the protocol."""
         return fmean(measured.usd)
+
+    def rows(self, measured: MeasuredArchitecture, /) -> Sequence[float]:
+        """See the protocol."""
+        return measured.usd
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +88,36 @@ class SecondsObjective:
         """See the protocol."""
         return fmean(measured.seconds)
 
+    def rows(self, measured: MeasuredArchitecture, /) -> Sequence[float]:
+        """See the protocol."""
+        return measured.seconds
+
 
 @dataclass(frozen=True, slots=True)
 class DiversityObjective:
-    """Mean diversity of the texts that the last step reads; 0 for a single agent."""
+    """Mean diversity of the texts that the last step reads; 0 for a single agent.
+
+    What was computed of the same texts is remembered.
+    """
 
     metric: DiversityMetric = field(default_factory=Disagreement)
     direction: ClassVar[Literal["maximize", "minimize"]] = "maximize"
+    _known: dict[tuple[str, ...], float] = field(
+        default_factory=dict[tuple[str, ...], float], compare=False, repr=False
+    )
 
     def __call__(self, measured: MeasuredArchitecture, /) -> float:
         """See the protocol; in [0, 1]."""
-        return fmean(self.metric(texts) if texts else 0.0 for texts in measured.layers)
+        return fmean(self.rows(measured))
+
+    def rows(self, measured: MeasuredArchitecture, /) -> Sequence[float]:
+        """See the protocol."""
+        return [self._of(tuple(texts)) for texts in measured.layers]
+
+    def _of(self, texts: tuple[str, ...]) -> float:
+        if texts not in self._known:
+            self._known[texts] = self.metric(texts) if texts else 0.0
+        return self._known[texts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +131,14 @@ class WinRateObjective:
 
     def __call__(self, measured: MeasuredArchitecture, /) -> float:
         """See the protocol; in [0, 1], and 0.5 for the best single agent itself."""
+        return fmean(self.rows(measured))
+
+    def rows(self, measured: MeasuredArchitecture, /) -> Sequence[float]:
+        """See the protocol."""
         if measured.reference is None:
-            return fmean(measured.scores)
+            return measured.scores
         pairs = zip(measured.scores, measured.reference, strict=True)
-        return fmean(
-            1.0 if ours > theirs else 0.5 if ours == theirs else 0.0 for ours, theirs in pairs
-        )
+        return [1.0 if ours > theirs else 0.5 if ours == theirs else 0.0 for ours, theirs in pairs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +150,10 @@ class ScoreObjective:
     def __call__(self, measured: MeasuredArchitecture, /) -> float:
         """See the protocol; in [0, 1]."""
         return fmean(measured.scores)
+
+    def rows(self, measured: MeasuredArchitecture, /) -> Sequence[float]:
+        """See the protocol."""
+        return measured.scores
 
 
 OBJECTIVES: dict[str, Callable[[], Objective]] = {

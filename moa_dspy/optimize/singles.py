@@ -17,7 +17,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget
 from moa_dspy.data import Splits
 from moa_dspy.data.splits import balanced_order
-from moa_dspy.diversity import DiversityMetric
+from moa_dspy.diversity import DiversityMetric, PairwiseMetric
 from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
 from moa_dspy.optimize.early_facts import (
     Cost,
@@ -343,9 +343,17 @@ class SingleAgents:
         It is 0 for two seats of one agent: how its samples differ is not known yet.
         """
         texts = {n: [(o.layer or ("",))[0] for o in found] for n, found in self.outcomes.items()}
+        names = sorted(texts)
+        rows = list(zip(*(texts[name] for name in names), strict=True))
+        if isinstance(metric, PairwiseMetric):
+            distances = 1.0 - np.array([metric.pairs(row) for row in rows])
+        else:
+            distances = np.zeros((len(rows), len(names), len(names)))
+            for i, j in combinations(range(len(names)), 2):
+                distances[:, i, j] = [metric((row[i], row[j])) for row in rows]
         pairs = {
-            (a, b): fmean(metric(pair) for pair in zip(texts[a], texts[b], strict=True))
-            for a, b in combinations(sorted(texts), 2)
+            (names[i], names[j]): fmean(distances[:, i, j].tolist())
+            for i, j in combinations(range(len(names)), 2)
         }
         return lambda a, b: 0.0 if a == b else pairs[min(a, b), max(a, b)]
 

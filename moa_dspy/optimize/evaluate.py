@@ -415,10 +415,8 @@ class Evaluator:
                 self._measure_one(program, row)
             return
         # What is stored or known already is quicker without threads.
-        for n_measured, row in enumerate(rows, start=1):
-            if not self._measure_one(program, row):
-                break
-        rest = rows[n_measured:]
+        alone = (n for n, row in enumerate(rows, 1) if not self._measure_one(program, row))
+        rest = rows[next(alone, len(rows)) :]
         in_threads(lambda row: self._measure_one(program, row), rest, num_threads=self._n_threads)
 
     def _measure_one(self, program: MeasuredProgram, row: dspy.Example) -> bool:

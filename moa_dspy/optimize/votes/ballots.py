@@ -207,7 +207,9 @@ def fit_answers(codes: NDArray[np.int16], scores: _Floats) -> AnswerModel:
         codes: (agents, rows), small numbers from 0 in every row; -1 is no answer.
         scores: (agents, rows), in [0, 1].
     """
-    return _fitted(codes.shape, codes.astype(np.int16).tobytes(), scores.astype(np.float64).tobytes())
+    return _fitted(
+        codes.shape, codes.astype(np.int16).tobytes(), scores.astype(np.float64).tobytes()
+    )
 
 
 @lru_cache(maxsize=2)  # a choice among votes asks for the model of its rows twice

@@ -26,6 +26,7 @@ from moa_dspy.optimize.nodes import (
     NodeRunner,
     Outcome,
     RowJudgement,
+    WorkerPool,
     place_of,
 )
 from moa_dspy.prediction import MixturePrediction
@@ -249,28 +250,6 @@ def _walk(module: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Mixture
             yield from _walk(one, f"{path}.{name}{where}", seen)
 
 
-class WorkerPool(Protocol):
-    """Several processes that ask ahead what an evaluator will need, into one store.
-
-    A task is an architecture in text notation, or two systems that a judge compares.
-    """
-
-    def announce(
-        self, wanted: Iterable[tuple[str, Sequence[dspy.Example]]], *, is_urgent: bool
-    ) -> None:
-        """Have them begin with what will be measured, in this order; wait for nothing.
-
-        Args:
-            wanted: Each task with its rows.
-            is_urgent: Whether it is measured next; else all that is urgent goes before.
-        """
-        ...
-
-    def ready(self, task: str, rows: Sequence[dspy.Example]) -> Iterator[dspy.Example]:
-        """Yield every row as soon as all that ``task`` asks for it is answered."""
-        ...
-
-
 @dataclass(slots=True)
 class Evaluator:
     """Runs architectures of one student's kind and remembers every node of every graph.
@@ -299,6 +278,7 @@ class Evaluator:
     judging: AnswerJudge | None = None
     _outcomes: dict[Architecture, dict[str, Outcome]] = field(default_factory=dict)
     _programs: dict[Architecture, MeasuredProgram] = field(default_factory=dict)
+    _last: MeasuredProgram | None = None
 
     @property
     def failures(self) -> Counter[str]:
@@ -325,7 +305,7 @@ class Evaluator:
         """
         known = self._outcomes.setdefault(architecture, {})
         if missing := [row for row in rows if row.id not in known]:
-            self._run(Student.of(self.student, self.registry).to_measure(architecture), missing)
+            self._run(self._program(architecture), missing)
         found = tuple(known[row.id] for row in rows)
         return found if self.judging is None else self.judging.scored(found)
 
@@ -392,6 +372,14 @@ class Evaluator:
             self.judging.judge_pair(row, name, other, self)
         else:
             self.ask(Architecture.parse(name), row)
+
+    def _program(self, architecture: Architecture) -> MeasuredProgram:
+        """Return the program of an architecture; of the last one, which has more rows, again."""
+        last = self._last
+        if last is None or last.mixture.architecture is not architecture:
+            last = Student.of(self.student, self.registry).to_measure(architecture)
+            self._last = last
+        return last
 
     def _task(self, architecture: Architecture) -> str:
         opponent = None if self.judging is None else self.judging.opponent

@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 from collections import ChainMap, Counter
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -304,6 +304,28 @@ def means(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 VERSUS: Final = " vs "
 """Between the two systems of a task that a judge compares; no architecture contains it."""
+
+
+class WorkerPool(Protocol):
+    """Several processes that ask ahead what an evaluator will need, into one store.
+
+    A task is an architecture in text notation, or two systems that a judge compares.
+    """
+
+    def announce(
+        self, wanted: Iterable[tuple[str, Sequence[dspy.Example]]], *, is_urgent: bool
+    ) -> None:
+        """Have them begin with what will be measured, in this order; wait for nothing.
+
+        Args:
+            wanted: Each task with its rows.
+            is_urgent: Whether it is measured next; else all that is urgent goes before.
+        """
+        ...
+
+    def ready(self, task: str, rows: Sequence[dspy.Example]) -> Iterator[dspy.Example]:
+        """Yield every row as soon as all that ``task`` asks for it is answered."""
+        ...
 
 
 class AsksAgents(Protocol):

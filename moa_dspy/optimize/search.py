@@ -35,10 +35,10 @@ from moa_dspy.optimize.conclusion import (
     recommended_of,
 )
 from moa_dspy.optimize.early_facts import Cost, EarlyFacts
-from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, Student, WorkerPool, mixtures_of
+from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, Student, mixtures_of
 from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.metric import JudgeOptions, PreferenceMetric
-from moa_dspy.optimize.nodes import NodeCache
+from moa_dspy.optimize.nodes import NodeCache, WorkerPool
 from moa_dspy.optimize.options import (
     SearchOptions,
     TrialCallback,

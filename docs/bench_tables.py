@@ -169,6 +169,7 @@ def collaboration(printed: Printed) -> str:
     for tasks, layout in dict.fromkeys((row["tasks"], row["layout"]) for row in rows):
         of_set = [row for row in rows if (row["tasks"], row["layout"]) == (tasks, layout)]
         heads = ["reader", "reads", "references", "score", "minus alone"]
+        heads += ["calls", "usd per 1,000", "seconds"]
         lines = [
             [
                 f"`{row['reader']}`",
@@ -176,6 +177,9 @@ def collaboration(printed: Printed) -> str:
                 str(row["n"]),
                 _with_bounds(row["score"], "{:.0f}", " %"),
                 _with_bounds(row["gain"], "{:+.0f}") if row["n"] else "",
+                f"{row['calls']:.0f}",
+                f"{1000 * row['usd']:.4f}",
+                f"{row['seconds']:.1f}",
             ]
             for row in sorted(of_set, key=_reading_order)
         ]

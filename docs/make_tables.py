@@ -1,10 +1,11 @@
-"""Writes the result tables of the pages from the JSON that `moa-dspy optimize --json` printed.
+"""Writes the tables and the picture of the pages from what runs stored in `docs/results`.
 
     uv run python docs/make_tables.py          # rewrites what stands between the markers
     uv run python docs/make_tables.py --check  # exit code 1 if a page would change
 
-A page marks a table with `<!-- result:NAME -->` and `<!-- /result -->`; NAME is a file of
-`docs/results`. So no number in these tables is typed by hand.
+A page marks a table with `<!-- result:NAME -->` and `<!-- /result -->`, where NAME is a file of
+`docs/results`, or with `<!-- table:NAME -->` and `<!-- /table -->`, where NAME is one of
+`evidence_tables.TABLES`. So no number in these tables is typed by hand.
 """
 
 from __future__ import annotations
@@ -19,9 +20,17 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 BENCH: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("bench_tables.py")))
+EVIDENCE: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("evidence_tables.py")))
 CARD = ROOT / "data/quickstart/README.md"
-PAGES = (ROOT / "README.md", ROOT / "docs/results/README.md", CARD)
+EVIDENCE_PAGES = ("where_it_pays", "where_it_does_not", "collaboration", "layers", "limits")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs/results/README.md",
+    *(ROOT / "docs/results" / f"{name}.md" for name in EVIDENCE_PAGES),
+    CARD,
+)
 _BLOCK = re.compile(r"(<!-- result:([\w-]+) -->\n).*?(<!-- /result -->)", re.DOTALL)
+_TABLE = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 _DIFFICULTY = re.compile(r"(<!-- difficulty -->\n).*?(<!-- /difficulty -->)", re.DOTALL)
 _TITLES = {
     "pick": "the search's pick",
@@ -77,7 +86,14 @@ def rendered(page: str) -> str:
         kinds = (write for key, write in BENCH["KINDS"].items() if key in printed)
         return match[1] + next(kinds, table)(printed) + match[3]
 
+    page = _TABLE.sub(lambda match: match[1] + EVIDENCE["TABLES"][match[2]]() + match[3], page)
     return _DIFFICULTY.sub(lambda match: match[1] + difficulty() + match[2], _BLOCK.sub(fill, page))
+
+
+def written() -> dict[Path, str]:
+    """Return every page, and the picture, as it should stand in its file."""
+    pages = {page: rendered(page.read_text("utf-8")) for page in PAGES}
+    return pages | {EVIDENCE["FIGURE"]: EVIDENCE["figure"]()}
 
 
 def difficulty() -> str:
@@ -97,11 +113,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing")
     options = parser.parse_args()
-    stale = [page for page in PAGES if rendered(page.read_text("utf-8")) != page.read_text("utf-8")]
-    for page in stale:
-        print(f"{page.relative_to(ROOT)}: {'stale' if options.check else 'written'}")
+    found = written()
+    stale = [file for file in found if not file.is_file() or file.read_text("utf-8") != found[file]]
+    for file in stale:
+        print(f"{file.relative_to(ROOT)}: {'stale' if options.check else 'written'}")
         if not options.check:
-            page.write_text(rendered(page.read_text("utf-8")), "utf-8")
+            file.write_text(found[file], "utf-8")
     sys.exit(int(bool(stale) and options.check))
 
 

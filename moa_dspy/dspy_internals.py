@@ -56,6 +56,9 @@ from dspy.clients.legacy_outputs import plain
 # The base of providers that launch a model: an LM of such a one cannot be adopted.
 from dspy.clients.provider import Provider
 
+# The settings of the process: a trace that is another one was begun by a caller, to read it.
+from dspy.dsp.utils.settings import main_thread_config
+
 __all__ = [
     "CLIENT_KEYS",
     "AsyncLM15Engine",
@@ -75,6 +78,7 @@ __all__ = [
     "checked_stream",
     "closing_stream",
     "lm15",
+    "main_thread_config",
     "plain",
     "request_to_dict",
     "response_from_dict",

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy, deepcopy
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import dspy
 from dspy.predict.parameter import Parameter
 
 from moa_dspy.architecture import Architecture
+from moa_dspy.dspy_internals import main_thread_config
 from moa_dspy.errors import ArchitectureError
 
 SEAT_MODULES: dict[str, Callable[[Any], Any]] = {
@@ -23,6 +25,61 @@ SEAT_MODULES: dict[str, Callable[[Any], Any]] = {
     "predict": dspy.Predict,
 }
 """Names that a study file or a saved program may use for the module of a seat."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplacedPredictor:
+    """A predictor of a program, in whose place a mixture answers.
+
+    Called with a signature it makes the module of a seat: of the predictor's class, and with
+    its worked examples where the seat has the same inputs.
+
+    Attributes:
+        module: A ``dspy.Predict``, or the ``dspy.ChainOfThought`` around it.
+        predictor: The ``dspy.Predict``.
+    """
+
+    module: Any
+    predictor: Any
+
+    @classmethod
+    def at(cls, program: Any, path: str) -> ReplacedPredictor:
+        """Find the predictor at a path such as ``answer`` or ``steps[0]``.
+
+        Raises:
+            ArchitectureError: If there is none, listing the paths that there are.
+        """
+        reasoning = {
+            id(one.predict): one for _, one in program.named_sub_modules(dspy.ChainOfThought)
+        }
+        found: dict[str, ReplacedPredictor] = {}
+        for name, predictor in program.named_predictors():
+            module = reasoning.get(id(predictor), predictor)
+            short = name if module is predictor else name.removesuffix(".predict")
+            if not _is_seat(predictor):
+                found["self" if module is program else short] = cls(module, predictor)
+        one = found.get(path) or found.get(path.removesuffix(".predict"))
+        if one is None:
+            known = ", ".join(found) or "none"
+            raise ArchitectureError(
+                f"`predictor` must be the path of a predictor of {type(program).__name__} "
+                f"({known}), but got {path!r}."
+            )
+        return one
+
+    @property
+    def signature(self) -> Any:
+        """The signature that the program's author gave it, with its instructions of now."""
+        signature = self.predictor.signature
+        return signature if self.module is self.predictor else signature.delete("reasoning")
+
+    def __call__(self, signature: Any) -> Any:
+        """Return the module of a seat."""
+        made = (dspy.Predict if self.module is self.predictor else dspy.ChainOfThought)(signature)
+        (predictor,) = made.predictors()
+        if set(predictor.signature.input_fields) == set(self.predictor.signature.input_fields):
+            predictor.demos = list(self.predictor.demos)
+        return made
 
 
 class Layer(dspy.Module):
@@ -161,6 +218,11 @@ SEAT_MARK: Final = "moa_dspy_seat"
 """Key of the seat's name in the first input field of its signature."""
 
 
+def _is_seat(predictor: Any) -> bool:
+    fields = predictor.signature.input_fields.values()
+    return any(SEAT_MARK in field.json_schema_extra for field in fields)
+
+
 def mark_seats(program: Any) -> None:
     """Give every predictor of ``program`` a signature of its own, marked with the seat's name.
 
@@ -186,6 +248,15 @@ def _marked(signature: Any, seat: str) -> Any:
 
 Trace: TypeAlias = list[tuple[Any, Any, Any]]
 """DSPy's trace: predictor, inputs, prediction."""
+
+
+def is_traced() -> bool:
+    """Whether a caller records this run, as DSPy's optimizers do to learn from every predictor.
+
+    The process has a trace too, which is read by no one: it does not count.
+    """
+    trace = dspy.settings.trace
+    return trace is not None and trace is not main_thread_config["trace"]
 
 
 def outside_lms(module: Any) -> list[Any]:

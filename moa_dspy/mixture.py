@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from functools import cached_property
 from itertools import chain, count
 from pathlib import Path
@@ -12,9 +13,17 @@ from typing import Any
 
 import dspy
 
+from moa_dspy.adapters import PlainChat
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError
-from moa_dspy.layers import ArchitectureState, FormerSeat, Layer, all_predictors, mark_seats
+from moa_dspy.layers import (
+    ArchitectureState,
+    FormerSeat,
+    Layer,
+    ReplacedPredictor,
+    all_predictors,
+    mark_seats,
+)
 from moa_dspy.plan import Plan, Planner, Rules
 from moa_dspy.pool import Pool
 from moa_dspy.program_file import load_program, restore_program
@@ -56,7 +65,9 @@ class MixtureOfAgents(PlannedModule):
         module: Makes the module of a seat from a signature, which after the first layer has
             ``references``: ``dspy.Predict``, ``dspy.ChainOfThought``, or any that returns
             a prediction with the signature's outputs.
-        adapter: A DSPy adapter for every seat; None takes the one of the settings.
+        adapter: A DSPy adapter for every seat; None takes the one of the settings, and without
+            one plain chat where all agents are small models of this machine (``local/``) and the
+            answer is one text.
         normalise: When a vote takes two answers for equal: ``text`` or ``answer``.
         quorum: Fewest responses that a layer may go on with; of a narrower layer, all.
         deadline_seconds: After how long a layer goes on without its stragglers, as long
@@ -65,7 +76,8 @@ class MixtureOfAgents(PlannedModule):
         reference_limits: How many tokens of references an agent may read.
         stop_early: Whether a vote asks its members in waves, and no more once the others
             cannot change its answer: the same answer for fewer calls, in more time. With a
-            ``deadline_seconds`` all who are left are asked at once after a quarter of it.
+            ``deadline_seconds`` all who are left are asked at once after a quarter of it. In
+            a run that a DSPy optimizer traces all are asked: it learns from every seat.
 
     Raises:
         ArchitectureError: If the architecture cannot be built, or not with this signature.
@@ -102,6 +114,8 @@ class MixtureOfAgents(PlannedModule):
             pool[name]
         self.signature: Any = usable_signature(signature)
         limits = reference_limits or ReferenceLimits()
+        if adapter is None and _is_for_plain_chat(self.signature, module, pool):
+            adapter = PlainChat()
         self.rules = Rules(adapter, normalise, quorum, deadline_seconds, limits, stop_early)
         self.architecture, self.pool, self._module = architecture, pool, module
         self.layers = [
@@ -112,6 +126,38 @@ class MixtureOfAgents(PlannedModule):
         self.analyst = self._make_analyst()
         self._former_seats: tuple[str, ...] = ()
         mark_seats(self)
+
+    @classmethod
+    def in_place_of(
+        cls,
+        program: Any,
+        predictor: str,
+        *,
+        pool: Pool,
+        architecture: Architecture | str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Return a copy of a DSPy program in which a mixture stands for one of its predictors.
+
+        It answers the predictor's signature; its first proposers have the predictor's worked
+        examples. The predictor's LM and its settings do not count: agents are the pool's.
+
+        Args:
+            program: Any DSPy program; it is not changed.
+            predictor: Path of a ``dspy.Predict`` or ``dspy.ChainOfThought`` in it.
+            pool: The agents.
+            architecture: Who sits where; default: the first agent of the pool alone.
+            options: Further arguments of the mixture, such as ``adapter``.
+
+        Raises:
+            ArchitectureError: If there is no such predictor, listing the paths that there are.
+        """
+        replaced = ReplacedPredictor.at(program, predictor)
+        first = Architecture.single(next(iter(pool)))
+        given = {"module": replaced, **options}
+        made = cls(replaced.signature, architecture or first, pool=pool, **given)
+        # An object that is in the memo is not copied but replaced, wherever it stands.
+        return deepcopy(program, {id(replaced.module): made})
 
     def with_architecture(self, architecture: Architecture) -> MixtureOfAgents:
         """Return a mixture like this one in everything but who sits where; prompts are new."""
@@ -321,6 +367,14 @@ def from_parts(
             lms[names[id(lm)]] = lm
     named = tuple(tuple(names[id(lm)] for lm in layer) for layer in layers)
     return Architecture(named, names[id(aggregator)]), Pool.from_lms(lms)
+
+
+def _is_for_plain_chat(signature: Any, module: Any, pool: Pool) -> bool:
+    """Whether plain chat is the default: small models often break DSPy's formats of replies."""
+    outputs = list(signature.output_fields.values())
+    is_text = len(outputs) == 1 and outputs[0].annotation is str
+    is_default = dspy.settings.adapter is None and module is dspy.Predict
+    return is_text and is_default and all(pool[name].is_local for name in pool)
 
 
 def _is_of_dspy(path: Path) -> bool:

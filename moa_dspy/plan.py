@@ -26,6 +26,7 @@ from moa_dspy.aggregators import (
 )
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, LayerFailedError
+from moa_dspy.layers import is_traced
 from moa_dspy.prediction import NOT_ASKED, Answer, Response
 from moa_dspy.references import Cut, ReferenceLimits, built_tokens, fitted_references
 from moa_dspy.signatures import REFERENCES
@@ -91,7 +92,8 @@ class Rules:
         quorum: Fewest responses that a layer may go on with.
         deadline_seconds: After how long a layer goes on without its stragglers.
         limits: How much of the references may be read.
-        stop_early: Whether a vote asks no more once the others cannot change its answer.
+        stop_early: Whether a vote asks no more once the others cannot change its answer; not
+            where the run is traced, as an optimizer learns from what every seat answers.
 
     Raises:
         ArchitectureError: If one of them is out of range.
@@ -160,7 +162,7 @@ class Planner:
     @property
     def _waves(self) -> Waves | None:
         """How the members of a vote are asked; None is all at once."""
-        one, stops = self.architecture, self.rules.stop_early
+        one, stops = self.architecture, self.rules.stop_early and not is_traced()
         members, reading = one.layers[-1], one.reading
         first = reading[: one.agree] if one.agree is not None else ()
         quorum = min(self.rules.quorum, len(members))

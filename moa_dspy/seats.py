@@ -29,6 +29,7 @@ from moa_dspy.errors import ArchitectureError, ours
 from moa_dspy.layers import Trace, all_predictors, outside_lms, renamed, rollout, without_lms
 from moa_dspy.plan import AgentPool, Plan, Rules, afollow, follow
 from moa_dspy.prediction import Answer, MixturePrediction, Response, render
+from moa_dspy.telemetry import agent_span, mixture_span, note_reply
 from moa_dspy.waves import (
     MemberProgress,
     MemberQuestions,
@@ -77,14 +78,16 @@ class PlannedModule(dspy.Module):
 
     def forward(self, **inputs: Any) -> MixturePrediction:
         """Answer, agents of a layer at the same time in threads."""
-        answer = follow(self.plan(inputs), self.seats.ask_all)
+        with mixture_span(self):
+            answer = follow(self.plan(inputs), self.seats.ask_all)
         for chunk in self._chunks(answer):
             sync_send_to_stream(dspy.settings.send_stream, chunk)
         return MixturePrediction.of(answer)
 
     async def aforward(self, **inputs: Any) -> MixturePrediction:
         """Answer, agents of a layer at the same time as tasks."""
-        answer = await afollow(self.plan(inputs), self.seats.aask_all)
+        with mixture_span(self):
+            answer = await afollow(self.plan(inputs), self.seats.aask_all)
         for chunk in self._chunks(answer):
             await dspy.settings.send_stream.send(chunk)
         return MixturePrediction.of(answer)
@@ -300,7 +303,8 @@ class Seats:
         late = question.deadline_seconds
         moment = None if late is None else time.monotonic() + late
         scope = call_scope(sample=question.sample, deadline=moment, cancelled=cancelled)
-        with scope as own_scope, dspy.context(**settings):
+        span = agent_span(question, getattr(settings["lm"], "model", question.agent))
+        with span, scope as own_scope, dspy.context(**settings):
             empty = is_verbatim(settings["adapter"]) and not question.is_final
             yield Seat(question, module, own_scope, settings.get("trace", []), keeps_empty=empty)
 
@@ -420,6 +424,8 @@ class Seat:
             finish_reason=log[-1].finish_reason if log else None,
             **rest,
         )
+        reused = sum(facts.is_reused for facts in log)
+        note_reply(self.question, response, made=len(log) - reused, stored=reused)
         trace = renamed(self.trace, self.module, self.question.module)
         return self._in_time(response), trace, log
 

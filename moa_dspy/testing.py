@@ -206,7 +206,7 @@ class _Replay:
             is_reused=True,
             no_answer=why_no_answer([("text", text)]),
         )
-        current_scope().log.append(facts)
+        current_scope().note(facts)
         response = lm15.Response(
             id=None,
             model=request.model,

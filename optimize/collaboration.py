@@ -6,8 +6,10 @@ the default prompt and once with the paper's. The paper's figure 1, on models of
 
     python optimize/collaboration.py --out docs/results/collaboration.json
 
-Needs the weights that `optimize/pools/local.toml` names. Every answer is stored: the program may
-be stopped at any time and run again, and it writes the file anew after each condition.
+Needs the weights that `optimize/pools/local.toml` names. Every answer is stored, and those that the
+quickstart's recording holds are taken from it: the program may be stopped at any time and run
+again, asks for what is missing only, and writes the file anew after each condition. The file keeps
+what other runs of the program measured, so that the parts may be run one by one.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import dspy
@@ -26,7 +29,7 @@ import dspy
 from moa_dspy import MixtureOfAgents, Pool
 from moa_dspy.adapters import PlainChat
 from moa_dspy.agent import read_agents
-from moa_dspy.calls import Calls, CallStore, call_scope
+from moa_dspy.calls import Calls, CallStore, Recording, call_scope
 from moa_dspy.data import answer_match, read_rows
 from moa_dspy.winrate import mean_interval, paired_interval
 
@@ -36,6 +39,8 @@ LADDER = ("smollm2-135m", "qwen-0.5b", "qwen-1.5b")
 TASKS = ("quickstart", "checkable")
 LAYOUTS = ("guarded", "paper")
 COUNTS = (1, 3, 2, 6)
+MIXED = {3: ("",), 6: ("", "-warm")}
+"""What a mixed layer holds of each model: its greedy answer, with 6 references a sample too."""
 SIGNATURE = dspy.make_signature(
     "question -> answer",
     "Answer the question. Reply with the answer only, in one word or number.",
@@ -76,29 +81,41 @@ def conditions(readers: list[str], counts: tuple[int, ...]) -> Iterator[Conditio
                 if source is not None:
                     text = f"{source}-warm*{n} > synthesize({reader})"
                     yield Condition(reader, kind, n, text)
-            if n % len(LADDER) == 0:
-                layer = " + ".join(f"{name}-warm*{n // len(LADDER)}" for name in LADDER)
+            if n in MIXED:
+                layer = " + ".join(f"{name}{ending}" for ending in MIXED[n] for name in LADDER)
                 yield Condition(reader, "mixed", n, f"{layer} > synthesize({reader})")
 
 
-def scores(
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One answered question: 1 or 0 points, and what the answer took when it was made."""
+
+    score: float
+    calls: int = 0
+    usd: float = 0.0
+    seconds: float = 0.0
+
+
+def answered(
     pool: Pool, condition: Condition, layout: str, rows: list[dspy.Example], num_threads: int
-) -> list[float]:
-    """Return 1 or 0 per row; a question that could not be answered is a wrong answer."""
+) -> list[Found]:
+    """Return what each row's answer was worth; one that could not be had is a wrong answer."""
     program = MixtureOfAgents(
         SIGNATURE, condition.architecture, pool=pool, adapter=PlainChat(layout)
     )
 
-    def score(row: dspy.Example) -> float:
+    def find(row: dspy.Example) -> Found:
         try:
             with call_scope(example=row.id):
-                return float(answer_match(row, program(question=row.question)))
+                prediction = program(question=row.question)
         except Exception as error:
             print(f"  {row.id}: {error}", flush=True)
-            return 0.0
+            return Found(0.0)
+        took = prediction.mixture
+        return Found(float(answer_match(row, prediction)), took.calls, took.usd, took.seconds)
 
     with ThreadPoolExecutor(num_threads) as threads:
-        running = [threads.submit(copy_context().run, score, row) for row in rows]
+        running = [threads.submit(copy_context().run, find, row) for row in rows]
         return [future.result() for future in running]
 
 
@@ -111,9 +128,10 @@ def measured(
     rows = rows[: options.rows]
     alone: dict[str, list[float]] = {}
     for condition in conditions(options.readers, tuple(options.counts)):
-        found = scores(pool, condition, layout, rows, options.threads)
-        own = alone.setdefault(condition.reader, found)
-        score, gain = mean_interval(found), paired_interval(found, own)
+        found = answered(pool, condition, layout, rows, options.threads)
+        right = [one.score for one in found]
+        own = alone.setdefault(condition.reader, right)
+        score, gain = mean_interval(right), paired_interval(right, own)
         yield {
             "tasks": tasks,
             "layout": layout,
@@ -124,7 +142,23 @@ def measured(
             "rows": len(rows),
             "score": [score.estimate, score.low, score.high],
             "gain": [gain.estimate, gain.low, gain.high],
+            "calls": fmean(one.calls for one in found),
+            "usd": fmean(one.usd for one in found),
+            "seconds": fmean(one.seconds for one in found),
         }
+
+
+def place_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return where a row of the result stands; equal for the same condition, run again."""
+    reading = (LADDER.index(row["reader"]), row["n"], row["references"])
+    return (TASKS.index(row["tasks"]), LAYOUTS.index(row["layout"]), *reading)
+
+
+def opened_pool(store: CallStore, n_threads: int | None) -> Pool:
+    """Return the agents of this machine, with what is recorded of them in the store."""
+    store.put_all(Recording.read(ROOT / "data/quickstart/calls.parquet"))
+    agents = read_agents(ROOT / "optimize/pools/local.toml")
+    return Pool([replace(a, n_threads=n_threads) for a in agents], calls=Calls(store))
 
 
 def main() -> None:
@@ -140,17 +174,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--model-threads", type=int, help="threads of each model; default all")
     options = parser.parse_args()
-    agents = read_agents(ROOT / "optimize/pools/local.toml")
-    pool = Pool(
-        [replace(agent, n_threads=options.model_threads) for agent in agents],
-        calls=Calls(CallStore(options.store)),
-    )
-    found: list[dict[str, Any]] = []
-    for tasks in options.tasks:
-        for layout in options.layouts:
+    pool = opened_pool(CallStore(options.store), options.model_threads)
+    known = json.loads(options.out.read_text("utf-8")) if options.out.exists() else {}
+    found = {place_of(row): row for row in known.get("conditions", [])}
+    for layout in options.layouts:
+        for tasks in options.tasks:
             for row in measured(pool, options, tasks, layout):
-                found.append(row)
-                options.out.write_text(json.dumps({"conditions": found}, indent=1) + "\n", "utf-8")
+                found[place_of(row)] = row
+                written = {"conditions": [found[place] for place in sorted(found)]}
+                options.out.write_text(json.dumps(written, indent=1) + "\n", "utf-8")
                 print(f"{tasks} {layout} {row['architecture']}: {row['score'][0]:.3f}", flush=True)
 
 

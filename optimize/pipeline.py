@@ -94,10 +94,7 @@ def rows(towns: range) -> list[dspy.Example]:
 def main(pool: Pool, path: Path) -> tuple[Any, Any]:
     """Search, compile, save to ``path`` and load; return the program and the loaded one."""
     signature = dspy.make_signature("context, question -> answer", TASK)
-    # The optimizer below learns from the answers of all proposers, needed for the vote or not.
-    one = MixtureOfAgents(
-        signature, next(iter(pool)), pool=pool, adapter=PlainChat(), stop_early=False
-    )
+    one = MixtureOfAgents(signature, next(iter(pool)), pool=pool, adapter=PlainChat())
     space = SearchSpace(tuple(pool), max_depth=1)
     search = ModelSearch(answer_match, pool, space=space, n_trials=15, seed=0)
     train, val, test = rows(range(2)), rows(range(2, 7)), rows(range(7, 16))

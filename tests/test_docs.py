@@ -18,6 +18,7 @@ from moa_dspy.optimize import study_file
 from moa_dspy.optimize import study_file as study_tables
 from moa_dspy.optimize.judge_table import JudgeTable
 from moa_dspy.optimize.options import DataTable
+from moa_dspy.optimize.study import PreparedStudy
 from moa_dspy.optimize.study_file import PromptsTable
 
 ROOT = Path(__file__).parent.parent
@@ -26,6 +27,12 @@ PAGES = [
     "docs/README.md",
     "docs/design.md",
     "docs/results/README.md",
+    "docs/results/collaboration.md",
+    "docs/results/layers.md",
+    "docs/results/limits.md",
+    "docs/results/where_it_does_not.md",
+    "docs/results/where_it_pays.md",
+    "data/pools/README.md",
     "optimize/README.md",
     "data/quickstart/README.md",
 ]
@@ -140,9 +147,23 @@ def test_the_tree_shows_every_room() -> None:
 
 
 def test_tables_are_written_from_the_results() -> None:
-    make_tables = load(ROOT / "docs/make_tables.py")
-    for page in make_tables.PAGES:
-        assert make_tables.rendered(page.read_text("utf-8")) == page.read_text("utf-8"), page
+    for file, text in load(ROOT / "docs/make_tables.py").written().items():
+        assert file.read_text("utf-8") == text, file
+
+
+def test_the_own_data_of_the_readme_is_a_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = text_of("README.md").partition("## Your models, your data")[2]
+    study = re.findall(r"```toml\n(.*?)```", section, re.DOTALL)[0]
+    assert len(study.splitlines()) == 10
+    rows = "".join(f"what is {n} and 1,{n + 1}\n" for n in range(300))
+    (tmp_path / "questions.csv").write_text(f"question,answer\n{rows}", "utf-8")
+    (tmp_path / "mine.toml").write_text(study, "utf-8")
+    for variable in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.setenv(variable, "none")
+    prepared = PreparedStudy.read(tmp_path / "mine.toml")
+    assert [len(prepared.splits.val), len(prepared.splits.test)] == [100, 200]
 
 
 def load(path: Path) -> ModuleType:

@@ -3,11 +3,32 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
+import pytest
+
 from moa_dspy.calls import Budget, Spending
-from moa_dspy.cli.optimize import LiveProgress, clock, lines
+from moa_dspy.calls.scope import CallFacts, CallTable, call_scope
 from moa_dspy.optimize.early_facts import early_facts
-from moa_dspy.optimize.progress import Snapshot
+from moa_dspy.optimize.live_view import (
+    LiveProgress,
+    ViewFrame,
+    clock,
+    frame_html,
+    frame_text,
+    lines,
+)
+from moa_dspy.optimize.progress import Leader, Progress, SearchView, Snapshot, StageWork
 from moa_dspy.optimize.report import early_lines
+from moa_dspy.optimize.result import TrialRecord
+
+
+class Time:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
 
 
 def snapshot(stage: str = "search", trial: int = 12, budget: Budget | None = None) -> Snapshot:
@@ -23,20 +44,41 @@ def snapshot(stage: str = "search", trial: int = 12, budget: Budget | None = Non
     )
 
 
+def facts(agent: str = "a", **more: object) -> CallFacts:
+    plain: dict[str, object] = {
+        "prompt_tokens": 60,
+        "completion_tokens": 40,
+        "usd": 0.001,
+        "seconds": 2.0,
+        "is_reused": False,
+    }
+    return CallFacts(agent, **{**plain, **more})  # type: ignore[arg-type]  # as above
+
+
+def shown(view: SearchView, *, height: int = 40) -> list[str]:
+    return frame_text(ViewFrame(view), height=height).splitlines()
+
+
 def test_everything_that_was_asked_for_is_shown() -> None:
-    shown = list(lines(snapshot(budget=Budget(calls=5000, usd=1, seconds=600)), since=5.0))
+    time = Time()
+    view = SearchView(time)
+    view.take(snapshot(budget=Budget(calls=5000, usd=1, seconds=600)))
+    time.seconds = 5
     # 90 s are spent and 5 s have passed since: 10:00 - 1:35 = 8:25
-    assert shown == [
+    assert list(lines(view)) == [
         "search, trial 12/48",
         "best 63.4 %: a + b > vote",
-        "1,200 of 5,000 calls made, 3,400 reused, 0.0500 of 1 usd",
+        "1,200 of 5,000 calls made, 3,400 reused, 0.05 of 1 usd",
         "1:35 elapsed, at most 8:25 left",
     ]
 
 
 def test_a_replay_that_pays_for_nothing_still_has_a_clock() -> None:
-    free = replace(snapshot(), spending=Spending(reused=7))
-    assert list(lines(free, since=2.0, watched=65.0))[-1] == "1:05 elapsed"
+    time = Time()
+    view = SearchView(time)
+    view.take(replace(snapshot(), spending=Spending(reused=7)))
+    time.seconds = 65
+    assert list(lines(view))[-1] == "1:05 elapsed"
 
 
 def test_a_log_gets_one_line_per_stage_and_per_ten_trials() -> None:
@@ -50,8 +92,40 @@ def test_a_log_gets_one_line_per_stage_and_per_ten_trials() -> None:
         "search, trial 0/48",
         "search, trial 10/48",
         "search, trial 20/48",
-        "test, trial 25/48",
+        "test",
     ]
+
+
+def test_a_log_shows_what_is_waited_for_if_nothing_else_happens_for_a_minute() -> None:
+    stream, time, table = io.StringIO(), Time(), CallTable()
+    with LiveProgress(stream, now=time) as progress, call_scope(table=table) as scope:
+        progress(replace(snapshot(), table=table))
+        with scope.asking("slow"):
+            time.seconds = 59
+            progress.beat()
+            time.seconds = 60
+            progress.beat()
+            progress.beat()
+    first, second = stream.getvalue().splitlines()
+    assert "waiting" not in first
+    assert second.endswith("waiting for slow (0:00)")
+
+
+def test_a_verbose_log_has_a_line_for_every_trial() -> None:
+    stream = io.StringIO()
+    last = TrialRecord(3, "a + b > vote", "model", 0.6, 0.5, 0.2, 2.0, 0.0, 1.0, 60, True)
+    with LiveProgress(stream, is_verbose=True) as progress:
+        progress(replace(snapshot(), last=last))
+    assert stream.getvalue().splitlines()[0] == (
+        "trial 4 (model): 50.0 % on 60 questions, stopped early: a + b > vote"
+    )
+
+
+def test_a_quiet_display_shows_nothing() -> None:
+    stream = io.StringIO()
+    with LiveProgress(stream, mode="none") as progress:
+        progress.show(snapshot())
+    assert stream.getvalue() == ""
 
 
 def test_what_single_agents_tell_is_said_once_before_more_is_spent() -> None:
@@ -76,11 +150,91 @@ def test_a_reader_that_went_away_does_not_end_the_study() -> None:
 
 def test_a_terminal_gets_a_view_that_is_gone_afterwards() -> None:
     stream = io.StringIO()
-    with LiveProgress(stream, is_live=True) as progress:
+    with LiveProgress(stream, mode="live") as progress:
         progress(snapshot())
-    assert "trial 12/48" in stream.getvalue()
-    assert "a + c > vote" in stream.getvalue()
+    assert "now: a + c > vote" in stream.getvalue()
     assert stream.getvalue().endswith("\x1b[2K"), "the last thing written erases the view"
+
+
+def test_the_view_moves_with_every_call_between_two_snapshots() -> None:
+    time, table = Time(), CallTable(stage="search")
+    view = SearchView(time)
+    # 10 trials of 4 questions, 3 calls each; the third trial begins
+    work = StageWork(10, "trials", rows=4, calls=3)
+    view.take(replace(snapshot(trial=2), table=table, work=work, spending=Spending(made=100)))
+    shares = []
+    for _ in range(3):
+        table.add([facts()])
+        stage, _seconds = view.current_stage() or pytest.fail("there is a stage")
+        shares.append(stage.share)
+    # A call is 1 of 3 x 4 of a trial, which is a tenth of the stage
+    assert shares == pytest.approx([(2 + n / 12) / 10 for n in (1, 2, 3)])
+    assert view.spending.made == 103
+    table.add_row()
+    time.seconds = 24.5
+    stage, seconds = view.current_stage() or pytest.fail("there is a stage")
+    # One of 4 questions is scored: 2.25 of 10 trials in 24.5 s; 7.75 more take 84.4 s
+    assert stage.left_seconds(seconds) == pytest.approx(24.5 * 7.75 / 2.25)
+
+
+def test_the_leaderboard_moves_as_trials_end() -> None:
+    seen: list[Snapshot] = []
+    from moa_dspy.calls.budget import Ledger
+
+    progress = Progress(seen.append, Ledger(), 10, admits=lambda record: record.calls < 9)
+    trials = [
+        TrialRecord(0, "a", "single", 0.5, 0.5, 0.0, 1.0, 0.001, 1.0, 200),
+        TrialRecord(1, "a + b > vote", "model", 0.6, 0.6, 0.2, 2.0, 0.002, 1.0, 200),
+        TrialRecord(2, "dear", "model", 0.9, 0.9, 0.2, 9.0, 0.002, 1.0, 200),
+        TrialRecord(3, "cut", "model", 0.9, 0.9, 0.2, 2.0, 0.002, 1.0, 40, True),
+    ]
+    progress.lead(Leader("a", 0.45, 1.0, 0.001, 100))
+    for number, trial in enumerate(trials):
+        progress.show("search", trial=number + 1, last=trial)
+    # What goes beyond the limits, or was stopped early, may not lead; `a` stands once.
+    assert [(one.architecture, one.score) for one in seen[-1].leaders] == [
+        ("a + b > vote", 0.6),
+        ("a", 0.5),
+    ]
+    assert seen[0].leaders[0].score == 0.5
+
+
+def test_a_frame_shows_stages_leaders_agents_and_what_is_waited_for() -> None:
+    time, table = Time(), CallTable(stage="search")
+    table.add([facts("a"), facts("a", is_reused=True), facts("b", failure="Down: [red]no[/red]")])
+    view = SearchView(time)
+    leaders = (Leader("a + b > vote", 0.634, 2.0, 0.0001, 200),)
+    work = StageWork(48, "trials", rows=200, calls=2)
+    with call_scope(table=table) as scope, scope.asking("b"):
+        view.take(replace(snapshot(), table=table, leaders=leaders, work=work))
+        found = shown(view)
+    assert any(one.startswith("> search") and "12 of 48 trials" in one for one in found)
+    assert any(one.startswith("  test") for one in found), "a stage that is still to come"
+    cells = [one.split() for one in found]
+    assert ["a", "+", "b", ">", "vote", "63.4", "200", "2.0", "0.10"] in cells
+    # agent, made, reused, failed, tokens (60 + 40 of the one call that was sent), usd
+    assert ["a", "1", "1", "0", "100", "0.001"] in cells
+    assert ["b", "1", "0", "1", "100", "0.001", "0:00"] in cells
+    assert found[-1].startswith("1,200 calls made, 3,400 reused, 0.05 usd")
+
+
+@pytest.mark.parametrize("height", [20, 24, 40])
+def test_a_frame_fits_the_terminal(height: int) -> None:
+    table = CallTable(stage="search")
+    table.add([facts(f"agent-{n}") for n in range(30)])
+    view = SearchView(Time())
+    leaders = tuple(Leader(f"m{n}", 0.9 - n / 100, 2.0, 0.0, 200) for n in range(10))
+    view.take(replace(snapshot(), table=table, leaders=leaders))
+    assert len(shown(view, height=height)) <= height
+    assert any("more" in one for one in shown(view, height=height))
+
+
+def test_a_notebook_gets_the_same_frame_as_html() -> None:
+    view = SearchView(Time())
+    view.take(replace(snapshot(), current="<b>bold</b> & [red]x[/red]"))
+    html = frame_html(ViewFrame(view))
+    assert "&lt;b&gt;bold&lt;/b&gt; &amp; [red]x[/red]" in html
+    assert html.startswith("<pre")
 
 
 def test_clock_never_runs_below_zero() -> None:

@@ -137,6 +137,7 @@ def test_programs_can_be_copied(recorded: RecordedResponses) -> None:
     assert mixture(recorded, "m0 + m1 + m2 > vote").deepcopy()(question="Say 7").answer == "7"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graded", [True, False])
 def test_a_search_finds_the_vote_that_is_always_right(
     recorded: RecordedResponses, graded: bool
@@ -159,6 +160,7 @@ def accuracies(recorded: RecordedResponses, rows: list[dspy.Example], *texts: st
     return [sum(outcome.score for outcome in each) / len(rows) for each in measured]
 
 
+@pytest.mark.slow
 def test_graded_plurality_on_real_answers_is_as_published() -> None:
     folder = find("reasoning_gym")
     recorded = read_recorded(
@@ -173,6 +175,7 @@ def test_graded_plurality_on_real_answers_is_as_published() -> None:
     assert three == pytest.approx(0.666, abs=5e-4)
 
 
+@pytest.mark.slow
 def test_a_search_over_eighteen_real_models_makes_no_call() -> None:
     folder = find("mmlu_pro")
     rows = BENCHMARKS["mmlu_pro"].read(folder)

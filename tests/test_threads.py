@@ -44,6 +44,7 @@ def test_a_task_that_never_ends_does_not_hold_up_the_end_of_the_process() -> Non
     subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_forked_process_starts_threads_of_its_own() -> None:
     code = (

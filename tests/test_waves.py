@@ -3,9 +3,10 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import dspy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -181,6 +182,7 @@ def outcome(one: Architecture, said: dict[str, Response], **options: Any) -> str
         return str(error)
 
 
+@pytest.mark.slow
 def test_exact_stopping_returns_what_the_full_vote_returns() -> None:
     rng = random.Random(0)
     saved = 0
@@ -351,3 +353,28 @@ def test_a_replay_keeps_to_the_deadline_as_the_program_would() -> None:
     answer, costs = replayed(says(*"yxxyy", seconds=[9, 1, 1, 2, 16]), deadline_seconds=20)
     assert (answer.final.text, costs["seconds"]) == ("y", 20)
     assert [r.failure for r in answer.failures] == ["Late: no answer within 15 s."]
+
+
+def test_a_traced_run_asks_every_member_as_an_optimizer_learns_from_each() -> None:
+    asked: list[str] = []
+
+    def says_x(name: str) -> Callable[[str], str]:
+        def script(_: str) -> str:
+            asked.append(name)
+            return "x"
+
+        return script
+
+    pool = scripted_pool({name: says_x(name) for name in "abcd"}, reads_all=True)
+    vote = MixtureOfAgents(
+        "question -> answer", "a + b + c + d > vote", pool=pool, adapter=PlainChat()
+    )
+    # Two that agree win the tie that the other two could bring about.
+    assert len(vote(question="q").mixture.layers[0]) == 2
+    with dspy.context(trace=[]):
+        found = vote(question="q")
+        assert len(dspy.settings.trace) == 4
+    assert (found.answer, sorted(asked)) == ("x", list("abcd"))
+    # A setting of another kind is no trace.
+    with dspy.context(max_errors=1):
+        assert len(vote(question="q").mixture.layers[0]) == 2

@@ -7,8 +7,9 @@ from moa_dspy.calls.attempts import OutagePolicy
 from moa_dspy.calls.budget import Budget, Ledger, Spending, budget_share, spending_under
 from moa_dspy.calls.call import Call, NoStore, call_key, canonical_json
 from moa_dspy.calls.calls import Calls
-from moa_dspy.calls.request import AgentCalls, CallEstimate, CallRequest, Limiter, RetryPolicy
+from moa_dspy.calls.request import AgentCalls, CallRequest, Limiter, RetryPolicy
 from moa_dspy.calls.scope import (
+    CallEstimate,
     CallFacts,
     CallScope,
     Clock,

@@ -306,7 +306,9 @@ class Attempts:
         clock = self.deadline.clock
         attempt = Attempt(request, number, clock, started=clock.monotonic())
         try:
-            call = attempt.answered((yield send))
+            with current_scope().asking(request.caller.agent):
+                response = yield send
+            call = attempt.answered(response)
         except BaseException as error:
             if not isinstance(error, MoaError) and not self._is_temporary(error, number):
                 self._keep(attempt.failed(error))
@@ -340,5 +342,5 @@ class Attempts:
 
     def _keep(self, call: Call) -> Call:
         kept = self.store.put(call) or call
-        current_scope().log.append(facts_of(call, is_reused=False))
+        current_scope().note(facts_of(call, is_reused=False))
         return kept

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from moa_dspy.calls.request import CallEstimate
-from moa_dspy.calls.scope import current_scope, entered
+from moa_dspy.calls.scope import CallEstimate, current_scope, entered
 from moa_dspy.errors import BudgetReachedError, StudyError
 
 LIMITS = ("calls", "tokens", "usd", "seconds")

@@ -24,8 +24,9 @@ from moa_dspy.calls.call import (
     call_key,
     canonical_json,
 )
-from moa_dspy.calls.request import AgentCalls, CallEstimate, CallRequest, Limiters, poll_seconds
+from moa_dspy.calls.request import AgentCalls, CallRequest, Limiters, poll_seconds
 from moa_dspy.calls.scope import (
+    CallEstimate,
     Clock,
     Deadline,
     DeadlineError,
@@ -117,7 +118,7 @@ class Calls:
             call = self.recording.get(request.key)
         if call is not None and (call.failure is None or self.replay_only):
             self.count_reuse()
-            current_scope().log.append(facts_of(call, is_reused=True))
+            current_scope().note(facts_of(call, is_reused=True))
             return call
         if self.replay_only:
             example = current_scope().example

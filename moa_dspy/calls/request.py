@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from moa_dspy.calls.scope import CallEstimate
 from moa_dspy.errors import MoaError
 
 _MAX_BACKOFF_SECONDS: Final = 60.0
@@ -199,21 +200,6 @@ class AgentCalls:
         for secret in self.secrets:
             text = text.replace(secret, "***")
         return text
-
-
-@dataclass(frozen=True, slots=True)
-class CallEstimate:
-    """An upper bound of what one call may use.
-
-    Attributes:
-        tokens: Bytes of the request plus the longest answer.
-        usd: Their price.
-        is_bounded: False if the request sets no longest answer: then there is no bound.
-    """
-
-    tokens: int = 0
-    usd: float = 0.0
-    is_bounded: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,12 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
-
-from moa_dspy.errors import BudgetReachedError
 
 
 class Interrupt(Protocol):
@@ -62,6 +60,19 @@ class CallFacts:
     no_answer: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class CallEstimate:
+    """An upper bound of what one call may use; none if its longest answer is not set.
+
+    Attributes:
+        tokens: Bytes of the request plus the longest answer.
+    """
+
+    tokens: int = 0
+    usd: float = 0.0
+    is_bounded: bool = True
+
+
 @dataclass(slots=True)
 class CallCount:
     """Calls of one agent in one stage of a search: their number, and what they cost now.
@@ -89,13 +100,13 @@ class CallTable:
         stage: The stage that counts now.
         counts: By stage and agent, in the order of their first calls.
         rows: Answers of an architecture to a row that were scored, by stage.
-        listener: Is called after each count; must return fast and not raise.
     """
 
     stage: str = ""
     counts: dict[tuple[str, str], CallCount] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
-    listener: Callable[[], None] | None = None
+    _asked: dict[int, tuple[str, float]] = field(default_factory=dict)
+    _n_asked: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, log: Sequence[CallFacts]) -> None:
@@ -110,15 +121,39 @@ class CallTable:
                 if is_sent:
                     count.tokens += facts.prompt_tokens + facts.completion_tokens
                     count.usd += facts.usd
-        if self.listener is not None:
-            self.listener()
 
     def add_row(self) -> None:
         """Count one scored row."""
         with self._lock:
             self.rows[self.stage] = self.rows.get(self.stage, 0) + 1
-        if self.listener is not None:
-            self.listener()
+
+    def begin(self, agent: str) -> int:
+        """Note that a request to an agent was sent; return a number for ``end``."""
+        with self._lock:
+            self._n_asked += 1
+            self._asked[self._n_asked] = (agent, time.monotonic())
+            return self._n_asked
+
+    def end(self, number: int) -> None:
+        """Note that the request of this number is no longer waited for."""
+        with self._lock:
+            self._asked.pop(number, None)
+
+    def waiting(self) -> dict[str, tuple[int, float]]:
+        """Return requests under way by agent: their number, and the seconds of the longest."""
+        found: dict[str, tuple[int, float]] = {}
+        now = time.monotonic()
+        with self._lock:
+            for agent, since in self._asked.values():  # the oldest first
+                n, longest = found.get(agent, (0, now - since))
+                found[agent] = (n + 1, longest)
+        return found
+
+    def n_calls(self, stage: str) -> int:
+        """Return the calls of a stage that have ended."""
+        with self._lock:
+            counts = [count for (one, _), count in self.counts.items() if one == stage]
+        return sum(count.made + count.reused for count in counts)
 
     def by_agent(self) -> dict[str, CallCount]:
         """Return the sums over all stages."""
@@ -147,6 +182,7 @@ class CallScope:
             is sent, and those in flight are not waited for.
         ledgers: Ledgers that count and limit the calls made inside, each with the share of
             its limits that they may use; see ``spending_under``.
+        tables: Count each call made inside as it ends.
     """
 
     sample: int = 0
@@ -156,6 +192,23 @@ class CallScope:
     cancelled: tuple[threading.Event, ...] = ()
     interrupted: Interrupt | None = None
     ledgers: Mapping[Any, float] = field(default_factory=dict)
+    tables: tuple[CallTable, ...] = ()
+
+    def note(self, facts: CallFacts) -> None:
+        """Log a call that has ended, and count it."""
+        self.log.append(facts)
+        for table in self.tables:
+            table.add((facts,))
+
+    @contextmanager
+    def asking(self, agent: str) -> Iterator[None]:
+        """Have an agent count as being waited for."""
+        asked = [(table, table.begin(agent)) for table in self.tables]
+        try:
+            yield
+        finally:
+            for table, number in asked:
+                table.end(number)
 
 
 _SCOPE: ContextVar[CallScope | None] = ContextVar("moa_dspy_call_scope", default=None)
@@ -173,6 +226,7 @@ def call_scope(
     example: str | None = None,
     deadline: float | None = None,
     cancelled: threading.Event | None = None,
+    table: CallTable | None = None,
 ) -> Iterator[CallScope]:
     """Open a scope with its own log; what is not given is taken from the scope around it.
 
@@ -180,6 +234,7 @@ def call_scope(
     """
     outer = current_scope()
     events = outer.cancelled if cancelled is None else (*outer.cancelled, cancelled)
+    is_known = any(one is table for one in outer.tables)
     scope = CallScope(
         sample=outer.sample if sample is None else sample,
         example=outer.example if example is None else example,
@@ -187,6 +242,7 @@ def call_scope(
         cancelled=events,
         interrupted=outer.interrupted,
         ledgers=outer.ledgers,
+        tables=outer.tables if table is None or is_known else (*outer.tables, table),
     )
     with entered(scope):
         yield scope
@@ -392,26 +448,3 @@ class Deadline:
         if self.cancelled:
             return max(0.0, min(seconds, _POLL_SECONDS))
         return None if seconds == math.inf else max(0.0, seconds)
-
-
-def in_threads(task: Callable[[Any], Any], items: Sequence[Any], *, num_threads: int) -> list[Any]:
-    """Return the results of a task per item, in order; one thread is the caller's own.
-
-    After an error no further task is begun. Its first requests are finished only if the budget
-    ended: what is paid for gets stored, but an endpoint that is down is not waited for.
-
-    Raises:
-        Exception: The first error of a task, in the order of the items.
-    """
-    if num_threads == 1:
-        return [task(item) for item in items]
-    given_up = threading.Event()
-    with ThreadPoolExecutor(num_threads) as threads, call_scope(cancelled=given_up):
-        running = [threads.submit(copy_context().run, task, item) for item in items]
-        try:
-            return [future.result() for future in running]
-        except BaseException as error:
-            if not isinstance(error, BudgetReachedError):
-                given_up.set()
-            threads.shutdown(wait=True, cancel_futures=True)
-            raise

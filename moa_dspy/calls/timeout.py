@@ -16,8 +16,9 @@ from collections.abc import (
     Callable,
     Generator,
     Iterator,
+    Sequence,
 )
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -26,8 +27,9 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeAlias, TypeVar
 
 from moa_dspy.calls.call import Call
-from moa_dspy.calls.scope import Deadline, DeadlineError, Interrupt
+from moa_dspy.calls.scope import Deadline, DeadlineError, Interrupt, call_scope
 from moa_dspy.dspy_internals import lm15
+from moa_dspy.errors import BudgetReachedError
 
 _T = TypeVar("_T")
 _Job: TypeAlias = tuple[Future[Any], Callable[[], Any]]
@@ -398,3 +400,26 @@ async def arun_plan(plan: CallPlan, send: ASender) -> Call:
         else:
             run.did(result)
     return run.call
+
+
+def in_threads(task: Callable[[Any], Any], items: Sequence[Any], *, num_threads: int) -> list[Any]:
+    """Return the results of a task per item, in order; one thread is the caller's own.
+
+    After an error no further task is begun. Its first requests are finished only if the budget
+    ended: what is paid for gets stored, but an endpoint that is down is not waited for.
+
+    Raises:
+        Exception: The first error of a task, in the order of the items.
+    """
+    if num_threads == 1:
+        return [task(item) for item in items]
+    given_up = threading.Event()
+    with ThreadPoolExecutor(num_threads) as threads, call_scope(cancelled=given_up):
+        running = [threads.submit(copy_context().run, task, item) for item in items]
+        try:
+            return [future.result() for future in running]
+        except BaseException as error:
+            if not isinstance(error, BudgetReachedError):
+                given_up.set()
+            threads.shutdown(wait=True, cancel_futures=True)
+            raise

@@ -1,4 +1,4 @@
-"""The commands ``check``, ``optimize`` and ``worker`` of a study file, and the progress display.
+"""The commands ``check``, ``optimize`` and ``worker`` of a study file.
 
 Progress goes to standard error: a live view in a terminal, plain lines in a log.
 """
@@ -9,128 +9,17 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Self, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from moa_dspy.optimize.preflight import Preflight
-    from moa_dspy.optimize.progress import Snapshot
     from moa_dspy.optimize.result import StudyResult
     from moa_dspy.vendors import Price
-
-
-EVERY = 10
-"""Plain lines come with every change of stage and every so many trials."""
-
-
-class LiveProgress:
-    """A progress display that is drawn inside ``with`` and removed at its end.
-
-    Args:
-        stream: Default: standard error. A terminal gets a live view that moves between
-            snapshots too; anything else gets one line per stage and per ``EVERY`` trials.
-        is_live: Instead of asking the stream whether it is a terminal.
-    """
-
-    def __init__(self, stream: TextIO | None = None, *, is_live: bool | None = None) -> None:
-        self._stream = stream if stream is not None else sys.stderr
-        self._is_live = self._stream.isatty() if is_live is None else is_live
-        self._seen: tuple[Snapshot, float] | None = None
-        self._last_line: tuple[str, int] | None = None
-        self._early: tuple[str, ...] = ()
-        self._live: Any = None
-        self._started = time.monotonic()
-
-    def __enter__(self) -> Self:
-        if self._is_live:
-            from rich.console import Console
-            from rich.live import Live
-
-            console = Console(file=self._stream, force_terminal=True)
-            self._live = Live(self, console=console, transient=True, refresh_per_second=4)
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def __call__(self, snapshot: Snapshot, /) -> None:
-        """Show ``snapshot``; a live view draws it with its next frame."""
-        self._seen = (snapshot, time.monotonic())
-        if snapshot.early is not None:
-            from moa_dspy.optimize.report import early_lines
-
-            self._early = tuple(early_lines(snapshot.early))
-        if self._is_live:
-            return
-        now = (snapshot.stage, snapshot.trial // EVERY)
-        if now != self._last_line:
-            self._last_line = now
-            self._print("; ".join(lines(snapshot, watched=self._watched)))
-            for line in self._early if snapshot.early is not None else ():
-                self._print(line)
-
-    def _print(self, line: str) -> None:
-        # A reader that went away (`2>&1 | head`) must not end a study.
-        with suppress(OSError, ValueError):
-            print(line, file=self._stream, flush=True)
-
-    @property
-    def _watched(self) -> float:
-        return time.monotonic() - self._started
-
-    def __rich__(self) -> RenderableType:
-        """Return the current frame; the clock runs between snapshots."""
-        from rich.text import Text
-
-        if self._seen is None:
-            return Text("starting")
-        snapshot, taken = self._seen
-        since = time.monotonic() - taken
-        shown = [*lines(snapshot, since=since, watched=self._watched), f"now {snapshot.current}"]
-        shown += self._early
-        return Text("\n".join(shown), overflow="ellipsis", no_wrap=True)
-
-
-def lines(snapshot: Snapshot, *, since: float = 0.0, watched: float = 0.0) -> Iterator[str]:
-    """Yield stage, best so far, spending and time, as they are ``since`` seconds later.
-
-    The budget's clock runs from the first paid call, also in runs before a resume; a
-    replay never starts it, so the time shown is at least the ``watched`` seconds.
-    """
-    trials = f", trial {snapshot.trial}/{snapshot.n_trials}" if snapshot.n_trials else ""
-    yield f"{snapshot.stage}{trials}"
-    if snapshot.best is not None and snapshot.best_score is not None:
-        yield f"best {100 * snapshot.best_score:.1f} %: {snapshot.best}"
-    spent, budget = snapshot.spending, snapshot.budget
-    of_calls = "" if budget.calls is None else f" of {budget.calls:,}"
-    of_usd = "" if budget.usd is None else f" of {budget.usd:g}"
-    calls = f"{spent.made:,}{of_calls} calls made, {spent.reused:,} reused"
-    yield f"{calls}, {spent.usd:.4f}{of_usd} usd"
-    counted = spent.seconds + since if spent.seconds else 0.0
-    left = "" if budget.seconds is None else f", at most {clock(budget.seconds - counted)} left"
-    yield f"{clock(max(counted, watched))} elapsed{left}"
-
-
-def clock(seconds: float) -> str:
-    """Return a time span as minutes and seconds, with hours where there are any; never below 0."""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def optimize(
@@ -149,6 +38,12 @@ def optimize(
     ask_above: Annotated[
         float, typer.Option(help="On a terminal, ask first if it may cost more usd than this.")
     ] = 1.0,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show no progress, only the report.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show every trial and every agent.")
+    ] = False,
 ) -> None:
     """Search for the best mixture, test it, and write program.json and result.json."""
     if dry_run:
@@ -169,8 +64,11 @@ def optimize(
         typer.echo(json.dumps(ended.result.to_json(), allow_nan=False))
         return
 
-    with LiveProgress() as progress, each_warning_once():
-        ended = work_on(study, storage, show=progress, **options)
+    from moa_dspy.optimize.live_view import LiveProgress
+
+    display = LiveProgress(mode="none" if quiet else None, is_verbose=verbose)
+    with display as progress, each_warning_once():
+        ended = work_on(study, storage, show=progress.show, **options)
     _show(ended.result, ended.folder)
 
 
@@ -270,6 +168,8 @@ def price_texts(price: Price | None) -> tuple[str, str]:
 def _stages_table(found: Preflight) -> Any:
     from rich.table import Table
 
+    from moa_dspy.optimize.live_view import clock
+
     table = Table("stage", "calls", "usd", "time", show_footer=False)
     for stage in (*found.stages, found.whole):
         costs = [stage.costs[level] for level in ("low", "likely", "high")]
@@ -318,10 +218,10 @@ def each_warning_once() -> Iterator[None]:
 
 
 def _show(result: StudyResult, folder: Path) -> None:
-    from moa_dspy.optimize.report import report
+    from moa_dspy.cli.report import Report
     from moa_dspy.optimize.run import RUN_FILES
 
-    _print(report(result))
+    _print(Report(result))
     for name in RUN_FILES:
         typer.echo(f"wrote {folder / name}")
 
@@ -343,6 +243,7 @@ def worker(
     ] = None,
 ) -> None:
     """Work on a study with others, on any number of machines, until it is finished."""
+    from moa_dspy.optimize.live_view import LiveProgress
     from moa_dspy.optimize.run import work_on
 
     with LiveProgress() as progress, each_warning_once():

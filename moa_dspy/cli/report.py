@@ -1,6 +1,6 @@
-"""The commands on finished runs: ``report``, ``compare`` and ``pick``.
+"""The closing report in a terminal, and the commands ``report``, ``compare`` and ``pick``.
 
-They write the pages again, put runs beside each other, and write the program of another
+The commands write the pages again, put runs beside each other, and write the program of another
 architecture of the Pareto front.
 """
 
@@ -10,8 +10,9 @@ import json
 import os
 import sys
 import webbrowser
+from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -19,9 +20,81 @@ from moa_dspy.cli.serve import POOLS, pool_file
 from moa_dspy.errors import StudyError
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.table import Table
+
     from moa_dspy.optimize.result import StudyResult
 
+_SEEN: Final = "which flatters it if it is chosen by that"
+"""Of the test score of what the search did not pick: only the pick was fixed before the test."""
+_GAP: Final = 2
+_ARCHITECTURE: Final = 22
 _RUN = typer.Argument(metavar="RUN", help="The folder of a finished run.")
+
+
+class Report:
+    """Prints a ``StudyResult`` with rich, in 60 columns or more."""
+
+    def __init__(self, result: StudyResult) -> None:
+        self.result = result
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the table, then one line per fact."""
+        from rich.text import Text
+
+        from moa_dspy.optimize import report as texts
+
+        yield self._table(options.max_width)
+        yield Text(texts.brackets_line(self.result), style="dim")
+        yield Text("")
+        yield from (Text(line) for line in texts.result_lines(self.result))
+        yield Text("")
+        for line in texts.verdict_lines(self.result):
+            yield Text(line, style="bold")
+        yield Text(texts.program_line(self.result))
+
+    def _table(self, width: int) -> Table:
+        from rich.table import Table
+        from rich.text import Text
+
+        from moa_dspy.optimize.report import TABLE_COLUMNS, row_cells, row_names
+
+        names = row_names(self.result)
+        shown = fitting(width - max(map(len, names)) - _GAP)
+        table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, expand=False)
+        table.add_column("system", no_wrap=True, vertical="top")
+        table.add_column("architecture", overflow="fold")
+        for name in shown:
+            table.add_column(TABLE_COLUMNS[name].head, justify="right", no_wrap=True)
+        for name in names:
+            cells = row_cells(self.result, name)
+            texts = [cells[column] for column in ("system", "architecture", *shown)]
+            table.add_row(*map(Text, texts), style="bold" if name == "pick" else "")
+        return table
+
+
+def report_text(result: StudyResult, width: int = 100) -> str:
+    """Return the closing table as plain text, lines without trailing spaces."""
+    from rich.console import Console
+
+    console = Console(file=StringIO(), width=width, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(Report(result))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def fitting(width: int) -> list[str]:
+    """Return the columns that leave the architectures room, least important ones dropped."""
+    from moa_dspy.optimize.report import TABLE_COLUMNS
+
+    shown = dict(TABLE_COLUMNS)
+    while shown:
+        used = sum(column.width + _GAP for column in shown.values())
+        last = max(shown, key=lambda name: shown[name].rank)
+        if width - used >= _ARCHITECTURE or shown[last].rank == 0:
+            break
+        del shown[last]
+    return list(shown)
 
 
 def rewrite_report(
@@ -77,7 +150,8 @@ def compare(
 
 def compared_facts(result: StudyResult) -> dict[str, str]:
     """Return what ``compare`` shows of one run, in the words and digits of its report."""
-    from moa_dspy.optimize.report import NONE, amount, duration, points, row_cells
+    from moa_dspy.optimize.report import NONE, amount, duration, row_cells
+    from moa_dspy.winrate.intervals import points
 
     pick, single = row_cells(result, "pick"), row_cells(result, "best_single")
     expected = result.expected
@@ -88,7 +162,7 @@ def compared_facts(result: StudyResult) -> dict[str, str]:
         "pick on test %": pick["test"],
         "best single": single["architecture"],
         "best single on test %": single["test"],
-        "pick minus best single": single["difference"],
+        "pick minus best single on test": single["difference"],
         "expected before the test %": NONE if expected is None else points(expected.estimate),
         "usd per 1,000 questions": pick["usd"],
         "architectures tried": f"{len(result.trials):,}",
@@ -96,7 +170,7 @@ def compared_facts(result: StudyResult) -> dict[str, str]:
         "usd paid": amount(result.usd),
         "time": duration(result.seconds),
         "seed": str(result.seed),
-        "test questions": f"{result.verdict.n:,}",
+        "questions of the verdict": f"{result.verdict.n:,}",
     }
 
 
@@ -112,13 +186,16 @@ def pick(
 ) -> None:
     """Write the program of another architecture of a run's Pareto front."""
     from moa_dspy.optimize.page import read_run
+    from moa_dspy.optimize.report import measured_text
 
     result, _ = read_run(run)
     folder = run if run.is_dir() else run.parent
     members = front_members(result)
     if number is None:
+        records = {record.architecture: record for record in result.trials}
         for place, text in enumerate(members, start=1):
-            typer.echo(f"{place}. {text}; {note_on_test(result, text)}")
+            on_val = measured_text(records.get(text))
+            typer.echo(f"{place}. {text}{on_val}; {note_on_test(result, text)}")
         return
     if not 1 <= number <= len(members):
         raise StudyError(
@@ -132,22 +209,23 @@ def pick(
 
 def front_members(result: StudyResult) -> list[str]:
     """Return the Pareto front of a run; that of score and price where it had one objective."""
-    from moa_dspy.optimize.page import front_numbers
+    from moa_dspy.optimize.objectives import front
 
     if result.front:
         return list(result.front)
-    return [result.trials[n].architecture for n in reversed(front_numbers(result.trials, "usd"))]
+    return [one.architecture for one in front(result.trials, ("score", "usd"))]
 
 
 def note_on_test(result: StudyResult, architecture: str) -> str:
     """Return what is known of an architecture on test, or that nothing is."""
-    from moa_dspy.optimize.report import points
+    from moa_dspy.winrate.intervals import points
 
     for row in result.test.values():
         if row.architecture == architecture and row.score is not None:
-            return f"tested: {points(row.score)} % on test"
+            tested = f"tested: {points(row.score)} % on test"
+            return tested if row.name == "pick" else f"{tested}, {_SEEN}"
     if architecture in result.front_verdicts:
-        return f"tested: {result.front_verdicts[architecture].text}"
+        return f"tested, {_SEEN}: {result.front_verdicts[architecture].text}"
     on_val = next((t.score for t in result.trials if t.architecture == architecture), None)
     known = "" if on_val is None else f"; val said {points(on_val)} %, which flatters what is best"
     return f"untested: no test question was asked of it{known}"

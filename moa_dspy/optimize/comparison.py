@@ -20,14 +20,14 @@ from moa_dspy.optimize.judging import preferences_between
 from moa_dspy.optimize.nodes import Outcome, means, scores
 from moa_dspy.optimize.objectives import names_of
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.progress import Progress
+from moa_dspy.optimize.progress import Progress, StageWork
 from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.result import ComparedSystems, SystemScore, TrialRecord
 from moa_dspy.optimize.selection import best_on_val
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.winrate.intervals import Interval, mean_interval
 from moa_dspy.winrate.preferences import oracle
-from moa_dspy.winrate.tests import examples_needed, simultaneous_intervals
+from moa_dspy.winrate.tests import decision_interval, examples_needed, simultaneous_intervals
 from moa_dspy.winrate.verdict import (
     CostVerdict,
     CrossFitted,
@@ -41,16 +41,8 @@ MOST_TESTED_OF_FRONT = 8
 """Members of the Pareto front that are measured on test: each costs as much as a baseline."""
 _MOST_REPEATS = 200
 """Known architectures in a row after which the space counts as drawn empty."""
-_ORDER = (
-    "pick",
-    "best_single",
-    "best_without_limits",
-    "own_prompt",
-    "self_moa",
-    "top_k",
-    "random",
-    "oracle",
-)
+_CHOSEN = ("pick", "best_single", "best_without_limits", "own_prompt")
+_ORDER = (*_CHOSEN, "self_moa", "top_k", "random", "oracle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +96,8 @@ def measure_random_baseline(
     if may_announce:
         judge.announce(architectures)
     for architecture in architectures:
-        progress.show("random baseline", current=str(architecture), trial=len(drawn))
+        work = StageWork(len(architectures), "trials", judge.n_rows, architecture.calls)
+        progress.show("random baseline", current=str(architecture), trial=len(drawn), work=work)
         try:
             drawn.append(judge.judge(architecture, "random", number=len(drawn)))
         except BudgetReachedError:
@@ -258,17 +251,18 @@ def compare_on_test(
 
 
 def _differences(test: Mapping[str, _Measured], decided: Verdict) -> dict[str, Interval]:
-    """Return the pick minus each other system that was measured on all rows."""
+    """Return the pick minus each other system, on test rows alone, that has all of them."""
     pick = test["pick"]
+    if not pick.is_whole:
+        return {}
     others = {
         name: one.scores
         for name, one in test.items()
         if one.is_whole and one.baseline.architecture != pick.baseline.architecture
     }
-    if not pick.is_whole:
-        return {}
-    # The difference that is decided has the verdict's interval, here and there.
-    primary = {"best_single": decided.interval} if others.pop("best_single", None) else {}
+    # A verdict that rests on val too, or on a judge, has a difference of its own.
+    single = others.pop("best_single", None)
+    primary = {} if single is None else {"best_single": decision_interval(pick.scores, single)}
     level = decided.interval.confidence
     return primary | simultaneous_intervals(pick.scores, others, confidence=level)
 

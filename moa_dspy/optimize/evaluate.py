@@ -15,7 +15,8 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError, LMError
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls.scope import CallScope, call_scope, current_scope, entered, in_threads
+from moa_dspy.calls.scope import CallScope, call_scope, current_scope, entered
+from moa_dspy.calls.timeout import in_threads
 from moa_dspy.errors import LayerFailedError, StudyError, ours
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.metric import CheckedMetric

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from moa_dspy.winrate.intervals import Interval
+from moa_dspy.winrate.intervals import Interval, points
 from moa_dspy.winrate.preferences import (
     judge_agreement,
     length_correlation,
@@ -257,12 +257,12 @@ def trust_warnings(found: JudgeDiagnostics) -> Iterator[str]:
     if agreed is not None and agreed.low <= 0.5:
         yield (
             f"Its verdicts may be chance: with the places swapped it gives the same one for "
-            f"{_share(agreed)} of the pairs; a coin would for 50 %."
+            f"{agreed.percent} of the pairs; a coin would for 50 %."
         )
     if first is not None and abs(first.estimate) >= LARGE_ADVANTAGE and not _holds_0(first):
         place = "first" if first.estimate > 0 else "second"
         yield (
-            f"It prefers what it is shown {place}, by {100 * abs(first.estimate):.0f} points; "
+            f"It prefers what it is shown {place}, by {points(abs(first.estimate))} points; "
             "asked in both orders, that makes ties and no winner."
         )
     length = found.length
@@ -276,79 +276,3 @@ def trust_warnings(found: JudgeDiagnostics) -> Iterator[str]:
 
 def _holds_0(interval: Interval) -> bool:
     return interval.low <= 0 <= interval.high
-
-
-def judge_lines(facts: JudgeFacts) -> Iterator[str]:
-    """Yield the lines of a report, each a fact; the same early and at the end."""
-    found = facts.diagnostics
-    objective = "length-controlled win rate" if facts.is_length_controlled else "win rate"
-    what = f"by {objective}" if facts.picks == "judge" else "by the metric; it is measured beside"
-    yield f"Judge: {facts.judge}, against {facts.reference} ({facts.chosen}); the pick is {what}."
-    lost = [f"{getattr(found, n)} {n}" for n in ("unparsable", "failed", "missing")]
-    lost = [text for text in lost if not text.startswith("0 ")]
-    excluded = f"; left out on both sides: {', '.join(lost)}" if lost else ""
-    yield (
-        f"Judged: {found.judged:,} of {found.n:,} pairs of responses{excluded}. "
-        f"Ties {100 * found.ties:.0f} %."
-    )
-    yield from _diagnostic_lines(facts)
-    for warning in facts.warnings:
-        yield f"Warning on the judge: {warning}"
-    for agent, cost in facts.costs.items():
-        yield f"Cost of judge {agent}: {cost['calls']:,.0f} calls, {_usd(cost['usd'])}."
-    yield from _final_lines(facts)
-
-
-def _diagnostic_lines(facts: JudgeFacts) -> Iterator[str]:
-    found = facts.diagnostics
-    if found.consistency is not None:
-        yield (
-            f"Same verdict in both orders: {_share(found.consistency)} of pairs; "
-            f"{found.inconsistent:,} pairs with opposite ones."
-        )
-    if found.length is not None:
-        length = found.length
-        span = f"[{length.low:+.2f}, {length.high:+.2f}]"
-        yield f"Preference and length, rank correlation: {length.estimate:+.2f} {span}."
-    if facts.agreement is not None:
-        kappa = "" if facts.kappa is None else f", kappa {facts.kappa.estimate:.2f}"
-        yield f"Agreement with {facts.second} on a sample: {_share(facts.agreement)}{kappa}."
-
-
-def _final_lines(facts: JudgeFacts) -> Iterator[str]:
-    if (direct := facts.direct) is not None:
-        left = f", {direct.excluded} left out" if direct.excluded else ""
-        yield (
-            f"The verdict is of pick and best single agent compared directly: the pick wins "
-            f"{100 * direct.win_rate:.1f} % of {direct.n} test questions{left}, ties counting half."
-        )
-    for name, row in facts.systems.get("test", {}).items():
-        yield f"- {name} on test: {_system(row)}"
-    for name, one in facts.follows.items():
-        yield (
-            f"{name}: its answer follows the better proposals with rank correlation "
-            f"{one['mean']:+.2f} +- {one['standard_error']:.2f} on {one['n']:.0f} questions of val."
-        )
-
-
-def _system(row: JudgedSystem) -> str:
-    parts = [f"win rate {_percent(row.win_rate)} on {row.n} questions"]
-    if row.length_controlled is not None:
-        parts.append(f"length-controlled {_percent(row.length_controlled)}")
-    if row.metric is not None:
-        parts.append(f"metric {_percent(row.metric)}")
-    if row.excluded:
-        parts.append(f"{row.excluded} without a verdict")
-    return ", ".join(parts)
-
-
-def _percent(value: float | None) -> str:
-    return "unknown" if value is None else f"{100 * value:.1f} %"
-
-
-def _share(one: Interval) -> str:
-    return f"{100 * one.estimate:.0f} % [{100 * one.low:.0f}, {100 * one.high:.0f}]"
-
-
-def _usd(value: float) -> str:
-    return "0 usd" if value == 0 else f"{value:.4g} usd"

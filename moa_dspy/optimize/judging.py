@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls.scope import CallFacts, call_scope, in_threads
+from moa_dspy.calls.scope import CallFacts, call_scope
+from moa_dspy.calls.timeout import in_threads
 from moa_dspy.errors import (
     BudgetReachedError,
     MetricError,

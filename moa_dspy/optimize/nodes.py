@@ -21,6 +21,7 @@ from moa_dspy.optimize.judge_facts import JudgedSystem
 from moa_dspy.plan import follow
 from moa_dspy.prediction import Answer, Response
 from moa_dspy.seats import Seats
+from moa_dspy.telemetry import mixture_span
 from moa_dspy.waves import MemberQuestions, Question, replayed, seconds_of
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ class NodeRunner:
     def answer(self, mixture: Any, inputs: Mapping[str, Any], *, place: object = None) -> Answer:
         """Follow the mixture's plan; ``place`` tells apart several inputs of one example."""
         seats = mixture.seats
-        answer = follow(mixture.plan(inputs), lambda asked: self.ask(asked, seats, place=place))
+        with mixture_span(mixture, example=self.example):
+            answer = follow(mixture.plan(inputs), lambda asked: self.ask(asked, seats, place=place))
         self.answers.append(answer)
         self._place = place
         return answer
@@ -136,11 +138,8 @@ class NodeRunner:
         known = {q.node: self.node_cache.get(q, where) for q in questions}
         if new := [q for q in questions if known[q.node] is None]:
             # A scope of its own: what seats ask is counted by their responses.
-            with call_scope(example=self.example) as scope:
-                try:
-                    responses = self._asked(new, seats, scope.log)
-                finally:
-                    self.node_cache.table.add(scope.log)
+            with call_scope(example=self.example, table=self.node_cache.table) as scope:
+                responses = self._asked(new, seats, scope.log)
             self.is_reused &= _is_reused(scope.log)
             self.node_cache.put(where, new, responses)
             known |= {q.node: r for q, r in zip(new, responses, strict=True)}

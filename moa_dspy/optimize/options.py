@@ -54,6 +54,8 @@ class SearchOptions:
     callbacks: Sequence[TrialCallback] = ()
     prompts: PromptOptions | None = None
     judge: JudgeOptions | None = None
+    predictor: str | None = None
+    storage: Any = None
 
     def __post_init__(self) -> None:
         if self.n_trials < 1 or not 0 <= self.random_share < 1 or self.num_threads < 1:
@@ -73,6 +75,11 @@ class SearchOptions:
             raise StudyError(f"`objectives` must name at least one of {', '.join(OBJECTIVES)}.")
         for name in self.space.agents:
             self.pool[name]
+        if not isinstance(self.storage, str | optuna.storages.BaseStorage | None):
+            raise StudyError(
+                "`storage` must be a URL such as sqlite:///FILE or a storage of Optuna, but got "
+                f"{shown_value(self.storage)}."
+            )
 
 
 LAST_SEED: Final = 2**32 - 1

@@ -19,17 +19,18 @@ from typing import Any, Final
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize.answers import StudyAnswers, SystemAnswers, stored_answers
+from moa_dspy.optimize.objectives import front
 from moa_dspy.optimize.report import (
     amount,
     brackets_line,
     duration,
-    points,
     result_lines,
     row_cells,
     row_names,
     verdict_lines,
 )
 from moa_dspy.optimize.result import StudyResult, SystemScore, TrialRecord
+from moa_dspy.winrate.intervals import points
 
 _RIGHT: Final = 0.5
 """A question counts as solved from this score on."""
@@ -155,7 +156,8 @@ def markdown_block(text: object) -> str:
 
 def headline(result: StudyResult) -> str:
     """Return the verdict in one sentence that needs no knowledge of the field."""
-    kind, pick, single = result.verdict.kind, result.test.get("pick"), _single(result)
+    kind, pick = result.verdict.kind, result.test.get("pick")
+    single = result.test.get("best_single")
     score = "" if pick is None or pick.score is None else f"{points(pick.score)} %"
     if kind == "single" and not result.pick.layers:
         scored = f", which scores {score} on questions that the search never saw" if score else ""
@@ -165,29 +167,32 @@ def headline(result: StudyResult) -> str:
         )
     if kind == "single":
         return f"Keep one model, {result.recommended}: the best mixture found does not beat it."
-    if kind == "mixture" and score and single is not None and single.score is not None:
-        gain = points(result.verdict.interval.estimate)
+    if (
+        kind == "mixture"
+        and pick
+        and pick.score is not None
+        and single
+        and single.score is not None
+    ):
+        gain = points(pick.score - single.score, sign="+")
         return (
-            f"Use the mixture: it scores {score} on questions that the search never saw, {gain} "
-            f"points more than {single.architecture}, the best single model{_price(pick, single)}."
+            f"Use the mixture: on questions that the search never saw it scores {score}, and "
+            f"{single.architecture}, the best single model, {points(single.score)} % ({gain} "
+            f"points){_price(pick, single)}."
         )
     if kind == "not_enough_examples":
         more = f" About {result.verdict.n_more:,} more would." if result.verdict.n_more else ""
         return (
-            f"Not decided: {result.verdict.n:,} test questions do not tell the mixture from the "
+            f"Not decided: {result.verdict.n:,} questions do not tell the mixture from the "
             f"best single model.{more} Until then, use {result.recommended}."
         )
     return verdict_lines(result)[0]
 
 
-def _single(result: StudyResult) -> SystemScore | None:
-    return result.test.get("best_single")
-
-
 def _price(pick: SystemScore | None, single: SystemScore) -> str:
     if pick is None or not pick.usd or not single.usd:
         return ""
-    return f", at {pick.usd / single.usd:.1f} times its price"
+    return f", at {pick.usd / single.usd:.1f} times the price"
 
 
 def above_pick(result: StudyResult) -> list[str]:
@@ -277,17 +282,9 @@ def page_data(result: StudyResult, answers: StudyAnswers) -> dict[str, Any]:
 
 
 def front_numbers(trials: Sequence[TrialRecord], cost: str) -> list[int]:
-    """Return the places of the trials that no other beats on score and ``cost``, cheapest first.
-
-    Trials that were stopped early are left out: their scores are of fewer questions.
-    """
-    whole = [n for n, trial in enumerate(trials) if not trial.is_stopped_early]
-    whole.sort(key=lambda n: (getattr(trials[n], cost), -trials[n].score))
-    front: list[int] = []
-    for n in whole:
-        if not front or trials[n].score > trials[front[-1]].score:
-            front.append(n)
-    return front
+    """Return the places of the Pareto front of score and ``cost``, cheapest first."""
+    places = {id(trial): n for n, trial in enumerate(trials)}
+    return [places[id(one)] for one in reversed(front(trials, ("score", cost)))]
 
 
 def _performance(trial: TrialRecord, alone: Mapping[str, float]) -> float | None:

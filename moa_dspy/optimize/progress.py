@@ -1,15 +1,82 @@
-"""Snapshots of a running search, for a display that shows how far it is."""
+"""The progress of a running search: snapshots of it, and the state that a display draws."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from io import StringIO
+from pathlib import Path
+from typing import Any, Final, TypeAlias
 
+from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget, Ledger, Spending
-from moa_dspy.calls.scope import CallTable
+from moa_dspy.calls.scope import CallCount, CallTable
 from moa_dspy.optimize.early_facts import EarlyFacts
 from moa_dspy.optimize.result import TrialRecord
+
+_logger = logging.getLogger(__name__)
+
+SEARCH_STAGES: Final = (
+    "probe",
+    "single agents",
+    "early facts",
+    "search",
+    "prompts",
+    "random baseline",
+    "test",
+)
+"""The stages of a search, in order; tuning of prompts and search may take turns."""
+N_LEADERS: Final = 10
+"""Architectures of a leaderboard."""
+_IN_FLIGHT: Final = 8
+"""Answers of which the calls are counted before the answer is scored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """An architecture of the leaderboard: its mean score on val, and what a question costs."""
+
+    architecture: str
+    score: float
+    calls: float
+    usd: float
+    rows: int
+
+    @classmethod
+    def of(cls, record: TrialRecord) -> Leader:
+        """Return the line of a measured architecture."""
+        return cls(record.architecture, record.score, record.calls, record.usd, record.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class StageWork:
+    """The work of a stage or of its current step, as far as it is known.
+
+    Attributes:
+        total: Units of the stage: trials where ``unit`` is ``trials``, else answers that are
+            scored; None where it is not known.
+        unit: ``trials`` or ``answers``.
+        rows: Questions of the current trial.
+        calls: Calls that an answer of the current architecture takes.
+    """
+
+    total: float | None = None
+    unit: str = "answers"
+    rows: int = 0
+    calls: float = 1.0
+
+    @classmethod
+    def of_unknown(
+        cls,
+        knows: Callable[[Architecture, Sequence[Any]], bool],
+        wanted: Iterable[tuple[Iterable[Architecture], Sequence[Any]]],
+    ) -> StageWork:
+        """Return the answers of architectures to rows that are not known yet."""
+        parts = ((one, row) for every, rows in wanted for one in every for row in rows)
+        return cls(sum(not knows(one, [row]) for one, row in parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +84,7 @@ class Snapshot:
     """The state of a search at one moment.
 
     Attributes:
-        stage: ``probe``, ``single agents``, ``early facts``, ``search``, ``prompts``,
-            ``random baseline`` or ``test``.
+        stage: One of ``SEARCH_STAGES``, or what a process without the lead of a study does.
         trial: Architectures measured up to now.
         n_trials: Architectures the search will measure at most.
         current: The architecture or agent that is measured now, in text notation.
@@ -27,6 +93,10 @@ class Snapshot:
         spending: Calls made and reused, usd, seconds.
         budget: The limits they count against.
         early: Facts of the single agents, at the stage ``early facts``.
+        leaders: The best on all rows of val up to now, best first.
+        last: The trial that was finished before this moment.
+        work: Of the stage.
+        table: The calls of this process, counted as they end: it moves between snapshots.
     """
 
     stage: str
@@ -38,6 +108,10 @@ class Snapshot:
     spending: Spending
     budget: Budget
     early: EarlyFacts | None = None
+    leaders: tuple[Leader, ...] = ()
+    last: TrialRecord | None = None
+    work: StageWork = StageWork()
+    table: CallTable = field(default_factory=CallTable, compare=False)
 
 
 ShowSnapshot: TypeAlias = Callable[[Snapshot], None]
@@ -48,7 +122,7 @@ def silent(snapshot: Snapshot, /) -> None:
     """Show nothing."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Progress:
     """Makes the snapshots of one search.
 
@@ -57,12 +131,18 @@ class Progress:
         ledger: What the search spends from.
         n_trials: Architectures the search will measure at most.
         table: Is told the stage whose calls it counts.
+        admits: Whether a trial may be picked, and so may lead.
+        log: The file for what optimizers of prompts print; None is the logger of this module.
+        leaders: The leaderboard, best first.
     """
 
     show_snapshot: ShowSnapshot
     ledger: Ledger
     n_trials: int
     table: CallTable = field(default_factory=CallTable)
+    admits: Callable[[TrialRecord], bool] = lambda record: True
+    log: Path | None = None
+    leaders: tuple[Leader, ...] = ()
 
     def show(
         self,
@@ -72,9 +152,15 @@ class Progress:
         trial: int = 0,
         best: TrialRecord | None = None,
         early: EarlyFacts | None = None,
+        last: TrialRecord | None = None,
+        work: StageWork | None = None,
     ) -> None:
         """Show where the search is; see ``Snapshot`` for the arguments."""
         self.table.stage = stage
+        if self.show_snapshot is silent:
+            return
+        if last is not None and not last.is_stopped_early and self.admits(last):
+            self.lead(Leader.of(last))
         self.show_snapshot(
             Snapshot(
                 stage=stage,
@@ -86,5 +172,195 @@ class Progress:
                 spending=self.ledger.spending,
                 budget=self.ledger.budget,
                 early=early,
+                leaders=self.leaders,
+                last=last,
+                work=work or StageWork(),
+                table=self.table,
             )
         )
+
+    @contextmanager
+    def optimizer_output(self) -> Iterator[None]:
+        """Keep off the display what is printed and logged inside, by optimizers of prompts."""
+        if self.show_snapshot is silent and self.log is None:
+            yield
+            return
+        if self.log is not None:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+        out: Any = _LogLines() if self.log is None else self.log.open("a", encoding="utf-8")
+        with out, redirect_stdout(out), redirect_stderr(out):
+            yield
+
+    def lead(self, leader: Leader) -> None:
+        """Put an architecture on the leaderboard, in the place of what was known of it before."""
+        others = [one for one in self.leaders if one.architecture != leader.architecture]
+        # A stable order: of equals the earlier one leads.
+        ranked = sorted((*others, leader), key=lambda one: -one.score)
+        self.leaders = tuple(ranked[:N_LEADERS])
+
+
+class _LogLines(StringIO):
+    """A text file whose lines are log records."""
+
+    def write(self, text: str, /) -> int:
+        for line in text.splitlines():
+            if line.strip():
+                _logger.info("%s", line.rstrip())
+        return len(text)
+
+
+@dataclass(slots=True)
+class StageState:
+    """One stage of the display.
+
+    Attributes:
+        name: Of the stage.
+        work: As far as it was said.
+        seconds: That it took up to its last pause.
+        share: Done up to now, in [0, 1]; it never falls.
+        done: Units done.
+        is_over: Whether a later stage has begun.
+    """
+
+    name: str
+    work: StageWork = field(default_factory=StageWork)
+    seconds: float = 0.0
+    share: float = 0.0
+    done: float = 0.0
+    is_over: bool = False
+
+    def left_seconds(self, seconds: float) -> float | None:
+        """Return how long the rest takes at the pace up to now; None while that says little."""
+        if self.share < 0.02 or seconds < 1:
+            return None
+        return seconds * (1 - self.share) / self.share
+
+
+@dataclass(slots=True)
+class SearchView:
+    """The state of a search as a display shows it.
+
+    Attributes:
+        now: The clock, in seconds.
+        snapshot: The last one.
+        stages: Those that have begun, in order.
+        early: Facts of the single agents, once they are known.
+    """
+
+    now: Callable[[], float] = time.monotonic
+    snapshot: Snapshot | None = None
+    stages: dict[str, StageState] = field(default_factory=dict)
+    early: EarlyFacts | None = None
+    _begun: float = field(init=False)
+    _taken: float = 0.0
+    _entered: float = 0.0
+    _rows: int = 0
+    _calls: int = 0
+    _count: CallCount = field(default_factory=CallCount)
+
+    def __post_init__(self) -> None:
+        self._begun = self.now()
+
+    def take(self, snapshot: Snapshot) -> None:
+        """Take a snapshot."""
+        before = self.snapshot
+        if before is None or snapshot.stage != before.stage:
+            self._enter(snapshot.stage)
+        stage, table = self.stages[snapshot.stage], snapshot.table
+        if snapshot.work.total is not None:
+            stage.work = snapshot.work
+        if snapshot.early is not None:
+            self.early = snapshot.early
+        self._count = sum_of(table.by_agent().values())
+        self._rows, self._calls = table.rows.get(stage.name, 0), table.n_calls(stage.name)
+        self.snapshot, self._taken = snapshot, self.now()
+
+    def _enter(self, name: str) -> None:
+        if (current := self.current_stage()) is not None:
+            left, _ = current
+            left.seconds += self.now() - self._entered
+            left.is_over = True
+        self._entered = self.now()
+        self.stages.setdefault(name, StageState(name)).is_over = False
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Time since the display began, or of the study's budget, which runs on a resume too.
+
+        The budget's clock runs from the first paid call; a replay never starts it.
+        """
+        spent = Spending() if self.snapshot is None else self.snapshot.spending
+        since = self.now() - self._taken
+        return max(spent.seconds + since if spent.seconds else 0.0, self.now() - self._begun)
+
+    @property
+    def spending(self) -> Spending:
+        """What was spent up to now: that of the snapshot, and what this process did since."""
+        if self.snapshot is None:
+            return Spending()
+        s, count = self.snapshot.spending, sum_of(self.snapshot.table.by_agent().values())
+        return Spending(
+            s.made + count.made - self._count.made,
+            s.reused + count.reused - self._count.reused,
+            s.tokens + count.tokens - self._count.tokens,
+            s.usd + count.usd - self._count.usd,
+            s.seconds + (self.now() - self._taken if s.seconds else 0.0),
+        )
+
+    def current_stage(self) -> tuple[StageState, float] | None:
+        """Return the stage, its share of work done brought up to this moment, and its seconds."""
+        if self.snapshot is None:
+            return None
+        stage = self.stages[self.snapshot.stage]
+        total, stage.done = stage.work.total, max(stage.done, self._done(stage))
+        if total:
+            stage.done = min(stage.done, total)
+            stage.share = max(stage.share, stage.done / total)
+        return stage, stage.seconds + self.now() - self._entered
+
+    def _done(self, stage: StageState) -> float:
+        snapshot = self.snapshot
+        assert snapshot is not None  # as the caller has seen
+        rows, calls = snapshot.table.rows.get(stage.name, 0), snapshot.table.n_calls(stage.name)
+        if stage.work.unit != "trials":
+            asked = calls / max(1.0, _calls_of(snapshot.current))
+            return max(rows, min(asked, rows + _IN_FLIGHT * (1 - 1e-6)))
+        work = stage.work
+        if not work.rows:
+            return snapshot.trial
+        rows, calls = rows - self._rows, calls - self._calls
+        asked = calls / max(1.0, work.calls)
+        part = max(rows, min(asked, rows + _IN_FLIGHT)) / work.rows
+        return snapshot.trial + min(part, 1.0)
+
+    def shown_stages(self) -> list[tuple[StageState, float | None]]:
+        """Return the stages with their seconds; None for those that are still to come."""
+        current = self.current_stage()
+        found: list[tuple[StageState, float | None]] = []
+        names = [*SEARCH_STAGES, *(name for name in self.stages if name not in SEARCH_STAGES)]
+        for name in names:
+            if (state := self.stages.get(name)) is None:
+                # Prompts are searched only where the study says so, and what others do is theirs.
+                is_coming = name in ("single agents", "search", "random baseline", "test")
+                found += [(StageState(name), None)] if is_coming else []
+            elif name != "early facts":
+                is_now = current is not None and state is current[0]
+                found.append((state, current[1] if current and is_now else state.seconds))
+        return found
+
+
+def sum_of(counts: Iterable[CallCount]) -> CallCount:
+    """Return the sums of several counts."""
+    total = CallCount()
+    for one in counts:
+        for name in ("made", "reused", "failed", "tokens", "usd"):
+            setattr(total, name, getattr(total, name) + getattr(one, name))
+    return total
+
+
+def _calls_of(current: str) -> float:
+    """Return the calls that an answer of ``NAME: ARCHITECTURE`` takes; 1 where it is no such."""
+    try:
+        return Architecture.parse(current.rpartition(": ")[2]).calls
+    except ValueError:
+        return 1

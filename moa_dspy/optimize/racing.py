@@ -147,8 +147,8 @@ def _rows(objectives: Sequence[Objective], measured: MeasuredArchitecture) -> di
     return {type(o).__name__: np.array(o.rows(measured), np.float64) for o in objectives}
 
 
-ReportBlock: TypeAlias = Callable[[int, list[float]], None]
-"""Takes a number of rows and the values of the objectives on that many, the first ones."""
+ReportBlock: TypeAlias = Callable[[list[float], list[float]], None]
+"""Takes the metric of the first rows, one by one, and the values of the objectives on them."""
 
 
 class TrialJudge:
@@ -187,6 +187,11 @@ class TrialJudge:
         self._whole: dict[str, Standing] = {}
         self.leader: TrialRecord | None = None
 
+    @property
+    def n_rows(self) -> int:
+        """Rows on which an architecture is measured at most."""
+        return len(self._rows)
+
     def judge(
         self,
         architecture: Architecture,
@@ -212,7 +217,7 @@ class TrialJudge:
         for n_rows in self._ends(architecture):
             outcomes = self._evaluator.measure(architecture, self._rows[:n_rows])
             if report is not None:
-                report(n_rows, self._values(outcomes))
+                report(scores(outcomes), self._values(outcomes))
             if n_rows < len(self._rows) and self._is_lost(outcomes):
                 break
         record = self._record(architecture, origin, number, outcomes)
@@ -226,16 +231,6 @@ class TrialJudge:
             first, *_ = self._ends(architecture)
             rows = self._rows[:first]
             self._evaluator.announce([architecture], rows, is_urgent=is_urgent)
-
-    def row_scores(self, record: TrialRecord) -> list[float]:
-        """Return the metric of a judged architecture on each of its rows."""
-        architecture = Architecture.parse(record.architecture)
-        return scores(self._evaluator.measure(architecture, self._rows[: record.rows]))
-
-    def values(self, record: TrialRecord) -> list[float]:
-        """Return the objectives of a judged architecture, from what was measured."""
-        architecture = Architecture.parse(record.architecture)
-        return self._values(self._evaluator.measure(architecture, self._rows[: record.rows]))
 
     def _values(self, outcomes: Sequence[Outcome]) -> list[float]:
         measured = self._measured(outcomes)

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from io import StringIO
 from math import floor, log10
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from moa_dspy.optimize.early_facts import EarlyFacts, StudyEstimate
-from moa_dspy.optimize.judge_facts import judge_lines
+from moa_dspy.optimize.judge_facts import JudgedSystem, JudgeFacts
 from moa_dspy.optimize.result import StudyResult, SystemScore, TrialRecord
-from moa_dspy.winrate import Interval
-
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
-    from rich.table import Table
-
-
-def points(share: float, *, sign: str = "") -> str:
-    """Return a share in percent with one decimal; ``sign="+"`` shows it always, 0 has none."""
-    value = round(100 * share, 1)
-    return f"{value:{sign}.1f}" if value else "0.0"
+from moa_dspy.winrate.intervals import Interval, points
 
 
 def amount(value: float) -> str:
@@ -82,7 +71,7 @@ def early_lines(early: EarlyFacts, *, with_judge: bool = True) -> Iterator[str]:
         return
     yield (
         f"Best single agent on {early.n_rows:,} questions of val: {early.leader}, "
-        f"{points(early.leader_score)} %. No agent solves {_share(early.unsolved)} of them."
+        f"{points(early.leader_score)} %. No agent solves {early.unsolved.percent} of them."
     )
     vote = early.vote_ceiling
     votes = "" if vote is None else f"one vote {points(vote)} %, "
@@ -107,7 +96,7 @@ def _dominance(early: EarlyFacts, lead: Interval) -> str:
         return f"No agent is clearly above all others; {early.leader} is best, but {rescued}."
     return (
         f"Warning: {early.leader} is above every other agent, by {points(lead.estimate)} points "
-        f"{_span(lead)} over {early.runner_up}; {rescued}, the most that choosing can add."
+        f"{lead.ends} over {early.runner_up}; {rescued}, the most that choosing can add."
     )
 
 
@@ -129,6 +118,74 @@ def _limit(unit: str, value: float) -> str:
     return duration(value) if unit == "seconds" else f"{amount(value)} {unit}"
 
 
+def judge_lines(facts: JudgeFacts) -> Iterator[str]:
+    """Yield the lines of a report, each a fact; the same early and at the end."""
+    found = facts.diagnostics
+    objective = "length-controlled win rate" if facts.is_length_controlled else "win rate"
+    what = f"by {objective}" if facts.picks == "judge" else "by the metric; it is measured beside"
+    yield f"Judge: {facts.judge}, against {facts.reference} ({facts.chosen}); the pick is {what}."
+    lost = [f"{getattr(found, n)} {n}" for n in ("unparsable", "failed", "missing")]
+    lost = [text for text in lost if not text.startswith("0 ")]
+    excluded = f"; left out on both sides: {', '.join(lost)}" if lost else ""
+    yield (
+        f"Judged: {found.judged:,} of {found.n:,} pairs of responses{excluded}. "
+        f"Ties {points(found.ties)} %."
+    )
+    yield from _diagnostic_lines(facts)
+    for warning in facts.warnings:
+        yield f"Warning on the judge: {warning}"
+    for agent, cost in facts.costs.items():
+        yield f"Cost of judge {agent}: {cost['calls']:,.0f} calls, {amount(cost['usd'])} usd."
+    yield from _final_lines(facts)
+
+
+def _diagnostic_lines(facts: JudgeFacts) -> Iterator[str]:
+    found = facts.diagnostics
+    if found.consistency is not None:
+        yield (
+            f"Same verdict in both orders: {found.consistency.percent} of pairs; "
+            f"{found.inconsistent:,} pairs with opposite ones."
+        )
+    if found.length is not None:
+        length = found.length
+        span = f"[{length.low:+.2f}, {length.high:+.2f}]"
+        yield f"Preference and length, rank correlation: {length.estimate:+.2f} {span}."
+    if facts.agreement is not None:
+        kappa = "" if facts.kappa is None else f", kappa {facts.kappa.estimate:.2f}"
+        yield f"Agreement with {facts.second} on a sample: {facts.agreement.percent}{kappa}."
+
+
+def _final_lines(facts: JudgeFacts) -> Iterator[str]:
+    if (direct := facts.direct) is not None:
+        left = f", {direct.excluded} left out" if direct.excluded else ""
+        yield (
+            f"The verdict is of pick and best single agent compared directly: the pick wins "
+            f"{points(direct.win_rate)} % of {direct.n} test questions{left}, ties counting half."
+        )
+    for name, row in facts.systems.get("test", {}).items():
+        yield f"- {name} on test: {_judged_system(row)}"
+    for name, one in facts.follows.items():
+        yield (
+            f"{name}: its answer follows the better proposals with rank correlation "
+            f"{one['mean']:+.2f} +- {one['standard_error']:.2f} on {one['n']:.0f} questions of val."
+        )
+
+
+def _judged_system(row: JudgedSystem) -> str:
+    parts = [f"win rate {_percent(row.win_rate)} on {row.n} questions"]
+    if row.length_controlled is not None:
+        parts.append(f"length-controlled {_percent(row.length_controlled)}")
+    if row.metric is not None:
+        parts.append(f"metric {_percent(row.metric)}")
+    if row.excluded:
+        parts.append(f"{row.excluded} without a verdict")
+    return ", ".join(parts)
+
+
+def _percent(value: float | None) -> str:
+    return "unknown" if value is None else f"{points(value)} %"
+
+
 def _expected(result: StudyResult) -> Iterator[str]:
     expected = result.expected
     if expected is None:
@@ -138,7 +195,7 @@ def _expected(result: StudyResult) -> Iterator[str]:
     said = "" if on_val is None or on_val.score is None else f"val said {points(on_val.score)} %, "
     yield (
         f"Foretold from val alone, before the test: {points(expected.estimate)} % "
-        f"{_span(expected)} for a pick made this way; {said}"
+        f"{expected.ends} for a pick made this way; {said}"
         f"an optimism of {points(result.optimism)} points. The test score above is the measurement."
     )
 
@@ -156,7 +213,7 @@ def _front(result: StudyResult) -> Iterator[str]:
     yield f"Front: {n} architectures that no other beats on every objective; on val, per question:"
     for name in result.front[:MOST_OF_FRONT]:
         mark = " (knee)" if name == result.knee else ""
-        yield f"- {name}{mark}{_costs(records.get(name))}"
+        yield f"- {name}{mark}{measured_text(records.get(name))}"
         if name in result.front_verdicts:
             yield f"  {result.front_verdicts[name].text}"
     if n > MOST_OF_FRONT:
@@ -165,7 +222,8 @@ def _front(result: StudyResult) -> Iterator[str]:
         yield f"Knee: {result.knee}, if the objectives matter alike."
 
 
-def _costs(record: TrialRecord | None) -> str:
+def measured_text(record: TrialRecord | None) -> str:
+    """Return what val said of an architecture and its costs, to stand after its name."""
     if record is None:
         return ""
     usd = f"{amount(1000 * record.usd)} usd per 1,000"
@@ -233,19 +291,9 @@ def _counts(values: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-def _share(interval: Interval) -> str:
-    return f"{points(interval.estimate)} % {_span(interval)}"
-
-
-def _span(interval: Interval) -> str:
-    return f"[{points(interval.low)}, {points(interval.high)}]"
-
-
 ORDER: Final = ("pick", "best_single", "self_moa", "top_k", "random", "oracle")
 """Rows that stand first; others follow as the study named them."""
 
-_GAP: Final = 2
-_ARCHITECTURE: Final = 22
 NONE: Final = "—"
 
 
@@ -267,74 +315,10 @@ TABLE_COLUMNS: Final = {
 }
 
 
-class Report:
-    """Prints a ``StudyResult`` with rich, in 60 columns or more."""
-
-    def __init__(self, result: StudyResult) -> None:
-        self.result = result
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the table, then one line per fact."""
-        from rich.text import Text
-
-        yield self._table(options.max_width)
-        yield Text(brackets_line(self.result), style="dim")
-        yield Text("")
-        yield from (Text(line) for line in result_lines(self.result))
-        yield Text("")
-        for line in verdict_lines(self.result):
-            yield Text(line, style="bold")
-        yield Text(program_line(self.result))
-
-    def _table(self, width: int) -> Table:
-        from rich.table import Table
-        from rich.text import Text
-
-        names = row_names(self.result)
-        shown = fitting(width - max(map(len, names)) - _GAP)
-        table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, expand=False)
-        table.add_column("system", no_wrap=True, vertical="top")
-        table.add_column("architecture", overflow="fold")
-        for name in shown:
-            table.add_column(TABLE_COLUMNS[name].head, justify="right", no_wrap=True)
-        for name in names:
-            cells = row_cells(self.result, name)
-            texts = [cells[column] for column in ("system", "architecture", *shown)]
-            table.add_row(*map(Text, texts), style="bold" if name == "pick" else "")
-        return table
-
-
-def report(result: StudyResult) -> Report:
-    """Return the closing table as something rich can print."""
-    return Report(result)
-
-
-def report_text(result: StudyResult, width: int = 100) -> str:
-    """Return the closing table as plain text, lines without trailing spaces."""
-    from rich.console import Console
-
-    console = Console(file=StringIO(), width=width, color_system=None, force_terminal=False)
-    with console.capture() as capture:
-        console.print(report(result))
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
-
-
 def row_names(result: StudyResult) -> list[str]:
     """Return the names of the rows that the study has, in the table's order."""
     found = {**result.test, **result.val}
     return [n for n in ORDER if n in found] + [n for n in found if n not in ORDER]
-
-
-def fitting(width: int) -> list[str]:
-    """Return the columns that leave the architectures room, least important ones dropped."""
-    shown = dict(TABLE_COLUMNS)
-    while shown:
-        used = sum(column.width + _GAP for column in shown.values())
-        last = max(shown, key=lambda name: shown[name].rank)
-        if width - used >= _ARCHITECTURE or shown[last].rank == 0:
-            break
-        del shown[last]
-    return list(shown)
 
 
 def row_cells(result: StudyResult, name: str) -> dict[str, str]:
@@ -377,11 +361,26 @@ def _difference(interval: Interval | None) -> str:
 
 
 def brackets_line(result: StudyResult) -> str:
-    """Return what the brackets of the table are."""
-    first = f"{100 * result.verdict.interval.confidence:.3g} %"
+    """Return what the brackets of the table are, and what the verdict counts besides."""
+    level = f"{100 * result.verdict.interval.confidence:.3g} %"
+    said = (
+        f"In brackets: intervals, 95 % of scores; {level} of differences on these test questions, "
+        "that of best_single for itself, those of the other rows all at once."
+    )
+    return said if (more := verdict_rows(result)) is None else f"{said} {more}"
+
+
+def verdict_rows(result: StudyResult) -> str | None:
+    """Return the difference that the verdict rests on; None where it is that of the table."""
+    decided, shown = result.verdict.interval, result.differences.get("best_single")
+    if shown is None or decided == shown or result.verdict.p_value is None:
+        return None
+    difference = f"{points(decided.estimate, sign='+')} points {decided.ends}"
+    if result.judge is not None and result.judge.direct is not None:
+        return f"The verdict rests on another difference, of answers judged directly: {difference}."
     return (
-        f"In brackets: intervals, 95 % of scores; of differences {first}, that of best_single as "
-        "the verdict tests it, those of the other rows all at once."
+        "The verdict counts the val questions too, each judged by a choice that was made without "
+        f"it: {difference} on {result.verdict.n:,} questions of val and test together."
     )
 
 

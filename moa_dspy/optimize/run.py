@@ -18,6 +18,7 @@ from typing import Final
 
 from moa_dspy.calls.attempts import OutagePolicy
 from moa_dspy.calls.budget import Ledger, spending_under
+from moa_dspy.calls.scope import call_scope
 from moa_dspy.calls.store.database import database_url, shown_url
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import MoaError, OutageError, StudyError
@@ -37,6 +38,8 @@ RUNS = Path("runs")
 """Where results go without ``out``: a folder of the study's name."""
 RUN_FILES: Final = ("program.json", "result.json", "answers.json", "report.html", "report.md")
 """What a finished study writes into its folder."""
+OPTIMIZER_LOG: Final = "prompts.log"
+"""File of the folder that takes what optimizers of prompts print."""
 _ANSWERS: Final = "answers"
 """Key of the answers beside the result in the study's database."""
 CAN_RESUME: Final = "every answer up to now is kept"
@@ -249,7 +252,8 @@ class Runner:
         return self._prepared.study.make_search(self._pool, self._prepared.metric)
 
     def _work(self, task: Task) -> None:
-        with spending_under(self._ledger, share=task.share):
+        table = self._node_cache.table
+        with call_scope(table=table), spending_under(self._ledger, share=task.share):
             self._evaluator.work(task.architecture, self._rows[task.example])
 
     def _help(self, tasks: TaskRunner) -> None:
@@ -283,6 +287,7 @@ class Runner:
                 node_cache=self._node_cache,
                 storage=storage,
                 show=self._on_progress,
+                log=self._place.folder / OPTIMIZER_LOG,
             )
         finally:
             storage.close()

@@ -1,10 +1,15 @@
-"""The sampler of a search, for any Optuna study: the paper's two criteria, learned from trials."""
+"""The Optuna study of a search, and its sampler, which serves any study.
+
+The sampler proposes by the paper's two criteria, learned from the trials.
+"""
 
 from __future__ import annotations
 
 import random
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Final
@@ -15,6 +20,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.architecture import Architecture
+from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.space.rules import told_apart
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.acquisition import Acquisition, PriceOf
@@ -24,6 +30,59 @@ ROW_SCORES: Final = "row_scores"
 """User attribute of a trial: its score on each row, in one order for all trials."""
 ARCHITECTURE: Final = "architecture"
 """User attribute of a trial: its architecture in text notation."""
+
+
+class SearchStudy(optuna.Study):
+    """An Optuna study whose trials a search asks and tells.
+
+    Attributes:
+        is_stopped: Whether a callback called ``stop``, which ends the search.
+    """
+
+    is_stopped = False
+
+    def stop(self) -> None:
+        """End the search after the trial that was just finished."""
+        self.is_stopped = True
+        # Optuna's own stops its own loop, and raises where none runs.
+        with suppress(RuntimeError):
+            super().stop()
+
+
+def make_study(
+    objectives: Sequence[Objective],
+    *,
+    seed: int,
+    sampler: Any = None,
+    storage: optuna.storages.BaseStorage | None = None,
+) -> SearchStudy:
+    """Return a new study.
+
+    Args:
+        objectives: Give the directions and the names of the values.
+        seed: Of the sampler.
+        sampler: Of Optuna, or one of its kind; default: TPE.
+        storage: Keeps the trials; default: memory.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    kept = storage or optuna.storages.InMemoryStorage()
+    name = getattr(storage, "study_name", None)
+    directions: list[Any] = [objective.direction for objective in objectives]
+    made = optuna.create_study(directions=directions, storage=kept, study_name=name)
+    study = SearchStudy(made.study_name, kept, sampler=sampler or _tpe(seed))
+    names = {kind: name for name, kind in OBJECTIVES.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names([names.get(type(one), type(one).__name__) for one in objectives])
+    return study
+
+
+def _tpe(seed: int) -> optuna.samplers.TPESampler:
+    # Without groups only what all trials share, the kind, is sampled jointly: five of six
+    # proposals were then architectures that the study knew.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
 
 
 @dataclass(frozen=True, slots=True)

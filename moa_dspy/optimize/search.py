@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -37,6 +38,7 @@ from moa_dspy.optimize.conclusion import (
 from moa_dspy.optimize.early_facts import Cost, EarlyFacts
 from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, Student, mixtures_of
 from moa_dspy.optimize.judging import Judging
+from moa_dspy.optimize.live_view import LiveProgress
 from moa_dspy.optimize.metric import JudgeOptions, PreferenceMetric
 from moa_dspy.optimize.nodes import NodeCache, WorkerPool
 from moa_dspy.optimize.options import (
@@ -45,12 +47,12 @@ from moa_dspy.optimize.options import (
     named_diversity,
     named_objectives,
 )
-from moa_dspy.optimize.progress import Progress, ShowSnapshot, silent
+from moa_dspy.optimize.progress import Progress, ShowSnapshot, StageWork, silent
 from moa_dspy.optimize.prompts.joint import JointSearch, with_prompts
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord
 from moa_dspy.optimize.selection import Choice, Limits
-from moa_dspy.optimize.shares import check_budget, check_prices
+from moa_dspy.optimize.shares import check_budget, check_prices, ledger_of
 from moa_dspy.optimize.singles import (
     N_SINGLE_BLOCKS,
     SingleAgents,
@@ -61,7 +63,7 @@ from moa_dspy.optimize.singles import (
 )
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.trial_loop import TrialLoop
-from moa_dspy.optimize.trials import LiveStorage
+from moa_dspy.optimize.trials import opened_storage
 from moa_dspy.pool import Pool
 
 
@@ -101,6 +103,11 @@ class ModelSearch(Teleprompter):
         prompts: Searches the aggregator's prompt too; the trainset tunes it.
         judge: A judge of ``moa_dspy.judges``, or ``JudgeOptions`` with one; the score is then
             the win rate against one reference.
+        display_progress: Whether ``compile`` shows how far it is, on standard error.
+        predictor: Path of a predictor of the student, such as ``answer``: a mixture is searched
+            in its place, and the rest of the program stays.
+        storage: Where Optuna's trials are kept, as ``optuna.create_study`` takes it: a URL or a
+            storage; default: memory.
 
     Raises:
         StudyError: If an option does not fit, naming it, the value and the choices.
@@ -126,6 +133,9 @@ class ModelSearch(Teleprompter):
         callbacks: Sequence[TrialCallback] = (),
         prompts: PromptOptions | None = None,
         judge: Any = None,
+        display_progress: bool = True,
+        predictor: str | None = None,
+        storage: Any = None,
     ) -> None:
         super().__init__()
         if pool is None:
@@ -152,7 +162,10 @@ class ModelSearch(Teleprompter):
             callbacks=tuple(callbacks),
             prompts=prompts,
             judge=JudgeOptions.of(judge, has_metric=metric is not None),
+            predictor=predictor,
+            storage=storage,
         )
+        self.display_progress = display_progress
         self._outcome: SearchOutcome | None = None
 
     def compile(
@@ -168,10 +181,9 @@ class ModelSearch(Teleprompter):
         """Return the recommended program: the pick if the verdict is for it, else a single agent.
 
         Args:
-            student: A ``MixtureOfAgents``, or a program that holds one: then the whole
-                program is run and scored, and the result is such a program. Or a module
-                with one signature, for which a mixture is made. It gives signature,
-                adapter and the module of every seat; a larger program keeps the rest.
+            student: A ``MixtureOfAgents``, or a program that holds one or has the
+                ``predictor``: then the whole program is run and scored, and the result is
+                such a program. Or a module with one signature, for which a mixture is made.
             trainset: Rows for prompts; without a ``valset`` they are split in three.
             teacher: Not used.
             valset: Rows that the search looks at; without a ``testset`` half of them are kept back.
@@ -184,6 +196,7 @@ class ModelSearch(Teleprompter):
         Raises:
             DataError: If a split is empty or two overlap.
             PoolError: If an agent answers none of the first three questions.
+            MoaError: If ``storage`` cannot be used, or the student has no ``predictor``.
             MetricError: If the metric raises or returns no number in [0, 1].
             StudyError: If the budget is too small for a verdict, or ``student`` holds no
                 mixture, or two, or another pool's, or fails by itself.
@@ -191,7 +204,16 @@ class ModelSearch(Teleprompter):
         if kwargs:
             raise StudyError(f"Unknown option {min(kwargs)!r} of compile; known is testset.")
         splits = make_splits(trainset, valset, testset, seed=self.options.seed)
-        self._outcome = run_search(self.options, student, splits, ends_on_interrupt=True)
+        display = LiveProgress(mode=None if self.display_progress else "none")
+        with opened_storage(self.options.storage) as storage, display:
+            self._outcome = run_search(
+                self.options,
+                student,
+                splits,
+                storage=storage,
+                ends_on_interrupt=True,
+                show=display.show,
+            )
         return self._outcome.program
 
     @property
@@ -245,9 +267,10 @@ def run_search(
     ledger: Ledger | None = None,
     workers: WorkerPool | None = None,
     node_cache: NodeCache | None = None,
-    storage: LiveStorage | None = None,
+    storage: optuna.storages.BaseStorage | None = None,
     ends_on_interrupt: bool = False,
     show: ShowSnapshot = silent,
+    log: Path | None = None,
 ) -> SearchOutcome:
     """Run the stages of one search in order, on rows with ids; see ``ModelSearch.compile``.
 
@@ -255,24 +278,27 @@ def run_search(
         options: The options of ``ModelSearch``.
         student: The program to search in.
         splits: The rows.
-        ledger: Counts and limits what is spent; default: see ``_ledger_of``.
+        ledger: Counts and limits what is spent; default: see ``ledger_of``.
         workers: Ask ahead, in other processes too; None means the threads of this one ask.
         node_cache: Responses that are known already.
         storage: Keeps the trials while the study runs; None keeps them in memory.
         ends_on_interrupt: Whether Ctrl-C ends the trials; else it is raised.
         show: Takes a snapshot at every step.
+        log: The file for what optimizers of prompts print, beside a display.
     """
-    ledger = _ledger_of(options) if ledger is None else ledger
+    ledger = ledger_of(options) if ledger is None else ledger
     started, before = time.monotonic(), ledger.spending
-    program = _searchable(student, options.pool)
+    program = _searchable(student, options)
     options, judging = _with_judge(options, splits)
     options, registry = with_prompts(options, program, splits.train)
     evaluator = _evaluator(options, program, workers, node_cache, registry, judging)
     joint = JointSearch.of(options, evaluator, registry, splits.train)
-    progress = Progress(show, ledger, options.n_trials, evaluator.node_cache.table)
+    table, admits = evaluator.node_cache.table, options.limits.admit
+    progress = Progress(show, ledger, options.n_trials, table, admits, log)
     with spending_under(ledger):
         singles, judged = _single_agents(options, evaluator, splits, ledger, progress, judging)
-    early = _early_facts(options, splits, ledger.budget, singles, judged, judging)
+    facts = None if judging is None else judging.facts()
+    early = singles.early_facts(options, splits, budget=ledger.budget, judged=judged, judge=facts)
     progress.show("early facts", early=early)
     options = replace(options, space=replace(options.space, ranking=singles.ranking))
     n_test = len(splits.test)
@@ -292,19 +318,6 @@ def run_search(
     program = make_program(evaluator, recommended, loop.trials.records)
     answers = study_answers(evaluator, splits.test, result, singles, options.diversity)
     return SearchOutcome(program, result, loop.trials.study, phases, answers)
-
-
-def _early_facts(
-    options: SearchOptions,
-    splits: Splits,
-    budget: Budget,
-    singles: SingleAgents,
-    judged: Cost | None,
-    judging: Judging | None,
-) -> EarlyFacts:
-    """Return the facts of the single agents, with what the whole search will take."""
-    estimate = singles.estimate(options, splits, budget=budget, judged=judged)
-    return singles.early_facts(estimate, None if judging is None else judging.facts())
 
 
 def _result(
@@ -352,6 +365,9 @@ def _compared(
     ranking = loop.singles.ranking
     on_val = None if held is None else (held.pick.tolist(), held.single.tolist())
     rows = compared_baselines(options, ranking, choice.picked, best, random)
+    named = {one.architecture for one in rows if one.architecture is not None}
+    wanted = [(named | set(map(Architecture.single, ranking)), splits.test), (named, splits.val)]
+    progress.show("test", work=StageWork.of_unknown(loop.evaluator.knows, wanted))
     asks = (loop.evaluator, splits, progress, rows, ranking, loop.may_announce)
     return compare_on_test(options, *asks, front, on_val)
 
@@ -417,8 +433,11 @@ def _single_agents(
     return singles, judged
 
 
-def _searchable(student: dspy.Module, pool: Pool) -> Any:
-    """Return ``student``, or a mixture of its signature where it holds none."""
+def _searchable(student: dspy.Module, options: SearchOptions) -> Any:
+    """Return ``student`` with a mixture in the place of its predictor, or of all of it."""
+    pool = options.pool
+    if options.predictor is not None:
+        return MixtureOfAgents.in_place_of(student, options.predictor, pool=pool)
     signature = getattr(student, "signature", None)
     if not mixtures_of(student) and signature is not None:
         return MixtureOfAgents(signature, Architecture.single(next(iter(pool))), pool=pool)
@@ -426,10 +445,3 @@ def _searchable(student: dspy.Module, pool: Pool) -> Any:
         # Its calls would go to another store, and be counted in no budget.
         raise StudyError("`student` must be made with the search's own pool.")
     return student
-
-
-def _ledger_of(options: SearchOptions) -> Ledger:
-    """Return a ledger of the search's own, unless the pool's has the only budget."""
-    pools = options.pool.calls.ledger
-    is_pools = options.budget is None and pools.budget != Budget()
-    return pools if is_pools else Ledger(options.budget)

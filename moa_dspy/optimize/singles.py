@@ -30,9 +30,9 @@ from moa_dspy.optimize.evaluate import Evaluator, NamedPrompts
 from moa_dspy.optimize.forecast import Forecast, forecast
 from moa_dspy.optimize.judge_facts import JudgeFacts
 from moa_dspy.optimize.judging import Judging
-from moa_dspy.optimize.nodes import Outcome, scores
+from moa_dspy.optimize.nodes import Outcome, means, scores
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.progress import Progress
+from moa_dspy.optimize.progress import Leader, Progress, StageWork
 from moa_dspy.optimize.selection import Limits, ScoreMatrix, canonical_evidence
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.votes.ballots import Ballots
@@ -69,7 +69,7 @@ def probe(
     """
     answered, names = {}, options.space.agents
     for name in names:
-        progress.show("probe", current=name)
+        progress.show("probe", current=name, work=StageWork(len(names)))
         failures = []
         for row in rows[:N_PROBED]:
             try:
@@ -179,11 +179,13 @@ def measure_single_agents(
     names, size = options.space.agents, -(-len(rows) // n_blocks)
     evaluator.announce(map(Architecture.single, names), rows)
     known, stopped_by = list(rows), None
+    work = StageWork.of_unknown(evaluator.knows, [(map(Architecture.single, names), rows)])
     try:
         for start in range(0, len(rows), size):
             for name in names:
-                progress.show("single agents", current=name)
-                evaluator.measure(Architecture.single(name), rows[start : start + size])
+                progress.show("single agents", current=name, work=work)
+                found = evaluator.measure(Architecture.single(name), rows[: start + size])
+                progress.lead(_leader(name, found))
     except BudgetReachedError as error:
         stopped_by = str(error)
         singles = [Architecture.single(name) for name in names]
@@ -212,6 +214,13 @@ def measure_single_agents(
         rows=tuple(known[place] for place in places),
         stopped_by=stopped_by,
     )
+
+
+def _leader(name: str, outcomes: Sequence[Outcome]) -> Leader:
+    """Return an agent's line of the leaderboard, from the rows that it answered."""
+    costs = means(outcomes)
+    score = fmean(scores(outcomes))
+    return Leader(name, score, costs["calls"], costs["usd"], len(outcomes))
 
 
 def _expected(row: dspy.Example) -> str:
@@ -321,19 +330,30 @@ class SingleAgents:
         )
 
     def early_facts(
-        self, estimate: StudyEstimate | None = None, judge: JudgeFacts | None = None
+        self,
+        options: SearchOptions,
+        splits: Splits,
+        *,
+        budget: Budget,
+        judged: Cost | None = None,
+        judge: JudgeFacts | None = None,
     ) -> EarlyFacts:
         """Return the facts that the user is shown before more money is spent.
 
+        They hold the estimate of what the whole search will take.
+
         Args:
-            estimate: Of what the whole search will take.
+            options: Of the search.
+            splits: The rows.
+            budget: What may end it before.
+            judged: Cost of one comparison by the judge, where there is one.
             judge: On the judge, where there is one.
         """
         return early_facts(
             self.scores,
             ballots=self.ballots,
             max_width=self.space.max_width,
-            estimate=estimate,
+            estimate=self.estimate(options, splits, budget=budget, judged=judged),
             judge=judge,
         )
 

@@ -85,7 +85,7 @@ SearchTable: Final = options_table(
     ModelSearch,
     without=(
         *("metric", "pool", "space", "limits", "budget", "prompts", "seed"),
-        *("callbacks", "judge"),
+        *("callbacks", "judge", "predictor", "storage", "display_progress"),
     ),
     sampler=(str | None, None),
     diversity=(str | None, None),
@@ -220,19 +220,9 @@ class StudyFile:
             Architecture.single(next(iter(pool))),
             pool=pool,
             module=SEAT_MODULES[task.module],
-            adapter=self._adapter(pool),
+            adapter=None if task.adapter is None else ADAPTERS[task.adapter](),
             normalise=task.normalise,
         )
-
-    def _adapter(self, pool: Pool) -> Any:
-        """Return the adapter; small models on this machine are asked in plain chat by default."""
-        if self.task.adapter is not None:
-            return ADAPTERS[self.task.adapter]()
-        outputs = list(_signature(self.task).output_fields.values())
-        is_text = len(outputs) == 1 and outputs[0].annotation is str
-        are_small = all(agent.is_local for agent in pool.values())
-        is_default = dspy.settings.adapter is None and self.task.module == "predict"
-        return ADAPTERS["plain"]() if is_text and are_small and is_default else None
 
     def make_metric(self) -> Any:
         """Return the metric: a known one by name, or ``package.module:name``; None without one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any, Final, Protocol
@@ -21,15 +21,15 @@ from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.forecast import Prices, baseline_architectures
 from moa_dspy.optimize.objectives import names_of
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.progress import Progress
+from moa_dspy.optimize.progress import Progress, StageWork
 from moa_dspy.optimize.racing import TrialJudge
-from moa_dspy.optimize.sampler import PerformanceDiversitySampler
+from moa_dspy.optimize.sampler import PerformanceDiversitySampler, make_study
 from moa_dspy.optimize.selection import Choice, choose
 from moa_dspy.optimize.shares import BudgetShares
 from moa_dspy.optimize.singles import SingleAgents
 from moa_dspy.optimize.space.rules import told_apart
 from moa_dspy.optimize.surrogate.gp import Traits
-from moa_dspy.optimize.trials import LiveStorage, Proposal, Trials, make_study
+from moa_dspy.optimize.trials import Proposal, Trials
 
 N_VOTES: Final = 3
 """Votes tried because redrawn answers put them first; they cost no call."""
@@ -92,6 +92,26 @@ def _sampler(
 
 
 @dataclass(slots=True)
+class LastBlock:
+    """The measurements after the last block of rows of a trial, each block being reported.
+
+    Attributes:
+        report: Takes the number of rows and the values of the objectives on them.
+        row_scores: The metric, row by row.
+        values: Of the objectives.
+    """
+
+    report: Callable[[int, list[float]], None]
+    row_scores: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def __call__(self, row_scores: list[float], values: list[float]) -> None:
+        """Report a block, and keep it in the place of the one before."""
+        self.row_scores, self.values = row_scores, values
+        self.report(len(row_scores), values)
+
+
+@dataclass(slots=True)
 class TrialLoop:
     """The state of the trials of one search.
 
@@ -133,7 +153,7 @@ class TrialLoop:
         singles: SingleAgents,
         joint: PromptSearch,
         judged: Cost | None = None,
-        storage: LiveStorage | None = None,
+        storage: optuna.storages.BaseStorage | None = None,
         *,
         n_test: int,
     ) -> TrialLoop:
@@ -299,19 +319,15 @@ class TrialLoop:
     def _measure(self, proposal: Proposal) -> None:
         """Measure one architecture and tell the study; note what ends the search."""
         architecture, number = proposal.architecture, len(self.trials.records)
-        self.progress.show(
-            "search", current=str(architecture), trial=number, best=self.judge.leader
-        )
+        self._show(architecture)
         if self.may_announce:
             # The baseline has as many trials as the search: one more now is one more then.
             self.judge.announce(islice(self.draws, 1), is_urgent=False)
         trial = self.trials.start(proposal)
-        report = partial(self.trials.report, trial)
+        last = LastBlock(partial(self.trials.report, trial))
         try:
             with spending_under(self.ledger, share=self.share_with([architecture])):
-                record = self.judge.judge(
-                    architecture, proposal.origin, number=number, report=report
-                )
+                record = self.judge.judge(architecture, proposal.origin, number=number, report=last)
         except BudgetReachedError as error:
             self.stopped_by = str(error)
             told = self.trials.fail(trial, str(error))
@@ -324,13 +340,22 @@ class TrialLoop:
             raise
         else:
             told = self.trials.tell(
-                proposal,
-                trial,
-                record,
-                self.judge.values(record),
-                row_scores=self.judge.row_scores(record),
+                proposal, trial, record, last.values, row_scores=last.row_scores
             )
         self._call_back(told)
+
+    def _show(self, architecture: Architecture) -> None:
+        records = self.trials.records
+        self.progress.show(
+            "search",
+            current=str(architecture),
+            trial=len(records),
+            best=self.judge.leader,
+            last=next(reversed(records.values()), None),
+            work=StageWork(
+                self.options.n_trials, "trials", len(self.singles.rows), architecture.calls
+            ),
+        )
 
     def _call_back(self, told: optuna.trial.FrozenTrial) -> None:
         study = self.trials.study
@@ -349,10 +374,12 @@ class TrialLoop:
     def _tuned(self, number: int) -> list[Architecture]:
         """Tune the prompts of the best mixtures; return the mixtures with them."""
         records = self.trials.records
-        self.progress.show("prompts", current=f"round {number}", trial=len(records))
+        log = self.progress.log
+        where = "" if log is None else f", what the optimizer prints goes to {log}"
+        self.progress.show("prompts", current=f"round {number}{where}", trial=len(records))
         part = self.joint.tuning_part(number)
         share = self.shares.of_search([one.calls for one in records.values()], part=part)
-        with spending_under(self.ledger, share=share):
+        with spending_under(self.ledger, share=share), self.progress.optimizer_output():
             found = self.joint.tune(records, number)
         # What stopped was the part of the budget of this round, not all of it.
         self.stopped_by = None

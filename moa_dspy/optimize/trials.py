@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -20,9 +19,13 @@ from sqlalchemy import event, exc
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.store.database import database_url, shown_url
 from moa_dspy.errors import StoreError
-from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.result import TrialRecord
-from moa_dspy.optimize.sampler import ARCHITECTURE, ROW_SCORES, PerformanceDiversitySampler
+from moa_dspy.optimize.sampler import (
+    ARCHITECTURE,
+    ROW_SCORES,
+    PerformanceDiversitySampler,
+    SearchStudy,
+)
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.acquisition import MOST_DRAWS
@@ -33,59 +36,6 @@ _MOST_REPEATS = 4
 An ask takes 10 ms after 100 trials and 40 after 1,000: few, so that a trial takes no longer
 to choose than a model takes to answer.
 """
-
-
-class SearchStudy(optuna.Study):
-    """An Optuna study whose trials a search asks and tells.
-
-    Attributes:
-        is_stopped: Whether a callback called ``stop``, which ends the search.
-    """
-
-    is_stopped = False
-
-    def stop(self) -> None:
-        """End the search after the trial that was just finished."""
-        self.is_stopped = True
-        # Optuna's own stops its own loop, and raises where none runs.
-        with suppress(RuntimeError):
-            super().stop()
-
-
-def make_study(
-    objectives: Sequence[Objective],
-    *,
-    seed: int,
-    sampler: Any = None,
-    storage: LiveStorage | None = None,
-) -> SearchStudy:
-    """Return a new study.
-
-    Args:
-        objectives: Give the directions and the names of the values.
-        seed: Of the sampler.
-        sampler: Of Optuna, or one of its kind; default: TPE.
-        storage: Keeps the trials; default: memory.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    kept = storage or optuna.storages.InMemoryStorage()
-    name = None if storage is None else storage.study_name
-    directions: list[Any] = [objective.direction for objective in objectives]
-    made = optuna.create_study(directions=directions, storage=kept, study_name=name)
-    study = SearchStudy(made.study_name, kept, sampler=sampler or _tpe(seed))
-    names = {kind: name for name, kind in OBJECTIVES.items()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names([names.get(type(one), type(one).__name__) for one in objectives])
-    return study
-
-
-def _tpe(seed: int) -> optuna.samplers.TPESampler:
-    # Without groups only what all trials share, the kind, is sampled jointly: five of six
-    # proposals were then architectures that the study knew.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,10 +212,11 @@ class LiveStorage(optuna.storages.InMemoryStorage):
     Args:
         place: A file that holds nothing else, or the URL of a database, which may hold calls
             and other studies as well.
-        study_name: Of the study there; an older one of that name is replaced.
+        study_name: Of the study there; an older one of that name is replaced. None is a new
+            name, which Optuna gives.
     """
 
-    def __init__(self, place: Path | str, study_name: str) -> None:
+    def __init__(self, place: Path | str, study_name: str | None = None) -> None:
         super().__init__()
         self.study_name = study_name
         self._place, self._url = place, database_url(place)
@@ -273,6 +224,16 @@ class LiveStorage(optuna.storages.InMemoryStorage):
         self._study = -1
         self._ids: dict[int, int] = {}
         self._written: dict[tuple[int, str, str], Any] = {}
+
+    def open(self) -> None:
+        """Connect to the database, which is made if there is none.
+
+        Raises:
+            StoreError: If it cannot be used.
+        """
+        if self._copy is None:
+            with self._plain_errors():
+                self._copy = _opened(self._url, self._place)
 
     def create_new_study(
         self, directions: Sequence[optuna.study.StudyDirection], study_name: str | None = None
@@ -284,8 +245,8 @@ class LiveStorage(optuna.storages.InMemoryStorage):
         """
         self._study = super().create_new_study(directions, study_name)
         name = self.get_study_name_from_id(self._study)
+        self.open()
         with self._plain_errors():
-            self._copy = _opened(self._url, self._place)
             _delete(self._copy, name)
             self._copied_study = self._copy.create_new_study(directions, name)
         return self._study
@@ -365,11 +326,39 @@ class LiveStorage(optuna.storages.InMemoryStorage):
     def _plain_errors(self) -> Iterator[None]:
         try:
             yield
-        except (exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        except (
+            exc.SQLAlchemyError,
+            optuna.exceptions.StorageInternalError,
+            RuntimeError,
+        ) as error:
             cause = error.__cause__ or error
             # Not from the error: it may show the password.
             shown = f"{shown_url(self._url)} cannot be used: {type(cause).__name__}."
             raise StoreError(shown) from None
+
+
+@contextmanager
+def opened_storage(storage: Any) -> Iterator[optuna.storages.BaseStorage | None]:
+    """Yield the storage that ``optuna.create_study`` would use, once it can be written.
+
+    Args:
+        storage: A URL, a storage of Optuna, or None.
+
+    Raises:
+        StoreError: If the database cannot be used.
+    """
+    if not isinstance(storage, str):
+        yield storage
+    elif not storage.startswith(("sqlite:///", "postgres")):
+        # Of a kind that Optuna knows, and the store of calls does not.
+        yield optuna.storages.get_storage(storage)
+    else:
+        live = LiveStorage(storage)
+        live.open()
+        try:
+            yield live
+        finally:
+            live.close()
 
 
 def _values_of(trial: FrozenTrial) -> dict[str, dict[str, tuple[Any, ...]]]:
@@ -402,16 +391,26 @@ def _opened(url: sa.URL, place: Path | str) -> Any:
     text = url.render_as_string(hide_password=False)
     try:
         storage = optuna.storages.RDBStorage(text)
-    except (exc.DatabaseError, RuntimeError):
-        if not isinstance(place, Path):
+    except exc.DatabaseError as error:
+        if not (isinstance(place, Path) and _is_no_database(error)):
             raise
-        # The file of another program, or of an older version of Optuna.
         place.unlink()
         storage = optuna.storages.RDBStorage(text)
+    except RuntimeError:
+        # It may hold what an older version of Optuna can still read.
+        raise StoreError(
+            f"{shown_url(url)} was written by another version of Optuna. Move it away, or choose "
+            "another folder."
+        ) from None
     if url.get_backend_name() == "sqlite":
         event.listen(storage.engine, "connect", _let_others_read)
         storage.engine.dispose()
     return storage
+
+
+def _is_no_database(error: exc.DatabaseError) -> bool:
+    """Return whether a file is of another kind; one that is locked or damaged may be mended."""
+    return getattr(error.orig, "sqlite_errorname", None) == "SQLITE_NOTADB"
 
 
 def _let_others_read(connection: Any, _: Any) -> None:

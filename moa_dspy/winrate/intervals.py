@@ -18,6 +18,12 @@ Scores: TypeAlias = Sequence[float] | Vector
 """One number per example, in dataset order."""
 
 
+def points(share: float, *, sign: str = "") -> str:
+    """Return a share in percent with one decimal; ``sign="+"`` shows it always, 0 has none."""
+    value = round(100 * share, 1)
+    return f"{value:{sign}.1f}" if value else "0.0"
+
+
 def score_vector(scores: Scores, *, name: str = "scores", unit: bool = False) -> Vector:
     """Return ``scores`` as a finite, non-empty vector; ``unit`` also asks for [0, 1].
 
@@ -81,6 +87,16 @@ class Interval:
     low: float
     high: float
     confidence: float
+
+    @property
+    def ends(self) -> str:
+        """Its ends in points, as ``[3.1, 7.5]``."""
+        return f"[{points(self.low)}, {points(self.high)}]"
+
+    @property
+    def percent(self) -> str:
+        """Estimate and ends, as ``5.2 % [3.1, 7.5]``."""
+        return f"{points(self.estimate)} % {self.ends}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,7 @@ def test_what_a_killed_process_reserved_stays_charged_while_nobody_knows_what_it
     ledger.reserve(CallEstimate(tokens=700))
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_reserved_is_charged_at_its_cost_once_the_answer_is_stored(
     place: Place, store: CallStore, make_call: MakeCall
 ) -> None:

@@ -76,6 +76,7 @@ usd = 0.0004
 """
 
 
+@pytest.mark.slow
 def test_a_pick_under_a_cost_limit_is_as_good_as_the_best_agent_for_less(
     run: Run, folder: Path, server: str
 ) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def test_compare_puts_runs_beside_each_other(run: Path) -> None:
     RESULT.write(other / "result.json")
     found = json.loads(said("compare", run, other, "--json"))
     assert found[str(run)]["pick on test %"] == "71.0\n[67.0, 75.0]"
-    assert found[str(other)]["pick minus best single"] == "+2.1\n[-1.2, +5.4]"
+    assert found[str(other)]["pick minus best single on test"] == "+2.1\n[-1.2, +5.4]"
     assert "pick minus best single" in said("compare", run, other)
 
 
@@ -47,6 +48,17 @@ def test_pick_lists_the_front_and_says_what_was_never_tested(run: Path) -> None:
     lines = said("pick", run).splitlines()
     assert lines[0].startswith("1. ")
     assert "untested: no test question was asked of it; val said" in lines[0]
+
+
+def test_pick_shows_val_and_costs_and_warns_of_a_choice_by_test_scores(run: Path) -> None:
+    result = synthetic_study(n_trials=20, n_questions=3)[0]
+    tested = replace(result, front=(str(result.pick), "haiku"))
+    tested.write(run / "result.json")
+    first, second = said("pick", run).splitlines()
+    # The pick was fixed before the test, so its test score needs no warning.
+    assert first.endswith("; tested: 71.0 % on test")
+    assert second.endswith("tested: 67.0 % on test, which flatters it if it is chosen by that")
+    assert "1.0 calls" in second
 
 
 def test_pick_refuses_a_number_beyond_the_front(run: Path) -> None:

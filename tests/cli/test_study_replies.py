@@ -120,6 +120,7 @@ def by_thirds(model: str, number: int) -> str:
     return str(9000 + place) if number % 3 == place else str(2 * number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "with_thoughts",
     [
@@ -163,6 +164,7 @@ def test_a_study_in_which_nothing_can_be_right_stops_after_the_single_agents(
     assert endpoint.asked == 3 * N_VAL
 
 
+@pytest.mark.slow
 def test_rows_without_gold_are_refused_or_left_out_by_a_switch(
     run: Run, folder: Path, endpoint: Endpoint
 ) -> None:
@@ -180,6 +182,7 @@ def test_rows_without_gold_are_refused_or_left_out_by_a_switch(
     assert json.loads(done.stdout)["early"]["n_rows"] == N_VAL - 1
 
 
+@pytest.mark.slow
 def test_the_report_counts_answers_that_the_token_limit_cut(
     run: Run, folder: Path, endpoint: Endpoint
 ) -> None:

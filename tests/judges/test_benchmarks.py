@@ -70,6 +70,7 @@ def test_mt_bench_without_some_verdicts_counts_them() -> None:
     assert run.win_rate().n == 60
 
 
+@pytest.mark.slow
 def test_flask_is_rated_skill_by_skill() -> None:
     rows = questions("flask")
     assert len(rows) == 1740

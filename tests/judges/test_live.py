@@ -64,6 +64,7 @@ def shortest(name: str, n: int) -> list[dspy.Example]:
     return sorted(rows, key=lambda row: sum(len(str(value)) for value in row.toDict().values()))[:n]
 
 
+@pytest.mark.slow
 @pytest.mark.live
 def test_mt_bench_end_to_end(pool: Pool) -> None:
     rows = shortest("mt_bench", 2)
@@ -76,6 +77,7 @@ def test_mt_bench_end_to_end(pool: Pool) -> None:
     assert sum(len(one.grades) for one in run.graded) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.live
 def test_flask_end_to_end(pool: Pool) -> None:
     rows = shortest("flask", 2)

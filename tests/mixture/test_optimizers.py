@@ -8,8 +8,19 @@ from typing import Any
 import dspy
 import pytest
 
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.testing import scripted_pool
 from tests.mixture.optimizers import CAREFULLY, OPTIMIZERS
-from tests.mixture.world import SEATS, World, make_world, program_of, seats_of
+from tests.mixture.world import (
+    SEATS,
+    Outer,
+    World,
+    make_world,
+    number,
+    program_of,
+    reply,
+    seats_of,
+)
 
 EVERYWHERE = pytest.mark.parametrize("where", ["alone", "inside"])
 BOOTSTRAPPING = {
@@ -111,3 +122,21 @@ def test_bootstrapped_examples_stand_in_the_order_of_the_tasks(where: str) -> No
     _, _, program = compiled("BootstrapFewShot", where)
     for seat in seats_of(program).values():
         assert [demo["answer"][-2:] for demo in seat.demos] == ["Q0", "Q1"]
+
+
+@pytest.mark.parametrize("name", ["GEPA", "MIPROv2", "BootstrapFewShot", "SIMBA"])
+def test_optimizers_see_every_member_of_a_vote_that_stops_early(name: str) -> None:
+    # All three agree, so that a vote asks two of them: the third learned nothing.
+    world = make_world(CAREFULLY)
+    scripts = {who: lambda prompt: reply(prompt, {"answer": f"Q{number(prompt)}"}) for who in "abc"}
+    pool = scripted_pool(scripts, temperature=0.0, reads_all=True)
+    vote = MixtureOfAgents("question -> answer", "a + b + c > vote", pool=pool)
+    assert len(vote(question="task 1").mixture.layers[0]) == 2
+    world.pool = pool
+    with dspy.context(lm=world.outsider):
+        made = OPTIMIZERS[name](world, Outer(vote))
+    demos = [len(seat.demos) for seat in seats_of(made).values()]
+    assert len(demos) == 3
+    # What one member was shown all were: none is left out because it was not needed.
+    assert len(set(demos)) == 1
+    assert len(vote(question="task 2").mixture.layers[0]) == 2

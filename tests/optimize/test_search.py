@@ -68,8 +68,9 @@ def test_a_vote_of_complementary_agents_is_found_proven_and_returned(
     # Each expert misses one question of three; a vote and the oracle miss none.
     assert result.test["best_single"].score == pytest.approx(2 / 3)
     assert result.test["pick"].score == result.test["oracle"].score == 1
-    # One interval per difference: the verdict's, of test and of val.
-    assert result.differences["best_single"] == result.verdict.interval
+    # Beside test scores stands their own difference; the verdict counts the rows of val too.
+    assert result.differences["best_single"].estimate == pytest.approx(1 / 3)
+    assert result.verdict.n == N_VAL + N_TEST
     assert result.verdict.interval.low > 0
     assert [program(question=f"new {i}").answer for i in range(7, 10)] == ["7", "8", "9"]
     assert program.score == 1

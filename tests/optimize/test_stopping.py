@@ -40,6 +40,7 @@ def interrupt(_: optuna.Study) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("act", "reason"), [(optuna.Study.stop, "study.stop"), (interrupt, "interrupted")]
 )
@@ -70,6 +71,7 @@ def test_a_study_from_a_file_is_interrupted_and_not_ended(
         run_search(search.options, student(experts), splits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler",
     [

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -13,9 +14,10 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StoreError
 from moa_dspy.optimize.objectives import Objective, ScoreObjective, WinRateObjective
 from moa_dspy.optimize.result import TrialRecord
+from moa_dspy.optimize.sampler import make_study
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space import SearchSpace
-from moa_dspy.optimize.trials import LiveStorage, Proposal, Trials, make_study
+from moa_dspy.optimize.trials import LiveStorage, Proposal, Trials
 
 NAMES = ("a", "b", "c")
 # 3 singles, and the votes of 2 or 3 of 3 agents: 3 + 1
@@ -232,6 +234,35 @@ def test_trials_are_in_the_file_while_the_study_runs(tmp_path: Path) -> None:
     storage.close()
     reader.engine.dispose()
     assert [p.name for p in tmp_path.iterdir()] == ["study.sqlite3"]
+
+
+def test_a_study_file_that_is_locked_is_an_error_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "study.sqlite3"
+    kept = LiveStorage(path, "mine")
+    make_study([ScoreObjective()], seed=0, storage=kept)
+    kept.close()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA journal_mode=DELETE")
+    other.execute("BEGIN EXCLUSIVE")
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="cannot be used: OperationalError"):
+        make_study(
+            [ScoreObjective()], seed=0, storage=LiveStorage(f"sqlite:///{path}?timeout=0.1", "mine")
+        )
+    other.close()
+    assert path.read_bytes() == before
+
+
+def test_a_study_file_of_another_version_of_optuna_is_an_error_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "study.sqlite3"
+    storage = LiveStorage(path, "mine")
+    make_study([ScoreObjective()], seed=0, storage=storage)
+    storage.close()
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
+    with pytest.raises(StoreError, match="was written by another version of Optuna"):
+        make_study([ScoreObjective()], seed=0, storage=LiveStorage(path, "mine"))
+    assert path.stat().st_size > 0
 
 
 def test_a_study_takes_the_place_of_an_older_one_of_its_name_alone(tmp_path: Path) -> None:

@@ -169,6 +169,7 @@ def test_an_unknown_alignment_is_refused() -> None:
         length_controlled(WINS, LENGTHS, BASELINE, difficulty=DIFFICULTY, gamed=GAMED, align=align)
 
 
+@pytest.mark.slow
 def test_replays_the_published_leaderboard() -> None:
     default = ROOT.parent / "shared" / "alpaca_eval"
     folder = Path(os.environ.get("MOA_DSPY_ALPACA_EVAL", default))

@@ -42,7 +42,13 @@ _N_LATEST: Final = 200
 
 
 class NoteSamples(BaseCallback):
-    """Notes ``rollout_id`` and ``n`` of a call for the engine that will be asked."""
+    """Notes ``rollout_id`` and ``n`` of a call for the engine that will be asked.
+
+    In the LM's history, the call gets the name of the agent.
+    """
+
+    def __init__(self) -> None:
+        self._asked: dict[str, Any] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
@@ -52,10 +58,15 @@ class NoteSamples(BaseCallback):
         given = {**instance.kwargs, **inputs.get("kwargs", {})}
         rollout, n = given.get("rollout_id"), given.get("n") or 1
         lm_call_begins(call_id, model=instance.model, rollout=rollout, n=n)
+        self._asked[call_id] = instance
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         """Forget it."""
         lm_call_ends(call_id)
+        lm = self._asked.pop(call_id, None)
+        caller = getattr(getattr(lm, "engine", None), "caller", None)
+        if lm is not None and caller is not None:
+            name_in_history(lm, outputs, caller.agent)
 
 
 NOTE_SAMPLES: Final = NoteSamples()
@@ -85,6 +96,7 @@ class CountCalls(BaseCallback):
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         """Log what it took."""
         instance, started = self._begun.pop(call_id)
+        name_in_history(instance, outputs, self.agent)
         usage = {} if exception else _usage(instance, outputs)
         facts = CallFacts(
             agent=self.agent,
@@ -95,13 +107,39 @@ class CountCalls(BaseCallback):
             is_reused=False,
             failure=f"{type(exception).__name__}: {exception}" if exception else None,
         )
-        current_scope().log.append(facts)
+        current_scope().note(facts)
 
 
 def _usage(lm: Any, outputs: Any) -> dict[str, Any]:
-    """Return the usage of the call that had these very outputs; others may be under way."""
+    entry = _entry_of(lm, outputs)
+    return {} if entry is None else dict(entry["usage"] or {})
+
+
+def _entry_of(lm: Any, outputs: Any) -> dict[str, Any] | None:
+    """Return the entry of the call that had these very outputs; others may be under way."""
     latest = reversed(lm.history[-_N_LATEST:])
-    return next((dict(e["usage"] or {}) for e in latest if e.get("outputs") is outputs), {})
+    return next((entry for entry in latest if entry.get("outputs") is outputs), None)
+
+
+class SpokenAt(str):
+    """A time as DSPy writes it, which is shown with the name of the agent that spoke then.
+
+    ``dspy.inspect_history`` shows no field but the time, the messages and the reply.
+    """
+
+    agent = ""
+
+    def __format__(self, spec: str) -> str:
+        return format(f"{self!s}, agent {self.agent}", spec)
+
+
+def name_in_history(lm: Any, outputs: Any, agent: str) -> None:
+    """Say in the entry of a call which agent spoke, under ``agent`` and beside the time."""
+    entry = None if outputs is None else _entry_of(lm, outputs)
+    if entry is not None and "agent" not in entry:
+        stamp = SpokenAt(entry.get("timestamp", ""))
+        stamp.agent = agent
+        entry |= {"agent": agent, "timestamp": stamp}
 
 
 def stored_lm(

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from moa_dspy.calls.budget import LIMITS, Spending, Totals
-from moa_dspy.calls.request import CallEstimate
+from moa_dspy.calls.scope import CallEstimate
 from moa_dspy.calls.store.database import Session
 from moa_dspy.calls.store.leases import Owner
 from moa_dspy.errors import StoreError

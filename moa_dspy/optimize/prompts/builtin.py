@@ -12,7 +12,7 @@ from dspy import teleprompt as tp
 from dspy.teleprompt import Teleprompter
 from dspy.teleprompt.gepa import InstructionProposer
 
-from moa_dspy.calls.scope import in_threads
+from moa_dspy.calls.timeout import in_threads
 from moa_dspy.data.splits import with_ids
 from moa_dspy.errors import DataError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
@@ -147,6 +147,12 @@ def demos_from_references(
     )
 
 
+DEMOS_IN_A_PROGRAM: Final = (
+    "Worked examples of references need a student that is the mixture itself: the questions of a "
+    "larger program's mixture have no expected answers. Use another optimizer, such as `bootstrap`."
+)
+
+
 def _demos_of(
     reading: ReferenceReader,
     metric: OptimizerMetric,
@@ -156,6 +162,8 @@ def _demos_of(
     num_threads: int = 8,
 ) -> tuple[dict[str, Any], ...]:
     """``demos_from_references`` where the references are known."""
+    if not reading.target.is_alone:
+        raise StudyError(DEMOS_IN_A_PROGRAM)
     feedback = ReferenceFeedback.of(reading, metric)
     student: Any = make_student(reading)
     signature = student.predictors()[0].signature
@@ -388,11 +396,8 @@ def check_tuning(
     if options.optimizer is None:
         return
     student = Student.of(program)
-    if student.program is not student.mixture:
-        raise StudyError(
-            "`prompts.optimizer` needs a student that is the mixture itself: the questions of a "
-            "larger program are known only while it runs. Prompts on offer are fine."
-        )
+    if student.program is not student.mixture and options.optimizer == "demos":
+        raise StudyError(DEMOS_IN_A_PROGRAM)
     if not rows:
         raise DataError("`trainset` must have at least one row: prompts are tuned on it.")
     if options.optimizer in WRITERS and options.proposer_agent is None and dspy.settings.lm is None:

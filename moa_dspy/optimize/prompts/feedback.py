@@ -50,19 +50,23 @@ class ReferenceFeedback:
         stored: The references of the rows that may be quoted.
         outputs: Names of the signature's output fields.
         normalise: Name of when two answers are equal.
+        judges_references: Whether the metric can score a reference as it scores an answer; in a
+            larger program it cannot, and references are quoted alone.
     """
 
     metric: OptimizerMetric
     stored: StoredReferences
     outputs: tuple[str, ...]
     normalise: str = "text"
+    judges_references: bool = True
     _scores: dict[int, tuple[float, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, reading: ReferenceReader, metric: OptimizerMetric) -> ReferenceFeedback:
         """Return the feedback on what a student reads."""
         target = reading.target
-        return cls(metric, reading.stored, target.outputs, target.program.normalise)
+        normalise = target.mixture.normalise
+        return cls(metric, reading.stored, target.outputs, normalise, target.is_alone)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ReferenceFeedback:
         return self
@@ -91,13 +95,12 @@ class ReferenceFeedback:
         )
 
     def _about(self, found: StoredRow, pred: Any, score: float) -> list[str]:
+        if not self.judges_references:
+            return [*_of_answer(pred, score), *self._expected(found.row), *_quoted(found)]
         scores = self.reference_scores(found)
         answers = [self._normal(response.values) for response in found.read]
         mine = None if isinstance(pred, NoAnswer) else self._normal(pred)
-        lines = [f"The answer is {_word(score)} (score {score:g})."]
-        if isinstance(pred, NoAnswer):
-            lines = [f"There is no answer: {_short(pred.reason)}"]
-        lines += self._expected(found.row)
+        lines = [*_of_answer(pred, score), *self._expected(found.row)]
         for number, (response, worth) in enumerate(zip(found.read, scores, strict=True), start=1):
             effect = "" if worth >= RIGHT else _misled(mine, answers[number - 1], score)
             lines.append(f"Reference {number} is {_word(worth)}{effect}: {_short(response.text)}")
@@ -120,6 +123,16 @@ class ReferenceFeedback:
 
     def _normal(self, values: Any) -> Ballot:
         return ballot_of(values, self.outputs, NORMALISERS[self.normalise])
+
+
+def _of_answer(pred: Any, score: float) -> list[str]:
+    if isinstance(pred, NoAnswer):
+        return [f"There is no answer: {_short(pred.reason)}"]
+    return [f"The answer is {_word(score)} (score {score:g})."]
+
+
+def _quoted(found: StoredRow) -> list[str]:
+    return [f"Reference {n}: {_short(one.text)}" for n, one in enumerate(found.read, start=1)]
 
 
 def _misled(mine: Any, answer: Any, score: float) -> str:
@@ -173,6 +186,9 @@ def labelled(found: StoredRow, feedback: ReferenceFeedback, signature: Any) -> d
     Raises:
         MetricError: If the metric cannot score a reference.
     """
+    if not feedback.judges_references:
+        # The row of a larger program: the questions to its mixture are known while it runs.
+        return found.row
     if BEST not in signature.output_fields or BEST in feedback.outputs:
         return found.example
     scores = feedback.reference_scores(found)

@@ -11,7 +11,6 @@ import dspy
 from moa_dspy.architecture import Architecture
 from moa_dspy.data.splits import with_ids
 from moa_dspy.errors import BudgetReachedError, LayerFailedError, StudyError
-from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import scores
@@ -283,18 +282,17 @@ class JointSearch:
     ) -> RegisteredPrompt:
         evaluator = self.evaluator
         student = Student.of(evaluator.student, registry)
-        program: MixtureOfAgents = student.with_architecture(architecture)
         rows, num_threads = with_ids(self.rows, "train"), evaluator.num_threads
         optimizer, compile_options = make_optimizer(
             options,
             evaluator.metric,
-            program.pool,
+            student.mixture.pool,
             n_rows=len(rows),
             num_threads=num_threads,
             seed=self.seed,
         )
         tuning = PromptTuning(
-            Target.of(program, None),
+            Target.of(student.with_architecture(architecture), None),
             CheckedMetric.of(evaluator.metric),
             self.counter,
             num_threads,

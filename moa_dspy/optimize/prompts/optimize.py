@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def optimize_aggregator(
-    program: MixtureOfAgents,
+    program: Any,
     optimizer: Any,
     trainset: Sequence[dspy.Example],
     valset: Sequence[dspy.Example],
@@ -58,7 +58,8 @@ def optimize_aggregator(
     changed, also where it raises: pool, ledger, settings, program and optimizer.
 
     Args:
-        program: A mixture whose last step asks a model; it is not changed.
+        program: A mixture whose last step asks a model, or a program that holds one, which is
+            run and scored whole; it is not changed.
         optimizer: An instance of GEPA, MIPROv2, COPRO, SIMBA, ...; it is not changed. One
             that reflects is given feedback made of the references.
         trainset: All rows that the optimizer sees.
@@ -77,7 +78,8 @@ def optimize_aggregator(
 
     Raises:
         StudyError: Before any call, if an option, the metric or the optimizer does not fit,
-            or the optimizer needs an LM and has none; later, if the optimizer itself fails.
+            the program holds no mixture or several, or the optimizer needs an LM and has
+            none; later, if the optimizer itself fails.
         ArchitectureError: If no agent in the program reads references, or not in ``layer``.
         DataError: If rows are missing, or two of the sets overlap.
         MetricError: If the metric raises or returns no number in [0, 1].
@@ -121,17 +123,12 @@ class _Test:
         return replace(found, n_more=0) if is_same else found
 
     def _scores(self, prompt: Prompt | None, rows: Sequence[dspy.Example]) -> list[float]:
-        tuning, program = self.tuning, _with_prompt(self.tuning.target, prompt)
+        tuning, student = self.tuning, _with_prompt(self.tuning.target, prompt)
         # Both know the references; their readers are the same nodes with different answers.
         cache = tuning.counter.cache.child()
-        evaluator = Evaluator(
-            _FixedStudent(program, program),
-            tuning.metric.metric,
-            tuning.num_threads,
-            None,
-            cache,
-        )
-        return scores(evaluator.measure(program.architecture, rows))
+        fixed = _FixedStudent(student.program, student.mixture)
+        evaluator = Evaluator(fixed, tuning.metric.metric, tuning.num_threads, None, cache)
+        return scores(evaluator.measure(student.mixture.architecture, rows))
 
 
 def _decided(
@@ -145,7 +142,7 @@ def _decided(
     target = test.tuning.target
     val = test.on(rows["valset"], "validation")
     return PromptResult(
-        program=_with_prompt(target, found.prompt if val.is_proven else None),
+        program=_with_prompt(target, found.prompt if val.is_proven else None).program,
         accepted=val.is_proven,
         before=Prompt.of(target.modules[0]),
         after=found.prompt,
@@ -159,13 +156,13 @@ def _decided(
     )
 
 
-def _with_prompt(target: Target, prompt: Prompt | None) -> MixtureOfAgents:
-    """Return a copy of the mixture with another prompt in the target's seats; None is its own."""
-    program, modules = target.copy()
+def _with_prompt(target: Target, prompt: Prompt | None) -> Student:
+    """Return a copy of the program with another prompt in the target's seats; None is its own."""
+    student, modules = target.copy()
     if prompt is not None:
         for module in modules:
             prompt.put_into(module)
-    return program
+    return student
 
 
 def _splits(
@@ -246,7 +243,7 @@ class PromptResult:
     """The outcome of ``optimize_aggregator``.
 
     Attributes:
-        program: The mixture with the accepted prompt; with the incumbent's if none was.
+        program: With the accepted prompt; with the incumbent's if none was.
         accepted: Whether the new prompt was proven better on ``val``.
         before: The incumbent's prompt.
         after: The optimizer's, accepted or not.
@@ -259,7 +256,7 @@ class PromptResult:
         notes: What a reader must know of this run.
     """
 
-    program: MixtureOfAgents
+    program: Any
     accepted: bool
     before: Prompt
     after: Prompt
@@ -298,7 +295,7 @@ class PromptResult:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data."""
         return {
-            "architecture": str(self.program.architecture),
+            "architecture": str(Student.of(self.program).mixture.architecture),
             "layer": self.layer,
             "accepted": self.accepted,
             "origin": asdict(self.origin),

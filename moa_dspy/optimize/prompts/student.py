@@ -11,7 +11,8 @@ from typing import Any
 import dspy
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls.scope import CallScope, current_scope, entered, in_threads
+from moa_dspy.calls.scope import CallScope, call_scope, current_scope, entered
+from moa_dspy.calls.timeout import in_threads
 from moa_dspy.errors import (
     ArchitectureError,
     DataError,
@@ -22,104 +23,113 @@ from moa_dspy.errors import (
 )
 from moa_dspy.layers import without_lms
 from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.optimize.evaluate import MeasuredProgram, Student, mixtures_of
 from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import NodeCache, NodeRunner, place_of
-from moa_dspy.plan import Planner, follow
 from moa_dspy.prediction import Response
 from moa_dspy.seats import Seats
 from moa_dspy.signatures import REFERENCES
+from moa_dspy.waves import Question
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The seats of a mixture that share the prompt in question.
+    """The seats of a program's mixture that share the prompt in question.
 
     Attributes:
-        program: The mixture.
+        student: The program and its mixture.
         depth: How many layers answer before these seats read.
         modules: The modules in the seats; all have one prompt.
-        planners: For every different agent in the seats, what plans its answer alone.
+        readers: For every different agent in the seats, the mixture in which it has the last
+            word on what it reads.
     """
 
-    program: MixtureOfAgents
+    student: Student
     depth: int
     modules: tuple[Any, ...]
-    planners: tuple[Planner, ...]
+    readers: tuple[MixtureOfAgents, ...]
 
     @classmethod
     def of(cls, program: Any, layer: int | None) -> Target:
         """Find the seats.
 
         Raises:
-            StudyError: If ``program`` is no mixture.
+            StudyError: If ``program`` holds no mixture, or several.
             ArchitectureError: If no agent in it reads references, or not in ``layer``.
         """
-        if not isinstance(program, MixtureOfAgents):
+        if not mixtures_of(program):
             kind = type(program).__name__
-            raise StudyError(f"`program` must be a MixtureOfAgents, but is a {kind}.")
-        architecture = program.architecture
+            raise StudyError(f"`program` must be a MixtureOfAgents or hold one, but is a {kind}.")
+        student = Student.of(program)
+        mixture, architecture = student.mixture, student.mixture.architecture
         if not architecture.layers:
             raise ArchitectureError(
                 f"`program` is the single agent {architecture}, which reads no references; it must "
                 "have a layer, such as a + b > synthesize(c)."
             )
         if layer is not None:
-            return cls._readers(program, layer)
+            return cls._readers(student, layer)
         if not architecture.aggregator_calls_a_model:
             raise ArchitectureError(
                 f"The last step of {architecture} asks no model, so it has no prompt; it must be "
                 "synthesize(NAME), select(NAME), fuse(NAME) or knockout(NAME)."
             )
-        planner = _planner(program, architecture, program.aggregator)
-        return cls(program, architecture.depth, (program.aggregator,), (planner,))
+        reader = _reader(mixture, architecture, mixture.aggregator)
+        return cls(student, architecture.depth, (mixture.aggregator,), (reader,))
 
     @classmethod
-    def _readers(cls, program: MixtureOfAgents, layer: int) -> Target:
-        layers = program.architecture.layers
+    def _readers(cls, student: Student, layer: int) -> Target:
+        mixture = student.mixture
+        layers = mixture.architecture.layers
         if isinstance(layer, bool) or layer not in range(2, len(layers) + 1):
             readers = ", ".join(str(n) for n in range(2, len(layers) + 1)) or "none here"
             raise ArchitectureError(
                 f"`layer` must be one that reads references ({readers}), or None for the last "
-                f"step, but got {layer!r}; {program.architecture} has {len(layers)}."
+                f"step, but got {layer!r}; {mixture.architecture} has {len(layers)}."
             )
-        modules = tuple(program.layers[layer - 1].proposers)
+        modules = tuple(mixture.layers[layer - 1].proposers)
         # A reader alone is the aggregator of the layers before it: the very same messages.
         alone = [
             Architecture(layers[: layer - 1], name) for name in dict.fromkeys(layers[layer - 1])
         ]
-        return cls(
-            program, layer - 1, modules, tuple(_planner(program, a, modules[0]) for a in alone)
-        )
+        made = tuple(_reader(mixture, one, modules[0]) for one in alone)
+        return cls(student, layer - 1, modules, made)
 
     @property
-    def agents(self) -> tuple[str, ...]:
-        """The agents in these seats, each once."""
-        return tuple(str(planner.architecture.aggregator) for planner in self.planners)
+    def mixture(self) -> MixtureOfAgents:
+        """The mixture of the program."""
+        return self.student.mixture
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the program is the mixture: then its rows are the questions that it answers."""
+        return self.student.program is self.mixture
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the signature's output fields."""
-        return tuple(self.program.signature.output_fields)
+        """Names of the mixture's output fields."""
+        return tuple(self.mixture.signature.output_fields)
 
-    def copy(self) -> tuple[MixtureOfAgents, list[Any]]:
-        """Return a copy of the mixture, and the modules in its seats of this target."""
-        made: MixtureOfAgents = self.program.deepcopy()
-        is_last = self.modules[0] is self.program.aggregator
-        return made, [made.aggregator] if is_last else made.layers[self.depth].proposers
+    def lm(self) -> Any:
+        """Return the LM of the first agent in these seats."""
+        return self.mixture.pool.lm(str(self.readers[0].architecture.aggregator))
+
+    def copy(self) -> tuple[Student, list[Any]]:
+        """Return a copy of the program, and the modules in its seats of this target."""
+        made: MixtureOfAgents = self.mixture.deepcopy()
+        is_last = self.modules[0] is self.mixture.aggregator
+        modules = [made.aggregator] if is_last else made.layers[self.depth].proposers
+        return replace(self.student, program=self.student.with_module(made), mixture=made), modules
 
 
-def _planner(program: MixtureOfAgents, architecture: Architecture, module: Any) -> Planner:
+def _reader(mixture: MixtureOfAgents, architecture: Architecture, module: Any) -> MixtureOfAgents:
+    """Return the mixture with fewer layers and another last step; it shares all modules."""
+    made = copy.copy(mixture)
+    made.architecture, made.aggregator = architecture, module
+    made.layers = mixture.layers[: architecture.depth]
     # The optimizer's own prompts may need another adapter than the one in force here.
-    adapter = program.adapter or dspy.settings.adapter
-    return Planner(
-        architecture,
-        [layer.proposers for layer in program.layers[: architecture.depth]],
-        module,
-        tuple(program.signature.output_fields),
-        program.pool,
-        replace(program.rules, adapter=adapter),
-        program.analyst,
-    )
+    made.rules = replace(mixture.rules, adapter=mixture.adapter or dspy.settings.adapter)
+    return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +156,30 @@ class StoredRow:
         inputs = self.row.inputs().keys()
         made = self.row.copy(**{REFERENCES: list(self.references)})
         return made.with_inputs(*inputs, REFERENCES)
+
+
+class _ReferencesReadError(LayerFailedError):
+    """Ends the run of a program where all that the target reads is known."""
+
+
+@dataclass(slots=True)
+class _ReferenceRunner(NodeRunner):
+    """Asks the layers before a target; what the target reads first is kept."""
+
+    depth: int = 0
+    responses: Sequence[Response] = ()
+    question: Question | None = None
+
+    def ask(
+        self, questions: Sequence[Question], seats: Seats, *, place: object = None
+    ) -> list[Response]:
+        if self.depth == 0:
+            self.question = questions[0]
+            raise _ReferencesReadError
+        self.depth -= 1
+        found = NodeRunner.ask(self, questions, seats, place=place)
+        self.responses = found
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,29 +209,33 @@ class StoredReferences:
         for row, place in zip(rows, places, strict=True):
             if type(place) is object:
                 raise DataError(f"The inputs of row {row.id!r} must be JSON or pydantic values.")
+        program = MeasuredProgram(target.student, target.readers[0])
 
         def read(numbered: tuple[int, dspy.Example]) -> StoredRow:
-            return _read(target, *numbered, cache)
+            runner = _ReferenceRunner(cache, numbered[1].id, depth=target.depth)
+            return _read(program, runner, *numbered)
 
         found = in_threads(read, list(enumerate(rows)), num_threads=num_threads)
         return cls(dict(zip(places, found, strict=True)))
 
 
-def _read(target: Target, number: int, row: dspy.Example, cache: NodeCache) -> StoredRow:
-    runner, planner = NodeRunner(cache, row.id), target.planners[0]
-    plan = planner.plan(row.inputs().toDict())
-    questions, responses = next(plan), list[Response]()
-    try:
-        for _ in range(target.depth):
-            responses = runner.ask(questions, target.program.seats)
-            questions = plan.send(responses)
-    except LayerFailedError as error:
-        return StoredRow(row, number, failure=str(error))
-    plan.close()
-    answered = [one for n in planner.architecture.reading if (one := responses[n]).has_answer]
-    left_out = {cut.reference for cut in questions[0].cuts if not cut.kept_tokens}
+def _read(
+    program: MeasuredProgram, runner: _ReferenceRunner, number: int, row: dspy.Example
+) -> StoredRow:
+    failure = None
+    with call_scope(example=row.id):
+        try:
+            program.answer(row.inputs().toDict(), runner)
+        except LayerFailedError as error:
+            failure = str(error)
+    if runner.question is None:
+        # A larger program may answer a row without its mixture; then nothing is read.
+        return StoredRow(row, number, failure=failure)
+    order, responses = program.mixture.architecture.reading, runner.responses
+    answered = [one for n in order if (one := responses[n]).has_answer]
+    left_out = {cut.reference for cut in runner.question.cuts if not cut.kept_tokens}
     read = tuple(one for n, one in enumerate(answered, start=1) if n not in left_out)
-    return StoredRow(row, number, read, tuple(questions[0].inputs[REFERENCES]))
+    return StoredRow(row, number, read, tuple(runner.question.inputs[REFERENCES]))
 
 
 def _place(inputs: Mapping[str, Any]) -> object:
@@ -299,7 +337,7 @@ class ReferenceReader:
     def __deepcopy__(self, memo: dict[int, Any]) -> ReferenceReader:
         return self
 
-    def answer(self, module: Any, inputs: Mapping[str, Any]) -> dspy.Prediction:
+    def answer(self, module: Any, inputs: Mapping[str, Any]) -> Any:
         """Answer one row; a model that fails gives a ``NoAnswer``.
 
         Raises:
@@ -311,16 +349,16 @@ class ReferenceReader:
             if found is None:
                 raise StudyError("The student answers only rows whose references are stored.")
             # Several readers take turns.
-            planner = self.target.planners[found.number % len(self.target.planners)]
-            plan = replace(planner, aggregator=module).plan(found.row.inputs().toDict())
-            seats = Seats(self.target.program.pool, planner.rules.adapter)
+            mixture = copy.copy(self.target.readers[found.number % len(self.target.readers)])
+            mixture.aggregator = module
             # A cache of its own: the same node has another answer under the next prompt.
             runner = NodeRunner(self.cache.child(), found.row.id)
+            program = MeasuredProgram(self.target.student, mixture)
             try:
-                answer = follow(plan, lambda questions: runner.ask(questions, seats))
+                with call_scope(example=found.row.id):
+                    return program.answer(found.row.inputs().toDict(), runner)
             except LayerFailedError as error:
                 return NoAnswer(str(error))
-        return dspy.Prediction(**answer.final.values)
 
 
 class AggregatorStudent(dspy.Module):
@@ -331,13 +369,13 @@ class AggregatorStudent(dspy.Module):
         self.aggregator = aggregator
         self.reading = reading
 
-    def forward(self, **inputs: Any) -> dspy.Prediction:
+    def forward(self, **inputs: Any) -> Any:
         """Answer one row whose references are stored."""
         return self.reading.answer(self.aggregator, inputs)
 
     def get_lm(self) -> Any:
         """Return the LM of the agent, whatever an optimizer has reset."""
-        return self.reading.target.program.pool.lm(self.reading.target.agents[0])
+        return self.reading.target.lm()
 
     def deepcopy(self) -> Any:
         """Copy, with signatures of its own: InferRules writes into them."""

@@ -9,12 +9,13 @@ import pytest
 
 from moa_dspy.adapters import PlainChat
 from moa_dspy.calls.budget import Budget
+from moa_dspy.cli.report import report_text
 from moa_dspy.diversity import Disagreement, EmbeddingDistance, TfidfDistance
 from moa_dspy.errors import DataError, MetricError, PoolError, StudyError
 from moa_dspy.judges import Jury, RecordedPairs
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import JudgeOptions, ModelSearch, SearchSpace, StudyResult
-from moa_dspy.optimize.report import early_lines, report_text
+from moa_dspy.optimize.report import early_lines
 from tests.optimize.judging.world import (
     AGENTS,
     N_TEST,

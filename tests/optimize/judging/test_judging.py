@@ -64,7 +64,7 @@ def test_a_judge_that_always_names_the_first_has_an_advantage_of_one() -> None:
     assert (found.inconsistent, found.ties, found.judged) == (10, 0, 10)
     chance, place = trust_warnings(found)
     assert "may be chance" in chance
-    assert "prefers what it is shown first, by 100 points" in place
+    assert "prefers what it is shown first, by 100.0 points" in place
 
 
 def test_a_judge_without_faults_is_not_warned_of() -> None:

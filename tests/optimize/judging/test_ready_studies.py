@@ -109,7 +109,7 @@ def test_the_open_ended_prompts_are_those_of_their_card() -> None:
 def test_the_open_ended_study_fits_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOA_QWEN_05B", "/weights.gguf")
     prepared = PreparedStudy.read(ROOT / "optimize" / "open_ended.toml")
-    assert [len(prepared.splits.val), len(prepared.splits.test)] == [8, 10]
+    assert [len(prepared.splits.val), len(prepared.splits.test)] == [5, 8]
     judge = prepared.study.make_search(prepared.make_pool(None, _ledger()), None).options.judge
     assert judge is not None
     assert judge.label == "PairJudge judge"

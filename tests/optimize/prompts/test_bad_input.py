@@ -128,7 +128,7 @@ def test_an_architecture_in_which_nobody_reads_there_is_refused(
 
 def test_options_that_do_not_fit_are_refused() -> None:
     world = make_world()
-    message = "`program` must be a MixtureOfAgents, but is a Predict"
+    message = "`program` must be a MixtureOfAgents or hold one, but is a Predict"
     refused(world, StudyError, message, program=dspy.Predict("question -> answer"))
     message = "`compile_options` do not fit COPRO: .*'depths'"
     refused(world, StudyError, message, compile_options={"depths": 1})

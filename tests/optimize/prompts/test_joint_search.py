@@ -230,13 +230,6 @@ def test_a_metric_with_the_wrong_signature_is_refused_before_any_call() -> None:
     assert sum(world.log.counts.values()) == 0
 
 
-def test_a_larger_program_is_not_tuned() -> None:
-    world = make_world()
-    with pytest.raises(StudyError, match="needs a student that is the mixture itself"):
-        search(world, prompts=tuned(world)).compile(Outer(mixture(world)), **SPLITS)
-    assert sum(world.log.counts.values()) == 0
-
-
 def test_prompts_are_named_in_one_place() -> None:
     world = make_world()
     space = SearchSpace(("a", "b", "c"), prompts=("own", "brief"))

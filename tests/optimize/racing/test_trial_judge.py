@@ -228,6 +228,7 @@ def test_records_and_objectives_are_means_over_the_rows_that_were_measured(
     assert both.diversity == pytest.approx(2 / 3)
     assert (both.calls, both.usd) == (1, pytest.approx((4 + 3 + 3) / 3))
     # a + b: on 0 a is wrong and decides the tie; on 1 and 2 a is right
-    assert found.row_scores(both) == [0.0, 1.0, 1.0]
-    values = found.values(both)
-    assert values == [both.score, both.win_rate, both.diversity]
+    blocks: list[tuple[list[float], list[float]]] = []
+    vote = Architecture.parse(both.architecture)
+    found.judge(vote, "model", number=2, report=lambda *block: blocks.append(block))
+    assert blocks == [([0.0, 1.0, 1.0], [both.score, both.win_rate, both.diversity])]

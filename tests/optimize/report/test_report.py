@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.optimize.report import amount, duration, fitting, points, report_text
+from moa_dspy.cli.report import fitting, report_text
+from moa_dspy.optimize.report import amount, brackets_line, duration
 from moa_dspy.optimize.result import StudyResult, SystemScore, TrialRecord
 from moa_dspy.winrate import Interval, Verdict
+from moa_dspy.winrate.intervals import points
 
 PICK = "small-warm*2 + large > large-warm > synthesize(large)"
 GAIN = Interval(0.021, -0.012, 0.054, 0.95)
@@ -79,6 +81,16 @@ def test_what_is_missing_is_a_dash_and_never_a_zero() -> None:
     assert line_of("pick", text).split()[-5:] == ["—", "71.0", "4.0", "0.12", "1.27"]
     assert line_of("oracle", text).split()[-6:] == ["75.0", "—", "—", "—", "—", "—"]
     assert "not run: no budget left" in line_of("top_k", report_text(RESULT, width=120))
+
+
+def test_a_verdict_on_more_rows_is_told_apart_from_the_difference_of_the_table() -> None:
+    assert "that of best_single for itself" in brackets_line(RESULT)
+    assert "counts the val questions" not in brackets_line(RESULT)
+    wider = replace(RESULT.verdict, interval=Interval(0.052, 0.031, 0.075, 0.9), n=500)
+    assert brackets_line(replace(RESULT, verdict=wider)).endswith(
+        "The verdict counts the val questions too, each judged by a choice that was made without "
+        "it: +5.2 points [3.1, 7.5] on 500 questions of val and test together."
+    )
 
 
 def test_the_rest_is_said_below() -> None:

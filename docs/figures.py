@@ -1,0 +1,176 @@
+"""The picture of accuracy against price, drawn from the stored runs; see `make_tables.py`.
+
+It is an SVG with a background of its own, which follows the reader's light or dark setting: text
+and ground change together, so that it is readable on either page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from math import log10
+from typing import Any
+
+Run = Mapping[str, Any]
+WIDTH, HEIGHT = 820, 440
+LEFT, RIGHT, TOP, BOTTOM = 64, 24, 74, 54
+LEAST = 0.40
+"""Lowest accuracy that is drawn; the weaker models are counted in the title's second line."""
+STYLE = """
+    .ground { fill: #ffffff; } .axis { stroke: #c4cad3; } .grid { stroke: #e8ebef; }
+    text { fill: #24292f; font: 13px Helvetica, Arial, sans-serif; }
+    .small { font-size: 11px; fill: #57606a; } .head { font-size: 15px; font-weight: bold; }
+    .dear { fill: #8a94a3; } .cheap { fill: #2f6fbf; } .vote { fill: #1a7f37; }
+    .label { font-size: 11px; } .bold { font-weight: bold; font-size: 12px; }
+    .bar { stroke: #1a7f37; stroke-width: 1.5; }
+    @media (prefers-color-scheme: dark) {
+      .ground { fill: #0d1117; } .axis { stroke: #4b535d; } .grid { stroke: #23292f; }
+      text { fill: #e6edf3; } .small { fill: #9da7b1; }
+      .dear { fill: #8b949e; } .cheap { fill: #6cb0ff; } .vote { fill: #56d364; }
+      .bar { stroke: #56d364; }
+    }"""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One system: usd per 1,000 questions, accuracy with its interval, and how it is drawn."""
+
+    usd: float
+    score: float
+    low: float
+    high: float
+    kind: str
+    label: str = ""
+
+
+def prices(
+    runs: Sequence[Run],
+    *,
+    title: str,
+    cheap: Collection[str],
+    labels: Mapping[str, str],
+    named: Mapping[str, str],
+) -> str:
+    """Return the picture: every model of a table alone, and the votes that searches chose of them.
+
+    Args:
+        runs: Stored runs on the same test questions.
+        title: What the picture shows, in one sentence.
+        cheap: The models that are drawn as cheap ones.
+        labels: Study -> the label of its pick.
+        named: Model -> the name that stands beside its point, of some.
+    """
+    points = [
+        Point(
+            1000 * one["usd"],
+            one["score"],
+            one["low"],
+            one["high"],
+            "cheap" if one["agent"] in cheap else "dear",
+            named.get(one["agent"], ""),
+        )
+        for one in runs[0]["singles"]
+    ]
+    for run in runs:
+        points.append(_system(run["test"]["pick"], labels[run["study"]]))
+        points.append(_system(run["test"]["top_k"], ""))
+    shown = [point for point in points if point.score >= LEAST]
+    under = (
+        f"MATH level 5, {runs[0]['test_rows']} questions that no choice looked at; "
+        f"{len(points) - len(shown)} models below {100 * LEAST:.0f} % are not drawn"
+    )
+    return _svg(shown, title, under)
+
+
+def _system(row: Run, label: str) -> Point:
+    return Point(1000 * row["usd"], row["score"], row["low"], row["high"], "vote", label)
+
+
+def _svg(points: Sequence[Point], title: str, under: str) -> str:
+    least, most = log10(min(p.usd for p in points)), log10(max(p.usd for p in points))
+    low, high = least - 0.08, most + 0.12
+    across, down = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+
+    def x(usd: float) -> float:
+        return LEFT + across * (log10(usd) - low) / (high - low)
+
+    def y(score: float) -> float:
+        return TOP + down * (0.95 - score) / (0.95 - LEAST)
+
+    ticks = [usd for usd in (0.1, 0.3, 1, 3, 10, 30, 100) if low <= log10(usd) <= high]
+    grid = [
+        *(_across(y(share / 100), f"{share} %") for share in range(40, 100, 10)),
+        *(_tick(x(usd), f"{usd:g}") for usd in ticks),
+    ]
+    order = {"dear": 0, "cheap": 1, "vote": 2}
+    drawn = [_mark(p, x(p.usd), y) for p in sorted(points, key=lambda p: order[p.kind])]
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
+        f"  <title>{escape(title)}</title>",
+        f"  <style>{STYLE}\n  </style>",
+        f'  <rect class="ground" width="{WIDTH}" height="{HEIGHT}" rx="8"/>',
+        f'  <text class="head" x="{LEFT}" y="28">{escape(title)}</text>',
+        f'  <text class="small" x="{LEFT}" y="46">{escape(under)}</text>',
+        *_legend(),
+        *grid,
+        f'  <text class="small" x="{LEFT + across / 2:.0f}" y="{HEIGHT - 12}" '
+        'text-anchor="middle">usd per 1,000 questions, nominal list prices (log scale)</text>',
+        *drawn,
+        "</svg>",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _legend() -> Iterable[str]:
+    entries = (
+        ("dear", "single model"),
+        ("cheap", "single model, at most 1 usd per million completion tokens"),
+        ("vote", "vote, with its 95 % interval"),
+    )
+    place = LEFT
+    for kind, text in entries:
+        mark = (
+            f'<rect class="{kind}" x="{place}" y="55" width="10" height="10"/>'
+            if kind == "vote"
+            else f'<circle class="{kind}" cx="{place + 5}" cy="60" r="5"/>'
+        )
+        yield f"  {mark}"
+        yield f'  <text class="small" x="{place + 15}" y="64">{escape(text)}</text>'
+        place += 40 + round(5 * len(text))
+
+
+def _across(height: float, text: str) -> str:
+    line = f'<path class="grid" d="M{LEFT} {height:.1f} H{WIDTH - RIGHT}"/>'
+    return (
+        f'  {line}<text class="small" x="{LEFT - 8}" y="{height + 4:.1f}" '
+        f'text-anchor="end">{text}</text>'
+    )
+
+
+def _tick(place: float, text: str) -> str:
+    foot = HEIGHT - BOTTOM
+    line = f'<path class="grid" d="M{place:.1f} {TOP} V{foot}"/>'
+    return (
+        f'  {line}<text class="small" x="{place:.1f}" y="{foot + 18}" '
+        f'text-anchor="middle">{text}</text>'
+    )
+
+
+def _mark(point: Point, across: float, y: Callable[[float], float]) -> str:
+    down = y(point.score)
+    label = escape(point.label)
+    if point.kind != "vote":
+        dot = f'  <circle class="{point.kind}" cx="{across:.1f}" cy="{down:.1f}" r="4"/>'
+        # Beside the dot where the text has room there; about 6 units a letter.
+        sign = 1 if across + 7 + 6 * len(label) < WIDTH - RIGHT else -1
+        place = f'x="{across + 7 * sign:.1f}" y="{down + 4 - 3 * sign:.1f}"'
+        anchor = "start" if sign > 0 else "end"
+        named = f'<text class="label" {place} text-anchor="{anchor}">{label}</text>'
+        return dot + (named if label else "")
+    bar = f"M{across:.1f} {y(point.low):.1f} V{y(point.high):.1f}"
+    side = f'x="{across - 9:.1f}" y="{down + 4:.1f}" text-anchor="end"'
+    return (
+        f'  <path class="bar" d="{bar}"/><rect class="vote" x="{across - 5:.1f}" '
+        f'y="{down - 5:.1f}" width="10" height="10"/><text class="bold" {side}>{label}</text>'
+    )

@@ -1,0 +1,371 @@
+"""Traces of agents' calls for OpenTelemetry and MLflow, and the record of a study in MLflow.
+
+Spans are made where the program has set up OpenTelemetry, or traces with MLflow; elsewhere the
+two packages are not even imported. Neither spans nor records hold a key. They hold questions and
+answers only where ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true`` asks for them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from moa_dspy.errors import StudyError
+
+_logger = logging.getLogger(__name__)
+_NAME: Final = "moa_dspy"
+_OFF: Final[AbstractContextManager[None]] = nullcontext()
+_TEXTS: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+_ROLES: Final = {
+    "propose": "proposer",
+    "select": "ranker",
+    "knockout": "judge",
+    "analyse": "analyst",
+    "synthesize": "aggregator",
+    "fuse": "aggregator",
+}
+_LONGEST_PARAM: Final = 500
+"""Characters of a parameter that every MLflow server takes."""
+
+
+class AskedSeat(Protocol):
+    """A question to an agent; see ``moa_dspy.waves.Question``."""
+
+    @property
+    def node(self) -> str:
+        """Name of the computation: role, agent, and what it has read."""
+        ...
+
+    @property
+    def agent(self) -> str:
+        """Name in the pool."""
+        ...
+
+    @property
+    def sample(self) -> int:
+        """Index of the independent sample."""
+        ...
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """What is asked."""
+        ...
+
+
+class AgentReply(Protocol):
+    """An agent's response with its costs; see ``moa_dspy.prediction.Response``."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Over all its requests."""
+        ...
+
+    @property
+    def completion_tokens(self) -> int:
+        """Over all its requests."""
+        ...
+
+    @property
+    def usd(self) -> float:
+        """Price."""
+        ...
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the last reply ended."""
+        ...
+
+    @property
+    def failure(self) -> str | None:
+        """Why there is no answer."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """The answer."""
+        ...
+
+
+def _tracer() -> Any:
+    """Return the tracer of the program's OpenTelemetry; None where it was never set up."""
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return None
+    return trace.get_tracer(_NAME)
+
+
+def _mlflow() -> Any:
+    """Return MLflow where it traces the call around this one; else None."""
+    mlflow = sys.modules.get("mlflow")
+    current = getattr(mlflow, "get_current_active_span", None)
+    return mlflow if current is not None and current() is not None else None
+
+
+def mixture_span(mixture: Any, **attributes: Any) -> AbstractContextManager[Any]:
+    """Return a span of one question to a mixture, for ``with``; without effect where none is on.
+
+    MLflow's autolog has a span of the module already.
+    """
+    if (tracer := _tracer()) is None:
+        return _OFF
+    architecture = getattr(mixture, "architecture", None)
+    found = {f"{_NAME}.architecture": str(architecture)} if architecture is not None else {}
+    found |= {f"{_NAME}.{name}": value for name, value in attributes.items() if value is not None}
+    span: AbstractContextManager[Any] = tracer.start_as_current_span(
+        type(mixture).__name__, attributes=found
+    )
+    return span
+
+
+def agent_span(seat: AskedSeat, model: str) -> AbstractContextManager[Any]:
+    """Return a span of one question to an agent, for ``with``; see ``mixture_span``.
+
+    Args:
+        seat: The question.
+        model: Name of the agent's model.
+    """
+    tracer, mlflow = _tracer(), _mlflow()
+    if tracer is None and mlflow is None:
+        return _OFF
+    return _spans(seat, model, tracer, mlflow)
+
+
+@contextmanager
+def _spans(seat: AskedSeat, model: str, tracer: Any, mlflow: Any) -> Iterator[None]:
+    role, layer = place_of_node(seat.node)
+    attributes: dict[str, Any] = {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.agent.name": seat.agent,
+        "gen_ai.request.model": model,
+        f"{_NAME}.role": role,
+        f"{_NAME}.sample": seat.sample,
+    }
+    if layer is not None:
+        attributes[f"{_NAME}.layer"] = layer
+    where = role if layer is None else f"{role}, layer {layer}"
+    with ExitStack() as spans:
+        if tracer is not None:
+            spans.enter_context(
+                tracer.start_as_current_span(f"{seat.agent} ({where})", attributes=attributes)
+            )
+        if mlflow is not None:
+            name = f"{seat.agent} ({where})"
+            spans.enter_context(mlflow.start_span(name, "AGENT", attributes=attributes))
+        yield
+
+
+def place_of_node(node: str) -> tuple[str, int | None]:
+    """Return role and layer, from 1 on, of a computation; None for the last step.
+
+    A proposer's name holds those of the layers before it, in parentheses in parentheses.
+    """
+    kind = node.partition(":")[0]
+    role = _ROLES.get(kind, kind)
+    if role != "proposer":
+        return role, None
+    depth = deepest = 0
+    for letter in node:
+        depth += (letter == "(") - (letter == ")")
+        deepest = max(deepest, depth)
+    return role, deepest
+
+
+def note_reply(seat: AskedSeat, reply: AgentReply, *, made: int, stored: int) -> None:
+    """Put what an agent's reply took on the span of its question, where there is one.
+
+    Args:
+        seat: The question.
+        reply: The response.
+        made: Requests that were sent for it.
+        stored: Requests that a store or recording answered.
+    """
+    tracer, mlflow = _tracer(), _mlflow()
+    if tracer is None and mlflow is None:
+        return
+    facts: dict[str, Any] = {
+        "gen_ai.usage.input_tokens": reply.prompt_tokens,
+        "gen_ai.usage.output_tokens": reply.completion_tokens,
+        f"{_NAME}.usd": reply.usd,
+        f"{_NAME}.requests.made": made,
+        f"{_NAME}.requests.stored": stored,
+    }
+    if reply.finish_reason is not None:
+        facts["gen_ai.response.finish_reasons"] = [reply.finish_reason]
+    if reply.failure is not None:
+        facts |= {"error.type": reply.failure.partition(":")[0], f"{_NAME}.failure": reply.failure}
+    if os.environ.get(_TEXTS, "").lower() in ("true", "1"):
+        facts[f"{_NAME}.inputs"] = json.dumps(dict(seat.inputs), default=str)
+        facts[f"{_NAME}.answer"] = reply.text
+    if tracer is not None:
+        span = sys.modules["opentelemetry.trace"].get_current_span()
+        span.set_attributes(facts)
+        if reply.failure is not None:
+            status = sys.modules["opentelemetry.trace"].StatusCode.ERROR
+            span.set_status(status, reply.failure)
+    if mlflow is not None:
+        span = mlflow.get_current_active_span()
+        span.set_attributes(facts)
+        if reply.failure is not None:
+            span.set_status("ERROR")
+
+
+class FinishedSearch(Protocol):
+    """The outcome of a search; see ``moa_dspy.optimize.StudyResult``."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        ...
+
+
+class MlflowStudy:
+    """Writes a search into MLflow while it runs: a run of the study, and one below it per trial.
+
+    It is a callback of ``ModelSearch``::
+
+        log = MlflowStudy("sqlite:///mlflow.db", experiment="support answers")
+        search = ModelSearch(metric, pool, callbacks=[log])
+        search.compile(student, trainset=rows)
+        log.finish(search.result)
+
+    A server that fails while the search runs is logged once; the search goes on.
+
+    Args:
+        uri: Tracking URI; None is that of MLflow's own settings.
+        experiment: Name of the experiment, made where there is none.
+        name: Of the run.
+        params: Further parameters of the run; texts of prompts and keys have no place here.
+
+    Raises:
+        StudyError: If MLflow is not installed, or the URI cannot be used.
+    """
+
+    def __init__(
+        self,
+        uri: str | None = None,
+        *,
+        experiment: str = "moa-dspy",
+        name: str = "study",
+        params: Mapping[str, Any] | None = None,
+    ) -> None:
+        try:
+            import mlflow
+        except ImportError as error:
+            raise StudyError(
+                "MLflow is not installed: add the extra, `pip install moa-dspy[mlflow]`."
+            ) from error
+        self._best: float | None = None
+        self._has_failed = False
+        try:
+            self._client: Any = mlflow.MlflowClient(tracking_uri=uri)
+            found = self._client.get_experiment_by_name(experiment)
+            self._experiment = (
+                self._client.create_experiment(experiment) if found is None else found.experiment_id
+            )
+            self._run = self._new_run(name)
+        except Exception as error:
+            raise StudyError(
+                f"MLflow cannot be used at this URI: {type(error).__name__}. Give a file, such as "
+                "sqlite:///mlflow.db, or the address of a server that runs."
+            ) from error
+        self._try(lambda: self._batch(self._run, params=params or {}))
+
+    @property
+    def run_id(self) -> str:
+        """Id of the study's run."""
+        return self._run
+
+    def __call__(self, study: Any, trial: Any) -> None:
+        """Write a finished trial; ``ModelSearch`` calls this."""
+        self._try(lambda: self._write_trial(trial))
+
+    def finish(self, result: FinishedSearch, files: Sequence[Path] = ()) -> None:
+        """Write the result, keep files beside it, and end the run.
+
+        Args:
+            result: Of the search.
+            files: Such as the program and the report; they are kept as they are.
+        """
+        self._try(lambda: self._write_result(result.to_json(), files))
+
+    def fail(self) -> None:
+        """End the run of a search that has no result."""
+        self._try(lambda: self._client.set_terminated(self._run, status="FAILED"))
+
+    def _write_trial(self, trial: Any) -> None:
+        facts = dict(trial.user_attrs)
+        names = ("score", "rows", "calls", "usd", "seconds")
+        metrics = {name: float(facts[name]) for name in names if name in facts}
+        state = trial.state.name
+        if state == "COMPLETE" and "score" in metrics:
+            self._best = max(metrics["score"], self._best or 0.0)
+        best = {} if self._best is None else {"best_score": self._best}
+        self._batch(self._run, metrics={**metrics, **best}, step=trial.number)
+        run = self._new_run(f"trial {trial.number}", parent=self._run)
+        params = {name: facts[name] for name in ("architecture", "origin") if name in facts}
+        self._batch(run, metrics=metrics, params=params, tags={"state": state})
+        ended = {"COMPLETE": "FINISHED", "PRUNED": "KILLED"}.get(state, "FAILED")
+        self._client.set_terminated(run, status=ended)
+
+    def _write_result(self, found: Mapping[str, Any], files: Sequence[Path]) -> None:
+        metrics: dict[str, float] = {
+            "calls_made": found["calls"]["made"],
+            "calls_reused": found["calls"]["reused"],
+            "usd_paid": found["usd"],
+            "seconds_taken": found["seconds"],
+            "n_trials": len(found["trials"]),
+        }
+        for split in ("val", "test"):
+            for name, row in found[split].items():
+                if row["score"] is not None:
+                    metrics[f"{split}_{name}"] = row["score"]
+        for name, gap in found["differences"].items():
+            metrics[f"test_pick_minus_{name}"] = gap["estimate"]
+        verdict = found["verdict"]
+        tags = {"verdict": verdict["text"], "verdict.kind": verdict["kind"]}
+        params = {"pick": found["pick"], "recommended": found["recommended"], "seed": found["seed"]}
+        versions = {f"version.{name}": text for name, text in found["versions"].items()}
+        self._batch(self._run, metrics=metrics, params={**params, **versions}, tags=tags)
+        for file in files:
+            if file.is_file():
+                self._client.log_artifact(self._run, str(file))
+        self._client.set_terminated(self._run)
+
+    def _new_run(self, name: str, *, parent: str | None = None) -> str:
+        tags = {"mlflow.runName": name} | ({"mlflow.parentRunId": parent} if parent else {})
+        run: str = self._client.create_run(self._experiment, tags=tags).info.run_id
+        return run
+
+    def _batch(
+        self,
+        run: str,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        step: int = 0,
+    ) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        now = int(1000 * time.time())
+        self._client.log_batch(
+            run,
+            [Metric(name, float(value), now, step) for name, value in (metrics or {}).items()],
+            [Param(name, str(value)[:_LONGEST_PARAM]) for name, value in (params or {}).items()],
+            [RunTag(name, str(value)) for name, value in (tags or {}).items()],
+        )
+
+    def _try(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except Exception as error:
+            # Money was spent on the search: what only looks on must not end it.
+            if not self._has_failed:
+                _logger.warning("MLflow was not told of all trials: %s.", type(error).__name__)
+            self._has_failed = True

@@ -34,7 +34,7 @@ N_FIXED: Final = 5
 Z: Final = 1.96
 """Standard errors to each end of a 95 % interval."""
 Facts = dict[str, float]
-read = lru_cache(maxsize=1)(read_folder)
+read = lru_cache(maxsize=3)(read_folder)
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,12 +181,17 @@ def ranked_first(
     """
     left_out = {cut.reference for cut in cuts if not cut.kept_tokens}
     numbered = [r for n, r in enumerate(responses, start=1) if n not in left_out]
+    number = named_number(reply)
+    return numbered[number - 1] if number is not None and number <= len(numbered) else None
+
+
+def named_number(reply: Response) -> int | None:
+    """Return the number that a ranker's or judge's reply names, None if it is not exactly one."""
     text = str(reply.values.get("best", ""))
     named = set(_CHOICE.findall(text) or _NUMBER.findall(text))
     number = named.pop() if len(named) == 1 else ""
-    if not (number.isdecimal() and len(number) <= 6 and 1 <= int(number) <= len(numbered)):
-        return None
-    return numbered[int(number) - 1]
+    is_number = number.isdecimal() and len(number) <= 6 and int(number) >= 1
+    return int(number) if is_number else None
 
 
 def _most_alike(responses: Sequence[Response]) -> Response:

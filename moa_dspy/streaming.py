@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -10,6 +11,7 @@ import dspy
 from dspy.streaming import StreamListener, StreamResponse
 
 from moa_dspy.adapters import PlainChat
+from moa_dspy.calls.reply import ReplySplitter, without_half
 from moa_dspy.errors import ArchitectureError
 from moa_dspy.prediction import render
 from moa_dspy.seats import PlannedModule
@@ -51,7 +53,9 @@ class AnswerListener(StreamListener):
         heard = mixture if writer is None else writer.predictors()[-1]
         super().__init__(field or outputs[-1], predict=heard, predict_name="aggregator")
         self._adapter = mixture.adapter
-        self._said = self._shown = ""
+        self._said = self._shown = self._half = ""
+        # LMs that are not the pool's send thoughts inside of the text; a field opens none.
+        self._splitter = ReplySplitter("".join(f"<{name}>{{{name}}}" for name in outputs))
 
     @property
     def adapter(self) -> Any:
@@ -66,17 +70,22 @@ class AnswerListener(StreamListener):
 
     def receive(self, chunk: Any) -> StreamResponse | None:
         """Return what of ``chunk`` is text of the field, if any."""
+        text, self._half = without_half(self._half + (chunk.choices[0].delta.content or ""))
+        _, answer = self._splitter.feed(text)
         if isinstance(self.adapter, (dspy.JSONAdapter, dspy.XMLAdapter)):
             with dspy.context(adapter=self.adapter):
-                found: StreamResponse | None = super().receive(chunk)
+                found: StreamResponse | None = super().receive(_with_text(chunk, answer))
             return found
-        self._said += chunk.choices[0].delta.content or ""
+        self._said += answer
         return self._more(self._visible(is_whole=False))
 
     def finalize(self) -> StreamResponse | None:
         """Return what was held back, at the end."""
         if isinstance(self.predict, PlannedModule):
             return None
+        _, rest = self._splitter.feed(self._half)
+        self._said += rest + self._splitter.flush()[1]
+        self._half = ""
         if self._said:
             more = self._more(self._visible(is_whole=True))
             return self._response(more.chunk if more else "", is_last=True)
@@ -105,3 +114,13 @@ class AnswerListener(StreamListener):
 
     def _response(self, text: str, *, is_last: bool = False) -> StreamResponse:
         return StreamResponse("aggregator", self.signature_field_name, text, is_last_chunk=is_last)
+
+
+def _with_text(chunk: Any, text: str) -> Any:
+    """Return a copy of ``chunk`` with another text: other listeners get the chunk as well."""
+    changed = copy.copy(chunk)
+    choice = copy.copy(chunk.choices[0])
+    choice.delta = copy.copy(choice.delta)
+    choice.delta.content = text or None
+    changed.choices = [choice, *chunk.choices[1:]]
+    return changed

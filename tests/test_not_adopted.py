@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,11 @@ from moa_dspy.calls import call_scope
 from moa_dspy.errors import LayerFailedError, PoolError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
+from moa_dspy.streaming import AnswerListener
 from moa_dspy.testing import AsyncScriptedEngine, ScriptedEngine, scripted_pool
+from tests.servers.chat import ChatServer, Reply, serving
+
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # read when LiteLLM is imported: no download
 
 
 class OwnForward(dspy.LM):
@@ -159,3 +164,80 @@ def test_a_tag_that_is_an_output_field_of_such_an_lm_opens_no_thought() -> None:
     )
     made = program(question="?")
     assert (made.thinking, made.answer) == ("Not Rome.", "Paris")
+
+
+STREAMS = {
+    "tags": ["<thi", "nk>Rome?", " No.</think>", "\n{}"],
+    "channels": ["<|channel|>analysis<|message|>Rome?", "<|end|><|channel|>final<|message|>", "{}"],
+}
+
+
+@pytest.mark.parametrize("thought", STREAMS)
+@pytest.mark.parametrize(
+    ("adapter", "layout"),
+    [
+        ("plain", "{}"),
+        ("chat_strict", "[[ ## answer ## ]]\n{}\n\n[[ ## completed ## ]]"),
+        ("json", '{{"answer": "{}"}}'),
+        ("xml_strict", "<answer>{}</answer>"),
+    ],
+)
+def test_a_stream_of_such_an_lm_shows_no_thought(adapter: str, layout: str, thought: str) -> None:
+    *begun, last = STREAMS[thought]
+    # The answer comes in pieces of two characters, as tokens would.
+    text = last.format(layout.format("Paris"))
+    pieces = [*begun, *(text[n : n + 2] for n in range(0, len(text), 2))]
+    with serving(Reply("".join(pieces), split=lambda _: pieces)) as server:
+        shown, answer = streamed(server, adapter)
+    assert (shown, answer) == ("Paris", "Paris")
+
+
+def test_an_emoji_that_such_an_lm_sends_in_two_halves_is_one() -> None:
+    with serving(Reply(split=lambda _: ["Hi \ud83d", "\ude00!"])) as server:
+        assert streamed(server, "plain") == ("Hi \U0001f600!",) * 2
+
+
+def streamed(server: ChatServer, adapter: str) -> tuple[str, str]:
+    """Return what a stream shows, and the answer with which it ends."""
+    # A field that no typed request carries keeps the LM from being adopted.
+    lm = dspy.LM("openai/x", api_base=server.url, api_key="k", cache=False, extra_body={"p": 1})
+    pool = Pool.from_lms({"a": lm})
+    assert list(pool.not_adopted) == ["a"]
+    program = MixtureOfAgents("question -> answer", "a", pool=pool, adapter=ADAPTERS[adapter]())
+
+    async def read() -> tuple[str, str]:
+        shown, answer = "", ""
+        listener = AnswerListener(program)
+        async for one in dspy.streamify(program, stream_listeners=[listener])(question="?"):
+            if isinstance(one, dspy.streaming.StreamResponse):
+                shown += one.chunk
+            elif isinstance(one, dspy.Prediction):
+                answer = one.answer
+        return shown, answer
+
+    return asyncio.run(read())
+
+
+def test_how_the_reply_of_such_an_lm_ended_is_known() -> None:
+    refusal = "I cannot help with that."
+    with serving(
+        [Reply("Par", finish_reason="length"), Reply(message={"content": None, "refusal": refusal})]
+    ) as server:
+        lm = dspy.LM("openai/x", api_base=server.url, api_key="k", cache=False, extra_body={"p": 1})
+        pool = Pool.from_lms({"a": lm})
+        program = MixtureOfAgents("question -> answer", "a", pool=pool, adapter=ADAPTERS["plain"]())
+        assert program(question="?").mixture.final.finish_reason == "length"
+        with pytest.raises(LayerFailedError, match=f"a: The model refused: {refusal}"):
+            program(question="again?")
+
+
+@pytest.mark.parametrize("n", [-1, 2**70])
+def test_odd_counts_of_such_an_lm_are_no_counts(n: int) -> None:
+    usage = {"prompt_tokens": n, "completion_tokens": 7, "total_tokens": 7}
+    with serving(Reply(usage=usage)) as server, call_scope() as scope:
+        lm: Any = dspy.LM(
+            "openai/x", api_base=server.url, api_key="k", cache=False, extra_body={"p": 1}
+        )
+        Pool.from_lms({"a": lm})
+        assert lm("q") == ["Paris"]
+    assert [(f.prompt_tokens, f.completion_tokens) for f in scope.log] == [(0, 7)]

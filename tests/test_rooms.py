@@ -151,7 +151,7 @@ ALLOWED: dict[str, set[str]] = {
         "waves",
     },
     "signatures": {"errors"},
-    "streaming": {"adapters", "errors", "prediction", "seats"},
+    "streaming": {"adapters", "calls", "errors", "prediction", "seats"},
     "telemetry": {"errors"},
     "testing": {"agent", "calls", "data", "dspy_internals", "errors", "pool", "vendors"},
     "vendors": set(),

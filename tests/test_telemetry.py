@@ -166,8 +166,11 @@ def right_but(missed: int) -> Any:
 
 
 @pytest.mark.slow
-def test_a_study_is_in_mlflow_with_its_trials_and_files(tmp_path: Path) -> None:
+def test_a_study_is_in_mlflow_with_its_trials_and_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mlflow = pytest.importorskip("mlflow")
+    monkeypatch.chdir(tmp_path)  # beside a database, MLflow keeps files in ./mlruns
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     log = MlflowStudy(uri, experiment="toy", name="mine", params={"why": "a test"})
     pool = scripted_pool({f"e{k}": right_but(k) for k in range(3)})
@@ -197,8 +200,11 @@ def test_a_study_is_in_mlflow_with_its_trials_and_files(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*type hint:UserWarning")  # MLflow's own
-def test_autolog_shows_agents_by_name_below_the_mixture(tmp_path: Path) -> None:
+def test_autolog_shows_agents_by_name_below_the_mixture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("mlflow")
+    monkeypatch.chdir(tmp_path)
     import mlflow
     import mlflow.dspy
 
@@ -206,6 +212,7 @@ def test_autolog_shows_agents_by_name_below_the_mixture(tmp_path: Path) -> None:
     mlflow.dspy.autolog()
     try:
         mixture("a + b > synthesize(c)")(question=SECRET)
+        mlflow.flush_trace_async_logging()
         trace = mlflow.get_trace(mlflow.get_last_active_trace_id())
     finally:
         mlflow.dspy.autolog(disable=True)

@@ -18,7 +18,7 @@ from dspy.adapters.types.base_type import Type, split_message_content_for_custom
 from dspy.adapters.utils import format_field_value
 from dspy.utils.exceptions import AdapterParseError
 
-from moa_dspy.calls.reply import split_reply
+from moa_dspy.calls.reply import split_reply, without_half
 from moa_dspy.signatures import REFERENCES
 
 _HIDDEN: Final = (
@@ -181,7 +181,7 @@ def reading_adapter(adapter: Any = None, *, sets_thoughts_apart: bool = False) -
         if sets_thoughts_apart and isinstance(completion, str):
             # A tag that is an output field opens no thought.
             fields = "".join(f"<{name}>{{{name}}}" for name in signature.output_fields)
-            completion = split_reply(completion, request=fields).answer
+            completion = split_reply("".join(without_half(completion)), request=fields).answer
         if not is_verbatim(spoken):
             completion = without_closing(completion)
         return parse(signature, completion, *args, **kwargs)

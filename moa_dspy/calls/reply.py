@@ -1,4 +1,4 @@
-"""The parts of a model's reply: its thought, its answer, and why it ended.
+"""The parts of a model's reply: its thought, its answer, why it ended, and what was said instead.
 
 Endpoints without a reasoning parser send thoughts inside of the text. They are told from the
 answer by these rules, so that a text which only mentions a tag stays as it is:
@@ -20,8 +20,9 @@ Stored replies are kept as they came; they are split whenever they are read.
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -63,6 +64,8 @@ _BEGINNINGS: Final = (
     "<|start|>",
     *(f"{name}<|message|>" for name in ("analysis", "commentary", "final")),
 )
+REFUSAL: Final = "refusal"
+"""Field of a message, and of the event that ends a stream, with what the model will not do."""
 _QUOTES: Final = "`'\"\u201c\u201d\u2018\u2019«»([{"
 
 
@@ -213,6 +216,19 @@ class ReplySplitter:
         return thought, self._split.answer[len(before.answer) :]
 
 
+_HALF: Final = re.compile("[\ud800-\udfff]")
+"""Half of a character: some servers split an emoji over two chunks."""
+
+
+def without_half(text: str) -> tuple[str, str]:
+    """Return ``text`` with the halves of surrogate pairs put together, and a half at its end."""
+    half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+    text = text[: len(text) - len(half)]
+    if _HALF.search(text):
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    return text, half
+
+
 BROKEN_OFF: Final = frozenset({"abort", "error", "insufficient_system_resource"})
 """Reasons to end that say that the endpoint failed while it answered."""
 _FINISH: Final = re.compile(r'"finish_reason":"(\w+)"')
@@ -296,3 +312,122 @@ _WHY_ENDED: Final = {
     "length": " (`max_tokens` ended it)",
     "content_filter": " (the endpoint's content filter ended it)",
 }
+
+
+def why_broken_off(reply: Any, finish_reason: str | None = None) -> str | None:
+    """Return in the endpoint's words that it broke off a reply or stream; None if it did not."""
+    choice = _first_choice(reply)
+    given, said = choice.get("finish_reason"), choice.get("error")
+    reason = given if given in BROKEN_OFF else finish_reason
+    if reason not in BROKEN_OFF and not said:
+        return None
+    words = (said.get("message") if isinstance(said, Mapping) else said) or "no reason given"
+    return f"The endpoint broke off its answer (finish_reason {reason or given!r}): {words}"
+
+
+def _first_choice(reply: Any) -> Mapping[str, Any]:
+    choices = reply.get("choices") if isinstance(reply, Mapping) else None
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return first if isinstance(first, Mapping) else {}
+
+
+_IMPOSSIBLE: Final = -9999.0
+"""Log-probability of a token that has probability 0, as vLLM writes it."""
+_LONGEST_WORDS: Final = 500
+_WORDS: Final = (
+    *("message", "Message", "detail", "msg", "error_description", "error", "errors", "title"),
+    *("description", "reason"),
+)
+"""Fields in which servers say what is wrong, those that say most first."""
+_MARKUP: Final = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^<>]*>", re.DOTALL | re.IGNORECASE)
+
+
+def server_words(body: str) -> dict[str, Any]:
+    """Return what a server says is wrong: its ``message`` in one line, "" where it says nothing.
+
+    Beside it stand ``code``, ``type`` and ``param``, where it names them. OpenAI, vLLM, FastAPI,
+    Ollama, LM Studio, llama.cpp, Anthropic, Gemini and gateways each have a shape of their own;
+    of a page, its text is taken.
+    """
+    try:
+        data = json.loads(body)
+    except ValueError:
+        return {"message": _one_line(_MARKUP.sub(" ", body) if "<" in body else body)}
+    if isinstance(data, list) and data and isinstance(data[0], Mapping):
+        data = data[0]
+    inner = data.get("error") if isinstance(data, Mapping) else None
+    source = inner if isinstance(inner, Mapping) else data
+    if not isinstance(source, Mapping):
+        return {"message": _one_line(_said(source))}
+    named = {name: source[name] for name in ("code", "type", "param") if source.get(name)}
+    if isinstance(named.get("code"), int):
+        del named["code"]  # the status again
+    return {**named, "message": _one_line(_said(source))}
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:_LONGEST_WORDS]
+
+
+def _said(value: Any) -> str:
+    """Return the words in a value; what is wrong with a field has its name before it."""
+    if isinstance(value, list | tuple):
+        return "; ".join(filter(None, map(_said, value)))
+    if not isinstance(value, Mapping):
+        return "" if value is None else str(value)
+    found = next((words for name in _WORDS if (words := _said(value.get(name)))), "")
+    place = value.get("loc")
+    return f"{'.'.join(map(str, place))}: {found}" if isinstance(place, list) else found
+
+
+def regular_choices(data: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return a reply or event whose choices have text and numbers where clients want them.
+
+    Args:
+        data: As the server sent it; content may be a list of parts there, and the
+            log-probability of an impossible token null, infinite or NaN.
+        kind: Where a choice has its content: ``message`` or ``delta``.
+    """
+    choices = data.get("choices")
+    if not isinstance(choices, list):
+        return data
+    return {**data, "choices": [_regular_choice(choice, kind) for choice in choices]}
+
+
+def _regular_choice(choice: Any, kind: str) -> Any:
+    if not isinstance(choice, dict):
+        return choice
+    message = choice.get(kind)
+    if isinstance(message, dict) and isinstance(message.get("content"), list):
+        choice = {**choice, kind: _with_text(message)}
+    logprobs = choice.get("logprobs")
+    if isinstance(logprobs, dict) and isinstance(logprobs.get("content"), list):
+        entries = [_possible(entry) for entry in logprobs["content"]]
+        choice = {**choice, "logprobs": {**logprobs, "content": entries}}
+    return choice
+
+
+def _with_text(message: dict[str, Any]) -> dict[str, Any]:
+    parts = [part for part in message["content"] if isinstance(part, dict)]
+    text = "".join(str(part.get("text") or "") for part in parts if part.get("type") == "text")
+    thought = "".join(_thought(part) for part in parts if part.get("type") == "thinking")
+    given = message.get("reasoning_content") or message.get("reasoning") or ""
+    return {**message, "content": text, "reasoning_content": f"{given}{thought}" or None}
+
+
+def _thought(part: dict[str, Any]) -> str:
+    inner = part.get("thinking")
+    if isinstance(inner, list):
+        return "".join(str(one.get("text") or "") for one in inner if isinstance(one, dict))
+    return str(inner or "")
+
+
+def _possible(entry: Any) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    value = entry.get("logprob")
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    plain = {**entry, "logprob": value if is_number else _IMPOSSIBLE}
+    if isinstance(entry.get("top_logprobs"), list):
+        plain["top_logprobs"] = [_possible(other) for other in entry["top_logprobs"]]
+    return plain

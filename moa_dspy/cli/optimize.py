@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +19,8 @@ import typer
 if TYPE_CHECKING:
     from moa_dspy.optimize.preflight import Preflight
     from moa_dspy.optimize.result import StudyResult
+    from moa_dspy.optimize.run import StudyEnd
+    from moa_dspy.telemetry import MlflowStudy
     from moa_dspy.vendors import Price
 
 
@@ -44,6 +46,12 @@ def optimize(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show every trial and every agent.")
     ] = False,
+    mlflow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI", help="Write the study into MLflow, such as sqlite:///mlflow.db."
+        ),
+    ] = None,
 ) -> None:
     """Search for the best mixture, test it, and write program.json and result.json."""
     if dry_run:
@@ -53,23 +61,49 @@ def optimize(
     if is_terminal and not (yes or resume or as_json):
         _ask_to_go_on(study, ask_above)
 
-    from moa_dspy.optimize.run import work_on
+    record = None if mlflow is None else _mlflow_record(study, mlflow)
+    options: Any = {"out": out, "resume": resume, "callbacks": [] if record is None else [record]}
+    try:
+        ended = _run(study, storage, options, as_json, _display_mode(as_json, quiet), verbose)
+    except BaseException:
+        if record is not None:
+            record.fail()
+        raise
+    if record is not None:
+        from moa_dspy.optimize.run import RUN_FILES
 
-    options: Any = {"out": out, "resume": resume}
+        record.finish(ended.result, [ended.folder / name for name in RUN_FILES])
     if as_json:
-        # Metrics and data readers are the user's: what they print must not end up in the JSON.
-        with redirect_stdout(sys.stderr), each_warning_once():
-            ended = work_on(study, storage, **options)
         # ASCII: a model's half emoji or another console's encoding must not end the command.
         typer.echo(json.dumps(ended.result.to_json(), allow_nan=False))
-        return
+    else:
+        _show(ended.result, ended.folder)
 
+
+def _display_mode(as_json: bool, quiet: bool) -> Any:
+    return "none" if as_json or quiet else None
+
+
+def _run(
+    study: Path, storage: str | None, options: Any, as_json: bool, mode: Any, verbose: bool
+) -> StudyEnd:
     from moa_dspy.optimize.live_view import LiveProgress
+    from moa_dspy.optimize.run import work_on
 
-    display = LiveProgress(mode="none" if quiet else None, is_verbose=verbose)
-    with display as progress, each_warning_once():
-        ended = work_on(study, storage, show=progress.show, **options)
-    _show(ended.result, ended.folder)
+    # Metrics and data readers are the user's: what they print must not end up in the JSON.
+    prints = redirect_stdout(sys.stderr) if as_json else nullcontext()
+    with prints, LiveProgress(mode=mode, is_verbose=verbose) as display, each_warning_once():
+        return work_on(study, storage, show=display.show, **options)
+
+
+def _mlflow_record(study: Path, uri: str) -> MlflowStudy:
+    from moa_dspy.optimize.study import PreparedStudy
+    from moa_dspy.telemetry import MlflowStudy
+
+    prepared = PreparedStudy.read(study)
+    return MlflowStudy(
+        uri, experiment=prepared.study.name, name=prepared.study.name, params={"study": study.name}
+    )
 
 
 def check(

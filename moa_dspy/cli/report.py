@@ -12,7 +12,7 @@ import sys
 import webbrowser
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
@@ -100,17 +100,23 @@ def fitting(width: int) -> list[str]:
 def rewrite_report(
     run: Annotated[Path, _RUN],
     opens: Annotated[bool, typer.Option("--open", help="Show it in a browser.")] = False,
+    parquet: Annotated[
+        bool, typer.Option("--parquet", help="Also write systems.parquet and trials.parquet.")
+    ] = False,
 ) -> None:
     """Write report.html and report.md of a finished run into its folder, again."""
     from moa_dspy.optimize.page import read_run, write_pages
 
     result, answers = read_run(run)
     folder = run if run.is_dir() else run.parent
+    tables: tuple[Literal["systems", "trials"], ...] = ("systems", "trials") if parquet else ()
     try:
         write_pages(result, answers, folder, name=folder.resolve().name)
+        for table in tables:
+            result.to_pandas(table).to_parquet(folder / f"{table}.parquet")
     except OSError as error:
         raise StudyError(f"{folder} cannot be written to: {error.strerror}.") from error
-    for name in ("report.html", "report.md"):
+    for name in ("report.html", "report.md", *(f"{table}.parquet" for table in tables)):
         typer.echo(f"wrote {folder / name}")
     if opens:
         webbrowser.open((folder / "report.html").resolve().as_uri())

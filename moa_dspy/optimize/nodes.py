@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import dspy
 from pydantic import BaseModel
 
-from moa_dspy.aggregators import NORMALISERS, Ballot, Vote, node_name
+from moa_dspy.aggregators import NORMALISERS, Ballot, Vote, named_number, node_name
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.scope import CallFacts, CallTable, call_scope
+from moa_dspy.optimize.early_facts import N_SHOWN, check_readable
 from moa_dspy.optimize.judge_facts import JudgedSystem
 from moa_dspy.plan import follow
 from moa_dspy.prediction import Answer, Response
@@ -31,6 +32,25 @@ CUT: Final = ("length", "content_filter")
 """Reasons for which an answer ends before its end."""
 
 
+_FEWEST_CHOICES: Final = 5
+"""Replies of a ranker after which it is said that none can be read."""
+
+
+@dataclass(slots=True)
+class Choices:
+    """Replies of one ranker, or of one judge of a knockout.
+
+    Attributes:
+        n_asked: All of them.
+        n_unread: Those that name no single response.
+        unread: The first of these.
+    """
+
+    n_asked: int = 0
+    n_unread: int = 0
+    unread: list[str] = field(default_factory=list)
+
+
 @dataclass(slots=True)
 class NodeCache:
     """Responses by node and place: an example, and what a mixture was given for it.
@@ -40,6 +60,7 @@ class NodeCache:
         cut: Answers that the token limit or a filter ended, by (agent, reason).
         table: Requests by stage and agent.
         is_stored: Whether the last questions were all answered from the store.
+        choices: What rankers and judges of knockouts replied, by ``COMBINE(AGENT)``.
     """
 
     failures: Counter[str] = field(default_factory=Counter)
@@ -48,13 +69,15 @@ class NodeCache:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     table: CallTable = field(default_factory=CallTable)
     is_stored: bool = False
+    choices: dict[str, Choices] = field(default_factory=dict)
 
     def child(self) -> NodeCache:
         """Return a cache that knows what this one knows and keeps its own nodes to itself.
 
         Seats with another prompt have the same nodes. Calls are counted in both.
         """
-        return NodeCache(Counter(), self.cut, ChainMap({}, self._known), self._lock, self.table)
+        known = ChainMap({}, self._known)
+        return NodeCache(Counter(), self.cut, known, self._lock, self.table, self.choices)
 
     @property
     def calls(self) -> Counter[str]:
@@ -83,6 +106,28 @@ class NodeCache:
                 if response.finish_reason in CUT:
                     self.cut[response.agent, response.finish_reason] += 1
 
+    def note_choices(self, architecture: Architecture, answer: Answer) -> None:
+        """Count the replies of a ranker or of a knockout's judge.
+
+        Raises:
+            StudyError: If there were several, and none of them could be read.
+        """
+        if architecture.combine not in ("select", "knockout") or not answer.replies:
+            return
+        name = f"{architecture.combine}({architecture.aggregator})"
+        with self._lock:
+            found = self.choices.setdefault(name, Choices())
+            for reply in answer.replies:
+                found.n_asked += 1
+                if named_number(reply) is None:
+                    found.n_unread += 1
+                    found.unread.append(reply.text or str(reply.failure))
+            del found.unread[N_SHOWN:]
+        if found.n_asked >= _FEWEST_CHOICES:
+            check_readable(
+                name, n_asked=found.n_asked, n_unread=found.n_unread, replies=found.unread
+            )
+
 
 @dataclass(slots=True)
 class NodeRunner:
@@ -109,6 +154,7 @@ class NodeRunner:
         with mixture_span(mixture, example=self.example):
             answer = follow(mixture.plan(inputs), lambda asked: self.ask(asked, seats, place=place))
         self.answers.append(answer)
+        self.node_cache.note_choices(mixture.architecture, answer)
         self._place = place
         return answer
 

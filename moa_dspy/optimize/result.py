@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, field
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from moa_dspy.architecture import Architecture
+from moa_dspy.errors import StudyError
 from moa_dspy.optimize.early_facts import EarlyFacts
 from moa_dspy.optimize.judge_facts import DirectComparison, JudgedSystem, JudgeFacts
 from moa_dspy.winrate import CostVerdict, Interval, Verdict
@@ -214,10 +215,22 @@ class StudyResult:
             **plain,
         )
 
-    def to_pandas(self) -> Any:
-        """Return a data frame with a row for each system on the test rows."""
+    def to_pandas(self, of: Literal["systems", "trials"] = "systems") -> Any:
+        """Return a data frame: a row for each system on test, or for each architecture tried.
+
+        Args:
+            of: ``systems``: scores on test with intervals, costs, and the difference to the pick;
+                ``trials``: what val said of each architecture that the search measured.
+
+        Raises:
+            StudyError: If ``of`` is neither.
+        """
         import pandas as pd
 
+        if of == "trials":
+            return pd.DataFrame([asdict(trial) for trial in self.trials]).set_index("number")
+        if of != "systems":
+            raise StudyError(f"`of` must be 'systems' or 'trials', but got {of!r}.")
         rows = [{**asdict(row), **self._minus(name)} for name, row in self.test.items()]
         return pd.DataFrame(rows).set_index("name")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from moa_dspy.errors import MoaError, OutageError, StudyError
 from moa_dspy.optimize.answers import StudyAnswers, with_study, write_answers
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.nodes import NodeCache
+from moa_dspy.optimize.options import TrialCallback
 from moa_dspy.optimize.page import write_pages
 from moa_dspy.optimize.progress import ShowSnapshot, Snapshot, silent
 from moa_dspy.optimize.result import StudyResult
@@ -139,6 +140,7 @@ def work_on(
     writes_files: bool = True,
     num_threads: int | None = None,
     show: ShowSnapshot = silent,
+    callbacks: Sequence[TrialCallback] = (),
 ) -> StudyEnd:
     """Work on the study of a file until it is finished, beside any number of other processes.
 
@@ -151,6 +153,7 @@ def work_on(
         writes_files: Whether to write the results even if another process coordinated.
         num_threads: Tasks at the same time; default: the study's.
         show: Is called with the progress while this process coordinates.
+        callbacks: Are called after each trial of this process; see ``ModelSearch``.
 
     Raises:
         MoaError: If anything in the file does not fit, or the study is another one, or an
@@ -164,7 +167,7 @@ def work_on(
     if writes_files:
         _check_writable(place.folder)
     with _opened(place) as opened:
-        runner = Runner(prepared, opened.store, place, show=show)
+        runner = Runner(prepared, opened.store, place, show=show, callbacks=callbacks)
         try:
             runner.join(must_exist=resume, may_set_budget=not is_helper)
             return runner.run(num_threads, writes_files=writes_files)
@@ -180,9 +183,16 @@ class Runner:
     """One process of a study; see ``work_on``."""
 
     def __init__(
-        self, prepared: PreparedStudy, store: CallStore, place: StudyPlace, *, show: ShowSnapshot
+        self,
+        prepared: PreparedStudy,
+        store: CallStore,
+        place: StudyPlace,
+        *,
+        show: ShowSnapshot,
+        callbacks: Sequence[TrialCallback] = (),
     ) -> None:
         self._prepared, self._store, self._place, self._show = prepared, store, place, show
+        self._callbacks = tuple(callbacks)
         study, parts = prepared.study, prepared.digests
         is_own = place.storage is None
         self.shared = SharedStudy(
@@ -278,8 +288,9 @@ class Runner:
         name = self._place.folder.resolve().name if is_own else study.name
         storage = LiveStorage(self._place.optuna, name)
         try:
+            options = self._search().options
             outcome = run_search(
-                self._search().options,
+                replace(options, callbacks=(*options.callbacks, *self._callbacks)),
                 study.make_student(self._pool),
                 self._prepared.splits,
                 ledger=self._ledger,

@@ -8,10 +8,14 @@ the study is finished; then the next one begins, in a new database. 30 % of all 
 with Retry-After, 500, a connection that is dropped, one that hangs, half a response, another JSON,
 no choices. The server knows by the key that a process sends who asked what.
 
-calls_lost: answers that were sent completely and are not in the store at the end, other than those
-that a killed process had on their way.
-calls_paid_twice: answers to a request beyond the first, other than those that a killed process had
-on their way; these are in_flight_at_kill.
+calls_lost: answers that were sent completely and are not in the store at the end, to a process that
+was there to read them.
+Of the answers to one request, one is stored. Each further one has one of these reasons:
+in_flight_at_kill: its asker was killed before it was sent.
+unstored_at_kill: its asker was killed after it was sent and before it was stored; most_ms_unstored
+is the longest time between the two.
+given_up: its asker had hung up, or had waited for as long as it would (timeout_seconds).
+calls_paid_twice: none of these, so the fault is ours.
 same_pick: whether every study found what an undisturbed one finds.
 """
 
@@ -48,7 +52,21 @@ from tests.postgresql import AbsentError, PostgreSQLServer
 
 KEY = "MOA_CHAOS_KEY"
 # Retries of a probe, which no study waits for; and a hanging endpoint is left soon.
-AGENT = f'api_key_env = "{KEY}"\ntimeout_seconds = 2.5\nnum_retries = 12\n'
+TIMEOUT_SECONDS = 2.5
+AGENT = f'api_key_env = "{KEY}"\ntimeout_seconds = {TIMEOUT_SECONDS}\nnum_retries = 12\n'
+
+
+@dataclass(frozen=True)
+class Kill:
+    """The end of a process.
+
+    Attributes:
+        time: On the clock that all processes share.
+        stored: Names of the requests whose answers were stored then.
+    """
+
+    time: float
+    stored: frozenset[str]
 
 
 @dataclass
@@ -58,8 +76,8 @@ class Tally:
     kills: int = 0
     studies: int = 0
     lost: int = 0
-    paid_twice: int = 0
-    in_flight: int = 0
+    extra: Counter[str] = field(default_factory=Counter)
+    most_unstored: float = 0.0
     is_same: bool = True
     faults: Counter[str] = field(default_factory=Counter)
     kills_of_main: int = 0
@@ -116,7 +134,7 @@ class Study:
         self.log = folder / "log.txt"
         CallStore(storage).close()
         self.running = [Process(one, self.log) for one in [main, *[worker] * n_workers]]
-        self.excused: Counter[str] = Counter()
+        self.kills: dict[str, Kill] = {}
 
     def run(self, rng: random.Random, tally: Tally, *, n_kills: int) -> None:
         """Kill until it is finished; at most ``n_kills`` times."""
@@ -131,13 +149,10 @@ class Study:
                 self._kill(rng.choice(self.running), tally)
 
     def _kill(self, victim: Process, tally: Tally) -> None:
+        killed = time.monotonic()
         victim.kill()
+        self.kills[victim.key] = Kill(killed, frozenset(stored_names(self.storage)))
         self.running.remove(victim)
-        # Only what it had asked, and not in the store: all else must be answered for.
-        on_its_way = {
-            name for name, keys in self.server.stats()["asked"].items() if victim.key in keys
-        } - stored_names(self.storage)
-        self.excused.update(on_its_way)
         tally.kills += 1
         tally.kills_of_main += victim.arguments[0] == "optimize"
         self.running.append(Process(victim.arguments, self.log))
@@ -145,14 +160,29 @@ class Study:
     def count(self, tally: Tally) -> None:
         """Compare what was answered with what is in the store."""
         stats, stored = self.server.stats(), stored_names(self.storage)
-        for name, keys in stats["answered"].items():
-            n_extra = max(0, len(keys) - 1)
-            n_excused = min(n_extra, self.excused[name])
-            tally.in_flight += n_excused
-            tally.paid_twice += n_extra - n_excused
-            tally.lost += name not in stored and not self.excused[name]
+        for name, answers in stats["answered"].items():
+            reasons = Counter(self._reason(name, answer, tally) for answer in answers)
+            tally.lost += name not in stored and reasons["read"] > 0
+            if len(answers) == 1:
+                continue
+            if reasons["read"] == 0 and reasons["given_up"]:
+                reasons["given_up"] -= 1  # read in time after all, for it is the stored one
+            reasons["paid_twice"] = max(0, reasons.pop("read", 0) - 1)
+            tally.extra.update(reasons)
         tally.faults.update(stats["faults"])
         tally.studies += 1
+
+    def _reason(self, name: str, answer: dict[str, Any], tally: Tally) -> str:
+        """Return ``read``, or why an answer could not be."""
+        kill = self.kills.get(answer["asker"])
+        if kill is not None and answer["sent"] >= kill.time:
+            return "in_flight_at_kill"
+        if answer["has_left"] or answer["sent"] - answer["asked"] >= TIMEOUT_SECONDS:
+            return "given_up"
+        if kill is None or name in kill.stored:
+            return "read"
+        tally.most_unstored = max(tally.most_unstored, kill.time - answer["sent"])
+        return "unstored_at_kill"
 
 
 def undisturbed(folder: Path, sizes: tuple[int, int], n_trials: int) -> dict[str, Any]:
@@ -210,8 +240,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "kills_of_main": tally.kills_of_main,
         "studies": tally.studies,
         "calls_lost": tally.lost,
-        "calls_paid_twice": tally.paid_twice,
-        "in_flight_at_kill": tally.in_flight,
+        "calls_paid_twice": tally.extra["paid_twice"],
+        "in_flight_at_kill": tally.extra["in_flight_at_kill"],
+        "unstored_at_kill": tally.extra["unstored_at_kill"],
+        "most_ms_unstored": round(1_000 * tally.most_unstored, 1),
+        "given_up": tally.extra["given_up"],
         "same_pick": tally.is_same,
         "faults": dict(sorted(tally.faults.items())),
         "on_postgresql": database is not None,

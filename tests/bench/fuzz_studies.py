@@ -1,14 +1,14 @@
 """Mutates study files and pool files and counts what a user should never see.
 
 Usage: python tests/bench/fuzz_studies.py [--json] [--studies 2000] [--pools 1000] [--seed 0]
-       [--whole 0.05]
+       [--whole 0.05] [--seconds 20]
 
 Every mutated file is run as ``moa-dspy optimize`` would run it, up to the first paid call of the
 single agents (a part of those that are accepted, ``--whole``, to the end). The agents are answered
 by a server of this process.
 
 tracebacks: errors that are not a ``MoaError``, which the command shows as one line.
-hangs: runs that did not end within ``SECONDS``.
+hangs: runs that did not end within ``--seconds``; the stacks of all threads are printed.
 written_on_refusal: refused runs that left a file or folder.
 keys_shown: errors that show the text which was planted where a key may stand by mistake.
 """
@@ -16,18 +16,16 @@ keys_shown: errors that show the text which was planted where a key may stand by
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import random
 import signal
 import sys
 import tempfile
-import threading
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +34,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 from moa_dspy.errors import MoaError
 from moa_dspy.optimize import run_study
 from moa_dspy.optimize.progress import Snapshot
+from tests.servers.chat import Reply, serving
 
-SECONDS = 20
 KEY = "sk-planted-0123456789abcdefghijklmnop"
 STUDY = """
 name = "toy"
@@ -131,40 +129,12 @@ class HangError(BaseException):
     """A run took too long."""
 
 
-class Answers(BaseHTTPRequestHandler):
-    """Answers every question by its last word."""
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        text = str(body["messages"][-1]["content"]).split()
-        message = {"role": "assistant", "content": text[-1] if text else "none"}
-        reply = {
-            "id": "1",
-            "object": "chat.completion",
-            "model": "m",
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4},
-        }
-        payload = json.dumps(reply).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@contextmanager
-def server() -> Iterator[str]:
-    """Yield the base URL of a server that answers."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.05,))
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}/v1"
-        running.shutdown()
-        thread.join()
+def answer(body: dict[str, Any]) -> Reply:
+    """Answer a question by its last word; each agent is wrong on a third of the numbers."""
+    words = str(body["messages"][-1]["content"]).split() or ["none"]
+    rest = {"e0": 2, "e1": 1}.get(body["model"], 0)
+    is_wrong = words[-1].isdecimal() and int(words[-1]) % 3 == rest
+    return Reply("not known" if is_wrong else words[-1], split=lambda text: [text])
 
 
 def mutated(content: Any, rng: random.Random) -> Any:
@@ -216,7 +186,7 @@ def stop_at_single_agents(snapshot: Snapshot, /) -> None:
         raise Accepted
 
 
-def outcome_of(run: Callable[[], Any], seconds: int = SECONDS) -> tuple[str, str]:
+def outcome_of(run: Callable[[], Any], *, seconds: int) -> tuple[str, str]:
     """Return a word for how ``run`` ended, and the text of its error."""
 
     def ring(number: int, frame: Any) -> None:
@@ -224,6 +194,8 @@ def outcome_of(run: Callable[[], Any], seconds: int = SECONDS) -> tuple[str, str
 
     signal.signal(signal.SIGALRM, ring)
     signal.alarm(seconds)
+    # Where it hangs, in every thread: shown shortly before it is ended.
+    faulthandler.dump_traceback_later(0.95 * seconds)
     try:
         run()
     except Accepted:
@@ -236,10 +208,13 @@ def outcome_of(run: Callable[[], Any], seconds: int = SECONDS) -> tuple[str, str
         return "tracebacks", f"{type(error).__name__}: {error}"
     finally:
         signal.alarm(0)
+        faulthandler.cancel_dump_traceback_later()
     return "finished", ""
 
 
-def check(folder: Path, study: str, pool: str, *, is_whole: bool) -> tuple[list[str], str]:
+def check(
+    folder: Path, study: str, pool: str, *, is_whole: bool, seconds: int
+) -> tuple[list[str], str]:
     """Run one study in a new folder; return what is to be counted, and the error."""
     rows = [
         {"split": split, "question": f"{split} {i}", "answer": str(i)}
@@ -252,7 +227,8 @@ def check(folder: Path, study: str, pool: str, *, is_whole: bool) -> tuple[list[
     before = {*folder.rglob("*")}
     options: dict[str, Any] = {} if is_whole else {"show": stop_at_single_agents}
     how, error = outcome_of(
-        lambda: run_study(folder / "study.toml", out=folder / "runs" / "toy", **options)
+        lambda: run_study(folder / "study.toml", out=folder / "runs" / "toy", **options),
+        seconds=seconds,
     )
     counted = [how]
     # Words of an endpoint or a budget's end come late, when answers were paid for and are kept.
@@ -265,18 +241,27 @@ def check(folder: Path, study: str, pool: str, *, is_whole: bool) -> tuple[list[
     return counted, error
 
 
-def fuzz(n_studies: int, n_pools: int, *, seed: int, whole: float, verbose: bool) -> dict[str, Any]:
+def fuzz(
+    n_studies: int,
+    n_pools: int,
+    *,
+    seed: int,
+    whole: float,
+    verbose: bool,
+    seconds: int = 20,
+) -> dict[str, Any]:
     """Run all mutations and return the counts."""
     rng, counts, started = random.Random(seed), Counter[str](), time.monotonic()
-    with server() as base:
-        pool = POOL.replace("{base}", base)
+    with serving(answer) as server:
+        pool = POOL.replace("{base}", server.url)
         contents = {"study": tomllib.loads(STUDY), "pool": tomllib.loads(pool)}
         kinds = ["study"] * n_studies + ["pool"] * n_pools
         for kind in kinds:
             text = to_toml(mutated(contents[kind], rng))
             files = (text, pool) if kind == "study" else (STUDY, text)
             with tempfile.TemporaryDirectory() as folder:
-                counted, error = check(Path(folder), *files, is_whole=rng.random() < whole)
+                is_whole = rng.random() < whole
+                counted, error = check(Path(folder), *files, is_whole=is_whole, seconds=seconds)
             counts.update(counted)
             counts[kind] += 1
             if verbose and {*counted} & {*BAD}:
@@ -298,6 +283,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--pools", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--whole", type=float, default=0.05, help="part that is run to the end")
+    parser.add_argument("--seconds", type=int, default=20, help="after which a run hangs")
     parser.add_argument("--quick", action="store_true", help="a few of each")
     options = parser.parse_args(arguments)
     if options.quick:
@@ -308,6 +294,7 @@ def main(arguments: Sequence[str]) -> None:
         seed=options.seed,
         whole=options.whole,
         verbose=not options.json,
+        seconds=options.seconds,
     )
     print(json.dumps(found, indent=None if options.json else 2))
 

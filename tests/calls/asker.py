@@ -23,9 +23,18 @@ CALLER = AgentCalls("a", "served/a", usd_per_completion_token=0.5)
 
 
 def send(number: int) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{URL}/{number}", timeout=60) as reply:
-        content: dict[str, Any] = json.load(reply)
-    return content
+    body = json.dumps({"number": number}).encode()
+    request = urllib.request.Request(f"{URL}/chat/completions", body)
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        content = json.load(reply)
+    usage = content["usage"]
+    return {
+        "text": content["choices"][0]["message"]["content"],
+        "usage": {
+            "input_tokens": usage["prompt_tokens"],
+            "output_tokens": usage["completion_tokens"],
+        },
+    }
 
 
 async def ask_all(calls: Calls, numbers: list[int]) -> list[Call]:

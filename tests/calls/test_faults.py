@@ -37,7 +37,7 @@ FAULTS: dict[str, tuple[Reply, str]] = {
     "choices null": (body(None), "ProviderError: The endpoint's reply holds no answer"),
     "no message": (body([{"index": 0}]), "ProviderError: The endpoint's reply holds no answer"),
     "content a number": (body(choice({"content": 5})), "ProviderError: The .* holds no answer"),
-    "choices a text": (body("x"), "ProviderError: The endpoint's reply cannot be read: TypeError"),
+    "choices a text": (body("x"), "ProviderError: The endpoint's reply holds no answer"),
     "null": (Reply(body=b"null"), "cannot be read: TypeError: a Chat Completions response"),
     "no JSON": (Reply(body=b"<html>oops</html>"), "ProviderError: the reply .* is not JSON"),
     "half a JSON": (Reply(body=b'{"choices": [{"mess'), "ProviderError: the reply .* is not JSON"),

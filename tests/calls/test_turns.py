@@ -10,85 +10,56 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from moa_dspy.calls import CallStore, PaidTwice
+from tests.servers.chat import ChatServer, Reply, serving
 
 Place = Path | str
 ASKER = Path(__file__).parent / "asker.py"
 LEASE = 1.0
 
 
-class Server(ThreadingHTTPServer):
-    """Answers every path with a number of its own; held, only when it is let go."""
-
-    daemon_threads = True
-    request_queue_size = 64
+class Answers:
+    """Answers every question with the number of the request; held, only when it is let go."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: Counter[str] = Counter()
-        self.arrived = threading.Semaphore(0)
+        self.asked: Counter[int] = Counter()
         self.open = threading.Event()
         self.open.set()
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
-        self._thread.start()
 
-    def count(self, path: str) -> int:
+    def __call__(self, body: dict[str, Any]) -> Reply:
         with self._lock:
-            self.asked[path] += 1
-            return sum(self.asked.values())
-
-    def close(self) -> None:
-        self.open.set()
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]  # no other starts it
-
-    def do_GET(self) -> None:
-        number = self.server.count(self.path)
-        is_held = not self.server.open.is_set()
-        self.server.arrived.release()
-        if is_held:
-            self.server.open.wait(60)
-        usage = {"input_tokens": 3, "output_tokens": 2}
-        body = json.dumps({"text": f"answer {number}", "usage": usage}).encode()
-        try:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-        except OSError:
-            pass  # whoever asked is dead
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+            self.asked[body["number"]] += 1
+            number = sum(self.asked.values())
+        self.open.wait(60)
+        return Reply(f"answer {number}", usage={"prompt_tokens": 3, "completion_tokens": 2})
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    running = Server()
-    yield running
-    running.close()
+def answers() -> Iterator[Answers]:
+    script = Answers()
+    yield script
+    script.open.set()
+
+
+@pytest.fixture
+def server(answers: Answers) -> Iterator[ChatServer]:
+    with serving(answers) as running:
+        yield running
 
 
 class Asker:
     """A process of asker.py."""
 
     def __init__(
-        self, place: Place, server: Server, *, n_questions: int, seed: int = 0, **mode: Any
+        self, place: Place, server: ChatServer, *, n_questions: int, seed: int = 0, **mode: Any
     ) -> None:
-        url = f"http://127.0.0.1:{server.server_port}"
-        arguments = [str(place), url, str(LEASE), str(n_questions), str(seed), *mode]
+        arguments = [str(place), server.url, str(LEASE), str(n_questions), str(seed), *mode]
         self.process = subprocess.Popen(
             [sys.executable, str(ASKER), *arguments],
             text=True,
@@ -119,13 +90,13 @@ class Asker:
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", [{}, {"asynchronous": True}], ids=["threads", "coroutines"])
 def test_processes_that_ask_the_same_at_once_make_one_request_per_question(
-    place: Place, server: Server, mode: dict[str, Any]
+    place: Place, server: ChatServer, answers: Answers, mode: dict[str, Any]
 ) -> None:
     askers = [Asker(place, server, n_questions=50, seed=seed, **mode) for seed in range(4)]
     for asker in askers:
         asker.go()
     results = [asker.result() for asker in askers]
-    assert server.asked == {f"/{n}": 1 for n in range(50)}
+    assert answers.asked == {n: 1 for n in range(50)}
     assert all(result["texts"] == results[0]["texts"] for result in results)
     # 4 x 50 answers, of which 50 were paid for.
     assert sum(result["made"] for result in results) == 50
@@ -137,18 +108,20 @@ def test_processes_that_ask_the_same_at_once_make_one_request_per_question(
 
 
 @pytest.mark.slow
-def test_what_a_killed_process_was_asking_is_asked_by_another(place: Place, server: Server) -> None:
-    server.open.clear()
+def test_what_a_killed_process_was_asking_is_asked_by_another(
+    place: Place, server: ChatServer, answers: Answers
+) -> None:
+    answers.open.clear()
     doomed = Asker(place, server, n_questions=1)
     doomed.go()
-    assert server.arrived.acquire(timeout=30)
+    assert server.asked.acquire(timeout=30)
     heir = Asker(place, server, n_questions=1)
     heir.go()
     doomed.kill()
     doomed.bury()
     # Only once the claim of the dead is free does a second request arrive.
-    assert server.arrived.acquire(timeout=30)
-    server.open.set()
+    assert server.asked.acquire(timeout=30)
+    answers.open.set()
     assert heir.result() == {"texts": {"0": "answer 2"}, "made": 1, "reused": 0}
     # The answer to the dead was never stored, so nobody can say that it was paid.
     assert CallStore(place).paid_twice() == PaidTwice()
@@ -156,17 +129,17 @@ def test_what_a_killed_process_was_asking_is_asked_by_another(place: Place, serv
 
 @pytest.mark.slow
 def test_an_owner_that_comes_late_gets_the_first_answer_and_its_own_is_counted_as_paid_twice(
-    place: Place, server: Server
+    place: Place, server: ChatServer, answers: Answers
 ) -> None:
-    server.open.clear()
+    answers.open.clear()
     late = Asker(place, server, n_questions=1)
     late.go()
-    assert server.arrived.acquire(timeout=30)
+    assert server.asked.acquire(timeout=30)
     late.kill(signal.SIGSTOP)
     heir = Asker(place, server, n_questions=1)
     heir.go()
-    assert server.arrived.acquire(timeout=30)
-    server.open.set()
+    assert server.asked.acquire(timeout=30)
+    answers.open.set()
     assert heir.result()["texts"] == {"0": "answer 2"}
     late.kill(signal.SIGCONT)
     assert late.result() == {"texts": {"0": "answer 2"}, "made": 1, "reused": 0}
@@ -176,15 +149,15 @@ def test_an_owner_that_comes_late_gets_the_first_answer_and_its_own_is_counted_a
 
 @pytest.mark.slow
 def test_a_long_call_keeps_its_claim_as_long_as_its_owner_lives(
-    place: Place, server: Server
+    place: Place, server: ChatServer, answers: Answers
 ) -> None:
-    server.open.clear()
+    answers.open.clear()
     asker = Asker(place, server, n_questions=1)
     asker.go()
-    assert server.arrived.acquire(timeout=30)
+    assert server.asked.acquire(timeout=30)
     waiter = Asker(place, server, n_questions=1)
     waiter.go()
     # Longer than a lease nobody else asks.
-    assert not server.arrived.acquire(timeout=1.5 * LEASE)
-    server.open.set()
+    assert not server.asked.acquire(timeout=1.5 * LEASE)
+    answers.open.set()
     assert asker.result()["texts"] == waiter.result()["texts"] == {"0": "answer 1"}

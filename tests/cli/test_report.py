@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 from typer.testing import CliRunner
 
@@ -28,6 +29,18 @@ def test_report_writes_both_pages_again(run: Path) -> None:
     said("report", run)
     assert (run / "report.html").read_text("utf-8").startswith("<!doctype html>")
     assert (run / "report.md").is_file()
+
+
+def test_report_writes_systems_and_trials_as_parquet_if_asked(run: Path) -> None:
+    said("report", run)
+    assert not list(run.glob("*.parquet"))
+    assert f"wrote {run / 'trials.parquet'}" in said("report", run, "--parquet")
+    trials = pyarrow.parquet.read_table(run / "trials.parquet").to_pylist()
+    result = synthetic_study(n_trials=20, n_questions=3)[0]
+    assert [one["architecture"] for one in trials] == [one.architecture for one in result.trials]
+    assert trials[3]["score"] == result.trials[3].score
+    (pick, *_) = pyarrow.parquet.read_table(run / "systems.parquet").to_pylist()
+    assert (pick["name"], pick["score"], pick["pick_minus"]) == ("pick", 0.71, None)
 
 
 def test_compare_puts_runs_beside_each_other(run: Path) -> None:

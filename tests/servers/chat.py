@@ -1,4 +1,7 @@
-"""A server on this machine that speaks the chat completions protocol, also badly, on purpose."""
+"""A server on this machine that speaks the protocols of chat endpoints, also badly, on purpose.
+
+The path says which: OpenAI's chat completions, and those of ``tests/servers/dialects.py``.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeAlias
 
+from tests.servers.dialects import dialect_of
+
 USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 HEAD = {"id": "r1", "created": 1, "model": "x"}
 
@@ -21,31 +26,42 @@ class Reply:
 
     Attributes:
         text: The answer; a request for a stream gets it in the pieces of ``split``.
-        status: An HTTP status; from 400 on there is no answer.
-        body: Sent as it is, instead of an answer.
+        status: An HTTP status; from 300 on there is no answer.
+        body: Sent as it is, instead of an answer, also to those who want a stream; AUTHORIZATION
+            in it stands for the request's header.
+        frames: Sent as they are instead of the pieces of a stream.
         retry_after: A header.
+        location: A header.
         thinking: What the model thought before.
+        message: Further fields of the message, or of the first piece of a stream.
+        choice: Further fields of the choice, or of the last piece of a stream.
+        finish_reason: Why it ended.
         split: Cuts the text into the pieces of a stream.
         missing_bytes: How many bytes are announced and never sent.
         breaks_after: The connection ends after so many pieces of a stream.
         fails_after: The server says that it failed after so many pieces of a stream.
         wait: Before answering, or, in a stream, before the last piece; at most 10 seconds.
         drips: Whether the bytes come one by one, ten in a second.
-        usage: The counted tokens.
+        usage: The counted tokens; ``...`` sends none.
     """
 
     text: str = "Paris"
     status: int = 200
     body: bytes | None = None
+    frames: Sequence[bytes] | None = None
     retry_after: str | None = None
+    location: str | None = None
     thinking: str | None = None
+    message: Mapping[str, Any] = field(default_factory=dict)
+    choice: Mapping[str, Any] = field(default_factory=dict)
+    finish_reason: str | None = "stop"
     split: Callable[[str], Sequence[str]] = list
     missing_bytes: int = 0
     breaks_after: int | None = None
     fails_after: int | None = None
     wait: threading.Event | None = None
     drips: bool = False
-    usage: Mapping[str, int] = field(default_factory=lambda: USAGE)
+    usage: Any = field(default_factory=lambda: USAGE)
 
 
 Script: TypeAlias = Callable[[dict[str, Any]], Reply]
@@ -64,14 +80,21 @@ class ChatServer(ThreadingHTTPServer):
         self.bodies: list[dict[str, Any]] = []
         self.raw: list[bytes] = []
         self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
+        self.n_connections, self.left = 0, threading.Semaphore(0)
+        self.answered: list[dict[str, Any]] = []
         self.asked = threading.Semaphore(0)
         self.n_now = self.n_most = 0
         self.lock = threading.Lock()
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     @property
+    def root(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
+        return f"{self.root}/v1"
 
     @contextmanager
     def busy(self) -> Iterator[None]:
@@ -128,6 +151,14 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: ChatServer  # pyright: ignore[reportIncompatibleVariableOverride]  # no other starts it
 
+    def setup(self) -> None:
+        super().setup()
+        self.server.n_connections += 1
+
+    def finish(self) -> None:
+        super().finish()
+        self.server.left.release()
+
     def do_GET(self) -> None:
         listed = [{"id": name, "object": "model"} for name in self.server.models]
         payload = json.dumps({"object": "list", "data": listed}).encode()
@@ -143,26 +174,35 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.raw.append(raw)
             self.server.bodies.append(body)
             self.server.headers.append(dict(self.headers))
+            self.server.paths.append(self.path)
             self.server.asked.release()
             reply = self.server.script(body)
         # Not busy while it sends: who has the answer may ask the next before this returns.
         try:
-            self._stream(reply) if self._is_streamed(reply, body) else self._whole(reply)
+            self._stream(reply) if self._is_streamed(reply, body) else self._whole(reply, body)
         except OSError:
             self.close_connection = True
+        else:
+            self.server.answered.append(body)
 
     def _is_streamed(self, reply: Reply, body: dict[str, Any]) -> bool:
-        return bool(body.get("stream")) and reply.status < 400 and reply.body is None
+        is_wanted = body.get("stream") or "streamGenerateContent" in self.path
+        return bool(is_wanted) and reply.status < 300 and reply.body is None
 
-    def _whole(self, reply: Reply) -> None:
+    def _whole(self, reply: Reply, body: dict[str, Any]) -> None:
         if reply.wait is not None:
             reply.wait.wait(10)
-        payload = reply.body if reply.body is not None else json.dumps(_content(reply)).encode()
+        payload = reply.body
+        if payload is None:
+            payload = json.dumps(_content(reply, self.path, body)).encode()
+        payload = payload.replace(b"AUTHORIZATION", str(self.headers["Authorization"]).encode())
         self.send_response(reply.status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(payload) + reply.missing_bytes))
         if reply.retry_after is not None:
             self.send_header("Retry-After", reply.retry_after)
+        if reply.location is not None:
+            self.send_header("Location", reply.location)
         self.end_headers()
         for part in (payload[n : n + 1] for n in range(len(payload))) if reply.drips else [payload]:
             self.wfile.write(part)
@@ -175,6 +215,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         self.close_connection = True
+        dialect = dialect_of(self.path)
+        frames = reply.frames if dialect is None else dialect.frames(reply)
+        if frames is not None:
+            for frame in frames:
+                self.wfile.write(frame)
+                self.wfile.flush()
+            return
         pieces = list(reply.split(reply.text))
         if reply.thinking:
             self._event(delta={"reasoning_content": reply.thinking})
@@ -186,14 +233,16 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             if n == len(pieces) - 1 and reply.wait is not None:
                 reply.wait.wait(10)
-            self._event(delta={"content": piece})
-        self._event(delta={}, finish_reason="stop")
+            self._event(delta={"content": piece, **({} if n else reply.message)})
+        self._event(delta={}, finish_reason=reply.finish_reason, **reply.choice)
         last = {**HEAD, "object": "chat.completion.chunk", "choices": []}
-        self._send({**last, "usage": reply.usage})
+        self._send(last if reply.usage is ... else {**last, "usage": reply.usage})
         self.wfile.write(b"data: [DONE]\n\n")
 
-    def _event(self, *, delta: dict[str, Any], finish_reason: str | None = None) -> None:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    def _event(
+        self, *, delta: dict[str, Any], finish_reason: str | None = None, **more: Any
+    ) -> None:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, **more}
         self._send({**HEAD, "object": "chat.completion.chunk", "choices": [choice]})
 
     def _send(self, content: dict[str, Any]) -> None:
@@ -204,9 +253,18 @@ class _Handler(BaseHTTPRequestHandler):
         return
 
 
-def _content(reply: Reply) -> dict[str, Any]:
-    if reply.status >= 400:
+def _content(reply: Reply, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    if reply.status >= 300:
         return {"error": {"message": f"status {reply.status}", "type": "error"}}
+    if (dialect := dialect_of(path)) is not None:
+        return dialect.whole(reply)
     message = {"role": "assistant", "content": reply.text, "reasoning_content": reply.thinking}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    return {**HEAD, "object": "chat.completion", "choices": [choice], "usage": reply.usage}
+    choice = {
+        "index": 0,
+        "message": {**message, **reply.message},
+        "finish_reason": reply.finish_reason,
+        **reply.choice,
+    }
+    head = {**HEAD, "object": "chat.completion", "model": body.get("model", "x")}
+    content = {**head, "choices": [choice]}
+    return content if reply.usage is ... else {**content, "usage": reply.usage}

@@ -7,7 +7,8 @@ own. The path says how: http://127.0.0.1:PORT/200/30/v1 answers after 200 ms, an
 attempts fail. Which attempts fail, and how, is drawn from the request and the number of times it
 was asked before; what is answered depends on the request alone: model ``e1`` is wrong where the
 number of the question modulo 3 is 1, and so on, and who reads references repeats the first.
-GET /stats returns what was asked, and answered completely, and for whom: the bearer token says
+GET /stats returns what was asked, and answered completely, for whom and when (on the clock that
+all processes of a machine share), and whether the asker had hung up before: the bearer token says
 who asks. GET /gate/0 makes everybody wait, GET /gate/1 lets them through.
 """
 
@@ -54,7 +55,7 @@ class Books:
 
     def __init__(self) -> None:
         self.asked: dict[str, list[str]] = {}
-        self.answered: dict[str, list[str]] = {}
+        self.answered: dict[str, list[dict[str, Any]]] = {}
         self.faults: dict[str, int] = {}
         self.first = self.last = 0.0
         self.n_now = self.n_most = 0
@@ -103,7 +104,7 @@ async def _chat(head: str, reader: asyncio.StreamReader, writer: asyncio.StreamW
     who = re.search(r"authorization: Bearer (\S+)", head, re.IGNORECASE)
     body = json.loads(await reader.readexactly(int(length[1])))
     texts = [_text(message["content"]) for message in body["messages"]]
-    name = name_of(body["model"], texts)
+    name, asked_at = name_of(body["model"], texts), time.monotonic()
     asker = who[1] if who else ""
     n_before = len(BOOKS.asked.setdefault(name, []))
     BOOKS.asked[name].append(asker)
@@ -117,12 +118,14 @@ async def _chat(head: str, reader: asyncio.StreamReader, writer: asyncio.StreamW
         if fault is not None:
             BOOKS.faults[fault] = BOOKS.faults.get(fault, 0) + 1
             return await _fail(fault, reader, writer)
+        has_left = reader.at_eof() or writer.is_closing()
         writer.write(_reply(200, _content(answer_to(body["model"], texts))))
         await writer.drain()
     finally:
         BOOKS.n_now -= 1
-    BOOKS.answered.setdefault(name, []).append(asker)
     BOOKS.last = time.monotonic()
+    answer = {"asker": asker, "asked": asked_at, "sent": BOOKS.last, "has_left": has_left}
+    BOOKS.answered.setdefault(name, []).append(answer)
     return True
 
 

@@ -1,21 +1,25 @@
 """Clients that read replies as servers really send them: chat completions, vendors, LiteLLM.
 
-The server's own words are looked for in every shape that servers use; log-probabilities that
-are no number stand for probability 0; content may come as a list of parts.
-On every way odd counts of tokens are left out, since the answer beside them is good.
+A reply is made regular where its bytes arrive, so every client gets the same: the server's own
+words with the address that was asked, content and counts in the form that clients take, and a
+stream of events where one was asked for.
 """
 
 from __future__ import annotations
 
-import json
-import math
+import os
+import re
+import threading
+import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
-from urllib.parse import urlsplit
+
+import httpx
 
 from moa_dspy.calls.call import without_odd_usage
-from moa_dspy.calls.lm.response import check_ended
+from moa_dspy.calls.lm.response import RegularReply, check_ended
+from moa_dspy.calls.reply import REFUSAL, server_words
 from moa_dspy.dspy_internals import (
     AsyncLiteLLMEngine,
     AsyncLM15Engine,
@@ -27,10 +31,11 @@ from moa_dspy.dspy_internals import (
     lm15,
     plain,
 )
+from moa_dspy.vendors import OWN_PROTOCOL, gateway_of
 
-_IMPOSSIBLE: Final = -9999.0
-"""Log-probability of a token that has probability 0, as vLLM writes it."""
-_LONGEST_WORDS: Final = 500
+_EVENTS_ASKED: Final = re.compile(rb'"stream":\s*true')
+NO_KEY: Final = "EMPTY"
+"""Sent to servers without keys: the header must hold something."""
 
 
 class ChatDialect(lm15.OpenAIChatLM):
@@ -45,47 +50,22 @@ class ChatDialect(lm15.OpenAIChatLM):
     def _payload(self, request: Any, stream: bool) -> dict[str, Any]:
         return _with_plain_zero(super()._payload(request, stream))
 
-    def normalize_error(self, status: int, body: str) -> Any:
-        """Return the error of a reply of ``status``, with the server's words and the address."""
-        error: Any = super().normalize_error(status, json.dumps({"error": _said(body)}))
-        words = error.message if str(error.message).strip() else f"HTTP {status}"
-        error.message = f"{words} (HTTP {status} from {_url(self)}{_hint(status, self.base_url)})"
-        error.args = (error.message,)
-        return error
-
     def parse_response(self, request: Any, response: HttpResponse) -> Any:
         """Return the response.
 
         Raises:
-            InvalidRequestError: The server sends the client elsewhere.
             ServerError: The server broke off.
             ProviderError: The reply holds an error, or no answer.
         """
-        if 300 <= response.status < 400:
-            raise lm15.InvalidRequestError(_redirected(self, response))
-        data = response.json()
-        if not isinstance(data, dict):
+        try:
+            data = response.json()
+            if isinstance(data, dict):
+                check_ended(data)
+                _check_chosen(data, response.text())
             return super().parse_response(request, response)
-        if isinstance(error := data.get("error"), str) and error:
-            raise lm15.ProviderError(f"{error} (from {_url(self)})")
-        check_ended(data)
-        regular = without_odd_usage(_regular(data, "message"))
-        body = json.dumps(regular).encode("utf-8", "surrogatepass")
-        return super().parse_response(request, replace(response, body=body))
-
-    def parse_stream_events(self, request: Any, raw_event: Any) -> Iterator[Any]:
-        """Yield the events of one frame of a stream.
-
-        Raises:
-            ServerError: The server broke off.
-        """
-        if raw_event.data and raw_event.data != "[DONE]":
-            frame = json.loads(raw_event.data)
-            if isinstance(frame, dict):
-                check_ended(frame)
-                regular = without_odd_usage(_regular(frame, "delta"))
-                raw_event = replace(raw_event, data=json.dumps(regular))
-        yield from super().parse_stream_events(request, raw_event)
+        except lm15.ProviderError as error:
+            _name_address(error, _url(self))
+            raise
 
 
 class AsyncChatDialect(lm15.AsyncOpenAIChatLM):
@@ -111,7 +91,7 @@ class VendorEngine(LM15Engine):
     """
 
     def __init__(self, config: Any, *, model_type: str = "chat") -> None:
-        self._transport = _Transport(**config.transport_kwargs())
+        self._transport = RegularTransport(**config.transport_kwargs())
         super().__init__(_over(config, self._transport), model_type=model_type)
 
     def close(self) -> None:
@@ -124,7 +104,7 @@ class AsyncVendorEngine(AsyncLM15Engine):
     """``VendorEngine`` for the coroutines of one event loop."""
 
     def __init__(self, config: Any, *, model_type: str = "chat") -> None:
-        self._transport = _AsyncTransport(**config.transport_kwargs())
+        self._transport = AsyncRegularTransport(**config.transport_kwargs())
         super().__init__(_over(config, self._transport), model_type=model_type)
 
     async def aclose(self) -> None:
@@ -142,170 +122,234 @@ def _over(config: Any, transport: Any) -> Any:
     return replace(config, transport=transport, timeouts=None, max_connections=None)
 
 
-class _Transport(StdlibTransport):
+def _reply_of(request: Any, response: Any) -> RegularReply:
+    wants = bool(_EVENTS_ASKED.search(request.body)) or "streamGenerateContent" in request.url
+    location = response.header("location")
+    reply = RegularReply(response.status, request.url, location=location, wants_events=wants)
+    response.status = reply.status
+    return reply
+
+
+class RegularTransport(StdlibTransport):
+    """lm15's connections, whose replies are made regular."""
+
     def stream(self, request: Any) -> Any:
+        """Return the response to ``request``, whose body arrives."""
         response: Any = super().stream(request)
-        response._chunks = _regular_chunks(response._chunks)
+        response._chunks = _regular_chunks(_reply_of(request, response), response._chunks)
         return response
 
 
-class _AsyncTransport(StdlibAsyncTransport):
+class AsyncRegularTransport(StdlibAsyncTransport):
+    """``RegularTransport`` for coroutines."""
+
     async def _do_stream(self, request: Any) -> Any:
         response: Any = await super()._do_stream(request)
-        response._chunks = _aregular_chunks(response._chunks)
+        response._chunks = _aregular_chunks(_reply_of(request, response), response._chunks)
         return response
 
 
-def _regular_chunks(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    reading = _UsageFilter()
+def _regular_chunks(reply: RegularReply, chunks: Iterator[bytes]) -> Iterator[bytes]:
     for chunk in chunks:
-        yield reading.take(chunk)
-    yield reading.rest()
+        yield reply.take(chunk)
+    yield reply.rest()
 
 
-async def _aregular_chunks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    reading = _UsageFilter()
+async def _aregular_chunks(
+    reply: RegularReply, chunks: AsyncIterator[bytes]
+) -> AsyncIterator[bytes]:
     async for chunk in chunks:
-        yield reading.take(chunk)
-    yield reading.rest()
-
-
-class _UsageFilter:
-    """Reads a body as it arrives: JSON as a whole, a stream of events line by line."""
-
-    def __init__(self) -> None:
-        self._held = b""
-
-    def take(self, chunk: bytes) -> bytes:
-        """Return what can be passed on after ``chunk``."""
-        self._held += chunk
-        if self._held.lstrip()[:1] in (b"", b"{", b"["):
-            return b""
-        lines, newline, self._held = self._held.rpartition(b"\n")
-        return b"\n".join(map(_regular_line, lines.split(b"\n"))) + newline
-
-    def rest(self) -> bytes:
-        """Return what was held back, at the end of the body."""
-        return _regular_line(self._held)
-
-
-def _regular_line(line: bytes) -> bytes:
-    head, colon, rest = line.partition(b"data:") if line.startswith(b"data:") else (b"", b"", line)
-    if b"sage" not in rest:
-        return line
-    try:
-        data = json.loads(rest)
-    except ValueError:
-        return line
-    regular = without_odd_usage(data) if isinstance(data, dict) else data
-    return line if regular == data else head + colon + json.dumps(regular).encode()
+        yield reply.take(chunk)
+    yield reply.rest()
 
 
 class _Regular:
-    """Writes temperature 0 as 0, and reads a whole reply of LiteLLM's without odd counts."""
+    """Reads LiteLLM's replies through ``RegularReply``, and writes temperature 0 as 0."""
+
+    is_async = False
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._handler: Any = None
+        self._sender: Any = None
+        self._lock = threading.Lock()
 
     def _arguments(self, request: Any, *, streaming: bool = False) -> dict[str, Any]:
         parent: Any = super()
         arguments: dict[str, Any] = parent._arguments(request, streaming=streaming)
-        return _with_plain_zero(arguments)
+        with self._lock:
+            if self._handler is None:
+                self._handler = _connections(is_async=self.is_async)
+                self._sender = _litellm_sender(arguments, self._handler, is_async=self.is_async)
+                if not self.is_async:
+                    # An engine that is used no more leaves nothing open.
+                    weakref.finalize(self, self._handler.client.close)
+        sender = {} if self._sender is None else {"client": self._sender}
+        return {**_with_plain_zero(arguments), **sender}
 
     def _response(self, raw: Any, request: Any) -> Any:
         parent: Any = super()
-        return parent._response(without_odd_usage(plain(raw)), request)
+        return parent._response(_with_refusal(without_odd_usage(plain(raw))), request)
 
 
 class LiteLLMClient(_Regular, LiteLLMEngine):
-    """LiteLLM's client, tolerant of odd counts as far as LiteLLM itself is."""
+    """LiteLLM's client, which gets regular replies to read."""
+
+    def close(self) -> None:
+        """Close the engine and its connections."""
+        super().close()
+        if self._handler is not None:
+            self._handler.close()
 
 
 class AsyncLiteLLMClient(_Regular, AsyncLiteLLMEngine):
-    """``LiteLLMClient`` for coroutines."""
+    """``LiteLLMClient`` for the coroutines of one event loop."""
+
+    is_async = True
+
+    async def aclose(self) -> None:
+        """Close the engine and its connections."""
+        await super().aclose()
+        if self._handler is not None:
+            await self._handler.close()
+
+
+def _connections(*, is_async: bool) -> Any:
+    """Return connections as LiteLLM makes them, whose replies are made regular."""
+    from litellm.llms.custom_httpx.http_handler import (
+        AsyncHTTPHandler,
+        HTTPHandler,
+        get_ssl_configuration,
+    )
+
+    handler: Any = AsyncHTTPHandler() if is_async else HTTPHandler()
+    if is_async:
+        # LiteLLM's own would be left open, with a warning, where an event loop ends.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        handler.client = httpx.AsyncClient(verify=get_ssl_configuration(), limits=limits)
+    handler.client.event_hooks = {"response": [_amake_regular if is_async else _make_regular]}
+    handler.client.follow_redirects = False
+    return handler
+
+
+def _litellm_sender(arguments: Mapping[str, Any], handler: Any, *, is_async: bool) -> Any:
+    """Return what LiteLLM is to send a request through.
+
+    That is OpenAI's client, or the connections themselves for a vendor with a protocol of its
+    own. It is None where LiteLLM needs another kind: then it reads replies as they come.
+    """
+    import litellm
+    import openai
+
+    model, key = arguments["model"], arguments.get("api_key")
+    url = arguments.get("api_base") or arguments.get("base_url")
+    try:
+        _, vendor, found, base = litellm.get_llm_provider(
+            model, arguments.get("custom_llm_provider"), url, key
+        )
+    except litellm.BadRequestError:
+        return None  # it says so itself when it is asked
+    if vendor in OWN_PROTOCOL:
+        return handler
+    known: Any = vars(litellm)["openai_compatible_providers"]
+    url = url or (gateway_of(model) if vendor == "openai" else None)
+    key = key or found or (os.environ.get("OPENAI_API_KEY") if vendor == "openai" else None)
+    is_openai = vendor == "openai" or (vendor in known and not vendor.startswith("azure"))
+    if not is_openai or not (key or url):
+        return None
+    kind: Any = openai.AsyncOpenAI if is_async else openai.OpenAI
+    return kind(
+        api_key=key or NO_KEY,
+        base_url=url or base,
+        organization=arguments.get("organization"),
+        http_client=handler.client,
+        max_retries=0,
+    )
+
+
+def _with_refusal(reply: dict[str, Any]) -> dict[str, Any]:
+    """Return a reply of LiteLLM's with the refusal where the protocol has it."""
+    for choice in reply.get("choices") or ():
+        message = choice.get("message") or {}
+        refusal = (message.get("provider_specific_fields") or {}).get(REFUSAL)
+        if refusal and not message.get(REFUSAL):
+            message[REFUSAL] = refusal
+    return reply
+
+
+def _http_reply(response: Any) -> RegularReply:
+    request = response.request
+    url = str(request.url)
+    wants = bool(_EVENTS_ASKED.search(request.content)) or "streamGenerateContent" in url
+    return RegularReply(
+        response.status_code,
+        url,
+        location=response.headers.get("location"),
+        wants_events=wants,
+        tells_errors=not wants,
+    )
+
+
+def _make_regular(response: Any) -> None:
+    """Make a reply of httpx's regular."""
+    reply = _http_reply(response)
+    if reply.wants_events and not reply.is_error:
+        response.stream = _RegularStream(response.stream, reply)
+        return
+    response.read()
+    _replace_body(response, reply)
+
+
+async def _amake_regular(response: Any) -> None:
+    reply = _http_reply(response)
+    if reply.wants_events and not reply.is_error:
+        response.stream = _RegularStream(response.stream, reply)
+        return
+    await response.aread()
+    _replace_body(response, reply)
+
+
+def _replace_body(response: Any, reply: RegularReply) -> None:
+    response._content = reply.take(response.content) + reply.rest()
+    response.status_code = reply.status
+    for name in ("content-encoding", "content-length", "location"):
+        response.headers.pop(name, None)
+
+
+class _RegularStream(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """Passes on the bytes of a stream as they can be read."""
+
+    def __init__(self, source: Any, reply: RegularReply) -> None:
+        self._source, self._reply = source, reply
+
+    def __iter__(self) -> Iterator[bytes]:
+        return _regular_chunks(self._reply, self._source)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _aregular_chunks(self._reply, self._source)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._source.close()
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._source.aclose()
 
 
 def _url(dialect: Any) -> str:
     return f"{dialect.base_url.rstrip('/')}/chat/completions"
 
 
-def _hint(status: int, base_url: str) -> str:
-    path = urlsplit(base_url).path.rstrip("/")
-    if status not in (301, 302, 303, 307, 308, 404, 405):
-        return ""
-    if path.endswith("/chat/completions"):
-        return "; `api_base` ends before /chat/completions"
-    if "/v1" not in path:
-        return "; does `api_base` lack /v1?"
-    return ""
+def _check_chosen(data: Mapping[str, Any], body: str) -> None:
+    """Raise if a reply has neither choices nor an error that lm15 would tell of."""
+    if not isinstance(data.get("choices"), list) and not isinstance(data.get("error"), Mapping):
+        words = server_words(body)["message"]
+        raise lm15.ProviderError(words or "The endpoint's reply holds no answer")
 
 
-def _redirected(dialect: Any, response: HttpResponse) -> str:
-    target = response.header("location") or "an address that it does not name"
-    hint = _hint(response.status, dialect.base_url)
-    return (
-        f"{_url(dialect)} redirects to {target} (HTTP {response.status}{hint}); "
-        "write the address that answers as `api_base`"
-    )
-
-
-def _said(body: str) -> dict[str, Any]:
-    """Return what the server says as OpenAI would: message, and code and type if it has them."""
-    try:
-        data = json.loads(body)
-    except ValueError:
-        return {"message": " ".join(body.split())[:_LONGEST_WORDS]}
-    if not isinstance(data, Mapping):
-        return {"message": str(data)[:_LONGEST_WORDS]}
-    inner = data.get("error")
-    source = inner if isinstance(inner, Mapping) else data
-    found = (source.get(name) for name in ("message", "detail", "msg", "error"))
-    words = next((word for word in found if word), "")
-    # FastAPI lists what is wrong, field by field.
-    told = words if isinstance(words, str) else json.dumps(words, ensure_ascii=False)
-    named = {name: source[name] for name in ("code", "type", "param") if source.get(name)}
-    return {**named, "message": told[:_LONGEST_WORDS]}
-
-
-def _regular(data: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Return a reply or frame whose choices have text and numbers where lm15 wants them."""
-    choices = data.get("choices")
-    if not isinstance(choices, list):
-        return data
-    return {**data, "choices": [_regular_choice(choice, kind) for choice in choices]}
-
-
-def _regular_choice(choice: Any, kind: str) -> Any:
-    if not isinstance(choice, dict):
-        return choice
-    message = choice.get(kind)
-    if isinstance(message, dict) and isinstance(message.get("content"), list):
-        choice = {**choice, kind: _with_text(message)}
-    logprobs = choice.get("logprobs")
-    if isinstance(logprobs, dict) and isinstance(logprobs.get("content"), list):
-        entries = [_possible(entry) for entry in logprobs["content"]]
-        choice = {**choice, "logprobs": {**logprobs, "content": entries}}
-    return choice
-
-
-def _with_text(message: dict[str, Any]) -> dict[str, Any]:
-    parts = [part for part in message["content"] if isinstance(part, dict)]
-    text = "".join(str(part.get("text") or "") for part in parts if part.get("type") == "text")
-    thought = "".join(_thought(part) for part in parts if part.get("type") == "thinking")
-    given = message.get("reasoning_content") or message.get("reasoning") or ""
-    return {**message, "content": text, "reasoning_content": f"{given}{thought}" or None}
-
-
-def _thought(part: dict[str, Any]) -> str:
-    inner = part.get("thinking")
-    if isinstance(inner, list):
-        return "".join(str(one.get("text") or "") for one in inner if isinstance(one, dict))
-    return str(inner or "")
-
-
-def _possible(entry: Any) -> Any:
-    if not isinstance(entry, dict):
-        return entry
-    value = entry.get("logprob")
-    is_number = isinstance(value, int | float) and math.isfinite(value)
-    plain = {**entry, "logprob": value if is_number else _IMPOSSIBLE}
-    if isinstance(entry.get("top_logprobs"), list):
-        plain["top_logprobs"] = [_possible(other) for other in entry["top_logprobs"]]
-    return plain
+def _name_address(error: Any, url: str) -> None:
+    """Add the address to what an error says, unless it is there."""
+    if url not in str(error.message):
+        error.message = f"{error.message} (from {url})"
+        error.args = (error.message,)

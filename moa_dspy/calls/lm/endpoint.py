@@ -18,18 +18,19 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from moa_dspy.calls.lm.dialect import (
+    NO_KEY,
     AsyncChatDialect,
     AsyncLiteLLMClient,
+    AsyncRegularTransport,
     AsyncVendorEngine,
     ChatDialect,
     LiteLLMClient,
+    RegularTransport,
     VendorEngine,
 )
 from moa_dspy.calls.request import is_crowded
 from moa_dspy.dspy_internals import (
     ReadTimeout,
-    StdlibAsyncTransport,
-    StdlibTransport,
     WriteTimeout,
     achecked_stream,
     aclosing_stream,
@@ -132,15 +133,15 @@ class PerLoop:
             self._engines = {}
 
 
-class TimedTransport(StdlibTransport):
-    """``StdlibTransport`` that spends at most so many seconds on waiting, per exchange.
+class TimedTransport(RegularTransport):
+    """``RegularTransport`` that spends at most so many seconds on waiting, per exchange.
 
     A server that sends a byte now and then never trips a limit of each wait. The time in
     which a caller reads a stream slowly does not count.
 
     Args:
         seconds: To connect, send and receive in all; None is no limit.
-        limits: As of ``StdlibTransport``.
+        limits: As of ``RegularTransport``.
     """
 
     def __init__(self, *, seconds: float | None, **limits: Any) -> None:
@@ -169,7 +170,7 @@ class TimedTransport(StdlibTransport):
         super()._send_request(conn, *what, **how)
 
 
-class _AsyncTransport(StdlibAsyncTransport):
+class _AsyncTransport(AsyncRegularTransport):
     def _make_release(self, conn: Any, keep_alive: bool) -> Any:
         return super()._make_release(conn, keep_alive and not is_crowded())
 
@@ -205,10 +206,6 @@ class _TimedSocket:
             return do(argument)
         finally:
             self.left -= time.monotonic() - started
-
-
-NO_KEY = "EMPTY"
-"""What servers without keys are sent: the header must hold something."""
 
 
 class ChatEngine:
@@ -362,4 +359,4 @@ def _litellm(endpoint: Endpoint, *, asynchronous: bool) -> Any:
         "extra_headers": dict(endpoint.headers) or None,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    return AsyncLiteLLMClient(**given) if asynchronous else LiteLLMClient(**given)
+    return PerLoop(lambda: AsyncLiteLLMClient(**given)) if asynchronous else LiteLLMClient(**given)

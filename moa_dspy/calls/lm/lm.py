@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 import dspy
 from dspy.utils.callback import BaseCallback
 
+from moa_dspy.calls.call import is_count
 from moa_dspy.calls.calls import Calls
 from moa_dspy.calls.lm.dialect import (
     AsyncLiteLLMClient,
@@ -24,6 +25,7 @@ from moa_dspy.calls.lm.dialect import (
 )
 from moa_dspy.calls.lm.endpoint import PerLoop
 from moa_dspy.calls.lm.engine import AsyncStoredEngine, StoredEngine, lm_call_begins, lm_call_ends
+from moa_dspy.calls.reply import why_no_answer
 from moa_dspy.calls.request import AgentCalls
 from moa_dspy.calls.scope import CallFacts, current_scope
 from moa_dspy.dspy_internals import (
@@ -97,22 +99,21 @@ class CountCalls(BaseCallback):
         """Log what it took."""
         instance, started = self._begun.pop(call_id)
         name_in_history(instance, outputs, self.agent)
-        usage = {} if exception else _usage(instance, outputs)
+        entry = (None if exception else _entry_of(instance, outputs)) or {}
+        usage = dict(entry.get("usage") or {})
+        finish_reason, refusal = _ending(entry.get("response"))
         facts = CallFacts(
             agent=self.agent,
-            prompt_tokens=usage.get("prompt_tokens") or 0,
-            completion_tokens=usage.get("completion_tokens") or 0,
+            prompt_tokens=_count(usage.get("prompt_tokens")),
+            completion_tokens=_count(usage.get("completion_tokens")),
             usd=0.0,
             seconds=time.monotonic() - started,
             is_reused=False,
             failure=f"{type(exception).__name__}: {exception}" if exception else None,
+            finish_reason=finish_reason,
+            no_answer=why_no_answer([("refusal", refusal)]) if refusal else None,
         )
         current_scope().note(facts)
-
-
-def _usage(lm: Any, outputs: Any) -> dict[str, Any]:
-    entry = _entry_of(lm, outputs)
-    return {} if entry is None else dict(entry["usage"] or {})
 
 
 def _entry_of(lm: Any, outputs: Any) -> dict[str, Any] | None:
@@ -140,6 +141,20 @@ def name_in_history(lm: Any, outputs: Any, agent: str) -> None:
         stamp = SpokenAt(entry.get("timestamp", ""))
         stamp.agent = agent
         entry |= {"agent": agent, "timestamp": stamp}
+
+
+def _count(tokens: Any) -> int:
+    return tokens if is_count(tokens) else 0
+
+
+def _ending(response: Any) -> tuple[str | None, str]:
+    """Return why a reply of chat completions ended, and the refusal in it."""
+    choices = getattr(response, "choices", None) or [None]
+    message = getattr(choices[0], "message", None)
+    more = getattr(message, "provider_specific_fields", None) or {}
+    refusal = getattr(message, "refusal", None) or (more.get("refusal") if more else None)
+    reason = getattr(choices[0], "finish_reason", None)
+    return (reason if isinstance(reason, str) else None), str(refusal or "")
 
 
 def stored_lm(
@@ -217,10 +232,11 @@ class Adopted:
         """Return the engine that the LM would have used."""
         selection = _selection(self.lm)
         if self.client == "litellm":
-            kind = _AsyncLiteLLM if asynchronous else _LiteLLM
-            engine = kind(model_type=self.lm.model_type, **selection.clients)
-            engine.says_max_tokens = "max_completion_tokens" not in self.settings
-            return engine
+            options = {"model_type": self.lm.model_type, **selection.clients}
+            says = "max_completion_tokens" not in self.settings
+            if asynchronous:
+                return PerLoop(lambda: _AsyncLiteLLM(says_max_tokens=says, **options))
+            return _LiteLLM(says_max_tokens=says, **options)
         config, model_type = _config(self.lm, selection), self.lm.model_type
         if asynchronous:
             return PerLoop(lambda: AsyncVendorEngine(config, model_type=model_type))
@@ -340,7 +356,9 @@ def _secrets(clients: dict[str, Any]) -> tuple[str, ...]:
 class _Spelled:
     """Sends the longest answer under the name that the LM's plain calls give it."""
 
-    says_max_tokens = True
+    def __init__(self, *, says_max_tokens: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self.says_max_tokens = says_max_tokens
 
     def _arguments(self, request: Any, *, streaming: bool = False) -> dict[str, Any]:
         parent: Any = super()

@@ -1,16 +1,26 @@
-"""Responses of DSPy's clients as plain data, thoughts set apart, and failures without keys."""
+"""Replies as plain data: regular for the clients that read them, and failures without keys."""
 
 from __future__ import annotations
 
 import errno
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
+from urllib.parse import urlsplit
 
-from moa_dspy.calls.reply import BROKEN_OFF, SplitReply, split_reply
+from moa_dspy.calls.call import without_odd_usage
+from moa_dspy.calls.reply import (
+    REFUSAL,
+    SplitReply,
+    regular_choices,
+    server_words,
+    split_reply,
+    why_broken_off,
+)
 from moa_dspy.calls.request import AgentCalls, most_open_files
 from moa_dspy.calls.scope import DeadlineError
 from moa_dspy.dspy_internals import lm15, response_from_dict, response_to_dict
@@ -36,6 +46,7 @@ def mask_keys(caller: AgentCalls) -> Iterator[None]:
         for link in _chain(error):
             _mask(link, caller.without_secrets)
         _check_open_files(error)
+        _name_endpoint(error, caller.endpoint)
         if isinstance(error, _UNREADABLE) and not isinstance(error, MoaError):
             what = f"{type(error).__name__}: {error}"
             raise lm15.ProviderError(f"The endpoint's reply cannot be read: {what}") from error
@@ -115,18 +126,36 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _mask(error: BaseException, mask: Callable[[str], str]) -> None:
-    error.args = tuple(mask(a) if isinstance(a, str) else a for a in error.args)
+    def shown(text: str) -> str:
+        return mask(_GUIDANCE.sub("", text))
+
+    error.args = tuple(shown(a) if isinstance(a, str) else a for a in error.args)
     for name, value in list(vars(error).items()):
         if isinstance(value, str):
-            setattr(error, name, mask(value))
+            setattr(error, name, shown(value))
+
+
+def _name_endpoint(error: Exception, url: str) -> None:
+    """Add the address that was asked to an error that has none, such as a timeout."""
+    if isinstance(error, lm15.LM15Error) and "://" in url and "://" not in str(error.message):
+        error.message = f"{error.message} (asked: {url})"
+        error.args = (error.message,)
+
+
+_GUIDANCE: Final = re.compile(r"\n\n  (?:credential came from|To fix):.*", re.DOTALL)
+"""Advice that clients put below a server's words; it names settings of theirs."""
 
 
 _ANSWERS: Final = ("candidates", "choices", "content", "output")
 """Where the vendors' replies hold the answer."""
 
 
-def readable(response: Any) -> dict[str, Any]:
+def readable(response: Any, *, has_ended: bool = False) -> dict[str, Any]:
     """Return a response as plain data, without its id.
+
+    Args:
+        response: As a client made it.
+        has_ended: Whether it came as a stream that ended, so that an empty text is its answer.
 
     Raises:
         ServerError: The endpoint broke off; it is worth another attempt.
@@ -135,8 +164,9 @@ def readable(response: Any) -> dict[str, Any]:
     check_ended(response.provider_data, response.finish_reason)
     text = "".join(p.text for p in response.message.parts if isinstance(p, lm15.TextPart))
     is_empty = not text and all(isinstance(p, lm15.TextPart) for p in response.message.parts)
-    if is_empty and response.provider_data is not None and not _holds(response.provider_data):
-        raise lm15.ProviderError(_no_answer(response.provider_data))
+    reply = None if has_ended else response.provider_data
+    if is_empty and reply is not None and not _holds(reply):
+        raise lm15.ProviderError(_no_answer(reply))
     # The endpoint's request id changes from run to run and says nothing; equal runs, equal stores.
     plain: dict[str, Any] = response_to_dict(response)
     plain.pop("id", None)
@@ -147,28 +177,14 @@ def check_ended(reply: Any, finish_reason: str | None = None) -> None:
     """Raise if the endpoint says, in a reply of status 200, that it broke off.
 
     Args:
-        reply: What the endpoint sent, or one frame of a stream.
+        reply: What the endpoint sent.
         finish_reason: As the client reads it.
 
     Raises:
         ServerError: With the endpoint's own words.
     """
-    choice = _first_choice(reply)
-    given = choice.get("finish_reason")
-    reason = given if given in BROKEN_OFF else finish_reason
-    if reason not in BROKEN_OFF and not choice.get("error"):
-        return
-    said = choice.get("error")
-    words = (said.get("message") if isinstance(said, Mapping) else said) or "no reason given"
-    raise lm15.ServerError(
-        f"The endpoint broke off its answer (finish_reason {reason or given!r}): {words}"
-    )
-
-
-def _first_choice(reply: Any) -> Mapping[str, Any]:
-    choices = reply.get("choices") if isinstance(reply, Mapping) else None
-    first = choices[0] if isinstance(choices, list) and choices else None
-    return first if isinstance(first, Mapping) else {}
+    if (why := why_broken_off(reply, finish_reason)) is not None:
+        raise lm15.ServerError(why)
 
 
 def _no_answer(reply: Mapping[str, Any]) -> str:
@@ -222,3 +238,173 @@ def with_thought(response: Any, *, request: str = "") -> tuple[Any, SplitReply |
     answer = [replace(parts[at], text=split.answer)] if split.answer else []
     kept = [*parts[:at], *thought, *answer, *parts[at + 1 :]] or [lm15.TextPart(text="")]
     return replace(response, message=replace(response.message, parts=tuple(kept))), split
+
+
+_ODD: Final = re.compile(
+    rb'sage|error|"content":\s*\[|logprob|refusal"|finish_reason":\s*"(?!stop|length|tool)'
+)
+"""Anything without which an event needs no look inside."""
+
+
+_ENDS: Final = re.compile(rb'finish_reason":\s*"|\[DONE\]')
+
+
+class RegularReply:
+    """The body of one reply as clients can read it, made while it arrives.
+
+    JSON is held until it is whole, and a stream of events is passed on line by line. A server
+    that was asked for events and sent JSON gets it made events.
+
+    Args:
+        status: Of HTTP.
+        url: That was asked; a query in it is not shown.
+        location: Where a redirect leads.
+        wants_events: Whether a stream was asked for.
+        tells_errors: Whether ``status`` is to tell of errors that came with status 200, for a
+            client that knows no others.
+
+    Attributes:
+        status: Of the reply that clients read; known when the body has ended.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        url: str,
+        *,
+        location: str | None = None,
+        wants_events: bool = False,
+        tells_errors: bool = False,
+    ) -> None:
+        self.status = 400 if 300 <= status < 400 else status
+        self._given, self._url, self._location = status, url.partition("?")[0], location
+        self.wants_events, self._tells_errors = wants_events, tells_errors
+        self._held, self._event, self._refusal = b"", b"", ""
+        self._is_chat = self._url.endswith("/chat/completions")
+        self._has_ended = not (wants_events and self._is_chat)
+
+    @property
+    def is_error(self) -> bool:
+        """Whether the status says that there is no answer."""
+        return self.status >= 400
+
+    def take(self, chunk: bytes) -> bytes:
+        """Return what can be passed on after ``chunk``."""
+        self._held += chunk
+        if self.is_error or self._held.lstrip()[:1] in (b"", b"{", b"[", b"<"):
+            return b""
+        lines, newline, self._held = self._held.rpartition(b"\n")
+        return b"\n".join(map(self._line, lines.split(b"\n"))) + newline if newline else b""
+
+    def rest(self) -> bytes:
+        """Return what was held back, at the end of the body."""
+        held, self._held = self._held, b""
+        if self.is_error:
+            return self._refused(held)
+        if held.lstrip()[:1] in (b"{", b"[", b"<"):
+            return self._whole(held)
+        last = self._line(held)
+        if self._has_ended:
+            return last
+        words = f"The stream broke off before the answer had ended (from {self._url})"
+        return last + b"\n\n" + _event({"error": {"message": words, "type": "server_error"}})
+
+    def _refused(self, body: bytes) -> bytes:
+        data, said = _json(body), server_words(body.decode("utf-8", "replace"))
+        words = said["message"] or "The server gives no reason"
+        if self._given != self.status:
+            words = f"It redirects to {self._location or 'an address that it does not name'}"
+        message = f"{words} ({self._where()})"
+        if isinstance(data, dict) and isinstance(error := data.get("error"), Mapping):
+            return _dumped({**data, "error": {**error, **said, "message": message}})
+        return _dumped({"error": {**said, "message": message}})
+
+    def _where(self) -> str:
+        return f"HTTP {self._given} from {self._url}{_hint(self._given, self._url)}"
+
+    def _whole(self, body: bytes) -> bytes:
+        data = _json(body)
+        broken = why_broken_off(data) if self._tells_errors else None
+        tells = self.wants_events or self._tells_errors
+        if broken or (tells and self._lacks_answer(data)):
+            said = {"type": "server_error", "message": broken} if broken else self._words(body)
+            if self._tells_errors:
+                self.status = 502
+            error = {"error": said}
+            return _event(error) if self.wants_events else _dumped(error)
+        if not isinstance(data, dict):
+            return body
+        if self.wants_events and "choices" in data:
+            choices = [{**one, "delta": one.get("message")} for one in data["choices"] if one]
+            return _event(self._frame({**data, "choices": choices})) + b"data: [DONE]\n\n"
+        regular = without_odd_usage(regular_choices(data, "message"))
+        return body if regular == data else _dumped(regular)
+
+    def _lacks_answer(self, data: Any) -> bool:
+        if self._is_chat:
+            return not (isinstance(data, dict) and isinstance(data.get("choices"), list))
+        return isinstance(data, dict) and bool(data.get("error"))
+
+    def _words(self, body: bytes) -> dict[str, Any]:
+        said = server_words(body.decode("utf-8", "replace"))
+        words = said["message"] or "The reply holds no answer"
+        return {**said, "message": f"{words} (from {self._url})"}
+
+    def _line(self, line: bytes) -> bytes:
+        name, _, rest = line.partition(b":")
+        if name == b"event":
+            self._event = rest.strip()
+        self._has_ended = self._has_ended or bool(_ENDS.search(rest))
+        is_looked_at = self._event == b"error" or self._refusal or _ODD.search(rest)
+        if name != b"data" or not is_looked_at:
+            return line
+        data = _json(rest)
+        if not isinstance(data, dict):
+            return line
+        regular = self._frame(data)
+        return line if regular == data else b"data: " + _dumped(regular)
+
+    def _frame(self, data: dict[str, Any]) -> dict[str, Any]:
+        error = data.get("error")
+        # Events of OpenAI's responses name their type; those have a form of their own.
+        if error or (self._event == b"error" and "type" not in data):
+            self._has_ended = True
+            kept = data if isinstance(error, Mapping) else {}
+            return {**kept, "error": self._words(_dumped(data))}
+        if (broken := why_broken_off(data)) is not None:
+            return {"error": {"message": broken, "type": "server_error"}}
+        return self._with_refusal(without_odd_usage(regular_choices(data, "delta")))
+
+    def _with_refusal(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Return an event that ends a stream with the refusal, of which there are no deltas."""
+        for choice in data.get("choices") or ():
+            delta = choice.get("delta") if isinstance(choice, Mapping) else None
+            if isinstance(delta, Mapping) and isinstance(delta.get("refusal"), str):
+                self._refusal += delta["refusal"]
+        return {**data, REFUSAL: self._refusal} if self._refusal else data
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None
+
+
+def _event(data: Mapping[str, Any]) -> bytes:
+    return b"data: " + _dumped(data) + b"\n\n"
+
+
+def _dumped(data: Any) -> bytes:
+    return json.dumps(data).encode()
+
+
+def _hint(status: int, url: str) -> str:
+    path = urlsplit(url).path.rstrip("/")
+    if status not in (301, 302, 303, 307, 308, 404, 405):
+        return ""
+    if path.endswith("/chat/completions/chat/completions"):
+        return "; `api_base` ends before /chat/completions"
+    if path.endswith("/chat/completions") and "/v1" not in path:
+        return "; does `api_base` lack /v1?"
+    return "; write the address that answers as `api_base`" if status < 400 else ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from moa_dspy.calls.lm.response import readable, with_thought
-from moa_dspy.calls.reply import ReplySplitter
+from moa_dspy.calls.reply import REFUSAL, ReplySplitter, without_half
 from moa_dspy.dspy_internals import StreamAccumulator, lm15
 
 _CUT: Final = re.compile(r"\[\[ ## \w+ ## \]\]|</?\w+>|\"\w+\": ?")
@@ -17,8 +17,6 @@ _BEGUN: Final = re.compile(r"\[(?:\[(?: (?:#(?:#(?: (?:\w+(?: (?:#(?:#(?: \]?)?)
 """The beginning of a marker at the end of a text."""
 _LONGEST_HELD: Final = 80
 _WORD: Final = re.compile(r"\S+\s*|\s+")
-_HALF: Final = re.compile("[\ud800-\udfff]")
-"""Half of a character: some servers split an emoji over two chunks."""
 
 
 class WholeMarkers:
@@ -122,6 +120,7 @@ class StreamedResponse:
         self._splitter = ReplySplitter(asked, is_opened=is_opened)
         self._markers = WholeMarkers()
         self._half = ""
+        self._text_index: int | None = None
         self._start: Any = None
         self._end: Any = None
         self._latest: Any = None
@@ -146,8 +145,12 @@ class StreamedResponse:
         return self._begun([*_events(self._markers.flush()), event])
 
     def _take_text(self, delta: Any) -> list[Any]:
-        text, self._half = _without_half(self._half + delta.text)
-        self._latest = delta = delta if text == delta.text else replace(delta, text=text)
+        text, self._half = without_half(self._half + delta.text)
+        if self._text_index is None:
+            self._text_index = delta.part_index
+        # Gemini numbers the parts of each event anew: the order is that of arrival.
+        delta = replace(delta, text=text, part_index=self._text_index)
+        self._latest = delta
         self._whole.push(lm15.StreamDeltaEvent(delta=delta))
         return self._split(*self._splitter.feed(text), delta)
 
@@ -187,7 +190,11 @@ class StreamedResponse:
         """
         if self._latest is None and self._end.finish_reason is None:
             raise lm15.ProviderError("The endpoint's stream holds no answer.")
-        return readable(self._whole.response())
+        whole = readable(self._whole.response(), has_ended=self._end.finish_reason is not None)
+        if refusal := (self._end.provider_data or {}).get(REFUSAL):
+            parts = [part for part in whole["message"]["parts"] if part.get("text")]
+            whole["message"]["parts"] = [*parts, {"type": "refusal", "text": refusal}]
+        return whole
 
     @property
     def has_shown_thought(self) -> bool:
@@ -198,15 +205,6 @@ class StreamedResponse:
     def last(self) -> list[Any]:
         """Return the events that end the stream."""
         return self._begun([self._end])
-
-
-def _without_half(text: str) -> tuple[str, str]:
-    """Return ``text`` with the halves of surrogate pairs put together, and a half at its end."""
-    half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
-    text = text[: len(text) - len(half)]
-    if _HALF.search(text):
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
-    return text, half
 
 
 def stream_of(endpoint: Any, request: Any) -> Any:

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from moa_dspy.adapters import PlainChat
+from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize import ModelSearch
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.optimize import Evaluator, ModelSearch
 from moa_dspy.optimize.early_facts import check_decidable, check_readable, undecidable
 from moa_dspy.testing import scripted_pool
 
@@ -96,3 +99,33 @@ def test_a_study_stops_after_the_single_agents(
         search.compile(student(pool), **splits)
     # Two agents on four rows; nothing more was asked.
     assert pool.calls.ledger.spending.made == 8
+
+
+@pytest.mark.parametrize("combine", ["select", "knockout"])
+def test_a_study_ends_whose_ranker_never_names_a_response(
+    combine: str, rows: Callable[..., Any], fails_on: Callable[..., Any]
+) -> None:
+    agents = {"a": fails_on(1), "b": fails_on(2), "r": lambda _: "Both are fine."}
+    pool = scripted_pool(agents)
+    student = MixtureOfAgents("question -> answer", "a", pool=pool, adapter=PlainChat())
+    architecture = Architecture.parse(f"a + b > {combine}(r)")
+    evaluator = Evaluator(student, lambda row, said: said.answer == row.answer, num_threads=1)
+    with pytest.raises(
+        StudyError,
+        match=rf"None of the \d replies of {combine}\(r\) could be read.*'Both are fine\.'",
+    ):
+        evaluator.measure(architecture, rows("val", 12))
+
+
+def test_a_ranker_that_is_read_now_and_then_ends_nothing(
+    rows: Callable[..., Any], fails_on: Callable[..., Any]
+) -> None:
+    replies = iter(["Both are fine.", "[[1]]"] * 20)
+    agents = {"a": fails_on(1), "b": fails_on(2), "r": lambda _: next(replies)}
+    pool = scripted_pool(agents)
+    student = MixtureOfAgents("question -> answer", "a", pool=pool, adapter=PlainChat())
+    evaluator = Evaluator(student, lambda row, said: said.answer == row.answer, num_threads=1)
+    found = evaluator.measure(Architecture.parse("a + b > select(r)"), rows("val", 12))
+    assert len(found) == 12
+    (choices,) = evaluator.node_cache.choices.values()
+    assert (choices.n_asked, choices.n_unread) == (12, 6)

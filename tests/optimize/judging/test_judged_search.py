@@ -88,7 +88,7 @@ def test_the_judge_is_told_of_early_and_once_in_the_report(found: ModelSearch) -
     assert result.early is not None
     early = list(early_lines(result.early))
     assert early[0].startswith("Judge: PairJudge judge, against the answers of good (winner of a")
-    assert any(line.startswith("Same verdict in both orders: 100 %") for line in early)
+    assert any(line.startswith("Same verdict in both orders: 100.0 %") for line in early)
     assert any("win rate 50.0 % against the answers of good." in line for line in early)
     text = report_text(result, width=10_000)
     assert text.count("Judge: PairJudge judge") == 1

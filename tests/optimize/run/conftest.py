@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.servers.chat import ChatServer, Reply
 
 SIZES = {"train": 4, "val": 12, "test": 15}
 
@@ -32,17 +33,11 @@ n_trials = 8
 """
 
 
-class _Http(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64  # of connections at once; at 5 the next ones were dropped
-
-
 class Server:
     """Model ``e1`` is wrong where the number modulo 3 is 1, and so on; every request is logged.
 
     Attributes:
         asked: Model and messages of every request, in order.
-        answered: The same of every request whose reply was sent.
         refusals: Status and body per model; {header} in a body is the Authorization header.
         holds_after: Number of requests after which no more replies are sent.
         is_holding: Set when a request is held.
@@ -50,35 +45,30 @@ class Server:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
-        self.answered: list[tuple[str, str]] = []
         self.refusals: dict[str, tuple[int, str]] = {}
         self.holds_after: int | None = None
         self.is_holding, self._released = threading.Event(), threading.Event()
-        self._lock = threading.Lock()
-        self._http = _Http(("127.0.0.1", 0), _handler(self))
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,))
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+        self._chat = ChatServer(self._reply)
+        self.url = self._chat.url
 
-    def reply(self, body: dict[str, Any], header: str) -> tuple[int, str, tuple[str, str]]:
-        """Return status, payload and the logged request."""
-        request = (body["model"], json.dumps(body["messages"]))
-        with self._lock:
-            self.asked.append(request)
-            is_held = self.holds_after is not None and len(self.asked) > self.holds_after
-        if is_held:
+    @property
+    def answered(self) -> list[tuple[str, str]]:
+        """The same of every request whose reply was sent."""
+        return [_request(body) for body in self._chat.answered]
+
+    def _reply(self, body: dict[str, Any]) -> Reply:
+        self.asked.append(_request(body))
+        if self.holds_after is not None and len(self.asked) > self.holds_after:
             self.is_holding.set()
             self._released.wait(60)
         if body["model"] in self.refusals:
             status, text = self.refusals[body["model"]]
-            return status, json.dumps({"error": {"message": text.format(header=header)}}), request
+            error = {"error": {"message": text.replace("{header}", "AUTHORIZATION")}}
+            return Reply(status=status, body=json.dumps(error).encode())
         number = int(body["messages"][-1]["content"].splitlines()[0].split()[-1])
         is_wrong = number % 3 == int(body["model"][-1])
-        message = {"role": "assistant", "content": f"no {number}x" if is_wrong else f"{number}"}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
-        reply = {"id": "1", "object": "chat.completion", "model": "m", "choices": [choice]}
-        return 200, json.dumps({**reply, "usage": usage}), request
+        return Reply(f"no {number}x" if is_wrong else f"{number}", usage=usage)
 
     def release(self) -> None:
         """Reply again, also to what is held."""
@@ -88,30 +78,11 @@ class Server:
     def stop(self) -> None:
         """Answer no more; may be called twice."""
         self.release()
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
+        self._chat.server_close()
 
 
-def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, payload, request = server.reply(body, str(self.headers["Authorization"]))
-            try:
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(payload)))
-                self.end_headers()
-                self.wfile.write(payload.encode())
-            except OSError:
-                return  # whoever asked is gone
-            server.answered.append(request)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    return Handler
+def _request(body: dict[str, Any]) -> tuple[str, str]:
+    return body["model"], json.dumps(body["messages"])
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def rule_row(drawn: Sequence[Drawn]) -> dict[str, Any]:
     task, names = drawn[0].task, list(drawn[0].scores)
     gaps = {name: [one.scores[name] - one.scores["ours"] for one in drawn] for name in names}
     shared = {name: fmean(one.errors[name] ** 2 for one in drawn) for name in names}
-    rivals = [name for name in names if name != "ours"]
+    rivals = [name for name in names if name not in ("ours", "today")]
     best = max(rivals, key=lambda name: fmean(gaps[name]))
     return {
         "pool": kind_of(task),
@@ -114,7 +114,7 @@ def rule_row(drawn: Sequence[Drawn]) -> dict[str, Any]:
         "models": fmean(one.facts["models"] for one in drawn),
         "members": fmean(one.facts["members"] for one in drawn),
         "baseline_minus_ours": {
-            name: asdict(lead(gaps[name], shared=shared[name])) for name in rivals
+            name: asdict(lead(gaps[name], shared=shared[name])) for name in (*rivals, "today")
         },
         "best_baseline": best,
         "ours_minus_best_baseline": -fmean(gaps[best]),

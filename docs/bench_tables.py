@@ -92,6 +92,9 @@ def statistics(printed: Printed) -> str:
         [name.replace("_", " "), f"{100 * one['mixture']:.1f} % ({100 * one['se']:.1f})"]
         for name, one in studies
     ]
+    if (dominant := verdicts.get("one_dominant_model")) is not None:
+        told = f"{100 * dominant['wrong']:.1f} % ({100 * dominant['wrong_se']:.1f})"
+        lines.append(["one dominant model: of a pick that gains nothing", told])
     found = {(cell["gain"], cell["discordance"]): cell["mixture"] for cell in cells}
     across = sorted({discordance for _, discordance in found})
     power = [
@@ -101,6 +104,48 @@ def statistics(printed: Printed) -> str:
     heads = ["gain, by discordance", *(f"{d:.2f}" for d in across)]
     first = _table(["simulated studies", 'say "mixture" (standard error)'], lines)
     return "\n".join([first, "", _table(heads, power), ""])
+
+
+def cross_fitting(printed: Printed) -> str:
+    """Return the most wrong verdicts of all worlds, by test over val and what a val row counts."""
+    found, most = printed["cross_fitting"], printed["cross_fitting"]["most"]
+    counts = list(next(iter(most.values())))
+    lines = [
+        [ratio, *(f"{100 * row[count]:.1f} %" for count in counts)] for ratio, row in most.items()
+    ]
+    heads = ["test rows per val row, by what a val row counts", *counts]
+    studies = found["worlds"][0]["studies"]
+    error = max(one["most_se"] for one in found["worlds"])
+    spread = max(one["sd_of_val"] for one in found["worlds"])
+    return "\n".join(
+        [
+            _table(heads, lines),
+            "",
+            f"{len(found['worlds'])} worlds, {studies:,} studies each, standard error at most "
+            f"{100 * error:.1f} points. The standard "
+            f"deviation of val's z-value is at most {spread:.2f}. "
+            f"Used: {found['counted']}.",
+            "",
+        ]
+    )
+
+
+def combiners(printed: Printed) -> str:
+    """Return what each combiner of the live run scored and cost."""
+    lines = [
+        [
+            f"`{one['architecture']}`",
+            _with_bounds(one["score"], "{:.1f}", " %"),
+            _with_bounds(one["gain"], "{:+.1f}"),
+            f"{one['calls']:.2f}",
+            f"{one['tokens']:.0f}",
+            f"{one['seconds']:.1f}",
+            f"{one['usd_per_1000']:.4f}",
+        ]
+        for one in printed["combiners"]
+    ]
+    heads = ["architecture", "score", "over the best alone", "calls", "tokens", "seconds"]
+    return _table([*heads, "nominal usd per 1,000"], lines) + "\n"
 
 
 def economy(printed: Printed) -> str:
@@ -286,6 +331,8 @@ KINDS: dict[str, Callable[[Printed], str]] = {
     "honest": honest,
     "layered": layered,
     "verdicts": statistics,
+    "cross_fitting": cross_fitting,
+    "combiners": combiners,
     "families": economy,
     "arms": prompts,
     "conditions": collaboration,

@@ -27,7 +27,10 @@ PAGES = (
     ROOT / "README.md",
     ROOT / "docs/results/README.md",
     ROOT / "docs/selection.md",
+    ROOT / "docs/concepts.md",
     *(ROOT / "docs/results" / f"{name}.md" for name in EVIDENCE_PAGES),
+    ROOT / "docs/combiners.md",
+    ROOT / "docs/statistics.md",
     CARD,
 )
 _BLOCK = re.compile(r"(<!-- result:([\w-]+) -->\n).*?(<!-- /result -->)", re.DOTALL)

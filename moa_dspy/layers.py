@@ -76,7 +76,7 @@ class ReplacedPredictor:
     def __call__(self, signature: Any) -> Any:
         """Return the module of a seat."""
         made = (dspy.Predict if self.module is self.predictor else dspy.ChainOfThought)(signature)
-        (predictor,) = made.predictors()
+        predictor: Any = made.predictors()[0]
         if set(predictor.signature.input_fields) == set(self.predictor.signature.input_fields):
             predictor.demos = list(self.predictor.demos)
         return made

@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from contextvars import copy_context
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -35,7 +35,7 @@ from moa_dspy.waves import (
     MemberQuestions,
     Question,
     StatusMessages,
-    late_after,
+    counted_in_time,
     replayed,
     straggler,
 )
@@ -427,14 +427,7 @@ class Seat:
         reused = sum(facts.is_reused for facts in log)
         note_reply(self.question, response, made=len(log) - reused, stored=reused)
         trace = renamed(self.trace, self.module, self.question.module)
-        return self._in_time(response), trace, log
-
-    def _in_time(self, response: Response) -> Response:
-        """Judge by the seconds that the calls took when they were made: so results repeat."""
-        late = self.question.deadline_seconds
-        if late is None or response.seconds <= late or not response.has_answer:
-            return response
-        return replace(response, values={}, text="", failure=late_after(late))
+        return counted_in_time(response, self.question.deadline_seconds), trace, log
 
 
 def _late(question: Question) -> SeatAnswer:

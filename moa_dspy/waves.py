@@ -349,7 +349,10 @@ def seconds_of(questions: Sequence[Question], responses: Sequence[Response]) -> 
 
 
 def counted_in_time(response: Response, seconds: float | None) -> Response:
-    """Judge by the seconds that the calls took when they were made: so results repeat."""
+    """Judge by the seconds that the calls took when they were made: so results repeat.
+
+    What came too late is no answer, and was waited for until then.
+    """
     if seconds is None or response.seconds <= seconds:
         return response
     failure = late_after(seconds) if response.has_answer else response.failure

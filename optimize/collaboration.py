@@ -37,6 +37,8 @@ ROOT = Path(__file__).parent.parent
 LADDER = ("smollm2-135m", "qwen-0.5b", "qwen-1.5b")
 """The models, weakest first; each also answers at temperature 0.7, as NAME-warm."""
 TASKS = ("quickstart", "checkable")
+KINDS = ("own draft", "weaker", "equal", "stronger", "mixed")
+"""Whose answers are read; each reader is also asked alone."""
 LAYOUTS = ("guarded", "paper")
 COUNTS = (1, 3, 2, 6)
 MIXED = {3: ("",), 6: ("", "-warm")}
@@ -128,6 +130,8 @@ def measured(
     rows = rows[: options.rows]
     alone: dict[str, list[float]] = {}
     for condition in conditions(options.readers, tuple(options.counts)):
+        if condition.n and condition.references not in options.references:
+            continue
         found = answered(pool, condition, layout, rows, options.threads)
         right = [one.score for one in found]
         own = alone.setdefault(condition.reader, right)
@@ -170,6 +174,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--counts", nargs="+", type=int, default=list(COUNTS))
+    parser.add_argument("--references", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--rows", type=int, default=200, help="questions of each set")
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--model-threads", type=int, help="threads of each model; default all")

@@ -82,8 +82,9 @@ def tested(out: Path) -> set[str]:
 
 def singles(table: pd.DataFrame, rows: Iterable[str]) -> list[dict[str, Any]]:
     """Return what every model of a table, in the study's pool or not, does on these questions."""
-    here = table[table.question.astype(str).isin(set(rows))]
-    return [single(str(name), answers) for name, answers in here.groupby("agent", sort=True)]
+    here = table.loc[table["question"].astype(str).isin(sorted(rows))]
+    agents = sorted(set(here["agent"]))
+    return [single(str(agent), here.loc[here["agent"] == agent]) for agent in agents]
 
 
 def single(name: str, answers: pd.DataFrame) -> dict[str, Any]:

@@ -10,10 +10,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import dspy
 import pytest
 from pydantic import BaseModel
 
+from moa_dspy.adapters import PlainChat
 from moa_dspy.agent import Agent
+from moa_dspy.architecture import COMBINES
 from moa_dspy.optimize import study_file
 from moa_dspy.optimize import study_file as study_tables
 from moa_dspy.optimize.judge_table import JudgeTable
@@ -25,6 +28,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [
     "README.md",
     "docs/README.md",
+    "docs/combiners.md",
     "docs/design.md",
     "docs/results/README.md",
     "docs/results/collaboration.md",
@@ -64,6 +68,33 @@ def test_python_of_the_readme_runs(number: int, monkeypatch: pytest.MonkeyPatch)
     blocks = re.findall(r"```python\n(.*?)```", text_of("README.md"), re.DOTALL)
     assert len(blocks) == 3
     exec(compile(blocks[number], f"README.md block {number}", "exec"), {})
+
+
+def test_python_of_the_combiners_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", text_of("docs/combiners.md"), re.DOTALL)
+    assert len(blocks) == 8
+    known: dict[str, Any] = {}
+    with dspy.context(adapter=PlainChat()):
+        for number, block in enumerate(blocks):
+            exec(compile(block, f"docs/combiners.md block {number}", "exec"), known)
+
+
+def test_every_combiner_has_an_example() -> None:
+    page = text_of("docs/combiners.md")
+    assert [one for one in COMBINES if not re.search(rf"ask\(\"[^\"]* > {one}", page)] == []
+
+
+def test_the_study_file_of_the_combiners_is_read(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", text_of("docs/combiners.md"), re.DOTALL)
+    head = 'name = "s"\n' + "".join(
+        f'[[agents]]\nname = "{name}"\nmodel = "openai/{name}"\n' for name in "abcd"
+    )
+    task = '[task]\nsignature = "question -> answer"\nmetric = "answer_match"\n'
+    data = '[data]\npath = "rows.jsonl"\ninputs = ["question"]\n'
+    path = tmp_path / "study.toml"
+    path.write_text(head + text.replace("[task]\n", task) + data)
+    study = study_file.read_study(path)
+    assert set(study.make_space(study.agents).combines) <= set(COMBINES)
 
 
 def test_every_key_of_a_study_is_documented() -> None:

@@ -151,3 +151,27 @@ def test_a_folder_that_is_absent_is_skipped_and_named(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     for name in ("mmlu_pro", "reasoning_gym", "zeroeval_math"):
         assert f"skipped, there is no {tmp_path / name}" in done.stdout
+
+
+def test_a_reader_reads_every_kind_at_every_count() -> None:
+    made = runpy.run_path(str(ROOT / "optimize/collaboration.py"))
+    found = [(c.references, c.n) for c in made["conditions"](["qwen-0.5b"], (1, 3))]
+    # Alone and its own draft; weaker, equal and stronger at 1 and 3; all three models at 3.
+    kinds = ("weaker", "equal", "stronger")
+    read = [*((kind, 1) for kind in kinds), *((kind, 3) for kind in kinds), ("mixed", 3)]
+    assert found == [("alone", 0), ("own draft", 1), *read]
+    texts = [c.architecture for c in made["conditions"](["smollm2-135m"], (6,))]
+    # The weakest has no weaker one; six mixed are a greedy answer and a sample of each model.
+    assert [t for t in texts if t.startswith("smollm2-135m + ")] == [
+        "smollm2-135m + qwen-0.5b + qwen-1.5b + smollm2-135m-warm + qwen-0.5b-warm + "
+        "qwen-1.5b-warm > synthesize(smollm2-135m)"
+    ]
+    assert len(texts) == 5
+
+
+def test_what_a_run_measured_replaces_what_stood_there() -> None:
+    place_of = runpy.run_path(str(ROOT / "optimize/collaboration.py"))["place_of"]
+    row = {"tasks": "quickstart", "layout": "paper", "reader": "qwen-0.5b", "n": 1}
+    row["references"] = "weaker"
+    assert place_of({**row, "score": [0.1, 0, 1]}) == place_of(row)
+    assert place_of({**row, "layout": "guarded"}) < place_of(row)

@@ -29,7 +29,7 @@ def mmlu_pro(folder: Path) -> pd.DataFrame:
     questions = pd.read_parquet(folder / "questions.parquet").set_index("question_id")
     kept = questions.index[~(questions.revised | questions.repeated)]
     letters = pd.read_parquet(folder / "letters.parquet").rename(columns=NAMES)
-    return letters[letters.question.isin(kept)][COLUMNS]
+    return letters.loc[letters["question"].isin(list(kept))].filter(items=COLUMNS)
 
 
 def reasoning_gym(folder: Path) -> pd.DataFrame:
@@ -37,7 +37,7 @@ def reasoning_gym(folder: Path) -> pd.DataFrame:
     answers = pd.read_parquet(folder / "responses.parquet", columns=[*_ANSWERS])
     answers = answers.rename(columns=NAMES | {"extracted": "answer"})
     answers["score"] = answers.score.clip(0.0, 1.0).where(answers.answer.notna(), 0.0)
-    return answers[COLUMNS]
+    return answers.filter(items=COLUMNS)
 
 
 def math(folder: Path) -> pd.DataFrame:
@@ -49,7 +49,7 @@ def math(folder: Path) -> pd.DataFrame:
     written = answers.n_chars / CHARACTERS_PER_TOKEN
     answers["usd"] = read * answers.agent.map(prices.usd_per_million_prompt_tokens)
     answers["usd"] += written * answers.agent.map(prices.usd_per_million_completion_tokens)
-    return answers[[*COLUMNS, "usd"]]
+    return answers.filter(items=[*COLUMNS, "usd"])
 
 
 _ANSWERS = ("question_id", "model", "extracted", "score")

@@ -82,12 +82,12 @@ __all__ = [
 
 
 _NEED_DSPY = {
-    "Adopted": "adopt",
+    "Adopted": "lm",
     "AsyncStoredEngine": "engine",
     "CountCalls": "lm",
     "StoredEngine": "engine",
-    "adopted": "adopt",
-    "refusal": "adopt",
+    "adopted": "lm",
+    "refusal": "lm",
     "stored_lm": "lm",
 }
 """The engines need DSPy, which takes a second to import; the command line's help does not."""

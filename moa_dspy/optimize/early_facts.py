@@ -112,6 +112,13 @@ def contested_share(ballots: Ballots, leader: str) -> float:
     return float(against.any(0).mean())
 
 
+def agreed_share(ballots: Ballots) -> float:
+    """Return the share of rows on which any two agents give one answer."""
+    codes = ballots.codes
+    same = ((codes[:, None] == codes) & (codes >= 0)).sum(1) > 1
+    return float(same.any(0).mean())
+
+
 SOLVED = 0.5
 """A row counts as solved from this score on, as in ``co_failure``."""
 
@@ -173,6 +180,8 @@ class EarlyFacts:
             beats it.
         vote_ceiling: No vote of one set of agents, a sample each and as many as the space
             allows, beats it; None where no vote may be tried or answers are no ballots.
+        agreed: Share of rows on which two or more agents give one answer; None where no vote may
+            be tried.
         contested: Share of rows on which two or more agents give one answer that is not the
             leader's. On all others a vote with the leader in it is the leader's answer. None
             where no vote may be tried.
@@ -196,12 +205,19 @@ class EarlyFacts:
     rescued: float = 0.0
     estimate: StudyEstimate | None = None
     judge: JudgeFacts | None = None
+    agreed: float | None = None
+
+    @property
+    def are_answers_unlike(self) -> bool:
+        """Whether answers are free text, of which practically no two are equal."""
+        return self.agreed is not None and self.runner_up is not None and self.agreed < IDLE
 
     @property
     def is_vote_idle(self) -> bool:
         """Whether agents agree against the leader on so few rows that votes cannot pay.
 
         On free text no two answers are equal: a vote is then its tie-breaker, at several calls.
+        Such votes are not tried for being promising, and none is picked that was not tried.
         """
         return self.contested is not None and self.contested < IDLE
 
@@ -267,6 +283,7 @@ def early_facts(
         rescued=float(((mine < SOLVED) & (best >= SOLVED)).mean()),
         estimate=estimate,
         judge=judge,
+        agreed=None if ballots is None else agreed_share(ballots),
     )
 
 

@@ -68,8 +68,8 @@ class NodeCache:
     _known: MutableMapping[tuple[str, object], Response] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     table: CallTable = field(default_factory=CallTable)
-    is_stored: bool = False
     choices: dict[str, Choices] = field(default_factory=dict)
+    is_stored: bool = False
 
     def child(self) -> NodeCache:
         """Return a cache that knows what this one knows and keeps its own nodes to itself.

@@ -12,7 +12,7 @@ import dspy
 import optuna
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa_dspy.calls.budget import Budget
+from moa_dspy.calls.budget import Budget, Ledger
 from moa_dspy.data import BENCHMARKS, Splits, read_answers, read_rows, split_rows, without_repeated
 from moa_dspy.diversity import DIVERSITY_METRICS, DiversityMetric
 from moa_dspy.errors import StudyError
@@ -80,6 +80,12 @@ class SearchOptions:
                 "`storage` must be a URL such as sqlite:///FILE or a storage of Optuna, but got "
                 f"{shown_value(self.storage)}."
             )
+
+    def make_ledger(self) -> Ledger:
+        """Return a ledger of the search's own, unless the pool's has the only budget."""
+        pools = self.pool.calls.ledger
+        is_pools = self.budget is None and pools.budget != Budget()
+        return pools if is_pools else Ledger(self.budget)
 
 
 LAST_SEED: Final = 2**32 - 1

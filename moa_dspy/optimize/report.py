@@ -80,9 +80,11 @@ def early_lines(early: EarlyFacts, *, with_judge: bool = True) -> Iterator[str]:
         f"{points(early.ceiling)} %; a synthesis writes its own."
     )
     if early.is_vote_idle:
+        untried = "No vote is tried" if early.are_answers_unlike else "No vote is sought"
         yield (
             f"On {points(early.contested or 0.0)} % of the questions two agents agree against "
-            f"{early.leader}: elsewhere a vote is the answer of its tie-breaker, at several calls."
+            f"{early.leader}: elsewhere a vote is the answer of its tie-breaker, at several calls. "
+            f"{untried} for that reason."
         )
     if early.lead is not None:
         yield _dominance(early, early.lead)

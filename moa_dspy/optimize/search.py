@@ -18,7 +18,6 @@ from moa_dspy.calls.budget import Budget, Ledger, Spending, spending_under
 from moa_dspy.data.splits import Splits, make_splits
 from moa_dspy.diversity.base import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, StudyError
-from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.answers import StudyAnswers, study_answers
 from moa_dspy.optimize.comparison import (
     Baseline,
@@ -36,7 +35,7 @@ from moa_dspy.optimize.conclusion import (
     recommended_of,
 )
 from moa_dspy.optimize.early_facts import Cost, EarlyFacts
-from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, Student, mixtures_of
+from moa_dspy.optimize.evaluate import Evaluator, MetricFunction
 from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.live_view import LiveProgress
 from moa_dspy.optimize.metric import JudgeOptions, PreferenceMetric
@@ -52,7 +51,7 @@ from moa_dspy.optimize.prompts.joint import JointSearch, with_prompts
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord
 from moa_dspy.optimize.selection import Choice, Limits
-from moa_dspy.optimize.shares import check_budget, check_prices, ledger_of
+from moa_dspy.optimize.shares import check_budget, check_prices
 from moa_dspy.optimize.singles import (
     N_SINGLE_BLOCKS,
     SingleAgents,
@@ -60,6 +59,7 @@ from moa_dspy.optimize.singles import (
     measure_single_agents,
     probe,
     probe_judge,
+    searchable,
 )
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.trial_loop import TrialLoop
@@ -103,11 +103,11 @@ class ModelSearch(Teleprompter):
         prompts: Searches the aggregator's prompt too; the trainset tunes it.
         judge: A judge of ``moa_dspy.judges``, or ``JudgeOptions`` with one; the score is then
             the win rate against one reference.
-        display_progress: Whether ``compile`` shows how far it is, on standard error.
         predictor: Path of a predictor of the student, such as ``answer``: a mixture is searched
             in its place, and the rest of the program stays.
         storage: Where Optuna's trials are kept, as ``optuna.create_study`` takes it: a URL or a
             storage; default: memory.
+        display_progress: Whether ``compile`` shows how far it is, on standard error.
 
     Raises:
         StudyError: If an option does not fit, naming it, the value and the choices.
@@ -133,9 +133,9 @@ class ModelSearch(Teleprompter):
         callbacks: Sequence[TrialCallback] = (),
         prompts: PromptOptions | None = None,
         judge: Any = None,
-        display_progress: bool = True,
         predictor: str | None = None,
         storage: Any = None,
+        display_progress: bool = True,
     ) -> None:
         super().__init__()
         if pool is None:
@@ -278,7 +278,7 @@ def run_search(
         options: The options of ``ModelSearch``.
         student: The program to search in.
         splits: The rows.
-        ledger: Counts and limits what is spent; default: see ``ledger_of``.
+        ledger: Counts and limits what is spent; default: see ``SearchOptions.make_ledger``.
         workers: Ask ahead, in other processes too; None means the threads of this one ask.
         node_cache: Responses that are known already.
         storage: Keeps the trials while the study runs; None keeps them in memory.
@@ -286,9 +286,9 @@ def run_search(
         show: Takes a snapshot at every step.
         log: The file for what optimizers of prompts print, beside a display.
     """
-    ledger = ledger_of(options) if ledger is None else ledger
+    ledger = options.make_ledger() if ledger is None else ledger
     started, before = time.monotonic(), ledger.spending
-    program = _searchable(student, options)
+    program = searchable(student, options)
     options, judging = _with_judge(options, splits)
     options, registry = with_prompts(options, program, splits.train)
     evaluator = _evaluator(options, program, workers, node_cache, registry, judging)
@@ -300,7 +300,7 @@ def run_search(
     facts = None if judging is None else judging.facts()
     early = singles.early_facts(options, splits, budget=ledger.budget, judged=judged, judge=facts)
     progress.show("early facts", early=early)
-    options = replace(options, space=replace(options.space, ranking=singles.ranking))
+    options = replace(options, space=singles.searched(options.space))
     n_test = len(splits.test)
     loop = TrialLoop.of(
         options, ledger, progress, evaluator, singles, joint, judged, storage, n_test=n_test
@@ -431,17 +431,3 @@ def _single_agents(
         with suppress(BudgetReachedError):
             judging.ask_second(seed=options.seed, num_threads=options.num_threads)
     return singles, judged
-
-
-def _searchable(student: dspy.Module, options: SearchOptions) -> Any:
-    """Return ``student`` with a mixture in the place of its predictor, or of all of it."""
-    pool = options.pool
-    if options.predictor is not None:
-        return MixtureOfAgents.in_place_of(student, options.predictor, pool=pool)
-    signature = getattr(student, "signature", None)
-    if not mixtures_of(student) and signature is not None:
-        return MixtureOfAgents(signature, Architecture.single(next(iter(pool))), pool=pool)
-    if Student.of(student).mixture.pool is not pool:
-        # Its calls would go to another store, and be counted in no budget.
-        raise StudyError("`student` must be made with the search's own pool.")
-    return student

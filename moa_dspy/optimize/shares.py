@@ -238,10 +238,3 @@ def rounded_up(value: float) -> float:
         return value
     step = 10.0 ** (floor(log10(value)) - 2)
     return ceil(value / step) * step
-
-
-def ledger_of(options: SearchOptions) -> Ledger:
-    """Return a ledger of the search's own, unless the pool's has the only budget."""
-    pools = options.pool.calls.ledger
-    is_pools = options.budget is None and pools.budget != Budget()
-    return pools if is_pools else Ledger(options.budget)

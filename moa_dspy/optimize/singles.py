@@ -1,14 +1,15 @@
-"""The single agents of a search: asked first, since their answers are layer 1 of every mixture."""
+"""The student of a search, and its single agents, whose answers are layer 1 of every mixture."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations, islice
+from math import inf
 from statistics import fmean
-from typing import Final
+from typing import Any, Final
 
 import dspy
 import numpy as np
@@ -19,14 +20,18 @@ from moa_dspy.data import Splits
 from moa_dspy.data.splits import balanced_order
 from moa_dspy.diversity import DiversityMetric, PairwiseMetric
 from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
+from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.early_facts import (
+    IDLE,
     Cost,
     EarlyFacts,
     StudyEstimate,
+    agreed_share,
     check_decidable,
+    contested_share,
     early_facts,
 )
-from moa_dspy.optimize.evaluate import Evaluator, NamedPrompts
+from moa_dspy.optimize.evaluate import Evaluator, NamedPrompts, Student, mixtures_of
 from moa_dspy.optimize.forecast import Forecast, forecast
 from moa_dspy.optimize.judge_facts import JudgeFacts
 from moa_dspy.optimize.judging import Judging
@@ -35,7 +40,7 @@ from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Leader, Progress, StageWork
 from moa_dspy.optimize.selection import Limits, ScoreMatrix, canonical_evidence
 from moa_dspy.optimize.space.space import SearchSpace
-from moa_dspy.optimize.votes.ballots import Ballots
+from moa_dspy.optimize.votes.ballots import Ballots, waves_of
 from moa_dspy.optimize.votes.smoothing import SmoothedVotes, smooth
 
 N_SINGLE_BLOCKS: Final = 8
@@ -44,6 +49,25 @@ N_ROUND_ROBIN: Final = 8
 """Rows of val on which single agents are compared with each other to choose the reference."""
 N_PROBED: Final = 3
 """Questions that an agent may fail at the start: one may be too long for it, or be filtered."""
+
+
+def searchable(student: dspy.Module, options: SearchOptions) -> Any:
+    """Return ``student`` with a mixture in the place of its predictor, or of all of it.
+
+    Raises:
+        ArchitectureError: If it has no such predictor.
+        StudyError: If it holds no mixture, or several, or another pool's.
+    """
+    if options.predictor is not None:
+        return MixtureOfAgents.in_place_of(student, options.predictor, pool=options.pool)
+    signature = getattr(student, "signature", None)
+    if not mixtures_of(student) and signature is not None:
+        first = Architecture.single(next(iter(options.pool)))
+        return MixtureOfAgents(signature, first, pool=options.pool)
+    if Student.of(student).mixture.pool is not options.pool:
+        # Its calls would go to another store, and be counted in no budget.
+        raise StudyError("`student` must be made with the search's own pool.")
+    return student
 
 
 def probe(
@@ -213,6 +237,8 @@ def measure_single_agents(
         registry=evaluator.registry,
         rows=tuple(known[place] for place in places),
         stopped_by=stopped_by,
+        stops_early=(rules := Student.of(evaluator.student).mixture.rules).stop_early,
+        deadline_seconds=rules.deadline_seconds,
     )
 
 
@@ -246,6 +272,8 @@ class SingleAgents:
         registry: The prompts that an architecture may name.
         rows: The rows of val, in the order in which architectures are measured on them.
         stopped_by: The budget that ended before all rows of val were measured, or None.
+        stops_early: Whether a vote of them asks no more than its answer needs.
+        deadline_seconds: Until when a layer waits; None means no limit.
     """
 
     outcomes: Mapping[str, Sequence[Outcome]]
@@ -255,6 +283,8 @@ class SingleAgents:
     registry: NamedPrompts | None = None
     rows: tuple[dspy.Example, ...] = ()
     stopped_by: str | None = None
+    stops_early: bool = True
+    deadline_seconds: float | None = None
     _admitted: dict[tuple[str, ...], bool] = field(default_factory=dict)
 
     @cached_property
@@ -282,6 +312,24 @@ class SingleAgents:
             return None
         ballots = {name: [o.ballot for o in outcomes] for name, outcomes in self.outcomes.items()}
         return Ballots.of(ballots, {n: scores(o) for n, o in self.outcomes.items()})
+
+    @cached_property
+    def are_votes_idle(self) -> bool:
+        """Whether votes of different agents cannot pay, by ``EarlyFacts.is_vote_idle``."""
+        ballots = self.ballots
+        return ballots is not None and contested_share(ballots, self.ranking[0]) < IDLE
+
+    @cached_property
+    def are_answers_unlike(self) -> bool:
+        """Whether no two agents ever agree, or hardly: their answers are free text."""
+        ballots = self.ballots
+        return ballots is not None and len(ballots.agents) > 1 and agreed_share(ballots) < IDLE
+
+    def searched(self, space: SearchSpace) -> SearchSpace:
+        """Return the space with the ranking of its agents, and without votes on free text."""
+        others = tuple(one for one in space.combines if one != "vote")
+        combines = others if others and self.are_answers_unlike else space.combines
+        return replace(space, ranking=self.ranking, combines=combines)
 
     @cached_property
     def smoothed(self) -> SmoothedVotes | None:
@@ -386,14 +434,32 @@ class SingleAgents:
     def _admits(self, members: tuple[str, ...]) -> bool:
         if self.limits == Limits():
             return len(members) == 1 or self._may_vote(members)
-        asked = [self.outcomes[name] for name in members]
-        costs = {
-            "calls": sum(fmean(outcome.calls for outcome in outcomes) for outcomes in asked),
-            "usd": sum(fmean(outcome.usd for outcome in outcomes) for outcomes in asked),
-            "seconds": fmean(max(o.seconds for o in row) for row in zip(*asked, strict=True)),
-        }
-        is_within = self.limits.allow(**costs)
+        is_within = self.limits.allow(**self._costs(members))
         return is_within and (len(members) == 1 or self._may_vote(members))
+
+    def _costs(self, members: tuple[str, ...]) -> dict[str, float]:
+        """Return what a question to a vote of these members takes, as it will be asked.
+
+        Who is not asked costs nothing, and who is asked in a later wave is waited for
+        afterwards, but never beyond the deadline.
+        """
+        order = sorted(members, key=self.ranking.index)
+        wave = np.zeros((len(order), len(self.outcomes[order[0]])), np.intp)
+        if self.stops_early and self.ballots is not None:
+            wave = waves_of(self.ballots.codes[[self.ballots.agents.index(n) for n in order]])
+        calls, usd, seconds = (
+            np.array([[getattr(o, cost) for o in self.outcomes[name]] for name in order])
+            for cost in ("calls", "usd", "seconds")
+        )
+        took = sum(
+            np.where(wave == number, seconds, 0.0).max(0) for number in range(int(wave.max()) + 1)
+        )
+        late = inf if self.deadline_seconds is None else self.deadline_seconds
+        return {
+            "calls": float(np.where(wave >= 0, calls, 0).sum(0).mean()),
+            "usd": float(np.where(wave >= 0, usd, 0.0).sum(0).mean()),
+            "seconds": float(np.minimum(took, late).mean()),
+        }
 
     def _may_vote(self, members: tuple[str, ...]) -> bool:
         return self.space.holds(Architecture((members,), None, "vote"))
@@ -403,6 +469,8 @@ class SingleAgents:
 
         The best decide ties, a prompt has one name, and a listed one keeps its order of seats.
         """
-        found = canonical_evidence(architecture, self.ranking)
+        # Who is asked first, and alone if they agree, is a choice of its own.
+        is_own = architecture.agree is not None
+        found = architecture if is_own else canonical_evidence(architecture, self.ranking)
         named = found if self.registry is None else self.registry.canonical(found)
         return self.space.seated(named)

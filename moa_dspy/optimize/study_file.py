@@ -65,6 +65,7 @@ class TaskTable(Table):
     weights: dict[str, float] = Field(default_factory=dict)
     tolerance: float = 0.0
     normalise: str = "text"
+    stop_early: bool = True
 
 
 class CallsTable(Table):
@@ -222,6 +223,7 @@ class StudyFile:
             module=SEAT_MODULES[task.module],
             adapter=None if task.adapter is None else ADAPTERS[task.adapter](),
             normalise=task.normalise,
+            stop_early=task.stop_early,
         )
 
     def make_metric(self) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any, Final, Protocol
@@ -18,7 +18,7 @@ from moa_dspy.optimize.comparison import Baseline, measure_random_baseline, rand
 from moa_dspy.optimize.conclusion import EvidenceBuilder
 from moa_dspy.optimize.early_facts import Cost
 from moa_dspy.optimize.evaluate import Evaluator
-from moa_dspy.optimize.forecast import Prices, baseline_architectures
+from moa_dspy.optimize.forecast import COSTS, Prices, baseline_architectures
 from moa_dspy.optimize.objectives import names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork
@@ -365,11 +365,33 @@ class TrialLoop:
             self.stopped_by = STOPPED
 
     def _promising_votes(self) -> list[Architecture]:
-        if self.singles.ballots is None:
+        """Return the votes that redrawn answers put first, then agreeing ones if calls count.
+
+        None where votes are idle: on free text each is its tie-breaker, at several calls.
+        """
+        if self.singles.ballots is None or self.singles.are_votes_idle:
             return []
         options = choose(self.builder.evidence(), may_be_unmeasured=True).options
-        votes = (one.architecture for one in options if one.architecture.layers)
-        return list(islice(votes, N_VOTES))
+        votes = [one.architecture for one in options if one.architecture.layers]
+        return [*votes[:N_VOTES], *self._agreeing(votes)]
+
+    def _agreeing(self, votes: Iterable[Architecture]) -> Iterator[Architecture]:
+        """Yield the best votes again, such that their best members are asked first.
+
+        They are asked alone if they agree. Only where a cost of a question is an objective or has
+        a limit, and for so few first members that more than early stopping is spared.
+        """
+        options = self.options
+        named = names_of(options.objectives)
+        if not any(n in named or getattr(options.limits, n) is not None for n in COSTS):
+            return
+        votes = (one for one in votes if one.combine == "vote" and one.depth == 1)
+        for vote in islice(votes, N_VOTES):
+            members = vote.layers[-1]
+            best_first = tuple(sorted(set(members), key=self.singles.ranking.index))
+            for n in options.space.agree:
+                if 2 <= n <= len(members) // 2:
+                    yield replace(vote, aggregator=best_first[0], order=best_first, agree=n)
 
     def _tuned(self, number: int) -> list[Architecture]:
         """Tune the prompts of the best mixtures; return the mixtures with them."""

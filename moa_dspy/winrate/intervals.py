@@ -69,6 +69,27 @@ def is_binary(differences: Vector) -> bool:
     return bool(np.all((sizes < 1e-12) | (np.abs(sizes - 1) < 1e-12)))
 
 
+def counts_of(counts: Scores | None, n: int) -> Vector:
+    """Return what each of ``n`` examples counts of an independent one; None is 1 each.
+
+    Raises:
+        MetricError: not ``n`` of them, or one that is not above 0 and at most 1.
+    """
+    if counts is None:
+        return np.ones(n)
+    found = score_vector(counts, name="counts", unit=True)
+    if found.size != n or not found.all():
+        raise MetricError(f"`counts` must be {n} numbers above 0 and at most 1, but got {counts}.")
+    return found
+
+
+def spread_of(gap: Vector, counts: Vector) -> tuple[float, float, float]:
+    """Return number, mean and sample variance of differences, each as often as it counts."""
+    n = float(counts.sum())
+    mean = float(counts @ gap) / n
+    return n, mean, float(counts @ (gap - mean) ** 2) / (n - 1) if n > 1 else float(gap[0] ** 2)
+
+
 def check_share(value: float, *, name: str) -> None:
     """Refuse a level that is not strictly between 0 and 1.
 
@@ -135,7 +156,9 @@ def mean_interval(scores: Scores, *, confidence: float = 0.95) -> Interval:
     return Interval(mean, min(max(low, 0.0), mean), max(min(high, 1.0), mean), confidence)
 
 
-def paired_interval(a: Scores, b: Scores, *, confidence: float = 0.95) -> Interval:
+def paired_interval(
+    a: Scores, b: Scores, *, confidence: float = 0.95, counts: Scores | None = None
+) -> Interval:
     """Bound mean(a - b) of two systems on the same examples; scores in [0, 1].
 
     Right-or-wrong scores: Tango's score interval (Statistics in Medicine 17, 1998), which covers
@@ -150,38 +173,48 @@ def paired_interval(a: Scores, b: Scores, *, confidence: float = 0.95) -> Interv
 
     Swapping ``a`` and ``b`` mirrors the interval.
 
+    Args:
+        a: Scores of one system.
+        b: Scores of the other.
+        confidence: In (0, 1).
+        counts: What each example counts of an independent one, above 0 and at most 1; None is
+            1 each. Numbers of examples, means and variances are then sums of these.
+
     Raises:
         MetricError: lengths differ, no example, a score outside [0, 1], or a bad confidence.
     """
     check_share(confidence, name="confidence")
     first, second = paired_vectors(a, b, unit=True)
     gap = first - second
-    mean = float(gap.mean())
-    low, high = _difference_bounds(gap, confidence)
+    counted = counts_of(counts, gap.size)
+    mean = float(gap.mean()) if counts is None else float(counted @ gap) / float(counted.sum())
+    low, high = _difference_bounds(gap, counted, confidence)
     return Interval(mean, max(min(low, mean), -1.0), min(max(high, mean), 1.0), confidence)
 
 
-def _difference_bounds(gap: Vector, confidence: float) -> tuple[float, float]:
+def _difference_bounds(gap: Vector, counts: Vector, confidence: float) -> tuple[float, float]:
     sizes = np.abs(gap)
     differ = sizes[sizes >= 1e-12]
     if is_binary(gap) or float(np.ptp(gap)) < 1e-12:
-        return _scaled_tango(gap, 1.0, confidence)
+        return _scaled_tango(gap, counts, 1.0, confidence)
     if float(np.ptp(differ)) < 1e-12 and 2 * differ.size <= gap.size:
-        return _scaled_tango(gap, float(differ[0]), confidence)
-    low, high = _skewed_t(gap, confidence)
+        return _scaled_tango(gap, counts, float(differ[0]), confidence)
+    low, high = _skewed_t(gap, counts, confidence)
     if 2 * differ.size <= gap.size:
-        scale = float((sizes**2).sum() / sizes.sum())
-        tied_low, tied_high = _scaled_tango(gap, scale, confidence)
+        scale = float(counts @ sizes**2) / float(counts @ sizes)
+        tied_low, tied_high = _scaled_tango(gap, counts, scale, confidence)
         low, high = min(low, tied_low), max(high, tied_high)
     return low, high
 
 
-def _skewed_t(gap: Vector, confidence: float) -> tuple[float, float]:
+def _skewed_t(gap: Vector, counts: Vector, confidence: float) -> tuple[float, float]:
     """Return Student's bounds, bent by the skewness of the differences (Hall 1992, equation 9)."""
-    mean, error = float(gap.mean()), sqrt(float(gap.var(ddof=1)) / gap.size)
-    skewness = float(((gap - mean) ** 3).mean()) / float(gap.std()) ** 3
-    bend = skewness / sqrt(gap.size)
-    quantile = _t_quantile(confidence, gap.size - 1)
+    n, mean, variance = spread_of(gap, counts)
+    error = sqrt(variance / n)
+    off = gap - mean
+    skewness = float(counts @ off**3) / n / sqrt(float(counts @ off**2) / n) ** 3
+    bend = skewness / sqrt(n)
+    quantile = _t_quantile(confidence, n - 1)
 
     def bent(t: float) -> float:
         if abs(bend) < 1e-9:
@@ -206,7 +239,7 @@ def win_rate(preferences: Scores, *, confidence: float = 0.95) -> WinRate:
     return WinRate(interval.estimate, error, interval.low, interval.high, vector.size)
 
 
-def _t_quantile(confidence: float, degrees: int) -> float:
+def _t_quantile(confidence: float, degrees: float) -> float:
     # Imported here: scipy costs a second that most callers of this package never need.
     from scipy.special import stdtrit
 
@@ -220,17 +253,21 @@ def _wilson(mean: float, n: float, quantile: float) -> tuple[float, float]:
     return centre - half, centre + half
 
 
-def _scaled_tango(gap: Vector, scale: float, confidence: float) -> tuple[float, float]:
-    wins = float(np.maximum(gap, 0).sum()) / scale
-    losses = float(np.maximum(-gap, 0).sum()) / scale
-    low, high = tango_interval(wins, losses, gap.size, confidence=confidence)
+def _scaled_tango(
+    gap: Vector, counts: Vector, scale: float, confidence: float
+) -> tuple[float, float]:
+    wins = float(counts @ np.maximum(gap, 0)) / scale
+    losses = float(counts @ np.maximum(-gap, 0)) / scale
+    low, high = tango_interval(wins, losses, float(counts.sum()), confidence=confidence)
     return low * scale, high * scale
 
 
-def tango_interval(wins: float, losses: float, n: int, *, confidence: float) -> tuple[float, float]:
+def tango_interval(
+    wins: float, losses: float, n: float, *, confidence: float
+) -> tuple[float, float]:
     """Invert the score test of "the difference is delta" (Tango 1998, equations 9 to 11).
 
-    ``wins`` and ``losses`` count the discordant examples of ``n``; they need not be whole.
+    ``wins`` and ``losses`` count the discordant examples of ``n``; none need be whole.
     At a difference of 0 the test is McNemar's without continuity correction. With no discordant
     example the bounds are plus and minus ``z^2 / (n + z^2)``.
     """
@@ -240,7 +277,7 @@ def tango_interval(wins: float, losses: float, n: int, *, confidence: float) -> 
     return -_bound(losses, wins, n, quantile), high
 
 
-def _bound(wins: float, losses: float, n: int, quantile: float) -> float:
+def _bound(wins: float, losses: float, n: float, quantile: float) -> float:
     """Return the largest difference that the test does not reject, by bisection."""
     low, high = (wins - losses) / n, 1.0
     for _ in range(60):
@@ -252,7 +289,7 @@ def _bound(wins: float, losses: float, n: int, quantile: float) -> float:
     return low
 
 
-def _score(wins: float, losses: float, n: int, delta: float) -> float:
+def _score(wins: float, losses: float, n: float, delta: float) -> float:
     """Return the score statistic; it falls as ``delta`` grows."""
     linear = -wins - losses + (2 * n - wins + losses) * delta
     constant = -losses * delta * (1 - delta)

@@ -14,21 +14,26 @@ from moa_dspy.winrate.intervals import (
     Scores,
     Vector,
     check_share,
+    counts_of,
     is_binary,
     paired_interval,
     paired_vectors,
     score_vector,
+    spread_of,
 )
 
 _STEPS_PER_POINT = 1_000
 """Differences in whole thousandths are exact; finer ones are rounded to the nearest."""
 _MOST_STEPS = 100_000
 """Sums beyond it use a coarser step: with 2,000 examples that moves a sum by 0.03 of its sd."""
+_NO_SPREAD = 1e-12
+_LEAST_P = 1e-300
+"""The smallest p-value that has a z-value."""
 _ABOVE_ZERO = 1e-9
 """An end of an interval that is 0 and does not belong to it."""
 
 
-def sign_flip_mid_p(differences: Scores) -> float:
+def sign_flip_mid_p(differences: Scores, *, counts: Scores | None = None) -> float:
     """Return the one-sided mid-p value for a mean above 0, exact far into the tail.
 
     Every difference keeps its size and gets its sign from a fair coin (Fisher 1935); the
@@ -36,13 +41,19 @@ def sign_flip_mid_p(differences: Scores) -> float:
     of 1e-12 costs no more than one of 0.5, and none depends on a seed. Right-or-wrong scores
     give the binomial mid-p of McNemar's test. Ties say nothing; if all tie the result is 1.
 
+    With ``counts``, examples that count alike are tested together, and the z-values of these
+    tests are added as in the score test of the counted sum: ``sum(c sqrt(D) z) /
+    sqrt(sum(c D))``, with ``D`` the sum of squares of the differences that count ``c``.
+
     Time grows with the number of differences times their sum in steps: 10 ms for 200 graded
     examples.
 
     Raises:
-        MetricError: no difference, or one that is not finite.
+        MetricError: no difference, one that is not finite, or counts as in ``paired_interval``.
     """
     gaps = score_vector(differences, name="differences")
+    if counts is not None:
+        return _counted_mid_p(gaps, counts_of(counts, gaps.size))
     sizes = np.abs(gaps)
     step = max(1 / _STEPS_PER_POINT, float(sizes.sum()) / _MOST_STEPS)
     steps = np.rint(sizes / step).astype(np.int64)
@@ -61,7 +72,28 @@ def sign_flip_mid_p(differences: Scores) -> float:
     return float(chances[won + 1 :].sum() + chances[won] / 2)
 
 
-def decision_interval(a: Scores, b: Scores, *, alpha: float = 0.05) -> Interval:
+def _counted_mid_p(gaps: Vector, counts: Vector) -> float:
+    total, squares = 0.0, 0.0
+    for count in np.unique(counts).tolist():
+        alike = gaps[counts == count]
+        spread = float(alike @ alike)
+        if spread < _NO_SPREAD:
+            continue  # ties say nothing
+        total += count * sqrt(spread) * _z_of(alike)
+        squares += count * spread
+    return NormalDist().cdf(-total / sqrt(squares)) if squares else 1.0
+
+
+def _z_of(gaps: Vector) -> float:
+    """Return the z-value of the mid-p, as exact on one side as on the other."""
+    p, reverse = sign_flip_mid_p(gaps), sign_flip_mid_p(-gaps)
+    z = NormalDist().inv_cdf(max(min(p, reverse, 0.5), _LEAST_P))
+    return -z if p <= reverse else z
+
+
+def decision_interval(
+    a: Scores, b: Scores, *, alpha: float = 0.05, counts: Scores | None = None
+) -> Interval:
     """Bound mean(a - b) by what two one-sided tests at ``alpha`` do not reject.
 
     The one interval of a comparison that is decided: its lower end is above 0 if and only if
@@ -71,7 +103,8 @@ def decision_interval(a: Scores, b: Scores, *, alpha: float = 0.05) -> Interval:
     examples at 5 %; an end between them is then moved to 0. Where ``a`` is never better and all
     losses have one size, the lower end is exact (Clopper & Pearson 1934), and the upper one where
     ``b`` is never better: with 200 examples that are lost in 3 % and never won, Tango's end is
-    too high in 5.9 %. Where all examples tie it is ``1 - alpha^(1/n)``, about 3 / n.
+    too high in 5.9 %. Where all examples tie it is ``1 - alpha^(1/n)``, about 3 / n. ``counts``
+    are as in ``paired_interval``.
 
     Returns:
         An interval of confidence 1 - 2 alpha.
@@ -82,15 +115,20 @@ def decision_interval(a: Scores, b: Scores, *, alpha: float = 0.05) -> Interval:
     check_level(alpha)
     first, second = paired_vectors(a, b, unit=True)
     gap = first - second
-    base = paired_interval(first, second, confidence=1 - 2 * alpha)
-    low, high = -_most_lost(gap, base.low, alpha), _most_lost(-gap, -base.high, alpha)
-    low = max(low, _ABOVE_ZERO) if sign_flip_mid_p(gap) <= alpha else min(low, 0.0)
-    high = min(high, -_ABOVE_ZERO) if sign_flip_mid_p(-gap) <= alpha else max(high, 0.0)
+    base = paired_interval(first, second, confidence=1 - 2 * alpha, counts=counts)
+    n = counts_of(counts, gap.size)
+    low, high = -_most_lost(gap, n, base.low, alpha), _most_lost(-gap, n, -base.high, alpha)
+    is_better = sign_flip_mid_p(gap, counts=counts) <= alpha
+    is_worse = sign_flip_mid_p(-gap, counts=counts) <= alpha
+    low = max(low, _ABOVE_ZERO) if is_better else min(low, 0.0)
+    high = min(high, -_ABOVE_ZERO) if is_worse else max(high, 0.0)
     mean = base.estimate  # rounding may have put an end on the wrong side of it
     return Interval(mean, min(low, mean), max(high, mean), base.confidence)
 
 
-def non_inferiority_p(a: Scores, b: Scores, *, margin: float = 0.03) -> float:
+def non_inferiority_p(
+    a: Scores, b: Scores, *, margin: float = 0.03, counts: Scores | None = None
+) -> float:
     """Return the one-sided p-value for mean(a - b) above ``-margin``; scores in [0, 1].
 
     At most ``alpha`` if and only if the lower end of ``decision_interval`` is above ``-margin``.
@@ -102,49 +140,55 @@ def non_inferiority_p(a: Scores, b: Scores, *, margin: float = 0.03) -> float:
     """
     check_share(margin, name="margin")
     first, second = paired_vectors(a, b, unit=True)
-    gap = first - second
-    if (lost := _losses_alone(gap)) is not None:
-        from scipy.special import bdtr
-
-        n_lost, size = lost
+    gap, counted = first - second, counts_of(counts, len(first))
+    if (lost := _losses_alone(gap, counted)) is not None:
+        n, (n_lost, size) = float(counted.sum()), lost
         if margin > size:
             return 0.0  # losses of this size never add up to the margin
-        return float(bdtr(n_lost, gap.size, margin / size))
-    if float(gap.mean()) <= -margin:
-        return 1 - _level_at(second, first, margin)
+        return _chance_of_losses(n_lost, n, margin / size)
+    if float(counted @ gap) / float(counted.sum()) <= -margin:
+        return 1 - _level_at(second, first, margin, counts)
     # What is better is no worse: both tests reject in the one interval.
-    return min(_level_at(first, second, -margin), sign_flip_mid_p(gap))
+    return min(_level_at(first, second, -margin, counts), sign_flip_mid_p(gap, counts=counts))
 
 
-def _losses_alone(gap: Vector) -> tuple[int, float] | None:
+def _chance_of_losses(n_lost: float, n: float, share: float) -> float:
+    """Return the binomial chance of at most ``n_lost`` losses; neither number need be whole."""
+    from scipy.special import betainc
+
+    return 1.0 if n_lost >= n else float(betainc(n - n_lost, n_lost + 1, 1 - share))
+
+
+def _losses_alone(gap: Vector, counts: Vector) -> tuple[float, float] | None:
     """Return how many examples are lost, and by how much, where none is won and all lose alike."""
-    sizes = -gap[np.abs(gap) >= 1e-12]
+    is_lost = np.abs(gap) >= 1e-12
+    sizes = -gap[is_lost]
     if not sizes.size:
-        return 0, 1.0
+        return 0.0, 1.0
     if sizes.min() < 0 or float(np.ptp(sizes)) >= 1e-12:
         return None
-    return sizes.size, float(sizes[0])
+    return float(counts[is_lost].sum()), float(sizes[0])
 
 
-def _most_lost(gap: Vector, low: float, alpha: float) -> float:
+def _most_lost(gap: Vector, counts: Vector, low: float, alpha: float) -> float:
     """Return how far below 0 the mean may be: ``-low``, or exactly where there are only losses."""
-    if (lost := _losses_alone(gap)) is None:
+    if (lost := _losses_alone(gap, counts)) is None:
         return -low
     from scipy.special import betaincinv
 
-    n_lost, size = lost
-    if n_lost == gap.size:
+    n, (n_lost, size) = float(counts.sum()), lost
+    if n_lost >= n:
         return size
-    return size * float(betaincinv(n_lost + 1, gap.size - n_lost, 1 - alpha))
+    return size * float(betaincinv(n_lost + 1, n - n_lost, 1 - alpha))
 
 
-def _level_at(a: Vector, b: Vector, bound: float) -> float:
+def _level_at(a: Vector, b: Vector, bound: float, counts: Scores | None) -> float:
     """Return the one-sided level at which ``paired_interval`` of a - b begins at ``bound``."""
     least, most = 1e-12, 0.5
     for _ in range(45):
         # Halving the exponent: small levels come out as exact as large ones.
         middle = sqrt(least * most)
-        if paired_interval(a, b, confidence=1 - 2 * middle).low > bound:
+        if paired_interval(a, b, confidence=1 - 2 * middle, counts=counts).low > bound:
             most = middle
         else:
             least = middle
@@ -209,7 +253,12 @@ def simultaneous_intervals(
 
 
 def examples_needed(
-    differences: Scores, *, min_gain: float = 0.03, power: float = 0.8, alpha: float = 0.05
+    differences: Scores,
+    *,
+    min_gain: float = 0.03,
+    power: float = 0.8,
+    alpha: float = 0.05,
+    counts: Scores | None = None,
 ) -> int:
     """Return the total number of paired examples that would show a true mean gain of ``min_gain``.
 
@@ -231,11 +280,12 @@ def examples_needed(
         min_gain: The smallest mean difference worth having, in score units, in (0, 1).
         power: Chance to find it, at least 0.5.
         alpha: Level of the one-sided test, below 0.5.
+        counts: As in ``paired_interval``.
 
     Raises:
         MetricError: no difference, one outside [-1, 1], or a level out of its range.
     """
-    discordance = _discordance(differences, min_gain=min_gain)
+    discordance = _discordance(differences, min_gain=min_gain, counts=counts)
     check_level(alpha)
     check_share(power, name="power")
     if power < 0.5:
@@ -247,7 +297,13 @@ def examples_needed(
     return max(ceil(n), ceil(log2(1 / alpha)) - 1)
 
 
-def power_of(differences: Scores, *, min_gain: float = 0.03, alpha: float = 0.05) -> float:
+def power_of(
+    differences: Scores,
+    *,
+    min_gain: float = 0.03,
+    alpha: float = 0.05,
+    counts: Scores | None = None,
+) -> float:
     """Return the chance that as many examples as these show a true mean gain of ``min_gain``.
 
     The formula of ``examples_needed``, solved for the power; in (0, 1).
@@ -255,9 +311,9 @@ def power_of(differences: Scores, *, min_gain: float = 0.03, alpha: float = 0.05
     Raises:
         MetricError: as ``examples_needed``.
     """
-    discordance = _discordance(differences, min_gain=min_gain)
+    discordance = _discordance(differences, min_gain=min_gain, counts=counts)
     check_level(alpha)
-    n = score_vector(differences, name="differences").size
+    n = counts_of(counts, len(differences)).sum()
     distance = min_gain * sqrt(n) - NormalDist().inv_cdf(1 - alpha) * sqrt(discordance)
     spread = sqrt(max(discordance - min_gain**2, 1e-12))
     return NormalDist().cdf(distance / spread)
@@ -274,17 +330,16 @@ def check_level(alpha: float) -> None:
         raise MetricError(f"`alpha` must be below 0.5, but got {alpha}.")
 
 
-def _discordance(differences: Scores, *, min_gain: float) -> float:
+def _discordance(differences: Scores, *, min_gain: float, counts: Scores | None) -> float:
     """Return the second moment of the differences if their mean is ``min_gain``."""
     gaps = score_vector(differences, name="differences")
     widest = float(gaps[np.abs(gaps).argmax()])
     if abs(widest) > 1:
         raise MetricError(f"`differences` must be in [-1, 1], but one is {widest}.")
     check_share(min_gain, name="min_gain")
+    n, _, variance = spread_of(gaps, counts_of(counts, gaps.size))
     if not abs(widest) > 1e-12:
-        variance = min(3 / gaps.size, 1.0)
-    else:
-        variance = float(gaps.var(ddof=1)) if gaps.size > 1 else float(gaps[0] ** 2)
+        variance = min(3 / n, 1.0)
     if is_binary(gaps):
         return min(max(variance + min_gain**2, min_gain), 1.0)
     return variance + min_gain**2

@@ -55,13 +55,18 @@ class World:
 
 
 NOTHING_PAYS = {
-    "one_dominant_model": World((0.75, *[0.45] * 5), 1.0),
+    "one_model_knows_all": World((0.75, *[0.45] * 5), 1.0),
     "copies_of_one_model": World((0.6,) * 6, 0.5, copied=0.97),
     "pure_noise": World((0.1,) * 6, 0.0),
     "two_answers_by_chance": World((0.5,) * 6, 0.3, decoyed=1.0),
+    "eight_coins": World((0.5,) * 8, 0.0, decoyed=1.0),
 }
-"""Where one dominates, the others are right on nothing that it misses: at a correlation of 0.5 a
-weighted vote gains 1.4 points. In the last one votes differ much from an agent and gain nothing."""
+"""Where one knows all, the others are right on nothing that it misses. In the last two single
+models tie, and votes differ much from them and gain nothing."""
+ONE_DOMINATES = World((0.75, *[0.45] * 5), 0.5)
+"""Where the others are right on something that it misses: plain votes lose, and a weighted one may
+gain a little. What is right is told by each pick's gain on ``N_TRUTH`` questions."""
+N_TRUTH = 100_000
 PAYS = World((0.46,) * 7, 0.58, decoyed=0.5)
 """On 200,000 questions the vote of all gains 0.0801 over one of them at discordance 0.199."""
 
@@ -77,11 +82,40 @@ def paired(
     return gaps.mean(1).tolist(), errors.tolist()
 
 
-def study(world: World, rng: np.random.Generator, *, seed: int) -> tuple[str, float, float]:
-    """Return the verdict of one study, and gain and discordance of what it picked, on test."""
-    letters = world.draw(rng, N_VAL + N_TEST)
+@cache
+def truth(world: World) -> Ballots:
+    """Return enough questions to tell what a pick is worth: to 0.1 points or so."""
+    return ballots_of(world.draw(np.random.default_rng(3), N_TRUTH))
+
+
+def ballots_of(letters: NDArray[np.int16]) -> Ballots:
+    """Return the letters as answers of m0, m1, and so on."""
     names = tuple(f"m{i}" for i in range(len(letters)))
-    whole = Ballots(names, letters, (letters == 0).astype(np.float64))
+    return Ballots(names, letters, (letters == 0).astype(np.float64))
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedStudy:
+    """The verdict of a study, with gain and discordance of its pick on test.
+
+    Attributes:
+        kind: Of the verdict.
+        gain: Pick minus best single model.
+        discordance: Share of test questions on which the two differ in score.
+        true_gain: On ``N_TRUTH`` questions; None where it was not asked for.
+    """
+
+    kind: str
+    gain: float = 0.0
+    discordance: float = 0.0
+    true_gain: float | None = None
+
+
+def study(world: World, *, seed: int, asks_truth: bool = False) -> SimulatedStudy:
+    """Return one study: the library picks on val, and judges on val and test."""
+    rng = np.random.default_rng([0, seed])
+    whole = ballots_of(world.draw(rng, N_VAL + N_TEST))
+    names = whole.agents
     val, test = whole.take(np.arange(N_VAL)), whole.take(np.arange(N_VAL, N_VAL + N_TEST))
     singles = dict(zip(names, val.scores, strict=True))
     measured = [CandidateScores(Architecture.single(n), s, 1.0, 1.0) for n, s in singles.items()]
@@ -96,28 +130,54 @@ def study(world: World, rng: np.random.Generator, *, seed: int) -> tuple[str, fl
         seed=seed,
     ).counted(PSEUDO)
     choice = choose(evidence, may_be_unmeasured=True)
+    if not choice.picked.layers:
+        return SimulatedStudy("single")  # whatever val and test say
     pick = choice.scores(replace(evidence, ballots=test))
     single = test.scores[names.index(choice.ranking[0])]
     held = cross_fitted(evidence, seed=seed, pseudo=PSEUDO, repeats=1)
     assert held is not None  # there are more than ten rows
-    said = verdict(
-        pick, single, val=(held.pick, held.single), pick_is_single=not choice.picked.layers
-    )
-    return said.kind, float((pick - single).mean()), float((pick != single).mean())
+    said = verdict(pick, single, val=(held.pick, held.single), pick_is_single=False)
+    gained = None
+    if asks_truth:
+        known = truth(world)
+        scores = choice.scores(replace(evidence, ballots=known))
+        gained = float((scores - known.scores[names.index(choice.ranking[0])]).mean())
+    gain, discordance = float((pick - single).mean()), float((pick != single).mean())
+    return SimulatedStudy(said.kind, gain, discordance, gained)
 
 
-def said_mixture(world: World, n_studies: int) -> dict[str, Any]:
-    """Return how often "mixture" is said, with the mean gain and discordance of the picks."""
-    rng = np.random.default_rng(0)
-    found = [study(world, rng, seed=seed) for seed in range(n_studies)]
-    rate = sum(kind == "mixture" for kind, *_ in found) / n_studies
-    return {
+def said_mixture(world: World, n_studies: int, *, asks_truth: bool = False) -> dict[str, Any]:
+    """Return how often "mixture" is said, with the mean gain and discordance of the picks.
+
+    With ``asks_truth`` also how often it is said wrongly, of a pick that gains nothing, and how
+    often there was a pick to be found that truly gains.
+    """
+    found = [study(world, seed=seed, asks_truth=asks_truth) for seed in range(n_studies)]
+    return summed_up(found, asks_truth=asks_truth)
+
+
+def summed_up(found: Sequence[SimulatedStudy], *, asks_truth: bool = False) -> dict[str, Any]:
+    """Return the shares of the studies, and their means."""
+    n_studies = len(found)
+    rate = sum(one.kind == "mixture" for one in found) / n_studies
+    row: dict[str, Any] = {
         "studies": n_studies,
         "mixture": rate,
         "se": sqrt(rate * (1 - rate) / n_studies),
-        "mean_gain": float(np.mean([gain for _, gain, _ in found])),
-        "mean_discordance": float(np.mean([discordance for *_, discordance in found])),
+        "mean_gain": float(np.mean([one.gain for one in found])),
+        "mean_discordance": float(np.mean([one.discordance for one in found])),
     }
+    if asks_truth:
+        told = [(one.kind, one.true_gain) for one in found if one.true_gain is not None]
+        wrong = sum(kind == "mixture" and gain <= 0 for kind, gain in told) / n_studies
+        row |= {
+            "wrong": wrong,
+            "wrong_se": sqrt(wrong * (1 - wrong) / n_studies),
+            "picked": len(told) / n_studies,
+            "picked_that_gain": sum(gain > 0 for _, gain in told) / n_studies,
+            "mean_true_gain_of_picks": float(np.mean([gain for _, gain in told] or [0.0])),
+        }
+    return row
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 from dataclasses import replace
@@ -71,6 +72,7 @@ def chunk(delta: dict[str, Any], **choice: Any) -> bytes:
 END = [chunk({}, finish_reason="stop"), b"data: [DONE]\n\n"]
 THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "Rome?"}]}
 PARTS = [THOUGHT, {"type": "text", "text": "Paris"}]
+TEXT = [chunk({"role": "assistant", "content": "Paris"}), *END]
 ODD_USAGE: dict[str, Any] = {
     "null": None,
     "none": ...,
@@ -287,3 +289,14 @@ def test_a_server_without_a_key_is_asked_through_litellm_too(
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with serving(Reply()) as server:
         assert asked(mixture_of(server, "litellm"))[0].final.text == "Paris"
+
+
+@pytest.mark.parametrize("client", ["litellm", "adopted"])
+def test_a_stream_that_is_compressed_unasked_is_read(client: str) -> None:
+    compressed = Reply(frames=[gzip.compress(b"".join(TEXT))], encoding="gzip")
+    with serving(compressed) as server:
+        answer, shown = asked(mixture_of(server, client), is_streamed=True)
+        assert (answer.final.text, shown) == ("Paris", "Paris")
+        sent = {name.lower(): value for name, value in server.headers[0].items()}
+    if client == "litellm":
+        assert sent["accept-encoding"] == "identity"

@@ -108,7 +108,8 @@ def test_a_stored_answer_is_as_late_as_it_was_when_it_was_made(
         program = mixture(pool, deadline_seconds=seconds)
         replay = asyncio.run(program.acall(question="q")) if is_async else program(question="q")
         assert told(replay.mixture)[1] == ("slow", "" if failure else "slow", failure)
-        assert replay.mixture.layers[0][1].seconds == 60
+        # What is late was waited for until the deadline, as a live straggler is.
+        assert replay.mixture.layers[0][1].seconds == min(60.0, seconds)
 
 
 def test_below_the_quorum_a_straggler_is_a_cause(release: threading.Event) -> None:

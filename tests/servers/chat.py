@@ -32,6 +32,7 @@ class Reply:
         frames: Sent as they are instead of the pieces of a stream.
         retry_after: A header.
         location: A header.
+        encoding: A header: how ``frames`` are compressed.
         thinking: What the model thought before.
         message: Further fields of the message, or of the first piece of a stream.
         choice: Further fields of the choice, or of the last piece of a stream.
@@ -51,6 +52,7 @@ class Reply:
     frames: Sequence[bytes] | None = None
     retry_after: str | None = None
     location: str | None = None
+    encoding: str | None = None
     thinking: str | None = None
     message: Mapping[str, Any] = field(default_factory=dict)
     choice: Mapping[str, Any] = field(default_factory=dict)
@@ -213,6 +215,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
+        if reply.encoding is not None:
+            self.send_header("Content-Encoding", reply.encoding)
         self.end_headers()
         self.close_connection = True
         dialect = dialect_of(self.path)

@@ -126,24 +126,35 @@ def test_refuses_bad_levels() -> None:
         verdict([1.0], [0.0], pick_is_single=True, min_gain=3)
 
 
-def test_cross_fitted_examples_count_nine_tenths_of_new_ones() -> None:
-    # 13 wins of 20: P(X > 13) + P(X = 13) / 2 of 20 coins is 0.095, not enough alone.
-    test, val = scores(13, 7, 200), scores(13, 7, 200)
+def test_cross_fitted_examples_count_two_fifths_of_new_ones() -> None:
+    # 13 wins of 20: P(X > 13) + P(X = 13) / 2 of 20 coins is 0.0946, not enough alone: z = 1.313.
+    test, val = scores(13, 7, 200), scores(15, 5, 200)
     alone = verdict(*test, pick_is_single=False)
     both = verdict(*test, val=val, pick_is_single=False)
-    # 26 of 40 coins: z of the mid-p, divided by sqrt(400 / (200 + 0.9 * 200)) = 1.025978
-    plain = verdict(*scores(26, 14, 400), pick_is_single=False)
-    assert plain.p_value is not None
+    assert alone.p_value is not None
     assert both.p_value is not None
+    # 15 of 20: 0.0133, z = 2.217. Both have 20 that differ, so the sum of z-values is
+    # (1.313 + 0.4 * 2.217) / sqrt(1 + 0.4) = 1.859.
     normal = NormalDist()
-    assert normal.inv_cdf(both.p_value) == pytest.approx(
-        normal.inv_cdf(plain.p_value) / 1.025978, rel=1e-5
-    )
+    z = [normal.inv_cdf(1 - p) for p in (alone.p_value, sign_flip_mid_p([1.0] * 15 + [-1.0] * 5))]
+    assert z == pytest.approx([1.313, 2.217], abs=1e-3)
+    assert both.p_value == pytest.approx(1 - normal.cdf(1.859), abs=1e-4)
     assert (alone.kind, both.kind, both.n) == ("not_enough_examples", "mixture", 400)
-    assert both.interval.estimate == plain.interval.estimate == pytest.approx(0.03)
-    assert both.interval.low < plain.interval.low
+    # 6 of 200 and 10 of 200: (6 + 0.4 * 10) / (200 + 0.4 * 200)
+    assert both.interval.estimate == pytest.approx(10 / 280)
+    assert both.interval.low > 0 > alone.interval.low
     assert both.interval.confidence == pytest.approx(0.9)
-    assert "on 200 questions it never saw and 200 of val, cross-fitted." in both.text
+    assert "200 questions it never saw and 200 of val, cross-fitted, which count 0.4" in both.text
+
+
+def test_n_more_are_new_examples() -> None:
+    # Power 0.8 asks for 1,258 that differ like these in all; 200 and 0.4 * 200 are known.
+    both = verdict(*scores(12, 10, 200), val=scores(12, 10, 200), pick_is_single=False)
+    counts = [0.4] * 200 + [1.0] * 200
+    gaps = [1.0] * 12 + [-1.0] * 10 + [0.0] * 178
+    assert both.n_more == examples_needed(gaps * 2, counts=counts) - 280
+    alike = examples_needed(gaps * 2, counts=counts) / examples_needed(gaps)
+    assert alike == pytest.approx(1.0, abs=0.01)
 
 
 @given(pairs, pairs)

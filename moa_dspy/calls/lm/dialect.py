@@ -229,6 +229,8 @@ def _connections(*, is_async: bool) -> Any:
         handler.client = httpx.AsyncClient(verify=get_ssl_configuration(), limits=limits)
     handler.client.event_hooks = {"response": [_amake_regular if is_async else _make_regular]}
     handler.client.follow_redirects = False
+    # A stream is read as it arrives, and compressed bytes have no lines.
+    handler.client.headers["accept-encoding"] = "identity"
     return handler
 
 
@@ -294,7 +296,8 @@ def _make_regular(response: Any) -> None:
     """Make a reply of httpx's regular."""
     reply = _http_reply(response)
     if reply.wants_events and not reply.is_error:
-        response.stream = _RegularStream(response.stream, reply)
+        if response.headers.get("content-encoding", "identity") == "identity":
+            response.stream = _RegularStream(response.stream, reply)
         return
     response.read()
     _replace_body(response, reply)
@@ -303,7 +306,8 @@ def _make_regular(response: Any) -> None:
 async def _amake_regular(response: Any) -> None:
     reply = _http_reply(response)
     if reply.wants_events and not reply.is_error:
-        response.stream = _RegularStream(response.stream, reply)
+        if response.headers.get("content-encoding", "identity") == "identity":
+            response.stream = _RegularStream(response.stream, reply)
         return
     await response.aread()
     _replace_body(response, reply)

@@ -19,7 +19,13 @@ from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.metric import CheckedMetric, score_of
 from moa_dspy.optimize.nodes import NodeCache
-from moa_dspy.optimize.prompts.feedback import BEST, RIGHT, ReferenceFeedback, labelled
+from moa_dspy.optimize.prompts.feedback import (
+    BEST,
+    RIGHT,
+    OptimizerMetric,
+    StoredRow,
+    labelled,
+)
 from moa_dspy.optimize.prompts.options import (
     WRITERS,
     PromptOptions,
@@ -27,12 +33,10 @@ from moa_dspy.optimize.prompts.options import (
     refuse_options,
 )
 from moa_dspy.optimize.prompts.student import (
-    OptimizerMetric,
     ReferenceReader,
-    StoredReferences,
-    StoredRow,
     Target,
     make_student,
+    measured_references,
 )
 from moa_dspy.pool import Pool
 from moa_dspy.references import count_tokens
@@ -138,13 +142,10 @@ def demos_from_references(
     """
     _check(n, token_budget)
     target, checked, cache = Target.of(program, layer), CheckedMetric.of(metric), NodeCache()
-    stored = StoredReferences.measured(
-        target, with_ids(rows, "rows"), cache, num_threads=num_threads
-    )
+    stored = measured_references(target, with_ids(rows, "rows"), cache, num_threads=num_threads)
     reading = ReferenceReader(target, stored, cache)
-    return _demos_of(
-        reading, OptimizerMetric(checked, reading.stop), n, token_budget, num_threads=num_threads
-    )
+    own = reading.feedback(checked).metric
+    return _demos_of(reading, own, n, token_budget, num_threads=num_threads)
 
 
 DEMOS_IN_A_PROGRAM: Final = (
@@ -164,7 +165,7 @@ def _demos_of(
     """``demos_from_references`` where the references are known."""
     if not reading.target.is_alone:
         raise StudyError(DEMOS_IN_A_PROGRAM)
-    feedback = ReferenceFeedback.of(reading, metric)
+    feedback = reading.feedback(metric.metric)
     student: Any = make_student(reading)
     signature = student.predictors()[0].signature
     known = {*feedback.outputs, BEST}

@@ -1,4 +1,4 @@
-"""A metric with feedback in words, for optimizers that reflect, and the rows that they are given.
+"""Rows with their references, the metric of an optimizer, and feedback in words on both.
 
 The feedback says what the references of a row were worth, and what the answer made of them.
 """
@@ -6,7 +6,8 @@ The feedback says what the references of a row were worth, and what the answer m
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -14,21 +15,136 @@ import dspy
 
 from moa_dspy.adapters import neutral
 from moa_dspy.aggregators import NORMALISERS, Ballot, ballot_of
-from moa_dspy.optimize.metric import score_of
-from moa_dspy.optimize.prompts.student import (
-    NoAnswer,
-    OptimizerMetric,
-    ReferenceReader,
-    StoredReferences,
-    StoredRow,
-)
-from moa_dspy.prediction import render
+from moa_dspy.errors import MoaError, ours
+from moa_dspy.optimize.metric import CheckedMetric, score_of
+from moa_dspy.optimize.nodes import place_of
+from moa_dspy.prediction import Response, render
+from moa_dspy.signatures import REFERENCES
 
 RIGHT: Final = 0.5
 """From this score on an answer counts as right."""
 
 _SHOWN: Final = 160
 """Characters of a reference, or of an expected answer, that the feedback quotes."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """A row and what the target reads to it.
+
+    Attributes:
+        row: The user's own example, with an id.
+        number: Its place among the rows, from 0.
+        read: The responses that the target reads, in the order in which it reads them.
+        references: Their texts as they are sent: guarded, and cut if need be.
+        failure: Why there is nothing to read; None when there is.
+    """
+
+    row: dspy.Example
+    number: int
+    read: tuple[Response, ...] = ()
+    references: tuple[str, ...] = ()
+    failure: str | None = None
+
+    @property
+    def example(self) -> dspy.Example:
+        """The row with its references as one more input."""
+        inputs = self.row.inputs().keys()
+        made = self.row.copy(**{REFERENCES: list(self.references)})
+        return made.with_inputs(*inputs, REFERENCES)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReferences:
+    """Rows whose references are known nodes of a cache, found by their inputs."""
+
+    rows: Mapping[object, StoredRow]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StoredReferences:
+        return self
+
+    def find(self, inputs: Mapping[str, Any]) -> StoredRow | None:
+        """Return the row with these inputs, or None; references among them do not count."""
+        return self.rows.get(place_of_row(inputs))
+
+
+def place_of_row(inputs: Mapping[str, Any]) -> object:
+    """Return what is equal for rows with equal inputs; references among them do not count."""
+    return place_of({name: value for name, value in inputs.items() if name != REFERENCES})
+
+
+class NoAnswer(dspy.Prediction):
+    """An empty prediction: the aggregator failed, for the reason given."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__()
+        self._reason = reason
+
+    @property
+    def reason(self) -> str:
+        """Error type and message."""
+        return self._reason
+
+
+@dataclass(slots=True)
+class Stop:
+    """The first error that no prompt can mend: optimizers take errors for bad scores."""
+
+    error: MoaError | None = None
+
+    def check(self) -> None:
+        """Raise it again, if there is one."""
+        if self.error is not None:
+            raise self.error
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Keep the first such error; once there is one, raise it before anything is done."""
+        self.check()
+        try:
+            yield
+        except Exception as error:
+            cause = ours(error)
+            if cause is None:
+                raise
+            self.error = self.error or cause
+            if self.error is error:
+                raise
+            raise self.error from None
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerMetric:
+    """The user's metric as an optimizer is given it: an error ends all instead of scoring 0.
+
+    Attributes:
+        metric: The user's, checked.
+        stop: Keeps its first error.
+    """
+
+    metric: CheckedMetric
+    stop: Stop = field(default_factory=Stop)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OptimizerMetric:
+        return self
+
+    def __call__(
+        self,
+        example: Any,
+        prediction: Any,
+        trace: Any = None,
+        pred_name: Any = None,
+        pred_trace: Any = None,
+    ) -> Any:
+        """Return the metric's own value, which may be no number; 0 where there is no answer.
+
+        Raises:
+            MoaError: As ``CheckedMetric.value``, and ever after.
+        """
+        if isinstance(prediction, NoAnswer):
+            return 0.0
+        with self.stop.watched():
+            return self.metric.value(example, prediction, trace, pred_name, pred_trace)
 
 
 class ScoreWithFeedback(dspy.Prediction):
@@ -60,13 +176,6 @@ class ReferenceFeedback:
     normalise: str = "text"
     judges_references: bool = True
     _scores: dict[int, tuple[float, ...]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, reading: ReferenceReader, metric: OptimizerMetric) -> ReferenceFeedback:
-        """Return the feedback on what a student reads."""
-        target = reading.target
-        normalise = target.mixture.normalise
-        return cls(metric, reading.stored, target.outputs, normalise, target.is_alone)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ReferenceFeedback:
         return self

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,15 +16,22 @@ from moa_dspy.errors import (
     ArchitectureError,
     DataError,
     LayerFailedError,
-    MoaError,
     StudyError,
-    ours,
 )
 from moa_dspy.layers import without_lms
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.evaluate import MeasuredProgram, Student, mixtures_of
 from moa_dspy.optimize.metric import CheckedMetric
-from moa_dspy.optimize.nodes import NodeCache, NodeRunner, place_of
+from moa_dspy.optimize.nodes import NodeCache, NodeRunner
+from moa_dspy.optimize.prompts.feedback import (
+    NoAnswer,
+    OptimizerMetric,
+    ReferenceFeedback,
+    Stop,
+    StoredReferences,
+    StoredRow,
+    place_of_row,
+)
 from moa_dspy.prediction import Response
 from moa_dspy.seats import Seats
 from moa_dspy.signatures import REFERENCES
@@ -132,32 +138,6 @@ def _reader(mixture: MixtureOfAgents, architecture: Architecture, module: Any) -
     return made
 
 
-@dataclass(frozen=True, slots=True)
-class StoredRow:
-    """A row and what the target reads to it.
-
-    Attributes:
-        row: The user's own example, with an id.
-        number: Its place among the rows, from 0.
-        read: The responses that the target reads, in the order in which it reads them.
-        references: Their texts as they are sent: guarded, and cut if need be.
-        failure: Why there is nothing to read; None when there is.
-    """
-
-    row: dspy.Example
-    number: int
-    read: tuple[Response, ...] = ()
-    references: tuple[str, ...] = ()
-    failure: str | None = None
-
-    @property
-    def example(self) -> dspy.Example:
-        """The row with its references as one more input."""
-        inputs = self.row.inputs().keys()
-        made = self.row.copy(**{REFERENCES: list(self.references)})
-        return made.with_inputs(*inputs, REFERENCES)
-
-
 class _ReferencesReadError(LayerFailedError):
     """Ends the run of a program where all that the target reads is known."""
 
@@ -182,41 +162,27 @@ class _ReferenceRunner(NodeRunner):
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class StoredReferences:
-    """Rows whose references are known nodes of a cache, found by their inputs."""
+def measured_references(
+    target: Target, rows: Sequence[dspy.Example], cache: NodeCache, *, num_threads: int
+) -> StoredReferences:
+    """Ask the layers before the target about each row, once; known nodes are not asked.
 
-    rows: Mapping[object, StoredRow]
+    Raises:
+        MoaError: If a call cannot be made for a reason that is not the model's.
+        DataError: If inputs cannot be told apart, as they are neither JSON nor pydantic.
+    """
+    places = [place_of_row(row.inputs().toDict()) for row in rows]
+    for row, place in zip(rows, places, strict=True):
+        if type(place) is object:
+            raise DataError(f"The inputs of row {row.id!r} must be JSON or pydantic values.")
+    program = MeasuredProgram(target.student, target.readers[0])
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> StoredReferences:
-        return self
+    def read(numbered: tuple[int, dspy.Example]) -> StoredRow:
+        runner = _ReferenceRunner(cache, numbered[1].id, depth=target.depth)
+        return _read(program, runner, *numbered)
 
-    def find(self, inputs: Mapping[str, Any]) -> StoredRow | None:
-        """Return the row with these inputs, or None; references among them do not count."""
-        return self.rows.get(_place(inputs))
-
-    @classmethod
-    def measured(
-        cls, target: Target, rows: Sequence[dspy.Example], cache: NodeCache, *, num_threads: int
-    ) -> StoredReferences:
-        """Ask the layers before the target about each row, once; known nodes are not asked.
-
-        Raises:
-            MoaError: If a call cannot be made for a reason that is not the model's.
-            DataError: If inputs cannot be told apart, as they are neither JSON nor pydantic.
-        """
-        places = [_place(row.inputs().toDict()) for row in rows]
-        for row, place in zip(rows, places, strict=True):
-            if type(place) is object:
-                raise DataError(f"The inputs of row {row.id!r} must be JSON or pydantic values.")
-        program = MeasuredProgram(target.student, target.readers[0])
-
-        def read(numbered: tuple[int, dspy.Example]) -> StoredRow:
-            runner = _ReferenceRunner(cache, numbered[1].id, depth=target.depth)
-            return _read(program, runner, *numbered)
-
-        found = in_threads(read, list(enumerate(rows)), num_threads=num_threads)
-        return cls(dict(zip(places, found, strict=True)))
+    found = in_threads(read, list(enumerate(rows)), num_threads=num_threads)
+    return StoredReferences(dict(zip(places, found, strict=True)))
 
 
 def _read(
@@ -236,84 +202,6 @@ def _read(
     left_out = {cut.reference for cut in runner.question.cuts if not cut.kept_tokens}
     read = tuple(one for n, one in enumerate(answered, start=1) if n not in left_out)
     return StoredRow(row, number, read, tuple(runner.question.inputs[REFERENCES]))
-
-
-def _place(inputs: Mapping[str, Any]) -> object:
-    return place_of({name: value for name, value in inputs.items() if name != REFERENCES})
-
-
-class NoAnswer(dspy.Prediction):
-    """An empty prediction: the aggregator failed, for the reason given."""
-
-    def __init__(self, reason: str = "") -> None:
-        super().__init__()
-        self._reason = reason
-
-    @property
-    def reason(self) -> str:
-        """Error type and message."""
-        return self._reason
-
-
-@dataclass(slots=True)
-class Stop:
-    """The first error that no prompt can mend: optimizers take errors for bad scores."""
-
-    error: MoaError | None = None
-
-    def check(self) -> None:
-        """Raise it again, if there is one."""
-        if self.error is not None:
-            raise self.error
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Keep the first such error; once there is one, raise it before anything is done."""
-        self.check()
-        try:
-            yield
-        except Exception as error:
-            cause = ours(error)
-            if cause is None:
-                raise
-            self.error = self.error or cause
-            if self.error is error:
-                raise
-            raise self.error from None
-
-
-@dataclass(frozen=True, slots=True)
-class OptimizerMetric:
-    """The user's metric as an optimizer is given it: an error ends all instead of scoring 0.
-
-    Attributes:
-        metric: The user's, checked.
-        stop: Keeps its first error.
-    """
-
-    metric: CheckedMetric
-    stop: Stop = field(default_factory=Stop)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> OptimizerMetric:
-        return self
-
-    def __call__(
-        self,
-        example: Any,
-        prediction: Any,
-        trace: Any = None,
-        pred_name: Any = None,
-        pred_trace: Any = None,
-    ) -> Any:
-        """Return the metric's own value, which may be no number; 0 where there is no answer.
-
-        Raises:
-            MoaError: As ``CheckedMetric.value``, and ever after.
-        """
-        if isinstance(prediction, NoAnswer):
-            return 0.0
-        with self.stop.watched():
-            return self.metric.value(example, prediction, trace, pred_name, pred_trace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +224,12 @@ class ReferenceReader:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ReferenceReader:
         return self
+
+    def feedback(self, metric: CheckedMetric) -> ReferenceFeedback:
+        """Return the metric with feedback on what is read."""
+        target, checked = self.target, OptimizerMetric(metric, self.stop)
+        normalise = target.mixture.normalise
+        return ReferenceFeedback(checked, self.stored, target.outputs, normalise, target.is_alone)
 
     def answer(self, module: Any, inputs: Mapping[str, Any]) -> Any:
         """Answer one row; a model that fails gives a ``NoAnswer``.

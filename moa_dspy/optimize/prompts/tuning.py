@@ -21,16 +21,15 @@ from moa_dspy.calls.scope import CallScope, call_scope, current_scope
 from moa_dspy.errors import LayerFailedError, MoaError, StudyError
 from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import NodeCache
-from moa_dspy.optimize.prompts.feedback import ReferenceFeedback, labelled
+from moa_dspy.optimize.prompts.feedback import ReferenceFeedback, StoredReferences, labelled
 from moa_dspy.optimize.prompts.options import name_of, traits_of
 from moa_dspy.optimize.prompts.prompt import Prompt
 from moa_dspy.optimize.prompts.student import (
     AggregatorStudent,
-    OptimizerMetric,
     ReferenceReader,
-    StoredReferences,
     Target,
     make_student,
+    measured_references,
 )
 from moa_dspy.winrate import Interval, mean_interval, verdict
 
@@ -238,7 +237,7 @@ class PromptTuning:
     def references(self, rows: Sequence[dspy.Example]) -> StoredReferences:
         """Ask the layers before the target about the rows; what is known costs nothing."""
         with self.counter.stage("references"):
-            return StoredReferences.measured(
+            return measured_references(
                 self.target, rows, self.counter.cache, num_threads=self.num_threads
             )
 
@@ -259,7 +258,7 @@ class PromptTuning:
         """
         stored = self.references(rows)
         reading = ReferenceReader(self.target, stored, self.counter.cache)
-        feedback = ReferenceFeedback.of(reading, OptimizerMetric(self.metric, reading.stop))
+        feedback = reading.feedback(self.metric)
         examples = self._examples(stored, feedback)
         with self.counter.stage("tuning"):
             made = self._compiled(_prepared(optimizer, feedback), reading, examples, options)

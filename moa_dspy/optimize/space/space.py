@@ -73,6 +73,8 @@ def _check_limits(space: SearchSpace) -> None:
         raise StudyError("`space.max_depth` must be at least 0 and `max_samples` at least 1.")
     if space.max_depth and not space.combines and not space.listed:
         raise StudyError("`space.combines` must name at least one way to combine.")
+    if wrong := [n for n in space.agree if n < 2]:
+        raise StudyError(f"`space.agree` must be numbers of 2 or more, but got {wrong[0]}.")
     if not space.orders:
         raise StudyError(f"`space.orders` must name at least one of {', '.join(ORDERS)}.")
     if space.max_per_provider is not None and space.max_per_provider < 1:
@@ -230,8 +232,8 @@ def _flags(space: SearchSpace, architecture: Architecture) -> Params:
 
 def _last_step(space: SearchSpace, architecture: Architecture) -> Params | None:
     """Return its agent, order and prompt as choices; None if they are not in the space."""
-    if architecture.combine == "vote":
-        return {}
+    if architecture.agree is not None or architecture.combine == "vote":
+        return None if architecture.agree else {}
     if not architecture.aggregator_calls_a_model:
         return None if architecture.order else {}
     chosen: Params = {_aggregator_key(space, architecture.combine): str(architecture.aggregator)}
@@ -278,8 +280,8 @@ class SearchSpace:
         provider_of: The provider of each agent, from ``providers_of``; needed by the two above.
         orders: In which a last step that asks a model may read: ``name``, ``best_first``,
             ``best_last``.
-        prompts: Names of prompts for the synthesizer; ``own`` is the seat's own. Empty
-            is no choice.
+        agree: How many members of a vote may be asked first, and alone if they agree.
+        prompts: Names of prompts for the synthesizer; ``own`` is the seat's own.
         ranking: Agents, best first, for ``orders``; empty is the order of ``agents``.
 
     Raises:
@@ -302,6 +304,7 @@ class SearchSpace:
     max_per_provider: int | None = None
     provider_of: Mapping[str, str] = field(default_factory=dict)
     orders: tuple[str, ...] = ("name",)
+    agree: tuple[int, ...] = (2,)
     prompts: tuple[str, ...] = ()
     ranking: tuple[str, ...] = ()
 

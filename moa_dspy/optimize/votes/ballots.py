@@ -130,6 +130,34 @@ class Ballots:
         return won_by(self.codes[seats], self.scores[seats], counts)
 
 
+def waves_of(codes: NDArray[np.int16]) -> NDArray[np.intp]:
+    """Return in which wave each member of a vote that stops early is asked, row by row.
+
+    As ``moa_dspy.waves.Waves`` asks for it where all weigh the same: (members, rows), 0 is the
+    first wave, -1 is not asked.
+
+    Args:
+        codes: (members, rows), in the order in which ties go to members, which is that of asking.
+    """
+    n_members, n_rows = codes.shape
+    places, found = np.arange(n_members)[:, None], np.full(codes.shape, -1)
+    n_asked = np.zeros(n_rows, np.intp)
+    for wave in range(n_members):
+        said = np.where(places < n_asked, codes, -1)
+        totals = ((said[:, None] == said) & (said >= 0)).sum(1)
+        leader, most = totals.argmax(0), totals.max(0)
+        # A rival that draws level wins if it was given earlier; one that is not given yet, never.
+        is_rival = (said >= 0) & (said != said[leader, np.arange(n_rows)])
+        lacks = np.where(is_rival, totals + (places < leader), 0).max(0) - most
+        left = n_members - n_asked
+        n_next = np.where(left > 0, np.maximum(-(-(left + lacks) // 2), 0), 0)
+        if not n_next.any():
+            break
+        found[(places >= n_asked) & (places < n_asked + n_next)] = wave
+        n_asked = n_asked + n_next
+    return found
+
+
 def won_by(
     codes: NDArray[np.int16], scores: NDArray[np.floating], weights: _Floats
 ) -> NDArray[np.float64]:

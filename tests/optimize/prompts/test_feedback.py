@@ -10,7 +10,12 @@ import pytest
 from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import place_of
 from moa_dspy.optimize.prompts import ReferenceFeedback
-from moa_dspy.optimize.prompts.student import NoAnswer, OptimizerMetric, StoredReferences, StoredRow
+from moa_dspy.optimize.prompts.feedback import (
+    NoAnswer,
+    OptimizerMetric,
+    StoredReferences,
+    StoredRow,
+)
 from moa_dspy.prediction import Response
 from tests.optimize.prompts.world import exact
 

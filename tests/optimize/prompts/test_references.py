@@ -12,7 +12,7 @@ from moa_dspy.calls.budget import spending_under
 from moa_dspy.errors import BudgetReachedError
 from moa_dspy.optimize import optimize_aggregator
 from moa_dspy.optimize.nodes import NodeCache, NodeRunner
-from moa_dspy.optimize.prompts.student import StoredReferences, Target
+from moa_dspy.optimize.prompts.student import Target, measured_references
 from tests.optimize.prompts.world import exact, make_world, mixture, rows
 
 
@@ -20,7 +20,7 @@ def test_known_nodes_are_not_asked_again() -> None:
     world, cache = make_world(), NodeCache()
     for text in ("a + b > synthesize(c)", "a + b > synthesize(d)"):
         target = Target.of(mixture(world, text), None)
-        StoredReferences.measured(target, rows("train", 4), cache, num_threads=2)
+        measured_references(target, rows("train", 4), cache, num_threads=2)
     assert (dict(cache.calls), world.log.counts["a"]) == ({"made": 8}, 4)
 
 
@@ -28,7 +28,7 @@ def test_a_child_knows_what_its_parent_knows_and_keeps_its_own_nodes() -> None:
     world, cache = make_world(), NodeCache()
     program, question = mixture(world), rows("train", 1)[0]
     target = Target.of(program, None)
-    StoredReferences.measured(target, [question], cache, num_threads=1)
+    measured_references(target, [question], cache, num_threads=1)
     for _ in range(2):
         NodeRunner(cache.child(), question.id).answer(program, question.inputs().toDict())
     # Each child asks the aggregator: the second time the store answers.
@@ -39,7 +39,7 @@ def test_a_child_knows_what_its_parent_knows_and_keeps_its_own_nodes() -> None:
 def test_references_are_numbered_in_the_order_in_which_they_are_read() -> None:
     world = make_world()
     target = Target.of(mixture(world, "a + b > synthesize(c; order=b)"), None)
-    stored = StoredReferences.measured(target, rows("train", 3), NodeCache(), num_threads=1)
+    stored = measured_references(target, rows("train", 3), NodeCache(), num_threads=1)
     found = list(stored.rows.values())[2]
     # On 2 a is right and b wrong; the order puts b first.
     assert [response.agent for response in found.read] == ["b", "a"]

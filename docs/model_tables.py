@@ -1,0 +1,166 @@
+"""Tables of what small models made of others' answers, live or recorded; see `make_tables.py`."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Run = Mapping[str, Any]
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "docs/results"
+
+
+def stored(name: str) -> Any:
+    """Return what a run stored under a name."""
+    return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+
+
+def read_by_weak() -> str:
+    """Return what the weak aggregator makes of answers that are better than its own."""
+    run = stored("weak_aggregator")
+    heads = ["architecture", "score on val", "rows until it was stopped"]
+    trials = sorted(run["trials"], key=lambda one: -one["score"])
+    lines = [
+        [
+            f"`{one['architecture']}`",
+            f"{100 * one['score']:.1f} %",
+            f"{one['rows']}" + (", stopped" if one["is_stopped_early"] else ", all"),
+        ]
+        for one in trials
+    ]
+    return _table(heads, lines)
+
+
+def syntheses() -> str:
+    """Return each recorded synthesis beside a vote of the same answers."""
+    runs = stored("layers")["syntheses"]
+    heads = ["architecture", "layers", "score", "minus its aggregator alone"]
+    heads += ["minus the vote of the same answers", "minus the best single", "calls"]
+    lines = [
+        [
+            f"`{run['architecture']}`",
+            str(run["depth"]),
+            _triple(run["score"]),
+            *(_gap(run["minus"][name]) for name in ("aggregator", "vote", "best")),
+            f"{run['calls']:.1f}",
+        ]
+        for run in sorted(runs, key=lambda run: -run["score"][0])
+    ]
+    note = f"{runs[0]['rows']} questions, paired intervals of 95 %, in points."
+    return f"{_table(heads, lines)}\n{note}\n"
+
+
+def published() -> str:
+    """Return the published win rates of the paper's mixtures and of models they are made of."""
+    rows = stored("layers").get("published", [])
+    heads = ["system", "win rate", "length-controlled win rate", "standard error of the win rate"]
+    lines = [
+        [
+            f"**{row['model']}**" if "MoA" in row["model"] else row["model"],
+            f"{float(row['win_rate']):.1f} %",
+            f"{float(row['length_controlled_winrate']):.1f} %",
+            f"{float(row['standard_error']):.1f}",
+        ]
+        for row in rows
+    ]
+    return _table(heads, lines)
+
+
+def judge() -> str:
+    """Return the diagnostics of the live judge, and its warnings as the report words them."""
+    run = stored("open_ended")
+    found, costs = run["judge"]["diagnostics"], run["judge"]["costs"]
+    calls = sum(one["calls"] for one in costs.values())
+    mixtures = [one for one in run["trials"] if " > " in one["architecture"]]
+    facts = [
+        ("mixtures that it judged on val", str(len(mixtures))),
+        ("pairs judged, in both orders", str(found["judged"])),
+        ("verdicts that it could not be read from", str(found["unparsable"])),
+        ("same verdict with the places swapped", _spread(found["consistency"])),
+        ("preference for what it is shown first, points", _gap(found["first_advantage"])),
+        ("rank correlation with length", _plain(found["length"])),
+        ("calls of the judge, of all", f"{calls} of {run['calls']['made']}"),
+        ("seconds of the study", f"{run['seconds']:,.0f}"),
+    ]
+    warnings = "\n".join(f"> - {text}" for text in run["judge"]["warnings"])
+    return f"{_table(['judge', 'found'], facts)}\n{warnings}\n"
+
+
+def collaborating() -> str:
+    """Return how often reading helps and hurts, by whose answers are read."""
+    rows = [row for row in stored("collaboration")["conditions"] if row["n"]]
+    heads = ["reads", "conditions", "better than alone", "worse", "not shown", "mean difference"]
+    lines = []
+    for kind in dict.fromkeys(row["references"] for row in rows):
+        gains = [row["gain"] for row in rows if row["references"] == kind]
+        above = sum(low > 0 for _, low, _ in gains)
+        below = sum(high < 0 for _, _, high in gains)
+        mean = sum(estimate for estimate, _, _ in gains) / len(gains)
+        counts = (len(gains), above, below, len(gains) - above - below)
+        lines.append([kind, *map(str, counts), f"{100 * mean:+.1f} points"])
+    note = "Better and worse: the 95 % interval of the paired difference is above or below 0."
+    return f"{_table(heads, lines)}\n{note}\n"
+
+
+def cut() -> str:
+    """Return how many of the planned conditions were measured, by task set, prompt and reader."""
+    plan = runpy.run_path(str(ROOT / "optimize/collaboration.py"))
+    done = {
+        (row["tasks"], row["layout"], row["architecture"])
+        for row in stored("collaboration")["conditions"]
+    }
+    heads = ["tasks", "prompt", *(f"`{reader}`" for reader in plan["LADDER"])]
+    lines = []
+    for layout in plan["LAYOUTS"]:
+        for tasks in plan["TASKS"]:
+            cells = []
+            for reader in plan["LADDER"]:
+                planned = list(plan["conditions"]([reader], plan["COUNTS"]))
+                had = sum((tasks, layout, one.architecture) in done for one in planned)
+                cells.append(f"{had} of {len(planned)}")
+            lines.append([tasks, layout, *cells])
+    return _table(heads, lines)
+
+
+def _spread(found: Run | None) -> str:
+    if found is None:
+        return "unknown"
+    low, high = 100 * found["low"], 100 * found["high"]
+    return f"{100 * found['estimate']:.0f} % [{low:.0f}, {high:.0f}]"
+
+
+def _plain(found: Run | None) -> str:
+    if found is None:
+        return "unknown"
+    return f"{found['estimate']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
+
+
+def _triple(found: Sequence[float]) -> str:
+    middle, low, high = (f"{100 * value:.1f}" for value in found)
+    return f"{middle} % [{low}, {high}]"
+
+
+def _gap(found: Run | None) -> str:
+    if found is None:
+        return ""
+    low, high = 100 * found["low"], 100 * found["high"]
+    return f"{100 * found['estimate']:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    shown = [heads, ["---"] * len(heads), *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in shown) + "\n"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "collaborating": collaborating,
+    "cut": cut,
+    "judge": judge,
+    "published": published,
+    "read_by_weak": read_by_weak,
+    "syntheses": syntheses,
+}
+"""By the name between a page's markers."""

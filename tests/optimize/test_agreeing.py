@@ -1,0 +1,105 @@
+"""Votes whose first members are alone if they agree, where a search counts calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.errors import StudyError
+from moa_dspy.optimize import Limits, ModelSearch, SearchSpace
+from moa_dspy.optimize.study_file import StudyFile, read_study
+from moa_dspy.testing import scripted_pool
+
+Make = Callable[..., Any]
+
+
+def exact(example: dspy.Example, prediction: dspy.Prediction) -> bool:
+    return bool(prediction.answer == example.answer)
+
+
+def searched(fails_on: Make, rows: Make, student: Make, **options: Any) -> ModelSearch:
+    """Search votes of five agents, each wrong on its own fifth of the rows."""
+    pool = scripted_pool({f"e{i}": fails_on(i, of=5, says=f"no{i}") for i in range(5)})
+    space = SearchSpace(
+        tuple(pool), combines=("vote",), max_depth=1, min_width=5, max_width=5, agree=(2,)
+    )
+    search = ModelSearch(exact, pool, space=space, n_trials=16, **options)
+    splits = {"valset": rows("val", 30), "testset": rows("test", 20)}
+    search.compile(student(pool), trainset=[], **splits)
+    return search
+
+
+FIRST_TWO = "e0 + e1 + e2 + e3 + e4 > vote(e0; order=e0 e1; agree=2)"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"objectives": ("win_rate", "calls")}, {"limits": Limits(calls=3.7)}],
+    ids=["objective", "limit"],
+)
+def test_where_calls_count_the_best_two_are_asked_first(
+    fails_on: Make, rows: Make, student: Make, options: dict[str, Any]
+) -> None:
+    found = searched(fails_on, rows, student, **options).result
+    known = {Architecture.parse(one.architecture): one for one in found.trials}
+    agreeing = known[Architecture.parse(FIRST_TWO)]
+    full = known[Architecture.parse("e0 + e1 + e2 + e3 + e4 > vote(e0; order=e1)")]
+    # Stopping early asks three, and a fourth where one of them is wrong: 3 fifths of the rows.
+    assert full.score == agreeing.score == 1.0
+    assert full.calls == pytest.approx(3.6)
+    # Two of five rows are asked of four, the others of two.
+    assert agreeing.calls == pytest.approx(2.8)
+    if "objectives" in options:
+        assert agreeing.architecture in found.front
+        assert full.architecture not in found.front  # as right, and it asks more
+
+
+def test_where_only_the_score_counts_none_is_tried(
+    fails_on: Make, rows: Make, student: Make
+) -> None:
+    found = searched(fails_on, rows, student).result
+    assert all(Architecture.parse(one.architecture).agree is None for one in found.trials)
+
+
+def test_a_first_group_is_two_at_least() -> None:
+    with pytest.raises(StudyError, match=r"`space.agree` must be numbers of 2 or more, but got 1"):
+        SearchSpace(("a", "b"), agree=(1,))
+
+
+def read(tmp_path: Path, space: str, task: str = "") -> StudyFile:
+    path = tmp_path / "study.toml"
+    path.write_text(
+        'name = "s"\n'
+        f'[task]\nsignature = "question -> answer"\nmetric = "answer_match"\n{task}\n'
+        '[data]\npath = "rows.jsonl"\ninputs = ["question"]\n'
+        f"[space]\n{space}\n"
+        '[[agents]]\nname = "a"\nmodel = "openai/a"\n[[agents]]\nname = "b"\nmodel = "openai/b"\n'
+    )
+    return read_study(path)
+
+
+def test_combiners_and_stopping_are_words_of_a_study_file(tmp_path: Path) -> None:
+    text = 'combines = ["fuse", "knockout", "vote"]\nagree = [2, 3]\naggregators = ["b"]\n'
+    text += 'listed = ["a + b > fuse(a; analyst=b)", "a*4 > vote(a; agree=2)"]\n'
+    study = read(tmp_path, text, "stop_early = false")
+    space = study.make_space(study.agents)
+    assert (space.combines, space.agree) == (("fuse", "knockout", "vote"), (2, 3))
+    assert space.holds(Architecture.parse("a + b > fuse(b)"))
+    assert space.holds(Architecture.parse("a + b > knockout(b)"))
+    assert not space.holds(Architecture.parse("a + b > knockout(a)"))
+    for one in space.listed:
+        assert space.holds(one)
+    program = study.make_student(scripted_pool({"a": "x", "b": "x"}))
+    assert program.rules.stop_early is False
+    assert read(tmp_path, "").make_student(scripted_pool({"a": "x"})).rules.stop_early is True
+
+
+def test_an_unknown_combiner_is_told_the_known_ones(tmp_path: Path) -> None:
+    study = read(tmp_path, 'combines = ["fusion"]')
+    with pytest.raises(StudyError, match="fuse, knockout, select, synthesize, vote"):
+        study.make_space(study.agents)

@@ -1,0 +1,241 @@
+"""Three users' first hour as real processes: an engineer, a researcher, a hobbyist.
+
+The time of each step is printed: `pytest -m slow -s tests/walks`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers.chat import ChatServer, Reply, serving
+
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__).parent
+TEAMS = ("billing", "shipping", "returns", "other")
+WORDS = {
+    "billing": "I was charged twice for order",
+    "shipping": "Where is the parcel of order",
+    "returns": "I want to send back order",
+    "other": "Do you sell gift cards, asks order",
+}
+
+
+def team_of(text: str) -> str:
+    return next(team for team, words in WORDS.items() if words in text)
+
+
+def fields(body: dict[str, Any], **values: str) -> str:
+    """Return a reply in the format that was asked for: DSPy's fields, or plain text."""
+    text = "".join(str(message["content"]) for message in body["messages"])
+    if "[[ ## completed ## ]]" not in text:
+        return list(values.values())[-1]
+    wanted = values if "[[ ## reasoning ## ]]" in text else {k: values[k] for k in [*values][-1:]}
+    blocks = [f"[[ ## {name} ## ]]\n{value}" for name, value in wanted.items()]
+    return "\n\n".join([*blocks, "[[ ## completed ## ]]"])
+
+
+def blind(body: dict[str, Any]) -> str | None:
+    """Return the team that a model does not know: `m0` the first, and so on."""
+    return TEAMS[int(body["model"][-1]) % 4]
+
+
+def clerk(body: dict[str, Any]) -> Reply:
+    """Sort a ticket; each of four models takes one team's tickets for another's."""
+    ticket = str(body["messages"][-1]["content"]).split("## references")[0]
+    team = team_of(ticket)
+    if team == blind(body):
+        team = TEAMS[(TEAMS.index(team) + 1) % 4]
+    return Reply(fields(body, team=team))
+
+
+def reader(body: dict[str, Any]) -> Reply:
+    """Read the code off the passage; each model misreads a quarter of them."""
+    said = str(body["messages"][-1]["content"])
+    n, code = re.findall(r"The code of item (\d+) is (\d+)", said)[-1]
+    wrong = int(n) % 4 == int(body["model"][-1])
+    return Reply(fields(body, reasoning="I read it.", answer="0?" if wrong else code))
+
+
+@pytest.fixture
+def clean(tmp_path: Path) -> dict[str, str]:
+    """Return an environment without the keys and the weights of this machine."""
+    names = ("KEY", "TOKEN", "_API_BASE", "_BASE_URL")
+    kept = {k: v for k, v in os.environ.items() if not k.endswith(names)}
+    return {**kept, "PYTHONPATH": str(HERE.parents[1]), "MOA_DSPY_WEIGHTS": str(tmp_path / "none")}
+
+
+Step = Callable[..., str]
+
+
+@pytest.fixture
+def step(tmp_path: Path, clean: dict[str, str], capsys: Any) -> Iterator[Step]:
+    """Run a command in the folder, print its time, and return what it printed."""
+    times: list[tuple[str, float]] = []
+
+    def run(*command: str, name: str = "") -> str:
+        started = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env=clean,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        times.append((name or " ".join(command[-3:]), time.monotonic() - started))
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    yield run
+    with capsys.disabled():
+        print()
+        for name, seconds in times:
+            print(f"{seconds:7.1f} s  {name}")
+
+
+def four_endpoints(servers: list[ChatServer]) -> str:
+    return "\n".join(
+        f'[[agents]]\nname = "m{n}"\nmodel = "openai/m{n}"\napi_base = "{server.url}"\n'
+        "temperature = 0.0\nmax_tokens = 200\n"
+        "usd_per_million_prompt_tokens = 0.1\nusd_per_million_completion_tokens = 0.4\n"
+        for n, server in enumerate(servers)
+    )
+
+
+@pytest.fixture
+def tickets(tmp_path: Path) -> str:
+    lines = [f'"{WORDS[TEAMS[n % 4]]} {n}",{TEAMS[n % 4]}' for n in range(120)]
+    (tmp_path / "tickets.csv").write_text("\n".join(["ticket,team", *lines]) + "\n", "utf-8")
+    return "tickets.csv"
+
+
+def started(command: list[str], folder: Path, env: dict[str, str]) -> tuple[Any, str]:
+    """Start a server and return it with its address, once it says where it listens."""
+    process = subprocess.Popen(
+        command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+            return process, found[0]
+    raise AssertionError("The server ended before it listened.")
+
+
+def test_an_engineer_goes_from_a_table_and_four_endpoints_to_a_served_program(
+    step: Step, tmp_path: Path, tickets: str, clean: dict[str, str]
+) -> None:
+    moa = ("-m", "moa_dspy")
+    with (
+        serving(clerk, models=["m0"]) as one,
+        serving(clerk, models=["m1"]) as two,
+        serving(clerk, models=["m2"]) as three,
+        serving(clerk, models=["m3"]) as four,
+    ):
+        said = step(*moa, "init", tickets, "--out", "triage", "--server", one.url, name="init")
+        assert "ticket -> team" in said
+        # `init` found one server; the other three are written into the pool by hand.
+        pool = tmp_path / "triage" / "pool.toml"
+        pool.write_text(four_endpoints([one, two, three, four]), "utf-8")
+        checked = json.loads(step(*moa, "check", "triage/study.toml", "--json", name="check"))
+        assert checked["stages"]["all"]["likely"]["usd"] > 0
+        done = json.loads(
+            step(
+                *moa,
+                "optimize",
+                "triage/study.toml",
+                "--out",
+                "run",
+                "--yes",
+                "--json",
+                name="optimize",
+            )
+        )
+        # Any three of the four are right by two votes to one, at worst by two to two.
+        assert done["test"]["pick"]["score"] > done["test"]["best_single"]["score"]
+        step(*moa, "report", "run", name="report")
+        assert (tmp_path / "run" / "report.html").exists()
+        asked = step(
+            *moa,
+            "ask",
+            "run/program.json",
+            f"{WORDS['returns']} 7",
+            "--pool",
+            str(pool),
+            name="ask",
+        )
+        assert "returns" in asked
+        command = [sys.executable, *moa, "serve", "run/program.json", "--pool", str(pool)]
+        process, address = started([*command, "--port", "0"], tmp_path, clean)
+        try:
+            body = {
+                "messages": [{"role": "user", "content": f"{WORDS['billing']} 9"}],
+            }
+            with urllib.request.urlopen(f"{address}/v1/models", timeout=30) as reply:
+                names = [one["id"] for one in json.load(reply)["data"]]
+            # Beside the program each agent of the pool is served.
+            body["model"] = next(name for name in names if not re.fullmatch(r"m\d", name))
+            request = urllib.request.Request(
+                f"{address}/v1/chat/completions",
+                json.dumps(body).encode(),
+                {"Content-Type": "application/json"},
+            )
+            with urllib.request.urlopen(request, timeout=60) as reply:
+                said = json.load(reply)["choices"][0]["message"]["content"]
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)
+        assert "billing" in said
+
+
+def test_the_recipe_for_own_data_ends_with_a_program_in_production(
+    step: Step, tmp_path: Path, tickets: str
+) -> None:
+    recipe = HERE / "own_data.py"
+    assert len(recipe.read_text("utf-8").splitlines()) < 40
+    with serving(clerk) as server:
+        (tmp_path / "pool.toml").write_text(four_endpoints([server] * 4), "utf-8")
+        said = step(str(recipe), tickets, name="own_data.py")
+    assert "best_single" in said
+    assert said.splitlines()[-1] == "billing"
+    assert (tmp_path / "triage.json").exists()
+
+
+def test_a_researcher_searches_a_predictor_of_a_program(step: Step, tmp_path: Path) -> None:
+    with serving(reader) as server:
+        (tmp_path / "pool.toml").write_text(four_endpoints([server] * 4), "utf-8")
+        said = step(str(HERE / "researcher.py"), "pool.toml", name="researcher.py")
+    assert "trials in optuna.db: 10, ['win_rate', 'diversity']" in said
+    assert "loaded into Rag: " in said
+
+
+def test_a_hobbyist_runs_models_of_this_machine(step: Step, tmp_path: Path, tickets: str) -> None:
+    shared = HERE.parents[2] / "shared" / "models"
+    weights = sorted(shared.rglob("*.gguf")) if shared.exists() else []
+    if not weights:
+        pytest.skip("NOT TESTED: no weights of small models beside the checkout (../shared/models)")
+    smallest = min(weights, key=lambda path: path.stat().st_size)
+    agents = "\n".join(
+        f'[[agents]]\nname = "small-{n}"\nmodel = "local/{smallest.stem}"\n'
+        f'weights = "{smallest}"\ntemperature = {t}\nmax_tokens = 8\n'
+        for n, t in enumerate((0.0, 0.8))
+    )
+    (tmp_path / "pool.toml").write_text(agents, "utf-8")
+    script = tmp_path / "hobby.py"
+    text = (HERE / "own_data.py").read_text("utf-8")
+    script.write_text(text.replace("n_trials=12, budget=5.0", "n_trials=3"), "utf-8")
+    lines = (tmp_path / tickets).read_text("utf-8").splitlines()[:17]
+    (tmp_path / tickets).write_text("\n".join(lines) + "\n", "utf-8")
+    said = step(str(script), tickets, name=f"own_data.py with {smallest.name}")
+    assert "best_single" in said

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from statistics import fmean
 from typing import ClassVar, Final, Literal, Protocol
 
-from moa_dspy.diversity import Disagreement, DiversityMetric
+from moa_dspy.diversity import Disagreement, DiversityMetric, PairwiseMetric
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import Limits
 
@@ -118,6 +119,23 @@ class DiversityObjective:
         if texts not in self._known:
             self._known[texts] = self.metric(texts) if texts else 0.0
         return self._known[texts]
+
+
+def mean_distances(
+    metric: DiversityMetric, texts: Mapping[str, Sequence[str]]
+) -> dict[tuple[str, str], float]:
+    """Return the mean diversity of every two agents' texts, names in order."""
+    names = sorted(texts)
+    pairs = list(combinations(range(len(names)), 2))
+    found: list[list[float]] = []
+    for row in zip(*(texts[name] for name in names), strict=True):
+        if isinstance(metric, PairwiseMetric):
+            alike = metric.pairs(row)
+            found.append([float(1.0 - alike[i, j]) for i, j in pairs])
+        else:
+            found.append([metric((row[i], row[j])) for i, j in pairs])
+    means = map(fmean, zip(*found, strict=True))
+    return {(names[i], names[j]): mean for (i, j), mean in zip(pairs, means, strict=True)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget
 from moa_dspy.data import Splits
 from moa_dspy.data.splits import balanced_order
-from moa_dspy.diversity import DiversityMetric, PairwiseMetric
+from moa_dspy.diversity import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.early_facts import (
@@ -36,6 +36,7 @@ from moa_dspy.optimize.forecast import Forecast, forecast
 from moa_dspy.optimize.judge_facts import JudgeFacts
 from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.nodes import Outcome, means, scores
+from moa_dspy.optimize.objectives import mean_distances
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Leader, Progress, StageWork
 from moa_dspy.optimize.selection import Limits, ScoreMatrix, canonical_evidence
@@ -411,18 +412,7 @@ class SingleAgents:
         It is 0 for two seats of one agent: how its samples differ is not known yet.
         """
         texts = {n: [(o.layer or ("",))[0] for o in found] for n, found in self.outcomes.items()}
-        names = sorted(texts)
-        rows = list(zip(*(texts[name] for name in names), strict=True))
-        if isinstance(metric, PairwiseMetric):
-            distances = 1.0 - np.array([metric.pairs(row) for row in rows])
-        else:
-            distances = np.zeros((len(rows), len(names), len(names)))
-            for i, j in combinations(range(len(names)), 2):
-                distances[:, i, j] = [metric((row[i], row[j])) for row in rows]
-        pairs = {
-            (names[i], names[j]): fmean(distances[:, i, j].tolist())
-            for i, j in combinations(range(len(names)), 2)
-        }
+        pairs = mean_distances(metric, texts)
         return lambda a, b: 0.0 if a == b else pairs[min(a, b), max(a, b)]
 
     def admits(self, members: tuple[str, ...]) -> bool:

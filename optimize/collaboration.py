@@ -84,7 +84,9 @@ def conditions(readers: list[str], counts: tuple[int, ...]) -> Iterator[Conditio
                     text = f"{source}-warm*{n} > synthesize({reader})"
                     yield Condition(reader, kind, n, text)
             if n in MIXED:
-                layer = " + ".join(f"{name}{ending}" for ending in MIXED[n] for name in LADDER)
+                # In the order of names, as the quickstart's recording has them.
+                names = sorted(LADDER)
+                layer = " + ".join(f"{name}{ending}" for ending in MIXED[n] for name in names)
                 yield Condition(reader, "mixed", n, f"{layer} > synthesize({reader})")
 
 

@@ -162,9 +162,9 @@ def test_a_reader_reads_every_kind_at_every_count() -> None:
     assert found == [("alone", 0), ("own draft", 1), *read]
     texts = [c.architecture for c in made["conditions"](["smollm2-135m"], (6,))]
     # The weakest has no weaker one; six mixed are a greedy answer and a sample of each model.
-    assert [t for t in texts if t.startswith("smollm2-135m + ")] == [
-        "smollm2-135m + qwen-0.5b + qwen-1.5b + smollm2-135m-warm + qwen-0.5b-warm + "
-        "qwen-1.5b-warm > synthesize(smollm2-135m)"
+    assert [t for t in texts if t.startswith("qwen-0.5b + ")] == [
+        "qwen-0.5b + qwen-1.5b + smollm2-135m + qwen-0.5b-warm + qwen-1.5b-warm + "
+        "smollm2-135m-warm > synthesize(smollm2-135m)"
     ]
     assert len(texts) == 5
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import io
+import re
+import runpy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -239,3 +242,18 @@ def test_a_notebook_gets_the_same_frame_as_html() -> None:
 
 def test_clock_never_runs_below_zero() -> None:
     assert [clock(-5), clock(59.6), clock(3661)] == ["0:00", "1:00", "1:01:01"]
+
+
+@pytest.mark.slow
+def test_the_recording_in_the_documents_is_what_the_quickstart_shows() -> None:
+    script = Path(__file__).parent.parent / "docs" / "record_live_view.py"
+    if not script.exists():
+        pytest.skip("the documents are not beside these tests")
+    recorded = runpy.run_path(str(script))["record"]()
+    kept = script.with_name("live_view.txt").read_text("utf-8")
+    assert _without_times(kept) == _without_times(recorded)
+
+
+def _without_times(text: str) -> list[list[str]]:
+    plain = re.sub(r", about \S+ left", "", text)
+    return [re.sub(r"\d+:\d\d", "", line).split() for line in plain.splitlines()]

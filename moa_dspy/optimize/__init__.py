@@ -20,6 +20,7 @@ from moa_dspy.optimize.run import run_study
 from moa_dspy.optimize.sampler import PerformanceDiversitySampler
 from moa_dspy.optimize.search import ModelSearch
 from moa_dspy.optimize.selection import Limits
+from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace
 from moa_dspy.optimize.space.rules import providers_of
 from moa_dspy.optimize.space.space import SearchSpace
 
@@ -33,6 +34,8 @@ __all__ = [
     "Objective",
     "Outcome",
     "PerformanceDiversitySampler",
+    "ProgramArchitecture",
+    "ProgramSpace",
     "Prompt",
     "PromptOptions",
     "PromptReport",

@@ -20,6 +20,7 @@ from moa_dspy.errors import StudyError
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.result import StudyResult
 from moa_dspy.optimize.singles import SingleAgents
+from moa_dspy.optimize.space.programs import read_architecture
 
 MOST_TEXT: Final = 2_000_000
 """Bytes of all texts together, so that a report of 500 questions stays a file that can be sent."""
@@ -144,7 +145,7 @@ def study_answers(
     named: dict[Architecture, list[str]] = {}
     for name, score in result.test.items():
         if score.architecture is not None and score.score is not None:
-            named.setdefault(Architecture.parse(score.architecture), []).append(name)
+            named.setdefault(read_architecture(score.architecture), []).append(name)
     for agent in ranking:
         named.setdefault(Architecture.single(agent), [])
     cut = _Cut(MOST_TEXT // max(1, len(rows) * (len(named) + 2)))

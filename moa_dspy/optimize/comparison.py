@@ -24,6 +24,7 @@ from moa_dspy.optimize.progress import Progress, StageWork
 from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.result import ComparedSystems, SystemScore, TrialRecord
 from moa_dspy.optimize.selection import best_on_val
+from moa_dspy.optimize.space.programs import read_architecture
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.winrate.intervals import Interval, mean_interval
 from moa_dspy.winrate.preferences import oracle
@@ -108,7 +109,7 @@ def measure_random_baseline(
         return Baseline("random", None, note)
     best = best_on_val(fair, diversity_weight=options.diversity_weight)
     note = f"best of {len(drawn)} random architectures"
-    return Baseline("random", Architecture.parse(best.architecture), note)
+    return Baseline("random", read_architecture(best.architecture), note)
 
 
 def compared_baselines(
@@ -311,7 +312,7 @@ def _front_verdicts(
         return {}
     pick, most = str(test["pick"].baseline.architecture), _costs(single_on_val)[cost]
     cheaper = [r for r in front if r.architecture != pick and getattr(r, cost) < most]
-    members = [Architecture.parse(r.architecture) for r in cheaper[:MOST_TESTED_OF_FRONT]]
+    members = [read_architecture(r.architecture) for r in cheaper[:MOST_TESTED_OF_FRONT]]
     found = {str(one): measure(Baseline("front", one)) for one in members}
     whole = {name: one for name, one in found.items() if one.is_whole}
     return cost_verdicts(

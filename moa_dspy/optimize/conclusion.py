@@ -29,6 +29,7 @@ from moa_dspy.optimize.nodes import scores
 from moa_dspy.optimize.objectives import front, knee, names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord, versions
+from moa_dspy.optimize.sampler import program_kernels
 from moa_dspy.optimize.selection import (
     CandidateScores,
     Choice,
@@ -37,7 +38,9 @@ from moa_dspy.optimize.selection import (
     ScoreMatrix,
     choose,
 )
+from moa_dspy.optimize.several import program_evidence
 from moa_dspy.optimize.singles import SingleAgents
+from moa_dspy.optimize.space.programs import ProgramSpace, read_architecture
 from moa_dspy.optimize.surrogate.gp import Kernels, SurrogateModel, Traits
 from moa_dspy.optimize.votes.smoothing import PSEUDO_ROWS
 from moa_dspy.optimize.votes.weights import N_FOLDS, N_PARTITIONS, CrossFittedVotes
@@ -51,10 +54,12 @@ class SurrogateShrinkage:
     Attributes:
         pair: Diversity of the answers of two agents.
         prompts: Names of the prompts that were tried.
+        program: The space of a program with several mixtures; None has one.
     """
 
     pair: Callable[[str, str], float]
     prompts: tuple[str, ...] = ()
+    program: ProgramSpace | None = None
 
     def __call__(
         self, evidence: Evidence, incumbent: CandidateScores, measured: Sequence[CandidateScores], /
@@ -65,14 +70,22 @@ class SurrogateShrinkage:
 
     def model(self, evidence: Evidence, measured: Sequence[CandidateScores]) -> SurrogateModel:
         """Return the model of all that was measured, what was stopped early included."""
-        means = {name: float(scores.mean()) for name, scores in evidence.singles.items()}
         stopped = [one for one in evidence.measured if not one.is_whole]
         known = [*measured, *stopped]
         return SurrogateModel(
-            Kernels.of(Traits(means, self.pair, self.prompts)),
+            self.kernels(evidence),
             [one.architecture for one in known],
             np.array([one.scores for one in known]),
         )
+
+    def kernels(self, evidence: Evidence) -> Kernels:
+        """Return what compares architectures."""
+        if self.program is not None:
+            return program_kernels(
+                self.program, {one.architecture: one.scores for one in evidence.measured}
+            )
+        means = {name: float(scores.mean()) for name, scores in evidence.singles.items()}
+        return Kernels.of(Traits(means, self.pair, self.prompts))
 
 
 @dataclass
@@ -121,6 +134,8 @@ class EvidenceBuilder:
         if self._ways is None and found.ballots is not None:
             found = found.counted(PSEUDO_ROWS)
             self._ways = found.ways
+        if isinstance(space, ProgramSpace):
+            return program_evidence(found)
         return found if self.may_prompt else _without_prompts(found)
 
     @cached_property
@@ -134,7 +149,9 @@ class EvidenceBuilder:
     def shrink(self) -> SurrogateShrinkage:
         """The judge of an architecture that is no plain vote."""
         prompts = {one.prompt for one in self.records if one.prompt is not None}
-        return SurrogateShrinkage(self.pair, tuple(sorted(prompts)))
+        space = self.options.space
+        program = space if isinstance(space, ProgramSpace) else None
+        return SurrogateShrinkage(self.pair, tuple(sorted(prompts)), program)
 
     def _candidate(self, architecture: Architecture, record: TrialRecord) -> CandidateScores:
         options, all_rows = self.options, self.singles.rows
@@ -218,13 +235,13 @@ def _held_out(
     """Return the score of each row, of pick and best single agent without its fold."""
     is_free = not any(one.bonus for one in evidence.measured)  # a bonus is known where measured
     held, alone = np.zeros(evidence.n_rows), np.zeros(evidence.n_rows)
-    singles = {m.architecture for m in evidence.measured if m.is_admitted}
+    singles = {str(m.architecture) for m in evidence.measured if m.is_admitted}
     for k in range(N_FOLDS):
         inside, outside = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
         known = evidence.take(inside)
         choice = choose(known, pseudo=pseudo, may_be_unmeasured=is_free)
         held[outside] = choice.scores(evidence.take(outside))
-        fair = (name for name in known.ranking if Architecture.single(name) in singles)
+        fair = (name for name in known.ranking if name in singles)
         alone[outside] = evidence.singles[next(fair, known.ranking[0])][outside]
     return held, alone
 
@@ -414,7 +431,7 @@ def _candidates(student: Student, records: Sequence[TrialRecord]) -> list[dict[s
     return [
         {
             "score": record.score,
-            "program": student.with_architecture(Architecture.parse(record.architecture)),
+            "program": student.with_architecture(read_architecture(record.architecture)),
         }
         for record in ordered[:N_CANDIDATES]
     ]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -15,7 +14,7 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError, LMError
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls.scope import CallScope, call_scope, current_scope, entered
+from moa_dspy.calls.scope import call_scope, current_scope
 from moa_dspy.calls.timeout import in_threads
 from moa_dspy.errors import LayerFailedError, StudyError, ours
 from moa_dspy.mixture import MixtureOfAgents
@@ -23,12 +22,12 @@ from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import (
     VERSUS,
     AnswerJudge,
+    MeasuredRow,
+    MixtureStandIn,
     NodeCache,
     NodeRunner,
     Outcome,
     RowJudgement,
-    WorkerPool,
-    place_of,
 )
 from moa_dspy.prediction import MixturePrediction
 
@@ -93,10 +92,6 @@ class Student:
         (mixture,) = found.values()
         return cls(program, mixture, registry)
 
-    def with_registry(self, registry: NamedPrompts) -> Student:
-        """Return the student with other prompts to name."""
-        return replace(self, registry=registry)
-
     def with_architecture(self, architecture: Architecture) -> Any:
         """Return a copy of the program that has the architecture; its seats' prompts are new.
 
@@ -127,6 +122,10 @@ class Student:
         self.registry.put_into(made.aggregator, name)
         return made
 
+    def replaced_by(self, made: dspy.Module) -> dict[int, Any]:
+        """Return what stands in a copy with ``made`` for the objects of these ids."""
+        return {id(self.mixture): made}
+
     def with_module(self, made: dspy.Module) -> Any:
         """Return a copy of the program that holds ``made`` where the mixture was.
 
@@ -135,7 +134,7 @@ class Student:
         """
         try:
             # An object that is in the memo is not copied but replaced, wherever it stands.
-            return copy.deepcopy(self.program, {id(self.mixture): made})
+            return copy.deepcopy(self.program, self.replaced_by(made))
         except Exception as error:
             raise StudyError(
                 f"`student` cannot be copied: {error}. What cannot be, such as a connection, "
@@ -152,12 +151,12 @@ class MeasuredProgram:
 
     Args:
         student: The program.
-        mixture: With the architecture.
+        mixture: With the architecture; or several, ``ProgramMixtures``.
     """
 
-    def __init__(self, student: Student, mixture: MixtureOfAgents) -> None:
+    def __init__(self, student: Student, mixture: Any) -> None:
         self._student, self.mixture = student, mixture
-        self._idle: list[tuple[_MixtureStandIn, Any]] = []
+        self._idle: list[tuple[MixtureStandIn, Any]] = []
 
     def answer(self, inputs: Mapping[str, Any], runner: NodeRunner) -> Any:
         """Return the prediction for one row; its seats are asked by ``runner``.
@@ -172,9 +171,9 @@ class MeasuredProgram:
         try:
             stand_in, program = self._idle.pop()
         except IndexError:
-            stand_in = _MixtureStandIn(self.mixture)
+            stand_in = MixtureStandIn(self.mixture)
             program = self._student.with_module(stand_in)
-        stand_in.row = _Row(runner, current_scope())
+        stand_in.row = MeasuredRow(runner, current_scope())
         try:
             return program(**inputs)
         except Exception as error:
@@ -189,40 +188,6 @@ class MeasuredProgram:
             ) from error
         finally:
             self._idle.append((stand_in, program))
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """The row that a copy of a program is run on."""
-
-    runner: NodeRunner
-    scope: CallScope
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Row:
-        # A program may copy the module (``dspy.BestOfN`` does); the row is the same one.
-        return self
-
-
-class _MixtureStandIn(dspy.Module):
-    """Stands where the mixture of a larger program stood, for one row at a time."""
-
-    def __init__(self, mixture: MixtureOfAgents) -> None:
-        super().__init__()
-        self.mixture = mixture
-        self.row: _Row | None = None
-
-    def forward(self, **inputs: Any) -> Any:
-        if self.row is None:
-            raise StudyError("A measured program was run outside of its measurement.")
-        runner, scope = self.row.runner, self.row.scope
-        # In a thread that the program started, calls must count as in the thread of the row.
-        is_inside = current_scope().example == scope.example
-        with nullcontext() if is_inside else entered(scope):
-            answer = runner.answer(self.mixture, inputs, place=place_of(inputs))
-        return MixturePrediction.of(answer)
-
-    async def aforward(self, **inputs: Any) -> Any:
-        return await asyncio.to_thread(self, **inputs)
 
 
 def mixtures_of(program: Any) -> dict[str, MixtureOfAgents]:
@@ -249,6 +214,28 @@ def _walk(module: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Mixture
             inner = [(f"[{key!r}]", one) for key, one in value.items()]
         for where, one in inner:
             yield from _walk(one, f"{path}.{name}{where}", seen)
+
+
+class WorkerPool(Protocol):
+    """Several processes that ask ahead what an evaluator will need, into one store.
+
+    A task is an architecture in text notation, or two systems that a judge compares.
+    """
+
+    def announce(
+        self, wanted: Iterable[tuple[str, Sequence[dspy.Example]]], *, is_urgent: bool
+    ) -> None:
+        """Have them begin with what will be measured, in this order; wait for nothing.
+
+        Args:
+            wanted: Each task with its rows.
+            is_urgent: Whether it is measured next; else all that is urgent goes before.
+        """
+        ...
+
+    def ready(self, task: str, rows: Sequence[dspy.Example]) -> Iterator[dspy.Example]:
+        """Yield every row as soon as all that ``task`` asks for it is answered."""
+        ...
 
 
 @dataclass(slots=True)

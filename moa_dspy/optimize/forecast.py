@@ -17,6 +17,7 @@ from moa_dspy.calls.budget import Budget
 from moa_dspy.optimize.early_facts import Cost, StudyEstimate
 from moa_dspy.optimize.nodes import Outcome
 from moa_dspy.optimize.prompts.options import TuningEffort
+from moa_dspy.optimize.space.programs import ProgramArchitecture
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.pool import Pool
 
@@ -40,6 +41,11 @@ class Forecast:
 
     usd: Mapping[str, float]
     seconds: Mapping[str, float]
+
+    def of_part(self, n: int) -> Forecast:
+        """Return the forecast of one of ``n`` mixtures, if each costs an equal part of these."""
+        usd = {name: cost / n for name, cost in self.usd.items()}
+        return Forecast(usd, {name: cost / n for name, cost in self.seconds.items()})
 
     def costs(self, one: Architecture) -> dict[str, float]:
         """Return usd, seconds and calls; of seconds the critical path.
@@ -333,20 +339,37 @@ def _fresh(
     alone: Mapping[str, Cost],
     asked: set[Hashable],
     reading: Mapping[str, Cost],
+    before: Hashable = (),
 ) -> Cost:
-    """Return what ``architecture`` asks that was not ``asked`` before, and note it there."""
+    """Return what ``architecture`` asks that was not ``asked`` before, and note it there.
+
+    A mixture of a program is taken to read what those ``before`` it answered, and an agent to
+    cost in it an equal part of what it costs in all.
+    """
     found = Cost()
+    if isinstance(architecture, ProgramArchitecture):
+        parts = architecture.parts
+        share = {name: cost * (1 / len(parts)) for name, cost in alone.items()}
+        for place, (_, one) in enumerate(parts):
+            found += _fresh(one, share, asked, reading, parts[:place])
+        return found
     steps = [
         [
-            (name, _node(architecture.layers[:at], name, layer[:seat].count(name)))
+            (name, _node(architecture.layers[:at], name, layer[:seat].count(name), before))
             for seat, name in enumerate(layer)
         ]
         for at, layer in enumerate(architecture.layers)
     ]
     for at, names in enumerate(architecture.last_rounds):
-        steps.append([(name, (architecture, at, seat)) for seat, name in enumerate(names)])
+        is_alone = not architecture.layers
+        nodes = [
+            (name, _node((), name, 0, before) if is_alone else (architecture, at, seat, before))
+            for seat, name in enumerate(names)
+        ]
+        steps.append(nodes)
     for depth, step in enumerate(steps):
-        n_read = len(architecture.layers[depth - 1]) if depth else 0
+        # All rounds of a last step read the last layer.
+        n_read = len(architecture.layers[min(depth, architecture.depth) - 1]) if depth else 0
         costs = [
             alone[name] + reading.get(name, Cost()) * n_read
             for name, node in step
@@ -360,6 +383,8 @@ def _fresh(
     return found
 
 
-def _node(before: tuple[tuple[str, ...], ...], name: str, sample: int) -> Hashable:
+def _node(
+    read: tuple[tuple[str, ...], ...], name: str, sample: int, before: Hashable = ()
+) -> Hashable:
     """Return what is equal for two seats that are asked the same."""
-    return (before, name, sample)
+    return (read, name, sample, before)

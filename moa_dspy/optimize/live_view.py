@@ -36,7 +36,8 @@ EVERY: Final = 10
 """Plain lines come with every change of stage and every so many trials."""
 SILENCE_SECONDS: Final = 60.0
 """Longest time without a plain line: a log shows that a slow model is waited for."""
-_REFRESH_SECONDS: Final = 0.5
+_REFRESH_SECONDS: Final = 1.0
+"""A frame takes some 20 ms: at this pace 2 % of a processor."""
 _FEWEST_LEADERS: Final = 3
 _ROOM_FOR_FACTS: Final = 8
 """Lines that leaderboard and agents have at least where all facts of the agents are shown."""
@@ -321,7 +322,7 @@ class LiveProgress:
             print(line, file=self._stream, flush=True)
 
     def _repeat(self) -> None:
-        while not self._ended.wait(2 * _REFRESH_SECONDS):
+        while not self._ended.wait(_REFRESH_SECONDS):
             if self._mode == "notebook":
                 self._update()
             else:
@@ -333,7 +334,10 @@ class LiveProgress:
             self._print("; ".join(lines(self.view)))
 
     def _update(self) -> None:
-        from IPython.display import HTML, display
+        from IPython.display import (  # pyright: ignore[reportMissingImports]
+            HTML,
+            display,
+        )
 
         shown = HTML(frame_html(self.frame))
         if self._display is None:

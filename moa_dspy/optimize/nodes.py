@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import threading
 from collections import ChainMap, Counter
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -16,11 +18,12 @@ from pydantic import BaseModel
 
 from moa_dspy.aggregators import NORMALISERS, Ballot, Vote, named_number, node_name
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls.scope import CallFacts, CallTable, call_scope
+from moa_dspy.calls.scope import CallFacts, CallScope, CallTable, call_scope, current_scope, entered
+from moa_dspy.errors import StudyError
 from moa_dspy.optimize.early_facts import N_SHOWN, check_readable
 from moa_dspy.optimize.judge_facts import JudgedSystem
 from moa_dspy.plan import follow
-from moa_dspy.prediction import Answer, Response
+from moa_dspy.prediction import Answer, MixturePrediction, Response
 from moa_dspy.seats import Seats
 from moa_dspy.telemetry import mixture_span
 from moa_dspy.waves import MemberQuestions, Question, replayed, seconds_of
@@ -279,6 +282,46 @@ def _plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasuredRow:
+    """The row that a copy of a program is run on."""
+
+    runner: NodeRunner
+    scope: CallScope
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MeasuredRow:
+        # A program may copy the module (``dspy.BestOfN`` does); the row is the same one.
+        return self
+
+
+class MixtureStandIn(dspy.Module):
+    """Stands where the mixture of a larger program stood, for one row at a time."""
+
+    def __init__(self, mixture: Any) -> None:
+        super().__init__()
+        self.mixture = mixture
+        self.row: MeasuredRow | None = None
+
+    def forward(self, **inputs: Any) -> Any:
+        """Answer the row's question at the place of these inputs."""
+        return self.answered(self.row, inputs, place_of(inputs))
+
+    def answered(self, row: MeasuredRow | None, inputs: Mapping[str, Any], place: object) -> Any:
+        """Return the mixture's prediction for one row, asked by the row's runner."""
+        if row is None:
+            raise StudyError("A measured program was run outside of its measurement.")
+        runner, scope = row.runner, row.scope
+        # In a thread that the program started, calls must count as in the thread of the row.
+        is_inside = current_scope().example == scope.example
+        with nullcontext() if is_inside else entered(scope):
+            answer = runner.answer(self.mixture, inputs, place=place)
+        return MixturePrediction.of(answer)
+
+    async def aforward(self, **inputs: Any) -> Any:
+        """Answer in a thread."""
+        return await asyncio.to_thread(self, **inputs)
+
+
+@dataclass(frozen=True, slots=True)
 class RowJudgement:
     """The verdict of a judge, and of a metric beside it, on one answer.
 
@@ -349,28 +392,6 @@ def means(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 VERSUS: Final = " vs "
 """Between the two systems of a task that a judge compares; no architecture contains it."""
-
-
-class WorkerPool(Protocol):
-    """Several processes that ask ahead what an evaluator will need, into one store.
-
-    A task is an architecture in text notation, or two systems that a judge compares.
-    """
-
-    def announce(
-        self, wanted: Iterable[tuple[str, Sequence[dspy.Example]]], *, is_urgent: bool
-    ) -> None:
-        """Have them begin with what will be measured, in this order; wait for nothing.
-
-        Args:
-            wanted: Each task with its rows.
-            is_urgent: Whether it is measured next; else all that is urgent goes before.
-        """
-        ...
-
-    def ready(self, task: str, rows: Sequence[dspy.Example]) -> Iterator[dspy.Example]:
-        """Yield every row as soon as all that ``task`` asks for it is answered."""
-        ...
 
 
 class AsksAgents(Protocol):

@@ -160,10 +160,10 @@ def headline(result: StudyResult) -> str:
     single = result.test.get("best_single")
     score = "" if pick is None or pick.score is None else f"{points(pick.score)} %"
     if kind == "single" and not result.pick.layers:
-        scored = f", which scores {score} on questions that the search never saw" if score else ""
+        scored = f"it scores {score} on questions that the search never saw, and " if score else ""
         return (
-            f"Keep one model: of {len(result.trials):,} architectures that were tried, none was "
-            f"better than {result.pick} alone by more than luck explains{scored}."
+            f"Keep one model, {result.pick}: {scored}none of the {len(result.trials):,} "
+            "architectures tried was better by more than luck explains."
         )
     if kind == "single":
         return f"Keep one model, {result.recommended}: the best mixture found does not beat it."
@@ -174,11 +174,12 @@ def headline(result: StudyResult) -> str:
         and single
         and single.score is not None
     ):
-        gain = points(pick.score - single.score, sign="+")
+        gap = pick.score - single.score
+        gain = f"{points(abs(gap))} points {'more' if gap >= 0 else 'less'} than"
         return (
-            f"Use the mixture: on questions that the search never saw it scores {score}, and "
-            f"{single.architecture}, the best single model, {points(single.score)} % ({gain} "
-            f"points){_price(pick, single)}."
+            f"Use the mixture: it scores {score} on questions that the search never saw, {gain} "
+            f"the best single model, {single.architecture} ({points(single.score)} %)"
+            f"{_price(pick, single)}."
         )
     if kind == "not_enough_examples":
         more = f" About {result.verdict.n_more:,} more would." if result.verdict.n_more else ""
@@ -192,7 +193,7 @@ def headline(result: StudyResult) -> str:
 def _price(pick: SystemScore | None, single: SystemScore) -> str:
     if pick is None or not pick.usd or not single.usd:
         return ""
-    return f", at {pick.usd / single.usd:.1f} times the price"
+    return f", at {pick.usd / single.usd:.1f} times its price"
 
 
 def above_pick(result: StudyResult) -> list[str]:

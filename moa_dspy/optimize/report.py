@@ -367,7 +367,7 @@ def brackets_line(result: StudyResult) -> str:
     level = f"{100 * result.verdict.interval.confidence:.3g} %"
     said = (
         f"In brackets: intervals, 95 % of scores; {level} of differences on these test questions, "
-        "that of best_single for itself, those of the other rows all at once."
+        "that of the best single agent for itself, those of the other rows all at once."
     )
     return said if (more := verdict_rows(result)) is None else f"{said} {more}"
 

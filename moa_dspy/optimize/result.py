@@ -15,6 +15,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize.early_facts import EarlyFacts
 from moa_dspy.optimize.judge_facts import DirectComparison, JudgedSystem, JudgeFacts
+from moa_dspy.optimize.space.programs import read_architecture
 from moa_dspy.winrate import CostVerdict, Interval, Verdict
 
 
@@ -193,8 +194,8 @@ class StudyResult:
         expected, early = plain.pop("expected", None), plain.pop("early", None)
         for_less, judge = plain.pop("cost_verdict", None), plain.pop("judge", None)
         return cls(
-            pick=Architecture.parse(plain.pop("pick")),
-            recommended=Architecture.parse(plain.pop("recommended")),
+            pick=read_architecture(plain.pop("pick")),
+            recommended=read_architecture(plain.pop("recommended")),
             verdict=Verdict(**verdict, interval=interval),
             differences={name: Interval(**one) for name, one in differences.items()},
             calls_made=made["made"],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -21,10 +21,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.objectives import OBJECTIVES, Objective
+from moa_dspy.optimize.space.programs import (
+    ProgramArchitecture,
+    ProgramSpace,
+    read_architecture,
+)
 from moa_dspy.optimize.space.rules import told_apart
 from moa_dspy.optimize.space.space import SearchSpace
-from moa_dspy.optimize.surrogate.acquisition import Acquisition, PriceOf
-from moa_dspy.optimize.surrogate.gp import FeatureMatrix, Kernels, Traits
+from moa_dspy.optimize.surrogate.acquisition import Acquisition, PriceOf, single_agents
+from moa_dspy.optimize.surrogate.gp import PARTS, FeatureMatrix, Kernels, Traits
 
 ROW_SCORES: Final = "row_scores"
 """User attribute of a trial: its score on each row, in one order for all trials."""
@@ -219,7 +224,7 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
             else:
                 taken.add(one)
         measured = dict(finished)
-        singles = map(Architecture.single, self._space.agents)
+        singles = single_agents(self._space)
         if first := next((o for o in singles if o not in measured and o not in taken), None):
             return first
         scores = self._scores(study, list(measured.values()))
@@ -238,7 +243,7 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
 
     def _read(self, trial: FrozenTrial) -> Architecture | None:
         if (text := trial.user_attrs.get(ARCHITECTURE)) is not None:
-            return Architecture.parse(text)
+            return read_architecture(text)
         try:
             return self._canonical(self._space.suggest(GivenChoices(trial.params)))
         except KeyError:
@@ -288,22 +293,99 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
         self, measured: Sequence[Architecture], scores: FeatureMatrix
     ) -> Acquisition:
         """Return the acquisition with the criteria known now; what it learned is kept."""
-        traits = self._traits or self._learned_traits(dict(zip(measured, scores, strict=True)))
-        if self._acquisition is None or self._acquisition.kernels.traits != traits:
+        kernels = self._kernels(dict(zip(measured, scores, strict=True)))
+        if self._acquisition is None or not self._acquisition.kernels.compares_as(kernels):
             self._acquisition = Acquisition(
-                self._space, Kernels.of(traits), self._canonical, self._seed, self._price_at
+                self._space, kernels, self._canonical, self._seed, self._price_at
             )
         return self._acquisition
+
+    def _kernels(self, scores: Mapping[Architecture, FeatureMatrix]) -> Kernels:
+        if isinstance(self._space, ProgramSpace):
+            return program_kernels(self._space, scores, self._diversity)
+        return Kernels.of(self._traits or self._learned_traits(scores))
 
     def _learned_traits(self, scores: Mapping[Architecture, FeatureMatrix]) -> Traits:
         found = {name: scores.get(Architecture.single(name)) for name in self._space.agents}
         known = {name: row for name, row in found.items() if row is not None}
-        means = {name: float(np.nanmean(row)) for name, row in known.items()}
-        usual = fmean(means.values()) if means else 0.5
-        every = {name: means.get(name, usual) for name in self._space.agents}
-        space = self._space
-        combines = told_apart(space)
-        return Traits(every, self._diversity or _pair_of(known), space.prompts, combines)
+        return _traits_of(self._space, known, self._diversity)
+
+
+@dataclass(frozen=True)
+class ProgramKernels(Kernels):
+    """Compares architectures of a program: the sum of what compares each of its mixtures.
+
+    So a score is a sum over mixtures, as far as the parts tell; what mixtures are worth only
+    together is an architecture's own.
+
+    Attributes:
+        mixtures: The path of each mixture, and what compares its architectures.
+    """
+
+    mixtures: tuple[tuple[str, Kernels], ...] = ()
+
+    def parts(
+        self, rows: Sequence[Architecture], columns: Sequence[Architecture]
+    ) -> dict[str, FeatureMatrix]:
+        """Return one (rows, columns) matrix per part."""
+        return _sums(one.parts(_at(path, rows), _at(path, columns)) for path, one in self.mixtures)
+
+    def own(self, architectures: Sequence[Architecture]) -> dict[str, FeatureMatrix]:
+        """Return each architecture compared with itself, one vector per part."""
+        return _sums(one.own(_at(path, architectures)) for path, one in self.mixtures)
+
+    def compares_as(self, other: Kernels) -> bool:
+        """Whether both know the same of the agents."""
+        mine = [one.traits for _, one in self.mixtures]
+        theirs = other.mixtures if isinstance(other, ProgramKernels) else ()
+        return mine == [one.traits for _, one in theirs]
+
+
+def _at(path: str, architectures: Sequence[Architecture]) -> list[Architecture]:
+    return [one.at(path) for one in architectures if isinstance(one, ProgramArchitecture)]
+
+
+def _sums(several: Iterable[Mapping[str, FeatureMatrix]]) -> dict[str, FeatureMatrix]:
+    first, *rest = several
+    return {part: sum((one[part] for one in rest), start=first[part]) for part in PARTS}
+
+
+def program_kernels(
+    space: ProgramSpace,
+    scores: Mapping[Architecture, FeatureMatrix],
+    diversity: Callable[[str, str], float] | None = None,
+) -> ProgramKernels:
+    """Return the kernels of a program, whose traits are learned from single agents in mixtures.
+
+    An agent is worth in a mixture what the best program with it alone there scores, of those
+    whose mixtures are all single agents.
+
+    Args:
+        space: Of the program.
+        scores: Per row, of what was measured.
+        diversity: Of the answers of two agents; default: the mean difference of the scores.
+    """
+    alone = [one for one in scores if isinstance(one, ProgramArchitecture) and not one.layers]
+    found: list[tuple[str, Kernels]] = []
+    for path, inside in space.mixtures:
+        best: dict[str, FeatureMatrix] = {}
+        for one in sorted(alone, key=lambda one: float(np.nanmean(scores[one]))):
+            best[str(one.at(path))] = scores[one]
+        traits = _traits_of(inside, {n: best[n] for n in inside.agents if n in best}, diversity)
+        found.append((path, Kernels.of(traits)))
+    return ProgramKernels(found[0][1].traits, found[0][1].seats, tuple(found))
+
+
+def _traits_of(
+    space: SearchSpace,
+    known: Mapping[str, FeatureMatrix],
+    diversity: Callable[[str, str], float] | None,
+) -> Traits:
+    """Return the criteria, from the scores of single agents; what is not known is their mean."""
+    means = {name: float(np.nanmean(row)) for name, row in known.items()}
+    usual = fmean(means.values()) if means else 0.5
+    every = {name: means.get(name, usual) for name in space.agents}
+    return Traits(every, diversity or _pair_of(known), space.prompts, told_apart(space))
 
 
 @dataclass(frozen=True)

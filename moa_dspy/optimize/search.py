@@ -22,11 +22,9 @@ from moa_dspy.optimize.answers import StudyAnswers, study_answers
 from moa_dspy.optimize.comparison import (
     Baseline,
     compare_on_test,
-    compared_baselines,
 )
 from moa_dspy.optimize.conclusion import (
     CrossFittedPick,
-    best_single_of,
     cross_fitted,
     final_facts,
     front_of,
@@ -35,11 +33,11 @@ from moa_dspy.optimize.conclusion import (
     recommended_of,
 )
 from moa_dspy.optimize.early_facts import Cost, EarlyFacts
-from moa_dspy.optimize.evaluate import Evaluator, MetricFunction
+from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, WorkerPool
 from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.live_view import LiveProgress
 from moa_dspy.optimize.metric import JudgeOptions, PreferenceMetric
-from moa_dspy.optimize.nodes import NodeCache, WorkerPool
+from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.options import (
     SearchOptions,
     TrialCallback,
@@ -51,6 +49,7 @@ from moa_dspy.optimize.prompts.joint import JointSearch, with_prompts
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord
 from moa_dspy.optimize.selection import Choice, Limits
+from moa_dspy.optimize.several import ProgramEvaluator, ProgramStudent, searchable
 from moa_dspy.optimize.shares import check_budget, check_prices
 from moa_dspy.optimize.singles import (
     N_SINGLE_BLOCKS,
@@ -59,10 +58,9 @@ from moa_dspy.optimize.singles import (
     measure_single_agents,
     probe,
     probe_judge,
-    searchable,
 )
 from moa_dspy.optimize.space.space import SearchSpace
-from moa_dspy.optimize.trial_loop import TrialLoop
+from moa_dspy.optimize.trial_loop import ProgramLoop, TrialLoop
 from moa_dspy.optimize.trials import opened_storage
 from moa_dspy.pool import Pool
 
@@ -288,7 +286,7 @@ def run_search(
     """
     ledger = options.make_ledger() if ledger is None else ledger
     started, before = time.monotonic(), ledger.spending
-    program = searchable(student, options)
+    program, options = searchable(student, options)
     options, judging = _with_judge(options, splits)
     options, registry = with_prompts(options, program, splits.train)
     evaluator = _evaluator(options, program, workers, node_cache, registry, judging)
@@ -302,12 +300,13 @@ def run_search(
     progress.show("early facts", early=early)
     options = replace(options, space=singles.searched(options.space))
     n_test = len(splits.test)
-    loop = TrialLoop.of(
+    is_program = isinstance(program, ProgramStudent)
+    loop = (ProgramLoop if is_program else TrialLoop).of(
         options, ledger, progress, evaluator, singles, joint, judged, storage, n_test=n_test
     )
     phases, choice = loop.run(ends_on_interrupt=ends_on_interrupt), loop.choose()
     random = loop.measure_random_baseline(phases[-1])
-    best = best_single_of(singles.ranking, loop.trials.records, options.limits)
+    best = loop.best_single()
     front = front_of(loop.builder, choice)
     held = cross_fitted(loop.builder.evidence(), seed=options.seed)
     with spending_under(ledger):
@@ -364,7 +363,7 @@ def _compared(
     """Measure the pick, the baselines and the Pareto front on the test rows, once."""
     ranking = loop.singles.ranking
     on_val = None if held is None else (held.pick.tolist(), held.single.tolist())
-    rows = compared_baselines(options, ranking, choice.picked, best, random)
+    rows = loop.baselines(choice.picked, best, random)
     named = {one.architecture for one in rows if one.architecture is not None}
     wanted = [(named | set(map(Architecture.single, ranking)), splits.test), (named, splits.val)]
     progress.show("test", work=StageWork.of_unknown(loop.evaluator.knows, wanted))
@@ -396,7 +395,8 @@ def _evaluator(
 ) -> Evaluator:
     metric, cache = options.metric, NodeCache() if node_cache is None else node_cache
     assert metric is not None  # see `_with_judge`
-    found = Evaluator(program, metric, options.num_threads, workers, cache, registry, judging)
+    kind = ProgramEvaluator if isinstance(program, ProgramStudent) else Evaluator
+    found = kind(program, metric, options.num_threads, workers, cache, registry, judging)
     if isinstance(metric, PreferenceMetric):
         metric.agents = found
     return found

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize.result import TrialRecord
+from moa_dspy.optimize.space.programs import read_architecture
 from moa_dspy.optimize.votes.ballots import Ballots
 from moa_dspy.optimize.votes.smoothing import PSEUDO_ROWS, SmoothedVotes, smooth
 from moa_dspy.optimize.votes.weights import (
@@ -154,7 +155,7 @@ ALWAYS_TIED = 4
 def key_of(architecture: Architecture) -> Key:
     """Return what is equal for two forms of one plain vote, whichever agent decides its ties."""
     if not architecture.layers:
-        return architecture.agents
+        return (str(architecture),)
     (*before, members) = architecture.layers
     is_plain = architecture.combine == "vote" and not before and len(set(members)) == len(members)
     if not is_plain or architecture.weights or architecture.agree is not None:
@@ -440,7 +441,7 @@ def best_on_val(
             -round(t.win_rate + diversity_weight * t.diversity, 12),
             t.calls,
             t.usd,
-            Architecture.parse(t.architecture).calls,
+            read_architecture(t.architecture).calls,
             t.architecture,
         ),
     )

@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import combinations, islice
 from math import inf
 from statistics import fmean
-from typing import Any, Final
+from typing import Final
 
 import dspy
 import numpy as np
@@ -20,7 +20,6 @@ from moa_dspy.data import Splits
 from moa_dspy.data.splits import balanced_order
 from moa_dspy.diversity import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
-from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.early_facts import (
     IDLE,
     Cost,
@@ -31,7 +30,7 @@ from moa_dspy.optimize.early_facts import (
     contested_share,
     early_facts,
 )
-from moa_dspy.optimize.evaluate import Evaluator, NamedPrompts, Student, mixtures_of
+from moa_dspy.optimize.evaluate import Evaluator, NamedPrompts, Student
 from moa_dspy.optimize.forecast import Forecast, forecast
 from moa_dspy.optimize.judge_facts import JudgeFacts
 from moa_dspy.optimize.judging import Judging
@@ -40,6 +39,7 @@ from moa_dspy.optimize.objectives import mean_distances
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Leader, Progress, StageWork
 from moa_dspy.optimize.selection import Limits, ScoreMatrix, canonical_evidence
+from moa_dspy.optimize.space.programs import ProgramArchitecture
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.votes.ballots import Ballots, waves_of
 from moa_dspy.optimize.votes.smoothing import SmoothedVotes, smooth
@@ -50,25 +50,6 @@ N_ROUND_ROBIN: Final = 8
 """Rows of val on which single agents are compared with each other to choose the reference."""
 N_PROBED: Final = 3
 """Questions that an agent may fail at the start: one may be too long for it, or be filtered."""
-
-
-def searchable(student: dspy.Module, options: SearchOptions) -> Any:
-    """Return ``student`` with a mixture in the place of its predictor, or of all of it.
-
-    Raises:
-        ArchitectureError: If it has no such predictor.
-        StudyError: If it holds no mixture, or several, or another pool's.
-    """
-    if options.predictor is not None:
-        return MixtureOfAgents.in_place_of(student, options.predictor, pool=options.pool)
-    signature = getattr(student, "signature", None)
-    if not mixtures_of(student) and signature is not None:
-        first = Architecture.single(next(iter(options.pool)))
-        return MixtureOfAgents(signature, first, pool=options.pool)
-    if Student.of(student).mixture.pool is not options.pool:
-        # Its calls would go to another store, and be counted in no budget.
-        raise StudyError("`student` must be made with the search's own pool.")
-    return student
 
 
 def probe(
@@ -194,12 +175,10 @@ def measure_single_agents(
         evaluator: Runs the agents.
         rows: Of val.
         progress: Is shown each agent.
-        n_blocks: Parts of the rows; every agent is measured on one before any on the next, so
-            that a budget that ends leaves rows that all answered.
+        n_blocks: Parts of the rows; each is answered by every agent before the next is begun.
 
     Raises:
-        StudyError: If the budget ends before there is such a row, or the scores of all rows
-            cannot decide any comparison.
+        StudyError: If the budget ends before all answered a row, or no score differs.
     """
     names, size = options.space.agents, -(-len(rows) // n_blocks)
     evaluator.announce(map(Architecture.single, names), rows)
@@ -387,9 +366,7 @@ class SingleAgents:
         judged: Cost | None = None,
         judge: JudgeFacts | None = None,
     ) -> EarlyFacts:
-        """Return the facts that the user is shown before more money is spent.
-
-        They hold the estimate of what the whole search will take.
+        """Return the facts shown before more money is spent, with what the search will take.
 
         Args:
             options: Of the search.
@@ -441,9 +418,7 @@ class SingleAgents:
             np.array([[getattr(o, cost) for o in self.outcomes[name]] for name in order])
             for cost in ("calls", "usd", "seconds")
         )
-        took = sum(
-            np.where(wave == number, seconds, 0.0).max(0) for number in range(int(wave.max()) + 1)
-        )
+        took = sum(np.where(wave == n, seconds, 0.0).max(0) for n in range(int(wave.max()) + 1))
         late = inf if self.deadline_seconds is None else self.deadline_seconds
         return {
             "calls": float(np.where(wave >= 0, calls, 0).sum(0).mean()),
@@ -459,6 +434,10 @@ class SingleAgents:
 
         The best decide ties, a prompt has one name, and a listed one keeps its order of seats.
         """
+        if isinstance(architecture, ProgramArchitecture):
+            return self.space.seated(
+                architecture.each(lambda one: canonical_evidence(one, self.ranking))
+            )
         # Who is asked first, and alone if they agree, is a choice of its own.
         is_own = architecture.agree is not None
         found = architecture if is_own else canonical_evidence(architecture, self.ranking)

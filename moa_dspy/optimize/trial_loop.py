@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from typing import Any, Final, Protocol
+from statistics import fmean
+from typing import Final
 
-import dspy
 import optuna
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget, Ledger, spending_under
 from moa_dspy.errors import BudgetReachedError, UnknownCallError
-from moa_dspy.optimize.comparison import Baseline, measure_random_baseline, random_draws
-from moa_dspy.optimize.conclusion import EvidenceBuilder
+from moa_dspy.optimize.comparison import (
+    Baseline,
+    compared_baselines,
+    measure_random_baseline,
+    random_draws,
+)
+from moa_dspy.optimize.conclusion import EvidenceBuilder, best_single_of
 from moa_dspy.optimize.early_facts import Cost
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.forecast import COSTS, Prices, baseline_architectures
 from moa_dspy.optimize.objectives import names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork
+from moa_dspy.optimize.prompts.options import PromptSearch
 from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.sampler import PerformanceDiversitySampler, make_study
 from moa_dspy.optimize.selection import Choice, choose
+from moa_dspy.optimize.several import best_program
 from moa_dspy.optimize.shares import BudgetShares
 from moa_dspy.optimize.singles import SingleAgents
+from moa_dspy.optimize.space.programs import ProgramSpace
 from moa_dspy.optimize.space.rules import told_apart
 from moa_dspy.optimize.surrogate.gp import Traits
 from moa_dspy.optimize.trials import Proposal, Trials
@@ -37,57 +45,24 @@ STOPPED: Final = "A callback called study.stop()."
 INTERRUPTED: Final = "It was interrupted."
 
 
-class PromptSearch(Protocol):
-    """The tuning of prompts between trials; see ``JointSearch``."""
-
-    n_tried: int
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader must know of the tuning."""
-        ...
-
-    def to_json(self, records: Mapping[Architecture, Any]) -> tuple[dict[str, Any], ...]:
-        """Return every prompt that was tried, as plain data."""
-        ...
-
-    @property
-    def n_rounds(self) -> int:
-        """Number of times that prompts are tuned."""
-        ...
-
-    @property
-    def part(self) -> float:
-        """Part of trials and budget that may be used for composing now, in (0, 1]."""
-        ...
-
-    def tuning_part(self, number: int) -> float:
-        """Return the part of the budget that may be used when round ``number`` ends."""
-        ...
-
-    def tune(self, records: Mapping[Architecture, Any], number: int) -> list[Architecture]:
-        """Tune prompts for the ``number``-th time; return the mixtures to measure with them."""
-        ...
-
-    def refused(
-        self, picked: Architecture, rows: Sequence[dspy.Example], *, min_gain: float
-    ) -> Architecture | None:
-        """Return ``picked`` with its own prompt if the other one is not proven better, or None."""
-        ...
-
-
 def _sampler(
     options: SearchOptions, singles: SingleAgents, pair: Callable[[str, str], float]
 ) -> PerformanceDiversitySampler:
-    """Return the sampler that knows the criteria from the single agents."""
-    space = options.space
-    combines = told_apart(space)
+    """Return the sampler that knows the criteria from the single agents.
+
+    Of a program they are learned from the trials: what an agent is worth in each mixture.
+    """
+    space, traits, forecast = options.space, None, singles.forecast
+    if isinstance(space, ProgramSpace):
+        forecast = forecast.of_part(len(space.mixtures))
+    else:
+        traits = Traits(singles.means, pair, space.prompts, told_apart(space))
     return PerformanceDiversitySampler(
         space,
         seed=options.seed,
-        traits=Traits(singles.means, pair, space.prompts, combines),
+        traits=traits,
         canonical=singles.canonical,
-        price_at=Prices(singles.forecast, names_of(options.objectives), options.seed).at,
+        price_at=Prices(forecast, names_of(options.objectives), options.seed).at,
     )
 
 
@@ -233,9 +208,7 @@ class TrialLoop:
         Raises:
             KeyboardInterrupt: If it may not end the trials.
         """
-        ranking = self.singles.ranking
-        singles = [Architecture.single(name) for name in ranking]
-        self._measure_given(singles, "single", limit=len(singles))
+        self._measure_singles()
         phases: list[int] = []
         try:
             self._measure_mixtures(phases, limit=self.options.n_trials)
@@ -246,6 +219,21 @@ class TrialLoop:
             phases.append(len(self.trials.records))
         self.joint.n_tried = sum(one.prompt is not None for one in self.trials.records)
         return tuple(phases)
+
+    def _measure_singles(self) -> None:
+        """Measure the single agents, which are known, so that each is a trial."""
+        singles = [Architecture.single(name) for name in self.singles.ranking]
+        self._measure_given(singles, "single", limit=len(singles))
+
+    def best_single(self) -> Architecture:
+        """Return the best single agent within the limits; without any, the best of all."""
+        return best_single_of(self.singles.ranking, self.trials.records, self.options.limits)
+
+    def baselines(
+        self, picked: Architecture, best_single: Architecture, random: Baseline
+    ) -> list[Baseline]:
+        """Return everything that is compared on test, what the verdict needs first."""
+        return compared_baselines(self.options, self.singles.ranking, picked, best_single, random)
 
     def _measure_mixtures(self, phases: list[int], *, limit: int) -> None:
         """Measure baselines, votes and listed mixtures, then what is proposed, round by round."""
@@ -406,3 +394,50 @@ class TrialLoop:
         # What stopped was the part of the budget of this round, not all of it.
         self.stopped_by = None
         return found
+
+
+class ProgramLoop(TrialLoop):
+    """The trials of a search in a program with several mixtures.
+
+    The single agents come first, each in all mixtures. Then, one mixture after the other, each
+    agent takes the place of the one in the best program up to now: see ``best_program``.
+    """
+
+    def share_with(self, more: Iterable[Architecture]) -> float:
+        """Return the share of the budget that the trials may use if ``more`` are measured too."""
+        calls: list[float] = [record.calls for record in self.trials.records.values()]
+        calls += [architecture.calls for architecture in more]
+        # A single agent is asked once per mixture, where the shares count one call.
+        alone = [fmean(o.calls for o in found) for found in self.singles.outcomes.values()]
+        needed = [1.5 * sum(alone) - 1, max(alone) - 1 + max(calls, default=0.0)]
+        return self.shares.of_search(needed, part=self.joint.part)
+
+    def best_single(self) -> Architecture:
+        """Return the best program of single agents."""
+        return best_program(self.trials.records, self.options.limits)
+
+    def baselines(
+        self, picked: Architecture, best_single: Architecture, random: Baseline
+    ) -> list[Baseline]:
+        """Return everything that is compared on test; Self-MoA and top-k are in every mixture."""
+        found = super().baselines(picked, best_single, random)
+        lifted = self.evaluator.student.lifted
+        return [
+            one if one.architecture is None else replace(one, architecture=lifted(one.architecture))
+            for one in found
+            if one.name != "best_without_limits"
+        ]
+
+    def _measure_given(
+        self, architectures: Iterable[Architecture], origin: str, *, limit: int
+    ) -> None:
+        lifted = map(self.evaluator.student.lifted, architectures)
+        super()._measure_given(lifted, origin, limit=limit)
+
+    def _measure_singles(self) -> None:
+        super()._measure_singles()
+        for path in self.evaluator.student.paths:
+            best = best_program(self.trials.records, self.options.limits)
+            agents = map(Architecture.single, self.singles.ranking)
+            varied = [best.with_part(path, agent) for agent in agents]
+            self._measure_given(varied, "single", limit=self.options.n_trials)

@@ -27,6 +27,7 @@ from moa_dspy.optimize.sampler import (
     SearchStudy,
 )
 from moa_dspy.optimize.selection import Limits
+from moa_dspy.optimize.space.programs import kinds_of_mixtures
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.acquisition import MOST_DRAWS
 
@@ -143,8 +144,7 @@ class Trials:
             return trial
         # All that a baseline outside of the space shares with others: some samplers learn only
         # from a choice that every trial made.
-        kind = "layers" if self.space.searches_layers else "single"
-        self.study.enqueue_trial({"kind": kind})
+        self.study.enqueue_trial(kinds_of_mixtures(self.space))
         trial = self.study.ask()
         self.space.suggest_kind(trial)
         return trial

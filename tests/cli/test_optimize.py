@@ -37,6 +37,31 @@ def test_json_is_the_only_thing_on_standard_output(run: Run, folder: Path) -> No
     assert json.loads(done.stdout)["test"]["best_single"]["score"] == 1.0
 
 
+@pytest.mark.slow
+def test_quiet_shows_no_progress_and_verbose_every_trial(run: Run, folder: Path) -> None:
+    loud = run("optimize", "study.toml", "--out", "loud", "-v").stderr
+    assert "trial 1 (single): 100.0 % on 8 questions: good" in loud
+    assert "calls made" in loud
+    quiet = run("optimize", "study.toml", "--out", "quiet", "-q")
+    assert quiet.stderr == ""
+    assert "Program: good" in quiet.stdout
+
+
+@pytest.mark.slow
+def test_a_study_is_written_into_mlflow(run: Run, folder: Path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    ended = run("optimize", "study.toml", "--out", "out", "-q", "--mlflow", uri)
+    assert ended.exit_code == 0, ended.output
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("tiny")
+    runs = client.search_runs([experiment.experiment_id])
+    (study,) = (one for one in runs if "mlflow.parentRunId" not in one.data.tags)
+    assert study.data.metrics["test_pick"] == 1.0
+    files = {one.path for one in client.list_artifacts(study.info.run_id)}
+    assert {"program.json", "report.html", "result.json"} <= files
+
+
 def test_a_warning_is_shown_once_and_the_logger_is_left_as_it_was() -> None:
     stream, logger = io.StringIO(), logging.getLogger("dspy")
     handler = logging.StreamHandler(stream)

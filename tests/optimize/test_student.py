@@ -59,7 +59,6 @@ def test_the_result_of_a_search_is_open_to_prompt_optimizers(pool: Pool, rows: M
     ("mixtures", "message"),
     [
         ([], r"`student` must be a MixtureOfAgents or hold one .*, but is a Holder with none\."),
-        (["a", "b"], r"is a Holder with 2 at self\.a, self\.b\."),
     ],
 )
 def test_a_program_with_no_mixture_or_two_is_refused(

@@ -1,6 +1,16 @@
 """The architectures that a study may try, and the names that Optuna has for the choices."""
 
+from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace
 from moa_dspy.optimize.space.rules import ORDERS, OWN_PROMPT, Suggests, provider, providers_of
 from moa_dspy.optimize.space.space import SearchSpace
 
-__all__ = ["ORDERS", "OWN_PROMPT", "SearchSpace", "Suggests", "provider", "providers_of"]
+__all__ = [
+    "ORDERS",
+    "OWN_PROMPT",
+    "ProgramArchitecture",
+    "ProgramSpace",
+    "SearchSpace",
+    "Suggests",
+    "provider",
+    "providers_of",
+]

@@ -15,6 +15,7 @@ import numpy as np
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError
+from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.gp import FeatureMatrix, Kernels, Prediction, SurrogateModel
 
@@ -24,8 +25,14 @@ _Layer = tuple[str, ...]
 def neighbours(one: Architecture, space: SearchSpace) -> Iterator[Architecture]:
     """Yield what ``space`` holds and one change of seat, layer, last step or reading away.
 
-    Votes come without a tie-breaker: who decides ties follows from the scores.
+    Votes come without a tie-breaker: who decides ties follows from the scores. Of a program one
+    mixture is changed so, or becomes another single agent.
     """
+    if isinstance(one, ProgramArchitecture) and isinstance(space, ProgramSpace):
+        for path, inside in space.mixtures:
+            changes = (*neighbours(one.at(path), inside), *single_agents(inside))
+            yield from (one.with_part(path, changed) for changed in changes)
+        return
     if not one.layers:
         return
     for changed in (*_other_layers(one, space), *_other_last_steps(one, space)):
@@ -80,7 +87,13 @@ def _with(
 
 @lru_cache(maxsize=100_000)
 def nodes_of(one: Architecture) -> frozenset[Hashable]:
-    """Return every call of a question: who is asked, as which sample, having read what."""
+    """Return every call of a question: who is asked, as which sample, having read what.
+
+    A mixture of a program is taken to read what those before it answered.
+    """
+    if isinstance(one, ProgramArchitecture):
+        parts = [(one.parts[:place], part) for place, (_, part) in enumerate(one.parts)]
+        return frozenset((before, node) for before, part in parts for node in nodes_of(part))
     read: tuple[Hashable, ...] = ()
     found: set[Hashable] = set()
     for layer in one.layers:
@@ -93,6 +106,13 @@ def nodes_of(one: Architecture) -> frozenset[Hashable]:
         asked = enumerate(one.asked_last)
         found.update((who, place, parents, one.combine, one.prompt) for place, who in asked)
     return frozenset(found)
+
+
+def single_agents(space: SearchSpace) -> Iterator[Architecture]:
+    """Return the single agents of a space; of a program, each in all of its mixtures."""
+    if isinstance(space, ProgramSpace):
+        return space.singles()
+    return map(Architecture.single, space.agents)
 
 
 PriceOf = Callable[[Architecture], float]
@@ -170,7 +190,13 @@ class Acquisition:
         first = np.argsort(-np.round(value, DECIMALS), kind="stable")[:N_BEST]
         best = [some[place] for place in first]
         is_late = len(some) < len(measured)
-        drawn = self._candidates(best, rng, n_drawn=N_DRAWN_LATER if is_late else N_DRAWN)
+        n_drawn = N_DRAWN_LATER if is_late else N_DRAWN
+        if isinstance(self.space, ProgramSpace):
+            turn = len(measured)
+            found = _in_turn(self.space, best, some, rng, n_drawn=n_drawn, turn=turn)
+            drawn = list(dict.fromkeys(map(self.canonical, found)))
+        else:
+            drawn = self._candidates(best, rng, n_drawn=n_drawn)
         candidates = [one for one in drawn if one not in known]
         if not candidates:
             return None
@@ -182,7 +208,7 @@ class Acquisition:
     def _unknown(self, known: Collection[Architecture], rng: random.Random) -> Architecture | None:
         """Return any architecture that is not known: a draw, or a neighbour of what is known."""
         draws = (self.canonical(self.space.draw(rng)) for _ in range(MOST_DRAWS))
-        singles = map(Architecture.single, self.space.agents)
+        singles = single_agents(self.space)
         near = chain.from_iterable(map(self._near, sorted(known, key=str)))
         others = chain(draws, singles, self.space.listed, near)
         return next((one for one in others if one not in known), None)
@@ -217,6 +243,44 @@ class Acquisition:
         """Return how many calls per question were not made yet."""
         made = {node for one in measured for node in nodes_of(one)}
         return np.array([len(nodes_of(one) - made) for one in some], float)
+
+
+def _in_turn(
+    space: ProgramSpace,
+    best: Sequence[Architecture],
+    measured: Sequence[Architecture],
+    rng: random.Random,
+    *,
+    n_drawn: int,
+    turn: int,
+) -> Iterator[Architecture]:
+    """Yield candidates that differ from the best in one mixture, and in their turn in any.
+
+    Each mixture has its turn, so that one whose changes take fewer calls does not get all trials.
+    """
+    # Baselines are measured outside of the space as well.
+    programs = [o for o in best if isinstance(o, ProgramArchitecture) and space.holds(o)]
+    place = turn % (len(space.mixtures) + 1)
+    if place == len(space.mixtures) or not programs:
+        parts = [p for place in range(len(space.mixtures)) for p in _seen(space, measured, place)]
+        yield from (one.with_part(*part) for one in programs for part in parts)
+        yield from (space.draw(rng) for _ in range(n_drawn))
+        return
+    path, inside = space.mixtures[place]
+    for one in programs:
+        changes = (*neighbours(one.at(path), inside), *single_agents(inside))
+        yield from (one.with_part(path, changed) for changed in changes)
+    yield from (programs[0].with_part(*part) for part in _seen(space, measured, place))
+    yield from (programs[0].with_part(path, inside.draw(rng)) for _ in range(n_drawn))
+
+
+def _seen(
+    space: ProgramSpace, measured: Sequence[Architecture], place: int
+) -> list[tuple[str, Architecture]]:
+    """Return what one mixture was in any program, with its path, as far as its space has it."""
+    path, inside = space.mixtures[place]
+    parts = {one.at(path): None for one in measured if isinstance(one, ProgramArchitecture)}
+    return [(path, part) for part in parts if inside.holds(part)]
 
 
 def _one_thread() -> AbstractContextManager[Any]:

@@ -188,6 +188,10 @@ class Kernels:
         near, end = self._nearness(rows, columns)
         return {**found, "near": near, "end": end}
 
+    def compares_as(self, other: Kernels) -> bool:
+        """Whether both know the same of the agents."""
+        return type(other) is Kernels and self.traits == other.traits
+
     def _nearness(
         self, rows: Sequence[Architecture], columns: Sequence[Architecture]
     ) -> tuple[FeatureMatrix, FeatureMatrix]:

@@ -6,10 +6,11 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget
-from moa_dspy.optimize.forecast import forecast
+from moa_dspy.optimize.early_facts import Cost
+from moa_dspy.optimize.forecast import forecast, stage_costs
 from moa_dspy.optimize.nodes import Outcome
 from moa_dspy.optimize.prompts.options import TuningEffort
-from moa_dspy.optimize.space import SearchSpace
+from moa_dspy.optimize.space import ProgramSpace, SearchSpace
 
 ONE = Outcome(score=1.0, layer=("x",), calls=1, usd=0.01, seconds=2.0, tokens=100)
 SINGLES = {name: (ONE,) * 10 for name in ("a", "b")}
@@ -104,3 +105,22 @@ def test_without_tuning_prompts_cost_no_more_than_their_row_on_test() -> None:
     space = SearchSpace(("a", "b"), ("vote",), max_depth=1)
     with_prompts = forecast(SINGLES, space, n_trials=30, n_test=5, num_threads=4, effort=effort)
     assert with_prompts == forecast(SINGLES, space, n_trials=30, n_test=5, num_threads=4)
+
+
+@pytest.mark.parametrize("combine", ["fuse", "knockout"])
+def test_a_last_step_of_several_rounds_is_foretold(combine: str) -> None:
+    agents = {"a": Cost(calls=1), "b": Cost(calls=1)}
+    space = SearchSpace(("a", "b"), combines=(combine,), max_depth=1)
+    found = stage_costs(agents, space, n_trials=4, n_val=10, n_test=1)
+    # Two agents, and their pair ended by a or by b: an analysis and an answer of each, or two
+    # comparisons, on 10 rows.
+    assert found["search"].calls == 2 * 2 * 10
+
+
+def test_a_mixture_of_a_program_is_asked_again_where_it_reads_something_else() -> None:
+    agents = {"a": Cost(calls=2), "b": Cost(calls=2)}
+    votes = SearchSpace(("a", "b"), combines=("vote",), max_depth=1)
+    space = ProgramSpace.of({"query": votes, "answer": votes})
+    found = stage_costs(agents, space, n_trials=9, n_val=1, n_test=1)
+    # For each of 3 queries (a, b, their vote) a and b answer, one call each; the queries are known.
+    assert found["search"].calls == 3 * 2

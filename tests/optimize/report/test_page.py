@@ -95,11 +95,20 @@ def test_the_headline_says_what_to_do_with_the_numbers_of_the_table() -> None:
     wider = replace(SMALL[0].verdict, interval=Interval(0.052, 0.031, 0.075, 0.9))
     for result in (SMALL[0], replace(SMALL[0], verdict=wider)):
         assert headline(result) == (
-            "Use the mixture: on questions that the search never saw it scores 71.0 %, and haiku, "
-            "the best single model, 67.0 % (+4.0 points), at 9.0 times the price."
+            "Use the mixture: it scores 71.0 % on questions that the search never saw, 4.0 points "
+            "more than the best single model, haiku (67.0 %), at 9.0 times its price."
         )
     assert headline(RESULT).startswith("Not decided: 300 questions do not tell")
     assert "About 900 more would. Until then, use large." in headline(RESULT)
+
+
+def test_the_headline_of_a_single_pick_says_that_nothing_beat_it() -> None:
+    verdict = replace(RESULT.verdict, kind="single", p_value=None)
+    alone = replace(RESULT, pick=Architecture.single("large"), verdict=verdict)
+    assert headline(alone) == (
+        "Keep one model, large: it scores 68.0 % on questions that the search never saw, and none "
+        "of the 48 architectures tried was better by more than luck explains."
+    )
 
 
 def test_a_baseline_above_the_pick_is_explained_by_its_interval() -> None:

@@ -96,3 +96,10 @@ def test_the_page_is_as_wide_as_the_screen(page: Any, width: int) -> None:
     while page.execute_script(shown) > width and time.monotonic() < end:
         time.sleep(0.1)
     assert page.execute_script(shown) <= width
+    # Texts of a question that a filter found are read without scrolling aside.
+    rows = "document.querySelector('#q-rows {}')"
+    opens = f"{rows.format('.texts')} || {rows.format('button')}.click()"
+    page.execute_script(opens)
+    cards = "[...document.querySelectorAll('#q-rows .text')]"
+    edges = f"return {cards}.map(card => card.getBoundingClientRect().right)"
+    assert max(page.execute_script(edges)) <= width

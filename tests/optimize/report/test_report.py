@@ -84,7 +84,7 @@ def test_what_is_missing_is_a_dash_and_never_a_zero() -> None:
 
 
 def test_a_verdict_on_more_rows_is_told_apart_from_the_difference_of_the_table() -> None:
-    assert "that of best_single for itself" in brackets_line(RESULT)
+    assert "that of the best single agent for itself" in brackets_line(RESULT)
     assert "counts the val questions" not in brackets_line(RESULT)
     wider = replace(RESULT.verdict, interval=Interval(0.052, 0.031, 0.075, 0.9), n=500)
     assert brackets_line(replace(RESULT, verdict=wider)).endswith(

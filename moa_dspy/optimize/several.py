@@ -1,0 +1,203 @@
+"""The search in a program that holds several mixtures: all are searched together, end to end.
+
+Every trial is an architecture for each mixture, and its score is the metric of the whole program:
+a mixture reads what the modules before it answered as the program runs. Responses are shared
+among trials by mixture and by what it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dspy
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.errors import StudyError
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.optimize.evaluate import (
+    Evaluator,
+    MeasuredProgram,
+    Student,
+    mixtures_of,
+)
+from moa_dspy.optimize.nodes import MixtureStandIn, Outcome, place_of
+from moa_dspy.optimize.options import SearchOptions
+from moa_dspy.optimize.result import TrialRecord
+from moa_dspy.optimize.selection import Evidence, Limits
+from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace
+from moa_dspy.pool import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramMixtures:
+    """The mixtures of a program with the architectures of one trial.
+
+    Attributes:
+        architecture: Of all of them.
+        by_path: Each mixture.
+    """
+
+    architecture: ProgramArchitecture
+    by_path: Mapping[str, MixtureOfAgents]
+
+    @property
+    def pool(self) -> Pool:
+        """The agents."""
+        found: Pool = next(iter(self.by_path.values())).pool
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramStudent(Student):
+    """A DSPy program and all mixtures in it.
+
+    Attributes:
+        mixtures: By path; ``mixture`` is the first.
+    """
+
+    mixtures: Mapping[str, MixtureOfAgents] = None  # type: ignore[assignment]  # see `of_several`
+
+    @classmethod
+    def of_several(cls, program: Any) -> ProgramStudent:
+        """Find the mixtures of ``program``, in its order."""
+        found = {path.removeprefix("self."): one for path, one in mixtures_of(program).items()}
+        return cls(program, next(iter(found.values())), None, found)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Where the mixtures are."""
+        return tuple(self.mixtures)
+
+    def lifted(self, architecture: Architecture) -> ProgramArchitecture:
+        """Return the architecture of the program; that of a mixture is meant for every one."""
+        if isinstance(architecture, ProgramArchitecture):
+            return architecture
+        return ProgramArchitecture.everywhere(self.paths, architecture)
+
+    def to_measure(self, architecture: Architecture) -> MeasuredProgram:
+        """Return the program with the architectures, ready to be run on rows."""
+        return MeasuredProgram(self, self._mixtures(architecture))
+
+    def with_architecture(self, architecture: Architecture) -> Any:
+        """Return a copy of the program that has the architectures; its seats' prompts are new."""
+        made: Any = self._mixtures(architecture)
+        return self.with_module(made)
+
+    def replaced_by(self, made: Any) -> dict[int, Any]:
+        """Return what stands in a copy for each mixture: another one, or what asks for it."""
+        inside: ProgramMixtures = made.mixture if isinstance(made, MixtureStandIn) else made
+        is_asked = isinstance(made, MixtureStandIn)
+        return {
+            id(self.mixtures[path]): _PartStandIn(one, path, made) if is_asked else one
+            for path, one in inside.by_path.items()
+        }
+
+    def _mixtures(self, architecture: Architecture) -> ProgramMixtures:
+        one = self.lifted(architecture)
+        made = {path: m.with_architecture(one.at(path)) for path, m in self.mixtures.items()}
+        return ProgramMixtures(one, made)
+
+
+class _PartStandIn(MixtureStandIn):
+    """Stands where one mixture of a program stood; the row is that of the whole program."""
+
+    def __init__(self, mixture: MixtureOfAgents, path: str, whole: MixtureStandIn) -> None:
+        super().__init__(mixture)
+        self.path, self.whole = path, whole
+
+    def forward(self, **inputs: Any) -> Any:
+        # The same agent is asked something else in another mixture, whatever it is given.
+        return self.answered(self.whole.row, inputs, (self.path, place_of(inputs)))
+
+
+class ProgramEvaluator(Evaluator):
+    """Runs a program with the architecture of each mixture; that of one is meant for all."""
+
+    def measure(
+        self, architecture: Architecture, rows: Sequence[dspy.Example]
+    ) -> tuple[Outcome, ...]:
+        """Return one outcome per row, in the rows' order."""
+        return Evaluator.measure(self, self.student.lifted(architecture), rows)
+
+    def knows(self, architecture: Architecture, rows: Sequence[dspy.Example]) -> bool:
+        """Whether ``measure`` of these rows would ask nothing."""
+        return Evaluator.knows(self, self.student.lifted(architecture), rows)
+
+
+def searchable(student: dspy.Module, options: SearchOptions) -> tuple[Any, SearchOptions]:
+    """Return ``student`` with a mixture in the place of its predictor, or of all of it.
+
+    With several mixtures it is a ``ProgramStudent``, and the options have the space of all.
+    """
+    pool, found = options.pool, mixtures_of(student)
+    if options.predictor is not None:
+        return MixtureOfAgents.in_place_of(student, options.predictor, pool=pool), options
+    signature = getattr(student, "signature", None)
+    if not found and signature is not None:
+        return MixtureOfAgents(signature, Architecture.single(next(iter(pool))), pool=pool), options
+    program = ProgramStudent.of_several(student) if len(found) > 1 else Student.of(student)
+    if any(mixture.pool is not pool for mixture in found.values()):
+        # Its calls would go to another store, and be counted in no budget.
+        raise StudyError("`student` must be made with the search's own pool.")
+    if isinstance(program, ProgramStudent):
+        return program, _with_program_space(options, program)
+    return student, options
+
+
+def _with_program_space(options: SearchOptions, student: ProgramStudent) -> SearchOptions:
+    """Return the options with the space of all mixtures; one space that is given is of each.
+
+    Raises:
+        StudyError: If prompts are to be tuned, a judge decides, or a space is of other mixtures.
+    """
+    for name, given in (("prompts", options.prompts), ("judge", options.judge)):
+        if given is not None:
+            raise StudyError(
+                f"`{name}` goes with a student that holds one mixture, but this one holds "
+                f"{len(student.paths)}, at {', '.join(student.paths)}: search without it."
+            )
+    space = options.space
+    if not isinstance(space, ProgramSpace):
+        found = ProgramSpace.of(dict.fromkeys(student.paths, space))
+    elif sorted(space.paths) != sorted(student.paths):
+        raise StudyError(
+            f"`space` is of the mixtures {', '.join(space.paths)}, but `student` holds "
+            f"{', '.join(student.paths)}."
+        )
+    elif other := next((s for _, s in space.mixtures if set(s.agents) != set(space.agents)), None):
+        raise StudyError(
+            "The spaces of all mixtures must name the same agents, for each is measured alone in "
+            f"all of them; but one names {', '.join(other.agents)} of {', '.join(space.agents)}."
+        )
+    else:
+        spaces = dict(space.mixtures)
+        found = ProgramSpace.of({path: spaces[path] for path in student.paths})
+    # A path that cannot be written is found now.
+    next(found.singles(), None)
+    return replace(options, space=found)
+
+
+def program_evidence(found: Evidence) -> Evidence:
+    """Return the evidence of programs, where no vote can be counted before it is measured.
+
+    What an agent alone is to one mixture, a program of single agents is here: the pick is held
+    against the best of them.
+    """
+    alone = [one for one in found.measured if not one.architecture.layers and one.is_whole]
+    singles = {str(one.architecture): one.scores for one in alone}
+    return replace(found, singles=singles, ballots=None, smoothed=None, ways=None)
+
+
+def best_program(
+    records: Mapping[Architecture, TrialRecord], limits: Limits
+) -> ProgramArchitecture:
+    """Return the best program of single agents within the limits; without any, of all.
+
+    With all agents measured in each mixture it has the best single agent of every one, on val.
+    """
+    alone = [one for one, record in records.items() if not record.is_stopped_early]
+    programs = [o for o in alone if isinstance(o, ProgramArchitecture) and not o.layers]
+    allowed = [one for one in programs if limits.admit(records[one])]
+    return min(allowed or programs, key=lambda one: (-round(records[one].score, 12), one.calls))

@@ -1,0 +1,271 @@
+"""Programs that hold several mixtures: an architecture for each, by path, and their space."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
+from typing import Any, Final
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.errors import ArchitectureError, StudyError
+from moa_dspy.optimize.space.rules import Suggests
+from moa_dspy.optimize.space.space import Params, SearchSpace
+
+_BETWEEN: Final = re.compile(r";\s+(?![^()]*\))")
+"""Between two mixtures: what is in the brackets of a last step belongs to it."""
+_PATH: Final = re.compile(r"[^\s;:()>+*]+")
+_PROGRAM: Final = re.compile(rf"\s*{_PATH.pattern}:\s+[^\s>+*(]")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProgramArchitecture(Architecture):
+    """The architectures of all mixtures of a program, by path, in the program's order.
+
+    The text notation names each: ``"rag.query: a; rag.answer: b + c > synthesize(a)"``. It has
+    no layers if every mixture is a single agent, which is the program that mixtures are compared
+    with. Made by ``of``; ``layers`` are those of all mixtures, one after the other.
+
+    Attributes:
+        parts: The path of each mixture, and its architecture.
+
+    Raises:
+        ArchitectureError: If there is no mixture, or a path cannot be written.
+    """
+
+    parts: tuple[tuple[str, Architecture], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ArchitectureError("A program's architecture needs at least one mixture.")
+        for path, _ in self.parts:
+            if not _PATH.fullmatch(path):
+                raise ArchitectureError(
+                    f"Path {path!r} of a mixture must not be empty or hold spaces or any of "
+                    "; : ( ) > + *; keep the mixture under another attribute or key."
+                )
+        layers = tuple(layer for _, one in self.parts for layer in one.layers)
+        object.__setattr__(self, "layers", layers)
+        object.__setattr__(self, "_key", tuple((path, one._key) for path, one in self.parts))
+
+    @classmethod
+    def of(cls, parts: Mapping[str, Architecture]) -> ProgramArchitecture:
+        """Return the architecture with these mixtures."""
+        return cls((), None, parts=tuple(parts.items()))
+
+    @classmethod
+    def everywhere(cls, paths: Sequence[str], one: Architecture) -> ProgramArchitecture:
+        """Return the architecture whose mixtures are all ``one``."""
+        return cls.of(dict.fromkeys(paths, one))
+
+    @classmethod
+    def parse(cls, text: str) -> ProgramArchitecture:
+        """Read the text notation that ``str`` writes.
+
+        Raises:
+            ArchitectureError: If a part cannot be read, naming it.
+        """
+        found: dict[str, Architecture] = {}
+        for part in _BETWEEN.split(text.strip()):
+            path, colon, rest = part.partition(": ")
+            if not colon or path in found:
+                raise ArchitectureError(
+                    f"A program's architecture reads `path: architecture; ...`, each path once, "
+                    f"but got {text!r}."
+                )
+            found[path] = Architecture.parse(rest)
+        return cls.of(found)
+
+    def at(self, path: str) -> Architecture:
+        """Return the architecture of one mixture."""
+        return dict(self.parts)[path]
+
+    def with_part(self, path: str, one: Architecture) -> ProgramArchitecture:
+        """Return the architecture in which one mixture is another."""
+        return ProgramArchitecture.of({**dict(self.parts), path: one})
+
+    def each(self, change: Callable[[Architecture], Architecture]) -> ProgramArchitecture:
+        """Return the architecture with every mixture changed."""
+        return ProgramArchitecture.of({path: change(one) for path, one in self.parts})
+
+    @property
+    def canonical(self) -> Architecture:
+        """The equal architecture in which the names of each layer are sorted."""
+        return self.each(lambda one: one.canonical)
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """Every agent that sits somewhere, sorted, each once."""
+        return tuple(sorted({name for _, one in self.parts for name in one.agents}))
+
+    @property
+    def last_rounds(self) -> tuple[tuple[str, ...], ...]:
+        """Agents that the last steps ask, round by round."""
+        return tuple(round_ for _, one in self.parts for round_ in one.last_rounds)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return {"mixtures": {path: one.to_json() for path, one in self.parts}}
+
+    def __str__(self) -> str:
+        return "; ".join(f"{path}: {one}" for path, one in self.parts)
+
+
+def read_architecture(text: str) -> Architecture:
+    """Read the text notation of a mixture, or of a program's mixtures.
+
+    Raises:
+        ArchitectureError: If a part cannot be read, naming it.
+    """
+    is_program = _PROGRAM.match(text) is not None
+    return ProgramArchitecture.parse(text) if is_program else Architecture.parse(text)
+
+
+@dataclass(frozen=True)
+class ProgramSpace(SearchSpace):
+    """The space of a program with several mixtures: each has a space of its own.
+
+    Optuna's parameters stand under the path of their mixture, ``answer.layer1.mini``. What else
+    a ``SearchSpace`` says is that of the first mixture. Made by ``of``:
+
+        space = ProgramSpace.of({"query": SearchSpace(agents), "answer": SearchSpace(agents)})
+        study.optimize(lambda trial: score(space.suggest(trial)), n_trials=40)
+
+    Attributes:
+        mixtures: The path of each mixture, and its space.
+
+    Raises:
+        StudyError: If there are not two mixtures at least.
+    """
+
+    mixtures: tuple[tuple[str, SearchSpace], ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.mixtures) < 2:
+            raise StudyError(
+                f"A `ProgramSpace` needs two mixtures at least, but got {len(self.mixtures)}; the "
+                "space of one is a `SearchSpace`."
+            )
+        if self.ranking:
+            object.__setattr__(self, "mixtures", tuple(self._ranked()))
+
+    def _ranked(self) -> Iterator[tuple[str, SearchSpace]]:
+        for path, space in self.mixtures:
+            ranking = tuple(name for name in self.ranking if name in space.agents)
+            yield path, replace(space, ranking=ranking)
+
+    @classmethod
+    def of(cls, mixtures: Mapping[str, SearchSpace]) -> ProgramSpace:
+        """Return the space of mixtures at these paths."""
+        found = tuple(mixtures.items())
+        agents = dict.fromkeys(name for _, space in found for name in space.agents)
+        combines = dict.fromkeys(one for _, space in found for one in space.combines)
+        first = found[0][1] if found else None
+        return cls(
+            tuple(agents),
+            tuple(combines),
+            max_depth=first.max_depth if first else 0,
+            min_width=first.min_width if first else 2,
+            max_width=first.max_width if first else 2,
+            mixtures=found,
+        )
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Where the mixtures are."""
+        return tuple(path for path, _ in self.mixtures)
+
+    @property
+    def searches_layers(self) -> bool:
+        """Whether anything beyond single agents can be proposed."""
+        return any(space.searches_layers for _, space in self.mixtures)
+
+    def suggest(self, trial: Suggests, ranking: Sequence[str] = ()) -> ProgramArchitecture:
+        """Draw the architecture of every mixture."""
+        found = {}
+        for path, space in self.mixtures:
+            known = [name for name in ranking if name in space.agents]
+            found[path] = space.suggest(_UnderPath(trial, path), known)
+        return ProgramArchitecture.of(found)
+
+    def suggest_kind(self, trial: Suggests) -> str:
+        """Draw the kinds alone."""
+        kinds = [space.suggest_kind(_UnderPath(trial, path)) for path, space in self.mixtures]
+        return "layers" if "layers" in kinds else kinds[0]
+
+    def params(self, architecture: Architecture) -> Params | None:
+        """Return the choices that ``suggest`` turns into ``architecture``; None if none do."""
+        found: Params = {}
+        for path, (space, one) in zip(self.paths, self._parts(architecture) or (), strict=False):
+            params = space.params(one)
+            if params is None:
+                return None
+            found |= {f"{path}.{name}": value for name, value in params.items()}
+        return found or None
+
+    def _parts(self, architecture: Architecture) -> list[tuple[SearchSpace, Architecture]] | None:
+        """Return the space and the architecture of each mixture; None of another program."""
+        if not isinstance(architecture, ProgramArchitecture):
+            return None
+        if tuple(path for path, _ in architecture.parts) != self.paths:
+            return None
+        pairs = zip(self.mixtures, architecture.parts, strict=True)
+        return [(space, one) for (_, space), (_, one) in pairs]
+
+    @cached_property
+    def size(self) -> int | None:
+        """Number of different architectures; None where counting them would take too long."""
+        sizes = [space.size for _, space in self.mixtures]
+        return None if None in sizes else prod(size for size in sizes if size is not None)
+
+    def keeps_constraints(self, architecture: Architecture) -> bool:
+        """Whether every mixture keeps to what the user demanded of its members."""
+        parts = self._parts(architecture)
+        return parts is not None and all(space.keeps_constraints(one) for space, one in parts)
+
+    def holds(self, architecture: Architecture) -> bool:
+        """Whether the study may try ``architecture``, whatever decides the ties of votes."""
+        parts = self._parts(architecture)
+        return parts is not None and all(space.holds(one) for space, one in parts)
+
+    def seated(self, architecture: Architecture) -> Architecture:
+        """Return the architecture with the seats of listed ones in their own order."""
+        if not isinstance(architecture, ProgramArchitecture):
+            return architecture
+        spaces = dict(self.mixtures)
+        parts = {path: spaces[path].seated(one) for path, one in architecture.parts}
+        return ProgramArchitecture.of(parts)
+
+    def draw(self, rng: random.Random) -> ProgramArchitecture:
+        """Return a random architecture of every mixture."""
+        return ProgramArchitecture.of({path: space.draw(rng) for path, space in self.mixtures})
+
+    def singles(self) -> Iterator[ProgramArchitecture]:
+        """Yield the programs with one agent in all mixtures, as far as each may have it."""
+        for name in self.agents:
+            if all(name in space.agents for _, space in self.mixtures):
+                yield ProgramArchitecture.everywhere(self.paths, Architecture.single(name))
+
+
+def kinds_of_mixtures(space: SearchSpace) -> dict[str, str]:
+    """Return the parameters that every trial has, as a mixture outside of the space has them."""
+    if isinstance(space, ProgramSpace):
+        return {f"{p}.{n}": v for p, s in space.mixtures for n, v in kinds_of_mixtures(s).items()}
+    return {"kind": "layers" if space.searches_layers else "single"}
+
+
+@dataclass(frozen=True, slots=True)
+class _UnderPath:
+    """Suggests under names that begin with a path."""
+
+    trial: Suggests
+    path: str
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
+        return self.trial.suggest_categorical(f"{self.path}.{name}", choices)
+
+    def suggest_int(self, name: str, low: int, high: int, /) -> int:
+        return self.trial.suggest_int(f"{self.path}.{name}", low, high)

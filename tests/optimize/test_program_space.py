@@ -1,0 +1,173 @@
+"""The space of a program with two mixtures, and Optuna's samplers in it."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import optuna
+import pytest
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.errors import ArchitectureError, StudyError
+from moa_dspy.optimize import (
+    PerformanceDiversitySampler,
+    ProgramArchitecture,
+    ProgramSpace,
+    SearchSpace,
+)
+from moa_dspy.optimize.space.programs import read_architecture
+from moa_dspy.optimize.surrogate import nodes_of
+
+STRENGTH = {"a": 0.7, "b": 0.6, "c": 0.5, "d": 0.4}
+INSIDE = SearchSpace(tuple(STRENGTH), max_depth=1)
+SPACE = ProgramSpace.of({"rag.query": INSIDE, "rag.answer": INSIDE})
+TEXT = "rag.query: a; rag.answer: b + c > synthesize(a; order=c)"
+
+
+def parse(text: str) -> ProgramArchitecture:
+    return ProgramArchitecture.parse(text)
+
+
+def test_the_text_names_each_mixture_and_is_read_back() -> None:
+    one = parse(TEXT)
+    assert str(one) == TEXT
+    assert one.at("rag.answer") == Architecture.parse("b + c > synthesize(a; order=c)")
+    assert read_architecture(TEXT) == one
+    assert read_architecture("b + c > synthesize(a; order=c)") == one.at("rag.answer")
+    # a, b, c, a: what each mixture calls.
+    assert (one.calls, one.depth, one.agents) == (4, 1, ("a", "b", "c"))
+    assert one.to_json() == {
+        "mixtures": {path: part.to_json() for path, part in one.parts},
+    }
+
+
+def test_programs_are_equal_if_their_mixtures_are() -> None:
+    assert parse("p: a + b > vote; q: a") == parse("p: b + a > vote; q: a")
+    assert len({parse("p: a; q: b"), parse("p: b; q: a"), parse("p: a; r: b")}) == 3
+    assert parse("p: b + a > vote; q: a").canonical == parse("p: a + b > vote; q: a")
+    assert parse("p: a; q: a") != Architecture.parse("a")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("p: a; p: b", "each path once, but got 'p: a; p: b'"),
+        ("p: a; b", "reads `path: architecture; ...`"),
+        ("p(x): a; q: b", r"Path 'p\(x\)' of a mixture must not"),
+    ],
+)
+def test_a_text_that_cannot_be_read_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ArchitectureError, match=message):
+        parse(text)
+
+
+def test_a_program_of_no_mixture_and_a_space_of_one_are_refused() -> None:
+    with pytest.raises(ArchitectureError, match="needs at least one mixture"):
+        ProgramArchitecture.of({})
+    with pytest.raises(StudyError, match="needs two mixtures at least, but got 1"):
+        ProgramSpace.of({"p": INSIDE})
+
+
+def test_parameters_stand_under_the_path_of_their_mixture() -> None:
+    one = parse("rag.query: a; rag.answer: b + c > synthesize(a)")
+    params = SPACE.params(one)
+    assert params == {
+        "rag.query.kind": "single",
+        "rag.query.agent": "a",
+        "rag.answer.kind": "layers",
+        "rag.answer.depth": 1,
+        "rag.answer.layer1.a": False,
+        "rag.answer.layer1.b": True,
+        "rag.answer.layer1.c": True,
+        "rag.answer.layer1.d": False,
+        "rag.answer.combine": "synthesize",
+        "rag.answer.aggregator": "a",
+    }
+    assert SPACE.suggest(optuna.trial.FixedTrial(params)) == one
+    assert SPACE.params(Architecture.single("a")) is None
+    assert SPACE.params(parse("rag.query: a; rag.reply: a")) is None
+    assert not SPACE.holds(parse("rag.query: a; rag.answer: a + b + c + d > vote"))
+
+
+def test_the_space_has_the_product_of_its_mixtures() -> None:
+    # 4 agents; (6 pairs + 4 triples) with a vote or one of 4 writers: 4 + 10 * 5
+    assert INSIDE.size == 54
+    assert SPACE.size == 54**2
+    drawn = SPACE.draw(random.Random(0))
+    assert SPACE.holds(drawn)
+
+
+def test_a_mixture_reads_what_those_before_it_answered() -> None:
+    one, other = parse("p: a; q: b"), parse("p: a; q: c")
+    assert len(nodes_of(one) - nodes_of(other)) == 1
+    assert len(nodes_of(parse("p: b; q: b")) - nodes_of(one)) == 2
+
+
+def truth(one: ProgramArchitecture) -> float:
+    """The product of both mixtures: a program needs a good query and a good answer."""
+
+    def worth(part: Architecture) -> float:
+        if not part.layers:
+            return STRENGTH[str(part.aggregator)]
+        reads = sum(STRENGTH[name] for name in part.layers[-1]) / len(part.layers[-1])
+        return 0.6 * reads + (0.5 * STRENGTH[str(part.aggregator)] if part.order == () else 0)
+
+    return worth(one.at("rag.query")) * worth(one.at("rag.answer"))
+
+
+VOTING = SearchSpace(tuple(STRENGTH), combines=("synthesize",), max_depth=1)
+WRITING = ProgramSpace.of({"rag.query": VOTING, "rag.answer": VOTING})
+
+
+def study_of(sampler: Any, n_trials: int, n_jobs: int = 1) -> list[str]:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+
+    def measure(trial: optuna.Trial) -> float:
+        one = WRITING.suggest(trial)
+        trial.set_user_attr("architecture", str(one))
+        return truth(one)
+
+    study.optimize(measure, n_trials=n_trials, n_jobs=n_jobs)
+    assert {name.split(".layer1")[0].split(".")[0] for name in study.trials[-1].params} == {"rag"}
+    return [trial.user_attrs["architecture"] for trial in study.trials]
+
+
+@pytest.mark.slow
+def test_a_plain_study_finds_the_best_pair() -> None:
+    texts = study_of(PerformanceDiversitySampler(WRITING, seed=0), 40)
+    assert texts[:4] == [f"rag.query: {name}; rag.answer: {name}" for name in STRENGTH]
+    assert len(set(texts)) == 40
+    # Of 44 architectures of each mixture, 1,936 pairs.
+    best = "a + b > synthesize(a)"
+    assert f"rag.query: {best}; rag.answer: {best}" in texts
+
+
+@pytest.mark.slow
+def test_four_threads_propose_nothing_twice() -> None:
+    texts = study_of(PerformanceDiversitySampler(WRITING, seed=0), 32, n_jobs=4)
+    assert len(set(texts)) == 32
+
+
+def test_running_trials_count_as_taken() -> None:
+    study = optuna.create_study(sampler=PerformanceDiversitySampler(WRITING, seed=0))
+    asked = [study.ask() for _ in range(9)]
+    assert len({str(WRITING.suggest(trial)) for trial in asked}) == 9
+
+
+def test_a_small_space_is_measured_whole_before_anything_is_repeated() -> None:
+    # 2 agents and their vote: 3 * 3
+    tiny = SearchSpace(("a", "b"), combines=("vote",), max_depth=1)
+    space = ProgramSpace.of({"p": tiny, "q": tiny})
+    study = optuna.create_study(sampler=PerformanceDiversitySampler(space, seed=0))
+    study.optimize(lambda trial: float(space.suggest(trial).calls), n_trials=9)
+    assert len({tuple(sorted(trial.params.items())) for trial in study.trials}) == 9
+
+
+@pytest.mark.parametrize("name", ["TPESampler", "NSGAIISampler", "RandomSampler"])
+@pytest.mark.parametrize("n_jobs", [1, 4])
+def test_samplers_of_optuna_work_in_the_space(name: str, n_jobs: int) -> None:
+    texts = study_of(getattr(optuna.samplers, name)(seed=0), 20, n_jobs)
+    assert len(texts) == 20
+    assert all(WRITING.holds(parse(text)) for text in texts)

@@ -1,0 +1,265 @@
+"""A program with two mixtures, of which the best pair is known, is searched end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import dspy
+import optuna
+import pytest
+
+from moa_dspy.adapters import PlainChat
+from moa_dspy.architecture import Architecture
+from moa_dspy.calls import Budget, Calls
+from moa_dspy.errors import StudyError
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.optimize import (
+    Limits,
+    ModelSearch,
+    ProgramSpace,
+    PromptOptions,
+    SearchSpace,
+    StudyResult,
+)
+from moa_dspy.optimize.evaluate import mixtures_of
+from moa_dspy.pool import Pool
+from moa_dspy.testing import scripted_pool
+
+WRITERS, READERS = ("w0", "w1", "w2"), ("r0", "r1", "r2")
+SPACE = SearchSpace((*WRITERS, *READERS), max_depth=1)
+VOTES = SearchSpace((*WRITERS, *READERS), combines=("vote",), max_depth=1)
+N_NODES = 6 + (15 + 20) * 6
+"""Calls of a row that all architectures of one mixture take: 6 agents alone, and each as the
+synthesizer of 15 pairs and 20 triples; votes read what is known."""
+BEST = "query: w0 + w1 + w2 > vote(w0); answer: r0 + r1 + r2 > vote(r0)"
+
+
+def agent(writes: tuple[int, ...], reads: tuple[int, ...]) -> Callable[[str], str]:
+    """Return an agent that errs where these are the rests of the number, and of its third.
+
+    So what goes wrong with a query has nothing to do with what goes wrong with an answer.
+    """
+
+    def reply(prompt: str) -> str:
+        first = prompt.splitlines()[0]
+        number = int("".join(char for char in first if char.isdigit()))
+        if "note" in first:
+            return f"no{number} {reads}" if number // 3 % 3 in reads else str(number)
+        return f"lost {writes}" if number % 3 in writes else f"key{number}"
+
+    return reply
+
+
+def make_pool(**options: Any) -> Pool:
+    """Return three agents whose queries err in turn, and three whose answers do."""
+    writers = {f"w{i}": agent((i,), (0, 1)) for i in range(3)}
+    return scripted_pool(writers | {f"r{i}": agent((0, 1), (i,)) for i in range(3)}, **options)
+
+
+class Rag(dspy.Module):
+    """Writes a query, looks it up, and answers from what was found."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__()
+        self.query = MixtureOfAgents("question -> query", "w0", pool=pool, adapter=PlainChat())
+        self.answer = MixtureOfAgents("passage -> answer", "w0", pool=pool, adapter=PlainChat())
+
+    def forward(self, question: str) -> Any:
+        query = self.query(question=question).query
+        return self.answer(passage=query.replace("key", "note ") if "key" in query else "note 999")
+
+
+def rows(split: str, n: int) -> list[dspy.Example]:
+    return [
+        dspy.Example(id=f"{split}-{i}", question=f"{split} {i}", answer=str(i)).with_inputs(
+            "question"
+        )
+        for i in range(n)
+    ]
+
+
+def exact(example: Any, prediction: Any, trace: Any = None) -> bool:
+    return bool(prediction.answer == example.answer)
+
+
+def compiled(pool: Pool, n_test: int = 45, **options: Any) -> tuple[ModelSearch, Any]:
+    options = {"space": SPACE, "n_trials": 40, "num_threads": 1, **options}
+    search = ModelSearch(exact, pool, **options)
+    splits = {"valset": rows("val", 18), "testset": rows("test", n_test)}
+    return search, search.compile(Rag(pool), trainset=[], **splits)
+
+
+@cache
+def found() -> tuple[ModelSearch, Any, int]:
+    """Return a search, its program, and how many calls were made."""
+    pool = make_pool()
+    return (*compiled(pool), pool.calls.ledger.spending.made)
+
+
+slow = pytest.mark.slow
+
+
+@slow
+def test_the_best_pair_is_found_with_fewer_calls_than_one_mixture_has() -> None:
+    search, program, n_calls = found()
+    result = search.result
+    assert str(result.pick) == str(result.recommended) == BEST
+    assert result.verdict.kind == "mixture"
+    # Each writer and each reader is right about 2 of 3, and the errors are independent.
+    assert result.test["best_single"].architecture == "query: w0; answer: r0"
+    assert result.test["best_single"].score == pytest.approx(4 / 9)
+    assert result.test["pick"].score == 1
+    n_asked = sum(not one.is_stopped_early for one in result.trials) * 18
+    assert len(result.trials) == 40
+    assert n_asked <= 40 * 18 < SPACE.size**2 * 18  # type: ignore[operator]
+    # Test rows included, it asks less than all architectures of one mixture take on val.
+    assert n_calls < N_NODES * 18
+    assert program(question="new 44").answer == "44"
+
+
+@slow
+def test_report_study_and_program_name_each_mixture_by_its_path() -> None:
+    search, program, _ = found()
+    result, study = search.result, search.study
+    assert BEST in str(result)
+    assert {trial.user_attrs["architecture"] for trial in study.trials} == {
+        one.architecture for one in result.trials
+    }
+    best = next(t for t in study.trials if t.user_attrs["architecture"] == BEST)
+    assert best.params["query.layer1.w1"] is True
+    assert best.params["answer.layer1.w1"] is False
+    assert best.params["answer.kind"] == "layers"
+    assert {name: str(one.architecture) for name, one in mixtures_of(program).items()} == {
+        "self.query": "w0 + w1 + w2 > vote(w0)",
+        "self.answer": "r0 + r1 + r2 > vote(r0)",
+    }
+    assert {type(one["program"]) for one in program.candidate_programs} == {Rag}
+    again = StudyResult.from_json(result.to_json())
+    assert again.pick == result.pick
+    assert again.to_json() == result.to_json()
+
+
+@slow
+def test_the_program_is_saved_and_loaded_with_both(tmp_path: Any) -> None:
+    _, program, _ = found()
+    program.save(tmp_path / "rag.json")
+    loaded = Rag(make_pool())
+    loaded.load(tmp_path / "rag.json")
+    assert str(loaded.answer.architecture) == "r0 + r1 + r2 > vote(r0)"
+    assert loaded(question="new 44").answer == "44"
+
+
+def test_the_student_stays_as_it_was() -> None:
+    pool = make_pool()
+    student = Rag(pool)
+    search = ModelSearch(exact, pool, space=VOTES, n_trials=8)
+    search.compile(student, trainset=[], valset=rows("val", 6), testset=rows("test", 6))
+    assert [str(one.architecture) for one in mixtures_of(student).values()] == ["w0", "w0"]
+
+
+@slow
+def test_the_best_single_agent_is_chosen_for_each_mixture() -> None:
+    texts = [one.architecture for one in found()[0].result.trials if one.origin == "single"]
+    assert texts[0] == "query: w0; answer: w0"
+    # 6 in both, then 5 others as the writer, and 5 others as the reader for the best writer.
+    assert len(texts) == len(set(texts)) == 16
+    assert "query: w0; answer: r0" in texts
+
+
+@slow
+def test_a_search_that_was_killed_pays_nothing_twice() -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        if trial.number == 25:
+            raise Killed
+
+    calls = Calls()
+    with pytest.raises(Killed):
+        compiled(make_pool(calls=calls), callbacks=[kill])
+    paid = calls.ledger.spending.made
+    search, _ = compiled(make_pool(calls=calls))
+    assert str(search.result.pick) == BEST
+    whole = found()[2]
+    assert 0 < paid < calls.ledger.spending.made == whole
+
+
+@slow
+def test_callbacks_see_each_trial_and_may_stop() -> None:
+    seen: list[int] = []
+
+    def watch(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        seen.append(trial.number)
+        if trial.number == 20:
+            study.stop()
+
+    search, _ = compiled(make_pool(), callbacks=[watch])
+    assert seen == list(range(21))
+    assert search.result.stopped_by == "A callback called study.stop()."
+    assert search.result.test["best_single"].score is not None
+
+
+@slow
+@pytest.mark.parametrize("calls", [600, 900])
+def test_a_budget_is_never_exceeded_and_reaches_a_verdict(calls: int) -> None:
+    pool = make_pool()
+    search, _ = compiled(pool, budget=Budget(calls=calls))
+    assert pool.calls.ledger.spending.made <= calls
+    assert search.result.test["pick"].score is not None
+    assert search.result.test["best_single"].score is not None
+
+
+@slow
+def test_a_pick_stays_within_the_limits() -> None:
+    search, _ = compiled(make_pool(), limits=Limits(calls=4))
+    assert search.result.val["pick"].calls is not None
+    assert search.result.val["pick"].calls <= 4
+
+
+@slow
+@pytest.mark.parametrize("name", ["TPESampler", "NSGAIISampler", "RandomSampler"])
+def test_other_samplers_may_propose(name: str) -> None:
+    sampler = getattr(optuna.samplers, name)(seed=0)
+    search, _ = compiled(make_pool(), 9, n_trials=24, sampler=sampler)
+    texts = [one.architecture for one in search.result.trials]
+    assert len(set(texts)) == len(texts) == 24
+    assert {one.origin for one in search.result.trials} >= {"single", "baseline", "sampler"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompts": PromptOptions(texts={"brief": "Be brief."})}, "`prompts` goes with a student"),
+        (
+            {"space": ProgramSpace.of({"query": SPACE, "reply": SPACE})},
+            "`space` is of the mixtures query, reply, but `student` holds query, answer",
+        ),
+        (
+            {"space": ProgramSpace.of({"query": SearchSpace(WRITERS), "answer": SPACE})},
+            "must name the same agents, .* but one names w0, w1, w2 of w0, w1, w2, r0, r1, r2",
+        ),
+    ],
+)
+def test_what_goes_with_one_mixture_only_is_refused(options: Any, message: str) -> None:
+    pool = make_pool()
+    with pytest.raises(StudyError, match=message):
+        compiled(pool, **options)
+    assert pool.calls.ledger.spending.made == 0
+
+
+@slow
+def test_each_mixture_may_have_a_space_of_its_own() -> None:
+    agents = (*WRITERS, *READERS)
+    alone = SearchSpace(agents, max_depth=0)
+    space = ProgramSpace.of({"query": alone, "answer": VOTES})
+    search, _ = compiled(make_pool(), 9, space=space, n_trials=22)
+    models = [one.architecture for one in search.result.trials if one.origin == "model"]
+    assert models
+    queries = [Architecture.parse(text.split("query: ")[1].split(";")[0]) for text in models]
+    assert {one.depth for one in queries} == {0}
+    # Top-k in every mixture is outside of the space; that it is no choice is in its parameters.
+    outside = [t for t in search.study.trials if t.user_attrs["origin"] == "baseline"]
+    assert {tuple(sorted(trial.params)) for trial in outside} == {("answer.kind", "query.kind")}

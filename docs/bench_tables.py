@@ -272,8 +272,62 @@ def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in shown)
 
 
+RULES = ("best_single", "top3", "top5", "top7", "weighted7", "half_weighted7", "weighted_all")
+
+
+def rule(printed: Printed) -> str:
+    """Return the rule of the pick beside simple rules: on whole pools, then on random ones."""
+    heads = ["folder, pool, questions", "splits", "ours", "before", *(map(_spaced, RULES))]
+    heads += ["best rule", "minus ours", "true / stated error"]
+    whole = [
+        [f"{folder}, {row['pool']}, {row['dev']}", str(row["splits"]), *_ruled(row)]
+        for folder, rows in printed["rule_of"].items()
+        for row in rows
+    ]
+    drawn = [
+        [f"{folder}, {row['dev']}", str(row["splits"]), *_ruled(row)]
+        for folder, found in printed["subpools_of"].items()
+        for row in found["rule"]
+    ]
+    every = [_table(heads, whole), "", "Random sub-pools of 6 to 12 models:", ""]
+    every += [_table(["folder, questions", "draws", *heads[2:]], drawn), "", *_each(printed)]
+    return "\n".join(every)
+
+
+def _ruled(row: Printed) -> list[str]:
+    names = ("today", *RULES, row["best_baseline"])
+    before, *rules, best = (_points(row[name]) for name in names)
+    lead, error = -100 * row["ours_minus_best_baseline"], row["calibration"]
+    named = f"{_spaced(row['best_baseline'])} {best}"
+    ratio = "" if error is None else f"{error:.2f}"
+    return [f"**{_points(row['ours'])}**", before, *rules, named, f"{lead:+.2f}", ratio]
+
+
+def _each(printed: Printed) -> list[str]:
+    """Return the lead of every rule on each sub-pool, and on average."""
+    pools = {
+        f"{folder}, {pool.removeprefix('sub:')}": (leads, len(found["subpools"][pool]))
+        for folder, found in printed["subpools_of"].items()
+        for pool, leads in found["each_pool"].items()
+    }
+    names = ("today", *RULES, "topk_by_dev", "acc_plus_diversity_k5", "exhaustive")
+    lines = [
+        [pool, str(size), *(f"{100 * leads[name]:+.2f}" for name in names)]
+        for pool, (leads, size) in pools.items()
+    ]
+    means = (sum(leads[name] for leads, _ in pools.values()) / len(pools) for name in names)
+    lines.append(["mean", "", *(f"{100 * mean:+.2f}" for mean in means)])
+    heads = ["folder, seed of the sub-pool", "models", "before", *map(_spaced, names[1:])]
+    return ["Each sub-pool, points of a rule minus ours:", "", _table(heads, lines), ""]
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
+
+
 KINDS: dict[str, Callable[[Printed], str]] = {
     "summary": quality,
+    "rule_of": rule,
     "honest": honest,
     "layered": layered,
     "verdicts": statistics,

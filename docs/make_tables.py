@@ -26,6 +26,7 @@ EVIDENCE_PAGES = ("where_it_pays", "where_it_does_not", "collaboration", "layers
 PAGES = (
     ROOT / "README.md",
     ROOT / "docs/results/README.md",
+    ROOT / "docs/selection.md",
     ROOT / "docs/concepts.md",
     *(ROOT / "docs/results" / f"{name}.md" for name in EVIDENCE_PAGES),
     ROOT / "docs/combiners.md",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 _SUPERSCRIPTS = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207f"
 _RAISED = re.compile(f"[{_SUPERSCRIPTS}]+")
@@ -120,6 +121,9 @@ _KEPT = frozenset(
 """Symbols that are part of a word wherever they stand; so are currencies, but for the dollar."""
 
 _LONGEST_SHIFT = 400
+_MOST_REMEMBERED = 16_384
+_LONGEST_REMEMBERED = 2_000
+"""Characters: of many long texts, remembering would take more memory than it saves time."""
 _LONGEST_GRADE = 3
 
 
@@ -137,7 +141,7 @@ def normalise_answer(text: str) -> str:
         The answer; of a text without word or number its last piece, so "" only for blank text.
         Normalising it again changes nothing.
     """
-    return _last(text, as_written=False)
+    return _once(_last_read, text)
 
 
 def normalise_version(text: str) -> str:
@@ -153,7 +157,7 @@ def normalise_text(text: str) -> str:
 
     Unlike `normalise_answer` it keeps every word and mark; normalising again changes nothing.
     """
-    return " ".join(_folded(text).split())
+    return _once(_folded_words, text)
 
 
 def answer_words(text: str, *, as_written: bool = False) -> list[str]:
@@ -166,6 +170,24 @@ def answer_words(text: str, *, as_written: bool = False) -> list[str]:
         if words := list(_line_words(line, as_written)):
             return words
     return []
+
+
+def _once(normalise: Callable[[str], str], text: str) -> str:
+    """Return the normalised text; of texts that many votes count, it is remembered."""
+    return _remembered(normalise, text) if len(text) <= _LONGEST_REMEMBERED else normalise(text)
+
+
+@lru_cache(maxsize=_MOST_REMEMBERED)
+def _remembered(normalise: Callable[[str], str], text: str) -> str:
+    return normalise(text)
+
+
+def _folded_words(text: str) -> str:
+    return " ".join(_folded(text).split())
+
+
+def _last_read(text: str) -> str:
+    return _last(text, as_written=False)
 
 
 def _last(text: str, *, as_written: bool) -> str:

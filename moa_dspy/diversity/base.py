@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean
 from typing import Protocol, runtime_checkable
 
@@ -50,10 +51,15 @@ class PairwiseMetric(Protocol):
 
 def mean_distance(similarities: Matrix) -> float:
     """Return the mean of ``1 - similarities`` over all unordered pairs; 0 without a pair."""
-    upper = np.triu_indices(len(similarities), k=1)
-    distances: list[float] = (1.0 - similarities[upper]).tolist()
+    distances: list[float] = (1.0 - similarities[_pairs_of(len(similarities))]).tolist()
     # fmean sums exactly, so the order of the responses cannot show in the last digit.
     return fmean(distances) if distances else 0.0
+
+
+@lru_cache(maxsize=64)
+def _pairs_of(n: int) -> tuple[NDArray[np.intp], ...]:
+    """Return the places of all unordered pairs of ``n``: finding them takes longest."""
+    return np.triu_indices(n, k=1)
 
 
 def equal_pairs(texts: Sequence[str]) -> Matrix:

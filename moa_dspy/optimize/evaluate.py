@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from moa_dspy.judges.base import Judgement
 
 MetricFunction: TypeAlias = Callable[..., Any]
+_SOON_SECONDS = 0.05
+"""A row that took longer waited for something, such as a retriever, though all calls are stored."""
 
 
 class NamedPrompts(Protocol):
@@ -261,8 +264,9 @@ class Evaluator:
     node_cache: NodeCache = field(default_factory=NodeCache)
     registry: NamedPrompts | None = None
     judging: AnswerJudge | None = None
-    _outcomes: dict[tuple[Architecture, str], Outcome] = field(default_factory=dict)
+    _outcomes: dict[Architecture, dict[str, Outcome]] = field(default_factory=dict)
     _programs: dict[Architecture, MeasuredProgram] = field(default_factory=dict)
+    _last: MeasuredProgram | None = None
 
     @property
     def failures(self) -> Counter[str]:
@@ -287,10 +291,10 @@ class Evaluator:
             MoaError: If a call cannot be made for a reason that is not the model's.
             StudyError: If a larger program fails by itself.
         """
-        missing = [row for row in rows if (architecture, row.id) not in self._outcomes]
-        if missing:
-            self._run(Student.of(self.student, self.registry).to_measure(architecture), missing)
-        found = tuple(self._outcomes[architecture, row.id] for row in rows)
+        known = self._outcomes.setdefault(architecture, {})
+        if missing := [row for row in rows if row.id not in known]:
+            self._run(self._program(architecture), missing)
+        found = tuple(known[row.id] for row in rows)
         return found if self.judging is None else self.judging.scored(found)
 
     def compare(
@@ -320,7 +324,8 @@ class Evaluator:
 
     def knows(self, architecture: Architecture, rows: Sequence[dspy.Example]) -> bool:
         """Whether ``measure`` of these rows would ask nothing."""
-        return all((architecture, row.id) in self._outcomes for row in rows)
+        known = self._outcomes.get(architecture, {})
+        return all(row.id in known for row in rows)
 
     def announce(
         self,
@@ -356,6 +361,14 @@ class Evaluator:
         else:
             self.ask(Architecture.parse(name), row)
 
+    def _program(self, architecture: Architecture) -> MeasuredProgram:
+        """Return the program of an architecture; of the last one, which has more rows, again."""
+        last = self._last
+        if last is None or last.mixture.architecture is not architecture:
+            last = Student.of(self.student, self.registry).to_measure(architecture)
+            self._last = last
+        return last
+
     def _task(self, architecture: Architecture) -> str:
         opponent = None if self.judging is None else self.judging.opponent
         return str(architecture) if opponent is None else f"{architecture}{VERSUS}{opponent}"
@@ -372,28 +385,32 @@ class Evaluator:
         return name is None or self.registry is None or self.registry.is_given(name)
 
     def _run(self, program: MeasuredProgram, rows: Sequence[dspy.Example]) -> None:
-        first, *rest = rows
-        if self.workers is not None and rest and self._is_shared(program.mixture.architecture):
+        is_shared = self._is_shared(program.mixture.architecture)
+        if self.workers is not None and len(rows) > 1 and is_shared:
             for row in self.workers.ready(self._task(program.mixture.architecture), rows):
                 self._measure_one(program, row)
             return
-        self._measure_one(program, first)
+        # What is stored or known already is quicker without threads.
+        alone = (n for n, row in enumerate(rows, 1) if not self._measure_one(program, row))
+        rest = rows[next(alone, len(rows)) :]
         in_threads(lambda row: self._measure_one(program, row), rest, num_threads=self._n_threads)
 
-    def _measure_one(self, program: MeasuredProgram, row: dspy.Example) -> None:
-        runner, key = NodeRunner(self.node_cache, row.id), (program.mixture.architecture, row.id)
+    def _measure_one(self, program: MeasuredProgram, row: dspy.Example) -> bool:
+        """Measure a row; return whether nothing had to be waited for."""
+        started, runner = time.perf_counter(), NodeRunner(self.node_cache, row.id)
+        found = self._outcomes.setdefault(program.mixture.architecture, {})
         with call_scope(example=row.id) as scope:
             try:
                 prediction = program.answer(row.inputs().toDict(), runner)
             except LayerFailedError as error:
                 costs = runner.costs(scope.log)  # what did not answer was asked all the same
                 judged = self._judged(program, row, None)
-                self._outcomes[key] = Outcome(0.0, (), **costs, failure=str(error), judged=judged)
-                return
+                found[row.id] = Outcome(0.0, (), **costs, failure=str(error), judged=judged)
+                return False
             finally:
                 self.node_cache.table.add_row()
         judged = self._judged(program, row, prediction)
-        self._outcomes[key] = Outcome(
+        found[row.id] = Outcome(
             score=self._score(row, prediction, judged),
             layer=runner.read,
             ballot=runner.ballot(program.mixture),
@@ -401,6 +418,9 @@ class Evaluator:
             answer=runner.text,
             **runner.costs(scope.log),
         )
+        is_known = runner.is_reused and self.judging is None
+        is_known &= all(facts.is_reused for facts in scope.log)
+        return is_known and time.perf_counter() - started < _SOON_SECONDS
 
     def _judged(
         self, program: MeasuredProgram, row: dspy.Example, prediction: Any

@@ -62,6 +62,7 @@ class NodeCache:
         failures: Responses without an answer, per agent.
         cut: Answers that the token limit or a filter ended, by (agent, reason).
         table: Requests by stage and agent.
+        is_stored: Whether the last questions were all answered from the store.
         choices: What rankers and judges of knockouts replied, by ``COMBINE(AGENT)``.
     """
 
@@ -71,6 +72,7 @@ class NodeCache:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     table: CallTable = field(default_factory=CallTable)
     choices: dict[str, Choices] = field(default_factory=dict)
+    is_stored: bool = False
 
     def child(self) -> NodeCache:
         """Return a cache that knows what this one knows and keeps its own nodes to itself.
@@ -138,11 +140,13 @@ class NodeRunner:
         node_cache: Of all architectures.
         example: Id of the example.
         answers: Of the mixture, one for each time it was asked.
+        is_reused: Whether no request was sent.
     """
 
     node_cache: NodeCache
     example: str
     answers: list[Answer] = field(default_factory=list)
+    is_reused: bool = True
     _rounds: list[list[Response]] = field(default_factory=list)
     _seconds: float = 0.0
     _place: object = None
@@ -183,11 +187,24 @@ class NodeRunner:
         known = {q.node: self.node_cache.get(q, where) for q in questions}
         if new := [q for q in questions if known[q.node] is None]:
             # A scope of its own: what seats ask is counted by their responses.
-            with call_scope(example=self.example, table=self.node_cache.table):
-                responses = seats.ask_all(new)
+            with call_scope(example=self.example, table=self.node_cache.table) as scope:
+                responses = self._asked(new, seats, scope.log)
+            self.is_reused &= _is_reused(scope.log)
             self.node_cache.put(where, new, responses)
             known |= {q.node: r for q, r in zip(new, responses, strict=True)}
         return [response for q in questions if (response := known[q.node])]
+
+    def _asked(
+        self, questions: Sequence[Question], seats: Seats, log: Sequence[CallFacts]
+    ) -> list[Response]:
+        """Ask all at the same time; one by one as long as each was stored, as that is quicker."""
+        found: list[Response] = []
+        while self.node_cache.is_stored and len(found) < len(questions) - 1:
+            found += seats.ask_all([questions[len(found)]])
+            self.node_cache.is_stored = _is_reused(log)
+        found += seats.ask_all(questions[len(found) :])
+        self.node_cache.is_stored = _is_reused(log)
+        return found
 
     @property
     def read(self) -> tuple[str, ...]:
@@ -242,6 +259,11 @@ class NodeRunner:
             "seconds": self._seconds + sum(one.seconds for one in others),
             "tokens": sum(one.prompt_tokens + one.completion_tokens for one in asked),
         }
+
+
+def _is_reused(log: Sequence[CallFacts]) -> bool:
+    # Without any call, a module of the user's has done something that is not known here.
+    return bool(log) and all(facts.is_reused for facts in log)
 
 
 def place_of(inputs: Mapping[str, Any]) -> object:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from statistics import fmean
 from typing import ClassVar, Final, Literal, Protocol
 
-from moa_dspy.diversity import Disagreement, DiversityMetric
+from moa_dspy.diversity import Disagreement, DiversityMetric, PairwiseMetric
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import Limits
 
@@ -40,7 +41,11 @@ class Objective(Protocol):
     direction: ClassVar[Literal["maximize", "minimize"]]
 
     def __call__(self, measured: MeasuredArchitecture, /) -> float:
-        """Return the value; ``measured`` holds at least one example."""
+        """Return the value, the mean of ``rows``; ``measured`` holds at least one example."""
+        ...
+
+    def rows(self, measured: MeasuredArchitecture, /) -> Sequence[float]:
+        """Return the value of every example alone."""
         ...
 
 
@@ -54,6 +59,10 @@ class CallsObjective:
         """See the protocol."""
         return fmean(measured.calls)
 
+    def rows(self, measured: MeasuredArchitecture, /) -> Sequence[float]:
+        """See the protocol."""
+        return measured.calls
+
 
 @dataclass(frozen=True, slots=True)
 class UsdObjective:
@@ -64,6 +73,10 @@ class UsdObjective:
     def __call__(self, measured: MeasuredArchitecture, /) -> float:
         """See the protocol."""
         return fmean(measured.usd)
+
+    def rows(self, measured: MeasuredArchitecture, /) -> Sequence[float]:
+        """See the protocol."""
+        return measured.usd
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +89,53 @@ class SecondsObjective:
         """See the protocol."""
         return fmean(measured.seconds)
 
+    def rows(self, measured: MeasuredArchitecture, /) -> Sequence[float]:
+        """See the protocol."""
+        return measured.seconds
+
 
 @dataclass(frozen=True, slots=True)
 class DiversityObjective:
-    """Mean diversity of the texts that the last step reads; 0 for a single agent."""
+    """Mean diversity of the texts that the last step reads; 0 for a single agent.
+
+    What was computed of the same texts is remembered.
+    """
 
     metric: DiversityMetric = field(default_factory=Disagreement)
     direction: ClassVar[Literal["maximize", "minimize"]] = "maximize"
+    _known: dict[tuple[str, ...], float] = field(
+        default_factory=dict[tuple[str, ...], float], compare=False, repr=False
+    )
 
     def __call__(self, measured: MeasuredArchitecture, /) -> float:
         """See the protocol; in [0, 1]."""
-        return fmean(self.metric(texts) if texts else 0.0 for texts in measured.layers)
+        return fmean(self.rows(measured))
+
+    def rows(self, measured: MeasuredArchitecture, /) -> Sequence[float]:
+        """See the protocol."""
+        return [self._of(tuple(texts)) for texts in measured.layers]
+
+    def _of(self, texts: tuple[str, ...]) -> float:
+        if texts not in self._known:
+            self._known[texts] = self.metric(texts) if texts else 0.0
+        return self._known[texts]
+
+
+def mean_distances(
+    metric: DiversityMetric, texts: Mapping[str, Sequence[str]]
+) -> dict[tuple[str, str], float]:
+    """Return the mean diversity of every two agents' texts, names in order."""
+    names = sorted(texts)
+    pairs = list(combinations(range(len(names)), 2))
+    found: list[list[float]] = []
+    for row in zip(*(texts[name] for name in names), strict=True):
+        if isinstance(metric, PairwiseMetric):
+            alike = metric.pairs(row)
+            found.append([float(1.0 - alike[i, j]) for i, j in pairs])
+        else:
+            found.append([metric((row[i], row[j])) for i, j in pairs])
+    means = map(fmean, zip(*found, strict=True))
+    return {(names[i], names[j]): mean for (i, j), mean in zip(pairs, means, strict=True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +149,14 @@ class WinRateObjective:
 
     def __call__(self, measured: MeasuredArchitecture, /) -> float:
         """See the protocol; in [0, 1], and 0.5 for the best single agent itself."""
+        return fmean(self.rows(measured))
+
+    def rows(self, measured: MeasuredArchitecture, /) -> Sequence[float]:
+        """See the protocol."""
         if measured.reference is None:
-            return fmean(measured.scores)
+            return measured.scores
         pairs = zip(measured.scores, measured.reference, strict=True)
-        return fmean(
-            1.0 if ours > theirs else 0.5 if ours == theirs else 0.0 for ours, theirs in pairs
-        )
+        return [1.0 if ours > theirs else 0.5 if ours == theirs else 0.0 for ours, theirs in pairs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +168,10 @@ class ScoreObjective:
     def __call__(self, measured: MeasuredArchitecture, /) -> float:
         """See the protocol; in [0, 1]."""
         return fmean(measured.scores)
+
+    def rows(self, measured: MeasuredArchitecture, /) -> Sequence[float]:
+        """See the protocol."""
+        return measured.scores
 
 
 OBJECTIVES: dict[str, Callable[[], Objective]] = {

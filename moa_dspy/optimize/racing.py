@@ -126,11 +126,7 @@ class Standing:
         counted = [one for one in objectives if not isinstance(one, DiversityObjective)]
         high = [one for one in counted if one.direction == "maximize"] or [ScoreObjective()]
         low = [one for one in counted if one.direction == "minimize"]
-        rows = _rows(measured)
-        return cls(
-            gains={type(one).__name__: np.array([one(row) for row in rows]) for one in high},
-            costs={type(one).__name__: np.array([one(row) for row in rows]) for one in low},
-        )
+        return cls(_rows(high, measured), _rows(low, measured))
 
 
 def is_dominated(arm: Standing, other: Standing, race: Race) -> bool:
@@ -147,18 +143,8 @@ def is_dominated(arm: Standing, other: Standing, race: Race) -> bool:
     )
 
 
-def _rows(measured: MeasuredArchitecture) -> list[MeasuredArchitecture]:
-    return [
-        MeasuredArchitecture(
-            scores=measured.scores[i : i + 1],
-            reference=None if measured.reference is None else measured.reference[i : i + 1],
-            layers=measured.layers[i : i + 1],
-            calls=measured.calls[i : i + 1],
-            usd=measured.usd[i : i + 1],
-            seconds=measured.seconds[i : i + 1],
-        )
-        for i in range(len(measured.scores))
-    ]
+def _rows(objectives: Sequence[Objective], measured: MeasuredArchitecture) -> dict[str, _Vector]:
+    return {type(o).__name__: np.array(o.rows(measured), np.float64) for o in objectives}
 
 
 ReportBlock: TypeAlias = Callable[[list[float], list[float]], None]

@@ -35,6 +35,7 @@ from moa_dspy.optimize.forecast import Forecast, forecast
 from moa_dspy.optimize.judge_facts import JudgeFacts
 from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.nodes import Outcome, means, scores
+from moa_dspy.optimize.objectives import mean_distances
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Leader, Progress, StageWork
 from moa_dspy.optimize.selection import Limits, ScoreMatrix, canonical_evidence
@@ -322,10 +323,7 @@ class SingleAgents:
         It is 0 for two seats of one agent: how its samples differ is not known yet.
         """
         texts = {n: [(o.layer or ("",))[0] for o in found] for n, found in self.outcomes.items()}
-        pairs = {
-            (a, b): fmean(metric(pair) for pair in zip(texts[a], texts[b], strict=True))
-            for a, b in combinations(sorted(texts), 2)
-        }
+        pairs = mean_distances(metric, texts)
         return lambda a, b: 0.0 if a == b else pairs[min(a, b), max(a, b)]
 
     def admits(self, members: tuple[str, ...]) -> bool:

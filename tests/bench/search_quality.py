@@ -2,6 +2,7 @@
 
 Usage: python tests/bench/search_quality.py FOLDER [--json] [--splits 20] [--jobs 2] ...
        python tests/bench/search_quality.py FOLDER --honest 400 --dev 200 [--json]
+       python tests/bench/search_quality.py FOLDER --rule [--subpools 24] [--json]
        python tests/bench/search_quality.py --layered [--splits 200] [--json]
 
 FOLDER has questions.parquet, letters.parquet or responses.parquet, and perhaps models.csv:
@@ -32,6 +33,8 @@ rows: one per pool and size; scores are fractions, means over the splits.
 subpools: with `--subpools N --seed S`, the models of each random pool, by its seed.
 halving: rules that had as many cells and more labels than those of the rows.
 honest: with `--honest`, what is known of our number alone, over more splits.
+rule: with `--rule`, rows of the rule of the pick alone, on the same splits without a search around
+ it: what `ours` picks where every vote that the rule looks at may be picked.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -51,6 +54,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 from tests.bench.quality._ceiling import ceiling
 from tests.bench.quality._layered import layered
 from tests.bench.quality._rows import halving_of, honesty, kind_of, row_of, summary
+from tests.bench.quality._rule import each_pool, rule_row, run_rule
 from tests.bench.quality._split import Drawn, Task, read, run
 
 
@@ -83,7 +87,9 @@ def tasks_of(options: argparse.Namespace) -> list[Task]:
     ]
 
 
-def run_all(tasks: Sequence[Task], *, n_jobs: int) -> Iterator[Drawn]:
+def run_all(
+    tasks: Sequence[Task], *, n_jobs: int, run: Callable[[Task], Drawn] = run
+) -> Iterator[Drawn]:
     """Yield what comes of each task, in order."""
     if n_jobs == 1:
         yield from map(run, tasks)
@@ -96,7 +102,8 @@ def run_all(tasks: Sequence[Task], *, n_jobs: int) -> Iterator[Drawn]:
 
 def quality(options: argparse.Namespace) -> dict[str, Any]:
     cells: dict[tuple[str, int], list[Drawn]] = {}
-    for drawn in run_all(tasks_of(options), n_jobs=options.jobs):
+    run_one = run_rule if options.rule else run
+    for drawn in run_all(tasks_of(options), n_jobs=options.jobs, run=run_one):
         cell = cells.setdefault((kind_of(drawn.task), drawn.task.dev), [])
         cell.append(drawn)
         if len(cell) == 1:
@@ -109,6 +116,10 @@ def quality(options: argparse.Namespace) -> dict[str, Any]:
             for (pool, dev), drawn in cells.items()
         ]
         return {**printed, "honest": rows}
+    if options.rule:
+        printed["rule"] = [rule_row(drawn) for drawn in cells.values()]
+        each = each_pool(one for cell in cells.values() for one in cell)
+        return printed | {"each_pool": each, "subpools": _subpools(cells.values())}
     kinds = {pool for pool, _ in cells}
     highest = {pool: None if pool == "sub" else ceiling(answers.pool(pool)) for pool in kinds}
     rows = [row_of(drawn, highest[pool]) for (pool, _), drawn in cells.items()]
@@ -116,14 +127,14 @@ def quality(options: argparse.Namespace) -> dict[str, Any]:
         "rows": rows,
         "summary": summary(rows),
         "halving": list(map(halving_of, cells.values())),
-        "subpools": {
-            one.task.pool: one.pool
-            for cell in cells.values()
-            for one in cell
-            if "sub" in one.task.pool
-        },
+        "subpools": _subpools(cells.values()),
     }
     return printed
+
+
+def _subpools(cells: Iterable[Sequence[Drawn]]) -> dict[str, tuple[str, ...]]:
+    every = (one for cell in cells for one in cell)
+    return {one.task.pool: one.pool for one in every if "sub" in one.task.pool}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -138,6 +149,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first random pool")
     parser.add_argument("--samplers", type=int, help="splits on which Optuna chooses; default all")
     parser.add_argument("--honest", type=int, help="splits; nothing but the honesty of our number")
+    parser.add_argument("--rule", action="store_true", help="the rule alone, without a search")
     parser.add_argument("--layered", action="store_true", help="search layers of the quickstart")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     options = parser.parse_args(arguments)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import MetricError, UnknownCallError
+from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.nodes import means, scores
 from moa_dspy.testing import scripted_pool
@@ -166,3 +168,62 @@ def test_a_call_that_nobody_recorded_names_agent_and_example(
     pool.calls.replay_only = True
     with pytest.raises(UnknownCallError, match="agent 'a' for example 'val-2'"):
         evaluator(pool).measure(parse("a + b > vote(a)"), rows("val", 3))
+
+
+def test_what_is_stored_is_read_without_threads(
+    rows: Make, evaluator: Make, fails_on: Make
+) -> None:
+    scored_by: set[int] = set()
+
+    def metric(example: dspy.Example, prediction: dspy.Prediction) -> float:
+        scored_by.add(threading.get_ident())
+        return float(prediction.answer == example.answer)
+
+    pool, examples = scripted_pool({"a": fails_on(0), "b": fails_on(1)}), rows("val", 9)
+    mixture = parse("a + b > synthesize(a)")
+    first = evaluator(pool, metric).measure(mixture, examples)
+    assert len(scored_by) > 1
+    scored_by.clear()
+    again = evaluator(pool, metric).measure(mixture, examples)
+    assert scored_by == {threading.get_ident()}
+    assert scores(again) == scores(first)
+    assert [one.calls for one in again] == [one.calls for one in first]
+    assert pool.calls.ledger.spending.reused == pool.calls.ledger.spending.made == 27
+
+
+def test_after_the_first_that_is_not_stored_all_others_are_asked_at_once(
+    rows: Make, evaluator: Make
+) -> None:
+    # The first that is not stored is asked alone; each of c and d waits for the other.
+    together = threading.Barrier(2, timeout=20)
+
+    def meets(prompt: str) -> str:
+        together.wait()
+        return prompt
+
+    pool = scripted_pool({"a": "x", "b": "x", "c": meets, "d": meets})
+    (row,) = rows("val", 1)
+    evaluator(pool).measure(parse("a"), [row])
+    runner: Evaluator = evaluator(pool)
+    runner.measure(parse("a"), [row])
+    assert runner.node_cache.is_stored
+    (outcome,) = runner.measure(parse("a + b + c + d > select"), [row])
+    assert (outcome.calls, outcome.failure) == (4, None)
+    assert not runner.node_cache.is_stored
+
+
+def test_a_module_that_asks_no_model_is_not_taken_for_stored(rows: Make) -> None:
+    class Looks(dspy.Module):
+        def __init__(self, signature: Any) -> None:
+            super().__init__()
+            self.signature = signature
+
+        def forward(self, **inputs: Any) -> dspy.Prediction:
+            return dspy.Prediction(answer=inputs["question"])
+
+    student = MixtureOfAgents(
+        "question -> answer", "a", pool=scripted_pool({"a": "x"}), module=Looks
+    )
+    runner = Evaluator(student, lambda example, prediction: 1.0)
+    runner.measure(parse("a"), rows("val", 3))
+    assert not runner.node_cache.is_stored

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Self
 
 import numpy as np
@@ -234,7 +235,15 @@ def fit_answers(codes: NDArray[np.int16], scores: _Floats) -> AnswerModel:
         codes: (agents, rows), small numbers from 0 in every row; -1 is no answer.
         scores: (agents, rows), in [0, 1].
     """
-    seen = _seen(codes, scores)
+    return _fitted(
+        codes.shape, codes.astype(np.int16).tobytes(), scores.astype(np.float64).tobytes()
+    )
+
+
+@lru_cache(maxsize=2)  # a choice among votes asks for the model of its rows twice
+def _fitted(shape: tuple[int, ...], codes: bytes, scores: bytes) -> AnswerModel:
+    given = np.frombuffer(codes, np.int16).reshape(shape)
+    seen = _seen(given, np.frombuffer(scores, np.float64).reshape(shape))
     models = [_fit(seen, discount) for discount in DISCOUNTS]
     return max(models, key=lambda model: model.log_likelihood)
 

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from moa_dspy.optimize.votes import SHORTLIST, Ballots, smooth
+from moa_dspy.optimize.votes import SHORTLIST, Ballots, SmoothedVotes, smooth
 from moa_dspy.optimize.votes.weights import learned_weights
 from tests.bench.quality._folder import Answers, Scores
 from tests.bench.quality._votes import (
@@ -151,12 +151,17 @@ def before(dev: Dev) -> Weights:
     """
     best = dev.best_first
     votes = smooth(Ballots(best.names, best.codes, best.scores), widths=(2, MOST), seed=0)
+    picked = picked_before(votes, dev)
+    return weights_of({best.names.index(name) for name in picked}, dev.n_models)
+
+
+def picked_before(votes: SmoothedVotes, dev: Dev) -> tuple[str, ...]:
+    """Return the members that ``before`` picks."""
     n = min(MOST, SHORTLIST, sum(mean >= 0.55 * dev.accuracy[0] for mean in dev.accuracy))
-    gains, errors = votes.gains(best.names[: max(n, 1)])
+    gains, errors = votes.gains(dev.best_first.names[: max(n, 1)])
     cautious = (gains - 1.645 * errors).round(12)
     sizes = [len(layer) for layer in votes.layers]
-    picked = votes.layers[int(np.lexsort((np.array(sizes), -cautious))[0])]
-    return weights_of({best.names.index(name) for name in picked}, dev.n_models)
+    return votes.layers[int(np.lexsort((np.array(sizes), -cautious))[0])]
 
 
 BASELINES: dict[str, Callable[[Dev], Weights]] = {

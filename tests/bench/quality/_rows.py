@@ -73,7 +73,7 @@ def honesty(drawn: Sequence[Drawn]) -> dict[str, float | None]:
         "reported_minus_truth": fmean(net),
         "reported_minus_truth_se": standard_error(net),
         "absolute_error": fmean(abs(f["reported_minus_truth"]) for f in facts),
-        "calibration": _calibration(facts),
+        "calibration": calibration(facts),
         "control": fmean(f["control"] for f in facts),
         "coverage": fmean(f["is_covered"] for f in facts),
         "members": fmean(f["members"] for f in facts),
@@ -87,7 +87,7 @@ def kind_of(task: Task) -> str:
     return task.pool.partition(":")[0]
 
 
-def _calibration(facts: Sequence[Mapping[str, float]]) -> float | None:
+def calibration(facts: Sequence[Mapping[str, float]]) -> float | None:
     """Return the true error of a gain over the stated one; None where neither is there."""
     true, stated = (fmean(f[name] for f in facts) for name in ("gain_square", "gain_stated"))
     return sqrt(max(true, 0.0) / stated) if stated else None

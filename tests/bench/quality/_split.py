@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 
 from moa_dspy.optimize.votes import Ballots
-from moa_dspy.optimize.votes.weights import cross_fit
+from moa_dspy.optimize.votes.weights import CrossFittedVotes, cross_fit
 from tests.bench.quality._baselines import BASELINES, WIDEST, Dev, before
 from tests.bench.quality._folder import Answers, Indices, Scores, read_folder
 from tests.bench.quality._halving import halving
@@ -34,7 +34,7 @@ N_FIXED: Final = 5
 Z: Final = 1.96
 """Standard errors to each end of a 95 % interval."""
 Facts = dict[str, float]
-read = lru_cache(maxsize=1)(read_folder)
+read = lru_cache(maxsize=3)(read_folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +82,18 @@ class Drawn:
 
 
 @dataclass(frozen=True, slots=True)
-class _Draw:
+class Draw:
     """The answers of a pool, parted by one permutation."""
 
     pool: Answers
     order: Indices
     n: int
+
+    @classmethod
+    def of(cls, task: Task) -> Self:
+        pool = read(task.folder).pool(task.pool)
+        order = np.random.default_rng(FIRST_SEED + task.split).permutation(pool.n_questions)
+        return cls(pool, order, task.dev)
 
     @property
     def start(self) -> int:
@@ -120,10 +126,8 @@ class _Draw:
 
 def run(task: Task) -> Drawn:
     """Choose on the dev questions, judge on those after the first 1,700."""
-    pool = read(task.folder).pool(task.pool)
-    order = np.random.default_rng(FIRST_SEED + task.split).permutation(pool.n_questions)
-    draw = _Draw(pool, order, task.dev)
-    found = draw.search()
+    draw = Draw.of(task)
+    found, pool = draw.search(), draw.pool
     pick = draw.weights(found.pick)
     rows = {"ours": vote_scores(draw.best_first, pick)}
     rows["recommended"] = vote_scores(draw.best_first, draw.weights(found.recommended))
@@ -135,13 +139,13 @@ def run(task: Task) -> Drawn:
         scores={name: float(scores.mean()) for name, scores in rows.items()},
         facts=_facts(found, truth) | own | _calibration(draw),
         halving=_halving(draw) if task.has_rivals else {},
-        errors={name: _error(scores - truth) for name, scores in rows.items()},
+        errors={name: error(scores - truth) for name, scores in rows.items()},
         verdict=found.verdict,
         pool=pool.names,
     )
 
 
-def _error(values: Scores) -> float:
+def error(values: Scores) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
@@ -155,7 +159,7 @@ def _facts(found: Found, truth: Scores) -> Facts:
     # The interval is for the score on all questions there are, and the truth is of a sample.
     low, high = (
         found.expected
-        + np.sign(end - found.expected) * np.hypot(end - found.expected, Z * _error(truth))
+        + np.sign(end - found.expected) * np.hypot(end - found.expected, Z * error(truth))
         for end in (found.low, found.high)
     )
     return {
@@ -170,7 +174,7 @@ def _facts(found: Found, truth: Scores) -> Facts:
     }
 
 
-def _rivals(task: Task, draw: _Draw, pick: Weights) -> dict[str, Scores]:
+def _rivals(task: Task, draw: Draw, pick: Weights) -> dict[str, Scores]:
     dev, table = draw.dev, draw.best_first
     chosen = {name: choose(dev) for name, choose in BASELINES.items()}
     chosen["today"] = before(dev)
@@ -186,7 +190,7 @@ def _rivals(task: Task, draw: _Draw, pick: Weights) -> dict[str, Scores]:
     return found
 
 
-def _stopped(draw: _Draw, pick: Weights) -> Facts:
+def _stopped(draw: Draw, pick: Weights) -> Facts:
     """Return calls per question where the first two of the pick may agree, over all its calls."""
     n = sum(weight > 0 for weight in pick)
     if n < 3:
@@ -196,11 +200,8 @@ def _stopped(draw: _Draw, pick: Weights) -> Facts:
     }
 
 
-def _calibration(draw: _Draw) -> Facts:
-    """Return the mean squared error of the gains of cross-fitted votes, stated and true.
-
-    Of every vote over the best one with equal say; the luck of the judged questions is taken out.
-    """
+def _calibration(draw: Draw) -> Facts:
+    """Return ``calibration_of`` the votes that the rule would compare."""
     best = draw.dev.best_first
     found = cross_fit(
         Ballots(best.names, best.codes, best.scores),
@@ -209,6 +210,15 @@ def _calibration(draw: _Draw) -> Facts:
         admits=lambda members: True,
         admits_weighted=lambda members: True,
     )
+    return calibration_of(found, draw)
+
+
+def calibration_of(found: CrossFittedVotes, draw: Draw) -> Facts:
+    """Return the mean squared error of the gains of cross-fitted votes, stated and true.
+
+    Of every vote over the best one with equal say; the luck of the judged questions is taken out.
+    """
+    best = draw.dev.best_first
     equal = [i for i, vote in enumerate(found.votes) if len(set(vote.values())) == 1]
     base = max(equal, key=lambda i: found.smoothed[i].mean())
     gains, errors = found.gains(base)
@@ -223,14 +233,14 @@ def _calibration(draw: _Draw) -> Facts:
     }
 
 
-def _control(draw: _Draw) -> float:
+def _control(draw: Draw) -> float:
     """Return how much better a set that nobody chose does on the dev questions."""
     dev, judged = draw.pool.at(draw.order[: draw.n]), draw.judged
     fixed = weights_of(range(min(N_FIXED, dev.n_models)), dev.n_models)
     return _mean(dev, fixed) - _mean(judged, fixed)
 
 
-def _halving(draw: _Draw) -> Facts:
+def _halving(draw: Draw) -> Facts:
     halved = halving(draw.pool, draw.order, n=draw.n)
     table = draw.judged.of(halved.models)
     found = {name: _mean(table, weights) for name, weights in halved.choices().items()}

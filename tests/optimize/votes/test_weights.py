@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa_dspy.optimize.votes import Ballots
-from moa_dspy.optimize.votes.weights import RIDGES, cross_fit, learned_weights
+from moa_dspy.optimize.votes.weights import (
+    RIDGES,
+    CrossFittedVotes,
+    cross_fit,
+    learned_weights,
+)
 from tests.optimize.votes.worlds import names, world
 
 
@@ -181,3 +186,27 @@ def test_learned_weights_are_worth_more_than_equal_ones_where_agents_differ() ->
         if len(vote) == 5
     }
     assert means["weighted"] > means["equal"]
+
+
+def test_the_error_of_a_gain_by_hand() -> None:
+    # Recorded gaps 1, 0, 1, 1 (variance 1/4) and half of each on redrawn answers: these follow
+    # them by 1/2, so of the sample there is 1/4 * 1/4 / 4. Both differ by 3/8 on average, of
+    # which luck explains 1/16 / 4 in squares: the model's part is 9/64 - 1/64 = 1/8.
+    recorded = np.array([[0.0, 0, 0, 0], [1, 0, 1, 1]])
+    found = CrossFittedVotes(
+        votes=({"a": 1.0}, {"b": 1.0}),
+        smoothed=recorded / 2,
+        recorded=recorded[None],
+        folds=np.zeros((1, 4), np.intp),
+        ranking=("a", "b"),
+    )
+    gains, errors = found.gains(0)
+    assert gains.tolist() == [0.0, 0.375]
+    assert errors.tolist() == pytest.approx([0.0, (1 / 64 + 1 / 8) ** 0.5])
+
+
+def test_gains_that_were_never_seen_have_the_error_of_the_model_alone() -> None:
+    same = np.zeros((2, 12))
+    votes = ({"a": 1.0}, {"b": 1.0})
+    found = CrossFittedVotes(votes, same, same[None], np.zeros((1, 12), np.intp), ("a", "b"))
+    assert found.gains(1)[1].tolist() == [0.0, 0.0]

@@ -1,0 +1,122 @@
+"""The rule of the pick without a search around it: quick enough for many splits and pools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any, Final
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.optimize.selection import CandidateScores, Evidence, choose
+from moa_dspy.optimize.votes import PSEUDO_ROWS, Ballots
+from tests.bench.quality._baselines import BASELINES, Dev, picked_before
+from tests.bench.quality._folder import Answers
+from tests.bench.quality._paired import lead
+from tests.bench.quality._rows import calibration, kind_of
+from tests.bench.quality._split import Draw, Drawn, Task, calibration_of, error
+from tests.bench.quality._votes import MOST, Weights, vote_scores, weights_of
+
+SLOW: Final = ("caruana7",)
+"""Baselines that take longer than the rule and are never near it."""
+
+
+def run_rule(task: Task) -> Drawn:
+    """Choose by the rule on the dev questions, and by the baselines; judge all."""
+    draw = Draw.of(task)
+    evidence, dev = evidence_of(draw.dev.best_first), draw.dev
+    choice = choose(evidence, may_be_unmeasured=True)
+    chosen = {"ours": _weights(choice.picked, dev), "today": _before(evidence, dev)}
+    chosen |= {name: rule(dev) for name, rule in BASELINES.items() if name not in SLOW}
+    rows = {name: vote_scores(draw.best_first, weights) for name, weights in chosen.items()}
+    ways = evidence.ways
+    return Drawn(
+        task,
+        scores={name: float(scores.mean()) for name, scores in rows.items()},
+        facts={
+            "models": draw.pool.n_models,
+            "members": float(sum(weight > 0 for weight in chosen["ours"])),
+            **({} if ways is None else calibration_of(ways, draw)),
+        },
+        halving={},
+        errors={name: error(scores - rows["ours"]) for name, scores in rows.items()},
+        verdict="",
+        pool=draw.pool.names,
+    )
+
+
+def each_pool(drawn: Iterable[Drawn]) -> dict[str, dict[str, float]]:
+    """Return, per pool, what every rival leads by, on average over sizes and splits."""
+    found: dict[str, list[Drawn]] = {}
+    for one in drawn:
+        found.setdefault(one.task.pool, []).append(one)
+    return {
+        pool: {
+            name: fmean(one.scores[name] - one.scores["ours"] for one in of_pool)
+            for name in of_pool[0].scores
+            if name != "ours"
+        }
+        for pool, of_pool in found.items()
+    }
+
+
+def evidence_of(dev: Answers) -> Evidence:
+    """Return what a search knows before its first mixture; votes are of any width with weights."""
+    singles = {name: dev.scores[i] for i, name in enumerate(dev.names)}
+    found = Evidence(
+        singles=singles,
+        measured=tuple(
+            CandidateScores(Architecture.single(name), scores, calls=1, usd=0.0)
+            for name, scores in singles.items()
+        ),
+        ballots=Ballots(dev.names, dev.codes, dev.scores),
+        widths=(2, MOST),
+        admits=lambda members: True,
+        admits_weighted=lambda members: True,
+        shrink=_as_measured,
+        seed=0,
+    )
+    return found.counted(PSEUDO_ROWS)
+
+
+def _as_measured(
+    evidence: Evidence, incumbent: CandidateScores, measured: Sequence[CandidateScores], /
+) -> tuple[Sequence[float], Sequence[float]]:
+    gaps = [one.scores - incumbent.scores for one in measured]
+    return [float(gap.mean()) for gap in gaps], [error(gap) for gap in gaps]
+
+
+def _weights(one: Architecture, dev: Dev) -> Weights:
+    members, weights = one.layers[-1] if one.layers else one.agents, dict(one.weights)
+    told = {name: weights.get(name, 1.0) for name in members}
+    return tuple(told.get(name, 0.0) for name in dev.best_first.names)
+
+
+def _before(evidence: Evidence, dev: Dev) -> Weights:
+    assert evidence.smoothed is not None  # there are ballots
+    picked = picked_before(evidence.smoothed, dev)
+    places = {dev.best_first.names.index(name) for name in picked}
+    return weights_of(places, dev.n_models)
+
+
+def rule_row(drawn: Sequence[Drawn]) -> dict[str, Any]:
+    """Return the row of one pool and size: means, and every rival's lead."""
+    task, names = drawn[0].task, list(drawn[0].scores)
+    gaps = {name: [one.scores[name] - one.scores["ours"] for one in drawn] for name in names}
+    shared = {name: fmean(one.errors[name] ** 2 for one in drawn) for name in names}
+    rivals = [name for name in names if name not in ("ours", "today")]
+    best = max(rivals, key=lambda name: fmean(gaps[name]))
+    return {
+        "pool": kind_of(task),
+        "dev": task.dev,
+        "splits": len(drawn),
+        **{name: fmean(one.scores[name] for one in drawn) for name in names},
+        "models": fmean(one.facts["models"] for one in drawn),
+        "members": fmean(one.facts["members"] for one in drawn),
+        "baseline_minus_ours": {
+            name: asdict(lead(gaps[name], shared=shared[name])) for name in (*rivals, "today")
+        },
+        "best_baseline": best,
+        "ours_minus_best_baseline": -fmean(gaps[best]),
+        "calibration": calibration([one.facts for one in drawn]),
+    }

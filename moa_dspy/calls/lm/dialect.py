@@ -249,7 +249,7 @@ def _litellm_sender(arguments: Mapping[str, Any], handler: Any, *, is_async: boo
         _, vendor, found, base = litellm.get_llm_provider(
             model, arguments.get("custom_llm_provider"), url, key
         )
-    except litellm.BadRequestError:
+    except litellm.exceptions.BadRequestError:
         return None  # it says so itself when it is asked
     if vendor in OWN_PROTOCOL:
         return handler

@@ -207,7 +207,8 @@ def test_search_statistics_prints_every_share_with_its_error() -> None:
     assert {row["world"] for row in costs["graded_worse_by_the_margin"]} >= {"rare losses"}
     nothing = verdicts["where_nothing_pays"]
     by_chance = "two_answers_by_chance"
-    assert set(nothing) == {"one_dominant_model", "copies_of_one_model", "pure_noise", by_chance}
+    known = {"eight_coins", "one_model_knows_all", "copies_of_one_model", "pure_noise", by_chance}
+    assert set(nothing) == known
     # Five picks on 200 questions each: the mean of 8 points has an error of 1.4.
     assert 0 < verdicts["votes_that_gain_8_points"]["mean_gain"] < 0.3
     assert verdicts["layered_that_gains_8_points"]["picked"] > 0

@@ -48,7 +48,7 @@ class Server:
         self.refusals: dict[str, tuple[int, str]] = {}
         self.holds_after: int | None = None
         self.is_holding, self._released = threading.Event(), threading.Event()
-        self._chat = ChatServer(self._reply)
+        self._chat = ChatServer(lambda body: self.reply(body))
         self.url = self._chat.url
 
     @property
@@ -56,7 +56,13 @@ class Server:
         """The same of every request whose reply was sent."""
         return [_request(body) for body in self._chat.answered]
 
-    def _reply(self, body: dict[str, Any]) -> Reply:
+    @property
+    def keys(self) -> set[str]:
+        """The Authorization headers of all requests."""
+        return {headers["Authorization"] for headers in self._chat.headers}
+
+    def reply(self, body: dict[str, Any]) -> Reply:
+        """Return the reply to a request."""
         self.asked.append(_request(body))
         if self.holds_after is not None and len(self.asked) > self.holds_after:
             self.is_holding.set()

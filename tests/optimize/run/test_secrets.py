@@ -31,23 +31,21 @@ def test_a_key_is_in_no_file_log_or_result(
     server: Any, write_study: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    headers: list[str] = []
     # The endpoint shows the key in one error, after the probes: a failed response, no more.
     reply = server.reply
 
-    def leaks_once(body: dict[str, Any], header: str) -> Any:
-        headers.append(header)
+    def leaks_once(body: dict[str, Any]) -> Any:
         if body["model"] == "e2" and body["messages"][-1]["content"] == "val 4":
             server.refusals["e2"] = (400, "no such thing as {header}")
-            found = reply(body, header)
+            found = reply(body)
             del server.refusals["e2"]
             return found
-        return reply(body, header)
+        return reply(body)
 
     server.reply = leaks_once
     out = tmp_path / "out"
     result = run_study(write_study(agent=WITH_KEY), out=out)
-    assert set(headers) == {f"Bearer {KEY}"}
+    assert server.keys == {f"Bearer {KEY}"}
     assert result.failures == {"e2": 1}
     assert files_with_the_key(out) == []
     assert KEY not in str(result.to_json())

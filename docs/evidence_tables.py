@@ -253,8 +253,11 @@ def both_kinds() -> str:
                 "the same" if kept else _times(pick["usd"], best["usd"]),
             ]
         )
-    note = "Scores on questions that the search never saw; differences in points, with the"
-    return f"{_table(heads, lines)}\n{note}\n90 % interval of the verdict.\n"
+    note = (
+        "Scores on questions that the search never saw; differences in points, with 90 % intervals."
+        "\nThose of the recorded votes are the verdict's, which counts the questions of val too."
+    )
+    return f"{_table(heads, lines)}\n{note}\n"
 
 
 def _times(usd: float, other: float) -> str:

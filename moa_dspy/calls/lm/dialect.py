@@ -237,8 +237,8 @@ def _connections(*, is_async: bool) -> Any:
 def _litellm_sender(arguments: Mapping[str, Any], handler: Any, *, is_async: bool) -> Any:
     """Return what LiteLLM is to send a request through.
 
-    That are the connections, which are OpenAI's client as well for vendors with its protocol.
-    It is None where LiteLLM needs another kind: then it reads replies as they come.
+    That is OpenAI's client, the connections, or what is both; see ``_both``. It is None where
+    LiteLLM needs another kind: then it reads replies as they come.
     """
     import litellm
     import openai
@@ -267,8 +267,18 @@ def _litellm_sender(arguments: Mapping[str, Any], handler: Any, *, is_async: boo
         http_client=handler.client,
         max_retries=0,
     )
-    # LiteLLM reaches some of these vendors by OpenAI's client, and some by connections.
+    return client if vendor == "openai" else _both(handler, client)
+
+
+def _both(handler: Any, client: Any) -> Any:
+    """Return connections that are OpenAI's client too: LiteLLM takes one or the other by vendor."""
+    send = handler.post
+
+    def post(*args: Any, **given: Any) -> Any:
+        return (client.post if "cast_to" in given else send)(*args, **given)
+
     handler.chat, handler.api_key, handler._base_url = client.chat, client.api_key, client._base_url
+    handler.post = post
     return handler
 
 

@@ -13,9 +13,8 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any, Final
-
-import httpx
 
 from moa_dspy.calls.call import without_odd_usage
 from moa_dspy.calls.lm.response import RegularReply, check_ended
@@ -122,9 +121,12 @@ def _over(config: Any, transport: Any) -> Any:
     return replace(config, transport=transport, timeouts=None, max_connections=None)
 
 
+def _wants_events(body: bytes, url: str) -> bool:
+    return bool(_EVENTS_ASKED.search(body)) or "streamGenerateContent" in url
+
+
 def _reply_of(request: Any, response: Any) -> RegularReply:
-    wants = bool(_EVENTS_ASKED.search(request.body)) or "streamGenerateContent" in request.url
-    location = response.header("location")
+    wants, location = _wants_events(request.body, request.url), response.header("location")
     reply = RegularReply(response.status, request.url, location=location, wants_events=wants)
     response.status = reply.status
     return reply
@@ -216,6 +218,7 @@ class AsyncLiteLLMClient(_Regular, AsyncLiteLLMEngine):
 
 def _connections(*, is_async: bool) -> Any:
     """Return connections as LiteLLM makes them, whose replies are made regular."""
+    import httpx
     from litellm.llms.custom_httpx.http_handler import (
         AsyncHTTPHandler,
         HTTPHandler,
@@ -295,7 +298,7 @@ def _with_refusal(reply: dict[str, Any]) -> dict[str, Any]:
 def _http_reply(response: Any) -> RegularReply:
     request = response.request
     url = str(request.url)
-    wants = bool(_EVENTS_ASKED.search(request.content)) or "streamGenerateContent" in url
+    wants = _wants_events(request.content, url)
     return RegularReply(
         response.status_code,
         url,
@@ -308,22 +311,25 @@ def _http_reply(response: Any) -> RegularReply:
 def _make_regular(response: Any) -> None:
     """Make a reply of httpx's regular."""
     reply = _http_reply(response)
-    if reply.wants_events and not reply.is_error:
-        if response.headers.get("content-encoding", "identity") == "identity":
-            response.stream = _RegularStream(response.stream, reply)
-        return
-    response.read()
-    _replace_body(response, reply)
+    if not _is_streamed(response, reply):
+        response.read()
+        _replace_body(response, reply)
 
 
 async def _amake_regular(response: Any) -> None:
     reply = _http_reply(response)
-    if reply.wants_events and not reply.is_error:
-        if response.headers.get("content-encoding", "identity") == "identity":
-            response.stream = _RegularStream(response.stream, reply)
-        return
-    await response.aread()
-    _replace_body(response, reply)
+    if not _is_streamed(response, reply):
+        await response.aread()
+        _replace_body(response, reply)
+
+
+def _is_streamed(response: Any, reply: RegularReply) -> bool:
+    """Have the events of a stream made regular as they arrive; False for a reply without any."""
+    if not reply.wants_events or reply.is_error:
+        return False
+    if response.headers.get("content-encoding", "identity") == "identity":
+        response.stream = _stream_class()(response.stream, reply)
+    return True
 
 
 def _replace_body(response: Any, reply: RegularReply) -> None:
@@ -333,25 +339,29 @@ def _replace_body(response: Any, reply: RegularReply) -> None:
         response.headers.pop(name, None)
 
 
-class _RegularStream(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """Passes on the bytes of a stream as they can be read."""
+@cache
+def _stream_class() -> Any:
+    """Return the class of httpx's streams whose bytes are made regular as they arrive."""
+    # Late: httpx loads a console, which a search without LiteLLM does not need.
+    import httpx
 
-    def __init__(self, source: Any, reply: RegularReply) -> None:
-        self._source, self._reply = source, reply
+    class RegularStream(httpx.SyncByteStream, httpx.AsyncByteStream):
+        def __init__(self, source: Any, reply: RegularReply) -> None:
+            self._source, self._reply = source, reply
 
-    def __iter__(self) -> Iterator[bytes]:
-        return _regular_chunks(self._reply, self._source)
+        def __iter__(self) -> Iterator[bytes]:
+            return _regular_chunks(self._reply, self._source)
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return _aregular_chunks(self._reply, self._source)
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            return _aregular_chunks(self._reply, self._source)
 
-    def close(self) -> None:
-        """Close the connection."""
-        self._source.close()
+        def close(self) -> None:
+            self._source.close()
 
-    async def aclose(self) -> None:
-        """Close the connection."""
-        await self._source.aclose()
+        async def aclose(self) -> None:
+            await self._source.aclose()
+
+    return RegularStream
 
 
 def _url(dialect: Any) -> str:

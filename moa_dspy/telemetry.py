@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from moa_dspy.errors import StudyError
+from moa_dspy.prediction import Response
+from moa_dspy.waves import Question
 
 _logger = logging.getLogger(__name__)
 _NAME: Final = "moa_dspy"
@@ -33,64 +35,6 @@ _ROLES: Final = {
 }
 _LONGEST_PARAM: Final = 500
 """Characters of a parameter that every MLflow server takes."""
-
-
-class AskedSeat(Protocol):
-    """A question to an agent; see ``moa_dspy.waves.Question``."""
-
-    @property
-    def node(self) -> str:
-        """Name of the computation: role, agent, and what it has read."""
-        ...
-
-    @property
-    def agent(self) -> str:
-        """Name in the pool."""
-        ...
-
-    @property
-    def sample(self) -> int:
-        """Index of the independent sample."""
-        ...
-
-    @property
-    def inputs(self) -> Mapping[str, Any]:
-        """What is asked."""
-        ...
-
-
-class AgentReply(Protocol):
-    """An agent's response with its costs; see ``moa_dspy.prediction.Response``."""
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Over all its requests."""
-        ...
-
-    @property
-    def completion_tokens(self) -> int:
-        """Over all its requests."""
-        ...
-
-    @property
-    def usd(self) -> float:
-        """Price."""
-        ...
-
-    @property
-    def finish_reason(self) -> str | None:
-        """Why the last reply ended."""
-        ...
-
-    @property
-    def failure(self) -> str | None:
-        """Why there is no answer."""
-        ...
-
-    @property
-    def text(self) -> str:
-        """The answer."""
-        ...
 
 
 def _tracer() -> Any:
@@ -124,7 +68,7 @@ def mixture_span(mixture: Any, **attributes: Any) -> AbstractContextManager[Any]
     return span
 
 
-def agent_span(seat: AskedSeat, model: str) -> AbstractContextManager[Any]:
+def agent_span(seat: Question, model: str) -> AbstractContextManager[Any]:
     """Return a span of one question to an agent, for ``with``; see ``mixture_span``.
 
     Args:
@@ -138,7 +82,7 @@ def agent_span(seat: AskedSeat, model: str) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def _spans(seat: AskedSeat, model: str, tracer: Any, mlflow: Any) -> Iterator[None]:
+def _spans(seat: Question, model: str, tracer: Any, mlflow: Any) -> Iterator[None]:
     role, layer = place_of_node(seat.node)
     attributes: dict[str, Any] = {
         "gen_ai.operation.name": "invoke_agent",
@@ -177,7 +121,7 @@ def place_of_node(node: str) -> tuple[str, int | None]:
     return role, deepest
 
 
-def note_reply(seat: AskedSeat, reply: AgentReply, *, made: int, stored: int) -> None:
+def note_reply(seat: Question, reply: Response, *, made: int, stored: int) -> None:
     """Put what an agent's reply took on the span of its question, where there is one.
 
     Args:

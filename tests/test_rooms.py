@@ -152,7 +152,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "signatures": {"errors"},
     "streaming": {"adapters", "calls", "errors", "prediction", "seats"},
-    "telemetry": {"errors"},
+    "telemetry": {"errors", "prediction", "waves"},
     "testing": {"agent", "calls", "data", "dspy_internals", "errors", "pool", "vendors"},
     "vendors": set(),
     "waves": {"prediction", "references"},

@@ -118,7 +118,7 @@ class EvidenceBuilder:
         """Return all that was measured on val."""
         singles, space = self.singles, self.options.space
         # Votes that cannot pay are judged as they were measured, and no other is looked at.
-        is_idle = singles.are_votes_idle
+        is_idle = singles.facts.is_vote_idle
         found = Evidence(
             singles=singles.scores,
             measured=tuple(self.measured()),

@@ -21,13 +21,10 @@ from moa_dspy.data.splits import balanced_order
 from moa_dspy.diversity import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, StudyError
 from moa_dspy.optimize.early_facts import (
-    IDLE,
     Cost,
     EarlyFacts,
     StudyEstimate,
-    agreed_share,
     check_decidable,
-    contested_share,
     early_facts,
 )
 from moa_dspy.optimize.evaluate import Evaluator, NamedPrompts, Student
@@ -228,21 +225,14 @@ class SingleAgents:
         return Ballots.of(ballots, {n: scores(o) for n, o in self.outcomes.items()})
 
     @cached_property
-    def are_votes_idle(self) -> bool:
-        """Whether votes of different agents cannot pay, by ``EarlyFacts.is_vote_idle``."""
-        ballots = self.ballots
-        return ballots is not None and contested_share(ballots, self.ranking[0]) < IDLE
-
-    @cached_property
-    def are_answers_unlike(self) -> bool:
-        """Whether no two agents ever agree, or hardly: their answers are free text."""
-        ballots = self.ballots
-        return ballots is not None and len(ballots.agents) > 1 and agreed_share(ballots) < IDLE
+    def facts(self) -> EarlyFacts:
+        """What scores and answers tell of mixtures of these agents."""
+        return early_facts(self.scores, ballots=self.ballots, max_width=self.space.max_width)
 
     def searched(self, space: SearchSpace) -> SearchSpace:
         """Return the space with the ranking of its agents, and without votes on free text."""
         others = tuple(one for one in space.combines if one != "vote")
-        combines = others if others and self.are_answers_unlike else space.combines
+        combines = others if others and self.facts.are_answers_unlike else space.combines
         return replace(space, ranking=self.ranking, combines=combines)
 
     @cached_property
@@ -309,13 +299,8 @@ class SingleAgents:
             judged: Cost of one comparison by the judge, where there is one.
             judge: On the judge, where there is one.
         """
-        return early_facts(
-            self.scores,
-            ballots=self.ballots,
-            max_width=self.space.max_width,
-            estimate=self.estimate(options, splits, budget=budget, judged=judged),
-            judge=judge,
-        )
+        estimate = self.estimate(options, splits, budget=budget, judged=judged)
+        return replace(self.facts, estimate=estimate, judge=judge)
 
     def pair(self, metric: DiversityMetric) -> Callable[[str, str], float]:
         """Return the function that gives the mean diversity of the answers of two agents.

@@ -357,7 +357,7 @@ class TrialLoop:
 
         None where votes are idle: on free text each is its tie-breaker, at several calls.
         """
-        if self.singles.ballots is None or self.singles.are_votes_idle:
+        if self.singles.ballots is None or self.singles.facts.is_vote_idle:
             return []
         options = choose(self.builder.evidence(), may_be_unmeasured=True).options
         votes = [one.architecture for one in options if one.architecture.layers]

@@ -30,14 +30,21 @@ def neighbours(one: Architecture, space: SearchSpace) -> Iterator[Architecture]:
     """
     if isinstance(one, ProgramArchitecture) and isinstance(space, ProgramSpace):
         for path, inside in space.mixtures:
-            changes = (*neighbours(one.at(path), inside), *single_agents(inside))
-            yield from (one.with_part(path, changed) for changed in changes)
+            yield from _changed_at(path, one, inside)
         return
     if not one.layers:
         return
     for changed in (*_other_layers(one, space), *_other_last_steps(one, space)):
         if space.holds(changed):
             yield changed
+
+
+def _changed_at(
+    path: str, one: ProgramArchitecture, inside: SearchSpace
+) -> Iterator[ProgramArchitecture]:
+    """Yield the program with one mixture changed, or another single agent in its place."""
+    changes = (*neighbours(one.at(path), inside), *single_agents(inside))
+    yield from (one.with_part(path, changed) for changed in changes)
 
 
 def _other_layers(one: Architecture, space: SearchSpace) -> Iterator[Architecture]:
@@ -268,8 +275,7 @@ def _in_turn(
         return
     path, inside = space.mixtures[place]
     for one in programs:
-        changes = (*neighbours(one.at(path), inside), *single_agents(inside))
-        yield from (one.with_part(path, changed) for changed in changes)
+        yield from _changed_at(path, one, inside)
     yield from (programs[0].with_part(*part) for part in _seen(space, measured, place))
     yield from (programs[0].with_part(path, inside.draw(rng)) for _ in range(n_drawn))
 

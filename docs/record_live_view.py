@@ -11,7 +11,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from moa_dspy.optimize.live_view import LiveProgress, frame_text
+from moa_dspy.optimize.live_view import LiveProgress, printed_text
 from moa_dspy.optimize.progress import Snapshot
 from moa_dspy.optimize.run import run_study
 
@@ -36,7 +36,7 @@ class Recorder:
         number = self._seen.get(snapshot.stage, 0)
         self._seen[snapshot.stage] = number + 1
         if (name := MOMENTS.get((snapshot.stage, number))) is not None:
-            self.frames[name] = frame_text(self.display.frame, width=WIDTH, height=HEIGHT)
+            self.frames[name] = printed_text(self.display.frame, width=WIDTH, height=HEIGHT)
 
 
 def record() -> str:

@@ -16,8 +16,8 @@ from moa_dspy.optimize.live_view import (
     ViewFrame,
     clock,
     frame_html,
-    frame_text,
     lines,
+    printed_text,
 )
 from moa_dspy.optimize.progress import Leader, Progress, SearchView, Snapshot, StageWork
 from moa_dspy.optimize.report import early_lines
@@ -59,7 +59,7 @@ def facts(agent: str = "a", **more: object) -> CallFacts:
 
 
 def shown(view: SearchView, *, height: int = 40) -> list[str]:
-    return frame_text(ViewFrame(view), height=height).splitlines()
+    return printed_text(ViewFrame(view), height=height).splitlines()
 
 
 def test_everything_that_was_asked_for_is_shown() -> None:

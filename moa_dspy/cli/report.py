@@ -10,7 +10,6 @@ import json
 import os
 import sys
 import webbrowser
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -75,12 +74,9 @@ class Report:
 
 def report_text(result: StudyResult, width: int = 100) -> str:
     """Return the closing table as plain text, lines without trailing spaces."""
-    from rich.console import Console
+    from moa_dspy.optimize.live_view import printed_text
 
-    console = Console(file=StringIO(), width=width, color_system=None, force_terminal=False)
-    with console.capture() as capture:
-        console.print(Report(result))
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+    return printed_text(Report(result), width=width)
 
 
 def fitting(width: int) -> list[str]:

@@ -28,7 +28,7 @@ from moa_dspy.optimize.report import amount, early_lines
 from moa_dspy.winrate.intervals import points
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderResult
     from rich.table import Table
 
 Mode: TypeAlias = Literal["live", "notebook", "lines", "none"]
@@ -346,13 +346,13 @@ class LiveProgress:
             self._display.update(shown)
 
 
-def frame_text(frame: ViewFrame, *, width: int = 100, height: int = 40) -> str:
-    """Return a frame as plain text."""
+def printed_text(shown: ConsoleRenderable, *, width: int = 100, height: int = 40) -> str:
+    """Return what rich would print as plain text, lines without trailing spaces."""
     from rich.console import Console
 
     console = Console(file=StringIO(), width=width, height=height, color_system=None)
     with console.capture() as capture:
-        console.print(frame)
+        console.print(shown)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 

@@ -17,8 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -30,6 +28,7 @@ from moa_dspy import MixtureOfAgents, Pool
 from moa_dspy.adapters import PlainChat
 from moa_dspy.agent import read_agents
 from moa_dspy.calls import Calls, CallStore, Recording, call_scope
+from moa_dspy.calls.timeout import in_threads
 from moa_dspy.data import answer_match, read_rows
 from moa_dspy.winrate import mean_interval, paired_interval
 
@@ -118,9 +117,7 @@ def answered(
         took = prediction.mixture
         return Found(float(answer_match(row, prediction)), took.calls, took.usd, took.seconds)
 
-    with ThreadPoolExecutor(num_threads) as threads:
-        running = [threads.submit(copy_context().run, find, row) for row in rows]
-        return [future.result() for future in running]
+    return in_threads(find, rows, num_threads=num_threads)
 
 
 def measured(

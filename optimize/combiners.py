@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -28,6 +26,7 @@ from moa_dspy import MixtureOfAgents, Pool
 from moa_dspy.adapters import PlainChat
 from moa_dspy.agent import read_agents
 from moa_dspy.calls import Calls, CallStore, call_scope
+from moa_dspy.calls.timeout import in_threads
 from moa_dspy.data import answer_match, read_rows
 from moa_dspy.prediction import Answer
 from moa_dspy.winrate import mean_interval, paired_interval
@@ -85,9 +84,7 @@ def measured(pool: Pool, architecture: str, rows: list[dspy.Example], n: int) ->
             return Measured(0.0)
         return Measured.of(float(answer_match(row, prediction)), prediction.mixture)
 
-    with ThreadPoolExecutor(n) as threads:
-        running = [threads.submit(copy_context().run, measure, row) for row in rows]
-        return [future.result() for future in running]
+    return in_threads(measure, rows, num_threads=n)
 
 
 def results(pool: Pool, rows: list[dspy.Example], n_threads: int) -> Iterator[dict[str, Any]]:

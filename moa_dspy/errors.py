@@ -88,3 +88,13 @@ def ours(error: BaseException) -> MoaError | None:
             return cause
         cause = cause.__cause__
     return None
+
+
+def all_links(error: BaseException) -> list[BaseException]:
+    """Return an error with all that led to it: a traceback prints them all."""
+    links: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in links:
+        links.append(link)
+        link = link.__cause__ or link.__context__
+    return links

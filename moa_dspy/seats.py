@@ -23,6 +23,7 @@ from dspy.streaming.messages import sync_send_to_stream
 
 from moa_dspy.adapters.guard import is_verbatim, reading_adapter, reply_problem
 from moa_dspy.calls.reply import is_refusal
+from moa_dspy.calls.request import out_of_files
 from moa_dspy.calls.scope import CallFacts, CallScope, call_scope, current_scope, interruptible
 from moa_dspy.calls.timeout import THREADS, finished
 from moa_dspy.errors import ArchitectureError, ours
@@ -401,7 +402,7 @@ class Seat:
 
     def failed(self, error: Exception) -> SeatAnswer:
         """Return the response that says why there is no answer; raise what is no model's fault."""
-        if cause := ours(error):
+        if cause := ours(error) or out_of_files(error):
             # Not a model's failure, so it must be seen.
             raise cause
         reasons = [facts.no_answer for facts in self.scope.log]

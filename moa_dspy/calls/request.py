@@ -5,6 +5,7 @@ Says which errors pass and how long to wait before the next attempt.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import random
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from moa_dspy.calls.scope import CallEstimate
-from moa_dspy.errors import MoaError
+from moa_dspy.errors import CallError, MoaError, all_links
 
 _MAX_BACKOFF_SECONDS: Final = 60.0
 _MAX_HINT_SECONDS: Final = 600.0
@@ -136,6 +137,22 @@ def most_open_files() -> int | None:
         return None
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if soft == resource.RLIM_INFINITY else soft
+
+
+def out_of_files(error: BaseException) -> CallError | None:
+    """Return the error for a process that may open no more files; None for any other failure.
+
+    It is no failure of a model. A client needs a file for a connection, DSPy also one for each
+    module that it imports at its first reply.
+    """
+    numbers = {link.errno for link in all_links(error) if isinstance(link, OSError)}
+    if not numbers & {errno.EMFILE, errno.ENFILE}:
+        return None
+    return CallError(
+        "Too many open files: every request at a time needs a connection, and this process "
+        f"may open {most_open_files() or 'no more'} files. Raise the limit (`ulimit -n 4096`), "
+        "or lower `max_concurrent` of the agents or the number of threads."
+    )
 
 
 def is_crowded() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import re
@@ -21,10 +20,10 @@ from moa_dspy.calls.reply import (
     split_reply,
     why_broken_off,
 )
-from moa_dspy.calls.request import AgentCalls, most_open_files
+from moa_dspy.calls.request import AgentCalls, out_of_files
 from moa_dspy.calls.scope import DeadlineError
 from moa_dspy.dspy_internals import lm15, response_from_dict, response_to_dict
-from moa_dspy.errors import CallError, MoaError
+from moa_dspy.errors import MoaError, all_links
 
 _UNREADABLE: Final = (AttributeError, LookupError, TypeError, ValueError)
 """What a client's parser raises at JSON of an unexpected shape."""
@@ -43,9 +42,10 @@ def mask_keys(caller: AgentCalls) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        for link in _chain(error):
+        for link in all_links(error):
             _mask(link, caller.without_secrets)
-        _check_open_files(error)
+        if full := out_of_files(error):
+            raise full from error
         _name_endpoint(error, caller.endpoint)
         if isinstance(error, _UNREADABLE) and not isinstance(error, MoaError):
             what = f"{type(error).__name__}: {error}"
@@ -103,26 +103,6 @@ def in_time() -> Iterator[None]:
         yield
     except DeadlineError as error:
         raise lm15.TimeoutError(str(error)) from error
-
-
-def _check_open_files(error: BaseException) -> None:
-    numbers = {link.errno for link in _chain(error) if isinstance(link, OSError)}
-    if numbers & {errno.EMFILE, errno.ENFILE}:
-        raise CallError(
-            "Too many open files: every request at a time needs a connection, and this process "
-            f"may open {most_open_files() or 'no more'} files. Raise the limit (`ulimit -n 4096`), "
-            "or lower `max_concurrent` of the agents or the number of threads."
-        ) from error
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """Return an error with all that led to it: a traceback prints them all."""
-    links: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in links:
-        links.append(link)
-        link = link.__cause__ or link.__context__
-    return links
 
 
 def _mask(error: BaseException, mask: Callable[[str], str]) -> None:

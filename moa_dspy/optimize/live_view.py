@@ -293,12 +293,12 @@ class LiveProgress:
 
     @property
     def show(self) -> ShowSnapshot:
-        """What a search is given: this display, or nothing where nothing is shown."""
+        """The function to give to a search: this display, or one that shows nothing."""
         return silent if self._mode == "none" else self
 
     @property
     def frame(self) -> ViewFrame:
-        """What a live display draws."""
+        """The text that a live display draws."""
         return ViewFrame(self.view, self._is_verbose)
 
     def __call__(self, snapshot: Snapshot, /) -> None:

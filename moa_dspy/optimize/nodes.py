@@ -407,7 +407,7 @@ class AnswerJudge(Protocol):
 
     @property
     def picks(self) -> bool:
-        """Whether the judge decides, and not the metric."""
+        """True if the judge decides, and not the metric."""
         ...
 
     @property

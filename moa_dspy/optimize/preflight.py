@@ -127,7 +127,7 @@ class Preflight:
 
     @property
     def is_timed(self) -> bool:
-        """Whether every agent was asked, so that the time can be told."""
+        """True if every agent was asked, so that the time can be told."""
         return not self.has_judge and all(agent.seconds is not None for agent in self.agents)
 
     @property

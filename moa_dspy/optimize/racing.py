@@ -88,7 +88,7 @@ class Race:
         return self.alpha / (self.n_looks * n_pairs)
 
     def is_lost(self, scores: Sequence[float] | _Vector, other: Sequence[float] | _Vector) -> bool:
-        """Whether ``other`` is better than ``scores`` on the same examples beyond doubt.
+        """True if ``other`` is better than ``scores`` on the same examples beyond doubt.
 
         Raises:
             StudyError: If the lengths differ.
@@ -130,7 +130,7 @@ class Standing:
 
 
 def is_dominated(arm: Standing, other: Standing, race: Race) -> bool:
-    """Whether ``other`` is better beyond doubt in every gain, and no worse in any cost.
+    """True if ``other`` is better beyond doubt in every gain, and no worse in any cost.
 
     Both are compared on the arm's rows, the first of the other's. Costs are compared as they
     were measured. An arm that wins anything, or is cheaper in anything, goes on.

@@ -47,7 +47,7 @@ class CandidateScores:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it was measured on all rows."""
+        """True if it was measured on all rows."""
         return not np.isnan(self.scores).any()
 
 
@@ -404,11 +404,11 @@ class Limits:
                 raise StudyError(f"`limits.{name}` must be positive and finite, but got {value}.")
 
     def admit(self, trial: TrialRecord) -> bool:
-        """Whether the trial stays within every limit."""
+        """True if the trial stays within every limit."""
         return self.allow(calls=trial.calls, usd=trial.usd, seconds=trial.seconds)
 
     def allow(self, *, calls: float, usd: float, seconds: float) -> bool:
-        """Whether these costs of a question stay within every limit."""
+        """True if these costs of a question stay within every limit."""
         pairs = ((self.calls, calls), (self.usd, usd), (self.seconds, seconds))
         return all(limit is None or value <= limit for limit, value in pairs)
 

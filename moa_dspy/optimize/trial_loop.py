@@ -177,7 +177,7 @@ class TrialLoop:
 
     @property
     def may_announce(self) -> bool:
-        """Whether workers may begin with later architectures before earlier ones are measured.
+        """True if workers may begin with later architectures before earlier ones are measured.
 
         Under a budget, money is spent in the order of measuring: what it may not reach is
         not begun.
@@ -251,7 +251,7 @@ class TrialLoop:
 
     @property
     def is_ended_by_user(self) -> bool:
-        """Whether a callback or Ctrl-C ended the trials: then nothing more is tried."""
+        """True if a callback or Ctrl-C ended the trials: then nothing more is tried."""
         return self.stopped_by in (STOPPED, INTERRUPTED)
 
     def choose(self) -> Choice:

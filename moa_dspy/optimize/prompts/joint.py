@@ -45,7 +45,7 @@ class PromptVerdict:
 
     @property
     def is_proven(self) -> bool:
-        """Whether the prompt is used."""
+        """True if the prompt is used."""
         return self.comparison is not None and self.comparison.is_proven
 
     @property

@@ -138,4 +138,4 @@ def test_a_study_of_odd_texts_runs_on_every_console(console: str, place: Path) -
     ]
     for command, shown in zip(commands, run_on(console, place, *commands), strict=True):
         assert b"exit 0" in shown, (command, shown)
-    assert "caf\u00e9 \U0001f600" in (place / "one" / "report.html").read_text("utf-8")
+    assert "caf\u00e9 \U0001f600" in str(json.loads((place / "one" / "answers.json").read_text()))

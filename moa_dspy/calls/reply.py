@@ -431,3 +431,46 @@ def _possible(entry: Any) -> Any:
     if isinstance(entry.get("top_logprobs"), list):
         plain["top_logprobs"] = [_possible(other) for other in entry["top_logprobs"]]
     return plain
+
+
+_FILTERED: Final = frozenset(
+    {"BLOCKLIST", "LANGUAGE", "PROHIBITED_CONTENT", "RECITATION", "SAFETY", "SPII"}
+)
+"""Reasons of Gemini's why it ended an answer, or gave none."""
+
+
+def regular_ending(data: dict[str, Any], *, filtered: str) -> dict[str, Any]:
+    """Return a reply or event of Gemini's or Anthropic's whose ending clients read alike.
+
+    An answer that was filtered, or a prompt that was blocked, is an answer that says so, an empty
+    one if need be; DSPy's client would raise and LiteLLM drop what there is.
+
+    Args:
+        data: As the server sent it.
+        filtered: What the client takes for "the content filter ended it".
+    """
+    candidates = data.get("candidates")
+    feedback = data.get("promptFeedback")
+    if not candidates and isinstance(feedback, Mapping) and feedback.get("blockReason"):
+        candidates = [{"index": 0, "finishReason": "SAFETY"}]
+    if isinstance(candidates, list):
+        kept = {name: value for name, value in data.items() if name != "promptFeedback"}
+        ended = [_regular_candidate(one, filtered) for one in candidates]
+        return {"usageMetadata": {}, **kept, "candidates": ended}
+    ending = data if "stop_reason" in data else data.get("delta")
+    if isinstance(ending, Mapping) and ending.get("stop_reason") == _WINDOW_EXCEEDED:
+        ended_by = {**ending, "stop_reason": "max_tokens"}
+        return ended_by if ending is data else {**data, "delta": ended_by}
+    return data
+
+
+_WINDOW_EXCEEDED: Final = "model_context_window_exceeded"
+
+
+def _regular_candidate(candidate: Any, filtered: str) -> Any:
+    if not isinstance(candidate, Mapping) or candidate.get("finishReason") not in _FILTERED:
+        return candidate
+    content = candidate.get("content")
+    parts = content.get("parts") if isinstance(content, Mapping) else None
+    said = {"role": "model", "parts": parts or [{"text": ""}]}
+    return {**candidate, "content": said, "finishReason": filtered}

@@ -220,7 +220,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.close_connection = True
         dialect = dialect_of(self.path)
-        frames = reply.frames if dialect is None else dialect.frames(reply)
+        has_own = dialect is None or reply.frames is not None
+        frames = reply.frames if has_own else dialect.frames(reply)
         if frames is not None:
             for frame in frames:
                 self.wfile.write(frame)

@@ -23,10 +23,14 @@ from moa_dspy.dspy_internals import (
     AsyncLiteLLMEngine,
     AsyncLM15Engine,
     HttpResponse,
+    LiteLLMChunks,
     LiteLLMEngine,
     LM15Engine,
     StdlibAsyncTransport,
     StdlibTransport,
+    aclosing_stream,
+    closing_stream,
+    litellm_errors,
     lm15,
     plain,
 )
@@ -194,8 +198,59 @@ class _Regular:
         return parent._response(_with_refusal(without_odd_usage(plain(raw))), request)
 
 
+class _Chunks(LiteLLMChunks):
+    """Events of LiteLLM's chunks, without fields of which DSPy knows no event.
+
+    DSPy gives a stream with such a field up, so that the answer would be paid for twice.
+    """
+
+    def __init__(self, request: Any) -> None:
+        super().__init__(request)
+        self._refusal = ""
+
+    def feed(self, chunk: Any) -> Iterator[Any]:
+        """Return the events of ``chunk``, which loses such fields."""
+        for choice in getattr(chunk, "choices", None) or ():
+            delta = getattr(choice, "delta", None)
+            extras = getattr(delta, "provider_specific_fields", None)
+            if isinstance(extras, Mapping):
+                self._refusal += str(extras.get(REFUSAL) or "")
+                kept = {name: value for name, value in extras.items() if name == "citation"}
+                delta.provider_specific_fields = kept or None
+            for name in _WITHOUT_EVENT:
+                if hasattr(delta, name):
+                    delattr(delta, name)
+        return iter(super().feed(chunk))
+
+    def finish(self, litellm: Any) -> Any:
+        """Return the event that ends the stream, with the refusal if there was one."""
+        end = super().finish(litellm)
+        if not self._refusal:
+            return end
+        return replace(end, provider_data={**(end.provider_data or {}), REFUSAL: self._refusal})
+
+
+_WITHOUT_EVENT: Final = ("annotations", "audio", "images", REFUSAL, "thinking_blocks")
+
+
 class LiteLLMClient(_Regular, LiteLLMEngine):
     """LiteLLM's client, which gets regular replies to read."""
+
+    def stream(self, request: Any) -> Iterator[Any]:
+        """Yield the events of the response."""
+        arguments, chunks = self._arguments(request, streaming=True), _Chunks(request)
+        import litellm
+
+        with litellm_errors(model=request.model):
+            source: Any = litellm.completion(**arguments)
+        with closing_stream(source):
+            while True:
+                with litellm_errors(model=request.model):
+                    chunk = next(source, None)
+                if chunk is None:
+                    break
+                yield from chunks.feed(chunk)
+            yield chunks.finish(litellm)
 
     def close(self) -> None:
         """Close the engine and its connections."""
@@ -208,6 +263,23 @@ class AsyncLiteLLMClient(_Regular, AsyncLiteLLMEngine):
     """``LiteLLMClient`` for the coroutines of one event loop."""
 
     is_async = True
+
+    async def stream(self, request: Any) -> AsyncIterator[Any]:
+        """Yield the events of the response."""
+        arguments, chunks = self._arguments(request, streaming=True), _Chunks(request)
+        import litellm
+
+        with litellm_errors(model=request.model):
+            source: Any = await litellm.acompletion(**arguments)
+        async with aclosing_stream(source):
+            while True:
+                with litellm_errors(model=request.model):
+                    chunk = await anext(source, None)
+                if chunk is None:
+                    break
+                for event in chunks.feed(chunk):
+                    yield event
+            yield chunks.finish(litellm)
 
     async def aclose(self) -> None:
         """Close the engine and its connections."""
@@ -305,6 +377,7 @@ def _http_reply(response: Any) -> RegularReply:
         location=response.headers.get("location"),
         wants_events=wants,
         tells_errors=not wants,
+        is_for_litellm=True,
     )
 
 

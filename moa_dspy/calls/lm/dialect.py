@@ -18,12 +18,12 @@ from typing import Any, Final
 
 from moa_dspy.calls.call import without_odd_usage
 from moa_dspy.calls.lm.response import RegularReply, check_ended
+from moa_dspy.calls.lm.stream import LiteLLMEvents
 from moa_dspy.calls.reply import REFUSAL, server_words
 from moa_dspy.dspy_internals import (
     AsyncLiteLLMEngine,
     AsyncLM15Engine,
     HttpResponse,
-    LiteLLMChunks,
     LiteLLMEngine,
     LM15Engine,
     StdlibAsyncTransport,
@@ -198,47 +198,12 @@ class _Regular:
         return parent._response(_with_refusal(without_odd_usage(plain(raw))), request)
 
 
-class _Chunks(LiteLLMChunks):
-    """Events of LiteLLM's chunks, without fields of which DSPy knows no event.
-
-    DSPy gives a stream with such a field up, so that the answer would be paid for twice.
-    """
-
-    def __init__(self, request: Any) -> None:
-        super().__init__(request)
-        self._refusal = ""
-
-    def feed(self, chunk: Any) -> Iterator[Any]:
-        """Return the events of ``chunk``, which loses such fields."""
-        for choice in getattr(chunk, "choices", None) or ():
-            delta = getattr(choice, "delta", None)
-            extras = getattr(delta, "provider_specific_fields", None)
-            if isinstance(extras, Mapping):
-                self._refusal += str(extras.get(REFUSAL) or "")
-                kept = {name: value for name, value in extras.items() if name == "citation"}
-                delta.provider_specific_fields = kept or None
-            for name in _WITHOUT_EVENT:
-                if hasattr(delta, name):
-                    delattr(delta, name)
-        return iter(super().feed(chunk))
-
-    def finish(self, litellm: Any) -> Any:
-        """Return the event that ends the stream, with the refusal if there was one."""
-        end = super().finish(litellm)
-        if not self._refusal:
-            return end
-        return replace(end, provider_data={**(end.provider_data or {}), REFUSAL: self._refusal})
-
-
-_WITHOUT_EVENT: Final = ("annotations", "audio", "images", REFUSAL, "thinking_blocks")
-
-
 class LiteLLMClient(_Regular, LiteLLMEngine):
     """LiteLLM's client, which gets regular replies to read."""
 
     def stream(self, request: Any) -> Iterator[Any]:
         """Yield the events of the response."""
-        arguments, chunks = self._arguments(request, streaming=True), _Chunks(request)
+        arguments, chunks = self._arguments(request, streaming=True), LiteLLMEvents(request)
         import litellm
 
         with litellm_errors(model=request.model):
@@ -266,7 +231,7 @@ class AsyncLiteLLMClient(_Regular, AsyncLiteLLMEngine):
 
     async def stream(self, request: Any) -> AsyncIterator[Any]:
         """Yield the events of the response."""
-        arguments, chunks = self._arguments(request, streaming=True), _Chunks(request)
+        arguments, chunks = self._arguments(request, streaming=True), LiteLLMEvents(request)
         import litellm
 
         with litellm_errors(model=request.model):

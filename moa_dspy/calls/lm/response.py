@@ -16,7 +16,6 @@ from moa_dspy.calls.reply import (
     REFUSAL,
     SplitReply,
     regular_choices,
-    regular_ending,
     server_words,
     split_reply,
     why_broken_off,
@@ -25,6 +24,7 @@ from moa_dspy.calls.request import AgentCalls, out_of_files
 from moa_dspy.calls.scope import DeadlineError
 from moa_dspy.dspy_internals import lm15, response_from_dict, response_to_dict
 from moa_dspy.errors import MoaError, all_links
+from moa_dspy.vendors import regular_ending
 
 _UNREADABLE: Final = (AttributeError, LookupError, TypeError, ValueError)
 """What a client's parser raises at JSON of an unexpected shape."""
@@ -181,7 +181,8 @@ def _holds(reply: Mapping[str, Any]) -> bool:
         message = first.get("message", first.get("delta")) if isinstance(first, Mapping) else None
         content = message.get("content") if isinstance(message, Mapping) else 0
         return content is None or isinstance(content, str | list)
-    return any(reply.get(name) for name in _ANSWERS)
+    # Anthropic's refusal may have no content, and says so beside it.
+    return bool(reply.get("stop_reason")) or any(reply.get(name) for name in _ANSWERS)
 
 
 def stored_response(text: str, *, request: str) -> tuple[Any, bool]:
@@ -264,6 +265,7 @@ class RegularReply:
         self._given, self._url, self._location = status, url.partition("?")[0], location
         self.wants_events, self._tells_errors = wants_events, tells_errors
         self._is_for_litellm = is_for_litellm
+        self._begun_usage: Any = None
         self._held, self._event, self._refusal = b"", b"", ""
         self._is_chat = self._url.endswith("/chat/completions")
         self._has_ended = not (wants_events and self._is_chat)
@@ -363,9 +365,14 @@ class RegularReply:
     def _regular(self, data: dict[str, Any], kind: str) -> dict[str, Any]:
         if "choices" in data:
             return regular_choices(data, kind)
-        # Each client takes a word of its own for an answer that was filtered.
-        word = "content_filter" if self._is_for_litellm else "safety"
-        return regular_ending(data, filtered=word)
+        usage = data.get("usage")
+        if isinstance(begun := data.get("message"), Mapping) and "usage" in begun:
+            self._begun_usage = begun["usage"]
+        elif isinstance(usage, Mapping) and isinstance(self._begun_usage, Mapping):
+            # Anthropic's last event need not repeat what the first one counted.
+            counted = {name: value for name, value in usage.items() if value is not None}
+            data = {**data, "usage": {**self._begun_usage, **counted}}
+        return regular_ending(data, is_for_litellm=self._is_for_litellm)
 
     def _with_refusal(self, data: dict[str, Any]) -> dict[str, Any]:
         """Return an event that ends a stream with the refusal, of which there are no deltas."""

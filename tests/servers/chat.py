@@ -220,8 +220,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.close_connection = True
         dialect = dialect_of(self.path)
-        has_own = dialect is None or reply.frames is not None
-        frames = reply.frames if has_own else dialect.frames(reply)
+        frames = reply.frames
+        if frames is None and dialect is not None:
+            frames = dialect.frames(reply)
         if frames is not None:
             for frame in frames:
                 self.wfile.write(frame)

@@ -250,7 +250,7 @@ class LiteLLMEvents(LiteLLMChunks):
     def feed(self, chunk: Any) -> Iterator[Any]:
         """Return the events of ``chunk``, which loses such fields."""
         for choice in getattr(chunk, "choices", None) or ():
-            delta = getattr(choice, "delta", None)
+            delta: Any = getattr(choice, "delta", None)
             extras = getattr(delta, "provider_specific_fields", None)
             if isinstance(extras, Mapping):
                 self._refusal += str(extras.get(REFUSAL) or "")

@@ -11,7 +11,7 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any, Final
@@ -201,7 +201,7 @@ class _Regular:
 class LiteLLMClient(_Regular, LiteLLMEngine):
     """LiteLLM's client, which gets regular replies to read."""
 
-    def stream(self, request: Any) -> Iterator[Any]:
+    def stream(self, request: Any) -> Generator[Any, None, None]:
         """Yield the events of the response."""
         arguments, chunks = self._arguments(request, streaming=True), LiteLLMEvents(request)
         import litellm
@@ -229,7 +229,7 @@ class AsyncLiteLLMClient(_Regular, AsyncLiteLLMEngine):
 
     is_async = True
 
-    async def stream(self, request: Any) -> AsyncIterator[Any]:
+    async def stream(self, request: Any) -> AsyncGenerator[Any, None]:
         """Yield the events of the response."""
         arguments, chunks = self._arguments(request, streaming=True), LiteLLMEvents(request)
         import litellm

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -247,8 +247,8 @@ class LiteLLMEvents(LiteLLMChunks):
         super().__init__(request)
         self._refusal = ""
 
-    def feed(self, chunk: Any) -> Iterator[Any]:
-        """Return the events of ``chunk``, which loses such fields."""
+    def feed(self, chunk: Any) -> Generator[Any, Any, None]:
+        """Yield the events of ``chunk``, which loses such fields."""
         for choice in getattr(chunk, "choices", None) or ():
             delta: Any = getattr(choice, "delta", None)
             extras = getattr(delta, "provider_specific_fields", None)
@@ -259,7 +259,7 @@ class LiteLLMEvents(LiteLLMChunks):
             for name in _WITHOUT_EVENT:
                 if hasattr(delta, name):
                     delattr(delta, name)
-        return iter(super().feed(chunk))
+        yield from super().feed(chunk)
 
     def finish(self, litellm: Any) -> Any:
         """Return the event that ends the stream, with the refusal if there was one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import dspy
@@ -234,6 +235,9 @@ def compare_on_test(
     val = {one.name: measure(one, splits.val) for one in baselines}
     oracles = [measure.oracle(ranking, rows) for rows in (splits.test, splits.val)]
     on_val = on_val if direct is None else None  # val's scores are not of the two directly
+    others = [r for r in front if r.architecture != str(test["pick"].baseline.architecture)]
+    free = [r for r in others if _is_free_on_test(read_architecture(r.architecture))]
+    on_test = partial(measure, rows=splits.test)
     decided = _verdict(
         test["pick"], test["best_single"], val, direct, on_val, min_gain=options.min_gain
     )
@@ -243,9 +247,8 @@ def compare_on_test(
         differences=_differences(test, decided),
         verdict=decided,
         cost_verdict=_cost_verdict(options, test, on_val),
-        front_verdicts=_front_verdicts(
-            options, test, val, front, lambda b: measure(b, splits.test)
-        ),
+        front_verdicts=_for_less(options, *map(_best_of_all, (test, val)), others, on_test),
+        savings=_for_less(options, test["pick"], val["pick"], free, on_test),
         direct=DirectComparison.of(direct or (), n_rows=len(splits.test)),
         judged={"val": measure.judged(val), "test": measure.judged(test)},
     )
@@ -276,11 +279,9 @@ def _cost_verdict(
     None without a cost among objectives and limits, or where it was not measured.
     """
     pick, single = test["pick"], _best_of_all(test)
-    if not (pick.is_whole and single.is_whole):
-        return None
-    if pick.baseline.architecture == single.baseline.architecture:
-        return None
-    cost = _compared_cost(options, single)
+    is_other = pick.baseline.architecture != single.baseline.architecture
+    is_known = is_other and pick.is_whole and single.is_whole
+    cost = _compared_cost(options, single) if is_known else None
     if cost is None:
         return None
     return cost_verdict(
@@ -296,22 +297,19 @@ def _cost_verdict(
     )
 
 
-def _front_verdicts(
+def _for_less(
     options: SearchOptions,
-    test: Mapping[str, _Measured],
-    val: Mapping[str, _Measured],
+    single: _Measured,
+    on_val: _Measured,
     front: Sequence[TrialRecord],
     measure: Callable[[Baseline], _Measured],
 ) -> dict[str, CostVerdict]:
-    """Return the same of the front's other members that cost less on val, as far as paid for."""
-    single, single_on_val = _best_of_all(test), _best_of_all(val)
-    if not (single.is_whole and single_on_val.is_whole):
-        return {}
-    cost = _compared_cost(options, single)
+    """Return whether members of the front that cost less on val than a system are as good."""
+    cost = _compared_cost(options, single) if single.is_whole and on_val.is_whole else None
     if cost is None:
         return {}
-    pick, most = str(test["pick"].baseline.architecture), _costs(single_on_val)[cost]
-    cheaper = [r for r in front if r.architecture != pick and getattr(r, cost) < most]
+    most = _costs(on_val)[cost]
+    cheaper = [record for record in front if getattr(record, cost) < most]
     members = [read_architecture(r.architecture) for r in cheaper[:MOST_TESTED_OF_FRONT]]
     found = {str(one): measure(Baseline("front", one)) for one in members}
     whole = {name: one for name, one in found.items() if one.is_whole}
@@ -324,6 +322,13 @@ def _front_verdicts(
         single_name=str(single.baseline.architecture),
         margin=options.min_gain,
     )
+
+
+def _is_free_on_test(architecture: Architecture) -> bool:
+    """Whether its answers are made of those of single agents, which are all asked on test."""
+    seats = [name for layer in architecture.layers for name in layer]
+    is_alone = architecture.depth < 2 and len(set(seats)) == len(seats)
+    return is_alone and not architecture.aggregator_calls_a_model
 
 
 def _best_of_all(measured: Mapping[str, _Measured]) -> _Measured:

@@ -324,6 +324,7 @@ def make_result(
         verdict=compared.verdict,
         cost_verdict=compared.cost_verdict,
         front_verdicts=compared.front_verdicts,
+        savings=compared.savings,
         val=compared.val,
         test=compared.test,
         differences=compared.differences,

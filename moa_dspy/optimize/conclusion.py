@@ -316,8 +316,7 @@ def make_result(
         prompts: Every prompt that was tried.
         judge: On the judge, where there is one.
     """
-    options, records, evidence = builder.options, builder.records, builder.evidence()
-    expected = held.expected if held else None
+    options, records, expected = builder.options, builder.records, held and held.expected
     return StudyResult(
         pick=choice.picked,
         recommended=recommended,
@@ -331,7 +330,7 @@ def make_result(
         expected=expected,
         optimism=0.0 if expected is None else records[choice.picked].score - expected.estimate,
         early=early,
-        explained=_explained(builder, evidence),
+        explained=_explained(builder),
         front=tuple(record.architecture for record in front),
         knee=_knee(builder, choice, front),
         trials=tuple(records.values()),
@@ -348,7 +347,8 @@ def make_result(
     )
 
 
-def _explained(builder: EvidenceBuilder, evidence: Evidence) -> dict[str, float]:
+def _explained(builder: EvidenceBuilder) -> dict[str, float]:
+    evidence = builder.evidence()
     whole = [one for one in evidence.measured if one.is_whole]
     return builder.shrink.model(evidence, whole).explained()
 

@@ -226,7 +226,7 @@ def compare_on_test(
     # Single agents have all been asked on test, so what chooses among them is free.
     others = [r for r in front if r.architecture != str(test["pick"].baseline.architecture)]
     free = [r for r in others if read_architecture(r.architecture).chooses_among_singles]
-    on_test = partial(measure, rows=splits.test)
+    best, on_test = (_best_of_all(test), _best_of_all(val)), partial(measure, rows=splits.test)
     decided = _verdict(
         test["pick"], test["best_single"], val, direct, on_val, min_gain=options.min_gain
     )
@@ -236,7 +236,7 @@ def compare_on_test(
         differences=_differences(test, decided),
         verdict=decided,
         cost_verdict=_cost_verdict(options, test, on_val),
-        front_verdicts=_for_less(options, *map(_best_of_all, (test, val)), others, on_test),
+        front_verdicts=_for_less(options, *best, others, on_test),
         savings=_for_less(options, test["pick"], val["pick"], free, on_test),
         direct=DirectComparison.of(direct or (), n_rows=len(splits.test)),
         judged={"val": measure.judged(val), "test": measure.judged(test)},

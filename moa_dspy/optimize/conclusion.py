@@ -316,7 +316,8 @@ def make_result(
         prompts: Every prompt that was tried.
         judge: On the judge, where there is one.
     """
-    options, records, expected = builder.options, builder.records, held and held.expected
+    options, records = builder.options, builder.records
+    expected = held.expected if held else None
     return StudyResult(
         pick=choice.picked,
         recommended=recommended,
@@ -336,10 +337,9 @@ def make_result(
         trials=tuple(records.values()),
         space_size=options.space.size,
         **_paid(spent),
+        **_lost(builder.evaluator),
         seed=options.seed,
         stopped_by=stopped_by,
-        failures=dict(builder.evaluator.failures),
-        cut=builder.evaluator.cut,
         versions=versions(),
         notes=notes,
         prompts=prompts,
@@ -356,6 +356,10 @@ def _explained(builder: EvidenceBuilder) -> dict[str, float]:
 def _paid(spent: Spending) -> dict[str, Any]:
     made, reused = spent.made, spent.reused
     return {"calls_made": made, "calls_reused": reused, "usd": spent.usd, "seconds": spent.seconds}
+
+
+def _lost(evaluator: Evaluator) -> dict[str, Any]:
+    return {"failures": dict(evaluator.failures), "cut": evaluator.cut}
 
 
 MOST_FOLLOWED: Final = 5

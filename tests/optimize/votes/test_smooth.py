@@ -102,7 +102,8 @@ def test_gains_and_their_errors_by_hand() -> None:
     # luck explains 1/16 / 4 in squares: 9/64 - 1/64 = 1/8. a + b is always a: the model's part
     # is the mean of both, 1/16.
     recorded = np.array([[0, 0, 0, 0], [1, 0, 1, 1], [0, 0, 0, 0]], np.float32)
-    votes = SmoothedVotes((("a",), ("b",), ("a", "b")), recorded / 2, recorded, ("a", "b"))
+    redrawn = recorded * np.float32(0.5)
+    votes = SmoothedVotes((("a",), ("b",), ("a", "b")), redrawn, recorded, ("a", "b"))
     gains, errors = votes.gains(("a",))
     assert gains.tolist() == [0, 0.375, 0]
     assert errors == pytest.approx([0, (1 / 64 + 1 / 16) ** 0.5, 0])

@@ -223,9 +223,7 @@ def compare_on_test(
     val = {one.name: measure(one, splits.val) for one in (*baselines[:2], *rest)}
     oracles = [measure.oracle(ranking, rows) for rows in (splits.test, splits.val)]
     on_val = on_val if direct is None else None  # val's scores are not of the two directly
-    # Single agents have all been asked on test, so what chooses among them is free.
-    others = [r for r in front if r.architecture != str(test["pick"].baseline.architecture)]
-    free = [r for r in others if read_architecture(r.architecture).chooses_among_singles]
+    others = [one for one in front if one.architecture != str(baselines[1].architecture)]
     best, on_test = (_best_of_all(test), _best_of_all(val)), partial(measure, rows=splits.test)
     decided = _verdict(
         test["pick"], test["best_single"], val, direct, on_val, min_gain=options.min_gain
@@ -237,7 +235,7 @@ def compare_on_test(
         verdict=decided,
         cost_verdict=_cost_verdict(options, test, on_val),
         front_verdicts=_for_less(options, *best, others, on_test),
-        savings=_for_less(options, test["pick"], val["pick"], free, on_test),
+        savings=_for_less(options, test["pick"], val["pick"], _free_on_test(others), on_test),
         direct=DirectComparison.of(direct or (), n_rows=len(splits.test)),
         judged={"val": measure.judged(val), "test": measure.judged(test)},
     )
@@ -311,6 +309,11 @@ def _for_less(
         single_name=str(single.baseline.architecture),
         margin=options.min_gain,
     )
+
+
+def _free_on_test(front: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Return those that choose among the answers of single agents: these are all asked on test."""
+    return [r for r in front if read_architecture(r.architecture).chooses_among_singles]
 
 
 def _best_of_all(measured: Mapping[str, _Measured]) -> _Measured:

@@ -41,10 +41,10 @@ class CallFacts:
         failure: Why there is no answer; None when there is one.
         attempt: Number of the attempt, from 1 on; 0 means that it was never sent.
         is_estimated: Whether tokens and usd are an estimate, as the endpoint counted none.
-        finish_reason: Why the reply ended: ``stop``, ``length`` (the token limit cut it),
-            ``content_filter``, ``tool_call``; None where it failed.
-        no_answer: Why the reply holds no answer, in one line: reasoning only, a refusal, an
-            empty text; None where it holds one, or the call failed.
+        finish_reason: ``stop``, ``length``, ``content_filter``, ``tool_call``; None if it failed.
+        no_answer: Why a reply holds no answer, such as a refusal; None where it holds one.
+        key: As of ``Call``; empty where there is none.
+        time: As of ``Call``.
     """
 
     agent: str
@@ -58,6 +58,8 @@ class CallFacts:
     is_estimated: bool = False
     finish_reason: str | None = None
     no_answer: str | None = None
+    key: str = field(default="", compare=False, repr=False)
+    time: float = field(default=0.0, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from moa_dspy.calls.call import Call, call_key
-from moa_dspy.calls.store.database import Database
+from moa_dspy.calls.store.database import Database, Session
+from moa_dspy.calls.store.schema import make_kept_answers
 from moa_dspy.calls.store.store import read_all
 from moa_dspy.errors import StoreError
 from moa_dspy.files import replacing
@@ -104,7 +105,15 @@ def prune(database: Database, calls: CallFilter) -> int:
     """
     where, values = calls.where()
     statement = f"DELETE FROM calls WHERE {where}"
-    n = int(database.transact(lambda session: session.execute(statement, values).rowcount))
+
+    def work(session: Session) -> int:
+        n = int(session.execute(statement, values).rowcount)
+        # What their replies were read as is as private as they are.
+        make_kept_answers(session)
+        session.execute("DELETE FROM kept_answers WHERE call NOT IN (SELECT key FROM calls)")
+        return n
+
+    n = database.transact(work)
     if n and not database.is_postgresql:
         database.rows("VACUUM")
     return n

@@ -15,7 +15,8 @@ import math
 import re
 import threading
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final, Literal, Protocol, TypeAlias, Union, get_args, get_origin
@@ -195,8 +196,8 @@ class KeptAnswers:
                 _versions(),
                 self._part(pool.lm(agent), _agent_state, _agent_form),
                 self._part(question.module, _module_state, _module_form),
-                _adapter_form(speaking_adapter(adapter)),
-                _json(question.inputs),
+                self._part(speaking_adapter(adapter), _adapter_state, _adapter_form),
+                _json(dict(question.inputs)),
                 f"{question.sample} {question.is_final}",
             )
         except _NotPlainError:
@@ -211,7 +212,8 @@ class KeptAnswers:
         if known is None or known[0] is not one or known[1] != now:
             if len(self._parts) > _MOST_PARTS:
                 self._parts.clear()
-            known = self._parts[id(one)] = (one, now, form(one))
+            # A copy: what is changed in place would equal itself.
+            known = self._parts[id(one)] = (one, deepcopy(now), form(one))
         return known[2]
 
 
@@ -293,11 +295,11 @@ def _versions() -> str:
 
 
 def _agent_state(lm: Any) -> Any:
-    if type(lm) is not dspy.LM or type(lm.engine) is not StoredEngine:
+    if type(lm) is not dspy.LM or lm.cache or type(lm.engine) is not StoredEngine:
         raise _NotPlainError(f"{type(lm).__name__} may ask anything.")
     if lm.callbacks != [NOTE_SAMPLES] or {"forward", "aforward", "__call__"} & vars(lm).keys():
-        raise _NotPlainError("Someone watches this LM, or has changed it.")
-    return lm.engine, dict(lm.kwargs)
+        raise _NotPlainError("A caller watches this LM, or has changed it.")
+    return lm.engine, lm.kwargs
 
 
 def _agent_form(lm: Any) -> str:
@@ -310,7 +312,7 @@ def _agent_form(lm: Any) -> str:
             lm.model,
             lm.model_type,
             getattr(lm, "use_developer_role", None),
-            dict(lm.kwargs),
+            lm.kwargs,
             engine.extra_fields,
             [list(one) if isinstance(one, tuple) else one for one in told],
         ]
@@ -330,20 +332,21 @@ def _predictor(module: Any) -> Any:
 
 
 def _module_state(module: Any) -> Any:
-    # Signatures are replaced when they change, and so are demos; but for the instructions.
     one = _predictor(module)
-    return one.signature, one.signature.instructions, [*one.demos], dict(one.config)
+    extras = [info.json_schema_extra for info in one.signature.fields.values()]
+    return one.signature, one.signature.instructions, extras, _demos(one), one.config
 
 
 def _module_form(module: Any) -> str:
     one = _predictor(module)
     signature = one.signature
     fields = [_field_form(name, info) for name, info in signature.fields.items()]
-    demos = [demo if isinstance(demo, dict) else dict(demo) for demo in one.demos]
-    kind = type(module).__name__
-    return _json(
-        [kind, signature.__name__, signature.instructions, fields, demos, dict(one.config)]
-    )
+    kind, name = type(module).__name__, signature.__name__
+    return _json([kind, name, signature.instructions, fields, _demos(one), one.config])
+
+
+def _demos(predictor: Any) -> list[Any]:
+    return [dict(demo) if isinstance(demo, dspy.Example) else demo for demo in predictor.demos]
 
 
 def _field_form(name: str, info: Any) -> list[Any]:
@@ -370,39 +373,42 @@ def _annotation(kind: Any) -> str:
     return f"{origin}[{', '.join(map(_annotation, inner))}]"
 
 
-def _adapter_form(adapter: Any) -> str:
+def _adapter_state(adapter: Any) -> Any:
     if type(adapter) not in _ADAPTERS or adapter.callbacks:
         raise _NotPlainError(f"{type(adapter).__name__} may send anything.")
+    return vars(adapter)
+
+
+def _adapter_form(adapter: Any) -> str:
     parts = {n: _setting(one) for n, one in vars(adapter).items() if n != "callbacks"}
     return _json([type(adapter).__name__, parts])
 
 
 def _setting(value: Any) -> Any:
-    if isinstance(value, re.Pattern):
-        return [str(value.pattern), value.flags]
     if isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
     return [_setting(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def _json(value: Any) -> str:
-    """Return JSON, in the order that is given, as what is sent may depend on it."""
-    return json.dumps(_plain(value), separators=(",", ":"))
+    """Return JSON, in the order that is given, as what is sent may depend on it.
+
+    Raises:
+        _NotPlainError: JSON would not give the value back as it is.
+    """
+    _check(value)
+    return json.dumps(value, separators=(",", ":"))
 
 
-def _plain(value: Any) -> Any:
-    """Return ``value`` if JSON gives it back as it is."""
+def _check(value: Any) -> None:
     kind = type(value)
-    if kind in (str, int, bool, type(None)) or (kind is float and math.isfinite(value)):
-        return value
+    if kind is str or (kind in _LEAVES and (kind is not float or math.isfinite(value))):
+        return
     if kind is list:
-        for one in value:
-            _plain(one)
-        return value
-    if isinstance(value, Mapping) and all(type(key) is str for key in value):
-        if kind is not dict:
-            raise _NotPlainError(f"{kind.__name__} has no plain form.")
-        for one in value.values():
-            _plain(one)
-        return value
-    raise _NotPlainError(f"{kind.__name__} has no plain form.")
+        inner = value
+    elif kind is dict and all(type(key) is str for key in value):
+        inner = value.values()
+    else:
+        raise _NotPlainError(f"{kind.__name__} has no plain form.")
+    for one in inner:
+        _check(one)

@@ -33,9 +33,7 @@ class CallFacts:
 
     Attributes:
         agent: Name of the agent.
-        prompt_tokens: 0 where it failed.
-        completion_tokens: 0 where it failed.
-        usd: 0 where it failed.
+        prompt_tokens, completion_tokens, usd: 0 where it failed.
         seconds: Wall time when the call was made, or until it was given up.
         is_reused: Whether it came from a store or recording.
         failure: Why there is no answer; None when there is one.

@@ -15,7 +15,7 @@ import math
 import re
 import threading
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
@@ -33,7 +33,7 @@ from moa_dspy.calls.store.schema import make_kept_answers, packed, unpacked
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import StoreError
 from moa_dspy.files import version
-from moa_dspy.layers import SEAT_MARK, is_traced, outside_lms, rollout
+from moa_dspy.layers import SEAT_MARK, is_traced, rollout
 from moa_dspy.prediction import Response, render
 from moa_dspy.telemetry import is_traced_outside
 from moa_dspy.waves import Question, counted_in_time
@@ -319,34 +319,37 @@ def _agent_form(lm: Any) -> str:
     )
 
 
-def _predictor(module: Any) -> Any:
-    """Return the one predictor of a module whose way is known."""
-    if type(module) not in _MODULES or {"forward", "__call__"} & vars(module).keys():
+def _predictor(module: Any) -> dict[str, Any]:
+    """Return the attributes of the one predictor of a module whose way is known."""
+    own = vars(module)  # DSPy takes its time over every attribute of a module
+    if type(module) not in _MODULES or "forward" in own or "__call__" in own:
         raise _NotPlainError(f"{type(module).__name__} may ask anything.")
-    one = module if isinstance(module, dspy.Predict) else module.predict
-    if type(one) is not dspy.Predict or "forward" in vars(one) or outside_lms(module):
+    one = module if type(module) is dspy.Predict else own["predict"]
+    found = vars(one)
+    if type(one) is not dspy.Predict or "forward" in found or found["lm"] is not None:
         raise _NotPlainError("The predictor was replaced, or has an LM of its own.")
-    if one.fields or module.callbacks or one.callbacks:
+    if found["fields"] or own["callbacks"] or found["callbacks"]:
         raise _NotPlainError("There are criteria for decisions, or callbacks.")
-    return one
+    return found
 
 
 def _module_state(module: Any) -> Any:
     one = _predictor(module)
-    extras = [info.json_schema_extra for info in one.signature.fields.values()]
-    return one.signature, one.signature.instructions, extras, _demos(one), one.config
+    signature = one["signature"]
+    extras = [info.json_schema_extra for info in signature.model_fields.values()]
+    return signature, signature.__doc__, extras, _demos(one), one["config"]
 
 
 def _module_form(module: Any) -> str:
     one = _predictor(module)
-    signature = one.signature
+    signature = one["signature"]
     fields = [_field_form(name, info) for name, info in signature.fields.items()]
     kind, name = type(module).__name__, signature.__name__
-    return _json([kind, name, signature.instructions, fields, _demos(one), one.config])
+    return _json([kind, name, signature.instructions, fields, _demos(one), one["config"]])
 
 
-def _demos(predictor: Any) -> list[Any]:
-    return [dict(demo) if isinstance(demo, dspy.Example) else demo for demo in predictor.demos]
+def _demos(predictor: Mapping[str, Any]) -> list[Any]:
+    return [dict(demo) if isinstance(demo, dspy.Example) else demo for demo in predictor["demos"]]
 
 
 def _field_form(name: str, info: Any) -> list[Any]:

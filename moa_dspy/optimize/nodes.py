@@ -191,8 +191,7 @@ class NodeRunner:
         if new := [q for q in questions if known[q.node] is None]:
             # A scope of its own: what seats ask is counted by their responses.
             with call_scope(example=self.example, table=self.node_cache.table) as scope:
-                ask = partial(self._asked, seats=seats, log=scope.log)
-                kept = self.node_cache.kept
+                ask, kept = partial(self._asked, seats=seats, log=scope.log), self.node_cache.kept
                 responses = kept.answered(new, seats, ask, scope.log, is_alone=place is None)
             self.is_reused &= _is_reused(scope.log)
             self.node_cache.put(where, new, responses)

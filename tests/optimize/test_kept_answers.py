@@ -17,7 +17,7 @@ from moa_dspy.adapters import PlainChat
 from moa_dspy.aggregators import node_name
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Calls, CallStore
-from moa_dspy.calls.store.query import CallFilter, prune
+from moa_dspy.calls.store.store import CallFilter, prune
 from moa_dspy.data import METRICS
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import Evaluator, ModelSearch, SearchSpace

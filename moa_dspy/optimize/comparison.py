@@ -237,12 +237,18 @@ def compare_on_test(
     decided = _verdict(
         test["pick"], test["best_single"], val, direct, on_val, min_gain=options.min_gain
     )
+    judging, cost = evaluator.judging, None
+    why = None if judging is None or not judging.picks else judging.diagnostics.chance
+    if why is not None and decided.n:
+        decided, front = decided.by_chance(why), ()
+    else:
+        cost = _cost_verdict(options, test, on_val)
     return ComparedSystems(
         val=_ordered({**{name: one.row() for name, one in val.items()}, "oracle": oracles[1]}),
         test=_ordered({**{name: one.row() for name, one in test.items()}, "oracle": oracles[0]}),
         differences=_differences(test, decided),
         verdict=decided,
-        cost_verdict=_cost_verdict(options, test, on_val),
+        cost_verdict=cost,
         front_verdicts=_front_verdicts(
             options, test, val, front, lambda b: measure(b, splits.test)
         ),

@@ -181,6 +181,11 @@ def headline(result: StudyResult) -> str:
             f"the best single model, {single.architecture} ({points(single.score)} %)"
             f"{_price(pick, single)}."
         )
+    if kind == "judge_cannot_tell":
+        return (
+            "Not decided: the judge cannot tell better answers from worse ones, so that "
+            f"{result.pick} was picked may be chance too. Ask a stronger judge."
+        )
     if kind == "not_enough_examples":
         more = f" About {result.verdict.n_more:,} more would." if result.verdict.n_more else ""
         return (

@@ -60,15 +60,17 @@ class TurnByTurn(dspy.Module):
             )
         self.mixture: Any = mixture
         self.turns = turns
-        (self.history,) = (name for name, field in fields.items() if is_history(field))
-        (self.question,) = (name for name in fields if name != self.history)
-        (self.output,) = mixture.signature.output_fields
+        # ``history`` is DSPy's own: what a module was asked.
+        (self.history_input,) = (name for name, field in fields.items() if is_history(field))
+        (self.question_input,) = (name for name in fields if name != self.history_input)
+        (self.output_field,) = mixture.signature.output_fields
 
     def inputs_of(self, turns: Sequence[str]) -> list[dict[str, Any]]:
         """Return the mixture's inputs for each turn, without any answer."""
-        asked = [{self.question: turn} for turn in turns]
+        asked = [{self.question_input: turn} for turn in turns]
         return [
-            {self.history: dspy.History(messages=asked[:n]), **one} for n, one in enumerate(asked)
+            {self.history_input: dspy.History(messages=asked[:n]), **one}
+            for n, one in enumerate(asked)
         ]
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
@@ -81,10 +83,10 @@ class TurnByTurn(dspy.Module):
         earlier: list[dict[str, Any]] = []
         for turn in self._asked(inputs):
             history = dspy.History(messages=list(earlier))
-            given = {self.history: history, self.question: turn}
-            answer = self.mixture(**given)[self.output]
-            earlier.append({self.question: turn, self.output: answer})
-        return dspy.Prediction(**{self.output: [turn[self.output] for turn in earlier]})
+            given = {self.history_input: history, self.question_input: turn}
+            answer = self.mixture(**given)[self.output_field]
+            earlier.append({self.question_input: turn, self.output_field: answer})
+        return dspy.Prediction(**{self.output_field: [turn[self.output_field] for turn in earlier]})
 
     def _asked(self, inputs: dict[str, Any]) -> Sequence[str]:
         found = inputs.get(self.turns)

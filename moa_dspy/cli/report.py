@@ -226,8 +226,9 @@ def note_on_test(result: StudyResult, architecture: str) -> str:
         if row.architecture == architecture and row.score is not None:
             tested = f"tested: {points(row.score)} % on test"
             return tested if row.name == "pick" else f"{tested}, {_SEEN}"
-    if architecture in result.front_verdicts:
-        return f"tested, {_SEEN}: {result.front_verdicts[architecture].text}"
+    tested_for_less = {**result.savings, **result.front_verdicts}
+    if architecture in tested_for_less:
+        return f"tested, {_SEEN}: {tested_for_less[architecture].text}"
     on_val = next((t.score for t in result.trials if t.architecture == architecture), None)
     known = "" if on_val is None else f"; val said {points(on_val)} %, which flatters what is best"
     return f"untested: no test question was asked of it{known}"

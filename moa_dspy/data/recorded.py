@@ -12,8 +12,14 @@ from typing import Any, Final
 
 import dspy
 
-from moa_dspy.data.tables import SUFFIXES, find_file, records_of
-from moa_dspy.data.values import is_absent, is_container, plain_text
+from moa_dspy.data.tables import (
+    SUFFIXES,
+    find_file,
+    is_absent,
+    is_container,
+    plain_text,
+    records_of,
+)
 from moa_dspy.errors import DataError, MetricError
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import dspy
@@ -14,7 +14,14 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.data.splits import Splits
 from moa_dspy.errors import BudgetReachedError, UnknownCallError
 from moa_dspy.optimize.evaluate import Evaluator
-from moa_dspy.optimize.forecast import COSTS, TOP_K, baseline_combine, self_moa_of, top_k
+from moa_dspy.optimize.forecast import (
+    COSTS,
+    SELF_MOA_SAMPLES,
+    TOP_K,
+    baseline_combine,
+    self_moa_of,
+    top_k,
+)
 from moa_dspy.optimize.judge_facts import DirectComparison, JudgedSystem
 from moa_dspy.optimize.judging import preferences_between
 from moa_dspy.optimize.nodes import Outcome, means, scores
@@ -25,7 +32,6 @@ from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.result import ComparedSystems, SystemScore, TrialRecord
 from moa_dspy.optimize.selection import best_on_val
 from moa_dspy.optimize.space.programs import read_architecture
-from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.winrate.intervals import Interval, mean_interval
 from moa_dspy.winrate.preferences import oracle
 from moa_dspy.winrate.tests import decision_interval, examples_needed, simultaneous_intervals
@@ -40,8 +46,6 @@ from moa_dspy.winrate.verdict import (
 
 MOST_TESTED_OF_FRONT = 8
 """Members of the Pareto front that are measured on test: each costs as much as a baseline."""
-_MOST_REPEATS = 200
-"""Known architectures in a row after which the space counts as drawn empty."""
 _CHOSEN = ("pick", "best_single", "best_without_limits", "own_prompt")
 _ORDER = (*_CHOSEN, "self_moa", "top_k", "random", "oracle")
 
@@ -53,21 +57,6 @@ class Baseline:
     name: str
     architecture: Architecture | None
     note: str = ""
-
-
-def random_draws(
-    space: SearchSpace, canonical: Callable[[Architecture], Architecture], seed: int
-) -> Iterator[Architecture]:
-    """Yield the architectures of the random baseline, each once, always in the same order."""
-    rng = random.Random(f"random-{seed}")
-    seen: set[Architecture] = set()
-    repeats = 0
-    while repeats < _MOST_REPEATS:
-        architecture = canonical(space.draw(rng))
-        repeats = repeats + 1 if architecture in seen else 0
-        if repeats == 0:
-            seen.add(architecture)
-            yield architecture
 
 
 def measure_random_baseline(
@@ -136,18 +125,18 @@ def compared_baselines(
     if pick.prompt is not None:
         own = replace(pick, prompt=None)
         found.append(Baseline("own_prompt", own, "the pick with its own prompt"))
-    return [*found, *_fixed_baselines(options, ranking), random_baseline]
+    return [*found, *_fixed_baselines(options, ranking, pick), random_baseline]
 
 
-def _fixed_baselines(options: SearchOptions, ranking: Sequence[str]) -> list[Baseline]:
-    """Return Self-MoA and top-k, or why they cannot be run."""
-    combine = baseline_combine(options.space)
-    samples = self_moa_of(ranking, options.pool, combine=combine)
-    found = [
-        Baseline("self_moa", samples)
-        if samples
-        else Baseline("self_moa", None, f"{ranking[0]} is greedy: its samples are copies")
-    ]
+def _fixed_baselines(
+    options: SearchOptions, ranking: Sequence[str], pick: Architecture
+) -> list[Baseline]:
+    """Return Self-MoA with as many calls as the pick, and top-k, or why they cannot be run."""
+    best, combine = ranking[0], baseline_combine(options.space)
+    n = max(SELF_MOA_SAMPLES, pick.calls - (combine == "synthesize"))
+    samples = self_moa_of(ranking, options.pool, combine=combine, n=n)
+    copies = f"{best} is greedy: asked as often as the pick, it says the same each time"
+    found = [Baseline("self_moa", samples, "" if samples else copies)]
     k = min(TOP_K, len(ranking))
     several = [Baseline("top_k", top_k(ranking, k, combine=combine), f"k = {k}")]
     return found + (several if k > 1 else [Baseline("top_k", None, "the pool has one agent")])
@@ -204,8 +193,7 @@ def compare_on_test(
 ) -> ComparedSystems:
     """Measure the pick, every baseline and every single agent on the test rows, once.
 
-    Members of the front that promise to cost less than the best single agent come last, so that
-    they take no budget from the others.
+    Members of the front that promise to cost less come last: they take no budget from the others.
 
     If the budget ends before the pick and the best single agent are measured, the verdict is of
     the rows that both have, or that there are none.
@@ -230,28 +218,27 @@ def compare_on_test(
     test = {one.name: measure(one, splits.test) for one in baselines[:2]}
     # Before the other baselines, which the budget may not reach: the verdict rests on it.
     direct = measure.directly(test["pick"], test["best_single"], splits.test)
-    test |= {one.name: measure(one, splits.test) for one in baselines[2:]}
-    val = {one.name: measure(one, splits.val) for one in baselines}
+    rest = [measure.recorded(one, splits.test) for one in baselines[2:]]
+    test |= {one.name: measure(one, splits.test) for one in rest}
+    val = {one.name: measure(one, splits.val) for one in (*baselines[:2], *rest)}
     oracles = [measure.oracle(ranking, rows) for rows in (splits.test, splits.val)]
     on_val = on_val if direct is None else None  # val's scores are not of the two directly
+    others = [one for one in front if one.architecture != str(baselines[1].architecture)]
+    best, on_test = (_best_of_all(test), _best_of_all(val)), partial(measure, rows=splits.test)
     decided = _verdict(
         test["pick"], test["best_single"], val, direct, on_val, min_gain=options.min_gain
     )
-    judging, cost = evaluator.judging, None
-    why = None if judging is None or not judging.picks else judging.diagnostics.chance
-    if why is not None and decided.n:
-        decided, front = decided.by_chance(why), ()
-    else:
-        cost = _cost_verdict(options, test, on_val)
+    if (why := measure.chance() if decided.n else None) is not None:
+        # As good for less is no more shown than better is.
+        decided, others = decided.by_chance(why), []
     return ComparedSystems(
         val=_ordered({**{name: one.row() for name, one in val.items()}, "oracle": oracles[1]}),
         test=_ordered({**{name: one.row() for name, one in test.items()}, "oracle": oracles[0]}),
         differences=_differences(test, decided),
         verdict=decided,
-        cost_verdict=cost,
-        front_verdicts=_front_verdicts(
-            options, test, val, front, lambda b: measure(b, splits.test)
-        ),
+        cost_verdict=None if why is not None else _cost_verdict(options, test, on_val),
+        front_verdicts=_for_less(options, *best, others, on_test),
+        savings=_for_less(options, test["pick"], val["pick"], _free_on_test(others), on_test),
         direct=DirectComparison.of(direct or (), n_rows=len(splits.test)),
         judged={"val": measure.judged(val), "test": measure.judged(test)},
     )
@@ -282,11 +269,9 @@ def _cost_verdict(
     None without a cost among objectives and limits, or where it was not measured.
     """
     pick, single = test["pick"], _best_of_all(test)
-    if not (pick.is_whole and single.is_whole):
-        return None
-    if pick.baseline.architecture == single.baseline.architecture:
-        return None
-    cost = _compared_cost(options, single)
+    is_other = pick.baseline.architecture != single.baseline.architecture
+    is_known = is_other and pick.is_whole and single.is_whole
+    cost = _compared_cost(options, single) if is_known else None
     if cost is None:
         return None
     return cost_verdict(
@@ -302,22 +287,19 @@ def _cost_verdict(
     )
 
 
-def _front_verdicts(
+def _for_less(
     options: SearchOptions,
-    test: Mapping[str, _Measured],
-    val: Mapping[str, _Measured],
+    single: _Measured,
+    on_val: _Measured,
     front: Sequence[TrialRecord],
     measure: Callable[[Baseline], _Measured],
 ) -> dict[str, CostVerdict]:
-    """Return the same of the front's other members that cost less on val, as far as paid for."""
-    single, single_on_val = _best_of_all(test), _best_of_all(val)
-    if not (single.is_whole and single_on_val.is_whole):
-        return {}
-    cost = _compared_cost(options, single)
+    """Return whether members of the front that cost less on val than a system are as good."""
+    cost = _compared_cost(options, single) if single.is_whole and on_val.is_whole else None
     if cost is None:
         return {}
-    pick, most = str(test["pick"].baseline.architecture), _costs(single_on_val)[cost]
-    cheaper = [r for r in front if r.architecture != pick and getattr(r, cost) < most]
+    most = _costs(on_val)[cost]
+    cheaper = [record for record in front if getattr(record, cost) < most]
     members = [read_architecture(r.architecture) for r in cheaper[:MOST_TESTED_OF_FRONT]]
     found = {str(one): measure(Baseline("front", one)) for one in members}
     whole = {name: one for name, one in found.items() if one.is_whole}
@@ -330,6 +312,11 @@ def _front_verdicts(
         single_name=str(single.baseline.architecture),
         margin=options.min_gain,
     )
+
+
+def _free_on_test(front: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Return those that choose among the answers of single agents: these are all asked on test."""
+    return [r for r in front if read_architecture(r.architecture).chooses_among_singles]
 
 
 def _best_of_all(measured: Mapping[str, _Measured]) -> _Measured:
@@ -371,6 +358,21 @@ class _Measurer:
         found = zip(known, self.evaluator.measure(one, known), strict=True)
         return _Measured(baseline, n_rows, {row.id: outcome for row, outcome in found}, reason)
 
+    def recorded(self, baseline: Baseline, rows: Sequence[dspy.Example]) -> Baseline:
+        """Return Self-MoA with as many samples as a recording has; all else as it is."""
+        one = baseline.architecture
+        if baseline.name != "self_moa":
+            return baseline
+        while one is not None and len(one.layers[0]) > SELF_MOA_SAMPLES:
+            try:
+                self.evaluator.measure(one, rows[:1])
+                break
+            except UnknownCallError:
+                one = replace(one, layers=(one.layers[0][1:],))
+            except BudgetReachedError:
+                break
+        return replace(baseline, architecture=one)
+
     def directly(
         self, pick: _Measured, single: _Measured, rows: Sequence[dspy.Example]
     ) -> list[float] | None:
@@ -381,6 +383,11 @@ class _Measurer:
         if not is_judged or one is None or other is None or not one.layers:
             return None
         return preferences_between(self.evaluator.compare, one, other, rows)
+
+    def chance(self) -> str | None:
+        """Return why the preferences that pick may be chance; None where nothing says so."""
+        judging = self.evaluator.judging
+        return None if judging is None or not judging.picks else judging.diagnostics.chance
 
     def judged(self, measured: Mapping[str, _Measured]) -> dict[str, JudgedSystem]:
         """Return what the judge says of each system, if there is one."""

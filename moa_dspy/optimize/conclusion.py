@@ -316,7 +316,7 @@ def make_result(
         prompts: Every prompt that was tried.
         judge: On the judge, where there is one.
     """
-    options, records, evidence = builder.options, builder.records, builder.evidence()
+    options, records = builder.options, builder.records
     expected = held.expected if held else None
     return StudyResult(
         pick=choice.picked,
@@ -324,22 +324,22 @@ def make_result(
         verdict=compared.verdict,
         cost_verdict=compared.cost_verdict,
         front_verdicts=compared.front_verdicts,
+        savings=compared.savings,
         val=compared.val,
         test=compared.test,
         differences=compared.differences,
         expected=expected,
         optimism=0.0 if expected is None else records[choice.picked].score - expected.estimate,
         early=early,
-        explained=_explained(builder, evidence),
+        explained=_explained(builder),
         front=tuple(record.architecture for record in front),
         knee=_knee(builder, choice, front),
         trials=tuple(records.values()),
         space_size=options.space.size,
         **_paid(spent),
+        **_lost(builder.evaluator),
         seed=options.seed,
         stopped_by=stopped_by,
-        failures=dict(builder.evaluator.failures),
-        cut=builder.evaluator.cut,
         versions=versions(),
         notes=notes,
         prompts=prompts,
@@ -347,7 +347,8 @@ def make_result(
     )
 
 
-def _explained(builder: EvidenceBuilder, evidence: Evidence) -> dict[str, float]:
+def _explained(builder: EvidenceBuilder) -> dict[str, float]:
+    evidence = builder.evidence()
     whole = [one for one in evidence.measured if one.is_whole]
     return builder.shrink.model(evidence, whole).explained()
 
@@ -355,6 +356,10 @@ def _explained(builder: EvidenceBuilder, evidence: Evidence) -> dict[str, float]
 def _paid(spent: Spending) -> dict[str, Any]:
     made, reused = spent.made, spent.reused
     return {"calls_made": made, "calls_reused": reused, "usd": spent.usd, "seconds": spent.seconds}
+
+
+def _lost(evaluator: Evaluator) -> dict[str, Any]:
+    return {"failures": dict(evaluator.failures), "cut": evaluator.cut}
 
 
 MOST_FOLLOWED: Final = 5

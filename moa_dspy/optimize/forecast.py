@@ -6,7 +6,7 @@ Also the baselines that stand beside every pick, as architectures of the same po
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from statistics import fmean
@@ -106,6 +106,7 @@ def _free(_: Architecture) -> float:
 
 
 SELF_MOA_SAMPLES = 3
+"""Of the mixture that every study tries; on test there are as many as the pick makes calls."""
 TOP_K = 3
 
 
@@ -115,9 +116,9 @@ def top_k(ranking: Sequence[str], k: int, *, combine: str = "vote") -> Architect
 
 
 def self_moa_of(
-    ranking: Sequence[str], pool: Pool, *, combine: str = "vote"
+    ranking: Sequence[str], pool: Pool, *, combine: str = "vote", n: int = SELF_MOA_SAMPLES
 ) -> Architecture | None:
-    """Return samples of the best agent (arXiv:2502.00674), or None if its samples are copies.
+    """Return ``n`` samples of the best agent (arXiv:2502.00674); None if they are copies.
 
     A greedy agent gives one answer however often it is asked; the same model under
     another name with a temperature stands in for it.
@@ -128,7 +129,7 @@ def self_moa_of(
     sampled = [name for name in twins if pool[name].temperature != 0]
     if not sampled:
         return None
-    return Architecture(((sampled[0],) * SELF_MOA_SAMPLES,), sampled[0], combine)
+    return Architecture(((sampled[0],) * n,), sampled[0], combine)
 
 
 def baseline_combine(space: SearchSpace) -> str:
@@ -151,6 +152,25 @@ def baseline_architectures(
             Architecture((layer,) * depth, ranking[0]) for depth in range(1, space.max_depth + 1)
         ]
     return found
+
+
+_EMPTY: Final = 200
+"""Known architectures in a row after which the space counts as drawn empty."""
+
+
+def random_draws(
+    space: SearchSpace, canonical: Callable[[Architecture], Architecture], seed: int
+) -> Iterator[Architecture]:
+    """Yield the architectures of the random baseline, each once, always in the same order."""
+    rng = random.Random(f"random-{seed}")
+    seen: set[Architecture] = set()
+    repeats = 0
+    while repeats < _EMPTY:
+        architecture = canonical(space.draw(rng))
+        repeats = repeats + 1 if architecture in seen else 0
+        if repeats == 0:
+            seen.add(architecture)
+            yield architecture
 
 
 MOST_DRAWN: Final = 300

@@ -222,6 +222,24 @@ def _front(result: StudyResult) -> Iterator[str]:
         yield f"- and {n - MOST_OF_FRONT} more in the result."
     if result.knee is not None:
         yield f"Knee: {result.knee}, if the objectives matter alike."
+    yield from _savings(result)
+
+
+_LESS: Final = {"calls": "fewer calls", "usd": "less money", "seconds": "less time"}
+
+
+def _savings(result: StudyResult) -> Iterator[str]:
+    """Yield what spares most of those that are as good as the pick."""
+    proven = {name: one for name, one in result.savings.items() if one.kind == "as_good"}
+    if not proven:
+        return
+    name = min(proven, key=lambda one: proven[one].ratio)
+    found = proven[name]
+    yield (
+        f"Same accuracy for {100 * (1 - found.ratio):.0f} % {_LESS[found.cost]}: {name}, "
+        f"{points(found.estimate, sign='+')} points {found.interval.ends} against the pick on "
+        f"{found.n:,} test questions, so not worse by {points(found.margin)} points."
+    )
 
 
 def measured_text(record: TrialRecord | None) -> str:

@@ -58,6 +58,7 @@ class ComparedSystems:
     verdict: Verdict
     cost_verdict: CostVerdict | None = None
     front_verdicts: Mapping[str, CostVerdict] = field(default_factory=dict)
+    savings: Mapping[str, CostVerdict] = field(default_factory=dict)
     direct: DirectComparison | None = None
     judged: Mapping[str, Mapping[str, JudgedSystem]] = field(default_factory=dict)
 
@@ -119,6 +120,8 @@ class StudyResult:
         cost_verdict: Whether the pick is as good as the best single agent of all, for less;
             None where no cost was asked about.
         front_verdicts: The same of the other members of ``front``, by architecture.
+        savings: Whether votes of ``front`` that cost less than the pick are as good as it is,
+            by architecture; the pick takes the place of the single model.
         judge: On the judge of the study, and what it says; None without one.
     """
 
@@ -149,6 +152,7 @@ class StudyResult:
     prompts: tuple[Mapping[str, Any], ...] = ()
     cost_verdict: CostVerdict | None = None
     front_verdicts: Mapping[str, CostVerdict] = field(default_factory=dict)
+    savings: Mapping[str, CostVerdict] = field(default_factory=dict)
     judge: JudgeFacts | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -180,6 +184,7 @@ class StudyResult:
             "prompts": [dict(prompt) for prompt in self.prompts],
             "cost_verdict": None if self.cost_verdict is None else asdict(self.cost_verdict),
             "front_verdicts": {name: asdict(one) for name, one in self.front_verdicts.items()},
+            "savings": {name: asdict(one) for name, one in self.savings.items()},
             "judge": None if self.judge is None else self.judge.to_json(),
         }
 
@@ -208,9 +213,8 @@ class StudyResult:
             prompts=tuple(plain.pop("prompts", ())),
             cost_verdict=None if for_less is None else _cost_verdict(for_less),
             judge=None if judge is None else JudgeFacts.from_json(judge),
-            front_verdicts={
-                name: _cost_verdict(one) for name, one in plain.pop("front_verdicts", {}).items()
-            },
+            front_verdicts=_cost_verdicts(plain.pop("front_verdicts", {})),
+            savings=_cost_verdicts(plain.pop("savings", {})),
             val={name: SystemScore(**row) for name, row in plain.pop("val").items()},
             test={name: SystemScore(**row) for name, row in plain.pop("test").items()},
             **plain,
@@ -283,6 +287,10 @@ class StudyResult:
 
 def _cost_verdict(content: Mapping[str, Any]) -> CostVerdict:
     return CostVerdict(**{**content, "interval": Interval(**content["interval"])})
+
+
+def _cost_verdicts(content: Mapping[str, Mapping[str, Any]]) -> dict[str, CostVerdict]:
+    return {name: _cost_verdict(one) for name, one in content.items()}
 
 
 PACKAGES = ("moa-dspy", "dspy", "optuna", "numpy", "scipy", "xllamacpp")

@@ -16,7 +16,7 @@ from moa_dspy.agent import Agent
 from moa_dspy.calls.budget import Budget, Ledger, spending_under
 from moa_dspy.calls.call import WritableBackend, canonical_json
 from moa_dspy.calls.calls import Calls
-from moa_dspy.calls.store.query import Recording
+from moa_dspy.calls.store.schema import Recording
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.data import (
     RecordedResponses,

@@ -18,12 +18,11 @@ from moa_dspy.optimize.comparison import (
     Baseline,
     compared_baselines,
     measure_random_baseline,
-    random_draws,
 )
 from moa_dspy.optimize.conclusion import EvidenceBuilder, best_single_of
 from moa_dspy.optimize.early_facts import Cost
 from moa_dspy.optimize.evaluate import Evaluator
-from moa_dspy.optimize.forecast import COSTS, Prices, baseline_architectures
+from moa_dspy.optimize.forecast import COSTS, Prices, baseline_architectures, random_draws
 from moa_dspy.optimize.objectives import names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork

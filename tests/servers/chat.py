@@ -220,7 +220,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.close_connection = True
         dialect = dialect_of(self.path)
-        frames = reply.frames if dialect is None else dialect.frames(reply)
+        frames = reply.frames
+        if frames is None and dialect is not None:
+            frames = dialect.frames(reply)
         if frames is not None:
             for frame in frames:
                 self.wfile.write(frame)

@@ -228,12 +228,15 @@ def compare_on_test(
     decided = _verdict(
         test["pick"], test["best_single"], val, direct, on_val, min_gain=options.min_gain
     )
+    if (why := measure.chance() if decided.n else None) is not None:
+        # As good for less is no more shown than better is.
+        decided, others = decided.by_chance(why), []
     return ComparedSystems(
         val=_ordered({**{name: one.row() for name, one in val.items()}, "oracle": oracles[1]}),
         test=_ordered({**{name: one.row() for name, one in test.items()}, "oracle": oracles[0]}),
         differences=_differences(test, decided),
         verdict=decided,
-        cost_verdict=_cost_verdict(options, test, on_val),
+        cost_verdict=None if why is not None else _cost_verdict(options, test, on_val),
         front_verdicts=_for_less(options, *best, others, on_test),
         savings=_for_less(options, test["pick"], val["pick"], _free_on_test(others), on_test),
         direct=DirectComparison.of(direct or (), n_rows=len(splits.test)),
@@ -380,6 +383,11 @@ class _Measurer:
         if not is_judged or one is None or other is None or not one.layers:
             return None
         return preferences_between(self.evaluator.compare, one, other, rows)
+
+    def chance(self) -> str | None:
+        """Return why the preferences that pick may be chance; None where nothing says so."""
+        judging = self.evaluator.judging
+        return None if judging is None or not judging.picks else judging.diagnostics.chance
 
     def judged(self, measured: Mapping[str, _Measured]) -> dict[str, JudgedSystem]:
         """Return what the judge says of each system, if there is one."""

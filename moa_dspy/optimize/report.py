@@ -281,9 +281,12 @@ def _fate(prompt: Mapping[str, Any]) -> str:
 
 
 def _spent(result: StudyResult) -> Iterator[str]:
-    space = "" if result.space_size is None else f" of {result.space_size:,} possible"
+    n, size = len(result.trials), result.space_size
+    space = "" if size is None else f" of {size:,} possible"
+    if size is not None and n > size:
+        space = f"; the space has {size:,}, and baselines beside them were measured too"
     end = f"; {result.stopped_by.rstrip('.')}" if result.stopped_by else ""
-    yield f"Search: {len(result.trials):,} architectures measured{space}{end}."
+    yield f"Search: {n:,} architectures measured{space}{end}."
     yield (
         f"Cost: {result.calls_made:,} calls made, {result.calls_reused:,} reused, "
         f"{amount(result.usd)} usd, {duration(result.seconds)}."

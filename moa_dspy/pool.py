@@ -237,6 +237,7 @@ class Pool(Mapping[str, Agent]):
 
     Attributes:
         not_adopted: Why an agent's LM is used as it is, its calls not stored, by name.
+        is_timed: Whether it is known how long the agents take; False of a recording without it.
 
     Raises:
         PoolError: If there is no agent, or a name occurs twice.
@@ -257,6 +258,7 @@ class Pool(Mapping[str, Agent]):
         self._lms: dict[str, Any] = dict(lms or {})
         self._lock = threading.Lock()
         self.not_adopted: Mapping[str, str] = {}
+        self.is_timed = True
         if not listed:
             raise PoolError("A pool must hold at least one agent, but got none.")
         if len(self._agents) < len(listed):
@@ -392,6 +394,15 @@ class Pool(Mapping[str, Agent]):
     def unpriced(self) -> tuple[str, ...]:
         """Names of the agents whose price is unknown: their calls count as 0 usd."""
         return tuple(name for name in self if self.price(name) is None)
+
+    def unknown_costs(self, names: Iterable[str]) -> frozenset[str]:
+        """Return what is unknown of the costs of these agents: ``usd``, ``seconds``."""
+        is_priced = all(self.price(name) is not None for name in names)
+        return frozenset(
+            cost
+            for cost, is_known in (("usd", is_priced), ("seconds", self.is_timed))
+            if not is_known
+        )
 
     def price(self, name: str) -> Price | None:
         """Return what the tokens of an agent cost; None is unknown, which is not 0.

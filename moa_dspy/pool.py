@@ -92,15 +92,12 @@ def _secrets(agent: Agent, given: tuple[str, ...]) -> tuple[str, ...]:
     """
     if agent.is_local:
         return ()
-    named = [agent.api_key_env or "", *VARIABLE.findall(" ".join(_credentials(agent)))]
+    headers = [value for name, value in agent.headers.items() if IS_CREDENTIAL.search(name)]
+    named = [agent.api_key_env or "", *VARIABLE.findall(" ".join(headers))]
     own = {*(os.environ.get(name, "") for name in named), *given} - {""}
     others = {v for n, v in os.environ.items() if _IS_KEY.search(n) and len(v) >= _SHORTEST_KEY}
     # The longest first: one key may be a part of another.
     return tuple(sorted(own | others, key=len, reverse=True))
-
-
-def _credentials(agent: Agent) -> list[str]:
-    return [value for name, value in agent.headers.items() if IS_CREDENTIAL.search(name)]
 
 
 def _expanded(text: str) -> str:
@@ -397,12 +394,8 @@ class Pool(Mapping[str, Agent]):
 
     def unknown_costs(self, names: Iterable[str]) -> frozenset[str]:
         """Return what is unknown of the costs of these agents: ``usd``, ``seconds``."""
-        is_priced = all(self.price(name) is not None for name in names)
-        return frozenset(
-            cost
-            for cost, is_known in (("usd", is_priced), ("seconds", self.is_timed))
-            if not is_known
-        )
+        untimed = () if self.is_timed else ("seconds",)
+        return frozenset(("usd", *untimed) if {*names} & {*self.unpriced} else untimed)
 
     def price(self, name: str) -> Price | None:
         """Return what the tokens of an agent cost; None is unknown, which is not 0.

@@ -436,13 +436,10 @@ def make_program(
 
 def _candidates(student: Student, records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     whole = [record for record in records if not record.is_stopped_early]
-    ordered = sorted(whole, key=lambda record: (-record.score, record.calls))
+    ordered = sorted(whole, key=lambda record: (-record.score, record.calls))[:N_CANDIDATES]
+    programs = (student.with_architecture(read_architecture(one.architecture)) for one in ordered)
     return [
-        {
-            "score": record.score,
-            "program": student.with_architecture(read_architecture(record.architecture)),
-        }
-        for record in ordered[:N_CANDIDATES]
+        {"score": one.score, "program": each} for one, each in zip(ordered, programs, strict=True)
     ]
 
 

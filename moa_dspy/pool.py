@@ -25,7 +25,6 @@ from moa_dspy.vendors import OWN_PROTOCOL, Price, vendor_of
 if TYPE_CHECKING:
     import dspy
 
-
 _logger = logging.getLogger(__name__)
 
 _IS_KEY: Final = re.compile(r"(API_?KEY|_TOKEN|SECRET)$")
@@ -390,7 +389,7 @@ class Pool(Mapping[str, Agent]):
     @property
     def unpriced(self) -> tuple[str, ...]:
         """Names of the agents whose price is unknown: their calls count as 0 usd."""
-        return tuple(name for name in self if self.price(name) is None)
+        return tuple(n for n in self if self.price(n) is None)
 
     def unknown_costs(self, names: Iterable[str]) -> frozenset[str]:
         """Return what is unknown of the costs of these agents: ``usd``, ``seconds``."""

@@ -437,10 +437,8 @@ def make_program(
 def _candidates(student: Student, records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     whole = [record for record in records if not record.is_stopped_early]
     ordered = sorted(whole, key=lambda record: (-record.score, record.calls))[:N_CANDIDATES]
-    programs = (student.with_architecture(read_architecture(one.architecture)) for one in ordered)
-    return [
-        {"score": one.score, "program": each} for one, each in zip(ordered, programs, strict=True)
-    ]
+    made = [student.with_architecture(read_architecture(one.architecture)) for one in ordered]
+    return [{"score": one.score, "program": p} for one, p in zip(ordered, made, strict=True)]
 
 
 def best_single_of(

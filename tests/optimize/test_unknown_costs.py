@@ -25,7 +25,7 @@ def write_table(folder: Path, costs: dict[str, Any]) -> Path:
     for number in range(N_ROWS):
         for place, agent in enumerate(("ash", "fir")):
             answer = "wrong" if number % 3 == place else "right"
-            row = {"question": f"q{number}", "agent": agent, "answer": answer}
+            row: dict[str, Any] = {"question": f"q{number}", "agent": agent, "answer": answer}
             row["score"] = float(answer == "right")
             rows.append({**row, "split": ("val", "test")[number % 2], **costs})
     (folder / "answers.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
@@ -76,7 +76,11 @@ def test_a_response_that_is_missing_costs_what_the_table_says() -> None:
     pool = recorded_pool(recorded)
     assert (pool.unpriced, pool.is_timed) == ((), True)
     program = MixtureOfAgents(
-        "question -> answer", "ash + fir > vote(fir)", pool=pool, adapter=PlainChat()
+        "question -> answer",
+        "ash + fir > vote(fir)",
+        pool=pool,
+        adapter=PlainChat(),
+        stop_early=False,
     )
     answer = program(question="Is it?").mixture
     assert (answer.usd, answer.calls, len(answer.failures)) == (0.5, 2, 1)

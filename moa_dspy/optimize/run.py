@@ -320,7 +320,7 @@ class Runner:
             notes=(*self._prepared.notes, *found.notes),
             calls_made=spent.made,
             calls_reused=spent.reused,
-            usd=spent.usd,
+            usd=None if found.usd is None else spent.usd,
             # The budget's clock runs from the first paid call on: in a replay it never starts.
             seconds=max(spent.seconds, found.seconds),
         )

@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 
 CUT: Final = ("length", "content_filter")
 """Reasons for which an answer ends before its end."""
-_FEWEST_CHOICES: Final = 5
-"""Replies of a ranker after which it is said that none can be read."""
+_FEWEST_CHOICES: Final = 5  # replies of a ranker, after which it is said that none can be read
 
 
 @dataclass(slots=True)

@@ -72,13 +72,17 @@ AskAll: TypeAlias = Callable[[Sequence[Question]], list[Response]]
 
 
 class AskingSeats(Protocol):
-    """The seats of a mixture: a pool with the agents, and the adapter, None as in settings."""
+    """The seats of a mixture."""
 
     @property
-    def pool(self) -> Any: ...
+    def pool(self) -> Any:
+        """The agents."""
+        ...
 
     @property
-    def adapter(self) -> Any: ...
+    def adapter(self) -> Any:
+        """The adapter; None takes that of the settings."""
+        ...
 
 
 class _NotPlainError(TypeError):

@@ -74,12 +74,12 @@ class Response:
 
     @property
     def has_answer(self) -> bool:
-        """Whether there is something to read."""
+        """True if there is something to read."""
         return self.failure is None
 
     @property
     def is_left_out(self) -> bool:
-        """Whether the mixture's answer was known without it: it did not fail either."""
+        """True if the mixture's answer was known without it: it did not fail either."""
         return self.failure in (NOT_ASKED, NOT_AWAITED)
 
 
@@ -160,7 +160,7 @@ class Answer:
 
     @property
     def summary(self) -> str:
-        """What the answer cost, in one line."""
+        """The cost of the answer, in one line."""
         parts = [f"{self.calls} calls", f"{self.seconds:.2f} s", f"{self.usd:.6f} usd"]
         ends = [response.finish_reason for response in self.responses if response.has_answer]
         counts = {

@@ -326,7 +326,7 @@ class Seats:
 
 
 def _is_alone(questions: Sequence[Question]) -> bool:
-    """Whether nothing is gained by a thread or task of its own."""
+    """True if nothing is gained by a thread or task of its own."""
     (first, *others) = questions
     is_watched = dspy.settings.send_stream is not None and not first.is_final
     return not others and first.deadline_seconds is None and not is_watched

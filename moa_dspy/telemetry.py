@@ -266,10 +266,11 @@ class MlflowStudy:
         metrics: dict[str, float] = {
             "calls_made": found["calls"]["made"],
             "calls_reused": found["calls"]["reused"],
-            "usd_paid": found["usd"],
             "seconds_taken": found["seconds"],
             "n_trials": len(found["trials"]),
         }
+        if found["usd"] is not None:
+            metrics["usd_paid"] = found["usd"]
         for split in ("val", "test"):
             for name, row in found[split].items():
                 if row["score"] is not None:

@@ -23,7 +23,7 @@ class Interrupt(Protocol):
     """Something that ends a caller's work, such as a ``threading.Event``."""
 
     def is_set(self) -> bool:
-        """Whether it has ended."""
+        """True if it has ended."""
         ...
 
 
@@ -321,7 +321,7 @@ class _CancelledHost:
     loop: Any = None
 
     def is_set(self) -> bool:
-        """Whether it was cancelled."""
+        """True if it was cancelled."""
         if isinstance(self.loop, asyncio.AbstractEventLoop) and self.loop.is_closed():
             return True
         scope = self.scope

@@ -52,7 +52,7 @@ class NamedPrompts(Protocol):
         ...
 
     def is_given(self, name: str) -> bool:
-        """Whether every process has the prompt from the start; a tuned one is this process's."""
+        """True if every process has the prompt from the start; a tuned one is this process's."""
         ...
 
     def canonical(self, architecture: Architecture) -> Architecture:
@@ -329,7 +329,7 @@ class Evaluator:
         self._outcomes.clear()
 
     def knows(self, architecture: Architecture, rows: Sequence[dspy.Example]) -> bool:
-        """Whether ``measure`` of these rows would ask nothing."""
+        """True if ``measure`` of these rows would ask nothing."""
         known = self._outcomes.get(architecture, {})
         return all(row.id in known for row in rows)
 
@@ -386,7 +386,7 @@ class Evaluator:
         return 1 if is_replay else self.num_threads
 
     def _is_shared(self, architecture: Architecture) -> bool:
-        """Whether every process knows its prompt: a tuned one is known to this process alone."""
+        """True if every process knows its prompt: a tuned one is known to this process alone."""
         name = architecture.prompt
         return name is None or self.registry is None or self.registry.is_given(name)
 

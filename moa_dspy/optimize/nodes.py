@@ -22,7 +22,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls.scope import CallFacts, CallScope, CallTable, call_scope, current_scope, entered
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize.early_facts import N_SHOWN, check_readable
-from moa_dspy.optimize.judge_facts import JudgedSystem
+from moa_dspy.optimize.judge_facts import JudgeDiagnostics, JudgedSystem
 from moa_dspy.optimize.kept_answers import KeptAnswers
 from moa_dspy.plan import follow
 from moa_dspy.prediction import Answer, MixturePrediction, Response
@@ -411,7 +411,7 @@ class AnswerJudge(Protocol):
 
     @property
     def picks(self) -> bool:
-        """Whether the judge decides, and not the metric."""
+        """True if the judge decides, and not the metric."""
         ...
 
     @property
@@ -437,12 +437,13 @@ class AnswerJudge(Protocol):
         """Return what judge and metric say of one system's outcomes."""
         ...
 
-    def check_decides(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
-        """End a study whose judge prefers no single agent's answer on any row.
+    @property
+    def diagnostics(self) -> JudgeDiagnostics:
+        """Properties of all verdicts up to now."""
+        ...
 
-        Raises:
-            StudyError: If all are ties although the answers differ.
-        """
+    def check_decides(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
+        """Raise StudyError if all answers differ and the judge prefers none of them."""
         ...
 
     def scored(self, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:

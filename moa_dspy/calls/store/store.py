@@ -341,7 +341,7 @@ class CallFilter:
 
     @property
     def is_all(self) -> bool:
-        """Whether there is no condition."""
+        """True if there is no condition."""
         return self == CallFilter()
 
     def where(self, *, has_response: bool = True) -> tuple[str, tuple[Any, ...]]:

@@ -72,10 +72,17 @@ AskAll: TypeAlias = Callable[[Sequence[Question]], list[Response]]
 
 
 class AskingSeats(Protocol):
-    """The seats of a mixture: a pool with the agents, and the adapter, None as in settings."""
+    """The seats of a mixture."""
 
-    pool: Any
-    adapter: Any
+    @property
+    def pool(self) -> Any:
+        """The agents."""
+        ...
+
+    @property
+    def adapter(self) -> Any:
+        """The adapter; None takes that of the settings."""
+        ...
 
 
 class _NotPlainError(TypeError):
@@ -325,7 +332,7 @@ def _predictor(module: Any) -> dict[str, Any]:
     if type(module) not in _MODULES or "forward" in own or "__call__" in own:
         raise _NotPlainError(f"{type(module).__name__} may ask anything.")
     one = module if type(module) is dspy.Predict else own["predict"]
-    found = vars(one)
+    found: dict[str, Any] = vars(one)
     if type(one) is not dspy.Predict or "forward" in found or found["lm"] is not None:
         raise _NotPlainError("The predictor was replaced, or has an LM of its own.")
     if found["fields"] or own["callbacks"] or found["callbacks"]:

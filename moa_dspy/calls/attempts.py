@@ -120,6 +120,8 @@ def facts_of(call: Call, *, is_reused: bool) -> CallFacts:
         finish_reason=reply.finish_reason,
         no_answer=reply.no_answer,
         is_estimated=call.response is not None and not has_counts(call.response),
+        key=call.key,
+        time=call.time,
     )
 
 

@@ -145,7 +145,7 @@ class StudyEstimate:
 
     Attributes:
         calls: Requests to models, whatever the budget.
-        usd: At the prices of the pool.
+        usd: At the prices of the pool; None if one of them is unknown.
         seconds: Wall time.
         capped_by: The limit of the budget that ends the study before, or None.
         ceiling: That limit, in its own unit; None where none ends the study.
@@ -154,7 +154,7 @@ class StudyEstimate:
     """
 
     calls: float
-    usd: float
+    usd: float | None
     seconds: float
     capped_by: str | None = None
     ceiling: float | None = None

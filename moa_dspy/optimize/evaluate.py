@@ -16,6 +16,7 @@ from dspy.utils.exceptions import AdapterParseError, LMError
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.scope import call_scope, current_scope
 from moa_dspy.calls.timeout import in_threads
+from moa_dspy.data import is_pure
 from moa_dspy.errors import LayerFailedError, StudyError, ours
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.metric import CheckedMetric
@@ -268,6 +269,10 @@ class Evaluator:
     _programs: dict[Architecture, MeasuredProgram] = field(default_factory=dict)
     _last: MeasuredProgram | None = None
 
+    def __post_init__(self) -> None:
+        """Read kept answers where only functions of this library run beside."""
+        self.node_cache.kept.is_used = self.judging is None and is_pure(self.metric)
+
     @property
     def failures(self) -> Counter[str]:
         """Responses without an answer, per agent, counted over distinct computations."""
@@ -294,6 +299,7 @@ class Evaluator:
         known = self._outcomes.setdefault(architecture, {})
         if missing := [row for row in rows if row.id not in known]:
             self._run(self._program(architecture), missing)
+            self.node_cache.kept.flush()
         found = tuple(known[row.id] for row in rows)
         return found if self.judging is None else self.judging.scored(found)
 

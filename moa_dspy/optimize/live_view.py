@@ -212,7 +212,8 @@ def _leader_table(snapshot: Snapshot, n: int) -> Table:
 
     table = _plain_table("leaderboard", "val %", "questions", "calls", "usd/1,000")
     for place, one in enumerate(snapshot.leaders[:n]):
-        cells = (points(one.score), f"{one.rows:,}", f"{one.calls:.1f}", amount(1000 * one.usd))
+        usd = "unknown" if one.usd is None else amount(1000 * one.usd)
+        cells = (points(one.score), f"{one.rows:,}", f"{one.calls:.1f}", usd)
         style = "bold" if place == 0 else ""
         table.add_row(Text(one.architecture), *cells, style=style)
     return table

@@ -42,7 +42,7 @@ class Leader:
     architecture: str
     score: float
     calls: float
-    usd: float
+    usd: float | None
     rows: int
 
     @classmethod

@@ -23,7 +23,7 @@ from moa_dspy.calls.store.database import database_url, shown_url
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import MoaError, OutageError, StudyError
 from moa_dspy.optimize.answers import StudyAnswers, with_study, write_answers
-from moa_dspy.optimize.evaluate import Evaluator
+from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.options import TrialCallback
 from moa_dspy.optimize.page import write_pages
@@ -320,14 +320,14 @@ class Runner:
             notes=(*self._prepared.notes, *found.notes),
             calls_made=spent.made,
             calls_reused=spent.reused,
-            usd=spent.usd,
+            usd=None if found.usd is None else spent.usd,
             # The budget's clock runs from the first paid call on: in a replay it never starts.
             seconds=max(spent.seconds, found.seconds),
         )
         scores = {name: row.score for name, row in result.test.items()}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "program.json"
-            save_program(outcome.program, path, scores=scores)
+            save_program(Student.of(outcome.program).mixture, path, scores=scores)
             text = path.read_text("utf-8")
         answers = with_study(outcome.answers, **self._prepared.public)
         stored = {**result.to_json(), _ANSWERS: answers.to_json()}

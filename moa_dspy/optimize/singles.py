@@ -300,6 +300,8 @@ class SingleAgents:
             judge: On the judge, where there is one.
         """
         estimate = self.estimate(options, splits, budget=budget, judged=judged)
+        if options.pool.unpriced:
+            estimate = replace(estimate, usd=None)
         return replace(self.facts, estimate=estimate, judge=judge)
 
     def pair(self, metric: DiversityMetric) -> Callable[[str, str], float]:

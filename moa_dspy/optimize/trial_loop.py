@@ -152,6 +152,7 @@ class TrialLoop:
             objectives=options.objectives,
             n_arms=2 * options.n_trials,  # the random baseline has as many
             is_win_rate=evaluator.judging is not None and evaluator.judging.picks,
+            unknown_costs=options.pool.unknown_costs,
         )
         return cls(
             options=options,

@@ -74,6 +74,7 @@ ALLOWED: dict[str, set[str]] = {
         "plan",
         "pool",
         "prediction",
+        "presets",
         "program_file",
         "references",
         "seats",

@@ -207,8 +207,7 @@ def compare_on_test(
         ranking: Single agents by val score, best first.
         may_announce: Whether workers may begin with all of them at once.
         front: The Pareto front, best first.
-        on_val: Scores on val of pick and best single agent, each row judged by a choice made
-            without it.
+        on_val: Cross-fitted scores of pick and best single agent on val.
     """
     if may_announce:
         wanted = [one.architecture for one in baselines if one.architecture is not None]
@@ -228,9 +227,10 @@ def compare_on_test(
     decided = _verdict(
         test["pick"], test["best_single"], val, direct, on_val, min_gain=options.min_gain
     )
-    if (why := measure.chance() if decided.n else None) is not None:
-        # As good for less is no more shown than better is.
-        decided, others = decided.by_chance(why), []
+    judging = evaluator.judging
+    why = judging.diagnostics.chance if judging and judging.picks and decided.n else None
+    if why is not None:
+        decided, others = decided.by_chance(why), []  # nor is "as good for less" shown
     return ComparedSystems(
         val=_ordered({**{name: one.row() for name, one in val.items()}, "oracle": oracles[1]}),
         test=_ordered({**{name: one.row() for name, one in test.items()}, "oracle": oracles[0]}),
@@ -384,11 +384,6 @@ class _Measurer:
             return None
         return preferences_between(self.evaluator.compare, one, other, rows)
 
-    def chance(self) -> str | None:
-        """Return why the preferences that pick may be chance; None where nothing says so."""
-        judging = self.evaluator.judging
-        return None if judging is None or not judging.picks else judging.diagnostics.chance
-
     def judged(self, measured: Mapping[str, _Measured]) -> dict[str, JudgedSystem]:
         """Return what the judge says of each system, if there is one."""
         if (judging := self.evaluator.judging) is None:
@@ -403,8 +398,7 @@ class _Measurer:
             if not one.is_whole:
                 note = f"{one.baseline.name}: {one.missing}"
                 return SystemScore("oracle", None, None, note=note)
-        best = oracle({one.baseline.name: one.scores for one in found})
-        interval = mean_interval(best)
+        interval = mean_interval(oracle({one.baseline.name: one.scores for one in found}))
         note = "best single agent of each question"
         return SystemScore(
             "oracle", None, interval.estimate, interval.low, interval.high, note=note

@@ -53,7 +53,7 @@ from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space.rules import providers_of
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.pool import Pool
-from moa_dspy.turns import TurnByTurn, with_history
+from moa_dspy.presets import TurnByTurn, with_history
 
 
 class TaskTable(Table):

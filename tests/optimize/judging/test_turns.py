@@ -16,8 +16,8 @@ from moa_dspy.errors import ArchitectureError, DataError, MoaError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import run_study
 from moa_dspy.optimize.preflight import check_before
+from moa_dspy.presets import TurnByTurn
 from moa_dspy.testing import scripted_pool
-from moa_dspy.turns import TurnByTurn
 from tests.servers.chat import ChatServer, Reply, serving
 
 QUALITY = {"good": 6, "mid": 4, "bad": 2}

@@ -399,10 +399,8 @@ class _Measurer:
                 note = f"{one.baseline.name}: {one.missing}"
                 return SystemScore("oracle", None, None, note=note)
         interval = mean_interval(oracle({one.baseline.name: one.scores for one in found}))
-        note = "best single agent of each question"
-        return SystemScore(
-            "oracle", None, interval.estimate, interval.low, interval.high, note=note
-        )
+        ends, note = (interval.low, interval.high), "best single agent of each question"
+        return SystemScore("oracle", None, interval.estimate, *ends, note=note)
 
 
 def _verdict(

@@ -1,8 +1,8 @@
-"""The mixtures of the papers by name, and the program that asks one a conversation.
+"""The mixtures of the papers by name, and a program that asks any mixture turn by turn.
 
-The mixtures have the papers' models and settings as defaults. All of them use the *paper* layout
-of plain chat: a model is sent what the papers' own program sends, in the order of ``proposers``,
-unguarded. Pass ``adapter=PlainChat()`` for the guarded layout.
+The mixtures use the *paper* layout of plain chat: a model is sent what the papers' own program
+sends, in the order of ``proposers``, unguarded. Pass ``adapter=PlainChat()`` for the guarded
+layout.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ class EvidenceBuilder:
                 architecture,
                 found,
                 calls=record.calls,
-                usd=record.usd,
+                usd=record.usd or 0.0,  # what is unknown breaks no tie
                 bonus=options.diversity_weight * record.diversity,
                 # Baselines are measured whatever the user demands, but not picked against it.
                 is_admitted=options.limits.admit(record)
@@ -336,8 +336,7 @@ def make_result(
         knee=_knee(builder, choice, front),
         trials=tuple(records.values()),
         space_size=options.space.size,
-        **_paid(spent),
-        **_lost(builder.evaluator),
+        **_spent(spent, options, builder.evaluator),
         seed=options.seed,
         stopped_by=stopped_by,
         versions=versions(),
@@ -353,13 +352,16 @@ def _explained(builder: EvidenceBuilder) -> dict[str, float]:
     return builder.shrink.model(evidence, whole).explained()
 
 
-def _paid(spent: Spending) -> dict[str, Any]:
-    made, reused = spent.made, spent.reused
-    return {"calls_made": made, "calls_reused": reused, "usd": spent.usd, "seconds": spent.seconds}
-
-
-def _lost(evaluator: Evaluator) -> dict[str, Any]:
-    return {"failures": dict(evaluator.failures), "cut": evaluator.cut}
+def _spent(spent: Spending, options: SearchOptions, evaluator: Evaluator) -> dict[str, Any]:
+    unpriced = options.pool.unpriced or (options.judge is not None and options.judge.unpriced)
+    return {
+        "calls_made": spent.made,
+        "calls_reused": spent.reused,
+        "usd": None if unpriced else spent.usd,
+        "seconds": spent.seconds,
+        "failures": dict(evaluator.failures),
+        "cut": evaluator.cut,
+    }
 
 
 MOST_FOLLOWED: Final = 5
@@ -432,14 +434,9 @@ def make_program(
 
 def _candidates(student: Student, records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     whole = [record for record in records if not record.is_stopped_early]
-    ordered = sorted(whole, key=lambda record: (-record.score, record.calls))
-    return [
-        {
-            "score": record.score,
-            "program": student.with_architecture(read_architecture(record.architecture)),
-        }
-        for record in ordered[:N_CANDIDATES]
-    ]
+    ordered = sorted(whole, key=lambda record: (-record.score, record.calls))[:N_CANDIDATES]
+    made = [student.with_architecture(read_architecture(one.architecture)) for one in ordered]
+    return [{"score": one.score, "program": p} for one, p in zip(ordered, made, strict=True)]
 
 
 def best_single_of(

@@ -32,7 +32,7 @@ class PairVerdict(Protocol):
 
     @property
     def excluded(self) -> str | None:
-        """Why there is no preference."""
+        """The reason why there is no preference."""
         ...
 
     @property
@@ -47,12 +47,12 @@ class PairVerdict(Protocol):
 
     @property
     def is_tie(self) -> bool:
-        """Whether no response is preferred."""
+        """True if no response is preferred."""
         ...
 
     @property
     def is_inconsistent(self) -> bool:
-        """Whether the orders prefer different responses."""
+        """True if the orders prefer different responses."""
         ...
 
 

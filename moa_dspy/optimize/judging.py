@@ -131,7 +131,7 @@ class Judging:
 
     @property
     def reads_names(self) -> bool:
-        """Whether the judge is given systems' names, since it only looks them up."""
+        """True if the judge is given systems' names, since it only looks them up."""
         return bool(getattr(self.options.judge, "reads_names", False))
 
     def judge_row(
@@ -236,7 +236,7 @@ class Judging:
 
     @property
     def picks(self) -> bool:
-        """Whether the judge decides, and not the metric."""
+        """True if the judge decides, and not the metric."""
         return self.options.picks == "judge"
 
     def check_decides(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:

@@ -24,6 +24,7 @@ from moa_dspy.optimize.report import (
     amount,
     brackets_line,
     duration,
+    paid,
     result_lines,
     row_cells,
     row_names,
@@ -122,6 +123,7 @@ def _environment() -> Any:
         "points": points,
         "amount": amount,
         "duration": duration,
+        "paid": paid,
         "plain": markdown_text,
         "fence": markdown_block,
     }

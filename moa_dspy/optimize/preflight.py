@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
@@ -130,7 +129,7 @@ class Preflight:
 
     @property
     def is_timed(self) -> bool:
-        """Whether every agent was asked, so that the time can be told."""
+        """True if every agent was asked, so that the time can be told."""
         return not self.has_judge and all(agent.seconds is not None for agent in self.agents)
 
     @property
@@ -194,17 +193,13 @@ def _price_json(price: Price | None) -> dict[str, Any] | None:
     }
 
 
-def check_before(path: Path, *, asks: bool = False) -> Preflight:
-    """Check a study file and estimate what it takes; nothing is written.
+def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
+    """Estimate what a study takes; nothing is written.
 
     Args:
-        path: The study file.
+        prepared: The study, which is checked already.
         asks: Whether each agent is asked one question, which costs that much; else it is free.
-
-    Raises:
-        MoaError: If anything in the file does not fit.
     """
-    prepared = PreparedStudy.read(path)
     pool = prepared.make_pool(None, Ledger())
     student = prepared.study.make_student(pool)
     options, _ = with_prompts(

@@ -161,7 +161,7 @@ class PreparedStudy:
 
     @property
     def public(self) -> dict[str, Any]:
-        """What repeats the study, without endpoints, keys and paths of this machine."""
+        """All that repeats the study, without endpoints, keys and paths of this machine."""
         names = ("name", "model", "temperature", "top_p", "max_tokens", "sha256")
         prices = ("usd_per_million_prompt_tokens", "usd_per_million_completion_tokens")
         return {
@@ -369,6 +369,6 @@ class SharedStudy:
 
     @property
     def has_others(self) -> bool:
-        """Whether another process has the database open."""
+        """True if another process has the database open."""
         query = "SELECT 1 FROM owners WHERE owner <> ? LIMIT 1"
         return bool(self._database.rows(query, (self._store.owner.id,)))

@@ -35,7 +35,8 @@ class Response:
             again, or an adapter could not read the reply and asked again.
         prompt_tokens: Over all its requests.
         completion_tokens: Over all its requests.
-        usd: In production terms: a stored answer keeps what it cost.
+        usd: In production terms: a stored answer keeps what it cost. None if the agent's price
+            is unknown.
         seconds: As ``usd``; of a straggler, how long it was waited for.
         failure: Error type and message; None when there is an answer.
         cuts: References that were shortened before this agent read them.
@@ -50,7 +51,7 @@ class Response:
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    usd: float = 0.0
+    usd: float | None = 0.0
     seconds: float = 0.0
     failure: str | None = None
     cuts: tuple[Cut, ...] = ()
@@ -122,9 +123,10 @@ class Answer:
         return sum(self.step_seconds)
 
     @property
-    def usd(self) -> float:
-        """Price of all calls, stored ones at what they cost."""
-        return sum(response.usd for response in self.responses)
+    def usd(self) -> float | None:
+        """Price of all calls, stored ones at what they cost; None if one is unknown."""
+        prices = [response.usd for response in self.responses if response.calls]
+        return None if None in prices else sum(filter(None, prices))
 
     @property
     def calls(self) -> int:
@@ -145,7 +147,7 @@ class Answer:
     @property
     def summary(self) -> str:
         """What the answer cost, in one line."""
-        parts = [f"{self.calls} calls", f"{self.seconds:.2f} s", f"{self.usd:.6f} usd"]
+        parts = [f"{self.calls} calls", f"{self.seconds:.2f} s", price_text(self.usd)]
         ends = [response.finish_reason for response in self.responses if response.has_answer]
         counts = {
             "not asked": len(self.not_asked),
@@ -164,6 +166,11 @@ class Answer:
         """Show one line per response, then the summary and the answer."""
         lines = [f"{where}  {_line(response)}" for where, response in self.seats]
         return "\n".join([*lines, self.summary, "", self.final.text])
+
+
+def price_text(usd: float | None) -> str:
+    """Return a price in usd, or that it is unknown."""
+    return "unknown price" if usd is None else f"{usd:.6f} usd"
 
 
 def _line(response: Response) -> str:
@@ -232,7 +239,7 @@ def _row(where: str, response: Response) -> str:
         str(response.calls),
         str(response.prompt_tokens + response.completion_tokens),
         f"{response.seconds:.2f}",
-        f"{response.usd:.6f}",
+        "unknown" if response.usd is None else f"{response.usd:.6f}",
         str(len(response.cuts) or ""),
         response.text if response.has_answer else _reason(response),
     ]

@@ -307,7 +307,14 @@ class Seats:
         span = agent_span(question, getattr(settings["lm"], "model", question.agent))
         with span, scope as own_scope, dspy.context(**settings):
             empty = is_verbatim(settings["adapter"]) and not question.is_final
-            yield Seat(question, module, own_scope, settings.get("trace", []), keeps_empty=empty)
+            yield Seat(
+                question,
+                module,
+                own_scope,
+                settings.get("trace", []),
+                keeps_empty=empty,
+                is_priced=self.pool.price(question.agent) is not None,
+            )
 
     def _reading_adapter(self, agent: str) -> Any:
         # An LM that is asked as it is hands out its replies with the thoughts in them.
@@ -383,13 +390,17 @@ SeatAnswer: TypeAlias = tuple[Response, Trace, Sequence[CallFacts]]
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """A question that is being asked; with ``keeps_empty`` an empty reply is an answer."""
+    """A question that is being asked; with ``keeps_empty`` an empty reply is an answer.
+
+    Without ``is_priced`` its price is unknown.
+    """
 
     question: Question
     module: Any
     scope: CallScope
     trace: Trace = field(default_factory=list)
     keeps_empty: bool = False
+    is_priced: bool = True
 
     def answered(self, prediction: Any) -> SeatAnswer:
         """Return the response that holds ``prediction``, or says that it is empty."""
@@ -419,7 +430,7 @@ class Seat:
             calls=len(log),
             prompt_tokens=sum(facts.prompt_tokens for facts in log),
             completion_tokens=sum(facts.completion_tokens for facts in log),
-            usd=sum(facts.usd for facts in log),
+            usd=sum(facts.usd for facts in log) if self.is_priced else None,
             seconds=sum(facts.seconds for facts in log),
             cuts=self.question.cuts,
             finish_reason=log[-1].finish_reason if log else None,

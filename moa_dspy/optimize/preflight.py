@@ -17,9 +17,10 @@ from moa_dspy.adapters import PlainChat, speaking_adapter
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import LIMITS, Budget, Ledger
 from moa_dspy.data import accepted_answers, is_absent, plain_text
-from moa_dspy.errors import LayerFailedError, MoaError
+from moa_dspy.errors import LayerFailedError, MoaError, StudyError
 from moa_dspy.layers import SEAT_MODULES
 from moa_dspy.optimize.early_facts import Cost
+from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.forecast import stage_costs
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.prompts.joint import with_prompts
@@ -204,18 +205,19 @@ def check_before(path: Path, *, asks: bool = False) -> Preflight:
     """
     prepared = PreparedStudy.read(path)
     pool = prepared.make_pool(None, Ledger())
-    student = prepared.study.make_student(pool)
+    whole = Student.of(prepared.study.make_student(pool))
+    student = whole.mixture
     options, _ = with_prompts(
-        prepared.study.make_search(pool, prepared.metric).options, student, prepared.splits.train
+        prepared.study.make_search(pool, prepared.metric).options, whole, prepared.splits.train
     )
     # One adapter speaks for all agents, so the rows are counted once.
-    tokens = fmean(_prompt_tokens(prepared, student)), fmean(_answer_tokens(prepared, student))
+    tokens = fmean(_prompt_tokens(prepared, student)), fmean(_answer_tokens(prepared))
     agents = tuple(
         _estimate(prepared, options, name, student, *tokens) for name in options.space.agents
     )
     if asks and not prepared.study.calls.replay_only:
         row = prepared.splits.val[0]
-        agents = tuple(_probed(agent, student, row) for agent in agents)
+        agents = tuple(_probed(agent, whole, row) for agent in agents)
     found = Preflight(
         name=prepared.study.name,
         n_rows={name: len(getattr(prepared.splits, name)) for name in ("train", "val", "test")},
@@ -261,7 +263,8 @@ def _counted(prepared: PreparedStudy) -> Sequence[dspy.Example]:
 def _prompt_tokens(prepared: PreparedStudy, student: Any) -> Iterator[int]:
     """Yield the tokens of the prompt of each counted row, as the adapter would send it."""
     adapter = speaking_adapter(student.rules.adapter)
-    seat: Any = SEAT_MODULES[prepared.study.task.module](student.signature)
+    # A row has the inputs of the whole program, if there is one.
+    seat: Any = SEAT_MODULES[prepared.study.task.module](prepared.study.signature)
     signature = seat.predictors()[0].signature
     for row in _counted(prepared):
         messages = adapter.format(signature, [], dict(row.inputs()))
@@ -274,10 +277,10 @@ def _text_of(content: Any) -> str:
     return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
 
 
-def _answer_tokens(prepared: PreparedStudy, student: Any) -> Iterator[int]:
+def _answer_tokens(prepared: PreparedStudy) -> Iterator[int]:
     """Yield the tokens of the right answers of each counted row; of unknown ones 30."""
     for row in _counted(prepared):
-        held = [row.get(name, None) for name in student.signature.output_fields]
+        held = [row.get(name, None) for name in prepared.study.signature.output_fields]
         held = [value for value in held if not is_absent(value)]
         texts = [plain_text(accepted_answers(value)[0]) for value in held if _is_answer(value)]
         yield sum(map(count_tokens, texts)) if texts else 30
@@ -290,14 +293,30 @@ def _is_answer(value: Any) -> bool:
         return False
 
 
-def _probed(agent: AgentEstimate, student: Any, row: dspy.Example) -> AgentEstimate:
+class _Heard(dspy.Module):
+    """A mixture in a program, and what it answered last."""
+
+    def __init__(self, mixture: Any) -> None:
+        super().__init__()
+        self.mixture, self.said = mixture, None
+
+    def forward(self, **inputs: Any) -> Any:
+        said = self.said = self.mixture(**inputs)
+        return said
+
+
+def _probed(agent: AgentEstimate, student: Student, row: dspy.Example) -> AgentEstimate:
     """Ask an agent one question, and estimate from what it took."""
-    program = student.with_architecture(Architecture.single(agent.name))
+    heard = _Heard(student.mixture.with_architecture(Architecture.single(agent.name)))
     try:
-        prediction = program(**row.inputs())
+        student.with_module(heard)(**row.inputs())
     except (LayerFailedError, MoaError) as error:
         return replace(agent, failure=" ".join(str(error).split())[:300])
-    (response,) = prediction.mixture.responses
+    except Exception as error:
+        raise StudyError(f"`task.program` raised {type(error).__name__}: {error}") from error
+    if heard.said is None:
+        raise StudyError("`task.program` answered a row without its `task.predictor`.")
+    (response,) = heard.said.mixture.responses
     text = " ".join(response.text.split())[:80]
     found = replace(agent, seconds=response.seconds, reply=text)
     if not response.prompt_tokens or not response.completion_tokens:
@@ -371,6 +390,11 @@ def _smallest(
 def _notes(
     prepared: PreparedStudy, pool: Pool, student: Any, agents: Sequence[AgentEstimate]
 ) -> Iterator[str]:
+    if prepared.study.task.program is not None:
+        yield (
+            "What the program puts into the predictor's prompt, and what its other modules ask, "
+            "is not known before: tokens are counted of the rows alone."
+        )
     if prepared.study.calls.replay_only:
         yield "This is a replay of recorded answers: it makes no call and costs nothing."
     yield from prepared.rows_notes()

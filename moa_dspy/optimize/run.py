@@ -23,7 +23,7 @@ from moa_dspy.calls.store.database import database_url, shown_url
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import MoaError, OutageError, StudyError
 from moa_dspy.optimize.answers import StudyAnswers, with_study, write_answers
-from moa_dspy.optimize.evaluate import Evaluator
+from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.options import TrialCallback
 from moa_dspy.optimize.page import write_pages
@@ -210,7 +210,8 @@ class Runner:
         self._node_cache = NodeCache()
         self._rows = {row.id: row for row in (*prepared.splits.val, *prepared.splits.test)}
         student = study.make_student(self._pool)
-        prompts = None if study.prompts is None else study.prompts.make_registry(student)
+        mixture = Student.of(student).mixture
+        prompts = None if study.prompts is None else study.prompts.make_registry(mixture)
         self._evaluator = Evaluator(
             student,
             prepared.metric,
@@ -327,7 +328,8 @@ class Runner:
         scores = {name: row.score for name, row in result.test.items()}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "program.json"
-            save_program(outcome.program, path, scores=scores)
+            # Of a program the file has the mixture: nothing else in it was changed.
+            save_program(Student.of(outcome.program).mixture, path, scores=scores)
             text = path.read_text("utf-8")
         answers = with_study(outcome.answers, **self._prepared.public)
         stored = {**result.to_json(), _ANSWERS: answers.to_json()}

@@ -24,6 +24,7 @@ from moa_dspy.calls.budget import Budget
 from moa_dspy.data import BENCHMARKS, FIELD_METRICS, METRICS, FieldMetric, Splits
 from moa_dspy.errors import ArchitectureError, PoolError, StudyError
 from moa_dspy.files import (
+    MODULE_AND_NAME,
     check_table,
     code_digest,
     imported,
@@ -55,9 +56,14 @@ from moa_dspy.pool import Pool
 
 
 class TaskTable(Table):
-    """The question, the way it is put to an agent, and the metric of an answer."""
+    """The question, the way it is put to an agent, and the metric of an answer.
+
+    With a ``program``, the signature is that of the whole program.
+    """
 
     signature: str
+    program: str | None = None
+    predictor: str | None = None
     instructions: str | None = None
     adapter: str | None = None
     module: str = "predict"
@@ -213,18 +219,42 @@ class StudyFile:
         """Read the rows and split them."""
         return self.data.make_splits(seed=self.seed)
 
-    def make_student(self, pool: Pool) -> MixtureOfAgents:
-        """Return the program that the search fills with agents."""
+    @property
+    def signature(self) -> Any:
+        """What a row asks and what is scored."""
+        return _signature(self.task)
+
+    def make_student(self, pool: Pool) -> Any:
+        """Return what the search fills with agents: a mixture, or the program with one in it.
+
+        Raises:
+            StudyError: If ``task.program`` cannot be made or copied, or has no such predictor.
+        """
         task = self.task
-        return MixtureOfAgents(
-            _signature(task),
-            Architecture.single(next(iter(pool))),
-            pool=pool,
-            module=SEAT_MODULES[task.module],
-            adapter=None if task.adapter is None else ADAPTERS[task.adapter](),
-            normalise=task.normalise,
-            stop_early=task.stop_early,
-        )
+        rules: dict[str, Any] = {
+            "pool": pool,
+            "adapter": None if task.adapter is None else ADAPTERS[task.adapter](),
+            "normalise": task.normalise,
+            "stop_early": task.stop_early,
+        }
+        if task.program is not None:
+            return self._make_program(task.program, task.predictor or "", rules)
+        first = Architecture.single(next(iter(pool)))
+        return MixtureOfAgents(self.signature, first, module=SEAT_MODULES[task.module], **rules)
+
+    def _make_program(self, name: str, predictor: str, rules: Mapping[str, Any]) -> Any:
+        program = made("task.program", name, (), has="named_predictors", beside=self.folder)
+        if not isinstance(program, dspy.Module):
+            raise StudyError(
+                f"`task.program`: {name!r} must be a dspy.Module, or a class or function that "
+                f"makes one, but is a {type(program).__name__}."
+            )
+        try:
+            return MixtureOfAgents.in_place_of(program, predictor, **rules)
+        except ArchitectureError as error:
+            raise StudyError(f"`task.predictor`: {error}") from error
+        except Exception as error:
+            raise StudyError(f"`task.program`: {name!r} cannot be copied: {error}.") from error
 
     def make_metric(self) -> Any:
         """Return the metric: a known one by name, or ``package.module:name``; None without one."""
@@ -344,14 +374,26 @@ def _prompts(table: BaseModel, folder: Path | None) -> PromptOptions:
     return PromptOptions(**options)
 
 
+_OF_A_PROGRAM: Final = ("program", "predictor")
+
+
 def _parts(tables: Any, folder: Path | None) -> dict[str, Any]:
     names = ("task", "space", "search", "limits", "prompts")
     plain = tables.model_dump(include={*names}, exclude={"search": {"num_threads"}})
-    own = [text for text in (tables.task.metric, tables.search.sampler) if text and ":" in text]
-    # A metric of the user's own may change while its name stays.
-    plain["code"] = {
-        text: code_digest(imported("task.metric", text, (), beside=folder)) for text in own
+    task = tables.task
+    own = {
+        "task.program": task.program,
+        "task.metric": task.metric,
+        "search.sampler": tables.search.sampler,
     }
+    # Code of the user's own may change while its name stays.
+    plain["code"] = {
+        text: code_digest(imported(field, text, (), beside=folder))
+        for field, text in own.items()
+        if text and ":" in text
+    }
+    if task.program is None:
+        plain["task"] = {k: v for k, v in plain["task"].items() if k not in _OF_A_PROGRAM}
     return {"seed": tables.seed, **{k: v for k, v in plain.items() if v is not None}}
 
 
@@ -362,6 +404,7 @@ def _check_names(tables: Any) -> None:
             f"with a dot, but got {shown_value(tables.name)}."
         )
     check_seed(tables.seed)
+    _check_program(tables)
     names: list[tuple[str, str | None, Any]] = [
         ("task.adapter", tables.task.adapter, ADAPTERS),
         ("task.module", tables.task.module, SEAT_MODULES),
@@ -372,6 +415,22 @@ def _check_names(tables: Any) -> None:
     for field, name, registry in names:
         if name is not None and name not in registry:
             raise unknown(field, name, registry)
+
+
+def _check_program(tables: Any) -> None:
+    task = tables.task
+    if (task.program is None) != (task.predictor is None):
+        given, other = _OF_A_PROGRAM if task.predictor is None else _OF_A_PROGRAM[::-1]
+        raise StudyError(
+            f"`task.{given}` needs `task.{other}`: `program` is {MODULE_AND_NAME}, and `predictor` "
+            'the path of the predictor in it that is searched, such as "answer".'
+        )
+    if task.program is None:
+        return
+    if set_too := sorted(task.model_fields_set & {"instructions", "module"}):
+        raise StudyError(f"`task.{set_too[0]}`: in a program it is the predictor's own; remove it.")
+    if tables.data.reader is not None:
+        raise StudyError("`task.program` asks agents, but a table of answers has none to ask.")
 
 
 def _listed(text: str) -> Architecture:

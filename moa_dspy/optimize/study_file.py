@@ -225,11 +225,7 @@ class StudyFile:
         return _signature(self.task)
 
     def make_student(self, pool: Pool) -> Any:
-        """Return what the search fills with agents: a mixture, or the program with one in it.
-
-        Raises:
-            StudyError: If ``task.program`` cannot be made or copied, or has no such predictor.
-        """
+        """Return what the search fills with agents: a mixture, or the program with one in it."""
         task = self.task
         rules: dict[str, Any] = {
             "pool": pool,
@@ -425,11 +421,10 @@ def _check_program(tables: Any) -> None:
             f"`task.{given}` needs `task.{other}`: `program` is {MODULE_AND_NAME}, and `predictor` "
             'the path of the predictor in it that is searched, such as "answer".'
         )
-    if task.program is None:
-        return
-    if set_too := sorted(task.model_fields_set & {"instructions", "module"}):
+    set_too = sorted(task.model_fields_set & {"instructions", "module"})
+    if task.program is not None and set_too:
         raise StudyError(f"`task.{set_too[0]}`: in a program it is the predictor's own; remove it.")
-    if tables.data.reader is not None:
+    if task.program is not None and tables.data.reader is not None:
         raise StudyError("`task.program` asks agents, but a table of answers has none to ask.")
 
 

@@ -67,7 +67,7 @@ class ProgramStudent(Student):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Where the mixtures are."""
+        """The paths of the mixtures in the program."""
         return tuple(self.mixtures)
 
     def lifted(self, architecture: Architecture) -> ProgramArchitecture:
@@ -122,7 +122,7 @@ class ProgramEvaluator(Evaluator):
         return Evaluator.measure(self, self.student.lifted(architecture), rows)
 
     def knows(self, architecture: Architecture, rows: Sequence[dspy.Example]) -> bool:
-        """Whether ``measure`` of these rows would ask nothing."""
+        """True if ``measure`` of these rows would ask nothing."""
         return Evaluator.knows(self, self.student.lifted(architecture), rows)
 
 

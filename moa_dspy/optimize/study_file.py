@@ -22,7 +22,7 @@ from moa_dspy.aggregators import NORMALISERS
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget
 from moa_dspy.data import BENCHMARKS, FIELD_METRICS, METRICS, FieldMetric, Splits
-from moa_dspy.errors import ArchitectureError, PoolError, StudyError
+from moa_dspy.errors import ArchitectureError, DataError, PoolError, StudyError
 from moa_dspy.files import (
     check_table,
     code_digest,
@@ -36,6 +36,7 @@ from moa_dspy.files import (
 from moa_dspy.layers import SEAT_MODULES
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.judge_table import JudgeTable
+from moa_dspy.optimize.metric import JudgeOptions
 from moa_dspy.optimize.objectives import OBJECTIVES
 from moa_dspy.optimize.options import (
     DataTable,
@@ -52,6 +53,7 @@ from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space.rules import providers_of
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.pool import Pool
+from moa_dspy.turns import TurnByTurn, with_history
 
 
 class TaskTable(Table):
@@ -66,6 +68,7 @@ class TaskTable(Table):
     tolerance: float = 0.0
     normalise: str = "text"
     stop_early: bool = True
+    turns: str | None = None
 
 
 class CallsTable(Table):
@@ -210,14 +213,24 @@ class StudyFile:
         return SearchSpace(**options, prompts=prompts, provider_of=providers_of(agents))
 
     def make_splits(self) -> Splits:
-        """Read the rows and split them."""
-        return self.data.make_splits(seed=self.seed)
+        """Read the rows and split them; of conversations, the turns are the input.
 
-    def make_student(self, pool: Pool) -> MixtureOfAgents:
-        """Return the program that the search fills with agents."""
-        task = self.task
+        Raises:
+            DataError: If a row has no list of turns.
+        """
+        splits = self.data.make_splits(seed=self.seed)
+        return splits if (field := self.task.turns) is None else _of_turns(splits, field)
+
+    def make_student(self, pool: Pool) -> Any:
+        """Return the program that the search fills with agents: a mixture, or ``TurnByTurn``."""
+        mixture, turns = self.make_mixture(pool), self.task.turns
+        return mixture if turns is None else TurnByTurn(mixture, turns=turns)
+
+    def make_mixture(self, pool: Pool) -> MixtureOfAgents:
+        """Return the mixture of the program."""
+        task, signature = self.task, _signature(self.task)
         return MixtureOfAgents(
-            _signature(task),
+            signature if task.turns is None else with_history(signature),
             Architecture.single(next(iter(pool))),
             pool=pool,
             module=SEAT_MODULES[task.module],
@@ -264,9 +277,14 @@ class StudyFile:
             limits=self.limits,
             seed=self.seed,
             prompts=self.prompts,
-            judge=None if self.judge is None else self.judge.make(pool, seed=self.seed),
+            judge=self._judge(pool),
             **{**self.search, "sampler": self.make_sampler()},
         )
+
+    def _judge(self, pool: Pool) -> JudgeOptions | None:
+        if self.judge is None:
+            return None
+        return self.judge.make(pool, seed=self.seed, turns=self.task.turns)
 
     def make_sampler(self) -> Any:
         """Return Optuna's sampler; None where the surrogate model proposes."""
@@ -328,6 +346,20 @@ def check_study(content: Mapping[str, Any], *, where: str, folder: Path | None =
     study.make_sampler()
     named_diversity(study.search.get("diversity") or "tfidf")
     return study
+
+
+def _of_turns(splits: Splits, field: str) -> Splits:
+    for row in (*splits.train, *splits.val, *splits.test):
+        if not isinstance(row.get(field, None), list | tuple) or not row[field]:
+            raise DataError(
+                f"`task.turns`: row {row.id!r} has no list of turns in {field!r}; it has "
+                f"{', '.join(map(str, row.keys()))}."
+            )
+    found = {
+        name: tuple(row.with_inputs(field) for row in getattr(splits, name))
+        for name in ("train", "val", "test")
+    }
+    return replace(splits, **found)
 
 
 def _given(table: BaseModel) -> dict[str, Any]:

@@ -165,7 +165,7 @@ class Answer:
     @property
     def summary(self) -> str:
         """The cost of the answer, in one line."""
-        parts = [f"{self.calls} calls", f"{self.seconds:.2f} s", price_text(self.usd)]
+        parts = [f"{self.calls} calls", f"{self.seconds:.2f} s", _price(self.usd)]
         ends = [response.finish_reason for response in self.responses if response.has_answer]
         counts = {
             "not asked": len(self.not_asked),
@@ -186,8 +186,7 @@ class Answer:
         return "\n".join([*lines, self.summary, "", self.final.text])
 
 
-def price_text(usd: float | None) -> str:
-    """Return a price in usd, or that it is unknown."""
+def _price(usd: float | None) -> str:
     return "unknown price" if usd is None else f"{usd:.6f} usd"
 
 

@@ -277,7 +277,6 @@ class Conversation:
 
 
 def _summary(made: ChatAnswer) -> str:
-    from moa_dspy.prediction import price_text
-
     one = made.answer.final
-    return f"{one.calls} calls, {one.seconds:.2f} s, {price_text(one.usd)}"
+    price = "unknown price" if one.usd is None else f"{one.usd:.6f} usd"
+    return f"{one.calls} calls, {one.seconds:.2f} s, {price}"

@@ -75,7 +75,7 @@ def quickstart() -> Quickstart:
 
 
 def _student(study: StudyFile, pool: Pool) -> MixtureOfAgents:
-    return study.make_student(pool)
+    return study.make_mixture(pool)
 
 
 def _singles(

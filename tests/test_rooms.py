@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
         "mixture",
         "optimize",
         "pool",
+        "prediction",
         "program_file",
         "serve",
         "telemetry",

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Final
@@ -13,6 +13,7 @@ from typing import Any, Final
 import dspy
 from dspy.primitives.prediction import Completions
 
+from moa_dspy.calls.scope import CallFacts
 from moa_dspy.references import Cut
 
 _SHOWN: Final = 100
@@ -56,14 +57,29 @@ class Response:
     cuts: tuple[Cut, ...] = ()
     finish_reason: str | None = None
 
+    @classmethod
+    def of_calls(cls, agent: str, sample: int, log: Sequence[CallFacts], **rest: Any) -> Response:
+        """Return a response with what the calls of ``log`` cost."""
+        return cls(
+            agent,
+            sample,
+            calls=len(log),
+            prompt_tokens=sum(facts.prompt_tokens for facts in log),
+            completion_tokens=sum(facts.completion_tokens for facts in log),
+            usd=sum(facts.usd for facts in log),
+            seconds=sum(facts.seconds for facts in log),
+            finish_reason=log[-1].finish_reason if log else None,
+            **rest,
+        )
+
     @property
     def has_answer(self) -> bool:
-        """Whether there is something to read."""
+        """True if there is something to read."""
         return self.failure is None
 
     @property
     def is_left_out(self) -> bool:
-        """Whether the mixture's answer was known without it: it did not fail either."""
+        """True if the mixture's answer was known without it: it did not fail either."""
         return self.failure in (NOT_ASKED, NOT_AWAITED)
 
 
@@ -144,7 +160,7 @@ class Answer:
 
     @property
     def summary(self) -> str:
-        """What the answer cost, in one line."""
+        """The cost of the answer, in one line."""
         parts = [f"{self.calls} calls", f"{self.seconds:.2f} s", f"{self.usd:.6f} usd"]
         ends = [response.finish_reason for response in self.responses if response.has_answer]
         counts = {

@@ -326,7 +326,7 @@ class Seats:
 
 
 def _is_alone(questions: Sequence[Question]) -> bool:
-    """Whether nothing is gained by a thread or task of its own."""
+    """True if nothing is gained by a thread or task of its own."""
     (first, *others) = questions
     is_watched = dspy.settings.send_stream is not None and not first.is_final
     return not others and first.deadline_seconds is None and not is_watched
@@ -413,18 +413,8 @@ class Seat:
 
     def _asked(self, **rest: Any) -> SeatAnswer:
         log = self.scope.log
-        response = Response(
-            agent=self.question.agent,
-            sample=self.question.sample,
-            calls=len(log),
-            prompt_tokens=sum(facts.prompt_tokens for facts in log),
-            completion_tokens=sum(facts.completion_tokens for facts in log),
-            usd=sum(facts.usd for facts in log),
-            seconds=sum(facts.seconds for facts in log),
-            cuts=self.question.cuts,
-            finish_reason=log[-1].finish_reason if log else None,
-            **rest,
-        )
+        asked = self.question
+        response = Response.of_calls(asked.agent, asked.sample, log, cuts=asked.cuts, **rest)
         reused = sum(facts.is_reused for facts in log)
         note_reply(self.question, response, made=len(log) - reused, stored=reused)
         trace = renamed(self.trace, self.module, self.question.module)

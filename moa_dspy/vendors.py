@@ -54,7 +54,7 @@ def gateway_of(model: str) -> str | None:
 
 
 def is_reasoning_model(model: str) -> bool:
-    """Whether ``model`` is one of OpenAI's that take no temperature and no ``max_tokens``."""
+    """True if ``model`` is one of OpenAI's that take no temperature and no ``max_tokens``."""
     return _REASONING.fullmatch(model.rpartition("/")[2]) is not None
 
 

@@ -47,6 +47,7 @@ __all__ = [
     "fingerprint",
     "gsm8k_match",
     "is_absent",
+    "is_pure",
     "last_number",
     "mmlu_pro_match",
     "normalise_answer",
@@ -72,8 +73,13 @@ METRICS: dict[str, Callable[..., float]] = {
 """Name in a study file -> DSPy metric of the field `answer`. One line each."""
 
 
+def is_pure(metric: Callable[..., float]) -> bool:
+    """Whether a metric is one of the library's own, by name: it reads example and prediction."""
+    return isinstance(metric, FieldMetric) or metric in METRICS.values()
+
+
 def fields_read(metric: Callable[..., float]) -> tuple[str, ...]:
     """Return the output fields that a metric by name reads in a row; of any other, none."""
     if isinstance(metric, FieldMetric):
         return metric.fields
-    return ("answer",) if metric in METRICS.values() else ()
+    return ("answer",) if is_pure(metric) else ()

@@ -33,7 +33,7 @@ class Source(Protocol):
 
     @property
     def n_copies(self) -> int:
-        """How many times the file's size is needed on disk while fetching, at least 1."""
+        """The space on disk that fetching needs, in sizes of the file; at least 1."""
         ...
 
     def fetch(self, target: Path) -> None:

@@ -32,6 +32,7 @@ from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.result import ComparedSystems, SystemScore, TrialRecord
 from moa_dspy.optimize.selection import best_on_val
 from moa_dspy.optimize.space.programs import read_architecture
+from moa_dspy.pool import Pool
 from moa_dspy.winrate.intervals import Interval, mean_interval
 from moa_dspy.winrate.preferences import oracle
 from moa_dspy.winrate.tests import decision_interval, examples_needed, simultaneous_intervals
@@ -165,7 +166,7 @@ class _Measured:
         read = [one.score for one in self.outcomes.values() if not one.is_filled]
         return read or self.scores
 
-    def row(self) -> SystemScore:
+    def row(self, pool: Pool) -> SystemScore:
         name, architecture = self.baseline.name, self.baseline.architecture
         text = str(architecture) if architecture else None
         # The verdict may rest on a part of the rows, which are not chosen by their results.
@@ -177,7 +178,9 @@ class _Measured:
         if not self.is_whole:
             note = f"{len(self.outcomes)} of {self.n_rows} rows: {self.missing}"
         row = SystemScore(name, text, interval.estimate, interval.low, interval.high, note=note)
-        return replace(row, **means(list(self.outcomes.values())))
+        unknown = pool.unknown_costs(architecture.agents if architecture else ())
+        costs = {**means(list(self.outcomes.values())), **dict.fromkeys(unknown)}
+        return replace(row, **costs)
 
 
 def compare_on_test(
@@ -228,12 +231,16 @@ def compare_on_test(
     decided = _verdict(
         test["pick"], test["best_single"], val, direct, on_val, min_gain=options.min_gain
     )
+    if (why := measure.chance() if decided.n else None) is not None:
+        # As good for less is no more shown than better is.
+        decided, others = decided.by_chance(why), []
+    rows = [{name: one.row(options.pool) for name, one in split.items()} for split in (test, val)]
     return ComparedSystems(
-        val=_ordered({**{name: one.row() for name, one in val.items()}, "oracle": oracles[1]}),
-        test=_ordered({**{name: one.row() for name, one in test.items()}, "oracle": oracles[0]}),
+        val=_ordered({**rows[1], "oracle": oracles[1]}),
+        test=_ordered({**rows[0], "oracle": oracles[0]}),
         differences=_differences(test, decided),
         verdict=decided,
-        cost_verdict=_cost_verdict(options, test, on_val),
+        cost_verdict=None if why is not None else _cost_verdict(options, test, on_val),
         front_verdicts=_for_less(options, *best, others, on_test),
         savings=_for_less(options, test["pick"], val["pick"], _free_on_test(others), on_test),
         direct=DirectComparison.of(direct or (), n_rows=len(splits.test)),
@@ -380,6 +387,11 @@ class _Measurer:
         if not is_judged or one is None or other is None or not one.layers:
             return None
         return preferences_between(self.evaluator.compare, one, other, rows)
+
+    def chance(self) -> str | None:
+        """Return why the preferences that pick may be chance; None where nothing says so."""
+        judging = self.evaluator.judging
+        return None if judging is None or not judging.picks else judging.diagnostics.chance
 
     def judged(self, measured: Mapping[str, _Measured]) -> dict[str, JudgedSystem]:
         """Return what the judge says of each system, if there is one."""

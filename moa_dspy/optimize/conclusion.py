@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import sqrt
@@ -41,6 +41,7 @@ from moa_dspy.optimize.selection import (
 from moa_dspy.optimize.several import program_evidence
 from moa_dspy.optimize.singles import SingleAgents
 from moa_dspy.optimize.space.programs import ProgramSpace, read_architecture
+from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.gp import Kernels, SurrogateModel, Traits
 from moa_dspy.optimize.votes.smoothing import PSEUDO_ROWS
 from moa_dspy.optimize.votes.weights import N_FOLDS, N_PARTITIONS, CrossFittedVotes
@@ -163,7 +164,7 @@ class EvidenceBuilder:
                 architecture,
                 found,
                 calls=record.calls,
-                usd=record.usd,
+                usd=record.usd or 0.0,  # what is unknown breaks no tie
                 bonus=options.diversity_weight * record.diversity,
                 # Baselines are measured whatever the user demands, but not picked against it.
                 is_admitted=options.limits.admit(record)
@@ -335,8 +336,8 @@ def make_result(
         front=tuple(record.architecture for record in front),
         knee=_knee(builder, choice, front),
         trials=tuple(records.values()),
-        space_size=options.space.size,
-        **_paid(spent),
+        space_size=_size(options.space, records),
+        **_paid(spent, options),
         **_lost(builder.evaluator),
         seed=options.seed,
         stopped_by=stopped_by,
@@ -353,9 +354,17 @@ def _explained(builder: EvidenceBuilder) -> dict[str, float]:
     return builder.shrink.model(evidence, whole).explained()
 
 
-def _paid(spent: Spending) -> dict[str, Any]:
+def _size(space: SearchSpace, records: Iterable[Architecture]) -> int | None:
+    """Return the number of architectures, those included that were listed beside the space."""
+    beside = sum(not space.holds(one) for one in records)
+    return None if space.size is None else space.size + beside
+
+
+def _paid(spent: Spending, options: SearchOptions) -> dict[str, Any]:
     made, reused = spent.made, spent.reused
-    return {"calls_made": made, "calls_reused": reused, "usd": spent.usd, "seconds": spent.seconds}
+    unpriced = options.pool.unpriced or (options.judge is not None and options.judge.unpriced)
+    usd = None if unpriced else spent.usd
+    return {"calls_made": made, "calls_reused": reused, "usd": usd, "seconds": spent.seconds}
 
 
 def _lost(evaluator: Evaluator) -> dict[str, Any]:
@@ -432,14 +441,9 @@ def make_program(
 
 def _candidates(student: Student, records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     whole = [record for record in records if not record.is_stopped_early]
-    ordered = sorted(whole, key=lambda record: (-record.score, record.calls))
-    return [
-        {
-            "score": record.score,
-            "program": student.with_architecture(read_architecture(record.architecture)),
-        }
-        for record in ordered[:N_CANDIDATES]
-    ]
+    ordered = sorted(whole, key=lambda record: (-record.score, record.calls))[:N_CANDIDATES]
+    made = [student.with_architecture(read_architecture(one.architecture)) for one in ordered]
+    return [{"score": one.score, "program": p} for one, p in zip(ordered, made, strict=True)]
 
 
 def best_single_of(

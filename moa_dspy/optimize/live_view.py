@@ -212,7 +212,8 @@ def _leader_table(snapshot: Snapshot, n: int) -> Table:
 
     table = _plain_table("leaderboard", "val %", "questions", "calls", "usd/1,000")
     for place, one in enumerate(snapshot.leaders[:n]):
-        cells = (points(one.score), f"{one.rows:,}", f"{one.calls:.1f}", amount(1000 * one.usd))
+        usd = "unknown" if one.usd is None else amount(1000 * one.usd)
+        cells = (points(one.score), f"{one.rows:,}", f"{one.calls:.1f}", usd)
         style = "bold" if place == 0 else ""
         table.add_row(Text(one.architecture), *cells, style=style)
     return table
@@ -293,12 +294,12 @@ class LiveProgress:
 
     @property
     def show(self) -> ShowSnapshot:
-        """What a search is given: this display, or nothing where nothing is shown."""
+        """The function to give to a search: this display, or one that shows nothing."""
         return silent if self._mode == "none" else self
 
     @property
     def frame(self) -> ViewFrame:
-        """What a live display draws."""
+        """The text that a live display draws."""
         return ViewFrame(self.view, self._is_verbose)
 
     def __call__(self, snapshot: Snapshot, /) -> None:

@@ -10,6 +10,7 @@ from collections import ChainMap, Counter
 from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -21,7 +22,8 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls.scope import CallFacts, CallScope, CallTable, call_scope, current_scope, entered
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize.early_facts import N_SHOWN, check_readable
-from moa_dspy.optimize.judge_facts import JudgedSystem
+from moa_dspy.optimize.judge_facts import JudgeDiagnostics, JudgedSystem
+from moa_dspy.optimize.kept_answers import KeptAnswers
 from moa_dspy.plan import follow
 from moa_dspy.prediction import Answer, MixturePrediction, Response
 from moa_dspy.seats import Seats
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
 
 CUT: Final = ("length", "content_filter")
 """Reasons for which an answer ends before its end."""
-
-
 _FEWEST_CHOICES: Final = 5
 """Replies of a ranker after which it is said that none can be read."""
 
@@ -64,6 +64,7 @@ class NodeCache:
         table: Requests by stage and agent.
         is_stored: Whether the last questions were all answered from the store.
         choices: What rankers and judges of knockouts replied, by ``COMBINE(AGENT)``.
+        kept: Answers of earlier searches.
     """
 
     failures: Counter[str] = field(default_factory=Counter)
@@ -73,6 +74,7 @@ class NodeCache:
     table: CallTable = field(default_factory=CallTable)
     choices: dict[str, Choices] = field(default_factory=dict)
     is_stored: bool = False
+    kept: KeptAnswers = field(default_factory=KeptAnswers)
 
     def child(self) -> NodeCache:
         """Return a cache that knows what this one knows and keeps its own nodes to itself.
@@ -80,7 +82,8 @@ class NodeCache:
         Seats with another prompt have the same nodes. Calls are counted in both.
         """
         known = ChainMap({}, self._known)
-        return NodeCache(Counter(), self.cut, known, self._lock, self.table, self.choices)
+        shared: Any = (self._lock, self.table, self.choices, False, self.kept)
+        return NodeCache(Counter(), self.cut, known, *shared)
 
     @property
     def calls(self) -> Counter[str]:
@@ -188,7 +191,8 @@ class NodeRunner:
         if new := [q for q in questions if known[q.node] is None]:
             # A scope of its own: what seats ask is counted by their responses.
             with call_scope(example=self.example, table=self.node_cache.table) as scope:
-                responses = self._asked(new, seats, scope.log)
+                ask, kept = partial(self._asked, seats=seats, log=scope.log), self.node_cache.kept
+                responses = kept.answered(new, seats, ask, scope.log, is_alone=place is None)
             self.is_reused &= _is_reused(scope.log)
             self.node_cache.put(where, new, responses)
             known |= {q.node: r for q, r in zip(new, responses, strict=True)}
@@ -407,7 +411,7 @@ class AnswerJudge(Protocol):
 
     @property
     def picks(self) -> bool:
-        """Whether the judge decides, and not the metric."""
+        """True if the judge decides, and not the metric."""
         ...
 
     @property
@@ -433,12 +437,13 @@ class AnswerJudge(Protocol):
         """Return what judge and metric say of one system's outcomes."""
         ...
 
-    def check_decides(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
-        """End a study whose judge prefers no single agent's answer on any row.
+    @property
+    def diagnostics(self) -> JudgeDiagnostics:
+        """Properties of all verdicts up to now."""
+        ...
 
-        Raises:
-            StudyError: If all are ties although the answers differ.
-        """
+    def check_decides(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
+        """Raise StudyError if all answers differ and the judge prefers none of them."""
         ...
 
     def scored(self, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
@@ -28,6 +27,7 @@ from moa_dspy.optimize.shares import rounded_up, smallest_limit
 from moa_dspy.optimize.study import PreparedStudy
 from moa_dspy.pool import Pool
 from moa_dspy.references import count_tokens
+from moa_dspy.turns import TurnByTurn
 from moa_dspy.vendors import Price
 
 LEVELS: Final = ("low", "likely", "high")
@@ -63,17 +63,18 @@ class AgentEstimate:
     seconds: float | None = None
     reply: str | None = None
     failure: str | None = None
+    turns: float = 1.0
 
     def cost(self, level: str) -> Cost:
         """Return the cost of a question; usd and seconds are 0 where they are unknown."""
         prompt, reply = self.prompt_tokens[level], self.reply_tokens[level]
         usd = self.price.usd(round(prompt), round(reply)) if self.price else 0.0
-        return Cost(1.0, prompt + reply, usd, self.seconds or 0.0)
+        return Cost(1.0, prompt + reply, usd, self.seconds or 0.0) * self.turns
 
     def cost_of_reading(self, level: str, tokens: float) -> Cost:
         """Return the cost of so many further tokens in a prompt."""
         usd = self.price.usd(round(tokens), 0) if self.price else 0.0
-        return Cost(0.0, tokens, usd, 0.0)
+        return Cost(0.0, tokens, usd, 0.0) * self.turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ class Preflight:
 
     @property
     def is_timed(self) -> bool:
-        """Whether every agent was asked, so that the time can be told."""
+        """True if every agent was asked, so that the time can be told."""
         return not self.has_judge and all(agent.seconds is not None for agent in self.agents)
 
     @property
@@ -193,17 +194,13 @@ def _price_json(price: Price | None) -> dict[str, Any] | None:
     }
 
 
-def check_before(path: Path, *, asks: bool = False) -> Preflight:
-    """Check a study file and estimate what it takes; nothing is written.
+def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
+    """Estimate what a study takes; nothing is written.
 
     Args:
-        path: The study file.
+        prepared: The study, which is checked already.
         asks: Whether each agent is asked one question, which costs that much; else it is free.
-
-    Raises:
-        MoaError: If anything in the file does not fit.
     """
-    prepared = PreparedStudy.read(path)
     pool = prepared.make_pool(None, Ledger())
     whole = Student.of(prepared.study.make_student(pool))
     student = whole.mixture
@@ -217,7 +214,8 @@ def check_before(path: Path, *, asks: bool = False) -> Preflight:
     )
     if asks and not prepared.study.calls.replay_only:
         row = prepared.splits.val[0]
-        agents = tuple(_probed(agent, whole, row) for agent in agents)
+        inputs = _asked(prepared, row)[0]
+        agents = tuple(_probed(agent, whole, inputs) for agent in agents)
     found = Preflight(
         name=prepared.study.name,
         n_rows={name: len(getattr(prepared.splits, name)) for name in ("train", "val", "test")},
@@ -252,7 +250,8 @@ def _estimate(
         "high": most,
     }
     prompts = {level: prompt * factor for level, factor in _TOKENS_PER_COUNTED.items()}
-    return AgentEstimate(name, options.pool.price(name), prompts, replies)
+    turns = fmean(len(_asked(prepared, row)) for row in _counted(prepared))
+    return AgentEstimate(name, options.pool.price(name), prompts, replies, turns=turns)
 
 
 def _counted(prepared: PreparedStudy) -> Sequence[dspy.Example]:
@@ -267,8 +266,18 @@ def _prompt_tokens(prepared: PreparedStudy, student: Any) -> Iterator[int]:
     seat: Any = SEAT_MODULES[prepared.study.task.module](prepared.study.signature)
     signature = seat.predictors()[0].signature
     for row in _counted(prepared):
-        messages = adapter.format(signature, [], dict(row.inputs()))
-        yield sum(count_tokens(_text_of(message["content"])) + 4 for message in messages)
+        for inputs in _asked(prepared, row):
+            messages = adapter.format(signature, [], inputs)
+            yield sum(count_tokens(_text_of(message["content"])) + 4 for message in messages)
+
+
+def _asked(prepared: PreparedStudy, row: dspy.Example) -> list[dict[str, Any]]:
+    """Return the inputs of the mixture for a row: one, or one per turn of a conversation."""
+    # A program of the user's own is not made again for every row.
+    if prepared.study.task.turns is None:
+        return [dict(row.inputs())]
+    student = prepared.study.make_student(prepared.make_pool(None, Ledger()))
+    return student.inputs_of(row[student.turns])
 
 
 def _text_of(content: Any) -> str:
@@ -305,11 +314,12 @@ class _Heard(dspy.Module):
         return said
 
 
-def _probed(agent: AgentEstimate, student: Student, row: dspy.Example) -> AgentEstimate:
-    """Ask an agent one question, and estimate from what it took."""
+def _probed(agent: AgentEstimate, student: Student, inputs: Mapping[str, Any]) -> AgentEstimate:
+    """Ask an agent one question, of a conversation the first, and estimate from what it took."""
     heard = _Heard(student.mixture.with_architecture(Architecture.single(agent.name)))
+    by_turn = isinstance(student.program, TurnByTurn)
     try:
-        student.with_module(heard)(**row.inputs())
+        (heard if by_turn else student.with_module(heard))(**inputs)
     except (LayerFailedError, MoaError) as error:
         return replace(agent, failure=" ".join(str(error).split())[:300])
     except Exception as error:
@@ -367,7 +377,8 @@ def _n_calls_of_judge(prepared: PreparedStudy) -> float:
     judge = prepared.study.judge
     if judge is None or judge.agent is None:
         return 0.0
-    return 2.0 if judge.orders == "both" else 1.0
+    turns = fmean(len(_asked(prepared, row)) for row in _counted(prepared))
+    return turns * (2.0 if judge.orders == "both" else 1.0)
 
 
 def _smallest(

@@ -88,7 +88,7 @@ class Race:
         return self.alpha / (self.n_looks * n_pairs)
 
     def is_lost(self, scores: Sequence[float] | _Vector, other: Sequence[float] | _Vector) -> bool:
-        """Whether ``other`` is better than ``scores`` on the same examples beyond doubt.
+        """True if ``other`` is better than ``scores`` on the same examples beyond doubt.
 
         Raises:
             StudyError: If the lengths differ.
@@ -130,7 +130,7 @@ class Standing:
 
 
 def is_dominated(arm: Standing, other: Standing, race: Race) -> bool:
-    """Whether ``other`` is better beyond doubt in every gain, and no worse in any cost.
+    """True if ``other`` is better beyond doubt in every gain, and no worse in any cost.
 
     Both are compared on the arm's rows, the first of the other's. Costs are compared as they
     were measured. An arm that wins anything, or is cheaper in anything, goes on.
@@ -163,6 +163,7 @@ class TrialJudge:
         objectives: Of the study: which arms stop; without any, the score decides.
         n_arms: Most architectures that race: an equal one is stopped in at most 5 % of races.
         is_win_rate: Whether scores are a judge's preferences, and win rates as they are.
+        unknown_costs: What is unknown of the costs of agents, such as ``Pool.unknown_costs``.
     """
 
     def __init__(
@@ -176,13 +177,14 @@ class TrialJudge:
         objectives: Sequence[Objective] = (),
         n_arms: int = 40,
         is_win_rate: bool = False,
+        unknown_costs: Callable[[Iterable[str]], frozenset[str]] = lambda _: frozenset(),
     ) -> None:
         self._evaluator, self._rows = evaluator, tuple(rows)
         self._limits = limits or Limits()
         single = Architecture.single(best_single)
         self._reference = None if is_win_rate else scores(evaluator.measure(single, self._rows))
         self._diversity = DiversityObjective(diversity)
-        self._objectives = tuple(objectives)
+        self._objectives, self._unknown_costs = tuple(objectives), unknown_costs
         self._race = Race(n_arms, max(len(look_points(len(self._rows))), 1))
         self._whole: dict[str, Standing] = {}
         self.leader: TrialRecord | None = None
@@ -279,6 +281,7 @@ class TrialJudge:
     ) -> TrialRecord:
         n = len(outcomes)
         measured = self._measured(outcomes)
+        unknown = self._unknown_costs(architecture.agents)
         return TrialRecord(
             number=number,
             architecture=str(architecture),
@@ -287,8 +290,8 @@ class TrialJudge:
             score=ScoreObjective()(measured),
             diversity=self._diversity(measured),
             calls=sum(measured.calls) / n,
-            usd=sum(measured.usd) / n,
-            seconds=sum(measured.seconds) / n,
+            usd=None if "usd" in unknown else sum(measured.usd) / n,
+            seconds=None if "seconds" in unknown else sum(measured.seconds) / n,
             rows=n,
             is_stopped_early=n < len(self._rows),
         )

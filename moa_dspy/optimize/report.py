@@ -24,6 +24,11 @@ def amount(value: float) -> str:
     return f"{value:.{decimals}f}".rstrip("0")
 
 
+def paid(usd: float | None) -> str:
+    """Return a sum of money, or that it is unknown."""
+    return "an unknown price" if usd is None else f"{amount(usd)} usd"
+
+
 def duration(seconds: float) -> str:
     """Return a time span in its two largest units."""
     if seconds < 60:
@@ -106,7 +111,7 @@ def _estimate(estimate: StudyEstimate) -> str:
     judged = f" ({estimate.judge_calls:,.0f} the judge's)" if estimate.judge_calls else ""
     whole = (
         f"Estimate of the whole study, nothing stopped early: {estimate.calls:,.0f} calls{judged}, "
-        f"{amount(estimate.usd)} usd, {duration(estimate.seconds)}"
+        f"{paid(estimate.usd)}, {duration(estimate.seconds)}"
     )
     if estimate.capped_by is None or estimate.ceiling is None:
         return f"{whole}."
@@ -246,10 +251,9 @@ def measured_text(record: TrialRecord | None) -> str:
     """Return what val said of an architecture and its costs, to stand after its name."""
     if record is None:
         return ""
-    usd = f"{amount(1000 * record.usd)} usd per 1,000"
-    return (
-        f": {points(record.score)} %, {record.calls:.1f} calls, {usd}, {amount(record.seconds)} s"
-    )
+    usd = "" if record.usd is None else f", {amount(1000 * record.usd)} usd per 1,000"
+    seconds = "" if record.seconds is None else f", {amount(record.seconds)} s"
+    return f": {points(record.score)} %, {record.calls:.1f} calls{usd}{seconds}"
 
 
 def prompt_lines(result: StudyResult) -> Iterator[str]:
@@ -281,12 +285,15 @@ def _fate(prompt: Mapping[str, Any]) -> str:
 
 
 def _spent(result: StudyResult) -> Iterator[str]:
-    space = "" if result.space_size is None else f" of {result.space_size:,} possible"
+    n, size = len(result.trials), result.space_size
+    space = "" if size is None else f" of {size:,} possible"
+    if size is not None and n > size:
+        space = f"; the space has {size:,}, and baselines beside them were measured too"
     end = f"; {result.stopped_by.rstrip('.')}" if result.stopped_by else ""
-    yield f"Search: {len(result.trials):,} architectures measured{space}{end}."
+    yield f"Search: {n:,} architectures measured{space}{end}."
     yield (
         f"Cost: {result.calls_made:,} calls made, {result.calls_reused:,} reused, "
-        f"{amount(result.usd)} usd, {duration(result.seconds)}."
+        f"{paid(result.usd)}, {duration(result.seconds)}."
     )
     if failed := _counts({agent: str(n) for agent, n in result.failures.items() if n}):
         yield f"Failed responses: {failed}."

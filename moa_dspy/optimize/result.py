@@ -30,8 +30,9 @@ class SystemScore:
         low: Lower end of the interval of ``score``.
         high: Upper end.
         calls: Requests to models per question.
-        usd: Price per question, at the pool's prices.
-        seconds: Time to the answer per question, the proposers of a layer at once.
+        usd: Price per question, at the pool's prices; None if one of them is unknown.
+        seconds: Time to the answer per question, the proposers of a layer at once; None if the
+            study's recording does not say it.
         failures: Share of questions on which nothing was answered; they score 0.
         note: Why it was not run, or how it was chosen.
     """
@@ -65,7 +66,7 @@ class ComparedSystems:
 
 @dataclass(frozen=True, slots=True)
 class TrialRecord:
-    """One architecture that the search measured on validation rows."""
+    """One architecture that the search measured on validation rows; an unknown cost is None."""
 
     number: int
     architecture: str
@@ -74,8 +75,8 @@ class TrialRecord:
     score: float
     diversity: float
     calls: float
-    usd: float
-    seconds: float
+    usd: float | None
+    seconds: float | None
     rows: int
     is_stopped_early: bool = False
 
@@ -95,10 +96,11 @@ class StudyResult:
         optimism: How much the pick's val score flatters it: estimated without test
             rows, by resampling the selection.
         trials: Every architecture measured, in order.
-        space_size: Number of different architectures; None where it was not counted.
+        space_size: Number of different architectures, those included that were measured though
+            the space lacks them; None where it was not counted.
         calls_made: Requests paid for by this run.
         calls_reused: Answers that came from the store.
-        usd: What this run really paid.
+        usd: What this run really paid; None if the price of an agent is unknown.
         seconds: Wall time of this run.
         stopped_by: Which budget ended the search, or None.
         failures: Failed responses per agent, counted over distinct computations.
@@ -136,7 +138,7 @@ class StudyResult:
     space_size: int | None
     calls_made: int
     calls_reused: int
-    usd: float
+    usd: float | None
     seconds: float
     seed: int
     stopped_by: str | None = None

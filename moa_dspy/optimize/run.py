@@ -127,11 +127,12 @@ def run_study(
         OutageError: If an endpoint is down for longer than the study waits for it.
         KeyboardInterrupt: With a text, if the study can be resumed.
     """
-    return work_on(path, storage, out=out, resume=resume, show=show).result
+    prepared = PreparedStudy.read(path)
+    return work_on(prepared, storage, out=out, resume=resume, show=show).result
 
 
 def work_on(
-    path: Path,
+    prepared: PreparedStudy,
     storage: str | None = None,
     *,
     out: Path | None = None,
@@ -142,10 +143,10 @@ def work_on(
     show: ShowSnapshot = silent,
     callbacks: Sequence[TrialCallback] = (),
 ) -> StudyEnd:
-    """Work on the study of a file until it is finished, beside any number of other processes.
+    """Work on a study until it is finished, beside any number of other processes.
 
     Args:
-        path: The study file, the same for all.
+        prepared: The study, the same for all.
         storage: URL of the database that they share; None is a file in the folder.
         out: Folder of the results; default ``runs/NAME``.
         resume: Whether the study must have begun.
@@ -156,10 +157,9 @@ def work_on(
         callbacks: Are called after each trial of this process; see ``ModelSearch``.
 
     Raises:
-        MoaError: If anything in the file does not fit, or the study is another one, or an
-            endpoint is down for longer than the study waits for it.
+        MoaError: If the study is another one, or an endpoint is down for longer than the study
+            waits for it.
     """
-    prepared = PreparedStudy.read(path)
     place = StudyPlace(out or RUNS / prepared.study.name, storage)
     if resume and place.file is not None and not place.file.exists():
         why = "does not exist" if storage is None else f"has no study {prepared.study.name!r}"
@@ -321,7 +321,7 @@ class Runner:
             notes=(*self._prepared.notes, *found.notes),
             calls_made=spent.made,
             calls_reused=spent.reused,
-            usd=spent.usd,
+            usd=None if found.usd is None else spent.usd,
             # The budget's clock runs from the first paid call on: in a replay it never starts.
             seconds=max(spent.seconds, found.seconds),
         )

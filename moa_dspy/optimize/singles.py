@@ -226,7 +226,7 @@ class SingleAgents:
 
     @cached_property
     def facts(self) -> EarlyFacts:
-        """What scores and answers tell of mixtures of these agents."""
+        """Facts from scores and answers on mixtures of these agents."""
         return early_facts(self.scores, ballots=self.ballots, max_width=self.space.max_width)
 
     def searched(self, space: SearchSpace) -> SearchSpace:
@@ -300,6 +300,8 @@ class SingleAgents:
             judge: On the judge, where there is one.
         """
         estimate = self.estimate(options, splits, budget=budget, judged=judged)
+        if options.pool.unpriced:
+            estimate = replace(estimate, usd=None)
         return replace(self.facts, estimate=estimate, judge=judge)
 
     def pair(self, metric: DiversityMetric) -> Callable[[str, str], float]:
@@ -312,7 +314,7 @@ class SingleAgents:
         return lambda a, b: 0.0 if a == b else pairs[min(a, b), max(a, b)]
 
     def admits(self, members: tuple[str, ...]) -> bool:
-        """Whether the vote of these members is in the space and within the limits."""
+        """True if the vote of these members is in the space and within the limits."""
         if members not in self._admitted:
             self._admitted[members] = self._admits(members)
         return self._admitted[members]

@@ -118,19 +118,21 @@ class PreparedStudy:
         """
         study, pool = self.study, self.make_pool(None, Ledger())
         student = study.make_student(pool)
+        signature, is_asked_once = study.signature, study.task.turns is None
         options = study.make_search(pool, self.metric).options
         judging_of(options, self.splits)
         if study.task.program is not None:
             _check_program_inputs(student, self.splits.val[0])
         for split in ("train", "val", "test"):
             rows = getattr(self.splits, split)
-            _check_inputs(rows, tuple(study.signature.input_fields), split)
+            if is_asked_once:
+                _check_inputs(rows, tuple(signature.input_fields), split)
             if split != "train" or study.prompts is not None:
                 fields = () if self.metric is None else fields_read(self.metric)
                 check_outputs(rows, fields, where=f"Split {split!r}")
         # Recorded answers have recorded scores; a made-up one has none.
-        if self.metric is not None and self.recorded is None:
-            _check_metric(self.metric, study.signature, self.splits.val[0])
+        if self.metric is not None and self.recorded is None and is_asked_once:
+            _check_metric(self.metric, signature, self.splits.val[0])
         with_prompts(options, student, self.splits.train)
         judges = () if study.judge is None else study.judge.own_agents().values()
         for agent in () if study.calls.replay_only else (*self.agents, *judges):
@@ -162,7 +164,7 @@ class PreparedStudy:
 
     @property
     def public(self) -> dict[str, Any]:
-        """What repeats the study, without endpoints, keys and paths of this machine."""
+        """All that repeats the study, without endpoints, keys and paths of this machine."""
         names = ("name", "model", "temperature", "top_p", "max_tokens", "sha256")
         prices = ("usd_per_million_prompt_tokens", "usd_per_million_completion_tokens")
         return {
@@ -383,6 +385,6 @@ class SharedStudy:
 
     @property
     def has_others(self) -> bool:
-        """Whether another process has the database open."""
+        """True if another process has the database open."""
         query = "SELECT 1 FROM owners WHERE owner <> ? LIMIT 1"
         return bool(self._database.rows(query, (self._store.owner.id,)))

@@ -22,9 +22,8 @@ from moa_dspy.aggregators import NORMALISERS
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget
 from moa_dspy.data import BENCHMARKS, FIELD_METRICS, METRICS, FieldMetric, Splits
-from moa_dspy.errors import ArchitectureError, PoolError, StudyError
+from moa_dspy.errors import ArchitectureError, DataError, PoolError, StudyError
 from moa_dspy.files import (
-    MODULE_AND_NAME,
     check_table,
     code_digest,
     imported,
@@ -37,6 +36,7 @@ from moa_dspy.files import (
 from moa_dspy.layers import SEAT_MODULES
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.judge_table import JudgeTable
+from moa_dspy.optimize.metric import JudgeOptions
 from moa_dspy.optimize.objectives import OBJECTIVES
 from moa_dspy.optimize.options import (
     DataTable,
@@ -50,9 +50,11 @@ from moa_dspy.optimize.prompts.builtin import OPTIMIZERS
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.search import ModelSearch
 from moa_dspy.optimize.selection import Limits
+from moa_dspy.optimize.several import PROGRAM_KEYS, check_program, program_of
 from moa_dspy.optimize.space.rules import providers_of
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.pool import Pool
+from moa_dspy.turns import TurnByTurn, with_history
 
 
 class TaskTable(Table):
@@ -72,6 +74,7 @@ class TaskTable(Table):
     tolerance: float = 0.0
     normalise: str = "text"
     stop_early: bool = True
+    turns: str | None = None
 
 
 class CallsTable(Table):
@@ -216,16 +219,22 @@ class StudyFile:
         return SearchSpace(**options, prompts=prompts, provider_of=providers_of(agents))
 
     def make_splits(self) -> Splits:
-        """Read the rows and split them."""
-        return self.data.make_splits(seed=self.seed)
+        """Read the rows and split them; of conversations, the turns are the input.
+
+        Raises:
+            DataError: If a row has no list of turns.
+        """
+        splits = self.data.make_splits(seed=self.seed)
+        return splits if (field := self.task.turns) is None else _of_turns(splits, field)
 
     @property
     def signature(self) -> Any:
-        """What a row asks and what is scored."""
-        return _signature(self.task)
+        """What a row asks and what is scored; of a conversation, one turn."""
+        signature = _signature(self.task)
+        return signature if self.task.turns is None else with_history(signature)
 
     def make_student(self, pool: Pool) -> Any:
-        """Return what the search fills with agents: a mixture, or the program with one in it."""
+        """Return what the search fills: a mixture, ``TurnByTurn``, or a program with a mixture."""
         task = self.task
         rules: dict[str, Any] = {
             "pool": pool,
@@ -234,23 +243,10 @@ class StudyFile:
             "stop_early": task.stop_early,
         }
         if task.program is not None:
-            return self._make_program(task.program, task.predictor or "", rules)
-        first = Architecture.single(next(iter(pool)))
-        return MixtureOfAgents(self.signature, first, module=SEAT_MODULES[task.module], **rules)
-
-    def _make_program(self, name: str, predictor: str, rules: Mapping[str, Any]) -> Any:
-        program = made("task.program", name, (), has="named_predictors", beside=self.folder)
-        if not isinstance(program, dspy.Module):
-            raise StudyError(
-                f"`task.program`: {name!r} must be a dspy.Module, or a class or function that "
-                f"makes one, but is a {type(program).__name__}."
-            )
-        try:
-            return MixtureOfAgents.in_place_of(program, predictor, **rules)
-        except ArchitectureError as error:
-            raise StudyError(f"`task.predictor`: {error}") from error
-        except Exception as error:
-            raise StudyError(f"`task.program`: {name!r} cannot be copied: {error}.") from error
+            return program_of(task.program, task.predictor or "", beside=self.folder, **rules)
+        first, module = Architecture.single(next(iter(pool))), SEAT_MODULES[task.module]
+        mixture = MixtureOfAgents(self.signature, first, module=module, **rules)
+        return mixture if task.turns is None else TurnByTurn(mixture, turns=task.turns)
 
     def make_metric(self) -> Any:
         """Return the metric: a known one by name, or ``package.module:name``; None without one."""
@@ -290,9 +286,14 @@ class StudyFile:
             limits=self.limits,
             seed=self.seed,
             prompts=self.prompts,
-            judge=None if self.judge is None else self.judge.make(pool, seed=self.seed),
+            judge=self._judge(pool),
             **{**self.search, "sampler": self.make_sampler()},
         )
+
+    def _judge(self, pool: Pool) -> JudgeOptions | None:
+        if self.judge is None:
+            return None
+        return self.judge.make(pool, seed=self.seed, turns=self.task.turns)
 
     def make_sampler(self) -> Any:
         """Return Optuna's sampler; None where the surrogate model proposes."""
@@ -356,6 +357,20 @@ def check_study(content: Mapping[str, Any], *, where: str, folder: Path | None =
     return study
 
 
+def _of_turns(splits: Splits, field: str) -> Splits:
+    for row in (*splits.train, *splits.val, *splits.test):
+        if not isinstance(row.get(field, None), list | tuple) or not row[field]:
+            raise DataError(
+                f"`task.turns`: row {row.id!r} has no list of turns in {field!r}; it has "
+                f"{', '.join(map(str, row.keys()))}."
+            )
+    found = {
+        name: tuple(row.with_inputs(field) for row in getattr(splits, name))
+        for name in ("train", "val", "test")
+    }
+    return replace(splits, **found)
+
+
 def _given(table: BaseModel) -> dict[str, Any]:
     return {name: getattr(table, name) for name in table.model_fields_set}
 
@@ -368,9 +383,6 @@ def _prompts(table: BaseModel, folder: Path | None) -> PromptOptions:
             "prompts.optimizer", optimizer, OPTIMIZERS, has="compile", beside=folder
         )
     return PromptOptions(**options)
-
-
-_OF_A_PROGRAM: Final = ("program", "predictor")
 
 
 def _parts(tables: Any, folder: Path | None) -> dict[str, Any]:
@@ -389,7 +401,7 @@ def _parts(tables: Any, folder: Path | None) -> dict[str, Any]:
         if text and ":" in text
     }
     if task.program is None:
-        plain["task"] = {k: v for k, v in plain["task"].items() if k not in _OF_A_PROGRAM}
+        plain["task"] = {k: v for k, v in plain["task"].items() if k not in PROGRAM_KEYS}
     return {"seed": tables.seed, **{k: v for k, v in plain.items() if v is not None}}
 
 
@@ -400,7 +412,7 @@ def _check_names(tables: Any) -> None:
             f"with a dot, but got {shown_value(tables.name)}."
         )
     check_seed(tables.seed)
-    _check_program(tables)
+    check_program(tables.task, is_table=tables.data.reader is not None)
     names: list[tuple[str, str | None, Any]] = [
         ("task.adapter", tables.task.adapter, ADAPTERS),
         ("task.module", tables.task.module, SEAT_MODULES),
@@ -411,21 +423,6 @@ def _check_names(tables: Any) -> None:
     for field, name, registry in names:
         if name is not None and name not in registry:
             raise unknown(field, name, registry)
-
-
-def _check_program(tables: Any) -> None:
-    task = tables.task
-    if (task.program is None) != (task.predictor is None):
-        given, other = _OF_A_PROGRAM if task.predictor is None else _OF_A_PROGRAM[::-1]
-        raise StudyError(
-            f"`task.{given}` needs `task.{other}`: `program` is {MODULE_AND_NAME}, and `predictor` "
-            'the path of the predictor in it that is searched, such as "answer".'
-        )
-    set_too = sorted(task.model_fields_set & {"instructions", "module"})
-    if task.program is not None and set_too:
-        raise StudyError(f"`task.{set_too[0]}`: in a program it is the predictor's own; remove it.")
-    if task.program is not None and tables.data.reader is not None:
-        raise StudyError("`task.program` asks agents, but a table of answers has none to ask.")
 
 
 def _listed(text: str) -> Architecture:

@@ -26,7 +26,7 @@ from moa_dspy.optimize.forecast import COSTS, Prices, baseline_architectures, ra
 from moa_dspy.optimize.objectives import names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork
-from moa_dspy.optimize.prompts.options import PromptSearch
+from moa_dspy.optimize.prompts.joint import JointSearch
 from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.sampler import PerformanceDiversitySampler, make_study
 from moa_dspy.optimize.selection import Choice, choose
@@ -112,7 +112,7 @@ class TrialLoop:
     judge: TrialJudge
     trials: Trials
     builder: EvidenceBuilder
-    joint: PromptSearch
+    joint: JointSearch
     shares: BudgetShares
     draws: Iterator[Architecture]
     stopped_by: str | None = None
@@ -125,7 +125,7 @@ class TrialLoop:
         progress: Progress,
         evaluator: Evaluator,
         singles: SingleAgents,
-        joint: PromptSearch,
+        joint: JointSearch,
         judged: Cost | None = None,
         storage: optuna.storages.BaseStorage | None = None,
         *,
@@ -152,6 +152,7 @@ class TrialLoop:
             objectives=options.objectives,
             n_arms=2 * options.n_trials,  # the random baseline has as many
             is_win_rate=evaluator.judging is not None and evaluator.judging.picks,
+            unknown_costs=options.pool.unknown_costs,
         )
         return cls(
             options=options,
@@ -176,7 +177,7 @@ class TrialLoop:
 
     @property
     def may_announce(self) -> bool:
-        """Whether workers may begin with later architectures before earlier ones are measured.
+        """True if workers may begin with later architectures before earlier ones are measured.
 
         Under a budget, money is spent in the order of measuring: what it may not reach is
         not begun.
@@ -250,7 +251,7 @@ class TrialLoop:
 
     @property
     def is_ended_by_user(self) -> bool:
-        """Whether a callback or Ctrl-C ended the trials: then nothing more is tried."""
+        """True if a callback or Ctrl-C ended the trials: then nothing more is tried."""
         return self.stopped_by in (STOPPED, INTERRUPTED)
 
     def choose(self) -> Choice:

@@ -103,7 +103,7 @@ def study(seed: int) -> dict[str, Any]:
         "calls": [expected.calls, result.calls_made],
         "usd": [expected.usd, result.usd],
         "calls_ratio": result.calls_made / expected.calls,
-        "usd_ratio": result.usd / expected.usd,
+        "usd_ratio": result.usd / expected.usd if result.usd and expected.usd else None,
         "made": spent.made,
     }
 

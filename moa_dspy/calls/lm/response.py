@@ -174,7 +174,7 @@ def _no_answer(reply: Mapping[str, Any]) -> str:
 
 
 def _holds(reply: Mapping[str, Any]) -> bool:
-    """Whether there is an answer in a reply whose text is empty: an empty one is one as well."""
+    """True if there is an answer in a reply whose text is empty: an empty one is one as well."""
     choices = reply.get("choices")
     if choices:
         (first, *_) = choices
@@ -272,7 +272,7 @@ class RegularReply:
 
     @property
     def is_error(self) -> bool:
-        """Whether the status says that there is no answer."""
+        """True if the status says that there is no answer."""
         return self.status >= 400
 
     def take(self, chunk: bytes) -> bytes:

@@ -131,6 +131,17 @@ _TABLES = (
         sa.Index("moa_open_tasks", "study", "is_done", "number"),
     ),
 )
+_KEPT_ANSWERS = sa.Table(
+    "kept_answers",
+    sa.MetaData(),
+    _column("key", _key, primary_key=True),
+    # By key, seconds and time it is told whether the call is still the one that was read.
+    _column("call", _key),
+    _column("seconds", _real),
+    _column("time", _real),
+    _column("answer", sa.LargeBinary),
+)
+"""What replies were read as. Made where it is used: any store may lack it, and lose it."""
 _MARKING_TABLES = "('moa_schema', 'calls')"
 _FOREIGN = -1
 """Stands for the version of a database whose table ``calls`` is of another program."""
@@ -159,15 +170,26 @@ def _make(session: Session, name: str) -> None:
         raise StoreError(f"{name} cannot be used: its table `calls` is not one of a call store.")
     if version:
         raise StoreError(f"{name} has schema {version}, but this version reads {SCHEMA_VERSION}.")
-    dialect: Any = postgresql.dialect if session.is_postgresql else sqlite.dialect
     for table in _TABLES:
-        made: list[Any] = [sa.schema.CreateTable(table, if_not_exists=True)]
-        made += [sa.schema.CreateIndex(one, if_not_exists=True) for one in table.indexes]
-        for create in made:
-            session.execute(str(create.compile(dialect=dialect())))
+        _create(session, table)
     session.execute("INSERT INTO moa_schema (version) VALUES (?)", (SCHEMA_VERSION,))
     if not session.is_postgresql:
         session.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def make_kept_answers(session: Session) -> None:
+    """Make the table ``kept_answers`` where there is none."""
+    if session.is_postgresql:
+        session.execute("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
+    _create(session, _KEPT_ANSWERS)
+
+
+def _create(session: Session, table: sa.Table) -> None:
+    dialect: Any = postgresql.dialect if session.is_postgresql else sqlite.dialect
+    made: list[Any] = [sa.schema.CreateTable(table, if_not_exists=True)]
+    made += [sa.schema.CreateIndex(one, if_not_exists=True) for one in table.indexes]
+    for create in made:
+        session.execute(str(create.compile(dialect=dialect())))
 
 
 def _version(query: Callable[[str], list[Any]], *, is_postgresql: bool) -> int:

@@ -21,7 +21,7 @@ from moa_dspy.calls.call import Call
 from moa_dspy.calls.store.budget import DatabaseBudget
 from moa_dspy.calls.store.database import Database, Session
 from moa_dspy.calls.store.leases import Claims, Owner, SharedLimits
-from moa_dspy.calls.store.schema import CALL_COLUMNS, from_row, prepare, to_row
+from moa_dspy.calls.store.schema import CALL_COLUMNS, from_row, make_kept_answers, prepare, to_row
 from moa_dspy.errors import StoreError
 
 _LISTED = ", ".join(CALL_COLUMNS)
@@ -341,7 +341,7 @@ class CallFilter:
 
     @property
     def is_all(self) -> bool:
-        """Whether there is no condition."""
+        """True if there is no condition."""
         return self == CallFilter()
 
     def where(self, *, has_response: bool = True) -> tuple[str, tuple[Any, ...]]:
@@ -409,7 +409,15 @@ def prune(database: Database, calls: CallFilter) -> int:
     """
     where, values = calls.where()
     statement = f"DELETE FROM calls WHERE {where}"
-    n = int(database.transact(lambda session: session.execute(statement, values).rowcount))
+
+    def work(session: Session) -> int:
+        n = int(session.execute(statement, values).rowcount)
+        # What their replies were read as is as private as they are.
+        make_kept_answers(session)
+        session.execute("DELETE FROM kept_answers WHERE call NOT IN (SELECT key FROM calls)")
+        return n
+
+    n = database.transact(work)
     if n and not database.is_postgresql:
         database.rows("VACUUM")
     return n

@@ -45,7 +45,7 @@ def card(name: str) -> str:
     where = origin.repository if origin.config is None else f"{origin.repository}, {origin.config}"
     lines = {
         "Benchmark": benchmark.title,
-        "BenchmarkOrigin": where,
+        "Origin": where,
         "Splits": ", ".join(origin.splits),
         "Paper": origin.paper,
         "Licence": benchmark.licence,

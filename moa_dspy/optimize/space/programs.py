@@ -175,12 +175,12 @@ class ProgramSpace(SearchSpace):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Where the mixtures are."""
+        """The paths of the mixtures in the program."""
         return tuple(path for path, _ in self.mixtures)
 
     @property
     def searches_layers(self) -> bool:
-        """Whether anything beyond single agents can be proposed."""
+        """True if anything beyond single agents can be proposed."""
         return any(space.searches_layers for _, space in self.mixtures)
 
     def suggest(self, trial: Suggests, ranking: Sequence[str] = ()) -> ProgramArchitecture:
@@ -222,12 +222,12 @@ class ProgramSpace(SearchSpace):
         return None if None in sizes else prod(size for size in sizes if size is not None)
 
     def keeps_constraints(self, architecture: Architecture) -> bool:
-        """Whether every mixture keeps to what the user demanded of its members."""
+        """True if every mixture keeps to what the user demanded of its members."""
         parts = self._parts(architecture)
         return parts is not None and all(space.keeps_constraints(one) for space, one in parts)
 
     def holds(self, architecture: Architecture) -> bool:
-        """Whether the study may try ``architecture``, whatever decides the ties of votes."""
+        """True if the study may try ``architecture``, whatever decides the ties of votes."""
         parts = self._parts(architecture)
         return parts is not None and all(space.holds(one) for space, one in parts)
 

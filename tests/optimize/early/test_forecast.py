@@ -97,6 +97,8 @@ def test_tuning_of_prompts_is_foretold() -> None:
     # the aggregator is asked once more, with its own prompt.
     more = 8 * (2 + 4) + 3 + 5 * 1
     assert with_tuning.calls - without.calls == more
+    assert with_tuning.usd is not None
+    assert without.usd is not None
     assert with_tuning.usd - without.usd == pytest.approx(0.01 * more)
 
 

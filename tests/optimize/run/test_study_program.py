@@ -120,9 +120,9 @@ def test_a_check_is_free_and_a_probe_counts_the_predictor_s_own_prompt(
     folder: Path, name: str
 ) -> None:
     path = change(folder, ":Rag", f":{name}")
-    found = check_before(path)
+    found = check_before(PreparedStudy.read(path))
     assert any("not known before" in note for note in found.notes)
-    probed = check_before(path, asks=True)
+    probed = check_before(PreparedStudy.read(path), asks=True)
     assert [agent.prompt_tokens["likely"] for agent in probed.agents] == [30, 30]
     assert [agent.failure for agent in probed.agents] == [None, None]
     assert not (folder / "runs").exists()
@@ -144,6 +144,7 @@ def test_a_check_is_free_and_a_probe_counts_the_predictor_s_own_prompt(
             r"Other.forward takes \(self, text\), but a row has the inputs question",
         ),
         ("[data]", 'module = "predict"\n[data]', r"`task.module`: in a program it is"),
+        ("[data]", 'turns = "turns"\n[data]', r"`task.turns` asks one mixture turn by turn"),
     ],
 )
 def test_a_program_that_does_not_fit_is_refused_before_anything_is_asked(

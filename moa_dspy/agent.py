@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 
 from moa_dspy.errors import PoolError
 from moa_dspy.files import LONGEST_SHOWN, check_table, read_toml, shown_value
-from moa_dspy.local.catalogue import CATALOGUE
+from moa_dspy.local.server import CATALOGUE
 from moa_dspy.vendors import Price, gateway_of, is_reasoning_model, listed_price, vendor_of
 
 VARIABLE: Final = re.compile(r"\$\{(\w+)\}")

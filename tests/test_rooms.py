@@ -74,6 +74,7 @@ ALLOWED: dict[str, set[str]] = {
         "plan",
         "pool",
         "prediction",
+        "presets",
         "program_file",
         "references",
         "seats",
@@ -97,7 +98,7 @@ ALLOWED: dict[str, set[str]] = {
         "waves",
     },
     "pool": {"agent", "calls", "errors", "local", "vendors"},
-    "prediction": {"references"},
+    "prediction": {"calls", "references"},
     "presets": {
         "adapters",
         "agent",

@@ -82,8 +82,7 @@ def measure_random_baseline(
         n: The most that are measured.
         may_announce: Whether workers may begin with all of them at once.
     """
-    drawn: list[TrialRecord] = []
-    architectures = list(islice(draws, n))
+    drawn, architectures = list[TrialRecord](), list(islice(draws, n))
     if may_announce:
         judge.announce(architectures)
     for architecture in architectures:
@@ -95,8 +94,7 @@ def measure_random_baseline(
             break
     fair = [r for r in drawn if not r.is_stopped_early and options.limits.admit(r)]
     if not fair:
-        note = "its share of the budget did not reach one trial"
-        return Baseline("random", None, note)
+        return Baseline("random", None, "its share of the budget did not reach one trial")
     best = best_on_val(fair, diversity_weight=options.diversity_weight)
     note = f"best of {len(drawn)} random architectures"
     return Baseline("random", read_architecture(best.architecture), note)
@@ -197,7 +195,6 @@ def compare_on_test(
     """Measure the pick, every baseline and every single agent on the test rows, once.
 
     Members of the front that promise to cost less come last: they take no budget from the others.
-
     If the budget ends before the pick and the best single agent are measured, the verdict is of
     the rows that both have, or that there are none.
 
@@ -210,8 +207,7 @@ def compare_on_test(
         ranking: Single agents by val score, best first.
         may_announce: Whether workers may begin with all of them at once.
         front: The Pareto front, best first.
-        on_val: Scores on val of pick and best single agent, each row judged by a choice made
-            without it.
+        on_val: Cross-fitted scores on val of pick and best single agent.
     """
     if may_announce:
         wanted = [one.architecture for one in baselines if one.architecture is not None]
@@ -220,7 +216,8 @@ def compare_on_test(
     measure = _Measurer(evaluator, progress)
     test = {one.name: measure(one, splits.test) for one in baselines[:2]}
     # Before the other baselines, which the budget may not reach: the verdict rests on it.
-    direct = measure.directly(test["pick"], test["best_single"], splits.test)
+    both = (test["pick"], test["best_single"])
+    direct = measure.directly(*both, splits.test)
     rest = [measure.recorded(one, splits.test) for one in baselines[2:]]
     test |= {one.name: measure(one, splits.test) for one in rest}
     val = {one.name: measure(one, splits.val) for one in (*baselines[:2], *rest)}
@@ -228,21 +225,19 @@ def compare_on_test(
     on_val = on_val if direct is None else None  # val's scores are not of the two directly
     others = [one for one in front if one.architecture != str(baselines[1].architecture)]
     best, on_test = (_best_of_all(test), _best_of_all(val)), partial(measure, rows=splits.test)
-    decided = _verdict(
-        test["pick"], test["best_single"], val, direct, on_val, min_gain=options.min_gain
-    )
+    decided = _verdict(*both, val, direct, on_val, min_gain=options.min_gain)
     if (why := measure.chance() if decided.n else None) is not None:
-        # As good for less is no more shown than better is.
-        decided, others = decided.by_chance(why), []
-    rows = [{name: one.row(options.pool) for name, one in split.items()} for split in (test, val)]
+        decided, others = decided.by_chance(why), []  # nothing cheaper is shown to be as good
+    # What chooses among the answers of single agents asks nothing new on test.
+    free = [r for r in others if read_architecture(r.architecture).chooses_among_singles]
     return ComparedSystems(
-        val=_ordered({**rows[1], "oracle": oracles[1]}),
-        test=_ordered({**rows[0], "oracle": oracles[0]}),
+        val=_ordered(val, oracles[1], options.pool),
+        test=_ordered(test, oracles[0], options.pool),
         differences=_differences(test, decided),
         verdict=decided,
         cost_verdict=None if why is not None else _cost_verdict(options, test, on_val),
         front_verdicts=_for_less(options, *best, others, on_test),
-        savings=_for_less(options, test["pick"], val["pick"], _free_on_test(others), on_test),
+        savings=_for_less(options, test["pick"], val["pick"], free, on_test),
         direct=DirectComparison.of(direct or (), n_rows=len(splits.test)),
         judged={"val": measure.judged(val), "test": measure.judged(test)},
     )
@@ -318,11 +313,6 @@ def _for_less(
     )
 
 
-def _free_on_test(front: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Return those that choose among the answers of single agents: these are all asked on test."""
-    return [r for r in front if read_architecture(r.architecture).chooses_among_singles]
-
-
 def _best_of_all(measured: Mapping[str, _Measured]) -> _Measured:
     """Return the best single agent, whatever it costs."""
     return measured.get("best_without_limits", measured["best_single"])
@@ -382,8 +372,7 @@ class _Measurer:
     ) -> list[float] | None:
         """Return the judge's preferences for the pick over the best single agent, if it picks."""
         one, other = pick.baseline.architecture, single.baseline.architecture
-        judging = self.evaluator.judging
-        is_judged = judging is not None and judging.picks
+        is_judged = self.evaluator.judging is not None and self.evaluator.judging.picks
         if not is_judged or one is None or other is None or not one.layers:
             return None
         return preferences_between(self.evaluator.compare, one, other, rows)
@@ -391,7 +380,7 @@ class _Measurer:
     def chance(self) -> str | None:
         """Return why the preferences that pick may be chance; None where nothing says so."""
         judging = self.evaluator.judging
-        return None if judging is None or not judging.picks else judging.diagnostics.chance
+        return judging.diagnostics.chance if judging is not None and judging.picks else None
 
     def judged(self, measured: Mapping[str, _Measured]) -> dict[str, JudgedSystem]:
         """Return what the judge says of each system, if there is one."""
@@ -407,12 +396,9 @@ class _Measurer:
             if not one.is_whole:
                 note = f"{one.baseline.name}: {one.missing}"
                 return SystemScore("oracle", None, None, note=note)
-        best = oracle({one.baseline.name: one.scores for one in found})
-        interval = mean_interval(best)
-        note = "best single agent of each question"
-        return SystemScore(
-            "oracle", None, interval.estimate, interval.low, interval.high, note=note
-        )
+        best = mean_interval(oracle({one.baseline.name: one.scores for one in found}))
+        score = (best.estimate, best.low, best.high)
+        return SystemScore("oracle", None, *score, note="best single agent of each question")
 
 
 def _verdict(
@@ -444,10 +430,8 @@ def _verdict(
     unknown = Interval(0.0, -1.0, 1.0, 0.95)
     reason = pick.missing or single.missing
     if not chosen.layers:
-        text = (
-            f"Keep the single model: the search chose {names[0]}; no test row was asked. {reason}"
-        )
-        return Verdict("single", None, unknown, 0, 0, text)
+        text = f"the search chose {names[0]}; no test row was asked. {reason}"
+        return Verdict("single", None, unknown, 0, 0, f"Keep the single model: {text}")
     gaps = np.array(val["pick"].scores) - np.array(val["best_single"].scores)
     n_more = examples_needed(gaps, min_gain=min_gain)
     text = (
@@ -457,5 +441,8 @@ def _verdict(
     return Verdict("not_enough_examples", None, unknown, 0, n_more, text)
 
 
-def _ordered(rows: Mapping[str, SystemScore]) -> dict[str, SystemScore]:
+def _ordered(
+    measured: Mapping[str, _Measured], ceiling: SystemScore, pool: Pool
+) -> dict[str, SystemScore]:
+    rows = {name: one.row(pool) for name, one in measured.items()} | {"oracle": ceiling}
     return {name: rows[name] for name in _ORDER if name in rows}

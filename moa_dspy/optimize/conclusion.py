@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import sqrt
@@ -41,7 +41,6 @@ from moa_dspy.optimize.selection import (
 from moa_dspy.optimize.several import program_evidence
 from moa_dspy.optimize.singles import SingleAgents
 from moa_dspy.optimize.space.programs import ProgramSpace, read_architecture
-from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.gp import Kernels, SurrogateModel, Traits
 from moa_dspy.optimize.votes.smoothing import PSEUDO_ROWS
 from moa_dspy.optimize.votes.weights import N_FOLDS, N_PARTITIONS, CrossFittedVotes
@@ -336,9 +335,8 @@ def make_result(
         front=tuple(record.architecture for record in front),
         knee=_knee(builder, choice, front),
         trials=tuple(records.values()),
-        space_size=_size(options.space, records),
-        **_paid(spent, options),
-        **_lost(builder.evaluator),
+        space_size=options.space.size,
+        **_spent(spent, options, builder.evaluator),
         seed=options.seed,
         stopped_by=stopped_by,
         versions=versions(),
@@ -354,21 +352,16 @@ def _explained(builder: EvidenceBuilder) -> dict[str, float]:
     return builder.shrink.model(evidence, whole).explained()
 
 
-def _size(space: SearchSpace, records: Iterable[Architecture]) -> int | None:
-    """Return the number of architectures, those included that were listed beside the space."""
-    beside = sum(not space.holds(one) for one in records)
-    return None if space.size is None else space.size + beside
-
-
-def _paid(spent: Spending, options: SearchOptions) -> dict[str, Any]:
-    made, reused = spent.made, spent.reused
+def _spent(spent: Spending, options: SearchOptions, evaluator: Evaluator) -> dict[str, Any]:
     unpriced = options.pool.unpriced or (options.judge is not None and options.judge.unpriced)
-    usd = None if unpriced else spent.usd
-    return {"calls_made": made, "calls_reused": reused, "usd": usd, "seconds": spent.seconds}
-
-
-def _lost(evaluator: Evaluator) -> dict[str, Any]:
-    return {"failures": dict(evaluator.failures), "cut": evaluator.cut}
+    return {
+        "calls_made": spent.made,
+        "calls_reused": spent.reused,
+        "usd": None if unpriced else spent.usd,
+        "seconds": spent.seconds,
+        "failures": dict(evaluator.failures),
+        "cut": evaluator.cut,
+    }
 
 
 MOST_FOLLOWED: Final = 5

@@ -72,10 +72,17 @@ AskAll: TypeAlias = Callable[[Sequence[Question]], list[Response]]
 
 
 class AskingSeats(Protocol):
-    """The seats of a mixture: a pool with the agents, and the adapter, None as in settings."""
+    """The seats of a mixture."""
 
-    pool: Any
-    adapter: Any
+    @property
+    def pool(self) -> Any:
+        """The agents."""
+        ...
+
+    @property
+    def adapter(self) -> Any:
+        """The adapter; None takes that of the settings."""
+        ...
 
 
 class _NotPlainError(TypeError):
@@ -128,7 +135,7 @@ class KeptAnswers:
         found: dict[int, Response] = {}
         for place, (question, key) in enumerate(zip(questions, keys, strict=True)):
             if key in rows:
-                found[place] = _restored(question, rows[key], pool.calls)
+                found[place] = _restored(question, rows[key], pool)
         if rest := [place for place in range(len(questions)) if place not in found]:
             n_before = len(log)
             responses = ask_all([questions[place] for place in rest])
@@ -233,7 +240,7 @@ def _is_watched() -> bool:
     )
 
 
-def _restored(question: Question, row: Sequence[Any], calls: Calls) -> Response:
+def _restored(question: Question, row: Sequence[Any], pool: Any) -> Response:
     """Return the response that is kept; its call is counted as any that was stored."""
     answer, agent, prompt, completion, usd, seconds, attempt, at = row
     kept = json.loads(unpacked(bytes(answer)))
@@ -250,7 +257,7 @@ def _restored(question: Question, row: Sequence[Any], calls: Calls) -> Response:
         no_answer=kept["no_answer"],
         time=at,
     )
-    calls.count_reuse()
+    pool.calls.count_reuse()
     current_scope().note(facts)
     values, failure = kept["values"], kept["failure"]
     text = "" if failure is not None else render(values)
@@ -258,6 +265,7 @@ def _restored(question: Question, row: Sequence[Any], calls: Calls) -> Response:
         question.agent,
         question.sample,
         [facts],
+        is_priced=pool.price(question.agent) is not None,
         values=values,
         text=text,
         failure=failure,
@@ -325,7 +333,7 @@ def _predictor(module: Any) -> dict[str, Any]:
     if type(module) not in _MODULES or "forward" in own or "__call__" in own:
         raise _NotPlainError(f"{type(module).__name__} may ask anything.")
     one = module if type(module) is dspy.Predict else own["predict"]
-    found = vars(one)
+    found: dict[str, Any] = vars(one)
     if type(one) is not dspy.Predict or "forward" in found or found["lm"] is not None:
         raise _NotPlainError("The predictor was replaced, or has an LM of its own.")
     if found["fields"] or own["callbacks"] or found["callbacks"]:

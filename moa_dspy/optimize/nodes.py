@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 
 CUT: Final = ("length", "content_filter")
 """Reasons for which an answer ends before its end."""
-_FEWEST_CHOICES: Final = 5
-"""Replies of a ranker after which it is said that none can be read."""
+_FEWEST_CHOICES: Final = 5  # replies of a ranker, after which it is said that none can be read
 
 
 @dataclass(slots=True)
@@ -259,7 +258,7 @@ class NodeRunner:
         asked: list[Any] = [*others, *(one for round_ in self._rounds for one in round_)]
         return {
             "calls": len(others) + sum(one.calls for round_ in self._rounds for one in round_),
-            "usd": sum(one.usd for one in asked),
+            "usd": sum(one.usd or 0.0 for one in asked),
             "seconds": self._seconds + sum(one.seconds for one in others),
             "tokens": sum(one.prompt_tokens + one.completion_tokens for one in asked),
         }

@@ -26,8 +26,8 @@ from moa_dspy.optimize.prompts.joint import with_prompts
 from moa_dspy.optimize.shares import rounded_up, smallest_limit
 from moa_dspy.optimize.study import PreparedStudy
 from moa_dspy.pool import Pool
+from moa_dspy.presets import TurnByTurn
 from moa_dspy.references import count_tokens
-from moa_dspy.turns import TurnByTurn
 from moa_dspy.vendors import Price
 
 LEVELS: Final = ("low", "likely", "high")

@@ -54,7 +54,7 @@ from moa_dspy.optimize.several import PROGRAM_KEYS, check_program, program_of
 from moa_dspy.optimize.space.rules import providers_of
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.pool import Pool
-from moa_dspy.turns import TurnByTurn, with_history
+from moa_dspy.presets import TurnByTurn, with_history
 
 
 class TaskTable(Table):

@@ -416,8 +416,11 @@ def test_dspy_is_asked_where_something_of_the_callers_looks_on(
 
 
 def test_a_late_answer_is_late_again_and_in_time_where_there_is_more_of_it(place: Path) -> None:
-    late = {"a": 0.05, "b": 0.0}
-    scripts = {n: lambda prompt, s=s: (time.sleep(s), "1")[1] for n, s in late.items()}
+    def slowly(prompt: str) -> str:
+        time.sleep(0.05)
+        return "1"
+
+    scripts: dict[str, Script] = {"a": slowly, "b": lambda prompt: "1"}
     for seconds, n_answers in ((5.0, 2), (0.02, 1), (5.0, 2)):
         pool = pool_over(place, scripts)
         mixture = MixtureOfAgents(

@@ -14,6 +14,7 @@ from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.page import read_run, write_pages
 from moa_dspy.optimize.report import result_lines
 from moa_dspy.optimize.run import work_on
+from moa_dspy.optimize.study import PreparedStudy
 from moa_dspy.testing import recorded_pool
 
 N_ROWS = 24
@@ -47,7 +48,7 @@ def test_a_cost_that_a_table_does_not_say_is_unknown_everywhere(
 ) -> None:
     costs = {name: value for name, value in KNOWN.items() if name not in unknown}
     study = write_table(tmp_path, costs)
-    work_on(study, None, out=tmp_path / "run", show=lambda _: None)
+    work_on(PreparedStudy.read(study), None, out=tmp_path / "run", show=lambda _: None)
     content = json.loads((tmp_path / "run" / "result.json").read_text("utf-8"))
     for name in KNOWN:
         shown = [trial[name] for trial in content["trials"]]

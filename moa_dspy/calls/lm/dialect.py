@@ -17,8 +17,7 @@ from functools import cache
 from typing import Any, Final
 
 from moa_dspy.calls.call import without_odd_usage
-from moa_dspy.calls.lm.response import RegularReply, check_ended
-from moa_dspy.calls.lm.stream import LiteLLMEvents
+from moa_dspy.calls.lm.response import LiteLLMEvents, RegularReply, check_ended
 from moa_dspy.calls.reply import REFUSAL, server_words
 from moa_dspy.dspy_internals import (
     AsyncLiteLLMEngine,

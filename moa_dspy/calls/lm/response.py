@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -22,7 +22,7 @@ from moa_dspy.calls.reply import (
 )
 from moa_dspy.calls.request import AgentCalls, out_of_files
 from moa_dspy.calls.scope import DeadlineError
-from moa_dspy.dspy_internals import lm15, response_from_dict, response_to_dict
+from moa_dspy.dspy_internals import LiteLLMChunks, lm15, response_from_dict, response_to_dict
 from moa_dspy.errors import MoaError, all_links
 from moa_dspy.vendors import regular_ending
 
@@ -410,3 +410,38 @@ def _hint(status: int, url: str) -> str:
     if path.endswith("/chat/completions") and "/v1" not in path:
         return "; does `api_base` lack /v1?"
     return "; write the address that answers as `api_base`" if status < 400 else ""
+
+
+_WITHOUT_EVENT: Final = ("annotations", "audio", "images", REFUSAL, "thinking_blocks")
+
+
+class LiteLLMEvents(LiteLLMChunks):
+    """Events of LiteLLM's chunks, without fields of which DSPy knows no event.
+
+    DSPy gives a stream with such a field up, so that the answer would be paid for twice.
+    """
+
+    def __init__(self, request: Any) -> None:
+        super().__init__(request)
+        self._refusal = ""
+
+    def feed(self, chunk: Any) -> Generator[Any, Any, None]:
+        """Yield the events of ``chunk``, which loses such fields."""
+        for choice in getattr(chunk, "choices", None) or ():
+            delta: Any = getattr(choice, "delta", None)
+            extras = getattr(delta, "provider_specific_fields", None)
+            if isinstance(extras, Mapping):
+                self._refusal += str(extras.get(REFUSAL) or "")
+                kept = {name: value for name, value in extras.items() if name == "citation"}
+                delta.provider_specific_fields = kept or None
+            for name in _WITHOUT_EVENT:
+                if hasattr(delta, name):
+                    delattr(delta, name)
+        yield from super().feed(chunk)
+
+    def finish(self, litellm: Any) -> Any:
+        """Return the event that ends the stream, with the refusal if there was one."""
+        end = super().finish(litellm)
+        if not self._refusal:
+            return end
+        return replace(end, provider_data={**(end.provider_data or {}), REFUSAL: self._refusal})

@@ -1,15 +1,15 @@
-"""Streams: events passed on as they arrive, or made of LiteLLM's chunks or a stored answer."""
+"""Streams: events passed on as they arrive, or made from an answer that is stored."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from moa_dspy.calls.lm.response import readable, with_thought
 from moa_dspy.calls.reply import REFUSAL, ReplySplitter, without_half
-from moa_dspy.dspy_internals import LiteLLMChunks, StreamAccumulator, lm15
+from moa_dspy.dspy_internals import StreamAccumulator, lm15
 
 _CUT: Final = re.compile(r"\[\[ ## \w+ ## \]\]|</?\w+>|\"\w+\": ?")
 """Where a field begins or ends, as the chat, XML and JSON adapters write it."""
@@ -232,38 +232,3 @@ def as_stream(response: Any) -> Iterator[Any]:
 
 def _events(deltas: list[Any]) -> list[Any]:
     return [lm15.StreamDeltaEvent(delta=delta) for delta in deltas]
-
-
-_WITHOUT_EVENT: Final = ("annotations", "audio", "images", REFUSAL, "thinking_blocks")
-
-
-class LiteLLMEvents(LiteLLMChunks):
-    """Events of LiteLLM's chunks, without fields of which DSPy knows no event.
-
-    DSPy gives a stream with such a field up, so that the answer would be paid for twice.
-    """
-
-    def __init__(self, request: Any) -> None:
-        super().__init__(request)
-        self._refusal = ""
-
-    def feed(self, chunk: Any) -> Generator[Any, Any, None]:
-        """Yield the events of ``chunk``, which loses such fields."""
-        for choice in getattr(chunk, "choices", None) or ():
-            delta: Any = getattr(choice, "delta", None)
-            extras = getattr(delta, "provider_specific_fields", None)
-            if isinstance(extras, Mapping):
-                self._refusal += str(extras.get(REFUSAL) or "")
-                kept = {name: value for name, value in extras.items() if name == "citation"}
-                delta.provider_specific_fields = kept or None
-            for name in _WITHOUT_EVENT:
-                if hasattr(delta, name):
-                    delattr(delta, name)
-        yield from super().feed(chunk)
-
-    def finish(self, litellm: Any) -> Any:
-        """Return the event that ends the stream, with the refusal if there was one."""
-        end = super().finish(litellm)
-        if not self._refusal:
-            return end
-        return replace(end, provider_data={**(end.provider_data or {}), REFUSAL: self._refusal})

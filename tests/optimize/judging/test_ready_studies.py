@@ -79,7 +79,7 @@ def test_a_ready_study_is_whole_up_to_the_keys(
     path.write_text(text, "utf-8")
     prepared = PreparedStudy.read(path)
     assert isinstance(prepared.splits, Splits)
-    student = prepared.study.make_student(prepared.make_pool(None, _ledger()))
+    student = prepared.study.make_mixture(prepared.make_pool(None, _ledger()))
     assert isinstance(student, MixtureOfAgents)
     assert isinstance(student.rules.adapter, PlainChat)
     monkeypatch.delenv("TOGETHER_API_KEY")

@@ -16,8 +16,9 @@ from moa_dspy.errors import ArchitectureError, DataError, MoaError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import run_study
 from moa_dspy.optimize.preflight import check_before
+from moa_dspy.optimize.study import PreparedStudy
+from moa_dspy.presets import TurnByTurn
 from moa_dspy.testing import scripted_pool
-from moa_dspy.turns import TurnByTurn
 from tests.servers.chat import ChatServer, Reply, serving
 
 QUALITY = {"good": 6, "mid": 4, "bad": 2}
@@ -145,7 +146,7 @@ def test_both_turns_are_asked_and_graded_and_nothing_is_paid_twice(
 
 
 def test_a_conversation_is_foretold_with_all_its_turns(server: ChatServer, tmp_path: Path) -> None:
-    found = check_before(write_study(tmp_path, server.url))
+    found = check_before(PreparedStudy.read(write_study(tmp_path, server.url)))
     # 3 agents x 6 rows of val x 2 turns; the grades of a comparison are 2 x 2 calls.
     assert found.stages[0].name == "single agents"
     assert found.stages[0].costs["likely"].calls >= 36

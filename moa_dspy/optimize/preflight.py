@@ -277,7 +277,8 @@ def _asked(prepared: PreparedStudy, row: dspy.Example) -> list[dict[str, Any]]:
     if prepared.study.task.turns is None:
         return [dict(row.inputs())]
     student = prepared.study.make_student(prepared.make_pool(None, Ledger()))
-    return student.inputs_of(row[student.turns])
+    inputs: list[dict[str, Any]] = student.inputs_of(row[student.turns])
+    return inputs
 
 
 def _text_of(content: Any) -> str:

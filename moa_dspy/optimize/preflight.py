@@ -26,6 +26,7 @@ from moa_dspy.optimize.prompts.joint import with_prompts
 from moa_dspy.optimize.shares import rounded_up, smallest_limit
 from moa_dspy.optimize.study import PreparedStudy
 from moa_dspy.pool import Pool
+from moa_dspy.presets import TurnByTurn
 from moa_dspy.references import count_tokens
 from moa_dspy.vendors import Price
 
@@ -213,7 +214,8 @@ def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
     )
     if asks and not prepared.study.calls.replay_only:
         row = prepared.splits.val[0]
-        agents = tuple(_probed(agent, whole, row) for agent in agents)
+        inputs = _asked(prepared, whole.program, row)[0]
+        agents = tuple(_probed(agent, whole, inputs) for agent in agents)
     found = Preflight(
         name=prepared.study.name,
         n_rows={name: len(getattr(prepared.splits, name)) for name in ("train", "val", "test")},
@@ -259,15 +261,14 @@ def _counted(prepared: PreparedStudy) -> Sequence[dspy.Example]:
 
 def _prompt_tokens(prepared: PreparedStudy, student: Student) -> Iterator[int]:
     """Yield the tokens of the prompt of each counted row, as the adapter would send it."""
-    task, program = prepared.study.task, student.program
+    task = prepared.study.task
     adapter = speaking_adapter(student.mixture.rules.adapter)
     # A row has the inputs of the whole program, if there is one.
     own = prepared.study.signature if task.program is not None else student.mixture.signature
     seat: Any = SEAT_MODULES[task.module](own)
     signature = seat.predictors()[0].signature
     for row in _counted(prepared):
-        is_once = task.turns is None
-        for inputs in [dict(row.inputs())] if is_once else program.inputs_of(row[task.turns]):
+        for inputs in _asked(prepared, student.program, row):
             messages = adapter.format(signature, [], inputs)
             yield sum(count_tokens(_text_of(message["content"])) + 4 for message in messages)
 
@@ -276,6 +277,13 @@ def _n_turns(prepared: PreparedStudy, row: dspy.Example) -> int:
     """Return how often the mixture is asked for a row: once, or for each turn."""
     turns = prepared.study.task.turns
     return 1 if turns is None else len(row[turns])
+
+
+def _asked(prepared: PreparedStudy, program: Any, row: dspy.Example) -> list[dict[str, Any]]:
+    """Return the inputs of the mixture for a row: one, or one per turn of a conversation."""
+    turns = prepared.study.task.turns
+    inputs: list[dict[str, Any]] = [dict(row.inputs())]
+    return inputs if turns is None else program.inputs_of(row[turns])
 
 
 def _text_of(content: Any) -> str:
@@ -312,11 +320,12 @@ class _Heard(dspy.Module):
         return said
 
 
-def _probed(agent: AgentEstimate, student: Student, row: dspy.Example) -> AgentEstimate:
-    """Ask an agent one question, and estimate from what it took."""
+def _probed(agent: AgentEstimate, student: Student, inputs: Mapping[str, Any]) -> AgentEstimate:
+    """Ask an agent one question, of a conversation the first, and estimate from what it took."""
     heard = _Heard(student.mixture.with_architecture(Architecture.single(agent.name)))
+    by_turn = isinstance(student.program, TurnByTurn)
     try:
-        student.with_module(heard)(**row.inputs())
+        (heard if by_turn else student.with_module(heard))(**inputs)
     except (LayerFailedError, MoaError) as error:
         return replace(agent, failure=" ".join(str(error).split())[:300])
     except Exception as error:

@@ -117,7 +117,8 @@ class PreparedStudy:
             MoaError: If the parts of the file do not fit each other, or this machine.
         """
         study, pool = self.study, self.make_pool(None, Ledger())
-        student, is_asked_once = study.make_student(pool), study.task.turns is None
+        student = study.make_student(pool)
+        signature, is_asked_once = study.signature, study.task.turns is None
         options = study.make_search(pool, self.metric).options
         judging_of(options, self.splits)
         if study.task.program is not None:
@@ -125,13 +126,13 @@ class PreparedStudy:
         for split in ("train", "val", "test"):
             rows = getattr(self.splits, split)
             if is_asked_once:
-                _check_inputs(rows, tuple(study.signature.input_fields), split)
+                _check_inputs(rows, tuple(signature.input_fields), split)
             if split != "train" or study.prompts is not None:
                 fields = () if self.metric is None else fields_read(self.metric)
                 check_outputs(rows, fields, where=f"Split {split!r}")
         # Recorded answers have recorded scores; a made-up one has none.
         if self.metric is not None and self.recorded is None and is_asked_once:
-            _check_metric(self.metric, study.signature, self.splits.val[0])
+            _check_metric(self.metric, signature, self.splits.val[0])
         with_prompts(options, student, self.splits.train)
         judges = () if study.judge is None else study.judge.own_agents().values()
         for agent in () if study.calls.replay_only else (*self.agents, *judges):

@@ -25,7 +25,6 @@ from moa_dspy.data import BENCHMARKS, FIELD_METRICS, METRICS, FieldMetric, Split
 from moa_dspy.data.splits import with_turns
 from moa_dspy.errors import ArchitectureError, PoolError, StudyError
 from moa_dspy.files import (
-    MODULE_AND_NAME,
     check_table,
     code_digest,
     imported,
@@ -53,6 +52,7 @@ from moa_dspy.optimize.prompts.builtin import OPTIMIZERS
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.search import ModelSearch
 from moa_dspy.optimize.selection import Limits
+from moa_dspy.optimize.several import PROGRAM_KEYS, check_program, program_of
 from moa_dspy.optimize.space.rules import providers_of
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.pool import Pool
@@ -211,11 +211,12 @@ class StudyFile:
 
     @property
     def signature(self) -> Any:
-        """What a row asks and what is scored."""
-        return _signature(self.task)
+        """What a row asks and what is scored; of a conversation, one turn."""
+        signature = _signature(self.task)
+        return signature if self.task.turns is None else with_history(signature)
 
     def make_student(self, pool: Pool) -> Any:
-        """Return what the search fills with agents: a mixture, or the program with one in it."""
+        """Return what the search fills: a mixture, ``TurnByTurn``, or a program with a mixture."""
         task = self.task
         rules: dict[str, Any] = {
             "pool": pool,
@@ -224,25 +225,10 @@ class StudyFile:
             "stop_early": task.stop_early,
         }
         if task.program is not None:
-            return self._make_program(task.program, task.predictor or "", rules)
-        signature = self.signature if task.turns is None else with_history(self.signature)
-        first = Architecture.single(next(iter(pool)))
-        mixture = MixtureOfAgents(signature, first, module=SEAT_MODULES[task.module], **rules)
+            return program_of(task.program, task.predictor or "", beside=self.folder, **rules)
+        first, module = Architecture.single(next(iter(pool))), SEAT_MODULES[task.module]
+        mixture = MixtureOfAgents(self.signature, first, module=module, **rules)
         return mixture if task.turns is None else TurnByTurn(mixture, turns=task.turns)
-
-    def _make_program(self, name: str, predictor: str, rules: Mapping[str, Any]) -> Any:
-        program = made("task.program", name, (), has="named_predictors", beside=self.folder)
-        if not isinstance(program, dspy.Module):
-            raise StudyError(
-                f"`task.program`: {name!r} must be a dspy.Module, or a class or function that "
-                f"makes one, but is a {type(program).__name__}."
-            )
-        try:
-            return MixtureOfAgents.in_place_of(program, predictor, **rules)
-        except ArchitectureError as error:
-            raise StudyError(f"`task.predictor`: {error}") from error
-        except Exception as error:
-            raise StudyError(f"`task.program`: {name!r} cannot be copied: {error}.") from error
 
     def make_metric(self) -> Any:
         """Return the metric: a known one by name, or ``package.module:name``; None without one."""
@@ -367,9 +353,6 @@ def _prompts(table: BaseModel, folder: Path | None) -> PromptOptions:
     return PromptOptions(**options)
 
 
-_OF_A_PROGRAM: Final = ("program", "predictor")
-
-
 def _parts(tables: Any, folder: Path | None) -> dict[str, Any]:
     names = ("task", "space", "search", "limits", "prompts")
     plain = tables.model_dump(include={*names}, exclude={"search": {"num_threads"}})
@@ -386,7 +369,7 @@ def _parts(tables: Any, folder: Path | None) -> dict[str, Any]:
         if text and ":" in text
     }
     if task.program is None:
-        plain["task"] = {k: v for k, v in plain["task"].items() if k not in _OF_A_PROGRAM}
+        plain["task"] = {k: v for k, v in plain["task"].items() if k not in PROGRAM_KEYS}
     return {"seed": tables.seed, **{k: v for k, v in plain.items() if v is not None}}
 
 
@@ -397,7 +380,7 @@ def _check_names(tables: Any) -> None:
             f"with a dot, but got {shown_value(tables.name)}."
         )
     check_seed(tables.seed)
-    _check_program(tables)
+    check_program(tables.task, is_table=tables.data.reader is not None)
     names: list[tuple[str, str | None, Any]] = [
         ("task.adapter", tables.task.adapter, ADAPTERS),
         ("task.module", tables.task.module, SEAT_MODULES),
@@ -408,21 +391,6 @@ def _check_names(tables: Any) -> None:
     for field, name, registry in names:
         if name is not None and name not in registry:
             raise unknown(field, name, registry)
-
-
-def _check_program(tables: Any) -> None:
-    task = tables.task
-    if (task.program is None) != (task.predictor is None):
-        given, other = _OF_A_PROGRAM if task.predictor is None else _OF_A_PROGRAM[::-1]
-        raise StudyError(
-            f"`task.{given}` needs `task.{other}`: `program` is {MODULE_AND_NAME}, and `predictor` "
-            'the path of the predictor in it that is searched, such as "answer".'
-        )
-    set_too = sorted(task.model_fields_set & {"instructions", "module", "turns"})
-    if task.program is not None and set_too:
-        raise StudyError(f"`task.{set_too[0]}`: in a program it is the predictor's own; remove it.")
-    if task.program is not None and tables.data.reader is not None:
-        raise StudyError("`task.program` asks agents, but a table of answers has none to ask.")
 
 
 def _listed(text: str) -> Architecture:

@@ -144,6 +144,7 @@ def test_a_check_is_free_and_a_probe_counts_the_predictor_s_own_prompt(
             r"Other.forward takes \(self, text\), but a row has the inputs question",
         ),
         ("[data]", 'module = "predict"\n[data]', r"`task.module`: in a program it is"),
+        ("[data]", 'turns = "turns"\n[data]', r"`task.turns` asks one mixture turn by turn"),
     ],
 )
 def test_a_program_that_does_not_fit_is_refused_before_anything_is_asked(

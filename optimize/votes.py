@@ -1,8 +1,9 @@
 """Runs the vote studies of this folder at several sizes, and keeps what the pages show of them.
 
 Each study of `votes/` is run through the command line as it stands, and with 100 and 500 questions
-to look at instead of its 200. What is known of a run is written at once: the program may be stopped,
-and goes on with `--missing`. Studies whose table is not there are skipped, and their rows stay as they are.
+to look at instead of its 200. What is known of a run is written at once: the program may be
+stopped, and goes on with `--missing`. Studies whose table is not there are skipped, and their rows
+stay as they are.
 
     uv run python data/pools/make_tables.py FOLDER
     uv run python optimize/votes.py              # writes docs/results/votes.json

@@ -1,8 +1,8 @@
-"""The mixtures of the papers by name, and a program that asks any mixture turn by turn.
+"""The mixtures of the papers by name, and a program that asks a mixture a conversation.
 
-The mixtures use the *paper* layout of plain chat: a model is sent what the papers' own program
-sends, in the order of ``proposers``, unguarded. Pass ``adapter=PlainChat()`` for the guarded
-layout.
+The papers' models and settings are defaults. All of these mixtures use the *paper* layout of
+plain chat: a model is sent what the papers' own program sends, in the order of ``proposers``,
+unguarded. Pass ``adapter=PlainChat()`` for the guarded layout.
 """
 
 from __future__ import annotations

@@ -277,5 +277,7 @@ class Conversation:
 
 
 def _summary(made: ChatAnswer) -> str:
+    from moa_dspy.prediction import price_text
+
     one = made.answer.final
-    return f"{one.calls} calls, {one.seconds:.2f} s, {one.usd:.6f} usd"
+    return f"{one.calls} calls, {one.seconds:.2f} s, {price_text(one.usd)}"

@@ -22,8 +22,10 @@ from moa_dspy.aggregators import NORMALISERS
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget
 from moa_dspy.data import BENCHMARKS, FIELD_METRICS, METRICS, FieldMetric, Splits
-from moa_dspy.errors import ArchitectureError, DataError, PoolError, StudyError
+from moa_dspy.data.splits import with_turns
+from moa_dspy.errors import ArchitectureError, PoolError, StudyError
 from moa_dspy.files import (
+    MODULE_AND_NAME,
     check_table,
     code_digest,
     imported,
@@ -41,6 +43,7 @@ from moa_dspy.optimize.objectives import OBJECTIVES
 from moa_dspy.optimize.options import (
     DataTable,
     Table,
+    TaskTable,
     check_seed,
     named_diversity,
     named_sampler,
@@ -54,21 +57,6 @@ from moa_dspy.optimize.space.rules import providers_of
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.pool import Pool
 from moa_dspy.presets import TurnByTurn, with_history
-
-
-class TaskTable(Table):
-    """The question, the way it is put to an agent, and the metric of an answer."""
-
-    signature: str
-    instructions: str | None = None
-    adapter: str | None = None
-    module: str = "predict"
-    metric: str | None = None
-    weights: dict[str, float] = Field(default_factory=dict)
-    tolerance: float = 0.0
-    normalise: str = "text"
-    stop_early: bool = True
-    turns: str | None = None
 
 
 class CallsTable(Table):
@@ -219,25 +207,42 @@ class StudyFile:
             DataError: If a row has no list of turns.
         """
         splits = self.data.make_splits(seed=self.seed)
-        return splits if (field := self.task.turns) is None else _of_turns(splits, field)
+        return splits if (field := self.task.turns) is None else with_turns(splits, field)
+
+    @property
+    def signature(self) -> Any:
+        """What a row asks and what is scored."""
+        return _signature(self.task)
 
     def make_student(self, pool: Pool) -> Any:
-        """Return the program that the search fills with agents: a mixture, or ``TurnByTurn``."""
-        mixture, turns = self.make_mixture(pool), self.task.turns
-        return mixture if turns is None else TurnByTurn(mixture, turns=turns)
+        """Return what the search fills with agents: a mixture, or the program with one in it."""
+        task = self.task
+        rules: dict[str, Any] = {
+            "pool": pool,
+            "adapter": None if task.adapter is None else ADAPTERS[task.adapter](),
+            "normalise": task.normalise,
+            "stop_early": task.stop_early,
+        }
+        if task.program is not None:
+            return self._make_program(task.program, task.predictor or "", rules)
+        signature = self.signature if task.turns is None else with_history(self.signature)
+        first = Architecture.single(next(iter(pool)))
+        mixture = MixtureOfAgents(signature, first, module=SEAT_MODULES[task.module], **rules)
+        return mixture if task.turns is None else TurnByTurn(mixture, turns=task.turns)
 
-    def make_mixture(self, pool: Pool) -> MixtureOfAgents:
-        """Return the mixture of the program."""
-        task, signature = self.task, _signature(self.task)
-        return MixtureOfAgents(
-            signature if task.turns is None else with_history(signature),
-            Architecture.single(next(iter(pool))),
-            pool=pool,
-            module=SEAT_MODULES[task.module],
-            adapter=None if task.adapter is None else ADAPTERS[task.adapter](),
-            normalise=task.normalise,
-            stop_early=task.stop_early,
-        )
+    def _make_program(self, name: str, predictor: str, rules: Mapping[str, Any]) -> Any:
+        program = made("task.program", name, (), has="named_predictors", beside=self.folder)
+        if not isinstance(program, dspy.Module):
+            raise StudyError(
+                f"`task.program`: {name!r} must be a dspy.Module, or a class or function that "
+                f"makes one, but is a {type(program).__name__}."
+            )
+        try:
+            return MixtureOfAgents.in_place_of(program, predictor, **rules)
+        except ArchitectureError as error:
+            raise StudyError(f"`task.predictor`: {error}") from error
+        except Exception as error:
+            raise StudyError(f"`task.program`: {name!r} cannot be copied: {error}.") from error
 
     def make_metric(self) -> Any:
         """Return the metric: a known one by name, or ``package.module:name``; None without one."""
@@ -348,20 +353,6 @@ def check_study(content: Mapping[str, Any], *, where: str, folder: Path | None =
     return study
 
 
-def _of_turns(splits: Splits, field: str) -> Splits:
-    for row in (*splits.train, *splits.val, *splits.test):
-        if not isinstance(row.get(field, None), list | tuple) or not row[field]:
-            raise DataError(
-                f"`task.turns`: row {row.id!r} has no list of turns in {field!r}; it has "
-                f"{', '.join(map(str, row.keys()))}."
-            )
-    found = {
-        name: tuple(row.with_inputs(field) for row in getattr(splits, name))
-        for name in ("train", "val", "test")
-    }
-    return replace(splits, **found)
-
-
 def _given(table: BaseModel) -> dict[str, Any]:
     return {name: getattr(table, name) for name in table.model_fields_set}
 
@@ -376,14 +367,26 @@ def _prompts(table: BaseModel, folder: Path | None) -> PromptOptions:
     return PromptOptions(**options)
 
 
+_OF_A_PROGRAM: Final = ("program", "predictor")
+
+
 def _parts(tables: Any, folder: Path | None) -> dict[str, Any]:
     names = ("task", "space", "search", "limits", "prompts")
     plain = tables.model_dump(include={*names}, exclude={"search": {"num_threads"}})
-    own = [text for text in (tables.task.metric, tables.search.sampler) if text and ":" in text]
-    # A metric of the user's own may change while its name stays.
-    plain["code"] = {
-        text: code_digest(imported("task.metric", text, (), beside=folder)) for text in own
+    task = tables.task
+    own = {
+        "task.program": task.program,
+        "task.metric": task.metric,
+        "search.sampler": tables.search.sampler,
     }
+    # Code of the user's own may change while its name stays.
+    plain["code"] = {
+        text: code_digest(imported(field, text, (), beside=folder))
+        for field, text in own.items()
+        if text and ":" in text
+    }
+    if task.program is None:
+        plain["task"] = {k: v for k, v in plain["task"].items() if k not in _OF_A_PROGRAM}
     return {"seed": tables.seed, **{k: v for k, v in plain.items() if v is not None}}
 
 
@@ -394,6 +397,7 @@ def _check_names(tables: Any) -> None:
             f"with a dot, but got {shown_value(tables.name)}."
         )
     check_seed(tables.seed)
+    _check_program(tables)
     names: list[tuple[str, str | None, Any]] = [
         ("task.adapter", tables.task.adapter, ADAPTERS),
         ("task.module", tables.task.module, SEAT_MODULES),
@@ -404,6 +408,21 @@ def _check_names(tables: Any) -> None:
     for field, name, registry in names:
         if name is not None and name not in registry:
             raise unknown(field, name, registry)
+
+
+def _check_program(tables: Any) -> None:
+    task = tables.task
+    if (task.program is None) != (task.predictor is None):
+        given, other = _OF_A_PROGRAM if task.predictor is None else _OF_A_PROGRAM[::-1]
+        raise StudyError(
+            f"`task.{given}` needs `task.{other}`: `program` is {MODULE_AND_NAME}, and `predictor` "
+            'the path of the predictor in it that is searched, such as "answer".'
+        )
+    set_too = sorted(task.model_fields_set & {"instructions", "module", "turns"})
+    if task.program is not None and set_too:
+        raise StudyError(f"`task.{set_too[0]}`: in a program it is the predictor's own; remove it.")
+    if task.program is not None and tables.data.reader is not None:
+        raise StudyError("`task.program` asks agents, but a table of answers has none to ask.")
 
 
 def _listed(text: str) -> Architecture:

@@ -26,7 +26,7 @@ from moa_dspy.optimize.forecast import COSTS, Prices, baseline_architectures, ra
 from moa_dspy.optimize.objectives import names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork
-from moa_dspy.optimize.prompts.joint import JointSearch
+from moa_dspy.optimize.prompts.options import PromptSearch
 from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.sampler import PerformanceDiversitySampler, make_study
 from moa_dspy.optimize.selection import Choice, choose
@@ -112,7 +112,7 @@ class TrialLoop:
     judge: TrialJudge
     trials: Trials
     builder: EvidenceBuilder
-    joint: JointSearch
+    joint: PromptSearch
     shares: BudgetShares
     draws: Iterator[Architecture]
     stopped_by: str | None = None
@@ -125,7 +125,7 @@ class TrialLoop:
         progress: Progress,
         evaluator: Evaluator,
         singles: SingleAgents,
-        joint: JointSearch,
+        joint: PromptSearch,
         judged: Cost | None = None,
         storage: optuna.storages.BaseStorage | None = None,
         *,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import dspy
 from dspy import teleprompt as tp
 
+from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
 from moa_dspy.files import unknown
 from moa_dspy.optimize.prompts.prompt import PromptRegistry
@@ -333,3 +334,42 @@ def _check_numbers(options: PromptOptions) -> None:
         )
     if options.optimizer is None and not options.candidates and not options.texts:
         raise StudyError("`prompts` must have `candidates`, `texts` or an `optimizer`.")
+
+
+class PromptSearch(Protocol):
+    """The tuning of prompts between trials; see ``JointSearch``."""
+
+    n_tried: int
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of the tuning."""
+        ...
+
+    def to_json(self, records: Mapping[Architecture, Any]) -> tuple[dict[str, Any], ...]:
+        """Return every prompt that was tried, as plain data."""
+        ...
+
+    @property
+    def n_rounds(self) -> int:
+        """Number of times that prompts are tuned."""
+        ...
+
+    @property
+    def part(self) -> float:
+        """Part of trials and budget that may be used for composing now, in (0, 1]."""
+        ...
+
+    def tuning_part(self, number: int) -> float:
+        """Return the part of the budget that may be used when round ``number`` ends."""
+        ...
+
+    def tune(self, records: Mapping[Architecture, Any], number: int) -> list[Architecture]:
+        """Tune prompts for the ``number``-th time; return the mixtures to measure with them."""
+        ...
+
+    def refused(
+        self, picked: Architecture, rows: Sequence[dspy.Example], *, min_gain: float
+    ) -> Architecture | None:
+        """Return ``picked`` with its own prompt if the other one is not proven better, or None."""
+        ...

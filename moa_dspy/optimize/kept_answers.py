@@ -229,7 +229,7 @@ _MOST_PARTS: Final = 1_000
 
 
 def _is_watched() -> bool:
-    """Whether something of the caller's would see that DSPy is not asked."""
+    """True if something of the caller's would see that DSPy is not asked."""
     settings = dspy.settings
     return bool(
         settings.callbacks

@@ -42,6 +42,10 @@ class AgentPool(Protocol):
         """Return the LM of an agent."""
         ...
 
+    def price(self, name: str, /) -> Any:
+        """Return what the tokens of an agent cost; None is unknown."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Reader:

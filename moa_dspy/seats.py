@@ -307,7 +307,14 @@ class Seats:
         span = agent_span(question, getattr(settings["lm"], "model", question.agent))
         with span, scope as own_scope, dspy.context(**settings):
             empty = is_verbatim(settings["adapter"]) and not question.is_final
-            yield Seat(question, module, own_scope, settings.get("trace", []), keeps_empty=empty)
+            yield Seat(
+                question,
+                module,
+                own_scope,
+                settings.get("trace", []),
+                keeps_empty=empty,
+                is_priced=self.pool.price(question.agent) is not None,
+            )
 
     def _reading_adapter(self, agent: str) -> Any:
         # An LM that is asked as it is hands out its replies with the thoughts in them.
@@ -383,13 +390,17 @@ SeatAnswer: TypeAlias = tuple[Response, Trace, Sequence[CallFacts]]
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """A question that is being asked; with ``keeps_empty`` an empty reply is an answer."""
+    """A question that is being asked; with ``keeps_empty`` an empty reply is an answer.
+
+    Without ``is_priced`` its price is unknown.
+    """
 
     question: Question
     module: Any
     scope: CallScope
     trace: Trace = field(default_factory=list)
     keeps_empty: bool = False
+    is_priced: bool = True
 
     def answered(self, prediction: Any) -> SeatAnswer:
         """Return the response that holds ``prediction``, or says that it is empty."""
@@ -414,7 +425,8 @@ class Seat:
     def _asked(self, **rest: Any) -> SeatAnswer:
         log = self.scope.log
         asked = self.question
-        response = Response.of_calls(asked.agent, asked.sample, log, cuts=asked.cuts, **rest)
+        rest |= {"cuts": asked.cuts, "is_priced": self.is_priced}
+        response = Response.of_calls(asked.agent, asked.sample, log, **rest)
         reused = sum(facts.is_reused for facts in log)
         note_reply(self.question, response, made=len(log) - reused, stored=reused)
         trace = renamed(self.trace, self.module, self.question.module)

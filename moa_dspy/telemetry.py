@@ -141,10 +141,11 @@ def note_reply(seat: Question, reply: Response, *, made: int, stored: int) -> No
     facts: dict[str, Any] = {
         "gen_ai.usage.input_tokens": reply.prompt_tokens,
         "gen_ai.usage.output_tokens": reply.completion_tokens,
-        f"{_NAME}.usd": reply.usd,
         f"{_NAME}.requests.made": made,
         f"{_NAME}.requests.stored": stored,
     }
+    if reply.usd is not None:
+        facts[f"{_NAME}.usd"] = reply.usd
     if reply.finish_reason is not None:
         facts["gen_ai.response.finish_reasons"] = [reply.finish_reason]
     if reply.failure is not None:

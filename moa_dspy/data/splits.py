@@ -321,3 +321,22 @@ def balanced_order(scores: Mapping[str, Sequence[float]], *, seed: int) -> tuple
     start = rng.random()
     places = {row: (start + rank * _GOLDEN) % 1.0 for rank, row in enumerate(by_difficulty)}
     return tuple(sorted(range(n_rows), key=places.__getitem__))
+
+
+def with_turns(splits: Splits, field: str) -> Splits:
+    """Return the splits with the turns of conversations, in ``field``, as the input.
+
+    Raises:
+        DataError: If a row has no list of turns.
+    """
+    for row in (*splits.train, *splits.val, *splits.test):
+        if not isinstance(row.get(field, None), list | tuple) or not row[field]:
+            raise DataError(
+                f"`task.turns`: row {row.id!r} has no list of turns in {field!r}; it has "
+                f"{', '.join(map(str, row.keys()))}."
+            )
+    found = {
+        name: tuple(row.with_inputs(field) for row in getattr(splits, name))
+        for name in ("train", "val", "test")
+    }
+    return replace(splits, **found)

@@ -135,7 +135,7 @@ class KeptAnswers:
         found: dict[int, Response] = {}
         for place, (question, key) in enumerate(zip(questions, keys, strict=True)):
             if key in rows:
-                found[place] = _restored(question, rows[key], pool.calls)
+                found[place] = _restored(question, rows[key], pool)
         if rest := [place for place in range(len(questions)) if place not in found]:
             n_before = len(log)
             responses = ask_all([questions[place] for place in rest])
@@ -240,7 +240,7 @@ def _is_watched() -> bool:
     )
 
 
-def _restored(question: Question, row: Sequence[Any], calls: Calls) -> Response:
+def _restored(question: Question, row: Sequence[Any], pool: Any) -> Response:
     """Return the response that is kept; its call is counted as any that was stored."""
     answer, agent, prompt, completion, usd, seconds, attempt, at = row
     kept = json.loads(unpacked(bytes(answer)))
@@ -257,7 +257,7 @@ def _restored(question: Question, row: Sequence[Any], calls: Calls) -> Response:
         no_answer=kept["no_answer"],
         time=at,
     )
-    calls.count_reuse()
+    pool.calls.count_reuse()
     current_scope().note(facts)
     values, failure = kept["values"], kept["failure"]
     text = "" if failure is not None else render(values)
@@ -265,6 +265,7 @@ def _restored(question: Question, row: Sequence[Any], calls: Calls) -> Response:
         question.agent,
         question.sample,
         [facts],
+        is_priced=pool.price(question.agent) is not None,
         values=values,
         text=text,
         failure=failure,

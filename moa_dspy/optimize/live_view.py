@@ -351,7 +351,9 @@ def printed_text(shown: ConsoleRenderable, *, width: int = 100, height: int = 40
     """Return what rich would print as plain text, lines without trailing spaces."""
     from rich.console import Console
 
-    console = Console(file=StringIO(), width=width, height=height, color_system=None)
+    console = Console(
+        file=StringIO(), width=width, height=height, color_system=None, force_jupyter=False
+    )
     with console.capture() as capture:
         console.print(shown)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
@@ -361,7 +363,8 @@ def frame_html(frame: ViewFrame, *, width: int = 100, height: int = 50) -> str:
     """Return a frame as HTML, for the output of a notebook's cell."""
     from rich.console import Console
 
-    console = Console(file=StringIO(), width=width, height=height, record=True)
+    # In a notebook rich would show what it prints as an output of its own, every time.
+    console = Console(file=StringIO(), width=width, height=height, record=True, force_jupyter=False)
     console.print(frame)
     block = '<pre style="line-height:1.2;font-family:monospace">{code}</pre>'
     return console.export_html(inline_styles=True, code_format=block)

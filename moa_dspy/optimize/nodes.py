@@ -258,7 +258,7 @@ class NodeRunner:
         asked: list[Any] = [*others, *(one for round_ in self._rounds for one in round_)]
         return {
             "calls": len(others) + sum(one.calls for round_ in self._rounds for one in round_),
-            "usd": sum(one.usd for one in asked),
+            "usd": sum(one.usd or 0.0 for one in asked),
             "seconds": self._seconds + sum(one.seconds for one in others),
             "tokens": sum(one.prompt_tokens + one.completion_tokens for one in asked),
         }

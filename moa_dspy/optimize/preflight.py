@@ -16,9 +16,10 @@ from moa_dspy.adapters import PlainChat, speaking_adapter
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import LIMITS, Budget, Ledger
 from moa_dspy.data import accepted_answers, is_absent, plain_text
-from moa_dspy.errors import LayerFailedError, MoaError
+from moa_dspy.errors import LayerFailedError, MoaError, StudyError
 from moa_dspy.layers import SEAT_MODULES
 from moa_dspy.optimize.early_facts import Cost
+from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.forecast import stage_costs
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.prompts.joint import with_prompts
@@ -201,19 +202,20 @@ def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
         asks: Whether each agent is asked one question, which costs that much; else it is free.
     """
     pool = prepared.make_pool(None, Ledger())
-    student = prepared.study.make_student(pool)
+    whole = Student.of(prepared.study.make_student(pool))
+    student = whole.mixture
     options, _ = with_prompts(
-        prepared.study.make_search(pool, prepared.metric).options, student, prepared.splits.train
+        prepared.study.make_search(pool, prepared.metric).options, whole, prepared.splits.train
     )
     # One adapter speaks for all agents, so the rows are counted once.
-    mixture = prepared.study.make_mixture(pool)
-    tokens = fmean(_prompt_tokens(prepared, mixture)), fmean(_answer_tokens(prepared, mixture))
+    tokens = fmean(_prompt_tokens(prepared, whole)), fmean(_answer_tokens(prepared))
     agents = tuple(
-        _estimate(prepared, options, name, mixture, *tokens) for name in options.space.agents
+        _estimate(prepared, options, name, student, *tokens) for name in options.space.agents
     )
     if asks and not prepared.study.calls.replay_only:
         row = prepared.splits.val[0]
-        agents = tuple(_probed(agent, mixture, _asked(prepared, row)[0]) for agent in agents)
+        inputs = _asked(prepared, whole.program, row)[0]
+        agents = tuple(_probed(agent, whole, inputs) for agent in agents)
     found = Preflight(
         name=prepared.study.name,
         n_rows={name: len(getattr(prepared.splits, name)) for name in ("train", "val", "test")},
@@ -221,7 +223,7 @@ def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
         stages=() if prepared.study.calls.replay_only else _stages(prepared, options, agents),
         smallest={},
         budget=prepared.study.budget,
-        notes=(*prepared.notes, *_notes(prepared, pool, mixture, agents)),
+        notes=(*prepared.notes, *_notes(prepared, pool, student, agents)),
         has_judge=_n_calls_of_judge(prepared) > 0,
     )
     return replace(found, smallest=_smallest(prepared, options, found))
@@ -248,7 +250,7 @@ def _estimate(
         "high": most,
     }
     prompts = {level: prompt * factor for level, factor in _TOKENS_PER_COUNTED.items()}
-    turns = fmean(len(_asked(prepared, row)) for row in _counted(prepared))
+    turns = fmean(_n_turns(prepared, row) for row in _counted(prepared))
     return AgentEstimate(name, options.pool.price(name), prompts, replies, turns=turns)
 
 
@@ -257,22 +259,31 @@ def _counted(prepared: PreparedStudy) -> Sequence[dspy.Example]:
     return rows[:: max(1, len(rows) // _MOST_COUNTED)]
 
 
-def _prompt_tokens(prepared: PreparedStudy, student: Any) -> Iterator[int]:
+def _prompt_tokens(prepared: PreparedStudy, student: Student) -> Iterator[int]:
     """Yield the tokens of the prompt of each counted row, as the adapter would send it."""
-    adapter = speaking_adapter(student.rules.adapter)
-    seat: Any = SEAT_MODULES[prepared.study.task.module](student.signature)
+    task = prepared.study.task
+    adapter = speaking_adapter(student.mixture.rules.adapter)
+    # A row has the inputs of the whole program, if there is one.
+    own = prepared.study.signature if task.program is not None else student.mixture.signature
+    seat: Any = SEAT_MODULES[task.module](own)
     signature = seat.predictors()[0].signature
     for row in _counted(prepared):
-        for inputs in _asked(prepared, row):
+        for inputs in _asked(prepared, student.program, row):
             messages = adapter.format(signature, [], inputs)
             yield sum(count_tokens(_text_of(message["content"])) + 4 for message in messages)
 
 
-def _asked(prepared: PreparedStudy, row: dspy.Example) -> list[dict[str, Any]]:
+def _n_turns(prepared: PreparedStudy, row: dspy.Example) -> int:
+    """Return how often the mixture is asked for a row: once, or for each turn."""
+    turns = prepared.study.task.turns
+    return 1 if turns is None else len(row[turns])
+
+
+def _asked(prepared: PreparedStudy, program: Any, row: dspy.Example) -> list[dict[str, Any]]:
     """Return the inputs of the mixture for a row: one, or one per turn of a conversation."""
-    student = prepared.study.make_student(prepared.make_pool(None, Ledger()))
-    is_once = not isinstance(student, TurnByTurn)
-    return [dict(row.inputs())] if is_once else student.inputs_of(row[student.turns])
+    turns = prepared.study.task.turns
+    inputs: list[dict[str, Any]] = [dict(row.inputs())]
+    return inputs if turns is None else program.inputs_of(row[turns])
 
 
 def _text_of(content: Any) -> str:
@@ -281,10 +292,10 @@ def _text_of(content: Any) -> str:
     return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
 
 
-def _answer_tokens(prepared: PreparedStudy, student: Any) -> Iterator[int]:
+def _answer_tokens(prepared: PreparedStudy) -> Iterator[int]:
     """Yield the tokens of the right answers of each counted row; of unknown ones 30."""
     for row in _counted(prepared):
-        held = [row.get(name, None) for name in student.signature.output_fields]
+        held = [row.get(name, None) for name in prepared.study.signature.output_fields]
         held = [value for value in held if not is_absent(value)]
         texts = [plain_text(accepted_answers(value)[0]) for value in held if _is_answer(value)]
         yield sum(map(count_tokens, texts)) if texts else 30
@@ -297,14 +308,31 @@ def _is_answer(value: Any) -> bool:
         return False
 
 
-def _probed(agent: AgentEstimate, mixture: Any, inputs: Mapping[str, Any]) -> AgentEstimate:
-    """Ask an agent one question, and estimate from what it took."""
-    program = mixture.with_architecture(Architecture.single(agent.name))
+class _Heard(dspy.Module):
+    """A mixture in a program, and what it answered last."""
+
+    def __init__(self, mixture: Any) -> None:
+        super().__init__()
+        self.mixture, self.said = mixture, None
+
+    def forward(self, **inputs: Any) -> Any:
+        said = self.said = self.mixture(**inputs)
+        return said
+
+
+def _probed(agent: AgentEstimate, student: Student, inputs: Mapping[str, Any]) -> AgentEstimate:
+    """Ask an agent one question, of a conversation the first, and estimate from what it took."""
+    heard = _Heard(student.mixture.with_architecture(Architecture.single(agent.name)))
+    by_turn = isinstance(student.program, TurnByTurn)
     try:
-        prediction = program(**inputs)
+        (heard if by_turn else student.with_module(heard))(**inputs)
     except (LayerFailedError, MoaError) as error:
         return replace(agent, failure=" ".join(str(error).split())[:300])
-    (response,) = prediction.mixture.responses
+    except Exception as error:
+        raise StudyError(f"`task.program` raised {type(error).__name__}: {error}") from error
+    if heard.said is None:
+        raise StudyError("`task.program` answered a row without its `task.predictor`.")
+    (response,) = heard.said.mixture.responses
     text = " ".join(response.text.split())[:80]
     found = replace(agent, seconds=response.seconds, reply=text)
     if not response.prompt_tokens or not response.completion_tokens:
@@ -355,7 +383,7 @@ def _n_calls_of_judge(prepared: PreparedStudy) -> float:
     judge = prepared.study.judge
     if judge is None or judge.agent is None:
         return 0.0
-    turns = fmean(len(_asked(prepared, row)) for row in _counted(prepared))
+    turns = fmean(_n_turns(prepared, row) for row in _counted(prepared))
     return turns * (2.0 if judge.orders == "both" else 1.0)
 
 
@@ -379,6 +407,11 @@ def _smallest(
 def _notes(
     prepared: PreparedStudy, pool: Pool, student: Any, agents: Sequence[AgentEstimate]
 ) -> Iterator[str]:
+    if prepared.study.task.program is not None:
+        yield (
+            "What the program puts into the predictor's prompt, and what its other modules ask, "
+            "is not known before: tokens are counted of the rows alone."
+        )
     if prepared.study.calls.replay_only:
         yield "This is a replay of recorded answers: it makes no call and costs nothing."
     yield from prepared.rows_notes()

@@ -210,7 +210,8 @@ class Runner:
         self._node_cache = NodeCache()
         self._rows = {row.id: row for row in (*prepared.splits.val, *prepared.splits.test)}
         student = study.make_student(self._pool)
-        prompts = None if study.prompts is None else study.prompts.make_registry(student)
+        mixture = Student.of(student).mixture
+        prompts = None if study.prompts is None else study.prompts.make_registry(mixture)
         self._evaluator = Evaluator(
             student,
             prepared.metric,
@@ -327,6 +328,7 @@ class Runner:
         scores = {name: row.score for name, row in result.test.items()}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "program.json"
+            # Of a program the file has the mixture: nothing else in it was changed.
             save_program(Student.of(outcome.program).mixture, path, scores=scores)
             text = path.read_text("utf-8")
         answers = with_study(outcome.answers, **self._prepared.public)

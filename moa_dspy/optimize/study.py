@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -117,9 +118,11 @@ class PreparedStudy:
         """
         study, pool = self.study, self.make_pool(None, Ledger())
         student = study.make_student(pool)
-        signature, is_asked_once = study.make_mixture(pool).signature, study.task.turns is None
+        signature, is_asked_once = study.signature, study.task.turns is None
         options = study.make_search(pool, self.metric).options
         judging_of(options, self.splits)
+        if study.task.program is not None:
+            _check_program_inputs(student, self.splits.val[0])
         for split in ("train", "val", "test"):
             rows = getattr(self.splits, split)
             if is_asked_once:
@@ -194,6 +197,19 @@ def _check_inputs(rows: Any, fields: tuple[str, ...], split: str) -> None:
                 f"`task.signature` has the input {missing[0]!r}, but row {row.id!r} of {split} has "
                 f"only {', '.join(sorted(row.inputs().keys()))}."
             )
+
+
+def _check_program_inputs(program: Any, row: dspy.Example) -> None:
+    # Of the class: DSPy warns of an object's `forward` even when it is only looked at.
+    takes = inspect.signature(type(program).forward)
+    given = row.inputs().toDict()
+    try:
+        takes.bind(program, **given)
+    except TypeError as error:
+        raise StudyError(
+            f"`task.program`: {type(program).__name__}.forward takes {takes}, but a row has the "
+            f"inputs {', '.join(given)}: {error}."
+        ) from error
 
 
 def _check_metric(metric: Any, signature: Any, row: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -14,18 +13,17 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.data.splits import Splits
 from moa_dspy.errors import BudgetReachedError, UnknownCallError
 from moa_dspy.optimize.evaluate import Evaluator
-from moa_dspy.optimize.forecast import COSTS, TOP_K, baseline_combine, self_moa_of, top_k
+from moa_dspy.optimize.forecast import TOP_K, baseline_combine, self_moa_of, top_k
 from moa_dspy.optimize.judge_facts import DirectComparison, JudgedSystem
 from moa_dspy.optimize.judging import preferences_between
 from moa_dspy.optimize.nodes import Outcome, means, scores
-from moa_dspy.optimize.objectives import names_of
+from moa_dspy.optimize.objectives import COSTS, names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork
 from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.result import ComparedSystems, SystemScore, TrialRecord
 from moa_dspy.optimize.selection import best_on_val
 from moa_dspy.optimize.space.programs import read_architecture
-from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.winrate.intervals import Interval, mean_interval
 from moa_dspy.winrate.preferences import oracle
 from moa_dspy.winrate.tests import decision_interval, examples_needed, simultaneous_intervals
@@ -40,8 +38,6 @@ from moa_dspy.winrate.verdict import (
 
 MOST_TESTED_OF_FRONT = 8
 """Members of the Pareto front that are measured on test: each costs as much as a baseline."""
-_MOST_REPEATS = 200
-"""Known architectures in a row after which the space counts as drawn empty."""
 _CHOSEN = ("pick", "best_single", "best_without_limits", "own_prompt")
 _ORDER = (*_CHOSEN, "self_moa", "top_k", "random", "oracle")
 
@@ -53,21 +49,6 @@ class Baseline:
     name: str
     architecture: Architecture | None
     note: str = ""
-
-
-def random_draws(
-    space: SearchSpace, canonical: Callable[[Architecture], Architecture], seed: int
-) -> Iterator[Architecture]:
-    """Yield the architectures of the random baseline, each once, always in the same order."""
-    rng = random.Random(f"random-{seed}")
-    seen: set[Architecture] = set()
-    repeats = 0
-    while repeats < _MOST_REPEATS:
-        architecture = canonical(space.draw(rng))
-        repeats = repeats + 1 if architecture in seen else 0
-        if repeats == 0:
-            seen.add(architecture)
-            yield architecture
 
 
 def measure_random_baseline(

@@ -151,6 +151,9 @@ class StudyEstimate:
         ceiling: That limit, in its own unit; None where none ends the study.
         share: Part of the study that the budget pays for, in (0, 1].
         judge_calls: How many of the calls are a judge's.
+        tokens: Prompt and completion tokens.
+        low: What it takes at least, in four of five ways that it may go; None is not known.
+        high: What it takes at most, likewise.
     """
 
     calls: float
@@ -160,6 +163,16 @@ class StudyEstimate:
     ceiling: float | None = None
     share: float = 1.0
     judge_calls: float = 0.0
+    tokens: float = 0.0
+    low: Cost | None = None
+    high: Cost | None = None
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> StudyEstimate:
+        """Return the estimate that ``asdict`` made plain."""
+        ends = {name: content.get(name) for name in ("low", "high")}
+        costs = {name: None if end is None else Cost(**end) for name, end in ends.items()}
+        return cls(**{**content, **costs})
 
 
 IDLE: Final = 0.01
@@ -239,7 +252,7 @@ class EarlyFacts:
             unsolved=Interval(**plain.pop("unsolved")),
             **plain,
             lead=None if lead is None else Interval(**lead),
-            estimate=None if estimate is None else StudyEstimate(**estimate),
+            estimate=None if estimate is None else StudyEstimate.from_json(estimate),
             judge=None if judge is None else JudgeFacts.from_json(judge),
         )
 

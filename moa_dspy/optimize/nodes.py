@@ -258,6 +258,7 @@ class NodeRunner:
             "usd": sum(one.usd for one in asked),
             "seconds": self._seconds + sum(one.seconds for one in others),
             "tokens": sum(one.prompt_tokens + one.completion_tokens for one in asked),
+            "reply_tokens": sum(one.completion_tokens for one in asked),
         }
 
 
@@ -354,6 +355,7 @@ class Outcome:
         usd: In production terms.
         seconds: Critical path, in production terms.
         tokens: Prompt and completion tokens.
+        reply_tokens: The completion tokens among them.
         failure: Why nothing was answered; None when something was.
         ballot: What a vote counts of a single agent's answer; None where there is no such thing.
         judged: Of a study with a judge.
@@ -367,6 +369,7 @@ class Outcome:
     usd: float
     seconds: float
     tokens: int = 0
+    reply_tokens: int = 0
     failure: str | None = None
     ballot: Ballot | None = None
     judged: RowJudgement | None = None

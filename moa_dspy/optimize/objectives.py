@@ -190,6 +190,8 @@ _DECIMALS: Final = 12
 """Means of the same numbers in another order are equal up to this."""
 
 Point = tuple[float, ...]
+COSTS: Final = ("usd", "seconds", "calls")
+"""Objectives that have a price."""
 
 
 def names_of(objectives: Sequence[Objective]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -36,7 +37,7 @@ def agent(name: str, seed: int, rng: random.Random) -> Callable[[str], str]:
     accuracy, n_words = rng.uniform(0.35, 0.85), rng.choice((1, 1, 5, 30))
 
     def script(prompt: str) -> str:
-        question = next(word for word in reversed(prompt.split()) if word.startswith("q-"))
+        question = re.findall(r"q-\w+-\d+", prompt)[-1]
         if "reply with its number" in prompt.lower():
             return "1"
         own = random.Random(f"{seed} {name} {question}")
@@ -67,11 +68,11 @@ def study(seed: int) -> dict[str, Any]:
     names = "abcde"[: rng.randint(2, 5)]
     prices = {name: rng.choice((0.1, 0.5, 2.0, 10.0)) for name in names}
     pool = scripted_pool(
-        {name: agent(name, seed, rng) for name in names}, usd_per_million_tokens=prices
+        {name: agent(name, seed, rng) for name in names}, usd_per_million_tokens=prices, reads_all=True
     )
     combines, depth = rng.choice(COMBINES), rng.randint(1, 2)
     width = min(rng.randint(2, 4), len(names))
-    n_val, n_test = rng.choice((40, 80, 120)), rng.choice((40, 80))
+    n_val, n_test = rng.choice((30, 50, 80)), rng.choice((20, 40))
     has_prompts = "synthesize" in combines and rng.random() < 0.5
     search = ModelSearch(
         last_letter,
@@ -103,6 +104,7 @@ def study(seed: int) -> dict[str, Any]:
         "calls": [expected.calls, result.calls_made],
         "usd": [expected.usd, result.usd],
         "calls_ratio": result.calls_made / expected.calls,
+        "range": [ends and [ends.calls, ends.usd] for ends in (expected.low, expected.high)],
         "usd_ratio": result.usd / expected.usd,
         "made": spent.made,
     }

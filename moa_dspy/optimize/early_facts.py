@@ -7,7 +7,7 @@ whether their scores can decide anything at all.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain, combinations, islice
 from math import comb
 from typing import Any, Final, Literal
@@ -133,10 +133,15 @@ class Cost:
     seconds: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return Cost(
+            self.calls + other.calls,
+            self.tokens + other.tokens,
+            self.usd + other.usd,
+            self.seconds + other.seconds,
+        )
 
     def __mul__(self, n: float) -> Cost:
-        return Cost(*(n * value for value in astuple(self)))
+        return Cost(n * self.calls, n * self.tokens, n * self.usd, n * self.seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import islice
@@ -25,7 +25,9 @@ from moa_dspy.optimize.prompts.options import TuningEffort
 from moa_dspy.optimize.racing import Race, look_points
 from moa_dspy.optimize.space.programs import ProgramArchitecture
 from moa_dspy.optimize.space.space import SearchSpace
+from moa_dspy.optimize.surrogate.acquisition import neighbours, nodes_of
 from moa_dspy.pool import Pool
+from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE, ANALYSE, RANK, REFERENCES_HEADING
 from moa_dspy.waves import Waves
 
 SELF_MOA_SAMPLES = 3
@@ -76,9 +78,7 @@ def baseline_architectures(
     return found
 
 
-def tested_baselines(
-    ranking: Sequence[str], pool: Pool, space: SearchSpace
-) -> list[Architecture]:
+def tested_baselines(ranking: Sequence[str], pool: Pool, space: SearchSpace) -> list[Architecture]:
     """Return the mixtures that are compared on test whatever is picked."""
     combine = baseline_combine(space)
     found = [self_moa_of(ranking, pool, combine=combine)]
@@ -115,6 +115,14 @@ _PLAYED: Final = 2_000
 """Architectures of all plays together: as many plays as that allows."""
 _ENDS: Final = (0.1, 0.5, 0.9)
 """Quantiles of the plays: low, likely, high."""
+_TASKS: Final = {"select": RANK, "knockout": RANK, "fuse": ANALYSE}
+"""Instructions of the last step that are not the paper's."""
+_TOKENS_PER_WORD: Final = 1.2
+"""Of English instructions, to common tokenizers (cl100k: 1.17 to 1.19 for those of here)."""
+_MARK_TOKENS: Final = 5.0
+"""Around a reference: its number and quotes."""
+_N_CANDIDATES: Final = 12
+"""Neighbours, and draws, of which a proposal is one."""
 _RANKER_TOKENS: Final = 2.0
 """Of a reply that is a number."""
 
@@ -127,7 +135,8 @@ class AgentCosts:
 
     Attributes:
         alone: Mean of a question.
-        reply_tokens: Mean of a reply: what a reader of it reads more.
+        reply_tokens: Mean of a reply, as billed.
+        text_tokens: Mean of what a reader of it reads.
         usd_per_prompt_token: Of this agent.
         usd_per_reply_token: Likewise.
         is_greedy: Whether it gives one answer however often it is asked.
@@ -136,6 +145,7 @@ class AgentCosts:
 
     alone: Cost
     reply_tokens: float = 0.0
+    text_tokens: float = 0.0
     usd_per_prompt_token: float = 0.0
     usd_per_reply_token: float = 0.0
     is_greedy: bool = False
@@ -162,7 +172,6 @@ class StudyPlan:
         given: What is tried before anything is proposed, in order.
         tested: Baselines that are compared on test whatever is picked.
         n_free: Trials for votes of the single agents' answers, which ask nothing.
-        reading_tokens: Of the instructions of who reads, beside what is read.
         canonical: Gives architectures the form in which they are measured.
         effort: Of tuning prompts; None where a search has no prompts.
         judged: Cost of one comparison of two answers; None without a judge.
@@ -185,7 +194,6 @@ class StudyPlan:
     given: Sequence[Architecture] = ()
     tested: Sequence[Architecture] = ()
     n_free: int = 0
-    reading_tokens: float = 0.0
     canonical: Callable[[Architecture], Architecture] = lambda one: one
     effort: TuningEffort | None = None
     judged: Cost | None = None
@@ -223,8 +231,10 @@ class StudyPlan:
 
 
 def _quantiles(costs: Sequence[Cost]) -> tuple[Cost, Cost, Cost]:
-    rows = [(cost.calls, cost.tokens, cost.usd, cost.seconds) for cost in costs]
-    low, likely, high = (Cost(*map(float, row)) for row in np.quantile(rows, _ENDS, axis=0))
+    names = [one.name for one in fields(Cost)]
+    ordered = {name: sorted(getattr(cost, name) for cost in costs) for name in names}
+    places = [round(end * (len(costs) - 1)) for end in _ENDS]
+    low, likely, high = (Cost(**{n: ordered[n][place] for n in names}) for place in places)
     return low, likely, high
 
 
@@ -354,15 +364,41 @@ class _Play:
         """Return the mixtures of the trials, and how many times as many there will be."""
         plan = self.plan
         n = max(0, plan.n_measured - len(plan.agents) - plan.n_free)
-        known = dict.fromkeys(plan.given)
-        repeats = 0
-        while len(known) < min(n, MOST_DRAWN) and repeats < _EMPTY:
-            drawn = plan.canonical(plan.space.draw(self.rng))
-            repeats = repeats + 1 if drawn in known or not drawn.layers else 0
-            if repeats == 0:
-                known[drawn] = None
-        found = list(known)[:n]
-        return found, n / MOST_DRAWN if len(found) == MOST_DRAWN else 1.0
+        known = dict.fromkeys(map(Architecture.single, plan.agents))
+        n_known = len(known)
+        known |= dict.fromkeys(plan.given)
+        made = {node for one in known for node in nodes_of(one)}
+        while len(known) - n_known < min(n, MOST_DRAWN):
+            if (found := self._proposed(known, made)) is None:
+                break
+            known[found] = None
+            made |= nodes_of(found)
+        mixtures = list(known)[n_known:][:n]
+        return mixtures, n / MOST_DRAWN if len(mixtures) == MOST_DRAWN else 1.0
+
+    def _proposed(
+        self, known: Mapping[Architecture, None], made: Collection[Any]
+    ) -> Architecture | None:
+        """Return a mixture as the search proposes it, its promise per new call drawn.
+
+        Of neighbours of what was measured, and draws from the space.
+        """
+        plan, mixtures = self.plan, [one for one in known if one.layers]
+        centre = [self.rng.choice(mixtures)] if mixtures else []
+        near = [other for one in centre for other in neighbours(one, plan.space)]
+        some = [*self.rng.sample(near, min(len(near), _N_CANDIDATES)), *self._draws()]
+        new = [one for one in map(plan.canonical, some) if one.layers and one not in known]
+
+        def promise(one: Architecture) -> float:
+            return self.rng.expovariate(1) / (1 + len(nodes_of(one) - made))
+
+        if new:
+            return max(new, key=promise)
+        others = (plan.canonical(plan.space.draw(self.rng)) for _ in range(_EMPTY))
+        return next((one for one in others if one.layers and one not in known), None)
+
+    def _draws(self) -> list[Architecture]:
+        return [self.plan.space.draw(self.rng) for _ in range(_N_CANDIDATES)]
 
     def _measured(self, ones: Iterable[Architecture], race: _PlayedRace | None) -> _Stage:
         """Measure architectures on val until a race stops them."""
@@ -398,8 +434,7 @@ class _Play:
         fit = (one for one in (*plan.given, *repeats) if _has_prompt(one))
         tuned = list(islice(dict.fromkeys(replace(one, prompt=None) for one in fit), 20))
         for one in self.rng.sample(tuned, min(len(tuned), effort.mixtures)):
-            reading = plan.reading_tokens + self._tokens_of(one.layers[-1])
-            answer = plan.agents[str(one.aggregator)].reading(reading)
+            answer = plan.agents[str(one.aggregator)].reading(self._read(one.layers[-1]))
             for row in self.rows:
                 stage.add(self._answered(one, ("train", row)))
                 stage.add([[(str(one.aggregator), answer)]] * (effort.answers_per_row - 1))
@@ -410,8 +445,10 @@ class _Play:
         asked = stage.scaled(plan, effort.rows / len(self.rows))
         return asked + alone * (effort.written * effort.mixtures)
 
-    def _tokens_of(self, layer: Iterable[str]) -> float:
-        return sum(self.plan.agents[name].reply_tokens for name in layer)
+    def _read(self, layer: Iterable[str], task: str = AGGREGATE_AND_SYNTHESIZE) -> float:
+        """Return the tokens of a task and of the answers of a layer."""
+        texts = sum(self.plan.agents[name].text_tokens + _MARK_TOKENS for name in layer)
+        return _TOKENS_PER_WORD * len(f"{task} {REFERENCES_HEADING}".split()) + texts
 
     def _answered(
         self, one: Architecture, row: Hashable, before: Hashable = (), part: float = 1.0
@@ -433,7 +470,9 @@ class _Play:
             seats = [(name, layer[:seat].count(name)) for seat, name in enumerate(layer)]
             ask = asking.members if is_vote and self.plan.stops_early else asking.layer
             read = ask(seats, tuple(said for said, _ in read), tokens)
-            tokens = self._tokens_of(layer) + self.plan.reading_tokens
+            tokens = self._read(layer)
+        if n_layers and one.combine in _TASKS:
+            tokens = self._read(one.layers[-1], _TASKS[one.combine])
         for at, names in enumerate(one.last_rounds):
             is_own = one.combine == "synthesize" and one.prompt is None
             role = "propose" if is_own or not n_layers else (one.combine, one.prompt, at)

@@ -48,6 +48,7 @@ from moa_dspy.optimize.surrogate.acquisition import Forecast
 from moa_dspy.optimize.votes.ballots import Ballots, waves_of
 from moa_dspy.optimize.votes.smoothing import SmoothedVotes, smooth
 from moa_dspy.pool import Pool
+from moa_dspy.references import count_tokens
 
 N_SINGLE_BLOCKS: Final = 8
 """Parts of val on which the single agents are measured in turn under a budget."""
@@ -181,6 +182,12 @@ def _reply(outcome: Outcome) -> str:
     return outcome.failure or (outcome.layer or ("nothing",))[0]
 
 
+def _text_tokens(outcome: Outcome) -> int:
+    """Return the tokens of an answer, without marks of a format and hidden reasoning."""
+    counted = count_tokens(outcome.answer)
+    return min(outcome.reply_tokens or counted, counted)
+
+
 @dataclass(frozen=True)
 class SingleAgents:
     """The outcomes of each agent alone on the same rows, in the pool's order.
@@ -312,10 +319,12 @@ class SingleAgents:
         found = self.outcomes[name]
         rows = [(o.calls, o.tokens, o.usd, o.seconds) for o in found]
         price, agent = pool.price(name), pool[name]
+        replies, texts = [o.reply_tokens for o in found], [_text_tokens(o) for o in found]
         per_token = (0.0, 0.0) if price is None else (price.usd(1, 0), price.usd(0, 1))
         return AgentCosts(
             Cost(*map(fmean, zip(*rows, strict=True))),
-            fmean(o.reply_tokens for o in found),
+            fmean(replies),
+            fmean(texts),
             *per_token,
             is_greedy=agent.temperature == 0,
             max_concurrent=agent.max_concurrent,

@@ -13,7 +13,6 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.data.splits import Splits
 from moa_dspy.errors import BudgetReachedError, UnknownCallError
 from moa_dspy.optimize.evaluate import Evaluator
-from moa_dspy.optimize.forecast import TOP_K, baseline_combine, self_moa_of, top_k
 from moa_dspy.optimize.judge_facts import DirectComparison, JudgedSystem
 from moa_dspy.optimize.judging import preferences_between
 from moa_dspy.optimize.nodes import Outcome, means, scores
@@ -23,7 +22,13 @@ from moa_dspy.optimize.progress import Progress, StageWork
 from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.result import ComparedSystems, SystemScore, TrialRecord
 from moa_dspy.optimize.selection import best_on_val
-from moa_dspy.optimize.space.programs import read_architecture
+from moa_dspy.optimize.space.programs import (
+    TOP_K,
+    baseline_combine,
+    read_architecture,
+    self_moa_of,
+    top_k,
+)
 from moa_dspy.winrate.intervals import Interval, mean_interval
 from moa_dspy.winrate.preferences import oracle
 from moa_dspy.winrate.tests import decision_interval, examples_needed, simultaneous_intervals

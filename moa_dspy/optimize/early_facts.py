@@ -145,6 +145,35 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentCosts:
+    """The cost of a question to one agent alone, and of what it reads and writes besides.
+
+    Attributes:
+        alone: Mean of a question.
+        reply_tokens: Mean of a reply, as billed.
+        text_tokens: Mean of what a reader of it reads.
+        usd_per_prompt_token: Of this agent.
+        usd_per_reply_token: Likewise.
+        is_greedy: Whether it gives one answer however often it is asked.
+        max_concurrent: Requests at a time; None means no limit.
+    """
+
+    alone: Cost
+    reply_tokens: float = 0.0
+    text_tokens: float = 0.0
+    usd_per_prompt_token: float = 0.0
+    usd_per_reply_token: float = 0.0
+    is_greedy: bool = False
+    max_concurrent: int | None = None
+
+    def reading(self, tokens: float, *, reply: float | None = None) -> Cost:
+        """Return the cost with so many tokens more to read, and a reply of ``reply`` tokens."""
+        less = 0.0 if reply is None else max(0.0, self.reply_tokens - reply)
+        usd = tokens * self.usd_per_prompt_token - less * self.usd_per_reply_token
+        return self.alone + Cost(0.0, tokens - less, usd, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
 class StudyEstimate:
     """Expected calls, price and time of the whole study, the single agents on val included.
 

@@ -1,4 +1,4 @@
-"""The cost of a whole study, foretold by playing it through, and the baselines that it measures.
+"""The cost of a whole study, foretold by playing it through several times.
 
 Each play follows the stages of a study: single agents, the baselines and drawn mixtures with
 their races, the random baseline, the test. What two mixtures ask alike is asked once in it, votes
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import islice
@@ -20,96 +20,21 @@ from numpy.typing import NDArray
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget
-from moa_dspy.optimize.early_facts import Cost, StudyEstimate
+from moa_dspy.optimize.early_facts import AgentCosts, Cost, StudyEstimate
 from moa_dspy.optimize.prompts.options import TuningEffort
-from moa_dspy.optimize.racing import Race, look_points
-from moa_dspy.optimize.space.programs import ProgramArchitecture
+from moa_dspy.optimize.racing import PlayedRace
+from moa_dspy.optimize.space.programs import ProgramArchitecture, random_draws
 from moa_dspy.optimize.space.space import SearchSpace
-from moa_dspy.optimize.surrogate.acquisition import neighbours, nodes_of
-from moa_dspy.pool import Pool
+from moa_dspy.optimize.surrogate.acquisition import neighbours, nodes_of, single_agents
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE, ANALYSE, RANK, REFERENCES_HEADING
 from moa_dspy.waves import Waves
-
-SELF_MOA_SAMPLES = 3
-TOP_K = 3
-
-
-def top_k(ranking: Sequence[str], k: int, *, combine: str = "vote") -> Architecture:
-    """Return the ``k`` best single agents together; the best one decides ties, or synthesizes."""
-    return Architecture((tuple(ranking[:k]),), ranking[0], combine).canonical
-
-
-def self_moa_of(
-    ranking: Sequence[str], pool: Pool, *, combine: str = "vote"
-) -> Architecture | None:
-    """Return samples of the best agent (arXiv:2502.00674), or None if its samples are copies.
-
-    A greedy agent gives one answer however often it is asked; the same model under
-    another name with a temperature stands in for it.
-    """
-    best = pool[ranking[0]]
-    twins = [name for name in ranking if pool[name].identity == best.identity]
-    # Without a temperature of its own an agent samples at its vendor's.
-    sampled = [name for name in twins if pool[name].temperature != 0]
-    if not sampled:
-        return None
-    return Architecture(((sampled[0],) * SELF_MOA_SAMPLES,), sampled[0], combine)
-
-
-def baseline_combine(space: SearchSpace) -> str:
-    """Return how the baselines combine: a vote where answers can be equal, else the paper's."""
-    return "vote" if "vote" in space.combines else "synthesize"
-
-
-def baseline_architectures(
-    ranking: Sequence[str], pool: Pool, space: SearchSpace
-) -> list[Architecture]:
-    """Return what every study tries first: Self-MoA, each top-k, and the paper's full layers."""
-    combine = baseline_combine(space)
-    widest = min(space.max_width, len(ranking))
-    found = [top_k(ranking, k, combine=combine) for k in range(2, widest + 1)]
-    if (samples := self_moa_of(ranking, pool, combine=combine)) is not None:
-        found.insert(0, samples)
-    if "synthesize" in space.combines:
-        layer = tuple(sorted(ranking[:widest]))
-        found += [
-            Architecture((layer,) * depth, ranking[0]) for depth in range(1, space.max_depth + 1)
-        ]
-    return found
-
-
-def tested_baselines(ranking: Sequence[str], pool: Pool, space: SearchSpace) -> list[Architecture]:
-    """Return the mixtures that are compared on test whatever is picked."""
-    combine = baseline_combine(space)
-    found = [self_moa_of(ranking, pool, combine=combine)]
-    k = min(TOP_K, len(ranking))
-    found += [top_k(ranking, k, combine=combine)] if k > 1 else []
-    return [one for one in found if one is not None]
-
-
-_EMPTY: Final = 200
-"""Known architectures in a row after which the space counts as drawn empty."""
-
-
-def random_draws(
-    space: SearchSpace, canonical: Callable[[Architecture], Architecture], seed: int
-) -> Iterator[Architecture]:
-    """Yield the architectures of the random baseline, each once, always in the same order."""
-    rng = random.Random(f"random-{seed}")
-    seen: set[Architecture] = set()
-    repeats = 0
-    while repeats < _EMPTY:
-        architecture = canonical(space.draw(rng))
-        repeats = repeats + 1 if architecture in seen else 0
-        if repeats == 0:
-            seen.add(architecture)
-            yield architecture
-
 
 MOST_DRAWN: Final = 300
 """Architectures drawn at most; of more, each is taken to ask as much as the last of these."""
 _ROWS: Final = 12
 """Rows on which a play asks; costs are scaled up to all."""
+_EMPTY: Final = 200
+"""Known architectures in a row after which the space counts as drawn empty."""
 _MOST_PLAYS, _FEWEST_PLAYS = 20, 5
 _PLAYED: Final = 2_000
 """Architectures of all plays together: as many plays as that allows."""
@@ -127,35 +52,6 @@ _RANKER_TOKENS: Final = 2.0
 """Of a reply that is a number."""
 
 _Scores = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class AgentCosts:
-    """The cost of a question to one agent alone, and of what it reads and writes besides.
-
-    Attributes:
-        alone: Mean of a question.
-        reply_tokens: Mean of a reply, as billed.
-        text_tokens: Mean of what a reader of it reads.
-        usd_per_prompt_token: Of this agent.
-        usd_per_reply_token: Likewise.
-        is_greedy: Whether it gives one answer however often it is asked.
-        max_concurrent: Requests at a time; None means no limit.
-    """
-
-    alone: Cost
-    reply_tokens: float = 0.0
-    text_tokens: float = 0.0
-    usd_per_prompt_token: float = 0.0
-    usd_per_reply_token: float = 0.0
-    is_greedy: bool = False
-    max_concurrent: int | None = None
-
-    def reading(self, tokens: float, *, reply: float | None = None) -> Cost:
-        """Return the cost with so many tokens more to read, and a reply of ``reply`` tokens."""
-        less = 0.0 if reply is None else max(0.0, self.reply_tokens - reply)
-        usd = tokens * self.usd_per_prompt_token - less * self.usd_per_reply_token
-        return self.alone + Cost(0.0, tokens - less, usd, 0.0)
 
 
 @dataclass(frozen=True)
@@ -176,7 +72,7 @@ class StudyPlan:
         effort: Of tuning prompts; None where a search has no prompts.
         judged: Cost of one comparison of two answers; None without a judge.
         stops_early: Whether a vote asks no more than its answer needs.
-        is_paired: Whether a loser is stopped by what costs no more, costs being an objective.
+        has_costs: Whether costs are objectives, so that a loser is stopped by what costs less.
         scores: Of each agent on the rows of val; empty before they are known.
         replies: What each said there, equal where a reader reads the same.
         ballots: What a vote counts there.
@@ -198,7 +94,7 @@ class StudyPlan:
     effort: TuningEffort | None = None
     judged: Cost | None = None
     stops_early: bool = True
-    is_paired: bool = False
+    has_costs: bool = False
     scores: Mapping[str, _Scores] = field(default_factory=dict[str, _Scores])
     replies: Mapping[str, Sequence[Hashable]] = field(default_factory=dict[str, Any])
     ballots: Mapping[str, Sequence[Hashable]] = field(default_factory=dict[str, Any])
@@ -339,11 +235,9 @@ class _Play:
     def stages(self) -> dict[str, Cost]:
         """Return the cost of each stage."""
         plan, n_rows = self.plan, len(self.rows)
-        singles = [Architecture.single(name) for name in plan.agents]
-        on_val, race = plan.n_val / n_rows, _PlayedRace(plan, self)
+        singles = list(single_agents(plan.space))
+        on_val, race = plan.n_val / n_rows, self._race()
         found = {"single agents": self._measured(singles, None).scaled(plan, on_val)}
-        for name in plan.agents:
-            race.admit(Architecture.single(name))
         searched, scale = self._searched()
         found["search"] = self._measured(searched, race).scaled(plan, on_val * scale)
         if plan.effort is not None:
@@ -360,11 +254,18 @@ class _Play:
             found["judge"] = replace(judged, seconds=judged.seconds / plan.num_threads)
         return found
 
+    def _race(self) -> PlayedRace:
+        plan = self.plan
+        seeds = (plan.seed, self.number)
+        return PlayedRace(
+            self.scores, n_trials=plan.n_trials, must_cost_less=plan.has_costs, seeds=seeds
+        )
+
     def _searched(self) -> tuple[list[Architecture], float]:
         """Return the mixtures of the trials, and how many times as many there will be."""
         plan = self.plan
         n = max(0, plan.n_measured - len(plan.agents) - plan.n_free)
-        known = dict.fromkeys(map(Architecture.single, plan.agents))
+        known = dict.fromkeys(single_agents(plan.space))
         n_known = len(known)
         known |= dict.fromkeys(plan.given)
         made = {node for one in known for node in nodes_of(one)}
@@ -387,7 +288,7 @@ class _Play:
         centre = [self.rng.choice(mixtures)] if mixtures else []
         near = [other for one in centre for other in neighbours(one, plan.space)]
         some = [*self.rng.sample(near, min(len(near), _N_CANDIDATES)), *self._draws()]
-        new = [one for one in map(plan.canonical, some) if one.layers and one not in known]
+        new = [one for one in map(plan.canonical, some) if one not in known]
 
         def promise(one: Architecture) -> float:
             return self.rng.expovariate(1) / (1 + len(nodes_of(one) - made))
@@ -395,12 +296,12 @@ class _Play:
         if new:
             return max(new, key=promise)
         others = (plan.canonical(plan.space.draw(self.rng)) for _ in range(_EMPTY))
-        return next((one for one in others if one.layers and one not in known), None)
+        return next((one for one in others if one not in known), None)
 
     def _draws(self) -> list[Architecture]:
         return [self.plan.space.draw(self.rng) for _ in range(_N_CANDIDATES)]
 
-    def _measured(self, ones: Iterable[Architecture], race: _PlayedRace | None) -> _Stage:
+    def _measured(self, ones: Iterable[Architecture], race: PlayedRace | None) -> _Stage:
         """Measure architectures on val until a race stops them."""
         stage = _Stage()
         for one in ones:
@@ -411,15 +312,15 @@ class _Play:
                     self.rows_judged += 1
         return stage
 
-    def _tested(self, race: _PlayedRace) -> _Stage:
+    def _tested(self, race: PlayedRace) -> _Stage:
         """Ask on test: every agent, the baselines, the pick and the best random mixture."""
         plan, stage = self.plan, _Stage()
         # The pick leaves the best single agent only for what is clearly better: one time in two.
-        picks = [race.best(plan.random_ones)] + [race.best(None)] * (self.number % 2)
-        picks = [pick for pick in picks if pick is not None]
+        picks = [race.best(plan.random_ones)] + [race.best()] * (self.number % 2)
+        picks = [pick for pick in picks if pick is not None and pick.layers]
         # A picked prompt is compared with the mixture's own.
         picks += [replace(pick, prompt=None) for pick in picks if pick.prompt is not None]
-        for one in (*map(Architecture.single, plan.agents), *plan.tested, *picks):
+        for one in (*single_agents(plan.space), *plan.tested, *picks):
             for row in self.rows:
                 stage.add(self._answered(one, ("test", row)))
         return stage
@@ -545,54 +446,3 @@ class _Asking:
                 known = (len(play.asked), len(play.asked))
             play.asked[key] = known
         return known
-
-
-class _PlayedRace:
-    """Races of a play: a mixture is taken to answer as a random one of its seats, row by row."""
-
-    def __init__(self, plan: StudyPlan, play: _Play) -> None:
-        self.looks = look_points(plan.n_val)
-        self.race = Race(2 * plan.n_trials, max(len(self.looks), 1))
-        self.plan, self.play = plan, play
-        self.whole: dict[Architecture, _Scores] = {}
-        self.rows: dict[Architecture, int] = {}
-        self.leader: Architecture | None = None
-        self._rng = np.random.default_rng([plan.seed % 2**32, play.number, 1])
-
-    def admit(self, one: Architecture) -> _Scores:
-        """Give an architecture its scores, as one that is measured on all rows."""
-        seats = [name for layer in (*one.layers[-1:], *one.last_rounds) for name in layer]
-        table = np.array([self.play.scores[name] for name in seats])
-        found = table[self._rng.integers(len(seats), size=table.shape[1]), range(table.shape[1])]
-        self._keep(one, found)
-        return found
-
-    def _keep(self, one: Architecture, found: _Scores) -> None:
-        self.whole[one], self.rows[one] = found, self.plan.n_val
-        if self.leader is None or found.mean() > self.whole[self.leader].mean():
-            self.leader = one
-
-    def rows_of(self, one: Architecture) -> int:
-        """Return on how many rows an architecture is measured."""
-        if one not in self.rows:
-            leader = self._rival()
-            found = self.admit(one)
-            for look in self.looks:
-                if leader is not None and self.race.is_lost(found[:look], leader[:look]):
-                    del self.whole[one]
-                    self.rows[one] = look
-                    self.leader = self.best(None)
-                    break
-        return self.rows[one]
-
-    def _rival(self) -> _Scores | None:
-        """Return the scores of the leader, or of the best agent where it must cost no more."""
-        if self.plan.is_paired:
-            singles = [found for one, found in self.whole.items() if not one.layers]
-            return max(singles, key=lambda found: float(found.mean()), default=None)
-        return None if self.leader is None else self.whole[self.leader]
-
-    def best(self, among: Iterable[Architecture] | None) -> Architecture | None:
-        """Return the best of these that were measured on all rows; None is of all."""
-        names = self.whole if among is None else [one for one in among if one in self.whole]
-        return max(names, key=lambda one: float(self.whole[one].mean()), default=None)

@@ -27,6 +27,7 @@ from moa_dspy.optimize.objectives import (
 )
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import Limits
+from moa_dspy.optimize.space.programs import ProgramArchitecture
 from moa_dspy.winrate import sign_flip_mid_p
 
 N_BLOCKS = 5
@@ -292,3 +293,61 @@ class TrialJudge:
             rows=n,
             is_stopped_early=n < len(self._rows),
         )
+
+
+class PlayedRace:
+    """Made-up races: a mixture is taken to answer as a random one of its seats, row by row.
+
+    Args:
+        singles: Scores of the single agents, row by row.
+        n_trials: Of the study; the random baseline has as many.
+        must_cost_less: Whether costs are objectives: then a mixture loses to a single agent only.
+        seeds: Of the answers.
+    """
+
+    def __init__(
+        self,
+        singles: Mapping[str, _Vector],
+        *,
+        n_trials: int,
+        must_cost_less: bool = False,
+        seeds: tuple[int, int] = (0, 0),
+    ) -> None:
+        self._n_rows = len(next(iter(singles.values())))
+        self._looks = look_points(self._n_rows)
+        self._race = Race(2 * n_trials, max(len(self._looks), 1))
+        self._singles, self._must_cost_less = singles, must_cost_less
+        self._whole: dict[Architecture, _Vector] = {}
+        self._rows: dict[Architecture, int] = {}
+        self._rng = np.random.default_rng([seed % 2**32 for seed in seeds])
+        for name in singles:
+            self._admit(Architecture.single(name))
+
+    def _admit(self, key: Architecture) -> _Vector:
+        """Give an architecture its scores, as one that is measured on all rows."""
+        one = key.parts[-1][1] if isinstance(key, ProgramArchitecture) else key
+        seats = [name for layer in (*one.layers[-1:], *one.last_rounds) for name in layer]
+        table = np.array([self._singles[name] for name in seats])
+        found = table[self._rng.integers(len(seats), size=table.shape[1]), range(table.shape[1])]
+        self._whole[key], self._rows[key] = found, self._n_rows
+        return found
+
+    def rows_of(self, one: Architecture) -> int:
+        """Return on how many rows an architecture is measured."""
+        if one not in self._rows:
+            rival, found = self._rival(), self._admit(one)
+            for look in self._looks:
+                if self._race.is_lost(found[:look], rival[:look]):
+                    del self._whole[one]
+                    self._rows[one] = look
+                    break
+        return self._rows[one]
+
+    def _rival(self) -> _Vector:
+        among = {o: f for o, f in self._whole.items() if not (self._must_cost_less and o.layers)}
+        return max(among.values(), key=lambda found: float(found.mean()))
+
+    def best(self, among: Iterable[Architecture] | None = None) -> Architecture | None:
+        """Return the best of these that were measured on all rows; None is of all."""
+        names = self._whole if among is None else [one for one in among if one in self._whole]
+        return max(names, key=lambda one: float(self._whole[one].mean()), default=None)

@@ -21,6 +21,7 @@ from moa_dspy.data.splits import balanced_order
 from moa_dspy.diversity import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, StudyError
 from moa_dspy.optimize.early_facts import (
+    AgentCosts,
     Cost,
     EarlyFacts,
     StudyEstimate,
@@ -29,11 +30,8 @@ from moa_dspy.optimize.early_facts import (
 )
 from moa_dspy.optimize.evaluate import Evaluator, NamedPrompts, Student
 from moa_dspy.optimize.forecast import (
-    AgentCosts,
     StudyPlan,
-    baseline_architectures,
     estimated,
-    tested_baselines,
 )
 from moa_dspy.optimize.judge_facts import JudgeFacts
 from moa_dspy.optimize.judging import Judging
@@ -42,7 +40,12 @@ from moa_dspy.optimize.objectives import COSTS, mean_distances, names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Leader, Progress, StageWork
 from moa_dspy.optimize.selection import Limits, ScoreMatrix, canonical_evidence
-from moa_dspy.optimize.space.programs import ProgramArchitecture
+from moa_dspy.optimize.space.programs import (
+    ProgramArchitecture,
+    baseline_architectures,
+    in_every_mixture,
+    tested_baselines,
+)
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.acquisition import Forecast
 from moa_dspy.optimize.votes.ballots import Ballots, waves_of
@@ -301,14 +304,14 @@ class SingleAgents:
             n_val=len(self.rows),
             n_test=len(splits.test),
             num_threads=options.num_threads,
-            given=[one for one in map(self.canonical, given) if one.layers],
-            tested=tested_baselines(ranking, pool, space),
+            given=list(map(self.canonical, in_every_mixture(given, space))),
+            tested=in_every_mixture(tested_baselines(ranking, pool, space), space),
             n_free=N_VOTES if may_vote else 0,
             canonical=self.canonical,
             effort=None if prompts is None else prompts.effort(len(splits.train)),
             judged=judged,
             stops_early=self.stops_early,
-            is_paired=any(cost in named for cost in COSTS),
+            has_costs=any(cost in named for cost in COSTS),
             scores=self.scores,
             replies=replies,
             ballots=replies if self.ballots is None else counted,

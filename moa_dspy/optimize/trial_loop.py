@@ -22,7 +22,6 @@ from moa_dspy.optimize.comparison import (
 from moa_dspy.optimize.conclusion import EvidenceBuilder, best_single_of
 from moa_dspy.optimize.early_facts import Cost
 from moa_dspy.optimize.evaluate import Evaluator
-from moa_dspy.optimize.forecast import baseline_architectures, random_draws
 from moa_dspy.optimize.objectives import COSTS, names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork
@@ -33,7 +32,7 @@ from moa_dspy.optimize.selection import Choice, choose
 from moa_dspy.optimize.several import best_program
 from moa_dspy.optimize.shares import BudgetShares
 from moa_dspy.optimize.singles import N_VOTES, SingleAgents
-from moa_dspy.optimize.space.programs import ProgramSpace
+from moa_dspy.optimize.space.programs import ProgramSpace, baseline_architectures, random_draws
 from moa_dspy.optimize.space.rules import told_apart
 from moa_dspy.optimize.surrogate.acquisition import Prices
 from moa_dspy.optimize.surrogate.gp import Traits

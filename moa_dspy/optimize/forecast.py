@@ -8,8 +8,8 @@ stop as they do, and readers pay for what they read. The range is that of severa
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import islice
@@ -51,7 +51,7 @@ _N_CANDIDATES: Final = 12
 _RANKER_TOKENS: Final = 2.0
 """Of a reply that is a number."""
 
-_Scores = NDArray[np.float64]
+_Scores = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -174,10 +174,10 @@ def _within(found: StudyEstimate, budget: Budget) -> StudyEstimate:
 
 @dataclass(slots=True)
 class _Stage:
-    """What was asked in a stage, on the played rows."""
+    """The requests of a stage, on the played rows."""
 
     cost: Cost = field(default_factory=Cost)
-    busy: Counter[str] = field(default_factory=Counter[str])
+    busy: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def add(self, steps: Iterable[Sequence[tuple[str, Cost]]]) -> None:
         """Add the steps of one answer; who is asked in a step is asked at once."""
@@ -278,7 +278,7 @@ class _Play:
         return mixtures, n / MOST_DRAWN if len(mixtures) == MOST_DRAWN else 1.0
 
     def _proposed(
-        self, known: Mapping[Architecture, None], made: Collection[Any]
+        self, known: Mapping[Architecture, None], made: Set[Hashable]
     ) -> Architecture | None:
         """Return a mixture as the search proposes it, its promise per new call drawn.
 
@@ -317,10 +317,10 @@ class _Play:
         plan, stage = self.plan, _Stage()
         # The pick leaves the best single agent only for what is clearly better: one time in two.
         picks = [race.best(plan.random_ones)] + [race.best()] * (self.number % 2)
-        picks = [pick for pick in picks if pick is not None and pick.layers]
+        picked = [pick for pick in picks if pick is not None and pick.layers]
         # A picked prompt is compared with the mixture's own.
-        picks += [replace(pick, prompt=None) for pick in picks if pick.prompt is not None]
-        for one in (*single_agents(plan.space), *plan.tested, *picks):
+        picked += [replace(pick, prompt=None) for pick in picked if pick.prompt is not None]
+        for one in (*single_agents(plan.space), *plan.tested, *picked):
             for row in self.rows:
                 stage.add(self._answered(one, ("test", row)))
         return stage

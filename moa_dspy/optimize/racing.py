@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import dspy
 import numpy as np
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from moa_dspy.architecture import Architecture
 from moa_dspy.diversity import DiversityMetric
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.nodes import Outcome, scores
 from moa_dspy.optimize.objectives import (
     DiversityObjective,
@@ -43,7 +42,7 @@ def look_points(n_rows: int) -> tuple[int, ...]:
     return tuple(end for end in ends if end >= FEWEST_ROWS)
 
 
-_Vector = NDArray[np.float64]
+_Vector = NDArray[np.floating[Any]]
 _FEWEST_SDS = 2.0
 """Standard deviations of randomly signed differences below which no arm is stopped. Only many tiny
 differences beside a few large ones could pass the test below it; most tests are saved."""
@@ -152,6 +151,30 @@ ReportBlock: TypeAlias = Callable[[list[float], list[float]], None]
 """Takes the metric of the first rows, one by one, and the values of the objectives on them."""
 
 
+class MeasuresArchitectures(Protocol):
+    """Measures architectures on rows; see ``Evaluator``."""
+
+    def measure(
+        self, architecture: Architecture, rows: Sequence[dspy.Example]
+    ) -> tuple[Outcome, ...]:
+        """Return one outcome per row, in the rows' order."""
+        ...
+
+    def knows(self, architecture: Architecture, rows: Sequence[dspy.Example]) -> bool:
+        """Whether ``measure`` of these rows would ask nothing."""
+        ...
+
+    def announce(
+        self,
+        architectures: Iterable[Architecture],
+        rows: Sequence[dspy.Example],
+        *,
+        is_urgent: bool = True,
+    ) -> None:
+        """Have workers begin with these rows."""
+        ...
+
+
 class TrialJudge:
     """Gives every architecture a record; the leader has the best score on all rows up to now.
 
@@ -168,7 +191,7 @@ class TrialJudge:
 
     def __init__(
         self,
-        evaluator: Evaluator,
+        evaluator: MeasuresArchitectures,
         rows: Sequence[dspy.Example],
         *,
         best_single: str,

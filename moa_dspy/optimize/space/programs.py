@@ -14,7 +14,6 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, StudyError
 from moa_dspy.optimize.space.rules import Suggests
 from moa_dspy.optimize.space.space import Params, SearchSpace
-from moa_dspy.pool import Pool
 
 _BETWEEN: Final = re.compile(r";\s+(?![^()]*\))")
 """Between two mixtures: what is in the brackets of a last step belongs to it."""
@@ -282,7 +281,7 @@ def top_k(ranking: Sequence[str], k: int, *, combine: str = "vote") -> Architect
 
 
 def self_moa_of(
-    ranking: Sequence[str], pool: Pool, *, combine: str = "vote"
+    ranking: Sequence[str], pool: Mapping[str, Any], *, combine: str = "vote"
 ) -> Architecture | None:
     """Return samples of the best agent (arXiv:2502.00674), or None if its samples are copies.
 
@@ -304,7 +303,7 @@ def baseline_combine(space: SearchSpace) -> str:
 
 
 def baseline_architectures(
-    ranking: Sequence[str], pool: Pool, space: SearchSpace
+    ranking: Sequence[str], pool: Mapping[str, Any], space: SearchSpace
 ) -> list[Architecture]:
     """Return what every study tries first: Self-MoA, each top-k, and the paper's full layers."""
     combine = baseline_combine(space)
@@ -327,7 +326,9 @@ def in_every_mixture(ones: Iterable[Architecture], space: SearchSpace) -> list[A
     return [ProgramArchitecture.everywhere(space.paths, one) for one in ones]
 
 
-def tested_baselines(ranking: Sequence[str], pool: Pool, space: SearchSpace) -> list[Architecture]:
+def tested_baselines(
+    ranking: Sequence[str], pool: Mapping[str, Any], space: SearchSpace
+) -> list[Architecture]:
     """Return the mixtures that are compared on test whatever is picked."""
     combine = baseline_combine(space)
     found = [self_moa_of(ranking, pool, combine=combine)]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 Printed = Mapping[str, Any]
+_MODELS: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("model_tables.py")))
+_table: Callable[[Sequence[str], Iterable[Sequence[str]]], str] = _MODELS["_table"]
 SHOWN = ("best_single", "top3", "top5", "top7", "exhaustive", "tpe300", "nsga2", "random")
 
 
@@ -26,13 +30,13 @@ def quality(printed: Printed) -> str:
     ]
     splits = rows[0]["splits"]
     note = f"Means over {splits} splits, in percent and points."
-    return "\n".join([_table(heads, lines), "", _honesty(rows), "", note, ""])
+    return "\n".join([_table(heads, lines), _honesty(rows), note, ""])
 
 
 def honest(printed: Printed) -> str:
     """Return how far the reported score is from the truth, over many splits."""
     rows = printed["honest"]
-    return "\n".join([_honesty(rows), "", f"Means over {rows[0]['splits']} splits.", ""])
+    return "\n".join([_honesty(rows), f"Means over {rows[0]['splits']} splits.", ""])
 
 
 def _honesty(rows: Sequence[Printed]) -> str:
@@ -67,7 +71,7 @@ def layered(printed: Printed) -> str:
         f"{_net(row)} points; its interval covers in {100 * row['coverage']:.0f} % of splits."
     )
     heads = ["system", "test score", "minus ours (one-sided 95 % bound)"]
-    return "\n".join([_table(heads, lines), "", note, ""])
+    return "\n".join([_table(heads, lines), note, ""])
 
 
 def _net(row: Printed) -> str:
@@ -103,7 +107,7 @@ def statistics(printed: Printed) -> str:
     ]
     heads = ["gain, by discordance", *(f"{d:.2f}" for d in across)]
     first = _table(["simulated studies", 'say "mixture" (standard error)'], lines)
-    return "\n".join([first, "", _table(heads, power), ""])
+    return "\n".join([first, _table(heads, power)])
 
 
 def cross_fitting(printed: Printed) -> str:
@@ -120,7 +124,6 @@ def cross_fitting(printed: Printed) -> str:
     return "\n".join(
         [
             _table(heads, lines),
-            "",
             f"{len(found['worlds'])} worlds, {studies:,} studies each, standard error at most "
             f"{100 * error:.1f} points. The standard "
             f"deviation of val's z-value is at most {spread:.2f}. "
@@ -145,7 +148,7 @@ def combiners(printed: Printed) -> str:
         for one in printed["combiners"]
     ]
     heads = ["architecture", "score", "over the best alone", "calls", "tokens", "seconds"]
-    return _table([*heads, "nominal usd per 1,000"], lines) + "\n"
+    return _table([*heads, "nominal usd per 1,000"], lines)
 
 
 def economy(printed: Printed) -> str:
@@ -164,7 +167,7 @@ def economy(printed: Printed) -> str:
         f"Medians of {printed['seeds']} worlds. A rival's cell: our calls over its calls, and in "
         "how many worlds it arrived / reached the cap of 20 times ours / was cut off by its limit."
     )
-    return "\n".join([_table(heads, lines), "", note, ""])
+    return "\n".join([_table(heads, lines), note, ""])
 
 
 def prompts(printed: Printed) -> str:
@@ -186,7 +189,7 @@ def prompts(printed: Printed) -> str:
     )
     heads_2 = ["searched with the layers", "origin", "val, rows"]
     verdict = f"> {printed['joint']['verdict']['text']}"
-    return "\n".join([_table(heads, lines), "", note, "", _table(heads_2, joint), "", verdict, ""])
+    return "\n".join([_table(heads, lines), note, "", _table(heads_2, joint), verdict, ""])
 
 
 def _arm(arm: Printed) -> list[str]:
@@ -229,7 +232,7 @@ def collaboration(printed: Printed) -> str:
             for row in sorted(of_set, key=_reading_order)
         ]
         title = f"{tasks}, {layout} prompt, {of_set[0]['rows']} questions, 95 % intervals:"
-        parts += [title, "", _table(heads, lines), ""]
+        parts += [title, "", _table(heads, lines)]
     return "\n".join(parts)
 
 
@@ -267,11 +270,6 @@ def _points(share: float) -> str:
     return f"{100 * share:.2f}"
 
 
-def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    shown = [heads, ["---"] * len(heads), *lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in shown)
-
-
 RULES = ("best_single", "top3", "top5", "top7", "weighted7", "half_weighted7", "weighted_all")
 
 
@@ -289,8 +287,8 @@ def rule(printed: Printed) -> str:
         for folder, found in printed["subpools_of"].items()
         for row in found["rule"]
     ]
-    every = [_table(heads, whole), "", "Random sub-pools of 6 to 12 models:", ""]
-    every += [_table(["folder, questions", "draws", *heads[2:]], drawn), "", *_each(printed)]
+    every = [_table(heads, whole), "Random sub-pools of 6 to 12 models:", ""]
+    every += [_table(["folder, questions", "draws", *heads[2:]], drawn), *_each(printed)]
     return "\n".join(every)
 
 
@@ -318,7 +316,7 @@ def _each(printed: Printed) -> list[str]:
     means = (sum(leads[name] for leads, _ in pools.values()) / len(pools) for name in names)
     lines.append(["mean", "", *(f"{100 * mean:+.2f}" for mean in means)])
     heads = ["folder, seed of the sub-pool", "models", "before", *map(_spaced, names[1:])]
-    return ["Each sub-pool, points of a rule minus ours:", "", _table(heads, lines), ""]
+    return ["Each sub-pool, points of a rule minus ours:", "", _table(heads, lines)]
 
 
 def _spaced(name: str) -> str:

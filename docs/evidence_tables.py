@@ -39,6 +39,7 @@ OUTCOMES = {
     "mixture": "use the mixture",
     "single": "keep the single model",
     "not_enough_examples": "not enough examples",
+    "judge_cannot_tell": "the judge cannot tell",
 }
 FIRST = {
     "votes/math_cheap": "20 models at up to 1 usd per million tokens, hard MATH",

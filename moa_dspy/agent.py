@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 
 from moa_dspy.errors import PoolError
 from moa_dspy.files import LONGEST_SHOWN, check_table, read_toml, shown_value
-from moa_dspy.local.catalogue import CATALOGUE
+from moa_dspy.local.server import CATALOGUE
 from moa_dspy.vendors import Price, gateway_of, is_reasoning_model, listed_price, vendor_of
 
 VARIABLE: Final = re.compile(r"\$\{(\w+)\}")
@@ -199,7 +199,7 @@ class Agent:
 
     @property
     def is_local(self) -> bool:
-        """Whether llama.cpp answers inside this process."""
+        """True if llama.cpp answers inside this process."""
         return self.model.startswith("local/")
 
     @property
@@ -209,14 +209,14 @@ class Agent:
 
     @property
     def endpoint(self) -> str:
-        """Where requests go, whatever the model: what has one queue."""
+        """The place that requests go to, whatever the model; it has one queue."""
         if self.is_local:
             return self.identity
         return (self.base_url or vendor_of(self.model)).rstrip("/")
 
     @property
     def identity(self) -> str:
-        """What answers, endpoint or weights included; sampling settings are not part of it.
+        """The model that answers, with its endpoint or weights, and without sampling settings.
 
         Headers may decide who answers, so those that hold no credential are part of it.
         """
@@ -231,7 +231,7 @@ class Agent:
 
     @property
     def price(self) -> Price | None:
-        """What the agent's tokens cost; None is unknown, which is not 0.
+        """The price of the agent's tokens; None is unknown, which is not 0.
 
         The pool's price if it gives one; 0 for a local model; else LiteLLM's list price of
         this very name, if the vendor's own endpoint is asked.

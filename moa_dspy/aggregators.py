@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol, TypeAlias
 
 from moa_dspy.data.answers import normalise_answer, normalise_text, normalise_version
-from moa_dspy.data.values import comparable
+from moa_dspy.data.tables import comparable
 from moa_dspy.prediction import Response
 from moa_dspy.references import Cut
 from moa_dspy.signatures import ANALYSIS_HEADING

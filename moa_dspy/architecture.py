@@ -259,7 +259,7 @@ class Architecture:
 
     @property
     def whole_weights(self) -> dict[str, int]:
-        """What an answer of each member of the last layer counts, as whole numbers in that ratio.
+        """The weight of each member of the last layer, as whole numbers in the same ratio.
 
         Sums of them are exact: 0.1 and 0.2 weigh as much as 0.3. All are 1 in a plain vote.
         """
@@ -272,10 +272,17 @@ class Architecture:
 
     @property
     def aggregator_calls_a_model(self) -> bool:
-        """Whether the last step asks a language model."""
+        """True if the last step asks a language model."""
         return self.combine in _NEED_AN_AGENT or (
             self.combine == "select" and self.aggregator is not None
         )
+
+    @property
+    def chooses_among_singles(self) -> bool:
+        """Whether its answer is one of those that its agents give alone, each asked once."""
+        names = [name for layer in self.layers for name in layer]
+        is_one_layer = self.depth < 2 and len(set(names)) == len(names)
+        return is_one_layer and not self.aggregator_calls_a_model
 
     @property
     def last_rounds(self) -> tuple[tuple[str, ...], ...]:

@@ -38,8 +38,11 @@ from dspy.clients.engines.base import validate_request
 # Streams that close their connection when they are left early.
 from dspy.clients.engines.lifecycle import aclosing_stream, closing_stream
 
+# The events of LiteLLM's chunks; ours takes out what it knows no event of.
+from dspy.clients.engines.litellm_engine import _ChatStream as LiteLLMChunks
+
 # LiteLLM's errors as DSPy's, by which retries are decided.
-from dspy.clients.engines.litellm_errors import to_lm15_error
+from dspy.clients.engines.litellm_errors import litellm_errors, to_lm15_error
 
 # The timeouts of an LM as its client takes them.
 from dspy.clients.engines.lm15_engine import timeouts_for
@@ -66,6 +69,7 @@ __all__ = [
     "BackendSelection",
     "HttpResponse",
     "LM15Engine",
+    "LiteLLMChunks",
     "LiteLLMEngine",
     "Provider",
     "ReadTimeout",
@@ -77,6 +81,7 @@ __all__ = [
     "aclosing_stream",
     "checked_stream",
     "closing_stream",
+    "litellm_errors",
     "lm15",
     "main_thread_config",
     "plain",

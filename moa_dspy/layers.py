@@ -251,7 +251,7 @@ Trace: TypeAlias = list[tuple[Any, Any, Any]]
 
 
 def is_traced() -> bool:
-    """Whether a caller records this run, as DSPy's optimizers do to learn from every predictor.
+    """True if a caller records this run, as DSPy's optimizers do to learn from every predictor.
 
     The process has a trace too, which is read by no one: it does not count.
     """

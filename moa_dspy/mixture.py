@@ -215,7 +215,7 @@ class MixtureOfAgents(PlannedModule):
 
     @property
     def are_proposers_frozen(self) -> bool:
-        """Whether DSPy's optimizers see, and change, the aggregator alone; may be set.
+        """True if DSPy's optimizers see, and change, the aggregator alone; may be set.
 
         What an optimizer returns is a copy, so set it back there to free the proposers.
         """
@@ -370,7 +370,7 @@ def from_parts(
 
 
 def _is_for_plain_chat(signature: Any, module: Any, pool: Pool) -> bool:
-    """Whether plain chat is the default: small models often break DSPy's formats of replies."""
+    """True if plain chat is the default: small models often break DSPy's formats of replies."""
     outputs = list(signature.output_fields.values())
     is_text = len(outputs) == 1 and outputs[0].annotation is str
     is_default = dspy.settings.adapter is None and module is dspy.Predict
@@ -378,7 +378,7 @@ def _is_for_plain_chat(signature: Any, module: Any, pool: Pool) -> bool:
 
 
 def _is_of_dspy(path: Path) -> bool:
-    """Whether the file is a state that DSPy wrote; DSPy says itself what it refuses."""
+    """True if the file is a state that DSPy wrote; DSPy says itself what it refuses."""
     if path.suffix == ".pkl":
         return True
     try:

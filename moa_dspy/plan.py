@@ -42,6 +42,10 @@ class AgentPool(Protocol):
         """Return the LM of an agent."""
         ...
 
+    def price(self, name: str, /) -> Any:
+        """Return what the tokens of an agent cost; None is unknown."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Reader:
@@ -161,7 +165,7 @@ class Planner:
 
     @property
     def _waves(self) -> Waves | None:
-        """How the members of a vote are asked; None is all at once."""
+        """The order in which members of a vote are asked; None is all at once."""
         one, stops = self.architecture, self.rules.stop_early and not is_traced()
         members, reading = one.layers[-1], one.reading
         first = reading[: one.agree] if one.agree is not None else ()

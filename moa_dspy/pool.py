@@ -25,7 +25,6 @@ from moa_dspy.vendors import OWN_PROTOCOL, Price, vendor_of
 if TYPE_CHECKING:
     import dspy
 
-
 _logger = logging.getLogger(__name__)
 
 _IS_KEY: Final = re.compile(r"(API_?KEY|_TOKEN|SECRET)$")
@@ -92,15 +91,12 @@ def _secrets(agent: Agent, given: tuple[str, ...]) -> tuple[str, ...]:
     """
     if agent.is_local:
         return ()
-    named = [agent.api_key_env or "", *VARIABLE.findall(" ".join(_credentials(agent)))]
+    headers = [value for name, value in agent.headers.items() if IS_CREDENTIAL.search(name)]
+    named = [agent.api_key_env or "", *VARIABLE.findall(" ".join(headers))]
     own = {*(os.environ.get(name, "") for name in named), *given} - {""}
     others = {v for n, v in os.environ.items() if _IS_KEY.search(n) and len(v) >= _SHORTEST_KEY}
     # The longest first: one key may be a part of another.
     return tuple(sorted(own | others, key=len, reverse=True))
-
-
-def _credentials(agent: Agent) -> list[str]:
-    return [value for name, value in agent.headers.items() if IS_CREDENTIAL.search(name)]
 
 
 def _expanded(text: str) -> str:
@@ -237,6 +233,7 @@ class Pool(Mapping[str, Agent]):
 
     Attributes:
         not_adopted: Why an agent's LM is used as it is, its calls not stored, by name.
+        is_timed: Whether it is known how long the agents take; False of a recording without it.
 
     Raises:
         PoolError: If there is no agent, or a name occurs twice.
@@ -257,6 +254,7 @@ class Pool(Mapping[str, Agent]):
         self._lms: dict[str, Any] = dict(lms or {})
         self._lock = threading.Lock()
         self.not_adopted: Mapping[str, str] = {}
+        self.is_timed = True
         if not listed:
             raise PoolError("A pool must hold at least one agent, but got none.")
         if len(self._agents) < len(listed):
@@ -391,7 +389,12 @@ class Pool(Mapping[str, Agent]):
     @property
     def unpriced(self) -> tuple[str, ...]:
         """Names of the agents whose price is unknown: their calls count as 0 usd."""
-        return tuple(name for name in self if self.price(name) is None)
+        return tuple(n for n in self if self.price(n) is None)
+
+    def unknown_costs(self, names: Iterable[str]) -> frozenset[str]:
+        """Return what is unknown of the costs of these agents: ``usd``, ``seconds``."""
+        untimed = () if self.is_timed else ("seconds",)
+        return frozenset(("usd", *untimed) if {*names} & {*self.unpriced} else untimed)
 
     def price(self, name: str) -> Price | None:
         """Return what the tokens of an agent cost; None is unknown, which is not 0.

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Final
@@ -13,6 +13,7 @@ from typing import Any, Final
 import dspy
 from dspy.primitives.prediction import Completions
 
+from moa_dspy.calls.scope import CallFacts
 from moa_dspy.references import Cut
 
 _SHOWN: Final = 100
@@ -35,7 +36,8 @@ class Response:
             again, or an adapter could not read the reply and asked again.
         prompt_tokens: Over all its requests.
         completion_tokens: Over all its requests.
-        usd: In production terms: a stored answer keeps what it cost.
+        usd: In production terms: a stored answer keeps what it cost. None if the agent's price
+            is unknown.
         seconds: As ``usd``; of a straggler, how long it was waited for.
         failure: Error type and message; None when there is an answer.
         cuts: References that were shortened before this agent read them.
@@ -50,20 +52,37 @@ class Response:
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    usd: float = 0.0
+    usd: float | None = 0.0
     seconds: float = 0.0
     failure: str | None = None
     cuts: tuple[Cut, ...] = ()
     finish_reason: str | None = None
 
+    @classmethod
+    def of_calls(
+        cls, agent: str, sample: int, log: Sequence[CallFacts], *, is_priced: bool, **rest: Any
+    ) -> Response:
+        """Return a response with what the calls of ``log`` cost, as far as a price is known."""
+        return cls(
+            agent,
+            sample,
+            calls=len(log),
+            prompt_tokens=sum(facts.prompt_tokens for facts in log),
+            completion_tokens=sum(facts.completion_tokens for facts in log),
+            usd=sum(facts.usd for facts in log) if is_priced else None,
+            seconds=sum(facts.seconds for facts in log),
+            finish_reason=log[-1].finish_reason if log else None,
+            **rest,
+        )
+
     @property
     def has_answer(self) -> bool:
-        """Whether there is something to read."""
+        """True if there is something to read."""
         return self.failure is None
 
     @property
     def is_left_out(self) -> bool:
-        """Whether the mixture's answer was known without it: it did not fail either."""
+        """True if the mixture's answer was known without it: it did not fail either."""
         return self.failure in (NOT_ASKED, NOT_AWAITED)
 
 
@@ -122,9 +141,10 @@ class Answer:
         return sum(self.step_seconds)
 
     @property
-    def usd(self) -> float:
-        """Price of all calls, stored ones at what they cost."""
-        return sum(response.usd for response in self.responses)
+    def usd(self) -> float | None:
+        """Price of all calls, stored ones at what they cost; None if one is unknown."""
+        prices = [response.usd for response in self.responses if response.calls]
+        return None if None in prices else sum(filter(None, prices))
 
     @property
     def calls(self) -> int:
@@ -144,8 +164,8 @@ class Answer:
 
     @property
     def summary(self) -> str:
-        """What the answer cost, in one line."""
-        parts = [f"{self.calls} calls", f"{self.seconds:.2f} s", f"{self.usd:.6f} usd"]
+        """The cost of the answer, in one line."""
+        parts = [f"{self.calls} calls", f"{self.seconds:.2f} s", _price(self.usd)]
         ends = [response.finish_reason for response in self.responses if response.has_answer]
         counts = {
             "not asked": len(self.not_asked),
@@ -164,6 +184,10 @@ class Answer:
         """Show one line per response, then the summary and the answer."""
         lines = [f"{where}  {_line(response)}" for where, response in self.seats]
         return "\n".join([*lines, self.summary, "", self.final.text])
+
+
+def _price(usd: float | None) -> str:
+    return "unknown price" if usd is None else f"{usd:.6f} usd"
 
 
 def _line(response: Response) -> str:
@@ -232,7 +256,7 @@ def _row(where: str, response: Response) -> str:
         str(response.calls),
         str(response.prompt_tokens + response.completion_tokens),
         f"{response.seconds:.2f}",
-        f"{response.usd:.6f}",
+        "unknown" if response.usd is None else f"{response.usd:.6f}",
         str(len(response.cuts) or ""),
         response.text if response.has_answer else _reason(response),
     ]

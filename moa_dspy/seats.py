@@ -307,7 +307,14 @@ class Seats:
         span = agent_span(question, getattr(settings["lm"], "model", question.agent))
         with span, scope as own_scope, dspy.context(**settings):
             empty = is_verbatim(settings["adapter"]) and not question.is_final
-            yield Seat(question, module, own_scope, settings.get("trace", []), keeps_empty=empty)
+            yield Seat(
+                question,
+                module,
+                own_scope,
+                settings.get("trace", []),
+                keeps_empty=empty,
+                is_priced=self.pool.price(question.agent) is not None,
+            )
 
     def _reading_adapter(self, agent: str) -> Any:
         # An LM that is asked as it is hands out its replies with the thoughts in them.
@@ -326,7 +333,7 @@ class Seats:
 
 
 def _is_alone(questions: Sequence[Question]) -> bool:
-    """Whether nothing is gained by a thread or task of its own."""
+    """True if nothing is gained by a thread or task of its own."""
     (first, *others) = questions
     is_watched = dspy.settings.send_stream is not None and not first.is_final
     return not others and first.deadline_seconds is None and not is_watched
@@ -383,13 +390,17 @@ SeatAnswer: TypeAlias = tuple[Response, Trace, Sequence[CallFacts]]
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """A question that is being asked; with ``keeps_empty`` an empty reply is an answer."""
+    """A question that is being asked; with ``keeps_empty`` an empty reply is an answer.
+
+    Without ``is_priced`` its price is unknown.
+    """
 
     question: Question
     module: Any
     scope: CallScope
     trace: Trace = field(default_factory=list)
     keeps_empty: bool = False
+    is_priced: bool = True
 
     def answered(self, prediction: Any) -> SeatAnswer:
         """Return the response that holds ``prediction``, or says that it is empty."""
@@ -413,18 +424,9 @@ class Seat:
 
     def _asked(self, **rest: Any) -> SeatAnswer:
         log = self.scope.log
-        response = Response(
-            agent=self.question.agent,
-            sample=self.question.sample,
-            calls=len(log),
-            prompt_tokens=sum(facts.prompt_tokens for facts in log),
-            completion_tokens=sum(facts.completion_tokens for facts in log),
-            usd=sum(facts.usd for facts in log),
-            seconds=sum(facts.seconds for facts in log),
-            cuts=self.question.cuts,
-            finish_reason=log[-1].finish_reason if log else None,
-            **rest,
-        )
+        asked = self.question
+        rest |= {"cuts": asked.cuts, "is_priced": self.is_priced}
+        response = Response.of_calls(asked.agent, asked.sample, log, **rest)
         reused = sum(facts.is_reused for facts in log)
         note_reply(self.question, response, made=len(log) - reused, stored=reused)
         trace = renamed(self.trace, self.module, self.question.module)

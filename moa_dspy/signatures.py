@@ -144,8 +144,12 @@ def _about_references(
     return made
 
 
-_KEPT_BY_DSPY: Final = ("config", "demos", "lm", "new_signature", "self", "signature")
-"""Keyword arguments of a DSPy module that never reach a prompt."""
+_KEPT_INPUTS: Final = (
+    *("completions", "config", "demos", "instance", "lm", "new_signature", "self", "signature"),
+)
+"""Keyword arguments that DSPy's modules keep for themselves: they never reach a prompt."""
+_KEPT_OUTPUTS: Final = ("base", "self")
+"""Arguments with which a ``dspy.Prediction`` is made."""
 
 
 def usable_signature(signature: Any) -> Any:
@@ -157,10 +161,12 @@ def usable_signature(signature: Any) -> Any:
     """
     if isinstance(signature, str):
         # DSPy itself fails on some of these names.
-        _refuse_kept_names(_FIELD_NAMES.findall(signature.partition("->")[0]))
+        inputs, _, outputs = signature.partition("->")
+        _refuse_kept_names(_FIELD_NAMES.findall(inputs), _FIELD_NAMES.findall(outputs))
     try:
         made: Any = dspy.ensure_signature(signature)
     except Exception as error:  # DSPy raises errors of many types on odd texts
+        _refuse_names_of_signatures(_FIELD_NAMES.findall(str(signature).replace("->", ",")))
         raise ArchitectureError(
             f"`signature` must read like 'question, context -> answer', but got {signature!r}: "
             f"{type(error).__name__}: {error}"
@@ -168,7 +174,7 @@ def usable_signature(signature: Any) -> Any:
     for name in (REFERENCES, FACTS):
         if name in made.fields:
             raise ArchitectureError(f"The signature's own field {name!r} must be renamed.")
-    _refuse_kept_names(made.input_fields)
+    _refuse_kept_names(made.input_fields, made.output_fields)
     return made
 
 
@@ -176,10 +182,25 @@ _FIELD_NAMES: Final = re.compile(r"(?:^|,)\s*([^\W\d]\w*)\s*(?=[:,]|$)")
 """Names of fields in one side of a signature's text."""
 
 
-def _refuse_kept_names(names: Iterable[str]) -> None:
-    for name in names:
-        if name in _KEPT_BY_DSPY:
+def _refuse_kept_names(inputs: Iterable[str], outputs: Iterable[str]) -> None:
+    for name in inputs:
+        if name in _KEPT_INPUTS:
             raise ArchitectureError(
                 f"The signature's input {name!r} must be renamed: DSPy takes arguments named "
-                f"{', '.join(_KEPT_BY_DSPY)} as options of a call, so no model would read it."
+                f"{', '.join(_KEPT_INPUTS)} as its own, so no model would read it."
+            )
+    for name in outputs:
+        if name in _KEPT_OUTPUTS:
+            raise ArchitectureError(
+                f"The signature's output {name!r} must be renamed: a dspy.Prediction cannot hold "
+                f"{' or '.join(_KEPT_OUTPUTS)}."
+            )
+
+
+def _refuse_names_of_signatures(names: Iterable[str]) -> None:
+    for name in names:
+        if hasattr(dspy.Signature, name):
+            raise ArchitectureError(
+                f"The signature's field {name!r} must be renamed: every dspy.Signature has an "
+                "attribute of that name."
             )

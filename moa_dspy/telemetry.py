@@ -52,6 +52,11 @@ def _mlflow() -> Any:
     return mlflow if current is not None and current() is not None else None
 
 
+def is_traced_outside() -> bool:
+    """Whether OpenTelemetry or MLflow would see a question to an agent."""
+    return _tracer() is not None or _mlflow() is not None
+
+
 def mixture_span(mixture: Any, **attributes: Any) -> AbstractContextManager[Any]:
     """Return a span of one question to a mixture, for ``with``; without effect where none is on.
 
@@ -136,10 +141,11 @@ def note_reply(seat: Question, reply: Response, *, made: int, stored: int) -> No
     facts: dict[str, Any] = {
         "gen_ai.usage.input_tokens": reply.prompt_tokens,
         "gen_ai.usage.output_tokens": reply.completion_tokens,
-        f"{_NAME}.usd": reply.usd,
         f"{_NAME}.requests.made": made,
         f"{_NAME}.requests.stored": stored,
     }
+    if reply.usd is not None:
+        facts[f"{_NAME}.usd"] = reply.usd
     if reply.finish_reason is not None:
         facts["gen_ai.response.finish_reasons"] = [reply.finish_reason]
     if reply.failure is not None:
@@ -261,10 +267,11 @@ class MlflowStudy:
         metrics: dict[str, float] = {
             "calls_made": found["calls"]["made"],
             "calls_reused": found["calls"]["reused"],
-            "usd_paid": found["usd"],
             "seconds_taken": found["seconds"],
             "n_trials": len(found["trials"]),
         }
+        if found["usd"] is not None:
+            metrics["usd_paid"] = found["usd"]
         for split in ("val", "test"):
             for name, row in found[split].items():
                 if row["score"] is not None:

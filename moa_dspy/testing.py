@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import dspy
 
@@ -158,8 +158,8 @@ def recorded_pool(recorded: RecordedResponses, *, calls: Calls | None = None) ->
     answer the bare question only, in plain chat (``PlainChat``), so they can vote and be
     selected by consensus; an agent that is shown other responses raises ``UnknownCallError``.
     A response that was recorded as null or blank is a model's failure. What a response cost is
-    what the recording says; a recording without ``usd`` leaves the price of the agents unknown
-    where it has other costs.
+    what the recording says, also where there was no response. A recording that does not say
+    ``usd`` or ``seconds`` of everything leaves the price, or the time, of all agents unknown.
 
     Args:
         recorded: Who answered what.
@@ -173,7 +173,7 @@ def recorded_pool(recorded: RecordedResponses, *, calls: Calls | None = None) ->
         if counts[text.strip()] == 1  # a text of two questions does not say which one is asked
     }
     # Not the price of an answer, which is recorded, but a sign that it is known.
-    price = 0.0 if not recorded.costs or recorded.knows("usd") else None
+    price = 0.0 if recorded.knows("usd") else None
     agents = [
         Agent(
             name=name,
@@ -185,7 +185,13 @@ def recorded_pool(recorded: RecordedResponses, *, calls: Calls | None = None) ->
         for name in recorded.models
     ]
     replays = {a.name: _Replay(a.name, recorded, shared, ids) for a in agents}
-    return Pool(agents, calls=shared, lms={name: _recorded_lm(it) for name, it in replays.items()})
+    lms = {name: _recorded_lm(it) for name, it in replays.items()}
+    pool = Pool(agents, calls=shared, lms=lms)
+    pool.is_timed = recorded.knows("seconds")
+    return pool
+
+
+_NO_RESPONSE: Final = "The model gave no response when it was recorded."
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +214,7 @@ class _Replay:
         text = self.recorded.responses[self.agent][name]
         cost = self.recorded.costs.get((name, self.agent), RecordedCost())
         self.calls.count_reuse()
-        if text is None or not text.strip():
-            raise lm15.ProviderError("The model gave no response when it was recorded.")
+        failure = None if text and text.strip() else _NO_RESPONSE
         facts = CallFacts(
             self.agent,
             cost.prompt_tokens or 0,
@@ -217,13 +222,16 @@ class _Replay:
             cost.usd or 0.0,
             cost.seconds or 0.0,
             is_reused=True,
-            no_answer=why_no_answer([("text", text)]),
+            failure=failure,
+            no_answer=None if failure else why_no_answer([("text", text or "")]),
         )
         current_scope().note(facts)
+        if failure is not None:
+            raise lm15.ProviderError(failure)
         response = lm15.Response(
             id=None,
             model=request.model,
-            message=lm15.Message.assistant(text),
+            message=lm15.Message.assistant(text or ""),
             finish_reason="stop",
             usage=lm15.Usage(input_tokens=0, output_tokens=0),
         )

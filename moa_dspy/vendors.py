@@ -1,4 +1,4 @@
-"""Facts about endpoints and models: gateways, this machine, reasoning models, list prices."""
+"""Facts about endpoints and vendors: gateways, reasoning models, list prices, ends of replies."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def gateway_of(model: str) -> str | None:
 
 
 def is_reasoning_model(model: str) -> bool:
-    """Whether ``model`` is one of OpenAI's that take no temperature and no ``max_tokens``."""
+    """True if ``model`` is one of OpenAI's that take no temperature and no ``max_tokens``."""
     return _REASONING.fullmatch(model.rpartition("/")[2]) is not None
 
 
@@ -104,3 +104,59 @@ def _price_list() -> Mapping[str, Mapping[str, Any]]:
         return {}
     listed: dict[str, Mapping[str, Any]] = json.loads(path.read_text("utf-8"))
     return listed
+
+
+_FILTERED: Final = frozenset(
+    {"BLOCKLIST", "LANGUAGE", "OTHER", "PROHIBITED_CONTENT", "RECITATION", "SAFETY", "SPII"}
+)
+"""Reasons of Gemini's why it ended an answer, or gave none."""
+_WINDOW_EXCEEDED: Final = "model_context_window_exceeded"
+
+
+def regular_ending(data: dict[str, Any], *, is_for_litellm: bool) -> dict[str, Any]:
+    """Return a reply or event of Gemini's or Anthropic's whose ending all clients read alike.
+
+    An answer that was filtered, or a prompt that was blocked, is an answer that says so, an empty
+    one if need be; DSPy's client would raise, and LiteLLM drop what there is. Tokens of thoughts
+    count as tokens of the answer, as they are paid for.
+
+    Args:
+        data: As the server sent it.
+        is_for_litellm: Whether LiteLLM reads it, and not DSPy's own client.
+    """
+    candidates, feedback = data.get("candidates"), data.get("promptFeedback")
+    if not candidates and isinstance(feedback, Mapping) and feedback.get("blockReason"):
+        candidates = [{"index": 0, "finishReason": "SAFETY"}]
+    if isinstance(candidates, list):
+        # Each client takes a word of its own for an answer that was filtered.
+        word = "content_filter" if is_for_litellm else "safety"
+        usage = data.get("usageMetadata")
+        return {
+            **{name: value for name, value in data.items() if name != "promptFeedback"},
+            "candidates": [_regular_candidate(one, word) for one in candidates],
+            # LiteLLM adds thoughts itself, and raises where nothing was counted.
+            "usageMetadata": (usage or {}) if is_for_litellm else _with_thoughts(usage),
+        }
+    ending = data if "stop_reason" in data else data.get("delta")
+    if isinstance(ending, Mapping) and ending.get("stop_reason") == _WINDOW_EXCEEDED:
+        ended_by = {**ending, "stop_reason": "max_tokens"}
+        return ended_by if ending is data else {**data, "delta": ended_by}
+    return data
+
+
+def _regular_candidate(candidate: Any, filtered: str) -> Any:
+    if not isinstance(candidate, Mapping) or candidate.get("finishReason") not in _FILTERED:
+        return candidate
+    content = candidate.get("content")
+    parts = content.get("parts") if isinstance(content, Mapping) else None
+    said = {"role": "model", "parts": parts or [{"text": ""}]}
+    return {**candidate, "content": said, "finishReason": filtered}
+
+
+def _with_thoughts(usage: Any) -> Any:
+    if not isinstance(usage, Mapping):
+        return usage
+    spoken, thought = usage.get("candidatesTokenCount"), usage.get("thoughtsTokenCount")
+    if not isinstance(thought, int):
+        return usage
+    return {**usage, "candidatesTokenCount": thought + (spoken if isinstance(spoken, int) else 0)}

@@ -106,12 +106,12 @@ class Waves:
         return [place for place in self.priority if place not in said]
 
     def agree(self, said: Said) -> bool:
-        """Whether the members that are asked first have all given one answer."""
+        """True if the members that are asked first have all given one answer."""
         first = [said.get(place) for place in self.agreeing]
         return bool(first) and None not in first and len(set(first)) == 1
 
     def is_settled(self, said: Said) -> bool:
-        """Whether the answer is the same whatever the others would say, or not say."""
+        """True if the answer is the same whatever the others would say, or not say."""
         rest = self.rest(said)
         if not rest:
             return True
@@ -178,7 +178,7 @@ class WaveRules:
 
     @property
     def hedge_seconds(self) -> float:
-        """When all others are asked at once, whatever is still awaited."""
+        """Seconds after which all others are asked at once, whatever is still awaited."""
         late = self.deadline_seconds
         return math.inf if late is None else SHARE_FOR_WAVES * late
 
@@ -297,13 +297,13 @@ class MemberProgress:
 
     @property
     def is_over(self) -> bool:
-        """Whether the answer is known, or it is too late for any more."""
+        """True if the answer is known, or it is too late for any more."""
         left = self.members.rules.left(self._seconds)
         return (left is not None and left <= 0) or self.is_settled
 
     @property
     def is_settled(self) -> bool:
-        """Whether the answer is known."""
+        """True if the answer is known."""
         rules = self.members.rules
         return rules.waves.is_settled(rules.said(self.responses))
 
@@ -317,7 +317,7 @@ class MemberProgress:
 
     @property
     def patience_seconds(self) -> float | None:
-        """How long an answer is waited for before there is something else to do."""
+        """Seconds to wait for an answer before there is something else to do."""
         rules, now = self.members.rules, self._seconds
         if rules.deadline_seconds is None:
             return None
@@ -395,7 +395,7 @@ class StatusMessages:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether the program is streamed."""
+        """True if the program is streamed."""
         return self.stream is not None
 
     def watched(self, running: Sequence[Future[Any]], seconds: float | None) -> set[Future[Any]]:

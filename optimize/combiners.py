@@ -67,7 +67,7 @@ class Measured:
     def of(cls, score: float, answer: Answer) -> Measured:
         """Return the score beside the costs of all responses on the way to the answer."""
         tokens = sum(r.prompt_tokens + r.completion_tokens for r in answer.responses)
-        costs = (answer.calls, tokens, answer.seconds, answer.usd)
+        costs = (answer.calls, tokens, answer.seconds, answer.usd or 0.0)
         return cls(score, *costs, is_undecided=answer.is_undecided)
 
 

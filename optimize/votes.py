@@ -1,8 +1,9 @@
 """Runs the vote studies of this folder at several sizes, and keeps what the pages show of them.
 
 Each study of `votes/` is run through the command line as it stands, and with 100 and 500 questions
-to look at instead of its 200. What is known of a run is written at once: the program may be stopped
-and started again. Studies whose table is not there are skipped, and their rows stay as they are.
+to look at instead of its 200. What is known of a run is written at once: the program may be
+stopped, and goes on with `--missing`. Studies whose table is not there are skipped, and their rows
+stay as they are.
 
     uv run python data/pools/make_tables.py FOLDER
     uv run python optimize/votes.py              # writes docs/results/votes.json
@@ -107,6 +108,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results/votes.json")
     parser.add_argument("--studies", nargs="+", help="names of `votes/*.toml`; default all")
     parser.add_argument("--val", nargs="+", type=int, default=[WRITTEN, 100, 500])
+    parser.add_argument("--missing", action="store_true", help="only runs that --out has not yet")
     options = parser.parse_args()
     folder = ROOT / "runs/votes"
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,6 +120,8 @@ def main() -> None:
             path = study.parent / tomllib.loads(study.read_text("utf-8"))["data"]["path"]
             if not path.is_file():
                 print(f"{study.stem}: skipped, there is no {path.resolve()}", flush=True)
+                continue
+            if options.missing and (study.stem, n_val) in known:
                 continue
             row = found(study, n_val, pd.read_parquet(path), folder)
             known[place_of(row)] = row

@@ -20,7 +20,7 @@ from moa_dspy.architecture import COMBINES
 from moa_dspy.optimize import study_file
 from moa_dspy.optimize import study_file as study_tables
 from moa_dspy.optimize.judge_table import JudgeTable
-from moa_dspy.optimize.options import DataTable
+from moa_dspy.optimize.options import DataTable, TaskTable
 from moa_dspy.optimize.study import PreparedStudy
 from moa_dspy.optimize.study_file import PromptsTable
 
@@ -111,7 +111,7 @@ def test_every_key_of_an_agent_is_documented() -> None:
 
 SECTIONS: dict[str, type[Any]] = {
     "Top level": study_file.StudyTables,
-    "`[task]`": study_tables.TaskTable,
+    "`[task]`": TaskTable,
     "`[data]`": DataTable,
     "`[calls]`": study_tables.CallsTable,
     "`[space]`": study_tables.SpaceTable,

@@ -96,7 +96,18 @@ def test_a_mixture_with_another_architecture_is_alike_in_everything_else() -> No
         (dspy.Signature("lm: int, q -> a"), "a", {}, "input 'lm' must be renamed"),
         *(
             (f"question, {name} -> answer", "a", {}, f"input '{name}' must be renamed: DSPy takes")
-            for name in ("config", "demos", "lm", "new_signature", "self", "signature")
+            for name in (
+                *("completions", "config", "demos", "instance", "lm", "new_signature", "self"),
+                "signature",
+            )
+        ),
+        *(
+            (f"question -> {name}: str", "a", {}, f"output '{name}' must be renamed: a dspy.Pred")
+            for name in ("base", "self")
+        ),
+        *(
+            (text, "a", {}, "every dspy.Signature has an attribute of that name")
+            for text in ("question, instructions -> answer", "fields -> x", "q -> signature")
         ),
     ],
 )

@@ -21,15 +21,16 @@ from moa_dspy.calls.scope import (
 )
 from moa_dspy.calls.store.database import database_url, shown_url
 from moa_dspy.calls.store.leases import SharedLimits
-from moa_dspy.calls.store.query import (
+from moa_dspy.calls.store.schema import Recording
+from moa_dspy.calls.store.store import (
     AgentSummary,
     CallFilter,
-    Recording,
+    CallStore,
+    PaidTwice,
     filtered_calls,
     prune,
     summaries,
 )
-from moa_dspy.calls.store.store import CallStore, PaidTwice
 
 if TYPE_CHECKING:
     from moa_dspy.calls.lm.engine import AsyncStoredEngine, StoredEngine

@@ -120,6 +120,8 @@ def facts_of(call: Call, *, is_reused: bool) -> CallFacts:
         finish_reason=reply.finish_reason,
         no_answer=reply.no_answer,
         is_estimated=call.response is not None and not has_counts(call.response),
+        key=call.key,
+        time=call.time,
     )
 
 
@@ -145,7 +147,7 @@ class OutagePolicy:
         self._lock = threading.Lock()
 
     def is_temporary(self, error: BaseException, *, attempt: int) -> bool:
-        """Whether ``error`` says nothing about the model: it is retried, and no failed call."""
+        """True if ``error`` says nothing about the model: it is retried, and no failed call."""
         if not isinstance(error, Exception):
             return False
         return is_transient(error) or (is_unreadable(error) and attempt < _MAX_UNREADABLE)
@@ -181,7 +183,7 @@ class SharedSlots(Protocol):
     """Limits of endpoints that hold for all processes on one store together."""
 
     def applies_to(self, limiter: Limiter) -> bool:
-        """Whether ``acquire`` might do anything but let a request pass."""
+        """True if ``acquire`` might do anything but let a request pass."""
         ...
 
     def acquire(self, limiter: Limiter) -> Any:

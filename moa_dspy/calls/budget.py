@@ -103,7 +103,7 @@ class Ledger:
 
     @property
     def spending(self) -> Spending:
-        """What was spent up to now, by all processes that share the backend."""
+        """The spending up to now of all processes that share the backend."""
         s = self.backend.spending()
         return Spending(s.made, s.reused + self._reused, s.tokens, s.usd, s.seconds)
 

@@ -182,7 +182,7 @@ def token_counts(request: str, response: Mapping[str, Any]) -> TokenCount:
 
 
 def is_count(value: object) -> TypeGuard[int]:
-    """Whether ``value`` may be a number of tokens."""
+    """True if ``value`` may be a number of tokens."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_TOKENS
 
 
@@ -224,7 +224,7 @@ def _is_list(value: Any) -> bool:
 
 
 def has_counts(response: str) -> bool:
-    """Whether the canonical JSON of a response holds both counts."""
+    """True if the canonical JSON of a response holds both counts."""
     # Inside a text these quotes are escaped, so they are those of the fields.
     return '"input_tokens":' in response and '"output_tokens":' in response
 

@@ -138,7 +138,7 @@ def _without_begun(text: str, closing: str) -> str:
 
 
 def _may_begin(text: str) -> bool:
-    """Whether a thought may follow: ``text`` is empty, or the beginning of an opening tag."""
+    """True if a thought may follow: ``text`` is empty, or the beginning of an opening tag."""
     lower = text.lower()
     return any(one.startswith(lower) for one in _BEGINNINGS)
 

@@ -271,14 +271,14 @@ def poll_seconds() -> Iterator[float]:
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether DSPy calls ``error`` retryable: the endpoint is busy, down, slow or cut off."""
+    """True if DSPy calls ``error`` retryable: the endpoint is busy, down, slow or cut off."""
     import dspy
 
     return not isinstance(error, MoaError) and dspy.is_retryable_lm_error(_as_dspy_error(error))
 
 
 def is_unreadable(error: Exception) -> bool:
-    """Whether a server that answered sent no answer: other JSON, none, or no choice."""
+    """True if a server that answered sent no answer: other JSON, none, or no choice."""
     import dspy
 
     if isinstance(error, MoaError):

@@ -23,7 +23,7 @@ class Interrupt(Protocol):
     """Something that ends a caller's work, such as a ``threading.Event``."""
 
     def is_set(self) -> bool:
-        """Whether it has ended."""
+        """True if it has ended."""
         ...
 
 
@@ -33,18 +33,16 @@ class CallFacts:
 
     Attributes:
         agent: Name of the agent.
-        prompt_tokens: 0 where it failed.
-        completion_tokens: 0 where it failed.
-        usd: 0 where it failed.
+        prompt_tokens, completion_tokens, usd: 0 where it failed.
         seconds: Wall time when the call was made, or until it was given up.
         is_reused: Whether it came from a store or recording.
         failure: Why there is no answer; None when there is one.
         attempt: Number of the attempt, from 1 on; 0 means that it was never sent.
         is_estimated: Whether tokens and usd are an estimate, as the endpoint counted none.
-        finish_reason: Why the reply ended: ``stop``, ``length`` (the token limit cut it),
-            ``content_filter``, ``tool_call``; None where it failed.
-        no_answer: Why the reply holds no answer, in one line: reasoning only, a refusal, an
-            empty text; None where it holds one, or the call failed.
+        finish_reason: ``stop``, ``length``, ``content_filter``, ``tool_call``; None if it failed.
+        no_answer: Why a reply holds no answer, such as a refusal; None where it holds one.
+        key: As of ``Call``; empty where there is none.
+        time: As of ``Call``.
     """
 
     agent: str
@@ -58,6 +56,8 @@ class CallFacts:
     is_estimated: bool = False
     finish_reason: str | None = None
     no_answer: str | None = None
+    key: str = field(default="", compare=False, repr=False)
+    time: float = field(default=0.0, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +321,7 @@ class _CancelledHost:
     loop: Any = None
 
     def is_set(self) -> bool:
-        """Whether it was cancelled."""
+        """True if it was cancelled."""
         if isinstance(self.loop, asyncio.AbstractEventLoop) and self.loop.is_closed():
             return True
         scope = self.scope

@@ -5,6 +5,7 @@ DSPy and Optuna take seconds to import, so every command imports what it needs o
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import os
@@ -289,10 +290,7 @@ class OneLineErrors(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                # A model's half emoji, or a console that is not UTF-8, must not end a command.
-                stream.reconfigure(errors="backslashreplace")
+        _read_and_show_any_text()
         try:
             return super().invoke(ctx)
         except MoaError as error:
@@ -301,6 +299,16 @@ class OneLineErrors(TyperGroup):
         except KeyboardInterrupt as interrupt:
             typer.echo(_interrupted(ctx.invoked_subcommand, str(interrupt)), err=True)
             raise typer.Exit(130) from None
+
+
+def _read_and_show_any_text() -> None:
+    """Have a half emoji of a model's, or a console that is not UTF-8, end no command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        is_ascii = codecs.lookup(sys.stdin.encoding).name == "ascii"
+        sys.stdin.reconfigure(encoding="utf-8" if is_ascii else None, errors="replace")
 
 
 app = typer.Typer(

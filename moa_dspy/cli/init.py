@@ -69,7 +69,7 @@ class FoundModel:
 
     @property
     def is_here(self) -> bool:
-        """Whether it runs on this machine."""
+        """True if it runs on this machine."""
         return self.api_base is not None or self.model.startswith("local/")
 
     @property
@@ -336,7 +336,7 @@ class StudyDraft:
 
     @cached_property
     def faults(self) -> TableFaults:
-        """What is odd about the rows."""
+        """Notes on what is odd about the rows."""
         from moa_dspy.data.discover import TableFaults
 
         values, rows = self.profile.values, range(self.profile.n_rows)
@@ -347,7 +347,7 @@ class StudyDraft:
 
     @property
     def is_short(self) -> bool:
-        """Whether right answers are a few words or a number."""
+        """True if right answers are a few words or a number."""
         return self._kind.metric in ("choice", "exact_match", "numeric_match")
 
     def text(self, name: str) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from moa_dspy.optimize.preflight import Preflight
     from moa_dspy.optimize.result import StudyResult
     from moa_dspy.optimize.run import StudyEnd
+    from moa_dspy.optimize.study import PreparedStudy
     from moa_dspy.telemetry import MlflowStudy
     from moa_dspy.vendors import Price
 
@@ -57,14 +58,16 @@ def optimize(
     if dry_run:
         check(study, as_json=as_json)
         return
+    with _prints_aside(as_json):
+        prepared = _read(study)
     is_terminal = sys.stdin.isatty() and sys.stderr.isatty()
     if is_terminal and not (yes or resume or as_json):
-        _ask_to_go_on(study, ask_above)
+        _ask_to_go_on(prepared, ask_above)
 
-    record = None if mlflow is None else _mlflow_record(study, mlflow)
+    record = None if mlflow is None else _mlflow_record(prepared, study.name, mlflow)
     options: Any = {"out": out, "resume": resume, "callbacks": [] if record is None else [record]}
     try:
-        ended = _run(study, storage, options, as_json, _display_mode(as_json, quiet), verbose)
+        ended = _run(prepared, storage, options, as_json, _display_mode(as_json, quiet), verbose)
     except BaseException:
         if record is not None:
             record.fail()
@@ -84,26 +87,38 @@ def _display_mode(as_json: bool, quiet: bool) -> Any:
     return "none" if as_json or quiet else None
 
 
+def _prints_aside(is_aside: bool) -> Any:
+    # Metrics and data readers are the user's: what they print must not end up in the JSON.
+    return redirect_stdout(sys.stderr) if is_aside else nullcontext()
+
+
+def _read(study: Path) -> PreparedStudy:
+    from moa_dspy.optimize.study import PreparedStudy
+
+    return PreparedStudy.read(study)
+
+
 def _run(
-    study: Path, storage: str | None, options: Any, as_json: bool, mode: Any, verbose: bool
+    prepared: PreparedStudy,
+    storage: str | None,
+    options: Any,
+    as_json: bool,
+    mode: Any,
+    verbose: bool,
 ) -> StudyEnd:
     from moa_dspy.optimize.live_view import LiveProgress
     from moa_dspy.optimize.run import work_on
 
-    # Metrics and data readers are the user's: what they print must not end up in the JSON.
-    prints = redirect_stdout(sys.stderr) if as_json else nullcontext()
-    with prints, LiveProgress(mode=mode, is_verbose=verbose) as display, each_warning_once():
-        return work_on(study, storage, show=display.show, **options)
+    view = LiveProgress(mode=mode, is_verbose=verbose)
+    with _prints_aside(as_json), view as display, each_warning_once():
+        return work_on(prepared, storage, show=display.show, **options)
 
 
-def _mlflow_record(study: Path, uri: str) -> MlflowStudy:
-    from moa_dspy.optimize.study import PreparedStudy
+def _mlflow_record(prepared: PreparedStudy, file: str, uri: str) -> MlflowStudy:
     from moa_dspy.telemetry import MlflowStudy
 
-    prepared = PreparedStudy.read(study)
-    return MlflowStudy(
-        uri, experiment=prepared.study.name, name=prepared.study.name, params={"study": study.name}
-    )
+    name = prepared.study.name
+    return MlflowStudy(uri, experiment=name, name=name, params={"study": file})
 
 
 def check(
@@ -120,8 +135,8 @@ def check(
     """
     from moa_dspy.optimize.preflight import check_before
 
-    with redirect_stdout(sys.stderr):
-        found = check_before(study, asks=probe)
+    with _prints_aside(True):
+        found = check_before(_read(study), asks=probe)
     if as_json:
         typer.echo(json.dumps(found.to_json(), allow_nan=False))
     else:
@@ -130,10 +145,10 @@ def check(
         raise typer.Exit(2)
 
 
-def _ask_to_go_on(study: Path, ask_above: float) -> None:
+def _ask_to_go_on(prepared: PreparedStudy, ask_above: float) -> None:
     from moa_dspy.optimize.preflight import check_before
 
-    found = check_before(study)
+    found = check_before(prepared)
     most = found.most_usd
     if most is None:
         names = ", ".join(found.unpriced)
@@ -294,7 +309,7 @@ def worker(
 
     with LiveProgress() as progress, each_warning_once():
         ended = work_on(
-            study,
+            _read(study),
             storage,
             out=out,
             is_helper=True,

@@ -169,7 +169,7 @@ def compared_facts(result: StudyResult) -> dict[str, str]:
         "usd per 1,000 questions": pick["usd"],
         "architectures tried": f"{len(result.trials):,}",
         "calls made, reused": f"{result.calls_made:,}, {result.calls_reused:,}",
-        "usd paid": amount(result.usd),
+        "usd paid": NONE if result.usd is None else amount(result.usd),
         "time": duration(result.seconds),
         "seed": str(result.seed),
         "questions of the verdict": f"{result.verdict.n:,}",
@@ -210,12 +210,14 @@ def pick(
 
 
 def front_members(result: StudyResult) -> list[str]:
-    """Return the Pareto front of a run; that of score and price where it had one objective."""
+    """Return the Pareto front of a run; that of score and price, or calls, where it had one."""
     from moa_dspy.optimize.objectives import front
 
     if result.front:
         return list(result.front)
-    return [one.architecture for one in front(result.trials, ("score", "usd"))]
+    is_priced = all(trial.usd is not None for trial in result.trials)
+    cost = "usd" if is_priced else "calls"
+    return [one.architecture for one in front(result.trials, ("score", cost))]
 
 
 def note_on_test(result: StudyResult, architecture: str) -> str:
@@ -226,8 +228,9 @@ def note_on_test(result: StudyResult, architecture: str) -> str:
         if row.architecture == architecture and row.score is not None:
             tested = f"tested: {points(row.score)} % on test"
             return tested if row.name == "pick" else f"{tested}, {_SEEN}"
-    if architecture in result.front_verdicts:
-        return f"tested, {_SEEN}: {result.front_verdicts[architecture].text}"
+    tested_for_less = {**result.savings, **result.front_verdicts}
+    if architecture in tested_for_less:
+        return f"tested, {_SEEN}: {tested_for_less[architecture].text}"
     on_val = next((t.score for t in result.trials if t.architecture == architecture), None)
     known = "" if on_val is None else f"; val said {points(on_val)} %, which flatters what is best"
     return f"untested: no test question was asked of it{known}"

@@ -278,4 +278,5 @@ class Conversation:
 
 def _summary(made: ChatAnswer) -> str:
     one = made.answer.final
-    return f"{one.calls} calls, {one.seconds:.2f} s, {one.usd:.6f} usd"
+    price = "unknown price" if one.usd is None else f"{one.usd:.6f} usd"
+    return f"{one.calls} calls, {one.seconds:.2f} s, {price}"

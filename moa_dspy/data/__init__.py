@@ -4,13 +4,16 @@ from collections.abc import Callable
 
 from moa_dspy.data.answers import normalise_answer, normalise_text, normalise_version
 from moa_dspy.data.benchmarks import BENCHMARKS, card
-from moa_dspy.data.benchmarks.base import Benchmark, BenchmarkOrigin
-from moa_dspy.data.benchmarks.bbh import bbh_match
-from moa_dspy.data.benchmarks.gsm8k import gsm8k_match, last_number
-from moa_dspy.data.benchmarks.mmlu_pro import answer_letter, mmlu_pro_match
+from moa_dspy.data.benchmarks.reasoning import (
+    answer_letter,
+    bbh_match,
+    gsm8k_match,
+    last_number,
+    mmlu_pro_match,
+)
 from moa_dspy.data.metrics import FIELD_METRICS, FieldMetric, answer_match, version_match
 from moa_dspy.data.recorded import RecordedResponses, read_answers, read_recorded
-from moa_dspy.data.rows import check_outputs, read_hub, read_rows
+from moa_dspy.data.rows import Benchmark, BenchmarkOrigin, check_outputs, read_hub, read_rows
 from moa_dspy.data.splits import (
     Splits,
     find_duplicates,
@@ -19,8 +22,7 @@ from moa_dspy.data.splits import (
     split_rows,
     without_repeated,
 )
-from moa_dspy.data.tables import FORMATS
-from moa_dspy.data.values import accepted_answers, comparable, is_absent, plain_text
+from moa_dspy.data.tables import FORMATS, accepted_answers, comparable, is_absent, plain_text
 
 __all__ = [
     "BENCHMARKS",
@@ -45,6 +47,7 @@ __all__ = [
     "fingerprint",
     "gsm8k_match",
     "is_absent",
+    "is_pure",
     "last_number",
     "mmlu_pro_match",
     "normalise_answer",
@@ -70,8 +73,13 @@ METRICS: dict[str, Callable[..., float]] = {
 """Name in a study file -> DSPy metric of the field `answer`. One line each."""
 
 
+def is_pure(metric: Callable[..., float]) -> bool:
+    """Whether a metric is one of the library's own, by name: it reads example and prediction."""
+    return isinstance(metric, FieldMetric) or metric in METRICS.values()
+
+
 def fields_read(metric: Callable[..., float]) -> tuple[str, ...]:
     """Return the output fields that a metric by name reads in a row; of any other, none."""
     if isinstance(metric, FieldMetric):
         return metric.fields
-    return ("answer",) if metric in METRICS.values() else ()
+    return ("answer",) if is_pure(metric) else ()

@@ -162,6 +162,18 @@ def normalise_text(text: str) -> str:
 
 def answer_words(text: str, *, as_written: bool = False) -> list[str]:
     """Return the words of the last line that has any, in order, each as an answer is written."""
+    if len(text) <= _LONGEST_REMEMBERED:
+        # A right answer is read for every answer to its question.
+        return [*_remembered_words(text, as_written)]
+    return _words(text, as_written)
+
+
+@lru_cache(maxsize=_MOST_REMEMBERED)
+def _remembered_words(text: str, as_written: bool) -> tuple[str, ...]:
+    return tuple(_words(text, as_written))
+
+
+def _words(text: str, as_written: bool) -> list[str]:
     plain = _plain(text)
     lines = [line for line in plain.splitlines() if line.strip()]
     if len(lines) == 1:

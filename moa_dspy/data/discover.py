@@ -12,8 +12,7 @@ from statistics import fmean
 from typing import Any, Final
 
 from moa_dspy.data.answers import normalise_text
-from moa_dspy.data.tables import Record
-from moa_dspy.data.values import holds_answer, is_absent, plain_text
+from moa_dspy.data.tables import Record, holds_answer, is_absent, plain_text
 from moa_dspy.errors import DataError
 
 INPUT_NAMES: Final = frozenset(

@@ -21,7 +21,7 @@ from moa_dspy.data.answers import (
     normalise_text,
     normalise_version,
 )
-from moa_dspy.data.values import accepted_answers, comparable, is_absent, is_container, plain_text
+from moa_dspy.data.tables import accepted_answers, comparable, is_absent, is_container, plain_text
 from moa_dspy.errors import MetricError, StudyError
 
 

@@ -12,8 +12,14 @@ from typing import Any, Final
 
 import dspy
 
-from moa_dspy.data.tables import SUFFIXES, find_file, records_of
-from moa_dspy.data.values import is_absent, is_container, plain_text
+from moa_dspy.data.tables import (
+    SUFFIXES,
+    find_file,
+    is_absent,
+    is_container,
+    plain_text,
+    records_of,
+)
 from moa_dspy.errors import DataError, MetricError
 
 
@@ -71,7 +77,7 @@ class RecordedResponses:
         return tuple(self.responses)
 
     def knows(self, cost: str) -> bool:
-        """Whether every response has this cost: ``usd``, ``seconds``, ..."""
+        """True if every response has this cost: ``usd``, ``seconds``, ..."""
         n = sum(map(len, self.responses.values()))
         return n == sum(getattr(one, cost) is not None for one in self.costs.values())
 

@@ -111,20 +111,7 @@ class Splits:
     test: tuple[dspy.Example, ...]
 
     def __post_init__(self) -> None:
-        places: dict[str, str] = {}
-        questions: dict[str, tuple[str, str]] = {}
-        for split in _NAMES:
-            rows = getattr(self, split)
-            if not rows and split != "train":
-                raise DataError(f"Split {split!r} is empty, but it must have at least one row.")
-            for number, example in enumerate(rows, start=1):
-                _check_id(example, split, places)
-                place = f"{split} ({example.get('id', f'row {number}')!r})"
-                first_split, first = questions.setdefault(
-                    question_key(example, place), (split, place)
-                )
-                if first_split != split:
-                    raise DataError(f"Splits overlap: {first} and {place} have the same inputs.")
+        check_disjoint({name: getattr(self, name) for name in _NAMES}, may_be_empty="train")
 
     def limit(
         self, *, n_train: int | None = None, n_val: int | None = None, n_test: int | None = None
@@ -187,6 +174,26 @@ def fingerprint(splits: Splits) -> str:
 
 def _content(example: dspy.Example) -> dict[str, Any]:
     return dict(example.items())
+
+
+def check_disjoint(splits: Mapping[str, Sequence[dspy.Example]], *, may_be_empty: str) -> None:
+    """Check that no id and no question is in two splits, and that they have rows.
+
+    Raises:
+        DataError: If a split other than ``may_be_empty`` has no row, an example has no inputs
+            set, an id comes twice, or the inputs of two splits overlap (blanks and case aside).
+    """
+    places: dict[str, str] = {}
+    questions: dict[str, tuple[str, str]] = {}
+    for split, rows in splits.items():
+        if not rows and split != may_be_empty:
+            raise DataError(f"Split {split!r} is empty, but it must have at least one row.")
+        for number, example in enumerate(rows, start=1):
+            _check_id(example, split, places)
+            place = f"{split} ({example.get('id', f'row {number}')!r})"
+            first_split, first = questions.setdefault(question_key(example, place), (split, place))
+            if first_split != split:
+                raise DataError(f"Splits overlap: {first} and {place} have the same inputs.")
 
 
 def _check_id(example: dspy.Example, split: str, places: dict[str, str]) -> None:
@@ -314,3 +321,22 @@ def balanced_order(scores: Mapping[str, Sequence[float]], *, seed: int) -> tuple
     start = rng.random()
     places = {row: (start + rank * _GOLDEN) % 1.0 for rank, row in enumerate(by_difficulty)}
     return tuple(sorted(range(n_rows), key=places.__getitem__))
+
+
+def with_turns(splits: Splits, field: str) -> Splits:
+    """Return the splits with the turns of conversations, in ``field``, as the input.
+
+    Raises:
+        DataError: If a row has no list of turns.
+    """
+    for row in (*splits.train, *splits.val, *splits.test):
+        if not isinstance(row.get(field, None), list | tuple) or not row[field]:
+            raise DataError(
+                f"`task.turns`: row {row.id!r} has no list of turns in {field!r}; it has "
+                f"{', '.join(map(str, row.keys()))}."
+            )
+    found = {
+        name: tuple(row.with_inputs(field) for row in getattr(splits, name))
+        for name in ("train", "val", "test")
+    }
+    return replace(splits, **found)

@@ -1,12 +1,14 @@
 """Diversity of the responses of one layer, and differences between agents' errors."""
 
 from moa_dspy.diversity.base import (
+    BleuDistance,
     Disagreement,
+    DistinctNgrams,
+    DistinctShare,
     DiversityMetric,
+    JaccardDistance,
+    NgramJaccardDistance,
     PairwiseMetric,
-    double_fault,
-    error_correlation,
-    pairwise_disagreement,
 )
 from moa_dspy.diversity.collaboration import (
     DIVERSITY_METRICS,
@@ -16,16 +18,12 @@ from moa_dspy.diversity.collaboration import (
     ModelRecord,
     Sample,
     collaboration_report,
+    double_fault,
+    error_correlation,
+    pairwise_disagreement,
     pairwise_similarity,
     proposal_similarity,
     spearman,
-)
-from moa_dspy.diversity.ngrams import (
-    BleuDistance,
-    DistinctNgrams,
-    DistinctShare,
-    JaccardDistance,
-    NgramJaccardDistance,
 )
 from moa_dspy.diversity.vectors import (
     EmbeddingDistance,

@@ -1,13 +1,12 @@
-"""Protocols of diversity metrics, matrices of similarities, and differences of short answers.
+"""Protocols of diversity metrics, matrices of similarities, and distances by words and n-grams.
 
-The functions of errors take the scores of agents on the same examples, (n_agents, n_examples), in
-[0, 1]; below 0.5 is wrong; NaN is a cell that was not measured, and each pair is compared on the
-examples that both have. They return a symmetric (n_agents, n_agents) matrix, NaN for a pair
-without common examples. Definitions: Kuncheva & Whitaker, Machine Learning 51 (2003).
+A text is an array of token numbers; tokens are words or characters. N-grams are counted exactly:
+equal ones share a column, different ones never do.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -112,66 +111,274 @@ class Disagreement:
         return equal_pairs([self.normalise(r) for r in responses])
 
 
-_RIGHT_FROM = 0.5
+Ids = NDArray[np.int64]
+_LARGEST_TABLE = 2**22
+"""Codes below this are numbered through a table, which is faster than sorting them."""
 
 
-def pairwise_disagreement(scores: Matrix) -> Matrix:
-    """Return the share of examples on which exactly one of two agents is wrong, in [0, 1].
+def word_ids(texts: Sequence[Sequence[str]]) -> tuple[list[Ids], tuple[str, ...]]:
+    """Number the words of all texts from 0, and return the words in that order as well."""
+    known: dict[str, int] = {}
+    ids = [
+        np.array([known.setdefault(word, len(known)) for word in words], dtype=np.int64)
+        for words in texts
+    ]
+    return ids, tuple(known)
 
-    0 on the diagonal; constant agents are no exception.
+
+def character_ids(texts: Sequence[str]) -> list[Ids]:
+    """Return the code points of each text, lone surrogates included."""
+    return [
+        np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.int64)
+        for text in texts
+    ]
+
+
+def gram_counts(texts: Sequence[Ids], n: int, *, short_is_one: bool = False) -> Ids:
+    """Count the n-grams of each text, (texts, distinct n-grams); every column is used.
+
+    Columns of 1-grams are in the order of the token numbers. Linear in the total length, but for
+    the table of counts itself.
+
+    Args:
+        texts: Token numbers from 0.
+        n: Length of an n-gram, from 1.
+        short_is_one: A text of fewer than ``n`` tokens, the empty one included, is one n-gram;
+            else it has none.
+    """
+    rows = _filled(texts, n) if short_is_one else list(texts)
+    owners = np.repeat(np.arange(len(rows)), [row.size for row in rows])
+    if owners.size < n:
+        return np.zeros((len(rows), 0), dtype=np.int64)
+    starts = np.flatnonzero(owners[: owners.size - n + 1] == owners[n - 1 :])
+    tokens, n_tokens = _ranks(np.concatenate(rows))
+    grams, n_grams = _ranks(tokens[starts])
+    for k in range(1, n):
+        grams, n_grams = _ranks(grams * n_tokens + tokens[starts + k])
+    cells = np.bincount(owners[starts] * n_grams + grams, minlength=len(rows) * n_grams)
+    return cells.reshape(len(rows), n_grams)
+
+
+def shared_grams(counts: Ids) -> Matrix:
+    """Return how many distinct n-grams two texts share; each one's own number on the diagonal."""
+    present = (counts > 0).astype(np.float64)
+    return present @ present.T
+
+
+def jaccard(shared: Matrix) -> Matrix:
+    """Return |A & B| / |A | B| (Jaccard 1901) of sets that are not empty."""
+    sizes = np.diag(shared)
+    return shared / (sizes[:, None] + sizes[None, :] - shared)
+
+
+def clipped_matches(counts: Ids) -> Matrix:
+    """Return the sum over n-grams of the smaller of two texts' counts."""
+    n_texts = len(counts)
+    matches: Matrix = np.zeros((n_texts, n_texts))
+    for i in range(n_texts):
+        matches[i, i:] = matches[i:, i] = np.minimum(counts[i], counts[i:]).sum(axis=1)
+    return matches
+
+
+def _filled(texts: Sequence[Ids], n: int) -> list[Ids]:
+    # No token has this number, so a short text equals nothing but itself.
+    filler = 1 + max((int(text.max()) for text in texts if text.size), default=0)
+    return [np.pad(t, (0, max(n - t.size, 0)), constant_values=filler) for t in texts]
+
+
+def _ranks(codes: Ids) -> tuple[Ids, int]:
+    """Number the distinct codes from 0, smallest first, and say how many they are."""
+    if not codes.size:
+        return codes, 0
+    size = int(codes.max()) + 1
+    if size > _LARGEST_TABLE:
+        distinct, ranks = np.unique(codes, return_inverse=True)
+        return ranks.astype(np.int64), distinct.size
+    seen = np.zeros(size, dtype=np.bool_)
+    seen[codes] = True
+    distinct = np.flatnonzero(seen)
+    place = np.empty(size, dtype=np.int64)
+    place[distinct] = np.arange(distinct.size)
+    return place[codes], distinct.size
+
+
+@dataclass(frozen=True, slots=True)
+class JaccardDistance:
+    """Mean over pairs of 1 - |A & B| / |A | B| on sets of words (Jaccard 1901).
+
+    Words are split at white space and casefolded; punctuation stays with its word. Two texts
+    without words are the same.
+    """
+
+    def __call__(self, responses: Sequence[str], /) -> float:
+        """See the protocol."""
+        return mean_distance(self.pairs(responses))
+
+    def pairs(self, responses: Sequence[str], /) -> Matrix:
+        """Return |A & B| / |A | B| of every two responses."""
+        words, _ = word_ids([r.casefold().split() for r in responses])
+        return jaccard(shared_grams(gram_counts(words, 1, short_is_one=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class NgramJaccardDistance:
+    """Mean over pairs of the Jaccard distance on sets of character n-grams, casefolded.
+
+    Works where words are not split by spaces, and forgives small edits of a word. White space
+    counts as it is. A text shorter than ``n`` is one gram.
 
     Raises:
-        MetricError: not a matrix, or a score outside [0, 1].
+        MetricError: ``n`` is below 1.
     """
-    wrong, seen = _wrong_and_seen(scores)
-    alone = wrong @ seen.T - wrong @ wrong.T
-    return _divided(alone + alone.T, seen @ seen.T)
+
+    n: int = 3
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise MetricError(f"`n` must be at least 1, but got {self.n}.")
+
+    def __call__(self, responses: Sequence[str], /) -> float:
+        """See the protocol."""
+        return mean_distance(self.pairs(responses))
+
+    def pairs(self, responses: Sequence[str], /) -> Matrix:
+        """Return |A & B| / |A | B| of every two responses."""
+        characters = character_ids([r.casefold() for r in responses])
+        return jaccard(shared_grams(gram_counts(characters, self.n, short_is_one=True)))
 
 
-def double_fault(scores: Matrix) -> Matrix:
-    """Return the share of examples on which both agents are wrong, in [0, 1]; less is better.
+@dataclass(frozen=True, slots=True)
+class DistinctShare:
+    """Share of responses that are new, (distinct - 1) / (n - 1).
 
-    The diagonal is each agent's own error rate (Giacinto & Roli 2001).
+    Texts that differ only in case or white space are the same.
+    """
+
+    def __call__(self, responses: Sequence[str], /) -> float:
+        """See the protocol."""
+        distinct = set(map(_normalised, responses))
+        return (len(distinct) - 1) / (len(responses) - 1) if len(responses) > 1 else 0.0
+
+    def pairs(self, responses: Sequence[str], /) -> Matrix:
+        """Return 1 for every two responses that are the same, else 0."""
+        return equal_pairs([_normalised(r) for r in responses])
+
+
+def _normalised(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+@dataclass(frozen=True, slots=True)
+class DistinctNgrams:
+    """Distinct-n of the responses together, rescaled to 0 on copies and 1 on nothing shared.
+
+    Distinct-n is the number of distinct word n-grams divided by the number of all (Li et al.,
+    NAACL 2016). Here a repetition inside one response does not count, so that d lies between
+    1 / k and 1 for k responses, and (k d - 1) / (k - 1) between 0 and 1. For two responses it is
+    1 - the coefficient of Dice (1945). Words are split at white space and casefolded; a text of
+    fewer than ``n`` words is one n-gram. Linear in the total length, where pairs are quadratic in
+    the number of responses.
 
     Raises:
-        MetricError: not a matrix, or a score outside [0, 1].
+        MetricError: ``n`` is below 1.
     """
-    wrong, seen = _wrong_and_seen(scores)
-    return _divided(wrong @ wrong.T, seen @ seen.T)
+
+    n: int = 2
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise MetricError(f"`n` must be at least 1, but got {self.n}.")
+
+    def __call__(self, responses: Sequence[str], /) -> float:
+        """See the protocol."""
+        if len(responses) < 2:
+            return 0.0
+        counts = self._counts(responses)
+        n_all, n_distinct = int(np.count_nonzero(counts)), int(counts.shape[1])
+        return (len(responses) * n_distinct - n_all) / ((len(responses) - 1) * n_all)
+
+    def pairs(self, responses: Sequence[str], /) -> Matrix:
+        """Return 2 |A & B| / (|A| + |B|) of every two responses."""
+        shared = shared_grams(self._counts(responses))
+        sizes = np.diag(shared)
+        return 2.0 * shared / (sizes[:, None] + sizes[None, :])
+
+    def _counts(self, responses: Sequence[str]) -> Ids:
+        words, _ = word_ids([r.casefold().split() for r in responses])
+        return gram_counts(words, self.n, short_is_one=True)
 
 
-def error_correlation(scores: Matrix) -> Matrix:
-    """Return the correlation (phi) of two agents' errors, in [-1, 1]; less is better.
+_ENTITIES = (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">"))
+_RULES = (
+    # ASCII punctuation other than . , - and the apostrophe stands alone.
+    (re.compile(r"""([{|}~\[\\\]^_` !"#$%&()*+:;<=>?@/])"""), r" \1 "),
+    # So do periods and commas, unless they sit between digits,
+    (re.compile(r"([^0-9])([.,])"), r"\1 \2 "),
+    (re.compile(r"([.,])([^0-9])"), r" \1 \2"),
+    # and a dash that follows a digit.
+    (re.compile(r"([0-9])(-)"), r"\1 \2 "),
+)
 
-    NaN where an agent is always right or always wrong on the common examples: a constant has no
-    correlation, not even with itself. Else 1 on the diagonal.
+
+def tokens_13a(text: str) -> list[str]:
+    """Split a text into the tokens on which BLEU is commonly computed; case is kept.
+
+    The tokenisation of NIST's mteval-v13a as sacrebleu applies it (its ``tok:13a``): made for
+    languages that put spaces between words; text in other scripts stays in long tokens.
+    """
+    line = text.rstrip().replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
+    for entity, character in _ENTITIES:
+        line = line.replace(entity, character)
+    line = f" {line} "
+    for pattern, replacement in _RULES:
+        line = pattern.sub(replacement, line)
+    return line.split()
+
+
+@dataclass(frozen=True, slots=True)
+class BleuDistance:
+    """1 - the mean BLEU of the responses with one another (self-BLEU, Zhu et al., SIGIR 2018).
+
+    Sentence BLEU (Papineni et al., ACL 2002) of n-grams up to ``order``, as sacrebleu (Post, WMT
+    2018) computes it under ``nrefs:1|case:mixed|eff:yes|tok:13a|smooth:exp``, divided by 100:
+    tokens of mteval-v13a with their case, the k-th order in a row without a match counted as
+    2 ** -k matches, and no order beyond the hypothesis' length. BLEU knows a hypothesis and a
+    reference, so a pair takes the mean of both ways. Copies are 1 even where they have no token;
+    else a text without tokens is 0 with any other. The MoA paper (arXiv 2406.04692) reports
+    orders 3, 4 and 5.
 
     Raises:
-        MetricError: not a matrix, or a score outside [0, 1].
+        MetricError: ``order`` is below 1.
     """
-    wrong, seen = _wrong_and_seen(scores)
-    n = seen @ seen.T
-    first = wrong @ seen.T
-    second = first.T
-    covariance = n * (wrong @ wrong.T) - first * second
-    scale = np.sqrt(first * (n - first)) * np.sqrt(second * (n - second))
-    return np.clip(_divided(covariance, scale), -1.0, 1.0)
 
+    order: int = 4
 
-def _wrong_and_seen(scores: Matrix) -> tuple[Matrix, Matrix]:
-    """Return two matrices of 0 and 1: wrong and measured, measured."""
-    cells = np.asarray(scores, dtype=np.float64)
-    if cells.ndim != 2:
-        raise MetricError(f"`scores` must be (agents, examples), but has shape {cells.shape}.")
-    seen = ~np.isnan(cells)
-    outside = seen & ~((cells >= 0) & (cells <= 1))
-    if outside.any():
-        raise MetricError(f"`scores` must be in [0, 1], but {float(cells[outside][0])} is not.")
-    wrong = seen & (cells < _RIGHT_FROM)
-    return wrong.astype(np.float64), seen.astype(np.float64)
+    def __post_init__(self) -> None:
+        if self.order < 1:
+            raise MetricError(f"`order` must be at least 1, but got {self.order}.")
 
+    def __call__(self, responses: Sequence[str], /) -> float:
+        """See the protocol."""
+        return mean_distance(self.pairs(responses))
 
-def _divided(numerator: Matrix, denominator: Matrix) -> Matrix:
-    quotient: Matrix = np.full(numerator.shape, np.nan)
-    np.divide(numerator, denominator, out=quotient, where=denominator > 0)
-    return quotient
+    def pairs(self, responses: Sequence[str], /) -> Matrix:
+        """Return the mean BLEU of both ways of every two responses, in [0, 1]."""
+        words, _ = word_ids([tokens_13a(r) for r in responses])
+        one_way = self._one_way(words)
+        return with_copies((one_way + one_way.T) / 2, responses)
+
+    def _one_way(self, words: Sequence[Ids]) -> Matrix:
+        """Return the BLEU of the row's text as hypothesis, the column's as reference."""
+        lengths = np.array([w.size for w in words], dtype=np.float64)
+        smoothing: Matrix = np.ones((len(words), len(words)))
+        logarithms: Matrix = np.zeros_like(smoothing)
+        matches = [clipped_matches(gram_counts(words, n)) for n in range(1, self.order + 1)]
+        for n, found in enumerate(matches, start=1):
+            totals = np.maximum(lengths - n + 1, 0.0)[:, None]
+            smoothing[(found == 0) & (totals > 0)] *= 2
+            precisions = np.where(found > 0, found, 1 / smoothing) / np.maximum(totals, 1.0)
+            logarithms += np.where(totals > 0, np.log(precisions), 0.0)
+        n_orders = np.clip(lengths, 1, self.order)[:, None]
+        brevity = np.minimum(0.0, 1 - lengths[None, :] / np.maximum(lengths, 1.0)[:, None])
+        scores = np.exp(brevity + logarithms / n_orders)
+        return np.where(matches[0] > 0, scores, 0.0)

@@ -2,6 +2,11 @@
 
 Paper: Wang et al., Mixture-of-Agents Enhances Large Language Model Capabilities, arXiv 2406.04692,
 section 2 (answers with others' help) and figure 4b (which proposals an aggregator follows).
+
+The functions of errors take the scores of agents on the same examples, (n_agents, n_examples), in
+[0, 1]; below 0.5 is wrong; NaN is a cell that was not measured, and each pair is compared on the
+examples that both have. They return a symmetric (n_agents, n_agents) matrix, NaN for a pair
+without common examples. Definitions: Kuncheva & Whitaker, Machine Learning 51 (2003).
 """
 
 from __future__ import annotations
@@ -14,13 +19,16 @@ from statistics import fmean, stdev
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from moa_dspy.diversity.base import Disagreement, DiversityMetric, Matrix, PairwiseMetric
-from moa_dspy.diversity.ngrams import (
+from moa_dspy.diversity.base import (
     BleuDistance,
+    Disagreement,
     DistinctNgrams,
     DistinctShare,
+    DiversityMetric,
     JaccardDistance,
+    Matrix,
     NgramJaccardDistance,
+    PairwiseMetric,
 )
 from moa_dspy.diversity.vectors import (
     EmbeddingDistance,
@@ -349,3 +357,68 @@ def _metric(metric: str | DiversityMetric) -> DiversityMetric:
         known = ", ".join(sorted(DIVERSITY_METRICS))
         raise MetricError(f"Unknown diversity metric {metric!r}; known ones are {known}.")
     return DIVERSITY_METRICS[metric]()
+
+
+_RIGHT_FROM = 0.5
+
+
+def pairwise_disagreement(scores: Matrix) -> Matrix:
+    """Return the share of examples on which exactly one of two agents is wrong, in [0, 1].
+
+    0 on the diagonal; constant agents are no exception.
+
+    Raises:
+        MetricError: not a matrix, or a score outside [0, 1].
+    """
+    wrong, seen = _wrong_and_seen(scores)
+    alone = wrong @ seen.T - wrong @ wrong.T
+    return _divided(alone + alone.T, seen @ seen.T)
+
+
+def double_fault(scores: Matrix) -> Matrix:
+    """Return the share of examples on which both agents are wrong, in [0, 1]; less is better.
+
+    The diagonal is each agent's own error rate (Giacinto & Roli 2001).
+
+    Raises:
+        MetricError: not a matrix, or a score outside [0, 1].
+    """
+    wrong, seen = _wrong_and_seen(scores)
+    return _divided(wrong @ wrong.T, seen @ seen.T)
+
+
+def error_correlation(scores: Matrix) -> Matrix:
+    """Return the correlation (phi) of two agents' errors, in [-1, 1]; less is better.
+
+    NaN where an agent is always right or always wrong on the common examples: a constant has no
+    correlation, not even with itself. Else 1 on the diagonal.
+
+    Raises:
+        MetricError: not a matrix, or a score outside [0, 1].
+    """
+    wrong, seen = _wrong_and_seen(scores)
+    n = seen @ seen.T
+    first = wrong @ seen.T
+    second = first.T
+    covariance = n * (wrong @ wrong.T) - first * second
+    scale = np.sqrt(first * (n - first)) * np.sqrt(second * (n - second))
+    return np.clip(_divided(covariance, scale), -1.0, 1.0)
+
+
+def _wrong_and_seen(scores: Matrix) -> tuple[Matrix, Matrix]:
+    """Return two matrices of 0 and 1: wrong and measured, measured."""
+    cells = np.asarray(scores, dtype=np.float64)
+    if cells.ndim != 2:
+        raise MetricError(f"`scores` must be (agents, examples), but has shape {cells.shape}.")
+    seen = ~np.isnan(cells)
+    outside = seen & ~((cells >= 0) & (cells <= 1))
+    if outside.any():
+        raise MetricError(f"`scores` must be in [0, 1], but {float(cells[outside][0])} is not.")
+    wrong = seen & (cells < _RIGHT_FROM)
+    return wrong.astype(np.float64), seen.astype(np.float64)
+
+
+def _divided(numerator: Matrix, denominator: Matrix) -> Matrix:
+    quotient: Matrix = np.full(numerator.shape, np.nan)
+    np.divide(numerator, denominator, out=quotient, where=denominator > 0)
+    return quotient

@@ -12,8 +12,16 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from moa_dspy.diversity.base import Matrix, cosines, equal_pairs, mean_distance, with_copies
-from moa_dspy.diversity.ngrams import character_ids, gram_counts, word_ids
+from moa_dspy.diversity.base import (
+    Matrix,
+    character_ids,
+    cosines,
+    equal_pairs,
+    gram_counts,
+    mean_distance,
+    with_copies,
+    word_ids,
+)
 from moa_dspy.errors import MetricError
 
 _WORD = re.compile(r"\w+")

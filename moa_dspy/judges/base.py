@@ -32,12 +32,12 @@ class JudgeOutcome:
 
     @property
     def is_tie(self) -> bool:
-        """Whether the judge saw no difference."""
+        """True if the judge saw no difference."""
         return False
 
     @property
     def is_inconsistent(self) -> bool:
-        """Whether the two orders of one pair preferred different systems."""
+        """True if the two orders of one pair preferred different systems."""
         return False
 
 
@@ -56,12 +56,12 @@ class Judgement(JudgeOutcome):
 
     @property
     def is_tie(self) -> bool:
-        """Whether neither is preferred, by the same word in every order."""
+        """True if neither is preferred, by the same word in every order."""
         return self.preference == 0.5 and not self.is_inconsistent
 
     @property
     def is_inconsistent(self) -> bool:
-        """Whether the two orders of one pair preferred different systems."""
+        """True if the two orders of one pair preferred different systems."""
         return bool(self.verdicts) and min(self.verdicts) < 0.5 < max(self.verdicts)
 
     @property

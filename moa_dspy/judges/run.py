@@ -135,7 +135,7 @@ class RecordedPairs(_CountingJudge):
         self._table[reference, system, name] = 1 - preference
 
     def knows(self, system: str, reference: str) -> bool:
-        """Whether the table has rows of these two systems, in either order."""
+        """True if the table has rows of these two systems, in either order."""
         return system == reference or (system, reference) in self._pairs
 
     def compare(self, example: dspy.Example, candidate: str, reference: str) -> Judgement:
@@ -229,7 +229,7 @@ class JudgeRun:
 
     @property
     def report(self) -> JudgeReport:
-        """What became of the examples."""
+        """Counts of what became of the examples."""
         return JudgeReport.of(self.judgements)
 
     def win_rate(self, *, confidence: float = 0.95) -> WinRate:
@@ -262,12 +262,12 @@ class GradeRun:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many grades each of ``means`` is the mean of."""
+        """The number of grades behind each of ``means``."""
         return {name: len(grades) for name, grades in self._read().items()}
 
     @property
     def report(self) -> JudgeReport:
-        """What became of the examples."""
+        """Counts of what became of the examples."""
         return JudgeReport.of(self.graded)
 
     def _read(self) -> dict[str, list[float]]:

@@ -6,8 +6,16 @@ Importing this room loads neither DSPy nor the runtime.
 
 from typing import TYPE_CHECKING
 
-from moa_dspy.local.catalogue import CATALOGUE, HubSource, Source, Weights, WheelSource
-from moa_dspy.local.server import LocalServer, shared_server, usable_cores
+from moa_dspy.local.server import (
+    CATALOGUE,
+    HubSource,
+    LocalServer,
+    Source,
+    Weights,
+    WheelSource,
+    shared_server,
+    usable_cores,
+)
 from moa_dspy.local.weights import (
     ModelStatus,
     find,

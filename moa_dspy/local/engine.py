@@ -12,8 +12,7 @@ from typing import Any, Literal, Self
 
 from moa_dspy.dspy_internals import lm15, validate_request
 from moa_dspy.errors import LocalModelError
-from moa_dspy.local.catalogue import CATALOGUE
-from moa_dspy.local.server import LocalServer, RefusedError, shared_server
+from moa_dspy.local.server import CATALOGUE, LocalServer, RefusedError, shared_server
 from moa_dspy.local.weights import find, verify
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moa_dspy.errors import ChecksumError, LocalModelError
-from moa_dspy.local.catalogue import CATALOGUE, Source, Weights
+from moa_dspy.local.server import CATALOGUE, Source, Weights, require_gguf
 
 
 def sha256_of(path: Path) -> str:
@@ -71,9 +71,6 @@ def _side_file(path: Path) -> Path:
 def _stamp(path: Path) -> str:
     status = path.stat()
     return f"{status.st_size} {status.st_mtime_ns}"
-
-
-MAGIC = b"GGUF"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,21 +156,6 @@ def _status(weights: Weights, folder: Path) -> ModelStatus:
         present=present,
         checked=present and remembered_sha256(path) == weights.sha256,
     )
-
-
-def require_gguf(path: Path) -> None:
-    """Raise unless the file starts as a GGUF does.
-
-    Raises:
-        LocalModelError: absent, unreadable, or another kind of file.
-    """
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(MAGIC))
-    except OSError as error:
-        raise LocalModelError(f"{path} cannot be read: {error.strerror}.") from error
-    if start != MAGIC:
-        raise LocalModelError(f"{path} is not a GGUF file (it starts with {start!r}).")
 
 
 def _find_path(path: Path, *, known: Mapping[str, Weights]) -> Path:

@@ -6,7 +6,7 @@ from moa_dspy.optimize.metric import JudgeOptions
 from moa_dspy.optimize.nodes import Outcome
 from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.progress import Snapshot
-from moa_dspy.optimize.prompts.builtin import ReferenceDemos, TryPrompts, demos_from_references
+from moa_dspy.optimize.prompts.builtin import ReferenceDemos, TryPrompts
 from moa_dspy.optimize.prompts.feedback import ReferenceFeedback
 from moa_dspy.optimize.prompts.optimize import (
     PromptReport,
@@ -48,7 +48,6 @@ __all__ = [
     "SystemScore",
     "TrialRecord",
     "TryPrompts",
-    "demos_from_references",
     "optimize_aggregator",
     "providers_of",
     "run_study",

@@ -6,7 +6,7 @@ They are no part of ``result.json``, which stays small; a run keeps them in ``an
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls.scope import CallTable
 from moa_dspy.diversity.base import DiversityMetric
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize.evaluate import Evaluator
+from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.result import StudyResult
 from moa_dspy.optimize.singles import SingleAgents
 from moa_dspy.optimize.space.programs import read_architecture
@@ -157,15 +157,22 @@ def study_answers(
         distances=tuple(tuple(round(pair(a, b), 6) for b in ranking) for a in ranking),
         agents=tuple(ranking),
         diversity=type(diversity).__name__,
-        calls=calls_of(evaluator.node_cache.table),
+        calls=calls_of(
+            evaluator.node_cache.table, unpriced=Student.of(evaluator.student).mixture.pool.unpriced
+        ),
         n_cut=cut.n,
     )
 
 
-def calls_of(table: CallTable) -> tuple[Mapping[str, Any], ...]:
-    """Return the counts of a table as plain data."""
+def calls_of(table: CallTable, *, unpriced: Container[str] = ()) -> tuple[Mapping[str, Any], ...]:
+    """Return the counts of a table as plain data; usd of ``unpriced`` agents is None."""
     return tuple(
-        {"stage": stage or "other", "agent": agent, **asdict(count)}
+        {
+            "stage": stage or "other",
+            "agent": agent,
+            **asdict(count),
+            **({"usd": None} if agent in unpriced else {}),
+        }
         for (stage, agent), count in table.counts.items()
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import dspy
@@ -12,23 +13,26 @@ import numpy as np
 from moa_dspy.architecture import Architecture
 from moa_dspy.data.splits import Splits
 from moa_dspy.errors import BudgetReachedError, UnknownCallError
+from moa_dspy.optimize.early_facts import COSTS
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.judge_facts import DirectComparison, JudgedSystem
 from moa_dspy.optimize.judging import preferences_between
 from moa_dspy.optimize.nodes import Outcome, means, scores
-from moa_dspy.optimize.objectives import COSTS, names_of
+from moa_dspy.optimize.objectives import names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork
 from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.result import ComparedSystems, SystemScore, TrialRecord
 from moa_dspy.optimize.selection import best_on_val
 from moa_dspy.optimize.space.programs import (
+    SELF_MOA_SAMPLES,
     TOP_K,
     baseline_combine,
     read_architecture,
     self_moa_of,
     top_k,
 )
+from moa_dspy.pool import Pool
 from moa_dspy.winrate.intervals import Interval, mean_interval
 from moa_dspy.winrate.preferences import oracle
 from moa_dspy.winrate.tests import decision_interval, examples_needed, simultaneous_intervals
@@ -78,8 +82,7 @@ def measure_random_baseline(
         n: The most that are measured.
         may_announce: Whether workers may begin with all of them at once.
     """
-    drawn: list[TrialRecord] = []
-    architectures = list(islice(draws, n))
+    drawn, architectures = list[TrialRecord](), list(islice(draws, n))
     if may_announce:
         judge.announce(architectures)
     for architecture in architectures:
@@ -91,8 +94,7 @@ def measure_random_baseline(
             break
     fair = [r for r in drawn if not r.is_stopped_early and options.limits.admit(r)]
     if not fair:
-        note = "its share of the budget did not reach one trial"
-        return Baseline("random", None, note)
+        return Baseline("random", None, "its share of the budget did not reach one trial")
     best = best_on_val(fair, diversity_weight=options.diversity_weight)
     note = f"best of {len(drawn)} random architectures"
     return Baseline("random", read_architecture(best.architecture), note)
@@ -122,18 +124,18 @@ def compared_baselines(
     if pick.prompt is not None:
         own = replace(pick, prompt=None)
         found.append(Baseline("own_prompt", own, "the pick with its own prompt"))
-    return [*found, *_fixed_baselines(options, ranking), random_baseline]
+    return [*found, *_fixed_baselines(options, ranking, pick), random_baseline]
 
 
-def _fixed_baselines(options: SearchOptions, ranking: Sequence[str]) -> list[Baseline]:
-    """Return Self-MoA and top-k, or why they cannot be run."""
-    combine = baseline_combine(options.space)
-    samples = self_moa_of(ranking, options.pool, combine=combine)
-    found = [
-        Baseline("self_moa", samples)
-        if samples
-        else Baseline("self_moa", None, f"{ranking[0]} is greedy: its samples are copies")
-    ]
+def _fixed_baselines(
+    options: SearchOptions, ranking: Sequence[str], pick: Architecture
+) -> list[Baseline]:
+    """Return Self-MoA with as many calls as the pick, and top-k, or why they cannot be run."""
+    best, combine = ranking[0], baseline_combine(options.space)
+    n = max(SELF_MOA_SAMPLES, pick.calls - (combine == "synthesize"))
+    samples = self_moa_of(ranking, options.pool, combine=combine, n=n)
+    copies = f"{best} is greedy: asked as often as the pick, it says the same each time"
+    found = [Baseline("self_moa", samples, "" if samples else copies)]
     k = min(TOP_K, len(ranking))
     several = [Baseline("top_k", top_k(ranking, k, combine=combine), f"k = {k}")]
     return found + (several if k > 1 else [Baseline("top_k", None, "the pool has one agent")])
@@ -162,7 +164,7 @@ class _Measured:
         read = [one.score for one in self.outcomes.values() if not one.is_filled]
         return read or self.scores
 
-    def row(self) -> SystemScore:
+    def row(self, pool: Pool) -> SystemScore:
         name, architecture = self.baseline.name, self.baseline.architecture
         text = str(architecture) if architecture else None
         # The verdict may rest on a part of the rows, which are not chosen by their results.
@@ -174,7 +176,9 @@ class _Measured:
         if not self.is_whole:
             note = f"{len(self.outcomes)} of {self.n_rows} rows: {self.missing}"
         row = SystemScore(name, text, interval.estimate, interval.low, interval.high, note=note)
-        return replace(row, **means(list(self.outcomes.values())))
+        unknown = pool.unknown_costs(architecture.agents if architecture else ())
+        costs = {**means(list(self.outcomes.values())), **dict.fromkeys(unknown)}
+        return replace(row, **costs)
 
 
 def compare_on_test(
@@ -190,9 +194,7 @@ def compare_on_test(
 ) -> ComparedSystems:
     """Measure the pick, every baseline and every single agent on the test rows, once.
 
-    Members of the front that promise to cost less than the best single agent come last, so that
-    they take no budget from the others.
-
+    Members of the front that promise to cost less come last: they take no budget from the others.
     If the budget ends before the pick and the best single agent are measured, the verdict is of
     the rows that both have, or that there are none.
 
@@ -205,8 +207,7 @@ def compare_on_test(
         ranking: Single agents by val score, best first.
         may_announce: Whether workers may begin with all of them at once.
         front: The Pareto front, best first.
-        on_val: Scores on val of pick and best single agent, each row judged by a choice made
-            without it.
+        on_val: Cross-fitted scores on val of pick and best single agent.
     """
     if may_announce:
         wanted = [one.architecture for one in baselines if one.architecture is not None]
@@ -215,23 +216,28 @@ def compare_on_test(
     measure = _Measurer(evaluator, progress)
     test = {one.name: measure(one, splits.test) for one in baselines[:2]}
     # Before the other baselines, which the budget may not reach: the verdict rests on it.
-    direct = measure.directly(test["pick"], test["best_single"], splits.test)
-    test |= {one.name: measure(one, splits.test) for one in baselines[2:]}
-    val = {one.name: measure(one, splits.val) for one in baselines}
+    both = (test["pick"], test["best_single"])
+    direct = measure.directly(*both, splits.test)
+    rest = [measure.recorded(one, splits.test) for one in baselines[2:]]
+    test |= {one.name: measure(one, splits.test) for one in rest}
+    val = {one.name: measure(one, splits.val) for one in (*baselines[:2], *rest)}
     oracles = [measure.oracle(ranking, rows) for rows in (splits.test, splits.val)]
     on_val = on_val if direct is None else None  # val's scores are not of the two directly
-    decided = _verdict(
-        test["pick"], test["best_single"], val, direct, on_val, min_gain=options.min_gain
-    )
+    others = [one for one in front if one.architecture != str(baselines[1].architecture)]
+    best, on_test = (_best_of_all(test), _best_of_all(val)), partial(measure, rows=splits.test)
+    decided = _verdict(*both, val, direct, on_val, min_gain=options.min_gain)
+    if (why := measure.chance() if decided.n else None) is not None:
+        decided, others = decided.by_chance(why), []  # nothing cheaper is shown to be as good
+    # What chooses among the answers of single agents asks nothing new on test.
+    free = [r for r in others if read_architecture(r.architecture).chooses_among_singles]
     return ComparedSystems(
-        val=_ordered({**{name: one.row() for name, one in val.items()}, "oracle": oracles[1]}),
-        test=_ordered({**{name: one.row() for name, one in test.items()}, "oracle": oracles[0]}),
+        val=_ordered(val, oracles[1], options.pool),
+        test=_ordered(test, oracles[0], options.pool),
         differences=_differences(test, decided),
         verdict=decided,
-        cost_verdict=_cost_verdict(options, test, on_val),
-        front_verdicts=_front_verdicts(
-            options, test, val, front, lambda b: measure(b, splits.test)
-        ),
+        cost_verdict=None if why is not None else _cost_verdict(options, test, on_val),
+        front_verdicts=_for_less(options, *best, others, on_test),
+        savings=_for_less(options, test["pick"], val["pick"], free, on_test),
         direct=DirectComparison.of(direct or (), n_rows=len(splits.test)),
         judged={"val": measure.judged(val), "test": measure.judged(test)},
     )
@@ -262,11 +268,9 @@ def _cost_verdict(
     None without a cost among objectives and limits, or where it was not measured.
     """
     pick, single = test["pick"], _best_of_all(test)
-    if not (pick.is_whole and single.is_whole):
-        return None
-    if pick.baseline.architecture == single.baseline.architecture:
-        return None
-    cost = _compared_cost(options, single)
+    is_other = pick.baseline.architecture != single.baseline.architecture
+    is_known = is_other and pick.is_whole and single.is_whole
+    cost = _compared_cost(options, single) if is_known else None
     if cost is None:
         return None
     return cost_verdict(
@@ -282,22 +286,19 @@ def _cost_verdict(
     )
 
 
-def _front_verdicts(
+def _for_less(
     options: SearchOptions,
-    test: Mapping[str, _Measured],
-    val: Mapping[str, _Measured],
+    single: _Measured,
+    on_val: _Measured,
     front: Sequence[TrialRecord],
     measure: Callable[[Baseline], _Measured],
 ) -> dict[str, CostVerdict]:
-    """Return the same of the front's other members that cost less on val, as far as paid for."""
-    single, single_on_val = _best_of_all(test), _best_of_all(val)
-    if not (single.is_whole and single_on_val.is_whole):
-        return {}
-    cost = _compared_cost(options, single)
+    """Return whether members of the front that cost less on val than a system are as good."""
+    cost = _compared_cost(options, single) if single.is_whole and on_val.is_whole else None
     if cost is None:
         return {}
-    pick, most = str(test["pick"].baseline.architecture), _costs(single_on_val)[cost]
-    cheaper = [r for r in front if r.architecture != pick and getattr(r, cost) < most]
+    most = _costs(on_val)[cost]
+    cheaper = [record for record in front if getattr(record, cost) < most]
     members = [read_architecture(r.architecture) for r in cheaper[:MOST_TESTED_OF_FRONT]]
     found = {str(one): measure(Baseline("front", one)) for one in members}
     whole = {name: one for name, one in found.items() if one.is_whole}
@@ -351,16 +352,35 @@ class _Measurer:
         found = zip(known, self.evaluator.measure(one, known), strict=True)
         return _Measured(baseline, n_rows, {row.id: outcome for row, outcome in found}, reason)
 
+    def recorded(self, baseline: Baseline, rows: Sequence[dspy.Example]) -> Baseline:
+        """Return Self-MoA with as many samples as a recording has; all else as it is."""
+        one = baseline.architecture
+        if baseline.name != "self_moa":
+            return baseline
+        while one is not None and len(one.layers[0]) > SELF_MOA_SAMPLES:
+            try:
+                self.evaluator.measure(one, rows[:1])
+                break
+            except UnknownCallError:
+                one = replace(one, layers=(one.layers[0][1:],))
+            except BudgetReachedError:
+                break
+        return replace(baseline, architecture=one)
+
     def directly(
         self, pick: _Measured, single: _Measured, rows: Sequence[dspy.Example]
     ) -> list[float] | None:
         """Return the judge's preferences for the pick over the best single agent, if it picks."""
         one, other = pick.baseline.architecture, single.baseline.architecture
-        judging = self.evaluator.judging
-        is_judged = judging is not None and judging.picks
+        is_judged = self.evaluator.judging is not None and self.evaluator.judging.picks
         if not is_judged or one is None or other is None or not one.layers:
             return None
         return preferences_between(self.evaluator.compare, one, other, rows)
+
+    def chance(self) -> str | None:
+        """Return why the preferences that pick may be chance; None where nothing says so."""
+        judging = self.evaluator.judging
+        return judging.diagnostics.chance if judging is not None and judging.picks else None
 
     def judged(self, measured: Mapping[str, _Measured]) -> dict[str, JudgedSystem]:
         """Return what the judge says of each system, if there is one."""
@@ -376,12 +396,9 @@ class _Measurer:
             if not one.is_whole:
                 note = f"{one.baseline.name}: {one.missing}"
                 return SystemScore("oracle", None, None, note=note)
-        best = oracle({one.baseline.name: one.scores for one in found})
-        interval = mean_interval(best)
-        note = "best single agent of each question"
-        return SystemScore(
-            "oracle", None, interval.estimate, interval.low, interval.high, note=note
-        )
+        best = mean_interval(oracle({one.baseline.name: one.scores for one in found}))
+        score = (best.estimate, best.low, best.high)
+        return SystemScore("oracle", None, *score, note="best single agent of each question")
 
 
 def _verdict(
@@ -413,10 +430,8 @@ def _verdict(
     unknown = Interval(0.0, -1.0, 1.0, 0.95)
     reason = pick.missing or single.missing
     if not chosen.layers:
-        text = (
-            f"Keep the single model: the search chose {names[0]}; no test row was asked. {reason}"
-        )
-        return Verdict("single", None, unknown, 0, 0, text)
+        text = f"the search chose {names[0]}; no test row was asked. {reason}"
+        return Verdict("single", None, unknown, 0, 0, f"Keep the single model: {text}")
     gaps = np.array(val["pick"].scores) - np.array(val["best_single"].scores)
     n_more = examples_needed(gaps, min_gain=min_gain)
     text = (
@@ -426,5 +441,8 @@ def _verdict(
     return Verdict("not_enough_examples", None, unknown, 0, n_more, text)
 
 
-def _ordered(rows: Mapping[str, SystemScore]) -> dict[str, SystemScore]:
+def _ordered(
+    measured: Mapping[str, _Measured], ceiling: SystemScore, pool: Pool
+) -> dict[str, SystemScore]:
+    rows = {name: one.row(pool) for name, one in measured.items()} | {"oracle": ceiling}
     return {name: rows[name] for name in _ORDER if name in rows}

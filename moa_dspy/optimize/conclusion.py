@@ -163,7 +163,7 @@ class EvidenceBuilder:
                 architecture,
                 found,
                 calls=record.calls,
-                usd=record.usd,
+                usd=record.usd or 0.0,  # what is unknown breaks no tie
                 bonus=options.diversity_weight * record.diversity,
                 # Baselines are measured whatever the user demands, but not picked against it.
                 is_admitted=options.limits.admit(record)
@@ -316,7 +316,7 @@ def make_result(
         prompts: Every prompt that was tried.
         judge: On the judge, where there is one.
     """
-    options, records, evidence = builder.options, builder.records, builder.evidence()
+    options, records = builder.options, builder.records
     expected = held.expected if held else None
     return StudyResult(
         pick=choice.picked,
@@ -324,22 +324,21 @@ def make_result(
         verdict=compared.verdict,
         cost_verdict=compared.cost_verdict,
         front_verdicts=compared.front_verdicts,
+        savings=compared.savings,
         val=compared.val,
         test=compared.test,
         differences=compared.differences,
         expected=expected,
         optimism=0.0 if expected is None else records[choice.picked].score - expected.estimate,
         early=early,
-        explained=_explained(builder, evidence),
+        explained=_explained(builder),
         front=tuple(record.architecture for record in front),
         knee=_knee(builder, choice, front),
         trials=tuple(records.values()),
         space_size=options.space.size,
-        **_paid(spent),
+        **_spent(spent, options, builder.evaluator),
         seed=options.seed,
         stopped_by=stopped_by,
-        failures=dict(builder.evaluator.failures),
-        cut=builder.evaluator.cut,
         versions=versions(),
         notes=notes,
         prompts=prompts,
@@ -347,14 +346,22 @@ def make_result(
     )
 
 
-def _explained(builder: EvidenceBuilder, evidence: Evidence) -> dict[str, float]:
+def _explained(builder: EvidenceBuilder) -> dict[str, float]:
+    evidence = builder.evidence()
     whole = [one for one in evidence.measured if one.is_whole]
     return builder.shrink.model(evidence, whole).explained()
 
 
-def _paid(spent: Spending) -> dict[str, Any]:
-    made, reused = spent.made, spent.reused
-    return {"calls_made": made, "calls_reused": reused, "usd": spent.usd, "seconds": spent.seconds}
+def _spent(spent: Spending, options: SearchOptions, evaluator: Evaluator) -> dict[str, Any]:
+    unpriced = options.pool.unpriced or (options.judge is not None and options.judge.unpriced)
+    return {
+        "calls_made": spent.made,
+        "calls_reused": spent.reused,
+        "usd": None if unpriced else spent.usd,
+        "seconds": spent.seconds,
+        "failures": dict(evaluator.failures),
+        "cut": evaluator.cut,
+    }
 
 
 MOST_FOLLOWED: Final = 5
@@ -427,14 +434,9 @@ def make_program(
 
 def _candidates(student: Student, records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     whole = [record for record in records if not record.is_stopped_early]
-    ordered = sorted(whole, key=lambda record: (-record.score, record.calls))
-    return [
-        {
-            "score": record.score,
-            "program": student.with_architecture(read_architecture(record.architecture)),
-        }
-        for record in ordered[:N_CANDIDATES]
-    ]
+    ordered = sorted(whole, key=lambda record: (-record.score, record.calls))[:N_CANDIDATES]
+    made = [student.with_architecture(read_architecture(one.architecture)) for one in ordered]
+    return [{"score": one.score, "program": p} for one, p in zip(ordered, made, strict=True)]
 
 
 def best_single_of(

@@ -119,6 +119,8 @@ def agreed_share(ballots: Ballots) -> float:
     return float(same.any(0).mean())
 
 
+COSTS: Final = ("usd", "seconds", "calls")
+"""Objectives that have a price."""
 SOLVED = 0.5
 """A row counts as solved from this score on, as in ``co_failure``."""
 
@@ -168,7 +170,9 @@ class AgentCosts:
 
     def reading(self, tokens: float, *, reply: float | None = None) -> Cost:
         """Return the cost with so many tokens more to read, and a reply of ``reply`` tokens."""
-        less = 0.0 if reply is None else max(0.0, self.reply_tokens - reply)
+        n = max(1.0, self.alone.calls)  # each turn of a conversation reads
+        tokens *= n
+        less = 0.0 if reply is None else max(0.0, self.reply_tokens - n * reply)
         usd = tokens * self.usd_per_prompt_token - less * self.usd_per_reply_token
         return self.alone + Cost(0.0, tokens - less, usd, 0.0)
 
@@ -179,7 +183,7 @@ class StudyEstimate:
 
     Attributes:
         calls: Requests to models, whatever the budget.
-        usd: At the prices of the pool.
+        usd: At the prices of the pool; None if one of them is unknown.
         seconds: Wall time.
         capped_by: The limit of the budget that ends the study before, or None.
         ceiling: That limit, in its own unit; None where none ends the study.
@@ -191,7 +195,7 @@ class StudyEstimate:
     """
 
     calls: float
-    usd: float
+    usd: float | None
     seconds: float
     capped_by: str | None = None
     ceiling: float | None = None
@@ -256,12 +260,12 @@ class EarlyFacts:
 
     @property
     def are_answers_unlike(self) -> bool:
-        """Whether answers are free text, of which practically no two are equal."""
+        """True if answers are free text, of which practically no two are equal."""
         return self.agreed is not None and self.runner_up is not None and self.agreed < IDLE
 
     @property
     def is_vote_idle(self) -> bool:
-        """Whether agents agree against the leader on so few rows that votes cannot pay.
+        """True if agents agree against the leader on so few rows that votes cannot pay.
 
         On free text no two answers are equal: a vote is then its tie-breaker, at several calls.
         Such votes are not tried for being promising, and none is picked that was not tried.
@@ -270,7 +274,7 @@ class EarlyFacts:
 
     @property
     def is_dominated(self) -> bool:
-        """Whether the leader is clearly above every other agent."""
+        """True if the leader is clearly above every other agent."""
         return self.lead is not None and self.lead.low > 0
 
     def to_json(self) -> dict[str, Any]:

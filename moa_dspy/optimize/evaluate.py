@@ -16,6 +16,7 @@ from dspy.utils.exceptions import AdapterParseError, LMError
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.scope import call_scope, current_scope
 from moa_dspy.calls.timeout import in_threads
+from moa_dspy.data import is_pure
 from moa_dspy.errors import LayerFailedError, StudyError, ours
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.metric import CheckedMetric
@@ -51,7 +52,7 @@ class NamedPrompts(Protocol):
         ...
 
     def is_given(self, name: str) -> bool:
-        """Whether every process has the prompt from the start; a tuned one is this process's."""
+        """True if every process has the prompt from the start; a tuned one is this process's."""
         ...
 
     def canonical(self, architecture: Architecture) -> Architecture:
@@ -268,6 +269,10 @@ class Evaluator:
     _programs: dict[Architecture, MeasuredProgram] = field(default_factory=dict)
     _last: MeasuredProgram | None = None
 
+    def __post_init__(self) -> None:
+        """Read kept answers where only functions of this library run beside."""
+        self.node_cache.kept.is_used = self.judging is None and is_pure(self.metric)
+
     @property
     def failures(self) -> Counter[str]:
         """Responses without an answer, per agent, counted over distinct computations."""
@@ -294,6 +299,7 @@ class Evaluator:
         known = self._outcomes.setdefault(architecture, {})
         if missing := [row for row in rows if row.id not in known]:
             self._run(self._program(architecture), missing)
+            self.node_cache.kept.flush()
         found = tuple(known[row.id] for row in rows)
         return found if self.judging is None else self.judging.scored(found)
 
@@ -323,7 +329,7 @@ class Evaluator:
         self._outcomes.clear()
 
     def knows(self, architecture: Architecture, rows: Sequence[dspy.Example]) -> bool:
-        """Whether ``measure`` of these rows would ask nothing."""
+        """True if ``measure`` of these rows would ask nothing."""
         known = self._outcomes.get(architecture, {})
         return all(row.id in known for row in rows)
 
@@ -380,7 +386,7 @@ class Evaluator:
         return 1 if is_replay else self.num_threads
 
     def _is_shared(self, architecture: Architecture) -> bool:
-        """Whether every process knows its prompt: a tuned one is known to this process alone."""
+        """True if every process knows its prompt: a tuned one is known to this process alone."""
         name = architecture.prompt
         return name is None or self.registry is None or self.registry.is_given(name)
 

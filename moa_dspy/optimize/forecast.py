@@ -22,8 +22,8 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget
 from moa_dspy.optimize.early_facts import AgentCosts, Cost, StudyEstimate
 from moa_dspy.optimize.prompts.options import TuningEffort
-from moa_dspy.optimize.racing import PlayedRace
-from moa_dspy.optimize.space.programs import ProgramArchitecture, random_draws
+from moa_dspy.optimize.race import PlayedRace
+from moa_dspy.optimize.space.programs import ProgramArchitecture, asked_as_often, random_draws
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.acquisition import neighbours, nodes_of, single_agents
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE, ANALYSE, RANK, REFERENCES_HEADING
@@ -320,7 +320,9 @@ class _Play:
         picked = [pick for pick in picks if pick is not None and pick.layers]
         # A picked prompt is compared with the mixture's own.
         picked += [replace(pick, prompt=None) for pick in picked if pick.prompt is not None]
-        for one in (*single_agents(plan.space), *plan.tested, *picked):
+        most = max([one.calls for one in picked[1:]], default=1)
+        tested = [asked_as_often(one, most) for one in plan.tested]
+        for one in (*single_agents(plan.space), *tested, *picked):
             for row in self.rows:
                 stage.add(self._answered(one, ("test", row)))
         return stage

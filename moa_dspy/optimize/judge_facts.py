@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from moa_dspy.winrate.intervals import Interval, points
 from moa_dspy.winrate.preferences import (
+    consistency_p,
     judge_agreement,
     length_correlation,
     position_consistency,
@@ -18,6 +19,8 @@ from moa_dspy.winrate.preferences import (
 
 FEWEST_JUDGED: Final = 8
 """Judgements below which no diagnostic is computed: its interval would say nothing."""
+CHANCE: Final = 0.05
+"""Level of the test that a judge can tell two responses apart."""
 LARGE_ADVANTAGE: Final = 0.1
 """Advantage of the first place, as a share of a win, from which the report warns."""
 LARGE_CORRELATION: Final = 0.3
@@ -29,7 +32,7 @@ class PairVerdict(Protocol):
 
     @property
     def excluded(self) -> str | None:
-        """Why there is no preference."""
+        """The reason why there is no preference."""
         ...
 
     @property
@@ -44,12 +47,12 @@ class PairVerdict(Protocol):
 
     @property
     def is_tie(self) -> bool:
-        """Whether no response is preferred."""
+        """True if no response is preferred."""
         ...
 
     @property
     def is_inconsistent(self) -> bool:
-        """Whether the orders prefer different responses."""
+        """True if the orders prefer different responses."""
         ...
 
 
@@ -78,6 +81,7 @@ class JudgeDiagnostics:
         first_advantage: Preference for a response when shown first minus when shown second.
         length: Rank correlation of preference and how much longer a response is; None where
             there are few pairs, or nothing varies.
+        p_chance: Of ``consistency``, against a judge that only looks at places; None as there.
     """
 
     n: int = 0
@@ -90,6 +94,17 @@ class JudgeDiagnostics:
     consistency: Interval | None = None
     first_advantage: Interval | None = None
     length: Interval | None = None
+    p_chance: float | None = None
+
+    @property
+    def chance(self) -> str | None:
+        """Why the verdicts may be chance, in numbers; None where nothing says so."""
+        if self.p_chance is None or self.consistency is None or self.p_chance <= CHANCE:
+            return None
+        return (
+            f"with the places swapped, it gives the same verdict on {self.consistency.percent} of "
+            f"{self.judged:,} pairs, not shown to be more than chance (p = {self.p_chance:.3f})."
+        )
 
     @classmethod
     def of(cls, pairs: Sequence[JudgedPair]) -> JudgeDiagnostics:
@@ -110,9 +125,13 @@ class JudgeDiagnostics:
         if len(places) < FEWEST_JUDGED:
             return found
         # Shown first is the second order of each: see ``PairVerdict.verdicts``.
-        reaction = position_consistency([two for _, two in places], [one for one, _ in places])
+        first, second = [two for _, two in places], [one for one, _ in places]
+        reaction = position_consistency(first, second)
         return replace(
-            found, consistency=reaction.consistent, first_advantage=reaction.first_advantage
+            found,
+            consistency=reaction.consistent,
+            first_advantage=reaction.first_advantage,
+            p_chance=consistency_p(first, second),
         )
 
 
@@ -253,12 +272,9 @@ def agreement_of(
 
 def trust_warnings(found: JudgeDiagnostics) -> Iterator[str]:
     """Yield what the diagnostics say against the judge, a sentence each."""
-    agreed, first = found.consistency, found.first_advantage
-    if agreed is not None and agreed.low <= 0.5:
-        yield (
-            f"Its verdicts may be chance: with the places swapped it gives the same one for "
-            f"{agreed.percent} of the pairs; a coin would for 50 %."
-        )
+    first = found.first_advantage
+    if found.chance is not None:
+        yield f"Its verdicts may be chance: {found.chance}"
     if first is not None and abs(first.estimate) >= LARGE_ADVANTAGE and not _holds_0(first):
         place = "first" if first.estimate > 0 else "second"
         yield (

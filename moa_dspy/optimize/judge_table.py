@@ -51,21 +51,24 @@ class JudgeTable(BaseModel):
         tables = [one for key in ("agent", "second") for one in _listed(getattr(self, key))]
         return {one.name: one for one in map(_agent, tables) if isinstance(one, Agent)}
 
-    def make(self, pool: Pool, *, seed: int = 0) -> JudgeOptions:
+    def make(self, pool: Pool, *, seed: int = 0, turns: str | None = None) -> JudgeOptions:
         """Return the options of the judge; nothing is asked.
 
         Args:
             pool: Whose agents may judge; the calls of others go where its calls go.
             seed: Of the order in which responses are shown, where that is drawn.
+            turns: Field of the turns of a conversation, each of which is graded; None has one turn.
 
         Raises:
             StudyError: If a key does not fit, naming it, the value and the choices.
             PoolError: If an agent does not.
             DataError: If recorded preferences cannot be read.
         """
-        self._check()
-        judge = self._judge(_listed(self.agent), pool, seed)
-        second = self._judge(_listed(self.second), pool, seed) if self.second is not None else None
+        self._check(turns)
+        judge = self._judge(_listed(self.agent), pool, seed, turns)
+        second = None
+        if self.second is not None:
+            second = self._judge(_listed(self.second), pool, seed, turns)
         return JudgeOptions(
             judge=judge,
             picks=self.picks,
@@ -88,9 +91,14 @@ class JudgeTable(BaseModel):
             plain["code"] = code_digest(imported("judge.kind", self.kind, _kinds()))
         return plain
 
-    def _check(self) -> None:
+    def _check(self, turns: str | None) -> None:
         if self.kind not in _kinds() and ":" not in self.kind:
             imported("judge.kind", self.kind, _kinds())
+        if turns is not None and self.kind in ("pair", "skill"):
+            raise StudyError(
+                f"`task.turns` goes with `judge.kind` = 'grade', which grades every turn, or with "
+                f"a judge of your own; a judge of kind {self.kind!r} reads one response."
+            )
         if self.criteria is not None and not self.criteria.strip():
             raise StudyError("`judge.criteria` must say what is better, but the text is empty.")
         if self.criteria is not None and self.kind not in ("pair", "grade"):
@@ -107,15 +115,15 @@ class JudgeTable(BaseModel):
                 "or a list of these, a jury."
             )
 
-    def _judge(self, agents: Sequence[Any], pool: Pool, seed: int) -> Any:
+    def _judge(self, agents: Sequence[Any], pool: Pool, seed: int, turns: str | None) -> Any:
         if self.kind == RECORDED:
             return RecordedPairs(read_pairs(self.path or Path()))
-        found = [self._asking(*_seat(one, pool), seed) for one in agents]
+        found = [self._asking(*_seat(one, pool), seed, turns) for one in agents]
         if not found:
             return made("judge.kind", self.kind, _kinds(), has="compare")
         return found[0] if len(found) == 1 else Jury(found)
 
-    def _asking(self, pool: Pool, agent: str, seed: int) -> Any:
+    def _asking(self, pool: Pool, agent: str, seed: int, turns: str | None) -> Any:
         if ":" in self.kind:
             kind = imported("judge.kind", self.kind, _kinds())
             if not (isinstance(kind, type) and issubclass(kind, JudgeProgram)):
@@ -131,7 +139,8 @@ class JudgeTable(BaseModel):
             options |= {"order": self.orders, "seed": seed, "allows_ties": self.allows_ties}
             options["is_weighted"] = self.is_weighted
         if self.kind == "grade":
-            options["n_turns"] = 1  # a mixture answers one turn
+            # A mixture that is not asked turn by turn answers the first.
+            options |= {"n_turns": 1} if turns is None else {"turns_field": turns}
         return JUDGES[self.kind](pool=pool, agent=agent, **options)
 
 

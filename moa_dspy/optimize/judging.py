@@ -131,17 +131,16 @@ class Judging:
 
     @property
     def reads_names(self) -> bool:
-        """Whether the judge is given systems' names, since it only looks them up."""
+        """True if the judge is given systems' names, since it only looks them up."""
         return bool(getattr(self.options.judge, "reads_names", False))
 
     def judge_row(
         self, row: dspy.Example, name: str, prediction: Any, agents: AsksAgents
     ) -> RowJudgement:
         """See ``AnswerJudge``."""
-        value = 0.0
+        metric = None if self.metric is None else 0.0
         if self.metric is not None and prediction is not None:
-            value = self.metric.score(row, prediction)
-        metric = None if self.metric is None else value
+            metric = self.metric.score(row, prediction)
         if self.opponent is None:
             return RowJudgement(None, excluded="missing", metric=metric)
         theirs = self._answer(row, self.opponent, agents)
@@ -237,7 +236,7 @@ class Judging:
 
     @property
     def picks(self) -> bool:
-        """Whether the judge decides, and not the metric."""
+        """True if the judge decides, and not the metric."""
         return self.options.picks == "judge"
 
     def check_decides(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
@@ -247,7 +246,7 @@ class Judging:
             StudyError: If all are ties although the answers differ.
         """
         values = {one.score for several in outcomes.values() for one in several}
-        asked = JudgeDiagnostics.of(self._pairs())
+        asked = self.diagnostics
         if values != {0.5} or not asked.judged:
             return
         why = f" It contradicts itself with the places swapped on {asked.inconsistent:,} of them."
@@ -257,17 +256,19 @@ class Judging:
             f"{why if asked.inconsistent else ''}"
         )
 
-    def _pairs(self) -> list[JudgedPair]:
+    @property
+    def diagnostics(self) -> JudgeDiagnostics:
+        """See ``AnswerJudge``."""
         with self._lock:
             known = list(self._known.items())
-        return [JudgedPair(one, _length(key[1]), _length(key[2])) for key, one in known]
+        pairs = [JudgedPair(one, _length(key[1]), _length(key[2])) for key, one in known]
+        return JudgeDiagnostics.of(pairs)
 
     def facts(self, **more: Any) -> JudgeFacts:
         """Return what is known of the judge up to now; ``more`` are further fields."""
         with self._lock:
             known, costs = list(self._known.items()), {k: dict(v) for k, v in self.costs.items()}
-        diagnostics, options = JudgeDiagnostics.of(self._pairs()), self.options
-        agreed, kappa = self.agreement
+        diagnostics, options = self.diagnostics, self.options
         return JudgeFacts(
             judge=options.label,
             picks=str(options.picks),
@@ -276,8 +277,8 @@ class Judging:
             is_length_controlled=options.length_controlled,
             diagnostics=diagnostics,
             second=None if options.second is None else label_of(options.second),
-            agreement=agreed,
-            kappa=kappa,
+            agreement=self.agreement[0],
+            kappa=self.agreement[1],
             warnings=(*self.warnings, *trust_warnings(diagnostics)),
             unread=self._unread(known),
             costs=dict(sorted(costs.items())),
@@ -395,15 +396,14 @@ class Judging:
         values = np.array([_number(one.preference) for one in judged], np.float64)
         if (gamed := self.options.gamed) is None:
             return float(np.nanmean(self._at_equal_length(judged, values)))
-        found = length_controlled(
+        return length_controlled(
             values,
             [one.length for one in judged],
             [one.reference_length for one in judged],
             difficulty=[one.difficulty for one in judged],
             gamed=gamed,
             align="instruction",
-        )
-        return found.win_rate
+        ).win_rate
 
 
 def _reference_text(reference: Architecture | str | None) -> str:

@@ -212,7 +212,8 @@ def _leader_table(snapshot: Snapshot, n: int) -> Table:
 
     table = _plain_table("leaderboard", "val %", "questions", "calls", "usd/1,000")
     for place, one in enumerate(snapshot.leaders[:n]):
-        cells = (points(one.score), f"{one.rows:,}", f"{one.calls:.1f}", amount(1000 * one.usd))
+        usd = "unknown" if one.usd is None else amount(1000 * one.usd)
+        cells = (points(one.score), f"{one.rows:,}", f"{one.calls:.1f}", usd)
         style = "bold" if place == 0 else ""
         table.add_row(Text(one.architecture), *cells, style=style)
     return table
@@ -293,12 +294,12 @@ class LiveProgress:
 
     @property
     def show(self) -> ShowSnapshot:
-        """What a search is given: this display, or nothing where nothing is shown."""
+        """The function to give to a search: this display, or one that shows nothing."""
         return silent if self._mode == "none" else self
 
     @property
     def frame(self) -> ViewFrame:
-        """What a live display draws."""
+        """The text that a live display draws."""
         return ViewFrame(self.view, self._is_verbose)
 
     def __call__(self, snapshot: Snapshot, /) -> None:
@@ -350,7 +351,9 @@ def printed_text(shown: ConsoleRenderable, *, width: int = 100, height: int = 40
     """Return what rich would print as plain text, lines without trailing spaces."""
     from rich.console import Console
 
-    console = Console(file=StringIO(), width=width, height=height, color_system=None)
+    console = Console(
+        file=StringIO(), width=width, height=height, color_system=None, force_jupyter=False
+    )
     with console.capture() as capture:
         console.print(shown)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
@@ -360,7 +363,8 @@ def frame_html(frame: ViewFrame, *, width: int = 100, height: int = 50) -> str:
     """Return a frame as HTML, for the output of a notebook's cell."""
     from rich.console import Console
 
-    console = Console(file=StringIO(), width=width, height=height, record=True)
+    # In a notebook rich would show what it prints as an output of its own, every time.
+    console = Console(file=StringIO(), width=width, height=height, record=True, force_jupyter=False)
     console.print(frame)
     block = '<pre style="line-height:1.2;font-family:monospace">{code}</pre>'
     return console.export_html(inline_styles=True, code_format=block)

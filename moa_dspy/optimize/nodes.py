@@ -10,6 +10,7 @@ from collections import ChainMap, Counter
 from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -21,7 +22,8 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls.scope import CallFacts, CallScope, CallTable, call_scope, current_scope, entered
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize.early_facts import N_SHOWN, check_readable
-from moa_dspy.optimize.judge_facts import JudgedSystem
+from moa_dspy.optimize.judge_facts import JudgeDiagnostics, JudgedSystem
+from moa_dspy.optimize.kept_answers import KeptAnswers
 from moa_dspy.plan import follow
 from moa_dspy.prediction import Answer, MixturePrediction, Response
 from moa_dspy.seats import Seats
@@ -33,10 +35,7 @@ if TYPE_CHECKING:
 
 CUT: Final = ("length", "content_filter")
 """Reasons for which an answer ends before its end."""
-
-
-_FEWEST_CHOICES: Final = 5
-"""Replies of a ranker after which it is said that none can be read."""
+_FEWEST_CHOICES: Final = 5  # replies of a ranker, after which it is said that none can be read
 
 
 @dataclass(slots=True)
@@ -64,6 +63,7 @@ class NodeCache:
         table: Requests by stage and agent.
         is_stored: Whether the last questions were all answered from the store.
         choices: What rankers and judges of knockouts replied, by ``COMBINE(AGENT)``.
+        kept: Answers of earlier searches.
     """
 
     failures: Counter[str] = field(default_factory=Counter)
@@ -73,6 +73,7 @@ class NodeCache:
     table: CallTable = field(default_factory=CallTable)
     choices: dict[str, Choices] = field(default_factory=dict)
     is_stored: bool = False
+    kept: KeptAnswers = field(default_factory=KeptAnswers)
 
     def child(self) -> NodeCache:
         """Return a cache that knows what this one knows and keeps its own nodes to itself.
@@ -80,7 +81,8 @@ class NodeCache:
         Seats with another prompt have the same nodes. Calls are counted in both.
         """
         known = ChainMap({}, self._known)
-        return NodeCache(Counter(), self.cut, known, self._lock, self.table, self.choices)
+        shared: Any = (self._lock, self.table, self.choices, False, self.kept)
+        return NodeCache(Counter(), self.cut, known, *shared)
 
     @property
     def calls(self) -> Counter[str]:
@@ -188,7 +190,8 @@ class NodeRunner:
         if new := [q for q in questions if known[q.node] is None]:
             # A scope of its own: what seats ask is counted by their responses.
             with call_scope(example=self.example, table=self.node_cache.table) as scope:
-                responses = self._asked(new, seats, scope.log)
+                ask, kept = partial(self._asked, seats=seats, log=scope.log), self.node_cache.kept
+                responses = kept.answered(new, seats, ask, scope.log, is_alone=place is None)
             self.is_reused &= _is_reused(scope.log)
             self.node_cache.put(where, new, responses)
             known |= {q.node: r for q, r in zip(new, responses, strict=True)}
@@ -255,7 +258,7 @@ class NodeRunner:
         asked: list[Any] = [*others, *(one for round_ in self._rounds for one in round_)]
         return {
             "calls": len(others) + sum(one.calls for round_ in self._rounds for one in round_),
-            "usd": sum(one.usd for one in asked),
+            "usd": sum(one.usd or 0.0 for one in asked),
             "seconds": self._seconds + sum(one.seconds for one in others),
             "tokens": sum(one.prompt_tokens + one.completion_tokens for one in asked),
             "reply_tokens": sum(one.completion_tokens for one in asked),
@@ -354,8 +357,7 @@ class Outcome:
         calls: Requests, stored ones included.
         usd: In production terms.
         seconds: Critical path, in production terms.
-        tokens: Prompt and completion tokens.
-        reply_tokens: The completion tokens among them.
+        tokens: Prompt and completion tokens; ``reply_tokens`` are the latter.
         failure: Why nothing was answered; None when something was.
         ballot: What a vote counts of a single agent's answer; None where there is no such thing.
         judged: Of a study with a judge.
@@ -386,9 +388,10 @@ def means(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Return calls, usd, seconds and the share of failures per question."""
     n = len(outcomes)
     return {
-        "calls": sum(o.calls for o in outcomes) / n,
-        "usd": sum(o.usd for o in outcomes) / n,
-        "seconds": sum(o.seconds for o in outcomes) / n,
+        **{
+            cost: sum(getattr(o, cost) for o in outcomes) / n
+            for cost in ("calls", "usd", "seconds")
+        },
         "failures": sum(o.failure is not None for o in outcomes) / n,
     }
 
@@ -410,7 +413,7 @@ class AnswerJudge(Protocol):
 
     @property
     def picks(self) -> bool:
-        """Whether the judge decides, and not the metric."""
+        """True if the judge decides, and not the metric."""
         ...
 
     @property
@@ -436,12 +439,13 @@ class AnswerJudge(Protocol):
         """Return what judge and metric say of one system's outcomes."""
         ...
 
-    def check_decides(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
-        """End a study whose judge prefers no single agent's answer on any row.
+    @property
+    def diagnostics(self) -> JudgeDiagnostics:
+        """Properties of all verdicts up to now."""
+        ...
 
-        Raises:
-            StudyError: If all are ties although the answers differ.
-        """
+    def check_decides(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
+        """Raise StudyError if all answers differ and the judge prefers none of them."""
         ...
 
     def scored(self, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:

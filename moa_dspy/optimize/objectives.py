@@ -190,8 +190,6 @@ _DECIMALS: Final = 12
 """Means of the same numbers in another order are equal up to this."""
 
 Point = tuple[float, ...]
-COSTS: Final = ("usd", "seconds", "calls")
-"""Objectives that have a price."""
 
 
 def names_of(objectives: Sequence[Objective]) -> tuple[str, ...]:
@@ -210,9 +208,9 @@ def front(
 ) -> tuple[TrialRecord, ...]:
     """Return the Pareto front of what was measured on all rows, best first objective first.
 
-    Win rate and score are high, costs low. Diversity is no end in itself: it counts only
-    where the user gave it a weight. Of several that are equal in everything, one stays, that with
-    fewest calls. Empty where fewer than two objectives count.
+    Win rate and score are high, costs low; what has an unknown one has no place. Diversity is no
+    end in itself: it counts only where the user gave it a weight. Of several that are equal in
+    everything, one stays, that with fewest calls. Empty where fewer than two objectives count.
 
     Args:
         records: Any order; those that were stopped early are left out.
@@ -227,6 +225,7 @@ def front(
         record
         for record in records
         if not record.is_stopped_early
+        and all(getattr(record, name) is not None for name in counted)
         and (limits is None or limits.admit(record))
         and (shrunk is None or record.architecture in shrunk)
     ]

@@ -282,3 +282,23 @@ def with_recorded_task(content: Mapping[str, Any]) -> Mapping[str, Any]:
     given["calls"]["replay_only"] = True
     task = {"signature": "question -> answer", "adapter": "plain", "metric": "answer_match"}
     return {**content, **given, "task": {**task, **given["task"]}}
+
+
+class TaskTable(Table):
+    """The question, the way it is put to an agent, and the metric of an answer.
+
+    With a ``program``, the signature is that of the whole program.
+    """
+
+    signature: str
+    program: str | None = None
+    predictor: str | None = None
+    instructions: str | None = None
+    adapter: str | None = None
+    module: str = "predict"
+    metric: str | None = None
+    weights: dict[str, float] = Field(default_factory=dict)
+    tolerance: float = 0.0
+    normalise: str = "text"
+    stop_early: bool = True
+    turns: str | None = None

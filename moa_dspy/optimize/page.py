@@ -24,6 +24,7 @@ from moa_dspy.optimize.report import (
     amount,
     brackets_line,
     duration,
+    paid,
     result_lines,
     row_cells,
     row_names,
@@ -122,6 +123,7 @@ def _environment() -> Any:
         "points": points,
         "amount": amount,
         "duration": duration,
+        "paid": paid,
         "plain": markdown_text,
         "fence": markdown_block,
     }
@@ -181,6 +183,11 @@ def headline(result: StudyResult) -> str:
             f"the best single model, {single.architecture} ({points(single.score)} %)"
             f"{_price(pick, single)}."
         )
+    if kind == "judge_cannot_tell":
+        return (
+            "Not decided: the judge cannot tell better answers from worse ones, so that "
+            f"{result.pick} was picked may be chance too. Ask a stronger judge."
+        )
     if kind == "not_enough_examples":
         more = f" About {result.verdict.n_more:,} more would." if result.verdict.n_more else ""
         return (
@@ -222,7 +229,8 @@ def above_pick(result: StudyResult) -> list[str]:
 
 def _content(result: StudyResult, answers: StudyAnswers, name: str) -> dict[str, Any]:
     """Return what the templates show, formatted: the numbers are those of the text report."""
-    names = row_names(result)
+    names, judge = row_names(result), result.judge
+    is_judged = judge is not None and judge.picks == "judge"
     rows = [{"name": n, "label": LABELS.get(n, n), **row_cells(result, n)} for n in names]
     return {
         "name": name,
@@ -233,8 +241,9 @@ def _content(result: StudyResult, answers: StudyAnswers, name: str) -> dict[str,
         "rows": rows,
         "brackets": brackets_line(result),
         "lines": list(result_lines(result)),
-        "layers": architecture_rows(result.pick, answers),
-        "svg": architecture_drawing(result.pick, answers),
+        "layers": architecture_rows(result.pick, answers, is_judged=is_judged),
+        "svg": architecture_drawing(result.pick, answers, is_judged=is_judged),
+        "is_judged": is_judged,
         "prompts": result.prompts,
         "calls": answers.calls,
         "answers": answers,
@@ -328,14 +337,20 @@ def agent_effects(trials: Sequence[TrialRecord]) -> list[list[Any]]:
     return found
 
 
-def architecture_rows(architecture: Architecture, answers: StudyAnswers) -> list[dict[str, Any]]:
-    """Return the layers with their agents, and what each agent of layer 1 knew alone."""
+def architecture_rows(
+    architecture: Architecture, answers: StudyAnswers, *, is_judged: bool = False
+) -> list[dict[str, Any]]:
+    """Return the layers with their agents, and what each agent of layer 1 knew alone.
+
+    Not where a judge gave the scores: they compare answers, and say of none that it is right.
+    """
     alone = {one.architecture: one for one in answers.systems}
     pick = alone.get(str(architecture))
     rows = []
     for depth, layer in enumerate(architecture.layers):
         members = list(dict.fromkeys(layer))
         solved = {n: _solved(alone[n]) for n in members if n in alone} if depth == 0 else {}
+        solved = {} if is_judged else solved
         reads = [f"reads layer {depth}"] if depth else []
         rows.append(
             {
@@ -376,12 +391,14 @@ def _facts(name: str, solved: Mapping[str, set[int]], pick: SystemAnswers | None
     ]
 
 
-def architecture_drawing(architecture: Architecture, answers: StudyAnswers) -> dict[str, Any]:
+def architecture_drawing(
+    architecture: Architecture, answers: StudyAnswers, *, is_judged: bool = False
+) -> dict[str, Any]:
     """Return boxes and arrows of a drawing, in units of a picture that is 480 wide."""
     boxes: list[dict[str, Any]] = []
     arrows: list[tuple[int, int]] = []
     top, width, height, gap = 8, 148, 74, 12
-    for row in architecture_rows(architecture, answers):
+    for row in architecture_rows(architecture, answers, is_judged=is_judged):
         boxes.append({"title": row["title"], "y": top + 12})
         top += 22
         agents = row["agents"]

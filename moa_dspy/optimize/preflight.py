@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
@@ -17,11 +16,12 @@ from moa_dspy.adapters import PlainChat, speaking_adapter
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import LIMITS, Budget, Ledger
 from moa_dspy.data import accepted_answers, is_absent, plain_text
-from moa_dspy.errors import LayerFailedError, MoaError
+from moa_dspy.errors import LayerFailedError, MoaError, StudyError
 from moa_dspy.layers import SEAT_MODULES
-from moa_dspy.optimize.early_facts import AgentCosts, Cost
+from moa_dspy.optimize.early_facts import COSTS, AgentCosts, Cost
+from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.forecast import StudyPlan
-from moa_dspy.optimize.objectives import COSTS, names_of
+from moa_dspy.optimize.objectives import names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.prompts.joint import with_prompts
 from moa_dspy.optimize.shares import rounded_up, smallest_limit
@@ -33,6 +33,7 @@ from moa_dspy.optimize.space.programs import (
 )
 from moa_dspy.optimize.study import PreparedStudy
 from moa_dspy.pool import Pool
+from moa_dspy.presets import TurnByTurn
 from moa_dspy.references import count_tokens
 from moa_dspy.vendors import Price
 
@@ -69,12 +70,13 @@ class AgentEstimate:
     seconds: float | None = None
     reply: str | None = None
     failure: str | None = None
+    turns: float = 1.0
 
     def cost(self, level: str) -> Cost:
         """Return the cost of a question; usd and seconds are 0 where they are unknown."""
         prompt, reply = self.prompt_tokens[level], self.reply_tokens[level]
         usd = self.price.usd(round(prompt), round(reply)) if self.price else 0.0
-        return Cost(1.0, prompt + reply, usd, self.seconds or 0.0)
+        return Cost(1.0, prompt + reply, usd, self.seconds or 0.0) * self.turns
 
     def costs(self, level: str, pool: Pool) -> AgentCosts:
         """Return the cost of a question, and of what the agent reads and writes besides."""
@@ -82,7 +84,7 @@ class AgentEstimate:
         per_token = (price.usd(1, 0), price.usd(0, 1)) if price else (0.0, 0.0)
         return AgentCosts(
             self.cost(level),
-            reply,
+            reply * self.turns,
             reply,
             *per_token,
             is_greedy=agent.temperature == 0,
@@ -130,8 +132,7 @@ class Preflight:
     @property
     def whole(self) -> StageEstimate:
         """All stages together; nothing of a replay."""
-        nothing = StageEstimate("all", dict.fromkeys(LEVELS, Cost()))
-        return self.stages[-1] if self.stages else nothing
+        return [StageEstimate("all", dict.fromkeys(LEVELS, Cost())), *self.stages][-1]
 
     @property
     def unpriced(self) -> tuple[str, ...]:
@@ -141,7 +142,7 @@ class Preflight:
 
     @property
     def is_timed(self) -> bool:
-        """Whether every agent was asked, so that the time can be told."""
+        """True if every agent was asked, so that the time can be told."""
         return not self.has_judge and all(agent.seconds is not None for agent in self.agents)
 
     @property
@@ -205,30 +206,28 @@ def _price_json(price: Price | None) -> dict[str, Any] | None:
     }
 
 
-def check_before(path: Path, *, asks: bool = False) -> Preflight:
-    """Check a study file and estimate what it takes; nothing is written.
+def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
+    """Estimate what a study takes; nothing is written.
 
     Args:
-        path: The study file.
+        prepared: The study, which is checked already.
         asks: Whether each agent is asked one question, which costs that much; else it is free.
-
-    Raises:
-        MoaError: If anything in the file does not fit.
     """
-    prepared = PreparedStudy.read(path)
     pool = prepared.make_pool(None, Ledger())
-    student = prepared.study.make_student(pool)
+    whole = Student.of(prepared.study.make_student(pool))
+    student = whole.mixture
     options, _ = with_prompts(
-        prepared.study.make_search(pool, prepared.metric).options, student, prepared.splits.train
+        prepared.study.make_search(pool, prepared.metric).options, whole, prepared.splits.train
     )
     # One adapter speaks for all agents, so the rows are counted once.
-    tokens = fmean(_prompt_tokens(prepared, student)), fmean(_answer_tokens(prepared, student))
+    tokens = fmean(_prompt_tokens(prepared, whole)), fmean(_answer_tokens(prepared))
     agents = tuple(
         _estimate(prepared, options, name, student, *tokens) for name in options.space.agents
     )
     if asks and not prepared.study.calls.replay_only:
         row = prepared.splits.val[0]
-        agents = tuple(_probed(agent, student, row) for agent in agents)
+        inputs = _asked(prepared, whole.program, row)[0]
+        agents = tuple(_probed(agent, whole, inputs) for agent in agents)
     found = Preflight(
         name=prepared.study.name,
         n_rows={name: len(getattr(prepared.splits, name)) for name in ("train", "val", "test")},
@@ -263,7 +262,8 @@ def _estimate(
         "high": most,
     }
     prompts = {level: prompt * factor for level, factor in _TOKENS_PER_COUNTED.items()}
-    return AgentEstimate(name, options.pool.price(name), prompts, replies)
+    turns = fmean(_n_turns(prepared, row) for row in _counted(prepared))
+    return AgentEstimate(name, options.pool.price(name), prompts, replies, turns=turns)
 
 
 def _counted(prepared: PreparedStudy) -> Sequence[dspy.Example]:
@@ -271,14 +271,31 @@ def _counted(prepared: PreparedStudy) -> Sequence[dspy.Example]:
     return rows[:: max(1, len(rows) // _MOST_COUNTED)]
 
 
-def _prompt_tokens(prepared: PreparedStudy, student: Any) -> Iterator[int]:
+def _prompt_tokens(prepared: PreparedStudy, student: Student) -> Iterator[int]:
     """Yield the tokens of the prompt of each counted row, as the adapter would send it."""
-    adapter = speaking_adapter(student.rules.adapter)
-    seat: Any = SEAT_MODULES[prepared.study.task.module](student.signature)
+    task = prepared.study.task
+    adapter = speaking_adapter(student.mixture.rules.adapter)
+    # A row has the inputs of the whole program, if there is one.
+    own = prepared.study.signature if task.program is not None else student.mixture.signature
+    seat: Any = SEAT_MODULES[task.module](own)
     signature = seat.predictors()[0].signature
     for row in _counted(prepared):
-        messages = adapter.format(signature, [], dict(row.inputs()))
-        yield sum(count_tokens(_text_of(message["content"])) + 4 for message in messages)
+        for inputs in _asked(prepared, student.program, row):
+            messages = adapter.format(signature, [], inputs)
+            yield sum(count_tokens(_text_of(message["content"])) + 4 for message in messages)
+
+
+def _n_turns(prepared: PreparedStudy, row: dspy.Example) -> int:
+    """Return how often the mixture is asked for a row: once, or for each turn."""
+    turns = prepared.study.task.turns
+    return 1 if turns is None else len(row[turns])
+
+
+def _asked(prepared: PreparedStudy, program: Any, row: dspy.Example) -> list[dict[str, Any]]:
+    """Return the inputs of the mixture for a row: one, or one per turn of a conversation."""
+    turns = prepared.study.task.turns
+    inputs: list[dict[str, Any]] = [dict(row.inputs())]
+    return inputs if turns is None else program.inputs_of(row[turns])
 
 
 def _text_of(content: Any) -> str:
@@ -287,10 +304,10 @@ def _text_of(content: Any) -> str:
     return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
 
 
-def _answer_tokens(prepared: PreparedStudy, student: Any) -> Iterator[int]:
+def _answer_tokens(prepared: PreparedStudy) -> Iterator[int]:
     """Yield the tokens of the right answers of each counted row; of unknown ones 30."""
     for row in _counted(prepared):
-        held = [row.get(name, None) for name in student.signature.output_fields]
+        held = [row.get(name, None) for name in prepared.study.signature.output_fields]
         held = [value for value in held if not is_absent(value)]
         texts = [plain_text(accepted_answers(value)[0]) for value in held if _is_answer(value)]
         yield sum(map(count_tokens, texts)) if texts else 30
@@ -303,14 +320,31 @@ def _is_answer(value: Any) -> bool:
         return False
 
 
-def _probed(agent: AgentEstimate, student: Any, row: dspy.Example) -> AgentEstimate:
-    """Ask an agent one question, and estimate from what it took."""
-    program = student.with_architecture(Architecture.single(agent.name))
+class _Heard(dspy.Module):
+    """A mixture in a program, and what it answered last."""
+
+    def __init__(self, mixture: Any) -> None:
+        super().__init__()
+        self.mixture, self.said = mixture, None
+
+    def forward(self, **inputs: Any) -> Any:
+        said = self.said = self.mixture(**inputs)
+        return said
+
+
+def _probed(agent: AgentEstimate, student: Student, inputs: Mapping[str, Any]) -> AgentEstimate:
+    """Ask an agent one question, of a conversation the first, and estimate from what it took."""
+    heard = _Heard(student.mixture.with_architecture(Architecture.single(agent.name)))
+    by_turn = isinstance(student.program, TurnByTurn)
     try:
-        prediction = program(**row.inputs())
+        (heard if by_turn else student.with_module(heard))(**inputs)
     except (LayerFailedError, MoaError) as error:
         return replace(agent, failure=" ".join(str(error).split())[:300])
-    (response,) = prediction.mixture.responses
+    except Exception as error:
+        raise StudyError(f"`task.program` raised {type(error).__name__}: {error}") from error
+    if heard.said is None:
+        raise StudyError("`task.program` answered a row without its `task.predictor`.")
+    (response,) = heard.said.mixture.responses
     text = " ".join(response.text.split())[:80]
     found = replace(agent, seconds=response.seconds, reply=text)
     if not response.prompt_tokens or not response.completion_tokens:
@@ -335,8 +369,7 @@ def _stages(
     """Return the stages, and at the end all of them; the ends by lengths and by what is tried."""
     found: dict[str, dict[str, Cost]] = {}
     for place, level in enumerate(LEVELS):
-        plan = _plan(prepared, options, agents, level)
-        for name, costs in plan.stages().items():
+        for name, costs in _plan(prepared, options, agents, level).stages().items():
             found.setdefault(name, {})[level] = costs[place]
     return tuple(StageEstimate(name, costs) for name, costs in found.items())
 
@@ -348,7 +381,6 @@ def _plan(
     prompts, n_judge_calls = options.prompts, _n_calls_of_judge(prepared)
     # Before they are known, agents rank as in the pool.
     given = [*baseline_architectures(space.agents, pool, space), *space.listed]
-    replies = fmean(agent.reply_tokens["likely"] for agent in agents)
     return StudyPlan(
         space=space,
         agents={agent.name: agent.costs(level, pool) for agent in agents},
@@ -362,7 +394,7 @@ def _plan(
         effort=None if prompts is None else prompts.effort(len(splits.train)),
         judged=Cost(calls=n_judge_calls) if n_judge_calls else None,
         has_costs=any(cost in names_of(options.objectives) for cost in COSTS),
-        has_short_answers=replies <= _SHORT_TOKENS,
+        has_short_answers=fmean(a.reply_tokens["likely"] for a in agents) <= _SHORT_TOKENS,
         seed=options.seed,
     )
 
@@ -372,7 +404,8 @@ def _n_calls_of_judge(prepared: PreparedStudy) -> float:
     judge = prepared.study.judge
     if judge is None or judge.agent is None:
         return 0.0
-    return 2.0 if judge.orders == "both" else 1.0
+    turns = fmean(_n_turns(prepared, row) for row in _counted(prepared))
+    return turns * (2.0 if judge.orders == "both" else 1.0)
 
 
 def _smallest(
@@ -395,6 +428,11 @@ def _smallest(
 def _notes(
     prepared: PreparedStudy, pool: Pool, student: Any, agents: Sequence[AgentEstimate]
 ) -> Iterator[str]:
+    if prepared.study.task.program is not None:
+        yield (
+            "What the program puts into the predictor's prompt, and what its other modules ask, "
+            "is not known before: tokens are counted of the rows alone."
+        )
     if prepared.study.calls.replay_only:
         yield "This is a replay of recorded answers: it makes no call and costs nothing."
     yield from prepared.rows_notes()

@@ -42,7 +42,7 @@ class Leader:
     architecture: str
     score: float
     calls: float
-    usd: float
+    usd: float | None
     rows: int
 
     @classmethod
@@ -295,7 +295,7 @@ class SearchView:
 
     @property
     def spending(self) -> Spending:
-        """What was spent up to now: that of the snapshot, and what this process did since."""
+        """The spending up to now: that of the snapshot, and of this process since."""
         if self.snapshot is None:
             return Spending()
         s, count = self.snapshot.spending, sum_of(self.snapshot.table.by_agent().values())

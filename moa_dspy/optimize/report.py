@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from math import floor, log10
 from typing import Any, Final, NamedTuple
 
-from moa_dspy.optimize.early_facts import EarlyFacts, StudyEstimate
+from moa_dspy.optimize.early_facts import Cost, EarlyFacts, StudyEstimate
 from moa_dspy.optimize.judge_facts import JudgedSystem, JudgeFacts
 from moa_dspy.optimize.result import StudyResult, SystemScore, TrialRecord
 from moa_dspy.winrate.intervals import Interval, points
@@ -22,6 +22,11 @@ def amount(value: float) -> str:
         return f"{value:.2f}"
     decimals = max(5, 1 - floor(log10(value)))
     return f"{value:.{decimals}f}".rstrip("0")
+
+
+def paid(usd: float | None) -> str:
+    """Return a sum of money, or that it is unknown."""
+    return "an unknown price" if usd is None else f"{amount(usd)} usd"
 
 
 def duration(seconds: float) -> str:
@@ -109,6 +114,13 @@ def about(likely: float, low: float, high: float, shown: Callable[[float], str] 
     return f"about {shown(likely)}{span}"
 
 
+def paid_about(likely: StudyEstimate, low: StudyEstimate | Cost, high: StudyEstimate | Cost) -> str:
+    """Return what a study costs and its range, or that it is unknown."""
+    if likely.usd is None:
+        return paid(None)
+    return f"{about(likely.usd, low.usd or 0.0, high.usd or 0.0)} usd"
+
+
 def _whole(value: float) -> str:
     return f"{value:,.0f}"
 
@@ -119,8 +131,7 @@ def _estimate(estimate: StudyEstimate) -> str:
     judged = f" ({estimate.judge_calls:,.0f} the judge's)" if estimate.judge_calls else ""
     calls = about(estimate.calls, low.calls, high.calls, _whole)
     whole = (
-        f"The whole study takes {calls} calls{judged}, "
-        f"{about(estimate.usd, low.usd, high.usd)} usd, "
+        f"The whole study takes {calls} calls{judged}, {paid_about(estimate, low, high)}, "
         f"{about(estimate.seconds, low.seconds, high.seconds, duration)}"
     )
     if estimate.capped_by is None or estimate.ceiling is None:
@@ -237,16 +248,33 @@ def _front(result: StudyResult) -> Iterator[str]:
         yield f"- and {n - MOST_OF_FRONT} more in the result."
     if result.knee is not None:
         yield f"Knee: {result.knee}, if the objectives matter alike."
+    yield from _savings(result)
+
+
+_LESS: Final = {"calls": "fewer calls", "usd": "less money", "seconds": "less time"}
+
+
+def _savings(result: StudyResult) -> Iterator[str]:
+    """Yield what spares most of those that are as good as the pick."""
+    proven = {name: one for name, one in result.savings.items() if one.kind == "as_good"}
+    if not proven:
+        return
+    name = min(proven, key=lambda one: proven[one].ratio)
+    found = proven[name]
+    yield (
+        f"Same accuracy for {100 * (1 - found.ratio):.0f} % {_LESS[found.cost]}: {name}, "
+        f"{points(found.estimate, sign='+')} points {found.interval.ends} against the pick on "
+        f"{found.n:,} test questions, so not worse by {points(found.margin)} points."
+    )
 
 
 def measured_text(record: TrialRecord | None) -> str:
     """Return what val said of an architecture and its costs, to stand after its name."""
     if record is None:
         return ""
-    usd = f"{amount(1000 * record.usd)} usd per 1,000"
-    return (
-        f": {points(record.score)} %, {record.calls:.1f} calls, {usd}, {amount(record.seconds)} s"
-    )
+    usd = "" if record.usd is None else f", {amount(1000 * record.usd)} usd per 1,000"
+    seconds = "" if record.seconds is None else f", {amount(record.seconds)} s"
+    return f": {points(record.score)} %, {record.calls:.1f} calls{usd}{seconds}"
 
 
 def prompt_lines(result: StudyResult) -> Iterator[str]:
@@ -278,12 +306,15 @@ def _fate(prompt: Mapping[str, Any]) -> str:
 
 
 def _spent(result: StudyResult) -> Iterator[str]:
-    space = "" if result.space_size is None else f" of {result.space_size:,} possible"
+    n, size = len(result.trials), result.space_size
+    space = "" if size is None else f" of {size:,} possible"
+    if size is not None and n > size:
+        space = f"; the space has {size:,}, and baselines beside them were measured too"
     end = f"; {result.stopped_by.rstrip('.')}" if result.stopped_by else ""
-    yield f"Search: {len(result.trials):,} architectures measured{space}{end}."
+    yield f"Search: {n:,} architectures measured{space}{end}."
     yield (
         f"Cost: {result.calls_made:,} calls made, {result.calls_reused:,} reused, "
-        f"{amount(result.usd)} usd, {duration(result.seconds)}."
+        f"{paid(result.usd)}, {duration(result.seconds)}."
     )
     if failed := _counts({agent: str(n) for agent, n in result.failures.items() if n}):
         yield f"Failed responses: {failed}."

@@ -30,8 +30,9 @@ class SystemScore:
         low: Lower end of the interval of ``score``.
         high: Upper end.
         calls: Requests to models per question.
-        usd: Price per question, at the pool's prices.
-        seconds: Time to the answer per question, the proposers of a layer at once.
+        usd: Price per question, at the pool's prices; None if one of them is unknown.
+        seconds: Time to the answer per question, the proposers of a layer at once; None if the
+            study's recording does not say it.
         failures: Share of questions on which nothing was answered; they score 0.
         note: Why it was not run, or how it was chosen.
     """
@@ -58,13 +59,14 @@ class ComparedSystems:
     verdict: Verdict
     cost_verdict: CostVerdict | None = None
     front_verdicts: Mapping[str, CostVerdict] = field(default_factory=dict)
+    savings: Mapping[str, CostVerdict] = field(default_factory=dict)
     direct: DirectComparison | None = None
     judged: Mapping[str, Mapping[str, JudgedSystem]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class TrialRecord:
-    """One architecture that the search measured on validation rows."""
+    """One architecture that the search measured on validation rows; an unknown cost is None."""
 
     number: int
     architecture: str
@@ -73,8 +75,8 @@ class TrialRecord:
     score: float
     diversity: float
     calls: float
-    usd: float
-    seconds: float
+    usd: float | None
+    seconds: float | None
     rows: int
     is_stopped_early: bool = False
 
@@ -94,10 +96,11 @@ class StudyResult:
         optimism: How much the pick's val score flatters it: estimated without test
             rows, by resampling the selection.
         trials: Every architecture measured, in order.
-        space_size: Number of different architectures; None where it was not counted.
+        space_size: Number of different architectures, those included that were measured though
+            the space lacks them; None where it was not counted.
         calls_made: Requests paid for by this run.
         calls_reused: Answers that came from the store.
-        usd: What this run really paid.
+        usd: What this run really paid; None if the price of an agent is unknown.
         seconds: Wall time of this run.
         stopped_by: Which budget ended the search, or None.
         failures: Failed responses per agent, counted over distinct computations.
@@ -119,6 +122,8 @@ class StudyResult:
         cost_verdict: Whether the pick is as good as the best single agent of all, for less;
             None where no cost was asked about.
         front_verdicts: The same of the other members of ``front``, by architecture.
+        savings: Whether votes of ``front`` that cost less than the pick are as good as it is,
+            by architecture; the pick takes the place of the single model.
         judge: On the judge of the study, and what it says; None without one.
     """
 
@@ -133,7 +138,7 @@ class StudyResult:
     space_size: int | None
     calls_made: int
     calls_reused: int
-    usd: float
+    usd: float | None
     seconds: float
     seed: int
     stopped_by: str | None = None
@@ -149,6 +154,7 @@ class StudyResult:
     prompts: tuple[Mapping[str, Any], ...] = ()
     cost_verdict: CostVerdict | None = None
     front_verdicts: Mapping[str, CostVerdict] = field(default_factory=dict)
+    savings: Mapping[str, CostVerdict] = field(default_factory=dict)
     judge: JudgeFacts | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -180,6 +186,7 @@ class StudyResult:
             "prompts": [dict(prompt) for prompt in self.prompts],
             "cost_verdict": None if self.cost_verdict is None else asdict(self.cost_verdict),
             "front_verdicts": {name: asdict(one) for name, one in self.front_verdicts.items()},
+            "savings": {name: asdict(one) for name, one in self.savings.items()},
             "judge": None if self.judge is None else self.judge.to_json(),
         }
 
@@ -208,9 +215,8 @@ class StudyResult:
             prompts=tuple(plain.pop("prompts", ())),
             cost_verdict=None if for_less is None else _cost_verdict(for_less),
             judge=None if judge is None else JudgeFacts.from_json(judge),
-            front_verdicts={
-                name: _cost_verdict(one) for name, one in plain.pop("front_verdicts", {}).items()
-            },
+            front_verdicts=_cost_verdicts(plain.pop("front_verdicts", {})),
+            savings=_cost_verdicts(plain.pop("savings", {})),
             val={name: SystemScore(**row) for name, row in plain.pop("val").items()},
             test={name: SystemScore(**row) for name, row in plain.pop("test").items()},
             **plain,
@@ -283,6 +289,10 @@ class StudyResult:
 
 def _cost_verdict(content: Mapping[str, Any]) -> CostVerdict:
     return CostVerdict(**{**content, "interval": Interval(**content["interval"])})
+
+
+def _cost_verdicts(content: Mapping[str, Mapping[str, Any]]) -> dict[str, CostVerdict]:
+    return {name: _cost_verdict(one) for name, one in content.items()}
 
 
 PACKAGES = ("moa-dspy", "dspy", "optuna", "numpy", "scipy", "xllamacpp")

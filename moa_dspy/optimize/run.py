@@ -23,7 +23,7 @@ from moa_dspy.calls.store.database import database_url, shown_url
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import MoaError, OutageError, StudyError
 from moa_dspy.optimize.answers import StudyAnswers, with_study, write_answers
-from moa_dspy.optimize.evaluate import Evaluator
+from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.options import TrialCallback
 from moa_dspy.optimize.page import write_pages
@@ -127,11 +127,12 @@ def run_study(
         OutageError: If an endpoint is down for longer than the study waits for it.
         KeyboardInterrupt: With a text, if the study can be resumed.
     """
-    return work_on(path, storage, out=out, resume=resume, show=show).result
+    prepared = PreparedStudy.read(path)
+    return work_on(prepared, storage, out=out, resume=resume, show=show).result
 
 
 def work_on(
-    path: Path,
+    prepared: PreparedStudy,
     storage: str | None = None,
     *,
     out: Path | None = None,
@@ -142,10 +143,10 @@ def work_on(
     show: ShowSnapshot = silent,
     callbacks: Sequence[TrialCallback] = (),
 ) -> StudyEnd:
-    """Work on the study of a file until it is finished, beside any number of other processes.
+    """Work on a study until it is finished, beside any number of other processes.
 
     Args:
-        path: The study file, the same for all.
+        prepared: The study, the same for all.
         storage: URL of the database that they share; None is a file in the folder.
         out: Folder of the results; default ``runs/NAME``.
         resume: Whether the study must have begun.
@@ -156,10 +157,9 @@ def work_on(
         callbacks: Are called after each trial of this process; see ``ModelSearch``.
 
     Raises:
-        MoaError: If anything in the file does not fit, or the study is another one, or an
-            endpoint is down for longer than the study waits for it.
+        MoaError: If the study is another one, or an endpoint is down for longer than the study
+            waits for it.
     """
-    prepared = PreparedStudy.read(path)
     place = StudyPlace(out or RUNS / prepared.study.name, storage)
     if resume and place.file is not None and not place.file.exists():
         why = "does not exist" if storage is None else f"has no study {prepared.study.name!r}"
@@ -210,7 +210,8 @@ class Runner:
         self._node_cache = NodeCache()
         self._rows = {row.id: row for row in (*prepared.splits.val, *prepared.splits.test)}
         student = study.make_student(self._pool)
-        prompts = None if study.prompts is None else study.prompts.make_registry(student)
+        mixture = Student.of(student).mixture
+        prompts = None if study.prompts is None else study.prompts.make_registry(mixture)
         self._evaluator = Evaluator(
             student,
             prepared.metric,
@@ -320,14 +321,15 @@ class Runner:
             notes=(*self._prepared.notes, *found.notes),
             calls_made=spent.made,
             calls_reused=spent.reused,
-            usd=spent.usd,
+            usd=None if found.usd is None else spent.usd,
             # The budget's clock runs from the first paid call on: in a replay it never starts.
             seconds=max(spent.seconds, found.seconds),
         )
         scores = {name: row.score for name, row in result.test.items()}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "program.json"
-            save_program(outcome.program, path, scores=scores)
+            # Of a program the file has the mixture: nothing else in it was changed.
+            save_program(Student.of(outcome.program).mixture, path, scores=scores)
             text = path.read_text("utf-8")
         answers = with_study(outcome.answers, **self._prepared.public)
         stored = {**result.to_json(), _ANSWERS: answers.to_json()}

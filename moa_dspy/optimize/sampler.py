@@ -335,7 +335,7 @@ class ProgramKernels(Kernels):
         return _sums(one.own(_at(path, architectures)) for path, one in self.mixtures)
 
     def compares_as(self, other: Kernels) -> bool:
-        """Whether both know the same of the agents."""
+        """True if both know the same of the agents."""
         mine = [one.traits for _, one in self.mixtures]
         theirs = other.mixtures if isinstance(other, ProgramKernels) else ()
         return mine == [one.traits for _, one in theirs]

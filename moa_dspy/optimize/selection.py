@@ -47,7 +47,7 @@ class CandidateScores:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it was measured on all rows."""
+        """True if it was measured on all rows."""
         return not np.isnan(self.scores).any()
 
 
@@ -404,13 +404,15 @@ class Limits:
                 raise StudyError(f"`limits.{name}` must be positive and finite, but got {value}.")
 
     def admit(self, trial: TrialRecord) -> bool:
-        """Whether the trial stays within every limit."""
+        """True if the trial stays within every limit."""
         return self.allow(calls=trial.calls, usd=trial.usd, seconds=trial.seconds)
 
-    def allow(self, *, calls: float, usd: float, seconds: float) -> bool:
-        """Whether these costs of a question stay within every limit."""
+    def allow(self, *, calls: float, usd: float | None, seconds: float | None) -> bool:
+        """True if these costs of a question stay within every limit; an unknown one does not."""
         pairs = ((self.calls, calls), (self.usd, usd), (self.seconds, seconds))
-        return all(limit is None or value <= limit for limit, value in pairs)
+        return all(
+            limit is None or (value is not None and value <= limit) for limit, value in pairs
+        )
 
 
 def within_limits(trials: Sequence[TrialRecord], limits: Limits) -> list[TrialRecord]:
@@ -440,7 +442,7 @@ def best_on_val(
         key=lambda t: (
             -round(t.win_rate + diversity_weight * t.diversity, 12),
             t.calls,
-            t.usd,
+            t.usd or 0.0,  # what is unknown breaks no tie
             read_architecture(t.architecture).calls,
             t.architecture,
         ),

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import dspy
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.errors import StudyError
+from moa_dspy.errors import ArchitectureError, StudyError
+from moa_dspy.files import MODULE_AND_NAME, made
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.evaluate import (
     Evaluator,
@@ -67,7 +69,7 @@ class ProgramStudent(Student):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Where the mixtures are."""
+        """The paths of the mixtures in the program."""
         return tuple(self.mixtures)
 
     def lifted(self, architecture: Architecture) -> ProgramArchitecture:
@@ -122,7 +124,7 @@ class ProgramEvaluator(Evaluator):
         return Evaluator.measure(self, self.student.lifted(architecture), rows)
 
     def knows(self, architecture: Architecture, rows: Sequence[dspy.Example]) -> bool:
-        """Whether ``measure`` of these rows would ask nothing."""
+        """True if ``measure`` of these rows would ask nothing."""
         return Evaluator.knows(self, self.student.lifted(architecture), rows)
 
 
@@ -177,6 +179,62 @@ def _with_program_space(options: SearchOptions, student: ProgramStudent) -> Sear
     # A path that cannot be written is found now.
     next(found.singles(), None)
     return replace(options, space=found)
+
+
+PROGRAM_KEYS: Final = ("program", "predictor")
+"""Of a study file's task: the program of the user's own, and the predictor searched in it."""
+
+
+def check_program(task: Any, *, is_table: bool) -> None:
+    """Check the keys of a program in the table of a study's task, before anything is imported.
+
+    Args:
+        task: The table.
+        is_table: Whether the rows are a table of answers, so that no agent is asked.
+
+    Raises:
+        StudyError: If one of the two is missing, or another key does not go with them.
+    """
+    if (task.program is None) != (task.predictor is None):
+        given, other = PROGRAM_KEYS if task.predictor is None else PROGRAM_KEYS[::-1]
+        raise StudyError(
+            f"`task.{given}` needs `task.{other}`: `program` is {MODULE_AND_NAME}, and `predictor` "
+            'the path of the predictor in it that is searched, such as "answer".'
+        )
+    if task.program is None:
+        return
+    if set_too := sorted(task.model_fields_set & {"instructions", "module"}):
+        raise StudyError(f"`task.{set_too[0]}`: in a program it is the predictor's own; remove it.")
+    if task.turns is not None:
+        raise StudyError("`task.turns` asks one mixture turn by turn, and not a `task.program`.")
+    if is_table:
+        raise StudyError("`task.program` asks agents, but a table of answers has none to ask.")
+
+
+def program_of(name: str, predictor: str, *, beside: Path | None, **rules: Any) -> Any:
+    """Return a program of the user's own with a mixture in the place of its predictor.
+
+    Args:
+        name: ``package.module:name`` of a program, or of what makes one.
+        predictor: Its path in the program.
+        beside: Folder of the study file, where the module may stand.
+        rules: Of the mixture.
+
+    Raises:
+        StudyError: If it cannot be made or copied, or has no such predictor.
+    """
+    program = made("task.program", name, (), has="named_predictors", beside=beside)
+    if not isinstance(program, dspy.Module):
+        raise StudyError(
+            f"`task.program`: {name!r} must be a dspy.Module, or a class or function that makes "
+            f"one, but is a {type(program).__name__}."
+        )
+    try:
+        return MixtureOfAgents.in_place_of(program, predictor, **rules)
+    except ArchitectureError as error:
+        raise StudyError(f"`task.predictor`: {error}") from error
+    except Exception as error:
+        raise StudyError(f"`task.program`: {name!r} cannot be copied: {error}.") from error
 
 
 def program_evidence(found: Evidence) -> Evidence:

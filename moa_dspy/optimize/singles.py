@@ -21,6 +21,7 @@ from moa_dspy.data.splits import balanced_order
 from moa_dspy.diversity import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, StudyError
 from moa_dspy.optimize.early_facts import (
+    COSTS,
     AgentCosts,
     Cost,
     EarlyFacts,
@@ -36,7 +37,7 @@ from moa_dspy.optimize.forecast import (
 from moa_dspy.optimize.judge_facts import JudgeFacts
 from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.nodes import Outcome, means, scores
-from moa_dspy.optimize.objectives import COSTS, mean_distances, names_of
+from moa_dspy.optimize.objectives import mean_distances, names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Leader, Progress, StageWork
 from moa_dspy.optimize.selection import Limits, ScoreMatrix, canonical_evidence
@@ -246,7 +247,7 @@ class SingleAgents:
 
     @cached_property
     def facts(self) -> EarlyFacts:
-        """What scores and answers tell of mixtures of these agents."""
+        """Facts from scores and answers on mixtures of these agents."""
         return early_facts(self.scores, ballots=self.ballots, max_width=self.space.max_width)
 
     def searched(self, space: SearchSpace) -> SearchSpace:
@@ -352,6 +353,8 @@ class SingleAgents:
             judge: On the judge, where there is one.
         """
         estimate = self.estimate(options, splits, budget=budget, judged=judged)
+        if options.pool.unpriced:
+            estimate = replace(estimate, usd=None)
         return replace(self.facts, estimate=estimate, judge=judge)
 
     def pair(self, metric: DiversityMetric) -> Callable[[str, str], float]:
@@ -364,7 +367,7 @@ class SingleAgents:
         return lambda a, b: 0.0 if a == b else pairs[min(a, b), max(a, b)]
 
     def admits(self, members: tuple[str, ...]) -> bool:
-        """Whether the vote of these members is in the space and within the limits."""
+        """True if the vote of these members is in the space and within the limits."""
         if members not in self._admitted:
             self._admitted[members] = self._admits(members)
         return self._admitted[members]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from moa_dspy.agent import Agent
 from moa_dspy.calls.budget import Budget, Ledger, spending_under
 from moa_dspy.calls.call import WritableBackend, canonical_json
 from moa_dspy.calls.calls import Calls
-from moa_dspy.calls.store.query import Recording
+from moa_dspy.calls.store.schema import Recording
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.data import (
     RecordedResponses,
@@ -117,17 +118,21 @@ class PreparedStudy:
         """
         study, pool = self.study, self.make_pool(None, Ledger())
         student = study.make_student(pool)
+        signature, is_asked_once = study.signature, study.task.turns is None
         options = study.make_search(pool, self.metric).options
         judging_of(options, self.splits)
+        if study.task.program is not None:
+            _check_program_inputs(student, self.splits.val[0])
         for split in ("train", "val", "test"):
             rows = getattr(self.splits, split)
-            _check_inputs(rows, tuple(student.signature.input_fields), split)
+            if is_asked_once:
+                _check_inputs(rows, tuple(signature.input_fields), split)
             if split != "train" or study.prompts is not None:
                 fields = () if self.metric is None else fields_read(self.metric)
                 check_outputs(rows, fields, where=f"Split {split!r}")
         # Recorded answers have recorded scores; a made-up one has none.
-        if self.metric is not None and self.recorded is None:
-            _check_metric(self.metric, student.signature, self.splits.val[0])
+        if self.metric is not None and self.recorded is None and is_asked_once:
+            _check_metric(self.metric, signature, self.splits.val[0])
         with_prompts(options, student, self.splits.train)
         judges = () if study.judge is None else study.judge.own_agents().values()
         for agent in () if study.calls.replay_only else (*self.agents, *judges):
@@ -159,7 +164,7 @@ class PreparedStudy:
 
     @property
     def public(self) -> dict[str, Any]:
-        """What repeats the study, without endpoints, keys and paths of this machine."""
+        """All that repeats the study, without endpoints, keys and paths of this machine."""
         names = ("name", "model", "temperature", "top_p", "max_tokens", "sha256")
         prices = ("usd_per_million_prompt_tokens", "usd_per_million_completion_tokens")
         return {
@@ -192,6 +197,19 @@ def _check_inputs(rows: Any, fields: tuple[str, ...], split: str) -> None:
                 f"`task.signature` has the input {missing[0]!r}, but row {row.id!r} of {split} has "
                 f"only {', '.join(sorted(row.inputs().keys()))}."
             )
+
+
+def _check_program_inputs(program: Any, row: dspy.Example) -> None:
+    # Of the class: DSPy warns of an object's `forward` even when it is only looked at.
+    takes = inspect.signature(type(program).forward)
+    given = row.inputs().toDict()
+    try:
+        takes.bind(program, **given)
+    except TypeError as error:
+        raise StudyError(
+            f"`task.program`: {type(program).__name__}.forward takes {takes}, but a row has the "
+            f"inputs {', '.join(given)}: {error}."
+        ) from error
 
 
 def _check_metric(metric: Any, signature: Any, row: Any) -> None:
@@ -367,6 +385,6 @@ class SharedStudy:
 
     @property
     def has_others(self) -> bool:
-        """Whether another process has the database open."""
+        """True if another process has the database open."""
         query = "SELECT 1 FROM owners WHERE owner <> ? LIMIT 1"
         return bool(self._database.rows(query, (self._store.owner.id,)))

@@ -22,6 +22,7 @@ from moa_dspy.aggregators import NORMALISERS
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget
 from moa_dspy.data import BENCHMARKS, FIELD_METRICS, METRICS, FieldMetric, Splits
+from moa_dspy.data.splits import with_turns
 from moa_dspy.errors import ArchitectureError, PoolError, StudyError
 from moa_dspy.files import (
     check_table,
@@ -36,10 +37,12 @@ from moa_dspy.files import (
 from moa_dspy.layers import SEAT_MODULES
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.judge_table import JudgeTable
+from moa_dspy.optimize.metric import JudgeOptions
 from moa_dspy.optimize.objectives import OBJECTIVES
 from moa_dspy.optimize.options import (
     DataTable,
     Table,
+    TaskTable,
     check_seed,
     named_diversity,
     named_sampler,
@@ -49,23 +52,11 @@ from moa_dspy.optimize.prompts.builtin import OPTIMIZERS
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.search import ModelSearch
 from moa_dspy.optimize.selection import Limits
+from moa_dspy.optimize.several import PROGRAM_KEYS, check_program, program_of
 from moa_dspy.optimize.space.rules import providers_of
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.pool import Pool
-
-
-class TaskTable(Table):
-    """The question, the way it is put to an agent, and the metric of an answer."""
-
-    signature: str
-    instructions: str | None = None
-    adapter: str | None = None
-    module: str = "predict"
-    metric: str | None = None
-    weights: dict[str, float] = Field(default_factory=dict)
-    tolerance: float = 0.0
-    normalise: str = "text"
-    stop_early: bool = True
+from moa_dspy.presets import TurnByTurn, with_history
 
 
 class CallsTable(Table):
@@ -210,21 +201,34 @@ class StudyFile:
         return SearchSpace(**options, prompts=prompts, provider_of=providers_of(agents))
 
     def make_splits(self) -> Splits:
-        """Read the rows and split them."""
-        return self.data.make_splits(seed=self.seed)
+        """Read the rows and split them; of conversations, the turns are the input.
 
-    def make_student(self, pool: Pool) -> MixtureOfAgents:
-        """Return the program that the search fills with agents."""
+        Raises:
+            DataError: If a row has no list of turns.
+        """
+        splits = self.data.make_splits(seed=self.seed)
+        return splits if (field := self.task.turns) is None else with_turns(splits, field)
+
+    @property
+    def signature(self) -> Any:
+        """What a row asks and what is scored; of a conversation, one turn."""
+        signature = _signature(self.task)
+        return signature if self.task.turns is None else with_history(signature)
+
+    def make_student(self, pool: Pool) -> Any:
+        """Return what the search fills: a mixture, ``TurnByTurn``, or a program with a mixture."""
         task = self.task
-        return MixtureOfAgents(
-            _signature(task),
-            Architecture.single(next(iter(pool))),
-            pool=pool,
-            module=SEAT_MODULES[task.module],
-            adapter=None if task.adapter is None else ADAPTERS[task.adapter](),
-            normalise=task.normalise,
-            stop_early=task.stop_early,
-        )
+        rules: dict[str, Any] = {
+            "pool": pool,
+            "adapter": None if task.adapter is None else ADAPTERS[task.adapter](),
+            "normalise": task.normalise,
+            "stop_early": task.stop_early,
+        }
+        if task.program is not None:
+            return program_of(task.program, task.predictor or "", beside=self.folder, **rules)
+        first, module = Architecture.single(next(iter(pool))), SEAT_MODULES[task.module]
+        mixture = MixtureOfAgents(self.signature, first, module=module, **rules)
+        return mixture if task.turns is None else TurnByTurn(mixture, turns=task.turns)
 
     def make_metric(self) -> Any:
         """Return the metric: a known one by name, or ``package.module:name``; None without one."""
@@ -264,9 +268,14 @@ class StudyFile:
             limits=self.limits,
             seed=self.seed,
             prompts=self.prompts,
-            judge=None if self.judge is None else self.judge.make(pool, seed=self.seed),
+            judge=self._judge(pool),
             **{**self.search, "sampler": self.make_sampler()},
         )
+
+    def _judge(self, pool: Pool) -> JudgeOptions | None:
+        if self.judge is None:
+            return None
+        return self.judge.make(pool, seed=self.seed, turns=self.task.turns)
 
     def make_sampler(self) -> Any:
         """Return Optuna's sampler; None where the surrogate model proposes."""
@@ -347,11 +356,20 @@ def _prompts(table: BaseModel, folder: Path | None) -> PromptOptions:
 def _parts(tables: Any, folder: Path | None) -> dict[str, Any]:
     names = ("task", "space", "search", "limits", "prompts")
     plain = tables.model_dump(include={*names}, exclude={"search": {"num_threads"}})
-    own = [text for text in (tables.task.metric, tables.search.sampler) if text and ":" in text]
-    # A metric of the user's own may change while its name stays.
-    plain["code"] = {
-        text: code_digest(imported("task.metric", text, (), beside=folder)) for text in own
+    task = tables.task
+    own = {
+        "task.program": task.program,
+        "task.metric": task.metric,
+        "search.sampler": tables.search.sampler,
     }
+    # Code of the user's own may change while its name stays.
+    plain["code"] = {
+        text: code_digest(imported(field, text, (), beside=folder))
+        for field, text in own.items()
+        if text and ":" in text
+    }
+    if task.program is None:
+        plain["task"] = {k: v for k, v in plain["task"].items() if k not in PROGRAM_KEYS}
     return {"seed": tables.seed, **{k: v for k, v in plain.items() if v is not None}}
 
 
@@ -362,6 +380,7 @@ def _check_names(tables: Any) -> None:
             f"with a dot, but got {shown_value(tables.name)}."
         )
     check_seed(tables.seed)
+    check_program(tables.task, is_table=tables.data.reader is not None)
     names: list[tuple[str, str | None, Any]] = [
         ("task.adapter", tables.task.adapter, ADAPTERS),
         ("task.module", tables.task.module, SEAT_MODULES),

@@ -198,7 +198,7 @@ class TaskRunner:
 
     @property
     def has_news(self) -> bool:
-        """Whether a task was done since the last turn."""
+        """True if a task was done since the last turn."""
         return any(future.done() for future in self._running)
 
     def _look_for_orphans(self) -> None:

@@ -20,9 +20,9 @@ from moa_dspy.optimize.comparison import (
     measure_random_baseline,
 )
 from moa_dspy.optimize.conclusion import EvidenceBuilder, best_single_of
-from moa_dspy.optimize.early_facts import Cost
+from moa_dspy.optimize.early_facts import COSTS, Cost
 from moa_dspy.optimize.evaluate import Evaluator
-from moa_dspy.optimize.objectives import COSTS, names_of
+from moa_dspy.optimize.objectives import names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork
 from moa_dspy.optimize.prompts.options import PromptSearch
@@ -150,6 +150,7 @@ class TrialLoop:
             objectives=options.objectives,
             n_arms=2 * options.n_trials,  # the random baseline has as many
             is_win_rate=evaluator.judging is not None and evaluator.judging.picks,
+            unknown_costs=options.pool.unknown_costs,
         )
         return cls(
             options=options,
@@ -174,7 +175,7 @@ class TrialLoop:
 
     @property
     def may_announce(self) -> bool:
-        """Whether workers may begin with later architectures before earlier ones are measured.
+        """True if workers may begin with later architectures before earlier ones are measured.
 
         Under a budget, money is spent in the order of measuring: what it may not reach is
         not begun.
@@ -248,7 +249,7 @@ class TrialLoop:
 
     @property
     def is_ended_by_user(self) -> bool:
-        """Whether a callback or Ctrl-C ended the trials: then nothing more is tried."""
+        """True if a callback or Ctrl-C ended the trials: then nothing more is tried."""
         return self.stopped_by in (STOPPED, INTERRUPTED)
 
     def choose(self) -> Choice:

@@ -177,7 +177,8 @@ class Trials:
         self.records[proposal.architecture] = record
         self._n_held += self.space.holds(proposal.architecture)
         for name in ("rows", "score", "calls", "usd", "seconds"):
-            trial.set_user_attr(name, getattr(record, name))
+            if (value := getattr(record, name)) is not None:
+                trial.set_user_attr(name, value)
         if row_scores:
             trial.set_user_attr(ROW_SCORES, list(row_scores))
         for name in ("calls", "usd", "seconds"):

@@ -192,7 +192,7 @@ class Proposals:
 
     @property
     def fell_to_one(self) -> bool:
-        """Whether one answer is left of a layer of several: the mixture is none any more."""
+        """True if one answer is left of a layer of several: the mixture is none any more."""
         return self.n_answered == 1 < self.n_asked
 
 
@@ -228,7 +228,7 @@ class ChatAnswer:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What it cost and who answered, as plain JSON data."""
+        """Costs, and the agents that answered, as plain JSON data."""
         return {
             "architecture": self.architecture,
             "usd": self.usd,

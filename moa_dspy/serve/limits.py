@@ -92,7 +92,7 @@ class ServerKeys:
 
     @property
     def are_needed(self) -> bool:
-        """Whether there is a key at all."""
+        """True if there is a key at all."""
         return bool(self._hashes)
 
     def name_of(self, authorization: str | None) -> str:

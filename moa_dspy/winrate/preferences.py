@@ -188,6 +188,36 @@ def position_consistency(
     )
 
 
+def consistency_p(
+    shown_first: Scores, shown_second: Scores, *, draws: int = 1_999, seed: int = 0
+) -> float:
+    """Return the p-value of a judge's consistency, against a judge that only looks at places.
+
+    Such a judge's verdicts, each as a leaning to the first place, to the second or to neither, are
+    draws from one distribution, so that any two of them may have been given to one example. The
+    permutation test pairs all of them anew; its statistic is the examples with one preferred
+    response minus those with one preferred place. A constant leaning to a place gives 1.
+
+    Args:
+        shown_first: Preferences for one system when its response came first, in [0, 1].
+        shown_second: When it came second, on the same examples.
+        draws: Pairings that are drawn.
+        seed: Of the draws.
+
+    Raises:
+        MetricError: lengths differ, no example, or one outside [0, 1].
+    """
+    first, second = paired_vectors(
+        shown_first, shown_second, names=("shown_first", "shown_second"), unit=True
+    )
+    leanings = np.concatenate([_verdicts(first), -_verdicts(second)])
+    rng, n = np.random.default_rng([seed, first.size]), first.size
+    same_place = float(leanings[:n] @ leanings[n:])
+    drawn = (rng.permutation(leanings) for _ in range(draws))
+    as_good = sum(float(one[:n] @ one[n:]) <= same_place for one in drawn)
+    return (1 + as_good) / (1 + draws)
+
+
 def length_correlation(
     preferences: Scores, lengths: Scores, baseline_lengths: Scores, *, confidence: float = 0.95
 ) -> Interval:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from typing import Final, Literal
@@ -28,7 +28,7 @@ from moa_dspy.winrate.tests import (
 class Verdict:
     """The advice to use the mixture or not, the numbers behind it, and one sentence with both."""
 
-    kind: Literal["mixture", "single", "not_enough_examples"]
+    kind: Literal["mixture", "single", "not_enough_examples", "judge_cannot_tell"]
     p_value: float | None
     """One-sided mid-p, pick better than single; None where the pick is a single model: no test."""
     interval: Interval
@@ -36,8 +36,20 @@ class Verdict:
     n: int
     """Examples, those of val included, of which each counts 0.4."""
     n_more: int
-    """Examples still needed; 0 where the answer is known."""
+    """Examples still needed; 0 where the answer is known, or more of them would not tell it."""
     text: str
+
+    def by_chance(self, why: str) -> Verdict:
+        """Return the verdict of a judge whose preferences may be chance.
+
+        Args:
+            why: The numbers that say so.
+        """
+        text = (
+            f"The judge cannot tell better answers from worse ones: {why} So its preferences "
+            "neither show a gain nor exclude one. Ask a stronger judge, or more of several."
+        )
+        return replace(self, kind="judge_cannot_tell", n_more=0, text=text)
 
 
 COUNTED: Final = 0.4

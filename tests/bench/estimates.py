@@ -134,7 +134,7 @@ def study(seed: int) -> dict[str, Any]:
         "usd": [expected.usd, result.usd],
         "calls_ratio": result.calls_made / expected.calls,
         "range": [ends and [ends.calls, ends.usd] for ends in (expected.low, expected.high)],
-        "usd_ratio": result.usd / expected.usd,
+        "usd_ratio": result.usd / expected.usd if result.usd and expected.usd else None,
         "made": spent.made,
     }
 

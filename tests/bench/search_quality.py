@@ -34,7 +34,8 @@ subpools: with `--subpools N --seed S`, the models of each random pool, by its s
 halving: rules that had as many cells and more labels than those of the rows.
 honest: with `--honest`, what is known of our number alone, over more splits.
 rule: with `--rule`, rows of the rule of the pick alone, on the same splits without a search around
- it: what `ours` picks where every vote that the rule looks at may be picked.
+ it: what `ours` picks where every vote that the rule looks at may be picked; calibration_smoothed:
+ as calibration, of gains on redrawn answers of votes that are not cross-fitted.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Usage: python tests/bench/study_speed.py [--json] [--trials 100] [--rows 200] [-
 
 replay_seconds: a finished study of 7 calls per architecture and row, run again over its file;
 replay_calls are those that it makes. The study is made before, by agents that answer at once.
+replay_over_reading: replay_seconds over reading_seconds, which reading every call of the study
+from SQLite takes, each by its key.
 trial_overhead_ms_at_N: our search without any measuring after N trials: the sampler, the space,
 and what is kept of a trial, with two objectives and 12 agents; processor time, the mean of 20
 trials after the first. tpe_ms_at_N is Optuna's default TPE with one objective,
@@ -85,13 +87,29 @@ def run_study(path: Path, *, n_trials: int, n_rows: int) -> tuple[float, int, st
     return seconds, search.result.calls_made, str(search.result.pick)
 
 
+def reading_seconds(path: Path) -> float:
+    """Return how long it takes to read the calls of a store, one query each, in any order."""
+    store = CallStore(path, memory_bytes=0)
+    keys = [key for (key,) in store.database.rows("SELECT key FROM calls")]
+    random.Random(0).shuffle(keys)
+    started = perf_counter()
+    for key in keys:
+        store.get(key)
+    seconds = perf_counter() - started
+    store.close()
+    return seconds
+
+
 def replayed(*, n_trials: int, n_rows: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "calls.sqlite"
         made, n_calls, pick = run_study(path, n_trials=n_trials, n_rows=n_rows)
         seconds, n_again, again = run_study(path, n_trials=n_trials, n_rows=n_rows)
+        reading = reading_seconds(path)
     return {
         "replay_seconds": seconds,
+        "reading_seconds": reading,
+        "replay_over_reading": seconds / reading,
         "replay_calls": n_again,
         "replayed_calls": n_calls,
         "replay_finds_the_same": pick == again,

@@ -272,6 +272,22 @@ def test_search_quality_has_every_rival_in_every_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_stopping_spares_calls_and_changes_no_answer(tmp_path: Path) -> None:
+    write_letters(tmp_path)
+    options = ("--splits", "1", "--dev", "60", "--pools", "all")
+    (row,) = run("stopping.py", str(tmp_path), *options)["rows"]
+    assert (row["pool"], row["dev"], row["splits"], row["votes"]) == ("all", 60, 1, 1)
+    (split,) = row["each"]
+    assert split["members"] > 2
+    assert split["exact_changes"] == 0
+    assert 0.5 < split["exact_calls"] < 1
+    # Who agree are asked alone, else all: fewer calls than all members of the same vote.
+    assert "agree=2" in split["agreeing"]
+    assert 2 / 4 <= split["own_calls"] < 1
+    assert split["agree_minus_own_se"] >= 0
+
+
+@pytest.mark.slow
 def test_search_quality_prints_the_honesty_of_our_number_alone(tmp_path: Path) -> None:
     write_letters(tmp_path)
     sizes = ("--honest", "2", "--dev", "30", "--pools", "all", "--jobs", "1")

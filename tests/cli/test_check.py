@@ -141,6 +141,31 @@ def test_on_a_terminal_it_asks_above_a_cost(folder: Path) -> None:
     assert (done, "Go on?" in shown) == (0, False)
 
 
+@pytest.mark.slow
+def test_a_study_is_read_once_for_the_question_mlflow_and_its_run(folder: Path) -> None:
+    pytest.importorskip("mlflow")
+    change(folder, ("answer_match", "counting:metric"))
+    counting = """
+def match(example, prediction):
+    return float(example.answer == prediction.answer)
+
+def __getattr__(name):  # asked whenever a study's metric is read
+    if name != "metric":
+        raise AttributeError(name)
+    with open("read.txt", "a") as log:
+        log.write("once ")
+    return match
+"""
+    (folder / "counting.py").write_text(counting, "utf-8")
+    arguments = ("study.toml", "--mlflow", f"sqlite:///{folder / 'mlflow.db'}")
+    ended, shown = on_a_terminal(
+        folder, "optimize", *arguments, "--ask-above", "0.000001", answer="y"
+    )
+    assert (ended, "Go on?" in shown) == (0, True), shown
+    # Once as the study is read, once for the digest of the metric's code.
+    assert (folder / "read.txt").read_text("utf-8").split() == ["once", "once"]
+
+
 def test_prices_are_listed_with_their_source(run: Run, folder: Path) -> None:
     more = '\n[[agents]]\nname = "mini"\nmodel = "openai/gpt-4.1-mini"\n'
     more += '\n[[agents]]\nname = "own"\nmodel = "openai/own"\n'

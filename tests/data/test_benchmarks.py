@@ -36,6 +36,7 @@ def test_every_card_tells_origin_licence_scoring_and_citation(name: str) -> None
     text, benchmark = card(name), BENCHMARKS[name]
     told = (benchmark.origin.repository, benchmark.origin.paper, benchmark.licence)
     assert all(part in text for part in (*told, benchmark.scoring, benchmark.citation))
+    assert f"\nOrigin: {benchmark.origin.repository}" in text
 
 
 def test_an_unknown_card_names_the_known_ones() -> None:

@@ -80,7 +80,7 @@ def test_a_cost_is_no_negative_number_and_a_question_has_one_gold(tmp_path: Path
 
 
 def test_a_table_of_answers_given_as_a_recording_is_told_where_it_goes(tmp_path: Path) -> None:
-    from moa_dspy.calls.store.query import Recording
+    from moa_dspy.calls.store.schema import Recording
 
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "t.parquet")
     with pytest.raises(StoreError, match=r'lacks agent.*has q, model.*`data.reader` = "recorded"'):

@@ -7,6 +7,7 @@ import threading
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -72,11 +73,11 @@ DIALECTS = {
 class Speaks(BaseHTTPRequestHandler):
     """Answers Paris in the protocol that the path belongs to."""
 
-    asked: list[tuple[str, dict[str, str], dict[str, Any]]]
+    asked: list[tuple[str, Message, dict[str, Any]]]
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.asked.append((self.path, dict(self.headers), body))
+        self.asked.append((self.path, self.headers, body))
         ends = {"chat/completions": "openai", "messages": "anthropic"}
         path = self.path.partition("?")[0]
         dialect = next((name for end, name in ends.items() if path.endswith(end)), "gemini")
@@ -122,7 +123,7 @@ def test_an_agent_of_the_page_answers(
     assert "Paris" in str(reply)
     path, headers, body = asked[0]
     assert len(asked) == 1
-    sent = json.dumps([path, headers])
+    sent = json.dumps([path, headers.items()])
     assert "a-key-of-the-test" in sent or agent.api_key_env is None
     expected = {"anthropic": "messages", "gemini": "generateContent"}
     assert expected.get(vendor, "chat/completions") in path

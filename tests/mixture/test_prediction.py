@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import dspy
 import pytest
 from dspy import lm15
 
 from moa_dspy.adapters import PlainChat
+from moa_dspy.agent import Agent
 from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.pool import Pool
 from moa_dspy.prediction import MixturePrediction
 from moa_dspy.testing import scripted_pool
+from tests.servers.chat import Reply, serving
 
 
 @pytest.fixture
@@ -62,3 +66,25 @@ def test_the_html_form_escapes_what_models_say(prediction: MixturePrediction) ->
     assert "<b>" not in html
     assert html.count("<tr>") == 1 + 1 + 3  # the field, the heading, three agents
     assert "failed: LMServerError" in html
+
+
+def test_a_price_that_is_unknown_is_none_and_said() -> None:
+    with serving(Reply()) as server:
+        agent = Agent(name="a", model="openai/x", api_base=server.url)
+        free = replace(
+            agent,
+            name="b",
+            usd_per_million_prompt_tokens=0.0,
+            usd_per_million_completion_tokens=0.0,
+        )
+        program = MixtureOfAgents(
+            "question -> answer",
+            "a + b > vote(b)",
+            pool=Pool([agent, free]),
+            adapter=PlainChat(),
+            stop_early=False,
+        )
+        answer = program(question="?").mixture
+    assert {one.agent: one.usd for one in answer.responses} == {"a": None, "b": 0.0}
+    assert answer.usd is None
+    assert "unknown price" in answer.summary

@@ -12,6 +12,7 @@ import pytest
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize import Limits, ModelSearch, SearchSpace
+from moa_dspy.optimize.report import result_lines
 from moa_dspy.optimize.study_file import StudyFile, read_study
 from moa_dspy.testing import scripted_pool
 
@@ -57,6 +58,23 @@ def test_where_calls_count_the_best_two_are_asked_first(
     if "objectives" in options:
         assert agreeing.architecture in found.front
         assert full.architecture not in found.front  # as right, and it asks more
+
+
+def test_what_is_as_good_as_the_pick_for_fewer_calls_is_said(
+    fails_on: Make, rows: Make, student: Make
+) -> None:
+    options = {"objectives": ("win_rate", "calls"), "min_gain": 0.2}
+    result = searched(fails_on, rows, student, **options).result
+    assert str(result.pick) == "e0 + e1 + e2 + e3 + e4 > vote(e0; order=e1)"
+    # On test as on val: 2.8 calls instead of 3.6, and both are always right.
+    agreeing = result.savings["e0 + e1 + e2 + e3 + e4 > vote(e0; agree=2)"]
+    assert (agreeing.kind, agreeing.estimate, agreeing.n) == ("as_good", 0.0, 20)
+    assert agreeing.ratio == pytest.approx(2.8 / 3.6)
+    # So are three, which ask two, and the third where one of these is wrong: 2.4, 33 % fewer.
+    (line,) = [line for line in result_lines(result) if line.startswith("Same accuracy")]
+    assert line.startswith("Same accuracy for 33 % fewer calls: e0 + e1 + e2 > vote(e0), ")
+    assert line.endswith("against the pick on 20 test questions, so not worse by 20.0 points.")
+    assert not searched(fails_on, rows, student, objectives=("win_rate",)).result.savings
 
 
 def test_where_only_the_score_counts_none_is_tried(

@@ -99,7 +99,9 @@ def made(values: list[tuple[float, float, float]]) -> list[TrialRecord]:
 
 
 def beats(one: TrialRecord, other: TrialRecord) -> bool:
-    pairs = ((one.win_rate, other.win_rate), (-one.usd, -other.usd), (-one.seconds, -other.seconds))
+    assert None not in (one.usd, one.seconds, other.usd, other.seconds)
+    gains = [(r.win_rate, -(r.usd or 0.0), -(r.seconds or 0.0)) for r in (one, other)]
+    pairs = list(zip(*gains, strict=True))
     return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 
 
@@ -124,7 +126,7 @@ def test_the_knee_is_on_the_front_and_blind_to_units(values: list[Any], unit: fl
     found = front(made(values), THREE)
     chosen = knee(found, THREE)
     assert (chosen is None) == (len(found) < 2)
-    rescaled = [replace(record, usd=record.usd * unit) for record in found]
+    rescaled = [replace(record, usd=(record.usd or 0.0) * unit) for record in found]
     again = knee(rescaled, THREE)
     assert (again and again.architecture) == (chosen and chosen.architecture)
     if chosen is not None:

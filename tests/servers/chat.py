@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeAlias
 
@@ -81,7 +82,7 @@ class ChatServer(ThreadingHTTPServer):
         self.script, self.models = script, tuple(models)
         self.bodies: list[dict[str, Any]] = []
         self.raw: list[bytes] = []
-        self.headers: list[dict[str, str]] = []
+        self.headers: list[Message] = []  # found by name in any case, as HTTP has it
         self.paths: list[str] = []
         self.n_connections, self.left = 0, threading.Semaphore(0)
         self.answered: list[dict[str, Any]] = []
@@ -175,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.busy():
             self.server.raw.append(raw)
             self.server.bodies.append(body)
-            self.server.headers.append(dict(self.headers))
+            self.server.headers.append(self.headers)
             self.server.paths.append(self.path)
             self.server.asked.release()
             reply = self.server.script(body)
@@ -220,7 +221,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.close_connection = True
         dialect = dialect_of(self.path)
-        frames = reply.frames if dialect is None else dialect.frames(reply)
+        frames = reply.frames
+        if frames is None and dialect is not None:
+            frames = dialect.frames(reply)
         if frames is not None:
             for frame in frames:
                 self.wfile.write(frame)

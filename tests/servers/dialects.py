@@ -122,19 +122,22 @@ def _gemini_frames(reply: Any) -> list[bytes]:
 
 
 def _ollama(reply: Any) -> dict[str, Any]:
+    usage = {} if reply.usage is ... else dict(reply.usage or {})
+    counts = {"prompt_eval_count": "prompt_tokens", "eval_count": "completion_tokens"}
+    thought = {"thinking": reply.thinking} if reply.thinking else {}
     return {
         "model": "x",
         "created_at": "2025-01-01T00:00:00Z",
-        "message": {"role": "assistant", "content": reply.text},
+        "message": {"role": "assistant", "content": reply.text, **thought},
         "done": True,
         "done_reason": reply.finish_reason,
-        "prompt_eval_count": 11,
-        "eval_count": 7,
+        **{name: usage[ours] for name, ours in counts.items() if ours in usage},
     }
 
 
 def _ollama_lines(reply: Any) -> list[bytes]:
     first, second = _halves(reply)
-    begun = {**_ollama(reply), "message": {"role": "assistant", "content": first}, "done": False}
+    message = {**_ollama(reply)["message"], "content": first}
+    begun = {**_ollama(reply), "message": message, "done": False}
     ended = {**_ollama(reply), "message": {"role": "assistant", "content": second}}
     return [json.dumps(line).encode() + b"\n" for line in (begun, ended)]

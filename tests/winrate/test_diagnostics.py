@@ -8,7 +8,12 @@ from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score
 
 from moa_dspy.errors import MetricError
-from moa_dspy.winrate import judge_agreement, length_correlation, position_consistency
+from moa_dspy.winrate import (
+    consistency_p,
+    judge_agreement,
+    length_correlation,
+    position_consistency,
+)
 
 verdicts = st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=2, max_size=30)
 
@@ -25,6 +30,25 @@ def test_a_judge_who_takes_the_first_is_found_out() -> None:
     result = position_consistency([1.0] * 40, [0.0] * 40)
     assert result.consistent.high < 0.1
     assert result.first_advantage.low > 0.8
+
+
+def test_consistency_against_chance_by_hand() -> None:
+    # Four verdicts for each place. Of the 8! / (2^4 4!) = 105 ways to pair them, 4! = 24 pair each
+    # first with a second, as is seen here: 24 / 105 = 0.229.
+    found = consistency_p([1, 1, 0, 0], [1, 1, 0, 0])
+    assert found == pytest.approx(0.229, abs=0.03)
+    assert consistency_p([1, 0] * 20, [1, 0] * 20) == pytest.approx(1 / 2_000)
+    # What always takes a place, or nothing at all, is as consistent in every pairing.
+    assert consistency_p([1] * 40, [0] * 40) == consistency_p([0.5] * 40, [0.5] * 40) == 1
+
+
+@pytest.mark.slow
+def test_a_leaning_coin_is_rarely_taken_for_a_judge() -> None:
+    # At level 5 % of 400 coins 20 +- 4.4 (one standard error) by chance; fewer, as it is discrete.
+    rng = np.random.default_rng(0)
+    first, second = rng.random((2, 400, 30))
+    found = [consistency_p(a < 0.7, b < 0.3) for a, b in zip(first, second, strict=True)]
+    assert sum(p <= 0.05 for p in found) <= 29
 
 
 def test_length_correlation_by_hand() -> None:

@@ -11,13 +11,13 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any, Final
 
 from moa_dspy.calls.call import without_odd_usage
-from moa_dspy.calls.lm.response import RegularReply, check_ended
+from moa_dspy.calls.lm.response import LiteLLMEvents, RegularReply, check_ended
 from moa_dspy.calls.reply import REFUSAL, server_words
 from moa_dspy.dspy_internals import (
     AsyncLiteLLMEngine,
@@ -27,6 +27,9 @@ from moa_dspy.dspy_internals import (
     LM15Engine,
     StdlibAsyncTransport,
     StdlibTransport,
+    aclosing_stream,
+    closing_stream,
+    litellm_errors,
     lm15,
     plain,
 )
@@ -197,6 +200,22 @@ class _Regular:
 class LiteLLMClient(_Regular, LiteLLMEngine):
     """LiteLLM's client, which gets regular replies to read."""
 
+    def stream(self, request: Any) -> Generator[Any, None, None]:
+        """Yield the events of the response."""
+        arguments, chunks = self._arguments(request, streaming=True), LiteLLMEvents(request)
+        import litellm
+
+        with litellm_errors(model=request.model):
+            source: Any = litellm.completion(**arguments)
+        with closing_stream(source):
+            while True:
+                with litellm_errors(model=request.model):
+                    chunk = next(source, None)
+                if chunk is None:
+                    break
+                yield from chunks.feed(chunk)
+            yield chunks.finish(litellm)
+
     def close(self) -> None:
         """Close the engine and its connections."""
         super().close()
@@ -208,6 +227,23 @@ class AsyncLiteLLMClient(_Regular, AsyncLiteLLMEngine):
     """``LiteLLMClient`` for the coroutines of one event loop."""
 
     is_async = True
+
+    async def stream(self, request: Any) -> AsyncGenerator[Any, None]:
+        """Yield the events of the response."""
+        arguments, chunks = self._arguments(request, streaming=True), LiteLLMEvents(request)
+        import litellm
+
+        with litellm_errors(model=request.model):
+            source: Any = await litellm.acompletion(**arguments)
+        async with aclosing_stream(source):
+            while True:
+                with litellm_errors(model=request.model):
+                    chunk = await anext(source, None)
+                if chunk is None:
+                    break
+                for event in chunks.feed(chunk):
+                    yield event
+            yield chunks.finish(litellm)
 
     async def aclose(self) -> None:
         """Close the engine and its connections."""
@@ -305,6 +341,7 @@ def _http_reply(response: Any) -> RegularReply:
         location=response.headers.get("location"),
         wants_events=wants,
         tells_errors=not wants,
+        is_for_litellm=True,
     )
 
 

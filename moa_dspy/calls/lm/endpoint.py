@@ -68,7 +68,7 @@ class Endpoint:
 
     @property
     def is_native(self) -> bool:
-        """Whether DSPy's own client is used; for a vendor's own endpoint it takes no headers."""
+        """True if DSPy's own client is used; for a vendor's own endpoint it takes no headers."""
         takes_headers = self.api_base is not None or not self.headers
         return self.client == "auto" and vendor_of(self.model) in NATIVE_VENDORS and takes_headers
 
@@ -215,7 +215,7 @@ class ChatEngine:
     """
 
     keeps_time = True
-    """Whether an attempt ends by itself in time: no thread is needed to leave it."""
+    """True if an attempt ends by itself in time: no thread is needed to leave it."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         transport = TimedTransport(seconds=endpoint.timeout_seconds, **_limits(endpoint))

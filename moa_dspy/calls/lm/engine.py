@@ -161,6 +161,11 @@ class Stored:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
+    def extra_fields(self) -> dict[str, Any]:
+        """Further fields of every request."""
+        return dict(self._extra_body)
+
+    @property
     def endpoint(self) -> Any:
         """The engine that really asks the model."""
         with self._lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -22,8 +22,9 @@ from moa_dspy.calls.reply import (
 )
 from moa_dspy.calls.request import AgentCalls, out_of_files
 from moa_dspy.calls.scope import DeadlineError
-from moa_dspy.dspy_internals import lm15, response_from_dict, response_to_dict
+from moa_dspy.dspy_internals import LiteLLMChunks, lm15, response_from_dict, response_to_dict
 from moa_dspy.errors import MoaError, all_links
+from moa_dspy.vendors import regular_ending
 
 _UNREADABLE: Final = (AttributeError, LookupError, TypeError, ValueError)
 """What a client's parser raises at JSON of an unexpected shape."""
@@ -173,14 +174,15 @@ def _no_answer(reply: Mapping[str, Any]) -> str:
 
 
 def _holds(reply: Mapping[str, Any]) -> bool:
-    """Whether there is an answer in a reply whose text is empty: an empty one is one as well."""
+    """True if there is an answer in a reply whose text is empty: an empty one is one as well."""
     choices = reply.get("choices")
     if choices:
         (first, *_) = choices
         message = first.get("message", first.get("delta")) if isinstance(first, Mapping) else None
         content = message.get("content") if isinstance(message, Mapping) else 0
         return content is None or isinstance(content, str | list)
-    return any(reply.get(name) for name in _ANSWERS)
+    # Anthropic's refusal may have no content, and says so beside it.
+    return bool(reply.get("stop_reason")) or any(reply.get(name) for name in _ANSWERS)
 
 
 def stored_response(text: str, *, request: str) -> tuple[Any, bool]:
@@ -222,6 +224,7 @@ def with_thought(response: Any, *, request: str = "") -> tuple[Any, SplitReply |
 
 _ODD: Final = re.compile(
     rb'sage|error|"content":\s*\[|logprob|refusal"|finish_reason":\s*"(?!stop|length|tool)'
+    rb'|finishReason":\s*"(?!STOP|MAX)|blockReason|_window_exceeded"'
 )
 """Anything without which an event needs no look inside."""
 
@@ -242,6 +245,7 @@ class RegularReply:
         wants_events: Whether a stream was asked for.
         tells_errors: Whether ``status`` is to tell of errors that came with status 200, for a
             client that knows no others.
+        is_for_litellm: Whether LiteLLM reads it, and not DSPy's own client.
 
     Attributes:
         status: Of the reply that clients read; known when the body has ended.
@@ -255,17 +259,20 @@ class RegularReply:
         location: str | None = None,
         wants_events: bool = False,
         tells_errors: bool = False,
+        is_for_litellm: bool = False,
     ) -> None:
         self.status = 400 if 300 <= status < 400 else status
         self._given, self._url, self._location = status, url.partition("?")[0], location
         self.wants_events, self._tells_errors = wants_events, tells_errors
+        self._is_for_litellm = is_for_litellm
+        self._begun_usage: Any = None
         self._held, self._event, self._refusal = b"", b"", ""
         self._is_chat = self._url.endswith("/chat/completions")
         self._has_ended = not (wants_events and self._is_chat)
 
     @property
     def is_error(self) -> bool:
-        """Whether the status says that there is no answer."""
+        """True if the status says that there is no answer."""
         return self.status >= 400
 
     def take(self, chunk: bytes) -> bytes:
@@ -317,7 +324,7 @@ class RegularReply:
         if self.wants_events and "choices" in data:
             choices = [{**one, "delta": one.get("message")} for one in data["choices"] if one]
             return _event(self._frame({**data, "choices": choices})) + b"data: [DONE]\n\n"
-        regular = without_odd_usage(regular_choices(data, "message"))
+        regular = without_odd_usage(self._regular(data, "message"))
         return body if regular == data else _dumped(regular)
 
     def _lacks_answer(self, data: Any) -> bool:
@@ -353,14 +360,29 @@ class RegularReply:
             return {**kept, "error": self._words(_dumped(data))}
         if (broken := why_broken_off(data)) is not None:
             return {"error": {"message": broken, "type": "server_error"}}
-        return self._with_refusal(without_odd_usage(regular_choices(data, "delta")))
+        return self._with_refusal(without_odd_usage(self._regular(data, "delta")))
+
+    def _regular(self, data: dict[str, Any], kind: str) -> dict[str, Any]:
+        if "choices" in data:
+            return regular_choices(data, kind)
+        usage = data.get("usage")
+        if isinstance(begun := data.get("message"), Mapping) and "usage" in begun:
+            self._begun_usage = begun["usage"]
+        elif isinstance(usage, Mapping) and isinstance(self._begun_usage, Mapping):
+            # Anthropic's last event need not repeat what the first one counted.
+            counted = {name: value for name, value in usage.items() if value is not None}
+            data = {**data, "usage": {**self._begun_usage, **counted}}
+        return regular_ending(data, is_for_litellm=self._is_for_litellm)
 
     def _with_refusal(self, data: dict[str, Any]) -> dict[str, Any]:
         """Return an event that ends a stream with the refusal, of which there are no deltas."""
         for choice in data.get("choices") or ():
             delta = choice.get("delta") if isinstance(choice, Mapping) else None
-            if isinstance(delta, Mapping) and isinstance(delta.get("refusal"), str):
-                self._refusal += delta["refusal"]
+            if isinstance(delta, dict) and isinstance(delta.get(REFUSAL), str):
+                self._refusal += delta[REFUSAL]
+                if self._is_for_litellm:
+                    # It passes nothing else on.
+                    delta["provider_specific_fields"] = {REFUSAL: delta[REFUSAL]}
         return {**data, REFUSAL: self._refusal} if self._refusal else data
 
 
@@ -388,3 +410,38 @@ def _hint(status: int, url: str) -> str:
     if path.endswith("/chat/completions") and "/v1" not in path:
         return "; does `api_base` lack /v1?"
     return "; write the address that answers as `api_base`" if status < 400 else ""
+
+
+_WITHOUT_EVENT: Final = ("annotations", "audio", "images", REFUSAL, "thinking_blocks")
+
+
+class LiteLLMEvents(LiteLLMChunks):
+    """Events of LiteLLM's chunks, without fields of which DSPy knows no event.
+
+    DSPy gives a stream with such a field up, so that the answer would be paid for twice.
+    """
+
+    def __init__(self, request: Any) -> None:
+        super().__init__(request)
+        self._refusal = ""
+
+    def feed(self, chunk: Any) -> Generator[Any, Any, None]:
+        """Yield the events of ``chunk``, which loses such fields."""
+        for choice in getattr(chunk, "choices", None) or ():
+            delta: Any = getattr(choice, "delta", None)
+            extras = getattr(delta, "provider_specific_fields", None)
+            if isinstance(extras, Mapping):
+                self._refusal += str(extras.get(REFUSAL) or "")
+                kept = {name: value for name, value in extras.items() if name == "citation"}
+                delta.provider_specific_fields = kept or None
+            for name in _WITHOUT_EVENT:
+                if hasattr(delta, name):
+                    delattr(delta, name)
+        yield from super().feed(chunk)
+
+    def finish(self, litellm: Any) -> Any:
+        """Return the event that ends the stream, with the refusal if there was one."""
+        end = super().finish(litellm)
+        if not self._refusal:
+            return end
+        return replace(end, provider_data={**(end.provider_data or {}), REFUSAL: self._refusal})

@@ -198,7 +198,7 @@ class StreamedResponse:
 
     @property
     def has_shown_thought(self) -> bool:
-        """Whether a thought was passed on as answer: its closing tag came without an opening."""
+        """True if a thought was passed on as answer: its closing tag came without an opening."""
         _, split = with_thought(self._whole.response(), request=self._asked)
         return split is not None and split.is_unopened and not self._splitter.has_thought
 

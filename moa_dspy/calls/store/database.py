@@ -85,7 +85,7 @@ class Connections:
             return _Connection(self._engine.raw_connection())
 
     def is_lost(self, error: BaseException) -> bool:
-        """Whether the server went away; one that was never there is a mistake in the URL."""
+        """True if the server went away; one that was never there is a mistake in the URL."""
         if not self.is_postgresql or not self._was_reached:
             return False
         # Without a state the server said nothing; 08 and 57P are servers that stop or start.

@@ -144,7 +144,7 @@ def _machine() -> str:
 
 
 def _is_gone(owner: str) -> bool:
-    """Whether ``owner`` was a process beside this one and does not run any more."""
+    """True if ``owner`` was a process beside this one and does not run any more."""
     machine, number, _ = owner.split("/")
     if not machine or machine != _machine():
         return False
@@ -226,7 +226,7 @@ class Claims:
         return bool(session.execute(take_over, values).rowcount)
 
     def holds(self, key: str) -> bool:
-        """Whether this process believes that it holds ``key``."""
+        """True if this process believes that it holds ``key``."""
         return key in self._held
 
     def release(self, key: str) -> None:
@@ -290,7 +290,7 @@ class SharedLimits:
         self._lock = threading.Lock()
 
     def applies_to(self, limiter: Limiter) -> bool:
-        """Whether ``acquire`` might do anything but let a request pass."""
+        """True if ``acquire`` might do anything but let a request pass."""
         if not limiter.endpoint:
             return False
         pause, now = self._pauses.get(limiter.endpoint), time.monotonic()

@@ -1,20 +1,25 @@
-"""The tables of a call store, their version, and calls as rows of them."""
+"""The tables of a call store and their version, calls as rows of them, and recordings of calls.
+
+A recording is one Parquet file of calls that can be committed, shared and replayed.
+"""
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from moa_dspy.calls.call import Call
+from moa_dspy.calls.call import Call, call_key
 from moa_dspy.calls.store.database import Database, Session
 from moa_dspy.errors import StoreError
+from moa_dspy.files import replacing
 
 SCHEMA_VERSION = 3
 
@@ -126,6 +131,17 @@ _TABLES = (
         sa.Index("moa_open_tasks", "study", "is_done", "number"),
     ),
 )
+_KEPT_ANSWERS = sa.Table(
+    "kept_answers",
+    sa.MetaData(),
+    _column("key", _key, primary_key=True),
+    # By key, seconds and time it is told whether the call is still the one that was read.
+    _column("call", _key),
+    _column("seconds", _real),
+    _column("time", _real),
+    _column("answer", sa.LargeBinary),
+)
+"""What replies were read as. Made where it is used: any store may lack it, and lose it."""
 _MARKING_TABLES = "('moa_schema', 'calls')"
 _FOREIGN = -1
 """Stands for the version of a database whose table ``calls`` is of another program."""
@@ -154,15 +170,26 @@ def _make(session: Session, name: str) -> None:
         raise StoreError(f"{name} cannot be used: its table `calls` is not one of a call store.")
     if version:
         raise StoreError(f"{name} has schema {version}, but this version reads {SCHEMA_VERSION}.")
-    dialect: Any = postgresql.dialect if session.is_postgresql else sqlite.dialect
     for table in _TABLES:
-        made: list[Any] = [sa.schema.CreateTable(table, if_not_exists=True)]
-        made += [sa.schema.CreateIndex(one, if_not_exists=True) for one in table.indexes]
-        for create in made:
-            session.execute(str(create.compile(dialect=dialect())))
+        _create(session, table)
     session.execute("INSERT INTO moa_schema (version) VALUES (?)", (SCHEMA_VERSION,))
     if not session.is_postgresql:
         session.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def make_kept_answers(session: Session) -> None:
+    """Make the table ``kept_answers`` where there is none."""
+    if session.is_postgresql:
+        session.execute("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
+    _create(session, _KEPT_ANSWERS)
+
+
+def _create(session: Session, table: sa.Table) -> None:
+    dialect: Any = postgresql.dialect if session.is_postgresql else sqlite.dialect
+    made: list[Any] = [sa.schema.CreateTable(table, if_not_exists=True)]
+    made += [sa.schema.CreateIndex(one, if_not_exists=True) for one in table.indexes]
+    for create in made:
+        session.execute(str(create.compile(dialect=dialect())))
 
 
 def _version(query: Callable[[str], list[Any]], *, is_postgresql: bool) -> int:
@@ -258,3 +285,81 @@ def from_row(row: Sequence[Any]) -> Call:
 
 def _escaped(match: re.Match[str]) -> str:
     return f"\\u{ord(match[0]):04x}"
+
+
+# The key is computed from the content. Time and number of the attempt are no part of request and
+# answer: equal recordings are equal files, whenever they were made.
+_NOT_IN_FILES = ("key", "attempt", "time")
+_COLUMNS = {
+    f.name: str(f.type).partition(" ")[0] for f in fields(Call) if f.name not in _NOT_IN_FILES
+}
+
+
+class Recording:
+    """Calls by key, read from a file or written to one.
+
+    Keys are computed again from the content when the file is read, so a row that
+    was altered answers the altered request and never another one. The file holds neither the
+    time of a call nor its attempt: read from it, they are 0.0 and 1. All calls are in memory,
+    when a file is read and when it is written.
+
+    Raises:
+        StoreError: If the file is absent or is not a recording.
+    """
+
+    def __init__(self, calls: Iterable[Call] = ()) -> None:
+        self._calls = {call.key: call for call in calls}
+
+    @classmethod
+    def read(cls, path: Path) -> Recording:
+        """Read a file that ``write`` wrote."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if not path.is_file():
+            raise StoreError(f"{path} cannot be read as a recording: there is no such file.")
+        try:
+            found = pq.read_schema(path).names
+            if missing := [name for name in _COLUMNS if name not in found]:
+                raise StoreError(
+                    f"{path} cannot be read as a recording: a table of calls needs the columns "
+                    f"{', '.join(_COLUMNS)}, but this one lacks {', '.join(missing)} and has "
+                    f"{', '.join(found)}. A table of answers is data: `data.reader` = "
+                    '"recorded".'
+                )
+            columns = pq.read_table(path, columns=list(_COLUMNS)).to_pydict()
+        except (OSError, pa.ArrowException, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise StoreError(f"{path} cannot be read as a recording: {reason}") from error
+        rows = zip(*columns.values(), strict=True)
+        calls = (dict(zip(columns, row, strict=True)) for row in rows)
+        return cls(Call(key=call_key(c["identity"], c["sample"], c["request"]), **c) for c in calls)
+
+    def write(self, path: Path) -> None:
+        """Write every call, ordered by content, so that equal recordings are equal files."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        rows = sorted(self, key=lambda c: (c.identity, c.request, c.sample))
+        kept = [{name: getattr(call, name) for name in _COLUMNS} for call in rows]
+        table = pa.Table.from_pylist(kept, schema=_schema())
+        with replacing(path) as partial:
+            pq.write_table(table, partial, compression="zstd")
+
+    def get(self, key: str) -> Call | None:
+        """Return the recorded call, or None."""
+        return self._calls.get(key)
+
+    def __iter__(self) -> Iterator[Call]:
+        return iter(self._calls.values())
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+
+def _schema() -> Any:
+    # Not inferred from the rows: a recording may have no failures, or no rows.
+    import pyarrow as pa
+
+    kinds = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
+    return pa.schema([(name, kinds[kind]) for name, kind in _COLUMNS.items()])

@@ -1,10 +1,8 @@
 """Public benchmarks as rows, from the hub or from local files."""
 
-from moa_dspy.data.benchmarks.base import Benchmark, BenchmarkOrigin
-from moa_dspy.data.benchmarks.bbh import TASKS, BigBenchHard
-from moa_dspy.data.benchmarks.gsm8k import GSM8K
-from moa_dspy.data.benchmarks.mmlu_pro import MMLUPro
 from moa_dspy.data.benchmarks.open_ended import AlpacaEval, Flask, MTBench
+from moa_dspy.data.benchmarks.reasoning import GSM8K, TASKS, BigBenchHard, MMLUPro
+from moa_dspy.data.rows import Benchmark, BenchmarkOrigin
 from moa_dspy.errors import DataError
 
 __all__ = [
@@ -47,7 +45,7 @@ def card(name: str) -> str:
     where = origin.repository if origin.config is None else f"{origin.repository}, {origin.config}"
     lines = {
         "Benchmark": benchmark.title,
-        "BenchmarkOrigin": where,
+        "Origin": where,
         "Splits": ", ".join(origin.splits),
         "Paper": origin.paper,
         "Licence": benchmark.licence,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moa_dspy.data.benchmarks.base import Benchmark, BenchmarkOrigin, PublishedRow
+from moa_dspy.data.rows import Benchmark, BenchmarkOrigin, PublishedRow
 from moa_dspy.data.tables import SUFFIXES, Record, find_file, records_of
 from moa_dspy.errors import DataError
 

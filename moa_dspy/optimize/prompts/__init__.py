@@ -4,7 +4,6 @@ from moa_dspy.optimize.prompts.builtin import (
     OPTIMIZERS,
     ReferenceDemos,
     TryPrompts,
-    demos_from_references,
 )
 from moa_dspy.optimize.prompts.feedback import ReferenceFeedback
 from moa_dspy.optimize.prompts.joint import (
@@ -48,7 +47,6 @@ __all__ = [
     "ReferenceFeedback",
     "RegisteredPrompt",
     "TryPrompts",
-    "demos_from_references",
     "optimize_aggregator",
     "prompt_diff",
     "prompt_verdict_of",

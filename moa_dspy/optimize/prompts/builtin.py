@@ -13,12 +13,9 @@ from dspy.teleprompt import Teleprompter
 from dspy.teleprompt.gepa import InstructionProposer
 
 from moa_dspy.calls.timeout import in_threads
-from moa_dspy.data.splits import with_ids
 from moa_dspy.errors import DataError, StudyError
-from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.metric import CheckedMetric, score_of
-from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.prompts.feedback import (
     BEST,
     RIGHT,
@@ -34,9 +31,7 @@ from moa_dspy.optimize.prompts.options import (
 )
 from moa_dspy.optimize.prompts.student import (
     ReferenceReader,
-    Target,
     make_student,
-    measured_references,
 )
 from moa_dspy.pool import Pool
 from moa_dspy.references import count_tokens
@@ -110,44 +105,6 @@ def _with_prompt(student: Any, text: str) -> Any:
     return made
 
 
-def demos_from_references(
-    program: MixtureOfAgents,
-    rows: Sequence[dspy.Example],
-    n: int,
-    token_budget: int,
-    *,
-    metric: Callable[..., Any],
-    layer: int | None = None,
-    num_threads: int = 8,
-) -> tuple[dict[str, Any], ...]:
-    """Return at most ``n`` demos for the aggregator, the most instructive first.
-
-    A row serves if one of its references is wrong and its answer is right: the expected one
-    where the row has every output, else the aggregator's own, which is asked for. Rows with
-    a right reference among wrong ones come first, then those with more wrong ones. A demo
-    that would go beyond the budget is passed over.
-
-    Args:
-        program: A mixture; it is not changed.
-        rows: Train rows: what a demo shows must not be tested on.
-        n: Most demos.
-        token_budget: Most tokens of all demos together, as ``count_tokens`` estimates them.
-        metric: Says what is right: a score of at least 0.5.
-        layer: A layer of readers instead of the aggregator.
-        num_threads: Rows read at the same time.
-
-    Raises:
-        StudyError: If ``n`` or ``token_budget`` is below 1, or the metric does not fit.
-        ArchitectureError: If there is no such reader.
-    """
-    _check(n, token_budget)
-    target, checked, cache = Target.of(program, layer), CheckedMetric.of(metric), NodeCache()
-    stored = measured_references(target, with_ids(rows, "rows"), cache, num_threads=num_threads)
-    reading = ReferenceReader(target, stored, cache)
-    own = reading.feedback(checked).metric
-    return _demos_of(reading, own, n, token_budget, num_threads=num_threads)
-
-
 DEMOS_IN_A_PROGRAM: Final = (
     "Worked examples of references need a student that is the mixture itself: the questions of a "
     "larger program's mixture have no expected answers. Use another optimizer, such as `bootstrap`."
@@ -162,7 +119,13 @@ def _demos_of(
     *,
     num_threads: int = 8,
 ) -> tuple[dict[str, Any], ...]:
-    """``demos_from_references`` where the references are known."""
+    """Return at most ``n`` demos, the most instructive first.
+
+    A row serves if one of its references is wrong and its answer is right: the expected one
+    where the row has every output, else the reader's own, which is asked for. Rows with a
+    right reference among wrong ones come first, then those with more wrong ones. A demo that
+    would go beyond the budget is passed over.
+    """
     if not reading.target.is_alone:
         raise StudyError(DEMOS_IN_A_PROGRAM)
     feedback = reading.feedback(metric.metric)
@@ -215,7 +178,10 @@ class ReferenceDemos(Teleprompter):
 
     def __init__(self, metric: Any = None, *, n: int = 3, token_budget: int = 1024) -> None:
         super().__init__()
-        _check(n, token_budget)
+        if n < 1 or token_budget < 1:
+            raise StudyError(
+                f"`n` and `token_budget` must be at least 1, but got {n} and {token_budget}."
+            )
         self.metric, self.n, self.token_budget = metric, n, token_budget
 
     def compile(
@@ -240,13 +206,6 @@ class ReferenceDemos(Teleprompter):
         for predictor in made.predictors():
             predictor.demos = list(_demos_of(reading, self.metric, self.n, self.token_budget))
         return made
-
-
-def _check(n: int, token_budget: int) -> None:
-    if n < 1 or token_budget < 1:
-        raise StudyError(
-            f"`n` and `token_budget` must be at least 1, but got {n} and {token_budget}."
-        )
 
 
 @dataclass(frozen=True, slots=True)

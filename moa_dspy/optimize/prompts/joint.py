@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import dspy
 
@@ -26,20 +26,7 @@ from moa_dspy.optimize.prompts.tuning import (
     PromptComparison,
     PromptTuning,
 )
-
-
-class PromptTrial(Protocol):
-    """A trial as a round of tuning needs it."""
-
-    @property
-    def score(self) -> float:
-        """Mean metric on val."""
-        ...
-
-    @property
-    def is_stopped_early(self) -> bool:
-        """Whether some rows were left out."""
-        ...
+from moa_dspy.optimize.result import TrialRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +45,7 @@ class PromptVerdict:
 
     @property
     def is_proven(self) -> bool:
-        """Whether the prompt is used."""
+        """True if the prompt is used."""
         return self.comparison is not None and self.comparison.is_proven
 
     @property
@@ -113,7 +100,7 @@ def prompt_verdict_of(
 
 def prompts_to_json(
     registry: PromptRegistry,
-    records: Mapping[Architecture, PromptTrial],
+    records: Mapping[Architecture, TrialRecord],
     verdict: PromptVerdict | None,
 ) -> tuple[dict[str, Any], ...]:
     """Return every prompt as ``StudyResult.prompts`` holds it.
@@ -127,7 +114,7 @@ def prompts_to_json(
     )
 
 
-def _val(name: str, records: Mapping[Architecture, PromptTrial]) -> dict[str, Any] | None:
+def _val(name: str, records: Mapping[Architecture, TrialRecord]) -> dict[str, Any] | None:
     scored = {one: record.score for one, record in records.items() if not record.is_stopped_early}
     mine = [one for one in scored if one.prompt == name]
     if not mine:
@@ -224,7 +211,7 @@ class JointSearch:
         """Return the part of the budget that may be used when round ``number`` ends its tuning."""
         return 1.0 if self.options is None else self.options.part(number - 0.5)
 
-    def tune(self, records: Mapping[Architecture, PromptTrial], number: int) -> list[Architecture]:
+    def tune(self, records: Mapping[Architecture, TrialRecord], number: int) -> list[Architecture]:
         """Tune prompts for the ``number``-th time; return the mixtures to measure with them.
 
         The best mixtures are tuned; the round ends early only if a budget is reached. From then
@@ -262,7 +249,7 @@ class JointSearch:
         return found
 
     def _best(
-        self, options: PromptOptions, records: Mapping[Architecture, PromptTrial]
+        self, options: PromptOptions, records: Mapping[Architecture, TrialRecord]
     ) -> list[Architecture]:
         """Return the best compositions, each with the best of its prompts so far."""
         whole = [
@@ -343,7 +330,7 @@ class JointSearch:
             )
         return tuple(found if self.verdict is None else [*found, self.verdict.note])
 
-    def to_json(self, records: Mapping[Architecture, PromptTrial]) -> tuple[dict[str, Any], ...]:
+    def to_json(self, records: Mapping[Architecture, TrialRecord]) -> tuple[dict[str, Any], ...]:
         """Return every prompt as ``StudyResult.prompts`` holds it."""
         registry = self.registry
         return () if registry is None else prompts_to_json(registry, records, self.verdict)

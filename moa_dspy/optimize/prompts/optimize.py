@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
 import dspy
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.data import find_overlap
-from moa_dspy.data.splits import with_ids
-from moa_dspy.errors import DataError, StudyError
+from moa_dspy.data.splits import check_disjoint, with_ids
+from moa_dspy.errors import StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.metric import CheckedMetric
@@ -176,21 +174,7 @@ def _splits(
         "valset": with_ids(valset, "val"),
         "testset": with_ids(testset or (), "test"),
     }
-    for name in ("trainset", "valset"):
-        if not named[name]:
-            raise DataError(f"`{name}` must have at least one row, but is empty.")
-    places: dict[str, str] = {}
-    for name, rows in named.items():
-        for row in rows:
-            if row.id in places:
-                raise DataError(f"Id {row.id!r} is in {places[row.id]} and again in {name}.")
-            places[row.id] = name
-    for one, other in combinations(named, 2):
-        if pairs := find_overlap(named[one], named[other]):
-            first, second = pairs[0]
-            raise DataError(
-                f"`{one}` and `{other}` overlap: {first!r} and {second!r} have the same inputs."
-            )
+    check_disjoint(named, may_be_empty="testset")
     return named
 
 

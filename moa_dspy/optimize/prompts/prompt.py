@@ -196,11 +196,11 @@ class PromptRegistry:
 
     @property
     def has_room(self) -> bool:
-        """Whether a slot is empty."""
+        """True if a slot is empty."""
         return any(name not in self._entries for name in self._slots)
 
     def is_given(self, name: str) -> bool:
-        """Whether every process that reads the study knows the prompt."""
+        """True if every process that reads the study knows the prompt."""
         return name in self._given
 
     def canonical(self, architecture: Architecture) -> Architecture:

@@ -108,7 +108,7 @@ class Target:
 
     @property
     def is_alone(self) -> bool:
-        """Whether the program is the mixture: then its rows are the questions that it answers."""
+        """True if the program is the mixture: then its rows are the questions that it answers."""
         return self.student.program is self.mixture
 
     @property

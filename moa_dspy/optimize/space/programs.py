@@ -175,12 +175,12 @@ class ProgramSpace(SearchSpace):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Where the mixtures are."""
+        """The paths of the mixtures in the program."""
         return tuple(path for path, _ in self.mixtures)
 
     @property
     def searches_layers(self) -> bool:
-        """Whether anything beyond single agents can be proposed."""
+        """True if anything beyond single agents can be proposed."""
         return any(space.searches_layers for _, space in self.mixtures)
 
     def suggest(self, trial: Suggests, ranking: Sequence[str] = ()) -> ProgramArchitecture:
@@ -222,12 +222,12 @@ class ProgramSpace(SearchSpace):
         return None if None in sizes else prod(size for size in sizes if size is not None)
 
     def keeps_constraints(self, architecture: Architecture) -> bool:
-        """Whether every mixture keeps to what the user demanded of its members."""
+        """True if every mixture keeps to what the user demanded of its members."""
         parts = self._parts(architecture)
         return parts is not None and all(space.keeps_constraints(one) for space, one in parts)
 
     def holds(self, architecture: Architecture) -> bool:
-        """Whether the study may try ``architecture``, whatever decides the ties of votes."""
+        """True if the study may try ``architecture``, whatever decides the ties of votes."""
         parts = self._parts(architecture)
         return parts is not None and all(space.holds(one) for space, one in parts)
 
@@ -272,6 +272,7 @@ class _UnderPath:
 
 
 SELF_MOA_SAMPLES = 3
+"""Of the mixture that every study tries; on test there are as many as the pick makes calls."""
 TOP_K = 3
 
 
@@ -281,9 +282,13 @@ def top_k(ranking: Sequence[str], k: int, *, combine: str = "vote") -> Architect
 
 
 def self_moa_of(
-    ranking: Sequence[str], pool: Mapping[str, Any], *, combine: str = "vote"
+    ranking: Sequence[str],
+    pool: Mapping[str, Any],
+    *,
+    combine: str = "vote",
+    n: int = SELF_MOA_SAMPLES,
 ) -> Architecture | None:
-    """Return samples of the best agent (arXiv:2502.00674), or None if its samples are copies.
+    """Return ``n`` samples of the best agent (arXiv:2502.00674); None if they are copies.
 
     A greedy agent gives one answer however often it is asked; the same model under
     another name with a temperature stands in for it.
@@ -294,7 +299,7 @@ def self_moa_of(
     sampled = [name for name in twins if pool[name].temperature != 0]
     if not sampled:
         return None
-    return Architecture(((sampled[0],) * SELF_MOA_SAMPLES,), sampled[0], combine)
+    return Architecture(((sampled[0],) * n,), sampled[0], combine)
 
 
 def baseline_combine(space: SearchSpace) -> str:
@@ -317,6 +322,14 @@ def baseline_architectures(
             Architecture((layer,) * depth, ranking[0]) for depth in range(1, space.max_depth + 1)
         ]
     return found
+
+
+def asked_as_often(one: Architecture, n_calls: int) -> Architecture:
+    """Return Self-MoA with as many calls as the pick; other mixtures as they are."""
+    if isinstance(one, ProgramArchitecture) or len(set(one.layers[-1])) > 1:
+        return one
+    n = max(len(one.layers[-1]), n_calls - len(one.last_rounds))
+    return replace(one, layers=(one.layers[-1][:1] * n,))
 
 
 def in_every_mixture(ones: Iterable[Architecture], space: SearchSpace) -> list[Architecture]:

@@ -39,11 +39,11 @@ class SpaceRules:
     max_per_provider: int | None
 
     def agree(self, names: Collection[str]) -> bool:
-        """Whether ``names`` hold no pair that is never together."""
+        """True if ``names`` hold no pair that is never together."""
         return not any(a in names and b in names for a, b in self.never_together)
 
     def has_room(self, layer: Sequence[str], name: str) -> bool:
-        """Whether ``layer`` may take one sample more of ``name``."""
+        """True if ``layer`` may take one sample more of ``name``."""
         if len(layer) >= self.max_width or layer.count(name) >= self.max_samples:
             return False
         if self.max_per_provider is None:
@@ -52,11 +52,11 @@ class SpaceRules:
         return len(same) < self.max_per_provider
 
     def allow(self, layers: Sequence[Sequence[str]], aggregator: str | None) -> bool:
-        """Whether an architecture of these seats may be searched."""
+        """True if an architecture of these seats may be searched."""
         return all(map(self._is_layer, layers)) and self.demand(layers, aggregator)
 
     def demand(self, layers: Sequence[Sequence[str]], aggregator: str | None) -> bool:
-        """Whether these seats keep to what was demanded of members, whatever their number."""
+        """True if these seats keep to what was demanded of members, whatever their number."""
         seats = {name for layer in layers for name in layer}
         seats |= {aggregator} if aggregator is not None else set()
         return (

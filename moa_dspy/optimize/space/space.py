@@ -316,7 +316,7 @@ class SearchSpace:
 
     @property
     def searches_layers(self) -> bool:
-        """Whether anything beyond singles and listed architectures can be proposed."""
+        """True if anything beyond singles and listed architectures can be proposed."""
         seats = len(self.agents) * self.max_samples
         return bool(self.max_depth and self.combines and seats >= self.min_width)
 
@@ -406,12 +406,12 @@ class SearchSpace:
         return SizeCounter(self.rules, ways, self.max_depth, self.orders, ranking).count()
 
     def holds(self, architecture: Architecture) -> bool:
-        """Whether the study may try ``architecture``, whatever decides the ties of a vote."""
+        """True if the study may try ``architecture``, whatever decides the ties of a vote."""
         is_listed = anonymous(architecture) in self._listed
         return is_listed or self.params(architecture) is not None
 
     def keeps_constraints(self, architecture: Architecture) -> bool:
-        """Whether ``architecture`` keeps to what the user demanded of its members.
+        """True if ``architecture`` keeps to what the user demanded of its members.
 
         A baseline may not, and then should not be picked; single agents and listed ones always do.
         """

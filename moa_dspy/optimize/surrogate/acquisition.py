@@ -15,7 +15,7 @@ import numpy as np
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError
-from moa_dspy.optimize.objectives import COSTS
+from moa_dspy.optimize.early_facts import COSTS
 from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.gp import FeatureMatrix, Kernels, Prediction, SurrogateModel

@@ -189,7 +189,7 @@ class Kernels:
         return {**found, "near": near, "end": end}
 
     def compares_as(self, other: Kernels) -> bool:
-        """Whether both know the same of the agents."""
+        """True if both know the same of the agents."""
         return type(other) is Kernels and self.traits == other.traits
 
     def _nearness(

@@ -26,6 +26,7 @@
   };
   const percent = (share) => (share === null ? "—" : (100 * share).toFixed(1));
   const amount = (v) => (v === 0 ? "0" : v >= 100 ? Math.round(v).toLocaleString("en") : v >= 0.1 ? v.toFixed(2) : Number(v.toPrecision(2)).toString());
+  const cost = (v, factor) => (v === null ? "unknown" : amount(factor * v));
   const data = JSON.parse(await unpack("data"));
 
   // ---- tables -------------------------------------------------------------------------------
@@ -54,7 +55,7 @@
         const row = make("tr");
         if (t[0] === data.pick) row.className = "pick";
         row.append(make("th", t[0], { scope: "row", class: "mono" }), make("td", t[1].replace("_", " ")));
-        for (const value of [percent(t[2]), amount(1000 * t[3]), amount(t[4]), t[5].toFixed(1), percent(t[6]), t[7] + (t[8] ? " (stopped)" : "")])
+        for (const value of [percent(t[2]), cost(t[3], 1000), cost(t[4], 1), t[5].toFixed(1), percent(t[6]), t[7] + (t[8] ? " (stopped)" : "")])
           row.append(make("td", value, { class: "n" }));
         return row;
       }));
@@ -158,7 +159,7 @@
   };
   const config = { displayModeBar: false, responsive: true, doubleClick: false };
   const draw = (id, traces, more) => { if ($(id)) Plotly.react(id, traces, layout(more), config); };
-  const hover = (t) => wrapped(t[0]) + "<br>" + percent(t[2]) + " % on val, " + amount(1000 * t[3]) + " usd per 1,000, " + amount(t[4]) + " s" + (t[8] ? "<br>stopped after " + t[7] + " questions" : "");
+  const hover = (t) => wrapped(t[0]) + "<br>" + percent(t[2]) + " % on val, " + cost(t[3], 1000) + " usd per 1,000, " + cost(t[4], 1) + " s" + (t[8] ? "<br>stopped after " + t[7] + " questions" : "");
 
   const plotSystems = () => {
     const rows = data.systems.slice().reverse();
@@ -172,22 +173,23 @@
   };
 
   const plotCost = (id, place, cost, title, scale) => {
-    const whole = data.trials.filter((t) => !t[8]), stopped = data.trials.filter((t) => t[8]);
+    const known = data.trials.filter((t) => t[place] !== null);
+    const whole = known.filter((t) => !t[8]), stopped = known.filter((t) => t[8]);
     const front = data.fronts[cost].map((n) => data.trials[n]);
-    const pick = data.trials.filter((t) => t[0] === data.pick);
+    const pick = known.filter((t) => t[0] === data.pick);
     const points = (rows, name, marker) => ({
       type: "scatter", mode: "markers", name, marker, x: rows.map((t) => scale * t[place]), y: rows.map((t) => 100 * t[2]),
       hovertext: rows.map(hover), hoverinfo: "text",
     });
-    const costs = data.trials.map((t) => scale * t[place]);
-    const isFree = costs.every((v) => v === 0);
-    const isLog = !isFree && Math.min(...costs) > 0 && Math.max(...costs) / Math.min(...costs) > 30;
+    const costs = known.map((t) => scale * t[place]);
+    const isFree = costs.length > 0 && costs.every((v) => v === 0);
+    const isLog = !isFree && costs.length > 0 && Math.min(...costs) > 0 && Math.max(...costs) / Math.min(...costs) > 30;
     draw(id, [
       points(stopped, "stopped early", { size: 7, color: "rgba(0,0,0,0)", line: { color: colour("dot"), width: 1 } }),
       points(whole, "measured", { size: 8, color: colour("dot"), opacity: 0.75 }),
       { type: "scatter", mode: "lines+markers", name: "Pareto front", x: front.map((t) => scale * t[place]), y: front.map((t) => 100 * t[2]), line: { shape: "hv", color: colour("warm"), width: 2 }, marker: { size: 9, color: colour("warm") }, hovertext: front.map(hover), hoverinfo: "text" },
       points(pick, "pick", { size: 15, symbol: "star", color: colour("accent") }),
-    ], { showlegend: true, legend: { orientation: "h", y: -0.22, x: 0 }, margin: { l: 48, r: 16, t: 8, b: 76 }, xaxis: { title: { text: isFree ? title + " (nothing has a price)" : title }, type: isLog ? "log" : "linear", rangemode: "tozero" }, yaxis: { title: { text: "val, %" } } });
+    ], { showlegend: true, legend: { orientation: "h", y: -0.22, x: 0 }, margin: { l: 48, r: 16, t: 8, b: 76 }, xaxis: { title: { text: title + (isFree ? " (nothing has a price)" : costs.length ? "" : " (unknown)") }, type: isLog ? "log" : "linear", rangemode: "tozero" }, yaxis: { title: { text: "val, %" } } });
   };
 
   const plotCriteria = () => {

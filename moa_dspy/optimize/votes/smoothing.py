@@ -136,11 +136,13 @@ class SmoothedVotes:
     Attributes:
         layers: The best agent alone first; members stand in the order of ``ranking``.
         per_row: (layers, rows), in [0, 1].
+        recorded: (layers, rows), the same on the recorded answers.
         ranking: All agents, best recorded mean first.
     """
 
     layers: tuple[_Layer, ...]
     per_row: NDArray[np.float32]
+    recorded: NDArray[np.float32]
     ranking: tuple[str, ...]
 
     def expected(self) -> NDArray[np.float64]:
@@ -151,8 +153,7 @@ class SmoothedVotes:
     def gains(self, incumbent: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return by how much each layer beats ``incumbent``, and the standard error of that.
 
-        Both are exactly 0 for the incumbent. The error is that of the sample of rows; a single
-        row cannot show it, and then it is 1, the greatest gain there is.
+        Both are exactly 0 for the incumbent; see ``redrawn_gains``.
 
         Raises:
             DataError: the incumbent is none of ``layers``; the order of its names is free.
@@ -164,10 +165,63 @@ class SmoothedVotes:
                 f"{', '.join(self.ranking)}, but got {tuple(incumbent)}."
             )
         at = sets.index(frozenset(incumbent))
-        gap = self.per_row.astype(np.float64) - self.per_row[at]
-        if gap.shape[1] > 1:
-            return gap.mean(1), gap.std(1, ddof=1) / np.sqrt(gap.shape[1])
-        return gap[:, 0], (np.arange(len(sets)) != at).astype(np.float64)
+        return redrawn_gains(self.per_row, self.recorded, over=at)
+
+
+def redrawn_gains(
+    redrawn: NDArray[np.floating], recorded: NDArray[np.floating], *, over: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return by how much each vote beats the one at ``over``, and the standard error of that.
+
+    The error is that of the sample of rows, and of the answer model. The model gives every
+    agent the score that was observed, so gains on redrawn answers share the luck of those on
+    recorded ones: as much of it as they follow them, by the slope over the votes through the
+    origin. That a row's redrawn answers vary less than recorded ones does not make it less.
+    The model's own error is by as much as the two gains differ beyond what the luck of the
+    answers explains, on average over the votes (method of moments).
+
+    A single row cannot show an error, and then it is 1, the greatest gain there is.
+
+    Args:
+        redrawn: (votes, rows), scores on redrawn answers.
+        recorded: (votes, rows), scores of the same votes on the recorded ones.
+        over: The vote that the others are held against.
+    """
+    gaps = redrawn.astype(np.float64) - redrawn[over]
+    n, is_other = gaps.shape[1], np.arange(len(gaps)) != over
+    if n < 2:
+        return gaps[:, 0], is_other.astype(np.float64)
+    told = recorded.astype(np.float64) - recorded[over]
+    off = told - gaps
+    beyond = off.mean(1) ** 2 - off.var(1, ddof=1) / n
+    model = max(float(beyond[is_other].mean()), 0.0) if is_other.any() else 0.0
+    gains, seen = gaps.mean(1), told.mean(1)
+    follows = float(np.clip(gains @ seen / (seen @ seen), 0.0, 1.0)) if seen.any() else 1.0
+    errors = np.sqrt(follows**2 * told.var(1, ddof=1) / n + model)
+    errors[~(gaps.any(1) | told.any(1))] = 0.0
+    return gains, errors
+
+
+def score_layers(ballots: Ballots, layers: Masks) -> NDArray[np.float32]:
+    """Return the score of every layer's vote on the recorded answers, (layers, rows).
+
+    As ``Ballots.vote`` counts, for all layers at once; the agents stand best first, and bit i
+    of a mask is the agent at i.
+    """
+    n_agents, n_rows = ballots.codes.shape
+    given = ballots.codes[:, :, None] == np.arange(max(int(ballots.codes.max()) + 1, 1))
+    # A vote each, and less than a vote in all by which of two tied answers was given first.
+    counts = (given << n_agents) + (given << np.arange(n_agents)[::-1, None, None])
+    found = np.zeros((len(layers), n_rows), np.float32)
+    for start in range(0, len(layers), _LAYERS_AT_ONCE):
+        block = slice(start, start + _LAYERS_AT_ONCE)
+        heard = (layers[block, None] >> np.arange(n_agents)) & 1 > 0
+        backing = np.einsum("lm,mqa->lqa", heard.astype(np.int64), counts)
+        winner = np.where(backing.max(2) > 0, backing.argmax(2), -2)
+        for agent in reversed(range(n_agents)):  # the first who gave it is heard last
+            gave = heard[:, agent, None] & (ballots.codes[agent] == winner)
+            found[block] = np.where(gave, ballots.scores[agent], found[block])
+    return found
 
 
 def admit_all(layer: _Layer) -> bool:
@@ -217,7 +271,12 @@ def smooth(
     masks = np.array([sum(1 << i for i in seat) for seat in seats], np.uint32)
     right = count_right(groups, masks, n_rows=n_rows)
     layers = tuple(tuple(best[i] for i in seat) for seat in seats)
-    return SmoothedVotes(layers, (right / n_each).astype(np.float32), ranked.agents)
+    recorded = score_layers(_first(ranked, len(best)), masks)
+    return SmoothedVotes(layers, (right / n_each).astype(np.float32), recorded, ranked.agents)
+
+
+def _first(ranked: Ballots, n_best: int) -> Ballots:
+    return Ballots(ranked.agents[:n_best], ranked.codes[:n_best], ranked.scores[:n_best])
 
 
 def _redrawn(ranked: Ballots, *, n_best: int, n_each: int, seed: int) -> AnswerGroups:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moa_dspy.optimize.votes.ballots import AnswerSampler, Ballots, fit_answers, won_by
-from moa_dspy.optimize.votes.smoothing import relabelled
+from moa_dspy.optimize.votes.smoothing import redrawn_gains, relabelled
 
 _Floats: TypeAlias = NDArray[np.float64]
 _Rows: TypeAlias = NDArray[np.intp]
@@ -166,29 +166,8 @@ class CrossFittedVotes:
     ranking: Members
 
     def gains(self, over: int) -> tuple[_Floats, _Floats]:
-        """Return by how much each way beats the one at ``over``, and the standard error of that.
-
-        The error is that of the sample of rows, and of the answer model. The model gives every
-        agent the score that was observed, so gains on redrawn answers share the luck of those on
-        recorded ones: as much of it as they follow them, by the slope over the ways through the
-        origin. That a row's redrawn answers vary less than recorded ones does not make it less.
-        The model's own error is by as much as the two gains differ beyond what the luck of the
-        answers explains, on average over the ways (method of moments).
-        """
-        gaps = self.smoothed - self.smoothed[over]
-        n = gaps.shape[1]
-        if n < 2:
-            return gaps[:, 0], (np.arange(len(gaps)) != over).astype(float)
-        recorded = self.recorded.mean(0) - self.recorded.mean(0)[over]
-        off = recorded - gaps
-        beyond = off.mean(1) ** 2 - off.var(1, ddof=1) / n
-        others = np.flatnonzero(np.arange(len(gaps)) != over)
-        model = max(float(beyond[others].mean()), 0.0) if len(others) else 0.0
-        gains, seen = gaps.mean(1), recorded.mean(1)
-        follows = float(np.clip(gains @ seen / (seen @ seen), 0.0, 1.0)) if seen.any() else 1.0
-        errors = np.sqrt(follows**2 * recorded.var(1, ddof=1) / n + model)
-        errors[over] = 0.0
-        return gains, errors
+        """Return by how much each way beats the one at ``over``, and the standard error of that."""
+        return redrawn_gains(self.smoothed, self.recorded.mean(0), over=over)
 
 
 def cross_fit(

@@ -158,7 +158,10 @@ def before(dev: Dev) -> Weights:
 def picked_before(votes: SmoothedVotes, dev: Dev) -> tuple[str, ...]:
     """Return the members that ``before`` picks."""
     n = min(MOST, SHORTLIST, sum(mean >= 0.55 * dev.accuracy[0] for mean in dev.accuracy))
-    gains, errors = votes.gains(dev.best_first.names[: max(n, 1)])
+    incumbent = votes.layers.index(dev.best_first.names[: max(n, 1)])
+    gaps = votes.per_row.astype(np.float64) - votes.per_row[incumbent]
+    # Its errors were those of the redrawn rows alone, which are too small.
+    gains, errors = gaps.mean(1), gaps.std(1, ddof=1) / np.sqrt(gaps.shape[1])
     cautious = (gains - 1.645 * errors).round(12)
     sizes = [len(layer) for layer in votes.layers]
     return votes.layers[int(np.lexsort((np.array(sizes), -cautious))[0])]

@@ -75,7 +75,8 @@ def quickstart() -> Quickstart:
 
 
 def _student(study: StudyFile, pool: Pool) -> MixtureOfAgents:
-    return study.make_student(pool)
+    made: MixtureOfAgents = study.make_student(pool)
+    return made
 
 
 def _singles(

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import dspy
 
+from moa_dspy.adapters import PlainChat
+from moa_dspy.architecture import Architecture
 from moa_dspy.data import RecordedResponses
+from moa_dspy.errors import LayerFailedError
+from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.plan import follow
 from moa_dspy.pool import Pool
+from moa_dspy.prediction import Answer, Response
 from moa_dspy.testing import recorded_pool
+from moa_dspy.waves import MemberQuestions, Question, replayed
 from tests.bench.quality._folder import Answers, Indices
 
 _NOT_IN_A_NAME: Final = re.compile(r"[^\w./-]+")
@@ -50,7 +57,8 @@ class Replay:
         """Replay the answers to these questions."""
         names, columns = agent_names(answers.names), questions.tolist()
         responses = tuple(
-            Responses({str(q): _text(int(codes[q])) for q in columns}) for codes in answers.codes
+            Responses({str(q): answer_text(int(codes[q])) for q in columns})
+            for codes in answers.codes
         )
         scores = {
             (str(q), name): float(answers.scores[row, q])
@@ -69,10 +77,46 @@ class Replay:
             for q in questions.tolist()
         ]
 
+    def student(self, architecture: Architecture, *, stop_early: bool = True) -> MixtureOfAgents:
+        """Return the mixture of these agents."""
+        return MixtureOfAgents(
+            "question -> answer",
+            architecture,
+            pool=self.pool,
+            adapter=PlainChat(),
+            normalise="text",
+            stop_early=stop_early,
+        )
+
     def n_asked(self, questions: Indices) -> int:
         """Return how many answers to these questions were looked at, of all agents."""
         wanted = {str(q) for q in questions.tolist()}
         return sum(len(wanted & one.asked) for one in self.responses)
+
+
+def answered(mixture: MixtureOfAgents, answers: Mapping[str, str | None]) -> Answer | None:
+    """Return what a mixture makes of these answers, asked as its plan says; None if nothing.
+
+    Args:
+        mixture: Made by ``Replay.student``.
+        answers: To one question, by agent.
+    """
+
+    def respond(question: Question) -> Response:
+        text = answers[question.agent]
+        if text is None:
+            return Response(question.agent, calls=1, failure="no answer")
+        return Response(question.agent, values={"answer": text}, text=text, calls=1)
+
+    def ask_all(questions: list[Question]) -> list[Response]:
+        if isinstance(questions, MemberQuestions):
+            return replayed(questions, lambda due: [respond(questions[at]) for at in due])
+        return [respond(one) for one in questions]
+
+    try:
+        return follow(mixture.plan({"question": ""}), ask_all)
+    except LayerFailedError:
+        return None
 
 
 def agent_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -81,6 +125,7 @@ def agent_names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{w}-{i}" if words.count(w) > 1 else w for i, w in enumerate(words))
 
 
-def _text(code: int) -> str | None:
+def answer_text(code: int) -> str | None:
+    """Return an answer of this code; None where it is none."""
     # Not the recorded text: the library's votes fold its case and blanks, the file's do not.
     return None if code < 0 else f"answer {code}"

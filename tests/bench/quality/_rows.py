@@ -87,9 +87,13 @@ def kind_of(task: Task) -> str:
     return task.pool.partition(":")[0]
 
 
-def calibration(facts: Sequence[Mapping[str, float]]) -> float | None:
+def calibration(facts: Sequence[Mapping[str, float]], *, of: str = "") -> float | None:
     """Return the true error of a gain over the stated one; None where neither is there."""
-    true, stated = (fmean(f[name] for f in facts) for name in ("gain_square", "gain_stated"))
+    names = [f"{of}{name}" for name in ("gain_square", "gain_stated")]
+    told = [[one[name] for name in names] for one in facts if names[0] in one]
+    if not told:
+        return None
+    true, stated = map(fmean, zip(*told, strict=True))
     return sqrt(max(true, 0.0) / stated) if stated else None
 
 

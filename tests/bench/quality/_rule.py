@@ -7,6 +7,8 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any, Final
 
+import numpy as np
+
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.selection import CandidateScores, Evidence, choose
 from moa_dspy.optimize.votes import PSEUDO_ROWS, Ballots
@@ -14,9 +16,19 @@ from tests.bench.quality._baselines import BASELINES, Dev, picked_before
 from tests.bench.quality._folder import Answers
 from tests.bench.quality._paired import lead
 from tests.bench.quality._rows import calibration, kind_of
-from tests.bench.quality._split import Draw, Drawn, Task, calibration_of, error
+from tests.bench.quality._split import (
+    Draw,
+    Drawn,
+    Facts,
+    Task,
+    calibration_of,
+    error,
+    errors_of,
+)
 from tests.bench.quality._votes import MOST, Weights, vote_scores, weights_of
 
+N_CALIBRATED: Final = 80
+"""Smoothed votes whose gains are held against the truth."""
 SLOW: Final = ("caruana7",)
 """Baselines that take longer than the rule and are never near it."""
 
@@ -37,12 +49,30 @@ def run_rule(task: Task) -> Drawn:
             "models": draw.pool.n_models,
             "members": float(sum(weight > 0 for weight in chosen["ours"])),
             **({} if ways is None else calibration_of(ways, draw)),
+            **_smoothed_calibration(evidence, choice.incumbent, draw),
         },
         halving={},
         errors={name: error(scores - rows["ours"]) for name, scores in rows.items()},
         verdict="",
         pool=draw.pool.names,
     )
+
+
+def _smoothed_calibration(evidence: Evidence, incumbent: Architecture, draw: Draw) -> Facts:
+    """Return the same of smoothed votes over the incumbent, of some that are drawn."""
+    votes = evidence.smoothed
+    assert votes is not None  # there are ballots
+    members = frozenset(incumbent.layers[-1] if incumbent.layers else incumbent.agents)
+    sets = [frozenset(layer) for layer in votes.layers]
+    if members not in sets:
+        return {}
+    base, (gains, errors) = sets.index(members), votes.gains(tuple(members))
+    n = min(N_CALIBRATED, len(sets))
+    drawn = np.random.default_rng(draw.n).choice(len(sets), n, replace=False)
+    kept = [base, *(int(i) for i in drawn if i != base)]
+    layers = [dict.fromkeys(votes.layers[i], 1.0) for i in kept]
+    found = errors_of(layers, (gains[kept], errors[kept]), 0, draw)
+    return {f"smoothed_{name}": value for name, value in found.items()}
 
 
 def each_pool(drawn: Iterable[Drawn]) -> dict[str, dict[str, float]]:
@@ -119,4 +149,5 @@ def rule_row(drawn: Sequence[Drawn]) -> dict[str, Any]:
         "best_baseline": best,
         "ours_minus_best_baseline": -fmean(gaps[best]),
         "calibration": calibration([one.facts for one in drawn]),
+        "calibration_smoothed": calibration([one.facts for one in drawn], of="smoothed_"),
     }

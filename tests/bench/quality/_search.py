@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from moa_dspy.adapters import PlainChat
 from moa_dspy.architecture import Architecture
-from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import ModelSearch, SearchSpace, StudyResult
 from moa_dspy.optimize.shares import N_PROBED
 from tests.bench.quality._folder import Answers, Indices
@@ -39,7 +37,7 @@ class Found:
         val: Dev score of the pick, as the search reports it.
         optimism: How much it says that this flatters.
         cells: Answers to dev questions that were looked at.
-        seconds: Of ``compile``.
+        seconds: Of the search.
     """
 
     pick: dict[int, float]
@@ -63,26 +61,27 @@ def search(answers: Answers, dev: Indices, others: Indices) -> Found:
         dev: Its valset.
         others: Questions for its train and test rows, at least 3; nothing is chosen on them.
     """
+    started = time.perf_counter()
+    result, replay = study(answers, dev, others)
+    seconds = time.perf_counter() - started
+    return _found(result, replay.names, replay.n_asked(dev), seconds)
+
+
+def study(
+    answers: Answers, dev: Indices, others: Indices, **options: Any
+) -> tuple[StudyResult, Replay]:
+    """Return the result of ``search``, and what was asked; ``options`` are of ``ModelSearch``."""
     replay = Replay.of(answers, np.concatenate([dev, others]))
     pool = replay.pool
     space = SearchSpace(tuple(pool), combines=("vote",), max_depth=1, max_width=MOST)
-    student = MixtureOfAgents(
-        "question -> answer",
-        Architecture.single(replay.names[0]),
-        pool=pool,
-        adapter=PlainChat(),
-        normalise="text",
-    )
-    model_search = ModelSearch(replay.recorded.metric(), pool, space=space)
-    started = time.perf_counter()
+    model_search = ModelSearch(replay.recorded.metric(), pool, space=space, **options)
     model_search.compile(
-        student,
+        replay.student(Architecture.single(replay.names[0])),
         trainset=replay.rows(others[:N_TRAIN]),
         valset=replay.rows(_probed(answers, dev)),
         testset=replay.rows(others[N_TRAIN:]),
     )
-    seconds = time.perf_counter() - started
-    return _found(model_search.result, replay.names, replay.n_asked(dev), seconds)
+    return model_search.result, replay
 
 
 def _found(result: StudyResult, names: Sequence[str], cells: int, seconds: float) -> Found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -214,16 +215,23 @@ def _calibration(draw: Draw) -> Facts:
 
 
 def calibration_of(found: CrossFittedVotes, draw: Draw) -> Facts:
-    """Return the mean squared error of the gains of cross-fitted votes, stated and true.
-
-    Of every vote over the best one with equal say; the luck of the judged questions is taken out.
-    """
-    best = draw.dev.best_first
+    """Return ``errors_of`` every cross-fitted vote over the best one with equal say."""
     equal = [i for i, vote in enumerate(found.votes) if len(set(vote.values())) == 1]
     base = max(equal, key=lambda i: found.smoothed[i].mean())
-    gains, errors = found.gains(base)
-    votes = [tuple(vote.get(name, 0.0) for name in best.names) for vote in found.votes]
-    rows = np.array([vote_scores(draw.best_first, vote) for vote in votes])
+    return errors_of(found.votes, found.gains(base), base, draw)
+
+
+def errors_of(
+    votes: Sequence[Mapping[str, float]], told: tuple[Scores, Scores], base: int, draw: Draw
+) -> Facts:
+    """Return the mean squared error of the gains of votes over one of them, stated and true.
+
+    The luck of the judged questions is taken out.
+    """
+    gains, errors = told
+    names = draw.dev.best_first.names
+    weights = [tuple(vote.get(name, 0.0) for name in names) for vote in votes]
+    rows = np.array([vote_scores(draw.best_first, one) for one in weights])
     gaps = np.delete(rows - rows[base], base, axis=0)
     true, luck = gaps.mean(1), gaps.var(1, ddof=1) / gaps.shape[1]
     squares = (np.delete(gains, base) - true) ** 2 - luck

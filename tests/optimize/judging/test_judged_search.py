@@ -15,6 +15,7 @@ from moa_dspy.errors import DataError, MetricError, PoolError, StudyError
 from moa_dspy.judges import Jury, RecordedPairs
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import JudgeOptions, ModelSearch, SearchSpace, StudyResult
+from moa_dspy.optimize.page import headline
 from moa_dspy.optimize.report import early_lines
 from tests.optimize.judging.world import (
     AGENTS,
@@ -29,6 +30,7 @@ from tests.optimize.judging.world import (
     pool_of,
     rows,
     searched,
+    share,
     true_judge,
 )
 
@@ -146,6 +148,27 @@ def test_a_pure_bias_for_a_place_changes_nothing_in_both_orders() -> None:
 def test_a_judge_that_only_looks_at_places_decides_nothing() -> None:
     with pytest.raises(StudyError, match=r"prefers none of the answers .* contradicts itself"):
         searched(pool_of(first_judge))
+
+
+def coin_judge(prompt: str) -> str:
+    """Prefer either, whatever the two responses say."""
+    return "1" if share("coin", prompt) < 0.5 else "2"
+
+
+@pytest.mark.slow
+def test_a_judge_that_throws_a_coin_neither_shows_a_gain_nor_excludes_one() -> None:
+    result = searched(pool_of(coin_judge), objectives=("win_rate", "calls")).result
+    verdict = result.verdict
+    assert verdict.kind == "judge_cannot_tell"
+    assert "excludes" not in verdict.text
+    assert verdict.text.startswith("The judge cannot tell better answers from worse ones: with the")
+    assert verdict.n_more == 0
+    # "As good for fewer calls" would rest on the same coin.
+    assert (result.cost_verdict, result.front_verdicts) == (None, {})
+    assert result.judge is not None
+    assert any("may be chance" in text for text in result.judge.warnings)
+    assert headline(result).startswith("Not decided: the judge cannot tell better answers from")
+    assert StudyResult.from_json(json.loads(json.dumps(result.to_json()))) == result
 
 
 @pytest.mark.slow

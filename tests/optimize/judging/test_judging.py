@@ -67,6 +67,18 @@ def test_a_judge_that_always_names_the_first_has_an_advantage_of_one() -> None:
     assert "prefers what it is shown first, by 100.0 points" in place
 
 
+def test_a_judge_that_leans_to_a_place_but_reads_is_not_chance() -> None:
+    # Of 80 verdicts 66 are for the first place, and no pair has two of the other 14, at best: of
+    # all ways to pair them, prod((66 - i) / (79 - 2 i), i < 14) = 25 % have none either.
+    leaning = [(0.0, 1.0)] * 26 + [(1.0, 1.0)] * 7 + [(0.0, 0.0)] * 7
+    assert JudgeDiagnostics.of(pairs(*leaning)).p_chance == pytest.approx(0.25, abs=0.03)
+    assert "35.0 %" in (JudgeDiagnostics.of(pairs(*leaning)).chance or "")
+    # With 20 of 80 it is prod((60 - i) / (79 - 2 i), i < 20) = 1 %: one verdict on half of the
+    # pairs, as a coin has that leans to no place, is more than this judge would give by chance.
+    reading = [(0.0, 1.0)] * 20 + [(1.0, 1.0), (0.0, 0.0)] * 10
+    assert JudgeDiagnostics.of(pairs(*reading)).chance is None
+
+
 def test_a_judge_without_faults_is_not_warned_of() -> None:
     right = [(1.0, 1.0), (0.0, 0.0)] * 10
     found = JudgeDiagnostics.of(pairs(*right, gaps=(5, 5, -5, -5) * 5))

@@ -15,6 +15,7 @@ from moa_dspy.data import Splits
 from moa_dspy.errors import PoolError
 from moa_dspy.judges import GradeJudge, PairJudge, SkillJudge
 from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.metric import JudgeOptions
 from moa_dspy.optimize.study import PreparedStudy
 from moa_dspy.optimize.study_file import StudyFile, read_study
@@ -79,7 +80,7 @@ def test_a_ready_study_is_whole_up_to_the_keys(
     path.write_text(text, "utf-8")
     prepared = PreparedStudy.read(path)
     assert isinstance(prepared.splits, Splits)
-    student = prepared.study.make_student(prepared.make_pool(None, _ledger()))
+    student = Student.of(prepared.study.make_student(prepared.make_pool(None, _ledger()))).mixture
     assert isinstance(student, MixtureOfAgents)
     assert isinstance(student.rules.adapter, PlainChat)
     monkeypatch.delenv("TOGETHER_API_KEY")

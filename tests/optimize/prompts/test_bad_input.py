@@ -94,13 +94,14 @@ def test_a_metric_is_needed_from_somewhere() -> None:
 def test_rows_that_overlap_are_refused() -> None:
     world = make_world()
     again = [row.copy(id=f"again-{row.id}").with_inputs("question") for row in rows("val")]
-    message = "`trainset` and `valset` overlap: 'again-val-0' and 'val-0' have the same inputs"
+    message = r"trainset \('again-val-0'\) and valset \('val-0'\) have the same inputs"
     refused(world, DataError, message, trainset=again)
-    message = "`valset` and `testset` overlap: 'val-0' and 'again-val-0'"
+    message = r"valset \('val-0'\) and testset \('again-val-0'\) have the same inputs"
     refused(world, DataError, message, testset=again)
-    refused(world, DataError, "Id 'val-0' is in trainset and again in valset", trainset=rows("val"))
-    refused(world, DataError, "`trainset` must have at least one row", trainset=[])
-    refused(world, DataError, "`valset` must have at least one row", valset=[])
+    message = "Id 'val-0' is in 'trainset' and in 'valset'"
+    refused(world, DataError, message, trainset=rows("val"))
+    refused(world, DataError, "'trainset' is empty, but it must have at least one row", trainset=[])
+    refused(world, DataError, "'valset' is empty, but it must have at least one row", valset=[])
     bare = [dspy.Example(question="task 1", answer="Q1")]
     refused(world, DataError, "Row 0 of val has no inputs", valset=bare)
     unknown = [dspy.Example(question=object(), answer="Q1").with_inputs("question")]

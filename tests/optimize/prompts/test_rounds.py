@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import dspy
@@ -20,18 +19,18 @@ from moa_dspy.optimize.prompts import (
     TryPrompts,
     prompt_verdict_of,
 )
+from moa_dspy.optimize.result import TrialRecord
 from tests.optimize.prompts.optimizers import copro
 from tests.optimize.prompts.world import CAREFULLY, World, exact, make_world, mixture, rows
 
 C, D = (Architecture((("a", "b"),), name) for name in "cd")
 
 
-@dataclass(frozen=True)
-class Record:
-    """What a round reads of a trial."""
-
-    score: float
-    is_stopped_early: bool = False
+def record(score: float, *, is_stopped_early: bool = False) -> TrialRecord:
+    """Return a trial with a score; a round reads nothing else of it."""
+    numbers = dict.fromkeys(("win_rate", "diversity", "calls", "usd", "seconds"), 0.0)
+    given: Any = {"number": 0, "architecture": "", "origin": "", "rows": 1, **numbers}
+    return TrialRecord(score=score, is_stopped_early=is_stopped_early, **given)
 
 
 def rounds(world: World, metric: Any = exact, **options: Any) -> JointSearch:
@@ -49,8 +48,8 @@ def registry_of(found: JointSearch) -> PromptRegistry:
 def test_a_better_prompt_is_found_for_the_best_mixtures_at_no_proposer_call() -> None:
     world = make_world()
     found = rounds(world, top=1)
-    records = {D: Record(0.9, is_stopped_early=True), C: Record(0.5)}
-    records[Architecture.single("a")] = Record(0.8)
+    records = {D: record(0.9, is_stopped_early=True), C: record(0.5)}
+    records[Architecture.single("a")] = record(0.8)
     (made,) = found.tune(records, 1)
     assert str(made) == "a + b > synthesize(c; prompt=tuned-1)"
     assert CAREFULLY["proposed_instruction"] in registry_of(found).prompt("tuned-1").instructions
@@ -68,7 +67,7 @@ def test_a_better_prompt_is_found_for_the_best_mixtures_at_no_proposer_call() ->
 def test_two_mixtures_that_read_the_same_share_the_stored_references() -> None:
     world = make_world()
     found = rounds(world, top=2)
-    made = found.tune({C: Record(0.5), D: Record(0.4)}, 1)
+    made = found.tune({C: record(0.5), D: record(0.4)}, 1)
     # The same text is found twice, and has one name.
     assert [str(one) for one in made] == [
         "a + b > synthesize(c; prompt=tuned-1)",
@@ -82,7 +81,7 @@ def test_two_mixtures_that_read_the_same_share_the_stored_references() -> None:
 def test_where_no_prompt_is_better_nothing_is_returned_and_a_note_says_so() -> None:
     world = make_world(learns=False)
     found = rounds(world, optimizer=TryPrompts(["Read CAREFULLY."]), top=1)
-    assert found.tune({C: Record(0.5)}, 1) == []
+    assert found.tune({C: record(0.5)}, 1) == []
     assert found.tuning_notes == [f"TryPrompts found no new prompt for {C}."]
     assert registry_of(found).to_json() == []
 
@@ -91,7 +90,7 @@ def test_a_composition_is_tuned_once_from_the_best_of_its_prompts() -> None:
     world = make_world()
     found = rounds(world, texts={"quick": "Be quick."}, top=2)
     quick = Architecture(C.layers, "c", prompt="quick")
-    made = found.tune({C: Record(0.5), quick: Record(0.6)}, 1)
+    made = found.tune({C: record(0.5), quick: record(0.6)}, 1)
     assert [str(one) for one in made] == ["a + b > synthesize(c; prompt=tuned-1)"]
     assert registry_of(found).to_json()[-1]["architecture"] == str(quick)
 
@@ -100,7 +99,7 @@ def test_a_budget_ends_the_tuning_and_not_the_study() -> None:
     world = make_world()
     world.pool.calls.ledger = Ledger(Budget(calls=14))
     found = rounds(world)
-    assert found.tune({C: Record(0.5), D: Record(0.4)}, 1) == []
+    assert found.tune({C: record(0.5), D: record(0.4)}, 1) == []
     (note,) = found.tuning_notes
     assert note.startswith("Tuning of prompts ended: The budget of 14 calls is reached")
     assert world.pool.calls.ledger.spending.made == 14
@@ -111,13 +110,13 @@ def test_a_metric_that_fails_ends_the_study() -> None:
         raise KeyError("no such field")
 
     with pytest.raises(MetricError, match="The metric raised KeyError"):
-        rounds(make_world(), broken).tune({C: Record(0.5)}, 1)
+        rounds(make_world(), broken).tune({C: record(0.5)}, 1)
 
 
 def test_without_references_the_next_mixture_is_tuned() -> None:
     world = make_world(scripts={"a": OSError("gone"), "b": OSError("gone")})
     found = rounds(world, top=1)
-    assert found.tune({C: Record(0.5)}, 1) == []
+    assert found.tune({C: record(0.5)}, 1) == []
     assert found.tuning_notes[0].startswith(f"The prompt of {C} was not tuned: No train row has")
 
 
@@ -173,7 +172,7 @@ def test_every_optimizer_by_name_tunes_at_no_proposer_call(name: str) -> None:
     texts = {"careful": "Read CAREFULLY."} if name == "try" else {}
     with dspy.context(lm=world.outsider):
         found = rounds(world, **options, texts=texts)
-        made = found.tune({C: Record(0.5)}, 1)
+        made = found.tune({C: record(0.5)}, 1)
     assert found.tuning_notes == []
     assert [one.prompt for one in made] == ["careful" if name == "try" else "tuned-1"]
     assert found.calls_of("proposers", "tuning").made == 0

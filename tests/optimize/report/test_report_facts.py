@@ -135,6 +135,19 @@ def test_the_verdict_on_costs_is_the_headline() -> None:
     assert FOR_LESS.text not in report_text(FULL)
 
 
+def test_the_cheapest_that_is_as_good_as_the_pick_is_named() -> None:
+    worse = replace(FOR_LESS, kind="not_shown", ratio=0.1)
+    savings = {"a": replace(FOR_LESS, ratio=0.6), "b": FOR_LESS, "c": worse}
+    result = replace(FULL, savings=savings)
+    (line,) = [line for line in result_lines(result) if line.startswith("Same accuracy")]
+    assert line == (
+        "Same accuracy for 83 % less money: b, -0.4 points [-2.1, 1.3] against the pick on "
+        "300 test questions, so not worse by 3.0 points."
+    )
+    assert StudyResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+    assert "Same accuracy" not in report_text(replace(FULL, savings={"c": worse}))
+
+
 def test_a_long_front_is_cut() -> None:
     many = replace(FULL, front=tuple(f"m{i}" for i in range(11)), knee=None)
     lines = list(result_lines(many))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +13,10 @@ import pytest
 
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize import run_study
+from tests.servers.chat import Reply
 
 Make = Callable[..., Any]
+ROOT = Path(__file__).parents[3]
 TABLE = '[prompts]\ncandidates = ["most_likely"]\noptimizer = "demos"\ntop = 1\n[search]'
 
 
@@ -48,3 +53,35 @@ def test_prompts_that_do_not_fit_are_refused_and_nobody_is_asked(
     with pytest.raises(StudyError, match=message):
         run_study(study, out=tmp_path / "out")
     assert server.asked == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["gepa", "miprov2"])
+def test_what_an_optimizer_of_prompts_prints_is_in_a_file_and_not_over_the_progress(
+    server: Any, write_study: Make, tmp_path: Path, optimizer: str
+) -> None:
+    by_rule = server.reply
+
+    def reply(body: dict[str, Any]) -> Reply:
+        if not re.search(r"(?:train|val|test) \d+$", body["messages"][-1]["content"].strip()):
+            return Reply("[[ ## instruction ## ]]\nAnswer with the number.\n[[ ## completed ## ]]")
+        answer: Reply = by_rule(body)
+        return answer
+
+    server.reply = reply
+    table = f'[prompts]\noptimizer = "{optimizer}"\nproposer_agent = "e0"\nn_prompts = 2\ntop = 1\n'
+    study = write_study(
+        ("[search]", f"{table}[search]"),
+        ('["vote", "synthesize"]', '["synthesize"]'),
+        ("n_trials = 8", "n_trials = 12"),
+    )
+    command = [sys.executable, "-m", "moa_dspy", "optimize", str(study), "--out"]
+    ran = subprocess.run(
+        [*command, str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    log = (tmp_path / "out" / "prompts.log").read_text("utf-8")
+    assert len(log) > 200
+    # Lines of progress: a few per stage. GEPA alone prints a page per prompt that it tries.
+    assert len(ran.stderr) < 6_000, ran.stderr[:3000]
+    assert not re.search("gepa|mipro|Iteration|Bootstrap", ran.stderr, re.IGNORECASE), ran.stderr

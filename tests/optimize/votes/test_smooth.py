@@ -91,19 +91,35 @@ def test_names_order_and_codes_do_not_matter(order: list[int], seed: int) -> Non
 
 
 def test_expected_scores_are_means_over_rows() -> None:
-    votes = SmoothedVotes((("a",), ("b",)), np.array([[0, 1], [0.5, 1]], np.float32), ("a", "b"))
+    per_row = np.array([[0, 1], [0.5, 1]], np.float32)
+    votes = SmoothedVotes((("a",), ("b",)), per_row, per_row, ("a", "b"))
     assert votes.expected().tolist() == [0.5, 0.75]
 
 
 def test_gains_and_their_errors_by_hand() -> None:
-    per_row = np.array([[0, 1, 0.5], [0.5, 1, 0.5], [0, 0, 0]], np.float32)
-    votes = SmoothedVotes((("a",), ("b",), ("a", "b")), per_row, ("a", "b"))
+    # b - a is (1, 0, 1, 1) on recorded answers, variance 1/4, and half of it on redrawn ones:
+    # these follow by 1/2, so of the sample there is 1/4 * 1/4 / 4. Both differ by 3/8, of which
+    # luck explains 1/16 / 4 in squares: 9/64 - 1/64 = 1/8. a + b is always a: the model's part
+    # is the mean of both, 1/16.
+    recorded = np.array([[0, 0, 0, 0], [1, 0, 1, 1], [0, 0, 0, 0]], np.float32)
+    redrawn = recorded * np.float32(0.5)
+    votes = SmoothedVotes((("a",), ("b",), ("a", "b")), redrawn, recorded, ("a", "b"))
     gains, errors = votes.gains(("a",))
-    # b - a is (0.5, 0, 0): mean 1/6, sample variance 1/12, over 3 rows 1/36
-    assert gains == pytest.approx([0, 1 / 6, -0.5])
-    assert errors == pytest.approx([0, 1 / 6, 0.5 / 3**0.5])
-    assert (gains[0], errors[0]) == (0, 0)
+    assert gains.tolist() == [0, 0.375, 0]
+    assert errors == pytest.approx([0, (1 / 64 + 1 / 16) ** 0.5, 0])
     assert votes.gains(("b", "a"))[0][2] == 0
+
+
+@pytest.mark.parametrize("is_graded", [False, True])
+def test_recorded_scores_are_those_of_the_ballots(is_graded: bool) -> None:
+    ballots = world(8, 40)
+    if is_graded:
+        scores = np.random.default_rng(0).random(ballots.codes.shape)
+        ballots = Ballots(ballots.agents, ballots.codes, scores)
+    votes = smooth(ballots, widths=(1, 8), seed=0, pseudo=40)
+    assert len(votes.layers) == 255
+    for layer, scores in zip(votes.layers, votes.recorded, strict=True):
+        assert scores == pytest.approx(ballots.vote(layer))
 
 
 @pytest.mark.parametrize("incumbent", [(), ("a1", "a1"), ("a9",), ("a0", "a1", "a2")])

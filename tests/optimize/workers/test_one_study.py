@@ -18,6 +18,7 @@ from moa_dspy.calls import CallStore
 from moa_dspy.errors import OutageError, StudyError
 from moa_dspy.optimize import run_study
 from moa_dspy.optimize.run import work_on
+from moa_dspy.optimize.study import PreparedStudy
 from tests.bench.study_world import ROOT, FaultServer, decided, fault_server, write_study
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -45,7 +46,7 @@ def test_a_changed_data_file_is_an_error_that_says_so(
     with pytest.raises(StudyError, match=r"holds another study 'shared': data changed since"):
         run_study(study, out=out, storage=storage, resume=True)
     with pytest.raises(StudyError, match="data changed since"):
-        work_on(study, storage, out=out, is_helper=True)
+        work_on(PreparedStudy.read(study), storage, out=out, is_helper=True)
     assert n_asked(server) == n_before
 
 
@@ -87,7 +88,7 @@ def test_a_larger_budget_reopens_a_study_for_who_runs_it_and_is_refused_for_who_
     assert first.calls_made == n_asked(server) <= 60
     study = with_budget(500)
     with pytest.raises(StudyError, match="budget changed since"):
-        work_on(study, storage, out=out, is_helper=True, writes_files=False)
+        work_on(PreparedStudy.read(study), storage, out=out, is_helper=True, writes_files=False)
     second = run_study(study, out=out, storage=storage)
     assert second.stopped_by is None
     assert second.calls_made == n_asked(server)

@@ -1,0 +1,425 @@
+"""Answers of nodes that were measured before, kept in the call store beside their calls.
+
+A stored call still has to be formatted, asked for and parsed by DSPy, which is most of the time
+that a search takes over a store that knows all of it. What an agent's reply was read as is kept
+here, so that it is read back in one query. It is only ever a copy: the call stays what is paid,
+counted and recorded, and an answer whose call is not in the store any more is none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import re
+import threading
+import types
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Final, Literal, Protocol, TypeAlias, Union, get_args, get_origin
+
+import dspy
+
+from moa_dspy.adapters.guard import speaking_adapter
+from moa_dspy.adapters.plain_chat import PlainChat
+from moa_dspy.calls.calls import Calls
+from moa_dspy.calls.lm.engine import StoredEngine
+from moa_dspy.calls.lm.lm import NOTE_SAMPLES
+from moa_dspy.calls.scope import CallFacts, current_scope
+from moa_dspy.calls.store.schema import make_kept_answers, packed, unpacked
+from moa_dspy.calls.store.store import CallStore
+from moa_dspy.errors import StoreError
+from moa_dspy.files import version
+from moa_dspy.layers import SEAT_MARK, is_traced, rollout
+from moa_dspy.prediction import Response, render
+from moa_dspy.telemetry import is_traced_outside
+from moa_dspy.waves import Question, counted_in_time
+
+_logger = logging.getLogger(__name__)
+
+_FORMAT: Final = 1
+"""Part of every key: a larger number forgets what was kept in another form."""
+_MODULES: Final = (dspy.Predict, dspy.ChainOfThought)
+_ADAPTERS: Final = (dspy.ChatAdapter, dspy.JSONAdapter, dspy.XMLAdapter, PlainChat)
+"""Classes of which it is known what they send and read: a subclass may do anything."""
+_ABILITIES: Final = (
+    "supports_function_calling",
+    "supports_reasoning",
+    "supports_response_schema",
+    "supported_params",
+)
+"""What adapters ask of an LM before they decide what to send."""
+_LEAVES: Final = (str, int, float, bool, type(None))
+_N_WAITING: Final = 64
+"""Answers that are written together: a process that is killed loses no call by that."""
+_COLUMNS: Final = "agent, prompt_tokens, completion_tokens, usd, seconds, attempt, time"
+_SELECT: Final = (
+    f"SELECT k.key, k.answer, {', '.join(f'c.{name}' for name in _COLUMNS.split(', '))} "
+    "FROM kept_answers k JOIN calls c ON c.key = k.call "
+    # A call that was deleted and made again has another time, and may have another answer.
+    "WHERE c.failure IS NULL AND c.seconds = k.seconds AND c.time = k.time AND k.key IN ({marks})"
+)
+_INSERT: Final = (
+    "INSERT INTO kept_answers (key, call, seconds, time, answer) VALUES (?, ?, ?, ?, ?) "
+    "ON CONFLICT (key) DO UPDATE SET call = excluded.call, seconds = excluded.seconds, "
+    "time = excluded.time, answer = excluded.answer"
+)
+
+AskAll: TypeAlias = Callable[[Sequence[Question]], list[Response]]
+
+
+class AskingSeats(Protocol):
+    """The seats of a mixture."""
+
+    @property
+    def pool(self) -> Any:
+        """The agents."""
+        ...
+
+    @property
+    def adapter(self) -> Any:
+        """The adapter; None takes that of the settings."""
+        ...
+
+
+class _NotPlainError(TypeError):
+    """Something has no form that is equal where, and only where, it is equal."""
+
+
+@dataclass(slots=True)
+class KeptAnswers:
+    """Reads and writes answers of nodes in the store of the calls that they took.
+
+    An answer is kept if a module of DSPy's own, with an adapter of DSPy's or ours, asked an agent
+    of the pool by one call. All that the request and the reading of its reply depend on is in the
+    key; of what has no plain form there is no key, and DSPy is asked as ever.
+
+    Attributes:
+        is_used: Whether no function of the user's runs beside, which may read the history that
+            DSPy keeps of its calls. Where DSPy keeps none, answers are kept in any case.
+    """
+
+    is_used: bool = False
+    _waiting: dict[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
+    _parts: dict[int, tuple[Any, Any, str]] = field(default_factory=dict[int, tuple[Any, Any, str]])
+    _store: CallStore | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def answered(
+        self,
+        questions: Sequence[Question],
+        seats: AskingSeats,
+        ask_all: AskAll,
+        log: Sequence[CallFacts],
+        *,
+        is_alone: bool,
+    ) -> list[Response]:
+        """Return the responses to questions, in order; what is not kept is asked.
+
+        Args:
+            questions: That may be asked at once.
+            seats: Of the mixture.
+            ask_all: Asks for what is not kept.
+            log: Of the current scope, to which ``ask_all`` adds the calls in order.
+            is_alone: Whether nothing but the mixture runs, no larger program of the user's.
+        """
+        pool = seats.pool
+        store = self._opened(pool, is_alone=is_alone)
+        if store is None:
+            return ask_all(questions)
+        keys = [self._key(question, pool, seats.adapter) for question in questions]
+        rows = self._read(store, [key for key in keys if key is not None])
+        found: dict[int, Response] = {}
+        for place, (question, key) in enumerate(zip(questions, keys, strict=True)):
+            if key in rows:
+                found[place] = _restored(question, rows[key], pool)
+        if rest := [place for place in range(len(questions)) if place not in found]:
+            n_before = len(log)
+            responses = ask_all([questions[place] for place in rest])
+            found |= dict(zip(rest, responses, strict=True))
+            self._keep([keys[place] for place in rest], responses, log[n_before:])
+        return [found[place] for place in range(len(questions))]
+
+    def flush(self) -> None:
+        """Write what waits to be written."""
+        with self._lock:
+            rows, self._waiting = [*self._waiting.values()], {}
+        store = self._store
+        if not rows or store is None:
+            return
+        try:
+            store.database.transact(lambda session: session.execute_many(_INSERT, sorted(rows)))
+        except StoreError as error:
+            # The calls are in the store: only the next search over it takes longer.
+            _logger.info("Answers could not be kept: %s", error)
+
+    def _opened(self, pool: Any, *, is_alone: bool) -> CallStore | None:
+        """Return the store, or None where DSPy is to be asked."""
+        if not (self.is_used and is_alone) and not dspy.settings.disable_history:
+            return None
+        calls = getattr(pool, "calls", None)
+        store = calls.store if isinstance(calls, Calls) and calls.recording is None else None
+        if not isinstance(store, CallStore) or _is_watched():
+            return None
+        if self._store is not store:
+            try:
+                store.database.transact(make_kept_answers)
+            except StoreError:
+                return None
+            self._store = store
+        return store
+
+    def _read(self, store: CallStore, keys: Sequence[str]) -> dict[str, Any]:
+        if not keys:
+            return {}
+        marks = ", ".join("?" * len(keys))
+        rows = store.database.rows(_SELECT.format(marks=marks), keys)
+        return {row[0]: row[1:] for row in rows}
+
+    def _keep(
+        self, keys: Sequence[str | None], responses: Sequence[Response], log: Sequence[CallFacts]
+    ) -> None:
+        if sum(response.calls for response in responses) != len(log):
+            return  # Some are still being asked, so it is not known whose calls these are.
+        place = 0
+        for key, response in zip(keys, responses, strict=True):
+            facts, place = log[place : place + response.calls], place + response.calls
+            if key is not None and (row := _row(key, response, facts)) is not None:
+                with self._lock:
+                    self._waiting[key] = row
+        if len(self._waiting) >= _N_WAITING:
+            self.flush()
+
+    def _key(self, question: Question, pool: Any, adapter: Any) -> str | None:
+        """Return what is equal where request and reading are equal; None without such a thing."""
+        agent = question.agent
+        if agent in getattr(pool, "not_adopted", ()):
+            return None
+        try:
+            parts = (
+                _versions(),
+                self._part(pool.lm(agent), _agent_state, _agent_form),
+                self._part(question.module, _module_state, _module_form),
+                self._part(speaking_adapter(adapter), _adapter_state, _adapter_form),
+                _json(dict(question.inputs)),
+                f"{question.sample} {question.is_final}",
+            )
+        except _NotPlainError:
+            return None
+        text = "\x00".join(parts)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def _part(self, one: Any, state: Callable[[Any], Any], form: Callable[[Any], str]) -> str:
+        """Return ``form(one)``, made again only if its state has changed."""
+        now = state(one)
+        known = self._parts.get(id(one))
+        if known is None or known[0] is not one or known[1] != now:
+            if len(self._parts) > _MOST_PARTS:
+                self._parts.clear()
+            # A copy: what is changed in place would equal itself.
+            known = self._parts[id(one)] = (one, deepcopy(now), form(one))
+        return known[2]
+
+
+_MOST_PARTS: Final = 1_000
+
+
+def _is_watched() -> bool:
+    """Whether something of the caller's would see that DSPy is not asked."""
+    settings = dspy.settings
+    return bool(
+        settings.callbacks
+        or settings.usage_tracker is not None
+        or settings.send_stream is not None
+        or is_traced()
+        or rollout(()) is not None
+        or is_traced_outside()
+    )
+
+
+def _restored(question: Question, row: Sequence[Any], pool: Any) -> Response:
+    """Return the response that is kept; its call is counted as any that was stored."""
+    answer, agent, prompt, completion, usd, seconds, attempt, at = row
+    kept = json.loads(unpacked(bytes(answer)))
+    facts = CallFacts(
+        agent,
+        prompt,
+        completion,
+        usd,
+        seconds,
+        is_reused=True,
+        attempt=attempt,
+        is_estimated=kept["is_estimated"],
+        finish_reason=kept["finish_reason"],
+        no_answer=kept["no_answer"],
+        time=at,
+    )
+    pool.calls.count_reuse()
+    current_scope().note(facts)
+    values, failure = kept["values"], kept["failure"]
+    text = "" if failure is not None else render(values)
+    response = Response.of_calls(
+        question.agent,
+        question.sample,
+        [facts],
+        is_priced=pool.price(question.agent) is not None,
+        values=values,
+        text=text,
+        failure=failure,
+        cuts=question.cuts,
+    )
+    return counted_in_time(response, question.deadline_seconds)
+
+
+def _row(key: str, response: Response, log: Sequence[CallFacts]) -> tuple[Any, ...] | None:
+    """Return the row of an answer; None if it took no single call, or came too late."""
+    if len(log) != 1:
+        return None
+    (facts,) = log
+    if not facts.key or facts.failure is not None or response.seconds != facts.seconds:
+        return None
+    if response.has_answer and response.text != render(response.values):
+        return None
+    kept = {
+        "values": dict(response.values),
+        "failure": response.failure,
+        "is_estimated": facts.is_estimated,
+        "finish_reason": facts.finish_reason,
+        "no_answer": facts.no_answer,
+    }
+    try:
+        answer = packed(_json(kept))
+    except _NotPlainError:
+        return None
+    return key, facts.key, facts.seconds, facts.time, answer
+
+
+@cache
+def _versions() -> str:
+    return f"{_FORMAT} {dspy.__version__} {version()}"
+
+
+def _agent_state(lm: Any) -> Any:
+    if type(lm) is not dspy.LM or lm.cache or type(lm.engine) is not StoredEngine:
+        raise _NotPlainError(f"{type(lm).__name__} may ask anything.")
+    if lm.callbacks != [NOTE_SAMPLES] or {"forward", "aforward", "__call__"} & vars(lm).keys():
+        raise _NotPlainError("A caller watches this LM, or has changed it.")
+    return lm.engine, lm.kwargs
+
+
+def _agent_form(lm: Any) -> str:
+    engine: StoredEngine = lm.engine
+    abilities = [getattr(lm, name, None) for name in _ABILITIES]
+    told = [sorted(map(str, one)) if isinstance(one, set | frozenset) else one for one in abilities]
+    return _json(
+        [
+            engine.caller.identity,
+            lm.model,
+            lm.model_type,
+            getattr(lm, "use_developer_role", None),
+            lm.kwargs,
+            engine.extra_fields,
+            [list(one) if isinstance(one, tuple) else one for one in told],
+        ]
+    )
+
+
+def _predictor(module: Any) -> dict[str, Any]:
+    """Return the attributes of the one predictor of a module whose way is known."""
+    own = vars(module)  # DSPy takes its time over every attribute of a module
+    if type(module) not in _MODULES or "forward" in own or "__call__" in own:
+        raise _NotPlainError(f"{type(module).__name__} may ask anything.")
+    one = module if type(module) is dspy.Predict else own["predict"]
+    found: dict[str, Any] = vars(one)
+    if type(one) is not dspy.Predict or "forward" in found or found["lm"] is not None:
+        raise _NotPlainError("The predictor was replaced, or has an LM of its own.")
+    if found["fields"] or own["callbacks"] or found["callbacks"]:
+        raise _NotPlainError("There are criteria for decisions, or callbacks.")
+    return found
+
+
+def _module_state(module: Any) -> Any:
+    one = _predictor(module)
+    signature = one["signature"]
+    extras = [info.json_schema_extra for info in signature.model_fields.values()]
+    return signature, signature.__doc__, extras, _demos(one), one["config"]
+
+
+def _module_form(module: Any) -> str:
+    one = _predictor(module)
+    signature = one["signature"]
+    fields = [_field_form(name, info) for name, info in signature.fields.items()]
+    kind, name = type(module).__name__, signature.__name__
+    return _json([kind, name, signature.instructions, fields, _demos(one), one["config"]])
+
+
+def _demos(predictor: Mapping[str, Any]) -> list[Any]:
+    return [dict(demo) if isinstance(demo, dspy.Example) else demo for demo in predictor["demos"]]
+
+
+def _field_form(name: str, info: Any) -> list[Any]:
+    extra = {key: one for key, one in (info.json_schema_extra or {}).items() if key != SEAT_MARK}
+    default = "" if info.is_required() else _json(info.default)
+    limits = repr(info.metadata)
+    if _ADDRESS.search(limits) or info.default_factory is not None:
+        raise _NotPlainError(f"Field {name!r} has rules that have no plain form.")
+    return [name, _annotation(info.annotation), extra, default, limits, info.description]
+
+
+_ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+", re.IGNORECASE)
+
+
+def _annotation(kind: Any) -> str:
+    """Return the name of a type that is made of plain values only."""
+    if kind in (*_LEAVES, None, Any, list, dict):
+        return str(kind)
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return f"Literal{_json(list(inner))}"
+    if origin not in (list, dict, Union, types.UnionType):
+        raise _NotPlainError(f"{kind} is no plain type.")
+    return f"{origin}[{', '.join(map(_annotation, inner))}]"
+
+
+def _adapter_state(adapter: Any) -> Any:
+    if type(adapter) not in _ADAPTERS or adapter.callbacks:
+        raise _NotPlainError(f"{type(adapter).__name__} may send anything.")
+    return vars(adapter)
+
+
+def _adapter_form(adapter: Any) -> str:
+    parts = {n: _setting(one) for n, one in vars(adapter).items() if n != "callbacks"}
+    return _json([type(adapter).__name__, parts])
+
+
+def _setting(value: Any) -> Any:
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    return [_setting(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _json(value: Any) -> str:
+    """Return JSON, in the order that is given, as what is sent may depend on it.
+
+    Raises:
+        _NotPlainError: JSON would not give the value back as it is.
+    """
+    _check(value)
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _check(value: Any) -> None:
+    kind = type(value)
+    if kind is str or (kind in _LEAVES and (kind is not float or math.isfinite(value))):
+        return
+    if kind is list:
+        inner = value
+    elif kind is dict and all(type(key) is str for key in value):
+        inner = value.values()
+    else:
+        raise _NotPlainError(f"{kind.__name__} has no plain form.")
+    for one in inner:
+        _check(one)

@@ -21,7 +21,7 @@ from moa_dspy.aggregators import NORMALISERS, Ballot, Vote, named_number, node_n
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.scope import CallFacts, CallScope, CallTable, call_scope, current_scope, entered
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize.early_facts import N_SHOWN, check_readable
+from moa_dspy.optimize.early_facts import COSTS, N_SHOWN, check_readable
 from moa_dspy.optimize.judge_facts import JudgeDiagnostics, JudgedSystem
 from moa_dspy.optimize.kept_answers import KeptAnswers
 from moa_dspy.plan import follow
@@ -387,13 +387,8 @@ def scores(outcomes: Sequence[Outcome]) -> list[float]:
 def means(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Return calls, usd, seconds and the share of failures per question."""
     n = len(outcomes)
-    return {
-        **{
-            cost: sum(getattr(o, cost) for o in outcomes) / n
-            for cost in ("calls", "usd", "seconds")
-        },
-        "failures": sum(o.failure is not None for o in outcomes) / n,
-    }
+    costs = {name: sum(getattr(o, name) for o in outcomes) / n for name in COSTS}
+    return {**costs, "failures": sum(o.failure is not None for o in outcomes) / n}
 
 
 VERSUS: Final = " vs "

@@ -366,7 +366,6 @@ def _probed(agent: AgentEstimate, student: Student, inputs: Mapping[str, Any]) -
 def _stages(
     prepared: PreparedStudy, options: SearchOptions, agents: Sequence[AgentEstimate]
 ) -> tuple[StageEstimate, ...]:
-    """Return the stages, and at the end all of them; the ends by lengths and by what is tried."""
     found: dict[str, dict[str, Cost]] = {}
     for place, level in enumerate(LEVELS):
         for name, costs in _plan(prepared, options, agents, level).stages().items():

@@ -279,7 +279,7 @@ class Architecture:
 
     @property
     def chooses_among_singles(self) -> bool:
-        """Whether its answer is one of those that its agents give alone, each asked once."""
+        """True if its answer is one of those that its agents give alone, each asked once."""
         names = [name for layer in self.layers for name in layer]
         is_one_layer = self.depth < 2 and len(set(names)) == len(names)
         return is_one_layer and not self.aggregator_calls_a_model

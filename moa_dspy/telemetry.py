@@ -53,7 +53,7 @@ def _mlflow() -> Any:
 
 
 def is_traced_outside() -> bool:
-    """Whether OpenTelemetry or MLflow would see a question to an agent."""
+    """True if OpenTelemetry or MLflow would see a question to an agent."""
     return _tracer() is not None or _mlflow() is not None
 
 

@@ -74,7 +74,7 @@ METRICS: dict[str, Callable[..., float]] = {
 
 
 def is_pure(metric: Callable[..., float]) -> bool:
-    """Whether a metric is one of the library's own, by name: it reads example and prediction."""
+    """True if a metric is one of the library's own, by name: it reads example and prediction."""
     return isinstance(metric, FieldMetric) or metric in METRICS.values()
 
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import metadata
 from typing import Any, Final, Literal, Protocol, TypeAlias, Union, get_args, get_origin
 
 import dspy
@@ -228,7 +229,7 @@ _MOST_PARTS: Final = 1_000
 
 
 def _is_watched() -> bool:
-    """Whether something of the caller's would see that DSPy is not asked."""
+    """True if something of the caller's would see that DSPy is not asked."""
     settings = dspy.settings
     return bool(
         settings.callbacks
@@ -299,7 +300,8 @@ def _row(key: str, response: Response, log: Sequence[CallFacts]) -> tuple[Any, .
 
 @cache
 def _versions() -> str:
-    return f"{_FORMAT} {dspy.__version__} {version()}"
+    read_by = (f"{name} {metadata.version(name)}" for name in ("dspy", "json_repair", "pydantic"))
+    return f"{_FORMAT} {version()} {' '.join(read_by)}"
 
 
 def _agent_state(lm: Any) -> Any:

@@ -47,7 +47,7 @@ class Verdict:
         """
         text = (
             f"The judge cannot tell better answers from worse ones: {why} So its preferences "
-            "neither show a gain nor exclude one. Ask a stronger judge, or more of several."
+            "neither show a gain nor exclude one. Ask a stronger judge."
         )
         return replace(self, kind="judge_cannot_tell", n_more=0, text=text)
 

@@ -27,6 +27,11 @@ Script: TypeAlias = str | Exception | Callable[[str], str]
 """What an agent replies: always the same text, a function of the last user message, or an error."""
 
 
+def n_words(text: str) -> int:
+    """Return the number of words of a text."""
+    return len(text.split())
+
+
 def scripted_pool(
     answers: Mapping[str, Script],
     *,
@@ -34,13 +39,14 @@ def scripted_pool(
     temperature: float = 0.0,
     usd_per_million_tokens: Mapping[str, float] | None = None,
     reads_all: bool = False,
+    count: Callable[[str], int] = n_words,
 ) -> Pool:
     """Return a pool whose agents reply by script, through the call store as real ones do.
 
     So calls are counted, stored, reused and limited: ``pool.calls.ledger.spending``.
     A script replies as a model does, in the adapter's format: plain text for
     ``PlainChat``, ``[[ ## answer ## ]]`` fields for the chat adapter, whose failure
-    to read a reply costs a second call. A token is a word. At temperature 0 a
+    to read a reply costs a second call. At temperature 0 a
     script is asked once per message, whatever the sample.
 
     Args:
@@ -50,6 +56,7 @@ def scripted_pool(
         usd_per_million_tokens: Price of prompt and completion tokens alike; default 0.
         reads_all: Whether a script is given the texts of all messages, system message
             first, a blank line between two, instead of the last user message.
+        count: Counts the tokens of a text; default: words.
     """
     prices = usd_per_million_tokens or {}
     shared = calls or Calls()
@@ -63,7 +70,9 @@ def scripted_pool(
         )
         for name in answers
     ]
-    lms = {agent.name: _lm(agent, answers[agent.name], shared, reads_all) for agent in agents}
+    lms = {
+        agent.name: _lm(agent, answers[agent.name], shared, reads_all, count) for agent in agents
+    }
     return Pool(agents, calls=shared, lms=lms)
 
 
@@ -73,6 +82,7 @@ class ScriptedEngine:
 
     script: Script
     reads_all: bool = False
+    count: Callable[[str], int] = n_words
 
     def complete(self, request: Any) -> Any:
         """Return the scripted response, or raise the script's error."""
@@ -85,7 +95,7 @@ class ScriptedEngine:
             model=request.model,
             message=lm15.Message.assistant(text),
             finish_reason="stop",
-            usage=lm15.Usage(input_tokens=len(prompt.split()), output_tokens=len(text.split())),
+            usage=lm15.Usage(input_tokens=self.count(prompt), output_tokens=self.count(text)),
         )
 
 
@@ -95,10 +105,11 @@ class AsyncScriptedEngine:
 
     script: Script
     reads_all: bool = False
+    count: Callable[[str], int] = n_words
 
     async def complete(self, request: Any) -> Any:
         """Return the scripted response, or raise the script's error."""
-        return ScriptedEngine(self.script, self.reads_all).complete(request)
+        return ScriptedEngine(self.script, self.reads_all, self.count).complete(request)
 
 
 def last_user_text(request: Any) -> str:
@@ -117,7 +128,9 @@ def _text(parts: Iterable[Any]) -> str:
     return "\n".join(part.text for part in parts if isinstance(part, lm15.TextPart))
 
 
-def _lm(agent: Agent, script: Script, calls: Calls, reads_all: bool) -> dspy.LM:
+def _lm(
+    agent: Agent, script: Script, calls: Calls, reads_all: bool, count: Callable[[str], int]
+) -> dspy.LM:
     price = agent.price or Price(0.0, 0.0, "unknown")
     caller = AgentCalls(
         agent=agent.name,
@@ -130,7 +143,7 @@ def _lm(agent: Agent, script: Script, calls: Calls, reads_all: bool) -> dspy.LM:
         calls,
         caller,
         lambda asynchronous: (AsyncScriptedEngine if asynchronous else ScriptedEngine)(
-            script, reads_all
+            script, reads_all, count
         ),
         temperature=agent.temperature,
         max_tokens=agent.max_tokens,

@@ -156,9 +156,21 @@ def _ask_to_go_on(prepared: PreparedStudy, ask_above: float) -> None:
     elif most <= ask_above:
         return
     else:
-        typer.echo(f"The study may cost up to {most:.2f} usd.", err=True)
+        typer.echo(f"The study takes {_about(found, 'usd')} usd{_capped(found)}.", err=True)
     if not typer.confirm("Go on?", default=False, err=True):
         raise typer.Exit(1)
+
+
+def _about(found: Preflight, unit: str, shown: Any = None) -> str:
+    from moa_dspy.optimize.report import about, amount
+
+    low, likely, high = (getattr(found.whole.costs[n], unit) for n in ("low", "likely", "high"))
+    return about(likely, low, high, shown or amount)
+
+
+def _capped(found: Preflight) -> str:
+    limit = found.budget.usd
+    return "" if limit is None else f", and at most its budget of {limit:g} usd"
 
 
 def _show_check(found: Preflight) -> None:
@@ -220,7 +232,7 @@ def _stages_table(found: Preflight) -> Any:
     from moa_dspy.optimize.live_view import clock
 
     table = Table("stage", "calls", "usd", "time", show_footer=False)
-    for stage in (*found.stages, found.whole):
+    for stage in found.stages:
         costs = [stage.costs[level] for level in ("low", "likely", "high")]
         low, likely, high = costs
         usd = f"{likely.usd:.4f} ({low.usd:.4f} to {high.usd:.4f})"

@@ -13,15 +13,8 @@ import numpy as np
 from moa_dspy.architecture import Architecture
 from moa_dspy.data.splits import Splits
 from moa_dspy.errors import BudgetReachedError, UnknownCallError
+from moa_dspy.optimize.early_facts import COSTS
 from moa_dspy.optimize.evaluate import Evaluator
-from moa_dspy.optimize.forecast import (
-    COSTS,
-    SELF_MOA_SAMPLES,
-    TOP_K,
-    baseline_combine,
-    self_moa_of,
-    top_k,
-)
 from moa_dspy.optimize.judge_facts import DirectComparison, JudgedSystem
 from moa_dspy.optimize.judging import preferences_between
 from moa_dspy.optimize.nodes import Outcome, means, scores
@@ -31,7 +24,14 @@ from moa_dspy.optimize.progress import Progress, StageWork
 from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.result import ComparedSystems, SystemScore, TrialRecord
 from moa_dspy.optimize.selection import best_on_val
-from moa_dspy.optimize.space.programs import read_architecture
+from moa_dspy.optimize.space.programs import (
+    SELF_MOA_SAMPLES,
+    TOP_K,
+    baseline_combine,
+    read_architecture,
+    self_moa_of,
+    top_k,
+)
 from moa_dspy.pool import Pool
 from moa_dspy.winrate.intervals import Interval, mean_interval
 from moa_dspy.winrate.preferences import oracle

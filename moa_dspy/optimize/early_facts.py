@@ -7,7 +7,7 @@ whether their scores can decide anything at all.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain, combinations, islice
 from math import comb
 from typing import Any, Final, Literal
@@ -119,6 +119,8 @@ def agreed_share(ballots: Ballots) -> float:
     return float(same.any(0).mean())
 
 
+COSTS: Final = ("usd", "seconds", "calls")
+"""Objectives that have a price."""
 SOLVED = 0.5
 """A row counts as solved from this score on, as in ``co_failure``."""
 
@@ -133,10 +135,46 @@ class Cost:
     seconds: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return Cost(
+            self.calls + other.calls,
+            self.tokens + other.tokens,
+            self.usd + other.usd,
+            self.seconds + other.seconds,
+        )
 
     def __mul__(self, n: float) -> Cost:
-        return Cost(*(n * value for value in astuple(self)))
+        return Cost(n * self.calls, n * self.tokens, n * self.usd, n * self.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentCosts:
+    """The cost of a question to one agent alone, and of what it reads and writes besides.
+
+    Attributes:
+        alone: Mean of a question.
+        reply_tokens: Mean of a reply, as billed.
+        text_tokens: Mean of what a reader of it reads.
+        usd_per_prompt_token: Of this agent.
+        usd_per_reply_token: Likewise.
+        is_greedy: Whether it gives one answer however often it is asked.
+        max_concurrent: Requests at a time; None means no limit.
+    """
+
+    alone: Cost
+    reply_tokens: float = 0.0
+    text_tokens: float = 0.0
+    usd_per_prompt_token: float = 0.0
+    usd_per_reply_token: float = 0.0
+    is_greedy: bool = False
+    max_concurrent: int | None = None
+
+    def reading(self, tokens: float, *, reply: float | None = None) -> Cost:
+        """Return the cost with so many tokens more to read, and a reply of ``reply`` tokens."""
+        n = max(1.0, self.alone.calls)  # each turn of a conversation reads
+        tokens *= n
+        less = 0.0 if reply is None else max(0.0, self.reply_tokens - n * reply)
+        usd = tokens * self.usd_per_prompt_token - less * self.usd_per_reply_token
+        return self.alone + Cost(0.0, tokens - less, usd, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +189,9 @@ class StudyEstimate:
         ceiling: That limit, in its own unit; None where none ends the study.
         share: Part of the study that the budget pays for, in (0, 1].
         judge_calls: How many of the calls are a judge's.
+        tokens: Prompt and completion tokens.
+        low: What it takes at least, in four of five ways that it may go; None is not known.
+        high: What it takes at most, likewise.
     """
 
     calls: float
@@ -160,6 +201,16 @@ class StudyEstimate:
     ceiling: float | None = None
     share: float = 1.0
     judge_calls: float = 0.0
+    tokens: float = 0.0
+    low: Cost | None = None
+    high: Cost | None = None
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> StudyEstimate:
+        """Return the estimate that ``asdict`` made plain."""
+        ends = {name: content.get(name) for name in ("low", "high")}
+        costs = {name: None if end is None else Cost(**end) for name, end in ends.items()}
+        return cls(**{**content, **costs})
 
 
 IDLE: Final = 0.01
@@ -239,7 +290,7 @@ class EarlyFacts:
             unsolved=Interval(**plain.pop("unsolved")),
             **plain,
             lead=None if lead is None else Interval(**lead),
-            estimate=None if estimate is None else StudyEstimate(**estimate),
+            estimate=None if estimate is None else StudyEstimate.from_json(estimate),
             judge=None if judge is None else JudgeFacts.from_json(judge),
         )
 

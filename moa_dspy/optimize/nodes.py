@@ -21,7 +21,7 @@ from moa_dspy.aggregators import NORMALISERS, Ballot, Vote, named_number, node_n
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.scope import CallFacts, CallScope, CallTable, call_scope, current_scope, entered
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize.early_facts import N_SHOWN, check_readable
+from moa_dspy.optimize.early_facts import COSTS, N_SHOWN, check_readable
 from moa_dspy.optimize.judge_facts import JudgeDiagnostics, JudgedSystem
 from moa_dspy.optimize.kept_answers import KeptAnswers
 from moa_dspy.plan import follow
@@ -261,6 +261,7 @@ class NodeRunner:
             "usd": sum(one.usd or 0.0 for one in asked),
             "seconds": self._seconds + sum(one.seconds for one in others),
             "tokens": sum(one.prompt_tokens + one.completion_tokens for one in asked),
+            "reply_tokens": sum(one.completion_tokens for one in asked),
         }
 
 
@@ -356,7 +357,7 @@ class Outcome:
         calls: Requests, stored ones included.
         usd: In production terms.
         seconds: Critical path, in production terms.
-        tokens: Prompt and completion tokens.
+        tokens: Prompt and completion tokens; ``reply_tokens`` are the latter.
         failure: Why nothing was answered; None when something was.
         ballot: What a vote counts of a single agent's answer; None where there is no such thing.
         judged: Of a study with a judge.
@@ -370,6 +371,7 @@ class Outcome:
     usd: float
     seconds: float
     tokens: int = 0
+    reply_tokens: int = 0
     failure: str | None = None
     ballot: Ballot | None = None
     judged: RowJudgement | None = None
@@ -385,12 +387,8 @@ def scores(outcomes: Sequence[Outcome]) -> list[float]:
 def means(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Return calls, usd, seconds and the share of failures per question."""
     n = len(outcomes)
-    return {
-        "calls": sum(o.calls for o in outcomes) / n,
-        "usd": sum(o.usd for o in outcomes) / n,
-        "seconds": sum(o.seconds for o in outcomes) / n,
-        "failures": sum(o.failure is not None for o in outcomes) / n,
-    }
+    costs = {name: sum(getattr(o, name) for o in outcomes) / n for name in COSTS}
+    return {**costs, "failures": sum(o.failure is not None for o in outcomes) / n}
 
 
 VERSUS: Final = " vs "

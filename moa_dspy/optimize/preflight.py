@@ -18,12 +18,19 @@ from moa_dspy.calls.budget import LIMITS, Budget, Ledger
 from moa_dspy.data import accepted_answers, is_absent, plain_text
 from moa_dspy.errors import LayerFailedError, MoaError, StudyError
 from moa_dspy.layers import SEAT_MODULES
-from moa_dspy.optimize.early_facts import Cost
+from moa_dspy.optimize.early_facts import COSTS, AgentCosts, Cost
 from moa_dspy.optimize.evaluate import Student
-from moa_dspy.optimize.forecast import stage_costs
+from moa_dspy.optimize.forecast import StudyPlan
+from moa_dspy.optimize.objectives import names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.prompts.joint import with_prompts
 from moa_dspy.optimize.shares import rounded_up, smallest_limit
+from moa_dspy.optimize.singles import N_VOTES
+from moa_dspy.optimize.space.programs import (
+    baseline_architectures,
+    in_every_mixture,
+    tested_baselines,
+)
 from moa_dspy.optimize.study import PreparedStudy
 from moa_dspy.pool import Pool
 from moa_dspy.presets import TurnByTurn
@@ -33,8 +40,8 @@ from moa_dspy.vendors import Price
 LEVELS: Final = ("low", "likely", "high")
 _TOKENS_PER_COUNTED: Final = {"low": 1 / 1.9, "likely": 1 / 1.35, "high": 1.0}
 """``count_tokens`` counts 1.0 to 1.9 times what tokenizers do."""
-_ROWS_MEASURED: Final = {"low": 0.35, "likely": 0.7, "high": 1.0}
-"""Share of its rows on which an architecture is measured before a race stops it, on average."""
+_SHORT_TOKENS: Final = 10
+"""Of a reply: up to here right answers are taken to be equal, and not worded by each agent."""
 _MOST_COUNTED: Final = 50
 """Rows whose prompts are counted; of more, evenly spaced ones."""
 _TOKENS_OF_A_FIELD: Final = 12
@@ -71,10 +78,18 @@ class AgentEstimate:
         usd = self.price.usd(round(prompt), round(reply)) if self.price else 0.0
         return Cost(1.0, prompt + reply, usd, self.seconds or 0.0) * self.turns
 
-    def cost_of_reading(self, level: str, tokens: float) -> Cost:
-        """Return the cost of so many further tokens in a prompt."""
-        usd = self.price.usd(round(tokens), 0) if self.price else 0.0
-        return Cost(0.0, tokens, usd, 0.0) * self.turns
+    def costs(self, level: str, pool: Pool) -> AgentCosts:
+        """Return the cost of a question, and of what the agent reads and writes besides."""
+        price, agent, reply = self.price, pool[self.name], self.reply_tokens[level]
+        per_token = (price.usd(1, 0), price.usd(0, 1)) if price else (0.0, 0.0)
+        return AgentCosts(
+            self.cost(level),
+            reply * self.turns,
+            reply,
+            *per_token,
+            is_greedy=agent.temperature == 0,
+            max_concurrent=agent.max_concurrent,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +113,7 @@ class Preflight:
         name: Of the study.
         n_rows: Rows by split.
         agents: Each with its expected tokens.
-        stages: In the order in which they run.
+        stages: In the order in which they run, then all of them.
         smallest: The smallest limit of each kind that reaches a verdict; without unknown ones.
         budget: What the study allows.
         notes: What a reader should know before money is spent.
@@ -116,11 +131,8 @@ class Preflight:
 
     @property
     def whole(self) -> StageEstimate:
-        """All stages together."""
-        costs = {
-            level: sum((stage.costs[level] for stage in self.stages), Cost()) for level in LEVELS
-        }
-        return StageEstimate("all", costs)
+        """All stages together; nothing of a replay."""
+        return [StageEstimate("all", dict.fromkeys(LEVELS, Cost())), *self.stages][-1]
 
     @property
     def unpriced(self) -> tuple[str, ...]:
@@ -169,7 +181,7 @@ class Preflight:
             ],
             "stages": {
                 stage.name: {level: self._cost_json(stage.costs[level]) for level in LEVELS}
-                for stage in (*self.stages, self.whole)
+                for stage in (*self.stages[:-1], self.whole)
             },
             "smallest_budget": dict(self.smallest),
             "notes": list(self.notes),
@@ -354,28 +366,36 @@ def _probed(agent: AgentEstimate, student: Student, inputs: Mapping[str, Any]) -
 def _stages(
     prepared: PreparedStudy, options: SearchOptions, agents: Sequence[AgentEstimate]
 ) -> tuple[StageEstimate, ...]:
-    n_val, n_test = len(prepared.splits.val), len(prepared.splits.test)
-    prompts, n_judge_calls = options.prompts, _n_calls_of_judge(prepared)
     found: dict[str, dict[str, Cost]] = {}
-    for level in LEVELS:
-        reply = fmean(agent.reply_tokens[level] for agent in agents)
-        stages = stage_costs(
-            {agent.name: agent.cost(level) for agent in agents},
-            options.space,
-            n_trials=options.n_trials,
-            n_val=n_val,
-            n_test=n_test,
-            effort=None if prompts is None else prompts.effort(len(prepared.splits.train)),
-            judged=Cost(calls=n_judge_calls) if n_judge_calls else None,
-            seed=options.seed,
-            reading={agent.name: agent.cost_of_reading(level, reply) for agent in agents},
-        )
-        for name, cost in stages.items():
-            is_raced = name in ("search", "random baseline")
-            cost = cost * _ROWS_MEASURED[level] if is_raced else cost
-            cost = replace(cost, seconds=cost.seconds / options.num_threads)
-            found.setdefault(name, {})[level] = cost
+    for place, level in enumerate(LEVELS):
+        for name, costs in _plan(prepared, options, agents, level).stages().items():
+            found.setdefault(name, {})[level] = costs[place]
     return tuple(StageEstimate(name, costs) for name, costs in found.items())
+
+
+def _plan(
+    prepared: PreparedStudy, options: SearchOptions, agents: Sequence[AgentEstimate], level: str
+) -> StudyPlan:
+    space, pool, splits = options.space, options.pool, prepared.splits
+    prompts, n_judge_calls = options.prompts, _n_calls_of_judge(prepared)
+    # Before they are known, agents rank as in the pool.
+    given = [*baseline_architectures(space.agents, pool, space), *space.listed]
+    return StudyPlan(
+        space=space,
+        agents={agent.name: agent.costs(level, pool) for agent in agents},
+        n_trials=options.n_trials,
+        n_val=len(splits.val),
+        n_test=len(splits.test),
+        num_threads=options.num_threads,
+        given=in_every_mixture(given, space),
+        tested=in_every_mixture(tested_baselines(space.agents, pool, space), space),
+        n_free=N_VOTES if "vote" in space.combines and space.searches_layers else 0,
+        effort=None if prompts is None else prompts.effort(len(splits.train)),
+        judged=Cost(calls=n_judge_calls) if n_judge_calls else None,
+        has_costs=any(cost in names_of(options.objectives) for cost in COSTS),
+        has_short_answers=fmean(a.reply_tokens["likely"] for a in agents) <= _SHORT_TOKENS,
+        seed=options.seed,
+    )
 
 
 def _n_calls_of_judge(prepared: PreparedStudy) -> float:

@@ -1,13 +1,13 @@
-"""Races of architectures on val rows: the order of rows, the looks, and early stopping.
+"""Trials as races on val rows: what is measured block by block, and which arms are stopped.
 
-One error rate holds for a whole race; with several objectives a loser is worse in all of them.
+With several objectives a loser is worse in all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import dspy
 import numpy as np
@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.diversity import DiversityMetric
-from moa_dspy.errors import StudyError
-from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.nodes import Outcome, scores
 from moa_dspy.optimize.objectives import (
     DiversityObjective,
@@ -25,84 +23,11 @@ from moa_dspy.optimize.objectives import (
     ScoreObjective,
     WinRateObjective,
 )
+from moa_dspy.optimize.race import Race, look_points
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import Limits
-from moa_dspy.winrate import sign_flip_mid_p
 
-N_BLOCKS = 5
-"""Equal blocks, so four looks. At a fixed error of the whole race, 40 arms and 200 rows, arms that
-are 5 to 55 points worse take 69 % of the rows with three blocks, 66 % with five, 66 % with ten."""
-FEWEST_ROWS = 20
-"""Rows below which no architecture is stopped."""
-
-
-def look_points(n_rows: int) -> tuple[int, ...]:
-    """Return after how many rows a race looks, ascending; the end is no look."""
-    ends = (n_rows * block // N_BLOCKS for block in range(1, N_BLOCKS))
-    return tuple(end for end in ends if end >= FEWEST_ROWS)
-
-
-_Vector = NDArray[np.float64]
-_FEWEST_SDS = 2.0
-"""Standard deviations of randomly signed differences below which no arm is stopped. Only many tiny
-differences beside a few large ones could pass the test below it; most tests are saved."""
-
-
-@dataclass(frozen=True, slots=True)
-class Race:
-    """Arms enter one by one; each may be stopped at every look by any arm measured before it.
-
-    The chance that some arm is stopped by one that is truly no better is at most ``alpha``
-    over the whole race, whatever the arms have in common: there are n (n - 1) / 2 pairs of an
-    arm and an earlier one, each is tested at ``n_looks`` looks, and each test gets an equal part
-    of ``alpha`` (Bonferroni). Testing against the leader alone does not need less: who leads is
-    chosen from the same data. The test is the paired sign-flip test with mid-p values, which may
-    exceed its level a little; the sum does not (simulated: 1 to 4 % of 2,000 races at 5 %).
-
-    Args:
-        n_arms: Most arms that will ever race, those that may not be stopped included.
-        n_looks: Looks at each arm before its last example; stopping at the last saves nothing.
-        alpha: Chance of one wrong stop or more.
-
-    Raises:
-        StudyError: If a number is below 1, or ``alpha`` not in (0, 1).
-    """
-
-    n_arms: int
-    n_looks: int
-    alpha: float = 0.05
-
-    def __post_init__(self) -> None:
-        if self.n_arms < 1 or self.n_looks < 1:
-            raise StudyError(
-                "`n_arms` and `n_looks` must be at least 1, but got "
-                f"{self.n_arms} and {self.n_looks}."
-            )
-        if not 0 < self.alpha < 1:
-            raise StudyError(f"`alpha` must be in (0, 1), but got {self.alpha}.")
-
-    @property
-    def level(self) -> float:
-        """The level of one test."""
-        n_pairs = max(self.n_arms * (self.n_arms - 1) // 2, 1)
-        return self.alpha / (self.n_looks * n_pairs)
-
-    def is_lost(self, scores: Sequence[float] | _Vector, other: Sequence[float] | _Vector) -> bool:
-        """True if ``other`` is better than ``scores`` on the same examples beyond doubt.
-
-        Raises:
-            StudyError: If the lengths differ.
-        """
-        if len(scores) != len(other):
-            raise StudyError(
-                f"Both arms must be scored on the same examples, but have {len(scores)} and "
-                f"{len(other)}."
-            )
-        gaps = np.asarray(other, dtype=np.float64) - np.asarray(scores, dtype=np.float64)
-        ahead = float(gaps.sum())
-        if ahead <= _FEWEST_SDS * float(np.sqrt((gaps**2).sum())):
-            return False
-        return sign_flip_mid_p(gaps) <= self.level
+_Vector = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,6 +76,30 @@ ReportBlock: TypeAlias = Callable[[list[float], list[float]], None]
 """Takes the metric of the first rows, one by one, and the values of the objectives on them."""
 
 
+class MeasuresArchitectures(Protocol):
+    """Measures architectures on rows; see ``Evaluator``."""
+
+    def measure(
+        self, architecture: Architecture, rows: Sequence[dspy.Example]
+    ) -> tuple[Outcome, ...]:
+        """Return one outcome per row, in the rows' order."""
+        ...
+
+    def knows(self, architecture: Architecture, rows: Sequence[dspy.Example]) -> bool:
+        """Whether ``measure`` of these rows would ask nothing."""
+        ...
+
+    def announce(
+        self,
+        architectures: Iterable[Architecture],
+        rows: Sequence[dspy.Example],
+        *,
+        is_urgent: bool = True,
+    ) -> None:
+        """Have workers begin with these rows."""
+        ...
+
+
 class TrialJudge:
     """Gives every architecture a record; the leader has the best score on all rows up to now.
 
@@ -168,7 +117,7 @@ class TrialJudge:
 
     def __init__(
         self,
-        evaluator: Evaluator,
+        evaluator: MeasuresArchitectures,
         rows: Sequence[dspy.Example],
         *,
         best_single: str,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import floor, log10
 from typing import Any, Final, NamedTuple
 
-from moa_dspy.optimize.early_facts import EarlyFacts, StudyEstimate
+from moa_dspy.optimize.early_facts import Cost, EarlyFacts, StudyEstimate
 from moa_dspy.optimize.judge_facts import JudgedSystem, JudgeFacts
 from moa_dspy.optimize.result import StudyResult, SystemScore, TrialRecord
 from moa_dspy.winrate.intervals import Interval, points
@@ -107,11 +107,32 @@ def _dominance(early: EarlyFacts, lead: Interval) -> str:
     )
 
 
+def about(likely: float, low: float, high: float, shown: Callable[[float], str] = amount) -> str:
+    """Return an expected amount and its range, as every estimate of a study is told."""
+    ends = shown(low), shown(high)
+    span = "" if ends[0] == ends[1] else f" ({ends[0]} to {ends[1]})"
+    return f"about {shown(likely)}{span}"
+
+
+def paid_about(likely: StudyEstimate, low: StudyEstimate | Cost, high: StudyEstimate | Cost) -> str:
+    """Return what a study costs and its range, or that it is unknown."""
+    if likely.usd is None:
+        return paid(None)
+    return f"{about(likely.usd, low.usd or 0.0, high.usd or 0.0)} usd"
+
+
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
 def _estimate(estimate: StudyEstimate) -> str:
+    # An estimate of an older result has no range.
+    low, high = estimate.low or estimate, estimate.high or estimate
     judged = f" ({estimate.judge_calls:,.0f} the judge's)" if estimate.judge_calls else ""
+    calls = about(estimate.calls, low.calls, high.calls, _whole)
     whole = (
-        f"Estimate of the whole study, nothing stopped early: {estimate.calls:,.0f} calls{judged}, "
-        f"{paid(estimate.usd)}, {duration(estimate.seconds)}"
+        f"The whole study takes {calls} calls{judged}, {paid_about(estimate, low, high)}, "
+        f"{about(estimate.seconds, low.seconds, high.seconds, duration)}"
     )
     if estimate.capped_by is None or estimate.ceiling is None:
         return f"{whole}."

@@ -21,6 +21,8 @@ from moa_dspy.data.splits import balanced_order
 from moa_dspy.diversity import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, StudyError
 from moa_dspy.optimize.early_facts import (
+    COSTS,
+    AgentCosts,
     Cost,
     EarlyFacts,
     StudyEstimate,
@@ -28,21 +30,34 @@ from moa_dspy.optimize.early_facts import (
     early_facts,
 )
 from moa_dspy.optimize.evaluate import Evaluator, NamedPrompts, Student
-from moa_dspy.optimize.forecast import Forecast, forecast
+from moa_dspy.optimize.forecast import (
+    StudyPlan,
+    estimated,
+)
 from moa_dspy.optimize.judge_facts import JudgeFacts
 from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.nodes import Outcome, means, scores
-from moa_dspy.optimize.objectives import mean_distances
+from moa_dspy.optimize.objectives import mean_distances, names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Leader, Progress, StageWork
 from moa_dspy.optimize.selection import Limits, ScoreMatrix, canonical_evidence
-from moa_dspy.optimize.space.programs import ProgramArchitecture
+from moa_dspy.optimize.space.programs import (
+    ProgramArchitecture,
+    baseline_architectures,
+    in_every_mixture,
+    tested_baselines,
+)
 from moa_dspy.optimize.space.space import SearchSpace
+from moa_dspy.optimize.surrogate.acquisition import Forecast
 from moa_dspy.optimize.votes.ballots import Ballots, waves_of
 from moa_dspy.optimize.votes.smoothing import SmoothedVotes, smooth
+from moa_dspy.pool import Pool
+from moa_dspy.references import count_tokens
 
 N_SINGLE_BLOCKS: Final = 8
 """Parts of val on which the single agents are measured in turn under a budget."""
+N_VOTES: Final = 3
+"""Votes tried because redrawn answers put them first; they cost no call."""
 N_ROUND_ROBIN: Final = 8
 """Rows of val on which single agents are compared with each other to choose the reference."""
 
@@ -171,6 +186,12 @@ def _reply(outcome: Outcome) -> str:
     return outcome.failure or (outcome.layer or ("nothing",))[0]
 
 
+def _text_tokens(outcome: Outcome) -> int:
+    """Return the tokens of an answer, without marks of a format and hidden reasoning."""
+    counted = count_tokens(outcome.answer)
+    return min(outcome.reply_tokens or counted, counted)
+
+
 @dataclass(frozen=True)
 class SingleAgents:
     """The outcomes of each agent alone on the same rows, in the pool's order.
@@ -268,17 +289,49 @@ class SingleAgents:
             budget: What may end it before.
             judged: Cost of one comparison by the judge, where there is one.
         """
-        prompts = options.prompts
-        return forecast(
-            self.outcomes,
-            options.space,
+        return estimated(self._plan(options, splits, judged), budget)
+
+    def _plan(self, options: SearchOptions, splits: Splits, judged: Cost | None) -> StudyPlan:
+        ranking, pool, space = self.ranking, options.pool, self.searched(options.space)
+        prompts, named = options.prompts, names_of(options.objectives)
+        may_vote = self.ballots is not None and not self.facts.is_vote_idle
+        given = [*baseline_architectures(ranking, pool, space), *space.listed]
+        replies = {name: [o.answer for o in found] for name, found in self.outcomes.items()}
+        counted = {name: [o.ballot for o in found] for name, found in self.outcomes.items()}
+        return StudyPlan(
+            space=space,
+            agents={name: self._agent_costs(name, pool) for name in self.outcomes},
             n_trials=options.n_trials,
+            n_val=len(self.rows),
             n_test=len(splits.test),
             num_threads=options.num_threads,
-            budget=budget,
+            given=list(map(self.canonical, in_every_mixture(given, space))),
+            tested=in_every_mixture(tested_baselines(ranking, pool, space), space),
+            n_free=N_VOTES if may_vote else 0,
+            canonical=self.canonical,
             effort=None if prompts is None else prompts.effort(len(splits.train)),
             judged=judged,
+            stops_early=self.stops_early,
+            has_costs=any(cost in named for cost in COSTS),
+            scores=self.scores,
+            replies=replies,
+            ballots=replies if self.ballots is None else counted,
             seed=options.seed,
+        )
+
+    def _agent_costs(self, name: str, pool: Pool) -> AgentCosts:
+        found = self.outcomes[name]
+        rows = [(o.calls, o.tokens, o.usd, o.seconds) for o in found]
+        price, agent = pool.price(name), pool[name]
+        replies, texts = [o.reply_tokens for o in found], [_text_tokens(o) for o in found]
+        per_token = (0.0, 0.0) if price is None else (price.usd(1, 0), price.usd(0, 1))
+        return AgentCosts(
+            Cost(*map(fmean, zip(*rows, strict=True))),
+            fmean(replies),
+            fmean(texts),
+            *per_token,
+            is_greedy=agent.temperature == 0,
+            max_concurrent=agent.max_concurrent,
         )
 
     def early_facts(

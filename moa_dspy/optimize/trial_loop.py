@@ -20,9 +20,8 @@ from moa_dspy.optimize.comparison import (
     measure_random_baseline,
 )
 from moa_dspy.optimize.conclusion import EvidenceBuilder, best_single_of
-from moa_dspy.optimize.early_facts import Cost
+from moa_dspy.optimize.early_facts import COSTS, Cost
 from moa_dspy.optimize.evaluate import Evaluator
-from moa_dspy.optimize.forecast import COSTS, Prices, baseline_architectures, random_draws
 from moa_dspy.optimize.objectives import names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork
@@ -32,14 +31,13 @@ from moa_dspy.optimize.sampler import PerformanceDiversitySampler, make_study
 from moa_dspy.optimize.selection import Choice, choose
 from moa_dspy.optimize.several import best_program
 from moa_dspy.optimize.shares import BudgetShares
-from moa_dspy.optimize.singles import SingleAgents
-from moa_dspy.optimize.space.programs import ProgramSpace
+from moa_dspy.optimize.singles import N_VOTES, SingleAgents
+from moa_dspy.optimize.space.programs import ProgramSpace, baseline_architectures, random_draws
 from moa_dspy.optimize.space.rules import told_apart
+from moa_dspy.optimize.surrogate.acquisition import Prices
 from moa_dspy.optimize.surrogate.gp import Traits
 from moa_dspy.optimize.trials import Proposal, Trials
 
-N_VOTES: Final = 3
-"""Votes tried because redrawn answers put them first; they cost no call."""
 STOPPED: Final = "A callback called study.stop()."
 INTERRUPTED: Final = "It was interrupted."
 

@@ -10,9 +10,15 @@ spent over expected, in calls and usd, per study, and the share of studies withi
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import os
 import random
+import re
+from collections import Counter
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 import dspy
@@ -36,15 +42,36 @@ def agent(name: str, seed: int, rng: random.Random) -> Callable[[str], str]:
     accuracy, n_words = rng.uniform(0.35, 0.85), rng.choice((1, 1, 5, 30))
 
     def script(prompt: str) -> str:
-        question = next(word for word in reversed(prompt.split()) if word.startswith("q-"))
+        question = re.findall(r"q-\w+-\d+", prompt)[-1]
         if "reply with its number" in prompt.lower():
             return "1"
         own = random.Random(f"{seed} {name} {question}")
         right = int(question.rpartition("-")[2]) % N_LETTERS
         letter = right if own.random() < accuracy else own.randrange(N_LETTERS)
+        read = re.findall(r'^\d+\. ".*\b([A-E])"$', prompt, re.MULTILINE)
+        if read and random.Random(f"{seed} {name} {question} {read}").random() < 0.5:
+            letter = "ABCDE".index(Counter(read).most_common(1)[0][0])
         return " ".join(["well"] * (n_words - 1) + ["ABCDE"[letter]])
 
     return script
+
+
+@cache
+def tokenizer() -> Any:
+    """Return OpenAI's cl100k, as LiteLLM ships it: nothing is loaded from the network."""
+    found = importlib.util.find_spec("litellm")
+    assert found is not None
+    assert found.origin is not None
+    folder = Path(found.origin).parent / "litellm_core_utils" / "tokenizers"
+    os.environ["TIKTOKEN_CACHE_DIR"] = str(folder)
+    import tiktoken
+
+    return tiktoken.get_encoding("cl100k_base")
+
+
+def count_tokens(text: str) -> int:
+    """Return the tokens of a text, as a vendor bills them."""
+    return len(tokenizer().encode(text))
 
 
 def last_letter(row: Any, prediction: Any, trace: Any = None) -> float:
@@ -67,11 +94,14 @@ def study(seed: int) -> dict[str, Any]:
     names = "abcde"[: rng.randint(2, 5)]
     prices = {name: rng.choice((0.1, 0.5, 2.0, 10.0)) for name in names}
     pool = scripted_pool(
-        {name: agent(name, seed, rng) for name in names}, usd_per_million_tokens=prices
+        {name: agent(name, seed, rng) for name in names},
+        usd_per_million_tokens=prices,
+        reads_all=True,
+        count=count_tokens,
     )
     combines, depth = rng.choice(COMBINES), rng.randint(1, 2)
     width = min(rng.randint(2, 4), len(names))
-    n_val, n_test = rng.choice((40, 80, 120)), rng.choice((40, 80))
+    n_val, n_test = rng.choice((30, 50, 80)), rng.choice((20, 40))
     has_prompts = "synthesize" in combines and rng.random() < 0.5
     search = ModelSearch(
         last_letter,
@@ -103,6 +133,7 @@ def study(seed: int) -> dict[str, Any]:
         "calls": [expected.calls, result.calls_made],
         "usd": [expected.usd, result.usd],
         "calls_ratio": result.calls_made / expected.calls,
+        "range": [ends and [ends.calls, ends.usd] for ends in (expected.low, expected.high)],
         "usd_ratio": result.usd / expected.usd if result.usd and expected.usd else None,
         "made": spent.made,
     }

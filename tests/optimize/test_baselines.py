@@ -3,8 +3,13 @@ from __future__ import annotations
 import pytest
 
 from moa_dspy.agent import Agent
-from moa_dspy.optimize.forecast import baseline_architectures, baseline_combine, self_moa_of, top_k
 from moa_dspy.optimize.space import SearchSpace
+from moa_dspy.optimize.space.programs import (
+    baseline_architectures,
+    baseline_combine,
+    self_moa_of,
+    top_k,
+)
 from moa_dspy.pool import Pool
 
 RANKING = ["b", "a", "c"]

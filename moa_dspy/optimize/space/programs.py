@@ -1,10 +1,10 @@
-"""Programs that hold several mixtures: an architecture for each, by path, and their space."""
+"""Programs of several mixtures: an architecture for each, and their space; and the baselines."""
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -269,3 +269,101 @@ class _UnderPath:
 
     def suggest_int(self, name: str, low: int, high: int, /) -> int:
         return self.trial.suggest_int(f"{self.path}.{name}", low, high)
+
+
+SELF_MOA_SAMPLES = 3
+"""Of the mixture that every study tries; on test there are as many as the pick makes calls."""
+TOP_K = 3
+
+
+def top_k(ranking: Sequence[str], k: int, *, combine: str = "vote") -> Architecture:
+    """Return the ``k`` best single agents together; the best one decides ties, or synthesizes."""
+    return Architecture((tuple(ranking[:k]),), ranking[0], combine).canonical
+
+
+def self_moa_of(
+    ranking: Sequence[str],
+    pool: Mapping[str, Any],
+    *,
+    combine: str = "vote",
+    n: int = SELF_MOA_SAMPLES,
+) -> Architecture | None:
+    """Return ``n`` samples of the best agent (arXiv:2502.00674); None if they are copies.
+
+    A greedy agent gives one answer however often it is asked; the same model under
+    another name with a temperature stands in for it.
+    """
+    best = pool[ranking[0]]
+    twins = [name for name in ranking if pool[name].identity == best.identity]
+    # Without a temperature of its own an agent samples at its vendor's.
+    sampled = [name for name in twins if pool[name].temperature != 0]
+    if not sampled:
+        return None
+    return Architecture(((sampled[0],) * n,), sampled[0], combine)
+
+
+def baseline_combine(space: SearchSpace) -> str:
+    """Return how the baselines combine: a vote where answers can be equal, else the paper's."""
+    return "vote" if "vote" in space.combines else "synthesize"
+
+
+def baseline_architectures(
+    ranking: Sequence[str], pool: Mapping[str, Any], space: SearchSpace
+) -> list[Architecture]:
+    """Return what every study tries first: Self-MoA, each top-k, and the paper's full layers."""
+    combine = baseline_combine(space)
+    widest = min(space.max_width, len(ranking))
+    found = [top_k(ranking, k, combine=combine) for k in range(2, widest + 1)]
+    if (samples := self_moa_of(ranking, pool, combine=combine)) is not None:
+        found.insert(0, samples)
+    if "synthesize" in space.combines:
+        layer = tuple(sorted(ranking[:widest]))
+        found += [
+            Architecture((layer,) * depth, ranking[0]) for depth in range(1, space.max_depth + 1)
+        ]
+    return found
+
+
+def asked_as_often(one: Architecture, n_calls: int) -> Architecture:
+    """Return Self-MoA with as many calls as the pick; other mixtures as they are."""
+    if isinstance(one, ProgramArchitecture) or len(set(one.layers[-1])) > 1:
+        return one
+    n = max(len(one.layers[-1]), n_calls - len(one.last_rounds))
+    return replace(one, layers=(one.layers[-1][:1] * n,))
+
+
+def in_every_mixture(ones: Iterable[Architecture], space: SearchSpace) -> list[Architecture]:
+    """Return the architectures as a study in ``space`` measures them: of a program, everywhere."""
+    if not isinstance(space, ProgramSpace):
+        return list(ones)
+    return [ProgramArchitecture.everywhere(space.paths, one) for one in ones]
+
+
+def tested_baselines(
+    ranking: Sequence[str], pool: Mapping[str, Any], space: SearchSpace
+) -> list[Architecture]:
+    """Return the mixtures that are compared on test whatever is picked."""
+    combine = baseline_combine(space)
+    found = [self_moa_of(ranking, pool, combine=combine)]
+    k = min(TOP_K, len(ranking))
+    found += [top_k(ranking, k, combine=combine)] if k > 1 else []
+    return [one for one in found if one is not None]
+
+
+_EMPTY: Final = 200
+"""Known architectures in a row after which the space counts as drawn empty."""
+
+
+def random_draws(
+    space: SearchSpace, canonical: Callable[[Architecture], Architecture], seed: int
+) -> Iterator[Architecture]:
+    """Yield the architectures of the random baseline, each once, always in the same order."""
+    rng = random.Random(f"random-{seed}")
+    seen: set[Architecture] = set()
+    repeats = 0
+    while repeats < _EMPTY:
+        architecture = canonical(space.draw(rng))
+        repeats = repeats + 1 if architecture in seen else 0
+        if repeats == 0:
+            seen.add(architecture)
+            yield architecture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -15,6 +15,7 @@ import numpy as np
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError
+from moa_dspy.optimize.early_facts import COSTS
 from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.gp import FeatureMatrix, Kernels, Prediction, SurrogateModel
@@ -324,3 +325,85 @@ def _improvement(predicted: Prediction, prices: FeatureMatrix, best: float) -> F
 
     below: FeatureMatrix = ndtr(z)
     return gap * below + predicted.sd * density
+
+
+MOST_PER_COST: Final = 0.2
+"""Points of score that the dearest single agent's cost is worth at most: beyond that only single
+agents would be proposed, and these are all measured at first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Expected cost of architectures per question, from what the single agents cost.
+
+    A seat is taken to cost what its agent costs alone: what it reads besides is not known yet.
+
+    Attributes:
+        usd: Mean of each agent alone.
+        seconds: Mean of each agent alone.
+    """
+
+    usd: Mapping[str, float]
+    seconds: Mapping[str, float]
+
+    def of_part(self, n: int) -> Forecast:
+        """Return the forecast of one of ``n`` mixtures, if each costs an equal part of these."""
+        usd = {name: cost / n for name, cost in self.usd.items()}
+        return Forecast(usd, {name: cost / n for name, cost in self.seconds.items()})
+
+    def costs(self, one: Architecture) -> dict[str, float]:
+        """Return usd, seconds and calls; of seconds the critical path.
+
+        The slowest proposer of each layer, then who does the last step.
+        """
+        layers = [*one.layers, *one.last_rounds]
+        return {
+            "usd": sum(self.usd[name] for layer in layers for name in layer),
+            "seconds": sum(max(self.seconds[name] for name in layer) for layer in layers),
+            "calls": float(sum(map(len, layers))),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Weighs costs against the score, otherwise for each proposal: a random scalarisation.
+
+    Every weight is a point of the trade-off, so proposals spread along it (Knowles 2006, ParEGO;
+    Paria et al. 2020). A third of proposals look at the score alone: its best is what is picked.
+
+    Args:
+        forecast: Of costs.
+        objectives: Names of the study's objectives; those without a cost are passed over.
+        seed: Of the weights.
+    """
+
+    forecast: Forecast
+    objectives: Sequence[str]
+    seed: int
+
+    def at(self, n_measured: int) -> Callable[[Architecture], float]:
+        """Return the price of an architecture for the proposal after so many were measured."""
+        counted = [name for name in COSTS if name in self.objectives]
+        if not counted or n_measured % 3 == 0:
+            return _free
+        rng = random.Random(f"prices-{self.seed}-{n_measured}")
+        # Of the square of a uniform number half lies below a quarter: cheap ones are few.
+        weights = {name: MOST_PER_COST * rng.random() ** 2 / len(counted) for name in counted}
+        dearest = self._dearest_singles()
+
+        def price(one: Architecture) -> float:
+            costs = self.forecast.costs(one)
+            return sum(weight * costs[name] / dearest[name] for name, weight in weights.items())
+
+        return price
+
+    def _dearest_singles(self) -> dict[str, float]:
+        return {
+            "usd": max(self.forecast.usd.values(), default=0.0) or 1.0,
+            "seconds": max(self.forecast.seconds.values(), default=0.0) or 1.0,
+            "calls": 1.0,
+        }
+
+
+def _free(_: Architecture) -> float:
+    return 0.0

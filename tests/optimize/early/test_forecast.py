@@ -1,59 +1,134 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget
-from moa_dspy.optimize.early_facts import Cost
-from moa_dspy.optimize.forecast import forecast, stage_costs
-from moa_dspy.optimize.nodes import Outcome
+from moa_dspy.optimize.early_facts import AgentCosts, Cost
+from moa_dspy.optimize.forecast import StudyPlan, estimated
 from moa_dspy.optimize.prompts.options import TuningEffort
 from moa_dspy.optimize.space import ProgramSpace, SearchSpace
+from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE
 
-ONE = Outcome(score=1.0, layer=("x",), calls=1, usd=0.01, seconds=2.0, tokens=100)
-SINGLES = {name: (ONE,) * 10 for name in ("a", "b")}
+ONE = AgentCosts(Cost(calls=1, tokens=100, usd=0.01, seconds=2.0))
+AGENTS = {"a": ONE, "b": ONE}
 VOTES = SearchSpace(("a", "b"), ("vote",), max_depth=1)
+SCORES: Any = {"a": [1.0] * 10, "b": [1.0] * 10}
+UNLIKE = {name: [f"{name}{row}" for row in range(10)] for name in "ab"}
+
+
+def plan(space: SearchSpace, **options: Any) -> StudyPlan:
+    """Return the plan of a study of two agents that never say the same, on 10 rows of val."""
+    known = {"scores": SCORES, "replies": UNLIKE, "ballots": UNLIKE}
+    asked: Any = {"n_trials": 50, "n_val": 10, "n_test": 0, **known, **options}
+    return StudyPlan(space, AGENTS, **asked)
+
+
+def listed(*texts: str) -> SearchSpace:
+    return replace(VOTES, max_depth=0, listed=tuple(map(Architecture.parse, texts)))
 
 
 def test_votes_of_stored_answers_cost_nothing() -> None:
-    found = forecast(SINGLES, VOTES, n_trials=30, n_test=5, num_threads=4)
+    samples = Architecture.parse("a*3 > vote")
+    found = estimated(plan(VOTES, n_trials=30, n_test=5, num_threads=4, tested=[samples]))
     # val: 2 agents on 10 rows. Test: 2 agents and 2 more samples of Self-MoA on 5 rows.
     assert found.calls == 2 * 10 + (2 + 2) * 5
+    assert found.tokens == 100 * 40
     assert found.usd == pytest.approx(0.01 * 40)
+    # The samples are asked one after the other where two differ: 2 + 2 + 2 + 2 seconds.
     assert found.seconds == pytest.approx(2.0 * 40 / 4)
     assert found.capped_by is None
+    # Nothing of it is open.
+    assert found.low == found.high
+    assert found.low is not None
+    assert found.low.calls == 40
+
+
+def test_a_vote_asks_no_more_than_its_answer_needs() -> None:
+    samples = Architecture.parse("a*3 > vote")
+    greedy = {name: replace(ONE, is_greedy=True) for name in AGENTS}
+    asked = plan(VOTES, n_test=10, tested=[samples])
+    # Samples that say the same as a does, as two agents do, are settled by the second.
+    same = {name: ["x"] * 10 for name in "ab"}
+    agreed = replace(asked, replies=same, ballots=same)
+    waits = replace(agreed, stops_early=False)
+    counts = [estimated(one).calls for one in (asked, agreed, waits)]
+    assert counts == [20 + 20 + 20, 20 + 20 + 10, 20 + 20 + 20]
+    # What is greedy says what it said.
+    assert estimated(replace(waits, agents=greedy)).calls == 20 + 20
 
 
 def test_layers_and_aggregators_are_asked_anew() -> None:
     # One architecture takes part besides the singles: a*2 + b > a + b > synthesize(a). Its first
     # layer asks a again, the second both, then the aggregator: 4 calls, of 2 + 2 + 2 seconds.
-    listed = (Architecture.parse("a*2 + b > a + b > synthesize(a)"),)
-    space = replace(VOTES, max_depth=0, listed=listed)
-    found = forecast(SINGLES, space, n_trials=50, n_test=0, num_threads=1)
+    found = estimated(plan(listed("a*2 + b > a + b > synthesize(a)")))
     # On 10 rows: two singles, and it, once for the search and the baseline together.
     assert found.calls == 20 + 40
     assert found.seconds == pytest.approx(20 * 2 + 10 * 6)
 
 
+def test_the_requests_of_one_agent_at_a_time_bound_the_time() -> None:
+    # 10 rows, 4 at a time, take 5 seconds an agent; b answers one at a time, in 20.
+    agents = {"a": ONE, "b": replace(ONE, max_concurrent=1)}
+    found = estimated(replace(plan(VOTES, num_threads=4), agents=agents))
+    assert found.seconds == pytest.approx(20)
+
+
 def test_what_two_architectures_ask_alike_is_asked_once() -> None:
-    listed = tuple(
-        Architecture.parse(text)
-        for text in ("a + b > a*2 > synthesize(a)", "a + b > a + b > synthesize(a)", "a + b > vote")
-    )
-    space = replace(VOTES, max_depth=0, listed=listed)
-    found = forecast(SINGLES, space, n_trials=50, n_test=0, num_threads=1)
+    texts = ("a + b > a*2 > synthesize(a)", "a + b > a + b > synthesize(a)", "a + b > vote")
+    found = estimated(plan(listed(*texts)))
     # Second layers: a, a again, and b, once each; then two aggregators. The vote is free.
     assert found.calls == 20 + (3 + 2) * 10
 
 
+def test_equal_references_are_read_once() -> None:
+    # A reader of a and b is asked the same as one of a and c where b and c say the same.
+    space = SearchSpace(("a", "b", "c"), ("vote",), max_depth=0)
+    texts = ("a + b > synthesize(a)", "a + c > synthesize(a)")
+    space = replace(space, listed=tuple(map(Architecture.parse, texts)))
+    replies = {"a": ["x"] * 10, "b": ["y"] * 10, "c": ["y"] * 5 + ["z"] * 5}
+    asked = plan(space, replies=replies, ballots=replies, scores={n: [1.0] * 10 for n in "abc"})
+    found = estimated(replace(asked, agents={**AGENTS, "c": ONE}))
+    assert found.calls == 30 + 10 + 5
+
+
+def test_readers_pay_for_what_they_read() -> None:
+    reader = replace(ONE, reply_tokens=40, text_tokens=40, usd_per_prompt_token=0.001)
+    asked = replace(plan(listed("a + b > synthesize(a)")), agents={"a": reader, "b": reader})
+    found = estimated(asked)
+    # Two answers of 40 tokens and their marks, and the instructions with a heading of 3 words.
+    instructions = 1.2 * (len(AGGREGATE_AND_SYNTHESIZE.split()) + 3)
+    more = 10 * (2 * (40 + 5) + instructions)
+    assert found.tokens == round(30 * 100 + more)
+    assert found.usd == pytest.approx(30 * 0.01 + more * 0.001)
+
+
+def test_a_ranker_replies_with_a_number() -> None:
+    agent = replace(ONE, reply_tokens=40, usd_per_reply_token=0.0001)
+    assert agent.reading(10, reply=2) == Cost(1.0, 100 + 10 - 38, 0.01 - 0.0038, 2.0)
+
+
+def test_a_loser_is_stopped_early_in_the_estimate_too() -> None:
+    # b is wrong everywhere, and so is what it writes half of the time or more.
+    scores = {"a": [1.0] * 100, "b": [0.0] * 100}
+    replies = {name: [f"{name}{row}" for row in range(100)] for name in "ab"}
+    asked = plan(listed("b*2 > b*2 > synthesize(b)"), scores=scores, replies=replies, n_val=100)
+    found = estimated(replace(asked, ballots=replies, n_trials=5))
+    # Singles: 200. It is stopped at the first look, after 20 of 100 rows of 4 more calls.
+    assert found.calls == pytest.approx(200 + 20 * 4, rel=0.1)
+
+
 def test_no_more_is_tried_than_there_is() -> None:
     space = SearchSpace(("a", "b"), ("synthesize",), max_depth=1)
-    few, many = (forecast(SINGLES, space, n_trials=n, n_test=1, num_threads=1) for n in (4, 4_000))
+    few, many = (estimated(plan(space, n_trials=n, n_test=1)).high for n in (4, 4_000))
     # 2 singles, and a + b with either aggregator.
     assert space.size == 4
-    assert few == many
+    assert few is not None
+    assert many is not None
+    assert few.calls == many.calls
 
 
 @pytest.mark.parametrize(
@@ -67,7 +142,8 @@ def test_no_more_is_tried_than_there_is() -> None:
     ],
 )
 def test_a_budget_ends_the_study_at_its_first_limit(budget: Budget, capped_by: str) -> None:
-    found = forecast(SINGLES, VOTES, n_trials=30, n_test=5, num_threads=4, budget=budget)
+    samples = Architecture.parse("a*3 > vote")
+    found = estimated(plan(VOTES, n_test=5, num_threads=4, tested=[samples]), budget)
     # Half of 40 calls in every case; what the whole study would take is still said.
     assert (found.calls, found.capped_by) == (40, capped_by)
     assert found.ceiling == getattr(budget, capped_by)
@@ -77,52 +153,67 @@ def test_a_budget_ends_the_study_at_its_first_limit(budget: Budget, capped_by: s
 
 
 def test_a_large_budget_changes_nothing_and_the_seed_decides() -> None:
-    space = SearchSpace(("a", "b"))
-    free, wide = (
-        forecast(SINGLES, space, n_trials=9, n_test=1, num_threads=1, budget=budget, seed=3)
-        for budget in (None, Budget(calls=130))
-    )
-    assert free == wide
-    assert 65 < free.calls < 130
+    asked = plan(SearchSpace(("a", "b")), n_trials=9, n_test=1, seed=3)
+    assert estimated(asked) == estimated(asked, Budget(calls=1_000))
+
+
+def test_the_range_holds_the_expected_value() -> None:
+    space = SearchSpace(("a", "b", "c"), ("synthesize",))
+    asked = StudyPlan(space, {**AGENTS, "c": ONE}, n_trials=12, n_val=10, n_test=10)
+    found = estimated(asked)
+    assert found.low is not None
+    assert found.high is not None
+    for name in ("calls", "tokens", "usd", "seconds"):
+        low, high = getattr(found.low, name), getattr(found.high, name)
+        assert low - 1 <= getattr(found, name) <= high + 1  # calls and tokens are whole
+    assert found.low.calls < found.high.calls
+
+
+def test_before_the_single_agents_are_known_they_are_made_up() -> None:
+    space = SearchSpace(("a", "b"), ("synthesize",), max_depth=1)
+    stages = StudyPlan(space, AGENTS, n_trials=4, n_val=10, n_test=5).stages()
+    assert list(stages) == ["single agents", "search", "random baseline", "test", "all"]
+    # The two mixtures are all that there is: the baseline draws them again.
+    assert [costs.calls for costs in stages["single agents"]] == [20, 20, 20]
+    assert [costs.calls for costs in stages["search"]] == [20, 20, 20]
+    assert [costs.calls for costs in stages["random baseline"]] == [0, 0, 0]
 
 
 def test_tuning_of_prompts_is_foretold() -> None:
-    listed = (Architecture.parse("a + b > synthesize(a)"),)
-    space = replace(VOTES, max_depth=0, listed=listed)
-    without, with_tuning = (
-        forecast(SINGLES, space, n_trials=50, n_test=5, num_threads=1, effort=effort)
-        for effort in (None, TuningEffort(1, 8, answers_per_row=4, written=3, writer="b"))
-    )
-    # 8 train rows: two references and four answers of a each. Three prompts of b. On 5 test rows
-    # the aggregator is asked once more, with its own prompt.
-    more = 8 * (2 + 4) + 3 + 5 * 1
-    assert with_tuning.calls - without.calls == more
-    assert with_tuning.usd is not None
-    assert without.usd is not None
-    assert with_tuning.usd - without.usd == pytest.approx(0.01 * more)
+    space = listed("a + b > synthesize(a)")
+    effort = TuningEffort(1, 8, answers_per_row=4, written=3, writer="b")
+    found = plan(space, n_test=5, effort=effort, given=space.listed).stages()["prompts"]
+    # 8 train rows: two references and four answers of a each. Three prompts of b.
+    assert [costs.calls for costs in found] == pytest.approx([8 * (2 + 4) + 3] * 3)
 
 
-def test_without_tuning_prompts_cost_no_more_than_their_row_on_test() -> None:
+def test_without_tuning_prompts_cost_nothing() -> None:
     effort = TuningEffort(0, 8, answers_per_row=4, written=3, writer=None)
-    space = SearchSpace(("a", "b"), ("vote",), max_depth=1)
-    with_prompts = forecast(SINGLES, space, n_trials=30, n_test=5, num_threads=4, effort=effort)
-    assert with_prompts == forecast(SINGLES, space, n_trials=30, n_test=5, num_threads=4)
+    with_prompts, without = (plan(VOTES, n_test=5, effort=one) for one in (effort, None))
+    assert estimated(with_prompts) == estimated(without)
 
 
 @pytest.mark.parametrize("combine", ["fuse", "knockout"])
 def test_a_last_step_of_several_rounds_is_foretold(combine: str) -> None:
-    agents = {"a": Cost(calls=1), "b": Cost(calls=1)}
     space = SearchSpace(("a", "b"), combines=(combine,), max_depth=1)
-    found = stage_costs(agents, space, n_trials=4, n_val=10, n_test=1)
+    found = plan(space, n_trials=4, n_test=1).stages()
     # Two agents, and their pair ended by a or by b: an analysis and an answer of each, or two
     # comparisons, on 10 rows.
-    assert found["search"].calls == 2 * 2 * 10
+    assert found["search"][1].calls == 2 * 2 * 10
+
+
+def test_a_judge_compares_every_answer() -> None:
+    found = plan(VOTES, n_test=5, judged=Cost(calls=2)).stages()
+    # On val 2 agents and their vote, which the baseline draws again; on test 2 agents and 5 more.
+    assert found["judge"][1].calls == 2 * ((2 + 1 + 3) * 10 + (2 + 5) * 5)
 
 
 def test_a_mixture_of_a_program_is_asked_again_where_it_reads_something_else() -> None:
-    agents = {"a": Cost(calls=2), "b": Cost(calls=2)}
+    agents = {"a": AgentCosts(Cost(calls=2)), "b": AgentCosts(Cost(calls=2))}
     votes = SearchSpace(("a", "b"), combines=("vote",), max_depth=1)
     space = ProgramSpace.of({"query": votes, "answer": votes})
-    found = stage_costs(agents, space, n_trials=9, n_val=1, n_test=1)
-    # For each of 3 queries (a, b, their vote) a and b answer, one call each; the queries are known.
-    assert found["search"].calls == 3 * 2
+    found = StudyPlan(space, agents, n_trials=9, n_val=1, n_test=1).stages()
+    # Both agents, in both mixtures, are the single agents. For each of 3 queries (a, b, their
+    # vote) a and b answer, one call each; two of these are of single agents, and queries are known.
+    assert found["single agents"][1].calls == 2 * 2
+    assert found["search"][1].calls == 3 * 2 - 2

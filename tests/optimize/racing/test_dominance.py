@@ -13,7 +13,8 @@ from moa_dspy.optimize.objectives import (
     UsdObjective,
     WinRateObjective,
 )
-from moa_dspy.optimize.racing import Race, Standing, is_dominated
+from moa_dspy.optimize.race import Race
+from moa_dspy.optimize.racing import Standing, is_dominated
 
 RACE = Race(10, 2)
 

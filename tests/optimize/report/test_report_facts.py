@@ -91,7 +91,7 @@ def test_early_facts_are_four_plain_lines() -> None:
         "Warning: large is above every other agent, by 10.0 points [4.0, 16.0] over small; "
         "14.5 % of the questions are missed by it and solved by another, the most that choosing "
         "can add.",
-        "Estimate of the whole study, nothing stopped early: 12,345 calls, 0.50 usd, 3 min 12 s. "
+        "The whole study takes about 12,345 calls, about 0.50 usd, about 3 min 12 s. "
         "The budget is the ceiling: 0.20 usd are reached after about 40 % of it.",
     ]
 
@@ -107,7 +107,7 @@ def test_what_is_not_known_early_is_not_said() -> None:
     assert "vote" not in text
     assert "Warning" not in text
     assert "No agent is clearly above all others; large is best, but 14.5 %" in text
-    assert text.endswith("early: 10 calls, 0 usd, 1.0 s.")
+    assert text.endswith("takes about 10 calls, about 0 usd, about 1.0 s.")
     assert len(list(early_lines(replace(level, runner_up=None, lead=None, estimate=None)))) == 2
 
 

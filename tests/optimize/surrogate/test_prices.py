@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.optimize.forecast import Forecast, Prices
+from moa_dspy.optimize.surrogate.acquisition import Forecast, Prices
 
 FORECAST = Forecast(usd={"a": 1.0, "b": 2.0, "c": 10.0}, seconds={"a": 3.0, "b": 1.0, "c": 5.0})
 CHEAP, DEAR = Architecture.single("a"), Architecture.parse("a + c > b + c > synthesize(c)")

@@ -70,7 +70,7 @@ def test_no_request_is_made_and_every_answer_counts_as_reused(recorded: Recorded
     program = mixture(recorded, "m0 + m1 + m2 > select")
     answer = program(question="Say 8").mixture
     spending = program.pool.calls.ledger.spending
-    assert (spending.made, spending.reused, answer.calls, answer.usd) == (0, 3, 3, 0.0)
+    assert (spending.made, spending.reused, answer.calls, answer.usd) == (0, 3, 3, None)
     assert program.pool.calls.replay_only
 
 

@@ -33,6 +33,7 @@ _NAME = re.compile(r"[^\s>+*()]+")
 _BY_MODEL: Final = float("nan")
 """Stands for a temperature that was not given."""
 _PRICES: Final = ("usd_per_million_prompt_tokens", "usd_per_million_completion_tokens")
+_CACHED_PRICE: Final = "usd_per_million_cached_tokens"
 _OWN_FIELDS: Final = frozenset({"max_tokens", "messages", "model", "n", "stream", "temperature"})
 """Fields of a request that ``extra_body`` may not hold: others would be asked than are stored."""
 
@@ -76,6 +77,8 @@ class Agent:
             that one of them gives. None means no limit of ours.
         usd_per_million_prompt_tokens: Price, 0 where they are free; see ``price`` for None.
         usd_per_million_completion_tokens: As the one before; 0 if only that one is given.
+        usd_per_million_cached_tokens: Price of prompt tokens that the vendor read from its cache;
+            None is that of other prompt tokens, or the list's where the price is.
         optional: Whether the agent is left out, and the user told, where a variable that
             it needs is not set.
 
@@ -106,6 +109,7 @@ class Agent:
     max_concurrent: int | None = None
     usd_per_million_prompt_tokens: float | None = None
     usd_per_million_completion_tokens: float | None = None
+    usd_per_million_cached_tokens: float | None = None
     optional: bool = False
 
     def __post_init__(self) -> None:
@@ -125,7 +129,7 @@ class Agent:
                 raise PoolError(f"Agent {shown}: `{name}` cannot be {value}{hint}.")
 
     def _checks(self) -> dict[str, bool]:
-        prices = {name: getattr(self, name) for name in _PRICES}
+        prices = {name: getattr(self, name) for name in (*_PRICES, _CACHED_PRICE)}
         return {
             "name": _NAME.fullmatch(self.name) is not None,
             "model": "/" in self.model,
@@ -238,7 +242,8 @@ class Agent:
         """
         given = [getattr(self, name) for name in _PRICES]
         if given != [None, None]:
-            return Price(given[0] or 0.0, given[1] or 0.0, "pool")
+            cached = self.usd_per_million_cached_tokens
+            return Price(given[0] or 0.0, given[1] or 0.0, "pool", cached)
         if self.is_local:
             return Price(0.0, 0.0, "local")
         return listed_price(self.model) if self.base_url is None else None

@@ -74,8 +74,7 @@ def caller_of(agent: Agent, calls: Calls, *, secrets: tuple[str, ...] = ()) -> A
     return AgentCalls(
         agent=agent.name,
         identity=agent.identity,
-        usd_per_prompt_token=price.usd_per_million_prompt_tokens / 1e6,
-        usd_per_completion_token=price.usd_per_million_completion_tokens / 1e6,
+        **price.per_token,
         secrets=_secrets(agent, secrets),
         retries=RetryPolicy(agent.num_retries),
         limiter=calls.limiters.of(agent.endpoint, agent.max_concurrent),

@@ -135,8 +135,7 @@ def _lm(
     caller = AgentCalls(
         agent=agent.name,
         identity=agent.identity,
-        usd_per_prompt_token=price.usd_per_million_prompt_tokens / 1e6,
-        usd_per_completion_token=price.usd_per_million_completion_tokens / 1e6,
+        **price.per_token,
     )
     return stored_lm(
         f"agent/{agent.name}",

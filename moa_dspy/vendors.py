@@ -67,11 +67,25 @@ class Price:
         usd_per_million_completion_tokens: 0 where they are free.
         source: ``pool`` (the pool file or the caller says so), ``local`` (this machine), or
             ``litellm`` (LiteLLM's price list has this very name).
+        usd_per_million_cached_tokens: Of prompt tokens that the vendor read from its cache; None
+            where they cost what other prompt tokens do.
     """
 
     usd_per_million_prompt_tokens: float
     usd_per_million_completion_tokens: float
     source: str
+    usd_per_million_cached_tokens: float | None = None
+
+    @property
+    def per_token(self) -> dict[str, Any]:
+        """The price of one token of each kind, as ``AgentCalls`` takes it."""
+        cached = self.usd_per_million_cached_tokens
+        prompt = self.usd_per_million_prompt_tokens
+        return {
+            "usd_per_prompt_token": prompt / 1e6,
+            "usd_per_completion_token": self.usd_per_million_completion_tokens / 1e6,
+            "usd_per_cached_token": (prompt if cached is None else cached) / 1e6,
+        }
 
     def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Return the price of one call."""
@@ -91,9 +105,15 @@ def listed_price(model: str) -> Price | None:
     entry = _price_list().get(model) or _price_list().get(name) or {}
     if entry.get("litellm_provider") != vendor:
         return None
-    given = [entry.get(f"{kind}_cost_per_token") for kind in ("input", "output")]
-    usd = [1e6 * one for one in given if isinstance(one, int | float) and math.isfinite(one)]
-    return Price(usd[0], usd[1], "litellm") if len(usd) == len(given) else None
+    names = ("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost")
+    prompt, completion, cached = (_per_million(entry.get(name)) for name in names)
+    if prompt is None or completion is None:
+        return None
+    return Price(prompt, completion, "litellm", cached)
+
+
+def _per_million(usd: object) -> float | None:
+    return 1e6 * usd if isinstance(usd, int | float) and math.isfinite(usd) else None
 
 
 @cache
@@ -118,7 +138,8 @@ def regular_ending(data: dict[str, Any], *, is_for_litellm: bool) -> dict[str, A
 
     An answer that was filtered, or a prompt that was blocked, is an answer that says so, an empty
     one if need be; DSPy's client would raise, and LiteLLM drop what there is. Tokens of thoughts
-    count as tokens of the answer, as they are paid for.
+    count as tokens of the answer, as they are paid for; tokens of the prompt that Anthropic's
+    cache held, or keeps from now on, as tokens of the prompt.
 
     Args:
         data: As the server sent it.
@@ -137,6 +158,8 @@ def regular_ending(data: dict[str, Any], *, is_for_litellm: bool) -> dict[str, A
             # LiteLLM adds thoughts itself, and raises where nothing was counted.
             "usageMetadata": (usage or {}) if is_for_litellm else _with_thoughts(usage),
         }
+    if not is_for_litellm:
+        data = _with_cached(data)
     ending = data if "stop_reason" in data else data.get("delta")
     if isinstance(ending, Mapping) and ending.get("stop_reason") == _WINDOW_EXCEEDED:
         ended_by = {**ending, "stop_reason": "max_tokens"}
@@ -160,3 +183,23 @@ def _with_thoughts(usage: Any) -> Any:
     if not isinstance(thought, int):
         return usage
     return {**usage, "candidatesTokenCount": thought + (spoken if isinstance(spoken, int) else 0)}
+
+
+_CACHED: Final = ("cache_read_input_tokens", "cache_creation_input_tokens")
+
+
+def _with_cached(data: dict[str, Any]) -> dict[str, Any]:
+    """Return a reply or event of Anthropic's whose prompt tokens are all of them.
+
+    Anthropic counts apart what its cache held; LiteLLM, and all other vendors, count it in.
+    """
+    inner = data.get("message")
+    if isinstance(inner, Mapping) and "usage" in inner:
+        return {**data, "message": _with_cached(dict(inner))}
+    usage = data.get("usage")
+    prompt = usage.get("input_tokens") if isinstance(usage, Mapping) else None
+    if not isinstance(usage, Mapping) or not isinstance(prompt, int):
+        return data
+    apart = [usage.get(name) for name in _CACHED]
+    whole = prompt + sum(n for n in apart if isinstance(n, int))
+    return {**data, "usage": {**usage, "input_tokens": whole}}

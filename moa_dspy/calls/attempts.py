@@ -64,7 +64,7 @@ class Attempt:
         tokens = token_counts(self.request.content, response)
         if tokens.is_estimated:
             _USAGE_WARNINGS.warn(self.request.caller.agent)
-        usd = self.request.caller.usd(tokens.prompt, tokens.completion)
+        usd = self.request.caller.usd(tokens.prompt, tokens.completion, tokens.cached)
         return self._call(canonical_json(response), tokens.prompt, tokens.completion, usd=usd)
 
     def failed(self, error: BaseException) -> Call:

@@ -149,11 +149,13 @@ class TokenCount:
         prompt: Of the request.
         completion: Of the response.
         is_estimated: Whether one of them is an estimate.
+        cached: Of the prompt's, those that the vendor read from its cache.
     """
 
     prompt: int
     completion: int
     is_estimated: bool
+    cached: int = 0
 
 
 def token_counts(request: str, response: Mapping[str, Any]) -> TokenCount:
@@ -170,6 +172,7 @@ def token_counts(request: str, response: Mapping[str, Any]) -> TokenCount:
     usage = usage if isinstance(usage, Mapping) else {}
     prompt, completion = usage.get("input_tokens"), usage.get("output_tokens")
     answer = response.get("message", {"text": response.get("text")})
+    cached = usage.get("cache_read_tokens")
     if not is_count(prompt) or prompt == 0:
         prompt = None
     if not is_count(completion) or (completion == 0 and _n_bytes(answer)):
@@ -178,6 +181,7 @@ def token_counts(request: str, response: Mapping[str, Any]) -> TokenCount:
         _estimate(json.loads(request)) if prompt is None else prompt,
         _estimate(answer, n_messages=0) if completion is None else completion,
         is_estimated=prompt is None or completion is None,
+        cached=min(cached, prompt or 0) if is_count(cached) else 0,
     )
 
 

@@ -185,6 +185,8 @@ class AgentCalls:
         identity: Model with its endpoint or weights; part of the key of a call.
         usd_per_prompt_token: Price.
         usd_per_completion_token: Price.
+        usd_per_cached_token: Price of prompt tokens that came from the vendor's cache; None is
+            that of all.
         secrets: Keys, to be masked in every failure.
         retries: Which failed attempts are followed by another.
         limiter: The slots of its endpoint, shared with the endpoint's other agents.
@@ -195,6 +197,7 @@ class AgentCalls:
     identity: str
     usd_per_prompt_token: float = 0.0
     usd_per_completion_token: float = 0.0
+    usd_per_cached_token: float | None = None
     secrets: tuple[str, ...] = field(default=(), repr=False)
     retries: RetryPolicy = field(default_factory=RetryPolicy)
     limiter: Limiter = field(default_factory=Limiter, compare=False, repr=False)
@@ -205,12 +208,11 @@ class AgentCalls:
         """Name of the endpoint, in messages."""
         return self.limiter.endpoint or self.identity
 
-    def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Return the price of one call."""
-        return (
-            prompt_tokens * self.usd_per_prompt_token
-            + completion_tokens * self.usd_per_completion_token
-        )
+    def usd(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> float:
+        """Return the price of one call, of whose prompt tokens some may be cached."""
+        prompt, cached = self.usd_per_prompt_token, self.usd_per_cached_token
+        less = 0.0 if cached is None else cached_tokens * (prompt - cached)
+        return prompt_tokens * prompt - less + completion_tokens * self.usd_per_completion_token
 
     def without_secrets(self, text: str) -> str:
         """Return ``text`` with every key of this agent masked."""

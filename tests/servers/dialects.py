@@ -52,6 +52,7 @@ def _anthropic_usage(reply: Any) -> dict[str, Any]:
     return {
         "input_tokens": usage.get("prompt_tokens"),
         "output_tokens": usage.get("completion_tokens"),
+        **{name: n for name, n in usage.items() if name.startswith("cache_")},
     }
 
 

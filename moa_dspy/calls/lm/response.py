@@ -307,7 +307,10 @@ class RegularReply:
         return _dumped({"error": {**said, "message": message}})
 
     def _where(self) -> str:
-        return f"HTTP {self._given} from {self._url}{_hint(self._given, self._url)}"
+        # LiteLLM tells Gemini's errors by the digits in their text: a port may look like a status.
+        is_told = self._is_chat or not self._is_for_litellm
+        where = f" from {self._url}" if is_told else ""
+        return f"HTTP {self._given}{where}{_hint(self._given, self._url)}"
 
     def _whole(self, body: bytes) -> bytes:
         data = _json(body)

@@ -131,7 +131,7 @@ def test_on_a_terminal_it_asks_above_a_cost(folder: Path) -> None:
     refused, shown = on_a_terminal(
         folder, "optimize", "study.toml", "--ask-above", "0.000001", answer="n"
     )
-    assert (refused, "The study may cost up to" in shown) == (1, True)
+    assert (refused, "The study takes about" in shown) == (1, True)
     assert not (folder / "runs").exists()
     free, shown = on_a_terminal(folder, "optimize", "study.toml", answer="n")
     assert (free, "Go on?" in shown) == (0, False)

@@ -95,6 +95,8 @@ def test_a_shared_beginning_is_read_once(server: LocalServer) -> None:
     assert again["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
 
 
+# As programs of today ask an LM; what replaces it is asked by every other test.
+@pytest.mark.filterwarnings("ignore:Passing OpenAI-style message:DeprecationWarning")
 @pytest.mark.slow
 @pytest.mark.live
 def test_dspy_asks_through_the_engines(server: LocalServer) -> None:

@@ -6,11 +6,9 @@ Progress goes to standard error: a live view in a terminal, plain lines in a log
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -106,7 +104,7 @@ def _run(
     mode: Any,
     verbose: bool,
 ) -> StudyEnd:
-    from moa_dspy.optimize.live_view import LiveProgress
+    from moa_dspy.optimize.live_view import LiveProgress, each_warning_once
     from moa_dspy.optimize.run import work_on
 
     view = LiveProgress(mode=mode, is_verbose=verbose)
@@ -249,35 +247,6 @@ def _ranged(low: str, likely: str, high: str) -> str:
     return likely if low == high else f"{likely} ({low} to {high})"
 
 
-class _Once(logging.Filter):
-    """Lets every message of a handler through one time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._seen: set[tuple[str, str]] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the message is new."""
-        key = (record.name, record.getMessage())
-        is_new = key not in self._seen
-        self._seen.add(key)
-        return is_new
-
-
-@contextmanager
-def each_warning_once() -> Iterator[None]:
-    """Show what DSPy logs, such as a reply cut at ``max_tokens``, once and not per question."""
-    # One filter per handler: each must pass a message on once.
-    filters = [(handler, _Once()) for handler in logging.getLogger("dspy").handlers]
-    for handler, once in filters:
-        handler.addFilter(once)
-    try:
-        yield
-    finally:
-        for handler, once in filters:
-            handler.removeFilter(once)
-
-
 def _show(result: StudyResult, folder: Path) -> None:
     from moa_dspy.cli.report import Report
     from moa_dspy.optimize.run import RUN_FILES
@@ -304,7 +273,7 @@ def worker(
     ] = None,
 ) -> None:
     """Work on a study with others, on any number of machines, until it is finished."""
-    from moa_dspy.optimize.live_view import LiveProgress
+    from moa_dspy.optimize.live_view import LiveProgress, each_warning_once
     from moa_dspy.optimize.run import work_on
 
     with LiveProgress() as progress, each_warning_once():

@@ -35,7 +35,7 @@ from moa_dspy.optimize.conclusion import (
 from moa_dspy.optimize.early_facts import Cost, EarlyFacts
 from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, WorkerPool
 from moa_dspy.optimize.judging import Judging
-from moa_dspy.optimize.live_view import LiveProgress
+from moa_dspy.optimize.live_view import LiveProgress, each_warning_once
 from moa_dspy.optimize.metric import JudgeOptions, PreferenceMetric
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.options import (
@@ -201,7 +201,7 @@ class ModelSearch(Teleprompter):
             raise StudyError(f"Unknown option {min(kwargs)!r} of compile; known is testset.")
         splits = make_splits(trainset, valset, testset, seed=self.options.seed)
         display = LiveProgress(mode=None if self.display_progress else "none")
-        with opened_storage(self.options.storage) as storage, display:
+        with opened_storage(self.options.storage) as storage, display, each_warning_once():
             self._outcome = run_search(
                 self.options,
                 student,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from moa_dspy.cli.optimize import each_warning_once
+from moa_dspy.optimize.live_view import each_warning_once
 
 Run = Callable[..., Result]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,18 @@ BODY = b'{"id": "r1", "model": "x", "choices": [' + CHOICE + b"]}"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY)
 
 
+def _request(connection: socket.socket) -> bytes:
+    """Return a whole request, which may come in parts; empty at the end of the connection."""
+    found = b""
+    while part := connection.recv(65_536):
+        found += part
+        head, ends, body = found.partition(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+        if ends and len(body) >= (int(length[1]) if length else 0):
+            return found
+    return b""
+
+
 class SlowServer:
     """Answers one connection: at once, or byte by byte until it is told to stop."""
 
@@ -31,7 +44,7 @@ class SlowServer:
     def _serve(self) -> None:
         connection, _ = self._listening.accept()
         with connection:
-            while connection.recv(65_536):
+            while _request(connection):
                 if not self.is_trickling:
                     connection.sendall(HEAD + BODY)
                     continue

@@ -81,6 +81,11 @@ class Response:
         return self.failure is None
 
     @property
+    def cost(self) -> str:
+        """The cost of the response, in one line."""
+        return _cost(self.calls, self.seconds, self.usd)
+
+    @property
     def is_left_out(self) -> bool:
         """True if the mixture's answer was known without it: it did not fail either."""
         return self.failure in (NOT_ASKED, NOT_AWAITED)
@@ -165,7 +170,7 @@ class Answer:
     @property
     def summary(self) -> str:
         """The cost of the answer, in one line."""
-        parts = [f"{self.calls} calls", f"{self.seconds:.2f} s", _price(self.usd)]
+        parts = [_cost(self.calls, self.seconds, self.usd)]
         ends = [response.finish_reason for response in self.responses if response.has_answer]
         counts = {
             "not asked": len(self.not_asked),
@@ -186,8 +191,9 @@ class Answer:
         return "\n".join([*lines, self.summary, "", self.final.text])
 
 
-def _price(usd: float | None) -> str:
-    return "unknown price" if usd is None else f"{usd:.6f} usd"
+def _cost(calls: int, seconds: float, usd: float | None) -> str:
+    price = "unknown price" if usd is None else f"{usd:.6f} usd"
+    return f"{calls} calls, {seconds:.2f} s, {price}"
 
 
 def _line(response: Response) -> str:

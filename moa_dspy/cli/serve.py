@@ -245,7 +245,7 @@ class Conversation:
         total = None if self._usd is None or made.usd is None else self._usd + made.usd
         self._usd = total
         spent = "an unknown price" if total is None else f"{total:.6f} usd in all"
-        cost = made.answer.summary if made.answer.responses else _summary(made)
+        cost = made.answer.summary if made.answer.responses else made.answer.final.cost
         self._console.print(f"({cost}; {spent})", style="dim", markup=False)
 
     async def _answer(self, messages: list[Any]) -> ChatAnswer:
@@ -274,9 +274,3 @@ class Conversation:
             text = delta.text.translate(_CONTROLS)
             self._console.print(text, end="", markup=False, soft_wrap=True)
             sys.stdout.flush()
-
-
-def _summary(made: ChatAnswer) -> str:
-    one = made.answer.final
-    price = "unknown price" if one.usd is None else f"{one.usd:.6f} usd"
-    return f"{one.calls} calls, {one.seconds:.2f} s, {price}"

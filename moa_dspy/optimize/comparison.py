@@ -26,11 +26,9 @@ from moa_dspy.optimize.result import ComparedSystems, SystemScore, TrialRecord
 from moa_dspy.optimize.selection import best_on_val
 from moa_dspy.optimize.space.programs import (
     SELF_MOA_SAMPLES,
-    TOP_K,
-    baseline_combine,
+    asked_as_often,
+    fixed_baselines,
     read_architecture,
-    self_moa_of,
-    top_k,
 )
 from moa_dspy.pool import Pool
 from moa_dspy.winrate.intervals import Interval, mean_interval
@@ -131,14 +129,11 @@ def _fixed_baselines(
     options: SearchOptions, ranking: Sequence[str], pick: Architecture
 ) -> list[Baseline]:
     """Return Self-MoA with as many calls as the pick, and top-k, or why they cannot be run."""
-    best, combine = ranking[0], baseline_combine(options.space)
-    n = max(SELF_MOA_SAMPLES, pick.calls - (combine == "synthesize"))
-    samples = self_moa_of(ranking, options.pool, combine=combine, n=n)
-    copies = f"{best} is greedy: asked as often as the pick, it says the same each time"
-    found = [Baseline("self_moa", samples, "" if samples else copies)]
-    k = min(TOP_K, len(ranking))
-    several = [Baseline("top_k", top_k(ranking, k, combine=combine), f"k = {k}")]
-    return found + (several if k > 1 else [Baseline("top_k", None, "the pool has one agent")])
+    samples, several = fixed_baselines(ranking, options.pool, options.space)
+    copies = f"{ranking[0]} is greedy: asked as often as the pick, it says the same each time"
+    often = asked_as_often(samples, pick.calls) if samples else None
+    note = f"k = {len(several.layers[-1])}" if several else "the pool has one agent"
+    return [Baseline("self_moa", often, "" if often else copies), Baseline("top_k", several, note)]
 
 
 @dataclass(frozen=True, slots=True)

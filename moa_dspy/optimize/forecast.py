@@ -23,7 +23,12 @@ from moa_dspy.calls.budget import Budget
 from moa_dspy.optimize.early_facts import AgentCosts, Cost, StudyEstimate
 from moa_dspy.optimize.prompts.options import TuningEffort
 from moa_dspy.optimize.race import PlayedRace
-from moa_dspy.optimize.space.programs import ProgramArchitecture, asked_as_often, random_draws
+from moa_dspy.optimize.space.programs import (
+    MOST_REPEATS,
+    ProgramArchitecture,
+    asked_as_often,
+    random_draws,
+)
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.acquisition import neighbours, nodes_of, single_agents
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE, ANALYSE, RANK, REFERENCES_HEADING
@@ -31,10 +36,7 @@ from moa_dspy.waves import Waves
 
 MOST_DRAWN: Final = 300
 """Architectures drawn at most; of more, each is taken to ask as much as the last of these."""
-_ROWS: Final = 12
-"""Rows on which a play asks; costs are scaled up to all."""
-_EMPTY: Final = 200
-"""Known architectures in a row after which the space counts as drawn empty."""
+_ROWS: Final = 12  # on which a play asks; costs are scaled up to all
 _MOST_PLAYS, _FEWEST_PLAYS = 20, 5
 _PLAYED: Final = 2_000
 """Architectures of all plays together: as many plays as that allows."""
@@ -44,12 +46,10 @@ _TASKS: Final = {"select": RANK, "knockout": RANK, "fuse": ANALYSE}
 """Instructions of the last step that are not the paper's."""
 _TOKENS_PER_WORD: Final = 1.2
 """Of English instructions, to common tokenizers (cl100k: 1.17 to 1.19 for those of here)."""
-_MARK_TOKENS: Final = 5.0
-"""Around a reference: its number and quotes."""
+_MARK_TOKENS: Final = 5.0  # around a reference: its number and quotes
 _N_CANDIDATES: Final = 12
 """Neighbours, and draws, of which a proposal is one."""
-_RANKER_TOKENS: Final = 2.0
-"""Of a reply that is a number."""
+_RANKER_TOKENS: Final = 2.0  # of a reply that is a number
 
 _Scores = NDArray[np.floating[Any]]
 
@@ -295,7 +295,7 @@ class _Play:
 
         if new:
             return max(new, key=promise)
-        others = (plan.canonical(plan.space.draw(self.rng)) for _ in range(_EMPTY))
+        others = (plan.canonical(plan.space.draw(self.rng)) for _ in range(MOST_REPEATS))
         return next((one for one in others if one not in known), None)
 
     def _draws(self) -> list[Architecture]:
@@ -333,7 +333,7 @@ class _Play:
         A written prompt is taken to cost what an answer of its writer costs, or of a mean agent.
         """
         plan, stage = self.plan, _Stage()
-        repeats = (plan.space.draw(self.rng) for _ in range(_EMPTY * effort.mixtures))
+        repeats = (plan.space.draw(self.rng) for _ in range(MOST_REPEATS * effort.mixtures))
         fit = (one for one in (*plan.given, *repeats) if _has_prompt(one))
         tuned = list(islice(dict.fromkeys(replace(one, prompt=None) for one in fit), 20))
         for one in self.rng.sample(tuned, min(len(tuned), effort.mixtures)):

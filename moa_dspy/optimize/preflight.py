@@ -18,19 +18,13 @@ from moa_dspy.calls.budget import LIMITS, Budget, Ledger
 from moa_dspy.data import accepted_answers, is_absent, plain_text
 from moa_dspy.errors import LayerFailedError, MoaError, StudyError
 from moa_dspy.layers import SEAT_MODULES
-from moa_dspy.optimize.early_facts import COSTS, AgentCosts, Cost
+from moa_dspy.optimize.early_facts import AgentCosts, Cost
 from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.forecast import StudyPlan
-from moa_dspy.optimize.objectives import names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.prompts.joint import with_prompts
 from moa_dspy.optimize.shares import rounded_up, smallest_limit
-from moa_dspy.optimize.singles import N_VOTES
-from moa_dspy.optimize.space.programs import (
-    baseline_architectures,
-    in_every_mixture,
-    tested_baselines,
-)
+from moa_dspy.optimize.singles import plan_of
 from moa_dspy.optimize.study import PreparedStudy
 from moa_dspy.pool import Pool
 from moa_dspy.presets import TurnByTurn
@@ -341,6 +335,8 @@ def _probed(agent: AgentEstimate, student: Student, inputs: Mapping[str, Any]) -
     except (LayerFailedError, MoaError) as error:
         return replace(agent, failure=" ".join(str(error).split())[:300])
     except Exception as error:
+        if by_turn or student.program is student.mixture:
+            raise
         raise StudyError(f"`task.program` raised {type(error).__name__}: {error}") from error
     if heard.said is None:
         raise StudyError("`task.program` answered a row without its `task.predictor`.")
@@ -376,25 +372,17 @@ def _stages(
 def _plan(
     prepared: PreparedStudy, options: SearchOptions, agents: Sequence[AgentEstimate], level: str
 ) -> StudyPlan:
-    space, pool, splits = options.space, options.pool, prepared.splits
-    prompts, n_judge_calls = options.prompts, _n_calls_of_judge(prepared)
-    # Before they are known, agents rank as in the pool.
-    given = [*baseline_architectures(space.agents, pool, space), *space.listed]
-    return StudyPlan(
-        space=space,
-        agents={agent.name: agent.costs(level, pool) for agent in agents},
-        n_trials=options.n_trials,
-        n_val=len(splits.val),
-        n_test=len(splits.test),
-        num_threads=options.num_threads,
-        given=in_every_mixture(given, space),
-        tested=in_every_mixture(tested_baselines(space.agents, pool, space), space),
-        n_free=N_VOTES if "vote" in space.combines and space.searches_layers else 0,
-        effort=None if prompts is None else prompts.effort(len(splits.train)),
+    space, n_judge_calls = options.space, _n_calls_of_judge(prepared)
+    return plan_of(
+        options,
+        space,
+        prepared.splits,
+        {agent.name: agent.costs(level, options.pool) for agent in agents},
+        n_val=len(prepared.splits.val),
+        ranking=space.agents,
+        may_vote="vote" in space.combines and space.searches_layers,
         judged=Cost(calls=n_judge_calls) if n_judge_calls else None,
-        has_costs=any(cost in names_of(options.objectives) for cost in COSTS),
         has_short_answers=fmean(a.reply_tokens["likely"] for a in agents) <= _SHORT_TOKENS,
-        seed=options.seed,
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import dspy
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.diversity import DiversityMetric
+from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.nodes import Outcome, scores
 from moa_dspy.optimize.objectives import (
     DiversityObjective,
@@ -76,30 +77,6 @@ ReportBlock: TypeAlias = Callable[[list[float], list[float]], None]
 """Takes the metric of the first rows, one by one, and the values of the objectives on them."""
 
 
-class MeasuresArchitectures(Protocol):
-    """Measures architectures on rows; see ``Evaluator``."""
-
-    def measure(
-        self, architecture: Architecture, rows: Sequence[dspy.Example]
-    ) -> tuple[Outcome, ...]:
-        """Return one outcome per row, in the rows' order."""
-        ...
-
-    def knows(self, architecture: Architecture, rows: Sequence[dspy.Example]) -> bool:
-        """Whether ``measure`` of these rows would ask nothing."""
-        ...
-
-    def announce(
-        self,
-        architectures: Iterable[Architecture],
-        rows: Sequence[dspy.Example],
-        *,
-        is_urgent: bool = True,
-    ) -> None:
-        """Have workers begin with these rows."""
-        ...
-
-
 class TrialJudge:
     """Gives every architecture a record; the leader has the best score on all rows up to now.
 
@@ -117,7 +94,7 @@ class TrialJudge:
 
     def __init__(
         self,
-        evaluator: MeasuresArchitectures,
+        evaluator: Evaluator,
         rows: Sequence[dspy.Example],
         *,
         best_single: str,

@@ -30,10 +30,7 @@ from moa_dspy.optimize.early_facts import (
     early_facts,
 )
 from moa_dspy.optimize.evaluate import Evaluator, NamedPrompts, Student
-from moa_dspy.optimize.forecast import (
-    StudyPlan,
-    estimated,
-)
+from moa_dspy.optimize.forecast import StudyPlan, estimated
 from moa_dspy.optimize.judge_facts import JudgeFacts
 from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.nodes import Outcome, means, scores
@@ -44,8 +41,8 @@ from moa_dspy.optimize.selection import Limits, ScoreMatrix, canonical_evidence
 from moa_dspy.optimize.space.programs import (
     ProgramArchitecture,
     baseline_architectures,
+    fixed_baselines,
     in_every_mixture,
-    tested_baselines,
 )
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.acquisition import Forecast
@@ -274,12 +271,7 @@ class SingleAgents:
         )
 
     def estimate(
-        self,
-        options: SearchOptions,
-        splits: Splits,
-        *,
-        budget: Budget,
-        judged: Cost | None = None,
+        self, options: SearchOptions, splits: Splits, *, budget: Budget, judged: Cost | None = None
     ) -> StudyEstimate:
         """Return what the whole search will take, the tuning of prompts on train rows included.
 
@@ -292,31 +284,23 @@ class SingleAgents:
         return estimated(self._plan(options, splits, judged), budget)
 
     def _plan(self, options: SearchOptions, splits: Splits, judged: Cost | None) -> StudyPlan:
-        ranking, pool, space = self.ranking, options.pool, self.searched(options.space)
-        prompts, named = options.prompts, names_of(options.objectives)
-        may_vote = self.ballots is not None and not self.facts.is_vote_idle
-        given = [*baseline_architectures(ranking, pool, space), *space.listed]
         replies = {name: [o.answer for o in found] for name, found in self.outcomes.items()}
         counted = {name: [o.ballot for o in found] for name, found in self.outcomes.items()}
-        return StudyPlan(
-            space=space,
-            agents={name: self._agent_costs(name, pool) for name in self.outcomes},
-            n_trials=options.n_trials,
-            n_val=len(self.rows),
-            n_test=len(splits.test),
-            num_threads=options.num_threads,
-            given=list(map(self.canonical, in_every_mixture(given, space))),
-            tested=in_every_mixture(tested_baselines(ranking, pool, space), space),
-            n_free=N_VOTES if may_vote else 0,
+        agents = {name: self._agent_costs(name, options.pool) for name in self.outcomes}
+        return plan_of(
+            options,
+            self.searched(options.space),
+            splits,
+            agents,
+            n_val=len(self.rows),  # a budget may have ended before all of val
+            ranking=self.ranking,
+            may_vote=self.ballots is not None and not self.facts.is_vote_idle,
             canonical=self.canonical,
-            effort=None if prompts is None else prompts.effort(len(splits.train)),
             judged=judged,
             stops_early=self.stops_early,
-            has_costs=any(cost in named for cost in COSTS),
             scores=self.scores,
             replies=replies,
             ballots=replies if self.ballots is None else counted,
-            seed=options.seed,
         )
 
     def _agent_costs(self, name: str, pool: Pool) -> AgentCosts:
@@ -417,3 +401,46 @@ class SingleAgents:
         found = architecture if is_own else canonical_evidence(architecture, self.ranking)
         named = found if self.registry is None else self.registry.canonical(found)
         return self.space.seated(named)
+
+
+def plan_of(
+    options: SearchOptions,
+    space: SearchSpace,
+    splits: Splits,
+    agents: Mapping[str, AgentCosts],
+    *,
+    ranking: Sequence[str],
+    may_vote: bool,
+    canonical: Callable[[Architecture], Architecture] = lambda one: one,
+    **known: Any,
+) -> StudyPlan:
+    """Return the plan of a search over ``space``.
+
+    Args:
+        options: Of the search.
+        space: Of architectures.
+        splits: The rows.
+        agents: Costs of each.
+        ranking: Agents, best first; as in the pool where no more is known.
+        may_vote: Whether votes of the single agents' answers are tried at no call.
+        canonical: See ``StudyPlan``.
+        **known: Further fields of it.
+    """
+    prompts, named = options.prompts, names_of(options.objectives)
+    given = [*baseline_architectures(ranking, options.pool, space), *space.listed]
+    tested = filter(None, fixed_baselines(ranking, options.pool, space))
+    return StudyPlan(
+        space=space,
+        agents=agents,
+        n_trials=options.n_trials,
+        n_test=len(splits.test),
+        num_threads=options.num_threads,
+        given=list(map(canonical, in_every_mixture(given, space))),
+        tested=in_every_mixture(tested, space),
+        n_free=N_VOTES if may_vote else 0,
+        canonical=canonical,
+        effort=None if prompts is None else prompts.effort(len(splits.train)),
+        has_costs=any(cost in named for cost in COSTS),
+        seed=options.seed,
+        **known,
+    )

@@ -339,18 +339,19 @@ def in_every_mixture(ones: Iterable[Architecture], space: SearchSpace) -> list[A
     return [ProgramArchitecture.everywhere(space.paths, one) for one in ones]
 
 
-def tested_baselines(
+def fixed_baselines(
     ranking: Sequence[str], pool: Mapping[str, Any], space: SearchSpace
-) -> list[Architecture]:
-    """Return the mixtures that are compared on test whatever is picked."""
-    combine = baseline_combine(space)
-    found = [self_moa_of(ranking, pool, combine=combine)]
-    k = min(TOP_K, len(ranking))
-    found += [top_k(ranking, k, combine=combine)] if k > 1 else []
-    return [one for one in found if one is not None]
+) -> tuple[Architecture | None, Architecture | None]:
+    """Return Self-MoA and top-k, which are compared on test whatever is picked.
+
+    None is one that cannot be run: samples that are copies, or the best of one agent.
+    """
+    combine, k = baseline_combine(space), min(TOP_K, len(ranking))
+    several = top_k(ranking, k, combine=combine) if k > 1 else None
+    return self_moa_of(ranking, pool, combine=combine), several
 
 
-_EMPTY: Final = 200
+MOST_REPEATS: Final = 200
 """Known architectures in a row after which the space counts as drawn empty."""
 
 
@@ -361,7 +362,7 @@ def random_draws(
     rng = random.Random(f"random-{seed}")
     seen: set[Architecture] = set()
     repeats = 0
-    while repeats < _EMPTY:
+    while repeats < MOST_REPEATS:
         architecture = canonical(space.draw(rng))
         repeats = repeats + 1 if architecture in seen else 0
         if repeats == 0:

@@ -22,15 +22,25 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget
 from moa_dspy.optimize.early_facts import AgentCosts, Cost, StudyEstimate
 from moa_dspy.optimize.prompts.options import TuningEffort
-from moa_dspy.optimize.race import PlayedRace
+from moa_dspy.optimize.race import PlayedAnswers, PlayedRace, Said, made_up_answers
 from moa_dspy.optimize.space.programs import (
     MOST_REPEATS,
     ProgramArchitecture,
+    ProgramSpace,
     asked_as_often,
     random_draws,
 )
+from moa_dspy.optimize.space.rules import told_apart
 from moa_dspy.optimize.space.space import SearchSpace
-from moa_dspy.optimize.surrogate.acquisition import neighbours, nodes_of, single_agents
+from moa_dspy.optimize.surrogate.acquisition import (
+    Acquisition,
+    Forecast,
+    Prices,
+    neighbours,
+    nodes_of,
+    single_agents,
+)
+from moa_dspy.optimize.surrogate.gp import Kernels, Traits
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE, ANALYSE, RANK, REFERENCES_HEADING
 from moa_dspy.waves import Waves
 
@@ -48,7 +58,12 @@ _TOKENS_PER_WORD: Final = 1.2
 """Of English instructions, to common tokenizers (cl100k: 1.17 to 1.19 for those of here)."""
 _MARK_TOKENS: Final = 5.0  # around a reference: its number and quotes
 _N_CANDIDATES: Final = 12
-"""Neighbours, and draws, of which a proposal is one."""
+"""Neighbours, and draws, of which a proposal is one where the search's own rule is not played."""
+_MOST_PROPOSED: Final = 60
+"""Proposals by the search's own rule, of all searches that are played together: 15 ms each."""
+_MOST_SEARCHES: Final = 3
+_N_DRAWN: Final = 50
+"""Draws beside neighbours of which such a proposal is the best: a search looks at more."""
 _RANKER_TOKENS: Final = 2.0  # of a reply that is a number
 
 _Scores = NDArray[np.floating[Any]]
@@ -72,12 +87,13 @@ class StudyPlan:
         effort: Of tuning prompts; None where a search has no prompts.
         judged: Cost of one comparison of two answers; None without a judge.
         stops_early: Whether a vote asks no more than its answer needs.
-        has_costs: Whether costs are objectives, so that a loser is stopped by what costs less.
+        costs: Which costs are objectives: then a loser is stopped by what costs less.
         scores: Of each agent on the rows of val; empty before they are known.
         replies: What each said there, equal where a reader reads the same.
         ballots: What a vote counts there.
         has_short_answers: Whether answers of agents that are right are equal; asked only
             before they are known.
+        is_acquired: Whether the trials are proposed by the library's own sampler.
         seed: Of the study.
     """
 
@@ -94,11 +110,12 @@ class StudyPlan:
     effort: TuningEffort | None = None
     judged: Cost | None = None
     stops_early: bool = True
-    has_costs: bool = False
+    costs: Sequence[str] = ()
     scores: Mapping[str, _Scores] = field(default_factory=dict[str, _Scores])
     replies: Mapping[str, Sequence[Hashable]] = field(default_factory=dict[str, Any])
     ballots: Mapping[str, Sequence[Hashable]] = field(default_factory=dict[str, Any])
     has_short_answers: bool = False
+    is_acquired: bool = True
     seed: int = 0
 
     @property
@@ -108,10 +125,25 @@ class StudyPlan:
         return self.n_trials if size is None else min(self.n_trials, size)
 
     @cached_property
-    def random_ones(self) -> tuple[Architecture, ...]:
-        """The architectures of the random baseline; the first of many."""
-        draws = random_draws(self.space, self.canonical, self.seed)
-        return tuple(islice(draws, min(self.n_measured, MOST_DRAWN)))
+    def _known_answers(self) -> PlayedAnswers:
+        return PlayedAnswers(self.scores, self.replies, self.ballots)
+
+    def answers(self, number: int) -> PlayedAnswers:
+        """Return the answers of a play: those of val, or made up by its number."""
+        if self.scores:
+            return self._known_answers
+        return made_up_answers(
+            list(self.agents),
+            self.n_val,
+            has_short_answers=self.has_short_answers,
+            seeds=(self.seed, number),
+        )
+
+    @cached_property
+    def searches(self) -> tuple[_PlayedSearch, ...]:
+        """A few searches, of which every play takes one."""
+        n = max(1, min(_MOST_SEARCHES, _MOST_PROPOSED // max(1, self.n_measured)))
+        return tuple(_PlayedSearch(self, number) for number in range(n))
 
     def stages(self) -> dict[str, tuple[Cost, Cost, Cost]]:
         """Return low, likely and high of each stage, in the order in which they run, and of all.
@@ -196,98 +228,82 @@ class _Stage:
         return replace(self.cost, seconds=seconds) * scale
 
 
-class _Play:
-    """One play of a study: what is not known yet is drawn by its number."""
+class _PlayedSearch:
+    """The architectures that a search tries, in order, their scores being made up.
+
+    In every second search the tuning of prompts finds a new one, which mixtures may have then.
+    """
 
     def __init__(self, plan: StudyPlan, number: int) -> None:
-        self.plan, self.number = plan, number
-        self.rng = random.Random(f"forecast-{plan.seed}-{number}")
-        n = min(_ROWS, plan.n_val)
-        self.rows = [plan.n_val * k // n for k in range(n)]
-        self.asked: dict[Hashable, tuple[Hashable, Hashable]] = {}
-        self.scores, self.replies, self.ballots = plan.scores, plan.replies, plan.ballots
-        if not self.scores:
-            self._make_up()
-        self.agreement = self._agreement()
-        self.rows_judged = 0.0
-
-    def _make_up(self) -> None:
-        """Draw how good the agents are; of short answers the right ones are equal."""
-        rng = np.random.default_rng([self.plan.seed % 2**32, self.number])
-        ease, names = rng.normal(size=self.plan.n_val), self.plan.agents
-        skill = {name: rng.normal() for name in names}
-        self.scores = {n: (skill[n] + ease + rng.normal(size=ease.size) > 0) * 1.0 for n in names}
-        if self.plan.has_short_answers:
-            self.replies = {
-                name: ["right" if score else int(rng.integers(4)) for score in found]
-                for name, found in self.scores.items()
-            }
-        else:
-            self.replies = {n: [(n, row) for row in range(ease.size)] for n in names}
-        self.ballots = self.replies
-
-    def _agreement(self) -> float:
-        """Return how often two agents say the same."""
-        said = [[self.replies[name][row] for name in self.plan.agents] for row in self.rows]
-        pairs = [(a, b) for row in said for i, a in enumerate(row) for b in row[:i]]
-        return sum(a == b for a, b in pairs) / len(pairs) if pairs else 0.0
-
-    def stages(self) -> dict[str, Cost]:
-        """Return the cost of each stage."""
-        plan, n_rows = self.plan, len(self.rows)
-        singles = list(single_agents(plan.space))
-        on_val, race = plan.n_val / n_rows, self._race()
-        found = {"single agents": self._measured(singles, None).scaled(plan, on_val)}
-        searched, scale = self._searched()
-        found["search"] = self._measured(searched, race).scaled(plan, on_val * scale)
-        if plan.effort is not None:
-            found["prompts"] = self._tuning(plan.effort)
-        scale = plan.n_measured / max(1, len(plan.random_ones))
-        scale = scale if len(plan.random_ones) == MOST_DRAWN else 1.0
-        baseline = self._measured(plan.random_ones, race)
-        found["random baseline"] = baseline.scaled(plan, on_val * scale)
-        found["test"] = self._tested(race).scaled(plan, plan.n_test / n_rows)
-        if plan.judged is not None:
-            n_systems = len(plan.agents) + 5  # pick, baselines, and pick against the best single
-            n_judged = self.rows_judged * on_val + plan.n_test * n_systems
-            judged = plan.judged * n_judged
-            found["judge"] = replace(judged, seconds=judged.seconds / plan.num_threads)
-        return found
-
-    def _race(self) -> PlayedRace:
-        plan = self.plan
-        seeds = (plan.seed, self.number)
-        return PlayedRace(
-            self.scores, n_trials=plan.n_trials, must_cost_less=plan.has_costs, seeds=seeds
-        )
-
-    def _searched(self) -> tuple[list[Architecture], float]:
-        """Return the mixtures of the trials, and how many times as many there will be."""
-        plan = self.plan
+        self.plan, self.answers = plan, plan.answers(number)
+        self.rng = random.Random(f"search-{plan.seed}-{number}")
+        self.race = played_race(plan, self.answers, number)
+        self.finds_prompt = number % 2 == 1
         n = max(0, plan.n_measured - len(plan.agents) - plan.n_free)
         known = dict.fromkeys(single_agents(plan.space))
         n_known = len(known)
         known |= dict.fromkeys(plan.given)
+        acquisition = self._acquisition(number)
         made = {node for one in known for node in nodes_of(one)}
         while len(known) - n_known < min(n, MOST_DRAWN):
-            if (found := self._proposed(known, made)) is None:
+            is_played = acquisition is not None and len(known) - n_known < _MOST_PROPOSED
+            found = self._acquired(acquisition, known) if is_played else self._drawn(known, made)
+            if found is None:
                 break
             known[found] = None
             made |= nodes_of(found)
-        mixtures = list(known)[n_known:][:n]
-        return mixtures, n / MOST_DRAWN if len(mixtures) == MOST_DRAWN else 1.0
+        self.mixtures = list(known)[n_known:][:n]
+        self.scale = n / MOST_DRAWN if len(self.mixtures) == MOST_DRAWN else 1.0
 
-    def _proposed(
+    @cached_property
+    def random_ones(self) -> tuple[Architecture, ...]:
+        """The architectures of the random baseline; the first of many."""
+        draws = random_draws(self.plan.space, self.canonical, self.plan.seed)
+        return tuple(islice(draws, min(self.plan.n_measured, MOST_DRAWN)))
+
+    def canonical(self, one: Architecture) -> Architecture:
+        """Return the form in which an architecture is measured, a prompt that is found included."""
+        found = self.plan.canonical(one)
+        return replace(found, prompt=one.prompt) if self.finds_prompt and one.prompt else found
+
+    def _acquisition(self, number: int) -> Acquisition | None:
+        """Return the search's rule of proposing; None where it is another's, or a program's."""
+        plan, space = self.plan, self.plan.space
+        if not plan.is_acquired or isinstance(space, ProgramSpace):
+            return None
+        means = {name: float(found.mean()) for name, found in self.answers.scores.items()}
+        alone = {name: agent.alone for name, agent in plan.agents.items()}
+        forecast = Forecast(
+            usd={name: cost.usd for name, cost in alone.items()},
+            seconds={name: cost.seconds for name, cost in alone.items()},
+        )
+        return Acquisition(
+            space,
+            Kernels.of(Traits(means, self.answers.diversity, space.prompts, told_apart(space))),
+            plan.canonical,
+            plan.seed + number,
+            Prices(forecast, plan.costs, plan.seed + number).at,
+            n_drawn=_N_DRAWN,
+        )
+
+    def _acquired(
+        self, acquisition: Acquisition, known: Mapping[Architecture, None]
+    ) -> Architecture | None:
+        scores = np.array([self.race.scores_of(one) for one in known])
+        return acquisition.propose(list(known), scores)
+
+    def _drawn(
         self, known: Mapping[Architecture, None], made: Set[Hashable]
     ) -> Architecture | None:
-        """Return a mixture as the search proposes it, its promise per new call drawn.
+        """Return a mixture as another rule may propose it, its promise per new call drawn.
 
         Of neighbours of what was measured, and draws from the space.
         """
         plan, mixtures = self.plan, [one for one in known if one.layers]
         centre = [self.rng.choice(mixtures)] if mixtures else []
         near = [other for one in centre for other in neighbours(one, plan.space)]
-        some = [*self.rng.sample(near, min(len(near), _N_CANDIDATES)), *self._draws()]
+        draws = [plan.space.draw(self.rng) for _ in range(_N_CANDIDATES)]
+        some = [*self.rng.sample(near, min(len(near), _N_CANDIDATES)), *draws]
         new = [one for one in map(plan.canonical, some) if one not in known]
 
         def promise(one: Architecture) -> float:
@@ -298,8 +314,54 @@ class _Play:
         others = (plan.canonical(plan.space.draw(self.rng)) for _ in range(MOST_REPEATS))
         return next((one for one in others if one not in known), None)
 
-    def _draws(self) -> list[Architecture]:
-        return [self.plan.space.draw(self.rng) for _ in range(_N_CANDIDATES)]
+
+def played_race(plan: StudyPlan, answers: PlayedAnswers, number: int) -> PlayedRace:
+    """Return the race of a play."""
+    return PlayedRace(
+        answers.scores,
+        n_trials=plan.n_trials,
+        must_cost_less=bool(plan.costs),
+        seeds=(plan.seed, number),
+    )
+
+
+class _Play:
+    """One play of a study: what is not known yet is drawn by its number."""
+
+    def __init__(self, plan: StudyPlan, number: int) -> None:
+        self.plan, self.number = plan, number
+        self.rng = random.Random(f"forecast-{plan.seed}-{number}")
+        n = min(_ROWS, plan.n_val)
+        self.rows = [plan.n_val * k // n for k in range(n)]
+        self.asked: dict[Hashable, Said] = {}
+        self.answers = plan.answers(number)
+        self.search = plan.searches[number % len(plan.searches)]
+        self.rows_judged = 0.0
+
+    def stages(self) -> dict[str, Cost]:
+        """Return the cost of each stage."""
+        plan, search, n_rows = self.plan, self.search, len(self.rows)
+        singles = list(single_agents(plan.space))
+        on_val, race = plan.n_val / n_rows, played_race(plan, self.answers, self.number)
+        found = {"single agents": self._measured(singles, None).scaled(plan, on_val)}
+        measured = self._measured(search.mixtures, race)
+        found["search"] = measured.scaled(plan, on_val * search.scale)
+        if plan.effort is not None:
+            found["prompts"] = self._tuning(plan.effort, race)
+        n_random = len(search.random_ones)
+        scale = plan.n_measured / n_random if n_random == MOST_DRAWN else 1.0
+        baseline = self._measured(search.random_ones, race)
+        found["random baseline"] = baseline.scaled(plan, on_val * scale)
+        tested = self._tested_systems(race)
+        on_test = self._answered_all((*singles, *tested), "test").scaled(plan, plan.n_test / n_rows)
+        # What was not tried, such as top-k beyond the widest layer, is compared on val too.
+        found["test"] = on_test + self._answered_all(tested, "val").scaled(plan, on_val)
+        if plan.judged is not None:
+            n_systems = len(plan.agents) + 5  # pick, baselines, and pick against the best single
+            n_judged = self.rows_judged * on_val + plan.n_test * n_systems
+            judged = plan.judged * n_judged
+            found["judge"] = replace(judged, seconds=judged.seconds / plan.num_threads)
+        return found
 
     def _measured(self, ones: Iterable[Architecture], race: PlayedRace | None) -> _Stage:
         """Measure architectures on val until a race stops them."""
@@ -312,31 +374,34 @@ class _Play:
                     self.rows_judged += 1
         return stage
 
-    def _tested(self, race: PlayedRace) -> _Stage:
-        """Ask on test: every agent, the baselines, the pick and the best random mixture."""
-        plan, stage = self.plan, _Stage()
+    def _tested_systems(self, race: PlayedRace) -> list[Architecture]:
+        """Return what is compared beside single agents: the baselines, the pick, a random one."""
+        plan = self.plan
         # The pick leaves the best single agent only for what is clearly better: one time in two.
-        picks = [race.best(plan.random_ones)] + [race.best()] * (self.number % 2)
+        picks = [race.best(self.search.random_ones)] + [race.best()] * (self.number % 2)
         picked = [pick for pick in picks if pick is not None and pick.layers]
         # A picked prompt is compared with the mixture's own.
         picked += [replace(pick, prompt=None) for pick in picked if pick.prompt is not None]
         most = max([one.calls for one in picked[1:]], default=1)
-        tested = [asked_as_often(one, most) for one in plan.tested]
-        for one in (*single_agents(plan.space), *tested, *picked):
+        return [*(asked_as_often(one, most) for one in plan.tested), *picked]
+
+    def _answered_all(self, ones: Iterable[Architecture], split: str) -> _Stage:
+        """Ask every row of a split of every architecture."""
+        stage = _Stage()
+        for one in ones:
             for row in self.rows:
-                stage.add(self._answered(one, ("test", row)))
+                stage.add(self._answered(one, (split, row)))
         return stage
 
-    def _tuning(self, effort: TuningEffort) -> Cost:
+    def _tuning(self, effort: TuningEffort, race: PlayedRace) -> Cost:
         """Return the cost of tuning: references and answers on train rows, and written prompts.
 
         A written prompt is taken to cost what an answer of its writer costs, or of a mean agent.
         """
         plan, stage = self.plan, _Stage()
-        repeats = (plan.space.draw(self.rng) for _ in range(MOST_REPEATS * effort.mixtures))
-        fit = (one for one in (*plan.given, *repeats) if _has_prompt(one))
-        tuned = list(islice(dict.fromkeys(replace(one, prompt=None) for one in fit), 20))
-        for one in self.rng.sample(tuned, min(len(tuned), effort.mixtures)):
+        fit = [one for one in self.search.mixtures if _has_prompt(one)]
+        best = race.ordered(dict.fromkeys(replace(one, prompt=None) for one in fit))
+        for one in best[: effort.mixtures]:
             answer = plan.agents[str(one.aggregator)].reading(self._read(one.layers[-1]))
             for row in self.rows:
                 stage.add(self._answered(one, ("train", row)))
@@ -366,13 +431,13 @@ class _Play:
             ]
             return [step for steps in asked for step in steps]
         asking = _Asking(self, row, before, part)
-        read: list[tuple[Hashable, Hashable]] = []
+        read: list[Said] = []
         tokens, n_layers = 0.0, len(one.layers)
         for at, layer in enumerate(one.layers):
             is_vote = one.combine == "vote" and at == n_layers - 1
             seats = [(name, layer[:seat].count(name)) for seat, name in enumerate(layer)]
             ask = asking.members if is_vote and self.plan.stops_early else asking.layer
-            read = ask(seats, tuple(said for said, _ in read), tokens)
+            read = ask(seats, read, tokens)
             tokens = self._read(layer)
         if n_layers and one.combine in _TASKS:
             tokens = self._read(one.layers[-1], _TASKS[one.combine])
@@ -381,7 +446,7 @@ class _Play:
             role = "propose" if is_own or not n_layers else (one.combine, one.prompt, at)
             seats = [(name, names[:seat].count(name)) for seat, name in enumerate(names)]
             reply = _RANKER_TOKENS if one.combine in ("select", "knockout") and n_layers else None
-            asking.layer(seats, tuple(s for s, _ in read), tokens, role=role, reply=reply)
+            asking.layer(seats, read, tokens, role=role, reply=reply)
         return asking.steps
 
 
@@ -402,12 +467,12 @@ class _Asking:
     def layer(
         self,
         seats: Sequence[tuple[str, int]],
-        read: tuple[Hashable, ...],
+        read: Sequence[Said],
         tokens: float,
         *,
         role: Hashable = "propose",
         reply: float | None = None,
-    ) -> list[tuple[Hashable, Hashable]]:
+    ) -> list[Said]:
         """Ask seats at once; return what each says, as it is read and as a vote counts it."""
         step: list[tuple[str, Cost]] = []
         said = [self._ask(seat, read, tokens, role, reply, step) for seat in seats]
@@ -415,36 +480,36 @@ class _Asking:
         return said
 
     def members(
-        self, seats: Sequence[tuple[str, int]], read: tuple[Hashable, ...], tokens: float
-    ) -> list[tuple[Hashable, Hashable]]:
+        self, seats: Sequence[tuple[str, int]], read: Sequence[Said], tokens: float
+    ) -> list[Said]:
         """Ask the members of a vote as long as its answer is open."""
         ranking = list(self.play.plan.space.ranking or self.play.plan.agents)
         order = sorted(range(len(seats)), key=lambda place: ranking.index(seats[place][0]))
         waves, said = Waves((1,) * len(seats), tuple(order)), dict[int, Hashable]()
         while due := waves.due(said):
             found = self.layer([seats[place] for place in due], read, tokens)
-            said |= {place: ballot for place, (_, ballot) in zip(due, found, strict=True)}
+            said |= {place: one.ballot for place, one in zip(due, found, strict=True)}
         return []
 
     def _ask(
         self,
         seat: tuple[str, int],
-        read: tuple[Hashable, ...],
+        read: Sequence[Said],
         tokens: float,
         role: Hashable,
         reply: float | None,
         step: list[tuple[str, Cost]],
-    ) -> tuple[Hashable, Hashable]:
+    ) -> Said:
         (name, sample), play = seat, self.play
         agent = play.plan.agents[name]
-        key = (self.row, name, 0 if agent.is_greedy else sample, role, read, self.before)
+        texts = tuple(one.text for one in read)
+        key = (self.row, name, 0 if agent.is_greedy else sample, role, texts, self.before)
         if (known := play.asked.get(key)) is None:
             step.append((name, agent.reading(tokens, reply=reply) * self.part))
             row, is_first = self.row[1], not read and not sample and not self.before
-            # Another sample, or one that has read, repeats the answer as often as two agents agree.
-            if is_first or play.rng.random() < play.agreement:
-                known = play.replies[name][row], play.ballots[name][row]
+            if is_first:
+                known = play.answers.alone(name, row)
             else:
-                known = (len(play.asked), len(play.asked))
+                known = play.answers.anew(name, row, read, play.rng)
             play.asked[key] = known
         return known

@@ -1,13 +1,15 @@
-"""The test that stops losers of a race on val rows, and races that are played with made-up scores.
+"""The test that stops losers of a race on val rows; races and answers played for a forecast.
 
-One error rate holds for a whole race.
+One error rate holds for a whole race. What is played follows from the single agents' answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import random
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,6 +118,7 @@ class PlayedRace:
         self._race = Race(2 * n_trials, max(len(self._looks), 1))
         self._singles, self._must_cost_less = singles, must_cost_less
         self._whole: dict[Architecture, _Vector] = {}
+        self._scores: dict[Architecture, _Vector] = {}
         self._rows: dict[Architecture, int] = {}
         self._rng = np.random.default_rng([seed % 2**32 for seed in seeds])
         for name in singles:
@@ -127,7 +130,8 @@ class PlayedRace:
         seats = [name for layer in (*one.layers[-1:], *one.last_rounds) for name in layer]
         table = np.array([self._singles[name] for name in seats])
         found = table[self._rng.integers(len(seats), size=table.shape[1]), range(table.shape[1])]
-        self._whole[key], self._rows[key] = found, self._n_rows
+        self._whole[key] = self._scores[key] = found
+        self._rows[key] = self._n_rows
         return found
 
     def rows_of(self, one: Architecture) -> int:
@@ -141,11 +145,160 @@ class PlayedRace:
                     break
         return self._rows[one]
 
+    def scores_of(self, one: Architecture) -> _Vector:
+        """Return the scores of an architecture row by row; NaN where it is not measured."""
+        n_rows = self.rows_of(one)
+        return np.where(np.arange(self._n_rows) < n_rows, self._scores[one], np.nan)
+
     def _rival(self) -> _Vector:
         among = {o: f for o, f in self._whole.items() if not (self._must_cost_less and o.layers)}
         return max(among.values(), key=lambda found: float(found.mean()))
 
+    def ordered(self, among: Iterable[Architecture]) -> list[Architecture]:
+        """Return those of these that were measured on all rows, the best first."""
+        whole = [one for one in among if one in self._whole]
+        return sorted(whole, key=lambda one: -float(self._whole[one].mean()))
+
     def best(self, among: Iterable[Architecture] | None = None) -> Architecture | None:
         """Return the best of these that were measured on all rows; None is of all."""
-        names = self._whole if among is None else [one for one in among if one in self._whole]
-        return max(names, key=lambda one: float(self._whole[one].mean()), default=None)
+        return next(iter(self.ordered(self._whole if among is None else among)), None)
+
+
+class Said(NamedTuple):
+    """An answer: what a reader of it reads, what a vote counts, and what it means.
+
+    Right answers mean the same, however they are worded.
+    """
+
+    text: Hashable
+    ballot: Hashable
+    meaning: Hashable
+
+
+_RIGHT = "right"
+_ALIKE = 0.5
+"""Share of equal answers worded alike from which on two agents share their words."""
+
+
+class _Words:
+    """The words that agents have for what they mean, as far as their answers on val show.
+
+    Args:
+        said: By agent, row by row.
+        meant: Likewise.
+    """
+
+    def __init__(
+        self,
+        said: Mapping[str, Sequence[Hashable]],
+        meant: Mapping[str, Sequence[Hashable]],
+    ) -> None:
+        self._said, self._meant = said, meant
+        alike = {(a, b): self._alike(a, b) for a in said for b in said if a < b}
+        shares = {a: {b: alike[min(a, b), max(a, b)] for b in said if b != a} for a in said}
+        self._partners = {
+            a: sorted([a, *(b for b, share in others.items() if share >= _ALIKE)])
+            for a, others in shares.items()
+        }
+        self._fixed = {
+            a: max([self._repeated(a), *others.values()]) for a, others in shares.items()
+        }
+
+    def _alike(self, one: str, other: str) -> float:
+        """Return how often two agents have the same words where they mean the same."""
+        rows = [row for row, pair in enumerate(self._pairs(self._meant, one, other)) if pair]
+        equal = list(self._pairs(self._said, one, other))
+        return sum(equal[row] for row in rows) / len(rows) if rows else 0.0
+
+    @staticmethod
+    def _pairs(table: Mapping[str, Sequence[Hashable]], one: str, other: str) -> Iterable[bool]:
+        return (a == b for a, b in zip(table[one], table[other], strict=True))
+
+    def _repeated(self, name: str) -> float:
+        """Return how often an agent says what it says on another row too, such as a letter."""
+        counts = Counter(self._said[name])
+        return sum(n for n in counts.values() if n > 1) / len(self._said[name])
+
+    def of(
+        self, name: str, row: int, meaning: Hashable, rng: random.Random
+    ) -> Hashable | tuple[str, int]:
+        """Return the words of an agent for a meaning; new ones where its words are not fixed."""
+        if rng.random() >= self._fixed[name]:
+            return ("new", rng.random())
+        for other in (name, *self._partners[name]):
+            if self._meant[other][row] == meaning:
+                return self._said[other][row]
+        return (self._partners[name][0], meaning)
+
+
+class PlayedAnswers:
+    """Made-up answers on the rows of val: those of agents alone, and after they read others.
+
+    Who reads means what a random one of those it reads means, or what it means alone, as the
+    races take it; another sample of an agent means the same as often as two agents do. What is
+    meant is said in the agent's own words.
+
+    Args:
+        scores: Of the single agents, row by row.
+        replies: What each said, equal where a reader reads the same.
+        ballots: What a vote counts there.
+    """
+
+    def __init__(
+        self,
+        scores: Mapping[str, Sequence[float] | _Vector],
+        replies: Mapping[str, Sequence[Hashable]],
+        ballots: Mapping[str, Sequence[Hashable]],
+    ) -> None:
+        self.scores = {name: np.asarray(found, np.float64) for name, found in scores.items()}
+        self.replies, self._ballots = replies, ballots
+        self._meant = {
+            name: [
+                _RIGHT if score >= 1 else ballot
+                for score, ballot in zip(found, ballots[name], strict=True)
+            ]
+            for name, found in self.scores.items()
+        }
+        self._texts, self._votes = _Words(replies, self._meant), _Words(ballots, self._meant)
+        pairs = [(a, b) for a in scores for b in scores if a < b]
+        equal = [
+            x == y for a, b in pairs for x, y in zip(self._meant[a], self._meant[b], strict=True)
+        ]
+        self._agreement = sum(equal) / len(equal) if equal else 0.0
+
+    def alone(self, name: str, row: int) -> Said:
+        """Return the answer of an agent that has read nothing."""
+        return Said(self.replies[name][row], self._ballots[name][row], self._meant[name][row])
+
+    def anew(self, name: str, row: int, read: Sequence[Said], rng: random.Random) -> Said:
+        """Return an answer of an agent that has read others, or is asked another time."""
+        own = self._meant[name][row]
+        if read:
+            meaning = rng.choice([own, *(one.meaning for one in read)])
+        else:
+            meaning = own if rng.random() < self._agreement else ("new", rng.random())
+        text, ballot = (words.of(name, row, meaning, rng) for words in (self._texts, self._votes))
+        return Said(text, ballot, meaning)
+
+    def diversity(self, one: str, other: str) -> float:
+        """Return how often two agents say something else."""
+        pairs = zip(self.replies[one], self.replies[other], strict=True)
+        return float(np.mean([a != b for a, b in pairs]))
+
+
+def made_up_answers(
+    names: Sequence[str], n_rows: int, *, has_short_answers: bool, seeds: Sequence[int]
+) -> PlayedAnswers:
+    """Draw how good agents are and what they say; of short answers the right ones are equal."""
+    rng = np.random.default_rng([seed % 2**32 for seed in seeds])
+    ease = rng.normal(size=n_rows)
+    skill = {name: rng.normal() for name in names}
+    scores = {n: (skill[n] + ease + rng.normal(size=n_rows) > 0) * 1.0 for n in names}
+    if has_short_answers:
+        replies: dict[str, list[Hashable]] = {
+            name: [_RIGHT if score else int(rng.integers(4)) for score in found]
+            for name, found in scores.items()
+        }
+    else:
+        replies = {name: [(name, row) for row in range(n_rows)] for name in names}
+    return PlayedAnswers(scores, replies, replies)

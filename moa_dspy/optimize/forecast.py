@@ -50,8 +50,8 @@ _ROWS: Final = 12  # on which a play asks; costs are scaled up to all
 _MOST_PLAYS, _FEWEST_PLAYS = 20, 5
 _PLAYED: Final = 2_000
 """Architectures of all plays together: as many plays as that allows."""
-_ENDS: Final = (0.1, 0.5, 0.9)
-"""Quantiles of the plays: low, likely, high."""
+_ENDS: Final = (0.1, 0.9)
+"""Quantiles of the plays: low and high."""
 _TASKS: Final = {"select": RANK, "knockout": RANK, "fuse": ANALYSE}
 """Instructions of the last step that are not the paper's."""
 _TOKENS_PER_WORD: Final = 1.2
@@ -162,8 +162,8 @@ def _quantiles(costs: Sequence[Cost]) -> tuple[Cost, Cost, Cost]:
     names = [one.name for one in fields(Cost)]
     ordered = {name: sorted(getattr(cost, name) for cost in costs) for name in names}
     places = [round(end * (len(costs) - 1)) for end in _ENDS]
-    low, likely, high = (Cost(**{n: ordered[n][place] for n in names}) for place in places)
-    return low, likely, high
+    low, high = (Cost(**{n: ordered[n][place] for n in names}) for place in places)
+    return low, sum(costs, Cost()) * (1 / len(costs)), high
 
 
 def estimated(plan: StudyPlan, budget: Budget | None = None) -> StudyEstimate:
@@ -318,7 +318,7 @@ class _PlayedSearch:
 def played_race(plan: StudyPlan, answers: PlayedAnswers, number: int) -> PlayedRace:
     """Return the race of a play."""
     return PlayedRace(
-        answers.scores,
+        answers,
         n_trials=plan.n_trials,
         must_cost_less=bool(plan.costs),
         seeds=(plan.seed, number),
@@ -332,7 +332,9 @@ class _Play:
         self.plan, self.number = plan, number
         self.rng = random.Random(f"forecast-{plan.seed}-{number}")
         n = min(_ROWS, plan.n_val)
-        self.rows = [plan.n_val * k // n for k in range(n)]
+        # Other rows in each play, evenly spaced, as races end at some row.
+        first = self.rng.random()
+        self.rows = [int(plan.n_val * (k + first) / n) for k in range(n)]
         self.asked: dict[Hashable, Said] = {}
         self.answers = plan.answers(number)
         self.search = plan.searches[number % len(plan.searches)]
@@ -376,14 +378,11 @@ class _Play:
 
     def _tested_systems(self, race: PlayedRace) -> list[Architecture]:
         """Return what is compared beside single agents: the baselines, the pick, a random one."""
-        plan = self.plan
-        # The pick leaves the best single agent only for what is clearly better: one time in two.
-        picks = [race.best(self.search.random_ones)] + [race.best()] * (self.number % 2)
-        picked = [pick for pick in picks if pick is not None and pick.layers]
-        # A picked prompt is compared with the mixture's own.
-        picked += [replace(pick, prompt=None) for pick in picked if pick.prompt is not None]
-        most = max([one.calls for one in picked[1:]], default=1)
-        return [*(asked_as_often(one, most) for one in plan.tested), *picked]
+        # A prompt that is not proven better, as few are, is given up again.
+        pick = replace(race.pick(), prompt=None)
+        found = race.best(self.search.random_ones)
+        picked = [one for one in (pick, found) if one is not None and one.layers]
+        return [*(asked_as_often(one, pick.calls) for one in self.plan.tested), *picked]
 
     def _answered_all(self, ones: Iterable[Architecture], split: str) -> _Stage:
         """Ask every row of a split of every architecture."""

@@ -95,75 +95,6 @@ class Race:
         return sign_flip_mid_p(gaps) <= self.level
 
 
-class PlayedRace:
-    """Made-up races: a mixture is taken to answer as a random one of its seats, row by row.
-
-    Args:
-        singles: Scores of the single agents, row by row.
-        n_trials: Of the study; the random baseline has as many.
-        must_cost_less: Whether costs are objectives: then a mixture loses to a single agent only.
-        seeds: Of the answers.
-    """
-
-    def __init__(
-        self,
-        singles: Mapping[str, _Vector],
-        *,
-        n_trials: int,
-        must_cost_less: bool = False,
-        seeds: tuple[int, int] = (0, 0),
-    ) -> None:
-        self._n_rows = len(next(iter(singles.values())))
-        self._looks = look_points(self._n_rows)
-        self._race = Race(2 * n_trials, max(len(self._looks), 1))
-        self._singles, self._must_cost_less = singles, must_cost_less
-        self._whole: dict[Architecture, _Vector] = {}
-        self._scores: dict[Architecture, _Vector] = {}
-        self._rows: dict[Architecture, int] = {}
-        self._rng = np.random.default_rng([seed % 2**32 for seed in seeds])
-        for name in singles:
-            self._admit(Architecture.single(name))
-
-    def _admit(self, key: Architecture) -> _Vector:
-        """Give an architecture its scores, as one that is measured on all rows."""
-        one = key.parts[-1][1] if isinstance(key, ProgramArchitecture) else key
-        seats = [name for layer in (*one.layers[-1:], *one.last_rounds) for name in layer]
-        table = np.array([self._singles[name] for name in seats])
-        found = table[self._rng.integers(len(seats), size=table.shape[1]), range(table.shape[1])]
-        self._whole[key] = self._scores[key] = found
-        self._rows[key] = self._n_rows
-        return found
-
-    def rows_of(self, one: Architecture) -> int:
-        """Return on how many rows an architecture is measured."""
-        if one not in self._rows:
-            rival, found = self._rival(), self._admit(one)
-            for look in self._looks:
-                if self._race.is_lost(found[:look], rival[:look]):
-                    del self._whole[one]
-                    self._rows[one] = look
-                    break
-        return self._rows[one]
-
-    def scores_of(self, one: Architecture) -> _Vector:
-        """Return the scores of an architecture row by row; NaN where it is not measured."""
-        n_rows = self.rows_of(one)
-        return np.where(np.arange(self._n_rows) < n_rows, self._scores[one], np.nan)
-
-    def _rival(self) -> _Vector:
-        among = {o: f for o, f in self._whole.items() if not (self._must_cost_less and o.layers)}
-        return max(among.values(), key=lambda found: float(found.mean()))
-
-    def ordered(self, among: Iterable[Architecture]) -> list[Architecture]:
-        """Return those of these that were measured on all rows, the best first."""
-        whole = [one for one in among if one in self._whole]
-        return sorted(whole, key=lambda one: -float(self._whole[one].mean()))
-
-    def best(self, among: Iterable[Architecture] | None = None) -> Architecture | None:
-        """Return the best of these that were measured on all rows; None is of all."""
-        return next(iter(self.ordered(self._whole if among is None else among)), None)
-
-
 class Said(NamedTuple):
     """An answer: what a reader of it reads, what a vote counts, and what it means.
 
@@ -280,10 +211,115 @@ class PlayedAnswers:
         text, ballot = (words.of(name, row, meaning, rng) for words in (self._texts, self._votes))
         return Said(text, ballot, meaning)
 
+    def voted(self, vote: Architecture) -> _Vector:
+        """Return the scores of a vote of single agents; who decides ties comes first."""
+        (members,) = vote.layers
+        decides = [name for name in (vote.aggregator, *vote.order) if name in members]
+        ordered = list(dict.fromkeys([*decides, *members]))
+        found = []
+        for row in range(len(self.scores[ordered[0]])):
+            said = {name: self._ballots[name][row] for name in ordered}
+            counts = Counter(said.values())
+            # Of equal counts the first, and so the one of who decides.
+            chosen = max(ordered, key=lambda name: counts[said[name]])
+            found.append(self.scores[chosen][row])
+        return np.array(found)
+
     def diversity(self, one: str, other: str) -> float:
         """Return how often two agents say something else."""
         pairs = zip(self.replies[one], self.replies[other], strict=True)
         return float(np.mean([a != b for a, b in pairs]))
+
+
+class PlayedRace:
+    """Made-up races: a mixture is taken to answer as a random one of its seats, row by row.
+
+    What votes of single agents answer is known.
+
+    Args:
+        answers: Of the single agents.
+        n_trials: Of the study; the random baseline has as many.
+        must_cost_less: Whether costs are objectives: then a mixture loses to a single agent only.
+        seeds: Of the answers.
+    """
+
+    def __init__(
+        self,
+        answers: PlayedAnswers,
+        *,
+        n_trials: int,
+        must_cost_less: bool = False,
+        seeds: tuple[int, int] = (0, 0),
+    ) -> None:
+        self._answers, self._singles = answers, answers.scores
+        self._n_rows = len(next(iter(self._singles.values())))
+        self._looks = look_points(self._n_rows)
+        self._race = Race(2 * n_trials, max(len(self._looks), 1))
+        self._must_cost_less = must_cost_less
+        self._whole: dict[Architecture, _Vector] = {}
+        self._scores: dict[Architecture, _Vector] = {}
+        self._rows: dict[Architecture, int] = {}
+        self._rng = np.random.default_rng([seed % 2**32 for seed in seeds])
+        for name in self._singles:
+            self._admit(Architecture.single(name))
+
+    def _admit(self, key: Architecture) -> _Vector:
+        """Give an architecture its scores, as one that is measured on all rows."""
+        one = key.parts[-1][1] if isinstance(key, ProgramArchitecture) else key
+        if _is_plain_vote(one):
+            self._put(key, self._answers.voted(one))
+            return self._whole[key]
+        seats = [name for layer in (*one.layers[-1:], *one.last_rounds) for name in layer]
+        table = np.array([self._singles[name] for name in seats])
+        found = table[self._rng.integers(len(seats), size=table.shape[1]), range(table.shape[1])]
+        self._put(key, found)
+        return found
+
+    def _put(self, key: Architecture, scores: _Vector) -> None:
+        self._whole[key] = self._scores[key] = scores
+        self._rows[key] = self._n_rows
+
+    def rows_of(self, one: Architecture) -> int:
+        """Return on how many rows an architecture is measured."""
+        if one not in self._rows:
+            rival, found = self._rival(), self._admit(one)
+            for look in self._looks:
+                if self._race.is_lost(found[:look], rival[:look]):
+                    del self._whole[one]
+                    self._rows[one] = look
+                    break
+        return self._rows[one]
+
+    def scores_of(self, one: Architecture) -> _Vector:
+        """Return the scores of an architecture row by row; NaN where it is not measured."""
+        n_rows = self.rows_of(one)
+        return np.where(np.arange(self._n_rows) < n_rows, self._scores[one], np.nan)
+
+    def _rival(self) -> _Vector:
+        among = {o: f for o, f in self._whole.items() if not (self._must_cost_less and o.layers)}
+        return max(among.values(), key=lambda found: float(found.mean()))
+
+    def ordered(self, among: Iterable[Architecture]) -> list[Architecture]:
+        """Return those of these that were measured on all rows, the best first."""
+        whole = [one for one in among if one in self._whole]
+        return sorted(whole, key=lambda one: -float(self._whole[one].mean()))
+
+    def best(self, among: Iterable[Architecture] | None = None) -> Architecture | None:
+        """Return the best of these that were measured on all rows; None is of all."""
+        return next(iter(self.ordered(self._whole if among is None else among)), None)
+
+    def pick(self) -> Architecture:
+        """Return what is picked: the best, if it beats the best single agent beyond luck."""
+        single = self.ordered(map(Architecture.single, self._singles))[0]
+        best = self.ordered(self._whole)[0]
+        gaps = self._whole[best] - self._whole[single]
+        return best if gaps.sum() > _FEWEST_SDS * float(np.sqrt((gaps**2).sum())) else single
+
+
+def _is_plain_vote(one: Architecture) -> bool:
+    members = one.layers[0] if one.layers else ()
+    is_first = one.combine == "vote" and one.depth == 1
+    return is_first and len(set(members)) == len(members) and not one.weights
 
 
 def made_up_answers(

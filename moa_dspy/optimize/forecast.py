@@ -8,8 +8,7 @@ stop as they do, and readers pay for what they read. The range is that of severa
 from __future__ import annotations
 
 import random
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import islice
@@ -21,26 +20,29 @@ from numpy.typing import NDArray
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget
 from moa_dspy.optimize.early_facts import AgentCosts, Cost, StudyEstimate
+from moa_dspy.optimize.played import (
+    MOST_PROPOSED,
+    PlayedAnswer,
+    PlayedAnswers,
+    PlayedRace,
+    PlayedRequests,
+    made_up_answers,
+    played_acquisition,
+    played_trials,
+)
 from moa_dspy.optimize.prompts.options import TuningEffort
-from moa_dspy.optimize.race import PlayedAnswers, PlayedRace, Said, made_up_answers
 from moa_dspy.optimize.space.programs import (
-    MOST_REPEATS,
     ProgramArchitecture,
     ProgramSpace,
     asked_as_often,
     random_draws,
 )
-from moa_dspy.optimize.space.rules import told_apart
+from moa_dspy.optimize.space.rules import OWN_PROMPT
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.acquisition import (
     Acquisition,
-    Forecast,
-    Prices,
-    neighbours,
-    nodes_of,
     single_agents,
 )
-from moa_dspy.optimize.surrogate.gp import Kernels, Traits
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE, ANALYSE, RANK, REFERENCES_HEADING
 from moa_dspy.waves import Waves
 
@@ -57,13 +59,7 @@ _TASKS: Final = {"select": RANK, "knockout": RANK, "fuse": ANALYSE}
 _TOKENS_PER_WORD: Final = 1.2
 """Of English instructions, to common tokenizers (cl100k: 1.17 to 1.19 for those of here)."""
 _MARK_TOKENS: Final = 5.0  # around a reference: its number and quotes
-_N_CANDIDATES: Final = 12
-"""Neighbours, and draws, of which a proposal is one where the search's own rule is not played."""
-_MOST_PROPOSED: Final = 60
-"""Proposals by the search's own rule, of all searches that are played together: 15 ms each."""
 _MOST_SEARCHES: Final = 3
-_N_DRAWN: Final = 50
-"""Draws beside neighbours of which such a proposal is the best: a search looks at more."""
 _RANKER_TOKENS: Final = 2.0  # of a reply that is a number
 
 _Scores = NDArray[np.floating[Any]]
@@ -142,7 +138,7 @@ class StudyPlan:
     @cached_property
     def searches(self) -> tuple[_PlayedSearch, ...]:
         """A few searches, of which every play takes one."""
-        n = max(1, min(_MOST_SEARCHES, _MOST_PROPOSED // max(1, self.n_measured)))
+        n = max(1, min(_MOST_SEARCHES, MOST_PROPOSED // max(1, self.n_measured)))
         return tuple(_PlayedSearch(self, number) for number in range(n))
 
     def stages(self) -> dict[str, tuple[Cost, Cost, Cost]]:
@@ -204,125 +200,53 @@ def _within(found: StudyEstimate, budget: Budget) -> StudyEstimate:
     return replace(found, capped_by=first, ceiling=float(limits[first]), share=shares[first])
 
 
-@dataclass(slots=True)
-class _Stage:
-    """The requests of a stage, on the played rows."""
-
-    cost: Cost = field(default_factory=Cost)
-    busy: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    def add(self, steps: Iterable[Sequence[tuple[str, Cost]]]) -> None:
-        """Add the steps of one answer; who is asked in a step is asked at once."""
-        for step in steps:
-            total = sum((cost for _, cost in step), Cost())
-            slowest = max((cost.seconds for _, cost in step), default=0.0)
-            self.cost += replace(total, seconds=slowest)
-            for name, cost in step:
-                self.busy[name] += cost.seconds
-
-    def scaled(self, plan: StudyPlan, scale: float) -> Cost:
-        """Return the cost of so many times as much; seconds are wall time."""
-        limits = {name: plan.agents[name].max_concurrent for name in self.busy}
-        waits = [self.busy[name] / n for name, n in limits.items() if n is not None]
-        seconds = max([self.cost.seconds / plan.num_threads, *waits])
-        return replace(self.cost, seconds=seconds) * scale
-
-
-class _PlayedSearch:
-    """The architectures that a search tries, in order, their scores being made up.
-
-    In every second search the tuning of prompts finds a new one, which mixtures may have then.
-    """
-
-    def __init__(self, plan: StudyPlan, number: int) -> None:
-        self.plan, self.answers = plan, plan.answers(number)
-        self.rng = random.Random(f"search-{plan.seed}-{number}")
-        self.race = played_race(plan, self.answers, number)
-        self.finds_prompt = number % 2 == 1
-        n = max(0, plan.n_measured - len(plan.agents) - plan.n_free)
-        known = dict.fromkeys(single_agents(plan.space))
-        n_known = len(known)
-        known |= dict.fromkeys(plan.given)
-        acquisition = self._acquisition(number)
-        made = {node for one in known for node in nodes_of(one)}
-        while len(known) - n_known < min(n, MOST_DRAWN):
-            is_played = acquisition is not None and len(known) - n_known < _MOST_PROPOSED
-            found = self._acquired(acquisition, known) if is_played else self._drawn(known, made)
-            if found is None:
-                break
-            known[found] = None
-            made |= nodes_of(found)
-        self.mixtures = list(known)[n_known:][:n]
-        self.scale = n / MOST_DRAWN if len(self.mixtures) == MOST_DRAWN else 1.0
-
-    @cached_property
-    def random_ones(self) -> tuple[Architecture, ...]:
-        """The architectures of the random baseline; the first of many."""
-        draws = random_draws(self.plan.space, self.canonical, self.plan.seed)
-        return tuple(islice(draws, min(self.plan.n_measured, MOST_DRAWN)))
-
-    def canonical(self, one: Architecture) -> Architecture:
-        """Return the form in which an architecture is measured, a prompt that is found included."""
-        found = self.plan.canonical(one)
-        return replace(found, prompt=one.prompt) if self.finds_prompt and one.prompt else found
-
-    def _acquisition(self, number: int) -> Acquisition | None:
-        """Return the search's rule of proposing; None where it is another's, or a program's."""
-        plan, space = self.plan, self.plan.space
-        if not plan.is_acquired or isinstance(space, ProgramSpace):
-            return None
-        means = {name: float(found.mean()) for name, found in self.answers.scores.items()}
-        alone = {name: agent.alone for name, agent in plan.agents.items()}
-        forecast = Forecast(
-            usd={name: cost.usd for name, cost in alone.items()},
-            seconds={name: cost.seconds for name, cost in alone.items()},
-        )
-        return Acquisition(
-            space,
-            Kernels.of(Traits(means, self.answers.diversity, space.prompts, told_apart(space))),
-            plan.canonical,
-            plan.seed + number,
-            Prices(forecast, plan.costs, plan.seed + number).at,
-            n_drawn=_N_DRAWN,
-        )
-
-    def _acquired(
-        self, acquisition: Acquisition, known: Mapping[Architecture, None]
-    ) -> Architecture | None:
-        scores = np.array([self.race.scores_of(one) for one in known])
-        return acquisition.propose(list(known), scores)
-
-    def _drawn(
-        self, known: Mapping[Architecture, None], made: Set[Hashable]
-    ) -> Architecture | None:
-        """Return a mixture as another rule may propose it, its promise per new call drawn.
-
-        Of neighbours of what was measured, and draws from the space.
-        """
-        plan, mixtures = self.plan, [one for one in known if one.layers]
-        centre = [self.rng.choice(mixtures)] if mixtures else []
-        near = [other for one in centre for other in neighbours(one, plan.space)]
-        draws = [plan.space.draw(self.rng) for _ in range(_N_CANDIDATES)]
-        some = [*self.rng.sample(near, min(len(near), _N_CANDIDATES)), *draws]
-        new = [one for one in map(plan.canonical, some) if one not in known]
-
-        def promise(one: Architecture) -> float:
-            return self.rng.expovariate(1) / (1 + len(nodes_of(one) - made))
-
-        if new:
-            return max(new, key=promise)
-        others = (plan.canonical(plan.space.draw(self.rng)) for _ in range(MOST_REPEATS))
-        return next((one for one in others if one not in known), None)
-
-
-def played_race(plan: StudyPlan, answers: PlayedAnswers, number: int) -> PlayedRace:
-    """Return the race of a play."""
+def _played_race(plan: StudyPlan, answers: PlayedAnswers, number: int) -> PlayedRace:
     return PlayedRace(
         answers,
         n_trials=plan.n_trials,
         must_cost_less=bool(plan.costs),
         seeds=(plan.seed, number),
     )
+
+
+class _PlayedSearch:
+    """The architectures that a search tries and those of its random baseline, the first of many.
+
+    In every second search the tuning of prompts finds a new one, which mixtures may have then.
+    """
+
+    def __init__(self, plan: StudyPlan, number: int) -> None:
+        self.plan, self.finds_prompt = plan, number % 2 == 1
+        answers = plan.answers(number)
+        n = max(0, plan.n_measured - len(plan.agents) - plan.n_free)
+        self.mixtures = played_trials(
+            plan.space,
+            plan.given,
+            min(n, MOST_DRAWN),
+            race=_played_race(plan, answers, number),
+            canonical=plan.canonical,
+            acquisition=self._acquisition(answers, number),
+            rng=random.Random(f"search-{plan.seed}-{number}"),
+        )
+        self.scale = n / MOST_DRAWN if len(self.mixtures) == MOST_DRAWN else 1.0
+        draws = random_draws(plan.space, self.canonical, plan.seed)
+        self.random_ones = tuple(islice(draws, min(plan.n_measured, MOST_DRAWN)))
+
+    def _acquisition(self, answers: PlayedAnswers, number: int) -> Acquisition | None:
+        """Return the search's rule of proposing; None where it is another's, or a program's."""
+        plan = self.plan
+        if not plan.is_acquired or isinstance(plan.space, ProgramSpace):
+            return None
+        seed = plan.seed + number
+        return played_acquisition(
+            plan.space, answers, plan.agents, plan.costs, plan.canonical, seed
+        )
+
+    def canonical(self, one: Architecture) -> Architecture:
+        """Return the form in which an architecture is measured, a prompt that is found included."""
+        found = self.plan.canonical(one)
+        is_kept = self.finds_prompt and one.prompt not in (None, OWN_PROMPT)
+        return replace(found, prompt=one.prompt) if is_kept else found
 
 
 class _Play:
@@ -335,7 +259,7 @@ class _Play:
         # Other rows in each play, evenly spaced, as races end at some row.
         first = self.rng.random()
         self.rows = [int(plan.n_val * (k + first) / n) for k in range(n)]
-        self.asked: dict[Hashable, Said] = {}
+        self.asked: dict[Hashable, PlayedAnswer] = {}
         self.answers = plan.answers(number)
         self.search = plan.searches[number % len(plan.searches)]
         self.rows_judged = 0.0
@@ -344,20 +268,21 @@ class _Play:
         """Return the cost of each stage."""
         plan, search, n_rows = self.plan, self.search, len(self.rows)
         singles = list(single_agents(plan.space))
-        on_val, race = plan.n_val / n_rows, played_race(plan, self.answers, self.number)
-        found = {"single agents": self._measured(singles, None).scaled(plan, on_val)}
+        on_val, race = plan.n_val / n_rows, _played_race(plan, self.answers, self.number)
+        found = {"single agents": self._cost(self._measured(singles, None), on_val)}
         measured = self._measured(search.mixtures, race)
-        found["search"] = measured.scaled(plan, on_val * search.scale)
+        found["search"] = self._cost(measured, on_val * search.scale)
         if plan.effort is not None:
             found["prompts"] = self._tuning(plan.effort, race)
         n_random = len(search.random_ones)
         scale = plan.n_measured / n_random if n_random == MOST_DRAWN else 1.0
         baseline = self._measured(search.random_ones, race)
-        found["random baseline"] = baseline.scaled(plan, on_val * scale)
+        found["random baseline"] = self._cost(baseline, on_val * scale)
         tested = self._tested_systems(race)
-        on_test = self._answered_all((*singles, *tested), "test").scaled(plan, plan.n_test / n_rows)
+        on_test = self._answered_all((*singles, *tested), "test")
         # What was not tried, such as top-k beyond the widest layer, is compared on val too.
-        found["test"] = on_test + self._answered_all(tested, "val").scaled(plan, on_val)
+        again = self._answered_all(tested, "val")
+        found["test"] = self._cost(on_test, plan.n_test / n_rows) + self._cost(again, on_val)
         if plan.judged is not None:
             n_systems = len(plan.agents) + 5  # pick, baselines, and pick against the best single
             n_judged = self.rows_judged * on_val + plan.n_test * n_systems
@@ -365,9 +290,14 @@ class _Play:
             found["judge"] = replace(judged, seconds=judged.seconds / plan.num_threads)
         return found
 
-    def _measured(self, ones: Iterable[Architecture], race: PlayedRace | None) -> _Stage:
+    def _cost(self, asked: PlayedRequests, scale: float) -> Cost:
+        """Return the cost of so many times as many requests."""
+        plan = self.plan
+        return asked.scaled(scale, num_threads=plan.num_threads, agents=plan.agents)
+
+    def _measured(self, ones: Iterable[Architecture], race: PlayedRace | None) -> PlayedRequests:
         """Measure architectures on val until a race stops them."""
-        stage = _Stage()
+        stage = PlayedRequests()
         for one in ones:
             n_rows = self.plan.n_val if race is None else race.rows_of(one)
             for row in self.rows:
@@ -384,9 +314,9 @@ class _Play:
         picked = [one for one in (pick, found) if one is not None and one.layers]
         return [*(asked_as_often(one, pick.calls) for one in self.plan.tested), *picked]
 
-    def _answered_all(self, ones: Iterable[Architecture], split: str) -> _Stage:
+    def _answered_all(self, ones: Iterable[Architecture], split: str) -> PlayedRequests:
         """Ask every row of a split of every architecture."""
-        stage = _Stage()
+        stage = PlayedRequests()
         for one in ones:
             for row in self.rows:
                 stage.add(self._answered(one, (split, row)))
@@ -397,7 +327,7 @@ class _Play:
 
         A written prompt is taken to cost what an answer of its writer costs, or of a mean agent.
         """
-        plan, stage = self.plan, _Stage()
+        plan, stage = self.plan, PlayedRequests()
         fit = [one for one in self.search.mixtures if _has_prompt(one)]
         best = race.ordered(dict.fromkeys(replace(one, prompt=None) for one in fit))
         for one in best[: effort.mixtures]:
@@ -409,7 +339,7 @@ class _Play:
         alone = mean * (1 / len(plan.agents))
         if effort.writer in plan.agents:
             alone = plan.agents[str(effort.writer)].alone
-        asked = stage.scaled(plan, effort.rows / len(self.rows))
+        asked = self._cost(stage, effort.rows / len(self.rows))
         return asked + alone * (effort.written * effort.mixtures)
 
     def _read(self, layer: Iterable[str], task: str = AGGREGATE_AND_SYNTHESIZE) -> float:
@@ -430,7 +360,7 @@ class _Play:
             ]
             return [step for steps in asked for step in steps]
         asking = _Asking(self, row, before, part)
-        read: list[Said] = []
+        read: list[PlayedAnswer] = []
         tokens, n_layers = 0.0, len(one.layers)
         for at, layer in enumerate(one.layers):
             is_vote = one.combine == "vote" and at == n_layers - 1
@@ -466,12 +396,12 @@ class _Asking:
     def layer(
         self,
         seats: Sequence[tuple[str, int]],
-        read: Sequence[Said],
+        read: Sequence[PlayedAnswer],
         tokens: float,
         *,
         role: Hashable = "propose",
         reply: float | None = None,
-    ) -> list[Said]:
+    ) -> list[PlayedAnswer]:
         """Ask seats at once; return what each says, as it is read and as a vote counts it."""
         step: list[tuple[str, Cost]] = []
         said = [self._ask(seat, read, tokens, role, reply, step) for seat in seats]
@@ -479,8 +409,8 @@ class _Asking:
         return said
 
     def members(
-        self, seats: Sequence[tuple[str, int]], read: Sequence[Said], tokens: float
-    ) -> list[Said]:
+        self, seats: Sequence[tuple[str, int]], read: Sequence[PlayedAnswer], tokens: float
+    ) -> list[PlayedAnswer]:
         """Ask the members of a vote as long as its answer is open."""
         ranking = list(self.play.plan.space.ranking or self.play.plan.agents)
         order = sorted(range(len(seats)), key=lambda place: ranking.index(seats[place][0]))
@@ -493,12 +423,12 @@ class _Asking:
     def _ask(
         self,
         seat: tuple[str, int],
-        read: Sequence[Said],
+        read: Sequence[PlayedAnswer],
         tokens: float,
         role: Hashable,
         reply: float | None,
         step: list[tuple[str, Cost]],
-    ) -> Said:
+    ) -> PlayedAnswer:
         (name, sample), play = seat, self.play
         agent = play.plan.agents[name]
         texts = tuple(one.text for one in read)

@@ -24,9 +24,9 @@ from moa_dspy.optimize.objectives import (
     ScoreObjective,
     WinRateObjective,
 )
-from moa_dspy.optimize.race import Race, look_points
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import Limits
+from moa_dspy.winrate.tests import Race, look_points
 
 _Vector = NDArray[np.floating[Any]]
 

@@ -1,101 +1,36 @@
-"""The test that stops losers of a race on val rows; races and answers played for a forecast.
-
-One error rate holds for a whole race. What is played follows from the single agents' answers.
-"""
+"""Answers, races and trials played for a forecast: they follow from the single agents' answers."""
 
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.errors import StudyError
-from moa_dspy.optimize.space.programs import ProgramArchitecture
-from moa_dspy.winrate import sign_flip_mid_p
-
-N_BLOCKS = 5
-"""Equal blocks, so four looks. At a fixed error of the whole race, 40 arms and 200 rows, arms that
-are 5 to 55 points worse take 69 % of the rows with three blocks, 66 % with five, 66 % with ten."""
-FEWEST_ROWS = 20
-"""Rows below which no architecture is stopped."""
-
-
-def look_points(n_rows: int) -> tuple[int, ...]:
-    """Return after how many rows a race looks, ascending; the end is no look."""
-    ends = (n_rows * block // N_BLOCKS for block in range(1, N_BLOCKS))
-    return tuple(end for end in ends if end >= FEWEST_ROWS)
-
+from moa_dspy.optimize.early_facts import AgentCosts, Cost
+from moa_dspy.optimize.space.programs import MOST_REPEATS, ProgramArchitecture
+from moa_dspy.optimize.space.rules import told_apart
+from moa_dspy.optimize.space.space import SearchSpace
+from moa_dspy.optimize.surrogate.acquisition import (
+    Acquisition,
+    Forecast,
+    Prices,
+    neighbours,
+    nodes_of,
+    single_agents,
+)
+from moa_dspy.optimize.surrogate.gp import Kernels, Traits
+from moa_dspy.winrate.tests import FEWEST_SDS, Race, look_points
 
 _Vector = NDArray[np.floating[Any]]
-_FEWEST_SDS = 2.0
-"""Standard deviations of randomly signed differences below which no arm is stopped. Only many tiny
-differences beside a few large ones could pass the test below it; most tests are saved."""
 
 
-@dataclass(frozen=True, slots=True)
-class Race:
-    """Arms enter one by one; each may be stopped at every look by any arm measured before it.
-
-    The chance that some arm is stopped by one that is truly no better is at most ``alpha``
-    over the whole race, whatever the arms have in common: there are n (n - 1) / 2 pairs of an
-    arm and an earlier one, each is tested at ``n_looks`` looks, and each test gets an equal part
-    of ``alpha`` (Bonferroni). Testing against the leader alone does not need less: who leads is
-    chosen from the same data. The test is the paired sign-flip test with mid-p values, which may
-    exceed its level a little; the sum does not (simulated: 1 to 4 % of 2,000 races at 5 %).
-
-    Args:
-        n_arms: Most arms that will ever race, those that may not be stopped included.
-        n_looks: Looks at each arm before its last example; stopping at the last saves nothing.
-        alpha: Chance of one wrong stop or more.
-
-    Raises:
-        StudyError: If a number is below 1, or ``alpha`` not in (0, 1).
-    """
-
-    n_arms: int
-    n_looks: int
-    alpha: float = 0.05
-
-    def __post_init__(self) -> None:
-        if self.n_arms < 1 or self.n_looks < 1:
-            raise StudyError(
-                "`n_arms` and `n_looks` must be at least 1, but got "
-                f"{self.n_arms} and {self.n_looks}."
-            )
-        if not 0 < self.alpha < 1:
-            raise StudyError(f"`alpha` must be in (0, 1), but got {self.alpha}.")
-
-    @property
-    def level(self) -> float:
-        """The level of one test."""
-        n_pairs = max(self.n_arms * (self.n_arms - 1) // 2, 1)
-        return self.alpha / (self.n_looks * n_pairs)
-
-    def is_lost(self, scores: Sequence[float] | _Vector, other: Sequence[float] | _Vector) -> bool:
-        """True if ``other`` is better than ``scores`` on the same examples beyond doubt.
-
-        Raises:
-            StudyError: If the lengths differ.
-        """
-        if len(scores) != len(other):
-            raise StudyError(
-                f"Both arms must be scored on the same examples, but have {len(scores)} and "
-                f"{len(other)}."
-            )
-        gaps = np.asarray(other, dtype=np.float64) - np.asarray(scores, dtype=np.float64)
-        ahead = float(gaps.sum())
-        if ahead <= _FEWEST_SDS * float(np.sqrt((gaps**2).sum())):
-            return False
-        return sign_flip_mid_p(gaps) <= self.level
-
-
-class Said(NamedTuple):
+class PlayedAnswer(NamedTuple):
     """An answer: what a reader of it reads, what a vote counts, and what it means.
 
     Right answers mean the same, however they are worded.
@@ -197,11 +132,15 @@ class PlayedAnswers:
         ]
         self._agreement = sum(equal) / len(equal) if equal else 0.0
 
-    def alone(self, name: str, row: int) -> Said:
+    def alone(self, name: str, row: int) -> PlayedAnswer:
         """Return the answer of an agent that has read nothing."""
-        return Said(self.replies[name][row], self._ballots[name][row], self._meant[name][row])
+        return PlayedAnswer(
+            self.replies[name][row], self._ballots[name][row], self._meant[name][row]
+        )
 
-    def anew(self, name: str, row: int, read: Sequence[Said], rng: random.Random) -> Said:
+    def anew(
+        self, name: str, row: int, read: Sequence[PlayedAnswer], rng: random.Random
+    ) -> PlayedAnswer:
         """Return an answer of an agent that has read others, or is asked another time."""
         own = self._meant[name][row]
         if read:
@@ -209,7 +148,7 @@ class PlayedAnswers:
         else:
             meaning = own if rng.random() < self._agreement else ("new", rng.random())
         text, ballot = (words.of(name, row, meaning, rng) for words in (self._texts, self._votes))
-        return Said(text, ballot, meaning)
+        return PlayedAnswer(text, ballot, meaning)
 
     def voted(self, vote: Architecture) -> _Vector:
         """Return the scores of a vote of single agents; who decides ties comes first."""
@@ -313,7 +252,7 @@ class PlayedRace:
         single = self.ordered(map(Architecture.single, self._singles))[0]
         best = self.ordered(self._whole)[0]
         gaps = self._whole[best] - self._whole[single]
-        return best if gaps.sum() > _FEWEST_SDS * float(np.sqrt((gaps**2).sum())) else single
+        return best if gaps.sum() > FEWEST_SDS * float(np.sqrt((gaps**2).sum())) else single
 
 
 def _is_plain_vote(one: Architecture) -> bool:
@@ -338,3 +277,129 @@ def made_up_answers(
     else:
         replies = {name: [(name, row) for row in range(n_rows)] for name in names}
     return PlayedAnswers(scores, replies, replies)
+
+
+MOST_PROPOSED: Final = 60
+"""Played proposals by the search's own rule: 15 ms each."""
+_N_DRAWN: Final = 50
+"""Draws beside neighbours of which such a proposal is the best: a search looks at more."""
+_N_CANDIDATES: Final = 12
+"""Neighbours, and draws, of which a proposal by another rule is one."""
+
+_Canonical = Callable[[Architecture], Architecture]
+
+
+def played_acquisition(
+    space: SearchSpace,
+    answers: PlayedAnswers,
+    agents: Mapping[str, AgentCosts],
+    costs: Sequence[str],
+    canonical: _Canonical,
+    seed: int,
+) -> Acquisition:
+    """Return the rule by which a search proposes, for made-up scores.
+
+    Args:
+        space: Of the search.
+        answers: Of the single agents.
+        agents: Costs of each.
+        costs: Which of them are objectives.
+        canonical: Gives architectures the form in which they are measured.
+        seed: Of the search.
+    """
+    means = {name: float(found.mean()) for name, found in answers.scores.items()}
+    forecast = Forecast(
+        usd={name: agent.alone.usd for name, agent in agents.items()},
+        seconds={name: agent.alone.seconds for name, agent in agents.items()},
+    )
+    traits = Traits(means, answers.diversity, space.prompts, told_apart(space))
+    prices = Prices(forecast, costs, seed)
+    return Acquisition(space, Kernels.of(traits), canonical, seed, prices.at, n_drawn=_N_DRAWN)
+
+
+def played_trials(
+    space: SearchSpace,
+    given: Iterable[Architecture],
+    n: int,
+    *,
+    race: PlayedRace,
+    canonical: _Canonical,
+    acquisition: Acquisition | None,
+    rng: random.Random,
+) -> list[Architecture]:
+    """Return at most ``n`` mixtures that a search tries, in order.
+
+    Args:
+        space: Of the search.
+        given: What is tried before anything is proposed.
+        n: The most.
+        race: Gives what was tried made-up scores.
+        canonical: Gives architectures the form in which they are measured.
+        acquisition: The search's own rule of proposing; None is another one.
+        rng: Of draws.
+    """
+    known = dict.fromkeys(single_agents(space))
+    n_known = len(known)
+    known |= dict.fromkeys(given)
+    made = {node for one in known for node in nodes_of(one)}
+    while len(known) - n_known < n:
+        if acquisition is not None and len(known) - n_known < MOST_PROPOSED:
+            scores = np.array([race.scores_of(one) for one in known])
+            found = acquisition.propose(list(known), scores)
+        else:
+            found = _drawn(space, known, made, canonical, rng)
+        if found is None:
+            break
+        known[found] = None
+        made |= nodes_of(found)
+    return list(known)[n_known:][:n]
+
+
+def _drawn(
+    space: SearchSpace,
+    known: Mapping[Architecture, None],
+    made: Set[Hashable],
+    canonical: _Canonical,
+    rng: random.Random,
+) -> Architecture | None:
+    """Return a mixture as another rule may propose it, its promise per new call drawn.
+
+    Of neighbours of what was measured, and draws from the space.
+    """
+    mixtures = [one for one in known if one.layers]
+    near = list(neighbours(rng.choice(mixtures), space)) if mixtures else []
+    draws = [space.draw(rng) for _ in range(_N_CANDIDATES)]
+    some = [*rng.sample(near, min(len(near), _N_CANDIDATES)), *draws]
+    new = [one for one in map(canonical, some) if one not in known]
+
+    def promise(one: Architecture) -> float:
+        return rng.expovariate(1) / (1 + len(nodes_of(one) - made))
+
+    if new:
+        return max(new, key=promise)
+    others = (canonical(space.draw(rng)) for _ in range(MOST_REPEATS))
+    return next((one for one in others if one not in known), None)
+
+
+@dataclass(slots=True)
+class PlayedRequests:
+    """The requests of a stage, on the played rows."""
+
+    cost: Cost = field(default_factory=Cost)
+    busy: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def add(self, steps: Iterable[Sequence[tuple[str, Cost]]]) -> None:
+        """Add the steps of one answer; who is asked in a step is asked at once."""
+        for step in steps:
+            total = sum((cost for _, cost in step), Cost())
+            slowest = max((cost.seconds for _, cost in step), default=0.0)
+            self.cost += replace(total, seconds=slowest)
+            for name, cost in step:
+                self.busy[name] += cost.seconds
+
+    def scaled(self, scale: float, *, num_threads: int, agents: Mapping[str, AgentCosts]) -> Cost:
+        """Return the cost of so many times as much; seconds are wall time."""
+        limits = {name: agents[name].max_concurrent for name in self.busy}
+        waits = [self.busy[name] / n for name, n in limits.items() if n is not None]
+        seconds = max([self.cost.seconds / num_threads, *waits])
+        return replace(self.cost, seconds=seconds) * scale

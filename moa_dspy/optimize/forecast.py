@@ -90,6 +90,7 @@ class StudyPlan:
         has_short_answers: Whether answers of agents that are right are equal; asked only
             before they are known.
         is_acquired: Whether the trials are proposed by the library's own sampler.
+        beyond_val: By how many tokens the inputs of other splits are longer than those of val.
         seed: Of the study.
     """
 
@@ -112,6 +113,7 @@ class StudyPlan:
     ballots: Mapping[str, Sequence[Hashable]] = field(default_factory=dict[str, Any])
     has_short_answers: bool = False
     is_acquired: bool = True
+    beyond_val: Mapping[str, float] = field(default_factory=dict[str, float])
     seed: int = 0
 
     @property
@@ -331,7 +333,8 @@ class _Play:
         fit = [one for one in self.search.mixtures if _has_prompt(one)]
         best = race.ordered(dict.fromkeys(replace(one, prompt=None) for one in fit))
         for one in best[: effort.mixtures]:
-            answer = plan.agents[str(one.aggregator)].reading(self._read(one.layers[-1]))
+            tokens = self._read(one.layers[-1]) + plan.beyond_val.get("train", 0.0)
+            answer = plan.agents[str(one.aggregator)].reading(tokens)
             for row in self.rows:
                 stage.add(self._answered(one, ("train", row)))
                 stage.add([[(str(one.aggregator), answer)]] * (effort.answers_per_row - 1))
@@ -434,7 +437,8 @@ class _Asking:
         texts = tuple(one.text for one in read)
         key = (self.row, name, 0 if agent.is_greedy else sample, role, texts, self.before)
         if (known := play.asked.get(key)) is None:
-            step.append((name, agent.reading(tokens, reply=reply) * self.part))
+            more = tokens + play.plan.beyond_val.get(self.row[0], 0.0)
+            step.append((name, agent.reading(more, reply=reply) * self.part))
             row, is_first = self.row[1], not read and not sample and not self.before
             if is_first:
                 known = play.answers.alone(name, row)

@@ -6,12 +6,14 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moa_dspy.architecture import Architecture
+from moa_dspy.data.splits import Splits
 from moa_dspy.optimize.early_facts import AgentCosts, Cost
 from moa_dspy.optimize.space.programs import MOST_REPEATS, ProgramArchitecture
 from moa_dspy.optimize.space.rules import told_apart
@@ -25,6 +27,7 @@ from moa_dspy.optimize.surrogate.acquisition import (
     single_agents,
 )
 from moa_dspy.optimize.surrogate.gp import Kernels, Traits
+from moa_dspy.references import count_tokens
 from moa_dspy.winrate.tests import FEWEST_SDS, Race, look_points
 
 _Vector = NDArray[np.floating[Any]]
@@ -403,3 +406,24 @@ class PlayedRequests:
         waits = [self.busy[name] / n for name, n in limits.items() if n is not None]
         seconds = max([self.cost.seconds / num_threads, *waits])
         return replace(self.cost, seconds=seconds) * scale
+
+
+_MOST_COUNTED: Final = 50
+_TOKENS_PER_COUNTED: Final = 1 / 1.35
+"""``count_tokens`` counts 1.0 to 1.9 times what tokenizers do."""
+
+
+def tokens_beyond_val(splits: Splits) -> dict[str, float]:
+    """Return by how many tokens the inputs of train and test rows are longer than those of val."""
+    rows = {"train": splits.train, "val": splits.val, "test": splits.test}
+    means = {name: _mean_tokens(found) for name, found in rows.items() if found}
+    usual = means["val"]
+    return {name: _TOKENS_PER_COUNTED * (mean - usual) for name, mean in means.items()}
+
+
+def _mean_tokens(rows: Sequence[Any]) -> float:
+    some = rows[:: max(1, len(rows) // _MOST_COUNTED)]
+    return fmean(
+        sum(count_tokens(value) for value in row.inputs().values() if isinstance(value, str))
+        for row in some
+    )

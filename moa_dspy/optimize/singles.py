@@ -36,6 +36,7 @@ from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.nodes import Outcome, means, scores
 from moa_dspy.optimize.objectives import mean_distances, names_of
 from moa_dspy.optimize.options import SearchOptions
+from moa_dspy.optimize.played import tokens_beyond_val
 from moa_dspy.optimize.progress import Leader, Progress, StageWork
 from moa_dspy.optimize.selection import Limits, ScoreMatrix, canonical_evidence
 from moa_dspy.optimize.space.programs import (
@@ -443,6 +444,7 @@ def plan_of(
         effort=None if prompts is None else prompts.effort(len(splits.train)),
         costs=tuple(cost for cost in COSTS if cost in named),
         is_acquired=options.sampler is None,
+        beyond_val=tokens_beyond_val(splits),
         seed=options.seed,
         **known,
     )

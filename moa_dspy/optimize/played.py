@@ -199,6 +199,7 @@ class PlayedRace:
         self._race = Race(2 * n_trials, max(len(self._looks), 1))
         self._must_cost_less = must_cost_less
         self._whole: dict[Architecture, _Vector] = {}
+        self._drawn: dict[tuple[str, ...], _Vector] = {}
         self._scores: dict[Architecture, _Vector] = {}
         self._rows: dict[Architecture, int] = {}
         self._rng = np.random.default_rng([seed % 2**32 for seed in seeds])
@@ -212,8 +213,14 @@ class PlayedRace:
             self._put(key, self._answers.voted(one))
             return self._whole[key]
         seats = [name for layer in (*one.layers[-1:], *one.last_rounds) for name in layer]
-        table = np.array([self._singles[name] for name in seats])
-        found = table[self._rng.integers(len(seats), size=table.shape[1]), range(table.shape[1])]
+        # Mixtures that read the same, and end in the same hands, answer alike.
+        ends = tuple(sorted(seats))
+        if ends not in self._drawn:
+            table = np.array([self._singles[name] for name in ends])
+            n_rows = table.shape[1]
+            places = self._rng.integers(len(ends), size=n_rows)
+            self._drawn[ends] = table[places, range(n_rows)]
+        found = self._drawn[ends]
         self._put(key, found)
         return found
 

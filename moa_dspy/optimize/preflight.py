@@ -214,14 +214,16 @@ def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
         prepared.study.make_search(pool, prepared.metric).options, whole, prepared.splits.train
     )
     # One adapter speaks for all agents, so the rows are counted once.
-    tokens = fmean(_prompt_tokens(prepared, whole)), fmean(_answer_tokens(prepared))
+    counted = prepared.splits.val[:: max(1, len(prepared.splits.val) // _MOST_COUNTED)]
+    tokens = fmean(_prompt_tokens(prepared, whole, counted)), fmean(_answer_tokens(prepared))
     agents = tuple(
         _estimate(prepared, options, name, student, *tokens) for name in options.space.agents
     )
     if asks and not prepared.study.calls.replay_only:
         row = prepared.splits.val[0]
         inputs = _asked(prepared, whole.program, row)[0]
-        agents = tuple(_probed(agent, whole, inputs) for agent in agents)
+        n_counted = next(_prompt_tokens(prepared, whole, [row]))
+        agents = tuple(_probed(agent, whole, inputs, n_counted) for agent in agents)
     found = Preflight(
         name=prepared.study.name,
         n_rows={name: len(getattr(prepared.splits, name)) for name in ("train", "val", "test")},
@@ -265,15 +267,17 @@ def _counted(prepared: PreparedStudy) -> Sequence[dspy.Example]:
     return rows[:: max(1, len(rows) // _MOST_COUNTED)]
 
 
-def _prompt_tokens(prepared: PreparedStudy, student: Student) -> Iterator[int]:
-    """Yield the tokens of the prompt of each counted row, as the adapter would send it."""
+def _prompt_tokens(
+    prepared: PreparedStudy, student: Student, rows: Iterable[dspy.Example]
+) -> Iterator[int]:
+    """Yield the tokens of the prompt of each row, as the adapter would send it."""
     task = prepared.study.task
     adapter = speaking_adapter(student.mixture.rules.adapter)
     # A row has the inputs of the whole program, if there is one.
     own = prepared.study.signature if task.program is not None else student.mixture.signature
     seat: Any = SEAT_MODULES[task.module](own)
     signature = seat.predictors()[0].signature
-    for row in _counted(prepared):
+    for row in rows:
         for inputs in _asked(prepared, student.program, row):
             messages = adapter.format(signature, [], inputs)
             yield sum(count_tokens(_text_of(message["content"])) + 4 for message in messages)
@@ -326,8 +330,17 @@ class _Heard(dspy.Module):
         return said
 
 
-def _probed(agent: AgentEstimate, student: Student, inputs: Mapping[str, Any]) -> AgentEstimate:
-    """Ask an agent one question, of a conversation the first, and estimate from what it took."""
+def _probed(
+    agent: AgentEstimate, student: Student, inputs: Mapping[str, Any], n_counted: int
+) -> AgentEstimate:
+    """Ask an agent one question, of a conversation the first, and estimate from what it took.
+
+    Args:
+        agent: As it was estimated from the rows alone.
+        student: The program.
+        inputs: Of the question.
+        n_counted: Tokens of its prompt by ``count_tokens``.
+    """
     heard = _Heard(student.mixture.with_architecture(Architecture.single(agent.name)))
     by_turn = isinstance(student.program, TurnByTurn)
     try:
@@ -352,9 +365,12 @@ def _probed(agent: AgentEstimate, student: Student, inputs: Mapping[str, Any]) -
         for level, factor in (("low", 0.5), ("likely", 1.0), ("high", 2.0))
     }
     prompts = {"low": 0.9, "likely": 1.0, "high": 1.1}
+    # The prompt of a mean row is as much longer as the rows are.
+    usual = agent.prompt_tokens["likely"] - n_counted * _TOKENS_PER_COUNTED["likely"]
+    billed = max(1.0, response.prompt_tokens + usual)
     return replace(
         found,
-        prompt_tokens={level: response.prompt_tokens * f for level, f in prompts.items()},
+        prompt_tokens={level: billed * factor for level, factor in prompts.items()},
         reply_tokens=replies,
     )
 

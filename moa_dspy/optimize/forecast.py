@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from typing import Any, Final
@@ -54,6 +54,10 @@ _PLAYED: Final = 2_000
 """Architectures of all plays together: as many plays as that allows."""
 _ENDS: Final = (0.1, 0.9)
 """Quantiles of the plays: low and high."""
+_ERRORS: Final = {"calls": 1.1, "tokens": 1.2, "usd": 1.2, "seconds": 1.5}
+"""Factors by which what is not done yet may lie outside of the plays. Of 40 simulated studies 95 %
+lay within 1.07 in calls and 1.13 in usd; real readers write more or less than they do alone, and
+endpoints slow down."""
 _TASKS: Final = {"select": RANK, "knockout": RANK, "fuse": ANALYSE}
 """Instructions of the last step that are not the paper's."""
 _TOKENS_PER_WORD: Final = 1.2
@@ -151,17 +155,27 @@ class StudyPlan:
         n_plays = _PLAYED // max(1, 2 * min(self.n_measured, MOST_DRAWN))
         n_plays = min(_MOST_PLAYS, max(_FEWEST_PLAYS, n_plays))
         plays = [_Play(self, number).stages() for number in range(n_plays)]
-        wholes = [sum(play.values(), Cost()) for play in plays]
-        found = {name: _quantiles([play[name] for play in plays]) for name in plays[0]}
-        return {**found, "all": _quantiles(wholes)}
+        stages = {name: [play[name] for play in plays] for name in plays[0]}
+        singles = plays[0]["single agents"]
+        done = singles if self.scores else Cost(calls=singles.calls)
+        found = {
+            name: _ranged(costs, done if name == "single agents" else Cost())
+            for name, costs in stages.items()
+        }
+        return {**found, "all": _ranged([sum(play.values(), Cost()) for play in plays], done)}
 
 
-def _quantiles(costs: Sequence[Cost]) -> tuple[Cost, Cost, Cost]:
-    names = [one.name for one in fields(Cost)]
-    ordered = {name: sorted(getattr(cost, name) for cost in costs) for name in names}
-    places = [round(end * (len(costs) - 1)) for end in _ENDS]
-    low, high = (Cost(**{n: ordered[n][place] for n in names}) for place in places)
-    return low, sum(costs, Cost()) * (1 / len(costs)), high
+def _ranged(costs: Sequence[Cost], done: Cost) -> tuple[Cost, Cost, Cost]:
+    """Return low, likely and high of several plays; what is done, or known, is exact."""
+    likely = sum(costs, Cost()) * (1 / len(costs))
+    low, high = {}, {}
+    for name, error in _ERRORS.items():
+        exact, mean = getattr(done, name), getattr(likely, name)
+        ordered = sorted(getattr(cost, name) - exact for cost in costs)
+        first, last = (ordered[round(end * (len(costs) - 1))] for end in _ENDS)
+        low[name] = exact + min(first / error, mean - exact)
+        high[name] = exact + max(last * error, mean - exact)
+    return Cost(**low), likely, Cost(**high)
 
 
 def estimated(plan: StudyPlan, budget: Budget | None = None) -> StudyEstimate:
@@ -174,32 +188,16 @@ def estimated(plan: StudyPlan, budget: Budget | None = None) -> StudyEstimate:
     stages = plan.stages()
     low, whole, high = stages["all"]
     judging = stages["judge"][1].calls if "judge" in stages else 0.0
-    return _within(
-        StudyEstimate(
-            round(whole.calls),
-            whole.usd,
-            whole.seconds,
-            judge_calls=round(judging),
-            tokens=round(whole.tokens),
-            low=low,
-            high=high,
-        ),
-        budget or Budget(),
+    found = StudyEstimate(
+        round(whole.calls),
+        whole.usd,
+        whole.seconds,
+        judge_calls=round(judging),
+        tokens=round(whole.tokens),
+        low=low,
+        high=high,
     )
-
-
-def _within(found: StudyEstimate, budget: Budget) -> StudyEstimate:
-    """Say which limit of ``budget`` is reached first, if any."""
-    limits = {f.name: getattr(budget, f.name) for f in fields(Cost)}
-    shares = {
-        name: limit / needed
-        for name, limit in limits.items()
-        if limit is not None and (needed := getattr(found, name)) > 0
-    }
-    first = min(shares, key=lambda name: shares[name], default=None)
-    if first is None or shares[first] >= 1:
-        return found
-    return replace(found, capped_by=first, ceiling=float(limits[first]), share=shares[first])
+    return found.within(budget or Budget())
 
 
 def _played_race(plan: StudyPlan, answers: PlayedAnswers, number: int) -> PlayedRace:

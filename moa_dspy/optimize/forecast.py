@@ -120,6 +120,25 @@ class StudyPlan:
     beyond_val: Mapping[str, float] = field(default_factory=dict[str, float])
     seed: int = 0
 
+    def finds_prompt(self, number: int) -> bool:
+        """True if a play's tuning finds a new prompt: in one of three, as most keep their own."""
+        return self.effort is not None and self.effort.mixtures > 0 and number % 3 == 2
+
+    @cached_property
+    def random_ones(self) -> dict[bool, list[Architecture]]:
+        """The architectures of the random baseline, the first of many: without and with a prompt.
+
+        A prompt that is found has a name of its own from then on.
+        """
+
+        def named(one: Architecture) -> Architecture:
+            found = self.canonical(one)
+            return found if one.prompt in (None, OWN_PROMPT) else replace(found, prompt=one.prompt)
+
+        n, forms = min(self.n_measured, MOST_DRAWN), (self.canonical, named)
+        draws = [random_draws(self.space, form, self.seed) for form in forms]
+        return {bool(place): list(islice(drawn, n)) for place, drawn in enumerate(draws)}
+
     @property
     def n_measured(self) -> int:
         """Architectures that will be measured."""
@@ -134,12 +153,8 @@ class StudyPlan:
         """Return the answers of a play: those of val, or made up by its number."""
         if self.scores:
             return self._known_answers
-        return made_up_answers(
-            list(self.agents),
-            self.n_val,
-            has_short_answers=self.has_short_answers,
-            seeds=(self.seed, number),
-        )
+        seeds, is_short = (self.seed, number), self.has_short_answers
+        return made_up_answers(list(self.agents), self.n_val, seeds, has_short_answers=is_short)
 
     @cached_property
     def searches(self) -> tuple[_PlayedSearch, ...]:
@@ -155,19 +170,21 @@ class StudyPlan:
         n_plays = _PLAYED // max(1, 2 * min(self.n_measured, MOST_DRAWN))
         n_plays = min(_MOST_PLAYS, max(_FEWEST_PLAYS, n_plays))
         plays = [_Play(self, number).stages() for number in range(n_plays)]
-        stages = {name: [play[name] for play in plays] for name in plays[0]}
+        for play in plays:
+            play["all"] = sum(play.values(), Cost())
         singles = plays[0]["single agents"]
         done = singles if self.scores else Cost(calls=singles.calls)
-        found = {
-            name: _ranged(costs, done if name == "single agents" else Cost())
-            for name, costs in stages.items()
+        is_known = {"single agents": done, "all": done}
+        usual = [play for number, play in enumerate(plays) if not self.finds_prompt(number)]
+        mean = {n: sum((one[n] for one in usual), Cost()) * (1 / len(usual)) for n in plays[0]}
+        return {
+            name: _ranged(likely, [one[name] for one in plays], is_known.get(name, Cost()))
+            for name, likely in mean.items()
         }
-        return {**found, "all": _ranged([sum(play.values(), Cost()) for play in plays], done)}
 
 
-def _ranged(costs: Sequence[Cost], done: Cost) -> tuple[Cost, Cost, Cost]:
-    """Return low, likely and high of several plays; what is done, or known, is exact."""
-    likely = sum(costs, Cost()) * (1 / len(costs))
+def _ranged(likely: Cost, costs: Sequence[Cost], done: Cost) -> tuple[Cost, Cost, Cost]:
+    """Return low, likely and high of plays; what is done, or known, is exact."""
     low, high = {}, {}
     for name, error in _ERRORS.items():
         exact, mean = getattr(done, name), getattr(likely, name)
@@ -188,16 +205,9 @@ def estimated(plan: StudyPlan, budget: Budget | None = None) -> StudyEstimate:
     stages = plan.stages()
     low, whole, high = stages["all"]
     judging = stages["judge"][1].calls if "judge" in stages else 0.0
-    found = StudyEstimate(
-        round(whole.calls),
-        whole.usd,
-        whole.seconds,
-        judge_calls=round(judging),
-        tokens=round(whole.tokens),
-        low=low,
-        high=high,
-    )
-    return found.within(budget or Budget())
+    calls, tokens, judged = map(round, (whole.calls, whole.tokens, judging))
+    found = StudyEstimate(calls, whole.usd, whole.seconds, judge_calls=judged, tokens=tokens)
+    return replace(found, low=low, high=high).within(budget or Budget())
 
 
 def _played_race(plan: StudyPlan, answers: PlayedAnswers, number: int) -> PlayedRace:
@@ -210,13 +220,10 @@ def _played_race(plan: StudyPlan, answers: PlayedAnswers, number: int) -> Played
 
 
 class _PlayedSearch:
-    """The architectures that a search tries and those of its random baseline, the first of many.
-
-    In every second search the tuning of prompts finds a new one, which mixtures may have then.
-    """
+    """The architectures that a search tries, and of its random baseline, the first of many."""
 
     def __init__(self, plan: StudyPlan, number: int) -> None:
-        self.plan, self.finds_prompt = plan, number % 2 == 1
+        self.plan = plan
         answers = plan.answers(number)
         n = max(0, plan.n_measured - len(plan.agents) - plan.n_free)
         self.mixtures = played_trials(
@@ -229,8 +236,6 @@ class _PlayedSearch:
             rng=random.Random(f"search-{plan.seed}-{number}"),
         )
         self.scale = n / MOST_DRAWN if len(self.mixtures) == MOST_DRAWN else 1.0
-        draws = random_draws(plan.space, self.canonical, plan.seed)
-        self.random_ones = tuple(islice(draws, min(plan.n_measured, MOST_DRAWN)))
 
     def _acquisition(self, answers: PlayedAnswers, number: int) -> Acquisition | None:
         """Return the search's rule of proposing; None where it is another's, or a program's."""
@@ -241,12 +246,6 @@ class _PlayedSearch:
         return played_acquisition(
             plan.space, answers, plan.agents, plan.costs, plan.canonical, seed
         )
-
-    def canonical(self, one: Architecture) -> Architecture:
-        """Return the form in which an architecture is measured, a prompt that is found included."""
-        found = self.plan.canonical(one)
-        is_kept = self.finds_prompt and one.prompt not in (None, OWN_PROMPT)
-        return replace(found, prompt=one.prompt) if is_kept else found
 
 
 class _Play:
@@ -262,6 +261,7 @@ class _Play:
         self.asked: dict[Hashable, PlayedAnswer] = {}
         self.answers = plan.answers(number)
         self.search = plan.searches[number % len(plan.searches)]
+        self.random_ones = plan.random_ones[plan.finds_prompt(number)]
         self.rows_judged = 0.0
 
     def stages(self) -> dict[str, Cost]:
@@ -274,9 +274,9 @@ class _Play:
         found["search"] = self._cost(measured, on_val * search.scale)
         if plan.effort is not None:
             found["prompts"] = self._tuning(plan.effort, race)
-        n_random = len(search.random_ones)
+        n_random = len(self.random_ones)
         scale = plan.n_measured / n_random if n_random == MOST_DRAWN else 1.0
-        baseline = self._measured(search.random_ones, race)
+        baseline = self._measured(self.random_ones, race)
         found["random baseline"] = self._cost(baseline, on_val * scale)
         tested = self._tested_systems(race)
         on_test = self._answered_all((*singles, *tested), "test")
@@ -310,7 +310,7 @@ class _Play:
         """Return what is compared beside single agents: the baselines, the pick, a random one."""
         # A prompt that is not proven better, as few are, is given up again.
         pick = replace(race.pick(), prompt=None)
-        found = race.best(self.search.random_ones)
+        found = race.best(self.random_ones)
         picked = [one for one in (pick, found) if one is not None and one.layers]
         return [*(asked_as_often(one, pick.calls) for one in self.plan.tested), *picked]
 

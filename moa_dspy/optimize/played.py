@@ -272,7 +272,7 @@ def _is_plain_vote(one: Architecture) -> bool:
 
 
 def made_up_answers(
-    names: Sequence[str], n_rows: int, *, has_short_answers: bool, seeds: Sequence[int]
+    names: Sequence[str], n_rows: int, seeds: Sequence[int], *, has_short_answers: bool
 ) -> PlayedAnswers:
     """Draw how good agents are and what they say; of short answers the right ones are equal."""
     rng = np.random.default_rng([seed % 2**32 for seed in seeds])

@@ -18,12 +18,12 @@ from moa_dspy.calls.budget import LIMITS, Budget, Ledger
 from moa_dspy.data import accepted_answers, is_absent, plain_text
 from moa_dspy.errors import LayerFailedError, MoaError, StudyError
 from moa_dspy.layers import SEAT_MODULES
-from moa_dspy.optimize.early_facts import AgentCosts, Cost
+from moa_dspy.optimize.early_facts import Cost, StudyEstimate
 from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.forecast import StudyPlan
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.prompts.joint import with_prompts
-from moa_dspy.optimize.shares import rounded_up, smallest_limit
+from moa_dspy.optimize.shares import AgentEstimate, rounded_up, smallest_limit
 from moa_dspy.optimize.singles import plan_of
 from moa_dspy.optimize.study import PreparedStudy
 from moa_dspy.pool import Pool
@@ -41,49 +41,6 @@ _MOST_COUNTED: Final = 50
 _TOKENS_OF_A_FIELD: Final = 12
 """Marks around an output in a reply of DSPy's chat format."""
 _TOKENS_OF_REASONING: Final = 120
-
-
-@dataclass(frozen=True, slots=True)
-class AgentEstimate:
-    """The expected tokens, price and time of one question to one agent.
-
-    Attributes:
-        name: Of the agent.
-        price: None is unknown.
-        prompt_tokens: Low, likely, high.
-        reply_tokens: Low, likely, high.
-        seconds: As measured by a probe; None without one.
-        reply: What it answered to a probe, shortened; None without one.
-        failure: Why it did not answer the probe.
-    """
-
-    name: str
-    price: Price | None
-    prompt_tokens: Mapping[str, float]
-    reply_tokens: Mapping[str, float]
-    seconds: float | None = None
-    reply: str | None = None
-    failure: str | None = None
-    turns: float = 1.0
-
-    def cost(self, level: str) -> Cost:
-        """Return the cost of a question; usd and seconds are 0 where they are unknown."""
-        prompt, reply = self.prompt_tokens[level], self.reply_tokens[level]
-        usd = self.price.usd(round(prompt), round(reply)) if self.price else 0.0
-        return Cost(1.0, prompt + reply, usd, self.seconds or 0.0) * self.turns
-
-    def costs(self, level: str, pool: Pool) -> AgentCosts:
-        """Return the cost of a question, and of what the agent reads and writes besides."""
-        price, agent, reply = self.price, pool[self.name], self.reply_tokens[level]
-        per_token = (price.usd(1, 0), price.usd(0, 1)) if price else (0.0, 0.0)
-        return AgentCosts(
-            self.cost(level),
-            reply * self.turns,
-            reply,
-            *per_token,
-            is_greedy=agent.temperature == 0,
-            max_concurrent=agent.max_concurrent,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +97,14 @@ class Preflight:
         return not self.has_judge and all(agent.seconds is not None for agent in self.agents)
 
     @property
+    def estimate(self) -> StudyEstimate:
+        """The likely cost of the whole study, and which limit of the budget ends it before."""
+        likely = self.whole.costs["likely"]
+        usd = None if self.unpriced else likely.usd
+        found = StudyEstimate(likely.calls, usd, likely.seconds, tokens=likely.tokens)
+        return found.within(self.budget)
+
+    @property
     def most_usd(self) -> float | None:
         """The most that the study may cost: the budget, or the upper end; None is unknown."""
         if self.budget.usd is not None:
@@ -178,8 +143,15 @@ class Preflight:
                 for stage in (*self.stages[:-1], self.whole)
             },
             "smallest_budget": dict(self.smallest),
+            "budget_allows": self._allowed(),
             "notes": list(self.notes),
         }
+
+    def _allowed(self) -> dict[str, Any] | None:
+        found = self.estimate
+        if found.capped_by is None:
+            return None
+        return {"limit": found.capped_by, "value": found.ceiling, "share": found.share}
 
     def _cost_json(self, cost: Cost) -> dict[str, float | None]:
         return {

@@ -20,25 +20,16 @@ _WIDTH: Final = 96
 
 
 @dataclass(frozen=True, slots=True)
-class PredictorPrompt:
-    """The prompt of one predictor.
+class Prompt:
+    """The prompts of a module's predictors as plain data.
 
     Attributes:
-        instructions: The task.
-        fields: Prefix and description of every field, in the signature's order.
-        demos: Worked examples, with the signature's own fields only.
+        parts: By the names that DSPy gives the predictors: ``instructions``, ``fields`` (prefix
+            and description of each, in the signature's order) and ``demos`` (worked examples,
+            with the signature's own fields only).
     """
 
-    instructions: str
-    fields: tuple[tuple[str, str], ...]
-    demos: tuple[Mapping[str, Any], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """The prompts of a module's predictors, by the names that DSPy gives them."""
-
-    parts: Mapping[str, PredictorPrompt]
+    parts: Mapping[str, Mapping[str, Any]]
 
     @classmethod
     def of(cls, module: Any) -> Prompt:
@@ -49,20 +40,18 @@ class Prompt:
         """Write the prompt into a module of the same kind, which is changed."""
         for name, predictor in module.named_predictors():
             part = self.parts[name]
-            texts = [{"prefix": prefix, "description": desc} for prefix, desc in part.fields]
-            state = {"instructions": part.instructions, "fields": texts}
-            predictor.signature = predictor.signature.load_state(state)
-            predictor.demos = [dict(demo) for demo in part.demos]
+            predictor.signature = predictor.signature.load_state(part)
+            predictor.demos = [dict(demo) for demo in part["demos"]]
 
     @property
     def instructions(self) -> str:
         """The instructions of every predictor, a blank line between two."""
-        return "\n\n".join(part.instructions for part in self.parts.values())
+        return "\n\n".join(part["instructions"] for part in self.parts.values())
 
     @property
     def demos(self) -> tuple[Mapping[str, Any], ...]:
         """The demos of every predictor."""
-        return tuple(demo for part in self.parts.values() for demo in part.demos)
+        return tuple(demo for part in self.parts.values() for demo in part["demos"])
 
     @property
     def key(self) -> str:
@@ -70,12 +59,12 @@ class Prompt:
         return json.dumps(self.to_json(), sort_keys=True)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON data."""
+        """Return plain JSON data; a field is its prefix and its description."""
         return {
             name: {
-                "instructions": part.instructions,
-                "fields": [list(field) for field in part.fields],
-                "demos": [_plain(demo) for demo in part.demos],
+                "instructions": part["instructions"],
+                "fields": [[field["prefix"], field["description"]] for field in part["fields"]],
+                "demos": [_plain(demo) for demo in part["demos"]],
             }
             for name, part in self.parts.items()
         }
@@ -93,23 +82,19 @@ def _lines(prompt: Prompt) -> list[str]:
     found: list[str] = []
     for name, part in prompt.parts.items():
         found += [f"[{name}]"] if len(prompt.parts) > 1 else []
-        for line in part.instructions.splitlines():
+        for line in part["instructions"].splitlines():
             found += textwrap.wrap(line, _WIDTH) or [""]
-        found += [f"field {prefix} {desc}" for prefix, desc in part.fields]
-        for demo in part.demos:
+        found += [f"field {field['prefix']} {field['description']}" for field in part["fields"]]
+        for demo in part["demos"]:
             text = json.dumps(_plain(demo), ensure_ascii=False)
             found += ["demo", *textwrap.wrap(text, _WIDTH, subsequent_indent="  ")]
     return found
 
 
-def _read(predictor: Any) -> PredictorPrompt:
+def _read(predictor: Any) -> dict[str, Any]:
     signature = predictor.signature
-    texts = [field.json_schema_extra for field in signature.fields.values()]
-    return PredictorPrompt(
-        instructions=signature.instructions,
-        fields=tuple((str(text["prefix"]), str(text["desc"])) for text in texts),
-        demos=tuple(_trimmed(demo, signature) for demo in predictor.demos),
-    )
+    demos = [_trimmed(demo, signature) for demo in predictor.demos]
+    return {**signature.dump_state(), "demos": demos}
 
 
 def _trimmed(demo: Any, signature: Any) -> dict[str, Any]:
@@ -258,7 +243,7 @@ class PromptRegistry:
                 "origin": entry.origin,
                 "architecture": entry.architecture,
                 "text": entry.prompt.instructions,
-                "demos": [dict(demo) for part in _parts(entry) for demo in part["demos"]],
+                "demos": [_plain(demo) for demo in entry.prompt.demos],
                 "diff": prompt_diff(self.own, entry.prompt),
                 "train_score": entry.train_score,
             }
@@ -266,18 +251,13 @@ class PromptRegistry:
         ]
 
 
-def _parts(entry: RegisteredPrompt) -> Iterator[dict[str, Any]]:
-    return iter(entry.prompt.to_json().values())
-
-
 def _above(text: str, own: Prompt, signatures: Mapping[str, Any]) -> Prompt:
     def instructions(name: str) -> str:
         callers, prompt = separated(signatures[name])
         if text.strip() == prompt.strip():
-            return own.parts[name].instructions
+            return str(own.parts[name]["instructions"])
         return "\n\n".join(filter(None, [text.strip(), callers]))
 
-    parts = {
-        name: replace(part, instructions=instructions(name)) for name, part in own.parts.items()
-    }
-    return Prompt(parts)
+    return Prompt(
+        {name: {**part, "instructions": instructions(name)} for name, part in own.parts.items()}
+    )

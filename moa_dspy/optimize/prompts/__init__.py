@@ -10,18 +10,15 @@ from moa_dspy.optimize.prompts.joint import (
     JointSearch,
     PromptVerdict,
     prompt_verdict_of,
-    prompts_to_json,
     with_prompts,
 )
 from moa_dspy.optimize.prompts.optimize import (
-    PromptOrigin,
     PromptReport,
     PromptResult,
     optimize_aggregator,
 )
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.prompts.prompt import (
-    PredictorPrompt,
     Prompt,
     PromptRegistry,
     RegisteredPrompt,
@@ -34,11 +31,9 @@ __all__ = [
     "Candidate",
     "Counted",
     "JointSearch",
-    "PredictorPrompt",
     "Prompt",
     "PromptComparison",
     "PromptOptions",
-    "PromptOrigin",
     "PromptRegistry",
     "PromptReport",
     "PromptResult",
@@ -50,6 +45,5 @@ __all__ = [
     "optimize_aggregator",
     "prompt_diff",
     "prompt_verdict_of",
-    "prompts_to_json",
     "with_prompts",
 ]

@@ -251,13 +251,18 @@ class PromptRegistry:
         ]
 
 
-def _above(text: str, own: Prompt, signatures: Mapping[str, Any]) -> Prompt:
-    def instructions(name: str) -> str:
-        callers, prompt = separated(signatures[name])
-        if text.strip() == prompt.strip():
-            return str(own.parts[name]["instructions"])
-        return "\n\n".join(filter(None, [text.strip(), callers]))
+def instructions_above(text: str, signature: Any) -> str:
+    """Return the prompt ``text`` with the caller's own instructions below, as the paper's has."""
+    callers, _ = separated(signature)
+    return "\n\n".join(filter(None, [text.strip(), callers]))
 
-    return Prompt(
-        {name: {**part, "instructions": instructions(name)} for name, part in own.parts.items()}
-    )
+
+def _above(text: str, own: Prompt, signatures: Mapping[str, Any]) -> Prompt:
+    """Return the seat's own prompt with other instructions; itself where it has the text."""
+    parts = {
+        name: part
+        if text.strip() == separated(signatures[name])[1].strip()
+        else {**part, "instructions": instructions_above(text, signatures[name])}
+        for name, part in own.parts.items()
+    }
+    return Prompt(parts)

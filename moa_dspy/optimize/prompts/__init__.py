@@ -19,12 +19,12 @@ from moa_dspy.optimize.prompts.optimize import (
 )
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.prompts.prompt import (
+    Candidate,
     Prompt,
     PromptRegistry,
-    RegisteredPrompt,
     prompt_diff,
 )
-from moa_dspy.optimize.prompts.tuning import Candidate, Counted, PromptComparison
+from moa_dspy.optimize.prompts.tuning import Counted, PromptComparison
 
 __all__ = [
     "OPTIMIZERS",
@@ -40,7 +40,6 @@ __all__ = [
     "PromptVerdict",
     "ReferenceDemos",
     "ReferenceFeedback",
-    "RegisteredPrompt",
     "TryPrompts",
     "optimize_aggregator",
     "prompt_diff",

@@ -187,7 +187,7 @@ class OptimizerParts:
     Attributes:
         options: Of the study: how many prompts and demos, and which texts.
         metric: The user's.
-        writer: The LM that writes prompts; None is DSPy's global one.
+        pool: Has the agent that writes prompts.
         n_rows: Rows that it tunes on.
         num_threads: Rows asked at the same time.
         seed: Of its choices.
@@ -195,10 +195,16 @@ class OptimizerParts:
 
     options: PromptOptions
     metric: Any
-    writer: Any
+    pool: Pool
     n_rows: int
     num_threads: int = 8
     seed: int = 0
+
+    @property
+    def writer(self) -> Any:
+        """The LM that writes prompts; None is DSPy's global one."""
+        name = self.options.proposer_agent
+        return None if name is None else self.pool.lm(name)
 
     @property
     def n_prompts(self) -> int:
@@ -209,6 +215,13 @@ class OptimizerParts:
     def demos(self) -> int:
         """Most worked examples in a prompt, at least 1."""
         return max(1, self.options.demos)
+
+    def make(self) -> MadeOptimizer:
+        """Return the optimizer that a study wants, and the options of its ``compile``."""
+        optimizer = self.options.optimizer
+        if not isinstance(optimizer, str):
+            return optimizer, dict(self.options.compile_options)
+        return OPTIMIZERS[optimizer](self)
 
 
 MadeOptimizer = tuple[Any, dict[str, Any]]
@@ -288,23 +301,6 @@ OPTIMIZERS: Final[dict[str, Callable[[OptimizerParts], MadeOptimizer]]] = {
 """Names that a study may use for an optimizer."""
 
 
-def make_optimizer(
-    options: PromptOptions,
-    metric: Any,
-    pool: Pool,
-    *,
-    n_rows: int,
-    num_threads: int = 8,
-    seed: int = 0,
-) -> MadeOptimizer:
-    """Return the optimizer that a study wants, and the options of its ``compile``."""
-    if not isinstance(options.optimizer, str):
-        return options.optimizer, dict(options.compile_options)
-    writer = pool.lm(options.proposer_agent) if options.proposer_agent is not None else None
-    parts = OptimizerParts(options, metric, writer, n_rows, num_threads, seed)
-    return OPTIMIZERS[options.optimizer](parts)
-
-
 def check_tuning(
     options: PromptOptions, program: Any, metric: Any, pool: Pool, rows: Sequence[dspy.Example]
 ) -> None:
@@ -338,5 +334,5 @@ def check_tuning(
             "and has none: name an agent of the pool as `prompts.proposer_agent`, or set one "
             "with `dspy.configure(lm=...)`."
         )
-    optimizer, compile_options = make_optimizer(options, metric, pool, n_rows=len(rows))
+    optimizer, compile_options = OptimizerParts(options, metric, pool, len(rows)).make()
     check_optimizer(optimizer, compile_options, n_rows=len(rows))

@@ -15,9 +15,9 @@ from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import scores
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.prompts.builtin import check_tuning, make_optimizer
+from moa_dspy.optimize.prompts.builtin import OptimizerParts, check_tuning
 from moa_dspy.optimize.prompts.options import PromptOptions, name_of
-from moa_dspy.optimize.prompts.prompt import PromptRegistry, RegisteredPrompt
+from moa_dspy.optimize.prompts.prompt import Candidate, PromptRegistry
 from moa_dspy.optimize.prompts.student import Target
 from moa_dspy.optimize.prompts.tuning import (
     ROLES,
@@ -230,31 +230,19 @@ class JointSearch:
 
     def _tuned(
         self, options: PromptOptions, registry: PromptRegistry, architecture: Architecture
-    ) -> RegisteredPrompt:
-        evaluator = self.evaluator
+    ) -> Candidate:
+        evaluator, seed = self.evaluator, self.seed
         student = Student.of(evaluator.student, registry)
         rows, num_threads = with_ids(self.rows, "train"), evaluator.num_threads
-        optimizer, compile_options = make_optimizer(
-            options,
-            evaluator.metric,
-            student.mixture.pool,
-            n_rows=len(rows),
-            num_threads=num_threads,
-            seed=self.seed,
-        )
-        tuning = PromptTuning(
-            Target.of(student.with_architecture(architecture), None),
-            CheckedMetric.of(evaluator.metric),
-            self.counter,
-            num_threads,
-            options.tuning_share,
-            self.seed,
-        )
+        pool = student.mixture.pool
+        parts = OptimizerParts(options, evaluator.metric, pool, len(rows), num_threads, seed)
+        optimizer, compile_options = parts.make()
+        target = Target.of(student.with_architecture(architecture), None)
+        metric = CheckedMetric.of(evaluator.metric)
+        tuning = PromptTuning(target, metric, self.counter, num_threads, options.tuning_share, seed)
         found = tuning.run(optimizer, rows, compile_options)
         self.tuning_notes += found.notes
-        return RegisteredPrompt(
-            found.prompt, name_of(optimizer), str(architecture), found.train_score
-        )
+        return Candidate(found.prompt, name_of(optimizer), found.train_score, str(architecture))
 
     def refused(
         self, picked: Architecture, rows: Sequence[dspy.Example], *, min_gain: float

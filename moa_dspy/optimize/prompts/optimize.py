@@ -16,12 +16,11 @@ from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import scores
 from moa_dspy.optimize.prompts.options import check_optimizer, name_of
-from moa_dspy.optimize.prompts.prompt import Prompt, prompt_diff
+from moa_dspy.optimize.prompts.prompt import Candidate, Prompt, prompt_diff
 from moa_dspy.optimize.prompts.student import Target
 from moa_dspy.optimize.prompts.tuning import (
     ROLES,
     CallCounter,
-    Candidate,
     Counted,
     PromptComparison,
     PromptTuning,

@@ -114,20 +114,25 @@ GIVEN: Final = "given"
 
 
 @dataclass(frozen=True, slots=True)
-class RegisteredPrompt:
-    """A prompt under its name.
+class Candidate:
+    """A prompt that may be used.
 
     Attributes:
         prompt: The whole of it.
-        origin: The optimizer that proposed it, or ``GIVEN``.
+        origin: The optimizer that proposed it, and how, such as ``COPRO, depth 1``; or ``GIVEN``.
+        score: Mean metric on the train rows that the optimizer judged by, in [0, 1]; None where
+            it does not say.
         architecture: The mixture for which it was proposed; None for all.
-        train_score: Mean metric on the train rows that the optimizer judged by, where it says.
     """
 
     prompt: Prompt
     origin: str
+    score: float | None = None
     architecture: str | None = None
-    train_score: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return {"origin": self.origin, "score": self.score, "prompt": self.prompt.to_json()}
 
 
 class PromptRegistry:
@@ -147,7 +152,7 @@ class PromptRegistry:
         self.own = own
         self._slots = tuple(f"{_TUNED}{n}" for n in range(1, n_slots + 1))
         self._given = tuple(given)
-        self._entries = {name: RegisteredPrompt(prompt, GIVEN) for name, prompt in given.items()}
+        self._entries = {name: Candidate(prompt, GIVEN) for name, prompt in given.items()}
 
     @classmethod
     def of(cls, mixture: Any, texts: Mapping[str, str], n_slots: int) -> PromptRegistry:
@@ -218,7 +223,7 @@ class PromptRegistry:
         same = (name for name, one in self.entries() if one.prompt.key == prompt.key)
         return next(same, None)
 
-    def add(self, entry: RegisteredPrompt) -> str | None:
+    def add(self, entry: Candidate) -> str | None:
         """Return the name under which the prompt is known; None if it is new and no slot is empty.
 
         A new one goes to the first empty slot.
@@ -231,7 +236,7 @@ class PromptRegistry:
                 return slot
         return None
 
-    def entries(self) -> Iterator[tuple[str, RegisteredPrompt]]:
+    def entries(self) -> Iterator[tuple[str, Candidate]]:
         """Yield every prompt but the seat's own, in the order of ``names``."""
         return ((name, self._entries[name]) for name in self.names if name in self._entries)
 
@@ -245,7 +250,7 @@ class PromptRegistry:
                 "text": entry.prompt.instructions,
                 "demos": [_plain(demo) for demo in entry.prompt.demos],
                 "diff": prompt_diff(self.own, entry.prompt),
-                "train_score": entry.train_score,
+                "train_score": entry.score,
             }
             for name, entry in self.entries()
         ]

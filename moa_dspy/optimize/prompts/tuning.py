@@ -23,7 +23,7 @@ from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.prompts.feedback import ReferenceFeedback, StoredRows, labelled
 from moa_dspy.optimize.prompts.options import name_of, traits_of
-from moa_dspy.optimize.prompts.prompt import Prompt
+from moa_dspy.optimize.prompts.prompt import Candidate, Prompt
 from moa_dspy.optimize.prompts.student import (
     AggregatorStudent,
     ReferenceReader,
@@ -51,26 +51,6 @@ class Counted:
 
     def __add__(self, other: Counted) -> Counted:
         return Counted(self.made + other.made, self.reused + other.reused)
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A prompt that was tried.
-
-    Attributes:
-        prompt: The whole of it.
-        origin: The optimizer, and how it made it, such as ``COPRO, depth 1``.
-        score: Mean metric on the rows that the optimizer judged by, in [0, 1]; None where
-            it does not say.
-    """
-
-    prompt: Prompt
-    origin: str
-    score: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON data."""
-        return {"origin": self.origin, "score": self.score, "prompt": self.prompt.to_json()}
 
 
 @dataclass(frozen=True, slots=True)

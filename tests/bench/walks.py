@@ -10,14 +10,17 @@ one file into another that was not made before.
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -65,7 +68,8 @@ class Walk:
 def file_of(name: str) -> str | None:
     """Return a file of the library as seen from there; None for all others."""
     path = Path(name)
-    return str(path.relative_to(PACKAGE)) if path.is_relative_to(PACKAGE) else None
+    is_ours = path.suffix == ".py" and path.is_relative_to(PACKAGE)  # a template has functions too
+    return str(path.relative_to(PACKAGE)) if is_ours else None
 
 
 class _Paris(BaseHTTPRequestHandler):
@@ -114,11 +118,15 @@ def study() -> Walk:
     from moa_dspy.cli import app
 
     walk = Walk()
-    with tempfile.TemporaryDirectory() as folder, walk.walking():
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()), walk.walking():
         app(["optimize", str(STUDY), "--json", "--out", folder], standalone_mode=False)
     return walk
 
 
 def walks() -> dict[str, dict[str, Any]]:
     """Return both walks: the number of files and of hops, and the files."""
+    for module in pkgutil.walk_packages([str(PACKAGE)], "moa_dspy."):
+        # An import on the way would count: bodies of classes run then.
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
     return {"forward": forward().shown(), "study": study().shown()}

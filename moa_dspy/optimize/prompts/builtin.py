@@ -55,7 +55,7 @@ class TryPrompts(Teleprompter):
             raise StudyError(f"`prompts` must be a list of texts, none empty, but got {prompts!r}.")
         self.prompts, self.metric, self.num_threads = tuple(prompts), metric, num_threads
 
-    def compile(
+    def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  # no further options
         self,
         student: Any,
         *,
@@ -125,7 +125,7 @@ class ReferenceDemos(Teleprompter):
             )
         self.metric, self.n, self.token_budget = metric, n, token_budget
 
-    def compile(
+    def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  # no further options
         self,
         student: Any,
         *,

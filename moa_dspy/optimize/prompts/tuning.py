@@ -138,6 +138,7 @@ class CallCounter:
 
     def by_stage(self) -> dict[str, dict[str, Counted]]:
         """Return the counts by stage and role."""
+        found: dict[str, dict[str, Counted]]
         found = {stage: dict.fromkeys(ROLES, Counted()) for stage in STAGES}
         for (stage, _), count in self.cache.table.counts.items():
             role = "proposers" if stage == "references" else "aggregator"

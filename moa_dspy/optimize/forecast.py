@@ -66,7 +66,7 @@ _MARK_TOKENS: Final = 5.0  # around a reference: its number and quotes
 _MOST_SEARCHES: Final = 3
 _RANKER_TOKENS: Final = 2.0  # of a reply that is a number
 
-_Scores = NDArray[np.floating[Any]]
+_Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from moa_dspy.optimize.surrogate.gp import Kernels, Traits
 from moa_dspy.references import count_tokens
 from moa_dspy.winrate.tests import FEWEST_SDS, Race, look_points
 
-_Vector = NDArray[np.floating[Any]]
+_Vector = NDArray[np.float64]
 
 
 class PlayedAnswer(NamedTuple):
@@ -278,7 +278,8 @@ def made_up_answers(
     rng = np.random.default_rng([seed % 2**32 for seed in seeds])
     ease = rng.normal(size=n_rows)
     skill = {name: rng.normal() for name in names}
-    scores = {n: (skill[n] + ease + rng.normal(size=n_rows) > 0) * 1.0 for n in names}
+    lucks = {name: skill[name] + ease + rng.normal(size=n_rows) for name in names}
+    scores = {name: np.asarray(luck > 0, np.float64) for name, luck in lucks.items()}
     if has_short_answers:
         replies: dict[str, list[Hashable]] = {
             name: [_RIGHT if score else int(rng.integers(4)) for score in found]

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, Final
 
@@ -90,7 +91,7 @@ class Architecture:
             if not layer:
                 raise ArchitectureError(f"`layers[{depth}]` must name at least one agent.")
         for name in self.agents:
-            if not _NAME.fullmatch(name):
+            if not _is_name(name):
                 raise ArchitectureError(
                     f"Agent name {name!r} must not be empty or hold spaces or any of > + * ( )."
                 )
@@ -98,12 +99,13 @@ class Architecture:
         self._check_reading()
         self._check_options()
         last = layers[-1] if layers else ()
-        object.__setattr__(self, "order", _shortest(self.order, last, sorted(last)))
+        sorted_layers = tuple(tuple(sorted(layer)) for layer in layers)
+        sorted_last = sorted_layers[-1] if layers else ()
+        object.__setattr__(self, "order", _shortest(self.order, last, sorted_last))
         object.__setattr__(self, "weights", _told_apart(self.weights, last))
         if self.analyst == self.aggregator:
             object.__setattr__(self, "analyst", None)
-        sorted_layers = tuple(tuple(sorted(layer)) for layer in layers)
-        order = _shortest(self.order, sorted(last))
+        order = _shortest(self.order, sorted_last)
         rest = (self.prompt, self.weights, self.agree, self.analyst)
         key = (sorted_layers, self.aggregator, self.combine, order, *rest)
         object.__setattr__(self, "_key", key)
@@ -117,7 +119,8 @@ class Architecture:
     @property
     def canonical(self) -> Architecture:
         """The equal architecture in which the names of each layer are sorted."""
-        return Architecture(*self._key)
+        is_canonical = (self._key[0], self._key[3]) == (self.layers, self.order)
+        return self if is_canonical else Architecture(*self._key)
 
     def _check_reading(self) -> None:
         read = self.layers[-1] if self.layers else ()
@@ -137,6 +140,8 @@ class Architecture:
             )
 
     def _check_options(self) -> None:
+        if self.analyst is None and self.agree is None and not self.weights:
+            return
         members = self.layers[-1] if self.layers else ()
         if self.analyst is not None and self.combine != "fuse":
             raise ArchitectureError("`analyst` goes with `combine` fuse only.")
@@ -246,9 +251,8 @@ class Architecture:
     @property
     def agents(self) -> tuple[str, ...]:
         """Every agent that sits somewhere, sorted, each once."""
-        seats = {name for layer in self.layers for name in layer}
-        last = (self.aggregator, self.analyst)
-        return tuple(sorted(seats | {name for name in last if name is not None}))
+        seats: set[str | None] = {self.aggregator, self.analyst}.union(*self.layers)
+        return tuple(sorted(name for name in seats if name is not None))
 
     @property
     def reading(self) -> tuple[int, ...]:
@@ -314,6 +318,11 @@ def _is(value: Any, kind: type) -> bool:
     return isinstance(value, kind)
 
 
+@lru_cache(maxsize=1_000)
+def _is_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -326,6 +335,8 @@ def _told_apart(
     weights: Sequence[tuple[str, float]], members: Sequence[str]
 ) -> tuple[tuple[str, float], ...]:
     """Return the weights in their one form: rounded, sorted, none that says nothing."""
+    if not weights:
+        return ()
     given = {name: _rounded(weight) for name, weight in weights}
     if len({given.get(name, 1.0) for name in members}) < 2:
         return ()

@@ -202,6 +202,18 @@ def _fewest(space: SearchSpace, name: str, number: int) -> int:
 
 def params_of_layered(space: SearchSpace, architecture: Architecture) -> Params | None:
     """Return the choices that ``suggest_layered`` turns into ``architecture``; None if none do."""
+    last = last_step_in(space, architecture)
+    if last is None:
+        return None
+    chosen: Params = {"depth": architecture.depth, "combine": architecture.combine}
+    return {**chosen, **last, **_flags(space, architecture)}
+
+
+def last_step_in(space: SearchSpace, architecture: Architecture) -> Params | None:
+    """Return the choices of the last step; None if ``suggest_layered`` makes no such architecture.
+
+    So what is not None is in the space.
+    """
     combine, aggregator = architecture.combine, architecture.aggregator
     is_searched = (
         space.searches_layers
@@ -214,10 +226,7 @@ def params_of_layered(space: SearchSpace, architecture: Architecture) -> Params 
         return None
     if not space.rules.allow(architecture.layers, aggregator):
         return None
-    last = _last_step(space, architecture)
-    if last is None:
-        return None
-    return {"depth": architecture.depth, "combine": combine, **last, **_flags(space, architecture)}
+    return _last_step(space, architecture)
 
 
 def _flags(space: SearchSpace, architecture: Architecture) -> Params:
@@ -370,6 +379,8 @@ class SearchSpace:
 
     def read_in(self, order: str, architecture: Architecture) -> tuple[str, ...]:
         """Return how an architecture that is read in ``order`` writes that."""
+        if order == "name":
+            return ()
         layer = architecture.layers[-1]
         read = order_of(order, layer, self.ranking or self.agents)
         return replace(architecture, order=read).order
@@ -407,8 +418,10 @@ class SearchSpace:
 
     def holds(self, architecture: Architecture) -> bool:
         """True if the study may try ``architecture``, whatever decides the ties of a vote."""
-        is_listed = anonymous(architecture) in self._listed
-        return is_listed or self.params(architecture) is not None
+        if not set(architecture.agents) <= set(self.agents):
+            return anonymous(architecture) in self._listed
+        is_searched = not architecture.layers or last_step_in(self, architecture) is not None
+        return is_searched or anonymous(architecture) in self._listed
 
     def keeps_constraints(self, architecture: Architecture) -> bool:
         """True if ``architecture`` keeps to what the user demanded of its members.

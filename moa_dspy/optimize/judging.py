@@ -36,13 +36,15 @@ from moa_dspy.optimize.judge_facts import (
 )
 from moa_dspy.optimize.metric import (
     BEST_SINGLE,
+    AsksAgents,
     CheckedMetric,
     JudgeOptions,
+    Outcome,
+    RowJudgement,
     check_reference_field,
     label_of,
     self_preference_warnings,
 )
-from moa_dspy.optimize.nodes import AsksAgents, Outcome, RowJudgement
 from moa_dspy.pool import Pool
 from moa_dspy.winrate.length_control import at_equal_length, length_controlled
 

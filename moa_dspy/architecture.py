@@ -99,7 +99,7 @@ class Architecture:
         self._check_reading()
         self._check_options()
         last = layers[-1] if layers else ()
-        sorted_layers = tuple(tuple(sorted(layer)) for layer in layers)
+        sorted_layers = sorted_names(layers)
         sorted_last = sorted_layers[-1] if layers else ()
         object.__setattr__(self, "order", _shortest(self.order, last, sorted_last))
         object.__setattr__(self, "weights", _told_apart(self.weights, last))
@@ -258,6 +258,8 @@ class Architecture:
     def reading(self) -> tuple[int, ...]:
         """Seats of the last layer in the order in which the last step reads them."""
         layer = self.layers[-1] if self.layers else ()
+        if not self.order:
+            return tuple(range(len(layer)))
         rank = {name: place for place, name in enumerate(self.order)}
         return tuple(sorted(range(len(layer)), key=lambda seat: rank.get(layer[seat], len(rank))))
 
@@ -311,6 +313,11 @@ class Architecture:
 
 _OPTIONS: Final = tuple(f.name for f in fields(Architecture) if f.init)[3:]
 """Names of what may follow the aggregator in the brackets of the last step."""
+
+
+def sorted_names(layers: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    """Return the layers of the canonical form."""
+    return tuple(tuple(sorted(layer)) for layer in layers)
 
 
 def _is(value: Any, kind: type) -> bool:

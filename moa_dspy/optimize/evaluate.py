@@ -355,9 +355,8 @@ class Evaluator:
         for runner, found in known_answers(self.node_cache, program.mixture, inputs):
             row = left.pop(runner.example)
             self.node_cache.table.add_row()
-            is_answer = not isinstance(found, LayerFailedError)
-            prediction = MixturePrediction.of(found) if is_answer else found
-            self._note(program, row, runner, prediction)
+            failed = isinstance(found, LayerFailedError)
+            self._note(program, row, runner, found if failed else MixturePrediction.of(found))
         return [*left.values()]
 
     def _measure_one(self, program: MeasuredProgram, row: dspy.Example) -> bool:
@@ -406,8 +405,9 @@ class Evaluator:
     def _judged(
         self, program: MeasuredProgram, row: dspy.Example, prediction: Any
     ) -> RowJudgement | None:
-        judging, name = self.judging, str(program.mixture.architecture)
-        return None if judging is None else judging.judge_row(row, name, prediction, self)
+        if self.judging is None:
+            return None
+        return self.judging.judge_row(row, str(program.mixture.architecture), prediction, self)
 
     def _score(
         self, row: dspy.Example, prediction: dspy.Prediction, judged: RowJudgement | None = None

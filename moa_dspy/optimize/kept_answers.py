@@ -20,7 +20,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
-from typing import Any, Final, Literal, Protocol, TypeAlias, Union, get_args, get_origin
+from typing import Any, Final, Literal, TypeAlias, Union, get_args, get_origin
 
 import dspy
 
@@ -30,12 +30,13 @@ from moa_dspy.calls.calls import Calls
 from moa_dspy.calls.lm.engine import StoredEngine
 from moa_dspy.calls.lm.lm import NOTE_SAMPLES
 from moa_dspy.calls.scope import CallFacts, current_scope
-from moa_dspy.calls.store.schema import make_kept_answers, packed, unpacked
+from moa_dspy.calls.store.schema import make_kept_answers, packed, read_kept, unpacked, write_kept
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import StoreError
 from moa_dspy.files import version
 from moa_dspy.layers import SEAT_MARK, is_traced, rollout
 from moa_dspy.prediction import Response, render
+from moa_dspy.seats import Seats
 from moa_dspy.telemetry import is_traced_outside
 from moa_dspy.waves import Question, counted_in_time
 
@@ -56,36 +57,7 @@ _ABILITIES: Final = (
 _LEAVES: Final = (str, int, float, bool, type(None))
 _N_WAITING: Final = 64
 """Answers that are written together: a process that is killed loses no call by that."""
-_PAGE: Final = 500
-"""Answers per query."""
-_COLUMNS: Final = "agent, prompt_tokens, completion_tokens, usd, seconds, attempt, time"
-_SELECT: Final = (
-    f"SELECT k.key, k.answer, {', '.join(f'c.{name}' for name in _COLUMNS.split(', '))} "
-    "FROM kept_answers k JOIN calls c ON c.key = k.call "
-    # A call that was deleted and made again has another time, and may have another answer.
-    "WHERE c.failure IS NULL AND c.seconds = k.seconds AND c.time = k.time AND k.key IN ({marks})"
-)
-_INSERT: Final = (
-    "INSERT INTO kept_answers (key, call, seconds, time, answer) VALUES (?, ?, ?, ?, ?) "
-    "ON CONFLICT (key) DO UPDATE SET call = excluded.call, seconds = excluded.seconds, "
-    "time = excluded.time, answer = excluded.answer"
-)
-
 AskAll: TypeAlias = Callable[[Sequence[Question]], list[Response]]
-
-
-class AskingSeats(Protocol):
-    """The seats of a mixture."""
-
-    @property
-    def pool(self) -> Any:
-        """The agents."""
-        ...
-
-    @property
-    def adapter(self) -> Any:
-        """The adapter; None takes that of the settings."""
-        ...
 
 
 class _NotPlainError(TypeError):
@@ -114,7 +86,7 @@ class KeptAnswers:
     def answered(
         self,
         questions: Sequence[Question],
-        seats: AskingSeats,
+        seats: Seats,
         ask_all: AskAll,
         log: Sequence[CallFacts],
         *,
@@ -141,7 +113,7 @@ class KeptAnswers:
                 found[place] = response
         return [response for response in found if response is not None]
 
-    def read(self, questions: Sequence[Question], seats: AskingSeats) -> list[Response | None]:
+    def read(self, questions: Sequence[Question], seats: Seats) -> list[Response | None]:
         """Return the responses that are kept, in the questions' order; of others None."""
         if not questions or self.opened(seats.pool) is None:
             return [None] * len(questions)
@@ -156,7 +128,7 @@ class KeptAnswers:
         if not rows or store is None:
             return
         try:
-            store.database.transact(lambda session: session.execute_many(_INSERT, sorted(rows)))
+            write_kept(store.database, rows)
         except StoreError as error:
             # The calls are in the store: only the next search over it takes longer.
             _logger.info("Answers could not be kept: %s", error)
@@ -181,31 +153,21 @@ class KeptAnswers:
         self, questions: Sequence[Question], keys: Sequence[str | None], pool: Any
     ) -> list[Response | None]:
         """Return what is kept; its calls are counted as any that were stored."""
-        rows = self._rows([key for key in keys if key is not None])
+        store = self._store
+        rows = {} if store is None else read_kept(store.database, [key for key in keys if key])
         if not rows:
             return [None] * len(questions)
         is_priced = {q.agent: pool.price(q.agent) is not None for q in questions}
         scope, found, log = current_scope(), list[Response | None](), list[CallFacts]()
         for question, key in zip(questions, keys, strict=True):
             response = None
-            if key in rows:
+            if key is not None and key in rows:
                 response, facts = _restored(question, rows[key], is_priced[question.agent])
                 log.append(facts)
             found.append(response)
         pool.calls.count_reuse(len(log))
         scope.note(*log)
         return found
-
-    def _rows(self, keys: Sequence[str]) -> dict[str | None, Sequence[Any]]:
-        rows: dict[str | None, Sequence[Any]] = {}
-        if (store := self._store) is None:
-            return rows
-        for start in range(0, len(keys), _PAGE):
-            part = keys[start : start + _PAGE]
-            marks = ", ".join("?" * len(part))
-            found = store.database.rows(_SELECT.format(marks=marks), part)
-            rows |= {row[0]: row[1:] for row in found}
-        return rows
 
     def _keep(
         self, keys: Sequence[str | None], responses: Sequence[Response], log: Sequence[CallFacts]

@@ -22,7 +22,8 @@ from moa_dspy.aggregators import NORMALISERS, Ballot, Vote, named_number, node_n
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.scope import CallFacts, CallScope, CallTable, call_scope, current_scope, entered
 from moa_dspy.errors import LayerFailedError, StudyError, ours
-from moa_dspy.optimize.early_facts import N_SHOWN, check_readable
+from moa_dspy.optimize.early_facts import check_readable
+from moa_dspy.optimize.judge_facts import Choices
 from moa_dspy.optimize.kept_answers import KeptAnswers
 from moa_dspy.plan import Plan, follow
 from moa_dspy.prediction import Answer, MixturePrediction, Response
@@ -33,21 +34,6 @@ from moa_dspy.waves import MemberQuestions, Question, replayed, seconds_of
 CUT: Final = ("length", "content_filter")
 """Reasons for which an answer ends before its end."""
 _FEWEST_CHOICES: Final = 5  # replies of a ranker, after which it is said that none can be read
-
-
-@dataclass(slots=True)
-class Choices:
-    """Replies of one ranker, or of one judge of a knockout.
-
-    Attributes:
-        n_asked: All of them.
-        n_unread: Those that name no single response.
-        unread: The first of these.
-    """
-
-    n_asked: int = 0
-    n_unread: int = 0
-    unread: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -133,11 +119,8 @@ class NodeCache:
         with self._lock:
             found = self.choices.setdefault(name, Choices())
             for reply in answer.replies:
-                found.n_asked += 1
-                if named_number(reply) is None:
-                    found.n_unread += 1
-                    found.unread.append(reply.text or str(reply.failure))
-            del found.unread[N_SHOWN:]
+                is_read = named_number(reply) is not None
+                found.note(None if is_read else reply.text or str(reply.failure))
         if found.n_asked >= _FEWEST_CHOICES:
             check_readable(
                 name, n_asked=found.n_asked, n_unread=found.n_unread, replies=found.unread

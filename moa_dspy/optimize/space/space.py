@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from moa_dspy.architecture import COMBINES, Architecture
+from moa_dspy.architecture import COMBINES, Architecture, sorted_names
 from moa_dspy.errors import ArchitectureError, StudyError
 from moa_dspy.files import unknown
 from moa_dspy.optimize.space.rules import (
@@ -172,7 +172,7 @@ def suggest_layered(
     asks_for_prompt = combine == "synthesize" and space.prompts
     prompt = prompt_of(one_of(trial, "prompt", space.prompts)) if asks_for_prompt else None
     read = order_of(order, layers[-1], read_by)
-    return Architecture(layers, aggregator, combine, read, prompt).canonical
+    return Architecture(sorted_names(layers), aggregator, combine, read, prompt).canonical
 
 
 def _aggregator_key(space: SearchSpace, combine: str) -> str:
@@ -205,28 +205,19 @@ def params_of_layered(space: SearchSpace, architecture: Architecture) -> Params 
     last = last_step_in(space, architecture)
     if last is None:
         return None
-    chosen: Params = {"depth": architecture.depth, "combine": architecture.combine}
-    return {**chosen, **last, **_flags(space, architecture)}
+    chosen = {**last, **_flags(space, architecture)}
+    return {"depth": architecture.depth, "combine": architecture.combine, **chosen}
 
 
 def last_step_in(space: SearchSpace, architecture: Architecture) -> Params | None:
-    """Return the choices of the last step; None if ``suggest_layered`` makes no such architecture.
-
-    So what is not None is in the space.
-    """
-    combine, aggregator = architecture.combine, architecture.aggregator
-    is_searched = (
-        space.searches_layers
-        and 1 <= architecture.depth <= space.max_depth
-        and combine in space.combines
-    )
-    who = space.who_combines(combine)
-    seats = who or ((aggregator,) if combine == "vote" else (None,))
-    if not is_searched or aggregator not in seats:
+    """Return the choices of the last step; None if ``suggest_layered`` makes no such thing."""
+    layers, combine, who = architecture.layers, architecture.combine, architecture.aggregator
+    is_deep = 1 <= len(layers) <= space.max_depth
+    if not (is_deep and space.searches_layers and combine in space.combines):
         return None
-    if not space.rules.allow(architecture.layers, aggregator):
-        return None
-    return _last_step(space, architecture)
+    seats = space.who_combines(combine) or ((who,) if combine == "vote" else (None,))
+    is_allowed = who in seats and space.rules.allow(layers, who)
+    return _last_step(space, architecture) if is_allowed else None
 
 
 def _flags(space: SearchSpace, architecture: Architecture) -> Params:
@@ -379,11 +370,8 @@ class SearchSpace:
 
     def read_in(self, order: str, architecture: Architecture) -> tuple[str, ...]:
         """Return how an architecture that is read in ``order`` writes that."""
-        if order == "name":
-            return ()
-        layer = architecture.layers[-1]
-        read = order_of(order, layer, self.ranking or self.agents)
-        return replace(architecture, order=read).order
+        read = order_of(order, architecture.layers[-1], self.ranking or self.agents)
+        return replace(architecture, order=read).order if read else ()
 
     def params(self, architecture: Architecture) -> dict[str, str | bool | int] | None:
         """Return the choices that ``suggest`` turns into ``architecture``; None if none do."""
@@ -418,10 +406,10 @@ class SearchSpace:
 
     def holds(self, architecture: Architecture) -> bool:
         """True if the study may try ``architecture``, whatever decides the ties of a vote."""
-        if not set(architecture.agents) <= set(self.agents):
-            return anonymous(architecture) in self._listed
-        is_searched = not architecture.layers or last_step_in(self, architecture) is not None
-        return is_searched or anonymous(architecture) in self._listed
+        is_known = set(architecture.agents) <= set(self.agents)
+        if is_known and (not architecture.layers or last_step_in(self, architecture) is not None):
+            return True
+        return anonymous(architecture) in self._listed
 
     def keeps_constraints(self, architecture: Architecture) -> bool:
         """True if ``architecture`` keeps to what the user demanded of its members.
@@ -458,6 +446,5 @@ class SearchSpace:
         if place < singles + listed:
             return self.listed[place - singles]
         order = rng.sample(self.agents, len(self.agents))
-        return suggest_layered(
-            self, RandomSuggestions(rng), order, read_by=self.ranking or self.agents
-        )
+        read_by = self.ranking or self.agents
+        return suggest_layered(self, RandomSuggestions(rng), order, read_by=read_by)

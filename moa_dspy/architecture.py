@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from fractions import Fraction
-from functools import lru_cache
 from itertools import groupby
 from typing import Any, Final
 
@@ -91,7 +90,7 @@ class Architecture:
             if not layer:
                 raise ArchitectureError(f"`layers[{depth}]` must name at least one agent.")
         for name in self.agents:
-            if not _is_name(name):
+            if not _NAME.fullmatch(name):
                 raise ArchitectureError(
                     f"Agent name {name!r} must not be empty or hold spaces or any of > + * ( )."
                 )
@@ -99,13 +98,13 @@ class Architecture:
         self._check_reading()
         self._check_options()
         last = layers[-1] if layers else ()
-        sorted_layers = sorted_names(layers)
-        sorted_last = sorted_layers[-1] if layers else ()
-        object.__setattr__(self, "order", _shortest(self.order, last, sorted_last))
-        object.__setattr__(self, "weights", _told_apart(self.weights, last))
+        sorted_layers = tuple(tuple(sorted(layer)) for layer in layers)
+        sorted_last = sorted_layers[-1:]
+        object.__setattr__(self, "order", _shortest(self.order, *layers[-1:], *sorted_last))
+        object.__setattr__(self, "weights", _told_apart(self.weights, last) if self.weights else ())
         if self.analyst == self.aggregator:
             object.__setattr__(self, "analyst", None)
-        order = _shortest(self.order, sorted_last)
+        order = _shortest(self.order, *sorted_last)
         rest = (self.prompt, self.weights, self.agree, self.analyst)
         key = (sorted_layers, self.aggregator, self.combine, order, *rest)
         object.__setattr__(self, "_key", key)
@@ -315,19 +314,9 @@ _OPTIONS: Final = tuple(f.name for f in fields(Architecture) if f.init)[3:]
 """Names of what may follow the aggregator in the brackets of the last step."""
 
 
-def sorted_names(layers: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
-    """Return the layers of the canonical form."""
-    return tuple(tuple(sorted(layer)) for layer in layers)
-
-
 def _is(value: Any, kind: type) -> bool:
     # JSON stays Any: narrowing it to a bare `list` would leave elements of unknown type.
     return isinstance(value, kind)
-
-
-@lru_cache(maxsize=1_000)
-def _is_name(name: str) -> bool:
-    return _NAME.fullmatch(name) is not None
 
 
 def _is_number(value: Any) -> bool:
@@ -342,8 +331,6 @@ def _told_apart(
     weights: Sequence[tuple[str, float]], members: Sequence[str]
 ) -> tuple[tuple[str, float], ...]:
     """Return the weights in their one form: rounded, sorted, none that says nothing."""
-    if not weights:
-        return ()
     given = {name: _rounded(weight) for name, weight in weights}
     if len({given.get(name, 1.0) for name in members}) < 2:
         return ()

@@ -20,7 +20,7 @@ from moa_dspy.errors import LayerFailedError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.metric import VERSUS, AnswerJudge, CheckedMetric, Outcome, RowJudgement
 from moa_dspy.optimize.nodes import MeasuredProgram, NodeCache, NodeRunner, known_answers
-from moa_dspy.prediction import MixturePrediction
+from moa_dspy.prediction import Answer, MixturePrediction
 
 if TYPE_CHECKING:
     from moa_dspy.judges.base import Judgement
@@ -355,8 +355,8 @@ class Evaluator:
         for runner, found in known_answers(self.node_cache, program.mixture, inputs):
             row = left.pop(runner.example)
             self.node_cache.table.add_row()
-            failed = isinstance(found, LayerFailedError)
-            self._note(program, row, runner, found if failed else MixturePrediction.of(found))
+            answered = MixturePrediction.of(found) if isinstance(found, Answer) else found
+            self._note(program, row, runner, answered)
         return [*left.values()]
 
     def _measure_one(self, program: MeasuredProgram, row: dspy.Example) -> bool:

@@ -17,13 +17,7 @@ from numpy.typing import NDArray
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.scope import CallFacts, call_scope
 from moa_dspy.calls.timeout import in_threads
-from moa_dspy.errors import (
-    BudgetReachedError,
-    MetricError,
-    MoaError,
-    StudyError,
-    UnknownCallError,
-)
+from moa_dspy.errors import BudgetReachedError, MetricError, MoaError, StudyError, UnknownCallError
 from moa_dspy.judges.base import Judgement, as_judgement, texts_of
 from moa_dspy.optimize.early_facts import Cost, check_readable
 from moa_dspy.optimize.judge_facts import (

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from moa_dspy.architecture import COMBINES, Architecture, sorted_names
+from moa_dspy.architecture import COMBINES, Architecture
 from moa_dspy.errors import ArchitectureError, StudyError
 from moa_dspy.files import unknown
 from moa_dspy.optimize.space.rules import (
@@ -172,7 +172,8 @@ def suggest_layered(
     asks_for_prompt = combine == "synthesize" and space.prompts
     prompt = prompt_of(one_of(trial, "prompt", space.prompts)) if asks_for_prompt else None
     read = order_of(order, layers[-1], read_by)
-    return Architecture(sorted_names(layers), aggregator, combine, read, prompt).canonical
+    seated = tuple(tuple(sorted(layer)) for layer in layers)
+    return Architecture(seated, aggregator, combine, read, prompt).canonical
 
 
 def _aggregator_key(space: SearchSpace, combine: str) -> str:
@@ -202,11 +203,9 @@ def _fewest(space: SearchSpace, name: str, number: int) -> int:
 
 def params_of_layered(space: SearchSpace, architecture: Architecture) -> Params | None:
     """Return the choices that ``suggest_layered`` turns into ``architecture``; None if none do."""
+    kind: Params = {"depth": architecture.depth, "combine": architecture.combine}
     last = last_step_in(space, architecture)
-    if last is None:
-        return None
-    chosen = {**last, **_flags(space, architecture)}
-    return {"depth": architecture.depth, "combine": architecture.combine, **chosen}
+    return None if last is None else {**kind, **last, **_flags(space, architecture)}
 
 
 def last_step_in(space: SearchSpace, architecture: Architecture) -> Params | None:

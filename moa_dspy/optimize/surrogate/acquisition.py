@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from moa_dspy.architecture import Architecture, sorted_names
+from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError
 from moa_dspy.optimize.early_facts import COSTS
 from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace
@@ -89,7 +89,8 @@ def _with(
     prompt = one.prompt if combine == "synthesize" else None
     try:
         # With sorted names it is its own canonical form.
-        yield Architecture(sorted_names(layers), who, combine, (), prompt).canonical
+        seated = tuple(tuple(sorted(layer)) for layer in layers)
+        yield Architecture(seated, who, combine, (), prompt).canonical
     except ArchitectureError:
         return
 

@@ -36,7 +36,6 @@ from moa_dspy.errors import StoreError
 from moa_dspy.files import version
 from moa_dspy.layers import SEAT_MARK, is_traced, rollout
 from moa_dspy.prediction import Response, render
-from moa_dspy.seats import Seats
 from moa_dspy.telemetry import is_traced_outside
 from moa_dspy.waves import Question, counted_in_time
 
@@ -86,7 +85,7 @@ class KeptAnswers:
     def answered(
         self,
         questions: Sequence[Question],
-        seats: Seats,
+        seats: tuple[Any, Any],
         ask_all: AskAll,
         log: Sequence[CallFacts],
         *,
@@ -96,15 +95,16 @@ class KeptAnswers:
 
         Args:
             questions: That may be asked at once.
-            seats: Of the mixture.
+            seats: Pool and adapter of the mixture.
             ask_all: Asks for what is not kept.
             log: Of the current scope, to which ``ask_all`` adds the calls in order.
             is_alone: Whether nothing but the mixture runs, no larger program of the user's.
         """
-        if self.opened(seats.pool, is_alone=is_alone) is None:
+        pool, adapter = seats
+        if self.opened(pool, is_alone=is_alone) is None:
             return ask_all(questions)
-        keys = self._keys(questions, seats.pool, seats.adapter)
-        found = self._found(questions, keys, seats.pool)
+        keys = self._keys(questions, pool, adapter)
+        found = self._found(questions, keys, pool)
         if rest := [place for place, response in enumerate(found) if response is None]:
             n_before = len(log)
             responses = ask_all([questions[place] for place in rest])
@@ -113,12 +113,12 @@ class KeptAnswers:
                 found[place] = response
         return [response for response in found if response is not None]
 
-    def read(self, questions: Sequence[Question], seats: Seats) -> list[Response | None]:
+    def read(self, questions: Sequence[Question], seats: tuple[Any, Any]) -> list[Response | None]:
         """Return the responses that are kept, in the questions' order; of others None."""
-        if not questions or self.opened(seats.pool) is None:
+        pool, adapter = seats
+        if not questions or self.opened(pool) is None:
             return [None] * len(questions)
-        keys = self._keys(questions, seats.pool, seats.adapter)
-        return self._found(questions, keys, seats.pool)
+        return self._found(questions, self._keys(questions, pool, adapter), pool)
 
     def flush(self) -> None:
         """Write what waits to be written."""

@@ -101,7 +101,7 @@ class NodeCache:
         """Remember the responses that are kept to questions, each at its place."""
         new = {(q.node, place): q for place, q in wanted if self.get(q, place) is None}
         with call_scope(table=self.table):
-            responses = self.kept.read([*new.values()], seats)
+            responses = self.kept.read([*new.values()], (seats.pool, seats.adapter))
         with self._lock:
             for (node, place), response in zip(new, responses, strict=True):
                 if response is not None:
@@ -192,7 +192,10 @@ class NodeRunner:
             # A scope of its own: what seats ask is counted by their responses.
             with call_scope(example=self.example, table=self.node_cache.table) as scope:
                 ask, kept = partial(self._asked, seats=seats, log=scope.log), self.node_cache.kept
-                responses = kept.answered(new, seats, ask, scope.log, is_alone=place is None)
+                pool_and_adapter = (seats.pool, seats.adapter)
+                responses = kept.answered(
+                    new, pool_and_adapter, ask, scope.log, is_alone=place is None
+                )
             self.is_reused &= _is_reused(scope.log)
             self.node_cache.put(where, new, responses)
             known |= {q.node: r for q, r in zip(new, responses, strict=True)}

@@ -135,6 +135,28 @@ def test_calls_are_counted_as_reused_with_what_they_cost(place: Path) -> None:
     assert (spent.made, spent.reused, n_asked) == (0, 24, 0)
 
 
+@pytest.mark.parametrize("text", ["a + b > c > synthesize(b)", "a + b + c > vote(a)", "b"])
+def test_rows_of_a_block_that_are_kept_are_read_and_the_others_asked(
+    place: Path, text: str
+) -> None:
+    rows, found = rows_of("val", 12), []
+    kept, every = rows[2::3], rows  # 4 of 12, between others
+    for part in (kept, every, every):
+        pool = pool_over(place)
+        mixture = MixtureOfAgents("question -> answer", "a", pool=pool, adapter=PlainChat())
+        runner = Evaluator(mixture, METRICS["answer_match"], 1)
+        outcomes = runner.measure(Architecture.parse(text), part)
+        spent = pool.calls.ledger.spending
+        asked = sum(one.calls for one in outcomes)
+        assert runner.node_cache.table.rows == {"": len(part)}
+        assert spent.made + spent.reused == asked
+        found.append((outcomes, asked, spent.made))
+    (first, n_first, _), (second, n, made), (third, _, made_again) = found
+    assert second[2::3] == first
+    assert third == second
+    assert (made, made_again) == (n - n_first, 0)
+
+
 class Taste(pydantic.BaseModel):
     """A type of the user's."""
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from moa_dspy.architecture import Architecture
 from moa_dspy.diversity import DiversityMetric
 from moa_dspy.optimize.evaluate import Evaluator
-from moa_dspy.optimize.nodes import Outcome, scores
+from moa_dspy.optimize.metric import Outcome, scores
 from moa_dspy.optimize.objectives import (
     DiversityObjective,
     MeasuredArchitecture,

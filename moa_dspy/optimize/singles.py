@@ -33,7 +33,7 @@ from moa_dspy.optimize.evaluate import Evaluator, NamedPrompts, Student
 from moa_dspy.optimize.forecast import StudyPlan, estimated
 from moa_dspy.optimize.judge_facts import JudgeFacts
 from moa_dspy.optimize.judging import Judging
-from moa_dspy.optimize.nodes import Outcome, means, scores
+from moa_dspy.optimize.metric import Outcome, means, scores
 from moa_dspy.optimize.objectives import mean_distances, names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.played import tokens_beyond_val

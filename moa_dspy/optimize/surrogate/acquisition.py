@@ -88,7 +88,9 @@ def _with(
     who = last.get("aggregator", one.aggregator) if combine != "vote" else None
     prompt = one.prompt if combine == "synthesize" else None
     try:
-        yield Architecture(layers, who, combine, (), prompt).canonical
+        # With sorted names it is its own canonical form.
+        seated = tuple(tuple(sorted(layer)) for layer in layers)
+        yield Architecture(seated, who, combine, (), prompt).canonical
     except ArchitectureError:
         return
 

@@ -90,9 +90,9 @@ def test_a_stopped_arm_has_scores_up_to_its_stop() -> None:
 
 
 def test_rows_of_other_splits_cost_what_their_length_says() -> None:
-    def rows(name: str, text: str) -> list[dspy.Example]:
+    def rows(name: str, text: str) -> tuple[dspy.Example, ...]:
         made = dspy.Example(question=f"{text} {name}", answer="1", id=name)
-        return [made.with_inputs("question")]
+        return (made.with_inputs("question"),)
 
     short, long = "One?", "Two words more than that, or three?"
     found = tokens_beyond_val(Splits(rows("x", short), rows("y", short), rows("z", long)))

@@ -48,7 +48,7 @@ LABELS: Final = {
     "random": "Best of as many random architectures",
     "oracle": "Oracle: best agent of each question",
 }
-"""What the rows of a comparison are called on a page."""
+"""Names of the rows of a comparison on a page."""
 
 
 def read_run(folder: Path) -> tuple[StudyResult, StudyAnswers]:

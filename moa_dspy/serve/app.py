@@ -162,7 +162,7 @@ class ServerApp:
     async def _streamed(
         self, request: Request, shape: _Shape, answering: Answering, body: dict[str, Any]
     ) -> Response:
-        """Return a response whose headers wait for the proposers: then it is known who answered."""
+        """Return a response whose headers wait for the proposers, as they tell which answered."""
         events = answering.events()
         begun: list[tuple[int, Any]] = []
 
@@ -311,7 +311,7 @@ def create_app(
 
     Args:
         catalogue: The models.
-        keys: Who may ask; None is everyone, for loopback only.
+        keys: Clients need one of them; None lets every client ask, for loopback only.
         limits: Of sizes, times, places and money.
         has_content_log: Whether prompts are logged.
 

@@ -172,7 +172,7 @@ def verdict(
 
 
 COST_WORDS: Final[Mapping[str, str]] = {"usd": "price", "calls": "calls", "seconds": "time"}
-"""What a question may cost, and the word for it."""
+"""The costs of a question, and the word for each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,7 @@ class Planner:
     """Plans the answer to one question; asks nothing itself.
 
     Attributes:
-        architecture: Who sits where.
+        architecture: Gives the agents of every seat.
         proposers: The module of every seat, layer by layer.
         aggregator: The module of the last step, if it asks a model.
         analyst: The module that compares the references before the last step is written.

@@ -298,6 +298,7 @@ def make_result(
     stopped_by: str | None,
     notes: tuple[str, ...],
     prompts: tuple[dict[str, Any], ...],
+    for_less: TrialRecord | None = None,
     judge: JudgeFacts | None = None,
 ) -> StudyResult:
     """Return all that was found, as plain data.
@@ -314,6 +315,7 @@ def make_result(
         stopped_by: The budget that ended the trials, or None.
         notes: On the tuning of prompts.
         prompts: Every prompt that was tried.
+        for_less: See ``cheapest_as_good``.
         judge: On the judge, where there is one.
     """
     options, records = builder.options, builder.records
@@ -325,6 +327,7 @@ def make_result(
         cost_verdict=compared.cost_verdict,
         front_verdicts=compared.front_verdicts,
         savings=compared.savings,
+        for_less=None if for_less is None else for_less.architecture,
         val=compared.val,
         test=compared.test,
         differences=compared.differences,

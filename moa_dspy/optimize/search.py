@@ -19,10 +19,7 @@ from moa_dspy.data.splits import Splits, make_splits
 from moa_dspy.diversity.base import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, StudyError
 from moa_dspy.optimize.answers import StudyAnswers, study_answers
-from moa_dspy.optimize.comparison import (
-    Baseline,
-    compare_on_test,
-)
+from moa_dspy.optimize.comparison import Baseline, compare_on_test
 from moa_dspy.optimize.conclusion import (
     CrossFittedPick,
     cross_fitted,
@@ -32,12 +29,13 @@ from moa_dspy.optimize.conclusion import (
     make_result,
     recommended_of,
 )
-from moa_dspy.optimize.early_facts import Cost, EarlyFacts
+from moa_dspy.optimize.early_facts import COSTS, Cost, EarlyFacts
 from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, WorkerPool
 from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.live_view import LiveProgress, each_warning_once
 from moa_dspy.optimize.metric import JudgeOptions, PreferenceMetric
 from moa_dspy.optimize.nodes import NodeCache
+from moa_dspy.optimize.objectives import cheapest_as_good, names_of
 from moa_dspy.optimize.options import (
     SearchOptions,
     TrialCallback,
@@ -305,13 +303,17 @@ def run_search(
     phases, choice = loop.run(ends_on_interrupt=ends_on_interrupt), loop.choose()
     random = loop.measure_random_baseline(phases[-1])
     best = loop.best_single()
-    front = front_of(loop.builder, choice)
+    front, for_less = front_of(loop.builder, choice), _for_less(loop, choice)
     held = cross_fitted(loop.builder.evidence(), seed=options.seed)
     with spending_under(ledger):
-        compared = _compared(options, splits, progress, loop, choice, best, random, front, held)
+        # First what val chose for its cost: of a long front not all are measured on test.
+        tested = list(dict.fromkeys([*filter(None, [for_less]), *front]))
+        compared = _compared(options, splits, progress, loop, choice, best, random, tested, held)
     recommended = recommended_of(choice, compared, best)
     spent = ledger.spending.since(before, seconds=time.monotonic() - started)
-    result = _result(loop, choice, compared, recommended, judging, front, held, early, spent)
+    result = _result(
+        loop, choice, compared, recommended, judging, front, for_less, held, early, spent
+    )
     program = make_program(evaluator, recommended, loop.trials.records)
     answers = study_answers(evaluator, splits.test, result, singles, options.diversity)
     return SearchOutcome(program, result, loop.trials.study, phases, answers)
@@ -324,6 +326,7 @@ def _result(
     recommended: Architecture,
     judging: Judging | None,
     front: Sequence[TrialRecord],
+    for_less: TrialRecord | None,
     held: CrossFittedPick | None,
     early: EarlyFacts,
     spent: Spending,
@@ -338,6 +341,7 @@ def _result(
         recommended,
         held=held,
         front=front,
+        for_less=for_less,
         early=early,
         spent=spent,
         stopped_by=loop.stopped_by or loop.singles.stopped_by,
@@ -345,6 +349,17 @@ def _result(
         prompts=loop.joint.to_json(loop.trials.records),
         judge=judge,
     )
+
+
+def _for_less(loop: TrialLoop, choice: Choice) -> TrialRecord | None:
+    """Return the cheapest trial that is no worse than the pick, where a cost was asked about."""
+    options = loop.options
+    named = names_of(options.objectives)
+    costs = (n for n in COSTS if n in named or getattr(options.limits, n) is not None)
+    if (cost := next(costs, None)) is None:
+        return None
+    evidence, records = loop.builder.evidence(), loop.trials.records
+    return cheapest_as_good(evidence, choice, records, cost=cost, min_gain=options.min_gain)
 
 
 def _compared(

@@ -27,7 +27,7 @@ from moa_dspy.optimize.selection import (
 )
 from moa_dspy.optimize.space.programs import read_architecture
 from moa_dspy.optimize.votes.smoothing import PSEUDO_ROWS
-from moa_dspy.optimize.votes.weights import Stop, stop_early
+from moa_dspy.optimize.votes.weights import StopRule, stop_early
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,7 +349,7 @@ NEGLIGIBLE: Final = 1 / 6
 
 
 def stopping_vote(
-    evidence: Evidence, vote: Architecture, stops: Sequence[Stop], *, min_gain: float
+    evidence: Evidence, vote: Architecture, stops: Sequence[StopRule], *, min_gain: float
 ) -> Architecture | None:
     """Return the vote with the rule by which it asks fewest and loses next to nothing.
 

@@ -303,17 +303,13 @@ def run_search(
     phases, choice = loop.run(ends_on_interrupt=ends_on_interrupt), loop.choose()
     random = loop.measure_random_baseline(phases[-1])
     best = loop.best_single()
-    front, for_less = front_of(loop.builder, choice), _for_less(loop, choice)
+    fronts = front_of(loop.builder, choice), _for_less(loop, choice)
     held = cross_fitted(loop.builder.evidence(), seed=options.seed)
     with spending_under(ledger):
-        # First what val chose for its cost: of a long front not all are measured on test.
-        tested = list(dict.fromkeys([*filter(None, [for_less]), *front]))
-        compared = _compared(options, splits, progress, loop, choice, best, random, tested, held)
+        compared = _compared(options, splits, progress, loop, choice, best, random, fronts, held)
     recommended = recommended_of(choice, compared, best)
     spent = ledger.spending.since(before, seconds=time.monotonic() - started)
-    result = _result(
-        loop, choice, compared, recommended, judging, front, for_less, held, early, spent
-    )
+    result = _result(loop, choice, compared, recommended, judging, fronts, held, early, spent)
     program = make_program(evaluator, recommended, loop.trials.records)
     answers = study_answers(evaluator, splits.test, result, singles, options.diversity)
     return SearchOutcome(program, result, loop.trials.study, phases, answers)
@@ -325,8 +321,7 @@ def _result(
     compared: ComparedSystems,
     recommended: Architecture,
     judging: Judging | None,
-    front: Sequence[TrialRecord],
-    for_less: TrialRecord | None,
+    fronts: tuple[Sequence[TrialRecord], TrialRecord | None],
     held: CrossFittedPick | None,
     early: EarlyFacts,
     spent: Spending,
@@ -340,8 +335,8 @@ def _result(
         compared,
         recommended,
         held=held,
-        front=front,
-        for_less=for_less,
+        front=fronts[0],
+        for_less=fronts[1],
         early=early,
         spent=spent,
         stopped_by=loop.stopped_by or loop.singles.stopped_by,
@@ -370,10 +365,13 @@ def _compared(
     choice: Choice,
     best: Architecture,
     random: Baseline,
-    front: Sequence[TrialRecord],
+    fronts: tuple[Sequence[TrialRecord], TrialRecord | None],
     held: CrossFittedPick | None,
 ) -> ComparedSystems:
-    """Measure the pick, the baselines and the Pareto front on the test rows, once."""
+    """Measure the pick, the baselines and the Pareto front on the test rows, once.
+
+    Of the front what val chose for its cost comes first: of a long one not all are measured.
+    """
     ranking = loop.singles.ranking
     on_val = None if held is None else (held.pick.tolist(), held.single.tolist())
     rows = loop.baselines(choice.picked, best, random)
@@ -381,7 +379,8 @@ def _compared(
     wanted = [(named | set(map(Architecture.single, ranking)), splits.test), (named, splits.val)]
     progress.show("test", work=StageWork.of_unknown(loop.evaluator.knows, wanted))
     asks = (loop.evaluator, splits, progress, rows, ranking, loop.may_announce)
-    return compare_on_test(options, *asks, front, on_val)
+    tested = list(dict.fromkeys([*filter(None, fronts[1:]), *fronts[0]]))
+    return compare_on_test(options, *asks, tested, on_val)
 
 
 def judging_of(options: SearchOptions, splits: Splits | None = None) -> Judging | None:

@@ -22,7 +22,7 @@ from moa_dspy.optimize.votes.smoothing import PSEUDO_ROWS, SmoothedVotes, smooth
 from moa_dspy.optimize.votes.weights import (
     N_PARTITIONS,
     CrossFittedVotes,
-    Stop,
+    StopRule,
     VoteWeights,
     cross_fit,
     stop_early,
@@ -146,7 +146,7 @@ class Evidence:
         return replace(self, smoothed=smoothed, ways=ways)
 
 
-Gain: TypeAlias = tuple[float, float, float]
+VoteGain: TypeAlias = tuple[float, float, float]
 """A gain, its error, and how many errors are taken off."""
 Key: TypeAlias = tuple[str, ...] | Architecture
 """Different agents that vote, or one alone, by name; all else by its architecture."""
@@ -287,12 +287,12 @@ class _Votes:
         fair = [key for key in self.places if isinstance(key, tuple) and key in allowed]
         return max(fair, key=lambda key: (means[self.places[key]], -len(key)), default=None)
 
-    def gains(self, incumbent: Key) -> dict[Key, Gain]:
+    def gains(self, incumbent: Key) -> dict[Key, VoteGain]:
         """Return the gain over ``incumbent`` of every vote that is known.
 
         Two votes are compared in one way: both cross-fitted, or both on all rows.
         """
-        found: dict[Key, Gain] = {}
+        found: dict[Key, VoteGain] = {}
         if isinstance(incumbent, tuple) and incumbent in self.layers:
             assert self._smoothed is not None  # it has the layers
             told = zip(self.layers, *self._smoothed.gains(self.layers[incumbent]), strict=True)
@@ -357,7 +357,7 @@ def choose(
     return Choice(options[0].architecture, incumbent, tuple(options), evidence.ranking)
 
 
-def gains_over(evidence: Evidence, incumbent: Key, *, pseudo: int) -> dict[Key, Gain]:
+def gains_over(evidence: Evidence, incumbent: Key, *, pseudo: int) -> dict[Key, VoteGain]:
     """Return gains of votes over ``incumbent``; of one that stops, with what stopping adds."""
     gains = _Votes(evidence).gains(incumbent)
     for vote in (m.architecture for m in evidence.measured if stops_early(m.architecture)):
@@ -365,7 +365,7 @@ def gains_over(evidence: Evidence, incumbent: Key, *, pseudo: int) -> dict[Key, 
         if whole is None or evidence.ballots is None:
             continue
         gain, error, caution = whole
-        stop: Stop = ("agree", vote.agree) if vote.agree else ("lead", vote.lead or 0)
+        stop: StopRule = ("agree", vote.agree) if vote.agree else ("lead", vote.lead or 0)
         read = [vote.layers[-1][seat] for seat in vote.reading]
         read.sort(key=(vote.aggregator or read[0]).__ne__)
         asked, columns = (read, [stop]), max(1, pseudo // COLUMNS_SHARE)

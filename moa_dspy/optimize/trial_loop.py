@@ -37,7 +37,7 @@ from moa_dspy.optimize.space.rules import told_apart
 from moa_dspy.optimize.surrogate.acquisition import Prices
 from moa_dspy.optimize.surrogate.gp import Traits
 from moa_dspy.optimize.trials import Proposal, Trials
-from moa_dspy.optimize.votes.weights import Stop
+from moa_dspy.optimize.votes.weights import StopRule
 
 STOPPED: Final = "A callback called study.stop()."
 INTERRUPTED: Final = "It was interrupted."
@@ -376,8 +376,8 @@ class TrialLoop:
         if not any(n in named or getattr(options.limits, n) is not None for n in COSTS):
             return
         # Of rules that ask as few, the most cautious.
-        stops: list[Stop] = [("lead", share) for share in sorted(space.lead, reverse=True)]
-        stops += [("agree", n) for n in sorted(space.agree, reverse=True)]
+        stops: list[StopRule] = [("lead", share) for share in sorted(space.lead, reverse=True)]
+        stops.extend(("agree", n) for n in sorted(space.agree, reverse=True))
         whole = (one for one in votes if one.combine == "vote" and one.chooses_among_singles)
         for vote in islice(whole, N_VOTES):
             found = stopping_vote(evidence, vote, stops, min_gain=options.min_gain)

@@ -316,7 +316,7 @@ def _counted(
     return recorded, won.reshape(len(outside), n_each).mean(1)
 
 
-Stop: TypeAlias = tuple[Literal["agree", "lead"], float]
+StopRule: TypeAlias = tuple[Literal["agree", "lead"], float]
 """When a vote may stop before it is decided: see ``Architecture.agree`` and ``lead``."""
 
 
@@ -333,7 +333,7 @@ class StoppedVotes:
             answers, of which redrawing keeps its share.
     """
 
-    stops: tuple[Stop, ...]
+    stops: tuple[StopRule, ...]
     calls: NDArray[np.float64]
     exact_calls: float
     gains: NDArray[np.float64]
@@ -347,7 +347,7 @@ STOPPED_COLUMNS: Final = 24_000
 def stop_early(
     ballots: Ballots,
     members: Sequence[str],
-    stops: Sequence[Stop],
+    stops: Sequence[StopRule],
     weights: Mapping[str, float],
     *,
     seed: int,
@@ -390,7 +390,7 @@ def stopped_scores(
     scores: NDArray[np.float64],
     weights: NDArray[np.float64],
     first: Sequence[int],
-    stops: Sequence[Stop],
+    stops: Sequence[StopRule],
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     """Return scores and members asked by each rule, (rules, columns), and of the whole vote last.
 

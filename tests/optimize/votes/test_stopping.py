@@ -13,18 +13,18 @@ from moa_dspy.optimize.objectives import cheapest_as_good, stopping_vote
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import CandidateScores, Choice, Evidence, architecture_of
 from moa_dspy.optimize.votes import Ballots
-from moa_dspy.optimize.votes.weights import Stop, stop_early, stopped_scores
+from moa_dspy.optimize.votes.weights import StopRule, stop_early, stopped_scores
 from moa_dspy.waves import Waves
 from tests.optimize.votes.worlds import world
 
-LEADS: tuple[Stop, ...] = tuple(("lead", share) for share in (0.25, 0.5, 0.75))
+LEADS: tuple[StopRule, ...] = tuple(("lead", share) for share in (0.25, 0.5, 0.75))
 
 
 def test_three_right_of_five_by_hand() -> None:
     # Three rows of five members: all say 0; the first two differ; the first is alone.
     codes = np.array([[0, 0, 1], [0, 1, 0], [0, 0, 0], [0, 1, 0], [0, 1, 0]], np.int16)
     scores = (codes == 0).astype(float)
-    stops: list[Stop] = [("lead", 0.2), ("lead", 0.5), ("agree", 2)]
+    stops: list[StopRule] = [("lead", 0.2), ("lead", 0.5), ("agree", 2)]
     won, asked = stopped_scores(codes, scores, np.ones(5), [0, 1, 2, 3, 4], stops)
     # A fifth: one leads by 1 of 4. A half: two by 2 of 3; after 1 : 1 one by 1 of 2.
     assert asked[:3].tolist() == [[1, 1, 1], [2, 3, 3], [2, 5, 4]]
@@ -68,7 +68,7 @@ def fifths(n_rows: int = 60) -> Ballots:
     codes = np.zeros((5, n_rows), np.int16)
     for agent in range(5):
         codes[agent, agent::5] = 1
-    return Ballots(tuple("abcde"), codes, 1.0 - codes)
+    return Ballots(tuple("abcde"), codes, (codes == 0).astype(np.float64))
 
 
 def evidence_of(ballots: Ballots, *more: CandidateScores) -> Evidence:
@@ -91,7 +91,7 @@ def evidence_of(ballots: Ballots, *more: CandidateScores) -> Evidence:
 def test_where_nothing_is_lost_the_fewest_are_asked() -> None:
     evidence = evidence_of(fifths())
     vote = architecture_of(tuple("abcde"), evidence.ranking)
-    stops: list[Stop] = [("lead", 0.6), ("lead", 0.5), ("agree", 2)]
+    stops: list[StopRule] = [("lead", 0.6), ("lead", 0.5), ("agree", 2)]
     # Wrong answers are never shared, so two of one answer are right. A lead of a half asks two,
     # and a third where they differ; the others go on to two more.
     found = stopping_vote(evidence, vote, stops, min_gain=0.03)
@@ -114,7 +114,7 @@ def test_a_rule_that_loses_is_not_admitted() -> None:
 
 def test_larger_groups_and_leads_lose_less_and_ask_more() -> None:
     ballots = world(9, 200, seed=3)
-    stops: list[Stop] = [("agree", 2), ("agree", 3), ("agree", 4), *LEADS]
+    stops: list[StopRule] = [("agree", 2), ("agree", 3), ("agree", 4), *LEADS]
     found = stop_early(ballots, ballots.agents, stops, {}, seed=0)
     assert list(found.calls[:3]) == sorted(found.calls[:3])
     assert list(found.calls[3:]) == sorted(found.calls[3:])

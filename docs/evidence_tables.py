@@ -88,7 +88,7 @@ def pays() -> str:
             _points(run["test"]["oracle"]),
             _gap(run["differences"].get("best_single")),
             _number(run["test"]["pick"]["calls"], "{:.1f}"),
-            OUTCOMES[run["verdict"]["kind"]],
+            f"{OUTCOMES[run['verdict']['kind']]}: {_gap(run['verdict']['interval'])}",
         ]
         for run in votes()
     ]
@@ -224,18 +224,6 @@ def finding_out() -> str:
     return _table(heads, lines)
 
 
-def cut_votes() -> str:
-    """Return which sizes of the studies of votes were run."""
-    sizes = runpy.run_path(str(ROOT / "optimize/votes.py"))["SIZES"]
-    done = {(run["study"], run["val"]) for run in votes()}
-    heads = ["pool", *(f"{n} questions looked at" for n in sizes)]
-    lines = [
-        [title, *("run" if (study, n) in done else "not run" for n in sizes)]
-        for study, title in POOLS.items()
-    ]
-    return _table(heads, lines)
-
-
 def both_kinds() -> str:
     """Return wins and a loss side by side, for the first page."""
     heads = ["study", "best single model", "the search returns", "difference", "price"]
@@ -256,7 +244,6 @@ def both_kinds() -> str:
         )
     note = (
         "Scores on questions that the search never saw; differences in points, with 90 % intervals."
-        "\nThose of the recorded votes are the verdict's, which counts the questions of val too."
     )
     return f"{_table(heads, lines)}\n{note}\n"
 
@@ -284,7 +271,6 @@ def _share(value: float | None, *, unknown: str) -> str:
 
 TABLES: dict[str, Callable[[], str]] = _MODELS["TABLES"] | {
     "both_kinds": both_kinds,
-    "cut_votes": cut_votes,
     "finding_out": finding_out,
     "losses": losses,
     "money": money,

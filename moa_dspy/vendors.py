@@ -1,4 +1,4 @@
-"""Facts about endpoints and vendors: gateways, reasoning models, list prices, ends of replies."""
+"""Facts about endpoints and vendors: gateways, reasoning models, prices, ends, errors in words."""
 
 from __future__ import annotations
 
@@ -203,3 +203,50 @@ def _with_cached(data: dict[str, Any]) -> dict[str, Any]:
     apart = [usage.get(name) for name in _CACHED]
     whole = prompt + sum(n for n in apart if isinstance(n, int))
     return {**data, "usage": {**usage, "input_tokens": whole}}
+
+
+_LONGEST_WORDS: Final = 500
+_WORDS: Final = (
+    *("message", "Message", "detail", "msg", "error_description", "error", "errors", "title"),
+    *("description", "reason"),
+)
+"""Fields in which servers say what is wrong, those that say most first."""
+_MARKUP: Final = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^<>]*>", re.DOTALL | re.IGNORECASE)
+
+
+def server_words(body: str) -> dict[str, Any]:
+    """Return what a server says is wrong: its ``message`` in one line, "" where it says nothing.
+
+    Beside it stand ``code``, ``type`` and ``param``, where it names them. OpenAI, vLLM, FastAPI,
+    Ollama, LM Studio, llama.cpp, Anthropic, Gemini and gateways each have a shape of their own;
+    of a page, its text is taken.
+    """
+    try:
+        data = json.loads(body)
+    except ValueError:
+        return {"message": _one_line(_MARKUP.sub(" ", body) if "<" in body else body)}
+    if isinstance(data, list) and data and isinstance(data[0], Mapping):
+        data = data[0]
+    inner = data.get("error") if isinstance(data, Mapping) else None
+    source = inner if isinstance(inner, Mapping) else data
+    if not isinstance(source, Mapping):
+        return {"message": _one_line(_said(source))}
+    named = {name: source[name] for name in ("code", "type", "param") if source.get(name)}
+    if isinstance(named.get("code"), int):
+        del named["code"]  # the status again
+    return {**named, "message": _one_line(_said(source))}
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:_LONGEST_WORDS]
+
+
+def _said(value: Any) -> str:
+    """Return the words in a value; what is wrong with a field has its name before it."""
+    if isinstance(value, list | tuple):
+        return "; ".join(filter(None, map(_said, value)))
+    if not isinstance(value, Mapping):
+        return "" if value is None else str(value)
+    found = next((words for name in _WORDS if (words := _said(value.get(name)))), "")
+    place = value.get("loc")
+    return f"{'.'.join(map(str, place))}: {found}" if isinstance(place, list) else found

@@ -10,11 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import dspy
 import pytest
 from pydantic import BaseModel
 
-from moa_dspy.adapters import PlainChat
 from moa_dspy.agent import Agent
 from moa_dspy.architecture import COMBINES
 from moa_dspy.optimize import study_file
@@ -68,15 +66,6 @@ def test_python_of_the_readme_runs(number: int, monkeypatch: pytest.MonkeyPatch)
     blocks = re.findall(r"```python\n(.*?)```", text_of("README.md"), re.DOTALL)
     assert len(blocks) == 3
     exec(compile(blocks[number], f"README.md block {number}", "exec"), {})
-
-
-def test_python_of_the_combiners_runs() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", text_of("docs/combiners.md"), re.DOTALL)
-    assert len(blocks) == 8
-    known: dict[str, Any] = {}
-    with dspy.context(adapter=PlainChat()):
-        for number, block in enumerate(blocks):
-            exec(compile(block, f"docs/combiners.md block {number}", "exec"), known)
 
 
 def test_every_combiner_has_an_example() -> None:

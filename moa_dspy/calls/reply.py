@@ -11,6 +11,8 @@ answer by these rules, so that a text which only mentions a tag stays as it is:
 * a closing tag without an opening one, as chat templates cause that open the thought
   themselves, ends a thought if it is not quoted, not in a code block, and either begins its
   line or follows the text before it without a space.
+  In a stream it can be told in time only where the reply has fields, whose beginning is waited
+  for, or where the model is known for it.
 * channels (``<|channel|>analysis<|message|>...``) count where the reply begins: ``final`` is
   the answer, every other one a thought.
 
@@ -66,6 +68,9 @@ _BEGINNINGS: Final = (
 )
 REFUSAL: Final = "refusal"
 """Field of a message, and of the event that ends a stream, with what the model will not do."""
+_MARKER: Final = re.compile(r"\[\[ ## \w+ ## \]\]")
+_XML_FIELD: Final = re.compile(r"<(\w+)>\\n\{\w+\}")
+_BRACE: Final = re.compile(r"\{")
 _QUOTES: Final = "`'\"\u201c\u201d\u2018\u2019«»([{"
 
 
@@ -144,16 +149,32 @@ def _may_begin(text: str) -> bool:
 
 
 def _split_unopened(text: str, request: str, is_whole: bool, is_opened: bool) -> SplitReply:
-    if is_whole or is_opened:
-        for tag in _CLOSING.finditer(text):
+    field = None if is_whole or is_opened else _field_pattern(request)
+    begun = None if field is None else field.search(text)
+    if is_whole or is_opened or field is not None:
+        for tag in _CLOSING.finditer(text, 0, len(text) if begun is None else begun.start()):
             if not is_whole and tag.end() == len(text):
                 break  # What follows may be a quotation mark.
             if _ends_thought(text, tag, request):
                 thought, answer = text[: tag.start()].strip(), text[tag.end() :].lstrip()
                 return SplitReply(thought, answer, is_settled=bool(answer), is_unopened=True)
-    if is_opened and not is_whole:
+    if not is_whole and (is_opened or (field is not None and begun is None)):
         return SplitReply("", "", is_settled=False)
     return SplitReply("", text)
+
+
+def _field_pattern(request: str) -> re.Pattern[str] | None:
+    """Return what begins the first output field of an answer, or None where the text is all of it.
+
+    What comes before it is shown to no reader of fields, so a stream loses nothing if that part
+    waits until it is known to be a thought or not.
+    """
+    if "[[ ## completed ## ]]" in request:
+        return _MARKER
+    names = [name for name in _XML_FIELD.findall(request) if f"{{{name}}}" in request]
+    if names:
+        return re.compile("|".join(f"<{re.escape(name)}>" for name in dict.fromkeys(names)))
+    return _BRACE if "Outputs will be a JSON object" in request else None
 
 
 def _ends_thought(text: str, tag: re.Match[str], request: str) -> bool:
@@ -333,51 +354,6 @@ def _first_choice(reply: Any) -> Mapping[str, Any]:
 
 _IMPOSSIBLE: Final = -9999.0
 """Log-probability of a token that has probability 0, as vLLM writes it."""
-_LONGEST_WORDS: Final = 500
-_WORDS: Final = (
-    *("message", "Message", "detail", "msg", "error_description", "error", "errors", "title"),
-    *("description", "reason"),
-)
-"""Fields in which servers say what is wrong, those that say most first."""
-_MARKUP: Final = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^<>]*>", re.DOTALL | re.IGNORECASE)
-
-
-def server_words(body: str) -> dict[str, Any]:
-    """Return what a server says is wrong: its ``message`` in one line, "" where it says nothing.
-
-    Beside it stand ``code``, ``type`` and ``param``, where it names them. OpenAI, vLLM, FastAPI,
-    Ollama, LM Studio, llama.cpp, Anthropic, Gemini and gateways each have a shape of their own;
-    of a page, its text is taken.
-    """
-    try:
-        data = json.loads(body)
-    except ValueError:
-        return {"message": _one_line(_MARKUP.sub(" ", body) if "<" in body else body)}
-    if isinstance(data, list) and data and isinstance(data[0], Mapping):
-        data = data[0]
-    inner = data.get("error") if isinstance(data, Mapping) else None
-    source = inner if isinstance(inner, Mapping) else data
-    if not isinstance(source, Mapping):
-        return {"message": _one_line(_said(source))}
-    named = {name: source[name] for name in ("code", "type", "param") if source.get(name)}
-    if isinstance(named.get("code"), int):
-        del named["code"]  # the status again
-    return {**named, "message": _one_line(_said(source))}
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:_LONGEST_WORDS]
-
-
-def _said(value: Any) -> str:
-    """Return the words in a value; what is wrong with a field has its name before it."""
-    if isinstance(value, list | tuple):
-        return "; ".join(filter(None, map(_said, value)))
-    if not isinstance(value, Mapping):
-        return "" if value is None else str(value)
-    found = next((words for name in _WORDS if (words := _said(value.get(name)))), "")
-    place = value.get("loc")
-    return f"{'.'.join(map(str, place))}: {found}" if isinstance(place, list) else found
 
 
 def regular_choices(data: dict[str, Any], kind: str) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from moa_dspy.data.rows import Benchmark, BenchmarkOrigin, check_outputs, read_h
 from moa_dspy.data.splits import (
     Splits,
     find_duplicates,
-    find_overlap,
     fingerprint,
     split_rows,
     without_repeated,
@@ -43,7 +42,6 @@ __all__ = [
     "comparable",
     "fields_read",
     "find_duplicates",
-    "find_overlap",
     "fingerprint",
     "gsm8k_match",
     "is_absent",

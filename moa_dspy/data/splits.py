@@ -57,20 +57,6 @@ def without_repeated(rows: Sequence[dspy.Example], source: str) -> list[dspy.Exa
     return [row for row in rows if str(row.id) not in repeated]
 
 
-def find_overlap(a: Sequence[dspy.Example], b: Sequence[dspy.Example]) -> list[tuple[str, str]]:
-    """Every row of `b` whose question is in `a`, as (id of the first in `a`, id in `b`).
-
-    The same questions count as equal that `Splits` would refuse in two splits.
-
-    Raises:
-        DataError: A row has no inputs set.
-    """
-    firsts: dict[str, str] = {}
-    for key, name in _keys(a):
-        firsts.setdefault(key, name)
-    return [(firsts[key], name) for key, name in _keys(b) if key in firsts]
-
-
 def question_key(example: dspy.Example, place: str) -> str:
     """Return all inputs as one text, without what does not make another question.
 

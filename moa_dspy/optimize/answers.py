@@ -18,9 +18,11 @@ from moa_dspy.calls.scope import CallTable
 from moa_dspy.diversity.base import DiversityMetric
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize.evaluate import Evaluator, Student
+from moa_dspy.optimize.nodes import Outcome
 from moa_dspy.optimize.result import StudyResult
 from moa_dspy.optimize.singles import SingleAgents
 from moa_dspy.optimize.space.programs import read_architecture
+from moa_dspy.presets import TurnByTurn
 
 MOST_TEXT: Final = 2_000_000
 """Bytes of all texts together, so that a report of 500 questions stays a file that can be sent."""
@@ -226,8 +228,15 @@ def _question(row: dspy.Example, cut: _Cut) -> AskedQuestion:
 
 def _fields(values: Mapping[str, Any]) -> str:
     if len(values) == 1:
-        return str(next(iter(values.values())))
-    return "\n".join(f"{name}: {value}" for name, value in values.items())
+        return _shown(next(iter(values.values())))
+    return "\n".join(f"{name}: {_shown(value)}" for name, value in values.items())
+
+
+def _shown(value: Any) -> str:
+    """Return a value as text; of the turns of a conversation each begins with its number."""
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+        return str(value)
+    return "\n".join(f"[{number}] {text}" for number, text in enumerate(value, start=1))
 
 
 def _answers_of(
@@ -247,7 +256,18 @@ def _answers_of(
             continue
         (outcome,) = evaluator.measure(architecture, [row])
         scores.append(round(outcome.score, 6))
-        texts.append(cut(outcome.answer))
+        texts.append(cut(_said(evaluator, architecture, row, outcome)))
         if outcome.failure is not None:
             failures[str(place)] = cut(outcome.failure)
     return SystemAnswers(tuple(names), str(architecture), tuple(scores), tuple(texts), failures)
+
+
+def _said(
+    evaluator: Evaluator, architecture: Architecture, row: dspy.Example, outcome: Outcome
+) -> str:
+    """Return the answer; of a conversation the answers to all turns."""
+    program = Student.of(evaluator.student).program
+    if not isinstance(program, TurnByTurn) or outcome.failure is not None:
+        return outcome.answer
+    # All that it asks was answered when the row was measured.
+    return _shown(evaluator.ask(architecture, row)[program.output_field])

@@ -16,6 +16,7 @@ from io import StringIO
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TextIO, TypeAlias
 
+from moa_dspy.calls.lm.engine import model_under_way
 from moa_dspy.calls.scope import CallCount
 from moa_dspy.optimize.progress import (
     SearchView,
@@ -372,14 +373,18 @@ def frame_html(frame: ViewFrame, *, width: int = 100, height: int = 50) -> str:
 
 
 class _Once(logging.Filter):
-    """Lets every message of a handler through one time."""
+    """Lets every message of a handler through one time for each model that it is about."""
 
     def __init__(self) -> None:
         super().__init__()
         self._seen: set[tuple[str, str]] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the message is new."""
+        """Return whether the message is new; it is given the model's name."""
+        model = model_under_way()
+        if model is not None and not hasattr(record, "model"):
+            record.model = model  # other handlers see the same record
+            record.msg, record.args = f"{model}: {record.getMessage()}", ()
         key = (record.name, record.getMessage())
         is_new = key not in self._seen
         self._seen.add(key)
@@ -388,7 +393,7 @@ class _Once(logging.Filter):
 
 @contextmanager
 def each_warning_once() -> Iterator[None]:
-    """Show what DSPy logs, such as a reply cut at ``max_tokens``, once and not per question."""
+    """Show what DSPy logs, such as a reply cut at ``max_tokens``, once per agent."""
     # One filter per handler: each must pass a message on once.
     filters = [(handler, _Once()) for handler in logging.getLogger("dspy").handlers]
     for handler, once in filters:

@@ -259,7 +259,7 @@ def page_data(result: StudyResult, answers: StudyAnswers) -> dict[str, Any]:
     return {
         "pick": str(result.pick),
         "systems": [
-            [LABELS.get(n, n), row.architecture, row.score, row.low, row.high]
+            [LABELS.get(n, n), row.architecture, row.score, *result.score_interval(row)]
             for n, row in result.test.items()
             if row.score is not None
         ],

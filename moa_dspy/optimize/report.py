@@ -382,7 +382,7 @@ def row_cells(result: StudyResult, name: str) -> dict[str, str]:
         cells["val"] = points(val.score)
     if row is None or row.score is None:
         return cells
-    cells["test"] = points(row.score) + _brackets(row.low, row.high)
+    cells["test"] = points(row.score) + _brackets(*result.score_interval(row))
     cells["difference"] = NONE if name == "pick" else _difference(result.differences.get(name))
     cells["calls"] = NONE if row.calls is None else f"{row.calls:.1f}"
     cells["usd"] = NONE if row.usd is None else amount(1000 * row.usd)

@@ -160,6 +160,16 @@ class StudyResult:
     judge: JudgeFacts | None = None
     for_less: str | None = None
 
+    def score_interval(self, row: SystemScore) -> tuple[float | None, float | None]:
+        """Return the ends of the 95 % interval of a row's score; None where it has none.
+
+        The reference of a judge has none: against itself it has 50 % by definition.
+        """
+        judge = self.judge
+        if judge is not None and judge.picks == "judge" and row.architecture == judge.reference:
+            return None, None
+        return row.low, row.high
+
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; the keys are the command line's ``--json``."""
         return {
@@ -242,7 +252,10 @@ class StudyResult:
             return pd.DataFrame([asdict(trial) for trial in self.trials]).set_index("number")
         if of != "systems":
             raise StudyError(f"`of` must be 'systems' or 'trials', but got {of!r}.")
-        rows = [{**asdict(row), **self._minus(name)} for name, row in self.test.items()]
+        rows = []
+        for name, row in self.test.items():
+            low, high = self.score_interval(row)
+            rows.append({**asdict(row), "low": low, "high": high, **self._minus(name)})
         return pd.DataFrame(rows).set_index("name")
 
     def _minus(self, name: str) -> dict[str, float | None]:
@@ -262,8 +275,9 @@ class StudyResult:
         for name, row in self.test.items():
             found = self.differences.get(name)
             score = "not run" if row.score is None else f"{100 * row.score:.1f} %"
-            if row.score is not None and row.low is not None and row.high is not None:
-                score += f" [{100 * row.low:.1f}, {100 * row.high:.1f}]"
+            low, high = self.score_interval(row)
+            if row.score is not None and low is not None and high is not None:
+                score += f" [{100 * low:.1f}, {100 * high:.1f}]"
             minus = "" if found is None else f"{100 * found.estimate:+.1f}"
             calls = "" if row.calls is None else f"{row.calls:.1f}"
             table.append([name, row.architecture or "", score, minus, calls])

@@ -25,7 +25,7 @@ from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.objectives import names_of, stopping_vote
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork
-from moa_dspy.optimize.prompts.options import PromptSearch
+from moa_dspy.optimize.prompts.joint import JointSearch
 from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.sampler import PerformanceDiversitySampler, make_study
 from moa_dspy.optimize.selection import Choice, Evidence, choose
@@ -111,7 +111,7 @@ class TrialLoop:
     judge: TrialJudge
     trials: Trials
     builder: EvidenceBuilder
-    joint: PromptSearch
+    joint: JointSearch
     shares: BudgetShares
     draws: Iterator[Architecture]
     stopped_by: str | None = None
@@ -124,7 +124,7 @@ class TrialLoop:
         progress: Progress,
         evaluator: Evaluator,
         singles: SingleAgents,
-        joint: PromptSearch,
+        joint: JointSearch,
         judged: Cost | None = None,
         storage: optuna.storages.BaseStorage | None = None,
         *,

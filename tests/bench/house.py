@@ -1,7 +1,9 @@
 """The shape of the library: files, lines, functions, imports, names and docstrings.
 
-    uv run python tests/bench/house.py [--json] [--package DIR]
+    uv run python tests/bench/house.py [--json] [--package DIR] [--walks]
 
+With ``--walks`` it also counts the files that run when a mixture is asked and in a study, see
+``walks.py``; that takes a minute.
 Imports are counted as they are written: those inside functions and under ``TYPE_CHECKING`` too.
 ``tests/test_rooms.py`` holds the library to the limits.
 """
@@ -12,6 +14,7 @@ import argparse
 import ast
 import json
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -215,9 +218,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--package", type=Path, default=PACKAGE)
+    parser.add_argument("--walks", action="store_true")
     asked = parser.parse_args()
     house = measure(asked.package.resolve())
-    print(json.dumps(asdict(house), indent=1) if asked.json else "\n".join(_lines(house)))
+    walked: dict[str, dict[str, Any]] = {}
+    if asked.walks:
+        # A script's own folder is on the path, this checkout is not.
+        sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+        from tests.bench.walks import walks
+
+        walked = walks()
+    if asked.json:
+        print(json.dumps({**asdict(house), **({"walks": walked} if walked else {})}, indent=1))
+        return
+    print("\n".join(_lines(house)))
+    for name, one in walked.items():
+        print(
+            f"{name:>20}: {one['n_files']} files, {one['n_hops']} hops: {', '.join(one['files'])}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The files that a reader passes on two walks through the library.
 
-    uv run python tests/bench/walks.py [--json]
+    uv run python tests/bench/house.py --walks [--json]
 
 ``forward``: a mixture is asked, until a request reaches a server on this machine.
 ``study``: ``moa-dspy optimize optimize/quickstart.toml``, from its first line to the verdict.
@@ -10,15 +10,19 @@ one file into another that was not made before.
 
 from __future__ import annotations
 
-import argparse
+import importlib
 import json
+import pkgutil
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import moa_dspy
@@ -34,22 +38,17 @@ class Walk:
         self.files: dict[str, None] = {}
         self.hops: set[tuple[str, str]] = set()
 
-    def __call__(self, frame: Any, event: str, _: Any) -> None:
+    def __call__(self, frame: FrameType, event: str, _: object) -> None:
         if event != "call" or frame.f_code.co_name == "<module>":
             return
-        if (here := self._file(frame)) is None:
+        if (here := file_of(frame.f_code.co_filename)) is None:
             return
         self.files[here] = None
-        caller = frame.f_back
-        while caller is not None and self._file(caller) is None:
+        caller, before = frame.f_back, None
+        while caller is not None and (before := file_of(caller.f_code.co_filename)) is None:
             caller = caller.f_back
-        if caller is not None and (before := self._file(caller)) not in (None, here):
-            self.hops.add((str(before), here))
-
-    @staticmethod
-    def _file(frame: Any) -> str | None:
-        path = Path(frame.f_code.co_filename)
-        return str(path.relative_to(PACKAGE)) if path.is_relative_to(PACKAGE) else None
+        if before is not None and before != here:
+            self.hops.add((before, here))
 
     @contextmanager
     def walking(self) -> Iterator[None]:
@@ -63,6 +62,14 @@ class Walk:
 
     def shown(self) -> dict[str, Any]:
         return {"n_files": len(self.files), "n_hops": len(self.hops), "files": list(self.files)}
+
+
+@cache  # asked at every call of a function
+def file_of(name: str) -> str | None:
+    """Return a file of the library as seen from there; None for all others."""
+    path = Path(name)
+    is_ours = path.suffix == ".py" and path.is_relative_to(PACKAGE)  # a template has functions too
+    return str(path.relative_to(PACKAGE)) if is_ours else None
 
 
 class _Paris(BaseHTTPRequestHandler):
@@ -111,23 +118,15 @@ def study() -> Walk:
     from moa_dspy.cli import app
 
     walk = Walk()
-    with tempfile.TemporaryDirectory() as folder, walk.walking():
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()), walk.walking():
         app(["optimize", str(STUDY), "--json", "--out", folder], standalone_mode=False)
     return walk
 
 
-def main() -> None:
-    """Print both walks."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    found = {"forward": forward().shown(), "study": study().shown()}
-    if asked.json:
-        print(json.dumps(found, indent=1))
-        return
-    for name, walk in found.items():
-        print(f"{name}: {walk['n_files']} files, {walk['n_hops']} hops: {', '.join(walk['files'])}")
-
-
-if __name__ == "__main__":
-    main()
+def walks() -> dict[str, dict[str, Any]]:
+    """Return both walks: the number of files and of hops, and the files."""
+    for module in pkgutil.walk_packages([str(PACKAGE)], "moa_dspy."):
+        # An import on the way would count: bodies of classes run then.
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    return {"forward": forward().shown(), "study": study().shown()}

@@ -13,11 +13,11 @@ import pytest
 
 from moa_dspy.adapters import PlainChat
 from moa_dspy.agent import Agent
-from moa_dspy.calls.reply import server_words
 from moa_dspy.errors import LayerFailedError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
 from moa_dspy.streaming import AnswerListener
+from moa_dspy.vendors import server_words
 from tests.servers.chat import ChatServer, Reply, serving
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # read when LiteLLM is imported: no download

@@ -61,3 +61,23 @@ def test_a_user_sees_the_field_and_no_marker_however_the_endpoint_splits(
             assert seen == VALUE
         assert len(chunks) > 5, "a stored answer comes in pieces as well"
         assert len(server.bodies) == pool.calls.ledger.spending.made == 1
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_a_thought_with_a_closing_tag_only_is_set_apart_in_the_very_first_stream(
+    adapter: str, split: str, is_async: bool
+) -> None:
+    how, written = ADAPTERS[adapter]
+    text = f"France, so {{it}} is\nParis.\n</think>\n\n{written(VALUE)}"
+    if adapter == "json":  # A brace in a thought may be the beginning of the answer.
+        text = text.replace("{it}", "it")
+    with serving(Reply(text, split=SPLITS[split])) as server:
+        pool = Pool([Agent(name="a", model="openai/x", api_base=server.url)])
+        for _ in range(2):
+            chunks, answer = asyncio.run(shown(pool, how, is_async=is_async))
+            assert answer == VALUE
+            seen = json.loads("".join(chunks)) if adapter == "json" else "".join(chunks)
+            assert seen == VALUE
+        assert len(server.bodies) == pool.calls.ledger.spending.made == 1

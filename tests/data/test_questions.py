@@ -3,7 +3,7 @@ from __future__ import annotations
 import dspy
 import pytest
 
-from moa_dspy.data import Splits, find_duplicates, find_overlap
+from moa_dspy.data import Splits, find_duplicates
 from moa_dspy.errors import DataError
 
 
@@ -22,16 +22,8 @@ def test_rows_without_ids_go_by_number() -> None:
     assert find_duplicates(rows) == [("1", "2")]
 
 
-def test_overlap_names_the_row_of_either_side() -> None:
-    a = [row("a1", "Who?"), row("a2", "What?"), row("a3", "Who?")]
-    b = [row("b1", "Where?"), row("b2", "who?"), row("b3", "what?"), row("b4", "who?")]
-    assert find_overlap(a, b) == [("a1", "b2"), ("a2", "b3"), ("a1", "b4")]
-    assert find_overlap(a, []) == []
-
-
-def test_overlap_is_what_splits_refuse() -> None:
+def test_splits_refuse_a_question_that_is_written_a_little_otherwise() -> None:
     a, b = [row("a", "Who is  it?")], [row("b", "who is it?")]
-    assert find_overlap(a, b)
     with pytest.raises(DataError, match="Splits overlap"):
         Splits(train=(), val=tuple(a), test=tuple(b))
 

@@ -29,7 +29,6 @@ def test_top_k_is_the_best_k_and_the_best_one_decides() -> None:
 def test_self_moa_samples_the_best_agent_three_times() -> None:
     assert str(self_moa_of(RANKING, pool())) == "b*3 > vote(b)"
     assert str(self_moa_of(RANKING, pool(), combine="synthesize")) == "b*3 > synthesize(b)"
-    assert str(self_moa_of(RANKING, pool(), n=5)) == "b*5 > vote(b)"
 
 
 def test_a_greedy_agent_has_no_samples_unless_a_warm_twin_is_in_the_search() -> None:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from moa_dspy.calls.call import without_odd_usage
 from moa_dspy.calls.lm.response import LiteLLMEvents, RegularReply, check_ended
-from moa_dspy.calls.reply import REFUSAL, server_words
+from moa_dspy.calls.reply import REFUSAL
 from moa_dspy.dspy_internals import (
     AsyncLiteLLMEngine,
     AsyncLM15Engine,
@@ -33,7 +33,7 @@ from moa_dspy.dspy_internals import (
     lm15,
     plain,
 )
-from moa_dspy.vendors import OWN_PROTOCOL, gateway_of
+from moa_dspy.vendors import OWN_PROTOCOL, gateway_of, server_words
 
 _EVENTS_ASKED: Final = re.compile(rb'"stream":\s*true')
 NO_KEY: Final = "EMPTY"

@@ -16,7 +16,6 @@ from moa_dspy.calls.reply import (
     REFUSAL,
     SplitReply,
     regular_choices,
-    server_words,
     split_reply,
     why_broken_off,
 )
@@ -24,7 +23,7 @@ from moa_dspy.calls.request import AgentCalls, out_of_files
 from moa_dspy.calls.scope import DeadlineError
 from moa_dspy.dspy_internals import LiteLLMChunks, lm15, response_from_dict, response_to_dict
 from moa_dspy.errors import MoaError, all_links
-from moa_dspy.vendors import regular_ending
+from moa_dspy.vendors import regular_ending, server_words
 
 _UNREADABLE: Final = (AttributeError, LookupError, TypeError, ValueError)
 """What a client's parser raises at JSON of an unexpected shape."""

@@ -10,46 +10,39 @@ from moa_dspy.optimize.prompts.joint import (
     JointSearch,
     PromptVerdict,
     prompt_verdict_of,
-    prompts_to_json,
     with_prompts,
 )
 from moa_dspy.optimize.prompts.optimize import (
-    PromptOrigin,
     PromptReport,
     PromptResult,
     optimize_aggregator,
 )
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.prompts.prompt import (
-    PredictorPrompt,
+    Candidate,
     Prompt,
     PromptRegistry,
-    RegisteredPrompt,
     prompt_diff,
 )
-from moa_dspy.optimize.prompts.tuning import Candidate, Counted, PromptComparison
+from moa_dspy.optimize.prompts.tuning import Counted, PromptComparison
 
 __all__ = [
     "OPTIMIZERS",
     "Candidate",
     "Counted",
     "JointSearch",
-    "PredictorPrompt",
     "Prompt",
     "PromptComparison",
     "PromptOptions",
-    "PromptOrigin",
     "PromptRegistry",
     "PromptReport",
     "PromptResult",
     "PromptVerdict",
     "ReferenceDemos",
     "ReferenceFeedback",
-    "RegisteredPrompt",
     "TryPrompts",
     "optimize_aggregator",
     "prompt_diff",
     "prompt_verdict_of",
-    "prompts_to_json",
     "with_prompts",
 ]

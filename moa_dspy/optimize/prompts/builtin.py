@@ -19,7 +19,7 @@ from moa_dspy.optimize.metric import CheckedMetric, score_of
 from moa_dspy.optimize.prompts.feedback import (
     BEST,
     RIGHT,
-    OptimizerMetric,
+    ReferenceFeedback,
     StoredRow,
     labelled,
 )
@@ -27,15 +27,11 @@ from moa_dspy.optimize.prompts.options import (
     WRITERS,
     PromptOptions,
     check_optimizer,
-    refuse_options,
 )
-from moa_dspy.optimize.prompts.student import (
-    ReferenceReader,
-    make_student,
-)
+from moa_dspy.optimize.prompts.prompt import instructions_above
 from moa_dspy.pool import Pool
 from moa_dspy.references import count_tokens
-from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE, AGGREGATION_PROMPTS, separated
+from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE, AGGREGATION_PROMPTS
 
 
 class TryPrompts(Teleprompter):
@@ -59,21 +55,15 @@ class TryPrompts(Teleprompter):
             raise StudyError(f"`prompts` must be a list of texts, none empty, but got {prompts!r}.")
         self.prompts, self.metric, self.num_threads = tuple(prompts), metric, num_threads
 
-    def compile(
+    def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  # no further options
         self,
         student: Any,
         *,
         trainset: Sequence[dspy.Example],
         teacher: Any = None,
         valset: Sequence[dspy.Example] | None = None,
-        **kwargs: Any,
     ) -> Any:
-        """Return the student with the best prompt, and all of them as ``candidate_programs``.
-
-        Raises:
-            StudyError: If there are further options.
-        """
-        refuse_options(self, kwargs)
+        """Return the student with the best prompt, and all of them as ``candidate_programs``."""
         rows = [*trainset, *(valset or ())]
         tried = [student, *(_with_prompt(student, text) for text in self.prompts)]
         found = [
@@ -99,9 +89,8 @@ class TryPrompts(Teleprompter):
 def _with_prompt(student: Any, text: str) -> Any:
     made = student.deepcopy()
     for predictor in made.predictors():
-        own, _ = separated(predictor.signature)
-        instructions = "\n\n".join(filter(None, [text.strip(), own]))
-        predictor.signature = predictor.signature.with_instructions(instructions)
+        signature = predictor.signature
+        predictor.signature = signature.with_instructions(instructions_above(text, signature))
     return made
 
 
@@ -111,64 +100,16 @@ DEMOS_IN_A_PROGRAM: Final = (
 )
 
 
-def _demos_of(
-    reading: ReferenceReader,
-    metric: OptimizerMetric,
-    n: int,
-    token_budget: int,
-    *,
-    num_threads: int = 8,
-) -> tuple[dict[str, Any], ...]:
-    """Return at most ``n`` demos, the most instructive first.
+class ReferenceDemos(Teleprompter):
+    """An optimizer for ``optimize_aggregator`` that sets demos drawn from stored references.
 
     A row serves if one of its references is wrong and its answer is right: the expected one
     where the row has every output, else the reader's own, which is asked for. Rows with a
     right reference among wrong ones come first, then those with more wrong ones. A demo that
     would go beyond the budget is passed over.
-    """
-    if not reading.target.is_alone:
-        raise StudyError(DEMOS_IN_A_PROGRAM)
-    feedback = reading.feedback(metric.metric)
-    student: Any = make_student(reading)
-    signature = student.predictors()[0].signature
-    known = {*feedback.outputs, BEST}
-    wanted = [name for name in signature.output_fields if name in known]
-
-    def demo(found: StoredRow) -> tuple[tuple[int, int, int], dict[str, Any]] | None:
-        worth = feedback.reference_scores(found) if not found.failure else ()
-        wrong = sum(score < RIGHT for score in worth)
-        if not wrong:
-            return None
-        made: Any = labelled(found, feedback, signature)
-        if not all(name in made for name in wanted):
-            answer = student(**made.inputs())
-            if score_of(metric(found.row, answer)) < RIGHT:
-                return None
-            made = made.copy(**answer)
-        kept = {name: made[name] for name in signature.fields if name in made}
-        return (int(wrong == len(worth)), -wrong, found.number), kept
-
-    rows = list(reading.stored.rows.values())
-    found = [one for one in in_threads(demo, rows, num_threads=num_threads) if one]
-    return _within([kept for _, kept in sorted(found, key=lambda one: one[0])], n, token_budget)
-
-
-def _within(demos: Sequence[dict[str, Any]], n: int, budget: int) -> tuple[dict[str, Any], ...]:
-    kept: list[dict[str, Any]] = []
-    left = budget
-    for demo in demos:
-        tokens = count_tokens(json.dumps(demo, ensure_ascii=False, default=str))
-        if len(kept) < n and tokens <= left:
-            kept.append(demo)
-            left -= tokens
-    return tuple(kept)
-
-
-class ReferenceDemos(Teleprompter):
-    """An optimizer for ``optimize_aggregator`` that sets demos drawn from stored references.
 
     Args:
-        metric: Says what is right.
+        metric: Says what is right; ``optimize_aggregator`` gives its own.
         n: Most demos.
         token_budget: Most tokens of all demos together.
 
@@ -184,28 +125,59 @@ class ReferenceDemos(Teleprompter):
             )
         self.metric, self.n, self.token_budget = metric, n, token_budget
 
-    def compile(
+    def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  # no further options
         self,
         student: Any,
         *,
         trainset: Sequence[dspy.Example],
         teacher: Any = None,
         valset: Sequence[dspy.Example] | None = None,
-        **kwargs: Any,
     ) -> Any:
         """Return the student with demos, of any of the rows.
 
         Raises:
-            StudyError: If the student has no stored references, or there are further options.
+            StudyError: If the student has no stored references, or is not a mixture alone.
         """
-        refuse_options(self, kwargs)
-        reading = getattr(student, "reading", None)
-        if not isinstance(reading, ReferenceReader):
+        if not isinstance(self.metric, ReferenceFeedback):
             raise StudyError("ReferenceDemos needs stored references: use `optimize_aggregator`.")
-        made: Any = student.deepcopy()
+        if not self.metric.judges_references:
+            raise StudyError(DEMOS_IN_A_PROGRAM)
+        rows = list(self.metric.rows.values())
+        found = in_threads(lambda row: self._demo(row, student), rows, num_threads=8)
+        best_first = sorted((one for one in found if one), key=lambda one: one[0])
+        made = student.deepcopy()
         for predictor in made.predictors():
-            predictor.demos = list(_demos_of(reading, self.metric, self.n, self.token_budget))
+            predictor.demos = self._within([demo for _, demo in best_first])
         return made
+
+    def _demo(
+        self, found: StoredRow, student: Any
+    ) -> tuple[tuple[int, int, int], dict[str, Any]] | None:
+        """Return the demo of a row with its place in the order; None if the row does not serve."""
+        feedback, signature = self.metric, student.predictors()[0].signature
+        worth = feedback.reference_scores(found) if not found.failure else ()
+        wrong = sum(score < RIGHT for score in worth)
+        if not wrong:
+            return None
+        made: Any = labelled(found, feedback, signature)
+        known = {*feedback.outputs, BEST}
+        if not all(name in made for name in signature.output_fields if name in known):
+            answer = student(**made.inputs())
+            if score_of(feedback.value(found.row, answer)) < RIGHT:
+                return None
+            made = made.copy(**answer)
+        kept = {name: made[name] for name in signature.fields if name in made}
+        return (int(wrong == len(worth)), -wrong, found.number), kept
+
+    def _within(self, demos: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        kept: list[dict[str, Any]] = []
+        left = self.token_budget
+        for demo in demos:
+            tokens = count_tokens(json.dumps(demo, ensure_ascii=False, default=str))
+            if len(kept) < self.n and tokens <= left:
+                kept.append(demo)
+                left -= tokens
+        return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +187,7 @@ class OptimizerParts:
     Attributes:
         options: Of the study: how many prompts and demos, and which texts.
         metric: The user's.
-        writer: The LM that writes prompts; None is DSPy's global one.
+        pool: Has the agent that writes prompts.
         n_rows: Rows that it tunes on.
         num_threads: Rows asked at the same time.
         seed: Of its choices.
@@ -223,10 +195,16 @@ class OptimizerParts:
 
     options: PromptOptions
     metric: Any
-    writer: Any
+    pool: Pool
     n_rows: int
     num_threads: int = 8
     seed: int = 0
+
+    @property
+    def writer(self) -> Any:
+        """The LM that writes prompts; None is DSPy's global one."""
+        name = self.options.proposer_agent
+        return None if name is None else self.pool.lm(name)
 
     @property
     def n_prompts(self) -> int:
@@ -237,6 +215,13 @@ class OptimizerParts:
     def demos(self) -> int:
         """Most worked examples in a prompt, at least 1."""
         return max(1, self.options.demos)
+
+    def make(self) -> MadeOptimizer:
+        """Return the optimizer that a study wants, and the options of its ``compile``."""
+        optimizer = self.options.optimizer
+        if not isinstance(optimizer, str):
+            return optimizer, dict(self.options.compile_options)
+        return OPTIMIZERS[optimizer](self)
 
 
 MadeOptimizer = tuple[Any, dict[str, Any]]
@@ -316,23 +301,6 @@ OPTIMIZERS: Final[dict[str, Callable[[OptimizerParts], MadeOptimizer]]] = {
 """Names that a study may use for an optimizer."""
 
 
-def make_optimizer(
-    options: PromptOptions,
-    metric: Any,
-    pool: Pool,
-    *,
-    n_rows: int,
-    num_threads: int = 8,
-    seed: int = 0,
-) -> MadeOptimizer:
-    """Return the optimizer that a study wants, and the options of its ``compile``."""
-    if not isinstance(options.optimizer, str):
-        return options.optimizer, dict(options.compile_options)
-    writer = pool.lm(options.proposer_agent) if options.proposer_agent is not None else None
-    parts = OptimizerParts(options, metric, writer, n_rows, num_threads, seed)
-    return OPTIMIZERS[options.optimizer](parts)
-
-
 def check_tuning(
     options: PromptOptions, program: Any, metric: Any, pool: Pool, rows: Sequence[dspy.Example]
 ) -> None:
@@ -366,5 +334,5 @@ def check_tuning(
             "and has none: name an agent of the pool as `prompts.proposer_agent`, or set one "
             "with `dspy.configure(lm=...)`."
         )
-    optimizer, compile_options = make_optimizer(options, metric, pool, n_rows=len(rows))
+    optimizer, compile_options = OptimizerParts(options, metric, pool, len(rows)).make()
     check_optimizer(optimizer, compile_options, n_rows=len(rows))

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import dspy
 
@@ -54,18 +54,8 @@ class StoredRow:
         return made.with_inputs(*inputs, REFERENCES)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredReferences:
-    """Rows whose references are known nodes of a cache, found by their inputs."""
-
-    rows: Mapping[object, StoredRow]
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> StoredReferences:
-        return self
-
-    def find(self, inputs: Mapping[str, Any]) -> StoredRow | None:
-        """Return the row with these inputs, or None; references among them do not count."""
-        return self.rows.get(place_of_row(inputs))
+StoredRows: TypeAlias = Mapping[object, StoredRow]
+"""Rows whose references are known nodes of a cache, by what ``place_of_row`` makes of them."""
 
 
 def place_of_row(inputs: Mapping[str, Any]) -> object:
@@ -113,22 +103,42 @@ class Stop:
             raise self.error from None
 
 
+class ScoreWithFeedback(dspy.Prediction):
+    """A score with feedback; true as the score is, where a plain prediction is always true."""
+
+    def __bool__(self) -> bool:
+        return bool(self.score)
+
+
 @dataclass(frozen=True, slots=True)
-class OptimizerMetric:
-    """The user's metric as an optimizer is given it: an error ends all instead of scoring 0.
+class ReferenceFeedback:
+    """A metric with GEPA's signature; says which references were right, and what came of them.
+
+    Only rows with stored references get feedback on these; no other row is ever quoted. The
+    metric's own feedback comes first.
 
     Attributes:
-        metric: The user's, checked.
-        stop: Keeps its first error.
+        metric: The user's metric.
+        rows: Those that may be quoted, with their references.
+        outputs: Names of the signature's output fields.
+        normalise: Name of when two answers are equal.
+        judges_references: Whether the metric can score a reference as it scores an answer; in a
+            larger program it cannot, and references are quoted alone.
+        stop: Keeps the metric's first error, which ends all instead of scoring 0.
     """
 
     metric: CheckedMetric
+    rows: StoredRows
+    outputs: tuple[str, ...]
+    normalise: str = "text"
+    judges_references: bool = True
     stop: Stop = field(default_factory=Stop)
+    _scores: dict[int, tuple[float, ...]] = field(default_factory=dict)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> OptimizerMetric:
+    def __deepcopy__(self, memo: dict[int, Any]) -> ReferenceFeedback:
         return self
 
-    def __call__(
+    def value(
         self,
         example: Any,
         prediction: Any,
@@ -146,40 +156,6 @@ class OptimizerMetric:
         with self.stop.watched():
             return self.metric.value(example, prediction, trace, pred_name, pred_trace)
 
-
-class ScoreWithFeedback(dspy.Prediction):
-    """A score with feedback; true as the score is, where a plain prediction is always true."""
-
-    def __bool__(self) -> bool:
-        return bool(self.score)
-
-
-@dataclass(frozen=True, slots=True)
-class ReferenceFeedback:
-    """A metric with GEPA's signature; says which references were right, and what came of them.
-
-    Only rows with stored references get feedback on these; no other row is ever quoted. The
-    metric's own feedback comes first.
-
-    Attributes:
-        metric: The user's metric.
-        stored: The references of the rows that may be quoted.
-        outputs: Names of the signature's output fields.
-        normalise: Name of when two answers are equal.
-        judges_references: Whether the metric can score a reference as it scores an answer; in a
-            larger program it cannot, and references are quoted alone.
-    """
-
-    metric: OptimizerMetric
-    stored: StoredReferences
-    outputs: tuple[str, ...]
-    normalise: str = "text"
-    judges_references: bool = True
-    _scores: dict[int, tuple[float, ...]] = field(default_factory=dict)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> ReferenceFeedback:
-        return self
-
     def __call__(
         self,
         gold: Any,
@@ -188,15 +164,11 @@ class ReferenceFeedback:
         pred_name: Any = None,
         pred_trace: Any = None,
     ) -> ScoreWithFeedback:
-        """Return score and feedback.
-
-        Raises:
-            MetricError: If the metric raises or returns no number in [0, 1].
-        """
-        value = self.metric(gold, pred, trace, pred_name, pred_trace)
+        """Return score and feedback; raises as ``value`` does."""
+        value = self.value(gold, pred, trace, pred_name, pred_trace)
         score = score_of(value)
         rest = value.toDict() if isinstance(value, dspy.Prediction) else {}
-        found = self.stored.find(gold.inputs())
+        found = self.rows.get(place_of_row(gold.inputs()))
         about = self._about(found, pred, score) if found else [f"Score {score:g}."]
         lines = [str(rest.pop("feedback", None) or ""), *about]
         return ScoreWithFeedback(
@@ -204,12 +176,12 @@ class ReferenceFeedback:
         )
 
     def _about(self, found: StoredRow, pred: Any, score: float) -> list[str]:
+        lines = [*_of_answer(pred, score), *self._expected(found.row)]
         if not self.judges_references:
-            return [*_of_answer(pred, score), *self._expected(found.row), *_quoted(found)]
+            return [*lines, *_quoted(found)]
         scores = self.reference_scores(found)
         answers = [self._normal(response.values) for response in found.read]
         mine = None if isinstance(pred, NoAnswer) else self._normal(pred)
-        lines = [*_of_answer(pred, score), *self._expected(found.row)]
         for number, (response, worth) in enumerate(zip(found.read, scores, strict=True), start=1):
             effect = "" if worth >= RIGHT else _misled(mine, answers[number - 1], score)
             lines.append(f"Reference {number} is {_word(worth)}{effect}: {_short(response.text)}")
@@ -221,7 +193,7 @@ class ReferenceFeedback:
         """Return the metric of every reference of a row; computed once."""
         if found.number not in self._scores:
             self._scores[found.number] = tuple(
-                score_of(self.metric(found.row, dspy.Prediction(**response.values)))
+                score_of(self.value(found.row, dspy.Prediction(**response.values)))
                 for response in found.read
             )
         return self._scores[found.number]

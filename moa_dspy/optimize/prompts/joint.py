@@ -15,16 +15,16 @@ from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import scores
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.prompts.builtin import check_tuning, make_optimizer
+from moa_dspy.optimize.prompts.builtin import OptimizerParts, check_tuning
 from moa_dspy.optimize.prompts.options import PromptOptions, name_of
-from moa_dspy.optimize.prompts.prompt import PromptRegistry, RegisteredPrompt
+from moa_dspy.optimize.prompts.prompt import Candidate, PromptRegistry
 from moa_dspy.optimize.prompts.student import Target
 from moa_dspy.optimize.prompts.tuning import (
     ROLES,
     CallCounter,
-    Counted,
     PromptComparison,
     PromptTuning,
+    calls_of_role,
 )
 from moa_dspy.optimize.result import TrialRecord
 
@@ -96,42 +96,6 @@ def prompt_verdict_of(
         return PromptVerdict(picked, None, str(error))
     level = alpha / max(n_tried, 1)
     return PromptVerdict(picked, PromptComparison.of(before, after, alpha=level, min_gain=min_gain))
-
-
-def prompts_to_json(
-    registry: PromptRegistry,
-    records: Mapping[Architecture, TrialRecord],
-    verdict: PromptVerdict | None,
-) -> tuple[dict[str, Any], ...]:
-    """Return every prompt as ``StudyResult.prompts`` holds it.
-
-    ``accepted`` is None for a prompt that was not picked; ``val`` is the best score of a
-    mixture with it, and of the same mixture with the seat's own.
-    """
-    return tuple(
-        {**entry, "val": _val(entry["name"], records), **_fate(entry["name"], verdict)}
-        for entry in registry.to_json()
-    )
-
-
-def _val(name: str, records: Mapping[Architecture, TrialRecord]) -> dict[str, Any] | None:
-    scored = {one: record.score for one, record in records.items() if not record.is_stopped_early}
-    mine = [one for one in scored if one.prompt == name]
-    if not mine:
-        return None
-    best = max(mine, key=lambda one: scored[one])
-    own = scored.get(replace(best, prompt=None))
-    return {"architecture": str(best), "score": scored[best], "own": own}
-
-
-def _fate(name: str, verdict: PromptVerdict | None) -> dict[str, Any]:
-    if verdict is None or verdict.picked.prompt != name:
-        return {"accepted": None, "test_on_val": None}
-    found = verdict.comparison
-    return {
-        "accepted": verdict.is_proven,
-        "test_on_val": None if found is None else found.to_json(),
-    }
 
 
 def with_prompts(
@@ -266,31 +230,19 @@ class JointSearch:
 
     def _tuned(
         self, options: PromptOptions, registry: PromptRegistry, architecture: Architecture
-    ) -> RegisteredPrompt:
-        evaluator = self.evaluator
+    ) -> Candidate:
+        evaluator, seed = self.evaluator, self.seed
         student = Student.of(evaluator.student, registry)
         rows, num_threads = with_ids(self.rows, "train"), evaluator.num_threads
-        optimizer, compile_options = make_optimizer(
-            options,
-            evaluator.metric,
-            student.mixture.pool,
-            n_rows=len(rows),
-            num_threads=num_threads,
-            seed=self.seed,
-        )
-        tuning = PromptTuning(
-            Target.of(student.with_architecture(architecture), None),
-            CheckedMetric.of(evaluator.metric),
-            self.counter,
-            num_threads,
-            options.tuning_share,
-            self.seed,
-        )
+        pool = student.mixture.pool
+        parts = OptimizerParts(options, evaluator.metric, pool, len(rows), num_threads, seed)
+        optimizer, compile_options = parts.make()
+        target = Target.of(student.with_architecture(architecture), None)
+        metric = CheckedMetric.of(evaluator.metric)
+        tuning = PromptTuning(target, metric, self.counter, num_threads, options.tuning_share, seed)
         found = tuning.run(optimizer, rows, compile_options)
         self.tuning_notes += found.notes
-        return RegisteredPrompt(
-            found.prompt, name_of(optimizer), str(architecture), found.train_score
-        )
+        return Candidate(found.prompt, name_of(optimizer), found.train_score, str(architecture))
 
     def refused(
         self, picked: Architecture, rows: Sequence[dspy.Example], *, min_gain: float
@@ -305,23 +257,13 @@ class JointSearch:
         is_refused = self.verdict is not None and not self.verdict.is_proven
         return replace(picked, prompt=None) if is_refused else None
 
-    def calls_of(self, role: str, *stages: str) -> Counted:
-        """Return the requests to ``proposers``, ``aggregator`` or ``prompt_model``.
-
-        Args:
-            role: One of the three.
-            stages: ``references`` or ``tuning``; without any, all.
-        """
-        counts = self.counter.by_stage()
-        return sum((counts[stage][role] for stage in stages or counts), Counted())
-
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes on the prompts for the report."""
         found = list(self.tuning_notes)
         if self.n_rounds:
             # What was stored counts like what was made: a second run must say the same.
-            asked = [self.calls_of(role, "references", "tuning") for role in ROLES]
+            asked = [calls_of_role(self.counter.by_stage(), role) for role in ROLES]
             n = [one.made + one.reused for one in asked]
             found.append(
                 f"Tuning of prompts took {n[0]} answers of proposers, all before it began, "
@@ -331,6 +273,33 @@ class JointSearch:
         return tuple(found if self.verdict is None else [*found, self.verdict.note])
 
     def to_json(self, records: Mapping[Architecture, TrialRecord]) -> tuple[dict[str, Any], ...]:
-        """Return every prompt as ``StudyResult.prompts`` holds it."""
-        registry = self.registry
-        return () if registry is None else prompts_to_json(registry, records, self.verdict)
+        """Return every prompt as ``StudyResult.prompts`` holds it.
+
+        ``accepted`` is None for a prompt that was not picked; ``val`` is the best score of a
+        mixture with it, and of the same mixture with the aggregator's own.
+        """
+        found = []
+        for entry in () if self.registry is None else self.registry.to_json():
+            verdict = self.verdict
+            if verdict is None or verdict.picked.prompt != entry["name"]:
+                verdict = None
+            tested = None if verdict is None else verdict.comparison
+            found.append(
+                {
+                    **entry,
+                    "val": _val(entry["name"], records),
+                    "accepted": None if verdict is None else verdict.is_proven,
+                    "test_on_val": None if tested is None else tested.to_json(),
+                }
+            )
+        return tuple(found)
+
+
+def _val(name: str, records: Mapping[Architecture, TrialRecord]) -> dict[str, Any] | None:
+    scored = {one: record.score for one, record in records.items() if not record.is_stopped_early}
+    mine = [one for one in scored if one.prompt == name]
+    if not mine:
+        return None
+    best = max(mine, key=lambda one: scored[one])
+    own = scored.get(replace(best, prompt=None))
+    return {"architecture": str(best), "score": scored[best], "own": own}

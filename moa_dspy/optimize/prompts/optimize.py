@@ -16,16 +16,16 @@ from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import scores
 from moa_dspy.optimize.prompts.options import check_optimizer, name_of
-from moa_dspy.optimize.prompts.prompt import Prompt, prompt_diff
+from moa_dspy.optimize.prompts.prompt import Candidate, Prompt, prompt_diff
 from moa_dspy.optimize.prompts.student import Target
 from moa_dspy.optimize.prompts.tuning import (
     ROLES,
     CallCounter,
-    Candidate,
     Counted,
     PromptComparison,
     PromptTuning,
     TunedPrompt,
+    calls_of_role,
 )
 
 if TYPE_CHECKING:
@@ -89,9 +89,9 @@ def optimize_aggregator(
     rows = _splits(trainset, valset, testset)
     check_optimizer(optimizer, options, n_rows=len(rows["trainset"]))
     tuning = PromptTuning(target, checked, CallCounter(), num_threads, tuning_share, seed)
-    origin = PromptOrigin(name_of(optimizer), _settings(optimizer, options))
     found = tuning.run(optimizer, rows["trainset"], options)
-    return _decided(_Test(tuning, found.prompt, alpha, min_gain), rows, found, origin, layer)
+    test = _PromptTest(tuning, found, alpha, min_gain)
+    return test.result(rows, name_of(optimizer), _settings(optimizer, options), layer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,20 +103,44 @@ class _FixedStudent(Student):
 
 
 @dataclass(frozen=True, slots=True)
-class _Test:
+class _PromptTest:
     """The incumbent and a new prompt on rows that the optimizer never saw."""
 
     tuning: PromptTuning
-    after: Prompt
+    found: TunedPrompt
     alpha: float
     min_gain: float
 
-    def on(self, rows: Sequence[dspy.Example], stage: str) -> PromptComparison:
+    def result(
+        self,
+        rows: Mapping[str, Sequence[dspy.Example]],
+        optimizer: str,
+        settings: Mapping[str, Any],
+        layer: int | None,
+    ) -> PromptResult:
+        """Accept the new prompt by val alone, before a test row is read; then measure on test."""
+        target, found = self.tuning.target, self.found
+        val = self._compared(rows["valset"], "validation")
+        return PromptResult(
+            program=_with_prompt(target, found.prompt if val.is_proven else None).program,
+            before=Prompt.of(target.modules[0]),
+            after=found.prompt,
+            val=val,
+            test=self._compared(rows["testset"], "test") if rows["testset"] else None,
+            calls=self.tuning.counter.by_stage(),
+            optimizer=optimizer,
+            settings=settings,
+            candidates=found.candidates,
+            layer=layer,
+            notes=found.notes,
+        )
+
+    def _compared(self, rows: Sequence[dspy.Example], stage: str) -> PromptComparison:
         self.tuning.references(rows)
-        with self.tuning.counter.stage(stage):
-            before, then = (self._scores(prompt, rows) for prompt in (None, self.after))
-        found = PromptComparison.of(before, then, alpha=self.alpha, min_gain=self.min_gain)
-        is_same = self.after.key == Prompt.of(self.tuning.target.modules[0]).key
+        self.tuning.counter.begin(stage)
+        before, after = (self._scores(prompt, rows) for prompt in (None, self.found.prompt))
+        found = PromptComparison.of(before, after, alpha=self.alpha, min_gain=self.min_gain)
+        is_same = self.found.prompt.key == Prompt.of(self.tuning.target.modules[0]).key
         # No number of rows would tell a prompt from itself.
         return replace(found, n_more=0) if is_same else found
 
@@ -127,31 +151,6 @@ class _Test:
         fixed = _FixedStudent(student.program, student.mixture)
         evaluator = Evaluator(fixed, tuning.metric.metric, tuning.num_threads, None, cache)
         return scores(evaluator.measure(student.mixture.architecture, rows))
-
-
-def _decided(
-    test: _Test,
-    rows: Mapping[str, Sequence[dspy.Example]],
-    found: TunedPrompt,
-    origin: PromptOrigin,
-    layer: int | None,
-) -> PromptResult:
-    """Accept the new prompt by val alone, before a test row is read; then measure both on test."""
-    target = test.tuning.target
-    val = test.on(rows["valset"], "validation")
-    return PromptResult(
-        program=_with_prompt(target, found.prompt if val.is_proven else None).program,
-        accepted=val.is_proven,
-        before=Prompt.of(target.modules[0]),
-        after=found.prompt,
-        val=val,
-        test=test.on(rows["testset"], "test") if rows["testset"] else None,
-        calls=test.tuning.counter.by_stage(),
-        origin=origin,
-        candidates=found.candidates,
-        layer=layer,
-        notes=found.notes,
-    )
 
 
 def _with_prompt(target: Target, prompt: Prompt | None) -> Student:
@@ -210,66 +209,43 @@ def _settings(optimizer: Any, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class PromptOrigin:
-    """The optimizer that made the new prompt.
-
-    Attributes:
-        optimizer: Name of its class.
-        settings: Its plain settings and the options of ``compile``; no LM, no key.
-    """
-
-    optimizer: str
-    settings: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
 class PromptResult:
     """The outcome of ``optimize_aggregator``.
 
     Attributes:
         program: With the accepted prompt; with the incumbent's if none was.
-        accepted: Whether the new prompt was proven better on ``val``.
         before: The incumbent's prompt.
         after: The optimizer's, accepted or not.
         val: Both on the validation rows, which the optimizer never saw.
         test: Both on the test rows, after the decision; None without a ``testset``.
         calls: Requests by stage and role, over all rows.
-        origin: The optimizer that made the prompt.
+        optimizer: Name of the class that made the new prompt.
+        settings: Its plain settings and the options of ``compile``; no LM, no key.
         candidates: The prompts that the optimizer says it tried, the best first.
         layer: The layer of the readers whose prompt it is; None is the last step.
         notes: What a reader must know of this run.
     """
 
     program: Any
-    accepted: bool
     before: Prompt
     after: Prompt
     val: PromptComparison
     test: PromptComparison | None
     calls: Mapping[str, Mapping[str, Counted]]
-    origin: PromptOrigin
+    optimizer: str
+    settings: Mapping[str, Any]
     candidates: tuple[Candidate, ...]
     layer: int | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def accepted(self) -> bool:
+        """True if the new prompt was proven better on ``val``."""
+        return self.val.is_proven
+
     def calls_of(self, role: str) -> Counted:
         """Return the requests to ``proposers``, ``aggregator`` or ``prompt_model`` in all."""
-        return sum((roles[role] for roles in self.calls.values()), Counted())
-
-    @property
-    def proposer_calls(self) -> int:
-        """Requests made to the layers before the optimised seats; 0 if all of it was stored."""
-        return self.calls_of("proposers").made
-
-    @property
-    def aggregator_calls(self) -> int:
-        """Requests made to the optimised seats, and to those that read them."""
-        return self.calls_of("aggregator").made
-
-    @property
-    def prompt_model_calls(self) -> int:
-        """Requests made by the optimizer itself, to write prompts."""
-        return self.calls_of("prompt_model").made
+        return calls_of_role(self.calls, role)
 
     @property
     def diff(self) -> str:
@@ -282,7 +258,7 @@ class PromptResult:
             "architecture": str(Student.of(self.program).mixture.architecture),
             "layer": self.layer,
             "accepted": self.accepted,
-            "origin": asdict(self.origin),
+            "origin": {"optimizer": self.optimizer, "settings": dict(self.settings)},
             "val": self.val.to_json(),
             "test": self.test.to_json() if self.test else None,
             "calls": {role: asdict(self.calls_of(role)) for role in ROLES},
@@ -330,7 +306,7 @@ def _lines(result: PromptResult) -> Iterator[str]:
         yield _numbers("test", result.test)
     asked = [(role, result.calls_of(role)) for role in ROLES]
     yield "calls made: " + ", ".join(f"{role} {one.made} (+{one.reused})" for role, one in asked)
-    yield f"{result.origin.optimizer} tried {len(result.candidates)} prompts"
+    yield f"{result.optimizer} tried {len(result.candidates)} prompts"
     yield from result.notes
 
 
@@ -339,7 +315,7 @@ def _decision(result: PromptResult) -> str:
     if result.accepted:
         return f"Use the new prompt: it beats the incumbent (p = {val.p_value:.3f})."
     if not result.diff:
-        return f"Keep the prompt: {result.origin.optimizer} returned the same one."
+        return f"Keep the prompt: {result.optimizer} returned the same one."
     if val.n_more:
         return (
             f"Keep the prompt: the new one is not proven better (p = {val.p_value:.3f}); "

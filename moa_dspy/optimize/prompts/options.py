@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import dspy
 from dspy import teleprompt as tp
 
-from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
 from moa_dspy.files import unknown
 from moa_dspy.optimize.prompts.prompt import PromptRegistry
@@ -26,33 +25,27 @@ class OptimizerTraits:
     """The traits of an optimizer that matter here.
 
     Attributes:
-        writes_with: What gives it the LM that writes prompts; None if nothing is written.
-        writer: Finds that LM; DSPy's global LM stands in for it.
+        writes_with: Its attribute that has the LM that writes prompts, for which DSPy's global
+            LM stands in; None if nothing is written.
         percent: Whether the scores it reports are shares of 100.
         reads_feedback: Whether it reads what a metric says beside the score.
         copies_lm: Whether it copies DSPy's global LM, to ask anew, even if it writes nothing.
     """
 
     writes_with: str | None = None
-    writer: Callable[[Any], Any] = lambda optimizer: None
     percent: bool = True
     reads_feedback: bool = False
     copies_lm: bool = False
 
-
-def _prompt_model(optimizer: Any) -> Any:
-    return optimizer.prompt_model
-
-
-def _teacher(optimizer: Any) -> Any:
-    return optimizer.teacher_settings.get("lm")
-
-
-def _reflects(optimizer: Any) -> Any:
-    own = optimizer.custom_instruction_proposer
-    # A proposer of the caller's may ask no LM, or another one; DSPy's asks this LM.
-    is_callers = own is not None and name_of(own) != "InstructionProposer"
-    return optimizer.reflection_lm or is_callers
+    def lacks_writer(self, optimizer: Any) -> bool:
+        """True if the optimizer writes prompts, and has been given no LM for it."""
+        if self.writes_with is None:
+            return False
+        given = getattr(optimizer, self.writes_with)
+        own = getattr(optimizer, "custom_instruction_proposer", None)
+        # A proposer of the caller's may ask no LM, or another one; DSPy's asks this LM.
+        is_callers = own is not None and name_of(own) != "InstructionProposer"
+        return not (given.get("lm") if isinstance(given, Mapping) else given or is_callers)
 
 
 OPTIMIZER_TRAITS: Final[dict[str, OptimizerTraits]] = {
@@ -60,15 +53,13 @@ OPTIMIZER_TRAITS: Final[dict[str, OptimizerTraits]] = {
     "BootstrapFewShot": OptimizerTraits(copies_lm=True),
     "BootstrapFewShotWithOptuna": OptimizerTraits(copies_lm=True),
     "BootstrapFewShotWithRandomSearch": OptimizerTraits(copies_lm=True),
-    "COPRO": OptimizerTraits("prompt_model", _prompt_model),
-    "GEPA": OptimizerTraits("reflection_lm", _reflects, percent=False, reads_feedback=True),
-    "InferRules": OptimizerTraits(
-        "teacher_settings", lambda optimizer: optimizer.teacher_settings.get("lm")
-    ),
+    "COPRO": OptimizerTraits("prompt_model"),
+    "GEPA": OptimizerTraits("reflection_lm", percent=False, reads_feedback=True),
+    "InferRules": OptimizerTraits("teacher_settings"),
     "LabeledFewShot": OptimizerTraits(),
-    "MIPROv2": OptimizerTraits("prompt_model", _prompt_model),
-    "ReferenceDemos": OptimizerTraits(),
-    "SIMBA": OptimizerTraits("prompt_model", _prompt_model, percent=False, reads_feedback=True),
+    "MIPROv2": OptimizerTraits("prompt_model"),
+    "ReferenceDemos": OptimizerTraits(reads_feedback=True),
+    "SIMBA": OptimizerTraits("prompt_model", percent=False, reads_feedback=True),
     "TryPrompts": OptimizerTraits(percent=False),
 }
 """By class name. An optimizer that is not here is run as it is, without feedback."""
@@ -103,12 +94,6 @@ def name_of(optimizer: Any) -> str:
     return type(optimizer).__name__
 
 
-def refuse_options(optimizer: Any, options: Mapping[str, Any]) -> None:
-    """Raise if an optimizer of ours is given what its ``compile`` does not know."""
-    if options:
-        raise StudyError(f"Unknown option {min(options)!r} of {name_of(optimizer)}.compile.")
-
-
 def check_optimizer(optimizer: Any, options: Mapping[str, Any], *, n_rows: int) -> None:
     """Raise unless the optimizer can run.
 
@@ -129,7 +114,7 @@ def check_optimizer(optimizer: Any, options: Mapping[str, Any], *, n_rows: int) 
     _check_options(optimizer, options)
     for one in steps_of(optimizer, options):
         traits = traits_of(one)
-        if traits.writes_with and not traits.writer(one) and dspy.settings.lm is None:
+        if traits.lacks_writer(one) and dspy.settings.lm is None:
             raise StudyError(
                 f"{name_of(one)} needs a language model to write prompts and has none: give it "
                 f"`{traits.writes_with}`, or set one with `dspy.configure(lm=...)`."
@@ -334,42 +319,3 @@ def _check_numbers(options: PromptOptions) -> None:
         )
     if options.optimizer is None and not options.candidates and not options.texts:
         raise StudyError("`prompts` must have `candidates`, `texts` or an `optimizer`.")
-
-
-class PromptSearch(Protocol):
-    """The tuning of prompts between trials; see ``JointSearch``."""
-
-    n_tried: int
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader must know of the tuning."""
-        ...
-
-    def to_json(self, records: Mapping[Architecture, Any]) -> tuple[dict[str, Any], ...]:
-        """Return every prompt that was tried, as plain data."""
-        ...
-
-    @property
-    def n_rounds(self) -> int:
-        """Number of times that prompts are tuned."""
-        ...
-
-    @property
-    def part(self) -> float:
-        """Part of trials and budget that may be used for composing now, in (0, 1]."""
-        ...
-
-    def tuning_part(self, number: int) -> float:
-        """Return the part of the budget that may be used when round ``number`` ends."""
-        ...
-
-    def tune(self, records: Mapping[Architecture, Any], number: int) -> list[Architecture]:
-        """Tune prompts for the ``number``-th time; return the mixtures to measure with them."""
-        ...
-
-    def refused(
-        self, picked: Architecture, rows: Sequence[dspy.Example], *, min_gain: float
-    ) -> Architecture | None:
-        """Return ``picked`` with its own prompt if the other one is not proven better, or None."""
-        ...

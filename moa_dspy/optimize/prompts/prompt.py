@@ -20,25 +20,16 @@ _WIDTH: Final = 96
 
 
 @dataclass(frozen=True, slots=True)
-class PredictorPrompt:
-    """The prompt of one predictor.
+class Prompt:
+    """The prompts of a module's predictors as plain data.
 
     Attributes:
-        instructions: The task.
-        fields: Prefix and description of every field, in the signature's order.
-        demos: Worked examples, with the signature's own fields only.
+        parts: By the names that DSPy gives the predictors: ``instructions``, ``fields`` (prefix
+            and description of each, in the signature's order) and ``demos`` (worked examples,
+            with the signature's own fields only).
     """
 
-    instructions: str
-    fields: tuple[tuple[str, str], ...]
-    demos: tuple[Mapping[str, Any], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """The prompts of a module's predictors, by the names that DSPy gives them."""
-
-    parts: Mapping[str, PredictorPrompt]
+    parts: Mapping[str, Mapping[str, Any]]
 
     @classmethod
     def of(cls, module: Any) -> Prompt:
@@ -49,20 +40,18 @@ class Prompt:
         """Write the prompt into a module of the same kind, which is changed."""
         for name, predictor in module.named_predictors():
             part = self.parts[name]
-            texts = [{"prefix": prefix, "description": desc} for prefix, desc in part.fields]
-            state = {"instructions": part.instructions, "fields": texts}
-            predictor.signature = predictor.signature.load_state(state)
-            predictor.demos = [dict(demo) for demo in part.demos]
+            predictor.signature = predictor.signature.load_state(part)
+            predictor.demos = [dict(demo) for demo in part["demos"]]
 
     @property
     def instructions(self) -> str:
         """The instructions of every predictor, a blank line between two."""
-        return "\n\n".join(part.instructions for part in self.parts.values())
+        return "\n\n".join(part["instructions"] for part in self.parts.values())
 
     @property
     def demos(self) -> tuple[Mapping[str, Any], ...]:
         """The demos of every predictor."""
-        return tuple(demo for part in self.parts.values() for demo in part.demos)
+        return tuple(demo for part in self.parts.values() for demo in part["demos"])
 
     @property
     def key(self) -> str:
@@ -70,12 +59,12 @@ class Prompt:
         return json.dumps(self.to_json(), sort_keys=True)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON data."""
+        """Return plain JSON data; a field is its prefix and its description."""
         return {
             name: {
-                "instructions": part.instructions,
-                "fields": [list(field) for field in part.fields],
-                "demos": [_plain(demo) for demo in part.demos],
+                "instructions": part["instructions"],
+                "fields": [[field["prefix"], field["description"]] for field in part["fields"]],
+                "demos": [_plain(demo) for demo in part["demos"]],
             }
             for name, part in self.parts.items()
         }
@@ -93,23 +82,19 @@ def _lines(prompt: Prompt) -> list[str]:
     found: list[str] = []
     for name, part in prompt.parts.items():
         found += [f"[{name}]"] if len(prompt.parts) > 1 else []
-        for line in part.instructions.splitlines():
+        for line in part["instructions"].splitlines():
             found += textwrap.wrap(line, _WIDTH) or [""]
-        found += [f"field {prefix} {desc}" for prefix, desc in part.fields]
-        for demo in part.demos:
+        found += [f"field {field['prefix']} {field['description']}" for field in part["fields"]]
+        for demo in part["demos"]:
             text = json.dumps(_plain(demo), ensure_ascii=False)
             found += ["demo", *textwrap.wrap(text, _WIDTH, subsequent_indent="  ")]
     return found
 
 
-def _read(predictor: Any) -> PredictorPrompt:
+def _read(predictor: Any) -> dict[str, Any]:
     signature = predictor.signature
-    texts = [field.json_schema_extra for field in signature.fields.values()]
-    return PredictorPrompt(
-        instructions=signature.instructions,
-        fields=tuple((str(text["prefix"]), str(text["desc"])) for text in texts),
-        demos=tuple(_trimmed(demo, signature) for demo in predictor.demos),
-    )
+    demos = [_trimmed(demo, signature) for demo in predictor.demos]
+    return {**signature.dump_state(), "demos": demos}
 
 
 def _trimmed(demo: Any, signature: Any) -> dict[str, Any]:
@@ -129,20 +114,25 @@ GIVEN: Final = "given"
 
 
 @dataclass(frozen=True, slots=True)
-class RegisteredPrompt:
-    """A prompt under its name.
+class Candidate:
+    """A prompt that may be used.
 
     Attributes:
         prompt: The whole of it.
-        origin: The optimizer that proposed it, or ``GIVEN``.
+        origin: The optimizer that proposed it, and how, such as ``COPRO, depth 1``; or ``GIVEN``.
+        score: Mean metric on the train rows that the optimizer judged by, in [0, 1]; None where
+            it does not say.
         architecture: The mixture for which it was proposed; None for all.
-        train_score: Mean metric on the train rows that the optimizer judged by, where it says.
     """
 
     prompt: Prompt
     origin: str
+    score: float | None = None
     architecture: str | None = None
-    train_score: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return {"origin": self.origin, "score": self.score, "prompt": self.prompt.to_json()}
 
 
 class PromptRegistry:
@@ -162,7 +152,7 @@ class PromptRegistry:
         self.own = own
         self._slots = tuple(f"{_TUNED}{n}" for n in range(1, n_slots + 1))
         self._given = tuple(given)
-        self._entries = {name: RegisteredPrompt(prompt, GIVEN) for name, prompt in given.items()}
+        self._entries = {name: Candidate(prompt, GIVEN) for name, prompt in given.items()}
 
     @classmethod
     def of(cls, mixture: Any, texts: Mapping[str, str], n_slots: int) -> PromptRegistry:
@@ -233,7 +223,7 @@ class PromptRegistry:
         same = (name for name, one in self.entries() if one.prompt.key == prompt.key)
         return next(same, None)
 
-    def add(self, entry: RegisteredPrompt) -> str | None:
+    def add(self, entry: Candidate) -> str | None:
         """Return the name under which the prompt is known; None if it is new and no slot is empty.
 
         A new one goes to the first empty slot.
@@ -246,7 +236,7 @@ class PromptRegistry:
                 return slot
         return None
 
-    def entries(self) -> Iterator[tuple[str, RegisteredPrompt]]:
+    def entries(self) -> Iterator[tuple[str, Candidate]]:
         """Yield every prompt but the seat's own, in the order of ``names``."""
         return ((name, self._entries[name]) for name in self.names if name in self._entries)
 
@@ -258,26 +248,26 @@ class PromptRegistry:
                 "origin": entry.origin,
                 "architecture": entry.architecture,
                 "text": entry.prompt.instructions,
-                "demos": [dict(demo) for part in _parts(entry) for demo in part["demos"]],
+                "demos": [_plain(demo) for demo in entry.prompt.demos],
                 "diff": prompt_diff(self.own, entry.prompt),
-                "train_score": entry.train_score,
+                "train_score": entry.score,
             }
             for name, entry in self.entries()
         ]
 
 
-def _parts(entry: RegisteredPrompt) -> Iterator[dict[str, Any]]:
-    return iter(entry.prompt.to_json().values())
+def instructions_above(text: str, signature: Any) -> str:
+    """Return the prompt ``text`` with the caller's own instructions below, as the paper's has."""
+    callers, _ = separated(signature)
+    return "\n\n".join(filter(None, [text.strip(), callers]))
 
 
 def _above(text: str, own: Prompt, signatures: Mapping[str, Any]) -> Prompt:
-    def instructions(name: str) -> str:
-        callers, prompt = separated(signatures[name])
-        if text.strip() == prompt.strip():
-            return own.parts[name].instructions
-        return "\n\n".join(filter(None, [text.strip(), callers]))
-
+    """Return the seat's own prompt with other instructions; itself where it has the text."""
     parts = {
-        name: replace(part, instructions=instructions(name)) for name, part in own.parts.items()
+        name: part
+        if text.strip() == separated(signatures[name])[1].strip()
+        else {**part, "instructions": instructions_above(text, signatures[name])}
+        for name, part in own.parts.items()
     }
     return Prompt(parts)

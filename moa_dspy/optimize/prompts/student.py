@@ -25,11 +25,10 @@ from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import NodeCache, NodeRunner
 from moa_dspy.optimize.prompts.feedback import (
     NoAnswer,
-    OptimizerMetric,
     ReferenceFeedback,
     Stop,
-    StoredReferences,
     StoredRow,
+    StoredRows,
     place_of_row,
 )
 from moa_dspy.prediction import Response
@@ -111,11 +110,6 @@ class Target:
         """True if the program is the mixture: then its rows are the questions that it answers."""
         return self.student.program is self.mixture
 
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of the mixture's output fields."""
-        return tuple(self.mixture.signature.output_fields)
-
     def lm(self) -> Any:
         """Return the LM of the first agent in these seats."""
         return self.mixture.pool.lm(str(self.readers[0].architecture.aggregator))
@@ -164,7 +158,7 @@ class _ReferenceRunner(NodeRunner):
 
 def measured_references(
     target: Target, rows: Sequence[dspy.Example], cache: NodeCache, *, num_threads: int
-) -> StoredReferences:
+) -> StoredRows:
     """Ask the layers before the target about each row, once; known nodes are not asked.
 
     Raises:
@@ -182,7 +176,7 @@ def measured_references(
         return _read(program, runner, *numbered)
 
     found = in_threads(read, list(enumerate(rows)), num_threads=num_threads)
-    return StoredReferences(dict(zip(places, found, strict=True)))
+    return dict(zip(places, found, strict=True))
 
 
 def _read(
@@ -210,14 +204,14 @@ class ReferenceReader:
 
     Attributes:
         target: The seats whose prompt it is.
-        stored: The references.
+        rows: Those that can be answered, with their references.
         cache: Knows the responses that they were made from.
         stop: Keeps the first error that ends all.
         scope: In force in threads of the optimizer too, which copy no context.
     """
 
     target: Target
-    stored: StoredReferences
+    rows: StoredRows
     cache: NodeCache
     stop: Stop = field(default_factory=Stop)
     scope: CallScope = field(default_factory=current_scope)
@@ -227,9 +221,9 @@ class ReferenceReader:
 
     def feedback(self, metric: CheckedMetric) -> ReferenceFeedback:
         """Return the metric with feedback on what is read."""
-        target, checked = self.target, OptimizerMetric(metric, self.stop)
-        normalise = target.mixture.normalise
-        return ReferenceFeedback(checked, self.stored, target.outputs, normalise, target.is_alone)
+        mixture, is_alone = self.target.mixture, self.target.is_alone
+        outputs = tuple(mixture.signature.output_fields)
+        return ReferenceFeedback(metric, self.rows, outputs, mixture.normalise, is_alone, self.stop)
 
     def answer(self, module: Any, inputs: Mapping[str, Any]) -> Any:
         """Answer one row; a model that fails gives a ``NoAnswer``.
@@ -239,7 +233,7 @@ class ReferenceReader:
             StudyError: If the references of this row are not stored.
         """
         with self.stop.watched(), entered(self.scope):
-            found = self.stored.find(inputs)
+            found = self.rows.get(place_of_row(inputs))
             if found is None:
                 raise StudyError("The student answers only rows whose references are stored.")
             # Several readers take turns.

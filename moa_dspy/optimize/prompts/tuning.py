@@ -21,9 +21,9 @@ from moa_dspy.calls.scope import CallScope, call_scope, current_scope
 from moa_dspy.errors import LayerFailedError, MoaError, StudyError
 from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import NodeCache
-from moa_dspy.optimize.prompts.feedback import ReferenceFeedback, StoredReferences, labelled
+from moa_dspy.optimize.prompts.feedback import ReferenceFeedback, StoredRows, labelled
 from moa_dspy.optimize.prompts.options import name_of, traits_of
-from moa_dspy.optimize.prompts.prompt import Prompt
+from moa_dspy.optimize.prompts.prompt import Candidate, Prompt
 from moa_dspy.optimize.prompts.student import (
     AggregatorStudent,
     ReferenceReader,
@@ -51,26 +51,6 @@ class Counted:
 
     def __add__(self, other: Counted) -> Counted:
         return Counted(self.made + other.made, self.reused + other.reused)
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A prompt that was tried.
-
-    Attributes:
-        prompt: The whole of it.
-        origin: The optimizer, and how it made it, such as ``COPRO, depth 1``.
-        score: Mean metric on the rows that the optimizer judged by, in [0, 1]; None where
-            it does not say.
-    """
-
-    prompt: Prompt
-    origin: str
-    score: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON data."""
-        return {"origin": self.origin, "score": self.score, "prompt": self.prompt.to_json()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,25 +105,19 @@ class PromptComparison:
 
 @dataclass(slots=True)
 class CallCounter:
-    """The calls of each stage: a node cache counts those of a mixture, DSPy's callbacks the rest.
+    """The calls of each stage: those of a mixture's seats, and those of the prompt model.
 
     Attributes:
-        cache: Of everything that is measured here, and of nothing else.
+        cache: Of everything that is measured here, and of nothing else; its table has a stage.
+        written: Calls of the prompt model, ``made`` and ``reused``.
     """
 
     cache: NodeCache = field(default_factory=NodeCache)
-    _counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    written: Counter[str] = field(default_factory=Counter)
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count what is asked inside: of proposers for references, else of the seats that read."""
-        role = "proposers" if name == "references" else "aggregator"
-        before = self.cache.calls
-        try:
-            yield
-        finally:
-            for kind, n in (self.cache.calls - before).items():
-                self._counts[name, role, kind] += n
+    def begin(self, stage: str) -> None:
+        """Count for this stage from now on: proposers for references, else seats that read."""
+        self.cache.table.stage = stage
 
     @contextmanager
     def prompting(self) -> Iterator[None]:
@@ -160,19 +134,22 @@ class CallCounter:
             finally:
                 seen = NodeCache()
                 seen.table.add(scope.log)
-                for kind, n in seen.calls.items():
-                    self.add(kind, n)
+                self.written += seen.calls
 
-    def add(self, kind: str, n: int) -> None:
-        """Count calls of the prompt model; ``kind`` is ``made`` or ``reused``."""
-        self._counts["tuning", "prompt_model", kind] += n
-
-    def by_stage(self) -> Mapping[str, Mapping[str, Counted]]:
+    def by_stage(self) -> dict[str, dict[str, Counted]]:
         """Return the counts by stage and role."""
-        return {stage: {role: self._of(stage, role) for role in ROLES} for stage in STAGES}
+        found: dict[str, dict[str, Counted]]
+        found = {stage: dict.fromkeys(ROLES, Counted()) for stage in STAGES}
+        for (stage, _), count in self.cache.table.counts.items():
+            role = "proposers" if stage == "references" else "aggregator"
+            found[stage][role] += Counted(count.made, count.reused)
+        found["tuning"]["prompt_model"] = Counted(self.written["made"], self.written["reused"])
+        return found
 
-    def _of(self, stage: str, role: str) -> Counted:
-        return Counted(self._counts[stage, role, "made"], self._counts[stage, role, "reused"])
+
+def calls_of_role(calls: Mapping[str, Mapping[str, Counted]], role: str) -> Counted:
+    """Return the requests to a role in all stages."""
+    return sum((roles[role] for roles in calls.values()), Counted())
 
 
 class _Prompting(BaseCallback):
@@ -190,7 +167,7 @@ class _Prompting(BaseCallback):
         scope = current_scope()
         # A seat is asked about an example; in a thread of the optimizer's own there is no log.
         if scope.example is None and not (is_logged and scope.log is self._scope.log):
-            self._counter.add("made", 1)
+            self._counter.written["made"] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,12 +211,12 @@ class PromptTuning:
     share: float = 0.5
     seed: int = 0
 
-    def references(self, rows: Sequence[dspy.Example]) -> StoredReferences:
+    def references(self, rows: Sequence[dspy.Example]) -> StoredRows:
         """Ask the layers before the target about the rows; what is known costs nothing."""
-        with self.counter.stage("references"):
-            return measured_references(
-                self.target, rows, self.counter.cache, num_threads=self.num_threads
-            )
+        self.counter.begin("references")
+        return measured_references(
+            self.target, rows, self.counter.cache, num_threads=self.num_threads
+        )
 
     def run(
         self, optimizer: Any, rows: Sequence[dspy.Example], options: Mapping[str, Any]
@@ -260,18 +237,16 @@ class PromptTuning:
         reading = ReferenceReader(self.target, stored, self.counter.cache)
         feedback = reading.feedback(self.metric)
         examples = self._examples(stored, feedback)
-        with self.counter.stage("tuning"):
-            made = self._compiled(_prepared(optimizer, feedback), reading, examples, options)
+        self.counter.begin("tuning")
+        made = self._compiled(_prepared(optimizer, feedback), reading, examples, options)
         found = Prompt.of(made.aggregator)
         return TunedPrompt(found, _candidates(optimizer, made), _notes(stored, made))
 
-    def _examples(
-        self, stored: StoredReferences, feedback: ReferenceFeedback
-    ) -> list[dspy.Example]:
+    def _examples(self, stored: StoredRows, feedback: ReferenceFeedback) -> list[dspy.Example]:
         signature = self.target.modules[0].predictors()[0].signature
-        readable = [found for found in stored.rows.values() if found.failure is None]
+        readable = [found for found in stored.values() if found.failure is None]
         if not readable:
-            first = next(iter(stored.rows.values()))
+            first = next(iter(stored.values()))
             raise LayerFailedError(f"No train row has references to read. {first.failure}")
         return [labelled(found, feedback, signature) for found in readable]
 
@@ -320,7 +295,7 @@ class PromptTuning:
 def _prepared(optimizer: Any, feedback: ReferenceFeedback) -> Any:
     """Return a copy that scores by our metric; the caller's optimizer stays as it is."""
     mine: Any = copy.copy(optimizer)
-    metric = feedback if traits_of(optimizer).reads_feedback else feedback.metric
+    metric = feedback if traits_of(optimizer).reads_feedback else feedback.value
     for name in ("metric", "metric_fn"):
         if hasattr(mine, name):
             setattr(mine, name, metric)
@@ -351,8 +326,8 @@ def _surroundings(optimizer: Any, student: AggregatorStudent) -> Iterator[None]:
         np.random.set_state(states[1])
 
 
-def _notes(stored: StoredReferences, made: Any) -> tuple[str, ...]:
-    lost = [found.row.id for found in stored.rows.values() if found.failure is not None]
+def _notes(stored: StoredRows, made: Any) -> tuple[str, ...]:
+    lost = [found.row.id for found in stored.values() if found.failure is not None]
     notes = [f"{len(lost)} train rows have no references: {', '.join(lost[:5])}"] if lost else []
     if getattr(made, "flag_compilation_error_occurred", False):
         notes.append("A step of BetterTogether failed; its best program up to then was taken.")

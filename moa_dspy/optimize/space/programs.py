@@ -282,13 +282,9 @@ def top_k(ranking: Sequence[str], k: int, *, combine: str = "vote") -> Architect
 
 
 def self_moa_of(
-    ranking: Sequence[str],
-    pool: Mapping[str, Any],
-    *,
-    combine: str = "vote",
-    n: int = SELF_MOA_SAMPLES,
+    ranking: Sequence[str], pool: Mapping[str, Any], *, combine: str = "vote"
 ) -> Architecture | None:
-    """Return ``n`` samples of the best agent (arXiv:2502.00674); None if they are copies.
+    """Return some samples of the best agent (arXiv:2502.00674); None if they are copies.
 
     A greedy agent gives one answer however often it is asked; the same model under
     another name with a temperature stands in for it.
@@ -299,7 +295,7 @@ def self_moa_of(
     sampled = [name for name in twins if pool[name].temperature != 0]
     if not sampled:
         return None
-    return Architecture(((sampled[0],) * n,), sampled[0], combine)
+    return Architecture(((sampled[0],) * SELF_MOA_SAMPLES,), sampled[0], combine)
 
 
 def baseline_combine(space: SearchSpace) -> str:

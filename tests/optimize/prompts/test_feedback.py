@@ -12,8 +12,6 @@ from moa_dspy.optimize.nodes import place_of
 from moa_dspy.optimize.prompts import ReferenceFeedback
 from moa_dspy.optimize.prompts.feedback import (
     NoAnswer,
-    OptimizerMetric,
-    StoredReferences,
     StoredRow,
 )
 from moa_dspy.prediction import Response
@@ -26,8 +24,8 @@ def feedback(*answers: str, metric: Any = exact, normalise: str = "text", **row:
     example = example.with_inputs("question")
     asked = tuple(Response("a", values={"answer": text}, text=text) for text in answers)
     read = StoredRow(example, 0, asked, answers)
-    stored = StoredReferences({place_of({"question": "2 + 2?"}): read})
-    checked = OptimizerMetric(CheckedMetric.of(metric))
+    stored = {place_of({"question": "2 + 2?"}): read}
+    checked = CheckedMetric.of(metric)
     return ReferenceFeedback(checked, stored, ("answer",), normalise), read.example
 
 
@@ -124,7 +122,7 @@ def test_a_metric_is_given_as_many_arguments_as_it_takes(arity: int) -> None:
         5: noted,
     }
     found, example = feedback("4", metric=metrics[arity])
-    found.metric(example, dspy.Prediction(answer="4"), "trace", "name", "its trace")
+    found.value(example, dspy.Prediction(answer="4"), "trace", "name", "its trace")
     assert len(given[0]) == arity
 
 

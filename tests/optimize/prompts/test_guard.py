@@ -74,7 +74,11 @@ def test_stored_references_cost_no_call_and_every_call_is_counted() -> None:
     # The incumbent's answers are stored as well: 6 + 18 + 6 of the new prompt are not.
     assert asked == {"a": 0, "b": 0, "c": 30, "g": 1}
     assert result.calls_of("proposers").reused == 60
-    assert (result.proposer_calls, result.aggregator_calls, result.prompt_model_calls) == (0, 30, 1)
+    assert (
+        result.calls_of("proposers").made,
+        result.calls_of("aggregator").made,
+        result.calls_of("prompt_model").made,
+    ) == (0, 30, 1)
     assert result.test is not None
     assert (result.test.before.estimate, result.test.after.estimate) == (4 / 6, 1)
 
@@ -198,5 +202,5 @@ def test_plain_chat_of_the_settings_is_for_the_seats_alone() -> None:
         result = optimize_aggregator(mixture(world), copro(world.outsider), examples, others)
     # 5 of 5 rows are won: the mid-p value is half of 1 / 2 ** 5.
     assert (result.accepted, result.val.p_value) == (True, 1 / 64)
-    assert result.proposer_calls == 2 * 9
+    assert result.calls_of("proposers").made == 2 * 9
     assert [one.score for one in result.candidates] == [1.0, 0.0]

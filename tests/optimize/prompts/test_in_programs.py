@@ -71,7 +71,7 @@ def test_the_aggregator_of_a_program_is_tuned(make: Any, options: Mapping[str, A
     assert program.answer.aggregator.signature.instructions == before
     # Proposers were asked once for each of 26 rows, whatever the prompt of their reader.
     assert (world.log.counts["a"], world.log.counts["b"]) == (26, 26)
-    assert result.proposer_calls == 2 * 26
+    assert result.calls_of("proposers").made == 2 * 26
 
 
 def test_the_readers_of_a_layer_of_a_program_are_tuned() -> None:

@@ -26,7 +26,7 @@ def test_the_readers_of_a_layer_share_one_prompt_and_the_mixture_decides() -> No
     assert result.calls["tuning"]["aggregator"].made == 12
     assert world.log.by("c").total() == world.log.by("d").total() == 2 * 3 + 2 * 18
     assert result.calls["validation"]["aggregator"].made == 2 * 18 * 2
-    assert result.proposer_calls == 2 * (6 + 18)
+    assert result.calls_of("proposers").made == 2 * (6 + 18)
 
 
 def test_a_reader_is_sent_what_the_mixture_sends_it() -> None:
@@ -57,7 +57,7 @@ def test_a_ranker_is_shown_which_reference_was_right() -> None:
     # a is right on 1 and 2, b on 1; neither is on 0 and 3.
     assert [one.get("best") for one in said] == [None, "1", "1", None]
     assert result.val.before.estimate == 2 / 3
-    assert result.origin.optimizer == "Look"
+    assert result.optimizer == "Look"
 
 
 def test_modules_that_reason_keep_their_kind_and_frozen_proposers_stay_frozen() -> None:

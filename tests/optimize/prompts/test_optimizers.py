@@ -70,8 +70,11 @@ def test_every_optimizer_finds_the_better_prompt(name: str) -> None:
 @EVERY
 def test_proposers_are_asked_once_per_row_and_never_while_tuning(name: str) -> None:
     asked, _, result = found(name)
-    assert (asked["a"], asked["b"], result.proposer_calls) == (26, 26, 52)
-    assert (asked["c"], asked["g"]) == (result.aggregator_calls, result.prompt_model_calls)
+    assert (asked["a"], asked["b"], result.calls_of("proposers").made) == (26, 26, 52)
+    assert (asked["c"], asked["g"]) == (
+        result.calls_of("aggregator").made,
+        result.calls_of("prompt_model").made,
+    )
     assert result.calls["references"]["proposers"].made == 2 * (8 + 18)
     assert [result.calls[stage]["proposers"].made for stage in ("tuning", "validation")] == [0, 0]
     assert result.calls["validation"]["prompt_model"].made == 0

@@ -40,7 +40,7 @@ def test_references_are_numbered_in_the_order_in_which_they_are_read() -> None:
     world = make_world()
     target = Target.of(mixture(world, "a + b > synthesize(c; order=b)"), None)
     stored = measured_references(target, rows("train", 3), NodeCache(), num_threads=1)
-    found = list(stored.rows.values())[2]
+    found = list(stored.values())[2]
     # On 2 a is right and b wrong; the order puts b first.
     assert [response.agent for response in found.read] == ["b", "a"]
     assert found.references == tuple(found.example.references) == ("wrong 2", "Q2")

@@ -7,7 +7,7 @@ import pytest
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize.evaluate import Student
-from moa_dspy.optimize.prompts import Prompt, PromptRegistry, RegisteredPrompt
+from moa_dspy.optimize.prompts import Candidate, Prompt, PromptRegistry
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE
 from tests.optimize.prompts.world import make_world, mixture
 
@@ -22,9 +22,9 @@ def with_prompt(name: str | None) -> Architecture:
     return Architecture((("a", "b"),), "c", prompt=name)
 
 
-def entry(found: PromptRegistry, text: str) -> RegisteredPrompt:
+def entry(found: PromptRegistry, text: str) -> Candidate:
     made = PromptRegistry.of(mixture(make_world()), {"it": text}, 0)
-    return RegisteredPrompt(made.prompt("it"), "somebody", "a + b > synthesize(c)", 0.5)
+    return Candidate(made.prompt("it"), "COPRO", 0.5, "a + b > synthesize(c)")
 
 
 def test_the_choices_are_declared_once() -> None:
@@ -38,7 +38,7 @@ def test_the_choices_are_declared_once() -> None:
 def test_a_new_prompt_fills_a_slot_and_a_known_one_none() -> None:
     found = registry(n_slots=1)
     assert found.add(entry(found, "Read CAREFULLY.")) == "careful"
-    assert found.add(RegisteredPrompt(found.own, "nobody")) == "own"
+    assert found.add(Candidate(found.own, "COPRO")) == "own"
     assert found.has_room
     assert found.add(entry(found, "Be quick.")) == "tuned-1"
     assert not found.has_room
@@ -89,7 +89,7 @@ def test_the_registry_as_plain_data_has_text_origin_and_difference() -> None:
     found.add(entry(found, "Be quick."))
     names = {one["name"]: one for one in found.to_json()}
     assert list(names) == ["paper", "careful", "same", "tuned-1"]
-    assert (names["careful"]["origin"], names["tuned-1"]["origin"]) == ("given", "somebody")
+    assert (names["careful"]["origin"], names["tuned-1"]["origin"]) == ("given", "COPRO")
     assert names["paper"]["diff"] == ""
     assert "+Be quick." in names["tuned-1"]["diff"]
     assert (names["tuned-1"]["architecture"], names["tuned-1"]["train_score"]) == (

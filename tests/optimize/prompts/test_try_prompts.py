@@ -25,7 +25,7 @@ def test_every_prompt_is_tried_and_the_task_stays_below_it() -> None:
         ("TryPrompts, prompt 1", 4 / 6),
     ]
     assert result.calls["tuning"]["aggregator"].made == 3 * 6
-    assert result.prompt_model_calls == 0
+    assert result.calls_of("prompt_model").made == 0
 
 
 def test_of_equal_prompts_the_incumbent_stays() -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.cli.report import fitting, report_text
-from moa_dspy.optimize.report import amount, brackets_line, duration
+from moa_dspy.optimize.judge_facts import JudgeDiagnostics, JudgeFacts
+from moa_dspy.optimize.report import amount, brackets_line, duration, row_cells
 from moa_dspy.optimize.result import StudyResult, SystemScore, TrialRecord
 from moa_dspy.winrate import Interval, Verdict
 from moa_dspy.winrate.intervals import points
@@ -181,3 +182,16 @@ def test_amounts_have_no_powers_of_ten(value: float, text: str) -> None:
 )
 def test_durations_have_two_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_the_reference_of_a_judge_has_no_interval() -> None:
+    judge = JudgeFacts("GradeJudge j", "judge", "large", "named", False, JudgeDiagnostics(1, 1))
+    judged = replace(RESULT, judge=judge)
+    # Every answer of the reference is compared with itself.
+    assert row_cells(judged, "best_single")["test"] == "65.9"
+    assert row_cells(judged, "extra")["test"] == "10.0\n[5.0, 15.0]"
+    frame = judged.to_pandas()
+    assert frame["low"].isna()["best_single"]
+    assert frame["low"]["extra"] == pytest.approx(0.05)
+    assert "65.9 %  " in str(judged)
+    assert "65.9 % [60.9, 70.9]" in str(replace(judged, judge=replace(judge, picks="metric")))

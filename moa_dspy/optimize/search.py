@@ -22,6 +22,7 @@ from moa_dspy.optimize.answers import StudyAnswers, study_answers
 from moa_dspy.optimize.comparison import Baseline, compare_on_test
 from moa_dspy.optimize.conclusion import (
     CrossFittedPick,
+    Fronts,
     cross_fitted,
     final_facts,
     front_of,
@@ -321,7 +322,7 @@ def _result(
     compared: ComparedSystems,
     recommended: Architecture,
     judging: Judging | None,
-    fronts: tuple[Sequence[TrialRecord], TrialRecord | None],
+    fronts: Fronts,
     held: CrossFittedPick | None,
     early: EarlyFacts,
     spent: Spending,
@@ -335,8 +336,7 @@ def _result(
         compared,
         recommended,
         held=held,
-        front=fronts[0],
-        for_less=fronts[1],
+        fronts=fronts,
         early=early,
         spent=spent,
         stopped_by=loop.stopped_by or loop.singles.stopped_by,
@@ -365,7 +365,7 @@ def _compared(
     choice: Choice,
     best: Architecture,
     random: Baseline,
-    fronts: tuple[Sequence[TrialRecord], TrialRecord | None],
+    fronts: Fronts,
     held: CrossFittedPick | None,
 ) -> ComparedSystems:
     """Measure the pick, the baselines and the Pareto front on the test rows, once.

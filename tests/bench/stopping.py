@@ -1,6 +1,7 @@
 """Counts the calls that votes spare by stopping, and what that costs in accuracy.
 
 Usage: python tests/bench/stopping.py FOLDER [--json] [--splits 2] [--dev 200] [--pools all middle]
+                                      [--rule]
 
 FOLDER, pools and splits are those of `search_quality.py`. A search with the shipped defaults and
 ``objectives = ["win_rate", "calls"]`` picks on the dev questions; its votes then answer the judged
@@ -14,6 +15,10 @@ questions, asked by the library's own waves. Means over the splits whose pick is
   over those of the full pick, and 1 where there is none but the pick; less_minus_full: its score
   minus that of the full pick in points, with its standard error over judged questions; own_calls
   and less_minus_own, against all members of the same vote.
+
+With ``--rule`` no search is around it: the three best of the votes that the rule of the pick looks
+at are measured, and once more with the stopping that a search would try. Calls are then counted on
+arrays, and not by the waves.
 """
 
 from __future__ import annotations
@@ -39,6 +44,7 @@ from tests.bench.quality._folder import Answers, Indices, Scores
 from tests.bench.quality._replay import Replay, answer_text, answered
 from tests.bench.quality._search import N_TEST, N_TRAIN, study
 from tests.bench.quality._split import Draw, Task, error, read
+from tests.bench.quality._stopping import one_rule
 
 OBJECTIVES = ("win_rate", "calls")
 
@@ -147,13 +153,15 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--splits", type=int, default=2)
     parser.add_argument("--dev", type=int, nargs="+", default=[200])
     parser.add_argument("--pools", nargs="+", default=["all", "middle"])
+    parser.add_argument("--rule", action="store_true", help="the rules alone, without a search")
     options = parser.parse_args(arguments)
+    run_one = one_rule if options.rule else one_split
     started, answers = time.perf_counter(), read(options.folder)
     rows = []
     for pool in options.pools:
         for dev in options.dev:
             tasks = [Task(options.folder, pool, dev, split) for split in range(options.splits)]
-            rows.append(row_of(tasks[0], [one_split(task) for task in tasks]))
+            rows.append(row_of(tasks[0], list(map(run_one, tasks))))
     printed = {"questions": answers.n_questions, "rows": rows}
     printed["seconds"] = time.perf_counter() - started
     print(json.dumps(printed, indent=None if options.json else 2))

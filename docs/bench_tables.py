@@ -171,8 +171,8 @@ def stopping(printed: Printed) -> str:
     heads += ["for less: stop early", "calls", "points minus the full vote (standard error)"]
     sizes = sorted({row["dev"] for _, row in rows})
     note = (
-        f"{' and '.join(map(str, sizes))} dev questions; means over the splits; calls are shares of "
-        "those of all members. The standard error is that of the judged questions in one split."
+        f"{' and '.join(map(str, sizes))} dev questions; means over the splits; calls are shares "
+        "of those of all members. The standard error is that of the judged questions in one split."
     )
     return "\n".join([_table(heads, lines), note, ""])
 

@@ -38,15 +38,14 @@ class Architecture:
     The order inside a layer is the order in which the next step reads the layer's responses.
     ``layers``, ``str`` and ``to_json`` keep it as it was given. ``==`` and ``hash`` ignore it:
     architectures are equal if their ``canonical`` forms, with the names of each layer sorted, are
-    the same. So a search measures one seating of the same agents only, and ``"b + a > vote" ==
-    "a + b > vote"``, though the texts differ. An ``order`` is a choice of its own, and counts.
+    the same: a search measures one seating of them. An ``order`` is a choice of its own, and counts.
 
     Attributes:
         layers: Agent names per layer, first layer first, as given; empty for a single agent.
-        aggregator: ``synthesize``: who writes the answer. ``select``: who ranks; None
-            is consensus, without a model. ``vote``: the proposer whose answer wins a
-            tie; None is the first in the layer's order. ``fuse``: who writes the answer
-            after an analysis. ``knockout``: who compares. Depth 0: the agent itself.
+        aggregator: ``synthesize``: who writes the answer. ``select``: who ranks; None is consensus,
+            without a model. ``vote``: the proposer whose answer wins a tie; None is the first in
+            the layer's order. ``fuse``: who writes the answer after an analysis. ``knockout``: who
+            compares. Depth 0: the agent itself.
         combine: One of ``COMBINES``.
         order: In which order the last step reads the last layer, and ties of a vote are
             decided: these agents first, then the others as they sit. Kept as short as it can be.
@@ -57,8 +56,7 @@ class Architecture:
             weights that are the same for all members, are left out: that is the plain vote.
         agree: Of a ``vote`` or a consensus: the first so many members, in the order of ``reading``,
             are asked first, and the others only if these do not all give the same answer.
-        analyst: Of ``fuse``: who compares the references before the answer is written;
-            None is the aggregator.
+        analyst: Of ``fuse``: who compares the references first; None is the aggregator.
         lead: Of a ``vote``: members are asked until an answer leads every other by at least
             this share of the weight still to come. None asks until it cannot be overtaken.
 
@@ -85,9 +83,8 @@ class Architecture:
         if self.combine not in COMBINES:
             known = ", ".join(COMBINES)
             raise ArchitectureError(f"Unknown combine {self.combine!r}; known ones are {known}.")
-        for depth, layer in enumerate(layers):
-            if not layer:
-                raise ArchitectureError(f"`layers[{depth}]` must name at least one agent.")
+        if () in layers:
+            raise ArchitectureError(f"`layers[{layers.index(())}]` must name at least one agent.")
         for name in self.agents:
             if not _NAME.fullmatch(name):
                 raise ArchitectureError(
@@ -96,14 +93,15 @@ class Architecture:
         self._check_aggregator()
         self._check_reading()
         self._check_options()
-        last = layers[-1] if layers else ()
-        object.__setattr__(self, "order", _shortest(self.order, last, sorted(last)))
-        object.__setattr__(self, "weights", _told_apart(self.weights, last))
+        sorted_layers = tuple(tuple(sorted(layer)) for layer in layers)
+        sorted_last = sorted_layers[-1:]
+        object.__setattr__(self, "order", _shortest(self.order, *layers[-1:], *sorted_last))
+        weights = _told_apart(self.weights, layers[-1]) if self.weights else ()
+        object.__setattr__(self, "weights", weights)
         if self.analyst == self.aggregator:
             object.__setattr__(self, "analyst", None)
-        sorted_layers = tuple(tuple(sorted(layer)) for layer in layers)
-        order = _shortest(self.order, sorted(last))
-        rest = (self.prompt, self.weights, self.agree, self.analyst, self.lead)
+        rest = (self.prompt, weights, self.agree, self.analyst, self.lead)
+        order = _shortest(self.order, *sorted_last)
         key = (sorted_layers, self.aggregator, self.combine, order, *rest)
         object.__setattr__(self, "_key", key)
 
@@ -116,7 +114,8 @@ class Architecture:
     @property
     def canonical(self) -> Architecture:
         """The equal architecture in which the names of each layer are sorted."""
-        return Architecture(*self._key)
+        is_canonical = (self._key[0], self._key[3]) == (self.layers, self.order)
+        return self if is_canonical else Architecture(*self._key)
 
     def _check_reading(self) -> None:
         read = self.layers[-1] if self.layers else ()
@@ -126,16 +125,17 @@ class Architecture:
                     f"`order` must name agents of the last layer, {', '.join(read) or 'none here'},"
                     f" each once, but got {', '.join(self.order)}."
                 )
-        if self.prompt is None:
-            return
-        if self.combine != "synthesize" or not self.layers:
+        prompt = self.prompt
+        if prompt is not None and (self.combine != "synthesize" or not self.layers):
             raise ArchitectureError("`prompt` goes with an aggregator that synthesizes.")
-        if not _NAME.fullmatch(self.prompt):
+        if prompt is not None and not _NAME.fullmatch(prompt):
             raise ArchitectureError(
-                f"Prompt name {self.prompt!r} must not be empty or hold spaces or any of > + * ( )."
+                f"Prompt name {prompt!r} must not be empty or hold spaces or any of > + * ( )."
             )
 
     def _check_options(self) -> None:
+        if self.analyst is None and self.agree is None and not self.weights:
+            return
         members = self.layers[-1] if self.layers else ()
         if self.analyst is not None and self.combine != "fuse":
             raise ArchitectureError("`analyst` goes with `combine` fuse only.")
@@ -178,8 +178,7 @@ class Architecture:
             raise ArchitectureError("`aggregator` must name an agent, but got None.")
         if not self.layers and self.combine != "synthesize":
             raise ArchitectureError(f"A single agent has nothing to {self.combine} among.")
-        votes = self.combine == "vote" and self.aggregator is not None
-        if votes and self.aggregator not in self.layers[-1]:
+        if self.combine == "vote" and self.aggregator not in (None, *self.layers[-1]):
             raise ArchitectureError(
                 f"{self.aggregator!r} cannot decide ties: it must be one of the last layer's "
                 f"proposers, {', '.join(self.layers[-1])}."
@@ -253,14 +252,15 @@ class Architecture:
     @property
     def agents(self) -> tuple[str, ...]:
         """Every agent that sits somewhere, sorted, each once."""
-        seats = {name for layer in self.layers for name in layer}
-        last = (self.aggregator, self.analyst)
-        return tuple(sorted(seats | {name for name in last if name is not None}))
+        seats: set[str | None] = {self.aggregator, self.analyst}.union(*self.layers)
+        return tuple(sorted(name for name in seats if name is not None))
 
     @property
     def reading(self) -> tuple[int, ...]:
         """Seats of the last layer in the order in which the last step reads them."""
         layer = self.layers[-1] if self.layers else ()
+        if not self.order:
+            return tuple(range(len(layer)))
         rank = {name: place for place, name in enumerate(self.order)}
         return tuple(sorted(range(len(layer)), key=lambda seat: rank.get(layer[seat], len(rank))))
 

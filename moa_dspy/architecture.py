@@ -38,7 +38,7 @@ class Architecture:
     The order inside a layer is the order in which the next step reads the layer's responses.
     ``layers``, ``str`` and ``to_json`` keep it as it was given. ``==`` and ``hash`` ignore it:
     architectures are equal if their ``canonical`` forms, with the names of each layer sorted, are
-    the same: a search measures one seating of them. An ``order`` is a choice of its own, and counts.
+    the same: a search measures one seating of them. An ``order`` is a choice of its own.
 
     Attributes:
         layers: Agent names per layer, first layer first, as given; empty for a single agent.
@@ -134,7 +134,7 @@ class Architecture:
             )
 
     def _check_options(self) -> None:
-        if self.analyst is None and self.agree is None and not self.weights:
+        if (self.analyst, self.agree, self.lead, self.weights) == (None, None, None, ()):
             return
         members = self.layers[-1] if self.layers else ()
         if self.analyst is not None and self.combine != "fuse":

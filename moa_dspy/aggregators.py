@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Final, Protocol, TypeAlias
 
 from moa_dspy.data.answers import normalise_answer, normalise_text, normalise_version
@@ -50,6 +51,12 @@ Rounds: TypeAlias = Sequence[Sequence[Response]]
 
 def node_name(role: str, agent: str, sample: int = 0, *, parents: Sequence[str] = ()) -> str:
     """Return the name of a computation, which holds all that it depends on."""
+    return _named(role, agent, sample, tuple(parents))
+
+
+@lru_cache(maxsize=10_000)
+def _named(role: str, agent: str, sample: int, parents: tuple[str, ...]) -> str:
+    # Every row of an architecture has the same nodes; a text that is known is hashed once.
     return f"{role}:{agent}#{sample}({','.join(parents)})"
 
 

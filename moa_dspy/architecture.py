@@ -99,12 +99,13 @@ class Architecture:
         self._check_reading()
         self._check_options()
         last = layers[-1] if layers else ()
-        object.__setattr__(self, "order", _shortest(self.order, last, sorted(last)))
-        object.__setattr__(self, "weights", _told_apart(self.weights, last))
+        sorted_layers = tuple(tuple(sorted(layer)) for layer in layers)
+        sorted_last = sorted_layers[-1:]
+        object.__setattr__(self, "order", _shortest(self.order, *layers[-1:], *sorted_last))
+        object.__setattr__(self, "weights", _told_apart(self.weights, last) if self.weights else ())
         if self.analyst == self.aggregator:
             object.__setattr__(self, "analyst", None)
-        sorted_layers = tuple(tuple(sorted(layer)) for layer in layers)
-        order = _shortest(self.order, sorted(last))
+        order = _shortest(self.order, *sorted_last)
         rest = (self.prompt, self.weights, self.agree, self.analyst)
         key = (sorted_layers, self.aggregator, self.combine, order, *rest)
         object.__setattr__(self, "_key", key)
@@ -118,7 +119,8 @@ class Architecture:
     @property
     def canonical(self) -> Architecture:
         """The equal architecture in which the names of each layer are sorted."""
-        return Architecture(*self._key)
+        is_canonical = (self._key[0], self._key[3]) == (self.layers, self.order)
+        return self if is_canonical else Architecture(*self._key)
 
     def _check_reading(self) -> None:
         read = self.layers[-1] if self.layers else ()
@@ -138,6 +140,8 @@ class Architecture:
             )
 
     def _check_options(self) -> None:
+        if self.analyst is None and self.agree is None and not self.weights:
+            return
         members = self.layers[-1] if self.layers else ()
         if self.analyst is not None and self.combine != "fuse":
             raise ArchitectureError("`analyst` goes with `combine` fuse only.")
@@ -247,14 +251,15 @@ class Architecture:
     @property
     def agents(self) -> tuple[str, ...]:
         """Every agent that sits somewhere, sorted, each once."""
-        seats = {name for layer in self.layers for name in layer}
-        last = (self.aggregator, self.analyst)
-        return tuple(sorted(seats | {name for name in last if name is not None}))
+        seats: set[str | None] = {self.aggregator, self.analyst}.union(*self.layers)
+        return tuple(sorted(name for name in seats if name is not None))
 
     @property
     def reading(self) -> tuple[int, ...]:
         """Seats of the last layer in the order in which the last step reads them."""
         layer = self.layers[-1] if self.layers else ()
+        if not self.order:
+            return tuple(range(len(layer)))
         rank = {name: place for place, name in enumerate(self.order)}
         return tuple(sorted(range(len(layer)), key=lambda seat: rank.get(layer[seat], len(rank))))
 

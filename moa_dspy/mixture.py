@@ -262,9 +262,14 @@ class MixtureOfAgents(PlannedModule):
 
     def plan(self, inputs: Mapping[str, Any]) -> Plan:
         """Yield what to ask next until there is an answer; asks nothing itself."""
+        return self.planner.plan(inputs)
+
+    @property
+    def planner(self) -> Planner:
+        """Plans answers by the architecture, and the modules that are in the seats now."""
         proposers = [layer.proposers for layer in self.layers]
         outputs = tuple(self.signature.output_fields)
-        planner = Planner(
+        return Planner(
             self.architecture,
             proposers,
             self.aggregator,
@@ -273,7 +278,6 @@ class MixtureOfAgents(PlannedModule):
             self.rules,
             self.analyst,
         )
-        return planner.plan(inputs)
 
     def save(
         self, path: Path | str, save_program: bool = False, modules_to_serialize: Any = None

@@ -174,11 +174,11 @@ class Ledger:
         """Take back a reservation of a call that was not made."""
         self.backend.settle(number, Spending())
 
-    def count_reuse(self) -> None:
-        """Count one answer that came from the store."""
+    def count_reuse(self, n: int = 1) -> None:
+        """Count answers that came from the store."""
         # In memory until the next call is settled: a hit must not cost a write.
         with self._lock:
-            self._reused += 1
+            self._reused += n
 
     def flush(self) -> None:
         """Write the reuses that were counted since the last call was settled."""

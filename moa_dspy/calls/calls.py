@@ -129,10 +129,10 @@ class Calls:
             )
         return None
 
-    def count_reuse(self) -> None:
-        """Count one answer that was known already, in every ledger that counts here."""
+    def count_reuse(self, n: int = 1) -> None:
+        """Count answers that were known already, in every ledger that counts here."""
         for ledger in self._ledgers():
-            ledger.count_reuse()
+            ledger.count_reuse(n)
 
     def _ledgers(self) -> dict[Ledger, float]:
         scoped = current_scope().ledgers

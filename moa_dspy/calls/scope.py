@@ -194,11 +194,11 @@ class CallScope:
     ledgers: Mapping[Any, float] = field(default_factory=dict)
     tables: tuple[CallTable, ...] = ()
 
-    def note(self, facts: CallFacts) -> None:
-        """Log a call that has ended, and count it."""
-        self.log.append(facts)
+    def note(self, *ended: CallFacts) -> None:
+        """Log calls that have ended, and count them."""
+        self.log.extend(ended)
         for table in self.tables:
-            table.add((facts,))
+            table.add(ended)
 
     @contextmanager
     def asking(self, agent: str) -> Iterator[None]:

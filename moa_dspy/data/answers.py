@@ -97,6 +97,9 @@ _LINE = (
         " ",
     ),
 )
+_SIGN = re.compile(r"[<>=+!/^*]")
+"""In ASCII, what all but two rules of a line ask for: these are for digits and blanks."""
+_PLAIN_LINE = tuple(rule for rule in _LINE if rule[0].search("1 000") or rule[0].search("5 kg"))
 _BULLET = re.compile(r"\s*-\s+(?=\.?[0-9])")
 _GROUP = re.compile(
     r"([(\[{]\s*[^\s,;()\[\]{}]{1,60}(?:\s*[,;]\s*[^\s,;()\[\]{}]{1,60})+\s*[)\]}])"
@@ -215,6 +218,8 @@ def _last(text: str, *, as_written: bool) -> str:
 
 def _folded(text: str) -> str:
     """Return one spelling per text; folding a folded text changes nothing."""
+    if text.isascii():
+        return text.lower()
     # NFKC alone makes 102 of a raised 2 after 10, and 11/2 of a half after 1.
     text = _RAISED.sub(lambda m: "^" + m[0].translate(_LOWERED), text)
     text = _VULGAR.sub(_fraction, text)
@@ -238,10 +243,12 @@ def _mixed(whole: str, upper: str, lower: str) -> str:
 
 def _plain(text: str) -> str:
     """Return the folded text in ASCII digits, plain marks, without LaTeX and end tokens."""
-    text = _folded(text).translate(_SPELLINGS)
-    text = "".join(
-        str(unicodedata.decimal(c)) if not c.isascii() and c.isdecimal() else c for c in text
-    )
+    text = _folded(text)
+    if not text.isascii():
+        text = text.translate(_SPELLINGS)
+        text = "".join(
+            str(unicodedata.decimal(c)) if not c.isascii() and c.isdecimal() else c for c in text
+        )
     text = "\n".join(" ".join(line.split()) for line in text.splitlines()).strip()
     text = _END.sub("", text) if ">" in text or "]" in text else text
     if "\\" in text or "\u221a" in text or "sqrt" in text or "^" in text:
@@ -251,7 +258,8 @@ def _plain(text: str) -> str:
 
 
 def _line_words(line: str, as_written: bool) -> Iterator[str]:
-    for pattern, spelling in _LINE:
+    is_plain = line.isascii() and _SIGN.search(line) is None
+    for pattern, spelling in _PLAIN_LINE if is_plain else _LINE:
         line = pattern.sub(spelling, line)
     for segment in re.split("=+", line):
         parts = _GROUP.split(segment)
@@ -285,11 +293,16 @@ def _word(piece: str, as_written: bool, is_alone: bool = False) -> str:
     if not word:
         return ""
     has_minus = before.count("-") == 1
-    if number := _NUMBER.fullmatch(word):
+    may_be_number = not word.isalpha()
+    if may_be_number and (number := _NUMBER.fullmatch(word)):
         value = _number(before, number, as_written)
-    elif measure := _MEASURE.fullmatch(word):
+    elif may_be_number and (measure := _MEASURE.fullmatch(word)):
         value = f"{_word(measure['number'], as_written)}{measure['unit']}"
-    elif (amount := _AMOUNT.fullmatch(word)) and bool(amount["before"]) != bool(amount["after"]):
+    elif (
+        may_be_number
+        and (amount := _AMOUNT.fullmatch(word))
+        and bool(amount["before"]) != bool(amount["after"])
+    ):
         value = (amount["before"] or amount["after"]) + _word(amount["number"], as_written)
         has_minus |= bool(amount["minus"])
     else:
@@ -343,6 +356,8 @@ def _shifted(whole: str, part: str, exponent: int) -> tuple[str, str, int]:
 
 def _is_wrapping(character: str) -> bool:
     """Say whether a character is never part of a bare word, such as punctuation and blanks."""
+    if character.isalnum():
+        return False
     category = unicodedata.category(character)
     if character in _KEPT or (category == "Sc" and character != "$"):
         return False

@@ -51,12 +51,12 @@ def answer_match(
     Raises:
         MetricError: The right answer is missing, or a mapping of unknown keys.
     """
-    given = prediction.answer
-    if is_container(given):
-        return float(_is_same_value(example.answer, given, as_written))
-    if is_absent(example.answer) and isinstance(example.answer, str):
+    given, gold = prediction.answer, example.answer
+    if not isinstance(given, str) and is_container(given):
+        return float(_is_same_value(gold, given, as_written))
+    if isinstance(gold, str) and is_absent(gold):
         return 0.0
-    rights = [plain_text(right) for right in accepted_answers(example.answer)]
+    rights = [plain_text(right) for right in accepted_answers(gold)]
     text = "" if is_absent(given) else plain_text(given)
     is_right = any(_ends_in(text, right, as_written) for right in rights)
     return float(is_right and not (len(rights) > 1 and _lists(text, rights, as_written)))

@@ -2,8 +2,7 @@
 
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.judge_facts import JudgeFacts
-from moa_dspy.optimize.metric import JudgeOptions
-from moa_dspy.optimize.nodes import Outcome
+from moa_dspy.optimize.metric import JudgeOptions, Outcome
 from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.progress import Snapshot
 from moa_dspy.optimize.prompts.builtin import ReferenceDemos, TryPrompts

@@ -18,7 +18,7 @@ from moa_dspy.calls.scope import CallTable
 from moa_dspy.diversity.base import DiversityMetric
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize.evaluate import Evaluator, Student
-from moa_dspy.optimize.nodes import Outcome
+from moa_dspy.optimize.metric import Outcome
 from moa_dspy.optimize.result import StudyResult
 from moa_dspy.optimize.singles import SingleAgents
 from moa_dspy.optimize.space.programs import read_architecture

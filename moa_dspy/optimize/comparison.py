@@ -17,7 +17,7 @@ from moa_dspy.optimize.early_facts import COSTS
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.judge_facts import DirectComparison, JudgedSystem
 from moa_dspy.optimize.judging import preferences_between
-from moa_dspy.optimize.nodes import Outcome, means, scores
+from moa_dspy.optimize.metric import Outcome, means, scores
 from moa_dspy.optimize.objectives import names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork

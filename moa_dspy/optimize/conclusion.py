@@ -25,7 +25,7 @@ from moa_dspy.optimize.early_facts import EarlyFacts
 from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.judge_facts import JudgeFacts
 from moa_dspy.optimize.judging import Judging
-from moa_dspy.optimize.nodes import scores
+from moa_dspy.optimize.metric import scores
 from moa_dspy.optimize.objectives import front, knee, names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord, versions

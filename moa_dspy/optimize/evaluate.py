@@ -5,32 +5,22 @@ from __future__ import annotations
 import copy
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import dspy
-from dspy.utils.exceptions import AdapterParseError, LMError
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls.scope import call_scope, current_scope
+from moa_dspy.calls.scope import CallFacts, call_scope
 from moa_dspy.calls.timeout import in_threads
 from moa_dspy.data import is_pure
-from moa_dspy.errors import LayerFailedError, StudyError, ours
+from moa_dspy.errors import LayerFailedError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize.metric import CheckedMetric
-from moa_dspy.optimize.nodes import (
-    VERSUS,
-    AnswerJudge,
-    MeasuredRow,
-    MixtureStandIn,
-    NodeCache,
-    NodeRunner,
-    Outcome,
-    RowJudgement,
-)
-from moa_dspy.prediction import MixturePrediction
+from moa_dspy.optimize.metric import VERSUS, AnswerJudge, CheckedMetric, Outcome, RowJudgement
+from moa_dspy.optimize.nodes import MeasuredProgram, NodeCache, NodeRunner, known_answers
+from moa_dspy.prediction import Answer, MixturePrediction
 
 if TYPE_CHECKING:
     from moa_dspy.judges.base import Judgement
@@ -141,54 +131,6 @@ class Student:
                 f"`student` cannot be copied: {error}. What cannot be, such as a connection, "
                 "needs a `__deepcopy__` that returns itself."
             ) from error
-
-
-class MeasuredProgram:
-    """A student with one architecture. Safe for threads.
-
-    A larger program is copied for as many rows as are run at the same time: in each copy
-    stands, for the mixture, a module that knows the row. So the program may start threads of
-    any kind, which would not inherit a context variable.
-
-    Args:
-        student: The program.
-        mixture: With the architecture; or several, ``ProgramMixtures``.
-    """
-
-    def __init__(self, student: Student, mixture: Any) -> None:
-        self._student, self.mixture = student, mixture
-        self._idle: list[tuple[MixtureStandIn, Any]] = []
-
-    def answer(self, inputs: Mapping[str, Any], runner: NodeRunner) -> Any:
-        """Return the prediction for one row; its seats are asked by ``runner``.
-
-        Raises:
-            LayerFailedError: If a model's failure leaves the program without a prediction.
-            MoaError: If the reason is not the model: budget, replay, store, pool.
-            StudyError: If the program itself fails.
-        """
-        if self._student.program is self._student.mixture:
-            return MixturePrediction.of(runner.answer(self.mixture, inputs))
-        try:
-            stand_in, program = self._idle.pop()
-        except IndexError:
-            stand_in = MixtureStandIn(self.mixture)
-            program = self._student.with_module(stand_in)
-        stand_in.row = MeasuredRow(runner, current_scope())
-        try:
-            return program(**inputs)
-        except Exception as error:
-            if cause := ours(error):
-                raise cause from None
-            if isinstance(error, LayerFailedError):
-                raise
-            if isinstance(error, (AdapterParseError, LMError)):
-                raise LayerFailedError(f"{type(error).__name__}: {error}") from error
-            raise StudyError(
-                f"The program raised {type(error).__name__} on example {runner.example!r}: {error}"
-            ) from error
-        finally:
-            self._idle.append((stand_in, program))
 
 
 def mixtures_of(program: Any) -> dict[str, MixtureOfAgents]:
@@ -396,43 +338,76 @@ class Evaluator:
             for row in self.workers.ready(self._task(program.mixture.architecture), rows):
                 self._measure_one(program, row)
             return
-        # What is stored or known already is quicker without threads.
-        alone = (n for n, row in enumerate(rows, 1) if not self._measure_one(program, row))
-        rest = rows[next(alone, len(rows)) :]
+        rest = self._unknown(program, rows)
+        # What is stored already is quicker without threads.
+        alone = (n for n, row in enumerate(rest, 1) if not self._measure_one(program, row))
+        rest = rest[next(alone, len(rest)) :]
         in_threads(lambda row: self._measure_one(program, row), rest, num_threads=self._n_threads)
+
+    def _unknown(
+        self, program: MeasuredProgram, rows: Sequence[dspy.Example]
+    ) -> list[dspy.Example]:
+        """Measure the rows whose answers are known, all at once; return the others."""
+        if not program.is_mixture:
+            return [*rows]
+        left = {row.id: row for row in rows}
+        inputs = {row.id: row.inputs().toDict() for row in rows}
+        for runner, found in known_answers(self.node_cache, program.mixture, inputs):
+            row = left.pop(runner.example)
+            self.node_cache.table.add_row()
+            answered = MixturePrediction.of(found) if isinstance(found, Answer) else found
+            self._note(program, row, runner, answered)
+        return [*left.values()]
 
     def _measure_one(self, program: MeasuredProgram, row: dspy.Example) -> bool:
         """Measure a row; return whether nothing had to be waited for."""
         started, runner = time.perf_counter(), NodeRunner(self.node_cache, row.id)
-        found = self._outcomes.setdefault(program.mixture.architecture, {})
         with call_scope(example=row.id) as scope:
             try:
-                prediction = program.answer(row.inputs().toDict(), runner)
+                found = program.answer(row.inputs().toDict(), runner)
             except LayerFailedError as error:
-                costs = runner.costs(scope.log)  # what did not answer was asked all the same
-                judged = self._judged(program, row, None)
-                found[row.id] = Outcome(0.0, (), **costs, failure=str(error), judged=judged)
-                return False
+                found = error
             finally:
                 self.node_cache.table.add_row()
-        judged = self._judged(program, row, prediction)
-        found[row.id] = Outcome(
-            score=self._score(row, prediction, judged),
-            layer=runner.read,
-            ballot=runner.ballot(program.mixture),
-            judged=judged,
-            answer=runner.text,
-            **runner.costs(scope.log),
-        )
+        self._note(program, row, runner, found, scope.log)
+        if isinstance(found, LayerFailedError):
+            return False
         is_known = runner.is_reused and self.judging is None
         is_known &= all(facts.is_reused for facts in scope.log)
         return is_known and time.perf_counter() - started < _SOON_SECONDS
 
+    def _note(
+        self,
+        program: MeasuredProgram,
+        row: dspy.Example,
+        runner: NodeRunner,
+        found: Any,
+        log: Sequence[CallFacts] = (),
+    ) -> None:
+        """Score a row: ``found`` is its prediction, or why there is none."""
+        outcomes = self._outcomes.setdefault(program.mixture.architecture, {})
+        costs = runner.costs(log)
+        if isinstance(found, LayerFailedError):
+            # What did not answer was asked all the same.
+            judged = self._judged(program, row, None)
+            outcomes[row.id] = Outcome(0.0, (), **costs, failure=str(found), judged=judged)
+            return
+        judged = self._judged(program, row, found)
+        outcomes[row.id] = Outcome(
+            score=self._score(row, found, judged),
+            layer=runner.read,
+            ballot=runner.ballot(program.mixture),
+            judged=judged,
+            answer=runner.text,
+            **costs,
+        )
+
     def _judged(
         self, program: MeasuredProgram, row: dspy.Example, prediction: Any
     ) -> RowJudgement | None:
-        judging, name = self.judging, str(program.mixture.architecture)
-        return None if judging is None else judging.judge_row(row, name, prediction, self)
+        if self.judging is None:
+            return None
+        return self.judging.judge_row(row, str(program.mixture.architecture), prediction, self)
 
     def _score(
         self, row: dspy.Example, prediction: dspy.Prediction, judged: RowJudgement | None = None

@@ -1,4 +1,4 @@
-"""Facts about the judge of a study: how far its verdicts can be trusted, and what they cost."""
+"""Facts about judges and rankers of a study: how far these can be trusted, and what they cost."""
 
 from __future__ import annotations
 
@@ -292,3 +292,28 @@ def trust_warnings(found: JudgeDiagnostics) -> Iterator[str]:
 
 def _holds_0(interval: Interval) -> bool:
     return interval.low <= 0 <= interval.high
+
+
+@dataclass(slots=True)
+class Choices:
+    """Replies of one ranker, or of one judge of a knockout.
+
+    Attributes:
+        n_asked: All of them.
+        n_unread: Those that name no single response.
+        unread: The first of these.
+    """
+
+    n_asked: int = 0
+    n_unread: int = 0
+    unread: list[str] = field(default_factory=list)
+
+    def note(self, unread: str | None) -> None:
+        """Count one reply: None was read."""
+        self.n_asked += 1
+        if unread is not None:
+            self.n_unread += 1
+            self.unread = [*self.unread, unread][:_SHOWN_REPLIES]
+
+
+_SHOWN_REPLIES: Final = 3

@@ -17,13 +17,7 @@ from numpy.typing import NDArray
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.scope import CallFacts, call_scope
 from moa_dspy.calls.timeout import in_threads
-from moa_dspy.errors import (
-    BudgetReachedError,
-    MetricError,
-    MoaError,
-    StudyError,
-    UnknownCallError,
-)
+from moa_dspy.errors import BudgetReachedError, MetricError, MoaError, StudyError, UnknownCallError
 from moa_dspy.judges.base import Judgement, as_judgement, texts_of
 from moa_dspy.optimize.early_facts import Cost, check_readable
 from moa_dspy.optimize.judge_facts import (
@@ -36,13 +30,15 @@ from moa_dspy.optimize.judge_facts import (
 )
 from moa_dspy.optimize.metric import (
     BEST_SINGLE,
+    AsksAgents,
     CheckedMetric,
     JudgeOptions,
+    Outcome,
+    RowJudgement,
     check_reference_field,
     label_of,
     self_preference_warnings,
 )
-from moa_dspy.optimize.nodes import AsksAgents, Outcome, RowJudgement
 from moa_dspy.pool import Pool
 from moa_dspy.winrate.length_control import at_equal_length, length_controlled
 

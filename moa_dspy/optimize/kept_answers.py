@@ -20,7 +20,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
-from typing import Any, Final, Literal, Protocol, TypeAlias, Union, get_args, get_origin
+from typing import Any, Final, Literal, TypeAlias, Union, get_args, get_origin
 
 import dspy
 
@@ -30,7 +30,7 @@ from moa_dspy.calls.calls import Calls
 from moa_dspy.calls.lm.engine import StoredEngine
 from moa_dspy.calls.lm.lm import NOTE_SAMPLES
 from moa_dspy.calls.scope import CallFacts, current_scope
-from moa_dspy.calls.store.schema import make_kept_answers, packed, unpacked
+from moa_dspy.calls.store.schema import make_kept_answers, packed, read_kept, unpacked, write_kept
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import StoreError
 from moa_dspy.files import version
@@ -56,34 +56,7 @@ _ABILITIES: Final = (
 _LEAVES: Final = (str, int, float, bool, type(None))
 _N_WAITING: Final = 64
 """Answers that are written together: a process that is killed loses no call by that."""
-_COLUMNS: Final = "agent, prompt_tokens, completion_tokens, usd, seconds, attempt, time"
-_SELECT: Final = (
-    f"SELECT k.key, k.answer, {', '.join(f'c.{name}' for name in _COLUMNS.split(', '))} "
-    "FROM kept_answers k JOIN calls c ON c.key = k.call "
-    # A call that was deleted and made again has another time, and may have another answer.
-    "WHERE c.failure IS NULL AND c.seconds = k.seconds AND c.time = k.time AND k.key IN ({marks})"
-)
-_INSERT: Final = (
-    "INSERT INTO kept_answers (key, call, seconds, time, answer) VALUES (?, ?, ?, ?, ?) "
-    "ON CONFLICT (key) DO UPDATE SET call = excluded.call, seconds = excluded.seconds, "
-    "time = excluded.time, answer = excluded.answer"
-)
-
 AskAll: TypeAlias = Callable[[Sequence[Question]], list[Response]]
-
-
-class AskingSeats(Protocol):
-    """The seats of a mixture."""
-
-    @property
-    def pool(self) -> Any:
-        """The agents."""
-        ...
-
-    @property
-    def adapter(self) -> Any:
-        """The adapter; None takes that of the settings."""
-        ...
 
 
 class _NotPlainError(TypeError):
@@ -112,7 +85,7 @@ class KeptAnswers:
     def answered(
         self,
         questions: Sequence[Question],
-        seats: AskingSeats,
+        seats: tuple[Any, Any],
         ask_all: AskAll,
         log: Sequence[CallFacts],
         *,
@@ -122,27 +95,30 @@ class KeptAnswers:
 
         Args:
             questions: That may be asked at once.
-            seats: Of the mixture.
+            seats: Pool and adapter of the mixture.
             ask_all: Asks for what is not kept.
             log: Of the current scope, to which ``ask_all`` adds the calls in order.
             is_alone: Whether nothing but the mixture runs, no larger program of the user's.
         """
-        pool = seats.pool
-        store = self._opened(pool, is_alone=is_alone)
-        if store is None:
+        pool, adapter = seats
+        if self.opened(pool, is_alone=is_alone) is None:
             return ask_all(questions)
-        keys = [self._key(question, pool, seats.adapter) for question in questions]
-        rows = self._read(store, [key for key in keys if key is not None])
-        found: dict[int, Response] = {}
-        for place, (question, key) in enumerate(zip(questions, keys, strict=True)):
-            if key in rows:
-                found[place] = _restored(question, rows[key], pool)
-        if rest := [place for place in range(len(questions)) if place not in found]:
+        keys = self._keys(questions, pool, adapter)
+        found = self._found(questions, keys, pool)
+        if rest := [place for place, response in enumerate(found) if response is None]:
             n_before = len(log)
             responses = ask_all([questions[place] for place in rest])
-            found |= dict(zip(rest, responses, strict=True))
             self._keep([keys[place] for place in rest], responses, log[n_before:])
-        return [found[place] for place in range(len(questions))]
+            for place, response in zip(rest, responses, strict=True):
+                found[place] = response
+        return [response for response in found if response is not None]
+
+    def read(self, questions: Sequence[Question], seats: tuple[Any, Any]) -> list[Response | None]:
+        """Return the responses that are kept, in the questions' order; of others None."""
+        pool, adapter = seats
+        if not questions or self.opened(pool) is None:
+            return [None] * len(questions)
+        return self._found(questions, self._keys(questions, pool, adapter), pool)
 
     def flush(self) -> None:
         """Write what waits to be written."""
@@ -152,12 +128,12 @@ class KeptAnswers:
         if not rows or store is None:
             return
         try:
-            store.database.transact(lambda session: session.execute_many(_INSERT, sorted(rows)))
+            write_kept(store.database, rows)
         except StoreError as error:
             # The calls are in the store: only the next search over it takes longer.
             _logger.info("Answers could not be kept: %s", error)
 
-    def _opened(self, pool: Any, *, is_alone: bool) -> CallStore | None:
+    def opened(self, pool: Any, *, is_alone: bool = True) -> CallStore | None:
         """Return the store, or None where DSPy is to be asked."""
         if not (self.is_used and is_alone) and not dspy.settings.disable_history:
             return None
@@ -173,12 +149,25 @@ class KeptAnswers:
             self._store = store
         return store
 
-    def _read(self, store: CallStore, keys: Sequence[str]) -> dict[str, Any]:
-        if not keys:
-            return {}
-        marks = ", ".join("?" * len(keys))
-        rows = store.database.rows(_SELECT.format(marks=marks), keys)
-        return {row[0]: row[1:] for row in rows}
+    def _found(
+        self, questions: Sequence[Question], keys: Sequence[str | None], pool: Any
+    ) -> list[Response | None]:
+        """Return what is kept; its calls are counted as any that were stored."""
+        store = self._store
+        rows = {} if store is None else read_kept(store.database, [key for key in keys if key])
+        if not rows:
+            return [None] * len(questions)
+        is_priced = {q.agent: pool.price(q.agent) is not None for q in questions}
+        scope, found, log = current_scope(), list[Response | None](), list[CallFacts]()
+        for question, key in zip(questions, keys, strict=True):
+            response = None
+            if key is not None and key in rows:
+                response, facts = _restored(question, rows[key], is_priced[question.agent])
+                log.append(facts)
+            found.append(response)
+        pool.calls.count_reuse(len(log))
+        scope.note(*log)
+        return found
 
     def _keep(
         self, keys: Sequence[str | None], responses: Sequence[Response], log: Sequence[CallFacts]
@@ -194,24 +183,33 @@ class KeptAnswers:
         if len(self._waiting) >= _N_WAITING:
             self.flush()
 
-    def _key(self, question: Question, pool: Any, adapter: Any) -> str | None:
+    def _keys(self, questions: Sequence[Question], pool: Any, adapter: Any) -> list[str | None]:
         """Return what is equal where request and reading are equal; None without such a thing."""
-        agent = question.agent
-        if agent in getattr(pool, "not_adopted", ()):
+        speaking = speaking_adapter(adapter)
+        starts: dict[tuple[str, int], Any] = {}
+        keys: list[str | None] = []
+        for question in questions:
+            # Nothing of the caller's runs meanwhile, so what is asked in one seat stays the same.
+            seat = (question.agent, id(question.module))
+            if seat not in starts:
+                starts[seat] = self._start(question, pool, speaking)
+            keys.append(_key_of(starts[seat], question))
+        return keys
+
+    def _start(self, question: Question, pool: Any, adapter: Any) -> Any:
+        """Return the hash of what all questions of a seat have alike; None without such a thing."""
+        if question.agent in getattr(pool, "not_adopted", ()):
             return None
         try:
             parts = (
                 _versions(),
-                self._part(pool.lm(agent), _agent_state, _agent_form),
+                self._part(pool.lm(question.agent), _agent_state, _agent_form),
                 self._part(question.module, _module_state, _module_form),
-                self._part(speaking_adapter(adapter), _adapter_state, _adapter_form),
-                _json(dict(question.inputs)),
-                f"{question.sample} {question.is_final}",
+                self._part(adapter, _adapter_state, _adapter_form),
             )
         except _NotPlainError:
             return None
-        text = "\x00".join(parts)
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        return hashlib.sha256(_bytes("".join(f"{part}\x00" for part in parts)))
 
     def _part(self, one: Any, state: Callable[[Any], Any], form: Callable[[Any], str]) -> str:
         """Return ``form(one)``, made again only if its state has changed."""
@@ -241,8 +239,26 @@ def _is_watched() -> bool:
     )
 
 
-def _restored(question: Question, row: Sequence[Any], pool: Any) -> Response:
-    """Return the response that is kept; its call is counted as any that was stored."""
+def _key_of(start: Any, question: Question) -> str | None:
+    if start is None:
+        return None
+    try:
+        inputs = _json(dict(question.inputs))
+    except _NotPlainError:
+        return None
+    found = start.copy()
+    found.update(_bytes(f"{inputs}\x00{question.sample} {question.is_final}"))
+    return str(found.hexdigest())
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _restored(
+    question: Question, row: Sequence[Any], is_priced: bool
+) -> tuple[Response, CallFacts]:
+    """Return the response that is kept, and its call."""
     answer, agent, prompt, completion, usd, seconds, attempt, at = row
     kept = json.loads(unpacked(bytes(answer)))
     facts = CallFacts(
@@ -258,21 +274,22 @@ def _restored(question: Question, row: Sequence[Any], pool: Any) -> Response:
         no_answer=kept["no_answer"],
         time=at,
     )
-    pool.calls.count_reuse()
-    current_scope().note(facts)
     values, failure = kept["values"], kept["failure"]
-    text = "" if failure is not None else render(values)
-    response = Response.of_calls(
+    response = Response(
         question.agent,
         question.sample,
-        [facts],
-        is_priced=pool.price(question.agent) is not None,
-        values=values,
-        text=text,
+        values,
+        text="" if failure is not None else render(values),
+        calls=1,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        usd=usd if is_priced else None,
+        seconds=seconds,
         failure=failure,
         cuts=question.cuts,
+        finish_reason=kept["finish_reason"],
     )
-    return counted_in_time(response, question.deadline_seconds)
+    return counted_in_time(response, question.deadline_seconds), facts
 
 
 def _row(key: str, response: Response, log: Sequence[CallFacts]) -> tuple[Any, ...] | None:
@@ -410,7 +427,10 @@ def _json(value: Any) -> str:
         _NotPlainError: JSON would not give the value back as it is.
     """
     _check(value)
-    return json.dumps(value, separators=(",", ":"))
+    return _ENCODER.encode(value)
+
+
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
 
 
 def _check(value: Any) -> None:

@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import StringIO
+from itertools import chain
+from textwrap import wrap
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TextIO, TypeAlias
 
+from moa_dspy.calls.lm.engine import model_under_way
 from moa_dspy.calls.scope import CallCount
 from moa_dspy.optimize.progress import (
     SearchView,
@@ -149,8 +152,14 @@ class ViewFrame:
             yield Text("starting")
             return
         stages = view.shown_stages()
-        early = () if view.early is None else tuple(early_lines(view.early))
-        room = (options.height or console.size.height) - len(stages) - len(early) - 11
+        facts = () if view.early is None else tuple(early_lines(view.early))
+        early = [wrap(line, options.max_width) for line in facts]
+        # The last of them, the estimate, is what a terminal always has room for.
+        height = (options.height or console.size.height) - len(stages) - 11
+        told = list(chain(*early))
+        if height - len(told) < _ROOM_FOR_FACTS:
+            told = early[-1] if early else []
+        room = height - len(told)
         counts = snapshot.table.by_agent()
         n_agents = len(counts) if self.is_verbose else min(len(counts), max(3, room // 2))
         n_leaders = max(_FEWEST_LEADERS, min(room - n_agents, 10 if self.is_verbose else 5))
@@ -162,9 +171,7 @@ class ViewFrame:
             yield Text("")
             yield _agent_table(snapshot, counts, n_agents)
         yield Text("")
-        # The last of them, the estimate, is what a terminal always has room for.
-        told = early if room >= _ROOM_FOR_FACTS else early[-1:]
-        for part in (told, (("",) if told else ()), tuple(self._last_lines())):
+        for part in (told, [""] if told else [], self._last_lines()):
             yield from (Text(line, no_wrap=True, overflow="ellipsis") for line in part)
 
     def _last_lines(self) -> Iterator[str]:
@@ -372,14 +379,18 @@ def frame_html(frame: ViewFrame, *, width: int = 100, height: int = 50) -> str:
 
 
 class _Once(logging.Filter):
-    """Lets every message of a handler through one time."""
+    """Lets every message of a handler through one time for each model that it is about."""
 
     def __init__(self) -> None:
         super().__init__()
         self._seen: set[tuple[str, str]] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the message is new."""
+        """Return whether the message is new; it is given the model's name."""
+        model = model_under_way()
+        if model is not None and not hasattr(record, "model"):
+            record.model = model  # other handlers see the same record
+            record.msg, record.args = f"{model}: {record.getMessage()}", ()
         key = (record.name, record.getMessage())
         is_new = key not in self._seen
         self._seen.add(key)
@@ -388,7 +399,7 @@ class _Once(logging.Filter):
 
 @contextmanager
 def each_warning_once() -> Iterator[None]:
-    """Show what DSPy logs, such as a reply cut at ``max_tokens``, once and not per question."""
+    """Show what DSPy logs, such as a reply cut at ``max_tokens``, once per agent."""
     # One filter per handler: each must pass a message on once.
     filters = [(handler, _Once()) for handler in logging.getLogger("dspy").handlers]
     for handler, once in filters:

@@ -1,4 +1,4 @@
-"""A user's metric and a user's judge as a search takes them: both are checked."""
+"""A user's metric and judge as a search takes them, both checked, and what they say of a row."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, get_args
 
+import dspy
+
+from moa_dspy.aggregators import Ballot
+from moa_dspy.architecture import Architecture
 from moa_dspy.data.rows import check_outputs
 from moa_dspy.errors import MetricError, MoaError, StudyError
+from moa_dspy.optimize.early_facts import COSTS
+from moa_dspy.optimize.judge_facts import JudgeDiagnostics, JudgedSystem
 from moa_dspy.pool import Pool
 from moa_dspy.winrate.length_control import GamedRows
+
+if TYPE_CHECKING:
+    from moa_dspy.judges.base import Judgement
 
 _MOST: Final = 5
 """Arguments of a GEPA metric: example, prediction, trace, pred_name, pred_trace."""
@@ -252,3 +261,126 @@ def check_reference_field(name: str, agents: Sequence[str], rows: Mapping[str, A
         )
     for split, given in rows.items():
         check_outputs(given, [name], where=f"Split {split!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class RowJudgement:
+    """The verdict of a judge, and of a metric beside it, on one answer.
+
+    Attributes:
+        preference: For the answer over the reference, in [0, 1]; None without a verdict.
+        excluded: Why there is no verdict; None where there is one.
+        length: Of the answer, in characters; 0 where nothing was answered.
+        reference_length: Of the reference.
+        difficulty: Of the example, where length-controlled win rates take it into account.
+        metric: The metric, where the study has one beside the judge.
+    """
+
+    preference: float | None
+    excluded: str | None = None
+    length: int = 0
+    reference_length: int = 0
+    difficulty: float = 0.0
+    metric: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The raw facts of one architecture on one example.
+
+    Attributes:
+        score: What picks, metric or judge, in [0, 1]; 0 where nothing was answered. Without a
+            verdict of the judge, the mean of the rows that have one.
+        layer: Texts that the last step read; of a single agent, its answer.
+        calls: Requests, stored ones included.
+        usd: In production terms.
+        seconds: Critical path, in production terms.
+        tokens: Prompt and completion tokens; ``reply_tokens`` are the latter.
+        failure: Why nothing was answered; None when something was.
+        ballot: What a vote counts of a single agent's answer; None where there is no such thing.
+        judged: Of a study with a judge.
+        is_filled: Whether the judge gave no verdict, so that the score is a mean of other rows.
+        answer: Text of the answer that was scored.
+    """
+
+    score: float
+    layer: tuple[str, ...]
+    calls: int
+    usd: float
+    seconds: float
+    tokens: int = 0
+    reply_tokens: int = 0
+    failure: str | None = None
+    ballot: Ballot | None = None
+    judged: RowJudgement | None = None
+    is_filled: bool = False
+    answer: str = ""
+
+
+def scores(outcomes: Sequence[Outcome]) -> list[float]:
+    """Return the metric per example."""
+    return [outcome.score for outcome in outcomes]
+
+
+def means(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return calls, usd, seconds and the share of failures per question."""
+    n = len(outcomes)
+    costs = {name: sum(getattr(o, name) for o in outcomes) / n for name in COSTS}
+    return {**costs, "failures": sum(o.failure is not None for o in outcomes) / n}
+
+
+VERSUS: Final = " vs "
+"""Between the two systems of a task that a judge compares; no architecture contains it."""
+
+
+class AsksAgents(Protocol):
+    """Gives the answer of an architecture to a row; see ``Evaluator``."""
+
+    def ask(self, architecture: Architecture, row: dspy.Example) -> Any:
+        """Return the prediction; None where no model answered."""
+        ...
+
+
+class AnswerJudge(Protocol):
+    """Scores answers by comparing them with those of a reference; see ``Judging``."""
+
+    @property
+    def picks(self) -> bool:
+        """True if the judge decides, and not the metric."""
+        ...
+
+    @property
+    def opponent(self) -> str | None:
+        """The reference as tasks name it; None as long as it is not chosen."""
+        ...
+
+    def judge_row(
+        self, row: dspy.Example, name: str, prediction: Any, agents: AsksAgents
+    ) -> RowJudgement:
+        """Compare an answer of the system ``name``, None where it failed, with the reference."""
+        ...
+
+    def judge_pair(self, row: dspy.Example, name: str, other: str, agents: AsksAgents) -> Judgement:
+        """Compare the answers of two systems."""
+        ...
+
+    def score_of(self, judged: RowJudgement) -> float:
+        """Return the number that picks, as far as it is known of one row."""
+        ...
+
+    def system(self, outcomes: Sequence[Outcome]) -> JudgedSystem:
+        """Return what judge and metric say of one system's outcomes."""
+        ...
+
+    @property
+    def diagnostics(self) -> JudgeDiagnostics:
+        """Properties of all verdicts up to now."""
+        ...
+
+    def check_decides(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
+        """Raise StudyError if all answers differ and the judge prefers none of them."""
+        ...
+
+    def scored(self, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+        """Return the outcomes of one system with the scores that their rows have together."""
+        ...

@@ -7,50 +7,33 @@ import hashlib
 import json
 import threading
 from collections import ChainMap, Counter
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 import dspy
+from dspy.utils.exceptions import AdapterParseError, LMError
 from pydantic import BaseModel
 
 from moa_dspy.aggregators import NORMALISERS, Ballot, Vote, named_number, node_name
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.scope import CallFacts, CallScope, CallTable, call_scope, current_scope, entered
-from moa_dspy.errors import StudyError
-from moa_dspy.optimize.early_facts import COSTS, N_SHOWN, check_readable
-from moa_dspy.optimize.judge_facts import JudgeDiagnostics, JudgedSystem
+from moa_dspy.errors import LayerFailedError, StudyError, ours
+from moa_dspy.optimize.early_facts import check_readable
+from moa_dspy.optimize.judge_facts import Choices
 from moa_dspy.optimize.kept_answers import KeptAnswers
-from moa_dspy.plan import follow
+from moa_dspy.plan import Plan, follow
 from moa_dspy.prediction import Answer, MixturePrediction, Response
 from moa_dspy.seats import Seats
 from moa_dspy.telemetry import mixture_span
 from moa_dspy.waves import MemberQuestions, Question, replayed, seconds_of
 
-if TYPE_CHECKING:
-    from moa_dspy.judges.base import Judgement
-
 CUT: Final = ("length", "content_filter")
 """Reasons for which an answer ends before its end."""
 _FEWEST_CHOICES: Final = 5  # replies of a ranker, after which it is said that none can be read
-
-
-@dataclass(slots=True)
-class Choices:
-    """Replies of one ranker, or of one judge of a knockout.
-
-    Attributes:
-        n_asked: All of them.
-        n_unread: Those that name no single response.
-        unread: The first of these.
-    """
-
-    n_asked: int = 0
-    n_unread: int = 0
-    unread: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -105,11 +88,24 @@ class NodeCache:
         """Remember the responses to the questions."""
         with self._lock:
             for question, response in zip(questions, responses, strict=True):
-                self._known[question.node, place] = response
-                if not response.has_answer:
-                    self.failures[response.agent] += 1
-                if response.finish_reason in CUT:
-                    self.cut[response.agent, response.finish_reason] += 1
+                self._put(question.node, place, response)
+
+    def _put(self, node: str, place: object, response: Response) -> None:
+        self._known[node, place] = response
+        if not response.has_answer:
+            self.failures[response.agent] += 1
+        if response.finish_reason in CUT:
+            self.cut[response.agent, response.finish_reason] += 1
+
+    def read(self, wanted: Iterable[tuple[object, Question]], seats: Seats) -> None:
+        """Remember the responses that are kept to questions, each at its place."""
+        new = {(q.node, place): q for place, q in wanted if self.get(q, place) is None}
+        with call_scope(table=self.table):
+            responses = self.kept.read([*new.values()], (seats.pool, seats.adapter))
+        with self._lock:
+            for (node, place), response in zip(new, responses, strict=True):
+                if response is not None:
+                    self._put(node, place, response)
 
     def note_choices(self, architecture: Architecture, answer: Answer) -> None:
         """Count the replies of a ranker or of a knockout's judge.
@@ -123,11 +119,8 @@ class NodeCache:
         with self._lock:
             found = self.choices.setdefault(name, Choices())
             for reply in answer.replies:
-                found.n_asked += 1
-                if named_number(reply) is None:
-                    found.n_unread += 1
-                    found.unread.append(reply.text or str(reply.failure))
-            del found.unread[N_SHOWN:]
+                is_read = named_number(reply) is not None
+                found.note(None if is_read else reply.text or str(reply.failure))
         if found.n_asked >= _FEWEST_CHOICES:
             check_readable(
                 name, n_asked=found.n_asked, n_unread=found.n_unread, replies=found.unread
@@ -158,10 +151,19 @@ class NodeRunner:
         seats = mixture.seats
         with mixture_span(mixture, example=self.example):
             answer = follow(mixture.plan(inputs), lambda asked: self.ask(asked, seats, place=place))
+        return self.answered(mixture, answer, place=place)
+
+    def answered(self, mixture: Any, answer: Answer, *, place: object = None) -> Answer:
+        """Note the answer to which the mixture's plan came."""
         self.answers.append(answer)
         self.node_cache.note_choices(mixture.architecture, answer)
         self._place = place
         return answer
+
+    def heard(self, questions: Sequence[Question], responses: list[Response]) -> None:
+        """Note the responses to a round of questions."""
+        self._rounds.append(responses)
+        self._seconds += seconds_of(questions, responses)
 
     def ask(
         self, questions: Sequence[Question], seats: Seats, *, place: object = None
@@ -178,8 +180,7 @@ class NodeRunner:
             found = replayed(questions, fetch)
         else:
             found = self._found(questions, seats, place=place)
-        self._rounds.append(found)
-        self._seconds += seconds_of(questions, found)
+        self.heard(questions, found)
         return found
 
     def _found(
@@ -191,7 +192,10 @@ class NodeRunner:
             # A scope of its own: what seats ask is counted by their responses.
             with call_scope(example=self.example, table=self.node_cache.table) as scope:
                 ask, kept = partial(self._asked, seats=seats, log=scope.log), self.node_cache.kept
-                responses = kept.answered(new, seats, ask, scope.log, is_alone=place is None)
+                pool_and_adapter = (seats.pool, seats.adapter)
+                responses = kept.answered(
+                    new, pool_and_adapter, ask, scope.log, is_alone=place is None
+                )
             self.is_reused &= _is_reused(scope.log)
             self.node_cache.put(where, new, responses)
             known |= {q.node: r for q, r in zip(new, responses, strict=True)}
@@ -265,6 +269,54 @@ class NodeRunner:
         }
 
 
+def known_answers(
+    cache: NodeCache, mixture: Any, rows: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[NodeRunner, Answer | LayerFailedError]]:
+    """Yield the answers, or why there is none, that take no request: all in them was asked before.
+
+    The plans of all rows are followed at the same time: each round is one query of the store.
+
+    Args:
+        cache: Knows, or reads, what was asked.
+        mixture: To be asked.
+        rows: Inputs by the id of the example.
+    """
+    if cache.kept.opened(mixture.pool) is None:
+        return
+    seats, planner = mixture.seats, mixture.planner
+    going: list[tuple[NodeRunner, Plan, Any]] = []
+    for example, inputs in rows.items():
+        plan = planner.plan(inputs)
+        going.append((NodeRunner(cache, example), plan, _next(plan)))
+    while going:
+        wanted = [((runner.example, None), q) for runner, _, asked in going for q in asked]
+        cache.read(wanted, seats)
+        before, going = going, []
+        for runner, plan, asked in before:
+            responses = [cache.get(question, (runner.example, None)) for question in asked]
+            known = [response for response in responses if response is not None]
+            if len(known) < len(responses) or isinstance(asked, MemberQuestions):
+                continue  # it has to be asked
+            runner.heard(asked, known)
+            following = _next(plan, known)
+            if isinstance(following, list):
+                going.append((runner, plan, following))
+                continue
+            if isinstance(following, Answer):
+                runner.answered(mixture, following)
+            yield runner, following
+
+
+def _next(plan: Plan, responses: list[Response] | None = None) -> Any:
+    """Return the next questions of a plan, its answer, or why there is none."""
+    try:
+        return next(plan) if responses is None else plan.send(responses)
+    except StopIteration as stop:
+        return stop.value
+    except LayerFailedError as error:
+        return error
+
+
 def _is_reused(log: Sequence[CallFacts]) -> bool:
     # Without any call, a module of the user's has done something that is not known here.
     return bool(log) and all(facts.is_reused for facts in log)
@@ -325,124 +377,72 @@ class MixtureStandIn(dspy.Module):
         return await asyncio.to_thread(self, **inputs)
 
 
-@dataclass(frozen=True, slots=True)
-class RowJudgement:
-    """The verdict of a judge, and of a metric beside it, on one answer.
+class MeasuredStudent(Protocol):
+    """A program and the mixture in it; see ``Student``."""
 
-    Attributes:
-        preference: For the answer over the reference, in [0, 1]; None without a verdict.
-        excluded: Why there is no verdict; None where there is one.
-        length: Of the answer, in characters; 0 where nothing was answered.
-        reference_length: Of the reference.
-        difficulty: Of the example, where length-controlled win rates take it into account.
-        metric: The metric, where the study has one beside the judge.
+    @property
+    def program(self) -> Any:
+        """The whole program."""
+        ...
+
+    @property
+    def mixture(self) -> Any:
+        """The mixture that it holds, or is."""
+        ...
+
+    def with_module(self, made: dspy.Module) -> Any:
+        """Return a copy of the program that holds ``made`` where the mixture was."""
+        ...
+
+
+class MeasuredProgram:
+    """A student with one architecture. Safe for threads.
+
+    A larger program is copied for as many rows as are run at the same time: in each copy
+    stands, for the mixture, a module that knows the row. So the program may start threads of
+    any kind, which would not inherit a context variable.
+
+    Args:
+        student: The program.
+        mixture: With the architecture; or several, ``ProgramMixtures``.
     """
 
-    preference: float | None
-    excluded: str | None = None
-    length: int = 0
-    reference_length: int = 0
-    difficulty: float = 0.0
-    metric: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The raw facts of one architecture on one example.
-
-    Attributes:
-        score: What picks, metric or judge, in [0, 1]; 0 where nothing was answered. Without a
-            verdict of the judge, the mean of the rows that have one.
-        layer: Texts that the last step read; of a single agent, its answer.
-        calls: Requests, stored ones included.
-        usd: In production terms.
-        seconds: Critical path, in production terms.
-        tokens: Prompt and completion tokens; ``reply_tokens`` are the latter.
-        failure: Why nothing was answered; None when something was.
-        ballot: What a vote counts of a single agent's answer; None where there is no such thing.
-        judged: Of a study with a judge.
-        is_filled: Whether the judge gave no verdict, so that the score is a mean of other rows.
-        answer: Text of the answer that was scored.
-    """
-
-    score: float
-    layer: tuple[str, ...]
-    calls: int
-    usd: float
-    seconds: float
-    tokens: int = 0
-    reply_tokens: int = 0
-    failure: str | None = None
-    ballot: Ballot | None = None
-    judged: RowJudgement | None = None
-    is_filled: bool = False
-    answer: str = ""
-
-
-def scores(outcomes: Sequence[Outcome]) -> list[float]:
-    """Return the metric per example."""
-    return [outcome.score for outcome in outcomes]
-
-
-def means(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Return calls, usd, seconds and the share of failures per question."""
-    n = len(outcomes)
-    costs = {name: sum(getattr(o, name) for o in outcomes) / n for name in COSTS}
-    return {**costs, "failures": sum(o.failure is not None for o in outcomes) / n}
-
-
-VERSUS: Final = " vs "
-"""Between the two systems of a task that a judge compares; no architecture contains it."""
-
-
-class AsksAgents(Protocol):
-    """Gives the answer of an architecture to a row; see ``Evaluator``."""
-
-    def ask(self, architecture: Architecture, row: dspy.Example) -> Any:
-        """Return the prediction; None where no model answered."""
-        ...
-
-
-class AnswerJudge(Protocol):
-    """Scores answers by comparing them with those of a reference; see ``Judging``."""
+    def __init__(self, student: MeasuredStudent, mixture: Any) -> None:
+        self._student, self.mixture = student, mixture
+        self._idle: list[tuple[MixtureStandIn, Any]] = []
 
     @property
-    def picks(self) -> bool:
-        """True if the judge decides, and not the metric."""
-        ...
+    def is_mixture(self) -> bool:
+        """True if there is nothing around the mixture."""
+        return self._student.program is self._student.mixture
 
-    @property
-    def opponent(self) -> str | None:
-        """The reference as tasks name it; None as long as it is not chosen."""
-        ...
+    def answer(self, inputs: Mapping[str, Any], runner: NodeRunner) -> Any:
+        """Return the prediction for one row; its seats are asked by ``runner``.
 
-    def judge_row(
-        self, row: dspy.Example, name: str, prediction: Any, agents: AsksAgents
-    ) -> RowJudgement:
-        """Compare an answer of the system ``name``, None where it failed, with the reference."""
-        ...
-
-    def judge_pair(self, row: dspy.Example, name: str, other: str, agents: AsksAgents) -> Judgement:
-        """Compare the answers of two systems."""
-        ...
-
-    def score_of(self, judged: RowJudgement) -> float:
-        """Return the number that picks, as far as it is known of one row."""
-        ...
-
-    def system(self, outcomes: Sequence[Outcome]) -> JudgedSystem:
-        """Return what judge and metric say of one system's outcomes."""
-        ...
-
-    @property
-    def diagnostics(self) -> JudgeDiagnostics:
-        """Properties of all verdicts up to now."""
-        ...
-
-    def check_decides(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
-        """Raise StudyError if all answers differ and the judge prefers none of them."""
-        ...
-
-    def scored(self, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
-        """Return the outcomes of one system with the scores that their rows have together."""
-        ...
+        Raises:
+            LayerFailedError: If a model's failure leaves the program without a prediction.
+            MoaError: If the reason is not the model: budget, replay, store, pool.
+            StudyError: If the program itself fails.
+        """
+        if self.is_mixture:
+            return MixturePrediction.of(runner.answer(self.mixture, inputs))
+        try:
+            stand_in, program = self._idle.pop()
+        except IndexError:
+            stand_in = MixtureStandIn(self.mixture)
+            program = self._student.with_module(stand_in)
+        stand_in.row = MeasuredRow(runner, current_scope())
+        try:
+            return program(**inputs)
+        except Exception as error:
+            if cause := ours(error):
+                raise cause from None
+            if isinstance(error, LayerFailedError):
+                raise
+            if isinstance(error, (AdapterParseError, LMError)):
+                raise LayerFailedError(f"{type(error).__name__}: {error}") from error
+            raise StudyError(
+                f"The program raised {type(error).__name__} on example {runner.example!r}: {error}"
+            ) from error
+        finally:
+            self._idle.append((stand_in, program))

@@ -20,11 +20,11 @@ from moa_dspy.files import MODULE_AND_NAME, made
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.evaluate import (
     Evaluator,
-    MeasuredProgram,
     Student,
     mixtures_of,
 )
-from moa_dspy.optimize.nodes import MixtureStandIn, Outcome, place_of
+from moa_dspy.optimize.metric import Outcome
+from moa_dspy.optimize.nodes import MeasuredProgram, MixtureStandIn, place_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import Evidence, Limits

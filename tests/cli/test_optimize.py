@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from moa_dspy.agent import Agent
 from moa_dspy.optimize.live_view import each_warning_once
+from moa_dspy.pool import Pool
+from tests.servers.chat import Reply, serving
 
 Run = Callable[..., Result]
 
@@ -74,6 +77,27 @@ def test_a_warning_is_shown_once_and_the_logger_is_left_as_it_was() -> None:
     finally:
         logger.removeHandler(handler)
     assert stream.getvalue().split() == ["cut", "other", "cut"]
+
+
+def test_a_reply_that_was_cut_is_said_once_of_each_agent() -> None:
+    streams, logger = [io.StringIO(), io.StringIO()], logging.getLogger("dspy")
+    handlers = [logging.StreamHandler(stream) for stream in streams]
+    with serving(Reply("The capital is", finish_reason="length")) as server:
+        agents = [Agent(name=name, model="openai/x", api_base=server.url) for name in ("a", "b")]
+        pool = Pool(agents)
+        for handler in handlers:
+            logger.addHandler(handler)
+        try:
+            with each_warning_once():
+                for question in ("1", "2"):
+                    for name in ("a", "b"):
+                        pool.lm(name)(question)
+        finally:
+            for handler in handlers:
+                logger.removeHandler(handler)
+    for stream in streams:
+        said = [line.partition(" was ")[0] for line in stream.getvalue().splitlines()]
+        assert said == ["a: LM response", "b: LM response"]
 
 
 FOR_LESS = """

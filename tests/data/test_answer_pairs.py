@@ -4,9 +4,11 @@ from pathlib import Path
 
 import dspy
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moa_dspy.aggregators import NORMALISERS, ballot_of
-from moa_dspy.data import answer_match, version_match
+from moa_dspy.data import answer_match, answers, version_match
 from moa_dspy.data.answers import answer_words
 
 LINES = (Path(__file__).parent / "answer_pairs.tsv").read_text("ascii").splitlines()[1:]
@@ -52,3 +54,11 @@ def test_versions_are_compared_as_they_are_written(gold: str, given: str, right:
     row, prediction = dspy.Example(answer=gold), dspy.Prediction(answer=given)
     assert version_match(row, prediction) == right
     assert answer_match(row, prediction, as_written=True) == right
+
+
+@given(st.text(st.sampled_from("aeXk 0 1 5'_-.,:;#%&|~()[]{}$?@\"\\"), max_size=30))
+def test_rules_that_a_plain_line_is_spared_would_change_nothing(line: str) -> None:
+    assert len(answers._PLAIN_LINE) == 2
+    for pattern, spelling in answers._LINE:
+        if (pattern, spelling) not in answers._PLAIN_LINE:
+            assert pattern.sub(spelling, line) == line

@@ -10,7 +10,7 @@ from moa_dspy.calls import Budget, Calls, Ledger
 from moa_dspy.data.splits import make_splits
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize import Limits, ModelSearch, SearchSpace, Snapshot, StudyResult
-from moa_dspy.optimize.nodes import Outcome
+from moa_dspy.optimize.metric import Outcome
 from moa_dspy.optimize.progress import silent
 from moa_dspy.optimize.search import run_search
 from moa_dspy.optimize.shares import test_share as share_of_test

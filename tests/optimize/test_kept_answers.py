@@ -135,6 +135,28 @@ def test_calls_are_counted_as_reused_with_what_they_cost(place: Path) -> None:
     assert (spent.made, spent.reused, n_asked) == (0, 24, 0)
 
 
+@pytest.mark.parametrize("text", ["a + b > c > synthesize(b)", "a + b + c > vote(a)", "b"])
+def test_rows_of_a_block_that_are_kept_are_read_and_the_others_asked(
+    place: Path, text: str
+) -> None:
+    rows, found = rows_of("val", 12), []
+    kept, every = rows[2::3], rows  # 4 of 12, between others
+    for part in (kept, every, every):
+        pool = pool_over(place)
+        mixture = MixtureOfAgents("question -> answer", "a", pool=pool, adapter=PlainChat())
+        runner = Evaluator(mixture, METRICS["answer_match"], 1)
+        outcomes = runner.measure(Architecture.parse(text), part)
+        spent = pool.calls.ledger.spending
+        asked = sum(one.calls for one in outcomes)
+        assert runner.node_cache.table.rows == {"": len(part)}
+        assert spent.made + spent.reused == asked
+        found.append((outcomes, asked, spent.made))
+    (first, n_first, _), (second, n, made), (third, _, made_again) = found
+    assert second[2::3] == first
+    assert third == second
+    assert (made, made_again) == (n - n_first, 0)
+
+
 class Taste(pydantic.BaseModel):
     """A type of the user's."""
 
@@ -215,7 +237,7 @@ def key_and_request(
     """Return the key of a question, and the keys of the calls that it takes."""
     kept = KeptAnswers(is_used=True)
     question = Question("propose:a", "a", sample, module, inputs or {"question": "q 1"})
-    key = kept._key(question, pool, adapter)
+    key = kept._keys([question], pool, adapter)[0]
     before = {call.key for call in pool.calls.store}  # type: ignore[attr-defined]  # a CallStore
     Seats(pool, adapter).ask_all([question])
     after = {call.key for call in pool.calls.store}  # type: ignore[attr-defined]  # a CallStore
@@ -286,7 +308,7 @@ def test_what_is_changed_in_place_is_seen(place: Path) -> None:
     adapter = dspy.ChatAdapter()
 
     def key() -> str | None:
-        return kept._key(Question("n", "a", 0, module, {"question": "q"}), pool, adapter)
+        return kept._keys([Question("n", "a", 0, module, {"question": "q"})], pool, adapter)[0]
 
     keys = [key(), key()]
     module.demos[0]["answer"] = "new"
@@ -307,7 +329,7 @@ def test_the_same_agent_in_another_seat_has_the_same_key(place: Path) -> None:
     mixture = MixtureOfAgents("question -> answer", "a + b + a > vote", pool=pool)
     first, _, third = mixture.layers[0].proposers
     keys = {
-        kept._key(Question("n", "a", 0, module, {"question": "q"}), pool, None)
+        kept._keys([Question("n", "a", 0, module, {"question": "q"})], pool, None)[0]
         for module in (first, third)
     }
     assert len(keys) == 1
@@ -372,7 +394,7 @@ def test_what_has_no_plain_form_has_no_key(
     place: Path, module: Any, adapter: Any, inputs: dict[str, Any]
 ) -> None:
     question = Question("n", "a", 0, module, inputs)
-    assert KeptAnswers(is_used=True)._key(question, pool_over(place), adapter) is None
+    assert KeptAnswers(is_used=True)._keys([question], pool_over(place), adapter) == [None]
 
 
 def test_an_lm_that_is_not_adopted_or_is_watched_has_no_key(place: Path) -> None:
@@ -380,11 +402,11 @@ def test_an_lm_that_is_not_adopted_or_is_watched_has_no_key(place: Path) -> None
     kept = KeptAnswers(is_used=True)
     outside = Pool.from_lms({"a": dspy.utils.DummyLM([{"answer": "x"}])})
     assert outside.not_adopted
-    assert kept._key(question, outside, None) is None
+    assert kept._keys([question], outside, None)[0] is None
     pool = pool_over(place)
-    assert kept._key(question, pool, None) is not None
+    assert kept._keys([question], pool, None)[0] is not None
     pool.lm("a").callbacks.append(BaseCallback())
-    assert kept._key(question, pool, None) is None
+    assert kept._keys([question], pool, None)[0] is None
 
 
 @pytest.mark.parametrize(

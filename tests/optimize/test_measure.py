@@ -11,7 +11,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.errors import MetricError, UnknownCallError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.evaluate import Evaluator
-from moa_dspy.optimize.nodes import means, scores
+from moa_dspy.optimize.metric import means, scores
 from moa_dspy.testing import scripted_pool
 
 Make = Callable[..., Any]

@@ -15,7 +15,7 @@ from moa_dspy.data.splits import make_splits
 from moa_dspy.diversity import DIVERSITY_METRICS
 from moa_dspy.errors import BudgetReachedError, StudyError, UnknownCallError
 from moa_dspy.optimize import ModelSearch, SearchSpace, StudyResult
-from moa_dspy.optimize.nodes import Outcome
+from moa_dspy.optimize.metric import Outcome
 from moa_dspy.optimize.search import run_search
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.singles import SingleAgents

@@ -11,7 +11,7 @@ import pytest
 from moa_dspy.calls import Budget, Ledger
 from moa_dspy.errors import BudgetReachedError, StudyError
 from moa_dspy.optimize import Evaluator
-from moa_dspy.optimize.nodes import scores
+from moa_dspy.optimize.metric import scores
 from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool
 from tests.optimize.outer import Outer, exact, outer, parse

@@ -85,6 +85,12 @@ def lm_call_ends(call_id: str) -> None:
         _UNDER_WAY.set(call.outer)
 
 
+def model_under_way() -> str | None:
+    """Return the name of the model that is asked in this context; of a pool's LM, its agent's."""
+    call = _UNDER_WAY.get()
+    return None if call is None else call.model.removeprefix("agent/")
+
+
 def next_sample(slot: int, *, model: str) -> int:
     """Return the sample index of the next request of the LM call that is under way.
 

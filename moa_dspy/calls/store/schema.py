@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -182,6 +182,38 @@ def make_kept_answers(session: Session) -> None:
     if session.is_postgresql:
         session.execute("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
     _create(session, _KEPT_ANSWERS)
+
+
+_KEPT_COLUMNS: Final = ("agent", "prompt_tokens", "completion_tokens", "usd", "seconds", "attempt")
+_SELECT_KEPT: Final = (
+    f"SELECT k.key, k.answer, {', '.join(f'c.{name}' for name in _KEPT_COLUMNS)}, c.time "
+    "FROM kept_answers k JOIN calls c ON c.key = k.call "
+    # A call that was deleted and made again has another time, and may have another answer.
+    "WHERE c.failure IS NULL AND c.seconds = k.seconds AND c.time = k.time AND k.key IN ({marks})"
+)
+_INSERT_KEPT: Final = (
+    "INSERT INTO kept_answers (key, call, seconds, time, answer) VALUES (?, ?, ?, ?, ?) "
+    "ON CONFLICT (key) DO UPDATE SET call = excluded.call, seconds = excluded.seconds, "
+    "time = excluded.time, answer = excluded.answer"
+)
+_PAGE: Final = 500
+"""Answers per query."""
+
+
+def read_kept(database: Database, keys: Sequence[str]) -> dict[str, Sequence[Any]]:
+    """Return by key what is kept: the answer, packed, then what its call cost, and its time."""
+    rows: dict[str, Sequence[Any]] = {}
+    for start in range(0, len(keys), _PAGE):
+        part = keys[start : start + _PAGE]
+        query = _SELECT_KEPT.format(marks=", ".join("?" * len(part)))
+        rows |= {row[0]: row[1:] for row in database.rows(query, part)}
+    return rows
+
+
+def write_kept(database: Database, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Keep answers, each (key, key of the call, seconds, time, answer) of the call's own."""
+    # In one order, so that two writers of the same answers never wait for each other.
+    database.transact(lambda session: session.execute_many(_INSERT_KEPT, sorted(rows)))
 
 
 def _create(session: Session, table: sa.Table) -> None:

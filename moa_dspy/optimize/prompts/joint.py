@@ -12,8 +12,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.data.splits import with_ids
 from moa_dspy.errors import BudgetReachedError, LayerFailedError, StudyError
 from moa_dspy.optimize.evaluate import Evaluator, Student
-from moa_dspy.optimize.metric import CheckedMetric
-from moa_dspy.optimize.nodes import scores
+from moa_dspy.optimize.metric import CheckedMetric, scores
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.prompts.builtin import OptimizerParts, check_tuning
 from moa_dspy.optimize.prompts.options import PromptOptions, name_of

@@ -13,8 +13,7 @@ from moa_dspy.data.splits import check_disjoint, with_ids
 from moa_dspy.errors import StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.evaluate import Evaluator, Student
-from moa_dspy.optimize.metric import CheckedMetric
-from moa_dspy.optimize.nodes import scores
+from moa_dspy.optimize.metric import CheckedMetric, scores
 from moa_dspy.optimize.prompts.options import check_optimizer, name_of
 from moa_dspy.optimize.prompts.prompt import Candidate, Prompt, prompt_diff
 from moa_dspy.optimize.prompts.student import Target

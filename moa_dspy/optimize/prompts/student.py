@@ -20,9 +20,9 @@ from moa_dspy.errors import (
 )
 from moa_dspy.layers import without_lms
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize.evaluate import MeasuredProgram, Student, mixtures_of
+from moa_dspy.optimize.evaluate import Student, mixtures_of
 from moa_dspy.optimize.metric import CheckedMetric
-from moa_dspy.optimize.nodes import NodeCache, NodeRunner
+from moa_dspy.optimize.nodes import MeasuredProgram, NodeCache, NodeRunner
 from moa_dspy.optimize.prompts.feedback import (
     NoAnswer,
     ReferenceFeedback,

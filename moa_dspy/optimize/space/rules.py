@@ -136,7 +136,8 @@ def _seated(
     layers: list[tuple[str, ...]] = []
     for number, names in enumerate(wanted):
         needed = rules.must_include if number == 0 else ()
-        more = sorted((Counter(names) - Counter(needed)).elements(), key=ranking.index)
+        rest = (Counter(names) - Counter(needed)).elements() if needed else names
+        more = sorted(rest, key=ranking.index)
         # One of each before a second sample of any.
         seats = [*more, *(list(ranking) * rules.max_samples)]
         allies, n_wanted = _allies(rules, team, seats, len(more))
@@ -156,6 +157,8 @@ def _filled(
 
     An earlier seat is given up only where no layer is possible with it.
     """
+    if not rules.never_together:
+        return _filled_in_order(rules, layer, seats, n_wanted)
     for place, name in enumerate(seats):
         if len(layer) >= rules.min_width and place >= n_wanted:
             return layer
@@ -166,6 +169,18 @@ def _filled(
             found = _filled(rules, more, *_allies(rules, more, seats[place + 1 :], n_left))
             if found is not None:
                 return found
+    return layer if len(layer) >= rules.min_width else None
+
+
+def _filled_in_order(
+    rules: SpaceRules, layer: tuple[str, ...], seats: Sequence[str], n_wanted: int
+) -> tuple[str, ...] | None:
+    """``_filled`` where any two agents agree: then no seat has to be given up for another."""
+    for place, name in enumerate(seats):
+        if len(layer) >= rules.min_width and place >= n_wanted:
+            break
+        if rules.has_room(layer, name):
+            layer = (*layer, name)
     return layer if len(layer) >= rules.min_width else None
 
 

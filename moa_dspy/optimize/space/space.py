@@ -172,7 +172,8 @@ def suggest_layered(
     asks_for_prompt = combine == "synthesize" and space.prompts
     prompt = prompt_of(one_of(trial, "prompt", space.prompts)) if asks_for_prompt else None
     read = order_of(order, layers[-1], read_by)
-    return Architecture(layers, aggregator, combine, read, prompt).canonical
+    seated = tuple(tuple(sorted(layer)) for layer in layers)
+    return Architecture(seated, aggregator, combine, read, prompt).canonical
 
 
 def _aggregator_key(space: SearchSpace, combine: str) -> str:
@@ -202,22 +203,20 @@ def _fewest(space: SearchSpace, name: str, number: int) -> int:
 
 def params_of_layered(space: SearchSpace, architecture: Architecture) -> Params | None:
     """Return the choices that ``suggest_layered`` turns into ``architecture``; None if none do."""
-    combine, aggregator = architecture.combine, architecture.aggregator
-    is_searched = (
-        space.searches_layers
-        and 1 <= architecture.depth <= space.max_depth
-        and combine in space.combines
-    )
-    who = space.who_combines(combine)
-    seats = who or ((aggregator,) if combine == "vote" else (None,))
-    if not is_searched or aggregator not in seats:
+    kind: Params = {"depth": architecture.depth, "combine": architecture.combine}
+    last = last_step_in(space, architecture)
+    return None if last is None else {**kind, **last, **_flags(space, architecture)}
+
+
+def last_step_in(space: SearchSpace, architecture: Architecture) -> Params | None:
+    """Return the choices of the last step; None if ``suggest_layered`` makes no such thing."""
+    layers, combine, who = architecture.layers, architecture.combine, architecture.aggregator
+    is_deep = 1 <= len(layers) <= space.max_depth
+    if not (is_deep and space.searches_layers and combine in space.combines):
         return None
-    if not space.rules.allow(architecture.layers, aggregator):
-        return None
-    last = _last_step(space, architecture)
-    if last is None:
-        return None
-    return {"depth": architecture.depth, "combine": combine, **last, **_flags(space, architecture)}
+    seats = space.who_combines(combine) or ((who,) if combine == "vote" else (None,))
+    is_allowed = who in seats and space.rules.allow(layers, who)
+    return _last_step(space, architecture) if is_allowed else None
 
 
 def _flags(space: SearchSpace, architecture: Architecture) -> Params:
@@ -370,9 +369,8 @@ class SearchSpace:
 
     def read_in(self, order: str, architecture: Architecture) -> tuple[str, ...]:
         """Return how an architecture that is read in ``order`` writes that."""
-        layer = architecture.layers[-1]
-        read = order_of(order, layer, self.ranking or self.agents)
-        return replace(architecture, order=read).order
+        read = order_of(order, architecture.layers[-1], self.ranking or self.agents)
+        return replace(architecture, order=read).order if read else ()
 
     def params(self, architecture: Architecture) -> dict[str, str | bool | int] | None:
         """Return the choices that ``suggest`` turns into ``architecture``; None if none do."""
@@ -407,8 +405,10 @@ class SearchSpace:
 
     def holds(self, architecture: Architecture) -> bool:
         """True if the study may try ``architecture``, whatever decides the ties of a vote."""
-        is_listed = anonymous(architecture) in self._listed
-        return is_listed or self.params(architecture) is not None
+        is_known = set(architecture.agents) <= set(self.agents)
+        if is_known and (not architecture.layers or last_step_in(self, architecture) is not None):
+            return True
+        return anonymous(architecture) in self._listed
 
     def keeps_constraints(self, architecture: Architecture) -> bool:
         """True if ``architecture`` keeps to what the user demanded of its members.
@@ -445,6 +445,5 @@ class SearchSpace:
         if place < singles + listed:
             return self.listed[place - singles]
         order = rng.sample(self.agents, len(self.agents))
-        return suggest_layered(
-            self, RandomSuggestions(rng), order, read_by=self.ranking or self.agents
-        )
+        read_by = self.ranking or self.agents
+        return suggest_layered(self, RandomSuggestions(rng), order, read_by=read_by)

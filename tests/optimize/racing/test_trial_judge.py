@@ -9,7 +9,7 @@ import pytest
 from moa_dspy.architecture import Architecture
 from moa_dspy.diversity import Disagreement
 from moa_dspy.optimize.evaluate import Evaluator
-from moa_dspy.optimize.nodes import Outcome
+from moa_dspy.optimize.metric import Outcome
 from moa_dspy.optimize.objectives import (
     CallsObjective,
     DiversityObjective,

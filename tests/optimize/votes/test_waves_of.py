@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from moa_dspy.optimize import SearchSpace
-from moa_dspy.optimize.nodes import Outcome
+from moa_dspy.optimize.metric import Outcome
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.singles import SingleAgents
 from moa_dspy.optimize.votes.ballots import waves_of

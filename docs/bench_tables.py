@@ -139,7 +139,8 @@ def combiners(printed: Printed) -> str:
         [
             f"`{one['architecture']}`",
             _with_bounds(one["score"], "{:.1f}", " %"),
-            _with_bounds(one["gain"], "{:+.1f}"),
+            "" if one["over"] == one["architecture"] else _with_bounds(one["gain"], "{:+.1f}"),
+            f"{100 * one['undecided']:.0f} %" if "knockout" in one["architecture"] else "",
             f"{one['calls']:.2f}",
             f"{one['tokens']:.0f}",
             f"{one['seconds']:.1f}",
@@ -147,8 +148,8 @@ def combiners(printed: Printed) -> str:
         ]
         for one in printed["combiners"]
     ]
-    heads = ["architecture", "score", "over the best alone", "calls", "tokens", "seconds"]
-    return _table([*heads, "nominal usd per 1,000"], lines)
+    heads = ["architecture", "score", "over the best alone", "undecided", "calls", "tokens"]
+    return _table([*heads, "seconds", "nominal usd per 1,000"], lines)
 
 
 def stopping(printed: Printed) -> str:

@@ -42,7 +42,7 @@ class Architecture:
 
     Attributes:
         layers: Agent names per layer, first layer first, as given; empty for a single agent.
-        aggregator: ``synthesize``: the agent that writes the answer. ``select``: the one that ranks;
+        aggregator: ``synthesize``: the agent that writes the answer. ``select``: the ranker;
             None is consensus, without a model. ``vote``: the proposer whose answer wins a tie; None
             is the first in the layer's order. ``fuse``: the agent that writes after an analysis.
             ``knockout``: the one that compares. Depth 0: the agent itself.

@@ -208,6 +208,7 @@ class Evaluator:
     registry: NamedPrompts | None = None
     judging: AnswerJudge | None = None
     _outcomes: dict[Architecture, dict[str, Outcome]] = field(default_factory=dict)
+    _inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     _programs: dict[Architecture, MeasuredProgram] = field(default_factory=dict)
     _last: MeasuredProgram | None = None
 
@@ -351,7 +352,10 @@ class Evaluator:
         if not program.is_mixture:
             return [*rows]
         left = {row.id: row for row in rows}
-        inputs = {row.id: row.inputs().toDict() for row in rows}
+        for row in rows:
+            if row.id not in self._inputs:
+                self._inputs[row.id] = row.inputs().toDict()
+        inputs = {row.id: self._inputs[row.id] for row in rows}
         for runner, found in known_answers(self.node_cache, program.mixture, inputs):
             row = left.pop(runner.example)
             self.node_cache.table.add_row()

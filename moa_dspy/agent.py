@@ -76,7 +76,7 @@ class Agent:
         max_concurrent: Requests at a time; agents of one endpoint share the smallest number
             that one of them gives. None means no limit of ours.
         usd_per_million_prompt_tokens: Price, 0 where they are free; see ``price`` for None.
-        usd_per_million_completion_tokens: As the one before; 0 if only that one is given.
+        usd_per_million_completion_tokens: As the one before, and given if that one is.
         usd_per_million_cached_tokens: Price of prompt tokens that the vendor read from its cache;
             None is that of other prompt tokens, or the list's where the price is.
         optional: Whether the agent is left out, and the user told, where a variable that
@@ -127,6 +127,17 @@ class Agent:
                 hint = f"; it must be {choices[name]}" if name in choices else ""
                 shown = shown_value(self.name)
                 raise PoolError(f"Agent {shown}: `{name}` cannot be {value}{hint}.")
+        self._check_prices()
+
+    def _check_prices(self) -> None:
+        """Refuse a part of a price: what is not given is unknown, and not 0."""
+        given = [name for name in (*_PRICES, _CACHED_PRICE) if getattr(self, name) is not None]
+        missing = [name for name in _PRICES if name not in given]
+        if given and missing:
+            raise PoolError(
+                f"Agent {shown_value(self.name)}: `{given[0]}` is given and `{missing[0]}` is not: "
+                "give both prices, 0 where tokens are free, or none where they are unknown."
+            )
 
     def _checks(self) -> dict[str, bool]:
         prices = {name: getattr(self, name) for name in (*_PRICES, _CACHED_PRICE)}
@@ -240,10 +251,9 @@ class Agent:
         The pool's price if it gives one; 0 for a local model; else LiteLLM's list price of
         this very name, if the vendor's own endpoint is asked.
         """
-        given = [getattr(self, name) for name in _PRICES]
-        if given != [None, None]:
-            cached = self.usd_per_million_cached_tokens
-            return Price(given[0] or 0.0, given[1] or 0.0, "pool", cached)
+        prompt, completion = (getattr(self, name) for name in _PRICES)
+        if prompt is not None:
+            return Price(prompt, completion, "pool", self.usd_per_million_cached_tokens)
         if self.is_local:
             return Price(0.0, 0.0, "local")
         return listed_price(self.model) if self.base_url is None else None

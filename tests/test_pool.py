@@ -21,6 +21,9 @@ LOCAL: dict[str, Any] = {"name": "a", "model": "local/x", "weights": "x.gguf", "
 REMOTE: dict[str, Any] = {"name": "a", "model": "openai/x"}
 
 
+FREE = {"usd_per_million_prompt_tokens": 0.0, "usd_per_million_completion_tokens": 0.0}
+
+
 def agent(**values: Any) -> Agent:
     return Agent(**{**REMOTE, **values})
 
@@ -50,6 +53,7 @@ def test_a_pool_file_lists_agents_with_settings_and_prices(tmp_path: Path) -> No
         temperature = 0
         max_tokens = 64
         usd_per_million_prompt_tokens = 0.5
+        usd_per_million_completion_tokens = 0.0
         [[agents]]
         name = "warm"
         model = "hosted_vllm/x"
@@ -118,6 +122,19 @@ def test_a_value_out_of_range_is_refused(field: str, value: object) -> None:
         agent(**{field: value})
 
 
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [("prompt", "completion"), ("completion", "prompt"), ("cached", "prompt")],
+)
+def test_a_price_is_whole_or_unknown(given: str, missing: str) -> None:
+    names = [f"usd_per_million_{kind}_tokens" for kind in (given, missing)]
+    message = f"Agent 'a': `{names[0]}` is given and `{names[1]}` is not: give both prices, 0 where"
+    with pytest.raises(PoolError, match=message):
+        agent(**{names[0]: 1.0})
+    with pytest.raises(PoolError, match=message):
+        agent(**{names[0]: 0.0})
+
+
 def test_weights_need_a_checksum_and_a_local_name_weights_or_the_catalogue() -> None:
     with pytest.raises(PoolError, match="'a': `sha256` must be given with `weights`"):
         agent(model="local/x", weights="x.gguf")
@@ -158,7 +175,7 @@ def test_an_optional_agent_is_left_out_with_a_note_where_a_variable_is_missing()
 def test_identity_is_what_answers_and_not_how_it_samples_or_what_it_costs() -> None:
     first = agent(api_base="http://one/v1").identity
     changes = {"name": "b", "temperature": 0.1, "max_tokens": 5, "api_key_env": "KEY"}
-    same = agent(api_base="http://one/v1", usd_per_million_prompt_tokens=9.0, **changes)
+    same = agent(api_base="http://one/v1", **FREE, **changes)
     assert same.identity == first == "openai/x@http://one/v1"
     others = [agent(api_base="http://two/v1"), agent(), agent(model="openai/y")]
     assert first not in {other.identity for other in others}
@@ -281,7 +298,7 @@ def test_ollamas_root_address_will_do(model: str, end: str) -> None:
 
 def test_a_price_is_the_pools_or_nothing_or_listed_or_unknown() -> None:
     local = next(iter(CATALOGUE))
-    given = agent(name="given", usd_per_million_prompt_tokens=2.0)
+    given = agent(name="given", **{**FREE, "usd_per_million_prompt_tokens": 2.0})
     agents = [
         given,
         agent(name="free", model=f"local/{local}"),

@@ -10,7 +10,7 @@ import pytest
 
 from moa_dspy.calls import Budget, Spending
 from moa_dspy.calls.scope import CallFacts, CallTable, call_scope
-from moa_dspy.optimize.early_facts import early_facts
+from moa_dspy.optimize.early_facts import Cost, StudyEstimate, early_facts
 from moa_dspy.optimize.live_view import (
     LiveProgress,
     ViewFrame,
@@ -58,8 +58,8 @@ def facts(agent: str = "a", **more: object) -> CallFacts:
     return CallFacts(agent, **{**plain, **more})  # type: ignore[arg-type]  # as above
 
 
-def shown(view: SearchView, *, height: int = 40) -> list[str]:
-    return printed_text(ViewFrame(view), height=height).splitlines()
+def shown(view: SearchView, *, height: int = 40, width: int = 100) -> list[str]:
+    return printed_text(ViewFrame(view), height=height, width=width).splitlines()
 
 
 def test_everything_that_was_asked_for_is_shown() -> None:
@@ -230,6 +230,23 @@ def test_a_frame_fits_the_terminal(height: int) -> None:
     view.take(replace(snapshot(), table=table, leaders=leaders))
     assert len(shown(view, height=height)) <= height
     assert any("more" in one for one in shown(view, height=height))
+
+
+@pytest.mark.parametrize("height", [24, 40])
+def test_the_sentence_of_the_estimate_is_shown_whole(height: int) -> None:
+    ends = Cost(calls=7_000, usd=0.72, seconds=2_460), Cost(calls=9_500, usd=1.13, seconds=4_920)
+    estimate = StudyEstimate(8_100, 0.93, 3_600, "usd", 0.5, 0.54, low=ends[0], high=ends[1])
+    early = early_facts({"a": [1.0, 0.0], "b": [0.0, 0.0]}, estimate=estimate)
+    table = CallTable(stage="search")
+    table.add([facts(f"agent-{n}") for n in range(30)])
+    view = SearchView(Time())
+    leaders = tuple(Leader(f"m{n}", 0.9 - n / 100, 2.0, 0.0, 200) for n in range(10))
+    view.take(replace(snapshot(), table=table, leaders=leaders, early=early))
+    found = shown(view, height=height, width=60)
+    *_, sentence = early_lines(early)
+    assert len(sentence) > 60
+    assert sentence in " ".join(found)
+    assert len(found) <= height
 
 
 def test_a_notebook_gets_the_same_frame_as_html() -> None:

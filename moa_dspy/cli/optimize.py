@@ -177,6 +177,9 @@ def _show_check(found: Preflight) -> None:
     _print(_agents_table(found))
     if found.stages:
         _print(_stages_table(found))
+    if (whole := found.estimate).capped_by is not None:
+        share = f"about {100 * whole.share:.0f} % of that"
+        typer.echo(f"budget.{whole.capped_by} = {whole.ceiling:.10g} allows {share}")
     for name, value in found.smallest.items():
         typer.echo(f"smallest budget.{name} that reaches a verdict: {value:,.10g}")
     for name, value in found.too_small.items():

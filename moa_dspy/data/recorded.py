@@ -178,7 +178,7 @@ _NOT_IN_A_NAME = re.compile(r"[\s>+*()]+")
 
 
 def read_recorded(
-    path: Path,
+    path: Path | str,
     *,
     question: str,
     model: str | Sequence[str],
@@ -238,7 +238,7 @@ ANSWER_COLUMNS: Final = (*NEEDED, *GRADED, *MEASURED, "split")
 
 
 def read_answers(
-    path: Path,
+    path: Path | str,
     *,
     columns: Mapping[str, str] | None = None,
     matches: Callable[[str, str], float] | None = None,

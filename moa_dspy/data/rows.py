@@ -28,7 +28,7 @@ _GOLD = "answer"
 
 
 def read_rows(
-    path: Path,
+    path: Path | str,
     *,
     inputs: Sequence[str],
     columns: Mapping[str, str] | None = None,

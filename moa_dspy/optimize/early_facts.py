@@ -7,7 +7,7 @@ whether their scores can decide anything at all.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain, combinations, islice
 from math import comb
 from typing import Any, Final, Literal
@@ -190,7 +190,7 @@ class StudyEstimate:
         share: Part of the study that the budget pays for, in (0, 1].
         judge_calls: How many of the calls are a judge's.
         tokens: Prompt and completion tokens.
-        low: What it takes at least, in four of five ways that it may go; None is not known.
+        low: What it takes at least: low to high holds nine studies of ten; None is not known.
         high: What it takes at most, likewise.
     """
 
@@ -204,6 +204,19 @@ class StudyEstimate:
     tokens: float = 0.0
     low: Cost | None = None
     high: Cost | None = None
+
+    def within(self, limits: Any) -> StudyEstimate:
+        """Say which limit is reached first, if any; of a ``Budget``, or of what has its names."""
+        shares = {
+            name: limit / needed
+            for name in (field.name for field in fields(Cost))
+            if (limit := getattr(limits, name)) is not None and (needed := getattr(self, name))
+        }
+        first = min(shares, key=lambda name: shares[name], default=None)
+        if first is None or shares[first] >= 1:
+            return self
+        ceiling = float(getattr(limits, first))
+        return replace(self, capped_by=first, ceiling=ceiling, share=shares[first])
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> StudyEstimate:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import StringIO
+from itertools import chain
+from textwrap import wrap
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TextIO, TypeAlias
 
@@ -150,8 +152,14 @@ class ViewFrame:
             yield Text("starting")
             return
         stages = view.shown_stages()
-        early = () if view.early is None else tuple(early_lines(view.early))
-        room = (options.height or console.size.height) - len(stages) - len(early) - 11
+        facts = () if view.early is None else tuple(early_lines(view.early))
+        early = [wrap(line, options.max_width) for line in facts]
+        # The last of them, the estimate, is what a terminal always has room for.
+        height = (options.height or console.size.height) - len(stages) - 11
+        told = list(chain(*early))
+        if height - len(told) < _ROOM_FOR_FACTS:
+            told = early[-1] if early else []
+        room = height - len(told)
         counts = snapshot.table.by_agent()
         n_agents = len(counts) if self.is_verbose else min(len(counts), max(3, room // 2))
         n_leaders = max(_FEWEST_LEADERS, min(room - n_agents, 10 if self.is_verbose else 5))
@@ -163,9 +171,7 @@ class ViewFrame:
             yield Text("")
             yield _agent_table(snapshot, counts, n_agents)
         yield Text("")
-        # The last of them, the estimate, is what a terminal always has room for.
-        told = early if room >= _ROOM_FOR_FACTS else early[-1:]
-        for part in (told, (("",) if told else ()), tuple(self._last_lines())):
+        for part in (told, [""] if told else [], self._last_lines()):
             yield from (Text(line, no_wrap=True, overflow="ellipsis") for line in part)
 
     def _last_lines(self) -> Iterator[str]:

@@ -5,7 +5,7 @@ A price or a time that is not known stays unknown: it is None here, and never 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Final
@@ -18,12 +18,12 @@ from moa_dspy.calls.budget import LIMITS, Budget, Ledger
 from moa_dspy.data import accepted_answers, is_absent, plain_text
 from moa_dspy.errors import LayerFailedError, MoaError, StudyError
 from moa_dspy.layers import SEAT_MODULES
-from moa_dspy.optimize.early_facts import AgentCosts, Cost
+from moa_dspy.optimize.early_facts import Cost, StudyEstimate
 from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.forecast import StudyPlan
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.prompts.joint import with_prompts
-from moa_dspy.optimize.shares import rounded_up, smallest_limit
+from moa_dspy.optimize.shares import AgentEstimate, rounded_up, smallest_limit
 from moa_dspy.optimize.singles import plan_of
 from moa_dspy.optimize.study import PreparedStudy
 from moa_dspy.pool import Pool
@@ -41,49 +41,6 @@ _MOST_COUNTED: Final = 50
 _TOKENS_OF_A_FIELD: Final = 12
 """Marks around an output in a reply of DSPy's chat format."""
 _TOKENS_OF_REASONING: Final = 120
-
-
-@dataclass(frozen=True, slots=True)
-class AgentEstimate:
-    """The expected tokens, price and time of one question to one agent.
-
-    Attributes:
-        name: Of the agent.
-        price: None is unknown.
-        prompt_tokens: Low, likely, high.
-        reply_tokens: Low, likely, high.
-        seconds: As measured by a probe; None without one.
-        reply: What it answered to a probe, shortened; None without one.
-        failure: Why it did not answer the probe.
-    """
-
-    name: str
-    price: Price | None
-    prompt_tokens: Mapping[str, float]
-    reply_tokens: Mapping[str, float]
-    seconds: float | None = None
-    reply: str | None = None
-    failure: str | None = None
-    turns: float = 1.0
-
-    def cost(self, level: str) -> Cost:
-        """Return the cost of a question; usd and seconds are 0 where they are unknown."""
-        prompt, reply = self.prompt_tokens[level], self.reply_tokens[level]
-        usd = self.price.usd(round(prompt), round(reply)) if self.price else 0.0
-        return Cost(1.0, prompt + reply, usd, self.seconds or 0.0) * self.turns
-
-    def costs(self, level: str, pool: Pool) -> AgentCosts:
-        """Return the cost of a question, and of what the agent reads and writes besides."""
-        price, agent, reply = self.price, pool[self.name], self.reply_tokens[level]
-        per_token = (price.usd(1, 0), price.usd(0, 1)) if price else (0.0, 0.0)
-        return AgentCosts(
-            self.cost(level),
-            reply * self.turns,
-            reply,
-            *per_token,
-            is_greedy=agent.temperature == 0,
-            max_concurrent=agent.max_concurrent,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +97,14 @@ class Preflight:
         return not self.has_judge and all(agent.seconds is not None for agent in self.agents)
 
     @property
+    def estimate(self) -> StudyEstimate:
+        """The likely cost of the whole study, and which limit of the budget ends it before."""
+        likely = self.whole.costs["likely"]
+        usd = None if self.unpriced else likely.usd
+        found = StudyEstimate(likely.calls, usd, likely.seconds, tokens=likely.tokens)
+        return found.within(self.budget)
+
+    @property
     def most_usd(self) -> float | None:
         """The most that the study may cost: the budget, or the upper end; None is unknown."""
         if self.budget.usd is not None:
@@ -178,8 +143,15 @@ class Preflight:
                 for stage in (*self.stages[:-1], self.whole)
             },
             "smallest_budget": dict(self.smallest),
+            "budget_allows": self._allowed(),
             "notes": list(self.notes),
         }
+
+    def _allowed(self) -> dict[str, Any] | None:
+        found = self.estimate
+        if found.capped_by is None:
+            return None
+        return {"limit": found.capped_by, "value": found.ceiling, "share": found.share}
 
     def _cost_json(self, cost: Cost) -> dict[str, float | None]:
         return {
@@ -214,14 +186,16 @@ def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
         prepared.study.make_search(pool, prepared.metric).options, whole, prepared.splits.train
     )
     # One adapter speaks for all agents, so the rows are counted once.
-    tokens = fmean(_prompt_tokens(prepared, whole)), fmean(_answer_tokens(prepared))
+    counted = prepared.splits.val[:: max(1, len(prepared.splits.val) // _MOST_COUNTED)]
+    tokens = fmean(_prompt_tokens(prepared, whole, counted)), fmean(_answer_tokens(prepared))
     agents = tuple(
         _estimate(prepared, options, name, student, *tokens) for name in options.space.agents
     )
     if asks and not prepared.study.calls.replay_only:
         row = prepared.splits.val[0]
         inputs = _asked(prepared, whole.program, row)[0]
-        agents = tuple(_probed(agent, whole, inputs) for agent in agents)
+        n_counted = next(_prompt_tokens(prepared, whole, [row]))
+        agents = tuple(_probed(agent, whole, inputs, n_counted) for agent in agents)
     found = Preflight(
         name=prepared.study.name,
         n_rows={name: len(getattr(prepared.splits, name)) for name in ("train", "val", "test")},
@@ -265,15 +239,17 @@ def _counted(prepared: PreparedStudy) -> Sequence[dspy.Example]:
     return rows[:: max(1, len(rows) // _MOST_COUNTED)]
 
 
-def _prompt_tokens(prepared: PreparedStudy, student: Student) -> Iterator[int]:
-    """Yield the tokens of the prompt of each counted row, as the adapter would send it."""
+def _prompt_tokens(
+    prepared: PreparedStudy, student: Student, rows: Iterable[dspy.Example]
+) -> Iterator[int]:
+    """Yield the tokens of the prompt of each row, as the adapter would send it."""
     task = prepared.study.task
     adapter = speaking_adapter(student.mixture.rules.adapter)
     # A row has the inputs of the whole program, if there is one.
     own = prepared.study.signature if task.program is not None else student.mixture.signature
     seat: Any = SEAT_MODULES[task.module](own)
     signature = seat.predictors()[0].signature
-    for row in _counted(prepared):
+    for row in rows:
         for inputs in _asked(prepared, student.program, row):
             messages = adapter.format(signature, [], inputs)
             yield sum(count_tokens(_text_of(message["content"])) + 4 for message in messages)
@@ -326,8 +302,17 @@ class _Heard(dspy.Module):
         return said
 
 
-def _probed(agent: AgentEstimate, student: Student, inputs: Mapping[str, Any]) -> AgentEstimate:
-    """Ask an agent one question, of a conversation the first, and estimate from what it took."""
+def _probed(
+    agent: AgentEstimate, student: Student, inputs: Mapping[str, Any], n_counted: int
+) -> AgentEstimate:
+    """Ask an agent one question, of a conversation the first, and estimate from what it took.
+
+    Args:
+        agent: As it was estimated from the rows alone.
+        student: The program.
+        inputs: Of the question.
+        n_counted: Tokens of its prompt by ``count_tokens``.
+    """
     heard = _Heard(student.mixture.with_architecture(Architecture.single(agent.name)))
     by_turn = isinstance(student.program, TurnByTurn)
     try:
@@ -352,9 +337,12 @@ def _probed(agent: AgentEstimate, student: Student, inputs: Mapping[str, Any]) -
         for level, factor in (("low", 0.5), ("likely", 1.0), ("high", 2.0))
     }
     prompts = {"low": 0.9, "likely": 1.0, "high": 1.1}
+    # The prompt of a mean row is as much longer as the rows are.
+    usual = agent.prompt_tokens["likely"] - n_counted * _TOKENS_PER_COUNTED["likely"]
+    billed = max(1.0, response.prompt_tokens + usual)
     return replace(
         found,
-        prompt_tokens={level: response.prompt_tokens * f for level, f in prompts.items()},
+        prompt_tokens={level: billed * factor for level, factor in prompts.items()},
         reply_tokens=replies,
     )
 

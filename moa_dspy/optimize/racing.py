@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import dspy
 import numpy as np
@@ -24,11 +24,11 @@ from moa_dspy.optimize.objectives import (
     ScoreObjective,
     WinRateObjective,
 )
-from moa_dspy.optimize.race import Race, look_points
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import Limits
+from moa_dspy.winrate.tests import Race, look_points
 
-_Vector = NDArray[np.floating[Any]]
+_Vector = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

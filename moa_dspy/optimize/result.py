@@ -296,9 +296,9 @@ class StudyResult:
             f"<p>{escape(self.verdict.text)}</p>"
         )
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path | str) -> None:
         """Write ``to_json`` to a file."""
-        path.write_text(json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n", "utf-8")
+        Path(path).write_text(json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n", "utf-8")
 
 
 def _cost_verdict(content: Mapping[str, Any]) -> CostVerdict:

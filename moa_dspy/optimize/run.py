@@ -100,9 +100,9 @@ class StudyPlace:
 
 
 def run_study(
-    path: Path,
+    path: Path | str,
     *,
-    out: Path | None = None,
+    out: Path | str | None = None,
     storage: str | None = None,
     resume: bool = False,
     show: ShowSnapshot = silent,
@@ -135,7 +135,7 @@ def work_on(
     prepared: PreparedStudy,
     storage: str | None = None,
     *,
-    out: Path | None = None,
+    out: Path | str | None = None,
     resume: bool = False,
     is_helper: bool = False,
     writes_files: bool = True,
@@ -160,7 +160,7 @@ def work_on(
         MoaError: If the study is another one, or an endpoint is down for longer than the study
             waits for it.
     """
-    place = StudyPlace(out or RUNS / prepared.study.name, storage)
+    place = StudyPlace(Path(out or RUNS / prepared.study.name), storage)
     if resume and place.file is not None and not place.file.exists():
         why = "does not exist" if storage is None else f"has no study {prepared.study.name!r}"
         raise StudyError(f"There is nothing to resume: {place.file} {why}.")

@@ -14,16 +14,61 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import LIMITS, Budget, Ledger, spending_under
 from moa_dspy.data.splits import Splits
 from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
-from moa_dspy.optimize.early_facts import Cost
+from moa_dspy.optimize.early_facts import AgentCosts, Cost
 from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.metric import Outcome
 from moa_dspy.optimize.objectives import UsdObjective
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork
+from moa_dspy.pool import Pool
+from moa_dspy.vendors import Price
 
 N_PROBED: Final = 3
 """Questions that an agent may fail at the start: one may be too long for it, or be filtered."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentEstimate:
+    """The expected tokens, price and time of one question to one agent.
+
+    Attributes:
+        name: Of the agent.
+        price: None is unknown.
+        prompt_tokens: Low, likely, high.
+        reply_tokens: Low, likely, high.
+        seconds: As measured by a probe; None without one.
+        reply: What it answered to a probe, shortened; None without one.
+        failure: Why it did not answer the probe.
+    """
+
+    name: str
+    price: Price | None
+    prompt_tokens: Mapping[str, float]
+    reply_tokens: Mapping[str, float]
+    seconds: float | None = None
+    reply: str | None = None
+    failure: str | None = None
+    turns: float = 1.0
+
+    def cost(self, level: str) -> Cost:
+        """Return the cost of a question; usd and seconds are 0 where they are unknown."""
+        prompt, reply = self.prompt_tokens[level], self.reply_tokens[level]
+        usd = self.price.usd(round(prompt), round(reply)) if self.price else 0.0
+        return Cost(1.0, prompt + reply, usd, self.seconds or 0.0) * self.turns
+
+    def costs(self, level: str, pool: Pool) -> AgentCosts:
+        """Return the cost of a question, and of what the agent reads and writes besides."""
+        price, agent, reply = self.price, pool[self.name], self.reply_tokens[level]
+        per_token = (price.usd(1, 0), price.usd(0, 1)) if price else (0.0, 0.0)
+        return AgentCosts(
+            self.cost(level),
+            reply * self.turns,
+            reply,
+            *per_token,
+            is_greedy=agent.temperature == 0,
+            max_concurrent=agent.max_concurrent,
+        )
 
 
 def probe(

@@ -36,6 +36,7 @@ from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.metric import Outcome, means, scores
 from moa_dspy.optimize.objectives import mean_distances, names_of
 from moa_dspy.optimize.options import SearchOptions
+from moa_dspy.optimize.played import tokens_beyond_val
 from moa_dspy.optimize.progress import Leader, Progress, StageWork
 from moa_dspy.optimize.selection import Limits, ScoreMatrix, canonical_evidence
 from moa_dspy.optimize.space.programs import (
@@ -285,7 +286,8 @@ class SingleAgents:
 
     def _plan(self, options: SearchOptions, splits: Splits, judged: Cost | None) -> StudyPlan:
         replies = {name: [o.answer for o in found] for name, found in self.outcomes.items()}
-        counted = {name: [o.ballot for o in found] for name, found in self.outcomes.items()}
+        ballots = {name: [o.ballot for o in found] for name, found in self.outcomes.items()}
+        is_counted = all(one is not None for found in ballots.values() for one in found)
         agents = {name: self._agent_costs(name, options.pool) for name in self.outcomes}
         return plan_of(
             options,
@@ -300,7 +302,7 @@ class SingleAgents:
             stops_early=self.stops_early,
             scores=self.scores,
             replies=replies,
-            ballots=replies if self.ballots is None else counted,
+            ballots=ballots if is_counted else replies,
         )
 
     def _agent_costs(self, name: str, pool: Pool) -> AgentCosts:
@@ -440,7 +442,9 @@ def plan_of(
         n_free=N_VOTES if may_vote else 0,
         canonical=canonical,
         effort=None if prompts is None else prompts.effort(len(splits.train)),
-        has_costs=any(cost in named for cost in COSTS),
+        costs=tuple(cost for cost in COSTS if cost in named),
+        is_acquired=options.sampler is None,
+        beyond_val=tokens_beyond_val(splits),
         seed=options.seed,
         **known,
     )

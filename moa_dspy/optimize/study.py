@@ -71,7 +71,7 @@ class PreparedStudy:
     recorded: RecordedResponses | None = None
 
     @classmethod
-    def read(cls, path: Path) -> PreparedStudy:
+    def read(cls, path: Path | str) -> PreparedStudy:
         """Read the study of a file.
 
         Raises:

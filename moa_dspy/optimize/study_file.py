@@ -282,12 +282,13 @@ class StudyFile:
         return named_sampler(self.search.get("sampler"), seed=self.seed, beside=self.folder)
 
 
-def read_study(path: Path) -> StudyFile:
+def read_study(path: Path | str) -> StudyFile:
     """Read and check a study file; nothing is run and nothing is written.
 
     Raises:
         StudyError: If the file cannot be read, or a field does not fit: field, value, choices.
     """
+    path = Path(path)
     content = read_toml(path, error=StudyError)
     study = check_study(content, where=str(path), folder=path.parent)
     return study.with_paths_from(path.parent)

@@ -1,14 +1,15 @@
-"""Paired tests of two systems on the same examples, and the number of examples they need."""
+"""Paired tests of two systems on the same examples, the number of examples they need, and races."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import ceil, gcd, log2, sqrt
 from statistics import NormalDist
 
 import numpy as np
 
-from moa_dspy.errors import MetricError
+from moa_dspy.errors import MetricError, StudyError
 from moa_dspy.winrate.intervals import (
     Interval,
     Scores,
@@ -343,3 +344,78 @@ def _discordance(differences: Scores, *, min_gain: float, counts: Scores | None)
     if is_binary(gaps):
         return min(max(variance + min_gain**2, min_gain), 1.0)
     return variance + min_gain**2
+
+
+N_BLOCKS = 5
+"""Equal blocks, so four looks. At a fixed error of the whole race, 40 arms and 200 rows, arms that
+are 5 to 55 points worse take 69 % of the rows with three blocks, 66 % with five, 66 % with ten."""
+FEWEST_ROWS = 20
+"""Rows below which no architecture is stopped."""
+
+
+def look_points(n_rows: int) -> tuple[int, ...]:
+    """Return after how many rows a race looks, ascending; the end is no look."""
+    ends = (n_rows * block // N_BLOCKS for block in range(1, N_BLOCKS))
+    return tuple(end for end in ends if end >= FEWEST_ROWS)
+
+
+FEWEST_SDS = 2.0
+"""Standard deviations of randomly signed differences below which no arm is stopped. Only many tiny
+differences beside a few large ones could pass the test below it; most tests are saved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """Arms enter one by one; each may be stopped at every look by any arm measured before it.
+
+    The chance that some arm is stopped by one that is truly no better is at most ``alpha``
+    over the whole race, whatever the arms have in common: there are n (n - 1) / 2 pairs of an
+    arm and an earlier one, each is tested at ``n_looks`` looks, and each test gets an equal part
+    of ``alpha`` (Bonferroni). Testing against the leader alone does not need less: who leads is
+    chosen from the same data. The test is the paired sign-flip test with mid-p values, which may
+    exceed its level a little; the sum does not (simulated: 1 to 4 % of 2,000 races at 5 %).
+
+    Args:
+        n_arms: Most arms that will ever race, those that may not be stopped included.
+        n_looks: Looks at each arm before its last example; stopping at the last saves nothing.
+        alpha: Chance of one wrong stop or more.
+
+    Raises:
+        StudyError: If a number is below 1, or ``alpha`` not in (0, 1).
+    """
+
+    n_arms: int
+    n_looks: int
+    alpha: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.n_arms < 1 or self.n_looks < 1:
+            raise StudyError(
+                "`n_arms` and `n_looks` must be at least 1, but got "
+                f"{self.n_arms} and {self.n_looks}."
+            )
+        if not 0 < self.alpha < 1:
+            raise StudyError(f"`alpha` must be in (0, 1), but got {self.alpha}.")
+
+    @property
+    def level(self) -> float:
+        """The level of one test."""
+        n_pairs = max(self.n_arms * (self.n_arms - 1) // 2, 1)
+        return self.alpha / (self.n_looks * n_pairs)
+
+    def is_lost(self, scores: Scores, other: Scores) -> bool:
+        """True if ``other`` is better than ``scores`` on the same examples beyond doubt.
+
+        Raises:
+            StudyError: If the lengths differ.
+        """
+        if len(scores) != len(other):
+            raise StudyError(
+                f"Both arms must be scored on the same examples, but have {len(scores)} and "
+                f"{len(other)}."
+            )
+        gaps = np.asarray(other, dtype=np.float64) - np.asarray(scores, dtype=np.float64)
+        ahead = float(gaps.sum())
+        if ahead <= FEWEST_SDS * float(np.sqrt((gaps**2).sum())):
+            return False
+        return sign_flip_mid_p(gaps) <= self.level

@@ -91,6 +91,7 @@ num_retries = 0
 timeout_seconds = 2.0
 max_concurrent = 4
 usd_per_million_prompt_tokens = 1.0
+usd_per_million_completion_tokens = 0.0
 [[agents]]
 name = "e1"
 model = "openai/e1"
@@ -99,6 +100,7 @@ api_base = "{base}"
 num_retries = 0
 timeout_seconds = 2.0
 usd_per_million_prompt_tokens = 1.0
+usd_per_million_completion_tokens = 0.0
 """
 VALUES: list[Any] = [
     *(0, 1, -1, 2, 3, 2**31, 2**32, 2**63, -(2**63), 10**30, 1.5, -0.5, 1e308, 0.0),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from moa_dspy.optimize.race import Race, look_points
+from moa_dspy.winrate.tests import Race, look_points
 
 Matrix = NDArray[np.float64]
 N_ROWS = 200

@@ -58,6 +58,7 @@ def folder(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> Path
     agents = [
         f'[[agents]]\nname = "{name}"\nmodel = "openai/{name}"\napi_base = "{server}"\n'
         "temperature = 0.0\nusd_per_million_prompt_tokens = 1.0\n"
+        "usd_per_million_completion_tokens = 0.0\n"
         for name in ("good", "bad")
     ]
     pools = tmp_path / "optimize" / "pools"

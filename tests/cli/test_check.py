@@ -178,3 +178,21 @@ def test_prices_are_listed_with_their_source(run: Run, folder: Path) -> None:
     assert shown["mini"] == "0.4 / 1.6 LiteLLM's list"
     assert shown["own"] == "unknown give it in the pool"
     assert shown["here"] == "free this machine"
+
+
+def test_a_budget_that_ends_the_study_before_says_how_much_it_allows(
+    run: Run, folder: Path
+) -> None:
+    assert "allows about" not in run("check", "study.toml").stdout
+    assert json.loads(run("check", "study.toml", "--json").stdout)["budget_allows"] is None
+    free = json.loads(run("check", "study.toml", "--json").stdout)
+    change(folder, ("[search]", "[budget]\ncalls = 33\n[search]"))
+    capped = json.loads(run("check", "study.toml", "--json").stdout)
+    # What the study takes stays what it takes, whatever the budget.
+    assert capped["stages"] == free["stages"]
+    whole = free["stages"]["all"]["likely"]["calls"]
+    allowed = capped["budget_allows"]
+    assert (allowed["limit"], allowed["value"]) == ("calls", 33)
+    assert allowed["share"] == pytest.approx(33 / whole, rel=0.03)  # calls are shown rounded
+    share = f"{100 * allowed['share']:.0f}"
+    assert f"budget.calls = 33 allows about {share} % of that" in run("check", "study.toml").stdout

@@ -127,7 +127,7 @@ def single_agents(space: SearchSpace) -> Iterator[Architecture]:
 
 PriceOf = Callable[[Architecture], float]
 N_DRAWN: Final = 200
-"""Architectures drawn at random per proposal, beside the neighbours of the best."""
+"""Usual ``Acquisition.n_drawn``."""
 MOST_LEARNED: Final = 300
 """Architectures that the surrogate learns from: of more, the best half and the latest half. A
 proposal takes time with the cube of their number."""
@@ -152,6 +152,7 @@ class Acquisition:
         seed: Of the draws.
         price_at: Returns, for a number of measured architectures, what a question costs the
             user beside its score, in points of score; nothing where the score is all that counts.
+        n_drawn: Architectures drawn at random per proposal, beside the neighbours of the best.
     """
 
     space: SearchSpace
@@ -159,6 +160,7 @@ class Acquisition:
     canonical: Callable[[Architecture], Architecture]
     seed: int
     price_at: Callable[[int], PriceOf] = lambda _: lambda _: 0.0
+    n_drawn: int = N_DRAWN
     _weights: dict[str, float] = field(default_factory=dict)
     _learned_from: int = 0
     _neighbours: dict[Architecture, list[Architecture]] = field(default_factory=dict)
@@ -191,7 +193,8 @@ class Acquisition:
         rng: random.Random,
     ) -> Architecture | None:
         if not measured:
-            return next((o for o in self._candidates((), rng) if o not in known), None)
+            first_ones = self._candidates((), rng, n_drawn=self.n_drawn)
+            return next((one for one in first_ones if one not in known), None)
         price = self.price_at(len(measured))
         learned = _most_telling(scores)
         some = [measured[place] for place in learned]
@@ -200,7 +203,7 @@ class Acquisition:
         first = np.argsort(-np.round(value, DECIMALS), kind="stable")[:N_BEST]
         best = [some[place] for place in first]
         is_late = len(some) < len(measured)
-        n_drawn = N_DRAWN_LATER if is_late else N_DRAWN
+        n_drawn = min(N_DRAWN_LATER, self.n_drawn) if is_late else self.n_drawn
         if isinstance(self.space, ProgramSpace):
             turn = len(measured)
             found = _in_turn(self.space, best, some, rng, n_drawn=n_drawn, turn=turn)
@@ -236,7 +239,7 @@ class Acquisition:
         return model
 
     def _candidates(
-        self, best: Iterable[Architecture], rng: random.Random, *, n_drawn: int = N_DRAWN
+        self, best: Iterable[Architecture], rng: random.Random, *, n_drawn: int
     ) -> list[Architecture]:
         near = [other for one in best for other in self._near(one)]
         drawn = (self.canonical(self.space.draw(rng)) for _ in range(n_drawn))

@@ -74,6 +74,7 @@ def write_study(folder: Path, url: str, *, judge: str = JUDGE, more: str = "") -
     agents = "".join(
         f'[[agents]]\nname = "{name}"\nmodel = "openai/{name}"\napi_base = "{url}"\n'
         "temperature = 0.0\nmax_tokens = 64\nusd_per_million_prompt_tokens = 1.0\n"
+        "usd_per_million_completion_tokens = 0.0\n"
         for name in SCRIPTS
     )
     path = folder / "judged.toml"

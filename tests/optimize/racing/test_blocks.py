@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from moa_dspy.data.splits import balanced_order
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize.race import look_points
+from moa_dspy.winrate.tests import look_points
 
 
 def test_looks_are_at_the_ends_of_equal_blocks() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize.race import Race
+from moa_dspy.winrate.tests import Race
 
 
 def test_every_pair_and_look_gets_an_equal_part_of_the_error() -> None:

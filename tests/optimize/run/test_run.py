@@ -45,7 +45,7 @@ def test_a_study_writes_its_folder_and_running_it_again_asks_nobody(
     assert architectures <= {trial.architecture for trial in first.trials}
 
     n_asked = len(server.asked)
-    second = run_study(study, out=out)
+    second = run_study(str(study), out=str(out))
     assert len(server.asked) == n_asked
     # What a study paid is said of the study, not of the process that found it finished.
     assert second.to_json() == first.to_json() == read_json(out / "result.json")

@@ -1,0 +1,437 @@
+"""Answers, races and trials played for a forecast: they follow from the single agents' answers."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.data.splits import Splits
+from moa_dspy.optimize.early_facts import AgentCosts, Cost
+from moa_dspy.optimize.space.programs import MOST_REPEATS, ProgramArchitecture
+from moa_dspy.optimize.space.rules import told_apart
+from moa_dspy.optimize.space.space import SearchSpace
+from moa_dspy.optimize.surrogate.acquisition import (
+    Acquisition,
+    Forecast,
+    Prices,
+    neighbours,
+    nodes_of,
+    single_agents,
+)
+from moa_dspy.optimize.surrogate.gp import Kernels, Traits
+from moa_dspy.references import count_tokens
+from moa_dspy.winrate.tests import FEWEST_SDS, Race, look_points
+
+_Vector = NDArray[np.float64]
+
+
+class PlayedAnswer(NamedTuple):
+    """An answer: what a reader of it reads, what a vote counts, and what it means.
+
+    Right answers mean the same, however they are worded.
+    """
+
+    text: Hashable
+    ballot: Hashable
+    meaning: Hashable
+
+
+_RIGHT = "right"
+_ALIKE = 0.5
+"""Share of equal answers worded alike from which on two agents share their words."""
+
+
+class _Words:
+    """The words that agents have for what they mean, as far as their answers on val show.
+
+    Args:
+        said: By agent, row by row.
+        meant: Likewise.
+    """
+
+    def __init__(
+        self,
+        said: Mapping[str, Sequence[Hashable]],
+        meant: Mapping[str, Sequence[Hashable]],
+    ) -> None:
+        self._said, self._meant = said, meant
+        alike = {(a, b): self._alike(a, b) for a in said for b in said if a < b}
+        shares = {a: {b: alike[min(a, b), max(a, b)] for b in said if b != a} for a in said}
+        self._partners = {
+            a: sorted([a, *(b for b, share in others.items() if share >= _ALIKE)])
+            for a, others in shares.items()
+        }
+        self._fixed = {
+            a: max([self._repeated(a), *others.values()]) for a, others in shares.items()
+        }
+
+    def _alike(self, one: str, other: str) -> float:
+        """Return how often two agents have the same words where they mean the same."""
+        rows = [row for row, pair in enumerate(self._pairs(self._meant, one, other)) if pair]
+        equal = list(self._pairs(self._said, one, other))
+        return sum(equal[row] for row in rows) / len(rows) if rows else 0.0
+
+    @staticmethod
+    def _pairs(table: Mapping[str, Sequence[Hashable]], one: str, other: str) -> Iterable[bool]:
+        return (a == b for a, b in zip(table[one], table[other], strict=True))
+
+    def _repeated(self, name: str) -> float:
+        """Return how often an agent says what it says on another row too, such as a letter."""
+        counts = Counter(self._said[name])
+        return sum(n for n in counts.values() if n > 1) / len(self._said[name])
+
+    def of(
+        self, name: str, row: int, meaning: Hashable, rng: random.Random
+    ) -> Hashable | tuple[str, int]:
+        """Return the words of an agent for a meaning; new ones where its words are not fixed."""
+        if rng.random() >= self._fixed[name]:
+            return ("new", rng.random())
+        for other in (name, *self._partners[name]):
+            if self._meant[other][row] == meaning:
+                return self._said[other][row]
+        return (self._partners[name][0], meaning)
+
+
+class PlayedAnswers:
+    """Made-up answers on the rows of val: those of agents alone, and after they read others.
+
+    Who reads means what a random one of those it reads means, or what it means alone, as the
+    races take it; another sample of an agent means the same as often as two agents do. What is
+    meant is said in the agent's own words.
+
+    Args:
+        scores: Of the single agents, row by row.
+        replies: What each said, equal where a reader reads the same.
+        ballots: What a vote counts there.
+    """
+
+    def __init__(
+        self,
+        scores: Mapping[str, Sequence[float] | _Vector],
+        replies: Mapping[str, Sequence[Hashable]],
+        ballots: Mapping[str, Sequence[Hashable]],
+    ) -> None:
+        self.scores = {name: np.asarray(found, np.float64) for name, found in scores.items()}
+        self.replies, self._ballots = replies, ballots
+        self._meant = {
+            name: [
+                _RIGHT if score >= 1 else ballot
+                for score, ballot in zip(found, ballots[name], strict=True)
+            ]
+            for name, found in self.scores.items()
+        }
+        self._texts, self._votes = _Words(replies, self._meant), _Words(ballots, self._meant)
+        pairs = [(a, b) for a in scores for b in scores if a < b]
+        equal = [
+            x == y for a, b in pairs for x, y in zip(self._meant[a], self._meant[b], strict=True)
+        ]
+        self._agreement = sum(equal) / len(equal) if equal else 0.0
+
+    def alone(self, name: str, row: int) -> PlayedAnswer:
+        """Return the answer of an agent that has read nothing."""
+        return PlayedAnswer(
+            self.replies[name][row], self._ballots[name][row], self._meant[name][row]
+        )
+
+    def anew(
+        self, name: str, row: int, read: Sequence[PlayedAnswer], rng: random.Random
+    ) -> PlayedAnswer:
+        """Return an answer of an agent that has read others, or is asked another time."""
+        own = self._meant[name][row]
+        if read:
+            meaning = rng.choice([own, *(one.meaning for one in read)])
+        else:
+            meaning = own if rng.random() < self._agreement else ("new", rng.random())
+        text, ballot = (words.of(name, row, meaning, rng) for words in (self._texts, self._votes))
+        return PlayedAnswer(text, ballot, meaning)
+
+    def voted(self, vote: Architecture) -> _Vector:
+        """Return the scores of a vote of single agents; who decides ties comes first."""
+        (members,) = vote.layers
+        decides = [name for name in (vote.aggregator, *vote.order) if name in members]
+        ordered = list(dict.fromkeys([*decides, *members]))
+        found = []
+        for row in range(len(self.scores[ordered[0]])):
+            said = {name: self._ballots[name][row] for name in ordered}
+            counts = Counter(said.values())
+            # Of equal counts the first, and so the one of who decides.
+            chosen = max(ordered, key=lambda name: counts[said[name]])
+            found.append(self.scores[chosen][row])
+        return np.array(found)
+
+    def diversity(self, one: str, other: str) -> float:
+        """Return how often two agents say something else."""
+        pairs = zip(self.replies[one], self.replies[other], strict=True)
+        return float(np.mean([a != b for a, b in pairs]))
+
+
+class PlayedRace:
+    """Made-up races: a mixture is taken to answer as a random one of its seats, row by row.
+
+    What votes of single agents answer is known.
+
+    Args:
+        answers: Of the single agents.
+        n_trials: Of the study; the random baseline has as many.
+        must_cost_less: Whether costs are objectives: then a mixture loses to a single agent only.
+        seeds: Of the answers.
+    """
+
+    def __init__(
+        self,
+        answers: PlayedAnswers,
+        *,
+        n_trials: int,
+        must_cost_less: bool = False,
+        seeds: tuple[int, int] = (0, 0),
+    ) -> None:
+        self._answers, self._singles = answers, answers.scores
+        self._n_rows = len(next(iter(self._singles.values())))
+        self._looks = look_points(self._n_rows)
+        self._race = Race(2 * n_trials, max(len(self._looks), 1))
+        self._must_cost_less = must_cost_less
+        self._whole: dict[Architecture, _Vector] = {}
+        self._drawn: dict[tuple[str, ...], _Vector] = {}
+        self._scores: dict[Architecture, _Vector] = {}
+        self._rows: dict[Architecture, int] = {}
+        self._rng = np.random.default_rng([seed % 2**32 for seed in seeds])
+        for name in self._singles:
+            self._admit(Architecture.single(name))
+
+    def _admit(self, key: Architecture) -> _Vector:
+        """Give an architecture its scores, as one that is measured on all rows."""
+        one = key.parts[-1][1] if isinstance(key, ProgramArchitecture) else key
+        if _is_plain_vote(one):
+            self._put(key, self._answers.voted(one))
+            return self._whole[key]
+        seats = [name for layer in (*one.layers[-1:], *one.last_rounds) for name in layer]
+        # Mixtures that read the same, and end in the same hands, answer alike.
+        ends = tuple(sorted(seats))
+        if ends not in self._drawn:
+            table = np.array([self._singles[name] for name in ends])
+            n_rows = table.shape[1]
+            places = self._rng.integers(len(ends), size=n_rows)
+            self._drawn[ends] = table[places, range(n_rows)]
+        found = self._drawn[ends]
+        self._put(key, found)
+        return found
+
+    def _put(self, key: Architecture, scores: _Vector) -> None:
+        self._whole[key] = self._scores[key] = scores
+        self._rows[key] = self._n_rows
+
+    def rows_of(self, one: Architecture) -> int:
+        """Return on how many rows an architecture is measured."""
+        if one not in self._rows:
+            rival, found = self._rival(), self._admit(one)
+            for look in self._looks:
+                if self._race.is_lost(found[:look], rival[:look]):
+                    del self._whole[one]
+                    self._rows[one] = look
+                    break
+        return self._rows[one]
+
+    def scores_of(self, one: Architecture) -> _Vector:
+        """Return the scores of an architecture row by row; NaN where it is not measured."""
+        n_rows = self.rows_of(one)
+        return np.where(np.arange(self._n_rows) < n_rows, self._scores[one], np.nan)
+
+    def _rival(self) -> _Vector:
+        among = {o: f for o, f in self._whole.items() if not (self._must_cost_less and o.layers)}
+        return max(among.values(), key=lambda found: float(found.mean()))
+
+    def ordered(self, among: Iterable[Architecture]) -> list[Architecture]:
+        """Return those of these that were measured on all rows, the best first."""
+        whole = [one for one in among if one in self._whole]
+        return sorted(whole, key=lambda one: -float(self._whole[one].mean()))
+
+    def best(self, among: Iterable[Architecture] | None = None) -> Architecture | None:
+        """Return the best of these that were measured on all rows; None is of all."""
+        return next(iter(self.ordered(self._whole if among is None else among)), None)
+
+    def pick(self) -> Architecture:
+        """Return what is picked: the best, if it beats the best single agent beyond luck."""
+        single = self.ordered(map(Architecture.single, self._singles))[0]
+        best = self.ordered(self._whole)[0]
+        gaps = self._whole[best] - self._whole[single]
+        return best if gaps.sum() > FEWEST_SDS * float(np.sqrt((gaps**2).sum())) else single
+
+
+def _is_plain_vote(one: Architecture) -> bool:
+    members = one.layers[0] if one.layers else ()
+    is_first = one.combine == "vote" and one.depth == 1
+    return is_first and len(set(members)) == len(members) and not one.weights
+
+
+def made_up_answers(
+    names: Sequence[str], n_rows: int, seeds: Sequence[int], *, has_short_answers: bool
+) -> PlayedAnswers:
+    """Draw how good agents are and what they say; of short answers the right ones are equal."""
+    rng = np.random.default_rng([seed % 2**32 for seed in seeds])
+    ease = rng.normal(size=n_rows)
+    skill = {name: rng.normal() for name in names}
+    lucks = {name: skill[name] + ease + rng.normal(size=n_rows) for name in names}
+    scores = {name: np.asarray(luck > 0, np.float64) for name, luck in lucks.items()}
+    if has_short_answers:
+        replies: dict[str, list[Hashable]] = {
+            name: [_RIGHT if score else int(rng.integers(4)) for score in found]
+            for name, found in scores.items()
+        }
+    else:
+        replies = {name: [(name, row) for row in range(n_rows)] for name in names}
+    return PlayedAnswers(scores, replies, replies)
+
+
+MOST_PROPOSED: Final = 60
+"""Played proposals by the search's own rule: 15 ms each."""
+_N_DRAWN: Final = 50
+"""Draws beside neighbours of which such a proposal is the best: a search looks at more."""
+_N_CANDIDATES: Final = 12
+"""Neighbours, and draws, of which a proposal by another rule is one."""
+
+_Canonical = Callable[[Architecture], Architecture]
+
+
+def played_acquisition(
+    space: SearchSpace,
+    answers: PlayedAnswers,
+    agents: Mapping[str, AgentCosts],
+    costs: Sequence[str],
+    canonical: _Canonical,
+    seed: int,
+) -> Acquisition:
+    """Return the rule by which a search proposes, for made-up scores.
+
+    Args:
+        space: Of the search.
+        answers: Of the single agents.
+        agents: Costs of each.
+        costs: Which of them are objectives.
+        canonical: Gives architectures the form in which they are measured.
+        seed: Of the search.
+    """
+    means = {name: float(found.mean()) for name, found in answers.scores.items()}
+    forecast = Forecast(
+        usd={name: agent.alone.usd for name, agent in agents.items()},
+        seconds={name: agent.alone.seconds for name, agent in agents.items()},
+    )
+    traits = Traits(means, answers.diversity, space.prompts, told_apart(space))
+    prices = Prices(forecast, costs, seed)
+    return Acquisition(space, Kernels.of(traits), canonical, seed, prices.at, n_drawn=_N_DRAWN)
+
+
+def played_trials(
+    space: SearchSpace,
+    given: Iterable[Architecture],
+    n: int,
+    *,
+    race: PlayedRace,
+    canonical: _Canonical,
+    acquisition: Acquisition | None,
+    rng: random.Random,
+) -> list[Architecture]:
+    """Return at most ``n`` mixtures that a search tries, in order.
+
+    Args:
+        space: Of the search.
+        given: What is tried before anything is proposed.
+        n: The most.
+        race: Gives what was tried made-up scores.
+        canonical: Gives architectures the form in which they are measured.
+        acquisition: The search's own rule of proposing; None is another one.
+        rng: Of draws.
+    """
+    known = dict.fromkeys(single_agents(space))
+    n_known = len(known)
+    known |= dict.fromkeys(given)
+    made = {node for one in known for node in nodes_of(one)}
+    while len(known) - n_known < n:
+        if acquisition is not None and len(known) - n_known < MOST_PROPOSED:
+            scores = np.array([race.scores_of(one) for one in known])
+            found = acquisition.propose(list(known), scores)
+        else:
+            found = _drawn(space, known, made, canonical, rng)
+        if found is None:
+            break
+        known[found] = None
+        made |= nodes_of(found)
+    return list(known)[n_known:][:n]
+
+
+def _drawn(
+    space: SearchSpace,
+    known: Mapping[Architecture, None],
+    made: Set[Hashable],
+    canonical: _Canonical,
+    rng: random.Random,
+) -> Architecture | None:
+    """Return a mixture as another rule may propose it, its promise per new call drawn.
+
+    Of neighbours of what was measured, and draws from the space.
+    """
+    mixtures = [one for one in known if one.layers]
+    near = list(neighbours(rng.choice(mixtures), space)) if mixtures else []
+    draws = [space.draw(rng) for _ in range(_N_CANDIDATES)]
+    some = [*rng.sample(near, min(len(near), _N_CANDIDATES)), *draws]
+    new = [one for one in map(canonical, some) if one not in known]
+
+    def promise(one: Architecture) -> float:
+        return rng.expovariate(1) / (1 + len(nodes_of(one) - made))
+
+    if new:
+        return max(new, key=promise)
+    others = (canonical(space.draw(rng)) for _ in range(MOST_REPEATS))
+    return next((one for one in others if one not in known), None)
+
+
+@dataclass(slots=True)
+class PlayedRequests:
+    """The requests of a stage, on the played rows."""
+
+    cost: Cost = field(default_factory=Cost)
+    busy: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def add(self, steps: Iterable[Sequence[tuple[str, Cost]]]) -> None:
+        """Add the steps of one answer; who is asked in a step is asked at once."""
+        for step in steps:
+            total = sum((cost for _, cost in step), Cost())
+            slowest = max((cost.seconds for _, cost in step), default=0.0)
+            self.cost += replace(total, seconds=slowest)
+            for name, cost in step:
+                self.busy[name] += cost.seconds
+
+    def scaled(self, scale: float, *, num_threads: int, agents: Mapping[str, AgentCosts]) -> Cost:
+        """Return the cost of so many times as much; seconds are wall time."""
+        limits = {name: agents[name].max_concurrent for name in self.busy}
+        waits = [self.busy[name] / n for name, n in limits.items() if n is not None]
+        seconds = max([self.cost.seconds / num_threads, *waits])
+        return replace(self.cost, seconds=seconds) * scale
+
+
+_MOST_COUNTED: Final = 50
+_TOKENS_PER_COUNTED: Final = 1 / 1.35
+"""``count_tokens`` counts 1.0 to 1.9 times what tokenizers do."""
+
+
+def tokens_beyond_val(splits: Splits) -> dict[str, float]:
+    """Return by how many tokens the inputs of train and test rows are longer than those of val."""
+    rows = {"train": splits.train, "val": splits.val, "test": splits.test}
+    means = {name: _mean_tokens(found) for name, found in rows.items() if found}
+    usual = means["val"]
+    return {name: _TOKENS_PER_COUNTED * (mean - usual) for name, mean in means.items()}
+
+
+def _mean_tokens(rows: Sequence[Any]) -> float:
+    some = rows[:: max(1, len(rows) // _MOST_COUNTED)]
+    return fmean(
+        sum(count_tokens(value) for value in row.inputs().values() if isinstance(value, str))
+        for row in some
+    )

@@ -155,6 +155,7 @@ def economy(printed: Printed) -> str:
     """Return, per family of surfaces, our calls and the share of a rival's that they are."""
     rivals = ("tpe.best_seen.unshared", "tpe.best_seen.shared", "random.best_seen.shared")
     heads = ["family", "ours: calls, arrived", *(_name(name) for name in rivals)]
+    heads.append("random ones ahead of ours")
     lines = []
     for family, found in printed["families"].items():
         ours = found["ours"]
@@ -162,6 +163,8 @@ def economy(printed: Printed) -> str:
             f"{found['rivals'][name]['ours_over']:.2f}, " + _ends(found["rivals"][name])
             for name in rivals
         ]
+        ahead = found["random_ahead"]
+        cells.append(f"{100 * ahead['share']:.0f} % ({100 * ahead['se']:.0f})")
         lines.append([family, f"{ours['calls']:,.0f}, {ours['arrived']}", *cells])
     note = (
         f"Medians of {printed['seeds']} worlds. A rival's cell: our calls over its calls, and in "

@@ -18,7 +18,7 @@ from typing import Any, Final
 from moa_dspy.errors import ArchitectureError
 
 COMBINES: Final = ("synthesize", "select", "vote", "fuse", "knockout")
-"""How the last step turns references into an answer."""
+"""The ways in which a last step turns references into an answer."""
 
 _NEED_AN_AGENT: Final = ("synthesize", "fuse", "knockout")
 
@@ -27,7 +27,7 @@ _NAME = re.compile(r"[^\s>+*()]+")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Architecture:
-    """Says who proposes in each layer, who aggregates, and how.
+    """The proposers of each layer, the aggregator, and how it combines.
 
     The text notation reads in the order of the data flow: ``"a"`` is the single agent a,
     ``"a + b*2 > c + d > synthesize(e)"`` two layers and an aggregator. A name may repeat:
@@ -42,10 +42,10 @@ class Architecture:
 
     Attributes:
         layers: Agent names per layer, first layer first, as given; empty for a single agent.
-        aggregator: ``synthesize``: who writes the answer. ``select``: who ranks; None is consensus,
-            without a model. ``vote``: the proposer whose answer wins a tie; None is the first in
-            the layer's order. ``fuse``: who writes the answer after an analysis. ``knockout``: who
-            compares. Depth 0: the agent itself.
+        aggregator: ``synthesize``: the agent that writes the answer. ``select``: the ranker;
+            None is consensus, without a model. ``vote``: the proposer whose answer wins a tie; None
+            is the first in the layer's order. ``fuse``: the agent that writes after an analysis.
+            ``knockout``: the one that compares. Depth 0: the agent itself.
         combine: One of ``COMBINES``.
         order: In which order the last step reads the last layer, and ties of a vote are
             decided: these agents first, then the others as they sit. Kept as short as it can be.
@@ -56,7 +56,7 @@ class Architecture:
             weights that are the same for all members, are left out: that is the plain vote.
         agree: Of a ``vote`` or a consensus: the first so many members, in the order of ``reading``,
             are asked first, and the others only if these do not all give the same answer.
-        analyst: Of ``fuse``: who compares the references first; None is the aggregator.
+        analyst: Of ``fuse``: the agent that compares the references; None is the aggregator.
         lead: Of a ``vote``: members are asked until an answer leads every other by at least
             this share of the weight still to come. None asks until it cannot be overtaken.
 

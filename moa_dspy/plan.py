@@ -129,7 +129,7 @@ class Planner:
     """Plans the answer to one question; asks nothing itself.
 
     Attributes:
-        architecture: Who sits where.
+        architecture: Gives the agents of every seat.
         proposers: The module of every seat, layer by layer.
         aggregator: The module of the last step, if it asks a model.
         analyst: The module that compares the references before the last step is written.
@@ -248,8 +248,8 @@ class Planner:
 
     def _complete(self, *responses: Response) -> tuple[Response, ...]:
         """Return the responses unless a module of the caller's left out a field."""
-        for response in filter(lambda one: one.has_answer, responses):
-            if not set(self.outputs) <= set(response.values):
+        for response in responses:
+            if response.failure is None and not response.values.keys() >= {*self.outputs}:
                 raise ArchitectureError(
                     f"The module of agent {response.agent!r} must return "
                     f"{', '.join(self.outputs)}, but returned {', '.join(response.values)}."

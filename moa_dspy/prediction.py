@@ -28,7 +28,7 @@ class Response:
     """An agent's answer to one question, or the reason why there is none.
 
     Attributes:
-        agent: Who was asked.
+        agent: Name of the agent that was asked.
         sample: Index of the independent sample; 0 unless the agent sits in a layer twice.
         values: The signature's output fields; empty when the agent failed.
         text: What the next layer reads, original and unguarded.

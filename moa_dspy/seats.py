@@ -344,7 +344,7 @@ def _deadline(questions: Sequence[Question]) -> float | None:
 
 
 def _collected(asked: Sequence[SeatAnswer]) -> list[Response]:
-    """Return the responses; traces and calls are handed on in seat order, not by who was first."""
+    """Return the responses; traces and calls are handed on in the order of the seats."""
     whole, log = dspy.settings.trace, current_scope().log
     for _, trace, calls in asked:
         # A mixture that sits in a seat costs that seat what its own seats cost.

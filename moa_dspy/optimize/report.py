@@ -71,9 +71,13 @@ def early_lines(early: EarlyFacts, *, with_judge: bool = True) -> Iterator[str]:
             f"Best single agent on {early.n_rows:,} questions of val: {early.leader}, win rate "
             f"{points(early.leader_score)} % against {early.judge.reference}."
         )
-        if early.estimate is not None:
-            yield _estimate(early.estimate)
-        return
+    else:
+        yield from _solved_lines(early)
+    if early.estimate is not None:
+        yield _estimate(early.estimate)
+
+
+def _solved_lines(early: EarlyFacts) -> Iterator[str]:
     yield (
         f"Best single agent on {early.n_rows:,} questions of val: {early.leader}, "
         f"{points(early.leader_score)} %. No agent solves {early.unsolved.percent} of them."
@@ -93,8 +97,6 @@ def early_lines(early: EarlyFacts, *, with_judge: bool = True) -> Iterator[str]:
         )
     if early.lead is not None:
         yield _dominance(early, early.lead)
-    if early.estimate is not None:
-        yield _estimate(early.estimate)
 
 
 def _dominance(early: EarlyFacts, lead: Interval) -> str:

@@ -114,7 +114,7 @@ class StudyResult:
         early: What the single agents told before the search.
         front: Architectures that no other one beats on every objective, best score first;
             empty with one objective.
-        knee: The one of ``front`` that is recommended to who weighs the objectives alike.
+        knee: The one of ``front`` that is recommended if all objectives matter alike.
         explained: Share of the variance between architectures, in [0, 1], that
             ``performance`` and ``diversity`` of their members explain, and the ``rest``.
         prompts: The prompts tried for aggregators, as plain data: ``name``, ``origin``,

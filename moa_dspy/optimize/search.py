@@ -287,7 +287,7 @@ def run_search(
     options, judging = _with_judge(options, splits)
     options, registry = with_prompts(options, program, splits.train)
     evaluator = _evaluator(options, program, workers, node_cache, registry, judging)
-    joint = JointSearch.of(options, evaluator, registry, splits.train)
+    joint = JointSearch(evaluator, options.prompts, registry, splits.train, options.seed)
     table, admits = evaluator.node_cache.table, options.limits.admit
     progress = Progress(show, ledger, options.n_trials, table, admits, log)
     with spending_under(ledger):

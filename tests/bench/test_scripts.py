@@ -228,9 +228,13 @@ def error(share: float, n: int) -> float:
 
 @pytest.mark.slow
 def test_search_economy_prints_every_rival_per_family() -> None:
-    sizes = ("--seeds", "2", "--trials", "14", "--rival-trials", "14")
+    sizes = ("--seeds", "2", "--trials", "14", "--rival-trials", "14", "--draws", "4")
     printed = run("search_economy.py", *sizes, "--families", "order", "nothing")
     assert set(printed["families"]) == {"order", "nothing"}
+    assert printed["draws"] == 4
+    shares = [family["random_ahead"]["share"] for family in printed["families"].values()]
+    # Of 2 worlds with 4 searches each, a tie counting half.
+    assert all((share * 16).is_integer() and 0 <= share <= 1 for share in shares)
     for family in printed["families"].values():
         assert family["ours"]["calls"] > 0
         assert len(family["rivals"]) == 2 * 2 * 2

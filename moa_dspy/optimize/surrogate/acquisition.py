@@ -202,14 +202,7 @@ class Acquisition:
         value = model.fitted() - np.array([price(one) for one in some])
         first = np.argsort(-np.round(value, DECIMALS), kind="stable")[:N_BEST]
         best = [some[place] for place in first]
-        is_late = len(some) < len(measured)
-        n_drawn = min(N_DRAWN_LATER, self.n_drawn) if is_late else self.n_drawn
-        if isinstance(self.space, ProgramSpace):
-            turn = len(measured)
-            found = _in_turn(self.space, best, some, rng, n_drawn=n_drawn, turn=turn)
-            drawn = list(dict.fromkeys(map(self.canonical, found)))
-        else:
-            drawn = self._candidates(best, rng, n_drawn=n_drawn)
+        drawn = self._drawn(best, some, rng, n_measured=len(measured))
         candidates = [one for one in drawn if one not in known]
         if not candidates:
             return None
@@ -217,6 +210,22 @@ class Acquisition:
         gain = _improvement(model.predict(candidates), prices, value.max())
         calls = self._new_calls(measured, candidates)
         return candidates[int(np.argmax(np.round(gain / (1 + calls), DECIMALS)))]
+
+    def _drawn(
+        self,
+        best: Sequence[Architecture],
+        some: Sequence[Architecture],
+        rng: random.Random,
+        *,
+        n_measured: int,
+    ) -> list[Architecture]:
+        """Return neighbours of the best, and others at random; fewer in a late trial."""
+        is_late = len(some) < n_measured
+        n_drawn = min(N_DRAWN_LATER, self.n_drawn) if is_late else self.n_drawn
+        if not isinstance(self.space, ProgramSpace):
+            return self._candidates(best, rng, n_drawn=n_drawn)
+        found = _in_turn(self.space, best, some, rng, n_drawn=n_drawn, turn=n_measured)
+        return list(dict.fromkeys(map(self.canonical, found)))
 
     def _unknown(self, known: Collection[Architecture], rng: random.Random) -> Architecture | None:
         """Return any architecture that is not known: a draw, or a neighbour of what is known."""

@@ -22,7 +22,7 @@ from moa_dspy.optimize.votes.smoothing import (
 _Floats: TypeAlias = NDArray[np.float64]
 _Rows: TypeAlias = NDArray[np.intp]
 VoteWeights: TypeAlias = Mapping[str, float]
-"""What an answer of each member of a vote counts."""
+"""The weight of each member of a vote."""
 
 RIDGES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 """Inverse variances of what a weight may stray, by powers of two: the likeliest one is taken."""

@@ -29,14 +29,13 @@ from moa_dspy.calls.timeout import THREADS, finished
 from moa_dspy.errors import ArchitectureError, ours
 from moa_dspy.layers import Trace, all_predictors, outside_lms, renamed, rollout, without_lms
 from moa_dspy.plan import AgentPool, Plan, Rules, afollow, follow
-from moa_dspy.prediction import Answer, MixturePrediction, Response, render
+from moa_dspy.prediction import Answer, MixturePrediction, Response, counted_in_time, render
 from moa_dspy.telemetry import agent_span, mixture_span, note_reply
 from moa_dspy.waves import (
     MemberProgress,
     MemberQuestions,
     Question,
     StatusMessages,
-    counted_in_time,
     replayed,
     straggler,
 )

@@ -208,6 +208,7 @@ class Evaluator:
     registry: NamedPrompts | None = None
     judging: AnswerJudge | None = None
     _outcomes: dict[Architecture, dict[str, Outcome]] = field(default_factory=dict)
+    _inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     _programs: dict[Architecture, MeasuredProgram] = field(default_factory=dict)
     _last: MeasuredProgram | None = None
 
@@ -239,10 +240,11 @@ class Evaluator:
             StudyError: If a larger program fails by itself.
         """
         known = self._outcomes.setdefault(architecture, {})
-        if missing := [row for row in rows if row.id not in known]:
+        # As items: DSPy takes its time over attributes, and all rows are looked at again.
+        if missing := [row for row in rows if row["id"] not in known]:
             self._run(self._program(architecture), missing)
             self.node_cache.kept.flush()
-        found = tuple(known[row.id] for row in rows)
+        found = tuple([known[row["id"]] for row in rows])
         return found if self.judging is None else self.judging.scored(found)
 
     def compare(
@@ -273,7 +275,7 @@ class Evaluator:
     def knows(self, architecture: Architecture, rows: Sequence[dspy.Example]) -> bool:
         """True if ``measure`` of these rows would ask nothing."""
         known = self._outcomes.get(architecture, {})
-        return all(row.id in known for row in rows)
+        return all(row["id"] in known for row in rows)
 
     def announce(
         self,
@@ -350,8 +352,11 @@ class Evaluator:
         """Measure the rows whose answers are known, all at once; return the others."""
         if not program.is_mixture:
             return [*rows]
-        left = {row.id: row for row in rows}
-        inputs = {row.id: row.inputs().toDict() for row in rows}
+        left = {row["id"]: row for row in rows}
+        for example, row in left.items():
+            if example not in self._inputs:
+                self._inputs[example] = row.inputs().toDict()
+        inputs = {example: self._inputs[example] for example in left}
         for runner, found in known_answers(self.node_cache, program.mixture, inputs):
             row = left.pop(runner.example)
             self.node_cache.table.add_row()

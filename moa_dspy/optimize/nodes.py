@@ -7,12 +7,12 @@ import hashlib
 import json
 import threading
 from collections import ChainMap, Counter
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError, LMError
@@ -97,15 +97,24 @@ class NodeCache:
         if response.finish_reason in CUT:
             self.cut[response.agent, response.finish_reason] += 1
 
-    def read(self, wanted: Iterable[tuple[object, Question]], seats: Seats) -> None:
-        """Remember the responses that are kept to questions, each at its place."""
-        new = {(q.node, place): q for place, q in wanted if self.get(q, place) is None}
+    def read(
+        self, rounds: Sequence[tuple[object, Sequence[Question]]], seats: Seats
+    ) -> list[list[Response | None]]:
+        """Return what is known, or kept, of rounds of questions, each round at its place."""
+        known = self._known
+        new = {
+            (q.node, place): q
+            for place, asked in rounds
+            for q in asked
+            if (q.node, place) not in known
+        }
         with call_scope(table=self.table):
             responses = self.kept.read([*new.values()], (seats.pool, seats.adapter))
         with self._lock:
             for (node, place), response in zip(new, responses, strict=True):
                 if response is not None:
                     self._put(node, place, response)
+        return [[known.get((q.node, place)) for q in asked] for place, asked in rounds]
 
     def note_choices(self, architecture: Architecture, answer: Answer) -> None:
         """Count the replies of a ranker or of a knockout's judge.
@@ -259,13 +268,15 @@ class NodeRunner:
 
         Who is asked in one round answers at once; all else is asked one after the other.
         """
-        asked: list[Any] = [*others, *(one for round_ in self._rounds for one in round_)]
+        responses = [one for round_ in self._rounds for one in round_]
+        asked: list[Any] = [*others, *responses]
+        replied = sum([one.completion_tokens for one in asked])
         return {
-            "calls": len(others) + sum(one.calls for round_ in self._rounds for one in round_),
-            "usd": sum(one.usd or 0.0 for one in asked),
-            "seconds": self._seconds + sum(one.seconds for one in others),
-            "tokens": sum(one.prompt_tokens + one.completion_tokens for one in asked),
-            "reply_tokens": sum(one.completion_tokens for one in asked),
+            "calls": len(others) + sum([one.calls for one in responses]),
+            "usd": sum([one.usd or 0.0 for one in asked]),
+            "seconds": self._seconds + sum([one.seconds for one in others]),
+            "tokens": replied + sum([one.prompt_tokens for one in asked]),
+            "reply_tokens": replied,
         }
 
 
@@ -289,11 +300,9 @@ def known_answers(
         plan = planner.plan(inputs)
         going.append((NodeRunner(cache, example), plan, _next(plan)))
     while going:
-        wanted = [((runner.example, None), q) for runner, _, asked in going for q in asked]
-        cache.read(wanted, seats)
-        before, going = going, []
-        for runner, plan, asked in before:
-            responses = [cache.get(question, (runner.example, None)) for question in asked]
+        rounds = [((runner.example, None), asked) for runner, _, asked in going]
+        before, going = zip(going, cache.read(rounds, seats), strict=True), []
+        for (runner, plan, asked), responses in before:
             known = [response for response in responses if response is not None]
             if len(known) < len(responses) or isinstance(asked, MemberQuestions):
                 continue  # it has to be asked
@@ -377,24 +386,6 @@ class MixtureStandIn(dspy.Module):
         return await asyncio.to_thread(self, **inputs)
 
 
-class MeasuredStudent(Protocol):
-    """A program and the mixture in it; see ``Student``."""
-
-    @property
-    def program(self) -> Any:
-        """The whole program."""
-        ...
-
-    @property
-    def mixture(self) -> Any:
-        """The mixture that it holds, or is."""
-        ...
-
-    def with_module(self, made: dspy.Module) -> Any:
-        """Return a copy of the program that holds ``made`` where the mixture was."""
-        ...
-
-
 class MeasuredProgram:
     """A student with one architecture. Safe for threads.
 
@@ -403,11 +394,11 @@ class MeasuredProgram:
     any kind, which would not inherit a context variable.
 
     Args:
-        student: The program.
+        student: The program, a ``Student``.
         mixture: With the architecture; or several, ``ProgramMixtures``.
     """
 
-    def __init__(self, student: MeasuredStudent, mixture: Any) -> None:
+    def __init__(self, student: Any, mixture: Any) -> None:
         self._student, self.mixture = student, mixture
         self._idle: list[tuple[MixtureStandIn, Any]] = []
 

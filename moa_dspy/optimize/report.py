@@ -257,7 +257,10 @@ _LESS: Final = {"calls": "fewer calls", "usd": "less money", "seconds": "less ti
 
 
 def _savings(result: StudyResult) -> Iterator[str]:
-    """Yield what spares most of those that are as good as the pick."""
+    """Yield what val chose for less, and what spares most of those that test shows as good."""
+    if result.for_less is not None:
+        record = next(r for r in result.trials if r.architecture == result.for_less)
+        yield f"For less, no worse than the pick on val: {result.for_less}{measured_text(record)}."
     proven = {name: one for name, one in result.savings.items() if one.kind == "as_good"}
     if not proven:
         return

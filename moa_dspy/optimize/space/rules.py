@@ -214,7 +214,7 @@ class RandomSuggestions:
 
     def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
         """Return any choice."""
-        return "layers" if name == "kind" else self.rng.choice(list(choices))
+        return "layers" if name == "kind" else self.rng.choice(choices)
 
     def suggest_int(self, name: str, low: int, high: int, /) -> int:
         """Return any number in range."""

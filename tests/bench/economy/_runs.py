@@ -25,6 +25,9 @@ CLOSED = 0.9
 SPARSE = 1.1
 """A rival's records are looked at by our choice each time they are so many times more."""
 
+MOST_DRAWN = 1_000
+"""Trials of a random search that only its calls shall end."""
+
 Recommend = Callable[["Watch"], Architecture]
 
 
@@ -169,12 +172,20 @@ def best_draw(world: World, *, n_trials: int, most_shared: float, most_unshared:
     return _run(watch, None, n_trials, is_random=True)
 
 
+def other_draw(world: World, seed: int, *, most_shared: float) -> float:
+    """Return the calls of a random search with a seed of its own until its best is good enough."""
+    watch = Watch(world, {"best_seen": best_seen}, most_shared, 0)
+    goal = _run(watch, None, MOST_DRAWN, is_random=True, seed=seed).goals.get("best_seen")
+    return inf if goal is None or goal.shared is None else goal.shared
+
+
 def _run(
     watch: Watch,
     sampler: optuna.samplers.BaseSampler | None,
     n_trials: int,
     *,
     is_random: bool = False,
+    seed: int | None = None,
 ) -> Run:
     world = watch.world
     trials = Trials(
@@ -182,7 +193,7 @@ def _run(
         space=world.space,
         ranking=world.ranking,
         canonical=world.canonical,
-        seed=world.seed,
+        seed=world.seed if seed is None else seed,
     )
     waiting = trials.fresh(world.singles, origin="single")
     while waiting or len(trials.records) < n_trials:

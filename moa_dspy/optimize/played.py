@@ -88,9 +88,7 @@ class _Words:
         counts = Counter(self._said[name])
         return sum(n for n in counts.values() if n > 1) / len(self._said[name])
 
-    def of(
-        self, name: str, row: int, meaning: Hashable, rng: random.Random
-    ) -> Hashable | tuple[str, int]:
+    def of(self, name: str, row: int, meaning: Hashable, rng: random.Random) -> Hashable:
         """Return the words of an agent for a meaning; new ones where its words are not fixed."""
         if rng.random() >= self._fixed[name]:
             return ("new", rng.random())

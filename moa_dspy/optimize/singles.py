@@ -287,7 +287,7 @@ class SingleAgents:
     def _plan(self, options: SearchOptions, splits: Splits, judged: Cost | None) -> StudyPlan:
         replies = {name: [o.answer for o in found] for name, found in self.outcomes.items()}
         ballots = {name: [o.ballot for o in found] for name, found in self.outcomes.items()}
-        is_counted = all(one is not None for found in ballots.values() for one in found)
+        is_counted = all(o.ballot or o.failure for found in self.outcomes.values() for o in found)
         agents = {name: self._agent_costs(name, options.pool) for name in self.outcomes}
         return plan_of(
             options,

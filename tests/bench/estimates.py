@@ -10,7 +10,7 @@ of those whose range holds what was spent.
 
 With `--live` three small studies ask models on this machine, one thread each: SmolLM2, and Qwen
 where MOA_QWEN_05B names its weights. Expected is what `check --probe` says before, and what the
-study says of its single agents; seconds are compared too. It takes some ten minutes.
+study says of its single agents; seconds are compared too. It takes some minutes of one core.
 """
 
 from __future__ import annotations
@@ -157,22 +157,22 @@ LIVE: Final[tuple[dict[str, Any], ...]] = (
         "name": "votes",
         "agents": {"smol": (SMOL, 0.0), "smol-warm": (SMOL, 0.7), "qwen": (QWEN, 0.0)},
         "combines": ["vote"],
-        "rows": {"train": 4, "val": 24, "test": 16},
+        "rows": {"train": 4, "val": 16, "test": 10},
         "n_trials": 8,
     },
     {
         "name": "syntheses",
         "agents": {"smol": (SMOL, 0.0), "qwen": (QWEN, 0.0)},
         "combines": ["synthesize"],
-        "rows": {"train": 4, "val": 20, "test": 12},
+        "rows": {"train": 4, "val": 12, "test": 8},
         "n_trials": 6,
     },
     {
         "name": "all",
         "agents": {"smol": (SMOL, 0.0), "qwen": (QWEN, 0.0), "qwen-warm": (QWEN, 0.7)},
         "combines": ["vote", "synthesize", "select"],
-        "rows": {"train": 4, "val": 16, "test": 10},
-        "n_trials": 10,
+        "rows": {"train": 4, "val": 12, "test": 8},
+        "n_trials": 8,
     },
 )
 """Studies of the questions of `optimize/quickstart.toml`: agents as (model, temperature)."""

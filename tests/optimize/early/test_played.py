@@ -1,0 +1,139 @@
+"""What is played of a study follows from the single agents' answers."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import dspy
+import numpy as np
+import pytest
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.data.splits import Splits
+from moa_dspy.optimize.early_facts import AgentCosts, Cost
+from moa_dspy.optimize.forecast import StudyPlan, estimated
+from moa_dspy.optimize.played import PlayedAnswers, PlayedRace, tokens_beyond_val
+from moa_dspy.optimize.space import SearchSpace
+from moa_dspy.references import count_tokens
+
+RIGHT = [1.0, 1.0, 1.0, 1.0]
+VOTE = Architecture.parse("a + b + c > vote(a)")
+
+
+def played(scores: Any, replies: Any) -> PlayedAnswers:
+    return PlayedAnswers(scores, replies, replies)
+
+
+def texts(answers: PlayedAnswers, name: str, row: int, *read: str) -> set[Any]:
+    """Return what an agent says on a row, having read others, for a hundred draws."""
+    said = [answers.alone(other, row) for other in read]
+    return {answers.anew(name, row, said, random.Random(n)).text for n in range(100)}
+
+
+def test_an_agent_of_few_answers_says_what_it_reads_in_its_own_words() -> None:
+    # Both pick letters, each in its own way: what a means is always one of two texts.
+    replies = {"a": ["A", "B", "A", "B"], "b": ["It is A", "It is B", "It is A", "It is B"]}
+    answers = played({"a": RIGHT, "b": RIGHT}, replies)
+    assert texts(answers, "a", 0, "a", "b") == {"A"}
+    assert texts(answers, "b", 1, "a") == {"It is B"}
+
+
+def test_free_text_is_worded_anew_each_time() -> None:
+    replies = {name: [f"{name} {row}" for row in range(4)] for name in "ab"}
+    assert len(texts(played({"a": RIGHT, "b": RIGHT}, replies), "a", 0, "b")) == 100
+
+
+def test_agents_that_word_right_answers_alike_take_each_others_words() -> None:
+    # Numbers: b errs on the last row, where it may say what a says.
+    answers = played({"a": [1, 1, 1], "b": [1, 1, 0]}, {"a": ["1", "2", "3"], "b": ["1", "2", "4"]})
+    assert texts(answers, "b", 2, "a") == {"3", "4"}
+    assert texts(answers, "b", 0, "a") == {"1"}
+
+
+def test_the_scores_of_a_vote_of_single_agents_are_known() -> None:
+    scores = {"a": [0, 1, 1], "b": [1, 0, 1], "c": [1, 0, 0]}
+    replies = {"a": ["x", "r", "r"], "b": ["r", "y", "r"], "c": ["r", "z", "w"]}
+    # Two of three, then a tie that a decides, then two of three.
+    assert played(scores, replies).voted(VOTE).tolist() == [1, 1, 1]
+    other = Architecture.parse("a + b + c > vote(b)")
+    assert played(scores, replies).voted(other).tolist() == [1, 0, 1]
+
+
+def test_the_pick_of_a_race_leaves_the_best_agent_for_more_than_luck() -> None:
+    # Each of three errs on another third of 30 rows: their vote is always right, 10 rows more,
+    # and 2 standard deviations of luck are 2 * sqrt(10) = 6.3 rows.
+    rows = np.arange(30)
+    scores = {name: (rows % 3 != place) * 1.0 for place, name in enumerate("abc")}
+    replies = {
+        n: [f"{n}{row}" if not s else "right" for row, s in enumerate(found)]
+        for n, found in scores.items()
+    }
+    race = PlayedRace(played(scores, replies), n_trials=5)
+    assert race.pick() == Architecture.single("a")
+    assert race.rows_of(VOTE) == 30
+    assert race.pick() == VOTE
+    few = {name: found[:9] for name, found in scores.items()}
+    short = PlayedRace(played(few, {n: found[:9] for n, found in replies.items()}), n_trials=5)
+    short.rows_of(VOTE)
+    # 3 rows more are less than 2 * sqrt(3) = 3.5.
+    assert short.pick() == Architecture.single("a")
+
+
+def test_a_stopped_arm_has_scores_up_to_its_stop() -> None:
+    scores = {"a": [1.0] * 100, "b": [0.0] * 100}
+    replies = {name: [f"{name}{row}" for row in range(100)] for name in "ab"}
+    race = PlayedRace(played(scores, replies), n_trials=5)
+    found = race.scores_of(Architecture.parse("b*2 > synthesize(b)"))
+    assert np.isnan(found[20:]).all()
+    assert (found[:20] == 0).all()
+
+
+def test_rows_of_other_splits_cost_what_their_length_says() -> None:
+    def rows(name: str, text: str) -> tuple[dspy.Example, ...]:
+        made = dspy.Example(question=f"{text} {name}", answer="1", id=name)
+        return (made.with_inputs("question"),)
+
+    short, long = "One?", "Two words more than that, or three?"
+    found = tokens_beyond_val(Splits(rows("x", short), rows("y", short), rows("z", long)))
+    more = (count_tokens(f"{long} z") - count_tokens(f"{short} y")) / 1.35
+    assert found == pytest.approx({"train": 0.0, "val": 0.0, "test": more})
+    # Two agents on 10 rows of val and 5 of test, each of these 10 tokens longer.
+    agents = {n: AgentCosts(Cost(1, 100, 0.01, 1.0), usd_per_prompt_token=0.001) for n in "ab"}
+    plan = StudyPlan(
+        SearchSpace(("a", "b"), ("vote",), max_depth=1),
+        agents,
+        n_trials=5,
+        n_val=10,
+        n_test=5,
+        scores={name: np.ones(10) for name in "ab"},
+        replies={name: list(range(10)) for name in "ab"},
+        ballots={name: list(range(10)) for name in "ab"},
+        beyond_val={"test": 10.0},
+    )
+    assert estimated(plan).tokens == 30 * 100 + 10 * 10
+    assert estimated(plan).usd == pytest.approx(30 * 0.01 + 10 * 10 * 0.001)
+
+
+def test_a_search_is_played_by_its_own_rule_or_by_draws() -> None:
+    # One agent is right everywhere, two nowhere: the search's rule has it write most answers.
+    scores = {"a": np.ones(10), "b": np.zeros(10), "c": np.zeros(10)}
+    replies = {name: [f"{name}{row}" for row in range(10)] for name in scores}
+    agents = {name: AgentCosts(Cost(1, 100, 0.01, 1.0)) for name in scores}
+    space = SearchSpace(tuple(scores), ("synthesize",), max_depth=2)
+    shares = []
+    for is_acquired in (True, False):
+        plan = StudyPlan(
+            space,
+            agents,
+            n_trials=12,
+            n_val=10,
+            n_test=5,
+            scores=scores,
+            replies=replies,
+            ballots=replies,
+            is_acquired=is_acquired,
+        )
+        tried = [one for search in plan.searches for one in search.mixtures]
+        shares.append(sum(one.aggregator == "a" for one in tried) / len(tried))
+    assert shares[0] > 0.6 > shares[1]

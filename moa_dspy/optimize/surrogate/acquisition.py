@@ -202,6 +202,8 @@ class Acquisition:
         value = model.fitted() - np.array([price(one) for one in some])
         first = np.argsort(-np.round(value, DECIMALS), kind="stable")[:N_BEST]
         best = [some[place] for place in first]
+        if not model.beats_mean([place for place, one in enumerate(some) if one.layers]):
+            return self._explored(measured, known, rng, price)
         is_late = len(some) < len(measured)
         n_drawn = min(N_DRAWN_LATER, self.n_drawn) if is_late else self.n_drawn
         if isinstance(self.space, ProgramSpace):
@@ -217,6 +219,20 @@ class Acquisition:
         gain = _improvement(model.predict(candidates), prices, value.max())
         calls = self._new_calls(measured, candidates)
         return candidates[int(np.argmax(np.round(gain / (1 + calls), DECIMALS)))]
+
+    def _explored(
+        self,
+        measured: Sequence[Architecture],
+        known: Collection[Architecture],
+        rng: random.Random,
+        price: PriceOf,
+    ) -> Architecture | None:
+        """Return the draw that costs least: where none promises more than another, that decides."""
+        drawn = self._candidates((), rng, n_drawn=self.n_drawn)
+        new = [one for one in drawn if one not in known]
+        calls = self._new_calls(measured, new)
+        costs = [(price(one), n) for one, n in zip(new, calls.tolist(), strict=True)]
+        return new[costs.index(min(costs))] if new else None
 
     def _unknown(self, known: Collection[Architecture], rng: random.Random) -> Architecture | None:
         """Return any architecture that is not known: a draw, or a neighbour of what is known."""

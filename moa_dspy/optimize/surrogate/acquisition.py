@@ -145,6 +145,10 @@ N_BEST: Final = 3
 class Acquisition:
     """Proposes by expected improvement per call (Jones et al. 1998; Snoek et al. 2012, 3.2).
 
+    While the model predicts the mixtures that were measured, each left out in turn, no better than
+    the mean of the others does, none promises more than another: of random draws that is
+    proposed which costs least.
+
     Args:
         space: What may be proposed.
         kernels: Of the response model.

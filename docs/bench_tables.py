@@ -139,7 +139,8 @@ def combiners(printed: Printed) -> str:
         [
             f"`{one['architecture']}`",
             _with_bounds(one["score"], "{:.1f}", " %"),
-            _with_bounds(one["gain"], "{:+.1f}"),
+            "" if one["over"] == one["architecture"] else _with_bounds(one["gain"], "{:+.1f}"),
+            f"{100 * one['undecided']:.0f} %" if "knockout" in one["architecture"] else "",
             f"{one['calls']:.2f}",
             f"{one['tokens']:.0f}",
             f"{one['seconds']:.1f}",
@@ -147,8 +148,34 @@ def combiners(printed: Printed) -> str:
         ]
         for one in printed["combiners"]
     ]
-    heads = ["architecture", "score", "over the best alone", "calls", "tokens", "seconds"]
-    return _table([*heads, "nominal usd per 1,000"], lines)
+    heads = ["architecture", "score", "over the best alone", "undecided", "calls", "tokens"]
+    return _table([*heads, "seconds", "nominal usd per 1,000"], lines)
+
+
+def stopping(printed: Printed) -> str:
+    """Return what votes spare by stopping, and what that costs, per folder and pool."""
+    rows = [(folder, row) for folder, found in printed["stopping_of"].items() for row in found]
+    lines = [
+        [
+            f"{folder}, {row['pool']}",
+            f"{row['votes']}",
+            f"{row['members']:.1f}",
+            _points(row["full"]),
+            f"{row['exact_calls']:.2f}",
+            f"{row['early']}",
+            f"{row['less_calls']:.2f}",
+            f"{row['less_minus_full']:+.2f} ({row['less_minus_full_se']:.2f})",
+        ]
+        for folder, row in rows
+    ]
+    heads = ["folder, pool", "picks that are votes", "members", "score", "exact stopping: calls"]
+    heads += ["for less: stop early", "calls", "points minus the full vote (standard error)"]
+    sizes = sorted({row["dev"] for _, row in rows})
+    note = (
+        f"{' and '.join(map(str, sizes))} dev questions; means over the splits; calls are shares "
+        "of those of all members. The standard error is that of the judged questions in one split."
+    )
+    return "\n".join([_table(heads, lines), note, ""])
 
 
 def economy(printed: Printed) -> str:
@@ -341,6 +368,7 @@ KINDS: dict[str, Callable[[Printed], str]] = {
     "verdicts": statistics,
     "cross_fitting": cross_fitting,
     "combiners": combiners,
+    "stopping_of": stopping,
     "families": economy,
     "arms": prompts,
     "conditions": collaboration,

@@ -17,7 +17,7 @@ from moa_dspy.local.server import CATALOGUE
 from moa_dspy.vendors import Price, gateway_of, is_reasoning_model, listed_price, vendor_of
 
 VARIABLE: Final = re.compile(r"\$\{(\w+)\}")
-"""How a path or a header names an environment variable."""
+"""An environment variable's name in a path or a header."""
 IS_CREDENTIAL: Final = re.compile(r"auth|(?:key|token)(?![a-z])|secret|cookie", re.IGNORECASE)
 """Names of headers whose values are kept out of files, logs and identities."""
 _IS_BODY_KEY: Final = re.compile(r"api_?key|authorization|secret|password", re.IGNORECASE)
@@ -28,7 +28,7 @@ _CHOICES: Final = {
     "client": "auto or litellm",
     "reasoning_effort": "a word, or absent",
 }
-"""What fields of text may hold, for errors that do not show them."""
+"""The content of text fields in words, for errors that do not show the values."""
 _NAME = re.compile(r"[^\s>+*()]+")
 _BY_MODEL: Final = float("nan")
 """Stands for a temperature that was not given."""
@@ -233,7 +233,7 @@ class Agent:
     def identity(self) -> str:
         """The model that answers, with its endpoint or weights, and without sampling settings.
 
-        Headers may decide who answers, so those that hold no credential are part of it.
+        Headers may choose another model, so those that hold no credential are part of it.
         """
         if self.is_local:
             known = self.sha256 or CATALOGUE[self.model.removeprefix("local/")].sha256

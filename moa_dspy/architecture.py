@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from fractions import Fraction
@@ -18,7 +18,7 @@ from typing import Any, Final
 from moa_dspy.errors import ArchitectureError
 
 COMBINES: Final = ("synthesize", "select", "vote", "fuse", "knockout")
-"""How the last step turns references into an answer."""
+"""The ways in which a last step turns references into an answer."""
 
 _NEED_AN_AGENT: Final = ("synthesize", "fuse", "knockout")
 
@@ -27,28 +27,25 @@ _NAME = re.compile(r"[^\s>+*()]+")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Architecture:
-    """Says who proposes in each layer, who aggregates, and how.
+    """The proposers of each layer, the aggregator, and how it combines.
 
-    The text notation reads in the order of the data flow:
-    ``"a"`` is the single agent a, ``"a + b*2 > c + d > synthesize(e)"`` two layers
-    and an aggregator. A name may repeat: independent samples of one agent, which is
-    Self-MoA. What the last step does differently follows in its brackets:
-    ``"a + b > synthesize(c; order=b; prompt=brief)"``, ``"a + b > fuse(c; analyst=d)"``,
-    ``"a + b + c > vote(a; weights=a:1.5 b:0.8; agree=2)"``.
+    The text notation reads in the order of the data flow: ``"a"`` is the single agent a,
+    ``"a + b*2 > c + d > synthesize(e)"`` two layers and an aggregator. A name may repeat:
+    independent samples of one agent, which is Self-MoA. What the last step does differently
+    follows in its brackets: ``"a + b > synthesize(c; order=b; prompt=brief)"``,
+    ``"a + b > fuse(c; analyst=d)"``, ``"a + b + c > vote(a; weights=a:1.5 b:0.8; lead=0.6)"``.
 
-    The order inside a layer is the order in which the next step reads the layer's
-    responses. ``layers``, ``str`` and ``to_json`` keep it as it was given. ``==`` and
-    ``hash`` ignore it: architectures are equal if their ``canonical`` forms, with the
-    names of each layer sorted, are the same. So a search measures one seating of the
-    same agents only, and ``"b + a > vote" == "a + b > vote"``, though the two texts differ.
-    An ``order`` is a choice of its own, and counts.
+    The order inside a layer is the order in which the next step reads the layer's responses.
+    ``layers``, ``str`` and ``to_json`` keep it as it was given. ``==`` and ``hash`` ignore it:
+    architectures are equal if their ``canonical`` forms, with the names of each layer sorted, are
+    the same: a search measures one seating of them. An ``order`` is a choice of its own.
 
     Attributes:
         layers: Agent names per layer, first layer first, as given; empty for a single agent.
-        aggregator: ``synthesize``: who writes the answer. ``select``: who ranks; None
-            is consensus, without a model. ``vote``: the proposer whose answer wins a
-            tie; None is the first in the layer's order. ``fuse``: who writes the answer
-            after an analysis. ``knockout``: who compares. Depth 0: the agent itself.
+        aggregator: ``synthesize``: the agent that writes the answer. ``select``: the ranker;
+            None is consensus, without a model. ``vote``: the proposer whose answer wins a tie; None
+            is the first in the layer's order. ``fuse``: the agent that writes after an analysis.
+            ``knockout``: the one that compares. Depth 0: the agent itself.
         combine: One of ``COMBINES``.
         order: In which order the last step reads the last layer, and ties of a vote are
             decided: these agents first, then the others as they sit. Kept as short as it can be.
@@ -57,16 +54,15 @@ class Architecture:
         weights: Of a ``vote``: what each answer of an agent counts, by the agent's name, to
             four significant digits; agents that are not named count 1. Weights of 1, and
             weights that are the same for all members, are left out: that is the plain vote.
-        agree: Of a ``vote`` or a consensus: the first so many members, in the order of
-            ``reading``, are asked first, and the others only if these do not all give the
-            same answer. None asks all.
-        analyst: Of ``fuse``: who compares the references before the answer is written;
-            None is the aggregator.
+        agree: Of a ``vote`` or a consensus: the first so many members, in the order of ``reading``,
+            are asked first, and the others only if these do not all give the same answer.
+        analyst: Of ``fuse``: the agent that compares the references; None is the aggregator.
+        lead: Of a ``vote``: members are asked until an answer leads every other by at least
+            this share of the weight still to come. None asks until it cannot be overtaken.
 
     Raises:
-        ArchitectureError: If a layer is empty, a name is not a plain word, the combine is
-            unknown, an aggregator is missing or does not vote, or an option is out of range
-            or given to a combine that has no use for it.
+        ArchitectureError: If a layer is empty, a name is not a plain word, the combine is unknown,
+            an aggregator is missing or does not vote, or an option is out of range or of no use.
     """
 
     layers: tuple[tuple[str, ...], ...]
@@ -77,6 +73,7 @@ class Architecture:
     weights: tuple[tuple[str, float], ...] = ()
     agree: int | None = None
     analyst: str | None = None
+    lead: float | None = None
     # Stored, because a search compares and hashes the same architectures over and over.
     _key: tuple[Any, ...] = field(init=False, repr=False)
 
@@ -86,9 +83,8 @@ class Architecture:
         if self.combine not in COMBINES:
             known = ", ".join(COMBINES)
             raise ArchitectureError(f"Unknown combine {self.combine!r}; known ones are {known}.")
-        for depth, layer in enumerate(layers):
-            if not layer:
-                raise ArchitectureError(f"`layers[{depth}]` must name at least one agent.")
+        if () in layers:
+            raise ArchitectureError(f"`layers[{layers.index(())}]` must name at least one agent.")
         for name in self.agents:
             if not _NAME.fullmatch(name):
                 raise ArchitectureError(
@@ -97,15 +93,15 @@ class Architecture:
         self._check_aggregator()
         self._check_reading()
         self._check_options()
-        last = layers[-1] if layers else ()
         sorted_layers = tuple(tuple(sorted(layer)) for layer in layers)
         sorted_last = sorted_layers[-1:]
         object.__setattr__(self, "order", _shortest(self.order, *layers[-1:], *sorted_last))
-        object.__setattr__(self, "weights", _told_apart(self.weights, last) if self.weights else ())
+        weights = _told_apart(self.weights, layers[-1]) if self.weights else ()
+        object.__setattr__(self, "weights", weights)
         if self.analyst == self.aggregator:
             object.__setattr__(self, "analyst", None)
+        rest = (self.prompt, weights, self.agree, self.analyst, self.lead)
         order = _shortest(self.order, *sorted_last)
-        rest = (self.prompt, self.weights, self.agree, self.analyst)
         key = (sorted_layers, self.aggregator, self.combine, order, *rest)
         object.__setattr__(self, "_key", key)
 
@@ -129,17 +125,16 @@ class Architecture:
                     f"`order` must name agents of the last layer, {', '.join(read) or 'none here'},"
                     f" each once, but got {', '.join(self.order)}."
                 )
-        if self.prompt is None:
-            return
-        if self.combine != "synthesize" or not self.layers:
+        prompt = self.prompt
+        if prompt is not None and (self.combine != "synthesize" or not self.layers):
             raise ArchitectureError("`prompt` goes with an aggregator that synthesizes.")
-        if not _NAME.fullmatch(self.prompt):
+        if prompt is not None and not _NAME.fullmatch(prompt):
             raise ArchitectureError(
-                f"Prompt name {self.prompt!r} must not be empty or hold spaces or any of > + * ( )."
+                f"Prompt name {prompt!r} must not be empty or hold spaces or any of > + * ( )."
             )
 
     def _check_options(self) -> None:
-        if self.analyst is None and self.agree is None and not self.weights:
+        if (self.analyst, self.agree, self.lead, self.weights) == (None, None, None, ()):
             return
         members = self.layers[-1] if self.layers else ()
         if self.analyst is not None and self.combine != "fuse":
@@ -157,14 +152,24 @@ class Architecture:
                 raise ArchitectureError(
                     f"The weight of {name!r} must be positive and finite, but got {weight}."
                 )
-        if self.agree is None:
+        self._check_stopping(members)
+
+    def _check_stopping(self, members: Sequence[str]) -> None:
+        agree, lead = self.agree, self.lead
+        if lead is not None and not (_is_number(lead) and 0 < lead < 1):
+            raise ArchitectureError(f"`lead` must be a number between 0 and 1, but got {lead!r}.")
+        if lead is not None and (self.combine != "vote" or agree is not None):
+            raise ArchitectureError("`lead` goes with a vote without `agree` only.")
+        if agree is None:
             return
+        if not (_is(agree, int) and _is_number(agree)):
+            raise ArchitectureError(f"`agree` must be a whole number, but got {agree!r}.")
         if self.combine != "vote" and (self.combine, self.aggregator) != ("select", None):
             raise ArchitectureError("`agree` goes with a vote, or a select without an agent, only.")
-        if not 2 <= self.agree < len(members):
+        if not 2 <= agree < len(members):
             raise ArchitectureError(
                 "`agree` must be at least 2 and below the number of members of the last layer, "
-                f"{len(members)}, but got {self.agree}."
+                f"{len(members)}, but got {agree}."
             )
 
     def _check_aggregator(self) -> None:
@@ -173,8 +178,7 @@ class Architecture:
             raise ArchitectureError("`aggregator` must name an agent, but got None.")
         if not self.layers and self.combine != "synthesize":
             raise ArchitectureError(f"A single agent has nothing to {self.combine} among.")
-        votes = self.combine == "vote" and self.aggregator is not None
-        if votes and self.aggregator not in self.layers[-1]:
+        if self.combine == "vote" and self.aggregator not in (None, *self.layers[-1]):
             raise ArchitectureError(
                 f"{self.aggregator!r} cannot decide ties: it must be one of the last layer's "
                 f"proposers, {', '.join(self.layers[-1])}."
@@ -212,7 +216,7 @@ class Architecture:
             )
         layers, aggregator = value["layers"], value["aggregator"]
         order, weights = value.get("order", []), value.get("weights", {})
-        agree, rest = value.get("agree"), [value.get(key) for key in ("prompt", "analyst")]
+        agree, lead, *rest = (value.get(key) for key in ("agree", "lead", "prompt", "analyst"))
         lists = [*layers, order] if _is(layers, list) else [layers]
         is_listed = all(_is(one, list) for one in lists)
         names = [name for one in lists for name in one] if is_listed else []
@@ -223,10 +227,8 @@ class Architecture:
             )
         if not _is(weights, dict) or not all(map(_is_number, weights.values())):
             raise ArchitectureError(f"`weights` must be numbers by name, but got {weights!r}.")
-        if agree is not None and not (_is(agree, int) and _is_number(agree)):
-            raise ArchitectureError(f"`agree` must be a whole number, but got {agree!r}.")
-        seats = tuple(tuple(layer) for layer in layers)
-        options = (tuple(order), rest[0], tuple(weights.items()), agree, rest[1])
+        seats, given = tuple(tuple(layer) for layer in layers), tuple(weights.items())
+        options = (tuple(order), rest[0], given, agree, rest[1], lead)
         return cls(seats, aggregator, value["combine"], *options)
 
     def to_json(self) -> dict[str, Any]:
@@ -391,34 +393,34 @@ def _read_last(combine: str, inside: str | None) -> LastStep:
         if key not in _OPTIONS:
             raise ArchitectureError(
                 "The last step knows order=NAME NAME, prompt=NAME, weights=NAME:NUMBER "
-                f"NAME:NUMBER, agree=NUMBER and analyst=NAME, but got {key!r}."
+                f"NAME:NUMBER, agree=NUMBER, analyst=NAME and lead=NUMBER, but got {key!r}."
             )
         options[key] = _READ.get(key, str)(value)
     return LastStep(combine, who.strip() or None, options)
 
 
-def _read_order(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
+def _read_number(text: str) -> float | str:
+    try:
+        return int(text) if text.strip().isdecimal() else float(text)
+    except ValueError:
+        return text  # which is no number: said where it is checked
 
 
 def _read_weights(text: str) -> tuple[tuple[str, float], ...]:
     found: list[tuple[str, float]] = []
     for part in text.split():
         name, _, number = part.rpartition(":")  # a name may hold a colon
-        try:
-            found.append((name, float(number)))
-        except ValueError:
-            raise ArchitectureError(f"`weights`: {part!r} must read NAME:NUMBER.") from None
+        if isinstance(weight := _read_number(number), str):
+            raise ArchitectureError(f"`weights`: {part!r} must read NAME:NUMBER.")
+        found.append((name, float(weight)))
     return tuple(found)
 
 
-def _read_agree(text: str) -> int:
-    if not text.strip().isdecimal():
-        raise ArchitectureError(f"`agree` must be a whole number, but got {text!r}.")
-    return int(text)
-
-
-_READ: Final = {"order": _read_order, "weights": _read_weights, "agree": _read_agree}
+_READ: Final[Mapping[str, Callable[[str], Any]]] = {
+    **dict.fromkeys(("agree", "lead"), _read_number),
+    "order": lambda text: tuple(text.split()),
+    "weights": _read_weights,
+}
 
 
 def _read_layer(text: str) -> tuple[str, ...]:

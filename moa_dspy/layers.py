@@ -189,7 +189,7 @@ class ArchitectureState(Parameter):
         self.mixture.replace_seats(made)
 
     def reset(self) -> None:
-        """Change nothing: who sits where is nothing that an optimizer learned."""
+        """Change nothing: no optimizer learned the architecture."""
 
 
 class FormerSeat(Parameter):
@@ -253,7 +253,7 @@ Trace: TypeAlias = list[tuple[Any, Any, Any]]
 def is_traced() -> bool:
     """True if a caller records this run, as DSPy's optimizers do to learn from every predictor.
 
-    The process has a trace too, which is read by no one: it does not count.
+    The trace of the process does not count, as nothing reads it.
     """
     trace = dspy.settings.trace
     return trace is not None and trace is not main_thread_config["trace"]

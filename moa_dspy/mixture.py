@@ -53,13 +53,13 @@ class MixtureOfAgents(PlannedModule):
     prediction has the signature's own output fields, and ``mixture``, an ``Answer``
     with each agent's response, price, seconds and failure.
 
-    Who answers in a seat is said by the architecture and the pool, at every call. An LM
+    The architecture and the pool say which agent answers in a seat, at every call. An LM
     that comes from outside (``set_lm``, a teacher's settings, ``dspy.context``) never
     changes that: of it only ``rollout_id`` counts, and asks every sampled agent anew.
 
     Args:
         signature: What the mixture answers: a DSPy signature, or its text.
-        architecture: Who sits where, or its text notation; instead of it,
+        architecture: The agents of every seat, or its text notation; instead of it,
             ``layers`` and ``aggregator`` may give LMs or agent names.
         pool: Where names become LMs; not needed when LMs are given.
         module: Makes the module of a seat from a signature, which after the first layer has
@@ -146,7 +146,7 @@ class MixtureOfAgents(PlannedModule):
             program: Any DSPy program; it is not changed.
             predictor: Path of a ``dspy.Predict`` or ``dspy.ChainOfThought`` in it.
             pool: The agents.
-            architecture: Who sits where; default: the first agent of the pool alone.
+            architecture: The agents of every seat; default: the first agent of the pool alone.
             options: Further arguments of the mixture, such as ``adapter``.
 
         Raises:
@@ -160,7 +160,7 @@ class MixtureOfAgents(PlannedModule):
         return deepcopy(program, {id(replaced.module): made})
 
     def with_architecture(self, architecture: Architecture) -> MixtureOfAgents:
-        """Return a mixture like this one in everything but who sits where; prompts are new."""
+        """Return a mixture like this one with another architecture; prompts are new."""
         rules = self.rules
         made = MixtureOfAgents(
             self.signature,

@@ -6,8 +6,9 @@ agent, ``follow`` and ``afollow`` run a plan to its answer.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Protocol, TypeAlias
 
 from moa_dspy.adapters import guarded_references, speaking_adapter
@@ -128,7 +129,7 @@ class Planner:
     """Plans the answer to one question; asks nothing itself.
 
     Attributes:
-        architecture: Who sits where.
+        architecture: Gives the agents of every seat.
         proposers: The module of every seat, layer by layer.
         aggregator: The module of the last step, if it asks a model.
         analyst: The module that compares the references before the last step is written.
@@ -153,7 +154,8 @@ class Planner:
         for depth, names in enumerate(self.architecture.layers):
             questions = self._questions(depth, inputs, nodes, layers)
             nodes = tuple(question.node for question in questions)
-            if depth == self.architecture.depth - 1 and (waves := self._waves) is not None:
+            waves = self._waves if depth == self.architecture.depth - 1 else None
+            if waves is not None and (waves.stops or waves.agreeing):
                 late = self.rules.deadline_seconds
                 questions = MemberQuestions(questions, WaveRules(waves, self._vote.ballot, late))
             layers.append(self._complete(*(yield from asked(questions))))
@@ -165,7 +167,7 @@ class Planner:
 
     @property
     def _waves(self) -> Waves | None:
-        """The order in which members of a vote are asked; None is all at once."""
+        """The order in which members of a vote are asked, and count; None is all alike."""
         one, stops = self.architecture, self.rules.stop_early and not is_traced()
         members, reading = one.layers[-1], one.reading
         first = reading[: one.agree] if one.agree is not None else ()
@@ -174,12 +176,11 @@ class Planner:
             # Whom a consensus chooses depends on all of them.
             evenly = (1,) * len(members)
             return Waves(evenly, reading, first, stops=False, quorum=quorum) if first else None
-        if not (stops or first):
-            return None
-        vote = self._vote
+        vote, lead = self._vote, None if one.lead is None else Fraction(repr(one.lead))
         order = vote.priority([members[seat] for seat in reading])
         weights = tuple(vote.weights[name] for name in members)
-        return Waves(weights, tuple(reading[place] for place in order), first, stops, quorum)
+        priority = tuple(reading[place] for place in order)
+        return Waves(weights, priority, first, stops, quorum, lead)
 
     @property
     def _vote(self) -> Vote:
@@ -187,16 +188,13 @@ class Planner:
         return Vote(self.outputs, normalise, one.aggregator, one.whole_weights)
 
     def _heard(self, responses: Sequence[Response]) -> list[Response]:
-        """Return the answers that the last step reads, in its order.
-
-        Those that agreed first are alone, also where all were asked: so it is the same answer.
-        """
-        reading, agree = self.architecture.reading, self.architecture.agree
-        first = [responses[seat] for seat in reading[:agree]] if agree is not None else []
-        is_agreed = bool(first) and all(one.has_answer for one in first)
-        if is_agreed and len(set(map(self._vote.ballot, first))) == 1:
-            reading = reading[:agree]
-        return [responses[seat] for seat in reading if responses[seat].has_answer]
+        """Return the answers that the last step reads, in its order."""
+        one, waves = self.architecture, self._waves
+        heard: Collection[int] = one.reading
+        if waves is not None and (one.agree, one.lead) != (None, None):
+            rules = WaveRules(waves, self._vote.ballot)
+            heard = waves.heard(rules.said(dict(enumerate(responses))))
+        return [responses[s] for s in one.reading if s in heard and responses[s].has_answer]
 
     def _questions(
         self,

@@ -145,7 +145,7 @@ class GivenLM:
 
     Attributes:
         agent: What it is, for people and prices.
-        lm: Who is asked: for an adopted LM, one whose calls go through the pool's.
+        lm: The LM that is asked; for an adopted one, a copy that asks through the pool's calls.
         reason: Why it was not adopted; None if it was, or if its calls are stored already.
     """
 
@@ -183,7 +183,7 @@ def _plain_agent(name: str, lm: Any, usd: tuple[float, float] | None) -> Agent:
     return Agent(
         name=name,
         model=lm.model if "/" in lm.model else f"given/{lm.model}",
-        # Vendors sample where nothing is said; greedy is only who says so.
+        # A vendor samples unless a request sets a temperature of 0.
         temperature=1.0 if temperature is None else temperature,
         max_tokens=longest or 1024,
         usd_per_million_prompt_tokens=usd[0] if usd else None,

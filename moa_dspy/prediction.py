@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ class Response:
     """An agent's answer to one question, or the reason why there is none.
 
     Attributes:
-        agent: Who was asked.
+        agent: Name of the agent that was asked.
         sample: Index of the independent sample; 0 unless the agent sits in a layer twice.
         values: The signature's output fields; empty when the agent failed.
         text: What the next layer reads, original and unguarded.
@@ -89,6 +89,27 @@ class Response:
     def is_left_out(self) -> bool:
         """True if the mixture's answer was known without it: it did not fail either."""
         return self.failure in (NOT_ASKED, NOT_AWAITED)
+
+
+def counted_in_time(response: Response, seconds: float | None) -> Response:
+    """Judge by the seconds that the calls took when they were made: so results repeat.
+
+    What came too late is no answer, and was waited for until then.
+    """
+    if seconds is None or response.seconds <= seconds:
+        return response
+    failure = late_after(seconds) if response.has_answer else response.failure
+    return replace(response, values={}, text="", failure=failure, seconds=seconds)
+
+
+def late_after(seconds: float) -> str:
+    """Return the reason of an answer that came too late."""
+    return f"Late: no answer within {seconds:g} s."
+
+
+def not_awaited(response: Response, seconds: float) -> Response:
+    """Return what stands for a response that was asked for, and is no longer needed."""
+    return replace(response, values={}, text="", failure=NOT_AWAITED, seconds=seconds)
 
 
 def render(values: Mapping[str, Any]) -> str:

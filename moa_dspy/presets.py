@@ -37,9 +37,9 @@ class SelfMoASeq(PlannedModule):
 
     Args:
         signature: What is answered: a DSPy signature, or its text.
-        agent: Who is asked for samples; a name of the pool.
+        agent: The agent that is asked for samples; a name of the pool.
         pool: Where names become LMs.
-        aggregator: Who aggregates; default: the agent itself.
+        aggregator: The agent that aggregates; default: the sampled one.
         samples: How often the agent is asked.
         window: How many answers the aggregator reads at once, the carried one included.
         module: Makes the module of both roles from a signature.
@@ -82,7 +82,7 @@ class SelfMoASeq(PlannedModule):
 
     @property
     def writer(self) -> Any:
-        """The module that writes the answer: who aggregates, or of one sample who is sampled."""
+        """The module that writes the answer: the aggregator; of one sample the proposer."""
         return self.aggregator if self.samples > 1 else self.proposer
 
     def plan(self, inputs: Mapping[str, Any]) -> Plan:
@@ -199,7 +199,7 @@ def self_moa(
     Args:
         signature: As of ``moa``.
         pool: As of ``moa``.
-        agent: Who is sampled; default with the paper's pool: WizardLM-2-8x22B.
+        agent: The agent that is sampled; default with the paper's pool: WizardLM-2-8x22B.
         aggregator: Default: the agent itself; of the paper's agent, Qwen1.5-110B-Chat.
         samples: How often the agent is asked.
         options: More arguments of ``MixtureOfAgents``.

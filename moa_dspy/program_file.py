@@ -46,6 +46,7 @@ class ArchitectureText(_Strict):
     weights: dict[str, float] = field(default_factory=dict[str, float])
     agree: int | None = None
     analyst: str | None = None
+    lead: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

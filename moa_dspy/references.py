@@ -44,7 +44,7 @@ class Cut:
 
     Attributes:
         reference: Its number, from 1, among those that were to be read.
-        agent: Whose response it is.
+        agent: Name of the agent that gave the response.
         tokens: Of the whole response.
         kept_tokens: Of what was read, the mark of the cut included; 0 if it was left out.
     """
@@ -56,7 +56,7 @@ class Cut:
 
 
 CUT_MARK: Final = " [cut]"
-"""Where a text was cut."""
+"""Stands where a text was cut."""
 
 _LONGEST_WORD: Final = 40
 _STEPS: Final = 24
@@ -161,7 +161,7 @@ def fitted_references(
 
     Args:
         texts: The references, original and unguarded.
-        agents: Whose they are, in the same order, for the cuts.
+        agents: Names of the agents that gave them, in the same order, for the cuts.
         limits: What the user allows.
         window: Tokens of the reader's context window; None is no limit.
         max_tokens: What of the window its reply needs.
@@ -195,7 +195,7 @@ def fit(
         room: Most tokens that ``measure`` may say; None is no limit.
         measure: Tokens of the built prompt with these references in it.
         count: Tokens of a text.
-        agents: Whose they are, in the same order, for the cuts.
+        agents: Names of the agents that gave them, in the same order, for the cuts.
 
     Returns:
         The references that are left, in order, and one ``Cut`` for each that is not whole.

@@ -29,14 +29,13 @@ from moa_dspy.calls.timeout import THREADS, finished
 from moa_dspy.errors import ArchitectureError, ours
 from moa_dspy.layers import Trace, all_predictors, outside_lms, renamed, rollout, without_lms
 from moa_dspy.plan import AgentPool, Plan, Rules, afollow, follow
-from moa_dspy.prediction import Answer, MixturePrediction, Response, render
+from moa_dspy.prediction import Answer, MixturePrediction, Response, counted_in_time, render
 from moa_dspy.telemetry import agent_span, mixture_span, note_reply
 from moa_dspy.waves import (
     MemberProgress,
     MemberQuestions,
     Question,
     StatusMessages,
-    counted_in_time,
     replayed,
     straggler,
 )
@@ -345,7 +344,7 @@ def _deadline(questions: Sequence[Question]) -> float | None:
 
 
 def _collected(asked: Sequence[SeatAnswer]) -> list[Response]:
-    """Return the responses; traces and calls are handed on in seat order, not by who was first."""
+    """Return the responses; traces and calls are handed on in the order of the seats."""
     whole, log = dspy.settings.trace, current_scope().log
     for _, trace, calls in asked:
         # A mixture that sits in a seat costs that seat what its own seats cost.

@@ -76,7 +76,7 @@ _PARTS: Final = "moa_dspy_instructions"
 
 _NAMES: Final = r"(?:`\w+`(?:, `\w+`)*)?"
 _DEFAULT: Final = re.compile(f"Given the fields {_NAMES}, produce the fields {_NAMES}\\.")
-"""What DSPy writes where the caller gave no instructions."""
+"""The words that DSPy writes where the caller gave no instructions."""
 
 
 def with_references(

@@ -24,7 +24,7 @@ from moa_dspy.pool import Pool
 from moa_dspy.vendors import Price
 
 Script: TypeAlias = str | Exception | Callable[[str], str]
-"""What an agent replies: always the same text, a function of the last user message, or an error."""
+"""An agent's reply: always the same text, a function of the last user message, or an error."""
 
 
 def n_words(text: str) -> int:
@@ -161,7 +161,7 @@ def recorded_pool(recorded: RecordedResponses, *, calls: Calls | None = None) ->
     ``usd`` or ``seconds`` of everything leaves the price, or the time, of all agents unknown.
 
     Args:
-        recorded: Who answered what.
+        recorded: The questions, and the response of every agent to each.
         calls: Its ledger counts the answers, as reused; default: a replay of its own.
     """
     shared = calls or Calls(replay_only=True)

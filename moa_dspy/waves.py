@@ -13,13 +13,20 @@ import time
 from collections.abc import Callable, Collection, Generator, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import cached_property
 from typing import Any, Final, TypeAlias
 
 import dspy
 from dspy.streaming.messages import StatusMessage, sync_send_to_stream
 
-from moa_dspy.prediction import NOT_ASKED, NOT_AWAITED, Response
+from moa_dspy.prediction import (
+    NOT_ASKED,
+    Response,
+    counted_in_time,
+    late_after,
+    not_awaited,
+)
 from moa_dspy.references import Cut
 
 _logger = logging.getLogger(__name__)
@@ -70,6 +77,7 @@ class Waves:
         agreeing: Places that are asked first, and alone if all of them give one answer.
         stops: Whether asking ends once the others cannot change the answer.
         quorum: Fewest answers that settle anything.
+        lead: Share of the weight to come by which an answer must lead to settle it; None is all.
     """
 
     weights: tuple[int, ...]
@@ -77,6 +85,7 @@ class Waves:
     agreeing: tuple[int, ...] = ()
     stops: bool = True
     quorum: int = 1
+    lead: Fraction | None = None
 
     def due(self, said: Said) -> list[int]:
         """Return who is asked next, all of ``said`` having been asked; empty if it is settled."""
@@ -105,19 +114,43 @@ class Waves:
         """Return who has not been asked, in the order of asking."""
         return [place for place in self.priority if place not in said]
 
-    def agree(self, said: Said) -> bool:
-        """True if the members that are asked first have all given one answer."""
+    def heard(self, said: Said) -> tuple[int, ...]:
+        """Return whose answers count, whoever else was asked: so it is always the same answer.
+
+        Those who agreed first, or the first by whom one answer leads far enough, or else all.
+        """
         first = [said.get(place) for place in self.agreeing]
-        return bool(first) and None not in first and len(set(first)) == 1
+        if first and None not in first and len(set(first)) == 1:
+            return self.agreeing
+        known: dict[int, Hashable | None] = {}
+        for n, place in enumerate(self.priority if self.lead is not None else (), start=1):
+            if place not in said:
+                break
+            known[place] = said[place]
+            if self._leads(known):
+                return self.priority[:n]
+        return self.priority
+
+    def _leads(self, said: Said) -> bool:
+        totals = sorted((n for n, _ in self._totals(said).values()), reverse=True)
+        ahead = sum(totals[:1]) - sum(totals[1:2])
+        left = sum(self.weights[place] for place in self.rest(said))
+        return self._is_quorum(said) and ahead >= (self.lead or 0) * left
+
+    def _is_quorum(self, said: Said) -> bool:
+        return sum(ballot is not None for ballot in said.values()) >= self.quorum
 
     def is_settled(self, said: Said) -> bool:
         """True if the answer is the same whatever the others would say, or not say."""
         rest = self.rest(said)
         if not rest:
             return True
-        if sum(ballot is not None for ballot in said.values()) < self.quorum:
+        if not self._is_quorum(said):
             return False
-        if self.agreeing and said.keys() == set(self.agreeing) and self.agree(said):
+        if self.lead is not None:
+            return self.stops and len(self.heard(said)) < len(self.priority)
+        is_first = bool(self.agreeing) and said.keys() == set(self.agreeing)
+        if is_first and self.heard(said) == self.agreeing:
             return True
         return self.stops and self._is_out_of_reach(said, rest)
 
@@ -348,22 +381,6 @@ def seconds_of(questions: Sequence[Question], responses: Sequence[Response]) -> 
     return max(response.seconds for response in responses) if noted is None else noted
 
 
-def counted_in_time(response: Response, seconds: float | None) -> Response:
-    """Judge by the seconds that the calls took when they were made: so results repeat.
-
-    What came too late is no answer, and was waited for until then.
-    """
-    if seconds is None or response.seconds <= seconds:
-        return response
-    failure = late_after(seconds) if response.has_answer else response.failure
-    return replace(response, values={}, text="", failure=failure, seconds=seconds)
-
-
-def late_after(seconds: float) -> str:
-    """Return the reason of an answer that came too late."""
-    return f"Late: no answer within {seconds:g} s."
-
-
 def straggler(question: Question, seconds: float) -> Response:
     """Return what stands for a question that is no longer waited for, after so many seconds."""
     failure = late_after(seconds)
@@ -375,11 +392,6 @@ def straggler(question: Question, seconds: float) -> Response:
         failure=failure,
         cuts=question.cuts,
     )
-
-
-def not_awaited(response: Response, seconds: float) -> Response:
-    """Return what stands for a response that was asked for, and is no longer needed."""
-    return replace(response, values={}, text="", failure=NOT_AWAITED, seconds=seconds)
 
 
 @dataclass(slots=True)

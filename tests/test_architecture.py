@@ -38,7 +38,9 @@ def architectures(draw: st.DrawFn) -> Architecture:
     agree = draw(st.none() | st.integers(2, n - 1)) if stops else None
     weighed = draw(st.lists(st.sampled_from(layers[-1]), unique=True)) if combine == "vote" else []
     weights = tuple((name, draw(WEIGHTS)) for name in weighed)
-    return Architecture(layers, aggregator, combine, order, weights=weights, agree=agree)
+    leads = st.floats(0, 1, exclude_min=True, exclude_max=True)
+    lead = draw(st.none() | leads) if combine == "vote" and agree is None else None
+    return Architecture(layers, aggregator, combine, order, weights=weights, agree=agree, lead=lead)
 
 
 def seating(architecture: Architecture) -> tuple[object, ...]:
@@ -126,6 +128,7 @@ def test_order_of_layers_does_matter() -> None:
         ("a > knockout(d)", "a > knockout(d)", 1, 1),
         ("b + a + c > vote(a; agree=2)", "a + b + c > vote(a; agree=2)", 1, 3),
         ("b + a + c > select(; agree=2)", "a + b + c > select(; agree=2)", 1, 3),
+        ("b + a > vote(a; lead=0.50)", "a + b > vote(a; lead=0.5)", 1, 2),
         ("b + a > vote(a; weights=b:0.8 a:1.5)", "a + b > vote(a; weights=a:1.5 b:0.8)", 1, 2),
     ],
 )
@@ -190,6 +193,7 @@ def test_samples_of_an_agent_share_its_weight_and_a_name_may_hold_a_colon() -> N
 
 def test_weights_agreement_and_analyst_tell_architectures_apart() -> None:
     texts = ["vote", "vote(; agree=2)", "vote(; weights=a:2)", "vote(; weights=a:2; agree=2)"]
+    texts += ["vote(; lead=0.5)", "vote(; lead=0.6)", "vote(; weights=a:2; lead=0.6)"]
     texts += ["fuse(d)", "fuse(d; analyst=e)", "knockout(d)", "knockout(e)"]
     assert len({Architecture.parse(f"a + b + c > {text}") for text in texts}) == len(texts)
 
@@ -250,6 +254,12 @@ def test_agents_are_everyone_who_sits_somewhere_once() -> None:
         ("a + b + c > vote(; agree=1)", r"`agree` must be at least 2 and below .* 3, but got 1"),
         ("a + b + c > vote(; agree=3)", r"`agree` must be at least 2 and below .* 3, but got 3"),
         ("a + b > vote(; agree=2)", r"below the number of members of the last layer, 2, but got 2"),
+        ("a + b + c > vote(; lead=0)", r"`lead` must be a number between 0 and 1, but got 0"),
+        ("a + b + c > vote(; lead=1.0)", r"`lead` must be a number between 0 and 1, but got 1\.0"),
+        ("a + b + c > vote(; lead=nan)", r"`lead` must be a number between 0 and 1, but got nan"),
+        ("a + b + c > vote(; lead=far)", r"`lead` must be a number between 0 and 1, but got 'far'"),
+        ("a + b + c > vote(; agree=2; lead=0.5)", r"`lead` goes with a vote without `agree` only"),
+        ("a + b + c > select(; lead=0.5)", r"`lead` goes with a vote without `agree` only"),
         ("a + b + c > vote(; agree=two)", r"`agree` must be a whole number, but got 'two'"),
         ("a + b + c > select(a; agree=2)", r"`agree` goes with a vote, or a select without an"),
         ("a + b + c > fuse(a; agree=2)", r"`agree` goes with a vote, or a select without an"),
@@ -291,6 +301,8 @@ VOTE = {"layers": [["a", "b", "c"]], "aggregator": None, "combine": "vote"}
         ({**VOTE, "weights": {"a": True}}, "`weights` must be numbers by name"),
         ({**VOTE, "agree": 2.0}, "`agree` must be a whole number"),
         ({**VOTE, "agree": True}, "`agree` must be a whole number"),
+        ({**VOTE, "lead": True}, "`lead` must be a number between 0 and 1"),
+        ({**VOTE, "lead": "0.5"}, "`lead` must be a number between 0 and 1"),
         ({**VOTE, "analyst": 1}, "`aggregator` a name"),
     ],
 )

@@ -4,6 +4,8 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import dspy
@@ -119,6 +121,15 @@ def test_one_member_is_asked_once_and_wins() -> None:
         # They do not: one x and one y, so the x of c, d and e would be four to one and two left.
         ("vote(; agree=2)", "xyxxxyy", ["ab", "cde"]),
         ("vote(; agree=2)", [None, *"xxxxyy"], ["ab", "cd"]),
+        # A lead of half the weight to come. Three lead by 3, half of 4 is 2; 2 : 1 and 2 : 2 are
+        # not enough, 3 : 2 is: 1 of 2.
+        ("vote(; lead=0.5)", "xxyyyyy", ["abc", "d", "e"]),
+        # A quarter: 2 of 5, where 1 of 6 is too little.
+        ("vote(; lead=0.25)", "xxyyyyy", ["ab"]),
+        # a alone has 4 of 10, and half of 6 is 3.
+        ("vote(; weights=a:4; lead=0.5)", "xyyyyyy", ["a"]),
+        # 1 of 5 is less than a quarter, 1 : 1 no lead, and 2 : 1 with 3 left is one.
+        ("vote(; lead=0.25)", [None, *"xyyyyy"], ["ab", "c", "d"]),
     ],
 )
 def test_members_are_asked_in_waves_until_the_others_can_change_nothing(
@@ -196,12 +207,33 @@ def test_exact_stopping_returns_what_the_full_vote_returns() -> None:
     assert saved > 5_000
 
 
+def test_a_lead_stops_with_the_answer_of_those_whom_it_asked_whoever_else_is_asked() -> None:
+    rng = random.Random(2)
+    saved = 0
+    for _ in range(1_000):
+        vote, said = random_vote(rng)
+        one = replace(vote, lead=rng.choice([0.1, 0.25, 0.5, 0.75, 0.9]))
+        quorum = rng.choice([1, 1, 2, 3])
+        stopped = outcome(one, said, quorum=quorum)
+        assert outcome(one, said, stop_early=False, quorum=quorum) == stopped
+        if not isinstance(stopped, Response):
+            continue
+        answer, _ = run(one, said, quorum=quorum)
+        missing = {name: Response(name, failure="not asked") for name in answer.not_asked}
+        assert outcome(vote, said | missing, stop_early=False, quorum=quorum) == stopped
+        exact, _ = run(vote, said, quorum=quorum)
+        assert answer.calls <= exact.calls
+        saved += exact.calls - answer.calls
+    assert saved > 200
+
+
 def test_waves_ask_no_one_whom_asking_one_by_one_would_spare() -> None:
     rng = random.Random(1)
     for _ in range(1_000):
         n = rng.randint(1, 7)
         weights = tuple(rng.choice([1, 1, 2, 3]) for _ in range(n))
-        waves = Waves(weights, tuple(range(n)))
+        lead = rng.choice([None, Fraction(1, 4), Fraction(2, 3)])
+        waves = Waves(weights, tuple(range(n)), lead=lead)
         answers = [rng.choice(["x", "y", "z", None]) for _ in range(n)]
         said: dict[int, str | None] = {}
         while due := waves.due(said):
@@ -353,6 +385,19 @@ def test_a_replay_keeps_to_the_deadline_as_the_program_would() -> None:
     answer, costs = replayed(says(*"yxxyy", seconds=[9, 1, 1, 2, 16]), deadline_seconds=20)
     assert (answer.final.text, costs["seconds"]) == ("y", 20)
     assert [r.failure for r in answer.failures] == ["Late: no answer within 15 s."]
+
+
+def test_within_a_deadline_a_lead_counts_those_who_are_asked_first() -> None:
+    # b takes 9 of 20 s; after 5 all are asked. c, d and e say y by 7, and would win; but a and b
+    # come first, and x leads by 2 when b has answered: 2 of the 3 to come is more than a half.
+    said = says(*"xxyyy", seconds=[1, 9, 2, 2, 2])
+    cache, names = NodeCache(), " + ".join(said)
+    one = program(dict.fromkeys(said, "?"), f"{names} > vote(; lead=0.5)", deadline_seconds=20)
+    for question in (q for q in _all(one) if q.agent in said):
+        cache.put(("row", None), [question], [said[question.agent]])
+    runner = NodeRunner(cache, "row")
+    answer = runner.answer(one, {"q": "?"})
+    assert (answer.final.text, runner.costs(())["seconds"]) == ("x", 9)
 
 
 def test_a_traced_run_asks_every_member_as_an_optimizer_learns_from_each() -> None:

@@ -31,7 +31,7 @@ _TOKEN: Final = (
     r"<(?=[|\uff5c]|/?[^\s<>]{1,80}>)"  # <|im_start|>, <s>, <start_of_turn>, tags, DSPy's images
     r"|\[(?=\||/?(?:INST|SYS|TOOL|AVAILABLE_|IMG|THINK|MODEL_|g?MASK|CLS|SEP|PAD|UNK|[BE]OS))"
 )
-"""Where a token of a chat template opens, of those that are texts in some model's vocabulary."""
+"""Openings of tokens of chat templates, of those that are texts in some model's vocabulary."""
 
 _ESCAPED: Final = re.compile(rf"<(?=[|/]?[A-Za-z\uff5c])|\[(?=\[)|{_TOKEN}|[{_HIDDEN}\u200c\u200d]")
 

@@ -186,17 +186,6 @@ class Ledger:
             reused, self._reused = self._reused, 0
         self.backend.add(Spending(reused=reused))
 
-    def move_to(self, backend: BudgetBackend) -> None:
-        """Keep the ledger in ``backend`` from now on; what was counted is added to it.
-
-        Between calls only: nothing may be reserved at this moment.
-        """
-        with self._lock:
-            reused, self._reused = self._reused, 0
-            s = self.backend.spending()
-            backend.add(Spending(s.made, s.reused + reused, s.tokens, s.usd, s.seconds))
-            self.backend = backend
-
 
 @contextmanager
 def spending_under(ledger: Ledger, *, share: float = 1.0) -> Iterator[None]:

@@ -358,7 +358,7 @@ class Clock:
 
 
 _POLL_SECONDS: Final = 0.05
-"""How often a waiter looks at the events that cancel it; nothing else would wake it."""
+"""Time between two looks at the events that cancel a waiter; nothing else would wake it."""
 
 
 class DeadlineError(TimeoutError):

@@ -88,7 +88,7 @@ class Threads:
             result = task()
         except BaseException as error:
             failure = error
-        # Idle before the result is out: who waits for it may want the thread again at once.
+        # Idle before the result is out: the caller may want the thread again at once.
         with self._lock:
             self._idle.append(inbox)
         if failure is None:
@@ -183,7 +183,7 @@ async def aevents_within(seconds: float | None, events: AsyncIterator[Any]) -> A
 
 
 _POLL_SECONDS: Final = 0.05
-"""How often a waiter looks whether its caller has ended; nothing else would wake it."""
+"""Time between two looks whether a waiter's caller has ended; nothing else would wake it."""
 
 
 def unless(interrupted: Interrupt, running: Future[_T], *, what: str = "call") -> _T:

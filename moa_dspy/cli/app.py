@@ -286,7 +286,7 @@ def _interrupted(command: str | None, kept: str) -> str:
 
 
 class OneLineErrors(TyperGroup):
-    """Turns what the library raises on purpose into one line; anything else is a bug and shows."""
+    """Prints an error of the library in one line; any other error is a bug, with its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -302,7 +302,10 @@ class OneLineErrors(TyperGroup):
 
 
 def _read_and_show_any_text() -> None:
-    """Have a half emoji of a model's, or a console that is not UTF-8, end no command."""
+    """Show and read text that the console cannot encode in another form instead of failing.
+
+    Such as half of an emoji that a model cut, or a console that is not UTF-8.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -232,7 +232,8 @@ def _stages_table(found: Preflight) -> Any:
 
     from moa_dspy.optimize.live_view import clock
 
-    table = Table("stage", "calls", "usd", "time", show_footer=False)
+    told = "In brackets: what nine studies of ten take."
+    table = Table("stage", "calls", "usd", "time", caption=told, caption_justify="left")
     for stage in found.stages:
         costs = [stage.costs[level] for level in ("low", "likely", "high")]
         low, likely, high = costs

@@ -181,7 +181,7 @@ class Conversation:
     """A conversation in a terminal.
 
     Args:
-        mixture: Who answers.
+        mixture: The one that answers.
         console: Where it is shown.
         system: Instructions before it.
     """

@@ -25,7 +25,7 @@ _DELIMITERS = (",", ";", "\t")
 """Signs that may part the cells of a CSV file."""
 
 Record = tuple[str, dict[str, Any]]
-"""Where the row is ("line 3"), and its columns."""
+"""The place of a row ("line 3"), and its columns."""
 
 
 def read_records(path: Path) -> Iterator[Record]:

@@ -16,8 +16,8 @@ from moa_dspy.prediction import render
 from moa_dspy.winrate import preferences
 
 Exclusion: TypeAlias = Literal["missing", "failed", "unparsable"]
-"""Why an example has no number: no response or record to judge; the judge's model did not answer;
-its answer was not a verdict."""
+"""Reasons for which an example has no number: there is no response or record to judge, the judge's
+model did not answer, or its answer is no verdict."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

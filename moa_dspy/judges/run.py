@@ -308,7 +308,7 @@ def judge_all(
     Args:
         judge: Any judge.
         examples: With inputs set, where a program or the judge needs them.
-        candidate: Whose win rate is wanted; see ``Answers``.
+        candidate: The system that gets the win rate; see ``Answers``.
         reference: The system it is compared with; see ``Answers``.
         num_threads: Examples judged at the same time.
 

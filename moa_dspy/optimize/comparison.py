@@ -18,12 +18,11 @@ from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.judge_facts import DirectComparison, JudgedSystem
 from moa_dspy.optimize.judging import preferences_between
 from moa_dspy.optimize.metric import Outcome, means, scores
-from moa_dspy.optimize.objectives import names_of
+from moa_dspy.optimize.objectives import best_on_val, names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork
 from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.result import ComparedSystems, SystemScore, TrialRecord
-from moa_dspy.optimize.selection import best_on_val
 from moa_dspy.optimize.space.programs import (
     SELF_MOA_SAMPLES,
     asked_as_often,

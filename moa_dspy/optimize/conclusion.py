@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import sqrt
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,8 +183,6 @@ def _without_prompts(evidence: Evidence) -> Evidence:
 
 PSEUDO: Final = 30_000
 """Redrawn questions of a fold: fewer than for the pick, as thirty folds average their noise."""
-
-
 CORRELATED: Final = 0.9
 """What a cross-fitted score counts of a new one in the interval of the expected score, which then
 covers in about 95 % of splits instead of 92. A difference of two choices is less certain: see
@@ -266,6 +264,10 @@ def recommended_of(
     return choice.picked if is_taken else best_single
 
 
+Fronts: TypeAlias = tuple[Sequence[TrialRecord], TrialRecord | None]
+"""What ``front_of`` returns, and of it what val chose for its cost, ``cheapest_as_good``."""
+
+
 def front_of(builder: EvidenceBuilder, choice: Choice) -> tuple[TrialRecord, ...]:
     """Return the Pareto front on shrunk scores, so that luck on val puts nothing there."""
     options, shrunk = builder.options, _shrunk(builder, choice)
@@ -292,7 +294,7 @@ def make_result(
     recommended: Architecture,
     *,
     held: CrossFittedPick | None,
-    front: Sequence[TrialRecord],
+    fronts: Fronts,
     early: EarlyFacts,
     spent: Spending,
     stopped_by: str | None,
@@ -308,7 +310,7 @@ def make_result(
         compared: The pick on val and test beside the baselines.
         recommended: The architecture of the program that is handed back.
         held: See ``cross_fitted``.
-        front: See ``front_of``.
+        fronts: See it.
         early: Facts from the single agents.
         spent: By this search.
         stopped_by: The budget that ended the trials, or None.
@@ -316,7 +318,7 @@ def make_result(
         prompts: Every prompt that was tried.
         judge: On the judge, where there is one.
     """
-    options, records = builder.options, builder.records
+    options, records, (front, for_less) = builder.options, builder.records, fronts
     expected = held.expected if held else None
     return StudyResult(
         pick=choice.picked,
@@ -325,6 +327,7 @@ def make_result(
         cost_verdict=compared.cost_verdict,
         front_verdicts=compared.front_verdicts,
         savings=compared.savings,
+        for_less=None if for_less is None else for_less.architecture,
         val=compared.val,
         test=compared.test,
         differences=compared.differences,

@@ -55,7 +55,7 @@ class JudgeTable(BaseModel):
         """Return the options of the judge; nothing is asked.
 
         Args:
-            pool: Whose agents may judge; the calls of others go where its calls go.
+            pool: Its agents may judge; the calls of other judges go to its store too.
             seed: Of the order in which responses are shown, where that is drawn.
             turns: Field of the turns of a conversation, each of which is graded; None has one turn.
 

@@ -35,9 +35,9 @@ from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import StoreError
 from moa_dspy.files import version
 from moa_dspy.layers import SEAT_MARK, is_traced, rollout
-from moa_dspy.prediction import Response, render
+from moa_dspy.prediction import Response, counted_in_time, render
 from moa_dspy.telemetry import is_traced_outside
-from moa_dspy.waves import Question, counted_in_time
+from moa_dspy.waves import Question
 
 _logger = logging.getLogger(__name__)
 

@@ -1,16 +1,33 @@
-"""Objectives of a study, one number of what an architecture measured, and their Pareto front."""
+"""Objectives of a study, one number each of what was measured, and what is best by them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
+from math import hypot, inf
 from statistics import fmean
 from typing import ClassVar, Final, Literal, Protocol
 
+import numpy as np
+
+from moa_dspy.architecture import Architecture
 from moa_dspy.diversity import Disagreement, DiversityMetric, PairwiseMetric
+from moa_dspy.errors import StudyError
 from moa_dspy.optimize.result import TrialRecord
-from moa_dspy.optimize.selection import Limits
+from moa_dspy.optimize.selection import (
+    CAUTION,
+    Choice,
+    Evidence,
+    Limits,
+    gains_over,
+    key_of,
+    of_all_members,
+    stops_early,
+)
+from moa_dspy.optimize.space.programs import read_architecture
+from moa_dspy.optimize.votes.smoothing import PSEUDO_ROWS
+from moa_dspy.optimize.votes.weights import StopRule, stop_early
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,3 +308,95 @@ def _point(
 
 def _dominates(one: Point, other: Point) -> bool:
     return one != other and all(a >= b for a, b in zip(one, other, strict=True))
+
+
+def within_limits(trials: Sequence[TrialRecord], limits: Limits) -> list[TrialRecord]:
+    """Return the trials that may be picked: measured on all rows, and within the limits.
+
+    Raises:
+        StudyError: If there is none.
+    """
+    fair = [trial for trial in trials if not trial.is_stopped_early and limits.admit(trial)]
+    if not fair:
+        raise StudyError(f"No architecture stays within {limits}; even single agents go beyond.")
+    return fair
+
+
+def best_on_val(
+    trials: Sequence[TrialRecord], *, limits: Limits | None = None, diversity_weight: float = 0.0
+) -> TrialRecord:
+    """Return the trial with the highest win rate; ties go to fewer calls, then less money.
+
+    This is how a random search chooses, and a baseline does: what was luckiest on val wins.
+
+    Raises:
+        StudyError: If no trial stays within the limits.
+    """
+    return min(
+        within_limits(trials, limits or Limits()),
+        key=lambda t: (
+            -round(t.win_rate + diversity_weight * t.diversity, 12),
+            t.calls,
+            t.usd or 0.0,  # what is unknown breaks no tie
+            read_architecture(t.architecture).calls,
+            t.architecture,
+        ),
+    )
+
+
+NEGLIGIBLE: Final = 1 / 6
+"""Of the smallest gain worth having: a smaller loss is given away for a lower cost."""
+
+
+def stopping_vote(
+    evidence: Evidence, vote: Architecture, stops: Sequence[StopRule], *, min_gain: float
+) -> Architecture | None:
+    """Return the vote with the rule by which it asks fewest and loses next to nothing.
+
+    The loss is counted on redrawn answers, at no call. A rule is admitted if a loss of a sixth of
+    ``min_gain`` is excluded at 5 %. None where none is, or none spares a call.
+    """
+    members, ballots = vote.layers[-1], evidence.ballots
+    # Of a larger group that agrees, half of the others cannot change the answer any more.
+    fit = [one for one in stops if one[0] == "lead" or one[1] <= len(members) // 2]
+    if ballots is None or len(members) < 3 or not fit:
+        return None
+    best_first = tuple(sorted(members, key=evidence.ranking.index))
+    found = stop_early(ballots, best_first, fit, dict(vote.weights), seed=evidence.seed)
+    is_fair = found.gains - CAUTION * found.errors >= -NEGLIGIBLE * min_gain
+    calls = np.where(is_fair, found.calls, inf)
+    if calls.min() >= found.exact_calls:
+        return None
+    kind, value = found.stops[int(calls.argmin())]
+    group, lead = (int(value), None) if kind == "agree" else (None, value)
+    return replace(vote, aggregator=best_first[0], order=best_first, agree=group, lead=lead)
+
+
+def cheapest_as_good(
+    evidence: Evidence,
+    choice: Choice,
+    records: Mapping[Architecture, TrialRecord],
+    *,
+    cost: str,
+    min_gain: float,
+    pseudo: int = PSEUDO_ROWS,
+) -> TrialRecord | None:
+    """Return the cheapest trial that val shows to be no worse than the pick; None if none is.
+
+    Of all votes and agents that were measured on all rows and may be picked, those of which a loss
+    of a sixth of ``min_gain`` is excluded at 5 %, paired by row: by cross-fitting, and on redrawn
+    answers. Nothing is known in this way of architectures that are no votes.
+    """
+    evidence, picked, ranking = evidence.counted(pseudo), choice.picked, evidence.ranking
+    whole = of_all_members(picked, ranking) if stops_early(picked) else picked
+    gains = gains_over(evidence, key_of(whole), pseudo=pseudo)
+    own, spread, _ = gains.get(key_of(picked), (0.0, 0.0, 0.0))
+    found = [records[picked]]
+    for one in evidence.measured:
+        gain, error, _ = gains.get(key_of(one.architecture), (-inf, 0.0, 0.0))
+        bound = gain - own - CAUTION * hypot(error, spread)
+        if one.is_whole and one.is_admitted and bound >= -NEGLIGIBLE * min_gain:
+            found.append(records[one.architecture])
+    known = [one for one in found if getattr(one, cost) is not None]
+    best = min(known, key=lambda one: (getattr(one, cost), -one.score), default=found[0])
+    return None if best is found[0] else best

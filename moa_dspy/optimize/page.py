@@ -48,7 +48,7 @@ LABELS: Final = {
     "random": "Best of as many random architectures",
     "oracle": "Oracle: best agent of each question",
 }
-"""What the rows of a comparison are called on a page."""
+"""Names of the rows of a comparison on a page."""
 
 
 def read_run(folder: Path) -> tuple[StudyResult, StudyAnswers]:
@@ -169,20 +169,8 @@ def headline(result: StudyResult) -> str:
         )
     if kind == "single":
         return f"Keep one model, {result.recommended}: the best mixture found does not beat it."
-    if (
-        kind == "mixture"
-        and pick
-        and pick.score is not None
-        and single
-        and single.score is not None
-    ):
-        gap = pick.score - single.score
-        gain = f"{points(abs(gap))} points {'more' if gap >= 0 else 'less'} than"
-        return (
-            f"Use the mixture: it scores {score} on questions that the search never saw, {gain} "
-            f"the best single model, {single.architecture} ({points(single.score)} %)"
-            f"{_price(pick, single)}."
-        )
+    if kind == "mixture" and pick and single and None not in (pick.score, single.score):
+        return _mixture_headline(pick, single)
     if kind == "judge_cannot_tell":
         return (
             "Not decided: the judge cannot tell better answers from worse ones, so that "
@@ -195,6 +183,16 @@ def headline(result: StudyResult) -> str:
             f"best single model.{more} Until then, use {result.recommended}."
         )
     return verdict_lines(result)[0]
+
+
+def _mixture_headline(pick: SystemScore, single: SystemScore) -> str:
+    score, other = pick.score or 0.0, single.score or 0.0
+    gain = f"{points(abs(score - other))} points {'more' if score >= other else 'less'} than"
+    return (
+        f"Use the mixture: it scores {points(score)} % on questions that the search never saw, "
+        f"{gain} the best single model, {single.architecture} ({points(other)} %)"
+        f"{_price(pick, single)}."
+    )
 
 
 def _price(pick: SystemScore | None, single: SystemScore) -> str:
@@ -266,29 +264,26 @@ def page_data(result: StudyResult, answers: StudyAnswers) -> dict[str, Any]:
         "expected": None
         if result.expected is None
         else [result.expected.estimate, result.expected.low, result.expected.high],
-        "trials": [
-            [
-                *(t.architecture, t.origin, t.score, t.usd, t.seconds, t.calls, t.diversity),
-                *(t.rows, int(t.is_stopped_early), _performance(t, alone)),
-            ]
-            for t in trials
-        ],
+        "trials": [_trial_data(trial, alone) for trial in trials],
         "fronts": {cost: front_numbers(trials, cost) for cost in ("usd", "seconds")},
         "effects": agent_effects(trials),
         "agents": list(answers.agents),
         "similarity": [[round(1 - v, 4) for v in row] for row in answers.distances],
         "questions": [[q.id, q.text, q.expected] for q in answers.questions],
-        "answers": [
-            {
-                "label": ", ".join(LABELS.get(n, n) for n in one.names) or one.architecture,
-                "architecture": one.architecture,
-                "scores": one.scores,
-                "texts": one.texts,
-                "failures": one.failures,
-            }
-            for one in answers.systems
-        ],
+        "answers": [_answers_data(one) for one in answers.systems],
     }
+
+
+def _trial_data(trial: TrialRecord, alone: Mapping[str, float]) -> list[Any]:
+    names = ("architecture", "origin", "score", "usd", "seconds", "calls", "diversity", "rows")
+    known = [getattr(trial, name) for name in names]
+    return [*known, int(trial.is_stopped_early), _performance(trial, alone)]
+
+
+def _answers_data(one: SystemAnswers) -> dict[str, Any]:
+    label = ", ".join(LABELS.get(n, n) for n in one.names) or one.architecture
+    names = ("architecture", "scores", "texts", "failures")
+    return {"label": label, **{name: getattr(one, name) for name in names}}
 
 
 def front_numbers(trials: Sequence[TrialRecord], cost: str) -> list[int]:
@@ -361,17 +356,23 @@ def architecture_rows(
                 ],
             }
         )
-    last = {
-        "synthesize": "writes the answer",
-        "select": "selects an answer",
-        "vote": "decides ties of the vote",
-    }
-    who, role = architecture.aggregator, last.get(architecture.combine, architecture.combine)
-    if not architecture.layers:
-        role = "answers alone"
-    end = {"name": who or architecture.combine, "times": 1, "facts": [role]}
-    rows.append({"title": architecture.combine if rows else "Single agent", "agents": [end]})
-    return rows
+    return [*rows, _last_row(architecture)]
+
+
+_ROLES: Final = {
+    "synthesize": "writes the answer",
+    "select": "selects an answer",
+    "vote": "decides ties of the vote",
+    "fuse": "writes the answer",
+    "knockout": "compares two at a time",
+}
+
+
+def _last_row(architecture: Architecture) -> dict[str, Any]:
+    combine, is_single = architecture.combine, not architecture.layers
+    role = "answers alone" if is_single else _ROLES.get(combine, combine)
+    end = {"name": architecture.aggregator or combine, "times": 1, "facts": [role]}
+    return {"title": "Single agent" if is_single else combine, "agents": [end]}
 
 
 def _solved(one: SystemAnswers) -> set[int]:

@@ -18,7 +18,7 @@ from moa_dspy.calls.budget import LIMITS, Budget, Ledger
 from moa_dspy.data import accepted_answers, is_absent, plain_text
 from moa_dspy.errors import LayerFailedError, MoaError, StudyError
 from moa_dspy.layers import SEAT_MODULES
-from moa_dspy.optimize.early_facts import Cost, StudyEstimate
+from moa_dspy.optimize.early_facts import AgentCosts, Cost, StudyEstimate
 from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.forecast import StudyPlan
 from moa_dspy.optimize.options import SearchOptions
@@ -351,21 +351,26 @@ def _stages(
     prepared: PreparedStudy, options: SearchOptions, agents: Sequence[AgentEstimate]
 ) -> tuple[StageEstimate, ...]:
     found: dict[str, dict[str, Cost]] = {}
+    costs = {level: {a.name: a.costs(level, options.pool) for a in agents} for level in LEVELS}
+    likely = _plan(prepared, options, agents, costs["likely"])
     for place, level in enumerate(LEVELS):
-        for name, costs in _plan(prepared, options, agents, level).stages().items():
-            found.setdefault(name, {})[level] = costs[place]
-    return tuple(StageEstimate(name, costs) for name, costs in found.items())
+        for name, ends in likely.with_costs(costs[level]).stages().items():
+            found.setdefault(name, {})[level] = ends[place]
+    return tuple(StageEstimate(name, ends) for name, ends in found.items())
 
 
 def _plan(
-    prepared: PreparedStudy, options: SearchOptions, agents: Sequence[AgentEstimate], level: str
+    prepared: PreparedStudy,
+    options: SearchOptions,
+    agents: Sequence[AgentEstimate],
+    costs: Mapping[str, AgentCosts],
 ) -> StudyPlan:
     space, n_judge_calls = options.space, _n_calls_of_judge(prepared)
     return plan_of(
         options,
         space,
         prepared.splits,
-        {agent.name: agent.costs(level, options.pool) for agent in agents},
+        costs,
         n_val=len(prepared.splits.val),
         ranking=space.agents,
         may_vote="vote" in space.combines and space.searches_layers,

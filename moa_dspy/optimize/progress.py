@@ -130,7 +130,7 @@ class Progress:
         show_snapshot: Takes each of them.
         ledger: What the search spends from.
         n_trials: Architectures the search will measure at most.
-        table: Is told the stage whose calls it counts.
+        table: Counts the calls; it is told the stage that begins.
         admits: Whether a trial may be picked, and so may lead.
         log: The file for what optimizers of prompts print; None is the logger of this module.
         leaders: The leaderboard, best first.

@@ -71,9 +71,13 @@ def early_lines(early: EarlyFacts, *, with_judge: bool = True) -> Iterator[str]:
             f"Best single agent on {early.n_rows:,} questions of val: {early.leader}, win rate "
             f"{points(early.leader_score)} % against {early.judge.reference}."
         )
-        if early.estimate is not None:
-            yield _estimate(early.estimate)
-        return
+    else:
+        yield from _solved_lines(early)
+    if early.estimate is not None:
+        yield _estimate(early.estimate)
+
+
+def _solved_lines(early: EarlyFacts) -> Iterator[str]:
     yield (
         f"Best single agent on {early.n_rows:,} questions of val: {early.leader}, "
         f"{points(early.leader_score)} %. No agent solves {early.unsolved.percent} of them."
@@ -93,8 +97,6 @@ def early_lines(early: EarlyFacts, *, with_judge: bool = True) -> Iterator[str]:
         )
     if early.lead is not None:
         yield _dominance(early, early.lead)
-    if early.estimate is not None:
-        yield _estimate(early.estimate)
 
 
 def _dominance(early: EarlyFacts, lead: Interval) -> str:
@@ -255,7 +257,10 @@ _LESS: Final = {"calls": "fewer calls", "usd": "less money", "seconds": "less ti
 
 
 def _savings(result: StudyResult) -> Iterator[str]:
-    """Yield what spares most of those that are as good as the pick."""
+    """Yield what val chose for less, and what spares most of those that test shows as good."""
+    if result.for_less is not None:
+        record = next(r for r in result.trials if r.architecture == result.for_less)
+        yield f"For less, no worse than the pick on val: {result.for_less}{measured_text(record)}."
     proven = {name: one for name, one in result.savings.items() if one.kind == "as_good"}
     if not proven:
         return

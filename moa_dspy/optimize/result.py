@@ -114,7 +114,7 @@ class StudyResult:
         early: What the single agents told before the search.
         front: Architectures that no other one beats on every objective, best score first;
             empty with one objective.
-        knee: The one of ``front`` that is recommended to who weighs the objectives alike.
+        knee: The one of ``front`` that is recommended if all objectives matter alike.
         explained: Share of the variance between architectures, in [0, 1], that
             ``performance`` and ``diversity`` of their members explain, and the ``rest``.
         prompts: The prompts tried for aggregators, as plain data: ``name``, ``origin``,
@@ -125,6 +125,8 @@ class StudyResult:
         savings: Whether votes of ``front`` that cost less than the pick are as good as it is,
             by architecture; the pick takes the place of the single model.
         judge: On the judge of the study, and what it says; None without one.
+        for_less: The cheapest trial that val shows to be no worse than the pick, where a cost was
+            asked about; None where that is the pick.
     """
 
     pick: Architecture
@@ -156,6 +158,7 @@ class StudyResult:
     front_verdicts: Mapping[str, CostVerdict] = field(default_factory=dict)
     savings: Mapping[str, CostVerdict] = field(default_factory=dict)
     judge: JudgeFacts | None = None
+    for_less: str | None = None
 
     def score_interval(self, row: SystemScore) -> tuple[float | None, float | None]:
         """Return the ends of the 95 % interval of a row's score; None where it has none.
@@ -198,6 +201,7 @@ class StudyResult:
             "front_verdicts": {name: asdict(one) for name, one in self.front_verdicts.items()},
             "savings": {name: asdict(one) for name, one in self.savings.items()},
             "judge": None if self.judge is None else self.judge.to_json(),
+            "for_less": self.for_less,
         }
 
     @classmethod

@@ -36,9 +36,9 @@ from moa_dspy.optimize.trials import LiveStorage
 from moa_dspy.program_file import save_program
 
 RUNS = Path("runs")
-"""Where results go without ``out``: a folder of the study's name."""
+"""Folder of the results where ``out`` is not given; each study has one of its name in it."""
 RUN_FILES: Final = ("program.json", "result.json", "answers.json", "report.html", "report.md")
-"""What a finished study writes into its folder."""
+"""Files that a finished study writes into its folder."""
 OPTIMIZER_LOG: Final = "prompts.log"
 """File of the folder that takes what optimizers of prompts print."""
 _ANSWERS: Final = "answers"
@@ -46,7 +46,7 @@ _ANSWERS: Final = "answers"
 CAN_RESUME: Final = "every answer up to now is kept"
 """Text of the ``KeyboardInterrupt`` of a study that has begun."""
 _LOOK_SECONDS: Final = 0.25
-"""How often a process without the lead looks whether the study has ended, or its leader."""
+"""Time between two looks of a worker whether the study has ended, or its coordinator."""
 _OF_THE_FOLDER: Final = "study"
 """Key of the only study of a folder's own database."""
 

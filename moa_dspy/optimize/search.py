@@ -19,12 +19,10 @@ from moa_dspy.data.splits import Splits, make_splits
 from moa_dspy.diversity.base import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, StudyError
 from moa_dspy.optimize.answers import StudyAnswers, study_answers
-from moa_dspy.optimize.comparison import (
-    Baseline,
-    compare_on_test,
-)
+from moa_dspy.optimize.comparison import Baseline, compare_on_test
 from moa_dspy.optimize.conclusion import (
     CrossFittedPick,
+    Fronts,
     cross_fitted,
     final_facts,
     front_of,
@@ -32,12 +30,13 @@ from moa_dspy.optimize.conclusion import (
     make_result,
     recommended_of,
 )
-from moa_dspy.optimize.early_facts import Cost, EarlyFacts
+from moa_dspy.optimize.early_facts import COSTS, Cost, EarlyFacts
 from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, WorkerPool
 from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.live_view import LiveProgress, each_warning_once
 from moa_dspy.optimize.metric import JudgeOptions, PreferenceMetric
 from moa_dspy.optimize.nodes import NodeCache
+from moa_dspy.optimize.objectives import cheapest_as_good, names_of
 from moa_dspy.optimize.options import (
     SearchOptions,
     TrialCallback,
@@ -288,7 +287,7 @@ def run_search(
     options, judging = _with_judge(options, splits)
     options, registry = with_prompts(options, program, splits.train)
     evaluator = _evaluator(options, program, workers, node_cache, registry, judging)
-    joint = JointSearch.of(options, evaluator, registry, splits.train)
+    joint = JointSearch(evaluator, options.prompts, registry, splits.train, options.seed)
     table, admits = evaluator.node_cache.table, options.limits.admit
     progress = Progress(show, ledger, options.n_trials, table, admits, log)
     with spending_under(ledger):
@@ -305,13 +304,13 @@ def run_search(
     phases, choice = loop.run(ends_on_interrupt=ends_on_interrupt), loop.choose()
     random = loop.measure_random_baseline(phases[-1])
     best = loop.best_single()
-    front = front_of(loop.builder, choice)
+    fronts = front_of(loop.builder, choice), _for_less(loop, choice)
     held = cross_fitted(loop.builder.evidence(), seed=options.seed)
     with spending_under(ledger):
-        compared = _compared(options, splits, progress, loop, choice, best, random, front, held)
+        compared = _compared(options, splits, progress, loop, choice, best, random, fronts, held)
     recommended = recommended_of(choice, compared, best)
     spent = ledger.spending.since(before, seconds=time.monotonic() - started)
-    result = _result(loop, choice, compared, recommended, judging, front, held, early, spent)
+    result = _result(loop, choice, compared, recommended, judging, fronts, held, early, spent)
     program = make_program(evaluator, recommended, loop.trials.records)
     answers = study_answers(evaluator, splits.test, result, singles, options.diversity)
     return SearchOutcome(program, result, loop.trials.study, phases, answers)
@@ -323,7 +322,7 @@ def _result(
     compared: ComparedSystems,
     recommended: Architecture,
     judging: Judging | None,
-    front: Sequence[TrialRecord],
+    fronts: Fronts,
     held: CrossFittedPick | None,
     early: EarlyFacts,
     spent: Spending,
@@ -337,7 +336,7 @@ def _result(
         compared,
         recommended,
         held=held,
-        front=front,
+        fronts=fronts,
         early=early,
         spent=spent,
         stopped_by=loop.stopped_by or loop.singles.stopped_by,
@@ -345,6 +344,17 @@ def _result(
         prompts=loop.joint.to_json(loop.trials.records),
         judge=judge,
     )
+
+
+def _for_less(loop: TrialLoop, choice: Choice) -> TrialRecord | None:
+    """Return the cheapest trial that is no worse than the pick, where a cost was asked about."""
+    options = loop.options
+    named = names_of(options.objectives)
+    costs = (n for n in COSTS if n in named or getattr(options.limits, n) is not None)
+    if (cost := next(costs, None)) is None:
+        return None
+    evidence, records = loop.builder.evidence(), loop.trials.records
+    return cheapest_as_good(evidence, choice, records, cost=cost, min_gain=options.min_gain)
 
 
 def _compared(
@@ -355,10 +365,13 @@ def _compared(
     choice: Choice,
     best: Architecture,
     random: Baseline,
-    front: Sequence[TrialRecord],
+    fronts: Fronts,
     held: CrossFittedPick | None,
 ) -> ComparedSystems:
-    """Measure the pick, the baselines and the Pareto front on the test rows, once."""
+    """Measure the pick, the baselines and the Pareto front on the test rows, once.
+
+    Of the front what val chose for its cost comes first: of a long one not all are measured.
+    """
     ranking = loop.singles.ranking
     on_val = None if held is None else (held.pick.tolist(), held.single.tolist())
     rows = loop.baselines(choice.picked, best, random)
@@ -366,7 +379,8 @@ def _compared(
     wanted = [(named | set(map(Architecture.single, ranking)), splits.test), (named, splits.val)]
     progress.show("test", work=StageWork.of_unknown(loop.evaluator.knows, wanted))
     asks = (loop.evaluator, splits, progress, rows, ranking, loop.may_announce)
-    return compare_on_test(options, *asks, front, on_val)
+    tested = list(dict.fromkeys([*filter(None, fronts[1:]), *fronts[0]]))
+    return compare_on_test(options, *asks, tested, on_val)
 
 
 def judging_of(options: SearchOptions, splits: Splits | None = None) -> Judging | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from math import inf
+from math import hypot, inf
 from typing import Final, Protocol, TypeAlias
 
 import numpy as np
@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize.result import TrialRecord
-from moa_dspy.optimize.space.programs import read_architecture
 from moa_dspy.optimize.votes.ballots import Ballots
 from moa_dspy.optimize.votes.smoothing import PSEUDO_ROWS, SmoothedVotes, smooth
 from moa_dspy.optimize.votes.weights import (
     N_PARTITIONS,
     CrossFittedVotes,
+    StopRule,
     VoteWeights,
     cross_fit,
+    stop_early,
 )
 
 _Rows = NDArray[np.intp]
@@ -145,6 +146,8 @@ class Evidence:
         return replace(self, smoothed=smoothed, ways=ways)
 
 
+VoteGain: TypeAlias = tuple[float, float, float]
+"""A gain, its error, and how many errors are taken off."""
 Key: TypeAlias = tuple[str, ...] | Architecture
 """Different agents that vote, or one alone, by name; all else by its architecture."""
 
@@ -158,9 +161,20 @@ def key_of(architecture: Architecture) -> Key:
         return (str(architecture),)
     (*before, members) = architecture.layers
     is_plain = architecture.combine == "vote" and not before and len(set(members)) == len(members)
-    if not is_plain or architecture.weights or architecture.agree is not None:
+    if not is_plain or architecture.weights or stops_early(architecture):
         return architecture
     return tuple(sorted(members))
+
+
+def stops_early(architecture: Architecture) -> bool:
+    """True if it is a vote of different agents that may stop before it is decided."""
+    may_stop = (architecture.agree, architecture.lead) != (None, None)
+    return may_stop and architecture.combine == "vote" and architecture.chooses_among_singles
+
+
+def of_all_members(architecture: Architecture, ranking: Sequence[str]) -> Architecture:
+    """Return the same vote without stopping before it is decided."""
+    return canonical_evidence(replace(architecture, agree=None, lead=None, order=()), ranking)
 
 
 def architecture_of(members: VoteWeights | Sequence[str], ranking: Sequence[str]) -> Architecture:
@@ -188,15 +202,13 @@ def canonical_evidence(architecture: Architecture, ranking: Sequence[str]) -> Ar
 
 
 CAUTION: Final = 1.645
-"""Standard errors taken off a gain over a vote that was not cross-fitted: the one-sided 5 % point,
-as in every test of a study."""
+"""Standard errors taken off a gain over a vote that was not cross-fitted: one-sided 5 %."""
 SINGLE_CAUTION: Final = 0.84
 """Those taken off such a gain over a single agent: fewer, as the pick is tested against it
 afterwards on as many new rows, and must be found twice. Of gains that the test finds in 80 % of
 studies, z(0.95) + z(0.8) errors, 5 % are then not picked: z(0.8) are taken off."""
 FULL_ROWS: Final = 90
-"""Rows from which on all pseudo rows are redrawn: with fewer of them fewer do, as the luck of the
-rows is then the greater error by far, and small studies are quick."""
+"""Rows from which on all are redrawn: with fewer, the luck of the rows is by far the greater."""
 FULL_PSEUDO: Final = 60_000
 """Redrawn questions from which on cross-fitted votes are made in three partitions of the rows."""
 COLUMNS_SHARE: Final = 10
@@ -243,7 +255,8 @@ class Choice:
         key, ballots = key_of(self.picked), evidence.ballots
         if ballots is not None and isinstance(key, tuple):
             return ballots.vote(key, ranking=self.ranking)
-        if ballots is not None and self.picked.weights and self.picked.depth == 1:
+        is_whole = self.picked.depth == 1 and not stops_early(self.picked)
+        if ballots is not None and self.picked.weights and is_whole:
             members, weights = self.picked.layers[-1], dict(self.picked.weights)
             return ballots.vote(members, ranking=self.ranking, weights=weights)
         return next(m.scores for m in evidence.measured if key_of(m.architecture) == key)
@@ -274,12 +287,12 @@ class _Votes:
         fair = [key for key in self.places if isinstance(key, tuple) and key in allowed]
         return max(fair, key=lambda key: (means[self.places[key]], -len(key)), default=None)
 
-    def gains(self, incumbent: Key) -> dict[Key, tuple[float, float, float]]:
-        """Return gain over ``incumbent``, error and caution of every vote that is known.
+    def gains(self, incumbent: Key) -> dict[Key, VoteGain]:
+        """Return the gain over ``incumbent`` of every vote that is known.
 
         Two votes are compared in one way: both cross-fitted, or both on all rows.
         """
-        found: dict[Key, tuple[float, float, float]] = {}
+        found: dict[Key, VoteGain] = {}
         if isinstance(incumbent, tuple) and incumbent in self.layers:
             assert self._smoothed is not None  # it has the layers
             told = zip(self.layers, *self._smoothed.gains(self.layers[incumbent]), strict=True)
@@ -326,7 +339,7 @@ def choose(
     if not allowed:
         raise StudyError("No architecture stays within the limits; even single agents go beyond.")
     key = votes.best_equal(allowed) or _best_single(evidence, allowed)
-    gains = votes.gains(key)
+    gains = gains_over(evidence, key, pseudo=pseudo)
     free = sorted(
         (one for one in gains if one in allowed and one not in known and one != key),
         key=lambda one: gains[one][2] * gains[one][1] - gains[one][0],
@@ -342,6 +355,27 @@ def choose(
     options.sort(key=_first)
     incumbent = known[key].architecture
     return Choice(options[0].architecture, incumbent, tuple(options), evidence.ranking)
+
+
+def gains_over(evidence: Evidence, incumbent: Key, *, pseudo: int) -> dict[Key, VoteGain]:
+    """Return gains of votes over ``incumbent``; of one that stops, with what stopping adds."""
+    gains = _Votes(evidence).gains(incumbent)
+    for vote in (m.architecture for m in evidence.measured if stops_early(m.architecture)):
+        whole = gains.get(key_of(of_all_members(vote, evidence.ranking)))
+        if whole is None or evidence.ballots is None:
+            continue
+        gain, error, caution = whole
+        stop: StopRule = ("agree", vote.agree) if vote.agree else ("lead", vote.lead or 0)
+        read = [vote.layers[-1][seat] for seat in vote.reading]
+        read.sort(key=(vote.aggregator or read[0]).__ne__)
+        asked, columns = (read, [stop]), max(1, pseudo // COLUMNS_SHARE)
+        told = stop_early(
+            evidence.ballots, *asked, dict(vote.weights), seed=evidence.seed, columns=columns
+        )
+        change, spread = float(told.gains[0]), float(told.errors[0])
+        taken, both = caution * error + CAUTION * spread, hypot(error, spread)
+        gains[vote] = gain + change, both, taken / both if both else 0.0
+    return gains
 
 
 def _best_single(evidence: Evidence, allowed: AbstractSet[Key]) -> Key:
@@ -413,37 +447,3 @@ class Limits:
         return all(
             limit is None or (value is not None and value <= limit) for limit, value in pairs
         )
-
-
-def within_limits(trials: Sequence[TrialRecord], limits: Limits) -> list[TrialRecord]:
-    """Return the trials that may be picked: measured on all rows, and within the limits.
-
-    Raises:
-        StudyError: If there is none.
-    """
-    fair = [trial for trial in trials if not trial.is_stopped_early and limits.admit(trial)]
-    if not fair:
-        raise StudyError(f"No architecture stays within {limits}; even single agents go beyond.")
-    return fair
-
-
-def best_on_val(
-    trials: Sequence[TrialRecord], *, limits: Limits | None = None, diversity_weight: float = 0.0
-) -> TrialRecord:
-    """Return the trial with the highest win rate; ties go to fewer calls, then less money.
-
-    This is how a random search chooses, and a baseline does: what was luckiest on val wins.
-
-    Raises:
-        StudyError: If no trial stays within the limits.
-    """
-    return min(
-        within_limits(trials, limits or Limits()),
-        key=lambda t: (
-            -round(t.win_rate + diversity_weight * t.diversity, 12),
-            t.calls,
-            t.usd or 0.0,  # what is unknown breaks no tie
-            read_architecture(t.architecture).calls,
-            t.architecture,
-        ),
-    )

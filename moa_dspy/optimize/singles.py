@@ -398,8 +398,8 @@ class SingleAgents:
             return self.space.seated(
                 architecture.each(lambda one: canonical_evidence(one, self.ranking))
             )
-        # Who is asked first, and alone if they agree, is a choice of its own.
-        is_own = architecture.agree is not None
+        # Who is asked first, and counts alone if that is enough, is a choice of its own.
+        is_own = (architecture.agree, architecture.lead) != (None, None)
         found = architecture if is_own else canonical_evidence(architecture, self.ranking)
         named = found if self.registry is None else self.registry.canonical(found)
         return self.space.seated(named)

@@ -22,13 +22,13 @@ from moa_dspy.optimize.comparison import (
 from moa_dspy.optimize.conclusion import EvidenceBuilder, best_single_of
 from moa_dspy.optimize.early_facts import COSTS, Cost
 from moa_dspy.optimize.evaluate import Evaluator
-from moa_dspy.optimize.objectives import names_of
+from moa_dspy.optimize.objectives import names_of, stopping_vote
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork
 from moa_dspy.optimize.prompts.joint import JointSearch
 from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.sampler import PerformanceDiversitySampler, make_study
-from moa_dspy.optimize.selection import Choice, choose
+from moa_dspy.optimize.selection import Choice, Evidence, choose
 from moa_dspy.optimize.several import best_program
 from moa_dspy.optimize.shares import BudgetShares
 from moa_dspy.optimize.singles import N_VOTES, SingleAgents
@@ -37,6 +37,7 @@ from moa_dspy.optimize.space.rules import told_apart
 from moa_dspy.optimize.surrogate.acquisition import Prices
 from moa_dspy.optimize.surrogate.gp import Traits
 from moa_dspy.optimize.trials import Proposal, Trials
+from moa_dspy.optimize.votes.weights import StopRule
 
 STOPPED: Final = "A callback called study.stop()."
 INTERRUPTED: Final = "It was interrupted."
@@ -351,33 +352,37 @@ class TrialLoop:
             self.stopped_by = STOPPED
 
     def _promising_votes(self) -> list[Architecture]:
-        """Return the votes that redrawn answers put first, then agreeing ones if calls count.
+        """Return the votes that redrawn answers put first, then stopping ones if calls count.
 
         None where votes are idle: on free text each is its tie-breaker, at several calls.
         """
         if self.singles.ballots is None or self.singles.facts.is_vote_idle:
             return []
-        options = choose(self.builder.evidence(), may_be_unmeasured=True).options
+        evidence = self.builder.evidence()
+        options = choose(evidence, may_be_unmeasured=True).options
         votes = [one.architecture for one in options if one.architecture.layers]
-        return [*votes[:N_VOTES], *self._agreeing(votes)]
+        return [*votes[:N_VOTES], *self._stopping(votes, evidence)]
 
-    def _agreeing(self, votes: Iterable[Architecture]) -> Iterator[Architecture]:
-        """Yield the best votes again, such that their best members are asked first.
+    def _stopping(
+        self, votes: Iterable[Architecture], evidence: Evidence
+    ) -> Iterator[Architecture]:
+        """Yield the best votes again, each stopping by the rule by which it asks fewest.
 
-        They are asked alone if they agree. Only where a cost of a question is an objective or has
-        a limit, and for so few first members that more than early stopping is spared.
+        Only where a cost of a question is an objective or has a limit, and by a rule that loses
+        next to nothing on redrawn answers; see ``stopping_vote``.
         """
-        options = self.options
+        options, space = self.options, self.options.space
         named = names_of(options.objectives)
         if not any(n in named or getattr(options.limits, n) is not None for n in COSTS):
             return
-        votes = (one for one in votes if one.combine == "vote" and one.depth == 1)
-        for vote in islice(votes, N_VOTES):
-            members = vote.layers[-1]
-            best_first = tuple(sorted(set(members), key=self.singles.ranking.index))
-            for n in options.space.agree:
-                if 2 <= n <= len(members) // 2:
-                    yield replace(vote, aggregator=best_first[0], order=best_first, agree=n)
+        # Of rules that ask as few, the most cautious.
+        stops: list[StopRule] = [("lead", share) for share in sorted(space.lead, reverse=True)]
+        stops.extend(("agree", n) for n in sorted(space.agree, reverse=True))
+        whole = (one for one in votes if one.combine == "vote" and one.chooses_among_singles)
+        for vote in islice(whole, N_VOTES):
+            found = stopping_vote(evidence, vote, stops, min_gain=options.min_gain)
+            if found is not None:
+                yield found
 
     def _tuned(self, number: int) -> list[Architecture]:
         """Tune the prompts of the best mixtures; return the mixtures with them."""

@@ -65,9 +65,9 @@ class Catalogue:
 
     Args:
         programs: By name.
-        pool: Whose agents may be asked.
-        aggregator: Who aggregates in the presets ``moa``, ``moa-lite`` and ``self-moa`` of all
-            agents; without one there are none.
+        pool: The agents that may be asked.
+        aggregator: The agent that aggregates in the presets ``moa``, ``moa-lite`` and
+            ``self-moa`` of all agents; without one there are no presets.
         limits: Of the server.
 
     Raises:
@@ -308,7 +308,7 @@ class Answering:
         return ApiError("An internal error.", status=500, code="internal_error")
 
     def _failed_layer(self, error: LayerFailedError) -> ApiError:
-        # Causes hold what endpoints say, and where they are: for who asks for details only.
+        # Causes hold addresses and words of endpoints: only a request for details is shown these.
         what, _, causes = str(error).partition(" agents answered.")
         _logger.warning("%s: %s agents answered.", self.model.label, what)
         shown = f"{what} agents answered.{causes if self.call.has_details else ''}"

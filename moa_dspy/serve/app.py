@@ -103,14 +103,8 @@ class ServerApp:
         try:
             key = self._keys.name_of(request.headers.get("authorization"))
             body = parsed_body(await self._body(request), self._served.limits)
-            if (flag := request.headers.get("x-moa-details", "").lower()) in ("1", "true"):
-                body[DETAILS] = True
-            elif flag not in ("", "0", "false"):
-                raise ApiError("The header `X-Moa-Details` must be true or false.")
-            name = body.get("model")
-            if not isinstance(name, str) or not name:
-                raise ApiError("`model` must be the name of a model.", param="model")
-            model = self._served.catalogue.model(name)
+            _check_body(body, request)
+            model = self._served.catalogue.model(body["model"])
             label = model.label
             call = shape.read(body)
             answering = Answering(self._served, model, call, key)
@@ -162,7 +156,7 @@ class ServerApp:
     async def _streamed(
         self, request: Request, shape: _Shape, answering: Answering, body: dict[str, Any]
     ) -> Response:
-        """Return a response whose headers wait for the proposers: then it is known who answered."""
+        """Return a response whose headers wait for the proposers, as they tell which answered."""
         events = answering.events()
         begun: list[tuple[int, Any]] = []
 
@@ -218,6 +212,17 @@ async def _chained(begun: list[Any], events: AsyncIterator[Any]) -> AsyncIterato
         yield item
     async for item in events:
         yield item
+
+
+def _check_body(body: dict[str, Any], request: Request) -> None:
+    """Check the model's name, and take over what the header says of details."""
+    if (flag := request.headers.get("x-moa-details", "").lower()) in ("1", "true"):
+        body[DETAILS] = True
+    elif flag not in ("", "0", "false"):
+        raise ApiError("The header `X-Moa-Details` must be true or false.")
+    name = body.get("model")
+    if not isinstance(name, str) or not name:
+        raise ApiError("`model` must be the name of a model.", param="model")
 
 
 async def unless_gone(request: Request, answer: Awaitable[_T]) -> _T:
@@ -311,7 +316,7 @@ def create_app(
 
     Args:
         catalogue: The models.
-        keys: Who may ask; None is everyone, for loopback only.
+        keys: Clients need one of them; None lets every client ask, for loopback only.
         limits: Of sizes, times, places and money.
         has_content_log: Whether prompts are logged.
 
@@ -320,17 +325,21 @@ def create_app(
     """
     limits = limits or ServerLimits()
     places = Places(limits)
-    served = Served(
-        catalogue,
-        limits,
-        DailySpending(limits, catalogue.pool),
-        places,
-        Metrics(places),
-        has_content_log,
-    )
-    handlers = ServerApp(served, keys or ServerKeys())
+    spending = DailySpending(limits, catalogue.pool)
+    served = Served(catalogue, limits, spending, places, Metrics(places), has_content_log)
     app = fastapi.FastAPI(title="moa-dspy", version=version(), docs_url=None, redoc_url=None)
     app.state.served = served
+    _add_paths(app, ServerApp(served, keys or ServerKeys()))
+    if keys is None or not keys.are_needed:
+        # A page that is open in a browser may have a name made to lead to this machine.
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(_OWN_HOSTS))
+    app.exception_handler(ApiError)(_refused)
+    app.exception_handler(HTTPException)(_no_such_path)
+    app.exception_handler(Exception)(_broken)
+    return app
+
+
+def _add_paths(app: fastapi.FastAPI, handlers: ServerApp) -> None:
     for path, handler, schema in (
         ("/v1/chat/completions", handlers.chat, _CHAT_BODY),
         ("/v1/completions", handlers.completions, _TEXT_BODY),
@@ -342,13 +351,6 @@ def create_app(
     app.get("/v1/models/{name:path}", responses=_ERRORS)(handlers.model)
     app.get("/health")(handlers.health)
     app.get("/metrics", responses=_ERRORS)(handlers.metrics)
-    if keys is None or not keys.are_needed:
-        # A page that is open in a browser may have a name made to lead to this machine.
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(_OWN_HOSTS))
-    app.exception_handler(ApiError)(_refused)
-    app.exception_handler(HTTPException)(_no_such_path)
-    app.exception_handler(Exception)(_broken)
-    return app
 
 
 _OWN_HOSTS: Final = ("127.0.0.1", "localhost", "[")

@@ -192,7 +192,7 @@ class Proposals:
 
     @property
     def fell_to_one(self) -> bool:
-        """True if one answer is left of a layer of several: the mixture is none any more."""
+        """True if only one answer is left of a layer of several, so that nothing was mixed."""
         return self.n_answered == 1 < self.n_asked
 
 
@@ -204,7 +204,7 @@ class ChatAnswer:
         reply: The final ``dspy.lm15.Response``, as its agent gave it.
         answer: Every agent's response, price, seconds and failure.
         usd: Price of all calls; None if the price of an agent is unknown.
-        architecture: Who sat where, as text.
+        architecture: The one that answered, as text.
     """
 
     reply: Any
@@ -259,7 +259,7 @@ class ChatMixture:
     caller's conversation.
 
     Args:
-        program: Who sits where, and what they were taught.
+        program: The mixture with its architecture, instructions and demos.
 
     Raises:
         ArchitectureError: If the program answers anything but one text.

@@ -22,7 +22,7 @@ from moa_dspy.pool import Pool
 from moa_dspy.serve.protocol import ApiError
 
 ANONYMOUS: Final = "anonymous"
-"""Name of who asks a server without keys."""
+"""Name of every client of a server without keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ class DailySpending:
 
     Args:
         limits: Of the server.
-        pool: Whose prices count.
+        pool: Has the prices.
 
     Raises:
         PoolError: Money is limited, and the price of an agent is unknown.

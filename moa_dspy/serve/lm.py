@@ -23,7 +23,7 @@ from moa_dspy.pool import Pool
 from moa_dspy.serve.chat import ChatAnswer, ChatMixture, Proposals
 
 FACTS_KEY = "moa"
-"""Where a reply's ``provider_data``, and an entry of a history, carry the facts of the mixture."""
+"""Key of a reply's ``provider_data``, and of a history's entry, for the facts of the mixture."""
 
 
 def answer_response(answer: ChatAnswer, model: str) -> Any:

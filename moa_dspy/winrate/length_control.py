@@ -190,7 +190,7 @@ def length_controlled(
         gamed: The rows that hold the length effect in place.
         c: Inverse strength of the penalty; None chooses it among ten by cross-validation.
         seed: Of the solver's order of coordinates; moves the last digits only.
-        align: Whose difficulty the k-th judged row gets where judgements are missing. "position":
+        align: Which difficulty the k-th judged row gets where judgements are missing. "position":
             the k-th one of ``difficulty``, which reproduces the leaderboard and its mistake;
             "instruction": that of its own instruction, which is right.
 

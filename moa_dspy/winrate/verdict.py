@@ -172,7 +172,7 @@ def verdict(
 
 
 COST_WORDS: Final[Mapping[str, str]] = {"usd": "price", "calls": "calls", "seconds": "time"}
-"""What a question may cost, and the word for it."""
+"""The costs of a question, and the word for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,14 +327,8 @@ def _cost_verdict(
     elif interval.high <= -margin:
         kind = "worse"
     n_more = known.n_more(min_gain=margin, alpha=level) if kind == "not_shown" else 0
-    within, share = _points(margin), f"at {_percent(ratio)} of its {COST_WORDS[cost]}"
-    heads = {
-        "as_good": f"As good as {names[1]} within {within}, {share}",
-        "worse": f"Worse than {names[1]} by more than {within}, {share}",
-        "not_shown": f"Not shown to be as good as {names[1]} within {within}, {share}",
-        "not_cheaper": f"Not cheaper than {names[1]}: {_percent(ratio)} of its {COST_WORDS[cost]}",
-    }
-    text = f"{heads[kind]}: {names[0]} minus {names[1]} is {_numbers(interval, p, known.rows)}"
+    head = _cost_headline(kind, names[1], _points(margin), _percent(ratio), COST_WORDS[cost])
+    text = f"{head}: {names[0]} minus {names[1]} is {_numbers(interval, p, known.rows)}"
     if n_more:
         text += f"; about {n_more:,} more are needed if the two are equally good"
     return CostVerdict(
@@ -350,6 +344,16 @@ def _cost_verdict(
         ratio=ratio,
         text=f"{text}.",
     )
+
+
+def _cost_headline(kind: str, single: str, margin: str, share: str, cost: str) -> str:
+    for_less = f"within {margin}, at {share} of its {cost}"
+    return {
+        "as_good": f"As good as {single} {for_less}",
+        "worse": f"Worse than {single} by more than {margin}, at {share} of its {cost}",
+        "not_shown": f"Not shown to be as good as {single} {for_less}",
+        "not_cheaper": f"Not cheaper than {single}: {share} of its {cost}",
+    }[kind]
 
 
 def _ratio(

@@ -285,10 +285,11 @@ def test_stopping_spares_calls_and_changes_no_answer(tmp_path: Path) -> None:
     assert split["members"] > 2
     assert split["exact_changes"] == 0
     assert 0.5 < split["exact_calls"] < 1
-    # Who agree are asked alone, else all: fewer calls than all members of the same vote.
-    assert "agree=2" in split["agreeing"]
-    assert 2 / 4 <= split["own_calls"] < 1
-    assert split["agree_minus_own_se"] >= 0
+    assert (row["less"], row["early"]) == (split["for_less"] is not None, split["is_early"])
+    # Fewer are asked than all members of the same vote, and than all of the pick.
+    assert 1 / split["members"] <= split["less_calls"] <= split["exact_calls"]
+    assert split["own_calls"] < 1
+    assert split["less_minus_own_se"] >= 0
 
 
 @pytest.mark.slow

@@ -190,15 +190,3 @@ def test_a_request_without_max_tokens_is_refused_before_it_is_sent() -> None:
     with pytest.raises(StudyError, match=r"`budget\.usd` needs .* without `max_tokens`; set it"):
         calls.answer(ask, never)
     assert calls.store.get(ask.key) is None
-
-
-def test_a_ledger_goes_on_in_another_book_with_what_it_counted(make_ledger: MakeLedger) -> None:
-    ledger = Ledger(Budget(calls=3))
-    spend(ledger, tokens=7, usd=0.5)
-    ledger.count_reuse()
-    ledger.move_to(make_ledger(spent=Spending(made=1, tokens=1)).backend)
-    spent = replace(ledger.spending, seconds=0.0)
-    assert spent == Spending(made=2, reused=1, tokens=8, usd=0.5)
-    spend(ledger)
-    with pytest.raises(BudgetReachedError, match="3 calls"):
-        ledger.reserve(CallEstimate())

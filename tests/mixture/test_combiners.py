@@ -113,6 +113,7 @@ def test_equal_texts_and_one_that_is_left_are_not_compared() -> None:
         ("a + b > knockout(c)", ["aggregator"]),
         ("a + b > vote(a; weights=b:1.5)", []),
         ("a + b + c > vote(; agree=2)", []),
+        ("a + b + c > vote(; lead=0.5)", []),
     ],
 )
 def test_a_combiner_is_saved_and_its_prompts_are_predictors(

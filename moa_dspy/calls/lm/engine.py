@@ -122,7 +122,7 @@ class Stored:
 
     Args:
         calls: Where answers come from and go to.
-        caller: Who asks.
+        caller: The agent as the calls know it: prices, keys, limits.
         build: Makes the engine that really asks, one attempt per request.
         is_seeded: Whether the endpoint's samples are drawn by the call's content.
         timeout_seconds: How long one attempt may take in all; None means no limit.

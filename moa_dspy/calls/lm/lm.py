@@ -216,7 +216,7 @@ class Adopted:
     Attributes:
         endpoint: Its URL; None is the vendor's own.
         client: ``litellm`` where the LM sends through LiteLLM.
-        routing: What else decides who answers, digested; empty as a rule.
+        routing: Digest of other settings that choose the model or its host; mostly empty.
         settings: What it sends along: temperature, max_tokens, ...
         secrets: Its keys.
     """
@@ -336,7 +336,7 @@ def _endpoint(lm: Any, selection: BackendSelection) -> str | None:
 
 
 def _routing(lm: Any, clients: dict[str, Any]) -> str:
-    """Digest what besides model and URL decides who answers; keys are no part of it."""
+    """Digest what besides model and URL chooses the model or its host; keys are no part of it."""
     parts = [f"{name}={clients[name]}" for name in _ROUTING if clients.get(name)]
     headers = {**(clients.get("headers") or {}), **(clients.get("extra_headers") or {})}
     parts += sorted(f"{k}: {v}" for k, v in headers.items() if not _IS_SECRET.search(k))

@@ -26,7 +26,7 @@ from moa_dspy.errors import MoaError, all_links
 from moa_dspy.vendors import regular_ending, server_words
 
 _UNREADABLE: Final = (AttributeError, LookupError, TypeError, ValueError)
-"""What a client's parser raises at JSON of an unexpected shape."""
+"""Errors that a client's parser raises at JSON of an unexpected shape."""
 
 
 @contextmanager
@@ -127,7 +127,7 @@ _GUIDANCE: Final = re.compile(r"\n\n  (?:credential came from|To fix):.*", re.DO
 
 
 _ANSWERS: Final = ("candidates", "choices", "content", "output")
-"""Where the vendors' replies hold the answer."""
+"""Keys under which the vendors' replies hold the answer."""
 
 
 def readable(response: Any, *, has_ended: bool = False) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from moa_dspy.calls.reply import REFUSAL, ReplySplitter, without_half
 from moa_dspy.dspy_internals import StreamAccumulator, lm15
 
 _CUT: Final = re.compile(r"\[\[ ## \w+ ## \]\]|</?\w+>|\"\w+\": ?")
-"""Where a field begins or ends, as the chat, XML and JSON adapters write it."""
+"""The marks of the beginning or end of a field, as the chat, XML and JSON adapters write them."""
 _BEGUN: Final = re.compile(r"\[(?:\[(?: (?:#(?:#(?: (?:\w+(?: (?:#(?:#(?: \]?)?)?)?)?)?)?)?)?)?)?$")
 """The beginning of a marker at the end of a text."""
 _LONGEST_HELD: Final = 80

@@ -9,7 +9,6 @@ from moa_dspy.optimize.prompts.feedback import ReferenceFeedback
 from moa_dspy.optimize.prompts.joint import (
     JointSearch,
     PromptVerdict,
-    prompt_verdict_of,
     with_prompts,
 )
 from moa_dspy.optimize.prompts.optimize import (
@@ -43,6 +42,5 @@ __all__ = [
     "TryPrompts",
     "optimize_aggregator",
     "prompt_diff",
-    "prompt_verdict_of",
     "with_prompts",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import dspy
 
@@ -26,6 +26,9 @@ from moa_dspy.optimize.prompts.tuning import (
     calls_of_role,
 )
 from moa_dspy.optimize.result import TrialRecord
+
+_LEVEL: Final = 0.05
+"""Level of the one-sided test of a prompt, shared by all mixtures that were tried with one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,40 +64,6 @@ class PromptVerdict:
             f"Prompt {self.picked.prompt} is not proven better than the aggregator's own, so that "
             f"stays: {numbers}."
         )
-
-
-def prompt_verdict_of(
-    picked: Architecture,
-    evaluator: Evaluator,
-    rows: Sequence[dspy.Example],
-    *,
-    n_tried: int,
-    alpha: float = 0.05,
-    min_gain: float = 0.03,
-) -> PromptVerdict | None:
-    """Test the prompt of ``picked`` against the seat's own; None if it has no other.
-
-    The rows tuned no prompt, but one mixture of ``n_tried`` was picked on them: the level is
-    divided by that number (Bonferroni). The number of prompts would not do, as the same prompt
-    has another chance to look good in every mixture.
-
-    Args:
-        picked: The search's choice.
-        evaluator: Of the search.
-        rows: Of val.
-        n_tried: How many mixtures with a prompt other than the seat's own were measured.
-        alpha: Level of the one-sided paired test, before it is divided.
-        min_gain: Smallest gain worth having, for the number of rows that are missing.
-    """
-    if picked.prompt is None:
-        return None
-    try:
-        before = scores(evaluator.measure(replace(picked, prompt=None), rows))
-        after = scores(evaluator.measure(picked, rows))
-    except BudgetReachedError as error:
-        return PromptVerdict(picked, None, str(error))
-    level = alpha / max(n_tried, 1)
-    return PromptVerdict(picked, PromptComparison.of(before, after, alpha=level, min_gain=min_gain))
 
 
 def with_prompts(
@@ -135,7 +104,7 @@ class JointSearch:
         registry: Takes new prompts as long as it has room.
         rows: Train rows.
         seed: Of everything random.
-        part: Part of trials and budget that may be used for composing now, in (0, 1].
+        n_tuned: Rounds in which prompts were tuned.
         n_tried: Mixtures with a prompt other than the aggregator's own that were measured.
         verdict: On the prompt of the pick; None before, or where it has none.
         counter: Counts the calls of tuning.
@@ -147,28 +116,21 @@ class JointSearch:
     registry: PromptRegistry | None = None
     rows: Sequence[dspy.Example] = ()
     seed: int = 0
-    part: float = 1.0
+    n_tuned: int = 0
     n_tried: int = 0
     verdict: PromptVerdict | None = None
     counter: CallCounter = field(default_factory=CallCounter)
     tuning_notes: list[str] = field(default_factory=list)
 
-    @classmethod
-    def of(
-        cls,
-        options: SearchOptions,
-        evaluator: Evaluator,
-        registry: PromptRegistry | None,
-        rows: Sequence[dspy.Example],
-    ) -> JointSearch:
-        """Return the search of the prompts that ``with_prompts`` registered."""
-        part = 1.0 if options.prompts is None else options.prompts.part(0)
-        return cls(evaluator, options.prompts, registry, rows, options.seed, part)
-
     @property
     def n_rounds(self) -> int:
         """Number of times that prompts are tuned."""
         return 0 if self.options is None or self.options.optimizer is None else self.options.rounds
+
+    @property
+    def part(self) -> float:
+        """Part of trials and budget that may be used for composing now, in (0, 1]."""
+        return 1.0 if self.options is None else self.options.part(self.n_tuned)
 
     def tuning_part(self, number: int) -> float:
         """Return the part of the budget that may be used when round ``number`` ends its tuning."""
@@ -192,7 +154,7 @@ class JointSearch:
         options, registry, notes = self.options, self.registry, self.tuning_notes
         if options is None or registry is None:
             return found
-        self.part = options.part(number)
+        self.n_tuned = number
         for architecture in self._best(options, records):
             if not registry.has_room:
                 break
@@ -248,13 +210,29 @@ class JointSearch:
     ) -> Architecture | None:
         """Return ``picked`` with the aggregator's own prompt if its other one is not proven better.
 
-        None if it may stay as it is. Tested on ``rows`` of val, once.
+        None if it may stay as it is. The rows of val tuned no prompt, but one mixture of
+        ``n_tried`` was picked on them: the level is divided by that number (Bonferroni). The
+        number of prompts would not do, as the same prompt has another chance to look good in
+        every mixture.
+
+        Args:
+            picked: The search's choice.
+            rows: Of val.
+            min_gain: Smallest gain worth having, for the number of rows that are missing.
         """
-        self.verdict = prompt_verdict_of(
-            picked, self.evaluator, rows, n_tried=self.n_tried, min_gain=min_gain
-        )
-        is_refused = self.verdict is not None and not self.verdict.is_proven
-        return replace(picked, prompt=None) if is_refused else None
+        if picked.prompt is None:
+            self.verdict = None
+            return None
+        own = replace(picked, prompt=None)
+        try:
+            before, after = (scores(self.evaluator.measure(one, rows)) for one in (own, picked))
+        except BudgetReachedError as error:
+            self.verdict = PromptVerdict(picked, None, str(error))
+        else:
+            level = _LEVEL / max(self.n_tried, 1)
+            found = PromptComparison.of(before, after, alpha=level, min_gain=min_gain)
+            self.verdict = PromptVerdict(picked, found)
+        return None if self.verdict.is_proven else own
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -212,10 +212,6 @@ class PromptRegistry:
             raise StudyError(f"Prompt {name!r} is unknown; known ones are {known}.")
         self._entries[name].prompt.put_into(module)
 
-    def prompt(self, name: str | None) -> Prompt:
-        """Return the prompt that an architecture names."""
-        return self.own if name is None else self._entries[name].prompt
-
     def name_of(self, prompt: Prompt) -> str | None:
         """Return the first name of a prompt, or None if it is unknown."""
         if prompt.key == self.own.key:

@@ -29,6 +29,7 @@ _NAMES = (
     *("agents", "combines", "aggregators", "rankers", "listed"),
     *("must_include", "providers", "orders", "prompts"),
 )
+_UNCOUNTED = 10**9
 
 
 def _check_names(space: SearchSpace) -> None:
@@ -64,23 +65,22 @@ def _check_ranking_and_prompts(space: SearchSpace) -> None:
 
 
 def _check_limits(space: SearchSpace) -> None:
-    if not 1 <= space.min_width <= space.max_width:
-        raise StudyError(
-            f"`space.min_width` must be in [1, max_width={space.max_width}], "
-            f"but got {space.min_width}."
-        )
+    fewest, most = space.min_width, space.max_width
+    if not 1 <= fewest <= most:
+        raise StudyError(f"`space.min_width` must be in [1, max_width={most}], but got {fewest}.")
     if space.max_depth < 0 or space.max_samples < 1:
         raise StudyError("`space.max_depth` must be at least 0 and `max_samples` at least 1.")
     if space.max_depth and not space.combines and not space.listed:
         raise StudyError("`space.combines` must name at least one way to combine.")
     if wrong := [n for n in space.agree if n < 2]:
         raise StudyError(f"`space.agree` must be numbers of 2 or more, but got {wrong[0]}.")
+    if shares := [n for n in space.lead if not 0 < n < 1]:
+        raise StudyError(f"`space.lead` must be numbers between 0 and 1, but got {shares[0]}.")
     if not space.orders:
         raise StudyError(f"`space.orders` must name at least one of {', '.join(ORDERS)}.")
-    if space.max_per_provider is not None and space.max_per_provider < 1:
-        raise StudyError(
-            f"`space.max_per_provider` must be at least 1, but got {space.max_per_provider}."
-        )
+    limit = space.max_per_provider
+    if limit is not None and limit < 1:
+        raise StudyError(f"`space.max_per_provider` must be at least 1, but got {limit}.")
 
 
 def _check_providers(space: SearchSpace) -> None:
@@ -122,10 +122,10 @@ def _check_pairs(space: SearchSpace) -> None:
 def _check_layers(space: SearchSpace) -> None:
     if not space.searches_layers:
         return
-    if len(space.must_include) > space.max_width:
+    n_wanted, most = len(space.must_include), space.max_width
+    if n_wanted > most:
         raise StudyError(
-            f"`space.must_include` names {len(space.must_include)} agents, but `max_width` is "
-            f"{space.max_width}."
+            f"`space.must_include` names {n_wanted} agents, but `max_width` is {most}."
         )
     sizes = collections.Counter(space.provider_of.get(name, "") for name in space.must_include)
     if space.max_per_provider is not None:
@@ -232,7 +232,7 @@ def _flags(space: SearchSpace, architecture: Architecture) -> Params:
 def _last_step(space: SearchSpace, architecture: Architecture) -> Params | None:
     """Return its agent, order and prompt as choices; None if they are not in the space."""
     if architecture.agree is not None or architecture.combine == "vote":
-        return None if architecture.agree else {}
+        return {} if (architecture.agree, architecture.lead) == (None, None) else None
     if not architecture.aggregator_calls_a_model:
         return None if architecture.order else {}
     chosen: Params = {_aggregator_key(space, architecture.combine): str(architecture.aggregator)}
@@ -248,9 +248,6 @@ def _last_step(space: SearchSpace, architecture: Architecture) -> Params | None:
     if prompts and len(space.prompts) > 1:
         chosen["prompt"] = prompts[0]
     return chosen
-
-
-_UNCOUNTED = 10**9
 
 
 @dataclass(frozen=True)
@@ -280,6 +277,7 @@ class SearchSpace:
         orders: In which a last step that asks a model may read: ``name``, ``best_first``,
             ``best_last``.
         agree: How many members of a vote may be asked first, and alone if they agree.
+        lead: By which shares of the weight to come an answer may lead for a vote to stop.
         prompts: Names of prompts for the synthesizer; ``own`` is the seat's own.
         ranking: Agents, best first, for ``orders``; empty is the order of ``agents``.
 
@@ -303,7 +301,8 @@ class SearchSpace:
     max_per_provider: int | None = None
     provider_of: Mapping[str, str] = field(default_factory=dict)
     orders: tuple[str, ...] = ("name",)
-    agree: tuple[int, ...] = (2,)
+    agree: tuple[int, ...] = (2, 3, 4)
+    lead: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     prompts: tuple[str, ...] = ()
     ranking: tuple[str, ...] = ()
 

@@ -208,14 +208,7 @@ class Acquisition:
         best = [some[place] for place in first]
         if not model.beats_mean([place for place, one in enumerate(some) if one.layers]):
             return self._explored(measured, known, rng, price)
-        is_late = len(some) < len(measured)
-        n_drawn = min(N_DRAWN_LATER, self.n_drawn) if is_late else self.n_drawn
-        if isinstance(self.space, ProgramSpace):
-            turn = len(measured)
-            found = _in_turn(self.space, best, some, rng, n_drawn=n_drawn, turn=turn)
-            drawn = list(dict.fromkeys(map(self.canonical, found)))
-        else:
-            drawn = self._candidates(best, rng, n_drawn=n_drawn)
+        drawn = self._drawn(best, some, rng, n_measured=len(measured))
         candidates = [one for one in drawn if one not in known]
         if not candidates:
             return None
@@ -232,11 +225,29 @@ class Acquisition:
         price: PriceOf,
     ) -> Architecture | None:
         """Return the draw that costs least: where none promises more than another, that decides."""
-        drawn = self._candidates((), rng, n_drawn=self.n_drawn)
+        drawn = self._candidates((), rng, n_drawn=self._n_drawn(len(measured)))
         new = [one for one in drawn if one not in known]
         calls = self._new_calls(measured, new)
         costs = [(price(one), n) for one, n in zip(new, calls.tolist(), strict=True)]
         return new[costs.index(min(costs))] if new else None
+
+    def _drawn(
+        self,
+        best: Sequence[Architecture],
+        some: Sequence[Architecture],
+        rng: random.Random,
+        *,
+        n_measured: int,
+    ) -> list[Architecture]:
+        """Return neighbours of the best, and others at random; fewer in a late trial."""
+        n_drawn = self._n_drawn(n_measured)
+        if not isinstance(self.space, ProgramSpace):
+            return self._candidates(best, rng, n_drawn=n_drawn)
+        found = _in_turn(self.space, best, some, rng, n_drawn=n_drawn, turn=n_measured)
+        return list(dict.fromkeys(map(self.canonical, found)))
+
+    def _n_drawn(self, n_measured: int) -> int:
+        return self.n_drawn if n_measured <= MOST_LEARNED else min(N_DRAWN_LATER, self.n_drawn)
 
     def _unknown(self, known: Collection[Architecture], rng: random.Random) -> Architecture | None:
         """Return any architecture that is not known: a draw, or a neighbour of what is known."""

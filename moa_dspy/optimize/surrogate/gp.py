@@ -18,7 +18,7 @@ FeatureMatrix = NDArray[np.float64]
 MOST_LAYERS: Final = 3
 
 BLOCKS: Final = ("performance", "diversity", "structure", "members", "earlier")
-"""What the response model gives each a weight of its own: the paper's criteria, and the rest."""
+"""Parts of the surrogate model that have a weight each: the paper's criteria, and the rest."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def nearness(rows: FeatureMatrix, columns: FeatureMatrix) -> FeatureMatrix:
 
 
 PARTS = (*BLOCKS, "near", "end")
-"""What a score is a sum of, besides its mean and what is an architecture's own."""
+"""Parts whose sum is a score, beside its mean and the part of a single architecture."""
 _SMALLEST_SPREAD = 0.02
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -312,3 +312,29 @@ def relabelled(codes: NDArray[np.int16]) -> NDArray[np.int16]:
     new = ((leader == order) & (codes >= 0)).cumsum(0) - 1
     label = np.take_along_axis(new, leader, 0)
     return np.where(codes >= 0, label, -1).astype(np.int16)
+
+
+def answer_sampler(ranked: Ballots) -> AnswerSampler:
+    """Return what draws new answers of all agents, who stand best first."""
+    codes = relabelled(ranked.codes)
+    return AnswerSampler.of(fit_answers(codes, ranked.scores), codes, ranked.scores)
+
+
+DrawnAnswers: TypeAlias = tuple[NDArray[np.intp], NDArray[np.int16], NDArray[np.bool_]]
+"""The row of each column; (agents, columns): answers, and whether they are right."""
+
+
+def drawn_answers(sampler: AnswerSampler, n: int, *, seed: int, columns: int) -> DrawnAnswers:
+    """Return at least so many ``columns`` of redrawn answers, those of a row side by side.
+
+    Args:
+        sampler: Of ``n`` rows.
+        n: How many.
+        seed: The same one draws the same.
+        columns: Rounded up to a multiple of ``n``.
+    """
+    parts = list(sampler.redraw(n_each=-(-columns // n), seed=seed))
+    rows = np.concatenate([rows for rows, _, _ in parts])
+    codes = np.concatenate([codes for _, codes, _ in parts], axis=1)
+    right = np.concatenate([right for _, _, right in parts], axis=1)
+    return rows, codes, right

@@ -1,4 +1,4 @@
-"""Weights of a vote, learned from recorded answers, and votes judged without their own rows."""
+"""Weights of a vote, learned from recorded answers, and what is lost where it stops early."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, islice
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moa_dspy.optimize.votes.ballots import AnswerSampler, Ballots, fit_answers, won_by
-from moa_dspy.optimize.votes.smoothing import redrawn_gains, relabelled
+from moa_dspy.optimize.votes.ballots import REDRAWN, Ballots, won_by
+from moa_dspy.optimize.votes.smoothing import (
+    DrawnAnswers,
+    answer_sampler,
+    drawn_answers,
+    redrawn_gains,
+)
 
 _Floats: TypeAlias = NDArray[np.float64]
 _Rows: TypeAlias = NDArray[np.intp]
 VoteWeights: TypeAlias = Mapping[str, float]
-"""What an answer of each member of a vote counts."""
+"""The weight of each member of a vote."""
 
 RIDGES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 """Inverse variances of what a weight may stray, by powers of two: the likeliest one is taken."""
@@ -216,9 +221,9 @@ def _cross_fit(
     rng = np.random.default_rng([seed, n])
     folds = np.array([rng.permutation(np.arange(n) % N_FOLDS) for _ in range(partitions)])
     smoothed, recorded = np.zeros((len(votes), n)), np.zeros((partitions, len(votes), n))
-    sampler = _sampler(ranked)
+    sampler = answer_sampler(ranked)
     for part, fold in enumerate(folds):
-        drawn = _drawn(sampler, n, seed=seed + part, columns=columns)
+        drawn = drawn_answers(sampler, n, seed=seed + part, columns=columns)
         for k in range(N_FOLDS):
             outside = np.flatnonzero(fold == k)
             inside = np.flatnonzero(fold != k) if n >= N_FOLDS else np.arange(n)
@@ -291,24 +296,8 @@ def _heard(members: Members, weights: _Floats) -> VoteWeights:
     return dict.fromkeys(told, 1.0) if len(set(told.values())) == 1 else told
 
 
-def _sampler(ranked: Ballots) -> AnswerSampler:
-    codes = relabelled(ranked.codes)
-    return AnswerSampler.of(fit_answers(codes, ranked.scores), codes, ranked.scores)
-
-
-_Drawn: TypeAlias = tuple[_Rows, NDArray[np.int16], NDArray[np.bool_]]
-
-
-def _drawn(sampler: AnswerSampler, n: int, *, seed: int, columns: int) -> _Drawn:
-    parts = list(sampler.redraw(n_each=-(-columns // n), seed=seed))
-    rows = np.concatenate([rows for rows, _, _ in parts])
-    codes = np.concatenate([codes for _, codes, _ in parts], axis=1)
-    right = np.concatenate([right for _, _, right in parts], axis=1)
-    return rows, codes, right
-
-
 def _counted(
-    vote: VoteWeights, best_first: Members, ranked: Ballots, drawn: _Drawn, outside: _Rows
+    vote: VoteWeights, best_first: Members, ranked: Ballots, drawn: DrawnAnswers, outside: _Rows
 ) -> tuple[_Floats, _Floats]:
     """Return the score of a vote on the recorded answers to some rows, and on redrawn ones."""
     order = sorted(vote, key=best_first.index)
@@ -325,3 +314,135 @@ def _counted(
     told = np.ix_(np.array(seats), np.array(outside))
     recorded = won_by(ranked.codes[told], ranked.scores[told], counts)
     return recorded, won.reshape(len(outside), n_each).mean(1)
+
+
+StopRule: TypeAlias = tuple[Literal["agree", "lead"], float]
+"""When a vote may stop before it is decided: see ``Architecture.agree`` and ``lead``."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoppedVotes:
+    """One vote that stops by several rules, on rows whose answers are half redrawn.
+
+    Attributes:
+        stops: The rules.
+        calls: Members that are asked on average.
+        exact_calls: The same where only those are spared who cannot change the answer.
+        gains: Score minus that of the vote of all members.
+        errors: Standard errors of the gains: of the sample of rows, and of the luck of the recorded
+            answers, of which redrawing keeps its share.
+    """
+
+    stops: tuple[StopRule, ...]
+    calls: NDArray[np.float64]
+    exact_calls: float
+    gains: NDArray[np.float64]
+    errors: NDArray[np.float64]
+
+
+STOPPED_COLUMNS: Final = 24_000
+"""Redrawn questions of a vote that stops."""
+
+
+def stop_early(
+    ballots: Ballots,
+    members: Sequence[str],
+    stops: Sequence[StopRule],
+    weights: Mapping[str, float],
+    *,
+    seed: int,
+    columns: int = STOPPED_COLUMNS,
+) -> StoppedVotes:
+    """Return what a vote loses, and how many it asks, if it stops by each of the rules.
+
+    Args:
+        ballots: What every agent answered alone.
+        members: Of the vote, in the order in which it reads them. The first decides ties and is
+            asked first, then the heavier ones.
+        stops: The rules.
+        weights: Of members that do not count 1.
+        seed: Of the redrawing.
+        columns: Redrawn questions.
+    """
+    ranked = ballots.ranked()
+    order = [members[0], *sorted(members[1:], key=lambda one: -weights.get(one, 1.0))]
+    seats = [ranked.agents.index(name) for name in order]
+    first = [order.index(name) for name in members]
+    counts = np.array([weights.get(name, 1.0) for name in order])
+    n = ranked.codes.shape[1]
+    _, codes, right = drawn_answers(answer_sampler(ranked), n, seed=seed, columns=columns)
+    told = stopped_scores(ranked.codes[seats], ranked.scores[seats], counts, first, stops)[0]
+    won, asked = stopped_scores(codes[seats], right[seats].astype(np.float64), counts, first, stops)
+    gaps = won.reshape(len(won), n, -1).mean(2)
+    gaps, luck = (gaps - gaps[-1])[:-1], (told - told[-1])[:-1]
+    squares = gaps.var(1) + (1 - REDRAWN) ** 2 * luck.var(1)
+    errors = np.sqrt(squares / (n - 1)) if n > 1 else np.ones(len(gaps))
+    calls = asked.mean(1)
+    return StoppedVotes(tuple(stops), calls[:-1], float(calls[-1]), gaps.mean(1), errors)
+
+
+_LATER = 1e-6  # how much less of two equal sums counts for each place that it begins later
+_ROUNDED = 1e-4  # weights have two decimals, and shares of them few more
+
+
+def stopped_scores(
+    codes: NDArray[np.int16],
+    scores: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    first: Sequence[int],
+    stops: Sequence[StopRule],
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Return scores and members asked by each rule, (rules, columns), and of the whole vote last.
+
+    Args:
+        codes: (members, columns), in the order of asking; -1 is no answer.
+        scores: (members, columns).
+        weights: Of the members.
+        first: Places of the members, best first, in the order in which groups are formed.
+        stops: The rules.
+    """
+    won, ahead = _leaders(codes, scores, weights)
+    left = weights.sum() - weights.cumsum()
+    columns = np.arange(codes.shape[1])
+    exact = _first_true(ahead >= left[:, None] - _ROUNDED)
+    found = [(won[-1], exact)]
+    for kind, value in reversed(stops):
+        if kind == "lead":
+            place = _first_true((ahead > _ROUNDED) & (ahead >= value * left[:, None] - _ROUNDED))
+            found.append((won[place, columns], place))
+        else:
+            group = codes[list(first[: int(value)])]
+            alike = (group == group[0]).all(0) & (group[0] >= 0)
+            asked = np.where(alike, int(value) - 1, np.maximum(exact, int(value) - 1))
+            found.append((np.where(alike, scores[first[0]], won[-1]), asked))
+    found.reverse()
+    return np.array([one for one, _ in found]), np.array([place for _, place in found]) + 1
+
+
+def _first_true(is_enough: NDArray[np.bool_]) -> NDArray[np.intp]:
+    is_enough[-1] = True
+    places: NDArray[np.intp] = is_enough.argmax(0)
+    return places
+
+
+def _leaders(
+    codes: NDArray[np.int16], scores: NDArray[np.float64], weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return, after each member, the score of the leading answer, and by how much it leads."""
+    n_members, n_columns = codes.shape
+    at = np.arange(n_columns)
+    totals = np.zeros((max(int(codes.max()) + 1, 1) + 1, n_columns))  # the last one is of no answer
+    worth = np.zeros_like(totals)
+    won, ahead = np.zeros(codes.shape), np.zeros(codes.shape)
+    for place in range(n_members):
+        code, is_given = codes[place], codes[place] >= 0
+        is_new = is_given & (totals[code, at] == 0)
+        worth[code[is_new], at[is_new]] = scores[place, is_new]
+        totals[code, at] += np.where(is_given, weights[place] - _LATER * place * is_new, 0.0)
+        leader = totals.argmax(0)
+        top = totals[leader, at]
+        won[place] = worth[leader, at]
+        totals[leader, at] = -1.0
+        ahead[place] = top - np.maximum(totals.max(0), 0.0)
+        totals[leader, at] = top
+    return won, ahead

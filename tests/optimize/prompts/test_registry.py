@@ -24,7 +24,8 @@ def with_prompt(name: str | None) -> Architecture:
 
 def entry(found: PromptRegistry, text: str) -> Candidate:
     made = PromptRegistry.of(mixture(make_world()), {"it": text}, 0)
-    return Candidate(made.prompt("it"), "COPRO", 0.5, "a + b > synthesize(c)")
+    ((_, given),) = made.entries()
+    return Candidate(given.prompt, "COPRO", 0.5, "a + b > synthesize(c)")
 
 
 def test_the_choices_are_declared_once() -> None:

@@ -16,8 +16,8 @@ from moa_dspy.optimize.prompts import (
     JointSearch,
     PromptOptions,
     PromptRegistry,
+    PromptVerdict,
     TryPrompts,
-    prompt_verdict_of,
 )
 from moa_dspy.optimize.prompts.tuning import calls_of_role
 from moa_dspy.optimize.result import TrialRecord
@@ -53,7 +53,7 @@ def test_a_better_prompt_is_found_for_the_best_mixtures_at_no_proposer_call() ->
     records[Architecture.single("a")] = record(0.8)
     (made,) = found.tune(records, 1)
     assert str(made) == "a + b > synthesize(c; prompt=tuned-1)"
-    assert CAREFULLY["proposed_instruction"] in registry_of(found).prompt("tuned-1").instructions
+    assert CAREFULLY["proposed_instruction"] in registry_of(found).to_json()[0]["text"]
     # Each proposer is asked once per train row; the tuning reads what they said.
     assert (world.log.by("a").total(), world.log.by("b").total()) == (6, 6)
     assert found.counter.by_stage()["references"]["proposers"].made == 12
@@ -121,30 +121,34 @@ def test_without_references_the_next_mixture_is_tuned() -> None:
     assert found.tuning_notes[0].startswith(f"The prompt of {C} was not tuned: No train row has")
 
 
-@pytest.mark.parametrize(("learns", "is_proven"), [(True, True), (False, False)])
-def test_a_prompt_stays_only_if_it_beats_the_own_on_val(learns: bool, is_proven: bool) -> None:
-    world = make_world(learns=learns)
+def verdict_of(
+    world: World, picked: Architecture, n_rows: int, *, n_tried: int, min_gain: float = 0.03
+) -> tuple[Architecture | None, PromptVerdict | None]:
+    """Return what takes the place of the pick, and why."""
     program = mixture(world)
     registry = PromptRegistry.of(program, {"careful": "Read CAREFULLY."}, 0)
-    evaluator = Evaluator(program, exact, 2, registry=registry)
-    picked = Architecture(C.layers, "c", prompt="careful")
-    verdict = prompt_verdict_of(picked, evaluator, rows("val", 18), n_tried=1)
+    found = JointSearch(Evaluator(program, exact, 2, registry=registry), n_tried=n_tried)
+    own = found.refused(picked, rows("val", n_rows), min_gain=min_gain)
+    return own, found.verdict
+
+
+CAREFUL = Architecture(C.layers, "c", prompt="careful")
+
+
+@pytest.mark.parametrize(("learns", "is_proven"), [(True, True), (False, False)])
+def test_a_prompt_stays_only_if_it_beats_the_own_on_val(learns: bool, is_proven: bool) -> None:
+    own, verdict = verdict_of(make_world(learns=learns), CAREFUL, 18, n_tried=1)
+    assert own == (None if is_proven else C)
     assert verdict is not None
     assert verdict.is_proven is is_proven
     assert ("beats" if is_proven else "is not proven better") in verdict.note
-    assert prompt_verdict_of(C, evaluator, rows("val"), n_tried=1) is None
+    assert verdict_of(make_world(), C, 6, n_tried=1) == (None, None)
 
 
 def test_the_level_is_shared_by_the_mixtures_that_were_tried() -> None:
-    world = make_world()
-    program = mixture(world)
-    registry = PromptRegistry.of(program, {"careful": "Read CAREFULLY."}, 0)
-    evaluator = Evaluator(program, exact, 2, registry=registry)
-    picked = Architecture(C.layers, "c", prompt="careful")
     # Five of 15 rows are gained and none lost: mid-p is 1/64.
-    few, many = (
-        prompt_verdict_of(picked, evaluator, rows("val", 15), n_tried=n, min_gain=0.9)
-        for n in (1, 10)
+    (_, few), (_, many) = (
+        verdict_of(make_world(), CAREFUL, 15, n_tried=n, min_gain=0.9) for n in (1, 10)
     )
     assert few is not None
     assert many is not None
@@ -154,12 +158,8 @@ def test_the_level_is_shared_by_the_mixtures_that_were_tried() -> None:
 def test_the_guard_without_a_budget_keeps_the_own_prompt() -> None:
     world = make_world()
     world.pool.calls.ledger = Ledger(Budget(calls=3))
-    program = mixture(world)
-    registry = PromptRegistry.of(program, {"careful": "Read CAREFULLY."}, 0)
-    picked = Architecture(C.layers, "c", prompt="careful")
-    verdict = prompt_verdict_of(
-        picked, Evaluator(program, exact, 1, registry=registry), rows("val"), n_tried=1
-    )
+    own, verdict = verdict_of(world, CAREFUL, 6, n_tried=1)
+    assert own == C
     assert verdict is not None
     assert not verdict.is_proven
     assert "is not used: The budget of 3 calls is reached" in verdict.note

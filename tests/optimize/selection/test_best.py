@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from moa_dspy.errors import StudyError
+from moa_dspy.optimize.objectives import best_on_val
 from moa_dspy.optimize.result import TrialRecord
-from moa_dspy.optimize.selection import Limits, best_on_val
+from moa_dspy.optimize.selection import Limits
 
 
 def trial(name: str, win_rate: float, **rest: Any) -> TrialRecord:

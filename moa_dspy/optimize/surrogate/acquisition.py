@@ -145,6 +145,10 @@ N_BEST: Final = 3
 class Acquisition:
     """Proposes by expected improvement per call (Jones et al. 1998; Snoek et al. 2012, 3.2).
 
+    While the model predicts the mixtures that were measured, each left out in turn, no better than
+    the mean of the others does, none promises more than another: of random draws that is
+    proposed which costs least.
+
     Args:
         space: What may be proposed.
         kernels: Of the response model.
@@ -202,6 +206,8 @@ class Acquisition:
         value = model.fitted() - np.array([price(one) for one in some])
         first = np.argsort(-np.round(value, DECIMALS), kind="stable")[:N_BEST]
         best = [some[place] for place in first]
+        if not model.beats_mean([place for place, one in enumerate(some) if one.layers]):
+            return self._explored(measured, known, rng, price)
         drawn = self._drawn(best, some, rng, n_measured=len(measured))
         candidates = [one for one in drawn if one not in known]
         if not candidates:
@@ -210,6 +216,20 @@ class Acquisition:
         gain = _improvement(model.predict(candidates), prices, value.max())
         calls = self._new_calls(measured, candidates)
         return candidates[int(np.argmax(np.round(gain / (1 + calls), DECIMALS)))]
+
+    def _explored(
+        self,
+        measured: Sequence[Architecture],
+        known: Collection[Architecture],
+        rng: random.Random,
+        price: PriceOf,
+    ) -> Architecture | None:
+        """Return the draw that costs least: where none promises more than another, that decides."""
+        drawn = self._candidates((), rng, n_drawn=self._n_drawn(len(measured)))
+        new = [one for one in drawn if one not in known]
+        calls = self._new_calls(measured, new)
+        costs = [(price(one), n) for one, n in zip(new, calls.tolist(), strict=True)]
+        return new[costs.index(min(costs))] if new else None
 
     def _drawn(
         self,
@@ -220,12 +240,14 @@ class Acquisition:
         n_measured: int,
     ) -> list[Architecture]:
         """Return neighbours of the best, and others at random; fewer in a late trial."""
-        is_late = len(some) < n_measured
-        n_drawn = min(N_DRAWN_LATER, self.n_drawn) if is_late else self.n_drawn
+        n_drawn = self._n_drawn(n_measured)
         if not isinstance(self.space, ProgramSpace):
             return self._candidates(best, rng, n_drawn=n_drawn)
         found = _in_turn(self.space, best, some, rng, n_drawn=n_drawn, turn=n_measured)
         return list(dict.fromkeys(map(self.canonical, found)))
+
+    def _n_drawn(self, n_measured: int) -> int:
+        return self.n_drawn if n_measured <= MOST_LEARNED else min(N_DRAWN_LATER, self.n_drawn)
 
     def _unknown(self, known: Collection[Architecture], rng: random.Random) -> Architecture | None:
         """Return any architecture that is not known: a draw, or a neighbour of what is known."""

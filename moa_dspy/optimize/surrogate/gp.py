@@ -254,6 +254,7 @@ OWN_WEIGHTS: Final = (0.01, 0.02, 0.04, 0.08)
 FIRST_WEIGHT: Final = 0.03
 _SWEEPS = 2
 _OWN = "own"
+_FEWEST_LEFT_OUT = 3
 _MEAN_VARIANCE = 1.0
 _BORDER = 1e9
 """Above any quadratic form: what is its own gives every score a variance of 1e-4 or more."""
@@ -310,6 +311,28 @@ class SurrogateModel:
     def fitted(self) -> FeatureMatrix:
         """Return the means of the measured architectures, as ``predict`` does, in less time."""
         return np.asarray(self._prior(self.weights) @ self._alpha, np.float64)
+
+    def left_out(self) -> FeatureMatrix:
+        """Return by how much each score is missed by the model of all the others.
+
+        With the same weights; no other fit is needed (Rasmussen & Williams 2006, eq. 5.12).
+        """
+        from scipy.linalg import solve_triangular
+
+        half = solve_triangular(self._factor, np.eye(len(self._y)), lower=True, check_finite=False)
+        return np.asarray(self._alpha / (half**2).sum(0), np.float64)
+
+    def beats_mean(self, places: Sequence[int]) -> bool:
+        """True if it predicts these scores, each left out, better than the mean of the others does.
+
+        Of fewer than three scores nothing is known, and that is taken for true.
+        """
+        if len(places) < _FEWEST_LEFT_OUT:
+            return True
+        missed, scores = self.left_out()[places], self._y[places]
+        by_mean = (scores - scores.mean()) * len(places) / (len(places) - 1)
+        # Rounded, as all that is compared: the last digits depend on the machine.
+        return round(float(missed @ missed), 10) < round(float(by_mean @ by_mean), 10)
 
     def gains(self, incumbent: Architecture) -> tuple[FeatureMatrix, FeatureMatrix]:
         """Return by how much each measured architecture beats ``incumbent``, and the sd of that."""

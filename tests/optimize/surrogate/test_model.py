@@ -186,3 +186,37 @@ def test_gains_hold_the_truth_as_often_as_they_say() -> None:
         n += len(misses)
     # 960 gains, 24 of each world against one incumbent: the error of the share is near 0.02.
     assert 0.88 <= hits / n <= 0.99
+
+
+def test_a_score_is_left_out_as_if_it_had_not_been_measured() -> None:
+    known = drawn(12)
+    # One number each: the error of a score does not depend on the others then.
+    scores = np.array([[strength(one)] for one in known]) + seen([0.0] * 12, n_rows=1, seed=2)
+    model = SurrogateModel(kernels(), known, scores)
+    for place, one in enumerate(known):
+        others = [other for other in known if other is not one]
+        without = SurrogateModel(
+            kernels(), others, np.delete(scores, place, axis=0), weights=model.weights
+        )
+        missed = scores[place, 0] - without.predict([one]).mean[0]
+        assert model.left_out()[place] == pytest.approx(missed, abs=1e-6)
+
+
+def test_a_model_beats_the_mean_where_there_is_something_to_be_learned() -> None:
+    known = drawn(40)
+    learned = seen([strength(one) for one in known], n_rows=200, seed=1)
+    assert SurrogateModel(kernels(), known, learned).beats_mean(range(40))
+    own = np.random.default_rng(3).normal(0.5, 0.1, 40).tolist()
+    nothing = [
+        SurrogateModel(
+            kernels(), known, seen(np.roll(own, turn).tolist(), n_rows=200, seed=1)
+        ).beats_mean(range(40))
+        for turn in range(0, 40, 4)
+    ]
+    # Of scores that have nothing to do with who sits where, luck explains something at times.
+    assert sum(nothing) < len(nothing) / 2
+
+
+def test_of_two_scores_no_model_is_doubted() -> None:
+    known = drawn(2)
+    assert SurrogateModel(kernels(), known, np.array([[0.1], [0.9]])).beats_mean([0, 1])

@@ -10,7 +10,7 @@ import pytest
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.space import SearchSpace
 from moa_dspy.optimize.surrogate.acquisition import Acquisition, nodes_of
-from moa_dspy.optimize.surrogate.gp import Kernels, Traits
+from moa_dspy.optimize.surrogate.gp import Kernels, SurrogateModel, Traits
 from tests.optimize.surrogate.worlds import NAMES, STRENGTH, kernels, unlike
 
 SPACE = SearchSpace(NAMES, combines=("synthesize",), max_depth=1, max_width=3)
@@ -141,3 +141,22 @@ def test_a_price_keeps_the_search_to_what_is_cheap() -> None:
     cheap = searched(0, 20, price=lambda one: 0.1 * one.calls)
     dear = searched(0, 20)
     assert sum(one.calls for one in cheap) < sum(one.calls for one in dear)
+
+
+def test_where_the_model_predicts_nothing_what_costs_least_is_tried_first() -> None:
+    space = SearchSpace(NAMES, combines=("synthesize", "vote"), max_depth=1, max_width=3)
+    singles = [Architecture.single(name) for name in NAMES]
+    mixtures = [one for one in (space.draw(random.Random(n)) for n in range(60)) if one.layers]
+    known = [*singles, *dict.fromkeys(one for one in mixtures if one.combine == "synthesize")]
+    rng, blind = np.random.default_rng(0), 0
+    for _ in range(10):
+        # A score of its own for each, whoever sits where.
+        scores = rng.normal(0.5, 0.1, (len(known), 1)) + rng.normal(0, 0.01, (len(known), N_ROWS))
+        model = SurrogateModel(kernels(), known, scores)
+        if not model.beats_mean(range(len(singles), len(known))):
+            proposed = proposer(space=space).propose(known, scores)
+            # Votes of what the single agents said ask nothing; most draws that are left ask one.
+            assert proposed is not None
+            assert proposed.combine == "vote"
+            blind += 1
+    assert blind > 5

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from moa_dspy.winrate import Coefficients, GamedRows, length_controlled, standardised_length_gaps
 from tests.bench.made_up_answers import write_letters
+from tests.bench.walks import forward
 
 Vector = NDArray[np.float64]
 BENCH = Path(__file__).parent
@@ -301,3 +302,13 @@ def test_search_quality_prints_the_honesty_of_our_number_alone(tmp_path: Path) -
     assert (row["pool"], row["dev"], row["splits"]) == ("all", 30, 2)
     assert 0 <= row["coverage"] <= 1
     assert "rows" not in printed
+
+
+@pytest.mark.slow
+def test_the_walk_of_a_question_begins_at_the_mixture_and_ends_at_the_endpoint() -> None:
+    walk = forward()
+    assert {"mixture.py", "plan.py", "seats.py", "calls/lm/endpoint.py"} <= set(walk.files)
+    # The server of the test runs beside, and no file of a search is on the way.
+    assert not [name for name in walk.files if name.startswith(("optimize/", "serve/"))]
+    assert len(walk.files) <= 30
+    assert ("plan.py", "aggregators.py") in walk.hops

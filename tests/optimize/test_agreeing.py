@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize import Limits, ModelSearch, SearchSpace
 from moa_dspy.optimize.report import result_lines
+from moa_dspy.optimize.result import StudyResult
 from moa_dspy.optimize.study_file import StudyFile, read_study
 from moa_dspy.testing import scripted_pool
 
@@ -87,7 +89,29 @@ def test_what_is_as_good_as_the_pick_for_fewer_calls_is_said(
     (line,) = [line for line in result_lines(result) if line.startswith("Same accuracy")]
     assert line.startswith("Same accuracy for 14 % fewer calls: e0 + e1 + e2 > vote(e0), ")
     assert line.endswith("against the pick on 20 test questions, so not worse by 20.0 points.")
-    assert not searched(fails_on, rows, student, objectives=("win_rate",)).result.savings
+    # No vote of three is in the space, so val has no cross-fitted difference to one.
+    assert result.for_less is None
+    assert not any(line.startswith("For less") for line in result_lines(result))
+    chosen = replace(result, for_less="e0 + e1 + e2 > vote(e0)")
+    assert StudyResult.from_json(chosen.to_json()).for_less == chosen.for_less
+    (line,) = [line for line in result_lines(chosen) if line.startswith("For less")]
+    head = "For less, no worse than the pick on val: e0 + e1 + e2 > vote(e0): 100.0 %, 2.4 calls, "
+    assert line.startswith(head)
+    alone = searched(fails_on, rows, student, objectives=("win_rate",)).result
+    assert (alone.savings, alone.for_less) == ({}, None)
+
+
+def test_a_lead_is_tried_where_it_asks_fewest(fails_on: Make, rows: Make, student: Make) -> None:
+    objectives = ("win_rate", "calls")
+    found = searched(fails_on, rows, student, lead=(0.5, 0.6), objectives=objectives).result
+    known = {Architecture.parse(one.architecture): one for one in found.trials}
+    # Two lead by 2 of 3, and after 1 : 1 one by 1 of 2: two calls on three fifths, else three.
+    leads = known[Architecture.parse("e0 + e1 + e2 + e3 + e4 > vote(e0; lead=0.5)")]
+    assert leads.score == 1.0
+    assert leads.calls == pytest.approx(2.4)
+    assert Architecture.parse(FIRST_TWO) not in known
+    with pytest.raises(StudyError, match=r"`space.lead` must be numbers between 0 and 1, .* 1\.5"):
+        SearchSpace(("a", "b"), lead=(0.5, 1.5))
 
 
 def test_where_only_the_score_counts_none_is_tried(

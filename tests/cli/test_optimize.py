@@ -117,7 +117,7 @@ combines = ["vote"]
 max_depth = 1
 max_width = 3
 [search]
-n_trials = 12
+n_trials = 14
 objectives = ["win_rate", "usd"]
 min_gain = 0.2
 [limits]

@@ -147,7 +147,7 @@ class Acquisition:
 
     While the model predicts the mixtures that were measured, each left out in turn, no better than
     the mean of the others does, none promises more than another: of random draws that is
-    proposed which costs least.
+    proposed which takes the fewest new calls.
 
     Args:
         space: What may be proposed.
@@ -207,7 +207,7 @@ class Acquisition:
         first = np.argsort(-np.round(value, DECIMALS), kind="stable")[:N_BEST]
         best = [some[place] for place in first]
         if not model.beats_mean([place for place, one in enumerate(some) if one.layers]):
-            return self._explored(measured, known, rng, price)
+            return self._explored(measured, known, rng)
         drawn = self._drawn(best, some, rng, n_measured=len(measured))
         candidates = [one for one in drawn if one not in known]
         if not candidates:
@@ -222,14 +222,14 @@ class Acquisition:
         measured: Sequence[Architecture],
         known: Collection[Architecture],
         rng: random.Random,
-        price: PriceOf,
     ) -> Architecture | None:
-        """Return the draw that costs least: where none promises more than another, that decides."""
+        """Return the draw that takes the fewest new calls, where none promises more than another.
+
+        Of as many, the first drawn: what a question would cost the user says nothing of scores.
+        """
         drawn = self._candidates((), rng, n_drawn=self._n_drawn(len(measured)))
         new = [one for one in drawn if one not in known]
-        calls = self._new_calls(measured, new)
-        costs = [(price(one), n) for one, n in zip(new, calls.tolist(), strict=True)]
-        return new[costs.index(min(costs))] if new else None
+        return new[int(self._new_calls(measured, new).argmin())] if new else None
 
     def _drawn(
         self,

@@ -143,7 +143,7 @@ def test_a_price_keeps_the_search_to_what_is_cheap() -> None:
     assert sum(one.calls for one in cheap) < sum(one.calls for one in dear)
 
 
-def test_where_the_model_predicts_nothing_what_costs_least_is_tried_first() -> None:
+def test_where_the_model_predicts_nothing_few_new_calls_are_taken() -> None:
     space = SearchSpace(NAMES, combines=("synthesize", "vote"), max_depth=1, max_width=3)
     singles = [Architecture.single(name) for name in NAMES]
     mixtures = [one for one in (space.draw(random.Random(n)) for n in range(60)) if one.layers]

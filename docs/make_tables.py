@@ -55,7 +55,7 @@ def table(result: dict[str, Any]) -> str:
     lines += [_line(row, result["differences"].get(name)) for name, row in result["test"].items()]
     facts = (
         f"Optimism of the val score: {100 * result['optimism']:.1f} points. "
-        f"{len(result['trials'])} architectures measured. "
+        f"{len(result['trials'])} architectures measured; the space has {result['space_size']:,}. "
         "In brackets: intervals, 95 % of scores; "
         f"of differences {_level(result)} %, "
         "that of the best single agent as the verdict tests it, those of other rows all at once."

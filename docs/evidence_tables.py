@@ -204,7 +204,7 @@ def losses() -> str:
 def finding_out() -> str:
     """Return what it takes to know that a mixture does not pay: of the singles, and in all."""
     heads = ["study", "calls of the single agents", "their usd, nominal", "architectures measured"]
-    heads += ["calls of the whole study", "at most: calls", "usd, nominal"]
+    heads += ["calls of the whole study", "foretold: calls", "usd, nominal"]
     lines = []
     for name, title in LOSSES.items():
         run = stored(name)

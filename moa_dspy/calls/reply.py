@@ -26,6 +26,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 _TAGS: Final = {
@@ -163,6 +164,7 @@ def _split_unopened(text: str, request: str, is_whole: bool, is_opened: bool) ->
     return SplitReply("", text)
 
 
+@lru_cache(maxsize=16)  # asked at every piece of a stream
 def _field_pattern(request: str) -> re.Pattern[str] | None:
     """Return what begins the first output field of an answer, or None where the text is all of it.
 

@@ -22,6 +22,7 @@ from moa_dspy.optimize.early_facts import AgentCosts, Cost, StudyEstimate
 from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.forecast import StudyPlan
 from moa_dspy.optimize.options import SearchOptions
+from moa_dspy.optimize.played import TOKENS_PER_COUNTED, counted_rows
 from moa_dspy.optimize.prompts.joint import with_prompts
 from moa_dspy.optimize.shares import AgentEstimate, rounded_up, smallest_limit
 from moa_dspy.optimize.singles import plan_of
@@ -32,12 +33,8 @@ from moa_dspy.references import count_tokens
 from moa_dspy.vendors import Price
 
 LEVELS: Final = ("low", "likely", "high")
-_TOKENS_PER_COUNTED: Final = {"low": 1 / 1.9, "likely": 1 / 1.35, "high": 1.0}
-"""``count_tokens`` counts 1.0 to 1.9 times what tokenizers do."""
 _SHORT_TOKENS: Final = 10
 """Of a reply: up to here right answers are taken to be equal, and not worded by each agent."""
-_MOST_COUNTED: Final = 50
-"""Rows whose prompts are counted; of more, evenly spaced ones."""
 _TOKENS_OF_A_FIELD: Final = 12
 """Marks around an output in a reply of DSPy's chat format."""
 _TOKENS_OF_REASONING: Final = 120
@@ -186,7 +183,7 @@ def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
         prepared.study.make_search(pool, prepared.metric).options, whole, prepared.splits.train
     )
     # One adapter speaks for all agents, so the rows are counted once.
-    counted = prepared.splits.val[:: max(1, len(prepared.splits.val) // _MOST_COUNTED)]
+    counted = counted_rows(prepared.splits.val)
     tokens = fmean(_prompt_tokens(prepared, whole, counted)), fmean(_answer_tokens(prepared))
     agents = tuple(
         _estimate(prepared, options, name, student, *tokens) for name in options.space.agents
@@ -224,19 +221,18 @@ def _estimate(
     extra = 0.0 if is_plain else float(_TOKENS_OF_A_FIELD * (n_outputs + 1))
     extra += _TOKENS_OF_REASONING if module == "chain_of_thought" else 0.0
     replies = {
-        "low": min(most, 1 + reply * _TOKENS_PER_COUNTED["low"]),
+        "low": min(most, 1 + reply * TOKENS_PER_COUNTED["low"]),
         # A model says a little more than what is right.
-        "likely": min(most, 2 + 1.5 * reply * _TOKENS_PER_COUNTED["likely"] + extra),
+        "likely": min(most, 2 + 1.5 * reply * TOKENS_PER_COUNTED["likely"] + extra),
         "high": most,
     }
-    prompts = {level: prompt * factor for level, factor in _TOKENS_PER_COUNTED.items()}
+    prompts = {level: prompt * factor for level, factor in TOKENS_PER_COUNTED.items()}
     turns = fmean(_n_turns(prepared, row) for row in _counted(prepared))
     return AgentEstimate(name, options.pool.price(name), prompts, replies, turns=turns)
 
 
 def _counted(prepared: PreparedStudy) -> Sequence[dspy.Example]:
-    rows = (*prepared.splits.val, *prepared.splits.test)
-    return rows[:: max(1, len(rows) // _MOST_COUNTED)]
+    return counted_rows((*prepared.splits.val, *prepared.splits.test))
 
 
 def _prompt_tokens(
@@ -338,7 +334,7 @@ def _probed(
     }
     prompts = {"low": 0.9, "likely": 1.0, "high": 1.1}
     # The prompt of a mean row is as much longer as the rows are.
-    usual = agent.prompt_tokens["likely"] - n_counted * _TOKENS_PER_COUNTED["likely"]
+    usual = agent.prompt_tokens["likely"] - n_counted * TOKENS_PER_COUNTED["likely"]
     billed = max(1.0, response.prompt_tokens + usual)
     return replace(
         found,

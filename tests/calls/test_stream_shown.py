@@ -50,17 +50,24 @@ async def shown(pool: Pool, adapter: Any, *, is_async: bool) -> tuple[list[str],
 def test_a_user_sees_the_field_and_no_marker_however_the_endpoint_splits(
     adapter: str, split: str, is_async: bool
 ) -> None:
-    how, written = ADAPTERS[adapter]
-    with serving(Reply(written(VALUE), split=SPLITS[split])) as server:
+    _, written = ADAPTERS[adapter]
+    chunks = shown_twice(written(VALUE), adapter, split, is_async=is_async)
+    assert len(chunks) > 5, "a stored answer comes in pieces as well"
+
+
+def shown_twice(text: str, adapter: str, split: str, *, is_async: bool) -> list[str]:
+    """Return the chunks that are shown of a stored answer; it and the first show the value."""
+    chunks: list[str] = []
+    with serving(Reply(text, split=SPLITS[split])) as server:
         pool = Pool([Agent(name="a", model="openai/x", api_base=server.url)])
         for _ in range(2):  # from the endpoint, and from the store
-            chunks, answer = asyncio.run(shown(pool, how, is_async=is_async))
+            chunks, answer = asyncio.run(shown(pool, ADAPTERS[adapter][0], is_async=is_async))
             assert answer == VALUE
             # DSPy shows a JSON field as JSON.
             seen = json.loads("".join(chunks)) if adapter == "json" else "".join(chunks)
             assert seen == VALUE
-        assert len(chunks) > 5, "a stored answer comes in pieces as well"
         assert len(server.bodies) == pool.calls.ledger.spending.made == 1
+    return chunks
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -69,15 +76,8 @@ def test_a_user_sees_the_field_and_no_marker_however_the_endpoint_splits(
 def test_a_thought_with_a_closing_tag_only_is_set_apart_in_the_very_first_stream(
     adapter: str, split: str, is_async: bool
 ) -> None:
-    how, written = ADAPTERS[adapter]
+    _, written = ADAPTERS[adapter]
     text = f"France, so {{it}} is\nParis.\n</think>\n\n{written(VALUE)}"
     if adapter == "json":  # A brace in a thought may be the beginning of the answer.
         text = text.replace("{it}", "it")
-    with serving(Reply(text, split=SPLITS[split])) as server:
-        pool = Pool([Agent(name="a", model="openai/x", api_base=server.url)])
-        for _ in range(2):
-            chunks, answer = asyncio.run(shown(pool, how, is_async=is_async))
-            assert answer == VALUE
-            seen = json.loads("".join(chunks)) if adapter == "json" else "".join(chunks)
-            assert seen == VALUE
-        assert len(server.bodies) == pool.calls.ledger.spending.made == 1
+    shown_twice(text, adapter, split, is_async=is_async)

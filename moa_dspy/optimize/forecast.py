@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
+from statistics import fmean
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +23,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget
 from moa_dspy.optimize.early_facts import AgentCosts, Cost, StudyEstimate
 from moa_dspy.optimize.played import (
-    MOST_PROPOSED,
+    READERS,
     PlayedAnswer,
     PlayedAnswers,
     PlayedRace,
@@ -50,7 +51,7 @@ from moa_dspy.waves import Waves
 MOST_DRAWN: Final = 300
 """Architectures drawn at most; of more, each is taken to ask as much as the last of these."""
 _ROWS: Final = 12  # on which a play asks; costs are scaled up to all
-_MOST_PLAYS, _FEWEST_PLAYS = 12, 5
+_MOST_PLAYS, _FEWEST_PLAYS = 15, 5
 _PLAYED: Final = 1_500
 """Architectures of all plays together: as many plays as that allows."""
 _ENDS: Final = (0.1, 0.9)
@@ -64,7 +65,6 @@ _TASKS: Final = {"select": RANK, "knockout": RANK, "fuse": ANALYSE}
 _TOKENS_PER_WORD: Final = 1.2
 """Of English instructions, to common tokenizers (cl100k: 1.17 to 1.19 for those of here)."""
 _MARK_TOKENS: Final = 5.0  # around a reference: its number and quotes
-_MOST_SEARCHES: Final = 3
 _RANKER_TOKENS: Final = 2.0  # of a reply that is a number
 
 _Scores = NDArray[np.float64]
@@ -153,15 +153,18 @@ class StudyPlan:
     def answers(self, number: int) -> PlayedAnswers:
         """Return the answers of a play: those of val, or made up by its number."""
         if self.scores:
-            return self._known_answers
-        seeds, is_short = (self.seed, number), self.has_short_answers
-        return made_up_answers(list(self.agents), self.n_val, seeds, has_short_answers=is_short)
+            found = self._known_answers
+        else:
+            seeds, is_short = (self.seed, number), self.has_short_answers
+            found = made_up_answers(
+                list(self.agents), self.n_val, seeds, has_short_answers=is_short
+            )
+        return found.with_reader(READERS[number % len(READERS)])
 
     @cached_property
     def searches(self) -> tuple[_PlayedSearch, ...]:
         """A few searches, of which every play takes one."""
-        n = max(1, min(_MOST_SEARCHES, MOST_PROPOSED // max(1, self.n_measured)))
-        return tuple(_PlayedSearch(self, number) for number in range(n))
+        return tuple(_PlayedSearch(self, number) for number in range(len(READERS)))
 
     def with_costs(self, agents: Mapping[str, AgentCosts]) -> StudyPlan:
         """Return the plan at other costs; what is tried is taken to be the same."""
@@ -182,12 +185,24 @@ class StudyPlan:
         singles = plays[0]["single agents"]
         done = singles if self.scores else Cost(calls=singles.calls)
         is_known = {"single agents": done, "all": done}
-        usual = [play for number, play in enumerate(plays) if not self.finds_prompt(number)]
-        mean = {n: sum((one[n] for one in usual), Cost()) * (1 / len(usual)) for n in plays[0]}
         return {
             name: _ranged(likely, [one[name] for one in plays], is_known.get(name, Cost()))
-            for name, likely in mean.items()
+            for name, likely in _middle(plays).items()
         }
+
+
+def _middle(plays: Sequence[Mapping[str, Cost]]) -> dict[str, Cost]:
+    """Return the mean stages of the plays in the middle, so that they add up to what is likely.
+
+    In each unit the middle third by what the whole study takes: near the median of the plays.
+    """
+    found: dict[str, dict[str, float]] = {name: {} for name in plays[0]}
+    for unit in _ERRORS:
+        ordered = sorted(plays, key=lambda play: getattr(play["all"], unit))
+        some = ordered[(len(plays) - 1) // 3 : len(plays) - (len(plays) - 1) // 3]
+        for name, costs in found.items():
+            costs[unit] = fmean(getattr(play[name], unit) for play in some)
+    return {name: Cost(**costs) for name, costs in found.items()}
 
 
 def _ranged(likely: Cost, costs: Sequence[Cost], done: Cost) -> tuple[Cost, Cost, Cost]:

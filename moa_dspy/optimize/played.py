@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
+from copy import copy
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from statistics import fmean
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,17 +100,28 @@ class _Words:
         return (self._partners[name][0], meaning)
 
 
+Reader = Literal["any", "own", "most", "right", "new"]
+READERS: Final[tuple[Reader, ...]] = get_args(Reader)
+"""Habits of agents that read others, which nothing that they said alone tells: each repeats a
+random one of what it reads and its own answer, keeps its own, follows most, finds the right one
+wherever one is right, or often says something else, which is wrong."""
+_FOUND: Final = 0.9
+"""Share of the rows on which a right answer among those read is found, where it is looked for."""
+_SAYS_NEW: Final = 0.3
+"""Share of the rows on which a reader says something else."""
+
+
 class PlayedAnswers:
     """Made-up answers on the rows of val: those of agents alone, and after they read others.
 
-    Who reads means what a random one of those it reads means, or what it means alone, as the
-    races take it; another sample of an agent means the same as often as two agents do. What is
-    meant is said in the agent's own words.
+    Another sample of an agent means the same as often as two agents do. What is meant is said in
+    the agent's own words.
 
     Args:
         scores: Of the single agents, row by row.
         replies: What each said, equal where a reader reads the same.
         ballots: What a vote counts there.
+        reader: How an agent takes what it reads.
     """
 
     def __init__(
@@ -116,7 +129,9 @@ class PlayedAnswers:
         scores: Mapping[str, Sequence[float] | _Vector],
         replies: Mapping[str, Sequence[Hashable]],
         ballots: Mapping[str, Sequence[Hashable]],
+        reader: Reader = "any",
     ) -> None:
+        self.reader: Reader = reader
         self.scores = {name: np.asarray(found, np.float64) for name, found in scores.items()}
         self.replies, self._ballots = replies, ballots
         self._meant = {
@@ -133,6 +148,12 @@ class PlayedAnswers:
         ]
         self._agreement = sum(equal) / len(equal) if equal else 0.0
 
+    def with_reader(self, reader: Reader) -> PlayedAnswers:
+        """Return the same answers of single agents, read in another way."""
+        found = copy(self)
+        found.reader = reader
+        return found
+
     def alone(self, name: str, row: int) -> PlayedAnswer:
         """Return the answer of an agent that has read nothing."""
         return PlayedAnswer(
@@ -144,12 +165,38 @@ class PlayedAnswers:
     ) -> PlayedAnswer:
         """Return an answer of an agent that has read others, or is asked another time."""
         own = self._meant[name][row]
+        if read and self.reader == "own":
+            return self.alone(name, row)
         if read:
-            meaning = rng.choice([own, *(one.meaning for one in read)])
+            meaning = self._taken([own, *(one.meaning for one in read)], rng)
         else:
             meaning = own if rng.random() < self._agreement else ("new", rng.random())
         text, ballot = (words.of(name, row, meaning, rng) for words in (self._texts, self._votes))
         return PlayedAnswer(text, ballot, meaning)
+
+    def _taken(self, meanings: Sequence[Hashable], rng: random.Random) -> Hashable:
+        """Return what a reader means, of its own answer and of those it reads."""
+        taken, chance = rng.choice(meanings), rng.random()
+        if self.reader == "most":
+            return Counter(meanings).most_common(1)[0][0]
+        if self.reader == "right" and _RIGHT in meanings and chance < _FOUND:
+            return _RIGHT
+        return ("new", chance) if self.reader == "new" and chance < _SAYS_NEW else taken
+
+    def read_by(self, seats: Sequence[str], hands: Sequence[str], rng: Any) -> _Vector:
+        """Draw the scores of mixtures whose last layer and last step are of these agents."""
+        table = np.array([self.scores[name] for name in (*seats, *hands)])
+        n_rows = table.shape[1]
+        last = table[-len(hands) :] if hands and self.reader == "own" else table
+        found: _Vector = last[rng.integers(len(last), size=n_rows), range(n_rows)]
+        chances = rng.random(n_rows)
+        if self.reader == "most":
+            meant = [[self._meant[name][row] for name in (*seats, *hands)] for row in range(n_rows)]
+            most = [one.index(Counter(one).most_common(1)[0][0]) for one in meant]
+            found = table[most, range(n_rows)]
+        if self.reader == "right":
+            found = np.where(chances < _FOUND, table.max(0), found)
+        return np.where(chances < _SAYS_NEW, 0.0, found) if self.reader == "new" else found
 
     def voted(self, vote: Architecture) -> _Vector:
         """Return the scores of a vote of single agents; who decides ties comes first."""
@@ -172,7 +219,7 @@ class PlayedAnswers:
 
 
 class PlayedRace:
-    """Made-up races: a mixture is taken to answer as a random one of its seats, row by row.
+    """Made-up races: a mixture is taken to answer as its readers do, row by row.
 
     What votes of single agents answer is known.
 
@@ -197,7 +244,7 @@ class PlayedRace:
         self._race = Race(2 * n_trials, max(len(self._looks), 1))
         self._must_cost_less = must_cost_less
         self._whole: dict[Architecture, _Vector] = {}
-        self._drawn: dict[tuple[str, ...], _Vector] = {}
+        self._drawn: dict[tuple[tuple[str, ...], ...], _Vector] = {}
         self._scores: dict[Architecture, _Vector] = {}
         self._rows: dict[Architecture, int] = {}
         self._rng = np.random.default_rng([seed % 2**32 for seed in seeds])
@@ -210,14 +257,13 @@ class PlayedRace:
         if _is_plain_vote(one):
             self._put(key, self._answers.voted(one))
             return self._whole[key]
-        seats = [name for layer in (*one.layers[-1:], *one.last_rounds) for name in layer]
-        # Mixtures that read the same, and end in the same hands, answer alike.
-        ends = tuple(sorted(seats))
+        # Mixtures that read the same, and end in the same hands, answer alike. What is right
+        # anywhere may be found in every layer after it.
+        layers = one.layers if self._answers.reader == "right" else one.layers[-1:]
+        read, hands = (tuple(sorted(chain(*n))) for n in (layers, one.last_rounds))
+        ends = (read, hands)
         if ends not in self._drawn:
-            table = np.array([self._singles[name] for name in ends])
-            n_rows = table.shape[1]
-            places = self._rng.integers(len(ends), size=n_rows)
-            self._drawn[ends] = table[places, range(n_rows)]
+            self._drawn[ends] = self._answers.read_by(read, hands, self._rng)
         found = self._drawn[ends]
         self._put(key, found)
         return found
@@ -247,9 +293,9 @@ class PlayedRace:
         return max(among.values(), key=lambda found: float(found.mean()))
 
     def ordered(self, among: Iterable[Architecture]) -> list[Architecture]:
-        """Return those of these that were measured on all rows, the best first."""
+        """Return those of these that were measured on all rows, the best first, of ties few calls."""
         whole = [one for one in among if one in self._whole]
-        return sorted(whole, key=lambda one: -float(self._whole[one].mean()))
+        return sorted(whole, key=lambda one: (-round(self._whole[one].mean(), 12), one.calls))
 
     def best(self, among: Iterable[Architecture] | None = None) -> Architecture | None:
         """Return the best of these that were measured on all rows; None is of all."""
@@ -290,7 +336,7 @@ def made_up_answers(
 
 MOST_PROPOSED: Final = 60
 """Played proposals by the search's own rule: 15 ms each."""
-_N_DRAWN: Final = 50
+_N_DRAWN: Final = 20
 """Draws beside neighbours of which such a proposal is the best: a search looks at more."""
 _N_CANDIDATES: Final = 12
 """Neighbours, and draws, of which a proposal by another rule is one."""

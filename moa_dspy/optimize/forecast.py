@@ -122,8 +122,8 @@ class StudyPlan:
     seed: int = 0
 
     def finds_prompt(self, number: int) -> bool:
-        """True if a play's tuning finds a new prompt: in one of three, as most keep their own."""
-        return self.effort is not None and self.effort.mixtures > 0 and number % 3 == 2
+        """True if a play's tuning finds a new prompt: in one of four, as most keep their own."""
+        return self.effort is not None and self.effort.mixtures > 0 and number % 4 == 3
 
     @cached_property
     def random_ones(self) -> dict[bool, list[Architecture]]:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
-from statistics import fmean
 from typing import Any, Final
 
 import numpy as np
@@ -21,9 +20,9 @@ from numpy.typing import NDArray
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget
-from moa_dspy.optimize.early_facts import AgentCosts, Cost, StudyEstimate
+from moa_dspy.optimize.early_facts import AgentCosts, Cost, StudyEstimate, middle_of
 from moa_dspy.optimize.played import (
-    READERS,
+    READING_HABITS,
     PlayedAnswer,
     PlayedAnswers,
     PlayedRace,
@@ -41,10 +40,7 @@ from moa_dspy.optimize.space.programs import (
 )
 from moa_dspy.optimize.space.rules import OWN_PROMPT
 from moa_dspy.optimize.space.space import SearchSpace
-from moa_dspy.optimize.surrogate.acquisition import (
-    Acquisition,
-    single_agents,
-)
+from moa_dspy.optimize.surrogate.acquisition import Acquisition, single_agents
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE, ANALYSE, RANK, REFERENCES_HEADING
 from moa_dspy.waves import Waves
 
@@ -81,6 +77,7 @@ class StudyPlan:
         n_val: Val rows.
         n_test: Test rows.
         num_threads: Questions answered at the same time.
+        own_seconds: Of a call, beside what is waited for its answer: this process works on it.
         given: What is tried before anything is proposed, in order.
         tested: Baselines that are compared on test whatever is picked.
         n_free: Trials for votes of the single agents' answers, which ask nothing.
@@ -105,6 +102,7 @@ class StudyPlan:
     n_val: int
     n_test: int
     num_threads: int = 1
+    own_seconds: float = 0.0
     given: Sequence[Architecture] = ()
     tested: Sequence[Architecture] = ()
     n_free: int = 0
@@ -159,12 +157,12 @@ class StudyPlan:
             found = made_up_answers(
                 list(self.agents), self.n_val, seeds, has_short_answers=is_short
             )
-        return found.with_reader(READERS[number % len(READERS)])
+        return found.with_habit(READING_HABITS[number % len(READING_HABITS)])
 
     @cached_property
     def searches(self) -> tuple[_PlayedSearch, ...]:
         """A few searches, of which every play takes one."""
-        return tuple(_PlayedSearch(self, number) for number in range(len(READERS)))
+        return tuple(_PlayedSearch(self, number) for number in range(len(READING_HABITS)))
 
     def with_costs(self, agents: Mapping[str, AgentCosts]) -> StudyPlan:
         """Return the plan at other costs; what is tried is taken to be the same."""
@@ -187,22 +185,8 @@ class StudyPlan:
         is_known = {"single agents": done, "all": done}
         return {
             name: _ranged(likely, [one[name] for one in plays], is_known.get(name, Cost()))
-            for name, likely in _middle(plays).items()
+            for name, likely in middle_of(plays).items()
         }
-
-
-def _middle(plays: Sequence[Mapping[str, Cost]]) -> dict[str, Cost]:
-    """Return the mean stages of the plays in the middle, so that they add up to what is likely.
-
-    In each unit the middle third by what the whole study takes: near the median of the plays.
-    """
-    found: dict[str, dict[str, float]] = {name: {} for name in plays[0]}
-    for unit in _ERRORS:
-        ordered = sorted(plays, key=lambda play: getattr(play["all"], unit))
-        some = ordered[(len(plays) - 1) // 3 : len(plays) - (len(plays) - 1) // 3]
-        for name, costs in found.items():
-            costs[unit] = fmean(getattr(play[name], unit) for play in some)
-    return {name: Cost(**costs) for name, costs in found.items()}
 
 
 def _ranged(likely: Cost, costs: Sequence[Cost], done: Cost) -> tuple[Cost, Cost, Cost]:
@@ -229,7 +213,8 @@ def estimated(plan: StudyPlan, budget: Budget | None = None) -> StudyEstimate:
     judging = stages["judge"][1].calls if "judge" in stages else 0.0
     calls, tokens, judged = map(round, (whole.calls, whole.tokens, judging))
     found = StudyEstimate(calls, whole.usd, whole.seconds, judge_calls=judged, tokens=tokens)
-    return replace(found, low=low, high=high).within(budget or Budget())
+    likely = {n: c for n, (_, c, _) in stages.items() if n != "all" and c.calls}
+    return replace(found, low=low, high=high, stages=likely).within(budget or Budget())
 
 
 def _played_race(plan: StudyPlan, answers: PlayedAnswers, number: int) -> PlayedRace:
@@ -311,7 +296,8 @@ class _Play:
     def _cost(self, asked: PlayedRequests, scale: float) -> Cost:
         """Return the cost of so many times as many requests."""
         plan = self.plan
-        return asked.scaled(scale, num_threads=plan.num_threads, agents=plan.agents)
+        found = asked.scaled(scale, num_threads=plan.num_threads, agents=plan.agents)
+        return replace(found, seconds=found.seconds + found.calls * plan.own_seconds)
 
     def _measured(self, ones: Iterable[Architecture], race: PlayedRace | None) -> PlayedRequests:
         """Measure architectures on val until a race stops them."""

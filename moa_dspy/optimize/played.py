@@ -8,14 +8,12 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from statistics import fmean
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.data.splits import Splits
 from moa_dspy.optimize.early_facts import AgentCosts, Cost
 from moa_dspy.optimize.space.programs import MOST_REPEATS, ProgramArchitecture
 from moa_dspy.optimize.space.rules import told_apart
@@ -29,7 +27,6 @@ from moa_dspy.optimize.surrogate.acquisition import (
     single_agents,
 )
 from moa_dspy.optimize.surrogate.gp import Kernels, Traits
-from moa_dspy.references import count_tokens
 from moa_dspy.winrate.tests import FEWEST_SDS, Race, look_points
 
 _Vector = NDArray[np.float64]
@@ -100,8 +97,8 @@ class _Words:
         return (self._partners[name][0], meaning)
 
 
-Reader = Literal["any", "own", "most", "right", "new"]
-READERS: Final[tuple[Reader, ...]] = get_args(Reader)
+ReadingHabit = Literal["any", "own", "most", "right", "new"]
+READING_HABITS: Final[tuple[ReadingHabit, ...]] = get_args(ReadingHabit)
 """Habits of agents that read others, which nothing that they said alone tells: each repeats a
 random one of what it reads and its own answer, keeps its own, follows most, finds the right one
 wherever one is right, or often says something else, which is wrong."""
@@ -121,7 +118,7 @@ class PlayedAnswers:
         scores: Of the single agents, row by row.
         replies: What each said, equal where a reader reads the same.
         ballots: What a vote counts there.
-        reader: How an agent takes what it reads.
+        habit: How an agent takes what it reads.
     """
 
     def __init__(
@@ -129,9 +126,9 @@ class PlayedAnswers:
         scores: Mapping[str, Sequence[float] | _Vector],
         replies: Mapping[str, Sequence[Hashable]],
         ballots: Mapping[str, Sequence[Hashable]],
-        reader: Reader = "any",
+        habit: ReadingHabit = "any",
     ) -> None:
-        self.reader: Reader = reader
+        self.habit: ReadingHabit = habit
         self.scores = {name: np.asarray(found, np.float64) for name, found in scores.items()}
         self.replies, self._ballots = replies, ballots
         self._meant = {
@@ -148,10 +145,10 @@ class PlayedAnswers:
         ]
         self._agreement = sum(equal) / len(equal) if equal else 0.0
 
-    def with_reader(self, reader: Reader) -> PlayedAnswers:
+    def with_habit(self, habit: ReadingHabit) -> PlayedAnswers:
         """Return the same answers of single agents, read in another way."""
         found = copy(self)
-        found.reader = reader
+        found.habit = habit
         return found
 
     def alone(self, name: str, row: int) -> PlayedAnswer:
@@ -165,7 +162,7 @@ class PlayedAnswers:
     ) -> PlayedAnswer:
         """Return an answer of an agent that has read others, or is asked another time."""
         own = self._meant[name][row]
-        if read and self.reader == "own":
+        if read and self.habit == "own":
             return self.alone(name, row)
         if read:
             meaning = self._taken([own, *(one.meaning for one in read)], rng)
@@ -177,26 +174,26 @@ class PlayedAnswers:
     def _taken(self, meanings: Sequence[Hashable], rng: random.Random) -> Hashable:
         """Return what a reader means, of its own answer and of those it reads."""
         taken, chance = rng.choice(meanings), rng.random()
-        if self.reader == "most":
+        if self.habit == "most":
             return Counter(meanings).most_common(1)[0][0]
-        if self.reader == "right" and _RIGHT in meanings and chance < _FOUND:
+        if self.habit == "right" and _RIGHT in meanings and chance < _FOUND:
             return _RIGHT
-        return ("new", chance) if self.reader == "new" and chance < _SAYS_NEW else taken
+        return ("new", chance) if self.habit == "new" and chance < _SAYS_NEW else taken
 
     def read_by(self, seats: Sequence[str], hands: Sequence[str], rng: Any) -> _Vector:
         """Draw the scores of mixtures whose last layer and last step are of these agents."""
         table = np.array([self.scores[name] for name in (*seats, *hands)])
         n_rows = table.shape[1]
-        last = table[-len(hands) :] if hands and self.reader == "own" else table
+        last = table[-len(hands) :] if hands and self.habit == "own" else table
         found: _Vector = last[rng.integers(len(last), size=n_rows), range(n_rows)]
         chances = rng.random(n_rows)
-        if self.reader == "most":
+        if self.habit == "most":
             meant = [[self._meant[name][row] for name in (*seats, *hands)] for row in range(n_rows)]
             most = [one.index(Counter(one).most_common(1)[0][0]) for one in meant]
             found = table[most, range(n_rows)]
-        if self.reader == "right":
+        if self.habit == "right":
             found = np.where(chances < _FOUND, table.max(0), found)
-        return np.where(chances < _SAYS_NEW, 0.0, found) if self.reader == "new" else found
+        return np.where(chances < _SAYS_NEW, 0.0, found) if self.habit == "new" else found
 
     def voted(self, vote: Architecture) -> _Vector:
         """Return the scores of a vote of single agents; who decides ties comes first."""
@@ -259,7 +256,7 @@ class PlayedRace:
             return self._whole[key]
         # Mixtures that read the same, and end in the same hands, answer alike. What is right
         # anywhere may be found in every layer after it.
-        layers = one.layers if self._answers.reader == "right" else one.layers[-1:]
+        layers = one.layers if self._answers.habit == "right" else one.layers[-1:]
         read, hands = (tuple(sorted(chain(*n))) for n in (layers, one.last_rounds))
         ends = (read, hands)
         if ends not in self._drawn:
@@ -293,7 +290,7 @@ class PlayedRace:
         return max(among.values(), key=lambda found: float(found.mean()))
 
     def ordered(self, among: Iterable[Architecture]) -> list[Architecture]:
-        """Return those of these that were measured on all rows, the best first, of ties few calls."""
+        """Return those of these measured on all rows: the best first, of ties few calls."""
         whole = [one for one in among if one in self._whole]
         return sorted(whole, key=lambda one: (-round(self._whole[one].mean(), 12), one.calls))
 
@@ -359,13 +356,7 @@ def played_acquisition(
 ) -> Acquisition:
     """Return the rule by which a search proposes, for made-up scores.
 
-    Args:
-        space: Of the search.
-        answers: Of the single agents.
-        agents: Costs of each.
-        costs: Which of them are objectives.
-        canonical: Gives architectures the form in which they are measured.
-        seed: Of the search.
+    ``costs`` names those that are objectives.
     """
     means = {name: float(found.mean()) for name, found in answers.scores.items()}
     forecast = Forecast(
@@ -389,14 +380,7 @@ def played_trials(
 ) -> list[Architecture]:
     """Return at most ``n`` mixtures that a search tries, in order.
 
-    Args:
-        space: Of the search.
-        given: What is tried before anything is proposed.
-        n: The most.
-        race: Gives what was tried made-up scores.
-        canonical: Gives architectures the form in which they are measured.
-        acquisition: The search's own rule of proposing; None is another one.
-        rng: Of draws.
+    After the ``given`` ones they follow the search's own rule, or draws where that is None.
     """
     known = dict.fromkeys(single_agents(space))
     n_known = len(known)
@@ -463,28 +447,3 @@ class PlayedRequests:
         waits = [self.busy[name] / n for name, n in limits.items() if n is not None]
         seconds = max([self.cost.seconds / num_threads, *waits])
         return replace(self.cost, seconds=seconds) * scale
-
-
-_MOST_COUNTED: Final = 50
-TOKENS_PER_COUNTED: Final = {"low": 1 / 1.9, "likely": 1 / 1.35, "high": 1.0}
-"""``count_tokens`` counts 1.0 to 1.9 times what tokenizers do."""
-
-
-def counted_rows(rows: Sequence[Any]) -> Sequence[Any]:
-    """Return the rows whose tokens are counted: of more than fifty, evenly spaced ones."""
-    return rows[:: max(1, len(rows) // _MOST_COUNTED)]
-
-
-def tokens_beyond_val(splits: Splits) -> dict[str, float]:
-    """Return by how many tokens the inputs of train and test rows are longer than those of val."""
-    rows = {"train": splits.train, "val": splits.val, "test": splits.test}
-    means = {name: _mean_tokens(found) for name, found in rows.items() if found}
-    usual = means["val"]
-    return {name: TOKENS_PER_COUNTED["likely"] * (mean - usual) for name, mean in means.items()}
-
-
-def _mean_tokens(rows: Sequence[Any]) -> float:
-    return fmean(
-        sum(count_tokens(value) for value in row.inputs().values() if isinstance(value, str))
-        for row in counted_rows(rows)
-    )

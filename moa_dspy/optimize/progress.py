@@ -327,13 +327,13 @@ class SearchView:
 
         It is what was foretold after the single agents, at the pace at which that came true since.
         """
-        found, current = self.early and self.early.estimate, self.current_stage()
+        found, current = None if self.early is None else self.early.estimate, self.current_stage()
         if found is None or found.capped_by is not None or current is None:
             return None
         (now, seconds), taken, foretold = current, 0.0, 0.0
         made = self.spending.made - self._entered_made
-        to_come = {name: getattr(cost, unit) for name, cost in found.stages.items()}
-        if now.name not in to_come:
+        to_come: dict[str, float] = {n: getattr(cost, unit) for n, cost in found.stages.items()}
+        if now.name == "early facts" or not to_come:
             return None
         for name in (name for name in to_come if name in self.stages and name != "single agents"):
             state, is_now = self.stages[name], name == now.name

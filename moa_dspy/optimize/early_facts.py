@@ -236,6 +236,12 @@ class StudyEstimate:
         ceiling = float(getattr(limits, first))
         return replace(self, capped_by=first, ceiling=ceiling, share=shares[first])
 
+    def with_own_work(self, seconds: float) -> StudyEstimate:
+        """Return the estimate with so many seconds more, in which nothing is asked."""
+        both = (self.low, self.high)
+        low, high = (end and replace(end, seconds=end.seconds + seconds) for end in both)
+        return replace(self, seconds=self.seconds + seconds, low=low, high=high)
+
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> StudyEstimate:
         """Return the estimate that ``asdict`` made plain."""

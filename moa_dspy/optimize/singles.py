@@ -307,9 +307,8 @@ class SingleAgents:
         )
 
     def _agent_costs(self, name: str, pool: Pool) -> AgentCosts:
-        found = self.outcomes[name]
+        found, price, agent = self.outcomes[name], pool.price(name), pool[name]
         rows = [(o.calls, o.tokens, o.usd, o.seconds) for o in found]
-        price, agent = pool.price(name), pool[name]
         replies, texts = [o.reply_tokens for o in found], [_text_tokens(o) for o in found]
         per_token = (0.0, 0.0) if price is None else (price.usd(1, 0), price.usd(0, 1))
         return AgentCosts(

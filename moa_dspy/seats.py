@@ -21,7 +21,7 @@ from typing import Any, Final, TypeAlias
 import dspy
 from dspy.streaming.messages import sync_send_to_stream
 
-from moa_dspy.adapters.guard import is_verbatim, reading_adapter, reply_problem
+from moa_dspy.adapters.guard import is_streamed, is_verbatim, reading_adapter, reply_problem
 from moa_dspy.calls.reply import is_refusal
 from moa_dspy.calls.request import out_of_files
 from moa_dspy.calls.scope import CallFacts, CallScope, call_scope, current_scope, interruptible
@@ -318,7 +318,7 @@ class Seats:
     def _reading_adapter(self, agent: str) -> Any:
         # An LM that is asked as it is hands out its replies with the thoughts in them.
         as_it_is = agent in getattr(self.pool, "not_adopted", ())
-        return reading_adapter(self.adapter, sets_thoughts_apart=as_it_is)
+        return reading_adapter(self.adapter, sets_thoughts_apart=as_it_is or is_streamed())
 
     def _lm(self, question: Question, number: int | None) -> Any:
         lm = self.pool.lm(question.agent)

@@ -205,6 +205,63 @@ def _with_cached(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "usage": {**usage, "input_tokens": whole}}
 
 
+_IMPOSSIBLE: Final = -9999.0
+"""Log-probability of a token that has probability 0, as vLLM writes it."""
+
+
+def regular_choices(data: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return a reply or event whose choices have text and numbers where clients want them.
+
+    Args:
+        data: As the server sent it; content may be a list of parts there, and the
+            log-probability of an impossible token null, infinite or NaN.
+        kind: Where a choice has its content: ``message`` or ``delta``.
+    """
+    choices = data.get("choices")
+    if not isinstance(choices, list):
+        return data
+    return {**data, "choices": [_regular_choice(choice, kind) for choice in choices]}
+
+
+def _regular_choice(choice: Any, kind: str) -> Any:
+    if not isinstance(choice, dict):
+        return choice
+    message = choice.get(kind)
+    if isinstance(message, dict) and isinstance(message.get("content"), list):
+        choice = {**choice, kind: _with_text(message)}
+    logprobs = choice.get("logprobs")
+    if isinstance(logprobs, dict) and isinstance(logprobs.get("content"), list):
+        entries = [_possible(entry) for entry in logprobs["content"]]
+        choice = {**choice, "logprobs": {**logprobs, "content": entries}}
+    return choice
+
+
+def _with_text(message: dict[str, Any]) -> dict[str, Any]:
+    parts = [part for part in message["content"] if isinstance(part, dict)]
+    text = "".join(str(part.get("text") or "") for part in parts if part.get("type") == "text")
+    thought = "".join(_thought(part) for part in parts if part.get("type") == "thinking")
+    given = message.get("reasoning_content") or message.get("reasoning") or ""
+    return {**message, "content": text, "reasoning_content": f"{given}{thought}" or None}
+
+
+def _thought(part: dict[str, Any]) -> str:
+    inner = part.get("thinking")
+    if isinstance(inner, list):
+        return "".join(str(one.get("text") or "") for one in inner if isinstance(one, dict))
+    return str(inner or "")
+
+
+def _possible(entry: Any) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    value = entry.get("logprob")
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    plain = {**entry, "logprob": value if is_number else _IMPOSSIBLE}
+    if isinstance(entry.get("top_logprobs"), list):
+        plain["top_logprobs"] = [_possible(other) for other in entry["top_logprobs"]]
+    return plain
+
+
 _LONGEST_WORDS: Final = 500
 _WORDS: Final = (
     *("message", "Message", "detail", "msg", "error_description", "error", "errors", "title"),

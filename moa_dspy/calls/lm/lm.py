@@ -25,6 +25,7 @@ from moa_dspy.calls.lm.dialect import (
 )
 from moa_dspy.calls.lm.endpoint import PerLoop
 from moa_dspy.calls.lm.engine import AsyncStoredEngine, StoredEngine, lm_call_begins, lm_call_ends
+from moa_dspy.calls.lm.stream import ThoughtOpening
 from moa_dspy.calls.reply import why_no_answer
 from moa_dspy.calls.request import AgentCalls
 from moa_dspy.calls.scope import CallFacts, current_scope
@@ -190,6 +191,7 @@ def stored_lm(
         "timeout_seconds": timeout_seconds,
         "hints": hints,
         "extra_body": extra_body,
+        "opening": ThoughtOpening(caller.identity, calls.store, extra_body),
     }
     return dspy.LM(
         model,

@@ -14,16 +14,13 @@ from urllib.parse import urlsplit
 from moa_dspy.calls.call import without_odd_usage
 from moa_dspy.calls.reply import (
     REFUSAL,
-    SplitReply,
-    regular_choices,
-    split_reply,
     why_broken_off,
 )
 from moa_dspy.calls.request import AgentCalls, out_of_files
 from moa_dspy.calls.scope import DeadlineError
-from moa_dspy.dspy_internals import LiteLLMChunks, lm15, response_from_dict, response_to_dict
+from moa_dspy.dspy_internals import LiteLLMChunks, lm15, response_to_dict
 from moa_dspy.errors import MoaError, all_links
-from moa_dspy.vendors import regular_ending, server_words
+from moa_dspy.vendors import regular_choices, regular_ending, server_words
 
 _UNREADABLE: Final = (AttributeError, LookupError, TypeError, ValueError)
 """Errors that a client's parser raises at JSON of an unexpected shape."""
@@ -182,43 +179,6 @@ def _holds(reply: Mapping[str, Any]) -> bool:
         return content is None or isinstance(content, str | list)
     # Anthropic's refusal may have no content, and says so beside it.
     return bool(reply.get("stop_reason")) or any(reply.get(name) for name in _ANSWERS)
-
-
-def stored_response(text: str, *, request: str) -> tuple[Any, bool]:
-    """Return the response of a stored reply, thoughts set apart.
-
-    Args:
-        text: Canonical JSON of the response.
-        request: Canonical JSON of the request.
-
-    Returns:
-        The response, and whether its thought had a closing tag only.
-    """
-    response, split = with_thought(response_from_dict(json.loads(text)), request=request)
-    return response, split is not None and split.is_unopened
-
-
-def with_thought(response: Any, *, request: str = "") -> tuple[Any, SplitReply | None]:
-    """Return ``response`` with the thought in its text as a part of its own, if there is one.
-
-    Args:
-        response: As a client made it.
-        request: As of ``split_reply``.
-
-    Returns:
-        The response, and how its text was split; None where it has no text.
-    """
-    parts = list(response.message.parts)
-    at = next((n for n, part in enumerate(parts) if isinstance(part, lm15.TextPart)), None)
-    if at is None:
-        return response, None
-    split = split_reply(parts[at].text, request=request)
-    if not split.thought and split.answer == parts[at].text:
-        return response, split
-    thought = [lm15.ThinkingPart(text=split.thought)] if split.thought else []
-    answer = [replace(parts[at], text=split.answer)] if split.answer else []
-    kept = [*parts[:at], *thought, *answer, *parts[at + 1 :]] or [lm15.TextPart(text="")]
-    return replace(response, message=replace(response.message, parts=tuple(kept))), split
 
 
 _ODD: Final = re.compile(

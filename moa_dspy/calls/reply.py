@@ -25,7 +25,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 _TAGS: Final = {
@@ -176,11 +176,22 @@ _ALOUD: Final = tuple(
     f"{word} "
     for word in (
         *("ah", "all right", "alright", "first", "given", "got it", "hm", "hmm", "hmmm"),
-        *("i", "i'd", "i'll", "i'm", "i've", "let me", "let us", "let's", "lets", "looking at"),
-        *("maybe", "my task", "need to", "now", "oh", "ok", "okay", "so", "thinking"),
-        *("this question", "to", "user", "wait", "we", "we'll", "we're", "we've", "well"),
+        *(
+            "i",
+            "i'd",
+            "i'll",
+            "i'm asked",
+            "i'm given",
+            "i'm going",
+            "i'm supposed",
+            "i'm thinking",
+        ),
+        *("i'm trying", "i've", "let me", "let us", "let's", "lets", "looking at", "maybe"),
+        *("my task", "need to", "now", "oh", "ok", "okay", "so", "thinking", "this question"),
+        *("to answer", "to calculate", "to compute", "to determine", "to figure", "to find"),
+        *("to get", "to solve", "user", "wait", "we", "we'll", "we're", "we've", "well"),
         *("the answer should", "the previous", "the problem", "the prompt", "the question"),
-        *("the references", "the responses", "the task", "the user", "they", "they're"),
+        *("the references", "the responses", "the task", "the user"),
         *("also", "bien", "bon", "d'accord", "die frage", "der nutzer", "el usuario", "ich"),
         *("je", "l'utilisateur", "la pregunta", "lass mich", "veamos", "voyons", "zunächst"),
         *("давай", "давайте", "итак", "мне", "пользователь", "сначала", "так", "хорошо"),
@@ -206,10 +217,15 @@ def thinks_aloud(text: str) -> bool:
     answer that begins like this comes whole, once: from then on the model is known.
     """
     begun = text.lstrip().lower().replace("\u2019", "'")
-    return any(one.startswith(begun[: len(one)]) for one in _ALOUD_UNSPACED) or any(
-        one.startswith(begun) or (begun.startswith(one[:-1]) and not begun[len(one) - 1].isalnum())
-        for one in _ALOUD
-    )
+    unspaced = any(one.startswith(begun[: len(one)]) for one in _ALOUD_UNSPACED)
+    return unspaced or any(map(partial(_begins_with, begun), _ALOUD))
+
+
+def _begins_with(text: str, words: str) -> bool:
+    if words.startswith(text):
+        return True
+    after = text[len(words) - 1 : len(words)]
+    return text.startswith(words[:-1]) and not (after.isalnum() or after == "'")
 
 
 @lru_cache(maxsize=16)  # asked at every piece of a stream

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import dspy
+import httpx
 import pytest
 from dspy import lm15
 
@@ -20,6 +22,7 @@ from moa_dspy.calls.reply import thinks_aloud
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
 from moa_dspy.streaming import AnswerListener
+from tests.serve.running import KEY, app_of, running
 from tests.servers.chat import ChatServer, Reply, serving
 
 ALOUD = "Okay, so the user asks for 6 times 7.\n\nI know that.\n</think>\n\n"
@@ -229,6 +232,8 @@ ANSWERS = (
         "Weather",
         "{",
         "None",
+        "I'm sorry",
+        "To make tea",
         "Firstborn",
         "东京",
         "Hmmmm",
@@ -244,3 +249,26 @@ def test_a_text_that_begins_like_a_thought_waits(text: str) -> None:
 @pytest.mark.parametrize("text", ANSWERS)
 def test_any_other_text_does_not(text: str) -> None:
     assert not thinks_aloud(text)
+
+
+@pytest.mark.parametrize("thought", [ALOUD, QUIET])
+def test_a_server_sends_the_answer_in_its_first_stream(thought: str) -> None:
+    def streamed_text(url: str, question: str) -> str:
+        body = {
+            "model": "a",
+            "stream": True,
+            "messages": [{"role": "user", "content": question}],
+        }
+        key = {"authorization": f"Bearer {KEY}"}
+        reply = httpx.post(f"{url}/chat/completions", json=body, headers=key, timeout=30)
+        lines = [one.removeprefix("data: ") for one in reply.text.splitlines() if one]
+        events = [json.loads(line) for line in lines if line.startswith("{")]
+        assert not any("error" in event for event in events)
+        assert lines[-1] == "[DONE]"
+        return "".join(
+            choice["delta"].get("content") or "" for e in events for choice in e["choices"]
+        )
+
+    with serving(Reply(f"{thought}42")) as server, running(app_of(pool_of(server))) as url:
+        assert streamed_text(url, "q") == ("42" if thought is ALOUD else f"{QUIET}42")
+        assert streamed_text(url, "other") == "42"

@@ -14,10 +14,9 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from moa_dspy.data.answers import normalise_answer, normalise_text, normalise_version
 from moa_dspy.data.tables import comparable
-from moa_dspy.prediction import Response
+from moa_dspy.prediction import Question, Response
 from moa_dspy.references import Cut
 from moa_dspy.signatures import ANALYSIS_HEADING
-from moa_dspy.waves import Question
 
 Normalise: TypeAlias = Callable[[str], str]
 """Texts that are equal answers become equal texts."""

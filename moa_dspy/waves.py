@@ -1,4 +1,4 @@
-"""Questions to agents, the waves in which members of a vote are asked, and progress messages.
+"""The waves in which members of a vote are asked, and messages on who has answered.
 
 A vote is known as soon as those who were not asked cannot change it. So members are asked in
 waves: as many at once as could settle it if they agreed, and no more. That never asks anyone
@@ -17,19 +17,19 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, Final, TypeAlias
 
-import dspy
 from dspy.streaming.messages import StatusMessage, sync_send_to_stream
 
 from moa_dspy.prediction import (
     NOT_ASKED,
+    Question,
     Response,
     counted_in_time,
     late_after,
     not_awaited,
 )
-from moa_dspy.references import Cut
 
 _logger = logging.getLogger(__name__)
+_UNSENT: Final = "A status message could not be sent."
 
 SHARE_FOR_WAVES: Final = 0.25
 """Of a deadline: until then members are asked in waves, and after it all the others at once.
@@ -39,31 +39,6 @@ Who is asked later has the less of the deadline left, so most of it is kept for 
 
 Said = Mapping[int, Hashable | None]
 """What the members said that were asked, by place; None gave no answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A seat that is to be asked; equal nodes are one computation per example.
-
-    Attributes:
-        node: Name of the computation: the agent, its role, and the nodes it has read.
-        agent: Name in the pool.
-        sample: Index of the independent sample.
-        module: The DSPy module that asks.
-        inputs: Its keyword arguments.
-        cuts: What had to be cut from the references in ``inputs``.
-        deadline_seconds: Seconds after which an answer is too late; None means no limit.
-        is_final: Whether the reply is the mixture's own answer, which may be streamed.
-    """
-
-    node: str
-    agent: str
-    sample: int
-    module: Any
-    inputs: Mapping[str, Any]
-    cuts: tuple[Cut, ...] = ()
-    deadline_seconds: float | None = None
-    is_final: bool = False
 
 
 @dataclass(frozen=True)
@@ -368,19 +343,6 @@ class MemberProgress:
         return found
 
 
-def asked(questions: list[Question]) -> Asking:
-    """Ask a layer: the members of a vote by their rules, others at once."""
-    if isinstance(questions, MemberQuestions):
-        return (yield from questions.in_waves())
-    return (yield questions)
-
-
-def seconds_of(questions: Sequence[Question], responses: Sequence[Response]) -> float:
-    """Return how long a layer took: of members, what was noted when they were asked."""
-    noted = questions.seconds if isinstance(questions, MemberQuestions) else None
-    return max(response.seconds for response in responses) if noted is None else noted
-
-
 def straggler(question: Question, seconds: float) -> Response:
     """Return what stands for a question that is no longer waited for, after so many seconds."""
     failure = late_after(seconds)
@@ -396,19 +358,11 @@ def straggler(question: Question, seconds: float) -> Response:
 
 @dataclass(slots=True)
 class StatusMessages:
-    """Sends a status message for each of a layer's agents, where the program is streamed.
-
-    Made in the caller's context: the contexts of proposers have no stream.
-    """
+    """Sends a status message for each of a layer's agents to the reader of a stream."""
 
     questions: Sequence[Question]
-    stream: Any = field(default_factory=lambda: dspy.settings.send_stream)
+    stream: Any
     _n_answered: int = 0
-
-    @property
-    def is_wanted(self) -> bool:
-        """True if the program is streamed."""
-        return self.stream is not None
 
     def watched(self, running: Sequence[Future[Any]], seconds: float | None) -> set[Future[Any]]:
         """Wait at most ``seconds``, send a message for each that is done, and return these."""
@@ -424,24 +378,18 @@ class StatusMessages:
 
     def answered(self, response: Response) -> None:
         """Send a message for one response."""
-        if self.is_wanted:
-            self._send(self._message(response))
+        try:
+            sync_send_to_stream(self.stream, StatusMessage(self._message(response)))
+        except Exception:
+            # The stream may be closed already; the answer is made all the same.
+            _logger.warning(_UNSENT, exc_info=True)
 
     async def aanswered(self, response: Response) -> None:
         """Send a message for one response."""
-        if not self.is_wanted:
-            return
         try:
             await self.stream.send(StatusMessage(self._message(response)))
         except Exception:
-            _logger.warning("A status message could not be sent.", exc_info=True)
-
-    def _send(self, message: str) -> None:
-        try:
-            sync_send_to_stream(self.stream, StatusMessage(message))
-        except Exception:
-            # The stream may be closed already; the answer is made all the same.
-            _logger.warning("A status message could not be sent.", exc_info=True)
+            _logger.warning(_UNSENT, exc_info=True)
 
     def _message(self, response: Response) -> str:
         self._n_answered += 1

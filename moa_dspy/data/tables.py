@@ -291,7 +291,7 @@ def comparable(value: Any, normalise: Callable[[str], str]) -> Hashable:
     if isinstance(value, bool | bytes):
         return (type(value).__name__, value)
     if isinstance(value, Number):
-        return ("number", str(value) if isinstance(value, complex) else _number(value))
+        return ("number", _number_by_value(value))
     if isinstance(value, datetime.date | datetime.time):
         return ("time", type(value).__name__, _moment(value))
     return _container(value, normalise)
@@ -369,7 +369,24 @@ def _is_nan(value: Any) -> bool:
 def _moment(value: datetime.date | datetime.time) -> str:
     if isinstance(value, datetime.datetime) and value.tzinfo is not None:
         value = value.astimezone(datetime.UTC)
+    if isinstance(value, datetime.time) and (offset := value.utcoffset()) is not None:
+        day = datetime.datetime.combine(datetime.date(2000, 1, 2), value, datetime.UTC)
+        return f"{(day - offset).time().isoformat()} UTC"
     return value.isoformat()
+
+
+def _number_by_value(value: Any) -> str:
+    """Return the only text of a number, whatever its type."""
+    if isinstance(value, complex):
+        return str(value) if value.imag else _number(value.real)
+    if isinstance(value, Fraction):
+        rest = value.denominator
+        while any(rest % prime == 0 for prime in (2, 5)):
+            rest //= 2 if rest % 2 == 0 else 5
+        if rest == 1 and (places := value.denominator.bit_length()) <= _LONGEST_EXPONENT:
+            # Of so many places at most: the denominator divides their power of ten.
+            return _number(Decimal(f"{int(value * 10**places)}e-{places}"))
+    return _number(value)
 
 
 def _number(value: Any) -> str:

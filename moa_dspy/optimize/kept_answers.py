@@ -27,17 +27,17 @@ import dspy
 from moa_dspy.adapters.guard import speaking_adapter
 from moa_dspy.adapters.plain_chat import PlainChat
 from moa_dspy.calls.calls import Calls
-from moa_dspy.calls.lm.engine import StoredEngine
-from moa_dspy.calls.lm.lm import NOTE_SAMPLES
+from moa_dspy.calls.lm.engine import NOTE_SAMPLES, StoredEngine
 from moa_dspy.calls.scope import CallFacts, current_scope
 from moa_dspy.calls.store.schema import make_kept_answers, packed, read_kept, unpacked, write_kept
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import StoreError
 from moa_dspy.files import version
-from moa_dspy.layers import SEAT_MARK, is_traced, rollout
-from moa_dspy.prediction import Response, counted_in_time, render
+from moa_dspy.layers import SEAT_MARK
+from moa_dspy.plan import is_traced
+from moa_dspy.prediction import Question, Response, counted_in_time, render
+from moa_dspy.seats import rollout
 from moa_dspy.telemetry import is_traced_outside
-from moa_dspy.waves import Question
 
 _logger = logging.getLogger(__name__)
 

@@ -25,11 +25,11 @@ from moa_dspy.errors import LayerFailedError, StudyError, ours
 from moa_dspy.optimize.early_facts import check_readable
 from moa_dspy.optimize.judge_facts import Choices
 from moa_dspy.optimize.kept_answers import KeptAnswers
-from moa_dspy.plan import Plan, follow
-from moa_dspy.prediction import Answer, MixturePrediction, Response
+from moa_dspy.plan import Plan, follow, seconds_of
+from moa_dspy.prediction import Answer, MixturePrediction, Question, Response
 from moa_dspy.seats import Seats
 from moa_dspy.telemetry import mixture_span
-from moa_dspy.waves import MemberQuestions, Question, replayed, seconds_of
+from moa_dspy.waves import MemberQuestions, replayed
 
 CUT: Final = ("length", "content_filter")
 """Reasons for which an answer ends before its end."""

@@ -264,8 +264,9 @@ def _possible(entry: Any) -> Any:
 
 _LONGEST_WORDS: Final = 500
 _WORDS: Final = (
-    *("message", "Message", "detail", "msg", "error_description", "error", "errors", "title"),
-    *("description", "reason"),
+    *("message", "Message", "detail", "msg", "error_message", "errorMessage", "status_msg"),
+    *("error_description", "error", "err", "errors", "exception", "title", "description"),
+    *("reason", "text"),
 )
 """Fields in which servers say what is wrong, those that say most first."""
 _MARKUP: Final = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^<>]*>", re.DOTALL | re.IGNORECASE)
@@ -276,11 +277,11 @@ def server_words(body: str) -> dict[str, Any]:
 
     Beside it stand ``code``, ``type`` and ``param``, where it names them. OpenAI, vLLM, FastAPI,
     Ollama, LM Studio, llama.cpp, Anthropic, Gemini and gateways each have a shape of their own;
-    of a page, its text is taken.
+    of a page, its text is taken. A gateway's words are followed by those of the server behind it.
     """
     try:
         data = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"message": _one_line(_MARKUP.sub(" ", body) if "<" in body else body)}
     if isinstance(data, list) and data and isinstance(data[0], Mapping):
         data = data[0]
@@ -291,7 +292,37 @@ def server_words(body: str) -> dict[str, Any]:
     named = {name: source[name] for name in ("code", "type", "param") if source.get(name)}
     if isinstance(named.get("code"), int):
         del named["code"]  # the status again
-    return {**named, "message": _one_line(_said(source))}
+    said = ": ".join(filter(None, (_said(source) or _said(data), _behind(source))))
+    return {**named, "message": _one_line(said)}
+
+
+def shown_body(body: str) -> str:
+    """Return a body in one line, cut; "" for one that holds nothing."""
+    return "" if body.strip() in ("", "null", "{}", "[]", '""') else _one_line(body)
+
+
+def _behind(error: Mapping[str, Any]) -> str:
+    """Return the words of the server behind a gateway, as OpenRouter passes them on."""
+    metadata = error.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, Mapping) else None
+    if not raw:
+        return ""
+    words = str(server_words(raw if isinstance(raw, str) else json.dumps(raw))["message"])
+    name = metadata.get("provider_name") if isinstance(metadata, Mapping) else None
+    return f"{name}: {words}" if name else words
+
+
+def decoded(body: bytes) -> str:
+    """Return the text of an error's body: UTF-8, or else UTF-16 with its mark, or Latin-1."""
+    for encoding in (
+        "utf-8-sig",
+        "utf-16" if body[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1",
+    ):
+        try:
+            return body.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return body.decode("utf-8", "replace")
 
 
 def _one_line(text: str) -> str:

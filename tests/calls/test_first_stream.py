@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,14 +150,9 @@ def test_another_process_finds_in_the_store_what_is_known(tmp_path: Path, is_asy
 def test_agents_of_one_model_know_of_each_other_unless_they_ask_it_for_something_else() -> None:
     switch = {"chat_template_kwargs": {"thinking": True}}
     with serving(Reply(f"{QUIET}42")) as server:
-        same = {"model": "openai/x", "api_base": server.url}
-        pool = Pool(
-            [
-                Agent(name="a", **same),
-                Agent(name="warm", temperature=1.5, **same),
-                Agent(name="other", extra_body=switch, **same),
-            ]
-        )
+        first = Agent(name="a", model="openai/x", api_base=server.url)
+        warm = replace(first, name="warm", temperature=1.5)
+        pool = Pool([first, warm, replace(first, name="other", extra_body=switch)])
         pool.lm("a")("q")
         assert streamed(pool, "q", agent="warm")[1] == "42"
         assert streamed(pool, "q", agent="other")[1] == f"{QUIET}42"

@@ -127,7 +127,8 @@ def masked(text: str, secrets: Iterable[str]) -> str:
 
 
 def _without_spelled(text: str, secret: str) -> str:
-    units, parts, end = _spelled(secret), [], 0
+    units, end = _spelled(secret), 0
+    parts: list[str] = []
     for found in units[0].finditer(text):
         if found.start() < end:
             continue
@@ -158,7 +159,8 @@ def _character(one: str) -> str:
 
 @lru_cache(maxsize=256)
 def _other_spellings(secret: str) -> tuple[re.Pattern[str], ...]:
-    data, patterns = secret.encode("utf-8", "replace"), []
+    data = secret.encode("utf-8", "replace")
+    patterns: list[str] = []
     for n_before in range(3):
         # Of base64, what depends on neither the bytes before the secret nor those after it.
         first, last = -(-8 * n_before // 6), 8 * (n_before + len(data)) // 6

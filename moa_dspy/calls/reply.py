@@ -7,7 +7,7 @@ answer by these rules, so that a text which only mentions a tag stays as it is:
   another thought. The thought ends at the first closing tag; without one (the token limit cut
   it, as a rule) all of it is thought.
 * a tag that is an output field of the request (``<thinking>`` as the XML adapter writes it)
-  opens nothing.
+  opens nothing; nor does a rarer one, such as ``<reasoning>``, that the request mentions.
 * a closing tag without an opening one, as chat templates cause that open the thought
   themselves, ends a thought if it is not quoted, not in a code block, and either begins its
   line or follows the text before it without a space. A stream waits for it where the model is
@@ -32,6 +32,10 @@ _TAGS: Final = {
     "<think>": "</think>",
     "<thinking>": "</thinking>",
     "<thought>": "</thought>",
+    "<reasoning>": "</reasoning>",
+    "<reflection>": "</reflection>",
+    "<scratchpad>": "</scratchpad>",
+    "<antthinking>": "</antthinking>",
     "<seed:think>": "</seed:think>",
     "[think]": "[/think]",
     "◁think▷": "◁/think▷",
@@ -42,6 +46,13 @@ _TAGS: Final = {
 """Opening and closing tag of a thought, in lower case; models write them in any case."""
 _OPENING: Final = re.compile("|".join(map(re.escape, _TAGS)), re.IGNORECASE)
 _CLOSING: Final = re.compile("|".join(map(re.escape, _TAGS.values())), re.IGNORECASE)
+
+_IF_UNASKED: Final = frozenset({"reasoning", "reflection", "scratchpad"})
+"""Tags that an asker may have a use for, if the request mentions them."""
+_ANSWER_OPENS: Final = ("<|start_response|>", "<|begin_of_solution|>", "<|begin_of_box|>")
+"""Tokens that open the answer after a thought."""
+_UNSEEN: Final = " \t\r\n\f\v\ufeff\u200b"
+"""What may stand before a reply: white space, a byte order mark."""
 
 _CHANNELS: Final = re.compile(
     r"\s*(?:(?:<\|start\|>\w*)?<\|channel\|>|(?:analysis|commentary|final)<\|message\|>)"
@@ -109,7 +120,7 @@ def split_reply(
         return _split_channels(text, is_whole)
     if (bare := _BARE_CHANNELS.match(text)) is not None:
         return SplitReply(bare["thought"].strip(), bare["answer"].lstrip())
-    thoughts, rest = [], text.lstrip()
+    thoughts, rest = [], text.lstrip(_UNSEEN)
     while (tag := _OPENING.match(rest)) is not None and not _is_field(tag[0], request):
         closing = _TAGS[tag[0].lower()]
         end = re.compile(re.escape(closing), re.IGNORECASE).search(rest, tag.end())
@@ -122,13 +133,24 @@ def split_reply(
     if not is_whole and (_may_begin(rest) or (not thoughts and _BARE_BEGUN.match(text))):
         return SplitReply(_joined(thoughts), "", is_settled=False)
     if thoughts:
-        return SplitReply(_joined(thoughts), rest)
+        answer = _opened(rest, is_whole)
+        return SplitReply(_joined(thoughts), answer or "", is_settled=bool(answer))
     return _split_unopened(text, request, is_whole, is_opened)
 
 
 def _is_field(tag: str, request: str) -> bool:
     name = tag.strip("</>")
-    return f"<{name}>" in request and f"{{{name}}}" in request
+    is_asked = f"<{name}>" in request
+    return is_asked and (f"{{{name}}}" in request or name.lower() in _IF_UNASKED)
+
+
+def _opened(answer: str, is_whole: bool) -> str | None:
+    """Return an answer without the token that opens it; None of one that may yet be the token."""
+    lower = answer.lower()
+    if token := next(filter(lower.startswith, _ANSWER_OPENS), None):
+        return answer[len(token) :].lstrip()
+    may_follow = not is_whole and any(one.startswith(lower) for one in _ANSWER_OPENS)
+    return None if may_follow else answer
 
 
 def _joined(thoughts: list[str]) -> str:
@@ -167,7 +189,8 @@ def _split_at_closing(text: str, end: int, request: str, *, is_whole: bool) -> S
         if not is_whole and tag.end() == len(text):
             break  # What follows may be a quotation mark.
         if _ends_thought(text, tag, request):
-            thought, answer = text[: tag.start()].strip(), text[tag.end() :].lstrip()
+            thought = text[: tag.start()].strip()
+            answer = _opened(text[tag.end() :].lstrip(), is_whole) or ""
             return SplitReply(thought, answer, is_settled=bool(answer), is_unopened=True)
     return None
 

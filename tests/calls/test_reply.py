@@ -23,6 +23,13 @@ WITH_THOUGHT = [
     "<think>hm</think>\n<think></think>\nParis",
     "hm\n</think>\n\nParis",
     "hm</think>Paris",
+    "\ufeff<think>hm</think>Paris",
+    "<reasoning>\nhm\n</reasoning>\nParis",
+    "<scratchpad>hm</scratchpad>Paris",
+    "<antThinking>hm</antThinking>Paris",
+    "<|START_THINKING|>hm<|END_THINKING|><|START_RESPONSE|>Paris",
+    "<|begin_of_thought|>hm<|end_of_thought|>\n<|begin_of_solution|>\nParis",
+    "hm\n</think>\n<|begin_of_box|>Paris",
     "[THINK]hm[/THINK]Paris",
     HARMONY,
     f"{HARMONY}<|return|>",
@@ -64,6 +71,12 @@ def test_a_tag_that_is_a_field_of_the_request_is_no_thought() -> None:
     asked = "<thinking>\n{thinking}\n</thinking>"
     assert split_reply(text, request=asked).answer == text
     assert split_reply(text).answer == "<answer>b</answer>"
+
+
+def test_a_rarer_tag_that_the_request_mentions_is_no_thought() -> None:
+    text, asked = "<reasoning>a</reasoning>b", "Reply in <reasoning> tags first."
+    assert split_reply(text, request=asked).answer == text
+    assert split_reply(text.replace("reasoning", "think"), request=asked).answer == "b"
 
 
 @pytest.mark.parametrize("is_opened", [False, None, True])

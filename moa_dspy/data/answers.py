@@ -97,6 +97,7 @@ _LINE = _rules(
     (r"(?<=[0-9])(\s*)([ap])\.m\b\.?", r"\1\2m"),
     (r"(?<=[0-9])\*\*(?=[0-9])", "^"),
     (r"(?<=[0-9]) : (?=[0-9])", ":"),
+    (r"(?<=[0-9]-[0-9]{2})t(?=[0-9]{2}:)", " "),
     (r"(?<=[0-9])\s+(?=[\u03c0\u221a])", ""),
     (r"(?<=[\w)\]])\s*([-+/|&^])=\s*(?=\w)", r"\1="),
     (r"<=|=<", "\u2264"),
@@ -147,7 +148,7 @@ _CHOICE = re.compile("[a-e]")
 _ARROWS = frozenset("\u2192\u2194")
 _SIGN = re.compile(r"[<>=+!/^*]")
 """In ASCII, what most rules of a line ask for; the others change one of the next texts."""
-_PLAIN = ("1 000", "5 kg", "5 p.m.", "3 : 4")
+_PLAIN = ("1 000", "5 kg", "5 p.m.", "3 : 4", "1-02t03:")
 _PLAIN_LINE = tuple(rule for rule in _LINE if any(map(rule[0].search, _PLAIN)))
 _BULLET = re.compile(r"\s*-\s+(?=\.?[0-9])")
 _GROUP = re.compile(

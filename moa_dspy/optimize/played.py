@@ -6,6 +6,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from statistics import fmean
 from typing import Any, Final, NamedTuple
 
@@ -27,6 +28,7 @@ from moa_dspy.optimize.surrogate.acquisition import (
     single_agents,
 )
 from moa_dspy.optimize.surrogate.gp import Kernels, Traits
+from moa_dspy.optimize.votes.ballots import Ballots
 from moa_dspy.references import count_tokens
 from moa_dspy.winrate.tests import FEWEST_SDS, Race, look_points
 
@@ -156,14 +158,11 @@ class PlayedAnswers:
         (members,) = vote.layers
         decides = [name for name in (vote.aggregator, *vote.order) if name in members]
         ordered = list(dict.fromkeys([*decides, *members]))
-        found = []
-        for row in range(len(self.scores[ordered[0]])):
-            said = {name: self._ballots[name][row] for name in ordered}
-            counts = Counter(said.values())
-            # Of equal counts the first, and so the one of who decides.
-            chosen = max(ordered, key=lambda name: counts[said[name]])
-            found.append(self.scores[chosen][row])
-        return np.array(found)
+        return self._counted.vote(ordered, ranking=ordered)
+
+    @cached_property
+    def _counted(self) -> Ballots:
+        return Ballots.of(self._ballots, self.scores)
 
     def diversity(self, one: str, other: str) -> float:
         """Return how often two agents say something else."""
@@ -207,7 +206,7 @@ class PlayedRace:
     def _admit(self, key: Architecture) -> _Vector:
         """Give an architecture its scores, as one that is measured on all rows."""
         one = key.parts[-1][1] if isinstance(key, ProgramArchitecture) else key
-        if _is_plain_vote(one):
+        if one.combine == "vote" and one.chooses_among_singles and not one.weights:
             self._put(key, self._answers.voted(one))
             return self._whole[key]
         seats = [name for layer in (*one.layers[-1:], *one.last_rounds) for name in layer]
@@ -261,12 +260,6 @@ class PlayedRace:
         best = self.ordered(self._whole)[0]
         gaps = self._whole[best] - self._whole[single]
         return best if gaps.sum() > FEWEST_SDS * float(np.sqrt((gaps**2).sum())) else single
-
-
-def _is_plain_vote(one: Architecture) -> bool:
-    members = one.layers[0] if one.layers else ()
-    is_first = one.combine == "vote" and one.depth == 1
-    return is_first and len(set(members)) == len(members) and not one.weights
 
 
 def made_up_answers(

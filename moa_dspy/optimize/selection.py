@@ -159,11 +159,10 @@ def key_of(architecture: Architecture) -> Key:
     """Return what is equal for two forms of one plain vote, whichever agent decides its ties."""
     if not architecture.layers:
         return (str(architecture),)
-    (*before, members) = architecture.layers
-    is_plain = architecture.combine == "vote" and not before and len(set(members)) == len(members)
-    if not is_plain or architecture.weights or stops_early(architecture):
+    is_vote = architecture.combine == "vote" and architecture.chooses_among_singles
+    if not is_vote or architecture.weights or stops_early(architecture):
         return architecture
-    return tuple(sorted(members))
+    return tuple(sorted(architecture.layers[-1]))
 
 
 def stops_early(architecture: Architecture) -> bool:

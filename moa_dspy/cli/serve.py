@@ -178,7 +178,7 @@ def chat(
 
 _COMMANDS: Final = "/agents, /clear, /exit"
 _CONTROLS: Final = {n: None for n in (*range(32), *range(127, 160)) if n not in (9, 10)}
-"""Of a terminal: a model's text must not move the cursor."""
+"""Control characters of a terminal: a model's text must not move the cursor."""
 
 
 class Conversation:

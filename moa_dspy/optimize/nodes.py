@@ -266,7 +266,7 @@ class NodeRunner:
     def costs(self, others: Sequence[CallFacts]) -> dict[str, Any]:
         """Return calls, usd, seconds and tokens of the seats and of the ``others``' calls.
 
-        Who is asked in one round answers at once; all else is asked one after the other.
+        Agents of one round answer at the same time; rounds follow one after the other.
         """
         responses = [one for round_ in self._rounds for one in round_]
         asked: list[Any] = [*others, *responses]

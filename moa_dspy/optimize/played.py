@@ -103,9 +103,9 @@ class _Words:
 class PlayedAnswers:
     """Made-up answers on the rows of val: those of agents alone, and after they read others.
 
-    Who reads means what a random one of those it reads means, or what it means alone, as the
-    races take it; another sample of an agent means the same as often as two agents do. What is
-    meant is said in the agent's own words.
+    An agent that reads means what a random one of those it reads means, or what it means alone,
+    as the races take it; another sample of an agent means the same as often as two agents do.
+    The agent says what it means in its own words.
 
     Args:
         scores: Of the single agents, row by row.
@@ -154,7 +154,7 @@ class PlayedAnswers:
         return PlayedAnswer(text, ballot, meaning)
 
     def voted(self, vote: Architecture) -> _Vector:
-        """Return the scores of a vote of single agents; who decides ties comes first."""
+        """Return the scores of a vote of single agents; the one that decides ties comes first."""
         (members,) = vote.layers
         decides = [name for name in (vote.aggregator, *vote.order) if name in members]
         ordered = list(dict.fromkeys([*decides, *members]))
@@ -364,9 +364,9 @@ def _drawn(
     canonical: _Canonical,
     rng: random.Random,
 ) -> Architecture | None:
-    """Return a mixture as another rule may propose it, its promise per new call drawn.
+    """Return a mixture as another rule may propose it: the most promising one per new call.
 
-    Of neighbours of what was measured, and draws from the space.
+    It is among neighbours of what was measured and draws from the space; promises are drawn.
     """
     mixtures = [one for one in known if one.layers]
     near = list(neighbours(rng.choice(mixtures), space)) if mixtures else []
@@ -391,7 +391,7 @@ class PlayedRequests:
     busy: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def add(self, steps: Iterable[Sequence[tuple[str, Cost]]]) -> None:
-        """Add the steps of one answer; who is asked in a step is asked at once."""
+        """Add the steps of one answer; the agents of a step are asked at once."""
         for step in steps:
             total = sum((cost for _, cost in step), Cost())
             slowest = max((cost.seconds for _, cost in step), default=0.0)

@@ -249,7 +249,7 @@ class Choice:
     def scores(self, evidence: Evidence) -> ScoreMatrix:
         """Return the score of the pick on each row of ``evidence``, of the same rows or others.
 
-        Who wins the ties of a vote was decided by the rows of the choice.
+        The rows of the choice decided which agent wins the ties of a vote.
         """
         key, ballots = key_of(self.picked), evidence.ballots
         if ballots is not None and isinstance(key, tuple):

@@ -28,7 +28,7 @@ _Floats = NDArray[np.float64]
 
 
 def vote_ceiling(ballots: Ballots, *, max_width: int) -> float:
-    """Return what no plurality vote of at most ``max_width`` of the agents beats on these rows.
+    """Return a score that no plurality vote of up to ``max_width`` agents beats on these rows.
 
     In [0, 1]. Every set of agents is tried, with ties decided for the better answer; of
     many agents, it is a bound that holds for every set, which may be above the best set.

@@ -332,7 +332,7 @@ def _is_reused(log: Sequence[CallFacts]) -> bool:
 
 
 def place_of(inputs: Mapping[str, Any]) -> object:
-    """Return what is equal for equal inputs, and for no others; without such a thing, unique."""
+    """Return a key that equal inputs share, and no others; without a plain form, a unique one."""
     try:
         text = json.dumps(dict(inputs), sort_keys=True, default=_plain)
     except (TypeError, ValueError):

@@ -156,7 +156,7 @@ ALWAYS_TIED = 4
 
 
 def key_of(architecture: Architecture) -> Key:
-    """Return what is equal for two forms of one plain vote, whichever agent decides its ties."""
+    """Return a key that all forms of one plain vote share, whichever agent decides its ties."""
     if not architecture.layers:
         return (str(architecture),)
     is_vote = architecture.combine == "vote" and architecture.chooses_among_singles

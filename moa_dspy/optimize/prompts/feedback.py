@@ -55,11 +55,11 @@ class StoredRow:
 
 
 StoredRows: TypeAlias = Mapping[object, StoredRow]
-"""Rows whose references are known nodes of a cache, by what ``place_of_row`` makes of them."""
+"""Rows whose references are known nodes of a cache, by their ``place_of_row``."""
 
 
 def place_of_row(inputs: Mapping[str, Any]) -> object:
-    """Return what is equal for rows with equal inputs; references among them do not count."""
+    """Return a key that rows with equal inputs share; references among them do not count."""
     return place_of({name: value for name, value in inputs.items() if name != REFERENCES})
 
 

@@ -136,7 +136,7 @@ N_DRAWN_LATER: Final = 50
 MOST_DRAWS: Final = 2_000
 """Known architectures drawn in a row before every neighbour of what is known is looked at."""
 DECIMALS: Final = 10
-"""Of what is compared: the last digits depend on the machine's linear algebra and its threads."""
+"""Digits that are compared; the last ones depend on a machine's linear algebra and its threads."""
 N_BEST: Final = 3
 """Architectures whose neighbours are looked at."""
 

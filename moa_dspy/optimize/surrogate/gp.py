@@ -250,14 +250,14 @@ def means_and_noise(scores: FeatureMatrix) -> tuple[FeatureMatrix, FeatureMatrix
 WEIGHTS: Final = (0.0, 0.01, 0.03, 0.1, 0.3)
 """Standard deviations, as shares of the score, that a part may have."""
 OWN_WEIGHTS: Final = (0.01, 0.02, 0.04, 0.08)
-"""Those of what is an architecture's own: never nothing, as no model is right."""
+"""The same for the part of an architecture's own: never 0, as no model is right."""
 FIRST_WEIGHT: Final = 0.03
 _SWEEPS = 2
 _OWN = "own"
 _FEWEST_LEFT_OUT = 3
 _MEAN_VARIANCE = 1.0
 _BORDER = 1e9
-"""Above any quadratic form: what is its own gives every score a variance of 1e-4 or more."""
+"""A bound above any quadratic form: its own part gives a score a variance of 1e-4 or more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

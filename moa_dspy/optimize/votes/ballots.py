@@ -56,7 +56,9 @@ class Ballots:
 
     @classmethod
     def of(
-        cls, answers: Mapping[str, Sequence[_Answer]], scores: Mapping[str, Sequence[float]]
+        cls,
+        answers: Mapping[str, Sequence[_Answer]],
+        scores: Mapping[str, Sequence[float] | _Floats],
     ) -> Self:
         """Return the ballots of agents whose ``answers`` stand in the order of the rows.
 

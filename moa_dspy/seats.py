@@ -265,7 +265,7 @@ def _is_alone(questions: Sequence[Question]) -> bool:
 
 
 def _status_of(questions: Sequence[Question]) -> StatusMessages | None:
-    """Return what tells the reader of a stream who has answered; None without a stream."""
+    """Return the sender of status messages to the reader of a stream; None without a stream."""
     # Looked up in the caller's context: those of proposers have no stream.
     stream = dspy.settings.send_stream
     return None if stream is None else StatusMessages(questions, stream)

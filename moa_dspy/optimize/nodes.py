@@ -22,8 +22,7 @@ from moa_dspy.aggregators import NORMALISERS, Ballot, Vote, named_number, node_n
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.scope import CallFacts, CallScope, CallTable, call_scope, current_scope, entered
 from moa_dspy.errors import LayerFailedError, StudyError, ours
-from moa_dspy.optimize.early_facts import check_readable
-from moa_dspy.optimize.judge_facts import Choices
+from moa_dspy.optimize.judge_facts import Choices, check_readable
 from moa_dspy.optimize.kept_answers import KeptAnswers
 from moa_dspy.plan import Plan, follow, seconds_of
 from moa_dspy.prediction import Answer, MixturePrediction, Question, Response
@@ -266,7 +265,7 @@ class NodeRunner:
     def costs(self, others: Sequence[CallFacts]) -> dict[str, Any]:
         """Return calls, usd, seconds and tokens of the seats and of the ``others``' calls.
 
-        Who is asked in one round answers at once; all else is asked one after the other.
+        Agents of one round answer at the same time; rounds follow one after the other.
         """
         responses = [one for round_ in self._rounds for one in round_]
         asked: list[Any] = [*others, *responses]
@@ -332,7 +331,7 @@ def _is_reused(log: Sequence[CallFacts]) -> bool:
 
 
 def place_of(inputs: Mapping[str, Any]) -> object:
-    """Return what is equal for equal inputs, and for no others; without such a thing, unique."""
+    """Return a key that equal inputs share, and no others; without a plain form, a unique one."""
     try:
         text = json.dumps(dict(inputs), sort_keys=True, default=_plain)
     except (TypeError, ValueError):

@@ -13,8 +13,9 @@ from typing import Any, Final
 import optuna
 import sqlalchemy as sa
 from optuna.distributions import distribution_to_json
+from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import event, exc
+from sqlalchemy import event, exc, orm
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.store.database import database_url, shown_url
@@ -194,21 +195,27 @@ class Trials:
         return self.study.tell(trial, state=TrialState.FAIL)
 
 
-_TABLES: Final[dict[str, tuple[str, ...]]] = {
-    "trial_params": ("trial_id", "param_name", "param_value", "distribution_json"),
-    "trial_user_attributes": ("trial_id", "key", "value_json"),
-    "trial_system_attributes": ("trial_id", "key", "value_json"),
+_TABLES: Final[dict[Any, tuple[str, ...]]] = {
+    models.TrialParamModel: ("param_name", "param_value", "distribution_json"),
+    models.TrialUserAttributeModel: ("key", "value_json"),
+    models.TrialSystemAttributeModel: ("key", "value_json"),
+    models.TrialValueModel: ("objective", "value", "value_type"),
+    models.TrialIntermediateValueModel: ("step", "intermediate_value", "intermediate_value_type"),
 }
-"""Tables of Optuna's database that hold many rows of a trial, with their columns."""
-_MORE_TABLES: Final = ("trial_values", "trial_intermediate_values", "trial_heartbeats")
+"""The tables of Optuna's database that hold rows of a trial, with their columns; the first of
+them tells the rows of a trial apart."""
+_Rows = dict[Any, dict[Any, tuple[Any, ...]]]
+"""By table and first column: the other columns of a row."""
 
 
 class LiveStorage(optuna.storages.InMemoryStorage):
     """Trials in memory, and a copy of each in a database from its start to its end.
 
     A sampler reads all trials for every proposal, and an objective writes some thirty values of
-    a trial, one by one. Optuna's own storage takes a third of a second for that; here the values
-    are written together, and read from memory. The copy is an Optuna study as any other.
+    a trial, one by one, each a transaction of Optuna's own storage. Here they are read from
+    memory and written together: one transaction when a trial starts, one per report, one when it
+    ends. After that it outlives the process; SQLite does not wait for the disk, so a power cut
+    may take the last trials. The copy is an Optuna study as any other.
 
     Args:
         place: A file that holds nothing else, or the URL of a database, which may hold calls
@@ -223,8 +230,8 @@ class LiveStorage(optuna.storages.InMemoryStorage):
         self._place, self._url = place, database_url(place)
         self._copy: Any = None
         self._study = -1
-        self._ids: dict[int, int] = {}
-        self._written: dict[tuple[int, str, str], Any] = {}
+        self._ids: list[int] = []
+        self._written: dict[int, _Rows] = {}
 
     def open(self) -> None:
         """Connect to the database, which is made if there is none.
@@ -265,11 +272,9 @@ class LiveStorage(optuna.storages.InMemoryStorage):
             self._copy.set_study_system_attr(self._copied_study, key, value)
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """Create the trial here and in the database, under one number."""
+        """Create the trial here, and in the database if it is more than a number yet."""
         trial_id = super().create_new_trial(study_id, template_trial)
-        with self._plain_errors():
-            bare = _bare(self.get_trial(trial_id))
-            self._ids[trial_id] = self._copy.create_new_trial(self._copied_study, bare)
+        if template_trial is not None:
             self._write(trial_id)
         return trial_id
 
@@ -278,24 +283,20 @@ class LiveStorage(optuna.storages.InMemoryStorage):
     ) -> None:
         """Set it here and in the database."""
         super().set_trial_intermediate_value(trial_id, step, intermediate_value)
-        with self._plain_errors():
-            copied = self._ids[trial_id]
-            self._copy.set_trial_intermediate_value(copied, step, intermediate_value)
+        self._write(trial_id)
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        """Change the state here and in the database, which gets all else before."""
+        """Change the state here, and in the database when the trial ends."""
         is_changed = bool(super().set_trial_state_values(trial_id, state, values))
-        with self._plain_errors():
+        if state.is_finished():
             self._write(trial_id)
-            self._copy.set_trial_state_values(self._ids[trial_id], state, values)
         return is_changed
 
     def publish(self, number: int) -> None:
         """Write what is known of the trial of this number up to now."""
-        with self._plain_errors():
-            self._write(self.get_trial_id_from_study_id_trial_number(self._study, number))
+        self._write(self.get_trial_id_from_study_id_trial_number(self._study, number))
 
     def close(self) -> None:
         """Let go of the database."""
@@ -303,25 +304,31 @@ class LiveStorage(optuna.storages.InMemoryStorage):
             self._copy.engine.dispose()
 
     def _write(self, trial_id: int) -> None:
-        """Write parameters and attributes that are new or changed, in one transaction."""
-        copied = self._ids[trial_id]
-        with self._copy.engine.begin() as connection:
-            for table, values in _values_of(self.get_trial(trial_id)).items():
-                new = {k: v for k, v in values.items() if self._is_new(trial_id, table, k, v)}
-                if not new:
-                    continue
-                columns = _TABLES[table]
-                target = sa.table(table, *map(sa.column, columns))
-                same = (target.c.trial_id == copied) & target.c[columns[1]].in_(list(new))
-                connection.execute(sa.delete(target).where(same))
-                rows = [dict(zip(columns, (copied, k, *v), strict=True)) for k, v in new.items()]
-                connection.execute(sa.insert(target), rows)
+        """Write in one transaction what is new or changed of a trial."""
+        with self._lock, self._plain_errors():
+            trial = self.get_trial(trial_id)
+            written, rows = self._written.get(trial_id, {}), _rows_of(trial)
+            with orm.Session(self._copy.engine) as session, session.begin():
+                # Both count trials as they come: one that is only a number is written now.
+                more = range(len(self._ids), trial.number + 1)
+                added = [self._insert(session, number) for number in more]
+                copied = [*self._ids, *added][trial.number]
+                for model, found in rows.items():
+                    _replace(session, model, copied, found, written.get(model, {}))
+                _set_state(session.get_one(models.TrialModel, copied), trial)
+            self._ids.extend(added)
+            self._written[trial_id] = rows
+            if trial.state.is_finished():
+                del self._written[trial_id]
 
-    def _is_new(self, trial_id: int, table: str, key: str, value: Any) -> bool:
-        place = (trial_id, table, key)
-        is_new = bool(self._written.get(place) != value)
-        self._written[place] = value
-        return is_new
+    def _insert(self, session: orm.Session, number: int) -> int:
+        row = models.TrialModel(study_id=self._copied_study)
+        trial_id = self.get_trial_id_from_study_id_trial_number(self._study, number)
+        _set_state(row, self.get_trial(trial_id))
+        session.add(row)
+        session.flush()
+        row.number = row.count_past_trials(session)
+        return int(row.trial_id)
 
     @contextmanager
     def _plain_errors(self) -> Iterator[None]:
@@ -362,30 +369,53 @@ def opened_storage(storage: Any) -> Iterator[optuna.storages.BaseStorage | None]
             live.close()
 
 
-def _values_of(trial: FrozenTrial) -> dict[str, dict[str, tuple[Any, ...]]]:
-    """Return by table and name what the database holds of a trial beside its key."""
-    kinds = trial.distributions
+def _rows_of(trial: FrozenTrial) -> _Rows:
+    """Return what the database holds of a trial beside its state."""
+    kinds, stored = trial.distributions, models.TrialValueModel.value_to_stored_repr
+    reported = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr
     return {
-        "trial_params": {
+        models.TrialParamModel: {
             name: (kinds[name].to_internal_repr(value), distribution_to_json(kinds[name]))
             for name, value in trial.params.items()
         },
-        "trial_user_attributes": _as_json(trial.user_attrs),
-        "trial_system_attributes": _as_json(trial.system_attrs),
+        models.TrialUserAttributeModel: _as_json(trial.user_attrs),
+        models.TrialSystemAttributeModel: _as_json(trial.system_attrs),
+        models.TrialValueModel: dict(enumerate(map(stored, trial.values or ()))),
+        models.TrialIntermediateValueModel: {
+            step: reported(value) for step, value in trial.intermediate_values.items()
+        },
     }
 
 
-def _as_json(attributes: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+def _as_json(attributes: Mapping[str, Any]) -> dict[Any, tuple[Any, ...]]:
     return {name: (json.dumps(value),) for name, value in attributes.items()}
 
 
-def _bare(trial: FrozenTrial) -> FrozenTrial:
-    """Return a trial of the same state, values and times, and nothing else."""
-    bare = optuna.trial.create_trial(
-        state=trial.state, values=trial.values, intermediate_values=trial.intermediate_values
-    )
-    bare.datetime_start, bare.datetime_complete = trial.datetime_start, trial.datetime_complete
-    return bare
+def _replace(
+    session: orm.Session,
+    model: Any,
+    trial_id: int,
+    rows: Mapping[Any, tuple[Any, ...]],
+    written: Mapping[Any, tuple[Any, ...]],
+) -> None:
+    """Write the rows of a trial that are not written yet, or were written otherwise."""
+    new = {key: row for key, row in rows.items() if written.get(key) != row}
+    if not new:
+        return
+    table, columns = model.__table__, ("trial_id", *_TABLES[model])
+    if changed := [key for key in new if key in written]:
+        is_same = (table.c.trial_id == trial_id) & table.c[columns[1]].in_(changed)
+        session.execute(sa.delete(table).where(is_same))
+    values = [
+        dict(zip(columns, (trial_id, *one), strict=True))
+        for one in ((k, *row) for k, row in new.items())
+    ]
+    session.execute(sa.insert(table), values)
+
+
+def _set_state(row: Any, trial: FrozenTrial) -> None:
+    row.state = trial.state
+    row.datetime_start, row.datetime_complete = trial.datetime_start, trial.datetime_complete
 
 
 def _opened(url: sa.URL, place: Path | str) -> Any:
@@ -425,11 +455,10 @@ def _delete(storage: Any, name: str) -> None:
     names = {one.study_name: one._study_id for one in storage.get_all_studies()}
     if name not in names:
         return
-    trials = sa.table("trials", sa.column("trial_id"), sa.column("study_id"))
-    mine = sa.select(trials.c.trial_id).where(trials.c.study_id == names[name])
+    is_mine = models.TrialModel.study_id == names[name]
+    mine = sa.select(models.TrialModel.trial_id).where(is_mine)
     with storage.engine.begin() as connection:
-        for table in (*_TABLES, *_MORE_TABLES):
-            rows = sa.table(table, sa.column("trial_id"))
-            connection.execute(sa.delete(rows).where(rows.c.trial_id.in_(mine)))
-        connection.execute(sa.delete(trials).where(trials.c.study_id == names[name]))
+        for model in (*_TABLES, models.TrialHeartbeatModel):
+            connection.execute(sa.delete(model).where(model.trial_id.in_(mine)))
+        connection.execute(sa.delete(models.TrialModel).where(is_mine))
     storage.delete_study(names[name])

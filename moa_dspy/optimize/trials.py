@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from optuna.distributions import distribution_to_json
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import event, exc, orm
+from sqlalchemy import event, exc
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.store.database import database_url, shown_url
@@ -195,6 +195,7 @@ class Trials:
         return self.study.tell(trial, state=TrialState.FAIL)
 
 
+_TRIALS: Final[sa.Table] = models.TrialModel.__table__
 _TABLES: Final[dict[Any, tuple[str, ...]]] = {
     models.TrialParamModel: ("param_name", "param_value", "distribution_json"),
     models.TrialUserAttributeModel: ("key", "value_json"),
@@ -308,27 +309,30 @@ class LiveStorage(optuna.storages.InMemoryStorage):
         with self._lock, self._plain_errors():
             trial = self.get_trial(trial_id)
             written, rows = self._written.get(trial_id, {}), _rows_of(trial)
-            with orm.Session(self._copy.engine) as session, session.begin():
+            with self._copy.engine.begin() as connection:
                 # Both count trials as they come: one that is only a number is written now.
                 more = range(len(self._ids), trial.number + 1)
-                added = [self._insert(session, number) for number in more]
+                added = [self._insert(connection, number) for number in more]
                 copied = [*self._ids, *added][trial.number]
                 for model, found in rows.items():
-                    _replace(session, model, copied, found, written.get(model, {}))
-                _set_state(session.get_one(models.TrialModel, copied), trial)
+                    _replace(connection, model, copied, found, written.get(model, {}))
+                if not added:
+                    same = _TRIALS.c.trial_id == copied
+                    connection.execute(sa.update(_TRIALS).where(same).values(_state_of(trial)))
             self._ids.extend(added)
             self._written[trial_id] = rows
             if trial.state.is_finished():
                 del self._written[trial_id]
 
-    def _insert(self, session: orm.Session, number: int) -> int:
-        row = models.TrialModel(study_id=self._copied_study)
+    def _insert(self, connection: sa.Connection, number: int) -> int:
+        """Return the key of a new row, whose number is one more than those before, as Optuna's."""
         trial_id = self.get_trial_id_from_study_id_trial_number(self._study, number)
-        _set_state(row, self.get_trial(trial_id))
-        session.add(row)
-        session.flush()
-        row.number = row.count_past_trials(session)
-        return int(row.trial_id)
+        is_mine = _TRIALS.c.study_id == self._copied_study
+        counted = sa.select(sa.func.count(_TRIALS.c.trial_id)).where(is_mine).scalar_subquery()
+        values = _state_of(self.get_trial(trial_id))
+        insert = sa.insert(_TRIALS).values(study_id=self._copied_study, number=counted, **values)
+        (key,) = connection.execute(insert).inserted_primary_key or ()
+        return int(key)
 
     @contextmanager
     def _plain_errors(self) -> Iterator[None]:
@@ -392,7 +396,7 @@ def _as_json(attributes: Mapping[str, Any]) -> dict[Any, tuple[Any, ...]]:
 
 
 def _replace(
-    session: orm.Session,
+    connection: sa.Connection,
     model: Any,
     trial_id: int,
     rows: Mapping[Any, tuple[Any, ...]],
@@ -405,17 +409,24 @@ def _replace(
     table, columns = model.__table__, ("trial_id", *_TABLES[model])
     if changed := [key for key in new if key in written]:
         is_same = (table.c.trial_id == trial_id) & table.c[columns[1]].in_(changed)
-        session.execute(sa.delete(table).where(is_same))
+        connection.execute(sa.delete(table).where(is_same))
     values = [
         dict(zip(columns, (trial_id, *one), strict=True))
         for one in ((k, *row) for k, row in new.items())
     ]
-    session.execute(sa.insert(table), values)
+    connection.execute(sa.insert(table), values)
 
 
-def _set_state(row: Any, trial: FrozenTrial) -> None:
-    row.state = trial.state
-    row.datetime_start, row.datetime_complete = trial.datetime_start, trial.datetime_complete
+def _state_of(trial: FrozenTrial) -> dict[str, Any]:
+    # Optuna's own conversion: its database has another time than its trials.
+    row = models.TrialModel(
+        datetime_start=trial.datetime_start, datetime_complete=trial.datetime_complete
+    )
+    return {
+        "state": trial.state,
+        "datetime_start": row._datetime_start_utc,
+        "datetime_complete": row._datetime_complete_utc,
+    }
 
 
 def _opened(url: sa.URL, place: Path | str) -> Any:

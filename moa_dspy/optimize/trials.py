@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,7 @@ import optuna
 import sqlalchemy as sa
 from optuna.distributions import distribution_to_json
 from optuna.storages._rdb import models
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event, exc
 
 from moa_dspy.architecture import Architecture
@@ -24,6 +24,7 @@ from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.sampler import (
     ARCHITECTURE,
     ROW_SCORES,
+    GivenChoices,
     PerformanceDiversitySampler,
     SearchStudy,
 )
@@ -106,49 +107,49 @@ class Trials:
     def ask(self) -> Proposal | None:
         """Return what the study's sampler proposes, or a draw where it only repeats itself.
 
-        None if all of the space is measured.
+        None if all of the space is measured. Trials that a callback enqueued come first.
         """
         if self.space.size is not None and self._n_held >= self.space.size:
             return None
         is_ours = isinstance(self.study.sampler, PerformanceDiversitySampler)
         while self._n_repeats < _MOST_REPEATS:
+            is_enqueued = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
             trial = self.study.ask()
             architecture = self.canonical(self.space.suggest(trial, self.ranking))
             if architecture not in self.records:
                 self._n_repeats = 0
-                return Proposal(architecture, "model" if is_ours else "sampler", trial)
+                origin = "listed" if is_enqueued else "model" if is_ours else "sampler"
+                return Proposal(architecture, origin, trial)
             # What is known was told already: told again it would weigh more, and slow the next.
             number = self.records[architecture].number
             self.fail(trial, f"{architecture} was measured before, as number {number}.")
-            # Ours repeats itself only where nothing is left.
-            self._n_repeats = _MOST_REPEATS if is_ours else self._n_repeats + 1
+            if not is_enqueued:
+                # Ours repeats itself only where nothing is left.
+                self._n_repeats = _MOST_REPEATS if is_ours else self._n_repeats + 1
         self._n_repeats = 0
         return self.draw()
 
     def start(self, proposal: Proposal) -> optuna.Trial:
         """Return the running trial of a proposal; who looks at the storage sees it."""
-        trial = proposal.trial
-        if trial is None:
-            trial = self._enqueued(proposal)
+        trial = proposal.trial or self._with_params(proposal.params)
         trial.set_user_attr(ARCHITECTURE, str(proposal.architecture))
         trial.set_user_attr("origin", proposal.origin)
-        if isinstance(trial.storage, LiveStorage):
-            trial.storage.publish(trial.number)
+        _publish(trial)
         return trial
 
-    def _enqueued(self, proposal: Proposal) -> optuna.Trial:
-        params = proposal.params
-        if params is not None:
-            self.study.enqueue_trial(params)
-            trial = self.study.ask()
-            self.space.suggest(trial, self.ranking)
-            return trial
+    def _with_params(self, params: Mapping[str, Any] | None) -> optuna.Trial:
+        """Return a running trial of these choices; it stands in no queue behind a user's own."""
         # All that a baseline outside of the space shares with others: some samplers learn only
         # from a choice that every trial made.
-        self.study.enqueue_trial(kinds_of_mixtures(self.space))
-        trial = self.study.ask()
-        self.space.suggest_kind(trial)
-        return trial
+        given = GivenChoices(params or kinds_of_mixtures(self.space))
+        suggest: Callable[..., Any] = self.space.suggest if params else self.space.suggest_kind
+        suggest(given)
+        params, state = {n: given.params[n] for n in given.distributions}, TrialState.RUNNING
+        fixed = {"fixed_params": params}  # As Optuna notes it: samplers leave such a trial alone.
+        more: Any = {"params": params, "distributions": given.distributions}
+        self.study.add_trial(create_trial(state=state, system_attrs=fixed, **more))
+        added = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))[-1]
+        return optuna.Trial(self.study, added._trial_id)
 
     def report(self, trial: optuna.Trial, n_rows: int, values: Sequence[float]) -> None:
         """Tell Optuna the objective values on the first rows.
@@ -161,6 +162,7 @@ class Trials:
             return
         known = trial.user_attrs.get("values_by_rows", {})
         trial.set_user_attr("values_by_rows", {**known, str(n_rows): list(values)})
+        _publish(trial)
 
     def tell(
         self,
@@ -195,6 +197,11 @@ class Trials:
         return self.study.tell(trial, state=TrialState.FAIL)
 
 
+def _publish(trial: optuna.Trial) -> None:
+    if isinstance(trial.storage, LiveStorage):
+        trial.storage.publish(trial.number)
+
+
 _TRIALS: Final[sa.Table] = models.TrialModel.__table__
 _TABLES: Final[dict[Any, tuple[str, ...]]] = {
     models.TrialParamModel: ("param_name", "param_value", "distribution_json"),
@@ -203,20 +210,17 @@ _TABLES: Final[dict[Any, tuple[str, ...]]] = {
     models.TrialValueModel: ("objective", "value", "value_type"),
     models.TrialIntermediateValueModel: ("step", "intermediate_value", "intermediate_value_type"),
 }
-"""The tables of Optuna's database that hold rows of a trial, with their columns; the first of
-them tells the rows of a trial apart."""
-_Rows = dict[Any, dict[Any, tuple[Any, ...]]]
-"""By table and first column: the other columns of a row."""
+"""Optuna's tables of rows of a trial, with their columns; the first tells the rows apart."""
+_Rows = dict[Any, dict[Any, tuple[Any, ...]]]  # By table and first column: the others of a row.
 
 
 class LiveStorage(optuna.storages.InMemoryStorage):
     """Trials in memory, and a copy of each in a database from its start to its end.
 
     A sampler reads all trials for every proposal, and an objective writes some thirty values of
-    a trial, one by one, each a transaction of Optuna's own storage. Here they are read from
-    memory and written together: one transaction when a trial starts, one per report, one when it
-    ends. After that it outlives the process; SQLite does not wait for the disk, so a power cut
-    may take the last trials. The copy is an Optuna study as any other.
+    a trial: here they are read from memory, and written in one transaction when it starts, one
+    per report and one when it ends. Then it outlives the process; SQLite does not wait for the
+    disk, so a power cut may take the last trials. The copy is an Optuna study as any other.
 
     Args:
         place: A file that holds nothing else, or the URL of a database, which may hold calls
@@ -235,11 +239,7 @@ class LiveStorage(optuna.storages.InMemoryStorage):
         self._written: dict[int, _Rows] = {}
 
     def open(self) -> None:
-        """Connect to the database, which is made if there is none.
-
-        Raises:
-            StoreError: If it cannot be used.
-        """
+        """Connect to the database, which is made if there is none."""
         if self._copy is None:
             with self._plain_errors():
                 self._copy = _opened(self._url, self._place)
@@ -247,11 +247,7 @@ class LiveStorage(optuna.storages.InMemoryStorage):
     def create_new_study(
         self, directions: Sequence[optuna.study.StudyDirection], study_name: str | None = None
     ) -> int:
-        """Begin the study here and in the database, where an older one of its name is deleted.
-
-        Raises:
-            StoreError: If the database cannot be used.
-        """
+        """Begin the study here and in the database, where an older one of its name is deleted."""
         self._study = super().create_new_study(directions, study_name)
         name = self.get_study_name_from_id(self._study)
         self.open()
@@ -290,7 +286,7 @@ class LiveStorage(optuna.storages.InMemoryStorage):
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
         """Change the state here, and in the database when the trial ends."""
-        is_changed = bool(super().set_trial_state_values(trial_id, state, values))
+        is_changed: bool = super().set_trial_state_values(trial_id, state, values)
         if state.is_finished():
             self._write(trial_id)
         return is_changed
@@ -316,66 +312,55 @@ class LiveStorage(optuna.storages.InMemoryStorage):
                 copied = [*self._ids, *added][trial.number]
                 for model, found in rows.items():
                     _replace(connection, model, copied, found, written.get(model, {}))
-                if not added:
-                    same = _TRIALS.c.trial_id == copied
-                    connection.execute(sa.update(_TRIALS).where(same).values(_state_of(trial)))
+                is_same = _TRIALS.c.trial_id == copied
+                connection.execute(sa.update(_TRIALS).where(is_same).values(_state_of(trial)))
             self._ids.extend(added)
-            self._written[trial_id] = rows
-            if trial.state.is_finished():
-                del self._written[trial_id]
+            self._written[trial_id] = {} if trial.state.is_finished() else rows
 
     def _insert(self, connection: sa.Connection, number: int) -> int:
-        """Return the key of a new row, whose number is one more than those before, as Optuna's."""
-        trial_id = self.get_trial_id_from_study_id_trial_number(self._study, number)
-        is_mine = _TRIALS.c.study_id == self._copied_study
-        counted = sa.select(sa.func.count(_TRIALS.c.trial_id)).where(is_mine).scalar_subquery()
-        values = _state_of(self.get_trial(trial_id))
-        insert = sa.insert(_TRIALS).values(study_id=self._copied_study, number=counted, **values)
-        (key,) = connection.execute(insert).inserted_primary_key or ()
-        return int(key)
+        """Return the key of a new row, whose number is the count of those before, as Optuna's."""
+        study, trial = self._copied_study, self._studies[self._study].trials[number]
+        counted = sa.select(sa.func.count(_TRIALS.c.trial_id)).where(_TRIALS.c.study_id == study)
+        values = {"number": counted.scalar_subquery(), "study_id": study, **_state_of(trial)}
+        result: Any = connection.execute(sa.insert(_TRIALS).values(values))
+        return int(result.inserted_primary_key[0])
 
     @contextmanager
     def _plain_errors(self) -> Iterator[None]:
         try:
             yield
-        except (
-            exc.SQLAlchemyError,
-            optuna.exceptions.StorageInternalError,
-            RuntimeError,
-        ) as error:
+        except (exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
             cause = error.__cause__ or error
             # Not from the error: it may show the password.
-            shown = f"{shown_url(self._url)} cannot be used: {type(cause).__name__}."
-            raise StoreError(shown) from None
+            why = f"cannot be used: {type(cause).__name__}."
+            raise StoreError(f"{shown_url(self._url)} {why}") from None
 
 
 @contextmanager
 def opened_storage(storage: Any) -> Iterator[optuna.storages.BaseStorage | None]:
-    """Yield the storage that ``optuna.create_study`` would use, once it can be written.
-
-    Args:
-        storage: A URL, a storage of Optuna, or None.
-
-    Raises:
-        StoreError: If the database cannot be used.
-    """
+    """Yield the storage that ``optuna.create_study`` would use; StoreError if it cannot be."""
     if not isinstance(storage, str):
         yield storage
-    elif not storage.startswith(("sqlite:///", "postgres")):
-        # Of a kind that Optuna knows, and the store of calls does not.
-        yield optuna.storages.get_storage(storage)
-    else:
-        live = LiveStorage(storage)
-        live.open()
-        try:
+    elif storage.startswith(("sqlite:///", "postgres:", "postgresql:", "postgresql+psycopg:")):
+        with closing(LiveStorage(storage)) as live:
+            live.open()
             yield live
-        finally:
-            live.close()
+    else:
+        try:
+            made = optuna.storages.get_storage(storage)
+        except Exception as error:
+            # Neither the text nor the error is shown: they may quote a password.
+            raise StoreError(
+                "`storage` must be a URL such as sqlite:///FILE or postgresql://HOST/NAME, or "
+                f"another that Optuna opens; it raises {type(error).__name__} at this one."
+            ) from None
+        yield made
 
 
 def _rows_of(trial: FrozenTrial) -> _Rows:
     """Return what the database holds of a trial beside its state."""
-    kinds, stored = trial.distributions, models.TrialValueModel.value_to_stored_repr
+    kinds, reports = trial.distributions, trial.intermediate_values.items()
+    stored = models.TrialValueModel.value_to_stored_repr
     reported = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr
     return {
         models.TrialParamModel: {
@@ -385,9 +370,7 @@ def _rows_of(trial: FrozenTrial) -> _Rows:
         models.TrialUserAttributeModel: _as_json(trial.user_attrs),
         models.TrialSystemAttributeModel: _as_json(trial.system_attrs),
         models.TrialValueModel: dict(enumerate(map(stored, trial.values or ()))),
-        models.TrialIntermediateValueModel: {
-            step: reported(value) for step, value in trial.intermediate_values.items()
-        },
+        models.TrialIntermediateValueModel: {step: reported(value) for step, value in reports},
     }
 
 
@@ -410,23 +393,16 @@ def _replace(
     if changed := [key for key in new if key in written]:
         is_same = (table.c.trial_id == trial_id) & table.c[columns[1]].in_(changed)
         connection.execute(sa.delete(table).where(is_same))
-    values = [
-        dict(zip(columns, (trial_id, *one), strict=True))
-        for one in ((k, *row) for k, row in new.items())
-    ]
-    connection.execute(sa.insert(table), values)
+    found = [dict(zip(columns, (trial_id, key, *row), strict=True)) for key, row in new.items()]
+    connection.execute(sa.insert(table), found)
 
 
 def _state_of(trial: FrozenTrial) -> dict[str, Any]:
-    # Optuna's own conversion: its database has another time than its trials.
-    row = models.TrialModel(
-        datetime_start=trial.datetime_start, datetime_complete=trial.datetime_complete
-    )
-    return {
-        "state": trial.state,
-        "datetime_start": row._datetime_start_utc,
-        "datetime_complete": row._datetime_complete_utc,
-    }
+    start, end = trial.datetime_start, trial.datetime_complete
+    # Optuna's own conversion: its database has another time zone than its trials.
+    row: Any = models.TrialModel(datetime_start=start, datetime_complete=end)
+    start, end = row._datetime_start_utc, row._datetime_complete_utc
+    return {"state": trial.state, "datetime_start": start, "datetime_complete": end}
 
 
 def _opened(url: sa.URL, place: Path | str) -> Any:
@@ -434,7 +410,9 @@ def _opened(url: sa.URL, place: Path | str) -> Any:
     try:
         storage = optuna.storages.RDBStorage(text)
     except exc.DatabaseError as error:
-        if not (isinstance(place, Path) and _is_no_database(error)):
+        # One that is locked or damaged may be mended.
+        is_other_kind = getattr(error.orig, "sqlite_errorname", None) == "SQLITE_NOTADB"
+        if not (isinstance(place, Path) and is_other_kind):
             raise
         place.unlink()
         storage = optuna.storages.RDBStorage(text)
@@ -444,15 +422,10 @@ def _opened(url: sa.URL, place: Path | str) -> Any:
             f"{shown_url(url)} was written by another version of Optuna. Move it away, or choose "
             "another folder."
         ) from None
-    if url.get_backend_name() == "sqlite":
+    if storage.engine.name == "sqlite":
         event.listen(storage.engine, "connect", _let_others_read)
         storage.engine.dispose()
     return storage
-
-
-def _is_no_database(error: exc.DatabaseError) -> bool:
-    """Return whether a file is of another kind; one that is locked or damaged may be mended."""
-    return getattr(error.orig, "sqlite_errorname", None) == "SQLITE_NOTADB"
 
 
 def _let_others_read(connection: Any, _: Any) -> None:
@@ -463,13 +436,14 @@ def _let_others_read(connection: Any, _: Any) -> None:
 
 def _delete(storage: Any, name: str) -> None:
     """Delete a study; its trials table by table, as Optuna would take seconds for a thousand."""
-    names = {one.study_name: one._study_id for one in storage.get_all_studies()}
-    if name not in names:
+    try:
+        study = storage.get_study_id_from_name(name)
+    except KeyError:
         return
-    is_mine = models.TrialModel.study_id == names[name]
-    mine = sa.select(models.TrialModel.trial_id).where(is_mine)
+    is_mine = _TRIALS.c.study_id == study
+    mine = sa.select(_TRIALS.c.trial_id).where(is_mine)
     with storage.engine.begin() as connection:
         for model in (*_TABLES, models.TrialHeartbeatModel):
             connection.execute(sa.delete(model).where(model.trial_id.in_(mine)))
-        connection.execute(sa.delete(models.TrialModel).where(is_mine))
-    storage.delete_study(names[name])
+        connection.execute(sa.delete(_TRIALS).where(is_mine))
+    storage.delete_study(study)

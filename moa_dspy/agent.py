@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
 from moa_dspy.errors import PoolError
 from moa_dspy.files import LONGEST_SHOWN, check_table, read_toml, shown_value
@@ -257,6 +257,20 @@ class Agent:
         if self.is_local:
             return Price(0.0, 0.0, "local")
         return listed_price(self.model) if self.base_url is None else None
+
+
+class AgentPool(Protocol):
+    """The agents that may be asked, by name: a ``Pool``."""
+
+    def __getitem__(self, name: str, /) -> Agent: ...
+
+    def lm(self, name: str, /) -> Any:
+        """Return the LM of an agent."""
+        ...
+
+    def price(self, name: str, /) -> Any:
+        """Return what the tokens of an agent cost; None is unknown."""
+        ...
 
 
 def read_agents(path: Path) -> list[Agent]:

@@ -1,23 +1,21 @@
-"""Layers of proposers, and the ties of their predictors to DSPy and to their seats.
+"""Layers of proposers, and the parts of a mixture that DSPy saves, loads and optimizes.
 
-What DSPy saves, loads and optimizes of a mixture; a mark on each predictor, by which optimizers
-tell seats apart; and no LM from outside: optimizers and wrappers of DSPy set LMs on predictors
-(``set_lm``, a teacher's settings), but a mixture's agents are its pool's, so a seat is asked
-without such an LM. Of it only the ``rollout_id`` counts.
+A mark on each predictor lets optimizers tell the seats apart.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy, deepcopy
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from itertools import chain, count
+from typing import Any, Final
 
 import dspy
 from dspy.predict.parameter import Parameter
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.dspy_internals import main_thread_config
 from moa_dspy.errors import ArchitectureError
 
 SEAT_MODULES: dict[str, Callable[[Any], Any]] = {
@@ -246,48 +244,24 @@ def _marked(signature: Any, seat: str) -> Any:
     return dspy.make_signature(fields, signature.instructions)
 
 
-Trace: TypeAlias = list[tuple[Any, Any, Any]]
-"""DSPy's trace: predictor, inputs, prediction."""
-
-
-def is_traced() -> bool:
-    """True if a caller records this run, as DSPy's optimizers do to learn from every predictor.
-
-    The trace of the process does not count, as nothing reads it.
-    """
-    trace = dspy.settings.trace
-    return trace is not None and trace is not main_thread_config["trace"]
-
-
-def outside_lms(module: Any) -> list[Any]:
-    """Return the LMs that ``set_lm`` or an optimizer left on the module's predictors."""
-    leaves = [module] if isinstance(module, dspy.Predict) else _leaves(module)
-    return [leaf.lm for leaf in leaves if getattr(leaf, "lm", None) is not None]
-
-
-def rollout(lms: Sequence[Any]) -> int | None:
-    """Return the ``rollout_id`` that DSPy asks for: of these LMs, else of the one in settings."""
-    for lm in [*lms, dspy.settings.lm]:
-        number: int | None = getattr(lm, "kwargs", {}).get("rollout_id")
-        if number is not None:
-            return number
-    return None
-
-
-def without_lms(module: Any, lms: Sequence[Any]) -> Any:
-    """Return a copy of ``module`` whose predictors have no LM of their own."""
-    # An object that is in the memo is not copied but replaced, here by no LM.
-    memo: dict[int, Any] = {id(lm): None for lm in lms}
-    return deepcopy(module, memo)
-
-
-def renamed(trace: Trace, made_by: Any, stands_for: Any) -> Trace:
-    """Return the trace of a copy as the trace of its original, which optimizers look for."""
-    if made_by is stands_for:
-        return trace
-    originals = {id(c): o for c, o in zip(_leaves(made_by), _leaves(stands_for), strict=True)}
-    return [(originals.get(id(who), who), inputs, output) for who, inputs, output in trace]
-
-
-def _leaves(module: Any) -> list[Any]:
-    return [module] if isinstance(module, dspy.Predict) else list(module.predictors())
+def from_parts(
+    layers: Sequence[Sequence[Any]], aggregator: Any
+) -> tuple[Architecture, dict[str, Any]]:
+    """Return the architecture of names, or of LMs, and the LMs by the names that they are given."""
+    if aggregator is None:
+        raise ArchitectureError("`architecture`, or `layers` and `aggregator`, must be given.")
+    given = [*(lm for layer in layers for lm in layer), aggregator]
+    if all(isinstance(name, str) for name in given):
+        return Architecture(tuple(map(tuple, layers)), aggregator), {}
+    names: dict[int, str] = {}
+    lms: dict[str, Any] = {}
+    for lm in given:
+        if not isinstance(lm, dspy.BaseLM):
+            raise ArchitectureError(f"Seats must be all names or all LMs, but one is {lm!r}.")
+        if id(lm) not in names:
+            stem = re.sub(r"[\s>+*()]", "-", str(lm.model))
+            numbered = (f"{stem}-{n}" for n in count(2))
+            names[id(lm)] = next(name for name in chain([stem], numbered) if name not in lms)
+            lms[names[id(lm)]] = lm
+    named = tuple(tuple(names[id(lm)] for lm in layer) for layer in layers)
+    return Architecture(named, names[id(aggregator)]), lms

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import cached_property
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import dspy
+from dspy.streaming.messages import sync_send_to_stream
 
 from moa_dspy.adapters import PlainChat
 from moa_dspy.architecture import Architecture
@@ -22,15 +20,92 @@ from moa_dspy.layers import (
     Layer,
     ReplacedPredictor,
     all_predictors,
+    from_parts,
     mark_seats,
 )
-from moa_dspy.plan import Plan, Planner, Rules
+from moa_dspy.plan import Plan, Planner, Rules, afollow, follow
 from moa_dspy.pool import Pool
-from moa_dspy.program_file import load_program, restore_program
+from moa_dspy.prediction import Answer, MixturePrediction
+from moa_dspy.program_file import is_dspy_state, load_program, restore_program
 from moa_dspy.program_file import save_program as write_program
 from moa_dspy.references import ReferenceLimits
-from moa_dspy.seats import PlannedModule
+from moa_dspy.seats import Seats, without_lms
 from moa_dspy.signatures import FUSE, analyst, ranker, usable_signature, with_references
+from moa_dspy.telemetry import mixture_span
+
+
+class PlannedModule(dspy.Module):
+    """A program that asks agents of a pool as its plan says.
+
+    Copies share the pool. A pickle, as ``save(..., save_program=True)`` writes it, is made
+    without the pool and without LMs that were set on predictors, so it holds no key and no
+    endpoint; ``Pool.attach`` gives the loaded program a pool.
+    """
+
+    pool: Any
+    rules: Rules
+    signature: Any
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """Names of the agents that are asked."""
+        raise NotImplementedError
+
+    @property
+    def writer(self) -> Any:
+        """The module that writes the answer; None if the answer is picked from the responses."""
+        raise NotImplementedError
+
+    def plan(self, inputs: Mapping[str, Any]) -> Plan:
+        """Yield what to ask next until there is an answer; asks nothing itself."""
+        raise NotImplementedError
+
+    @property
+    def seats(self) -> Seats:
+        """Asks the questions of the plan."""
+        return Seats(self.pool, self.rules.adapter)
+
+    def forward(self, **inputs: Any) -> MixturePrediction:
+        """Answer, agents of a layer at the same time in threads."""
+        with mixture_span(self):
+            answer = follow(self.plan(inputs), self.seats.ask_all)
+        for chunk in self._chunks(answer):
+            sync_send_to_stream(dspy.settings.send_stream, chunk)
+        return MixturePrediction.of(answer)
+
+    async def aforward(self, **inputs: Any) -> MixturePrediction:
+        """Answer, agents of a layer at the same time as tasks."""
+        with mixture_span(self):
+            answer = await afollow(self.plan(inputs), self.seats.aask_all)
+        for chunk in self._chunks(answer):
+            await dspy.settings.send_stream.send(chunk)
+        return MixturePrediction.of(answer)
+
+    def _chunks(self, answer: Answer) -> list[Any]:
+        """Return what listeners to the module itself, not to a predictor of it, are to be sent."""
+        if dspy.settings.send_stream is None:
+            return []
+        listeners = dspy.settings.stream_listeners or ()
+        heard = [one for one in listeners if getattr(one, "predict", None) is self]
+        return [one.whole(answer.final.values) for one in heard]
+
+    def __copy__(self) -> Any:
+        return self._with_state(self.__dict__)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        made = memo[id(self)] = self._with_state({})
+        made.__setstate__(deepcopy(super().__getstate__(), memo))
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        lms = [lm for _, one in all_predictors(self) if (lm := one.lm) is not None]
+        state: dict[str, Any] = dspy.Module.__getstate__(without_lms(self, lms))
+        return {**state, "pool": self.pool.detached(self.agents)}
+
+    def _with_state(self, state: Mapping[str, Any]) -> Any:
+        made: Any = type(self).__new__(type(self))
+        made.__dict__.update(state)
+        return made
 
 
 class _ClassOrInstanceMethod:
@@ -103,7 +178,8 @@ class MixtureOfAgents(PlannedModule):
     ) -> None:
         super().__init__()
         if architecture is None:
-            architecture, pool = from_parts(layers or (), aggregator, pool)
+            architecture, lms = from_parts(layers or (), aggregator)
+            pool = Pool.from_lms(lms) if lms else pool
         elif layers is not None or aggregator is not None:
             raise ArchitectureError("`layers` and `aggregator` stand instead of `architecture`.")
         if isinstance(architecture, str):
@@ -320,7 +396,7 @@ class MixtureOfAgents(PlannedModule):
             ArchitectureError: If the file cannot be read, or is of another signature or module.
             PoolError: If the pool lacks an agent of the file's architecture.
         """
-        if _is_of_dspy(Path(path)):
+        if is_dspy_state(Path(path)):
             super().load(path, **options)
         else:
             restore_program(self, Path(path))
@@ -348,45 +424,9 @@ class MixtureOfAgents(PlannedModule):
         return self.rules.quorum
 
 
-def from_parts(
-    layers: Sequence[Sequence[Any]], aggregator: Any, pool: Pool | None
-) -> tuple[Architecture, Pool]:
-    """Name LMs that were given as objects, equal objects alike, and build a pool of them."""
-    if aggregator is None:
-        raise ArchitectureError("`architecture`, or `layers` and `aggregator`, must be given.")
-    given = [*(lm for layer in layers for lm in layer), aggregator]
-    if all(isinstance(name, str) for name in given):
-        if pool is None:
-            raise ArchitectureError("`pool` must be given with agent names.")
-        return Architecture(tuple(map(tuple, layers)), aggregator), pool
-    names: dict[int, str] = {}
-    lms: dict[str, Any] = {}
-    for lm in given:
-        if not isinstance(lm, dspy.BaseLM):
-            raise ArchitectureError(f"Seats must be all names or all LMs, but one is {lm!r}.")
-        if id(lm) not in names:
-            stem = re.sub(r"[\s>+*()]", "-", str(lm.model))
-            numbered = (f"{stem}-{n}" for n in count(2))
-            names[id(lm)] = next(name for name in chain([stem], numbered) if name not in lms)
-            lms[names[id(lm)]] = lm
-    named = tuple(tuple(names[id(lm)] for lm in layer) for layer in layers)
-    return Architecture(named, names[id(aggregator)]), Pool.from_lms(lms)
-
-
 def _is_for_plain_chat(signature: Any, module: Any, pool: Pool) -> bool:
     """True if plain chat is the default: small models often break DSPy's formats of replies."""
     outputs = list(signature.output_fields.values())
     is_text = len(outputs) == 1 and outputs[0].annotation is str
     is_default = dspy.settings.adapter is None and module is dspy.Predict
     return is_text and is_default and all(pool[name].is_local for name in pool)
-
-
-def _is_of_dspy(path: Path) -> bool:
-    """True if the file is a state that DSPy wrote; DSPy says itself what it refuses."""
-    if path.suffix == ".pkl":
-        return True
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and "format" not in content and "metadata" in content

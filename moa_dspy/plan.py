@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
+
+import dspy
 
 from moa_dspy.adapters import guarded_references, speaking_adapter
-from moa_dspy.agent import Agent
+from moa_dspy.agent import AgentPool
 from moa_dspy.aggregators import (
     NORMALISERS,
     Combine,
@@ -26,26 +28,12 @@ from moa_dspy.aggregators import (
     node_name,
 )
 from moa_dspy.architecture import Architecture
+from moa_dspy.dspy_internals import main_thread_config
 from moa_dspy.errors import ArchitectureError, LayerFailedError
-from moa_dspy.layers import is_traced
-from moa_dspy.prediction import NOT_ASKED, Answer, Response
+from moa_dspy.prediction import NOT_ASKED, Answer, Question, Response
 from moa_dspy.references import Cut, ReferenceLimits, built_tokens, fitted_references
 from moa_dspy.signatures import REFERENCES
-from moa_dspy.waves import MemberQuestions, Question, WaveRules, Waves, asked, seconds_of
-
-
-class AgentPool(Protocol):
-    """The agents that may be asked, by name: a ``Pool``."""
-
-    def __getitem__(self, name: str, /) -> Agent: ...
-
-    def lm(self, name: str, /) -> Any:
-        """Return the LM of an agent."""
-        ...
-
-    def price(self, name: str, /) -> Any:
-        """Return what the tokens of an agent cost; None is unknown."""
-        ...
+from moa_dspy.waves import MemberQuestions, WaveRules, Waves
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +146,10 @@ class Planner:
             if waves is not None and (waves.stops or waves.agreeing):
                 late = self.rules.deadline_seconds
                 questions = MemberQuestions(questions, WaveRules(waves, self._vote.ballot, late))
-            layers.append(self._complete(*(yield from asked(questions))))
+                responses = yield from questions.in_waves()
+            else:
+                responses = yield questions
+            layers.append(self._complete(*responses))
             seconds.append(seconds_of(questions, layers[-1]))
             answered = sum(response.has_answer for response in layers[-1])
             if answered < min(self.rules.quorum, len(names)):
@@ -173,7 +164,7 @@ class Planner:
         first = reading[: one.agree] if one.agree is not None else ()
         quorum = min(self.rules.quorum, len(members))
         if one.combine != "vote":
-            # Whom a consensus chooses depends on all of them.
+            # The choice of a consensus depends on all of them.
             evenly = (1,) * len(members)
             return Waves(evenly, reading, first, stops=False, quorum=quorum) if first else None
         vote, lead = self._vote, None if one.lead is None else Fraction(repr(one.lead))
@@ -320,3 +311,18 @@ def _too_few(what: str, responses: Sequence[Response]) -> LayerFailedError:
     failed = [one for one in responses if not (one.has_answer or one.is_left_out)]
     causes = "; ".join(f"{one.agent}: {one.failure}" for one in failed)
     return LayerFailedError(f"{what} agents answered. {causes}")
+
+
+def is_traced() -> bool:
+    """True if a caller records this run, as DSPy's optimizers do to learn from every predictor.
+
+    The trace of the process does not count, as nothing reads it.
+    """
+    trace = dspy.settings.trace
+    return trace is not None and trace is not main_thread_config["trace"]
+
+
+def seconds_of(questions: Sequence[Question], responses: Sequence[Response]) -> float:
+    """Return how long a layer took: of members, what was noted when they were asked."""
+    noted = questions.seconds if isinstance(questions, MemberQuestions) else None
+    return max(response.seconds for response in responses) if noted is None else noted

@@ -252,6 +252,7 @@ class Pool(Mapping[str, Agent]):
         self.calls = calls or Calls()
         self._lms: dict[str, Any] = dict(lms or {})
         self._lock = threading.Lock()
+        self._prices: dict[str, Price | None] = {}
         self.not_adopted: Mapping[str, str] = {}
         self.is_timed = True
         if not listed:
@@ -295,15 +296,12 @@ class Pool(Mapping[str, Agent]):
         """
         from moa_dspy.calls.lm.lm import lm_names
 
-        given_names: Any = lms if isinstance(lms, Mapping) else lm_names(lms)
-        named: dict[str, Any] = dict(given_names)
+        named: Any = lms if isinstance(lms, Mapping) else lm_names(lms)
         kept, prices = calls or Calls(), usd_per_million_tokens or {}
         unkept = calls or Calls(NoStore(), ledger=kept.ledger)
         found = {
-            name: given(
-                name, lm, kept if getattr(lm, "cache", False) else unkept, usd=prices.get(name)
-            )
-            for name, lm in named.items()
+            n: given(n, lm, kept if getattr(lm, "cache", False) else unkept, usd=prices.get(n))
+            for n, lm in named.items()
         }
         reasons = {name: it.reason for name, it in found.items() if it.reason is not None}
         if strict and reasons:
@@ -404,8 +402,11 @@ class Pool(Mapping[str, Agent]):
         Raises:
             PoolError: If the pool has no such agent.
         """
-        price = self[name].price
-        return None if name in self.not_adopted and price and price.source == "litellm" else price
+        if name not in self._prices:  # asked for each seat of each question
+            price = self[name].price
+            is_list = price is not None and price.source == "litellm"
+            self._prices[name] = None if is_list and name in self.not_adopted else price
+        return self._prices[name]
 
     def lm(self, name: str) -> dspy.LM:
         """Return the LM of an agent, always the same object.

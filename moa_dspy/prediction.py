@@ -1,6 +1,7 @@
-"""The prediction of a mixture: the signature's own fields, and beside them every response.
+"""Questions to agents, their responses, and the prediction that a mixture makes of them.
 
-``Response`` is one agent's reply with its costs, ``Answer`` the final reply with all others.
+``Question`` is a seat that is to be asked, ``Response`` one agent's reply with its costs,
+``Answer`` the final reply with all others. The prediction has the signature's own fields.
 """
 
 from __future__ import annotations
@@ -21,6 +22,31 @@ _SHOWN: Final = 100
 
 NOT_ASKED: Final = "Not asked: the answer was known without it."
 NOT_AWAITED: Final = "No longer waited for: the answer was known without it."
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A seat that is to be asked; equal nodes are one computation per example.
+
+    Attributes:
+        node: Name of the computation: the agent, its role, and the nodes it has read.
+        agent: Name in the pool.
+        sample: Index of the independent sample.
+        module: The DSPy module that asks.
+        inputs: Its keyword arguments.
+        cuts: What had to be cut from the references in ``inputs``.
+        deadline_seconds: Seconds after which an answer is too late; None means no limit.
+        is_final: Whether the reply is the mixture's own answer, which may be streamed.
+    """
+
+    node: str
+    agent: str
+    sample: int
+    module: Any
+    inputs: Mapping[str, Any]
+    cuts: tuple[Cut, ...] = ()
+    deadline_seconds: float | None = None
+    is_final: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,11 @@ from moa_dspy.agent import Agent
 from moa_dspy.aggregators import node_name
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, DataError, LayerFailedError
-from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.mixture import MixtureOfAgents, PlannedModule
 from moa_dspy.plan import Plan, Reader, Rules
 from moa_dspy.pool import Pool
-from moa_dspy.prediction import Answer, Response
-from moa_dspy.seats import PlannedModule
+from moa_dspy.prediction import Answer, Question, Response
 from moa_dspy.signatures import usable_signature, with_references
-from moa_dspy.waves import Question
 
 
 class SelfMoASeq(PlannedModule):

@@ -23,7 +23,7 @@ from moa_dspy.layers import SEAT_MODULES, all_predictors
 from moa_dspy.references import ReferenceLimits
 
 FORMAT: Final = 2
-"""Of the files that are written."""
+"""Format of the files that are written."""
 
 READABLE: Final = (1, 2)
 """Formats that are read; 1 had no deadline and no limits."""
@@ -421,3 +421,14 @@ def _adapter_name(adapter: Any) -> str | None:
 
 def _settings(adapter: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(adapter).items() if name != "callbacks"}
+
+
+def is_dspy_state(path: Path) -> bool:
+    """True if the file is a state that DSPy wrote; DSPy says itself what it refuses."""
+    if path.suffix == ".pkl":
+        return True
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and "format" not in content and "metadata" in content

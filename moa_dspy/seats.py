@@ -1,6 +1,8 @@
-"""Modules that ask a pool's agents by a plan: each seat's LM, sample and adapter, and its reply.
+"""The asking of a plan's questions: each seat's LM, sample and adapter, and its reply.
 
-A seat's failure is data: a ``Response`` without an answer, which says why.
+A seat's failure is data: a ``Response`` without an answer, which says why. Optimizers and wrappers
+of DSPy set LMs on predictors (``set_lm``, a teacher's settings), but a mixture's agents are its
+pool's, so a seat is asked without such an LM. Of it only the ``rollout_id`` counts.
 """
 
 from __future__ import annotations
@@ -19,22 +21,19 @@ from functools import partial
 from typing import Any, Final, TypeAlias
 
 import dspy
-from dspy.streaming.messages import sync_send_to_stream
 
 from moa_dspy.adapters.guard import is_verbatim, reading_adapter, reply_problem
+from moa_dspy.agent import AgentPool
 from moa_dspy.calls.reply import is_refusal
 from moa_dspy.calls.request import out_of_files
 from moa_dspy.calls.scope import CallFacts, CallScope, call_scope, current_scope, interruptible
 from moa_dspy.calls.timeout import THREADS, finished
 from moa_dspy.errors import ArchitectureError, ours
-from moa_dspy.layers import Trace, all_predictors, outside_lms, renamed, rollout, without_lms
-from moa_dspy.plan import AgentPool, Plan, Rules, afollow, follow
-from moa_dspy.prediction import Answer, MixturePrediction, Response, counted_in_time, render
-from moa_dspy.telemetry import agent_span, mixture_span, note_reply
+from moa_dspy.prediction import Question, Response, counted_in_time, render
+from moa_dspy.telemetry import agent_span, note_reply
 from moa_dspy.waves import (
     MemberProgress,
     MemberQuestions,
-    Question,
     StatusMessages,
     replayed,
     straggler,
@@ -43,80 +42,6 @@ from moa_dspy.waves import (
 _logger = logging.getLogger(__name__)
 
 _EMPTY: Final = "The model answered with an empty text."
-
-
-class PlannedModule(dspy.Module):
-    """A program that asks agents of a pool as its plan says.
-
-    Copies share the pool. A pickle, as ``save(..., save_program=True)`` writes it, is made
-    without the pool and without LMs that were set on predictors, so it holds no key and no
-    endpoint; ``Pool.attach`` gives the loaded program a pool.
-    """
-
-    pool: Any
-    rules: Rules
-    signature: Any
-
-    @property
-    def agents(self) -> tuple[str, ...]:
-        """Names of the agents that are asked."""
-        raise NotImplementedError
-
-    @property
-    def writer(self) -> Any:
-        """The module that writes the answer; None if the answer is picked from the responses."""
-        raise NotImplementedError
-
-    def plan(self, inputs: Mapping[str, Any]) -> Plan:
-        """Yield what to ask next until there is an answer; asks nothing itself."""
-        raise NotImplementedError
-
-    @property
-    def seats(self) -> Seats:
-        """Asks the questions of the plan."""
-        return Seats(self.pool, self.rules.adapter)
-
-    def forward(self, **inputs: Any) -> MixturePrediction:
-        """Answer, agents of a layer at the same time in threads."""
-        with mixture_span(self):
-            answer = follow(self.plan(inputs), self.seats.ask_all)
-        for chunk in self._chunks(answer):
-            sync_send_to_stream(dspy.settings.send_stream, chunk)
-        return MixturePrediction.of(answer)
-
-    async def aforward(self, **inputs: Any) -> MixturePrediction:
-        """Answer, agents of a layer at the same time as tasks."""
-        with mixture_span(self):
-            answer = await afollow(self.plan(inputs), self.seats.aask_all)
-        for chunk in self._chunks(answer):
-            await dspy.settings.send_stream.send(chunk)
-        return MixturePrediction.of(answer)
-
-    def _chunks(self, answer: Answer) -> list[Any]:
-        """Return what listeners to the module itself, not to a predictor of it, are to be sent."""
-        if dspy.settings.send_stream is None:
-            return []
-        listeners = dspy.settings.stream_listeners or ()
-        heard = [one for one in listeners if getattr(one, "predict", None) is self]
-        return [one.whole(answer.final.values) for one in heard]
-
-    def __copy__(self) -> Any:
-        return self._with_state(self.__dict__)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        made = memo[id(self)] = self._with_state({})
-        made.__setstate__(deepcopy(super().__getstate__(), memo))
-        return made
-
-    def __getstate__(self) -> dict[str, Any]:
-        lms = [lm for _, one in all_predictors(self) if (lm := one.lm) is not None]
-        state: dict[str, Any] = dspy.Module.__getstate__(without_lms(self, lms))
-        return {**state, "pool": self.pool.detached(self.agents)}
-
-    def _with_state(self, state: Mapping[str, Any]) -> Any:
-        made: Any = type(self).__new__(type(self))
-        made.__dict__.update(state)
-        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,18 +77,18 @@ class Seats:
     def _asked_by_threads(
         self, questions: Sequence[Question], cancelled: threading.Event
     ) -> list[SeatAnswer]:
-        late, status = _deadline(questions), StatusMessages(questions)
+        late, status = _deadline(questions), _status_of(questions)
         tasks = [partial(self._ask, question, cancelled) for question in questions]
         # Each thread gets a copy of the context: settings, usage tracker, call scope.
         tasks = [partial(copy_context().run, task) for task in tasks]
-        if late is None and not status.is_wanted:
+        if late is None and status is None:
             # Nothing else is to be done meanwhile, so this thread is one of them.
             others = [THREADS.submit(task) for task in tasks[:-1]]
             last = finished(tasks[-1])
             wait(others)
             return [future.result() for future in (*others, last)]
         running = [THREADS.submit(task) for task in tasks]
-        done = status.watched(running, late) if status.is_wanted else wait(running, late).done
+        done = status.watched(running, late) if status else wait(running, late).done
         if len(done) < len(running):
             cancelled.set()
         asked = zip(questions, running, strict=True)
@@ -191,7 +116,7 @@ class Seats:
     def _members_by_threads(
         self, members: MemberQuestions, cancelled: threading.Event
     ) -> dict[int, SeatAnswer]:
-        progress, status = MemberProgress(members), StatusMessages(members)
+        progress, status = MemberProgress(members), _status_of(members)
         running: dict[Future[SeatAnswer], int] = {}
         found: dict[int, SeatAnswer] = {}
         while not progress.is_over:
@@ -203,7 +128,8 @@ class Seats:
                 place = running.pop(future)
                 found[place] = future.result()
                 progress.responses[place] = found[place][0]
-                status.answered(found[place][0])
+                if status is not None:
+                    status.answered(found[place][0])
         return found | {place: (one, [], ()) for place, one in progress.unanswered().items()}
 
     def _ask(self, question: Question, cancelled: threading.Event | None = None) -> SeatAnswer:
@@ -220,7 +146,7 @@ class Seats:
             return await self._aask_members(questions)
         if _is_alone(questions):
             return _collected([await self._aask(questions[0])])
-        status = StatusMessages(questions)
+        status = _status_of(questions)
         tasks = [asyncio.ensure_future(self._aask(question, status)) for question in questions]
         try:
             await asyncio.wait(tasks, timeout=_deadline(questions))
@@ -249,7 +175,7 @@ class Seats:
             return responses
 
     async def _members_by_tasks(self, members: MemberQuestions) -> dict[int, SeatAnswer]:
-        progress, status = MemberProgress(members), StatusMessages(members)
+        progress, status = MemberProgress(members), _status_of(members)
         tasks: dict[asyncio.Task[SeatAnswer], int] = {}
         found: dict[int, SeatAnswer] = {}
         try:
@@ -338,6 +264,13 @@ def _is_alone(questions: Sequence[Question]) -> bool:
     return not others and first.deadline_seconds is None and not is_watched
 
 
+def _status_of(questions: Sequence[Question]) -> StatusMessages | None:
+    """Return the sender of status messages to the reader of a stream; None without a stream."""
+    # Looked up in the caller's context: those of proposers have no stream.
+    stream = dspy.settings.send_stream
+    return None if stream is None else StatusMessages(questions, stream)
+
+
 def _deadline(questions: Sequence[Question]) -> float | None:
     deadlines = [question.deadline_seconds for question in questions]
     return None if None in deadlines else max(filter(None, deadlines))
@@ -381,6 +314,10 @@ def values_of(module: Any, prediction: Any) -> dict[str, Any]:
     fields = getattr(getattr(module, "signature", None), "output_fields", None)
     names = prediction.keys() if fields is None else fields
     return {name: prediction[name] for name in names if name in prediction}
+
+
+Trace: TypeAlias = list[tuple[Any, Any, Any]]
+"""DSPy's trace: predictor, inputs, prediction."""
 
 
 SeatAnswer: TypeAlias = tuple[Response, Trace, Sequence[CallFacts]]
@@ -434,3 +371,37 @@ class Seat:
 
 def _late(question: Question) -> SeatAnswer:
     return straggler(question, question.deadline_seconds or 0.0), [], ()
+
+
+def outside_lms(module: Any) -> list[Any]:
+    """Return the LMs that ``set_lm`` or an optimizer left on the module's predictors."""
+    leaves = [module] if isinstance(module, dspy.Predict) else _leaves(module)
+    return [leaf.lm for leaf in leaves if getattr(leaf, "lm", None) is not None]
+
+
+def rollout(lms: Sequence[Any]) -> int | None:
+    """Return the ``rollout_id`` that DSPy asks for: of these LMs, else of the one in settings."""
+    for lm in [*lms, dspy.settings.lm]:
+        number: int | None = getattr(lm, "kwargs", {}).get("rollout_id")
+        if number is not None:
+            return number
+    return None
+
+
+def without_lms(module: Any, lms: Sequence[Any]) -> Any:
+    """Return a copy of ``module`` whose predictors have no LM of their own."""
+    # An object that is in the memo is not copied but replaced, here by no LM.
+    memo: dict[int, Any] = {id(lm): None for lm in lms}
+    return deepcopy(module, memo)
+
+
+def renamed(trace: Trace, made_by: Any, stands_for: Any) -> Trace:
+    """Return the trace of a copy as the trace of its original, which optimizers look for."""
+    if made_by is stands_for:
+        return trace
+    originals = {id(c): o for c, o in zip(_leaves(made_by), _leaves(stands_for), strict=True)}
+    return [(originals.get(id(who), who), inputs, output) for who, inputs, output in trace]
+
+
+def _leaves(module: Any) -> list[Any]:
+    return [module] if isinstance(module, dspy.Predict) else list(module.predictors())

@@ -13,8 +13,8 @@ from dspy.streaming import StreamListener, StreamResponse
 from moa_dspy.adapters import PlainChat
 from moa_dspy.calls.reply import ReplySplitter, without_half
 from moa_dspy.errors import ArchitectureError
+from moa_dspy.mixture import PlannedModule
 from moa_dspy.prediction import render
-from moa_dspy.seats import PlannedModule
 
 _MARKER: Final = re.compile(r"^\s*\[\[ ## \w+ ## \]\]", re.MULTILINE)
 _PART_OF_MARKER: Final = re.compile(

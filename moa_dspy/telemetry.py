@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from moa_dspy.errors import StudyError
-from moa_dspy.prediction import Response
-from moa_dspy.waves import Question
+from moa_dspy.prediction import Question, Response
 
 _logger = logging.getLogger(__name__)
 _NAME: Final = "moa_dspy"

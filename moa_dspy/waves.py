@@ -1,8 +1,8 @@
-"""Questions to agents, the waves in which members of a vote are asked, and progress messages.
+"""The waves in which members of a vote are asked, and messages on which have answered.
 
 A vote is known as soon as those who were not asked cannot change it. So members are asked in
-waves: as many at once as could settle it if they agreed, and no more. That never asks anyone
-whom asking one by one would spare.
+waves: as many at once as could settle it if they agreed, and no more. So no member is asked that
+would be spared if they were asked one by one.
 """
 
 from __future__ import annotations
@@ -17,53 +17,28 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, Final, TypeAlias
 
-import dspy
 from dspy.streaming.messages import StatusMessage, sync_send_to_stream
 
 from moa_dspy.prediction import (
     NOT_ASKED,
+    Question,
     Response,
     counted_in_time,
     late_after,
     not_awaited,
 )
-from moa_dspy.references import Cut
 
 _logger = logging.getLogger(__name__)
+_UNSENT: Final = "A status message could not be sent."
 
 SHARE_FOR_WAVES: Final = 0.25
 """Of a deadline: until then members are asked in waves, and after it all the others at once.
 
-Who is asked later has the less of the deadline left, so most of it is kept for them.
+Members that are asked later have less of the deadline left, so most of it is kept for them.
 """
 
 Said = Mapping[int, Hashable | None]
 """What the members said that were asked, by place; None gave no answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A seat that is to be asked; equal nodes are one computation per example.
-
-    Attributes:
-        node: Name of the computation: the agent, its role, and the nodes it has read.
-        agent: Name in the pool.
-        sample: Index of the independent sample.
-        module: The DSPy module that asks.
-        inputs: Its keyword arguments.
-        cuts: What had to be cut from the references in ``inputs``.
-        deadline_seconds: Seconds after which an answer is too late; None means no limit.
-        is_final: Whether the reply is the mixture's own answer, which may be streamed.
-    """
-
-    node: str
-    agent: str
-    sample: int
-    module: Any
-    inputs: Mapping[str, Any]
-    cuts: tuple[Cut, ...] = ()
-    deadline_seconds: float | None = None
-    is_final: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +63,7 @@ class Waves:
     lead: Fraction | None = None
 
     def due(self, said: Said) -> list[int]:
-        """Return who is asked next, all of ``said`` having been asked; empty if it is settled."""
+        """Return the places to ask next, after those of ``said``; empty if it is settled."""
         if not said:
             return list(self._first)
         return [] if self.is_settled(said) else self._next(said)
@@ -111,13 +86,14 @@ class Waves:
         return rest
 
     def rest(self, said: Said) -> list[int]:
-        """Return who has not been asked, in the order of asking."""
+        """Return the places that have not been asked, in the order of asking."""
         return [place for place in self.priority if place not in said]
 
     def heard(self, said: Said) -> tuple[int, ...]:
-        """Return whose answers count, whoever else was asked: so it is always the same answer.
+        """Return the places whose answers count; asking others besides them changes nothing.
 
-        Those who agreed first, or the first by whom one answer leads far enough, or else all.
+        They are those of ``agreeing`` if they agree, or the first places by which one answer
+        leads far enough, or else all.
         """
         first = [said.get(place) for place in self.agreeing]
         if first and None not in first and len(set(first)) == 1:
@@ -171,7 +147,7 @@ class Waves:
         return all(n + left < most or (n + left == most and first < at) for n, at in rivals)
 
     def _totals(self, said: Said) -> dict[Hashable, tuple[int, int]]:
-        """Return, of each answer, its weight and the rank of the first who gave it."""
+        """Return, of each answer, its weight and the rank of the first that gave it."""
         found: dict[Hashable, tuple[int, int]] = {}
         for place, ballot in said.items():
             if ballot is not None:
@@ -193,7 +169,7 @@ class WaveRules:
     """The rules by which a vote's members are asked in time.
 
     Attributes:
-        waves: Says who is asked next.
+        waves: Says which members are asked next.
         ballot: What a response says, equal where answers are.
         deadline_seconds: Until when an answer counts; None means no limit.
     """
@@ -216,7 +192,7 @@ class WaveRules:
         return math.inf if late is None else SHARE_FOR_WAVES * late
 
     def due(self, asked: Collection[int], said: Said, *, seconds: float) -> list[int]:
-        """Return who is asked now, ``seconds`` after the start; empty to wait for an answer."""
+        """Return the places to ask ``seconds`` after the start; empty to wait for an answer."""
         if seconds >= self.hedge_seconds:
             return [place for place in self.waves.priority if place not in asked]
         return self.waves.due(said) if len(said) == len(asked) else []
@@ -229,8 +205,8 @@ class WaveRules:
 class MemberQuestions(list[Question]):
     """The questions to a vote's members, which are asked in waves, or all at once.
 
-    Who asks them in waves sets ``seconds`` to how long that took, and returns for who was
-    not asked, or no longer waited for, a response that is left out.
+    Code that asks them in waves sets ``seconds`` to how long that took. A member that was not
+    asked, or is no longer waited for, gets a response that is left out.
     """
 
     def __init__(self, questions: Iterable[Question], rules: WaveRules) -> None:
@@ -239,7 +215,7 @@ class MemberQuestions(list[Question]):
         self.seconds: float | None = None
 
     def in_waves(self) -> Asking:
-        """Ask wave by wave where nothing else is to be minded; else leave it to who asks."""
+        """Ask wave by wave; with a deadline, leave the waves to the code that asks."""
         if self.rules.deadline_seconds is not None:
             return (yield self)
         known: dict[int, Response] = {}
@@ -273,7 +249,7 @@ class MemberQuestions(list[Question]):
                 ballots |= rules.said({place: given[place] for place in due})
                 continue
             following = min(end for end in ends.values() if end > now)
-            # Not everyone has been asked, so the time to ask them all may come first.
+            # Not all have been asked, so the time to ask them all may come first.
             is_before = now < rules.hedge_seconds < following and len(given) < len(self)
             now = rules.hedge_seconds if is_before else following
         heard = {p: r if p in said else not_awaited(r, now - starts[p]) for p, r in given.items()}
@@ -312,11 +288,11 @@ def replayed(
 
 @dataclass
 class MemberProgress:
-    """Members that are being asked: who is asked now, and until when it is waited.
+    """Members that are being asked: the next ones, and how long to wait for them.
 
     Attributes:
         members: The questions.
-        responses: Of those who have answered, or failed, by place.
+        responses: Of those that have answered, or failed, by place.
     """
 
     members: MemberQuestions
@@ -341,7 +317,7 @@ class MemberProgress:
         return rules.waves.is_settled(rules.said(self.responses))
 
     def due(self) -> list[tuple[int, Question]]:
-        """Return who is asked now, with places, each with the time that is left for an answer."""
+        """Return the questions to ask now, with places, each with the time that is left."""
         rules, now = self.members.rules, self._seconds
         places = rules.due(self._starts, rules.said(self.responses), seconds=now)
         self._starts |= dict.fromkeys(places, now)
@@ -358,7 +334,7 @@ class MemberProgress:
         return max(0.0, (rules.deadline_seconds if is_hedged else rules.hedge_seconds) - now)
 
     def unanswered(self) -> dict[int, Response]:
-        """Return what stands for those who were asked and have not answered."""
+        """Return the responses that stand for members that were asked and have not answered."""
         now, settled = self._seconds, self.is_settled
         found: dict[int, Response] = {}
         for place, start in self._starts.items():
@@ -366,19 +342,6 @@ class MemberProgress:
                 one = straggler(self.members[place], now - start)
                 found[place] = not_awaited(one, now - start) if settled else one
         return found
-
-
-def asked(questions: list[Question]) -> Asking:
-    """Ask a layer: the members of a vote by their rules, others at once."""
-    if isinstance(questions, MemberQuestions):
-        return (yield from questions.in_waves())
-    return (yield questions)
-
-
-def seconds_of(questions: Sequence[Question], responses: Sequence[Response]) -> float:
-    """Return how long a layer took: of members, what was noted when they were asked."""
-    noted = questions.seconds if isinstance(questions, MemberQuestions) else None
-    return max(response.seconds for response in responses) if noted is None else noted
 
 
 def straggler(question: Question, seconds: float) -> Response:
@@ -396,19 +359,11 @@ def straggler(question: Question, seconds: float) -> Response:
 
 @dataclass(slots=True)
 class StatusMessages:
-    """Sends a status message for each of a layer's agents, where the program is streamed.
-
-    Made in the caller's context: the contexts of proposers have no stream.
-    """
+    """Sends a status message for each of a layer's agents to the reader of a stream."""
 
     questions: Sequence[Question]
-    stream: Any = field(default_factory=lambda: dspy.settings.send_stream)
+    stream: Any
     _n_answered: int = 0
-
-    @property
-    def is_wanted(self) -> bool:
-        """True if the program is streamed."""
-        return self.stream is not None
 
     def watched(self, running: Sequence[Future[Any]], seconds: float | None) -> set[Future[Any]]:
         """Wait at most ``seconds``, send a message for each that is done, and return these."""
@@ -424,24 +379,18 @@ class StatusMessages:
 
     def answered(self, response: Response) -> None:
         """Send a message for one response."""
-        if self.is_wanted:
-            self._send(self._message(response))
+        try:
+            sync_send_to_stream(self.stream, StatusMessage(self._message(response)))
+        except Exception:
+            # The stream may be closed already; the answer is made all the same.
+            _logger.warning(_UNSENT, exc_info=True)
 
     async def aanswered(self, response: Response) -> None:
         """Send a message for one response."""
-        if not self.is_wanted:
-            return
         try:
             await self.stream.send(StatusMessage(self._message(response)))
         except Exception:
-            _logger.warning("A status message could not be sent.", exc_info=True)
-
-    def _send(self, message: str) -> None:
-        try:
-            sync_send_to_stream(self.stream, StatusMessage(message))
-        except Exception:
-            # The stream may be closed already; the answer is made all the same.
-            _logger.warning("A status message could not be sent.", exc_info=True)
+            _logger.warning(_UNSENT, exc_info=True)
 
     def _message(self, response: Response) -> str:
         self._n_answered += 1

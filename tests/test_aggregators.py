@@ -25,10 +25,9 @@ from moa_dspy.aggregators import (
 )
 from moa_dspy.architecture import Architecture
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.prediction import Response
+from moa_dspy.prediction import Question, Response
 from moa_dspy.references import Cut
 from moa_dspy.testing import scripted_pool
-from moa_dspy.waves import Question
 
 INPUTS = {"question": "France?"}
 

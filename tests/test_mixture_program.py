@@ -12,10 +12,9 @@ from moa_dspy.agent import Agent
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.plan import follow
 from moa_dspy.pool import Pool
-from moa_dspy.prediction import Response
+from moa_dspy.prediction import Question, Response
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE
 from moa_dspy.testing import scripted_pool
-from moa_dspy.waves import Question
 
 TEXT = "question -> answer"
 

@@ -15,9 +15,9 @@ from moa_dspy.adapters import PlainChat
 from moa_dspy.errors import LayerFailedError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.search import ModelSearch
+from moa_dspy.prediction import Question
 from moa_dspy.telemetry import MlflowStudy, agent_span, mixture_span, place_of_node
 from moa_dspy.testing import scripted_pool
-from moa_dspy.waves import Question
 
 SECRET = "what is the capital of Peru"
 

@@ -21,9 +21,9 @@ from moa_dspy.errors import LayerFailedError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.nodes import NodeCache, NodeRunner
 from moa_dspy.plan import Planner, Rules, follow
-from moa_dspy.prediction import Answer, Response
+from moa_dspy.prediction import Answer, Question, Response
 from moa_dspy.testing import scripted_pool
-from moa_dspy.waves import Question, Waves
+from moa_dspy.waves import Waves
 from tests.mixture.asking import BOTH, ask, program
 
 

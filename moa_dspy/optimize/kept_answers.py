@@ -27,17 +27,17 @@ import dspy
 from moa_dspy.adapters.guard import speaking_adapter
 from moa_dspy.adapters.plain_chat import PlainChat
 from moa_dspy.calls.calls import Calls
-from moa_dspy.calls.lm.engine import StoredEngine
-from moa_dspy.calls.lm.lm import NOTE_SAMPLES
+from moa_dspy.calls.lm.engine import NOTE_SAMPLES, StoredEngine
 from moa_dspy.calls.scope import CallFacts, current_scope
 from moa_dspy.calls.store.schema import make_kept_answers, packed, read_kept, unpacked, write_kept
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import StoreError
 from moa_dspy.files import version
-from moa_dspy.layers import SEAT_MARK, is_traced, rollout
-from moa_dspy.prediction import Response, counted_in_time, render
+from moa_dspy.layers import SEAT_MARK
+from moa_dspy.plan import is_traced
+from moa_dspy.prediction import Question, Response, counted_in_time, render
+from moa_dspy.seats import rollout
 from moa_dspy.telemetry import is_traced_outside
-from moa_dspy.waves import Question
 
 _logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ AskAll: TypeAlias = Callable[[Sequence[Question]], list[Response]]
 
 
 class _NotPlainError(TypeError):
-    """Something has no form that is equal where, and only where, it is equal."""
+    """A value has no plain form by which it could be compared."""
 
 
 @dataclass(slots=True)
@@ -184,7 +184,7 @@ class KeptAnswers:
             self.flush()
 
     def _keys(self, questions: Sequence[Question], pool: Any, adapter: Any) -> list[str | None]:
-        """Return what is equal where request and reading are equal; None without such a thing."""
+        """Return a key for each: equal keys mean equal requests and readings; None is no key."""
         speaking = speaking_adapter(adapter)
         starts: dict[tuple[str, int], Any] = {}
         keys: list[str | None] = []

@@ -25,11 +25,11 @@ from moa_dspy.errors import LayerFailedError, StudyError, ours
 from moa_dspy.optimize.early_facts import check_readable
 from moa_dspy.optimize.judge_facts import Choices
 from moa_dspy.optimize.kept_answers import KeptAnswers
-from moa_dspy.plan import Plan, follow
-from moa_dspy.prediction import Answer, MixturePrediction, Response
+from moa_dspy.plan import Plan, follow, seconds_of
+from moa_dspy.prediction import Answer, MixturePrediction, Question, Response
 from moa_dspy.seats import Seats
 from moa_dspy.telemetry import mixture_span
-from moa_dspy.waves import MemberQuestions, Question, replayed, seconds_of
+from moa_dspy.waves import MemberQuestions, replayed
 
 CUT: Final = ("length", "content_filter")
 """Reasons for which an answer ends before its end."""
@@ -266,7 +266,7 @@ class NodeRunner:
     def costs(self, others: Sequence[CallFacts]) -> dict[str, Any]:
         """Return calls, usd, seconds and tokens of the seats and of the ``others``' calls.
 
-        Who is asked in one round answers at once; all else is asked one after the other.
+        Agents of one round answer at the same time; rounds follow one after the other.
         """
         responses = [one for round_ in self._rounds for one in round_]
         asked: list[Any] = [*others, *responses]
@@ -332,7 +332,7 @@ def _is_reused(log: Sequence[CallFacts]) -> bool:
 
 
 def place_of(inputs: Mapping[str, Any]) -> object:
-    """Return what is equal for equal inputs, and for no others; without such a thing, unique."""
+    """Return a key that equal inputs share, and no others; without a plain form, a unique one."""
     try:
         text = json.dumps(dict(inputs), sort_keys=True, default=_plain)
     except (TypeError, ValueError):

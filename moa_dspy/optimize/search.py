@@ -385,8 +385,10 @@ def _compared(
 
 def judging_of(options: SearchOptions, splits: Splits | None = None) -> Judging | None:
     """Return the judge of a search, if it has one; with the rows its reference is checked too."""
+    if options.judge is None:
+        return None
     rows = {} if splits is None else {"val": splits.val, "test": splits.test}
-    return Judging.of(options, options.space.agents, options.pool, rows)
+    return Judging.of(options, rows)
 
 
 def _with_judge(options: SearchOptions, splits: Splits) -> tuple[SearchOptions, Judging | None]:

@@ -67,7 +67,7 @@ class Trials:
         study: Made by ``make_study``.
         space: The architectures that may be proposed.
         ranking: Single agents, best first; it repairs layers that are too narrow or wide.
-        canonical: Gives an architecture its final form: who decides ties, name of the prompt.
+        canonical: Gives an architecture its final form: decider of ties, name of the prompt.
         seed: Of the draws that follow when the sampler only repeats itself.
         limits: On the costs of a question: the constraints of every trial.
         records: By architecture.
@@ -130,7 +130,7 @@ class Trials:
         return self.draw()
 
     def start(self, proposal: Proposal) -> optuna.Trial:
-        """Return the running trial of a proposal; who looks at the storage sees it."""
+        """Return the running trial of a proposal, which the storage shows as running."""
         trial = proposal.trial or self._with_params(proposal.params)
         trial.set_user_attr(ARCHITECTURE, str(proposal.architecture))
         trial.set_user_attr("origin", proposal.origin)

@@ -28,10 +28,9 @@ from moa_dspy.errors import ArchitectureError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.plan import Plan, Planner, afollow, follow
 from moa_dspy.pool import Pool
-from moa_dspy.prediction import Answer, Response
+from moa_dspy.prediction import Answer, Question, Response
 from moa_dspy.seats import Seats
 from moa_dspy.signatures import REFERENCES_HEADING, separated
-from moa_dspy.waves import Question
 
 _NOT_SENT: Final = CLIENT_KEYS | {"n", "num_generations", "prompt_cache", "rollout_id"}
 

@@ -14,8 +14,7 @@ from typing import Any, Self
 import dspy
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls.lm.engine import next_sample
-from moa_dspy.calls.lm.lm import NOTE_SAMPLES
+from moa_dspy.calls.lm.engine import NOTE_SAMPLES, next_sample
 from moa_dspy.dspy_internals import lm15
 from moa_dspy.errors import ArchitectureError, LayerFailedError
 from moa_dspy.mixture import MixtureOfAgents

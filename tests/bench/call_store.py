@@ -132,8 +132,7 @@ def open_seconds(path: Path) -> float:
 def node_lookups_per_second() -> float:
     """Return how often per second a search finds what an agent answered to an example."""
     from moa_dspy.optimize.nodes import NodeCache
-    from moa_dspy.prediction import Response
-    from moa_dspy.waves import Question
+    from moa_dspy.prediction import Question, Response
 
     memory = NodeCache()
     questions = [Question(f"node {n}", "agent", 0, None, {}) for n in range(N_NODES // 200)]

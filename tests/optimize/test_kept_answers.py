@@ -23,9 +23,9 @@ from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import Evaluator, ModelSearch, SearchSpace
 from moa_dspy.optimize.kept_answers import KeptAnswers
 from moa_dspy.pool import Pool
+from moa_dspy.prediction import Question
 from moa_dspy.seats import Seats
 from moa_dspy.testing import scripted_pool
-from moa_dspy.waves import Question
 
 Script = Callable[[str], str]
 Make = Callable[..., Any]

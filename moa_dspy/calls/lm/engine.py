@@ -4,7 +4,7 @@ Engines are DSPy's extension point below the LM: history, usage and streaming to
 DSPy's. Several agents share one ``Calls``.
 
 A sample's index depends on the seat, DSPy's ``rollout_id`` and its ``n``. DSPy gives an engine
-neither of the last two: it sends ``n`` equal requests, one after the other. Both are noted here
+neither of the last two: it sends ``n`` equal requests, one after the other. A callback notes both
 when a call of an LM begins.
 """
 
@@ -18,7 +18,9 @@ from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Self
+
+from dspy.utils.callback import BaseCallback
 
 from moa_dspy.calls.call import Call
 from moa_dspy.calls.calls import Calls
@@ -73,16 +75,67 @@ class _LMCall:
 _UNDER_WAY: ContextVar[_LMCall | None] = ContextVar("moa_dspy_lm_call", default=None)
 
 
-def lm_call_begins(call_id: str, *, model: str, rollout: int | None, n: int) -> None:
-    """Note the call of an LM in this context."""
-    _UNDER_WAY.set(_LMCall(call_id, model, rollout, n, outer=_UNDER_WAY.get()))
+class NoteSamples(BaseCallback):
+    """Notes ``rollout_id`` and ``n`` of a call for the engine that will be asked.
+
+    In the LM's history, the call gets the name of the agent.
+    """
+
+    def __init__(self) -> None:
+        self._asked: dict[str, Any] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """Note the call in this context."""
+        given = {**instance.kwargs, **inputs.get("kwargs", {})}
+        rollout, n = given.get("rollout_id"), given.get("n") or 1
+        _UNDER_WAY.set(_LMCall(call_id, instance.model, rollout, n, outer=_UNDER_WAY.get()))
+        self._asked[call_id] = instance
+
+    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        """Forget it; the call around it counts again."""
+        call = _UNDER_WAY.get()
+        if call is not None and call.call_id == call_id:
+            _UNDER_WAY.set(call.outer)
+        lm = self._asked.pop(call_id, None)
+        caller = getattr(getattr(lm, "engine", None), "caller", None)
+        if lm is not None and caller is not None:
+            name_in_history(lm, outputs, caller.agent)
 
 
-def lm_call_ends(call_id: str) -> None:
-    """Forget it; the one around it counts again."""
-    call = _UNDER_WAY.get()
-    if call is not None and call.call_id == call_id:
-        _UNDER_WAY.set(call.outer)
+NOTE_SAMPLES: Final = NoteSamples()
+
+_N_LATEST: Final = 200
+"""Entries of a history that are looked through: about as many as calls can overlap."""
+
+
+def history_entry(lm: Any, outputs: Any) -> dict[str, Any] | None:
+    """Return the entry of the call that had these very outputs; others may be under way."""
+    latest = reversed(lm.history[-_N_LATEST:])
+    return next((entry for entry in latest if entry.get("outputs") is outputs), None)
+
+
+def name_in_history(lm: Any, outputs: Any, agent: str) -> None:
+    """Say in the entry of a call which agent spoke, under ``agent`` and beside the time."""
+    entry = None if outputs is None else history_entry(lm, outputs)
+    if entry is not None and "agent" not in entry:
+        stamp = SpokenAt(entry.get("timestamp", ""))
+        stamp.agent = agent
+        entry |= {"agent": agent, "timestamp": stamp}
+
+
+class SpokenAt(str):
+    """A time as DSPy writes it, which is shown with the name of the agent that spoke then.
+
+    ``dspy.inspect_history`` shows no field but the time, the messages and the reply.
+    """
+
+    agent = ""
+
+    def __format__(self, spec: str) -> str:
+        return format(f"{self!s}, agent {self.agent}", spec)
 
 
 def model_under_way() -> str | None:

@@ -1,7 +1,4 @@
-"""The pool's ``dspy.LM``, whose calls go through ``Calls``, and a user's own, adopted into a pool.
-
-DSPy does not tell its engines of the call that they are part of, so callbacks do.
-"""
+"""The pool's ``dspy.LM``, whose calls go through ``Calls``, and LMs of the caller's in a pool."""
 
 from __future__ import annotations
 
@@ -24,7 +21,13 @@ from moa_dspy.calls.lm.dialect import (
     VendorEngine,
 )
 from moa_dspy.calls.lm.endpoint import PerLoop
-from moa_dspy.calls.lm.engine import AsyncStoredEngine, StoredEngine, lm_call_begins, lm_call_ends
+from moa_dspy.calls.lm.engine import (
+    NOTE_SAMPLES,
+    AsyncStoredEngine,
+    StoredEngine,
+    history_entry,
+    name_in_history,
+)
 from moa_dspy.calls.reply import why_no_answer
 from moa_dspy.calls.request import AgentCalls
 from moa_dspy.calls.scope import CallFacts, current_scope
@@ -38,40 +41,6 @@ from moa_dspy.dspy_internals import (
     timeouts_for,
 )
 from moa_dspy.vendors import gateway_of
-
-_N_LATEST: Final = 200
-"""Entries of a history that are looked through: about as many as calls can overlap."""
-
-
-class NoteSamples(BaseCallback):
-    """Notes ``rollout_id`` and ``n`` of a call for the engine that will be asked.
-
-    In the LM's history, the call gets the name of the agent.
-    """
-
-    def __init__(self) -> None:
-        self._asked: dict[str, Any] = {}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
-
-    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Note the call."""
-        given = {**instance.kwargs, **inputs.get("kwargs", {})}
-        rollout, n = given.get("rollout_id"), given.get("n") or 1
-        lm_call_begins(call_id, model=instance.model, rollout=rollout, n=n)
-        self._asked[call_id] = instance
-
-    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """Forget it."""
-        lm_call_ends(call_id)
-        lm = self._asked.pop(call_id, None)
-        caller = getattr(getattr(lm, "engine", None), "caller", None)
-        if lm is not None and caller is not None:
-            name_in_history(lm, outputs, caller.agent)
-
-
-NOTE_SAMPLES: Final = NoteSamples()
 
 
 class CountCalls(BaseCallback):
@@ -99,7 +68,7 @@ class CountCalls(BaseCallback):
         """Log what it took."""
         instance, started = self._begun.pop(call_id)
         name_in_history(instance, outputs, self.agent)
-        entry = (None if exception else _entry_of(instance, outputs)) or {}
+        entry = (None if exception else history_entry(instance, outputs)) or {}
         usage = dict(entry.get("usage") or {})
         finish_reason, refusal = _ending(entry.get("response"))
         facts = CallFacts(
@@ -114,33 +83,6 @@ class CountCalls(BaseCallback):
             no_answer=why_no_answer([("refusal", refusal)]) if refusal else None,
         )
         current_scope().note(facts)
-
-
-def _entry_of(lm: Any, outputs: Any) -> dict[str, Any] | None:
-    """Return the entry of the call that had these very outputs; others may be under way."""
-    latest = reversed(lm.history[-_N_LATEST:])
-    return next((entry for entry in latest if entry.get("outputs") is outputs), None)
-
-
-class SpokenAt(str):
-    """A time as DSPy writes it, which is shown with the name of the agent that spoke then.
-
-    ``dspy.inspect_history`` shows no field but the time, the messages and the reply.
-    """
-
-    agent = ""
-
-    def __format__(self, spec: str) -> str:
-        return format(f"{self!s}, agent {self.agent}", spec)
-
-
-def name_in_history(lm: Any, outputs: Any, agent: str) -> None:
-    """Say in the entry of a call which agent spoke, under ``agent`` and beside the time."""
-    entry = None if outputs is None else _entry_of(lm, outputs)
-    if entry is not None and "agent" not in entry:
-        stamp = SpokenAt(entry.get("timestamp", ""))
-        stamp.agent = agent
-        entry |= {"agent": agent, "timestamp": stamp}
 
 
 def _count(tokens: Any) -> int:

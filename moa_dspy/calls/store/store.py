@@ -51,15 +51,6 @@ def read(database: Database, key: str) -> Call | None:
     return from_row(rows[0]) if rows else None
 
 
-def read_many(database: Database, keys: Sequence[str]) -> Iterator[Call]:
-    """Yield the stored calls of ``keys``, in no order."""
-    for start in range(0, len(keys), _PAGE):
-        part = keys[start : start + _PAGE]
-        marks = ", ".join("?" * len(part))
-        query = f"SELECT {_LISTED} FROM calls WHERE key IN ({marks})"
-        yield from map(from_row, database.rows(query, part))
-
-
 def read_all(database: Database, where: str = "TRUE", values: Sequence[Any] = ()) -> Iterator[Call]:
     """Yield every such call, ordered by key, a page at a time; nothing is open between pages."""
     query = f"SELECT {_LISTED} FROM calls WHERE key > ? AND {where} ORDER BY key LIMIT {_PAGE}"
@@ -175,15 +166,6 @@ class CallStore:
             return call
         stored = read(self.database, key)
         return self._remember(stored) if stored is not None else None
-
-    def get_many(self, keys: Iterable[str]) -> dict[str, Call]:
-        """Return the stored calls of ``keys`` by key; what is not stored is not in it."""
-        wanted = list(dict.fromkeys(keys))
-        found = {key: call for key in wanted if (call := self._recent.get(key)) is not None}
-        missing = [key for key in wanted if key not in found]
-        for call in read_many(self.database, missing):
-            found[call.key] = self._remember(call)
-        return {key: call for key in wanted if (call := found.get(key) or self._unwritten.get(key))}
 
     def _remember(self, call: Call) -> Call:
         if call.failure is None:

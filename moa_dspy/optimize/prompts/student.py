@@ -18,7 +18,6 @@ from moa_dspy.errors import (
     LayerFailedError,
     StudyError,
 )
-from moa_dspy.layers import without_lms
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.evaluate import Student, mixtures_of
 from moa_dspy.optimize.metric import CheckedMetric
@@ -31,10 +30,9 @@ from moa_dspy.optimize.prompts.feedback import (
     StoredRows,
     place_of_row,
 )
-from moa_dspy.prediction import Response
-from moa_dspy.seats import Seats
+from moa_dspy.prediction import Question, Response
+from moa_dspy.seats import Seats, without_lms
 from moa_dspy.signatures import REFERENCES
-from moa_dspy.waves import Question
 
 
 @dataclass(frozen=True, slots=True)

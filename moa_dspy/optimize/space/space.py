@@ -261,17 +261,17 @@ class SearchSpace:
     Attributes:
         agents: Names that may propose, or answer alone.
         combines: Allowed ways of the last step.
-        aggregators: Who may synthesize, fuse or judge a knockout; empty is every agent.
-        rankers: Who may rank for ``select``; empty is consensus, without a model.
+        aggregators: Agents that may synthesize, fuse or judge a knockout; empty is every agent.
+        rankers: Agents that may rank for ``select``; empty is consensus, without a model.
         max_depth: Most proposer layers of a searched architecture.
         min_width: Fewest proposers of a layer.
         max_width: Most proposers of a layer.
         max_samples: Most independent samples of one agent in a layer.
         listed: Further architectures.
-        must_include: Who proposes in the first layer of every searched architecture.
-        never_together: Pairs of agents of whom a searched architecture holds one at most,
-            in any seats.
-        providers: Whose agents may sit in a searched architecture; empty is any.
+        must_include: Agents that propose in the first layer of every searched architecture.
+        never_together: Pairs of agents that no searched architecture may hold both of, in any
+            seats.
+        providers: Their agents alone may sit in a searched architecture; empty is any.
         max_per_provider: Most proposers of one provider in a layer; None is no limit.
         provider_of: The provider of each agent, from ``providers_of``; needed by the two above.
         orders: In which a last step that asks a model may read: ``name``, ``best_first``,
@@ -362,7 +362,7 @@ class SearchSpace:
 
     def who_combines(self, combine: str) -> tuple[str, ...]:
         """Return the agents that may do the last step; empty where no choice is made."""
-        # Who wins a tied vote is no choice: it follows from the scores of the single agents.
+        # The winner of a tied vote is no choice: it follows from the single agents' scores.
         ways = {"select": self.rankers, "vote": ()}
         return ways.get(combine, self.aggregators or self.searched)
 

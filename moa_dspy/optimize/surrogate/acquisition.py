@@ -26,7 +26,7 @@ _Layer = tuple[str, ...]
 def neighbours(one: Architecture, space: SearchSpace) -> Iterator[Architecture]:
     """Yield what ``space`` holds and one change of seat, layer, last step or reading away.
 
-    Votes come without a tie-breaker: who decides ties follows from the scores. Of a program one
+    Votes come without a tie-breaker: the scores say which agent decides ties. Of a program one
     mixture is changed so, or becomes another single agent.
     """
     if isinstance(one, ProgramArchitecture) and isinstance(space, ProgramSpace):
@@ -97,7 +97,7 @@ def _with(
 
 @lru_cache(maxsize=100_000)
 def nodes_of(one: Architecture) -> frozenset[Hashable]:
-    """Return every call of a question: who is asked, as which sample, having read what.
+    """Return every call of a question: the agent, its sample, and what it has read.
 
     A mixture of a program is taken to read what those before it answered.
     """
@@ -136,7 +136,7 @@ N_DRAWN_LATER: Final = 50
 MOST_DRAWS: Final = 2_000
 """Known architectures drawn in a row before every neighbour of what is known is looked at."""
 DECIMALS: Final = 10
-"""Of what is compared: the last digits depend on the machine's linear algebra and its threads."""
+"""Digits that are compared; the last ones depend on a machine's linear algebra and its threads."""
 N_BEST: Final = 3
 """Architectures whose neighbours are looked at."""
 
@@ -394,7 +394,7 @@ class Forecast:
     def costs(self, one: Architecture) -> dict[str, float]:
         """Return usd, seconds and calls; of seconds the critical path.
 
-        The slowest proposer of each layer, then who does the last step.
+        The slowest proposer of each layer, then the agent of the last step.
         """
         layers = [*one.layers, *one.last_rounds]
         return {

@@ -16,9 +16,9 @@ from moa_dspy.errors import LayerFailedError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.plan import follow
 from moa_dspy.pool import Pool
-from moa_dspy.prediction import Answer, Response
+from moa_dspy.prediction import Answer, Question, Response
 from moa_dspy.testing import recorded_pool
-from moa_dspy.waves import MemberQuestions, Question, replayed
+from moa_dspy.waves import MemberQuestions, replayed
 from tests.bench.quality._folder import Answers, Indices
 
 _NOT_IN_A_NAME: Final = re.compile(r"[^\w./-]+")

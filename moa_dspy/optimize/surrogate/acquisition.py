@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain
@@ -185,7 +184,8 @@ class Acquisition:
         """
         known = {*measured, *taken}
         rng = random.Random(f"propose-{self.seed}-{len(measured)}")
-        with _one_thread():
+        # Several threads wait for each other longer than one takes.
+        with _blas().limit(limits=1, user_api="blas"):
             proposed = self._promising(measured, scores, known, rng)
         return proposed or self._unknown(known, rng)
 
@@ -330,21 +330,14 @@ def _seen(
     return [(path, part) for part in parts if inside.holds(part)]
 
 
-def _one_thread() -> AbstractContextManager[Any]:
-    """Have matrix products use one thread: several wait for each other longer than one takes."""
+@lru_cache
+def _blas() -> Any:
+    """Return what limits the threads of matrix products; it looks through the whole process."""
+    # SciPy brings a BLAS of its own, and only what is loaded is found.
+    import scipy.linalg  # noqa: F401
     from threadpoolctl import ThreadpoolController
 
-    if not _CONTROLLER:
-        # SciPy brings a BLAS of its own, and only what is loaded is found.
-        import scipy.linalg  # noqa: F401
-
-        _CONTROLLER.append(ThreadpoolController())
-    limited: AbstractContextManager[Any] = _CONTROLLER[0].limit(limits=1, user_api="blas")
-    return limited
-
-
-_CONTROLLER: list[Any] = []
-"""Made once, as it looks through all libraries of the process."""
+    return ThreadpoolController()
 
 
 def _most_telling(scores: FeatureMatrix) -> list[int]:

@@ -250,3 +250,22 @@ def _said(value: Any) -> str:
     found = next((words for name in _WORDS if (words := _said(value.get(name)))), "")
     place = value.get("loc")
     return f"{'.'.join(map(str, place))}: {found}" if isinstance(place, list) else found
+
+
+SERVERS: Final = {
+    "Ollama": 11434,
+    "llama.cpp": 8080,
+    "vLLM": 8000,
+    "LM Studio": 1234,
+}
+"""Servers of models and their usual ports; each lists its models at ``/v1/models``."""
+KEYS: Final = {
+    "OPENAI_API_KEY": ("openai/gpt-4.1-mini", "openai/gpt-4.1-nano"),
+    "ANTHROPIC_API_KEY": ("anthropic/claude-haiku-4-5",),
+    "GEMINI_API_KEY": ("gemini/gemini-2.5-flash", "gemini/gemini-2.5-flash-lite"),
+    "MISTRAL_API_KEY": ("mistral/mistral-small-latest",),
+    "DEEPSEEK_API_KEY": ("deepseek/deepseek-chat",),
+    "GROQ_API_KEY": ("groq/openai/gpt-oss-20b",),
+    "OPENROUTER_API_KEY": ("openrouter/openai/gpt-4.1-mini",),
+}
+"""Variables of keys, and cheap models to begin with."""

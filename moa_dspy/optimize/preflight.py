@@ -22,14 +22,13 @@ from moa_dspy.optimize.early_facts import AgentCosts, Cost, StudyEstimate
 from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.forecast import StudyPlan
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.played import TOKENS_PER_COUNTED, counted_rows
 from moa_dspy.optimize.prompts.joint import with_prompts
 from moa_dspy.optimize.shares import AgentEstimate, rounded_up, smallest_limit
 from moa_dspy.optimize.singles import plan_of
 from moa_dspy.optimize.study import PreparedStudy
 from moa_dspy.pool import Pool
 from moa_dspy.presets import TurnByTurn
-from moa_dspy.references import count_tokens
+from moa_dspy.references import TOKENS_PER_COUNTED, count_tokens, counted_rows
 from moa_dspy.vendors import Price
 
 LEVELS: Final = ("low", "likely", "high")

@@ -331,6 +331,9 @@ def _one_thread() -> AbstractContextManager[Any]:
     from threadpoolctl import ThreadpoolController
 
     if not _CONTROLLER:
+        # SciPy brings a BLAS of its own, and only what is loaded is found.
+        import scipy.linalg  # noqa: F401
+
         _CONTROLLER.append(ThreadpoolController())
     limited: AbstractContextManager[Any] = _CONTROLLER[0].limit(limits=1, user_api="blas")
     return limited

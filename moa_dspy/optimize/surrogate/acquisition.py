@@ -125,8 +125,7 @@ def single_agents(space: SearchSpace) -> Iterator[Architecture]:
 
 
 PriceOf = Callable[[Architecture], float]
-N_DRAWN: Final = 200
-"""Usual ``Acquisition.n_drawn``."""
+N_DRAWN: Final = 200  # default of ``Acquisition.n_drawn``
 MOST_LEARNED: Final = 300
 """Architectures that the surrogate learns from: of more, the best half and the latest half. A
 proposal takes time with the cube of their number."""
@@ -144,13 +143,12 @@ N_BEST: Final = 3
 class Acquisition:
     """Proposes by expected improvement per call (Jones et al. 1998; Snoek et al. 2012, 3.2).
 
-    While the model predicts the mixtures that were measured, each left out in turn, no better than
-    the mean of the others does, none promises more than another: of random draws that is
-    proposed which takes the fewest new calls.
+    While the model predicts measured mixtures, each left out in turn, no better than the mean of
+    the others does, the random draw that takes the fewest new calls is proposed.
 
     Args:
         space: What may be proposed.
-        kernels: Of the response model.
+        kernels: Of the surrogate model.
         canonical: Gives an architecture its final form.
         seed: Of the draws.
         price_at: Returns, for a number of measured architectures, what a question costs the

@@ -49,7 +49,7 @@ from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord
 from moa_dspy.optimize.selection import Choice, Limits
 from moa_dspy.optimize.several import ProgramEvaluator, ProgramStudent, searchable
-from moa_dspy.optimize.shares import check_budget, check_prices, probe, probe_judge
+from moa_dspy.optimize.shares import check_budget, check_options, probe, probe_judge
 from moa_dspy.optimize.singles import (
     N_SINGLE_BLOCKS,
     SingleAgents,
@@ -429,7 +429,7 @@ def _single_agents(
     Returns:
         Them, and the cost of one comparison by the judge, where there is one.
     """
-    check_prices(options, ledger.budget)
+    check_options(options, ledger.budget)
     probed, judged = probe(options, evaluator, splits.val, progress), None
     if judging is not None:
         progress.show("probe", current=judging.options.label)

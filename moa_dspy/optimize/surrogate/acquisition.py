@@ -155,7 +155,7 @@ class Acquisition:
         canonical: Gives an architecture its final form.
         seed: Of the draws.
         price_at: Returns, for a number of measured architectures, what a question costs the
-            user beside its score, in points of score; nothing where the score is all that counts.
+            user beside its score, in points of score; None where the score is all that counts.
         n_drawn: Architectures drawn at random per proposal, beside the neighbours of the best.
     """
 
@@ -163,7 +163,7 @@ class Acquisition:
     kernels: Kernels
     canonical: Callable[[Architecture], Architecture]
     seed: int
-    price_at: Callable[[int], PriceOf] = lambda _: lambda _: 0.0
+    price_at: Callable[[int], PriceOf] | None = None
     n_drawn: int = N_DRAWN
     _weights: dict[str, float] = field(default_factory=dict)
     _learned_from: int = 0
@@ -199,7 +199,7 @@ class Acquisition:
         if not measured:
             first_ones = self._candidates((), rng, n_drawn=self.n_drawn)
             return next((one for one in first_ones if one not in known), None)
-        price = self.price_at(len(measured))
+        price = _no_price if self.price_at is None else self.price_at(len(measured))
         learned = _most_telling(scores)
         some = [measured[place] for place in learned]
         model = self._model(some, scores[learned], n_measured=len(measured))
@@ -287,6 +287,10 @@ class Acquisition:
         """Return how many calls per question were not made yet."""
         made = {node for one in measured for node in nodes_of(one)}
         return np.array([len(nodes_of(one) - made) for one in some], float)
+
+
+def _no_price(_: Architecture) -> float:
+    return 0.0
 
 
 def _in_turn(

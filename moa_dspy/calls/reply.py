@@ -11,8 +11,9 @@ answer by these rules, so that a text which only mentions a tag stays as it is:
 * a closing tag without an opening one, as chat templates cause that open the thought
   themselves, ends a thought if it is not quoted, not in a code block, and either begins its
   line or follows the text before it without a space. A stream waits for it where the model is
-  known for it, before the beginning of the first field where the reply has fields, and where
-  nothing is known if the text begins as models think aloud (``thinks_aloud``).
+  known for it, and before the beginning of the first field where the reply has fields. Where
+  nothing is known it waits, if there are fields, after any text before them, else if the text
+  begins as models think aloud (``thinks_aloud``).
 * channels (``<|channel|>analysis<|message|>...``) count where the reply begins: ``final`` is
   the answer, every other one a thought.
 
@@ -82,6 +83,8 @@ REFUSAL: Final = "refusal"
 _MARKER: Final = re.compile(r"\[\[ ## \w+ ## \]\]")
 _XML_FIELD: Final = re.compile(r"<(\w+)>\\n\{\w+\}")
 _BRACE: Final = re.compile(r"\{")
+_FENCE: Final = re.compile(r"\s+|```\w*")
+"""What may stand before the first field of an answer."""
 _QUOTES: Final = "`'\"\u201c\u201d\u2018\u2019«»([{"
 
 
@@ -176,9 +179,13 @@ def _split_unopened(text: str, request: str, is_whole: bool, is_opened: bool | N
         return _split_at_closing(text, len(text), request, is_whole=True) or SplitReply("", text)
     field = None if is_opened else _field_pattern(request)
     begun = None if field is None else field.search(text)
-    waits = begun is None if field else is_opened or (is_opened is None and thinks_aloud(text))
+    if field is None:
+        waits = is_opened or (is_opened is None and thinks_aloud(text))
+    else:
+        # A thought may rehearse the fields, and of an unknown model so may any text before them.
+        waits = begun is None or (is_opened is None and bool(_FENCE.sub("", text[: begun.start()])))
     if waits or field:
-        end = len(text) if begun is None else begun.start()
+        end = len(text) if begun is None or waits else begun.start()
         if (split := _split_at_closing(text, end, request, is_whole=False)) is not None:
             return split
     return SplitReply("", "", is_settled=False) if waits else SplitReply("", text)

@@ -143,6 +143,7 @@ _OPERATION = re.compile(
 )
 _LETTERS = re.compile(r"(?:sin|cos|tan|log|ln|exp|mod|pi)(?=\W|\d|$)|([^\W\d_]{2,})")
 _SYMBOLIC = re.compile(r"[0-9)\]^]\W*[a-z]|[a-z]\W*[0-9^(\[]|(?<![^\W_])[f-z](?![^\W_])")
+_IDLE_ZEROS = re.compile(r"(?<=[0-9])\.0+(?=[-+*/\u00d7][0-9.]*i?$|i$)")
 _CHOICE = re.compile("[a-e]")
 """A letter before a dash may be the option that is chosen."""
 _ARROWS = frozenset("\u2192\u2194")
@@ -389,7 +390,7 @@ def _word(piece: str, as_written: bool, is_alone: bool = False) -> str:
         value = (amount["before"] or amount["after"]) + _word(amount["number"], as_written)
         has_minus |= bool(amount["minus"])
     else:
-        value = word
+        value = word if as_written else _IDLE_ZEROS.sub("", word)
         if before.endswith("!") and is_alone and word[0].isalpha():
             value = f"!{value}"
     value += _suffix(before, word, after, is_alone)

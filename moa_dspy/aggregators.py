@@ -145,7 +145,7 @@ class Knockout:
         self, inputs: Mapping[str, Any], pair: Sequence[Response], responses: Sequence[Response]
     ) -> Question:
         read, cuts = self.read(self.agent, self.module, inputs, pair)
-        # Who failed is told by nothing in the parents' names, so the places alone name a pairing.
+        # The parents' names do not tell which of them failed, so the places alone name a pairing.
         places = [str(place) for one in pair for place, r in enumerate(responses) if r is one]
         node = node_name("knockout", self.agent, parents=(*self.parents, *places))
         return Question(node, self.agent, 0, self.module, read, cuts)
@@ -165,7 +165,7 @@ class Knockout:
 
 
 def _winner(replies: Sequence[Response], first: Response, second: Response) -> Response | None:
-    """Return whom both replies name, of which the second read them in the other order."""
+    """Return the response that both replies name; the second read them in the other order."""
     one, other = replies
     named = ranked_first(one, (first, second), one.cuts)
     return named if named is ranked_first(other, (second, first), other.cuts) else None
@@ -261,7 +261,7 @@ class Vote:
     """Returns a response with the answer of the most weight; calls no model.
 
     Answers are equal when all ``fields`` are, by value (see ``ballot_of``); what a module
-    adds to the signature, such as a reasoning, has no say. Who gave no answer counts nothing.
+    adds to the signature, such as a reasoning, does not count. A failed agent counts nothing.
     The answer's weight is the sum of the weights of the agents that gave it. Of the responses
     whose answer has the most weight the first is returned in this order: those of
     ``tie_breaker``, then the heavier ones, then as they are read.
@@ -270,8 +270,8 @@ class Vote:
         fields: That make up an answer.
         normalise: Makes texts equal that are equal answers.
         tie_breaker: An agent.
-        weights: Whole numbers by agent, ``Architecture.whole_weights``; who is not named
-            counts 1.
+        weights: Whole numbers by agent, ``Architecture.whole_weights``; an agent
+            that is not named counts 1.
     """
 
     fields: tuple[str, ...]

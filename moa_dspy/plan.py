@@ -164,7 +164,7 @@ class Planner:
         first = reading[: one.agree] if one.agree is not None else ()
         quorum = min(self.rules.quorum, len(members))
         if one.combine != "vote":
-            # Whom a consensus chooses depends on all of them.
+            # The choice of a consensus depends on all of them.
             evenly = (1,) * len(members)
             return Waves(evenly, reading, first, stops=False, quorum=quorum) if first else None
         vote, lead = self._vote, None if one.lead is None else Fraction(repr(one.lead))

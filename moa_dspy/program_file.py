@@ -23,7 +23,7 @@ from moa_dspy.layers import SEAT_MODULES, all_predictors
 from moa_dspy.references import ReferenceLimits
 
 FORMAT: Final = 2
-"""Of the files that are written."""
+"""Format of the files that are written."""
 
 READABLE: Final = (1, 2)
 """Formats that are read; 1 had no deadline and no limits."""

@@ -124,7 +124,7 @@ _DENSE: Final = re.compile(r"[A-Za-z0-9+/]{40,}")
 
 _CHARACTERS_PER_EXTRA_TOKEN: Final = 5
 _TOKENS_PER_BYTE: Final = 0.6
-"""Of a character that is not ASCII."""
+"""Tokens per byte of a character that is not ASCII."""
 
 _ASCII: Final = bytes(range(128))
 

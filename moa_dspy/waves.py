@@ -1,8 +1,8 @@
-"""The waves in which members of a vote are asked, and messages on who has answered.
+"""The waves in which members of a vote are asked, and messages on which have answered.
 
 A vote is known as soon as those who were not asked cannot change it. So members are asked in
-waves: as many at once as could settle it if they agreed, and no more. That never asks anyone
-whom asking one by one would spare.
+waves: as many at once as could settle it if they agreed, and no more. So no member is asked that
+would be spared if they were asked one by one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _UNSENT: Final = "A status message could not be sent."
 SHARE_FOR_WAVES: Final = 0.25
 """Of a deadline: until then members are asked in waves, and after it all the others at once.
 
-Who is asked later has the less of the deadline left, so most of it is kept for them.
+Members that are asked later have less of the deadline left, so most of it is kept for them.
 """
 
 Said = Mapping[int, Hashable | None]
@@ -63,7 +63,7 @@ class Waves:
     lead: Fraction | None = None
 
     def due(self, said: Said) -> list[int]:
-        """Return who is asked next, all of ``said`` having been asked; empty if it is settled."""
+        """Return the places to ask next, after those of ``said``; empty if it is settled."""
         if not said:
             return list(self._first)
         return [] if self.is_settled(said) else self._next(said)
@@ -86,13 +86,14 @@ class Waves:
         return rest
 
     def rest(self, said: Said) -> list[int]:
-        """Return who has not been asked, in the order of asking."""
+        """Return the places that have not been asked, in the order of asking."""
         return [place for place in self.priority if place not in said]
 
     def heard(self, said: Said) -> tuple[int, ...]:
-        """Return whose answers count, whoever else was asked: so it is always the same answer.
+        """Return the places whose answers count; asking others besides them changes nothing.
 
-        Those who agreed first, or the first by whom one answer leads far enough, or else all.
+        They are those of ``agreeing`` if they agree, or the first places by which one answer
+        leads far enough, or else all.
         """
         first = [said.get(place) for place in self.agreeing]
         if first and None not in first and len(set(first)) == 1:
@@ -146,7 +147,7 @@ class Waves:
         return all(n + left < most or (n + left == most and first < at) for n, at in rivals)
 
     def _totals(self, said: Said) -> dict[Hashable, tuple[int, int]]:
-        """Return, of each answer, its weight and the rank of the first who gave it."""
+        """Return, of each answer, its weight and the rank of the first that gave it."""
         found: dict[Hashable, tuple[int, int]] = {}
         for place, ballot in said.items():
             if ballot is not None:
@@ -168,7 +169,7 @@ class WaveRules:
     """The rules by which a vote's members are asked in time.
 
     Attributes:
-        waves: Says who is asked next.
+        waves: Says which members are asked next.
         ballot: What a response says, equal where answers are.
         deadline_seconds: Until when an answer counts; None means no limit.
     """
@@ -191,7 +192,7 @@ class WaveRules:
         return math.inf if late is None else SHARE_FOR_WAVES * late
 
     def due(self, asked: Collection[int], said: Said, *, seconds: float) -> list[int]:
-        """Return who is asked now, ``seconds`` after the start; empty to wait for an answer."""
+        """Return the places to ask ``seconds`` after the start; empty to wait for an answer."""
         if seconds >= self.hedge_seconds:
             return [place for place in self.waves.priority if place not in asked]
         return self.waves.due(said) if len(said) == len(asked) else []
@@ -204,8 +205,8 @@ class WaveRules:
 class MemberQuestions(list[Question]):
     """The questions to a vote's members, which are asked in waves, or all at once.
 
-    Who asks them in waves sets ``seconds`` to how long that took, and returns for who was
-    not asked, or no longer waited for, a response that is left out.
+    Code that asks them in waves sets ``seconds`` to how long that took. A member that was not
+    asked, or is no longer waited for, gets a response that is left out.
     """
 
     def __init__(self, questions: Iterable[Question], rules: WaveRules) -> None:
@@ -214,7 +215,7 @@ class MemberQuestions(list[Question]):
         self.seconds: float | None = None
 
     def in_waves(self) -> Asking:
-        """Ask wave by wave where nothing else is to be minded; else leave it to who asks."""
+        """Ask wave by wave; with a deadline, leave the waves to the code that asks."""
         if self.rules.deadline_seconds is not None:
             return (yield self)
         known: dict[int, Response] = {}
@@ -248,7 +249,7 @@ class MemberQuestions(list[Question]):
                 ballots |= rules.said({place: given[place] for place in due})
                 continue
             following = min(end for end in ends.values() if end > now)
-            # Not everyone has been asked, so the time to ask them all may come first.
+            # Not all have been asked, so the time to ask them all may come first.
             is_before = now < rules.hedge_seconds < following and len(given) < len(self)
             now = rules.hedge_seconds if is_before else following
         heard = {p: r if p in said else not_awaited(r, now - starts[p]) for p, r in given.items()}
@@ -287,11 +288,11 @@ def replayed(
 
 @dataclass
 class MemberProgress:
-    """Members that are being asked: who is asked now, and until when it is waited.
+    """Members that are being asked: the next ones, and how long to wait for them.
 
     Attributes:
         members: The questions.
-        responses: Of those who have answered, or failed, by place.
+        responses: Of those that have answered, or failed, by place.
     """
 
     members: MemberQuestions
@@ -316,7 +317,7 @@ class MemberProgress:
         return rules.waves.is_settled(rules.said(self.responses))
 
     def due(self) -> list[tuple[int, Question]]:
-        """Return who is asked now, with places, each with the time that is left for an answer."""
+        """Return the questions to ask now, with places, each with the time that is left."""
         rules, now = self.members.rules, self._seconds
         places = rules.due(self._starts, rules.said(self.responses), seconds=now)
         self._starts |= dict.fromkeys(places, now)
@@ -333,7 +334,7 @@ class MemberProgress:
         return max(0.0, (rules.deadline_seconds if is_hedged else rules.hedge_seconds) - now)
 
     def unanswered(self) -> dict[int, Response]:
-        """Return what stands for those who were asked and have not answered."""
+        """Return the responses that stand for members that were asked and have not answered."""
         now, settled = self._seconds, self.is_settled
         found: dict[int, Response] = {}
         for place, start in self._starts.items():

@@ -72,13 +72,6 @@ class Report:
         return table
 
 
-def report_text(result: StudyResult, width: int = 100) -> str:
-    """Return the closing table as plain text, lines without trailing spaces."""
-    from moa_dspy.optimize.live_view import printed_text
-
-    return printed_text(Report(result), width=width)
-
-
 def fitting(width: int) -> list[str]:
     """Return the columns that leave the architectures room, least important ones dropped."""
     from moa_dspy.optimize.report import TABLE_COLUMNS

@@ -128,9 +128,7 @@ def _run(
     made = Pool.read(agents_file, calls=Calls(BoundedCalls()))
     catalogue = Catalogue(_by_name(paths, made), made, aggregator=aggregator, limits=limits)
     app = create_app(catalogue, keys=keys, limits=limits, has_content_log=has_content_log)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    for name in ("httpx", "LiteLLM", "dspy"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    _log_to_console()
     config = uvicorn.Config(
         app,
         host,
@@ -144,6 +142,12 @@ def _run(
     )
     typer.echo(f"models: {', '.join(catalogue.models)}", err=True)
     uvicorn.Server(config).run()
+
+
+def _log_to_console() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    for name in ("httpx", "LiteLLM", "dspy"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _by_name(paths: list[Path], pool: Any) -> dict[str, MixtureOfAgents]:
@@ -174,7 +178,7 @@ def chat(
 
 _COMMANDS: Final = "/agents, /clear, /exit"
 _CONTROLS: Final = {n: None for n in (*range(32), *range(127, 160)) if n not in (9, 10)}
-"""Of a terminal: a model's text must not move the cursor."""
+"""Control characters of a terminal: a model's text must not move the cursor."""
 
 
 class Conversation:

@@ -307,6 +307,16 @@ def metric_of(score: Callable[[dspy.Example, Any], Scored], *, unreadable: float
     return metric
 
 
+def preference_metric(judge: Any, reference_field: str, unreadable: float | None) -> Metric:
+    """Return the metric of a judge that compares with the response stored in a field."""
+
+    def score(example: dspy.Example, prediction: Any) -> Scored:
+        judgement = judge.compare(example, prediction, reference_in(example, reference_field))
+        return judgement.preference, judgement
+
+    return metric_of(score, unreadable=unreadable)
+
+
 def reference_in(example: dspy.Example, field: str) -> Any:
     """Return the stored reference response of an example.
 
@@ -375,12 +385,7 @@ class MetricJudge:
 
     def as_metric(self, *, reference_field: str, unreadable: float | None = 0.5) -> Metric:
         """Return a metric: the preference over the response stored in ``reference_field``."""
-
-        def score(example: dspy.Example, prediction: Any) -> Scored:
-            judgement = self.compare(example, prediction, reference_in(example, reference_field))
-            return judgement.preference, judgement
-
-        return metric_of(score, unreadable=unreadable)
+        return preference_metric(self, reference_field, unreadable)
 
     def _compared(self, example: dspy.Example, candidate: Any, reference: Any) -> Judgement:
         if candidate is None or reference is None:

@@ -20,7 +20,7 @@ from moa_dspy.judges.base import (
     id_of,
     instruction_of,
     metric_of,
-    reference_in,
+    preference_metric,
     texts_of,
 )
 from moa_dspy.judges.pairwise import read_number
@@ -71,14 +71,12 @@ class Grader(JudgeProgram):
                 prediction alone: its mean grade, 1 to ``best`` scaled to [0, 1].
             unreadable: Score of an example that cannot be graded; None raises MetricError.
         """
+        if reference_field is not None:
+            return preference_metric(self, reference_field, unreadable)
 
         def score(example: dspy.Example, prediction: Any) -> Scored:
-            if reference_field is None:
-                graded = self.grade(example, prediction)
-                return graded.score, graded
-            stored = reference_in(example, reference_field)
-            judgement = self.compare(example, prediction, stored)
-            return judgement.preference, judgement
+            graded = self.grade(example, prediction)
+            return graded.score, graded
 
         return metric_of(score, unreadable=unreadable)
 

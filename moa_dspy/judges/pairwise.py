@@ -18,11 +18,9 @@ from moa_dspy.errors import MetricError
 from moa_dspy.judges.base import (
     Judgement,
     Metric,
-    Scored,
     answer_text,
     instruction_of,
-    metric_of,
-    reference_in,
+    preference_metric,
 )
 from moa_dspy.judges.program import JudgeProgram, choice
 from moa_dspy.pool import Pool
@@ -225,12 +223,7 @@ class PairJudge(JudgeProgram):
 
         An example without a verdict scores ``unreadable``: by default neither a win nor a loss.
         """
-
-        def score(example: dspy.Example, prediction: Any) -> Scored:
-            judgement = self.compare(example, prediction, reference_in(example, reference_field))
-            return judgement.preference, judgement
-
-        return metric_of(score, unreadable=unreadable)
+        return preference_metric(self, reference_field, unreadable)
 
     def _compared(
         self, example: dspy.Example, candidate: str | None, reference: str | None

@@ -81,7 +81,7 @@ class ModelStatus:
     licence: str
     n_bytes: int
     path: Path
-    """Where the file is, or would be."""
+    """Path of the file, whether it exists or not."""
     present: bool
     """A file of the right size is there."""
     checked: bool

@@ -44,6 +44,7 @@ from moa_dspy.winrate.verdict import (
 
 MOST_TESTED_OF_FRONT = 8
 """Members of the Pareto front that are measured on test: each costs as much as a baseline."""
+_UNKNOWN = Interval(0.0, -1.0, 1.0, 0.95)  # of a difference that was not measured
 _CHOSEN = ("pick", "best_single", "best_without_limits", "own_prompt")
 _ORDER = (*_CHOSEN, "self_moa", "top_k", "random", "oracle")
 
@@ -232,7 +233,7 @@ def compare_on_test(
         cost_verdict=None if why is not None else _cost_verdict(options, test, on_val),
         front_verdicts=_for_less(options, *best, others, on_test),
         savings=_for_less(options, test["pick"], val["pick"], free, on_test),
-        direct=DirectComparison.of(direct or (), n_rows=len(splits.test)),
+        direct=DirectComparison.of(direct, n_rows=len(splits.test)) if direct else None,
         judged={"val": measure.judged(val), "test": measure.judged(test)},
     )
 
@@ -388,8 +389,7 @@ class _Measurer:
         found = [self(Baseline(name, Architecture.single(name)), rows) for name in ranking]
         for one in found:
             if not one.is_whole:
-                note = f"{one.baseline.name}: {one.missing}"
-                return SystemScore("oracle", None, None, note=note)
+                return SystemScore("oracle", None, None, note=f"{one.baseline.name}: {one.missing}")
         best = mean_interval(oracle({one.baseline.name: one.scores for one in found}))
         score = (best.estimate, best.low, best.high)
         return SystemScore("oracle", None, *score, note="best single agent of each question")
@@ -421,18 +421,24 @@ def _verdict(
             names=names,
             min_gain=min_gain,
         )
-    unknown = Interval(0.0, -1.0, 1.0, 0.95)
     reason = pick.missing or single.missing
     if not chosen.layers:
         text = f"the search chose {names[0]}; no test row was asked. {reason}"
-        return Verdict("single", None, unknown, 0, 0, f"Keep the single model: {text}")
+        return Verdict("single", None, _UNKNOWN, 0, 0, f"Keep the single model: {text}")
+    return _without_test(val, names, reason, min_gain=min_gain)
+
+
+def _without_test(
+    val: Mapping[str, _Measured], names: tuple[str, str], reason: str, *, min_gain: float
+) -> Verdict:
+    """Return how many rows a verdict would take, from what val says."""
     gaps = np.array(val["pick"].scores) - np.array(val["best_single"].scores)
     n_more = examples_needed(gaps, min_gain=min_gain)
     text = (
         f"Not enough examples: no test row was asked of both {names[0]} and {names[1]}; about "
         f"{n_more} are needed to see a gain of {100 * min_gain:.3g} points. {reason}"
     )
-    return Verdict("not_enough_examples", None, unknown, 0, n_more, text)
+    return Verdict("not_enough_examples", None, _UNKNOWN, 0, n_more, text)
 
 
 def _ordered(

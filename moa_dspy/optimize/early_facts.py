@@ -29,7 +29,7 @@ _Floats = NDArray[np.float64]
 
 
 def vote_ceiling(ballots: Ballots, *, max_width: int) -> float:
-    """Return what no plurality vote of at most ``max_width`` of the agents beats on these rows.
+    """Return a score that no plurality vote of up to ``max_width`` agents beats on these rows.
 
     In [0, 1]. Every set of agents is tried, with ties decided for the better answer; of
     many agents, it is a bound that holds for every set, which may be above the best set.
@@ -65,7 +65,7 @@ def vote_ceiling(ballots: Ballots, *, max_width: int) -> float:
 def _answers(
     ballots: Ballots,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]:
-    """Return who gave each answer, (answers, agents), what it scores, and where rows begin.
+    """Return the agents that gave each answer, (answers, agents), its score, and each row's start.
 
     Rows on which no answer scores are left out: every vote of them scores 0.
     """
@@ -128,7 +128,7 @@ SOLVED = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one question: calls, tokens, usd, and seconds to the answer."""
+    """The cost of one question: calls, tokens, usd, and seconds to the answer."""
 
     calls: float = 0.0
     tokens: float = 0.0

@@ -179,10 +179,10 @@ class DirectComparison:
     excluded: int
 
     @classmethod
-    def of(cls, preferences: Sequence[float], *, n_rows: int) -> DirectComparison | None:
-        """Sum preferences up; None without one."""
+    def of(cls, preferences: Sequence[float], *, n_rows: int) -> DirectComparison:
+        """Sum up the preferences, of which there is one at least."""
         n = len(preferences)
-        return cls(sum(preferences) / n, n, n_rows - n) if n else None
+        return cls(sum(preferences) / n, n, n_rows - n)
 
 
 @dataclass(frozen=True, slots=True)

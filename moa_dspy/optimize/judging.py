@@ -40,7 +40,6 @@ from moa_dspy.optimize.metric import (
     label_of,
     self_preference_warnings,
 )
-from moa_dspy.pool import Pool
 from moa_dspy.winrate.length_control import at_equal_length, length_controlled
 
 N_SECOND: Final = 30
@@ -91,31 +90,25 @@ class Judging:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def of(
-        cls, options: Any, agents: Sequence[str], pool: Pool, rows: Mapping[str, Any] | None = None
-    ) -> Judging | None:
-        """Return the judge of a search; None where it has none. Asks nothing.
+    def of(cls, options: Any, rows: Mapping[str, Any]) -> Judging:
+        """Return the judge of a search that has one. Asks nothing.
 
         Args:
             options: Of the search.
-            agents: Names that the space may use.
-            pool: Theirs.
             rows: Of val and test, by split.
 
         Raises:
             StudyError: If the reference is neither an agent nor a field of the rows.
             DataError: If a row has no response in the field of the reference.
         """
-        judge: JudgeOptions | None = options.judge
-        if judge is None:
-            return None
+        judge, pool = options.judge, options.pool
         metric = None if options.metric is None else CheckedMetric.of(options.metric)
         found = cls(judge, metric)
-        found.warnings = tuple(self_preference_warnings(judge.judge, pool, agents))
+        found.warnings = tuple(self_preference_warnings(judge.judge, pool, options.space.agents))
         if judge.reference in pool:
             found.reference = Architecture.single(judge.reference)
         elif judge.reference != BEST_SINGLE:
-            check_reference_field(judge.reference, tuple(pool), rows or {})
+            check_reference_field(judge.reference, tuple(pool), rows)
             found.reference = judge.reference
         return found
 

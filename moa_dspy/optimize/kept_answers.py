@@ -60,7 +60,7 @@ AskAll: TypeAlias = Callable[[Sequence[Question]], list[Response]]
 
 
 class _NotPlainError(TypeError):
-    """Something has no form that is equal where, and only where, it is equal."""
+    """A value has no plain form by which it could be compared."""
 
 
 @dataclass(slots=True)
@@ -184,7 +184,7 @@ class KeptAnswers:
             self.flush()
 
     def _keys(self, questions: Sequence[Question], pool: Any, adapter: Any) -> list[str | None]:
-        """Return what is equal where request and reading are equal; None without such a thing."""
+        """Return a key for each: equal keys mean equal requests and readings; None is no key."""
         speaking = speaking_adapter(adapter)
         starts: dict[tuple[str, int], Any] = {}
         keys: list[str | None] = []

@@ -265,7 +265,7 @@ class NodeRunner:
     def costs(self, others: Sequence[CallFacts]) -> dict[str, Any]:
         """Return calls, usd, seconds and tokens of the seats and of the ``others``' calls.
 
-        Who is asked in one round answers at once; all else is asked one after the other.
+        Agents of one round answer at the same time; rounds follow one after the other.
         """
         responses = [one for round_ in self._rounds for one in round_]
         asked: list[Any] = [*others, *responses]
@@ -331,7 +331,7 @@ def _is_reused(log: Sequence[CallFacts]) -> bool:
 
 
 def place_of(inputs: Mapping[str, Any]) -> object:
-    """Return what is equal for equal inputs, and for no others; without such a thing, unique."""
+    """Return a key that equal inputs share, and no others; without a plain form, a unique one."""
     try:
         text = json.dumps(dict(inputs), sort_keys=True, default=_plain)
     except (TypeError, ValueError):

@@ -345,7 +345,7 @@ def best_on_val(
 
 
 NEGLIGIBLE: Final = 1 / 6
-"""Of the smallest gain worth having: a smaller loss is given away for a lower cost."""
+"""Part of the smallest gain worth having: a smaller loss is given away for a lower cost."""
 
 
 def stopping_vote(

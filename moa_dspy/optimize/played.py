@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 from typing import Any, Final, Literal, NamedTuple, get_args
 
@@ -27,6 +28,7 @@ from moa_dspy.optimize.surrogate.acquisition import (
     single_agents,
 )
 from moa_dspy.optimize.surrogate.gp import Kernels, Traits
+from moa_dspy.optimize.votes.ballots import Ballots
 from moa_dspy.winrate.tests import FEWEST_SDS, Race, look_points
 
 _Vector = NDArray[np.float64]
@@ -111,8 +113,8 @@ _SAYS_NEW: Final = 0.3
 class PlayedAnswers:
     """Made-up answers on the rows of val: those of agents alone, and after they read others.
 
-    Another sample of an agent means the same as often as two agents do. What is meant is said in
-    the agent's own words.
+    Another sample of an agent means the same as often as two agents do. An agent says what it
+    means in its own words.
 
     Args:
         scores: Of the single agents, row by row.
@@ -196,18 +198,15 @@ class PlayedAnswers:
         return np.where(chances < _SAYS_NEW, 0.0, found) if self.habit == "new" else found
 
     def voted(self, vote: Architecture) -> _Vector:
-        """Return the scores of a vote of single agents; who decides ties comes first."""
+        """Return the scores of a vote of single agents; the one that decides ties comes first."""
         (members,) = vote.layers
         decides = [name for name in (vote.aggregator, *vote.order) if name in members]
         ordered = list(dict.fromkeys([*decides, *members]))
-        found = []
-        for row in range(len(self.scores[ordered[0]])):
-            said = {name: self._ballots[name][row] for name in ordered}
-            counts = Counter(said.values())
-            # Of equal counts the first, and so the one of who decides.
-            chosen = max(ordered, key=lambda name: counts[said[name]])
-            found.append(self.scores[chosen][row])
-        return np.array(found)
+        return self._counted.vote(ordered, ranking=ordered)
+
+    @cached_property
+    def _counted(self) -> Ballots:
+        return Ballots.of(self._ballots, self.scores)
 
     def diversity(self, one: str, other: str) -> float:
         """Return how often two agents say something else."""
@@ -251,7 +250,7 @@ class PlayedRace:
     def _admit(self, key: Architecture) -> _Vector:
         """Give an architecture its scores, as one that is measured on all rows."""
         one = key.parts[-1][1] if isinstance(key, ProgramArchitecture) else key
-        if _is_plain_vote(one):
+        if one.combine == "vote" and one.chooses_among_singles and not one.weights:
             self._put(key, self._answers.voted(one))
             return self._whole[key]
         # Mixtures that read the same, and end in the same hands, answer alike. What is right
@@ -304,12 +303,6 @@ class PlayedRace:
         best = self.ordered(self._whole)[0]
         gaps = self._whole[best] - self._whole[single]
         return best if gaps.sum() > FEWEST_SDS * float(np.sqrt((gaps**2).sum())) else single
-
-
-def _is_plain_vote(one: Architecture) -> bool:
-    members = one.layers[0] if one.layers else ()
-    is_first = one.combine == "vote" and one.depth == 1
-    return is_first and len(set(members)) == len(members) and not one.weights
 
 
 def made_up_answers(
@@ -406,9 +399,9 @@ def _drawn(
     canonical: _Canonical,
     rng: random.Random,
 ) -> Architecture | None:
-    """Return a mixture as another rule may propose it, its promise per new call drawn.
+    """Return a mixture as another rule may propose it: the most promising one per new call.
 
-    Of neighbours of what was measured, and draws from the space.
+    It is among neighbours of what was measured and draws from the space; promises are drawn.
     """
     mixtures = [one for one in known if one.layers]
     near = list(neighbours(rng.choice(mixtures), space)) if mixtures else []
@@ -433,7 +426,7 @@ class PlayedRequests:
     busy: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def add(self, steps: Iterable[Sequence[tuple[str, Cost]]]) -> None:
-        """Add the steps of one answer; who is asked in a step is asked at once."""
+        """Add the steps of one answer; the agents of a step are asked at once."""
         for step in steps:
             total = sum((cost for _, cost in step), Cost())
             slowest = max((cost.seconds for _, cost in step), default=0.0)

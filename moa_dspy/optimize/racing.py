@@ -83,7 +83,7 @@ class TrialJudge:
     Args:
         evaluator: Runs architectures.
         rows: The validation rows, in the order in which they are measured.
-        best_single: Whom the win rate is against.
+        best_single: The agent that the win rate is against.
         diversity: Of the texts that a last step reads.
         limits: An architecture beyond them can be no pick, so it cannot lead, or stop another.
         objectives: Of the study: which arms stop; without any, the score decides.

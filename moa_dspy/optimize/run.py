@@ -193,17 +193,10 @@ class Runner:
     ) -> None:
         self._prepared, self._store, self._place, self._show = prepared, store, place, show
         self._callbacks = tuple(callbacks)
-        study, parts = prepared.study, prepared.digests
-        is_own = place.storage is None
-        self.shared = SharedStudy(
-            store,
-            _OF_THE_FOLDER if is_own else study.name,
-            parts={**parts, "name": digest_of(study.name)} if is_own else parts,
-            budget=prepared.budget,
-            folder=place.folder if is_own else None,
-        )
+        study = prepared.study
+        self.shared = _shared_study(prepared, store, place)
         self.has_begun = False
-        self._budget = store.budget(f"{study.name} {digest_of(parts)}")
+        self._budget = store.budget(f"{study.name} {digest_of(prepared.digests)}")
         self._ledger = Ledger(study.budget, backend=self._budget)
         self._pool = prepared.make_pool(store, self._ledger)
         self._queue = TaskQueue(store, self.shared.key)
@@ -336,6 +329,17 @@ class Runner:
         content = json.dumps(stored, allow_nan=False)
         place = f"{socket.gethostname()}:{self._place.folder.resolve()}"
         self.shared.finish(FinishedStudy(content, text, place))
+
+
+def _shared_study(prepared: PreparedStudy, store: CallStore, place: StudyPlace) -> SharedStudy:
+    """Return the study as processes share it; in a folder of its own it has a fixed name there."""
+    name, parts = prepared.study.name, prepared.digests
+    if place.storage is not None:
+        return SharedStudy(store, name, parts=parts, budget=prepared.budget, folder=None)
+    parts = {**parts, "name": digest_of(name)}
+    return SharedStudy(
+        store, _OF_THE_FOLDER, parts=parts, budget=prepared.budget, folder=place.folder
+    )
 
 
 def _result_of(finished: FinishedStudy) -> tuple[StudyResult, StudyAnswers]:

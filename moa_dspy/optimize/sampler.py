@@ -20,6 +20,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.architecture import Architecture
+from moa_dspy.errors import StudyError
+from moa_dspy.files import shown_value
 from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.space.programs import (
     ProgramArchitecture,
@@ -137,6 +139,9 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
         traits: The criteria, where they are known; default: learned from the study.
         canonical: Gives an architecture its final form; default: its own.
         price_at: See ``Acquisition``.
+
+    Raises:
+        StudyError: If ``space`` is no space.
     """
 
     def __init__(
@@ -149,9 +154,11 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
         canonical: Callable[[Architecture], Architecture] | None = None,
         price_at: Callable[[int], PriceOf] | None = None,
     ) -> None:
+        if not isinstance(space, SearchSpace):
+            raise StudyError(f"`space` must be a SearchSpace, but got {shown_value(space)}.")
         self._space, self._diversity, self._traits = space, diversity, traits
         self._canonical = canonical or _same
-        self._price_at = price_at or (lambda _: lambda _: 0.0)
+        self._price_at = price_at
         self._seed = random.SystemRandom().randrange(2**32) if seed is None else seed
         self._independent = optuna.samplers.RandomSampler(seed=self._seed)
         self._acquisition: Acquisition | None = None
@@ -160,9 +167,19 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
         self._open: dict[tuple[str, int], Architecture] = {}
         self._lock = threading.RLock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.RLock())
+
     def reseed_rng(self) -> None:
         """Draw another seed, for one of several processes of a study."""
-        self._independent.reseed_rng()
+        with self._lock:
+            self._seed = random.SystemRandom().randrange(2**32)
+            self._independent.reseed_rng()
+            if self._acquisition is not None:
+                self._acquisition.seed = self._seed
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -265,7 +282,7 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
             1 if one == optuna.study.StudyDirection.MAXIMIZE else -1 for one in study.directions
         ]
         values = np.array([trial.values for trial in trials], np.float64) * signs
-        return self._weighted(values)[:, None]
+        return self._weighted(_finite(values))[:, None]
 
     def _row_scores(self, study: optuna.Study, trial: FrozenTrial) -> FeatureMatrix:
         place = (study.study_name, trial.number)
@@ -405,6 +422,15 @@ def _pair_of(rows: Mapping[str, FeatureMatrix]) -> _RowDifferences:
     names = sorted(rows)
     pairs = [(a, b) for place, a in enumerate(names) for b in names[place + 1 :]]
     return _RowDifferences({p: float(np.nanmean(abs(rows[p[0]] - rows[p[1]]))) for p in pairs})
+
+
+def _finite(values: FeatureMatrix) -> FeatureMatrix:
+    """Return the values of each column, the infinite as the best or worst that is not."""
+    found = np.zeros_like(values)
+    for place, column in enumerate(values.T):
+        if (known := column[np.isfinite(column)]).size:
+            found[:, place] = np.clip(column, known.min(), known.max())
+    return found
 
 
 def _is_told(trial: FrozenTrial) -> bool:

@@ -49,7 +49,7 @@ from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord
 from moa_dspy.optimize.selection import Choice, Limits
 from moa_dspy.optimize.several import ProgramEvaluator, ProgramStudent, searchable
-from moa_dspy.optimize.shares import check_budget, check_prices, probe, probe_judge
+from moa_dspy.optimize.shares import check_budget, check_options, probe, probe_judge
 from moa_dspy.optimize.singles import (
     N_SINGLE_BLOCKS,
     SingleAgents,
@@ -385,8 +385,10 @@ def _compared(
 
 def judging_of(options: SearchOptions, splits: Splits | None = None) -> Judging | None:
     """Return the judge of a search, if it has one; with the rows its reference is checked too."""
+    if options.judge is None:
+        return None
     rows = {} if splits is None else {"val": splits.val, "test": splits.test}
-    return Judging.of(options, options.space.agents, options.pool, rows)
+    return Judging.of(options, rows)
 
 
 def _with_judge(options: SearchOptions, splits: Splits) -> tuple[SearchOptions, Judging | None]:
@@ -427,7 +429,7 @@ def _single_agents(
     Returns:
         Them, and the cost of one comparison by the judge, where there is one.
     """
-    check_prices(options, ledger.budget)
+    check_options(options, ledger.budget)
     probed, judged = probe(options, evaluator, splits.val, progress), None
     if judging is not None:
         progress.show("probe", current=judging.options.label)

@@ -156,14 +156,13 @@ ALWAYS_TIED = 4
 
 
 def key_of(architecture: Architecture) -> Key:
-    """Return what is equal for two forms of one plain vote, whichever agent decides its ties."""
+    """Return a key that all forms of one plain vote share, whichever agent decides its ties."""
     if not architecture.layers:
         return (str(architecture),)
-    (*before, members) = architecture.layers
-    is_plain = architecture.combine == "vote" and not before and len(set(members)) == len(members)
-    if not is_plain or architecture.weights or stops_early(architecture):
+    is_vote = architecture.combine == "vote" and architecture.chooses_among_singles
+    if not is_vote or architecture.weights or stops_early(architecture):
         return architecture
-    return tuple(sorted(members))
+    return tuple(sorted(architecture.layers[-1]))
 
 
 def stops_early(architecture: Architecture) -> bool:
@@ -250,7 +249,7 @@ class Choice:
     def scores(self, evidence: Evidence) -> ScoreMatrix:
         """Return the score of the pick on each row of ``evidence``, of the same rows or others.
 
-        Who wins the ties of a vote was decided by the rows of the choice.
+        The rows of the choice decided which agent wins the ties of a vote.
         """
         key, ballots = key_of(self.picked), evidence.ballots
         if ballots is not None and isinstance(key, tuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import combinations, islice
 from math import ceil, floor, log10
@@ -14,6 +15,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import LIMITS, Budget, Ledger, spending_under
 from moa_dspy.data.splits import Splits
 from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
+from moa_dspy.files import shown_value
 from moa_dspy.optimize.early_facts import AgentCosts, Cost
 from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.judging import Judging
@@ -21,6 +23,7 @@ from moa_dspy.optimize.metric import Outcome
 from moa_dspy.optimize.objectives import UsdObjective
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork
+from moa_dspy.optimize.sampler import make_study
 from moa_dspy.pool import Pool
 from moa_dspy.vendors import Price
 
@@ -224,12 +227,52 @@ def test_share(
     return min(1.0, max(shares, default=0.0))
 
 
-def check_prices(options: SearchOptions, budget: Budget) -> None:
-    """Refuse what counts money where a price is unknown, before anything is spent.
+N_TRIED: Final = 12
+"""Trials before which Optuna's samplers draw at random, and two more."""
+
+
+def check_options(options: SearchOptions, budget: Budget) -> None:
+    """Refuse a sampler that cannot propose, and prices that are unknown, before anything is spent.
 
     Raises:
-        StudyError: If an agent or a judge without a price is to be held to usd; it names them.
+        StudyError: If a sampler is none or cannot, or what has no price is to be held to usd.
     """
+    _check_sampler(options)
+    _check_prices(options, budget)
+
+
+def _check_sampler(options: SearchOptions) -> None:
+    """Have a copy of a sampler of Optuna propose on made-up values.
+
+    It may need a package that is missing, or not know several objectives, and say so only when
+    its first random trials are over.
+    """
+    sampler, space = options.sampler, options.space
+    if sampler is not None and (isinstance(sampler, type) or not hasattr(sampler, "before_trial")):
+        raise StudyError(
+            "`sampler` must be a sampler of Optuna such as optuna.samplers.TPESampler(seed=0), but "
+            f"got {shown_value(sampler)}."
+        )
+    if not type(sampler).__module__.startswith("optuna."):
+        # Code of the user's own may count, or ask a server.
+        return
+    study = make_study(options.objectives, seed=options.seed, sampler=deepcopy(sampler))
+    try:
+        for number in range(N_TRIED):
+            trial = study.ask()
+            space.suggest(trial)
+            for name in ("rows", "score", "calls", "usd", "seconds"):
+                trial.set_user_attr(name, 1.0)
+            study.tell(trial, [number / N_TRIED] * len(options.objectives))
+            if study.is_stopped:
+                return
+    except Exception as error:
+        raise StudyError(
+            f"`sampler`: {type(sampler).__name__} cannot be used in this search: {error}"
+        ) from error
+
+
+def _check_prices(options: SearchOptions, budget: Budget) -> None:
     unpriced = [name for name in options.space.agents if name in options.pool.unpriced]
     if options.judge is not None:
         unpriced += [name for name in options.judge.unpriced if name not in unpriced]

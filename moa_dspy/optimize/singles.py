@@ -91,7 +91,7 @@ def choose_reference(
     means = {name: sum(got) / len(got) if got else 0.5 for name, got in points.items()}
     winner = max(agents, key=lambda name: round(means[name], 12))
     judging.reference = Architecture.single(winner)
-    # What was scored up to here was compared with no one.
+    # What was scored up to here was not compared with the reference.
     evaluator.forget()
     judging.chosen = (
         f"winner of a round robin of {len(agents)} agents on {len(drawn)} rows of val, with "
@@ -367,8 +367,8 @@ class SingleAgents:
     def _costs(self, members: tuple[str, ...]) -> dict[str, float]:
         """Return what a question to a vote of these members takes, as it will be asked.
 
-        Who is not asked costs nothing, and who is asked in a later wave is waited for
-        afterwards, but never beyond the deadline.
+        A member that is not asked costs nothing; one of a later wave is waited for afterwards,
+        but never beyond the deadline.
         """
         order = sorted(members, key=self.ranking.index)
         wave = np.zeros((len(order), len(self.outcomes[order[0]])), np.intp)
@@ -398,7 +398,7 @@ class SingleAgents:
             return self.space.seated(
                 architecture.each(lambda one: canonical_evidence(one, self.ranking))
             )
-        # Who is asked first, and counts alone if that is enough, is a choice of its own.
+        # The members that are asked first, and may count alone, are a choice of its own.
         is_own = (architecture.agree, architecture.lead) != (None, None)
         found = architecture if is_own else canonical_evidence(architecture, self.ranking)
         named = found if self.registry is None else self.registry.canonical(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +13,8 @@ from typing import Any, Final
 import optuna
 import sqlalchemy as sa
 from optuna.distributions import distribution_to_json
-from optuna.trial import FrozenTrial, TrialState
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event, exc
 
 from moa_dspy.architecture import Architecture
@@ -23,6 +24,7 @@ from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.sampler import (
     ARCHITECTURE,
     ROW_SCORES,
+    GivenChoices,
     PerformanceDiversitySampler,
     SearchStudy,
 )
@@ -65,7 +67,7 @@ class Trials:
         study: Made by ``make_study``.
         space: The architectures that may be proposed.
         ranking: Single agents, best first; it repairs layers that are too narrow or wide.
-        canonical: Gives an architecture its final form: who decides ties, name of the prompt.
+        canonical: Gives an architecture its final form: decider of ties, name of the prompt.
         seed: Of the draws that follow when the sampler only repeats itself.
         limits: On the costs of a question: the constraints of every trial.
         records: By architecture.
@@ -105,49 +107,49 @@ class Trials:
     def ask(self) -> Proposal | None:
         """Return what the study's sampler proposes, or a draw where it only repeats itself.
 
-        None if all of the space is measured.
+        None if all of the space is measured. Trials that a callback enqueued come first.
         """
         if self.space.size is not None and self._n_held >= self.space.size:
             return None
         is_ours = isinstance(self.study.sampler, PerformanceDiversitySampler)
         while self._n_repeats < _MOST_REPEATS:
+            is_enqueued = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
             trial = self.study.ask()
             architecture = self.canonical(self.space.suggest(trial, self.ranking))
             if architecture not in self.records:
                 self._n_repeats = 0
-                return Proposal(architecture, "model" if is_ours else "sampler", trial)
+                origin = "listed" if is_enqueued else "model" if is_ours else "sampler"
+                return Proposal(architecture, origin, trial)
             # What is known was told already: told again it would weigh more, and slow the next.
             number = self.records[architecture].number
             self.fail(trial, f"{architecture} was measured before, as number {number}.")
-            # Ours repeats itself only where nothing is left.
-            self._n_repeats = _MOST_REPEATS if is_ours else self._n_repeats + 1
+            if not is_enqueued:
+                # Ours repeats itself only where nothing is left.
+                self._n_repeats = _MOST_REPEATS if is_ours else self._n_repeats + 1
         self._n_repeats = 0
         return self.draw()
 
     def start(self, proposal: Proposal) -> optuna.Trial:
-        """Return the running trial of a proposal; who looks at the storage sees it."""
-        trial = proposal.trial
-        if trial is None:
-            trial = self._enqueued(proposal)
+        """Return the running trial of a proposal, which the storage shows as running."""
+        trial = proposal.trial or self._with_params(proposal.params)
         trial.set_user_attr(ARCHITECTURE, str(proposal.architecture))
         trial.set_user_attr("origin", proposal.origin)
-        if isinstance(trial.storage, LiveStorage):
-            trial.storage.publish(trial.number)
+        _publish(trial)
         return trial
 
-    def _enqueued(self, proposal: Proposal) -> optuna.Trial:
-        params = proposal.params
-        if params is not None:
-            self.study.enqueue_trial(params)
-            trial = self.study.ask()
-            self.space.suggest(trial, self.ranking)
-            return trial
+    def _with_params(self, params: Mapping[str, Any] | None) -> optuna.Trial:
+        """Return a running trial of these choices; it stands in no queue behind a user's own."""
         # All that a baseline outside of the space shares with others: some samplers learn only
         # from a choice that every trial made.
-        self.study.enqueue_trial(kinds_of_mixtures(self.space))
-        trial = self.study.ask()
-        self.space.suggest_kind(trial)
-        return trial
+        given = GivenChoices(params or kinds_of_mixtures(self.space))
+        suggest: Callable[..., Any] = self.space.suggest if params else self.space.suggest_kind
+        suggest(given)
+        params, state = {n: given.params[n] for n in given.distributions}, TrialState.RUNNING
+        fixed = {"fixed_params": params}  # As Optuna notes it: samplers leave such a trial alone.
+        more: Any = {"params": params, "distributions": given.distributions}
+        self.study.add_trial(create_trial(state=state, system_attrs=fixed, **more))
+        added = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))[-1]
+        return optuna.Trial(self.study, added._trial_id)
 
     def report(self, trial: optuna.Trial, n_rows: int, values: Sequence[float]) -> None:
         """Tell Optuna the objective values on the first rows.
@@ -160,6 +162,7 @@ class Trials:
             return
         known = trial.user_attrs.get("values_by_rows", {})
         trial.set_user_attr("values_by_rows", {**known, str(n_rows): list(values)})
+        _publish(trial)
 
     def tell(
         self,
@@ -194,21 +197,30 @@ class Trials:
         return self.study.tell(trial, state=TrialState.FAIL)
 
 
-_TABLES: Final[dict[str, tuple[str, ...]]] = {
-    "trial_params": ("trial_id", "param_name", "param_value", "distribution_json"),
-    "trial_user_attributes": ("trial_id", "key", "value_json"),
-    "trial_system_attributes": ("trial_id", "key", "value_json"),
+def _publish(trial: optuna.Trial) -> None:
+    if isinstance(trial.storage, LiveStorage):
+        trial.storage.publish(trial.number)
+
+
+_TRIALS: Final[sa.Table] = models.TrialModel.__table__
+_TABLES: Final[dict[Any, tuple[str, ...]]] = {
+    models.TrialParamModel: ("param_name", "param_value", "distribution_json"),
+    models.TrialUserAttributeModel: ("key", "value_json"),
+    models.TrialSystemAttributeModel: ("key", "value_json"),
+    models.TrialValueModel: ("objective", "value", "value_type"),
+    models.TrialIntermediateValueModel: ("step", "intermediate_value", "intermediate_value_type"),
 }
-"""Tables of Optuna's database that hold many rows of a trial, with their columns."""
-_MORE_TABLES: Final = ("trial_values", "trial_intermediate_values", "trial_heartbeats")
+"""Optuna's tables of rows of a trial, with their columns; the first tells the rows apart."""
+_Rows = dict[Any, dict[Any, tuple[Any, ...]]]  # By table and first column: the others of a row.
 
 
 class LiveStorage(optuna.storages.InMemoryStorage):
     """Trials in memory, and a copy of each in a database from its start to its end.
 
     A sampler reads all trials for every proposal, and an objective writes some thirty values of
-    a trial, one by one. Optuna's own storage takes a third of a second for that; here the values
-    are written together, and read from memory. The copy is an Optuna study as any other.
+    a trial: here they are read from memory, and written in one transaction when it starts, one
+    per report and one when it ends. Then it outlives the process; SQLite does not wait for the
+    disk, so a power cut may take the last trials. The copy is an Optuna study as any other.
 
     Args:
         place: A file that holds nothing else, or the URL of a database, which may hold calls
@@ -223,15 +235,11 @@ class LiveStorage(optuna.storages.InMemoryStorage):
         self._place, self._url = place, database_url(place)
         self._copy: Any = None
         self._study = -1
-        self._ids: dict[int, int] = {}
-        self._written: dict[tuple[int, str, str], Any] = {}
+        self._ids: list[int] = []
+        self._written: dict[int, _Rows] = {}
 
     def open(self) -> None:
-        """Connect to the database, which is made if there is none.
-
-        Raises:
-            StoreError: If it cannot be used.
-        """
+        """Connect to the database, which is made if there is none."""
         if self._copy is None:
             with self._plain_errors():
                 self._copy = _opened(self._url, self._place)
@@ -239,11 +247,7 @@ class LiveStorage(optuna.storages.InMemoryStorage):
     def create_new_study(
         self, directions: Sequence[optuna.study.StudyDirection], study_name: str | None = None
     ) -> int:
-        """Begin the study here and in the database, where an older one of its name is deleted.
-
-        Raises:
-            StoreError: If the database cannot be used.
-        """
+        """Begin the study here and in the database, where an older one of its name is deleted."""
         self._study = super().create_new_study(directions, study_name)
         name = self.get_study_name_from_id(self._study)
         self.open()
@@ -265,11 +269,9 @@ class LiveStorage(optuna.storages.InMemoryStorage):
             self._copy.set_study_system_attr(self._copied_study, key, value)
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """Create the trial here and in the database, under one number."""
+        """Create the trial here, and in the database if it is more than a number yet."""
         trial_id = super().create_new_trial(study_id, template_trial)
-        with self._plain_errors():
-            bare = _bare(self.get_trial(trial_id))
-            self._ids[trial_id] = self._copy.create_new_trial(self._copied_study, bare)
+        if template_trial is not None:
             self._write(trial_id)
         return trial_id
 
@@ -278,24 +280,20 @@ class LiveStorage(optuna.storages.InMemoryStorage):
     ) -> None:
         """Set it here and in the database."""
         super().set_trial_intermediate_value(trial_id, step, intermediate_value)
-        with self._plain_errors():
-            copied = self._ids[trial_id]
-            self._copy.set_trial_intermediate_value(copied, step, intermediate_value)
+        self._write(trial_id)
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        """Change the state here and in the database, which gets all else before."""
-        is_changed = bool(super().set_trial_state_values(trial_id, state, values))
-        with self._plain_errors():
+        """Change the state here, and in the database when the trial ends."""
+        is_changed: bool = super().set_trial_state_values(trial_id, state, values)
+        if state.is_finished():
             self._write(trial_id)
-            self._copy.set_trial_state_values(self._ids[trial_id], state, values)
         return is_changed
 
     def publish(self, number: int) -> None:
         """Write what is known of the trial of this number up to now."""
-        with self._plain_errors():
-            self._write(self.get_trial_id_from_study_id_trial_number(self._study, number))
+        self._write(self.get_trial_id_from_study_id_trial_number(self._study, number))
 
     def close(self) -> None:
         """Let go of the database."""
@@ -303,89 +301,108 @@ class LiveStorage(optuna.storages.InMemoryStorage):
             self._copy.engine.dispose()
 
     def _write(self, trial_id: int) -> None:
-        """Write parameters and attributes that are new or changed, in one transaction."""
-        copied = self._ids[trial_id]
-        with self._copy.engine.begin() as connection:
-            for table, values in _values_of(self.get_trial(trial_id)).items():
-                new = {k: v for k, v in values.items() if self._is_new(trial_id, table, k, v)}
-                if not new:
-                    continue
-                columns = _TABLES[table]
-                target = sa.table(table, *map(sa.column, columns))
-                same = (target.c.trial_id == copied) & target.c[columns[1]].in_(list(new))
-                connection.execute(sa.delete(target).where(same))
-                rows = [dict(zip(columns, (copied, k, *v), strict=True)) for k, v in new.items()]
-                connection.execute(sa.insert(target), rows)
+        """Write in one transaction what is new or changed of a trial."""
+        with self._lock, self._plain_errors():
+            trial = self.get_trial(trial_id)
+            written, rows = self._written.get(trial_id, {}), _rows_of(trial)
+            with self._copy.engine.begin() as connection:
+                # Both count trials as they come: one that is only a number is written now.
+                more = range(len(self._ids), trial.number + 1)
+                added = [self._insert(connection, number) for number in more]
+                copied = [*self._ids, *added][trial.number]
+                for model, found in rows.items():
+                    _replace(connection, model, copied, found, written.get(model, {}))
+                is_same = _TRIALS.c.trial_id == copied
+                connection.execute(sa.update(_TRIALS).where(is_same).values(_state_of(trial)))
+            self._ids.extend(added)
+            self._written[trial_id] = {} if trial.state.is_finished() else rows
 
-    def _is_new(self, trial_id: int, table: str, key: str, value: Any) -> bool:
-        place = (trial_id, table, key)
-        is_new = bool(self._written.get(place) != value)
-        self._written[place] = value
-        return is_new
+    def _insert(self, connection: sa.Connection, number: int) -> int:
+        """Return the key of a new row, whose number is the count of those before, as Optuna's."""
+        study, trial = self._copied_study, self._studies[self._study].trials[number]
+        counted = sa.select(sa.func.count(_TRIALS.c.trial_id)).where(_TRIALS.c.study_id == study)
+        values = {"number": counted.scalar_subquery(), "study_id": study, **_state_of(trial)}
+        result: Any = connection.execute(sa.insert(_TRIALS).values(values))
+        return int(result.inserted_primary_key[0])
 
     @contextmanager
     def _plain_errors(self) -> Iterator[None]:
         try:
             yield
-        except (
-            exc.SQLAlchemyError,
-            optuna.exceptions.StorageInternalError,
-            RuntimeError,
-        ) as error:
+        except (exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
             cause = error.__cause__ or error
             # Not from the error: it may show the password.
-            shown = f"{shown_url(self._url)} cannot be used: {type(cause).__name__}."
-            raise StoreError(shown) from None
+            why = f"cannot be used: {type(cause).__name__}."
+            raise StoreError(f"{shown_url(self._url)} {why}") from None
 
 
 @contextmanager
 def opened_storage(storage: Any) -> Iterator[optuna.storages.BaseStorage | None]:
-    """Yield the storage that ``optuna.create_study`` would use, once it can be written.
-
-    Args:
-        storage: A URL, a storage of Optuna, or None.
-
-    Raises:
-        StoreError: If the database cannot be used.
-    """
+    """Yield the storage that ``optuna.create_study`` would use; StoreError if it cannot be."""
     if not isinstance(storage, str):
         yield storage
-    elif not storage.startswith(("sqlite:///", "postgres")):
-        # Of a kind that Optuna knows, and the store of calls does not.
-        yield optuna.storages.get_storage(storage)
-    else:
-        live = LiveStorage(storage)
-        live.open()
-        try:
+    elif storage.startswith(("sqlite:///", "postgres:", "postgresql:", "postgresql+psycopg:")):
+        with closing(LiveStorage(storage)) as live:
+            live.open()
             yield live
-        finally:
-            live.close()
+    else:
+        try:
+            made = optuna.storages.get_storage(storage)
+        except Exception as error:
+            # Neither the text nor the error is shown: they may quote a password.
+            raise StoreError(
+                "`storage` must be a URL such as sqlite:///FILE or postgresql://HOST/NAME, or "
+                f"another that Optuna opens; it raises {type(error).__name__} at this one."
+            ) from None
+        yield made
 
 
-def _values_of(trial: FrozenTrial) -> dict[str, dict[str, tuple[Any, ...]]]:
-    """Return by table and name what the database holds of a trial beside its key."""
-    kinds = trial.distributions
+def _rows_of(trial: FrozenTrial) -> _Rows:
+    """Return what the database holds of a trial beside its state."""
+    kinds, reports = trial.distributions, trial.intermediate_values.items()
+    stored = models.TrialValueModel.value_to_stored_repr
+    reported = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr
     return {
-        "trial_params": {
+        models.TrialParamModel: {
             name: (kinds[name].to_internal_repr(value), distribution_to_json(kinds[name]))
             for name, value in trial.params.items()
         },
-        "trial_user_attributes": _as_json(trial.user_attrs),
-        "trial_system_attributes": _as_json(trial.system_attrs),
+        models.TrialUserAttributeModel: _as_json(trial.user_attrs),
+        models.TrialSystemAttributeModel: _as_json(trial.system_attrs),
+        models.TrialValueModel: dict(enumerate(map(stored, trial.values or ()))),
+        models.TrialIntermediateValueModel: {step: reported(value) for step, value in reports},
     }
 
 
-def _as_json(attributes: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+def _as_json(attributes: Mapping[str, Any]) -> dict[Any, tuple[Any, ...]]:
     return {name: (json.dumps(value),) for name, value in attributes.items()}
 
 
-def _bare(trial: FrozenTrial) -> FrozenTrial:
-    """Return a trial of the same state, values and times, and nothing else."""
-    bare = optuna.trial.create_trial(
-        state=trial.state, values=trial.values, intermediate_values=trial.intermediate_values
-    )
-    bare.datetime_start, bare.datetime_complete = trial.datetime_start, trial.datetime_complete
-    return bare
+def _replace(
+    connection: sa.Connection,
+    model: Any,
+    trial_id: int,
+    rows: Mapping[Any, tuple[Any, ...]],
+    written: Mapping[Any, tuple[Any, ...]],
+) -> None:
+    """Write the rows of a trial that are not written yet, or were written otherwise."""
+    new = {key: row for key, row in rows.items() if written.get(key) != row}
+    if not new:
+        return
+    table, columns = model.__table__, ("trial_id", *_TABLES[model])
+    if changed := [key for key in new if key in written]:
+        is_same = (table.c.trial_id == trial_id) & table.c[columns[1]].in_(changed)
+        connection.execute(sa.delete(table).where(is_same))
+    found = [dict(zip(columns, (trial_id, key, *row), strict=True)) for key, row in new.items()]
+    connection.execute(sa.insert(table), found)
+
+
+def _state_of(trial: FrozenTrial) -> dict[str, Any]:
+    start, end = trial.datetime_start, trial.datetime_complete
+    # Optuna's own conversion: its database has another time zone than its trials.
+    row: Any = models.TrialModel(datetime_start=start, datetime_complete=end)
+    start, end = row._datetime_start_utc, row._datetime_complete_utc
+    return {"state": trial.state, "datetime_start": start, "datetime_complete": end}
 
 
 def _opened(url: sa.URL, place: Path | str) -> Any:
@@ -393,7 +410,9 @@ def _opened(url: sa.URL, place: Path | str) -> Any:
     try:
         storage = optuna.storages.RDBStorage(text)
     except exc.DatabaseError as error:
-        if not (isinstance(place, Path) and _is_no_database(error)):
+        # One that is locked or damaged may be mended.
+        is_other_kind = getattr(error.orig, "sqlite_errorname", None) == "SQLITE_NOTADB"
+        if not (isinstance(place, Path) and is_other_kind):
             raise
         place.unlink()
         storage = optuna.storages.RDBStorage(text)
@@ -403,15 +422,10 @@ def _opened(url: sa.URL, place: Path | str) -> Any:
             f"{shown_url(url)} was written by another version of Optuna. Move it away, or choose "
             "another folder."
         ) from None
-    if url.get_backend_name() == "sqlite":
+    if storage.engine.name == "sqlite":
         event.listen(storage.engine, "connect", _let_others_read)
         storage.engine.dispose()
     return storage
-
-
-def _is_no_database(error: exc.DatabaseError) -> bool:
-    """Return whether a file is of another kind; one that is locked or damaged may be mended."""
-    return getattr(error.orig, "sqlite_errorname", None) == "SQLITE_NOTADB"
 
 
 def _let_others_read(connection: Any, _: Any) -> None:
@@ -422,14 +436,14 @@ def _let_others_read(connection: Any, _: Any) -> None:
 
 def _delete(storage: Any, name: str) -> None:
     """Delete a study; its trials table by table, as Optuna would take seconds for a thousand."""
-    names = {one.study_name: one._study_id for one in storage.get_all_studies()}
-    if name not in names:
+    try:
+        study = storage.get_study_id_from_name(name)
+    except KeyError:
         return
-    trials = sa.table("trials", sa.column("trial_id"), sa.column("study_id"))
-    mine = sa.select(trials.c.trial_id).where(trials.c.study_id == names[name])
+    is_mine = _TRIALS.c.study_id == study
+    mine = sa.select(_TRIALS.c.trial_id).where(is_mine)
     with storage.engine.begin() as connection:
-        for table in (*_TABLES, *_MORE_TABLES):
-            rows = sa.table(table, sa.column("trial_id"))
-            connection.execute(sa.delete(rows).where(rows.c.trial_id.in_(mine)))
-        connection.execute(sa.delete(trials).where(trials.c.study_id == names[name]))
-    storage.delete_study(names[name])
+        for model in (*_TABLES, models.TrialHeartbeatModel):
+            connection.execute(sa.delete(model).where(model.trial_id.in_(mine)))
+        connection.execute(sa.delete(_TRIALS).where(is_mine))
+    storage.delete_study(study)

@@ -67,7 +67,7 @@ class ServerKeys:
     """The bearer keys that a server takes, kept as hashes only.
 
     Args:
-        keys: By name; the names stand in logs and metrics. None takes everyone.
+        keys: By name; the names stand in logs and metrics. None admits every client.
 
     Raises:
         PoolError: A key is shorter than 8 characters.

@@ -24,7 +24,7 @@ class BradleyTerry:
     strengths: Vector
     """In the order of ``names``; 1 more multiplies the odds by e."""
     covariance: Vector
-    """Of the strengths. Judgements count as independent: where systems answered the same
+    """Covariance of the strengths. Judgements count as independent: where systems answered the same
     questions they are not quite, and where preferences are graded it is too large."""
 
     @property

@@ -131,8 +131,8 @@ class LengthControlled:
     win_rate: float
     """In [0, 1]; 0.5 is as good as the baseline."""
     standard_error: float
-    """Of the predictions over the instructions, on the same scale. It leaves out how well the
-    coefficients are known, so it is far below the plain win rate's."""
+    """Standard error of the mean prediction over the instructions, on the same scale. It leaves out
+    how well the coefficients are known, so it is far below the plain win rate's."""
     coefficients: Coefficients
     c: float
     """Inverse strength of the penalty: as given, or as cross-validation chose it."""

@@ -371,7 +371,7 @@ class Race:
     The chance that some arm is stopped by one that is truly no better is at most ``alpha``
     over the whole race, whatever the arms have in common: there are n (n - 1) / 2 pairs of an
     arm and an earlier one, each is tested at ``n_looks`` looks, and each test gets an equal part
-    of ``alpha`` (Bonferroni). Testing against the leader alone does not need less: who leads is
+    of ``alpha`` (Bonferroni). Testing against the leader alone does not need less: the leader is
     chosen from the same data. The test is the paired sign-flip test with mid-p values, which may
     exceed its level a little; the sum does not (simulated: 1 to 4 % of 2,000 races at 5 %).
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
@@ -175,6 +175,9 @@ COST_WORDS: Final[Mapping[str, str]] = {"usd": "price", "calls": "calls", "secon
 """The costs of a question, and the word for each."""
 
 
+CostKind: TypeAlias = Literal["as_good", "not_shown", "worse", "not_cheaper"]
+
+
 @dataclass(frozen=True, slots=True)
 class CostVerdict:
     """The advice on a system that costs less: is it as good as the best single model?
@@ -194,7 +197,7 @@ class CostVerdict:
         text: One sentence.
     """
 
-    kind: Literal["as_good", "not_shown", "worse", "not_cheaper"]
+    kind: CostKind
     estimate: float
     interval: Interval
     p_value: float
@@ -319,13 +322,7 @@ def _cost_verdict(
     check_level(alpha)
     gaps, counts = known.gaps, known.counts
     interval = decision_interval(known.pick, known.single, alpha=level, counts=counts)
-    kind: Literal["as_good", "not_shown", "worse", "not_cheaper"] = "not_shown"
-    if ratio >= 1:
-        kind = "not_cheaper"
-    elif p <= alpha:
-        kind = "as_good"
-    elif interval.high <= -margin:
-        kind = "worse"
+    kind = _cost_kind(p <= alpha, interval, margin=margin, ratio=ratio)
     n_more = known.n_more(min_gain=margin, alpha=level) if kind == "not_shown" else 0
     head = _cost_headline(kind, names[1], _points(margin), _percent(ratio), COST_WORDS[cost])
     text = f"{head}: {names[0]} minus {names[1]} is {_numbers(interval, p, known.rows)}"
@@ -346,7 +343,15 @@ def _cost_verdict(
     )
 
 
-def _cost_headline(kind: str, single: str, margin: str, share: str, cost: str) -> str:
+def _cost_kind(is_shown: bool, interval: Interval, *, margin: float, ratio: float) -> CostKind:
+    if ratio >= 1:
+        return "not_cheaper"
+    if is_shown:
+        return "as_good"
+    return "worse" if interval.high <= -margin else "not_shown"
+
+
+def _cost_headline(kind: CostKind, single: str, margin: str, share: str, cost: str) -> str:
     for_less = f"within {margin}, at {share} of its {cost}"
     return {
         "as_good": f"As good as {single} {for_less}",

@@ -433,9 +433,9 @@ def main() -> None:
         return
     found, named = list[dict[str, Any]](), asked.family.split(",")
     families = list(FAMILIES) if asked.family == "all" else [name for name in named if name]
-    runs = [partial(family_study, family) for family in families] or [study]
+    runs: list[Callable[[int], dict[str, Any]]] = [partial(family_study, one) for one in families]
     seeds = range(asked.seed, asked.seed + asked.studies)
-    for run, seed in product(runs, seeds):
+    for run, seed in product(runs or [study], seeds):
         found.append(run(seed))
         if not asked.json:
             print(json.dumps(found[-1]), flush=True)

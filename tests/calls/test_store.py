@@ -119,16 +119,6 @@ def test_an_answer_of_another_process_is_seen_at_once(place: Place, make_call: M
     assert ours.get(call.key) == call
 
 
-def test_many_calls_are_read_at_once(place: Place, make_call: MakeCall) -> None:
-    calls = [make_call(f"{n}") for n in range(1100)]  # more than a page of the database
-    CallStore(place).put_all(calls)
-    store = CallStore(place)
-    wanted = [calls[n].key for n in (1099, 3, 3, 500)]
-    assert store.get_many([*wanted, "other"]) == {key: store.get(key) for key in wanted}
-    assert store.get_many(call.key for call in calls) == {call.key: call for call in calls}
-    assert store.get_many([]) == {}
-
-
 def test_iteration_is_in_order_and_holds_no_more_than_a_page(
     place: Place, make_call: MakeCall
 ) -> None:

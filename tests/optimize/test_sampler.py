@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import pickle
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -10,6 +12,7 @@ import pytest
 from optuna.trial import TrialState
 
 from moa_dspy.architecture import Architecture
+from moa_dspy.errors import StudyError
 from moa_dspy.optimize import PerformanceDiversitySampler, SearchSpace
 from moa_dspy.optimize.sampler import ROW_SCORES
 
@@ -190,3 +193,26 @@ def test_other_parameters_are_drawn_independently() -> None:
     )
     drawn = {trial.params["temperature"] for trial in study.trials}
     assert len(drawn) == 10
+
+
+def test_a_pickled_sampler_proposes_as_the_one_it_was_made_from() -> None:
+    study = study_of()
+    study.optimize(objective(), n_trials=8)
+    other = pickle.loads(pickle.dumps(study))
+    for one in (study, other):
+        one.optimize(objective(), n_trials=4)
+    assert texts(other) == texts(study)
+
+
+def test_an_infinite_value_is_as_good_as_the_best_that_is_not() -> None:
+    study = study_of()
+    study.optimize(
+        lambda trial: math.inf if (value := objective()(trial)) > 0.68 else value, n_trials=15
+    )
+    assert len(set(texts(study))) == 15
+    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
+
+
+def test_what_is_no_space_is_refused() -> None:
+    with pytest.raises(StudyError, match="`space` must be a SearchSpace, but got 'a'"):
+        PerformanceDiversitySampler("a")  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import dspy
@@ -9,6 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from moa_dspy.data.splits import make_splits
+from moa_dspy.errors import StudyError
 from moa_dspy.optimize import ModelSearch
 from moa_dspy.optimize.search import run_search
 from moa_dspy.pool import Pool
@@ -24,6 +26,18 @@ def exact(example: dspy.Example, prediction: dspy.Prediction) -> bool:
 @pytest.fixture
 def experts(fails_on: Make) -> Pool:
     return scripted_pool({f"e{i}": fails_on(i, says=f"no{i}") for i in range(3)})
+
+
+@pytest.fixture
+def counted() -> tuple[Pool, list[str]]:
+    """Two agents, and what they were asked."""
+    asked: list[str] = []
+
+    def reply(prompt: str) -> str:
+        asked.append(prompt)
+        return "1"
+
+    return scripted_pool({"a": reply, "b": reply}), asked
 
 
 def after(n_trials: int, act: Callable[[optuna.Study], None]) -> Callable[..., None]:
@@ -99,3 +113,34 @@ def test_the_gp_sampler_searches_as_well(experts: Pool, rows: Make, student: Mak
     val, test = rows("val", 18), rows("test", 24)
     search.compile(student(experts), trainset=[], valset=val, testset=test)
     assert len(search.result.trials) == 10
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        (optuna.samplers.CmaEsSampler(seed=0), "multi-objective optimization, CmaEsSampler cannot"),
+        (optuna.samplers.GridSampler({"kind": ["single"]}, seed=0), "not found in the given grid"),
+        (optuna.samplers.TPESampler, "must be a sampler of Optuna such as"),
+        ("tpe", "must be a sampler of Optuna such as .* but got 'tpe'"),
+    ],
+)
+def test_a_sampler_that_cannot_propose_is_refused_before_anything_is_asked(
+    counted: tuple[Pool, list[str]], rows: Make, student: Make, sampler: Any, message: str
+) -> None:
+    pool, asked = counted
+    search = ModelSearch(exact, pool, n_trials=12, sampler=sampler)
+    with pytest.raises(StudyError, match=message):
+        search.compile(student(pool), trainset=[], valset=rows("val", 18), testset=rows("test", 9))
+    assert asked == []
+
+
+def test_a_gp_sampler_without_its_package_is_refused_before_anything_is_asked(
+    counted: tuple[Pool, list[str]], rows: Make, student: Make
+) -> None:
+    if find_spec("torch") is not None:
+        pytest.skip("torch is here")
+    pool, asked = counted
+    search = ModelSearch(exact, pool, sampler=optuna.samplers.GPSampler(seed=0))
+    with pytest.raises(StudyError, match=r"GPSampler cannot be used in this search: .*torch"):
+        search.compile(student(pool), trainset=[], valset=rows("val", 18), testset=rows("test", 9))
+    assert asked == []

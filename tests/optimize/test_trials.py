@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import math
 import sqlite3
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,7 +20,7 @@ from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.sampler import make_study
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space import SearchSpace
-from moa_dspy.optimize.trials import LiveStorage, Proposal, Trials
+from moa_dspy.optimize.trials import LiveStorage, Proposal, Trials, opened_storage
 
 NAMES = ("a", "b", "c")
 # 3 singles, and the votes of 2 or 3 of 3 agents: 3 + 1
@@ -229,6 +232,7 @@ def test_trials_are_in_the_file_while_the_study_runs(tmp_path: Path) -> None:
     assert running.state == optuna.trial.TrialState.RUNNING
     assert running.user_attrs["architecture"] == str(proposal.architecture)
     search.report(trial, 40, [0.5, 0.5])
+    assert found.trials[-1].user_attrs["values_by_rows"] == {"40": [0.5, 0.5]}
     search.fail(trial, "interrupted")
     assert found.trials[-1].user_attrs["reason"] == "interrupted"
     storage.close()
@@ -291,3 +295,76 @@ def test_a_database_that_cannot_be_reached_is_an_error_without_its_password() ->
     with pytest.raises(StoreError, match=r"cannot be used: \w+") as caught:
         make_study([ScoreObjective()], seed=0, storage=storage)
     assert "secret" not in str(caught.value)
+
+
+def test_trials_that_end_in_another_order_keep_their_numbers_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "study.sqlite3"
+    study = make_study([ScoreObjective()], seed=0, storage=LiveStorage(path, "mine"))
+    first, second = study.ask(), study.ask()
+    for trial in (first, second):
+        trial.suggest_categorical("agent", NAMES)
+    study.enqueue_trial({"agent": "b"})
+    second.report(math.nan, step=1)
+    second.report(math.inf, step=2)
+    study.tell(second, -math.inf)
+    kept = optuna.load_study(study_name="mine", storage=f"sqlite:///{path}")
+    assert [trial.state.name for trial in kept.trials] == ["RUNNING", "COMPLETE", "WAITING"]
+    study.tell(first, 0.5)
+    told = kept.trials
+    assert [trial.value for trial in told] == [0.5, -math.inf, None]
+    assert [trial.params for trial in told] == [trial.params for trial in study.trials]
+    assert math.isnan(told[1].intermediate_values[1])
+    assert told[1].intermediate_values[2] == math.inf
+    assert [trial.number for trial in told] == [0, 1, 2]
+
+
+@pytest.mark.slow
+def test_a_finished_trial_outlives_a_process_that_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "study.sqlite3"
+    code = """
+import os, signal, sys
+from moa_dspy.optimize.objectives import ScoreObjective
+from moa_dspy.optimize.sampler import make_study
+from moa_dspy.optimize.trials import LiveStorage
+study = make_study([ScoreObjective()], seed=0, storage=LiveStorage(sys.argv[1], "mine"))
+for _ in range(3):
+    trial = study.ask()
+    trial.set_user_attr("rows", 9)
+    study.tell(trial, 0.5)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code, f"sqlite:///{path}"], check=False)
+    kept = optuna.load_study(study_name="mine", storage=f"sqlite:///{path}")
+    assert [(one.value, one.user_attrs) for one in kept.trials] == [(0.5, {"rows": 9})] * 3
+
+
+def test_what_a_callback_enqueues_is_asked_next_and_takes_no_baseline_s_place() -> None:
+    search, world = trials(SearchSpace(NAMES)), World()
+    vote = {"kind": "layers", "depth": 1, "combine": "vote"}
+    chosen = {f"layer1.{name}": name != "c" for name in NAMES}
+    search.study.enqueue_trial({**vote, **chosen})
+    search.study.enqueue_trial({"kind": "single", "agent": "c"})
+    measure(search, world, search.fresh(parsed("a", "b"), origin="single"))
+    measure(search, world, search.fresh(parsed("c"), origin="baseline"))
+    run(search, world, 5)
+    single, base = ("a", "single"), ("c", "baseline")
+    asked = [single, ("b", "single"), base, ("a + b > vote(a)", "listed")]
+    assert world.asked[:4] == asked
+    assert world.asked[4][1] == "sampler"
+    told = [one for one in search.study.trials if one.state == optuna.trial.TrialState.FAIL]
+    assert "c was measured before" in told[0].user_attrs["reason"]
+    for trial in search.study.trials:
+        if trial.state == optuna.trial.TrialState.COMPLETE and trial.params["kind"] == "single":
+            assert trial.user_attrs["architecture"] == trial.params["agent"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "study.sqlite3", "mysql://me:secret@127.0.0.1:1/none", "redis://127.0.0.1:1/0"]
+)
+def test_a_text_that_is_no_storage_is_an_error_without_its_password(text: str) -> None:
+    with (
+        pytest.raises(StoreError, match="`storage` must be a URL such as") as found,
+        opened_storage(text),
+    ):
+        pass
+    assert "secret" not in str(found.value)

@@ -8,21 +8,11 @@ from typing import Any
 import dspy
 import pytest
 
-from moa_dspy.adapters import PlainChat
 from moa_dspy.errors import ArchitectureError, MoaError, PoolError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.pool import Pool
 from moa_dspy.program_file import save_program
 from moa_dspy.testing import scripted_pool
-
-MIXTURE = "a + b*2 > c > synthesize(a)"
-ANSWERS = {"a": "Paris", "b": "Rome", "c": "Bern"}
-
-
-def program(pool: Pool, architecture: str = MIXTURE, **options: Any) -> MixtureOfAgents:
-    signature = dspy.Signature("question -> answer", "Name the capital.")
-    options.setdefault("adapter", PlainChat())
-    return MixtureOfAgents(signature, architecture, pool=pool, **options)
+from tests.program_file.world import ANSWERS, program
 
 
 def saved(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:

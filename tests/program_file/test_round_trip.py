@@ -16,15 +16,7 @@ from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
 from moa_dspy.program_file import TYPES, save_program
 from moa_dspy.testing import scripted_pool
-
-MIXTURE = "a + b*2 > c > synthesize(a)"
-ANSWERS = {"a": "Paris", "b": "Rome", "c": "Bern"}
-
-
-def program(pool: Pool, architecture: str = MIXTURE, **options: Any) -> MixtureOfAgents:
-    signature = dspy.Signature("question -> answer", "Name the capital.")
-    options.setdefault("adapter", PlainChat())
-    return MixtureOfAgents(signature, architecture, pool=pool, **options)
+from tests.program_file.world import ANSWERS, MIXTURE, program
 
 
 @pytest.mark.parametrize(

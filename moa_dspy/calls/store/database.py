@@ -25,7 +25,7 @@ from moa_dspy.vendors import is_loopback
 
 _T = TypeVar("_T")
 _MAX_CONNECTIONS = 10
-"""Of one process; PostgreSQL allows 100 in all by default."""
+"""Most connections of one process; PostgreSQL allows 100 in all by default."""
 
 
 class Connections:

@@ -51,15 +51,6 @@ def read(database: Database, key: str) -> Call | None:
     return from_row(rows[0]) if rows else None
 
 
-def read_many(database: Database, keys: Sequence[str]) -> Iterator[Call]:
-    """Yield the stored calls of ``keys``, in no order."""
-    for start in range(0, len(keys), _PAGE):
-        part = keys[start : start + _PAGE]
-        marks = ", ".join("?" * len(part))
-        query = f"SELECT {_LISTED} FROM calls WHERE key IN ({marks})"
-        yield from map(from_row, database.rows(query, part))
-
-
 def read_all(database: Database, where: str = "TRUE", values: Sequence[Any] = ()) -> Iterator[Call]:
     """Yield every such call, ordered by key, a page at a time; nothing is open between pages."""
     query = f"SELECT {_LISTED} FROM calls WHERE key > ? AND {where} ORDER BY key LIMIT {_PAGE}"
@@ -176,14 +167,11 @@ class CallStore:
         stored = read(self.database, key)
         return self._remember(stored) if stored is not None else None
 
-    def get_many(self, keys: Iterable[str]) -> dict[str, Call]:
-        """Return the stored calls of ``keys`` by key; what is not stored is not in it."""
-        wanted = list(dict.fromkeys(keys))
-        found = {key: call for key in wanted if (call := self._recent.get(key)) is not None}
-        missing = [key for key in wanted if key not in found]
-        for call in read_many(self.database, missing):
-            found[call.key] = self._remember(call)
-        return {key: call for key in wanted if (call := found.get(key) or self._unwritten.get(key))}
+    def answered_by(self, identity: str, *, limit: int) -> list[Call]:
+        """Return at most ``limit`` answered calls of a model, any ones: in no order to be fast."""
+        where = "identity = ? AND response IS NOT NULL"
+        query = f"SELECT {_LISTED} FROM calls WHERE {where} LIMIT {limit}"
+        return [from_row(row) for row in self.database.rows(query, (identity,))]
 
     def _remember(self, call: Call) -> Call:
         if call.failure is None:

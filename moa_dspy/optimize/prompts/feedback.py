@@ -55,11 +55,11 @@ class StoredRow:
 
 
 StoredRows: TypeAlias = Mapping[object, StoredRow]
-"""Rows whose references are known nodes of a cache, by what ``place_of_row`` makes of them."""
+"""Rows whose references are known nodes of a cache, by their ``place_of_row``."""
 
 
 def place_of_row(inputs: Mapping[str, Any]) -> object:
-    """Return what is equal for rows with equal inputs; references among them do not count."""
+    """Return a key that rows with equal inputs share; references among them do not count."""
     return place_of({name: value for name, value in inputs.items() if name != REFERENCES})
 
 
@@ -138,14 +138,7 @@ class ReferenceFeedback:
     def __deepcopy__(self, memo: dict[int, Any]) -> ReferenceFeedback:
         return self
 
-    def value(
-        self,
-        example: Any,
-        prediction: Any,
-        trace: Any = None,
-        pred_name: Any = None,
-        pred_trace: Any = None,
-    ) -> Any:
+    def value(self, example: Any, prediction: Any, trace: Any = None, *rest: Any) -> Any:
         """Return the metric's own value, which may be no number; 0 where there is no answer.
 
         Raises:
@@ -154,7 +147,7 @@ class ReferenceFeedback:
         if isinstance(prediction, NoAnswer):
             return 0.0
         with self.stop.watched():
-            return self.metric.value(example, prediction, trace, pred_name, pred_trace)
+            return self.metric.value(example, prediction, trace, *rest)
 
     def __call__(
         self,

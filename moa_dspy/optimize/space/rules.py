@@ -19,12 +19,12 @@ class SpaceRules:
     """The constraints of a search space.
 
     Attributes:
-        agents: Who may sit in a searched architecture.
+        agents: Those that may sit in a searched architecture.
         min_width: Fewest proposers of a layer.
         max_width: Most proposers of a layer.
         max_samples: Most samples of one agent in a layer.
-        must_include: Who proposes in every first layer.
-        never_together: Pairs of whom one architecture holds one at most, in any seats.
+        must_include: Agents that propose in every first layer.
+        never_together: Pairs of agents that no architecture may hold both of, in any seats.
         provider_of: The provider of each agent; read only with ``max_per_provider``.
         max_per_provider: Most proposers of one provider in a layer; None is no limit.
     """
@@ -108,13 +108,13 @@ def repaired(
     """Return layers and an aggregator that keep to ``rules``; None if there are none.
 
     What is wanted and keeps to them is returned as it is. Else the first aggregator with
-    whom layers are possible stays, and of the wanted proposers the best ranked ones that
-    agree with him and with the layers before; the best of the others fill what is too narrow.
+    which layers are possible stays, and of the wanted proposers the best ranked ones that
+    agree with it and with the layers before; the best of the others fill what is too narrow.
 
     Args:
         rules: To be kept.
         wanted: Proposers per layer.
-        aggregators: The wanted one, then who may stand in; None is no model.
+        aggregators: The wanted one, then those that may replace it; None is no model.
         ranking: All agents that may sit, best first.
     """
     for aggregator in aggregators:
@@ -295,7 +295,7 @@ MOST_STEPS: Final = 30_000
 
 @dataclass(frozen=True, slots=True)
 class LastStepChoice:
-    """One way of the last step: who may do it (None: no model is asked), in how many variants."""
+    """One way of the last step: agents that may do it (None: no model is asked), and variants."""
 
     aggregators: tuple[str | None, ...]
     variants: int = 1

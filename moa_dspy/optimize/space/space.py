@@ -46,8 +46,7 @@ def _check_names(space: SearchSpace) -> None:
     named = (*space.aggregators, *space.rankers, *listed, *space.must_include, *paired)
     for name in named:
         if name not in space.agents:
-            known = ", ".join(space.agents)
-            raise StudyError(f"The space names agent {name!r}; its agents are {known}.")
+            raise StudyError(f"`space`: unknown agent {name!r}; it has {', '.join(space.agents)}.")
     _check_ranking_and_prompts(space)
 
 
@@ -69,9 +68,12 @@ def _check_limits(space: SearchSpace) -> None:
     if not 1 <= fewest <= most:
         raise StudyError(f"`space.min_width` must be in [1, max_width={most}], but got {fewest}.")
     if space.max_depth < 0 or space.max_samples < 1:
-        raise StudyError("`space.max_depth` must be at least 0 and `max_samples` at least 1.")
+        raise StudyError(
+            "`space.max_depth` must be at least 0 and `max_samples` at least 1, but got "
+            f"{space.max_depth} and {space.max_samples}."
+        )
     if space.max_depth and not space.combines and not space.listed:
-        raise StudyError("`space.combines` must name at least one way to combine.")
+        raise StudyError(f"`space.combines` must name at least one of {', '.join(COMBINES)}.")
     if wrong := [n for n in space.agree if n < 2]:
         raise StudyError(f"`space.agree` must be numbers of 2 or more, but got {wrong[0]}.")
     if shares := [n for n in space.lead if not 0 < n < 1]:
@@ -261,17 +263,17 @@ class SearchSpace:
     Attributes:
         agents: Names that may propose, or answer alone.
         combines: Allowed ways of the last step.
-        aggregators: Who may synthesize, fuse or judge a knockout; empty is every agent.
-        rankers: Who may rank for ``select``; empty is consensus, without a model.
+        aggregators: Agents that may synthesize, fuse or judge a knockout; empty is every agent.
+        rankers: Agents that may rank for ``select``; empty is consensus, without a model.
         max_depth: Most proposer layers of a searched architecture.
         min_width: Fewest proposers of a layer.
         max_width: Most proposers of a layer.
         max_samples: Most independent samples of one agent in a layer.
         listed: Further architectures.
-        must_include: Who proposes in the first layer of every searched architecture.
-        never_together: Pairs of agents of whom a searched architecture holds one at most,
-            in any seats.
-        providers: Whose agents may sit in a searched architecture; empty is any.
+        must_include: Agents that propose in the first layer of every searched architecture.
+        never_together: Pairs of agents that no searched architecture may hold both of, in any
+            seats.
+        providers: Their agents alone may sit in a searched architecture; empty is any.
         max_per_provider: Most proposers of one provider in a layer; None is no limit.
         provider_of: The provider of each agent, from ``providers_of``; needed by the two above.
         orders: In which a last step that asks a model may read: ``name``, ``best_first``,
@@ -362,7 +364,7 @@ class SearchSpace:
 
     def who_combines(self, combine: str) -> tuple[str, ...]:
         """Return the agents that may do the last step; empty where no choice is made."""
-        # Who wins a tied vote is no choice: it follows from the scores of the single agents.
+        # The winner of a tied vote is no choice: it follows from the single agents' scores.
         ways = {"select": self.rankers, "vote": ()}
         return ways.get(combine, self.aggregators or self.searched)
 

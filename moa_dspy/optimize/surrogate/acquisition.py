@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain
@@ -26,7 +25,7 @@ _Layer = tuple[str, ...]
 def neighbours(one: Architecture, space: SearchSpace) -> Iterator[Architecture]:
     """Yield what ``space`` holds and one change of seat, layer, last step or reading away.
 
-    Votes come without a tie-breaker: who decides ties follows from the scores. Of a program one
+    Votes come without a tie-breaker: the scores say which agent decides ties. Of a program one
     mixture is changed so, or becomes another single agent.
     """
     if isinstance(one, ProgramArchitecture) and isinstance(space, ProgramSpace):
@@ -97,7 +96,7 @@ def _with(
 
 @lru_cache(maxsize=100_000)
 def nodes_of(one: Architecture) -> frozenset[Hashable]:
-    """Return every call of a question: who is asked, as which sample, having read what.
+    """Return every call of a question: the agent, its sample, and what it has read.
 
     A mixture of a program is taken to read what those before it answered.
     """
@@ -126,8 +125,7 @@ def single_agents(space: SearchSpace) -> Iterator[Architecture]:
 
 
 PriceOf = Callable[[Architecture], float]
-N_DRAWN: Final = 200
-"""Usual ``Acquisition.n_drawn``."""
+N_DRAWN: Final = 200  # default of ``Acquisition.n_drawn``
 MOST_LEARNED: Final = 300
 """Architectures that the surrogate learns from: of more, the best half and the latest half. A
 proposal takes time with the cube of their number."""
@@ -136,7 +134,7 @@ N_DRAWN_LATER: Final = 50
 MOST_DRAWS: Final = 2_000
 """Known architectures drawn in a row before every neighbour of what is known is looked at."""
 DECIMALS: Final = 10
-"""Of what is compared: the last digits depend on the machine's linear algebra and its threads."""
+"""Digits that are compared; the last ones depend on a machine's linear algebra and its threads."""
 N_BEST: Final = 3
 """Architectures whose neighbours are looked at."""
 
@@ -145,17 +143,16 @@ N_BEST: Final = 3
 class Acquisition:
     """Proposes by expected improvement per call (Jones et al. 1998; Snoek et al. 2012, 3.2).
 
-    While the model predicts the mixtures that were measured, each left out in turn, no better than
-    the mean of the others does, none promises more than another: of random draws that is
-    proposed which takes the fewest new calls.
+    While the model predicts measured mixtures, each left out in turn, no better than the mean of
+    the others does, the random draw that takes the fewest new calls is proposed.
 
     Args:
         space: What may be proposed.
-        kernels: Of the response model.
+        kernels: Of the surrogate model.
         canonical: Gives an architecture its final form.
         seed: Of the draws.
         price_at: Returns, for a number of measured architectures, what a question costs the
-            user beside its score, in points of score; nothing where the score is all that counts.
+            user beside its score, in points of score; None where the score is all that counts.
         n_drawn: Architectures drawn at random per proposal, beside the neighbours of the best.
     """
 
@@ -163,7 +160,7 @@ class Acquisition:
     kernels: Kernels
     canonical: Callable[[Architecture], Architecture]
     seed: int
-    price_at: Callable[[int], PriceOf] = lambda _: lambda _: 0.0
+    price_at: Callable[[int], PriceOf] | None = None
     n_drawn: int = N_DRAWN
     _weights: dict[str, float] = field(default_factory=dict)
     _learned_from: int = 0
@@ -185,7 +182,8 @@ class Acquisition:
         """
         known = {*measured, *taken}
         rng = random.Random(f"propose-{self.seed}-{len(measured)}")
-        with _one_thread():
+        # Several threads wait for each other longer than one takes.
+        with _blas().limit(limits=1, user_api="blas"):
             proposed = self._promising(measured, scores, known, rng)
         return proposed or self._unknown(known, rng)
 
@@ -199,7 +197,7 @@ class Acquisition:
         if not measured:
             first_ones = self._candidates((), rng, n_drawn=self.n_drawn)
             return next((one for one in first_ones if one not in known), None)
-        price = self.price_at(len(measured))
+        price = _no_price if self.price_at is None else self.price_at(len(measured))
         learned = _most_telling(scores)
         some = [measured[place] for place in learned]
         model = self._model(some, scores[learned], n_measured=len(measured))
@@ -289,6 +287,10 @@ class Acquisition:
         return np.array([len(nodes_of(one) - made) for one in some], float)
 
 
+def _no_price(_: Architecture) -> float:
+    return 0.0
+
+
 def _in_turn(
     space: ProgramSpace,
     best: Sequence[Architecture],
@@ -326,21 +328,14 @@ def _seen(
     return [(path, part) for part in parts if inside.holds(part)]
 
 
-def _one_thread() -> AbstractContextManager[Any]:
-    """Have matrix products use one thread: several wait for each other longer than one takes."""
+@lru_cache
+def _blas() -> Any:
+    """Return what limits the threads of matrix products; it looks through the whole process."""
+    # SciPy brings a BLAS of its own, and only what is loaded is found.
+    import scipy.linalg  # noqa: F401
     from threadpoolctl import ThreadpoolController
 
-    if not _CONTROLLER:
-        # SciPy brings a BLAS of its own, and only what is loaded is found.
-        import scipy.linalg  # noqa: F401
-
-        _CONTROLLER.append(ThreadpoolController())
-    limited: AbstractContextManager[Any] = _CONTROLLER[0].limit(limits=1, user_api="blas")
-    return limited
-
-
-_CONTROLLER: list[Any] = []
-"""Made once, as it looks through all libraries of the process."""
+    return ThreadpoolController()
 
 
 def _most_telling(scores: FeatureMatrix) -> list[int]:
@@ -393,7 +388,7 @@ class Forecast:
     def costs(self, one: Architecture) -> dict[str, float]:
         """Return usd, seconds and calls; of seconds the critical path.
 
-        The slowest proposer of each layer, then who does the last step.
+        The slowest proposer of each layer, then the agent of the last step.
         """
         layers = [*one.layers, *one.last_rounds]
         return {

@@ -57,10 +57,10 @@ class Traits:
         return self._known[one]
 
     def _performance(self, one: Architecture) -> tuple[float, ...]:
-        """Of who is read last the mean, best and first; mean of who proposes first; who answers."""
+        """Scores: mean, best and first of the last layer; mean of the first layer; the writer's."""
         first, last = (one.layers[0], one.layers[-1]) if one.layers else ((one.aggregator,),) * 2
         read = [self.scores[str(name)] for name in last]
-        # Who decides a vote, or a consensus without a model, writes nothing.
+        # A vote, or a consensus without a model, has no writer.
         writer = self.scores[str(one.aggregator)] if one.aggregator_calls_a_model else max(read)
         proposes = fmean(self.scores[str(name)] for name in first)
         # By name is no order that means anything.
@@ -69,7 +69,7 @@ class Traits:
         return fmean(read), max(read), reads_first, proposes, writer
 
     def _diversity(self, one: Architecture) -> tuple[float, ...]:
-        """Mean over pairs of who is read last, and of who proposes first."""
+        """Means over pairs of agents of the last layer, and of the first."""
         return (
             (self._mean_pair(one.layers[-1]), self._mean_pair(one.layers[0]))
             if one.layers
@@ -90,7 +90,7 @@ class Traits:
         return (*depth, *combine, width, float(copies), asks, float(bool(one.order)), *prompts)
 
     def _members(self, one: Architecture) -> tuple[float, ...]:
-        """Share of each agent in what is read last, and who writes the answer."""
+        """Share of each agent in the last layer, and 1 for the agent that writes the answer."""
         shares = self._shares(one.layers[-1] if one.layers else ())
         writes = [
             float(one.aggregator == name and one.aggregator_calls_a_model and bool(one.layers))
@@ -113,7 +113,7 @@ LENGTH = 3.0
 
 
 class SeatCounts:
-    """Counts who sits where, for the number of differences between two architectures."""
+    """Counts of the agents by seat, for the number of differences between two architectures."""
 
     def __init__(self, agents: Sequence[str], prompts: Sequence[str] = ()) -> None:
         self._agents, self._prompts = tuple(agents), tuple(prompts)
@@ -250,14 +250,14 @@ def means_and_noise(scores: FeatureMatrix) -> tuple[FeatureMatrix, FeatureMatrix
 WEIGHTS: Final = (0.0, 0.01, 0.03, 0.1, 0.3)
 """Standard deviations, as shares of the score, that a part may have."""
 OWN_WEIGHTS: Final = (0.01, 0.02, 0.04, 0.08)
-"""Those of what is an architecture's own: never nothing, as no model is right."""
+"""The same for the part of an architecture's own: never 0, as no model is right."""
 FIRST_WEIGHT: Final = 0.03
 _SWEEPS = 2
 _OWN = "own"
 _FEWEST_LEFT_OUT = 3
 _MEAN_VARIANCE = 1.0
 _BORDER = 1e9
-"""Above any quadratic form: what is its own gives every score a variance of 1e-4 or more."""
+"""A bound above any quadratic form: its own part gives a score a variance of 1e-4 or more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -349,8 +349,8 @@ class SurrogateModel:
     def explained(self) -> dict[str, float]:
         """Return the share of the differences between measured scores that each part explains.
 
-        Of the de-noised scores, in [0, 1]; what is left is ``rest``. A part that pulls against the
-        others explains nothing. Empty where scores do not differ.
+        The scores are de-noised. Shares are in [0, 1]; what is left is ``rest``. A part that pulls
+        against the others explains nothing. Empty where scores do not differ.
         """
         fitted = {
             part: self.weights[part] ** 2 * (self._parts[part] @ self._alpha) for part in PARTS

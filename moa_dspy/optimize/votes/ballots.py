@@ -56,7 +56,9 @@ class Ballots:
 
     @classmethod
     def of(
-        cls, answers: Mapping[str, Sequence[_Answer]], scores: Mapping[str, Sequence[float]]
+        cls,
+        answers: Mapping[str, Sequence[_Answer]],
+        scores: Mapping[str, Sequence[float] | _Floats],
     ) -> Self:
         """Return the ballots of agents whose ``answers`` stand in the order of the rows.
 
@@ -107,7 +109,7 @@ class Ballots:
             ranking: Of the tied, the member that stands first here has its answer taken; None
                 is the order of ``ranked``. Give it when these rows are judged by a ranking
                 that was made on other rows.
-            weights: What the answer of an agent counts; who is not named counts 1. The best
+            weights: What the answer of an agent counts; 1 if it is not named. The best
                 of the layer has its tied answer taken first, then the heavier ones, then the
                 first by name.
 
@@ -203,7 +205,7 @@ class AnswerModel:
     Attributes:
         shared: (agents, rows, answers), the chance of each answer of the row.
         lone: (agents, rows), the chance of an answer that none of the others gave, or of none.
-        quality: (rows, answers), the mean score of those who gave the answer.
+        quality: (rows, answers), the mean score of the agents that gave the answer.
         silence: (agents,), which share of the lone is no answer at all.
         lone_score: (agents,), the mean score of answers that no other agent gave.
         log_likelihood: Greater is better.
@@ -333,7 +335,7 @@ _CHUNK = 4096  # columns: small enough that the arrays of a chunk stay in the ca
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnswerSampler:
-    """From which every agent draws a new answer on every row.
+    """Draws a new answer of every agent on every row.
 
     A draw is a number x in [0, 1); the count of limits below it says what was drawn: 0 the
     recorded answer, then the answers of the row, a lone answer, no answer.

@@ -62,7 +62,7 @@ def count_right(groups: AnswerGroups, layers: Masks, *, n_rows: int) -> NDArray[
     """Return how many columns of each row every layer's vote gets right, (layers, rows).
 
     A tie goes to the group of the layer's first agent among the tied, and that agent is the
-    one who must be right. Exact. Time goes with columns x layers; one byte each, read from a
+    one that must be right. Exact. Time goes with columns x layers; one byte each, read from a
     table of every group's standing in every layer, of which a column's greatest wins.
     """
     n_groups = (groups.groups > 0).sum(1)
@@ -218,7 +218,7 @@ def score_layers(ballots: Ballots, layers: Masks) -> NDArray[np.float32]:
         heard = (layers[block, None] >> np.arange(n_agents)) & 1 > 0
         backing = np.einsum("lm,mqa->lqa", heard.astype(np.int64), counts)
         winner = np.where(backing.max(2) > 0, backing.argmax(2), -2)
-        for agent in reversed(range(n_agents)):  # the first who gave it is heard last
+        for agent in reversed(range(n_agents)):  # the first that gave it is heard last
             gave = heard[:, agent, None] & (ballots.codes[agent] == winner)
             found[block] = np.where(gave, ballots.scores[agent], found[block])
     return found
@@ -240,7 +240,7 @@ def smooth(
 ) -> SmoothedVotes:
     """Return the smoothed score of every vote among the best agents; makes no call.
 
-    The agents are ranked by their recorded means, a model of who answers what beside whom is
+    The agents are ranked by their recorded means, a model of which agents answer alike is
     fitted, every answer is redrawn from it with chance 1/2, and all votes are counted on the
     rows so made. Names do not matter, nor the order of the agents but where means are equal.
 
@@ -315,7 +315,7 @@ def relabelled(codes: NDArray[np.int16]) -> NDArray[np.int16]:
 
 
 def answer_sampler(ranked: Ballots) -> AnswerSampler:
-    """Return what draws new answers of all agents, who stand best first."""
+    """Return the sampler of new answers of all agents, which stand best first."""
     codes = relabelled(ranked.codes)
     return AnswerSampler.of(fit_answers(codes, ranked.scores), codes, ranked.scores)
 

@@ -38,7 +38,7 @@ class _Table:
 
     Attributes:
         given: (answers, members), 1.0 where the member gave the answer.
-        worth: (answers,), the mean score of those who gave it.
+        worth: (answers,), the mean score of the members that gave it.
         starts: (rows,), the first answer of each row.
         sizes: (rows,), how many answers it has.
     """
@@ -317,7 +317,7 @@ def _counted(
 
 
 StopRule: TypeAlias = tuple[Literal["agree", "lead"], float]
-"""When a vote may stop before it is decided: see ``Architecture.agree`` and ``lead``."""
+"""A rule by which a vote may stop before it is decided: ``Architecture.agree`` or ``lead``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -327,7 +327,7 @@ class StoppedVotes:
     Attributes:
         stops: The rules.
         calls: Members that are asked on average.
-        exact_calls: The same where only those are spared who cannot change the answer.
+        exact_calls: The same where a member is spared only if it cannot change the answer.
         gains: Score minus that of the vote of all members.
         errors: Standard errors of the gains: of the sample of rows, and of the luck of the recorded
             answers, of which redrawing keeps its share.

@@ -75,8 +75,7 @@ def measured(
         judge=judge,
         num_threads=1,
     )
-    judging = Judging.of(options, agents, pool, {"val": rows})
-    assert judging is not None
+    judging = Judging.of(options, {"val": rows})
     student = MixtureOfAgents("instruction -> response", agents[0], pool=pool, adapter=PlainChat())
     metric = PreferenceMetric(judging.preference)
     evaluator = Evaluator(student, metric, num_threads=1, judging=judging)

@@ -9,7 +9,6 @@ import pytest
 
 from moa_dspy.adapters import PlainChat
 from moa_dspy.calls.budget import Budget
-from moa_dspy.cli.report import report_text
 from moa_dspy.diversity import Disagreement, EmbeddingDistance, TfidfDistance
 from moa_dspy.errors import DataError, MetricError, PoolError, StudyError
 from moa_dspy.judges import Jury, RecordedPairs
@@ -33,6 +32,7 @@ from tests.optimize.judging.world import (
     share,
     true_judge,
 )
+from tests.optimize.report.synthetic import report_text
 
 
 @pytest.fixture(scope="module")

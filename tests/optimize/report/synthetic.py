@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 
 from moa_dspy.architecture import Architecture
+from moa_dspy.cli.report import Report
 from moa_dspy.optimize.answers import AskedQuestion, StudyAnswers, SystemAnswers
+from moa_dspy.optimize.live_view import printed_text
 from moa_dspy.optimize.result import StudyResult, SystemScore, TrialRecord
 from moa_dspy.winrate import Interval, Verdict
 
@@ -130,3 +132,8 @@ def noise(rng: random.Random, n: int) -> str:
     words = ("the", "because", "answer", "therefore", "model", "seven", "river", "not", "value")
     text = " ".join(rng.choice(words) + str(rng.randrange(99)) for _ in range(n // 8))
     return text[:n]
+
+
+def report_text(result: StudyResult, width: int = 100) -> str:
+    """Return the closing table as the command line prints it."""
+    return printed_text(Report(result), width=width)

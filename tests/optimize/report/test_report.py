@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.cli.report import fitting, report_text
+from moa_dspy.cli.report import fitting
 from moa_dspy.optimize.judge_facts import JudgeDiagnostics, JudgeFacts
 from moa_dspy.optimize.report import amount, brackets_line, duration, row_cells
 from moa_dspy.optimize.result import StudyResult, SystemScore, TrialRecord
 from moa_dspy.winrate import Interval, Verdict
 from moa_dspy.winrate.intervals import points
+from tests.optimize.report.synthetic import report_text
 
 PICK = "small-warm*2 + large > large-warm > synthesize(large)"
 GAIN = Interval(0.021, -0.012, 0.054, 0.95)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from moa_dspy.cli.report import report_text
 from moa_dspy.optimize.early_facts import EarlyFacts, StudyEstimate
 from moa_dspy.optimize.report import early_lines, result_lines
 from moa_dspy.optimize.result import StudyResult, TrialRecord
 from moa_dspy.winrate import CostVerdict, Interval
+from tests.optimize.report.synthetic import report_text
 from tests.optimize.report.test_report import PICK, RESULT
 
 EARLY = EarlyFacts(

@@ -268,7 +268,7 @@ class SearchView:
         """Take a snapshot."""
         before = self.snapshot
         if before is None or snapshot.stage != before.stage:
-            self._enter(snapshot.stage)
+            self._enter(snapshot.stage, snapshot.spending.made)
         stage, table = self.stages[snapshot.stage], snapshot.table
         if snapshot.work.total is not None:
             stage.work = snapshot.work
@@ -278,13 +278,13 @@ class SearchView:
         self._rows, self._calls = table.rows.get(stage.name, 0), table.n_calls(stage.name)
         self.snapshot, self._taken = snapshot, self.now()
 
-    def _enter(self, name: str) -> None:
+    def _enter(self, name: str, made: int) -> None:
         if (current := self.current_stage()) is not None:
             left, _ = current
             left.seconds += self.now() - self._entered
-            left.made += self.spending.made - self._entered_made
+            left.made += made - self._entered_made
             left.is_over = True
-        self._entered, self._entered_made = self.now(), self.spending.made
+        self._entered, self._entered_made = self.now(), made
         self.stages.setdefault(name, StageState(name)).is_over = False
 
     @property
@@ -330,27 +330,29 @@ class SearchView:
         found, current = None if self.early is None else self.early.estimate, self.current_stage()
         if found is None or found.capped_by is not None or current is None:
             return None
-        (now, seconds), taken, foretold = current, 0.0, 0.0
-        made = self.spending.made - self._entered_made
+        (now, seconds), made = current, self.spending.made - self._entered_made
         to_come: dict[str, float] = {n: getattr(cost, unit) for n, cost in found.stages.items()}
         if now.name == "early facts" or not to_come:
             return None
-        for name in (name for name in to_come if name in self.stages and name != "single agents"):
-            state, is_now = self.stages[name], name == now.name
-            # Search and prompts take turns.
-            is_on = is_now or (now.name, name) == ("prompts", "search")
-            share = state.share if is_on else 1.0
-            if unit == "calls":
-                taken += state.made + (made if is_now else 0)
-            else:
-                taken += seconds if is_now else state.seconds
-            foretold += to_come[name] * share
-            to_come[name] *= 1 - share
         to_come.pop("single agents", None)
+        taken = foretold = going = 0.0
+        for name in [name for name in to_come if name in self.stages]:
+            state, is_now = self.stages[name], name == now.name
+            took = state.made + made * is_now if unit == "calls" else state.seconds
+            took = seconds if is_now and unit == "seconds" else took
+            # Search and prompts take turns.
+            if not is_now and (now.name, name) != ("prompts", "search"):
+                taken, foretold = taken + took, foretold + to_come.pop(name)
+                continue
+            # Its first trials ask more than the later ones, which find more answers stored.
+            to_come[name] *= 1 - state.share
+            going = max(going, took * (1 - state.share)) if unit == "calls" else going
         # A pace that was seen for a moment only says little.
         few = 0.1 * sum(to_come.values())
         pace = (taken + few) / (foretold + few) if foretold + few else 1.0
-        return pace * sum(to_come.values())
+        left, own = pace * to_come.pop(now.name, 0.0), now.left_seconds(seconds)
+        left = max(left, going) if unit == "calls" or own is None else own
+        return left + pace * sum(to_come.values())
 
     def _done(self, stage: StageState) -> float:
         snapshot = self.snapshot

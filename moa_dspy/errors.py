@@ -20,6 +20,13 @@ A model's failure is data and raises none of these unless nothing is left.
 
 from __future__ import annotations
 
+import re
+from base64 import b64encode
+from collections.abc import Iterable
+from functools import lru_cache
+from html import escape
+from typing import Final
+
 
 class MoaError(Exception):
     """Base class: ``except MoaError`` catches everything below."""
@@ -98,3 +105,67 @@ def all_links(error: BaseException) -> list[BaseException]:
         links.append(link)
         link = link.__cause__ or link.__context__
     return links
+
+
+_PREFIX: Final = 12
+"""So many characters of a key, and what follows of it, are masked where a text is cut."""
+
+
+def masked(text: str, secrets: Iterable[str]) -> str:
+    """Return ``text`` with ``***`` for every secret, also for one that is written otherwise.
+
+    A server may quote a key, or its beginning, as it stands in an address, in JSON, in HTML, in
+    hexadecimal, in other case, or in base64 with a user's name before it.
+    """
+    for secret in secrets:
+        text = text.replace(secret, "***")
+        if len(secret) >= _PREFIX:
+            for pattern in _other_spellings(secret):
+                text = pattern.sub("***", text)
+            text = _without_spelled(text, secret)
+    return text
+
+
+def _without_spelled(text: str, secret: str) -> str:
+    units, end = _spelled(secret), 0
+    parts: list[str] = []
+    for found in units[0].finditer(text):
+        if found.start() < end:
+            continue
+        stop = found.end()
+        for unit in units[1:]:
+            if (more := unit.match(text, stop)) is None:
+                break
+            stop = more.end()
+        parts += [text[end : found.start()], "***"]
+        end = stop
+    return "".join([*parts, text[end:]])
+
+
+@lru_cache(maxsize=256)
+def _spelled(secret: str) -> tuple[re.Pattern[str], ...]:
+    """Return patterns of the beginning of a secret, and of each character after it."""
+    units = [_character(one) for one in secret]
+    first = "".join(units[:_PREFIX])
+    return tuple(re.compile(unit, re.IGNORECASE) for unit in (first, *units[_PREFIX:]))
+
+
+def _character(one: str) -> str:
+    code = ord(one)
+    in_address = "".join(f"%(?:25)*{byte:02x}" for byte in one.encode("utf-8", "replace"))
+    html = f"&#0*{code};|&#x0*{code:x};|{re.escape(escape(one))}"
+    return rf"(?:{re.escape(one)}|{in_address}|\\u{code:04x}|\\{re.escape(one)}|{html})"
+
+
+@lru_cache(maxsize=256)
+def _other_spellings(secret: str) -> tuple[re.Pattern[str], ...]:
+    data = secret.encode("utf-8", "replace")
+    patterns: list[str] = []
+    for n_before in range(3):
+        # Of base64, what depends on neither the bytes before the secret nor those after it.
+        first, last = -(-8 * n_before // 6), 8 * (n_before + len(data)) // 6
+        code = b64encode(b"0" * n_before + data).decode()[first:last][:_PREFIX]
+        signs = "".join({"+": "[+-]", "/": "[/_]"}.get(sign, sign) for sign in code)
+        patterns.append(rf"[\w+/-]*{signs}[\w+/=-]*")
+    patterns.append(f"(?i:{data.hex()[: 2 * _PREFIX]}[0-9a-f]*)")
+    return tuple(map(re.compile, patterns))

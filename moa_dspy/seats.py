@@ -22,7 +22,7 @@ from typing import Any, Final, TypeAlias
 
 import dspy
 
-from moa_dspy.adapters.guard import is_verbatim, reading_adapter, reply_problem
+from moa_dspy.adapters.guard import is_streamed, is_verbatim, reading_adapter, reply_problem
 from moa_dspy.agent import AgentPool
 from moa_dspy.calls.reply import is_refusal
 from moa_dspy.calls.request import out_of_files
@@ -244,7 +244,7 @@ class Seats:
     def _reading_adapter(self, agent: str) -> Any:
         # An LM that is asked as it is hands out its replies with the thoughts in them.
         as_it_is = agent in getattr(self.pool, "not_adopted", ())
-        return reading_adapter(self.adapter, sets_thoughts_apart=as_it_is)
+        return reading_adapter(self.adapter, sets_thoughts_apart=as_it_is or is_streamed())
 
     def _lm(self, question: Question, number: int | None) -> Any:
         lm = self.pool.lm(question.agent)

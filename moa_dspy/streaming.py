@@ -11,6 +11,7 @@ import dspy
 from dspy.streaming import StreamListener, StreamResponse
 
 from moa_dspy.adapters import PlainChat
+from moa_dspy.adapters.guard import is_verbatim, without_closing
 from moa_dspy.calls.reply import ReplySplitter, without_half
 from moa_dspy.errors import ArchitectureError
 from moa_dspy.mixture import PlannedModule
@@ -19,6 +20,11 @@ from moa_dspy.prediction import render
 _MARKER: Final = re.compile(r"^\s*\[\[ ## \w+ ## \]\]", re.MULTILINE)
 _PART_OF_MARKER: Final = re.compile(
     r"\n[ \t]*(\[(\[( (#(#( (\w+( (#(#( \]?)?)?)?)?)?)?)?)?)?)?)?\Z"
+)
+
+
+_PART_OF_TOKEN: Final = re.compile(
+    r"(?:<(?:[|\uff5c][^<>|\uff5c\s]{0,60}[|\uff5c]?)?|\[\[? ?#{0,2} ?\w{0,10} ?#{0,2} ?\]?)\Z"
 )
 
 
@@ -62,6 +68,12 @@ class AnswerListener(StreamListener):
         """The adapter that the aggregator's reply is written for."""
         return self._adapter or dspy.settings.adapter or dspy.ChatAdapter()
 
+    @property
+    def _heard_by_dspy(self) -> Any:
+        """The adapter as DSPy's listener knows it, which looks for no subclass; None for chat."""
+        kinds: tuple[Any, ...] = (dspy.JSONAdapter, dspy.XMLAdapter)
+        return next((kind() for kind in kinds if isinstance(self.adapter, kind)), None)
+
     def whole(self, values: Mapping[str, Any]) -> StreamResponse:
         """Return the field of an answer that is complete, as the only chunk."""
         self.stream_start = True
@@ -72,8 +84,8 @@ class AnswerListener(StreamListener):
         """Return what of ``chunk`` is text of the field, if any."""
         text, self._half = without_half(self._half + (chunk.choices[0].delta.content or ""))
         _, answer = self._splitter.feed(text)
-        if isinstance(self.adapter, (dspy.JSONAdapter, dspy.XMLAdapter)):
-            with dspy.context(adapter=self.adapter):
+        if (heard := self._heard_by_dspy) is not None:
+            with dspy.context(adapter=heard):
                 found: StreamResponse | None = super().receive(_with_text(chunk, answer))
             return found
         self._said += answer
@@ -89,7 +101,7 @@ class AnswerListener(StreamListener):
         if self._said:
             more = self._more(self._visible(is_whole=True))
             return self._response(more.chunk if more else "", is_last=True)
-        with dspy.context(adapter=self.adapter):
+        with dspy.context(adapter=self._heard_by_dspy or dspy.ChatAdapter()):
             found: StreamResponse | None = super().finalize()
         return found
 
@@ -97,13 +109,21 @@ class AnswerListener(StreamListener):
         """Return the field's value as far as it was said; blanks at its end may yet be none."""
         text = self._said
         if isinstance(self.adapter, PlainChat):
-            return text.strip()
+            return self._without_end(text, is_whole=is_whole)
         start = re.search(rf"^\s*\[\[ ## {self.signature_field_name} ## \]\]", text, re.MULTILINE)
         if start is None:
             return ""
         value = text[start.end() :]
         end = _MARKER.search(value) or (None if is_whole else _PART_OF_MARKER.search(value))
         return value[: end.start()].strip() if end else value.strip()
+
+    def _without_end(self, text: str, *, is_whole: bool) -> str:
+        """Return plain text without the tokens that end it, as the adapter reads it."""
+        if is_verbatim(self.adapter):
+            return text.strip()
+        shown = str(without_closing(text)).strip()
+        # What has begun may yet be such a token.
+        return shown if is_whole else _PART_OF_TOKEN.sub("", shown).strip()
 
     def _more(self, visible: str) -> StreamResponse | None:
         new = visible[len(self._shown) :]

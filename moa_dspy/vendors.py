@@ -205,10 +205,68 @@ def _with_cached(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "usage": {**usage, "input_tokens": whole}}
 
 
+_IMPOSSIBLE: Final = -9999.0
+"""Log-probability of a token that has probability 0, as vLLM writes it."""
+
+
+def regular_choices(data: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return a reply or event whose choices have text and numbers where clients want them.
+
+    Args:
+        data: As the server sent it; content may be a list of parts there, and the
+            log-probability of an impossible token null, infinite or NaN.
+        kind: Where a choice has its content: ``message`` or ``delta``.
+    """
+    choices = data.get("choices")
+    if not isinstance(choices, list):
+        return data
+    return {**data, "choices": [_regular_choice(choice, kind) for choice in choices]}
+
+
+def _regular_choice(choice: Any, kind: str) -> Any:
+    if not isinstance(choice, dict):
+        return choice
+    message = choice.get(kind)
+    if isinstance(message, dict) and isinstance(message.get("content"), list):
+        choice = {**choice, kind: _with_text(message)}
+    logprobs = choice.get("logprobs")
+    if isinstance(logprobs, dict) and isinstance(logprobs.get("content"), list):
+        entries = [_possible(entry) for entry in logprobs["content"]]
+        choice = {**choice, "logprobs": {**logprobs, "content": entries}}
+    return choice
+
+
+def _with_text(message: dict[str, Any]) -> dict[str, Any]:
+    parts = [part for part in message["content"] if isinstance(part, dict)]
+    text = "".join(str(part.get("text") or "") for part in parts if part.get("type") == "text")
+    thought = "".join(_thought(part) for part in parts if part.get("type") == "thinking")
+    given = message.get("reasoning_content") or message.get("reasoning") or ""
+    return {**message, "content": text, "reasoning_content": f"{given}{thought}" or None}
+
+
+def _thought(part: dict[str, Any]) -> str:
+    inner = part.get("thinking")
+    if isinstance(inner, list):
+        return "".join(str(one.get("text") or "") for one in inner if isinstance(one, dict))
+    return str(inner or "")
+
+
+def _possible(entry: Any) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    value = entry.get("logprob")
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    plain = {**entry, "logprob": value if is_number else _IMPOSSIBLE}
+    if isinstance(entry.get("top_logprobs"), list):
+        plain["top_logprobs"] = [_possible(other) for other in entry["top_logprobs"]]
+    return plain
+
+
 _LONGEST_WORDS: Final = 500
 _WORDS: Final = (
-    *("message", "Message", "detail", "msg", "error_description", "error", "errors", "title"),
-    *("description", "reason"),
+    *("message", "Message", "detail", "msg", "error_message", "errorMessage", "status_msg"),
+    *("error_description", "error", "err", "errors", "exception", "title", "description"),
+    *("reason", "text"),
 )
 """Fields in which servers say what is wrong, those that say most first."""
 _MARKUP: Final = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^<>]*>", re.DOTALL | re.IGNORECASE)
@@ -219,11 +277,11 @@ def server_words(body: str) -> dict[str, Any]:
 
     Beside it stand ``code``, ``type`` and ``param``, where it names them. OpenAI, vLLM, FastAPI,
     Ollama, LM Studio, llama.cpp, Anthropic, Gemini and gateways each have a shape of their own;
-    of a page, its text is taken.
+    of a page, its text is taken. A gateway's words are followed by those of the server behind it.
     """
     try:
         data = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"message": _one_line(_MARKUP.sub(" ", body) if "<" in body else body)}
     if isinstance(data, list) and data and isinstance(data[0], Mapping):
         data = data[0]
@@ -234,7 +292,37 @@ def server_words(body: str) -> dict[str, Any]:
     named = {name: source[name] for name in ("code", "type", "param") if source.get(name)}
     if isinstance(named.get("code"), int):
         del named["code"]  # the status again
-    return {**named, "message": _one_line(_said(source))}
+    said = ": ".join(filter(None, (_said(source) or _said(data), _behind(source))))
+    return {**named, "message": _one_line(said)}
+
+
+def shown_body(body: str) -> str:
+    """Return a body in one line, cut; "" for one that holds nothing."""
+    return "" if body.strip() in ("", "null", "{}", "[]", '""') else _one_line(body)
+
+
+def _behind(error: Mapping[str, Any]) -> str:
+    """Return the words of the server behind a gateway, as OpenRouter passes them on."""
+    metadata = error.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, Mapping) else None
+    if not raw:
+        return ""
+    words = str(server_words(raw if isinstance(raw, str) else json.dumps(raw))["message"])
+    name = metadata.get("provider_name") if isinstance(metadata, Mapping) else None
+    return f"{name}: {words}" if name else words
+
+
+def decoded(body: bytes) -> str:
+    """Return the text of an error's body: UTF-8, or else UTF-16 with its mark, or Latin-1."""
+    for encoding in (
+        "utf-8-sig",
+        "utf-16" if body[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1",
+    ):
+        try:
+            return body.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return body.decode("utf-8", "replace")
 
 
 def _one_line(text: str) -> str:
@@ -250,3 +338,22 @@ def _said(value: Any) -> str:
     found = next((words for name in _WORDS if (words := _said(value.get(name)))), "")
     place = value.get("loc")
     return f"{'.'.join(map(str, place))}: {found}" if isinstance(place, list) else found
+
+
+SERVERS: Final = {
+    "Ollama": 11434,
+    "llama.cpp": 8080,
+    "vLLM": 8000,
+    "LM Studio": 1234,
+}
+"""Servers of models and their usual ports; each lists its models at ``/v1/models``."""
+KEYS: Final = {
+    "OPENAI_API_KEY": ("openai/gpt-4.1-mini", "openai/gpt-4.1-nano"),
+    "ANTHROPIC_API_KEY": ("anthropic/claude-haiku-4-5",),
+    "GEMINI_API_KEY": ("gemini/gemini-2.5-flash", "gemini/gemini-2.5-flash-lite"),
+    "MISTRAL_API_KEY": ("mistral/mistral-small-latest",),
+    "DEEPSEEK_API_KEY": ("deepseek/deepseek-chat",),
+    "GROQ_API_KEY": ("groq/openai/gpt-oss-20b",),
+    "OPENROUTER_API_KEY": ("openrouter/openai/gpt-4.1-mini",),
+}
+"""Variables of keys, and cheap models to begin with."""

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -319,3 +320,21 @@ def test_a_value_and_its_copy_in_another_order_are_one_ballot(value: Any) -> Non
 @given(st.integers(-(10**6), 10**6), st.integers(-(10**6), 10**6))
 def test_numbers_are_one_ballot_exactly_if_they_are_equal(left: int, right: int) -> None:
     assert (typed_ballot(left / 8) == typed_ballot(Decimal(right) / 8)) is (left == right)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_equal"),
+    [
+        (Fraction(7, 40), 0.175, True),
+        (Fraction(-1, 8), Decimal("-0.125"), True),
+        (Fraction(1, 3), 0.3333333333333333, False),
+        (complex(1, 0), 1, True),
+        (complex(1, 2), 1, False),
+        (time(12, tzinfo=UTC), time(13, tzinfo=timezone(timedelta(hours=1))), True),
+        (time(12), time(12, tzinfo=UTC), False),
+    ],
+)
+def test_numbers_and_times_of_day_are_equal_by_value(one: Any, other: Any, is_equal: bool) -> None:
+    normalise = NORMALISERS["answer"]
+    ballots = [ballot_of({"answer": value}, ["answer"], normalise) for value in (one, other)]
+    assert (ballots[0] == ballots[1]) is is_equal

@@ -76,6 +76,56 @@ def test_everything_that_was_asked_for_is_shown() -> None:
     ]
 
 
+def test_what_is_left_in_all_is_what_was_foretold_at_the_pace_since_then() -> None:
+    time = Time()
+    view = SearchView(time)
+    stages = {
+        "single agents": Cost(calls=300, seconds=30),
+        "search": Cost(calls=1_000, seconds=100),
+        "test": Cost(calls=600, seconds=60),
+    }
+    estimate = StudyEstimate(calls=1_900, usd=0.1, seconds=190, stages=stages)
+    early = replace(early_facts({"a": [1.0, 0.0], "b": [0.0, 1.0]}), estimate=estimate)
+
+    def show(stage: str, trial: int, made: int) -> None:
+        work, spent = StageWork(40, "trials", 10), Spending(made=made, usd=0.1, seconds=1.0)
+        facts = early if stage == "early facts" else None
+        found = replace(snapshot(stage, trial), work=work, spending=spent, early=facts)
+        view.take(found)
+
+    show("early facts", 0, 300)
+    assert view.left("calls") is None
+    show("search", 0, 300)
+    # Nothing has come true yet: all that was foretold is left.
+    assert (view.left("calls"), view.left("seconds")) == (1_600, 160)
+    # Half of the search is done, in 250 calls of 500: later trials ask no more than was foretold.
+    # It took 100 seconds of 50, so its other half is taken to take 100 more.
+    time.seconds = 100
+    show("search", 20, 550)
+    assert view.left("calls") == pytest.approx(500 + 600)
+    assert view.left("seconds") == pytest.approx(100 + 60)
+    assert "550 calls made, about 1,100 to come, " in " ".join(lines(view))
+    assert "elapsed, about 2:40 left in all" in " ".join(lines(view))
+    # More than was foretold is believed: 1,400 calls for a half.
+    show("search", 20, 1_700)
+    assert view.left("calls") == pytest.approx(700 + 600)
+    # A search that ends before its last trial leaves the test.
+    show("test", 0, 2_000)
+    # The search took 1,700 calls of 1,000, the softened pace of which is the test's too.
+    assert view.left("calls") == pytest.approx(600 * (1_700 + 60) / (1_000 + 60))
+
+
+def test_under_a_budget_that_ends_the_study_nothing_is_said_of_what_is_left() -> None:
+    view = SearchView(Time())
+    estimate = StudyEstimate(100, None, 9.0, stages={"search": Cost(calls=100)})
+    early = replace(
+        early_facts({"a": [1.0], "b": [0.0]}), estimate=estimate.within(Budget(calls=50))
+    )
+    view.take(replace(snapshot("early facts"), early=early))
+    view.take(snapshot())
+    assert view.left("calls") is None
+
+
 def test_a_replay_that_pays_for_nothing_still_has_a_clock() -> None:
     time = Time()
     view = SearchView(time)

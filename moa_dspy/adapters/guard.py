@@ -178,16 +178,32 @@ def reading_adapter(adapter: Any = None, *, sets_thoughts_apart: bool = False) -
     read = copy.copy(spoken)
 
     def parse_tidy(signature: Any, completion: Any, *args: Any, **kwargs: Any) -> Any:
-        if sets_thoughts_apart and isinstance(completion, str):
-            # A tag that is an output field opens no thought.
-            fields = "".join(f"<{name}>{{{name}}}" for name in signature.output_fields)
-            completion = split_reply("".join(without_half(completion)), request=fields).answer
+        if sets_thoughts_apart:
+            completion = without_thought(signature, completion)
         if not is_verbatim(spoken):
             completion = without_closing(completion)
         return parse(signature, completion, *args, **kwargs)
 
     read.parse = parse_tidy
     return read
+
+
+def without_thought(signature: Any, completion: Any) -> Any:
+    """Return a reply's text without the thought in it; all else as it is."""
+    if not isinstance(completion, str):
+        return completion
+    # A tag that is an output field opens no thought.
+    fields = "".join(f"<{name}>{{{name}}}" for name in signature.output_fields)
+    return split_reply("".join(without_half(completion)), request=fields).answer
+
+
+def is_streamed() -> bool:
+    """Return whether replies are streamed to a reader here.
+
+    Then a thought that no tag opened may stand in a reply of an LM of the pool's too: its first
+    words were passed on before it was known.
+    """
+    return dspy.settings.send_stream is not None
 
 
 def is_verbatim(adapter: Any) -> bool:

@@ -18,11 +18,13 @@ from dspy.utils.exceptions import AdapterParseError
 from moa_dspy.adapters.guard import (
     encodable,
     is_history,
+    is_streamed,
     neutral,
     quoted,
     speaking_adapter,
     user_content,
     without_closing,
+    without_thought,
 )
 from moa_dspy.errors import ArchitectureError
 from moa_dspy.signatures import REFERENCES, REFERENCES_HEADING, separated
@@ -229,6 +231,8 @@ class PlainChat(dspy.Adapter):
 
     def parse(self, signature: Any, completion: str) -> dict[str, Any]:
         """Return the whole reply as the one output; blanks and end tokens go unless verbatim."""
+        if is_streamed():
+            completion = without_thought(signature, completion)
         text = completion if self.verbatim else without_closing(completion).strip()
         return {only_output(signature): text}
 

@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, Protocol, TypeGuard, runtime_checkable
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -117,6 +118,12 @@ class MemoryCalls:
         if kept is None or kept.failure is not None:
             self._calls[call.key] = kept = call
         return kept
+
+    def answered_by(self, identity: str, *, limit: int) -> list[Call]:
+        """Return at most ``limit`` answered calls of a model, any ones."""
+        # A copy: other threads put calls meanwhile.
+        answered = (c for c in list(self._calls.values()) if c.response is not None)
+        return list(islice((c for c in answered if c.identity == identity), limit))
 
 
 class NoStore:

@@ -7,12 +7,13 @@ answer by these rules, so that a text which only mentions a tag stays as it is:
   another thought. The thought ends at the first closing tag; without one (the token limit cut
   it, as a rule) all of it is thought.
 * a tag that is an output field of the request (``<thinking>`` as the XML adapter writes it)
-  opens nothing.
+  opens nothing; nor does a rarer one, such as ``<reasoning>``, that the request mentions.
 * a closing tag without an opening one, as chat templates cause that open the thought
   themselves, ends a thought if it is not quoted, not in a code block, and either begins its
-  line or follows the text before it without a space.
-  In a stream it can be told in time only where the reply has fields, whose beginning is waited
-  for, or where the model is known for it.
+  line or follows the text before it without a space. A stream waits for it where the model is
+  known for it, and before the beginning of the first field where the reply has fields. Where
+  nothing is known it waits, if there are fields, after any text before them, else if the text
+  begins as models think aloud (``thinks_aloud``).
 * channels (``<|channel|>analysis<|message|>...``) count where the reply begins: ``final`` is
   the answer, every other one a thought.
 
@@ -22,17 +23,20 @@ Stored replies are kept as they came; they are split whenever they are read.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 _TAGS: Final = {
     "<think>": "</think>",
     "<thinking>": "</thinking>",
     "<thought>": "</thought>",
+    "<reasoning>": "</reasoning>",
+    "<reflection>": "</reflection>",
+    "<scratchpad>": "</scratchpad>",
+    "<antthinking>": "</antthinking>",
     "<seed:think>": "</seed:think>",
     "[think]": "[/think]",
     "◁think▷": "◁/think▷",
@@ -43,6 +47,13 @@ _TAGS: Final = {
 """Opening and closing tag of a thought, in lower case; models write them in any case."""
 _OPENING: Final = re.compile("|".join(map(re.escape, _TAGS)), re.IGNORECASE)
 _CLOSING: Final = re.compile("|".join(map(re.escape, _TAGS.values())), re.IGNORECASE)
+
+_IF_UNASKED: Final = frozenset({"reasoning", "reflection", "scratchpad"})
+"""Tags that an asker may have a use for, if the request mentions them."""
+_ANSWER_OPENS: Final = ("<|start_response|>", "<|begin_of_solution|>", "<|begin_of_box|>")
+"""Tokens that open the answer after a thought."""
+_UNSEEN: Final = " \t\r\n\f\v\ufeff\u200b"
+"""What may stand before a reply: white space, a byte order mark."""
 
 _CHANNELS: Final = re.compile(
     r"\s*(?:(?:<\|start\|>\w*)?<\|channel\|>|(?:analysis|commentary|final)<\|message\|>)"
@@ -72,6 +83,8 @@ REFUSAL: Final = "refusal"
 _MARKER: Final = re.compile(r"\[\[ ## \w+ ## \]\]")
 _XML_FIELD: Final = re.compile(r"<(\w+)>\\n\{\w+\}")
 _BRACE: Final = re.compile(r"\{")
+_FENCE: Final = re.compile(r"\s+|```\w*")
+"""What may stand before the first field of an answer."""
 _QUOTES: Final = "`'\"\u201c\u201d\u2018\u2019«»([{"
 
 
@@ -93,7 +106,7 @@ class SplitReply:
 
 
 def split_reply(
-    text: str, *, request: str = "", is_whole: bool = True, is_opened: bool = False
+    text: str, *, request: str = "", is_whole: bool = True, is_opened: bool | None = False
 ) -> SplitReply:
     """Split ``text`` by the rules above.
 
@@ -102,14 +115,15 @@ def split_reply(
         request: What was asked, as text or JSON: tags that are its output fields do not count.
         is_whole: Whether the reply has ended. Of one that goes on, only what can no longer
             change is returned.
-        is_opened: Whether the chat template is known to open the thought: then nothing
-            before the closing tag is returned until the reply has ended.
+        is_opened: Whether the chat template opens the thought: then nothing before the closing
+            tag is returned until the reply has ended. None means that it is not known: then the
+            same holds for a text that ``thinks_aloud``.
     """
     if _CHANNELS.match(text):
         return _split_channels(text, is_whole)
     if (bare := _BARE_CHANNELS.match(text)) is not None:
         return SplitReply(bare["thought"].strip(), bare["answer"].lstrip())
-    thoughts, rest = [], text.lstrip()
+    thoughts, rest = [], text.lstrip(_UNSEEN)
     while (tag := _OPENING.match(rest)) is not None and not _is_field(tag[0], request):
         closing = _TAGS[tag[0].lower()]
         end = re.compile(re.escape(closing), re.IGNORECASE).search(rest, tag.end())
@@ -122,13 +136,24 @@ def split_reply(
     if not is_whole and (_may_begin(rest) or (not thoughts and _BARE_BEGUN.match(text))):
         return SplitReply(_joined(thoughts), "", is_settled=False)
     if thoughts:
-        return SplitReply(_joined(thoughts), rest)
+        answer = _opened(rest, is_whole)
+        return SplitReply(_joined(thoughts), answer or "", is_settled=bool(answer))
     return _split_unopened(text, request, is_whole, is_opened)
 
 
 def _is_field(tag: str, request: str) -> bool:
     name = tag.strip("</>")
-    return f"<{name}>" in request and f"{{{name}}}" in request
+    is_asked = f"<{name}>" in request
+    return is_asked and (f"{{{name}}}" in request or name.lower() in _IF_UNASKED)
+
+
+def _opened(answer: str, is_whole: bool) -> str | None:
+    """Return an answer without the token that opens it; None of one that may yet be the token."""
+    lower = answer.lower()
+    if token := next(filter(lower.startswith, _ANSWER_OPENS), None):
+        return answer[len(token) :].lstrip()
+    may_follow = not is_whole and any(one.startswith(lower) for one in _ANSWER_OPENS)
+    return None if may_follow else answer
 
 
 def _joined(thoughts: list[str]) -> str:
@@ -149,19 +174,88 @@ def _may_begin(text: str) -> bool:
     return any(one.startswith(lower) for one in _BEGINNINGS)
 
 
-def _split_unopened(text: str, request: str, is_whole: bool, is_opened: bool) -> SplitReply:
-    field = None if is_whole or is_opened else _field_pattern(request)
+def _split_unopened(text: str, request: str, is_whole: bool, is_opened: bool | None) -> SplitReply:
+    if is_whole:
+        return _split_at_closing(text, len(text), request, is_whole=True) or SplitReply("", text)
+    field = None if is_opened else _field_pattern(request)
     begun = None if field is None else field.search(text)
-    if is_whole or is_opened or field is not None:
-        for tag in _CLOSING.finditer(text, 0, len(text) if begun is None else begun.start()):
-            if not is_whole and tag.end() == len(text):
-                break  # What follows may be a quotation mark.
-            if _ends_thought(text, tag, request):
-                thought, answer = text[: tag.start()].strip(), text[tag.end() :].lstrip()
-                return SplitReply(thought, answer, is_settled=bool(answer), is_unopened=True)
-    if not is_whole and (is_opened or (field is not None and begun is None)):
-        return SplitReply("", "", is_settled=False)
-    return SplitReply("", text)
+    if field is None:
+        waits = is_opened or (is_opened is None and thinks_aloud(text))
+    else:
+        # A thought may rehearse the fields, and of an unknown model so may any text before them.
+        waits = begun is None or (is_opened is None and bool(_FENCE.sub("", text[: begun.start()])))
+    if waits or field:
+        end = len(text) if begun is None or waits else begun.start()
+        if (split := _split_at_closing(text, end, request, is_whole=False)) is not None:
+            return split
+    return SplitReply("", "", is_settled=False) if waits else SplitReply("", text)
+
+
+def _split_at_closing(text: str, end: int, request: str, *, is_whole: bool) -> SplitReply | None:
+    for tag in _CLOSING.finditer(text, 0, end):
+        if not is_whole and tag.end() == len(text):
+            break  # What follows may be a quotation mark.
+        if _ends_thought(text, tag, request):
+            thought = text[: tag.start()].strip()
+            answer = _opened(text[tag.end() :].lstrip(), is_whole) or ""
+            return SplitReply(thought, answer, is_settled=bool(answer), is_unopened=True)
+    return None
+
+
+_ALOUD: Final = tuple(
+    f"{word} "
+    for word in (
+        *("ah", "all right", "alright", "first", "given", "got it", "hm", "hmm", "hmmm"),
+        *(
+            "i",
+            "i'd",
+            "i'll",
+            "i'm asked",
+            "i'm given",
+            "i'm going",
+            "i'm supposed",
+            "i'm thinking",
+        ),
+        *("i'm trying", "i've", "let me", "let us", "let's", "lets", "looking at", "maybe"),
+        *("my task", "need to", "now", "oh", "ok", "okay", "so", "thinking", "this question"),
+        *("to answer", "to calculate", "to compute", "to determine", "to figure", "to find"),
+        *("to get", "to solve", "user", "wait", "we", "we'll", "we're", "we've", "well"),
+        *("the answer should", "the previous", "the problem", "the prompt", "the question"),
+        *("the references", "the responses", "the task", "the user"),
+        *("also", "bien", "bon", "d'accord", "die frage", "der nutzer", "el usuario", "ich"),
+        *("je", "l'utilisateur", "la pregunta", "lass mich", "veamos", "voyons", "zunächst"),
+        *("давай", "давайте", "итак", "мне", "пользователь", "сначала", "так", "хорошо"),
+    )
+)
+"""Beginnings of texts that go on with anything but a letter; a blank stands for that."""
+_ALOUD_UNSPACED: Final = (
+    *("好", "嗯", "首先", "用户", "我", "让我", "现在", "这道题", "这个问题", "题目", "问题"),
+    *("まず", "ユーザー", "質問", "うーん", "사용자", "먼저", "음"),
+)
+"""Those of languages without blanks."""
+
+
+def thinks_aloud(text: str) -> bool:
+    """Return whether ``text`` begins as models think aloud, or may yet.
+
+    No rule tells the thought of an unknown model from its answer before the tag that ends it:
+    thoughts run to thousands of characters. Three ways were weighed for the first stream of a
+    model of which nothing is known. To wait for the end of every such stream, or for so many
+    characters, makes all models slow at first for the few that need it. To show what comes makes
+    the thought the answer. So the text itself decides, at its first word or two: "Okay, so the
+    user ..." waits for its tag or its end, however long, and "Paris" is passed on at once. An
+    answer that begins like this comes whole, once: from then on the model is known.
+    """
+    begun = text.lstrip().lower().replace("\u2019", "'")
+    unspaced = any(one.startswith(begun[: len(one)]) for one in _ALOUD_UNSPACED)
+    return unspaced or any(map(partial(_begins_with, begun), _ALOUD))
+
+
+def _begins_with(text: str, words: str) -> bool:
+    if words.startswith(text):
+        return True
+    after = text[len(words) - 1 : len(words)]
+    return text.startswith(words[:-1]) and not (after.isalnum() or after == "'")
 
 
 @lru_cache(maxsize=16)  # asked at every piece of a stream
@@ -213,10 +307,9 @@ class ReplySplitter:
         is_opened: As of ``split_reply``.
     """
 
-    def __init__(self, request: str = "", *, is_opened: bool = False) -> None:
+    def __init__(self, request: str = "", *, is_opened: bool | None = False) -> None:
         self._request, self._is_opened = request, is_opened
         self._text, self._split = "", SplitReply("", "", is_settled=False)
-        self.has_thought = False
 
     def feed(self, text: str) -> tuple[str, str]:
         """Return what follows of the thought and of the answer when ``text`` arrives."""
@@ -235,7 +328,6 @@ class ReplySplitter:
             self._text, request=self._request, is_whole=is_whole, is_opened=self._is_opened
         )
         thought = self._split.thought[len(before.thought) :]
-        self.has_thought = self.has_thought or bool(self._split.thought)
         return thought, self._split.answer[len(before.answer) :]
 
 
@@ -352,60 +444,3 @@ def _first_choice(reply: Any) -> Mapping[str, Any]:
     choices = reply.get("choices") if isinstance(reply, Mapping) else None
     first = choices[0] if isinstance(choices, list) and choices else None
     return first if isinstance(first, Mapping) else {}
-
-
-_IMPOSSIBLE: Final = -9999.0
-"""Log-probability of a token that has probability 0, as vLLM writes it."""
-
-
-def regular_choices(data: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Return a reply or event whose choices have text and numbers where clients want them.
-
-    Args:
-        data: As the server sent it; content may be a list of parts there, and the
-            log-probability of an impossible token null, infinite or NaN.
-        kind: Where a choice has its content: ``message`` or ``delta``.
-    """
-    choices = data.get("choices")
-    if not isinstance(choices, list):
-        return data
-    return {**data, "choices": [_regular_choice(choice, kind) for choice in choices]}
-
-
-def _regular_choice(choice: Any, kind: str) -> Any:
-    if not isinstance(choice, dict):
-        return choice
-    message = choice.get(kind)
-    if isinstance(message, dict) and isinstance(message.get("content"), list):
-        choice = {**choice, kind: _with_text(message)}
-    logprobs = choice.get("logprobs")
-    if isinstance(logprobs, dict) and isinstance(logprobs.get("content"), list):
-        entries = [_possible(entry) for entry in logprobs["content"]]
-        choice = {**choice, "logprobs": {**logprobs, "content": entries}}
-    return choice
-
-
-def _with_text(message: dict[str, Any]) -> dict[str, Any]:
-    parts = [part for part in message["content"] if isinstance(part, dict)]
-    text = "".join(str(part.get("text") or "") for part in parts if part.get("type") == "text")
-    thought = "".join(_thought(part) for part in parts if part.get("type") == "thinking")
-    given = message.get("reasoning_content") or message.get("reasoning") or ""
-    return {**message, "content": text, "reasoning_content": f"{given}{thought}" or None}
-
-
-def _thought(part: dict[str, Any]) -> str:
-    inner = part.get("thinking")
-    if isinstance(inner, list):
-        return "".join(str(one.get("text") or "") for one in inner if isinstance(one, dict))
-    return str(inner or "")
-
-
-def _possible(entry: Any) -> Any:
-    if not isinstance(entry, dict):
-        return entry
-    value = entry.get("logprob")
-    is_number = isinstance(value, int | float) and math.isfinite(value)
-    plain = {**entry, "logprob": value if is_number else _IMPOSSIBLE}
-    if isinstance(entry.get("top_logprobs"), list):
-        plain["top_logprobs"] = [_possible(other) for other in entry["top_logprobs"]]
-    return plain

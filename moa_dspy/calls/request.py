@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from moa_dspy.calls.scope import CallEstimate
-from moa_dspy.errors import CallError, MoaError, all_links
+from moa_dspy.errors import CallError, MoaError, all_links, masked
 
 _MAX_BACKOFF_SECONDS: Final = 60.0
 _MAX_HINT_SECONDS: Final = 600.0
@@ -216,9 +216,7 @@ class AgentCalls:
 
     def without_secrets(self, text: str) -> str:
         """Return ``text`` with every key of this agent masked."""
-        for secret in self.secrets:
-            text = text.replace(secret, "***")
-        return text
+        return masked(text, self.secrets)
 
 
 @dataclass(frozen=True, slots=True)

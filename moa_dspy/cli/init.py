@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,28 +22,11 @@ from urllib.parse import urlsplit
 import typer
 
 from moa_dspy.errors import DataError, PoolError
-from moa_dspy.vendors import is_loopback
+from moa_dspy.vendors import KEYS, SERVERS, is_loopback
 
 if TYPE_CHECKING:
     from moa_dspy.data.discover import AnswerKind, TableFaults, TableProfile
 
-SERVERS: Final = {
-    "Ollama": 11434,
-    "llama.cpp": 8080,
-    "vLLM": 8000,
-    "LM Studio": 1234,
-}
-"""Servers of models and their usual ports; each lists its models at ``/v1/models``."""
-KEYS: Final = {
-    "OPENAI_API_KEY": ("openai/gpt-4.1-mini", "openai/gpt-4.1-nano"),
-    "ANTHROPIC_API_KEY": ("anthropic/claude-haiku-4-5",),
-    "GEMINI_API_KEY": ("gemini/gemini-2.5-flash", "gemini/gemini-2.5-flash-lite"),
-    "MISTRAL_API_KEY": ("mistral/mistral-small-latest",),
-    "DEEPSEEK_API_KEY": ("deepseek/deepseek-chat",),
-    "GROQ_API_KEY": ("groq/openai/gpt-oss-20b",),
-    "OPENROUTER_API_KEY": ("openrouter/openai/gpt-4.1-mini",),
-}
-"""Variables of keys, and cheap models to begin with."""
 _SECONDS: Final = 0.5
 _MOST_AGENTS: Final = 6
 _SMALLEST: Final = "smollm2-135m-instruct"
@@ -102,11 +85,11 @@ def init(
     taken = [str(path) for path in files.values() if path.exists()]
     if taken and not force:
         raise PoolError(f"{taken[0]} is there already: give another --out, or --force.")
-    from moa_dspy.data.discover import TableProfile
     from moa_dspy.files import replace_file
 
-    records, source, path = _read(data, split, out)
-    profile = TableProfile.of(records, source)
+    profile, path = _read(data, split, out)
+    if (flat := profile.flat([*(inputs or ()), *(outputs or ())])) is not None:
+        profile, path = _copied(flat.rows(), data, out)
     asked, right = _roles(profile, inputs or [], outputs or [])
     models = list(found_models(server or []))
     relative = Path(os.path.relpath(path, out)).as_posix()
@@ -114,7 +97,7 @@ def init(
     text = draft.text(_name_of(data))
     replace_file(files["pool.toml"], _pool(models, draft.is_short))
     replace_file(files["study.toml"], text)
-    typer.echo(f"{source}: {profile.n_rows} rows; {', '.join(asked)} -> {', '.join(right)}")
+    typer.echo(f"{data}: {profile.n_rows} rows; {', '.join(asked)} -> {', '.join(right)}")
     for note in draft.faults.lines():
         typer.echo(f"note: {note}")
     for model in models:
@@ -129,14 +112,14 @@ def _name_of(data: str) -> str:
     return re.sub(r"[^\w-]+", "-", Path(data).stem).strip("-") or "study"
 
 
-def _read(data: str, split: str, out: Path) -> tuple[list[Any], str, Path]:
-    """Return the records, what errors call them, and the file that the study will read."""
+def _read(data: str, split: str, out: Path) -> tuple[TableProfile, Path]:
+    """Return the table, and the file that the study will read."""
+    from moa_dspy.data.discover import TableProfile
     from moa_dspy.data.tables import FORMATS, hub_records, read_records, records_of
-    from moa_dspy.files import replace_file
 
     path = Path(data)
     if path.suffix.lower() in FORMATS and not path.is_dir():
-        return list(read_records(path)), data, path
+        return TableProfile.of(list(read_records(path)), data), path
     if path.suffix.lower() == ".json" and path.is_file():
         records = list(records_of(path))
     elif path.is_dir() or (not path.suffix and data.count("/") == 1):
@@ -146,10 +129,18 @@ def _read(data: str, split: str, out: Path) -> tuple[list[Any], str, Path]:
         raise DataError(
             f"{data} is no file of a known format ({known}), nor the owner/name of a hub data set."
         )
+    return _copied((row for _, row in records), data, out)
+
+
+def _copied(rows: Iterable[Any], data: str, out: Path) -> tuple[TableProfile, Path]:
+    from moa_dspy.data.discover import TableProfile
+    from moa_dspy.data.tables import read_records
+    from moa_dspy.files import replace_file
+
     copy = out / "rows.jsonl"
-    rows = [json.dumps(row, ensure_ascii=False, default=str) for _, row in records]
-    replace_file(copy, "\n".join(rows) + "\n")
-    return list(read_records(copy)), data, copy
+    lines = [json.dumps(row, ensure_ascii=False, default=str) for row in rows]
+    replace_file(copy, "\n".join(lines) + "\n")
+    return TableProfile.of(list(read_records(copy)), data), copy
 
 
 def _roles(
@@ -259,10 +250,10 @@ def _listed(base: str) -> list[str]:
 
 
 def _of_weights() -> Iterator[FoundModel]:
-    from moa_dspy.local.weights import models_table
-
     if importlib.util.find_spec("xllamacpp") is None:
         return
+    from moa_dspy.local.weights import models_table
+
     for status in models_table():
         if status.present:
             yield FoundModel(f"local/{status.name}", "weights on this machine")
@@ -389,9 +380,12 @@ class StudyDraft:
         return kinds.pop() if len(kinds) == 1 else mixed
 
     def _task(self) -> Iterator[str]:
+        from moa_dspy.data.discover import are_alternatives
+
         fields, kind = self._fields, self._kind
         asked, right = (", ".join(fields[c] for c in part) for part in (self.asked, self.right))
-        task = f"Give the {' and the '.join(self.right)}. {kind.instruction}"
+        names = [column.rpartition(".")[2].strip(" ?!:*#") or column for column in self.right]
+        task = f"Give the {' and the '.join(names)}. {kind.instruction}"
         yield "[task]"
         yield f"signature = {_toml(f'{asked} -> {right}')}"
         yield "# The task in a sentence or two: say here what a person would have to know."
@@ -400,6 +394,8 @@ class StudyDraft:
             yield 'adapter = "plain"    # one text in no format, which small models can follow'
         yield "# Or exact_match, contains, f1, numeric_match, choice, json_match, module:function"
         yield f"metric = {_toml(kind.metric)}"
+        if any(are_alternatives(self.profile.values[column]) for column in self.right):
+            yield "# Of a cell that is a list any item is right; json_match asks for all of it."
         yield "# When a vote takes two answers for equal: as whole texts, or by the last word."
         yield f"normalise = {_toml(kind.normalise)}"
 

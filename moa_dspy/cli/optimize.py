@@ -236,8 +236,7 @@ def _stages_table(found: Preflight) -> Any:
     table = Table("stage", "calls", "usd", "time", caption=told, caption_justify="left")
     for stage in found.stages:
         costs = [stage.costs[level] for level in ("low", "likely", "high")]
-        low, likely, high = costs
-        usd = f"{likely.usd:.4f} ({low.usd:.4f} to {high.usd:.4f})"
+        usd = _ranged(*(f"{cost.usd:.4f}" if cost.usd else "0" for cost in costs))
         table.add_row(
             stage.name,
             _ranged(*(f"{cost.calls:,.0f}" for cost in costs)),

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import TypeAlias
 
 _SUPERSCRIPTS = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207f"
 _RAISED = re.compile(f"[{_SUPERSCRIPTS}]+")
@@ -21,6 +22,8 @@ _SPELLINGS = str.maketrans(
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2212", "-")
     | dict.fromkeys("\u00ad\u200b\u200e\u200f\u2060\ufeff\u202a\u202b\u202c\u202d\u202e", None)
     | {"\u066b": ".", "\u066c": ",", "\u266f": "#", "\u2015": "\u2014"}
+    | {"\u2044": "/", "\u2215": "/", "\u2236": ":", "\u2217": "*", "\u2206": "\u03b4"}
+    | {"\u21d2": "\u2192", "\u27f6": "\u2192", "\u21d4": "\u2194", "\u22c5": "\u00b7"}
 )
 _END = re.compile(
     r"(?:\s*(?:<\|[^<>|\s]{1,60}\|>|<(?:s|bos|eos|pad|unk|end_of_turn|start_of_turn)>"
@@ -36,70 +39,118 @@ _LATEX_SIGNS: dict[str, str] = {
     **dict.fromkeys(("emptyset", "varnothing"), "\u2205"),
     **dict.fromkeys(("circ", "degree"), "\u00b0"),
     **dict.fromkeys(("left", "right", "displaystyle", "boxed", "fbox"), ""),
-    **dict.fromkeys(("quad", "qquad", "to", "rightarrow"), " "),
+    **dict.fromkeys(("quad", "qquad"), " "),
+    **dict.fromkeys(("to", "rightarrow", "implies", "longrightarrow"), "\u2192"),
+    **dict.fromkeys(("leftrightarrow", "iff"), "\u2194"),
+    **dict.fromkeys(("land", "wedge"), "\u2227"),
+    **dict.fromkeys(("lor", "vee"), "\u2228"),
+    **{"cup": "\u222a", "cap": "\u2229", "in": "\u2208", "notin": "\u2209", "div": "\u00f7"},
+    **{"subset": "\u2282", "subseteq": "\u2286", "setminus": "\u2216", "oplus": "\u2295"},
+    **{
+        name: unicodedata.lookup(f"GREEK SMALL LETTER {name}")
+        for name in (
+            *("alpha", "beta", "gamma", "delta", "epsilon", "theta", "lamda", "mu", "sigma"),
+            *("omega", "phi", "tau"),
+        )
+    },
+    **{"lambda": "\u03bb", "varepsilon": "\u03b5", "varphi": "\u03c6"},
     **{"lt": "<", "gt": ">", "pm": "\u00b1", "mp": "\u2213", "pi": "\u03c0", "infty": "\u221e"},
     **{"times": "\u00d7", "cdot": "\u00b7", "approx": "=", "euro": "\u20ac", "pounds": "\u00a3"},
 }
-_LATEX: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
-    (re.compile(r"\{,\}"), ","),
-    (re.compile(r"\\(?:text|mathrm|mathbf|mathit|textbf|mbox|operatorname)\s*\{([^{}]*)\}"), r"\1"),
-    (re.compile(r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"\1/\2"),
-    (re.compile(r"\\[dtc]?frac\s*([0-9])\s*([0-9])"), r"\1/\2"),
-    (re.compile(r"(?:\\sqrt\s*\{([^{}]*)\}|(?<![a-z\\])sqrt\s*\(([^()\s]*)\))"), "\u221a\\1\\2"),
-    (re.compile(r"\\sqrt\s*(?=\w)"), "\u221a"),
-    (re.compile("\u221a\\s*\\(([^()\\s]*)\\)"), "\u221a\\1"),
-    (re.compile(r"\\([a-z]+)(?![a-z])"), lambda m: _LATEX_SIGNS.get(m[1], str(m[0]))),
-    (re.compile(r"\^\{([^{}\s]*)\}"), r"^\1"),
-    (re.compile("\\^\u00b0"), "\u00b0"),
-    (re.compile(r"\\!|\\(?=[%$#&_{}])"), ""),
-    (re.compile(r"\\[,;: ()\[\]]"), " "),
+_Rules: TypeAlias = tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
+
+
+def _rules(*rules: tuple[str, str | Callable[[re.Match[str]], str]]) -> _Rules:
+    return tuple((re.compile(pattern), spelling) for pattern, spelling in rules)
+
+
+_SUBSCRIPT = re.compile(r"_\{?([0-9]{1,3})\}?")
+_TEXT = r"\\(?:text|mathrm|mathbf|mathit|textbf|mbox|operatorname|ce|rm)\s*"
+_LATEX = _rules(
+    (r"\{,\}", ","),
+    (r"~(?=\\)", " "),
+    (r"(\\(?:begin|end)\{\w+\})\s*|\s*(\\\\|(?<!\\)&)\s*|\s+(?=\\end\{)", r"\1\2"),
+    (r"(?<=[0-9])\s*(?=\\[dtc]?frac)", " "),
+    (r"(?<=[0-9])\s+(?=\\(?:pi|sqrt)(?![a-z]))", ""),
+    (r"(\\(?:text|mathrm)\{[a-z]{1,2}\})_\{?([0-9]{1,3})\}?", r"\1\2"),
+    (rf"{_TEXT}\{{([^{{}}]*)\}}", lambda m: _SUBSCRIPT.sub(r"\1", m[1])),
+    (r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/\2"),
+    (r"\\[dtc]?frac\s*([0-9])\s*([0-9])", r"\1/\2"),
+    (r"(?:\\sqrt\s*\{([^{}]*)\}|(?<![a-z\\])sqrt\s*\(([^()\s]*)\))", "\u221a\\1\\2"),
+    (r"\\sqrt\s*(?=\w)", "\u221a"),
+    ("\u221a\\s*\\(([^()\\s]*)\\)", "\u221a\\1"),
+    (r"\\([a-z]+)(?![a-z])", lambda m: _LATEX_SIGNS.get(m[1], str(m[0]))),
+    (r"\^\{([^{}\s]*)\}", r"^\1"),
+    ("\\^\u00b0", "\u00b0"),
+    (r"\\!|\\(?=[%$#&_{}])", ""),
+    (r"\\[,;: ()\[\]]", " "),
 )
 _UNITS = (
-    r"(?:\u00b0[cf]?|[kmc\u03bc]?g|lb|lbs|oz|[kcm\u03bcn]?m[23]?|mi|ft|mph|km/h|m/s|[m\u03bcn]?s|min|"
-    r"hr|ml|[kmg]?j|kcal|[kmg]?w|kwh|mv|kv|[kmg]?hz|[kmg]?pa|ev|mol|rad|px|[kmgt]b|\u03c9)"
+    r"(?:\u00b0[cf]?|[kmc\u03bc]?g|lb|lbs|oz|[kcm\u03bcn]?m[23]?|mi|ft|mph|km/h|m/s|[ap]m|[m\u03bcn]?s|min|"
+    r"hr|m?l|[kmg]?j|kcal|[kmg]?w|kwh|[mk]?v|[kmg]?hz|[kmg]?pa|ev|mol|rad|px|[kmgt]b|\u03c9)"
     r"(?:[\^/][\w^/-]+)?"
 )
 _NUMBER_TEXT = r"[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+"
-_LINE = (
-    (re.compile(r"(?<![-=<>])[-=]+>(?!=)"), " "),  # an arrow
-    (re.compile(r"<=|=<"), "\u2264"),
-    (re.compile(r">="), "\u2265"),
-    (re.compile(r"!="), "\u2260"),
-    (re.compile(r"\+/?-(?=\s*\.?[0-9])"), "\u00b1"),
-    (re.compile(r"</[a-z_][\w-]{0,40}>|(?<![\w)\]])<[a-z_][\w-]{0,40}>(?=\s*[^\s<])"), " "),
-    (re.compile(r"(?<![\w)\]])<([^<>\s]+)>(?!\w)"), r" \1 "),
-    (re.compile("\\s*([<>\u2264\u2265\u2260])\\s*"), r" \1"),
-    (re.compile("([\u00b1\u2213\u221a\u00ac])\\s+(?=\\S)"), r"\1"),
-    (re.compile(r"(?<==)\s*-\s+(?=\.?[0-9])"), " -"),
+_POWER_OF_TEN = r"[x\u00d7*\u00b7]\s*10\s?(?:\^|\*\*)\(?([-+]?[0-9]+)\)?"
+_LINE = _rules(
+    (r"(?<![-=<>])[-=]+>(?!=)", " \u2192 "),
+    (r"(?<=[0-9])(\s*)([ap])\.m\b\.?", r"\1\2m"),
+    (r"(?<=[0-9])\*\*(?=[0-9])", "^"),
+    (r"(?<=[0-9]) : (?=[0-9])", ":"),
+    (r"(?<=[0-9]-[0-9]{2})t(?=[0-9]{2}:)", " "),
+    (r"(?<=[0-9])\s+(?=[\u03c0\u221a])", ""),
+    (r"(?<=[\w)\]])\s*([-+/|&^])=\s*(?=\w)", r"\1="),
+    (r"<=|=<", "\u2264"),
+    (r">=", "\u2265"),
+    (r"!=", "\u2260"),
+    (r"\+/?-(?=\s*\.?[0-9])", "\u00b1"),
+    (r"</[a-z_][\w-]{0,40}>|(?<![\w)\]])<[a-z_][\w-]{0,40}>(?=\s*[^\s<])", " "),
+    (r"(?<![\w)\]])<([^<>\s]+)>(?!\w)", r" \1 "),
+    (r"\s*([<>\u2264\u2265\u2260])\s*", r" \1"),
+    (r"([\u00b1\u2213\u221a\u00ac])\s+(?=\S)", r"\1"),
+    (r"(?<=[0-9\u00b0%])\s+(?=\u00b1[0-9.])", ""),
+    (r"\s*([\u2192\u2194])\s*", r" \1 "),
+    (r"(?<=[0-9])(?:\u3067\u3059|\u3060|\uc785\ub2c8\ub2e4|\uc774\ub2e4)(?=\W*$)", ""),
+    (r"(?<==)\s*-\s+(?=\.?[0-9])", " -"),
     (
-        re.compile(r"(?<![0-9.,/])([0-9]{1,3})((?:[ '_][0-9]{3})+)(?![0-9])(?! ?[/:])"),
+        r"(?<![0-9.,/])([0-9]{1,3})((?:[ '_][0-9]{3})+)(?![0-9])(?! ?[/:])",
         lambda m: m[1] + re.sub("[ '_]", "", m[2]),
     ),
     (
-        re.compile(r"(?<![0-9.,/])([0-9]+) ([0-9]+)/([0-9]+)(?![0-9/])"),
+        r"(?<![0-9.,/])([0-9]+) ([0-9]+)/([0-9]+)(?![0-9/])",
         lambda m: _mixed(m[1], m[2], m[3]),
     ),
-    (
-        re.compile(
-            "(?<![0-9.,])([0-9][0-9.,]*)\\s*[x\u00d7*\u00b7]\\s*10\\s?(?:\\^|\\*\\*)\\(?([-+]?[0-9]+)\\)?"
-        ),
-        r"\1e\2",
-    ),
-    (re.compile(rf"(?<=[0-9])\s+(?={_UNITS}(?![\w]))"), ""),
-    (re.compile(r"([\u20a0-\u20bf\u00a2-\u00a5])\s+(?=-?\.?[0-9])"), r"\1"),
-    (re.compile(r"(?<=[0-9])\s+(?=[\u20a0-\u20bf\u00a2-\u00a5](?!\w))"), ""),
+    (rf"(?<![0-9.,])([0-9][0-9.,]*)\s*{_POWER_OF_TEN}", r"\1e\2"),
+    (rf"(?<=[0-9])\s+(?={_UNITS}(?![\w]))", ""),
+    (r"([\u20a0-\u20bf\u00a2-\u00a5])\s+(?=-?\.?[0-9])", r"\1"),
+    (r"(?<=[0-9])\s+(?=[\u20a0-\u20bf\u00a2-\u00a5](?!\w))", ""),
     (
         # Scripts without blanks: a number at the end of a sentence is a word.
-        re.compile(
-            "(?<=[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3])"
-            "(?=[-\u00b1\u221a]?\\.?[0-9][0-9.,/]*\\W*$)|(?<=[\u662f\u4e3a\u9009])(?=[a-z]\\W*$)"
-        ),
+        r"(?<=[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3])"
+        r"(?=[-\u00b1\u221a]?\.?[0-9][0-9.,/]*[\u4e00-\u9fff]{0,2}\W*$)"
+        r"|(?<=[\u662f\u4e3a\u9009])(?=[a-z]\W*$)"
+        r"|(?<=\u7b54\u6848\u662f)|(?<=\u7b54\u6848\u4e3a)|(?<=\u7b54\u3048\u306f)",
         " ",
     ),
 )
+_ALWAYS_GLUED = re.compile(
+    r"(?<=\S) *"
+    r"(&&|\|\||[\u2227\u2228\u222a\u2229\u2208\u2209\u2282\u2286\u2216\u2295\u00d7\u00f7\u00b7])"
+    r" *(?=[^\s(\[{])"
+)
+_OPERATION = re.compile(
+    r"(?<=[\w)\]}!\u00b0%'\u03c0\u221e]) ([-+*/\u00b1]) (?=[\w(\[{|.\u221a\u221e])"
+)
+_LETTERS = re.compile(r"(?:sin|cos|tan|log|ln|exp|mod|pi)(?=\W|\d|$)|([^\W\d_]{2,})")
+_SYMBOLIC = re.compile(r"[0-9)\]^]\W*[a-z]|[a-z]\W*[0-9^(\[]|(?<![^\W_])[f-z](?![^\W_])")
+_IDLE_ZEROS = re.compile(r"(?<=[0-9])\.0+(?=[-+*/\u00d7][0-9.]*i?$|i$)")
+_CHOICE = re.compile("[a-e]")
+"""A letter before a dash may be the option that is chosen."""
+_ARROWS = frozenset("\u2192\u2194")
 _SIGN = re.compile(r"[<>=+!/^*]")
-"""In ASCII, what all but two rules of a line ask for: these are for digits and blanks."""
-_PLAIN_LINE = tuple(rule for rule in _LINE if rule[0].search("1 000") or rule[0].search("5 kg"))
+"""In ASCII, what most rules of a line ask for; the others change one of the next texts."""
+_PLAIN = ("1 000", "5 kg", "5 p.m.", "3 : 4", "1-02t03:")
+_PLAIN_LINE = tuple(rule for rule in _LINE if any(map(rule[0].search, _PLAIN)))
 _BULLET = re.compile(r"\s*-\s+(?=\.?[0-9])")
 _GROUP = re.compile(
     r"([(\[{]\s*[^\s,;()\[\]{}]{1,60}(?:\s*[,;]\s*[^\s,;()\[\]{}]{1,60})+\s*[)\]}])"
@@ -108,7 +159,9 @@ _GROUP = re.compile(
 
 _THOUSANDS = re.compile(r"\(-?[0-9]{1,3}(?:,[0-9]{3})+\)|\[-?[0-9]{1,3}(?:,[0-9]{3})+\]")
 # A colon parts "answer:42" but not "10:30".
-_GAP = re.compile("[\\s()\\[\\]{}\u2014\u2248\u2243\u2245\u2261]+|(?<![0-9]):+|:+(?![0-9])")
+_GAP = re.compile(
+    "[\\s()\\[\\]{}\u3010\u3011\u2014\u2248\u2243\u2245\u2261]+|(?<![0-9]):+|:+(?![0-9])"
+)
 _NUMBER = re.compile(
     rf"(?P<whole>{_NUMBER_TEXT})(?:\.(?P<part>[0-9]+))?(?:e(?P<exponent>[-+]?[0-9]{{1,9}}))?"
 )
@@ -119,7 +172,7 @@ _AMOUNT = re.compile(
 )
 _KEPT = frozenset(
     "\u221a\u221b\u221c\u00b1\u2213\u00ac\u221e\u2205\u2202\u2207\u2211\u220f\u222b\u2200\u2203"
-    "<>\u2264\u2265\u2260\u00b0\u266d\u2030"
+    "<>\u2264\u2265\u2260\u00b0\u266d\u2030\u2192\u2194"
 )
 """Symbols that are part of a word wherever they stand; so are currencies, but for the dollar."""
 
@@ -182,8 +235,11 @@ def _words(text: str, as_written: bool) -> list[str]:
     if len(lines) == 1:
         lines = [_BULLET.sub("-", lines[0], count=1) if _BULLET.match(lines[0]) else lines[0]]
     for line in reversed(lines):
-        if words := list(_line_words(line, as_written)):
-            return words
+        words = list(_line_words(line, as_written))
+        counted = [n for n, word in enumerate(words) if word not in _ARROWS]
+        if counted:
+            # An arrow counts between two words only.
+            return words[counted[0] : counted[-1] + 1]
     return []
 
 
@@ -251,7 +307,7 @@ def _plain(text: str) -> str:
         )
     text = "\n".join(" ".join(line.split()) for line in text.splitlines()).strip()
     text = _END.sub("", text) if ">" in text or "]" in text else text
-    if "\\" in text or "\u221a" in text or "sqrt" in text or "^" in text:
+    if any(sign in text for sign in ("\\", "\u221a", "sqrt", "^", "{,}")):
         for pattern, spelling in _LATEX:
             text = pattern.sub(spelling, text)
     return text
@@ -261,8 +317,8 @@ def _line_words(line: str, as_written: bool) -> Iterator[str]:
     is_plain = line.isascii() and _SIGN.search(line) is None
     for pattern, spelling in _PLAIN_LINE if is_plain else _LINE:
         line = pattern.sub(spelling, line)
-    for segment in re.split("=+", line):
-        parts = _GROUP.split(segment)
+    for segment in re.split(r"(?<![-+/|&^])=+", line):
+        parts = _GROUP.split(_glued(segment))
         for number, part in enumerate(parts):
             if number % 2 and (group := _group(part, as_written)):
                 yield group
@@ -270,6 +326,34 @@ def _line_words(line: str, as_written: bool) -> Iterator[str]:
             pieces = [piece for piece in _GAP.split(part) if piece]
             is_alone = len(pieces) == len(parts) == 1
             yield from filter(None, (_word(piece, as_written, is_alone) for piece in pieces))
+
+
+def _glued(segment: str) -> str:
+    """Return a segment with its operations written without blanks: "x + 1" is "x+1".
+
+    Else the operator between two words would not count. A minus, a star or a slash between
+    numbers may be a dash, a mark or an "or", unless there is nothing but formula.
+    """
+    if not segment.isascii() or "&" in segment or "|" in segment:
+        segment = _ALWAYS_GLUED.sub(r"\1", segment)
+    if not any(f" {operator} " in segment for operator in "-+*/\u00b1"):
+        return segment
+    pieces = _OPERATION.split(segment)
+    is_formula = not any(map(_has_word, pieces[::2]))
+    glued = pieces[0]
+    for operator, after in zip(pieces[1::2], pieces[2::2], strict=True):
+        left, right = glued.rpartition(" ")[2], after.partition(" ")[0]
+        is_operation = not (_has_word(left) or _has_word(right)) and (
+            is_formula or operator in "+\u00b1" or any(map(_SYMBOLIC.search, (left, right)))
+        )
+        is_operation &= not (operator == "-" and _CHOICE.fullmatch(left))
+        blank = "" if is_operation else " "
+        glued += f"{blank}{operator}{blank}{after}"
+    return glued
+
+
+def _has_word(text: str) -> bool:
+    return any(match[1] for match in _LETTERS.finditer(text))
 
 
 def _group(text: str, as_written: bool) -> str:
@@ -306,7 +390,7 @@ def _word(piece: str, as_written: bool, is_alone: bool = False) -> str:
         value = (amount["before"] or amount["after"]) + _word(amount["number"], as_written)
         has_minus |= bool(amount["minus"])
     else:
-        value = word
+        value = word if as_written else _IDLE_ZEROS.sub("", word)
         if before.endswith("!") and is_alone and word[0].isalpha():
             value = f"!{value}"
     value += _suffix(before, word, after, is_alone)

@@ -81,6 +81,25 @@ class TableProfile:
         """Rows of the table."""
         return len(self.values[self.columns[0]])
 
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows, without the cells that they lack."""
+        for row in zip(*(self.values[name] for name in self.columns), strict=True):
+            yield {
+                n: value for n, value in zip(self.columns, row, strict=True) if value is not None
+            }
+
+    def flat(self, names: Sequence[str]) -> TableProfile | None:
+        """Return the profile with a column ``outer.inner`` for each key of an object in a cell.
+
+        None where there is no object, or it is not needed: the table has columns of these names,
+        and one that is called as right answers are, which may be objects.
+        """
+        found = TableProfile.of([("", dict(_flat(row))) for row in self.rows()], self.source)
+        is_named = any(name in found.columns and name not in self.columns for name in names)
+        is_called = any(_words(name) & OUTPUT_NAMES for name in self.candidates)
+        is_needed = is_named or not (names or is_called)
+        return found if is_needed and found.columns != self.columns else None
+
     @property
     def split_column(self) -> str | None:
         """The column that says train, val or test in every row, if there is one."""
@@ -166,6 +185,8 @@ class AnswerKind:
 def answer_kind(values: Sequence[Any]) -> AnswerKind:
     """Return what kind of answers the cells of a column hold; empty ones do not count."""
     held = [value for value in values if holds_answer(value)]
+    if are_alternatives(held):
+        return answer_kind([value[0] for value in held])
     texts = [plain_text(value) for value in held if not isinstance(value, list | dict)]
     if len(texts) < len(held) or (texts and all(map(_is_object, texts))):
         return AnswerKind("json_match", "text", "Reply with JSON only.")
@@ -178,6 +199,23 @@ def answer_kind(values: Sequence[Any]) -> AnswerKind:
     if fmean(len(text.split()) for text in texts) <= 4:
         return AnswerKind("exact_match", "text", "Reply with the answer only.")
     return AnswerKind("f1", "text", "Reply with the answer only.")
+
+
+def are_alternatives(values: Sequence[Any]) -> bool:
+    """True if cells are lists of texts or numbers: each of a list is taken for a right answer."""
+    held = [value for value in values if holds_answer(value)]
+    return bool(held) and all(
+        isinstance(value, list) and not any(isinstance(one, list | dict) for one in value)
+        for value in held
+    )
+
+
+def _flat(row: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in row.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
 
 
 def _is_object(text: str) -> bool:

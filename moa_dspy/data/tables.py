@@ -95,7 +95,8 @@ def _csv(path: Path) -> Iterator[Record]:
 def _csv_lines(path: Path) -> list[tuple[str, list[str]]]:
     text = read_text(path)
     delimiter = _delimiter_of(text)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+    options: Any = {"delimiter": delimiter, "skipinitialspace": _has_blanks(text, delimiter)}
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, **options)
     # The limit, 128 KiB by default, is the process's: it is put back at once.
     limit = csv.field_size_limit(max(len(text), 131_072))
     try:
@@ -108,19 +109,25 @@ def _csv_lines(path: Path) -> list[tuple[str, list[str]]]:
 
 def _delimiter_of(text: str) -> str:
     """Return what parts the cells of the header: the sign that makes most of them."""
-
-    def n_cells(delimiter: str) -> int:
-        try:
-            rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-            return len(next(filter(None, rows), []))
-        except csv.Error:
-            return 0
-
     # Of equals the comma, which stands first.
-    return max(_DELIMITERS, key=n_cells)
+    return max(_DELIMITERS, key=lambda delimiter: len(_first_cells(text, delimiter)))
+
+
+def _has_blanks(text: str, delimiter: str) -> bool:
+    """Return whether a blank after a delimiter is the file's style, as in its header."""
+    return any(cell[:1] == " " for cell in _first_cells(text, delimiter)[1:])
+
+
+def _first_cells(text: str, delimiter: str) -> list[str]:
+    try:
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        return next(filter(None, rows), [])
+    except csv.Error:
+        return []
 
 
 def _header(cells: list[str], place: str) -> list[str]:
+    cells = [name.strip() for name in cells]
     for name in cells:
         if cells.count(name) > 1:
             raise DataError(f"{place}: column {name!r} comes twice.")
@@ -138,7 +145,15 @@ def _parquet(path: Path) -> Iterator[Record]:
         reason = str(error).splitlines()[0].rstrip(".")
         raise DataError(f"{path} is not Parquet: {reason}.") from error
     for number, row in enumerate(rows, start=1):
-        yield f"row {number}", row
+        yield f"row {number}", {name: _as_text(value) for name, value in row.items()}
+
+
+def _as_text(value: Any) -> Any:
+    """Return bytes that are UTF-8 as the text which some writers do not mark as such."""
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        return value
 
 
 FORMATS: dict[str, Callable[[Path], Iterator[Record]]] = {
@@ -261,10 +276,15 @@ def holds_answer(value: Any) -> bool:
 
 
 def plain_text(value: Any) -> str:
-    """Return a value's text; of a number without an exponent, and without ".0"."""
+    """Return a value's text; of a number without an exponent, and without ".0".
+
+    A time at midnight is its date: pandas knows no other dates.
+    """
     if isinstance(value, Enum):
         return plain_text(value.value)
-    value = _python(value)
+    value = _as_text(_python(value))
+    if isinstance(value, datetime.datetime) and value.timetz() == datetime.time():
+        value = value.date()
     if isinstance(value, Number) and not isinstance(value, bool | complex):
         return _number(value)
     return str(value)
@@ -291,7 +311,7 @@ def comparable(value: Any, normalise: Callable[[str], str]) -> Hashable:
     if isinstance(value, bool | bytes):
         return (type(value).__name__, value)
     if isinstance(value, Number):
-        return ("number", str(value) if isinstance(value, complex) else _number(value))
+        return ("number", _number_by_value(value))
     if isinstance(value, datetime.date | datetime.time):
         return ("time", type(value).__name__, _moment(value))
     return _container(value, normalise)
@@ -369,7 +389,24 @@ def _is_nan(value: Any) -> bool:
 def _moment(value: datetime.date | datetime.time) -> str:
     if isinstance(value, datetime.datetime) and value.tzinfo is not None:
         value = value.astimezone(datetime.UTC)
+    if isinstance(value, datetime.time) and (offset := value.utcoffset()) is not None:
+        day = datetime.datetime.combine(datetime.date(2000, 1, 2), value, datetime.UTC)
+        return f"{(day - offset).time().isoformat()} UTC"
     return value.isoformat()
+
+
+def _number_by_value(value: Any) -> str:
+    """Return the only text of a number, whatever its type."""
+    if isinstance(value, complex):
+        return str(value) if value.imag else _number(value.real)
+    if isinstance(value, Fraction):
+        rest = value.denominator
+        while any(rest % prime == 0 for prime in (2, 5)):
+            rest //= 2 if rest % 2 == 0 else 5
+        if rest == 1 and (places := value.denominator.bit_length()) <= _LONGEST_EXPONENT:
+            # Of so many places at most: the denominator divides their power of ten.
+            return _number(Decimal(f"{int(value * 10**places)}e-{places}"))
+    return _number(value)
 
 
 def _number(value: Any) -> str:

@@ -7,16 +7,17 @@ whether their scores can decide anything at all.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain, combinations, islice
 from math import comb
+from statistics import fmean
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize.judge_facts import JudgeFacts
+from moa_dspy.optimize.judge_facts import JudgeFacts, shown_reply
 from moa_dspy.optimize.votes.ballots import Ballots
 from moa_dspy.winrate import Interval, co_failure, oracle, simultaneous_intervals
 
@@ -146,6 +147,21 @@ class Cost:
         return Cost(n * self.calls, n * self.tokens, n * self.usd, n * self.seconds)
 
 
+def middle_of(plays: Sequence[Mapping[str, Cost]]) -> dict[str, Cost]:
+    """Return the mean stages of the plays in the middle, so that they add up to what is likely.
+
+    In each unit the middle third by what the whole study takes: near the median of the plays.
+    """
+    found: dict[str, dict[str, float]] = {name: {} for name in plays[0]}
+    n_cut = (len(plays) - 1) // 3
+    for unit in (one.name for one in fields(Cost)):
+        ordered = sorted(plays, key=lambda play: getattr(play["all"], unit))
+        for name, costs in found.items():
+            some = (getattr(play[name], unit) for play in ordered[n_cut : len(plays) - n_cut])
+            costs[unit] = fmean(some)
+    return {name: Cost(**costs) for name, costs in found.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class AgentCosts:
     """The cost of a question to one agent alone, and of what it reads and writes besides.
@@ -192,6 +208,7 @@ class StudyEstimate:
         tokens: Prompt and completion tokens.
         low: What it takes at least: low to high holds nine studies of ten; None is not known.
         high: What it takes at most, likewise.
+        stages: What each stage takes, in order; empty where it is not known.
     """
 
     calls: float
@@ -204,12 +221,13 @@ class StudyEstimate:
     tokens: float = 0.0
     low: Cost | None = None
     high: Cost | None = None
+    stages: Mapping[str, Cost] = field(default_factory=dict[str, Cost])
 
     def within(self, limits: Any) -> StudyEstimate:
         """Say which limit is reached first, if any; of a ``Budget``, or of what has its names."""
         shares = {
             name: limit / needed
-            for name in (field.name for field in fields(Cost))
+            for name in (one.name for one in fields(Cost))
             if (limit := getattr(limits, name)) is not None and (needed := getattr(self, name))
         }
         first = min(shares, key=lambda name: shares[name], default=None)
@@ -218,12 +236,19 @@ class StudyEstimate:
         ceiling = float(getattr(limits, first))
         return replace(self, capped_by=first, ceiling=ceiling, share=shares[first])
 
+    def with_own_work(self, seconds: float) -> StudyEstimate:
+        """Return the estimate with so many seconds more, in which nothing is asked."""
+        both = (self.low, self.high)
+        low, high = (end and replace(end, seconds=end.seconds + seconds) for end in both)
+        return replace(self, seconds=self.seconds + seconds, low=low, high=high)
+
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> StudyEstimate:
         """Return the estimate that ``asdict`` made plain."""
         ends = {name: content.get(name) for name in ("low", "high")}
         costs = {name: None if end is None else Cost(**end) for name, end in ends.items()}
-        return cls(**{**content, **costs})
+        stages = {name: Cost(**cost) for name, cost in content.get("stages", {}).items()}
+        return cls(**{**content, **costs, "stages": stages})
 
 
 IDLE: Final = 0.01
@@ -353,8 +378,6 @@ def early_facts(
 
 Undecidable = Literal["all_wrong", "all_right", "all_equal"]
 """Why scores cannot decide: every score is 0, every one 1, or all agents score alike everywhere."""
-MOST_SHOWN: Final = 200
-"""Characters of an answer that an error shows."""
 
 
 def undecidable(scores: Mapping[str, Sequence[float] | NDArray[np.float64]]) -> Undecidable | None:
@@ -404,44 +427,8 @@ def check_decidable(
         "all_right": f"{who} 100 % on {where}",
         "all_equal": f"{who} the same on each of {where}",
     }[case]
-    shown = "; ".join(f"{name} replied {_shown(texts[0])}" for name, texts in replies.items())
+    shown = "; ".join(f"{name} replied {shown_reply(texts[0])}" for name, texts in replies.items())
     raise StudyError(
         f"{said}, so no comparison can be decided. Is the metric or the format of the answers "
-        f"wrong? Expected {_shown(gold)}; {shown}."
+        f"wrong? Expected {shown_reply(gold)}; {shown}."
     )
-
-
-N_SHOWN: Final = 3
-"""Replies that an error shows."""
-
-
-def check_readable(
-    who: str, *, n_asked: int, n_unread: int, replies: Sequence[str], most: float = 1.0
-) -> None:
-    """Stop a study in which too few replies of a ranker or a judge could be read.
-
-    Args:
-        who: The ranker or judge, with its agent.
-        n_asked: Replies.
-        n_unread: Replies in which no choice was found.
-        replies: Some of these; three are shown.
-        most: Share of unread replies from which on the study stops.
-
-    Raises:
-        StudyError: It was asked, and that many of its replies could not be read.
-    """
-    if not n_asked or n_unread < most * n_asked:
-        return
-    some = f"{n_unread:,} of {n_asked:,} replies of {who} could not be read"
-    none = f"None of the {n_asked:,} replies of {who} could be read"
-    shown = "; ".join(map(_shown, replies[:N_SHOWN]))
-    raise StudyError(
-        f"{none if n_unread >= n_asked else some}, so what it chose is not known. Does it "
-        "answer in the format that it is asked for, and does `max_tokens` leave it room? It "
-        f"replied {shown}."
-    )
-
-
-def _shown(text: str) -> str:
-    plain = " ".join(text.split())
-    return repr(plain if len(plain) <= MOST_SHOWN else plain[: MOST_SHOWN - 1] + "…")

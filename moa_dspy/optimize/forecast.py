@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget
-from moa_dspy.optimize.early_facts import AgentCosts, Cost, StudyEstimate
+from moa_dspy.optimize.early_facts import AgentCosts, Cost, StudyEstimate, middle_of
 from moa_dspy.optimize.played import (
-    MOST_PROPOSED,
+    READING_HABITS,
     PlayedAnswer,
     PlayedAnswers,
     PlayedRace,
@@ -40,17 +40,14 @@ from moa_dspy.optimize.space.programs import (
 )
 from moa_dspy.optimize.space.rules import OWN_PROMPT
 from moa_dspy.optimize.space.space import SearchSpace
-from moa_dspy.optimize.surrogate.acquisition import (
-    Acquisition,
-    single_agents,
-)
+from moa_dspy.optimize.surrogate.acquisition import Acquisition, single_agents
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE, ANALYSE, RANK, REFERENCES_HEADING
 from moa_dspy.waves import Waves
 
 MOST_DRAWN: Final = 300
 """Architectures drawn at most; of more, each is taken to ask as much as the last of these."""
 _ROWS: Final = 12  # on which a play asks; costs are scaled up to all
-_MOST_PLAYS, _FEWEST_PLAYS = 12, 5
+_MOST_PLAYS, _FEWEST_PLAYS = 15, 5
 _PLAYED: Final = 1_500
 """Architectures of all plays together: as many plays as that allows."""
 _ENDS: Final = (0.1, 0.9)
@@ -64,7 +61,6 @@ _TASKS: Final = {"select": RANK, "knockout": RANK, "fuse": ANALYSE}
 _TOKENS_PER_WORD: Final = 1.2
 """Tokens per word of English instructions (cl100k: 1.17 to 1.19 for those of this library)."""
 _MARK_TOKENS: Final = 5.0  # around a reference: its number and quotes
-_MOST_SEARCHES: Final = 3
 _RANKER_TOKENS: Final = 2.0  # of a reply that is a number
 
 _Scores = NDArray[np.float64]
@@ -81,6 +77,7 @@ class StudyPlan:
         n_val: Val rows.
         n_test: Test rows.
         num_threads: Questions answered at the same time.
+        own_seconds: Of a call, beside what is waited for its answer: this process works on it.
         given: What is tried before anything is proposed, in order.
         tested: Baselines that are compared on test whatever is picked.
         n_free: Trials for votes of the single agents' answers, which ask nothing.
@@ -105,6 +102,7 @@ class StudyPlan:
     n_val: int
     n_test: int
     num_threads: int = 1
+    own_seconds: float = 0.0
     given: Sequence[Architecture] = ()
     tested: Sequence[Architecture] = ()
     n_free: int = 0
@@ -122,8 +120,8 @@ class StudyPlan:
     seed: int = 0
 
     def finds_prompt(self, number: int) -> bool:
-        """True if a play's tuning finds a new prompt: in one of three, as most keep their own."""
-        return self.effort is not None and self.effort.mixtures > 0 and number % 3 == 2
+        """True if a play's tuning finds a new prompt: in one of four, as most keep their own."""
+        return self.effort is not None and self.effort.mixtures > 0 and number % 4 == 3
 
     @cached_property
     def random_ones(self) -> dict[bool, list[Architecture]]:
@@ -153,15 +151,18 @@ class StudyPlan:
     def answers(self, number: int) -> PlayedAnswers:
         """Return the answers of a play: those of val, or made up by its number."""
         if self.scores:
-            return self._known_answers
-        seeds, is_short = (self.seed, number), self.has_short_answers
-        return made_up_answers(list(self.agents), self.n_val, seeds, has_short_answers=is_short)
+            found = self._known_answers
+        else:
+            seeds, is_short = (self.seed, number), self.has_short_answers
+            found = made_up_answers(
+                list(self.agents), self.n_val, seeds, has_short_answers=is_short
+            )
+        return found.with_habit(READING_HABITS[number % len(READING_HABITS)])
 
     @cached_property
     def searches(self) -> tuple[_PlayedSearch, ...]:
         """A few searches, of which every play takes one."""
-        n = max(1, min(_MOST_SEARCHES, MOST_PROPOSED // max(1, self.n_measured)))
-        return tuple(_PlayedSearch(self, number) for number in range(n))
+        return tuple(_PlayedSearch(self, number) for number in range(len(READING_HABITS)))
 
     def with_costs(self, agents: Mapping[str, AgentCosts]) -> StudyPlan:
         """Return the plan at other costs; what is tried is taken to be the same."""
@@ -182,11 +183,9 @@ class StudyPlan:
         singles = plays[0]["single agents"]
         done = singles if self.scores else Cost(calls=singles.calls)
         is_known = {"single agents": done, "all": done}
-        usual = [play for number, play in enumerate(plays) if not self.finds_prompt(number)]
-        mean = {n: sum((one[n] for one in usual), Cost()) * (1 / len(usual)) for n in plays[0]}
         return {
             name: _ranged(likely, [one[name] for one in plays], is_known.get(name, Cost()))
-            for name, likely in mean.items()
+            for name, likely in middle_of(plays).items()
         }
 
 
@@ -214,7 +213,8 @@ def estimated(plan: StudyPlan, budget: Budget | None = None) -> StudyEstimate:
     judging = stages["judge"][1].calls if "judge" in stages else 0.0
     calls, tokens, judged = map(round, (whole.calls, whole.tokens, judging))
     found = StudyEstimate(calls, whole.usd, whole.seconds, judge_calls=judged, tokens=tokens)
-    return replace(found, low=low, high=high).within(budget or Budget())
+    likely = {n: c for n, (_, c, _) in stages.items() if n != "all" and c.calls}
+    return replace(found, low=low, high=high, stages=likely).within(budget or Budget())
 
 
 def _played_race(plan: StudyPlan, answers: PlayedAnswers, number: int) -> PlayedRace:
@@ -296,7 +296,8 @@ class _Play:
     def _cost(self, asked: PlayedRequests, scale: float) -> Cost:
         """Return the cost of so many times as many requests."""
         plan = self.plan
-        return asked.scaled(scale, num_threads=plan.num_threads, agents=plan.agents)
+        found = asked.scaled(scale, num_threads=plan.num_threads, agents=plan.agents)
+        return replace(found, seconds=found.seconds + found.calls * plan.own_seconds)
 
     def _measured(self, ones: Iterable[Architecture], race: PlayedRace | None) -> PlayedRequests:
         """Measure architectures on val until a race stops them."""

@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from moa_dspy.errors import StudyError
 from moa_dspy.winrate.intervals import Interval, points
 from moa_dspy.winrate.preferences import (
     consistency_p,
@@ -317,3 +318,42 @@ class Choices:
 
 
 _SHOWN_REPLIES: Final = 3
+
+
+MOST_SHOWN: Final = 200
+"""Characters of an answer that an error shows."""
+N_SHOWN: Final = 3
+"""Replies that an error shows."""
+
+
+def check_readable(
+    who: str, *, n_asked: int, n_unread: int, replies: Sequence[str], most: float = 1.0
+) -> None:
+    """Stop a study in which too few replies of a ranker or a judge could be read.
+
+    Args:
+        who: The ranker or judge, with its agent.
+        n_asked: Replies.
+        n_unread: Replies in which no choice was found.
+        replies: Some of these; three are shown.
+        most: Share of unread replies from which on the study stops.
+
+    Raises:
+        StudyError: It was asked, and that many of its replies could not be read.
+    """
+    if not n_asked or n_unread < most * n_asked:
+        return
+    some = f"{n_unread:,} of {n_asked:,} replies of {who} could not be read"
+    none = f"None of the {n_asked:,} replies of {who} could be read"
+    shown = "; ".join(map(shown_reply, replies[:N_SHOWN]))
+    raise StudyError(
+        f"{none if n_unread >= n_asked else some}, so what it chose is not known. Does it "
+        "answer in the format that it is asked for, and does `max_tokens` leave it room? It "
+        f"replied {shown}."
+    )
+
+
+def shown_reply(text: str) -> str:
+    """Return a reply as an error shows it."""
+    plain = " ".join(text.split())
+    return repr(plain if len(plain) <= MOST_SHOWN else plain[: MOST_SHOWN - 1] + "…")

@@ -19,13 +19,14 @@ from moa_dspy.calls.scope import CallFacts, call_scope
 from moa_dspy.calls.timeout import in_threads
 from moa_dspy.errors import BudgetReachedError, MetricError, MoaError, StudyError, UnknownCallError
 from moa_dspy.judges.base import Judgement, as_judgement, texts_of
-from moa_dspy.optimize.early_facts import Cost, check_readable
+from moa_dspy.optimize.early_facts import Cost
 from moa_dspy.optimize.judge_facts import (
     JudgeDiagnostics,
     JudgedPair,
     JudgedSystem,
     JudgeFacts,
     agreement_of,
+    check_readable,
     trust_warnings,
 )
 from moa_dspy.optimize.metric import (

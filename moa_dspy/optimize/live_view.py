@@ -94,7 +94,9 @@ def spent_line(view: SearchView) -> str:
     of_calls = "" if budget is None or budget.calls is None else f" of {budget.calls:,}"
     of_usd = "" if budget is None or budget.usd is None else f" of {budget.usd:g}"
     tokens = "" if budget is None or budget.tokens is None else f", {_tokens(view)} tokens"
-    calls = f"{spent.made:,}{of_calls} calls made, {spent.reused:,} reused"
+    left = view.left("calls")
+    to_come = "" if left is None else f", about {left:,.0f} to come"
+    calls = f"{spent.made:,}{of_calls} calls made{to_come}, {spent.reused:,} reused"
     return f"{calls}, {amount(spent.usd)}{of_usd} usd{tokens}"
 
 
@@ -104,10 +106,14 @@ def _tokens(view: SearchView) -> str:
 
 
 def time_line(view: SearchView) -> str:
-    """Return the time that has passed, and the most that is left under a budget."""
-    limit = None if view.snapshot is None else view.snapshot.budget.seconds
-    left = "" if limit is None else f", at most {clock(limit - view.spending.seconds)} left"
-    return f"{clock(view.elapsed_seconds)} elapsed{left}"
+    """Return the time that has passed, what is left, and the most that is under a budget."""
+    limit, seconds = (
+        None if view.snapshot is None else view.snapshot.budget.seconds,
+        view.left("seconds"),
+    )
+    left = "" if seconds is None else f", about {clock(seconds)} left in all"
+    most = "" if limit is None else f", at most {clock(limit - view.spending.seconds)} left"
+    return f"{clock(view.elapsed_seconds)} elapsed{left}{most}"
 
 
 def waited_for(snapshot: Snapshot) -> str:

@@ -384,3 +384,27 @@ class AnswerJudge(Protocol):
     def scored(self, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
         """Return the outcomes of one system with the scores that their rows have together."""
         ...
+
+
+def own_seconds(
+    measured: Mapping[str, Sequence[Outcome]],
+    pool: Pool,
+    num_threads: int,
+    seconds: float,
+    n_made: int,
+) -> float:
+    """Return the seconds that a call took beside the wait for its answer; 0 if none was made.
+
+    Args:
+        measured: The outcomes of each agent.
+        pool: Of the agents.
+        num_threads: Requests at the same time, as far as an agent allows.
+        seconds: Wall time of all of them.
+        n_made: Calls that were made, and not found in the store: for these nothing was waited.
+    """
+    n_calls = sum(one.calls for found in measured.values() for one in found)
+    if not n_made or not n_calls:
+        return 0.0
+    n_at_once = {n: min(num_threads, pool[n].max_concurrent or num_threads) for n in measured}
+    waited = sum(one.seconds / n_at_once[name] for name, f in measured.items() for one in f)
+    return max(0.0, seconds / n_made - waited / n_calls)

@@ -22,8 +22,7 @@ from moa_dspy.aggregators import NORMALISERS, Ballot, Vote, named_number, node_n
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.scope import CallFacts, CallScope, CallTable, call_scope, current_scope, entered
 from moa_dspy.errors import LayerFailedError, StudyError, ours
-from moa_dspy.optimize.early_facts import check_readable
-from moa_dspy.optimize.judge_facts import Choices
+from moa_dspy.optimize.judge_facts import Choices, check_readable
 from moa_dspy.optimize.kept_answers import KeptAnswers
 from moa_dspy.plan import Plan, follow, seconds_of
 from moa_dspy.prediction import Answer, MixturePrediction, Question, Response

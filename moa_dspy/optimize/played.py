@@ -5,16 +5,16 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from statistics import fmean
-from typing import Any, Final, NamedTuple
+from itertools import chain
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.data.splits import Splits
 from moa_dspy.optimize.early_facts import AgentCosts, Cost
 from moa_dspy.optimize.space.programs import MOST_REPEATS, ProgramArchitecture
 from moa_dspy.optimize.space.rules import told_apart
@@ -29,7 +29,6 @@ from moa_dspy.optimize.surrogate.acquisition import (
 )
 from moa_dspy.optimize.surrogate.gp import Kernels, Traits
 from moa_dspy.optimize.votes.ballots import Ballots
-from moa_dspy.references import count_tokens
 from moa_dspy.winrate.tests import FEWEST_SDS, Race, look_points
 
 _Vector = NDArray[np.float64]
@@ -100,17 +99,28 @@ class _Words:
         return (self._partners[name][0], meaning)
 
 
+ReadingHabit = Literal["any", "own", "most", "right", "new"]
+READING_HABITS: Final[tuple[ReadingHabit, ...]] = get_args(ReadingHabit)
+"""Habits of agents that read others, which nothing that they said alone tells: each repeats a
+random one of what it reads and its own answer, keeps its own, follows most, finds the right one
+wherever one is right, or often says something else, which is wrong."""
+_FOUND: Final = 0.9
+"""Share of the rows on which a right answer among those read is found, where it is looked for."""
+_SAYS_NEW: Final = 0.3
+"""Share of the rows on which a reader says something else."""
+
+
 class PlayedAnswers:
     """Made-up answers on the rows of val: those of agents alone, and after they read others.
 
-    An agent that reads means what a random one of those it reads means, or what it means alone,
-    as the races take it; another sample of an agent means the same as often as two agents do.
-    The agent says what it means in its own words.
+    Another sample of an agent means the same as often as two agents do. An agent says what it
+    means in its own words.
 
     Args:
         scores: Of the single agents, row by row.
         replies: What each said, equal where a reader reads the same.
         ballots: What a vote counts there.
+        habit: How an agent takes what it reads.
     """
 
     def __init__(
@@ -118,7 +128,9 @@ class PlayedAnswers:
         scores: Mapping[str, Sequence[float] | _Vector],
         replies: Mapping[str, Sequence[Hashable]],
         ballots: Mapping[str, Sequence[Hashable]],
+        habit: ReadingHabit = "any",
     ) -> None:
+        self.habit: ReadingHabit = habit
         self.scores = {name: np.asarray(found, np.float64) for name, found in scores.items()}
         self.replies, self._ballots = replies, ballots
         self._meant = {
@@ -135,6 +147,12 @@ class PlayedAnswers:
         ]
         self._agreement = sum(equal) / len(equal) if equal else 0.0
 
+    def with_habit(self, habit: ReadingHabit) -> PlayedAnswers:
+        """Return the same answers of single agents, read in another way."""
+        found = copy(self)
+        found.habit = habit
+        return found
+
     def alone(self, name: str, row: int) -> PlayedAnswer:
         """Return the answer of an agent that has read nothing."""
         return PlayedAnswer(
@@ -146,12 +164,38 @@ class PlayedAnswers:
     ) -> PlayedAnswer:
         """Return an answer of an agent that has read others, or is asked another time."""
         own = self._meant[name][row]
+        if read and self.habit == "own":
+            return self.alone(name, row)
         if read:
-            meaning = rng.choice([own, *(one.meaning for one in read)])
+            meaning = self._taken([own, *(one.meaning for one in read)], rng)
         else:
             meaning = own if rng.random() < self._agreement else ("new", rng.random())
         text, ballot = (words.of(name, row, meaning, rng) for words in (self._texts, self._votes))
         return PlayedAnswer(text, ballot, meaning)
+
+    def _taken(self, meanings: Sequence[Hashable], rng: random.Random) -> Hashable:
+        """Return what a reader means, of its own answer and of those it reads."""
+        taken, chance = rng.choice(meanings), rng.random()
+        if self.habit == "most":
+            return Counter(meanings).most_common(1)[0][0]
+        if self.habit == "right" and _RIGHT in meanings and chance < _FOUND:
+            return _RIGHT
+        return ("new", chance) if self.habit == "new" and chance < _SAYS_NEW else taken
+
+    def read_by(self, seats: Sequence[str], hands: Sequence[str], rng: Any) -> _Vector:
+        """Draw the scores of mixtures whose last layer and last step are of these agents."""
+        table = np.array([self.scores[name] for name in (*seats, *hands)])
+        n_rows = table.shape[1]
+        last = table[-len(hands) :] if hands and self.habit == "own" else table
+        found: _Vector = last[rng.integers(len(last), size=n_rows), range(n_rows)]
+        chances = rng.random(n_rows)
+        if self.habit == "most":
+            meant = [[self._meant[name][row] for name in (*seats, *hands)] for row in range(n_rows)]
+            most = [one.index(Counter(one).most_common(1)[0][0]) for one in meant]
+            found = table[most, range(n_rows)]
+        if self.habit == "right":
+            found = np.where(chances < _FOUND, table.max(0), found)
+        return np.where(chances < _SAYS_NEW, 0.0, found) if self.habit == "new" else found
 
     def voted(self, vote: Architecture) -> _Vector:
         """Return the scores of a vote of single agents; the one that decides ties comes first."""
@@ -171,7 +215,7 @@ class PlayedAnswers:
 
 
 class PlayedRace:
-    """Made-up races: a mixture is taken to answer as a random one of its seats, row by row.
+    """Made-up races: a mixture is taken to answer as its readers do, row by row.
 
     What votes of single agents answer is known.
 
@@ -196,7 +240,7 @@ class PlayedRace:
         self._race = Race(2 * n_trials, max(len(self._looks), 1))
         self._must_cost_less = must_cost_less
         self._whole: dict[Architecture, _Vector] = {}
-        self._drawn: dict[tuple[str, ...], _Vector] = {}
+        self._drawn: dict[tuple[tuple[str, ...], ...], _Vector] = {}
         self._scores: dict[Architecture, _Vector] = {}
         self._rows: dict[Architecture, int] = {}
         self._rng = np.random.default_rng([seed % 2**32 for seed in seeds])
@@ -209,14 +253,13 @@ class PlayedRace:
         if one.combine == "vote" and one.chooses_among_singles and not one.weights:
             self._put(key, self._answers.voted(one))
             return self._whole[key]
-        seats = [name for layer in (*one.layers[-1:], *one.last_rounds) for name in layer]
-        # Mixtures that read the same, and end in the same hands, answer alike.
-        ends = tuple(sorted(seats))
+        # Mixtures that read the same, and end in the same hands, answer alike. What is right
+        # anywhere may be found in every layer after it.
+        layers = one.layers if self._answers.habit == "right" else one.layers[-1:]
+        read, hands = (tuple(sorted(chain(*n))) for n in (layers, one.last_rounds))
+        ends = (read, hands)
         if ends not in self._drawn:
-            table = np.array([self._singles[name] for name in ends])
-            n_rows = table.shape[1]
-            places = self._rng.integers(len(ends), size=n_rows)
-            self._drawn[ends] = table[places, range(n_rows)]
+            self._drawn[ends] = self._answers.read_by(read, hands, self._rng)
         found = self._drawn[ends]
         self._put(key, found)
         return found
@@ -246,9 +289,9 @@ class PlayedRace:
         return max(among.values(), key=lambda found: float(found.mean()))
 
     def ordered(self, among: Iterable[Architecture]) -> list[Architecture]:
-        """Return those of these that were measured on all rows, the best first."""
+        """Return those of these measured on all rows: the best first, of ties few calls."""
         whole = [one for one in among if one in self._whole]
-        return sorted(whole, key=lambda one: -float(self._whole[one].mean()))
+        return sorted(whole, key=lambda one: (-round(self._whole[one].mean(), 12), one.calls))
 
     def best(self, among: Iterable[Architecture] | None = None) -> Architecture | None:
         """Return the best of these that were measured on all rows; None is of all."""
@@ -265,16 +308,21 @@ class PlayedRace:
 def made_up_answers(
     names: Sequence[str], n_rows: int, seeds: Sequence[int], *, has_short_answers: bool
 ) -> PlayedAnswers:
-    """Draw how good agents are and what they say; of short answers the right ones are equal."""
+    """Draw how good agents are and what they say; of short answers the right ones are equal.
+
+    Two answers in three are right, and models that err on a question err alike in two of three
+    (60 % of pairs in Kim, Garg, Peng & Garg 2025).
+    """
     rng = np.random.default_rng([seed % 2**32 for seed in seeds])
     ease = rng.normal(size=n_rows)
-    skill = {name: rng.normal() for name in names}
+    skill = {name: rng.normal(0.75) for name in names}
     lucks = {name: skill[name] + ease + rng.normal(size=n_rows) for name in names}
     scores = {name: np.asarray(luck > 0, np.float64) for name, luck in lucks.items()}
     if has_short_answers:
+        wrong = rng.choice(5, p=[0.8, 0.05, 0.05, 0.05, 0.05], size=(len(names), n_rows))
         replies: dict[str, list[Hashable]] = {
-            name: [_RIGHT if score else int(rng.integers(4)) for score in found]
-            for name, found in scores.items()
+            name: [_RIGHT if score else int(said) for score, said in zip(found, one, strict=True)]
+            for (name, found), one in zip(scores.items(), wrong, strict=True)
         }
     else:
         replies = {name: [(name, row) for row in range(n_rows)] for name in names}
@@ -283,7 +331,7 @@ def made_up_answers(
 
 MOST_PROPOSED: Final = 60
 """Played proposals by the search's own rule: 15 ms each."""
-_N_DRAWN: Final = 50
+_N_DRAWN: Final = 20
 """Draws beside neighbours of which such a proposal is the best: a search looks at more."""
 _N_CANDIDATES: Final = 12
 """Neighbours, and draws, of which a proposal by another rule is one."""
@@ -301,13 +349,7 @@ def played_acquisition(
 ) -> Acquisition:
     """Return the rule by which a search proposes, for made-up scores.
 
-    Args:
-        space: Of the search.
-        answers: Of the single agents.
-        agents: Costs of each.
-        costs: Which of them are objectives.
-        canonical: Gives architectures the form in which they are measured.
-        seed: Of the search.
+    ``costs`` names those that are objectives.
     """
     means = {name: float(found.mean()) for name, found in answers.scores.items()}
     forecast = Forecast(
@@ -331,14 +373,7 @@ def played_trials(
 ) -> list[Architecture]:
     """Return at most ``n`` mixtures that a search tries, in order.
 
-    Args:
-        space: Of the search.
-        given: What is tried before anything is proposed.
-        n: The most.
-        race: Gives what was tried made-up scores.
-        canonical: Gives architectures the form in which they are measured.
-        acquisition: The search's own rule of proposing; None is another one.
-        rng: Of draws.
+    After the ``given`` ones they follow the search's own rule, or draws where that is None.
     """
     known = dict.fromkeys(single_agents(space))
     n_known = len(known)
@@ -405,28 +440,3 @@ class PlayedRequests:
         waits = [self.busy[name] / n for name, n in limits.items() if n is not None]
         seconds = max([self.cost.seconds / num_threads, *waits])
         return replace(self.cost, seconds=seconds) * scale
-
-
-_MOST_COUNTED: Final = 50
-TOKENS_PER_COUNTED: Final = {"low": 1 / 1.9, "likely": 1 / 1.35, "high": 1.0}
-"""``count_tokens`` counts 1.0 to 1.9 times what tokenizers do."""
-
-
-def counted_rows(rows: Sequence[Any]) -> Sequence[Any]:
-    """Return the rows whose tokens are counted: of more than fifty, evenly spaced ones."""
-    return rows[:: max(1, len(rows) // _MOST_COUNTED)]
-
-
-def tokens_beyond_val(splits: Splits) -> dict[str, float]:
-    """Return by how many tokens the inputs of train and test rows are longer than those of val."""
-    rows = {"train": splits.train, "val": splits.val, "test": splits.test}
-    means = {name: _mean_tokens(found) for name, found in rows.items() if found}
-    usual = means["val"]
-    return {name: TOKENS_PER_COUNTED["likely"] * (mean - usual) for name, mean in means.items()}
-
-
-def _mean_tokens(rows: Sequence[Any]) -> float:
-    return fmean(
-        sum(count_tokens(value) for value in row.inputs().values() if isinstance(value, str))
-        for row in counted_rows(rows)
-    )

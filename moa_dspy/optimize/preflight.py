@@ -22,14 +22,13 @@ from moa_dspy.optimize.early_facts import AgentCosts, Cost, StudyEstimate
 from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.forecast import StudyPlan
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.played import TOKENS_PER_COUNTED, counted_rows
 from moa_dspy.optimize.prompts.joint import with_prompts
-from moa_dspy.optimize.shares import AgentEstimate, rounded_up, smallest_limit
+from moa_dspy.optimize.shares import AgentEstimate, cause_of, rounded_up, smallest_limit
 from moa_dspy.optimize.singles import plan_of
 from moa_dspy.optimize.study import PreparedStudy
 from moa_dspy.pool import Pool
 from moa_dspy.presets import TurnByTurn
-from moa_dspy.references import count_tokens
+from moa_dspy.references import TOKENS_PER_COUNTED, count_tokens, counted_rows
 from moa_dspy.vendors import Price
 
 LEVELS: Final = ("low", "likely", "high")
@@ -314,7 +313,8 @@ def _probed(
     try:
         (heard if by_turn else student.with_module(heard))(**inputs)
     except (LayerFailedError, MoaError) as error:
-        return replace(agent, failure=" ".join(str(error).split())[:300])
+        cause = cause_of(" ".join(str(error).split()), agent.name)
+        return replace(agent, failure=cause[:300])
     except Exception as error:
         if by_turn or student.program is student.mixture:
             raise

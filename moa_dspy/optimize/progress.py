@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget, Ledger, Spending
@@ -217,6 +217,7 @@ class StageState:
         name: Of the stage.
         work: As far as it was said.
         seconds: That it took up to its last pause.
+        made: Calls that were made up to then.
         share: Done up to now, in [0, 1]; it never falls.
         done: Units done.
         is_over: Whether a later stage has begun.
@@ -225,6 +226,7 @@ class StageState:
     name: str
     work: StageWork = field(default_factory=StageWork)
     seconds: float = 0.0
+    made: int = 0
     share: float = 0.0
     done: float = 0.0
     is_over: bool = False
@@ -254,6 +256,7 @@ class SearchView:
     _begun: float = field(init=False)
     _taken: float = 0.0
     _entered: float = 0.0
+    _entered_made: int = 0
     _rows: int = 0
     _calls: int = 0
     _count: CallCount = field(default_factory=CallCount)
@@ -265,7 +268,7 @@ class SearchView:
         """Take a snapshot."""
         before = self.snapshot
         if before is None or snapshot.stage != before.stage:
-            self._enter(snapshot.stage)
+            self._enter(snapshot.stage, snapshot.spending.made)
         stage, table = self.stages[snapshot.stage], snapshot.table
         if snapshot.work.total is not None:
             stage.work = snapshot.work
@@ -275,12 +278,13 @@ class SearchView:
         self._rows, self._calls = table.rows.get(stage.name, 0), table.n_calls(stage.name)
         self.snapshot, self._taken = snapshot, self.now()
 
-    def _enter(self, name: str) -> None:
+    def _enter(self, name: str, made: int) -> None:
         if (current := self.current_stage()) is not None:
             left, _ = current
             left.seconds += self.now() - self._entered
+            left.made += made - self._entered_made
             left.is_over = True
-        self._entered = self.now()
+        self._entered, self._entered_made = self.now(), made
         self.stages.setdefault(name, StageState(name)).is_over = False
 
     @property
@@ -317,6 +321,38 @@ class SearchView:
             stage.done = min(stage.done, total)
             stage.share = max(stage.share, stage.done / total)
         return stage, stage.seconds + self.now() - self._entered
+
+    def left(self, unit: Literal["calls", "seconds"]) -> float | None:
+        """Return the calls, or the seconds, of all that is to come; None while that is not known.
+
+        It is what was foretold after the single agents, at the pace at which that came true since.
+        """
+        found, current = None if self.early is None else self.early.estimate, self.current_stage()
+        if found is None or found.capped_by is not None or current is None:
+            return None
+        (now, seconds), made = current, self.spending.made - self._entered_made
+        to_come: dict[str, float] = {n: getattr(cost, unit) for n, cost in found.stages.items()}
+        if now.name == "early facts" or not to_come:
+            return None
+        to_come.pop("single agents", None)
+        taken = foretold = going = 0.0
+        for name in [name for name in to_come if name in self.stages]:
+            state, is_now = self.stages[name], name == now.name
+            took = state.made + made * is_now if unit == "calls" else state.seconds
+            took = seconds if is_now and unit == "seconds" else took
+            # Search and prompts take turns.
+            if not is_now and (now.name, name) != ("prompts", "search"):
+                taken, foretold = taken + took, foretold + to_come.pop(name)
+                continue
+            # Its first trials ask more than the later ones, which find more answers stored.
+            to_come[name] *= 1 - state.share
+            going = max(going, took * (1 - state.share)) if unit == "calls" else going
+        # A pace that was seen for a moment only says little.
+        few = 0.1 * sum(to_come.values())
+        pace = (taken + few) / (foretold + few) if foretold + few else 1.0
+        left, own = pace * to_come.pop(now.name, 0.0), now.left_seconds(seconds)
+        left = max(left, going) if unit == "calls" or own is None else own
+        return left + pace * sum(to_come.values())
 
     def _done(self, stage: StageState) -> float:
         snapshot = self.snapshot

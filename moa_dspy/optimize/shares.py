@@ -112,8 +112,13 @@ def probe(
                 break
             failures.append(outcome.failure)
         else:
-            raise PoolError(f"Agent {name!r} does not answer: {failures[0]}")
+            raise PoolError(f"Agent {name!r} does not answer: {cause_of(failures[0], name)}")
     return answered
+
+
+def cause_of(failure: str, name: str) -> str:
+    """Return why an agent did not answer, without what is said of a mixture of it alone."""
+    return failure.partition(f" agents answered. {name}: ")[2] or failure
 
 
 def probe_judge(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -33,10 +34,9 @@ from moa_dspy.optimize.evaluate import Evaluator, NamedPrompts, Student
 from moa_dspy.optimize.forecast import StudyPlan, estimated
 from moa_dspy.optimize.judge_facts import JudgeFacts
 from moa_dspy.optimize.judging import Judging
-from moa_dspy.optimize.metric import Outcome, means, scores
+from moa_dspy.optimize.metric import Outcome, means, own_seconds, scores
 from moa_dspy.optimize.objectives import mean_distances, names_of
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.played import tokens_beyond_val
 from moa_dspy.optimize.progress import Leader, Progress, StageWork
 from moa_dspy.optimize.selection import Limits, ScoreMatrix, canonical_evidence
 from moa_dspy.optimize.space.programs import (
@@ -50,7 +50,7 @@ from moa_dspy.optimize.surrogate.acquisition import Forecast
 from moa_dspy.optimize.votes.ballots import Ballots, waves_of
 from moa_dspy.optimize.votes.smoothing import SmoothedVotes, smooth
 from moa_dspy.pool import Pool
-from moa_dspy.references import count_tokens
+from moa_dspy.references import count_tokens, tokens_beyond_val
 
 N_SINGLE_BLOCKS: Final = 8
 """Parts of val on which the single agents are measured in turn under a budget."""
@@ -122,6 +122,7 @@ def measure_single_agents(
         StudyError: If the budget ends before all answered a row, or no score differs.
     """
     names, size = options.space.agents, -(-len(rows) // n_blocks)
+    started, made = time.monotonic(), progress.ledger.spending.made
     singles, known, stopped_by = [*map(Architecture.single, names)], list(rows), None
     evaluator.announce(singles, rows)
     work = StageWork.of_unknown(evaluator.knows, [(singles, rows)])
@@ -139,8 +140,8 @@ def measure_single_agents(
                 f"{error} Single agents must be measured first; allow more, or fewer rows."
             ) from error
     measured = {name: evaluator.measure(Architecture.single(name), known) for name in names}
-    judging = evaluator.judging
-    if judging is not None and judging.picks:
+    took = time.monotonic() - started, progress.ledger.spending.made - made
+    if (judging := evaluator.judging) is not None and judging.picks:
         judging.check_decides(measured)
     elif stopped_by is None:
         check_decidable(
@@ -157,6 +158,7 @@ def measure_single_agents(
         registry=evaluator.registry,
         rows=tuple(known[place] for place in places),
         stopped_by=stopped_by,
+        own_seconds=own_seconds(measured, options.pool, options.num_threads, *took),
         **_asking_rules(evaluator),
     )
 
@@ -204,6 +206,7 @@ class SingleAgents:
         stopped_by: The budget that ended before all rows of val were measured, or None.
         stops_early: Whether a vote of them asks no more than its answer needs.
         deadline_seconds: Until when a layer waits; None means no limit.
+        own_seconds: That a call took beside the wait for its answer.
     """
 
     outcomes: Mapping[str, Sequence[Outcome]]
@@ -215,6 +218,7 @@ class SingleAgents:
     stopped_by: str | None = None
     stops_early: bool = True
     deadline_seconds: float | None = None
+    own_seconds: float = 0.0
     _admitted: dict[tuple[str, ...], bool] = field(default_factory=dict)
 
     @cached_property
@@ -274,15 +278,11 @@ class SingleAgents:
     def estimate(
         self, options: SearchOptions, splits: Splits, *, budget: Budget, judged: Cost | None = None
     ) -> StudyEstimate:
-        """Return what the whole search will take, the tuning of prompts on train rows included.
-
-        Args:
-            options: Of the search.
-            splits: The rows.
-            budget: What may end it before.
-            judged: Cost of one comparison by the judge, where there is one.
-        """
-        return estimated(self._plan(options, splits, judged), budget)
+        """Return what the whole search will take; arguments as of ``early_facts``."""
+        started = time.monotonic()
+        found = estimated(self._plan(options, splits, judged), budget)
+        # Its own proposals take about as long: a fifth of those played, of ten times the draws.
+        return found.with_own_work(2 * (time.monotonic() - started) * bool(self.own_seconds))
 
     def _plan(self, options: SearchOptions, splits: Splits, judged: Cost | None) -> StudyPlan:
         replies = {name: [o.answer for o in found] for name, found in self.outcomes.items()}
@@ -299,6 +299,7 @@ class SingleAgents:
             may_vote=self.ballots is not None and not self.facts.is_vote_idle,
             canonical=self.canonical,
             judged=judged,
+            own_seconds=self.own_seconds,
             stops_early=self.stops_early,
             scores=self.scores,
             replies=replies,
@@ -306,9 +307,8 @@ class SingleAgents:
         )
 
     def _agent_costs(self, name: str, pool: Pool) -> AgentCosts:
-        found = self.outcomes[name]
+        found, price, agent = self.outcomes[name], pool.price(name), pool[name]
         rows = [(o.calls, o.tokens, o.usd, o.seconds) for o in found]
-        price, agent = pool.price(name), pool[name]
         replies, texts = [o.reply_tokens for o in found], [_text_tokens(o) for o in found]
         per_token = (0.0, 0.0) if price is None else (price.usd(1, 0), price.usd(0, 1))
         return AgentCosts(
@@ -444,7 +444,7 @@ def plan_of(
         effort=None if prompts is None else prompts.effort(len(splits.train)),
         costs=tuple(cost for cost in COSTS if cost in named),
         is_acquired=options.sampler is None,
-        beyond_val=tokens_beyond_val(splits),
+        beyond_val=tokens_beyond_val({n: getattr(splits, n) for n in ("train", "val", "test")}),
         seed=options.seed,
         **known,
     )

@@ -1,12 +1,18 @@
 """What a study was expected to take, of its single agents alone, against what it took.
 
     python tests/bench/estimates.py [--studies 20] [--seed 0] [--json]
+    python tests/bench/estimates.py --family NAME,NAME [--studies 2] [--seed 0] [--json]
     python tests/bench/estimates.py --live [--json]
 
 Each study is made up by its seed: agents of other accuracies, lengths of answers and prices,
 widths, depths, combiners, sizes, prompts to tune. Nothing is asked over the network. Printed are
 spent over expected, in calls and usd, per study, the share of studies within a factor 1.25, and
 of those whose range holds what was spent.
+
+With `--family` studies are of kinds that the generator above does not make (see `FAMILIES`;
+`all` takes each): syntheses that repeat their writer's own answer or a random one, follow most,
+find what is right, or are worse; large pools, copies, a dominant agent, agents that fail, samples,
+graded scores, three layers, a cost among the objectives, other numbers of rows and trials.
 
 With `--live` three small studies ask models on this machine, one thread each: SmolLM2, and Qwen
 where MOA_QWEN_05B names its weights. Expected is what `check --probe` says before, and what the
@@ -24,8 +30,11 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import cache
+from dataclasses import dataclass, fields, replace
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, Final
 
 import dspy
@@ -127,9 +136,6 @@ def study(seed: int) -> dict[str, Any]:
         first, trainset=rows("train", 20), valset=rows("val", n_val), testset=rows("test", n_test)
     )
     result, spent = search.result, pool.calls.ledger.spending
-    assert result.early is not None
-    assert result.early.estimate is not None
-    expected = result.early.estimate
     return {
         "seed": seed,
         "agents": len(names),
@@ -140,12 +146,167 @@ def study(seed: int) -> dict[str, Any]:
         "trials": search.options.n_trials,
         "prompts": has_prompts,
         "rows_measured": sum(one.rows for one in result.trials) / (n_val * len(result.trials)),
+        **compared(result),
+        "made": spent.made,
+    }
+
+
+@dataclass(frozen=True)
+class World:
+    """The choices of a family of studies; of a tuple one is drawn for each study.
+
+    Attributes:
+        reads: What a synthesis says: its writer's ``own`` answer, a ``random`` one of what it
+            reads, what ``most`` say, what is ``right`` if any is, or often something ``new``.
+        temperature: Above 0 each sample may be another answer.
+        fails: Share of questions that every second agent does not answer.
+        copies: The last so many agents answer as those so many places before them do.
+        dominant: Accuracy of the first agent.
+    """
+
+    n_agents: Any = (3, 4)
+    reads: Any = ("own", "random", "most", "right", "new")
+    accuracy: tuple[float, float] = (0.5, 0.8)
+    dominant: float | None = None
+    words: tuple[int, ...] = (1,)
+    n_wrong: int = N_LETTERS - 1
+    combines: Any = (("vote", "synthesize"),)
+    width: Any = (3,)
+    depth: Any = (2,)
+    n_val: Any = (50, 80)
+    n_test: Any = (100,)
+    n_trials: Any = (20, 40)
+    temperature: Any = (0.0,)
+    fails: float = 0.0
+    copies: int = 0
+    is_graded: bool = False
+    has_prompts: bool = False
+    objectives: tuple[str, ...] = ("win_rate", "diversity")
+
+    def drawn(self, rng: random.Random) -> World:
+        """Return the choices of one study."""
+        kept = ("accuracy", "words", "objectives")
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in kept}
+        return replace(
+            self, **{n: rng.choice(v) if isinstance(v, tuple) else v for n, v in found.items()}
+        )
+
+
+FAMILIES: Final = {
+    "stranger": World(n_agents=(3,), reads=("own",), n_wrong=1, n_val=(100,), n_test=(200,)),
+    "own": World(reads=("own",)),
+    "most": World(reads=("most",)),
+    "right": World(reads=("right",)),
+    "new": World(reads=("new",)),
+    "graded": World(is_graded=True, words=(5, 30), combines=(("synthesize",),)),
+    "synthesize": World(combines=(("synthesize",),), depth=(1, 2, 3), n_trials=(10, 30)),
+    "vote": World(n_agents=(3, 5, 8), combines=(("vote",),), width=(3, 5), temperature=(0.0, 0.7)),
+    "select": World(n_agents=(2, 4), combines=(("select",), ("vote", "select", "synthesize"))),
+    "large": World(n_agents=(8, 12), n_val=(40,), n_test=(50,), n_trials=(40,)),
+    "copies": World(n_agents=(4,), copies=2),
+    "dominant": World(accuracy=(0.3, 0.5), dominant=0.95),
+    "failing": World(fails=0.1),
+    "samples": World(n_agents=(2, 3, 5), temperature=(0.7,)),
+    "prompts": World(has_prompts=True, combines=(("synthesize",),)),
+    "deep": World(depth=(3,), width=(2,)),
+    "cheap": World(objectives=("win_rate", "usd")),
+    "words": World(words=(1, 5, 30, 100), combines=(("synthesize",),)),
+    "long": World(n_val=(150, 300), n_test=(50, 300), n_trials=(20,)),
+    "trials": World(n_agents=(2, 3, 4), n_val=(30, 60), n_test=(50,), n_trials=(10, 100)),
+}
+
+
+def family_agent(place: int, world: World, seed: str) -> Callable[[str], str]:
+    """Return the script of the agent at a place of the pool."""
+    first = place - world.copies if place >= world.n_agents - world.copies > 0 else place
+    rng = random.Random(f"{seed} {first}")
+    accuracy, n_words = rng.uniform(*world.accuracy), rng.choice(world.words)
+    if world.dominant is not None and place == 0:
+        accuracy = world.dominant
+    counts: Counter[str] = Counter()
+    # Questions differ in ease as much as an agent's luck does.
+    bar = NormalDist().inv_cdf(accuracy) * 2**0.5
+
+    def letter(question: str, sample: int) -> int:
+        ease = random.Random(f"{seed} {question}").gauss(0, 1)
+        own = random.Random(f"{seed} {first} {question} {sample}")
+        is_right = bar + ease + own.gauss(0, 1) > 0
+        right = int(question.rpartition("-")[2]) % N_LETTERS
+        return right if is_right else (right + own.randint(1, world.n_wrong)) % N_LETTERS
+
+    def script(prompt: str) -> str:
+        question, chance = re.findall(r"q-\w+-\d+", prompt)[-1], random.Random(f"{seed} {prompt}")
+        if place % 2 == 0 and random.Random(f"{seed} {place} {question}").random() < world.fails:
+            raise RuntimeError("no answer")
+        if "reply with its number" in prompt.lower():
+            return "1"
+        counts[prompt] += world.temperature > 0
+        own = letter(question, max(0, counts[prompt] - 1) if chance.random() < 0.4 else 0)
+        read = re.findall(r'^\d+\. ".*\b([A-E])"$', prompt, re.MULTILINE)
+        said = _said(world.reads, own, ["ABCDE".index(one) for one in read], question, chance)
+        return " ".join(["well"] * (n_words - 1) + ["ABCDE"[said]])
+
+    return script
+
+
+def _said(reads: str, own: int, read: list[int], question: str, chance: random.Random) -> int:
+    right = int(question.rpartition("-")[2]) % N_LETTERS
+    if not read or reads == "own":
+        return own
+    if reads == "most":
+        return Counter([*read, own]).most_common(1)[0][0]
+    if reads == "right":
+        return right if right in (*read, own) and chance.random() < 0.9 else own
+    if reads == "new" and chance.random() < 0.5:
+        return chance.randrange(N_LETTERS)
+    return chance.choice([*read, own])
+
+
+def graded(row: Any, prediction: Any, trace: Any = None) -> float:
+    """Score the last word of an answer by how near it is in the alphabet."""
+    last = str(prediction.answer).split()[-1]
+    return 1.0 - abs("ABCDE".index(last) - "ABCDE".index(row.answer)) / (N_LETTERS - 1)
+
+
+def family_study(family: str, seed: int) -> dict[str, Any]:
+    """Run a study of a family and return what was expected of it and what it took."""
+    rng = random.Random(f"{family}-{seed}")
+    world = FAMILIES[family].drawn(rng)
+    names = [f"a{place}" for place in range(world.n_agents)]
+    pool = scripted_pool(
+        {n: family_agent(i, world, f"{family}{seed}") for i, n in enumerate(names)},
+        usd_per_million_tokens={name: rng.choice((0.1, 0.5, 2.0, 10.0)) for name in names},
+        temperature=world.temperature,
+        reads_all=True,
+        count=count_tokens,
+    )
+    width = min(world.width, len(names))
+    search = ModelSearch(
+        graded if world.is_graded else last_letter,
+        pool,
+        space=SearchSpace(tuple(names), world.combines, max_width=width, max_depth=world.depth),
+        objectives=world.objectives,
+        n_trials=world.n_trials,
+        prompts=PromptOptions(optimizer="try", top=1) if world.has_prompts else None,
+        seed=seed,
+        display_progress=False,
+    )
+    first = MixtureOfAgents("question -> answer", names[0], pool=pool, adapter=PlainChat())
+    val, test = rows("val", world.n_val), rows("test", world.n_test)
+    search.compile(first, trainset=rows("train", 20), valset=val, testset=test)
+    chosen = {"n_agents": world.n_agents, "reads": world.reads, "trials": world.n_trials}
+    return {"family": family, "seed": seed, **chosen, **compared(search.result)}
+
+
+def compared(result: Any) -> dict[str, Any]:
+    """Return what was expected after the single agents beside what a study took."""
+    expected = result.early.estimate
+    return {
         "calls": [expected.calls, result.calls_made],
         "usd": [expected.usd, result.usd],
         "calls_ratio": result.calls_made / expected.calls,
         "range": [ends and [ends.calls, ends.usd] for ends in (expected.low, expected.high)],
         "usd_ratio": result.usd / expected.usd if result.usd and expected.usd else None,
-        "made": spent.made,
     }
 
 
@@ -262,6 +423,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--studies", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--family", default="", help=f"all, or some of {', '.join(FAMILIES)}")
     parser.add_argument("--live", action="store_true")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
@@ -269,9 +431,12 @@ def main() -> None:
         for one in live_studies():
             print(json.dumps(one), flush=True)
         return
-    found = []
-    for seed in range(asked.seed, asked.seed + asked.studies):
-        found.append(study(seed))
+    found, named = list[dict[str, Any]](), asked.family.split(",")
+    families = list(FAMILIES) if asked.family == "all" else [name for name in named if name]
+    runs: list[Callable[[int], dict[str, Any]]] = [partial(family_study, one) for one in families]
+    seeds = range(asked.seed, asked.seed + asked.studies)
+    for run, seed in product(runs or [study], seeds):
+        found.append(run(seed))
         if not asked.json:
             print(json.dumps(found[-1]), flush=True)
     within = {

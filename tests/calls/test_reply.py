@@ -9,7 +9,7 @@ import dspy
 import pytest
 
 from moa_dspy.adapters import PlainChat
-from moa_dspy.calls.reply import ReplySplitter, split_reply
+from moa_dspy.calls.reply import ReplySplitter, split_reply, thinks_aloud
 from moa_dspy.errors import LayerFailedError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.testing import scripted_pool
@@ -23,6 +23,13 @@ WITH_THOUGHT = [
     "<think>hm</think>\n<think></think>\nParis",
     "hm\n</think>\n\nParis",
     "hm</think>Paris",
+    "\ufeff<think>hm</think>Paris",
+    "<reasoning>\nhm\n</reasoning>\nParis",
+    "<scratchpad>hm</scratchpad>Paris",
+    "<antThinking>hm</antThinking>Paris",
+    "<|START_THINKING|>hm<|END_THINKING|><|START_RESPONSE|>Paris",
+    "<|begin_of_thought|>hm<|end_of_thought|>\n<|begin_of_solution|>\nParis",
+    "hm\n</think>\n<|begin_of_box|>Paris",
     "[THINK]hm[/THINK]Paris",
     HARMONY,
     f"{HARMONY}<|return|>",
@@ -66,11 +73,17 @@ def test_a_tag_that_is_a_field_of_the_request_is_no_thought() -> None:
     assert split_reply(text).answer == "<answer>b</answer>"
 
 
-@pytest.mark.parametrize("is_opened", [False, True])
+def test_a_rarer_tag_that_the_request_mentions_is_no_thought() -> None:
+    text, asked = "<reasoning>a</reasoning>b", "Reply in <reasoning> tags first."
+    assert split_reply(text, request=asked).answer == text
+    assert split_reply(text.replace("reasoning", "think"), request=asked).answer == "b"
+
+
+@pytest.mark.parametrize("is_opened", [False, None, True])
 @pytest.mark.parametrize("text", [*WITH_THOUGHT, *WITHOUT_THOUGHT, "<think>only"])
-def test_pieces_give_what_the_whole_gives(text: str, is_opened: bool) -> None:
+def test_pieces_give_what_the_whole_gives(text: str, is_opened: bool | None) -> None:
     whole, draw = split_reply(text), random.Random(text)
-    if whole.is_unopened and not is_opened:
+    if whole.is_unopened and not (is_opened or (is_opened is None and thinks_aloud(text))):
         return  # Nothing says that it is a thought until its end has come.
     for _ in range(50):
         splitter, rest, got = ReplySplitter(is_opened=is_opened), text, ["", ""]

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import socket
+from base64 import b64encode, urlsafe_b64encode
 from typing import Any
+from urllib.parse import quote
 
 import dspy
 import pytest
 
 from moa_dspy.adapters import PlainChat
 from moa_dspy.agent import Agent
-from moa_dspy.errors import LayerFailedError
+from moa_dspy.errors import LayerFailedError, masked
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
 from moa_dspy.streaming import AnswerListener
-from moa_dspy.vendors import server_words
+from moa_dspy.vendors import decoded, server_words
 from tests.servers.chat import ChatServer, Reply, serving
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # read when LiteLLM is imported: no download
@@ -51,6 +54,22 @@ BODIES: dict[str, tuple[int, Any, str]] = {
     "a proxy's page": (502, PAGE, "502 Bad Gateway nginx"),
     "text": (500, "Internal Server Error", "Internal Server Error"),
     "nothing": (500, "", "The server gives no reason"),
+    "OpenRouter": (
+        429,
+        {
+            "error": {
+                "message": "Provider returned error",
+                "metadata": {"raw": '{"detail": "too many at once"}', "provider_name": "Acme"},
+            }
+        },
+        "Provider returned error: Acme: too many at once",
+    ),
+    "fields with errors": (400, {"errors": {"temperature": ["too hot"]}}, "too hot"),
+    "a shape of its own": (400, {"status": "fail", "why": {"is": "closed"}}, "closed"),
+    "a short name": (400, {"err": "no quota"}, "no quota"),
+    "Lambda": (400, {"errorMessage": "out of time"}, "out of time"),
+    "a byte order mark": (400, "\ufeff" + json.dumps({"error": "wrong tea"}), "wrong tea"),
+    "status 200, no answer": (200, {"status_code": 1004, "state": "shut"}, '"state": "shut"'),
     "status 200, text": (200, {"error": "not loaded"}, "not loaded"),
     "status 200, object": (200, {"error": {"message": "not loaded"}}, "not loaded"),
     "status 200, no choices": (200, {"detail": "not loaded"}, "not loaded"),
@@ -135,6 +154,52 @@ def test_a_rejected_key_is_said_in_one_line_and_not_shown(
     assert "To fix" not in said
 
 
+KEY = "-".join(["sk", "Planted", "+/=", "0123456789", "abcdef"])
+SPELLED = {
+    "in an address": quote(KEY, safe=""),
+    "in an address, twice": quote(quote(KEY, safe=""), safe=""),
+    "in an address, in lower case": quote(KEY, safe="").lower(),
+    "in JSON": "".join(f"\\u{ord(one):04x}" for one in KEY),
+    "in JSON, slashes": KEY.replace("/", r"\/"),
+    "in HTML": KEY.replace("+", "&#43;").replace("/", "&#x2F;"),
+    "in hexadecimal": KEY.encode().hex(),
+    "in capitals": KEY.upper(),
+    "its beginning": KEY[:16],
+    "in base64": b64encode(KEY.encode()).decode(),
+    "in base64 for addresses": urlsafe_b64encode(KEY.encode()).decode(),
+    "with a user": b64encode(f"user:{KEY}".encode()).decode(),
+    "with no user": b64encode(f":{KEY}".encode()).decode(),
+    "before a colon": b64encode(f"{KEY}:".encode()).decode(),
+}
+
+
+@pytest.mark.parametrize("way", SPELLED)
+@pytest.mark.parametrize("is_json", [False, True])
+def test_a_key_is_not_shown_however_a_server_writes_it(
+    way: str, is_json: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOA_TEST_WORDS_KEY", KEY)
+    text = f"The key {SPELLED[way]} is wrong"
+    body = json.dumps({"error": {"message": text}}) if is_json else text
+    with serving(Reply(status=401, body=body.encode())) as server:
+        program = mixture_of(server, "auto", api_key_env="MOA_TEST_WORDS_KEY")
+        said = refusal_of(program, is_streamed=False)
+    assert "The key *** is wrong (HTTP 401" in said
+
+
+def test_a_key_that_the_end_of_the_words_cuts_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOA_TEST_WORDS_KEY", KEY)
+    body = f"{'x' * 480} {KEY}"  # 500 characters are shown
+    with serving(Reply(status=401, body=body.encode())) as server:
+        program = mixture_of(server, "auto", api_key_env="MOA_TEST_WORDS_KEY")
+        assert "x *** (HTTP 401" in refusal_of(program, is_streamed=False)
+
+
+def test_other_words_are_left() -> None:
+    text = "sk-Planted keys begin so; 0123456789abcdef do not"
+    assert masked(text, [KEY, "another-secret-of-mine"]) == text
+
+
 @pytest.mark.parametrize("is_async", [False, True])
 @BOTH_CLIENTS
 def test_a_refused_connection_says_which_address_was_asked(client: str, is_async: bool) -> None:
@@ -142,7 +207,9 @@ def test_a_refused_connection_says_which_address_was_asked(client: str, is_async
         taken.bind(("127.0.0.1", 0))  # and never listens
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
         program = mixture_of(url, client)
-        with pytest.raises(LayerFailedError, match=rf"\(asked: {url}\)"):
+        with pytest.raises(
+            LayerFailedError, match=rf"Errno {errno.ECONNREFUSED}\].* \(asked: {url}\)"
+        ):
             asyncio.run(program.acall(question="?")) if is_async else program(question="?")
 
 
@@ -155,6 +222,9 @@ def test_a_refused_connection_says_which_address_was_asked(client: str, is_async
         ("{}", ""),
         ('"x"', "x"),
         ("7", "7"),
+        ('"\\u00e9"', "\u00e9"),
+        ('{"error": {"metadata": {"raw": "busy"}}}', "busy"),
+        ("[" * 50_000, "[" * 500),
         ('{"error": {}}', ""),
         ('{"error": {"code": 7}}', ""),
         ('{"error": null, "detail": {"reason": "full"}}', "full"),
@@ -164,6 +234,11 @@ def test_a_refused_connection_says_which_address_was_asked(client: str, is_async
 )
 def test_words_are_found_in_any_shape(body: str, words: str) -> None:
     assert server_words(body)["message"] == words
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_a_body_is_read_in_the_encoding_that_it_has(encoding: str) -> None:
+    assert decoded("Schl\u00fcssel".encode(encoding)) == "Schl\u00fcssel"
 
 
 def test_words_are_cut_after_500_characters() -> None:

@@ -217,24 +217,6 @@ def test_a_thought_between_tags_is_streamed_as_a_thought(is_async: bool, split: 
         assert "<think>hm</think>Paris" in str(stored(pool)[0].response)
 
 
-@pytest.mark.parametrize("is_async", [False, True])
-def test_a_thought_that_no_tag_opened_is_never_taken_for_the_answer(is_async: bool) -> None:
-    with serving(Reply("hm</think>Paris")) as server:
-        pool = pool_of(server)
-        with pytest.raises(lm15.ProviderError, match="a thought that no tag opened"):
-            events(pool, is_async=is_async)
-        texts = [e for e in events(pool, is_async=is_async) if e.type == "delta"]
-        assert "".join(e.delta.text for e in texts if e.delta.type == "text") == "Paris"
-        # Of another question it waits for the thought to end.
-        other = lm15.Request(model="agent/a", messages=(lm15.Message.user("else"),))
-        lm: Any = pool.lm("a")
-        engine = lm._async_engine_spec if is_async else lm._engine_spec
-        assert engine._opens_thoughts
-        if not is_async:
-            deltas = [e.delta for e in engine.stream(other) if e.type == "delta"]
-            assert "".join(d.text for d in deltas if d.type == "text") == "Paris"
-
-
 def test_an_emoji_that_is_split_over_two_chunks_is_one_character() -> None:
     with serving(Reply("ok \ud83d\ude00 ok")) as server:
         assert text_of(events(pool_of(server))) == "ok \U0001f600 ok"

@@ -69,7 +69,8 @@ def test_an_agent_that_does_not_answer_the_probe_is_named(run: Run, folder: Path
     (folder / "pool.toml").write_text("api_base".join(dead), "utf-8")
     probed = run("check", "study.toml", "--probe")
     assert probed.exit_code == 2
-    assert "Agent 'dead' does not answer" in probed.stderr
+    # Nothing is said of a mixture, which the user has not asked for.
+    assert "error: Agent 'dead' does not answer: LMTransportError: [agent/dead]" in probed.stderr
     assert "unknown" in probed.stdout
 
 

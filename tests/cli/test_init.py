@@ -13,9 +13,9 @@ import pyarrow.parquet
 import pytest
 from typer.testing import Result
 
-from moa_dspy.cli.init import KEYS, found_models
+from moa_dspy.cli.init import found_models
 from moa_dspy.errors import PoolError
-from moa_dspy.vendors import listed_price
+from moa_dspy.vendors import KEYS, listed_price
 from tests.cli.conftest import by_rule
 from tests.servers.chat import ChatServer, serving
 
@@ -136,6 +136,62 @@ def test_one_label_is_said(run: Run, tmp_path: Path, models: ChatServer) -> None
     (tmp_path / "t.csv").write_text(text, "utf-8")
     made = run("init", "t.csv", "--server", models.url)
     assert "All 120 right answers are 'yes': nothing can be compared on such rows." in made.stdout
+
+
+def test_keys_inside_of_objects_become_columns_of_a_copy(
+    run: Run, tmp_path: Path, models: ChatServer
+) -> None:
+    tickets = [
+        {"id": n, "ticket": {"subject": q, "lang": "en"}, "labels": {"category": a}}
+        for n, (q, a) in enumerate(rows())
+    ]
+    (tmp_path / "tickets.jsonl").write_text("\n".join(map(json.dumps, tickets)), "utf-8")
+    made = run("init", "tickets.jsonl", "--server", models.url)
+    assert "tickets.jsonl: 30 rows; ticket.subject, ticket.lang -> labels.category" in made.stdout
+    options = ("--input", "ticket.subject", "--output", "labels.category", "--force")
+    made = run("init", "tickets.jsonl", "--server", models.url, *options)
+    assert made.exit_code == 0, made.stderr
+    study = tomllib.loads((tmp_path / "study.toml").read_text("utf-8"))
+    assert study["data"]["path"] == "rows.jsonl"
+    assert study["data"]["columns"]["labels_category"] == "labels.category"
+    assert run("check", "study.toml").exit_code == 0
+
+
+def test_an_object_that_is_the_answer_stays_whole(
+    run: Run, tmp_path: Path, models: ChatServer
+) -> None:
+    given = [{"question": q, "answer": {"number": a}} for q, a in rows()]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, given)), "utf-8")
+    made = run("init", "rows.jsonl", "--server", models.url)
+    assert "question -> answer" in made.stdout
+    study = tomllib.loads((tmp_path / "study.toml").read_text("utf-8"))
+    assert study["task"]["metric"] == "json_match"
+
+
+def test_a_list_of_right_answers_accepts_any_of_them(
+    run: Run, tmp_path: Path, models: ChatServer
+) -> None:
+    answers = [[f"city {a}", f"CITY {a}"] for _, a in rows()]
+    table = pyarrow.table({"question": [q for q, _ in rows()], "answers": answers})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    made = run("init", "rows.parquet", "--server", models.url)
+    assert made.exit_code == 0, made.stderr
+    text = (tmp_path / "study.toml").read_text("utf-8")
+    assert tomllib.loads(text)["task"]["metric"] == "exact_match"
+    assert "# Of a cell that is a list any item is right; json_match asks for all of it." in text
+    assert run("check", "study.toml").exit_code == 0
+
+
+def test_the_instructions_name_a_column_without_its_marks(
+    run: Run, tmp_path: Path, models: ChatServer
+) -> None:
+    text = "Review Text (EN),Label?\n" + "\n".join(
+        f"r {i},{['no', 'yes'][i % 2]}" for i in range(30)
+    )
+    (tmp_path / "t.csv").write_text(text, "utf-8")
+    assert run("init", "t.csv", "--server", models.url).exit_code == 0
+    task = tomllib.loads((tmp_path / "study.toml").read_text("utf-8"))["task"]
+    assert task["instructions"] == "Give the Label. Reply with one of: no, yes."
 
 
 def test_unclear_columns_are_asked_for_by_option(

@@ -4,13 +4,16 @@ import json
 import re
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import dspy
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moa_dspy.data import FORMATS, read_rows
+from moa_dspy.data import FORMATS, answer_match, read_rows
 from moa_dspy.errors import DataError
 
 ROWS = [
@@ -56,6 +59,47 @@ def test_columns_are_renamed_and_may_swap(tmp_path: Path) -> None:
     columns = {"id": "question_id", "title": "text", "text": "title"}
     (row,) = read_rows(path, inputs=["title"], columns=columns)
     assert dict(row.items()) == {"id": "7", "title": "x", "text": "y", "n": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "answer"),
+    [
+        ('q, a\n one, "x, y"\n', "x, y"),
+        ('"q",  "a"\none,  x\n', "x"),
+        ('"b, c",q,a\n1,one,  x\n', "  x"),  # the blank is inside of a name
+        ("q;  a\none; x\n", "x"),
+    ],
+)
+def test_blanks_after_the_delimiters_of_a_header_are_no_part_of_cells(
+    tmp_path: Path, content: str, answer: str
+) -> None:
+    (row,) = read_rows(written(tmp_path, content, "rows.csv"), inputs=["q"], outputs=["a"])
+    assert (row.q.strip(), row.a) == ("one", answer)
+
+
+def test_texts_that_a_parquet_file_holds_as_bytes_are_texts(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    rows = [{"q": "caf\u00e9".encode(), "a": b"x", "image": b"\xff\xd8"}]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    (row,) = read_rows(path, inputs=["q"], outputs=["a"])
+    assert (row.q, row.a, row.image) == ("caf\u00e9", "x", b"\xff\xd8")
+
+
+@pytest.mark.parametrize(
+    ("gold", "given", "score"),
+    [
+        (datetime(2024, 1, 5), "2024-01-05", 1.0),
+        (datetime(2024, 1, 5), "It was 2024-01-06.", 0.0),
+        (datetime(2024, 1, 5, 12, 30), "2024-01-05T12:30:00", 1.0),
+        (datetime(2024, 1, 5, 12, 30), "2024-01-05", 0.0),
+        (b"x", "x", 1.0),
+    ],
+)
+def test_a_right_answer_of_another_type_is_compared_as_its_text(
+    gold: Any, given: str, score: float
+) -> None:
+    row, prediction = dspy.Example(answer=gold), dspy.Prediction(answer=given)
+    assert answer_match(row, prediction) == score
 
 
 def test_a_csv_cell_may_span_lines(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.adapters.baml_adapter import BAMLAdapter
 from dspy.streaming import StatusMessage, StreamResponse
 
 from moa_dspy.adapters import PlainChat
@@ -147,3 +148,43 @@ def test_a_listener_to_what_is_no_mixture_is_refused() -> None:
     single = MixtureOfAgents("question -> answer", "a", pool=pool)
     with pytest.raises(ArchitectureError, match="Unknown `field` 'x'; known are answer"):
         AnswerListener(single, "x")
+
+
+class OwnJSON(dspy.JSONAdapter):
+    """An adapter that DSPy's listener does not know by its class."""
+
+
+@pytest.mark.parametrize("adapter", [OwnJSON(), BAMLAdapter()], ids=["own", "BAML"])
+def test_a_subclass_of_an_adapter_is_heard_as_that_adapter(adapter: Any) -> None:
+    server = ChatServer(lambda _: Reply('{"answer": "Paris it is"}'))
+    with server:
+        program = mixture(server, adapter)
+        found = asyncio.run(seen(program, AnswerListener(program), is_async=False))
+    assert found[-1].answer == "Paris it is"
+    chunks = [value.chunk for value in found if isinstance(value, StreamResponse)]
+    assert "".join(chunks).strip() == '"Paris it is"'
+
+
+@pytest.mark.parametrize("end", ["<|im_end|>", "<\uff5cend\u2581of\u2581sentence\uff5c>\n", "</s>"])
+def test_tokens_that_end_a_plain_answer_are_shown_only_if_the_answer_has_them(end: str) -> None:
+    server = ChatServer(lambda _: Reply(f"Is it <|a|> or [b]? It is a[0].{end}"))
+    with server:
+        program = mixture(server, PlainChat(), "c")
+        found = asyncio.run(seen(program, AnswerListener(program), is_async=False))
+    chunks = [value.chunk for value in found if isinstance(value, StreamResponse)]
+    assert "".join(chunks) == found[-1].answer
+    assert found[-1].answer.startswith("Is it <|a|> or [b]? It is a[0].")
+    assert len(chunks) > 10
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("name", ["chat", "xml"])
+def test_fields_that_a_thought_rehearses_are_not_shown(name: str, is_async: bool) -> None:
+    adapter, text = FORMATS[name]
+    thought = f"It may be this:\n{text.replace('answer,', 'Lyon,')}\n</think>\n\n"
+    server = ChatServer(lambda _: Reply(f"{thought}{text}"))
+    with server:
+        program = mixture(server, adapter, "c")
+        found = asyncio.run(seen(program, AnswerListener(program), is_async=is_async))
+    chunks = [value.chunk for value in found if isinstance(value, StreamResponse)]
+    assert "".join(chunks) == found[-1].answer == ANSWER

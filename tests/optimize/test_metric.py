@@ -8,7 +8,8 @@ import dspy
 import pytest
 
 from moa_dspy.errors import BudgetReachedError, MetricError, StudyError
-from moa_dspy.optimize.metric import CheckedMetric
+from moa_dspy.optimize.metric import CheckedMetric, Outcome, own_seconds
+from moa_dspy.testing import scripted_pool
 
 ROW = dspy.Example(id="7", question="2 + 2?").with_inputs("question")
 ANSWER = dspy.Prediction(answer="4")
@@ -63,3 +64,15 @@ def test_a_budget_that_ends_inside_is_that_and_no_fault_of_the_metric() -> None:
 def test_a_signature_that_does_not_fit_is_refused() -> None:
     with pytest.raises(StudyError, match=r"but <lambda> has the signature \(example\)"):
         CheckedMetric.of(lambda example: 1.0)
+
+
+def test_a_call_takes_time_beside_the_wait_for_its_answer() -> None:
+    pool = scripted_pool({"a": "x", "b": "x"})
+    found = {name: [Outcome(1.0, ("x",), calls=1, usd=0.0, seconds=2.0)] * 10 for name in "ab"}
+    # 20 answers of 2 seconds, 4 at a time: 10 seconds. The other 6 of 16 are 0.3 of each call.
+    assert own_seconds(found, pool, 4, seconds=16.0, n_made=20) == pytest.approx(0.3)
+    # Half were stored: 5 seconds were waited, and 3 are 0.3 of each of 10 calls.
+    assert own_seconds(found, pool, 4, seconds=8.0, n_made=10) == pytest.approx(0.3)
+    assert own_seconds(found, pool, 4, seconds=8.0, n_made=0) == 0.0
+    # Other machines helped.
+    assert own_seconds(found, pool, 4, seconds=1.0, n_made=20) == 0.0

@@ -138,7 +138,7 @@ def test_a_gp_sampler_without_its_package_is_refused_before_anything_is_asked(
     counted: tuple[Pool, list[str]], rows: Make, student: Make
 ) -> None:
     if find_spec("torch") is not None:
-        pytest.skip("torch is here, so that nothing is missing")
+        pytest.skip("torch is here")
     pool, asked = counted
     search = ModelSearch(exact, pool, sampler=optuna.samplers.GPSampler(seed=0))
     with pytest.raises(StudyError, match=r"GPSampler cannot be used in this search: .*torch"):

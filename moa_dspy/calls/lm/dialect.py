@@ -33,7 +33,7 @@ from moa_dspy.dspy_internals import (
     lm15,
     plain,
 )
-from moa_dspy.vendors import OWN_PROTOCOL, gateway_of, server_words
+from moa_dspy.vendors import OWN_PROTOCOL, gateway_of, server_words, shown_body
 
 _EVENTS_ASKED: Final = re.compile(rb'"stream":\s*true')
 NO_KEY: Final = "EMPTY"
@@ -409,7 +409,9 @@ def _check_chosen(data: Mapping[str, Any], body: str) -> None:
     """Raise if a reply has neither choices nor an error that lm15 would tell of."""
     if not isinstance(data.get("choices"), list) and not isinstance(data.get("error"), Mapping):
         words = server_words(body)["message"]
-        raise lm15.ProviderError(words or "The endpoint's reply holds no answer")
+        shown = shown_body(body)
+        nothing = f"The endpoint's reply holds no answer{f': {shown}' if shown else ''}"
+        raise lm15.ProviderError(words or nothing)
 
 
 def _name_address(error: Any, url: str) -> None:

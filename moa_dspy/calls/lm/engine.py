@@ -11,7 +11,6 @@ when a call of an LM begins.
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing
@@ -29,9 +28,15 @@ from moa_dspy.calls.lm.response import (
     in_time,
     mask_keys,
     readable,
-    stored_response,
 )
-from moa_dspy.calls.lm.stream import StreamedResponse, StreamState, as_stream, stream_of
+from moa_dspy.calls.lm.stream import (
+    StreamedResponse,
+    StreamState,
+    ThoughtOpening,
+    as_stream,
+    stored_response,
+    stream_of,
+)
 from moa_dspy.calls.request import AgentCalls, CallRequest
 from moa_dspy.calls.scope import current_scope, interrupt_event
 from moa_dspy.calls.timeout import (
@@ -56,8 +61,6 @@ from moa_dspy.dspy_internals import (
 
 _FIRST_DERIVED: Final = 2**20
 _N_DERIVED: Final = 2**31 - _FIRST_DERIVED
-_OPENS_THOUGHTS: Final = re.compile(r"qwq|thinking|[-_/:.]r1\b", re.IGNORECASE)
-"""Models whose chat templates open the thought, so that a reply has the closing tag only."""
 
 
 @dataclass(slots=True)
@@ -183,6 +186,7 @@ class Stored:
             a ``dspy.LM`` has for this, ``supports_response_schema`` and so on.
         extra_body: Further fields of every request, part of its key; they win over the
             request's own.
+        opening: What is known of the model's chat template; both engines of an agent share it.
     """
 
     logs_calls = True
@@ -197,12 +201,13 @@ class Stored:
         timeout_seconds: float | None = None,
         hints: Any = None,
         extra_body: Mapping[str, Any] | None = None,
+        opening: ThoughtOpening | None = None,
     ) -> None:
         self.calls, self.caller = calls, caller
         self.timeout_seconds = timeout_seconds
         self._build, self._is_seeded, self._hints = build, is_seeded, hints
         self._extra_body = dict(extra_body or {})
-        self._opens_thoughts = bool(_OPENS_THOUGHTS.search(caller.identity.partition("@")[0]))
+        self.opening = opening or ThoughtOpening(caller.identity, calls.store, extra_body)
         self._endpoint: Any = None
         self._lock = threading.Lock()
 
@@ -261,29 +266,24 @@ class Stored:
         """Rebuild the response of a stored call, thoughts set apart, or raise its failure."""
         if call.response is None:
             raise lm15.ProviderError(call.failure or "The recorded call failed.")
-        response, is_unopened = stored_response(call.response, request=call.request)
-        self._opens_thoughts = self._opens_thoughts or is_unopened
+        response, is_opened = stored_response(call.response, request=call.request)
+        self.opening.learn(is_opened)
         return response
 
     def arriving(self, request: Any, ask: CallRequest) -> StreamedResponse:
         """Return what collects the stream that answers ``request``."""
-        return StreamedResponse(request, ask.content, is_opened=self._opens_thoughts)
+        return StreamedResponse(request, ask.content, is_opened=self.opening.is_opened)
 
     def last_events(self, arrived: StreamedResponse | None, call: Call) -> Any:
         """Return the events that end a stream: all of them if none was passed on.
 
-        Raises:
-            ProviderError: A thought was passed on as answer, and nothing can take it back.
+        A thought may have been passed on before the tag that ended it. Then the tag was as well,
+        and the answer after it: a reader who has seen a thought is better off with the answer
+        than with an error, and what reads the whole text sets the thought apart.
         """
         if arrived is None:
             return as_stream(self.response(call))
-        if arrived.has_shown_thought:
-            self._opens_thoughts = True
-            raise lm15.ProviderError(
-                "The stream began with a thought that no tag opened, so it was passed on as the "
-                "answer. The reply is stored, and later streams of this agent wait for the thought "
-                "to end: ask again."
-            )
+        self.opening.learn(arrived.tells_opening)
         return arrived.last()
 
 

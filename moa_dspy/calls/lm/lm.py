@@ -28,6 +28,7 @@ from moa_dspy.calls.lm.engine import (
     history_entry,
     name_in_history,
 )
+from moa_dspy.calls.lm.stream import ThoughtOpening
 from moa_dspy.calls.reply import why_no_answer
 from moa_dspy.calls.request import AgentCalls
 from moa_dspy.calls.scope import CallFacts, current_scope
@@ -132,6 +133,7 @@ def stored_lm(
         "timeout_seconds": timeout_seconds,
         "hints": hints,
         "extra_body": extra_body,
+        "opening": ThoughtOpening(caller.identity, calls.store, extra_body),
     }
     return dspy.LM(
         model,

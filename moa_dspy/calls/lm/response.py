@@ -14,16 +14,13 @@ from urllib.parse import urlsplit
 from moa_dspy.calls.call import without_odd_usage
 from moa_dspy.calls.reply import (
     REFUSAL,
-    SplitReply,
-    regular_choices,
-    split_reply,
     why_broken_off,
 )
 from moa_dspy.calls.request import AgentCalls, out_of_files
 from moa_dspy.calls.scope import DeadlineError
-from moa_dspy.dspy_internals import LiteLLMChunks, lm15, response_from_dict, response_to_dict
-from moa_dspy.errors import MoaError, all_links
-from moa_dspy.vendors import regular_ending, server_words
+from moa_dspy.dspy_internals import LiteLLMChunks, lm15, response_to_dict
+from moa_dspy.errors import MoaError, all_links, masked
+from moa_dspy.vendors import decoded, regular_choices, regular_ending, server_words, shown_body
 
 _UNREADABLE: Final = (AttributeError, LookupError, TypeError, ValueError)
 """Errors that a client's parser raises at JSON of an unexpected shape."""
@@ -85,9 +82,7 @@ class LoggedKeys(logging.Filter):
         return True
 
     def _masked(self, text: str) -> str:
-        for key in self._keys:
-            text = text.replace(key, "***")
-        return text
+        return masked(text, self._keys)
 
 
 _LOGGERS: Final = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "httpx", "openai._base_client")
@@ -116,10 +111,16 @@ def _mask(error: BaseException, mask: Callable[[str], str]) -> None:
 
 
 def _name_endpoint(error: Exception, url: str) -> None:
-    """Add the address that was asked to an error that has none, such as a timeout."""
-    if isinstance(error, lm15.LM15Error) and "://" in url and "://" not in str(error.message):
-        error.message = f"{error.message} (asked: {url})"
-        error.args = (error.message,)
+    """Add the address that was asked to an error that has none, such as a timeout.
+
+    Of a connection that failed, the system's own words are added too, where a client has lost them.
+    """
+    if not isinstance(error, lm15.LM15Error) or "://" not in url or "://" in str(error.message):
+        return
+    causes = [str(link) for link in all_links(error) if isinstance(link, OSError)]
+    lost = causes[-1] if causes and "onnection error" in str(error.message) else ""
+    error.message = " ".join(filter(None, (str(error.message), lost, f"(asked: {url})")))
+    error.args = (error.message,)
 
 
 _GUIDANCE: Final = re.compile(r"\n\n  (?:credential came from|To fix):.*", re.DOTALL)
@@ -182,43 +183,6 @@ def _holds(reply: Mapping[str, Any]) -> bool:
         return content is None or isinstance(content, str | list)
     # Anthropic's refusal may have no content, and says so beside it.
     return bool(reply.get("stop_reason")) or any(reply.get(name) for name in _ANSWERS)
-
-
-def stored_response(text: str, *, request: str) -> tuple[Any, bool]:
-    """Return the response of a stored reply, thoughts set apart.
-
-    Args:
-        text: Canonical JSON of the response.
-        request: Canonical JSON of the request.
-
-    Returns:
-        The response, and whether its thought had a closing tag only.
-    """
-    response, split = with_thought(response_from_dict(json.loads(text)), request=request)
-    return response, split is not None and split.is_unopened
-
-
-def with_thought(response: Any, *, request: str = "") -> tuple[Any, SplitReply | None]:
-    """Return ``response`` with the thought in its text as a part of its own, if there is one.
-
-    Args:
-        response: As a client made it.
-        request: As of ``split_reply``.
-
-    Returns:
-        The response, and how its text was split; None where it has no text.
-    """
-    parts = list(response.message.parts)
-    at = next((n for n, part in enumerate(parts) if isinstance(part, lm15.TextPart)), None)
-    if at is None:
-        return response, None
-    split = split_reply(parts[at].text, request=request)
-    if not split.thought and split.answer == parts[at].text:
-        return response, split
-    thought = [lm15.ThinkingPart(text=split.thought)] if split.thought else []
-    answer = [replace(parts[at], text=split.answer)] if split.answer else []
-    kept = [*parts[:at], *thought, *answer, *parts[at + 1 :]] or [lm15.TextPart(text="")]
-    return replace(response, message=replace(response.message, parts=tuple(kept))), split
 
 
 _ODD: Final = re.compile(
@@ -296,8 +260,8 @@ class RegularReply:
         return last + b"\n\n" + _event({"error": {"message": words, "type": "server_error"}})
 
     def _refused(self, body: bytes) -> bytes:
-        data, said = _json(body), server_words(body.decode("utf-8", "replace"))
-        words = said["message"] or "The server gives no reason"
+        data, said = _json(body), server_words(decoded(body))
+        words = said["message"] or shown_body(decoded(body)) or "The server gives no reason"
         if self._given != self.status:
             words = f"It redirects to {self._location or 'an address that it does not name'}"
         message = f"{words} ({self._where()})"
@@ -335,8 +299,9 @@ class RegularReply:
         return isinstance(data, dict) and bool(data.get("error"))
 
     def _words(self, body: bytes) -> dict[str, Any]:
-        said = server_words(body.decode("utf-8", "replace"))
-        words = said["message"] or "The reply holds no answer"
+        said = server_words(decoded(body))
+        shown = shown_body(decoded(body))
+        words = said["message"] or f"The reply holds no answer{f': {shown}' if shown else ''}"
         return {**said, "message": f"{words} (from {self._url})"}
 
     def _line(self, line: bytes) -> bytes:
@@ -391,7 +356,7 @@ class RegularReply:
 def _json(body: bytes) -> Any:
     try:
         return json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

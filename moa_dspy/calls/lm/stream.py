@@ -1,15 +1,17 @@
-"""Streams: events passed on as they arrive, or made from an answer that is stored."""
+"""Replies with their thoughts set apart: stored ones, and streams that are passed on meanwhile."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from moa_dspy.calls.lm.response import readable, with_thought
-from moa_dspy.calls.reply import REFUSAL, ReplySplitter, without_half
-from moa_dspy.dspy_internals import StreamAccumulator, lm15
+from moa_dspy.calls.lm.response import readable
+from moa_dspy.calls.reply import REFUSAL, ReplySplitter, SplitReply, split_reply, without_half
+from moa_dspy.dspy_internals import StreamAccumulator, lm15, response_from_dict
+from moa_dspy.vendors import NATIVE_VENDORS, vendor_of
 
 _CUT: Final = re.compile(r"\[\[ ## \w+ ## \]\]|</?\w+>|\"\w+\": ?")
 """The marks of the beginning or end of a field, as the chat, XML and JSON adapters write them."""
@@ -111,10 +113,10 @@ class StreamedResponse:
     Args:
         request: The request that is answered.
         asked: It as canonical JSON.
-        is_opened: Whether the chat template is known to open a thought.
+        is_opened: Whether the chat template opens a thought; None means that it is not known.
     """
 
-    def __init__(self, request: Any, asked: str = "", *, is_opened: bool = False) -> None:
+    def __init__(self, request: Any, asked: str = "", *, is_opened: bool | None = False) -> None:
         self._asked = asked
         self._whole = StreamAccumulator(request)
         self._splitter = ReplySplitter(asked, is_opened=is_opened)
@@ -197,14 +199,134 @@ class StreamedResponse:
         return whole
 
     @property
-    def has_shown_thought(self) -> bool:
-        """True if a thought was passed on as answer: its closing tag came without an opening."""
-        _, split = with_thought(self._whole.response(), request=self._asked)
-        return split is not None and split.is_unopened and not self._splitter.has_thought
+    def tells_opening(self) -> bool | None:
+        """What the reply says of the chat template; see ``tells_opening``."""
+        whole = self._whole.response()
+        return tells_opening(whole, with_thought(whole, request=self._asked)[1])
 
     def last(self) -> list[Any]:
         """Return the events that end the stream."""
         return self._begun([self._end])
+
+
+def stored_response(text: str, *, request: str) -> tuple[Any, bool | None]:
+    """Return the response of a stored reply, thoughts set apart.
+
+    Args:
+        text: Canonical JSON of the response.
+        request: Canonical JSON of the request.
+
+    Returns:
+        The response, and what it says of the chat template; see ``tells_opening``.
+    """
+    given = response_from_dict(json.loads(text))
+    response, split = with_thought(given, request=request)
+    return response, tells_opening(given, split)
+
+
+def tells_opening(response: Any, split: SplitReply | None) -> bool | None:
+    """Return whether a chat template opens the thought, as far as one reply can tell.
+
+    Args:
+        response: As a client made it.
+        split: How its text was split; None where it has no text.
+
+    Returns:
+        True if the thought has a closing tag only; False if the model or the server sets it apart,
+        or if a reply that was not cut has none; else None.
+    """
+    if split is not None and split.is_unopened:
+        return True
+    if any(isinstance(part, lm15.ThinkingPart) for part in response.message.parts):
+        return False
+    if split is None or not (split.thought or split.answer.strip()):
+        return None
+    return False if split.thought or response.finish_reason == "stop" else None
+
+
+def with_thought(response: Any, *, request: str = "") -> tuple[Any, SplitReply | None]:
+    """Return ``response`` with the thought in its text as a part of its own, if there is one.
+
+    Args:
+        response: As a client made it.
+        request: As of ``split_reply``.
+
+    Returns:
+        The response, and how its text was split; None where it has no text.
+    """
+    parts = list(response.message.parts)
+    at = next((n for n, part in enumerate(parts) if isinstance(part, lm15.TextPart)), None)
+    if at is None:
+        return response, None
+    split = split_reply(parts[at].text, request=request)
+    if not split.thought and split.answer == parts[at].text:
+        return response, split
+    thought = [lm15.ThinkingPart(text=split.thought)] if split.thought else []
+    answer = [replace(parts[at], text=split.answer)] if split.answer else []
+    kept = [*parts[:at], *thought, *answer, *parts[at + 1 :]] or [lm15.TextPart(text="")]
+    return replace(response, message=replace(response.message, parts=tuple(kept))), split
+
+
+_OPENS: Final = re.compile(
+    r"qwq|thinking|[-_/:.]r1\b|reasoner|glm-z1|exaone-deep|skywork-or1|deep(?:coder|scaler)"
+    r"|minimax-m[12]\b|(?:ace|open)reason",
+    re.IGNORECASE,
+)
+"""Models whose chat templates open the thought, so that a reply has the closing tag only."""
+_SET_APART: Final = NATIVE_VENDORS - {"hosted_vllm", "ollama", "ollama_chat"}
+"""Vendors whose own servers never send a thought whose opening tag is missing."""
+
+
+class ThoughtOpening:
+    """Knowledge of a model: whether its chat template opens the thought.
+
+    A stream must know before the thought has ended. The name may tell, and every complete reply
+    does, of this process or in the store, streamed or not; see ``tells_opening``.
+
+    Args:
+        identity: Of the caller.
+        store: Where its earlier replies may be.
+        extra_body: Further fields of its requests: they may be switches of the template.
+    """
+
+    def __init__(
+        self, identity: str, store: Any = None, extra_body: Mapping[str, Any] | None = None
+    ) -> None:
+        model = identity.partition("@")[0]
+        self._identity, self._store = identity, store
+        self._extra_body = dict(extra_body or {})
+        self._is_named = bool(_OPENS.search(model))
+        is_told_apart = identity == f"{model}@vendor" and vendor_of(model) in _SET_APART
+        self._known: bool | None = True if self._is_named else False if is_told_apart else None
+        self._has_looked = self._known is not None
+
+    @property
+    def is_opened(self) -> bool | None:
+        """True if it does, False if not, None if nothing is known."""
+        if self._known is None and not self._has_looked:
+            self._has_looked = True
+            self._look()
+        return self._known
+
+    def learn(self, is_opened: bool | None) -> None:
+        """Take in what a reply says.
+
+        A template that opened one thought opens all of them. A name that says so counts for more
+        than a reply without a thought: some models leave out the tag now and then.
+        """
+        if is_opened or (is_opened is False and self._known is None):
+            self._known = is_opened
+
+    def _look(self) -> None:
+        # Backends of other makers need not have it.
+        answered_by = getattr(self._store, "answered_by", None)
+        for call in answered_by(self._identity, limit=_N_LOOKED_AT) if answered_by else ():
+            config = json.loads(call.request).get("config") or {}
+            if (config.get("extensions") or {}) == self._extra_body:
+                self.learn(stored_response(call.response, request=call.request)[1])
+
+
+_N_LOOKED_AT: Final = 20
 
 
 def stream_of(endpoint: Any, request: Any) -> Any:

@@ -167,6 +167,12 @@ class CallStore:
         stored = read(self.database, key)
         return self._remember(stored) if stored is not None else None
 
+    def answered_by(self, identity: str, *, limit: int) -> list[Call]:
+        """Return at most ``limit`` answered calls of a model, any ones: in no order to be fast."""
+        where = "identity = ? AND response IS NOT NULL"
+        query = f"SELECT {_LISTED} FROM calls WHERE {where} LIMIT {limit}"
+        return [from_row(row) for row in self.database.rows(query, (identity,))]
+
     def _remember(self, call: Call) -> Call:
         if call.failure is None:
             self._recent.add(call)

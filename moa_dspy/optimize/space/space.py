@@ -46,8 +46,7 @@ def _check_names(space: SearchSpace) -> None:
     named = (*space.aggregators, *space.rankers, *listed, *space.must_include, *paired)
     for name in named:
         if name not in space.agents:
-            known = ", ".join(space.agents)
-            raise StudyError(f"The space names agent {name!r}; its agents are {known}.")
+            raise StudyError(f"`space`: unknown agent {name!r}; it has {', '.join(space.agents)}.")
     _check_ranking_and_prompts(space)
 
 
@@ -69,9 +68,12 @@ def _check_limits(space: SearchSpace) -> None:
     if not 1 <= fewest <= most:
         raise StudyError(f"`space.min_width` must be in [1, max_width={most}], but got {fewest}.")
     if space.max_depth < 0 or space.max_samples < 1:
-        raise StudyError("`space.max_depth` must be at least 0 and `max_samples` at least 1.")
+        raise StudyError(
+            "`space.max_depth` must be at least 0 and `max_samples` at least 1, but got "
+            f"{space.max_depth} and {space.max_samples}."
+        )
     if space.max_depth and not space.combines and not space.listed:
-        raise StudyError("`space.combines` must name at least one way to combine.")
+        raise StudyError(f"`space.combines` must name at least one of {', '.join(COMBINES)}.")
     if wrong := [n for n in space.agree if n < 2]:
         raise StudyError(f"`space.agree` must be numbers of 2 or more, but got {wrong[0]}.")
     if shares := [n for n in space.lead if not 0 < n < 1]:

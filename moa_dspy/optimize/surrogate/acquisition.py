@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain
@@ -126,8 +125,7 @@ def single_agents(space: SearchSpace) -> Iterator[Architecture]:
 
 
 PriceOf = Callable[[Architecture], float]
-N_DRAWN: Final = 200
-"""Usual ``Acquisition.n_drawn``."""
+N_DRAWN: Final = 200  # default of ``Acquisition.n_drawn``
 MOST_LEARNED: Final = 300
 """Architectures that the surrogate learns from: of more, the best half and the latest half. A
 proposal takes time with the cube of their number."""
@@ -145,13 +143,12 @@ N_BEST: Final = 3
 class Acquisition:
     """Proposes by expected improvement per call (Jones et al. 1998; Snoek et al. 2012, 3.2).
 
-    While the model predicts the mixtures that were measured, each left out in turn, no better than
-    the mean of the others does, none promises more than another: of random draws that is
-    proposed which takes the fewest new calls.
+    While the model predicts measured mixtures, each left out in turn, no better than the mean of
+    the others does, the random draw that takes the fewest new calls is proposed.
 
     Args:
         space: What may be proposed.
-        kernels: Of the response model.
+        kernels: Of the surrogate model.
         canonical: Gives an architecture its final form.
         seed: Of the draws.
         price_at: Returns, for a number of measured architectures, what a question costs the
@@ -185,7 +182,8 @@ class Acquisition:
         """
         known = {*measured, *taken}
         rng = random.Random(f"propose-{self.seed}-{len(measured)}")
-        with _one_thread():
+        # Several threads wait for each other longer than one takes.
+        with _blas().limit(limits=1, user_api="blas"):
             proposed = self._promising(measured, scores, known, rng)
         return proposed or self._unknown(known, rng)
 
@@ -330,18 +328,14 @@ def _seen(
     return [(path, part) for part in parts if inside.holds(part)]
 
 
-def _one_thread() -> AbstractContextManager[Any]:
-    """Have matrix products use one thread: several wait for each other longer than one takes."""
+@lru_cache
+def _blas() -> Any:
+    """Return what limits the threads of matrix products; it looks through the whole process."""
+    # SciPy brings a BLAS of its own, and only what is loaded is found.
+    import scipy.linalg  # noqa: F401
     from threadpoolctl import ThreadpoolController
 
-    if not _CONTROLLER:
-        _CONTROLLER.append(ThreadpoolController())
-    limited: AbstractContextManager[Any] = _CONTROLLER[0].limit(limits=1, user_api="blas")
-    return limited
-
-
-_CONTROLLER: list[Any] = []
-"""Made once, as it looks through all libraries of the process."""
+    return ThreadpoolController()
 
 
 def _most_telling(scores: FeatureMatrix) -> list[int]:

@@ -7,7 +7,7 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget
-from moa_dspy.optimize.early_facts import AgentCosts, Cost
+from moa_dspy.optimize.early_facts import AgentCosts, Cost, middle_of
 from moa_dspy.optimize.forecast import StudyPlan, estimated
 from moa_dspy.optimize.prompts.options import TuningEffort
 from moa_dspy.optimize.space import ProgramSpace, SearchSpace
@@ -51,6 +51,25 @@ def test_what_is_done_is_exact_and_the_rest_has_a_range() -> None:
     assert found.high is not None
     assert (found.low.calls, found.high.calls) == pytest.approx((20 + 20 / 1.1, 20 + 20 * 1.1))
     assert (found.low.usd, found.high.usd) == pytest.approx((0.2 + 0.2 / 1.2, 0.2 + 0.2 * 1.2))
+
+
+def test_what_is_likely_is_the_middle_third_of_the_plays_in_each_unit() -> None:
+    plays = [
+        {"search": Cost(calls=n, usd=9.0 - n), "all": Cost(calls=n + 1.0, usd=9.0 - n)}
+        for n in (0, 1, 2, 3, 7)
+    ]
+    # (5 - 1) // 3 = 1 play is left out at either end: 1, 2, 3.
+    found = middle_of(plays)
+    assert found["search"] == Cost(calls=2.0, usd=7.0)
+    assert found["all"] == Cost(calls=3.0, usd=7.0)
+
+
+def test_the_work_of_this_process_on_a_call_takes_time_too() -> None:
+    asked = plan(VOTES, n_test=10, num_threads=4)
+    without, found = estimated(asked), estimated(replace(asked, own_seconds=0.25))
+    # 40 calls, one after the other in one process.
+    assert found.seconds == pytest.approx(without.seconds + 40 * 0.25)
+    assert sum(cost.seconds for cost in found.stages.values()) == pytest.approx(found.seconds)
 
 
 def test_a_vote_asks_no_more_than_its_answer_needs() -> None:

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.data.splits import Splits
 from moa_dspy.optimize.early_facts import AgentCosts, Cost
 from moa_dspy.optimize.forecast import StudyPlan, estimated
-from moa_dspy.optimize.played import PlayedAnswers, PlayedRace, tokens_beyond_val
+from moa_dspy.optimize.played import PlayedAnswers, PlayedRace, ReadingHabit
 from moa_dspy.optimize.space import SearchSpace
-from moa_dspy.references import count_tokens
+from moa_dspy.references import count_tokens, tokens_beyond_val
 
 RIGHT = [1.0, 1.0, 1.0, 1.0]
 VOTE = Architecture.parse("a + b + c > vote(a)")
@@ -49,6 +48,44 @@ def test_agents_that_word_right_answers_alike_take_each_others_words() -> None:
     answers = played({"a": [1, 1, 1], "b": [1, 1, 0]}, {"a": ["1", "2", "3"], "b": ["1", "2", "4"]})
     assert texts(answers, "b", 2, "a") == {"3", "4"}
     assert texts(answers, "b", 0, "a") == {"1"}
+
+
+@pytest.mark.parametrize(
+    ("habit", "said", "score"),
+    [
+        ("own", {"y"}, 0.0),
+        ("any", {"x", "y", "right"}, 1 / 3),
+        ("most", {"x"}, 0.0),
+        ("right", {"x", "y", "right"}, 0.9 + 0.1 / 3),
+    ],
+)
+def test_readers_take_what_they_read_in_several_ways(
+    habit: ReadingHabit, said: set[str], score: float
+) -> None:
+    # a and b say x, c is right, and d, which says y alone, reads all of them.
+    n_rows = 400
+    words = {"a": "x", "b": "x", "c": "right", "d": "y"}
+    replies: Any = {name: [word] * n_rows for name, word in words.items()}
+    scores = {name: np.full(n_rows, float(name == "c")) for name in words}
+    answers = PlayedAnswers(scores, replies, replies).with_habit(habit)
+    read = [answers.alone(name, 0) for name in "abc"]
+    assert {answers.anew("d", 0, read, random.Random(n)).meaning for n in range(100)} == said
+    # Scores of mixtures in which b and c are read by d: of the three answers one is right.
+    found = answers.read_by(("b", "c"), ("d",), np.random.default_rng(0))
+    assert found.mean() == pytest.approx(score, abs=0.08)
+
+
+def test_a_reader_that_says_something_else_is_wrong_more_often() -> None:
+    replies: Any = {name: ["right"] * 400 for name in "ab"}
+    answers = PlayedAnswers({n: np.ones(400) for n in "ab"}, replies, replies).with_habit("new")
+    # Three rows in ten are answered anew, in words that no one has used.
+    assert answers.read_by(("a", "b"), ("a",), np.random.default_rng(0)).mean() == pytest.approx(
+        0.7, abs=0.08
+    )
+    read = [answers.alone("b", 0)]
+    means = [answers.anew("a", 0, read, random.Random(n)).meaning for n in range(400)]
+    assert means.count("right") / 400 == pytest.approx(0.7, abs=0.08)
+    assert len(set(means)) > 50
 
 
 def test_the_scores_of_a_vote_of_single_agents_are_known() -> None:
@@ -95,7 +132,8 @@ def test_rows_of_other_splits_cost_what_their_length_says() -> None:
         return (made.with_inputs("question"),)
 
     short, long = "One?", "Two words more than that, or three?"
-    found = tokens_beyond_val(Splits(rows("x", short), rows("y", short), rows("z", long)))
+    made = {"train": rows("x", short), "val": rows("y", short), "test": rows("z", long)}
+    found = tokens_beyond_val(made)
     more = (count_tokens(f"{long} z") - count_tokens(f"{short} y")) / 1.35
     assert found == pytest.approx({"train": 0.0, "val": 0.0, "test": more})
     # Two agents on 10 rows of val and 5 of test, each of these 10 tokens longer.

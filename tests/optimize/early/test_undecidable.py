@@ -13,7 +13,8 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import Evaluator, ModelSearch
-from moa_dspy.optimize.early_facts import check_decidable, check_readable, undecidable
+from moa_dspy.optimize.early_facts import check_decidable, undecidable
+from moa_dspy.optimize.judge_facts import check_readable
 from moa_dspy.testing import scripted_pool
 
 

@@ -53,7 +53,7 @@ def refused(study: Path, out: Path, *, by: type[MoaError], match: str) -> None:
         (
             ("[space]", '[space]\nlisted = ["e0 + e9 > vote"]'),
             StudyError,
-            "names agent 'e9'; its agents are e0, e1, e2",
+            "unknown agent 'e9'; it has e0, e1, e2",
         ),
         (
             ('"answer_match"', '"aswer"'),

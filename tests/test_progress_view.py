@@ -93,6 +93,7 @@ def test_what_is_left_in_all_is_what_was_foretold_at_the_pace_since_then() -> No
         found = replace(snapshot(stage, trial), work=work, spending=spent, early=facts)
         view.take(found)
 
+    show("single agents", 0, 0)
     show("early facts", 0, 300)
     assert view.left("calls") is None
     show("search", 0, 300)
@@ -115,12 +116,28 @@ def test_what_is_left_in_all_is_what_was_foretold_at_the_pace_since_then() -> No
     assert view.left("calls") == pytest.approx(600 * (1_700 + 60) / (1_000 + 60))
 
 
+@pytest.mark.parametrize(("n_made", "to_come"), [(0, None), (1, 100)])
+def test_where_single_agents_were_stored_nothing_is_said_of_what_is_left(
+    n_made: int, to_come: float | None
+) -> None:
+    view = SearchView(Time())
+    stages = {"search": Cost(calls=100, seconds=9.0)}
+    estimate = StudyEstimate(100, None, 9.0, stages=stages)
+    early = replace(early_facts({"a": [1.0, 0.0], "b": [0.0, 1.0]}), estimate=estimate)
+    spent = Spending(made=n_made, usd=0.0, seconds=1.0)
+    view.take(replace(snapshot("single agents"), spending=Spending(made=0, usd=0.0, seconds=0.0)))
+    view.take(replace(snapshot("early facts"), early=early, spending=spent))
+    view.take(replace(snapshot("search", 0), spending=spent))
+    assert view.left("calls") == to_come
+
+
 def test_under_a_budget_that_ends_the_study_nothing_is_said_of_what_is_left() -> None:
     view = SearchView(Time())
     estimate = StudyEstimate(100, None, 9.0, stages={"search": Cost(calls=100)})
     early = replace(
         early_facts({"a": [1.0], "b": [0.0]}), estimate=estimate.within(Budget(calls=50))
     )
+    view.take(replace(snapshot("single agents"), spending=Spending(made=0, usd=0.0, seconds=0.0)))
     view.take(replace(snapshot("early facts"), early=early))
     view.take(snapshot())
     assert view.left("calls") is None

@@ -332,7 +332,9 @@ class SearchView:
             return None
         (now, seconds), made = current, self.spending.made - self._entered_made
         to_come: dict[str, float] = {n: getattr(cost, unit) for n, cost in found.stages.items()}
-        if now.name == "early facts" or not to_come:
+        singles = self.stages.get("single agents")
+        # Where the single agents' answers were stored, so may be those that are to come.
+        if now.name == "early facts" or not to_come or singles is None or not singles.made:
             return None
         to_come.pop("single agents", None)
         taken = foretold = going = 0.0

@@ -206,17 +206,9 @@ _ALOUD: Final = tuple(
     f"{word} "
     for word in (
         *("ah", "all right", "alright", "first", "given", "got it", "hm", "hmm", "hmmm"),
-        *(
-            "i",
-            "i'd",
-            "i'll",
-            "i'm asked",
-            "i'm given",
-            "i'm going",
-            "i'm supposed",
-            "i'm thinking",
-        ),
-        *("i'm trying", "i've", "let me", "let us", "let's", "lets", "looking at", "maybe"),
+        *("i", "i'd", "i'll", "i'm asked", "i'm given", "i'm going", "i'm supposed"),
+        *("i'm thinking", "i'm trying", "i've", "let me", "let us", "let's", "lets"),
+        *("looking at", "maybe"),
         *("my task", "need to", "now", "oh", "ok", "okay", "so", "thinking", "this question"),
         *("to answer", "to calculate", "to compute", "to determine", "to figure", "to find"),
         *("to get", "to solve", "user", "wait", "we", "we'll", "we're", "we've", "well"),

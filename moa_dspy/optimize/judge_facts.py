@@ -26,6 +26,10 @@ LARGE_ADVANTAGE: Final = 0.1
 """Advantage of the first place, as a share of a win, from which the report warns."""
 LARGE_CORRELATION: Final = 0.3
 """Rank correlation of preference and length from which the report warns."""
+MOST_SHOWN: Final = 200
+"""Characters of an answer that an error shows."""
+N_SHOWN: Final = 3
+"""Replies that an error shows."""
 
 
 class PairVerdict(Protocol):
@@ -314,16 +318,7 @@ class Choices:
         self.n_asked += 1
         if unread is not None:
             self.n_unread += 1
-            self.unread = [*self.unread, unread][:_SHOWN_REPLIES]
-
-
-_SHOWN_REPLIES: Final = 3
-
-
-MOST_SHOWN: Final = 200
-"""Characters of an answer that an error shows."""
-N_SHOWN: Final = 3
-"""Replies that an error shows."""
+            self.unread = [*self.unread, unread][:N_SHOWN]
 
 
 def check_readable(

@@ -21,6 +21,7 @@ from moa_dspy.errors import BudgetReachedError, MetricError, MoaError, StudyErro
 from moa_dspy.judges.base import Judgement, as_judgement, texts_of
 from moa_dspy.optimize.early_facts import Cost
 from moa_dspy.optimize.judge_facts import (
+    N_SHOWN,
     JudgeDiagnostics,
     JudgedPair,
     JudgedSystem,
@@ -49,7 +50,6 @@ MOST_UNREAD: Final = 0.75
 reply is lost with a chance of 30 %, asked in both orders, 51 % are."""
 _FEWEST_ASKED: Final = 24
 _ALL_UNREAD: Final = 10
-_N_SHOWN: Final = 3
 _READ_REPLY: Final = 120
 Texts: TypeAlias = tuple[str, ...]
 CompareAll: TypeAlias = Callable[
@@ -362,7 +362,7 @@ class Judging:
     def _unread(self, known: Sequence[tuple[Any, Judgement]]) -> tuple[str, ...]:
         lost = [one for _, one in sorted(known, key=lambda item: item[0]) if one.excluded]
         reasons = [one.reason for one in lost if one.excluded in ("unparsable", "failed")]
-        return tuple(" ".join(text.split())[:_READ_REPLY] for text in reasons[:_N_SHOWN])
+        return tuple(" ".join(text.split())[:_READ_REPLY] for text in reasons[:N_SHOWN])
 
     def _values(self, judged: Sequence[RowJudgement]) -> NDArray[np.float64]:
         """Return the preferences, at equal lengths where that is wanted; NaN without a verdict."""

@@ -107,10 +107,8 @@ def _tokens(view: SearchView) -> str:
 
 def time_line(view: SearchView) -> str:
     """Return the time that has passed, what is left, and the most that is under a budget."""
-    limit, seconds = (
-        None if view.snapshot is None else view.snapshot.budget.seconds,
-        view.left("seconds"),
-    )
+    limit = None if view.snapshot is None else view.snapshot.budget.seconds
+    seconds = view.left("seconds")
     left = "" if seconds is None else f", about {clock(seconds)} left in all"
     most = "" if limit is None else f", at most {clock(limit - view.spending.seconds)} left"
     return f"{clock(view.elapsed_seconds)} elapsed{left}{most}"

@@ -260,8 +260,9 @@ class RegularReply:
         return last + b"\n\n" + _event({"error": {"message": words, "type": "server_error"}})
 
     def _refused(self, body: bytes) -> bytes:
-        data, said = _json(body), server_words(decoded(body))
-        words = said["message"] or shown_body(decoded(body)) or "The server gives no reason"
+        data, text = _json(body), decoded(body)
+        said = server_words(text)
+        words = said["message"] or shown_body(text) or "The server gives no reason"
         if self._given != self.status:
             words = f"It redirects to {self._location or 'an address that it does not name'}"
         message = f"{words} ({self._where()})"
@@ -299,8 +300,8 @@ class RegularReply:
         return isinstance(data, dict) and bool(data.get("error"))
 
     def _words(self, body: bytes) -> dict[str, Any]:
-        said = server_words(decoded(body))
-        shown = shown_body(decoded(body))
+        text = decoded(body)
+        said, shown = server_words(text), shown_body(text)
         words = said["message"] or f"The reply holds no answer{f': {shown}' if shown else ''}"
         return {**said, "message": f"{words} (from {self._url})"}
 

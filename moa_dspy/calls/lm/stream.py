@@ -295,9 +295,10 @@ class ThoughtOpening:
         model = identity.partition("@")[0]
         self._identity, self._store = identity, store
         self._extra_body = dict(extra_body or {})
-        self._is_named = bool(_OPENS.search(model))
         is_told_apart = identity == f"{model}@vendor" and vendor_of(model) in _SET_APART
-        self._known: bool | None = True if self._is_named else False if is_told_apart else None
+        self._known: bool | None = False if is_told_apart else None
+        if _OPENS.search(model):
+            self._known = True
         self._has_looked = self._known is not None
 
     @property

@@ -146,7 +146,7 @@ class OutagePolicy:
         self._down_since: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def is_temporary(self, error: BaseException, *, attempt: int) -> bool:
+    def is_temporary(self, error: BaseException, request: CallRequest, *, attempt: int) -> bool:
         """True if ``error`` says nothing about the model: it is retried, and no failed call."""
         if not isinstance(error, Exception):
             return False
@@ -164,7 +164,7 @@ class OutagePolicy:
         Raises:
             OutageError: If the endpoint has been down for too long, or says that it will be.
         """
-        if not self.is_temporary(error, attempt=attempt):
+        if not self.is_temporary(error, request, attempt=attempt):
             return None
         caller = request.caller
         now, hint = self._clock.monotonic(), hinted_seconds(error)
@@ -177,6 +177,26 @@ class OutagePolicy:
                 f"wait ({reason}). Every answer up to now is kept; the same command goes on."
             ) from error
         return hint + backoff_seconds(attempt, request.key)
+
+
+class ProbePolicy(OutagePolicy):
+    """Retries as often as the agent allows, for nobody knows yet whether its endpoint works.
+
+    What a retry mends is no failed call here either: else an agent that was busy when it was
+    probed would seem to take two calls for that question.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(outage_seconds=0.0)
+
+    def is_temporary(self, error: BaseException, request: CallRequest, *, attempt: int) -> bool:
+        """True if the agent's own policy retries after ``error``."""
+        retries = request.caller.retries
+        return retries.wait_seconds(error, attempt=attempt, key=request.key) is not None
+
+    def wait_seconds(self, error: Exception, request: CallRequest, *, attempt: int) -> float | None:
+        """Return how long the agent's own policy waits; None means no more."""
+        return request.caller.retries.wait_seconds(error, attempt=attempt, key=request.key)
 
 
 class SharedSlots(Protocol):
@@ -325,7 +345,7 @@ class Attempts:
 
     def _is_temporary(self, error: BaseException, number: int) -> bool:
         policy = self.outage_policy
-        return policy is not None and policy.is_temporary(error, attempt=number)
+        return policy is not None and policy.is_temporary(error, self.request, attempt=number)
 
     def _worked(self, work: Work) -> Generator[Step, None, None]:
         """Do ``work``; only a shared store may take long enough to need a thread."""

@@ -62,7 +62,7 @@ class Calls:
 
     Attributes:
         outage_policy: May be set. Then a temporary failure is no failed call, and is retried,
-            whatever ``num_retries`` says, until the endpoint answers.
+            as the policy says instead of ``num_retries``.
     """
 
     def __init__(

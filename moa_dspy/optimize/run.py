@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from moa_dspy.calls.attempts import OutagePolicy
+from moa_dspy.calls.attempts import OutagePolicy, ProbePolicy
 from moa_dspy.calls.budget import Ledger, spending_under
 from moa_dspy.calls.scope import call_scope
 from moa_dspy.calls.store.database import database_url, shown_url
@@ -275,7 +275,7 @@ class Runner:
         """Run the search from its start: what is known costs nothing."""
         calls, study = self._pool.calls, self._prepared.study
         # An agent that does not answer its probe is an error, and not waited for.
-        calls.outage_policy = None
+        calls.outage_policy = ProbePolicy()
         self._queue.clear()
         workers = QueueWorkers(self._queue, tasks, self._ledger)
         is_own = self._place.storage is None
@@ -302,7 +302,7 @@ class Runner:
         calls = self._pool.calls
         if snapshot.stage != "probe":
             self.has_begun = True
-            if calls.outage_policy is None:
+            if isinstance(calls.outage_policy, ProbePolicy):
                 calls.outage_policy = self._outage_policy()
         self._show(snapshot)
 

@@ -9,6 +9,7 @@ import pytest
 
 from moa_dspy.agent import Agent
 from moa_dspy.calls import Budget, Calls, Ledger, OutagePolicy, call_scope
+from moa_dspy.calls.attempts import ProbePolicy
 from moa_dspy.errors import BudgetReachedError, OutageError
 from moa_dspy.pool import Pool
 from tests.calls.fake_clock import FakeClock
@@ -25,12 +26,19 @@ PASSING = {
 
 
 def pool_of(
-    server: ChatServer, *, outage_seconds: float = 900, budget: Budget | None = None
+    server: ChatServer,
+    *,
+    outage_seconds: float = 900,
+    budget: Budget | None = None,
+    probe_retries: int | None = None,
 ) -> Pool:
+    """Return one agent; with ``probe_retries`` it is probed, and retried as often."""
     clock = FakeClock()
     calls = Calls(clock=clock, ledger=Ledger(budget))
-    calls.outage_policy = OutagePolicy(outage_seconds, clock)
-    agent = Agent(name="a", model="openai/x", api_base=server.url, num_retries=0)
+    is_probed = probe_retries is not None
+    calls.outage_policy = ProbePolicy() if is_probed else OutagePolicy(outage_seconds, clock)
+    n = probe_retries or 0
+    agent = Agent(name="a", model="openai/x", api_base=server.url, num_retries=n)
     return Pool([agent], calls=calls)
 
 
@@ -60,6 +68,25 @@ def test_replies_that_never_hold_an_answer_are_the_models_failure_after_ten() ->
         assert len(server.bodies) == 10
     (call,) = pool.calls.store._calls.values()  # type: ignore[attr-defined]  # the memory
     assert "holds no answer" in str(call.failure)
+
+
+def test_a_retry_that_mends_a_probe_leaves_no_failed_call() -> None:
+    # Else a study whose main process was killed in its probe counts other calls per question.
+    with serving([Reply(status=503), Reply("Paris")]) as server:
+        pool = pool_of(server, probe_retries=2)
+        with call_scope() as scope:
+            assert ask(pool) == ["Paris"]
+    assert [(facts.failure, facts.attempt) for facts in scope.log] == [(None, 2)]
+
+
+def test_a_probe_is_given_up_after_the_agents_own_retries_and_fails_once() -> None:
+    with serving(Reply(status=503)) as server:
+        pool = pool_of(server, probe_retries=2)
+        with call_scope() as scope, pytest.raises(dspy.LMServerError):
+            ask(pool)
+        assert len(server.bodies) == 3
+    assert [facts.attempt for facts in scope.log] == [3]
+    assert "503" in str(scope.log[0].failure)
 
 
 def test_what_the_endpoint_refuses_is_not_asked_again() -> None:

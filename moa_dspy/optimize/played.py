@@ -329,8 +329,8 @@ def made_up_answers(
     return PlayedAnswers(scores, replies, replies)
 
 
-MOST_PROPOSED: Final = 60
-"""Played proposals by the search's own rule: 15 ms each."""
+_MOST_PROPOSED: Final = 120 // len(READING_HABITS)
+"""Proposals by the search's own rule in each played search: 15 ms each, one search per habit."""
 _N_DRAWN: Final = 20
 """Draws beside neighbours of which such a proposal is the best: a search looks at more."""
 _N_CANDIDATES: Final = 12
@@ -380,7 +380,7 @@ def played_trials(
     known |= dict.fromkeys(given)
     made = {node for one in known for node in nodes_of(one)}
     while len(known) - n_known < n:
-        if acquisition is not None and len(known) - n_known < MOST_PROPOSED:
+        if acquisition is not None and len(known) - n_known < _MOST_PROPOSED:
             scores = np.array([race.scores_of(one) for one in known])
             found = acquisition.propose(list(known), scores)
         else:

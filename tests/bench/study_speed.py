@@ -4,6 +4,7 @@ Usage: python tests/bench/study_speed.py [--json] [--trials 100] [--rows 200] [-
 
 replay_seconds: a finished study of 7 calls per architecture and row, run again over its file;
 replay_calls are those that it makes. The study is made before, by agents that answer at once.
+replay_cpu_seconds: processor time of the same, which other work on the machine does not lengthen.
 replay_over_reading: replay_seconds over reading_seconds, which reading every call of the study
 from SQLite takes, each by its key.
 trial_overhead_ms_at_N: our search without any measuring after N trials: the sampler, the space,
@@ -104,10 +105,13 @@ def replayed(*, n_trials: int, n_rows: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "calls.sqlite"
         made, n_calls, pick = run_study(path, n_trials=n_trials, n_rows=n_rows)
+        started = process_time()
         seconds, n_again, again = run_study(path, n_trials=n_trials, n_rows=n_rows)
+        cpu_seconds = process_time() - started
         reading = reading_seconds(path)
     return {
         "replay_seconds": seconds,
+        "replay_cpu_seconds": cpu_seconds,
         "reading_seconds": reading,
         "replay_over_reading": seconds / reading,
         "replay_calls": n_again,

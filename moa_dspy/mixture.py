@@ -65,6 +65,28 @@ class PlannedModule(dspy.Module):
         """Asks the questions of the plan."""
         return Seats(self.pool, self.rules.adapter)
 
+    def __call__(self, *values: Any, **inputs: Any) -> Any:
+        """Answer; inputs are given by name, as to every predictor of DSPy.
+
+        Raises:
+            ArchitectureError: If one has no name; nothing was asked then.
+        """
+        self._check_named(values)
+        return super().__call__(**inputs)
+
+    async def acall(self, *values: Any, **inputs: Any) -> Any:
+        """``__call__`` for coroutines."""
+        self._check_named(values)
+        return await super().acall(**inputs)
+
+    def _check_named(self, values: tuple[Any, ...]) -> None:
+        if values:
+            names = list(self.signature.input_fields)
+            raise ArchitectureError(
+                f"Inputs are given by name, as program({names[0]}=...), but got {len(values)} "
+                f"without a name; the signature's inputs are {', '.join(names)}."
+            )
+
     def forward(self, **inputs: Any) -> MixturePrediction:
         """Answer, agents of a layer at the same time in threads."""
         with mixture_span(self):

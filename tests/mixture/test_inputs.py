@@ -10,6 +10,7 @@ from typing import Any, Final
 import dspy
 import pytest
 
+from moa_dspy.errors import ArchitectureError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.testing import scripted_pool
 
@@ -91,3 +92,14 @@ def test_several_typed_outputs_are_voted_on_together(name: str, is_async: bool) 
     found = asyncio.run(program.acall(**inputs)) if is_async else program(**inputs)
     assert (found.sure, found.tags) == (0.25, ["y", "cat"])
     assert len(program.history) == 3
+
+
+def test_an_input_without_a_name_is_refused_before_anything_is_asked() -> None:
+    pool = scripted_pool({name: chat({"answer": "Paris"}) for name in "ab"})
+    program = MixtureOfAgents("question, context -> answer", "a + b > vote", pool=pool)
+    expected = r"by name, as program\(question=...\), but got 1 .* inputs are question, context"
+    with pytest.raises(ArchitectureError, match=expected):
+        program("Where?")
+    with pytest.raises(ArchitectureError, match=expected):
+        asyncio.run(program.acall("Where?"))
+    assert pool.calls.ledger.spending.made == 0

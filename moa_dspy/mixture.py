@@ -66,11 +66,7 @@ class PlannedModule(dspy.Module):
         return Seats(self.pool, self.rules.adapter)
 
     def __call__(self, *values: Any, **inputs: Any) -> Any:
-        """Answer; inputs are given by name, as to every predictor of DSPy.
-
-        Raises:
-            ArchitectureError: If one has no name; nothing was asked then.
-        """
+        """Answer; an input without a name is an ``ArchitectureError``, before anything is asked."""
         self._check_named(values)
         return super().__call__(**inputs)
 

@@ -292,11 +292,11 @@ class Pool(Mapping[str, Agent]):
                 name; default: LiteLLM's list price of that very model, else unknown.
 
         Raises:
-            PoolError: If there is no LM, or with ``strict`` one that cannot be adopted.
+            PoolError: If there is none, what is no LM, or with ``strict`` one not adopted.
         """
         from moa_dspy.calls.lm.lm import lm_names
 
-        named: Any = lms if isinstance(lms, Mapping) else lm_names(lms)
+        named = lm_names(lms)
         kept, prices = calls or Calls(), usd_per_million_tokens or {}
         unkept = calls or Calls(NoStore(), ledger=kept.ledger)
         found = {

@@ -76,9 +76,12 @@ class Student:
         found = mixtures_of(program)
         if len(found) != 1:
             where = f" at {', '.join(found)}" if found else ""
+            predictors = [name for name, _ in getattr(program, "named_predictors", list)()]
+            hint = "; a mixture can take the place of `predictor`: " + ", ".join(predictors)
             raise StudyError(
                 "`student` must be a MixtureOfAgents or hold one (or have one signature), but is "
-                f"a {type(program).__name__} with {len(found) or 'none'}{where}."
+                f"a {type(program).__name__} with {len(found) or 'none'}{where}"
+                f"{hint if predictors and not found else ''}."
             )
         (mixture,) = found.values()
         return cls(program, mixture, registry)

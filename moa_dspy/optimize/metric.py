@@ -15,6 +15,7 @@ from moa_dspy.aggregators import Ballot
 from moa_dspy.architecture import Architecture
 from moa_dspy.data.rows import check_outputs
 from moa_dspy.errors import MetricError, MoaError, StudyError
+from moa_dspy.files import shown_value
 from moa_dspy.optimize.early_facts import COSTS
 from moa_dspy.optimize.judge_facts import JudgeDiagnostics, JudgedSystem
 from moa_dspy.pool import Pool
@@ -85,7 +86,8 @@ def score_of(value: Any) -> float:
 def _arity(metric: Any) -> int:
     wanted = "`metric` must be a function of (example, prediction) with more arguments optional"
     if not callable(metric):
-        raise StudyError(f"{wanted}, but got {metric!r}.")
+        hint = " (by name they are in moa_dspy.data.METRICS)" if isinstance(metric, str) else ""
+        raise StudyError(f"{wanted}{hint}, but got {shown_value(metric)}.")
     try:
         signature = inspect.signature(metric)
     except ValueError:

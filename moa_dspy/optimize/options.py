@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
@@ -17,7 +19,7 @@ from moa_dspy.data import BENCHMARKS, Splits, read_answers, read_rows, split_row
 from moa_dspy.diversity import DIVERSITY_METRICS, DiversityMetric
 from moa_dspy.errors import StudyError
 from moa_dspy.files import made, shown_value, unknown
-from moa_dspy.optimize.metric import JudgeOptions
+from moa_dspy.optimize.metric import CheckedMetric, JudgeOptions
 from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.selection import Limits
@@ -58,6 +60,10 @@ class SearchOptions:
     storage: Any = None
 
     def __post_init__(self) -> None:
+        for name, (kinds, wanted) in _KINDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise StudyError(f"`{name}` must be {wanted}, but got {shown_value(value)}.")
         if self.n_trials < 1 or not 0 <= self.random_share < 1 or self.num_threads < 1:
             raise StudyError(
                 "`n_trials` and `num_threads` must be at least 1 and `random_share` in [0, 1), but "
@@ -69,7 +75,10 @@ class SearchOptions:
                 f"got {self.min_gain} and {self.diversity_weight}."
             )
         check_seed(self.seed)
-        if self.metric is None and self.judge is None:
+        _check_callbacks(self.callbacks)
+        if self.metric is not None:
+            CheckedMetric.of(self.metric)
+        elif self.judge is None:
             raise StudyError("A search needs a `metric` or a `judge`, but got neither.")
         if not self.objectives:
             raise StudyError(f"`objectives` must name at least one of {', '.join(OBJECTIVES)}.")
@@ -86,6 +95,43 @@ class SearchOptions:
         pools = self.pool.calls.ledger
         is_pools = self.budget is None and pools.budget != Budget()
         return pools if is_pools else Ledger(self.budget)
+
+
+_KINDS: Final[dict[str, tuple[Any, str]]] = {
+    "space": (SearchSpace, "a SearchSpace"),
+    "limits": (Limits, "Limits, such as Limits(calls=6)"),
+    "budget": (Budget | None, "a number of usd, or a Budget such as Budget(calls=2_000)"),
+    "n_trials": (Integral, "a whole number"),
+    "num_threads": (Integral, "a whole number"),
+    "random_share": (Real, "a number in [0, 1)"),
+    "min_gain": (Real, "a number in (0, 1)"),
+    "diversity_weight": (Real, "a number of at least 0"),
+    "callbacks": (Sequence, "a list of functions of (study, trial)"),
+    "prompts": (PromptOptions | None, "PromptOptions, such as PromptOptions()"),
+    "predictor": (str | None, "the path of a predictor, such as 'answer'"),
+}
+"""What Python users may give for an option; study files are checked when they are read."""
+
+
+def _check_callbacks(callbacks: Sequence[TrialCallback]) -> None:
+    """Refuse what would fail after the first paid trial.
+
+    Raises:
+        StudyError: If one cannot be called with a study and a trial.
+    """
+    wanted = "`callbacks` must be functions of (study, trial)"
+    for one in callbacks:
+        if not callable(one):
+            raise StudyError(f"{wanted}, but got {shown_value(one)}.")
+        try:
+            signature = inspect.signature(one)
+        except ValueError:
+            continue  # a builtin that does not tell
+        try:
+            signature.bind(None, None)
+        except TypeError:
+            name = getattr(one, "__name__", type(one).__name__)
+            raise StudyError(f"{wanted}, but {name} has the signature {signature}.") from None
 
 
 LAST_SEED: Final = 2**32 - 1
@@ -108,8 +154,12 @@ def named_objectives(names: Sequence[str]) -> tuple[Objective, ...]:
     """Return the objectives of these names.
 
     Raises:
-        StudyError: If one is unknown.
+        StudyError: If one is unknown, or there is no list of them.
     """
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise StudyError(
+            f"`objectives` must be a list of {', '.join(OBJECTIVES)}, but got {shown_value(names)}."
+        )
     return tuple(_known(name, OBJECTIVES, "objectives")() for name in names)
 
 

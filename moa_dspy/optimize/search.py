@@ -154,7 +154,7 @@ class ModelSearch(Teleprompter):
             num_threads=num_threads,
             seed=seed,
             sampler=sampler,
-            callbacks=tuple(callbacks),
+            callbacks=callbacks,
             prompts=prompts,
             judge=JudgeOptions.of(judge, has_metric=metric is not None),
             predictor=predictor,

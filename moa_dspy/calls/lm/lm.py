@@ -41,6 +41,8 @@ from moa_dspy.dspy_internals import (
     select_backend,
     timeouts_for,
 )
+from moa_dspy.errors import PoolError
+from moa_dspy.files import shown_value
 from moa_dspy.vendors import gateway_of
 
 
@@ -187,16 +189,36 @@ class Adopted:
         return VendorEngine(config, model_type=model_type)
 
 
-def lm_names(lms: Iterable[Any]) -> dict[str, Any]:
-    """Return LMs by a plain word each, made of the name of its model; equal ones are numbered."""
+def lm_names(lms: Mapping[str, Any] | Iterable[Any]) -> dict[str, Any]:
+    """Return LMs by their given names, or by a plain word each, made of the name of its model.
+
+    Equal words are numbered.
+
+    Raises:
+        PoolError: If one is no LM.
+    """
+    listed = list(lms.values() if isinstance(lms, Mapping) else [lms] if _is_lm(lms) else lms)
+    for lm in listed:
+        if not _is_lm(lm):
+            raise PoolError(
+                "A pool is made of LMs such as dspy.LM('openai/gpt-4o-mini'), or of agents by "
+                f"`Pool([...])`, but got {shown_value(lm)}."
+            )
+    if isinstance(lms, Mapping):
+        return dict(lms)
     named: dict[str, Any] = {}
-    for lm in lms:
+    for lm in listed:
         word = re.sub(r"[\s>+*()]+", "-", str(lm.model).rpartition("/")[2]) or "lm"
         number, name = 2, word
         while name in named:
             number, name = number + 1, f"{word}-{number}"
         named[name] = lm
     return named
+
+
+def _is_lm(value: Any) -> bool:
+    # Wrappers of LMs need not be made from DSPy's class, but all have a model and are called.
+    return callable(value) and hasattr(value, "model")
 
 
 def refusal(lm: Any) -> str | None:

@@ -104,11 +104,11 @@ def _run(
     mode: Any,
     verbose: bool,
 ) -> StudyEnd:
-    from moa_dspy.optimize.live_view import LiveProgress, each_warning_once
+    from moa_dspy.optimize.live_view import LiveProgress
     from moa_dspy.optimize.run import work_on
 
     view = LiveProgress(mode=mode, is_verbose=verbose)
-    with _prints_aside(as_json), view as display, each_warning_once():
+    with _prints_aside(as_json), view as display:
         return work_on(prepared, storage, show=display.show, **options)
 
 
@@ -276,10 +276,10 @@ def worker(
     ] = None,
 ) -> None:
     """Work on a study with others, on any number of machines, until it is finished."""
-    from moa_dspy.optimize.live_view import LiveProgress, each_warning_once
+    from moa_dspy.optimize.live_view import LiveProgress
     from moa_dspy.optimize.run import work_on
 
-    with LiveProgress() as progress, each_warning_once():
+    with LiveProgress() as progress:
         ended = work_on(
             _read(study),
             storage,

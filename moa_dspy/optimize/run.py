@@ -24,6 +24,7 @@ from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import MoaError, OutageError, StudyError
 from moa_dspy.optimize.answers import StudyAnswers, with_study, write_answers
 from moa_dspy.optimize.evaluate import Evaluator, Student
+from moa_dspy.optimize.live_view import each_warning_once
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.options import TrialCallback
 from moa_dspy.optimize.page import write_pages
@@ -166,7 +167,7 @@ def work_on(
         raise StudyError(f"There is nothing to resume: {place.file} {why}.")
     if writes_files:
         _check_writable(place.folder)
-    with _opened(place) as opened:
+    with _opened(place) as opened, each_warning_once():
         runner = Runner(prepared, opened.store, place, show=show, callbacks=callbacks)
         try:
             runner.join(must_exist=resume, may_set_budget=not is_helper)

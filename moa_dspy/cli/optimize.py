@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moa_dspy.cli.serve import agents_of_run
+
 if TYPE_CHECKING:
     from moa_dspy.optimize.preflight import Preflight
     from moa_dspy.optimize.result import StudyResult
@@ -257,6 +259,8 @@ def _show(result: StudyResult, folder: Path) -> None:
     _print(Report(result))
     for name in RUN_FILES:
         typer.echo(f"wrote {folder / name}")
+    if agents_of_run(program := folder / "program.json") is not None:
+        typer.echo(f'next: moa-dspy ask {program} "..." (or chat, serve; moa-dspy pick {folder})')
 
 
 def _print(shown: Any) -> None:

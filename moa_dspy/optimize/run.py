@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from os.path import relpath
 from pathlib import Path
 from typing import Final
 
@@ -249,7 +250,8 @@ class Runner:
         result, answers = _result_of(finished)
         folder = self._place.folder
         if writes_files:
-            _write_files(finished, result, answers, folder)
+            agents = _path_from(folder, self._prepared.study.agents_file)
+            _write_files(finished, result, replace(answers, agents_file=agents), folder)
         where = shown_url(database_url(self._place.calls))
         return StudyEnd(result, where, finished.place, folder, tasks.n_done)
 
@@ -376,6 +378,14 @@ def _write_files(
             f"The results cannot be written to {folder}: {error.strerror}. The study is finished "
             "and kept; the same command with another --out writes them."
         ) from error
+
+
+def _path_from(folder: Path, file: Path | None) -> str:
+    """Return the path from a folder to a file; empty where there is none, as on another drive."""
+    try:
+        return "" if file is None else relpath(file.resolve(), folder.resolve())
+    except ValueError:
+        return ""
 
 
 def _check_writable(folder: Path) -> None:

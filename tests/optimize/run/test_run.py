@@ -70,7 +70,9 @@ def test_a_cut_reply_is_said_once_of_each_agent_whatever_shows_the_progress(
         run_study(write_study(), out=tmp_path / "out", show=lambda snapshot: None)
     finally:
         logger.removeHandler(handler)
-    said = [line.partition(" was ")[0] for line in stream.getvalue().splitlines() if "truncated" in line]
+    said = [
+        line.partition(" was ")[0] for line in stream.getvalue().splitlines() if "truncated" in line
+    ]
     assert sorted(said) == [f"e{i}: LM response" for i in range(3)]
 
 

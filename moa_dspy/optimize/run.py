@@ -35,7 +35,7 @@ from moa_dspy.optimize.search import ModelSearch, SearchOutcome, judging_of, run
 from moa_dspy.optimize.study import FinishedStudy, PreparedStudy, SharedStudy, digest_of
 from moa_dspy.optimize.tasks import QueueWorkers, Task, TaskQueue, TaskRunner
 from moa_dspy.optimize.trials import LiveStorage
-from moa_dspy.program_file import save_program
+from moa_dspy.program_file import program_text
 
 RUNS = Path("runs")
 """Folder of the results where ``out`` is not given; each study has one of its name in it."""
@@ -285,6 +285,8 @@ class Runner:
         name = self._place.folder.resolve().name if is_own else study.name
         storage = LiveStorage(self._place.optuna, name)
         try:
+            # A file that cannot be used is found before anything is paid.
+            storage.open()
             options = self._search().options
             outcome = run_search(
                 replace(options, callbacks=(*options.callbacks, *self._callbacks)),
@@ -322,11 +324,8 @@ class Runner:
             seconds=max(spent.seconds, found.seconds),
         )
         scores = {name: row.score for name, row in result.test.items()}
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "program.json"
-            # Of a program the file has the mixture: nothing else in it was changed.
-            save_program(Student.of(outcome.program).mixture, path, scores=scores)
-            text = path.read_text("utf-8")
+        # Of a program the file has the mixture: nothing else in it was changed.
+        text = program_text(Student.of(outcome.program).mixture, scores=scores)
         answers = with_study(outcome.answers, **self._prepared.public)
         stored = {**result.to_json(), _ANSWERS: answers.to_json()}
         content = json.dumps(stored, allow_nan=False)
@@ -390,6 +389,8 @@ def _path_from(folder: Path, file: Path | None) -> str:
 
 def _check_writable(folder: Path) -> None:
     """Raise if no folder could be made at ``folder``, or no file in it; leave nothing behind."""
+    if taken := [name for name in RUN_FILES if (folder / name).is_dir()]:
+        raise StudyError(f"Results cannot be written to {folder}: {taken[0]} is a folder there.")
     nearest = next((path for path in (folder, *folder.parents) if path.exists()), Path())
     try:
         with tempfile.NamedTemporaryFile(dir=nearest, prefix=".moa-dspy-") as probe:
@@ -410,16 +411,24 @@ class _OpenStore:
 @contextmanager
 def _opened(place: StudyPlace) -> Iterator[_OpenStore]:
     file = place.file
-    is_new = file is not None and not file.exists()
+    files = [one for one in (file, place.optuna) if isinstance(one, Path) and not one.exists()]
     folders = [] if file is None else [one for one in file.parents if not one.exists()]
-    opened = _OpenStore(CallStore(place.calls))
+    is_new = file is not None and not file.exists()
+    opened: _OpenStore | None = None
     try:
+        opened = _OpenStore(CallStore(place.calls))
         yield opened
     finally:
-        opened.store.close()
-        if file is not None and is_new and opened.is_refused:
+        if opened is not None:
+            opened.store.close()
+        if is_new and (opened is None or opened.is_refused):
+            _remove(files, folders)
+
+
+def _remove(files: Sequence[Path], folders: Sequence[Path]) -> None:
+    with suppress(OSError):
+        for file in files:
             for suffix in ("", "-wal", "-shm"):
                 file.with_name(file.name + suffix).unlink(missing_ok=True)
-            for folder in folders:
-                with suppress(OSError):
-                    folder.rmdir()
+        for folder in folders:
+            folder.rmdir()

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
 def ask(
     program: Annotated[
-        str, typer.Argument(metavar="PROGRAM", help="A saved program, or an architecture's text.")
+        str,
+        typer.Argument(
+            metavar="PROGRAM", help="A saved program, a run's folder, or an architecture's text."
+        ),
     ],
     question: Annotated[str | None, typer.Argument(help="The first input field.")] = None,
     pool: PoolOption = None,

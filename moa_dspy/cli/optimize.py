@@ -259,8 +259,8 @@ def _show(result: StudyResult, folder: Path) -> None:
     _print(Report(result))
     for name in RUN_FILES:
         typer.echo(f"wrote {folder / name}")
-    if agents_of_run(program := folder / "program.json") is not None:
-        typer.echo(f'next: moa-dspy ask {program} "..." (or chat, serve; moa-dspy pick {folder})')
+    if agents_of_run(folder) is not None:
+        typer.echo(f'next: moa-dspy ask {folder} "..." (or chat, serve, pick)')
 
 
 def _print(shown: Any) -> None:

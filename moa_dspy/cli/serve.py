@@ -67,8 +67,15 @@ def agents_file(pool: str | None, *programs: Path | str) -> Path:
     return found[0] if found else local
 
 
+def program_file(program: Path) -> Path:
+    """Return the file of a program; of the folder of a run, the program in it."""
+    inside = program / "program.json"
+    return inside if inside.is_file() else program
+
+
 def agents_of_run(program: Path) -> Path | None:
     """Return the agents' file of the run in whose folder a program is; None if none is known."""
+    program = program_file(program)
     if not program.is_file():
         if program.suffix == ".json":
             raise ArchitectureError(f"{program} cannot be read: there is no such file.")
@@ -97,7 +104,7 @@ def _pool_file(name: str) -> Path:
 
 
 def program_or_text(program: str, pool: Pool) -> MixtureOfAgents:
-    """Return a saved program, or the mixture of an architecture's text in plain chat.
+    """Return a saved program, that of a run's folder, or an architecture's mixture in plain chat.
 
     Raises:
         ArchitectureError: The file or the text cannot be read.
@@ -106,15 +113,17 @@ def program_or_text(program: str, pool: Pool) -> MixtureOfAgents:
     from moa_dspy.adapters import PlainChat
     from moa_dspy.mixture import MixtureOfAgents
 
-    if program.endswith(".json") or Path(program).is_file():
-        loaded: MixtureOfAgents = MixtureOfAgents.load(program, pool=pool)
+    path = program_file(Path(program))
+    if path.suffix == ".json" or path.is_file():
+        loaded: MixtureOfAgents = MixtureOfAgents.load(path, pool=pool)
         return loaded
     return MixtureOfAgents("question -> answer", program, pool=pool, adapter=PlainChat())
 
 
 def serve(
     programs: Annotated[
-        list[Path] | None, typer.Argument(metavar="PROGRAM.json...", help="Saved programs.")
+        list[Path] | None,
+        typer.Argument(metavar="PROGRAM...", help="Saved programs, or folders of runs."),
     ] = None,
     pool: PoolOption = None,
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
@@ -209,15 +218,27 @@ def _log_to_console() -> None:
 def _by_name(paths: list[Path], pool: Any) -> dict[str, MixtureOfAgents]:
     from moa_dspy.mixture import MixtureOfAgents
 
-    names = [path.stem for path in paths]
+    files = [program_file(path) for path in paths]
+    # A run goes by its folder's name, so that several can be served.
+    names = [
+        path.stem if file is path else path.resolve().name
+        for path, file in zip(paths, files, strict=True)
+    ]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise PoolError(f"Programs go by their file's name, but {', '.join(twice)} occurs twice.")
-    return {path.stem: MixtureOfAgents.load(path, pool=pool) for path in paths}
+        raise PoolError(
+            f"Programs go by their file's name, but {', '.join(twice)} occurs twice. Folders of "
+            "runs, given instead, go by theirs."
+        )
+    loaded = (MixtureOfAgents.load(file, pool=pool) for file in files)
+    return dict(zip(names, loaded, strict=True))
 
 
 def chat(
     program: Annotated[
-        str, typer.Argument(metavar="PROGRAM", help="A saved program, or an architecture's text.")
+        str,
+        typer.Argument(
+            metavar="PROGRAM", help="A saved program, a run's folder, or an architecture's text."
+        ),
     ],
     pool: PoolOption = None,
     system: Annotated[str, typer.Option(help="Instructions before the conversation.")] = "",

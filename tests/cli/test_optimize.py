@@ -25,7 +25,7 @@ def test_a_study_prints_its_table_and_writes_a_program_that_answers(run: Run, fo
     assert [f"wrote out/{name}" for name in names] == [
         line for line in done.stdout.splitlines() if line.startswith("wrote")
     ]
-    assert done.stdout.splitlines()[-1].startswith("next: moa-dspy ask out/program.json")
+    assert done.stdout.splitlines()[-1].startswith('next: moa-dspy ask out "..."')
     assert "single agents" in done.stderr
     assert "search" in done.stderr
 
@@ -49,6 +49,7 @@ def test_a_program_in_its_run_is_asked_with_the_agents_of_the_run(
     monkeypatch.chdir(elsewhere)
     answer = run("ask", program, "Repeat this: 42")
     assert (answer.exit_code, answer.stdout) == (0, "42\n"), answer.stderr
+    assert run("ask", str(folder / "out"), "Repeat this: 42").stdout == "42\n"
     assert "42" in run("chat", program, input="Repeat 42\n").stdout
     picked = run("pick", str(folder / "out"), "1")
     assert f"wrote {folder / 'out' / 'program-1.json'}" in picked.stdout, picked.stderr

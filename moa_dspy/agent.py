@@ -205,6 +205,12 @@ class Agent:
                 "give `weights` and `sha256`."
             )
 
+    def beside(self, folder: Path) -> Agent:
+        """Return the agent with a relative path of its weights taken as one from ``folder``."""
+        if self.weights is None or self.weights.startswith("$"):
+            return self
+        return replace(self, weights=str(folder / self.weights))
+
     @property
     def missing_variables(self) -> tuple[str, ...]:
         """Environment variables that the agent needs and that are not set."""
@@ -274,22 +280,42 @@ class AgentPool(Protocol):
 
 
 def read_agents(path: Path) -> list[Agent]:
-    """Read the agents of a pool file; a relative ``weights`` path is relative to the file.
+    """Read the agents of a pool file; of a study file, those that it lists or its pool's.
+
+    A relative ``weights`` path is relative to the file.
 
     Raises:
         PoolError: If the file cannot be read, or names what it does not know.
     """
     content = read_toml(path, error=PoolError)
+    if {"task", "data"} <= content.keys():
+        if isinstance(pool := content.get("pool"), str) and "agents" not in content:
+            path = path.parent / pool
+            content = read_toml(path, error=PoolError)
+        else:
+            content = {"agents": content.get("agents", [])}
     if unknown := set(content) - {"agents"}:
         raise PoolError(f"{path}: unknown key {min(unknown)!r}; known ones are agents.")
-    tables = content.get("agents", [])
-    for table in tables if isinstance(tables, list) else []:
-        # TOML has no null.
-        if isinstance(table, dict) and table.get("temperature") == "none":
-            table["temperature"] = None
-    where = f"{path}: agents"
-    agents = check_table(list[Agent], tables, where=where, error=PoolError, may_hold_keys=True)
-    return [_beside(path, agent) for agent in agents]
+    agents = agents_of(content.get("agents", []), where=f"{path}: agents")
+    return [agent.beside(path.parent) for agent in agents]
+
+
+def agents_of(tables: object, *, where: str) -> tuple[Agent, ...]:
+    """Return the agents of ``[[agents]]`` tables.
+
+    Raises:
+        PoolError: If a table does not fit; it begins with ``where``.
+    """
+    if isinstance(tables, list):
+        tables = [_with_null(table) for table in tables]
+    found = check_table(list[Agent], tables, where=where, error=PoolError, may_hold_keys=True)
+    return tuple(found)
+
+
+def _with_null(table: Any) -> Any:
+    # TOML has no null.
+    is_none = isinstance(table, dict) and table.get("temperature") == "none"
+    return {**table, "temperature": None} if is_none else table
 
 
 def available(agents: Iterable[Agent]) -> tuple[list[Agent], list[str]]:
@@ -301,9 +327,3 @@ def available(agents: Iterable[Agent]) -> tuple[list[Agent], list[str]]:
         else:
             kept.append(agent)
     return kept, notes
-
-
-def _beside(path: Path, agent: Agent) -> Agent:
-    if agent.weights is None or agent.weights.startswith("$"):
-        return agent
-    return replace(agent, weights=str(path.parent / agent.weights))

@@ -9,7 +9,7 @@ import inspect
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from hashlib import sha256
@@ -179,32 +179,36 @@ def version() -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, error: type[MoaError]) -> Iterator[Path]:
     """Yield where to write a file that then takes the place of ``path``, whole.
 
     The folder is made if it is absent. Several processes may replace the same file at once:
     the last one wins. After an error there is no new file.
 
     Raises:
-        OSError: If the folder or the file cannot be written.
+        error: If the folder or the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own, so that no other process writes to it or moves it away.
     partial = path.with_name(f".{path.name[:100]}.{uuid4().hex}.partial")
     try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            partial.replace(path)
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+    except OSError as cause:
+        raise error(f"{path} cannot be written: {cause.strerror or cause}.") from cause
 
 
-def replace_file(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str, *, error: type[MoaError]) -> None:
     """Write ``text`` to ``path`` in one step; see ``replacing``.
 
     Raises:
-        OSError: If it cannot be written; then there is no new file.
+        error: If it cannot be written; then there is no new file.
     """
-    with replacing(path) as partial:
+    with replacing(path, error=error) as partial:
         partial.write_text(text, "utf-8")
 
 

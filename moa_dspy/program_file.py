@@ -372,7 +372,17 @@ def save_program(program: Any, path: Path, *, scores: Mapping[str, Any] | None =
 
     Raises:
         ArchitectureError: If a part has no name that a file could hold (another adapter,
-            another kind of seat), has settings of its own, or is not JSON.
+            another kind of seat), has settings of its own, or is not JSON; or if the file
+            cannot be written.
+    """
+    replace_file(path, program_text(program, scores=scores), error=ArchitectureError)
+
+
+def program_text(program: Any, *, scores: Mapping[str, Any] | None = None) -> str:
+    """Return the content of the file that ``save_program`` writes.
+
+    Raises:
+        ArchitectureError: As ``save_program``.
     """
     content = ProgramContent(
         format=FORMAT,
@@ -394,10 +404,7 @@ def save_program(program: Any, path: Path, *, scores: Mapping[str, Any] | None =
         text = json.dumps(asdict(content), indent=2, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ArchitectureError(f"The program cannot be written as JSON: {error}.") from error
-    try:
-        replace_file(path, text + "\n")
-    except OSError as error:
-        raise ArchitectureError(f"{path} cannot be written: {error.strerror}.") from error
+    return text + "\n"
 
 
 def _agent(program: Any, name: str) -> AgentText:

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from moa_dspy.errors import DataError
 from moa_dspy.files import replace_file
 
 WRITER = """
 import sys
 from pathlib import Path
+from moa_dspy.errors import DataError
 from moa_dspy.files import replace_file
 for number in range(200):
-    replace_file(Path(sys.argv[1]), sys.argv[2] * 5000)
+    replace_file(Path(sys.argv[1]), sys.argv[2] * 5000, error=DataError)
 """
 
 
@@ -33,6 +35,9 @@ def test_processes_that_write_one_file_at_once_do_not_meet(tmp_path: Path) -> No
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "p.json").mkdir()
-    with pytest.raises(OSError, match=r"p\.json"):
-        replace_file(tmp_path / "p.json", "x")
+    with pytest.raises(DataError, match=r"p\.json cannot be written: Is a directory\."):
+        replace_file(tmp_path / "p.json", "x", error=DataError)
     assert [path.name for path in tmp_path.iterdir()] == ["p.json"]
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file/p\.json cannot be written: (File exists|Not a dir)"):
+        replace_file(tmp_path / "file" / "p.json", "x", error=DataError)

@@ -68,6 +68,21 @@ def test_a_pool_file_lists_agents_with_settings_and_prices(tmp_path: Path) -> No
     assert pool.lm("cold") is lm is copy.deepcopy(pool).lm("cold")
 
 
+def test_a_study_file_is_a_pool_of_its_own_agents_or_of_its_pool(tmp_path: Path) -> None:
+    study = "task = {}\ndata = {}\nbudget = {usd = 1}\n"
+    agent = "[[agents]]\nname = 'a'\nmodel = 'openai/x'\ntemperature = 'none'\n"
+    assert list(Pool.read(pool_file(tmp_path, study + agent))) == ["a"]
+    (tmp_path / "pools").mkdir()
+    pool_file(tmp_path / "pools", agent)
+    other = tmp_path / "study.toml"
+    other.write_text("pool = 'pools/pool.toml'\n" + study, "utf-8")
+    assert Pool.read(other)["a"].temperature is None
+    # A pool that is the study itself has no agents, and is no circle.
+    other.write_text("pool = 'study.toml'\n" + study, "utf-8")
+    with pytest.raises(PoolError, match=r"study\.toml: unknown key"):
+        Pool.read(other)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 from moa_dspy.cli.init import init
 from moa_dspy.cli.optimize import check, optimize, price_texts, worker
 from moa_dspy.cli.report import compare, pick, rewrite_report
-from moa_dspy.cli.serve import POOLS, chat, pool_file, program_or_text, serve
+from moa_dspy.cli.serve import PoolOption, agents_file, chat, program_or_text, serve
 from moa_dspy.errors import LocalModelError, MoaError, StoreError
 
 if TYPE_CHECKING:
@@ -32,21 +32,24 @@ if TYPE_CHECKING:
 
 def ask(
     program: Annotated[
-        str, typer.Argument(metavar="PROGRAM", help="A saved program, or an architecture's text.")
+        str,
+        typer.Argument(
+            metavar="PROGRAM", help="A saved program, a run's folder, or an architecture's text."
+        ),
     ],
     question: Annotated[str | None, typer.Argument(help="The first input field.")] = None,
-    pool: Annotated[str, typer.Option(help=f"A name in {POOLS}, or a TOML file.")] = "local",
+    pool: PoolOption = None,
     more: Annotated[
         list[str] | None, typer.Option("--input", metavar="NAME=VALUE", help="Another input.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Answer a question with a saved program, or with agents: "a + b > synthesize(c)"."""
-    agents_file = pool_file(pool)
+    agents = agents_file(pool, program)
 
     from moa_dspy.pool import Pool
 
-    mixture = program_or_text(program, Pool.read(agents_file))
+    mixture = program_or_text(program, Pool.read(agents))
     inputs = _inputs(list(mixture.signature.input_fields), question, more or [])
     with redirect_stdout(sys.stderr):
         prediction = mixture(**inputs)

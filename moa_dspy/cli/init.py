@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from moa_dspy.errors import DataError, PoolError
+from moa_dspy.errors import DataError, PoolError, StudyError
 from moa_dspy.vendors import KEYS, SERVERS, is_loopback
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ def init(
     relative = Path(os.path.relpath(path, out)).as_posix()
     draft = StudyDraft(profile, asked, right, relative, models)
     text = draft.text(_name_of(data))
-    replace_file(files["pool.toml"], _pool(models, draft.is_short))
-    replace_file(files["study.toml"], text)
+    replace_file(files["pool.toml"], _pool(models, draft.is_short), error=PoolError)
+    replace_file(files["study.toml"], text, error=StudyError)
     typer.echo(f"{data}: {profile.n_rows} rows; {', '.join(asked)} -> {', '.join(right)}")
     for note in draft.faults.lines():
         typer.echo(f"note: {note}")
@@ -139,7 +139,7 @@ def _copied(rows: Iterable[Any], data: str, out: Path) -> tuple[TableProfile, Pa
 
     copy = out / "rows.jsonl"
     lines = [json.dumps(row, ensure_ascii=False, default=str) for row in rows]
-    replace_file(copy, "\n".join(lines) + "\n")
+    replace_file(copy, "\n".join(lines) + "\n", error=DataError)
     return TableProfile.of(list(read_records(copy)), data), copy
 
 

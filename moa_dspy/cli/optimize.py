@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moa_dspy.cli.serve import agents_of_run
+
 if TYPE_CHECKING:
     from moa_dspy.optimize.preflight import Preflight
     from moa_dspy.optimize.result import StudyResult
@@ -104,11 +106,11 @@ def _run(
     mode: Any,
     verbose: bool,
 ) -> StudyEnd:
-    from moa_dspy.optimize.live_view import LiveProgress, each_warning_once
+    from moa_dspy.optimize.live_view import LiveProgress
     from moa_dspy.optimize.run import work_on
 
     view = LiveProgress(mode=mode, is_verbose=verbose)
-    with _prints_aside(as_json), view as display, each_warning_once():
+    with _prints_aside(as_json), view as display:
         return work_on(prepared, storage, show=display.show, **options)
 
 
@@ -257,6 +259,8 @@ def _show(result: StudyResult, folder: Path) -> None:
     _print(Report(result))
     for name in RUN_FILES:
         typer.echo(f"wrote {folder / name}")
+    if agents_of_run(folder) is not None:
+        typer.echo(f'next: moa-dspy ask {folder} "..." (or chat, serve, pick)')
 
 
 def _print(shown: Any) -> None:
@@ -276,10 +280,10 @@ def worker(
     ] = None,
 ) -> None:
     """Work on a study with others, on any number of machines, until it is finished."""
-    from moa_dspy.optimize.live_view import LiveProgress, each_warning_once
+    from moa_dspy.optimize.live_view import LiveProgress
     from moa_dspy.optimize.run import work_on
 
-    with LiveProgress() as progress, each_warning_once():
+    with LiveProgress() as progress:
         ended = work_on(
             _read(study),
             storage,

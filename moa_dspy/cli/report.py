@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from moa_dspy.cli.serve import POOLS, pool_file
+from moa_dspy.cli.serve import PoolOption, agents_file
 from moa_dspy.errors import StudyError
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def pick(
     number: Annotated[
         int | None, typer.Argument(metavar="[N]", help="Of the front; without it, the list.")
     ] = None,
-    pool: Annotated[str, typer.Option(help=f"A name in {POOLS}, or a TOML file.")] = "local",
+    pool: PoolOption = None,
     out: Annotated[
         Path | None, typer.Option(help="The file to write; default: program-N.json in RUN.")
     ] = None,
@@ -198,7 +198,9 @@ def pick(
         )
     text = members[number - 1]
     path = out or folder / f"program-{number}.json"
-    _write_program(folder / "program.json", text, pool, path, note=note_on_test(result, text))
+    source = folder / "program.json"
+    agents = agents_file(pool, source)
+    _write_program(source, text, agents, path, note=note_on_test(result, text))
     typer.echo(f"wrote {path}: {text}; {note_on_test(result, text)}")
 
 
@@ -229,7 +231,7 @@ def note_on_test(result: StudyResult, architecture: str) -> str:
     return f"untested: no test question was asked of it{known}"
 
 
-def _write_program(source: Path, text: str, pool: str, path: Path, *, note: str) -> None:
+def _write_program(source: Path, text: str, agents: Path, path: Path, *, note: str) -> None:
     from moa_dspy.architecture import Architecture
     from moa_dspy.mixture import MixtureOfAgents
     from moa_dspy.pool import Pool
@@ -241,6 +243,6 @@ def _write_program(source: Path, text: str, pool: str, path: Path, *, note: str)
             f"{text} has the prompt {architecture.prompt!r}, which only its study can put in; "
             "choose one without a prompt."
         )
-    agents: Any = Pool.read(pool_file(pool))
-    program = MixtureOfAgents.load(source, pool=agents).with_architecture(architecture)
+    pool: Any = Pool.read(agents)
+    program = MixtureOfAgents.load(source, pool=pool).with_architecture(architecture)
     save_program(program, path, scores={"note": note})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import sys
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from moa_dspy.errors import MoaError, PoolError
+from moa_dspy.errors import ArchitectureError, MoaError, PoolError
 from moa_dspy.vendors import is_loopback
 
 if TYPE_CHECKING:
@@ -26,7 +27,68 @@ POOLS: Final = Path("optimize/pools")
 _INSTALL: Final = "pip install 'moa-dspy[serve]'"
 
 
-def pool_file(name: str) -> Path:
+PoolOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help=f"A pool or a study (TOML), or a name in {POOLS}; default: that of the run, or local.",
+    ),
+]
+"""The option ``--pool`` of every command that asks agents; see ``agents_file``."""
+
+
+def agents_file(pool: str | None, *programs: Path | str) -> Path:
+    """Return the file that lists the agents.
+
+    Args:
+        pool: Of ``--pool``; without it the file is that of the run which wrote the programs, else
+            the pool ``local``.
+        programs: Files; an architecture's text is of no run.
+
+    Raises:
+        ArchitectureError: A program is absent.
+        PoolError: There is no such file, or the programs are of runs with different ones.
+    """
+    if pool is not None:
+        return _pool_file(pool)
+    found = sorted({file for one in programs if (file := agents_of_run(Path(one))) is not None})
+    if len(found) > 1:
+        raise PoolError(
+            "`--pool` must name a file with the agents of all programs: their runs have theirs in "
+            f"{', '.join(map(str, found))}."
+        )
+    if found and not found[0].is_file():
+        raise PoolError(
+            f"`--pool` must name a file with the agents: that of the run, {found[0]}, is gone."
+        )
+    local = POOLS / "local.toml"
+    if not found and not local.is_file():
+        raise PoolError("`--pool` must name a TOML file with agents, of a pool or of a study.")
+    return found[0] if found else local
+
+
+def program_file(program: Path) -> Path:
+    """Return the file of a program; of the folder of a run, the program in it."""
+    inside = program / "program.json"
+    return inside if inside.is_file() else program
+
+
+def agents_of_run(program: Path) -> Path | None:
+    """Return the agents' file of the run in whose folder a program is; None if none is known."""
+    program = program_file(program)
+    if not program.is_file():
+        if program.suffix == ".json":
+            raise ArchitectureError(f"{program} cannot be read: there is no such file.")
+        return None
+    folder = program.resolve().parent
+    try:
+        named = json.loads((folder / "answers.json").read_bytes())["agents_file"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Path(os.path.normpath(folder / named)) if isinstance(named, str) and named else None
+
+
+def _pool_file(name: str) -> Path:
     """Return the file of a pool that is named, or given as a path.
 
     Raises:
@@ -42,7 +104,7 @@ def pool_file(name: str) -> Path:
 
 
 def program_or_text(program: str, pool: Pool) -> MixtureOfAgents:
-    """Return a saved program, or the mixture of an architecture's text in plain chat.
+    """Return a saved program, that of a run's folder, or an architecture's mixture in plain chat.
 
     Raises:
         ArchitectureError: The file or the text cannot be read.
@@ -51,17 +113,19 @@ def program_or_text(program: str, pool: Pool) -> MixtureOfAgents:
     from moa_dspy.adapters import PlainChat
     from moa_dspy.mixture import MixtureOfAgents
 
-    if program.endswith(".json") or Path(program).is_file():
-        loaded: MixtureOfAgents = MixtureOfAgents.load(program, pool=pool)
+    path = program_file(Path(program))
+    if path.suffix == ".json" or path.is_file():
+        loaded: MixtureOfAgents = MixtureOfAgents.load(path, pool=pool)
         return loaded
     return MixtureOfAgents("question -> answer", program, pool=pool, adapter=PlainChat())
 
 
 def serve(
     programs: Annotated[
-        list[Path] | None, typer.Argument(metavar="PROGRAM.json...", help="Saved programs.")
+        list[Path] | None,
+        typer.Argument(metavar="PROGRAM...", help="Saved programs, or folders of runs."),
     ] = None,
-    pool: Annotated[str, typer.Option(help=f"A name in {POOLS}, or a TOML file.")] = "local",
+    pool: PoolOption = None,
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     key_env: Annotated[
@@ -104,12 +168,13 @@ def serve(
         usd_per_day=usd_per_day,
         calls_per_key_per_day=calls_per_key,
     )
-    _run(programs or [], pool_file(pool), host, port, keys, aggregator, limits, log_content)
+    agents = agents_file(pool, *(programs or []))
+    _run(programs or [], agents, host, port, keys, aggregator, limits, log_content)
 
 
 def _run(
     paths: list[Path],
-    agents_file: Path,
+    agents: Path,
     host: str,
     port: int,
     keys: Any,
@@ -125,7 +190,7 @@ def _run(
     from moa_dspy.serve.app import create_app
     from moa_dspy.serve.limits import BoundedCalls
 
-    made = Pool.read(agents_file, calls=Calls(BoundedCalls()))
+    made = Pool.read(agents, calls=Calls(BoundedCalls()))
     catalogue = Catalogue(_by_name(paths, made), made, aggregator=aggregator, limits=limits)
     app = create_app(catalogue, keys=keys, limits=limits, has_content_log=has_content_log)
     _log_to_console()
@@ -153,17 +218,29 @@ def _log_to_console() -> None:
 def _by_name(paths: list[Path], pool: Any) -> dict[str, MixtureOfAgents]:
     from moa_dspy.mixture import MixtureOfAgents
 
-    names = [path.stem for path in paths]
+    files = [program_file(path) for path in paths]
+    # A run goes by its folder's name, so that several can be served.
+    names = [
+        path.stem if file is path else path.resolve().name
+        for path, file in zip(paths, files, strict=True)
+    ]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise PoolError(f"Programs go by their file's name, but {', '.join(twice)} occurs twice.")
-    return {path.stem: MixtureOfAgents.load(path, pool=pool) for path in paths}
+        raise PoolError(
+            f"Programs go by their file's name, but {', '.join(twice)} occurs twice. Folders of "
+            "runs, given instead, go by theirs."
+        )
+    loaded = (MixtureOfAgents.load(file, pool=pool) for file in files)
+    return dict(zip(names, loaded, strict=True))
 
 
 def chat(
     program: Annotated[
-        str, typer.Argument(metavar="PROGRAM", help="A saved program, or an architecture's text.")
+        str,
+        typer.Argument(
+            metavar="PROGRAM", help="A saved program, a run's folder, or an architecture's text."
+        ),
     ],
-    pool: Annotated[str, typer.Option(help=f"A name in {POOLS}, or a TOML file.")] = "local",
+    pool: PoolOption = None,
     system: Annotated[str, typer.Option(help="Instructions before the conversation.")] = "",
 ) -> None:
     """Talk to a mixture; /agents shows each response, /clear begins anew, /exit ends."""
@@ -172,7 +249,7 @@ def chat(
     from moa_dspy.pool import Pool
     from moa_dspy.serve.chat import ChatMixture
 
-    mixture = ChatMixture(program_or_text(program, Pool.read(pool_file(pool))))
+    mixture = ChatMixture(program_or_text(program, Pool.read(agents_file(pool, program))))
     Conversation(mixture, Console(highlight=False), system=system).run()
 
 

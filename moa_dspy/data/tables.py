@@ -45,7 +45,7 @@ def check_is_file(path: Path) -> None:
     """Raise a `DataError` unless the path is a file."""
     if not path.is_file():
         problem = "is not a file" if path.exists() else "does not exist"
-        raise DataError(f"{path} {problem}.")
+        raise DataError(f"{path} {problem}: put the table there, or correct the path.")
 
 
 def read_text(path: Path) -> str:

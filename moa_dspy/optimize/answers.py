@@ -78,6 +78,8 @@ class StudyAnswers:
             ``made``, ``reused``, ``failed``, ``tokens``, ``usd``.
         study: What is needed to repeat the study: name, file, digests, agents.
         n_cut: Texts that were shortened to keep the report small.
+        agents_file: Path from the run's folder to the file that lists its agents; empty where
+            that is not known.
     """
 
     questions: tuple[AskedQuestion, ...] = ()
@@ -88,6 +90,7 @@ class StudyAnswers:
     calls: tuple[Mapping[str, Any], ...] = ()
     study: Mapping[str, Any] = field(default_factory=dict)
     n_cut: int = 0
+    agents_file: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data."""
@@ -119,6 +122,7 @@ class StudyAnswers:
                 calls=tuple(content["calls"]),
                 study=content["study"],
                 n_cut=content["n_cut"],
+                agents_file=content.get("agents_file", ""),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise StudyError(

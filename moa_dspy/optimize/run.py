@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from os.path import relpath
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,7 @@ from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import MoaError, OutageError, StudyError
 from moa_dspy.optimize.answers import StudyAnswers, with_study, write_answers
 from moa_dspy.optimize.evaluate import Evaluator, Student
+from moa_dspy.optimize.live_view import each_warning_once
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.options import TrialCallback
 from moa_dspy.optimize.page import write_pages
@@ -33,7 +35,7 @@ from moa_dspy.optimize.search import ModelSearch, SearchOutcome, judging_of, run
 from moa_dspy.optimize.study import FinishedStudy, PreparedStudy, SharedStudy, digest_of
 from moa_dspy.optimize.tasks import QueueWorkers, Task, TaskQueue, TaskRunner
 from moa_dspy.optimize.trials import LiveStorage
-from moa_dspy.program_file import save_program
+from moa_dspy.program_file import program_text
 
 RUNS = Path("runs")
 """Folder of the results where ``out`` is not given; each study has one of its name in it."""
@@ -166,7 +168,7 @@ def work_on(
         raise StudyError(f"There is nothing to resume: {place.file} {why}.")
     if writes_files:
         _check_writable(place.folder)
-    with _opened(place) as opened:
+    with _opened(place) as opened, each_warning_once():
         runner = Runner(prepared, opened.store, place, show=show, callbacks=callbacks)
         try:
             runner.join(must_exist=resume, may_set_budget=not is_helper)
@@ -248,7 +250,8 @@ class Runner:
         result, answers = _result_of(finished)
         folder = self._place.folder
         if writes_files:
-            _write_files(finished, result, answers, folder)
+            agents = _path_from(folder, self._prepared.study.agents_file)
+            _write_files(finished, result, replace(answers, agents_file=agents), folder)
         where = shown_url(database_url(self._place.calls))
         return StudyEnd(result, where, finished.place, folder, tasks.n_done)
 
@@ -282,6 +285,8 @@ class Runner:
         name = self._place.folder.resolve().name if is_own else study.name
         storage = LiveStorage(self._place.optuna, name)
         try:
+            # A file that cannot be used is found before anything is paid.
+            storage.open()
             options = self._search().options
             outcome = run_search(
                 replace(options, callbacks=(*options.callbacks, *self._callbacks)),
@@ -319,11 +324,8 @@ class Runner:
             seconds=max(spent.seconds, found.seconds),
         )
         scores = {name: row.score for name, row in result.test.items()}
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "program.json"
-            # Of a program the file has the mixture: nothing else in it was changed.
-            save_program(Student.of(outcome.program).mixture, path, scores=scores)
-            text = path.read_text("utf-8")
+        # Of a program the file has the mixture: nothing else in it was changed.
+        text = program_text(Student.of(outcome.program).mixture, scores=scores)
         answers = with_study(outcome.answers, **self._prepared.public)
         stored = {**result.to_json(), _ANSWERS: answers.to_json()}
         content = json.dumps(stored, allow_nan=False)
@@ -377,8 +379,18 @@ def _write_files(
         ) from error
 
 
+def _path_from(folder: Path, file: Path | None) -> str:
+    """Return the path from a folder to a file; empty where there is none, as on another drive."""
+    try:
+        return "" if file is None else relpath(file.resolve(), folder.resolve())
+    except ValueError:
+        return ""
+
+
 def _check_writable(folder: Path) -> None:
     """Raise if no folder could be made at ``folder``, or no file in it; leave nothing behind."""
+    if taken := [name for name in RUN_FILES if (folder / name).is_dir()]:
+        raise StudyError(f"Results cannot be written to {folder}: {taken[0]} is a folder there.")
     nearest = next((path for path in (folder, *folder.parents) if path.exists()), Path())
     try:
         with tempfile.NamedTemporaryFile(dir=nearest, prefix=".moa-dspy-") as probe:
@@ -399,16 +411,24 @@ class _OpenStore:
 @contextmanager
 def _opened(place: StudyPlace) -> Iterator[_OpenStore]:
     file = place.file
-    is_new = file is not None and not file.exists()
+    files = [one for one in (file, place.optuna) if isinstance(one, Path) and not one.exists()]
     folders = [] if file is None else [one for one in file.parents if not one.exists()]
-    opened = _OpenStore(CallStore(place.calls))
+    is_new = file is not None and not file.exists()
+    opened: _OpenStore | None = None
     try:
+        opened = _OpenStore(CallStore(place.calls))
         yield opened
     finally:
-        opened.store.close()
-        if file is not None and is_new and opened.is_refused:
+        if opened is not None:
+            opened.store.close()
+        if is_new and (opened is None or opened.is_refused):
+            _remove(files, folders)
+
+
+def _remove(files: Sequence[Path], folders: Sequence[Path]) -> None:
+    with suppress(OSError):
+        for file in files:
             for suffix in ("", "-wal", "-shm"):
                 file.with_name(file.name + suffix).unlink(missing_ok=True)
-            for folder in folders:
-                with suppress(OSError):
-                    folder.rmdir()
+        for folder in folders:
+            folder.rmdir()

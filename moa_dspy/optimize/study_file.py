@@ -17,13 +17,13 @@ import dspy
 from pydantic import BaseModel, Field
 
 from moa_dspy.adapters import ADAPTERS
-from moa_dspy.agent import Agent, available, read_agents
+from moa_dspy.agent import Agent, agents_of, available, read_agents
 from moa_dspy.aggregators import NORMALISERS
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget
 from moa_dspy.data import BENCHMARKS, FIELD_METRICS, METRICS, FieldMetric, Splits
 from moa_dspy.data.splits import with_turns
-from moa_dspy.errors import ArchitectureError, PoolError, StudyError
+from moa_dspy.errors import ArchitectureError, StudyError
 from moa_dspy.files import (
     check_table,
     code_digest,
@@ -135,6 +135,7 @@ class StudyFile:
         parts: Every table that decides what the study finds, as plain data.
         judge: Of answers that are compared, or None.
         folder: Of the file; modules that it names may stand there.
+        path: Of the file; None where the study is plain data.
     """
 
     name: str
@@ -152,6 +153,12 @@ class StudyFile:
     parts: Mapping[str, Any]
     judge: JudgeTable | None = None
     folder: Path | None = None
+    path: Path | None = None
+
+    @property
+    def agents_file(self) -> Path | None:
+        """The file that lists the agents: a pool, or the study itself; None if answers do."""
+        return None if self.data.reader is not None else self.pool or self.path
 
     def with_paths_from(self, folder: Path) -> StudyFile:
         """Return the study with every path made relative to ``folder``."""
@@ -164,7 +171,8 @@ class StudyFile:
         judge = self.judge
         if judge is not None and judge.path is not None:
             judge = judge.model_copy(update={"path": folder / judge.path})
-        return replace(self, data=data, pool=pool, calls=calls, judge=judge)
+        agents = tuple(agent.beside(folder) for agent in self.agents)
+        return replace(self, data=data, pool=pool, agents=agents, calls=calls, judge=judge)
 
     def make_agents(self) -> tuple[tuple[Agent, ...], tuple[str, ...]]:
         """Return the agents that can be asked here, and a line on each that is left out.
@@ -291,7 +299,7 @@ def read_study(path: Path | str) -> StudyFile:
     path = Path(path)
     content = read_toml(path, error=StudyError)
     study = check_study(content, where=str(path), folder=path.parent)
-    return study.with_paths_from(path.parent)
+    return replace(study.with_paths_from(path.parent), path=path)
 
 
 def check_study(content: Mapping[str, Any], *, where: str, folder: Path | None = None) -> StudyFile:
@@ -310,13 +318,7 @@ def check_study(content: Mapping[str, Any], *, where: str, folder: Path | None =
     tables: Any = check_table(StudyTables, content, where=where, error=StudyError, renamed=RENAMED)
     _check_names(tables)
     tables.data.check(where=where)
-    agents = check_table(
-        tuple[Agent, ...],
-        tables.agents,
-        where=f"{where}.agents",
-        error=PoolError,
-        may_hold_keys=True,
-    )
+    agents = agents_of(tables.agents, where=f"{where}.agents")
     study = StudyFile(
         name=tables.name,
         seed=tables.seed,

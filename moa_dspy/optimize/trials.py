@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event, exc
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls.store.database import database_url, shown_url
+from moa_dspy.calls.store.database import database_url, reason_of, shown_url
 from moa_dspy.errors import StoreError
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.sampler import (
@@ -34,11 +34,7 @@ from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.acquisition import MOST_DRAWS
 
 _MOST_REPEATS = 4
-"""Known architectures in a row after which a new one is drawn instead of asked for.
-
-An ask takes 10 ms after 100 trials and 40 after 1,000: few, so that a trial takes no longer
-to choose than a model takes to answer.
-"""
+"""Known architectures in a row after which a new one is drawn: an ask takes 10 ms, or 40 late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +207,8 @@ _TABLES: Final[dict[Any, tuple[str, ...]]] = {
     models.TrialIntermediateValueModel: ("step", "intermediate_value", "intermediate_value_type"),
 }
 """Optuna's tables of rows of a trial, with their columns; the first tells the rows apart."""
-_Rows = dict[Any, dict[Any, tuple[Any, ...]]]  # By table and first column: the others of a row.
+_Part = Mapping[Any, tuple[Any, ...]]  # By first column: the others of a row.
+_Rows = dict[Any, _Part]  # By table.
 
 
 class LiveStorage(optuna.storages.InMemoryStorage):
@@ -225,8 +222,7 @@ class LiveStorage(optuna.storages.InMemoryStorage):
     Args:
         place: A file that holds nothing else, or the URL of a database, which may hold calls
             and other studies as well.
-        study_name: Of the study there; an older one of that name is replaced. None is a new
-            name, which Optuna gives.
+        study_name: Of the study there, which replaces an older one; None lets Optuna give one.
     """
 
     def __init__(self, place: Path | str, study_name: str | None = None) -> None:
@@ -331,9 +327,10 @@ class LiveStorage(optuna.storages.InMemoryStorage):
             yield
         except (exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
             cause = error.__cause__ or error
-            # Not from the error: it may show the password.
-            why = f"cannot be used: {type(cause).__name__}."
-            raise StoreError(f"{shown_url(self._url)} {why}") from None
+            # Of a server not what the error says, nor from it: both may show the password.
+            is_file = self._url.get_backend_name() == "sqlite"
+            why = reason_of(getattr(cause, "orig", cause)) if is_file else type(cause).__name__
+            raise StoreError(f"{shown_url(self._url)} cannot be used: {why}") from None
 
 
 @contextmanager
@@ -374,16 +371,12 @@ def _rows_of(trial: FrozenTrial) -> _Rows:
     }
 
 
-def _as_json(attributes: Mapping[str, Any]) -> dict[Any, tuple[Any, ...]]:
+def _as_json(attributes: Mapping[str, Any]) -> _Part:
     return {name: (json.dumps(value),) for name, value in attributes.items()}
 
 
 def _replace(
-    connection: sa.Connection,
-    model: Any,
-    trial_id: int,
-    rows: Mapping[Any, tuple[Any, ...]],
-    written: Mapping[Any, tuple[Any, ...]],
+    connection: sa.Connection, model: Any, trial_id: int, rows: _Part, written: _Part
 ) -> None:
     """Write the rows of a trial that are not written yet, or were written otherwise."""
     new = {key: row for key, row in rows.items() if written.get(key) != row}
@@ -409,6 +402,7 @@ def _opened(url: sa.URL, place: Path | str) -> Any:
     text = url.render_as_string(hide_password=False)
     try:
         storage = optuna.storages.RDBStorage(text)
+        _check_columns(storage.engine)
     except exc.DatabaseError as error:
         # One that is locked or damaged may be mended.
         is_other_kind = getattr(error.orig, "sqlite_errorname", None) == "SQLITE_NOTADB"
@@ -419,13 +413,20 @@ def _opened(url: sa.URL, place: Path | str) -> Any:
     except RuntimeError:
         # It may hold what an older version of Optuna can still read.
         raise StoreError(
-            f"{shown_url(url)} was written by another version of Optuna. Move it away, or choose "
-            "another folder."
+            f"{shown_url(url)} was written by another version of Optuna, or by another program. "
+            "Move it away, or choose another folder."
         ) from None
     if storage.engine.name == "sqlite":
         event.listen(storage.engine, "connect", _let_others_read)
         storage.engine.dispose()
     return storage
+
+
+def _check_columns(engine: sa.Engine) -> None:
+    found = sa.inspect(engine)
+    for table in models.BaseModel.metadata.sorted_tables:
+        if set(table.c.keys()) - {column["name"] for column in found.get_columns(table.name)}:
+            raise RuntimeError(table.name)
 
 
 def _let_others_read(connection: Any, _: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from moa_dspy.calls import AgentCalls, Call, Calls, CallStore
 from moa_dspy.calls.store.database import Session
+from moa_dspy.cli import app
 from moa_dspy.errors import StoreError
 from tests.postgresql import PostgreSQLServer
 
@@ -128,9 +131,31 @@ def test_an_answer_that_can_never_be_written_is_not_forgotten_in_silence(
     with closing(sqlite3.connect(place, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         store.put(make_call())
-        for attempt in (store.flush, store.close):
-            with pytest.raises(StoreError, match="database is locked"):
-                attempt()
+        with pytest.raises(StoreError, match="database is locked"):
+            store.flush()
+        with pytest.raises(
+            StoreError, match=r"database is locked.* in another file: 1\."
+        ) as caught:
+            store.close()
+    # The error says where the answer is, and how it comes into the store.
+    (kept,) = re.findall(r"--import (\S+)`", str(caught.value))
+    done = CliRunner().invoke(app, ["calls", str(place), "--import", kept])
+    Path(kept).unlink()
+    assert "read 1 calls, 1 of them new" in done.stderr
+    assert list(CallStore(place)) == [make_call()]
+
+
+def test_no_call_is_paid_where_its_answer_might_not_be_stored(tmp_path: Path) -> None:
+    with closing(CallStore(tmp_path / "calls.sqlite", room_bytes=2**62)) as store:
+        calls, endpoint = Calls(store), Endpoint()
+        request = calls.prepare(CALLER, {"number": 1})
+        with pytest.raises(StoreError, match=r"calls\.sqlite has .* MB left, .*Make room there"):
+            calls.answer(request, endpoint)
+        assert endpoint.asked == 0
+        # What is stored is read all the same.
+        with closing(CallStore(tmp_path / "calls.sqlite")) as roomy:
+            kept = Calls(roomy).answer(request, endpoint)
+        assert calls.answer(request, endpoint) == kept
 
 
 def test_a_lock_that_is_given_back_in_time_is_waited_for(

@@ -79,4 +79,6 @@ def folder(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> Path
 @pytest.fixture
 def run() -> Callable[..., Result]:
     """Return what runs the command with some arguments; a bug comes out as it is."""
-    return lambda *arguments: CliRunner().invoke(app, arguments, catch_exceptions=False)
+    return lambda *arguments, **options: CliRunner().invoke(
+        app, arguments, catch_exceptions=False, **options
+    )

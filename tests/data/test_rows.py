@@ -151,10 +151,10 @@ def test_a_missing_column_is_named_as_in_the_file(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone\.jsonl does not exist\."):
+    with pytest.raises(DataError, match=r"gone\.jsonl does not exist: put the table there"):
         read_rows(tmp_path / "gone.jsonl", inputs=["q"])
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(DataError, match=r"folder\.csv is not a file\."):
+    with pytest.raises(DataError, match=r"folder\.csv is not a file: put"):
         read_rows(tmp_path / "folder.csv", inputs=["q"])
 
 

@@ -160,8 +160,9 @@ def test_a_storage_that_cannot_be_used_is_found_before_anything_is_spent(tmp_pat
     pool = pool_of_three()
     with pytest.raises(StudyError, match=r"`storage` must be a URL .* but got 3"):
         search(pool, storage=3)
-    for url in (f"sqlite:///{tmp_path / 'absent' / 'optuna.db'}", "postgresql://127.0.0.1:1/none"):
-        with pytest.raises(StoreError, match="cannot be used: OperationalError"):
+    file = f"sqlite:///{tmp_path / 'absent' / 'optuna.db'}"
+    for url, why in ((file, "unable to open"), ("postgresql://127.0.0.1:1/none", "Operational")):
+        with pytest.raises(StoreError, match=f"cannot be used: {why}"):
             search(pool, storage=url).compile(
                 Rag(), trainset=[], valset=rows("val", 1), testset=rows("test", 1)
             )

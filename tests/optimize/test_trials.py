@@ -249,7 +249,7 @@ def test_a_study_file_that_is_locked_is_an_error_and_stays(tmp_path: Path) -> No
     other.execute("PRAGMA journal_mode=DELETE")
     other.execute("BEGIN EXCLUSIVE")
     before = path.read_bytes()
-    with pytest.raises(StoreError, match="cannot be used: OperationalError"):
+    with pytest.raises(StoreError, match="cannot be used: database is locked"):
         make_study(
             [ScoreObjective()], seed=0, storage=LiveStorage(f"sqlite:///{path}?timeout=0.1", "mine")
         )

@@ -174,12 +174,10 @@ def test_an_engineer_goes_from_a_table_and_four_endpoints_to_a_served_program(
             "ask",
             "run/program.json",
             f"{WORDS['returns']} 7",
-            "--pool",
-            str(pool),
             name="ask",
         )
         assert "returns" in asked
-        command = [sys.executable, *moa, "serve", "run/program.json", "--pool", str(pool)]
+        command = [sys.executable, *moa, "serve", "run"]
         process, address = started([*command, "--port", "0"], tmp_path, clean)
         try:
             body = {
@@ -188,7 +186,8 @@ def test_an_engineer_goes_from_a_table_and_four_endpoints_to_a_served_program(
             with urllib.request.urlopen(f"{address}/v1/models", timeout=30) as reply:
                 names = [one["id"] for one in json.load(reply)["data"]]
             # Beside the program each agent of the pool is served.
-            body["model"] = next(name for name in names if not re.fullmatch(r"m\d", name))
+            assert names == ["m0", "m1", "m2", "m3", "run"]
+            body["model"] = "run"
             request = urllib.request.Request(
                 f"{address}/v1/chat/completions",
                 json.dumps(body).encode(),

@@ -6,6 +6,7 @@ SQLite or PostgreSQL; passwords are never shown.
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext, suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
@@ -208,7 +209,30 @@ def _is_this_machine(host: str) -> bool:
     return host == "" or host.startswith(("/", "@")) or is_loopback(host)
 
 
+ANOTHER_PLACE: Final = "Move it away, or name another place."
+_MAKE_ROOM: Final = (
+    "Make room there and begin again: all that was stored is kept, and not paid twice."
+)
+_ADVICE: Final = {
+    "SQLITE_FULL": _MAKE_ROOM,
+    "SQLITE_NOTADB": ANOTHER_PLACE,
+    "SQLITE_CORRUPT": f"It is damaged. {ANOTHER_PLACE}",
+    "SQLITE_CANTOPEN": "Its folder must be one that can be written to, and it a file.",
+    "SQLITE_READONLY": "It and its folder must be such that they can be written to.",
+    "SQLITE_BUSY": "Another process holds it: end that, or wait for it.",
+}
+"""The remedy by the beginning of SQLite's name of an error."""
+ROOM_BYTES: Final = 16 * 2**20
+"""Free space that a disk must have for a call to be paid: the answers under way fit into it."""
 _MAX_PAUSE_SECONDS = 1.0
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what SQLite, or a driver, says of an error, and what is to be done."""
+    text = " ".join(str(error).split())
+    known = getattr(error, "sqlite_errorname", None) or ""
+    advice = next((advice for name, advice in _ADVICE.items() if known.startswith(name)), "")
+    return f"{text}. {advice}" if advice else text
 
 
 class Session:
@@ -270,6 +294,23 @@ class Database:
                 f"The call store {self.name} cannot be used: {error.strerror}."
             ) from error
 
+    def check_room(self, n_bytes: int) -> None:
+        """Raise if the disk of a file has less space left: what is paid next could be lost.
+
+        Raises:
+            StoreError: Naming the space.
+        """
+        if self.path is None:
+            return
+        with suppress(OSError):  # a disk that cannot be asked shows what it has by its errors
+            disk = shutil.disk_usage(self.path.parent)
+            if disk.total and disk.free < n_bytes:
+                raise StoreError(
+                    f"The disk of {self.name} has {disk.free / 1e6:.1f} MB left, and no call is "
+                    f"paid below {n_bytes / 1e6:.1f} MB, for its answer could not be stored. "
+                    f"{_MAKE_ROOM}"
+                )
+
     @property
     def clock(self) -> str:
         """SQL for the time in UTC seconds: the server's clock, for a file this machine's."""
@@ -327,7 +368,7 @@ class Database:
             pause = min(2 * pause + 0.01, _MAX_PAUSE_SECONDS)
 
     def _explained(self, error: BaseException) -> StoreError:
-        text = " ".join(str(error).split())
+        text = reason_of(error)
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return StoreError(f"The call store {self.name} cannot be used: {text}")

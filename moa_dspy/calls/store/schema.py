@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from moa_dspy.calls.call import Call, call_key
-from moa_dspy.calls.store.database import Database, Session
+from moa_dspy.calls.store.database import ANOTHER_PLACE, Database, Session
 from moa_dspy.errors import StoreError
 from moa_dspy.files import replacing
 
@@ -167,9 +167,13 @@ def _make(session: Session, name: str) -> None:
     if version == SCHEMA_VERSION:
         return
     if version == _FOREIGN:
-        raise StoreError(f"{name} cannot be used: its table `calls` is not one of a call store.")
+        raise StoreError(
+            f"{name} cannot be used: its table `calls` is not one of a call store. {ANOTHER_PLACE}"
+        )
     if version:
-        raise StoreError(f"{name} has schema {version}, but this version reads {SCHEMA_VERSION}.")
+        raise StoreError(
+            f"{name} has schema {version}, but this version reads {SCHEMA_VERSION}. {ANOTHER_PLACE}"
+        )
     for table in _TABLES:
         _create(session, table)
     session.execute("INSERT INTO moa_schema (version) VALUES (?)", (SCHEMA_VERSION,))
@@ -368,14 +372,18 @@ class Recording:
         return cls(Call(key=call_key(c["identity"], c["sample"], c["request"]), **c) for c in calls)
 
     def write(self, path: Path) -> None:
-        """Write every call, ordered by content, so that equal recordings are equal files."""
+        """Write every call, ordered by content, so that equal recordings are equal files.
+
+        Raises:
+            StoreError: If the file cannot be written.
+        """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         rows = sorted(self, key=lambda c: (c.identity, c.request, c.sample))
         kept = [{name: getattr(call, name) for name in _COLUMNS} for call in rows]
         table = pa.Table.from_pylist(kept, schema=_schema())
-        with replacing(path) as partial:
+        with replacing(path, error=StoreError) as partial:
             pq.write_table(table, partial, compression="zstd")
 
     def get(self, key: str) -> Call | None:

@@ -14,14 +14,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from moa_dspy.calls.budget import Spending
 from moa_dspy.calls.call import Call
 from moa_dspy.calls.store.budget import DatabaseBudget
-from moa_dspy.calls.store.database import Database, Session
+from moa_dspy.calls.store.database import ROOM_BYTES, Database, Session
 from moa_dspy.calls.store.leases import Claims, Owner, SharedLimits
-from moa_dspy.calls.store.schema import CALL_COLUMNS, from_row, make_kept_answers, prepare, to_row
+from moa_dspy.calls.store.schema import (
+    CALL_COLUMNS,
+    Recording,
+    from_row,
+    make_kept_answers,
+    prepare,
+    to_row,
+)
 from moa_dspy.errors import StoreError
 
 _LISTED = ", ".join(CALL_COLUMNS)
@@ -124,6 +132,7 @@ class CallStore:
         lease_seconds: How long after its last heartbeat a process is taken for dead, and its
             calls are made by another.
         memory_bytes: Size of the cache of calls that were read lately.
+        room_bytes: Free space on the disk of a file below which no call is made.
 
     Raises:
         StoreError: If the store cannot be opened, read or written, or belongs to a
@@ -137,12 +146,17 @@ class CallStore:
         timeout_seconds: float = 60.0,
         lease_seconds: float = 30.0,
         memory_bytes: int = 16 * 2**20,
+        room_bytes: int = ROOM_BYTES,
     ) -> None:
         self.database = Database(place, timeout_seconds=timeout_seconds)
-        self._recent = RecentCalls(memory_bytes)
+        self._recent, self._room_bytes = RecentCalls(memory_bytes), room_bytes
         self._unwritten: dict[str, Call] = {}
         self._lock = threading.Lock()
-        prepare(self.database)
+        try:
+            prepare(self.database)
+        except StoreError:
+            self.database.close()
+            raise
         self.owner = Owner(self.database, lease_seconds=lease_seconds)
         self.claims = Claims(self.owner)
         self.limits = SharedLimits(self.claims)
@@ -182,10 +196,11 @@ class CallStore:
         """Take the right to make the call of ``key``, if no live process has it.
 
         Raises:
-            StoreError: If the store cannot be used, or what was answered before still
-                cannot be written: nothing more is paid for then.
+            StoreError: If the store cannot be used, its disk is almost full, or what was
+                answered before still cannot be written: nothing more is paid for then.
         """
         self.flush()
+        self.database.check_room(self._room_bytes)
         return self.claims.claim(key)
 
     def release(self, key: str) -> None:
@@ -265,13 +280,29 @@ class CallStore:
         """Write what is left, give every claim back and close; what was stored is stored.
 
         Raises:
-            StoreError: If an answer that was paid for could not be written.
+            StoreError: If an answer that was paid for could not be written; it names the file
+                to which all such answers were written instead.
         """
         try:
             self.flush()
             self.owner.unregister()
+        except StoreError as error:
+            raise self._rescued(error) from error
         finally:
             self.database.close()
+
+    def _rescued(self, error: StoreError) -> StoreError:
+        if not (left := list(self._unwritten.values())):
+            return error
+        path = Path(gettempdir()) / f"moa-dspy-{uuid.uuid4().hex[:8]}.parquet"
+        try:
+            Recording(left).write(path)
+        except StoreError as second:
+            return StoreError(f"{error} Answers that were paid for are lost: {len(left)}; {second}")
+        return StoreError(
+            f"{error} Answers that were paid for are in another file: {len(left)}. When the store "
+            f"can be written to, `moa-dspy calls {self.database.name} --import {path}` adds them."
+        )
 
 
 def _flush(forgettable: weakref.ref[CallStore]) -> None:

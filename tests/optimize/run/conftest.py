@@ -39,6 +39,7 @@ class Server:
     Attributes:
         asked: Model and messages of every request, in order.
         refusals: Status and body per model; {header} in a body is the Authorization header.
+        finish_reason: Why each reply ended.
         holds_after: Number of requests after which no more replies are sent.
         is_holding: Set when a request is held.
     """
@@ -46,6 +47,7 @@ class Server:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
         self.refusals: dict[str, tuple[int, str]] = {}
+        self.finish_reason = "stop"
         self.holds_after: int | None = None
         self.is_holding, self._released = threading.Event(), threading.Event()
         self._chat = ChatServer(lambda body: self.reply(body))
@@ -74,7 +76,8 @@ class Server:
         number = int(body["messages"][-1]["content"].splitlines()[0].split()[-1])
         is_wrong = number % 3 == int(body["model"][-1])
         usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
-        return Reply(f"no {number}x" if is_wrong else f"{number}", usage=usage)
+        text = f"no {number}x" if is_wrong else f"{number}"
+        return Reply(text, usage=usage, finish_reason=self.finish_reason)
 
     def release(self) -> None:
         """Reply again, also to what is held."""

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from moa_dspy.errors import DataError, MetricError, MoaError, PoolError, StudyError
+from moa_dspy.errors import DataError, MetricError, MoaError, PoolError, StoreError, StudyError
 from moa_dspy.optimize import run_study
 
 Make = Callable[..., Any]
@@ -242,6 +246,66 @@ def test_a_folder_that_cannot_be_written_is_found_before_a_request(
     with pytest.raises(StudyError, match=r"Results cannot be written to .*file/out: Not a direct"):
         run_study(write_study(), out=tmp_path / "file" / "out")
     assert not server.asked
+
+
+@pytest.mark.parametrize(
+    ("file", "make", "message"),
+    [
+        ("calls.sqlite", "text", r"calls\.sqlite cannot be used: file is not a database\. Move it"),
+        ("calls.sqlite", "folder", r"calls\.sqlite cannot be used: unable to open .* it a file"),
+        ("calls.sqlite", "version", r"calls\.sqlite has schema 99, but .* Move it away"),
+        ("study.sqlite3", "folder", r"study\.sqlite3 cannot be used: unable to open .* it a file"),
+        ("study.sqlite3", "table", r"study\.sqlite3 was written by .* another program\. Move it"),
+        ("report.html", "folder", r"cannot be written to .*: report\.html is a folder there"),
+    ],
+)
+def test_a_file_of_the_folder_that_cannot_be_used_is_found_before_a_request_and_stays(
+    server: Any, write_study: Make, tmp_path: Path, file: str, make: str, message: str
+) -> None:
+    (out := tmp_path / "out").mkdir()
+    if make == "folder":
+        (out / file).mkdir()
+    elif make == "text":
+        (out / file).write_text("no database", "utf-8")
+    else:
+        sql = "PRAGMA user_version = 99" if make == "version" else "CREATE TABLE trials (a)"
+        with closing(sqlite3.connect(out / file)) as database:
+            database.execute(sql)
+    with pytest.raises(MoaError, match=message) as caught:
+        run_study(write_study(), out=out)
+    assert "\n" not in str(caught.value)
+    assert not server.asked
+    assert [path.name for path in out.iterdir()] == [file]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("megabytes", "some_are_paid"), [(1, False), (17, True)])
+def test_a_disk_that_is_almost_full_ends_a_study_and_nothing_paid_is_lost(
+    server: Any, write_study: Make, tmp_path: Path, megabytes: int, some_are_paid: bool
+) -> None:
+    study, out = write_study(), tmp_path / "out"
+    with small_disk(out, megabytes=megabytes) as enlarge:
+        with pytest.raises(StoreError, match=r"MB left, and no call is paid below .* Make room"):
+            run_study(study, out=out)
+        assert (len(server.answered) > 0) == some_are_paid
+        enlarge()
+        found = run_study(study, out=out, resume=some_are_paid)
+        assert found.calls_made == len(server.asked) == len(set(server.asked))
+
+
+@contextmanager
+def small_disk(folder: Path, *, megabytes: int) -> Iterator[Callable[[], Any]]:
+    """Mount a small disk as a folder, and yield what makes it large."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"NOT TESTED: no disk can be mounted here ({error})")
+    try:
+        yield partial(subprocess.run, ["mount", "-o", "remount,size=64m", str(folder)], check=True)
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_key_in_a_field_of_an_agent_is_not_shown(write_study: Make, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import json
+import logging
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -54,6 +56,24 @@ def test_a_study_writes_its_folder_and_running_it_again_asks_nobody(
 def recording(out: Path, path: Path, *, without: str = "nothing") -> None:
     kept = [call for call in CallStore(out / "calls.sqlite") if without not in call.request]
     Recording(kept).write(path)
+
+
+@pytest.mark.slow
+def test_a_cut_reply_is_said_once_of_each_agent_whatever_shows_the_progress(
+    server: Any, write_study: Make, tmp_path: Path
+) -> None:
+    server.finish_reason = "length"
+    stream, logger = io.StringIO(), logging.getLogger("dspy")
+    handler = logging.StreamHandler(stream)
+    logger.addHandler(handler)
+    try:
+        run_study(write_study(), out=tmp_path / "out", show=lambda snapshot: None)
+    finally:
+        logger.removeHandler(handler)
+    said = [
+        line.partition(" was ")[0] for line in stream.getvalue().splitlines() if "truncated" in line
+    ]
+    assert sorted(said) == [f"e{i}: LM response" for i in range(3)]
 
 
 REPLAY = ("[space]", '[calls]\nrecording = "calls.parquet"\nreplay_only = true\n[space]')

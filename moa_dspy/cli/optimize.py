@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moa_dspy.cli.serve import agents_of_run
+from moa_dspy.cli.serve import agents_of_run, pool_option
 
 if TYPE_CHECKING:
     from moa_dspy.optimize.preflight import Preflight
@@ -260,7 +260,7 @@ def _show(result: StudyResult, folder: Path) -> None:
     for name in RUN_FILES:
         typer.echo(f"wrote {folder / name}")
     if agents_of_run(folder) is not None:
-        typer.echo(f'next: moa-dspy ask {folder} "..." (or chat, serve, pick)')
+        typer.echo(f'next: moa-dspy ask {folder} "..."{pool_option(folder)} (or chat, serve)')
 
 
 def _print(shown: Any) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from moa_dspy.cli.serve import PoolOption, agents_file
+from moa_dspy.cli.serve import PoolOption, agents_file, agents_of_run
 from moa_dspy.errors import StudyError
 
 if TYPE_CHECKING:
@@ -199,7 +199,9 @@ def pick(
     text = members[number - 1]
     path = out or folder / f"program-{number}.json"
     source = folder / "program.json"
-    agents = agents_file(pool, source)
+    # Nobody is asked: the names and settings of the run's agents are all that is needed.
+    agents = None if pool is not None else agents_of_run(source)
+    agents = agents or agents_file(pool)
     _write_program(source, text, agents, path, note=note_on_test(result, text))
     typer.echo(f"wrote {path}: {text}; {note_on_test(result, text)}")
 

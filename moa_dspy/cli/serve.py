@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -31,40 +32,52 @@ PoolOption = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help=f"A pool or a study (TOML), or a name in {POOLS}; default: that of the run, or local.",
+        help=f"A pool or a study (TOML), or a name in {POOLS}; default: local.",
     ),
 ]
 """The option ``--pool`` of every command that asks agents; see ``agents_file``."""
 
 
 def agents_file(pool: str | None, *programs: Path | str) -> Path:
-    """Return the file that lists the agents.
+    """Return the file of the agents to be asked: that of ``--pool``, else the pool ``local``.
+
+    A program never chooses whom it asks, with which keys: the file of its run is only named.
 
     Args:
-        pool: Of ``--pool``; without it the file is that of the run which wrote the programs, else
-            the pool ``local``.
+        pool: Of ``--pool``.
         programs: Files; an architecture's text is of no run.
 
     Raises:
         ArchitectureError: A program is absent.
-        PoolError: There is no such file, or the programs are of runs with different ones.
+        PoolError: There is no such file, or a program is of a run with another one.
     """
     if pool is not None:
         return _pool_file(pool)
-    found = sorted({file for one in programs if (file := agents_of_run(Path(one))) is not None})
-    if len(found) > 1:
-        raise PoolError(
-            "`--pool` must name a file with the agents of all programs: their runs have theirs in "
-            f"{', '.join(map(str, found))}."
-        )
-    if found and not found[0].is_file():
-        raise PoolError(
-            f"`--pool` must name a file with the agents: that of the run, {found[0]}, is gone."
-        )
     local = POOLS / "local.toml"
-    if not found and not local.is_file():
+    for program in programs:
+        file = agents_of_run(Path(program))
+        if file is not None and file != local.resolve():
+            is_gone = "" if file.is_file() else ", which is gone"
+            raise PoolError(
+                "`--pool` must name the file with the agents, for a program does not choose whom "
+                f"it asks; its run had --pool {_shown(file)}{is_gone}."
+            )
+    if not local.is_file():
         raise PoolError("`--pool` must name a TOML file with agents, of a pool or of a study.")
-    return found[0] if found else local
+    return local
+
+
+def _shown(file: Path) -> str:
+    """Return a path as one would type it here."""
+    here = Path.cwd()
+    return str(file.relative_to(here) if file.is_relative_to(here) else file)
+
+
+def pool_option(folder: Path) -> str:
+    """Return the option that names the agents of the run in a folder; empty for ``local``."""
+    file = agents_of_run(folder)
+    is_local = file is None or file == (POOLS / "local.toml").resolve()
+    return "" if file is None or is_local else f" --pool {shlex.quote(_shown(file))}"
 
 
 def program_file(program: Path) -> Path:

@@ -25,16 +25,18 @@ def test_a_study_prints_its_table_and_writes_a_program_that_answers(run: Run, fo
     assert [f"wrote out/{name}" for name in names] == [
         line for line in done.stdout.splitlines() if line.startswith("wrote")
     ]
-    assert done.stdout.splitlines()[-1].startswith('next: moa-dspy ask out "..."')
+    assert done.stdout.splitlines()[-1].startswith(
+        'next: moa-dspy ask out "..." --pool pool.toml (or '
+    )
     assert "single agents" in done.stderr
     assert "search" in done.stderr
 
-    answer = run("ask", "out/program.json", "Repeat this: 42")
+    answer = run("ask", "out/program.json", "Repeat this: 42", "--pool", "pool.toml")
     assert (answer.exit_code, answer.stdout) == (0, "42\n")
 
 
 @pytest.mark.slow
-def test_a_program_in_its_run_is_asked_with_the_agents_of_the_run(
+def test_a_program_does_not_choose_whom_it_asks_but_says_where_the_agents_of_its_run_are(
     run: Run, folder: Path, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, program = folder / "study.toml", str(folder / "out" / "program.json")
@@ -43,14 +45,17 @@ def test_a_program_in_its_run_is_asked_with_the_agents_of_the_run(
     listed = agents.replace("temperature = 0.0", 'temperature = "none"', 1)
     study.write_text(study.read_text("utf-8").replace('pool = "pool.toml"', "") + listed, "utf-8")
     assert run("optimize", str(study), "--out", str(folder / "out")).exit_code == 0
-    (folder / "optimize" / "pools" / "local.toml").unlink()
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    answer = run("ask", program, "Repeat this: 42")
-    assert (answer.exit_code, answer.stdout) == (0, "42\n"), answer.stderr
-    assert run("ask", str(folder / "out"), "Repeat this: 42").stdout == "42\n"
-    assert "42" in run("chat", program, input="Repeat 42\n").stdout
+    asked = (["ask", program, "Repeat 42"], ["ask", str(folder / "out"), "42"], ["chat", program])
+    for command in asked:
+        refused = run(*command)
+        assert refused.exit_code == 2
+        words = f"does not choose whom it asks; its run had --pool {study}."
+        assert words in refused.stderr.replace("\n", " ")
+        given = run(*command, "--pool", str(study), input="Repeat 42\n")
+        assert "42" in given.stdout, given.stderr
     picked = run("pick", str(folder / "out"), "1")
     assert f"wrote {folder / 'out' / 'program-1.json'}" in picked.stdout, picked.stderr
 
@@ -58,7 +63,7 @@ def test_a_program_in_its_run_is_asked_with_the_agents_of_the_run(
     assert "`--pool` must name a TOML file" in run("ask", "copy.json", "Repeat 1").stderr
     assert run("ask", "copy.json", "Repeat 1", "--pool", str(study)).stdout == "1\n"
     study.unlink()
-    assert f"that of the run, {study}, is gone" in run("ask", program, "Repeat 1").stderr
+    assert f"--pool {study}, which is gone" in run("ask", program, "Repeat 1").stderr
     assert "no.json cannot be read: there is no such file" in run("ask", "no.json", "1").stderr
 
 

@@ -174,23 +174,22 @@ def test_an_engineer_goes_from_a_table_and_four_endpoints_to_a_served_program(
             "ask",
             "run/program.json",
             f"{WORDS['returns']} 7",
+            "--pool",
+            str(pool),
             name="ask",
         )
         assert "returns" in asked
-        command = [sys.executable, *moa, "serve", "run"]
+        command = [sys.executable, *moa, "serve", "run", "--pool", str(pool)]
         process, address = started([*command, "--port", "0"], tmp_path, clean)
         try:
-            body = {
-                "messages": [{"role": "user", "content": f"{WORDS['billing']} 9"}],
-            }
+            messages = [{"role": "user", "content": f"{WORDS['billing']} 9"}]
             with urllib.request.urlopen(f"{address}/v1/models", timeout=30) as reply:
                 names = [one["id"] for one in json.load(reply)["data"]]
             # Beside the program each agent of the pool is served.
             assert names == ["m0", "m1", "m2", "m3", "run"]
-            body["model"] = "run"
             request = urllib.request.Request(
                 f"{address}/v1/chat/completions",
-                json.dumps(body).encode(),
+                json.dumps({"model": "run", "messages": messages}).encode(),
                 {"Content-Type": "application/json"},
             )
             with urllib.request.urlopen(request, timeout=60) as reply:

@@ -31,7 +31,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.dspy_internals import main_thread_config
 from moa_dspy.errors import ArchitectureError, LayerFailedError
 from moa_dspy.prediction import NOT_ASKED, Answer, Question, Response
-from moa_dspy.references import Cut, ReferenceLimits, built_tokens, fitted_references
+from moa_dspy.references import NO_LIMITS, Cut, ReferenceLimits, built_tokens, fit
 from moa_dspy.signatures import REFERENCES
 from moa_dspy.waves import MemberQuestions, WaveRules, Waves
 
@@ -59,13 +59,16 @@ class Reader:
         def with_references(texts: Sequence[str]) -> dict[str, Any]:
             return {**inputs, REFERENCES: guarded_references(texts, adapter=adapter)}
 
+        texts = [response.text for response in responses]
+        window = reader.context_window
+        if window is None and self.limits == NO_LIMITS:
+            return with_references(texts), ()
         # Cut first and guard then: an escape is never cut in two.
-        texts, cuts = fitted_references(
-            [response.text for response in responses],
+        texts, cuts = fit(
+            texts,
             agents=[response.agent for response in responses],
             limits=self.limits,
-            window=reader.context_window,
-            max_tokens=reader.max_tokens,
+            room=None if window is None else window - (reader.max_tokens or 0),
             measure=lambda read: built_tokens(module, adapter, with_references(read)),
         )
         return with_references(texts), cuts

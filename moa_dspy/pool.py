@@ -118,7 +118,8 @@ def _engine(agent: Agent, key: str | None, *, asynchronous: bool = False) -> Any
             n_threads=agent.n_threads,
             asynchronous=asynchronous,
         )
-    from moa_dspy.calls.lm.endpoint import Endpoint, endpoint_engine
+    from moa_dspy.calls.lm.clients import endpoint_engine
+    from moa_dspy.calls.lm.endpoint import Endpoint
 
     client: Any = agent.client
     if agent.api_base != agent.base_url and vendor_of(agent.model) in OWN_PROTOCOL:

@@ -1,16 +1,25 @@
-"""Calls (one request to a language model with its response), their tokens, and their backends."""
+"""Calls (one request to a language model with its response), their tokens, and their backends.
+
+Also the repairs of a reply's counts and choices, which servers send in other forms than clients
+read.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
+import math
 import re
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Protocol, TypeGuard, runtime_checkable
+
+from moa_dspy.calls.request import CallRequest
+from moa_dspy.calls.scope import Clock
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -138,6 +147,74 @@ class NoStore:
         return call
 
 
+_ENDED_BY: Final = {asyncio.CancelledError: "Cancelled", GeneratorExit: "Abandoned"}
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A request that is being made.
+
+    Attributes:
+        request: The request.
+        number: Number of the attempt, from 1 on; 0 means that it is not sent.
+        clock: Source of time.
+        started: When it began, by the clock's ``monotonic``.
+        seconds: Its duration; 0 while it lasts.
+    """
+
+    request: CallRequest
+    number: int
+    clock: Clock
+    started: float
+    seconds: float = 0.0
+
+    def answered(self, response: dict[str, Any]) -> Call:
+        """Return the call with its response (plain data)."""
+        self._end()
+        tokens = token_counts(self.request.content, response)
+        if tokens.is_estimated:
+            _USAGE_WARNINGS.warn(self.request.caller.agent)
+        usd = self.request.caller.usd(tokens.prompt, tokens.completion, tokens.cached)
+        return self._call(canonical_json(response), tokens.prompt, tokens.completion, usd=usd)
+
+    def failed(self, error: BaseException) -> Call:
+        """Return the call with the reason why there is no response, without secrets."""
+        self._end()
+        reason = f"{type(error).__name__}: {error}"
+        if not isinstance(error, Exception):
+            ended = _ENDED_BY.get(type(error), type(error).__name__)
+            reason = f"{ended} after {self.seconds:.2f} s."
+        return self._call(None, failure=self.request.caller.without_secrets(reason))
+
+    def _end(self) -> None:
+        self.seconds = self.clock.monotonic() - self.started
+
+    def _call(
+        self,
+        response: str | None,
+        prompt_tokens: int = 0,
+        completion_tokens: int = 0,
+        *,
+        usd: float = 0.0,
+        failure: str | None = None,
+    ) -> Call:
+        return Call(
+            key=self.request.key,
+            agent=self.request.caller.agent,
+            identity=self.request.caller.identity,
+            sample=self.request.sample,
+            request=self.request.content,
+            response=response,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            usd=usd,
+            seconds=self.seconds,
+            failure=failure,
+            attempt=self.number,
+            time=self.clock.time() - self.seconds,
+        )
+
+
 _logger = logging.getLogger(__name__)
 
 _MAX_TOKENS: Final = 2**53
@@ -263,6 +340,63 @@ def _texts(content: Any, name: str = "") -> Iterator[str]:
             yield from _texts(value, name)
 
 
+_IMPOSSIBLE: Final = -9999.0
+"""Log-probability of a token that has probability 0, as vLLM writes it."""
+
+
+def regular_choices(data: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return a reply or event whose choices have text and numbers where clients want them.
+
+    Args:
+        data: As the server sent it; content may be a list of parts there, and the
+            log-probability of an impossible token null, infinite or NaN.
+        kind: Where a choice has its content: ``message`` or ``delta``.
+    """
+    choices = data.get("choices")
+    if not isinstance(choices, list):
+        return data
+    return {**data, "choices": [_regular_choice(choice, kind) for choice in choices]}
+
+
+def _regular_choice(choice: Any, kind: str) -> Any:
+    if not isinstance(choice, dict):
+        return choice
+    message = choice.get(kind)
+    if isinstance(message, dict) and isinstance(message.get("content"), list):
+        choice = {**choice, kind: _with_text(message)}
+    logprobs = choice.get("logprobs")
+    if isinstance(logprobs, dict) and isinstance(logprobs.get("content"), list):
+        entries = [_possible(entry) for entry in logprobs["content"]]
+        choice = {**choice, "logprobs": {**logprobs, "content": entries}}
+    return choice
+
+
+def _with_text(message: dict[str, Any]) -> dict[str, Any]:
+    parts = [part for part in message["content"] if isinstance(part, dict)]
+    text = "".join(str(part.get("text") or "") for part in parts if part.get("type") == "text")
+    thought = "".join(_thought(part) for part in parts if part.get("type") == "thinking")
+    given = message.get("reasoning_content") or message.get("reasoning") or ""
+    return {**message, "content": text, "reasoning_content": f"{given}{thought}" or None}
+
+
+def _thought(part: dict[str, Any]) -> str:
+    inner = part.get("thinking")
+    if isinstance(inner, list):
+        return "".join(str(one.get("text") or "") for one in inner if isinstance(one, dict))
+    return str(inner or "")
+
+
+def _possible(entry: Any) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    value = entry.get("logprob")
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    plain = {**entry, "logprob": value if is_number else _IMPOSSIBLE}
+    if isinstance(entry.get("top_logprobs"), list):
+        plain["top_logprobs"] = [_possible(other) for other in entry["top_logprobs"]]
+    return plain
+
+
 class UsageWarnings:
     """Warnings that an agent's endpoint counts no tokens: one per agent and process."""
 
@@ -282,3 +416,6 @@ class UsageWarnings:
             agent,
             _BYTES_PER_TOKEN,
         )
+
+
+_USAGE_WARNINGS: Final = UsageWarnings()

@@ -14,13 +14,13 @@ from dspy.utils.callback import BaseCallback
 
 from moa_dspy.calls.call import is_count
 from moa_dspy.calls.calls import Calls
-from moa_dspy.calls.lm.dialect import (
+from moa_dspy.calls.lm.clients import (
     AsyncLiteLLMClient,
     AsyncVendorEngine,
     LiteLLMClient,
+    PerLoop,
     VendorEngine,
 )
-from moa_dspy.calls.lm.endpoint import PerLoop
 from moa_dspy.calls.lm.engine import (
     NOTE_SAMPLES,
     AsyncStoredEngine,
@@ -28,7 +28,7 @@ from moa_dspy.calls.lm.engine import (
     history_entry,
     name_in_history,
 )
-from moa_dspy.calls.lm.stream import ThoughtOpening
+from moa_dspy.calls.lm.response import ThoughtOpening
 from moa_dspy.calls.reply import why_no_answer
 from moa_dspy.calls.request import AgentCalls
 from moa_dspy.calls.scope import CallFacts, current_scope

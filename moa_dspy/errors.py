@@ -175,7 +175,8 @@ def _other_spellings(secret: str) -> tuple[re.Pattern[str], ...]:
 
 
 _LOGGERS: Final = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "httpx", "openai._base_client")
-_SHORTEST_KEY: Final = 6
+SHORTEST_KEY: Final = 6
+"""Shorter values, such as a placeholder of a local server, would mask ordinary text."""
 
 
 class LoggedKeys(logging.Filter):
@@ -191,7 +192,7 @@ class LoggedKeys(logging.Filter):
 
     def add(self, keys: Iterable[str]) -> None:
         """Mask ``keys`` from now on; a short one, which would mask ordinary text, is left."""
-        known = {*self._keys, *(key for key in keys if len(key) >= _SHORTEST_KEY)}
+        known = {*self._keys, *(key for key in keys if len(key) >= SHORTEST_KEY)}
         if len(known) == len(self._keys):
             return
         # The longest first: one key may be a part of another.

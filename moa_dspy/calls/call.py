@@ -6,7 +6,6 @@ read.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import logging
@@ -18,8 +17,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Protocol, TypeGuard, runtime_checkable
 
-from moa_dspy.calls.request import CallRequest
-from moa_dspy.calls.scope import Clock
+from moa_dspy.calls.reply import reply_facts
+from moa_dspy.calls.scope import CallFacts
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -147,74 +146,6 @@ class NoStore:
         return call
 
 
-_ENDED_BY: Final = {asyncio.CancelledError: "Cancelled", GeneratorExit: "Abandoned"}
-
-
-@dataclass(slots=True)
-class Attempt:
-    """A request that is being made.
-
-    Attributes:
-        request: The request.
-        number: Number of the attempt, from 1 on; 0 means that it is not sent.
-        clock: Source of time.
-        started: When it began, by the clock's ``monotonic``.
-        seconds: Its duration; 0 while it lasts.
-    """
-
-    request: CallRequest
-    number: int
-    clock: Clock
-    started: float
-    seconds: float = 0.0
-
-    def answered(self, response: dict[str, Any]) -> Call:
-        """Return the call with its response (plain data)."""
-        self._end()
-        tokens = token_counts(self.request.content, response)
-        if tokens.is_estimated:
-            _USAGE_WARNINGS.warn(self.request.caller.agent)
-        usd = self.request.caller.usd(tokens.prompt, tokens.completion, tokens.cached)
-        return self._call(canonical_json(response), tokens.prompt, tokens.completion, usd=usd)
-
-    def failed(self, error: BaseException) -> Call:
-        """Return the call with the reason why there is no response, without secrets."""
-        self._end()
-        reason = f"{type(error).__name__}: {error}"
-        if not isinstance(error, Exception):
-            ended = _ENDED_BY.get(type(error), type(error).__name__)
-            reason = f"{ended} after {self.seconds:.2f} s."
-        return self._call(None, failure=self.request.caller.without_secrets(reason))
-
-    def _end(self) -> None:
-        self.seconds = self.clock.monotonic() - self.started
-
-    def _call(
-        self,
-        response: str | None,
-        prompt_tokens: int = 0,
-        completion_tokens: int = 0,
-        *,
-        usd: float = 0.0,
-        failure: str | None = None,
-    ) -> Call:
-        return Call(
-            key=self.request.key,
-            agent=self.request.caller.agent,
-            identity=self.request.caller.identity,
-            sample=self.request.sample,
-            request=self.request.content,
-            response=response,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            usd=usd,
-            seconds=self.seconds,
-            failure=failure,
-            attempt=self.number,
-            time=self.clock.time() - self.seconds,
-        )
-
-
 _logger = logging.getLogger(__name__)
 
 _MAX_TOKENS: Final = 2**53
@@ -317,6 +248,26 @@ def has_counts(response: str) -> bool:
     return '"input_tokens":' in response and '"output_tokens":' in response
 
 
+def facts_of(call: Call, *, is_reused: bool) -> CallFacts:
+    """Return what a call cost, for the log of a scope."""
+    reply = reply_facts(call.response, call.request)
+    return CallFacts(
+        agent=call.agent,
+        prompt_tokens=call.prompt_tokens,
+        completion_tokens=call.completion_tokens,
+        usd=call.usd,
+        seconds=call.seconds,
+        is_reused=is_reused,
+        failure=call.failure,
+        attempt=call.attempt,
+        finish_reason=reply.finish_reason,
+        no_answer=reply.no_answer,
+        is_estimated=call.response is not None and not has_counts(call.response),
+        key=call.key,
+        time=call.time,
+    )
+
+
 def _estimate(content: Any, *, n_messages: int | None = None) -> int:
     if n_messages is None:
         messages = content.get("messages") if isinstance(content, Mapping) else None
@@ -416,6 +367,3 @@ class UsageWarnings:
             agent,
             _BYTES_PER_TOKEN,
         )
-
-
-_USAGE_WARNINGS: Final = UsageWarnings()

@@ -6,26 +6,27 @@ process by a future, among the processes on one store by a claim.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Generator, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, Final
 
 from moa_dspy.calls.budget import Ledger, Reservation
 from moa_dspy.calls.call import (
-    Attempt,
     Call,
     CallBackend,
     MemoryCalls,
     SharedBackend,
+    UsageWarnings,
     WritableBackend,
     call_key,
     canonical_json,
-    has_counts,
+    facts_of,
+    token_counts,
 )
-from moa_dspy.calls.reply import reply_facts
 from moa_dspy.calls.request import (
     CONNECTIONS,
     AgentCalls,
@@ -33,12 +34,12 @@ from moa_dspy.calls.request import (
     Limiter,
     Limiters,
     OutagePolicy,
+    SharedSlots,
     SingleFlight,
     poll_seconds,
 )
 from moa_dspy.calls.scope import (
     CallEstimate,
-    CallFacts,
     Clock,
     Deadline,
     DeadlineError,
@@ -230,31 +231,6 @@ class Calls:
                 shared.release(request.key)
 
 
-class SharedSlots(Protocol):
-    """Limits of endpoints that hold for all processes on one store together."""
-
-    def applies_to(self, limiter: Limiter) -> bool:
-        """True if ``acquire`` might do anything but let a request pass."""
-        ...
-
-    def acquire(self, limiter: Limiter) -> Any:
-        """Take a slot of the endpoint, if one is free and the endpoint asked for no pause.
-
-        Returns:
-            An object with ``is_open``, whether a request may be sent now, and ``wait_seconds``,
-            for how long the endpoint still wants none; for ``release``.
-        """
-        ...
-
-    def release(self, admission: Any) -> None:
-        """Give the slot back, if there is one."""
-        ...
-
-    def note_pause(self, error: Exception, endpoint: str) -> None:
-        """Keep the pause that came with ``error``, for all processes."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Attempts:
     """Makes the call of ``request``; ``plan`` describes how and does nothing by itself.
@@ -399,21 +375,70 @@ class Attempts:
         return kept
 
 
-def facts_of(call: Call, *, is_reused: bool) -> CallFacts:
-    """Return what a call cost, for the log of a scope."""
-    reply = reply_facts(call.response, call.request)
-    return CallFacts(
-        agent=call.agent,
-        prompt_tokens=call.prompt_tokens,
-        completion_tokens=call.completion_tokens,
-        usd=call.usd,
-        seconds=call.seconds,
-        is_reused=is_reused,
-        failure=call.failure,
-        attempt=call.attempt,
-        finish_reason=reply.finish_reason,
-        no_answer=reply.no_answer,
-        is_estimated=call.response is not None and not has_counts(call.response),
-        key=call.key,
-        time=call.time,
-    )
+_ENDED_BY: Final = {asyncio.CancelledError: "Cancelled", GeneratorExit: "Abandoned"}
+_USAGE_WARNINGS: Final = UsageWarnings()
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A request that is being made.
+
+    Attributes:
+        request: The request.
+        number: Number of the attempt, from 1 on; 0 means that it is not sent.
+        clock: Source of time.
+        started: When it began, by the clock's ``monotonic``.
+        seconds: Its duration; 0 while it lasts.
+    """
+
+    request: CallRequest
+    number: int
+    clock: Clock
+    started: float
+    seconds: float = 0.0
+
+    def answered(self, response: dict[str, Any]) -> Call:
+        """Return the call with its response (plain data)."""
+        self._end()
+        tokens = token_counts(self.request.content, response)
+        if tokens.is_estimated:
+            _USAGE_WARNINGS.warn(self.request.caller.agent)
+        usd = self.request.caller.usd(tokens.prompt, tokens.completion, tokens.cached)
+        return self._call(canonical_json(response), tokens.prompt, tokens.completion, usd=usd)
+
+    def failed(self, error: BaseException) -> Call:
+        """Return the call with the reason why there is no response, without secrets."""
+        self._end()
+        reason = f"{type(error).__name__}: {error}"
+        if not isinstance(error, Exception):
+            ended = _ENDED_BY.get(type(error), type(error).__name__)
+            reason = f"{ended} after {self.seconds:.2f} s."
+        return self._call(None, failure=self.request.caller.without_secrets(reason))
+
+    def _end(self) -> None:
+        self.seconds = self.clock.monotonic() - self.started
+
+    def _call(
+        self,
+        response: str | None,
+        prompt_tokens: int = 0,
+        completion_tokens: int = 0,
+        *,
+        usd: float = 0.0,
+        failure: str | None = None,
+    ) -> Call:
+        return Call(
+            key=self.request.key,
+            agent=self.request.caller.agent,
+            identity=self.request.caller.identity,
+            sample=self.request.sample,
+            request=self.request.content,
+            response=response,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            usd=usd,
+            seconds=self.seconds,
+            failure=failure,
+            attempt=self.number,
+            time=self.clock.time() - self.seconds,
+        )

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from moa_dspy.calls.scope import CallEstimate, Clock
 from moa_dspy.errors import CallError, MoaError, OutageError, all_links, masked
@@ -175,6 +175,31 @@ def _finish(slots: list[Slot]) -> None:
     # Outside the lock: a callback of a waiter may run at once, in this thread.
     for slot in slots:
         slot.set_result(None)
+
+
+class SharedSlots(Protocol):
+    """Limits of endpoints that hold for all processes on one store together."""
+
+    def applies_to(self, limiter: Limiter) -> bool:
+        """True if ``acquire`` might do anything but let a request pass."""
+        ...
+
+    def acquire(self, limiter: Limiter) -> Any:
+        """Take a slot of the endpoint, if one is free and the endpoint asked for no pause.
+
+        Returns:
+            An object with ``is_open``, whether a request may be sent now, and ``wait_seconds``,
+            for how long the endpoint still wants none; for ``release``.
+        """
+        ...
+
+    def release(self, admission: Any) -> None:
+        """Give the slot back, if there is one."""
+        ...
+
+    def note_pause(self, error: Exception, endpoint: str) -> None:
+        """Keep the pause that came with ``error``, for all processes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -348,8 +348,8 @@ def _discordance(differences: Scores, *, min_gain: float, counts: Scores | None)
 
 
 N_BLOCKS = 5
-"""Equal blocks of rows, so four looks. At a fixed error of the whole race, 40 arms and 200 rows, arms
-that are 5 to 55 points worse use 69 % of the rows with three blocks, 66 % with five or ten."""
+"""Equal blocks of rows, so four looks. At a fixed error of the whole race, 40 arms and 200 rows,
+arms that are 5 to 55 points worse use 69 % of the rows with three blocks, 66 % with five or ten."""
 FEWEST_ROWS = 20
 """Rows below which no architecture is stopped."""
 

@@ -122,11 +122,10 @@ def verdict(
     """Decide between the pick and the best single model by one interval on unseen examples.
 
     The interval is ``decision_interval``: it holds the differences that one-sided tests at
-    ``alpha`` do not reject. The first that applies: a pick that is a single model needs no test;
-    an interval above 0, which is p <= alpha, gives "mixture"; one below ``min_gain`` gives
-    "single", as a gain worth having is excluded; any other one gives "not_enough_examples".
-    ``n_more`` then aims at power 0.8 to find ``min_gain`` or, where there are that many examples
-    already, at power 1 - alpha, with which every outcome is decided.
+    ``alpha`` do not reject. A pick that is a single model needs no test. Else an interval above 0,
+    which is p <= alpha, gives "mixture"; one below ``min_gain`` excludes a gain worth having and
+    gives "single"; any other gives "not_enough_examples". ``n_more`` then aims at power 0.8 for
+    ``min_gain`` or, where there are that many examples already, at 1 - alpha, which decides all.
 
     Rows of val can be used too, if each is scored by a choice that was made without it
     (cross-fitting): their differences are tested with the others, each as 0.4 of an example.

@@ -1,6 +1,6 @@
-"""Ways to turn the last layer's responses into one answer: vote, select, knockout, and writing.
+"""Combiners, which turn the responses of the last layer into one answer: vote, select, write ...
 
-Each is a plan that may ask an agent, and ends with one response.
+Each is a generator that may ask an agent, and ends with one response.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from moa_dspy.references import Cut
 from moa_dspy.signatures import ANALYSIS_HEADING
 
 Normalise: TypeAlias = Callable[[str], str]
-"""Texts that are equal answers become equal texts."""
+"""Maps texts that are equal answers to equal texts."""
 
 Ballot: TypeAlias = tuple[Hashable, ...]
-"""What a vote counts of one response; equal where answers are."""
+"""The answer of a response as a vote compares it: equal answers are equal values."""
 
 
 class Read(Protocol):
@@ -45,54 +45,52 @@ Steps: TypeAlias = Generator[list[Question], list[Response], Response]
 
 
 Rounds: TypeAlias = Sequence[Sequence[Response]]
-"""What was replied to the questions of a last step, round by round."""
+"""The replies to the questions of a last step, round by round."""
 
 
 def node_name(role: str, agent: str, sample: int = 0, *, parents: Sequence[str] = ()) -> str:
-    """Return the name of a computation, which holds all that it depends on."""
+    """Return the name of a computation, which contains everything that its result depends on."""
     return _named(role, agent, sample, tuple(parents))
 
 
 @lru_cache(maxsize=10_000)
 def _named(role: str, agent: str, sample: int, parents: tuple[str, ...]) -> str:
-    # Every row of an architecture has the same nodes; a text that is known is hashed once.
+    # Every row of an architecture has the same nodes, so names are made once.
     return f"{role}:{agent}#{sample}({','.join(parents)})"
 
 
 class Combine(Protocol):
     """Turns the last layer's responses into one.
 
-    ``responses`` holds at least one; every one has an answer; they stand in the
-    architecture's order. The result is one of them verbatim, or a new one of the
-    aggregator. The agent that is asked may fail, and then the result says so.
+    ``responses`` has at least one element; all have an answer, and stand in the architecture's
+    order. The result is one of them verbatim, or a new response of the aggregator. If the agent
+    that is asked fails, the result is a response with that failure.
     """
 
     def __call__(self, inputs: Mapping[str, Any], responses: Sequence[Response], /) -> Steps:
-        """Plan the last step."""
+        """Yield the questions of the last step and return its response."""
         ...
 
 
 @dataclass(frozen=True)
 class Consensus:
-    """Returns, verbatim, the response most like all the others; calls no model.
+    """Returns the response that is most similar to all others, verbatim; calls no model.
 
-    Likeness is the Jaccard index of lower-case words; the first in the layer's
-    order wins a tie.
+    Similarity is the Jaccard index of lower-case words; the first in the layer's order wins a tie.
     """
 
     def __call__(self, inputs: Mapping[str, Any], responses: Sequence[Response], /) -> Steps:
-        """Compare without asking."""
+        """Return the response most similar to the others; yields no question."""
         return _most_alike(responses)
-        yield  # makes this a plan that asks nothing
+        yield  # makes this a generator
 
 
 @dataclass(frozen=True)
 class Rank:
     """Lets an agent rank the responses and returns the best verbatim (the paper's LLM ranker).
 
-    A choice is ``[[2]]``, or a reply with one number in it. A reply without a number of a
-    response, or with several numbers, is no opinion: then consensus decides, and the
-    prediction's facts say so (``Answer.is_undecided``).
+    A reply chooses by ``[[2]]``, or by the only number in it. Any other reply chooses nothing: then
+    consensus decides, and ``Answer.is_undecided`` is true.
     """
 
     agent: str
@@ -101,7 +99,7 @@ class Rank:
     read: Read
 
     def __call__(self, inputs: Mapping[str, Any], responses: Sequence[Response], /) -> Steps:
-        """Ask the ranker once."""
+        """Yield the question to the ranker and return the response that it chose."""
         node = node_name("select", self.agent, parents=self.parents)
         read, cuts = self.read(self.agent, self.module, inputs, responses)
         question = Question(node, self.agent, 0, self.module, read, cuts)
@@ -109,7 +107,7 @@ class Rank:
         return ranked_first(reply, responses, cuts) or _most_alike(responses)
 
     def is_undecided(self, responses: Sequence[Response], rounds: Rounds) -> bool:
-        """Say from the replies of a run if it was left to consensus."""
+        """Return whether the replies of a run left the choice to consensus."""
         ((reply,),) = rounds
         return ranked_first(reply, responses, reply.cuts) is None
 
@@ -118,10 +116,9 @@ class Rank:
 class Knockout:
     """Lets a judge compare two responses at a time and returns the last winner verbatim.
 
-    The first two meet, then the winner and the next one, so ``n`` responses take n - 1
-    pairings. Each is judged in both orders at once, as judges favour a place. Unless both
-    replies name the same response, the one that is read earlier stays. Texts that are the
-    same are not compared.
+    The first two are compared, then the winner and the next one, so ``n`` responses take n - 1
+    comparisons. Each is made in both orders at once, as judges favour a position. Unless both
+    replies name the same response, the earlier of the two stays. Equal texts are not compared.
     """
 
     agent: str
@@ -130,7 +127,7 @@ class Knockout:
     read: Read
 
     def __call__(self, inputs: Mapping[str, Any], responses: Sequence[Response], /) -> Steps:
-        """Ask the judge twice per pairing."""
+        """Yield two questions to the judge per comparison and return the last winner."""
         best, *others = responses
         for other in others:
             if other.text == best.text:
@@ -145,13 +142,13 @@ class Knockout:
         self, inputs: Mapping[str, Any], pair: Sequence[Response], responses: Sequence[Response]
     ) -> Question:
         read, cuts = self.read(self.agent, self.module, inputs, pair)
-        # The parents' names do not tell which of them failed, so the places alone name a pairing.
+        # By the parents' names alone a pair would not be known, as some of them may have failed.
         places = [str(place) for one in pair for place, r in enumerate(responses) if r is one]
         node = node_name("knockout", self.agent, parents=(*self.parents, *places))
         return Question(node, self.agent, 0, self.module, read, cuts)
 
     def is_undecided(self, responses: Sequence[Response], rounds: Rounds) -> bool:
-        """Say from the replies of a run if a pairing was not decided by the judge."""
+        """Return whether the replies of a run left a comparison undecided."""
         best, *others = responses
         replies = iter(rounds)
         for other in others:
@@ -182,8 +179,8 @@ def ranked_first(
 
     Args:
         reply: The ranker's own response.
-        responses: Those that it was to rank.
-        cuts: What it did not read: a response that was left out had no number.
+        responses: The ones that it was to rank.
+        cuts: The references that were cut; one that was left out had no number.
     """
     left_out = {cut.reference for cut in cuts if not cut.kept_tokens}
     numbered = [r for n, r in enumerate(responses, start=1) if n not in left_out]
@@ -220,7 +217,7 @@ class Synthesize:
     read: Read
 
     def __call__(self, inputs: Mapping[str, Any], responses: Sequence[Response], /) -> Steps:
-        """Ask the aggregator once."""
+        """Yield the question to the aggregator and return its response."""
         node = node_name("synthesize", self.agent, parents=self.parents)
         read, cuts = self.read(self.agent, self.module, inputs, responses)
         question = Question(node, self.agent, 0, self.module, read, cuts, is_final=True)
@@ -232,8 +229,8 @@ class Synthesize:
 class Fuse:
     """Lets an analyst compare the responses, and an agent write the answer after reading both.
 
-    The analysis is read as the last of the references: as guarded and as limited as they
-    are. Without it, where the analyst failed, the answer is written all the same.
+    The analysis is read as the last of the references, guarded and limited as they are. If the
+    analyst fails, the answer is written without it.
     """
 
     agent: str
@@ -244,7 +241,7 @@ class Fuse:
     analyst_module: Any
 
     def __call__(self, inputs: Mapping[str, Any], responses: Sequence[Response], /) -> Steps:
-        """Ask the analyst, then the agent."""
+        """Yield the question to the analyst, then that to the agent, and return its response."""
         node = node_name("analyse", self.analyst, parents=self.parents)
         read, cuts = self.read(self.analyst, self.analyst_module, inputs, responses)
         (analysis,) = yield [Question(node, self.analyst, 0, self.analyst_module, read, cuts)]
@@ -258,18 +255,18 @@ class Fuse:
 
 @dataclass(frozen=True)
 class Vote:
-    """Returns a response with the answer of the most weight; calls no model.
+    """Returns a response with the answer of the greatest weight; calls no model.
 
-    Answers are equal when all ``fields`` are, by value (see ``ballot_of``); what a module
-    adds to the signature, such as a reasoning, does not count. A failed agent counts nothing.
-    The answer's weight is the sum of the weights of the agents that gave it. Of the responses
-    whose answer has the most weight the first is returned in this order: those of
-    ``tie_breaker``, then the heavier ones, then as they are read.
+    Answers are equal if all ``fields`` are equal by value (see ``ballot_of``); fields that a module
+    adds to the signature, such as ``reasoning``, are ignored, and so are failed agents. The weight
+    of an answer is the sum of the weights of the agents that gave it. Among the responses with
+    the heaviest answer the first is returned in this order: those of ``tie_breaker``, then those
+    of heavier agents, then in the order of reading.
 
     Attributes:
-        fields: That make up an answer.
-        normalise: Makes texts equal that are equal answers.
-        tie_breaker: An agent.
+        fields: The output fields that make up an answer.
+        normalise: Maps texts that are equal answers to equal texts.
+        tie_breaker: Name of an agent.
         weights: Whole numbers by agent, ``Architecture.whole_weights``; an agent
             that is not named counts 1.
     """
@@ -280,7 +277,7 @@ class Vote:
     weights: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def __call__(self, inputs: Mapping[str, Any], responses: Sequence[Response], /) -> Steps:
-        """Count without asking."""
+        """Return a response with the heaviest answer; yields no question."""
         totals: Counter[Ballot] = Counter()
         ballots = [self.ballot(response) for response in responses]
         for response, ballot in zip(responses, ballots, strict=True):
@@ -291,10 +288,10 @@ class Vote:
             for i in self.priority([response.agent for response in responses])
             if totals[ballots[i]] == most
         )
-        yield  # makes this a plan that asks nothing
+        yield  # makes this a generator
 
     def priority(self, agents: Sequence[str]) -> list[int]:
-        """Return the places of members, given in the reading order, in the order of their say."""
+        """Return the indices of members, given in order of reading, in order of priority."""
 
         def rank(place: int) -> tuple[bool, int]:
             agent = agents[place]
@@ -303,12 +300,12 @@ class Vote:
         return sorted(range(len(agents)), key=rank)
 
     def ballot(self, response: Response) -> Ballot:
-        """Return what is counted: equal where answers are."""
+        """Return the answer of a response as it is compared with others."""
         return ballot_of(response.values, self.fields, self.normalise)
 
 
 def ballot_of(values: Mapping[str, Any], fields: Sequence[str], normalise: Normalise) -> Ballot:
-    """Return the values of ``fields`` in a form that is equal where answers are.
+    """Return the values of ``fields`` in a form in which equal answers are equal.
 
     Typed answers are equal by value: 3 and 3.0, mappings and sets in any order. Texts are
     equal after ``normalise``, in a list or a model too.
@@ -321,7 +318,7 @@ NORMALISERS: dict[str, Normalise] = {
     "text": normalise_text,
     "version": normalise_version,
 }
-"""When two texts are equal answers: as whole texts, or by the final word or number.
+"""Ways to compare two texts as answers: as whole texts, or by the final word or number.
 
-``version`` reads the final word like ``answer``, but "3.10" and "3.1" differ. One line each.
+``version`` reads the final word like ``answer``, but "3.10" and "3.1" differ.
 """

@@ -16,10 +16,13 @@
     - OutageError: an endpoint was down for longer than a study waits for it
 
 A model's failure is data and raises none of these unless nothing is left.
+
+Also the masking of keys, in errors and in what other libraries log.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from base64 import b64encode
 from collections.abc import Iterable
@@ -169,3 +172,47 @@ def _other_spellings(secret: str) -> tuple[re.Pattern[str], ...]:
         patterns.append(rf"[\w+/-]*{signs}[\w+/=-]*")
     patterns.append(f"(?i:{data.hex()[: 2 * _PREFIX]}[0-9a-f]*)")
     return tuple(map(re.compile, patterns))
+
+
+_LOGGERS: Final = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "httpx", "openai._base_client")
+SHORTEST_KEY: Final = 6
+"""Shorter values, such as a placeholder of a local server, would mask ordinary text."""
+
+
+class LoggedKeys(logging.Filter):
+    """Masks keys in what LiteLLM and its clients log: at DEBUG they write headers and addresses.
+
+    LiteLLM finds keys in the environment by itself, so all that a caller knows are masked. What
+    it prints to the console (``litellm.set_verbose``) passes no logger and cannot be masked.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: tuple[str, ...] = ()
+
+    def add(self, keys: Iterable[str]) -> None:
+        """Mask ``keys`` from now on; a short one, which would mask ordinary text, is left."""
+        known = {*self._keys, *(key for key in keys if len(key) >= SHORTEST_KEY)}
+        if len(known) == len(self._keys):
+            return
+        # The longest first: one key may be a part of another.
+        self._keys = tuple(sorted(known, key=len, reverse=True))
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(self)  # without effect the second time
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Mask the keys in ``record`` and let it pass."""
+        text = record.getMessage()
+        if (masked := self._masked(text)) != text:
+            record.msg, record.args = masked, ()
+        if record.exc_info and not record.exc_text:
+            # Formatters take this text where there is one.
+            record.exc_text = self._masked(logging.Formatter().formatException(record.exc_info))
+        return True
+
+    def _masked(self, text: str) -> str:
+        return masked(text, self._keys)
+
+
+LOGGED_KEYS: Final = LoggedKeys()
+"""The keys of all callers of this process."""

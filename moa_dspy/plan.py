@@ -31,7 +31,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.dspy_internals import main_thread_config
 from moa_dspy.errors import ArchitectureError, LayerFailedError
 from moa_dspy.prediction import NOT_ASKED, Answer, Question, Response
-from moa_dspy.references import Cut, ReferenceLimits, built_tokens, fitted_references
+from moa_dspy.references import NO_LIMITS, Cut, ReferenceLimits, built_tokens, fit
 from moa_dspy.signatures import REFERENCES
 from moa_dspy.waves import MemberQuestions, WaveRules, Waves
 
@@ -41,9 +41,9 @@ class Reader:
     """Adds responses to the inputs of an agent that reads them.
 
     Attributes:
-        pool: Says what each agent can take.
-        adapter: A DSPy adapter for every seat; None takes the one of the settings.
-        limits: How much of the references may be read.
+        pool: Has the context window of each agent.
+        adapter: A DSPy adapter for all agents; None takes the one of the settings.
+        limits: Most tokens of the references.
     """
 
     pool: AgentPool
@@ -59,13 +59,16 @@ class Reader:
         def with_references(texts: Sequence[str]) -> dict[str, Any]:
             return {**inputs, REFERENCES: guarded_references(texts, adapter=adapter)}
 
+        texts = [response.text for response in responses]
+        window = reader.context_window
+        if window is None and self.limits == NO_LIMITS:
+            return with_references(texts), ()
         # Cut first and guard then: an escape is never cut in two.
-        texts, cuts = fitted_references(
-            [response.text for response in responses],
+        texts, cuts = fit(
+            texts,
             agents=[response.agent for response in responses],
             limits=self.limits,
-            window=reader.context_window,
-            max_tokens=reader.max_tokens,
+            room=None if window is None else window - (reader.max_tokens or 0),
             measure=lambda read: built_tokens(module, adapter, with_references(read)),
         )
         return with_references(texts), cuts
@@ -80,13 +83,13 @@ class Rules:
     """Options of a mixture beside its architecture: adapter, ties, quorum, deadline, limits.
 
     Attributes:
-        adapter: A DSPy adapter for every seat; None takes the one of the settings.
-        normalise: Name of when a vote takes two answers for equal.
-        quorum: Fewest responses that a layer may go on with.
-        deadline_seconds: After how long a layer goes on without its stragglers.
-        limits: How much of the references may be read.
-        stop_early: Whether a vote asks no more once the others cannot change its answer; not
-            where the run is traced, as an optimizer learns from what every seat answers.
+        adapter: A DSPy adapter for all agents; None takes the one of the settings.
+        normalise: Name of the comparison by which a vote takes two answers as equal.
+        quorum: Fewest responses with which a layer is complete.
+        deadline_seconds: Time after which a layer goes on without the agents that are late.
+        limits: Most tokens of the references.
+        stop_early: Whether a vote stops asking once the others cannot change its answer; never
+            in a traced run, as optimizers learn from the answers of all agents.
 
     Raises:
         ArchitectureError: If one of them is out of range.
@@ -117,13 +120,13 @@ class Planner:
     """Plans the answer to one question; asks nothing itself.
 
     Attributes:
-        architecture: Gives the agents of every seat.
-        proposers: The module of every seat, layer by layer.
-        aggregator: The module of the last step, if it asks a model.
+        architecture: Has the agents.
+        proposers: The module of each proposer, layer by layer.
+        aggregator: The module of the last step, if that asks a model.
         analyst: The module that compares the references before the last step is written.
         outputs: Names of the signature's output fields.
-        pool: Says what each agent can take.
-        rules: How to go about it.
+        pool: Has the context window of each agent.
+        rules: Options beside the architecture.
     """
 
     architecture: Architecture
@@ -135,7 +138,7 @@ class Planner:
     analyst: Any = None
 
     def plan(self, inputs: Mapping[str, Any]) -> Plan:
-        """Say what to ask next until there is an answer."""
+        """Yield the questions of each layer and of the last step, and return the answer."""
         layers: list[tuple[Response, ...]] = []
         seconds: list[float] = []
         nodes: tuple[str, ...] = ()
@@ -158,7 +161,7 @@ class Planner:
 
     @property
     def _waves(self) -> Waves | None:
-        """The order in which members of a vote are asked, and count; None is all alike."""
+        """The order in which members of a vote are asked and count; None asks all at once."""
         one, stops = self.architecture, self.rules.stop_early and not is_traced()
         members, reading = one.layers[-1], one.reading
         first = reading[: one.agree] if one.agree is not None else ()
@@ -179,12 +182,12 @@ class Planner:
         return Vote(self.outputs, normalise, one.aggregator, one.whole_weights)
 
     def _heard(self, responses: Sequence[Response]) -> list[Response]:
-        """Return the answers that the last step reads, in its order."""
+        """Return the answers that the last step reads, in the order of reading."""
         one, waves = self.architecture, self._waves
         heard: Collection[int] = one.reading
         if waves is not None and (one.agree, one.lead) != (None, None):
             rules = WaveRules(waves, self._vote.ballot)
-            heard = waves.heard(rules.said(dict(enumerate(responses))))
+            heard = waves.counted(rules.votes(dict(enumerate(responses))))
         return [responses[s] for s in one.reading if s in heard and responses[s].has_answer]
 
     def _questions(
@@ -238,7 +241,7 @@ class Planner:
         )
 
     def _complete(self, *responses: Response) -> tuple[Response, ...]:
-        """Return the responses unless a module of the caller's left out a field."""
+        """Return the responses; raise if a module of the caller left out an output field."""
         for response in responses:
             if response.failure is None and not response.values.keys() >= {*self.outputs}:
                 raise ArchitectureError(
@@ -269,7 +272,7 @@ class Planner:
 
 
 def follow(plan: Plan, ask_all: Callable[[list[Question]], list[Response]]) -> Answer:
-    """Run a plan to its answer; ``ask_all`` gives the responses to each round of questions."""
+    """Run a plan and return its answer; ``ask_all`` answers each round of questions."""
     try:
         questions = next(plan)
         while True:
@@ -295,7 +298,7 @@ async def afollow(
 def _watched(
     steps: Steps,
 ) -> Generator[list[Question], list[Response], tuple[Response, list[list[Response]]]]:
-    """Run the last step and also return what models replied in it, round by round."""
+    """Run the last step; return its response, and the replies of models round by round."""
     rounds: list[list[Response]] = []
     try:
         questions = next(steps)
@@ -314,15 +317,15 @@ def _too_few(what: str, responses: Sequence[Response]) -> LayerFailedError:
 
 
 def is_traced() -> bool:
-    """True if a caller records this run, as DSPy's optimizers do to learn from every predictor.
+    """True if a caller records a trace of this run, as DSPy's optimizers do.
 
-    The trace of the process does not count, as nothing reads it.
+    The trace that DSPy always keeps for the process does not count, as nothing reads it.
     """
     trace = dspy.settings.trace
     return trace is not None and trace is not main_thread_config["trace"]
 
 
 def seconds_of(questions: Sequence[Question], responses: Sequence[Response]) -> float:
-    """Return how long a layer took: of members, what was noted when they were asked."""
+    """Return the seconds that a layer took; for members of a vote those of their waves."""
     noted = questions.seconds if isinstance(questions, MemberQuestions) else None
     return max(response.seconds for response in responses) if noted is None else noted

@@ -19,7 +19,7 @@ from moa_dspy.agent import IS_CREDENTIAL, VARIABLE, Agent, available, read_agent
 from moa_dspy.calls.call import NoStore
 from moa_dspy.calls.calls import Calls
 from moa_dspy.calls.request import AgentCalls, RetryPolicy
-from moa_dspy.errors import PoolError
+from moa_dspy.errors import SHORTEST_KEY, PoolError
 from moa_dspy.vendors import OWN_PROTOCOL, Price, vendor_of
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _IS_KEY: Final = re.compile(r"(API_?KEY|_TOKEN|SECRET)$")
-_SHORTEST_KEY: Final = 6
-"""Shorter values, such as a placeholder of a local server, would mask ordinary text."""
 
 
 def make_lm(agent: Agent, calls: Calls) -> dspy.LM:
@@ -93,7 +91,7 @@ def _secrets(agent: Agent, given: tuple[str, ...]) -> tuple[str, ...]:
     headers = [value for name, value in agent.headers.items() if IS_CREDENTIAL.search(name)]
     named = [agent.api_key_env or "", *VARIABLE.findall(" ".join(headers))]
     own = {*(os.environ.get(name, "") for name in named), *given} - {""}
-    others = {v for n, v in os.environ.items() if _IS_KEY.search(n) and len(v) >= _SHORTEST_KEY}
+    others = {v for n, v in os.environ.items() if _IS_KEY.search(n) and len(v) >= SHORTEST_KEY}
     # The longest first: one key may be a part of another.
     return tuple(sorted(own | others, key=len, reverse=True))
 
@@ -118,7 +116,8 @@ def _engine(agent: Agent, key: str | None, *, asynchronous: bool = False) -> Any
             n_threads=agent.n_threads,
             asynchronous=asynchronous,
         )
-    from moa_dspy.calls.lm.endpoint import Endpoint, endpoint_engine
+    from moa_dspy.calls.lm.clients import endpoint_engine
+    from moa_dspy.calls.lm.endpoint import Endpoint
 
     client: Any = agent.client
     if agent.api_base != agent.base_url and vendor_of(agent.model) in OWN_PROTOCOL:

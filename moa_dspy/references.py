@@ -39,6 +39,10 @@ class ReferenceLimits:
                 raise ArchitectureError(f"`{name}` must be at least 1, but got {limit}.")
 
 
+NO_LIMITS: Final = ReferenceLimits()
+"""References are read whole, as far as the reader's context window holds them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cut:
     """A reference that was shortened, or left out, before an agent read it.
@@ -148,32 +152,6 @@ FEWEST_TOKENS: Final = 16
 """A reference that would have fewer left is left out: it could say nothing."""
 
 
-def fitted_references(
-    texts: Sequence[str],
-    *,
-    agents: Sequence[str | None] = (),
-    limits: ReferenceLimits,
-    window: int | None = None,
-    max_tokens: int | None = None,
-    measure: Callable[[list[str]], int] | None = None,
-    count: Callable[[str], int] = count_tokens,
-) -> tuple[list[str], tuple[Cut, ...]]:
-    """Return the references as a reader with this context window can take them; see ``fit``.
-
-    Args:
-        texts: The references, original and unguarded.
-        agents: Names of the agents that gave them, in the same order, for the cuts.
-        limits: What the user allows.
-        window: Tokens of the reader's context window; None is no limit.
-        max_tokens: What of the window its reply needs.
-        measure: Tokens of the reader's whole prompt with these references in it; needed
-            with ``window``.
-        count: Tokens of a text.
-    """
-    room = None if window is None else window - (max_tokens or 0)
-    return fit(texts, limits=limits, room=room, measure=measure, count=count, agents=agents)
-
-
 def fit(
     texts: Sequence[str],
     *,
@@ -201,7 +179,7 @@ def fit(
     Returns:
         The references that are left, in order, and one ``Cut`` for each that is not whole.
     """
-    is_unlimited = limits == ReferenceLimits() and (room is None or measure is None)
+    is_unlimited = limits == NO_LIMITS and (room is None or measure is None)
     if is_unlimited or not texts:
         return list(texts), ()
     tokens = [count(text) for text in texts]

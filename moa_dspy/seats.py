@@ -1,8 +1,9 @@
-"""The asking of a plan's questions: each seat's LM, sample and adapter, and its reply.
+"""Asks the questions of a plan: LM, sample index and adapter of each seat, and its reply.
 
-A seat's failure is data: a ``Response`` without an answer, which says why. Optimizers and wrappers
-of DSPy set LMs on predictors (``set_lm``, a teacher's settings), but a mixture's agents are its
-pool's, so a seat is asked without such an LM. Of it only the ``rollout_id`` counts.
+A seat is the place of an agent in a layer, or the last step. A failed seat is data: a ``Response``
+without an answer, but with the reason. DSPy's optimizers and wrappers set LMs on predictors
+(``set_lm``, a teacher's settings). A mixture ignores these, as its agents are those of its pool;
+it only takes over their ``rollout_id``.
 """
 
 from __future__ import annotations
@@ -46,21 +47,22 @@ _EMPTY: Final = "The model answered with an empty text."
 
 @dataclass(frozen=True, slots=True)
 class Seats:
-    """Asks questions; each agent's LM is bound at the call, so no copy or reset can lose it."""
+    """Asks questions. Each agent's LM is bound at the call, so copies and resets cannot lose it."""
 
     pool: AgentPool
     adapter: Any = None
 
     def ask_all(self, questions: Sequence[Question]) -> list[Response]:
-        """Ask all at the same time; responses come in the questions' order.
+        """Ask all at the same time; return the responses in the order of the questions.
 
-        A question that has a deadline is no longer waited for after it; its thread may
-        finish the request that it has sent, into the store, and changes nothing else.
+        A question with a deadline is not waited for after it. Its thread may still finish the
+        request that it has sent and store the reply, but has no other effect.
 
-        Members of a vote are asked in waves within the deadline, and not all of them.
+        Members of a vote are asked in waves within the deadline, if need be not all of them.
 
         Raises:
-            MoaError: If the reason for no answer is not the model: budget, replay, store, pool.
+            MoaError: If a question fails for a reason that is not the model's: budget, replay,
+                store, pool.
         """
         if isinstance(questions, MemberQuestions):
             return self._ask_members(questions)
@@ -82,7 +84,7 @@ class Seats:
         # Each thread gets a copy of the context: settings, usage tracker, call scope.
         tasks = [partial(copy_context().run, task) for task in tasks]
         if late is None and status is None:
-            # Nothing else is to be done meanwhile, so this thread is one of them.
+            # This thread would only wait, so it asks one of the questions itself.
             others = [THREADS.submit(task) for task in tasks[:-1]]
             last = finished(tasks[-1])
             wait(others)
@@ -95,13 +97,13 @@ class Seats:
         return [f.result() if f in done else _late(q) for q, f in asked]
 
     def _ask_members(self, members: MemberQuestions) -> list[Response]:
-        """Ask in real time, then judge by the seconds of the answers: so results repeat."""
+        """Ask in real time, then decide by the recorded seconds of answers: so results repeat."""
         cancelled = threading.Event()
         try:
             with interruptible():
                 found = self._members_by_threads(members, cancelled)
         finally:
-            cancelled.set()  # What is still under way is not waited for, and queued is not sent.
+            cancelled.set()  # Calls under way are not waited for, and queued ones not sent.
 
         def fetch(places: list[int]) -> list[Response]:
             if missing := [place for place in places if place not in found]:
@@ -123,7 +125,7 @@ class Seats:
             for place, question in progress.due():
                 task = partial(copy_context().run, partial(self._ask, question, cancelled))
                 running[THREADS.submit(task)] = place
-            done, _ = wait(running, progress.patience_seconds, FIRST_COMPLETED)
+            done, _ = wait(running, progress.wait_seconds, FIRST_COMPLETED)
             for future in done:
                 place = running.pop(future)
                 found[place] = future.result()
@@ -141,7 +143,7 @@ class Seats:
             return seat.answered(prediction)
 
     async def aask_all(self, questions: Sequence[Question]) -> list[Response]:
-        """``ask_all`` as tasks; a straggler is cancelled, and all are if the caller is."""
+        """``ask_all`` as tasks; a late one is cancelled, and all are if the caller is."""
         if isinstance(questions, MemberQuestions):
             return await self._aask_members(questions)
         if _is_alone(questions):
@@ -184,7 +186,7 @@ class Seats:
                     tasks[asyncio.create_task(self._aask(question, status))] = place
                 running = [task for task, place in tasks.items() if place not in found]
                 done, _ = await asyncio.wait(
-                    running, timeout=progress.patience_seconds, return_when=asyncio.FIRST_COMPLETED
+                    running, timeout=progress.wait_seconds, return_when=asyncio.FIRST_COMPLETED
                 )
                 for task in done:
                     found[tasks[task]] = task.result()
@@ -221,10 +223,10 @@ class Seats:
             "adapter": self._reading_adapter(question.agent),
         }
         if not question.is_final:
-            # Proposers are not what the user reads, and in a thread of ours they cannot stream.
+            # The user does not read proposers, and they cannot stream from these threads.
             settings["send_stream"] = None
         if dspy.settings.trace is not None:
-            # An own trace: a straggler that comes late must not write into the caller's.
+            # A separate trace: a late answer must not be written into the caller's.
             settings["trace"] = []
         late = question.deadline_seconds
         moment = None if late is None else time.monotonic() + late
@@ -242,7 +244,7 @@ class Seats:
             )
 
     def _reading_adapter(self, agent: str) -> Any:
-        # An LM that is asked as it is hands out its replies with the thoughts in them.
+        # Replies of an LM that is not adopted still contain the model's thoughts.
         as_it_is = agent in getattr(self.pool, "not_adopted", ())
         return reading_adapter(self.adapter, sets_thoughts_apart=as_it_is or is_streamed())
 
@@ -252,13 +254,13 @@ class Seats:
         if kwargs.get("temperature") == 0:
             return lm
         if getattr(lm, "cache", False) and (question.sample or number is not None):
-            # A given LM has DSPy's cache, which would give every sample the first one's answer.
+            # DSPy's cache of a given LM would return the first answer for every sample.
             return lm.copy(rollout_id=question.sample + 1000 * (number or 0))
         return lm if number is None else lm.copy(rollout_id=number)
 
 
 def _is_alone(questions: Sequence[Question]) -> bool:
-    """True if nothing is gained by a thread or task of its own."""
+    """True if a single question needs no thread or task of its own."""
     (first, *others) = questions
     is_watched = dspy.settings.send_stream is not None and not first.is_final
     return not others and first.deadline_seconds is None and not is_watched
@@ -266,7 +268,7 @@ def _is_alone(questions: Sequence[Question]) -> bool:
 
 def _status_of(questions: Sequence[Question]) -> StatusMessages | None:
     """Return the sender of status messages to the reader of a stream; None without a stream."""
-    # Looked up in the caller's context: those of proposers have no stream.
+    # Looked up in the caller's context, as the contexts of proposers have no stream.
     stream = dspy.settings.send_stream
     return None if stream is None else StatusMessages(questions, stream)
 
@@ -277,10 +279,10 @@ def _deadline(questions: Sequence[Question]) -> float | None:
 
 
 def _collected(asked: Sequence[SeatAnswer]) -> list[Response]:
-    """Return the responses; traces and calls are handed on in the order of the seats."""
+    """Return the responses; add traces and calls to the caller's, in the order of the seats."""
     whole, log = dspy.settings.trace, current_scope().log
     for _, trace, calls in asked:
-        # A mixture that sits in a seat costs that seat what its own seats cost.
+        # For a mixture inside a seat, the calls of its own seats are calls of that seat.
         log.extend(calls)
         if whole is not None:
             whole.extend(trace)
@@ -290,7 +292,7 @@ def _collected(asked: Sequence[SeatAnswer]) -> list[Response]:
 
 
 async def acall(module: Any, inputs: Mapping[str, Any]) -> Any:
-    """Ask ``module`` from a coroutine; one that has only ``forward`` is asked in a thread."""
+    """Call ``module`` from a coroutine; one without ``aforward`` runs in a thread."""
     if hasattr(module, "aforward"):
         return await module.acall(**inputs)
     task = partial(copy_context().run, partial(module, **inputs))
@@ -298,10 +300,10 @@ async def acall(module: Any, inputs: Mapping[str, Any]) -> Any:
 
 
 def values_of(module: Any, prediction: Any) -> dict[str, Any]:
-    """Return what ``module`` answered: its signature's outputs, or all that it returned.
+    """Return the output fields of the module's signature, or all fields if it has no signature.
 
-    So a module that says what it answers may keep notes beside it, as ReAct its
-    trajectory: they are neither read by the next layer nor part of the prediction.
+    Other fields, such as the trajectory of ReAct, are neither read by the next layer nor part of
+    the prediction.
 
     Raises:
         ArchitectureError: If it returned no ``dspy.Prediction``.
@@ -317,18 +319,18 @@ def values_of(module: Any, prediction: Any) -> dict[str, Any]:
 
 
 Trace: TypeAlias = list[tuple[Any, Any, Any]]
-"""DSPy's trace: predictor, inputs, prediction."""
+"""DSPy's trace: a list of predictor, inputs and prediction."""
 
 
 SeatAnswer: TypeAlias = tuple[Response, Trace, Sequence[CallFacts]]
-"""A response, what DSPy traced on the way to it, and the calls that it took."""
+"""A response, the part of DSPy's trace that led to it, and the calls that it took."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """A question that is being asked; with ``keeps_empty`` an empty reply is an answer.
+    """A question that is being asked.
 
-    Without ``is_priced`` its price is unknown.
+    With ``keeps_empty`` an empty reply is an answer; without ``is_priced`` the price is unknown.
     """
 
     question: Question
@@ -339,7 +341,7 @@ class Seat:
     is_priced: bool = True
 
     def answered(self, prediction: Any) -> SeatAnswer:
-        """Return the response that holds ``prediction``, or says that it is empty."""
+        """Return the response with ``prediction``, or with a failure if that is empty."""
         values = values_of(self.module, prediction)
         text = render(values)
         reasons = [facts.no_answer for facts in self.scope.log if facts.no_answer]
@@ -348,13 +350,13 @@ class Seat:
         return self._asked(values=values, text=text)
 
     def failed(self, error: Exception) -> SeatAnswer:
-        """Return the response that says why there is no answer; raise what is no model's fault."""
+        """Return the response with the reason of a model's failure; raise any other error."""
         if cause := ours(error) or out_of_files(error):
-            # Not a model's failure, so it must be seen.
+            # Not the model's failure.
             raise cause
         reasons = [facts.no_answer for facts in self.scope.log]
         if reasons and all(reasons):
-            # The adapter found no field, because there was nothing to read.
+            # The adapter found no field because the reply had no answer.
             return self._asked(failure=reasons[-1])
         return self._asked(failure=reply_problem(error))
 
@@ -390,13 +392,13 @@ def rollout(lms: Sequence[Any]) -> int | None:
 
 def without_lms(module: Any, lms: Sequence[Any]) -> Any:
     """Return a copy of ``module`` whose predictors have no LM of their own."""
-    # An object that is in the memo is not copied but replaced, here by no LM.
+    # deepcopy replaces an object in the memo instead of copying it, here by None.
     memo: dict[int, Any] = {id(lm): None for lm in lms}
     return deepcopy(module, memo)
 
 
 def renamed(trace: Trace, made_by: Any, stands_for: Any) -> Trace:
-    """Return the trace of a copy as the trace of its original, which optimizers look for."""
+    """Return the trace of a copy with the predictors of its original, which optimizers expect."""
     if made_by is stands_for:
         return trace
     originals = {id(c): o for c, o in zip(_leaves(made_by), _leaves(stands_for), strict=True)}

@@ -12,7 +12,7 @@ import dspy
 from moa_dspy.agent import Agent
 from moa_dspy.calls.calls import Calls
 from moa_dspy.calls.lm.lm import stored_lm
-from moa_dspy.calls.lm.stream import with_thought
+from moa_dspy.calls.lm.response import with_thought
 from moa_dspy.calls.reply import why_no_answer
 from moa_dspy.calls.request import AgentCalls
 from moa_dspy.calls.scope import CallFacts, current_scope

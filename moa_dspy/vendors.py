@@ -58,6 +58,31 @@ def is_reasoning_model(model: str) -> bool:
     return _REASONING.fullmatch(model.rpartition("/")[2]) is not None
 
 
+_OPENS_THOUGHTS: Final = re.compile(
+    r"qwq|thinking|[-_/:.]r1\b|reasoner|glm-z1|exaone-deep|skywork-or1|deep(?:coder|scaler)"
+    r"|minimax-m[12]\b|(?:ace|open)reason",
+    re.IGNORECASE,
+)
+"""Models whose chat templates open the thought, so that a reply has the closing tag only."""
+_SET_APART: Final = NATIVE_VENDORS - {"hosted_vllm", "ollama", "ollama_chat"}
+"""Vendors whose own servers never send a thought whose opening tag is missing."""
+
+
+def opens_thought(identity: str) -> bool | None:
+    """Return whether the chat template of a caller's model opens the thought by itself.
+
+    Then replies have the closing tag only. None means that neither model nor vendor tells.
+
+    Args:
+        identity: ``MODEL@ENDPOINT``.
+    """
+    model = identity.partition("@")[0]
+    if _OPENS_THOUGHTS.search(model):
+        return True
+    is_set_apart = identity == f"{model}@vendor" and vendor_of(model) in _SET_APART
+    return False if is_set_apart else None
+
+
 @dataclass(frozen=True, slots=True)
 class Price:
     """The price of a model's tokens.
@@ -203,63 +228,6 @@ def _with_cached(data: dict[str, Any]) -> dict[str, Any]:
     apart = [usage.get(name) for name in _CACHED]
     whole = prompt + sum(n for n in apart if isinstance(n, int))
     return {**data, "usage": {**usage, "input_tokens": whole}}
-
-
-_IMPOSSIBLE: Final = -9999.0
-"""Log-probability of a token that has probability 0, as vLLM writes it."""
-
-
-def regular_choices(data: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Return a reply or event whose choices have text and numbers where clients want them.
-
-    Args:
-        data: As the server sent it; content may be a list of parts there, and the
-            log-probability of an impossible token null, infinite or NaN.
-        kind: Where a choice has its content: ``message`` or ``delta``.
-    """
-    choices = data.get("choices")
-    if not isinstance(choices, list):
-        return data
-    return {**data, "choices": [_regular_choice(choice, kind) for choice in choices]}
-
-
-def _regular_choice(choice: Any, kind: str) -> Any:
-    if not isinstance(choice, dict):
-        return choice
-    message = choice.get(kind)
-    if isinstance(message, dict) and isinstance(message.get("content"), list):
-        choice = {**choice, kind: _with_text(message)}
-    logprobs = choice.get("logprobs")
-    if isinstance(logprobs, dict) and isinstance(logprobs.get("content"), list):
-        entries = [_possible(entry) for entry in logprobs["content"]]
-        choice = {**choice, "logprobs": {**logprobs, "content": entries}}
-    return choice
-
-
-def _with_text(message: dict[str, Any]) -> dict[str, Any]:
-    parts = [part for part in message["content"] if isinstance(part, dict)]
-    text = "".join(str(part.get("text") or "") for part in parts if part.get("type") == "text")
-    thought = "".join(_thought(part) for part in parts if part.get("type") == "thinking")
-    given = message.get("reasoning_content") or message.get("reasoning") or ""
-    return {**message, "content": text, "reasoning_content": f"{given}{thought}" or None}
-
-
-def _thought(part: dict[str, Any]) -> str:
-    inner = part.get("thinking")
-    if isinstance(inner, list):
-        return "".join(str(one.get("text") or "") for one in inner if isinstance(one, dict))
-    return str(inner or "")
-
-
-def _possible(entry: Any) -> Any:
-    if not isinstance(entry, dict):
-        return entry
-    value = entry.get("logprob")
-    is_number = isinstance(value, int | float) and math.isfinite(value)
-    plain = {**entry, "logprob": value if is_number else _IMPOSSIBLE}
-    if isinstance(entry.get("top_logprobs"), list):
-        plain["top_logprobs"] = [_possible(other) for other in entry["top_logprobs"]]
-    return plain
 
 
 _LONGEST_WORDS: Final = 500

@@ -1,8 +1,8 @@
 """The waves in which members of a vote are asked, and messages on which have answered.
 
-A vote is known as soon as those who were not asked cannot change it. So members are asked in
-waves: as many at once as could settle it if they agreed, and no more. So no member is asked that
-would be spared if they were asked one by one.
+The answer of a vote is certain as soon as the members that were not asked cannot change it. So
+members are asked in waves: each has as many as could make the answer certain if they agreed, and
+no more. The members asked are then the same as if they were asked one by one.
 """
 
 from __future__ import annotations
@@ -32,27 +32,28 @@ _logger = logging.getLogger(__name__)
 _UNSENT: Final = "A status message could not be sent."
 
 SHARE_FOR_WAVES: Final = 0.25
-"""Of a deadline: until then members are asked in waves, and after it all the others at once.
+"""Share of a deadline in which members are asked in waves; after it all others are asked at once.
 
-Members that are asked later have less of the deadline left, so most of it is kept for them.
+They then have the rest of the deadline, which is most of it.
 """
 
-Said = Mapping[int, Hashable | None]
-"""What the members said that were asked, by place; None gave no answer."""
+MemberVotes: TypeAlias = Mapping[int, Hashable | None]
+"""The answer of each member that was asked, by its place in the layer; None is no answer."""
 
 
 @dataclass(frozen=True)
 class Waves:
-    """Says which members of a vote, by place, are asked next.
+    """Decides which members of a vote, by place, are asked next.
 
     Attributes:
         weights: Of each place, whole numbers.
-        priority: All places in the order of their say: among the answers with most weight,
-            the one that the first of them gave is returned. They are asked in this order.
-        agreeing: Places that are asked first, and alone if all of them give one answer.
+        priority: All places in the order of asking, which also breaks ties: among the answers
+            with most weight, the one of the first place is returned.
+        agreeing: Places that are asked first; no others are asked if they give the same answer.
         stops: Whether asking ends once the others cannot change the answer.
-        quorum: Fewest answers that settle anything.
-        lead: Share of the weight to come by which an answer must lead to settle it; None is all.
+        quorum: Fewest answers with which a vote may end.
+        lead: Share of the weight not yet asked by which an answer must lead to end the vote;
+            None means all of it.
     """
 
     weights: tuple[int, ...]
@@ -62,94 +63,94 @@ class Waves:
     quorum: int = 1
     lead: Fraction | None = None
 
-    def due(self, said: Said) -> list[int]:
-        """Return the places to ask next, after those of ``said``; empty if it is settled."""
-        if not said:
+    def due(self, given: MemberVotes) -> list[int]:
+        """Return the places to ask next; empty if the answer is certain."""
+        if not given:
             return list(self._first)
-        return [] if self.is_settled(said) else self._next(said)
+        return [] if self.is_settled(given) else self._next(given)
 
     @cached_property
     def _first(self) -> tuple[int, ...]:
         return self.agreeing or tuple(self._next({}))
 
-    def _next(self, said: Said) -> list[int]:
-        rest = self.rest(said)
+    def _next(self, given: MemberVotes) -> list[int]:
+        rest = self.rest(given)
         if not self.stops:
             return rest
-        leader = self._leader(self._totals(said))
+        leader = self._leader(self._totals(given))
         likeliest = "any" if leader is None else leader
-        agreed = dict(said)
+        agreed = dict(given)
         for n, place in enumerate(rest, start=1):
             agreed[place] = likeliest
             if self.is_settled(agreed):
                 return rest[:n]
         return rest
 
-    def rest(self, said: Said) -> list[int]:
+    def rest(self, given: MemberVotes) -> list[int]:
         """Return the places that have not been asked, in the order of asking."""
-        return [place for place in self.priority if place not in said]
+        return [place for place in self.priority if place not in given]
 
-    def heard(self, said: Said) -> tuple[int, ...]:
-        """Return the places whose answers count; asking others besides them changes nothing.
+    def counted(self, given: MemberVotes) -> tuple[int, ...]:
+        """Return the places whose answers count, even if others answered too.
 
-        They are those of ``agreeing`` if they agree, or the first places by which one answer
+        They are those of ``agreeing`` if they agree, or the first places after which one answer
         leads far enough, or else all.
         """
-        first = [said.get(place) for place in self.agreeing]
+        first = [given.get(place) for place in self.agreeing]
         if first and None not in first and len(set(first)) == 1:
             return self.agreeing
         known: dict[int, Hashable | None] = {}
         for n, place in enumerate(self.priority if self.lead is not None else (), start=1):
-            if place not in said:
+            if place not in given:
                 break
-            known[place] = said[place]
+            known[place] = given[place]
             if self._leads(known):
                 return self.priority[:n]
         return self.priority
 
-    def _leads(self, said: Said) -> bool:
-        totals = sorted((n for n, _ in self._totals(said).values()), reverse=True)
+    def _leads(self, given: MemberVotes) -> bool:
+        totals = sorted((n for n, _ in self._totals(given).values()), reverse=True)
         ahead = sum(totals[:1]) - sum(totals[1:2])
-        left = sum(self.weights[place] for place in self.rest(said))
-        return self._is_quorum(said) and ahead >= (self.lead or 0) * left
+        left = sum(self.weights[place] for place in self.rest(given))
+        return self._is_quorum(given) and ahead >= (self.lead or 0) * left
 
-    def _is_quorum(self, said: Said) -> bool:
-        return sum(ballot is not None for ballot in said.values()) >= self.quorum
+    def _is_quorum(self, given: MemberVotes) -> bool:
+        return sum(ballot is not None for ballot in given.values()) >= self.quorum
 
-    def is_settled(self, said: Said) -> bool:
-        """True if the answer is the same whatever the others would say, or not say."""
-        rest = self.rest(said)
+    def is_settled(self, given: MemberVotes) -> bool:
+        """True if the answer no longer depends on the members that were not asked."""
+        rest = self.rest(given)
         if not rest:
             return True
-        if not self._is_quorum(said):
+        if not self._is_quorum(given):
             return False
         if self.lead is not None:
-            return self.stops and len(self.heard(said)) < len(self.priority)
-        is_first = bool(self.agreeing) and said.keys() == set(self.agreeing)
-        if is_first and self.heard(said) == self.agreeing:
+            return self.stops and len(self.counted(given)) < len(self.priority)
+        is_first = bool(self.agreeing) and given.keys() == set(self.agreeing)
+        if is_first and self.counted(given) == self.agreeing:
             return True
-        return self.stops and self._is_out_of_reach(said, rest)
+        return self.stops and self._is_out_of_reach(given, rest)
 
-    def _is_out_of_reach(self, said: Said, rest: Sequence[int]) -> bool:
-        totals = self._totals(said)
+    def _is_out_of_reach(self, given: MemberVotes, rest: Sequence[int]) -> bool:
+        totals = self._totals(given)
         leader = self._leader(totals)
         if leader is None:
             return False
         most, first = totals[leader]
         if self._rank[rest[0]] < first:
-            # If it gave the leader's answer too, its response would be the one returned.
+            # If it gave the leading answer too, its response would be returned instead.
             return False
         left = sum(self.weights[place] for place in rest)
         if left > most:
             return False
         rivals = [total for ballot, total in totals.items() if ballot != leader]
-        # A rival that draws level wins if it was given earlier.
+        # On a tie the answer that was given first wins.
         return all(n + left < most or (n + left == most and first < at) for n, at in rivals)
 
-    def _totals(self, said: Said) -> dict[Hashable, tuple[int, int]]:
-        """Return, of each answer, its weight and the rank of the first that gave it."""
+    def _totals(self, given: MemberVotes) -> dict[Hashable, tuple[int, int]]:
+        """Return the weight of each answer, and the rank of the first member that gave it."""
         found: dict[Hashable, tuple[int, int]] = {}
-        for place, ballot in said.items():
+        for place, ballot in given.items():
             if ballot is not None:
                 weight, first = found.get(ballot, (0, len(self.priority)))
                 rank = self._rank[place]
@@ -166,20 +167,20 @@ class Waves:
 
 @dataclass(frozen=True)
 class WaveRules:
-    """The rules by which a vote's members are asked in time.
+    """The rules by which the members of a vote are asked over time.
 
     Attributes:
-        waves: Says which members are asked next.
-        ballot: What a response says, equal where answers are.
-        deadline_seconds: Until when an answer counts; None means no limit.
+        waves: Decides which members are asked next.
+        ballot: Makes a response comparable: equal answers become equal values.
+        deadline_seconds: Time after which an answer no longer counts; None means no limit.
     """
 
     waves: Waves
     ballot: Callable[[Response], Hashable]
     deadline_seconds: float | None = None
 
-    def said(self, responses: Mapping[int, Response]) -> dict[int, Hashable | None]:
-        """Return what the responses say, by place; None where there is no answer."""
+    def votes(self, responses: Mapping[int, Response]) -> dict[int, Hashable | None]:
+        """Return the answers of the responses, by place; None where there is none."""
         return {
             place: self.ballot(response) if response.has_answer else None
             for place, response in responses.items()
@@ -187,26 +188,26 @@ class WaveRules:
 
     @property
     def hedge_seconds(self) -> float:
-        """Seconds after which all others are asked at once, whatever is still awaited."""
+        """Seconds after which all others are asked at once, without waiting any longer."""
         late = self.deadline_seconds
         return math.inf if late is None else SHARE_FOR_WAVES * late
 
-    def due(self, asked: Collection[int], said: Said, *, seconds: float) -> list[int]:
-        """Return the places to ask ``seconds`` after the start; empty to wait for an answer."""
+    def due(self, asked: Collection[int], given: MemberVotes, *, seconds: float) -> list[int]:
+        """Return the places to ask ``seconds`` after the start; empty while answers are awaited."""
         if seconds >= self.hedge_seconds:
             return [place for place in self.waves.priority if place not in asked]
-        return self.waves.due(said) if len(said) == len(asked) else []
+        return self.waves.due(given) if len(given) == len(asked) else []
 
     def left(self, seconds: float) -> float | None:
-        """Return how much of the deadline is left."""
+        """Return the seconds that are left of the deadline; None without one."""
         return None if self.deadline_seconds is None else self.deadline_seconds - seconds
 
 
 class MemberQuestions(list[Question]):
-    """The questions to a vote's members, which are asked in waves, or all at once.
+    """The questions to the members of a vote, which are asked in waves or all at once.
 
-    Code that asks them in waves sets ``seconds`` to how long that took. A member that was not
-    asked, or is no longer waited for, gets a response that is left out.
+    Code that asks in waves sets ``seconds`` to the time that it took. A member that was not asked,
+    or whose answer was not waited for, gets a response that is left out.
     """
 
     def __init__(self, questions: Iterable[Question], rules: WaveRules) -> None:
@@ -215,22 +216,22 @@ class MemberQuestions(list[Question]):
         self.seconds: float | None = None
 
     def in_waves(self) -> Asking:
-        """Ask wave by wave; with a deadline, leave the waves to the code that asks."""
+        """Yield the questions wave by wave; with a deadline all at once, for the caller to time."""
         if self.rules.deadline_seconds is not None:
             return (yield self)
         known: dict[int, Response] = {}
-        said: dict[int, Hashable | None] = {}
+        given: dict[int, Hashable | None] = {}
         took = 0.0
-        while due := self.rules.waves.due(said):
+        while due := self.rules.waves.due(given):
             responses = yield [self[place] for place in due]
             new = dict(zip(due, responses, strict=True))
             known |= new
-            said |= self.rules.said(new)
+            given |= self.rules.votes(new)
             took += max(response.seconds for response in responses)
         return self.settled(known, seconds=took)
 
     def replay(self) -> Replay:
-        """Return the responses, by the seconds that each took when it was made.
+        """Return the responses as the waves go if each takes the seconds that it is recorded with.
 
         Yields the places whose responses are needed next, and is sent these.
         """
@@ -240,23 +241,25 @@ class MemberQuestions(list[Question]):
         starts: dict[int, float] = {}
         while True:
             ends = {place: starts[place] + given[place].seconds for place in given}
-            said = {place: ballots[place] for place in given if ends[place] <= now}
-            if rules.waves.is_settled(said):
+            in_time = {place: ballots[place] for place in given if ends[place] <= now}
+            if rules.waves.is_settled(in_time):
                 break
-            if due := rules.due(given, said, seconds=now):
+            if due := rules.due(given, in_time, seconds=now):
                 for place, response in zip(due, (yield due), strict=True):
                     given[place], starts[place] = counted_in_time(response, rules.left(now)), now
-                ballots |= rules.said({place: given[place] for place in due})
+                ballots |= rules.votes({place: given[place] for place in due})
                 continue
             following = min(end for end in ends.values() if end > now)
-            # Not all have been asked, so the time to ask them all may come first.
+            # The time to ask all others may come before the next answer.
             is_before = now < rules.hedge_seconds < following and len(given) < len(self)
             now = rules.hedge_seconds if is_before else following
-        heard = {p: r if p in said else not_awaited(r, now - starts[p]) for p, r in given.items()}
-        return self.settled(heard, seconds=now)
+        counted = {
+            p: r if p in in_time else not_awaited(r, now - starts[p]) for p, r in given.items()
+        }
+        return self.settled(counted, seconds=now)
 
     def settled(self, asked: Mapping[int, Response], *, seconds: float) -> list[Response]:
-        """Return a response per question, and note the seconds."""
+        """Return a response per question and set ``seconds``."""
         self.seconds = seconds
         return [
             asked.get(place) or Response(one.agent, one.sample, failure=NOT_ASKED)
@@ -306,27 +309,27 @@ class MemberProgress:
 
     @property
     def is_over(self) -> bool:
-        """True if the answer is known, or it is too late for any more."""
+        """True if the answer is certain, or the deadline is over."""
         left = self.members.rules.left(self._seconds)
         return (left is not None and left <= 0) or self.is_settled
 
     @property
     def is_settled(self) -> bool:
-        """True if the answer is known."""
+        """True if the answer is certain."""
         rules = self.members.rules
-        return rules.waves.is_settled(rules.said(self.responses))
+        return rules.waves.is_settled(rules.votes(self.responses))
 
     def due(self) -> list[tuple[int, Question]]:
-        """Return the questions to ask now, with places, each with the time that is left."""
+        """Return the places and questions to ask now, with the time that is left as deadline."""
         rules, now = self.members.rules, self._seconds
-        places = rules.due(self._starts, rules.said(self.responses), seconds=now)
+        places = rules.due(self._starts, rules.votes(self.responses), seconds=now)
         self._starts |= dict.fromkeys(places, now)
         late = rules.left(now)
         return [(p, replace(self.members[p], deadline_seconds=late)) for p in places]
 
     @property
-    def patience_seconds(self) -> float | None:
-        """Seconds to wait for an answer before there is something else to do."""
+    def wait_seconds(self) -> float | None:
+        """Longest time to wait for an answer before more are asked, or the deadline ends."""
         rules, now = self.members.rules, self._seconds
         if rules.deadline_seconds is None:
             return None
@@ -334,7 +337,7 @@ class MemberProgress:
         return max(0.0, (rules.deadline_seconds if is_hedged else rules.hedge_seconds) - now)
 
     def unanswered(self) -> dict[int, Response]:
-        """Return the responses that stand for members that were asked and have not answered."""
+        """Return responses in place of members that were asked and have not answered."""
         now, settled = self._seconds, self.is_settled
         found: dict[int, Response] = {}
         for place, start in self._starts.items():
@@ -345,7 +348,7 @@ class MemberProgress:
 
 
 def straggler(question: Question, seconds: float) -> Response:
-    """Return what stands for a question that is no longer waited for, after so many seconds."""
+    """Return the response in place of an answer that is no longer waited for after ``seconds``."""
     failure = late_after(seconds)
     return Response(
         question.agent,
@@ -374,7 +377,7 @@ class StatusMessages:
                 if future.exception() is None:
                     self.answered(future.result()[0])
         except TimeoutError:
-            pass  # What is left are stragglers, which the caller counts.
+            pass  # The caller counts those that are not done.
         return done
 
     def answered(self, response: Response) -> None:
@@ -382,7 +385,7 @@ class StatusMessages:
         try:
             sync_send_to_stream(self.stream, StatusMessage(self._message(response)))
         except Exception:
-            # The stream may be closed already; the answer is made all the same.
+            # The stream may be closed already; the answer does not depend on it.
             _logger.warning(_UNSENT, exc_info=True)
 
     async def aanswered(self, response: Response) -> None:

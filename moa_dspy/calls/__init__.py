@@ -3,11 +3,10 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from moa_dspy.calls.attempts import OutagePolicy
 from moa_dspy.calls.budget import Budget, Ledger, Spending, budget_share, spending_under
 from moa_dspy.calls.call import Call, NoStore, call_key, canonical_json
 from moa_dspy.calls.calls import Calls
-from moa_dspy.calls.request import AgentCalls, CallRequest, Limiter, RetryPolicy
+from moa_dspy.calls.request import AgentCalls, CallRequest, Limiter, OutagePolicy, RetryPolicy
 from moa_dspy.calls.scope import (
     CallEstimate,
     CallFacts,

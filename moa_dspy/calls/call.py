@@ -1,16 +1,24 @@
-"""Calls (one request to a language model with its response), their tokens, and their backends."""
+"""Calls (one request to a language model with its response), their tokens, and their backends.
+
+Also the repairs of a reply's counts and choices, which servers send in other forms than clients
+read.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
+import math
 import re
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Protocol, TypeGuard, runtime_checkable
+
+from moa_dspy.calls.reply import reply_facts
+from moa_dspy.calls.scope import CallFacts
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -240,6 +248,26 @@ def has_counts(response: str) -> bool:
     return '"input_tokens":' in response and '"output_tokens":' in response
 
 
+def facts_of(call: Call, *, is_reused: bool) -> CallFacts:
+    """Return what a call cost, for the log of a scope."""
+    reply = reply_facts(call.response, call.request)
+    return CallFacts(
+        agent=call.agent,
+        prompt_tokens=call.prompt_tokens,
+        completion_tokens=call.completion_tokens,
+        usd=call.usd,
+        seconds=call.seconds,
+        is_reused=is_reused,
+        failure=call.failure,
+        attempt=call.attempt,
+        finish_reason=reply.finish_reason,
+        no_answer=reply.no_answer,
+        is_estimated=call.response is not None and not has_counts(call.response),
+        key=call.key,
+        time=call.time,
+    )
+
+
 def _estimate(content: Any, *, n_messages: int | None = None) -> int:
     if n_messages is None:
         messages = content.get("messages") if isinstance(content, Mapping) else None
@@ -261,6 +289,63 @@ def _texts(content: Any, name: str = "") -> Iterator[str]:
     elif isinstance(content, (list, tuple)):
         for value in content:
             yield from _texts(value, name)
+
+
+_IMPOSSIBLE: Final = -9999.0
+"""Log-probability of a token that has probability 0, as vLLM writes it."""
+
+
+def regular_choices(data: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return a reply or event whose choices have text and numbers where clients want them.
+
+    Args:
+        data: As the server sent it; content may be a list of parts there, and the
+            log-probability of an impossible token null, infinite or NaN.
+        kind: Where a choice has its content: ``message`` or ``delta``.
+    """
+    choices = data.get("choices")
+    if not isinstance(choices, list):
+        return data
+    return {**data, "choices": [_regular_choice(choice, kind) for choice in choices]}
+
+
+def _regular_choice(choice: Any, kind: str) -> Any:
+    if not isinstance(choice, dict):
+        return choice
+    message = choice.get(kind)
+    if isinstance(message, dict) and isinstance(message.get("content"), list):
+        choice = {**choice, kind: _with_text(message)}
+    logprobs = choice.get("logprobs")
+    if isinstance(logprobs, dict) and isinstance(logprobs.get("content"), list):
+        entries = [_possible(entry) for entry in logprobs["content"]]
+        choice = {**choice, "logprobs": {**logprobs, "content": entries}}
+    return choice
+
+
+def _with_text(message: dict[str, Any]) -> dict[str, Any]:
+    parts = [part for part in message["content"] if isinstance(part, dict)]
+    text = "".join(str(part.get("text") or "") for part in parts if part.get("type") == "text")
+    thought = "".join(_thought(part) for part in parts if part.get("type") == "thinking")
+    given = message.get("reasoning_content") or message.get("reasoning") or ""
+    return {**message, "content": text, "reasoning_content": f"{given}{thought}" or None}
+
+
+def _thought(part: dict[str, Any]) -> str:
+    inner = part.get("thinking")
+    if isinstance(inner, list):
+        return "".join(str(one.get("text") or "") for one in inner if isinstance(one, dict))
+    return str(inner or "")
+
+
+def _possible(entry: Any) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    value = entry.get("logprob")
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    plain = {**entry, "logprob": value if is_number else _IMPOSSIBLE}
+    if isinstance(entry.get("top_logprobs"), list):
+        plain["top_logprobs"] = [_possible(other) for other in entry["top_logprobs"]]
+    return plain
 
 
 class UsageWarnings:

@@ -1,4 +1,4 @@
-"""The one place that decides where an answer comes from: a store, a recording or the endpoint.
+"""The way to an answer: from a store, from a recording, or from the endpoint by paid attempts.
 
 Requests for the same key share one call (single flight): among the threads and tasks of this
 process by a future, among the processes on one store by a claim.
@@ -6,25 +6,38 @@ process by a future, among the processes on one store by a claim.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping
-from concurrent.futures import Future
+import asyncio
+from collections.abc import Callable, Generator, Mapping
 from contextvars import copy_context
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from itertools import count
+from typing import Any, Final
 
-from moa_dspy.calls.attempts import Attempts, OutagePolicy, SharedSlots, facts_of
-from moa_dspy.calls.budget import Ledger
+from moa_dspy.calls.budget import Ledger, Reservation
 from moa_dspy.calls.call import (
     Call,
     CallBackend,
     MemoryCalls,
     SharedBackend,
+    UsageWarnings,
     WritableBackend,
     call_key,
     canonical_json,
+    facts_of,
+    token_counts,
 )
-from moa_dspy.calls.request import AgentCalls, CallRequest, Limiters, poll_seconds
+from moa_dspy.calls.request import (
+    CONNECTIONS,
+    AgentCalls,
+    CallRequest,
+    Limiter,
+    Limiters,
+    OutagePolicy,
+    SharedSlots,
+    SingleFlight,
+    poll_seconds,
+)
 from moa_dspy.calls.scope import (
     CallEstimate,
     Clock,
@@ -38,8 +51,10 @@ from moa_dspy.calls.timeout import (
     THREADS,
     ASender,
     CallPlan,
+    Send,
     Sender,
     Sleep,
+    Step,
     Wait,
     Work,
     arun_plan,
@@ -47,7 +62,7 @@ from moa_dspy.calls.timeout import (
     run_plan,
     unless,
 )
-from moa_dspy.errors import UnknownCallError
+from moa_dspy.errors import MoaError, UnknownCallError
 
 
 class Calls:
@@ -216,29 +231,214 @@ class Calls:
                 shared.release(request.key)
 
 
-InFlight: TypeAlias = Future[None]
-"""Done when the call of a key has ended, answered or not; its result is read from the store."""
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """Makes the call of ``request``; ``plan`` describes how and does nothing by itself.
+
+    Attributes:
+        request: The request.
+        deadline: How long the caller waits.
+        store: Keeps the call.
+        ledgers: Count what is spent, each with the share of its limits that the call may use.
+        shared: The store again if other processes use it too, else None.
+        limits: Limits that these processes share; None means none.
+        outage_policy: Decides about retries instead of the caller's policy, if there is one.
+    """
+
+    request: CallRequest
+    deadline: Deadline
+    store: WritableBackend
+    ledgers: Mapping[Ledger, float]
+    shared: SharedBackend | None = None
+    limits: SharedSlots | None = None
+    outage_policy: OutagePolicy | None = None
+
+    def plan(self) -> CallPlan:
+        """Try as often as the retry policy says, but not beyond the deadline."""
+        last: Exception | None = None
+        pause = 0.0
+        for number in count(1):
+            send = Send()
+            try:
+                if last is not None:
+                    yield Sleep(self.deadline, pause)
+                return (yield from self._attempt(number, send))
+            except DeadlineError:
+                if last is None:
+                    raise
+                raise last from last.__cause__
+            except Exception as error:
+                wait = self._wait_seconds(error, number)
+                if wait is None or send.has_shown or wait >= self.deadline.left_seconds:
+                    raise
+                last, pause = error, wait
+        raise AssertionError("attempts end by themselves")
+
+    def _wait_seconds(self, error: Exception, number: int) -> float | None:
+        caller = self.request.caller
+        if self.limits is not None:
+            self.limits.note_pause(error, caller.limiter.endpoint)
+        if self.outage_policy is not None:
+            return self.outage_policy.wait_seconds(error, self.request, attempt=number)
+        return caller.retries.wait_seconds(error, attempt=number, key=self.request.key)
+
+    def note_unsent(self, error: DeadlineError) -> None:
+        """Keep that nothing was sent: a replay must come to the same end."""
+        unsent = Attempt(self.request, 0, self.deadline.clock, started=self.deadline.started)
+        self._keep(unsent.failed(error))
+
+    def _attempt(self, number: int, send: Send) -> CallPlan:
+        caller = self.request.caller
+        make = partial(self._paid, number, send)
+        if caller.is_remote:
+            make = partial(self._with_slot, CONNECTIONS, make)
+        if self.limits is not None and self.limits.applies_to(caller.limiter):
+            make = partial(self._with_shared_slot, self.limits, make)
+        return (yield from self._with_slot(caller.limiter, make))
+
+    def _with_slot(self, limiter: Limiter, make: Callable[[], CallPlan]) -> CallPlan:
+        """Wait until the limiter leaves room for the call, then make it."""
+        slot = limiter.acquire()
+        try:
+            if not slot.done():
+                yield Wait(self.deadline, slot)
+            self.deadline.check()
+            return (yield from make())
+        finally:
+            limiter.release(slot)
+
+    def _with_shared_slot(self, limits: SharedSlots, make: Callable[[], CallPlan]) -> CallPlan:
+        """Wait until all processes together leave room for the call, then make it."""
+        acquiring = Work(partial(limits.acquire, self.request.caller.limiter))
+        try:
+            for pause in poll_seconds():
+                acquiring.result = None
+                yield acquiring
+                if acquiring.result.is_open:
+                    break
+                yield Sleep(self.deadline, acquiring.result.wait_seconds or pause)
+            return (yield from make())
+        finally:
+            if acquiring.result is not None:
+                limits.release(acquiring.result)
+
+    def _paid(self, number: int, send: Send) -> CallPlan:
+        request = self.request
+        reserving = Work(partial(Reservation.make, self.ledgers, request.estimate, key=request.key))
+        try:
+            yield from self._worked(reserving)
+        except BaseException:
+            if reserving.result is not None:
+                reserving.result.cancel()
+            raise
+        reservation: Reservation = reserving.result
+        clock = self.deadline.clock
+        attempt = Attempt(request, number, clock, started=clock.monotonic())
+        try:
+            with current_scope().asking(request.caller.agent):
+                response = yield send
+            call = attempt.answered(response)
+        except BaseException as error:
+            if not isinstance(error, MoaError) and not self._is_temporary(error, number):
+                self._keep(attempt.failed(error))
+            reservation.settle(tokens=0, usd=0.0, seconds=attempt.seconds)
+            raise
+        if self.outage_policy is not None:
+            self.outage_policy.answered(request.caller)
+        storing = Work(partial(self._settled, call, reservation))
+        yield from self._worked(storing)
+        kept: Call = storing.result
+        return kept
+
+    def _is_temporary(self, error: BaseException, number: int) -> bool:
+        policy = self.outage_policy
+        return policy is not None and policy.is_temporary(error, self.request, attempt=number)
+
+    def _worked(self, work: Work) -> Generator[Step, None, None]:
+        """Do ``work``; only a shared store may take long enough to need a thread."""
+        if self.shared is not None:
+            yield work
+        else:
+            work.run()
+
+    def _settled(self, call: Call, reservation: Reservation) -> Call:
+        # Stored before it is settled: a process that dies in between has lost nothing.
+        try:
+            return self._keep(call)
+        finally:
+            tokens = call.prompt_tokens + call.completion_tokens
+            reservation.settle(tokens=tokens, usd=call.usd, seconds=call.seconds)
+
+    def _keep(self, call: Call) -> Call:
+        kept = self.store.put(call) or call
+        current_scope().note(facts_of(call, is_reused=False))
+        return kept
 
 
-class SingleFlight:
-    """Keys whose calls are being made in this process."""
+_ENDED_BY: Final = {asyncio.CancelledError: "Cancelled", GeneratorExit: "Abandoned"}
+_USAGE_WARNINGS: Final = UsageWarnings()
 
-    def __init__(self) -> None:
-        self._flights: dict[str, InFlight] = {}
-        self._lock = threading.Lock()
 
-    def join(self, key: str) -> tuple[InFlight, bool]:
-        """Return the future of ``key``, and whether it is new: then the caller must finish it."""
-        with self._lock:
-            if (flight := self._flights.get(key)) is not None:
-                return flight, False
-            flight = self._flights[key] = Future()
-            # A running future cannot be cancelled by a task that waits for it.
-            flight.set_running_or_notify_cancel()
-        return flight, True
+@dataclass(slots=True)
+class Attempt:
+    """A request that is being made.
 
-    def finish(self, key: str, flight: InFlight) -> None:
-        """Let all that wait for ``key`` go on."""
-        with self._lock:
-            del self._flights[key]
-        flight.set_result(None)
+    Attributes:
+        request: The request.
+        number: Number of the attempt, from 1 on; 0 means that it is not sent.
+        clock: Source of time.
+        started: When it began, by the clock's ``monotonic``.
+        seconds: Its duration; 0 while it lasts.
+    """
+
+    request: CallRequest
+    number: int
+    clock: Clock
+    started: float
+    seconds: float = 0.0
+
+    def answered(self, response: dict[str, Any]) -> Call:
+        """Return the call with its response (plain data)."""
+        self._end()
+        tokens = token_counts(self.request.content, response)
+        if tokens.is_estimated:
+            _USAGE_WARNINGS.warn(self.request.caller.agent)
+        usd = self.request.caller.usd(tokens.prompt, tokens.completion, tokens.cached)
+        return self._call(canonical_json(response), tokens.prompt, tokens.completion, usd=usd)
+
+    def failed(self, error: BaseException) -> Call:
+        """Return the call with the reason why there is no response, without secrets."""
+        self._end()
+        reason = f"{type(error).__name__}: {error}"
+        if not isinstance(error, Exception):
+            ended = _ENDED_BY.get(type(error), type(error).__name__)
+            reason = f"{ended} after {self.seconds:.2f} s."
+        return self._call(None, failure=self.request.caller.without_secrets(reason))
+
+    def _end(self) -> None:
+        self.seconds = self.clock.monotonic() - self.started
+
+    def _call(
+        self,
+        response: str | None,
+        prompt_tokens: int = 0,
+        completion_tokens: int = 0,
+        *,
+        usd: float = 0.0,
+        failure: str | None = None,
+    ) -> Call:
+        return Call(
+            key=self.request.key,
+            agent=self.request.caller.agent,
+            identity=self.request.caller.identity,
+            sample=self.request.sample,
+            request=self.request.content,
+            response=response,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            usd=usd,
+            seconds=self.seconds,
+            failure=failure,
+            attempt=self.number,
+            time=self.clock.time() - self.seconds,
+        )

@@ -1,6 +1,7 @@
 """The caller of a model (prices, keys, retries, slots of its endpoint), and one request of it.
 
-Says which errors pass and how long to wait before the next attempt.
+The policies say which errors are worth another attempt and how long to wait before it;
+``SingleFlight`` keeps two equal requests of one process from being made at once.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
-from moa_dspy.calls.scope import CallEstimate
-from moa_dspy.errors import CallError, MoaError, all_links, masked
+from moa_dspy.calls.scope import CallEstimate, Clock
+from moa_dspy.errors import CallError, MoaError, OutageError, all_links, masked
 
 _MAX_BACKOFF_SECONDS: Final = 60.0
 _MAX_HINT_SECONDS: Final = 600.0
@@ -176,6 +177,31 @@ def _finish(slots: list[Slot]) -> None:
         slot.set_result(None)
 
 
+class SharedSlots(Protocol):
+    """Limits of endpoints that hold for all processes on one store together."""
+
+    def applies_to(self, limiter: Limiter) -> bool:
+        """True if ``acquire`` might do anything but let a request pass."""
+        ...
+
+    def acquire(self, limiter: Limiter) -> Any:
+        """Take a slot of the endpoint, if one is free and the endpoint asked for no pause.
+
+        Returns:
+            An object with ``is_open``, whether a request may be sent now, and ``wait_seconds``,
+            for how long the endpoint still wants none; for ``release``.
+        """
+        ...
+
+    def release(self, admission: Any) -> None:
+        """Give the slot back, if there is one."""
+        ...
+
+    def note_pause(self, error: Exception, endpoint: str) -> None:
+        """Keep the pause that came with ``error``, for all processes."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class AgentCalls:
     """Everything about an agent that its calls depend on.
@@ -304,3 +330,105 @@ def _as_dspy_error(error: Exception) -> Exception:
         error = to_lm15_error(error)
     shown: Exception = wrap_error(error, model="")
     return shown
+
+
+_MAX_UNREADABLE = 10
+"""Attempts after which replies that hold no answer are the model's failure."""
+
+
+class OutagePolicy:
+    """Retries for as long as an endpoint is busy, down, slow or cut off, however often that is.
+
+    Safe for threads.
+
+    Args:
+        outage_seconds: How long an endpoint may go on failing, without one answer to any
+            request, before the study ends.
+        clock: Source of time.
+    """
+
+    def __init__(self, outage_seconds: float, clock: Clock | None = None) -> None:
+        self.outage_seconds = outage_seconds
+        self._clock = clock or Clock()
+        self._down_since: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def is_temporary(self, error: BaseException, request: CallRequest, *, attempt: int) -> bool:
+        """True if ``error`` says nothing about the model: it is retried, and no failed call."""
+        if not isinstance(error, Exception):
+            return False
+        return is_transient(error) or (is_unreadable(error) and attempt < _MAX_UNREADABLE)
+
+    def answered(self, caller: AgentCalls) -> None:
+        """Note that the endpoint of ``caller`` works."""
+        if self._down_since:
+            with self._lock:
+                self._down_since.pop(caller.endpoint, None)
+
+    def wait_seconds(self, error: Exception, request: CallRequest, *, attempt: int) -> float | None:
+        """Return how long to wait after ``attempt`` (from 1) failed; None means a model's failure.
+
+        Raises:
+            OutageError: If the endpoint has been down for too long, or says that it will be.
+        """
+        if not self.is_temporary(error, request, attempt=attempt):
+            return None
+        caller = request.caller
+        now, hint = self._clock.monotonic(), hinted_seconds(error)
+        with self._lock:
+            since = self._down_since.setdefault(caller.endpoint, now)
+        if now - since > self.outage_seconds or hint > self.outage_seconds:
+            reason = caller.without_secrets(f"{type(error).__name__}: {error}")
+            raise OutageError(
+                f"{caller.endpoint} gave no answer for {now - since:.0f} s, which is the longest "
+                f"wait ({reason}). Every answer up to now is kept; the same command goes on."
+            ) from error
+        return hint + backoff_seconds(attempt, request.key)
+
+
+class ProbePolicy(OutagePolicy):
+    """Retries as often as the agent allows, for nobody knows yet whether its endpoint works.
+
+    What a retry mends is no failed call here either: else an agent that was busy when it was
+    probed would seem to take two calls for that question.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(outage_seconds=0.0)
+
+    def is_temporary(self, error: BaseException, request: CallRequest, *, attempt: int) -> bool:
+        """True if the agent's own policy retries after ``error``."""
+        retries = request.caller.retries
+        return retries.wait_seconds(error, attempt=attempt, key=request.key) is not None
+
+    def wait_seconds(self, error: Exception, request: CallRequest, *, attempt: int) -> float | None:
+        """Return how long the agent's own policy waits; None means no more."""
+        return request.caller.retries.wait_seconds(error, attempt=attempt, key=request.key)
+
+
+InFlight: TypeAlias = Future[None]
+"""Done when the call of a key has ended, answered or not; its result is read from the store."""
+
+
+class SingleFlight:
+    """Keys whose calls are being made in this process."""
+
+    def __init__(self) -> None:
+        self._flights: dict[str, InFlight] = {}
+        self._lock = threading.Lock()
+
+    def join(self, key: str) -> tuple[InFlight, bool]:
+        """Return the future of ``key``, and whether it is new: then the caller must finish it."""
+        with self._lock:
+            if (flight := self._flights.get(key)) is not None:
+                return flight, False
+            flight = self._flights[key] = Future()
+            # A running future cannot be cancelled by a task that waits for it.
+            flight.set_running_or_notify_cancel()
+        return flight, True
+
+    def finish(self, key: str, flight: InFlight) -> None:
+        """Let all that wait for ``key`` go on."""
+        with self._lock:
+            del self._flights[key]
+        flight.set_result(None)

@@ -1,6 +1,6 @@
-"""The answers behind a result: each test question with what the systems and agents said to it.
+"""The answers behind a result: each test question with the answers of systems and agents.
 
-They are no part of ``result.json``, which stays small; a run keeps them in ``answers.json``.
+A run keeps them in ``answers.json``, apart from ``result.json``, which stays small.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from moa_dspy.optimize.space.programs import read_architecture
 from moa_dspy.presets import TurnByTurn
 
 MOST_TEXT: Final = 2_000_000
-"""Bytes of all texts together, so that a report of 500 questions stays a file that can be sent."""
+"""Bytes of all texts together; a report of 500 questions is then small enough to be sent."""
 _LONGEST, _SHORTEST = 4_000, 60
 
 
@@ -49,12 +49,12 @@ class SystemAnswers:
     """The answers of one system to the test questions, in the order of the questions.
 
     Attributes:
-        names: Of the rows that it has in the result (``pick``, ``best_single``, ...); none for
-            an agent that is no baseline.
+        names: Its names in the result (``pick``, ``best_single``, ...); none for an agent that is
+            not a baseline.
         architecture: In text notation.
         scores: In [0, 1]; None where it was not asked.
         texts: Its answers; empty where it was not asked or did not answer.
-        failures: Why it did not answer, by place.
+        failures: Why it did not answer, by index of the question.
     """
 
     names: tuple[str, ...]
@@ -66,7 +66,7 @@ class SystemAnswers:
 
 @dataclass(frozen=True, slots=True)
 class StudyAnswers:
-    """The facts that a report shows beside the result.
+    """Questions, answers and counts that a report shows beside the result.
 
     Attributes:
         questions: Of test.
@@ -76,7 +76,7 @@ class StudyAnswers:
         diversity: The metric of ``distances``.
         calls: Calls by stage and agent, as this process counted them: ``stage``, ``agent``,
             ``made``, ``reused``, ``failed``, ``tokens``, ``usd``.
-        study: What is needed to repeat the study: name, file, digests, agents.
+        study: Facts that identify the study: name, file, digests, agents.
         n_cut: Texts that were shortened to keep the report small.
         agents_file: Path from the run's folder to the file that lists its agents; empty where
             that is not known.
@@ -101,7 +101,7 @@ class StudyAnswers:
         """Return the answers whose ``to_json`` was ``content``.
 
         Raises:
-            StudyError: If it is no such content.
+            StudyError: If the content has another form.
         """
         try:
             systems = [
@@ -138,7 +138,7 @@ def study_answers(
     singles: SingleAgents,
     diversity: DiversityMetric,
 ) -> StudyAnswers:
-    """Return all that was answered to the test rows; nothing is asked.
+    """Return all answers to the test rows; asks nothing.
 
     Args:
         evaluator: Knows the answers.
@@ -184,7 +184,7 @@ def calls_of(table: CallTable, *, unpriced: Container[str] = ()) -> tuple[Mappin
 
 
 def with_study(answers: StudyAnswers, **facts: Any) -> StudyAnswers:
-    """Return the answers with more facts that repeat the study."""
+    """Return the answers with more facts that identify the study."""
     return replace(answers, study={**answers.study, **facts})
 
 
@@ -194,7 +194,7 @@ def write_answers(answers: StudyAnswers, path: Path) -> None:
 
 
 def stored_answers(path: Path) -> StudyAnswers:
-    """Read the answers of a run; those of a run that has no such file are empty.
+    """Read the answers of a run; they are empty for a run without such a file.
 
     Raises:
         StudyError: If the file holds no answers.
@@ -216,7 +216,7 @@ class _Cut:
 
     def __call__(self, text: str) -> str:
         room = min(_LONGEST, max(_SHORTEST, self.n_bytes))
-        # A lone surrogate, half of an emoji that a model cut, is no text that a file can hold.
+        # A lone surrogate, such as half of an emoji that a model cut, cannot be written to a file.
         raw = text.encode("utf-8", "replace")
         if len(raw) <= room:
             return raw.decode("utf-8")
@@ -237,7 +237,7 @@ def _fields(values: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as text; of the turns of a conversation each begins with its number."""
+    """Return a value as text; the turns of a conversation are numbered."""
     if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
         return str(value)
     return "\n".join(f"[{number}] {text}" for number, text in enumerate(value, start=1))
@@ -260,18 +260,18 @@ def _answers_of(
             continue
         (outcome,) = evaluator.measure(architecture, [row])
         scores.append(round(outcome.score, 6))
-        texts.append(cut(_said(evaluator, architecture, row, outcome)))
+        texts.append(cut(_answer_text(evaluator, architecture, row, outcome)))
         if outcome.failure is not None:
             failures[str(place)] = cut(outcome.failure)
     return SystemAnswers(tuple(names), str(architecture), tuple(scores), tuple(texts), failures)
 
 
-def _said(
+def _answer_text(
     evaluator: Evaluator, architecture: Architecture, row: dspy.Example, outcome: Outcome
 ) -> str:
-    """Return the answer; of a conversation the answers to all turns."""
+    """Return the answer as text; for a conversation the answers to all turns."""
     program = Student.of(evaluator.student).program
     if not isinstance(program, TurnByTurn) or outcome.failure is not None:
         return outcome.answer
-    # All that it asks was answered when the row was measured.
+    # Every call was answered when the row was measured.
     return _shown(evaluator.ask(architecture, row)[program.output_field])

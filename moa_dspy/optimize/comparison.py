@@ -43,15 +43,15 @@ from moa_dspy.winrate.verdict import (
 )
 
 MOST_TESTED_OF_FRONT = 8
-"""Members of the Pareto front that are measured on test: each costs as much as a baseline."""
-_UNKNOWN = Interval(0.0, -1.0, 1.0, 0.95)  # of a difference that was not measured
+"""Most members of the Pareto front that are measured on test, as each costs like a baseline."""
+_UNKNOWN = Interval(0.0, -1.0, 1.0, 0.95)  # for a difference that was not measured
 _CHOSEN = ("pick", "best_single", "best_without_limits", "own_prompt")
 _ORDER = (*_CHOSEN, "self_moa", "top_k", "random", "oracle")
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """A system of the comparison; without an architecture it was not run, for the reason given."""
+    """A system of the comparison; one without an architecture cannot be run, as ``note`` says."""
 
     name: str
     architecture: Architecture | None
@@ -70,14 +70,14 @@ def measure_random_baseline(
     """Return the best on val of ``n`` random architectures, or of those that could be measured.
 
     It gets as many trials as the search had. Its calls come from the share of the budget
-    that is kept for it; the note says if that did not reach a trial.
+    that is reserved for it; the note says if that was not enough for one trial.
 
     Args:
         options: Of the search.
         judge: Measures architectures.
-        progress: Is shown each of them.
+        progress: Shows each of them.
         draws: Random architectures.
-        n: The most that are measured.
+        n: Most architectures to measure.
         may_announce: Whether workers may begin with all of them at once.
     """
     drawn, architectures = list[TrialRecord](), list(islice(draws, n))
@@ -105,7 +105,7 @@ def compared_baselines(
     best_single: Architecture,
     random_baseline: Baseline,
 ) -> list[Baseline]:
-    """Return everything that is compared on test, what the verdict needs first.
+    """Return all systems that are compared on test; those that the verdict needs come first.
 
     Args:
         options: Of the search.
@@ -155,14 +155,14 @@ class _Measured:
 
     @property
     def scores_read(self) -> list[float]:
-        """The scores of the rows that a judge had a verdict on; of all where none has."""
+        """The scores of the rows on which a judge decided; of all rows if it decided on none."""
         read = [one.score for one in self.outcomes.values() if not one.is_filled]
         return read or self.scores
 
     def row(self, pool: Pool) -> SystemScore:
         name, architecture = self.baseline.name, self.baseline.architecture
         text = str(architecture) if architecture else None
-        # The verdict may rest on a part of the rows, which are not chosen by their results.
+        # The verdict may use a part of the rows, as that part does not depend on the results.
         is_shown = self.is_whole or (name in ("pick", "best_single") and self.outcomes)
         if not is_shown:
             return SystemScore(name, text, None, note=self.missing)
@@ -189,15 +189,15 @@ def compare_on_test(
 ) -> ComparedSystems:
     """Measure the pick, every baseline and every single agent on the test rows, once.
 
-    Members of the front that promise to cost less come last: they take no budget from the others.
-    If the budget ends before the pick and the best single agent are measured, the verdict is of
-    the rows that both have, or that there are none.
+    Members of the front that may cost less come last, so that they take no budget from others.
+    If the budget ends before the pick and the best single agent are measured, the verdict uses
+    the rows on which both were measured, or says that there are none.
 
     Args:
         options: Of the search.
         evaluator: Runs architectures.
-        splits: Val was looked at; test is looked at here.
-        progress: Is shown each system.
+        splits: The rows; those of test are used here for the first time.
+        progress: Shows each system.
         baselines: Made by ``compared_baselines``.
         ranking: Single agents by val score, best first.
         may_announce: Whether workers may begin with all of them at once.
@@ -210,20 +210,20 @@ def compare_on_test(
         evaluator.announce(every, splits.test)
     measure = _Measurer(evaluator, progress)
     test = {one.name: measure(one, splits.test) for one in baselines[:2]}
-    # Before the other baselines, which the budget may not reach: the verdict rests on it.
+    # Before the other baselines, as the verdict needs it and the budget may end.
     both = (test["pick"], test["best_single"])
     direct = measure.directly(*both, splits.test)
     rest = [measure.recorded(one, splits.test) for one in baselines[2:]]
     test |= {one.name: measure(one, splits.test) for one in rest}
     val = {one.name: measure(one, splits.val) for one in (*baselines[:2], *rest)}
     oracles = [measure.oracle(ranking, rows) for rows in (splits.test, splits.val)]
-    on_val = on_val if direct is None else None  # val's scores are not of the two directly
+    on_val = on_val if direct is None else None  # on val the two were not compared directly
     others = [one for one in front if one.architecture != str(baselines[1].architecture)]
     best, on_test = (_best_of_all(test), _best_of_all(val)), partial(measure, rows=splits.test)
     decided = _verdict(*both, val, direct, on_val, min_gain=options.min_gain)
     if (why := measure.chance() if decided.n else None) is not None:
-        decided, others = decided.by_chance(why), []  # nothing cheaper is shown to be as good
-    # What chooses among the answers of single agents asks nothing new on test.
+        decided, others = decided.by_chance(why), []  # nothing cheaper can be proven as good
+    # What chooses among the answers of single agents needs no new calls on test.
     free = [r for r in others if read_architecture(r.architecture).chooses_among_singles]
     return ComparedSystems(
         val=_ordered(val, oracles[1], options.pool),
@@ -239,7 +239,7 @@ def compare_on_test(
 
 
 def _differences(test: Mapping[str, _Measured], decided: Verdict) -> dict[str, Interval]:
-    """Return the pick minus each other system, on test rows alone, that has all of them."""
+    """Return the pick minus each other system that was measured on all test rows."""
     pick = test["pick"]
     if not pick.is_whole:
         return {}
@@ -248,7 +248,7 @@ def _differences(test: Mapping[str, _Measured], decided: Verdict) -> dict[str, I
         for name, one in test.items()
         if one.is_whole and one.baseline.architecture != pick.baseline.architecture
     }
-    # A verdict that rests on val too, or on a judge, has a difference of its own.
+    # A verdict that uses val too, or a judge, has another difference than this one.
     single = others.pop("best_single", None)
     primary = {} if single is None else {"best_single": decision_interval(pick.scores, single)}
     level = decided.interval.confidence
@@ -273,7 +273,7 @@ def _cost_verdict(
         single.scores,
         costs=_costs(pick),
         single_costs=_costs(single),
-        # One difference has one interval; against another agent val says nothing.
+        # The scores on val are of the best single agent within the limits only.
         val=on_val if single is test["best_single"] else None,
         cost=cost,
         names=(str(pick.baseline.architecture), str(single.baseline.architecture)),
@@ -288,7 +288,7 @@ def _for_less(
     front: Sequence[TrialRecord],
     measure: Callable[[Baseline], _Measured],
 ) -> dict[str, CostVerdict]:
-    """Return whether members of the front that cost less on val than a system are as good."""
+    """Return whether those members of the front that cost less on val than a system are as good."""
     cost = _compared_cost(options, single) if single.is_whole and on_val.is_whole else None
     if cost is None:
         return {}
@@ -314,14 +314,14 @@ def _best_of_all(measured: Mapping[str, _Measured]) -> _Measured:
 
 
 def _compared_cost(options: SearchOptions, single: _Measured) -> str | None:
-    """Return the first of usd, seconds and calls that is an objective or limit and costs some."""
+    """Return the first of usd, seconds and calls that is an objective or limit, and not 0."""
     named, costs = names_of(options.objectives), _costs(single)
     asked = (n for n in COSTS if n in named or getattr(options.limits, n) is not None)
     return next((name for name in asked if costs[name] > 0), None)
 
 
 def _costs(one: _Measured) -> dict[str, float]:
-    """Return what a question costs, by ``COSTS``."""
+    """Return the mean cost of a question, by the names in ``COSTS``."""
     found = means(list(one.outcomes.values()))
     return {name: found[name] for name in COSTS}
 
@@ -348,7 +348,7 @@ class _Measurer:
         return _Measured(baseline, n_rows, {row.id: outcome for row, outcome in found}, reason)
 
     def recorded(self, baseline: Baseline, rows: Sequence[dspy.Example]) -> Baseline:
-        """Return Self-MoA with as many samples as a recording has; all else as it is."""
+        """Return Self-MoA with as many samples as a recording has; other baselines as they are."""
         one = baseline.architecture
         if baseline.name != "self_moa":
             return baseline
@@ -373,19 +373,19 @@ class _Measurer:
         return preferences_between(self.evaluator.compare, one, other, rows)
 
     def chance(self) -> str | None:
-        """Return why the preferences that pick may be chance; None where nothing says so."""
+        """Return why the judge's preferences may be chance; None if nothing indicates it."""
         judging = self.evaluator.judging
         return judging.diagnostics.chance if judging is not None and judging.picks else None
 
     def judged(self, measured: Mapping[str, _Measured]) -> dict[str, JudgedSystem]:
-        """Return what the judge says of each system, if there is one."""
+        """Return the judge's statistics of each system; empty without a judge."""
         if (judging := self.evaluator.judging) is None:
             return {}
         found = {name: list(one.outcomes.values()) for name, one in measured.items()}
         return {name: judging.system(outcomes) for name, outcomes in found.items() if outcomes}
 
     def oracle(self, ranking: Sequence[str], rows: Sequence[dspy.Example]) -> SystemScore:
-        """Return the best single agent of each question: the ceiling of any choice among them."""
+        """Return the best single agent of each question: the most that choosing can reach."""
         found = [self(Baseline(name, Architecture.single(name)), rows) for name in ranking]
         for one in found:
             if not one.is_whole:
@@ -404,13 +404,13 @@ def _verdict(
     *,
     min_gain: float,
 ) -> Verdict:
-    """Return the verdict from the test rows that both were measured on, and from val.
+    """Return the verdict from val and the test rows on which both were measured.
 
-    Where a judge compared the two directly: whether that win rate is above one half.
+    Where a judge compared the two directly, it tests whether that win rate is above one half.
     """
     common = [row for row in pick.outcomes if row in single.outcomes]
     chosen, baseline = pick.baseline.architecture, single.baseline.architecture
-    assert chosen is not None  # neither is a baseline that may be left out
+    assert chosen is not None  # pick and best single agent always have one
     names = (str(chosen), str(baseline))
     if direct or (common and direct is None):
         return verdict(
@@ -431,7 +431,7 @@ def _verdict(
 def _without_test(
     val: Mapping[str, _Measured], names: tuple[str, str], reason: str, *, min_gain: float
 ) -> Verdict:
-    """Return how many rows a verdict would take, from what val says."""
+    """Return the verdict without test rows: how many are needed, by the differences on val."""
     gaps = np.array(val["pick"].scores) - np.array(val["best_single"].scores)
     n_more = examples_needed(gaps, min_gain=min_gain)
     text = (

@@ -1,4 +1,4 @@
-"""The trials of a search as evidence, what it says of picks on new rows, and the conclusion."""
+"""The trials of a search as evidence, the expected score of the pick, and the final result."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ from moa_dspy.winrate import Interval, mean_interval
 
 @dataclass(frozen=True, slots=True)
 class SurrogateShrinkage:
-    """A ``Shrink`` of a selection.
+    """Shrinks scores by a Gaussian process over architectures; a ``Shrink`` of a selection.
 
     Attributes:
         pair: Diversity of the answers of two agents.
         prompts: Names of the prompts that were tried.
-        program: The space of a program with several mixtures; None has one.
+        program: The space of a program with several mixtures; None for one mixture.
     """
 
     pair: Callable[[str, str], float]
@@ -64,12 +64,12 @@ class SurrogateShrinkage:
     def __call__(
         self, evidence: Evidence, incumbent: CandidateScores, measured: Sequence[CandidateScores], /
     ) -> tuple[Sequence[float], Sequence[float]]:
-        """See the protocol."""
+        """Return gains over the incumbent and their errors, as ``Shrink`` says."""
         gains, errors = self.model(evidence, measured).gains(incumbent.architecture)
         return gains[: len(measured)].tolist(), errors[: len(measured)].tolist()
 
     def model(self, evidence: Evidence, measured: Sequence[CandidateScores]) -> SurrogateModel:
-        """Return the model of all that was measured, what was stopped early included."""
+        """Return the model of ``measured`` and of all architectures that were stopped early."""
         stopped = [one for one in evidence.measured if not one.is_whole]
         known = [*measured, *stopped]
         return SurrogateModel(
@@ -79,7 +79,7 @@ class SurrogateShrinkage:
         )
 
     def kernels(self, evidence: Evidence) -> Kernels:
-        """Return what compares architectures."""
+        """Return the kernels, which say how similar two architectures are."""
         if self.program is not None:
             return program_kernels(
                 self.program, {one.architecture: one.scores for one in evidence.measured}
@@ -90,13 +90,13 @@ class SurrogateShrinkage:
 
 @dataclass
 class EvidenceBuilder:
-    """Turns records into evidence; a record never changes, so each is turned once.
+    """Turns records into evidence; each is turned once, as a record never changes.
 
     Args:
         options: Say which architectures may be picked.
         singles: The single agents, with the rows in the order of measuring.
         evaluator: Knows every score.
-        records: Of the search, which adds to them.
+        records: Of the search, which adds to them while it runs.
         pair: Diversity of the answers of two agents.
         may_prompt: Whether a mixture may be picked with a prompt of the search.
     """
@@ -117,7 +117,7 @@ class EvidenceBuilder:
     def evidence(self) -> Evidence:
         """Return all that was measured on val."""
         singles, space = self.singles, self.options.space
-        # Votes that cannot pay are judged as they were measured, and no other is looked at.
+        # Where no vote can win, those that were measured count as measured, and no others.
         is_idle = singles.facts.is_vote_idle
         found = Evidence(
             singles=singles.scores,
@@ -147,7 +147,7 @@ class EvidenceBuilder:
 
     @property
     def shrink(self) -> SurrogateShrinkage:
-        """The judge of an architecture that is no plain vote."""
+        """The estimator of gains of architectures that are not plain votes."""
         prompts = {one.prompt for one in self.records if one.prompt is not None}
         space = self.options.space
         program = space if isinstance(space, ProgramSpace) else None
@@ -163,9 +163,9 @@ class EvidenceBuilder:
                 architecture,
                 found,
                 calls=record.calls,
-                usd=record.usd or 0.0,  # what is unknown breaks no tie
+                usd=record.usd or 0.0,  # an unknown price breaks no tie
                 bonus=options.diversity_weight * record.diversity,
-                # Baselines are measured whatever the user demands, but not picked against it.
+                # Baselines are measured in any case, but picked only if the user's limits allow it.
                 is_admitted=options.limits.admit(record)
                 and options.space.keeps_constraints(architecture),
             )
@@ -173,7 +173,7 @@ class EvidenceBuilder:
 
 
 def _without_prompts(evidence: Evidence) -> Evidence:
-    """Return the evidence in which nothing with a prompt of the search may be picked."""
+    """Return the evidence with no architecture admitted that has a prompt of the search."""
     measured = tuple(
         replace(one, is_admitted=one.is_admitted and one.architecture.prompt is None)
         for one in evidence.measured
@@ -182,21 +182,21 @@ def _without_prompts(evidence: Evidence) -> Evidence:
 
 
 PSEUDO: Final = 30_000
-"""Redrawn questions of a fold: fewer than for the pick, as thirty folds average their noise."""
+"""Redrawn questions of a fold; fewer than for the pick, as noise averages out over 30 folds."""
 CORRELATED: Final = 0.9
-"""What a cross-fitted score counts of a new one in the interval of the expected score, which then
-covers in about 95 % of splits instead of 92. A difference of two choices is less certain: see
-``winrate.verdict``."""
+"""Weight of a cross-fitted score, relative to a new row's, in the interval of the expected score:
+so it covers in about 95 % of splits instead of 92. ``winrate.verdict`` has that of a difference
+of two choices, which is smaller."""
 
 
 @dataclass(frozen=True, slots=True)
 class CrossFittedPick:
-    """The score of picks on rows that they were not chosen on.
+    """The scores of picks on rows that did not take part in choosing them.
 
     Attributes:
-        expected: Of a pick on new rows, 95 %.
-        pick: Score per row of val, of what was picked without its fold.
-        single: The same of the best single agent that may be picked.
+        expected: The expected score of a pick on new rows, with a 95 % interval.
+        pick: Score on each row of val of the architecture that was picked without its fold.
+        single: The same for the best single agent that may be picked.
     """
 
     expected: Interval
@@ -207,31 +207,31 @@ class CrossFittedPick:
 def cross_fitted(
     evidence: Evidence, *, seed: int, pseudo: int = PSEUDO, repeats: int = N_PARTITIONS
 ) -> CrossFittedPick | None:
-    """Judge the way of choosing on rows that it did not see; costs no call.
+    """Score the procedure of choosing on rows that it did not use; makes no call.
 
-    The choice is made again on nine tenths of the rows, from the start, and scored on the rest,
+    The choice is made again, from the start, on nine tenths of the rows and scored on the rest,
     ten times in each of three partitions (cross-fitting). The mean is that of the procedure,
-    which now and then picks another architecture. None with fewer than 10 rows.
+    which sometimes picks another architecture. None with fewer than 10 rows.
     """
     n = evidence.n_rows
     if n < N_FOLDS:
         return None
     rng = np.random.default_rng([seed, n])
-    # Weights that were learned on all rows know those that are left out.
+    # Weights that were learned on all rows would know the rows that are left out.
     fair = tuple(one for one in evidence.measured if not one.architecture.weights)
     evidence = replace(evidence, measured=fair)
     folds = [rng.permutation(np.arange(n) % N_FOLDS) for _ in range(repeats)]
     held = [_held_out(evidence, fold, pseudo) for fold in folds]
     expected = _wider(mean_interval(np.mean([pick for pick, _ in held], axis=0).clip(0, 1)))
-    # The mean of the partitions is no score of a row: right-or-wrong ones stay so in one of them.
+    # One partition keeps scores of 0 or 1, which a mean of the partitions would not.
     return CrossFittedPick(expected, *held[0])
 
 
 def _held_out(
     evidence: Evidence, fold: NDArray[np.intp], pseudo: int
 ) -> tuple[ScoreMatrix, ScoreMatrix]:
-    """Return the score of each row, of pick and best single agent without its fold."""
-    is_free = not any(one.bonus for one in evidence.measured)  # a bonus is known where measured
+    """Return the scores of pick and best single agent on each row, chosen without its fold."""
+    is_free = not any(one.bonus for one in evidence.measured)  # else only measured ones have it
     held, alone = np.zeros(evidence.n_rows), np.zeros(evidence.n_rows)
     singles = {str(m.architecture) for m in evidence.measured if m.is_admitted}
     for k in range(N_FOLDS):
@@ -253,23 +253,23 @@ def _wider(interval: Interval) -> Interval:
 
 
 N_CANDIDATES: Final = 10
-"""Programs in ``candidate_programs``."""
+"""Most programs in ``candidate_programs``."""
 
 
 def recommended_of(
     choice: Choice, compared: ComparedSystems, best_single: Architecture
 ) -> Architecture:
-    """Return the pick if it is proven or a single agent, else the baseline of the verdict."""
+    """Return the pick if it is proven or a single agent, else the best single agent."""
     is_taken = compared.verdict.kind == "mixture" or not choice.picked.layers
     return choice.picked if is_taken else best_single
 
 
 Fronts: TypeAlias = tuple[Sequence[TrialRecord], TrialRecord | None]
-"""What ``front_of`` returns, and of it what val chose for its cost, ``cheapest_as_good``."""
+"""The Pareto front, and its cheapest member that is as good on val (``cheapest_as_good``)."""
 
 
 def front_of(builder: EvidenceBuilder, choice: Choice) -> tuple[TrialRecord, ...]:
-    """Return the Pareto front on shrunk scores, so that luck on val puts nothing there."""
+    """Return the Pareto front by shrunk scores, so that chance on val adds no member."""
     options, shrunk = builder.options, _shrunk(builder, choice)
     names, records = names_of(options.objectives), list(builder.records.values())
     return front(records, names, limits=options.limits, shrunk=shrunk)
@@ -283,7 +283,7 @@ def _knee(builder: EvidenceBuilder, choice: Choice, found: Sequence[TrialRecord]
 
 def _shrunk(builder: EvidenceBuilder, choice: Choice) -> dict[str, float]:
     level = builder.records[choice.incumbent].score
-    # What the user's weight makes of diversity is in the gains already.
+    # The gains include the user's weight on diversity.
     return {str(one.architecture): level + one.gain for one in choice.options}
 
 
@@ -302,21 +302,21 @@ def make_result(
     prompts: tuple[dict[str, Any], ...],
     judge: JudgeFacts | None = None,
 ) -> StudyResult:
-    """Return all that was found, as plain data.
+    """Return the result of the search as plain data.
 
     Args:
         builder: Has the trials and the single agents.
         choice: The pick.
         compared: The pick on val and test beside the baselines.
         recommended: The architecture of the program that is handed back.
-        held: See ``cross_fitted``.
-        fronts: See it.
+        held: Made by ``cross_fitted``.
+        fronts: The Pareto front and its cheapest member that is as good.
         early: Facts from the single agents.
-        spent: By this search.
+        spent: What this search spent.
         stopped_by: The budget that ended the trials, or None.
         notes: On the tuning of prompts.
         prompts: Every prompt that was tried.
-        judge: On the judge, where there is one.
+        judge: Facts on the judge, where there is one.
     """
     options, records, (front, for_less) = builder.options, builder.records, fronts
     expected = held.expected if held else None
@@ -368,13 +368,13 @@ def _spent(spent: Spending, options: SearchOptions, evaluator: Evaluator) -> dic
 
 
 MOST_FOLLOWED: Final = 5
-"""Mixtures of which it is told whether the aggregator follows the better proposals."""
+"""Most mixtures whose aggregators are checked for following the better proposals."""
 
 
 def final_facts(
     judging: Judging, evaluator: Evaluator, compared: ComparedSystems, builder: EvidenceBuilder
 ) -> JudgeFacts:
-    """Return all that is known of the judge when the search has ended."""
+    """Return the facts on the judge at the end of a search."""
     return judging.facts(
         systems=compared.judged, direct=compared.direct, follows=_follows(evaluator, builder)
     )
@@ -401,7 +401,7 @@ def _record(one: Architecture, evaluator: Evaluator, builder: EvidenceBuilder) -
     singles = {name: evaluator.measure(Architecture.single(name), rows) for name in layer}
     preferences = np.full((len(rows), len(layer)), np.nan)
     for row in range(len(rows)):
-        # Only the first sample of an agent is what was judged when it was alone.
+        # The judge compared the first sample of an agent only, when the agent answered alone.
         for seat, name in enumerate(layer):
             judged = singles[name][row].judged
             if judged is not None and judged.preference is not None and name not in layer[:seat]:
@@ -423,9 +423,9 @@ def make_program(
     recommended: Architecture,
     records: Mapping[Architecture, TrialRecord],
 ) -> Any:
-    """Return the recommended program with what DSPy's optimizers leave on theirs.
+    """Return the recommended program with the attributes that DSPy's optimizers set.
 
-    It does not count as compiled, which would freeze it: its prompts are still open.
+    It is not marked as compiled, which would freeze its prompts for later optimizers.
     """
     student = Student.of(evaluator.student, evaluator.registry)
     program: Any = student.with_architecture(recommended)

@@ -1,4 +1,4 @@
-"""Trials as races on val rows: what is measured block by block, and which arms are stopped.
+"""Trials as races on val rows: architectures are measured block by block, and losers are stopped.
 
 With several objectives a loser is worse in all of them.
 """
@@ -33,11 +33,11 @@ _Vector = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Standing:
-    """One arm, row by row: what is to be high, and what is to be low.
+    """The results of one arm, an architecture in the race, on each row.
 
     Attributes:
-        gains: Of each objective that is maximised, diversity left out.
-        costs: Of each objective that is minimised.
+        gains: By name of each objective that is maximised, diversity left out.
+        costs: By name of each objective that is minimised.
     """
 
     gains: Mapping[str, _Vector]
@@ -45,9 +45,9 @@ class Standing:
 
     @classmethod
     def of(cls, measured: MeasuredArchitecture, objectives: Sequence[Objective]) -> Standing:
-        """Return the rows of each objective; the score where nothing else is maximised.
+        """Return the values of each objective per row; the score where nothing else is maximised.
 
-        Diversity neither saves an arm nor stops it: it is no end in itself.
+        Diversity neither saves an arm nor stops it, as it only guides the search.
         """
         counted = [one for one in objectives if not isinstance(one, DiversityObjective)]
         high = [one for one in counted if one.direction == "maximize"] or [ScoreObjective()]
@@ -58,8 +58,8 @@ class Standing:
 def is_dominated(arm: Standing, other: Standing, race: Race) -> bool:
     """True if ``other`` is better beyond doubt in every gain, and no worse in any cost.
 
-    Both are compared on the arm's rows, the first of the other's. Costs are compared as they
-    were measured. An arm that wins anything, or is cheaper in anything, goes on.
+    Both are compared on the rows of ``arm``, which are the first of those of ``other``. Costs are
+    compared as they were measured. An arm that is better, or cheaper, in anything goes on.
     """
     for name, costs in arm.costs.items():
         if other.costs[name][: len(costs)].sum() > costs.sum():
@@ -74,22 +74,23 @@ def _rows(objectives: Sequence[Objective], measured: MeasuredArchitecture) -> di
 
 
 ReportBlock: TypeAlias = Callable[[list[float], list[float]], None]
-"""Takes the metric of the first rows, one by one, and the values of the objectives on them."""
+"""Takes the metric on each of the first rows, and the values of the objectives on them all."""
 
 
 class TrialJudge:
-    """Gives every architecture a record; the leader has the best score on all rows up to now.
+    """Measures architectures and makes their records; the leader has the best score on all rows.
 
     Args:
         evaluator: Runs architectures.
         rows: The validation rows, in the order in which they are measured.
-        best_single: The agent that the win rate is against.
-        diversity: Of the texts that a last step reads.
-        limits: An architecture beyond them can be no pick, so it cannot lead, or stop another.
-        objectives: Of the study: which arms stop; without any, the score decides.
-        n_arms: Most architectures that race: an equal one is stopped in at most 5 % of races.
-        is_win_rate: Whether scores are a judge's preferences, and win rates as they are.
-        unknown_costs: What is unknown of the costs of agents, such as ``Pool.unknown_costs``.
+        best_single: The agent to which the win rate compares.
+        diversity: Measures the texts that a last step reads.
+        limits: An architecture beyond them cannot be picked, so it neither leads nor stops another.
+        objectives: Of the study, by which arms are stopped; without any, the score decides.
+        n_arms: Most architectures in the race: an arm as good as the others is stopped in at most
+            5 % of races.
+        is_win_rate: Whether scores are a judge's preferences, and so win rates already.
+        unknown_costs: Names the costs of agents that are unknown, as ``Pool.unknown_costs`` does.
     """
 
     def __init__(
@@ -131,15 +132,14 @@ class TrialJudge:
         """Measure ``architecture`` until all rows are known or it is beaten beyond doubt.
 
         It is beaten by any architecture that was measured on all rows, stays within the limits,
-        is better beyond doubt on the rows up to now and costs no more on them, in each objective
-        that is minimised. With none of those, that holds for the leader or for none, save where
-        another one won more clearly.
+        is better beyond doubt on the rows up to now, and costs no more on them in each objective
+        that is minimised. Where no cost is minimised this is nearly always the leader.
 
         Args:
             architecture: To measure.
             origin: Of its record.
             number: Of its record.
-            report: Is called after each block of rows.
+            report: Called after each block of rows.
         """
         outcomes: tuple[Outcome, ...] = ()
         for n_rows in self._ends(architecture):
@@ -172,7 +172,7 @@ class TrialJudge:
     def _ends(self, architecture: Architecture) -> list[int]:
         n = len(self._rows)
         if self._evaluator.knows(architecture, self._rows):
-            # Stopping saves nothing, and a single agent must stay in the choice.
+            # Stopping would save nothing, and single agents must remain options of the pick.
             return [n]
         return [*look_points(n), n]
 

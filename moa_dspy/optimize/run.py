@@ -17,8 +17,8 @@ from os.path import relpath
 from pathlib import Path
 from typing import Final
 
-from moa_dspy.calls.attempts import OutagePolicy, ProbePolicy
 from moa_dspy.calls.budget import Ledger, spending_under
+from moa_dspy.calls.request import OutagePolicy, ProbePolicy
 from moa_dspy.calls.scope import call_scope
 from moa_dspy.calls.store.database import database_url, shown_url
 from moa_dspy.calls.store.store import CallStore

@@ -1,6 +1,6 @@
-"""The rule of the pick: leave the incumbent only as far as the evidence carries.
+"""The rule of the pick: the incumbent, unless another architecture is better beyond noise.
 
-Also the score that the whole way of choosing promises on new rows, by cross-fitting.
+The incumbent is the best vote of single agents with equal weights, or the best single agent.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ ScoreMatrix = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CandidateScores:
-    """An architecture with its score on every row of val; NaN where it was stopped before.
+    """An architecture with its score on every row of val; NaN on rows after it was stopped.
 
-    ``bonus`` is what a user's weight on diversity adds to its score.
+    ``bonus`` is added to its score: the user's weight on diversity, times its diversity.
     """
 
     architecture: Architecture
@@ -53,33 +53,33 @@ class CandidateScores:
 
 
 class Shrink(Protocol):
-    """Shrinks measured scores towards what is known of such architectures."""
+    """Shrinks measured scores towards the scores of similar architectures."""
 
     def __call__(
         self, evidence: Evidence, incumbent: CandidateScores, measured: Sequence[CandidateScores], /
     ) -> tuple[Sequence[float], Sequence[float]]:
-        """Return the gain of each of ``measured`` over the incumbent, one of them, and its error.
+        """Return the gain of each of ``measured`` over the incumbent, and the error of each gain.
 
-        What was stopped early is in ``evidence`` only.
+        The incumbent is among them; what was stopped early is in ``evidence`` only.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that was measured on val, as numbers: what a choice is made from, at no further call.
+    """All that was measured on val, as numbers; a choice made from it asks nothing more.
 
     Attributes:
         singles: Score per row of each agent alone, in the pool's order.
-        measured: What may be picked, and what was stopped early.
-        ballots: What each agent answered alone; None where no vote is allowed or possible.
+        measured: Architectures that may be picked, and those that were stopped early.
+        ballots: The answers of each agent alone; None where no vote is allowed or possible.
         widths: Fewest and most members of a vote.
         admits: Whether a vote of these members may be picked.
-        shrink: Of architectures that are no plain vote.
+        shrink: Estimates the gains of architectures that are not plain votes.
         seed: Of the redrawing of answers.
         admits_weighted: Whether these members may vote with weights; None allows no weights.
-        smoothed: Every vote on redrawn answers, where that was computed before.
-        ways: Votes of the best agents, equal and weighted, where that was computed before.
+        smoothed: Every vote on redrawn answers, if that was computed already.
+        ways: Votes of the best agents, equal and weighted, if that was computed already.
     """
 
     singles: Mapping[str, ScoreMatrix]
@@ -104,7 +104,7 @@ class Evidence:
         return tuple(sorted(self.singles, key=lambda name: -round(self.singles[name].mean(), 12)))
 
     def take(self, rows: _Rows) -> Evidence:
-        """Return the evidence as if only these rows had been there."""
+        """Return the evidence of these rows alone."""
         return replace(
             self,
             singles={name: scores[rows] for name, scores in self.singles.items()},
@@ -115,10 +115,10 @@ class Evidence:
         )
 
     def counted(self, pseudo: int) -> Evidence:
-        """Return the evidence with all votes counted on redrawn answers; makes no call.
+        """Return the evidence with all votes scored on redrawn answers; makes no call.
 
         Args:
-            pseudo: Redrawn questions, of 90 rows or more.
+            pseudo: Number of redrawn questions; proportionally fewer for less than 90 rows.
         """
         if self.ballots is None:
             return self
@@ -140,19 +140,19 @@ class Evidence:
                 admits=self.admits,
                 admits_weighted=self.admits_weighted,
                 columns=max(1, pseudo // COLUMNS_SHARE),
-                # Where the choice is only one of many, their mean does what partitions do.
+                # A choice that is one of many needs no partitions: their mean reduces the noise.
                 partitions=N_PARTITIONS if pseudo >= FULL_PSEUDO else 1,
             )
         return replace(self, smoothed=smoothed, ways=ways)
 
 
 VoteGain: TypeAlias = tuple[float, float, float]
-"""A gain, its error, and how many errors are taken off."""
+"""A gain, its standard error, and the number of errors that are subtracted."""
 Key: TypeAlias = tuple[str, ...] | Architecture
-"""Different agents that vote, or one alone, by name; all else by its architecture."""
+"""The names of different agents that vote, or of a single one; else the architecture."""
 
 ALWAYS_TIED = 4
-"""Of so few votes every one is tied where any are, so the tie-breaker decides alone."""
+"""With at most so many voters every vote is tied if any is, so the first of them decides alone."""
 
 
 def key_of(architecture: Architecture) -> Key:
@@ -172,7 +172,7 @@ def stops_early(architecture: Architecture) -> bool:
 
 
 def of_all_members(architecture: Architecture, ranking: Sequence[str]) -> Architecture:
-    """Return the same vote without stopping before it is decided."""
+    """Return the same vote without a rule that stops it before it is decided."""
     return canonical_evidence(replace(architecture, agree=None, lead=None, order=()), ranking)
 
 
@@ -186,11 +186,11 @@ def architecture_of(members: VoteWeights | Sequence[str], ranking: Sequence[str]
 
 
 def canonical_evidence(architecture: Architecture, ranking: Sequence[str]) -> Architecture:
-    """Let the best voters decide ties, so that one vote is one architecture.
+    """Return a vote with its best voters as tie-breakers, so that equal votes compare equal.
 
-    As many are named as it can take to find one among the tied: of n votes at most n - 4
-    are not (two pairs are tied, and no other agent agrees). Where votes have weights the
-    best one is enough: the heaviest of the tied comes after it.
+    As many are named as it can take to find one whose answer is tied: of n voters at most n - 4
+    have another answer (two pairs are tied, and no other agent agrees). With weights the best
+    voter is enough, as ties then go to the heaviest.
     """
     if architecture.combine != "vote":
         return architecture
@@ -201,27 +201,27 @@ def canonical_evidence(architecture: Architecture, ranking: Sequence[str]) -> Ar
 
 
 CAUTION: Final = 1.645
-"""Standard errors taken off a gain over a vote that was not cross-fitted: one-sided 5 %."""
+"""Standard errors subtracted from a gain that was not cross-fitted, over a vote: one-sided 5 %."""
 SINGLE_CAUTION: Final = 0.84
-"""Those taken off such a gain over a single agent: fewer, as the pick is tested against it
-afterwards on as many new rows, and must be found twice. Of gains that the test finds in 80 % of
-studies, z(0.95) + z(0.8) errors, 5 % are then not picked: z(0.8) are taken off."""
+"""The same over a single agent: fewer, as the pick is tested against that agent afterwards, on
+as many new rows. A gain of z(0.95) + z(0.8) errors is found by that test in 80 % of studies; with
+z(0.8) errors subtracted here, it fails to be picked in 5 %."""
 FULL_ROWS: Final = 90
-"""Rows from which on all are redrawn: with fewer, the luck of the rows is by far the greater."""
+"""Rows from which on all are redrawn; with fewer, noise of the rows outweighs the rest."""
 FULL_PSEUDO: Final = 60_000
 """Redrawn questions from which on cross-fitted votes are made in three partitions of the rows."""
 COLUMNS_SHARE: Final = 10
-"""Redrawn questions of all votes, over those of a partition of the cross-fitted ones."""
+"""Redrawn questions for all votes, divided by those for a partition of cross-fitted votes."""
 N_UNMEASURED: Final = 5
-"""Votes that are no trials of which the best may be picked."""
+"""Best votes that were not trials and may still be picked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A candidate of the pick: its gain over the incumbent, and that gain's error.
+    """A candidate of the pick: its gain over the incumbent, and that gain's standard error.
 
-    ``caution`` is how many errors are taken off: none of a gain that was cross-fitted, which
-    luck has not flattered.
+    ``caution`` is the number of errors that are subtracted: none from a gain that was
+    cross-fitted, which is unbiased.
     """
 
     architecture: Architecture
@@ -233,13 +233,13 @@ class Option:
 
     @property
     def cautious_gain(self) -> float:
-        """The gain, less what luck may have added."""
+        """The gain less ``caution`` errors, as chance may have added to it."""
         return round(self.gain - self.caution * self.error, 12)
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The picked option, what it was held against, and all options, best first."""
+    """The picked architecture, the incumbent, and all options, best first."""
 
     picked: Architecture
     incumbent: Architecture
@@ -247,9 +247,9 @@ class Choice:
     ranking: tuple[str, ...]
 
     def scores(self, evidence: Evidence) -> ScoreMatrix:
-        """Return the score of the pick on each row of ``evidence``, of the same rows or others.
+        """Return the score of the pick on each row of ``evidence``, be they those of the choice.
 
-        The rows of the choice decided which agent wins the ties of a vote.
+        The agent that wins the ties of a vote is the one best on the rows of the choice.
         """
         key, ballots = key_of(self.picked), evidence.ballots
         if ballots is not None and isinstance(key, tuple):
@@ -262,7 +262,7 @@ class Choice:
 
 
 class _Votes:
-    """Votes by key: the cross-fitted ones, and every other one on redrawn answers."""
+    """Votes by key: cross-fitted ones, and all others as scored on redrawn answers."""
 
     def __init__(self, evidence: Evidence) -> None:
         self.ways, self._smoothed = evidence.ways, evidence.smoothed
@@ -279,7 +279,7 @@ class _Votes:
         return {key for key in (*self.layers, *self.places) if not _is_single(key)}
 
     def best_equal(self, allowed: AbstractSet[Key]) -> Key | None:
-        """Return the best allowed one of the cross-fitted votes without weights, or agent."""
+        """Return the best allowed of the cross-fitted votes without weights and single agents."""
         if self.ways is None:
             return None
         means = self.ways.smoothed.mean(1).round(12)
@@ -287,15 +287,15 @@ class _Votes:
         return max(fair, key=lambda key: (means[self.places[key]], -len(key)), default=None)
 
     def gains(self, incumbent: Key) -> dict[Key, VoteGain]:
-        """Return the gain over ``incumbent`` of every vote that is known.
+        """Return the gain over ``incumbent`` of every known vote.
 
-        Two votes are compared in one way: both cross-fitted, or both on all rows.
+        Two votes are compared in the same way: both cross-fitted, or both on all rows.
         """
         found: dict[Key, VoteGain] = {}
         if isinstance(incumbent, tuple) and incumbent in self.layers:
             assert self._smoothed is not None  # it has the layers
-            told = zip(self.layers, *self._smoothed.gains(self.layers[incumbent]), strict=True)
-            found = {key: (float(gain), float(error), CAUTION) for key, gain, error in told}
+            gained = zip(self.layers, *self._smoothed.gains(self.layers[incumbent]), strict=True)
+            found = {key: (float(gain), float(error), CAUTION) for key, gain, error in gained}
         if self.ways is not None and incumbent in self.places:
             gains, errors = self.ways.gains(self.places[incumbent])
             for key, i in self.places.items():
@@ -314,19 +314,19 @@ def _is_single(key: Key) -> bool:
 def choose(
     evidence: Evidence, *, pseudo: int = PSEUDO_ROWS, may_be_unmeasured: bool = False
 ) -> Choice:
-    """Return the architecture with the greatest cautious gain; of equals, that with fewer calls.
+    """Return the architecture with the greatest cautious gain; on a tie the one with fewer calls.
 
-    The incumbent is the vote of the best agents with equal say whose number is best, or the
-    best agent alone, both as cross-fitting tells (``votes.weights.cross_fit``). Votes with
-    learned weights are judged beside it in the same way, so nothing is taken off their gains.
-    Other votes of different agents are judged on redrawn answers (``votes.smooth``), all else by
-    ``evidence.shrink``; these gains count less some of their errors.
+    The incumbent is the best vote of the best agents with equal weights, of any number, or the
+    best agent alone, by cross-fitting (``votes.weights.cross_fit``). Votes with learned weights
+    are cross-fitted too, so nothing is subtracted from their gains. Other votes of different
+    agents are scored on redrawn answers (``votes.smooth``), and all other architectures by
+    ``evidence.shrink``; some of their errors are subtracted from these gains.
 
     Args:
-        evidence: What was measured.
-        pseudo: Redrawn questions, of 90 rows or more.
-        may_be_unmeasured: Whether a vote may be picked that is no trial: what its members
-            answer is known all the same.
+        evidence: All that was measured.
+        pseudo: Number of redrawn questions; proportionally fewer for less than 90 rows.
+        may_be_unmeasured: Whether a vote may be picked that was not a trial, as the answers of
+            its members are known.
 
     Raises:
         StudyError: If nothing stays within the limits.
@@ -357,7 +357,7 @@ def choose(
 
 
 def gains_over(evidence: Evidence, incumbent: Key, *, pseudo: int) -> dict[Key, VoteGain]:
-    """Return gains of votes over ``incumbent``; of one that stops, with what stopping adds."""
+    """Return gains of votes over ``incumbent``; for a vote with a stop rule, with its effect."""
     gains = _Votes(evidence).gains(incumbent)
     for vote in (m.architecture for m in evidence.measured if stops_early(m.architecture)):
         whole = gains.get(key_of(of_all_members(vote, evidence.ranking)))
@@ -367,18 +367,18 @@ def gains_over(evidence: Evidence, incumbent: Key, *, pseudo: int) -> dict[Key, 
         stop: StopRule = ("agree", vote.agree) if vote.agree else ("lead", vote.lead or 0)
         read = [vote.layers[-1][seat] for seat in vote.reading]
         read.sort(key=(vote.aggregator or read[0]).__ne__)
-        asked, columns = (read, [stop]), max(1, pseudo // COLUMNS_SHARE)
-        told = stop_early(
-            evidence.ballots, *asked, dict(vote.weights), seed=evidence.seed, columns=columns
+        weights, columns = dict(vote.weights), max(1, pseudo // COLUMNS_SHARE)
+        stopped = stop_early(
+            evidence.ballots, read, [stop], weights, seed=evidence.seed, columns=columns
         )
-        change, spread = float(told.gains[0]), float(told.errors[0])
+        change, spread = float(stopped.gains[0]), float(stopped.errors[0])
         taken, both = caution * error + CAUTION * spread, hypot(error, spread)
         gains[vote] = gain + change, both, taken / both if both else 0.0
     return gains
 
 
 def _best_single(evidence: Evidence, allowed: AbstractSet[Key]) -> Key:
-    """Return the best agent; where none is allowed, the architecture that is first by name."""
+    """Return the best agent; where none is allowed, the first architecture by name."""
     singles = ((name,) for name in evidence.ranking if (name,) in allowed)
     return next(singles, None) or min(allowed, key=str)
 
@@ -414,13 +414,13 @@ def _option(
 
 def _first(option: Option) -> tuple[float, float, float, int, str]:
     one = option.architecture
-    # A vote of two that stops early may cost as little as the agent that decides its ties.
+    # By the measured calls a vote of two that stops early may cost no more than a single agent.
     return (-option.cautious_gain, option.calls, option.usd, one.calls, str(one))
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most that a question may cost; None means no limit. A pick never goes beyond.
+    """The most that a question may cost; None means no limit. A pick never exceeds one.
 
     Raises:
         StudyError: If a limit is not positive, or infinite.

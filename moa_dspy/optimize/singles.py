@@ -1,4 +1,4 @@
-"""The student of a search, and its single agents, whose answers are layer 1 of every mixture."""
+"""The single agents of a search: measured first, as their answers are layer 1 of every mixture."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ from moa_dspy.pool import Pool
 from moa_dspy.references import count_tokens, tokens_beyond_val
 
 N_SINGLE_BLOCKS: Final = 8
-"""Parts of val on which the single agents are measured in turn under a budget."""
+"""Parts of val; under a budget all single agents are measured on one before the next."""
 N_VOTES: Final = 3
-"""Votes tried because redrawn answers put them first; they cost no call."""
+"""Votes that are tried because they are best on redrawn answers; they make no call."""
 N_ROUND_ROBIN: Final = 8
 """Rows of val on which single agents are compared with each other to choose the reference."""
 
@@ -91,7 +91,7 @@ def choose_reference(
     means = {name: sum(got) / len(got) if got else 0.5 for name, got in points.items()}
     winner = max(agents, key=lambda name: round(means[name], 12))
     judging.reference = Architecture.single(winner)
-    # What was scored up to here was not compared with the reference.
+    # Scores up to here are not comparisons with the reference.
     evaluator.forget()
     judging.chosen = (
         f"winner of a round robin of {len(agents)} agents on {len(drawn)} rows of val, with "
@@ -109,14 +109,14 @@ def measure_single_agents(
     *,
     n_blocks: int = 1,
 ) -> SingleAgents:
-    """Measure each agent alone on all rows of val; if the budget ends, on those that all answered.
+    """Measure each agent alone on all rows of val; if the budget ends, on rows that all answered.
 
     Args:
         options: Of the search.
         evaluator: Runs the agents.
         rows: Of val.
-        progress: Is shown each agent.
-        n_blocks: Parts of the rows; each is answered by every agent before the next is begun.
+        progress: Shows each agent.
+        n_blocks: Parts of the rows; every agent answers one before the next is begun.
 
     Raises:
         StudyError: If the budget ends before all answered a row, or no score differs.
@@ -176,7 +176,7 @@ def _asking_rules(evaluator: Evaluator) -> dict[str, Any]:
 
 
 def _expected(row: dspy.Example) -> str:
-    """Return what the row expects: its answer, or all that is no input."""
+    """Return the expected answer of the row, or else all fields that are not inputs."""
     labels = {name: row[name] for name in row.labels() if name not in ("id", "split")}
     values = [labels["answer"]] if "answer" in labels else labels.values()
     return ", ".join(map(str, values))
@@ -187,7 +187,7 @@ def _reply(outcome: Outcome) -> str:
 
 
 def _text_tokens(outcome: Outcome) -> int:
-    """Return the tokens of an answer, without marks of a format and hidden reasoning."""
+    """Return the tokens of an answer, without field markers and hidden reasoning."""
     counted = count_tokens(outcome.answer)
     return min(outcome.reply_tokens or counted, counted)
 
@@ -198,15 +198,15 @@ class SingleAgents:
 
     Attributes:
         outcomes: By agent.
-        space: Says which votes may be tried.
-        limits: Say which may be picked.
+        space: Has the votes that may be tried.
+        limits: Of the votes that may be picked.
         seed: Of the redrawing of answers.
         registry: The prompts that an architecture may name.
         rows: The rows of val, in the order in which architectures are measured on them.
         stopped_by: The budget that ended before all rows of val were measured, or None.
-        stops_early: Whether a vote of them asks no more than its answer needs.
-        deadline_seconds: Until when a layer waits; None means no limit.
-        own_seconds: That a call took beside the wait for its answer.
+        stops_early: Whether a vote stops asking once its answer is certain.
+        deadline_seconds: How long a layer waits for its agents; None means no limit.
+        own_seconds: Time that this process took per call, beside the wait for its answer.
     """
 
     outcomes: Mapping[str, Sequence[Outcome]]
@@ -239,7 +239,7 @@ class SingleAgents:
 
     @cached_property
     def ballots(self) -> Ballots | None:
-        """The answers that votes count; None where no vote is allowed or an answer is no ballot."""
+        """The answers as votes; None if no vote is allowed, or an answer cannot be compared."""
         answered = [o for outcomes in self.outcomes.values() for o in outcomes if not o.failure]
         may_vote = "vote" in self.space.combines and self.space.searches_layers
         if not may_vote or any(outcome.ballot is None for outcome in answered):
@@ -249,7 +249,7 @@ class SingleAgents:
 
     @cached_property
     def facts(self) -> EarlyFacts:
-        """Facts from scores and answers on mixtures of these agents."""
+        """Facts that scores and answers tell about mixtures of these agents."""
         return early_facts(self.scores, ballots=self.ballots, max_width=self.space.max_width)
 
     def searched(self, space: SearchSpace) -> SearchSpace:
@@ -278,10 +278,10 @@ class SingleAgents:
     def estimate(
         self, options: SearchOptions, splits: Splits, *, budget: Budget, judged: Cost | None = None
     ) -> StudyEstimate:
-        """Return what the whole search will take; arguments as of ``early_facts``."""
+        """Return the cost of the whole search; the arguments are those of ``early_facts``."""
         started = time.monotonic()
         found = estimated(self._plan(options, splits, judged), budget)
-        # Its own proposals take about as long: a fifth of those played, of ten times the draws.
+        # The search's proposals take about as long: a fifth as many, from ten times the draws.
         return found.with_own_work(2 * (time.monotonic() - started) * bool(self.own_seconds))
 
     def _plan(self, options: SearchOptions, splits: Splits, judged: Cost | None) -> StudyPlan:
@@ -329,14 +329,14 @@ class SingleAgents:
         judged: Cost | None = None,
         judge: JudgeFacts | None = None,
     ) -> EarlyFacts:
-        """Return the facts shown before more money is spent, with what the search will take.
+        """Return the facts that are shown before more is spent, with an estimate of the search.
 
         Args:
             options: Of the search.
             splits: The rows.
-            budget: What may end it before.
+            budget: May end the search earlier.
             judged: Cost of one comparison by the judge, where there is one.
-            judge: On the judge, where there is one.
+            judge: Facts on the judge, where there is one.
         """
         estimate = self.estimate(options, splits, budget=budget, judged=judged)
         if options.pool.unpriced:
@@ -346,7 +346,7 @@ class SingleAgents:
     def pair(self, metric: DiversityMetric) -> Callable[[str, str], float]:
         """Return the function that gives the mean diversity of the answers of two agents.
 
-        It is 0 for two seats of one agent: how its samples differ is not known yet.
+        It is 0 for two seats of one agent, whose samples have not been compared yet.
         """
         texts = {n: [(o.layer or ("",))[0] for o in found] for n, found in self.outcomes.items()}
         pairs = mean_distances(metric, texts)
@@ -365,10 +365,10 @@ class SingleAgents:
         return is_within and (len(members) == 1 or self._may_vote(members))
 
     def _costs(self, members: tuple[str, ...]) -> dict[str, float]:
-        """Return what a question to a vote of these members takes, as it will be asked.
+        """Return the mean costs of a question to a vote of these members.
 
-        A member that is not asked costs nothing; one of a later wave is waited for afterwards,
-        but never beyond the deadline.
+        A member that is not asked costs nothing. The times of the waves add up, but never beyond
+        the deadline.
         """
         order = sorted(members, key=self.ranking.index)
         wave = np.zeros((len(order), len(self.outcomes[order[0]])), np.intp)
@@ -390,15 +390,15 @@ class SingleAgents:
         return self.space.holds(Architecture((members,), None, "vote"))
 
     def canonical(self, architecture: Architecture) -> Architecture:
-        """Give an architecture its final form.
+        """Return the one form of an architecture in which equal ones compare equal.
 
-        The best decide ties, a prompt has one name, and a listed one keeps its order of seats.
+        The best break ties, a prompt has one name, and listed ones keep the order of their seats.
         """
         if isinstance(architecture, ProgramArchitecture):
             return self.space.seated(
                 architecture.each(lambda one: canonical_evidence(one, self.ranking))
             )
-        # The members that are asked first, and may count alone, are a choice of its own.
+        # A stop rule fixes which members are asked first, so their order must stay.
         is_own = (architecture.agree, architecture.lead) != (None, None)
         found = architecture if is_own else canonical_evidence(architecture, self.ranking)
         named = found if self.registry is None else self.registry.canonical(found)
@@ -423,8 +423,8 @@ def plan_of(
         space: Of architectures.
         splits: The rows.
         agents: Costs of each.
-        ranking: Agents, best first; as in the pool where no more is known.
-        may_vote: Whether votes of the single agents' answers are tried at no call.
+        ranking: Agents, best first; in the pool's order where nothing is measured yet.
+        may_vote: Whether votes of the single agents' answers are tried without calls.
         canonical: See ``StudyPlan``.
         **known: Further fields of it.
     """

@@ -1,4 +1,4 @@
-"""A mixture anywhere a language model goes: as a DSPy LM, in LiteLLM, and as a server."""
+"""A mixture as a language model: as a DSPy LM, in LiteLLM, and as an OpenAI-compatible server."""
 
 from moa_dspy.serve.lm import MixtureLM
 

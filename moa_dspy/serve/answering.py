@@ -1,4 +1,4 @@
-"""The models of a server, and the answering of one request: its place, budget, deadline and end."""
+"""The models of a server, and the answering of a request: queue, budget, deadline and errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _logger = logging.getLogger("moa_dspy.serve")
 _LONGEST_TEXT: Final = 1000
 _MOST_TEXTS: Final = 128
 _SAMPLES: Final = re.compile(r"\*\s*([0-9]+)")
-"""How often a layer's text says that an agent is asked."""
+"""The number of samples of an agent in the text of a layer, such as ``a * 3``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ class ServedModel:
     """A model of the server.
 
     Attributes:
-        name: As clients give it.
+        name: The ``model`` of a request.
         kind: ``program``, ``preset``, ``agent`` or ``architecture``.
-        mixture: That answers.
+        mixture: Answers the requests.
     """
 
     name: str
@@ -56,7 +56,7 @@ class ServedModel:
 
     @property
     def label(self) -> str:
-        """The name in metrics; architectures that clients send share one."""
+        """The name in metrics; all architectures that clients send share one."""
         return self.kind if self.kind == "architecture" else self.name
 
 
@@ -71,7 +71,7 @@ class Catalogue:
         limits: Of the server.
 
     Raises:
-        ArchitectureError: If a program does not chat.
+        ArchitectureError: If a program answers anything but one text.
         PoolError: If the pool lacks the aggregator.
     """
 
@@ -88,7 +88,7 @@ class Catalogue:
         agents = [(name, "agent", ChatMixture.of(Architecture.single(name), pool)) for name in pool]
         presets = [(name, "preset", ChatMixture.of(text, pool)) for name, text in texts.items()]
         own = [(name, "program", ChatMixture(program)) for name, program in programs.items()]
-        # A program may be named like an agent: what was asked for by name comes last, and stays.
+        # A program may have the name of an agent; then the program is served.
         self.models = {one[0]: ServedModel(*one) for one in (*agents, *presets, *own)}
         self._texts: OrderedDict[str, ServedModel] = OrderedDict()
 
@@ -111,7 +111,7 @@ class Catalogue:
         )
         if len(text) > _LONGEST_TEXT or not text.isprintable():
             raise unknown
-        # Before it is built: a seat per sample, a billion of them, would fill the memory.
+        # Checked before it is built, as a billion samples would fill the memory.
         samples = max(map(_number, _SAMPLES.findall(text)), default=1)
         if samples > self._limits.calls_per_answer:
             raise self._too_many(samples)
@@ -148,7 +148,7 @@ def _presets(agents: list[str], aggregator: str) -> dict[str, Architecture]:
 
 
 class Metrics:
-    """The counters and gauges that Prometheus reads."""
+    """The counters and gauges for Prometheus."""
 
     def __init__(self, places: Places) -> None:
         self.registry = made = CollectorRegistry()
@@ -205,18 +205,18 @@ class Served:
     metrics: Metrics
     has_content_log: bool = False
     rollouts: Any = field(default_factory=lambda: itertools.count(1 + secrets.randbelow(2**20)))
-    """Every answer draws samples of its own."""
+    """Numbers of the answers; each draws other samples."""
 
 
 @dataclass(slots=True)
 class Answering:
-    """The answering of one request, in a task of its own that a client who leaves ends.
+    """The answering of one request, in a task that is cancelled if the client disconnects.
 
     Attributes:
-        served: What all requests share.
-        model: That is asked.
-        call: What is asked.
-        key: Name of the key that asks.
+        served: The parts that all requests share.
+        model: The model that answers.
+        call: The request.
+        key: Name of the client's key.
     """
 
     served: Served
@@ -228,7 +228,7 @@ class Answering:
         """Return the answers.
 
         Raises:
-            ApiError: There is none.
+            ApiError: If one fails.
         """
         answers: list[ChatAnswer] = await self._limited(self._answers)
         return answers
@@ -237,7 +237,7 @@ class Answering:
         """Yield the events of all answers, each with the index of its answer.
 
         Raises:
-            ApiError: An answer fails; the others are given up.
+            ApiError: If an answer fails; the others are cancelled.
         """
         queue: asyncio.Queue[tuple[int, Any] | None] = asyncio.Queue()
         running = asyncio.create_task(self._limited(lambda: self._stream_into(queue)))
@@ -308,11 +308,11 @@ class Answering:
         return ApiError("An internal error.", status=500, code="internal_error")
 
     def _failed_layer(self, error: LayerFailedError) -> ApiError:
-        # Causes hold addresses and words of endpoints: only a request for details is shown these.
+        # Causes contain addresses and messages of endpoints, so only requests for details get them.
         what, _, causes = str(error).partition(" agents answered.")
         _logger.warning("%s: %s agents answered.", self.model.label, what)
         shown = f"{what} agents answered.{causes if self.call.has_details else ''}"
-        # The agents have been asked again already, as often as the pool says.
+        # The agents were retried already, as often as the pool allows.
         headers = {"x-should-retry": "false"}
         return ApiError(shown, status=502, code="agents_failed", headers=headers)
 
@@ -320,7 +320,7 @@ class Answering:
 def headers_of(
     call: ChatCall, found: Proposals | None, answers: list[ChatAnswer]
 ) -> dict[str, str]:
-    """Return the headers that say what of the request, or of the mixture, was not as asked."""
+    """Return the headers on ignored keys of the request, failed agents, and the price."""
     headers = {}
     if call.not_passed_on:
         headers["X-Moa-Not-Passed-On"] = ", ".join(call.not_passed_on)

@@ -48,11 +48,11 @@ _logger = logging.getLogger("moa_dspy.serve")
 _T = TypeVar("_T")
 
 _GONE: Final = 499
-"""Status in metrics and logs of a request whose client has left."""
+"""Status in metrics and logs of a request whose client has disconnected."""
 
 
 class ServerApp:
-    """The handlers of the paths; ``create_app`` puts them together."""
+    """The handlers of the paths; ``create_app`` adds them to an application."""
 
     def __init__(self, served: Served, keys: ServerKeys) -> None:
         self._served, self._keys = served, keys
@@ -67,7 +67,7 @@ class ServerApp:
         return await self._answered(request, _Completion())
 
     async def responses(self, request: Request) -> Response:
-        """Answer in the shape of OpenAI's newer interface; nothing is kept."""
+        """Answer as OpenAI's Responses API does; nothing is stored."""
         return await self._answered(request, _Responses())
 
     async def models(self, request: Request) -> Response:
@@ -82,7 +82,7 @@ class ServerApp:
         return JSONResponse(self._model(self._served.catalogue.model(name)))
 
     async def health(self) -> Response:
-        """Say that the server is up."""
+        """Return that the server is up, with its version."""
         return JSONResponse({"status": "ok", "version": version()})
 
     async def metrics(self, request: Request) -> Response:
@@ -130,7 +130,7 @@ class ServerApp:
     async def _body(self, request: Request) -> bytes:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            # Pages of other sites can send any other kind from a browser without being asked.
+            # From a browser, pages of other sites can send other types without a preflight request.
             raise ApiError("The body must be sent as application/json.", status=415)
         limits = self._served.limits
         too_long = ApiError(
@@ -156,7 +156,7 @@ class ServerApp:
     async def _streamed(
         self, request: Request, shape: _Shape, answering: Answering, body: dict[str, Any]
     ) -> Response:
-        """Return a response whose headers wait for the proposers, as they tell which answered."""
+        """Return a stream; its headers wait for the proposers, as they say how many answered."""
         events = answering.events()
         begun: list[tuple[int, Any]] = []
 
@@ -215,7 +215,7 @@ async def _chained(begun: list[Any], events: AsyncIterator[Any]) -> AsyncIterato
 
 
 def _check_body(body: dict[str, Any], request: Request) -> None:
-    """Check the model's name, and take over what the header says of details."""
+    """Check the model's name, and copy the header ``X-Moa-Details`` into the body."""
     if (flag := request.headers.get("x-moa-details", "").lower()) in ("1", "true"):
         body[DETAILS] = True
     elif flag not in ("", "0", "false"):
@@ -226,10 +226,10 @@ def _check_body(body: dict[str, Any], request: Request) -> None:
 
 
 async def unless_gone(request: Request, answer: Awaitable[_T]) -> _T:
-    """Return the answer; when the client goes away first, stop all that works for it.
+    """Return the answer; cancel it if the client disconnects first.
 
     Raises:
-        ClientDisconnect: The client went away.
+        ClientDisconnect: If the client disconnected.
     """
     working, gone = asyncio.ensure_future(answer), asyncio.create_task(_left(request))
     try:
@@ -316,12 +316,12 @@ def create_app(
 
     Args:
         catalogue: The models.
-        keys: Clients need one of them; None lets every client ask, for loopback only.
-        limits: Of sizes, times, places and money.
+        keys: Clients need one of them; None admits every client, on loopback addresses only.
+        limits: Of sizes, times, concurrency and spending.
         has_content_log: Whether prompts are logged.
 
     Raises:
-        PoolError: Money is limited, and the price of an agent is unknown.
+        PoolError: If usd are limited and the price of an agent is unknown.
     """
     limits = limits or ServerLimits()
     places = Places(limits)
@@ -331,7 +331,7 @@ def create_app(
     app.state.served = served
     _add_paths(app, ServerApp(served, keys or ServerKeys()))
     if keys is None or not keys.are_needed:
-        # A page that is open in a browser may have a name made to lead to this machine.
+        # Against DNS rebinding: a web page may have a host name that resolves to this machine.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(_OWN_HOSTS))
     app.exception_handler(ApiError)(_refused)
     app.exception_handler(HTTPException)(_no_such_path)
@@ -354,7 +354,7 @@ def _add_paths(app: fastapi.FastAPI, handlers: ServerApp) -> None:
 
 
 _OWN_HOSTS: Final = ("127.0.0.1", "localhost", "[")
-"""Names of this machine; of an address such as [::1] only the first bracket is looked at."""
+"""Names of this machine; of an address such as [::1] only the first bracket is compared."""
 
 
 async def _refused(_: Request, error: Any) -> Response:
@@ -390,7 +390,7 @@ _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
         404: "There is no such model.",
         408: "The body came too slowly.",
         413: "The body is too large.",
-        415: "The body is no JSON.",
+        415: "The body is not JSON.",
         429: "The server is busy, or the key's budget is spent.",
         502: "Too few agents answered.",
         503: "An agent cannot be asked.",

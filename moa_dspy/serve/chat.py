@@ -1,8 +1,7 @@
-"""Chat requests answered by a mixture: every agent gets the conversation, readers the references.
+"""Answers to chat requests: every agent gets the conversation, readers get the references too.
 
-A request is a ``dspy.lm15.Request``, whatever protocol it came by. Seats, quorum, deadlines and
-costs are those of a ``MixtureOfAgents``; only the messages are the caller's instead of a
-signature's.
+A request is a ``dspy.lm15.Request``, from any protocol. Quorum, deadlines and costs are those of
+a ``MixtureOfAgents``; only the messages are the caller's instead of a signature's.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _NOT_SENT: Final = CLIENT_KEYS | {"n", "num_generations", "prompt_cache", "rollo
 
 
 class ChatText(str):
-    """The text of a reply, with the reply itself: its tool calls, and why it ended.
+    """The text of a reply, and the reply itself, with tool calls and finish reason.
 
     Attributes:
         reply: The ``dspy.lm15.Response``.
@@ -47,7 +46,7 @@ class ChatText(str):
 
 
 def chat_text(reply: Any) -> ChatText:
-    """Return what another agent reads of a reply: its text, else the tools that it calls."""
+    """Return the text of a reply that another agent reads, or else the tools that it calls."""
     texts = [part.text for part in reply.message.parts_of(lm15.TextPart)]
     calls = [f"call of {call.name}: {json.dumps(call.input)}" for call in reply.tool_calls]
     made = ChatText("".join(texts) if "".join(texts).strip() else "\n".join(calls))
@@ -57,7 +56,7 @@ def chat_text(reply: Any) -> ChatText:
 
 @dataclass(frozen=True, slots=True)
 class ChatInput:
-    """A chat request as the input of a seat; as text, all that an agent would read of it."""
+    """A chat request as the input of a seat; ``str`` is all text that an agent would read."""
 
     request: Any
 
@@ -73,10 +72,10 @@ class ChatSeat(dspy.Module):
     """Asks the seat's LM to continue a conversation.
 
     Args:
-        taught: The predictor of a program whose instructions and demos the seat takes over.
+        taught: The predictor of a program whose instructions and demos are used.
         is_answer: Whether the reply can be the mixture's answer: then the caller's settings
-            (temperature, stop, response format ...) hold for it. Tools are given to all.
-        is_about: Whether the seat only says something about the references, such as which is best.
+            (temperature, stop, response format ...) apply to it. All seats get the tools.
+        is_about: Whether the reply is about the references, such as the number of the best one.
     """
 
     def __init__(self, taught: Any, *, is_answer: bool, is_about: bool = False) -> None:
@@ -90,7 +89,7 @@ class ChatSeat(dspy.Module):
         self.demos = () if is_about else _demos(taught)
 
     def forward(self, chat: ChatInput, references: Sequence[str] = ()) -> Any:
-        """Return ``answer``, or what the seat says about the references."""
+        """Return a prediction with ``answer``, or with the reply about the references."""
         lm = dspy.settings.lm
         return self._prediction(lm(self._request(lm, chat, references), **_rollout_of(lm)))
 
@@ -121,14 +120,14 @@ def _rollout_of(lm: Any) -> dict[str, int]:
 
 
 def _own_config(lm: Any) -> Any:
-    """Return the settings that the agent has in its pool."""
+    """Return the agent's settings in its pool."""
     given = {k: v for k, v in lm.kwargs.items() if v is not None and k not in _NOT_SENT}
     body = {"model": lm.model, "messages": [{"role": "user", "content": "-"}], **given}
     return lm15.request_from_openai_chat(body).config
 
 
 def _overlaid(own: Any, asked: Any) -> Any:
-    """Return the agent's settings with those of the caller in their place."""
+    """Return the agent's settings, overridden by those of the caller."""
     given = {f.name: getattr(asked, f.name) for f in fields(asked)}
     given = {name: value for name, value in given.items() if value not in (None, ())}
     if own.extensions and asked.extensions:
@@ -145,9 +144,9 @@ def _joined_system(instructions: str, system: Any) -> Any:
 
 
 def _with_references(messages: Sequence[Any], references: Sequence[str]) -> list[Any]:
-    """Return the messages with the references, each one quoted line, below the last of them.
+    """Return the messages with the references below the last one, each as one quoted line.
 
-    So what stands before them is the same in every turn, and vendors' prompt caches hit.
+    So the text before them is the same in every turn, and vendors' prompt caches hit.
     """
     numbered = [f"{n}. {quoted(text)}" for n, text in enumerate(references, start=1)]
     shown = "\n".join([REFERENCES_HEADING, *numbered])
@@ -175,23 +174,23 @@ def _demos(taught: Any) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """The proposers' responses, first layer first, when all have been waited for."""
+    """The proposers' responses, first layer first, once none is waited for any more."""
 
     layers: tuple[tuple[Response, ...], ...]
 
     @property
     def n_asked(self) -> int:
-        """Seats of the last layer; 0 of a single agent."""
+        """Number of agents in the last layer; 0 for a single agent."""
         return len(self.layers[-1]) if self.layers else 0
 
     @property
     def n_answered(self) -> int:
-        """Those of them that answered."""
+        """Number of agents in the last layer that answered."""
         return sum(one.has_answer for one in self.layers[-1]) if self.layers else 0
 
     @property
     def fell_to_one(self) -> bool:
-        """True if only one answer is left of a layer of several, so that nothing was mixed."""
+        """True if only one of several agents in the last layer answered."""
         return self.n_answered == 1 < self.n_asked
 
 
@@ -203,7 +202,7 @@ class ChatAnswer:
         reply: The final ``dspy.lm15.Response``, as its agent gave it.
         answer: Every agent's response, price, seconds and failure.
         usd: Price of all calls; None if the price of an agent is unknown.
-        architecture: The one that answered, as text.
+        architecture: Of the mixture, as text.
     """
 
     reply: Any
@@ -247,15 +246,15 @@ def _plain(response: Response) -> dict[str, Any]:
 
 
 ChatEvent: TypeAlias = Any
-"""First a ``StatusMessage`` per proposer and one ``Proposals``, then a ``StreamDeltaEvent`` per
-piece of the answer, at last one ``ChatAnswer``."""
+"""A ``StatusMessage`` per proposer and one ``Proposals``, then a ``StreamDeltaEvent`` per piece of
+the answer, and one ``ChatAnswer`` at the end."""
 
 
 class ChatMixture:
     """Answers chat requests with the agents of a mixture.
 
-    Instructions, aggregation prompts and demos that the program was taught stand before the
-    caller's conversation.
+    Instructions, aggregation prompts and demos of the program come before the caller's
+    conversation.
 
     Args:
         program: The mixture with its architecture, instructions and demos.
@@ -320,11 +319,11 @@ class ChatMixture:
         """Return the answer to a request, agents of a layer at the same time in threads.
 
         Args:
-            request: A ``dspy.lm15.Request``; its model's name is not looked at.
-            rollout: Another number draws other samples; greedy agents answer as before.
+            request: A ``dspy.lm15.Request``; the name of its model is ignored.
+            rollout: Another number draws other samples, except of greedy agents.
 
         Raises:
-            LayerFailedError: Fewer than the quorum answered, or not the aggregator.
+            LayerFailedError: If fewer agents than the quorum answered, or the aggregator failed.
         """
         with _settings(None, rollout):
             return self._chat_answer(follow(self._plan(request), self._seats.ask_all))
@@ -337,9 +336,9 @@ class ChatMixture:
     async def astream(
         self, request: Any, *, rollout: int | None = None
     ) -> AsyncGenerator[ChatEvent, None]:
-        """Yield what happens on the way to the answer, and the answer; see ``ChatEvent``.
+        """Yield the events of an answer as they happen; see ``ChatEvent``.
 
-        Left early, it stops every call that is under way.
+        Closing it early cancels every call that is under way.
         """
         events: asyncio.Queue[ChatEvent] = asyncio.Queue()
         answering = asyncio.create_task(self._answer_into(events, request, rollout))
@@ -386,10 +385,10 @@ def _first(seat: Any) -> Any:
 
 @contextmanager
 def _settings(sink: _Sink | None, rollout: int | None) -> Iterator[None]:
-    """Set what the agents' calls are to see of the caller's settings.
+    """Replace settings of the caller for the agents' calls, which are not part of its program.
 
-    They are not part of the caller's program: its usage tracker counts the mixture's sum, and its
-    listeners and its trace are of its own predictors.
+    The caller's usage tracker counts the mixture's sum, and its listeners and trace are for its own
+    predictors.
     """
     outside = SimpleNamespace(kwargs={} if rollout is None else {"rollout_id": rollout})
     with dspy.context(

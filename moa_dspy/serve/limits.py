@@ -1,4 +1,4 @@
-"""Limits of the server: keys, sizes, times, places in the queue, and what a key may spend a day."""
+"""Limits of the server: keys, sizes, times, its queue, and the daily spending of a key."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class ServerLimits:
 
     Attributes:
         body_bytes: Of the body of a request, images included.
-        body_seconds: For a body to arrive.
-        body_depth: Of objects and lists inside each other.
+        body_seconds: Longest time in which a body may arrive.
+        body_depth: Most levels of nested objects and lists.
         concurrent: Requests that are answered at the same time.
-        queued: Requests that wait for their turn; more are refused.
-        deadline_seconds: For an answer, the wait included.
-        calls_per_answer: Calls of agents that an architecture sent as a model's name may need.
-        usd_per_key_per_day: By the pool's prices; a day is one of UTC.
-        usd_per_day: Of all keys together.
-        calls_per_key_per_day: Calls of agents.
+        queued: Requests that wait; further ones are refused.
+        deadline_seconds: Longest time for an answer, including the wait.
+        calls_per_answer: Most calls to agents of an architecture that is sent as a model's name.
+        usd_per_key_per_day: By the pool's prices; days are in UTC.
+        usd_per_day: For all keys together.
+        calls_per_key_per_day: Calls to agents.
 
     Raises:
         PoolError: A limit is not positive.
@@ -64,10 +64,10 @@ class ServerLimits:
 
 
 class ServerKeys:
-    """The bearer keys that a server takes, kept as hashes only.
+    """The bearer keys that a server accepts, kept as hashes only.
 
     Args:
-        keys: By name; the names stand in logs and metrics. None admits every client.
+        keys: By name; logs and metrics show the names. None admits every client.
 
     Raises:
         PoolError: A key is shorter than 8 characters.
@@ -81,7 +81,7 @@ class ServerKeys:
 
     @classmethod
     def from_environment(cls, names: Sequence[str]) -> ServerKeys:
-        """Return the keys that environment variables hold; each goes by its variable's name.
+        """Return the keys in environment variables, named like the variables.
 
         Raises:
             PoolError: A variable is absent or empty.
@@ -92,16 +92,16 @@ class ServerKeys:
 
     @property
     def are_needed(self) -> bool:
-        """True if there is a key at all."""
+        """True if clients need a key."""
         return bool(self._hashes)
 
     def name_of(self, authorization: str | None) -> str:
         """Return the name of the key in an ``Authorization`` header.
 
-        Every key is compared, each in constant time, so the time tells nothing.
+        Every key is compared, each in constant time, so the time reveals nothing.
 
         Raises:
-            ApiError: There is no key in it, or another one.
+            ApiError: If it has no key, or an unknown one.
         """
         if not self._hashes:
             return ANONYMOUS
@@ -125,7 +125,7 @@ def _digest(key: str) -> bytes:
 
 
 class Places:
-    """Places of requests that are answered at the same time, and the queue before them."""
+    """Slots for requests that are answered at the same time, and the queue for them."""
 
     def __init__(self, limits: ServerLimits) -> None:
         self._limits = limits
@@ -134,10 +134,10 @@ class Places:
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """Wait for a place and hold it.
+        """Wait for a slot and hold it.
 
         Raises:
-            ApiError: The queue is full.
+            ApiError: If the queue is full.
         """
         if self._free.locked() and self.n_waiting >= self._limits.queued:
             raise ApiError(
@@ -161,14 +161,14 @@ class Places:
 
 
 class DailySpending:
-    """Ledgers of each key and of all of them, new every day of UTC; kept in this process.
+    """Ledgers of each key and of all keys together, new every day (UTC), in memory only.
 
     Args:
         limits: Of the server.
         pool: Has the prices.
 
     Raises:
-        PoolError: Money is limited, and the price of an agent is unknown.
+        PoolError: If usd are limited and the price of an agent is unknown.
     """
 
     def __init__(self, limits: ServerLimits, pool: Pool) -> None:
@@ -184,7 +184,7 @@ class DailySpending:
         self._lock = threading.Lock()
 
     def ledger(self, key: str | None) -> Ledger:
-        """Return today's ledger of a key; None is that of all."""
+        """Return today's ledger of a key; None means that of all keys."""
         today = datetime.now(UTC).date().isoformat()
         limits = self._limits
         with self._lock:
@@ -217,13 +217,13 @@ class DailySpending:
 
 
 class BoundedCalls(RecentCalls):
-    """The latest calls, in memory: equal requests of a greedy agent share one answer."""
+    """The latest calls, in memory, so that equal requests to a greedy agent share one answer."""
 
     def __init__(self, max_bytes: int = 16_000_000) -> None:
         super().__init__(max_bytes)
 
     def put(self, call: Call, /) -> Call:
-        """Keep an answer, unless it is a sample that is not asked for again."""
+        """Keep an answer, unless it is a further sample, which is never asked for again."""
         if call.failure is None and call.sample == 0:
             self.add(call)
         return call
@@ -233,7 +233,7 @@ def parsed_body(raw: bytes, limits: ServerLimits) -> dict[str, Any]:
     """Return the JSON object of a body.
 
     Raises:
-        ApiError: It is no JSON object, nested too deeply, or holds half of a character.
+        ApiError: If it is no JSON object, too deeply nested, or contains a lone surrogate.
     """
     try:
         body = json.loads(raw, parse_constant=_refuse_constant)

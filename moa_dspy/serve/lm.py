@@ -50,7 +50,7 @@ class _Engine:
         return self
 
     def __getattr__(self, name: str) -> Any:
-        # DSPy's adapters ask what the model can do: what every agent that may answer can do.
+        # DSPy's adapters ask for a model's abilities: those that all answering agents have.
         if not name.startswith(("supported_", "supports_")):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         lms = [self.mixture.pool.lm(agent) for agent in self.mixture.answering_agents]
@@ -84,7 +84,7 @@ class MixtureEngine(_Engine):
                 async for event in source:
                     events.put(event)
 
-        # On a loop that stays: the agents' connections are kept per loop.
+        # On a permanent loop, as the agents' connections belong to a loop.
         running = asyncio.run_coroutine_threadsafe(pass_on(), _stream_loop())
         running.add_done_callback(lambda _: events.put(None))
         try:
@@ -95,7 +95,7 @@ class MixtureEngine(_Engine):
             running.cancel()
 
     def close(self) -> None:
-        """Leave the agents' endpoints open: they are the pool's."""
+        """Do nothing: the connections to the agents are the pool's."""
 
 
 class AsyncMixtureEngine(_Engine):
@@ -130,7 +130,7 @@ class AsyncMixtureEngine(_Engine):
                 raise lm15.ProviderError(str(error)) from error
 
     async def aclose(self) -> None:
-        """Leave the agents' endpoints open: they are the pool's."""
+        """Do nothing: the connections to the agents are the pool's."""
 
 
 @cache
@@ -141,20 +141,20 @@ def _stream_loop() -> asyncio.AbstractEventLoop:
 
 
 class MixtureLM(dspy.LM):
-    """A language model whose replies a mixture makes; for any DSPy program, adapter or agent.
+    """A language model whose replies come from a mixture; for any DSPy program, adapter or agent.
 
     ``dspy.configure(lm=MixtureLM.load("program.json", pool=pool))``. Proposers are sent the
     caller's messages; the aggregator is sent them with the proposers' responses below the last
-    one. Usage is the sum of all calls and the cost the pool's, in ``history`` together with
-    ``moa``, each agent's response; the calls themselves stand in the histories of the pool's
-    LMs. The caller's settings (temperature, stop, response format ...) hold for the agents
-    whose reply can be the answer; proposers below an aggregator keep the pool's. Tools are
-    given to every agent. DSPy's cache is off: the pool's calls are stored where the pool says.
+    one. Usage is the sum of all calls and the cost is by the pool's prices; ``history`` has both,
+    and each agent's response under ``moa``. The calls are in the histories of the pool's LMs. The
+    caller's settings (temperature, stop, response format ...) apply to the agents whose reply can
+    be the answer; proposers below an aggregator keep the pool's. Tools are given to every agent.
+    DSPy's cache is off; calls are stored in the pool's store.
 
     Args:
         program: A program, an architecture, or an architecture's text.
-        pool: Where names become LMs; not needed with a program.
-        name: Behind ``moa/`` in histories; default: ``mixture``.
+        pool: Has the agents; not needed with a program.
+        name: Shown after ``moa/`` in histories.
         settings: More arguments of ``dspy.LM``: temperature, max_tokens, callbacks ...
 
     Raises:
@@ -188,18 +188,18 @@ class MixtureLM(dspy.LM):
 
         Args:
             path: Of the file.
-            pool: Where names become LMs: a file never says where to ask.
+            pool: Has the agents; a saved program contains no endpoints.
             options: More arguments of ``MixtureLM``.
 
         Raises:
-            ArchitectureError: If the file cannot be read, or the program does not chat.
+            ArchitectureError: If the file cannot be read, or the program does not answer one text.
             PoolError: If the pool lacks an agent.
         """
         program = MixtureOfAgents.load(Path(path), pool=pool)
         return cls(program, **{"name": Path(path).stem, **options})
 
     def dump_state(self) -> dict[str, Any]:
-        """Refuse: what is saved would lack the pool.
+        """Raise an error, as a saved LM would lack the pool.
 
         Raises:
             ArchitectureError: Always.

@@ -35,7 +35,7 @@ _NOT_PASSED_ON: Final = (
     "user",
     "verbosity",
 )
-"""Keys that change no answer, or are one vendor's own."""
+"""Keys that do not affect the answer, or that only one vendor knows."""
 
 _REFUSED: Final = {
     "audio": "audio is not written",
@@ -52,10 +52,10 @@ class ApiError(Exception):
     """An error in OpenAI's shape.
 
     Args:
-        message: For the caller.
-        status: Of HTTP.
-        param: The key that is wrong.
-        code: A word for programs.
+        message: For people.
+        status: HTTP status.
+        param: The key of the body that is wrong.
+        code: Identifies the error, for programs.
         kind: OpenAI's ``type``; default: by the status.
         headers: Of the response.
     """
@@ -87,10 +87,10 @@ class ChatCall:
 
     Attributes:
         requests: One ``dspy.lm15.Request`` per answer.
-        is_streamed: Whether chunks are wanted.
-        has_usage_chunk: Whether the last chunk is to count the tokens.
-        has_details: Whether each agent's response is wanted.
-        not_passed_on: Keys of the body that no agent is sent.
+        is_streamed: Whether the client wants chunks.
+        has_usage_chunk: Whether the last chunk has the number of tokens.
+        has_details: Whether the client wants each agent's response.
+        not_passed_on: Keys of the body that are not sent to agents.
     """
 
     requests: tuple[Any, ...]
@@ -104,7 +104,7 @@ def read_chat(body: Mapping[str, Any]) -> ChatCall:
     """Return the call that the body of ``/v1/chat/completions`` describes.
 
     Raises:
-        ApiError: The body is malformed, or asks for what a mixture cannot do.
+        ApiError: If the body is malformed, or asks for something that a mixture cannot do.
     """
     given = {key: value for key, value in body.items() if value is not None}
     has_details = _flag(given, DETAILS)
@@ -194,7 +194,7 @@ def _urls(messages: list[Any]) -> Iterator[Any]:
 
 
 def _without_strict_tools(given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the body without ``strict`` of its functions, which agents' endpoints lack."""
+    """Return the body without ``strict`` in its functions, which endpoints of agents may lack."""
     tools, found = given.get("tools"), False
     if not isinstance(tools, list):
         return given, []
@@ -236,10 +236,10 @@ _HARMLESS: Final[dict[str, tuple[Any, ...]]] = {
 
 
 def read_completion(body: Mapping[str, Any]) -> ChatCall:
-    """Return the call of ``/v1/completions``: each prompt is a user's message.
+    """Return the call that the body of ``/v1/completions`` describes; prompts are user messages.
 
     Raises:
-        ApiError: As of ``read_chat``.
+        ApiError: As in ``read_chat``.
     """
     given = {key: value for key, value in body.items() if value is not None}
     for key in set(given) - _PLAIN_COMPLETION:
@@ -296,7 +296,7 @@ def usage_of(answers: Iterable[ChatAnswer]) -> dict[str, int]:
 
 
 def details_of(call: ChatCall, answers: Sequence[ChatAnswer]) -> dict[str, Any]:
-    """Return ``moa``: each agent's response, if it is wanted."""
+    """Return ``moa``, each agent's response, if the client wants it."""
     if not call.has_details:
         return {}
     return {"moa": [{**one.facts, "not_passed_on": list(call.not_passed_on)} for one in answers]}
@@ -309,7 +309,7 @@ def finish_reason(reply: Any) -> str:
 
 
 def reply_text(reply: Any, kind: Any) -> str | None:
-    """Return the reply's texts of one kind, None if there are none."""
+    """Return the joined texts of one kind of parts in the reply; None if there are none."""
     return "".join(part.text for part in reply.message.parts_of(kind)) or None
 
 
@@ -368,22 +368,22 @@ class ChatChunks:
         self._tools: dict[tuple[int, int], int] = {}
 
     def begin(self, index: int) -> Iterator[dict[str, Any]]:
-        """Yield what opens an answer."""
+        """Yield the first chunk of an answer."""
         yield self._chunk(self._choice(index, {"role": "assistant", "content": ""}))
 
     def delta(self, index: int, delta: Any) -> Iterator[dict[str, Any]]:
-        """Yield what a piece of the answer is sent as; thoughts are not shown."""
+        """Yield the chunk of a piece of the answer; thoughts are not sent."""
         if isinstance(delta, lm15.TextDelta):
             yield self._chunk(self._choice(index, {"content": delta.text}))
         elif isinstance(delta, lm15.ToolCallDelta):
             yield self._chunk(self._choice(index, {"tool_calls": [self._tool(index, delta)]}))
 
     def end(self, index: int, answer: ChatAnswer) -> Iterator[dict[str, Any]]:
-        """Yield what closes an answer."""
+        """Yield the last chunk of an answer."""
         yield self._chunk(self._choice(index, {}, finish_reason(answer.reply)))
 
     def last(self, answers: Sequence[ChatAnswer]) -> Iterator[dict[str, Any]]:
-        """Yield what follows all answers."""
+        """Yield the chunk after all answers: usage and details, if the client wants them."""
         rest = details_of(self._call, answers)
         if self._call.has_usage_chunk:
             yield self._head.of(self.kind, choices=[], usage=usage_of(answers), **rest)
@@ -414,7 +414,7 @@ class TextChunks(ChatChunks):
     kind = "text_completion"
 
     def begin(self, index: int) -> Iterator[dict[str, Any]]:
-        """Yield nothing: a text has no opening."""
+        """Yield nothing, as a text completion has no first chunk."""
         yield from ()
 
     def delta(self, index: int, delta: Any) -> Iterator[dict[str, Any]]:

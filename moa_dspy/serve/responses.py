@@ -1,4 +1,4 @@
-"""OpenAI's responses: bodies read as chat requests, answers and streams written as theirs."""
+"""OpenAI's Responses API: its bodies read as chat requests, and answers and streams in its form."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SAME: Final = frozenset(
         DETAILS,
     }
 )
-"""Keys that mean here what they mean in chat completions."""
+"""Keys with the same meaning as in chat completions."""
 
 _OWN: Final = frozenset(
     {"input", "instructions", "max_output_tokens", "reasoning", "text", "tool_choice", "tools"}
@@ -56,7 +56,7 @@ def read_response(body: Mapping[str, Any]) -> ChatCall:
     """Return the call that the body of ``/v1/responses`` describes.
 
     Raises:
-        ApiError: The body is malformed, or asks for what a mixture cannot do.
+        ApiError: If the body is malformed, or asks for something that a mixture cannot do.
     """
     given = {key: value for key, value in body.items() if value is not None}
     kept = ["store"] if given.pop("store", False) else []
@@ -97,7 +97,7 @@ def _messages(items: Any) -> list[dict[str, Any]]:
         message = _message(item)
         calls = message.get("tool_calls")
         if calls and messages and messages[-1]["role"] == "assistant":
-            # Calls of one turn are items of their own here, and one message there.
+            # Tool calls of one turn are separate items here, but one message in chat completions.
             last = messages[-1]
             messages[-1] = {**last, "tool_calls": [*last.get("tool_calls", []), *calls]}
         else:
@@ -192,12 +192,12 @@ class ResponseWriter:
         return self._response(answer, _items(answer.reply))
 
     def begin(self, index: int) -> Iterator[dict[str, Any]]:
-        """Yield the events that open a stream."""
+        """Yield the first events of a stream."""
         for name in ("created", "in_progress"):
             yield self._event(f"response.{name}", response=self._response(None, []))
 
     def delta(self, index: int, delta: Any) -> Iterator[dict[str, Any]]:
-        """Yield what a piece of the answer is sent as; thoughts are not shown."""
+        """Yield the event of a piece of the answer; thoughts are not sent."""
         if isinstance(delta, lm15.TextDelta):
             if self._open is None or self._open["type"] != "message":
                 yield from self._close()
@@ -218,7 +218,7 @@ class ResponseWriter:
             yield self._event(name, delta=delta.input, **self._where())
 
     def end(self, index: int, answer: ChatAnswer) -> Iterator[dict[str, Any]]:
-        """Yield the events that close the last item."""
+        """Yield the events that end the last item."""
         yield from self._close()
 
     def last(self, answers: Sequence[ChatAnswer]) -> Iterator[dict[str, Any]]:
@@ -317,7 +317,7 @@ def _call_item(call_id: str, name: str, arguments: str) -> dict[str, Any]:
 
 def _usage(answer: ChatAnswer) -> dict[str, Any]:
     counted = usage_of([answer])
-    # OpenAI's clients need the details, which are numbers; what endpoints cached is not known.
+    # OpenAI's clients need these details as numbers; cached tokens are not known here.
     return {
         "input_tokens": counted["prompt_tokens"],
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},

@@ -24,8 +24,8 @@ class BradleyTerry:
     strengths: Vector
     """In the order of ``names``; 1 more multiplies the odds by e."""
     covariance: Vector
-    """Covariance of the strengths. Judgements count as independent: where systems answered the same
-    questions they are not quite, and where preferences are graded it is too large."""
+    """Covariance of the strengths. Judgements are taken as independent, which is not exact where
+    systems answered the same questions; with graded preferences the covariance is too large."""
 
     @property
     def standard_errors(self) -> Vector:
@@ -93,14 +93,14 @@ def bradley_terry(
 def bradley_terry_from_wins(
     wins: Vector, names: Sequence[str], *, prior_sd: float = 3.0
 ) -> BradleyTerry:
-    """Fit strengths by which row beats column as often as ``wins`` says; a tie is half a win.
+    """Fit strengths to ``wins``: how often the row's system beat the column's; a tie is half a win.
 
     Bradley & Terry (Biometrika 39, 1952), by Newton's method, with independent normal priors of
     mean 0 and standard deviation ``prior_sd`` log-odds. The default is weak: 100 judgements that
-    are worth a difference of 1 lose 0.3 % of it, an eightieth of its standard error. It keeps
+    imply a difference of 1 lose 0.3 % of it, an eightieth of its standard error. It keeps
     strengths finite where one group of systems won every comparison with the rest: ten wins in
-    ten give 98 %, and a large standard error says that the data set no upper end. Plain maximum
-    likelihood, ``prior_sd=inf``, has no answer there and raises.
+    ten give 98 %, with a large standard error as the data set no upper end. Plain maximum
+    likelihood, ``prior_sd=inf``, has no solution there and raises.
 
     Args:
         wins: (n_systems, n_systems), finite, at least 0, with 0 on the diagonal.
@@ -142,7 +142,7 @@ def _derivatives(counts: Vector, strengths: Vector, precision: float) -> tuple[V
 
 
 def _inverse(information: Vector) -> Vector:
-    """Invert on the strengths that sum to 0: adding a constant to all of them changes nothing."""
+    """Return the inverse on strengths that sum to 0, as only their differences matter."""
     n = len(information)
     share = np.full(information.shape, 1 / n)
     centre = np.eye(n) - share

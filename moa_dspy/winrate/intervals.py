@@ -19,7 +19,7 @@ Scores: TypeAlias = Sequence[float] | Vector
 
 
 def points(share: float, *, sign: str = "") -> str:
-    """Return a share in percent with one decimal; ``sign="+"`` shows it always, 0 has none."""
+    """Return a share in percent with one decimal; ``sign="+"`` adds a plus, but never to 0."""
     value = round(100 * share, 1)
     return f"{value:{sign}.1f}" if value else "0.0"
 
@@ -70,7 +70,7 @@ def is_binary(differences: Vector) -> bool:
 
 
 def counts_of(counts: Scores | None, n: int) -> Vector:
-    """Return what each of ``n`` examples counts of an independent one; None is 1 each.
+    """Return the weight of each of ``n`` examples, where an independent one has 1; None is all 1.
 
     Raises:
         MetricError: not ``n`` of them, or one that is not above 0 and at most 1.
@@ -84,7 +84,7 @@ def counts_of(counts: Scores | None, n: int) -> Vector:
 
 
 def spread_of(gap: Vector, counts: Vector) -> tuple[float, float, float]:
-    """Return number, mean and sample variance of differences, each as often as it counts."""
+    """Return number, mean and sample variance of differences, weighted by ``counts``."""
     n = float(counts.sum())
     mean = float(counts @ gap) / n
     return n, mean, float(counts @ (gap - mean) ** 2) / (n - 1) if n > 1 else float(gap[0] ** 2)
@@ -135,10 +135,10 @@ def mean_interval(scores: Scores, *, confidence: float = 0.95) -> Interval:
     """Bound the mean of scores in [0, 1]; the interval stays in [0, 1].
 
     Wilson (1927), as advised by Newcombe (1998), with the effective number of examples
-    ``n mean (1 - mean) / variance``: the number of right-or-wrong answers that would be known as
-    well. Right-or-wrong scores give plain Wilson; graded ones use Student's t for the quantile.
-    In simulation it covers as Student's interval does where scores are spread out and far better
-    where most of them sit at 0 or 1 (n = 40, one in twenty not 0: 91 against 76 %, nominal 95).
+    ``n mean (1 - mean) / variance``: the number of right-or-wrong answers with the same standard
+    error. Right-or-wrong scores give plain Wilson; graded scores use Student's t for the quantile.
+    In simulation it covers as Student's interval does where scores are spread out, and far better
+    where most of them are at 0 or 1 (n = 40, one in twenty not 0: 91 against 76 %, nominal 95).
     Graded scores that are all equal are treated as right-or-wrong, which is cautious.
 
     Raises:
@@ -166,10 +166,10 @@ def paired_interval(
     exact enumeration); with 5 % discordance Wald and t fall to 85 %, Agresti-Min to 87 %, while
     Bonett-Price rises to 99.9 %. Graded scores: Student's t with Hall's correction for skewness
     (JRSS B 54, 1992), without which a rare large loss among small differences is missed twice as
-    often as stated. Where at least half of the examples tie, the wider one at each end of that
-    and of Tango's interval, scaled so that its first two moments are those of the differences;
-    there t alone covers 64 % at n = 40. Where all differences are equal no spread can be seen,
-    and the difference is treated as one of right-or-wrong scores, which is cautious.
+    often as stated. Where at least half of the examples tie, each end is the outer one of that
+    interval and of Tango's, scaled so that its first two moments are those of the differences;
+    there t alone covers 64 % at n = 40. Where all differences are equal there is no spread to
+    estimate, and they are treated as right-or-wrong scores, which is cautious.
 
     Swapping ``a`` and ``b`` mirrors the interval.
 
@@ -177,8 +177,8 @@ def paired_interval(
         a: Scores of one system.
         b: Scores of the other.
         confidence: In (0, 1).
-        counts: What each example counts of an independent one, above 0 and at most 1; None is
-            1 each. Numbers of examples, means and variances are then sums of these.
+        counts: Weight of each example, where an independent one has 1: above 0 and at most 1;
+            None is all 1. Numbers of examples, means and variances are weighted by it.
 
     Raises:
         MetricError: lengths differ, no example, a score outside [0, 1], or a bad confidence.
@@ -208,7 +208,7 @@ def _difference_bounds(gap: Vector, counts: Vector, confidence: float) -> tuple[
 
 
 def _skewed_t(gap: Vector, counts: Vector, confidence: float) -> tuple[float, float]:
-    """Return Student's bounds, bent by the skewness of the differences (Hall 1992, equation 9)."""
+    """Return Student's bounds, corrected for the skewness of the differences (Hall 1992, eq. 9)."""
     n, mean, variance = spread_of(gap, counts)
     error = sqrt(variance / n)
     off = gap - mean
@@ -216,19 +216,19 @@ def _skewed_t(gap: Vector, counts: Vector, confidence: float) -> tuple[float, fl
     bend = skewness / sqrt(n)
     quantile = _t_quantile(confidence, n - 1)
 
-    def bent(t: float) -> float:
+    def corrected(t: float) -> float:
         if abs(bend) < 1e-9:
             return t
         return 3 / bend * (float(np.cbrt(1 + bend * (t - bend / 6))) - 1)
 
-    return mean - bent(quantile) * error, mean - bent(-quantile) * error
+    return mean - corrected(quantile) * error, mean - corrected(-quantile) * error
 
 
 def win_rate(preferences: Scores, *, confidence: float = 0.95) -> WinRate:
-    """Sum up preferences (1 win, 0.5 tie, 0 loss; anything in [0, 1]) as a win rate.
+    """Return the win rate of preferences (1 win, 0.5 tie, 0 loss; anything in [0, 1]).
 
-    The standard error is the sample's; with one example, 0.5, the largest it can be. The interval
-    is ``mean_interval``'s.
+    The standard error is that of the sample; with one example it is 0.5, the largest possible.
+    The interval is that of ``mean_interval``.
 
     Raises:
         MetricError: no preference, one outside [0, 1], or a confidence outside (0, 1).
@@ -267,7 +267,7 @@ def tango_interval(
 ) -> tuple[float, float]:
     """Invert the score test of "the difference is delta" (Tango 1998, equations 9 to 11).
 
-    ``wins`` and ``losses`` count the discordant examples of ``n``; none need be whole.
+    ``wins`` and ``losses`` count the discordant examples of ``n``; no number need be whole.
     At a difference of 0 the test is McNemar's without continuity correction. With no discordant
     example the bounds are plus and minus ``z^2 / (n + z^2)``.
     """

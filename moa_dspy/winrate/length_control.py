@@ -33,8 +33,8 @@ class RegressionRows:
 def fitted_coefficients(rows: RegressionRows, c: float, *, seed: int) -> tuple[float, float, float]:
     """Minimise the L1 norm of the coefficients + ``c`` times the weighted cross-entropy.
 
-    There is no intercept. liblinear's stopping tolerance of 1e-4 is part of the definition: the
-    exact minimum lies up to 0.016 percent points of win rate away. A target p enters as two
+    There is no intercept. The stopping tolerance of liblinear, 1e-4, is part of the definition, as
+    the exact minimum differs by up to 0.016 percent points of win rate. A target p becomes two
     rows, a win with weight p and a loss with weight 1 - p.
 
     Raises:
@@ -58,8 +58,8 @@ def fitted_coefficients(rows: RegressionRows, c: float, *, seed: int) -> tuple[f
 def chosen_c(rows: RegressionRows, *, seed: int) -> float:
     """Choose c among ten from 1e-4 to 1e4 by the cross-entropy on held-out rows.
 
-    Five folds; row k is in fold k modulo 5, which is what scikit-learn's grouped folds amount to.
-    The mean of a fold is over its rows, not over their weights. The smallest of equals wins.
+    Five folds; row k is in fold k modulo 5, as in scikit-learn's grouped folds. The mean of a fold
+    is over its rows, not weighted. Of equally good values the smallest is chosen.
 
     Raises:
         MetricError: fewer than 5 rows, or a fold leaves targets that are all 0 or all 1.
@@ -88,8 +88,8 @@ _GAMED_WEIGHT = 0.1
 class GamedRows:
     """Judgements of a verbose and a concise version of the baseline against the plain baseline.
 
-    One entry per judgement. What they show is what length alone does for one and the same model;
-    each weighs a tenth of a judgement of the model that is evaluated.
+    One entry per judgement. They show the effect of length alone, with the same model; each has a
+    tenth of the weight of a judgement of the model that is evaluated.
 
     Raises:
         MetricError: a preference outside [0, 1], a number that is not finite, or fields of
@@ -119,7 +119,7 @@ class Coefficients:
     """Coefficients of the log-odds that a model beats the baseline; the baseline's are 0."""
 
     length: float = 0.0
-    """Of tanh(baseline's length - model's, in standard deviations); negative: longer wins."""
+    """Of tanh(baseline's length - model's, in standard deviations); negative: longer ones win."""
     difficulty: float = 0.0
     model: float = 0.0
 
@@ -131,8 +131,8 @@ class LengthControlled:
     win_rate: float
     """In [0, 1]; 0.5 is as good as the baseline."""
     standard_error: float
-    """Standard error of the mean prediction over the instructions, on the same scale. It leaves out
-    how well the coefficients are known, so it is far below the plain win rate's."""
+    """Standard error of the mean prediction over the instructions, on the same scale. It ignores
+    the error of the coefficients, so it is far below that of the plain win rate."""
     coefficients: Coefficients
     c: float
     """Inverse strength of the penalty: as given, or as cross-validation chose it."""
@@ -177,9 +177,9 @@ def length_controlled(
     Dubois et al. (arXiv:2404.04475) as released in AlpacaEval 2 ("length_controlled_v1"): with
     t = tanh(standardised gap of lengths), d = difficulty and b = 1 on the model's rows, 0 on the
     gamed ones, P(preferred) = sigmoid(w_t t + w_d d + w_b b) is fitted with an L1 penalty; the
-    result is the mean of sigmoid(w_d d + w_b). On recorded leaderboard models it is the
-    published number within 1e-8 at the published ``c``. About 0.1 s for 805 examples, of
-    which cross-validation takes all but 3 ms.
+    result is the mean of sigmoid(w_d d + w_b). On recorded leaderboard models it equals the
+    published number within 1e-8 at the published ``c``. It takes about 0.1 s for 805 examples,
+    all but 3 ms of it for cross-validation.
 
     Args:
         preferences: In [0, 1] per instruction, 1 where the model is preferred to the baseline;
@@ -187,11 +187,11 @@ def length_controlled(
         lengths: Of the model's responses, in characters; read only where there is a preference.
         baseline_lengths: Of the baseline's responses.
         difficulty: One number per instruction, finite, larger where models do better.
-        gamed: The rows that hold the length effect in place.
+        gamed: Further judgements, by which the effect of length is estimated.
         c: Inverse strength of the penalty; None chooses it among ten by cross-validation.
-        seed: Of the solver's order of coordinates; moves the last digits only.
-        align: Which difficulty the k-th judged row gets where judgements are missing. "position":
-            the k-th one of ``difficulty``, which reproduces the leaderboard and its mistake;
+        seed: Of the solver's order of coordinates; affects the last digits only.
+        align: The difficulty of the k-th judged row where judgements are missing. "position": the
+            k-th entry of ``difficulty``, which reproduces the leaderboard and its mistake;
             "instruction": that of its own instruction, which is right.
 
     Raises:
@@ -226,10 +226,10 @@ STUDY_C: Final = 1.0
 def at_equal_length(preferences: Scores, lengths: Scores, baseline_lengths: Scores) -> Vector:
     """Return each preference as it would be if both responses had the same length, in [0, 1].
 
-    What the fitted length effect adds to the probability of a row is taken off its preference:
+    The fitted effect of length on the probability of a row is subtracted from its preference:
     p - sigmoid(w_t t + w_b) + sigmoid(w_b), with t as in ``length_controlled`` and no difficulty.
     So rows can be compared in pairs, and their mean is the length-controlled win rate up to the
-    penalty. Where nothing can be fitted, because all preferences are 0 or all are 1, they stay.
+    penalty. Preferences that are all 0 or all 1 cannot be fitted and stay as they are.
 
     Raises:
         MetricError: lengths differ in number, fewer than 2 examples, or a preference outside

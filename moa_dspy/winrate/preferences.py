@@ -27,7 +27,7 @@ _SHOWN = 3
 
 
 class RecordedPreferences:
-    """A table of judgements: per example and system, how much the system was preferred."""
+    """A table of judgements: the preference for each system on each example."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ def _shown(items: Iterable[object]) -> str:
 
 
 def preferences(scores: Scores, reference: Scores, *, tolerance: float = 0.0) -> Vector:
-    """Say per example whether ``scores`` wins (1), ties (0.5) or loses (0) against ``reference``.
+    """Return per example if ``scores`` wins (1), ties (0.5) or loses (0) against ``reference``.
 
     Works on the scores of any DSPy metric where more is better, on any scale. Differences of at
     most ``tolerance`` are ties. Swapping the arguments gives one minus the result.
@@ -147,7 +147,7 @@ def preferences(scores: Scores, reference: Scores, *, tolerance: float = 0.0) ->
 
 @dataclass(frozen=True, slots=True)
 class PositionConsistency:
-    """Reactions of a judge when the two responses change places."""
+    """The effect of the order of the two responses on a judge."""
 
     consistent: Interval
     """Share of examples with the same verdict in both orders, in [0, 1]; 1 is best."""
@@ -162,8 +162,8 @@ class Agreement:
     raw: Interval
     """Share of examples with the same verdict, in [0, 1]."""
     kappa: Interval | None
-    """Cohen's kappa: 1 is perfect, 0 is chance, below 0 is worse. None where both judges give one
-    and the same verdict throughout: chance then explains everything, and kappa is 0 / 0."""
+    """Cohen's kappa: 1 is perfect, 0 is chance, below 0 is worse. None where both judges give the
+    same verdict on every example, as kappa is then 0 / 0."""
 
 
 def position_consistency(
@@ -191,17 +191,17 @@ def position_consistency(
 def consistency_p(
     shown_first: Scores, shown_second: Scores, *, draws: int = 1_999, seed: int = 0
 ) -> float:
-    """Return the p-value of a judge's consistency, against a judge that only looks at places.
+    """Return the p-value of a judge's consistency, against a judge that goes by position only.
 
-    Such a judge's verdicts, each as a leaning to the first place, to the second or to neither, are
-    draws from one distribution, so that any two of them may have been given to one example. The
-    permutation test pairs all of them anew; its statistic is the examples with one preferred
-    response minus those with one preferred place. A constant leaning to a place gives 1.
+    The verdicts of such a judge (first, second or neither) are draws from one distribution, so any
+    two of them may belong to the same example. The permutation test pairs all verdicts at random;
+    its statistic is the number of examples where the same response is preferred in both orders,
+    minus those where the same position is. A judge that always prefers one position gets 1.
 
     Args:
         shown_first: Preferences for one system when its response came first, in [0, 1].
         shown_second: When it came second, on the same examples.
-        draws: Pairings that are drawn.
+        draws: Number of random pairings.
         seed: Of the draws.
 
     Raises:
@@ -221,12 +221,12 @@ def consistency_p(
 def length_correlation(
     preferences: Scores, lengths: Scores, baseline_lengths: Scores, *, confidence: float = 0.95
 ) -> Interval:
-    """Correlate preferences with how much longer the responses were; above 0: longer wins.
+    """Correlate preferences with the excess length of the responses; above 0: longer ones win.
 
     Spearman's rank correlation, ties at mid-ranks, in [-1, 1]; the interval is Fisher's z with
     Bonett and Wright's (Psychometrika 65, 2000) variance (1 + r^2 / 2) / (n - 3). A perfect
-    correlation is bounded as if two neighbours had changed places, so it is not certain. A
-    correlation is no proof of bias: longer responses may be better.
+    correlation is bounded as if two neighbours were swapped, so the interval has a width. A
+    correlation is no proof of bias, as longer responses may be better.
 
     Raises:
         MetricError: lengths differ in number, fewer than 4 examples, a preference outside
@@ -253,10 +253,10 @@ def length_correlation(
 def judge_agreement(a: Scores, b: Scores, *, confidence: float = 0.95) -> Agreement:
     """Compare the verdicts of two judges (win, tie, loss: the side of 0.5) on the same examples.
 
-    Cohen's kappa (1960) takes out the agreement of judges that keep their shares of verdicts but
-    give them at random; its interval is Fleiss, Cohen and Everitt's (Psychological Bulletin 72,
-    1969), a large-sample one: judges that never differ get 1 to 1, and then only ``raw``'s
-    interval says how much that is worth. Swapping the judges changes nothing.
+    Cohen's kappa (1960) corrects for the agreement of judges that give the same shares of verdicts
+    at random; its interval is Fleiss, Cohen and Everitt's (Psychological Bulletin 72,
+    1969), for large samples: judges that never differ get 1 to 1, and then only the
+    interval of ``raw`` shows the uncertainty. Swapping the judges changes nothing.
 
     Raises:
         MetricError: lengths differ, no example, one outside [0, 1], or a bad confidence.
@@ -283,7 +283,7 @@ def _spearman(a: Vector, b: Vector) -> float:
 
 
 def _fisher(correlation: float, n: int, confidence: float) -> tuple[float, float]:
-    # Exchanging two neighbours of n ranks costs 12 / (n^3 - n): the next best there is.
+    # Swapping two neighbours of n ranks takes off 12 / (n^3 - n), the least possible.
     largest = 1 - 12 / (n**3 - n)
     centre = atanh(min(max(correlation, -largest), largest))
     error = sqrt((1 + correlation**2 / 2) / (n - 3))
@@ -306,7 +306,7 @@ def _kappa(table: Vector, n: int, confidence: float) -> Interval | None:
 
 
 def oracle(scores: Mapping[str, Scores]) -> Vector:
-    """Return the best score of any candidate per example: what perfect selection would get.
+    """Return the best score of any candidate per example: the score of a perfect selection.
 
     Raises:
         MetricError: no candidate, unequal lengths, no example, or a score that is not finite.

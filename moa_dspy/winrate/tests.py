@@ -26,12 +26,12 @@ from moa_dspy.winrate.intervals import (
 _STEPS_PER_POINT = 1_000
 """Differences in whole thousandths are exact; finer ones are rounded to the nearest."""
 _MOST_STEPS = 100_000
-"""Sums beyond it use a coarser step: with 2,000 examples that moves a sum by 0.03 of its sd."""
+"""Greater sums use a coarser step; with 2,000 examples this moves a sum by 0.03 of its sd."""
 _NO_SPREAD = 1e-12
 _LEAST_P = 1e-300
 """The smallest p-value that has a z-value."""
 _ABOVE_ZERO = 1e-9
-"""An end of an interval that is 0 and does not belong to it."""
+"""Stands for an end of an interval at 0 that is not part of it."""
 
 
 def sign_flip_mid_p(differences: Scores, *, counts: Scores | None = None) -> float:
@@ -40,11 +40,11 @@ def sign_flip_mid_p(differences: Scores, *, counts: Scores | None = None) -> flo
     Every difference keeps its size and gets its sign from a fair coin (Fisher 1935); the
     distribution of the sum is built up example by example (Pagano & Tritchler 1983), so a value
     of 1e-12 costs no more than one of 0.5, and none depends on a seed. Right-or-wrong scores
-    give the binomial mid-p of McNemar's test. Ties say nothing; if all tie the result is 1.
+    give the binomial mid-p of McNemar's test. Ties have no effect; if all tie the result is 1.
 
-    With ``counts``, examples that count alike are tested together, and the z-values of these
-    tests are added as in the score test of the counted sum: ``sum(c sqrt(D) z) /
-    sqrt(sum(c D))``, with ``D`` the sum of squares of the differences that count ``c``.
+    With ``counts``, examples of equal weight are tested together, and the z-values of these
+    tests are added as in the score test of the weighted sum: ``sum(c sqrt(D) z) /
+    sqrt(sum(c D))``, with ``D`` the sum of squares of the differences of weight ``c``.
 
     Time grows with the number of differences times their sum in steps: 10 ms for 200 graded
     examples.
@@ -79,14 +79,14 @@ def _counted_mid_p(gaps: Vector, counts: Vector) -> float:
         alike = gaps[counts == count]
         spread = float(alike @ alike)
         if spread < _NO_SPREAD:
-            continue  # ties say nothing
+            continue  # ties have no effect
         total += count * sqrt(spread) * _z_of(alike)
         squares += count * spread
     return NormalDist().cdf(-total / sqrt(squares)) if squares else 1.0
 
 
 def _z_of(gaps: Vector) -> float:
-    """Return the z-value of the mid-p, as exact on one side as on the other."""
+    """Return the z-value of the mid-p, equally exact in both tails."""
     p, reverse = sign_flip_mid_p(gaps), sign_flip_mid_p(-gaps)
     z = NormalDist().inv_cdf(max(min(p, reverse, 0.5), _LEAST_P))
     return -z if p <= reverse else z
@@ -95,17 +95,17 @@ def _z_of(gaps: Vector) -> float:
 def decision_interval(
     a: Scores, b: Scores, *, alpha: float = 0.05, counts: Scores | None = None
 ) -> Interval:
-    """Bound mean(a - b) by what two one-sided tests at ``alpha`` do not reject.
+    """Bound mean(a - b) by the differences that two one-sided tests at ``alpha`` do not reject.
 
-    The one interval of a comparison that is decided: its lower end is above 0 if and only if
-    ``sign_flip_mid_p`` of the differences is at most ``alpha``, and the other way round for its
-    upper end; other differences are tested as ``paired_interval`` does. With right-or-wrong
-    scores the two tests disagree on 0 in 12 of the 180,000 outcomes of up to 600 discordant
-    examples at 5 %; an end between them is then moved to 0. Where ``a`` is never better and all
-    losses have one size, the lower end is exact (Clopper & Pearson 1934), and the upper one where
-    ``b`` is never better: with 200 examples that are lost in 3 % and never won, Tango's end is
-    too high in 5.9 %. Where all examples tie it is ``1 - alpha^(1/n)``, about 3 / n. ``counts``
-    are as in ``paired_interval``.
+    A verdict is decided by this interval: its lower end is above 0 if and only if
+    ``sign_flip_mid_p`` of the differences is at most ``alpha``, and its upper end is below 0 if
+    that of the negated differences is; all other values are tested as ``paired_interval`` does.
+    With right-or-wrong scores the two tests disagree about 0 in 12 of the 180,000 outcomes of up
+    to 600 discordant examples at 5 %; such an end is moved to 0. Where ``a`` is never better and
+    all losses have one size, the lower end is exact (Clopper & Pearson 1934), and so is the upper
+    end where ``b`` is never better: with 200 examples, 3 % lost and none won, Tango's end is too
+    high in 5.9 % of cases. Where all examples tie the ends are at ``1 - alpha^(1/n)``, about
+    3 / n. ``counts`` is that of ``paired_interval``.
 
     Returns:
         An interval of confidence 1 - 2 alpha.
@@ -149,19 +149,19 @@ def non_inferiority_p(
         return _chance_of_losses(n_lost, n, margin / size)
     if float(counted @ gap) / float(counted.sum()) <= -margin:
         return 1 - _level_at(second, first, margin, counts)
-    # What is better is no worse: both tests reject in the one interval.
+    # A proof of "better" is a proof of "not worse", so the smaller p-value counts.
     return min(_level_at(first, second, -margin, counts), sign_flip_mid_p(gap, counts=counts))
 
 
 def _chance_of_losses(n_lost: float, n: float, share: float) -> float:
-    """Return the binomial chance of at most ``n_lost`` losses; neither number need be whole."""
+    """Return the binomial chance of at most ``n_lost`` losses; the numbers need not be whole."""
     from scipy.special import betainc
 
     return 1.0 if n_lost >= n else float(betainc(n - n_lost, n_lost + 1, 1 - share))
 
 
 def _losses_alone(gap: Vector, counts: Vector) -> tuple[float, float] | None:
-    """Return how many examples are lost, and by how much, where none is won and all lose alike."""
+    """Return number and size of the losses if there are no wins and all have one size, or None."""
     is_lost = np.abs(gap) >= 1e-12
     sizes = -gap[is_lost]
     if not sizes.size:
@@ -172,7 +172,7 @@ def _losses_alone(gap: Vector, counts: Vector) -> tuple[float, float] | None:
 
 
 def _most_lost(gap: Vector, counts: Vector, low: float, alpha: float) -> float:
-    """Return how far below 0 the mean may be: ``-low``, or exactly where there are only losses."""
+    """Return how far below 0 the mean may be: ``-low``, or the exact bound if there are no wins."""
     if (lost := _losses_alone(gap, counts)) is None:
         return -low
     from scipy.special import betaincinv
@@ -187,7 +187,7 @@ def _level_at(a: Vector, b: Vector, bound: float, counts: Scores | None) -> floa
     """Return the one-sided level at which ``paired_interval`` of a - b begins at ``bound``."""
     least, most = 1e-12, 0.5
     for _ in range(45):
-        # Halving the exponent: small levels come out as exact as large ones.
+        # The exponent is halved, so that small levels come out as exact as large ones.
         middle = sqrt(least * most)
         if paired_interval(a, b, confidence=1 - 2 * middle, counts=counts).low > bound:
             most = middle
@@ -218,10 +218,10 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def holm_levels(p_values: Mapping[str, float], *, alpha: float = 0.05) -> dict[str, float]:
-    """Return the level at which Holm's method tests each: p is at most it where it rejects.
+    """Return the level at which Holm's method tests each; it rejects p-values of at most that.
 
-    The k-th smallest of m is tested at ``alpha / (m - k + 1)``, and everything after the first
-    that is not rejected at that one's level. So an interval at this level agrees with the test.
+    The k-th smallest of m is tested at ``alpha / (m - k + 1)``, and all after the first that is
+    not rejected at the same level as that one. So an interval at this level agrees with the test.
 
     Raises:
         MetricError: a p-value outside [0, 1], or ``alpha`` outside (0, 0.5).
@@ -242,8 +242,8 @@ def simultaneous_intervals(
 ) -> dict[str, Interval]:
     """Bound pick minus each other so that all intervals hold at once with ``confidence``.
 
-    Bonferroni: each is a ``paired_interval`` at confidence 1 - (1 - confidence) / m, which is
-    what its ``confidence`` says.
+    Bonferroni: each is a ``paired_interval`` at confidence 1 - (1 - confidence) / m, which its
+    ``confidence`` states.
 
     Raises:
         MetricError: as ``paired_interval``.
@@ -269,12 +269,13 @@ def examples_needed(
     Right-or-wrong differences need D >= g. The test is ``verdict``'s, ``sign_flip_mid_p``:
     summed over all outcomes its power at this n is 0.80 to 0.84 for gains of 3, 5, 8
     and 10 points and D up to 0.4 (0.87 where D = g); without mid-p it would be 0.74 to 0.79,
-    and 2 / g examples more would be needed. Where no example differs D is unknown: the upper
-    end of its 95 % interval by the rule of three, 3 / n, stands in. Never fewer than the
-    examples that could reach ``alpha`` at all: n wins of n have a mid-p of 1 / 2^(n + 1).
+    and 2 / g examples more would be needed. Where no example differs D is unknown, and the upper
+    end of its 95 % interval by the rule of three, 3 / n, is used. The result is never smaller
+    than the number of examples that can reach ``alpha`` at all: n wins of n have a mid-p of
+    1 / 2^(n + 1).
 
-    It also is the number that shows two equally good systems to be equal within a margin of
-    ``min_gain`` (``non_inferiority_p``): the distance between the two hypotheses is the same.
+    The same number shows that two equally good systems are equal within a margin of ``min_gain``
+    (``non_inferiority_p``), as the distance between the two hypotheses is the same.
 
     Args:
         differences: Score of one system minus score of the other per example, in [-1, 1].
@@ -324,7 +325,7 @@ def check_level(alpha: float) -> None:
     """Refuse a level of a one-sided test that is not in (0, 0.5).
 
     Raises:
-        MetricError: It is not.
+        MetricError: ``alpha`` is outside (0, 0.5).
     """
     check_share(alpha, name="alpha")
     if alpha >= 0.5:
@@ -347,21 +348,21 @@ def _discordance(differences: Scores, *, min_gain: float, counts: Scores | None)
 
 
 N_BLOCKS = 5
-"""Equal blocks, so four looks. At a fixed error of the whole race, 40 arms and 200 rows, arms that
-are 5 to 55 points worse take 69 % of the rows with three blocks, 66 % with five, 66 % with ten."""
+"""Equal blocks of rows, so four looks. At a fixed error of the whole race, 40 arms and 200 rows,
+arms that are 5 to 55 points worse use 69 % of the rows with three blocks, 66 % with five or ten."""
 FEWEST_ROWS = 20
 """Rows below which no architecture is stopped."""
 
 
 def look_points(n_rows: int) -> tuple[int, ...]:
-    """Return after how many rows a race looks, ascending; the end is no look."""
+    """Return the numbers of rows after which a race is judged, ascending, without the last row."""
     ends = (n_rows * block // N_BLOCKS for block in range(1, N_BLOCKS))
     return tuple(end for end in ends if end >= FEWEST_ROWS)
 
 
 FEWEST_SDS = 2.0
-"""Standard deviations of randomly signed differences below which no arm is stopped. Only many tiny
-differences beside a few large ones could pass the test below it; most tests are saved."""
+"""Standard deviations of randomly signed differences below which no arm is stopped. Nearly no test
+could reject below it, so most tests need not be computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,12 +372,12 @@ class Race:
     The chance that some arm is stopped by one that is truly no better is at most ``alpha``
     over the whole race, whatever the arms have in common: there are n (n - 1) / 2 pairs of an
     arm and an earlier one, each is tested at ``n_looks`` looks, and each test gets an equal part
-    of ``alpha`` (Bonferroni). Testing against the leader alone does not need less: the leader is
-    chosen from the same data. The test is the paired sign-flip test with mid-p values, which may
-    exceed its level a little; the sum does not (simulated: 1 to 4 % of 2,000 races at 5 %).
+    of ``alpha`` (Bonferroni). Testing against the leader alone needs the same correction, as the
+    leader is chosen from the same data. The test is the paired sign-flip test with mid-p values,
+    which may exceed its level a little; the race does not (1 to 4 % of 2,000 simulated at 5 %).
 
     Args:
-        n_arms: Most arms that will ever race, those that may not be stopped included.
+        n_arms: Most arms that will ever race, including those that may not be stopped.
         n_looks: Looks at each arm before its last example; stopping at the last saves nothing.
         alpha: Chance of one wrong stop or more.
 

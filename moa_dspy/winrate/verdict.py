@@ -30,20 +30,20 @@ class Verdict:
 
     kind: Literal["mixture", "single", "not_enough_examples", "judge_cannot_tell"]
     p_value: float | None
-    """One-sided mid-p, pick better than single; None where the pick is a single model: no test."""
+    """One-sided mid-p for "the pick is better"; None where the pick is a single model, untested."""
     interval: Interval
     """Of mean(pick - single), at confidence 1 - 2 alpha: above 0 if and only if p <= alpha."""
     n: int
-    """Examples, those of val included, of which each counts 0.4."""
+    """Number of examples; includes those of val, each of which counts as 0.4 of an example."""
     n_more: int
-    """Examples still needed; 0 where the answer is known, or more of them would not tell it."""
+    """Examples still needed; 0 where the answer is known, or more examples would not help."""
     text: str
 
     def by_chance(self, why: str) -> Verdict:
         """Return the verdict of a judge whose preferences may be chance.
 
         Args:
-            why: The numbers that say so.
+            why: The numbers that show it.
         """
         text = (
             f"The judge cannot tell better answers from worse ones: {why} So its preferences "
@@ -53,12 +53,12 @@ class Verdict:
 
 
 COUNTED: Final = 0.4
-"""What a cross-fitted example counts of a new one.
+"""Weight of a cross-fitted example, where a new one has 1.
 
-Folds share the rows that they choose by, so luck that decides a choice comes back in the score of
-every fold. Where the choice is stable that adds nothing; where many systems tie, the variance of
-the sum is up to three times that of new examples. So much, with the sum weighted as its variance
-asks, keeps a test at 5 % below 6 % whatever ties (``tests/bench/simulated_cross_fitting.py``).
+Folds share most of the rows that they choose by, so the chance that decides a choice affects the
+scores of all folds. Where the choice is stable this adds nothing; where many systems tie, the
+variance of the sum is up to three times that of new examples. With this weight a test at 5 %
+stays below 6 %, whatever ties (``tests/bench/simulated_cross_fitting.py``).
 """
 CrossFitted = tuple[Scores, Scores]
 """Scores of the pick and of the single model per val example, each chosen without it."""
@@ -66,7 +66,7 @@ CrossFitted = tuple[Scores, Scores]
 
 @dataclass(frozen=True, slots=True)
 class _Evidence:
-    """The examples of a comparison, and what each counts; None where each counts 1."""
+    """The examples of a comparison and their weights; None where each has weight 1."""
 
     pick: Vector
     single: Vector
@@ -91,10 +91,10 @@ class _Evidence:
     @property
     def rows(self) -> str:
         n = self.pick.size - self.n_val
-        told = "1 question it never saw" if n == 1 else f"{n:,} questions it never saw"
+        new = "1 question it never saw" if n == 1 else f"{n:,} questions it never saw"
         if not self.n_val:
-            return told
-        return f"{told} and {self.n_val:,} of val, cross-fitted, which count {COUNTED} each"
+            return new
+        return f"{new} and {self.n_val:,} of val, cross-fitted, which count {COUNTED} each"
 
     def n_more(self, *, min_gain: float, alpha: float) -> int:
         """Return how many new examples are still needed."""
@@ -104,7 +104,7 @@ class _Evidence:
         )
         found = needed()
         if found <= known:
-            # With z_power = z_alpha every estimate is above the test's bound or below the gain's.
+            # With z_power = z_alpha every estimate either proves a gain or excludes ``min_gain``.
             found = needed(power=1 - alpha)
         return max(ceil(found - known), 1)
 
@@ -121,25 +121,25 @@ def verdict(
 ) -> Verdict:
     """Decide between the pick and the best single model by one interval on unseen examples.
 
-    The interval is ``decision_interval``: its ends are what one-sided tests at ``alpha`` do not
-    reject. In this order: a pick that is a single model needs no test; above 0, which is
-    p <= alpha, is "mixture"; below ``min_gain`` is "single", since a gain worth having is excluded;
-    anything else is "not_enough_examples". ``n_more`` then aims at power 0.8 to find ``min_gain``
-    or, where there are that many already, at power 1 - alpha: then nothing is left undecided.
+    The interval is ``decision_interval``: it holds the differences that one-sided tests at
+    ``alpha`` do not reject. A pick that is a single model needs no test. Else an interval above 0,
+    which is p <= alpha, gives "mixture"; one below ``min_gain`` excludes a gain worth having and
+    gives "single"; any other gives "not_enough_examples". ``n_more`` then aims at power 0.8 for
+    ``min_gain`` or, where there are that many examples already, at 1 - alpha, which decides all.
 
-    The rows of val say something too, if each is judged by a choice that was made without it
-    (cross-fitting): their differences are tested with the others, each for 0.4 of an example.
+    Rows of val can be used too, if each is scored by a choice that was made without it
+    (cross-fitting): their differences are tested with the others, each as 0.4 of an example.
 
     The test is paired and takes the mid-p value: of McNemar's test, of the sign-flip test for
     graded scores. Its size is at most 0.0502 at 5 % for 4 to 200 examples of which up to half
     differ (Fagerland, Lydersen & Laake, BMC Medical Research Methodology 13:91, 2013).
 
     Args:
-        pick: Scores in [0, 1] of what the search chose, per example of the test rows.
+        pick: Scores in [0, 1] of the search's choice, per example of the test rows.
         single: Scores of the best single model, chosen on other rows, on the same examples.
         pick_is_single: The pick has no layers.
-        val: The same two on val, each example judged by what was chosen without it.
-        names: What to call the pick and the single model.
+        val: Both scores on val, each example scored by what was chosen without it.
+        names: Names of the pick and the single model in the text.
         alpha: Level of the test, below 0.5.
         min_gain: The smallest mean difference worth having, in score units.
 
@@ -172,7 +172,7 @@ def verdict(
 
 
 COST_WORDS: Final[Mapping[str, str]] = {"usd": "price", "calls": "calls", "seconds": "time"}
-"""The costs of a question, and the word for each."""
+"""The word in a text for each cost of a question."""
 
 
 CostKind: TypeAlias = Literal["as_good", "not_shown", "worse", "not_cheaper"]
@@ -180,19 +180,20 @@ CostKind: TypeAlias = Literal["as_good", "not_shown", "worse", "not_cheaper"]
 
 @dataclass(frozen=True, slots=True)
 class CostVerdict:
-    """The advice on a system that costs less: is it as good as the best single model?
+    """The advice on a system that costs less: whether it is as good as the best single model.
 
     Attributes:
-        kind: ``as_good``: not worse by the margin, and cheaper; ``worse``: by more than the
-            margin; ``not_shown``: neither is shown; ``not_cheaper``: it costs as much or more.
+        kind: ``as_good``: cheaper, and not worse by the margin or more; ``worse``: worse by more
+            than the margin; ``not_shown``: neither is proven; ``not_cheaper``: it costs as much or
+            more.
         estimate: Mean score of the system minus that of the single model.
-        interval: Of that difference; above ``-margin`` if and only if the test says so.
+        interval: Of that difference; above ``-margin`` if and only if the test proves it.
         p_value: Of the one-sided non-inferiority test; Holm-adjusted among several systems.
-        power: Chance that so many examples show two equally good systems to be as good.
-        n: Examples.
+        power: Chance that this many examples prove it of two equally good systems.
+        n: Number of examples.
         n_more: Examples still needed for a power of 0.8; 0 unless ``kind`` is ``not_shown``.
-        margin: The largest loss that counts as none, in score units.
-        cost: What is compared: ``usd``, ``calls`` or ``seconds``.
+        margin: The largest loss that still counts as equally good, in score units.
+        cost: The cost that is compared: ``usd``, ``calls`` or ``seconds``.
         ratio: The system's cost of a question over the single model's.
         text: One sentence.
     """
@@ -225,8 +226,8 @@ def cost_verdict(
     """Decide whether a system is as good as the best single model, for less.
 
     A test of non-inferiority (Tango 1998 for right-or-wrong scores, see ``non_inferiority_p``)
-    on the same examples. Only what is cheaper can be "as_good"; what costs as much or more is
-    "not_cheaper", whatever its score. The interval is the one of ``verdict`` on the same scores.
+    on the same examples. Only a cheaper system can be "as_good"; one that costs as much or more
+    is "not_cheaper", whatever its score. The interval is the one of ``verdict`` on the same scores.
 
     Args:
         system: Scores in [0, 1] of the system, per example of the test rows.
@@ -234,10 +235,10 @@ def cost_verdict(
         costs: Of a question of the system, by ``usd``, ``calls``, ``seconds``; None is unknown.
         single_costs: Of a question of the single model.
         val: As in ``verdict``.
-        cost: Which of them is compared.
-        names: What to call the two.
+        cost: Name of the cost that is compared.
+        names: Names of the two in the text.
         alpha: Level of the one-sided test, below 0.5.
-        margin: The largest loss that counts as none, in score units.
+        margin: The largest loss that still counts as equally good, in score units.
 
     Raises:
         MetricError: lengths differ, no example, a score outside [0, 1], a bad level, or a cost
@@ -278,10 +279,10 @@ def cost_verdicts(
         single: Scores of the best single model.
         costs: Of a question, by name of the system.
         single_costs: Of a question of the single model.
-        cost: Which of them is compared.
-        single_name: What to call the single model.
+        cost: Name of the cost that is compared.
+        single_name: Name of the single model in the text.
         alpha: Level for all of them together.
-        margin: The largest loss that counts as none.
+        margin: The largest loss that still counts as equally good.
 
     Raises:
         MetricError: as ``cost_verdict``, or a system without costs.
@@ -318,7 +319,7 @@ def _cost_verdict(
     ratio: float,
     names: tuple[str, str],
 ) -> CostVerdict:
-    """Turn an adjusted p-value, and the level that it was tested at, into a verdict."""
+    """Return the verdict of an adjusted p-value and the level at which it was tested."""
     check_level(alpha)
     gaps, counts = known.gaps, known.counts
     interval = decision_interval(known.pick, known.single, alpha=level, counts=counts)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from dspy import lm15
 
-from moa_dspy.calls.lm.endpoint import Endpoint, endpoint_engine
+from moa_dspy.calls.lm.clients import endpoint_engine
+from moa_dspy.calls.lm.endpoint import Endpoint
 from tests.servers.chat import ChatServer, Reply, serving
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # read when LiteLLM is imported: no download

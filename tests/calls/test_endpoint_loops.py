@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from moa_dspy.calls.lm.endpoint import PerLoop
+from moa_dspy.calls.lm.clients import PerLoop
 
 
 class OfOneLoop:

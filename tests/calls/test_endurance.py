@@ -9,7 +9,7 @@ import pytest
 
 from moa_dspy.agent import Agent
 from moa_dspy.calls import Budget, Calls, Ledger, OutagePolicy, call_scope
-from moa_dspy.calls.attempts import ProbePolicy
+from moa_dspy.calls.request import ProbePolicy
 from moa_dspy.errors import BudgetReachedError, OutageError
 from moa_dspy.pool import Pool
 from tests.calls.fake_clock import FakeClock

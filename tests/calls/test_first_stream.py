@@ -18,7 +18,7 @@ from dspy import lm15
 from moa_dspy.adapters import PlainChat
 from moa_dspy.agent import Agent
 from moa_dspy.calls import Calls, CallStore
-from moa_dspy.calls.lm.stream import ThoughtOpening
+from moa_dspy.calls.lm.response import ThoughtOpening
 from moa_dspy.calls.reply import thinks_aloud
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool

@@ -7,7 +7,7 @@ import dspy
 import pytest
 
 from moa_dspy.agent import Agent
-from moa_dspy.calls.lm.response import LoggedKeys
+from moa_dspy.errors import LoggedKeys
 from moa_dspy.pool import Pool
 from tests.servers.chat import Reply, serving
 

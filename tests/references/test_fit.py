@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa_dspy.errors import ArchitectureError
-from moa_dspy.references import Cut, ReferenceLimits, count_tokens, fit, fitted_references
+from moa_dspy.references import Cut, ReferenceLimits, count_tokens, fit
 
 NO_LIMITS = ReferenceLimits()
 
@@ -68,12 +68,11 @@ def test_the_limit_of_each_comes_before_that_of_all() -> None:
 
 def test_the_room_is_that_of_the_built_prompt() -> None:
     # A window of 100, 20 for the reply, 10 of prompt and 2 of numbers: 68 for two texts.
-    texts, cuts = fitted_references(
+    texts, cuts = fit(
         [numbered(50), numbered(50)],
         agents=["a", "b"],
         limits=NO_LIMITS,
-        window=100,
-        max_tokens=20,
+        room=100 - 20,
         measure=prompt,
         count=words,
     )

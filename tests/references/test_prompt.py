@@ -6,7 +6,7 @@ import dspy
 import pytest
 
 from moa_dspy.adapters import PlainChat, guarded_references
-from moa_dspy.references import ReferenceLimits, built_tokens, fitted_references
+from moa_dspy.references import ReferenceLimits, built_tokens, fit
 from moa_dspy.signatures import REFERENCES, with_references
 
 SIGNATURE: Any = with_references(dspy.Signature("question -> answer", "Be brief."))
@@ -91,12 +91,11 @@ def test_references_fit_a_window_with_all_that_an_adapter_adds_and_escapes(adapt
     def measure(references: list[str]) -> int:
         return built_tokens(module, adapter, inputs(references))
 
-    read, cuts = fitted_references(
+    read, cuts = fit(
         texts,
         agents=["a", "b"],
         limits=ReferenceLimits(),
-        window=2000,
-        max_tokens=300,
+        room=2000 - 300,
         measure=measure,
     )
     assert 1600 <= measure(read) <= 1700

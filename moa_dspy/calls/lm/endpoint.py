@@ -1,36 +1,29 @@
-"""Engines that really ask an endpoint: DSPy's own client, or else LiteLLM's.
+"""The engines that ask an OpenAI-compatible server, over connections that this library keeps.
 
-For an OpenAI-compatible server they use DSPy's protocol code and connections directly. DSPy's
-router would look up the route of every request, in a thread if asynchronous, and its
+They use the code of lm15, DSPy's client library, for the protocol and the connections directly.
+DSPy's router would look up the route of every request, in a thread if asynchronous, and its
 connections would read the proxy variables for each: a third of a call's work on a fast server.
+``moa_dspy.calls.lm.clients`` has the engines of all other endpoints.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import threading
+import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from moa_dspy.calls.lm.dialect import (
-    NO_KEY,
-    AsyncChatDialect,
-    AsyncLiteLLMClient,
-    AsyncRegularTransport,
-    AsyncVendorEngine,
-    ChatDialect,
-    LiteLLMClient,
-    RegularTransport,
-    VendorEngine,
-)
+from moa_dspy.calls.lm.response import RegularReply, check_ended
 from moa_dspy.calls.request import is_crowded
 from moa_dspy.dspy_internals import (
+    HttpResponse,
     ReadTimeout,
+    StdlibAsyncTransport,
+    StdlibTransport,
     WriteTimeout,
     achecked_stream,
     aclosing_stream,
@@ -39,10 +32,15 @@ from moa_dspy.dspy_internals import (
     lm15,
     validate_request,
 )
-from moa_dspy.vendors import NATIVE_VENDORS, is_reasoning_model, vendor_of
+from moa_dspy.vendors import NATIVE_VENDORS, is_reasoning_model, server_words, shown_body, vendor_of
 
 LONGEST_CONNECT_SECONDS: Final = 10.0
 """A host that does not take a connection in this time is down; answers may take far longer."""
+
+
+_EVENTS_ASKED: Final = re.compile(rb'"stream":\s*true')
+NO_KEY: Final = "EMPTY"
+"""Sent to servers without keys: the header must hold something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,49 +86,120 @@ class Endpoint:
         return {"connect": min(wait, LONGEST_CONNECT_SECONDS), "read": wait, "write": wait}
 
 
-class PerLoop:
-    """Asks through an engine that belongs to the running event loop, and makes it at first use.
+class ChatDialect(lm15.OpenAIChatLM):
+    """lm15's chat completions, tolerant of what other servers than OpenAI's send."""
 
-    A connection can only be awaited in the loop that opened it, but a pool outlives a loop:
-    every ``asyncio.run`` brings a new one, and each thread may have its own.
-    """
+    def build_request(self, request: Any, stream: bool) -> Any:
+        """Return the wire request; a ``max_completion_tokens`` of the agent's is the only limit."""
+        if "max_completion_tokens" in (request.config.extensions or {}):
+            request = replace(request, config=replace(request.config, max_tokens=None))
+        return super().build_request(request, stream)
 
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-        self._engines: dict[asyncio.AbstractEventLoop, Any] = {}
-        self._lock = threading.Lock()
+    def _payload(self, request: Any, stream: bool) -> dict[str, Any]:
+        return with_plain_zero(super()._payload(request, stream))
 
-    def complete(self, request: Any) -> Any:
-        """Return a coroutine of the response."""
-        return self._here().complete(request)
+    def parse_response(self, request: Any, response: HttpResponse) -> Any:
+        """Return the response.
+
+        Raises:
+            ServerError: The server broke off.
+            ProviderError: The reply holds an error, or no answer.
+        """
+        try:
+            data = response.json()
+            if isinstance(data, dict):
+                check_ended(data)
+                _check_chosen(data, response.text())
+            return super().parse_response(request, response)
+        except lm15.ProviderError as error:
+            _name_address(error, _url(self))
+            raise
+
+
+class AsyncChatDialect(lm15.AsyncOpenAIChatLM):
+    """``ChatDialect`` for coroutines."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # It maps, and asks nothing itself: the transport is this object's.
+        self._inner: Any = ChatDialect(
+            api_key=self.api_key,
+            transport=self._inner.transport,
+            compat=self.compat,
+            access=self.access,
+        )
+
+
+def with_plain_zero(body: dict[str, Any]) -> dict[str, Any]:
+    """Return a request's fields with temperature 0 as the paper's program writes it, not 0.0."""
+    return {**body, "temperature": 0} if body.get("temperature") == 0 else body
+
+
+def _url(dialect: Any) -> str:
+    return f"{dialect.base_url.rstrip('/')}/chat/completions"
+
+
+def _check_chosen(data: Mapping[str, Any], body: str) -> None:
+    """Raise if a reply has neither choices nor an error that lm15 would tell of."""
+    if not isinstance(data.get("choices"), list) and not isinstance(data.get("error"), Mapping):
+        words = server_words(body)["message"]
+        shown = shown_body(body)
+        nothing = f"The endpoint's reply holds no answer{f': {shown}' if shown else ''}"
+        raise lm15.ProviderError(words or nothing)
+
+
+def _name_address(error: Any, url: str) -> None:
+    """Add the address to what an error says, unless it is there."""
+    if url not in str(error.message):
+        error.message = f"{error.message} (from {url})"
+        error.args = (error.message,)
+
+
+class RegularTransport(StdlibTransport):
+    """lm15's connections, whose replies are made regular."""
 
     def stream(self, request: Any) -> Any:
-        """Return an asynchronous iterator of the events."""
-        return self._here().stream(request)
+        """Return the response to ``request``, whose body arrives."""
+        response: Any = super().stream(request)
+        response._chunks = regular_chunks(_reply_of(request, response), response._chunks)
+        return response
 
-    def _here(self) -> Any:
-        loop = asyncio.get_running_loop()
-        return self._engines.get(loop) or self._add(loop)
 
-    def _add(self, loop: asyncio.AbstractEventLoop) -> Any:
-        with self._lock:
-            # Engines of closed loops close their idle connections when they are no longer held.
-            alive = {one: engine for one, engine in self._engines.items() if not one.is_closed()}
-            self._engines = {**alive, loop: self._make()}
-            return self._engines[loop]
+class AsyncRegularTransport(StdlibAsyncTransport):
+    """``RegularTransport`` for coroutines."""
 
-    async def aclose(self) -> None:
-        """Close what this loop opened, and let go of what closed loops left."""
-        with self._lock:
-            engine = self._engines.pop(asyncio.get_running_loop(), None)
-            self._engines = {o: e for o, e in self._engines.items() if not o.is_closed()}
-        if engine is not None:
-            await engine.aclose()
+    async def _do_stream(self, request: Any) -> Any:
+        response: Any = await super()._do_stream(request)
+        response._chunks = aregular_chunks(_reply_of(request, response), response._chunks)
+        return response
 
-    def close(self) -> None:
-        """Let go of every loop's engine; calls in flight end as they would have."""
-        with self._lock:
-            self._engines = {}
+
+def _reply_of(request: Any, response: Any) -> RegularReply:
+    wants, location = wants_events(request.body, request.url), response.header("location")
+    reply = RegularReply(response.status, request.url, location=location, wants_events=wants)
+    response.status = reply.status
+    return reply
+
+
+def wants_events(body: bytes, url: str) -> bool:
+    """Return whether a request asks for a stream of events."""
+    return bool(_EVENTS_ASKED.search(body)) or "streamGenerateContent" in url
+
+
+def regular_chunks(reply: RegularReply, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the body of a reply, made regular, as its chunks arrive."""
+    for chunk in chunks:
+        yield reply.take(chunk)
+    yield reply.rest()
+
+
+async def aregular_chunks(
+    reply: RegularReply, chunks: AsyncIterator[bytes]
+) -> AsyncIterator[bytes]:
+    """``regular_chunks`` for coroutines."""
+    async for chunk in chunks:
+        yield reply.take(chunk)
+    yield reply.rest()
 
 
 class TimedTransport(RegularTransport):
@@ -303,60 +372,3 @@ def _has_proxy(url: str) -> bool:
     target, proxies = urlsplit(url), getproxies()
     named = proxies.get(target.scheme) or proxies.get("all")
     return bool(named) and not proxy_bypass(target.hostname or "")
-
-
-def endpoint_engine(endpoint: Endpoint, *, asynchronous: bool) -> Any:
-    """Return a one-attempt engine for ``endpoint``; retries are the LM's.
-
-    It has ``complete``, ``stream`` and ``close``; an asynchronous one works in any event loop,
-    and ``aclose`` closes what the running one opened.
-    """
-    if not endpoint.is_native:
-        return _Named(_litellm(endpoint, asynchronous=asynchronous), endpoint.model)
-    if endpoint.api_base is None:
-        return _Named(_vendor(endpoint, asynchronous=asynchronous), endpoint.model)
-    return PerLoop(lambda: AsyncChatEngine(endpoint)) if asynchronous else ChatEngine(endpoint)
-
-
-class _Named:
-    """Puts the endpoint's model name on requests that carry an agent's name."""
-
-    def __init__(self, engine: Any, model: str) -> None:
-        self._engine, self._model = engine, model
-
-    def complete(self, request: Any) -> Any:
-        """Ask the endpoint; a coroutine where its engine is asynchronous."""
-        return self._engine.complete(replace(request, model=self._model))
-
-    def stream(self, request: Any) -> Any:
-        """Return the events as they arrive: an iterator, asynchronous where its engine is."""
-        return self._engine.stream(replace(request, model=self._model))
-
-    def close(self) -> None:
-        """Close the connections, of every event loop where the engine is asynchronous."""
-        if (close := getattr(self._engine, "close", None)) is not None:
-            close()
-
-    async def aclose(self) -> None:
-        """Close what the running event loop opened."""
-        await self._engine.aclose()
-
-
-def _vendor(endpoint: Endpoint, *, asynchronous: bool) -> Any:
-    vendor = endpoint.model.partition("/")[0]
-    config = lm15.RouterConfig(
-        api_keys={vendor: endpoint.api_key} if endpoint.api_key else None,
-        timeouts=lm15.Timeouts(**endpoint.timeouts, pool=None),
-    )
-    return PerLoop(lambda: AsyncVendorEngine(config)) if asynchronous else VendorEngine(config)
-
-
-def _litellm(endpoint: Endpoint, *, asynchronous: bool) -> Any:
-    options = {
-        "api_key": endpoint.api_key,
-        "api_base": endpoint.api_base,
-        "timeout": endpoint.timeout_seconds,
-        "extra_headers": dict(endpoint.headers) or None,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
-    return PerLoop(lambda: AsyncLiteLLMClient(**given)) if asynchronous else LiteLLMClient(**given)

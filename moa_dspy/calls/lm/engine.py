@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,21 +24,19 @@ from dspy.utils.callback import BaseCallback
 from moa_dspy.calls.call import Call
 from moa_dspy.calls.calls import Calls
 from moa_dspy.calls.lm.response import (
-    LOGGED_KEYS,
-    in_time,
+    ThoughtOpening,
     mask_keys,
     readable,
+    stored_response,
 )
 from moa_dspy.calls.lm.stream import (
     StreamedResponse,
     StreamState,
-    ThoughtOpening,
     as_stream,
-    stored_response,
     stream_of,
 )
 from moa_dspy.calls.request import AgentCalls, CallRequest
-from moa_dspy.calls.scope import current_scope, interrupt_event
+from moa_dspy.calls.scope import DeadlineError, current_scope, interrupt_event
 from moa_dspy.calls.timeout import (
     PlanRun,
     Send,
@@ -58,6 +56,7 @@ from moa_dspy.dspy_internals import (
     lm15,
     request_to_dict,
 )
+from moa_dspy.errors import LOGGED_KEYS
 
 _FIRST_DERIVED: Final = 2**20
 _N_DERIVED: Final = 2**31 - _FIRST_DERIVED
@@ -171,6 +170,15 @@ def sample_index(slot: int, *, rollout: int | None = None, completion: int = 0) 
         return slot
     digest = hashlib.sha256(f"{slot}/{rollout}/{completion}".encode()).digest()
     return _FIRST_DERIVED + int.from_bytes(digest[:8]) % _N_DERIVED
+
+
+@contextmanager
+def in_time() -> Iterator[None]:
+    """Raise the end of the asker's time as DSPy's clients raise a timeout."""
+    try:
+        yield
+    except DeadlineError as error:
+        raise lm15.TimeoutError(str(error)) from error
 
 
 class Stored:

@@ -14,13 +14,13 @@ from dspy.utils.callback import BaseCallback
 
 from moa_dspy.calls.call import is_count
 from moa_dspy.calls.calls import Calls
-from moa_dspy.calls.lm.dialect import (
+from moa_dspy.calls.lm.clients import (
     AsyncLiteLLMClient,
     AsyncVendorEngine,
     LiteLLMClient,
+    PerLoop,
     VendorEngine,
 )
-from moa_dspy.calls.lm.endpoint import PerLoop
 from moa_dspy.calls.lm.engine import (
     NOTE_SAMPLES,
     AsyncStoredEngine,
@@ -28,7 +28,7 @@ from moa_dspy.calls.lm.engine import (
     history_entry,
     name_in_history,
 )
-from moa_dspy.calls.lm.stream import ThoughtOpening
+from moa_dspy.calls.lm.response import ThoughtOpening
 from moa_dspy.calls.reply import why_no_answer
 from moa_dspy.calls.request import AgentCalls
 from moa_dspy.calls.scope import CallFacts, current_scope
@@ -41,7 +41,7 @@ from moa_dspy.dspy_internals import (
     select_backend,
     timeouts_for,
 )
-from moa_dspy.errors import PoolError
+from moa_dspy.errors import SHORTEST_KEY, PoolError
 from moa_dspy.files import shown_value
 from moa_dspy.vendors import gateway_of
 
@@ -150,8 +150,6 @@ def stored_lm(
 
 _ROUTING: Final = ("api_version", "custom_llm_provider", "extra_query", "organization", "project")
 _IS_SECRET: Final = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)
-_SHORTEST_SECRET: Final = 6
-"""A shorter one, such as a local server's placeholder, would mask ordinary text."""
 _NOT_SENT: Final = frozenset({"n", "num_generations", "prompt_cache", "rollout_id"})
 
 
@@ -316,7 +314,7 @@ def _secrets(clients: dict[str, Any]) -> tuple[str, ...]:
     found = [clients.get("api_key"), *(v for k, v in headers.items() if _IS_SECRET.search(k))]
     # A header may be quoted whole, or without the word before the key.
     words = [word for text in found if isinstance(text, str) for word in (text, *text.split())]
-    return tuple(sorted({word for word in words if len(word) >= _SHORTEST_SECRET}))
+    return tuple(sorted({word for word in words if len(word) >= SHORTEST_KEY}))
 
 
 class _Spelled:

@@ -1,26 +1,32 @@
-"""Replies as plain data: regular for the clients that read them, and failures without keys."""
+"""Replies as clients read them: regular bytes, thoughts set apart, and failures without keys."""
 
 from __future__ import annotations
 
 import json
-import logging
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from moa_dspy.calls.call import without_odd_usage
+from moa_dspy.calls.call import regular_choices, without_odd_usage
 from moa_dspy.calls.reply import (
     REFUSAL,
+    SplitReply,
+    split_reply,
     why_broken_off,
 )
 from moa_dspy.calls.request import AgentCalls, out_of_files
-from moa_dspy.calls.scope import DeadlineError
-from moa_dspy.dspy_internals import LiteLLMChunks, lm15, response_to_dict
-from moa_dspy.errors import MoaError, all_links, masked
-from moa_dspy.vendors import decoded, regular_choices, regular_ending, server_words, shown_body
+from moa_dspy.dspy_internals import lm15, response_from_dict, response_to_dict
+from moa_dspy.errors import MoaError, all_links
+from moa_dspy.vendors import (
+    decoded,
+    opens_thought,
+    regular_ending,
+    server_words,
+    shown_body,
+)
 
 _UNREADABLE: Final = (AttributeError, LookupError, TypeError, ValueError)
 """Errors that a client's parser raises at JSON of an unexpected shape."""
@@ -48,56 +54,6 @@ def mask_keys(caller: AgentCalls) -> Iterator[None]:
             what = f"{type(error).__name__}: {error}"
             raise lm15.ProviderError(f"The endpoint's reply cannot be read: {what}") from error
         raise
-
-
-class LoggedKeys(logging.Filter):
-    """Masks keys in what LiteLLM and its clients log: at DEBUG they write headers and addresses.
-
-    LiteLLM finds keys in the environment by itself, so all that a caller knows are masked. What
-    it prints to the console (``litellm.set_verbose``) passes no logger and cannot be masked.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._keys: tuple[str, ...] = ()
-
-    def add(self, keys: Iterable[str]) -> None:
-        """Mask ``keys`` from now on; a short one, which would mask ordinary text, is left."""
-        known = {*self._keys, *(key for key in keys if len(key) >= _SHORTEST_KEY)}
-        if len(known) == len(self._keys):
-            return
-        # The longest first: one key may be a part of another.
-        self._keys = tuple(sorted(known, key=len, reverse=True))
-        for name in _LOGGERS:
-            logging.getLogger(name).addFilter(self)  # without effect the second time
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Mask the keys in ``record`` and let it pass."""
-        text = record.getMessage()
-        if (masked := self._masked(text)) != text:
-            record.msg, record.args = masked, ()
-        if record.exc_info and not record.exc_text:
-            # Formatters take this text where there is one.
-            record.exc_text = self._masked(logging.Formatter().formatException(record.exc_info))
-        return True
-
-    def _masked(self, text: str) -> str:
-        return masked(text, self._keys)
-
-
-_LOGGERS: Final = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "httpx", "openai._base_client")
-_SHORTEST_KEY: Final = 6
-LOGGED_KEYS: Final = LoggedKeys()
-"""The keys of all callers of this process."""
-
-
-@contextmanager
-def in_time() -> Iterator[None]:
-    """Raise the end of the asker's time as DSPy's clients raise a timeout."""
-    try:
-        yield
-    except DeadlineError as error:
-        raise lm15.TimeoutError(str(error)) from error
 
 
 def _mask(error: BaseException, mask: Callable[[str], str]) -> None:
@@ -380,36 +336,108 @@ def _hint(status: int, url: str) -> str:
     return "; write the address that answers as `api_base`" if status < 400 else ""
 
 
-_WITHOUT_EVENT: Final = ("annotations", "audio", "images", REFUSAL, "thinking_blocks")
+def stored_response(text: str, *, request: str) -> tuple[Any, bool | None]:
+    """Return the response of a stored reply, thoughts set apart.
+
+    Args:
+        text: Canonical JSON of the response.
+        request: Canonical JSON of the request.
+
+    Returns:
+        The response, and what it says of the chat template; see ``tells_opening``.
+    """
+    given = response_from_dict(json.loads(text))
+    response, split = with_thought(given, request=request)
+    return response, tells_opening(given, split)
 
 
-class LiteLLMEvents(LiteLLMChunks):
-    """Events of LiteLLM's chunks, without fields of which DSPy knows no event.
+def tells_opening(response: Any, split: SplitReply | None) -> bool | None:
+    """Return whether a chat template opens the thought, as far as one reply can tell.
 
-    DSPy gives a stream with such a field up, so that the answer would be paid for twice.
+    Args:
+        response: As a client made it.
+        split: How its text was split; None where it has no text.
+
+    Returns:
+        True if the thought has a closing tag only; False if the model or the server sets it apart,
+        or if a reply that was not cut has none; else None.
+    """
+    if split is not None and split.is_unopened:
+        return True
+    if any(isinstance(part, lm15.ThinkingPart) for part in response.message.parts):
+        return False
+    if split is None or not (split.thought or split.answer.strip()):
+        return None
+    return False if split.thought or response.finish_reason == "stop" else None
+
+
+def with_thought(response: Any, *, request: str = "") -> tuple[Any, SplitReply | None]:
+    """Return ``response`` with the thought in its text as a part of its own, if there is one.
+
+    Args:
+        response: As a client made it.
+        request: As of ``split_reply``.
+
+    Returns:
+        The response, and how its text was split; None where it has no text.
+    """
+    parts = list(response.message.parts)
+    at = next((n for n, part in enumerate(parts) if isinstance(part, lm15.TextPart)), None)
+    if at is None:
+        return response, None
+    split = split_reply(parts[at].text, request=request)
+    if not split.thought and split.answer == parts[at].text:
+        return response, split
+    thought = [lm15.ThinkingPart(text=split.thought)] if split.thought else []
+    answer = [replace(parts[at], text=split.answer)] if split.answer else []
+    kept = [*parts[:at], *thought, *answer, *parts[at + 1 :]] or [lm15.TextPart(text="")]
+    return replace(response, message=replace(response.message, parts=tuple(kept))), split
+
+
+_N_LOOKED_AT: Final = 20
+
+
+class ThoughtOpening:
+    """Knowledge of a model: whether its chat template opens the thought.
+
+    A stream must know before the thought has ended. The name may tell, and every complete reply
+    does, of this process or in the store, streamed or not; see ``tells_opening``.
+
+    Args:
+        identity: Of the caller.
+        store: Where its earlier replies may be.
+        extra_body: Further fields of its requests: they may be switches of the template.
     """
 
-    def __init__(self, request: Any) -> None:
-        super().__init__(request)
-        self._refusal = ""
+    def __init__(
+        self, identity: str, store: Any = None, extra_body: Mapping[str, Any] | None = None
+    ) -> None:
+        self._identity, self._store = identity, store
+        self._extra_body = dict(extra_body or {})
+        self._known = opens_thought(identity)
+        self._has_looked = self._known is not None
 
-    def feed(self, chunk: Any) -> Generator[Any, Any, None]:
-        """Yield the events of ``chunk``, which loses such fields."""
-        for choice in getattr(chunk, "choices", None) or ():
-            delta: Any = getattr(choice, "delta", None)
-            extras = getattr(delta, "provider_specific_fields", None)
-            if isinstance(extras, Mapping):
-                self._refusal += str(extras.get(REFUSAL) or "")
-                kept = {name: value for name, value in extras.items() if name == "citation"}
-                delta.provider_specific_fields = kept or None
-            for name in _WITHOUT_EVENT:
-                if hasattr(delta, name):
-                    delattr(delta, name)
-        yield from super().feed(chunk)
+    @property
+    def is_opened(self) -> bool | None:
+        """True if it does, False if not, None if nothing is known."""
+        if self._known is None and not self._has_looked:
+            self._has_looked = True
+            self._look()
+        return self._known
 
-    def finish(self, litellm: Any) -> Any:
-        """Return the event that ends the stream, with the refusal if there was one."""
-        end = super().finish(litellm)
-        if not self._refusal:
-            return end
-        return replace(end, provider_data={**(end.provider_data or {}), REFUSAL: self._refusal})
+    def learn(self, is_opened: bool | None) -> None:
+        """Take in what a reply says.
+
+        A template that opened one thought opens all of them. A name that says so counts for more
+        than a reply without a thought: some models leave out the tag now and then.
+        """
+        if is_opened or (is_opened is False and self._known is None):
+            self._known = is_opened
+
+    def _look(self) -> None:
+        # Backends of other makers need not have it.
+        answered_by = getattr(self._store, "answered_by", None)
+        for call in answered_by(self._identity, limit=_N_LOOKED_AT) if answered_by else ():
+            config = json.loads(call.request).get("config") or {}
+            if (config.get("extensions") or {}) == self._extra_body:
+                self.learn(stored_response(call.response, request=call.request)[1])

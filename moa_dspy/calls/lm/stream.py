@@ -1,17 +1,15 @@
-"""Replies with their thoughts set apart: stored ones, and streams that are passed on meanwhile."""
+"""Streams of replies that are passed on while they arrive, with the thoughts set apart."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from moa_dspy.calls.lm.response import readable
-from moa_dspy.calls.reply import REFUSAL, ReplySplitter, SplitReply, split_reply, without_half
-from moa_dspy.dspy_internals import StreamAccumulator, lm15, response_from_dict
-from moa_dspy.vendors import NATIVE_VENDORS, vendor_of
+from moa_dspy.calls.lm.response import readable, tells_opening, with_thought
+from moa_dspy.calls.reply import REFUSAL, ReplySplitter, without_half
+from moa_dspy.dspy_internals import LiteLLMChunks, StreamAccumulator, lm15
 
 _CUT: Final = re.compile(r"\[\[ ## \w+ ## \]\]|</?\w+>|\"\w+\": ?")
 """The marks of the beginning or end of a field, as the chat, XML and JSON adapters write them."""
@@ -209,127 +207,6 @@ class StreamedResponse:
         return self._begun([self._end])
 
 
-def stored_response(text: str, *, request: str) -> tuple[Any, bool | None]:
-    """Return the response of a stored reply, thoughts set apart.
-
-    Args:
-        text: Canonical JSON of the response.
-        request: Canonical JSON of the request.
-
-    Returns:
-        The response, and what it says of the chat template; see ``tells_opening``.
-    """
-    given = response_from_dict(json.loads(text))
-    response, split = with_thought(given, request=request)
-    return response, tells_opening(given, split)
-
-
-def tells_opening(response: Any, split: SplitReply | None) -> bool | None:
-    """Return whether a chat template opens the thought, as far as one reply can tell.
-
-    Args:
-        response: As a client made it.
-        split: How its text was split; None where it has no text.
-
-    Returns:
-        True if the thought has a closing tag only; False if the model or the server sets it apart,
-        or if a reply that was not cut has none; else None.
-    """
-    if split is not None and split.is_unopened:
-        return True
-    if any(isinstance(part, lm15.ThinkingPart) for part in response.message.parts):
-        return False
-    if split is None or not (split.thought or split.answer.strip()):
-        return None
-    return False if split.thought or response.finish_reason == "stop" else None
-
-
-def with_thought(response: Any, *, request: str = "") -> tuple[Any, SplitReply | None]:
-    """Return ``response`` with the thought in its text as a part of its own, if there is one.
-
-    Args:
-        response: As a client made it.
-        request: As of ``split_reply``.
-
-    Returns:
-        The response, and how its text was split; None where it has no text.
-    """
-    parts = list(response.message.parts)
-    at = next((n for n, part in enumerate(parts) if isinstance(part, lm15.TextPart)), None)
-    if at is None:
-        return response, None
-    split = split_reply(parts[at].text, request=request)
-    if not split.thought and split.answer == parts[at].text:
-        return response, split
-    thought = [lm15.ThinkingPart(text=split.thought)] if split.thought else []
-    answer = [replace(parts[at], text=split.answer)] if split.answer else []
-    kept = [*parts[:at], *thought, *answer, *parts[at + 1 :]] or [lm15.TextPart(text="")]
-    return replace(response, message=replace(response.message, parts=tuple(kept))), split
-
-
-_OPENS: Final = re.compile(
-    r"qwq|thinking|[-_/:.]r1\b|reasoner|glm-z1|exaone-deep|skywork-or1|deep(?:coder|scaler)"
-    r"|minimax-m[12]\b|(?:ace|open)reason",
-    re.IGNORECASE,
-)
-"""Models whose chat templates open the thought, so that a reply has the closing tag only."""
-_SET_APART: Final = NATIVE_VENDORS - {"hosted_vllm", "ollama", "ollama_chat"}
-"""Vendors whose own servers never send a thought whose opening tag is missing."""
-
-
-class ThoughtOpening:
-    """Knowledge of a model: whether its chat template opens the thought.
-
-    A stream must know before the thought has ended. The name may tell, and every complete reply
-    does, of this process or in the store, streamed or not; see ``tells_opening``.
-
-    Args:
-        identity: Of the caller.
-        store: Where its earlier replies may be.
-        extra_body: Further fields of its requests: they may be switches of the template.
-    """
-
-    def __init__(
-        self, identity: str, store: Any = None, extra_body: Mapping[str, Any] | None = None
-    ) -> None:
-        model = identity.partition("@")[0]
-        self._identity, self._store = identity, store
-        self._extra_body = dict(extra_body or {})
-        is_told_apart = identity == f"{model}@vendor" and vendor_of(model) in _SET_APART
-        self._known: bool | None = False if is_told_apart else None
-        if _OPENS.search(model):
-            self._known = True
-        self._has_looked = self._known is not None
-
-    @property
-    def is_opened(self) -> bool | None:
-        """True if it does, False if not, None if nothing is known."""
-        if self._known is None and not self._has_looked:
-            self._has_looked = True
-            self._look()
-        return self._known
-
-    def learn(self, is_opened: bool | None) -> None:
-        """Take in what a reply says.
-
-        A template that opened one thought opens all of them. A name that says so counts for more
-        than a reply without a thought: some models leave out the tag now and then.
-        """
-        if is_opened or (is_opened is False and self._known is None):
-            self._known = is_opened
-
-    def _look(self) -> None:
-        # Backends of other makers need not have it.
-        answered_by = getattr(self._store, "answered_by", None)
-        for call in answered_by(self._identity, limit=_N_LOOKED_AT) if answered_by else ():
-            config = json.loads(call.request).get("config") or {}
-            if (config.get("extensions") or {}) == self._extra_body:
-                self.learn(stored_response(call.response, request=call.request)[1])
-
-
-_N_LOOKED_AT: Final = 20
-
-
 def stream_of(endpoint: Any, request: Any) -> Any:
     """Return the endpoint's stream.
 
@@ -355,3 +232,38 @@ def as_stream(response: Any) -> Iterator[Any]:
 
 def _events(deltas: list[Any]) -> list[Any]:
     return [lm15.StreamDeltaEvent(delta=delta) for delta in deltas]
+
+
+_WITHOUT_EVENT: Final = ("annotations", "audio", "images", REFUSAL, "thinking_blocks")
+
+
+class LiteLLMEvents(LiteLLMChunks):
+    """Events of LiteLLM's chunks, without fields of which DSPy knows no event.
+
+    DSPy gives a stream with such a field up, so that the answer would be paid for twice.
+    """
+
+    def __init__(self, request: Any) -> None:
+        super().__init__(request)
+        self._refusal = ""
+
+    def feed(self, chunk: Any) -> Generator[Any, Any, None]:
+        """Yield the events of ``chunk``, which loses such fields."""
+        for choice in getattr(chunk, "choices", None) or ():
+            delta: Any = getattr(choice, "delta", None)
+            extras = getattr(delta, "provider_specific_fields", None)
+            if isinstance(extras, Mapping):
+                self._refusal += str(extras.get(REFUSAL) or "")
+                kept = {name: value for name, value in extras.items() if name == "citation"}
+                delta.provider_specific_fields = kept or None
+            for name in _WITHOUT_EVENT:
+                if hasattr(delta, name):
+                    delattr(delta, name)
+        yield from super().feed(chunk)
+
+    def finish(self, litellm: Any) -> Any:
+        """Return the event that ends the stream, with the refusal if there was one."""
+        end = super().finish(litellm)
+        if not self._refusal:
+            return end
+        return replace(end, provider_data={**(end.provider_data or {}), REFUSAL: self._refusal})

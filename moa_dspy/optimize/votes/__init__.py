@@ -1,4 +1,4 @@
-"""Votes of single agents, judged on redrawn answers at no call."""
+"""Votes of single agents, scored on redrawn answers without any call."""
 
 from moa_dspy.optimize.votes.ballots import Ballots
 from moa_dspy.optimize.votes.smoothing import PSEUDO_ROWS, SHORTLIST, SmoothedVotes, smooth

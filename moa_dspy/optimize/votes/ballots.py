@@ -25,7 +25,7 @@ class Ballots:
     Attributes:
         agents: Names, none twice.
         codes: (agents, rows); equal where the answers of a row are equal, -1 is no answer.
-            Codes of different rows have nothing to do with each other.
+            Codes of different rows are unrelated.
         scores: (agents, rows), in [0, 1].
 
     Raises:
@@ -106,12 +106,11 @@ class Ballots:
 
         Args:
             layer: Names, in any order.
-            ranking: Of the tied, the member that stands first here has its answer taken; None
-                is the order of ``ranked``. Give it when these rows are judged by a ranking
-                that was made on other rows.
-            weights: What the answer of an agent counts; 1 if it is not named. The best
-                of the layer has its tied answer taken first, then the heavier ones, then the
-                first by name.
+            ranking: Ties go to the answer of the member that stands first here; None takes the
+                order of ``ranked``. Give it when these rows are scored by a ranking that was
+                made on other rows.
+            weights: Weight of an agent's answer; 1 if it is not named. Ties go to the answer of
+                the best agent of the layer, then of the heaviest, then of the first by name.
 
         Raises:
             DataError: an empty layer, a name twice, or one that is unknown or not ranked.
@@ -125,31 +124,31 @@ class Ballots:
             )
         order = sorted(layer, key=places.__getitem__)
         if weights:
-            told = dict(weights)
-            order[1:] = sorted(order[1:], key=lambda agent: (-told.get(agent, 1.0), agent))
+            given = dict(weights)
+            order[1:] = sorted(order[1:], key=lambda agent: (-given.get(agent, 1.0), agent))
         seats = [self.agents.index(agent) for agent in order]
         counts = np.array([(weights or {}).get(agent, 1.0) for agent in order])
         return won_by(self.codes[seats], self.scores[seats], counts)
 
 
 def waves_of(codes: NDArray[np.int16]) -> NDArray[np.intp]:
-    """Return in which wave each member of a vote that stops early is asked, row by row.
+    """Return the wave in which each member of a vote that stops early is asked, row by row.
 
-    As ``moa_dspy.waves.Waves`` asks for it where all weigh the same: (members, rows), 0 is the
-    first wave, -1 is not asked.
+    The waves are those of ``moa_dspy.waves.Waves`` with equal weights: (members, rows), 0 is the
+    first wave, -1 is never asked.
 
     Args:
-        codes: (members, rows), in the order in which ties go to members, which is that of asking.
+        codes: (members, rows), in the order of asking, which is also the order of breaking ties.
     """
     n_members, n_rows = codes.shape
     places, found = np.arange(n_members)[:, None], np.full(codes.shape, -1)
     n_asked = np.zeros(n_rows, np.intp)
     for wave in range(n_members):
-        said = np.where(places < n_asked, codes, -1)
-        totals = ((said[:, None] == said) & (said >= 0)).sum(1)
+        heard = np.where(places < n_asked, codes, -1)
+        totals = ((heard[:, None] == heard) & (heard >= 0)).sum(1)
         leader, most = totals.argmax(0), totals.max(0)
-        # A rival that draws level wins if it was given earlier; one that is not given yet, never.
-        is_rival = (said >= 0) & (said != said[leader, np.arange(n_rows)])
+        # On a tie the answer that was given first wins, so never one that was not given yet.
+        is_rival = (heard >= 0) & (heard != heard[leader, np.arange(n_rows)])
         lacks = np.where(is_rival, totals + (places < leader), 0).max(0) - most
         left = n_members - n_asked
         n_next = np.where(left > 0, np.maximum(-(-(left + lacks) // 2), 0), 0)
@@ -166,9 +165,9 @@ def won_by(
     """Return the score per row of the answer with the greatest sum of ``weights``.
 
     Args:
-        codes: (members, rows); of the tied, the first member has its answer taken.
+        codes: (members, rows); ties go to the answer of the first member.
         scores: (members, rows).
-        weights: (members,), of up to four digits: sums that are equal must be taken as tied.
+        weights: (members,), of up to four digits, so that rounding finds equal sums.
     """
     backing = np.zeros(codes.shape)
     for code, weight in zip(codes, weights, strict=True):
@@ -199,14 +198,14 @@ class AnswerModel:
     (c_l - discount) exp(t_m S_l); that of an answer which none of the others gave, or of none,
     as (1 + discount K) exp(u_m), where K counts the different answers of the others. This is
     the prediction rule of Pitman & Yor 1997, tilted by quality. t_m and u_m make m's expected
-    score on shared answers, and its share of lone ones, those observed: the maximum of the
+    score on shared answers, and its share of lone ones, equal those observed: the maximum of the
     pseudo-likelihood (Besag 1975).
 
     Attributes:
         shared: (agents, rows, answers), the chance of each answer of the row.
         lone: (agents, rows), the chance of an answer that none of the others gave, or of none.
         quality: (rows, answers), the mean score of the agents that gave the answer.
-        silence: (agents,), which share of the lone is no answer at all.
+        silence: (agents,), the share of ``lone`` that is no answer at all.
         lone_score: (agents,), the mean score of answers that no other agent gave.
         log_likelihood: Greater is better.
     """
@@ -220,7 +219,9 @@ class AnswerModel:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
+class _Observed:
+    """Recorded answers, and how they agree."""
+
     codes: NDArray[np.int16]
     scores: _Floats
     others: _Floats  # (agents, rows, answers): how many of the others gave the answer
@@ -231,7 +232,7 @@ class _Seen:
 
 
 def fit_answers(codes: NDArray[np.int16], scores: _Floats) -> AnswerModel:
-    """Return the model of the discount under which the answers are likeliest.
+    """Return the model with the discount that makes the answers likeliest.
 
     Args:
         codes: (agents, rows), small numbers from 0 in every row; -1 is no answer.
@@ -245,21 +246,21 @@ def fit_answers(codes: NDArray[np.int16], scores: _Floats) -> AnswerModel:
 @lru_cache(maxsize=2)  # a choice among votes asks for the model of its rows twice
 def _fitted(shape: tuple[int, ...], codes: bytes, scores: bytes) -> AnswerModel:
     given = np.frombuffer(codes, np.int16).reshape(shape)
-    seen = _seen(given, np.frombuffer(scores, np.float64).reshape(shape))
+    seen = _observed(given, np.frombuffer(scores, np.float64).reshape(shape))
     models = [_fit(seen, discount) for discount in DISCOUNTS]
     return max(models, key=lambda model: model.log_likelihood)
 
 
-def _seen(codes: NDArray[np.int16], scores: _Floats) -> _Seen:
+def _observed(codes: NDArray[np.int16], scores: _Floats) -> _Observed:
     answers = np.arange(max(int(codes.max()) + 1, 1))
     given = codes[:, :, None] == answers
     counts = given.sum(0)
     quality = np.einsum("mql,mq->ql", given, scores) / np.maximum(counts, 1)
     others = (counts - given).astype(np.float64)
-    return _Seen(codes, scores, others, quality, ~(given & (others > 0)).any(2))
+    return _Observed(codes, scores, others, quality, ~(given & (others > 0)).any(2))
 
 
-def _fit(seen: _Seen, discount: float) -> AnswerModel:
+def _fit(seen: _Observed, discount: float) -> AnswerModel:
     base = np.where(seen.others > 0, seen.others - discount, 0.0)
     fresh = _NOVELTY + discount * (seen.others > 0).sum(2)
     own = np.maximum(seen.codes, 0)[:, :, None].astype(np.intp)
@@ -267,7 +268,7 @@ def _fit(seen: _Seen, discount: float) -> AnswerModel:
     score = np.where(seen.alone, 0.0, own_quality).sum(1)
     tilt, lift = _tilts(*_levels(base, seen.quality), fresh, score, seen.alone.sum(1))
     n_alone, n_rows = seen.alone.sum(1), seen.codes.shape[1]
-    # Their maximum lies at infinity: an agent never or always alone so far stays exactly so.
+    # An agent that was never, or always, alone has its maximum at infinity: exactly 0, or 1.
     weight = base * (np.exp(tilt[:, None, None] * seen.quality) * (n_alone < n_rows)[:, None, None])
     lone = fresh * (np.exp(lift) * (n_alone > 0))[:, None]
     total = weight.sum(2) + lone
@@ -284,9 +285,9 @@ def _fit(seen: _Seen, discount: float) -> AnswerModel:
 
 
 def _levels(base: _Floats, quality: _Floats) -> tuple[_Floats, _Floats]:
-    """Return ``base`` summed over answers of a row that score the same, and their scores.
+    """Return ``base`` summed over the answers of a row with equal scores, and these scores.
 
-    Right or wrong are two levels however many answers there are, and the fit sees only levels.
+    The fit needs no more, and right and wrong are two scores however many answers there are.
     """
     order = quality.argsort(1)
     ordered = np.take_along_axis(quality, order, 1)
@@ -314,7 +315,7 @@ def _tilts(
         tt = (square - mean**2).sum(1) + 1e-6
         uu = (p * (1 - p)).sum(1) + 1e-6
         tu = -(mean * p).sum(1)
-        # An agent whose two equations nearly coincide must not divide by nothing.
+        # Two equations that nearly coincide must not lead to a division by zero.
         determinant = np.maximum(tt * uu - tu**2, 1e-9 * tt * uu + 1e-12)
         before = tilt, lift
         tilt = _stepped(tilt, (uu * off_score - tu * off_alone) / determinant)
@@ -325,20 +326,20 @@ def _tilts(
 
 
 def _stepped(value: _Floats, step: _Floats) -> _Floats:
-    # Bounds keep an agent finite that is always right, or never answers.
+    # An agent that is always right, or never answers, would go to infinity.
     return np.clip(value - np.clip(step, -1, 1), -_LARGEST_TILT, _LARGEST_TILT)
 
 
 REDRAWN: Final = 0.5
-_CHUNK = 4096  # columns: small enough that the arrays of a chunk stay in the cache
+_CHUNK = 4096  # columns: small enough that the arrays of a chunk stay in the processor's cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnswerSampler:
     """Draws a new answer of every agent on every row.
 
-    A draw is a number x in [0, 1); the count of limits below it says what was drawn: 0 the
-    recorded answer, then the answers of the row, a lone answer, no answer.
+    A draw is a number x in [0, 1). The number of limits below it is the index of what was drawn:
+    first the recorded answer, then the answers of the row, a lone answer, no answer.
     """
 
     limits: NDArray[np.float32]  # (draws - 1, agents, rows), rising along the first axis
@@ -354,7 +355,7 @@ class AnswerSampler:
         shared = model.shared[:n_agents].cumsum(2).transpose(2, 0, 1)
         limits[0] = 1 - REDRAWN
         limits[1:-1] = 1 - REDRAWN + REDRAWN * shared
-        # From above, so that an agent which always answers has a limit of 1 and stays so.
+        # Subtracted from 1, so that an agent that always answers has a limit of exactly 1.
         limits[-1] = 1 - REDRAWN * model.lone[:n_agents] * model.silence[:n_agents, None]
         label = np.full((n_agents, n_rows, n_answers + 3), -1, np.int16)
         label[:, :, 0] = codes
@@ -369,10 +370,10 @@ class AnswerSampler:
     def redraw(
         self, *, n_each: int, seed: int
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.int16], NDArray[np.bool_]]]:
-        """Yield rows (columns,), codes and whether right (agents, columns), chunk by chunk.
+        """Yield rows (columns,), codes and correctness (both (agents, columns)), chunk by chunk.
 
-        Every row is redrawn ``n_each`` times; a column is one redrawn row. A graded score is
-        its chance to be right: the mean stays, and equal answers of a column are alike.
+        Every row is redrawn ``n_each`` times; a column is one redrawn row. A graded score becomes
+        right with that chance: the mean stays, and equal answers of a column are equally right.
         """
         random = np.random.default_rng(seed)
         n_agents, n_rows, n_draws = self.codes.shape

@@ -25,8 +25,9 @@ _MOST_ONES = 255
 class AnswerGroups:
     """Groups of agents with one answer in every column, and which of them are right.
 
-    A group is all agents with one answer: a bit mask, and 16 bits above it that of its members
-    that are right. Columns in which no agent is right are left out: every vote of them is wrong.
+    A group is the set of agents with the same answer: a bit mask, and in the 16 bits above it the
+    mask of its members that are right. Columns in which no agent is right are left out, as every
+    vote on them is wrong.
     """
 
     rows: NDArray[np.intp]  # (columns,)
@@ -61,9 +62,9 @@ class AnswerGroups:
 def count_right(groups: AnswerGroups, layers: Masks, *, n_rows: int) -> NDArray[np.int32]:
     """Return how many columns of each row every layer's vote gets right, (layers, rows).
 
-    A tie goes to the group of the layer's first agent among the tied, and that agent is the
-    one that must be right. Exact. Time goes with columns x layers; one byte each, read from a
-    table of every group's standing in every layer, of which a column's greatest wins.
+    A tie goes to the group of the layer's first agent among the tied, and that agent must be
+    right. The count is exact. Time grows with columns x layers: one byte each is read from a
+    table of the standing of every group in every layer, and a column's greatest standing wins.
     """
     n_groups = (groups.groups > 0).sum(1)
     kinds, kind = np.unique(groups.groups[groups.groups > 0], return_inverse=True)
@@ -95,7 +96,7 @@ def _add_winners(
             np.flatnonzero(np.diff(rows[part])) + 1, np.arange(0, len(best), _MOST_ONES)
         )
         for first, last in zip(ends, [*ends[1:], len(best)], strict=True):
-            # A byte holds the sum of 255 columns, and adding bytes is what is quick.
+            # A byte holds the sum of at most 255 columns, and sums of bytes are fast.
             right[:, rows[start + first]] += best[first:last].sum(0, dtype=np.uint8)
 
 
@@ -111,7 +112,7 @@ def _standings(kinds: Masks, layers: Masks, n_agents: int) -> NDArray[np.uint8]:
 def _ranks(n_agents: int) -> NDArray[np.uint8]:
     """Return twice the rank of every set of agents: by size, then by how early its first is.
 
-    A set of size s whose first agent is f has s + f <= n_agents: so few pairs fit a byte.
+    A set of size s whose first agent is f has s + f <= n_agents, so the ranks fit into a byte.
     """
     pairs = [(s, -f) for s in range(1, n_agents + 1) for f in range(n_agents - s + 1)]
     rank = {pair: 2 * i for i, pair in enumerate(sorted(pairs), 1)}
@@ -124,9 +125,10 @@ def _ranks(n_agents: int) -> NDArray[np.uint8]:
 
 _Layer = tuple[str, ...]
 PSEUDO_ROWS: Final = 240_000
-"""Monte Carlo sd of the gains of the best votes: 0.0004; with 60,000, 0.0008 and other picks."""
+"""Redrawn rows: the gains of the best votes then have a Monte Carlo error (sd) of 0.0004; with
+60,000 it is 0.0008, and picks change."""
 SHORTLIST: Final = 10
-"""The best agents whose votes are judged; 8, 10 and 12 measured the same."""
+"""Number of best agents whose votes are scored; 8, 10 and 12 gave the same picks."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,7 +136,7 @@ class SmoothedVotes:
     """Scores of votes on rows whose answers are half redrawn from a model of all agents.
 
     Attributes:
-        layers: The best agent alone first; members stand in the order of ``ranking``.
+        layers: Members of each vote, in the order of ``ranking``; the best agent alone first.
         per_row: (layers, rows), in [0, 1].
         recorded: (layers, rows), the same on the recorded answers.
         ranking: All agents, best recorded mean first.
@@ -146,7 +148,7 @@ class SmoothedVotes:
     ranking: tuple[str, ...]
 
     def expected(self) -> NDArray[np.float64]:
-        """Return the mean of every layer; of the greatest of them it is a flattering report."""
+        """Return the mean score of every layer; the greatest of them is biased upwards."""
         means: NDArray[np.float64] = self.per_row.mean(1, dtype=np.float64)
         return means
 
@@ -156,7 +158,7 @@ class SmoothedVotes:
         Both are exactly 0 for the incumbent; see ``redrawn_gains``.
 
         Raises:
-            DataError: the incumbent is none of ``layers``; the order of its names is free.
+            DataError: the incumbent is none of ``layers``, in any order of its names.
         """
         sets = [frozenset(layer) for layer in self.layers]
         if len(set(incumbent)) < len(incumbent) or frozenset(incumbent) not in sets:
@@ -173,44 +175,44 @@ def redrawn_gains(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return by how much each vote beats the one at ``over``, and the standard error of that.
 
-    The error is that of the sample of rows, and of the answer model. The model gives every
-    agent the score that was observed, so gains on redrawn answers share the luck of those on
-    recorded ones: as much of it as they follow them, by the slope over the votes through the
-    origin. That a row's redrawn answers vary less than recorded ones does not make it less.
-    The model's own error is by as much as the two gains differ beyond what the luck of the
-    answers explains, on average over the votes (method of moments).
+    The error has two sources, the sample of rows and the answer model. The model reproduces the
+    observed score of every agent, so gains on redrawn answers repeat a share of the chance in
+    the recorded ones. This share is the slope, through the origin, of the redrawn gains on the
+    recorded ones; that redrawn answers vary less within a row does not reduce it. The error of
+    the model is the difference of the two gains beyond what chance in the answers explains, on
+    average over the votes (method of moments).
 
-    A single row cannot show an error, and then it is 1, the greatest gain there is.
+    A single row shows no error; then it is 1, the greatest gain there is.
 
     Args:
         redrawn: (votes, rows), scores on redrawn answers.
         recorded: (votes, rows), scores of the same votes on the recorded ones.
-        over: The vote that the others are held against.
+        over: Index of the vote that the others are compared with.
     """
     gaps = redrawn.astype(np.float64) - redrawn[over]
     n, is_other = gaps.shape[1], np.arange(len(gaps)) != over
     if n < 2:
         return gaps[:, 0], is_other.astype(np.float64)
-    told = recorded.astype(np.float64) - recorded[over]
-    off = told - gaps
+    observed = recorded.astype(np.float64) - recorded[over]
+    off = observed - gaps
     beyond = off.mean(1) ** 2 - off.var(1, ddof=1) / n
     model = max(float(beyond[is_other].mean()), 0.0) if is_other.any() else 0.0
-    gains, seen = gaps.mean(1), told.mean(1)
+    gains, seen = gaps.mean(1), observed.mean(1)
     follows = float(np.clip(gains @ seen / (seen @ seen), 0.0, 1.0)) if seen.any() else 1.0
-    errors = np.sqrt(follows**2 * told.var(1, ddof=1) / n + model)
-    errors[~(gaps.any(1) | told.any(1))] = 0.0
+    errors = np.sqrt(follows**2 * observed.var(1, ddof=1) / n + model)
+    errors[~(gaps.any(1) | observed.any(1))] = 0.0
     return gains, errors
 
 
 def score_layers(ballots: Ballots, layers: Masks) -> NDArray[np.float32]:
     """Return the score of every layer's vote on the recorded answers, (layers, rows).
 
-    As ``Ballots.vote`` counts, for all layers at once; the agents stand best first, and bit i
-    of a mask is the agent at i.
+    The score is that of ``Ballots.vote``, for all layers at once; the agents stand best first,
+    and bit i of a mask is the agent at i.
     """
     n_agents, n_rows = ballots.codes.shape
     given = ballots.codes[:, :, None] == np.arange(max(int(ballots.codes.max()) + 1, 1))
-    # A vote each, and less than a vote in all by which of two tied answers was given first.
+    # One vote each, plus a fraction below one vote: of tied answers the one given first wins.
     counts = (given << n_agents) + (given << np.arange(n_agents)[::-1, None, None])
     found = np.zeros((len(layers), n_rows), np.float32)
     for start in range(0, len(layers), _LAYERS_AT_ONCE):
@@ -218,7 +220,7 @@ def score_layers(ballots: Ballots, layers: Masks) -> NDArray[np.float32]:
         heard = (layers[block, None] >> np.arange(n_agents)) & 1 > 0
         backing = np.einsum("lm,mqa->lqa", heard.astype(np.int64), counts)
         winner = np.where(backing.max(2) > 0, backing.argmax(2), -2)
-        for agent in reversed(range(n_agents)):  # the first that gave it is heard last
+        for agent in reversed(range(n_agents)):  # the first that gave it is written last
             gave = heard[:, agent, None] & (ballots.codes[agent] == winner)
             found[block] = np.where(gave, ballots.scores[agent], found[block])
     return found
@@ -241,18 +243,18 @@ def smooth(
     """Return the smoothed score of every vote among the best agents; makes no call.
 
     The agents are ranked by their recorded means, a model of which agents answer alike is
-    fitted, every answer is redrawn from it with chance 1/2, and all votes are counted on the
-    rows so made. Names do not matter, nor the order of the agents but where means are equal.
+    fitted, every answer is redrawn from it with chance 1/2, and all votes are scored on the
+    redrawn rows. Neither names nor the order of the agents matter, except where means are equal.
 
     Args:
-        ballots: What every agent answered alone.
+        ballots: The answers of every agent alone.
         widths: Of the votes; a pair is the smallest and the largest. Greater widths than there
             are agents in the shortlist are no error.
         seed: The same ballots, order and seed give the same numbers.
-        admits: Whether a layer, best agent first, may be proposed. Each agent of the shortlist
-            is there alone in any case.
-        pseudo: How many rows to draw, rounded up to a multiple of the recorded ones.
-        shortlist: How many of the best agents vote.
+        admits: Whether a layer, best agent first, may vote. Each agent of the shortlist alone is
+            always included.
+        pseudo: Number of rows to draw, rounded up to a multiple of the recorded ones.
+        shortlist: Number of best agents that may vote.
 
     Raises:
         DataError: ``pseudo`` or ``shortlist`` is out of range.
@@ -303,9 +305,9 @@ def _seats(
 
 
 def relabelled(codes: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Return the codes numbered from 0 in every row, as the agents in order bring them up.
+    """Return the codes numbered from 0 in every row, in the order in which agents give them.
 
-    Draws then do not depend on which agent was coded first.
+    So draws do not depend on which agent was coded first.
     """
     order = np.arange(len(codes))[:, None]
     leader = (codes[:, None] == codes).argmax(1)
@@ -325,12 +327,12 @@ DrawnAnswers: TypeAlias = tuple[NDArray[np.intp], NDArray[np.int16], NDArray[np.
 
 
 def drawn_answers(sampler: AnswerSampler, n: int, *, seed: int, columns: int) -> DrawnAnswers:
-    """Return at least so many ``columns`` of redrawn answers, those of a row side by side.
+    """Return at least ``columns`` columns of redrawn answers, those of a row side by side.
 
     Args:
         sampler: Of ``n`` rows.
-        n: How many.
-        seed: The same one draws the same.
+        n: Number of rows.
+        seed: The same seed draws the same answers.
         columns: Rounded up to a multiple of ``n``.
     """
     parts = list(sampler.redraw(n_each=-(-columns // n), seed=seed))

@@ -1,4 +1,4 @@
-"""Weights of a vote, learned from recorded answers, and what is lost where it stops early."""
+"""Weights of a vote, learned from recorded answers, and the loss of a vote that stops early."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ VoteWeights: TypeAlias = Mapping[str, float]
 """The weight of each member of a vote."""
 
 RIDGES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-"""Inverse variances of what a weight may stray, by powers of two: the likeliest one is taken."""
-_FREE = 1e-3  # of level and slope: enough that they exist, too little to matter
+"""Penalties on the deviation of a weight (inverse variances); the likeliest one is taken."""
+_FREE = 1e-3  # penalty on level and slope: makes the maximum unique, too small to matter
 _N_NEWTON_STEPS = 15
 _CONVERGED = 1e-6
 _DECIMALS = 2
@@ -34,13 +34,13 @@ _DECIMALS = 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Table:
-    """The different answers to the rows that tell agents apart, row by row.
+    """The different answers to each row on which agents differ.
 
     Attributes:
         given: (answers, members), 1.0 where the member gave the answer.
         worth: (answers,), the mean score of the members that gave it.
-        starts: (rows,), the first answer of each row.
-        sizes: (rows,), how many answers it has.
+        starts: (rows,), the index of the first answer of each row.
+        sizes: (rows,), the number of its answers.
     """
 
     given: _Floats
@@ -54,23 +54,23 @@ class _Table:
         given = (codes[:, :, None] == answers).transpose(1, 2, 0)
         counts = given.sum(2)
         worth = np.einsum("qlm,mq->ql", given, ballots.scores) / np.maximum(counts, 1)
-        tells = ((counts > 0).sum(1) > 1) & (worth.sum(1) > 0)
-        is_answer = (counts > 0) & tells[:, None]
-        sizes = is_answer.sum(1)[tells]
+        differs = ((counts > 0).sum(1) > 1) & (worth.sum(1) > 0)
+        is_answer = (counts > 0) & differs[:, None]
+        sizes = is_answer.sum(1)[differs]
         starts = np.concatenate([[0], sizes.cumsum()])[:-1]
         return cls(given[is_answer].astype(np.float64), worth[is_answer], starts, sizes)
 
 
 def learned_weights(ballots: Ballots, *, ridge: float | None = None) -> tuple[_Floats, float]:
-    """Return what an answer of each agent should count, with a mean of 1, and the ridge used.
+    """Return the weight of each agent's answer (their mean is 1), and the ridge used.
 
-    A conditional logit: of the different answers to a question, that one is right whose
-    members have the greatest sum of weights, with chances as in a softmax. A graded score is
-    its chance to be right. A weight is a + b x + d, with x the log-odds of the agent's mean
-    score: ``a`` and ``b`` are free, and ``d`` is drawn towards 0 by the ridge. The ridge is
-    the one under which the answers are likeliest (Laplace's approximation), unless it is given.
+    A conditional logit: the chance that an answer is the right one among the different answers
+    to a question is the softmax of the sums of its members' weights. A graded score counts as
+    the chance to be right. A weight is a + b x + d, with x the log-odds of the agent's mean
+    score: ``a`` and ``b`` are free, and the ridge penalty shrinks ``d`` to 0. The ridge is the
+    one that makes the answers likeliest (Laplace's approximation), unless it is given.
 
-    Neither names nor the order of the agents matter. Agents that are better not heard have 0.
+    Neither names nor the order of the agents matter. An agent that would only do harm gets 0.
     """
     table, x = _Table.of(ballots), _log_odds(ballots)
     if not table.given.size:
@@ -97,7 +97,7 @@ def _fit(table: _Table, x: _Floats, *, ridge: float) -> tuple[_Floats, float]:
     columns = np.column_stack([np.ones(n_agents), x, np.eye(n_agents)])
     penalty = np.r_[_FREE, _FREE, np.full(n_agents, ridge)]
     seen = table.given @ columns
-    at = _alike(len(penalty))
+    at = _equal_weights(len(penalty))
     loss, slope, bend = _likelihood(table, seen, at, penalty)
     for _ in range(_N_NEWTON_STEPS):
         step, before = np.linalg.solve(bend, slope), loss
@@ -113,8 +113,8 @@ def _fit(table: _Table, x: _Floats, *, ridge: float) -> tuple[_Floats, float]:
     return columns @ at, float(evidence)
 
 
-def _alike(n: int) -> _Floats:
-    """Return the parameters of weights that are all 1: what rows do not tell stays there."""
+def _equal_weights(n: int) -> _Floats:
+    """Return the parameters of weights that are all 1, to which the penalties shrink."""
     found = np.zeros(n)
     found[0] = 1.0
     return found
@@ -130,37 +130,38 @@ def _likelihood(
     chance = np.exp(utility)
     size = np.add.reduceat(chance, starts)
     chance /= size.repeat(sizes)
-    told = utility - np.log(size).repeat(sizes)
-    strays = at - _alike(len(at))
-    loss = 0.5 * float(penalty @ strays**2) - float(worth @ told)
+    log_chance = utility - np.log(size).repeat(sizes)
+    deviation = at - _equal_weights(len(at))
+    loss = 0.5 * float(penalty @ deviation**2) - float(worth @ log_chance)
     expected = np.add.reduceat(worth, starts).repeat(sizes) * chance
     mean = np.add.reduceat(chance[:, None] * seen, starts, axis=0).repeat(sizes, axis=0)
     scaled = (seen - mean) * np.sqrt(expected)[:, None]
-    return loss, penalty * strays - (worth - expected) @ seen, scaled.T @ scaled + np.diag(penalty)
+    slope = penalty * deviation - (worth - expected) @ seen
+    return loss, slope, scaled.T @ scaled + np.diag(penalty)
 
 
 Members: TypeAlias = tuple[str, ...]
 Rule: TypeAlias = Callable[[Ballots], Sequence[VoteWeights]]
-"""Makes votes, always as many, from ballots whose agents stand best first; one member answers
-alone, and where nothing is admitted there is none."""
+"""Makes a fixed number of votes from ballots with the best agent first; a vote of one member is
+that agent alone, and an empty one means that no such members are admitted."""
 N_FOLDS: Final = 10
 N_PARTITIONS: Final = 3
-"""Partitions into folds, averaged: which rows a fold holds is luck of its own."""
+"""Random partitions into folds that are averaged, as a single one is noisy."""
 COLUMNS: Final = 24_000
 """Redrawn questions of a partition."""
 MOST_SETS: Final = 2_000
-"""Sets of the best agents that are looked through for one that is admitted."""
+"""Most sets of agents that are tried until one is admitted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CrossFittedVotes:
-    """Ways of making a vote, each judged on rows that its members and weights do not know.
+    """Ways of making a vote, each scored on rows that did not choose its members and weights.
 
     Attributes:
-        votes: What each way makes of all rows; no two are alike.
-        smoothed: (ways, rows), the score on redrawn answers to a row of what was made without it.
+        votes: The vote that each way makes from all rows; no two are alike.
+        smoothed: (ways, rows), the score, on redrawn answers to a row, of the vote made without it.
         recorded: (partitions, ways, rows), the same on the recorded answers.
-        folds: (partitions, rows), the number of the fold that a row was left out with.
+        folds: (partitions, rows), the number of the fold with which a row was left out.
         ranking: All agents, best recorded mean first.
     """
 
@@ -187,20 +188,20 @@ def cross_fit(
 ) -> CrossFittedVotes:
     """Return the votes of the best agents, equal and weighted, cross-fitted; makes no call.
 
-    The ways: the best k agents with equal say, for each admitted width; the best of the
-    greatest width, and the widest vote there may be, with learned weights and with weights
-    halfway between learned and equal. Each is made from nine tenths of the rows and counted on
+    The ways: the best k agents with equal weights, for each admitted width; the best agents of
+    the greatest width, and the widest admitted vote, with learned weights and with weights
+    halfway between learned and equal. Each is made from nine tenths of the rows and scored on
     the rest, ten times, in each of three partitions, on answers half of which are redrawn (see
     ``smooth``). With fewer than ten rows nothing can be left out, and no weights are learned.
 
     Args:
-        ballots: What every agent answered alone.
-        widths: Fewest and most members of a vote with equal say.
+        ballots: The answers of every agent alone.
+        widths: Fewest and most members of a vote with equal weights.
         seed: Of partitions and redrawing.
-        admits: Whether these members may vote with equal say; and alone, if it is one.
+        admits: Whether these members may vote with equal weights; a single one answers alone.
         admits_weighted: Whether they may vote with weights, in any number; None allows none.
         columns: Redrawn questions of a partition.
-        partitions: How often the rows are parted.
+        partitions: Number of random partitions of the rows.
     """
     from threadpoolctl import threadpool_limits
 
@@ -246,7 +247,7 @@ def _ways(
     admits_weighted: Callable[[Members], bool] | None,
 ) -> list[Rule]:
     n, (fewest, most) = len(ranked.agents), widths
-    equal = [k for k in range(max(fewest, 2), min(most, n) + 1)]
+    equal = range(max(fewest, 2), min(most, n) + 1)
     ways: list[Rule] = [partial(_equal, width=k, admits=admits) for k in (1, *equal)]
     if admits_weighted is None or ranked.codes.shape[1] < N_FOLDS:
         return ways
@@ -259,7 +260,7 @@ def _ways(
 
 
 def _best_of(ranked: Ballots, width: int, admits: Callable[[Members], bool]) -> Members | None:
-    """Return the first admitted of the sets of ``width``, in the order of their best members."""
+    """Return the first admitted set of ``width`` agents, sets with the best agents first."""
     sets = islice(combinations(ranked.agents, width), MOST_SETS)
     return next((members for members in sets if admits(members)), None)
 
@@ -286,14 +287,14 @@ def _weighted(
     if members is None:
         return [{}, {}]
     learned = learned_weights(_among(ranked, members), ridge=ridge)[0]
-    return [_heard(members, learned), _heard(members, (learned + 1) / 2)]
+    return [_rounded_vote(members, learned), _rounded_vote(members, (learned + 1) / 2)]
 
 
-def _heard(members: Members, weights: _Floats) -> VoteWeights:
-    told = {name: round(float(w), _DECIMALS) for name, w in zip(members, weights, strict=True)}
-    told = {name: weight for name, weight in told.items() if weight > 0}
-    # All the same is no weighting, and one name for it is enough.
-    return dict.fromkeys(told, 1.0) if len(set(told.values())) == 1 else told
+def _rounded_vote(members: Members, weights: _Floats) -> VoteWeights:
+    rounded = {name: round(float(w), _DECIMALS) for name, w in zip(members, weights, strict=True)}
+    vote = {name: weight for name, weight in rounded.items() if weight > 0}
+    # Equal weights are always written as 1, so that equal votes compare equal.
+    return dict.fromkeys(vote, 1.0) if len(set(vote.values())) == 1 else vote
 
 
 def _counted(
@@ -311,8 +312,8 @@ def _counted(
     places = (outside[:, None] * n_each + np.arange(n_each)).ravel()
     at = np.ix_(np.array(seats), np.array(places))
     won = won_by(codes[at], right[at].astype(np.float32), counts)
-    told = np.ix_(np.array(seats), np.array(outside))
-    recorded = won_by(ranked.codes[told], ranked.scores[told], counts)
+    given = np.ix_(np.array(seats), np.array(outside))
+    recorded = won_by(ranked.codes[given], ranked.scores[given], counts)
     return recorded, won.reshape(len(outside), n_each).mean(1)
 
 
@@ -322,15 +323,15 @@ StopRule: TypeAlias = tuple[Literal["agree", "lead"], float]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoppedVotes:
-    """One vote that stops by several rules, on rows whose answers are half redrawn.
+    """One vote under several stop rules, on rows half of whose answers are redrawn.
 
     Attributes:
         stops: The rules.
         calls: Members that are asked on average.
-        exact_calls: The same where a member is spared only if it cannot change the answer.
+        exact_calls: The same where a member is skipped only if it cannot change the answer.
         gains: Score minus that of the vote of all members.
-        errors: Standard errors of the gains: of the sample of rows, and of the luck of the recorded
-            answers, of which redrawing keeps its share.
+        errors: Standard errors of the gains: from the sample of rows, and from chance in the
+            recorded answers, half of which the redrawn ones repeat.
     """
 
     stops: tuple[StopRule, ...]
@@ -353,10 +354,10 @@ def stop_early(
     seed: int,
     columns: int = STOPPED_COLUMNS,
 ) -> StoppedVotes:
-    """Return what a vote loses, and how many it asks, if it stops by each of the rules.
+    """Return the change in score, and the number of members asked, under each stop rule.
 
     Args:
-        ballots: What every agent answered alone.
+        ballots: The answers of every agent alone.
         members: Of the vote, in the order in which it reads them. The first decides ties and is
             asked first, then the heavier ones.
         stops: The rules.
@@ -371,17 +372,17 @@ def stop_early(
     counts = np.array([weights.get(name, 1.0) for name in order])
     n = ranked.codes.shape[1]
     _, codes, right = drawn_answers(answer_sampler(ranked), n, seed=seed, columns=columns)
-    told = stopped_scores(ranked.codes[seats], ranked.scores[seats], counts, first, stops)[0]
+    recorded = stopped_scores(ranked.codes[seats], ranked.scores[seats], counts, first, stops)[0]
     won, asked = stopped_scores(codes[seats], right[seats].astype(np.float64), counts, first, stops)
     gaps = won.reshape(len(won), n, -1).mean(2)
-    gaps, luck = (gaps - gaps[-1])[:-1], (told - told[-1])[:-1]
+    gaps, luck = (gaps - gaps[-1])[:-1], (recorded - recorded[-1])[:-1]
     squares = gaps.var(1) + (1 - REDRAWN) ** 2 * luck.var(1)
     errors = np.sqrt(squares / (n - 1)) if n > 1 else np.ones(len(gaps))
     calls = asked.mean(1)
     return StoppedVotes(tuple(stops), calls[:-1], float(calls[-1]), gaps.mean(1), errors)
 
 
-_LATER = 1e-6  # how much less of two equal sums counts for each place that it begins later
+_LATER = 1e-6  # taken off a sum per place at which its answer begins: breaks ties
 _ROUNDED = 1e-4  # weights have two decimals, and shares of them few more
 
 
@@ -392,7 +393,7 @@ def stopped_scores(
     first: Sequence[int],
     stops: Sequence[StopRule],
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Return scores and members asked by each rule, (rules, columns), and of the whole vote last.
+    """Return scores and members asked, (rules, columns): of each rule, and of the whole vote last.
 
     Args:
         codes: (members, columns), in the order of asking; -1 is no answer.

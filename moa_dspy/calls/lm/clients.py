@@ -1,4 +1,4 @@
-"""Clients that read replies as servers really send them: chat completions, vendors, LiteLLM.
+"""The choice of the engine that asks an endpoint, and DSPy's and LiteLLM's clients as engines.
 
 A reply is made regular where its bytes arrive, so every client gets the same: the server's own
 words with the address that was asked, content and counts in the form that clients take, and a
@@ -7,81 +7,145 @@ stream of events where one was asked for.
 
 from __future__ import annotations
 
+import asyncio
 import os
-import re
 import threading
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
-from typing import Any, Final
+from typing import Any
 
 from moa_dspy.calls.call import without_odd_usage
-from moa_dspy.calls.lm.response import LiteLLMEvents, RegularReply, check_ended
+from moa_dspy.calls.lm.endpoint import (
+    NO_KEY,
+    AsyncChatEngine,
+    AsyncRegularTransport,
+    ChatEngine,
+    Endpoint,
+    RegularTransport,
+    aregular_chunks,
+    regular_chunks,
+    wants_events,
+    with_plain_zero,
+)
+from moa_dspy.calls.lm.response import RegularReply
+from moa_dspy.calls.lm.stream import LiteLLMEvents
 from moa_dspy.calls.reply import REFUSAL
 from moa_dspy.dspy_internals import (
     AsyncLiteLLMEngine,
     AsyncLM15Engine,
-    HttpResponse,
     LiteLLMEngine,
     LM15Engine,
-    StdlibAsyncTransport,
-    StdlibTransport,
     aclosing_stream,
     closing_stream,
     litellm_errors,
     lm15,
     plain,
 )
-from moa_dspy.vendors import OWN_PROTOCOL, gateway_of, server_words, shown_body
-
-_EVENTS_ASKED: Final = re.compile(rb'"stream":\s*true')
-NO_KEY: Final = "EMPTY"
-"""Sent to servers without keys: the header must hold something."""
+from moa_dspy.vendors import OWN_PROTOCOL, gateway_of
 
 
-class ChatDialect(lm15.OpenAIChatLM):
-    """lm15's chat completions, tolerant of what other servers than OpenAI's send."""
+def endpoint_engine(endpoint: Endpoint, *, asynchronous: bool) -> Any:
+    """Return a one-attempt engine for ``endpoint``; retries are the LM's.
 
-    def build_request(self, request: Any, stream: bool) -> Any:
-        """Return the wire request; a ``max_completion_tokens`` of the agent's is the only limit."""
-        if "max_completion_tokens" in (request.config.extensions or {}):
-            request = replace(request, config=replace(request.config, max_tokens=None))
-        return super().build_request(request, stream)
-
-    def _payload(self, request: Any, stream: bool) -> dict[str, Any]:
-        return _with_plain_zero(super()._payload(request, stream))
-
-    def parse_response(self, request: Any, response: HttpResponse) -> Any:
-        """Return the response.
-
-        Raises:
-            ServerError: The server broke off.
-            ProviderError: The reply holds an error, or no answer.
-        """
-        try:
-            data = response.json()
-            if isinstance(data, dict):
-                check_ended(data)
-                _check_chosen(data, response.text())
-            return super().parse_response(request, response)
-        except lm15.ProviderError as error:
-            _name_address(error, _url(self))
-            raise
+    It has ``complete``, ``stream`` and ``close``; an asynchronous one works in any event loop,
+    and ``aclose`` closes what the running one opened.
+    """
+    if not endpoint.is_native:
+        return _Named(_litellm(endpoint, asynchronous=asynchronous), endpoint.model)
+    if endpoint.api_base is None:
+        return _Named(_vendor(endpoint, asynchronous=asynchronous), endpoint.model)
+    return PerLoop(lambda: AsyncChatEngine(endpoint)) if asynchronous else ChatEngine(endpoint)
 
 
-class AsyncChatDialect(lm15.AsyncOpenAIChatLM):
-    """``ChatDialect`` for coroutines."""
+class _Named:
+    """Puts the endpoint's model name on requests that carry an agent's name."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        # It maps, and asks nothing itself: the transport is this object's.
-        self._inner: Any = ChatDialect(
-            api_key=self.api_key,
-            transport=self._inner.transport,
-            compat=self.compat,
-            access=self.access,
-        )
+    def __init__(self, engine: Any, model: str) -> None:
+        self._engine, self._model = engine, model
+
+    def complete(self, request: Any) -> Any:
+        """Ask the endpoint; a coroutine where its engine is asynchronous."""
+        return self._engine.complete(replace(request, model=self._model))
+
+    def stream(self, request: Any) -> Any:
+        """Return the events as they arrive: an iterator, asynchronous where its engine is."""
+        return self._engine.stream(replace(request, model=self._model))
+
+    def close(self) -> None:
+        """Close the connections, of every event loop where the engine is asynchronous."""
+        if (close := getattr(self._engine, "close", None)) is not None:
+            close()
+
+    async def aclose(self) -> None:
+        """Close what the running event loop opened."""
+        await self._engine.aclose()
+
+
+class PerLoop:
+    """Asks through an engine that belongs to the running event loop, and makes it at first use.
+
+    A connection can only be awaited in the loop that opened it, but a pool outlives a loop:
+    every ``asyncio.run`` brings a new one, and each thread may have its own.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._engines: dict[asyncio.AbstractEventLoop, Any] = {}
+        self._lock = threading.Lock()
+
+    def complete(self, request: Any) -> Any:
+        """Return a coroutine of the response."""
+        return self._here().complete(request)
+
+    def stream(self, request: Any) -> Any:
+        """Return an asynchronous iterator of the events."""
+        return self._here().stream(request)
+
+    def _here(self) -> Any:
+        loop = asyncio.get_running_loop()
+        return self._engines.get(loop) or self._add(loop)
+
+    def _add(self, loop: asyncio.AbstractEventLoop) -> Any:
+        with self._lock:
+            # Engines of closed loops close their idle connections when they are no longer held.
+            alive = {one: engine for one, engine in self._engines.items() if not one.is_closed()}
+            self._engines = {**alive, loop: self._make()}
+            return self._engines[loop]
+
+    async def aclose(self) -> None:
+        """Close what this loop opened, and let go of what closed loops left."""
+        with self._lock:
+            engine = self._engines.pop(asyncio.get_running_loop(), None)
+            self._engines = {o: e for o, e in self._engines.items() if not o.is_closed()}
+        if engine is not None:
+            await engine.aclose()
+
+    def close(self) -> None:
+        """Let go of every loop's engine; calls in flight end as they would have."""
+        with self._lock:
+            self._engines = {}
+
+
+def _vendor(endpoint: Endpoint, *, asynchronous: bool) -> Any:
+    vendor = endpoint.model.partition("/")[0]
+    config = lm15.RouterConfig(
+        api_keys={vendor: endpoint.api_key} if endpoint.api_key else None,
+        timeouts=lm15.Timeouts(**endpoint.timeouts, pool=None),
+    )
+    return PerLoop(lambda: AsyncVendorEngine(config)) if asynchronous else VendorEngine(config)
+
+
+def _litellm(endpoint: Endpoint, *, asynchronous: bool) -> Any:
+    options = {
+        "api_key": endpoint.api_key,
+        "api_base": endpoint.api_base,
+        "timeout": endpoint.timeout_seconds,
+        "extra_headers": dict(endpoint.headers) or None,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    return PerLoop(lambda: AsyncLiteLLMClient(**given)) if asynchronous else LiteLLMClient(**given)
 
 
 class VendorEngine(LM15Engine):
@@ -115,57 +179,8 @@ class AsyncVendorEngine(AsyncLM15Engine):
         await self._transport.aclose()
 
 
-def _with_plain_zero(body: dict[str, Any]) -> dict[str, Any]:
-    """Return a request's fields with temperature 0 as the paper's program writes it, not 0.0."""
-    return {**body, "temperature": 0} if body.get("temperature") == 0 else body
-
-
 def _over(config: Any, transport: Any) -> Any:
     return replace(config, transport=transport, timeouts=None, max_connections=None)
-
-
-def _wants_events(body: bytes, url: str) -> bool:
-    return bool(_EVENTS_ASKED.search(body)) or "streamGenerateContent" in url
-
-
-def _reply_of(request: Any, response: Any) -> RegularReply:
-    wants, location = _wants_events(request.body, request.url), response.header("location")
-    reply = RegularReply(response.status, request.url, location=location, wants_events=wants)
-    response.status = reply.status
-    return reply
-
-
-class RegularTransport(StdlibTransport):
-    """lm15's connections, whose replies are made regular."""
-
-    def stream(self, request: Any) -> Any:
-        """Return the response to ``request``, whose body arrives."""
-        response: Any = super().stream(request)
-        response._chunks = _regular_chunks(_reply_of(request, response), response._chunks)
-        return response
-
-
-class AsyncRegularTransport(StdlibAsyncTransport):
-    """``RegularTransport`` for coroutines."""
-
-    async def _do_stream(self, request: Any) -> Any:
-        response: Any = await super()._do_stream(request)
-        response._chunks = _aregular_chunks(_reply_of(request, response), response._chunks)
-        return response
-
-
-def _regular_chunks(reply: RegularReply, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    for chunk in chunks:
-        yield reply.take(chunk)
-    yield reply.rest()
-
-
-async def _aregular_chunks(
-    reply: RegularReply, chunks: AsyncIterator[bytes]
-) -> AsyncIterator[bytes]:
-    async for chunk in chunks:
-        yield reply.take(chunk)
-    yield reply.rest()
 
 
 class _Regular:
@@ -190,7 +205,7 @@ class _Regular:
                     # An engine that is used no more leaves nothing open.
                     weakref.finalize(self, self._handler.client.close)
         sender = {} if self._sender is None else {"client": self._sender}
-        return {**_with_plain_zero(arguments), **sender}
+        return {**with_plain_zero(arguments), **sender}
 
     def _response(self, raw: Any, request: Any) -> Any:
         parent: Any = super()
@@ -334,7 +349,7 @@ def _with_refusal(reply: dict[str, Any]) -> dict[str, Any]:
 def _http_reply(response: Any) -> RegularReply:
     request = response.request
     url = str(request.url)
-    wants = _wants_events(request.content, url)
+    wants = wants_events(request.content, url)
     return RegularReply(
         response.status_code,
         url,
@@ -387,10 +402,10 @@ def _stream_class() -> Any:
             self._source, self._reply = source, reply
 
         def __iter__(self) -> Iterator[bytes]:
-            return _regular_chunks(self._reply, self._source)
+            return regular_chunks(self._reply, self._source)
 
         def __aiter__(self) -> AsyncIterator[bytes]:
-            return _aregular_chunks(self._reply, self._source)
+            return aregular_chunks(self._reply, self._source)
 
         def close(self) -> None:
             self._source.close()
@@ -399,23 +414,3 @@ def _stream_class() -> Any:
             await self._source.aclose()
 
     return RegularStream
-
-
-def _url(dialect: Any) -> str:
-    return f"{dialect.base_url.rstrip('/')}/chat/completions"
-
-
-def _check_chosen(data: Mapping[str, Any], body: str) -> None:
-    """Raise if a reply has neither choices nor an error that lm15 would tell of."""
-    if not isinstance(data.get("choices"), list) and not isinstance(data.get("error"), Mapping):
-        words = server_words(body)["message"]
-        shown = shown_body(body)
-        nothing = f"The endpoint's reply holds no answer{f': {shown}' if shown else ''}"
-        raise lm15.ProviderError(words or nothing)
-
-
-def _name_address(error: Any, url: str) -> None:
-    """Add the address to what an error says, unless it is there."""
-    if url not in str(error.message):
-        error.message = f"{error.message} (from {url})"
-        error.args = (error.message,)

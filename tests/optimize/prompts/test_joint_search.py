@@ -224,9 +224,8 @@ def test_train_rows_must_be_there_and_be_nobody_elses() -> None:
 
 def test_a_metric_with_the_wrong_signature_is_refused_before_any_call() -> None:
     world = make_world()
-    found = ModelSearch(lambda example: 1.0, world.pool, space=SPACE, prompts=tuned(world))
     with pytest.raises(StudyError, match="`metric` must be a function of"):
-        found.compile(mixture(world), **SPLITS)
+        ModelSearch(lambda example: 1.0, world.pool, space=SPACE, prompts=tuned(world))
     assert sum(world.log.counts.values()) == 0
 
 

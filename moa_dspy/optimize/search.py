@@ -57,8 +57,8 @@ from moa_dspy.optimize.singles import (
     measure_single_agents,
 )
 from moa_dspy.optimize.space.space import SearchSpace
+from moa_dspy.optimize.storage import opened_storage
 from moa_dspy.optimize.trial_loop import ProgramLoop, TrialLoop
-from moa_dspy.optimize.trials import opened_storage
 from moa_dspy.pool import Pool
 
 

@@ -176,9 +176,10 @@ class ModelSearch(Teleprompter):
         """Return the recommended program: the pick if the verdict is for it, else a single agent.
 
         Args:
-            student: A ``MixtureOfAgents``, or a program that holds one or has the
+            student: A ``MixtureOfAgents``, or a program that holds some or has the
                 ``predictor``: then the whole program is run and scored, and the result is
-                such a program. Or a module with one signature, for which a mixture is made.
+                such a program; mixtures that are frozen, as by DSPy, stay as they are. Or a
+                module with one signature, for which a mixture is made.
             trainset: Rows for prompts; without a ``valset`` they are split in three.
             teacher: Not used.
             valset: Rows that the search looks at; without a ``testset`` half of them are kept back.
@@ -194,7 +195,7 @@ class ModelSearch(Teleprompter):
             MoaError: If ``storage`` cannot be used, or the student has no ``predictor``.
             MetricError: If the metric raises or returns no number in [0, 1].
             StudyError: If the budget is too small for a verdict, or ``student`` holds no
-                mixture, or two, or another pool's, or fails by itself.
+                mixture, or another pool's, or fails by itself.
         """
         if kwargs:
             raise StudyError(f"Unknown option {min(kwargs)!r} of compile; known is testset.")

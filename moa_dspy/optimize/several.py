@@ -128,21 +128,22 @@ class ProgramEvaluator(Evaluator):
         return Evaluator.knows(self, self.student.lifted(architecture), rows)
 
 
-def searchable(student: dspy.Module, options: SearchOptions) -> tuple[Any, SearchOptions]:
+def searchable(student: Any, options: SearchOptions) -> tuple[Any, SearchOptions]:
     """Return ``student`` with a mixture in the place of its predictor, or of all of it.
 
-    With several mixtures it is a ``ProgramStudent``, and the options have the space of all.
+    With several mixtures it is a ``ProgramStudent``, and the options have the space of all. Frozen
+    ones, and all but the one in a predictor's place, stay as they are.
     """
-    pool, found = options.pool, mixtures_of(student)
+    pool = options.pool
+    if any(one.pool is not pool for one in mixtures_of(student, with_frozen=True).values()):
+        # Its calls would go to another store, and be counted in no budget.
+        raise StudyError("`student` must be made with the search's own pool.")
     if options.predictor is not None:
-        return MixtureOfAgents.in_place_of(student, options.predictor, pool=pool), options
-    signature = getattr(student, "signature", None)
+        return Student.in_place_of(student, options.predictor, pool=pool), options
+    found, signature = mixtures_of(student), getattr(student, "signature", None)
     if not found and signature is not None:
         return MixtureOfAgents(signature, Architecture.single(next(iter(pool))), pool=pool), options
     program = ProgramStudent.of_several(student) if len(found) > 1 else Student.of(student)
-    if any(mixture.pool is not pool for mixture in found.values()):
-        # Its calls would go to another store, and be counted in no budget.
-        raise StudyError("`student` must be made with the search's own pool.")
     if isinstance(program, ProgramStudent):
         return program, _with_program_space(options, program)
     return student, options
@@ -228,6 +229,13 @@ def program_of(name: str, predictor: str, *, beside: Path | None, **rules: Any) 
         raise StudyError(
             f"`task.program`: {name!r} must be a dspy.Module, or a class or function that makes "
             f"one, but is a {type(program).__name__}."
+        )
+    if others := mixtures_of(program, with_frozen=True):
+        paths = ", ".join(path.removeprefix("self.") for path in others)
+        # They have a pool of their own, whose calls would be counted in no budget.
+        raise StudyError(
+            f"`task.program`: {name!r} holds a mixture of its own, at {paths}. Search "
+            "such a program in Python, with ModelSearch, or make a predictor of it."
         )
     try:
         return MixtureOfAgents.in_place_of(program, predictor, **rules)

@@ -159,6 +159,23 @@ def test_the_student_stays_as_it_was() -> None:
     assert [str(one.architecture) for one in mixtures_of(student).values()] == ["w0", "w0"]
 
 
+def test_a_frozen_mixture_is_not_searched_and_one_that_stands_twice_is_one() -> None:
+    pool = make_pool()
+    student = Rag(pool)
+    student.again, student.checks = student.query, {"last": student.answer, 1: Rag(pool).answer}
+    student.checks[1]._compiled = True
+    splits = {"valset": rows("val", 9), "testset": rows("test", 9)}
+    search = ModelSearch(exact, pool, space=VOTES, n_trials=8)
+    program = search.compile(student, trainset=[], **splits)
+    assert {path for path, _ in search.result.pick.parts} == {"query", "answer"}
+    assert program.again is program.query
+    assert program.checks["last"] is program.answer
+    assert str(program.checks[1].architecture) == "w0"
+    student.answer._compiled = True
+    search.compile(student, trainset=[], **splits)
+    assert not hasattr(search.result.pick, "parts"), "of one mixture"
+
+
 @slow
 def test_the_best_single_agent_is_chosen_for_each_mixture() -> None:
     texts = [one.architecture for one in found()[0].result.trials if one.origin == "single"]

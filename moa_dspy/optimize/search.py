@@ -48,7 +48,13 @@ from moa_dspy.optimize.prompts.joint import JointSearch, with_prompts
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord
 from moa_dspy.optimize.selection import Choice, Limits
-from moa_dspy.optimize.several import ProgramEvaluator, ProgramStudent, searchable
+from moa_dspy.optimize.several import (
+    ProgramEvaluator,
+    ProgramStudent,
+    searchable,
+    worded_early,
+    worded_verdicts,
+)
 from moa_dspy.optimize.shares import check_budget, check_options, probe, probe_judge
 from moa_dspy.optimize.singles import (
     N_SINGLE_BLOCKS,
@@ -223,11 +229,7 @@ class ModelSearch(Teleprompter):
 
     @property
     def study(self) -> optuna.Study:
-        """The Optuna study of the last ``compile``.
-
-        Raises:
-            StudyError: If there was none.
-        """
+        """The Optuna study of the last ``compile``; raises as ``result`` does."""
         return self._last_outcome().study
 
     def _last_outcome(self) -> SearchOutcome:
@@ -295,10 +297,10 @@ def run_search(
         singles, judged = _single_agents(options, evaluator, splits, ledger, progress, judging)
     facts = None if judging is None else judging.facts()
     early = singles.early_facts(options, splits, budget=ledger.budget, judged=judged, judge=facts)
+    early = worded_early(early) if (is_program := isinstance(program, ProgramStudent)) else early
     progress.show("early facts", early=early)
     options = replace(options, space=singles.searched(options.space))
     n_test = len(splits.test)
-    is_program = isinstance(program, ProgramStudent)
     loop = (ProgramLoop if is_program else TrialLoop).of(
         options, ledger, progress, evaluator, singles, joint, judged, storage, n_test=n_test
     )
@@ -381,7 +383,7 @@ def _compared(
     progress.show("test", work=StageWork.of_unknown(loop.evaluator.knows, wanted))
     asks = (loop.evaluator, splits, progress, rows, ranking, loop.may_announce)
     tested = list(dict.fromkeys([*filter(None, fronts[1:]), *fronts[0]]))
-    return compare_on_test(options, *asks, tested, on_val)
+    return worded_verdicts(compare_on_test(options, *asks, tested, on_val), choice.picked)
 
 
 def judging_of(options: SearchOptions, splits: Splits | None = None) -> Judging | None:

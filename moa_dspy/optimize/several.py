@@ -18,6 +18,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, StudyError
 from moa_dspy.files import MODULE_AND_NAME, made
 from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.optimize.early_facts import EarlyFacts
 from moa_dspy.optimize.evaluate import (
     Evaluator,
     Student,
@@ -26,9 +27,9 @@ from moa_dspy.optimize.evaluate import (
 from moa_dspy.optimize.metric import Outcome
 from moa_dspy.optimize.nodes import MeasuredProgram, MixtureStandIn, place_of
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.result import TrialRecord
+from moa_dspy.optimize.result import ComparedSystems, TrialRecord
 from moa_dspy.optimize.selection import Evidence, Limits
-from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace
+from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace, worded_for
 from moa_dspy.pool import Pool
 
 
@@ -254,6 +255,26 @@ def program_evidence(found: Evidence) -> Evidence:
     alone = [one for one in found.measured if not one.architecture.layers and one.is_whole]
     singles = {str(one.architecture): one.scores for one in alone}
     return replace(found, singles=singles, ballots=None, smoothed=None, ways=None)
+
+
+def worded_early(facts: EarlyFacts) -> EarlyFacts:
+    """Return the facts on single agents, each of which was measured in all mixtures at once."""
+    where = "in every mixture"
+    second = None if facts.runner_up is None else f"{facts.runner_up} {where}"
+    return replace(facts, leader=f"{facts.leader} {where}", runner_up=second)
+
+
+def worded_verdicts(found: ComparedSystems, picked: Architecture) -> ComparedSystems:
+    """Return what was compared with the verdict in words for the mixtures of a program."""
+    if not isinstance(picked, ProgramArchitecture):
+        return found
+    note = "the best agent of each question, in every mixture"
+    val, test = (
+        {n: replace(o, note=note) if n == "oracle" and o.score is not None else o for n, o in rows}
+        for rows in (found.val.items(), found.test.items())
+    )
+    text = worded_for(picked, found.verdict.text)
+    return replace(found, val=val, test=test, verdict=replace(found.verdict, text=text))
 
 
 def best_program(

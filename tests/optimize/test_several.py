@@ -123,7 +123,11 @@ def test_the_best_pair_is_found_with_fewer_calls_than_one_mixture_has() -> None:
 def test_report_study_and_program_name_each_mixture_by_its_path() -> None:
     search, program, _ = found()
     result, study = search.result, search.study
-    assert BEST in str(result)
+    assert str(result).endswith("which count 0.4 each.")
+    assert f"Use the mixtures: {BEST} beats query: w0; answer: r0 by " in str(result)
+    assert "pick         query: w0 + w1 + w2 > vote(w0); " in str(result)
+    assert result.early is not None
+    assert result.early.leader == "w0 in every mixture"
     assert {trial.user_attrs["architecture"] for trial in study.trials} == {
         one.architecture for one in result.trials
     }
@@ -167,7 +171,8 @@ def test_a_frozen_mixture_is_not_searched_and_one_that_stands_twice_is_one() -> 
     splits = {"valset": rows("val", 9), "testset": rows("test", 9)}
     search = ModelSearch(exact, pool, space=VOTES, n_trials=8)
     program = search.compile(student, trainset=[], **splits)
-    assert {path for path, _ in search.result.pick.parts} == {"query", "answer"}
+    pick: Any = search.result.pick
+    assert {path for path, _ in pick.parts} == {"query", "answer"}
     assert program.again is program.query
     assert program.checks["last"] is program.answer
     assert str(program.checks[1].architecture) == "w0"

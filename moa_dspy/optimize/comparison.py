@@ -21,7 +21,6 @@ from moa_dspy.optimize.metric import Outcome, means, scores
 from moa_dspy.optimize.objectives import best_on_val, names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork
-from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.result import ComparedSystems, SystemScore, TrialRecord
 from moa_dspy.optimize.space.programs import (
     SELF_MOA_SAMPLES,
@@ -29,6 +28,7 @@ from moa_dspy.optimize.space.programs import (
     fixed_baselines,
     read_architecture,
 )
+from moa_dspy.optimize.trials import TrialJudge
 from moa_dspy.pool import Pool
 from moa_dspy.winrate.intervals import Interval, mean_interval
 from moa_dspy.winrate.preferences import oracle

@@ -66,25 +66,26 @@ class Student:
 
     @classmethod
     def of(cls, program: Any, registry: NamedPrompts | None = None) -> Student:
-        """Find the mixture of ``program``.
+        """Find the mixture of ``program``; a ``Student`` has found it.
 
         Raises:
             StudyError: If there is none, or more than one, naming where they are.
         """
         if isinstance(program, Student):
-            return program
+            return program if registry is None else replace(program, registry=registry)
         found = mixtures_of(program)
         if len(found) != 1:
-            where = f" at {', '.join(found)}" if found else ""
-            predictors = [name for name, _ in getattr(program, "named_predictors", list)()]
-            hint = "; a mixture can take the place of `predictor`: " + ", ".join(predictors)
-            raise StudyError(
-                "`student` must be a MixtureOfAgents or hold one (or have one signature), but is "
-                f"a {type(program).__name__} with {len(found) or 'none'}{where}"
-                f"{hint if predictors and not found else ''}."
-            )
+            raise StudyError(_why_not_one(program))
         (mixture,) = found.values()
         return cls(program, mixture, registry)
+
+    @classmethod
+    def in_place_of(cls, program: Any, predictor: str, **options: Any) -> Any:
+        """Return what ``MixtureOfAgents.in_place_of`` does; beside others, a ``Student``."""
+        made: Any = MixtureOfAgents.in_place_of(program, predictor, **options)
+        others = mixtures_of(program)
+        found = [one for path, one in mixtures_of(made).items() if path not in others]
+        return cls(made, found[0]) if others and found else made
 
     def with_architecture(self, architecture: Architecture) -> Any:
         """Return a copy of the program that has the architecture; its seats' prompts are new.
@@ -136,17 +137,25 @@ class Student:
             ) from error
 
 
-def mixtures_of(program: Any) -> dict[str, MixtureOfAgents]:
-    """Return the mixtures that ``program`` holds, by path, as DSPy finds predictors.
+def mixtures_of(program: Any, *, with_frozen: bool = False) -> dict[str, MixtureOfAgents]:
+    """Return the mixtures that ``program`` holds, by path, as DSPy finds and names predictors.
 
     They are looked for in modules, and in lists, tuples and dicts of modules; not in the
     programs that an optimizer listed on its result, nor in the seats of a mixture.
+
+    Args:
+        program: The program.
+        with_frozen: Whether in modules too whose ``_compiled`` is true: DSPy leaves them alone.
     """
-    return {path: one for path, one in _walk(program, "self", set())}
+    return dict(_walk(program, "self", set(), with_frozen=with_frozen))
 
 
-def _walk(module: Any, path: str, seen: set[int]) -> Iterator[tuple[str, MixtureOfAgents]]:
+def _walk(
+    module: Any, path: str, seen: set[int], *, with_frozen: bool
+) -> Iterator[tuple[str, MixtureOfAgents]]:
     if id(module) in seen or not isinstance(module, dspy.Module):
+        return
+    if path != "self" and not with_frozen and getattr(module, "_compiled", False):
         return
     seen.add(id(module))
     if isinstance(module, MixtureOfAgents):
@@ -157,9 +166,25 @@ def _walk(module: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Mixture
         if isinstance(value, (list, tuple)):
             inner = [(f"[{n}]", one) for n, one in enumerate(value)]
         elif isinstance(value, dict):
-            inner = [(f"[{key!r}]", one) for key, one in value.items()]
+            inner = [(f"['{key}']", one) for key, one in value.items()]
         for where, one in inner:
-            yield from _walk(one, f"{path}.{name}{where}", seen)
+            yield from _walk(one, f"{path}.{name}{where}", seen, with_frozen=with_frozen)
+
+
+def _why_not_one(program: Any) -> str:
+    kind = type(program).__name__
+    found = [path.removeprefix("self.") for path in mixtures_of(program)]
+    every = [path.removeprefix("self.") for path in mixtures_of(program, with_frozen=True)]
+    if found:
+        named = f"holds {len(found)} mixtures, at {', '.join(found)}, and this is for one"
+        return f"The {kind} {named}: freeze the others by `_compiled = True`, as in DSPy."
+    if every:
+        named = f"The mixtures of the {kind} are frozen, at {', '.join(every)}"
+        return f"{named}: set `_compiled` of one to False."
+    must = "`student` must be a MixtureOfAgents or hold one (or have one signature), but is"
+    predictors = ", ".join(name for name, _ in getattr(program, "named_predictors", list)())
+    hint = f"; a mixture can take the place of `predictor`: {predictors}" if predictors else ""
+    return f"{must} a {kind} with none{hint}."
 
 
 class WorkerPool(Protocol):

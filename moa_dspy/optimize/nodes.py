@@ -8,7 +8,9 @@ import json
 import threading
 from collections import ChainMap, Counter
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -385,6 +387,16 @@ class MixtureStandIn(dspy.Module):
         return await asyncio.to_thread(self, **inputs)
 
 
+def run_program(program: Any, inputs: Mapping[str, Any]) -> Any:
+    """Return the prediction of a program, also of one that can only be awaited."""
+    kind = type(program)
+    if hasattr(kind, "forward") or not hasattr(kind, "aforward"):
+        return program(**inputs)
+    # In a thread of its own: that of the caller may be inside of a loop, as in a notebook.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(copy_context().run, asyncio.run, program.acall(**inputs)).result()
+
+
 class MeasuredProgram:
     """A student with one architecture. Safe for threads.
 
@@ -423,7 +435,7 @@ class MeasuredProgram:
             program = self._student.with_module(stand_in)
         stand_in.row = MeasuredRow(runner, current_scope())
         try:
-            return program(**inputs)
+            return run_program(program, inputs)
         except Exception as error:
             if cause := ours(error):
                 raise cause from None

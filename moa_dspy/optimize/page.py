@@ -30,7 +30,20 @@ from moa_dspy.optimize.report import (
     row_names,
     verdict_lines,
 )
-from moa_dspy.optimize.result import StudyResult, SystemScore, TrialRecord
+from moa_dspy.optimize.result import (
+    ScoresAlone,
+    StudyResult,
+    SystemScore,
+    TrialRecord,
+    agent_effects,
+    mixtures_in,
+    scores_alone,
+)
+from moa_dspy.optimize.space.programs import (
+    ProgramArchitecture,
+    mixture_lines,
+    worded_for,
+)
 from moa_dspy.winrate.intervals import points
 
 _RIGHT: Final = 0.5
@@ -158,6 +171,10 @@ def markdown_block(text: object) -> str:
 
 def headline(result: StudyResult) -> str:
     """Return the verdict in one sentence that needs no knowledge of the field."""
+    return worded_for(result.pick, _headline(result))
+
+
+def _headline(result: StudyResult) -> str:
     kind, pick = result.verdict.kind, result.test.get("pick")
     single = result.test.get("best_single")
     score = "" if pick is None or pick.score is None else f"{points(pick.score)} %"
@@ -229,16 +246,17 @@ def _content(result: StudyResult, answers: StudyAnswers, name: str) -> dict[str,
     """Return what the templates show, formatted: the numbers are those of the text report."""
     names, judge = row_names(result), result.judge
     is_judged = judge is not None and judge.picks == "judge"
-    rows = [{"name": n, "label": LABELS.get(n, n), **row_cells(result, n)} for n in names]
+    rows = [{"name": n, "label": _label(result, n), **row_cells(result, n)} for n in names]
     return {
         "name": name,
         "headline": headline(result),
         "verdicts": verdict_lines(result),
         "above": above_pick(result),
         "result": result,
-        "rows": rows,
+        "rows": [{**row, "lines": mixture_lines(row["architecture"])} for row in rows],
         "brackets": brackets_line(result),
         "lines": list(result_lines(result)),
+        "pick_lines": mixture_lines(str(result.pick)),
         "layers": architecture_rows(result.pick, answers, is_judged=is_judged),
         "svg": architecture_drawing(result.pick, answers, is_judged=is_judged),
         "is_judged": is_judged,
@@ -253,11 +271,11 @@ def _content(result: StudyResult, answers: StudyAnswers, name: str) -> dict[str,
 def page_data(result: StudyResult, answers: StudyAnswers) -> dict[str, Any]:
     """Return what the script draws: scores, trials, agents, questions and answers."""
     trials = result.trials
-    alone = {t.architecture: t.score for t in trials if t.origin == "single"}
+    alone = scores_alone(trials)
     return {
         "pick": str(result.pick),
         "systems": [
-            [LABELS.get(n, n), row.architecture, row.score, *result.score_interval(row)]
+            [_label(result, n), row.architecture, row.score, *result.score_interval(row)]
             for n, row in result.test.items()
             if row.score is not None
         ],
@@ -270,18 +288,24 @@ def page_data(result: StudyResult, answers: StudyAnswers) -> dict[str, Any]:
         "agents": list(answers.agents),
         "similarity": [[round(1 - v, 4) for v in row] for row in answers.distances],
         "questions": [[q.id, q.text, q.expected] for q in answers.questions],
-        "answers": [_answers_data(one) for one in answers.systems],
+        "answers": [_answers_data(result, one) for one in answers.systems],
     }
 
 
-def _trial_data(trial: TrialRecord, alone: Mapping[str, float]) -> list[Any]:
+def _label(result: StudyResult, name: str) -> str:
+    return worded_for(result.pick, LABELS.get(name, name))
+
+
+def _trial_data(trial: TrialRecord, alone: ScoresAlone) -> list[Any]:
     names = ("architecture", "origin", "score", "usd", "seconds", "calls", "diversity", "rows")
     known = [getattr(trial, name) for name in names]
     return [*known, int(trial.is_stopped_early), _performance(trial, alone)]
 
 
-def _answers_data(one: SystemAnswers) -> dict[str, Any]:
-    label = ", ".join(LABELS.get(n, n) for n in one.names) or one.architecture
+def _answers_data(result: StudyResult, one: SystemAnswers) -> dict[str, Any]:
+    label = ", ".join(_label(result, n) for n in one.names) or one.architecture
+    if not one.names and isinstance(result.pick, ProgramArchitecture):
+        label = f"{label} in every mixture"
     names = ("architecture", "scores", "texts", "failures")
     return {"label": label, **{name: getattr(one, name) for name in names}}
 
@@ -292,44 +316,15 @@ def front_numbers(trials: Sequence[TrialRecord], cost: str) -> list[int]:
     return [places[id(one)] for one in reversed(front(trials, ("score", cost)))]
 
 
-def _performance(trial: TrialRecord, alone: Mapping[str, float]) -> float | None:
-    """Return the mean score, alone, of the agents that the last step reads."""
-    architecture = _parsed(trial.architecture)
-    if architecture is None:
-        return None
-    read = architecture.layers[-1] if architecture.layers else architecture.agents
-    known = [alone[name] for name in read if name in alone]
-    return round(fmean(known), 6) if known else None
-
-
-def _parsed(text: str) -> Architecture | None:
-    """Return the architecture; None if its notation is one that this version does not know."""
-    try:
-        return Architecture.parse(text)
-    except ValueError:
-        return None
-
-
-def agent_effects(trials: Sequence[TrialRecord]) -> list[list[Any]]:
-    """Return name, score alone, and mean score of mixtures with and without each agent.
-
-    Over mixtures that were measured on all rows; None where there are none of a kind.
-    """
-    whole = [
-        (architecture, t.score)
-        for t in trials
-        if not t.is_stopped_early and (architecture := _parsed(t.architecture)) is not None
+def _performance(trial: TrialRecord, alone: ScoresAlone) -> float | None:
+    """Return the mean score, alone, of the agents that the last steps read."""
+    known = [
+        alone[path, name]
+        for path, one in mixtures_in(trial.architecture).items()
+        for name in (one.layers[-1] if one.layers else one.agents)
+        if (path, name) in alone
     ]
-    alone = {str(one): score for one, score in whole if not one.layers}
-    mixtures = [(set(one.agents), score) for one, score in whole if one.layers]
-    names = sorted(alone, key=lambda name: -alone[name])
-    found: list[list[Any]] = []
-    for name in names:
-        with_it = [score for agents, score in mixtures if name in agents]
-        without = [score for agents, score in mixtures if name not in agents]
-        means = [round(fmean(part), 6) if part else None for part in (with_it, without)]
-        found.append([name, alone[name], *means, len(with_it)])
-    return found
+    return round(fmean(known), 6) if known else None
 
 
 def architecture_rows(
@@ -337,8 +332,15 @@ def architecture_rows(
 ) -> list[dict[str, Any]]:
     """Return the layers with their agents, and what each agent of layer 1 knew alone.
 
-    Not where a judge gave the scores: they compare answers, and say of none that it is right.
+    Not where a judge gave the scores: they compare answers, and say of none that it is right. Nor
+    in a program, where an agent was alone in all mixtures at once.
     """
+    if isinstance(architecture, ProgramArchitecture):
+        return [
+            {**row, "title": f"{path}: {row['title']}", "path": path}
+            for path, one in architecture.parts
+            for row in architecture_rows(one, answers, is_judged=True)
+        ]
     alone = {one.architecture: one for one in answers.systems}
     pick = alone.get(str(architecture))
     rows = []
@@ -399,7 +401,9 @@ def architecture_drawing(
     boxes: list[dict[str, Any]] = []
     arrows: list[tuple[int, int]] = []
     top, width, height, gap = 8, 148, 74, 12
-    for row in architecture_rows(architecture, answers, is_judged=is_judged):
+    rows = architecture_rows(architecture, answers, is_judged=is_judged)
+    is_one = not isinstance(architecture, ProgramArchitecture)
+    for number, row in enumerate(rows, start=1):
         boxes.append({"title": row["title"], "y": top + 12})
         top += 22
         agents = row["agents"]
@@ -409,13 +413,17 @@ def architecture_drawing(
             for place, agent in enumerate(line):
                 boxes.append({**agent, "x": left + place * (width + gap), "y": top})
             top += height + gap
-        arrows.append((top - gap, top + 18))
+        # The program's own code is between two mixtures, in an order that is not known here.
+        is_last = number == len(rows) or row.get("path") != rows[number].get("path")
+        if is_one or not is_last:
+            arrows.append((top - gap, top + 18))
         top += 22
     return {
         "boxes": [box for box in boxes if "name" in box],
         "titles": [box for box in boxes if "title" in box],
         "arrows": arrows,
-        "height": top + 30,
+        "is_one": is_one,
+        "height": top + 30 * is_one,
         "width": width,
         "box_height": height,
     }

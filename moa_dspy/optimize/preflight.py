@@ -5,6 +5,7 @@ A price or a time that is not known stays unknown: it is None here, and never 0.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -21,6 +22,7 @@ from moa_dspy.layers import SEAT_MODULES
 from moa_dspy.optimize.early_facts import AgentCosts, Cost, StudyEstimate
 from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.forecast import StudyPlan
+from moa_dspy.optimize.nodes import run_program
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.prompts.joint import with_prompts
 from moa_dspy.optimize.shares import AgentEstimate, cause_of, rounded_up, smallest_limit
@@ -296,6 +298,9 @@ class _Heard(dspy.Module):
         said = self.said = self.mixture(**inputs)
         return said
 
+    async def aforward(self, **inputs: Any) -> Any:
+        return await asyncio.to_thread(self, **inputs)
+
 
 def _probed(
     agent: AgentEstimate, student: Student, inputs: Mapping[str, Any], n_counted: int
@@ -311,7 +316,7 @@ def _probed(
     heard = _Heard(student.mixture.with_architecture(Architecture.single(agent.name)))
     by_turn = isinstance(student.program, TurnByTurn)
     try:
-        (heard if by_turn else student.with_module(heard))(**inputs)
+        run_program(heard if by_turn else student.with_module(heard), inputs)
     except (LayerFailedError, MoaError) as error:
         cause = cause_of(" ".join(str(error).split()), agent.name)
         return replace(agent, failure=cause[:300])

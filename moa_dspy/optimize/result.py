@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from statistics import fmean
+from typing import Any, Literal, TypeAlias
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize.early_facts import EarlyFacts
 from moa_dspy.optimize.judge_facts import DirectComparison, JudgedSystem, JudgeFacts
-from moa_dspy.optimize.space.programs import read_architecture
+from moa_dspy.optimize.space.programs import (
+    ProgramArchitecture,
+    mixture_lines,
+    read_architecture,
+)
 from moa_dspy.winrate import CostVerdict, Interval, Verdict
 
 
@@ -280,11 +286,12 @@ class StudyResult:
                 score += f" [{100 * low:.1f}, {100 * high:.1f}]"
             minus = "" if found is None else f"{100 * found.estimate:+.1f}"
             calls = "" if row.calls is None else f"{row.calls:.1f}"
-            table.append([name, row.architecture or "", score, minus, calls])
+            shown = "\n".join(mixture_lines(row.architecture or ""))
+            table.append([name, shown, score, minus, calls])
         return table
 
     def __str__(self) -> str:
-        table = self._cells()
+        table = [line for row in self._cells() for line in _lines(row)]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -293,7 +300,9 @@ class StudyResult:
         return "\n".join([*lines, "", self.verdict.text])
 
     def _repr_html_(self) -> str:
-        head, *rows = [[escape(cell) for cell in row] for row in self._cells()]
+        head, *rows = [
+            [escape(cell).replace("\n", "<br>") for cell in row] for row in self._cells()
+        ]
         body = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in rows)
         return (
             f"<table><tr><th>{'</th><th>'.join(head)}</th></tr>{body}</table>"
@@ -305,12 +314,68 @@ class StudyResult:
         Path(path).write_text(json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n", "utf-8")
 
 
+def _lines(cells: list[str]) -> list[list[str]]:
+    """Return the lines of a row of a table, whose cells may have several."""
+    return [list(line) for line in zip_longest(*(cell.split("\n") for cell in cells), fillvalue="")]
+
+
 def _cost_verdict(content: Mapping[str, Any]) -> CostVerdict:
     return CostVerdict(**{**content, "interval": Interval(**content["interval"])})
 
 
 def _cost_verdicts(content: Mapping[str, Mapping[str, Any]]) -> dict[str, CostVerdict]:
     return {name: _cost_verdict(one) for name, one in content.items()}
+
+
+ScoresAlone: TypeAlias = Mapping[tuple[str, str], float]
+"""By the path of a mixture, "" of one that is no part of a program, and agent."""
+
+
+def scores_alone(trials: Sequence[TrialRecord]) -> ScoresAlone:
+    """Return what each agent scores alone; in a program, in the best one of single agents."""
+    found: dict[tuple[str, str], float] = {}
+    for trial in trials:
+        mixtures = mixtures_in(trial.architecture)
+        if trial.is_stopped_early or any(one.layers for one in mixtures.values()):
+            continue
+        for path, one in mixtures.items():
+            place = (path, str(one))
+            found[place] = max(trial.score, found.get(place, 0.0))
+    return found
+
+
+def mixtures_in(text: str) -> dict[str, Architecture]:
+    """Return the mixtures by path, "" of one alone; none if this version cannot read them."""
+    try:
+        one = read_architecture(text)
+    except ValueError:
+        return {}
+    return dict(one.parts) if isinstance(one, ProgramArchitecture) else {"": one}
+
+
+def agent_effects(trials: Sequence[TrialRecord]) -> list[list[Any]]:
+    """Return name, score alone, and mean score of mixtures with and without each agent.
+
+    Over mixtures that were measured on all rows; None where there are none of a kind. In a
+    program an agent stands once for each mixture.
+    """
+    alone = scores_alone(trials)
+    mixtures = [
+        (path, set(one.agents), t.score)
+        for t in trials
+        if not t.is_stopped_early
+        for path, one in mixtures_in(t.architecture).items()
+        if one.layers
+    ]
+    found: list[list[Any]] = []
+    for path, name in sorted(alone, key=lambda place: -alone[place]):
+        inside = [(agents, score) for where, agents, score in mixtures if where == path]
+        with_it = [score for agents, score in inside if name in agents]
+        without = [score for agents, score in inside if name not in agents]
+        means = [round(fmean(part), 6) if part else None for part in (with_it, without)]
+        label = f"{path}: {name}" if path else name
+        found.append([label, alone[path, name], *means, len(with_it)])
+    return found
 
 
 PACKAGES = ("moa-dspy", "dspy", "optuna", "numpy", "scipy", "xllamacpp")

@@ -32,9 +32,9 @@ from moa_dspy.optimize.page import write_pages
 from moa_dspy.optimize.progress import ShowSnapshot, Snapshot, silent
 from moa_dspy.optimize.result import StudyResult
 from moa_dspy.optimize.search import ModelSearch, SearchOutcome, judging_of, run_search
+from moa_dspy.optimize.storage import LiveStorage
 from moa_dspy.optimize.study import FinishedStudy, PreparedStudy, SharedStudy, digest_of
 from moa_dspy.optimize.tasks import QueueWorkers, Task, TaskQueue, TaskRunner
-from moa_dspy.optimize.trials import LiveStorage
 from moa_dspy.program_file import program_text
 
 RUNS = Path("runs")

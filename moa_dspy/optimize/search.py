@@ -48,7 +48,13 @@ from moa_dspy.optimize.prompts.joint import JointSearch, with_prompts
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.result import ComparedSystems, StudyResult, TrialRecord
 from moa_dspy.optimize.selection import Choice, Limits
-from moa_dspy.optimize.several import ProgramEvaluator, ProgramStudent, searchable
+from moa_dspy.optimize.several import (
+    ProgramEvaluator,
+    ProgramStudent,
+    searchable,
+    worded_early,
+    worded_verdicts,
+)
 from moa_dspy.optimize.shares import check_budget, check_options, probe, probe_judge
 from moa_dspy.optimize.singles import (
     N_SINGLE_BLOCKS,
@@ -57,8 +63,8 @@ from moa_dspy.optimize.singles import (
     measure_single_agents,
 )
 from moa_dspy.optimize.space.space import SearchSpace
+from moa_dspy.optimize.storage import opened_storage
 from moa_dspy.optimize.trial_loop import ProgramLoop, TrialLoop
-from moa_dspy.optimize.trials import opened_storage
 from moa_dspy.pool import Pool
 
 
@@ -176,9 +182,10 @@ class ModelSearch(Teleprompter):
         """Return the recommended program: the pick if the verdict is for it, else a single agent.
 
         Args:
-            student: A ``MixtureOfAgents``, or a program that holds one or has the
+            student: A ``MixtureOfAgents``, or a program that holds some or has the
                 ``predictor``: then the whole program is run and scored, and the result is
-                such a program. Or a module with one signature, for which a mixture is made.
+                such a program; mixtures that are frozen, as by DSPy, stay as they are. Or a
+                module with one signature, for which a mixture is made.
             trainset: Rows for prompts; without a ``valset`` they are split in three.
             teacher: Not used.
             valset: Rows that the search looks at; without a ``testset`` half of them are kept back.
@@ -194,7 +201,7 @@ class ModelSearch(Teleprompter):
             MoaError: If ``storage`` cannot be used, or the student has no ``predictor``.
             MetricError: If the metric raises or returns no number in [0, 1].
             StudyError: If the budget is too small for a verdict, or ``student`` holds no
-                mixture, or two, or another pool's, or fails by itself.
+                mixture, or another pool's, or fails by itself.
         """
         if kwargs:
             raise StudyError(f"Unknown option {min(kwargs)!r} of compile; known is testset.")
@@ -222,11 +229,7 @@ class ModelSearch(Teleprompter):
 
     @property
     def study(self) -> optuna.Study:
-        """The Optuna study of the last ``compile``.
-
-        Raises:
-            StudyError: If there was none.
-        """
+        """The Optuna study of the last ``compile``; raises as ``result`` does."""
         return self._last_outcome().study
 
     def _last_outcome(self) -> SearchOutcome:
@@ -294,10 +297,10 @@ def run_search(
         singles, judged = _single_agents(options, evaluator, splits, ledger, progress, judging)
     facts = None if judging is None else judging.facts()
     early = singles.early_facts(options, splits, budget=ledger.budget, judged=judged, judge=facts)
+    early = worded_early(early) if (is_program := isinstance(program, ProgramStudent)) else early
     progress.show("early facts", early=early)
     options = replace(options, space=singles.searched(options.space))
     n_test = len(splits.test)
-    is_program = isinstance(program, ProgramStudent)
     loop = (ProgramLoop if is_program else TrialLoop).of(
         options, ledger, progress, evaluator, singles, joint, judged, storage, n_test=n_test
     )
@@ -380,7 +383,7 @@ def _compared(
     progress.show("test", work=StageWork.of_unknown(loop.evaluator.knows, wanted))
     asks = (loop.evaluator, splits, progress, rows, ranking, loop.may_announce)
     tested = list(dict.fromkeys([*filter(None, fronts[1:]), *fronts[0]]))
-    return compare_on_test(options, *asks, tested, on_val)
+    return worded_verdicts(compare_on_test(options, *asks, tested, on_val), choice.picked)
 
 
 def judging_of(options: SearchOptions, splits: Splits | None = None) -> Judging | None:

@@ -18,6 +18,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, StudyError
 from moa_dspy.files import MODULE_AND_NAME, made
 from moa_dspy.mixture import MixtureOfAgents
+from moa_dspy.optimize.early_facts import EarlyFacts
 from moa_dspy.optimize.evaluate import (
     Evaluator,
     Student,
@@ -26,9 +27,9 @@ from moa_dspy.optimize.evaluate import (
 from moa_dspy.optimize.metric import Outcome
 from moa_dspy.optimize.nodes import MeasuredProgram, MixtureStandIn, place_of
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.result import TrialRecord
+from moa_dspy.optimize.result import ComparedSystems, TrialRecord
 from moa_dspy.optimize.selection import Evidence, Limits
-from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace
+from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace, worded_for
 from moa_dspy.pool import Pool
 
 
@@ -128,21 +129,22 @@ class ProgramEvaluator(Evaluator):
         return Evaluator.knows(self, self.student.lifted(architecture), rows)
 
 
-def searchable(student: dspy.Module, options: SearchOptions) -> tuple[Any, SearchOptions]:
+def searchable(student: Any, options: SearchOptions) -> tuple[Any, SearchOptions]:
     """Return ``student`` with a mixture in the place of its predictor, or of all of it.
 
-    With several mixtures it is a ``ProgramStudent``, and the options have the space of all.
+    With several mixtures it is a ``ProgramStudent``, and the options have the space of all. Frozen
+    ones, and all but the one in a predictor's place, stay as they are.
     """
-    pool, found = options.pool, mixtures_of(student)
+    pool = options.pool
+    if any(one.pool is not pool for one in mixtures_of(student, with_frozen=True).values()):
+        # Its calls would go to another store, and be counted in no budget.
+        raise StudyError("`student` must be made with the search's own pool.")
     if options.predictor is not None:
-        return MixtureOfAgents.in_place_of(student, options.predictor, pool=pool), options
-    signature = getattr(student, "signature", None)
+        return Student.in_place_of(student, options.predictor, pool=pool), options
+    found, signature = mixtures_of(student), getattr(student, "signature", None)
     if not found and signature is not None:
         return MixtureOfAgents(signature, Architecture.single(next(iter(pool))), pool=pool), options
     program = ProgramStudent.of_several(student) if len(found) > 1 else Student.of(student)
-    if any(mixture.pool is not pool for mixture in found.values()):
-        # Its calls would go to another store, and be counted in no budget.
-        raise StudyError("`student` must be made with the search's own pool.")
     if isinstance(program, ProgramStudent):
         return program, _with_program_space(options, program)
     return student, options
@@ -229,6 +231,13 @@ def program_of(name: str, predictor: str, *, beside: Path | None, **rules: Any) 
             f"`task.program`: {name!r} must be a dspy.Module, or a class or function that makes "
             f"one, but is a {type(program).__name__}."
         )
+    if others := mixtures_of(program, with_frozen=True):
+        paths = ", ".join(path.removeprefix("self.") for path in others)
+        # They have a pool of their own, whose calls would be counted in no budget.
+        raise StudyError(
+            f"`task.program`: {name!r} holds a mixture of its own, at {paths}. Search "
+            "such a program in Python, with ModelSearch, or make a predictor of it."
+        )
     try:
         return MixtureOfAgents.in_place_of(program, predictor, **rules)
     except ArchitectureError as error:
@@ -246,6 +255,26 @@ def program_evidence(found: Evidence) -> Evidence:
     alone = [one for one in found.measured if not one.architecture.layers and one.is_whole]
     singles = {str(one.architecture): one.scores for one in alone}
     return replace(found, singles=singles, ballots=None, smoothed=None, ways=None)
+
+
+def worded_early(facts: EarlyFacts) -> EarlyFacts:
+    """Return the facts on single agents, each of which was measured in all mixtures at once."""
+    where = "in every mixture"
+    second = None if facts.runner_up is None else f"{facts.runner_up} {where}"
+    return replace(facts, leader=f"{facts.leader} {where}", runner_up=second)
+
+
+def worded_verdicts(found: ComparedSystems, picked: Architecture) -> ComparedSystems:
+    """Return what was compared with the verdict in words for the mixtures of a program."""
+    if not isinstance(picked, ProgramArchitecture):
+        return found
+    note = "the best agent of each question, in every mixture"
+    val, test = (
+        {n: replace(o, note=note) if n == "oracle" and o.score is not None else o for n, o in rows}
+        for rows in (found.val.items(), found.test.items())
+    )
+    text = worded_for(picked, found.verdict.text)
+    return replace(found, val=val, test=test, verdict=replace(found.verdict, text=text))
 
 
 def best_program(

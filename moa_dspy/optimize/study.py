@@ -201,13 +201,15 @@ def _check_inputs(rows: Any, fields: tuple[str, ...], split: str) -> None:
 
 def _check_program_inputs(program: Any, row: dspy.Example) -> None:
     # Of the class: DSPy warns of an object's `forward` even when it is only looked at.
-    takes = inspect.signature(type(program).forward)
+    kind = type(program)
+    name = "forward" if hasattr(kind, "forward") else "aforward"
+    takes = inspect.signature(getattr(kind, name))
     given = row.inputs().toDict()
     try:
         takes.bind(program, **given)
     except TypeError as error:
         raise StudyError(
-            f"`task.program`: {type(program).__name__}.forward takes {takes}, but a row has the "
+            f"`task.program`: {kind.__name__}.{name} takes {takes}, but a row has the "
             f"inputs {', '.join(given)}: {error}."
         ) from error
 

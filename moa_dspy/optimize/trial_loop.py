@@ -26,7 +26,6 @@ from moa_dspy.optimize.objectives import names_of, stopping_vote
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork
 from moa_dspy.optimize.prompts.joint import JointSearch
-from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.sampler import PerformanceDiversitySampler, make_study
 from moa_dspy.optimize.selection import Choice, Evidence, choose
 from moa_dspy.optimize.several import best_program
@@ -36,7 +35,7 @@ from moa_dspy.optimize.space.programs import ProgramSpace, baseline_architecture
 from moa_dspy.optimize.space.rules import told_apart
 from moa_dspy.optimize.surrogate.acquisition import Prices
 from moa_dspy.optimize.surrogate.gp import Traits
-from moa_dspy.optimize.trials import Proposal, Trials
+from moa_dspy.optimize.trials import Proposal, TrialJudge, Trials
 from moa_dspy.optimize.votes.weights import StopRule
 
 STOPPED: Final = "A callback called study.stop()."

@@ -1,25 +1,33 @@
-"""The trials of a search as an Optuna study: proposed, measured elsewhere, told and stored."""
+"""The trials of a search as an Optuna study: proposed, raced on val rows, told and stored.
+
+A race measures an architecture block by block and stops a loser; with several objectives a loser
+is worse in all of them.
+"""
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, TypeAlias
 
+import dspy
+import numpy as np
 import optuna
-import sqlalchemy as sa
-from optuna.distributions import distribution_to_json
-from optuna.storages._rdb import models
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import event, exc
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls.store.database import database_url, reason_of, shown_url
-from moa_dspy.errors import StoreError
+from moa_dspy.diversity import DiversityMetric
+from moa_dspy.optimize.evaluate import Evaluator
+from moa_dspy.optimize.metric import Outcome, scores
+from moa_dspy.optimize.objectives import (
+    DiversityObjective,
+    MeasuredArchitecture,
+    Objective,
+    ScoreObjective,
+    WinRateObjective,
+)
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.sampler import (
     ARCHITECTURE,
@@ -31,10 +39,16 @@ from moa_dspy.optimize.sampler import (
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space.programs import kinds_of_mixtures
 from moa_dspy.optimize.space.space import SearchSpace
+from moa_dspy.optimize.storage import LiveStorage
 from moa_dspy.optimize.surrogate.acquisition import MOST_DRAWS
+from moa_dspy.winrate.tests import Race, look_points
 
 _MOST_REPEATS = 4
-"""Known architectures in a row after which a new one is drawn: an ask takes 10 ms, or 40 late."""
+"""Known architectures in a row after which a new one is drawn instead of asked for.
+
+An ask takes 10 ms after 100 trials and 40 after 1,000: few, so that a trial takes no longer
+to choose than a model takes to answer.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,253 +212,196 @@ def _publish(trial: optuna.Trial) -> None:
         trial.storage.publish(trial.number)
 
 
-_TRIALS: Final[sa.Table] = models.TrialModel.__table__
-_TABLES: Final[dict[Any, tuple[str, ...]]] = {
-    models.TrialParamModel: ("param_name", "param_value", "distribution_json"),
-    models.TrialUserAttributeModel: ("key", "value_json"),
-    models.TrialSystemAttributeModel: ("key", "value_json"),
-    models.TrialValueModel: ("objective", "value", "value_type"),
-    models.TrialIntermediateValueModel: ("step", "intermediate_value", "intermediate_value_type"),
-}
-"""Optuna's tables of rows of a trial, with their columns; the first tells the rows apart."""
-_Part = Mapping[Any, tuple[Any, ...]]  # By first column: the others of a row.
-_Rows = dict[Any, _Part]  # By table.
+_Vector = NDArray[np.float64]
 
 
-class LiveStorage(optuna.storages.InMemoryStorage):
-    """Trials in memory, and a copy of each in a database from its start to its end.
+@dataclass(frozen=True, slots=True, eq=False)
+class Standing:
+    """The results of one arm, an architecture in the race, on each row.
 
-    A sampler reads all trials for every proposal, and an objective writes some thirty values of
-    a trial: here they are read from memory, and written in one transaction when it starts, one
-    per report and one when it ends. Then it outlives the process; SQLite does not wait for the
-    disk, so a power cut may take the last trials. The copy is an Optuna study as any other.
-
-    Args:
-        place: A file that holds nothing else, or the URL of a database, which may hold calls
-            and other studies as well.
-        study_name: Of the study there, which replaces an older one; None lets Optuna give one.
+    Attributes:
+        gains: By name of each objective that is maximised, diversity left out.
+        costs: By name of each objective that is minimised.
     """
 
-    def __init__(self, place: Path | str, study_name: str | None = None) -> None:
-        super().__init__()
-        self.study_name = study_name
-        self._place, self._url = place, database_url(place)
-        self._copy: Any = None
-        self._study = -1
-        self._ids: list[int] = []
-        self._written: dict[int, _Rows] = {}
+    gains: Mapping[str, _Vector]
+    costs: Mapping[str, _Vector]
 
-    def open(self) -> None:
-        """Connect to the database, which is made if there is none."""
-        if self._copy is None:
-            with self._plain_errors():
-                self._copy = _opened(self._url, self._place)
+    @classmethod
+    def of(cls, measured: MeasuredArchitecture, objectives: Sequence[Objective]) -> Standing:
+        """Return the values of each objective per row; the score where nothing else is maximised.
 
-    def create_new_study(
-        self, directions: Sequence[optuna.study.StudyDirection], study_name: str | None = None
-    ) -> int:
-        """Begin the study here and in the database, where an older one of its name is deleted."""
-        self._study = super().create_new_study(directions, study_name)
-        name = self.get_study_name_from_id(self._study)
-        self.open()
-        with self._plain_errors():
-            _delete(self._copy, name)
-            self._copied_study = self._copy.create_new_study(directions, name)
-        return self._study
+        Diversity neither saves an arm nor stops it, as it only guides the search.
+        """
+        counted = [one for one in objectives if not isinstance(one, DiversityObjective)]
+        high = [one for one in counted if one.direction == "maximize"] or [ScoreObjective()]
+        low = [one for one in counted if one.direction == "minimize"]
+        return cls(_rows(high, measured), _rows(low, measured))
 
-    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        """Set it here and in the database."""
-        super().set_study_user_attr(study_id, key, value)
-        with self._plain_errors():
-            self._copy.set_study_user_attr(self._copied_study, key, value)
 
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        """Set it here and in the database."""
-        super().set_study_system_attr(study_id, key, value)
-        with self._plain_errors():
-            self._copy.set_study_system_attr(self._copied_study, key, value)
+def is_dominated(arm: Standing, other: Standing, race: Race) -> bool:
+    """True if ``other`` is better beyond doubt in every gain, and no worse in any cost.
 
-    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """Create the trial here, and in the database if it is more than a number yet."""
-        trial_id = super().create_new_trial(study_id, template_trial)
-        if template_trial is not None:
-            self._write(trial_id)
-        return trial_id
+    Both are compared on the rows of ``arm``, which are the first of those of ``other``. Costs are
+    compared as they were measured. An arm that is better, or cheaper, in anything goes on.
+    """
+    for name, costs in arm.costs.items():
+        if other.costs[name][: len(costs)].sum() > costs.sum():
+            return False
+    return all(
+        race.is_lost(gains, other.gains[name][: len(gains)]) for name, gains in arm.gains.items()
+    )
 
-    def set_trial_intermediate_value(
-        self, trial_id: int, step: int, intermediate_value: float
+
+def _rows(objectives: Sequence[Objective], measured: MeasuredArchitecture) -> dict[str, _Vector]:
+    return {type(o).__name__: np.array(o.rows(measured), np.float64) for o in objectives}
+
+
+ReportBlock: TypeAlias = Callable[[list[float], list[float]], None]
+"""Takes the metric on each of the first rows, and the values of the objectives on them all."""
+
+
+class TrialJudge:
+    """Measures architectures and makes their records; the leader has the best score on all rows.
+
+    Args:
+        evaluator: Runs architectures.
+        rows: The validation rows, in the order in which they are measured.
+        best_single: The agent to which the win rate compares.
+        diversity: Measures the texts that a last step reads.
+        limits: An architecture beyond them cannot be picked, so it neither leads nor stops another.
+        objectives: Of the study, by which arms are stopped; without any, the score decides.
+        n_arms: Most architectures in the race: an arm as good as the others is stopped in at most
+            5 % of races.
+        is_win_rate: Whether scores are a judge's preferences, and so win rates already.
+        unknown_costs: Names the costs of agents that are unknown, as ``Pool.unknown_costs`` does.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        rows: Sequence[dspy.Example],
+        *,
+        best_single: str,
+        diversity: DiversityMetric,
+        limits: Limits | None = None,
+        objectives: Sequence[Objective] = (),
+        n_arms: int = 40,
+        is_win_rate: bool = False,
+        unknown_costs: Callable[[Iterable[str]], frozenset[str]] = lambda _: frozenset(),
     ) -> None:
-        """Set it here and in the database."""
-        super().set_trial_intermediate_value(trial_id, step, intermediate_value)
-        self._write(trial_id)
+        self._evaluator, self._rows = evaluator, tuple(rows)
+        self._limits = limits or Limits()
+        single = Architecture.single(best_single)
+        self._reference = None if is_win_rate else scores(evaluator.measure(single, self._rows))
+        self._diversity = DiversityObjective(diversity)
+        self._objectives, self._unknown_costs = tuple(objectives), unknown_costs
+        self._race = Race(n_arms, max(len(look_points(len(self._rows))), 1))
+        self._whole: dict[str, Standing] = {}
+        self.leader: TrialRecord | None = None
 
-    def set_trial_state_values(
-        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
-    ) -> bool:
-        """Change the state here, and in the database when the trial ends."""
-        is_changed: bool = super().set_trial_state_values(trial_id, state, values)
-        if state.is_finished():
-            self._write(trial_id)
-        return is_changed
+    @property
+    def n_rows(self) -> int:
+        """Rows on which an architecture is measured at most."""
+        return len(self._rows)
 
-    def publish(self, number: int) -> None:
-        """Write what is known of the trial of this number up to now."""
-        self._write(self.get_trial_id_from_study_id_trial_number(self._study, number))
+    def judge(
+        self,
+        architecture: Architecture,
+        origin: str,
+        *,
+        number: int,
+        report: ReportBlock | None = None,
+    ) -> TrialRecord:
+        """Measure ``architecture`` until all rows are known or it is beaten beyond doubt.
 
-    def close(self) -> None:
-        """Let go of the database."""
-        if self._copy is not None:
-            self._copy.engine.dispose()
+        It is beaten by any architecture that was measured on all rows, stays within the limits,
+        is better beyond doubt on the rows up to now, and costs no more on them in each objective
+        that is minimised. Where no cost is minimised this is nearly always the leader.
 
-    def _write(self, trial_id: int) -> None:
-        """Write in one transaction what is new or changed of a trial."""
-        with self._lock, self._plain_errors():
-            trial = self.get_trial(trial_id)
-            written, rows = self._written.get(trial_id, {}), _rows_of(trial)
-            with self._copy.engine.begin() as connection:
-                # Both count trials as they come: one that is only a number is written now.
-                more = range(len(self._ids), trial.number + 1)
-                added = [self._insert(connection, number) for number in more]
-                copied = [*self._ids, *added][trial.number]
-                for model, found in rows.items():
-                    _replace(connection, model, copied, found, written.get(model, {}))
-                is_same = _TRIALS.c.trial_id == copied
-                connection.execute(sa.update(_TRIALS).where(is_same).values(_state_of(trial)))
-            self._ids.extend(added)
-            self._written[trial_id] = {} if trial.state.is_finished() else rows
+        Args:
+            architecture: To measure.
+            origin: Of its record.
+            number: Of its record.
+            report: Called after each block of rows.
+        """
+        outcomes: tuple[Outcome, ...] = ()
+        for n_rows in self._ends(architecture):
+            outcomes = self._evaluator.measure(architecture, self._rows[:n_rows])
+            if report is not None:
+                report(scores(outcomes), self._values(outcomes))
+            if n_rows < len(self._rows) and self._is_lost(outcomes):
+                break
+        record = self._record(architecture, origin, number, outcomes)
+        if not record.is_stopped_early and self._limits.admit(record):
+            self._admit(record, outcomes)
+        return record
 
-    def _insert(self, connection: sa.Connection, number: int) -> int:
-        """Return the key of a new row, whose number is the count of those before, as Optuna's."""
-        study, trial = self._copied_study, self._studies[self._study].trials[number]
-        counted = sa.select(sa.func.count(_TRIALS.c.trial_id)).where(_TRIALS.c.study_id == study)
-        values = {"number": counted.scalar_subquery(), "study_id": study, **_state_of(trial)}
-        result: Any = connection.execute(sa.insert(_TRIALS).values(values))
-        return int(result.inserted_primary_key[0])
+    def announce(self, architectures: Iterable[Architecture], *, is_urgent: bool = True) -> None:
+        """Announce the arms to be judged: workers begin with the rows that each needs first."""
+        for architecture in architectures:
+            first, *_ = self._ends(architecture)
+            rows = self._rows[:first]
+            self._evaluator.announce([architecture], rows, is_urgent=is_urgent)
 
-    @contextmanager
-    def _plain_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
-            cause = error.__cause__ or error
-            # Of a server not what the error says, nor from it: both may show the password.
-            is_file = self._url.get_backend_name() == "sqlite"
-            why = reason_of(getattr(cause, "orig", cause)) if is_file else type(cause).__name__
-            raise StoreError(f"{shown_url(self._url)} cannot be used: {why}") from None
+    def _values(self, outcomes: Sequence[Outcome]) -> list[float]:
+        measured = self._measured(outcomes)
+        return [
+            self._diversity(measured)
+            if isinstance(objective, DiversityObjective)
+            else objective(measured)
+            for objective in self._objectives
+        ]
 
+    def _ends(self, architecture: Architecture) -> list[int]:
+        n = len(self._rows)
+        if self._evaluator.knows(architecture, self._rows):
+            # Stopping would save nothing, and single agents must remain options of the pick.
+            return [n]
+        return [*look_points(n), n]
 
-@contextmanager
-def opened_storage(storage: Any) -> Iterator[optuna.storages.BaseStorage | None]:
-    """Yield the storage that ``optuna.create_study`` would use; StoreError if it cannot be."""
-    if not isinstance(storage, str):
-        yield storage
-    elif storage.startswith(("sqlite:///", "postgres:", "postgresql:", "postgresql+psycopg:")):
-        with closing(LiveStorage(storage)) as live:
-            live.open()
-            yield live
-    else:
-        try:
-            made = optuna.storages.get_storage(storage)
-        except Exception as error:
-            # Neither the text nor the error is shown: they may quote a password.
-            raise StoreError(
-                "`storage` must be a URL such as sqlite:///FILE or postgresql://HOST/NAME, or "
-                f"another that Optuna opens; it raises {type(error).__name__} at this one."
-            ) from None
-        yield made
+    def _is_lost(self, outcomes: Sequence[Outcome]) -> bool:
+        if not self._whole:
+            return False
+        arm = Standing.of(self._measured(outcomes), self._objectives)
+        return any(is_dominated(arm, other, self._race) for other in self._whole.values())
 
+    def _admit(self, record: TrialRecord, outcomes: Sequence[Outcome]) -> None:
+        standing = Standing.of(self._measured(outcomes), self._objectives)
+        self._whole[record.architecture] = standing
+        if self.leader is None or record.score > self.leader.score:
+            self.leader = record
 
-def _rows_of(trial: FrozenTrial) -> _Rows:
-    """Return what the database holds of a trial beside its state."""
-    kinds, reports = trial.distributions, trial.intermediate_values.items()
-    stored = models.TrialValueModel.value_to_stored_repr
-    reported = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr
-    return {
-        models.TrialParamModel: {
-            name: (kinds[name].to_internal_repr(value), distribution_to_json(kinds[name]))
-            for name, value in trial.params.items()
-        },
-        models.TrialUserAttributeModel: _as_json(trial.user_attrs),
-        models.TrialSystemAttributeModel: _as_json(trial.system_attrs),
-        models.TrialValueModel: dict(enumerate(map(stored, trial.values or ()))),
-        models.TrialIntermediateValueModel: {step: reported(value) for step, value in reports},
-    }
+    def _measured(self, outcomes: Sequence[Outcome]) -> MeasuredArchitecture:
+        return MeasuredArchitecture(
+            scores=scores(outcomes),
+            reference=None if self._reference is None else self._reference[: len(outcomes)],
+            layers=[outcome.layer for outcome in outcomes],
+            calls=[outcome.calls for outcome in outcomes],
+            usd=[outcome.usd for outcome in outcomes],
+            seconds=[outcome.seconds for outcome in outcomes],
+        )
 
-
-def _as_json(attributes: Mapping[str, Any]) -> _Part:
-    return {name: (json.dumps(value),) for name, value in attributes.items()}
-
-
-def _replace(
-    connection: sa.Connection, model: Any, trial_id: int, rows: _Part, written: _Part
-) -> None:
-    """Write the rows of a trial that are not written yet, or were written otherwise."""
-    new = {key: row for key, row in rows.items() if written.get(key) != row}
-    if not new:
-        return
-    table, columns = model.__table__, ("trial_id", *_TABLES[model])
-    if changed := [key for key in new if key in written]:
-        is_same = (table.c.trial_id == trial_id) & table.c[columns[1]].in_(changed)
-        connection.execute(sa.delete(table).where(is_same))
-    found = [dict(zip(columns, (trial_id, key, *row), strict=True)) for key, row in new.items()]
-    connection.execute(sa.insert(table), found)
-
-
-def _state_of(trial: FrozenTrial) -> dict[str, Any]:
-    start, end = trial.datetime_start, trial.datetime_complete
-    # Optuna's own conversion: its database has another time zone than its trials.
-    row: Any = models.TrialModel(datetime_start=start, datetime_complete=end)
-    start, end = row._datetime_start_utc, row._datetime_complete_utc
-    return {"state": trial.state, "datetime_start": start, "datetime_complete": end}
-
-
-def _opened(url: sa.URL, place: Path | str) -> Any:
-    text = url.render_as_string(hide_password=False)
-    try:
-        storage = optuna.storages.RDBStorage(text)
-        _check_columns(storage.engine)
-    except exc.DatabaseError as error:
-        # One that is locked or damaged may be mended.
-        is_other_kind = getattr(error.orig, "sqlite_errorname", None) == "SQLITE_NOTADB"
-        if not (isinstance(place, Path) and is_other_kind):
-            raise
-        place.unlink()
-        storage = optuna.storages.RDBStorage(text)
-    except RuntimeError:
-        # It may hold what an older version of Optuna can still read.
-        raise StoreError(
-            f"{shown_url(url)} was written by another version of Optuna, or by another program. "
-            "Move it away, or choose another folder."
-        ) from None
-    if storage.engine.name == "sqlite":
-        event.listen(storage.engine, "connect", _let_others_read)
-        storage.engine.dispose()
-    return storage
-
-
-def _check_columns(engine: sa.Engine) -> None:
-    found = sa.inspect(engine)
-    for table in models.BaseModel.metadata.sorted_tables:
-        if set(table.c.keys()) - {column["name"] for column in found.get_columns(table.name)}:
-            raise RuntimeError(table.name)
-
-
-def _let_others_read(connection: Any, _: Any) -> None:
-    """Have SQLite let a dashboard read while it writes, and not wait for the disk each time."""
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
-
-
-def _delete(storage: Any, name: str) -> None:
-    """Delete a study; its trials table by table, as Optuna would take seconds for a thousand."""
-    try:
-        study = storage.get_study_id_from_name(name)
-    except KeyError:
-        return
-    is_mine = _TRIALS.c.study_id == study
-    mine = sa.select(_TRIALS.c.trial_id).where(is_mine)
-    with storage.engine.begin() as connection:
-        for model in (*_TABLES, models.TrialHeartbeatModel):
-            connection.execute(sa.delete(model).where(model.trial_id.in_(mine)))
-        connection.execute(sa.delete(_TRIALS).where(is_mine))
-    storage.delete_study(study)
+    def _record(
+        self,
+        architecture: Architecture,
+        origin: str,
+        number: int,
+        outcomes: Sequence[Outcome],
+    ) -> TrialRecord:
+        n = len(outcomes)
+        measured = self._measured(outcomes)
+        unknown = self._unknown_costs(architecture.agents)
+        return TrialRecord(
+            number=number,
+            architecture=str(architecture),
+            origin=origin,
+            win_rate=WinRateObjective()(measured),
+            score=ScoreObjective()(measured),
+            diversity=self._diversity(measured),
+            calls=sum(measured.calls) / n,
+            usd=None if "usd" in unknown else sum(measured.usd) / n,
+            seconds=None if "seconds" in unknown else sum(measured.seconds) / n,
+            rows=n,
+            is_stopped_early=n < len(self._rows),
+        )

@@ -36,7 +36,8 @@ from moa_dspy.data import METRICS
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import OBJECTIVES, ModelSearch, SearchSpace, TrialRecord
 from moa_dspy.optimize.sampler import PerformanceDiversitySampler, make_study
-from moa_dspy.optimize.trials import LiveStorage, Proposal, Trials
+from moa_dspy.optimize.storage import LiveStorage
+from moa_dspy.optimize.trials import Proposal, Trials
 from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool
 

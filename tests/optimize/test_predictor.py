@@ -104,6 +104,25 @@ def test_a_path_is_as_dspy_names_its_predictors(path: str) -> None:
     assert str(at.architecture) == "a"
 
 
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_another_mixture_of_the_program_stays_as_it_is(is_frozen: bool) -> None:
+    pool, program = pool_of_three(), Rag()
+    program.steps = [MixtureOfAgents("question -> topic", "b", pool=pool)]
+    program.steps[0]._compiled = is_frozen
+    splits = {"trainset": [], "valset": rows("val", 2), "testset": rows("test", 2)}
+    found = search(pool)
+    made = found.compile(program, **splits)
+    # Of one mixture, so without a path.
+    assert found.result.trials[0].architecture in "abc"
+    assert str(made.answer.architecture) == str(found.result.recommended)
+    assert str(made.steps[0].architecture) == "b"
+    assert made.steps[0]._compiled is is_frozen
+    pool_of_its_own = Rag()
+    pool_of_its_own.steps = [MixtureOfAgents("question -> topic", "b", pool=pool_of_three())]
+    with pytest.raises(StudyError, match="must be made with the search's own pool"):
+        search(pool).compile(pool_of_its_own, **splits)
+
+
 def test_a_program_that_is_one_predictor_becomes_the_mixture() -> None:
     for program in (dspy.Predict("question -> answer"), dspy.ChainOfThought("question -> answer")):
         made = MixtureOfAgents.in_place_of(program, "self", pool=pool_of_three())

@@ -123,7 +123,11 @@ def test_the_best_pair_is_found_with_fewer_calls_than_one_mixture_has() -> None:
 def test_report_study_and_program_name_each_mixture_by_its_path() -> None:
     search, program, _ = found()
     result, study = search.result, search.study
-    assert BEST in str(result)
+    assert str(result).endswith("which count 0.4 each.")
+    assert f"Use the mixtures: {BEST} beats query: w0; answer: r0 by " in str(result)
+    assert "pick         query: w0 + w1 + w2 > vote(w0); " in str(result)
+    assert result.early is not None
+    assert result.early.leader == "w0 in every mixture"
     assert {trial.user_attrs["architecture"] for trial in study.trials} == {
         one.architecture for one in result.trials
     }
@@ -157,6 +161,24 @@ def test_the_student_stays_as_it_was() -> None:
     search = ModelSearch(exact, pool, space=VOTES, n_trials=8)
     search.compile(student, trainset=[], valset=rows("val", 6), testset=rows("test", 6))
     assert [str(one.architecture) for one in mixtures_of(student).values()] == ["w0", "w0"]
+
+
+def test_a_frozen_mixture_is_not_searched_and_one_that_stands_twice_is_one() -> None:
+    pool = make_pool()
+    student = Rag(pool)
+    student.again, student.checks = student.query, {"last": student.answer, 1: Rag(pool).answer}
+    student.checks[1]._compiled = True
+    splits = {"valset": rows("val", 9), "testset": rows("test", 9)}
+    search = ModelSearch(exact, pool, space=VOTES, n_trials=8)
+    program = search.compile(student, trainset=[], **splits)
+    pick: Any = search.result.pick
+    assert {path for path, _ in pick.parts} == {"query", "answer"}
+    assert program.again is program.query
+    assert program.checks["last"] is program.answer
+    assert str(program.checks[1].architecture) == "w0"
+    student.answer._compiled = True
+    search.compile(student, trainset=[], **splits)
+    assert not hasattr(search.result.pick, "parts"), "of one mixture"
 
 
 @slow

@@ -59,14 +59,19 @@ def test_the_result_of_a_search_is_open_to_prompt_optimizers(pool: Pool, rows: M
     ("mixtures", "message"),
     [
         ([], r"`student` must be a MixtureOfAgents or hold one .*, but is a Holder with none\."),
+        (
+            ["frozen"],
+            r"mixtures of the Holder are frozen, at frozen: set `_compiled` of one to False",
+        ),
     ],
 )
-def test_a_program_with_no_mixture_or_two_is_refused(
+def test_a_program_with_no_mixture_to_search_is_refused(
     pool: Pool, rows: Make, mixtures: list[str], message: str
 ) -> None:
     program = type("Holder", (dspy.Module,), {})()
     for name in mixtures:
         setattr(program, name, outer(pool).steps[0])
+        getattr(program, name)._compiled = True
     with pytest.raises(StudyError, match=message):
         ModelSearch(exact, pool).compile(program, trainset=rows("train", 8))
     with pytest.raises(StudyError, match=message):
@@ -96,6 +101,32 @@ def test_mixtures_are_found_once_and_not_in_seats(pool: Pool) -> None:
     program.again, program.named, program.me = nested, {"k": nested}, program
     assert mixtures_of(program) == {"self.again": nested}
     assert mixtures_of(nested) == {"self": nested}
+
+
+def test_frozen_modules_are_left_alone_as_dspy_does(pool: Pool) -> None:
+    first, second = outer(pool), outer(pool)
+    program = Outer({"x": first, 2: second})
+    paths = ["self.steps[0]", "self.named['x'].steps[0]", "self.named['2'].steps[0]"]
+    program.named, program.steps = program.steps[0], [outer(pool).steps[0]]
+    assert sorted(mixtures_of(program)) == sorted(paths)
+    named = {name for name, _ in program.named_predictors()}
+    assert {f"{path.removeprefix('self.')}.aggregator" for path in paths} < named
+    second._compiled = True
+    assert sorted(mixtures_of(program)) == sorted(paths[:2])
+    assert sorted(mixtures_of(program, with_frozen=True)) == sorted(paths)
+    # A whole that is frozen may be searched: DSPy optimizers take it as well.
+    program._compiled = True
+    assert sorted(mixtures_of(program)) == sorted(paths[:2])
+
+
+def test_what_is_for_one_mixture_says_how_the_others_are_frozen(pool: Pool, rows: Make) -> None:
+    program = Outer(outer(pool).steps[0])
+    program.other = outer(pool).steps[0]
+    with pytest.raises(StudyError, match=r"holds 2 mixtures, at steps\[0\], other, .*: freeze"):
+        Evaluator(program, exact).measure(parse("e0"), rows("val", 1))
+    program.other._compiled = True
+    (outcome,) = Evaluator(program, exact).measure(parse("e0"), rows("val", 1))
+    assert outcome.calls == 1
 
 
 def test_equal_inputs_and_no_others_are_one_place() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -76,6 +77,29 @@ def test_a_mixture_may_be_asked_several_times(pool: Pool, rows: Make) -> None:
 def test_a_mixture_may_be_asked_in_threads_of_dspy(pool: Pool, rows: Make) -> None:
     runner = Evaluator(InThreads(outer(pool).steps[0]), exact)
     assert scores(runner.measure(parse("e0 + e1 > vote(e1)"), rows("val", 6))) == [1, 0, 1] * 2
+
+
+class Awaited(dspy.Module):
+    """Can only be awaited, as a program in a web server is."""
+
+    def __init__(self, mixture: Any) -> None:
+        super().__init__()
+        self.mixture = mixture
+
+    async def aforward(self, question: str) -> Any:
+        found = await self.mixture.acall(question=question)
+        return dspy.Prediction(answer=found.answer)
+
+
+def test_a_program_that_can_only_be_awaited_is_measured(pool: Pool, rows: Make) -> None:
+    mixture, vote = outer(pool).steps[0], parse("e0 + e1 + e2 > vote(e0)")
+    whole = Evaluator(mixture, exact).measure(vote, rows("val", 6))
+    assert Evaluator(Awaited(mixture), exact).measure(vote, rows("val", 6)) == whole
+
+    async def in_a_notebook() -> Any:
+        return Evaluator(Awaited(mixture), exact, 1).measure(vote, rows("val", 6))
+
+    assert asyncio.run(in_a_notebook()) == whole
 
 
 @pytest.mark.parametrize("n_others", [0, 1])

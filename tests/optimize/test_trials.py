@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import math
-import sqlite3
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,13 +10,13 @@ import optuna
 import pytest
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.errors import StoreError
 from moa_dspy.optimize.objectives import Objective, ScoreObjective, WinRateObjective
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.sampler import make_study
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space import SearchSpace
-from moa_dspy.optimize.trials import LiveStorage, Proposal, Trials, opened_storage
+from moa_dspy.optimize.storage import LiveStorage
+from moa_dspy.optimize.trials import Proposal, Trials
 
 NAMES = ("a", "b", "c")
 # 3 singles, and the votes of 2 or 3 of 3 agents: 3 + 1
@@ -240,104 +236,6 @@ def test_trials_are_in_the_file_while_the_study_runs(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["study.sqlite3"]
 
 
-def test_a_study_file_that_is_locked_is_an_error_and_stays(tmp_path: Path) -> None:
-    path = tmp_path / "study.sqlite3"
-    kept = LiveStorage(path, "mine")
-    make_study([ScoreObjective()], seed=0, storage=kept)
-    kept.close()
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("PRAGMA journal_mode=DELETE")
-    other.execute("BEGIN EXCLUSIVE")
-    before = path.read_bytes()
-    with pytest.raises(StoreError, match="cannot be used: database is locked"):
-        make_study(
-            [ScoreObjective()], seed=0, storage=LiveStorage(f"sqlite:///{path}?timeout=0.1", "mine")
-        )
-    other.close()
-    assert path.read_bytes() == before
-
-
-def test_a_study_file_of_another_version_of_optuna_is_an_error_and_stays(tmp_path: Path) -> None:
-    path = tmp_path / "study.sqlite3"
-    storage = LiveStorage(path, "mine")
-    make_study([ScoreObjective()], seed=0, storage=storage)
-    storage.close()
-    with sqlite3.connect(path) as database:
-        database.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
-    with pytest.raises(StoreError, match="was written by another version of Optuna"):
-        make_study([ScoreObjective()], seed=0, storage=LiveStorage(path, "mine"))
-    assert path.stat().st_size > 0
-
-
-def test_a_study_takes_the_place_of_an_older_one_of_its_name_alone(tmp_path: Path) -> None:
-    path = tmp_path / "study.sqlite3"
-    for name, n_trials in (("other", 3), ("mine", 5), ("mine", 2)):
-        storage = LiveStorage(f"sqlite:///{path}", name)
-        study = make_study([ScoreObjective()], seed=0, storage=storage)
-        for value in range(n_trials):
-            trial = study.ask()
-            trial.suggest_categorical("agent", NAMES)
-            trial.report(0.5, step=1)
-            trial.set_user_attr("rows", 1)
-            trial.set_user_attr("rows", 2)
-            study.tell(trial, float(value))
-        storage.close()
-    kept = optuna.storages.RDBStorage(f"sqlite:///{path}")
-    sizes = {one.study_name: one.n_trials for one in optuna.get_all_study_summaries(kept)}
-    assert sizes == {"other": 3, "mine": 2}
-    last = optuna.load_study(study_name="mine", storage=kept).trials[-1]
-    assert (last.user_attrs, last.intermediate_values, last.value) == ({"rows": 2}, {1: 0.5}, 1.0)
-    kept.engine.dispose()
-
-
-def test_a_database_that_cannot_be_reached_is_an_error_without_its_password() -> None:
-    storage = LiveStorage("postgresql://me:secret@127.0.0.1:1/none", "mine")
-    with pytest.raises(StoreError, match=r"cannot be used: \w+") as caught:
-        make_study([ScoreObjective()], seed=0, storage=storage)
-    assert "secret" not in str(caught.value)
-
-
-def test_trials_that_end_in_another_order_keep_their_numbers_in_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "study.sqlite3"
-    study = make_study([ScoreObjective()], seed=0, storage=LiveStorage(path, "mine"))
-    first, second = study.ask(), study.ask()
-    for trial in (first, second):
-        trial.suggest_categorical("agent", NAMES)
-    study.enqueue_trial({"agent": "b"})
-    second.report(math.nan, step=1)
-    second.report(math.inf, step=2)
-    study.tell(second, -math.inf)
-    kept = optuna.load_study(study_name="mine", storage=f"sqlite:///{path}")
-    assert [trial.state.name for trial in kept.trials] == ["RUNNING", "COMPLETE", "WAITING"]
-    study.tell(first, 0.5)
-    told = kept.trials
-    assert [trial.value for trial in told] == [0.5, -math.inf, None]
-    assert [trial.params for trial in told] == [trial.params for trial in study.trials]
-    assert math.isnan(told[1].intermediate_values[1])
-    assert told[1].intermediate_values[2] == math.inf
-    assert [trial.number for trial in told] == [0, 1, 2]
-
-
-@pytest.mark.slow
-def test_a_finished_trial_outlives_a_process_that_is_killed(tmp_path: Path) -> None:
-    path = tmp_path / "study.sqlite3"
-    code = """
-import os, signal, sys
-from moa_dspy.optimize.objectives import ScoreObjective
-from moa_dspy.optimize.sampler import make_study
-from moa_dspy.optimize.trials import LiveStorage
-study = make_study([ScoreObjective()], seed=0, storage=LiveStorage(sys.argv[1], "mine"))
-for _ in range(3):
-    trial = study.ask()
-    trial.set_user_attr("rows", 9)
-    study.tell(trial, 0.5)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    subprocess.run([sys.executable, "-c", code, f"sqlite:///{path}"], check=False)
-    kept = optuna.load_study(study_name="mine", storage=f"sqlite:///{path}")
-    assert [(one.value, one.user_attrs) for one in kept.trials] == [(0.5, {"rows": 9})] * 3
-
-
 def test_what_a_callback_enqueues_is_asked_next_and_takes_no_baseline_s_place() -> None:
     search, world = trials(SearchSpace(NAMES)), World()
     vote = {"kind": "layers", "depth": 1, "combine": "vote"}
@@ -356,15 +254,3 @@ def test_what_a_callback_enqueues_is_asked_next_and_takes_no_baseline_s_place() 
     for trial in search.study.trials:
         if trial.state == optuna.trial.TrialState.COMPLETE and trial.params["kind"] == "single":
             assert trial.user_attrs["architecture"] == trial.params["agent"]
-
-
-@pytest.mark.parametrize(
-    "text", ["", "study.sqlite3", "mysql://me:secret@127.0.0.1:1/none", "redis://127.0.0.1:1/0"]
-)
-def test_a_text_that_is_no_storage_is_an_error_without_its_password(text: str) -> None:
-    with (
-        pytest.raises(StoreError, match="`storage` must be a URL such as") as found,
-        opened_storage(text),
-    ):
-        pass
-    assert "secret" not in str(found.value)

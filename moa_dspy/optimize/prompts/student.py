@@ -60,7 +60,7 @@ class Target:
             StudyError: If ``program`` holds no mixture, or several.
             ArchitectureError: If no agent in it reads references, or not in ``layer``.
         """
-        if not mixtures_of(program):
+        if not mixtures_of(program, with_frozen=True):
             kind = type(program).__name__
             raise StudyError(f"`program` must be a MixtureOfAgents or hold one, but is a {kind}.")
         student = Student.of(program)

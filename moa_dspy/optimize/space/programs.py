@@ -19,6 +19,15 @@ _BETWEEN: Final = re.compile(r";\s+(?![^()]*\))")
 """Between two mixtures: what is in the brackets of a last step belongs to it."""
 _PATH: Final = re.compile(r"[^\s;:()>+*]+")
 _PROGRAM: Final = re.compile(rf"\s*{_PATH.pattern}:\s+[^\s>+*(]")
+_WORDS: Final = {
+    r"\bthe single model\b": "the single models",
+    r"\bKeep one model\b": "Keep one model in each mixture",
+    r"\b([Bb]est single) (model|agent)\b": r"\1 \2s",
+    r"\bthe best mixture found does not\b": "the best mixtures found do not",
+    r"\bthe mixture\b": "the mixtures",
+    r"\bit scores\b": "the program scores",
+}
+"""What is said of a mixture, and of those of a program."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,6 +131,21 @@ def read_architecture(text: str) -> Architecture:
     """
     is_program = _PROGRAM.match(text) is not None
     return ProgramArchitecture.parse(text) if is_program else Architecture.parse(text)
+
+
+def mixture_lines(text: str) -> list[str]:
+    """Return an architecture's text; of a program one line for each mixture."""
+    parts = _BETWEEN.split(text)
+    is_program = _PROGRAM.match(text) is not None
+    return [f"{part};" for part in parts[:-1]] + parts[-1:] if is_program else [text]
+
+
+def worded_for(architecture: Architecture, text: str) -> str:
+    """Return what is said of a mixture in the plural, where a program has several."""
+    if isinstance(architecture, ProgramArchitecture):
+        for one, several in _WORDS.items():
+            text = re.sub(one, several, text)
+    return text
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,9 @@
       xaxis: { ...axis, ...(more.xaxis || {}) }, yaxis: { ...axis, ...(more.yaxis || {}) },
     };
   };
+  // At the foot of the figure, where no title of an axis is: on a narrow screen it has three lines.
+  const below = { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0 };
+  const room = () => (innerWidth < 600 ? 116 : 84);
   const config = { displayModeBar: false, responsive: true, doubleClick: false };
   const draw = (id, traces, more) => { if ($(id)) Plotly.react(id, traces, layout(more), config); };
   const hover = (t) => wrapped(t[0]) + "<br>" + percent(t[2]) + " % on val, " + cost(t[3], 1000) + " usd per 1,000, " + cost(t[4], 1) + " s" + (t[8] ? "<br>stopped after " + t[7] + " questions" : "");
@@ -189,7 +192,7 @@
       points(whole, "measured", { size: 8, color: colour("dot"), opacity: 0.75 }),
       { type: "scatter", mode: "lines+markers", name: "Pareto front", x: front.map((t) => scale * t[place]), y: front.map((t) => 100 * t[2]), line: { shape: "hv", color: colour("warm"), width: 2 }, marker: { size: 9, color: colour("warm") }, hovertext: front.map(hover), hoverinfo: "text" },
       points(pick, "pick", { size: 15, symbol: "star", color: colour("accent") }),
-    ], { showlegend: true, legend: { orientation: "h", y: -0.22, x: 0 }, margin: { l: 48, r: 16, t: 8, b: 76 }, xaxis: { title: { text: title + (isFree ? " (nothing has a price)" : costs.length ? "" : " (unknown)") }, type: isLog ? "log" : "linear", rangemode: "tozero" }, yaxis: { title: { text: "val, %" } } });
+    ], { showlegend: true, legend: below, margin: { l: 48, r: 16, t: 8, b: room() }, xaxis: { title: { text: title + (isFree ? " (nothing has a price)" : costs.length ? "" : " (unknown)") }, type: isLog ? "log" : "linear", rangemode: "tozero" }, yaxis: { title: { text: "val, %" } } });
   };
 
   const plotCriteria = () => {
@@ -205,7 +208,9 @@
     const names = rows.map((r) => wrapped(r[0], 22));
     const dots = (place, name, color, symbol) => ({ type: "scatter", mode: "markers", name, x: rows.map((r) => (r[place] === null ? null : 100 * r[place])), y: names, marker: { size: 12, color, symbol }, hovertext: rows.map((r) => plain(r[0]) + ": " + name + " " + percent(r[place]) + " %, " + r[4] + " mixtures have it"), hoverinfo: "text" });
     const lines = rows.filter((r) => r[2] !== null && r[3] !== null).map((r) => ({ type: "line", x0: 100 * r[2], x1: 100 * r[3], y0: wrapped(r[0], 22), y1: wrapped(r[0], 22), line: { color: colour("line"), width: 3 }, layer: "below" }));
-    draw("plot-agents", [dots(1, "alone", colour("dot"), "diamond"), dots(3, "mixtures without it", colour("warm"), "circle"), dots(2, "mixtures with it", colour("accent"), "circle")], { shapes: lines, showlegend: true, legend: { orientation: "h", y: -0.2, x: 0 }, margin: { l: 8, r: 16, t: 8, b: 76 }, xaxis: { title: { text: "val, %" } } });
+    // A line of text for each: plotly leaves out every second label where there is less room.
+    if (rows.length > 10) $("plot-agents").style.height = 24 * rows.length + 120 + "px";
+    draw("plot-agents", [dots(1, "alone", colour("dot"), "diamond"), dots(3, "mixtures without it", colour("warm"), "circle"), dots(2, "mixtures with it", colour("accent"), "circle")], { shapes: lines, showlegend: true, legend: below, margin: { l: 8, r: 16, t: 8, b: room() }, xaxis: { title: { text: "val, %" } } });
   };
 
   const plotSimilarity = () => {

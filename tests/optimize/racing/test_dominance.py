@@ -13,7 +13,7 @@ from moa_dspy.optimize.objectives import (
     UsdObjective,
     WinRateObjective,
 )
-from moa_dspy.optimize.racing import Standing, is_dominated
+from moa_dspy.optimize.trials import Standing, is_dominated
 from moa_dspy.winrate.tests import Race
 
 RACE = Race(10, 2)

@@ -17,8 +17,8 @@ from moa_dspy.optimize.objectives import (
     UsdObjective,
     WinRateObjective,
 )
-from moa_dspy.optimize.racing import TrialJudge
 from moa_dspy.optimize.selection import Limits
+from moa_dspy.optimize.trials import TrialJudge
 from moa_dspy.testing import Script, scripted_pool
 
 Make = Callable[..., Any]

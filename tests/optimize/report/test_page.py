@@ -15,7 +15,7 @@ from moa_dspy.errors import StudyError
 from moa_dspy.optimize.answers import StudyAnswers, stored_answers, write_answers
 from moa_dspy.optimize.page import (
     above_pick,
-    agent_effects,
+    architecture_drawing,
     architecture_rows,
     front_numbers,
     headline,
@@ -25,7 +25,8 @@ from moa_dspy.optimize.page import (
     report_html,
     write_pages,
 )
-from moa_dspy.optimize.result import TrialRecord
+from moa_dspy.optimize.result import TrialRecord, agent_effects
+from moa_dspy.optimize.space.programs import read_architecture
 from moa_dspy.winrate import Interval
 from tests.optimize.report.synthetic import HOSTILE, synthetic_study
 from tests.optimize.report.test_report import RESULT
@@ -144,6 +145,58 @@ def test_an_agent_matters_by_the_mixtures_with_and_without_it() -> None:
     ]
     # a: 0.8 with it, (0.6 + 0.7) / 2 without; b is in every mixture, (0.8 + 0.6 + 0.7) / 3
     assert agent_effects(trials) == [["b", 0.6, 0.7, None, 3], ["a", 0.5, 0.8, 0.65, 1]]
+
+
+TWO = "rag.query: a; rag.answer: a + b > vote(a; order=b)"
+
+
+def test_in_a_program_an_agent_matters_in_each_mixture() -> None:
+    trials = [
+        trial(0, "q: a; r: a", 0.2, 1.0),
+        trial(1, "q: a; r: b", 0.5, 1.0),
+        trial(2, "q: b; r: b", 0.4, 1.0),
+        trial(3, "q: a + b > vote; r: b", 0.8, 2.0),
+        trial(4, "q: a*3 > vote; r: a*3 > vote", 0.6, 2.0),
+    ]
+    # Alone: the best program of single agents that has it there. Mixtures of q are 3 and 4, of r
+    # only 4.
+    assert agent_effects(trials) == [
+        ["q: a", 0.5, 0.7, None, 2],
+        ["r: b", 0.5, None, 0.6, 0],
+        ["q: b", 0.4, 0.8, 0.6, 1],
+        ["r: a", 0.2, 0.6, None, 1],
+    ]
+
+
+def test_the_mixtures_of_a_program_are_drawn_one_by_one_and_named_in_words() -> None:
+    pick = read_architecture(TWO)
+    rows = architecture_rows(pick, StudyAnswers())
+    titles = ["rag.query: Single agent", "rag.answer: Layer 1", "rag.answer: vote"]
+    assert [row["title"] for row in rows] == titles
+    drawing = architecture_drawing(pick, StudyAnswers())
+    # The program's own code is between the mixtures: the only arrow is inside of the second.
+    assert len(drawing["arrows"]) == 1
+    single = replace(RESULT.test["best_single"], architecture="rag.query: a; rag.answer: b")
+    rows_of_test = {**RESULT.test, "best_single": single}
+    verdict = replace(RESULT.verdict, kind="mixture")
+    result = replace(RESULT, pick=pick, recommended=pick, test=rows_of_test, verdict=verdict)
+    assert headline(result).startswith("Use the mixtures: the program scores ")
+    assert "the best single models, rag.query: a; rag.answer: b (" in headline(result)
+    page = report_html(result, StudyAnswers(), name="two")
+    assert "rag.query: a;<br>rag.answer: a + b &gt; vote(a; order=b)</p>" in page
+    assert 'class="b">answer</text>' not in page
+    assert ["Best single agents", single.architecture] in [
+        row[:2] for row in json.loads(embedded(page, "data"))["systems"]
+    ]
+
+
+def test_a_table_has_a_line_for_each_mixture_of_a_program() -> None:
+    single = replace(RESULT.test["best_single"], architecture=TWO)
+    lines = str(replace(RESULT, test={"best_single": single})).splitlines()
+    assert lines[1].startswith("best_single  rag.query: a; ")
+    assert lines[2].strip() == "rag.answer: a + b > vote(a; order=b)"
+    html = replace(RESULT, test={"best_single": single})._repr_html_()
+    assert "<td>rag.query: a;<br>rag.answer: a + b &gt; vote(a; order=b)</td>" in html
 
 
 def test_a_member_is_shown_with_what_only_it_solves() -> None:

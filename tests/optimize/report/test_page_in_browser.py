@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from moa_dspy.optimize.page import write_pages
+from moa_dspy.optimize.space.programs import read_architecture
 from tests.optimize.report.synthetic import synthetic_study
 
 pytestmark = pytest.mark.slow
@@ -103,3 +105,23 @@ def test_the_page_is_as_wide_as_the_screen(page: Any, width: int) -> None:
     cards = "[...document.querySelectorAll('#q-rows .text')]"
     edges = f"return {cards}.map(card => card.getBoundingClientRect().right)"
     assert max(page.execute_script(edges)) <= width
+
+
+def test_each_agent_of_each_mixture_of_a_program_has_its_label(
+    browser: Any, tmp_path: Path
+) -> None:
+    result, answers = synthetic_study(n_trials=10, n_questions=5)
+    agents = [f"agent{n}" for n in range(7)]
+    texts = [f"query: {name}; answer: {name}" for name in agents]
+    texts.append("query: agent0*3 > vote; answer: agent0")
+    kinds = zip(texts, result.trials, strict=False)
+    trials = tuple(replace(trial, architecture=text) for text, trial in kinds)
+    pick = read_architecture(texts[-1])
+    write_pages(replace(result, pick=pick, trials=trials), answers, tmp_path, name="program")
+    open_page(browser, tmp_path)
+    assert browser.get_log("browser") == []
+    found = browser.execute_script(
+        "return [...document.querySelectorAll('#plot-agents .ytick text')].map(t => t.textContent)"
+    )
+    labels = [f"{path}: {name}" for path in ("query", "answer") for name in agents]
+    assert sorted(found) == sorted(labels)

@@ -36,8 +36,24 @@ class Other(Rag):
     def forward(self, text):
         return self.answer(context="", question=text)
 
+class Async(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.answer = Rag().answer
+
+    async def aforward(self, question):
+        context = "Remember " + question.split()[-1]
+        found = await self.answer.acall(context=context, question=question)
+        return dspy.Prediction(final=found.answer.strip("<>"))
+
 made = Rag()
 number = 3
+
+def with_a_mixture():
+    from moa_dspy import Agent, MixtureOfAgents, Pool
+    program, pool = Rag(), Pool([Agent(name="own", model="openai/own")])
+    program.checks = {"last": MixtureOfAgents("question -> answer", "own", pool=pool)}
+    return program
 
 def score(row, prediction, trace=None):
     return float(prediction.final == row.final)
@@ -115,7 +131,7 @@ def test_the_predictor_is_searched_and_the_whole_program_is_scored(folder: Path)
     assert program(question="new 41").final == "41"
 
 
-@pytest.mark.parametrize("name", ["Rag", "made"])
+@pytest.mark.parametrize("name", ["Rag", "made", "Async"])
 def test_a_check_is_free_and_a_probe_counts_the_predictor_s_own_prompt(
     folder: Path, name: str
 ) -> None:
@@ -143,6 +159,7 @@ def test_a_check_is_free_and_a_probe_counts_the_predictor_s_own_prompt(
             ":Other",
             r"Other.forward takes \(self, text\), but a row has the inputs question",
         ),
+        (":Rag", ":with_a_mixture", r"holds a mixture of its own, at checks\['last'\]\. Search"),
         ("[data]", 'module = "predict"\n[data]', r"`task.module`: in a program it is"),
         ("[data]", 'turns = "turns"\n[data]', r"`task.turns` asks one mixture turn by turn"),
     ],

@@ -17,10 +17,10 @@ import pytest
 from moa_dspy.calls import CallStore
 from moa_dspy.errors import OutageError, StudyError
 from moa_dspy.optimize import run_study
-from moa_dspy.optimize.progress import Snapshot
 from moa_dspy.optimize.run import work_on
 from moa_dspy.optimize.study import PreparedStudy
 from tests.bench.study_world import ROOT, FaultServer, decided, fault_server, write_study
+from tests.servers.chat import Reply, serving
 
 Start = Callable[..., "subprocess.Popen[str]"]
 KEY = "sk-planted-0123456789"
@@ -173,26 +173,17 @@ def test_a_key_is_in_nothing_that_a_worker_leaves(
 
 
 @pytest.mark.slow
-def test_an_endpoint_that_fails_while_agents_are_probed_changes_nothing_in_the_result(
-    server: FaultServer, tmp_path: Path
-) -> None:
+def test_a_probe_that_a_retry_mends_changes_nothing_in_the_result(tmp_path: Path) -> None:
     found = []
-    for name, percent in (("well", 0), ("failing", 40)):
-        base = server.base(fault_percent=percent)
-        # Half a second is enough for an endpoint on this machine; hanging ones are left then.
-        agent = "num_retries = 20\ntimeout_seconds = 0.5\n"
-        folder = tmp_path / name
-        study = write_study(folder, base, sizes=(3, 2), n_trials=2, n_agents=2, agent=agent)
-        n_faults: list[int] = []
-
-        def show(snapshot: Snapshot, counts: list[int] = n_faults) -> None:
-            if snapshot.stage == "single agents":
-                counts.append(sum(server.stats()["faults"].values()))
-
-        result = run_study(study, out=folder / "out", show=show)
-        found.append(decided(json.loads(json.dumps(result.to_json()))))
-    assert n_faults[0] > 0  # before anything but the probe was asked
-    assert found[0] == found[1]
+    for name, first in (("well", []), ("busy", [Reply(status=503)])):
+        with serving([*first, Reply("1")]) as server:
+            sizes = {"sizes": (3, 2), "n_trials": 2, "n_agents": 2}
+            study = write_study(tmp_path / name, server.url, agent="num_retries = 3\n", **sizes)
+            result = run_study(study, out=tmp_path / name / "out")
+            found.append((len(server.bodies), decided(json.loads(json.dumps(result.to_json())))))
+    (n_well, well), (n_busy, busy) = found
+    assert n_busy == n_well + 1
+    assert well == busy
 
 
 NO_SOCKETS = """

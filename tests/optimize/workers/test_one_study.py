@@ -177,8 +177,14 @@ def test_a_probe_that_a_retry_mends_changes_nothing_in_the_result(tmp_path: Path
     found = []
     for name, first in (("well", []), ("busy", [Reply(status=503)])):
         with serving([*first, Reply("1")]) as server:
-            sizes = {"sizes": (3, 2), "n_trials": 2, "n_agents": 2}
-            study = write_study(tmp_path / name, server.url, agent="num_retries = 3\n", **sizes)
+            study = write_study(
+                tmp_path / name,
+                server.url,
+                sizes=(3, 2),
+                n_trials=2,
+                n_agents=2,
+                agent="num_retries = 3\n",
+            )
             result = run_study(study, out=tmp_path / name / "out")
             found.append((len(server.bodies), decided(json.loads(json.dumps(result.to_json())))))
     (n_well, well), (n_busy, busy) = found

@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
 
 from moa_dspy.errors import PoolError
-from moa_dspy.files import LONGEST_SHOWN, check_table, read_toml, shown_value
+from moa_dspy.files import (
+    LONGEST_SHOWN,
+    NUMBER,
+    NUMBER_OR_NONE,
+    WHOLE,
+    Kinds,
+    check_kinds,
+    check_table,
+    read_toml,
+    shown_value,
+)
 from moa_dspy.local.server import CATALOGUE
 from moa_dspy.vendors import Price, gateway_of, is_reasoning_model, listed_price, vendor_of
 
@@ -34,6 +44,22 @@ _BY_MODEL: Final = float("nan")
 """Stands for a temperature that was not given."""
 _PRICES: Final = ("usd_per_million_prompt_tokens", "usd_per_million_completion_tokens")
 _CACHED_PRICE: Final = "usd_per_million_cached_tokens"
+_TEXT: Final = (str, "a text")
+_TEXT_OR_NONE: Final = (str | None, "a text or None")
+_TEXTS: Final[Kinds] = {
+    **dict.fromkeys(("name", "model", "client"), _TEXT),
+    **dict.fromkeys(("reasoning_effort", "weights", "sha256"), _TEXT_OR_NONE),
+    **dict.fromkeys(("api_base", "api_key_env"), _TEXT_OR_NONE),
+    **dict.fromkeys(("headers", "extra_body"), (Mapping, "a table")),
+}
+_WHOLE_OR_NONE: Final = (int | None, "a whole number or None")
+_NUMBERS: Final[Kinds] = {
+    **dict.fromkeys(("max_tokens", "n_slots", "num_retries"), WHOLE),
+    **dict.fromkeys(("context_window", "n_threads", "max_concurrent"), _WHOLE_OR_NONE),
+    "timeout_seconds": NUMBER,
+    **dict.fromkeys(("temperature", "top_p", *_PRICES, _CACHED_PRICE), NUMBER_OR_NONE),
+}
+"""What Python users may give; files are checked when they are read."""
 _OWN_FIELDS: Final = frozenset({"max_tokens", "messages", "model", "n", "stream", "temperature"})
 """Fields of a request that ``extra_body`` may not hold: others would be asked than are stored."""
 
@@ -113,9 +139,12 @@ class Agent:
     optional: bool = False
 
     def __post_init__(self) -> None:
+        before = f"Agent {shown_value(self.name)}: `"
+        check_kinds(self, _TEXTS, before=before, error=PoolError, shows=False)
         if self.temperature is _BY_MODEL:
             default = None if is_reasoning_model(self.model) else 0.7
             object.__setattr__(self, "temperature", default)
+        check_kinds(self, _NUMBERS, before=before, error=PoolError, shows=False)
         self._check_secrets()
         if self.is_local:
             self._check_local()

@@ -6,6 +6,7 @@ An error is one line: place, value, choices.
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,8 +15,9 @@ from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from hashlib import sha256
 from importlib import import_module, metadata
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_type_hints
+from typing import Any, Final, TypeAlias, TypeVar, get_type_hints
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
@@ -149,6 +151,49 @@ def shown_value(value: object, *, longest: int = LONGEST_SHOWN) -> str:
     if isinstance(value, list | tuple):
         return "an empty list" if not value else f"a list of {len(value)}"
     return "a table" if isinstance(value, dict) else f"a {type(value).__name__}"
+
+
+Kinds: TypeAlias = Mapping[str, tuple[Any, str]]
+"""By option: the types that it may have, and what an error says that it must be."""
+WHOLE: Final = (Integral, "a whole number")
+NUMBER: Final = (Real, "a number")
+NUMBER_OR_NONE: Final = (Real | None, "a number or None")
+
+
+def check_kinds(
+    options: object, kinds: Kinds, *, before: str = "`", error: type[MoaError], shows: bool = True
+) -> None:
+    """Refuse attributes that are no such thing; True and False are no numbers.
+
+    Args:
+        options: Has the attributes.
+        kinds: What each must be.
+        before: What an error says before the name, the quote included.
+        error: Class of the error.
+        shows: Whether a text is shown; where it may be a key at the wrong place, it is not.
+
+    Raises:
+        error: Naming the option, what it must be, and its value.
+    """
+    for name, (kind, wanted) in kinds.items():
+        value = getattr(options, name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            shown = shown_value(value, longest=LONGEST_SHOWN if shows else 0)
+            raise error(f"{before}{name}` must be {wanted}, but got {shown}.")
+
+
+def check_limits(options: object, names: Iterable[str], *, table: str) -> None:
+    """Refuse upper limits that are no numbers, not positive, or infinite; None is no limit.
+
+    Raises:
+        StudyError: Naming the limit in its table, and its value.
+    """
+    before = f"`{table}."
+    check_kinds(options, dict.fromkeys(names, NUMBER_OR_NONE), before=before, error=StudyError)
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            raise StudyError(f"{before}{name}` must be positive and finite, but got {value}.")
 
 
 def _siblings(schema: dict[str, Any], loc: tuple[int | str, ...]) -> list[str]:

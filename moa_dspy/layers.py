@@ -17,6 +17,7 @@ from dspy.predict.parameter import Parameter
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError
+from moa_dspy.files import shown_value
 
 SEAT_MODULES: dict[str, Callable[[Any], Any]] = {
     "chain_of_thought": dspy.ChainOfThought,
@@ -51,12 +52,14 @@ class ReplacedPredictor:
             id(one.predict): one for _, one in program.named_sub_modules(dspy.ChainOfThought)
         }
         found: dict[str, ReplacedPredictor] = {}
+        by_dspys_name: dict[str, ReplacedPredictor] = {}
         for name, predictor in program.named_predictors():
             module = reasoning.get(id(predictor), predictor)
             short = name if module is predictor else name.removesuffix(".predict")
             if not _is_seat(predictor):
-                found["self" if module is program else short] = cls(module, predictor)
-        one = found.get(path) or found.get(path.removesuffix(".predict"))
+                seat = by_dspys_name[name] = cls(module, predictor)
+                found["self" if module is program else short] = seat
+        one = found.get(path) or by_dspys_name.get(path)
         if one is None:
             known = ", ".join(found) or "none"
             raise ArchitectureError(
@@ -244,12 +247,42 @@ def _marked(signature: Any, seat: str) -> Any:
     return dspy.make_signature(fields, signature.instructions)
 
 
+def seated(architecture: Any, pool: Mapping[str, Any], module: Any) -> Architecture:
+    """Return the architecture that was given, or whose text was, if its agents can be seated.
+
+    Raises:
+        ArchitectureError: If it is neither, cannot be read, or ``module`` makes no modules.
+        PoolError: If the pool lacks an agent.
+    """
+    if isinstance(architecture, str):
+        architecture = Architecture.parse(architecture)
+    if not isinstance(architecture, Architecture):
+        raise ArchitectureError(
+            "`architecture` must be an Architecture or its text, such as 'a + b > synthesize(c)', "
+            f"but got {shown_value(architecture)}; lists go into `layers` and `aggregator`."
+        )
+    if not callable(module) or isinstance(module, dspy.Module):
+        raise ArchitectureError(
+            "`module` must be a class such as dspy.ChainOfThought, or a function that makes a "
+            f"module of a signature, but got {shown_value(module)}."
+        )
+    for name in architecture.agents:
+        pool[name]
+    return architecture
+
+
 def from_parts(
     layers: Sequence[Sequence[Any]], aggregator: Any
 ) -> tuple[Architecture, dict[str, Any]]:
     """Return the architecture of names, or of LMs, and the LMs by the names that they are given."""
     if aggregator is None:
         raise ArchitectureError("`architecture`, or `layers` and `aggregator`, must be given.")
+    for place, layer in enumerate(layers):
+        if isinstance(layer, str) or not isinstance(layer, Sequence):
+            raise ArchitectureError(
+                f"`layers[{place}]` must be a list of LMs or of agent names, but got "
+                f"{shown_value(layer)}."
+            )
     given = [*(lm for layer in layers for lm in layer), aggregator]
     if all(isinstance(name, str) for name in given):
         return Architecture(tuple(map(tuple, layers)), aggregator), {}

@@ -22,6 +22,7 @@ from moa_dspy.layers import (
     all_predictors,
     from_parts,
     mark_seats,
+    seated,
 )
 from moa_dspy.plan import Plan, Planner, Rules, afollow, follow
 from moa_dspy.pool import Pool
@@ -154,7 +155,7 @@ class MixtureOfAgents(PlannedModule):
         signature: What the mixture answers: a DSPy signature, or its text.
         architecture: The agents of every seat, or its text notation; instead of it,
             ``layers`` and ``aggregator`` may give LMs or agent names.
-        pool: Where names become LMs; not needed when LMs are given.
+        pool: Where names become LMs, or LMs by name or in a list; not needed with such ``layers``.
         module: Makes the module of a seat from a signature, which after the first layer has
             ``references``: ``dspy.Predict``, ``dspy.ChainOfThought``, or any that returns
             a prediction with the signature's outputs.
@@ -185,7 +186,7 @@ class MixtureOfAgents(PlannedModule):
         *,
         layers: Sequence[Sequence[Any]] | None = None,
         aggregator: Any = None,
-        pool: Pool | None = None,
+        pool: Pool | Mapping[str, Any] | Sequence[Any] | None = None,
         module: Callable[[Any], Any] = dspy.Predict,
         adapter: Any = None,
         normalise: str = "text",
@@ -200,12 +201,10 @@ class MixtureOfAgents(PlannedModule):
             pool = Pool.from_lms(lms) if lms else pool
         elif layers is not None or aggregator is not None:
             raise ArchitectureError("`layers` and `aggregator` stand instead of `architecture`.")
-        if isinstance(architecture, str):
-            architecture = Architecture.parse(architecture)
         if pool is None:
             raise ArchitectureError("`pool` must be given with an architecture of names.")
-        for name in architecture.agents:
-            pool[name]
+        pool = pool if isinstance(pool, Pool) else Pool.from_lms(pool)
+        architecture = seated(architecture, pool, module)
         self.signature: Any = usable_signature(signature)
         limits = reference_limits or ReferenceLimits()
         if adapter is None and _is_for_plain_chat(self.signature, module, pool):
@@ -265,7 +264,7 @@ class MixtureOfAgents(PlannedModule):
             normalise=rules.normalise,
             quorum=rules.quorum,
             deadline_seconds=rules.deadline_seconds,
-            reference_limits=rules.limits,
+            reference_limits=rules.reference_limits,
             stop_early=rules.stop_early,
         )
         made.are_proposers_frozen = self.are_proposers_frozen

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import dspy
 
@@ -30,6 +30,7 @@ from moa_dspy.aggregators import (
 from moa_dspy.architecture import Architecture
 from moa_dspy.dspy_internals import main_thread_config
 from moa_dspy.errors import ArchitectureError, LayerFailedError
+from moa_dspy.files import NUMBER_OR_NONE, WHOLE, Kinds, check_kinds
 from moa_dspy.prediction import NOT_ASKED, Answer, Question, Response
 from moa_dspy.references import NO_LIMITS, Cut, ReferenceLimits, built_tokens, fit
 from moa_dspy.signatures import REFERENCES
@@ -78,6 +79,14 @@ Plan: TypeAlias = Generator[list[Question], list[Response], Answer]
 """Yields questions that may be asked at once, is sent their responses, returns the answer."""
 
 
+_KINDS: Final[Kinds] = {
+    "adapter": (dspy.Adapter | None, "an adapter such as dspy.JSONAdapter()"),
+    "quorum": WHOLE,
+    "deadline_seconds": NUMBER_OR_NONE,
+    "reference_limits": (ReferenceLimits, "ReferenceLimits, such as ReferenceLimits(total=4_000)"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """Options of a mixture beside its architecture: adapter, ties, quorum, deadline, limits.
@@ -87,7 +96,7 @@ class Rules:
         normalise: Name of the comparison by which a vote takes two answers as equal.
         quorum: Fewest responses with which a layer is complete.
         deadline_seconds: Time after which a layer goes on without the agents that are late.
-        limits: Most tokens of the references.
+        reference_limits: Most tokens of the references.
         stop_early: Whether a vote stops asking once the others cannot change its answer; never
             in a traced run, as optimizers learn from the answers of all agents.
 
@@ -99,10 +108,11 @@ class Rules:
     normalise: str = "text"
     quorum: int = 1
     deadline_seconds: float | None = None
-    limits: ReferenceLimits = field(default_factory=ReferenceLimits)
+    reference_limits: ReferenceLimits = field(default_factory=ReferenceLimits)
     stop_early: bool = True
 
     def __post_init__(self) -> None:
+        check_kinds(self, _KINDS, error=ArchitectureError)
         if self.normalise not in NORMALISERS:
             known = ", ".join(sorted(NORMALISERS))
             raise ArchitectureError(
@@ -268,7 +278,7 @@ class Planner:
 
     @property
     def _reader(self) -> Reader:
-        return Reader(self.pool, self.rules.adapter, self.rules.limits)
+        return Reader(self.pool, self.rules.adapter, self.rules.reference_limits)
 
 
 def follow(plan: Plan, ask_all: Callable[[list[Question]], list[Response]]) -> Answer:

@@ -114,7 +114,7 @@ class SelfMoASeq(PlannedModule):
         self, inputs: Mapping[str, Any], read: list[Response], *, parent: str, is_final: bool
     ) -> Question:
         name = self._last
-        reader = Reader(self.pool, self.rules.adapter, self.rules.limits)
+        reader = Reader(self.pool, self.rules.adapter, self.rules.reference_limits)
         values, cuts = reader(name, self.aggregator, inputs, read)
         node = node_name("synthesize", name, parents=(parent,))
         return Question(node, name, 0, self.aggregator, values, cuts, is_final=is_final)

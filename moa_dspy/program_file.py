@@ -397,7 +397,7 @@ def program_text(program: Any, *, scores: Mapping[str, Any] | None = None) -> st
         state={name: seat_state(name, seat) for name, seat in all_predictors(program)},
         scores=None if scores is None else dict(scores),
         deadline_seconds=program.rules.deadline_seconds,
-        reference_limits=ReferenceLimitsText(**asdict(program.rules.limits)),
+        reference_limits=ReferenceLimitsText(**asdict(program.rules.reference_limits)),
         stop_early=program.rules.stop_early,
     )
     try:

@@ -171,6 +171,11 @@ def usable_signature(signature: Any) -> Any:
             f"`signature` must read like 'question, context -> answer', but got {signature!r}: "
             f"{type(error).__name__}: {error}"
         ) from error
+    if not hasattr(made, "input_fields"):
+        raise ArchitectureError(
+            "`signature` must be a DSPy signature or its text, such as 'question -> answer', but "
+            f"got {signature!r}."
+        )
     for name in (REFERENCES, FACTS):
         if name in made.fields:
             raise ArchitectureError(f"The signature's own field {name!r} must be renamed.")

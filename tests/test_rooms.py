@@ -44,7 +44,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
     "judges": {"adapters", "calls", "errors", "pool", "prediction", "winrate"},
-    "layers": {"architecture", "errors"},
+    "layers": {"architecture", "errors", "files"},
     "local": {"dspy_internals", "errors"},
     "mixture": {
         "adapters",
@@ -94,6 +94,7 @@ ALLOWED: dict[str, set[str]] = {
         "architecture",
         "dspy_internals",
         "errors",
+        "files",
         "prediction",
         "references",
         "signatures",

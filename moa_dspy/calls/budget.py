@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import Protocol
 
 from moa_dspy.calls.scope import CallEstimate, current_scope, entered
 from moa_dspy.errors import BudgetReachedError, StudyError
+from moa_dspy.files import check_limits
 
 LIMITS = ("calls", "tokens", "usd", "seconds")
 
@@ -37,10 +37,7 @@ class Budget:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        for name in LIMITS:
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise StudyError(f"`budget.{name}` must be positive and finite, but got {value}.")
+        check_limits(self, LIMITS, table="budget")
 
 
 @dataclass(frozen=True, slots=True)

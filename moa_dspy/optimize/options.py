@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
@@ -18,7 +18,7 @@ from moa_dspy.calls.budget import Budget, Ledger
 from moa_dspy.data import BENCHMARKS, Splits, read_answers, read_rows, split_rows, without_repeated
 from moa_dspy.diversity import DIVERSITY_METRICS, DiversityMetric
 from moa_dspy.errors import StudyError
-from moa_dspy.files import made, shown_value, unknown
+from moa_dspy.files import WHOLE, Kinds, check_kinds, made, shown_value, unknown
 from moa_dspy.optimize.metric import CheckedMetric, JudgeOptions
 from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.prompts.options import PromptOptions
@@ -60,10 +60,7 @@ class SearchOptions:
     storage: Any = None
 
     def __post_init__(self) -> None:
-        for name, (kinds, wanted) in _KINDS.items():
-            value = getattr(self, name)
-            if not isinstance(value, kinds) or isinstance(value, bool):
-                raise StudyError(f"`{name}` must be {wanted}, but got {shown_value(value)}.")
+        check_kinds(self, _KINDS, error=StudyError)
         if self.n_trials < 1 or not 0 <= self.random_share < 1 or self.num_threads < 1:
             raise StudyError(
                 "`n_trials` and `num_threads` must be at least 1 and `random_share` in [0, 1), but "
@@ -97,12 +94,12 @@ class SearchOptions:
         return pools if is_pools else Ledger(self.budget)
 
 
-_KINDS: Final[dict[str, tuple[Any, str]]] = {
+_KINDS: Final[Kinds] = {
     "space": (SearchSpace, "a SearchSpace"),
     "limits": (Limits, "Limits, such as Limits(calls=6)"),
     "budget": (Budget | None, "a number of usd, or a Budget such as Budget(calls=2_000)"),
-    "n_trials": (Integral, "a whole number"),
-    "num_threads": (Integral, "a whole number"),
+    "n_trials": WHOLE,
+    "num_threads": WHOLE,
     "random_share": (Real, "a number in [0, 1)"),
     "min_gain": (Real, "a number in (0, 1)"),
     "diversity_weight": (Real, "a number of at least 0"),

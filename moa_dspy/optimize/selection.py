@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from math import hypot, inf
+from math import hypot
 from typing import Final, Protocol, TypeAlias
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
+from moa_dspy.files import check_limits
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.votes.ballots import Ballots
 from moa_dspy.optimize.votes.smoothing import PSEUDO_ROWS, SmoothedVotes, smooth
@@ -431,10 +432,7 @@ class Limits:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("calls", "usd", "seconds"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < inf:
-                raise StudyError(f"`limits.{name}` must be positive and finite, but got {value}.")
+        check_limits(self, ("calls", "usd", "seconds"), table="limits")
 
     def admit(self, trial: TrialRecord) -> bool:
         """True if the trial stays within every limit."""

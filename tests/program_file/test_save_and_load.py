@@ -63,7 +63,7 @@ def test_one_call_builds_what_save_wrote(tmp_path: Path, pool: Pool) -> None:
     first.save(tmp_path / "p.json")
     loaded = MixtureOfAgents.load(tmp_path / "p.json", pool=pool)
     assert isinstance(loaded, MixtureOfAgents)
-    rules = (loaded.rules.deadline_seconds, loaded.rules.limits, loaded.rules.quorum)
+    rules = (loaded.rules.deadline_seconds, loaded.rules.reference_limits, loaded.rules.quorum)
     assert rules == (2.5, limits, 2)
     assert loaded(question="q").answer == first(question="q").answer
     assert pool.calls.ledger.spending.made == 3
@@ -126,7 +126,7 @@ def test_a_file_of_the_first_format_loads(tmp_path: Path, pool: Pool) -> None:
     (tmp_path / "old.json").write_text(json.dumps(OLD), "utf-8")
     loaded = MixtureOfAgents.load(tmp_path / "old.json", pool=pool)
     assert loaded.rules.deadline_seconds is None
-    assert loaded.rules.limits == ReferenceLimits()
+    assert loaded.rules.reference_limits == ReferenceLimits()
     assert {seat.signature.instructions for seat in loaded.predictors()} == {"Old words."}
     assert loaded(question="q").answer.startswith("q")
 

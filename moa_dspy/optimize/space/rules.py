@@ -12,6 +12,17 @@ from urllib.parse import urlsplit
 
 from moa_dspy.agent import Agent
 from moa_dspy.architecture import COMBINES, Architecture
+from moa_dspy.files import WHOLE, Kinds
+
+SPACE_NAMES: Final = (
+    *("agents", "combines", "aggregators", "rankers", "listed"),
+    *("must_include", "providers", "orders", "prompts"),
+)
+"""Options of a space that are lists, each name once."""
+SPACE_KINDS: Final[Kinds] = {
+    **dict.fromkeys(SPACE_NAMES, (tuple | list, "a list, such as ('a', 'b')")),
+    **dict.fromkeys(("max_depth", "min_width", "max_width", "max_samples"), WHOLE),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,11 @@ from functools import cached_property
 
 from moa_dspy.architecture import COMBINES, Architecture
 from moa_dspy.errors import ArchitectureError, StudyError
-from moa_dspy.files import unknown
+from moa_dspy.files import check_kinds, unknown
 from moa_dspy.optimize.space.rules import (
     ORDERS,
+    SPACE_KINDS,
+    SPACE_NAMES,
     LastStepChoice,
     RandomSuggestions,
     SizeCounter,
@@ -25,15 +27,11 @@ from moa_dspy.optimize.space.rules import (
     repaired,
 )
 
-_NAMES = (
-    *("agents", "combines", "aggregators", "rankers", "listed"),
-    *("must_include", "providers", "orders", "prompts"),
-)
 _UNCOUNTED = 10**9
 
 
 def _check_names(space: SearchSpace) -> None:
-    for option in _NAMES:
+    for option in SPACE_NAMES:
         names = list(getattr(space, option))
         if twice := sorted({str(name) for name in names if names.count(name) > 1}):
             raise StudyError(f"`space.{option}` names {twice[0]!r} twice.")
@@ -309,6 +307,7 @@ class SearchSpace:
     ranking: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_kinds(self, SPACE_KINDS, before="`space.", error=StudyError)
         if not self.agents:
             raise StudyError("`space.agents` must name at least one agent.")
         for check in (_check_names, _check_limits, _check_providers, _check_pairs, _check_layers):

@@ -240,12 +240,24 @@ class Planner:
         if not final.has_answer:
             raise _too_few("The aggregator did not answer: 0 of 1", [final])
         self._complete(final)
+        took = (*seconds, *(max(one.seconds for one in replies) for replies in rounds))
+        replies = tuple(reply for replies in rounds for reply in replies)
+        return self._answer(final, layers, replies, is_undecided, took)
+
+    def _answer(
+        self,
+        final: Response,
+        layers: Sequence[tuple[Response, ...]],
+        replies: tuple[Response, ...],
+        is_undecided: bool,
+        seconds: tuple[float, ...],
+    ) -> Answer:
         return Answer(
             final,
             tuple(tuple(one for one in layer if one.failure != NOT_ASKED) for layer in layers),
-            tuple(reply for replies in rounds for reply in replies),
+            replies,
             is_undecided,
-            (*seconds, *(max(one.seconds for one in replies) for replies in rounds)),
+            seconds,
             tuple(one.agent for layer in layers for one in layer if one.failure == NOT_ASKED),
             dict(self.architecture.weights),
         )

@@ -98,12 +98,10 @@ def init(
     replace_file(files["pool.toml"], _pool(models, draft.is_short), error=PoolError)
     replace_file(files["study.toml"], text, error=StudyError)
     typer.echo(f"{data}: {profile.n_rows} rows; {', '.join(asked)} -> {', '.join(right)}")
-    for note in draft.faults.lines():
-        typer.echo(f"note: {note}")
-    for model in models:
-        typer.echo(f"found {model.model} ({model.origin})")
-    for file in files.values():
-        typer.echo(f"wrote {file}")
+    notes = [f"note: {note}" for note in draft.faults.lines()]
+    found = [f"found {model.model} ({model.origin})" for model in models]
+    for line in [*notes, *found, *(f"wrote {file}" for file in files.values())]:
+        typer.echo(line)
     typer.echo(f"next: moa-dspy check {files['study.toml']} --probe")
     typer.echo(f"then: moa-dspy optimize {files['study.toml']}")
 

@@ -181,16 +181,12 @@ def pick(
 ) -> None:
     """Write the program of another architecture of a run's Pareto front."""
     from moa_dspy.optimize.page import read_run
-    from moa_dspy.optimize.report import measured_text
 
     result, _ = read_run(run)
     folder = run if run.is_dir() else run.parent
     members = front_members(result)
     if number is None:
-        records = {record.architecture: record for record in result.trials}
-        for place, text in enumerate(members, start=1):
-            on_val = measured_text(records.get(text))
-            typer.echo(f"{place}. {text}{on_val}; {note_on_test(result, text)}")
+        _show_front(result, members)
         return
     if not 1 <= number <= len(members):
         raise StudyError(
@@ -204,6 +200,15 @@ def pick(
     agents = agents or agents_file(pool)
     _write_program(source, text, agents, path, note=note_on_test(result, text))
     typer.echo(f"wrote {path}: {text}; {note_on_test(result, text)}")
+
+
+def _show_front(result: StudyResult, members: list[str]) -> None:
+    from moa_dspy.optimize.report import measured_text
+
+    records = {record.architecture: record for record in result.trials}
+    for place, text in enumerate(members, start=1):
+        on_val = measured_text(records.get(text))
+        typer.echo(f"{place}. {text}{on_val}; {note_on_test(result, text)}")
 
 
 def front_members(result: StudyResult) -> list[str]:

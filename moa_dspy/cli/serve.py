@@ -159,12 +159,7 @@ def serve(
     log_content: Annotated[bool, typer.Option("--log-content", help="Log prompts too.")] = False,
 ) -> None:
     """Serve mixtures to OpenAI's clients: each program, agent and architecture is a model."""
-    try:
-        import fastapi as fastapi
-        import prometheus_client as prometheus_client
-        import uvicorn as uvicorn
-    except ImportError as error:
-        raise PoolError(f"`serve` needs {error.name}, which is not here: {_INSTALL}.") from None
+    _check_installed()
     from moa_dspy.serve.limits import ServerKeys, ServerLimits
 
     keys = ServerKeys.from_environment(key_env or [])
@@ -185,6 +180,15 @@ def serve(
     _run(programs or [], agents, host, port, keys, aggregator, limits, log_content)
 
 
+def _check_installed() -> None:
+    try:
+        import fastapi as fastapi
+        import prometheus_client as prometheus_client
+        import uvicorn as uvicorn
+    except ImportError as error:
+        raise PoolError(f"`serve` needs {error.name}, which is not here: {_INSTALL}.") from None
+
+
 def _run(
     paths: list[Path],
     agents: Path,
@@ -195,6 +199,7 @@ def _run(
     limits: ServerLimits,
     has_content_log: bool,
 ) -> None:
+    """Serve saved programs and the agents of a pool file until the process is stopped."""
     import uvicorn
 
     from moa_dspy.calls.calls import Calls
@@ -207,7 +212,15 @@ def _run(
     catalogue = Catalogue(_by_name(paths, made), made, aggregator=aggregator, limits=limits)
     app = create_app(catalogue, keys=keys, limits=limits, has_content_log=has_content_log)
     _log_to_console()
-    config = uvicorn.Config(
+    typer.echo(f"models: {', '.join(catalogue.models)}", err=True)
+    uvicorn.Server(_config(app, host, port, limits)).run()
+
+
+def _config(app: Any, host: str, port: int, limits: ServerLimits) -> Any:
+    """Return uvicorn's configuration; its own logs are off, as they would show addresses."""
+    import uvicorn
+
+    return uvicorn.Config(
         app,
         host,
         port,
@@ -218,8 +231,6 @@ def _run(
         h11_max_incomplete_event_size=32_768,
         limit_concurrency=limits.concurrent + limits.queued + 100,
     )
-    typer.echo(f"models: {', '.join(catalogue.models)}", err=True)
-    uvicorn.Server(config).run()
 
 
 def _log_to_console() -> None:

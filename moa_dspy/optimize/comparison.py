@@ -30,8 +30,7 @@ from moa_dspy.optimize.space.programs import (
 )
 from moa_dspy.optimize.trials import TrialJudge
 from moa_dspy.pool import Pool
-from moa_dspy.winrate.intervals import Interval, mean_interval
-from moa_dspy.winrate.preferences import oracle
+from moa_dspy.winrate.intervals import Interval, mean_interval, oracle
 from moa_dspy.winrate.tests import decision_interval, examples_needed, simultaneous_intervals
 from moa_dspy.winrate.verdict import (
     CostVerdict,

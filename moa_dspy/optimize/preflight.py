@@ -29,6 +29,7 @@ from moa_dspy.optimize.shares import AgentEstimate, cause_of, rounded_up, smalle
 from moa_dspy.optimize.singles import plan_of
 from moa_dspy.optimize.study import PreparedStudy
 from moa_dspy.pool import Pool
+from moa_dspy.prediction import Response
 from moa_dspy.presets import TurnByTurn
 from moa_dspy.references import TOKENS_PER_COUNTED, count_tokens, counted_rows
 from moa_dspy.vendors import Price
@@ -287,16 +288,16 @@ def _is_answer(value: Any) -> bool:
         return False
 
 
-class _Heard(dspy.Module):
-    """A mixture in a program, and what it answered last."""
+class _Recorded(dspy.Module):
+    """A mixture in a program, and its last prediction."""
 
     def __init__(self, mixture: Any) -> None:
         super().__init__()
-        self.mixture, self.said = mixture, None
+        self.mixture, self.prediction = mixture, None
 
     def forward(self, **inputs: Any) -> Any:
-        said = self.said = self.mixture(**inputs)
-        return said
+        self.prediction = self.mixture(**inputs)
+        return self.prediction
 
     async def aforward(self, **inputs: Any) -> Any:
         return await asyncio.to_thread(self, **inputs)
@@ -305,7 +306,7 @@ class _Heard(dspy.Module):
 def _probed(
     agent: AgentEstimate, student: Student, inputs: Mapping[str, Any], n_counted: int
 ) -> AgentEstimate:
-    """Ask an agent one question, of a conversation the first, and estimate from what it took.
+    """Ask an agent one question (the first of a conversation), and estimate from its tokens.
 
     Args:
         agent: As it was estimated from the rows alone.
@@ -313,10 +314,10 @@ def _probed(
         inputs: Of the question.
         n_counted: Tokens of its prompt by ``count_tokens``.
     """
-    heard = _Heard(student.mixture.with_architecture(Architecture.single(agent.name)))
+    recorded = _Recorded(student.mixture.with_architecture(Architecture.single(agent.name)))
     by_turn = isinstance(student.program, TurnByTurn)
     try:
-        run_program(heard if by_turn else student.with_module(heard), inputs)
+        run_program(recorded if by_turn else student.with_module(recorded), inputs)
     except (LayerFailedError, MoaError) as error:
         cause = cause_of(" ".join(str(error).split()), agent.name)
         return replace(agent, failure=cause[:300])
@@ -324,13 +325,18 @@ def _probed(
         if by_turn or student.program is student.mixture:
             raise
         raise StudyError(f"`task.program` raised {type(error).__name__}: {error}") from error
-    if heard.said is None:
+    if recorded.prediction is None:
         raise StudyError("`task.program` answered a row without its `task.predictor`.")
-    (response,) = heard.said.mixture.responses
+    (response,) = recorded.prediction.mixture.responses
     text = " ".join(response.text.split())[:80]
     found = replace(agent, seconds=response.seconds, reply=text)
     if not response.prompt_tokens or not response.completion_tokens:
         return found
+    return _with_tokens(found, response, n_counted)
+
+
+def _with_tokens(agent: AgentEstimate, response: Response, n_counted: int) -> AgentEstimate:
+    """Return the estimate with the tokens of one response, whose prompt has ``n_counted``."""
     # Rows differ: the answer to one tells the others' within a factor of two.
     most = agent.reply_tokens["high"]
     replies = {
@@ -342,7 +348,7 @@ def _probed(
     usual = agent.prompt_tokens["likely"] - n_counted * TOKENS_PER_COUNTED["likely"]
     billed = max(1.0, response.prompt_tokens + usual)
     return replace(
-        found,
+        agent,
         prompt_tokens={level: billed * factor for level, factor in prompts.items()},
         reply_tokens=replies,
     )

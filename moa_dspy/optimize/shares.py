@@ -298,13 +298,13 @@ def check_budget(
     probed: Mapping[str, Outcome],
     judged: Cost | None = None,
 ) -> None:
-    """Refuse a budget that ends before there is a verdict, as far as the probe can tell.
+    """Raise an error for a budget that would end before there is a verdict, as far as is known.
 
     A verdict needs the single agents on val, and on test the best of them and the pick, which
     is at least a single agent or, where votes are tried, a vote of agents. Stored answers
     are free. Calls are counted; tokens, usd and seconds are estimated from one question.
-    What a larger program has stored is known only by running it: unless something of the probe
-    was stored, nothing else is taken to be.
+    The stored answers of a larger program are known only by running it: if an answer of the probe
+    was stored, nothing is checked, and else no other answer is taken as stored.
 
     Args:
         options: Of the search.
@@ -324,10 +324,9 @@ def check_budget(
         return
     # Calls of an LM that was not adopted are in no ledger.
     counted = [name for name in probed if name not in options.pool.not_adopted]
-    if is_larger:
-        n_val = dict.fromkeys(counted, len(splits.val) - 1)
-        n_test = dict.fromkeys(counted, len(splits.test))
-    else:
+    n_val = dict.fromkeys(counted, len(splits.val) - 1)
+    n_test = dict.fromkeys(counted, len(splits.test))
+    if not is_larger:
         n_val = {name: _n_unknown(evaluator, ledger, name, splits.val) for name in counted}
         n_test = {name: _n_unknown(evaluator, ledger, name, splits.test) for name in counted}
     spent = ledger.backend.totals()
@@ -338,13 +337,19 @@ def check_budget(
         needed = smallest_limit(options, name, costs, n_val, n_test, getattr(judging, name))
         smallest = getattr(spent, name) + needed
         if limit is not None and smallest > limit:
-            about = "" if name == "calls" else "about "
-            raise StudyError(
-                f"`budget.{name}` is {limit:.10g}, but a verdict needs {about}"
-                f"{rounded_up(smallest):.10g} at least: for {len(probed)} single agents on "
-                f"{len(splits.val)} val rows, and the pick and the best single agent on "
-                f"{len(splits.test)} test rows. Allow that much, or give fewer rows."
-            )
+            raise _too_small(name, limit, smallest, n_agents=len(probed), splits=splits)
+
+
+def _too_small(
+    name: str, limit: float, smallest: float, *, n_agents: int, splits: Splits
+) -> StudyError:
+    about = "" if name == "calls" else "about "
+    return StudyError(
+        f"`budget.{name}` is {limit:.10g}, but a verdict needs {about}"
+        f"{rounded_up(smallest):.10g} at least: for {n_agents} single agents on "
+        f"{len(splits.val)} val rows, and the pick and the best single agent on "
+        f"{len(splits.test)} test rows. Allow that much, or give fewer rows."
+    )
 
 
 def smallest_limit(

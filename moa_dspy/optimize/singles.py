@@ -74,9 +74,8 @@ def choose_reference(
     if judging.reference is not None:
         return
     agents = options.space.agents
-    drawn = random.Random(f"round-robin-{options.seed}").sample(
-        list(rows), min(N_ROUND_ROBIN, len(rows))
-    )
+    n = min(N_ROUND_ROBIN, len(rows))
+    drawn = random.Random(f"round-robin-{options.seed}").sample(list(rows), n)
     points: dict[str, list[float]] = {name: [] for name in agents}
     try:
         for one, other in combinations(agents, 2):
@@ -430,7 +429,6 @@ def plan_of(
     """
     prompts, named = options.prompts, names_of(options.objectives)
     given = [*baseline_architectures(ranking, options.pool, space), *space.listed]
-    tested = filter(None, fixed_baselines(ranking, options.pool, space))
     return StudyPlan(
         space=space,
         agents=agents,
@@ -438,7 +436,7 @@ def plan_of(
         n_test=len(splits.test),
         num_threads=options.num_threads,
         given=list(map(canonical, in_every_mixture(given, space))),
-        tested=in_every_mixture(tested, space),
+        tested=in_every_mixture(filter(None, fixed_baselines(ranking, options.pool, space)), space),
         n_free=N_VOTES if may_vote else 0,
         canonical=canonical,
         effort=None if prompts is None else prompts.effort(len(splits.train)),

@@ -404,14 +404,14 @@ def _settings(sink: _Sink | None, rollout: int | None) -> Iterator[None]:
 
 
 class _Sink:
-    """A stream, as DSPy sends to it, that passes on the writer's chunks and status messages."""
+    """Receives DSPy's stream, and passes on the answering agent's chunks and status messages."""
 
     def __init__(self, events: asyncio.Queue[ChatEvent]) -> None:
         self._events = events
         self.has_text = False
 
     async def send(self, item: Any) -> None:
-        """Pass on what ``item`` brings."""
+        """Pass on the events in ``item``."""
         if isinstance(item, StatusMessage):
             await self._events.put(item)
             return
@@ -437,7 +437,7 @@ def _deltas(delta: Any) -> Iterator[Any]:
 
 
 def deltas_of_reply(reply: Any) -> Iterator[Any]:
-    """Yield a reply that is complete as a stream would have brought it, word by word."""
+    """Yield the events of a complete reply word by word, as a stream would."""
     for event in lm15.response_to_events(reply):
         if event.type == "delta" and isinstance(event.delta, lm15.TextDelta):
             yield from words(event.delta)

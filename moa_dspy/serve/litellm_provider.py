@@ -35,7 +35,7 @@ class MixtureProvider(CustomLLM):
     """Answers LiteLLM's calls of ``moa/NAME``.
 
     Args:
-        models: By name; a proxy's configuration names the object, an SDK needs ``register``.
+        models: By name. A proxy's configuration names this object; the SDK needs ``register``.
     """
 
     def __init__(self, models: Mapping[str, MixtureLM]) -> None:
@@ -109,10 +109,10 @@ class MixtureProvider(CustomLLM):
 
 
 def register(models: Mapping[str, MixtureLM]) -> MixtureProvider:
-    """Make LiteLLM, and ``dspy.LM``, of this process know ``moa/NAME`` for each name.
+    """Register ``moa/NAME`` for each name with LiteLLM, and so with ``dspy.LM``, in this process.
 
     Raises:
-        PoolError: LiteLLM has another provider ``moa``.
+        PoolError: If LiteLLM has another provider ``moa``.
     """
     others = [one for one in litellm.custom_provider_map if one["provider"] == "moa"]
     if any(not isinstance(one["custom_handler"], MixtureProvider) for one in others):

@@ -4,7 +4,15 @@ Scores are one number per example, in dataset order.
 """
 
 from moa_dspy.winrate.bradley_terry import BradleyTerry, bradley_terry, bradley_terry_from_wins
-from moa_dspy.winrate.intervals import Interval, WinRate, mean_interval, paired_interval, win_rate
+from moa_dspy.winrate.intervals import (
+    Interval,
+    WinRate,
+    co_failure,
+    mean_interval,
+    oracle,
+    paired_interval,
+    win_rate,
+)
 from moa_dspy.winrate.length_control import (
     Coefficients,
     GamedRows,
@@ -17,11 +25,9 @@ from moa_dspy.winrate.preferences import (
     Agreement,
     PositionConsistency,
     RecordedPreferences,
-    co_failure,
     consistency_p,
     judge_agreement,
     length_correlation,
-    oracle,
     position_consistency,
     preferences,
 )

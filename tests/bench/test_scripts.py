@@ -310,5 +310,5 @@ def test_the_walk_of_a_question_begins_at_the_mixture_and_ends_at_the_endpoint()
     assert {"mixture.py", "plan.py", "seats.py", "calls/lm/endpoint.py"} <= set(walk.files)
     # The server of the test runs beside, and no file of a search is on the way.
     assert not [name for name in walk.files if name.startswith(("optimize/", "serve/"))]
-    assert len(walk.files) <= 30
+    assert len(walk.files) <= 20
     assert ("plan.py", "aggregators.py") in walk.hops

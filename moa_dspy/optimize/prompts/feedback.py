@@ -1,6 +1,6 @@
 """Rows with their references, the metric of an optimizer, and feedback in words on both.
 
-The feedback says what the references of a row were worth, and what the answer made of them.
+The feedback says which references of a row were right, and how the answer used them.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _SHOWN: Final = 160
 
 @dataclass(frozen=True, slots=True)
 class StoredRow:
-    """A row and what the target reads to it.
+    """A row and its references.
 
     Attributes:
         row: The user's own example, with an id.
         number: Its place among the rows, from 0.
         read: The responses that the target reads, in the order in which it reads them.
         references: Their texts as they are sent: guarded, and cut if need be.
-        failure: Why there is nothing to read; None when there is.
+        failure: Why there are no references; None if there are.
     """
 
     row: dspy.Example
@@ -78,18 +78,18 @@ class NoAnswer(dspy.Prediction):
 
 @dataclass(slots=True)
 class Stop:
-    """The first error that no prompt can mend: optimizers take errors for bad scores."""
+    """The first error that is not due to a prompt; optimizers would take it for a bad score."""
 
     error: MoaError | None = None
 
     def check(self) -> None:
-        """Raise it again, if there is one."""
+        """Raise the error again, if there is one."""
         if self.error is not None:
             raise self.error
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Keep the first such error; once there is one, raise it before anything is done."""
+        """Keep the first such error that is raised inside; raise an earlier one at once."""
         self.check()
         try:
             yield
@@ -104,7 +104,7 @@ class Stop:
 
 
 class ScoreWithFeedback(dspy.Prediction):
-    """A score with feedback; true as the score is, where a plain prediction is always true."""
+    """A score with feedback; its truth value is that of the score."""
 
     def __bool__(self) -> bool:
         return bool(self.score)
@@ -112,19 +112,19 @@ class ScoreWithFeedback(dspy.Prediction):
 
 @dataclass(frozen=True, slots=True)
 class ReferenceFeedback:
-    """A metric with GEPA's signature; says which references were right, and what came of them.
+    """A metric with GEPA's signature, with feedback on the references and their use.
 
-    Only rows with stored references get feedback on these; no other row is ever quoted. The
-    metric's own feedback comes first.
+    Only rows with stored references get this feedback; no other row is ever quoted. The metric's
+    own feedback comes first.
 
     Attributes:
         metric: The user's metric.
         rows: Those that may be quoted, with their references.
         outputs: Names of the signature's output fields.
-        normalise: Name of when two answers are equal.
+        normalise: Name of the comparison of answers.
         judges_references: Whether the metric can score a reference as it scores an answer; in a
-            larger program it cannot, and references are quoted alone.
-        stop: Keeps the metric's first error, which ends all instead of scoring 0.
+            larger program it cannot, and references are only quoted.
+        stop: Keeps the metric's first error, which ends the tuning instead of scoring 0.
     """
 
     metric: CheckedMetric
@@ -142,7 +142,7 @@ class ReferenceFeedback:
         """Return the metric's own value, which may be no number; 0 where there is no answer.
 
         Raises:
-            MoaError: As ``CheckedMetric.value``, and ever after.
+            MoaError: As ``CheckedMetric.value``, and at every call after that.
         """
         if isinstance(prediction, NoAnswer):
             return 0.0
@@ -214,7 +214,7 @@ def _misled(mine: Any, answer: Any, score: float) -> str:
 
 
 def _use(mine: Any, answers: Sequence[Any], scores: Sequence[float], score: float) -> list[str]:
-    """Say how the answer relates to the references."""
+    """Return sentences on how the answer relates to the references."""
     copied = [n for n, answer in enumerate(answers, start=1) if answer == mine]
     right = [n for n, worth in enumerate(scores, start=1) if worth >= RIGHT]
     lines = [f"The answer says the same as {_list(copied)}." if copied else _new(right, score)]
@@ -261,7 +261,7 @@ def labelled(found: StoredRow, feedback: ReferenceFeedback, signature: Any) -> d
         MetricError: If the metric cannot score a reference.
     """
     if not feedback.judges_references:
-        # The row of a larger program: the questions to its mixture are known while it runs.
+        # In a larger program the questions to its mixture are known only while it runs.
         return found.row
     if BEST not in signature.output_fields or BEST in feedback.outputs:
         return found.example

@@ -1,4 +1,4 @@
-"""Layers and prompt searched together: rounds that tune prompts, and the last word on a prompt."""
+"""Search for layers and prompts together: rounds that tune prompts, and the test of a prompt."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class JointSearch:
         n_tried: Mixtures with a prompt other than the aggregator's own that were measured.
         verdict: On the prompt of the pick; None before, or where it has none.
         counter: Counts the calls of tuning.
-        tuning_notes: What a reader must know, such as why a prompt was not tuned.
+        tuning_notes: Sentences for the report, such as why a prompt was not tuned.
     """
 
     evaluator: Evaluator
@@ -133,7 +133,7 @@ class JointSearch:
         return 1.0 if self.options is None else self.options.part(self.n_tuned)
 
     def tuning_part(self, number: int) -> float:
-        """Return the part of the budget that may be used when round ``number`` ends its tuning."""
+        """Return the part of the budget that may be used until round ``number`` ends its tuning."""
         return 1.0 if self.options is None else self.options.part(number - 0.5)
 
     def tune(self, records: Mapping[Architecture, TrialRecord], number: int) -> list[Architecture]:

@@ -1,4 +1,4 @@
-"""The module that an optimizer compiles: the aggregator alone, over stored references."""
+"""The module that an optimizer compiles: the aggregator alone, with stored references."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from moa_dspy.signatures import REFERENCES
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The seats of a program's mixture that share the prompt in question.
+    """The seats of a program's mixture whose prompt is tuned; they share it.
 
     Attributes:
         student: The program and its mixture.
-        depth: How many layers answer before these seats read.
-        modules: The modules in the seats; all have one prompt.
-        readers: For every different agent in the seats, the mixture in which it has the last
-            word on what it reads.
+        depth: Number of layers that these seats read.
+        modules: The modules in the seats; all have the same prompt.
+        readers: For every different agent in the seats, the mixture of these layers with the agent
+            as aggregator.
     """
 
     student: Student
@@ -91,7 +91,7 @@ class Target:
                 f"step, but got {layer!r}; {mixture.architecture} has {len(layers)}."
             )
         modules = tuple(mixture.layers[layer - 1].proposers)
-        # A reader alone is the aggregator of the layers before it: the very same messages.
+        # As aggregator of the layers before it, a reader gets the same messages.
         alone = [
             Architecture(layers[: layer - 1], name) for name in dict.fromkeys(layers[layer - 1])
         ]
@@ -105,7 +105,7 @@ class Target:
 
     @property
     def is_alone(self) -> bool:
-        """True if the program is the mixture: then its rows are the questions that it answers."""
+        """True if the program is the mixture itself, so that rows are its questions."""
         return self.student.program is self.mixture
 
     def lm(self) -> Any:
@@ -125,18 +125,18 @@ def _reader(mixture: MixtureOfAgents, architecture: Architecture, module: Any) -
     made = copy.copy(mixture)
     made.architecture, made.aggregator = architecture, module
     made.layers = mixture.layers[: architecture.depth]
-    # The optimizer's own prompts may need another adapter than the one in force here.
+    # Optimizers may set another adapter for their own prompts.
     made.rules = replace(mixture.rules, adapter=mixture.adapter or dspy.settings.adapter)
     return made
 
 
 class _ReferencesReadError(LayerFailedError):
-    """Ends the run of a program where all that the target reads is known."""
+    """Ends the run of a program once the references of the target are known."""
 
 
 @dataclass(slots=True)
 class _ReferenceRunner(NodeRunner):
-    """Asks the layers before a target; what the target reads first is kept."""
+    """Asks the layers before a target, and keeps the first question to the target."""
 
     depth: int = 0
     responses: Sequence[Response] = ()
@@ -157,11 +157,11 @@ class _ReferenceRunner(NodeRunner):
 def measured_references(
     target: Target, rows: Sequence[dspy.Example], cache: NodeCache, *, num_threads: int
 ) -> StoredRows:
-    """Ask the layers before the target about each row, once; known nodes are not asked.
+    """Return the references of each row; known answers of the layers before are not asked again.
 
     Raises:
         MoaError: If a call cannot be made for a reason that is not the model's.
-        DataError: If inputs cannot be told apart, as they are neither JSON nor pydantic.
+        DataError: If inputs are neither JSON nor pydantic values, so that rows cannot be matched.
     """
     places = [place_of_row(row.inputs().toDict()) for row in rows]
     for row, place in zip(rows, places, strict=True):
@@ -187,7 +187,7 @@ def _read(
         except LayerFailedError as error:
             failure = str(error)
     if runner.question is None:
-        # A larger program may answer a row without its mixture; then nothing is read.
+        # A larger program may answer a row without its mixture; then there are no references.
         return StoredRow(row, number, failure=failure)
     order, responses = program.mixture.architecture.reading, runner.responses
     answered = [one for n in order if (one := responses[n]).has_answer]
@@ -198,14 +198,14 @@ def _read(
 
 @dataclass(frozen=True, slots=True)
 class ReferenceReader:
-    """Lets an agent read stored references, with the messages that the mixture would send.
+    """Asks an agent with stored references, by the messages that the mixture would send.
 
     Attributes:
-        target: The seats whose prompt it is.
-        rows: Those that can be answered, with their references.
-        cache: Knows the responses that they were made from.
-        stop: Keeps the first error that ends all.
-        scope: In force in threads of the optimizer too, which copy no context.
+        target: The seats whose prompt is tuned.
+        rows: The rows with their references.
+        cache: Has the responses of the layers before.
+        stop: Keeps the first error that ends the tuning.
+        scope: The caller's scope, for threads of the optimizer, which copy no context.
     """
 
     target: Target
@@ -218,7 +218,7 @@ class ReferenceReader:
         return self
 
     def feedback(self, metric: CheckedMetric) -> ReferenceFeedback:
-        """Return the metric with feedback on what is read."""
+        """Return the metric with feedback on the references."""
         mixture, is_alone = self.target.mixture, self.target.is_alone
         outputs = tuple(mixture.signature.output_fields)
         return ReferenceFeedback(metric, self.rows, outputs, mixture.normalise, is_alone, self.stop)
@@ -227,7 +227,7 @@ class ReferenceReader:
         """Answer one row; a model that fails gives a ``NoAnswer``.
 
         Raises:
-            MoaError: If a call cannot be made: budget, replay, store; and ever after.
+            MoaError: If a call cannot be made: budget, replay, store; and at every call after that.
             StudyError: If the references of this row are not stored.
         """
         with self.stop.watched(), entered(self.scope):
@@ -260,7 +260,7 @@ class AggregatorStudent(dspy.Module):
         return self.reading.answer(self.aggregator, inputs)
 
     def get_lm(self) -> Any:
-        """Return the LM of the agent, whatever an optimizer has reset."""
+        """Return the LM of the agent, even if an optimizer has reset it."""
         return self.reading.target.lm()
 
     def deepcopy(self) -> Any:
@@ -273,11 +273,11 @@ class AggregatorStudent(dspy.Module):
 
 
 def make_student(reading: ReferenceReader, *, with_lm: bool = False) -> AggregatorStudent:
-    """Return a student with the target's own prompt; the mixture's modules are not touched.
+    """Return a student with the target's own prompt; the mixture's modules are not changed.
 
     Args:
-        reading: Answers for it.
-        with_lm: Whether its predictors show the agent's LM, as BetterTogether asks for.
+        reading: Asks the agents.
+        with_lm: Whether its predictors have the agent's LM, which BetterTogether needs.
     """
     module = reading.target.modules[0]
     leaves = module.predictors() if hasattr(module, "predictors") else []

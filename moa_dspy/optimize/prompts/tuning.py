@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import random
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -17,7 +16,7 @@ from dspy import teleprompt as tp
 from dspy.utils.callback import BaseCallback
 
 from moa_dspy.adapters import PlainChat
-from moa_dspy.calls.scope import CallScope, call_scope, current_scope
+from moa_dspy.calls.scope import CallScope, CallTable, call_scope, current_scope
 from moa_dspy.errors import LayerFailedError, MoaError, StudyError
 from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.nodes import NodeCache
@@ -39,11 +38,11 @@ STAGES: Final = ("references", "tuning", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """Requests to models.
+    """Numbers of requests to models.
 
     Attributes:
-        made: Were sent, failed ones included.
-        reused: Came from a store or a recording.
+        made: Number that were sent, including failed ones.
+        reused: Number that a store or recording answered.
     """
 
     made: int = 0
@@ -58,13 +57,13 @@ class PromptComparison:
     """The new prompt against the incumbent, row by row.
 
     Attributes:
-        n: Rows.
+        n: Number of rows.
         before: Mean score of the incumbent with a 95 % interval.
         after: Of the new prompt.
         difference: Paired interval of mean(after - before).
         p_value: One-sided, for after > before.
-        n_more: Rows that would be needed beside these to see the gain; 0 if all is known.
-        is_proven: Whether the new prompt is better at the level that was asked for.
+        n_more: Further rows that are needed to see the gain; 0 if the question is decided.
+        is_proven: Whether the test finds that the new prompt is better.
     """
 
     n: int
@@ -79,7 +78,7 @@ class PromptComparison:
     def of(
         cls, before: Sequence[float], after: Sequence[float], *, alpha: float, min_gain: float
     ) -> PromptComparison:
-        """Test the new prompt once, by the verdict of a search.
+        """Compare the two prompts by the test of a search's verdict.
 
         Args:
             before: Scores of the incumbent in [0, 1].
@@ -105,26 +104,28 @@ class PromptComparison:
 
 @dataclass(slots=True)
 class CallCounter:
-    """The calls of each stage: those of a mixture's seats, and those of the prompt model.
+    """Counts the calls of each stage: those of the mixture's agents, and those of the prompt model.
 
     Attributes:
-        cache: Of everything that is measured here, and of nothing else; its table has a stage.
-        written: Calls of the prompt model, ``made`` and ``reused``.
+        cache: Answers of all agents that are asked here; its table counts calls by stage.
+        prompt_calls: Logged calls of the prompt model.
+        n_unlogged: Calls of the prompt model by an LM that logs none.
     """
 
     cache: NodeCache = field(default_factory=NodeCache)
-    written: Counter[str] = field(default_factory=Counter)
+    prompt_calls: CallTable = field(default_factory=CallTable)
+    n_unlogged: int = 0
 
     def begin(self, stage: str) -> None:
-        """Count for this stage from now on: proposers for references, else seats that read."""
+        """Count calls for this stage from now on."""
         self.cache.table.stage = stage
 
     @contextmanager
     def prompting(self) -> Iterator[None]:
-        """Count the calls of LMs inside, but not in a seat of the mixture, as the prompt model's.
+        """Count the calls made inside as the prompt model's, except those of the mixture's agents.
 
-        A request each where the LM logs its calls, as those of a pool do; else a call of the
-        LM each, whatever DSPy's cache answered and however many completions it asked for.
+        Requests are counted where the LM logs its calls, as those of a pool do. Of another LM its
+        calls are counted, with one for each even if DSPy's cache answered or ``n`` is above 1.
         """
         with call_scope() as scope:
             callbacks = [*dspy.settings.callbacks, _Prompting(self, scope)]
@@ -132,9 +133,7 @@ class CallCounter:
                 with dspy.context(callbacks=callbacks):
                     yield
             finally:
-                seen = NodeCache()
-                seen.table.add(scope.log)
-                self.written += seen.calls
+                self.prompt_calls.add(scope.log)
 
     def by_stage(self) -> dict[str, dict[str, Counted]]:
         """Return the counts by stage and role."""
@@ -143,7 +142,9 @@ class CallCounter:
         for (stage, _), count in self.cache.table.counts.items():
             role = "proposers" if stage == "references" else "aggregator"
             found[stage][role] += Counted(count.made, count.reused)
-        found["tuning"]["prompt_model"] = Counted(self.written["made"], self.written["reused"])
+        written = self.prompt_calls.counts.values()
+        made, reused = sum(one.made for one in written), sum(one.reused for one in written)
+        found["tuning"]["prompt_model"] = Counted(made + self.n_unlogged, reused)
         return found
 
 
@@ -153,7 +154,7 @@ def calls_of_role(calls: Mapping[str, Mapping[str, Counted]], role: str) -> Coun
 
 
 class _Prompting(BaseCallback):
-    """Counts the calls that no log tells of."""
+    """Counts calls of LMs that log none."""
 
     def __init__(self, counter: CallCounter, scope: CallScope) -> None:
         self._counter, self._scope = counter, scope
@@ -162,12 +163,12 @@ class _Prompting(BaseCallback):
         return self
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Count the call of an LM unless its engine logs it where it is counted."""
+        """Count the call of an LM unless its engine logs it in the counter's scope."""
         is_logged = getattr(getattr(instance, "engine", None), "logs_calls", False)
         scope = current_scope()
-        # A seat is asked about an example; in a thread of the optimizer's own there is no log.
+        # Agents are asked about an example; threads of an optimizer have another log.
         if scope.example is None and not (is_logged and scope.log is self._scope.log):
-            self._counter.written["made"] += 1
+            self._counter.n_unlogged += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +177,8 @@ class TunedPrompt:
 
     Attributes:
         prompt: The whole of it.
-        candidates: The prompts that the optimizer says it tried, the best first.
-        notes: What a reader must know of the rows and the optimizer.
+        candidates: The prompts that the optimizer reports, the best first.
+        notes: Sentences for the report.
     """
 
     prompt: Prompt
@@ -186,22 +187,22 @@ class TunedPrompt:
 
     @property
     def train_score(self) -> float | None:
-        """Mean metric on the rows that the optimizer judged by; None where it does not say."""
+        """Mean metric on the rows that the optimizer scored by; None if it does not report it."""
         scores = {one.prompt.key: one.score for one in self.candidates}
         return scores.get(self.prompt.key)
 
 
 @dataclass(frozen=True, slots=True)
 class PromptTuning:
-    """Runs optimizers on the seats of a target; references come first, and are asked for once.
+    """Runs optimizers on the seats of a target; their references are measured first, and once.
 
     Attributes:
-        target: The seats whose prompt it is.
+        target: The seats whose prompt is tuned.
         metric: The user's.
         counter: Counts the calls; its cache knows the references.
-        num_threads: Rows asked at the same time, outside of the optimizer.
-        share: Part of the train rows that an optimizer judges by, if it tells them apart.
-        seed: Of their choice, and of an optimizer that has no seed of its own.
+        num_threads: Rows measured at the same time, outside of the optimizer.
+        share: Part of the train rows that an optimizer scores by, if it uses separate rows.
+        seed: Of the choice of these rows, and of an optimizer without a seed.
     """
 
     target: Target
@@ -212,7 +213,7 @@ class PromptTuning:
     seed: int = 0
 
     def references(self, rows: Sequence[dspy.Example]) -> StoredRows:
-        """Ask the layers before the target about the rows; what is known costs nothing."""
+        """Return the references of the rows; known answers are not asked again."""
         self.counter.begin("references")
         return measured_references(
             self.target, rows, self.counter.cache, num_threads=self.num_threads
@@ -221,7 +222,7 @@ class PromptTuning:
     def run(
         self, optimizer: Any, rows: Sequence[dspy.Example], options: Mapping[str, Any]
     ) -> TunedPrompt:
-        """Return the prompt that an optimizer makes of train rows, with feedback on these alone.
+        """Return the prompt that an optimizer makes from train rows, with feedback on these alone.
 
         Args:
             optimizer: An instance; it is not changed.
@@ -230,8 +231,8 @@ class PromptTuning:
 
         Raises:
             LayerFailedError: If no row has references.
-            MoaError: The first error that no prompt can mend: a budget, a replay, the metric.
-            StudyError: If the optimizer itself raises, or returns no such student.
+            MoaError: The first error that is not due to the prompt: a budget, a replay, the metric.
+            StudyError: If the optimizer itself raises, or returns another program.
         """
         stored = self.references(rows)
         reading = ReferenceReader(self.target, stored, self.counter.cache)
@@ -269,7 +270,7 @@ class PromptTuning:
         except Exception as error:
             reading.stop.check()
             raise StudyError(f"{name} raised {type(error).__name__}: {error}") from error
-        # An optimizer may have taken the error for a bad score.
+        # An optimizer may have handled the error as a bad score.
         reading.stop.check()
         if not isinstance(made, AggregatorStudent):
             raise StudyError(
@@ -293,14 +294,14 @@ class PromptTuning:
 
 
 def _prepared(optimizer: Any, feedback: ReferenceFeedback) -> Any:
-    """Return a copy that scores by our metric; the caller's optimizer stays as it is."""
+    """Return a copy with the library's metric; the caller's optimizer is not changed."""
     mine: Any = copy.copy(optimizer)
     metric = feedback if traits_of(optimizer).reads_feedback else feedback.value
     for name in ("metric", "metric_fn"):
         if hasattr(mine, name):
             setattr(mine, name, metric)
     if isinstance(optimizer, tp.GEPA):
-        # Else it does not tell what it tried.
+        # Else it does not report its candidates.
         mine.track_stats = True
     if isinstance(mine, tp.BetterTogether):
         mine.optimizers = {k: _prepared(one, feedback) for k, one in mine.optimizers.items()}
@@ -311,12 +312,12 @@ def _prepared(optimizer: Any, feedback: ReferenceFeedback) -> Any:
 def _surroundings(optimizer: Any, student: AggregatorStudent) -> Iterator[None]:
     settings: dict[str, Any] = {}
     if dspy.settings.lm is None and traits_of(optimizer).copies_lm:
-        # It copies the global LM to ask the seat anew; the seat asks its own agent all the same.
+        # It copies the global LM for further samples; the seat still asks its own agent.
         settings["lm"] = student.get_lm()
     if isinstance(dspy.settings.adapter, PlainChat):
-        # For one text in, one text out; optimizers ask for several fields.
+        # It takes one text output only; optimizers use several fields.
         settings["adapter"] = None
-    # MIPROv2 seeds the global generators, which are the caller's too.
+    # MIPROv2 seeds the global random generators, which the caller may use.
     states = random.getstate(), np.random.get_state()
     try:
         with dspy.context(**settings):
@@ -335,13 +336,13 @@ def _notes(stored: StoredRows, made: Any) -> tuple[str, ...]:
 
 
 _NOTED: Final = ("strategy", "seed", "depth", "prompt")
-"""What optimizers note of a candidate beside its score."""
+"""Keys under which optimizers describe a candidate."""
 
 
 def _candidates(optimizer: Any, made: Any) -> tuple[Candidate, ...]:
     """Return every different prompt that the optimizer reports, the best first.
 
-    Of optimizers that keep no list, such as BootstrapFewShot, it is the one they returned.
+    For optimizers without a list, such as BootstrapFewShot, it is the prompt they returned.
     """
     found = [*_listed(optimizer, made), *_of_gepa(made)]
     if not found:

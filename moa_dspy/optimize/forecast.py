@@ -45,11 +45,11 @@ from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE, ANALYSE, RANK, REFEREN
 from moa_dspy.waves import Waves
 
 MOST_DRAWN: Final = 300
-"""Architectures drawn at most; of more, each is taken to ask as much as the last of these."""
-_ROWS: Final = 12  # on which a play asks; costs are scaled up to all
+"""Maximum number of architectures drawn; costs of larger studies are scaled up from these."""
+_ROWS: Final = 12  # rows on which a play asks; costs are scaled up to all rows
 _MOST_PLAYS, _FEWEST_PLAYS = 15, 5
 _PLAYED: Final = 1_500
-"""Architectures of all plays together: as many plays as that allows."""
+"""Architectures of all plays together, which determines the number of plays."""
 _ENDS: Final = (0.1, 0.9)
 """Quantiles of the plays: low and high."""
 _ERRORS: Final = {"calls": 1.1, "tokens": 1.2, "usd": 1.2, "seconds": 1.5}

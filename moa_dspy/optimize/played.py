@@ -47,8 +47,7 @@ class PlayedAnswer(NamedTuple):
 
 _RIGHT = "right"
 _ALIKE = 0.5
-"""Share of answers equal in meaning that are also equal in wording from which on two agents are
-assumed to share their wording."""
+"""Share of equal wording among answers of equal meaning from which two agents share wording."""
 
 
 class _Words:

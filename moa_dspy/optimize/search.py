@@ -15,6 +15,7 @@ from dspy.teleprompt import Teleprompter
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget, Ledger, Spending, spending_under
+from moa_dspy.calls.lm.lm import each_warning_once
 from moa_dspy.data.splits import Splits, make_splits
 from moa_dspy.diversity.base import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, StudyError
@@ -33,7 +34,7 @@ from moa_dspy.optimize.conclusion import (
 from moa_dspy.optimize.early_facts import COSTS, Cost, EarlyFacts
 from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, WorkerPool
 from moa_dspy.optimize.judging import Judging
-from moa_dspy.optimize.live_view import LiveProgress, each_warning_once
+from moa_dspy.optimize.live_view import LiveProgress
 from moa_dspy.optimize.metric import JudgeOptions, PreferenceMetric
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.objectives import cheapest_as_good, names_of

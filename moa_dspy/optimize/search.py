@@ -107,8 +107,7 @@ class ModelSearch(Teleprompter):
             the win rate against one reference.
         predictor: Path of a predictor of the student, such as ``answer``: a mixture is searched
             in its place, and the rest of the program stays.
-        storage: Where Optuna's trials are kept, as ``optuna.create_study`` takes it: a URL or a
-            storage; default: memory.
+        storage: Of Optuna's trials: a URL or a storage, as Optuna takes it; default: memory.
         display_progress: Whether ``compile`` shows how far it is, on standard error.
 
     Raises:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from moa_dspy.calls.budget import Ledger, spending_under
+from moa_dspy.calls.lm.lm import each_warning_once
 from moa_dspy.calls.request import OutagePolicy, ProbePolicy
 from moa_dspy.calls.scope import call_scope
 from moa_dspy.calls.store.database import database_url, shown_url
@@ -25,7 +26,6 @@ from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import MoaError, OutageError, StudyError
 from moa_dspy.optimize.answers import StudyAnswers, with_study, write_answers
 from moa_dspy.optimize.evaluate import Evaluator, Student
-from moa_dspy.optimize.live_view import each_warning_once
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.options import TrialCallback
 from moa_dspy.optimize.page import write_pages

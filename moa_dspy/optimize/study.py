@@ -144,6 +144,11 @@ class PreparedStudy:
 
     def rows_notes(self) -> Iterator[str]:
         """Yield what is odd about the rows that are scored, with counts."""
+        data = self.study.data
+        if data.sizes is not None and data.path and not (data.reader or data.benchmark):
+            n, used = len(data.read()), sum(data.sizes.model_dump(exclude_none=True).values())
+            if n > used:
+                yield f"Rows that `data.sizes` leaves out of all splits: {n - used} of {n}."
         fields = () if self.metric is None else fields_read(self.metric)
         rows = [*self.splits.val, *self.splits.test]
         if fields:

@@ -115,7 +115,8 @@ def run_study(
     and ``study.sqlite3`` (Optuna's). Stored answers are always used. Several processes may run
     the same study at once, on one folder or, with a ``storage``, on one database: they share the
     work. An interrupted study goes on with what is left of its budget. A finished study
-    returns its result at no call. Another study on the folder takes the place of the old one.
+    returns its result at no call. A changed study of the same ``name`` takes
+    the place of the old one in its folder.
 
     Args:
         path: The study file.

@@ -338,6 +338,11 @@ class SharedStudy:
             changed.append("budget")
         if changed and (must_exist or self._folder is None):
             raise StudyError(self._other_study(changed))
+        if parts.get("name") not in (None, self._parts.get("name")):
+            raise StudyError(
+                f"{self._folder} holds the program and the report of a study of another name. "
+                "Give this one another --out, or remove the folder."
+            )
         if changed:
             self._replace(changed)
         elif budget != self._budget:

@@ -390,7 +390,7 @@ def _path_from(folder: Path, file: Path | None) -> str:
 
 def _check_writable(folder: Path) -> None:
     """Raise if no folder could be made at ``folder``, or no file in it; leave nothing behind."""
-    if taken := [name for name in RUN_FILES if (folder / name).is_dir()]:
+    if taken := [name for name in (*RUN_FILES, OPTIMIZER_LOG) if (folder / name).is_dir()]:
         raise StudyError(f"Results cannot be written to {folder}: {taken[0]} is a folder there.")
     nearest = next((path for path in (folder, *folder.parents) if path.exists()), Path())
     try:

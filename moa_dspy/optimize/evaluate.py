@@ -321,7 +321,7 @@ class Evaluator:
         """Make all calls for the answer to this row, and do not judge it.
 
         Returns:
-            The prediction; None where no model answered.
+            The prediction; None if no model answered.
         """
         program = self._programs.get(architecture)
         if program is None:

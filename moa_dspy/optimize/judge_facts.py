@@ -42,7 +42,7 @@ class PairVerdict(Protocol):
 
     @property
     def preference(self) -> float | None:
-        """In [0, 1]; 1 where the first response is preferred."""
+        """In [0, 1]; 1 means that the first response is preferred."""
         ...
 
     @property

@@ -85,7 +85,7 @@ class _Words:
         return (a == b for a, b in zip(table[one], table[other], strict=True))
 
     def _repeated(self, name: str) -> float:
-        """Return the share of rows whose wording an agent uses on another row too (a letter)."""
+        """Return the share of rows whose wording, such as a letter, recurs on another row."""
         counts = Counter(self._said[name])
         return sum(n for n in counts.values() if n > 1) / len(self._said[name])
 

@@ -350,7 +350,7 @@ def _result(
 
 
 def _for_less(loop: TrialLoop, choice: Choice) -> TrialRecord | None:
-    """Return the cheapest trial that is no worse than the pick; None if no cost is asked about."""
+    """Return the cheapest trial no worse than the pick; None without a cost objective or limit."""
     options = loop.options
     named = names_of(options.objectives)
     costs = (n for n in COSTS if n in named or getattr(options.limits, n) is not None)

@@ -362,7 +362,7 @@ class SearchSpace:
         return str(trial.suggest_categorical("kind", kinds))
 
     def who_combines(self, combine: str) -> tuple[str, ...]:
-        """Return the agents that may do the last step; empty where no choice is made."""
+        """Return the agents that may do the last step; empty if there is no choice."""
         # The tie-breaker of a vote is no choice: it follows from the single agents' scores.
         ways = {"select": self.rankers, "vote": ()}
         return ways.get(combine, self.aggregators or self.searched)

@@ -302,7 +302,7 @@ def _in_turn(
 ) -> Iterator[Architecture]:
     """Yield candidates that differ from the best in one mixture of the program, by turns.
 
-    With turns, a mixture whose changes take fewer new calls does not get all trials.
+    Without turns, the mixture whose changes take the fewest new calls would get all trials.
     """
     # Measured baselines may be outside of the space.
     programs = [o for o in best if isinstance(o, ProgramArchitecture) and space.holds(o)]

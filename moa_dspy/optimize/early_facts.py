@@ -344,7 +344,7 @@ def early_facts(
     """Return the facts about mixtures that follow from single agents' scores on the same rows.
 
     Args:
-        scores: In [0, 1] per row, by agent, at least one row.
+        scores: Scores in [0, 1] per row, by agent, at least one row.
         ballots: Ballots of the answers; None if no vote may be tried.
         max_width: Maximum number of members of a vote.
         estimate: Expected cost of the whole study.

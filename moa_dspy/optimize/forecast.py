@@ -93,7 +93,7 @@ class StudyPlan:
             before the answers are known.
         is_acquired: Whether the trials are proposed by the library's own sampler.
         beyond_val: Tokens by which inputs of other splits are longer than those of val.
-        seed: Of the study.
+        seed: Seed of the study.
     """
 
     space: SearchSpace
@@ -205,7 +205,7 @@ def estimated(plan: StudyPlan, budget: Budget | None = None) -> StudyEstimate:
     """Estimate what the whole study takes, the single agents on val included.
 
     Args:
-        plan: Of the study.
+        plan: Plan of the study.
         budget: Limits that may end the study early; the estimate has the limit that is reached.
     """
     stages = plan.stages()

@@ -42,7 +42,7 @@ class PairVerdict(Protocol):
 
     @property
     def preference(self) -> float | None:
-        """In [0, 1]; 1 means that the first response is preferred."""
+        """Preference in [0, 1]; 1 means that the first response is preferred."""
         ...
 
     @property
@@ -199,16 +199,16 @@ class JudgeFacts:
         reference: The system with which all others are compared.
         chosen: How the reference was chosen.
         is_length_controlled: Whether the score is the win rate at equal lengths.
-        diagnostics: Of all judgements.
+        diagnostics: Diagnostics of all judgements.
         second: Name of a second judge; None without one.
         agreement: Share of a sample on which both judges gave the same verdict.
         kappa: Cohen's kappa on the same sample; None if the agreement by chance is 1.
         warnings: Why the verdicts may be wrong, in sentences.
         unread: Up to three replies that were no verdict.
-        costs: Of the judges' calls by agent: ``calls``, ``tokens``, ``usd``, in production terms.
+        costs: Costs of the judges by agent: ``calls``, ``tokens``, ``usd``, as if none were stored.
         systems: Scores by split and name of the system.
         direct: Comparison on which the verdict is based; None if the pick is a single agent.
-        follows: By architecture, how far its answer follows the better proposals: mean rank
+        follows: Per architecture, how far its answer follows the better proposals: mean rank
             correlation over rows, its standard error, and the number of rows.
     """
 

@@ -56,7 +56,7 @@ class JudgeTable(BaseModel):
 
         Args:
             pool: Its agents may judge; the calls of other judges go to its store too.
-            seed: Of the order in which responses are shown, if it is random.
+            seed: Seed of the order in which responses are shown, if it is random.
             turns: Field of the turns of a conversation, which are graded; None means one turn.
 
         Raises:

@@ -65,7 +65,7 @@ class Judging:
     Two responses to one example are judged once, whichever is the candidate.
 
     Attributes:
-        options: Of the judge.
+        options: Options of the judge.
         metric: The user's metric, if there is one.
         reference: The architecture or field that all are compared with; None until chosen.
         chosen: How the reference was chosen.
@@ -94,8 +94,8 @@ class Judging:
         """Return the judge of a search that has one, without making a call.
 
         Args:
-            options: Of the search.
-            rows: Of val and test, by split.
+            options: Options of the search.
+            rows: Rows of val and test, by split.
 
         Raises:
             StudyError: If the reference is neither an agent nor a field of the rows.
@@ -423,7 +423,7 @@ def preferences_between(
     has recorded comparisons, and not this one.
 
     Args:
-        compare: Of the evaluator.
+        compare: Method of the evaluator.
         one: An architecture.
         other: Another architecture.
         rows: Questions.

@@ -97,7 +97,7 @@ class KeptAnswers:
             questions: Questions that may be asked at once.
             seats: Pool and adapter of the mixture.
             ask_all: Asks the questions whose responses are not kept.
-            log: Of the current scope, to which ``ask_all`` adds the calls in order.
+            log: Log of the current scope, to which ``ask_all`` adds the calls in order.
             is_alone: Whether only the mixture runs, and no larger program of the user's.
         """
         pool, adapter = seats

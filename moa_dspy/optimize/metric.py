@@ -249,7 +249,7 @@ def check_reference_field(name: str, agents: Sequence[str], rows: Mapping[str, A
     Args:
         name: The field.
         agents: Agent names, which are the other choices of a reference.
-        rows: By split; empty if they are not known.
+        rows: Rows by split; empty if they are not known.
 
     Raises:
         StudyError: If no row has such a field; the message names the choices.
@@ -270,11 +270,11 @@ class RowJudgement:
     """The verdict of a judge, and of a metric beside it, on one answer.
 
     Attributes:
-        preference: For the answer over the reference, in [0, 1]; None without a verdict.
+        preference: Preference for the answer over the reference, in [0, 1]; None if no verdict.
         excluded: Why there is no verdict; None if there is one.
-        length: Of the answer, in characters; 0 if there is no answer.
-        reference_length: Of the reference.
-        difficulty: Of the example, if length-controlled win rates take it into account.
+        length: Length of the answer, in characters; 0 if there is no answer.
+        reference_length: Length of the reference.
+        difficulty: Difficulty of the example, if length-controlled win rates use it.
         metric: Value of the metric, if the study has one beside the judge.
     """
 
@@ -295,8 +295,8 @@ class Outcome:
             judge gave no verdict, the mean of the rows that have one.
         layer: Texts that the last step read; for a single agent, its answer.
         calls: Requests, stored ones included.
-        usd: Price in production, where no call is stored.
-        seconds: Critical path in production, where no call is stored.
+        usd: Price, as if no call were stored.
+        seconds: Critical path, as if no call were stored.
         tokens: Prompt and completion tokens; ``reply_tokens`` are the latter.
         failure: Why there is no answer; None if there is one.
         ballot: What a vote counts of a single agent's answer; None if there is no ballot.
@@ -399,7 +399,7 @@ def own_seconds(
 
     Args:
         measured: The outcomes of each agent.
-        pool: Of the agents.
+        pool: Pool of the agents.
         num_threads: Requests at the same time, as far as an agent allows.
         seconds: Wall time of all calls.
         n_made: Calls that were made; calls found in the store took no waiting.

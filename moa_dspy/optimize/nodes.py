@@ -142,7 +142,7 @@ class NodeRunner:
     """Runs one architecture on one example.
 
     Attributes:
-        node_cache: Of all architectures.
+        node_cache: Cache shared by all architectures.
         example: Id of the example.
         answers: Answers of the mixture, one for each time it was called.
         is_reused: Whether no request was sent.

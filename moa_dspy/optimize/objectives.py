@@ -233,7 +233,7 @@ def front(
         records: Trials in any order; those that were stopped early are left out.
         objectives: Names from ``OBJECTIVES``.
         limits: Maximum costs of a question.
-        shrunk: By architecture as text, a shrunken estimate that replaces win rate and score, all
+        shrunk: Per architecture as text, a shrunken estimate that replaces win rate and score, all
             on one scale; records that are not in it are left out, as too little is known of them.
         diversity_weight: The user's.
     """

@@ -194,7 +194,7 @@ def named_sampler(name: str | None, *, seed: int, beside: Path | None = None) ->
 
     Args:
         name: One of ``SAMPLERS``, or ``package.module:name``.
-        seed: Of a sampler of ``SAMPLERS``.
+        seed: Seed of a sampler of ``SAMPLERS``.
         beside: Folder that may contain the module.
 
     Raises:

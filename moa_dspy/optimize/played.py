@@ -117,7 +117,7 @@ class PlayedAnswers:
     agent expresses a meaning in its own wording.
 
     Args:
-        scores: Of the single agents, row by row.
+        scores: Scores of the single agents, row by row.
         replies: Answer of each agent, equal if another agent would read the same.
         ballots: Ballot of each agent.
         habit: How an agent uses the answers that it reads.
@@ -220,10 +220,10 @@ class PlayedRace:
     Scores of votes of single agents are computed, not simulated.
 
     Args:
-        answers: Of the single agents.
-        n_trials: Of the study; the random baseline has as many.
+        answers: Answers of the single agents.
+        n_trials: Trials of the study; the random baseline has as many.
         must_cost_less: Whether costs are objectives: then only a single agent stops a mixture.
-        seeds: Of the answers.
+        seeds: Seeds of the answers.
     """
 
     def __init__(

@@ -48,7 +48,7 @@ class StageEstimate:
 
     Attributes:
         name: ``single agents``, ``search``, ``prompts``, ``random baseline``, ``test`` or ``all``.
-        costs: By level: low, likely, high; seconds are wall time.
+        costs: Costs by level (low, likely, high); seconds are wall time.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Preflight:
     """A study that was checked and not run.
 
     Attributes:
-        name: Of the study.
+        name: Name of the study.
         n_rows: Number of rows by split.
         agents: Agents with their expected tokens.
         stages: Stages in the order in which they run, then their total.

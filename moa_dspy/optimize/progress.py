@@ -95,7 +95,7 @@ class Snapshot:
         early: Facts of the single agents, at the stage ``early facts``.
         leaders: The best architectures on all rows of val so far, best first.
         last: The trial that was finished last.
-        work: Of the stage.
+        work: Work of the stage.
         table: Counts of the calls of this process, which change between snapshots.
     """
 
@@ -214,7 +214,7 @@ class StageState:
     """One stage of the display.
 
     Attributes:
-        name: Of the stage.
+        name: Name of the stage.
         work: As far as it is known.
         seconds: Duration until its last pause.
         made: Number of calls until then.

@@ -31,7 +31,7 @@ class SystemScore:
 
     Attributes:
         name: ``pick``, ``best_single``, ``self_moa``, ``top_k``, ``random`` or ``oracle``.
-        architecture: In text notation; None for the oracle, which is no program.
+        architecture: Text notation; None for the oracle, which is no program.
         score: Mean metric, in [0, 1]; None if the system was not run.
         low: Lower end of the interval of ``score``.
         high: Upper end of the interval of ``score``.
@@ -94,7 +94,7 @@ class StudyResult:
     Attributes:
         pick: The architecture with the highest win rate on val.
         recommended: The pick if the verdict is for it, else the best single agent.
-        verdict: From one paired test on the test rows, pick against best single.
+        verdict: Result of one paired test on the test rows, pick against best single.
         val: Systems on the validation split, by name.
         test: Systems on the test split, by name.
         differences: Pick minus each other system on test: for the best single agent with the
@@ -112,7 +112,7 @@ class StudyResult:
         failures: Failed responses per agent, counted over distinct computations.
         cut: Responses truncated by the token limit (``length``) or a filter (``content_filter``):
             agent -> reason -> number, counted like failures.
-        seed: Of all random choices.
+        seed: Seed of all random choices.
         versions: Versions of the relevant packages.
         notes: Notes on this run, such as on agents that were left out.
         expected: Expected score on new rows of a pick made in this way, cross-fitted on val, 95 %;

@@ -98,7 +98,7 @@ class ModelSearch(Teleprompter):
         random_share: Part of the budget for the random baseline, if calls cost something.
         min_gain: Smallest gain worth having, as a share of the score.
         num_threads: Examples measured at the same time.
-        seed: Of all random choices.
+        seed: Seed of all random choices.
         sampler: An Optuna sampler that proposes instead of ``PerformanceDiversitySampler``.
         callbacks: Functions of (study, trial), called after each finished trial, as in Optuna;
             ``study.stop()`` ends the trials.
@@ -107,7 +107,7 @@ class ModelSearch(Teleprompter):
             the win rate against one reference.
         predictor: Path of a predictor of the student, such as ``answer``: a mixture is searched
             in its place, and the rest of the program stays the same.
-        storage: Of Optuna's trials: a URL or a storage, as Optuna takes it; default: memory.
+        storage: Optuna's storage of the trials, or its URL; default: memory.
         display_progress: Whether ``compile`` shows its progress on standard error.
 
     Raises:

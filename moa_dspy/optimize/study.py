@@ -280,7 +280,7 @@ class SharedStudy:
 
     Args:
         store: The database.
-        key: Of the row.
+        key: Key of the row.
         parts: A digest of every part by name.
         budget: The limits by name.
         folder: The folder of the database, in which a study may replace another one; None for a

@@ -32,7 +32,7 @@ class Task:
     """One architecture on one example.
 
     Attributes:
-        architecture: In text notation; or two systems that a judge compares, "A vs B".
+        architecture: Its text notation, or two systems that a judge compares, "A vs B".
         example: Id of the example.
         share: Part of the budget that the stage of this task may use.
     """
@@ -235,7 +235,7 @@ class QueueWorkers:
 
     Args:
         queue: The tasks of the study.
-        runner: Of this process.
+        runner: Runner of this process.
         ledger: Has the part of the budget that the current stage may use.
     """
 

@@ -148,9 +148,9 @@ class Acquisition:
 
     Args:
         space: The architectures that may be proposed.
-        kernels: Of the surrogate model.
+        kernels: Kernels of the surrogate model.
         canonical: Gives an architecture its canonical form.
-        seed: Of the draws.
+        seed: Seed of the draws.
         price_at: Returns, for a number of measured architectures, a function from an architecture
             to the cost of a question in points of score; None if only the score counts.
         n_drawn: Architectures drawn at random per proposal, beside the neighbours of the best.
@@ -406,9 +406,9 @@ class Prices:
     ParEGO; Paria et al. 2020). A third of the proposals use the score alone, as the pick does.
 
     Args:
-        forecast: Of costs.
+        forecast: Forecast of costs.
         objectives: Names of the study's objectives; those that are not costs are ignored.
-        seed: Of the weights.
+        seed: Seed of the weights.
     """
 
     forecast: Forecast

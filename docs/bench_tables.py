@@ -60,6 +60,29 @@ def _honesty(rows: Sequence[Printed]) -> str:
     return _table(heads, lines)
 
 
+def handed_over(printed: Printed) -> str:
+    """Return what ``compile`` returns beside the pick and simple rules, by folder and pool."""
+    rows = [(folder, row) for folder, found in printed["rows_of"].items() for row in found]
+    rules = ("best_single", "top5", "top7", "today")
+    heads = ["folder, pool", *map(_spaced, rules[:-1]), "rule before", "pick", "returned"]
+    heads += ['verdict "mixture"', "calls per question", "reported minus truth (standard error)"]
+    lines = [
+        [
+            f"{_spaced(folder)}, {row['pool']}",
+            *(_points(row[name]) for name in rules),
+            f"**{_points(row['ours'])}**",
+            f"**{_points(row['recommended'])}**",
+            f"{100 * row['verdicts']['mixture']:.0f} %",
+            f"{row['ours_calls']:.1f}",
+            _net(row),
+        ]
+        for folder, row in rows
+    ]
+    n, dev = rows[0][1]["splits"], rows[0][1]["dev"]
+    note = f"Means over {n} splits of {dev} val questions and 300 test rows, in percent and points."
+    return "\n".join([_table(heads, lines), note, ""])
+
+
 def layered(printed: Printed) -> str:
     """Return the layered search beside its rivals."""
     row = printed["layered"]
@@ -363,6 +386,7 @@ def _spaced(name: str) -> str:
 KINDS: dict[str, Callable[[Printed], str]] = {
     "summary": quality,
     "rule_of": rule,
+    "rows_of": handed_over,
     "honest": honest,
     "layered": layered,
     "verdicts": statistics,

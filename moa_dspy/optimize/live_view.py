@@ -351,10 +351,12 @@ class LiveProgress:
         )
 
         shown = HTML(frame_html(self.frame))
-        if self._display is None:
-            self._display = display(shown, display_id=True)
-        else:
-            self._display.update(shown)
+        # The last update may come while the thread makes the display.
+        with self._lock:
+            if self._display is None:
+                self._display = display(shown, display_id=True)
+            else:
+                self._display.update(shown)
 
 
 def printed_text(shown: ConsoleRenderable, *, width: int = 100, height: int = 40) -> str:

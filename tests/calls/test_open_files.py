@@ -16,7 +16,7 @@ import asyncio, os, resource, sys
 import dspy
 from moa_dspy import Agent, MixtureOfAgents, Pool
 # Modules that are imported at the first request take a file each.
-from moa_dspy.calls.lm import lm as adopt, dialect, endpoint, engine, lm, response, stream
+from moa_dspy.calls.lm import clients, endpoint, engine, lm, response, stream
 
 base, is_async, n_questions, limit = sys.argv[1], sys.argv[2] == "async", *map(int, sys.argv[3:])
 pool = Pool([Agent(name=f"a{n}", model=f"openai/m{n}", api_base=base, max_tokens=16)

@@ -339,7 +339,7 @@ def _too_few(what: str, responses: Sequence[Response]) -> LayerFailedError:
 
 
 def is_traced() -> bool:
-    """True if a caller records a trace of this run, as DSPy's optimizers do.
+    """Return whether a caller records a trace of this run, as DSPy's optimizers do.
 
     The trace that DSPy always keeps for the process does not count, as nothing reads it.
     """

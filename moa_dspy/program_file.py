@@ -431,7 +431,7 @@ def _settings(adapter: Any) -> dict[str, Any]:
 
 
 def is_dspy_state(path: Path) -> bool:
-    """True if the file is a state that DSPy wrote; DSPy says itself what it refuses."""
+    """Return whether the file is a state that DSPy wrote; DSPy says itself what it refuses."""
     if path.suffix == ".pkl":
         return True
     try:

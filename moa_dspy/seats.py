@@ -260,7 +260,7 @@ class Seats:
 
 
 def _is_alone(questions: Sequence[Question]) -> bool:
-    """True if a single question needs no thread or task of its own."""
+    """Return whether a single question needs no thread or task of its own."""
     (first, *others) = questions
     is_watched = dspy.settings.send_stream is not None and not first.is_final
     return not others and first.deadline_seconds is None and not is_watched

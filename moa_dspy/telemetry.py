@@ -52,7 +52,7 @@ def _mlflow() -> Any:
 
 
 def is_traced_outside() -> bool:
-    """True if OpenTelemetry or MLflow would see a question to an agent."""
+    """Return whether OpenTelemetry or MLflow would see a question to an agent."""
     return _tracer() is not None or _mlflow() is not None
 
 

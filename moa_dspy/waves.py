@@ -118,7 +118,7 @@ class Waves:
         return sum(ballot is not None for ballot in given.values()) >= self.quorum
 
     def is_settled(self, given: MemberVotes) -> bool:
-        """True if the answer no longer depends on the members that were not asked."""
+        """Return whether the answer no longer depends on the members that were not asked."""
         rest = self.rest(given)
         if not rest:
             return True

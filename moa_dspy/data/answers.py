@@ -439,7 +439,7 @@ def _shifted(whole: str, part: str, exponent: int) -> tuple[str, str, int]:
 
 
 def _is_wrapping(character: str) -> bool:
-    """Say whether a character is never part of a bare word, such as punctuation and blanks."""
+    """Return whether a character is never part of a bare word, such as punctuation and blanks."""
     if character.isalnum():
         return False
     category = unicodedata.category(character)

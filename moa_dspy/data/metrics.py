@@ -81,7 +81,7 @@ def _is_same_value(right: Any, given: Any, as_written: bool) -> bool:
 
 
 def _lists(text: str, rights: list[str], as_written: bool) -> bool:
-    """Say whether a text is nothing but several accepted answers, one after the other."""
+    """Return whether a text is nothing but several accepted answers, one after the other."""
     known = [answer_words(right, as_written=as_written) for right in rights]
     left = answer_words(text, as_written=as_written)
     if left in known:
@@ -230,7 +230,7 @@ def exact_match(rights: Sequence[Any], given: Any) -> float:
 
 
 def contains(rights: Sequence[Any], given: Any) -> float:
-    """1.0 if an accepted answer stands in the text, as whole words, else 0.0."""
+    """Return 1.0 if an accepted answer stands in the text, as whole words, else 0.0."""
     text = _words_of(plain_text(given))
     for right in rights:
         words = _words_of(plain_text(right))

@@ -77,7 +77,7 @@ class RecordedResponses:
         return tuple(self.responses)
 
     def knows(self, cost: str) -> bool:
-        """True if every response has this cost: ``usd``, ``seconds``, ..."""
+        """Return whether every response has this cost: ``usd``, ``seconds``, ..."""
         n = sum(map(len, self.responses.values()))
         return n == sum(getattr(one, cost) is not None for one in self.costs.values())
 

@@ -254,7 +254,7 @@ _ABSENT_TYPES = ("NAType", "NaTType")
 
 
 def is_absent(value: Any) -> bool:
-    """Say whether a cell holds no value: None, NaN, pandas' NA and NaT, or a blank text.
+    """Return whether a cell holds no value: None, NaN, pandas' NA and NaT, or a blank text.
 
     A text such as "None", "nan" or "N/A" is a value: it may be the right answer.
     """
@@ -266,7 +266,7 @@ def is_absent(value: Any) -> bool:
 
 
 def holds_answer(value: Any) -> bool:
-    """Say whether a cell of right answers holds at least one; a list may hold none."""
+    """Return whether a cell of right answers holds at least one; a list may hold none."""
     value = _python(value)
     if isinstance(value, Mapping):
         return any(map(holds_answer, value.values()))
@@ -356,7 +356,7 @@ def accepted_answers(gold: Any) -> list[Any]:
 
 
 def is_container(value: Any) -> bool:
-    """Say whether a value holds others, such as a list, a mapping or a model."""
+    """Return whether a value holds others, such as a list, a mapping or a model."""
     value = _python(value)
     is_many = isinstance(value, Mapping | Set | Sequence) and not isinstance(value, str | bytes)
     return is_many or bool(_fields(value))

@@ -135,7 +135,7 @@ class RecordedPairs(_CountingJudge):
         self._table[reference, system, name] = 1 - preference
 
     def knows(self, system: str, reference: str) -> bool:
-        """True if the table has rows of these two systems, in either order."""
+        """Return whether the table has rows of these two systems, in either order."""
         return system == reference or (system, reference) in self._pairs
 
     def compare(self, example: dspy.Example, candidate: str, reference: str) -> Judgement:

@@ -58,7 +58,7 @@ def gsm8k_match(
     pred_name: str | None = None,
     pred_trace: Any = None,
 ) -> float:
-    """1.0 if the last number of `prediction.answer` is that of `example.answer`, else 0.0.
+    """Return 1.0 if the last number of `prediction.answer` is that of `example.answer`, else 0.0.
 
     So a whole solution may be given; one without a number is wrong.
 
@@ -202,7 +202,7 @@ def bbh_match(
     pred_name: str | None = None,
     pred_trace: Any = None,
 ) -> float:
-    """1.0 if the final answer equals `example.answer` exactly, else 0.0.
+    """Return 1.0 if the final answer equals `example.answer` exactly, else 0.0.
 
     The final answer is what follows the last "answer is" or "answer:" on its line; without
     these words it is the last line. Case, blanks, quotes, markdown and a closing point do not
@@ -365,7 +365,7 @@ def mmlu_pro_match(
     pred_name: str | None = None,
     pred_trace: Any = None,
 ) -> float:
-    """1.0 if the letter of `prediction.answer` is `example.answer`, else 0.0; none is wrong.
+    """Return 1.0 if the letter of `prediction.answer` is `example.answer`, else 0.0; none is wrong.
 
     A response without a letter scores 0; the benchmark's own script guesses at random there.
 

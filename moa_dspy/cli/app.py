@@ -47,11 +47,12 @@ def ask(
     """Answer a question with a saved program, or with agents: "a + b > synthesize(c)"."""
     agents = agents_file(pool, program)
 
+    from moa_dspy.calls.lm.lm import each_warning_once
     from moa_dspy.pool import Pool
 
     mixture = program_or_text(program, Pool.read(agents))
     inputs = _inputs(list(mixture.signature.input_fields), question, more or [])
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), each_warning_once():
         prediction = mixture(**inputs)
     typer.echo(_answer_json(mixture, prediction) if as_json else prediction.mixture.final.text)
 

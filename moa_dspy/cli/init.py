@@ -382,12 +382,10 @@ class StudyDraft:
 
         fields, kind = self._fields, self._kind
         asked, right = (", ".join(fields[c] for c in part) for part in (self.asked, self.right))
-        names = [column.rpartition(".")[2].strip(" ?!:*#") or column for column in self.right]
-        task = f"Give the {' and the '.join(names)}. {kind.instruction}"
         yield "[task]"
         yield f"signature = {_toml(f'{asked} -> {right}')}"
         yield "# The task in a sentence or two: say here what a person would have to know."
-        yield f"instructions = {_toml(task)}"
+        yield f"instructions = {_toml(kind.task(self.asked, self.right))}"
         if len(self.right) == 1:
             yield 'adapter = "plain"    # one text in no format, which small models can follow'
         yield "# Or exact_match, contains, f1, numeric_match, choice, json_match, module:function"
@@ -416,7 +414,7 @@ class StudyDraft:
             yield f"split_column = {_toml(self.profile.split_column)}"
         else:
             sizes = ", ".join(f"{k} = {n}" for k, n in split_sizes(faults.n_usable).items())
-            yield "# The search looks at val; test is read once, at the end; train is for prompts."
+            yield "# The search looks at val; test is read once, at the end; [prompts] need train."
             yield f"sizes = {{ {sizes} }}"
 
     def _search(self) -> Iterator[str]:

@@ -133,9 +133,10 @@ def check(
     Exit code 2 if it cannot run: a fault in the file, a budget that reaches no verdict, or, with
     --probe, an agent that does not answer.
     """
+    from moa_dspy.calls.lm.lm import each_warning_once
     from moa_dspy.optimize.preflight import check_before
 
-    with _prints_aside(True):
+    with _prints_aside(True), each_warning_once():
         found = check_before(_read(study), asks=probe)
     if as_json:
         typer.echo(json.dumps(found.to_json(), allow_nan=False))

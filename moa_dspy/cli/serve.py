@@ -203,6 +203,7 @@ def _run(
     import uvicorn
 
     from moa_dspy.calls.calls import Calls
+    from moa_dspy.calls.lm.lm import each_warning_once
     from moa_dspy.pool import Pool
     from moa_dspy.serve.answering import Catalogue
     from moa_dspy.serve.app import create_app
@@ -213,7 +214,8 @@ def _run(
     app = create_app(catalogue, keys=keys, limits=limits, has_content_log=has_content_log)
     _log_to_console()
     typer.echo(f"models: {', '.join(catalogue.models)}", err=True)
-    uvicorn.Server(_config(app, host, port, limits)).run()
+    with each_warning_once():
+        uvicorn.Server(_config(app, host, port, limits)).run()
 
 
 def _config(app: Any, host: str, port: int, limits: ServerLimits) -> Any:
@@ -270,11 +272,13 @@ def chat(
     """Talk to a mixture; /agents shows each response, /clear begins anew, /exit ends."""
     from rich.console import Console
 
+    from moa_dspy.calls.lm.lm import each_warning_once
     from moa_dspy.pool import Pool
     from moa_dspy.serve.chat import ChatMixture
 
     mixture = ChatMixture(program_or_text(program, Pool.read(agents_file(pool, program))))
-    Conversation(mixture, Console(highlight=False), system=system).run()
+    with each_warning_once():
+        Conversation(mixture, Console(highlight=False), system=system).run()
 
 
 _COMMANDS: Final = "/agents, /clear, /exit"

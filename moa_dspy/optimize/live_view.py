@@ -5,12 +5,11 @@ It is drawn from the last snapshot and from the table of calls, which moves betw
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from io import StringIO
 from itertools import chain
@@ -18,7 +17,6 @@ from textwrap import wrap
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TextIO, TypeAlias
 
-from moa_dspy.calls.lm.engine import model_under_way
 from moa_dspy.calls.scope import CallCount
 from moa_dspy.optimize.progress import (
     SearchView,
@@ -380,36 +378,3 @@ def frame_html(frame: ViewFrame, *, width: int = 100, height: int = 50) -> str:
     console.print(frame)
     block = '<pre style="line-height:1.2;font-family:monospace">{code}</pre>'
     return console.export_html(inline_styles=True, code_format=block)
-
-
-class _Once(logging.Filter):
-    """Lets every message of a handler through one time for each model that it is about."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._seen: set[tuple[str, str]] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the message is new; it is given the model's name."""
-        model = model_under_way()
-        if model is not None and not hasattr(record, "model"):
-            record.model = model  # other handlers see the same record
-            record.msg, record.args = f"{model}: {record.getMessage()}", ()
-        key = (record.name, record.getMessage())
-        is_new = key not in self._seen
-        self._seen.add(key)
-        return is_new
-
-
-@contextmanager
-def each_warning_once() -> Iterator[None]:
-    """Show what DSPy logs, such as a reply cut at ``max_tokens``, once per agent."""
-    # One filter per handler: each must pass a message on once.
-    filters = [(handler, _Once()) for handler in logging.getLogger("dspy").handlers]
-    for handler, once in filters:
-        handler.addFilter(once)
-    try:
-        yield
-    finally:
-        for handler, once in filters:
-            handler.removeFilter(once)

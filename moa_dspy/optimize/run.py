@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from moa_dspy.calls.budget import Ledger, spending_under
+from moa_dspy.calls.lm.lm import each_warning_once
 from moa_dspy.calls.request import OutagePolicy, ProbePolicy
 from moa_dspy.calls.scope import call_scope
 from moa_dspy.calls.store.database import database_url, shown_url
@@ -25,7 +26,6 @@ from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import MoaError, OutageError, StudyError
 from moa_dspy.optimize.answers import StudyAnswers, with_study, write_answers
 from moa_dspy.optimize.evaluate import Evaluator, Student
-from moa_dspy.optimize.live_view import each_warning_once
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.options import TrialCallback
 from moa_dspy.optimize.page import write_pages
@@ -115,7 +115,8 @@ def run_study(
     and ``study.sqlite3`` (Optuna's). Stored answers are always used. Several processes may run
     the same study at once, on one folder or, with a ``storage``, on one database: they share the
     work. An interrupted study goes on with what is left of its budget. A finished study
-    returns its result at no call. Another study on the folder takes the place of the old one.
+    returns its result at no call. A changed study of the same ``name`` takes
+    the place of the old one in its folder.
 
     Args:
         path: The study file.
@@ -389,7 +390,7 @@ def _path_from(folder: Path, file: Path | None) -> str:
 
 def _check_writable(folder: Path) -> None:
     """Raise if no folder could be made at ``folder``, or no file in it; leave nothing behind."""
-    if taken := [name for name in RUN_FILES if (folder / name).is_dir()]:
+    if taken := [name for name in (*RUN_FILES, OPTIMIZER_LOG) if (folder / name).is_dir()]:
         raise StudyError(f"Results cannot be written to {folder}: {taken[0]} is a folder there.")
     nearest = next((path for path in (folder, *folder.parents) if path.exists()), Path())
     try:

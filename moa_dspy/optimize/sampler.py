@@ -1,16 +1,15 @@
-"""The Optuna study of a search, and its sampler, which serves any study.
+"""The sampler of a search, which serves any Optuna study.
 
-The sampler proposes by the paper's two criteria, learned from the trials.
+It proposes by the paper's two criteria, learned from the trials.
 """
 
 from __future__ import annotations
 
 import random
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from statistics import fmean
 from typing import Any, Final
 
@@ -22,7 +21,6 @@ from optuna.trial import FrozenTrial, TrialState
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
 from moa_dspy.files import shown_value
-from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.space.programs import (
     ProgramArchitecture,
     ProgramSpace,
@@ -37,59 +35,6 @@ ROW_SCORES: Final = "row_scores"
 """User attribute of a trial: its score on each row, in one order for all trials."""
 ARCHITECTURE: Final = "architecture"
 """User attribute of a trial: its architecture in text notation."""
-
-
-class SearchStudy(optuna.Study):
-    """An Optuna study whose trials a search asks and tells.
-
-    Attributes:
-        is_stopped: Whether a callback called ``stop``, which ends the search.
-    """
-
-    is_stopped = False
-
-    def stop(self) -> None:
-        """End the search after the trial that was just finished."""
-        self.is_stopped = True
-        # Optuna's own stops its own loop, and raises where none runs.
-        with suppress(RuntimeError):
-            super().stop()
-
-
-def make_study(
-    objectives: Sequence[Objective],
-    *,
-    seed: int,
-    sampler: Any = None,
-    storage: optuna.storages.BaseStorage | None = None,
-) -> SearchStudy:
-    """Return a new study.
-
-    Args:
-        objectives: Give the directions and the names of the values.
-        seed: Of the sampler.
-        sampler: Of Optuna, or one of its kind; default: TPE.
-        storage: Keeps the trials; default: memory.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    kept = storage or optuna.storages.InMemoryStorage()
-    name = getattr(storage, "study_name", None)
-    directions: list[Any] = [objective.direction for objective in objectives]
-    made = optuna.create_study(directions=directions, storage=kept, study_name=name)
-    study = SearchStudy(made.study_name, kept, sampler=sampler or _tpe(seed))
-    names = {kind: name for name, kind in OBJECTIVES.items()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names([names.get(type(one), type(one).__name__) for one in objectives])
-    return study
-
-
-def _tpe(seed: int) -> optuna.samplers.TPESampler:
-    # Without groups only what all trials share, the kind, is sampled jointly: five of six
-    # proposals were then architectures that the study knew.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +55,33 @@ class GivenChoices:
         return int(self.params[name])
 
 
+_SOON: Final = timedelta(minutes=1)  # in which a trial of another process stores its choices
+
+
+@dataclass(slots=True)
+class _Seen:
+    """The known trials of one study, by number.
+
+    Attributes:
+        trials: As they were last seen: a pruner may show the sampler some of them only.
+        architectures: What each measures; None of another space.
+        rows: Their scores.
+        open: What is proposed and not finished.
+        refused: What was proposed, and something else was measured: some choice was not free.
+    """
+
+    trials: dict[int, FrozenTrial] = field(default_factory=dict)
+    architectures: dict[int, Architecture | None] = field(default_factory=dict)
+    rows: dict[int, FeatureMatrix] = field(default_factory=dict)
+    open: dict[int, Architecture] = field(default_factory=dict)
+    refused: set[Architecture] = field(default_factory=set)
+
+    def is_of(self, trials: Sequence[FrozenTrial]) -> bool:
+        """True unless these are of another study, which has the same name."""
+        known = [(self.trials.get(one.number, one), one) for one in trials]
+        return all(a.datetime_start in (None, b.datetime_start) for a, b in known)
+
+
 class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
     """Proposes architectures of a ``SearchSpace`` by performance and diversity of their agents.
 
@@ -128,8 +100,9 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
 
     The model learns from a trial's value (of several, from weighted sums with other weights each
     time, as ParEGO does), or more exactly from the user attribute ``row_scores``, the scores of
-    an architecture on every row, where all trials have it. Other parameters are drawn at random.
-    Safe for ``n_jobs``.
+    an architecture on every row, where all trials have it; a value that breaks a constraint of
+    ``trial.set_constraint`` counts as the worst. Other parameters are drawn at random. Safe for
+    ``n_jobs``, and for several processes, which are taken to begin with other proposals.
 
     Args:
         space: The space that the objective suggests from.
@@ -162,9 +135,7 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
         self._seed = random.SystemRandom().randrange(2**32) if seed is None else seed
         self._independent = optuna.samplers.RandomSampler(seed=self._seed)
         self._acquisition: Acquisition | None = None
-        self._known: dict[tuple[str, int], Architecture | None] = {}
-        self._rows: dict[tuple[str, int], FeatureMatrix] = {}
-        self._open: dict[tuple[str, int], Architecture] = {}
+        self._studies: dict[str, _Seen] = {}
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -190,7 +161,7 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
             params = None if proposed is None else self._space.params(proposed)
             if proposed is None or params is None:
                 return {}
-            self._open[study.study_name, trial.number] = proposed
+            self._studies[study.study_name].open[trial.number] = proposed
             given = GivenChoices(params)
             self._space.suggest(given)
             return given.distributions
@@ -202,7 +173,7 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
         search_space: dict[str, BaseDistribution],
     ) -> dict[str, Any]:
         """Return the choices that make up the proposed architecture."""
-        proposed = self._open.get((study.study_name, trial.number))
+        proposed = self._studies[study.study_name].open.get(trial.number)
         params = None if proposed is None else self._space.params(proposed)
         return {name: (params or {})[name] for name in search_space}
 
@@ -226,38 +197,56 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        """Forget a proposal that is measured: the study knows it now."""
+        """Note what became of a proposal: the study knows it now."""
         with self._lock:
-            self._open.pop((study.study_name, trial.number), None)
+            if (seen := self._studies.get(study.study_name)) is None:
+                return
+            seen.trials[trial.number] = trial
+            proposed, measured = seen.open.pop(trial.number, None), self._read(trial)
+            if proposed is not None and measured is not None and proposed != measured:
+                seen.refused.add(proposed)
 
     def _propose(self, study: optuna.Study, trial: FrozenTrial) -> Architecture | None:
+        seen = self._seen(study)
         finished: list[tuple[Architecture, FrozenTrial]] = []
-        taken = set(self._open.values())
-        for other in study.get_trials(deepcopy=False):
-            one = None if other.number == trial.number else self._architecture(study, other)
+        taken, n_unknown = {*seen.open.values(), *seen.refused}, 0
+        for _, other in sorted(seen.trials.items()):
+            one = None if other.number == trial.number else self._architecture(seen, other)
             if one is None:
-                continue
-            if other.state in (TrialState.COMPLETE, TrialState.PRUNED) and _is_told(other):
+                n_unknown += other.number not in seen.open and _begins_with(other, trial)
+            elif other.state in (TrialState.COMPLETE, TrialState.PRUNED) and _is_told(other):
                 finished.append((one, other))
             else:
                 taken.add(one)
         measured = dict(finished)
         singles = single_agents(self._space)
-        if first := next((o for o in singles if o not in measured and o not in taken), None):
-            return first
-        scores = self._scores(study, list(measured.values()))
+        if free := [one for one in singles if one not in measured and one not in taken]:
+            return free[n_unknown % len(free)]
+        scores = self._scores(study, seen, list(measured.values()))
         acquisition = self._acquisition_of(list(measured), scores)
+        for _ in range(n_unknown):
+            # Another process is about to measure it.
+            if (passed := acquisition.propose(list(measured), scores, taken=taken)) is not None:
+                taken.add(passed)
         return acquisition.propose(list(measured), scores, taken=taken)
 
-    def _architecture(self, study: optuna.Study, trial: FrozenTrial) -> Architecture | None:
+    def _seen(self, study: optuna.Study) -> _Seen:
+        """Return what is known of the trials of a study, those included that it shows now."""
+        trials = study.get_trials(deepcopy=False)
+        seen = self._studies.get(study.study_name)
+        if seen is None or not seen.is_of(trials):
+            seen = self._studies[study.study_name] = _Seen()
+        seen.trials.update((one.number, one) for one in trials)
+        return seen
+
+    def _architecture(self, seen: _Seen, trial: FrozenTrial) -> Architecture | None:
         """Return what a trial measures; None while it is not known."""
-        place = (study.study_name, trial.number)
-        if place not in self._known:
+        if trial.number not in seen.architectures:
             found = self._read(trial)
             if found is None and not trial.state.is_finished():
                 return None
-            self._known[place] = found
-        return self._known[place]
+            seen.architectures[trial.number] = found
+        return seen.architectures[trial.number]
 
     def _read(self, trial: FrozenTrial) -> Architecture | None:
         if (text := trial.user_attrs.get(ARCHITECTURE)) is not None:
@@ -268,27 +257,22 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
             # Of another space, or not suggested to its end.
             return None
 
-    def _scores(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> FeatureMatrix:
+    def _scores(
+        self, study: optuna.Study, seen: _Seen, trials: Sequence[FrozenTrial]
+    ) -> FeatureMatrix:
         """Return (trials, rows), the higher the better; one column where rows are not known."""
         if not trials:
             return np.empty((0, 1))
         if all(ROW_SCORES in trial.user_attrs for trial in trials):
-            rows = [self._row_scores(study, trial) for trial in trials]
+            rows = [_row_scores(seen, trial) for trial in trials]
             found = np.full((len(rows), max(map(len, rows))), np.nan)
             for place, row in enumerate(rows):
                 found[place, : len(row)] = row
             return found
-        signs = [
-            1 if one == optuna.study.StudyDirection.MAXIMIZE else -1 for one in study.directions
-        ]
+        highest = optuna.study.StudyDirection.MAXIMIZE
+        signs = [1 if one == highest else -1 for one in study.directions]
         values = np.array([trial.values for trial in trials], np.float64) * signs
-        return self._weighted(_finite(values))[:, None]
-
-    def _row_scores(self, study: optuna.Study, trial: FrozenTrial) -> FeatureMatrix:
-        place = (study.study_name, trial.number)
-        if place not in self._rows:
-            self._rows[place] = np.array(trial.user_attrs[ROW_SCORES], np.float64)
-        return self._rows[place]
+        return _within_constraints(self._weighted(_finite(values)), trials)[:, None]
 
     def _weighted(self, values: FeatureMatrix) -> FeatureMatrix:
         """Return one number per trial, in [0, 1]: of several objectives, a scalarisation.
@@ -431,6 +415,31 @@ def _finite(values: FeatureMatrix) -> FeatureMatrix:
         if (known := column[np.isfinite(column)]).size:
             found[:, place] = np.clip(column, known.min(), known.max())
     return found
+
+
+def _within_constraints(values: FeatureMatrix, trials: Sequence[FrozenTrial]) -> FeatureMatrix:
+    """Return values in [0, 1], the worst where a constraint is broken; ranked if all break one."""
+    broken = np.array([sum(max(0, one) for one in t.constraints.values()) for t in trials])
+    if not broken.any():
+        return values
+    kept = 1 - broken / broken.max()
+    if not broken.all():
+        kept = np.where(broken > 0, values[broken == 0].min(), values)
+    return np.asarray(kept, np.float64)
+
+
+def _row_scores(seen: _Seen, trial: FrozenTrial) -> FeatureMatrix:
+    if trial.number not in seen.rows:
+        seen.rows[trial.number] = np.array(trial.user_attrs[ROW_SCORES], np.float64)
+    return seen.rows[trial.number]
+
+
+def _begins_with(other: FrozenTrial, trial: FrozenTrial) -> bool:
+    """True if another process began a trial just before, whose choices are not stored yet."""
+    start, before = trial.datetime_start, other.datetime_start
+    if start is None or before is None or other.number >= trial.number:
+        return False
+    return other.state == TrialState.RUNNING and start - before < _SOON
 
 
 def _is_told(trial: FrozenTrial) -> bool:

@@ -15,6 +15,7 @@ from dspy.teleprompt import Teleprompter
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget, Ledger, Spending, spending_under
+from moa_dspy.calls.lm.lm import each_warning_once
 from moa_dspy.data.splits import Splits, make_splits
 from moa_dspy.diversity.base import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, StudyError
@@ -33,7 +34,7 @@ from moa_dspy.optimize.conclusion import (
 from moa_dspy.optimize.early_facts import COSTS, Cost, EarlyFacts
 from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, WorkerPool
 from moa_dspy.optimize.judging import Judging
-from moa_dspy.optimize.live_view import LiveProgress, each_warning_once
+from moa_dspy.optimize.live_view import LiveProgress
 from moa_dspy.optimize.metric import JudgeOptions, PreferenceMetric
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.objectives import cheapest_as_good, names_of
@@ -106,8 +107,7 @@ class ModelSearch(Teleprompter):
             the win rate against one reference.
         predictor: Path of a predictor of the student, such as ``answer``: a mixture is searched
             in its place, and the rest of the program stays.
-        storage: Where Optuna's trials are kept, as ``optuna.create_study`` takes it: a URL or a
-            storage; default: memory.
+        storage: Of Optuna's trials: a URL or a storage, as Optuna takes it; default: memory.
         display_progress: Whether ``compile`` shows how far it is, on standard error.
 
     Raises:

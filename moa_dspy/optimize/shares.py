@@ -10,6 +10,7 @@ from math import ceil, floor, log10
 from typing import Final
 
 import dspy
+import optuna
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import LIMITS, Budget, Ledger, spending_under
@@ -23,7 +24,8 @@ from moa_dspy.optimize.metric import Outcome
 from moa_dspy.optimize.objectives import UsdObjective
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork
-from moa_dspy.optimize.sampler import make_study
+from moa_dspy.optimize.space.programs import baseline_architectures, in_every_mixture
+from moa_dspy.optimize.storage import make_study
 from moa_dspy.pool import Pool
 from moa_dspy.vendors import Price
 
@@ -256,6 +258,8 @@ def _check_sampler(options: SearchOptions) -> None:
     if not type(sampler).__module__.startswith("optuna."):
         # Code of the user's own may count, or ask a server.
         return
+    if isinstance(sampler, optuna.samplers.BruteForceSampler):
+        _check_baselines(options)
     study = make_study(options.objectives, seed=options.seed, sampler=deepcopy(sampler))
     try:
         for number in range(N_TRIED):
@@ -270,6 +274,21 @@ def _check_sampler(options: SearchOptions) -> None:
         raise StudyError(
             f"`sampler`: {type(sampler).__name__} cannot be used in this search: {error}"
         ) from error
+
+
+def _check_baselines(options: SearchOptions) -> None:
+    """Refuse a tree of all choices where a baseline may be measured that is none of them."""
+    space = options.space
+    for best in space.agents:
+        ranking = sorted(space.agents, key=lambda name: name != best)
+        baselines = baseline_architectures(ranking, options.pool, space)
+        for one in in_every_mixture(baselines, space):
+            if space.params(one) is None:
+                raise StudyError(
+                    "`sampler`: BruteForceSampler cannot be used in this search: the baseline "
+                    f"{one} is not in the space, and so no branch of its tree. Without a `sampler` "
+                    "a small space is measured whole as well."
+                )
 
 
 def _check_prices(options: SearchOptions, budget: Budget) -> None:

@@ -1,11 +1,15 @@
-"""The storage of a search's trials: in memory, with a copy in a database that anyone can open."""
+"""The Optuna study of a search, and its storage.
+
+Trials are in memory, with a copy in a database that anyone can open.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +22,66 @@ from sqlalchemy import event, exc
 
 from moa_dspy.calls.store.database import database_url, reason_of, shown_url
 from moa_dspy.errors import StoreError
+from moa_dspy.optimize.objectives import OBJECTIVES, Objective
+
+
+class SearchStudy(optuna.Study):
+    """An Optuna study whose trials a search asks and tells.
+
+    Attributes:
+        is_stopped: Whether a callback called ``stop``, which ends the search.
+    """
+
+    is_stopped = False
+
+    def stop(self) -> None:
+        """End the search after the trial that was just finished."""
+        self.is_stopped = True
+        # Optuna's own stops its own loop, and raises where none runs.
+        with suppress(RuntimeError):
+            super().stop()
+
+
+def make_study(
+    objectives: Sequence[Objective],
+    *,
+    seed: int,
+    sampler: Any = None,
+    storage: optuna.storages.BaseStorage | None = None,
+) -> SearchStudy:
+    """Return a new study.
+
+    Args:
+        objectives: Give the directions and the names of the values.
+        seed: Of the sampler.
+        sampler: Of Optuna, or one of its kind; default: TPE.
+        storage: Keeps the trials; default: memory.
+    """
+    kept = storage or optuna.storages.InMemoryStorage()
+    name = getattr(storage, "study_name", None)
+    directions: list[Any] = [objective.direction for objective in objectives]
+    verbosity = optuna.logging.get_verbosity()
+    # Optuna tells of every new study; what it tells elsewhere is the user's choice.
+    optuna.logging.set_verbosity(max(verbosity, optuna.logging.WARNING))
+    try:
+        made = optuna.create_study(directions=directions, storage=kept, study_name=name)
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+    study = SearchStudy(made.study_name, kept, sampler=sampler or _tpe(seed))
+    names = {kind: name for name, kind in OBJECTIVES.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names([names.get(type(one), type(one).__name__) for one in objectives])
+    return study
+
+
+def _tpe(seed: int) -> optuna.samplers.TPESampler:
+    # Without groups only what all trials share, the kind, is sampled jointly: five of six
+    # proposals were then architectures that the study knew.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
+
 
 _KNOWN_SCHEMA: Final = "v3.2.0.a"
 """The revision of Optuna's schema in which the tables below mean what they are taken to mean."""

@@ -144,6 +144,11 @@ class PreparedStudy:
 
     def rows_notes(self) -> Iterator[str]:
         """Yield what is odd about the rows that are scored, with counts."""
+        data = self.study.data
+        if data.sizes is not None and data.path and not (data.reader or data.benchmark):
+            n, used = len(data.read()), sum(data.sizes.model_dump(exclude_none=True).values())
+            if n > used:
+                yield f"Rows that `data.sizes` leaves out of all splits: {n - used} of {n}."
         fields = () if self.metric is None else fields_read(self.metric)
         rows = [*self.splits.val, *self.splits.test]
         if fields:
@@ -333,6 +338,11 @@ class SharedStudy:
             changed.append("budget")
         if changed and (must_exist or self._folder is None):
             raise StudyError(self._other_study(changed))
+        if parts.get("name") not in (None, self._parts.get("name")):
+            raise StudyError(
+                f"{self._folder} holds the program and the report of a study of another name. "
+                "Give this one another --out, or remove the folder."
+            )
         if changed:
             self._replace(changed)
         elif budget != self._budget:

@@ -26,19 +26,21 @@ from moa_dspy.optimize.objectives import names_of, stopping_vote
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork
 from moa_dspy.optimize.prompts.joint import JointSearch
-from moa_dspy.optimize.sampler import PerformanceDiversitySampler, make_study
+from moa_dspy.optimize.sampler import PerformanceDiversitySampler
 from moa_dspy.optimize.selection import Choice, Evidence, choose
 from moa_dspy.optimize.several import best_program
 from moa_dspy.optimize.shares import BudgetShares
 from moa_dspy.optimize.singles import N_VOTES, SingleAgents
 from moa_dspy.optimize.space.programs import ProgramSpace, baseline_architectures, random_draws
 from moa_dspy.optimize.space.rules import told_apart
+from moa_dspy.optimize.storage import make_study
 from moa_dspy.optimize.surrogate.acquisition import Prices
 from moa_dspy.optimize.surrogate.gp import Traits
 from moa_dspy.optimize.trials import Proposal, TrialJudge, Trials
 from moa_dspy.optimize.votes.weights import StopRule
 
 STOPPED: Final = "A callback called study.stop()."
+EXHAUSTED: Final = "The sampler has nothing left to propose."
 INTERRUPTED: Final = "It was interrupted."
 
 
@@ -345,6 +347,8 @@ class TrialLoop:
 
     def _call_back(self, told: optuna.trial.FrozenTrial) -> None:
         study = self.trials.study
+        if study.is_stopped and self.stopped_by is None:
+            self.stopped_by = EXHAUSTED  # such as of BruteForceSampler, when it is told
         for callback in self.options.callbacks:
             callback(study, told)
         if study.is_stopped and self.stopped_by is None:

@@ -34,12 +34,11 @@ from moa_dspy.optimize.sampler import (
     ROW_SCORES,
     GivenChoices,
     PerformanceDiversitySampler,
-    SearchStudy,
 )
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space.programs import kinds_of_mixtures
 from moa_dspy.optimize.space.space import SearchSpace
-from moa_dspy.optimize.storage import LiveStorage
+from moa_dspy.optimize.storage import LiveStorage, SearchStudy
 from moa_dspy.optimize.surrogate.acquisition import MOST_DRAWS
 from moa_dspy.winrate.tests import Race, look_points
 

@@ -35,8 +35,8 @@ from moa_dspy.calls import Calls, CallStore
 from moa_dspy.data import METRICS
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import OBJECTIVES, ModelSearch, SearchSpace, TrialRecord
-from moa_dspy.optimize.sampler import PerformanceDiversitySampler, make_study
-from moa_dspy.optimize.storage import LiveStorage
+from moa_dspy.optimize.sampler import PerformanceDiversitySampler
+from moa_dspy.optimize.storage import LiveStorage, make_study
 from moa_dspy.optimize.trials import Proposal, Trials
 from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from moa_dspy.adapters import PlainChat
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
 from moa_dspy.program_file import save_program
+from tests.servers.chat import Reply, serving
 
 Run = Callable[..., Result]
 
@@ -59,3 +62,23 @@ def test_a_wrong_way_to_ask_is_explained(
     done = run("ask", str(saved_mixture(folder)), "Repeat", *arguments)
     assert (done.exit_code, done.stdout) == (2, "")
     assert message in done.stderr
+
+
+def test_a_cut_reply_is_said_once_of_each_agent(run: Run, folder: Path) -> None:
+    stream, handler = io.StringIO(), logging.StreamHandler()
+    handler.setStream(stream)
+    logger = logging.getLogger("dspy")
+    with serving(Reply("The capital is", finish_reason="length")) as server:
+        agents = [
+            f'[[agents]]\nname = "{name}"\nmodel = "openai/x"\napi_base = "{server.url}"\n'
+            for name in ("a", "b")
+        ]
+        (folder / "cut.toml").write_text("".join(agents), "utf-8")
+        logger.addHandler(handler)
+        try:
+            done = run("ask", "a*2 + b > synthesize(a)", "Where?", "--pool", "cut.toml")
+        finally:
+            logger.removeHandler(handler)
+    assert done.exit_code == 0, done.stderr
+    said = sorted(line.partition(" was ")[0] for line in stream.getvalue().splitlines())
+    assert said == ["a: LM response", "b: LM response"]

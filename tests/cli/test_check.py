@@ -38,6 +38,15 @@ def test_calls_by_stage_and_the_smallest_budget(run: Run, folder: Path) -> None:
     assert not (folder / "runs").exists()
 
 
+def test_rows_that_no_split_takes_are_counted(run: Run, folder: Path) -> None:
+    change(folder, ('split_column = "split"', "sizes = { val = 8, test = 12 }"))
+    assert "note: Rows that `data.sizes` leaves out of all splits: 4 of 24." in (
+        run("check", "study.toml").stdout
+    )
+    change(folder, ("test = 12", "test = 16"))
+    assert "leaves out" not in run("check", "study.toml").stdout
+
+
 def test_prompts_are_counted_as_they_would_be_sent(run: Run, folder: Path) -> None:
     plain = json.loads(run("check", "study.toml", "--json").stdout)["agents"][0]
     change(folder, ('adapter = "plain"\n', ""))

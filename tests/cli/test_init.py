@@ -63,10 +63,10 @@ def test_what_is_written_runs_as_it_is(
     checked = run("check", "made/study.toml", "--json")
     assert checked.exit_code == 0, checked.stderr
     found = json.loads(checked.stdout)
-    # 30 rows: a sixth for train, a third for val, the rest for test.
-    assert found["rows"] == {"train": 5, "val": 10, "test": 15}
+    # 30 rows: two fifths for val, the rest for test.
+    assert found["rows"] == {"train": 0, "val": 12, "test": 18}
     # Good and bad, each also at temperature 0.7.
-    assert found["stages"]["single agents"]["likely"]["calls"] == 4 * 10
+    assert found["stages"]["single agents"]["likely"]["calls"] == 4 * 12
     assert found["stages"]["all"]["high"]["usd"] == 0
     assert found["stages"]["all"]["high"]["seconds"] is None
 
@@ -123,7 +123,8 @@ def test_names_that_cannot_be_fields_are_renamed_and_rows_are_counted(
     study = tomllib.loads((tmp_path / "study.toml").read_text("utf-8"))
     assert study["task"]["signature"] == "customer_message -> class_text"
     assert study["task"]["metric"] == "choice"
-    assert study["task"]["instructions"].endswith("Reply with one of: b, class a.")
+    assert study["task"]["instructions"].endswith(": b or class a? Answer with one of these.")
+    assert study["task"]["normalise"] == "answer"  # no two of them end alike
     assert study["data"]["columns"] == {
         "customer_message": "Customer message",
         "class_text": "class",
@@ -191,7 +192,9 @@ def test_the_instructions_name_a_column_without_its_marks(
     (tmp_path / "t.csv").write_text(text, "utf-8")
     assert run("init", "t.csv", "--server", models.url).exit_code == 0
     task = tomllib.loads((tmp_path / "study.toml").read_text("utf-8"))["task"]
-    assert task["instructions"] == "Give the Label. Reply with one of: no, yes."
+    assert task["instructions"] == (
+        "What is the Label of the Review Text (EN): no or yes? Answer with one of these."
+    )
 
 
 def test_unclear_columns_are_asked_for_by_option(

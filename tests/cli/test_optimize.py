@@ -10,7 +10,7 @@ import pytest
 from typer.testing import Result
 
 from moa_dspy.agent import Agent
-from moa_dspy.optimize.live_view import each_warning_once
+from moa_dspy.calls.lm.lm import each_warning_once
 from moa_dspy.pool import Pool
 from tests.servers.chat import Reply, serving
 

@@ -15,8 +15,7 @@ from optuna.storages import RDBStorage
 
 from moa_dspy.errors import StoreError
 from moa_dspy.optimize.objectives import ScoreObjective
-from moa_dspy.optimize.sampler import make_study
-from moa_dspy.optimize.storage import LiveStorage, opened_storage
+from moa_dspy.optimize.storage import LiveStorage, make_study, opened_storage
 
 NAMES = ("a", "b", "c")
 
@@ -171,7 +170,7 @@ def test_a_finished_trial_outlives_a_process_that_is_killed(tmp_path: Path) -> N
     code = """
 import os, signal, sys
 from moa_dspy.optimize.objectives import ScoreObjective
-from moa_dspy.optimize.sampler import make_study
+from moa_dspy.optimize.storage import make_study
 from moa_dspy.optimize.storage import LiveStorage
 study = make_study([ScoreObjective()], seed=0, storage=LiveStorage(sys.argv[1], "mine"))
 for _ in range(3):
@@ -195,3 +194,14 @@ def test_a_text_that_is_no_storage_is_an_error_without_its_password(text: str) -
     ):
         pass
     assert "secret" not in str(found.value)
+
+
+def test_how_much_optuna_tells_is_the_user_s_choice() -> None:
+    before = optuna.logging.get_verbosity()
+    try:
+        for verbosity in (optuna.logging.DEBUG, optuna.logging.ERROR):
+            optuna.logging.set_verbosity(verbosity)
+            make_study([ScoreObjective()], seed=0)
+            assert optuna.logging.get_verbosity() == verbosity
+    finally:
+        optuna.logging.set_verbosity(before)

@@ -170,6 +170,92 @@ def test_pruned_and_failed_trials_are_not_proposed_again() -> None:
     assert len(set(texts(study))) == 20
 
 
+def test_what_breaks_a_constraint_counts_as_the_worst() -> None:
+    study = study_of()
+
+    def measure(trial: optuna.Trial) -> float:
+        one = SPACE.suggest(trial)
+        trial.set_constraint("calls", one.calls - 2)
+        return truth(one)
+
+    study.optimize(measure, n_trials=30)
+    # Of 125 only 15 are within it: the 5 single agents, and the votes of the 10 pairs. The best of
+    # the others ask a writer besides.
+    kept = [trial for trial in study.trials if trial.constraints["calls"] <= 0]
+    assert len(kept) >= 10
+    assert study.best_value == pytest.approx(0.7)
+
+
+def test_where_all_break_a_constraint_the_less_is_the_better() -> None:
+    study = study_of()
+
+    def measure(trial: optuna.Trial) -> float:
+        one = SPACE.suggest(trial)
+        trial.set_user_attr("architecture", str(one))
+        trial.set_constraint("price", 1 / truth(one))
+        return 0.5
+
+    study.optimize(measure, n_trials=20)
+    assert "a + b > synthesize(a)" in texts(study)
+
+
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        optuna.pruners.MedianPruner(),
+        # It shows a sampler the trials of one of its brackets.
+        optuna.pruners.HyperbandPruner(min_resource=1, max_resource=5),
+    ],
+)
+def test_with_a_pruner_nothing_is_proposed_twice(pruner: Any) -> None:
+    study = study_of(pruner=pruner)
+
+    def measure(trial: optuna.Trial) -> float:
+        one = SPACE.suggest(trial)
+        trial.set_user_attr("architecture", str(one))
+        for step in range(1, 6):
+            trial.report(truth(one), step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return truth(one)
+
+    study.optimize(measure, n_trials=30)
+    assert len(set(texts(study))) == 30
+
+
+@pytest.mark.filterwarnings("ignore:PartialFixedSampler")
+def test_a_choice_that_is_fixed_is_not_asked_for_again() -> None:
+    ours = PerformanceDiversitySampler(SPACE, seed=0)
+    sampler = optuna.samplers.PartialFixedSampler({"kind": "layers"}, ours)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.optimize(objective(), n_trials=20)
+    assert {trial.params["kind"] for trial in study.trials} == {"layers"}
+    assert len(set(texts(study))) == 20
+    assert study.best_value == pytest.approx(0.74)
+
+
+def test_processes_that_ask_at_the_same_time_propose_different_ones(tmp_path: Any) -> None:
+    url = f"sqlite:///{tmp_path / 'study.sqlite3'}"
+    studies = [study_of(storage=url, study_name="mine")]
+    sampler = PerformanceDiversitySampler(SPACE, seed=1)
+    studies.append(optuna.load_study(study_name="mine", storage=url, sampler=sampler))
+    for _ in range(5):
+        # Neither knows what the other was told: the choices are stored when they are suggested.
+        asked = [(study, study.ask()) for study in studies]
+        for study, trial in asked:
+            study.tell(trial, objective()(trial))
+    assert len(set(texts(studies[0]))) == 10
+
+
+def test_a_sampler_starts_anew_in_another_study_of_the_same_name() -> None:
+    sampler = PerformanceDiversitySampler(SPACE, seed=0)
+    for _ in range(2):
+        study = optuna.create_study(study_name="mine", direction="maximize", sampler=sampler)
+        study.optimize(objective(), n_trials=8)
+        assert texts(study)[:5] == list(NAMES)
+        assert len(set(texts(study))) == 8
+
+
 def test_scores_of_rows_are_learned_from_where_all_trials_have_them() -> None:
     study = study_of()
 

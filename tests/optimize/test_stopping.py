@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from moa_dspy.data.splits import make_splits
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize import ModelSearch
+from moa_dspy.optimize import ModelSearch, SearchSpace
 from moa_dspy.optimize.search import run_search
 from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool
@@ -144,3 +144,38 @@ def test_a_gp_sampler_without_its_package_is_refused_before_anything_is_asked(
     with pytest.raises(StudyError, match=r"GPSampler cannot be used in this search: .*torch"):
         search.compile(student(pool), trainset=[], valset=rows("val", 18), testset=rows("test", 9))
     assert asked == []
+
+
+class Ends(optuna.samplers.RandomSampler):
+    """Has nothing left to propose after five trials, as Optuna's exhaustive samplers say it."""
+
+    def after_trial(self, study: Any, trial: Any, state: Any, values: Any) -> None:
+        if trial.number == 4:
+            study.stop()
+
+
+def test_a_sampler_that_has_nothing_left_ends_the_trials_alone(
+    experts: Pool, rows: Make, student: Make
+) -> None:
+    space = SearchSpace(("e0", "e1", "e2"), combines=("vote",), max_depth=1)
+    search = ModelSearch(exact, experts, space=space, n_trials=40, sampler=Ends(seed=0))
+    splits = {"trainset": [], "valset": rows("val", 18), "testset": rows("test", 24)}
+    search.compile(student(experts), **splits)
+    assert len(search.result.trials) == 5
+    assert search.result.stopped_by == "The sampler has nothing left to propose."
+    # Nobody asked for an early end: the random baseline is measured as in any search.
+    assert search.result.test["random"].score is not None
+
+
+@pytest.mark.filterwarnings("ignore:BruteForceSampler")
+def test_a_tree_of_all_choices_is_refused_where_a_baseline_is_none_of_them(
+    rows: Make, student: Make
+) -> None:
+    # Sampled, so that Self-MoA is a baseline; a space has each agent once in a layer.
+    pool = scripted_pool({"a": "1", "b": "2"}, temperature=1.0)
+    sampler = optuna.samplers.BruteForceSampler(seed=0)
+    search = ModelSearch(exact, pool, space=SearchSpace(("a", "b")), sampler=sampler)
+    splits = {"trainset": [], "valset": rows("val", 9), "testset": rows("test", 9)}
+    with pytest.raises(StudyError, match=r"the baseline a\*3 > vote\(a\) is not in the space"):
+        search.compile(student(pool), **splits)
+    assert pool.calls.ledger.spending.made == 0

@@ -12,10 +12,9 @@ import pytest
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.objectives import Objective, ScoreObjective, WinRateObjective
 from moa_dspy.optimize.result import TrialRecord
-from moa_dspy.optimize.sampler import make_study
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space import SearchSpace
-from moa_dspy.optimize.storage import LiveStorage
+from moa_dspy.optimize.storage import LiveStorage, make_study
 from moa_dspy.optimize.trials import Proposal, Trials
 
 NAMES = ("a", "b", "c")

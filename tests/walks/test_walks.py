@@ -221,6 +221,36 @@ def test_a_researcher_searches_a_predictor_of_a_program(step: Step, tmp_path: Pa
     assert "loaded into Rag: " in said
 
 
+MOODS = {
+    "positive": ("I love this film", "What a wonderful meal", "Great service and kind people"),
+    "negative": ("I hate this film", "What a horrible meal", "Rude service and a long wait"),
+}
+
+
+def test_a_hobbyist_runs_the_study_that_init_writes(
+    step: Step, tmp_path: Path, clean: dict[str, str]
+) -> None:
+    pytest.importorskip("xllamacpp", reason="NOT TESTED: xllamacpp is not installed")
+    try:
+        clean["MOA_DSPY_WEIGHTS"] = str(find(SMALLEST).parent)
+    except MoaError as error:
+        pytest.skip(f"NOT TESTED: {error}")
+    lines = [f"{texts[n % 3]} ({n}),{mood}" for n in range(15) for mood, texts in MOODS.items()]
+    (tmp_path / "reviews.csv").write_text("\n".join(["review,mood", *lines]) + "\n", "utf-8")
+    moa = ("-m", "moa_dspy")
+    said = step(*moa, "init", "reviews.csv", name="init")
+    assert f"found local/{SMALLEST} (weights on this machine)" in said
+    study = tmp_path / "study.toml"
+    study.write_text(study.read_text("utf-8").replace("n_trials = 20", "n_trials = 4"), "utf-8")
+    done = json.loads(step(*moa, "optimize", "study.toml", "--json", name="optimize"))
+    # Asked as `init` writes it, the small model tells the moods apart: a guess has a half.
+    assert done["test"]["best_single"]["score"] > 0.6
+    question = ("runs/reviews", "What a wonderful day", "--pool", "study.toml")
+    asked = step(*moa, "ask", *question, name="ask")
+    assert "positive" in asked
+    assert "tested: " in step(*moa, "pick", "runs/reviews", name="pick")
+
+
 def test_a_hobbyist_runs_models_of_this_machine(
     step: Step, tmp_path: Path, tickets: str, clean: dict[str, str]
 ) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -26,6 +28,7 @@ from moa_dspy.calls.lm.engine import (
     AsyncStoredEngine,
     StoredEngine,
     history_entry,
+    model_under_way,
     name_in_history,
 )
 from moa_dspy.calls.lm.response import ThoughtOpening
@@ -339,3 +342,36 @@ class _LiteLLM(_Spelled, LiteLLMClient):
 
 class _AsyncLiteLLM(_Spelled, AsyncLiteLLMClient):
     pass
+
+
+class _Once(logging.Filter):
+    """Lets every message of a handler through one time for each model that it is about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[tuple[str, str]] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the message is new; it is given the model's name."""
+        model = model_under_way()
+        if model is not None and not hasattr(record, "model"):
+            record.model = model  # other handlers see the same record
+            record.msg, record.args = f"{model}: {record.getMessage()}", ()
+        key = (record.name, record.getMessage())
+        is_new = key not in self._seen
+        self._seen.add(key)
+        return is_new
+
+
+@contextmanager
+def each_warning_once() -> Iterator[None]:
+    """Show what DSPy logs, such as a reply cut at ``max_tokens``, once per agent."""
+    # One filter per handler: each must pass a message on once.
+    filters = [(handler, _Once()) for handler in logging.getLogger("dspy").handlers]
+    for handler, once in filters:
+        handler.addFilter(once)
+    try:
+        yield
+    finally:
+        for handler, once in filters:
+            handler.removeFilter(once)

@@ -13,8 +13,9 @@ from moa_dspy.errors import BudgetReachedError
 from moa_dspy.optimize.conclusion import SurrogateShrinkage
 from moa_dspy.optimize.objectives import ScoreObjective
 from moa_dspy.optimize.result import TrialRecord
-from moa_dspy.optimize.sampler import ROW_SCORES, PerformanceDiversitySampler, make_study
+from moa_dspy.optimize.sampler import ROW_SCORES, PerformanceDiversitySampler
 from moa_dspy.optimize.selection import CandidateScores, Evidence, choose
+from moa_dspy.optimize.storage import make_study
 from moa_dspy.optimize.surrogate.acquisition import nodes_of
 from moa_dspy.optimize.surrogate.gp import Traits
 from moa_dspy.optimize.trials import Trials

@@ -256,6 +256,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_a_request(
         ("calls.sqlite", "version", r"calls\.sqlite has schema 99, but .* Move it away"),
         ("study.sqlite3", "folder", r"study\.sqlite3 cannot be used: unable to open .* it a file"),
         ("study.sqlite3", "table", r"study\.sqlite3 was written by .* another program\. Move it"),
+        ("prompts.log", "folder", r"cannot be written to .*: prompts\.log is a folder there"),
         ("report.html", "folder", r"cannot be written to .*: report\.html is a folder there"),
     ],
 )

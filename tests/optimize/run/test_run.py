@@ -59,6 +59,24 @@ def recording(out: Path, path: Path, *, without: str = "nothing") -> None:
 
 
 @pytest.mark.slow
+def test_a_study_of_another_name_does_not_replace_what_is_in_the_folder(
+    server: Any, write_study: Make, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run_study(write_study(), out=out)
+    kept = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix == ".json"}
+    n_asked = len(server.asked)
+    other = write_study(('name = "toy"', 'name = "other"'), name="other.toml")
+    with pytest.raises(StudyError, match=r"out holds the program .* Give this one another --out"):
+        run_study(other, out=out)
+    assert len(server.asked) == n_asked
+    assert {name: (out / name).read_bytes() for name in kept} == kept
+    assert run_study(write_study(), out=out, resume=True).to_json() == read_json(
+        out / "result.json"
+    )
+
+
+@pytest.mark.slow
 def test_a_cut_reply_is_said_once_of_each_agent_whatever_shows_the_progress(
     server: Any, write_study: Make, tmp_path: Path
 ) -> None:

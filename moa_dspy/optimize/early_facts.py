@@ -1,7 +1,7 @@
-"""Facts that the single agents' answers tell before more money is spent.
+"""Facts that follow from the single agents' answers, before more money is spent.
 
-How far a vote of them or a choice among them could get at best, whether one agent leads, and
-whether their scores can decide anything at all.
+Upper bounds on the score of a vote and of a choice among the answers, the lead of one agent, and
+the check that the scores can tell systems apart.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from moa_dspy.optimize.votes.ballots import Ballots
 from moa_dspy.winrate import Interval, co_failure, oracle, simultaneous_intervals
 
 MOST_CELLS: Final = 40_000_000
-"""Sets of agents x answers up to which every set is tried: a third of a second."""
-_AT_ONCE = 512  # a block then stays in the cache
+"""Limit on sets of agents x answers, below which every set is tried: a third of a second."""
+_AT_ONCE = 512  # a block of this size fits into the processor's cache
 
 _Floats = NDArray[np.float64]
 
@@ -31,12 +31,12 @@ _Floats = NDArray[np.float64]
 def vote_ceiling(ballots: Ballots, *, max_width: int) -> float:
     """Return a score that no plurality vote of up to ``max_width`` agents beats on these rows.
 
-    In [0, 1]. Every set of agents is tried, with ties decided for the better answer; of
-    many agents, it is a bound that holds for every set, which may be above the best set.
+    In [0, 1]. Every set of agents is tried, with ties decided for the better answer. If there
+    are too many sets, an upper bound is returned that the best set may not reach.
 
     Args:
-        ballots: What each agent answered alone.
-        max_width: Most members of a vote, at least 1; a vote of one is that agent.
+        ballots: Answers of each agent alone.
+        max_width: Maximum number of members of a vote, at least 1; a vote of one is that agent.
     """
     width = min(max_width, len(ballots.agents))
     members, values, starts = _answers(ballots)
@@ -52,7 +52,7 @@ def vote_ceiling(ballots: Ballots, *, max_width: int) -> float:
         votes = np.zeros((len(ballots.agents), len(block)), np.float32)
         for column, seats in enumerate(block):
             votes[list(seats), column] = 1
-        # Twice the votes, plus the score: of the answers with most votes, the best.
+        # Twice the votes plus the score: the maximum is the best answer among those tied first.
         standing = members @ votes
         standing *= 2
         standing += values[:, None]
@@ -67,7 +67,7 @@ def _answers(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]:
     """Return the agents that gave each answer, (answers, agents), its score, and each row's start.
 
-    Rows on which no answer scores are left out: every vote of them scores 0.
+    Rows on which all answers score 0 are left out, as every vote scores 0 there.
     """
     members: list[NDArray[np.bool_]] = []
     values: list[float] = []
@@ -86,8 +86,8 @@ def _answers(
 def _best_cover(scores: _Floats, width: int) -> float:
     """Bound the mean best score within any ``width`` agents, (agents, rows).
 
-    The mean best score of a set is submodular, so that no set beats one built greedily by
-    more than the ``width`` largest gains that single agents would still add to it
+    The mean best score of a set is submodular, so no set beats the greedily built one by
+    more than the sum of the ``width`` largest gains that single agents would still add to it
     (Nemhauser, Wolsey & Fisher 1978).
     """
     covered = np.zeros(scores.shape[1])
@@ -114,14 +114,14 @@ def contested_share(ballots: Ballots, leader: str) -> float:
 
 
 def agreed_share(ballots: Ballots) -> float:
-    """Return the share of rows on which any two agents give one answer."""
+    """Return the share of rows on which any two agents give the same answer."""
     codes = ballots.codes
     same = ((codes[:, None] == codes) & (codes >= 0)).sum(1) > 1
     return float(same.any(0).mean())
 
 
 COSTS: Final = ("usd", "seconds", "calls")
-"""Objectives that have a price."""
+"""Objectives that are costs."""
 SOLVED = 0.5
 """A row counts as solved from this score on, as in ``co_failure``."""
 
@@ -148,9 +148,10 @@ class Cost:
 
 
 def middle_of(plays: Sequence[Mapping[str, Cost]]) -> dict[str, Cost]:
-    """Return the mean stages of the plays in the middle, so that they add up to what is likely.
+    """Return the likely cost of each stage; the stages add up to the likely cost of the study.
 
-    In each unit the middle third by what the whole study takes: near the median of the plays.
+    In each unit, it is the mean of the middle third of the plays by the cost of the whole study,
+    which is near the median of the plays.
     """
     found: dict[str, dict[str, float]] = {name: {} for name in plays[0]}
     n_cut = (len(plays) - 1) // 3
@@ -164,15 +165,15 @@ def middle_of(plays: Sequence[Mapping[str, Cost]]) -> dict[str, Cost]:
 
 @dataclass(frozen=True, slots=True)
 class AgentCosts:
-    """The cost of a question to one agent alone, and of what it reads and writes besides.
+    """The cost of a question to one agent alone, and of further tokens that it reads and writes.
 
     Attributes:
-        alone: Mean of a question.
-        reply_tokens: Mean of a reply, as billed.
-        text_tokens: Mean of what a reader of it reads.
-        usd_per_prompt_token: Of this agent.
-        usd_per_reply_token: Likewise.
-        is_greedy: Whether it gives one answer however often it is asked.
+        alone: Mean cost of a question.
+        reply_tokens: Mean tokens of a reply, as billed.
+        text_tokens: Mean tokens of its answer for another agent that reads it.
+        usd_per_prompt_token: Price of this agent.
+        usd_per_reply_token: Price of this agent.
+        is_greedy: Whether all samples of it are equal.
         max_concurrent: Requests at a time; None means no limit.
     """
 
@@ -185,8 +186,8 @@ class AgentCosts:
     max_concurrent: int | None = None
 
     def reading(self, tokens: float, *, reply: float | None = None) -> Cost:
-        """Return the cost with so many tokens more to read, and a reply of ``reply`` tokens."""
-        n = max(1.0, self.alone.calls)  # each turn of a conversation reads
+        """Return the cost with ``tokens`` more tokens to read and a reply of ``reply`` tokens."""
+        n = max(1.0, self.alone.calls)  # each turn of a conversation reads these tokens
         tokens *= n
         less = 0.0 if reply is None else max(0.0, self.reply_tokens - n * reply)
         usd = tokens * self.usd_per_prompt_token - less * self.usd_per_reply_token
@@ -198,17 +199,17 @@ class StudyEstimate:
     """Expected calls, price and time of the whole study, the single agents on val included.
 
     Attributes:
-        calls: Requests to models, whatever the budget.
+        calls: Requests to models, without regard to the budget.
         usd: At the prices of the pool; None if one of them is unknown.
         seconds: Wall time.
-        capped_by: The limit of the budget that ends the study before, or None.
-        ceiling: That limit, in its own unit; None where none ends the study.
+        capped_by: The limit of the budget that ends the study early, or None.
+        ceiling: Value of that limit, in its own unit; None if no limit ends the study.
         share: Part of the study that the budget pays for, in (0, 1].
-        judge_calls: How many of the calls are a judge's.
+        judge_calls: Number of calls of a judge.
         tokens: Prompt and completion tokens.
-        low: What it takes at least: low to high holds nine studies of ten; None is not known.
-        high: What it takes at most, likewise.
-        stages: What each stage takes, in order; empty where it is not known.
+        low: Lower end of a range that contains nine studies of ten; None if unknown.
+        high: Upper end of this range.
+        stages: Cost of each stage, in order; empty if unknown.
     """
 
     calls: float
@@ -224,7 +225,7 @@ class StudyEstimate:
     stages: Mapping[str, Cost] = field(default_factory=dict[str, Cost])
 
     def within(self, limits: Any) -> StudyEstimate:
-        """Say which limit is reached first, if any; of a ``Budget``, or of what has its names."""
+        """Return the estimate with the limit reached first, of a ``Budget`` or a like object."""
         shares = {
             name: limit / needed
             for name in (one.name for one in fields(Cost))
@@ -237,14 +238,14 @@ class StudyEstimate:
         return replace(self, capped_by=first, ceiling=ceiling, share=shares[first])
 
     def with_own_work(self, seconds: float) -> StudyEstimate:
-        """Return the estimate with so many seconds more, in which nothing is asked."""
+        """Return the estimate with additional seconds, in which no call is made."""
         both = (self.low, self.high)
         low, high = (end and replace(end, seconds=end.seconds + seconds) for end in both)
         return replace(self, seconds=self.seconds + seconds, low=low, high=high)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> StudyEstimate:
-        """Return the estimate that ``asdict`` made plain."""
+        """Return the estimate from the result of ``asdict``."""
         ends = {name: content.get(name) for name in ("low", "high")}
         costs = {name: None if end is None else Cost(**end) for name, end in ends.items()}
         stages = {name: Cost(**cost) for name, cost in content.get("stages", {}).items()}
@@ -252,7 +253,7 @@ class StudyEstimate:
 
 
 IDLE: Final = 0.01
-"""Share of rows below which votes are not tried: they could gain no more than that, which takes
+"""Share of rows below which votes are not tried: it bounds their gain, and so small a gain takes
 tens of thousands of questions to show."""
 
 
@@ -265,21 +266,20 @@ class EarlyFacts:
         leader: The best single agent.
         leader_score: Its mean score, in [0, 1].
         unsolved: Share of rows on which every agent scores below 0.5, with a 95 % interval.
-        ceiling: Mean score of the best agent of each row: no choice among their answers
-            beats it.
-        vote_ceiling: No vote of one set of agents, a sample each and as many as the space
-            allows, beats it; None where no vote may be tried or answers are no ballots.
-        agreed: Share of rows on which two or more agents give one answer; None where no vote may
+        ceiling: Mean of the best score of each row: the maximum of any choice among the answers.
+        vote_ceiling: Score that no vote of one set of agents, one sample each and as many as the
+            space allows, exceeds; None if no vote may be tried or answers are not ballots.
+        agreed: Share of rows on which two or more agents give the same answer; None if no vote may
             be tried.
-        contested: Share of rows on which two or more agents give one answer that is not the
-            leader's. On all others a vote with the leader in it is the leader's answer. None
-            where no vote may be tried.
+        contested: Share of rows on which two or more agents give the same answer, other than the
+            leader's. On all other rows a vote with the leader returns the leader's answer. None
+            if no vote may be tried.
         runner_up: The agent that comes closest to the leader; None in a pool of one.
-        lead: Leader minus runner_up, paired; 95 % for the leads over all agents at once, so that
-            of no other agent is the lower end smaller.
+        lead: Leader minus runner_up, paired; simultaneous 95 % interval for the leads over all
+            agents; the runner_up is the agent with the smallest lower end.
         rescued: Share of rows that the leader misses and another agent solves.
-        estimate: What the whole study will take; None where it was not computed.
-        judge: How far the judge can be trusted, of what it said up to here; None without one.
+        estimate: Expected cost of the whole study; None if it was not computed.
+        judge: Reliability of the judge, from its judgements so far; None without a judge.
     """
 
     n_rows: int
@@ -305,8 +305,8 @@ class EarlyFacts:
     def is_vote_idle(self) -> bool:
         """True if agents agree against the leader on so few rows that votes cannot pay.
 
-        On free text no two answers are equal: a vote is then its tie-breaker, at several calls.
-        Such votes are not tried for being promising, and none is picked that was not tried.
+        On free text no two answers are equal: a vote then returns its tie-breaker's answer at the
+        price of several calls. The search proposes no such votes, and picks only tried ones.
         """
         return self.contested is not None and self.contested < IDLE
 
@@ -341,17 +341,17 @@ def early_facts(
     estimate: StudyEstimate | None = None,
     judge: JudgeFacts | None = None,
 ) -> EarlyFacts:
-    """Return what the scores of single agents on the same rows tell of mixtures of them.
+    """Return the facts about mixtures that follow from single agents' scores on the same rows.
 
     Args:
-        scores: In [0, 1] per row, by agent, at least one row.
-        ballots: What a vote would count; None where none may be tried.
-        max_width: Most members of a vote.
-        estimate: What the whole study will take.
-        judge: Of a study with a judge.
+        scores: Scores in [0, 1] per row, by agent, at least one row.
+        ballots: Ballots of the answers; None if no vote may be tried.
+        max_width: Maximum number of members of a vote.
+        estimate: Expected cost of the whole study.
+        judge: Facts about the judge, in a study with one.
 
     Raises:
-        MetricError: no agent, no row, or rows that differ.
+        MetricError: If there is no agent or no row, or if agents have different rows.
     """
     best = oracle(scores)
     means = {name: float(np.mean(values)) for name, values in scores.items()}
@@ -377,7 +377,7 @@ def early_facts(
 
 
 Undecidable = Literal["all_wrong", "all_right", "all_equal"]
-"""Why scores cannot decide: every score is 0, every one 1, or all agents score alike everywhere."""
+"""Reason why scores cannot decide: all 0, all 1, or equal for all agents on every row."""
 
 
 def undecidable(scores: Mapping[str, Sequence[float] | NDArray[np.float64]]) -> Undecidable | None:
@@ -393,7 +393,7 @@ def undecidable(scores: Mapping[str, Sequence[float] | NDArray[np.float64]]) -> 
         return "all_wrong"
     if (table >= 1).all():
         return "all_right"
-    # One agent is equal to itself: its mixtures may still differ from it.
+    # A single agent is equal to itself, but its mixtures may still differ from it.
     return "all_equal" if len(table) > 1 and (np.ptp(table, axis=0) < 1e-12).all() else None
 
 
@@ -403,17 +403,17 @@ def check_decidable(
     gold: str,
     replies: Mapping[str, Sequence[str]],
 ) -> None:
-    """Stop a study whose single agents show that its data cannot decide.
+    """Stop a study if the single agents' scores cannot tell systems apart.
 
-    Copies of one model, which reply the same everywhere, may score alike.
+    Equal scores are no error for copies of one model, whose replies are equal on every row.
 
     Args:
         scores: Per row, by agent.
-        gold: What is expected of the first row, as text.
-        replies: What each agent answered, per row.
+        gold: Expected answer of the first row, as text.
+        replies: Replies of each agent, per row.
 
     Raises:
-        StudyError: Every score is 0, every one is 1, or the agents score alike on every row.
+        StudyError: If all scores are 0, all are 1, or the agents score equally on every row.
     """
     case = undecidable(scores)
     are_copies = len({tuple(said) for said in replies.values()}) == 1

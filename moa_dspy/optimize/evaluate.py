@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MetricFunction: TypeAlias = Callable[..., Any]
 _SOON_SECONDS = 0.05
-"""A row that took longer waited for something, such as a retriever, though all calls are stored."""
+"""A row that took longer waited for something else, such as a retriever, if calls are stored."""
 
 
 class NamedPrompts(Protocol):
@@ -42,11 +42,11 @@ class NamedPrompts(Protocol):
         ...
 
     def is_given(self, name: str) -> bool:
-        """True if every process has the prompt from the start; a tuned one is this process's."""
+        """True if every process has the prompt from the start; tuned prompts are in this one."""
         ...
 
     def canonical(self, architecture: Architecture) -> Architecture:
-        """Return the architecture with the one name that its prompt goes by."""
+        """Return the architecture with the canonical name of its prompt."""
         ...
 
 
@@ -56,8 +56,8 @@ class Student:
 
     Attributes:
         program: The whole program.
-        mixture: The only mixture that it holds.
-        registry: Prompts that may be named; None has none.
+        mixture: The only mixture in it.
+        registry: Prompts that may be named; None means there are none.
     """
 
     program: Any
@@ -66,10 +66,10 @@ class Student:
 
     @classmethod
     def of(cls, program: Any, registry: NamedPrompts | None = None) -> Student:
-        """Find the mixture of ``program``; a ``Student`` has found it.
+        """Find the mixture of ``program``; a ``Student`` is returned as it is.
 
         Raises:
-            StudyError: If there is none, or more than one, naming where they are.
+            StudyError: If there is none, or more than one; the message names their paths.
         """
         if isinstance(program, Student):
             return program if registry is None else replace(program, registry=registry)
@@ -81,7 +81,7 @@ class Student:
 
     @classmethod
     def in_place_of(cls, program: Any, predictor: str, **options: Any) -> Any:
-        """Return what ``MixtureOfAgents.in_place_of`` does; beside others, a ``Student``."""
+        """Return the result of ``MixtureOfAgents.in_place_of``; beside mixtures, a ``Student``."""
         made: Any = MixtureOfAgents.in_place_of(program, predictor, **options)
         others = mixtures_of(program)
         found = [one for path, one in mixtures_of(made).items() if path not in others]
@@ -90,8 +90,8 @@ class Student:
     def with_architecture(self, architecture: Architecture) -> Any:
         """Return a copy of the program that has the architecture; its seats' prompts are new.
 
-        A prompt that the architecture names is in the aggregator, and named no more: the
-        program can be saved and used without the registry.
+        A prompt that the architecture names is put into the aggregator and its name is removed,
+        so the program can be saved and used without the registry.
 
         Raises:
             StudyError: If the prompt is unknown.
@@ -118,7 +118,7 @@ class Student:
         return made
 
     def replaced_by(self, made: dspy.Module) -> dict[int, Any]:
-        """Return what stands in a copy with ``made`` for the objects of these ids."""
+        """Return the replacements, by id of the replaced object, for a copy with ``made``."""
         return {id(self.mixture): made}
 
     def with_module(self, made: dspy.Module) -> Any:
@@ -128,7 +128,7 @@ class Student:
             StudyError: If the program cannot be copied.
         """
         try:
-            # An object that is in the memo is not copied but replaced, wherever it stands.
+            # An object that is in the memo is not copied but replaced, wherever it occurs.
             return copy.deepcopy(self.program, self.replaced_by(made))
         except Exception as error:
             raise StudyError(
@@ -138,14 +138,14 @@ class Student:
 
 
 def mixtures_of(program: Any, *, with_frozen: bool = False) -> dict[str, MixtureOfAgents]:
-    """Return the mixtures that ``program`` holds, by path, as DSPy finds and names predictors.
+    """Return the mixtures in ``program`` by path; paths are as in DSPy's ``named_predictors``.
 
-    They are looked for in modules, and in lists, tuples and dicts of modules; not in the
-    programs that an optimizer listed on its result, nor in the seats of a mixture.
+    Modules and lists, tuples and dicts of modules are searched; the programs that an optimizer
+    lists on its result and the seats of a mixture are not.
 
     Args:
         program: The program.
-        with_frozen: Whether in modules too whose ``_compiled`` is true: DSPy leaves them alone.
+        with_frozen: Whether to search modules whose ``_compiled`` is true, which DSPy skips.
     """
     return dict(_walk(program, "self", set(), with_frozen=with_frozen))
 
@@ -188,7 +188,7 @@ def _why_not_one(program: Any) -> str:
 
 
 class WorkerPool(Protocol):
-    """Several processes that ask ahead what an evaluator will need, into one store.
+    """Several processes that make calls in advance for an evaluator, into one store.
 
     A task is an architecture in text notation, or two systems that a judge compares.
     """
@@ -196,36 +196,36 @@ class WorkerPool(Protocol):
     def announce(
         self, wanted: Iterable[tuple[str, Sequence[dspy.Example]]], *, is_urgent: bool
     ) -> None:
-        """Have them begin with what will be measured, in this order; wait for nothing.
+        """Start the calls of tasks that will be measured, in this order, without waiting.
 
         Args:
             wanted: Each task with its rows.
-            is_urgent: Whether it is measured next; else all that is urgent goes before.
+            is_urgent: Whether they are measured next; otherwise urgent tasks go first.
         """
         ...
 
     def ready(self, task: str, rows: Sequence[dspy.Example]) -> Iterator[dspy.Example]:
-        """Yield every row as soon as all that ``task`` asks for it is answered."""
+        """Yield every row as soon as all calls of ``task`` for it are answered."""
         ...
 
 
 @dataclass(slots=True)
 class Evaluator:
-    """Runs architectures of one student's kind and remembers every node of every graph.
+    """Runs the student with different architectures and caches every node of every graph.
 
-    A node is an agent that has read given nodes; equal nodes of different
-    architectures are one computation per example, and per input where the student is a
-    larger program, whose own calls count as well. Safe for threads.
+    A node is an agent that has read given nodes. Equal nodes of different architectures are
+    computed once per example, and once per input if the student is a larger program, whose
+    own calls count as well. Safe for threads.
 
     Args:
         student: A ``MixtureOfAgents``, or a program that holds one, which is measured
-            whole; gives signature, adapter and module of every seat.
+            whole; it defines signature, adapter and module of every seat.
         metric: Any DSPy metric.
         num_threads: Examples measured at the same time.
-        workers: Ask instead of these threads; None means that the threads ask.
+        workers: Processes that make the calls; None means that threads of this process do.
         node_cache: Responses that are known already.
         registry: The prompts that an architecture may name.
-        judging: Scores instead of the metric, or beside it.
+        judging: A judge that scores instead of the metric, or beside it.
     """
 
     student: Any
@@ -241,7 +241,7 @@ class Evaluator:
     _last: MeasuredProgram | None = None
 
     def __post_init__(self) -> None:
-        """Read kept answers where only functions of this library run beside."""
+        """Allow kept answers if no judge and no metric of the user's may read DSPy's history."""
         self.node_cache.kept.is_used = self.judging is None and is_pure(self.metric)
 
     @property
@@ -264,11 +264,11 @@ class Evaluator:
 
         Raises:
             MetricError: If the metric raises or returns no finite number in [0, 1].
-            MoaError: If a call cannot be made for a reason that is not the model's.
+            MoaError: If a call cannot be made for a reason other than the model.
             StudyError: If a larger program fails by itself.
         """
         known = self._outcomes.setdefault(architecture, {})
-        # As items: DSPy takes its time over attributes, and all rows are looked at again.
+        # As items: DSPy's attribute access is slow, and this reads all rows every time.
         if missing := [row for row in rows if row["id"] not in known]:
             self._run(self._program(architecture), missing)
             self.node_cache.kept.flush()
@@ -282,7 +282,7 @@ class Evaluator:
 
         Raises:
             StudyError: If there is no judge.
-            MoaError: If a call cannot be made for a reason that is not the model's.
+            MoaError: If a call cannot be made for a reason other than the model.
         """
         if (judging := self.judging) is None:
             raise StudyError("Two architectures can only be compared by a judge; there is none.")
@@ -297,11 +297,11 @@ class Evaluator:
         )
 
     def forget(self) -> None:
-        """Forget what was scored, but no answer: from now on there is another reference."""
+        """Discard all scores, but keep the answers: the reference of the judge has changed."""
         self._outcomes.clear()
 
     def knows(self, architecture: Architecture, rows: Sequence[dspy.Example]) -> bool:
-        """True if ``measure`` of these rows would ask nothing."""
+        """True if ``measure`` of these rows would make no call."""
         known = self._outcomes.get(architecture, {})
         return all(row["id"] in known for row in rows)
 
@@ -312,16 +312,16 @@ class Evaluator:
         *,
         is_urgent: bool = True,
     ) -> None:
-        """Say what will be measured for certain: workers begin with it, threads do not."""
+        """Announce what will certainly be measured: workers start on it, threads do not."""
         if self.workers is not None:
             wanted = [(self._task(one), rows) for one in architectures if self._is_shared(one)]
             self.workers.announce(wanted, is_urgent=is_urgent)
 
     def ask(self, architecture: Architecture, row: dspy.Example) -> Any:
-        """Ask all that the answer of this row takes, and judge nothing.
+        """Make all calls for the answer to this row, and do not judge it.
 
         Returns:
-            The prediction; None where no model answered.
+            The prediction; None if no model answered.
         """
         program = self._programs.get(architecture)
         if program is None:
@@ -340,7 +340,7 @@ class Evaluator:
             self.ask(Architecture.parse(name), row)
 
     def _program(self, architecture: Architecture) -> MeasuredProgram:
-        """Return the program of an architecture; of the last one, which has more rows, again."""
+        """Return the program of an architecture; that of the last one asked for is cached."""
         last = self._last
         if last is None or last.mixture.architecture is not architecture:
             last = Student.of(self.student, self.registry).to_measure(architecture)
@@ -358,7 +358,7 @@ class Evaluator:
         return 1 if is_replay else self.num_threads
 
     def _is_shared(self, architecture: Architecture) -> bool:
-        """True if every process knows its prompt: a tuned one is known to this process alone."""
+        """True if every process has its prompt: tuned prompts are in this process only."""
         name = architecture.prompt
         return name is None or self.registry is None or self.registry.is_given(name)
 
@@ -369,7 +369,7 @@ class Evaluator:
                 self._measure_one(program, row)
             return
         rest = self._unknown(program, rows)
-        # What is stored already is quicker without threads.
+        # Rows whose calls are stored are faster without threads.
         alone = (n for n, row in enumerate(rest, 1) if not self._measure_one(program, row))
         rest = rest[next(alone, len(rest)) :]
         in_threads(lambda row: self._measure_one(program, row), rest, num_threads=self._n_threads)
@@ -393,7 +393,7 @@ class Evaluator:
         return [*left.values()]
 
     def _measure_one(self, program: MeasuredProgram, row: dspy.Example) -> bool:
-        """Measure a row; return whether nothing had to be waited for."""
+        """Measure a row; return whether it took no waiting."""
         started, runner = time.perf_counter(), NodeRunner(self.node_cache, row.id)
         with call_scope(example=row.id) as scope:
             try:
@@ -421,7 +421,7 @@ class Evaluator:
         outcomes = self._outcomes.setdefault(program.mixture.architecture, {})
         costs = runner.costs(log)
         if isinstance(found, LayerFailedError):
-            # What did not answer was asked all the same.
+            # A failed answer also has a verdict: it loses to any answer.
             judged = self._judged(program, row, None)
             outcomes[row.id] = Outcome(0.0, (), **costs, failure=str(found), judged=judged)
             return

@@ -1,9 +1,9 @@
-"""The cost of a whole study, foretold by playing it through several times.
+"""The forecast of a study's cost, by Monte Carlo simulation; a play is one simulated study.
 
 Each play follows the stages of a study: single agents, the baselines and proposed mixtures with
-their races, the random baseline, the test. What two mixtures ask alike is asked once in it, votes
-stop as they do, and readers pay for what they read. The range is that of the plays, and what such
-plays were wrong by in studies that were run: it holds about nine of ten.
+their races, the random baseline, the test. A request that two mixtures share is made once, votes
+stop early, and agents pay for the answers that they read. The range is that of the plays, widened
+by the errors of such plays in studies that were run: it contains about nine studies of ten.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE, ANALYSE, RANK, REFEREN
 from moa_dspy.waves import Waves
 
 MOST_DRAWN: Final = 300
-"""Architectures drawn at most; of more, each is taken to ask as much as the last of these."""
-_ROWS: Final = 12  # on which a play asks; costs are scaled up to all
+"""Maximum number of architectures drawn; costs of larger studies are scaled up from these."""
+_ROWS: Final = 12  # rows on which a play asks; costs are scaled up to all rows
 _MOST_PLAYS, _FEWEST_PLAYS = 15, 5
 _PLAYED: Final = 1_500
-"""Architectures of all plays together: as many plays as that allows."""
+"""Architectures of all plays together, which determines the number of plays."""
 _ENDS: Final = (0.1, 0.9)
 """Quantiles of the plays: low and high."""
 _ERRORS: Final = {"calls": 1.1, "tokens": 1.2, "usd": 1.2, "seconds": 1.5}
-"""Factors by which the costs to come may lie outside of the plays. Of 35 simulated studies 95 %
-lay within 1.07 in calls and 1.13 in usd; real readers write more or less than they do alone, and
-endpoints slow down."""
+"""Factors by which future costs may lie outside of the plays. Of 35 simulated studies 95 % were
+within 1.07 in calls and 1.13 in usd; real agents that read others write more or less than they do
+alone, and endpoints slow down."""
 _TASKS: Final = {"select": RANK, "knockout": RANK, "fuse": ANALYSE}
-"""Instructions of the last step that are not the paper's."""
+"""Instructions of last steps that are not in the paper on mixtures of agents."""
 _TOKENS_PER_WORD: Final = 1.2
 """Tokens per word of English instructions (cl100k: 1.17 to 1.19 for those of this library)."""
-_MARK_TOKENS: Final = 5.0  # around a reference: its number and quotes
-_RANKER_TOKENS: Final = 2.0  # of a reply that is a number
+_MARK_TOKENS: Final = 5.0  # number and quotes around a response that is read
+_RANKER_TOKENS: Final = 2.0  # tokens of a reply that is a number
 
 _Scores = NDArray[np.float64]
 
@@ -71,29 +71,29 @@ class StudyPlan:
     """The work of a study, as far as it is known before or after its single agents.
 
     Attributes:
-        space: What may be tried.
-        agents: Costs of each, in the pool's order.
-        n_trials: Most architectures measured on val, single agents included.
-        n_val: Val rows.
-        n_test: Test rows.
+        space: The architectures that may be tried.
+        agents: Costs of each agent, in the pool's order.
+        n_trials: Maximum number of architectures measured on val, single agents included.
+        n_val: Number of val rows.
+        n_test: Number of test rows.
         num_threads: Questions answered at the same time.
-        own_seconds: Of a call, beside what is waited for its answer: this process works on it.
-        given: What is tried before anything is proposed, in order.
-        tested: Baselines that are compared on test whatever is picked.
-        n_free: Trials for votes of the single agents' answers, which ask nothing.
+        own_seconds: Seconds of this process's own work per call, without the wait for the answer.
+        given: Architectures that are tried before any is proposed, in order.
+        tested: Baselines that are compared on test in any case.
+        n_free: Trials for votes of the single agents' answers, which make no calls.
         canonical: Gives architectures the form in which they are measured.
-        effort: Of tuning prompts; None where a search has no prompts.
+        effort: Work of tuning prompts; None if the search has no prompts.
         judged: Cost of one comparison of two answers; None without a judge.
-        stops_early: Whether a vote asks no more than its answer needs.
-        costs: Which costs are objectives: then a loser is stopped by what costs less.
-        scores: Of each agent on the rows of val; empty before they are known.
-        replies: What each said there, equal where a reader reads the same.
-        ballots: What a vote counts there.
-        has_short_answers: Whether answers of agents that are right are equal; asked only
-            before they are known.
+        stops_early: Whether a vote asks only the members that decide its answer.
+        costs: Costs that are objectives; if any, only a cheaper trial stops a trial early.
+        scores: Scores of each agent on the rows of val; empty before they are known.
+        replies: Answer of each agent there, equal if another agent would read the same.
+        ballots: Ballot of each agent there.
+        has_short_answers: Whether right answers of different agents are equal; used only
+            before the answers are known.
         is_acquired: Whether the trials are proposed by the library's own sampler.
-        beyond_val: By how many tokens the inputs of other splits are longer than those of val.
-        seed: Of the study.
+        beyond_val: Tokens by which inputs of other splits are longer than those of val.
+        seed: Seed of the study.
     """
 
     space: SearchSpace
@@ -120,14 +120,14 @@ class StudyPlan:
     seed: int = 0
 
     def finds_prompt(self, number: int) -> bool:
-        """True if a play's tuning finds a new prompt: in one of four, as most keep their own."""
+        """True if tuning finds a new prompt in this play: in one of four, as it mostly does not."""
         return self.effort is not None and self.effort.mixtures > 0 and number % 4 == 3
 
     @cached_property
     def random_ones(self) -> dict[bool, list[Architecture]]:
-        """The architectures of the random baseline, the first of many: without and with a prompt.
+        """The first architectures of the random baseline: without and with a new prompt.
 
-        A prompt that is found has a name of its own from then on.
+        A prompt that tuning finds has a new name.
         """
 
         def named(one: Architecture) -> Architecture:
@@ -149,7 +149,7 @@ class StudyPlan:
         return PlayedAnswers(self.scores, self.replies, self.ballots)
 
     def answers(self, number: int) -> PlayedAnswers:
-        """Return the answers of a play: those of val, or made up by its number."""
+        """Return the answers of a play: those on val, or simulated with its number as a seed."""
         if self.scores:
             found = self._known_answers
         else:
@@ -161,11 +161,11 @@ class StudyPlan:
 
     @cached_property
     def searches(self) -> tuple[_PlayedSearch, ...]:
-        """A few searches, of which every play takes one."""
+        """A few simulated searches; each play uses one of them."""
         return tuple(_PlayedSearch(self, number) for number in range(len(READING_HABITS)))
 
     def with_costs(self, agents: Mapping[str, AgentCosts]) -> StudyPlan:
-        """Return the plan at other costs; what is tried is taken to be the same."""
+        """Return the plan at other costs, with the same architectures tried."""
         found = replace(self, agents=agents)
         found.__dict__.update(searches=self.searches, random_ones=self.random_ones)
         return found
@@ -190,7 +190,7 @@ class StudyPlan:
 
 
 def _ranged(likely: Cost, costs: Sequence[Cost], done: Cost) -> tuple[Cost, Cost, Cost]:
-    """Return low, likely and high of plays; what is done, or known, is exact."""
+    """Return low, likely and high of the plays; costs already known have no range."""
     low, high = {}, {}
     for name, error in _ERRORS.items():
         exact, mean = getattr(done, name), getattr(likely, name)
@@ -205,8 +205,8 @@ def estimated(plan: StudyPlan, budget: Budget | None = None) -> StudyEstimate:
     """Estimate what the whole study takes, the single agents on val included.
 
     Args:
-        plan: Of the study.
-        budget: What may end it before: the estimate says which limit, and after how much.
+        plan: Plan of the study.
+        budget: Limits that may end the study early; the estimate has the limit that is reached.
     """
     stages = plan.stages()
     low, whole, high = stages["all"]
@@ -223,7 +223,7 @@ def _played_race(plan: StudyPlan, answers: PlayedAnswers, number: int) -> Played
 
 
 class _PlayedSearch:
-    """The architectures that a search tries, and of its random baseline, the first of many."""
+    """The first architectures that a simulated search tries."""
 
     def __init__(self, plan: StudyPlan, number: int) -> None:
         self.plan = plan
@@ -241,7 +241,7 @@ class _PlayedSearch:
         self.scale = n / MOST_DRAWN if len(self.mixtures) == MOST_DRAWN else 1.0
 
     def _acquisition(self, answers: PlayedAnswers, number: int) -> Acquisition | None:
-        """Return the search's rule of proposing; None where it is another's, or a program's."""
+        """Return the search's acquisition; None with another sampler, or for a program."""
         plan = self.plan
         if not plan.is_acquired or isinstance(plan.space, ProgramSpace):
             return None
@@ -252,13 +252,13 @@ class _PlayedSearch:
 
 
 class _Play:
-    """One play of a study: what is not known yet is drawn by its number."""
+    """One simulated study; unknown quantities are drawn with its number as a seed."""
 
     def __init__(self, plan: StudyPlan, number: int) -> None:
         self.plan, self.number = plan, number
         self.rng = random.Random(f"forecast-{plan.seed}-{number}")
         n = min(_ROWS, plan.n_val)
-        # Other rows in each play, evenly spaced, as races end at some row.
+        # Each play has different rows, evenly spaced, as races end at some row.
         first = self.rng.random()
         self.rows = [int(plan.n_val * (k + first) / n) for k in range(n)]
         self.asked: dict[Hashable, PlayedAnswer] = {}
@@ -283,7 +283,7 @@ class _Play:
         found["random baseline"] = self._cost(baseline, on_val * scale)
         tested = self._tested_systems(race)
         on_test = self._answered_all((*singles, *tested), "test")
-        # What was not tried, such as top-k beyond the widest layer, is compared on val too.
+        # Baselines that were not tried, such as top-k beyond the widest layer, run on val too.
         again = self._answered_all(tested, "val")
         found["test"] = self._cost(on_test, plan.n_test / n_rows) + self._cost(again, on_val)
         if plan.judged is not None:
@@ -294,7 +294,7 @@ class _Play:
         return found
 
     def _cost(self, asked: PlayedRequests, scale: float) -> Cost:
-        """Return the cost of so many times as many requests."""
+        """Return the cost of these requests times ``scale``."""
         plan = self.plan
         found = asked.scaled(scale, num_threads=plan.num_threads, agents=plan.agents)
         return replace(found, seconds=found.seconds + found.calls * plan.own_seconds)
@@ -311,15 +311,15 @@ class _Play:
         return stage
 
     def _tested_systems(self, race: PlayedRace) -> list[Architecture]:
-        """Return what is compared beside single agents: the baselines, the pick, a random one."""
-        # A prompt that is not proven better, as few are, is given up again.
+        """Return the mixtures on test: the baselines, the pick, the random baseline's best."""
+        # A new prompt is dropped unless it is proven better, which is rare.
         pick = replace(race.pick(), prompt=None)
         found = race.best(self.random_ones)
         picked = [one for one in (pick, found) if one is not None and one.layers]
         return [*(asked_as_often(one, pick.calls) for one in self.plan.tested), *picked]
 
     def _answered_all(self, ones: Iterable[Architecture], split: str) -> PlayedRequests:
-        """Ask every row of a split of every architecture."""
+        """Run every architecture on every row of a split."""
         stage = PlayedRequests()
         for one in ones:
             for row in self.rows:
@@ -327,9 +327,9 @@ class _Play:
         return stage
 
     def _tuning(self, effort: TuningEffort, race: PlayedRace) -> Cost:
-        """Return the cost of tuning: references and answers on train rows, and written prompts.
+        """Return the cost of tuning: layers and answers on train rows, and written prompts.
 
-        A written prompt is taken to cost what an answer of its writer costs, or of a mean agent.
+        A written prompt is assumed to cost as much as an answer of its writer, or a mean agent.
         """
         plan, stage = self.plan, PlayedRequests()
         fit = [one for one in self.search.mixtures if _has_prompt(one)]
@@ -348,16 +348,16 @@ class _Play:
         return asked + alone * (effort.written * effort.mixtures)
 
     def _read(self, layer: Iterable[str], task: str = AGGREGATE_AND_SYNTHESIZE) -> float:
-        """Return the tokens of a task and of the answers of a layer."""
+        """Return the tokens of an instruction and of the answers of a layer."""
         texts = sum(self.plan.agents[name].text_tokens + _MARK_TOKENS for name in layer)
         return _TOKENS_PER_WORD * len(f"{task} {REFERENCES_HEADING}".split()) + texts
 
     def _answered(
         self, one: Architecture, row: Hashable, before: Hashable = (), part: float = 1.0
     ) -> list[list[tuple[str, Cost]]]:
-        """Return the steps of an answer, each with what has to be asked in it."""
+        """Return the steps of an answer, each with the requests that are made in it."""
         if isinstance(one, ProgramArchitecture):
-            # A mixture reads what those before it answered, and costs an equal part.
+            # A mixture reads the answers of those before it; all have equal shares of the cost.
             parts, share = one.parts, 1 / len(one.parts)
             asked = [
                 self._answered(inside, row, parts[:place], share)
@@ -407,7 +407,7 @@ class _Asking:
         role: Hashable = "propose",
         reply: float | None = None,
     ) -> list[PlayedAnswer]:
-        """Ask seats at once; return what each says, as it is read and as a vote counts it."""
+        """Ask seats at once; return the answer of each, with its text and its ballot."""
         step: list[tuple[str, Cost]] = []
         said = [self._ask(seat, read, tokens, role, reply, step) for seat in seats]
         self.steps.append(step)
@@ -416,7 +416,7 @@ class _Asking:
     def members(
         self, seats: Sequence[tuple[str, int]], read: Sequence[PlayedAnswer], tokens: float
     ) -> list[PlayedAnswer]:
-        """Ask the members of a vote as long as its answer is open."""
+        """Ask the members of a vote until its answer is certain."""
         ranking = list(self.play.plan.space.ranking or self.play.plan.agents)
         order = sorted(range(len(seats)), key=lambda place: ranking.index(seats[place][0]))
         waves, said = Waves((1,) * len(seats), tuple(order)), dict[int, Hashable]()

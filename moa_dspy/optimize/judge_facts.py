@@ -1,4 +1,4 @@
-"""Facts about judges and rankers of a study: how far these can be trusted, and what they cost."""
+"""Facts about judges and rankers of a study: their reliability and their costs."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from moa_dspy.winrate.preferences import (
 )
 
 FEWEST_JUDGED: Final = 8
-"""Judgements below which no diagnostic is computed: its interval would say nothing."""
+"""Judgements below which no diagnostic is computed: its interval would be uninformative."""
 CHANCE: Final = 0.05
-"""Level of the test that a judge can tell two responses apart."""
+"""Significance level of the test that a judge distinguishes two responses better than chance."""
 LARGE_ADVANTAGE: Final = 0.1
-"""Advantage of the first place, as a share of a win, from which the report warns."""
+"""Advantage of the first position, as a share of a win, from which the report warns."""
 LARGE_CORRELATION: Final = 0.3
 """Rank correlation of preference and length from which the report warns."""
 MOST_SHOWN: Final = 200
-"""Characters of an answer that an error shows."""
+"""Characters of an answer shown in an error message."""
 N_SHOWN: Final = 3
-"""Replies that an error shows."""
+"""Number of replies shown in an error message."""
 
 
 class PairVerdict(Protocol):
@@ -42,12 +42,12 @@ class PairVerdict(Protocol):
 
     @property
     def preference(self) -> float | None:
-        """In [0, 1]; 1 where the first response is preferred."""
+        """Preference in [0, 1]; 1 means that the first response is preferred."""
         ...
 
     @property
     def verdicts(self) -> tuple[float, ...]:
-        """Per order; of two, the first is of the order that showed the first response second."""
+        """Preference per order; of two, the first is from the order with the responses swapped."""
         ...
 
     @property
@@ -57,7 +57,7 @@ class PairVerdict(Protocol):
 
     @property
     def is_inconsistent(self) -> bool:
-        """True if the orders prefer different responses."""
+        """True if different responses are preferred in the two orders."""
         ...
 
 
@@ -80,13 +80,13 @@ class JudgeDiagnostics:
         missing: Pairs without a recorded verdict.
         failed: Pairs on which the judge's model did not answer.
         unparsable: Pairs on which its reply was no verdict.
-        ties: Share of judged pairs on which it preferred none, in [0, 1].
-        inconsistent: Judged pairs on which the two orders preferred different responses.
+        ties: Share of judged pairs on which it preferred neither response, in [0, 1].
+        inconsistent: Judged pairs on which different responses were preferred in the two orders.
         consistency: Share of pairs with one verdict in both orders; None if asked in one order.
         first_advantage: Preference for a response when shown first minus when shown second.
-        length: Rank correlation of preference and how much longer a response is; None where
-            there are few pairs, or nothing varies.
-        p_chance: Of ``consistency``, against a judge that only looks at places; None as there.
+        length: Rank correlation of the preference and the difference in length; None if there
+            are few pairs, or one of the two is constant.
+        p_chance: P-value of ``consistency`` for a judge that uses position only, or None likewise.
     """
 
     n: int = 0
@@ -103,7 +103,7 @@ class JudgeDiagnostics:
 
     @property
     def chance(self) -> str | None:
-        """Why the verdicts may be chance, in numbers; None where nothing says so."""
+        """Evidence that the verdicts may be chance, in numbers; None if there is none."""
         if self.p_chance is None or self.consistency is None or self.p_chance <= CHANCE:
             return None
         return (
@@ -129,7 +129,7 @@ class JudgeDiagnostics:
         )
         if len(places) < FEWEST_JUDGED:
             return found
-        # Shown first is the second order of each: see ``PairVerdict.verdicts``.
+        # The first response is shown first in the second order: see ``PairVerdict.verdicts``.
         first, second = [two for _, two in places], [one for one, _ in places]
         reaction = position_consistency(first, second)
         return replace(
@@ -155,10 +155,10 @@ class JudgedSystem:
 
     Attributes:
         win_rate: Mean preference over the reference, in [0, 1]; None without a verdict.
-        length_controlled: The same at equal lengths; None where it was not computed.
-        metric: Mean of the metric, where the study has one beside the judge.
+        length_controlled: The same at equal lengths; None if it was not computed.
+        metric: Mean of the metric, if the study has one beside the judge.
         n: Rows with a verdict.
-        excluded: Rows without.
+        excluded: Rows without a verdict.
     """
 
     win_rate: float | None
@@ -175,7 +175,7 @@ class DirectComparison:
     Attributes:
         win_rate: Mean preference for the pick, in [0, 1].
         n: Rows with a verdict.
-        excluded: Rows without: they count for neither.
+        excluded: Rows without a verdict, which count for neither system.
     """
 
     win_rate: float
@@ -184,31 +184,31 @@ class DirectComparison:
 
     @classmethod
     def of(cls, preferences: Sequence[float], *, n_rows: int) -> DirectComparison:
-        """Sum up the preferences, of which there is one at least."""
+        """Summarise the preferences, of which there must be at least one."""
         n = len(preferences)
         return cls(sum(preferences) / n, n, n_rows - n)
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeFacts:
-    """Everything that a report says of the judge.
+    """The facts about the judge that a report has.
 
     Attributes:
-        judge: Kind and agents, for people.
-        picks: Whether the ``judge`` or the ``metric`` decides; both are measured.
-        reference: The system that every other one is compared with.
+        judge: Kind and agents, in readable form.
+        picks: Whether the ``judge`` or the ``metric`` picks; both are measured.
+        reference: The system with which all others are compared.
         chosen: How the reference was chosen.
         is_length_controlled: Whether the score is the win rate at equal lengths.
-        diagnostics: Of all that was judged.
-        second: Name of a second judge; None without.
+        diagnostics: Diagnostics of all judgements.
+        second: Name of a second judge; None without one.
         agreement: Share of a sample on which both judges gave the same verdict.
-        kappa: Cohen's, of the same sample; None where chance explains everything.
+        kappa: Cohen's kappa on the same sample; None if the agreement by chance is 1.
         warnings: Why the verdicts may be wrong, in sentences.
         unread: Up to three replies that were no verdict.
-        costs: Of the judges' calls by agent: ``calls``, ``tokens``, ``usd``, in production terms.
-        systems: By split and name of the row.
-        direct: What the verdict is based on; None where the pick is a single agent.
-        follows: By architecture, how far its answer follows the better proposals: mean rank
+        costs: Costs of the judges by agent: ``calls``, ``tokens``, ``usd``, as if none were stored.
+        systems: Scores by split and name of the system.
+        direct: Comparison on which the verdict is based; None if the pick is a single agent.
+        follows: Per architecture, how far its answer follows the better proposals: mean rank
             correlation over rows, its standard error, and the number of rows.
     """
 
@@ -276,7 +276,7 @@ def agreement_of(
 
 
 def trust_warnings(found: JudgeDiagnostics) -> Iterator[str]:
-    """Yield what the diagnostics say against the judge, a sentence each."""
+    """Yield a warning, one sentence, for each diagnostic that speaks against the judge."""
     first = found.first_advantage
     if found.chance is not None:
         yield f"Its verdicts may be chance: {found.chance}"
@@ -304,9 +304,9 @@ class Choices:
     """Replies of one ranker, or of one judge of a knockout.
 
     Attributes:
-        n_asked: All of them.
-        n_unread: Those that name no single response.
-        unread: The first of these.
+        n_asked: Number of replies.
+        n_unread: Number of replies that do not name exactly one response.
+        unread: The first of these replies.
     """
 
     n_asked: int = 0
@@ -314,7 +314,7 @@ class Choices:
     unread: list[str] = field(default_factory=list)
 
     def note(self, unread: str | None) -> None:
-        """Count one reply: None was read."""
+        """Count one reply; ``unread`` is its text if it could not be read, else None."""
         self.n_asked += 1
         if unread is not None:
             self.n_unread += 1
@@ -328,13 +328,13 @@ def check_readable(
 
     Args:
         who: The ranker or judge, with its agent.
-        n_asked: Replies.
-        n_unread: Replies in which no choice was found.
+        n_asked: Number of replies.
+        n_unread: Number of replies in which no choice was found.
         replies: Some of these; three are shown.
-        most: Share of unread replies from which on the study stops.
+        most: Share of unread replies from which the study stops.
 
     Raises:
-        StudyError: It was asked, and that many of its replies could not be read.
+        StudyError: If there are replies, and at least this share of them could not be read.
     """
     if not n_asked or n_unread < most * n_asked:
         return
@@ -349,6 +349,6 @@ def check_readable(
 
 
 def shown_reply(text: str) -> str:
-    """Return a reply as an error shows it."""
+    """Return a reply as shown in an error message."""
     plain = " ".join(text.split())
     return repr(plain if len(plain) <= MOST_SHOWN else plain[: MOST_SHOWN - 1] + "…")

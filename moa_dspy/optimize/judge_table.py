@@ -1,4 +1,4 @@
-"""The table ``[judge]`` of a study file, and the judges that it makes."""
+"""The table ``[judge]`` of a study file, and the judges that it defines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from moa_dspy.optimize.metric import BEST_SINGLE, JudgeOptions, Picks
 from moa_dspy.pool import Pool
 
 RECORDED: Final = "recorded"
-"""The kind of a judge that only looks preferences up."""
+"""The kind of a judge that only looks up recorded preferences."""
 _COLUMNS: Final = ("question", "system", "reference", "preference")
 _PAIR_ONLY: Final = ("orders", "allows_ties", "is_weighted")
 
@@ -46,22 +46,22 @@ class JudgeTable(BaseModel):
         """Return the agents that the table defines itself, by name.
 
         Raises:
-            PoolError: If one does not fit.
+            PoolError: If the definition of an agent is invalid.
         """
         tables = [one for key in ("agent", "second") for one in _listed(getattr(self, key))]
         return {one.name: one for one in map(_agent, tables) if isinstance(one, Agent)}
 
     def make(self, pool: Pool, *, seed: int = 0, turns: str | None = None) -> JudgeOptions:
-        """Return the options of the judge; nothing is asked.
+        """Return the options of the judge, without making a call.
 
         Args:
             pool: Its agents may judge; the calls of other judges go to its store too.
-            seed: Of the order in which responses are shown, where that is drawn.
-            turns: Field of the turns of a conversation, each of which is graded; None has one turn.
+            seed: Seed of the order in which responses are shown, if it is random.
+            turns: Field of the turns of a conversation, which are graded; None means one turn.
 
         Raises:
-            StudyError: If a key does not fit, naming it, the value and the choices.
-            PoolError: If an agent does not.
+            StudyError: If a key is invalid; the message names it, the value and the choices.
+            PoolError: If an agent is invalid.
             DataError: If recorded preferences cannot be read.
         """
         self._check(turns)
@@ -78,7 +78,7 @@ class JudgeTable(BaseModel):
         )
 
     def digest(self) -> dict[str, Any]:
-        """Return what decides the judge's verdicts, as plain data without settings of access."""
+        """Return all settings that affect verdicts, as plain data without endpoints and keys."""
         plain = self.model_dump(mode="json", exclude={"agent", "second", "path"})
         for key in ("agent", "second"):
             found = map(_agent, _listed(getattr(self, key)))
@@ -139,7 +139,7 @@ class JudgeTable(BaseModel):
             options |= {"order": self.orders, "seed": seed, "allows_ties": self.allows_ties}
             options["is_weighted"] = self.is_weighted
         if self.kind == "grade":
-            # A mixture that is not asked turn by turn answers the first.
+            # A mixture that does not run turn by turn answers the first turn only.
             options |= {"n_turns": 1} if turns is None else {"turns_field": turns}
         return JUDGES[self.kind](pool=pool, agent=agent, **options)
 
@@ -192,7 +192,7 @@ def read_pairs(path: Path) -> dict[tuple[str, str, str], float | None]:
             or null.
 
     Raises:
-        DataError: It cannot be read, lacks a column, or has the same three twice.
+        DataError: If the file cannot be read, lacks a column, or has one comparison twice.
     """
     found: dict[tuple[str, str, str], float | None] = {}
     for where, row in records_of(path):

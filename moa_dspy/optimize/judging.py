@@ -1,4 +1,4 @@
-"""A judge inside a search: its judgements, each made once, and what they make of scores."""
+"""The judge of a search: its judgements, each made once, and the scores that follow from them."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ from moa_dspy.winrate.length_control import at_equal_length, length_controlled
 N_SECOND: Final = 30
 """Pairs that a second judge is asked about."""
 MOST_UNREAD: Final = 0.75
-"""Share of pairs without a readable verdict beyond which a study ends. Of a judge whose every
-reply is lost with a chance of 30 %, asked in both orders, 51 % are."""
+"""Share of pairs without a readable verdict above which a study ends. If a judge is asked in both
+orders and loses each reply with probability 30 %, the share is 51 %."""
 _FEWEST_ASKED: Final = 24
 _ALL_UNREAD: Final = 10
 _READ_REPLY: Final = 120
@@ -60,18 +60,18 @@ CompareAll: TypeAlias = Callable[
 
 @dataclass(slots=True)
 class Judging:
-    """The judge of one search with all that it said; safe for threads.
+    """The judge of one search with all its judgements; safe for threads.
 
     Two responses to one example are judged once, whichever is the candidate.
 
     Attributes:
-        options: Of the judge.
-        metric: The user's metric, where there is one.
+        options: Options of the judge.
+        metric: The user's metric, if there is one.
         reference: The architecture or field that all are compared with; None until chosen.
-        chosen: How it was chosen.
-        warnings: That hold before anything is asked.
-        agreement: Of the judge with a second one, and kappa.
-        costs: Of all that was asked, by agent.
+        chosen: How the reference was chosen.
+        warnings: Warnings that hold before any call is made.
+        agreement: Agreement with a second judge, and kappa.
+        costs: Costs of all calls, by agent.
         n_made: Calls that were paid for now; the others were stored.
     """
 
@@ -91,11 +91,11 @@ class Judging:
 
     @classmethod
     def of(cls, options: Any, rows: Mapping[str, Any]) -> Judging:
-        """Return the judge of a search that has one. Asks nothing.
+        """Return the judge of a search that has one, without making a call.
 
         Args:
-            options: Of the search.
-            rows: Of val and test, by split.
+            options: Options of the search.
+            rows: Rows of val and test, by split.
 
         Raises:
             StudyError: If the reference is neither an agent nor a field of the rows.
@@ -114,14 +114,14 @@ class Judging:
 
     @property
     def opponent(self) -> str | None:
-        """The reference as tasks name it; None as long as it is not chosen."""
+        """Name of the reference in tasks; None until it is chosen."""
         if self.reference is None or isinstance(self.reference, Architecture):
             return None if self.reference is None else str(self.reference)
         return f"[{self.reference}]"
 
     @property
     def reads_names(self) -> bool:
-        """True if the judge is given systems' names, since it only looks them up."""
+        """True if the judge only looks up recorded preferences, by the names of systems."""
         return bool(getattr(self.options.judge, "reads_names", False))
 
     def judge_row(
@@ -150,10 +150,10 @@ class Judging:
         return self._compared(row, (name, ours), (other, theirs))
 
     def preference(self, row: dspy.Example, prediction: Any, agents: AsksAgents) -> float:
-        """Return the score of any answer to any row: 0.5 where there is no verdict.
+        """Return the score of an answer to a row: 0.5 if there is no verdict.
 
         Raises:
-            StudyError: If no reference is chosen yet.
+            StudyError: If the reference is not chosen yet.
         """
         if self.opponent is None:
             raise StudyError("The judge has no reference yet: nothing can be compared with it.")
@@ -168,9 +168,9 @@ class Judging:
         return 0.5 if judged.preference is None else judged.preference
 
     def scored(self, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
-        """Return the outcomes with the scores that pick.
+        """Return the outcomes with their final scores.
 
-        A row without a verdict gets the mean of those with one, so that it changes no mean.
+        A row without a verdict gets the mean of the rows with one, which leaves the mean as it is.
         """
         judged = [one.judged for one in outcomes]
         if not self.picks or not outcomes or any(one is None for one in judged):
@@ -185,7 +185,7 @@ class Judging:
         )
 
     def system(self, outcomes: Sequence[Outcome]) -> JudgedSystem:
-        """Return what judge and metric say of one system's outcomes."""
+        """Return the scores by judge and metric of one system's outcomes."""
         judged = [one.judged for one in outcomes if one.judged is not None]
         plain = np.array([_number(one.preference) for one in judged], np.float64)
         known = ~np.isnan(plain)
@@ -199,7 +199,7 @@ class Judging:
         )
 
     def ask_second(self, *, seed: int, num_threads: int) -> None:
-        """Ask the second judge, if there is one, about a sample of the pairs up to now."""
+        """Ask the second judge, if there is one, about a sample of the pairs so far."""
         second, rows = self.options.second, self._rows
         pairs = sorted(key for key, one in self._known.items() if one.preference is not None)
         if second is None or not pairs:
@@ -219,21 +219,21 @@ class Judging:
 
     @property
     def spent(self) -> Cost:
-        """The costs of all that was asked, in production terms."""
+        """The costs of all calls, as if none were stored."""
         with self._lock:
             rows = [(c["calls"], c["tokens"], c["usd"], c["seconds"]) for c in self.costs.values()]
         return sum((Cost(*row) for row in rows), Cost())
 
     @property
     def picks(self) -> bool:
-        """True if the judge decides, and not the metric."""
+        """True if the judge picks, and not the metric."""
         return self.options.picks == "judge"
 
     def check_decides(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
         """End a study whose judge prefers no single agent's answer on any row.
 
         Raises:
-            StudyError: If all are ties although the answers differ.
+            StudyError: If all verdicts are ties although the answers differ.
         """
         values = {one.score for several in outcomes.values() for one in several}
         asked = self.diagnostics
@@ -255,7 +255,7 @@ class Judging:
         return JudgeDiagnostics.of(pairs)
 
     def facts(self, **more: Any) -> JudgeFacts:
-        """Return what is known of the judge up to now; ``more`` are further fields."""
+        """Return the facts about the judge so far; ``more`` are further fields."""
         with self._lock:
             known, costs = list(self._known.items()), {k: dict(v) for k, v in self.costs.items()}
         diagnostics, options = self.diagnostics, self.options
@@ -293,7 +293,7 @@ class Judging:
         if one is None and other is None:
             return Judgement(excluded="missing", reason="Neither answered.")
         if one is None or other is None:
-            # Without an answer a system loses to any answer: that needs no judge.
+            # A system without an answer loses to any answer: that needs no judge.
             return Judgement(preference=0.0 if one is None else 1.0)
         if one == other:
             return Judgement(preference=0.5, reason="The responses are equal.")
@@ -310,7 +310,7 @@ class Judging:
         return self._known[key] if one == first else self._known[key].turned
 
     def _ask(self, judge: Any, row: dspy.Example, first: Texts, second: Texts) -> Judgement:
-        # A scope of its own: what a judge costs is no cost of the architecture.
+        # A scope of its own: the judge's costs are not costs of the architecture.
         with call_scope(example=row.id) as scope:
             try:
                 return as_judgement(judge.compare(row, _plain(first), _plain(second)), row)
@@ -345,7 +345,7 @@ class Judging:
         return found
 
     def _check_readable(self) -> None:
-        """End a study whose judge cannot be read, or does not answer."""
+        """End a study whose judge's replies are unreadable or missing."""
         n, n_lost = len(self._known), self._n_lost
         if (n_lost < n and n < _FEWEST_ASKED) or n < _ALL_UNREAD or n_lost <= MOST_UNREAD * n:
             return
@@ -365,7 +365,7 @@ class Judging:
         return tuple(" ".join(text.split())[:_READ_REPLY] for text in reasons[:N_SHOWN])
 
     def _values(self, judged: Sequence[RowJudgement]) -> NDArray[np.float64]:
-        """Return the preferences, at equal lengths where that is wanted; NaN without a verdict."""
+        """Return the preferences, length-controlled if so configured; NaN without a verdict."""
         values = np.array([_number(one.preference) for one in judged], np.float64)
         return self._at_equal_length(judged, values) if self.options.length_controlled else values
 
@@ -373,7 +373,7 @@ class Judging:
         self, judged: Sequence[RowJudgement], values: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         found = values.copy()
-        # What did not answer lost by that, and not by its length.
+        # A system without an answer lost for that reason, not by its length.
         both = np.array([one.length > 0 and one.reference_length > 0 for one in judged], np.bool_)
         rows = np.flatnonzero(both & ~np.isnan(values)).tolist()
         if len(rows) > 1:
@@ -417,15 +417,15 @@ def _number(value: float | None) -> float:
 def preferences_between(
     compare: CompareAll, one: Architecture, other: Architecture, rows: Sequence[dspy.Example]
 ) -> list[float] | None:
-    """Return the judge's preferences for ``one`` over ``other``, of the rows with a verdict.
+    """Return the judge's preferences for ``one`` over ``other``, for the rows with a verdict.
 
-    If the budget ends, of the rows that it reached. None where the judge only knows recorded
-    comparisons, and not this one.
+    If the budget is reached, only the rows judged until then count. Return None if the judge only
+    has recorded comparisons, and not this one.
 
     Args:
-        compare: Of the evaluator.
+        compare: Method of the evaluator.
         one: An architecture.
-        other: Another.
+        other: Another architecture.
         rows: Questions.
     """
     found: list[Judgement] = []

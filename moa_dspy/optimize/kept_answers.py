@@ -1,9 +1,9 @@
-"""Answers of nodes that were measured before, kept in the call store beside their calls.
+"""Parsed answers of measured nodes, kept in the call store beside their calls.
 
-A stored call still has to be formatted, asked for and parsed by DSPy, which is most of the time
-that a search takes over a store that knows all of it. What an agent's reply was read as is kept
-here, so that it is read back in one query. It is only ever a copy: the call stays what is paid,
-counted and recorded, and an answer whose call is not in the store any more is none.
+DSPy still has to format, look up and parse a stored call, which takes most of the time of a search
+whose calls are all stored. The parsed replies of agents are kept here and read back in one query.
+They are copies only: what is paid, counted and recorded is the call, and an answer whose call is
+no longer in the store is ignored.
 """
 
 from __future__ import annotations
@@ -42,38 +42,38 @@ from moa_dspy.telemetry import is_traced_outside
 _logger = logging.getLogger(__name__)
 
 _FORMAT: Final = 1
-"""Part of every key: a larger number forgets what was kept in another form."""
+"""Part of every key: increasing it invalidates answers that were kept in another format."""
 _MODULES: Final = (dspy.Predict, dspy.ChainOfThought)
 _ADAPTERS: Final = (dspy.ChatAdapter, dspy.JSONAdapter, dspy.XMLAdapter, PlainChat)
-"""Classes of which it is known what they send and read: a subclass may do anything."""
+"""Adapter classes with known requests and parsing; subclasses may do anything else."""
 _ABILITIES: Final = (
     "supports_function_calling",
     "supports_reasoning",
     "supports_response_schema",
     "supported_params",
 )
-"""What adapters ask of an LM before they decide what to send."""
+"""Attributes of an LM on which the request of an adapter depends."""
 _LEAVES: Final = (str, int, float, bool, type(None))
 _N_WAITING: Final = 64
-"""Answers that are written together: a process that is killed loses no call by that."""
+"""Answers that are written together; a killed process loses these copies, but no call."""
 AskAll: TypeAlias = Callable[[Sequence[Question]], list[Response]]
 
 
 class _NotPlainError(TypeError):
-    """A value has no plain form by which it could be compared."""
+    """A value cannot be serialised, so it cannot be compared."""
 
 
 @dataclass(slots=True)
 class KeptAnswers:
-    """Reads and writes answers of nodes in the store of the calls that they took.
+    """Reads and writes answers of nodes in the store of their calls.
 
-    An answer is kept if a module of DSPy's own, with an adapter of DSPy's or ours, asked an agent
-    of the pool by one call. All that the request and the reading of its reply depend on is in the
-    key; of what has no plain form there is no key, and DSPy is asked as ever.
+    An answer is kept if one of DSPy's own modules, with an adapter of DSPy or of this library,
+    asked an agent of the pool in one call. The key has everything on which the request and the
+    parsing of its reply depend; if a part cannot be serialised there is no key, and DSPy runs.
 
     Attributes:
-        is_used: Whether no function of the user's runs beside, which may read the history that
-            DSPy keeps of its calls. Where DSPy keeps none, answers are kept in any case.
+        is_used: Whether no function of the user's runs meanwhile, as it may read DSPy's history
+            of calls. If DSPy keeps no history, answers are kept in any case.
     """
 
     is_used: bool = False
@@ -91,14 +91,14 @@ class KeptAnswers:
         *,
         is_alone: bool,
     ) -> list[Response]:
-        """Return the responses to questions, in order; what is not kept is asked.
+        """Return the responses to questions, in order; responses that are not kept are asked for.
 
         Args:
-            questions: That may be asked at once.
+            questions: Questions that may be asked at once.
             seats: Pool and adapter of the mixture.
-            ask_all: Asks for what is not kept.
-            log: Of the current scope, to which ``ask_all`` adds the calls in order.
-            is_alone: Whether nothing but the mixture runs, no larger program of the user's.
+            ask_all: Asks the questions whose responses are not kept.
+            log: Log of the current scope, to which ``ask_all`` adds the calls in order.
+            is_alone: Whether only the mixture runs, and no larger program of the user's.
         """
         pool, adapter = seats
         if self.opened(pool, is_alone=is_alone) is None:
@@ -114,7 +114,7 @@ class KeptAnswers:
         return [response for response in found if response is not None]
 
     def read(self, questions: Sequence[Question], seats: tuple[Any, Any]) -> list[Response | None]:
-        """Return the responses that are kept, in the questions' order; of others None."""
+        """Return the kept response to each question, in order, or None."""
         pool, adapter = seats
         if not questions or self.opened(pool) is None:
             return [None] * len(questions)
@@ -130,11 +130,11 @@ class KeptAnswers:
         try:
             write_kept(store.database, rows)
         except StoreError as error:
-            # The calls are in the store: only the next search over it takes longer.
+            # The calls are in the store: the only loss is time in the next search.
             _logger.info("Answers could not be kept: %s", error)
 
     def opened(self, pool: Any, *, is_alone: bool = True) -> CallStore | None:
-        """Return the store, or None where DSPy is to be asked."""
+        """Return the store, or None if kept answers must not be used."""
         if not (self.is_used and is_alone) and not dspy.settings.disable_history:
             return None
         calls = getattr(pool, "calls", None)
@@ -152,7 +152,7 @@ class KeptAnswers:
     def _found(
         self, questions: Sequence[Question], keys: Sequence[str | None], pool: Any
     ) -> list[Response | None]:
-        """Return what is kept; its calls are counted as any that were stored."""
+        """Return the kept responses; their calls are counted like other stored calls."""
         store = self._store
         rows = {} if store is None else read_kept(store.database, [key for key in keys if key])
         if not rows:
@@ -173,7 +173,7 @@ class KeptAnswers:
         self, keys: Sequence[str | None], responses: Sequence[Response], log: Sequence[CallFacts]
     ) -> None:
         if sum(response.calls for response in responses) != len(log):
-            return  # Some are still being asked, so it is not known whose calls these are.
+            return  # Some are still running, so calls cannot be assigned to responses.
         place = 0
         for key, response in zip(keys, responses, strict=True):
             facts, place = log[place : place + response.calls], place + response.calls
@@ -184,12 +184,12 @@ class KeptAnswers:
             self.flush()
 
     def _keys(self, questions: Sequence[Question], pool: Any, adapter: Any) -> list[str | None]:
-        """Return a key for each: equal keys mean equal requests and readings; None is no key."""
+        """Return a key or None per question; equal keys mean equal requests and parsing."""
         speaking = speaking_adapter(adapter)
         starts: dict[tuple[str, int], Any] = {}
         keys: list[str | None] = []
         for question in questions:
-            # Nothing of the caller's runs meanwhile, so what is asked in one seat stays the same.
+            # No code of the caller's runs meanwhile, so the request of a seat does not change.
             seat = (question.agent, id(question.module))
             if seat not in starts:
                 starts[seat] = self._start(question, pool, speaking)
@@ -197,7 +197,7 @@ class KeptAnswers:
         return keys
 
     def _start(self, question: Question, pool: Any, adapter: Any) -> Any:
-        """Return the hash of what all questions of a seat have alike; None without such a thing."""
+        """Return the hash of what all questions of a seat share; None if it has no hash."""
         if question.agent in getattr(pool, "not_adopted", ()):
             return None
         try:
@@ -212,13 +212,13 @@ class KeptAnswers:
         return hashlib.sha256(_bytes("".join(f"{part}\x00" for part in parts)))
 
     def _part(self, one: Any, state: Callable[[Any], Any], form: Callable[[Any], str]) -> str:
-        """Return ``form(one)``, made again only if its state has changed."""
+        """Return ``form(one)``, computed again only if its state has changed."""
         now = state(one)
         known = self._parts.get(id(one))
         if known is None or known[0] is not one or known[1] != now:
             if len(self._parts) > _MOST_PARTS:
                 self._parts.clear()
-            # A copy: what is changed in place would equal itself.
+            # A copy: an object changed in place would still equal itself.
             known = self._parts[id(one)] = (one, deepcopy(now), form(one))
         return known[2]
 
@@ -227,7 +227,7 @@ _MOST_PARTS: Final = 1_000
 
 
 def _is_watched() -> bool:
-    """True if something of the caller's would see that DSPy is not asked."""
+    """True if the caller observes DSPy's calls, such as by callbacks or a usage tracker."""
     settings = dspy.settings
     return bool(
         settings.callbacks
@@ -258,7 +258,7 @@ def _bytes(text: str) -> bytes:
 def _restored(
     question: Question, row: Sequence[Any], is_priced: bool
 ) -> tuple[Response, CallFacts]:
-    """Return the response that is kept, and its call."""
+    """Return the kept response and its call."""
     answer, agent, prompt, completion, usd, seconds, attempt, at = row
     kept = json.loads(unpacked(bytes(answer)))
     facts = CallFacts(
@@ -293,7 +293,7 @@ def _restored(
 
 
 def _row(key: str, response: Response, log: Sequence[CallFacts]) -> tuple[Any, ...] | None:
-    """Return the row of an answer; None if it took no single call, or came too late."""
+    """Return the row of an answer; None if it did not take exactly one call, or was too late."""
     if len(log) != 1:
         return None
     (facts,) = log
@@ -347,8 +347,8 @@ def _agent_form(lm: Any) -> str:
 
 
 def _predictor(module: Any) -> dict[str, Any]:
-    """Return the attributes of the one predictor of a module whose way is known."""
-    own = vars(module)  # DSPy takes its time over every attribute of a module
+    """Return the attributes of the only predictor of a module of a known class."""
+    own = vars(module)  # attribute access of a DSPy module is slow
     if type(module) not in _MODULES or "forward" in own or "__call__" in own:
         raise _NotPlainError(f"{type(module).__name__} may ask anything.")
     one = module if type(module) is dspy.Predict else own["predict"]
@@ -392,7 +392,7 @@ _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+", re.IGNORECASE)
 
 
 def _annotation(kind: Any) -> str:
-    """Return the name of a type that is made of plain values only."""
+    """Return the name of a type that consists of plain values only."""
     if kind in (*_LEAVES, None, Any, list, dict):
         return str(kind)
     origin, inner = get_origin(kind), get_args(kind)
@@ -421,10 +421,10 @@ def _setting(value: Any) -> Any:
 
 
 def _json(value: Any) -> str:
-    """Return JSON, in the order that is given, as what is sent may depend on it.
+    """Return JSON in the given order, as the request may depend on it.
 
     Raises:
-        _NotPlainError: JSON would not give the value back as it is.
+        _NotPlainError: If the value would change in a round trip through JSON.
     """
     _check(value)
     return _ENCODER.encode(value)

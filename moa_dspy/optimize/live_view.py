@@ -1,6 +1,6 @@
 """The display of a running search: live in a terminal or notebook, lines in a log.
 
-It is drawn from the last snapshot and from the table of calls, which moves between snapshots.
+It is drawn from the last snapshot and from the table of calls, which changes between snapshots.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ if TYPE_CHECKING:
 
 Mode: TypeAlias = Literal["live", "notebook", "lines", "none"]
 EVERY: Final = 10
-"""Plain lines come with every change of stage and every so many trials."""
+"""Trials between plain lines; there is also a line at every change of stage."""
 SILENCE_SECONDS: Final = 60.0
-"""Longest time without a plain line: a log shows that a slow model is waited for."""
+"""Longest time without a plain line, so that a log shows the wait for a slow model."""
 _REFRESH_SECONDS: Final = 1.0
-"""A frame takes some 20 ms: at this pace 2 % of a processor."""
+"""Time between frames; a frame takes some 20 ms, which is 2 % of a processor."""
 _FEWEST_LEADERS: Final = 3
 _ROOM_FOR_FACTS: Final = 8
-"""Lines that leaderboard and agents have at least where all facts of the agents are shown."""
+"""Minimum lines of leaderboard and agents for which all facts of the agents are shown."""
 
 
 def clock(seconds: float) -> str:
-    """Return a time span as minutes and seconds, with hours where there are any; never below 0."""
+    """Return a duration as minutes and seconds, with hours if there are any; at least 0."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def fitting_mode(stream: TextIO) -> Mode:
-    """Return the mode that fits: a notebook's kernel, a terminal, or anything else."""
+    """Return the mode for the stream: in a notebook's kernel, a terminal, or anything else."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if shell is not None and getattr(shell, "kernel", None) is not None:
         return "notebook"
@@ -61,7 +61,7 @@ def fitting_mode(stream: TextIO) -> Mode:
 
 
 def lines(view: SearchView) -> Iterator[str]:
-    """Yield stage, best so far, spending, time and what is waited for, as they are now."""
+    """Yield the current stage, best so far, spending, time and pending requests."""
     snapshot, found = view.snapshot, view.current_stage()
     if snapshot is None or found is None:
         return
@@ -104,7 +104,7 @@ def _tokens(view: SearchView) -> str:
 
 
 def time_line(view: SearchView) -> str:
-    """Return the time that has passed, what is left, and the most that is under a budget."""
+    """Return the elapsed time, the remaining time, and its maximum under a budget."""
     limit = None if view.snapshot is None else view.snapshot.budget.seconds
     seconds = view.left("seconds")
     left = "" if seconds is None else f", about {clock(seconds)} left in all"
@@ -113,7 +113,7 @@ def time_line(view: SearchView) -> str:
 
 
 def waited_for(snapshot: Snapshot) -> str:
-    """Return the agents whose requests are under way, those that take longest first."""
+    """Return the agents with pending requests, longest wait first."""
     found = sorted(snapshot.table.waiting().items(), key=lambda one: -one[1][1])
     return ", ".join(f"{agent} ({_waiting(n, seconds)})" for agent, (n, seconds) in found)
 
@@ -135,10 +135,10 @@ def trial_line(snapshot: Snapshot) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class ViewFrame:
-    """Draws a view with rich, in the height that there is.
+    """Draws a view with rich, within the available height.
 
     Attributes:
-        view: What is drawn.
+        view: The view to draw.
         is_verbose: Whether all agents and leaders are shown, as far as there is room.
     """
 
@@ -156,7 +156,7 @@ class ViewFrame:
         stages = view.shown_stages()
         facts = () if view.early is None else tuple(early_lines(view.early))
         early = [wrap(line, options.max_width) for line in facts]
-        # The last of them, the estimate, is what a terminal always has room for.
+        # The last of these lines, the estimate, is shown in any terminal.
         height = (options.height or console.size.height) - len(stages) - 11
         told = list(chain(*early))
         if height - len(told) < _ROOM_FOR_FACTS:
@@ -251,7 +251,7 @@ class LiveProgress:
 
     Args:
         stream: Default: standard error.
-        mode: Default: what fits the stream. ``live`` redraws a view, ``notebook`` does so in a
+        mode: Default: see ``fitting_mode``. ``live`` redraws a view, ``notebook`` does so in a
             cell's output, ``lines`` writes a line per stage and per ``EVERY`` trials, and at
             least one every minute; ``none`` shows nothing.
         is_verbose: Whether every trial gets a line, or a live view all agents.
@@ -304,7 +304,7 @@ class LiveProgress:
 
     @property
     def show(self) -> ShowSnapshot:
-        """The function to give to a search: this display, or one that shows nothing."""
+        """The callback for a search: this display, or a function that shows nothing."""
         return silent if self._mode == "none" else self
 
     @property
@@ -327,7 +327,7 @@ class LiveProgress:
                 self._print(line)
 
     def _print(self, line: str) -> None:
-        # A reader that went away (`2>&1 | head`) must not end a study.
+        # A closed pipe (`2>&1 | head`) must not end a study.
         with suppress(OSError, ValueError), self._lock:
             self._printed = self._now()
             print(line, file=self._stream, flush=True)
@@ -358,7 +358,7 @@ class LiveProgress:
 
 
 def printed_text(shown: ConsoleRenderable, *, width: int = 100, height: int = 40) -> str:
-    """Return what rich would print as plain text, lines without trailing spaces."""
+    """Return the output of rich as plain text, without trailing spaces."""
     from rich.console import Console
 
     console = Console(
@@ -373,7 +373,7 @@ def frame_html(frame: ViewFrame, *, width: int = 100, height: int = 50) -> str:
     """Return a frame as HTML, for the output of a notebook's cell."""
     from rich.console import Console
 
-    # In a notebook rich would show what it prints as an output of its own, every time.
+    # In a notebook rich would otherwise show each print as a separate output.
     console = Console(file=StringIO(), width=width, height=height, record=True, force_jupyter=False)
     console.print(frame)
     block = '<pre style="line-height:1.2;font-family:monospace">{code}</pre>'

@@ -1,4 +1,4 @@
-"""A user's metric and judge as a search takes them, both checked, and what they say of a row."""
+"""The checked metric and judge of a search, and the facts that they give of one row."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _MOST: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class CheckedMetric:
-    """A metric that is given as many arguments as it takes.
+    """A metric that is called with as many arguments as it accepts.
 
     Attributes:
-        metric: The user's.
-        arity: How many positional arguments it is given, of 2 to 5.
+        metric: The user's metric.
+        arity: Number of positional arguments it is called with, from 2 to 5.
     """
 
     metric: Callable[..., Any]
@@ -42,7 +42,7 @@ class CheckedMetric:
 
     @classmethod
     def of(cls, metric: Any) -> CheckedMetric:
-        """Look at the metric's signature.
+        """Inspect the metric's signature.
 
         Raises:
             StudyError: If it cannot be called with an example and a prediction.
@@ -50,11 +50,11 @@ class CheckedMetric:
         return cls(metric, _arity(metric))
 
     def value(self, example: Any, prediction: Any, *rest: Any) -> Any:
-        """Return what the metric returns, which may be a prediction with a score and feedback.
+        """Return the metric's value, which may be a prediction with a score and feedback.
 
         Raises:
-            MetricError: If it raises, or its score is no finite number in [0, 1].
-            MoaError: What it raises itself, such as a budget that is reached.
+            MetricError: If the metric raises, or its score is no finite number in [0, 1].
+            MoaError: If the metric raises it, as when a budget is reached.
         """
         try:
             value = self.metric(example, prediction, *rest[: self.arity - 2])
@@ -74,7 +74,7 @@ class CheckedMetric:
         return value
 
     def score(self, example: Any, prediction: Any, *rest: Any) -> float:
-        """Return the number alone; raises as ``value`` does."""
+        """Return the metric's number; raises as ``value`` does."""
         return score_of(self.value(example, prediction, *rest))
 
 
@@ -91,7 +91,7 @@ def _arity(metric: Any) -> int:
     try:
         signature = inspect.signature(metric)
     except ValueError:
-        return 2  # a builtin that does not tell
+        return 2  # a builtin without a signature
     for count in range(_MOST, 1, -1):
         try:
             signature.bind(*[None] * count)
@@ -107,8 +107,8 @@ class PreferenceMetric:
     """A judge as a DSPy metric, for the tuning of prompts: the preference over the reference.
 
     Attributes:
-        preference: Of the judge: takes an example, an answer and ``agents``.
-        agents: Give the answers of the reference; None before the search has begun.
+        preference: Function of the judge of an example, an answer and ``agents``.
+        agents: Evaluator that gives the answers of the reference; None before the search begins.
     """
 
     preference: Callable[[Any, Any, Any], float]
@@ -122,7 +122,7 @@ class PreferenceMetric:
         pred_name: str | None = None,
         pred_trace: Any = None,
     ) -> float:
-        """Return a number in [0, 1]; where demonstrations are collected, 1 for a win, else 0."""
+        """Return a number in [0, 1]; while demonstrations are collected, 1 for a win, else 0."""
         value = self.preference(example, prediction, self.agents)
         is_collecting = trace is not None and pred_name is None
         return float(value > 0.5) if is_collecting else value
@@ -139,17 +139,17 @@ class JudgeOptions:
 
     Attributes:
         judge: Compares two answers to an example; see ``moa_dspy.judges``.
-        picks: Whether the judge or the metric decides; needed where a search has both.
-        reference: What every answer is compared with: those of an agent of the pool, or of
+        picks: Whether the judge or the metric picks; needed if a search has both.
+        reference: Answers with which all others are compared: of an agent of the pool, of
             ``best_single`` (the winner of a small round robin on val), or a field of the rows.
         length_controlled: Whether the score is the win rate at equal lengths.
-        second: Another judge, which is asked about a sample to see how far the two agree.
+        second: Another judge, which is asked about a sample to measure the agreement of the two.
         difficulty: Field of the rows that the length-controlled win rate takes into account.
-        gamed: Judgements that hold its length effect in place, as in AlpacaEval 2.
-        name: What reports call the judge; None derives it.
+        gamed: Judgements that regularise the length effect, as in AlpacaEval 2.
+        name: Name of the judge in reports; None derives it.
 
     Raises:
-        StudyError: If one does not fit, naming it, the value and the choices.
+        StudyError: If an option is invalid; the message names it, the value and the choices.
     """
 
     judge: Any
@@ -173,10 +173,10 @@ class JudgeOptions:
 
     @classmethod
     def of(cls, judge: Any, *, has_metric: bool) -> JudgeOptions | None:
-        """Return the options of what was given: none, a judge, or options.
+        """Return the options of a judge, given as None, a judge, or options.
 
         Raises:
-            StudyError: If it is not said which picks, or what picks is not there.
+            StudyError: If it is not defined which of metric and judge picks, or that is missing.
         """
         if judge is None:
             return None
@@ -200,7 +200,7 @@ class JudgeOptions:
 
     @property
     def label(self) -> str:
-        """The judge for people: its class, and the agents that it asks."""
+        """Readable name of the judge: its class, and the agents that it asks."""
         return self.name or label_of(self.judge)
 
 
@@ -210,13 +210,13 @@ def members_of(judge: Any) -> tuple[Any, ...]:
 
 
 def label_of(judge: Any) -> str:
-    """Return the judge for people: its class, and the agents that it asks."""
+    """Return a readable name of the judge: its class, and the agents that it asks."""
     agents = [str(one.agent) for one in members_of(judge) if hasattr(one, "agent")]
     return " ".join([type(judge).__name__, ", ".join(agents)]).strip()
 
 
 def self_preference_warnings(judge: Any, pool: Pool, agents: Sequence[str]) -> list[str]:
-    """Return a warning for each model that judges and answers, itself or by its family."""
+    """Return a warning for each judging model that also answers, or whose model family does."""
     found = []
     for one in members_of(judge):
         own, name = getattr(one, "pool", None), getattr(one, "agent", None)
@@ -248,12 +248,12 @@ def check_reference_field(name: str, agents: Sequence[str], rows: Mapping[str, A
 
     Args:
         name: The field.
-        agents: Names that could stand there instead.
-        rows: By split; empty where they are not known.
+        agents: Agent names, which are the other choices of a reference.
+        rows: Rows by split; empty if they are not known.
 
     Raises:
-        StudyError: If no row has such a field; it names the choices.
-        DataError: If a row has nothing in it.
+        StudyError: If no row has such a field; the message names the choices.
+        DataError: If the field of a row is empty.
     """
     fields = sorted({key for given in rows.values() for row in given for key in row.keys()})  # noqa: SIM118  # no dict
     if rows and name not in fields:
@@ -270,12 +270,12 @@ class RowJudgement:
     """The verdict of a judge, and of a metric beside it, on one answer.
 
     Attributes:
-        preference: For the answer over the reference, in [0, 1]; None without a verdict.
-        excluded: Why there is no verdict; None where there is one.
-        length: Of the answer, in characters; 0 where nothing was answered.
-        reference_length: Of the reference.
-        difficulty: Of the example, where length-controlled win rates take it into account.
-        metric: The metric, where the study has one beside the judge.
+        preference: Preference for the answer over the reference, in [0, 1]; None if no verdict.
+        excluded: Why there is no verdict; None if there is one.
+        length: Length of the answer, in characters; 0 if there is no answer.
+        reference_length: Length of the reference.
+        difficulty: Difficulty of the example, if length-controlled win rates use it.
+        metric: Value of the metric, if the study has one beside the judge.
     """
 
     preference: float | None
@@ -288,19 +288,19 @@ class RowJudgement:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The raw facts of one architecture on one example.
+    """The measurements of one architecture on one example.
 
     Attributes:
-        score: What picks, metric or judge, in [0, 1]; 0 where nothing was answered. Without a
-            verdict of the judge, the mean of the rows that have one.
-        layer: Texts that the last step read; of a single agent, its answer.
+        score: Value of the metric or judge that picks, in [0, 1]; 0 if there is no answer. If the
+            judge gave no verdict, the mean of the rows that have one.
+        layer: Texts that the last step read; for a single agent, its answer.
         calls: Requests, stored ones included.
-        usd: In production terms.
-        seconds: Critical path, in production terms.
+        usd: Price, as if no call were stored.
+        seconds: Critical path, as if no call were stored.
         tokens: Prompt and completion tokens; ``reply_tokens`` are the latter.
-        failure: Why nothing was answered; None when something was.
-        ballot: What a vote counts of a single agent's answer; None where there is no such thing.
-        judged: Of a study with a judge.
+        failure: Why there is no answer; None if there is one.
+        ballot: What a vote counts of a single agent's answer; None if there is no ballot.
+        judged: Verdict on the answer, in a study with a judge.
         is_filled: Whether the judge gave no verdict, so that the score is a mean of other rows.
         answer: Text of the answer that was scored.
     """
@@ -332,14 +332,14 @@ def means(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 VERSUS: Final = " vs "
-"""Between the two systems of a task that a judge compares; no architecture contains it."""
+"""Separator of the two systems of a task that a judge compares; no architecture contains it."""
 
 
 class AsksAgents(Protocol):
     """Gives the answer of an architecture to a row; see ``Evaluator``."""
 
     def ask(self, architecture: Architecture, row: dspy.Example) -> Any:
-        """Return the prediction; None where no model answered."""
+        """Return the prediction; None if no model answered."""
         ...
 
 
@@ -348,18 +348,18 @@ class AnswerJudge(Protocol):
 
     @property
     def picks(self) -> bool:
-        """True if the judge decides, and not the metric."""
+        """True if the judge picks, and not the metric."""
         ...
 
     @property
     def opponent(self) -> str | None:
-        """The reference as tasks name it; None as long as it is not chosen."""
+        """Name of the reference in tasks; None until it is chosen."""
         ...
 
     def judge_row(
         self, row: dspy.Example, name: str, prediction: Any, agents: AsksAgents
     ) -> RowJudgement:
-        """Compare an answer of the system ``name``, None where it failed, with the reference."""
+        """Compare an answer of the system ``name``, None if it failed, with the reference."""
         ...
 
     def judge_pair(self, row: dspy.Example, name: str, other: str, agents: AsksAgents) -> Judgement:
@@ -367,16 +367,16 @@ class AnswerJudge(Protocol):
         ...
 
     def score_of(self, judged: RowJudgement) -> float:
-        """Return the number that picks, as far as it is known of one row."""
+        """Return the score by which the study picks, as far as one row determines it."""
         ...
 
     def system(self, outcomes: Sequence[Outcome]) -> JudgedSystem:
-        """Return what judge and metric say of one system's outcomes."""
+        """Return the scores by judge and metric of one system's outcomes."""
         ...
 
     @property
     def diagnostics(self) -> JudgeDiagnostics:
-        """Properties of all verdicts up to now."""
+        """Properties of all verdicts so far."""
         ...
 
     def check_decides(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
@@ -384,7 +384,7 @@ class AnswerJudge(Protocol):
         ...
 
     def scored(self, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
-        """Return the outcomes of one system with the scores that their rows have together."""
+        """Return the outcomes of one system with final scores, which depend on all of its rows."""
         ...
 
 
@@ -395,14 +395,14 @@ def own_seconds(
     seconds: float,
     n_made: int,
 ) -> float:
-    """Return the seconds that a call took beside the wait for its answer; 0 if none was made.
+    """Return the seconds of this process's own work per call made; 0 if no call was made.
 
     Args:
         measured: The outcomes of each agent.
-        pool: Of the agents.
+        pool: Pool of the agents.
         num_threads: Requests at the same time, as far as an agent allows.
-        seconds: Wall time of all of them.
-        n_made: Calls that were made, and not found in the store: for these nothing was waited.
+        seconds: Wall time of all calls.
+        n_made: Calls that were made; calls found in the store took no waiting.
     """
     n_calls = sum(one.calls for found in measured.values() for one in found)
     if not n_made or not n_calls:

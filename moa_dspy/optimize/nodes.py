@@ -1,4 +1,4 @@
-"""Responses by node of a mixture, asked once per example and then known to all architectures."""
+"""Responses by node of a mixture, computed once per example and shared by all architectures."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from moa_dspy.telemetry import mixture_span
 from moa_dspy.waves import MemberQuestions, replayed
 
 CUT: Final = ("length", "content_filter")
-"""Reasons for which an answer ends before its end."""
-_FEWEST_CHOICES: Final = 5  # replies of a ranker, after which it is said that none can be read
+"""Finish reasons of a truncated answer."""
+_FEWEST_CHOICES: Final = 5  # replies of a ranker, all unreadable, after which the study stops
 
 
 @dataclass(slots=True)
 class NodeCache:
-    """Responses by node and place: an example, and what a mixture was given for it.
+    """Responses by node and place; a place is an example with the inputs of the mixture for it.
 
     Attributes:
         failures: Responses without an answer, per agent.
         cut: Answers that the token limit or a filter ended, by (agent, reason).
         table: Requests by stage and agent.
         is_stored: Whether the last questions were all answered from the store.
-        choices: What rankers and judges of knockouts replied, by ``COMBINE(AGENT)``.
+        choices: Replies of rankers and judges of knockouts, by ``COMBINE(AGENT)``.
         kept: Answers of earlier searches.
     """
 
@@ -60,9 +60,9 @@ class NodeCache:
     kept: KeptAnswers = field(default_factory=KeptAnswers)
 
     def child(self) -> NodeCache:
-        """Return a cache that knows what this one knows and keeps its own nodes to itself.
+        """Return a cache that reads from this one but does not add its own nodes to it.
 
-        Seats with another prompt have the same nodes. Calls are counted in both.
+        Seats with another prompt have the same node names. Calls are counted in both caches.
         """
         known = ChainMap({}, self._known)
         shared: Any = (self._lock, self.table, self.choices, False, self.kept)
@@ -72,7 +72,7 @@ class NodeCache:
     def calls(self) -> Counter[str]:
         """Requests by ``made`` and ``reused``: sent, or answered by a store or recording."""
         counts = self.table.by_agent().values()
-        # What is 0 is left out, as by any counter that was never told of it.
+        # Unary plus drops zero counts, as in any counter without these keys.
         return +Counter(made=sum(c.made for c in counts), reused=sum(c.reused for c in counts))
 
     def get(self, question: Question, place: object) -> Response | None:
@@ -101,7 +101,7 @@ class NodeCache:
     def read(
         self, rounds: Sequence[tuple[object, Sequence[Question]]], seats: Seats
     ) -> list[list[Response | None]]:
-        """Return what is known, or kept, of rounds of questions, each round at its place."""
+        """Return the known or stored responses to rounds of questions, each round at its place."""
         known = self._known
         new = {
             (q.node, place): q
@@ -121,7 +121,7 @@ class NodeCache:
         """Count the replies of a ranker or of a knockout's judge.
 
         Raises:
-            StudyError: If there were several, and none of them could be read.
+            StudyError: If there were several replies, and none of them could be read.
         """
         if architecture.combine not in ("select", "knockout") or not answer.replies:
             return
@@ -139,12 +139,12 @@ class NodeCache:
 
 @dataclass(slots=True)
 class NodeRunner:
-    """Asks all that one architecture needs for one example.
+    """Runs one architecture on one example.
 
     Attributes:
-        node_cache: Of all architectures.
+        node_cache: Cache shared by all architectures.
         example: Id of the example.
-        answers: Of the mixture, one for each time it was asked.
+        answers: Answers of the mixture, one for each time it was called.
         is_reused: Whether no request was sent.
     """
 
@@ -157,21 +157,21 @@ class NodeRunner:
     _place: object = None
 
     def answer(self, mixture: Any, inputs: Mapping[str, Any], *, place: object = None) -> Answer:
-        """Follow the mixture's plan; ``place`` tells apart several inputs of one example."""
+        """Follow the mixture's plan; ``place`` distinguishes several inputs of one example."""
         seats = mixture.seats
         with mixture_span(mixture, example=self.example):
             answer = follow(mixture.plan(inputs), lambda asked: self.ask(asked, seats, place=place))
         return self.answered(mixture, answer, place=place)
 
     def answered(self, mixture: Any, answer: Answer, *, place: object = None) -> Answer:
-        """Note the answer to which the mixture's plan came."""
+        """Record the answer of the mixture's plan."""
         self.answers.append(answer)
         self.node_cache.note_choices(mixture.architecture, answer)
         self._place = place
         return answer
 
     def heard(self, questions: Sequence[Question], responses: list[Response]) -> None:
-        """Note the responses to a round of questions."""
+        """Record the responses to a round of questions."""
         self._rounds.append(responses)
         self._seconds += seconds_of(questions, responses)
 
@@ -180,7 +180,7 @@ class NodeRunner:
     ) -> list[Response]:
         """Return the responses to a round of questions; known nodes are not asked again.
 
-        Members of a vote are asked, and cost, as they would where nothing is known.
+        Members of a vote are asked, and cost, as if nothing were known.
         """
         if isinstance(questions, MemberQuestions):
 
@@ -199,7 +199,7 @@ class NodeRunner:
         where = (self.example, place)
         known = {q.node: self.node_cache.get(q, where) for q in questions}
         if new := [q for q in questions if known[q.node] is None]:
-            # A scope of its own: what seats ask is counted by their responses.
+            # A scope of its own: calls of seats are counted by their responses.
             with call_scope(example=self.example, table=self.node_cache.table) as scope:
                 ask, kept = partial(self._asked, seats=seats, log=scope.log), self.node_cache.kept
                 pool_and_adapter = (seats.pool, seats.adapter)
@@ -214,7 +214,7 @@ class NodeRunner:
     def _asked(
         self, questions: Sequence[Question], seats: Seats, log: Sequence[CallFacts]
     ) -> list[Response]:
-        """Ask all at the same time; one by one as long as each was stored, as that is quicker."""
+        """Ask all at the same time; one by one while each was stored, as that is faster."""
         found: list[Response] = []
         while self.node_cache.is_stored and len(found) < len(questions) - 1:
             found += seats.ask_all([questions[len(found)]])
@@ -225,10 +225,10 @@ class NodeRunner:
 
     @property
     def read(self) -> tuple[str, ...]:
-        """Texts that the last step read, when the mixture was last asked.
+        """Texts that the last step read, when the mixture was last called.
 
-        Of proposers that a vote did not need to ask too, where their answers are known: what
-        is said of diversity does not depend on when a vote stops.
+        Known answers of proposers that a vote did not need to ask are included, so that the
+        diversity does not depend on when a vote stops.
         """
         if not self.answers:
             return ()
@@ -250,14 +250,14 @@ class NodeRunner:
 
     @property
     def text(self) -> str:
-        """Text of the answer, when the mixture was last asked."""
+        """Text of the answer, when the mixture was last called."""
         return self.answers[-1].final.text if self.answers else ""
 
     def ballot(self, mixture: Any) -> Ballot | None:
-        """Return what a vote would count of a single agent's answer.
+        """Return the ballot of a single agent's answer: what a vote would count.
 
-        None where that is not one thing: of layers, or of a program that asked the mixture
-        never or several times.
+        Return None if there is no single ballot: for layers, or if the program did not call the
+        mixture exactly once.
         """
         if mixture.architecture.layers or len(self.answers) != 1:
             return None
@@ -284,13 +284,13 @@ class NodeRunner:
 def known_answers(
     cache: NodeCache, mixture: Any, rows: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[tuple[NodeRunner, Answer | LayerFailedError]]:
-    """Yield the answers, or why there is none, that take no request: all in them was asked before.
+    """Yield the answers, or why there is none, of rows all of whose responses are known or stored.
 
     The plans of all rows are followed at the same time: each round is one query of the store.
 
     Args:
-        cache: Knows, or reads, what was asked.
-        mixture: To be asked.
+        cache: Has the known responses, or reads them.
+        mixture: The mixture to run.
         rows: Inputs by the id of the example.
     """
     if cache.kept.opened(mixture.pool) is None:
@@ -306,7 +306,7 @@ def known_answers(
         for (runner, plan, asked), responses in before:
             known = [response for response in responses if response is not None]
             if len(known) < len(responses) or isinstance(asked, MemberQuestions):
-                continue  # it has to be asked
+                continue  # it takes a request
             runner.heard(asked, known)
             following = _next(plan, known)
             if isinstance(following, list):
@@ -328,12 +328,12 @@ def _next(plan: Plan, responses: list[Response] | None = None) -> Any:
 
 
 def _is_reused(log: Sequence[CallFacts]) -> bool:
-    # Without any call, a module of the user's has done something that is not known here.
+    # If there is no call at all, a module of the user's has done something unknown.
     return bool(log) and all(facts.is_reused for facts in log)
 
 
 def place_of(inputs: Mapping[str, Any]) -> object:
-    """Return a key that equal inputs share, and no others; without a plain form, a unique one."""
+    """Return a key that is equal for equal inputs only; unique if inputs cannot be serialised."""
     try:
         text = json.dumps(dict(inputs), sort_keys=True, default=_plain)
     except (TypeError, ValueError):
@@ -349,7 +349,7 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredRow:
-    """The row that a copy of a program is run on."""
+    """The row on which a copy of a program is run."""
 
     runner: NodeRunner
     scope: CallScope
@@ -360,7 +360,7 @@ class MeasuredRow:
 
 
 class MixtureStandIn(dspy.Module):
-    """Stands where the mixture of a larger program stood, for one row at a time."""
+    """Replaces the mixture of a larger program, for one row at a time."""
 
     def __init__(self, mixture: Any) -> None:
         super().__init__()
@@ -368,11 +368,11 @@ class MixtureStandIn(dspy.Module):
         self.row: MeasuredRow | None = None
 
     def forward(self, **inputs: Any) -> Any:
-        """Answer the row's question at the place of these inputs."""
+        """Answer the row's question, with these inputs as the place."""
         return self.answered(self.row, inputs, place_of(inputs))
 
     def answered(self, row: MeasuredRow | None, inputs: Mapping[str, Any], place: object) -> Any:
-        """Return the mixture's prediction for one row, asked by the row's runner."""
+        """Return the mixture's prediction for one row, made by the row's runner."""
         if row is None:
             raise StudyError("A measured program was run outside of its measurement.")
         runner, scope = row.runner, row.scope
@@ -383,16 +383,16 @@ class MixtureStandIn(dspy.Module):
         return MixturePrediction.of(answer)
 
     async def aforward(self, **inputs: Any) -> Any:
-        """Answer in a thread."""
+        """Run ``forward`` in a thread."""
         return await asyncio.to_thread(self, **inputs)
 
 
 def run_program(program: Any, inputs: Mapping[str, Any]) -> Any:
-    """Return the prediction of a program, also of one that can only be awaited."""
+    """Return the prediction of a program, also if it is only asynchronous."""
     kind = type(program)
     if hasattr(kind, "forward") or not hasattr(kind, "aforward"):
         return program(**inputs)
-    # In a thread of its own: that of the caller may be inside of a loop, as in a notebook.
+    # In a new thread: the caller's may run an event loop, as in a notebook.
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(copy_context().run, asyncio.run, program.acall(**inputs)).result()
 
@@ -400,13 +400,13 @@ def run_program(program: Any, inputs: Mapping[str, Any]) -> Any:
 class MeasuredProgram:
     """A student with one architecture. Safe for threads.
 
-    A larger program is copied for as many rows as are run at the same time: in each copy
-    stands, for the mixture, a module that knows the row. So the program may start threads of
-    any kind, which would not inherit a context variable.
+    A larger program has one copy for each row that is run at the same time. In each copy, the
+    mixture is replaced by a module that holds the row. A context variable would not do, as
+    threads that the program starts need not inherit it.
 
     Args:
         student: The program, a ``Student``.
-        mixture: With the architecture; or several, ``ProgramMixtures``.
+        mixture: The mixture with the architecture; or several, ``ProgramMixtures``.
     """
 
     def __init__(self, student: Any, mixture: Any) -> None:
@@ -415,14 +415,14 @@ class MeasuredProgram:
 
     @property
     def is_mixture(self) -> bool:
-        """True if there is nothing around the mixture."""
+        """True if the program is the mixture itself."""
         return self._student.program is self._student.mixture
 
     def answer(self, inputs: Mapping[str, Any], runner: NodeRunner) -> Any:
         """Return the prediction for one row; its seats are asked by ``runner``.
 
         Raises:
-            LayerFailedError: If a model's failure leaves the program without a prediction.
+            LayerFailedError: If a model fails and the program therefore makes no prediction.
             MoaError: If the reason is not the model: budget, replay, store, pool.
             StudyError: If the program itself fails.
         """

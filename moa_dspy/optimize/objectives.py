@@ -1,4 +1,4 @@
-"""Objectives of a study, one number each of what was measured, and what is best by them."""
+"""Objectives of a study, computed from measurements, and the best architectures by them."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class MeasuredArchitecture:
 
     Attributes:
         scores: The metric.
-        reference: The metric of the best single agent; None where scores are preferences over a
-            reference, which are win rates as they are.
+        reference: The metric of the best single agent; None if scores are preferences over a
+            reference, which are win rates already.
         layers: Texts that the last step read.
         calls: Requests.
         usd: Price.
@@ -53,7 +53,7 @@ class MeasuredArchitecture:
 
 
 class Objective(Protocol):
-    """Reduces raw facts to one finite float; asks no model, so it can be computed again."""
+    """Reduces measurements to one finite float, without a call, so it can be recomputed."""
 
     direction: ClassVar[Literal["maximize", "minimize"]]
 
@@ -62,7 +62,7 @@ class Objective(Protocol):
         ...
 
     def rows(self, measured: MeasuredArchitecture, /) -> Sequence[float]:
-        """Return the value of every example alone."""
+        """Return the value of each example."""
         ...
 
 
@@ -83,7 +83,7 @@ class CallsObjective:
 
 @dataclass(frozen=True, slots=True)
 class UsdObjective:
-    """Price per question, at the pool's prices; a stored call costs what it cost."""
+    """Price per question, at the pool's prices; a stored call counts with its original cost."""
 
     direction: ClassVar[Literal["maximize", "minimize"]] = "minimize"
 
@@ -115,7 +115,7 @@ class SecondsObjective:
 class DiversityObjective:
     """Mean diversity of the texts that the last step reads; 0 for a single agent.
 
-    What was computed of the same texts is remembered.
+    Values are cached by the texts.
     """
 
     metric: DiversityMetric = field(default_factory=Disagreement)
@@ -141,7 +141,7 @@ class DiversityObjective:
 def mean_distances(
     metric: DiversityMetric, texts: Mapping[str, Sequence[str]]
 ) -> dict[tuple[str, str], float]:
-    """Return the mean diversity of every two agents' texts, names in order."""
+    """Return the mean diversity of the texts of each pair of agents, with names in order."""
     names = sorted(texts)
     pairs = list(combinations(range(len(names)), 2))
     found: list[list[float]] = []
@@ -159,7 +159,7 @@ def mean_distances(
 class WinRateObjective:
     """Share of examples won against the best single agent, ties counting one half.
 
-    Where a judge picks, the mean preference over the study's reference.
+    If a judge picks, it is the mean preference over the study's reference.
     """
 
     direction: ClassVar[Literal["maximize", "minimize"]] = "maximize"
@@ -199,18 +199,18 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "usd": UsdObjective,
     "win_rate": WinRateObjective,
 }
-"""Names that a study file may use. Adding a line here is the registration."""
+"""Objectives by their names in study files. Adding a line here is the registration."""
 
 _SCORES: Final = ("win_rate", "score")
 _HIGH: Final = (*_SCORES, "diversity")
 _DECIMALS: Final = 12
-"""Means of the same numbers in another order are equal up to this."""
+"""Digits that are compared: means of the same numbers in different orders agree up to these."""
 
 Point = tuple[float, ...]
 
 
 def names_of(objectives: Sequence[Objective]) -> tuple[str, ...]:
-    """Return the names under which ``OBJECTIVES`` knows these."""
+    """Return the names of these objectives in ``OBJECTIVES``."""
     known = {kind: name for name, kind in OBJECTIVES.items()}
     return tuple(known[type(one)] for one in objectives if type(one) in known)
 
@@ -223,18 +223,18 @@ def front(
     shrunk: Mapping[str, float] | None = None,
     diversity_weight: float = 0.0,
 ) -> tuple[TrialRecord, ...]:
-    """Return the Pareto front of what was measured on all rows, best first objective first.
+    """Return the Pareto front of the trials on all rows, best by the first objective first.
 
-    Win rate and score are high, costs low; what has an unknown one has no place. Diversity is no
-    end in itself: it counts only where the user gave it a weight. Of several that are equal in
-    everything, one stays, that with fewest calls. Empty where fewer than two objectives count.
+    Win rate and score are maximised, costs minimised; trials with an unknown value are left out.
+    Diversity is an objective only if the user gave it a weight. Of trials that are equal in all
+    objectives, that with fewest calls is kept. Empty if there are fewer than two objectives.
 
     Args:
-        records: Any order; those that were stopped early are left out.
+        records: Trials in any order; those that were stopped early are left out.
         objectives: Names from ``OBJECTIVES``.
-        limits: What a question may cost at most.
-        shrunk: By architecture as text, what stands for its win rate and score, all of them on
-            one scale; of records that it lacks, nothing is known well enough.
+        limits: Maximum costs of a question.
+        shrunk: Per architecture as text, a shrunken estimate that replaces win rate and score, all
+            on one scale; records that are not in it are left out, as too little is known of them.
         diversity_weight: The user's.
     """
     counted = _counted(objectives, diversity_weight)
@@ -263,16 +263,16 @@ def knee(
     shrunk: Mapping[str, float] | None = None,
     diversity_weight: float = 0.0,
 ) -> TrialRecord | None:
-    """Return the point of a front that lies farthest beyond the line between its ends.
+    """Return the knee of a front: the point farthest beyond the line between its ends.
 
-    Every objective is scaled to [0, 1] on the front. With two, the ends are (1, 0) and
-    (0, 1), and the distance from their line grows with the sum of both (Das 1999, Structural
-    Optimization 18, 107-115); with more, the plane through the corners takes the line's place.
-    Of equals, the first. None with fewer than two objectives, or points.
+    Every objective is scaled to [0, 1] on the front. With two objectives, the ends are (1, 0) and
+    (0, 1), and the distance from the line grows with the sum of both (Das 1999, Structural
+    Optimization 18, 107-115); with more, the plane through the corners replaces the line.
+    Ties go to the first point. None with fewer than two objectives or points.
 
     Args:
-        found: What ``front`` returned.
-        objectives: As given to ``front``, and so the rest.
+        found: The result of ``front``.
+        objectives: See ``front``.
         shrunk: See ``front``.
         diversity_weight: See ``front``.
     """
@@ -296,7 +296,7 @@ def _counted(objectives: Sequence[str], diversity_weight: float) -> tuple[str, .
 def _point(
     record: TrialRecord, objectives: Sequence[str], shrunk: Mapping[str, float] | None
 ) -> Point:
-    """Return the values of the objectives, each the better the higher."""
+    """Return the values of the objectives, with signs such that higher is better."""
     values: list[float] = []
     for name in objectives:
         value = float(getattr(record, name))
@@ -314,7 +314,7 @@ def within_limits(trials: Sequence[TrialRecord], limits: Limits) -> list[TrialRe
     """Return the trials that may be picked: measured on all rows, and within the limits.
 
     Raises:
-        StudyError: If there is none.
+        StudyError: If there is no such trial.
     """
     fair = [trial for trial in trials if not trial.is_stopped_early and limits.admit(trial)]
     if not fair:
@@ -327,7 +327,7 @@ def best_on_val(
 ) -> TrialRecord:
     """Return the trial with the highest win rate; ties go to fewer calls, then less money.
 
-    This is how a random search chooses, and a baseline does: what was luckiest on val wins.
+    Random search and baselines choose in this way, without regard to luck on val.
 
     Raises:
         StudyError: If no trial stays within the limits.
@@ -337,7 +337,7 @@ def best_on_val(
         key=lambda t: (
             -round(t.win_rate + diversity_weight * t.diversity, 12),
             t.calls,
-            t.usd or 0.0,  # what is unknown breaks no tie
+            t.usd or 0.0,  # an unknown price breaks no tie
             read_architecture(t.architecture).calls,
             t.architecture,
         ),
@@ -345,19 +345,19 @@ def best_on_val(
 
 
 NEGLIGIBLE: Final = 1 / 6
-"""Part of the smallest gain worth having: a smaller loss is given away for a lower cost."""
+"""Part of the smallest gain worth having: a loss below it is accepted for a lower cost."""
 
 
 def stopping_vote(
     evidence: Evidence, vote: Architecture, stops: Sequence[StopRule], *, min_gain: float
 ) -> Architecture | None:
-    """Return the vote with the rule by which it asks fewest and loses next to nothing.
+    """Return the vote with the admitted stopping rule that makes the fewest calls.
 
-    The loss is counted on redrawn answers, at no call. A rule is admitted if a loss of a sixth of
-    ``min_gain`` is excluded at 5 %. None where none is, or none spares a call.
+    The loss is computed on redrawn answers, without calls. A rule is admitted if a loss of a sixth
+    of ``min_gain`` is excluded at 5 %. None if no rule is admitted, or none saves a call.
     """
     members, ballots = vote.layers[-1], evidence.ballots
-    # Of a larger group that agrees, half of the others cannot change the answer any more.
+    # If a larger group agrees, the remaining members cannot change the answer anyway.
     fit = [one for one in stops if one[0] == "lead" or one[1] <= len(members) // 2]
     if ballots is None or len(members) < 3 or not fit:
         return None
@@ -383,9 +383,9 @@ def cheapest_as_good(
 ) -> TrialRecord | None:
     """Return the cheapest trial that val shows to be no worse than the pick; None if none is.
 
-    Of all votes and agents that were measured on all rows and may be picked, those of which a loss
-    of a sixth of ``min_gain`` is excluded at 5 %, paired by row: by cross-fitting, and on redrawn
-    answers. Nothing is known in this way of architectures that are no votes.
+    Candidates are votes and agents that were measured on all rows and may be picked, for which a
+    loss of a sixth of ``min_gain`` is excluded at 5 %, paired by row: by cross-fitting, and on
+    redrawn answers. Other architectures cannot be judged in this way.
     """
     evidence, picked, ranking = evidence.counted(pseudo), choice.picked, evidence.ranking
     whole = of_all_members(picked, ranking) if stops_early(picked) else picked

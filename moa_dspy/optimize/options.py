@@ -27,15 +27,15 @@ from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.pool import Pool
 
 TrialCallback: TypeAlias = Callable[[optuna.Study, optuna.trial.FrozenTrial], None]
-"""Takes the study and the trial that was just finished, as Optuna's callbacks do."""
+"""Receives the study and the trial that was just finished, as Optuna's callbacks do."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """The options of ``ModelSearch``, which describes them.
+    """The options of ``ModelSearch``, documented there.
 
     Raises:
-        StudyError: If one does not fit, naming it, the value and the choices.
+        StudyError: If an option is invalid; the message names it, the value and the choices.
         PoolError: If the space names an agent that the pool lacks.
     """
 
@@ -88,7 +88,7 @@ class SearchOptions:
             )
 
     def make_ledger(self) -> Ledger:
-        """Return a ledger of the search's own, unless the pool's has the only budget."""
+        """Return a new ledger for the search, or the pool's ledger if only that has a budget."""
         pools = self.pool.calls.ledger
         is_pools = self.budget is None and pools.budget != Budget()
         return pools if is_pools else Ledger(self.budget)
@@ -107,14 +107,14 @@ _KINDS: Final[Kinds] = {
     "prompts": (PromptOptions | None, "PromptOptions, such as PromptOptions()"),
     "predictor": (str | None, "the path of a predictor, such as 'answer'"),
 }
-"""What Python users may give for an option; study files are checked when they are read."""
+"""Accepted types of each option in Python; study files are checked when they are read."""
 
 
 def _check_callbacks(callbacks: Sequence[TrialCallback]) -> None:
-    """Refuse what would fail after the first paid trial.
+    """Check that the callbacks will not fail after the first paid trial.
 
     Raises:
-        StudyError: If one cannot be called with a study and a trial.
+        StudyError: If a callback cannot be called with a study and a trial.
     """
     wanted = "`callbacks` must be functions of (study, trial)"
     for one in callbacks:
@@ -123,7 +123,7 @@ def _check_callbacks(callbacks: Sequence[TrialCallback]) -> None:
         try:
             signature = inspect.signature(one)
         except ValueError:
-            continue  # a builtin that does not tell
+            continue  # a builtin without a signature
         try:
             signature.bind(None, None)
         except TypeError:
@@ -132,14 +132,14 @@ def _check_callbacks(callbacks: Sequence[TrialCallback]) -> None:
 
 
 LAST_SEED: Final = 2**32 - 1
-"""NumPy's and Optuna's largest seed."""
+"""Largest seed that NumPy and Optuna accept."""
 
 
 def check_seed(seed: object) -> None:
-    """Refuse what NumPy or Optuna would refuse after money was spent.
+    """Check a seed before money is spent, as NumPy and Optuna would reject it only later.
 
     Raises:
-        StudyError: If it is no whole number in [0, 2**32 - 1].
+        StudyError: If it is not a whole number in [0, 2**32 - 1].
     """
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= LAST_SEED:
         raise StudyError(
@@ -151,7 +151,7 @@ def named_objectives(names: Sequence[str]) -> tuple[Objective, ...]:
     """Return the objectives of these names.
 
     Raises:
-        StudyError: If one is unknown, or there is no list of them.
+        StudyError: If a name is unknown, or ``names`` is not a list.
     """
     if isinstance(names, str) or not isinstance(names, Sequence):
         raise StudyError(
@@ -161,10 +161,10 @@ def named_objectives(names: Sequence[str]) -> tuple[Objective, ...]:
 
 
 def named_diversity(name: str | DiversityMetric) -> DiversityMetric:
-    """Return the diversity metric of this name, or ``package.module:name``, or the metric given.
+    """Return the diversity metric of this name or ``package.module:name``; a metric as it is.
 
     Raises:
-        StudyError: If it is unknown.
+        StudyError: If the name is unknown.
     """
     if not isinstance(name, str):
         return name
@@ -190,15 +190,15 @@ SAMPLERS: Final[dict[str, Any]] = {
 
 
 def named_sampler(name: str | None, *, seed: int, beside: Path | None = None) -> Any:
-    """Return Optuna's sampler of this name; of None None, for the surrogate model proposes.
+    """Return Optuna's sampler of this name; for None return None: the surrogate model proposes.
 
     Args:
         name: One of ``SAMPLERS``, or ``package.module:name``.
-        seed: Of a sampler of ``SAMPLERS``.
-        beside: Folder in which the module may stand.
+        seed: Seed of a sampler of ``SAMPLERS``.
+        beside: Folder that may contain the module.
 
     Raises:
-        StudyError: If it is unknown, or is no sampler.
+        StudyError: If the name is unknown, or the object is not a sampler.
     """
     if name is None:
         return None
@@ -208,7 +208,7 @@ def named_sampler(name: str | None, *, seed: int, beside: Path | None = None) ->
 
 
 class Table(BaseModel):
-    """A table without a twin in Python; an unknown key is an error."""
+    """A table of a study file; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -222,9 +222,9 @@ class SizesTable(Table):
 
 
 class DataTable(Table):
-    """The place of the rows, and the split of each: by a column, or drawn by sizes.
+    """The source of the rows, and the split of each row: by a column, or drawn by sizes.
 
-    Rows are those of a file, by its ``path`` and ``inputs``, or of a ``benchmark``: its
+    Rows come from a file, given by its ``path`` and ``inputs``, or from a ``benchmark``: its
     ``split`` on the hub, or in the local copy at ``path``. With the ``reader`` "recorded" they
     are the questions of a table of answers.
     """
@@ -243,10 +243,10 @@ class DataTable(Table):
     limit: SizesTable = SizesTable()
 
     def check(self, *, where: str) -> None:
-        """Check that rows come from a file with inputs, or from a benchmark that knows its own.
+        """Check that rows come from a file with inputs, or from a benchmark that defines its own.
 
         Raises:
-            StudyError: If a key is missing, or does not go with another.
+            StudyError: If a key is missing, or contradicts another.
         """
         if self.reader is None and self.benchmark is None:
             for key, value in {"path": self.path, "inputs": self.inputs}.items():
@@ -287,7 +287,7 @@ class DataTable(Table):
         """Read the rows and split them.
 
         Raises:
-            StudyError: If the table does not say how.
+            StudyError: If the table does not define the splits.
         """
         if self.split_column is None and self.sizes is None:
             raise StudyError("`data` needs `split_column` or `sizes`, to know the three splits.")
@@ -298,13 +298,13 @@ class DataTable(Table):
 
 
 def with_recorded_task(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a study file's content with what follows from ``data.reader = "recorded"``.
+    """Return a study file's content with the settings that ``data.reader = "recorded"`` implies.
 
-    Recorded agents answer the bare question: they vote, or a response is selected, without a
-    model; they are the pool; and nothing is asked.
+    The recorded agents are the pool, and they read the question only: the last step is a vote or
+    a selection without a model, and no call is made.
 
     Raises:
-        StudyError: If the file says otherwise, or names no table.
+        StudyError: If the file contradicts these settings, or names no table.
     """
     data = content.get("data")
     if not isinstance(data, Mapping) or data.get("reader") != "recorded":
@@ -332,7 +332,7 @@ def with_recorded_task(content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 class TaskTable(Table):
-    """The question, the way it is put to an agent, and the metric of an answer.
+    """The question, the prompt format for the agents, and the metric of an answer.
 
     With a ``program``, the signature is that of the whole program.
     """

@@ -1,4 +1,4 @@
-"""Answers, races and trials played for a forecast: they follow from the single agents' answers."""
+"""Simulated answers, races and trials for a forecast, derived from the single agents' answers."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _Vector = NDArray[np.float64]
 
 
 class PlayedAnswer(NamedTuple):
-    """An answer: what a reader of it reads, what a vote counts, and what it means.
+    """A simulated answer: the text that others read, the ballot of a vote, and the meaning.
 
-    Right answers mean the same, however they are worded.
+    All right answers have the same meaning, whatever their wording.
     """
 
     text: Hashable
@@ -47,15 +47,15 @@ class PlayedAnswer(NamedTuple):
 
 _RIGHT = "right"
 _ALIKE = 0.5
-"""Share of equal answers worded alike from which on two agents share their words."""
+"""Share of equal wording among answers of equal meaning from which two agents share wording."""
 
 
 class _Words:
-    """The words that agents have for what they mean, as far as their answers on val show.
+    """The wording that agents use for a meaning, estimated from their answers on val.
 
     Args:
-        said: By agent, row by row.
-        meant: Likewise.
+        said: Wording by agent, row by row.
+        meant: Meaning by agent, row by row.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class _Words:
         }
 
     def _alike(self, one: str, other: str) -> float:
-        """Return how often two agents have the same words where they mean the same."""
+        """Return the share of rows of equal meaning on which two agents' wording is equal."""
         rows = [row for row, pair in enumerate(self._pairs(self._meant, one, other)) if pair]
         equal = list(self._pairs(self._said, one, other))
         return sum(equal[row] for row in rows) / len(rows) if rows else 0.0
@@ -85,12 +85,12 @@ class _Words:
         return (a == b for a, b in zip(table[one], table[other], strict=True))
 
     def _repeated(self, name: str) -> float:
-        """Return how often an agent says what it says on another row too, such as a letter."""
+        """Return the share of rows whose wording, such as a letter, recurs on another row."""
         counts = Counter(self._said[name])
         return sum(n for n in counts.values() if n > 1) / len(self._said[name])
 
     def of(self, name: str, row: int, meaning: Hashable, rng: random.Random) -> Hashable:
-        """Return the words of an agent for a meaning; new ones where its words are not fixed."""
+        """Return an agent's wording of a meaning; new wording where it is not fixed."""
         if rng.random() >= self._fixed[name]:
             return ("new", rng.random())
         for other in (name, *self._partners[name]):
@@ -101,26 +101,26 @@ class _Words:
 
 ReadingHabit = Literal["any", "own", "most", "right", "new"]
 READING_HABITS: Final[tuple[ReadingHabit, ...]] = get_args(ReadingHabit)
-"""Habits of agents that read others, which nothing that they said alone tells: each repeats a
-random one of what it reads and its own answer, keeps its own, follows most, finds the right one
-wherever one is right, or often says something else, which is wrong."""
+"""Assumptions on how agents use answers that they read, which single agents' answers cannot show:
+repeat a random answer among those read and its own, keep its own, follow the majority, find the
+right answer if one is right, or often give a new answer, which is wrong."""
 _FOUND: Final = 0.9
-"""Share of the rows on which a right answer among those read is found, where it is looked for."""
+"""With the habit "right", share of the rows with a right answer on which it is found."""
 _SAYS_NEW: Final = 0.3
-"""Share of the rows on which a reader says something else."""
+"""With the habit "new", share of the rows on which an agent gives a new answer."""
 
 
 class PlayedAnswers:
-    """Made-up answers on the rows of val: those of agents alone, and after they read others.
+    """Simulated answers on the rows of val: of agents alone, and after they read others.
 
-    Another sample of an agent means the same as often as two agents do. An agent says what it
-    means in its own words.
+    Two samples of one agent have the same meaning as often as answers of two agents have. An
+    agent expresses a meaning in its own wording.
 
     Args:
-        scores: Of the single agents, row by row.
-        replies: What each said, equal where a reader reads the same.
-        ballots: What a vote counts there.
-        habit: How an agent takes what it reads.
+        scores: Scores of the single agents, row by row.
+        replies: Answer of each agent, equal if another agent would read the same.
+        ballots: Ballot of each agent.
+        habit: How an agent uses the answers that it reads.
     """
 
     def __init__(
@@ -148,13 +148,13 @@ class PlayedAnswers:
         self._agreement = sum(equal) / len(equal) if equal else 0.0
 
     def with_habit(self, habit: ReadingHabit) -> PlayedAnswers:
-        """Return the same answers of single agents, read in another way."""
+        """Return the same answers of single agents with another reading habit."""
         found = copy(self)
         found.habit = habit
         return found
 
     def alone(self, name: str, row: int) -> PlayedAnswer:
-        """Return the answer of an agent that has read nothing."""
+        """Return the answer of an agent that has read no other answers."""
         return PlayedAnswer(
             self.replies[name][row], self._ballots[name][row], self._meant[name][row]
         )
@@ -162,7 +162,7 @@ class PlayedAnswers:
     def anew(
         self, name: str, row: int, read: Sequence[PlayedAnswer], rng: random.Random
     ) -> PlayedAnswer:
-        """Return an answer of an agent that has read others, or is asked another time."""
+        """Return an answer of an agent that has read others, or another sample."""
         own = self._meant[name][row]
         if read and self.habit == "own":
             return self.alone(name, row)
@@ -174,7 +174,7 @@ class PlayedAnswers:
         return PlayedAnswer(text, ballot, meaning)
 
     def _taken(self, meanings: Sequence[Hashable], rng: random.Random) -> Hashable:
-        """Return what a reader means, of its own answer and of those it reads."""
+        """Return the meaning that an agent chooses from its own and those that it reads."""
         taken, chance = rng.choice(meanings), rng.random()
         if self.habit == "most":
             return Counter(meanings).most_common(1)[0][0]
@@ -183,7 +183,7 @@ class PlayedAnswers:
         return ("new", chance) if self.habit == "new" and chance < _SAYS_NEW else taken
 
     def read_by(self, seats: Sequence[str], hands: Sequence[str], rng: Any) -> _Vector:
-        """Draw the scores of mixtures whose last layer and last step are of these agents."""
+        """Draw the scores of mixtures whose last layer and last step have these agents."""
         table = np.array([self.scores[name] for name in (*seats, *hands)])
         n_rows = table.shape[1]
         last = table[-len(hands) :] if hands and self.habit == "own" else table
@@ -198,7 +198,7 @@ class PlayedAnswers:
         return np.where(chances < _SAYS_NEW, 0.0, found) if self.habit == "new" else found
 
     def voted(self, vote: Architecture) -> _Vector:
-        """Return the scores of a vote of single agents; the one that decides ties comes first."""
+        """Return the scores of a vote of single agents, with its tie-breaker first."""
         (members,) = vote.layers
         decides = [name for name in (vote.aggregator, *vote.order) if name in members]
         ordered = list(dict.fromkeys([*decides, *members]))
@@ -209,21 +209,21 @@ class PlayedAnswers:
         return Ballots.of(self._ballots, self.scores)
 
     def diversity(self, one: str, other: str) -> float:
-        """Return how often two agents say something else."""
+        """Return the share of rows on which two agents' answers differ."""
         pairs = zip(self.replies[one], self.replies[other], strict=True)
         return float(np.mean([a != b for a, b in pairs]))
 
 
 class PlayedRace:
-    """Made-up races: a mixture is taken to answer as its readers do, row by row.
+    """Simulated races (early stopping of trials), on simulated scores of mixtures, row by row.
 
-    What votes of single agents answer is known.
+    Scores of votes of single agents are computed, not simulated.
 
     Args:
-        answers: Of the single agents.
-        n_trials: Of the study; the random baseline has as many.
-        must_cost_less: Whether costs are objectives: then a mixture loses to a single agent only.
-        seeds: Of the answers.
+        answers: Answers of the single agents.
+        n_trials: Trials of the study; the random baseline has as many.
+        must_cost_less: Whether costs are objectives: then only a single agent stops a mixture.
+        seeds: Seeds of the answers.
     """
 
     def __init__(
@@ -248,13 +248,13 @@ class PlayedRace:
             self._admit(Architecture.single(name))
 
     def _admit(self, key: Architecture) -> _Vector:
-        """Give an architecture its scores, as one that is measured on all rows."""
+        """Simulate the scores of an architecture on all rows."""
         one = key.parts[-1][1] if isinstance(key, ProgramArchitecture) else key
         if one.combine == "vote" and one.chooses_among_singles and not one.weights:
             self._put(key, self._answers.voted(one))
             return self._whole[key]
-        # Mixtures that read the same, and end in the same hands, answer alike. What is right
-        # anywhere may be found in every layer after it.
+        # Mixtures with equal last layers and last steps have equal answers. With the habit
+        # "right", a right answer of any layer may also be found in later ones.
         layers = one.layers if self._answers.habit == "right" else one.layers[-1:]
         read, hands = (tuple(sorted(chain(*n))) for n in (layers, one.last_rounds))
         ends = (read, hands)
@@ -269,7 +269,7 @@ class PlayedRace:
         self._rows[key] = self._n_rows
 
     def rows_of(self, one: Architecture) -> int:
-        """Return on how many rows an architecture is measured."""
+        """Return the number of rows on which an architecture is measured."""
         if one not in self._rows:
             rival, found = self._rival(), self._admit(one)
             for look in self._looks:
@@ -289,16 +289,16 @@ class PlayedRace:
         return max(among.values(), key=lambda found: float(found.mean()))
 
     def ordered(self, among: Iterable[Architecture]) -> list[Architecture]:
-        """Return those of these measured on all rows: the best first, of ties few calls."""
+        """Return the architectures measured on all rows, best first; ties go to fewer calls."""
         whole = [one for one in among if one in self._whole]
         return sorted(whole, key=lambda one: (-round(self._whole[one].mean(), 12), one.calls))
 
     def best(self, among: Iterable[Architecture] | None = None) -> Architecture | None:
-        """Return the best of these that were measured on all rows; None is of all."""
+        """Return the best architecture measured on all rows, of ``among`` or, if None, of all."""
         return next(iter(self.ordered(self._whole if among is None else among)), None)
 
     def pick(self) -> Architecture:
-        """Return what is picked: the best, if it beats the best single agent beyond luck."""
+        """Return the pick: the best, if it beats the best single agent by more than chance."""
         single = self.ordered(map(Architecture.single, self._singles))[0]
         best = self.ordered(self._whole)[0]
         gaps = self._whole[best] - self._whole[single]
@@ -308,10 +308,10 @@ class PlayedRace:
 def made_up_answers(
     names: Sequence[str], n_rows: int, seeds: Sequence[int], *, has_short_answers: bool
 ) -> PlayedAnswers:
-    """Draw how good agents are and what they say; of short answers the right ones are equal.
+    """Draw the scores and answers of agents; if answers are short, all right ones are equal.
 
-    Two answers in three are right, and models that err on a question err alike in two of three
-    (60 % of pairs in Kim, Garg, Peng & Garg 2025).
+    Two answers in three are right, and two models that are both wrong on a question give the same
+    answer in two of three cases (60 % of pairs in Kim, Garg, Peng & Garg 2025).
     """
     rng = np.random.default_rng([seed % 2**32 for seed in seeds])
     ease = rng.normal(size=n_rows)
@@ -330,11 +330,11 @@ def made_up_answers(
 
 
 _MOST_PROPOSED: Final = 120 // len(READING_HABITS)
-"""Proposals by the search's own rule in each played search: 15 ms each, one search per habit."""
+"""Proposals by the acquisition in each simulated search: 15 ms each, one search per habit."""
 _N_DRAWN: Final = 20
-"""Draws beside neighbours of which such a proposal is the best: a search looks at more."""
+"""Random candidates of such a proposal, beside neighbours; a real search has more."""
 _N_CANDIDATES: Final = 12
-"""Neighbours, and draws, of which a proposal by another rule is one."""
+"""Neighbours, and as many draws, that are candidates of a proposal without the acquisition."""
 
 _Canonical = Callable[[Architecture], Architecture]
 
@@ -347,9 +347,9 @@ def played_acquisition(
     canonical: _Canonical,
     seed: int,
 ) -> Acquisition:
-    """Return the rule by which a search proposes, for made-up scores.
+    """Return the acquisition of a search, for simulated scores.
 
-    ``costs`` names those that are objectives.
+    ``costs`` names the costs that are objectives.
     """
     means = {name: float(found.mean()) for name, found in answers.scores.items()}
     forecast = Forecast(
@@ -373,7 +373,7 @@ def played_trials(
 ) -> list[Architecture]:
     """Return at most ``n`` mixtures that a search tries, in order.
 
-    After the ``given`` ones they follow the search's own rule, or draws where that is None.
+    After the ``given`` mixtures, the acquisition proposes; if it is None, they are drawn.
     """
     known = dict.fromkeys(single_agents(space))
     n_known = len(known)
@@ -399,9 +399,9 @@ def _drawn(
     canonical: _Canonical,
     rng: random.Random,
 ) -> Architecture | None:
-    """Return a mixture as another rule may propose it: the most promising one per new call.
+    """Return a mixture as another sampler may propose it: the best gain per new call.
 
-    It is among neighbours of what was measured and draws from the space; promises are drawn.
+    Candidates are neighbours of a known mixture and draws from the space; gains are random.
     """
     mixtures = [one for one in known if one.layers]
     near = list(neighbours(rng.choice(mixtures), space)) if mixtures else []
@@ -420,13 +420,13 @@ def _drawn(
 
 @dataclass(slots=True)
 class PlayedRequests:
-    """The requests of a stage, on the played rows."""
+    """The requests of a stage, on the rows of a play."""
 
     cost: Cost = field(default_factory=Cost)
     busy: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def add(self, steps: Iterable[Sequence[tuple[str, Cost]]]) -> None:
-        """Add the steps of one answer; the agents of a step are asked at once."""
+        """Add the steps of one answer; the agents of a step are asked at the same time."""
         for step in steps:
             total = sum((cost for _, cost in step), Cost())
             slowest = max((cost.seconds for _, cost in step), default=0.0)
@@ -435,7 +435,7 @@ class PlayedRequests:
                 self.busy[name] += cost.seconds
 
     def scaled(self, scale: float, *, num_threads: int, agents: Mapping[str, AgentCosts]) -> Cost:
-        """Return the cost of so many times as much; seconds are wall time."""
+        """Return the cost of these requests times ``scale``; seconds are wall time."""
         limits = {name: agents[name].max_concurrent for name in self.busy}
         waits = [self.busy[name] / n for name, n in limits.items() if n is not None]
         seconds = max([self.cost.seconds / num_threads, *waits])

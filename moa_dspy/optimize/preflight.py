@@ -1,6 +1,6 @@
 """The check of a study before anything is paid: its cost by stage, and its smallest budget.
 
-A price or a time that is not known stays unknown: it is None here, and never 0.
+An unknown price or time is None, never 0.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from moa_dspy.vendors import Price
 
 LEVELS: Final = ("low", "likely", "high")
 _SHORT_TOKENS: Final = 10
-"""Of a reply: up to here right answers are taken to be equal, and not worded by each agent."""
+"""Length of a reply up to which right answers of different agents are assumed to be equal."""
 _TOKENS_OF_A_FIELD: Final = 12
-"""Marks around an output in a reply of DSPy's chat format."""
+"""Tokens of the marks around an output in a reply of DSPy's chat format."""
 _TOKENS_OF_REASONING: Final = 120
 
 
@@ -48,7 +48,7 @@ class StageEstimate:
 
     Attributes:
         name: ``single agents``, ``search``, ``prompts``, ``random baseline``, ``test`` or ``all``.
-        costs: By level: low, likely, high; seconds are wall time.
+        costs: Costs by level (low, likely, high); seconds are wall time.
     """
 
     name: str
@@ -60,14 +60,14 @@ class Preflight:
     """A study that was checked and not run.
 
     Attributes:
-        name: Of the study.
-        n_rows: Rows by split.
-        agents: Each with its expected tokens.
-        stages: In the order in which they run, then all of them.
-        smallest: The smallest limit of each kind that reaches a verdict; without unknown ones.
-        budget: What the study allows.
-        notes: What a reader should know before money is spent.
-        has_judge: Whether a model compares answers; its usd and seconds are not known before.
+        name: Name of the study.
+        n_rows: Number of rows by split.
+        agents: Agents with their expected tokens.
+        stages: Stages in the order in which they run, then their total.
+        smallest: The smallest limit of each kind that reaches a verdict; unknown ones are absent.
+        budget: Limits of the study.
+        notes: Notes to read before money is spent.
+        has_judge: Whether a model compares answers; its usd and seconds are not known in advance.
     """
 
     name: str
@@ -81,23 +81,23 @@ class Preflight:
 
     @property
     def whole(self) -> StageEstimate:
-        """All stages together; nothing of a replay."""
+        """All stages together; zero for a replay."""
         return [StageEstimate("all", dict.fromkeys(LEVELS, Cost())), *self.stages][-1]
 
     @property
     def unpriced(self) -> tuple[str, ...]:
-        """Names of the agents whose price is unknown, and of the judge, which reads answers."""
+        """Names of the agents whose price is unknown, and of the judge, if a model judges."""
         names = tuple(agent.name for agent in self.agents if agent.price is None)
         return (*names, "the judge") if self.has_judge else names
 
     @property
     def is_timed(self) -> bool:
-        """True if every agent was asked, so that the time can be told."""
+        """True if every agent was asked a question, so that the time can be estimated."""
         return not self.has_judge and all(agent.seconds is not None for agent in self.agents)
 
     @property
     def estimate(self) -> StudyEstimate:
-        """The likely cost of the whole study, and which limit of the budget ends it before."""
+        """The likely cost of the whole study, and the limit of the budget that ends it early."""
         likely = self.whole.costs["likely"]
         usd = None if self.unpriced else likely.usd
         found = StudyEstimate(likely.calls, usd, likely.seconds, tokens=likely.tokens)
@@ -105,14 +105,14 @@ class Preflight:
 
     @property
     def most_usd(self) -> float | None:
-        """The most that the study may cost: the budget, or the upper end; None is unknown."""
+        """The maximum cost of the study: the budget, or the upper end; None if unknown."""
         if self.budget.usd is not None:
             return min(self.budget.usd, self.whole.costs["high"].usd or self.budget.usd)
         return None if self.unpriced else self.whole.costs["high"].usd
 
     @property
     def too_small(self) -> dict[str, float]:
-        """The limits of the budget that end before a verdict, and the smallest that suffice."""
+        """The smallest sufficient value of each limit of the budget that is too small."""
         limits = {name: getattr(self.budget, name) for name in self.smallest}
         return {
             name: value
@@ -172,11 +172,11 @@ def _price_json(price: Price | None) -> dict[str, Any] | None:
 
 
 def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
-    """Estimate what a study takes; nothing is written.
+    """Estimate the cost of a study, without writing anything.
 
     Args:
         prepared: The study, which is checked already.
-        asks: Whether each agent is asked one question, which costs that much; else it is free.
+        asks: Whether each agent is asked one question; only these calls cost anything.
     """
     pool = prepared.make_pool(None, Ledger())
     whole = Student.of(prepared.study.make_student(pool))
@@ -184,7 +184,7 @@ def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
     options, _ = with_prompts(
         prepared.study.make_search(pool, prepared.metric).options, whole, prepared.splits.train
     )
-    # One adapter speaks for all agents, so the rows are counted once.
+    # All agents have the same adapter, so the tokens of the rows are counted once.
     counted = counted_rows(prepared.splits.val)
     tokens = fmean(_prompt_tokens(prepared, whole, counted)), fmean(_answer_tokens(prepared))
     agents = tuple(
@@ -224,7 +224,7 @@ def _estimate(
     extra += _TOKENS_OF_REASONING if module == "chain_of_thought" else 0.0
     replies = {
         "low": min(most, 1 + reply * TOKENS_PER_COUNTED["low"]),
-        # A model says a little more than what is right.
+        # Models write a little more than the right answer.
         "likely": min(most, 2 + 1.5 * reply * TOKENS_PER_COUNTED["likely"] + extra),
         "high": most,
     }
@@ -254,7 +254,7 @@ def _prompt_tokens(
 
 
 def _n_turns(prepared: PreparedStudy, row: dspy.Example) -> int:
-    """Return how often the mixture is asked for a row: once, or for each turn."""
+    """Return how often the mixture is called for a row: once, or for each turn."""
     turns = prepared.study.task.turns
     return 1 if turns is None else len(row[turns])
 
@@ -273,7 +273,7 @@ def _text_of(content: Any) -> str:
 
 
 def _answer_tokens(prepared: PreparedStudy) -> Iterator[int]:
-    """Yield the tokens of the right answers of each counted row; of unknown ones 30."""
+    """Yield the tokens of the right answers of each counted row; 30 if they are unknown."""
     for row in _counted(prepared):
         held = [row.get(name, None) for name in prepared.study.signature.output_fields]
         held = [value for value in held if not is_absent(value)]
@@ -309,9 +309,9 @@ def _probed(
     """Ask an agent one question (the first of a conversation), and estimate from its tokens.
 
     Args:
-        agent: As it was estimated from the rows alone.
+        agent: Estimate from the rows alone.
         student: The program.
-        inputs: Of the question.
+        inputs: Inputs of the question.
         n_counted: Tokens of its prompt by ``count_tokens``.
     """
     recorded = _Recorded(student.mixture.with_architecture(Architecture.single(agent.name)))
@@ -337,14 +337,14 @@ def _probed(
 
 def _with_tokens(agent: AgentEstimate, response: Response, n_counted: int) -> AgentEstimate:
     """Return the estimate with the tokens of one response, whose prompt has ``n_counted``."""
-    # Rows differ: the answer to one tells the others' within a factor of two.
+    # Rows differ: one answer predicts the length of the others within a factor of two.
     most = agent.reply_tokens["high"]
     replies = {
         level: min(most, response.completion_tokens * factor)
         for level, factor in (("low", 0.5), ("likely", 1.0), ("high", 2.0))
     }
     prompts = {"low": 0.9, "likely": 1.0, "high": 1.1}
-    # The prompt of a mean row is as much longer as the rows are.
+    # Prompts differ from this row's by the difference of the counted tokens.
     usual = agent.prompt_tokens["likely"] - n_counted * TOKENS_PER_COUNTED["likely"]
     billed = max(1.0, response.prompt_tokens + usual)
     return replace(
@@ -398,7 +398,7 @@ def _n_calls_of_judge(prepared: PreparedStudy) -> float:
 def _smallest(
     prepared: PreparedStudy, options: SearchOptions, found: Preflight
 ) -> dict[str, float]:
-    """Return the smallest limit of each kind, for what is likely; calls are exact."""
+    """Return the smallest limit of each kind, from likely costs; calls are exact."""
     if not found.stages:
         return {}
     n_val = {agent.name: len(prepared.splits.val) for agent in found.agents}

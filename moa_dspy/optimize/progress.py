@@ -28,16 +28,16 @@ SEARCH_STAGES: Final = (
     "random baseline",
     "test",
 )
-"""The stages of a search, in order; tuning of prompts and search may take turns."""
+"""The stages of a search, in order; ``search`` and ``prompts`` may alternate."""
 N_LEADERS: Final = 10
-"""Architectures of a leaderboard."""
+"""Number of architectures on a leaderboard."""
 _IN_FLIGHT: Final = 8
-"""Answers of which the calls are counted before the answer is scored."""
+"""Assumed number of answers whose calls are counted although the answers are not scored yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leader:
-    """An architecture of the leaderboard: its mean score on val, and what a question costs."""
+    """An architecture of the leaderboard: its mean score on val and the cost of a question."""
 
     architecture: str
     score: float
@@ -56,11 +56,11 @@ class StageWork:
     """The work of a stage or of its current step, as far as it is known.
 
     Attributes:
-        total: Units of the stage: trials where ``unit`` is ``trials``, else answers that are
-            scored; None where it is not known.
+        total: Number of units of the stage: trials if ``unit`` is ``trials``, else scored
+            answers; None if unknown.
         unit: ``trials`` or ``answers``.
         rows: Questions of the current trial.
-        calls: Calls that an answer of the current architecture takes.
+        calls: Calls per answer of the current architecture.
     """
 
     total: float | None = None
@@ -74,7 +74,7 @@ class StageWork:
         knows: Callable[[Architecture, Sequence[Any]], bool],
         wanted: Iterable[tuple[Iterable[Architecture], Sequence[Any]]],
     ) -> StageWork:
-        """Return the answers of architectures to rows that are not known yet."""
+        """Return the work of the architectures' answers that are not known yet."""
         parts = ((one, row) for every, rows in wanted for one in every for row in rows)
         return cls(sum(not knows(one, [row]) for one, row in parts))
 
@@ -84,19 +84,19 @@ class Snapshot:
     """The state of a search at one moment.
 
     Attributes:
-        stage: One of ``SEARCH_STAGES``, or what a process without the lead of a study does.
-        trial: Architectures measured up to now.
-        n_trials: Architectures the search will measure at most.
+        stage: One of ``SEARCH_STAGES``, or the activity of a process that is not coordinator.
+        trial: Number of architectures measured so far.
+        n_trials: Maximum number of architectures that the search measures.
         current: The architecture or agent that is measured now, in text notation.
-        best: The best architecture up to now, in text notation.
+        best: The best architecture so far, in text notation.
         best_score: Its mean score on val.
         spending: Calls made and reused, usd, seconds.
-        budget: The limits they count against.
+        budget: The limits of the spending.
         early: Facts of the single agents, at the stage ``early facts``.
-        leaders: The best on all rows of val up to now, best first.
-        last: The trial that was finished before this moment.
-        work: Of the stage.
-        table: The calls of this process, counted as they end: it moves between snapshots.
+        leaders: The best architectures on all rows of val so far, best first.
+        last: The trial that was finished last.
+        work: Work of the stage.
+        table: Counts of the calls of this process, which change between snapshots.
     """
 
     stage: str
@@ -115,7 +115,7 @@ class Snapshot:
 
 
 ShowSnapshot: TypeAlias = Callable[[Snapshot], None]
-"""Takes a snapshot at every step; it must return fast and not raise."""
+"""Receives a snapshot at every step; it must return fast and not raise."""
 
 
 def silent(snapshot: Snapshot, /) -> None:
@@ -127,12 +127,12 @@ class Progress:
     """Makes the snapshots of one search.
 
     Attributes:
-        show_snapshot: Takes each of them.
-        ledger: What the search spends from.
-        n_trials: Architectures the search will measure at most.
-        table: Counts the calls; it is told the stage that begins.
-        admits: Whether a trial may be picked, and so may lead.
-        log: The file for what optimizers of prompts print; None is the logger of this module.
+        show_snapshot: Receives each snapshot.
+        ledger: The ledger of the search's spending.
+        n_trials: Maximum number of architectures that the search measures.
+        table: Counts the calls by stage; its current stage is set here.
+        admits: Whether a trial may be picked, and so be on the leaderboard.
+        log: The file for the output of prompt optimizers; None means the logger of this module.
         leaders: The leaderboard, best first.
     """
 
@@ -155,7 +155,7 @@ class Progress:
         last: TrialRecord | None = None,
         work: StageWork | None = None,
     ) -> None:
-        """Show where the search is; see ``Snapshot`` for the arguments."""
+        """Show the state of the search; see ``Snapshot`` for the arguments."""
         self.table.stage = stage
         if self.show_snapshot is silent:
             return
@@ -181,7 +181,7 @@ class Progress:
 
     @contextmanager
     def optimizer_output(self) -> Iterator[None]:
-        """Keep off the display what is printed and logged inside, by optimizers of prompts."""
+        """Redirect the output and log records of prompt optimizers away from the display."""
         if self.show_snapshot is silent and self.log is None:
             yield
             return
@@ -192,9 +192,9 @@ class Progress:
             yield
 
     def lead(self, leader: Leader) -> None:
-        """Put an architecture on the leaderboard, in the place of what was known of it before."""
+        """Put an architecture on the leaderboard, replacing its earlier entry."""
         others = [one for one in self.leaders if one.architecture != leader.architecture]
-        # A stable order: of equals the earlier one leads.
+        # The sort is stable: ties go to the earlier architecture.
         ranked = sorted((*others, leader), key=lambda one: -one.score)
         self.leaders = tuple(ranked[:N_LEADERS])
 
@@ -214,12 +214,12 @@ class StageState:
     """One stage of the display.
 
     Attributes:
-        name: Of the stage.
-        work: As far as it was said.
-        seconds: That it took up to its last pause.
-        made: Calls that were made up to then.
-        share: Done up to now, in [0, 1]; it never falls.
-        done: Units done.
+        name: Name of the stage.
+        work: As far as it is known.
+        seconds: Duration until its last pause.
+        made: Number of calls until then.
+        share: Share of the work done so far, in [0, 1]; it never decreases.
+        done: Number of units done.
         is_over: Whether a later stage has begun.
     """
 
@@ -232,7 +232,7 @@ class StageState:
     is_over: bool = False
 
     def left_seconds(self, seconds: float) -> float | None:
-        """Return how long the rest takes at the pace up to now; None while that says little."""
+        """Return the remaining time at the pace so far; None if too little is done to tell."""
         if self.share < 0.02 or seconds < 1:
             return None
         return seconds * (1 - self.share) / self.share
@@ -244,8 +244,8 @@ class SearchView:
 
     Attributes:
         now: The clock, in seconds.
-        snapshot: The last one.
-        stages: Those that have begun, in order.
+        snapshot: The last snapshot.
+        stages: Stages that have begun, in order.
         early: Facts of the single agents, once they are known.
     """
 
@@ -265,7 +265,7 @@ class SearchView:
         self._begun = self.now()
 
     def take(self, snapshot: Snapshot) -> None:
-        """Take a snapshot."""
+        """Update the state with a snapshot."""
         before = self.snapshot
         if before is None or snapshot.stage != before.stage:
             self._enter(snapshot.stage, snapshot.spending.made)
@@ -289,9 +289,9 @@ class SearchView:
 
     @property
     def elapsed_seconds(self) -> float:
-        """Time since the display began, or of the study's budget, which runs on a resume too.
+        """Time since the display began, or since the budget's clock started, if that is longer.
 
-        The budget's clock runs from the first paid call; a replay never starts it.
+        The budget's clock runs from the first paid call, also across a resume, never in a replay.
         """
         spent = Spending() if self.snapshot is None else self.snapshot.spending
         since = self.now() - self._taken
@@ -299,7 +299,7 @@ class SearchView:
 
     @property
     def spending(self) -> Spending:
-        """The spending up to now: that of the snapshot, and of this process since."""
+        """The spending so far: that of the snapshot, plus that of this process since then."""
         if self.snapshot is None:
             return Spending()
         s, count = self.snapshot.spending, sum_of(self.snapshot.table.by_agent().values())
@@ -312,7 +312,7 @@ class SearchView:
         )
 
     def current_stage(self) -> tuple[StageState, float] | None:
-        """Return the stage, its share of work done brought up to this moment, and its seconds."""
+        """Return the current stage, with its share of work updated, and its seconds."""
         if self.snapshot is None:
             return None
         stage = self.stages[self.snapshot.stage]
@@ -323,9 +323,9 @@ class SearchView:
         return stage, stage.seconds + self.now() - self._entered
 
     def left(self, unit: Literal["calls", "seconds"]) -> float | None:
-        """Return the calls, or the seconds, of all that is to come; None while that is not known.
+        """Return the remaining calls or seconds of the whole search; None while unknown.
 
-        It is what was foretold after the single agents, at the pace at which that came true since.
+        It is the forecast made after the single agents, times the ratio of actual to forecast.
         """
         found, current = None if self.early is None else self.early.estimate, self.current_stage()
         if found is None or found.capped_by is not None or current is None:
@@ -333,7 +333,7 @@ class SearchView:
         (now, seconds), made = current, self.spending.made - self._entered_made
         to_come: dict[str, float] = {n: getattr(cost, unit) for n, cost in found.stages.items()}
         singles = self.stages.get("single agents")
-        # Where the single agents' answers were stored, so may be those that are to come.
+        # If the single agents' answers were stored, future answers may be stored as well.
         if now.name == "early facts" or not to_come or singles is None or not singles.made:
             return None
         to_come.pop("single agents", None)
@@ -342,14 +342,14 @@ class SearchView:
             state, is_now = self.stages[name], name == now.name
             took = state.made + made * is_now if unit == "calls" else state.seconds
             took = seconds if is_now and unit == "seconds" else took
-            # Search and prompts take turns.
+            # Search and prompts alternate, so the search is not over during prompts.
             if not is_now and (now.name, name) != ("prompts", "search"):
                 taken, foretold = taken + took, foretold + to_come.pop(name)
                 continue
-            # Its first trials ask more than the later ones, which find more answers stored.
+            # Early trials make more calls than later ones, which find more answers stored.
             to_come[name] *= 1 - state.share
             going = max(going, took * (1 - state.share)) if unit == "calls" else going
-        # A pace that was seen for a moment only says little.
+        # The ratio is shrunk towards 1, as it is unreliable when little is done.
         few = 0.1 * sum(to_come.values())
         pace = (taken + few) / (foretold + few) if foretold + few else 1.0
         left, own = pace * to_come.pop(now.name, 0.0), now.left_seconds(seconds)
@@ -358,7 +358,7 @@ class SearchView:
 
     def _done(self, stage: StageState) -> float:
         snapshot = self.snapshot
-        assert snapshot is not None  # as the caller has seen
+        assert snapshot is not None  # checked by the caller
         rows, calls = snapshot.table.rows.get(stage.name, 0), snapshot.table.n_calls(stage.name)
         if stage.work.unit != "trials":
             asked = calls / max(1.0, _calls_of(snapshot.current))
@@ -378,7 +378,7 @@ class SearchView:
         names = [*SEARCH_STAGES, *(name for name in self.stages if name not in SEARCH_STAGES)]
         for name in names:
             if (state := self.stages.get(name)) is None:
-                # Prompts are searched only where the study says so, and what others do is theirs.
+                # ``prompts`` is optional, and the other stages are shown once they begin.
                 is_coming = name in ("single agents", "search", "random baseline", "test")
                 found += [(StageState(name), None)] if is_coming else []
             elif name != "early facts":
@@ -397,7 +397,7 @@ def sum_of(counts: Iterable[CallCount]) -> CallCount:
 
 
 def _calls_of(current: str) -> float:
-    """Return the calls that an answer of ``NAME: ARCHITECTURE`` takes; 1 where it is no such."""
+    """Return the calls per answer of ``NAME: ARCHITECTURE``; 1 for any other text."""
     try:
         return Architecture.parse(current.rpartition(": ")[2]).calls
     except ValueError:

@@ -27,20 +27,20 @@ from moa_dspy.winrate import CostVerdict, Interval, Verdict
 
 @dataclass(frozen=True, slots=True)
 class SystemScore:
-    """One system on one split: its mean score with a 95 % interval, and what a question costs.
+    """One system on one split: its mean score with a 95 % interval, and the cost of a question.
 
     Attributes:
         name: ``pick``, ``best_single``, ``self_moa``, ``top_k``, ``random`` or ``oracle``.
-        architecture: In text notation; None for the oracle, which is no program.
-        score: Mean metric, in [0, 1]; None when the system was not run.
+        architecture: Text notation; None for the oracle, which is no program.
+        score: Mean metric, in [0, 1]; None if the system was not run.
         low: Lower end of the interval of ``score``.
-        high: Upper end.
+        high: Upper end of the interval of ``score``.
         calls: Requests to models per question.
         usd: Price per question, at the pool's prices; None if one of them is unknown.
-        seconds: Time to the answer per question, the proposers of a layer at once; None if the
-            study's recording does not say it.
-        failures: Share of questions on which nothing was answered; they score 0.
-        note: Why it was not run, or how it was chosen.
+        seconds: Time to the answer per question, with the proposers of a layer in parallel; None
+            if the study's recording lacks it.
+        failures: Share of questions without an answer; they score 0.
+        note: Why the system was not run, or how it was chosen.
     """
 
     name: str
@@ -94,45 +94,45 @@ class StudyResult:
     Attributes:
         pick: The architecture with the highest win rate on val.
         recommended: The pick if the verdict is for it, else the best single agent.
-        verdict: From one paired test on the test rows, pick against best single.
-        val: Rows on the validation split, by name.
-        test: Rows on the test split, by name.
-        differences: Pick minus each other row on test: of the best single agent with the
-            verdict's interval, of the others with intervals that hold all at once.
-        optimism: How much the pick's val score flatters it: estimated without test
-            rows, by resampling the selection.
+        verdict: Result of one paired test on the test rows, pick against best single.
+        val: Systems on the validation split, by name.
+        test: Systems on the test split, by name.
+        differences: Pick minus each other system on test: for the best single agent with the
+            verdict's interval, for the others with simultaneous intervals.
+        optimism: Bias of the pick's val score by the selection, estimated without test rows, by
+            resampling the selection.
         trials: Every architecture measured, in order.
-        space_size: Number of different architectures, those included that were measured though
-            the space lacks them; None where it was not counted.
+        space_size: Number of different architectures, including measured ones that are not in
+            the space; None if it was not counted.
         calls_made: Requests paid for by this run.
         calls_reused: Answers that came from the store.
-        usd: What this run really paid; None if the price of an agent is unknown.
+        usd: Amount that this run paid; None if the price of an agent is unknown.
         seconds: Wall time of this run.
-        stopped_by: Which budget ended the search, or None.
+        stopped_by: The limit of the budget that ended the search, or None.
         failures: Failed responses per agent, counted over distinct computations.
-        cut: Responses that the token limit (``length``) or a filter (``content_filter``) ended:
-            agent -> reason -> number, counted as failures are.
-        seed: Of everything random.
-        versions: Of the packages that matter.
-        notes: What a reader must know of this run, such as agents that were left out.
-        expected: Score on new rows of a pick made this way, cross-fitted on val, 95 %; None
-            with fewer than 10 rows.
-        early: What the single agents told before the search.
-        front: Architectures that no other one beats on every objective, best score first;
-            empty with one objective.
-        knee: The one of ``front`` that is recommended if all objectives matter alike.
+        cut: Responses truncated by the token limit (``length``) or a filter (``content_filter``):
+            agent -> reason -> number, counted like failures.
+        seed: Seed of all random choices.
+        versions: Versions of the relevant packages.
+        notes: Notes on this run, such as on agents that were left out.
+        expected: Expected score on new rows of a pick made in this way, cross-fitted on val, 95 %;
+            None with fewer than 10 rows.
+        early: Facts from the single agents, before the search.
+        front: The Pareto front, best score first: architectures that no other dominates; empty
+            with one objective.
+        knee: The member of ``front`` that is recommended if all objectives matter equally.
         explained: Share of the variance between architectures, in [0, 1], that
             ``performance`` and ``diversity`` of their members explain, and the ``rest``.
         prompts: The prompts tried for aggregators, as plain data: ``name``, ``origin``,
-            ``text``, ``accepted`` and what else was found of each.
+            ``text``, ``accepted`` and other facts about each.
         cost_verdict: Whether the pick is as good as the best single agent of all, for less;
-            None where no cost was asked about.
-        front_verdicts: The same of the other members of ``front``, by architecture.
-        savings: Whether votes of ``front`` that cost less than the pick are as good as it is,
-            by architecture; the pick takes the place of the single model.
-        judge: On the judge of the study, and what it says; None without one.
-        for_less: The cheapest trial that val shows to be no worse than the pick, where a cost was
-            asked about; None where that is the pick.
+            None if no cost is an objective or limited.
+        front_verdicts: The same for the other members of ``front``, by architecture.
+        savings: Whether votes of ``front`` that cost less than the pick are as good as the pick,
+            by architecture; in these verdicts the pick replaces the single agent.
+        judge: Facts about the judge and its scores; None without a judge.
+        for_less: The cheapest trial that val shows to be no worse than the pick, if a cost is an
+            objective or limited; None if that is the pick.
     """
 
     pick: Architecture
@@ -167,9 +167,9 @@ class StudyResult:
     for_less: str | None = None
 
     def score_interval(self, row: SystemScore) -> tuple[float | None, float | None]:
-        """Return the ends of the 95 % interval of a row's score; None where it has none.
+        """Return the ends of the 95 % interval of a system's score; None if it has no interval.
 
-        The reference of a judge has none: against itself it has 50 % by definition.
+        The reference of a judge has none, as it wins 50 % against itself by definition.
         """
         judge = self.judge
         if judge is not None and judge.picks == "judge" and row.architecture == judge.reference:
@@ -177,7 +177,7 @@ class StudyResult:
         return row.low, row.high
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON data; the keys are the command line's ``--json``."""
+        """Return plain JSON data, with the keys of the command line's ``--json``."""
         return {
             "pick": str(self.pick),
             "recommended": str(self.recommended),
@@ -247,7 +247,7 @@ class StudyResult:
 
         Args:
             of: ``systems``: scores on test with intervals, costs, and the difference to the pick;
-                ``trials``: what val said of each architecture that the search measured.
+                ``trials``: val scores and costs of each architecture that the search measured.
 
         Raises:
             StudyError: If ``of`` is neither.
@@ -276,7 +276,7 @@ class StudyResult:
         }
 
     def _cells(self) -> list[list[str]]:
-        """Return the table of the test rows as texts, its header first."""
+        """Return the table of the systems on test as texts, its header first."""
         table = [["system", "architecture", "test score", "pick minus row", "calls"]]
         for name, row in self.test.items():
             found = self.differences.get(name)
@@ -315,7 +315,7 @@ class StudyResult:
 
 
 def _lines(cells: list[str]) -> list[list[str]]:
-    """Return the lines of a row of a table, whose cells may have several."""
+    """Return the lines of a table row whose cells may have several lines."""
     return [list(line) for line in zip_longest(*(cell.split("\n") for cell in cells), fillvalue="")]
 
 
@@ -328,11 +328,11 @@ def _cost_verdicts(content: Mapping[str, Mapping[str, Any]]) -> dict[str, CostVe
 
 
 ScoresAlone: TypeAlias = Mapping[tuple[str, str], float]
-"""By the path of a mixture, "" of one that is no part of a program, and agent."""
+"""Scores by path of a mixture ("" if it is not part of a program) and agent."""
 
 
 def scores_alone(trials: Sequence[TrialRecord]) -> ScoresAlone:
-    """Return what each agent scores alone; in a program, in the best one of single agents."""
+    """Return the score of each agent alone; in a program, of the best with this single agent."""
     found: dict[tuple[str, str], float] = {}
     for trial in trials:
         mixtures = mixtures_in(trial.architecture)
@@ -345,7 +345,7 @@ def scores_alone(trials: Sequence[TrialRecord]) -> ScoresAlone:
 
 
 def mixtures_in(text: str) -> dict[str, Architecture]:
-    """Return the mixtures by path, "" of one alone; none if this version cannot read them."""
+    """Return the mixtures by path ("" for a single one); empty if this version cannot read it."""
     try:
         one = read_architecture(text)
     except ValueError:
@@ -356,8 +356,8 @@ def mixtures_in(text: str) -> dict[str, Architecture]:
 def agent_effects(trials: Sequence[TrialRecord]) -> list[list[Any]]:
     """Return name, score alone, and mean score of mixtures with and without each agent.
 
-    Over mixtures that were measured on all rows; None where there are none of a kind. In a
-    program an agent stands once for each mixture.
+    The means are over mixtures that were measured on all rows; None if there are none of a kind.
+    In a program an agent has one entry for each mixture.
     """
     alone = scores_alone(trials)
     mixtures = [

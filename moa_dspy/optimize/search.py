@@ -70,48 +70,48 @@ from moa_dspy.pool import Pool
 
 
 class ModelSearch(Teleprompter):
-    """Decides which agents of a pool sit in which layer, and proves it on rows it never saw.
+    """Searches which agents of a pool sit in which layer, and tests the pick on held-out rows.
 
-    Single agents are measured first: they are layer 1 of everything. A surrogate model,
-    which learns from the trials what performance and diversity are worth, says which
-    architecture promises most for its calls; that one is measured next. The pick leaves
-    the vote of the best agents, or the best alone, only for what is better by more than luck
-    explains (``selection.choose``). It is compared once, on the test rows, with the best
-    single agent, Self-MoA, top-k, a random search of equal size and the oracle. ``result``
-    holds all of it after ``compile``, and ``study`` the trials as Optuna knows them.
+    Single agents are measured first, as they are layer 1 of every mixture. A surrogate model
+    learns from the trials how performance and diversity affect the score; the architecture
+    with the highest expected improvement per call is measured next. The pick is the vote of
+    the best agents, or the best agent alone, unless another architecture is better by more
+    than chance explains (``selection.choose``). The pick is compared once, on the test rows,
+    with the best single agent, Self-MoA, top-k, a random search of equal size and the oracle.
+    After ``compile``, ``result`` holds all of this, and ``study`` is Optuna's study.
 
-    Pool, settings and student are afterwards what they were; the returned program is under no
-    budget of the search.
+    ``compile`` changes neither pool, settings nor student; the budget of the search does not
+    apply to the returned program.
 
     Args:
-        metric: Any DSPy metric with values in [0, 1]; None where a judge picks.
-        pool: The agents, and where their calls are stored; or a list of LMs.
+        metric: Any DSPy metric with values in [0, 1]; None if a judge picks.
+        pool: The agents and the store of their calls; or a list of LMs.
         space: The architectures that may be tried; default: two layers of up to three agents.
-        objectives: Names from ``OBJECTIVES``: what the study records, what stops a loser, and
-            what the Pareto front is of. The pick is by score.
+        objectives: Names from ``OBJECTIVES``: values that the study records, by which trials are
+            stopped early, and that span the Pareto front. The pick is by score.
         diversity: The diversity metric, or its name in ``moa_dspy.diversity``; default:
-            ``disagreement``, and ``tfidf`` where only a judge tells answers apart.
-        diversity_weight: Win rate given away for a point of diversity; 0 is none.
-        n_trials: Most architectures measured on val, single agents included.
-        limits: Upper limits of one question's cost; the pick never goes beyond.
+            ``disagreement``, and ``tfidf`` if there is a judge and no metric.
+        diversity_weight: Win rate given up for a point of diversity; 0 means none.
+        n_trials: Maximum number of architectures measured on val, single agents included.
+        limits: Upper limits of one question's cost; the pick never exceeds them.
         budget: Upper limits of what the search spends; a number is usd.
-        random_share: Part of the budget for the random baseline, when calls cost something.
+        random_share: Part of the budget for the random baseline, if calls cost something.
         min_gain: Smallest gain worth having, as a share of the score.
         num_threads: Examples measured at the same time.
-        seed: Of everything random.
+        seed: Seed of all random choices.
         sampler: An Optuna sampler that proposes instead of ``PerformanceDiversitySampler``.
         callbacks: Functions of (study, trial), called after each finished trial, as in Optuna;
             ``study.stop()`` ends the trials.
-        prompts: Searches the aggregator's prompt too; the trainset tunes it.
+        prompts: Options for searching the aggregator's prompt too, which is tuned on the trainset.
         judge: A judge of ``moa_dspy.judges``, or ``JudgeOptions`` with one; the score is then
             the win rate against one reference.
         predictor: Path of a predictor of the student, such as ``answer``: a mixture is searched
-            in its place, and the rest of the program stays.
-        storage: Of Optuna's trials: a URL or a storage, as Optuna takes it; default: memory.
-        display_progress: Whether ``compile`` shows how far it is, on standard error.
+            in its place, and the rest of the program stays the same.
+        storage: Optuna's storage of the trials, or its URL; default: memory.
+        display_progress: Whether ``compile`` shows its progress on standard error.
 
     Raises:
-        StudyError: If an option does not fit, naming it, the value and the choices.
+        StudyError: If an option is invalid; the message names it, the value and the choices.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class ModelSearch(Teleprompter):
         if pool is None:
             raise StudyError("A search needs a `pool` of agents, but got none.")
         pool = pool if isinstance(pool, Pool) else Pool.from_lms(pool)
-        # Texts without a metric are never equal: votes and disagreement say nothing of them.
+        # Without a metric, texts are never equal: votes and disagreement mean nothing for them.
         is_open = metric is None and judge is not None
         open_space = SearchSpace(tuple(pool), combines=("synthesize",)) if is_open else None
         self.options = SearchOptions(
@@ -182,18 +182,18 @@ class ModelSearch(Teleprompter):
         """Return the recommended program: the pick if the verdict is for it, else a single agent.
 
         Args:
-            student: A ``MixtureOfAgents``, or a program that holds some or has the
+            student: A ``MixtureOfAgents``, or a program that holds mixtures or has the
                 ``predictor``: then the whole program is run and scored, and the result is
-                such a program; mixtures that are frozen, as by DSPy, stay as they are. Or a
+                such a program; mixtures that are frozen in DSPy's sense are not changed. Or a
                 module with one signature, for which a mixture is made.
-            trainset: Rows for prompts; without a ``valset`` they are split in three.
+            trainset: Rows for prompts; without a ``valset`` they are split into three.
             teacher: Not used.
-            valset: Rows that the search looks at; without a ``testset`` half of them are kept back.
+            valset: Rows on which the search selects; without a ``testset`` half are held out.
             testset: Rows that are used once, after the pick.
-            kwargs: Nothing else is accepted.
+            kwargs: No other arguments are accepted.
 
-        Ctrl-C ends the trials once the first mixture is tried; what is best up to then is still
-        compared on the test rows, unless it is pressed again.
+        Ctrl-C ends the trials once the first mixture was tried; the best architecture so far is
+        still compared on the test rows, unless Ctrl-C is pressed again.
 
         Raises:
             DataError: If a split is empty or two overlap.
@@ -201,7 +201,7 @@ class ModelSearch(Teleprompter):
             MoaError: If ``storage`` cannot be used, or the student has no ``predictor``.
             MetricError: If the metric raises or returns no number in [0, 1].
             StudyError: If the budget is too small for a verdict, or ``student`` holds no
-                mixture, or another pool's, or fails by itself.
+                mixture, or a mixture of another pool, or fails by itself.
         """
         if kwargs:
             raise StudyError(f"Unknown option {min(kwargs)!r} of compile; known is testset.")
@@ -223,7 +223,7 @@ class ModelSearch(Teleprompter):
         """The result of the last ``compile``.
 
         Raises:
-            StudyError: If there was none.
+            StudyError: If ``compile`` was not called.
         """
         return self._last_outcome().result
 
@@ -240,14 +240,14 @@ class ModelSearch(Teleprompter):
 
 @dataclass(frozen=True, slots=True)
 class SearchOutcome:
-    """Everything that a search leaves behind.
+    """The outputs of a search.
 
     Attributes:
-        program: The recommended one.
-        result: What was found, as plain data.
-        study: Optuna's.
-        phases: Architectures known after each round of composing; prompts are tuned between.
-        answers: What was said to every test question.
+        program: The recommended program.
+        result: The findings as plain data.
+        study: Optuna's study.
+        phases: Architectures known after each round of search; prompts are tuned in between.
+        answers: The answers to every test question.
     """
 
     program: Any
@@ -276,13 +276,13 @@ def run_search(
         options: The options of ``ModelSearch``.
         student: The program to search in.
         splits: The rows.
-        ledger: Counts and limits what is spent; default: see ``SearchOptions.make_ledger``.
-        workers: Ask ahead, in other processes too; None means the threads of this one ask.
+        ledger: Counts and limits the spending; default: see ``SearchOptions.make_ledger``.
+        workers: Processes that make calls in advance; None means threads of this process do.
         node_cache: Responses that are known already.
         storage: Keeps the trials while the study runs; None keeps them in memory.
-        ends_on_interrupt: Whether Ctrl-C ends the trials; else it is raised.
-        show: Takes a snapshot at every step.
-        log: The file for what optimizers of prompts print, beside a display.
+        ends_on_interrupt: Whether Ctrl-C ends the trials; otherwise KeyboardInterrupt is raised.
+        show: Receives a snapshot at every step.
+        log: The file for the output of prompt optimizers while a display is shown.
     """
     ledger = options.make_ledger() if ledger is None else ledger
     started, before = time.monotonic(), ledger.spending
@@ -350,7 +350,7 @@ def _result(
 
 
 def _for_less(loop: TrialLoop, choice: Choice) -> TrialRecord | None:
-    """Return the cheapest trial that is no worse than the pick, where a cost was asked about."""
+    """Return the cheapest trial no worse than the pick; None without a cost objective or limit."""
     options = loop.options
     named = names_of(options.objectives)
     costs = (n for n in COSTS if n in named or getattr(options.limits, n) is not None)
@@ -373,7 +373,7 @@ def _compared(
 ) -> ComparedSystems:
     """Measure the pick, the baselines and the Pareto front on the test rows, once.
 
-    Of the front what val chose for its cost comes first: of a long one not all are measured.
+    Only the first members of a long front are measured; that chosen on val for its cost leads.
     """
     ranking = loop.singles.ranking
     on_val = None if held is None else (held.pick.tolist(), held.single.tolist())
@@ -387,7 +387,7 @@ def _compared(
 
 
 def judging_of(options: SearchOptions, splits: Splits | None = None) -> Judging | None:
-    """Return the judge of a search, if it has one; with the rows its reference is checked too."""
+    """Return the judge of a search, or None; given the rows, its reference is checked too."""
     if options.judge is None:
         return None
     rows = {} if splits is None else {"val": splits.val, "test": splits.test}
@@ -395,7 +395,7 @@ def judging_of(options: SearchOptions, splits: Splits | None = None) -> Judging 
 
 
 def _with_judge(options: SearchOptions, splits: Splits) -> tuple[SearchOptions, Judging | None]:
-    """Return the judge, and the options with the metric that picks, which it is where it does."""
+    """Return the options and the judge; if the judge picks, it is also the options' metric."""
     judging = judging_of(options, splits)
     if judging is None or not judging.picks:
         return options, judging
@@ -430,7 +430,7 @@ def _single_agents(
     """Probe and measure the single agents, unless the budget is too small for a verdict.
 
     Returns:
-        Them, and the cost of one comparison by the judge, where there is one.
+        The single agents, and the cost of one comparison by the judge, if there is one.
     """
     check_options(options, ledger.budget)
     probed, judged = probe(options, evaluator, splits.val, progress), None

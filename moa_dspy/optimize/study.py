@@ -1,4 +1,4 @@
-"""A study as its processes share it: what it is, and its row in the database."""
+"""A study shared by several processes: its parsed file and its row in the database."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ from moa_dspy.testing import recorded_pool
 
 @dataclass(frozen=True)
 class PreparedStudy:
-    """A study file with everything it names read and checked, before a call or a write.
+    """A study file, and all files that it names, read and checked before any call or write.
 
     Attributes:
         study: The file.
         splits: Its rows, each with an id.
         metric: The metric of an answer.
-        agents: Those that can be asked here.
-        notes: On each agent that is left out.
-        recording: Answers that were made elsewhere.
-        recorded: The agents' answers, where the rows are a table of answers.
+        agents: Agents that can be called on this machine.
+        notes: A note on each agent that is left out.
+        recording: Answers that were recorded elsewhere.
+        recorded: The agents' answers, if the rows are a table of answers.
     """
 
     study: StudyFile
@@ -75,7 +75,7 @@ class PreparedStudy:
         """Read the study of a file.
 
         Raises:
-            MoaError: If anything in the file, or in the files that it names, does not fit.
+            MoaError: If anything in the file, or in the files that it names, is invalid.
         """
         study = read_study(path)
         found, metric = study.make_splits(), study.make_metric()
@@ -111,10 +111,10 @@ class PreparedStudy:
         return prepared
 
     def check(self) -> None:
-        """Make everything once, with calls that go nowhere, so that a mistake is found now.
+        """Construct all objects of the study once, without sending calls, to find mistakes early.
 
         Raises:
-            MoaError: If the parts of the file do not fit each other, or this machine.
+            MoaError: If parts of the file contradict each other, or do not work on this machine.
         """
         study, pool = self.study, self.make_pool(None, Ledger())
         student = study.make_student(pool)
@@ -130,7 +130,7 @@ class PreparedStudy:
             if split != "train" or study.prompts is not None:
                 fields = () if self.metric is None else fields_read(self.metric)
                 check_outputs(rows, fields, where=f"Split {split!r}")
-        # Recorded answers have recorded scores; a made-up one has none.
+        # Recorded answers have recorded scores; a made-up prediction has no score.
         if self.metric is not None and self.recorded is None and is_asked_once:
             _check_metric(self.metric, signature, self.splits.val[0])
         with_prompts(options, student, self.splits.train)
@@ -143,7 +143,7 @@ class PreparedStudy:
                 )
 
     def rows_notes(self) -> Iterator[str]:
-        """Yield what is odd about the rows that are scored, with counts."""
+        """Yield warnings about the rows, with counts."""
         data = self.study.data
         if data.sizes is not None and data.path and not (data.reader or data.benchmark):
             n, used = len(data.read()), sum(data.sizes.model_dump(exclude_none=True).values())
@@ -157,7 +157,7 @@ class PreparedStudy:
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """A digest of every part that decides what the study finds, by name."""
+        """A digest of every part that affects the result of the study, by name."""
         public = [{**asdict(a), "weights": None, "identity": a.identity} for a in self.agents]
         parts = {**self.study.parts, "data": fingerprint(self.splits), "agents": public}
         if self.study.judge is not None:
@@ -169,7 +169,7 @@ class PreparedStudy:
 
     @property
     def public(self) -> dict[str, Any]:
-        """All that repeats the study, without endpoints, keys and paths of this machine."""
+        """All settings needed to repeat the study, without endpoints, keys and local paths."""
         names = ("name", "model", "temperature", "top_p", "max_tokens", "sha256")
         prices = ("usd_per_million_prompt_tokens", "usd_per_million_completion_tokens")
         return {
@@ -205,7 +205,7 @@ def _check_inputs(rows: Any, fields: tuple[str, ...], split: str) -> None:
 
 
 def _check_program_inputs(program: Any, row: dspy.Example) -> None:
-    # Of the class: DSPy warns of an object's `forward` even when it is only looked at.
+    # The class is inspected, as DSPy warns on any access to an object's `forward`.
     kind = type(program)
     name = "forward" if hasattr(kind, "forward") else "aforward"
     takes = inspect.signature(getattr(kind, name))
@@ -220,7 +220,7 @@ def _check_program_inputs(program: Any, row: dspy.Example) -> None:
 
 
 def _check_metric(metric: Any, signature: Any, row: Any) -> None:
-    """Score a made-up prediction, so that a metric that cannot is found before anything is paid.
+    """Score a made-up prediction, so that an unsuitable metric is found before anything is paid.
 
     Raises:
         MetricError: If the metric raises, or returns no number in [0, 1].
@@ -228,7 +228,7 @@ def _check_metric(metric: Any, signature: Any, row: Any) -> None:
     outputs = signature.output_fields
     values = {name: _made_up(field, row.get(name, None)) for name, field in outputs.items()}
     try:
-        # A metric that asks a model is not tried: that would cost something.
+        # A metric that calls a model is not tried, as that would cost money.
         with spending_under(Ledger(Budget(calls=1)), share=0.0):
             CheckedMetric.of(metric).score(row, dspy.Prediction(**values))
     except BudgetReachedError:
@@ -251,7 +251,7 @@ def _made_up(field: Any, right: Any) -> Any:
     try:
         return "text" if annotation is str else annotation()
     except Exception:
-        # A type of the user's own that needs arguments.
+        # A type defined by the user whose constructor needs arguments.
         return None
 
 
@@ -267,7 +267,7 @@ class FinishedStudy:
     Attributes:
         result: ``StudyResult.to_json``, as text.
         program: Content of the program's file.
-        place: Machine and folder in which the coordinator wrote files.
+        place: Machine and folder of the coordinator's files.
     """
 
     result: str
@@ -280,11 +280,11 @@ class SharedStudy:
 
     Args:
         store: The database.
-        key: Of the row.
+        key: Key of the row.
         parts: A digest of every part by name.
         budget: The limits by name.
-        folder: The folder that the database belongs to: there a study may take the place of
-            another one. None for a database of several studies.
+        folder: The folder of the database, in which a study may replace another one; None for a
+            database of several studies.
     """
 
     def __init__(
@@ -310,13 +310,13 @@ class SharedStudy:
 
         Args:
             must_exist: Whether the study must have begun.
-            may_set_budget: Whether another budget reopens it, instead of being an error.
+            may_set_budget: Whether another budget reopens the study, instead of being an error.
 
         Returns:
-            Whether it takes the place of another study.
+            Whether it replaces another study.
 
         Raises:
-            StudyError: If another study is there, naming what changed, or none is.
+            StudyError: If there is another study, naming the changed parts, or no study.
         """
         insert = (
             "INSERT INTO shared_studies (study, parts, budget) VALUES (?, ?, ?) "
@@ -384,13 +384,13 @@ class SharedStudy:
         self._database.transact(work)
 
     def finished(self) -> FinishedStudy | None:
-        """Return the end of the study; None while it goes on."""
+        """Return the end of the study; None while it runs."""
         query = "SELECT result, program, place FROM shared_studies WHERE study = ?"
         found = self._database.rows(query, (self.key,))
         return FinishedStudy(*found[0]) if found and found[0][0] is not None else None
 
     def finish(self, finished: FinishedStudy) -> None:
-        """Write the end of the study; every process stops working on it."""
+        """Write the end of the study, at which all processes stop."""
         update = "UPDATE shared_studies SET result = ?, program = ?, place = ? WHERE study = ?"
         values = (finished.result, finished.program, finished.place, self.key)
         self._database.transact(lambda session: session.execute(update, values))

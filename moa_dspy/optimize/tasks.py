@@ -1,8 +1,8 @@
-"""Tasks of a study: their queue in the database, the threads that work on them, and their offer.
+"""Tasks of a study: their queue in the database, the threads that run them, and the publisher.
 
-A task is one architecture on one example. The coordinator's ``QueueWorkers`` offers tasks; a
-``TaskRunner`` in each process takes them from the ``TaskQueue``, asks the models, and hands them
-in. The answers are in the call store then, where the coordinator reads them.
+A task is one architecture on one example. The coordinator's ``QueueWorkers`` publishes tasks; a
+``TaskRunner`` in each process takes them from the ``TaskQueue``, makes the calls, and marks them
+as done. The answers are then in the call store, where the coordinator reads them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import OutageError, StoreError
 
 _FIRST_LATER = 2**40
-"""Tasks with this number and more wait until there are no others."""
+"""Tasks with this number or a higher one wait until there are no others."""
 _OF_STUDY = "study = ? AND is_done = 0"
 
 
@@ -32,8 +32,8 @@ class Task:
     """One architecture on one example.
 
     Attributes:
-        architecture: In text notation; or two systems that a judge compares, "A vs B".
-        example: Its id.
+        architecture: Its text notation, or two systems that a judge compares, "A vs B".
+        example: Id of the example.
         share: Part of the budget that the stage of this task may use.
     """
 
@@ -43,11 +43,11 @@ class Task:
 
 
 class TaskQueue:
-    """The tasks of one study; taking one twice costs nothing, as every call is made once.
+    """The tasks of one study; a task taken twice costs no more, as every call is made once.
 
     Args:
         store: The database of the study.
-        study: The key of the study there.
+        study: Key of the study in the database.
     """
 
     def __init__(self, store: CallStore, study: str) -> None:
@@ -57,7 +57,7 @@ class TaskQueue:
         first = f"SELECT number FROM tasks WHERE {unowned} ORDER BY number LIMIT ?"
         chosen = f"IN ({first})"
         if self._database.is_postgresql:
-            # As an array it is read once; a plain subquery may be run again, and take more.
+            # As an array it is evaluated once; a plain subquery may run again and take more rows.
             chosen = f"= ANY (ARRAY ({first} FOR UPDATE SKIP LOCKED))"
         self._take = (
             f"UPDATE tasks SET owner = ? WHERE {_OF_STUDY} AND number {chosen} "
@@ -70,10 +70,10 @@ class TaskQueue:
         self._database.transact(lambda session: session.execute(delete, (self._study,)))
 
     def publish(self, tasks: Iterable[Task], *, is_urgent: bool = True) -> None:
-        """Offer tasks, in this order; a task that is known moves forward at most.
+        """Add tasks in this order; tasks already in the queue only move forward.
 
         Args:
-            tasks: In the order in which they are wanted.
+            tasks: Tasks in the order in which they should run.
             is_urgent: Whether they go before all tasks that are not urgent.
         """
         wanted = list(tasks)
@@ -97,7 +97,7 @@ class TaskQueue:
         self._database.transact(work, is_durable=False)
 
     def exchange(self, done: Sequence[Task], *, n: int) -> list[Task]:
-        """Hand in tasks that are done, and take at most ``n`` others in the queue's order."""
+        """Remove tasks that are done, and take at most ``n`` others in the queue's order."""
         if not done and not (n and self._database.rows(self._look, (self._study,))):
             return []
         self._owner.register()
@@ -122,11 +122,11 @@ class TaskQueue:
         return {example for (example,) in self._database.rows(query, (self._study, architecture))}
 
     def free_orphans(self, *, with_mine: bool = False) -> None:
-        """Offer the tasks of dead processes again.
+        """Release the tasks of dead processes.
 
         Args:
-            with_mine: Whether tasks of this process are free too: if it works on none, they
-                were taken in a transaction whose end was lost with the connection.
+            with_mine: Whether to release tasks of this process too: if it runs none, they were
+                taken in a transaction whose end was lost with the connection.
         """
         found = self._database.rows(
             "SELECT tasks.owner, min(owners.beat), "
@@ -148,7 +148,7 @@ class TaskQueue:
 
 
 TaskWork: TypeAlias = Callable[[Task], None]
-"""Makes every call that a task needs, into the store."""
+"""Makes all calls of a task; the answers go to the store."""
 
 _LOOK_FOR_ORPHANS_SECONDS: Final = 0.5
 _FIRST_PAUSE_SECONDS: Final = 0.005
@@ -156,14 +156,14 @@ _LONGEST_PAUSE_SECONDS: Final = 0.05
 
 
 class TaskRunner:
-    """Takes as many tasks as it has threads and hands in those that are done; not thread-safe.
+    """Runs as many tasks as it has threads and marks finished ones as done; not thread-safe.
 
-    A failure of a model, the end of the budget, or a mistake in a program ends a task without
-    notice: the coordinator meets it again when it measures the architecture, and reports it.
+    A failure of a model, the end of the budget, or an error in a program ends a task silently:
+    the same error recurs when the coordinator measures the architecture, and is reported there.
 
     Args:
         queue: The tasks of the study.
-        work: Is called in a thread.
+        work: Function that runs a task, called in a thread.
         num_threads: Tasks at the same time.
     """
 
@@ -177,11 +177,11 @@ class TaskRunner:
         self.n_done = 0
 
     def turn(self) -> None:
-        """Hand in done tasks and take free ones.
+        """Mark finished tasks as done and take free ones.
 
         Raises:
             StoreError: If the store cannot be used.
-            OutageError: If an endpoint is down for longer than the study waits for it.
+            OutageError: If an endpoint is down for longer than the study waits.
         """
         done = [future for future in self._running if future.done()]
         tasks = [self._running.pop(future) for future in done]
@@ -198,7 +198,7 @@ class TaskRunner:
 
     @property
     def has_news(self) -> bool:
-        """True if a task was done since the last turn."""
+        """True if a task was finished since the last turn."""
         return any(future.done() for future in self._running)
 
     def _look_for_orphans(self) -> None:
@@ -208,7 +208,7 @@ class TaskRunner:
             self._queue.free_orphans(with_mine=not self._running)
 
     def rest(self) -> None:
-        """Wait until a task is done, or for a pause: 5 ms at first, 50 ms where nothing is new."""
+        """Wait until a task is finished, or for a pause that grows from 5 to 50 ms while idle."""
         if self._running:
             wait(self._running, timeout=self._pause, return_when=FIRST_COMPLETED)
         else:
@@ -222,10 +222,10 @@ class TaskRunner:
         except (StoreError, OutageError):
             raise
         except Exception:
-            return  # the coordinator meets it too, and reports it
+            return  # the error recurs in the coordinator, which reports it
 
     def close(self) -> None:
-        """Wait for the calls in flight, which are paid for; start no other one."""
+        """Wait for the calls in flight, which are paid for, and start no others."""
         self._cancelled.set()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
@@ -235,8 +235,8 @@ class QueueWorkers:
 
     Args:
         queue: The tasks of the study.
-        runner: Of this process.
-        ledger: Says which part of the budget the current stage may use.
+        runner: Runner of this process.
+        ledger: Has the part of the budget that the current stage may use.
     """
 
     def __init__(self, queue: TaskQueue, runner: TaskRunner, ledger: Ledger) -> None:

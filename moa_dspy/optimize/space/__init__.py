@@ -1,4 +1,4 @@
-"""The architectures that a study may try, and the names that Optuna has for the choices."""
+"""The architectures that a study may try, and the Optuna parameters of their choices."""
 
 from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace
 from moa_dspy.optimize.space.rules import ORDERS, OWN_PROMPT, Suggests, provider, providers_of

@@ -27,7 +27,7 @@ _WORDS: Final = {
     r"\bthe mixture\b": "the mixtures",
     r"\bit scores\b": "the program scores",
 }
-"""What is said of a mixture, and of those of a program."""
+"""Phrases about one mixture, and the same about the mixtures of a program."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""Rules of searched layered architectures (limits, repairs, reading orders), and their number."""
+"""Rules of searched layered architectures (limits, repairs, reading orders), and their count."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPACE_NAMES: Final = (
     *("agents", "combines", "aggregators", "rankers", "listed"),
     *("must_include", "providers", "orders", "prompts"),
 )
-"""Options of a space that are lists, each name once."""
+"""Options of a space that are lists of names without duplicates."""
 SPACE_KINDS: Final[Kinds] = {
     **dict.fromkeys(SPACE_NAMES, (tuple | list, "a list, such as ('a', 'b')")),
     **dict.fromkeys(("max_depth", "min_width", "max_width", "max_samples"), WHOLE),
@@ -30,14 +30,14 @@ class SpaceRules:
     """The constraints of a search space.
 
     Attributes:
-        agents: Those that may sit in a searched architecture.
-        min_width: Fewest proposers of a layer.
-        max_width: Most proposers of a layer.
-        max_samples: Most samples of one agent in a layer.
+        agents: Agents that a searched architecture may have.
+        min_width: Minimum number of proposers of a layer.
+        max_width: Maximum number of proposers of a layer.
+        max_samples: Maximum number of samples of one agent in a layer.
         must_include: Agents that propose in every first layer.
-        never_together: Pairs of agents that no architecture may hold both of, in any seats.
+        never_together: Pairs of agents that may not be in one architecture, in any seats.
         provider_of: The provider of each agent; read only with ``max_per_provider``.
-        max_per_provider: Most proposers of one provider in a layer; None is no limit.
+        max_per_provider: Maximum number of proposers of one provider in a layer; None: no limit.
     """
 
     agents: tuple[str, ...]
@@ -50,11 +50,11 @@ class SpaceRules:
     max_per_provider: int | None
 
     def agree(self, names: Collection[str]) -> bool:
-        """True if ``names`` hold no pair that is never together."""
+        """True if ``names`` contain no pair of ``never_together``."""
         return not any(a in names and b in names for a, b in self.never_together)
 
     def has_room(self, layer: Sequence[str], name: str) -> bool:
-        """True if ``layer`` may take one sample more of ``name``."""
+        """True if ``layer`` may have one more sample of ``name``."""
         if len(layer) >= self.max_width or layer.count(name) >= self.max_samples:
             return False
         if self.max_per_provider is None:
@@ -67,7 +67,7 @@ class SpaceRules:
         return all(map(self._is_layer, layers)) and self.demand(layers, aggregator)
 
     def demand(self, layers: Sequence[Sequence[str]], aggregator: str | None) -> bool:
-        """True if these seats keep to what was demanded of members, whatever their number."""
+        """True if these seats satisfy the constraints on members, without regard to widths."""
         seats = {name for layer in layers for name in layer}
         seats |= {aggregator} if aggregator is not None else set()
         return (
@@ -102,7 +102,7 @@ class SpaceRules:
             yield layer
             return
         for place, name in enumerate(agents):
-            # Names come in the order of ``agents``, so that no layer is met twice.
+            # Names are in the order of ``agents``, so that no layer is yielded twice.
             if self.has_room(layer, name) and self.agree({*layer, name}):
                 yield from self._wider((*layer, name), agents[place:], width)
 
@@ -116,17 +116,17 @@ def repaired(
     aggregators: Sequence[str | None],
     ranking: Sequence[str],
 ) -> tuple[Layers, str | None] | None:
-    """Return layers and an aggregator that keep to ``rules``; None if there are none.
+    """Return layers and an aggregator that satisfy ``rules``; None if there are none.
 
-    What is wanted and keeps to them is returned as it is. Else the first aggregator with
-    which layers are possible stays, and of the wanted proposers the best ranked ones that
-    agree with it and with the layers before; the best of the others fill what is too narrow.
+    Wanted seats that satisfy the rules are returned as they are. Otherwise the first aggregator
+    for which layers exist is kept, with the best ranked of the wanted proposers that agree with
+    it and with earlier layers; layers that are too narrow are filled with the best other agents.
 
     Args:
-        rules: To be kept.
+        rules: The constraints.
         wanted: Proposers per layer.
-        aggregators: The wanted one, then those that may replace it; None is no model.
-        ranking: All agents that may sit, best first.
+        aggregators: The wanted aggregator, then its possible replacements; None is no model.
+        ranking: All agents that may be used, best first.
     """
     for aggregator in aggregators:
         layers = _seated(rules, wanted, aggregator, ranking)
@@ -149,11 +149,11 @@ def _seated(
         needed = rules.must_include if number == 0 else ()
         rest = (Counter(names) - Counter(needed)).elements() if needed else names
         more = sorted(rest, key=ranking.index)
-        # One of each before a second sample of any.
+        # One sample of each agent comes before a second sample of any.
         seats = [*more, *(list(ranking) * rules.max_samples)]
         allies, n_wanted = _allies(rules, team, seats, len(more))
         layer = _filled(rules, needed, allies, n_wanted)
-        # A later layer can always be filled: what sits in the first agrees, and is wide enough.
+        # Later layers can always be filled: the first layer's agents agree and are enough.
         if layer is None:
             return None
         layers.append(layer)
@@ -164,9 +164,9 @@ def _seated(
 def _filled(
     rules: SpaceRules, layer: tuple[str, ...], seats: Sequence[str], n_wanted: int
 ) -> tuple[str, ...] | None:
-    """Add wanted seats, the first ``n_wanted``, while there is room, and others until wide enough.
+    """Add the wanted seats (the first ``n_wanted``) while there is room, then others to min_width.
 
-    An earlier seat is given up only where no layer is possible with it.
+    An earlier seat is given up only if no layer is possible with it.
     """
     if not rules.never_together:
         return _filled_in_order(rules, layer, seats, n_wanted)
@@ -186,7 +186,7 @@ def _filled(
 def _filled_in_order(
     rules: SpaceRules, layer: tuple[str, ...], seats: Sequence[str], n_wanted: int
 ) -> tuple[str, ...] | None:
-    """``_filled`` where any two agents agree: then no seat has to be given up for another."""
+    """Do as ``_filled`` if any two agents agree, so that no seat has to be given up."""
     for place, name in enumerate(seats):
         if len(layer) >= rules.min_width and place >= n_wanted:
             break
@@ -198,7 +198,7 @@ def _filled_in_order(
 def _allies(
     rules: SpaceRules, team: Collection[str], seats: Sequence[str], n_wanted: int
 ) -> tuple[Sequence[str], int]:
-    """Return the seats that agree with ``team``, and how many of the wanted, the first, do."""
+    """Return the seats that agree with ``team``, and how many of the first ``n_wanted`` do."""
     if not rules.never_together:
         return seats, n_wanted
     kept = [rules.agree({*team, name}) for name in seats]
@@ -206,7 +206,7 @@ def _allies(
 
 
 class Suggests(Protocol):
-    """The suggestions of an Optuna trial; a plain mapping of choices can stand in for it."""
+    """The suggestions of an Optuna trial, or of an object that replaces it."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
         """Return one of ``choices`` under a stable name."""
@@ -219,26 +219,26 @@ class Suggests(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RandomSuggestions:
-    """Suggests at random; the kind is already decided."""
+    """Suggests random choices; the kind is always ``layers``."""
 
     rng: random.Random
 
     def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
-        """Return any choice."""
+        """Return a random choice."""
         return "layers" if name == "kind" else self.rng.choice(choices)
 
     def suggest_int(self, name: str, low: int, high: int, /) -> int:
-        """Return any number in range."""
+        """Return a random number in the range."""
         return self.rng.randint(low, high)
 
 
 def one_of(trial: Suggests, name: str, choices: Sequence[str]) -> str:
-    """Return one of the choices; of one, no parameter is made."""
+    """Return one of the choices; a single choice makes no parameter of the trial."""
     return str(trial.suggest_categorical(name, choices)) if len(choices) > 1 else choices[0]
 
 
 def anonymous(one: Architecture) -> Architecture:
-    """Return a vote without the agent that breaks ties: scores decide that, so it is no choice."""
+    """Return a vote without its tie-breaker, which is not searched as scores determine it."""
     return Architecture(one.layers, None, "vote") if one.combine == "vote" else one
 
 
@@ -247,7 +247,7 @@ class Combining(Protocol):
 
     @property
     def combines(self) -> Sequence[str]:
-        """Those that are searched."""
+        """Kinds of last step that are searched."""
         ...
 
     @property
@@ -257,23 +257,23 @@ class Combining(Protocol):
 
 
 def told_apart(space: Combining) -> tuple[str, ...]:
-    """Return the ways of the last step that a surrogate tells apart: three, and others in use.
+    """Return the kinds of last step with a feature of the surrogate: three, and others in use.
 
-    A constant number where it can be: a surrogate weighs its features by how many there are.
+    Three are always there, as the number of features affects the weight of each.
     """
     named = {*space.combines, *(one.combine for one in space.listed)}
     return (*COMBINES[:3], *(name for name in COMBINES[3:] if name in named))
 
 
 ORDERS: Final = ("name", "best_first", "best_last")
-"""By name, or by the scores of the single agents."""
+"""Reading orders: by name, or by the scores of the single agents."""
 
 OWN_PROMPT: Final = "own"
-"""Among ``prompts``: the prompt that the seat has anyway, which an architecture does not name."""
+"""Name in ``prompts`` of the seat's default prompt, which an architecture does not name."""
 
 
 def order_of(choice: str, layer: Sequence[str], ranking: Sequence[str]) -> tuple[str, ...]:
-    """Return the agents of ``layer`` in the order that ``choice`` means; empty is by name."""
+    """Return the agents of ``layer`` in the order ``choice``; empty means by name."""
     if choice == "name":
         return ()
     names = sorted(set(layer), key=ranking.index)
@@ -281,14 +281,14 @@ def order_of(choice: str, layer: Sequence[str], ranking: Sequence[str]) -> tuple
 
 
 def prompt_of(choice: str) -> str | None:
-    """Return how an architecture names the prompt ``choice``."""
+    """Return the name in an architecture of the prompt ``choice``."""
     return None if choice == OWN_PROMPT else choice
 
 
 def provider(agent: Agent) -> str:
     """Return ``local``, the host of the agent's own endpoint, or its vendor.
 
-    ``openai/NAME`` with an ``api_base`` is run by that host, whatever the vendor's name says.
+    ``openai/NAME`` with an ``api_base`` is run by that host, and not by the named vendor.
     """
     if agent.is_local or agent.api_base is None:
         return agent.model.partition("/")[0]
@@ -301,12 +301,12 @@ def providers_of(agents: Iterable[Agent]) -> dict[str, str]:
 
 
 MOST_STEPS: Final = 30_000
-"""Layers listed, or sets of agents tried, after which a space is not counted: half a second."""
+"""Maximum number of steps of counting a space, which take half a second."""
 
 
 @dataclass(frozen=True, slots=True)
 class LastStepChoice:
-    """One way of the last step: agents that may do it (None: no model is asked), and variants."""
+    """One kind of last step: agents that may do it (None: no model is asked), and variants."""
 
     aggregators: tuple[str | None, ...]
     variants: int = 1
@@ -317,10 +317,10 @@ class SizeCounter:
     """Counts the layered architectures of a space.
 
     Args:
-        rules: To be kept.
-        ways: Of the last step.
-        max_depth: Most proposer layers.
-        orders: In which the last layer may be read by a model.
+        rules: The constraints.
+        ways: Choices of the last step.
+        max_depth: Maximum number of proposer layers.
+        orders: Orders in which a model may read the last layer.
         ranking: All agents, best first.
     """
 
@@ -333,17 +333,17 @@ class SizeCounter:
     _steps: int = 0
 
     def count(self) -> int | None:
-        """Return the number; None where counting would take too long."""
+        """Return the number of architectures; None if counting would take too long."""
         try:
             return self._agreeing(frozenset(self.rules.agents))
         except _TooManyError:
             return None
 
     def _agreeing(self, agents: frozenset[str]) -> int:
-        """Count the architectures of ``agents`` that hold no pair that is never together.
+        """Count the architectures of ``agents`` without a pair of ``never_together``.
 
-        With an agent x of such a pair: those without x, and those with x, which are without
-        all that x avoids, less those of them without x.
+        With an agent x of such a pair: the architectures without x, plus those without the agents
+        that x avoids, minus those without both (inclusion and exclusion).
         """
         if agents not in self._known:
             pairs = [pair for pair in self.rules.never_together if set(pair) <= agents]
@@ -402,7 +402,7 @@ class SizeCounter:
 
 
 class _TooManyError(Exception):
-    """Counting takes too long."""
+    """The count takes too long."""
 
 
 def n_orders(layer: Sequence[str], orders: Sequence[str], ranking: Sequence[str]) -> int:
@@ -419,7 +419,7 @@ def _grouped(agents: Collection[str], provider_of: Mapping[str, str]) -> list[li
 
 
 def _sizes(group: Collection[str], needed: Collection[str], most: int, widest: int) -> list[int]:
-    """Return the number of multisets of ``group`` by size, each member ``most`` times at most."""
+    """Return the number of multisets of ``group`` by size, each member at most ``most`` times."""
     found = [1]
     for name in group:
         # A needed agent has at least one sample.

@@ -151,9 +151,9 @@ Params = dict[str, str | bool | int]
 def suggest_layered(
     space: SearchSpace, trial: Suggests, ranking: Sequence[str], *, read_by: Sequence[str]
 ) -> Architecture:
-    """Draw one layered architecture; what breaks a rule is repaired by ``ranking``.
+    """Draw one layered architecture, repaired with ``ranking`` if it violates a rule.
 
-    ``read_by`` are all agents, best first, as ``orders`` mean it.
+    ``read_by`` are all agents, best first, for the reading ``orders``.
     """
     depth = trial.suggest_int("depth", 1, space.max_depth)
     wanted = [_suggest_layer(space, trial, number) for number in range(1, depth + 1)]
@@ -177,7 +177,7 @@ def suggest_layered(
 
 
 def _aggregator_key(space: SearchSpace, combine: str) -> str:
-    """Return ``aggregator``, or another name where the choices are not those of synthesizing."""
+    """Return ``aggregator``, or another name if the choices differ from those of synthesize."""
     is_shared = space.who_combines(combine) == space.who_combines("synthesize")
     return "aggregator" if is_shared else f"{combine}.aggregator"
 
@@ -197,19 +197,19 @@ def _suggest_layer(space: SearchSpace, trial: Suggests, number: int) -> tuple[st
 
 
 def _fewest(space: SearchSpace, name: str, number: int) -> int:
-    """Return how many samples of ``name`` every layer of this number has; that is no choice."""
+    """Return the samples of ``name`` that each layer of this number must have, without a choice."""
     return int(number == 1 and name in space.must_include)
 
 
 def params_of_layered(space: SearchSpace, architecture: Architecture) -> Params | None:
-    """Return the choices that ``suggest_layered`` turns into ``architecture``; None if none do."""
+    """Return the choices from which ``suggest_layered`` makes ``architecture``, or None."""
     kind: Params = {"depth": architecture.depth, "combine": architecture.combine}
     last = last_step_in(space, architecture)
     return None if last is None else {**kind, **last, **_flags(space, architecture)}
 
 
 def last_step_in(space: SearchSpace, architecture: Architecture) -> Params | None:
-    """Return the choices of the last step; None if ``suggest_layered`` makes no such thing."""
+    """Return the choices of the last step; None if ``suggest_layered`` cannot make it."""
     layers, combine, who = architecture.layers, architecture.combine, architecture.aggregator
     is_deep = 1 <= len(layers) <= space.max_depth
     if not (is_deep and space.searches_layers and combine in space.combines):
@@ -230,7 +230,7 @@ def _flags(space: SearchSpace, architecture: Architecture) -> Params:
 
 
 def _last_step(space: SearchSpace, architecture: Architecture) -> Params | None:
-    """Return its agent, order and prompt as choices; None if they are not in the space."""
+    """Return agent, order and prompt of the last step as choices; None if not in the space."""
     if architecture.agree is not None or architecture.combine == "vote":
         return {} if (architecture.agree, architecture.lead) == (None, None) else None
     if not architecture.aggregator_calls_a_model:
@@ -252,38 +252,38 @@ def _last_step(space: SearchSpace, architecture: Architecture) -> Params | None:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Depth, inclusion of each agent per layer, the combine, the aggregator, order and prompt.
+    """The set of architectures: depth, agents per layer, combine, aggregator, order and prompt.
 
-    Every single agent is in the space. Listed architectures are in it whatever the
-    other limits say, so that a user's own mixture, or a recording, takes part.
+    Every single agent is in the space. Listed architectures are in it without regard to the
+    other limits, so that a user's own mixture, or a recording, takes part.
     One model at two temperatures is two agents.
 
     Attributes:
-        agents: Names that may propose, or answer alone.
-        combines: Allowed ways of the last step.
-        aggregators: Agents that may synthesize, fuse or judge a knockout; empty is every agent.
-        rankers: Agents that may rank for ``select``; empty is consensus, without a model.
-        max_depth: Most proposer layers of a searched architecture.
-        min_width: Fewest proposers of a layer.
-        max_width: Most proposers of a layer.
-        max_samples: Most independent samples of one agent in a layer.
+        agents: Names of agents that may propose, or answer alone.
+        combines: Allowed kinds of last step.
+        aggregators: Agents that may synthesize, fuse or judge a knockout; empty means all.
+        rankers: Agents that may rank for ``select``; empty means consensus, without a model.
+        max_depth: Maximum number of proposer layers of a searched architecture.
+        min_width: Minimum number of proposers of a layer.
+        max_width: Maximum number of proposers of a layer.
+        max_samples: Maximum number of independent samples of one agent in a layer.
         listed: Further architectures.
         must_include: Agents that propose in the first layer of every searched architecture.
-        never_together: Pairs of agents that no searched architecture may hold both of, in any
+        never_together: Pairs of agents that may not be in one searched architecture, in any
             seats.
-        providers: Their agents alone may sit in a searched architecture; empty is any.
-        max_per_provider: Most proposers of one provider in a layer; None is no limit.
+        providers: Providers whose agents searched architectures may have; empty means all.
+        max_per_provider: Maximum number of proposers of one provider in a layer; None: no limit.
         provider_of: The provider of each agent, from ``providers_of``; needed by the two above.
-        orders: In which a last step that asks a model may read: ``name``, ``best_first``,
+        orders: Orders in which the model of a last step may read: ``name``, ``best_first``,
             ``best_last``.
-        agree: How many members of a vote may be asked first, and alone if they agree.
-        lead: By which shares of the weight to come an answer may lead for a vote to stop.
-        prompts: Names of prompts for the synthesizer; ``own`` is the seat's own.
-        ranking: Agents, best first, for ``orders``; empty is the order of ``agents``.
+        agree: Numbers of members of a vote that may be asked first, and alone if they agree.
+        lead: Leads, as shares of the weight not yet asked, at which a vote may stop.
+        prompts: Names of prompts for the synthesizer; ``own`` is the seat's default prompt.
+        ranking: Agents, best first, for ``orders``; empty means the order of ``agents``.
 
     Raises:
-        StudyError: If a limit or a name does not fit, naming it and the choices, or if
-            the constraints leave no layered architecture.
+        StudyError: If a limit or a name is invalid; the message names it and the choices. Or if
+            no layered architecture satisfies the constraints.
     """
 
     agents: tuple[str, ...]
@@ -321,19 +321,19 @@ class SearchSpace:
 
     @cached_property
     def searched(self) -> tuple[str, ...]:
-        """Agents that may sit in a searched layered architecture."""
+        """Agents that a searched layered architecture may have."""
         if not self.providers:
             return self.agents
         return tuple(name for name in self.agents if self.provider_of[name] in self.providers)
 
     @cached_property
     def rules(self) -> SpaceRules:
-        """The rules that a searched layered architecture keeps."""
+        """The constraints on a searched layered architecture."""
         return SpaceRules(
             agents=self.searched,
             min_width=self.min_width,
             max_width=self.max_width,
-            # More samples than seats of a layer are never seated.
+            # A layer cannot have more samples than seats.
             max_samples=min(self.max_samples, self.max_width),
             must_include=self.must_include,
             never_together=self.never_together,
@@ -342,9 +342,9 @@ class SearchSpace:
         )
 
     def suggest(self, trial: Suggests, ranking: Sequence[str] = ()) -> Architecture:
-        """Draw one architecture; what breaks a limit is repaired by ``ranking``, best first.
+        """Draw one architecture, repaired with ``ranking``, best first, if it violates a limit.
 
-        The choice of ``kind`` comes first, and which others are made depends on it.
+        The choice of ``kind`` comes first, and the other choices depend on it.
         """
         kind = self.suggest_kind(trial)
         if kind == "single":
@@ -356,24 +356,24 @@ class SearchSpace:
         return suggest_layered(self, trial, ranking, read_by=self.ranking or ranking)
 
     def suggest_kind(self, trial: Suggests) -> str:
-        """Draw the kind of an architecture alone."""
+        """Draw only the kind of an architecture."""
         layers = ["layers"] if self.searches_layers else []
         kinds = ["single", *layers, *(["listed"] if self.listed else [])]
         return str(trial.suggest_categorical("kind", kinds))
 
     def who_combines(self, combine: str) -> tuple[str, ...]:
-        """Return the agents that may do the last step; empty where no choice is made."""
-        # The winner of a tied vote is no choice: it follows from the single agents' scores.
+        """Return the agents that may do the last step; empty if there is no choice."""
+        # The tie-breaker of a vote is no choice: it follows from the single agents' scores.
         ways = {"select": self.rankers, "vote": ()}
         return ways.get(combine, self.aggregators or self.searched)
 
     def read_in(self, order: str, architecture: Architecture) -> tuple[str, ...]:
-        """Return how an architecture that is read in ``order`` writes that."""
+        """Return the ``order`` of an architecture whose last layer is read in this order."""
         read = order_of(order, architecture.layers[-1], self.ranking or self.agents)
         return replace(architecture, order=read).order if read else ()
 
     def params(self, architecture: Architecture) -> dict[str, str | bool | int] | None:
-        """Return the choices that ``suggest`` turns into ``architecture``; None if none do."""
+        """Return the choices from which ``suggest`` makes ``architecture``, or None."""
         if not set(architecture.agents) <= set(self.agents):
             return None
         if not architecture.layers:
@@ -385,7 +385,7 @@ class SearchSpace:
 
     @cached_property
     def size(self) -> int | None:
-        """Number of different architectures; None where counting them would take too long."""
+        """Number of different architectures; None if counting them would take too long."""
         searched = self._n_searched if self.searches_layers else 0
         bare = replace(self, listed=())
         outside = {anonymous(one) for one in self.listed if not bare.holds(one)}
@@ -404,23 +404,23 @@ class SearchSpace:
         return SizeCounter(self.rules, ways, self.max_depth, self.orders, ranking).count()
 
     def holds(self, architecture: Architecture) -> bool:
-        """True if the study may try ``architecture``, whatever decides the ties of a vote."""
+        """True if the study may try ``architecture``; the tie-breaker of a vote is ignored."""
         is_known = set(architecture.agents) <= set(self.agents)
         if is_known and (not architecture.layers or last_step_in(self, architecture) is not None):
             return True
         return anonymous(architecture) in self._listed
 
     def keeps_constraints(self, architecture: Architecture) -> bool:
-        """True if ``architecture`` keeps to what the user demanded of its members.
+        """True if ``architecture`` satisfies the user's constraints on its members.
 
-        A baseline may not, and then should not be picked; single agents and listed ones always do.
+        Baselines may violate them, and are then not picked; single and listed ones always pass.
         """
         if not architecture.layers or anonymous(architecture) in self._listed:
             return True
         return self.rules.demand(architecture.layers, architecture.aggregator)
 
     def seated(self, architecture: Architecture) -> Architecture:
-        """Return the listed architecture that equals this one, with its order of seats, or this."""
+        """Return the equal listed architecture, with its order of seats, or ``architecture``."""
         return self._as_listed.get(architecture, architecture)
 
     @cached_property
@@ -432,11 +432,11 @@ class SearchSpace:
         return frozenset(map(anonymous, self.listed))
 
     def layers(self, *, is_first: bool = False) -> Iterator[tuple[str, ...]]:
-        """Yield every layer that may be searched; the first holds all that must be included."""
+        """Yield every layer that may be searched; a first layer has all of ``must_include``."""
         return self.rules.layers(self.searched, is_first=is_first)
 
     def draw(self, rng: random.Random) -> Architecture:
-        """Return a random architecture: kinds by their size, then every choice evenly."""
+        """Return a random architecture: a kind in proportion to its size, then uniform choices."""
         singles, listed = len(self.agents), len(self.listed)
         size = _UNCOUNTED if self.size is None else self.size
         place = rng.randrange(singles + listed + max(0, size - singles - listed))

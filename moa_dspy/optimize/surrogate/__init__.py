@@ -1,4 +1,4 @@
-"""The surrogate model: scores of architectures, predicted from what was measured."""
+"""The surrogate model, which predicts scores of architectures from measured ones."""
 
 from moa_dspy.optimize.surrogate.acquisition import Acquisition, Forecast, Prices, nodes_of
 from moa_dspy.optimize.surrogate.gp import Kernels, Prediction, SurrogateModel, Traits

@@ -1,4 +1,4 @@
-"""The acquisition: the architecture that promises most for its cost, among neighbours and draws."""
+"""The acquisition: expected improvement per new call, maximised over neighbours and draws."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _Layer = tuple[str, ...]
 
 
 def neighbours(one: Architecture, space: SearchSpace) -> Iterator[Architecture]:
-    """Yield what ``space`` holds and one change of seat, layer, last step or reading away.
+    """Yield the architectures of ``space`` that differ in one seat, layer, last step or order.
 
-    Votes come without a tie-breaker: the scores say which agent decides ties. Of a program one
-    mixture is changed so, or becomes another single agent.
+    Votes are yielded without a tie-breaker, as the scores determine it. In a program one mixture
+    is changed in this way, or replaced by another single agent.
     """
     if isinstance(one, ProgramArchitecture) and isinstance(space, ProgramSpace):
         for path, inside in space.mixtures:
@@ -42,7 +42,7 @@ def neighbours(one: Architecture, space: SearchSpace) -> Iterator[Architecture]:
 def _changed_at(
     path: str, one: ProgramArchitecture, inside: SearchSpace
 ) -> Iterator[ProgramArchitecture]:
-    """Yield the program with one mixture changed, or another single agent in its place."""
+    """Yield the programs with one mixture changed, or replaced by another single agent."""
     changes = (*neighbours(one.at(path), inside), *single_agents(inside))
     yield from (one.with_part(path, changed) for changed in changes)
 
@@ -82,12 +82,12 @@ def _other_last_steps(one: Architecture, space: SearchSpace) -> Iterator[Archite
 def _with(
     one: Architecture, layers: tuple[_Layer, ...], **last: str | None
 ) -> Iterator[Architecture]:
-    """Yield the architecture with other layers and perhaps another last step, if it can be."""
+    """Yield the architecture with other layers and maybe another last step, if that is valid."""
     combine = str(last.get("combine", one.combine))
     who = last.get("aggregator", one.aggregator) if combine != "vote" else None
     prompt = one.prompt if combine == "synthesize" else None
     try:
-        # With sorted names it is its own canonical form.
+        # With sorted names the architecture is in canonical form.
         seated = tuple(tuple(sorted(layer)) for layer in layers)
         yield Architecture(seated, who, combine, (), prompt).canonical
     except ArchitectureError:
@@ -96,9 +96,9 @@ def _with(
 
 @lru_cache(maxsize=100_000)
 def nodes_of(one: Architecture) -> frozenset[Hashable]:
-    """Return every call of a question: the agent, its sample, and what it has read.
+    """Return every call for one question: the agent, its sample, and the responses it reads.
 
-    A mixture of a program is taken to read what those before it answered.
+    A mixture in a program is assumed to read the answers of the mixtures before it.
     """
     if isinstance(one, ProgramArchitecture):
         parts = [(one.parts[:place], part) for place, (_, part) in enumerate(one.parts)]
@@ -118,7 +118,7 @@ def nodes_of(one: Architecture) -> frozenset[Hashable]:
 
 
 def single_agents(space: SearchSpace) -> Iterator[Architecture]:
-    """Return the single agents of a space; of a program, each in all of its mixtures."""
+    """Return the single agents of a space; for a program, each agent in all of its mixtures."""
     if isinstance(space, ProgramSpace):
         return space.singles()
     return map(Architecture.single, space.agents)
@@ -127,32 +127,32 @@ def single_agents(space: SearchSpace) -> Iterator[Architecture]:
 PriceOf = Callable[[Architecture], float]
 N_DRAWN: Final = 200  # default of ``Acquisition.n_drawn``
 MOST_LEARNED: Final = 300
-"""Architectures that the surrogate learns from: of more, the best half and the latest half. A
-proposal takes time with the cube of their number."""
+"""Maximum number of architectures that the surrogate is fitted to: the best half and the latest
+half. The time of a proposal grows with the cube of their number."""
 N_DRAWN_LATER: Final = 50
-"""Architectures drawn per proposal once there are more than the surrogate learns from."""
+"""Architectures drawn per proposal once more than ``MOST_LEARNED`` are measured."""
 MOST_DRAWS: Final = 2_000
-"""Known architectures drawn in a row before every neighbour of what is known is looked at."""
+"""Draws without an unknown architecture, after which all neighbours of known ones are tried."""
 DECIMALS: Final = 10
-"""Digits that are compared; the last ones depend on a machine's linear algebra and its threads."""
+"""Digits that are compared; the last digits depend on a machine's linear algebra and threads."""
 N_BEST: Final = 3
-"""Architectures whose neighbours are looked at."""
+"""Number of best architectures whose neighbours are candidates."""
 
 
 @dataclass(slots=True)
 class Acquisition:
     """Proposes by expected improvement per call (Jones et al. 1998; Snoek et al. 2012, 3.2).
 
-    While the model predicts measured mixtures, each left out in turn, no better than the mean of
-    the others does, the random draw that takes the fewest new calls is proposed.
+    While the model's leave-one-out predictions of measured mixtures are no better than the mean
+    of the other mixtures, the random draw that takes the fewest new calls is proposed.
 
     Args:
-        space: What may be proposed.
-        kernels: Of the surrogate model.
-        canonical: Gives an architecture its final form.
-        seed: Of the draws.
-        price_at: Returns, for a number of measured architectures, what a question costs the
-            user beside its score, in points of score; None where the score is all that counts.
+        space: The architectures that may be proposed.
+        kernels: Kernels of the surrogate model.
+        canonical: Gives an architecture its canonical form.
+        seed: Seed of the draws.
+        price_at: Returns, for a number of measured architectures, a function from an architecture
+            to the cost of a question in points of score; None if only the score counts.
         n_drawn: Architectures drawn at random per proposal, beside the neighbours of the best.
     """
 
@@ -173,16 +173,16 @@ class Acquisition:
         *,
         taken: Collection[Architecture] = (),
     ) -> Architecture | None:
-        """Return an architecture that is neither measured nor taken; None where none is left.
+        """Return an architecture that is neither measured nor taken; None if none is left.
 
         Args:
-            measured: In the order of measuring.
+            measured: Measured architectures, in the order of measuring.
             scores: (architectures, rows), NaN where a trial was stopped.
             taken: Architectures that are being measured, or could not be.
         """
         known = {*measured, *taken}
         rng = random.Random(f"propose-{self.seed}-{len(measured)}")
-        # Several threads wait for each other longer than one takes.
+        # For matrices of this size, synchronising several threads is slower than one thread.
         with _blas().limit(limits=1, user_api="blas"):
             proposed = self._promising(measured, scores, known, rng)
         return proposed or self._unknown(known, rng)
@@ -221,9 +221,9 @@ class Acquisition:
         known: Collection[Architecture],
         rng: random.Random,
     ) -> Architecture | None:
-        """Return the draw that takes the fewest new calls, where none promises more than another.
+        """Return the draw that takes the fewest new calls, while scores cannot be predicted.
 
-        Of as many, the first drawn: what a question would cost the user says nothing of scores.
+        Ties go to the first draw, and not to the lower price, which predicts no score.
         """
         drawn = self._candidates((), rng, n_drawn=self._n_drawn(len(measured)))
         new = [one for one in drawn if one not in known]
@@ -237,7 +237,7 @@ class Acquisition:
         *,
         n_measured: int,
     ) -> list[Architecture]:
-        """Return neighbours of the best, and others at random; fewer in a late trial."""
+        """Return neighbours of the best and random draws; fewer draws in late trials."""
         n_drawn = self._n_drawn(n_measured)
         if not isinstance(self.space, ProgramSpace):
             return self._candidates(best, rng, n_drawn=n_drawn)
@@ -248,7 +248,7 @@ class Acquisition:
         return self.n_drawn if n_measured <= MOST_LEARNED else min(N_DRAWN_LATER, self.n_drawn)
 
     def _unknown(self, known: Collection[Architecture], rng: random.Random) -> Architecture | None:
-        """Return any architecture that is not known: a draw, or a neighbour of what is known."""
+        """Return any unknown architecture: a draw, or a neighbour of a known architecture."""
         draws = (self.canonical(self.space.draw(rng)) for _ in range(MOST_DRAWS))
         singles = single_agents(self.space)
         near = chain.from_iterable(map(self._near, sorted(known, key=str)))
@@ -258,7 +258,7 @@ class Acquisition:
     def _model(
         self, some: Sequence[Architecture], scores: FeatureMatrix, *, n_measured: int
     ) -> SurrogateModel:
-        """Fit; learn how much each part explains anew after every tenth more trials."""
+        """Fit the model; learn the weights again each time the number of trials grew by 10 %."""
         is_stale = n_measured >= 1.1 * self._learned_from
         model = SurrogateModel(
             self.kernels, some, scores, weights=None if is_stale else self._weights
@@ -282,7 +282,7 @@ class Acquisition:
     def _new_calls(
         self, measured: Iterable[Architecture], some: Sequence[Architecture]
     ) -> FeatureMatrix:
-        """Return how many calls per question were not made yet."""
+        """Return the calls per question that no measured architecture has made yet."""
         made = {node for one in measured for node in nodes_of(one)}
         return np.array([len(nodes_of(one) - made) for one in some], float)
 
@@ -300,11 +300,11 @@ def _in_turn(
     n_drawn: int,
     turn: int,
 ) -> Iterator[Architecture]:
-    """Yield candidates that differ from the best in one mixture, and in their turn in any.
+    """Yield candidates that differ from the best in one mixture of the program, by turns.
 
-    Each mixture has its turn, so that one whose changes take fewer calls does not get all trials.
+    Without turns, the mixture whose changes take the fewest new calls would get all trials.
     """
-    # Baselines are measured outside of the space as well.
+    # Measured baselines may be outside of the space.
     programs = [o for o in best if isinstance(o, ProgramArchitecture) and space.holds(o)]
     place = turn % (len(space.mixtures) + 1)
     if place == len(space.mixtures) or not programs:
@@ -322,7 +322,7 @@ def _in_turn(
 def _seen(
     space: ProgramSpace, measured: Sequence[Architecture], place: int
 ) -> list[tuple[str, Architecture]]:
-    """Return what one mixture was in any program, with its path, as far as its space has it."""
+    """Return the measured architectures of one mixture that its space has, with its path."""
     path, inside = space.mixtures[place]
     parts = {one.at(path): None for one in measured if isinstance(one, ProgramArchitecture)}
     return [(path, part) for part in parts if inside.holds(part)]
@@ -330,8 +330,8 @@ def _seen(
 
 @lru_cache
 def _blas() -> Any:
-    """Return what limits the threads of matrix products; it looks through the whole process."""
-    # SciPy brings a BLAS of its own, and only what is loaded is found.
+    """Return the controller of BLAS threads; cached, as it inspects all loaded libraries."""
+    # SciPy has a BLAS of its own, and the controller finds loaded libraries only.
     import scipy.linalg  # noqa: F401
     from threadpoolctl import ThreadpoolController
 
@@ -339,7 +339,7 @@ def _blas() -> Any:
 
 
 def _most_telling(scores: FeatureMatrix) -> list[int]:
-    """Return the places of the best and the latest architectures, in order; of few, all."""
+    """Return the indices of the best and the latest architectures, in order; all if few."""
     n = len(scores)
     if n <= MOST_LEARNED:
         return list(range(n))
@@ -354,7 +354,7 @@ def _improvement(predicted: Prediction, prices: FeatureMatrix, best: float) -> F
     gap = predicted.mean - prices - best
     z = gap / predicted.sd
     density = np.exp(-0.5 * z**2) / sqrt(2 * np.pi)
-    # Imported here: scipy costs a second that `import moa_dspy` shall not.
+    # Imported here: importing scipy takes a second, which `import moa_dspy` should not.
     from scipy.special import ndtr
 
     below: FeatureMatrix = ndtr(z)
@@ -362,15 +362,15 @@ def _improvement(predicted: Prediction, prices: FeatureMatrix, best: float) -> F
 
 
 MOST_PER_COST: Final = 0.2
-"""Points of score that the dearest single agent's cost is worth at most: beyond that only single
-agents would be proposed, and these are all measured at first."""
+"""Maximum weight of costs: points of score per cost of the most expensive single agent. At larger
+weights only single agents would be proposed, which are all measured at the start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Expected cost of architectures per question, from what the single agents cost.
+    """Expected cost of architectures per question, from the costs of the single agents.
 
-    A seat is taken to cost what its agent costs alone: what it reads besides is not known yet.
+    A seat is assumed to cost as much as its agent alone, without the responses that it reads.
 
     Attributes:
         usd: Mean of each agent alone.
@@ -381,14 +381,14 @@ class Forecast:
     seconds: Mapping[str, float]
 
     def of_part(self, n: int) -> Forecast:
-        """Return the forecast of one of ``n`` mixtures, if each costs an equal part of these."""
+        """Return the forecast of one of ``n`` mixtures, if all have equal shares of the cost."""
         usd = {name: cost / n for name, cost in self.usd.items()}
         return Forecast(usd, {name: cost / n for name, cost in self.seconds.items()})
 
     def costs(self, one: Architecture) -> dict[str, float]:
-        """Return usd, seconds and calls; of seconds the critical path.
+        """Return usd, seconds and calls; seconds are the critical path.
 
-        The slowest proposer of each layer, then the agent of the last step.
+        That is the sum of the slowest proposers of all layers and the agent of the last step.
         """
         layers = [*one.layers, *one.last_rounds]
         return {
@@ -400,15 +400,15 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Weighs costs against the score, otherwise for each proposal: a random scalarisation.
+    """Weighs costs against the score, with new random weights per proposal (scalarisation).
 
-    Every weight is a point of the trade-off, so proposals spread along it (Knowles 2006, ParEGO;
-    Paria et al. 2020). A third of proposals look at the score alone: its best is what is picked.
+    Each weight belongs to a point of the Pareto front, so proposals spread along it (Knowles 2006,
+    ParEGO; Paria et al. 2020). A third of the proposals use the score alone, as the pick does.
 
     Args:
-        forecast: Of costs.
-        objectives: Names of the study's objectives; those without a cost are passed over.
-        seed: Of the weights.
+        forecast: Forecast of costs.
+        objectives: Names of the study's objectives; those that are not costs are ignored.
+        seed: Seed of the weights.
     """
 
     forecast: Forecast
@@ -416,12 +416,12 @@ class Prices:
     seed: int
 
     def at(self, n_measured: int) -> Callable[[Architecture], float]:
-        """Return the price of an architecture for the proposal after so many were measured."""
+        """Return the price function for the proposal after ``n_measured`` architectures."""
         counted = [name for name in COSTS if name in self.objectives]
         if not counted or n_measured % 3 == 0:
             return _free
         rng = random.Random(f"prices-{self.seed}-{n_measured}")
-        # Of the square of a uniform number half lies below a quarter: cheap ones are few.
+        # The median of a squared uniform number is 1/4, so that large weights are rare.
         weights = {name: MOST_PER_COST * rng.random() ** 2 / len(counted) for name in counted}
         dearest = self._dearest_singles()
 

@@ -18,18 +18,18 @@ FeatureMatrix = NDArray[np.float64]
 MOST_LAYERS: Final = 3
 
 BLOCKS: Final = ("performance", "diversity", "structure", "members", "earlier")
-"""Parts of the surrogate model that have a weight each: the paper's criteria, and the rest."""
+"""Linear parts of the surrogate model, each with a weight: the paper's two criteria come first."""
 
 
 @dataclass(frozen=True)
 class Traits:
-    """Describes architectures by numbers, from the single agents' answers alone.
+    """Computes features of architectures from the single agents' answers alone.
 
     Attributes:
         scores: Mean score of each agent alone, in [0, 1].
         pair: Diversity of the answers of two agents, in [0, 1]; 0 for samples of one.
         prompts: Names of the prompts that an aggregator may have.
-        combines: Ways of the last step that are told apart.
+        combines: Kinds of last step that have a feature each.
     """
 
     scores: Mapping[str, float]
@@ -41,7 +41,7 @@ class Traits:
     )
 
     def blocks(self, architectures: Sequence[Architecture]) -> dict[str, FeatureMatrix]:
-        """Return one (architectures, traits) matrix per block."""
+        """Return one (architectures, features) matrix per block."""
         found = [self._of(one) for one in architectures]
         return {block: np.array([one[block] for one in found], np.float64) for block in BLOCKS}
 
@@ -63,13 +63,13 @@ class Traits:
         # A vote, or a consensus without a model, has no writer.
         writer = self.scores[str(one.aggregator)] if one.aggregator_calls_a_model else max(read)
         proposes = fmean(self.scores[str(name)] for name in first)
-        # By name is no order that means anything.
+        # The order by name carries no information.
         asks = one.order and one.aggregator_calls_a_model
         reads_first = self.scores[one.order[0]] if asks else fmean(read)
         return fmean(read), max(read), reads_first, proposes, writer
 
     def _diversity(self, one: Architecture) -> tuple[float, ...]:
-        """Means over pairs of agents of the last layer, and of the first."""
+        """Means over pairs of agents of the last layer, and of the first layer."""
         return (
             (self._mean_pair(one.layers[-1]), self._mean_pair(one.layers[0]))
             if one.layers
@@ -99,7 +99,7 @@ class Traits:
         return (*shares, *writes)
 
     def _earlier(self, one: Architecture) -> tuple[float, ...]:
-        """Share of each agent in the layers that are not read last."""
+        """Share of each agent in the layers before the last one."""
         before = one.layers[:-1][: MOST_LAYERS - 1]
         layers = [*before, *[()] * (MOST_LAYERS - 1 - len(before))]
         return tuple(share for layer in layers for share in self._shares(layer))
@@ -109,7 +109,7 @@ class Traits:
 
 
 LENGTH = 3.0
-"""Differences after which two architectures have 1/e in common: a swapped seat is two."""
+"""Length scale: differences at which the kernel is 1/e; a replaced seat is two differences."""
 
 
 class SeatCounts:
@@ -121,11 +121,11 @@ class SeatCounts:
 
     @property
     def n_earlier(self) -> int:
-        """Number of places of layers that are not read last; they come first."""
+        """Number of columns of the layers before the last one; these columns come first."""
         return (MOST_LAYERS - 1) * len(self._agents)
 
     def counts(self, architectures: Sequence[Architecture]) -> FeatureMatrix:
-        """Return (architectures, places); the sum of absolute differences counts them."""
+        """Return (architectures, columns); differences are counted by the L1 distance."""
         for one in architectures:
             if one not in self._known:
                 self._known[one] = self._of(one)
@@ -145,12 +145,12 @@ class SeatCounts:
 
 
 def nearness(rows: FeatureMatrix, columns: FeatureMatrix) -> FeatureMatrix:
-    """Return exp(-differences / LENGTH), (rows, columns): a kernel, as a product of such."""
+    """Return exp(-differences / LENGTH), (rows, columns): a product of kernels, so a kernel."""
     gaps = np.zeros((len(rows), len(columns)))
     most = int(max(rows.max(initial=0), columns.max(initial=0)))
     for count in range(1, most + 1):
-        # Counts differ by the number of thresholds that lie between them: whole numbers, so that
-        # a product of matrices gives them exactly.
+        # Two counts differ by the number of thresholds between them. These are whole numbers,
+        # which a product of matrices gives exactly.
         left, right = (rows >= count).astype(np.float64), (columns >= count).astype(np.float64)
         gaps += left.sum(1)[:, None] + right.sum(1) - 2 * (left @ right.T)
     by_gap: FeatureMatrix = np.exp(-np.arange(gaps.max(initial=0) + 1) / LENGTH)
@@ -158,17 +158,17 @@ def nearness(rows: FeatureMatrix, columns: FeatureMatrix) -> FeatureMatrix:
 
 
 PARTS = (*BLOCKS, "near", "end")
-"""Parts whose sum is a score, beside its mean and the part of a single architecture."""
+"""Parts of a score, beside the mean and the part of the architecture alone."""
 _SMALLEST_SPREAD = 0.02
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """Compares architectures in each part; a part's weight is its standard deviation.
+    """The kernel of each part; the weight of a part is its standard deviation.
 
     Attributes:
-        traits: Linear parts.
-        seats: Of the part that knows no trait.
+        traits: Features of the linear parts.
+        seats: Counts for the parts ``near`` and ``end``, which use no features.
     """
 
     traits: Traits
@@ -189,13 +189,13 @@ class Kernels:
         return {**found, "near": near, "end": end}
 
     def compares_as(self, other: Kernels) -> bool:
-        """True if both know the same of the agents."""
+        """True if both have the same facts about the agents."""
         return type(other) is Kernels and self.traits == other.traits
 
     def _nearness(
         self, rows: Sequence[Architecture], columns: Sequence[Architecture]
     ) -> tuple[FeatureMatrix, FeatureMatrix]:
-        """Compare whole architectures, and their last steps with what they read alone."""
+        """Compare whole architectures, and only their last layers and last steps."""
         left, right, cut = self.seats.counts(rows), self.seats.counts(columns), self.seats.n_earlier
         end = nearness(left[:, cut:], right[:, cut:])
         return nearness(left[:, :cut], right[:, :cut]) * end, end
@@ -208,7 +208,7 @@ class Kernels:
         return {**found, "near": alike, "end": alike}
 
     def _scaled(self, architectures: Sequence[Architecture]) -> Mapping[str, FeatureMatrix]:
-        """Centre and scale the traits by the pool's own spread, which no trial changes."""
+        """Centre and scale the features by the pool's own spread, which no trial changes."""
         blocks = self.traits.blocks(architectures)
         scores = np.array(list(self.traits.scores.values()))
         spread = max(float(scores.std()), _SMALLEST_SPREAD)
@@ -227,10 +227,10 @@ def means_and_noise(scores: FeatureMatrix) -> tuple[FeatureMatrix, FeatureMatrix
     """Return each architecture's score, as if all rows were measured, and its error variance.
 
     ``scores`` is (architectures, rows), NaN where a trial was stopped. Rows differ in
-    difficulty, which all architectures share, so their effects are fitted away: an
-    architecture that saw the easy rows only is not taken for a good one, and the error left
-    is that of differences. The sample covariance of the architectures is not used: with more of
-    them than rows it is singular, and calls everything noise.
+    difficulty, which all architectures share, so row effects are fitted: an architecture that
+    was measured on easy rows only is not overestimated, and the error is that of differences. The
+    sample covariance of the architectures is not used: with more architectures than rows it is
+    singular, and attributes all variance to noise.
     """
     known = ~np.isnan(scores)
     filled = np.where(known, scores, 0.0)
@@ -250,37 +250,37 @@ def means_and_noise(scores: FeatureMatrix) -> tuple[FeatureMatrix, FeatureMatrix
 WEIGHTS: Final = (0.0, 0.01, 0.03, 0.1, 0.3)
 """Standard deviations, as shares of the score, that a part may have."""
 OWN_WEIGHTS: Final = (0.01, 0.02, 0.04, 0.08)
-"""The same for the part of an architecture's own: never 0, as no model is right."""
+"""The same for the part of the architecture alone; never 0, as no model is exact."""
 FIRST_WEIGHT: Final = 0.03
 _SWEEPS = 2
 _OWN = "own"
 _FEWEST_LEFT_OUT = 3
 _MEAN_VARIANCE = 1.0
 _BORDER = 1e9
-"""A bound above any quadratic form: its own part gives a score a variance of 1e-4 or more."""
+"""A bound above any quadratic form, as each score has a variance of at least 1e-4."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """Mean and standard deviation of what architectures truly score, as far as is known."""
+    """Posterior mean and standard deviation of the true scores of architectures."""
 
     mean: FeatureMatrix
     sd: FeatureMatrix
 
 
 class SurrogateModel:
-    """A score is a mean, a part per block of traits, one by nearness, and one of its own.
+    """A Gaussian process with a part per block of features, two by nearness, and an own part.
 
-    Every part is Gaussian; how much each explains is learned by marginal likelihood, so the
-    weight of diversity against performance is the data's. Scores of few rows are shrunk towards
-    what the parts predict: empirical Bayes, or a Gaussian process with a linear
-    mean (Rasmussen & Williams 2006, eq. 2.25 and 5.8). It makes no call.
+    Every part is Gaussian; the weights are learned by marginal likelihood, so the data decide the
+    weight of diversity against performance. Scores of few rows are shrunk towards the prediction
+    of the parts: empirical Bayes, or a Gaussian process with a linear mean
+    (Rasmussen & Williams 2006, eq. 2.25 and 5.8). The model makes no calls.
 
     Args:
-        kernels: Compare architectures.
-        architectures: Those that were measured.
+        kernels: Kernels of the parts.
+        architectures: Measured architectures.
         scores: (architectures, rows), in [0, 1]; NaN where a trial was stopped.
-        weights: Learned ones of a model of nearly the same data; None learns them.
+        weights: Weights learned by a model of nearly the same data; None learns them.
     """
 
     def __init__(
@@ -298,10 +298,10 @@ class SurrogateModel:
         self._factor, self._alpha = self._solved(self.weights)
 
     def predict(self, architectures: Sequence[Architecture]) -> Prediction:
-        """Return what architectures will score, measured or not."""
+        """Return the predicted scores of architectures, measured or not."""
         cross = self._cross(architectures)
         own = self._combined(self.kernels.own(architectures)) + self.weights[_OWN] ** 2
-        # Imported here: scipy costs a second that `import moa_dspy` shall not.
+        # Imported here: importing scipy takes a second, which `import moa_dspy` should not.
         from scipy.linalg import solve_triangular
 
         reduced = solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
@@ -309,13 +309,13 @@ class SurrogateModel:
         return Prediction(cross @ self._alpha, np.sqrt(np.maximum(variance, 1e-12)))
 
     def fitted(self) -> FeatureMatrix:
-        """Return the means of the measured architectures, as ``predict`` does, in less time."""
+        """Return the means of the measured architectures, as ``predict`` does, but faster."""
         return np.asarray(self._prior(self.weights) @ self._alpha, np.float64)
 
     def left_out(self) -> FeatureMatrix:
-        """Return by how much each score is missed by the model of all the others.
+        """Return the leave-one-out residual of each score.
 
-        With the same weights; no other fit is needed (Rasmussen & Williams 2006, eq. 5.12).
+        The weights stay the same, and no other fit is needed (Rasmussen & Williams 2006, eq. 5.12).
         """
         from scipy.linalg import solve_triangular
 
@@ -323,19 +323,19 @@ class SurrogateModel:
         return np.asarray(self._alpha / (half**2).sum(0), np.float64)
 
     def beats_mean(self, places: Sequence[int]) -> bool:
-        """True if it predicts these scores, each left out, better than the mean of the others does.
+        """True if leave-one-out predictions of these scores beat the mean of the other scores.
 
-        Of fewer than three scores nothing is known, and that is taken for true.
+        True by default with fewer than three scores, which are too few to tell.
         """
         if len(places) < _FEWEST_LEFT_OUT:
             return True
         missed, scores = self.left_out()[places], self._y[places]
         by_mean = (scores - scores.mean()) * len(places) / (len(places) - 1)
-        # Rounded, as all that is compared: the last digits depend on the machine.
+        # Rounded, like all values that are compared: the last digits depend on the machine.
         return round(float(missed @ missed), 10) < round(float(by_mean @ by_mean), 10)
 
     def gains(self, incumbent: Architecture) -> tuple[FeatureMatrix, FeatureMatrix]:
-        """Return by how much each measured architecture beats ``incumbent``, and the sd of that."""
+        """Return the gain of each measured architecture over ``incumbent``, and its sd."""
         prior = self._prior(self.weights)
         reduced = np.linalg.solve(self._factor, prior)
         covariance = prior - reduced.T @ reduced
@@ -349,8 +349,8 @@ class SurrogateModel:
     def explained(self) -> dict[str, float]:
         """Return the share of the differences between measured scores that each part explains.
 
-        The scores are de-noised. Shares are in [0, 1]; what is left is ``rest``. A part that pulls
-        against the others explains nothing. Empty where scores do not differ.
+        The scores are de-noised. Shares are in [0, 1]; the remainder is ``rest``. A part that is
+        negatively correlated with the sum has share 0. Empty if all scores are equal.
         """
         fitted = {
             part: self.weights[part] ** 2 * (self._parts[part] @ self._alpha) for part in PARTS
@@ -401,10 +401,10 @@ class SurrogateModel:
         return covariance
 
     def _likelihood(self, weights: Mapping[str, float]) -> float:
-        """Return the log likelihood but for a constant; one factorisation gives all of it.
+        """Return the log likelihood up to a constant, from one Cholesky factorisation.
 
-        Of the covariance with a last row of observations the factor's last row is what solves
-        the first. Rounded, so that the order of the trials does not decide between equals.
+        The covariance is bordered by the observations, so that the last row of the factor is the
+        solution of the triangular system. Rounded, so that the order of trials breaks no ties.
         """
         n = len(self._y)
         bordered = np.empty((n + 1, n + 1))
@@ -416,7 +416,7 @@ class SurrogateModel:
         return round(-0.5 * float(half @ half) - float(np.log(diagonal).sum()), 6)
 
     def _learned(self) -> dict[str, float]:
-        """Climb the likelihood, one weight after the other; of equals the smaller weight."""
+        """Maximise the likelihood by coordinate ascent; ties go to the smaller weight."""
         weights: dict[str, float] = dict.fromkeys((*PARTS, _OWN), FIRST_WEIGHT)
         for _ in range(_SWEEPS):
             for part in weights:

@@ -307,7 +307,7 @@ def follow(plan: Plan, ask_all: Callable[[list[Question]], list[Response]]) -> A
 async def afollow(
     plan: Plan, ask_all: Callable[[list[Question]], Awaitable[list[Response]]]
 ) -> Answer:
-    """Run ``follow`` for coroutines."""
+    """Run a plan and return its answer as ``follow``, in a coroutine."""
     try:
         questions = next(plan)
         while True:

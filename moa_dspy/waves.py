@@ -180,7 +180,7 @@ class WaveRules:
     deadline_seconds: float | None = None
 
     def votes(self, responses: Mapping[int, Response]) -> dict[int, Hashable | None]:
-        """Return the answers of the responses, by place; None where there is none."""
+        """Return the answers of the responses, by place; None if there is none."""
         return {
             place: self.ballot(response) if response.has_answer else None
             for place, response in responses.items()

@@ -170,7 +170,7 @@ class Calls:
         return answered
 
     async def aanswer(self, request: CallRequest, send: ASender) -> Call:
-        """``answer`` for coroutines."""
+        """Return the call of ``request`` as ``answer``, in a coroutine."""
         if (call := self.known(request)) is not None:
             return call
         interrupted = interrupt_event()

@@ -310,7 +310,7 @@ def _hosts_event() -> Interrupt | None:
 
 @dataclass(frozen=True, slots=True)
 class _CancelledHost:
-    """Whether the coroutine that waits for one of anyio's worker threads was cancelled.
+    """The cancelled state of the coroutine that waits for one of anyio's worker threads.
 
     Attributes:
         scope: The cancel scope of the coroutine.
@@ -418,7 +418,7 @@ class Deadline:
             wait([future], timeout=self._timeout(self.left_seconds))
 
     async def wait_async(self, future: Future[Any]) -> None:
-        """Wait like ``wait``, in a coroutine; a running ``future`` is not cancelled by it."""
+        """Wait until ``future`` is done, in a coroutine that cannot cancel it while it runs."""
         wrapped = asyncio.wrap_future(future)
         try:
             while not wrapped.done():
@@ -437,7 +437,7 @@ class Deadline:
         self.check()
 
     async def sleep_async(self, seconds: float) -> None:
-        """``sleep`` for coroutines."""
+        """Wait ``seconds``, in a coroutine."""
         end = self.clock.monotonic() + seconds
         while (left := end - self.clock.monotonic()) > 0:
             self.check()

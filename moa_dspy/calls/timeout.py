@@ -131,7 +131,7 @@ def within(seconds: float | None, task: Callable[[], Any]) -> Any:
 async def awithin(
     seconds: float | None, task: Awaitable[Any], *, of_seconds: float | None = None
 ) -> Any:
-    """Run ``within`` for coroutines; a task that is too late is cancelled.
+    """Return as ``within``, in a coroutine; a task that is too late is cancelled.
 
     Args:
         seconds: Remaining time.
@@ -199,7 +199,7 @@ def unless(interrupted: Interrupt, running: Future[_T], *, what: str = "call") -
 
 
 async def aunless(interrupted: Interrupt, running: Awaitable[_T], *, what: str = "call") -> _T:
-    """``unless`` for coroutines; ``running`` is cancelled."""
+    """Return as ``unless``, in a coroutine; an interrupt cancels ``running``."""
     task = asyncio.ensure_future(running)
     try:
         while not (await asyncio.wait([task], timeout=_POLL_SECONDS))[0]:
@@ -242,7 +242,7 @@ _NO_EVENT: Any = object()
 async def aevents_unless(
     interrupted: Interrupt | None, events: AsyncIterator[_T]
 ) -> AsyncGenerator[_T, None]:
-    """``events_unless`` for coroutines."""
+    """Yield as ``events_unless``, in a coroutine."""
     while True:
         following = anext(events)
         try:
@@ -391,7 +391,7 @@ def run_plan(plan: CallPlan, send: Sender) -> Call:
 
 
 async def arun_plan(plan: CallPlan, send: ASender) -> Call:
-    """``run_plan`` for coroutines."""
+    """Carry out ``plan`` as ``run_plan``, in a coroutine."""
     run = PlanRun(plan)
     while run.step is not None:
         try:

@@ -38,7 +38,7 @@ class Report:
         self.result = result
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the table, then one line per fact."""
+        """Yield the table of architectures, then one line per fact."""
         from rich.text import Text
 
         from moa_dspy.optimize import report as texts

@@ -175,7 +175,7 @@ class AnswerKind:
         metric: Name of a metric.
         normalise: Comparison of answers in a vote.
         instruction: The end of the task's instructions.
-        choices: The only answers that there are, if they are few.
+        choices: All distinct answers, if they are few.
     """
 
     metric: str
@@ -184,14 +184,14 @@ class AnswerKind:
     choices: tuple[str, ...] = ()
 
     def task(self, asked: Sequence[str], right: Sequence[str]) -> str:
-        """Return instructions for the answers of some columns, all of this kind.
+        """Return the task's instructions for output columns that are all of this kind.
 
-        A choice is put as a question: of 20 reviews SmolLM2-135M found the mood of 18 so, and of
-        none where it was told to give it.
+        A choice is worded as a question: SmolLM2-135M found the mood of 18 of 20 reviews with a
+        question, and of none with the instruction to give it.
 
         Args:
-            asked: Columns that are asked about.
-            right: Columns with right answers.
+            asked: Input columns.
+            right: Output columns, with right answers.
         """
         of, names = (" and the ".join(map(_bare, columns)) for columns in (asked, right))
         if not self.choices or len(right) > 1:
@@ -219,7 +219,8 @@ def answer_kind(values: Sequence[Any]) -> AnswerKind:
     if len(distinct) <= min(MOST_CHOICES, len(texts) // 2) and max(map(len, texts)) <= 40:
         shown = sorted({text.strip() for text in texts}, key=str.casefold)
         told = f"Reply with one of: {', '.join(shown)}."
-        # Models put a choice into a sentence; its last word tells it where no two end alike.
+        # Models put a choice into a sentence, whose last word identifies it if all choices end
+        # differently.
         has_own_end = len(set(map(normalise_answer, shown))) == len(distinct)
         return AnswerKind("choice", "answer" if has_own_end else "text", told, tuple(shown))
     if fmean(len(text.split()) for text in texts) <= 4:
@@ -252,7 +253,7 @@ def _is_object(text: str) -> bool:
 
 
 def split_sizes(n_rows: int) -> dict[str, int]:
-    """Return rows per split: two fifths for val, the rest for test, at most; none for train."""
+    """Return the most rows per split: two fifths for val, the rest for test, none for train."""
     val = min(MOST_ROWS["val"], 2 * n_rows // 5)
     return {"val": val, "test": min(MOST_ROWS["test"], n_rows - val)}
 

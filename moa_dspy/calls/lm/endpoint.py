@@ -196,7 +196,7 @@ def regular_chunks(reply: RegularReply, chunks: Iterator[bytes]) -> Iterator[byt
 async def aregular_chunks(
     reply: RegularReply, chunks: AsyncIterator[bytes]
 ) -> AsyncIterator[bytes]:
-    """``regular_chunks`` for coroutines."""
+    """Yield as ``regular_chunks``, in a coroutine."""
     async for chunk in chunks:
         yield reply.take(chunk)
     yield reply.rest()

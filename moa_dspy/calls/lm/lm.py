@@ -345,14 +345,14 @@ class _AsyncLiteLLM(_Spelled, AsyncLiteLLMClient):
 
 
 class _Once(logging.Filter):
-    """Lets every message of a handler through one time for each model that it is about."""
+    """Passes each message of a handler once per model."""
 
     def __init__(self) -> None:
         super().__init__()
         self._seen: set[tuple[str, str]] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the message is new; it is given the model's name."""
+        """Return whether the message is new for the model, whose name it adds to ``record``."""
         model = model_under_way()
         if model is not None and not hasattr(record, "model"):
             record.model = model  # other handlers see the same record
@@ -365,8 +365,8 @@ class _Once(logging.Filter):
 
 @contextmanager
 def each_warning_once() -> Iterator[None]:
-    """Show what DSPy logs, such as a reply cut at ``max_tokens``, once per agent."""
-    # One filter per handler: each must pass a message on once.
+    """Show each message in DSPy's log, such as a reply cut at ``max_tokens``, once per agent."""
+    # One filter per handler, as each handler must pass a message once.
     filters = [(handler, _Once()) for handler in logging.getLogger("dspy").handlers]
     for handler, once in filters:
         handler.addFilter(once)

@@ -399,7 +399,7 @@ _N_LOOKED_AT: Final = 20
 
 
 class ThoughtOpening:
-    """Whether a model's chat template opens the thought, as learned from its name and replies.
+    """Knowledge whether a model's chat template opens the thought, from its name and replies.
 
     A stream needs this before the thought has ended. The evidence is the model's name and every
     complete reply, of this process or in the store, streamed or not; see ``tells_opening``.

@@ -263,10 +263,10 @@ class MMLUPro(Benchmark):
     columns, questions that occur twice with the same options are found.
 
     Attributes:
-        keep_flagged: Whether questions are kept that were corrected after models had answered,
-            or that occur twice.
+        keep_flagged: Whether to keep questions that were corrected after models had answered, or
+            that occur twice.
         keep_textless: Whether questions are kept whose text the source lacks, for replays of
-            recorded letters; their id stands for the text.
+            recorded letters; their id replaces the text.
     """
 
     name: str = "mmlu_pro"

@@ -300,7 +300,7 @@ class Vote:
         return sorted(range(len(agents)), key=rank)
 
     def ballot(self, response: Response) -> Ballot:
-        """Return the answer of a response as it is compared with others."""
+        """Return the answer of a response in the form in which a vote compares it."""
         return ballot_of(response.values, self.fields, self.normalise)
 
 

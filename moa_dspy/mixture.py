@@ -379,8 +379,8 @@ class MixtureOfAgents(PlannedModule):
         """Write the mixture to a ``.json`` file that ``load`` reads: no endpoint, key or code.
 
         ``save_program=True``, or a ``.pkl`` file, gives DSPy's pickle of the program, or of its
-        state. It holds no endpoint and no key either, but whoever can change the file can run code
-        where it is loaded.
+        state. It holds no endpoint and no key either, but a person who can change the file can run
+        code on the machine that loads it.
 
         Raises:
             ArchitectureError: If the mixture cannot be written, or ``path`` ends differently.

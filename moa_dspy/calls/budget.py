@@ -23,7 +23,7 @@ class Budget:
     Attributes:
         calls: Calls sent to an endpoint; stored answers are free.
         tokens: Prompt and completion tokens of the calls made.
-        usd: By the pool's prices.
+        usd: Cost by the pool's prices.
         seconds: Wall time from the first call on, of all workers together and of earlier runs
             of the study too; it does not run while no process works on the study.
 
@@ -289,7 +289,7 @@ class BudgetBackend(Protocol):
 
 
 class MemoryBudget:
-    """Spending of one process, in memory; time runs from the first reservation on.
+    """Spending of one process, in memory; time counts from the first reservation.
 
     Args:
         spent: Earlier spending.

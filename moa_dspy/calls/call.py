@@ -174,7 +174,7 @@ class TokenCount:
 
 
 def token_counts(request: str, response: Mapping[str, Any]) -> TokenCount:
-    """Return the tokens of a call, estimated where the endpoint's count is not valid.
+    """Return the tokens of a call, estimated if the endpoint's count is not valid.
 
     A count is not valid if it is absent, null, zero, negative, fractional, absurdly large or a
     text. Only an empty answer may have 0 tokens.

@@ -354,7 +354,7 @@ class ReplyFacts:
 
     Attributes:
         finish_reason: Reason to end: ``stop``, ``length`` (the token limit), ``content_filter``,
-            ``tool_call``; None where there is no reply.
+            ``tool_call``; None if there is no reply.
         no_answer: Reason in one line why it holds no answer; None if it holds an answer.
     """
 

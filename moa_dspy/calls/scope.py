@@ -33,7 +33,7 @@ class CallFacts:
 
     Attributes:
         agent: The agent's name.
-        prompt_tokens, completion_tokens, usd: 0 where it failed.
+        prompt_tokens, completion_tokens, usd: 0 for a failed call.
         seconds: Wall time of the call, or until the caller stopped waiting.
         is_reused: Whether the answer is from a store or recording.
         failure: Why there is no answer; None if there is an answer.

@@ -202,7 +202,7 @@ def normalise_answer(text: str) -> str:
 
 
 def normalise_version(text: str) -> str:
-    """Return the final answer like `normalise_answer`, but with numbers as they are written.
+    """Return the final answer like `normalise_answer`, but with numbers as written.
 
     So "3.10" and "3.1", "42.0" and "42", "007" and "7" differ.
     """

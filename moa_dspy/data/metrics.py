@@ -41,7 +41,7 @@ def answer_match(
     compared by value, with its texts normalised. All DSPy optimizers accept this metric.
 
     Args:
-        example: Has a field `answer`; a list holds every answer that is accepted.
+        example: Has a field `answer`; a list holds all accepted answers.
         prediction: Has a field `answer`; numbers are converted to text, None is a missing answer.
         trace: Not read; here for DSPy's optimizers, like the two below.
         pred_name: Not read.

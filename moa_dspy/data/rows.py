@@ -237,7 +237,7 @@ def read_hub(
 
     Args:
         name: Repository on the hub, "owner/name"; or a folder that `datasets` can load.
-        config: Configuration, where the data set has several.
+        config: Configuration, if the data set has several.
         split: Name of the split in the data set.
         inputs: Input fields of the program; every row must have them.
         columns: Field name -> column of the data set, if they differ.
@@ -289,7 +289,7 @@ class Benchmark:
         name: Name in study files.
         title: Title for display.
         origin: Source of the benchmark.
-        licence: As the publishers state it.
+        licence: Licence as stated by the publishers.
         scoring: The usual scoring, and that of our metric.
         citation: Authors, title, year and paper.
         inputs: Input fields of the program.

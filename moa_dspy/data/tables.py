@@ -222,8 +222,8 @@ def hub_records(
 
     Args:
         name: Repository on the hub or a folder; with `file`, the name in errors.
-        split: As the data set calls it.
-        config: Configuration, where the data set has several.
+        split: Name of the split in the data set.
+        config: Configuration, if the data set has several.
         file: URL or path of a JSON file to read instead of a declared split. Data sets
             that a Python script declares cannot be loaded by name since `datasets` 4.
 

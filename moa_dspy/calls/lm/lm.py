@@ -162,7 +162,7 @@ class Adopted:
 
     Attributes:
         endpoint: URL of the endpoint; None is that of the vendor.
-        client: ``litellm`` where the LM sends through LiteLLM.
+        client: ``litellm`` if the LM sends its requests through LiteLLM.
         routing: Digest of other settings that choose the model or its host; mostly empty.
         settings: Sampling settings that it sends: temperature, max_tokens, ...
         secrets: Its API keys.

@@ -300,7 +300,7 @@ class SharedLimits:
         return limiter.limit is not None or not is_fresh or is_paused
 
     def acquire(self, limiter: Limiter) -> Admission:
-        """Take a slot of the endpoint, if one is free and the endpoint asked for no pause."""
+        """Acquire a slot of the endpoint, if a slot is free and the endpoint asked for no pause."""
         if (left := self._pause_left(limiter.endpoint)) > 0:
             return Admission(False, wait_seconds=left)
         if limiter.limit is None:

@@ -295,7 +295,7 @@ def packed(text: str) -> bytes:
 
 
 def unpacked(data: bytes | str) -> str:
-    """Return the text that ``packed`` compressed; short texts are stored as they are."""
+    """Return the text that ``packed`` compressed; short texts are stored unchanged."""
     if isinstance(data, str):
         return data
     if data[:1] == _PACKED:

@@ -230,7 +230,7 @@ class CallStore:
 
     def _write(self, call: Call) -> Call:
         payment = uuid.uuid4().hex  # repeated, this writing still counts once
-        # A failure is no end: the holder of the claim may try again before others do.
+        # A failure does not end the claim: its holder may try again before others do.
         is_held = call.failure is None and self.claims.holds(call.key)
 
         def work(session: Session) -> Call:
@@ -430,7 +430,7 @@ def prune(database: Database, calls: CallFilter) -> int:
 
     def work(session: Session) -> int:
         n = int(session.execute(statement, values).rowcount)
-        # What their replies were read as is as private as they are.
+        # The parsed replies are as private as the calls.
         make_kept_answers(session)
         session.execute("DELETE FROM kept_answers WHERE call NOT IN (SELECT key FROM calls)")
         return n

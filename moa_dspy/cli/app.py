@@ -306,7 +306,7 @@ class OneLineErrors(TyperGroup):
 
 
 def _read_and_show_any_text() -> None:
-    """Replace characters that the console cannot encode, instead of failing.
+    """Replace text that the console cannot encode or decode, instead of failing.
 
     Examples are half of an emoji that a model cut, and a console that is not UTF-8.
     """

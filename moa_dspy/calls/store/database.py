@@ -300,7 +300,7 @@ class Database:
         """Raise if the file's disk has less free space, as the next paid answer could be lost.
 
         Raises:
-            StoreError: If there is less space; the message gives both numbers.
+            StoreError: If there is less space; the message gives the free space.
         """
         if self.path is None:
             return

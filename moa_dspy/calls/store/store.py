@@ -213,12 +213,12 @@ class CallStore:
             _logger.warning("A claim could not be given back: %s", error)
 
     def put(self, call: Call) -> Call:
-        """Store ``call`` and return the call that is stored from now on.
+        """Store ``call`` and return the stored call.
 
-        An answer gives the claim of its key back. If there was an answer already, that one
-        stays, and what ``call`` cost is counted as paid twice. A call that cannot be stored is
-        kept in memory, for its answer must be handed out; ``claim``, ``flush`` and ``close``
-        fail until it is written.
+        An answer releases the claim of its key. If there was an answer already, that answer is
+        kept, and the cost of ``call`` is counted as paid twice. A call that cannot be stored is
+        kept in memory, as its answer must be returned; ``claim``, ``flush`` and ``close`` fail
+        until it is written.
         """
         try:
             return self._write(call)
@@ -229,7 +229,7 @@ class CallStore:
             return call
 
     def _write(self, call: Call) -> Call:
-        payment = uuid.uuid4().hex  # repeated, this writing still counts once
+        payment = uuid.uuid4().hex  # a repeated write counts once
         # A failure does not end the claim: its holder may try again before others do.
         is_held = call.failure is None and self.claims.holds(call.key)
 
@@ -245,7 +245,7 @@ class CallStore:
         return self._remember(stored)
 
     def put_all(self, calls: Iterable[Call]) -> None:
-        """Store many calls in one transaction; keys that have an answer keep it."""
+        """Store many calls in one transaction; stored answers are not replaced."""
         write_all(self.database, calls)
 
     def flush(self) -> None:

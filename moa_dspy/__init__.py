@@ -1,4 +1,4 @@
-"""Mixture-of-Agents as DSPy modules, and a search for which model sits in which layer."""
+"""Mixture-of-Agents as DSPy modules, and a search for the best models in each layer."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
-    # DSPy takes a second to import and Optuna half of one: each is imported when it is needed.
+    # DSPy takes one second to import, Optuna half a second: each is imported when it is needed.
     if name in _ROOMS:
         return getattr(import_module(f"moa_dspy.{_ROOMS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

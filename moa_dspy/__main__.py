@@ -1,4 +1,4 @@
-"""``python -m moa_dspy`` is the command ``moa-dspy``."""
+"""Entry point of ``python -m moa_dspy``, the same as the command ``moa-dspy``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An agent: a model with its sampling settings under a name; and files that list agents."""
+"""Agents (a model with sampling settings under a name), and files that list agents."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from moa_dspy.local.server import CATALOGUE
 from moa_dspy.vendors import Price, gateway_of, is_reasoning_model, listed_price, vendor_of
 
 VARIABLE: Final = re.compile(r"\$\{(\w+)\}")
-"""An environment variable's name in a path or a header."""
+"""A reference to an environment variable in a path or a header."""
 IS_CREDENTIAL: Final = re.compile(r"auth|(?:key|token)(?![a-z])|secret|cookie", re.IGNORECASE)
 """Names of headers whose values are kept out of files, logs and identities."""
 _IS_BODY_KEY: Final = re.compile(r"api_?key|authorization|secret|password", re.IGNORECASE)
@@ -38,10 +38,10 @@ _CHOICES: Final = {
     "client": "auto or litellm",
     "reasoning_effort": "a word, or absent",
 }
-"""The content of text fields in words, for errors that do not show the values."""
+"""Descriptions of text fields, for errors that do not show the values."""
 _NAME = re.compile(r"[^\s>+*()]+")
 _BY_MODEL: Final = float("nan")
-"""Stands for a temperature that was not given."""
+"""Marks a temperature that was not given."""
 _PRICES: Final = ("usd_per_million_prompt_tokens", "usd_per_million_completion_tokens")
 _CACHED_PRICE: Final = "usd_per_million_cached_tokens"
 _TEXT: Final = (str, "a text")
@@ -59,54 +59,55 @@ _NUMBERS: Final[Kinds] = {
     "timeout_seconds": NUMBER,
     **dict.fromkeys(("temperature", "top_p", *_PRICES, _CACHED_PRICE), NUMBER_OR_NONE),
 }
-"""What Python users may give; files are checked when they are read."""
+"""Types that Python users may pass; files are checked when they are read."""
 _OWN_FIELDS: Final = frozenset({"max_tokens", "messages", "model", "n", "stream", "temperature"})
-"""Fields of a request that ``extra_body`` may not hold: others would be asked than are stored."""
+"""Request fields that ``extra_body`` may not hold: the request would differ from the stored one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
-    """A language model with its sampling settings under a name: ``A_ij`` of the paper.
+    """A language model with sampling settings under a name: ``A_ij`` of the paper.
 
     The same model at two temperatures is two agents.
 
     Attributes:
-        name: A plain word, as architectures write it.
+        name: A plain word, as used in architectures.
         model: ``local/NAME`` (llama.cpp in this process; NAME from the catalogue), or
-            ``vendor/NAME`` as DSPy and LiteLLM write it.
-        temperature: 0 is greedy; such an agent gives one answer however often it is asked.
-            None (``"none"`` in a pool file) sends none, so the endpoint's own counts. Default:
-            None for OpenAI's reasoning models (``gpt-5*``, ``o1``, ``o3``, ``o4``), else 0.7.
+            ``vendor/NAME`` as in DSPy and LiteLLM.
+        temperature: 0 is greedy; such an agent always gives the same answer. None (``"none"`` in a
+            pool file) sends none, so the endpoint's default applies. Default: None for OpenAI's
+            reasoning models (``gpt-5*``, ``o1``, ``o3``, ``o4``), else 0.7.
         top_p: Nucleus sampling; None sends none.
-        max_tokens: Longest answer, in tokens, thoughts included. It is sent under the name
-            that the model takes, ``max_completion_tokens`` for OpenAI's reasoning models.
-        reasoning_effort: ``low``, ``medium``, ``high``, ... as the model knows them; None
-            sends none.
-        extra_body: Further fields of the request, sent as they are. A
-            ``max_completion_tokens`` in it is sent instead of ``max_tokens``.
+        max_tokens: Longest answer, in tokens, thoughts included. It is sent as the field that the
+            model accepts, ``max_completion_tokens`` for OpenAI's reasoning models.
+        reasoning_effort: ``low``, ``medium``, ``high``, ... as supported by the model; None sends
+            none.
+        extra_body: Further fields of the request, sent unchanged. A ``max_completion_tokens`` in it
+            is sent instead of ``max_tokens``.
         headers: Further headers of the request; ``${VARIABLE}`` in a value is expanded. The
             value of a header that holds a credential must name a variable.
-        context_window: Most tokens of prompt and answer together; what an agent reads of
-            others is cut to keep to it. None means no limit.
+        context_window: Most tokens of prompt and answer together; the responses of others that an
+            agent reads are cut to fit. None means no limit.
         weights: ``local/`` only: path of a GGUF file, ``${VARIABLE}`` is expanded.
-        sha256: ``local/`` only: checksum the weights must have, and their identity; needed
+        sha256: ``local/`` only: checksum of the weights, which is also their identity; required
             with ``weights``, known for a name of the catalogue.
-        n_slots: ``local/`` only: questions the model answers at the same time.
-        n_threads: ``local/`` only: threads of the model; None takes every core.
-        api_base: URL of an OpenAI-compatible endpoint. None is what the environment names for
-            the vendor (``OPENAI_BASE_URL``, ``OPENAI_API_BASE``, ...), else the vendor's own.
+        n_slots: ``local/`` only: questions that the model answers at the same time.
+        n_threads: ``local/`` only: threads of the model; None uses every core.
+        api_base: URL of an OpenAI-compatible endpoint. None is the address in the environment for
+            the vendor (``OPENAI_BASE_URL``, ``OPENAI_API_BASE``, ...), else that of the vendor.
         api_key_env: Name of the environment variable that holds the key.
         client: ``litellm`` sends every request through LiteLLM.
-        num_retries: Attempts after a first one that failed for the moment: busy, down, slow.
-        timeout_seconds: How long one attempt may take in all, and each wait inside it.
-        max_concurrent: Requests at a time; agents of one endpoint share the smallest number
-            that one of them gives. None means no limit of ours.
-        usd_per_million_prompt_tokens: Price, 0 where they are free; see ``price`` for None.
-        usd_per_million_completion_tokens: As the one before, and given if that one is.
+        num_retries: Further attempts after a temporary failure: busy, down, slow.
+        timeout_seconds: Longest time of one attempt, and of each wait inside it.
+        max_concurrent: Most requests at a time; agents of one endpoint share the smallest of their
+            numbers. None means no limit by this library.
+        usd_per_million_prompt_tokens: Price; 0 if they are free; see ``price`` for None.
+        usd_per_million_completion_tokens: Likewise; both prices must be given together.
         usd_per_million_cached_tokens: Price of prompt tokens that the vendor read from its cache;
-            None is that of other prompt tokens, or the list's where the price is.
-        optional: Whether the agent is left out, and the user told, where a variable that
-            it needs is not set.
+            None is that of other prompt tokens, or the list price if their price is that of the
+            list.
+        optional: Whether the agent is left out, with a message, if a variable that it needs is not
+            set.
 
     Raises:
         PoolError: If a value is out of range, naming the agent, the field and the value.
@@ -150,7 +151,7 @@ class Agent:
             self._check_local()
         for name, is_fine in self._checks().items():
             if not is_fine:
-                # A text at the wrong place may be a key.
+                # A text in the wrong field may be a key.
                 longest = LONGEST_SHOWN if name == "name" else 0
                 value, choices = shown_value(getattr(self, name), longest=longest), _CHOICES
                 hint = f"; it must be {choices[name]}" if name in choices else ""
@@ -159,7 +160,7 @@ class Agent:
         self._check_prices()
 
     def _check_prices(self) -> None:
-        """Refuse a part of a price: what is not given is unknown, and not 0."""
+        """Refuse a part of a price: a price that is not given is unknown, not 0."""
         given = [name for name in (*_PRICES, _CACHED_PRICE) if getattr(self, name) is not None]
         missing = [name for name in _PRICES if name not in given]
         if given and missing:
@@ -235,7 +236,7 @@ class Agent:
             )
 
     def beside(self, folder: Path) -> Agent:
-        """Return the agent with a relative path of its weights taken as one from ``folder``."""
+        """Return the agent with a relative ``weights`` path resolved against ``folder``."""
         if self.weights is None or self.weights.startswith("$"):
             return self
         return replace(self, weights=str(folder / self.weights))
@@ -254,12 +255,12 @@ class Agent:
 
     @property
     def base_url(self) -> str | None:
-        """URL that is asked: ``api_base``, else the environment's; None is the vendor's own."""
+        """URL of requests: ``api_base``, else that of the environment; None is the vendor's own."""
         return None if self.is_local else self.api_base or gateway_of(self.model)
 
     @property
     def endpoint(self) -> str:
-        """The place that requests go to, whatever the model; it has one queue."""
+        """The endpoint of requests, independent of the model; each endpoint has one queue."""
         if self.is_local:
             return self.identity
         return (self.base_url or vendor_of(self.model)).rstrip("/")
@@ -268,7 +269,7 @@ class Agent:
     def identity(self) -> str:
         """The model that answers, with its endpoint or weights, and without sampling settings.
 
-        Headers may choose another model, so those that hold no credential are part of it.
+        Headers may select another model, so headers without credentials are part of it.
         """
         if self.is_local:
             known = self.sha256 or CATALOGUE[self.model.removeprefix("local/")].sha256
@@ -281,10 +282,10 @@ class Agent:
 
     @property
     def price(self) -> Price | None:
-        """The price of the agent's tokens; None is unknown, which is not 0.
+        """The price of the agent's tokens; None means unknown, which is not 0.
 
-        The pool's price if it gives one; 0 for a local model; else LiteLLM's list price of
-        this very name, if the vendor's own endpoint is asked.
+        The agent's own price if it is given; 0 for a local model; else LiteLLM's list price for
+        exactly this name, if the endpoint is the vendor's own.
         """
         prompt, completion = (getattr(self, name) for name in _PRICES)
         if prompt is not None:
@@ -295,7 +296,7 @@ class Agent:
 
 
 class AgentPool(Protocol):
-    """The agents that may be asked, by name: a ``Pool``."""
+    """The part of a ``Pool`` that callers need: LMs and prices of agents by name."""
 
     def __getitem__(self, name: str, /) -> Agent: ...
 
@@ -304,17 +305,17 @@ class AgentPool(Protocol):
         ...
 
     def price(self, name: str, /) -> Any:
-        """Return what the tokens of an agent cost; None is unknown."""
+        """Return the price of an agent's tokens; None means unknown."""
         ...
 
 
 def read_agents(path: Path) -> list[Agent]:
-    """Read the agents of a pool file; of a study file, those that it lists or its pool's.
+    """Read the agents of a pool file, or those that a study file lists or takes from its pool.
 
     A relative ``weights`` path is relative to the file.
 
     Raises:
-        PoolError: If the file cannot be read, or names what it does not know.
+        PoolError: If the file cannot be read, or has an unknown key.
     """
     content = read_toml(path, error=PoolError)
     if {"task", "data"} <= content.keys():
@@ -333,7 +334,7 @@ def agents_of(tables: object, *, where: str) -> tuple[Agent, ...]:
     """Return the agents of ``[[agents]]`` tables.
 
     Raises:
-        PoolError: If a table does not fit; it begins with ``where``.
+        PoolError: If a table is not valid; the message begins with ``where``.
     """
     if isinstance(tables, list):
         tables = [_with_null(table) for table in tables]
@@ -348,7 +349,7 @@ def _with_null(table: Any) -> Any:
 
 
 def available(agents: Iterable[Agent]) -> tuple[list[Agent], list[str]]:
-    """Return the agents that can be asked here, and a line on each optional one that cannot."""
+    """Return the agents that can be asked here, and a line on each optional agent that cannot."""
     kept, notes = [], []
     for agent in agents:
         if agent.optional and (missing := agent.missing_variables):

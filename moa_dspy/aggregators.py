@@ -1,4 +1,4 @@
-"""Combiners, which turn the responses of the last layer into one answer: vote, select, write ...
+"""Combiners, which turn the responses of the last layer into one answer (vote, select, write).
 
 Each is a generator that may ask an agent, and ends with one response.
 """
@@ -26,7 +26,7 @@ Ballot: TypeAlias = tuple[Hashable, ...]
 
 
 class Read(Protocol):
-    """Makes responses readable for an agent: guarded, and cut to what it can take."""
+    """Adds responses to an agent's inputs, marked as data and cut to its limits."""
 
     def __call__(
         self,
@@ -36,7 +36,7 @@ class Read(Protocol):
         responses: Sequence[Response],
         /,
     ) -> tuple[Mapping[str, Any], tuple[Cut, ...]]:
-        """Return the inputs with the references added, and what was cut from these."""
+        """Return the inputs with the references added, and the cuts made to the references."""
         ...
 
 
@@ -62,9 +62,9 @@ def _named(role: str, agent: str, sample: int, parents: tuple[str, ...]) -> str:
 class Combine(Protocol):
     """Turns the last layer's responses into one.
 
-    ``responses`` has at least one element; all have an answer, and stand in the architecture's
-    order. The result is one of them verbatim, or a new response of the aggregator. If the agent
-    that is asked fails, the result is a response with that failure.
+    ``responses`` has at least one element; all have an answer, and are in the architecture's order.
+    The result is one of them verbatim, or a new response of the aggregator. If the aggregator
+    fails, the result is a response with that failure.
     """
 
     def __call__(self, inputs: Mapping[str, Any], responses: Sequence[Response], /) -> Steps:
@@ -89,8 +89,8 @@ class Consensus:
 class Rank:
     """Lets an agent rank the responses and returns the best verbatim (the paper's LLM ranker).
 
-    A reply chooses by ``[[2]]``, or by the only number in it. Any other reply chooses nothing: then
-    consensus decides, and ``Answer.is_undecided`` is true.
+    A reply chooses by ``[[2]]``, or by the only number in it. After any other reply consensus
+    decides, and ``Answer.is_undecided`` is true.
     """
 
     agent: str
@@ -142,7 +142,7 @@ class Knockout:
         self, inputs: Mapping[str, Any], pair: Sequence[Response], responses: Sequence[Response]
     ) -> Question:
         read, cuts = self.read(self.agent, self.module, inputs, pair)
-        # By the parents' names alone a pair would not be known, as some of them may have failed.
+        # The parents' names alone would not identify a pair, as some of them may have failed.
         places = [str(place) for one in pair for place, r in enumerate(responses) if r is one]
         node = node_name("knockout", self.agent, parents=(*self.parents, *places))
         return Question(node, self.agent, 0, self.module, read, cuts)
@@ -179,8 +179,8 @@ def ranked_first(
 
     Args:
         reply: The ranker's own response.
-        responses: The ones that it was to rank.
-        cuts: The references that were cut; one that was left out had no number.
+        responses: The responses that it was to rank.
+        cuts: The references that were cut; a reference that was left out had no number.
     """
     left_out = {cut.reference for cut in cuts if not cut.kept_tokens}
     numbered = [r for n, r in enumerate(responses, start=1) if n not in left_out]
@@ -229,7 +229,7 @@ class Synthesize:
 class Fuse:
     """Lets an analyst compare the responses, and an agent write the answer after reading both.
 
-    The analysis is read as the last of the references, guarded and limited as they are. If the
+    The analysis is read as the last of the references, marked as data and limited like them. If the
     analyst fails, the answer is written without it.
     """
 
@@ -300,7 +300,7 @@ class Vote:
         return sorted(range(len(agents)), key=rank)
 
     def ballot(self, response: Response) -> Ballot:
-        """Return the answer of a response as it is compared with others."""
+        """Return the answer of a response in the form in which a vote compares it."""
         return ballot_of(response.values, self.fields, self.normalise)
 
 

@@ -1,6 +1,6 @@
-"""Architectures as plain data: which agent sits in which seat, and the text notation for it.
+"""Architectures as plain data (the agent in each seat), and their text notation.
 
-Nothing here calls a model or imports DSPy or Optuna, so an architecture can be compared,
+This module calls no model and imports neither DSPy nor Optuna, so an architecture can be compared,
 hashed, printed, stored in a trial and rebuilt later.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, Final
 from moa_dspy.errors import ArchitectureError
 
 COMBINES: Final = ("synthesize", "select", "vote", "fuse", "knockout")
-"""The ways in which a last step turns references into an answer."""
+"""The combiners, by which a last step turns references into an answer."""
 
 _NEED_AN_AGENT: Final = ("synthesize", "fuse", "knockout")
 
@@ -27,42 +27,41 @@ _NAME = re.compile(r"[^\s>+*()]+")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Architecture:
-    """The proposers of each layer, the aggregator, and how it combines.
+    """The proposers of each layer, the aggregator, and the combiner.
 
     The text notation reads in the order of the data flow: ``"a"`` is the single agent a,
-    ``"a + b*2 > c + d > synthesize(e)"`` two layers and an aggregator. A name may repeat:
-    independent samples of one agent, which is Self-MoA. What the last step does differently
-    follows in its brackets: ``"a + b > synthesize(c; order=b; prompt=brief)"``,
-    ``"a + b > fuse(c; analyst=d)"``, ``"a + b + c > vote(a; weights=a:1.5 b:0.8; lead=0.6)"``.
+    ``"a + b*2 > c + d > synthesize(e)"`` two layers and an aggregator. A repeated name means
+    independent samples of one agent (Self-MoA). Options follow in brackets:
+    ``"a + b > synthesize(c; order=b; prompt=brief)"``, ``"a + b > fuse(c; analyst=d)"``,
+    ``"a + b + c > vote(a; weights=a:1.5 b:0.8; lead=0.6)"``.
 
     The order inside a layer is the order in which the next step reads the layer's responses.
-    ``layers``, ``str`` and ``to_json`` keep it as it was given. ``==`` and ``hash`` ignore it:
-    architectures are equal if their ``canonical`` forms, with the names of each layer sorted, are
-    the same: a search measures one seating of them. An ``order`` is a choice of its own.
+    ``layers``, ``str`` and ``to_json`` keep it as given. ``==`` and ``hash`` ignore it: they
+    compare ``canonical`` forms, with the names of each layer sorted. Both compare ``order``.
 
     Attributes:
         layers: Agent names per layer, first layer first, as given; empty for a single agent.
-        aggregator: ``synthesize``: the agent that writes the answer. ``select``: the ranker;
-            None is consensus, without a model. ``vote``: the proposer whose answer wins a tie; None
-            is the first in the layer's order. ``fuse``: the agent that writes after an analysis.
-            ``knockout``: the one that compares. Depth 0: the agent itself.
+        aggregator: ``synthesize``: the agent that writes the answer. ``select``: the ranker; None
+            is consensus, without a model. ``vote``: the proposer whose answer wins a tie; None is
+            the first in the layer's order. ``fuse``: the agent that writes after an analysis.
+            ``knockout``: the agent that compares. Depth 0: the agent itself.
         combine: One of ``COMBINES``.
-        order: In which order the last step reads the last layer, and ties of a vote are
-            decided: these agents first, then the others as they sit. Kept as short as it can be.
-        prompt: Name of the prompt that a search put into the aggregator's seat; None is the
-            seat's own. It tells architectures apart; a mixture does not look it up.
-        weights: Of a ``vote``: what each answer of an agent counts, by the agent's name, to
-            four significant digits; agents that are not named count 1. Weights of 1, and
-            weights that are the same for all members, are left out: that is the plain vote.
-        agree: Of a ``vote`` or a consensus: the first so many members, in the order of ``reading``,
-            are asked first, and the others only if these do not all give the same answer.
-        analyst: Of ``fuse``: the agent that compares the references; None is the aggregator.
-        lead: Of a ``vote``: members are asked until an answer leads every other by at least
-            this share of the weight still to come. None asks until it cannot be overtaken.
+        order: Order in which the last step reads the last layer and ties of a vote are decided:
+            these agents first, then the others in the layer's order. Stored in its shortest form.
+        prompt: Name of the aggregator's prompt from a search; None is the seat's own. A mixture
+            does not look it up.
+        weights: For ``vote``: weight of each answer by the agent's name, to four significant
+            digits; agents that are not named have weight 1. Weights of 1, and weights that are
+            equal for all members, are left out: that is the plain vote.
+        agree: For ``vote`` or consensus: number of members that are asked first, in the order of
+            ``reading``; the others are asked only if these do not all give the same answer.
+        analyst: For ``fuse``: the agent that compares the references; None is the aggregator.
+        lead: For ``vote``: members are asked until an answer leads every other by at least this
+            share of the weight not yet asked. None asks until it cannot be overtaken.
 
     Raises:
         ArchitectureError: If a layer is empty, a name is not a plain word, the combine is unknown,
-            an aggregator is missing or does not vote, or an option is out of range or of no use.
+            an aggregator is missing or is not a voter, or an option is out of range or useless.
     """
 
     layers: tuple[tuple[str, ...], ...]
@@ -74,7 +73,7 @@ class Architecture:
     agree: int | None = None
     analyst: str | None = None
     lead: float | None = None
-    # Stored, because a search compares and hashes the same architectures over and over.
+    # Cached, because a search compares and hashes the same architectures many times.
     _key: tuple[Any, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -113,7 +112,7 @@ class Architecture:
 
     @property
     def canonical(self) -> Architecture:
-        """The equal architecture in which the names of each layer are sorted."""
+        """The equal architecture with the names of each layer sorted."""
         is_canonical = (self._key[0], self._key[3]) == (self.layers, self.order)
         return self if is_canonical else Architecture(*self._key)
 
@@ -191,10 +190,10 @@ class Architecture:
 
     @classmethod
     def parse(cls, text: str) -> Architecture:
-        """Read the text notation that ``str`` writes.
+        """Parse the text notation that ``str`` returns.
 
         Raises:
-            ArchitectureError: If a part cannot be read, naming it.
+            ArchitectureError: If a part cannot be read; the message names it.
         """
         layers, last = read_parts(text)
         if last is None:
@@ -203,10 +202,10 @@ class Architecture:
 
     @classmethod
     def from_json(cls, value: Any) -> Architecture:
-        """Rebuild from what ``to_json`` returned.
+        """Rebuild an architecture from the value of ``to_json``.
 
         Raises:
-            ArchitectureError: If a key is missing or unknown, or a value is no name.
+            ArchitectureError: If a key is missing or unknown, or a value is not a name.
         """
         needed = {"layers", "aggregator", "combine"}
         if not _is(value, dict) or not needed <= set(value) <= {*needed, *_OPTIONS}:
@@ -232,7 +231,7 @@ class Architecture:
         return cls(seats, aggregator, value["combine"], *options)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON data; what follows the combine is in it only where it is given."""
+        """Return plain JSON data; options of the last step are included only if given."""
         layers = [list(layer) for layer in self.layers]
         plain = {"layers": layers, "aggregator": self.aggregator, "combine": self.combine}
         rest = {name: getattr(self, name) for name in _OPTIONS}
@@ -251,7 +250,7 @@ class Architecture:
 
     @property
     def agents(self) -> tuple[str, ...]:
-        """Every agent that sits somewhere, sorted, each once."""
+        """Every agent of the architecture, sorted, without repetition."""
         seats: set[str | None] = {self.aggregator, self.analyst}.union(*self.layers)
         return tuple(sorted(name for name in seats if name is not None))
 
@@ -268,9 +267,9 @@ class Architecture:
     def whole_weights(self) -> dict[str, int]:
         """The weight of each member of the last layer, as whole numbers in the same ratio.
 
-        Sums of them are exact: 0.1 and 0.2 weigh as much as 0.3. All are 1 in a plain vote.
+        Their sums are exact: 0.1 and 0.2 weigh as much as 0.3. All are 1 in a plain vote.
         """
-        if not self.weights:  # asked for each question
+        if not self.weights:  # called for each question
             return dict.fromkeys((self.layers or ((),))[-1], 1)
         told = {name: Fraction(repr(weight)) for name, weight in self.weights}
         exact = {name: told.get(name, Fraction(1)) for name in (self.layers or ((),))[-1]}
@@ -286,14 +285,14 @@ class Architecture:
 
     @property
     def chooses_among_singles(self) -> bool:
-        """True if its answer is one of those that its agents give alone, each asked once."""
+        """True if its answer is always that of one of its agents alone, each asked once."""
         names = [name for layer in self.layers for name in layer]
         is_one_layer = self.depth < 2 and len(set(names)) == len(names)
         return is_one_layer and not self.aggregator_calls_a_model
 
     @property
     def last_rounds(self) -> tuple[tuple[str, ...], ...]:
-        """Agents that the last step asks, round by round; of a single agent, it."""
+        """Agents that the last step asks, round by round; for a single agent, that agent."""
         who = str(self.aggregator)
         if self.combine == "fuse":
             return ((self.analyst or who,), (who,))
@@ -303,17 +302,17 @@ class Architecture:
 
     @property
     def asked_last(self) -> tuple[str, ...]:
-        """Agents that the last step asks, each as often as it is asked."""
+        """Agents that the last step asks, repeated for each question."""
         return tuple(who for round_ in self.last_rounds for who in round_)
 
     @property
     def calls(self) -> int:
-        """Most model calls that one question costs when nothing is stored."""
+        """Most model calls per question when no answer is stored."""
         return sum(map(len, self.layers)) + len(self.asked_last)
 
 
 _OPTIONS: Final = tuple(f.name for f in fields(Architecture) if f.init)[3:]
-"""Names of what may follow the aggregator in the brackets of the last step."""
+"""Names of the options that may follow the aggregator in the brackets of the last step."""
 
 
 def _is(value: Any, kind: type) -> bool:
@@ -332,7 +331,7 @@ def _rounded(weight: float) -> float:
 def _told_apart(
     weights: Sequence[tuple[str, float]], members: Sequence[str]
 ) -> tuple[tuple[str, float], ...]:
-    """Return the weights in their one form: rounded, sorted, none that says nothing."""
+    """Return the weights in canonical form: rounded, sorted, without those that have no effect."""
     given = {name: _rounded(weight) for name, weight in weights}
     if len({given.get(name, 1.0) for name in members}) < 2:
         return ()
@@ -340,7 +339,7 @@ def _told_apart(
 
 
 def _shortest(order: tuple[str, ...], *layers: Sequence[str]) -> tuple[str, ...]:
-    """Leave out the names at the end of ``order`` that stand there unnamed, in all ``layers``."""
+    """Drop names at the end of ``order`` that would be there anyway, in all ``layers``."""
 
     def read(named: tuple[str, ...], layer: Sequence[str]) -> list[str]:
         return [*named, *(name for name in dict.fromkeys(layer) if name not in named)]
@@ -353,12 +352,12 @@ def _shortest(order: tuple[str, ...], *layers: Sequence[str]) -> tuple[str, ...]
 
 _LAST = re.compile(rf"({'|'.join(COMBINES)})(?:\(([^>+*()]+)\))?")
 _BETWEEN_OPTIONS = re.compile(r";\s+")
-"""A name may hold a semicolon, but no space."""
+"""A name may contain a semicolon, but no space."""
 
 
 @dataclass(frozen=True, slots=True)
 class LastStep:
-    """The part after the last ``>``."""
+    """The parsed part after the last ``>``."""
 
     combine: str
     aggregator: str | None
@@ -366,10 +365,10 @@ class LastStep:
 
 
 def read_parts(text: str) -> tuple[tuple[tuple[str, ...], ...], LastStep | None]:
-    """Return the layers and the last step; None for a single agent, which has none.
+    """Return the layers and the last step, which is None for a single agent.
 
     Raises:
-        ArchitectureError: If a part cannot be read, naming it.
+        ArchitectureError: If a part cannot be read; the message names it.
     """
     *heads, last = [part.strip() for part in text.split(">")]
     if not heads:
@@ -403,13 +402,13 @@ def _read_number(text: str) -> float | str:
     try:
         return int(text) if text.strip().isdecimal() else float(text)
     except ValueError:
-        return text  # which is no number: said where it is checked
+        return text  # not a number; the check of the value reports it
 
 
 def _read_weights(text: str) -> tuple[tuple[str, float], ...]:
     found: list[tuple[str, float]] = []
     for part in text.split():
-        name, _, number = part.rpartition(":")  # a name may hold a colon
+        name, _, number = part.rpartition(":")  # a name may contain a colon
         if isinstance(weight := _read_number(number), str):
             raise ArchitectureError(f"`weights`: {part!r} must read NAME:NUMBER.")
         found.append((name, float(weight)))
@@ -434,14 +433,14 @@ def _read_layer(text: str) -> tuple[str, ...]:
 
 
 def format_layer(layer: tuple[str, ...]) -> str:
-    """Write ``a + b*2``."""
+    """Return a layer as text, such as ``a + b*2``."""
     runs = [(name, len(list(run))) for name, run in groupby(layer)]
     return " + ".join(name if n == 1 else f"{name}*{n}" for name, n in runs)
 
 
 def format_last(one: Architecture) -> str:
-    """Write ``synthesize(c; order=b a; prompt=brief)``; what is not given is left out."""
-    # Not in digits and an exponent: "+" stands between agents.
+    """Return ``synthesize(c; order=b a; prompt=brief)``, without options that are not given."""
+    # Without an exponent, as "+" separates agents.
     weights = " ".join(f"{name}:{Decimal(repr(w)).normalize():f}" for name, w in one.weights)
     shown = {name: getattr(one, name) for name in _OPTIONS}
     shown |= {"order": " ".join(one.order), "weights": weights}

@@ -1,23 +1,21 @@
-"""Every error this library raises on purpose.
+"""All errors that this library raises on purpose.
 
 * MoaError
   - ArchitectureError (also a ValueError): a mixture that cannot be built as described
-  - PoolError (also a ValueError): an agent that is unknown, missing or badly described
-  - DataError (also a ValueError): rows, splits or files that do not fit
-  - MetricError (also a ValueError): a metric that raised or returned no finite number
-  - StudyError (also a ValueError): a study file, or a run of it, that cannot go on
-  - LayerFailedError: fewer proposers of a layer answered than the quorum asks for
-  - LocalModelError (also an OSError): weights or a runtime that this machine cannot provide
-    - ChecksumError: a file that is not the one the catalogue names
-  - CallError: a call that was not answered
-    - UnknownCallError (also a LookupError): a replay met a call that was never recorded
-    - BudgetReachedError: the next call would go beyond what the user allowed
-    - StoreError: the call store cannot be read or written
-    - OutageError: an endpoint was down for longer than a study waits for it
+  - PoolError (also a ValueError): an agent that is unknown, missing or described wrongly -
+  DataError (also a ValueError): rows, splits or files that are not valid - MetricError (also a
+  ValueError): a metric that raised or returned no finite number - StudyError (also a ValueError): a
+  study file that is not valid, or a run that cannot continue - LayerFailedError: fewer proposers of
+  a layer answered than the quorum - LocalModelError (also an OSError): weights or a runtime that
+  this machine cannot provide - ChecksumError: a file whose sha256 differs from the catalogue's -
+  CallError: a call that was not answered - UnknownCallError (also a LookupError): a replay needs
+    a call that was not recorded - BudgetReachedError: the next call might exceed the user's budget
+    - StoreError: the call store cannot be read or written - OutageError: an endpoint was down for
+    longer than a study waits
 
-A model's failure is data and raises none of these unless nothing is left.
+A failure of a model is recorded as data and raises none of these unless no answer is left.
 
-Also the masking of keys, in errors and in what other libraries log.
+Also the masking of keys, in errors and in the logs of other libraries.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ from typing import Final
 
 
 class MoaError(Exception):
-    """Base class: ``except MoaError`` catches everything below."""
+    """Base class of all errors below: ``except MoaError`` catches all of them."""
 
 
 class ArchitectureError(MoaError, ValueError):
@@ -40,11 +38,11 @@ class ArchitectureError(MoaError, ValueError):
 
 
 class PoolError(MoaError, ValueError):
-    """An agent that is unknown, missing or badly described."""
+    """An agent that is unknown, missing or described wrongly."""
 
 
 class DataError(MoaError, ValueError):
-    """Rows, splits or files that do not fit."""
+    """Rows, splits or files that are not valid."""
 
 
 class MetricError(MoaError, ValueError):
@@ -52,11 +50,11 @@ class MetricError(MoaError, ValueError):
 
 
 class StudyError(MoaError, ValueError):
-    """A study file, or a run of it, that cannot go on."""
+    """A study file that is not valid, or a run that cannot continue."""
 
 
 class LayerFailedError(MoaError):
-    """Fewer proposers of a layer answered than the quorum asks for; lists every cause."""
+    """Fewer proposers of a layer answered than the quorum; lists every cause."""
 
 
 class LocalModelError(MoaError, OSError):
@@ -64,7 +62,7 @@ class LocalModelError(MoaError, OSError):
 
 
 class ChecksumError(LocalModelError):
-    """A file whose sha256 is not the one that the catalogue names."""
+    """A file whose sha256 differs from the catalogue's."""
 
 
 class CallError(MoaError):
@@ -72,11 +70,11 @@ class CallError(MoaError):
 
 
 class UnknownCallError(CallError, LookupError):
-    """A replay met a call that was never recorded; names the agent and the example."""
+    """A replay needs a call that was not recorded; names the agent and the example."""
 
 
 class BudgetReachedError(CallError):
-    """The next call would go beyond what the user allowed; says which limit."""
+    """The next call might exceed the user's budget; names the limit."""
 
 
 class StoreError(CallError):
@@ -84,13 +82,14 @@ class StoreError(CallError):
 
 
 class OutageError(CallError):
-    """An endpoint was down for longer than a study waits; all that was answered is kept."""
+    """An endpoint was down for longer than a study waits; all answers so far are kept."""
 
 
 def ours(error: BaseException) -> MoaError | None:
-    """Return the error of this library that is or caused ``error``, if there is one.
+    """Return this library's error that is or caused ``error``, or None.
 
-    DSPy wraps what an engine raises. A ``LayerFailedError`` does not count: models failed.
+    DSPy wraps the errors of engines. A ``LayerFailedError`` does not count, as it is a failure of
+    models.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -101,7 +100,7 @@ def ours(error: BaseException) -> MoaError | None:
 
 
 def all_links(error: BaseException) -> list[BaseException]:
-    """Return an error with all that led to it: a traceback prints them all."""
+    """Return an error with all its causes, as a traceback prints them."""
     links: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in links:
@@ -111,14 +110,14 @@ def all_links(error: BaseException) -> list[BaseException]:
 
 
 _PREFIX: Final = 12
-"""So many characters of a key, and what follows of it, are masked where a text is cut."""
+"""Shortest beginning of a key, in characters, that is masked where a text is cut."""
 
 
 def masked(text: str, secrets: Iterable[str]) -> str:
-    """Return ``text`` with ``***`` for every secret, also for one that is written otherwise.
+    """Return ``text`` with ``***`` for every secret, in any of several encodings.
 
-    A server may quote a key, or its beginning, as it stands in an address, in JSON, in HTML, in
-    hexadecimal, in other case, or in base64 with a user's name before it.
+    A server may quote a key, or its beginning, as encoded in an address, in JSON, in HTML, in
+    hexadecimal, in another case, or in base64 after a user's name.
     """
     for secret in secrets:
         text = text.replace(secret, "***")
@@ -147,7 +146,7 @@ def _without_spelled(text: str, secret: str) -> str:
 
 @lru_cache(maxsize=256)
 def _spelled(secret: str) -> tuple[re.Pattern[str], ...]:
-    """Return patterns of the beginning of a secret, and of each character after it."""
+    """Return patterns for the beginning of a secret, and for each character after it."""
     units = [_character(one) for one in secret]
     first = "".join(units[:_PREFIX])
     return tuple(re.compile(unit, re.IGNORECASE) for unit in (first, *units[_PREFIX:]))
@@ -165,7 +164,7 @@ def _other_spellings(secret: str) -> tuple[re.Pattern[str], ...]:
     data = secret.encode("utf-8", "replace")
     patterns: list[str] = []
     for n_before in range(3):
-        # Of base64, what depends on neither the bytes before the secret nor those after it.
+        # The part of the base64 text that is independent of the bytes before and after the secret.
         first, last = -(-8 * n_before // 6), 8 * (n_before + len(data)) // 6
         code = b64encode(b"0" * n_before + data).decode()[first:last][:_PREFIX]
         signs = "".join({"+": "[+-]", "/": "[/_]"}.get(sign, sign) for sign in code)
@@ -176,14 +175,14 @@ def _other_spellings(secret: str) -> tuple[re.Pattern[str], ...]:
 
 _LOGGERS: Final = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "httpx", "openai._base_client")
 SHORTEST_KEY: Final = 6
-"""Shorter values, such as a placeholder of a local server, would mask ordinary text."""
+"""Masking shorter values, such as a local server's placeholder, would mask ordinary text."""
 
 
 class LoggedKeys(logging.Filter):
-    """Masks keys in what LiteLLM and its clients log: at DEBUG they write headers and addresses.
+    """Masks keys in the logs of LiteLLM and its clients, which at DEBUG hold headers and addresses.
 
-    LiteLLM finds keys in the environment by itself, so all that a caller knows are masked. What
-    it prints to the console (``litellm.set_verbose``) passes no logger and cannot be masked.
+    LiteLLM finds keys in the environment by itself, so all keys of a caller are masked. Its output
+    to the console (``litellm.set_verbose``) passes no logger and cannot be masked.
     """
 
     def __init__(self) -> None:
@@ -191,14 +190,14 @@ class LoggedKeys(logging.Filter):
         self._keys: tuple[str, ...] = ()
 
     def add(self, keys: Iterable[str]) -> None:
-        """Mask ``keys`` from now on; a short one, which would mask ordinary text, is left."""
+        """Mask ``keys`` from now on, except short ones, which would mask ordinary text."""
         known = {*self._keys, *(key for key in keys if len(key) >= SHORTEST_KEY)}
         if len(known) == len(self._keys):
             return
-        # The longest first: one key may be a part of another.
+        # The longest first, as one key may be a part of another.
         self._keys = tuple(sorted(known, key=len, reverse=True))
         for name in _LOGGERS:
-            logging.getLogger(name).addFilter(self)  # without effect the second time
+            logging.getLogger(name).addFilter(self)  # has no effect the second time
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Mask the keys in ``record`` and let it pass."""
@@ -206,7 +205,7 @@ class LoggedKeys(logging.Filter):
         if (masked := self._masked(text)) != text:
             record.msg, record.args = masked, ()
         if record.exc_info and not record.exc_text:
-            # Formatters take this text where there is one.
+            # Formatters use this text if it is set.
             record.exc_text = self._masked(logging.Formatter().formatException(record.exc_info))
         return True
 

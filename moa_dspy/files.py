@@ -1,6 +1,6 @@
-"""Files that people write or read: TOML as checked data, named objects, whole replacements.
+"""Files that people write or read: checked TOML, objects by name, atomic replacement of files.
 
-An error is one line: place, value, choices.
+An error is one line with the place, the value and the choices.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from moa_dspy.errors import MoaError, StudyError
 _T = TypeVar("_T")
 
 LONGEST_SHOWN: Final = 24
-"""Characters of a text that an error shows; a longer one may be a key in the wrong place."""
+"""Most characters of a text that an error shows; a longer text may be a misplaced key."""
 
 
 def read_toml(path: Path, *, error: type[MoaError]) -> dict[str, Any]:
-    """Return the content of a TOML file; a byte order mark is passed over.
+    """Return the content of a TOML file; a byte order mark is ignored.
 
     Raises:
         error: If the file is absent, unreadable, not UTF-8 or not TOML.
@@ -56,7 +56,7 @@ def options_table(
     Args:
         kind: A dataclass, or a class or function with annotated arguments.
         without: Options that a table cannot have.
-        changes: Type and default of an option that is written otherwise in a table.
+        changes: Type and default of options that have another form in a table.
     """
     init: Any = kind.__init__ if isinstance(kind, type) else kind  # type: ignore[misc]
     hints = get_type_hints(init)
@@ -87,24 +87,24 @@ def check_table(
     renamed: Mapping[str, str] | None = None,
     may_hold_keys: bool = False,
 ) -> _T:
-    """Return ``value`` as ``kind``.
+    """Return ``value`` as ``kind``, after validation.
 
     Args:
         kind: A pydantic model, or a dataclass that pydantic can check.
         value: Plain data.
-        where: Begins every error.
+        where: Beginning of every error.
         error: Class of the errors.
-        renamed: Keys that were called otherwise: new name by old name, as ``table.key``.
-        may_hold_keys: Whether no text in ``value`` is shown in an error, as it may be an API key.
+        renamed: New names of renamed keys by their old names, as ``table.key``.
+        may_hold_keys: Whether errors hide all texts in ``value``, as they may be API keys.
 
     Raises:
-        error: If it does not fit; only the first thing that is wrong is named.
+        error: If the value is not valid; only the first fault is named.
     """
     adapter = TypeAdapter(kind)
     try:
         return adapter.validate_python(value)
     except ValidationError as cause:
-        # Not `from cause`: pydantic's text quotes every input, which may be a key put there.
+        # Not `from cause`: pydantic's message quotes every input, which may be a misplaced key.
         explained = _explain(cause, adapter, renamed or {}, may_hold_keys=may_hold_keys)
         raise error(f"{where}{explained}") from None
 
@@ -141,11 +141,11 @@ def _unknown(error: Any) -> bool:
 
 
 def shown_value(value: object, *, longest: int = LONGEST_SHOWN) -> str:
-    """Return a value as an error may show it: of a longer text or a table, only what it is."""
+    """Return a value for an error; for a longer text or a table, only its kind."""
     if isinstance(value, str):
         return repr(value) if len(value) <= longest else f"a text of {len(value)} characters"
     if isinstance(value, bool | int | float) or value is None:
-        # Python refuses to write down an int of thousands of digits.
+        # Python refuses to print an int of thousands of digits.
         is_long = isinstance(value, int) and value.bit_length() > 64
         return "a number beyond 64 bits" if is_long else repr(value)
     if isinstance(value, list | tuple):
@@ -154,7 +154,7 @@ def shown_value(value: object, *, longest: int = LONGEST_SHOWN) -> str:
 
 
 Kinds: TypeAlias = Mapping[str, tuple[Any, str]]
-"""By option: the types that it may have, and what an error says that it must be."""
+"""By option: its allowed types, and their description in an error."""
 WHOLE: Final = (Integral, "a whole number")
 NUMBER: Final = (Real, "a number")
 NUMBER_OR_NONE: Final = (Real | None, "a number or None")
@@ -163,17 +163,17 @@ NUMBER_OR_NONE: Final = (Real | None, "a number or None")
 def check_kinds(
     options: object, kinds: Kinds, *, before: str = "`", error: type[MoaError], shows: bool = True
 ) -> None:
-    """Refuse attributes that are no such thing; True and False are no numbers.
+    """Refuse attributes of a wrong type; True and False do not count as numbers.
 
     Args:
-        options: Has the attributes.
-        kinds: What each must be.
-        before: What an error says before the name, the quote included.
+        options: The object with the attributes.
+        kinds: Allowed types of each.
+        before: Text of the error before the name, including the quote.
         error: Class of the error.
-        shows: Whether a text is shown; where it may be a key at the wrong place, it is not.
+        shows: Whether a text is shown; False for texts that may be misplaced keys.
 
     Raises:
-        error: Naming the option, what it must be, and its value.
+        error: Naming the option, its allowed kind and its value.
     """
     for name, (kind, wanted) in kinds.items():
         value = getattr(options, name)
@@ -183,7 +183,7 @@ def check_kinds(
 
 
 def check_limits(options: object, names: Iterable[str], *, table: str) -> None:
-    """Refuse upper limits that are no numbers, not positive, or infinite; None is no limit.
+    """Refuse upper limits that are not positive, finite numbers; None means no limit.
 
     Raises:
         StudyError: Naming the limit in its table, and its value.
@@ -225,15 +225,15 @@ def version() -> str:
 
 @contextmanager
 def replacing(path: Path, *, error: type[MoaError]) -> Iterator[Path]:
-    """Yield where to write a file that then takes the place of ``path``, whole.
+    """Yield a temporary path whose file then replaces ``path`` in one step.
 
-    The folder is made if it is absent. Several processes may replace the same file at once:
-    the last one wins. After an error there is no new file.
+    The folder is made if it is missing. If several processes replace the same file at once, the
+    last one wins. After an error there is no new file.
 
     Raises:
         error: If the folder or the file cannot be written.
     """
-    # A name of its own, so that no other process writes to it or moves it away.
+    # A unique name, so that no other process writes to the file or moves it.
     partial = path.with_name(f".{path.name[:100]}.{uuid4().hex}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -267,20 +267,21 @@ def unknown(field: str, name: str, known: Iterable[str]) -> StudyError:
 
 
 _BESIDE: Final[dict[str, tuple[Path, frozenset[str]]]] = {}
-"""Modules that were imported from beside a file: the folder, and all that came with each."""
+"""Modules imported from the folder of a file: that folder, and all modules imported with each."""
 
 
 def imported(field: str, name: str, known: Iterable[str], *, beside: Path | None = None) -> Any:
     """Return the object ``package.module:name``.
 
     Args:
-        field: Of the study file.
-        name: Its value.
-        known: Names that could stand there instead.
-        beside: Folder of the study file; a module in it goes before an installed one.
+        field: Field of the study file.
+        name: Value of the field.
+        known: Names that the field may have instead.
+        beside: Folder of the study file; a module in it has precedence over an installed module.
 
     Raises:
-        StudyError: If there is no such object; it names the field, the value and the choices.
+        StudyError: If there is no such object; the message names the field, the value and the
+            choices.
     """
     choices = ", ".join([*sorted(known), MODULE_AND_NAME])
     module, colon, attribute = name.partition(":")
@@ -290,14 +291,14 @@ def imported(field: str, name: str, known: Iterable[str], *, beside: Path | None
         _import_from(beside, module.partition(".")[0])
         return getattr(import_module(module), attribute)
     except Exception as error:
-        # The module is the user's: its code may raise anything.
+        # The module is user code, which may raise anything.
         raise StudyError(
             f"`{field}`: {name!r} cannot be imported: {error}; known ones are {choices}."
         ) from error
 
 
 def _import_from(folder: Path | None, top: str) -> None:
-    """Import a module that is beside a file, if it is there and was not imported before."""
+    """Import a module from the folder of a file, if it exists and is not imported yet."""
     here = folder.resolve() if folder is not None else None
     if here is None or not (
         (here / f"{top}.py").is_file() or (here / top / "__init__.py").is_file()
@@ -305,7 +306,7 @@ def _import_from(folder: Path | None, top: str) -> None:
         return
     known = _BESIDE.get(top)
     if known is not None and known[0] != here:
-        # Another study's module of the same name, with what it imported from its own folder.
+        # Another study's module of the same name, with the modules it imported from its folder.
         for name in known[1] & set(sys.modules):
             del sys.modules[name]
     elif top in sys.modules:
@@ -317,7 +318,7 @@ def _import_from(folder: Path | None, top: str) -> None:
     finally:
         sys.path.remove(str(here))
         if str(here) not in sys.path:
-            # At the end, where it hides nothing, for what the module imports later.
+            # At the end, where it hides no other module, for later imports of the module.
             sys.path.append(str(here))
     new = (name for name in set(sys.modules) - before if _is_in(here, sys.modules[name]))
     _BESIDE[top] = here, frozenset(new)
@@ -331,14 +332,14 @@ def _is_in(folder: Path, module: object) -> bool:
 def made(
     field: str, name: str, known: Iterable[str], *, has: str, beside: Path | None = None
 ) -> Any:
-    """Return an object of the user's own, or what its class or function makes without arguments.
+    """Return the user's object, or the result of the user's class or function without arguments.
 
     Args:
-        field: Of the study file.
-        name: Its value.
-        known: Names that could stand there instead.
-        has: A method that such an object has.
-        beside: As of ``imported``.
+        field: Field of the study file.
+        name: Value of the field.
+        known: Names that the field may have instead.
+        has: Name of a method that the object must have.
+        beside: As for ``imported``.
 
     Raises:
         StudyError: If it cannot be imported, making it fails, or it lacks the method.
@@ -356,7 +357,7 @@ def made(
 
 
 def code_digest(value: object) -> str:
-    """Return 16 hexadecimal digits of the file that defines ``value``; "" if there is none."""
+    """Return a digest of 16 hexadecimal digits of the file that defines ``value``, or ""."""
     try:
         path = inspect.getsourcefile(value if callable(value) else type(value))
         return sha256(Path(path or "").read_bytes()).hexdigest()[:16]

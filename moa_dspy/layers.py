@@ -1,6 +1,6 @@
-"""Layers of proposers, and the parts of a mixture that DSPy saves, loads and optimizes.
+"""Layers of proposers, and the state of a mixture that DSPy saves, loads and optimizes.
 
-A mark on each predictor lets optimizers tell the seats apart.
+A mark on each predictor lets optimizers distinguish the seats (the places of agents).
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ SEAT_MODULES: dict[str, Callable[[Any], Any]] = {
     "chain_of_thought": dspy.ChainOfThought,
     "predict": dspy.Predict,
 }
-"""Names that a study file or a saved program may use for the module of a seat."""
+"""Modules that a study file or a saved program may name for a seat."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplacedPredictor:
-    """A predictor of a program, in whose place a mixture answers.
+    """A predictor of a program that a mixture replaces.
 
-    Called with a signature it makes the module of a seat: of the predictor's class, and with
-    its worked examples where the seat has the same inputs.
+    Called with a signature, it makes the module of a seat: of the predictor's class, and with its
+    demos if the seat has the same inputs.
 
     Attributes:
-        module: A ``dspy.Predict``, or the ``dspy.ChainOfThought`` around it.
-        predictor: The ``dspy.Predict``.
+        module: The ``dspy.Predict``, or the ``dspy.ChainOfThought`` around it.
+        predictor: The ``dspy.Predict`` itself.
     """
 
     module: Any
@@ -46,7 +46,7 @@ class ReplacedPredictor:
         """Find the predictor at a path such as ``answer`` or ``steps[0]``.
 
         Raises:
-            ArchitectureError: If there is none, listing the paths that there are.
+            ArchitectureError: If there is none; the message lists the existing paths.
         """
         reasoning = {
             id(one.predict): one for _, one in program.named_sub_modules(dspy.ChainOfThought)
@@ -70,7 +70,7 @@ class ReplacedPredictor:
 
     @property
     def signature(self) -> Any:
-        """The signature that the program's author gave it, with its instructions of now."""
+        """The signature of the program's author, with its present instructions."""
         signature = self.predictor.signature
         return signature if self.module is self.predictor else signature.delete("reasoning")
 
@@ -84,10 +84,10 @@ class ReplacedPredictor:
 
 
 class Layer(dspy.Module):
-    """Proposers that see the same input and do not see each other.
+    """Proposers that read the same input and do not read each other's responses.
 
-    ``is_frozen`` keeps their prompts from DSPy's optimizers and resets, as DSPy keeps a
-    compiled sub-module; unlike one, the layer stays part of what DSPy saves and loads.
+    ``is_frozen`` protects their prompts from DSPy's optimizers and resets, like those of a compiled
+    sub-module; unlike such a module, the layer is still saved and loaded by DSPy.
     """
 
     def __init__(self, proposers: Sequence[Any]) -> None:
@@ -96,13 +96,13 @@ class Layer(dspy.Module):
         self.is_frozen = False
 
     def named_parameters(self) -> list[tuple[str, Any]]:
-        """Return every predictor by its name in the layer; if frozen, as ``FrozenPredictor``."""
+        """Return every predictor by its name in the layer, in a ``FrozenPredictor`` if frozen."""
         found: list[tuple[str, Any]] = super().named_parameters()
         return [(name, FrozenPredictor(one)) for name, one in found] if self.is_frozen else found
 
 
 class FrozenPredictor(dspy.Module, Parameter):
-    """Stands for a predictor where DSPy saves, loads and sets LMs; optimizers do not find it."""
+    """Wrapper of a predictor that lets DSPy save, load and set LMs but hides it from optimizers."""
 
     def __init__(self, predictor: Any) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class FrozenPredictor(dspy.Module, Parameter):
 
     @property
     def lm(self) -> Any:
-        """The predictor's LM: also the rollouts that a wrapper asks for are those of all seats."""
+        """The predictor's LM, so that the rollouts of DSPy's wrappers reach frozen seats too."""
         return self.predictor.lm
 
     @lm.setter
@@ -118,20 +118,20 @@ class FrozenPredictor(dspy.Module, Parameter):
         self.predictor.lm = value
 
     def dump_state(self, json_mode: bool = True) -> Any:
-        """Return the predictor's own state."""
+        """Return the predictor's state."""
         return self.predictor.dump_state(json_mode=json_mode)
 
     def load_state(self, state: Any, *, allow_unsafe_lm_state: bool = False) -> None:
-        """Put a saved state into the predictor."""
+        """Load a saved state into the predictor."""
         self.predictor.load_state(state, allow_unsafe_lm_state=allow_unsafe_lm_state)
 
     def reset(self) -> None:
-        """Reset the predictor's LM alone: what it was taught is what is frozen."""
+        """Reset only the predictor's LM, as instructions and demos are frozen."""
         self.predictor.lm = None
 
 
 def all_predictors(program: Any) -> list[tuple[str, Any]]:
-    """Return ``named_predictors`` with the frozen ones among them, each in its place."""
+    """Return ``named_predictors`` including frozen predictors, in the order of the program."""
     named = [(n, one) for n, one in program.named_parameters() if isinstance(one, dspy.Module)]
     return [(n, one.predictor if isinstance(one, FrozenPredictor) else one) for n, one in named]
 
@@ -144,23 +144,22 @@ _EMPTY_STATE: Final[dict[str, Any]] = {
     "lm": None,
 }
 _KEPT: Final = ("demos", "signature", "fields")
-"""What a state keeps of a predictor. An LM is the pool's, so no endpoint is ever in it."""
+"""Parts of a predictor in a state. LMs belong to the pool, so a state holds no endpoint."""
 
 
 class ArchitectureState(Parameter):
-    """A mixture's entry ``architecture`` in the states that DSPy writes and reads.
+    """The entry ``architecture`` of a mixture in states that DSPy writes and reads.
 
-    DSPy loads a state predictor by predictor, into a program that has the same ones. The mixture
-    that a search returns may have other seats than the program that loads it, so this entry
-    holds the architecture and the prompts and demos of all seats. Loading it gives a mixture
-    these seats.
+    DSPy loads a state into a program with the same predictors. A mixture returned by a search may
+    have other seats than the program that loads it, so this entry holds the architecture with the
+    prompts and demos of all seats, and loading it gives a mixture these seats.
     """
 
     def __init__(self, mixture: Any) -> None:
         self.mixture = mixture
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
-        """Return the architecture, and per seat what an optimizer may have changed."""
+        """Return the architecture, and the parts of each seat that optimizers may change."""
         found: dict[str, Any] = {}
         for name, seat in all_predictors(self.mixture):
             state = seat.dump_state(json_mode=json_mode)
@@ -171,7 +170,7 @@ class ArchitectureState(Parameter):
         """Give the mixture the architecture of ``state``, with its prompts and demos.
 
         Raises:
-            ArchitectureError: If the state is of no mixture, or of one with other modules.
+            ArchitectureError: If the state is not of a mixture, or of a mixture with other modules.
             PoolError: If the mixture's pool lacks an agent.
         """
         if not isinstance(state, Mapping) or not isinstance(state.get("seats"), Mapping):
@@ -190,14 +189,15 @@ class ArchitectureState(Parameter):
         self.mixture.replace_seats(made)
 
     def reset(self) -> None:
-        """Change nothing: no optimizer learned the architecture."""
+        """Do nothing: the architecture is not learned by an optimizer."""
 
 
 class FormerSeat(Parameter):
-    """The entry, in DSPy's states, of a seat that a mixture had before it was searched.
+    """The entry in DSPy's states for a seat that a mixture had before a search.
 
-    DSPy wants an entry for every predictor of the program that loads the state, which is most
-    often the one that was searched. What it loads from here is then replaced by ``architecture``.
+    DSPy requires an entry for every predictor of the program that loads the state, usually the
+    program before the search. Loading ``architecture`` then replaces what was loaded from this
+    entry.
     """
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
@@ -205,10 +205,10 @@ class FormerSeat(Parameter):
         return dict(_EMPTY_STATE)
 
     def load_state(self, state: Any) -> None:
-        """Change nothing: there is no such seat."""
+        """Do nothing: the seat no longer exists."""
 
     def reset(self) -> None:
-        """Change nothing: there is no such seat."""
+        """Do nothing: the seat no longer exists."""
 
 
 def _listed(names: Mapping[str, Any]) -> str:
@@ -225,13 +225,13 @@ def _is_seat(predictor: Any) -> bool:
 
 
 def mark_seats(program: Any) -> None:
-    """Give every predictor of ``program`` a signature of its own, marked with the seat's name.
+    """Give every predictor of ``program`` its own signature, marked with the seat's name.
 
-    Proposers have the same fields and instructions, and optimizers tell predictors apart by
-    their signatures: GEPA by ``equals``, Refine by the class. Without a mark, what one agent
-    did is taken for what another one did. Copies, new instructions and loaded states keep
-    the mark; adapters do not write it. The same seat of another program has the same mark,
-    as a teacher's signatures must equal a student's.
+    Proposers have the same fields and instructions, and optimizers distinguish predictors by their
+    signatures: GEPA by ``equals``, Refine by the class. Without a mark they would confuse the
+    traces of different agents. Copies, new instructions and loaded states keep the mark; adapters
+    do not print it. The same seat of another program has the same mark, as a teacher's signatures
+    must equal a student's.
     """
     for name, predictor in program.named_predictors():
         predictor.signature = _marked(predictor.signature, name)
@@ -248,10 +248,10 @@ def _marked(signature: Any, seat: str) -> Any:
 
 
 def seated(architecture: Any, pool: Mapping[str, Any], module: Any) -> Architecture:
-    """Return the architecture that was given, or whose text was, if its agents can be seated.
+    """Return the given architecture (an object or text) if its agents can be seated.
 
     Raises:
-        ArchitectureError: If it is neither, cannot be read, or ``module`` makes no modules.
+        ArchitectureError: If it is neither, cannot be read, or ``module`` does not make modules.
         PoolError: If the pool lacks an agent.
     """
     if isinstance(architecture, str):
@@ -274,7 +274,7 @@ def seated(architecture: Any, pool: Mapping[str, Any], module: Any) -> Architect
 def from_parts(
     layers: Sequence[Sequence[Any]], aggregator: Any
 ) -> tuple[Architecture, dict[str, Any]]:
-    """Return the architecture of names, or of LMs, and the LMs by the names that they are given."""
+    """Return the architecture of agent names or LMs, and the LMs by their new names."""
     if aggregator is None:
         raise ArchitectureError("`architecture`, or `layers` and `aggregator`, must be given.")
     for place, layer in enumerate(layers):

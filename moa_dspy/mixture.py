@@ -36,11 +36,11 @@ from moa_dspy.telemetry import mixture_span
 
 
 class PlannedModule(dspy.Module):
-    """A program that asks agents of a pool as its plan says.
+    """Base of programs that ask agents of a pool by a plan.
 
-    Copies share the pool. A pickle, as ``save(..., save_program=True)`` writes it, is made
-    without the pool and without LMs that were set on predictors, so it holds no key and no
-    endpoint; ``Pool.attach`` gives the loaded program a pool.
+    Copies share the pool. A pickle, as from ``save(..., save_program=True)``, leaves out the pool
+    and LMs that were set on predictors, so it holds no key and no endpoint; ``Pool.attach`` gives
+    the loaded program a pool.
     """
 
     pool: Any
@@ -49,7 +49,7 @@ class PlannedModule(dspy.Module):
 
     @property
     def agents(self) -> tuple[str, ...]:
-        """Names of the agents that are asked."""
+        """Names of the agents in use."""
         raise NotImplementedError
 
     @property
@@ -58,21 +58,21 @@ class PlannedModule(dspy.Module):
         raise NotImplementedError
 
     def plan(self, inputs: Mapping[str, Any]) -> Plan:
-        """Yield what to ask next until there is an answer; asks nothing itself."""
+        """Yield the next questions until there is an answer, without asking them."""
         raise NotImplementedError
 
     @property
     def seats(self) -> Seats:
-        """Asks the questions of the plan."""
+        """The object that asks the questions of the plan."""
         return Seats(self.pool, self.rules.adapter)
 
     def __call__(self, *values: Any, **inputs: Any) -> Any:
-        """Answer; an input without a name is an ``ArchitectureError``, before anything is asked."""
+        """Answer; an unnamed input raises ``ArchitectureError`` before any model is called."""
         self._check_named(values)
         return super().__call__(**inputs)
 
     async def acall(self, *values: Any, **inputs: Any) -> Any:
-        """``__call__`` for coroutines."""
+        """Answer, in a coroutine."""
         self._check_named(values)
         return await super().acall(**inputs)
 
@@ -85,7 +85,7 @@ class PlannedModule(dspy.Module):
             )
 
     def forward(self, **inputs: Any) -> MixturePrediction:
-        """Answer, agents of a layer at the same time in threads."""
+        """Answer, with the agents of a layer in parallel threads."""
         with mixture_span(self):
             answer = follow(self.plan(inputs), self.seats.ask_all)
         for chunk in self._chunks(answer):
@@ -93,7 +93,7 @@ class PlannedModule(dspy.Module):
         return MixturePrediction.of(answer)
 
     async def aforward(self, **inputs: Any) -> MixturePrediction:
-        """Answer, agents of a layer at the same time as tasks."""
+        """Answer, with the agents of a layer as parallel tasks."""
         with mixture_span(self):
             answer = await afollow(self.plan(inputs), self.seats.aask_all)
         for chunk in self._chunks(answer):
@@ -101,7 +101,7 @@ class PlannedModule(dspy.Module):
         return MixturePrediction.of(answer)
 
     def _chunks(self, answer: Answer) -> list[Any]:
-        """Return what listeners to the module itself, not to a predictor of it, are to be sent."""
+        """Return the chunks for listeners to the module itself instead of one of its predictors."""
         if dspy.settings.send_stream is None:
             return []
         listeners = dspy.settings.stream_listeners or ()
@@ -128,7 +128,7 @@ class PlannedModule(dspy.Module):
 
 
 class _ClassOrInstanceMethod:
-    """A method that is one method on the class, and another on an instance."""
+    """A descriptor with one function for the class and another for instances."""
 
     def __init__(self, on_class: str, on_instance: str) -> None:
         self._on_class, self._on_instance = on_class, on_instance
@@ -147,36 +147,37 @@ class MixtureOfAgents(PlannedModule):
     prediction has the signature's own output fields, and ``mixture``, an ``Answer``
     with each agent's response, price, seconds and failure.
 
-    The architecture and the pool say which agent answers in a seat, at every call. An LM
-    that comes from outside (``set_lm``, a teacher's settings, ``dspy.context``) never
-    changes that: of it only ``rollout_id`` counts, and asks every sampled agent anew.
+    The architecture and the pool determine the agent of each seat at every call. An LM from outside
+    (``set_lm``, a teacher's settings, ``dspy.context``) never changes that: only its ``rollout_id``
+    is used, which asks every sampled agent anew.
 
     Args:
-        signature: What the mixture answers: a DSPy signature, or its text.
+        signature: The task: a DSPy signature, or its text.
         architecture: The agents of every seat, or its text notation; instead of it,
             ``layers`` and ``aggregator`` may give LMs or agent names.
-        pool: Where names become LMs, or LMs by name or in a list; not needed with such ``layers``.
+        pool: The agents by name, or LMs by name or in a list; not needed if ``layers`` gives LMs.
         module: Makes the module of a seat from a signature, which after the first layer has
-            ``references``: ``dspy.Predict``, ``dspy.ChainOfThought``, or any that returns
-            a prediction with the signature's outputs.
-        adapter: A DSPy adapter for every seat; None takes the one of the settings, and without
-            one plain chat where all agents are small models of this machine (``local/``) and the
-            answer is one text.
-        normalise: When a vote takes two answers for equal: ``text`` or ``answer``.
-        quorum: Fewest responses that a layer may go on with; of a narrower layer, all.
-        deadline_seconds: After how long a layer goes on without its stragglers, as long
-            as the quorum has answered. An answer from the store counts with the seconds
-            that it took when it was made, so that a replay gives the same result.
-        reference_limits: How many tokens of references an agent may read.
-        stop_early: Whether a vote asks its members in waves, and no more once the others
-            cannot change its answer: the same answer for fewer calls, in more time. With a
-            ``deadline_seconds`` all who are left are asked at once after a quarter of it. In
-            a run that a DSPy optimizer traces all are asked: it learns from every seat.
+            ``references``: ``dspy.Predict``, ``dspy.ChainOfThought``, or any function whose module
+            returns a prediction with the signature's outputs.
+        adapter: A DSPy adapter for every seat; None takes that of the settings or, without one,
+            plain chat if all agents are small models of this machine (``local/``) and the answer is
+            one text.
+        normalise: Comparison of answers in a vote: ``text`` or ``answer``.
+        quorum: Fewest responses of a complete layer; all, for a narrower layer.
+        deadline_seconds: Time after which the program continues without late agents of a layer, if
+            the quorum has answered. An answer from the store counts with its original seconds, so
+            that a replay gives the same result.
+        reference_limits: Most tokens of references that an agent may read.
+        stop_early: Whether a vote asks its members in waves, and stops once the remaining members
+            cannot change its answer: the same answer for fewer calls, in more time. With
+            ``deadline_seconds``, all remaining members are asked at once after a quarter of it. In
+            a run that a DSPy optimizer traces all members are asked, as it learns from every seat.
 
     Raises:
-        ArchitectureError: If the architecture cannot be built, or not with this signature.
+        ArchitectureError: If the architecture cannot be built, at all or with this signature.
         PoolError: If the pool lacks an agent.
-        LayerFailedError: When called: fewer than the quorum answered, or not the aggregator.
+        LayerFailedError: When called: fewer agents than the quorum answered, or the aggregator
+            failed.
     """
 
     def __init__(
@@ -230,10 +231,10 @@ class MixtureOfAgents(PlannedModule):
         architecture: Architecture | str | None = None,
         **options: Any,
     ) -> Any:
-        """Return a copy of a DSPy program in which a mixture stands for one of its predictors.
+        """Return a copy of a DSPy program in which a mixture replaces one of its predictors.
 
-        It answers the predictor's signature; its first proposers have the predictor's worked
-        examples. The predictor's LM and its settings do not count: agents are the pool's.
+        The mixture answers the predictor's signature; its first proposers get the predictor's
+        demos. The predictor's LM and its settings are ignored, as the agents are those of the pool.
 
         Args:
             program: Any DSPy program; it is not changed.
@@ -243,17 +244,17 @@ class MixtureOfAgents(PlannedModule):
             options: Further arguments of the mixture, such as ``adapter``.
 
         Raises:
-            ArchitectureError: If there is no such predictor, listing the paths that there are.
+            ArchitectureError: If there is no such predictor; the message lists the existing paths.
         """
         replaced = ReplacedPredictor.at(program, predictor)
         first = Architecture.single(next(iter(pool)))
         given = {"module": replaced, **options}
         made = cls(replaced.signature, architecture or first, pool=pool, **given)
-        # An object that is in the memo is not copied but replaced, wherever it stands.
+        # deepcopy replaces an object in the memo, wherever it occurs, instead of copying it.
         return deepcopy(program, {id(replaced.module): made})
 
     def with_architecture(self, architecture: Architecture) -> MixtureOfAgents:
-        """Return a mixture like this one with another architecture; prompts are new."""
+        """Return a mixture with the same options and another architecture, with new prompts."""
         rules = self.rules
         made = MixtureOfAgents(
             self.signature,
@@ -273,14 +274,14 @@ class MixtureOfAgents(PlannedModule):
         return made
 
     def replace_seats(self, other: MixtureOfAgents) -> None:
-        """Take architecture and seats of what ``with_architecture`` returned, prompts included."""
+        """Take over architecture, seats and prompts of a result of ``with_architecture``."""
         self.architecture = other.architecture
         self.layers, self.aggregator, self.analyst = other.layers, other.aggregator, other.analyst
         self._former_seats = other._former_seats
 
     @property
     def agents(self) -> tuple[str, ...]:
-        """Names of the agents that sit somewhere, sorted."""
+        """Names of the agents of the architecture, sorted."""
         return self.architecture.agents
 
     @property
@@ -289,14 +290,14 @@ class MixtureOfAgents(PlannedModule):
         return self.aggregator if self.architecture.combine in ("synthesize", "fuse") else None
 
     def named_parameters(self) -> list[tuple[str, Any]]:
-        """Return every predictor by its name, and what DSPy's states hold beside them."""
+        """Return every predictor by its name, and the other entries of DSPy's states."""
         seats: list[tuple[str, Any]] = super().named_parameters()
         known = {name for name, _ in seats}
         former = [(name, FormerSeat()) for name in self._former_seats if name not in known]
         return [*seats, *former, ("architecture", ArchitectureState(self))]
 
     def load_state(self, state: Any, *, allow_unsafe_lm_state: bool = False) -> None:
-        """Take the architecture, prompts and demos of a state that ``dump_state`` returned.
+        """Load the architecture, prompts and demos of a state that ``dump_state`` returned.
 
         Raises:
             ArchitectureError: If the state is of no mixture, or of one with other modules.
@@ -308,9 +309,9 @@ class MixtureOfAgents(PlannedModule):
 
     @property
     def are_proposers_frozen(self) -> bool:
-        """True if DSPy's optimizers see, and change, the aggregator alone; may be set.
+        """True if DSPy's optimizers see and change only the aggregator; may be set.
 
-        What an optimizer returns is a copy, so set it back there to free the proposers.
+        An optimizer returns a copy, so set it to False there to unfreeze the proposers.
         """
         return any(layer.is_frozen for layer in self.layers)
 
@@ -339,10 +340,10 @@ class MixtureOfAgents(PlannedModule):
         return self._about_references(analyst) if self.architecture.combine == "fuse" else None
 
     def _about_references(self, make: Callable[[Any], Any]) -> Any:
-        """Return a predictor of what ``make`` adds to the signature's inputs.
+        """Return a predictor for the signature that ``make`` derives by adding references.
 
         Raises:
-            ArchitectureError: If an input has the name of what it adds.
+            ArchitectureError: If an input has the name of an added field.
         """
         signature = make(self.signature)
         (name,) = signature.output_fields
@@ -354,12 +355,12 @@ class MixtureOfAgents(PlannedModule):
         return dspy.Predict(signature)
 
     def plan(self, inputs: Mapping[str, Any]) -> Plan:
-        """Yield what to ask next until there is an answer; asks nothing itself."""
+        """Yield the next questions until there is an answer, without asking them."""
         return self.planner.plan(inputs)
 
     @property
     def planner(self) -> Planner:
-        """Plans answers by the architecture, and the modules that are in the seats now."""
+        """The planner of answers, with the architecture and the present modules of the seats."""
         proposers = [layer.proposers for layer in self.layers]
         outputs = tuple(self.signature.output_fields)
         return Planner(
@@ -377,9 +378,9 @@ class MixtureOfAgents(PlannedModule):
     ) -> None:
         """Write the mixture to a ``.json`` file that ``load`` reads: no endpoint, key or code.
 
-        ``save_program=True``, or a ``.pkl`` file, is DSPy's pickle of the program, or of its
-        state. There is no endpoint and no key in it either, but a person who can change the file
-        can run code where it is loaded.
+        ``save_program=True``, or a ``.pkl`` file, gives DSPy's pickle of the program, or of its
+        state. It holds no endpoint and no key either, but a person who can change the file can run
+        code on the machine that loads it.
 
         Raises:
             ArchitectureError: If the mixture cannot be written, or ``path`` ends differently.
@@ -399,18 +400,18 @@ class MixtureOfAgents(PlannedModule):
     def _from_file(
         cls, path: Path | str, *, pool: Pool, signature: type[dspy.Signature] | None = None
     ) -> MixtureOfAgents:
-        """Return the mixture of a file that ``save`` wrote; see ``load_program``."""
+        """Return the mixture from a file written by ``save``; see ``load_program``."""
         made: MixtureOfAgents = load_program(Path(path), cls, pool=pool, signature=signature)
         return made
 
     def _restore(self, path: Path | str, **options: Any) -> None:
-        """Take the architecture, prompts and demos of a file that ``save`` or DSPy wrote.
+        """Load the architecture, prompts and demos of a file written by ``save`` or DSPy.
 
-        Called on the class, ``MixtureOfAgents.load(path, pool=...)``, it builds the mixture of a
-        file that ``save`` wrote.
+        Called on the class, ``MixtureOfAgents.load(path, pool=...)``, it builds the mixture from a
+        file written by ``save``.
 
         Raises:
-            ArchitectureError: If the file cannot be read, or is of another signature or module.
+            ArchitectureError: If the file cannot be read, or has another signature or module.
             PoolError: If the pool lacks an agent of the file's architecture.
         """
         if is_dspy_state(Path(path)):
@@ -421,28 +422,28 @@ class MixtureOfAgents(PlannedModule):
     load: Any = _ClassOrInstanceMethod("_from_file", "_restore")
 
     def get_lm(self) -> Any:
-        """Return the LM of the last agent: what DSPy's wrappers copy to vary a mixture."""
+        """Return the LM of the last agent, which DSPy's wrappers copy to vary a mixture."""
         architecture = self.architecture
         return self.pool.lm(architecture.aggregator or architecture.layers[-1][0])
 
     @property
     def adapter(self) -> Any:
-        """The DSPy adapter of every seat; None is the one of the settings."""
+        """The DSPy adapter of every seat; None is that of the settings."""
         return self.rules.adapter
 
     @property
     def normalise(self) -> str:
-        """Name of when a vote takes two answers for equal."""
+        """Name of the comparison of answers in a vote."""
         return self.rules.normalise
 
     @property
     def quorum(self) -> int:
-        """Fewest responses that a layer may go on with."""
+        """Fewest responses of a complete layer."""
         return self.rules.quorum
 
 
 def _is_for_plain_chat(signature: Any, module: Any, pool: Pool) -> bool:
-    """True if plain chat is the default: small models often break DSPy's formats of replies."""
+    """Return whether plain chat is the default, as small models often break DSPy's formats."""
     outputs = list(signature.output_fields.values())
     is_text = len(outputs) == 1 and outputs[0].annotation is str
     is_default = dspy.settings.adapter is None and module is dspy.Predict

@@ -1,6 +1,6 @@
-"""The plan of an answer: what a mixture asks in which order, for threads, tasks and searches.
+"""Plans of answers: the questions of a mixture in their order, for threads, tasks and searches.
 
-``Planner`` yields the questions round by round, ``Reader`` makes responses readable for the next
+``Planner`` yields the questions round by round, ``Reader`` adds responses to the inputs of the next
 agent, ``follow`` and ``afollow`` run a plan to its answer.
 """
 
@@ -42,8 +42,8 @@ class Reader:
     """Adds responses to the inputs of an agent that reads them.
 
     Attributes:
-        pool: Has the context window of each agent.
-        adapter: A DSPy adapter for all agents; None takes the one of the settings.
+        pool: Source of each agent's context window.
+        adapter: A DSPy adapter for all agents; None takes that of the settings.
         limits: Most tokens of the references.
     """
 
@@ -54,7 +54,7 @@ class Reader:
     def __call__(
         self, agent: str, module: Any, inputs: Mapping[str, Any], responses: Sequence[Response], /
     ) -> tuple[Mapping[str, Any], tuple[Cut, ...]]:
-        """Return the inputs with the references added, and what was cut from these."""
+        """Return the inputs with the references added, and the cuts made to the references."""
         adapter, reader = speaking_adapter(self.adapter), self.pool[agent]
 
         def with_references(texts: Sequence[str]) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class Reader:
         window = reader.context_window
         if window is None and self.limits == NO_LIMITS:
             return with_references(texts), ()
-        # Cut first and guard then: an escape is never cut in two.
+        # Cut before guarding, so that no escape sequence is cut in two.
         texts, cuts = fit(
             texts,
             agents=[response.agent for response in responses],
@@ -89,11 +89,11 @@ _KINDS: Final[Kinds] = {
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Options of a mixture beside its architecture: adapter, ties, quorum, deadline, limits.
+    """Options of a mixture besides its architecture: adapter, ties, quorum, deadline, limits.
 
     Attributes:
-        adapter: A DSPy adapter for all agents; None takes the one of the settings.
-        normalise: Name of the comparison by which a vote takes two answers as equal.
+        adapter: A DSPy adapter for all agents; None takes that of the settings.
+        normalise: Name of the comparison of answers in a vote.
         quorum: Fewest responses with which a layer is complete.
         deadline_seconds: Time after which a layer goes on without the agents that are late.
         reference_limits: Most tokens of the references.
@@ -101,7 +101,7 @@ class Rules:
             in a traced run, as optimizers learn from the answers of all agents.
 
     Raises:
-        ArchitectureError: If one of them is out of range.
+        ArchitectureError: If an option is out of range.
     """
 
     adapter: Any = None
@@ -127,16 +127,16 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Planner:
-    """Plans the answer to one question; asks nothing itself.
+    """Planner of the answer to one question; it calls no model.
 
     Attributes:
-        architecture: Has the agents.
+        architecture: The agents of every seat.
         proposers: The module of each proposer, layer by layer.
-        aggregator: The module of the last step, if that asks a model.
+        aggregator: The module of the last step, if that step asks a model.
         analyst: The module that compares the references before the last step is written.
         outputs: Names of the signature's output fields.
-        pool: Has the context window of each agent.
-        rules: Options beside the architecture.
+        pool: Source of each agent's context window.
+        rules: Options besides the architecture.
     """
 
     architecture: Architecture
@@ -171,13 +171,13 @@ class Planner:
 
     @property
     def _waves(self) -> Waves | None:
-        """The order in which members of a vote are asked and count; None asks all at once."""
+        """Return the waves in which members of a vote are asked; None asks all at once."""
         one, stops = self.architecture, self.rules.stop_early and not is_traced()
         members, reading = one.layers[-1], one.reading
         first = reading[: one.agree] if one.agree is not None else ()
         quorum = min(self.rules.quorum, len(members))
         if one.combine != "vote":
-            # The choice of a consensus depends on all of them.
+            # Consensus depends on all members.
             evenly = (1,) * len(members)
             return Waves(evenly, reading, first, stops=False, quorum=quorum) if first else None
         vote, lead = self._vote, None if one.lead is None else Fraction(repr(one.lead))
@@ -279,7 +279,7 @@ class Planner:
         if name is None:
             return Consensus()
         if (prompt := self.architecture.prompt) is not None:
-            parents = (*parents, f"prompt={prompt}")  # another prompt is another computation
+            parents = (*parents, f"prompt={prompt}")  # another prompt makes another computation
         if combine == "fuse":
             analyst = self.architecture.analyst or name
             return Fuse(name, self.aggregator, parents, self._reader, analyst, self.analyst)
@@ -307,7 +307,7 @@ def follow(plan: Plan, ask_all: Callable[[list[Question]], list[Response]]) -> A
 async def afollow(
     plan: Plan, ask_all: Callable[[list[Question]], Awaitable[list[Response]]]
 ) -> Answer:
-    """``follow`` for coroutines."""
+    """Run a plan and return its answer as ``follow``, in a coroutine."""
     try:
         questions = next(plan)
         while True:
@@ -320,7 +320,7 @@ async def afollow(
 def _watched(
     steps: Steps,
 ) -> Generator[list[Question], list[Response], tuple[Response, list[list[Response]]]]:
-    """Run the last step; return its response, and the replies of models round by round."""
+    """Run the last step; return its response, and the models' replies round by round."""
     rounds: list[list[Response]] = []
     try:
         questions = next(steps)
@@ -339,7 +339,7 @@ def _too_few(what: str, responses: Sequence[Response]) -> LayerFailedError:
 
 
 def is_traced() -> bool:
-    """True if a caller records a trace of this run, as DSPy's optimizers do.
+    """Return whether a caller records a trace of this run, as DSPy's optimizers do.
 
     The trace that DSPy always keeps for the process does not count, as nothing reads it.
     """

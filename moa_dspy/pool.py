@@ -1,7 +1,7 @@
 """The agents that a mixture or a search may use, by name, each with a ``dspy.LM``.
 
-LMs that a caller made are adopted into the pool's calls where that is possible; any other one
-is asked as it is, and its calls are counted only.
+If possible, the user's own LMs are adopted: their calls go through the pool's ``Calls``. Other LMs
+are called unchanged, and their calls are only counted.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _IS_KEY: Final = re.compile(r"(API_?KEY|_TOKEN|SECRET)$")
 
 
 def make_lm(agent: Agent, calls: Calls) -> dspy.LM:
-    """Return a ``dspy.LM`` that answers from ``calls`` and asks the agent's endpoint otherwise."""
+    """Return a ``dspy.LM`` that answers from ``calls``, or else asks the agent's endpoint."""
     from moa_dspy.calls.lm.lm import stored_lm
 
     key = _key(agent)
-    # What is not given is not sent, and no part of a call's key.
+    # Settings that are not given are not sent, and are not part of a call's key.
     given = {"top_p": agent.top_p, "reasoning_effort": agent.reasoning_effort}
     return stored_lm(
         f"agent/{agent.name}",
@@ -55,18 +55,18 @@ def _key(agent: Agent) -> str | None:
     if agent.api_key_env is not None:
         return os.environ.get(agent.api_key_env)
     if agent.api_base is None and agent.base_url is not None:
-        # A gateway that the environment names gets the vendor's key, as from DSPy and LiteLLM.
+        # A gateway named in the environment gets the vendor's key, as in DSPy and LiteLLM.
         return os.environ.get(f"{vendor_of(agent.model).upper()}_API_KEY")
     return None
 
 
 def caller_of(agent: Agent, calls: Calls, *, secrets: tuple[str, ...] = ()) -> AgentCalls:
-    """Return what the calls must know of ``agent``.
+    """Return the properties of ``agent`` that its calls need.
 
     Args:
         agent: The agent; an unknown price counts as 0 here, see ``Agent.price``.
-        calls: Where its calls go; agents of one endpoint share its slots there.
-        secrets: Keys that the environment does not hold.
+        calls: The ``Calls`` it uses, in which agents of one endpoint share slots.
+        secrets: Keys that are not in the environment.
     """
     price = agent.price or Price(0.0, 0.0, "unknown")
     return AgentCalls(
@@ -81,10 +81,10 @@ def caller_of(agent: Agent, calls: Calls, *, secrets: tuple[str, ...] = ()) -> A
 
 
 def _secrets(agent: Agent, given: tuple[str, ...]) -> tuple[str, ...]:
-    """Return what must never be written: every key that a client of this agent might send.
+    """Return every key that a client of this agent might send; they must never be written.
 
-    Vendors' clients find their keys in the environment by themselves, so any variable
-    that is named like a key counts, not only the agent's own.
+    Vendors' clients find keys in the environment by themselves, so every variable that is named
+    like a key counts, not only that of the agent.
     """
     if agent.is_local:
         return ()
@@ -130,7 +130,7 @@ def _engine(agent: Agent, key: str | None, *, asynchronous: bool = False) -> Any
 
 
 def _weights(agent: Agent) -> str:
-    """Return the path of the agent's weights, pulling those of the catalogue that are not here."""
+    """Return the path of the agent's weights; missing weights of the catalogue are downloaded."""
     if agent.weights is not None:
         return _expanded(agent.weights)
     from moa_dspy.local import pull
@@ -140,12 +140,12 @@ def _weights(agent: Agent) -> str:
 
 @dataclass(frozen=True, slots=True)
 class GivenLM:
-    """An LM of the caller's in a pool.
+    """A user's own LM in a pool.
 
     Attributes:
-        agent: What it is, for people and prices.
-        lm: The LM that is asked; for an adopted one, a copy that asks through the pool's calls.
-        reason: Why it was not adopted; None if it was, or if its calls are stored already.
+        agent: Its description, for display and prices.
+        lm: The LM in use; for an adopted LM, a copy whose calls go through the pool's ``Calls``.
+        reason: Why it was not adopted; None if it was adopted or its calls are stored already.
     """
 
     agent: Agent
@@ -154,13 +154,13 @@ class GivenLM:
 
 
 def given(name: str, lm: dspy.BaseLM, calls: Calls, *, usd: tuple[float, float] | None) -> GivenLM:
-    """Adopt ``lm``, or say why not.
+    """Adopt ``lm``, or return it with the reason why it cannot be adopted.
 
     Args:
-        name: Of the agent.
-        lm: Is not changed, but for a callback that counts the calls of one that is refused.
-        calls: Where its answers come from and go to.
-        usd: Price of a million prompt tokens, and of as many completion tokens; None is
+        name: Name of the agent.
+        lm: The LM; it is not changed, except that a refused LM gets a callback that counts calls.
+        calls: Source and store of its answers.
+        usd: Prices of a million prompt tokens and of a million completion tokens; None means
             unknown.
     """
     from moa_dspy.calls.lm.lm import CountCalls, refusal
@@ -182,7 +182,7 @@ def _plain_agent(name: str, lm: Any, usd: tuple[float, float] | None) -> Agent:
     return Agent(
         name=name,
         model=lm.model if "/" in lm.model else f"given/{lm.model}",
-        # A vendor samples unless a request sets a temperature of 0.
+        # Vendors sample unless a request sets temperature 0.
         temperature=1.0 if temperature is None else temperature,
         max_tokens=longest or 1024,
         usd_per_million_prompt_tokens=usd[0] if usd else None,
@@ -191,7 +191,7 @@ def _plain_agent(name: str, lm: Any, usd: tuple[float, float] | None) -> Agent:
 
 
 def _adopted(plain: Agent, lm: Any, calls: Calls) -> GivenLM:
-    """Return an LM like ``lm`` that asks through ``calls``; they share history and callbacks."""
+    """Return a copy of ``lm`` that uses ``calls``; both share history and callbacks."""
     from moa_dspy.calls.lm.lm import adopted, stored_lm
 
     found = adopted(lm)
@@ -225,13 +225,13 @@ class Pool(Mapping[str, Agent]):
     """Agents by name, each with a ``dspy.LM`` whose calls go through one call store.
 
     Args:
-        agents: In any order; names must differ.
-        calls: Where answers come from and go to; default: memory of this process.
-        lms: LMs that the caller made, by agent name, used as they are.
+        agents: The agents, in any order; names must differ.
+        calls: Source and store of answers; default: memory of this process.
+        lms: The user's own LMs by agent name, used unchanged.
 
     Attributes:
-        not_adopted: Why an agent's LM is used as it is, its calls not stored, by name.
-        is_timed: Whether it is known how long the agents take; False of a recording without it.
+        not_adopted: By name, why an agent's LM is used unchanged, without storing its calls.
+        is_timed: Whether the agents' seconds are known; False for a recording without them.
 
     Raises:
         PoolError: If there is no agent, or a name occurs twice.
@@ -261,7 +261,7 @@ class Pool(Mapping[str, Agent]):
             twice = sorted({name for name in names if names.count(name) > 1})
             raise PoolError(f"Agent names must differ, but {', '.join(twice)} occurs twice.")
         for agent in listed:
-            # Of all before the first request: the smallest limit of an endpoint counts.
+            # All limits before the first request, as the smallest limit of an endpoint applies.
             self.calls.limiters.of(agent.endpoint, agent.max_concurrent)
 
     @classmethod
@@ -273,25 +273,26 @@ class Pool(Mapping[str, Agent]):
         strict: bool = False,
         usd_per_million_tokens: Mapping[str, tuple[float, float]] | None = None,
     ) -> Pool:
-        """Make a pool of LMs that exist already, each adopted if that is possible.
+        """Make a pool of existing LMs, each adopted if possible.
 
-        The calls of an adopted LM go through the pool's: stored, counted, limited, told
-        apart by sample. It is asked where and how the LM itself would ask, with the LM's key,
-        settings, retries and timeout; answers of DSPy's cache are not used. The LM stays as
-        it is, and calls show up in its history too; what is changed on it later has no
-        effect here. An LM that cannot be adopted is used as it is: its calls are counted in
-        the facts of an answer, but not stored; ``not_adopted`` says why.
+        The calls of an adopted LM go through the pool's ``Calls``: they are stored, counted,
+        limited and distinguished by sample. They use the LM's endpoint, key, settings, retries and
+        timeout, but not DSPy's cache. The LM itself is not changed, and the calls appear in its
+        history too; later changes to it have no effect on the pool. An LM that cannot be adopted is
+        used unchanged: its calls are counted in the facts of an answer, but not stored;
+        ``not_adopted`` gives the reason.
 
         Args:
-            lms: By agent name; a list is named by its models.
-            calls: Where answers come from and go to; default: memory of this process for an
-                LM that caches, and nowhere for one that does not.
+            lms: LMs by agent name; those of a list are named by their models.
+            calls: Source and store of answers; default: memory of this process for an LM with
+                ``cache``, and no store for an LM without it.
             strict: Whether an LM that cannot be adopted is an error.
-            usd_per_million_tokens: Price of prompt and of completion tokens, by agent
-                name; default: LiteLLM's list price of that very model, else unknown.
+            usd_per_million_tokens: Prices of prompt and of completion tokens by agent name;
+                default: LiteLLM's list price for exactly that model, else unknown.
 
         Raises:
-            PoolError: If there is none, what is no LM, or with ``strict`` one not adopted.
+            PoolError: If there is no LM, a value is not an LM or, with ``strict``, an LM cannot be
+                adopted.
         """
         from moa_dspy.calls.lm.lm import lm_names
 
@@ -352,16 +353,16 @@ class Pool(Mapping[str, Agent]):
         return DetachedPool, (tuple(self),)
 
     def detached(self, names: Iterable[str]) -> DetachedPool:
-        """Return what stands for this pool in a pickled program that asks these agents."""
+        """Return the placeholder for this pool in a pickled program that uses these agents."""
         return DetachedPool(tuple(names))
 
     def attach(self, program: Any) -> Any:
-        """Give this pool to ``program`` and to every module in it that has one; return the program.
+        """Give this pool to every module of ``program`` that needs a pool; return ``program``.
 
-        A program that was pickled (``save_program=True``, cloudpickle) is loaded without a pool.
+        A pickled program (``save_program=True``, cloudpickle) is loaded without a pool.
 
         Raises:
-            PoolError: If nothing in the program asks a pool, or this pool lacks an agent.
+            PoolError: If no module in the program uses a pool, or this pool lacks an agent.
         """
         found = [
             module
@@ -388,20 +389,20 @@ class Pool(Mapping[str, Agent]):
         return tuple(n for n in self if self.price(n) is None)
 
     def unknown_costs(self, names: Iterable[str]) -> frozenset[str]:
-        """Return what is unknown of the costs of these agents: ``usd``, ``seconds``."""
+        """Return the unknown costs of these agents: ``usd``, ``seconds``."""
         untimed = () if self.is_timed else ("seconds",)
         return frozenset(("usd", *untimed) if {*names} & {*self.unpriced} else untimed)
 
     def price(self, name: str) -> Price | None:
-        """Return what the tokens of an agent cost; None is unknown, which is not 0.
+        """Return the price of an agent's tokens; None means unknown, which is not 0.
 
-        A list price does not count for an LM that is asked as it is, for its calls are not
-        counted in usd.
+        For an LM that was not adopted, the list price does not apply, as its calls are not counted
+        in usd.
 
         Raises:
             PoolError: If the pool has no such agent.
         """
-        if name not in self._prices:  # asked for each seat of each question
+        if name not in self._prices:  # called for each seat of each question
             price = self[name].price
             is_list = price is not None and price.source == "litellm"
             self._prices[name] = None if is_list and name in self.not_adopted else price
@@ -422,10 +423,10 @@ class Pool(Mapping[str, Agent]):
 
 @dataclass(frozen=True, slots=True)
 class DetachedPool:
-    """Stands for the pool in a program that was pickled: names of agents, nothing to ask.
+    """Placeholder for the pool in a pickled program: it has names of agents but no LMs.
 
     Attributes:
-        names: Of the agents that the program asks.
+        names: Names of the agents that the program uses.
     """
 
     names: tuple[str, ...]
@@ -437,7 +438,7 @@ class DetachedPool:
         )
 
     def lm(self, name: str) -> Any:
-        """Raise: there is nothing to ask.
+        """Raise an error, as there is no LM.
 
         Raises:
             PoolError: Always, naming the agents.
@@ -445,5 +446,5 @@ class DetachedPool:
         return self[name]
 
     def detached(self, names: Iterable[str]) -> DetachedPool:
-        """Return the same for these agents."""
+        """Return a placeholder for these agents."""
         return DetachedPool(tuple(names))

@@ -1,7 +1,8 @@
-"""Questions to agents, their responses, and the prediction that a mixture makes of them.
+"""Questions to agents, their responses, and the prediction that a mixture makes from them.
 
-``Question`` is a seat that is to be asked, ``Response`` one agent's reply with its costs,
-``Answer`` the final reply with all others. The prediction has the signature's own fields.
+``Question`` is a request to a seat (the place of an agent in a mixture), ``Response`` one agent's
+reply with its costs, ``Answer`` the final response with all others. The prediction has the
+signature's own fields.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from moa_dspy.calls.scope import CallFacts
 from moa_dspy.references import Cut
 
 _SHOWN: Final = 100
-"""Characters of a response in a line about it."""
+"""Most characters of a response in its one-line summary."""
 
 NOT_ASKED: Final = "Not asked: the answer was known without it."
 NOT_AWAITED: Final = "No longer waited for: the answer was known without it."
@@ -26,16 +27,16 @@ NOT_AWAITED: Final = "No longer waited for: the answer was known without it."
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A seat that is to be asked; equal nodes are one computation per example.
+    """A question to a seat; questions with equal nodes are one computation per example.
 
     Attributes:
-        node: Name of the computation: the agent, its role, and the nodes it has read.
-        agent: Name in the pool.
+        node: Name of the computation: the agent, its role, and the nodes it reads.
+        agent: Name of the agent in the pool.
         sample: Index of the independent sample.
         module: The DSPy module that asks.
-        inputs: Its keyword arguments.
-        cuts: What had to be cut from the references in ``inputs``.
-        deadline_seconds: Seconds after which an answer is too late; None means no limit.
+        inputs: Keyword arguments of the module.
+        cuts: References in ``inputs`` that were shortened or left out.
+        deadline_seconds: Time after which an answer is too late; None means no limit.
         is_final: Whether the reply is the mixture's own answer, which may be streamed.
     """
 
@@ -54,21 +55,21 @@ class Response:
     """An agent's answer to one question, or the reason why there is none.
 
     Attributes:
-        agent: Name of the agent that was asked.
+        agent: Name of the agent.
         sample: Index of the independent sample; 0 unless the agent sits in a layer twice.
         values: The signature's output fields; empty when the agent failed.
-        text: What the next layer reads, original and unguarded.
-        calls: Requests it took, failed ones included; more than one when one was tried
-            again, or an adapter could not read the reply and asked again.
-        prompt_tokens: Over all its requests.
-        completion_tokens: Over all its requests.
-        usd: In production terms: a stored answer keeps what it cost. None if the agent's price
-            is unknown.
-        seconds: As ``usd``; of a straggler, how long it was waited for.
-        failure: Error type and message; None when there is an answer.
+        text: The text for the next layer, original and not yet guarded (quoted and escaped).
+        calls: Number of requests, including failed ones; more than one after a retry, or if an
+            adapter could not read the reply and asked again.
+        prompt_tokens: Sum over all its requests.
+        completion_tokens: Sum over all its requests.
+        usd: Cost in production: that of the original call for a stored answer. None if the agent's
+            price is unknown.
+        seconds: Time in production, like ``usd``; for a late agent, the time it was waited for.
+        failure: Error type and message; None if there is an answer.
         cuts: References that were shortened before this agent read them.
-        finish_reason: Why its last reply ended, as the endpoint says: ``stop``, ``length``
-            (``max_tokens`` cut it), ``content_filter``, ``tool_call``; None where it is unknown.
+        finish_reason: The endpoint's reason for the end of its last reply: ``stop``, ``length``
+            (``max_tokens`` cut it), ``content_filter``, ``tool_call``; None if it is unknown.
     """
 
     agent: str
@@ -88,7 +89,7 @@ class Response:
     def of_calls(
         cls, agent: str, sample: int, log: Sequence[CallFacts], *, is_priced: bool, **rest: Any
     ) -> Response:
-        """Return a response with what the calls of ``log`` cost, as far as a price is known."""
+        """Return a response with the costs of the calls in ``log``, as far as prices are known."""
         return cls(
             agent,
             sample,
@@ -103,7 +104,7 @@ class Response:
 
     @property
     def has_answer(self) -> bool:
-        """True if there is something to read."""
+        """True if there is an answer to read."""
         return self.failure is None
 
     @property
@@ -113,14 +114,14 @@ class Response:
 
     @property
     def is_left_out(self) -> bool:
-        """True if the mixture's answer was known without it: it did not fail either."""
+        """True if the mixture did not need this response; then it did not fail either."""
         return self.failure in (NOT_ASKED, NOT_AWAITED)
 
 
 def counted_in_time(response: Response, seconds: float | None) -> Response:
-    """Judge by the seconds that the calls took when they were made: so results repeat.
+    """Return ``response``, or a failure if its recorded seconds exceed the limit.
 
-    What came too late is no answer, and was waited for until then.
+    Recorded seconds decide, so that results repeat; the failure has the seconds of the limit.
     """
     if seconds is None or response.seconds <= seconds:
         return response
@@ -129,12 +130,12 @@ def counted_in_time(response: Response, seconds: float | None) -> Response:
 
 
 def late_after(seconds: float) -> str:
-    """Return the reason of an answer that came too late."""
+    """Return the failure message for an answer that was too late."""
     return f"Late: no answer within {seconds:g} s."
 
 
 def not_awaited(response: Response, seconds: float) -> Response:
-    """Return what stands for a response that was asked for, and is no longer needed."""
+    """Return the placeholder for a response that is no longer needed."""
     return replace(response, values={}, text="", failure=NOT_AWAITED, seconds=seconds)
 
 
@@ -150,17 +151,17 @@ class Answer:
     """The final response with every response on the way to it.
 
     Attributes:
-        final: What the mixture answers.
+        final: The mixture's answer.
         layers: Responses per layer, in the architecture's order, failed ones included.
-        replies: What the last step's own models answered, in the order of asking: an
-            aggregator or a ranker once, an analyst before it, a judge twice per pairing.
-            Empty where none was asked.
-        is_undecided: Whether a ranker named no single response, so that consensus chose, or
-            a judge did not decide a pairing, so that the one that is read earlier stayed.
-        step_seconds: How long each layer took, then each round of the last step. A layer that
-            is asked in waves takes the slowest of each.
-        not_asked: Agents of the last layer whose answer could change nothing, by seat.
-        weights: What a vote counted of each agent, where that is not 1.
+        replies: Replies of the last step's own models, in the order of asking: one of an aggregator
+            or ranker, one of an analyst before it, two of a judge per pair. Empty if the last step
+            calls no model.
+        is_undecided: Whether a ranker named no single response, so that consensus decided, or a
+            judge did not decide a pair, so that the earlier response stayed.
+        step_seconds: Time of each layer, then of each round of the last step. The time of a layer
+            that is asked in waves is the sum of the slowest response of each wave.
+        not_asked: Agents of the last layer whose answers could not change the result, by seat.
+        weights: Weight of each agent in a vote, if it is not 1.
     """
 
     final: Response
@@ -173,17 +174,17 @@ class Answer:
 
     @property
     def last(self) -> Response | None:
-        """The last reply of the last step's own models; None where none was asked."""
+        """The last reply of the last step's own models; None if it calls no model."""
         return self.replies[-1] if self.replies else None
 
     @property
     def responses(self) -> tuple[Response, ...]:
-        """Every response that was asked for, first layer first."""
+        """Every response, first layer first."""
         return (*(response for layer in self.layers for response in layer), *self.replies)
 
     @property
     def seats(self) -> tuple[tuple[str, Response], ...]:
-        """``responses``, each with where it was asked, such as ``layer 1``."""
+        """``responses``, each with its place, such as ``layer 1``."""
         asked = [(f"layer {n}", r) for n, layer in enumerate(self.layers, start=1) for r in layer]
         return (*asked, *(("last", reply) for reply in self.replies))
 
@@ -194,7 +195,7 @@ class Answer:
 
     @property
     def usd(self) -> float | None:
-        """Price of all calls, stored ones at what they cost; None if one is unknown."""
+        """Cost of all calls, stored ones at their original cost; None if a price is unknown."""
         prices = [response.usd for response in self.responses if response.calls]
         return None if None in prices else sum(filter(None, prices))
 
@@ -205,13 +206,13 @@ class Answer:
 
     @property
     def failures(self) -> tuple[Response, ...]:
-        """The responses that hold no answer though one was waited for, each with its reason."""
+        """The responses without an answer that were needed, each with its reason."""
         missing = (response for response in self.responses if not response.has_answer)
         return tuple(response for response in missing if not response.is_left_out)
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
-        """Every reference that an agent read only a part of."""
+        """Every reference of which an agent read only a part."""
         return tuple(cut for response in self.responses for cut in response.cuts)
 
     @property
@@ -233,7 +234,7 @@ class Answer:
         return ", ".join(parts)
 
     def __str__(self) -> str:
-        """Show one line per response, then the summary and the answer."""
+        """Return one line per response, then the summary and the answer."""
         lines = [f"{where}  {_line(response)}" for where, response in self.seats]
         return "\n".join([*lines, self.summary, "", self.final.text])
 
@@ -260,8 +261,8 @@ def _reason(response: Response) -> str:
 class MixturePrediction(dspy.Prediction):
     """A prediction with the signature's output fields, and ``mixture``, an ``Answer``.
 
-    ``mixture`` is not one of the fields, so that what walks over a prediction's fields
-    (an evaluation's table, a vote, a saved file) meets only the user's own.
+    ``mixture`` is not one of the fields, so code that iterates over a prediction's fields (an
+    evaluation's table, a vote, a saved file) gets only the user's own fields.
     """
 
     def __init__(self, *args: Any, mixture: Answer | None = None, **kwargs: Any) -> None:
@@ -271,12 +272,12 @@ class MixturePrediction(dspy.Prediction):
 
     @classmethod
     def of(cls, answer: Answer) -> MixturePrediction:
-        """Return the prediction that a mixture's answer is."""
+        """Return the prediction for a mixture's answer."""
         return cls(**answer.final.values, mixture=answer)
 
     @property
     def completions(self) -> Any:
-        """The one completion, as of any DSPy module: ``dspy.majority`` takes a mixture's answer."""
+        """The single completion, as for any DSPy module, so that ``dspy.majority`` accepts it."""
         return self._completions or Completions([dict(self.items())])
 
     @property
@@ -287,7 +288,7 @@ class MixturePrediction(dspy.Prediction):
         return self._mixture
 
     def _repr_html_(self) -> str:
-        """Show the fields and every agent's response as tables, for notebooks."""
+        """Return the fields and every agent's response as HTML tables, for notebooks."""
         fields = [
             f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in self.items()
         ]

@@ -1,8 +1,8 @@
-"""The mixtures of the papers by name, and a program that asks a mixture a conversation.
+"""The mixtures of the papers by name, and a program that answers conversations turn by turn.
 
-The papers' models and settings are defaults. All of these mixtures use the *paper* layout of
-plain chat: a model is sent what the papers' own program sends, in the order of ``proposers``,
-unguarded. Pass ``adapter=PlainChat()`` for the guarded layout.
+The papers' models and settings are defaults. All of these mixtures use the *paper* layout of plain
+chat: the messages of the papers' own program, with the responses in the order of ``proposers`` and
+not guarded (neither quoted nor escaped). Pass ``adapter=PlainChat()`` for the guarded layout.
 """
 
 from __future__ import annotations
@@ -28,25 +28,24 @@ from moa_dspy.signatures import usable_signature, with_references
 class SelfMoASeq(PlannedModule):
     """Self-MoA with a sliding window (Li et al., 2025, arXiv:2502.00674, section 5).
 
-    One agent answers ``samples`` times. The aggregator reads the first ``window`` answers
-    and writes one; then it reads that one, carried along, with the next ones, until all
-    have been read. So the prompt stays as long as ``window`` answers, however many samples
-    there are.
+    One agent answers ``samples`` times. The aggregator reads the first ``window`` answers and
+    writes one; then it reads this answer with the next ones, until it has read all. So a prompt
+    never holds more than ``window`` answers, however many samples there are.
 
     Args:
-        signature: What is answered: a DSPy signature, or its text.
-        agent: The agent that is asked for samples; a name of the pool.
-        pool: Where names become LMs.
+        signature: The task: a DSPy signature, or its text.
+        agent: The agent that is sampled; a name of the pool.
+        pool: The agents by name.
         aggregator: The agent that aggregates; default: the sampled one.
-        samples: How often the agent is asked.
-        window: How many answers the aggregator reads at once, the carried one included.
+        samples: Number of samples of the agent.
+        window: Number of answers that the aggregator reads at once, its previous one included.
         module: Makes the module of both roles from a signature.
-        adapter: A DSPy adapter for both; None takes the one of the settings.
+        adapter: A DSPy adapter for both; None takes that of the settings.
 
     Raises:
         ArchitectureError: If there is no sample, or a window of fewer than two.
         PoolError: If the pool lacks an agent.
-        LayerFailedError: When called: no sample, or an aggregation, was answered.
+        LayerFailedError: When called: no sample succeeded, or an aggregation failed.
     """
 
     def __init__(
@@ -75,16 +74,16 @@ class SelfMoASeq(PlannedModule):
 
     @property
     def agents(self) -> tuple[str, ...]:
-        """Names of the agent that is sampled and of the one that aggregates, each once."""
+        """Names of the sampled agent and of the aggregator, without repetition."""
         return tuple(dict.fromkeys((self._sampled, self._last)))
 
     @property
     def writer(self) -> Any:
-        """The module that writes the answer: the aggregator; of one sample the proposer."""
+        """The module that writes the answer: the aggregator or, with one sample, the proposer."""
         return self.aggregator if self.samples > 1 else self.proposer
 
     def plan(self, inputs: Mapping[str, Any]) -> Plan:
-        """Yield what to ask next until there is an answer; asks nothing itself."""
+        """Yield the next questions until there is an answer, without asking them."""
         name = self._sampled
         questions = [
             Question(node_name("propose", name, n), name, n, self.proposer, inputs)
@@ -140,8 +139,8 @@ PAPER_AGENTS: Final = tuple(
     )
     for name, model in _MODELS.items()
 )
-"""The six open models of the paper (arXiv:2406.04692, section 3.1), in its order, as its
-AlpacaEval entry asked them. Vendors retire models: give a pool of your own where one is gone."""
+"""The six open models of the paper (arXiv:2406.04692, section 3.1), in its order, with the settings
+of its AlpacaEval entry. Vendors retire models: pass a pool of your own if one is gone."""
 
 
 def moa(
@@ -155,10 +154,10 @@ def moa(
     """Return the paper's MoA: two layers of the same proposers, then an aggregator.
 
     Args:
-        signature: What is answered; ``history: dspy.History`` makes it multi-turn.
-        pool: Default: ``PAPER_AGENTS``, reached with ``TOGETHER_API_KEY``.
-        proposers: Names of the pool; default: all of it.
-        aggregator: Name of the pool; default with the paper's pool: Qwen1.5-110B-Chat.
+        signature: The task; ``history: dspy.History`` makes it multi-turn.
+        pool: The agents; default: ``PAPER_AGENTS``, with the key in ``TOGETHER_API_KEY``.
+        proposers: Names of agents in the pool; default: all of them.
+        aggregator: Name of an agent in the pool; default with the paper's pool: Qwen1.5-110B-Chat.
         options: More arguments of ``MixtureOfAgents``.
 
     Raises:
@@ -195,15 +194,15 @@ def self_moa(
     """Return Self-MoA: samples of one agent, then an aggregator (arXiv:2502.00674).
 
     Args:
-        signature: As of ``moa``.
-        pool: As of ``moa``.
+        signature: As for ``moa``.
+        pool: As for ``moa``.
         agent: The agent that is sampled; default with the paper's pool: WizardLM-2-8x22B.
-        aggregator: Default: the agent itself; of the paper's agent, Qwen1.5-110B-Chat.
-        samples: How often the agent is asked.
+        aggregator: Default: the agent itself; for the paper's agent, Qwen1.5-110B-Chat.
+        samples: Number of samples of the agent.
         options: More arguments of ``MixtureOfAgents``.
 
     Raises:
-        ArchitectureError: If there is a pool and no ``agent``, or no sample is asked for.
+        ArchitectureError: If there is a pool and no ``agent``, or ``samples`` is below 1.
         PoolError: If the pool lacks an agent.
     """
     sampled, last = _sampled(pool, agent, aggregator)
@@ -221,7 +220,7 @@ def self_moa_seq(
     aggregator: str | None = None,
     **options: Any,
 ) -> SelfMoASeq:
-    """Return Self-MoA-Seq: as ``self_moa``, aggregated a window at a time (arXiv:2502.00674).
+    """Return Self-MoA-Seq: like ``self_moa``, aggregated window by window (arXiv:2502.00674).
 
     ``options`` are more arguments of ``SelfMoASeq``: ``samples``, ``window``.
     """
@@ -268,11 +267,11 @@ def _or_paper(pool: Pool | None) -> Pool:
 
 
 HISTORY: Final = "history"
-"""Input that holds the earlier turns, where the signature has none of its own."""
+"""Input for the earlier turns, if the signature has none of its own."""
 
 
 def with_history(signature: Any) -> Any:
-    """Return a signature of one text in and one out with an input for the earlier turns.
+    """Return a signature of one input and one output text, with an input for earlier turns.
 
     Raises:
         ArchitectureError: If it has more inputs or outputs than these.
@@ -291,15 +290,15 @@ def with_history(signature: Any) -> Any:
 
 
 class TurnByTurn(dspy.Module):
-    """A conversation: each turn is asked of the whole mixture, with all that was said before.
+    """Answers a conversation: the whole mixture answers each turn, given all earlier turns.
 
-    What was said before are the user's turns and the mixture's own answers to them, so that the
-    second answer of another architecture may follow another first one. The prediction has, in the
-    field of the signature's output, a list with one answer per turn.
+    The earlier turns are the user's texts and the mixture's own answers to them, so each
+    architecture continues from its own first answer. The output field of the prediction is a list
+    with one answer per turn.
 
     Args:
-        mixture: Has one text in, one out, and an input of type ``dspy.History``; see
-            ``with_history``.
+        mixture: A mixture with one input text, one output text, and an input of type
+            ``dspy.History``; see ``with_history``.
         turns: Name of the input with the user's turns, a list of texts.
 
     Raises:
@@ -316,7 +315,7 @@ class TurnByTurn(dspy.Module):
             )
         self.mixture: Any = mixture
         self.turns = turns
-        # ``history`` is DSPy's own: what a module was asked.
+        # The name ``history`` is taken: DSPy stores a module's calls in it.
         (self.history_input,) = (name for name, field in fields.items() if is_history(field))
         (self.question_input,) = (name for name in fields if name != self.history_input)
         (self.output_field,) = mixture.signature.output_fields
@@ -330,10 +329,10 @@ class TurnByTurn(dspy.Module):
         ]
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
-        """Return the answers to all turns; a turn that nothing answered ends it with an error.
+        """Return the answers to all turns; a turn without an answer raises an error.
 
         Raises:
-            DataError: If the input of the turns is missing or no list of texts.
+            DataError: If the input of the turns is missing or not a list of texts.
             LayerFailedError: If too few models answered a turn.
         """
         earlier: list[dict[str, Any]] = []

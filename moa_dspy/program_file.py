@@ -1,7 +1,7 @@
-"""Programs as JSON files: the architecture, prompts and demos; never a key, an endpoint or code.
+"""Programs as JSON files, with architecture, prompts and demos; without keys, endpoints or code.
 
-A key that the classes of a file do not list is refused. Types of a signature are looked up in a
-closed table, and nothing is imported by name.
+Unknown keys in a file are refused. Types of a signature are looked up in a fixed table, and nothing
+is imported by name.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from moa_dspy.layers import SEAT_MODULES, all_predictors
 from moa_dspy.references import ReferenceLimits
 
 FORMAT: Final = 2
-"""Format of the files that are written."""
+"""Format version of written files."""
 
 READABLE: Final = (1, 2)
-"""Formats that are read; 1 had no deadline and no limits."""
+"""Format versions that can be read; version 1 had no deadline and no limits."""
 
 
 class _Strict:
@@ -36,7 +36,7 @@ class _Strict:
 
 @dataclass(frozen=True, slots=True)
 class ArchitectureText(_Strict):
-    """An ``Architecture``."""
+    """An ``Architecture`` as text."""
 
     layers: list[list[str]]
     aggregator: str | None
@@ -51,7 +51,7 @@ class ArchitectureText(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class SignatureText(_Strict):
-    """A signature whose types are names, or lists of the allowed texts."""
+    """A signature, with types as names or as lists of the allowed texts."""
 
     instructions: str
     inputs: dict[str, str | list[str]]
@@ -61,7 +61,7 @@ class SignatureText(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class AgentText(_Strict):
-    """Facts of an agent for people; a loaded program takes its settings from the pool."""
+    """Facts about an agent, for readers; a loaded program takes its settings from the pool."""
 
     model: str
     temperature: float | None
@@ -87,7 +87,7 @@ class SeatState(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class ReferenceLimitsText(_Strict):
-    """A ``ReferenceLimits``."""
+    """A ``ReferenceLimits`` as data."""
 
     per_reference: int | None = None
     total: int | None = None
@@ -95,7 +95,7 @@ class ReferenceLimitsText(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class ProgramContent(_Strict):
-    """The whole file."""
+    """The content of a file."""
 
     format: int
     moa_dspy: str
@@ -114,11 +114,11 @@ class ProgramContent(_Strict):
 
 
 def read_content(path: Path) -> ProgramContent:
-    """Return what the file holds.
+    """Return the content of the file.
 
     Raises:
-        ArchitectureError: If it cannot be read, is not JSON, is of another format, or has
-            an unknown, missing or badly typed key.
+        ArchitectureError: If it cannot be read, is not JSON, has another format, or has an unknown,
+            missing or badly typed key.
     """
     try:
         value = json.loads(path.read_bytes())
@@ -142,7 +142,7 @@ def read_content(path: Path) -> ProgramContent:
 
 
 def _check_entries(kind: type[object], table: object, *, where: str) -> None:
-    # Entry by entry, so that an error names the entry; a table that is none is the caller's case.
+    # Entry by entry, so that an error names the entry; the caller handles a value that is no table.
     for name, entry in table.items() if isinstance(table, dict) else ():
         check_table(kind, entry, where=f"{where}[{name!r}]", error=ArchitectureError)
 
@@ -151,7 +151,7 @@ def module_name(program: Any) -> str:
     """Return the name of the module in the program's seats.
 
     Raises:
-        ArchitectureError: If it has none in ``SEAT_MODULES``.
+        ArchitectureError: If the module is not in ``SEAT_MODULES``.
     """
     seats = [seat for layer in program.layers for seat in layer.proposers] or [program.aggregator]
     kinds = {type(seat) for seat in seats}
@@ -164,10 +164,10 @@ def module_name(program: Any) -> str:
 
 
 def seat_state(name: str, seat: Any) -> SeatState:
-    """Return what a file keeps of one predictor.
+    """Return the part of one predictor that a file stores.
 
     Raises:
-        ArchitectureError: If the seat has settings that a file does not keep.
+        ArchitectureError: If the seat has settings that a file does not store.
     """
     if seat.config or getattr(seat, "fields", None):
         raise ArchitectureError(
@@ -180,7 +180,7 @@ def seat_state(name: str, seat: Any) -> SeatState:
 
 
 def restore(program: Any, states: Mapping[str, SeatState], *, where: str) -> None:
-    """Put instructions, field texts and demos back into the seats they came from.
+    """Restore instructions, field texts and demos of the seats.
 
     Raises:
         ArchitectureError: If the seats of file and program differ.
@@ -212,11 +212,11 @@ TYPES: dict[str, Any] = {
     "list[str]": list[str],
     "str": str,
 }
-"""Types that a file may name, beside a list of the allowed texts (``Literal``)."""
+"""Types that a file may name, besides a list of the allowed texts (``Literal``)."""
 
 
 def describe(signature: Any) -> SignatureText:
-    """Return ``signature`` as text; a type that is not in ``TYPES`` is written for people only."""
+    """Return ``signature`` as text; types that are not in ``TYPES`` are only for readers."""
     return SignatureText(
         instructions=signature.instructions,
         inputs={name: _type_text(field) for name, field in signature.input_fields.items()},
@@ -229,7 +229,7 @@ def rebuild(text: SignatureText, *, where: str) -> type[dspy.Signature]:
     """Return the signature that ``describe`` wrote.
 
     Raises:
-        ArchitectureError: If a type is not in ``TYPES`` or a field cannot be one.
+        ArchitectureError: If a type is not in ``TYPES`` or a field is not valid.
     """
     fields: dict[str, Any] = {}
     for kinds, make in ((text.inputs, dspy.InputField), (text.outputs, dspy.OutputField)):
@@ -248,7 +248,7 @@ def check_fields(text: SignatureText, signature: Any, *, where: str) -> None:
     """Raise unless ``signature`` has the fields of the file, in its order.
 
     Raises:
-        ArchitectureError: Naming both lists of fields.
+        ArchitectureError: If they differ; the message names both lists of fields.
     """
     wanted = (list(text.inputs), list(text.outputs))
     given = (list(signature.input_fields), list(signature.output_fields))
@@ -291,18 +291,18 @@ def load_program(
     pool: Mapping[str, Agent],
     signature: type[dspy.Signature] | None = None,
 ) -> Any:
-    """Rebuild a program from a file that ``save_program`` wrote; nothing in it is imported or run.
+    """Rebuild a program from a file of ``save_program``, without importing or running code of it.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         make: ``MixtureOfAgents``.
-        pool: Where the agents' names become LMs; their settings are the pool's, not the file's.
-        signature: Instead of the file's, with the same fields; needed for types of your own.
+        pool: The agents by name; their settings are those of the pool, not of the file.
+        signature: Replaces that of the file, with the same fields; needed for your own types.
 
     Raises:
-        ArchitectureError: If the file is not such a file, is of another format, has an
-            unknown or missing key, or does not fit ``signature``.
-        PoolError: If the pool lacks agents; names all of them.
+        ArchitectureError: If the file is not such a file, has another format, has an unknown or
+            missing key, or does not fit ``signature``.
+        PoolError: If the pool lacks agents; the message names all of them.
     """
     content = read_content(path)
     architecture = _architecture(content, pool, path)
@@ -334,7 +334,7 @@ def restore_program(program: Any, path: Path) -> None:
 
     Raises:
         ArchitectureError: As ``load_program``.
-        PoolError: If the program's pool lacks agents; names all of them.
+        PoolError: If the program's pool lacks agents; the message names all of them.
     """
     content = read_content(path)
     check_fields(content.signature, program.signature, where=str(path))
@@ -362,13 +362,13 @@ def _named(table: Mapping[str, _T], name: str, what: str) -> _T:
 def save_program(program: Any, path: Path, *, scores: Mapping[str, Any] | None = None) -> None:
     """Write ``program`` to a JSON file that ``load_program`` reads; an older file is replaced.
 
-    Of agents the file has model name, temperature and longest answer, for people:
-    endpoints, weights, prices and keys are the pool's and stay out.
+    The file has the model name, temperature and ``max_tokens`` of each agent, for readers.
+    Endpoints, weights, prices and keys belong to the pool and are not written.
 
     Args:
-        program: With whatever instructions and demos an optimizer gave it.
-        path: Of the file; its folder is made if it is absent.
-        scores: JSON data to keep beside the program.
+        program: The program, with any instructions and demos from an optimizer.
+        path: Path of the file; its folder is made if it is missing.
+        scores: JSON data to store with the program.
 
     Raises:
         ArchitectureError: If a part has no name that a file could hold (another adapter,
@@ -431,7 +431,7 @@ def _settings(adapter: Any) -> dict[str, Any]:
 
 
 def is_dspy_state(path: Path) -> bool:
-    """True if the file is a state that DSPy wrote; DSPy says itself what it refuses."""
+    """Return whether DSPy wrote the file as a state; DSPy itself reports what it refuses."""
     if path.suffix == ".pkl":
         return True
     try:

@@ -1,6 +1,6 @@
-"""Limits of the references that an agent may read, and how they are cut to keep to them.
+"""Limits of the references that an agent may read, and the cutting of references to them.
 
-The longest references are cut first. A cut text ends between words and says that it was cut.
+The longest references are cut first. A cut text ends between words, with a mark that it was cut.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from moa_dspy.errors import ArchitectureError
 
 @dataclass(frozen=True, slots=True)
 class ReferenceLimits:
-    """Most tokens that references may take; None is no limit.
+    """Most tokens that references may have; None means no limit.
 
     Attributes:
-        per_reference: Of one reference.
-        total: Of all references together.
+        per_reference: Most tokens of one reference.
+        total: Most tokens of all references together.
 
     Raises:
         ArchitectureError: If a limit is below 1.
@@ -40,7 +40,7 @@ class ReferenceLimits:
 
 
 NO_LIMITS: Final = ReferenceLimits()
-"""References are read whole, as far as the reader's context window holds them."""
+"""No limits besides the reader's context window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,10 @@ class Cut:
     """A reference that was shortened, or left out, before an agent read it.
 
     Attributes:
-        reference: Its number, from 1, among those that were to be read.
+        reference: Number of the reference, from 1, before any was left out.
         agent: Name of the agent that gave the response.
-        tokens: Of the whole response.
-        kept_tokens: Of what was read, the mark of the cut included; 0 if it was left out.
+        tokens: Tokens of the whole response.
+        kept_tokens: Tokens that were read, the mark of the cut included; 0 if it was left out.
     """
 
     reference: int
@@ -61,20 +61,20 @@ class Cut:
 
 
 CUT_MARK: Final = " [cut]"
-"""Stands where a text was cut."""
+"""Mark at the end of a text that was cut."""
 
 _LONGEST_WORD: Final = 40
 _STEPS: Final = 24
 
 
 def shortened(text: str, tokens: int, *, count: Callable[[str], int]) -> str:
-    """Return the longest start found of a text that is too long, and the mark; or "".
+    """Return the longest beginning of ``text`` that fits, with the mark; or "".
 
-    It ends between words where there are any, so a number is whole or not there at all,
-    and never inside of a character that is several code points.
+    It ends between words if possible, so a number is complete or left out, and never inside a
+    character of several code points.
     """
     fits, too_long, best = 0, len(text) + 1, ""
-    guess = tokens * 4  # about four letters are a token
+    guess = tokens * 4  # a token has about four letters
     for _ in range(_STEPS):
         if too_long - fits <= 1:
             break
@@ -93,7 +93,7 @@ def _start(text: str, n: int) -> str:
     while 0 < n < len(text) and _is_inside(text, n):
         n -= 1
     if n < len(text) and not text[n].isspace():
-        # Half a number is another number.
+        # A part of a number would be another number.
         end = text[max(0, n - _LONGEST_WORD) : n]
         word = end.split()[-1] if end.strip() and not end[-1].isspace() else ""
         n -= len(word) if len(word) < len(end) else 0
@@ -124,7 +124,7 @@ _PIECE: Final = re.compile(
     r"|\s{1,8}"
 )
 _DENSE: Final = re.compile(r"[A-Za-z0-9+/]{40,}")
-"""Letters without words, such as base64: a token holds about one of them."""
+"""Letters without words, such as base64, with about one letter per token."""
 
 _CHARACTERS_PER_EXTRA_TOKEN: Final = 5
 _TOKENS_PER_BYTE: Final = 0.6
@@ -134,13 +134,13 @@ _ASCII: Final = bytes(range(128))
 
 
 def count_tokens(text: str) -> int:
-    """Return about how many tokens ``text`` is, rather more than too few; needs no tokenizer.
+    """Estimate the tokens of ``text``, rather too many than too few, without a tokenizer.
 
-    An estimate, calibrated on the tokenizers of Qwen2.5 and SmolLM2: 1.1 to 1.9 times their
-    number on English, code and JSON, 1.0 to 1.3 on digits, hashes and LaTeX. Below it on
-    letters in no order (0.55) and, for SmolLM2, on Korean and emoji (0.8). Other scripts
-    are taken at the price of a tokenizer that was made for English: for Chinese 1.0 times
-    SmolLM2's number and 3 times Qwen's. Pass a counter of your own where that matters.
+    Calibrated on the tokenizers of Qwen2.5 and SmolLM2: 1.1 to 1.9 times their number on English,
+    code and JSON, 1.0 to 1.3 on digits, hashes and LaTeX. Too low on random letters (0.55) and, for
+    SmolLM2, on Korean and emoji (0.8). Other scripts are counted as by a tokenizer made for
+    English: for Chinese 1.0 times SmolLM2's number and 3 times Qwen's. Pass your own counter if
+    that matters.
     """
     pieces = sum(1 for _ in _PIECE.finditer(text))
     dense = sum(len(run) // _CHARACTERS_PER_EXTRA_TOKEN for run in _DENSE.findall(text))
@@ -149,7 +149,7 @@ def count_tokens(text: str) -> int:
 
 
 FEWEST_TOKENS: Final = 16
-"""A reference that would have fewer left is left out: it could say nothing."""
+"""A reference that would be cut to fewer tokens is left out, as it would hold no information."""
 
 
 def fit(
@@ -161,23 +161,23 @@ def fit(
     count: Callable[[str], int] = count_tokens,
     agents: Sequence[str | None] = (),
 ) -> tuple[list[str], tuple[Cut, ...]]:
-    """Return references of which each, all, and the prompt they stand in keep to their limits.
+    """Cut references so that each, all together, and the prompt with them keep to their limits.
 
-    What is too long loses its end and says so. All cut references are cut to the same
-    length, so a short one stays whole. If that length were below ``FEWEST_TOKENS``, long
-    references are left out, the last first, until it is not. Never raises: in a prompt
-    that has no room at all there is no reference.
+    A reference that is too long is cut at its end and marked. All cut references have the same
+    length, so short references stay complete. While that length would be below ``FEWEST_TOKENS``,
+    the last of the long references is left out. Never raises: a prompt without any room gets no
+    reference.
 
     Args:
         texts: The references, original and unguarded.
-        limits: Of each, and of all together.
-        room: Most tokens that ``measure`` may say; None is no limit.
-        measure: Tokens of the built prompt with these references in it.
-        count: Tokens of a text.
-        agents: Names of the agents that gave them, in the same order, for the cuts.
+        limits: Limits of each reference, and of all together.
+        room: Most tokens that ``measure`` may return; None means no limit.
+        measure: Returns the tokens of the built prompt with these references.
+        count: Returns the tokens of a text.
+        agents: Names of the references' agents, in the same order, for the cuts.
 
     Returns:
-        The references that are left, in order, and one ``Cut`` for each that is not whole.
+        The remaining references, in order, and a ``Cut`` for each that was cut or left out.
     """
     is_unlimited = limits == NO_LIMITS and (room is None or measure is None)
     if is_unlimited or not texts:
@@ -199,7 +199,7 @@ def fit(
 
 @dataclass(frozen=True, slots=True)
 class _Shares:
-    """Tries how long references may be, which go by their index in ``texts``."""
+    """Search for the common length of references, which are given by their index in ``texts``."""
 
     texts: Sequence[str]
     tokens: list[int]
@@ -209,7 +209,7 @@ class _Shares:
     count: Callable[[str], int]
 
     def largest(self) -> dict[int, str]:
-        """Return the texts at the greatest common length that keeps all limits."""
+        """Return the texts cut to the greatest common length within all limits."""
         given = (self.limits.per_reference, self.limits.total)
         fewest = min(n for n in (FEWEST_TOKENS, *given) if n is not None)
         members = list(range(len(self.texts)))
@@ -225,7 +225,7 @@ class _Shares:
         return {}
 
     def _search(self, members: list[int], length: int, best: dict[int, str]) -> dict[int, str]:
-        """Bisect, from a length that fits, to within one percent of the greatest."""
+        """Bisect from a length that fits to within one percent of the greatest length."""
         caps = [self.limits.per_reference, self.room, max(self.tokens[i] for i in members)]
         too_long = max(length, min(cap for cap in caps if cap is not None)) + 1
         while too_long - length > 1 + length // 100:
@@ -238,7 +238,7 @@ class _Shares:
         return best
 
     def _read(self, members: list[int], length: int) -> dict[int, str] | None:
-        """Return the texts cut to ``length`` tokens, or None if they keep not all limits."""
+        """Return the texts cut to ``length`` tokens, or None if they exceed a limit."""
         allowed = {i: min(self.tokens[i], length) for i in members}
         if self.limits.total is not None and sum(allowed.values()) > self.limits.total:
             return None
@@ -258,10 +258,10 @@ _PER_MESSAGE: Final = 8
 """Tokens of a chat template around a message."""
 
 _PER_PROMPT: Final = 32
-"""Tokens of a chat template around all: its start, its own system text, whose turn it is."""
+"""Tokens of a chat template per prompt: its start, its system text, the mark of the next turn."""
 
 _PER_IMAGE: Final = 1600
-"""Tokens of a part that is no text; vendors take 85 to 1,600 for an image."""
+"""Tokens of a part that is not text; vendors count 85 to 1,600 for an image."""
 
 
 def built_tokens(
@@ -270,13 +270,13 @@ def built_tokens(
     inputs: Mapping[str, Any],
     count: Callable[[str], int] = count_tokens,
 ) -> int:
-    """Return about how many tokens the prompt of a module's first predictor takes.
+    """Estimate the tokens of the prompt of a module's first predictor.
 
     Args:
-        module: A DSPy module. One without a predictor is measured by its inputs' texts.
-        adapter: None is DSPy's own choice, as at the call.
-        inputs: What the module is called with.
-        count: Tokens of a text.
+        module: A DSPy module; without a predictor, the texts of its inputs are counted.
+        adapter: A DSPy adapter; None takes DSPy's own choice, as in the call.
+        inputs: Inputs of the module.
+        count: Returns the tokens of a text.
     """
     predictors = module.predictors() if isinstance(module, dspy.Module) else []
     chosen = adapter or dspy.settings.adapter or dspy.ChatAdapter()
@@ -284,11 +284,11 @@ def built_tokens(
     if predictors:
         first: Any = predictors[0]
         try:
-            # Callbacks are told of calls; this is none.
+            # No callbacks, as this is not a call.
             with dspy.context(callbacks=[]):
                 messages = chosen.format(first.signature, first.demos, dict(inputs))
         except Exception:
-            # What is wrong with the inputs is for the call itself to say.
+            # The call itself will report faults of the inputs.
             messages = []
     if not messages:
         messages = [{"content": str(value)} for value in inputs.values()]
@@ -304,16 +304,16 @@ def _size(content: Any, count: Callable[[str], int]) -> int:
 
 _MOST_COUNTED: Final = 50
 TOKENS_PER_COUNTED: Final = {"low": 1 / 1.9, "likely": 1 / 1.35, "high": 1.0}
-"""``count_tokens`` counts 1.0 to 1.9 times what tokenizers do."""
+"""Real tokens per token of ``count_tokens``, which counts 1.0 to 1.9 times as many."""
 
 
 def counted_rows(rows: Sequence[Any]) -> Sequence[Any]:
-    """Return the rows whose tokens are counted: of more than fifty, evenly spaced ones."""
+    """Return the rows whose tokens are counted; of a hundred or more, an evenly spaced part."""
     return rows[:: max(1, len(rows) // _MOST_COUNTED)]
 
 
 def tokens_beyond_val(rows: Mapping[str, Sequence[Any]]) -> dict[str, float]:
-    """Return by how many tokens the inputs of each split's rows are longer than those of val."""
+    """Return for each split by how many tokens its inputs are longer than those of val."""
     means = {name: _mean_tokens(found) for name, found in rows.items() if found}
     usual = means["val"]
     return {name: TOKENS_PER_COUNTED["likely"] * (mean - usual) for name, mean in means.items()}

@@ -1,4 +1,4 @@
-"""Asks the questions of a plan: LM, sample index and adapter of each seat, and its reply.
+"""Calls of the modules in a plan's seats, with the LM, sample index and adapter of each.
 
 A seat is the place of an agent in a layer, or the last step. A failed seat is data: a ``Response``
 without an answer, but with the reason. DSPy's optimizers and wrappers set LMs on predictors
@@ -47,13 +47,13 @@ _EMPTY: Final = "The model answered with an empty text."
 
 @dataclass(frozen=True, slots=True)
 class Seats:
-    """Asks questions. Each agent's LM is bound at the call, so copies and resets cannot lose it."""
+    """Asks questions, binding each agent's LM at the call, so copies and resets cannot lose it."""
 
     pool: AgentPool
     adapter: Any = None
 
     def ask_all(self, questions: Sequence[Question]) -> list[Response]:
-        """Ask all at the same time; return the responses in the order of the questions.
+        """Ask all questions in parallel; return the responses in the order of the questions.
 
         A question with a deadline is not waited for after it. Its thread may still finish the
         request that it has sent and store the reply, but has no other effect.
@@ -97,7 +97,7 @@ class Seats:
         return [f.result() if f in done else _late(q) for q, f in asked]
 
     def _ask_members(self, members: MemberQuestions) -> list[Response]:
-        """Ask in real time, then decide by the recorded seconds of answers: so results repeat."""
+        """Ask in real time, then decide by recorded seconds, so that results repeat."""
         cancelled = threading.Event()
         try:
             with interruptible():
@@ -143,7 +143,7 @@ class Seats:
             return seat.answered(prediction)
 
     async def aask_all(self, questions: Sequence[Question]) -> list[Response]:
-        """``ask_all`` as tasks; a late one is cancelled, and all are if the caller is."""
+        """Ask as tasks; a late task is cancelled, and all are cancelled with the caller."""
         if isinstance(questions, MemberQuestions):
             return await self._aask_members(questions)
         if _is_alone(questions):
@@ -156,7 +156,7 @@ class Seats:
             late = [task for task in tasks if not task.done()]
             for task in late:
                 task.cancel()
-            # Even a cancelled task is waited for: it still has to note what it spent.
+            # Cancelled tasks are awaited too, as they still have to record their spending.
             await asyncio.gather(*tasks, return_exceptions=True)
         asked = zip(questions, tasks, strict=True)
         return _collected([_late(q) if t in late else t.result() for q, t in asked])
@@ -194,7 +194,7 @@ class Seats:
         finally:
             for task in tasks:
                 task.cancel()
-            # Even a cancelled task is waited for: it still has to note what it spent.
+            # Cancelled tasks are awaited too, as they still have to record their spending.
             await asyncio.gather(*tasks, return_exceptions=True)
         return found | {place: (one, [], ()) for place, one in progress.unanswered().items()}
 
@@ -223,7 +223,7 @@ class Seats:
             "adapter": self._reading_adapter(question.agent),
         }
         if not question.is_final:
-            # The user does not read proposers, and they cannot stream from these threads.
+            # Proposers' text is not for the user, and they cannot stream from these threads.
             settings["send_stream"] = None
         if dspy.settings.trace is not None:
             # A separate trace: a late answer must not be written into the caller's.
@@ -260,7 +260,7 @@ class Seats:
 
 
 def _is_alone(questions: Sequence[Question]) -> bool:
-    """True if a single question needs no thread or task of its own."""
+    """Return whether a single question needs no thread or task of its own."""
     (first, *others) = questions
     is_watched = dspy.settings.send_stream is not None and not first.is_final
     return not others and first.deadline_seconds is None and not is_watched

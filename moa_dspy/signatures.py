@@ -1,6 +1,6 @@
-"""Every prompt of the library, as a signature's instructions: the only place for wording.
+"""All prompts of the library except the judges', as instructions of signatures.
 
-Except for what judges are told, which is in ``moa_dspy/judges/program.py``.
+The prompts of judges are in ``moa_dspy/judges/program.py``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ AGGREGATION_PROMPTS: Final[dict[str, str]] = {
         "Reply with the answer that is most likely right."
     ),
 }
-"""Aggregation prompts that a search knows by name: the paper's, and ours."""
+"""Aggregation prompts by name, for a search: the paper's, and that of this library."""
 
 REFERENCES_HEADING: Final = "Responses from models:"
 """The line above the references, as in the paper's prompt."""
@@ -51,7 +51,7 @@ RANK: Final = (
     "You are given an instruction and numbered responses to it from several models. Decide which "
     "response is the best: correct, complete and to the point. Reply with its number only."
 )
-"""The ranker's task for ``select`` (the paper's LLM-ranker baseline, in our words)."""
+"""The ranker's task for ``select`` (the paper's LLM-ranker baseline, in other words)."""
 
 ANALYSE: Final = (
     "You are given an instruction and numbered responses to it from several models. Do not answer "
@@ -61,7 +61,7 @@ ANALYSE: Final = (
 """The analyst's task for ``fuse``."""
 
 ANALYSIS_HEADING: Final = "Analysis of the responses above:"
-"""The line with which the analysis opens, as the last of the references."""
+"""First line of the analysis, which is the last of the references."""
 
 FUSE: Final = (
     "You have been provided with numbered responses of several models to the user's query. The "
@@ -72,22 +72,22 @@ FUSE: Final = (
 """The writer's task for ``fuse``."""
 
 _PARTS: Final = "moa_dspy_instructions"
-"""Under which the ``references`` field knows the prompt and the caller's own instructions."""
+"""Key in the ``references`` field for the prompt and the caller's own instructions."""
 
 _NAMES: Final = r"(?:`\w+`(?:, `\w+`)*)?"
 _DEFAULT: Final = re.compile(f"Given the fields {_NAMES}, produce the fields {_NAMES}\\.")
-"""The words that DSPy writes where the caller gave no instructions."""
+"""DSPy's default instructions, for a caller who gave none."""
 
 
 def with_references(
     signature: type[dspy.Signature], *, prompt: str = AGGREGATE_AND_SYNTHESIZE
 ) -> type[dspy.Signature]:
-    """Return ``signature`` with a ``references`` input and the aggregation task above its own."""
+    """Return ``signature`` with a ``references`` input and the aggregation task before its own."""
     own = signature.instructions
-    # Blanks at the end of the caller's own words are sent as they are.
+    # Blanks at the end of the caller's own instructions are kept.
     instructions = f"{prompt}\n\n{own}".lstrip() if own.strip() else prompt.strip()
     field = _numbered()
-    # In the field, as optimizers, copies and loaded files keep a signature's fields.
+    # Stored in the field, as optimizers, copies and loaded files keep a signature's fields.
     field.json_schema_extra[_PARTS] = [prompt, signature.instructions]
     extended: type[dspy.Signature] = signature.append(REFERENCES, field, list[str])
     result: type[dspy.Signature] = extended.with_instructions(instructions)
@@ -97,10 +97,10 @@ def with_references(
 def separated(signature: Any) -> tuple[str, str]:
     """Return the caller's own instructions and the aggregation prompt, each "" if there is none.
 
-    DSPy's default instructions ("Given the fields ...") are no user's own. After an
-    optimizer wrote new instructions, a part that is still there word for word, at its
-    end of them, leaves the rest to the other part; if neither is, all of the new text is
-    the prompt, and the caller's own instructions stay what they were.
+    DSPy's default instructions ("Given the fields ...") do not count as the caller's own. If an
+    optimizer wrote new instructions that still begin or end with one of the two parts word for
+    word, the rest is the other part; otherwise all of the new text is the prompt, and the caller's
+    own instructions are unchanged.
     """
     text = str(signature.instructions)
     if REFERENCES not in signature.input_fields:
@@ -147,17 +147,17 @@ def _about_references(
 _KEPT_INPUTS: Final = (
     *("completions", "config", "demos", "instance", "lm", "new_signature", "self", "signature"),
 )
-"""Keyword arguments that DSPy's modules keep for themselves: they never reach a prompt."""
+"""Keyword arguments reserved by DSPy's modules, which never reach a prompt."""
 _KEPT_OUTPUTS: Final = ("base", "self")
-"""Arguments with which a ``dspy.Prediction`` is made."""
+"""Names of arguments of ``dspy.Prediction``."""
 
 
 def usable_signature(signature: Any) -> Any:
-    """Return the DSPy signature of a text or a signature, if a mixture can answer it.
+    """Return a text or signature as a DSPy signature, if a mixture can answer it.
 
     Raises:
-        ArchitectureError: If it cannot be read, or a field has a name that the library or
-            DSPy needs.
+        ArchitectureError: If it cannot be read, or a field has a name reserved by this library or
+            DSPy.
     """
     if isinstance(signature, str):
         # DSPy itself fails on some of these names.
@@ -184,7 +184,7 @@ def usable_signature(signature: Any) -> Any:
 
 
 _FIELD_NAMES: Final = re.compile(r"(?:^|,)\s*([^\W\d]\w*)\s*(?=[:,]|$)")
-"""Names of fields in one side of a signature's text."""
+"""Field names on one side of a signature's text."""
 
 
 def _refuse_kept_names(inputs: Iterable[str], outputs: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""A listener that streams a mixture's answer: as it is written, or whole if it was picked."""
+"""A listener that streams a mixture's answer, as it is written or, if it was picked, at once."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _PART_OF_TOKEN: Final = re.compile(
 
 
 class AnswerListener(StreamListener):
-    """Listens to one output field of a mixture's answer, whatever the mixture's adapter.
+    """Listener for one output field of a mixture's answer, for every adapter of the mixture.
 
-    ``dspy.streamify(program, stream_listeners=[AnswerListener(mixture)])`` yields the text as
-    the aggregator writes it, and before it a status message for every proposer that has
-    answered. A vote or a selection picks an answer that is complete: it comes as one chunk.
-    DSPy's own listener knows the adapter of the settings only and no plain chat, and it
-    drops what follows two brackets. A field of JSON is shown as JSON, escapes included.
+    ``dspy.streamify(program, stream_listeners=[AnswerListener(mixture)])`` yields the text as the
+    aggregator writes it, and before it a status message for every proposer that has answered. A
+    vote or a selection picks a complete answer, which is sent as one chunk. DSPy's own listener
+    supports only the adapter of the settings and not plain chat, and it drops text after two
+    brackets. A field of JSON is shown as JSON, with escapes.
 
     Args:
-        mixture: Alone, or inside the program that is streamed.
+        mixture: The streamed mixture, or a mixture inside the streamed program.
         field: Name of the output field; default: the signature's last one.
 
     Raises:
-        ArchitectureError: If ``mixture`` is none, or has no such field.
+        ArchitectureError: If ``mixture`` is not a mixture, or has no such field.
     """
 
     def __init__(self, mixture: PlannedModule, field: str | None = None) -> None:
@@ -55,33 +55,34 @@ class AnswerListener(StreamListener):
         if field is not None and field not in outputs:
             raise ArchitectureError(f"Unknown `field` {field!r}; known are {', '.join(outputs)}.")
         writer = mixture.writer
-        # What no predictor writes is sent by the mixture itself, which DSPy takes as well.
+        # An answer that no predictor writes is sent by the mixture itself, which DSPy accepts as
+        # well.
         heard = mixture if writer is None else writer.predictors()[-1]
         super().__init__(field or outputs[-1], predict=heard, predict_name="aggregator")
         self._adapter = mixture.adapter
         self._said = self._shown = self._half = ""
-        # LMs that are not the pool's send thoughts inside of the text; a field opens none.
+        # LMs that were not adopted send thoughts inside the text; names of fields open no thought.
         self._splitter = ReplySplitter("".join(f"<{name}>{{{name}}}" for name in outputs))
 
     @property
     def adapter(self) -> Any:
-        """The adapter that the aggregator's reply is written for."""
+        """The adapter of the aggregator's reply."""
         return self._adapter or dspy.settings.adapter or dspy.ChatAdapter()
 
     @property
     def _heard_by_dspy(self) -> Any:
-        """The adapter as DSPy's listener knows it, which looks for no subclass; None for chat."""
+        """The adapter as DSPy's listener needs it, of no subclass; None for plain chat."""
         kinds: tuple[Any, ...] = (dspy.JSONAdapter, dspy.XMLAdapter)
         return next((kind() for kind in kinds if isinstance(self.adapter, kind)), None)
 
     def whole(self, values: Mapping[str, Any]) -> StreamResponse:
-        """Return the field of an answer that is complete, as the only chunk."""
+        """Return the field of a complete answer as a single chunk."""
         self.stream_start = True
         name = self.signature_field_name
         return self._response(render({name: values.get(name, "")}), is_last=True)
 
     def receive(self, chunk: Any) -> StreamResponse | None:
-        """Return what of ``chunk`` is text of the field, if any."""
+        """Return the part of ``chunk`` that belongs to the field, or None."""
         text, self._half = without_half(self._half + (chunk.choices[0].delta.content or ""))
         _, answer = self._splitter.feed(text)
         if (heard := self._heard_by_dspy) is not None:
@@ -92,7 +93,7 @@ class AnswerListener(StreamListener):
         return self._more(self._visible(is_whole=False))
 
     def finalize(self) -> StreamResponse | None:
-        """Return what was held back, at the end."""
+        """Return the text that was held back, at the end of the stream."""
         if isinstance(self.predict, PlannedModule):
             return None
         _, rest = self._splitter.feed(self._half)
@@ -106,7 +107,7 @@ class AnswerListener(StreamListener):
         return found
 
     def _visible(self, *, is_whole: bool) -> str:
-        """Return the field's value as far as it was said; blanks at its end may yet be none."""
+        """Return the value received so far, without blanks that may be at its end."""
         text = self._said
         if isinstance(self.adapter, PlainChat):
             return self._without_end(text, is_whole=is_whole)
@@ -118,11 +119,11 @@ class AnswerListener(StreamListener):
         return value[: end.start()].strip() if end else value.strip()
 
     def _without_end(self, text: str, *, is_whole: bool) -> str:
-        """Return plain text without the tokens that end it, as the adapter reads it."""
+        """Return plain text without its end tokens, as the adapter reads it."""
         if is_verbatim(self.adapter):
             return text.strip()
         shown = str(without_closing(text)).strip()
-        # What has begun may yet be such a token.
+        # The last characters may be the beginning of such a token.
         return shown if is_whole else _PART_OF_TOKEN.sub("", shown).strip()
 
     def _more(self, visible: str) -> StreamResponse | None:
@@ -137,7 +138,7 @@ class AnswerListener(StreamListener):
 
 
 def _with_text(chunk: Any, text: str) -> Any:
-    """Return a copy of ``chunk`` with another text: other listeners get the chunk as well."""
+    """Return a copy of ``chunk`` with another text, as other listeners get ``chunk`` too."""
     changed = copy.copy(chunk)
     choice = copy.copy(chunk.choices[0])
     choice.delta = copy.copy(choice.delta)

@@ -1,8 +1,8 @@
-"""Traces of agents' calls for OpenTelemetry and MLflow, and the record of a study in MLflow.
+"""Traces of agents' calls for OpenTelemetry and MLflow, and records of studies in MLflow.
 
-Spans are made where the program has set up OpenTelemetry, or traces with MLflow; elsewhere the
-two packages are not even imported. Neither spans nor records hold a key. They hold questions and
-answers only where ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true`` asks for them.
+Spans are made if the program has set up OpenTelemetry or MLflow tracing; otherwise the two packages
+are not imported. Spans and records hold no keys. They hold questions and answers only with
+``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true``.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _ROLES: Final = {
     "fuse": "aggregator",
 }
 _LONGEST_PARAM: Final = 500
-"""Characters of a parameter that every MLflow server takes."""
+"""Length of a parameter, in characters, that every MLflow server accepts."""
 
 
 def _tracer() -> Any:
-    """Return the tracer of the program's OpenTelemetry; None where it was never set up."""
+    """Return the tracer of the program's OpenTelemetry; None if it is not set up."""
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return None
@@ -45,21 +45,21 @@ def _tracer() -> Any:
 
 
 def _mlflow() -> Any:
-    """Return MLflow where it traces the call around this one; else None."""
+    """Return MLflow if it traces the surrounding call; else None."""
     mlflow = sys.modules.get("mlflow")
     current = getattr(mlflow, "get_current_active_span", None)
     return mlflow if current is not None and current() is not None else None
 
 
 def is_traced_outside() -> bool:
-    """True if OpenTelemetry or MLflow would see a question to an agent."""
+    """Return whether OpenTelemetry or MLflow would record a question to an agent."""
     return _tracer() is not None or _mlflow() is not None
 
 
 def mixture_span(mixture: Any, **attributes: Any) -> AbstractContextManager[Any]:
-    """Return a span of one question to a mixture, for ``with``; without effect where none is on.
+    """Return a span of a question to a mixture, for ``with``; has no effect without tracing.
 
-    MLflow's autolog has a span of the module already.
+    With MLflow's autolog no span is added, as it makes one for the module.
     """
     if (tracer := _tracer()) is None:
         return _OFF
@@ -73,7 +73,7 @@ def mixture_span(mixture: Any, **attributes: Any) -> AbstractContextManager[Any]
 
 
 def agent_span(seat: Question, model: str) -> AbstractContextManager[Any]:
-    """Return a span of one question to an agent, for ``with``; see ``mixture_span``.
+    """Return a span of a question to an agent, for ``with``; see ``mixture_span``.
 
     Args:
         seat: The question.
@@ -110,9 +110,9 @@ def _spans(seat: Question, model: str, tracer: Any, mlflow: Any) -> Iterator[Non
 
 
 def place_of_node(node: str) -> tuple[str, int | None]:
-    """Return role and layer, from 1 on, of a computation; None for the last step.
+    """Return the role and layer (from 1) of a computation; the layer is None for the last step.
 
-    A proposer's name holds those of the layers before it, in parentheses in parentheses.
+    The name of a proposer's node contains those of the layers before it, in nested parentheses.
     """
     kind = node.partition(":")[0]
     role = _ROLES.get(kind, kind)
@@ -126,13 +126,13 @@ def place_of_node(node: str) -> tuple[str, int | None]:
 
 
 def note_reply(seat: Question, reply: Response, *, made: int, stored: int) -> None:
-    """Put what an agent's reply took on the span of its question, where there is one.
+    """Record the cost of an agent's reply on the span of its question, if there is one.
 
     Args:
         seat: The question.
         reply: The response.
-        made: Requests that were sent for it.
-        stored: Requests that a store or recording answered.
+        made: Number of requests sent for it.
+        stored: Number of requests answered by a store or recording.
     """
     tracer, mlflow = _tracer(), _mlflow()
     if tracer is None and mlflow is None:
@@ -174,7 +174,7 @@ class FinishedSearch(Protocol):
 
 
 class MlflowStudy:
-    """Writes a search into MLflow while it runs: a run of the study, and one below it per trial.
+    """Writes a search to MLflow while it runs: a run for the study, with a nested run per trial.
 
     It is a callback of ``ModelSearch``::
 
@@ -183,13 +183,13 @@ class MlflowStudy:
         search.compile(student, trainset=rows)
         log.finish(search.result)
 
-    A server that fails while the search runs is logged once; the search goes on.
+    A failure of the server during the search is logged once; the search goes on.
 
     Args:
-        uri: Tracking URI; None is that of MLflow's own settings.
-        experiment: Name of the experiment, made where there is none.
-        name: Of the run.
-        params: Further parameters of the run; texts of prompts and keys have no place here.
+        uri: Tracking URI; None takes that of MLflow's settings.
+        experiment: Name of the experiment, which is made if it does not exist.
+        name: Name of the run.
+        params: Further parameters of the run; do not pass prompts or keys.
 
     Raises:
         StudyError: If MLflow is not installed, or the URI cannot be used.
@@ -235,16 +235,16 @@ class MlflowStudy:
         self._try(lambda: self._write_trial(trial))
 
     def finish(self, result: FinishedSearch, files: Sequence[Path] = ()) -> None:
-        """Write the result, keep files beside it, and end the run.
+        """Write the result and files as artifacts, and end the run.
 
         Args:
-            result: Of the search.
-            files: Such as the program and the report; they are kept as they are.
+            result: Result of the search.
+            files: Files such as the program and the report, stored unchanged.
         """
         self._try(lambda: self._write_result(result.to_json(), files))
 
     def fail(self) -> None:
-        """End the run of a search that has no result."""
+        """End the run of a search that failed."""
         self._try(lambda: self._client.set_terminated(self._run, status="FAILED"))
 
     def _write_trial(self, trial: Any) -> None:
@@ -315,7 +315,7 @@ class MlflowStudy:
         try:
             write()
         except Exception as error:
-            # Money was spent on the search: what only looks on must not end it.
+            # Money was spent on the search, so an observer must not end it.
             if not self._has_failed:
                 _logger.warning("MLflow was not told of all trials: %s.", type(error).__name__)
             self._has_failed = True

@@ -1,4 +1,4 @@
-"""Offline stand-ins for models: agents that reply by script, or from recorded responses."""
+"""Offline replacements for models: agents that reply by script, or from recorded responses."""
 
 from __future__ import annotations
 
@@ -41,22 +41,21 @@ def scripted_pool(
     reads_all: bool = False,
     count: Callable[[str], int] = n_words,
 ) -> Pool:
-    """Return a pool whose agents reply by script, through the call store as real ones do.
+    """Return a pool whose agents reply by script, through the call store like real agents.
 
-    So calls are counted, stored, reused and limited: ``pool.calls.ledger.spending``.
-    A script replies as a model does, in the adapter's format: plain text for
-    ``PlainChat``, ``[[ ## answer ## ]]`` fields for the chat adapter, whose failure
-    to read a reply costs a second call. At temperature 0 a
-    script is asked once per message, whatever the sample.
+    So calls are counted (``pool.calls.ledger.spending``), stored, reused and limited. A script
+    replies like a model, in the adapter's format: plain text for ``PlainChat``,
+    ``[[ ## answer ## ]]`` fields for the chat adapter, whose failure to read a reply costs a second
+    call. At temperature 0 a script is called once per message, for all samples.
 
     Args:
-        answers: Script per agent name; an exception, given or raised, is a failed call.
-        calls: Where answers come from and go to; default: memory.
-        temperature: Of every agent.
+        answers: Script by agent name; an exception, given or raised, makes a failed call.
+        calls: Source and store of answers; default: memory.
+        temperature: Temperature of every agent.
         usd_per_million_tokens: Price of prompt and completion tokens alike; default 0.
-        reads_all: Whether a script is given the texts of all messages, system message
-            first, a blank line between two, instead of the last user message.
-        count: Counts the tokens of a text; default: words.
+        reads_all: Whether a script gets the texts of all messages, system message first, separated
+            by blank lines, instead of the last user message.
+        count: Returns the tokens of a text; default: its words.
     """
     prices = usd_per_million_tokens or {}
     shared = calls or Calls()
@@ -78,7 +77,7 @@ def scripted_pool(
 
 @dataclass(frozen=True, slots=True)
 class ScriptedEngine:
-    """Replies to a ``dspy.lm15.Request`` by a script; asks no endpoint."""
+    """Engine that replies to a ``dspy.lm15.Request`` by a script, without an endpoint."""
 
     script: Script
     reads_all: bool = False
@@ -152,26 +151,26 @@ def _lm(
 def recorded_pool(recorded: RecordedResponses, *, calls: Calls | None = None) -> Pool:
     """Return a pool with one agent per recorded model, which answers by example.
 
-    The example is the one of the surrounding ``call_scope``, as a search opens it; elsewhere,
-    or where that id was not recorded, the one whose text is the last user message. The agents
-    answer the bare question only, in plain chat (``PlainChat``), so they can vote and be
-    selected by consensus; an agent that is shown other responses raises ``UnknownCallError``.
-    A response that was recorded as null or blank is a model's failure. What a response cost is
-    what the recording says, also where there was no response. A recording that does not say
-    ``usd`` or ``seconds`` of everything leaves the price, or the time, of all agents unknown.
+    The example is that of the surrounding ``call_scope``, which a search opens; otherwise, or if
+    its id was not recorded, that whose text is the last user message. The agents answer only the
+    bare question, in plain chat (``PlainChat``), so they can vote and be selected by consensus; an
+    agent that is given other responses raises ``UnknownCallError``. A response recorded as null or
+    blank is a failure of the model. The costs are those of the recording, also for missing
+    responses. If the recording lacks ``usd`` or ``seconds`` for any response, the price or the time
+    of all agents is unknown.
 
     Args:
         recorded: The questions, and the response of every agent to each.
-        calls: Its ledger counts the answers, as reused; default: a replay of its own.
+        calls: Its ledger counts the answers as reused; default: a new replay.
     """
     shared = calls or Calls(replay_only=True)
     counts = Counter(text.strip() for text in recorded.questions.values())
     ids = {
         text.strip(): name
         for name, text in recorded.questions.items()
-        if counts[text.strip()] == 1  # a text of two questions does not say which one is asked
+        if counts[text.strip()] == 1  # a text of two questions would be ambiguous
     }
-    # Not the price of an answer, which is recorded, but a sign that it is known.
+    # Not the price of an answer, which is recorded, but a mark that it is known.
     price = 0.0 if recorded.knows("usd") else None
     agents = [
         Agent(
@@ -195,7 +194,7 @@ _NO_RESPONSE: Final = "The model gave no response when it was recorded."
 
 @dataclass(frozen=True, slots=True)
 class _Replay:
-    """Finds the recorded response of one agent."""
+    """The recorded responses of one agent, found by request."""
 
     agent: str
     recorded: RecordedResponses = field(repr=False)
@@ -286,7 +285,7 @@ class RecordedEngine(_Shared):
         yield from lm15.response_to_events(self.complete(request))
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, as no connection is open."""
 
 
 class AsyncRecordedEngine(_Shared):
@@ -302,7 +301,7 @@ class AsyncRecordedEngine(_Shared):
             yield event
 
     async def aclose(self) -> None:
-        """Nothing is open."""
+        """Do nothing, as no connection is open."""
 
 
 def _recorded_lm(replay: _Replay) -> dspy.LM:

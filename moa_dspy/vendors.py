@@ -1,4 +1,4 @@
-"""Facts about endpoints and vendors: gateways, reasoning models, prices, ends, errors in words."""
+"""Facts about endpoints and vendors: gateways, reasoning models, prices, finish reasons, errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NATIVE_VENDORS: Final = frozenset(
     {"anthropic", "deepseek", "gemini", "groq", "hosted_vllm", "moonshot", "ollama", "ollama_chat"}
     | {"openai", "openrouter", "xai"}
 )
-"""Vendors that DSPy's own client reaches without LiteLLM (dspy 3.4)."""
+"""Vendors that DSPy's own client supports without LiteLLM (dspy 3.4)."""
 OWN_PROTOCOL: Final = frozenset({"anthropic", "gemini"})
 """Native vendors whose gateways do not speak OpenAI's chat completions."""
 _REASONING: Final = re.compile(
@@ -35,7 +35,7 @@ def vendor_of(model: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host, by name or address, is this machine for itself alone."""
+    """Return whether a host, by name or address, is a loopback address of this machine."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -43,10 +43,10 @@ def is_loopback(host: str) -> bool:
 
 
 def gateway_of(model: str) -> str | None:
-    """Return the URL that the environment names for the vendor of ``model``, or None.
+    """Return the URL in the environment for the vendor of ``model``, or None.
 
-    As DSPy and LiteLLM read it: ``OPENAI_BASE_URL`` or ``OPENAI_API_BASE``, and for every
-    other vendor ``VENDOR_API_BASE`` or ``VENDOR_BASE_URL``. The first that is set counts.
+    As in DSPy and LiteLLM: ``OPENAI_BASE_URL`` or ``OPENAI_API_BASE``, and for every other vendor
+    ``VENDOR_API_BASE`` or ``VENDOR_BASE_URL``; the first that is set.
     """
     vendor = vendor_of(model).removesuffix("_chat").upper()
     ends = ("BASE_URL", "API_BASE") if vendor == "OPENAI" else ("API_BASE", "BASE_URL")
@@ -54,7 +54,7 @@ def gateway_of(model: str) -> str | None:
 
 
 def is_reasoning_model(model: str) -> bool:
-    """True if ``model`` is one of OpenAI's that take no temperature and no ``max_tokens``."""
+    """Return whether ``model`` is OpenAI's and takes no temperature and no ``max_tokens``."""
     return _REASONING.fullmatch(model.rpartition("/")[2]) is not None
 
 
@@ -63,15 +63,15 @@ _OPENS_THOUGHTS: Final = re.compile(
     r"|minimax-m[12]\b|(?:ace|open)reason",
     re.IGNORECASE,
 )
-"""Models whose chat templates open the thought, so that a reply has the closing tag only."""
+"""Models whose chat templates open the thought, so that a reply has only the closing tag."""
 _SET_APART: Final = NATIVE_VENDORS - {"hosted_vllm", "ollama", "ollama_chat"}
-"""Vendors whose own servers never send a thought whose opening tag is missing."""
+"""Vendors whose own servers never send a thought without its opening tag."""
 
 
 def opens_thought(identity: str) -> bool | None:
-    """Return whether the chat template of a caller's model opens the thought by itself.
+    """Return whether the chat template of a caller's model opens the thought.
 
-    Then replies have the closing tag only. None means that neither model nor vendor tells.
+    Then replies have only the closing tag. None means that it is not known for model or vendor.
 
     Args:
         identity: ``MODEL@ENDPOINT``.
@@ -88,12 +88,12 @@ class Price:
     """The price of a model's tokens.
 
     Attributes:
-        usd_per_million_prompt_tokens: 0 where they are free.
-        usd_per_million_completion_tokens: 0 where they are free.
-        source: ``pool`` (the pool file or the caller says so), ``local`` (this machine), or
-            ``litellm`` (LiteLLM's price list has this very name).
-        usd_per_million_cached_tokens: Of prompt tokens that the vendor read from its cache; None
-            where they cost what other prompt tokens do.
+        usd_per_million_prompt_tokens: Price of prompt tokens; 0 if they are free.
+        usd_per_million_completion_tokens: Price of completion tokens; 0 if they are free.
+        source: ``pool`` (from the pool file or the caller), ``local`` (this machine), or
+            ``litellm`` (LiteLLM's price list has exactly this name).
+        usd_per_million_cached_tokens: Price of prompt tokens that the vendor read from its cache;
+            None if it is that of other prompt tokens.
     """
 
     usd_per_million_prompt_tokens: float
@@ -103,7 +103,7 @@ class Price:
 
     @property
     def per_token(self) -> dict[str, Any]:
-        """The price of one token of each kind, as ``AgentCalls`` takes it."""
+        """Return the price of one token of each kind, as arguments of ``AgentCalls``."""
         cached = self.usd_per_million_cached_tokens
         prompt = self.usd_per_million_prompt_tokens
         return {
@@ -121,10 +121,10 @@ class Price:
 
 
 def listed_price(model: str) -> Price | None:
-    """Return the price of ``vendor/NAME`` at the vendor's own, or None if no list has that name.
+    """Return the list price of ``vendor/NAME`` at the vendor's own endpoint, or None.
 
-    LiteLLM's list is read as it was installed, without LiteLLM and without a request. It has
-    ``vendor/NAME`` itself, or ``NAME`` with that vendor; names that resemble it do not count.
+    LiteLLM's installed list is read, without importing LiteLLM and without a request. An entry must
+    be ``vendor/NAME``, or ``NAME`` with that vendor; similar names do not count.
     """
     vendor, _, name = model.partition("/")
     entry = _price_list().get(model) or _price_list().get(name) or {}
@@ -154,33 +154,33 @@ def _price_list() -> Mapping[str, Mapping[str, Any]]:
 _FILTERED: Final = frozenset(
     {"BLOCKLIST", "LANGUAGE", "OTHER", "PROHIBITED_CONTENT", "RECITATION", "SAFETY", "SPII"}
 )
-"""Reasons of Gemini's why it ended an answer, or gave none."""
+"""Gemini's reasons why it ended an answer early or gave none."""
 _WINDOW_EXCEEDED: Final = "model_context_window_exceeded"
 
 
 def regular_ending(data: dict[str, Any], *, is_for_litellm: bool) -> dict[str, Any]:
-    """Return a reply or event of Gemini's or Anthropic's whose ending all clients read alike.
+    """Return a reply or event of Gemini or Anthropic with an ending that all clients read alike.
 
-    An answer that was filtered, or a prompt that was blocked, is an answer that says so, an empty
-    one if need be; DSPy's client would raise, and LiteLLM drop what there is. Tokens of thoughts
-    count as tokens of the answer, as they are paid for; tokens of the prompt that Anthropic's
-    cache held, or keeps from now on, as tokens of the prompt.
+    A filtered answer or a blocked prompt becomes an answer (possibly empty) with that finish
+    reason; otherwise DSPy's client would raise, and LiteLLM would drop the text. Tokens of thoughts
+    count as tokens of the answer, as they are paid for; prompt tokens that Anthropic reads from or
+    writes to its cache count as prompt tokens.
 
     Args:
-        data: As the server sent it.
-        is_for_litellm: Whether LiteLLM reads it, and not DSPy's own client.
+        data: The reply as sent by the server.
+        is_for_litellm: Whether LiteLLM reads it, instead of DSPy's own client.
     """
     candidates, feedback = data.get("candidates"), data.get("promptFeedback")
     if not candidates and isinstance(feedback, Mapping) and feedback.get("blockReason"):
         candidates = [{"index": 0, "finishReason": "SAFETY"}]
     if isinstance(candidates, list):
-        # Each client takes a word of its own for an answer that was filtered.
+        # Each client has its own finish reason for a filtered answer.
         word = "content_filter" if is_for_litellm else "safety"
         usage = data.get("usageMetadata")
         return {
             **{name: value for name, value in data.items() if name != "promptFeedback"},
             "candidates": [_regular_candidate(one, word) for one in candidates],
-            # LiteLLM adds thoughts itself, and raises where nothing was counted.
+            # LiteLLM adds thoughts itself, and raises without counts.
             "usageMetadata": (usage or {}) if is_for_litellm else _with_thoughts(usage),
         }
     if not is_for_litellm:
@@ -214,9 +214,9 @@ _CACHED: Final = ("cache_read_input_tokens", "cache_creation_input_tokens")
 
 
 def _with_cached(data: dict[str, Any]) -> dict[str, Any]:
-    """Return a reply or event of Anthropic's whose prompt tokens are all of them.
+    """Return a reply or event of Anthropic whose prompt tokens include cached ones.
 
-    Anthropic counts apart what its cache held; LiteLLM, and all other vendors, count it in.
+    Anthropic counts cached tokens separately; LiteLLM and all other vendors include them.
     """
     inner = data.get("message")
     if isinstance(inner, Mapping) and "usage" in inner:
@@ -236,16 +236,16 @@ _WORDS: Final = (
     *("error_description", "error", "err", "errors", "exception", "title", "description"),
     *("reason", "text"),
 )
-"""Fields in which servers say what is wrong, those that say most first."""
+"""Fields in which servers describe errors, the most informative first."""
 _MARKUP: Final = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^<>]*>", re.DOTALL | re.IGNORECASE)
 
 
 def server_words(body: str) -> dict[str, Any]:
-    """Return what a server says is wrong: its ``message`` in one line, "" where it says nothing.
+    """Return a server's error: its ``message`` in one line, "" if it has none.
 
-    Beside it stand ``code``, ``type`` and ``param``, where it names them. OpenAI, vLLM, FastAPI,
-    Ollama, LM Studio, llama.cpp, Anthropic, Gemini and gateways each have a shape of their own;
-    of a page, its text is taken. A gateway's words are followed by those of the server behind it.
+    Also ``code``, ``type`` and ``param``, if given. OpenAI, vLLM, FastAPI, Ollama, LM Studio,
+    llama.cpp, Anthropic, Gemini and gateways each have their own format; of a web page, its text is
+    used. A gateway's message is followed by that of the server behind it.
     """
     try:
         data = json.loads(body)
@@ -259,18 +259,18 @@ def server_words(body: str) -> dict[str, Any]:
         return {"message": _one_line(_said(source))}
     named = {name: source[name] for name in ("code", "type", "param") if source.get(name)}
     if isinstance(named.get("code"), int):
-        del named["code"]  # the status again
+        del named["code"]  # repeats the status
     said = ": ".join(filter(None, (_said(source) or _said(data), _behind(source))))
     return {**named, "message": _one_line(said)}
 
 
 def shown_body(body: str) -> str:
-    """Return a body in one line, cut; "" for one that holds nothing."""
+    """Return a body in one line, shortened; "" for an empty body."""
     return "" if body.strip() in ("", "null", "{}", "[]", '""') else _one_line(body)
 
 
 def _behind(error: Mapping[str, Any]) -> str:
-    """Return the words of the server behind a gateway, as OpenRouter passes them on."""
+    """Return the message of the server behind a gateway, in the form of OpenRouter."""
     metadata = error.get("metadata")
     raw = metadata.get("raw") if isinstance(metadata, Mapping) else None
     if not raw:
@@ -298,7 +298,7 @@ def _one_line(text: str) -> str:
 
 
 def _said(value: Any) -> str:
-    """Return the words in a value; what is wrong with a field has its name before it."""
+    """Return the message in a value; an error of a field is preceded by its name."""
     if isinstance(value, list | tuple):
         return "; ".join(filter(None, map(_said, value)))
     if not isinstance(value, Mapping):
@@ -314,7 +314,7 @@ SERVERS: Final = {
     "vLLM": 8000,
     "LM Studio": 1234,
 }
-"""Servers of models and their usual ports; each lists its models at ``/v1/models``."""
+"""Model servers and their default ports; each lists its models at ``/v1/models``."""
 KEYS: Final = {
     "OPENAI_API_KEY": ("openai/gpt-4.1-mini", "openai/gpt-4.1-nano"),
     "ANTHROPIC_API_KEY": ("anthropic/claude-haiku-4-5",),
@@ -324,4 +324,4 @@ KEYS: Final = {
     "GROQ_API_KEY": ("groq/openai/gpt-oss-20b",),
     "OPENROUTER_API_KEY": ("openrouter/openai/gpt-4.1-mini",),
 }
-"""Variables of keys, and cheap models to begin with."""
+"""Environment variables of keys, and a cheap first model for each."""

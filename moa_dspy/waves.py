@@ -1,4 +1,4 @@
-"""The waves in which members of a vote are asked, and messages on which have answered.
+"""Waves in which members of a vote are asked, and status messages about their answers.
 
 The answer of a vote is certain as soon as the members that were not asked cannot change it. So
 members are asked in waves: each has as many as could make the answer certain if they agreed, and
@@ -46,7 +46,7 @@ class Waves:
     """Decides which members of a vote, by place, are asked next.
 
     Attributes:
-        weights: Of each place, whole numbers.
+        weights: Weight of each place, as whole numbers.
         priority: All places in the order of asking, which also breaks ties: among the answers
             with most weight, the one of the first place is returned.
         agreeing: Places that are asked first; no others are asked if they give the same answer.
@@ -118,7 +118,7 @@ class Waves:
         return sum(ballot is not None for ballot in given.values()) >= self.quorum
 
     def is_settled(self, given: MemberVotes) -> bool:
-        """True if the answer no longer depends on the members that were not asked."""
+        """Return whether the answer no longer depends on the members that were not asked."""
         rest = self.rest(given)
         if not rest:
             return True
@@ -180,7 +180,7 @@ class WaveRules:
     deadline_seconds: float | None = None
 
     def votes(self, responses: Mapping[int, Response]) -> dict[int, Hashable | None]:
-        """Return the answers of the responses, by place; None where there is none."""
+        """Return the answers of the responses, by place; None if there is none."""
         return {
             place: self.ballot(response) if response.has_answer else None
             for place, response in responses.items()
@@ -231,9 +231,9 @@ class MemberQuestions(list[Question]):
         return self.settled(known, seconds=took)
 
     def replay(self) -> Replay:
-        """Return the responses as the waves go if each takes the seconds that it is recorded with.
+        """Return the responses of the waves if each response takes its recorded seconds.
 
-        Yields the places whose responses are needed next, and is sent these.
+        Yields the places whose responses are needed next, and is sent these responses.
         """
         rules, now = self.rules, 0.0
         given: dict[int, Response] = {}
@@ -278,7 +278,7 @@ Replay: TypeAlias = Generator[list[int], Sequence[Response], list[Response]]
 def replayed(
     members: MemberQuestions, fetch: Callable[[list[int]], Sequence[Response]]
 ) -> list[Response]:
-    """Run ``members.replay`` with responses that ``fetch`` returns."""
+    """Run ``members.replay`` with responses from ``fetch``."""
     steps = members.replay()
     try:
         places = next(steps)
@@ -295,7 +295,7 @@ class MemberProgress:
 
     Attributes:
         members: The questions.
-        responses: Of those that have answered, or failed, by place.
+        responses: Responses, by place, of the members that have answered or failed.
     """
 
     members: MemberQuestions

@@ -1,4 +1,4 @@
-"""Calls to language models: made once, stored, limited, and never paid for again."""
+"""Calls to language models, each made and paid for once, then stored, within a budget."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Budgets: upper limits of what may be spent, and ledgers that count and refuse."""
+"""Budgets (upper limits of spending), and ledgers that count calls and refuse further ones."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Budget:
     """Upper limits of a study; None means no limit.
 
     Attributes:
-        calls: Calls really made; stored answers are free.
+        calls: Calls sent to an endpoint; stored answers are free.
         tokens: Prompt and completion tokens of the calls made.
-        usd: By the pool's prices.
+        usd: Cost by the pool's prices.
         seconds: Wall time from the first call on, of all workers together and of earlier runs
             of the study too; it does not run while no process works on the study.
 
@@ -42,7 +42,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """Calls, tokens, usd and seconds that were spent; ``reused`` calls were not paid for."""
+    """Calls, tokens, usd and seconds spent; ``reused`` counts stored answers, which are free."""
 
     made: int = 0
     reused: int = 0
@@ -51,7 +51,7 @@ class Spending:
     seconds: float = 0.0
 
     def since(self, before: Spending, *, seconds: float) -> Spending:
-        """Return what was spent after ``before``, in so many seconds by the clock."""
+        """Return the spending since ``before``, with ``seconds`` as its wall time."""
         return Spending(
             made=self.made - before.made,
             reused=self.reused - before.reused,
@@ -72,17 +72,16 @@ class Totals:
 
 
 class Ledger:
-    """Counts what is spent and refuses a call before it would go beyond the budget.
+    """Counts spending and refuses a call that might exceed the budget before it is made.
 
-    A call is reserved before it is made, by an upper bound, and settled after it,
-    so that calls in flight count too. The ledger of ``Calls`` counts every call that goes
-    through them; ``spending_under`` adds another one for a part of the program.
-    Safe for threads.
+    The ledger reserves an upper bound before a call and replaces it by the real cost after the
+    call, so calls in flight count too. The ledger of ``Calls`` counts every call of that object;
+    ``spending_under`` adds a further ledger for a part of the program. Safe for threads.
 
     Args:
-        budget: None limits nothing.
-        spent: What was spent before, if the ledger is kept in memory.
-        backend: Where it is kept; default: the memory of this process.
+        budget: The limits; None means no limit.
+        spent: Earlier spending, if the ledger is kept in memory.
+        backend: Storage of the ledger; default: the memory of this process.
     """
 
     def __init__(
@@ -108,17 +107,17 @@ class Ledger:
         """Reserve room for one call.
 
         Args:
-            estimate: Its upper bound.
-            key: Of the call: if this process dies, its stored answer says what it cost.
-            share: Part of every limit that this call may use; a search keeps back what its
-                final test will need.
+            estimate: Upper bound of the call's usage.
+            key: Key of the call. If this process dies, the cost is read from the stored answer.
+            share: Part of every limit that this call may use; a search reserves the rest for its
+                final test.
 
         Returns:
             The number of the reservation, for ``settle``.
 
         Raises:
-            BudgetReachedError: If the call might go beyond a limit, naming the limit.
-            StudyError: If nothing bounds what the call may use, and tokens or usd are limited.
+            BudgetReachedError: If the call might exceed a limit; the message names the limit.
+            StudyError: If the call's usage has no upper bound, and tokens or usd are limited.
         """
         self._check_bound(estimate)
         while True:
@@ -131,7 +130,7 @@ class Ledger:
         given = {name: getattr(self.budget, name) for name in LIMITS}
         limits = {name: value * share for name, value in given.items() if value is not None}
         if "seconds" in limits:
-            # The next call may well take as long as the slowest one did.
+            # The next call may take as long as the slowest call so far.
             limits["seconds"] -= self._slowest
         return limits
 
@@ -146,7 +145,7 @@ class Ledger:
                 )
 
     def _refuse(self, estimate: CallEstimate, share: float) -> None:
-        """Raise for the first limit that is in the way; none is if a call was just settled."""
+        """Raise for the first limit exceeded; there is none if a call was settled meanwhile."""
         totals = self.backend.totals()
         needed = {
             "calls": totals.calls + 1,
@@ -161,24 +160,24 @@ class Ledger:
                 raise BudgetReachedError(f"The budget of {whole:g} {name} is reached{kept}.")
 
     def settle(self, number: str, *, tokens: int, usd: float, seconds: float) -> None:
-        """Replace a reservation by what the call really used, failed calls included."""
+        """Replace a reservation by the call's real usage, also for a failed call."""
         with self._lock:
             self._slowest = max(self._slowest, seconds)
             reused, self._reused = self._reused, 0
         self.backend.settle(number, Spending(made=1, reused=reused, tokens=tokens, usd=usd))
 
     def cancel(self, number: str) -> None:
-        """Take back a reservation of a call that was not made."""
+        """Cancel the reservation of a call that was not made."""
         self.backend.settle(number, Spending())
 
     def count_reuse(self, n: int = 1) -> None:
-        """Count answers that came from the store."""
-        # In memory until the next call is settled: a hit must not cost a write.
+        """Count answers that were read from the store."""
+        # Kept in memory until the next call is settled: a stored answer must not cost a write.
         with self._lock:
             self._reused += n
 
     def flush(self) -> None:
-        """Write the reuses that were counted since the last call was settled."""
+        """Write the reused answers counted since the last call was settled."""
         with self._lock:
             reused, self._reused = self._reused, 0
         self.backend.add(Spending(reused=reused))
@@ -186,20 +185,20 @@ class Ledger:
 
 @contextmanager
 def spending_under(ledger: Ledger, *, share: float = 1.0) -> Iterator[None]:
-    """Have ``ledger`` count and limit every call made inside, beside the ledger of the calls.
+    """Count and limit every call made inside with ``ledger`` too, beside the ledger of ``Calls``.
 
-    A call is made only if all ledgers allow it, and is counted in each of them. Threads and
-    tasks that were started inside with a copied context take part, others do not.
+    A call is made only if all ledgers allow it, and is counted in each of them. This applies to
+    threads and tasks started inside with a copied context, not to others.
 
     Args:
-        ledger: May be the one of the calls itself, to give it a share.
-        share: Part of its limits that the calls inside may use. A scope never widens the one
-            around it: of nested shares of one ledger the smallest counts.
+        ledger: A ledger; it may be that of ``Calls`` itself, to restrict it to a share.
+        share: Part of its limits that the calls inside may use. For nested scopes of one ledger,
+            the smallest share applies.
     """
     outer = current_scope()
     share = min(share, outer.ledgers.get(ledger, 1.0))
     others = {other: part for other, part in outer.ledgers.items() if other is not ledger}
-    # The innermost comes first: what a search may not spend is not even reserved elsewhere.
+    # The innermost ledger comes first: a call that it refuses is not reserved in the others.
     with entered(replace(outer, ledgers={ledger: share, **others})):
         yield
 
@@ -211,7 +210,7 @@ def budget_share(ledger: Ledger) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Room for one call in every ledger that counts it.
+    """A reservation for one call in every ledger that counts it.
 
     Attributes:
         numbers: The reservation's number in each ledger.
@@ -226,13 +225,13 @@ class Reservation:
         """Reserve in all ledgers, or in none if one refuses.
 
         Args:
-            ledgers: With the share of its limits that the call may use.
-            estimate: Upper bound of the call.
-            key: Of the call.
+            ledgers: Each ledger with the share of its limits that the call may use.
+            estimate: Upper bound of the call's usage.
+            key: Key of the call.
 
         Raises:
-            BudgetReachedError: If the call might go beyond a limit.
-            StudyError: If nothing bounds what the call may use, and tokens or usd are limited.
+            BudgetReachedError: If the call might exceed a limit.
+            StudyError: If the call's usage has no upper bound, and tokens or usd are limited.
         """
         numbers: dict[Ledger, str] = {}
         try:
@@ -244,56 +243,56 @@ class Reservation:
         return cls(numbers)
 
     def settle(self, *, tokens: int, usd: float, seconds: float) -> None:
-        """Replace the reservation by what the call really used, failed calls included."""
+        """Replace the reservation by the call's real usage, also for a failed call."""
         for ledger, number in self.numbers.items():
             ledger.settle(number, tokens=tokens, usd=usd, seconds=seconds)
 
     def cancel(self) -> None:
-        """Take the reservation back: the call was not made."""
+        """Cancel the reservation: the call was not made."""
         for ledger, number in self.numbers.items():
             ledger.cancel(number)
 
 
 class BudgetBackend(Protocol):
-    """Keeps what a ledger counts: in the memory of one process, or in a store that workers share.
+    """Storage of a ledger: the memory of one process, or a store that several workers share.
 
-    Safe for threads. What is reserved is charged until it is settled.
+    Safe for threads. A reservation is charged until it is settled.
     """
 
     def spending(self) -> Spending:
-        """Return what was spent, calls in flight not included."""
+        """Return the spending without calls in flight."""
         ...
 
     def totals(self) -> Totals:
-        """Return what counts against a budget, calls in flight included."""
+        """Return the spending that counts against a budget, with calls in flight."""
         ...
 
     def reserve(
         self, estimate: CallEstimate, *, limits: Mapping[str, float], key: str | None
     ) -> str | None:
-        """Reserve room for one call and return a number, or None if it goes beyond a limit.
+        """Reserve one call and return the reservation's number, or None if it exceeds a limit.
 
         Args:
-            estimate: Of the call.
-            limits: Upper limits by name, of ``totals`` with the call included.
-            key: Of the call; by it the cost is found if this process dies.
+            estimate: Upper bound of the call's usage.
+            limits: Upper limits of ``totals`` by name, with this call included.
+            key: Key of the call, by which its cost is found if this process dies.
         """
         ...
 
     def settle(self, number: str, spent: Spending) -> None:
-        """Replace a reservation by what was spent; without effect on one that is settled."""
+        """Replace a reservation by the real spending; has no effect if it is settled already."""
         ...
 
     def add(self, spent: Spending) -> None:
-        """Add what was spent before, or elsewhere."""
+        """Add earlier spending, or that of another process."""
         ...
 
 
 class MemoryBudget:
-    """Spending of one process, in memory; time runs from the first reservation on.
+    """Spending of one process, in memory; time counts from the first reservation.
 
     Args:
-        spent: What was spent before.
+        spent: Earlier spending.
     """
 
     def __init__(self, spent: Spending | None = None) -> None:
@@ -304,13 +303,13 @@ class MemoryBudget:
         self._lock = threading.Lock()
 
     def spending(self) -> Spending:
-        """Return what was spent, calls in flight not included."""
+        """Return the spending without calls in flight."""
         with self._lock:
             s = self._spent
             return Spending(s.made, s.reused, s.tokens, s.usd, self._seconds())
 
     def totals(self) -> Totals:
-        """Return what counts against a budget, calls in flight included."""
+        """Return the spending that counts against a budget, with calls in flight."""
         with self._lock:
             return self._totals(CallEstimate())
 
@@ -330,7 +329,7 @@ class MemoryBudget:
     def reserve(
         self, estimate: CallEstimate, *, limits: Mapping[str, float], key: str | None
     ) -> str | None:
-        """Reserve room for one call, or return None if it goes beyond a limit."""
+        """Reserve one call and return its number, or None if it exceeds a limit."""
         with self._lock:
             if self._started is None:
                 self._started = time.monotonic()
@@ -343,13 +342,13 @@ class MemoryBudget:
             return number
 
     def settle(self, number: str, spent: Spending) -> None:
-        """Replace a reservation by what was spent."""
+        """Replace a reservation by the real spending."""
         with self._lock:
             if self._open.pop(number, None) is not None:
                 self._add(spent)
 
     def add(self, spent: Spending) -> None:
-        """Add what was spent before, or elsewhere."""
+        """Add earlier spending, or that of another process."""
         with self._lock:
             self._add(spent)
 

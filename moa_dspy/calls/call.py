@@ -1,7 +1,6 @@
 """Calls (one request to a language model with its response), their tokens, and their backends.
 
-Also the repairs of a reply's counts and choices, which servers send in other forms than clients
-read.
+Also repairs of token counts and choices that a server sends in a form that clients cannot read.
 """
 
 from __future__ import annotations
@@ -25,22 +24,22 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request that was answered, or that failed; stored once and never paid for again.
+    """A request with its response or its failure; it is stored and paid for once.
 
     Attributes:
         key: ``call_key`` of the request.
-        agent: Name of the agent, for people; it is not part of the key.
+        agent: Name of the agent, for display; it is not part of the key.
         identity: Model with its endpoint or weights.
         sample: Index of an independent sample; always 0 at temperature 0.
         request: Canonical JSON of the request, without the model's name.
         response: Canonical JSON of the response; None when the call failed.
-        prompt_tokens: As the endpoint counted them.
-        completion_tokens: As the endpoint counted them.
-        usd: Price by the pool's list, not by the vendor's.
-        seconds: Wall time of the one request when it was really made.
-        failure: Error type and message without secrets; None when it was answered.
-        attempt: Number of the attempt, from 1 on; 0 means that it was never sent.
-        time: When it was made, in UTC seconds since 1970; 0.0 means unknown.
+        prompt_tokens: As counted by the endpoint.
+        completion_tokens: As counted by the endpoint.
+        usd: Cost by the pool's prices, not by the vendor's bill.
+        seconds: Wall time of the request when it was sent.
+        failure: Error type and message without secrets; None when the request was answered.
+        attempt: Number of the attempt, from 1; 0 means that the request was never sent.
+        time: Time of the call in UTC seconds since 1970; 0.0 means unknown.
     """
 
     key: str
@@ -59,26 +58,26 @@ class Call:
 
 
 def canonical_json(value: Any) -> str:
-    """Return the one JSON text of ``value``: sorted keys, no spaces, Unicode kept.
+    """Return the canonical JSON of ``value``: sorted keys, no spaces, Unicode not escaped.
 
-    Half of a surrogate pair, with which a cut reply may end, is escaped: no file could hold it.
+    A lone surrogate, with which a cut reply may end, is escaped, as no file could hold it.
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
 def call_key(identity: str, sample: int, request: str) -> str:
-    """Return the sha256 that names a call by its content.
+    """Return the sha256 of a call's content, its key in every store.
 
-    The identity holds the endpoint, so two servers of one model name never
-    share; a changed prompt or setting is a changed ``request`` and a new call.
+    The identity includes the endpoint, so two servers with the same model name never share answers;
+    a changed prompt or setting is a changed ``request`` and a new call.
     """
     text = "\x00".join((identity, str(sample), request))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class CallBackend(Protocol):
-    """Something that may hold the call of a key: a store or a recording."""
+    """A source of calls by key: a store or a recording."""
 
     def get(self, key: str, /) -> Call | None:
         """Return the call, or None."""
@@ -86,27 +85,27 @@ class CallBackend(Protocol):
 
 
 class WritableBackend(CallBackend, Protocol):
-    """A backend that also keeps new calls."""
+    """A backend that also stores new calls."""
 
     def put(self, call: Call, /) -> Call | None:
-        """Keep ``call``, durably, before returning; a failure gives way to an answer.
+        """Store ``call`` durably before returning; an answer replaces a stored failure.
 
         Returns:
-            The call that is kept if that is not ``call``: the first answer to a key stays.
+            The stored call if that is not ``call``: the first answer to a key is kept.
         """
         ...
 
 
 @runtime_checkable
 class SharedBackend(WritableBackend, Protocol):
-    """A backend that several processes use: one at a time makes the call of a key."""
+    """A backend for several processes, of which only one at a time makes the call of a key."""
 
     def claim(self, key: str, /) -> bool:
-        """Take the right to make the call of ``key``, and return whether it was free."""
+        """Claim the right to make the call of ``key``; return whether the claim succeeded."""
         ...
 
     def release(self, key: str, /) -> None:
-        """Give the claim back; ``put`` of an answer does so by itself."""
+        """Release the claim; ``put`` of an answer releases it too."""
         ...
 
 
@@ -121,21 +120,21 @@ class MemoryCalls:
         return self._calls.get(key)
 
     def put(self, call: Call, /) -> Call:
-        """Keep ``call`` unless its key has an answer; return the call that is kept."""
+        """Store ``call`` unless its key has an answer; return the stored call."""
         kept = self._calls.get(call.key)
         if kept is None or kept.failure is not None:
             self._calls[call.key] = kept = call
         return kept
 
     def answered_by(self, identity: str, *, limit: int) -> list[Call]:
-        """Return at most ``limit`` answered calls of a model, any ones."""
-        # A copy: other threads put calls meanwhile.
+        """Return at most ``limit`` answered calls of a model, in no particular order."""
+        # Copied, as other threads may add calls meanwhile.
         answered = (c for c in list(self._calls.values()) if c.response is not None)
         return list(islice((c for c in answered if c.identity == identity), limit))
 
 
 class NoStore:
-    """A backend that keeps nothing: every request is sent again."""
+    """A backend that stores nothing, so every request is sent."""
 
     def get(self, key: str, /) -> Call | None:
         """Return None."""
@@ -149,9 +148,10 @@ class NoStore:
 _logger = logging.getLogger(__name__)
 
 _MAX_TOKENS: Final = 2**53
-"""A larger count is no count, and no database column would take it."""
+"""A larger count is treated as missing; no database column would accept it."""
 _BYTES_PER_TOKEN: Final = 3
-"""English has about 4 bytes per token, German 3, Chinese 3 to 5: rather too many than too few."""
+"""English has about 4 bytes per token, German 3, Chinese 3 to 5; 3 estimates too many tokens
+rather than too few."""
 _TOKENS_PER_MESSAGE: Final = 8
 _TEXT_FIELDS: Final = frozenset({"arguments", "content", "input", "system", "text", "thinking"})
 
@@ -161,10 +161,10 @@ class TokenCount:
     """Tokens of one call.
 
     Attributes:
-        prompt: Of the request.
-        completion: Of the response.
-        is_estimated: Whether one of them is an estimate.
-        cached: Of the prompt's, those that the vendor read from its cache.
+        prompt: Tokens of the request.
+        completion: Tokens of the response.
+        is_estimated: Whether either number is an estimate.
+        cached: Prompt tokens that the vendor read from its cache.
     """
 
     prompt: int
@@ -174,14 +174,14 @@ class TokenCount:
 
 
 def token_counts(request: str, response: Mapping[str, Any]) -> TokenCount:
-    """Return the tokens of a call; an estimate where the endpoint's count is none.
+    """Return the tokens of a call, estimated if the endpoint's count is not valid.
 
-    Absent, null, zero, negative, fractional and absurdly large counts are none, and so is text.
-    An empty answer may have no tokens.
+    A count is not valid if it is absent, null, zero, negative, fractional, absurdly large or a
+    text. Only an empty answer may have 0 tokens.
 
     Args:
         request: Canonical JSON.
-        response: Plain data.
+        response: The response as plain data.
     """
     usage = response.get("usage")
     usage = usage if isinstance(usage, Mapping) else {}
@@ -201,7 +201,7 @@ def token_counts(request: str, response: Mapping[str, Any]) -> TokenCount:
 
 
 def is_count(value: object) -> TypeGuard[int]:
-    """True if ``value`` may be a number of tokens."""
+    """Return whether ``value`` may be a number of tokens."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_TOKENS
 
 
@@ -211,9 +211,9 @@ _ENVELOPES: Final = ("message", "response")
 
 
 def without_odd_usage(reply: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a reply, or an event of a stream, without counts that a parser would raise at.
+    """Return a reply or stream event without token counts at which a client's parser would raise.
 
-    The answer beside them is good, and paid for.
+    The answer in such a reply is valid and paid for.
     """
     kept = dict(reply)
     for name in _USAGES:
@@ -232,7 +232,7 @@ def _sane_counts(usage: Any) -> dict[str, Any] | None:
     for name, value in usage.items():
         if isinstance(value, Mapping):
             kept[name] = _sane_counts(value)
-        # Prices, tiers and lists of modalities stand there too.
+        # The same object also holds prices, tiers and lists of modalities.
         elif "token" not in name.lower() or value is None or is_count(value) or _is_list(value):
             kept[name] = value
     return kept
@@ -243,13 +243,13 @@ def _is_list(value: Any) -> bool:
 
 
 def has_counts(response: str) -> bool:
-    """True if the canonical JSON of a response holds both counts."""
-    # Inside a text these quotes are escaped, so they are those of the fields.
+    """Return whether the canonical JSON of a response holds both counts."""
+    # Quotes inside a text are escaped, so these can only be field names.
     return '"input_tokens":' in response and '"output_tokens":' in response
 
 
 def facts_of(call: Call, *, is_reused: bool) -> CallFacts:
-    """Return what a call cost, for the log of a scope."""
+    """Return the cost and end of a call, for the log of a scope."""
     reply = reply_facts(call.response, call.request)
     return CallFacts(
         agent=call.agent,
@@ -292,16 +292,16 @@ def _texts(content: Any, name: str = "") -> Iterator[str]:
 
 
 _IMPOSSIBLE: Final = -9999.0
-"""Log-probability of a token that has probability 0, as vLLM writes it."""
+"""Log-probability of a token of probability 0, as vLLM writes it."""
 
 
 def regular_choices(data: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Return a reply or event whose choices have text and numbers where clients want them.
+    """Return a reply or event whose choices have the types that clients expect.
 
     Args:
-        data: As the server sent it; content may be a list of parts there, and the
+        data: The reply as sent by the server; its content may be a list of parts, and the
             log-probability of an impossible token null, infinite or NaN.
-        kind: Where a choice has its content: ``message`` or ``delta``.
+        kind: Key of a choice's content: ``message`` or ``delta``.
     """
     choices = data.get("choices")
     if not isinstance(choices, list):
@@ -349,14 +349,14 @@ def _possible(entry: Any) -> Any:
 
 
 class UsageWarnings:
-    """Warnings that an agent's endpoint counts no tokens: one per agent and process."""
+    """Warnings about endpoints that count no tokens, one per agent and process."""
 
     def __init__(self) -> None:
         self._warned: set[str] = set()
         self._lock = threading.Lock()
 
     def warn(self, agent: str) -> None:
-        """Warn, unless this agent was warned of before."""
+        """Warn about this agent, but only once."""
         with self._lock:
             if agent in self._warned:
                 return

@@ -1,7 +1,7 @@
-"""The way to an answer: from a store, from a recording, or from the endpoint by paid attempts.
+"""The path of a request to its answer: from a store, a recording, or the endpoint.
 
-Requests for the same key share one call (single flight): among the threads and tasks of this
-process by a future, among the processes on one store by a claim.
+Requests for the same key share one call (single flight): the threads and tasks of this process
+through a future, the processes on one store through a claim.
 """
 
 from __future__ import annotations
@@ -66,18 +66,18 @@ from moa_dspy.errors import MoaError, UnknownCallError
 
 
 class Calls:
-    """Answers requests from a store, a recording or the endpoint, each key once at a time.
+    """Answers requests from a store, a recording or the endpoint, one call per key at a time.
 
     Args:
-        store: Keeps new answers; None keeps them in memory only.
-        recording: Read-only answers that were made elsewhere.
+        store: Where new answers are stored; None keeps them in memory only.
+        recording: Read-only answers from an earlier recording.
         replay_only: Whether an unknown request is an error instead of a call.
-        ledger: Counts and limits all that is spent; ``spending_under`` adds others.
+        ledger: Counts and limits all spending; ``spending_under`` adds further ledgers.
         clock: Source of time.
 
     Attributes:
-        outage_policy: May be set. Then a temporary failure is no failed call, and is retried,
-            as the policy says instead of ``num_retries``.
+        outage_policy: If set, a temporary failure does not count as a failed call, and it is
+            retried by this policy instead of ``num_retries``.
     """
 
     def __init__(
@@ -102,16 +102,16 @@ class Calls:
     def prepare(
         self, caller: AgentCalls, content: Mapping[str, Any], *, sample: int | None = None
     ) -> CallRequest:
-        """Return the request with its key and its estimate; nothing is sent.
+        """Return the request with its key and its estimate, without sending it.
 
         Args:
             caller: The agent that asks.
             content: The request as plain JSON data, without the model's name.
-            sample: Index of the independent sample; None means that of the current scope.
+            sample: Index of the independent sample; None takes that of the current scope.
         """
         config = content.get("config", {})
         sample = current_scope().sample if sample is None else sample
-        # A greedy agent gives one answer however often it is asked: asking twice is paying twice.
+        # At temperature 0 all samples are equal, so a second one would only be paid for again.
         sample = 0 if config.get("temperature") == 0 else sample
         text = canonical_json(content)
         longest = config.get("max_tokens")
@@ -123,7 +123,7 @@ class Calls:
     def known(self, request: CallRequest) -> Call | None:
         """Return the stored or recorded call and log it as reused, or None.
 
-        A recorded failure is an answer in a replay; elsewhere it is retried.
+        In a replay, a recorded failure is returned; otherwise the request is retried.
 
         Raises:
             UnknownCallError: In a replay, when the recording has no such call.
@@ -145,7 +145,7 @@ class Calls:
         return None
 
     def count_reuse(self, n: int = 1) -> None:
-        """Count answers that were known already, in every ledger that counts here."""
+        """Count reused answers in every ledger of the current scope."""
         for ledger in self._ledgers():
             ledger.count_reuse(n)
 
@@ -154,10 +154,10 @@ class Calls:
         return {**scoped, self.ledger: scoped.get(self.ledger, 1.0)}
 
     def answer(self, request: CallRequest, send: Sender) -> Call:
-        """Return the call of ``request``, making it with ``send`` only if it is not known.
+        """Return the call of ``request``, calling ``send`` only if it is not stored or recorded.
 
         Raises:
-            DeadlineError: If the scope's time ended before a request was sent.
+            DeadlineError: If the scope's deadline passed before a request was sent.
         """
         if (call := self.known(request)) is not None:
             return call
@@ -170,7 +170,7 @@ class Calls:
         return answered
 
     async def aanswer(self, request: CallRequest, send: ASender) -> Call:
-        """``answer`` for coroutines."""
+        """Return the call of ``request`` as ``answer``, in a coroutine."""
         if (call := self.known(request)) is not None:
             return call
         interrupted = interrupt_event()
@@ -180,7 +180,7 @@ class Calls:
             return await aunless(interrupted, arun_plan(self.plan(request), send))
 
     def plan(self, request: CallRequest) -> CallPlan:
-        """Describe how to get the call of ``request``, which was not known just now."""
+        """Return the steps that get the call of ``request``, which is not known yet."""
         deadline, interrupted = Deadline.of(current_scope(), self.clock), interrupt_event()
         limits: SharedSlots | None = getattr(self._shared, "limits", None)
         attempts = Attempts(
@@ -201,7 +201,7 @@ class Calls:
                         return call
                     continue
                 try:
-                    # It may have been answered since the look before.
+                    # It may have been answered since the last check.
                     return self.known(request) or (yield from self._claimed(attempts))
                 finally:
                     self._in_flight.finish(request.key, flight)
@@ -211,7 +211,7 @@ class Calls:
             raise
 
     def _claimed(self, attempts: Attempts) -> CallPlan:
-        """Make the call under a claim, or take it over from the process that made it."""
+        """Make the call under a claim, or read the answer of the process that holds the claim."""
         request, shared = attempts.request, attempts.shared
         if shared is None:
             return (yield from attempts.plan())
@@ -224,7 +224,7 @@ class Calls:
                 yield Sleep(attempts.deadline, pause)
                 if (call := self.known(request)) is not None:
                     return call
-            # It may have been answered between the last look and the claim.
+            # It may have been answered between the last check and the claim.
             return self.known(request) or (yield from attempts.plan())
         finally:
             if claiming.result:
@@ -233,16 +233,17 @@ class Calls:
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """Makes the call of ``request``; ``plan`` describes how and does nothing by itself.
+    """The attempts at one request; ``plan`` yields their steps, which the caller carries out.
 
     Attributes:
         request: The request.
         deadline: How long the caller waits.
-        store: Keeps the call.
-        ledgers: Count what is spent, each with the share of its limits that the call may use.
+        store: Where the call is stored.
+        ledgers: The ledgers that count this call, each with the share of its limits that it may
+            use.
         shared: The store again if other processes use it too, else None.
-        limits: Limits that these processes share; None means none.
-        outage_policy: Decides about retries instead of the caller's policy, if there is one.
+        limits: Limits that these processes share; None means no shared limits.
+        outage_policy: If set, it decides about retries instead of the caller's policy.
     """
 
     request: CallRequest
@@ -254,7 +255,7 @@ class Attempts:
     outage_policy: OutagePolicy | None = None
 
     def plan(self) -> CallPlan:
-        """Try as often as the retry policy says, but not beyond the deadline."""
+        """Try as often as the retry policy allows, but not beyond the deadline."""
         last: Exception | None = None
         pause = 0.0
         for number in count(1):
@@ -283,7 +284,7 @@ class Attempts:
         return caller.retries.wait_seconds(error, attempt=number, key=self.request.key)
 
     def note_unsent(self, error: DeadlineError) -> None:
-        """Keep that nothing was sent: a replay must come to the same end."""
+        """Store that nothing was sent, so that a replay ends in the same way."""
         unsent = Attempt(self.request, 0, self.deadline.clock, started=self.deadline.started)
         self._keep(unsent.failed(error))
 
@@ -297,7 +298,7 @@ class Attempts:
         return (yield from self._with_slot(caller.limiter, make))
 
     def _with_slot(self, limiter: Limiter, make: Callable[[], CallPlan]) -> CallPlan:
-        """Wait until the limiter leaves room for the call, then make it."""
+        """Wait for a slot of the limiter, then make the call."""
         slot = limiter.acquire()
         try:
             if not slot.done():
@@ -308,7 +309,7 @@ class Attempts:
             limiter.release(slot)
 
     def _with_shared_slot(self, limits: SharedSlots, make: Callable[[], CallPlan]) -> CallPlan:
-        """Wait until all processes together leave room for the call, then make it."""
+        """Wait for a slot that is shared by all processes, then make the call."""
         acquiring = Work(partial(limits.acquire, self.request.caller.limiter))
         try:
             for pause in poll_seconds():
@@ -355,14 +356,14 @@ class Attempts:
         return policy is not None and policy.is_temporary(error, self.request, attempt=number)
 
     def _worked(self, work: Work) -> Generator[Step, None, None]:
-        """Do ``work``; only a shared store may take long enough to need a thread."""
+        """Do ``work``, in a thread only for a shared store, which may take long."""
         if self.shared is not None:
             yield work
         else:
             work.run()
 
     def _settled(self, call: Call, reservation: Reservation) -> Call:
-        # Stored before it is settled: a process that dies in between has lost nothing.
+        # Stored before it is settled, so a process that dies in between loses nothing.
         try:
             return self._keep(call)
         finally:
@@ -381,14 +382,14 @@ _USAGE_WARNINGS: Final = UsageWarnings()
 
 @dataclass(slots=True)
 class Attempt:
-    """A request that is being made.
+    """One attempt at a request, while it is under way.
 
     Attributes:
         request: The request.
-        number: Number of the attempt, from 1 on; 0 means that it is not sent.
+        number: Number of the attempt, from 1; 0 means that the request is not sent.
         clock: Source of time.
-        started: When it began, by the clock's ``monotonic``.
-        seconds: Its duration; 0 while it lasts.
+        started: Start of the attempt by the clock's ``monotonic``.
+        seconds: Duration of the attempt; 0 until it ends.
     """
 
     request: CallRequest

@@ -1,23 +1,23 @@
-"""The parts of a model's reply: its thought, its answer, why it ended, and what was said instead.
+"""The parts of a model's reply: its thought, its answer, its reason to end and any refusal.
 
-Endpoints without a reasoning parser send thoughts inside of the text. They are told from the
-answer by these rules, so that a text which only mentions a tag stays as it is:
+Endpoints without a reasoning parser send thoughts inside the text. These rules separate them from
+the answer and leave a text that only mentions a tag unchanged:
 
 * a tag such as ``<think>`` opens a thought only where the reply begins, after white space or
-  another thought. The thought ends at the first closing tag; without one (the token limit cut
-  it, as a rule) all of it is thought.
-* a tag that is an output field of the request (``<thinking>`` as the XML adapter writes it)
-  opens nothing; nor does a rarer one, such as ``<reasoning>``, that the request mentions.
-* a closing tag without an opening one, as chat templates cause that open the thought
-  themselves, ends a thought if it is not quoted, not in a code block, and either begins its
-  line or follows the text before it without a space. A stream waits for it where the model is
-  known for it, and before the beginning of the first field where the reply has fields. Where
-  nothing is known it waits, if there are fields, after any text before them, else if the text
-  begins as models think aloud (``thinks_aloud``).
-* channels (``<|channel|>analysis<|message|>...``) count where the reply begins: ``final`` is
-  the answer, every other one a thought.
+  another thought. The thought ends at the first closing tag; without a closing tag (usually cut by
+  the token limit) the whole text is thought.
+* a tag that is an output field of the request (``<thinking>`` as the XML adapter writes it) opens
+  no thought; nor does a rarer tag, such as ``<reasoning>``, that the request mentions.
+* a closing tag without an opening tag (the chat template opened the thought) ends a thought if it
+  is not quoted, not in a code block, and either begins its line or follows the text before it
+  without a space. A stream waits for it if the model is known to do this, and before the first
+  field if the reply has fields. If the model is not known, the stream waits after any text before
+  the first field or, in a reply without fields, if the text begins like a thought
+  (``thinks_aloud``).
+* channels (``<|channel|>analysis<|message|>...``) count where the reply begins: ``final`` is the
+  answer, every other channel a thought.
 
-Stored replies are kept as they came; they are split whenever they are read.
+Stored replies are kept unchanged; they are split whenever they are read.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ _TAGS: Final = {
     "<|begin_of_thought|>": "<|end_of_thought|>",
     "<|channel>thought": "<channel|>",
 }
-"""Opening and closing tag of a thought, in lower case; models write them in any case."""
+"""Opening and closing tags of thoughts, in lower case; models write them in any case."""
 _OPENING: Final = re.compile("|".join(map(re.escape, _TAGS)), re.IGNORECASE)
 _CLOSING: Final = re.compile("|".join(map(re.escape, _TAGS.values())), re.IGNORECASE)
 
 _IF_UNASKED: Final = frozenset({"reasoning", "reflection", "scratchpad"})
-"""Tags that an asker may have a use for, if the request mentions them."""
+"""Tags that are part of the answer if the request mentions them."""
 _ANSWER_OPENS: Final = ("<|start_response|>", "<|begin_of_solution|>", "<|begin_of_box|>")
 """Tokens that open the answer after a thought."""
 _UNSEEN: Final = " \t\r\n\f\v\ufeff\u200b"
-"""What may stand before a reply: white space, a byte order mark."""
+"""Characters that may precede a reply: white space, a byte order mark."""
 
 _CHANNELS: Final = re.compile(
     r"\s*(?:(?:<\|start\|>\w*)?<\|channel\|>|(?:analysis|commentary|final)<\|message\|>)"
@@ -69,7 +69,7 @@ _TOKEN_BEGUN: Final = re.compile(r"<(?:\|\w*\|?)?\Z")
 _BARE_CHANNELS: Final = re.compile(
     r"\s*analysis(?=[A-Z])(?P<thought>.*?)assistantfinal(?P<answer>.*)", re.DOTALL
 )
-"""Channels whose tokens the server took out."""
+"""Names of channels whose special tokens the server removed."""
 _BARE_BEGUN: Final = re.compile(r"\s*analysis(?=[A-Z])")
 
 _BEGINNINGS: Final = (
@@ -79,12 +79,12 @@ _BEGINNINGS: Final = (
     *(f"{name}<|message|>" for name in ("analysis", "commentary", "final")),
 )
 REFUSAL: Final = "refusal"
-"""Field of a message, and of the event that ends a stream, with what the model will not do."""
+"""Field with the model's refusal, in a message and in the last event of a stream."""
 _MARKER: Final = re.compile(r"\[\[ ## \w+ ## \]\]")
 _XML_FIELD: Final = re.compile(r"<(\w+)>\\n\{\w+\}")
 _BRACE: Final = re.compile(r"\{")
 _FENCE: Final = re.compile(r"\s+|```\w*")
-"""What may stand before the first field of an answer."""
+"""Text that may precede the first field of an answer."""
 _QUOTES: Final = "`'\"\u201c\u201d\u2018\u2019«»([{"
 
 
@@ -93,10 +93,10 @@ class SplitReply:
     """A reply's text, split.
 
     Attributes:
-        thought: Without white space around it; "" where there is none.
-        answer: The rest. Without a thought it is the whole text, unchanged.
+        thought: The thought without white space around it; "" if there is none.
+        answer: The rest of the text; without a thought, the whole text unchanged.
         is_settled: Whether every text that follows belongs to the answer.
-        is_unopened: Whether the thought had a closing tag only.
+        is_unopened: Whether the thought has only a closing tag.
     """
 
     thought: str
@@ -112,12 +112,12 @@ def split_reply(
 
     Args:
         text: A reply, or the beginning of one.
-        request: What was asked, as text or JSON: tags that are its output fields do not count.
-        is_whole: Whether the reply has ended. Of one that goes on, only what can no longer
-            change is returned.
-        is_opened: Whether the chat template opens the thought: then nothing before the closing
-            tag is returned until the reply has ended. None means that it is not known: then the
-            same holds for a text that ``thinks_aloud``.
+        request: The request as text or JSON: tags that are its output fields do not count.
+        is_whole: Whether the reply has ended. If not, only parts that can no longer change are
+            returned.
+        is_opened: Whether the chat template opens the thought: then nothing before the closing tag
+            is returned until the reply has ended. None means unknown: then this applies only to a
+            text that ``thinks_aloud``.
     """
     if _CHANNELS.match(text):
         return _split_channels(text, is_whole)
@@ -148,7 +148,7 @@ def _is_field(tag: str, request: str) -> bool:
 
 
 def _opened(answer: str, is_whole: bool) -> str | None:
-    """Return an answer without the token that opens it; None of one that may yet be the token."""
+    """Return an answer without its opening token; None if it may be an incomplete token."""
     lower = answer.lower()
     if token := next(filter(lower.startswith, _ANSWER_OPENS), None):
         return answer[len(token) :].lstrip()
@@ -161,7 +161,7 @@ def _joined(thoughts: list[str]) -> str:
 
 
 def _without_begun(text: str, closing: str) -> str:
-    """Return ``text`` without what may be the beginning of ``closing`` at its end."""
+    """Return ``text`` without a possible beginning of ``closing`` at its end."""
     lower = text.lower()
     longest = min(len(closing) - 1, len(text))
     n = next((n for n in range(longest, 0, -1) if lower.endswith(closing[:n])), 0)
@@ -182,7 +182,8 @@ def _split_unopened(text: str, request: str, is_whole: bool, is_opened: bool | N
     if field is None:
         waits = is_opened or (is_opened is None and thinks_aloud(text))
     else:
-        # A thought may rehearse the fields, and of an unknown model so may any text before them.
+        # A thought may contain the fields; for an unknown model any text before them may be a
+        # thought.
         waits = begun is None or (is_opened is None and bool(_FENCE.sub("", text[: begun.start()])))
     if waits or field:
         end = len(text) if begun is None or waits else begun.start()
@@ -219,24 +220,24 @@ _ALOUD: Final = tuple(
         *("давай", "давайте", "итак", "мне", "пользователь", "сначала", "так", "хорошо"),
     )
 )
-"""Beginnings of texts that go on with anything but a letter; a blank stands for that."""
+"""Beginnings of thoughts; a blank stands for any character but a letter."""
 _ALOUD_UNSPACED: Final = (
     *("好", "嗯", "首先", "用户", "我", "让我", "现在", "这道题", "这个问题", "题目", "问题"),
     *("まず", "ユーザー", "質問", "うーん", "사용자", "먼저", "음"),
 )
-"""Those of languages without blanks."""
+"""Beginnings in languages without blanks."""
 
 
 def thinks_aloud(text: str) -> bool:
-    """Return whether ``text`` begins as models think aloud, or may yet.
+    """Return whether ``text`` begins like a model's thought, or is too short to tell.
 
-    No rule tells the thought of an unknown model from its answer before the tag that ends it:
-    thoughts run to thousands of characters. Three ways were weighed for the first stream of a
-    model of which nothing is known. To wait for the end of every such stream, or for so many
-    characters, makes all models slow at first for the few that need it. To show what comes makes
-    the thought the answer. So the text itself decides, at its first word or two: "Okay, so the
-    user ..." waits for its tag or its end, however long, and "Paris" is passed on at once. An
-    answer that begins like this comes whole, once: from then on the model is known.
+    No rule separates the thought of an unknown model from its answer before the closing tag, and
+    thoughts have thousands of characters. For the first stream of an unknown model, three ways were
+    considered. Waiting for its end, or for a number of characters, slows all models down for the
+    few that need it. Passing everything on shows the thought as the answer. So the first word or
+    two decide: "Okay, so the user ..." waits for its tag or its end, however long, and "Paris" is
+    passed on at once. An answer that begins like a thought is delayed once: then the model is
+    known.
     """
     begun = text.lstrip().lower().replace("\u2019", "'")
     unspaced = any(one.startswith(begun[: len(one)]) for one in _ALOUD_UNSPACED)
@@ -250,12 +251,12 @@ def _begins_with(text: str, words: str) -> bool:
     return text.startswith(words[:-1]) and not (after.isalnum() or after == "'")
 
 
-@lru_cache(maxsize=16)  # asked at every piece of a stream
+@lru_cache(maxsize=16)  # called for every piece of a stream
 def _field_pattern(request: str) -> re.Pattern[str] | None:
-    """Return what begins the first output field of an answer, or None where the text is all of it.
+    """Return the pattern that begins the first output field, or None if the text has no fields.
 
-    What comes before it is shown to no reader of fields, so a stream loses nothing if that part
-    waits until it is known to be a thought or not.
+    Text before it is not shown to readers of fields, so a stream can hold that part back without
+    loss until it is known whether it is a thought.
     """
     if "[[ ## completed ## ]]" in request:
         return _MARKER
@@ -283,7 +284,7 @@ def _split_channels(text: str, is_whole: bool) -> SplitReply:
         end = channel.end()
         (answers if channel["name"] == "final" else thoughts).append(channel["text"])
     if is_whole:
-        # Some servers keep the tokens of the thought and drop those before the answer.
+        # Some servers keep the special tokens of the thought and drop those before the answer.
         answers.append(_CHANNEL_TOKEN.sub("", text[end:]))
         return SplitReply(_joined(thoughts), "".join(answers).strip())
     thoughts = [_TOKEN_BEGUN.sub("", thought) for thought in thoughts]
@@ -295,8 +296,8 @@ class ReplySplitter:
     """Splits a reply that arrives in pieces.
 
     Args:
-        request: As of ``split_reply``.
-        is_opened: As of ``split_reply``.
+        request: As for ``split_reply``.
+        is_opened: As for ``split_reply``.
     """
 
     def __init__(self, request: str = "", *, is_opened: bool | None = False) -> None:
@@ -304,14 +305,14 @@ class ReplySplitter:
         self._text, self._split = "", SplitReply("", "", is_settled=False)
 
     def feed(self, text: str) -> tuple[str, str]:
-        """Return what follows of the thought and of the answer when ``text`` arrives."""
+        """Return the new parts of the thought and of the answer when ``text`` arrives."""
         if self._split.is_settled:
             return "", text
         self._text += text
         return self._advance(is_whole=False)
 
     def flush(self) -> tuple[str, str]:
-        """Return what was held back: the reply has ended."""
+        """Return the parts that were held back, at the end of the reply."""
         return ("", "") if self._split.is_settled else self._advance(is_whole=True)
 
     def _advance(self, *, is_whole: bool) -> tuple[str, str]:
@@ -324,11 +325,11 @@ class ReplySplitter:
 
 
 _HALF: Final = re.compile("[\ud800-\udfff]")
-"""Half of a character: some servers split an emoji over two chunks."""
+"""A lone surrogate: some servers split an emoji over two chunks."""
 
 
 def without_half(text: str) -> tuple[str, str]:
-    """Return ``text`` with the halves of surrogate pairs put together, and a half at its end."""
+    """Return ``text`` with surrogate pairs joined, and separately a lone surrogate at its end."""
     half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
     text = text[: len(text) - len(half)]
     if _HALF.search(text):
@@ -337,24 +338,24 @@ def without_half(text: str) -> tuple[str, str]:
 
 
 BROKEN_OFF: Final = frozenset({"abort", "error", "insufficient_system_resource"})
-"""Reasons to end that say that the endpoint failed while it answered."""
+"""Finish reasons that mean that the endpoint failed during the answer."""
 _FINISH: Final = re.compile(r'"finish_reason":"(\w+)"')
 _TO_LOOK_AT: Final = re.compile(
     rf"{_OPENING.pattern}|{_CLOSING.pattern}|<\|message\|>|assistantfinal"
     r'|"type":"(?:thinking|refusal)"|"text":"(?:\\[nrt]| )*"',
     re.IGNORECASE,
 )
-"""Anything without which a stored reply is plain text, so that it need not be parsed."""
+"""Strings without any of which a stored reply is plain text and need not be parsed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyFacts:
-    """Facts of a stored reply beside its text.
+    """Facts about a stored reply besides its text.
 
     Attributes:
-        finish_reason: Why it ended: ``stop``, ``length`` (the token limit), ``content_filter``,
-            ``tool_call``; None where there is no reply.
-        no_answer: Why it holds no answer, in one line; None where it holds one.
+        finish_reason: Reason to end: ``stop``, ``length`` (the token limit), ``content_filter``,
+            ``tool_call``; None if there is no reply.
+        no_answer: Reason in one line why it holds no answer; None if it holds an answer.
     """
 
     finish_reason: str | None = None
@@ -365,12 +366,12 @@ def reply_facts(response: str | None, request: str = "") -> ReplyFacts:
     """Return the facts of a stored reply.
 
     Args:
-        response: Canonical JSON, as calls are stored; None is a call that failed.
-        request: Canonical JSON of what was asked.
+        response: Canonical JSON, as calls are stored; None is a failed call.
+        request: Canonical JSON of the request.
     """
     if response is None:
         return ReplyFacts()
-    # Canonical JSON: the reason stands before the message, and quotes inside texts are escaped.
+    # In canonical JSON the reason precedes the message, and quotes inside texts are escaped.
     found = _FINISH.search(response)
     finish = found[1] if found else None
     if not _TO_LOOK_AT.search(response):
@@ -387,12 +388,12 @@ def _plain_parts(message: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def why_no_answer(
     parts: list[tuple[str, str]], finish_reason: str | None = None, *, request: str = ""
 ) -> str | None:
-    """Return in one line why a message holds no answer, or None if it holds one.
+    """Return in one line why a message holds no answer, or None if it holds an answer.
 
     Args:
         parts: Kind and text of each part of the message.
-        finish_reason: Why the reply ended.
-        request: As of ``split_reply``.
+        finish_reason: The reply's reason to end.
+        request: As for ``split_reply``.
     """
     if any(kind not in ("text", "thinking", "refusal") for kind, _ in parts):
         return None
@@ -410,7 +411,7 @@ def why_no_answer(
 
 
 def is_refusal(no_answer: str) -> bool:
-    """Return whether a reason why there is no answer is the model's refusal."""
+    """Return whether the reason for a missing answer is the model's refusal."""
     return no_answer.startswith(_REFUSED)
 
 
@@ -422,7 +423,7 @@ _WHY_ENDED: Final = {
 
 
 def why_broken_off(reply: Any, finish_reason: str | None = None) -> str | None:
-    """Return in the endpoint's words that it broke off a reply or stream; None if it did not."""
+    """Return the endpoint's message that it failed during a reply or stream; None if it did not."""
     choice = _first_choice(reply)
     given, said = choice.get("finish_reason"), choice.get("error")
     reason = given if given in BROKEN_OFF else finish_reason

@@ -1,7 +1,7 @@
-"""The caller of a model (prices, keys, retries, slots of its endpoint), and one request of it.
+"""The caller of a model (prices, keys, retries, slots of its endpoint), and its requests.
 
-The policies say which errors are worth another attempt and how long to wait before it;
-``SingleFlight`` keeps two equal requests of one process from being made at once.
+The policies decide which errors are retried and after what wait; ``SingleFlight`` prevents two
+equal requests in one process at the same time.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _MAX_HINT_SECONDS: Final = 600.0
 class RetryPolicy:
     """Exponential backoff with full jitter, for errors that DSPy calls retryable.
 
-    Waits a random time of up to 1, 2, 4, ... and at most 60 seconds before attempt 2, 3, 4, ...,
-    so that calls which failed together do not come back together. A ``Retry-After`` is waited
-    for in addition; one of more than 600 seconds ends the attempts. The jitter is drawn from
+    Waits a random time of up to 1, 2, 4, ... and at most 60 seconds before attempt 2, 3, 4, ..., so
+    that calls which failed together are not retried together. A ``Retry-After`` is added to the
+    wait; if it is longer than 600 seconds, there is no further attempt. The jitter is drawn from
     the call's key, so equal studies wait equally long.
 
     Attributes:
@@ -51,15 +51,15 @@ class RetryPolicy:
 
 
 Slot: TypeAlias = Future[None]
-"""A slot of an endpoint, or a place in the queue for one: done as soon as it is a slot."""
+"""A slot of an endpoint, or a place in the queue; the future is done once the slot is granted."""
 
 
 class Limiter:
     """Slots of one endpoint, granted in the order of the requests; for threads and event loops.
 
     Args:
-        limit: Requests at a time; None means any number.
-        endpoint: Its name in other processes; "" means that they do not share it.
+        limit: Most requests at a time; None means no limit.
+        endpoint: Name of the endpoint that processes share; "" means not shared.
     """
 
     def __init__(self, limit: int | None = None, *, endpoint: str = "") -> None:
@@ -73,19 +73,19 @@ class Limiter:
 
     @property
     def limit(self) -> int | None:
-        """Requests at a time; None means any number."""
+        """Most requests at a time; None means no limit."""
         return self._limit
 
     def lower(self, limit: int | None) -> None:
-        """Take the smaller of the limit and ``limit``; slots that are granted stay granted."""
+        """Lower the limit to ``limit``, if that is smaller; slots already granted stay granted."""
         with self._lock:
             given = [n for n in (self._limit, limit) if n is not None]
             self._limit = min(given, default=None)
 
     def acquire(self) -> Slot:
-        """Queue for a slot; whatever happens then, ``release`` must be called once."""
+        """Queue for a slot; ``release`` must be called exactly once afterwards, in all cases."""
         slot: Slot = Future()
-        # A running future cannot be cancelled by a task that waits for it.
+        # A future marked as running cannot be cancelled by a task that waits for it.
         slot.set_running_or_notify_cancel()
         with self._lock:
             self._queue.append(slot)
@@ -94,7 +94,7 @@ class Limiter:
         return slot
 
     def release(self, slot: Slot) -> None:
-        """Give back the slot, or the place in the queue."""
+        """Release the slot, or leave the queue."""
         with self._lock:
             if slot in self._queue:
                 self._queue.remove(slot)
@@ -112,14 +112,14 @@ class Limiter:
 
 
 class ConnectionSlots(Limiter):
-    """Slots for the connections of this process: half of the files that it may open, at most.
+    """Slots for the connections of this process: at most half of the files that it may open.
 
-    The rest is for connections that are kept idle, stores and everything else.
+    The other half is for idle connections, stores and everything else.
     """
 
     @property
     def limit(self) -> int | None:
-        """Connections in use at a time, by the limit that holds now; None means any number."""
+        """Most connections in use at a time, by the present limit of files; None means no limit."""
         n_files = most_open_files()
         if n_files is None:
             return None
@@ -131,20 +131,20 @@ _OTHER_FILES: Final = 128
 
 
 def most_open_files() -> int | None:
-    """Return how many files this process may have open; None means any number."""
+    """Return the number of files that this process may have open; None means no limit."""
     try:
         import resource
-    except ImportError:  # there is none on Windows
+    except ImportError:  # Windows has no such module
         return None
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if soft == resource.RLIM_INFINITY else soft
 
 
 def out_of_files(error: BaseException) -> CallError | None:
-    """Return the error for a process that may open no more files; None for any other failure.
+    """Return the error for a process that has no file left to open; None for other failures.
 
-    It is no failure of a model. A client needs a file for a connection, DSPy also one for each
-    module that it imports at its first reply.
+    This is not a failure of a model. A client needs a file for each connection; DSPy also needs a
+    file for each module that it imports at its first reply.
     """
     numbers = {link.errno for link in all_links(error) if isinstance(link, OSError)}
     if not numbers & {errno.EMFILE, errno.ENFILE}:
@@ -157,7 +157,7 @@ def out_of_files(error: BaseException) -> CallError | None:
 
 
 def is_crowded() -> bool:
-    """Return whether three quarters of the files are open that this process may have open."""
+    """Return whether this process has opened three quarters of the files that it may open."""
     most = most_open_files()
     if most is None:
         return False
@@ -172,51 +172,51 @@ CONNECTIONS: Final = ConnectionSlots()
 
 
 def _finish(slots: list[Slot]) -> None:
-    # Outside the lock: a callback of a waiter may run at once, in this thread.
+    # Outside the lock, as a callback of a waiter may run at once in this thread.
     for slot in slots:
         slot.set_result(None)
 
 
 class SharedSlots(Protocol):
-    """Limits of endpoints that hold for all processes on one store together."""
+    """Limits of endpoints that all processes on one store share."""
 
     def applies_to(self, limiter: Limiter) -> bool:
-        """True if ``acquire`` might do anything but let a request pass."""
+        """Return whether ``acquire`` might refuse or delay a request."""
         ...
 
     def acquire(self, limiter: Limiter) -> Any:
-        """Take a slot of the endpoint, if one is free and the endpoint asked for no pause.
+        """Acquire a slot of the endpoint, if a slot is free and the endpoint asked for no pause.
 
         Returns:
-            An object with ``is_open``, whether a request may be sent now, and ``wait_seconds``,
-            for how long the endpoint still wants none; for ``release``.
+            An object to pass to ``release``, with ``is_open``, whether a request may be sent now,
+            and ``wait_seconds``, the rest of the endpoint's pause.
         """
         ...
 
     def release(self, admission: Any) -> None:
-        """Give the slot back, if there is one."""
+        """Release the slot, if there is one."""
         ...
 
     def note_pause(self, error: Exception, endpoint: str) -> None:
-        """Keep the pause that came with ``error``, for all processes."""
+        """Store the pause that ``error`` asks for, for all processes."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class AgentCalls:
-    """Everything about an agent that its calls depend on.
+    """The properties of an agent on which its calls depend.
 
     Attributes:
-        agent: Its name, for people.
+        agent: The agent's name, for display.
         identity: Model with its endpoint or weights; part of the key of a call.
-        usd_per_prompt_token: Price.
-        usd_per_completion_token: Price.
-        usd_per_cached_token: Price of prompt tokens that came from the vendor's cache; None is
-            that of all.
-        secrets: Keys, to be masked in every failure.
-        retries: Which failed attempts are followed by another.
+        usd_per_prompt_token: Price of a prompt token.
+        usd_per_completion_token: Price of a completion token.
+        usd_per_cached_token: Price of a prompt token from the vendor's cache; None is that of any
+            prompt token.
+        secrets: API keys, which are masked in every failure.
+        retries: Policy that decides whether a failed attempt is retried.
         limiter: The slots of its endpoint, shared with the endpoint's other agents.
-        is_remote: Whether a request takes a connection, of which a process may have so many.
+        is_remote: Whether a request uses a connection, of which a process may have only so many.
     """
 
     agent: str
@@ -231,11 +231,11 @@ class AgentCalls:
 
     @property
     def endpoint(self) -> str:
-        """Name of the endpoint, in messages."""
+        """Name of the endpoint for messages."""
         return self.limiter.endpoint or self.identity
 
     def usd(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> float:
-        """Return the price of one call, of whose prompt tokens some may be cached."""
+        """Return the price of one call; ``cached_tokens`` are a part of its prompt tokens."""
         prompt, cached = self.usd_per_prompt_token, self.usd_per_cached_token
         less = 0.0 if cached is None else cached_tokens * (prompt - cached)
         return prompt_tokens * prompt - less + completion_tokens * self.usd_per_completion_token
@@ -247,14 +247,14 @@ class AgentCalls:
 
 @dataclass(frozen=True, slots=True)
 class CallRequest:
-    """One request that may be sent.
+    """A request with its key, before it is known whether it must be sent.
 
     Attributes:
         caller: The agent that asks.
         key: ``call_key`` of the request.
         sample: Index of the independent sample.
-        content: Canonical JSON, without the model's name.
-        estimate: Upper bound of what the call may use.
+        content: Canonical JSON of the request, without the model's name.
+        estimate: Upper bound of the call's usage.
     """
 
     caller: AgentCalls
@@ -265,14 +265,14 @@ class CallRequest:
 
 
 class Limiters:
-    """One limiter per endpoint, shared by all agents of it."""
+    """Limiters by endpoint, each shared by all agents of the endpoint."""
 
     def __init__(self) -> None:
         self._limiters: dict[str, Limiter] = {}
         self._lock = threading.Lock()
 
     def of(self, endpoint: str, limit: int | None = None) -> Limiter:
-        """Return the limiter of ``endpoint``, with the smallest limit that was ever given."""
+        """Return the limiter of ``endpoint``, with the smallest limit given for it so far."""
         with self._lock:
             limiter = self._limiters.setdefault(endpoint, Limiter(endpoint=endpoint))
         limiter.lower(limit)
@@ -280,7 +280,7 @@ class Limiters:
 
 
 def backoff_seconds(attempt: int, key: str) -> float:
-    """Return how long to wait after ``attempt`` (from 1), drawn by the call's key."""
+    """Return the wait after ``attempt`` (from 1), drawn with the call's key as the seed."""
     most = min(2.0 ** min(attempt - 1, 6), _MAX_BACKOFF_SECONDS)
     return random.Random(f"{key}/{attempt}").uniform(0.0, most)
 
@@ -289,7 +289,7 @@ _FIRST_POLL_SECONDS, _MAX_POLL_SECONDS = 0.005, 0.5
 
 
 def poll_seconds() -> Iterator[float]:
-    """Yield waits between looks at a shared store: 5 ms at first, later 0.5 s, with jitter."""
+    """Yield waits between reads of a shared store: 5 ms at first, later 0.5 s, with jitter."""
     pause = _FIRST_POLL_SECONDS
     while True:
         yield pause * random.uniform(0.5, 1.0)
@@ -297,14 +297,14 @@ def poll_seconds() -> Iterator[float]:
 
 
 def is_transient(error: Exception) -> bool:
-    """True if DSPy calls ``error`` retryable: the endpoint is busy, down, slow or cut off."""
+    """Return whether DSPy retries ``error``: the endpoint is busy, down, slow or unreachable."""
     import dspy
 
     return not isinstance(error, MoaError) and dspy.is_retryable_lm_error(_as_dspy_error(error))
 
 
 def is_unreadable(error: Exception) -> bool:
-    """True if a server that answered sent no answer: other JSON, none, or no choice."""
+    """Return whether a server's reply held no answer: other JSON, no JSON, or no choice."""
     import dspy
 
     if isinstance(error, MoaError):
@@ -315,7 +315,7 @@ def is_unreadable(error: Exception) -> bool:
 
 
 def hinted_seconds(error: Exception) -> float:
-    """Return the ``Retry-After`` that came with ``error``; 0 without one."""
+    """Return the ``Retry-After`` of ``error``; 0 if it has none."""
     value = None if isinstance(error, MoaError) else _as_dspy_error(error)
     value = getattr(value, "retry_after", None)
     is_number = isinstance(value, (int, float)) and math.isfinite(value)
@@ -323,7 +323,7 @@ def hinted_seconds(error: Exception) -> float:
 
 
 def _as_dspy_error(error: Exception) -> Exception:
-    """Return the error as DSPy shows it to its users."""
+    """Return the error in the form that DSPy raises to its users."""
     from moa_dspy.dspy_internals import to_lm15_error, wrap_error
 
     if type(error).__module__.partition(".")[0] == "litellm":
@@ -333,17 +333,17 @@ def _as_dspy_error(error: Exception) -> Exception:
 
 
 _MAX_UNREADABLE = 10
-"""Attempts after which replies that hold no answer are the model's failure."""
+"""Attempts after which replies without an answer count as the model's failure."""
 
 
 class OutagePolicy:
-    """Retries for as long as an endpoint is busy, down, slow or cut off, however often that is.
+    """Retries without a limit on their number while an endpoint is busy, down, slow or unreachable.
 
     Safe for threads.
 
     Args:
-        outage_seconds: How long an endpoint may go on failing, without one answer to any
-            request, before the study ends.
+        outage_seconds: How long an endpoint may fail, without an answer to any request, before the
+            study ends.
         clock: Source of time.
     """
 
@@ -354,22 +354,22 @@ class OutagePolicy:
         self._lock = threading.Lock()
 
     def is_temporary(self, error: BaseException, request: CallRequest, *, attempt: int) -> bool:
-        """True if ``error`` says nothing about the model: it is retried, and no failed call."""
+        """Return whether ``error`` is not the model's: it is retried, and is not a failed call."""
         if not isinstance(error, Exception):
             return False
         return is_transient(error) or (is_unreadable(error) and attempt < _MAX_UNREADABLE)
 
     def answered(self, caller: AgentCalls) -> None:
-        """Note that the endpoint of ``caller`` works."""
+        """Record that the endpoint of ``caller`` works."""
         if self._down_since:
             with self._lock:
                 self._down_since.pop(caller.endpoint, None)
 
     def wait_seconds(self, error: Exception, request: CallRequest, *, attempt: int) -> float | None:
-        """Return how long to wait after ``attempt`` (from 1) failed; None means a model's failure.
+        """Return the wait after ``attempt`` (from 1) failed; None means a failure of the model.
 
         Raises:
-            OutageError: If the endpoint has been down for too long, or says that it will be.
+            OutageError: If the endpoint has been down for too long, or announces a longer outage.
         """
         if not self.is_temporary(error, request, attempt=attempt):
             return None
@@ -387,27 +387,27 @@ class OutagePolicy:
 
 
 class ProbePolicy(OutagePolicy):
-    """Retries as often as the agent allows, for nobody knows yet whether its endpoint works.
+    """Retries as often as the agent allows, as it is not known yet whether its endpoint works.
 
-    What a retry mends is no failed call here either: else an agent that was busy when it was
-    probed would seem to take two calls for that question.
+    Here too, an attempt that succeeds when retried does not count as a failed call: otherwise an
+    agent that was busy when it was probed would seem to need two calls per question.
     """
 
     def __init__(self) -> None:
         super().__init__(outage_seconds=0.0)
 
     def is_temporary(self, error: BaseException, request: CallRequest, *, attempt: int) -> bool:
-        """True if the agent's own policy retries after ``error``."""
+        """Return whether the agent's own policy retries after ``error``."""
         retries = request.caller.retries
         return retries.wait_seconds(error, attempt=attempt, key=request.key) is not None
 
     def wait_seconds(self, error: Exception, request: CallRequest, *, attempt: int) -> float | None:
-        """Return how long the agent's own policy waits; None means no more."""
+        """Return the wait by the agent's own policy; None means no further attempt."""
         return request.caller.retries.wait_seconds(error, attempt=attempt, key=request.key)
 
 
 InFlight: TypeAlias = Future[None]
-"""Done when the call of a key has ended, answered or not; its result is read from the store."""
+"""Done when the call of a key has ended, answered or failed; its result is read from the store."""
 
 
 class SingleFlight:
@@ -423,12 +423,12 @@ class SingleFlight:
             if (flight := self._flights.get(key)) is not None:
                 return flight, False
             flight = self._flights[key] = Future()
-            # A running future cannot be cancelled by a task that waits for it.
+            # A future marked as running cannot be cancelled by a task that waits for it.
             flight.set_running_or_notify_cancel()
         return flight, True
 
     def finish(self, key: str, flight: InFlight) -> None:
-        """Let all that wait for ``key`` go on."""
+        """Wake all waiters for ``key``."""
         with self._lock:
             del self._flights[key]
         flight.set_result(None)

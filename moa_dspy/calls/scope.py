@@ -1,7 +1,7 @@
-"""The surroundings of a call (sample, example, deadline, ledgers, log), and waiting within them.
+"""The context of a call (sample, example, deadline, ledgers, log), and waiting within it.
 
-DSPy passes engines only the request, so these travel in a context variable. Threads that are
-started with a copied context, and tasks, inherit them.
+DSPy passes only the request to engines, so the context is kept in a context variable. Threads that
+are started with a copied context, and tasks, inherit it.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from typing import Any, Final, Protocol
 
 
 class Interrupt(Protocol):
-    """Something that ends a caller's work, such as a ``threading.Event``."""
+    """A signal that ends a caller's work, such as a ``threading.Event``."""
 
     def is_set(self) -> bool:
-        """True if it has ended."""
+        """Return whether the work has ended."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class CallFacts:
-    """Cost and end of one call, in production terms (a stored call keeps what it cost).
+    """Cost and end of one call, as in production: a reused call has the cost of the original call.
 
     Attributes:
-        agent: Name of the agent.
-        prompt_tokens, completion_tokens, usd: 0 where it failed.
-        seconds: Wall time when the call was made, or until it was given up.
-        is_reused: Whether it came from a store or recording.
-        failure: Why there is no answer; None when there is one.
-        attempt: Number of the attempt, from 1 on; 0 means that it was never sent.
+        agent: The agent's name.
+        prompt_tokens, completion_tokens, usd: 0 for a failed call.
+        seconds: Wall time of the call, or until the caller stopped waiting.
+        is_reused: Whether the answer is from a store or recording.
+        failure: Why there is no answer; None if there is an answer.
+        attempt: Number of the attempt, from 1; 0 means that the request was never sent.
         is_estimated: Whether tokens and usd are an estimate, as the endpoint counted none.
         finish_reason: ``stop``, ``length``, ``content_filter``, ``tool_call``; None if it failed.
-        no_answer: Why a reply holds no answer, such as a refusal; None where it holds one.
-        key: As of ``Call``; empty where there is none.
-        time: As of ``Call``.
+        no_answer: Why a reply holds no answer, such as a refusal; None if it holds an answer.
+        key: As in ``Call``; empty if there is none.
+        time: As in ``Call``.
     """
 
     agent: str
@@ -62,7 +62,7 @@ class CallFacts:
 
 @dataclass(frozen=True, slots=True)
 class CallEstimate:
-    """An upper bound of what one call may use; none if its longest answer is not set.
+    """An upper bound of one call's usage; None if the length of its answer is not limited.
 
     Attributes:
         tokens: Bytes of the request plus the longest answer.
@@ -75,14 +75,14 @@ class CallEstimate:
 
 @dataclass(slots=True)
 class CallCount:
-    """Calls of one agent in one stage of a search: their number, and what they cost now.
+    """Calls of one agent in one stage of a search: their numbers, tokens and cost in this run.
 
     Attributes:
         made: Requests sent.
-        reused: Answers that a store or a recording gave.
+        reused: Answers from a store or a recording.
         failed: Calls without an answer, among both.
-        tokens: Of prompts and completions that were paid for.
-        usd: That was paid; what is reused costs nothing again.
+        tokens: Prompt and completion tokens that were paid for.
+        usd: Cost of the requests sent; reused answers are free.
     """
 
     made: int = 0
@@ -94,12 +94,12 @@ class CallCount:
 
 @dataclass(slots=True)
 class CallTable:
-    """The calls of one process by stage and agent, and the rows it measured. Safe for threads.
+    """The calls of one process by stage and agent, and the rows it scored. Safe for threads.
 
     Attributes:
-        stage: The stage that counts now.
-        counts: By stage and agent, in the order of their first calls.
-        rows: Answers of an architecture to a row that were scored, by stage.
+        stage: The current stage.
+        counts: Counts by stage and agent, in the order of their first calls.
+        rows: Number of scored answers of architectures to rows, by stage.
     """
 
     stage: str = ""
@@ -128,19 +128,19 @@ class CallTable:
             self.rows[self.stage] = self.rows.get(self.stage, 0) + 1
 
     def begin(self, agent: str) -> int:
-        """Note that a request to an agent was sent; return a number for ``end``."""
+        """Record that a request to an agent was sent; return a number for ``end``."""
         with self._lock:
             self._n_asked += 1
             self._asked[self._n_asked] = (agent, time.monotonic())
             return self._n_asked
 
     def end(self, number: int) -> None:
-        """Note that the request of this number is no longer waited for."""
+        """Record that the request of this number is no longer waited for."""
         with self._lock:
             self._asked.pop(number, None)
 
     def waiting(self) -> dict[str, tuple[int, float]]:
-        """Return requests under way by agent: their number, and the seconds of the longest."""
+        """Return by agent the number of requests under way, and the seconds of the longest."""
         found: dict[str, tuple[int, float]] = {}
         now = time.monotonic()
         with self._lock:
@@ -168,18 +168,18 @@ class CallTable:
 
 @dataclass(frozen=True, slots=True)
 class CallScope:
-    """The surroundings of a call.
+    """The context of a call.
 
     Attributes:
-        sample: Index of the independent sample that is asked for.
-        example: Name of the example that is answered, for messages.
+        sample: Index of the requested independent sample.
+        example: Name of the example that is being answered, for messages.
         log: Collects the facts of every call made inside, failed ones included.
-        deadline: A moment of ``time.monotonic``; after it no request is sent and nothing
-            is waited for, but a request in flight is not stopped. None means no deadline.
-        cancelled: Once one of these events is set, it is as if the deadline had passed.
-        interrupted: Set when the caller in which this is has ended: an interrupted
-            ``dspy.Parallel`` or ``dspy.Evaluate``, a coroutine that was cancelled. Then no request
-            is sent, and those in flight are not waited for.
+        deadline: A time of ``time.monotonic``, after which no request is sent and no wait
+            continues; a request in flight is not stopped. None means no deadline.
+        cancelled: Events, each of which has the effect of a passed deadline once it is set.
+        interrupted: Set when the surrounding caller has ended: an interrupted ``dspy.Parallel`` or
+            ``dspy.Evaluate``, or a cancelled coroutine. Then no request is sent, and requests in
+            flight are not waited for.
         ledgers: Ledgers that count and limit the calls made inside, each with the share of
             its limits that they may use; see ``spending_under``.
         tables: Count each call made inside as it ends.
@@ -195,14 +195,14 @@ class CallScope:
     tables: tuple[CallTable, ...] = ()
 
     def note(self, *ended: CallFacts) -> None:
-        """Log calls that have ended, and count them."""
+        """Log and count calls that have ended."""
         self.log.extend(ended)
         for table in self.tables:
             table.add(ended)
 
     @contextmanager
     def asking(self, agent: str) -> Iterator[None]:
-        """Have an agent count as being waited for."""
+        """Count an agent as being waited for while inside."""
         asked = [(table, table.begin(agent)) for table in self.tables]
         try:
             yield
@@ -228,9 +228,9 @@ def call_scope(
     cancelled: threading.Event | None = None,
     table: CallTable | None = None,
 ) -> Iterator[CallScope]:
-    """Open a scope with its own log; what is not given is taken from the scope around it.
+    """Open a scope with its own log; other values that are not given are those of the outer scope.
 
-    A scope never outlasts the one around it: the earlier deadline counts, and each event.
+    A scope never outlasts the outer scope: the earlier deadline applies, and all events of both.
     """
     outer = current_scope()
     events = outer.cancelled if cancelled is None else (*outer.cancelled, cancelled)
@@ -250,7 +250,7 @@ def call_scope(
 
 @contextmanager
 def entered(scope: CallScope) -> Iterator[None]:
-    """Make ``scope`` the current one; for threads that were started without its context."""
+    """Make ``scope`` the current scope, for threads that were started without its context."""
     token = _SCOPE.set(scope)
     try:
         yield
@@ -260,7 +260,7 @@ def entered(scope: CallScope) -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Have threads and tasks that are started inside, with a copied context, end with the caller.
+    """End threads and tasks started inside, with a copied context, together with the caller.
 
     See ``interrupt_event``.
     """
@@ -274,10 +274,10 @@ def interruptible() -> Iterator[None]:
 
 
 def interrupt_event() -> Interrupt | None:
-    """Return what ends the caller around this call, where nothing else tells this thread so.
+    """Return the signal that ends the surrounding caller, if this thread gets no other signal.
 
-    That is a ``dspy.Parallel`` or ``dspy.Evaluate`` in whose thread this is, or a coroutine that
-    waits for this thread (``dspy.asyncify``, ``dspy.streamify``, a web server); else None.
+    The caller is a ``dspy.Parallel`` or ``dspy.Evaluate`` that runs this thread, or a coroutine
+    that waits for this thread (``dspy.asyncify``, ``dspy.streamify``, a web server); else None.
     """
     if (known := current_scope().interrupted) is not None:
         return known
@@ -285,8 +285,8 @@ def interrupt_event() -> Interrupt | None:
 
 
 def _executors_event() -> Interrupt | None:
-    # DSPy's executor leaves its threads at work when it is interrupted or meets too many errors;
-    # to them it says so only by the event `cancel_jobs`, which is found on their stack.
+    # DSPy's executor does not stop its threads when it is interrupted or meets too many errors; the
+    # only sign is the event `cancel_jobs`, which is found on their stack.
     frame = sys._getframe()
     while frame is not None:
         if frame.f_code.co_name == _WORKER and frame.f_globals.get("__name__") == _EXECUTOR:
@@ -300,7 +300,7 @@ _EXECUTOR, _WORKER = "dspy.utils.parallelizer", "safe_func"
 
 
 def _hosts_event() -> Interrupt | None:
-    # anyio's own check works in this thread only, and requests are made in others as well.
+    # anyio's own check works only in this thread, but requests are also made in other threads.
     local = getattr(sys.modules.get("anyio._core._eventloop"), "threadlocals", None)
     scope, token = (getattr(local, f"current_{name}", None) for name in ("cancel_scope", "token"))
     if scope is None:
@@ -310,18 +310,18 @@ def _hosts_event() -> Interrupt | None:
 
 @dataclass(frozen=True, slots=True)
 class _CancelledHost:
-    """The state of the coroutine that waits for a worker thread of anyio's: cancelled or not.
+    """The cancelled state of the coroutine that waits for one of anyio's worker threads.
 
     Attributes:
         scope: The cancel scope of the coroutine.
-        loop: Its event loop; one that is closed has cancelled all that ran in it.
+        loop: Its event loop; a closed loop has cancelled all its coroutines.
     """
 
     scope: Any
     loop: Any = None
 
     def is_set(self) -> bool:
-        """True if it was cancelled."""
+        """Return whether the coroutine was cancelled."""
         if isinstance(self.loop, asyncio.AbstractEventLoop) and self.loop.is_closed():
             return True
         scope = self.scope
@@ -338,14 +338,14 @@ def _earlier(outer: float | None, inner: float | None) -> float | None:
 
 
 class Clock:
-    """The clock of this machine; tests replace it by one that does not have to wait."""
+    """The clock of this machine; tests replace it by a clock that does not wait."""
 
     def time(self) -> float:
         """Return UTC seconds since 1970."""
         return time.time()
 
     def monotonic(self) -> float:
-        """Return seconds that only grow, for deadlines and durations."""
+        """Return seconds that never decrease, for deadlines and durations."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
@@ -358,24 +358,24 @@ class Clock:
 
 
 _POLL_SECONDS: Final = 0.05
-"""Time between two looks at the events that cancel a waiter; nothing else would wake it."""
+"""Time between two checks of the events that cancel a waiter; nothing else would wake it."""
 
 
 class DeadlineError(TimeoutError):
-    """The caller's time ended before a request was sent: a failure of the agent, nothing else."""
+    """The caller's time ended before a request was sent; it counts as a failure of the agent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """Waits for things, but never beyond the deadline of a scope.
+    """Waits for futures or times, but never beyond the deadline of a scope.
 
-    Every method that waits or checks raises DeadlineError when the time has ended.
+    Every method that waits or checks raises DeadlineError after the deadline.
 
     Attributes:
         clock: Source of time.
-        at: The moment by ``clock.monotonic``.
-        cancelled: Events that end the time early.
-        started: When the waiting began, by ``clock.monotonic``.
+        at: The deadline by ``clock.monotonic``.
+        cancelled: Events that end the wait early.
+        started: Start of the wait by ``clock.monotonic``.
     """
 
     clock: Clock
@@ -385,7 +385,7 @@ class Deadline:
 
     @classmethod
     def of(cls, scope: CallScope, clock: Clock) -> Deadline:
-        """Return the deadline of ``scope``, with the waiting counted from now on."""
+        """Return the deadline of ``scope``, with waiting time counted from now."""
         at = math.inf if scope.deadline is None else scope.deadline
         event = interrupt_event()
         cancelled = scope.cancelled if event is None else (*scope.cancelled, event)
@@ -398,13 +398,13 @@ class Deadline:
 
     @property
     def left_seconds(self) -> float:
-        """Time that is left; 0 and less is the end."""
+        """Time left until the deadline; 0 or less after it."""
         if any(event.is_set() for event in self.cancelled):
             return -math.inf
         return self.at - self.clock.monotonic()
 
     def check(self) -> None:
-        """Raise if the time has ended."""
+        """Raise if the deadline has passed."""
         if (left := self.left_seconds) > 0:
             return
         is_given_up = left == -math.inf
@@ -418,14 +418,14 @@ class Deadline:
             wait([future], timeout=self._timeout(self.left_seconds))
 
     async def wait_async(self, future: Future[Any]) -> None:
-        """``wait`` for coroutines; a running ``future`` cannot be cancelled by it."""
+        """Wait until ``future`` is done, in a coroutine that cannot cancel it while it runs."""
         wrapped = asyncio.wrap_future(future)
         try:
             while not wrapped.done():
                 self.check()
                 await asyncio.wait([wrapped], timeout=self._timeout(self.left_seconds))
         finally:
-            # Else it would call back into a loop that may be closed by then.
+            # Otherwise it would call back into a loop that may be closed by then.
             wrapped.cancel()
 
     def sleep(self, seconds: float) -> None:
@@ -437,7 +437,7 @@ class Deadline:
         self.check()
 
     async def sleep_async(self, seconds: float) -> None:
-        """``sleep`` for coroutines."""
+        """Wait ``seconds``, in a coroutine."""
         end = self.clock.monotonic() + seconds
         while (left := end - self.clock.monotonic()) > 0:
             self.check()

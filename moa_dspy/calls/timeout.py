@@ -1,6 +1,6 @@
-"""Waiting in threads and coroutines: time limits of attempts, reused threads, steps of a plan.
+"""Waiting in threads and coroutines: time limits of attempts, reused threads, and plans' steps.
 
-A client's own timeout bounds only each wait for bytes. No thread here keeps a process alive.
+A client's own timeout limits only each wait for bytes. No thread here keeps a process alive.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _IDLE_SECONDS: Final = 30.0
 
 
 class Threads:
-    """Runs every task at once, in a thread that is idle or else in a new one.
+    """A pool of threads that starts every task at once, in an idle or else a new thread.
 
-    Unlike an executor it has no upper limit, so a mixture inside a mixture cannot wait
-    for itself, and its threads are daemons: a task whose caller has stopped waiting does
-    not hold up the end of the process.
+    Unlike an executor's, its number of threads is not limited, so a mixture inside a mixture cannot
+    wait for itself. Its threads are daemons, so a task whose caller has stopped waiting does not
+    delay the end of the process.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Threads:
     def _work(self, inbox: SimpleQueue[_Job]) -> None:
         while (job := self._next(inbox)) is not None:
             self._run(inbox, *job)
-            del job  # A waiting thread must not keep a task's objects alive.
+            del job  # an idle thread must not keep a task's objects alive
 
     def _next(self, inbox: SimpleQueue[_Job]) -> _Job | None:
         try:
@@ -80,7 +80,7 @@ class Threads:
                 if inbox in self._idle:
                     self._idle.remove(inbox)
                     return None
-        return inbox.get()  # It was chosen while it gave up waiting.
+        return inbox.get()  # a task arrived at the moment of the timeout
 
     def _run(self, inbox: SimpleQueue[_Job], future: Future[Any], task: Callable[[], Any]) -> None:
         result, failure = None, None
@@ -88,7 +88,7 @@ class Threads:
             result = task()
         except BaseException as error:
             failure = error
-        # Idle before the result is out: the caller may want the thread again at once.
+        # Idle before the result is set, as the caller may need the thread again at once.
         with self._lock:
             self._idle.append(inbox)
         if failure is None:
@@ -98,7 +98,7 @@ class Threads:
 
 
 def finished(task: Callable[[], Any]) -> Future[Any]:
-    """Run ``task`` in this thread and return its future; an interrupt is raised at once."""
+    """Run ``task`` in this thread and return a finished future; an interrupt is raised at once."""
     future: Future[Any] = Future()
     try:
         future.set_result(task())
@@ -112,10 +112,10 @@ THREADS: Final = Threads()
 
 
 def within(seconds: float | None, task: Callable[[], Any]) -> Any:
-    """Return what ``task`` returns; None means no limit.
+    """Return the result of ``task``, with a time limit; None means no limit.
 
-    It runs in a thread of its own, for a thread that waits for bytes cannot be stopped:
-    one that is too late goes on until its client gives up, and its result is dropped.
+    The task runs in a thread of its own, as a thread that waits for bytes cannot be stopped: a task
+    that is too late goes on until its client gives up, and its result is dropped.
 
     Raises:
         TimeoutError: lm15's, after ``seconds``.
@@ -131,12 +131,12 @@ def within(seconds: float | None, task: Callable[[], Any]) -> Any:
 async def awithin(
     seconds: float | None, task: Awaitable[Any], *, of_seconds: float | None = None
 ) -> Any:
-    """``within`` for coroutines; one that is too late is cancelled.
+    """Return as ``within``, in a coroutine; a task that is too late is cancelled.
 
     Args:
-        seconds: Time that is left.
+        seconds: Remaining time.
         task: The awaitable.
-        of_seconds: The whole time, for the error.
+        of_seconds: The whole time limit, for the error.
     """
     if seconds is None:
         return await task
@@ -151,9 +151,9 @@ async def awithin(
 
 
 def events_within(seconds: float | None, events: Iterator[Any]) -> Iterator[Any]:
-    """Yield ``events`` until waiting for them has taken more than ``seconds`` in all.
+    """Yield ``events`` until the waits for them exceed ``seconds`` in total.
 
-    The time is checked after each event; between two, the client's own timeout holds.
+    The time is checked after each event; between events, the client's own timeout applies.
     """
     waited = 0.0
     while True:
@@ -169,7 +169,7 @@ def events_within(seconds: float | None, events: Iterator[Any]) -> Iterator[Any]
 
 
 async def aevents_within(seconds: float | None, events: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """``events_within`` for coroutines, which can be stopped between two events too."""
+    """Yield as ``events_within``, in a coroutine, which can be stopped between two events too."""
     left = seconds
     while True:
         started = time.monotonic()
@@ -183,14 +183,14 @@ async def aevents_within(seconds: float | None, events: AsyncIterator[Any]) -> A
 
 
 _POLL_SECONDS: Final = 0.05
-"""Time between two looks whether a waiter's caller has ended; nothing else would wake it."""
+"""Time between two checks whether a waiter's caller has ended; nothing else would wake it."""
 
 
 def unless(interrupted: Interrupt, running: Future[_T], *, what: str = "call") -> _T:
-    """Return the result of ``running``, which goes on by itself if the caller is interrupted.
+    """Return the result of ``running``, which continues alone if the caller is interrupted.
 
     Raises:
-        DeadlineError: It was.
+        DeadlineError: The caller was interrupted.
     """
     while not wait([running], timeout=_POLL_SECONDS).done:
         if interrupted.is_set():
@@ -199,7 +199,7 @@ def unless(interrupted: Interrupt, running: Future[_T], *, what: str = "call") -
 
 
 async def aunless(interrupted: Interrupt, running: Awaitable[_T], *, what: str = "call") -> _T:
-    """``unless`` for coroutines; ``running`` is cancelled."""
+    """Return as ``unless``, in a coroutine; an interrupt cancels ``running``."""
     task = asyncio.ensure_future(running)
     try:
         while not (await asyncio.wait([task], timeout=_POLL_SECONDS))[0]:
@@ -209,15 +209,16 @@ async def aunless(interrupted: Interrupt, running: Awaitable[_T], *, what: str =
     finally:
         if not task.done():
             task.cancel()
-            # It still has to note what it spent.
+            # The task still has to record its spending.
             await asyncio.wait([task])
 
 
 def events_unless(interrupted: Interrupt | None, events: Iterator[_T]) -> Iterator[_T]:
-    """Yield ``events``, and wait for none of them after the caller was interrupted.
+    """Yield ``events``, without waiting for more once the caller is interrupted.
 
     Raises:
-        DeadlineError: It was; the thread that reads goes on until its client gives up.
+        DeadlineError: The caller was interrupted; the reading thread goes on until its client gives
+            up.
     """
     if interrupted is None:
         yield from events
@@ -241,7 +242,7 @@ _NO_EVENT: Any = object()
 async def aevents_unless(
     interrupted: Interrupt | None, events: AsyncIterator[_T]
 ) -> AsyncGenerator[_T, None]:
-    """``events_unless`` for coroutines."""
+    """Yield as ``events_unless``, in a coroutine."""
     while True:
         following = anext(events)
         try:
@@ -320,11 +321,11 @@ class Send:
 
 @dataclass(slots=True)
 class Work:
-    """Do something that may block for a moment, such as a short transaction.
+    """Run a task that may block for a moment, such as a short transaction.
 
     Attributes:
-        task: The work; a coroutine has a thread do it, and does not leave before the end.
-        result: The value that the task returned; None until then.
+        task: The task; a coroutine runs it in a thread and always waits for its end.
+        result: Return value of the task; None until then.
     """
 
     task: Callable[[], Any]
@@ -340,7 +341,7 @@ class Work:
         try:
             self.result = await asyncio.shield(running)
         except asyncio.CancelledError:
-            # A thread cannot be stopped: what it took must be known, to be given back.
+            # A thread cannot be stopped, and what it acquired must be known to be released.
             while not running.done():
                 with suppress(asyncio.CancelledError):
                     await asyncio.wait([running])
@@ -353,7 +354,7 @@ CallPlan: TypeAlias = Generator[Step, Any, Call]
 
 
 class PlanRun:
-    """A plan that is being carried out: the next step, or the call with which it ended."""
+    """A plan that is being carried out: its next step, or the call with which it ended."""
 
     def __init__(self, plan: CallPlan) -> None:
         self._plan = plan
@@ -362,11 +363,11 @@ class PlanRun:
         self._resume(lambda: next(plan))
 
     def did(self, result: Any) -> None:
-        """Go on after the step was done."""
+        """Continue after the step succeeded."""
         self._resume(lambda: self._plan.send(result))
 
     def failed(self, error: BaseException) -> None:
-        """Go on after the step raised; the plan may raise the error itself."""
+        """Continue after the step raised; the plan may raise the error itself."""
         self._resume(lambda: self._plan.throw(error))
 
     def _resume(self, resume: Callable[[], Step]) -> None:
@@ -377,7 +378,7 @@ class PlanRun:
 
 
 def run_plan(plan: CallPlan, send: Sender) -> Call:
-    """Do every step of ``plan`` in this thread and return the call with which it ends."""
+    """Carry out ``plan`` in this thread and return the call with which it ends."""
     run = PlanRun(plan)
     while run.step is not None:
         try:
@@ -390,7 +391,7 @@ def run_plan(plan: CallPlan, send: Sender) -> Call:
 
 
 async def arun_plan(plan: CallPlan, send: ASender) -> Call:
-    """``run_plan`` for coroutines."""
+    """Carry out ``plan`` as ``run_plan``, in a coroutine."""
     run = PlanRun(plan)
     while run.step is not None:
         try:
@@ -403,13 +404,13 @@ async def arun_plan(plan: CallPlan, send: ASender) -> Call:
 
 
 def in_threads(task: Callable[[Any], Any], items: Sequence[Any], *, num_threads: int) -> list[Any]:
-    """Return the results of a task per item, in order; one thread is the caller's own.
+    """Return the result of ``task`` per item, in order; one thread means the caller's own.
 
-    After an error no further task is begun. Its first requests are finished only if the budget
-    ended: what is paid for gets stored, but an endpoint that is down is not waited for.
+    After an error no further task is started. Requests under way are completed only if the budget
+    ended, as their answers are paid for; an endpoint that is down is not waited for.
 
     Raises:
-        Exception: The first error of a task, in the order of the items.
+        Exception: The first error of a task, in item order.
     """
     if num_threads == 1:
         return [task(item) for item in items]

@@ -1,6 +1,6 @@
-"""The command ``moa-dspy``: search, ask, and the small models of this machine.
+"""The command ``moa-dspy``: searches, questions, and the small models of this machine.
 
-DSPy and Optuna take seconds to import, so every command imports what it needs on its own.
+DSPy and Optuna take seconds to import, so each command imports only what it needs.
 """
 
 from moa_dspy.cli.app import app, main

@@ -1,6 +1,6 @@
-"""The command ``moa-dspy``: ``ask``, ``models`` and ``calls``, and errors as one line each.
+"""The command ``moa-dspy`` with ``ask``, ``models`` and ``calls``, and errors in one line.
 
-DSPy and Optuna take seconds to import, so every command imports what it needs on its own.
+DSPy and Optuna take seconds to import, so each command imports only what it needs.
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ def _show(store: CallStore, chosen: CallFilter, *, as_json: bool) -> None:
         table.add_column(name.replace("_", " "), justify="right", footer=footer)
     for each in found:
         table.add_row(each.agent, *(format(getattr(each, n), _COLUMNS[n]) for n in _COLUMNS))
-    # Rich takes 80 columns where there is no terminal; a log has room for the whole table.
+    # Without a terminal Rich uses 80 columns, but a log has room for the whole table.
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
     Console(width=width).print(table)
 
@@ -282,7 +282,7 @@ def _total(found: list[AgentSummary]) -> AgentSummary:
 
 
 def _interrupted(command: str | None, kept: str) -> str:
-    """Return the line on Ctrl-C; ``kept`` is the text of an interrupt of a study that has begun."""
+    """Return the message after Ctrl-C; ``kept`` is that for a study that has begun."""
     if not kept:
         return "Interrupted."
     how = "the same command with --resume" if command == "optimize" else "the same command"
@@ -306,9 +306,9 @@ class OneLineErrors(TyperGroup):
 
 
 def _read_and_show_any_text() -> None:
-    """Show and read text that the console cannot encode in another form instead of failing.
+    """Replace text that the console cannot encode or decode, instead of failing.
 
-    Such as half of an emoji that a model cut, or a console that is not UTF-8.
+    Examples are half of an emoji that a model cut, and a console that is not UTF-8.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -341,7 +341,7 @@ app.add_typer(models, name="models")
 
 
 def main() -> None:
-    """Run the command line and leave the process with its exit code."""
+    """Run the command line and exit with its exit code."""
     app()
 
 

@@ -1,7 +1,7 @@
 """The command ``init``, which writes a pool and a study for a table and the models found here.
 
-Only loopback addresses are asked for models, for half a second each; keys are looked for by name
-and never read.
+Only servers at loopback addresses are asked for their models, for half a second each. Keys are
+looked up by the name of their variable and never read.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ _SECONDS: Final = 0.5
 _MOST_AGENTS: Final = 6
 _SMALLEST: Final = "smollm2-135m-instruct"
 _NO_CHAT: Final = re.compile(r"embed|rerank|whisper|tts|clip|bge-|e5-", re.IGNORECASE)
-"""Models that answer no questions."""
+"""Names of models that do not answer questions."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundModel:
-    """A model that could be asked from here.
+    """A model that can be used on this machine.
 
     Attributes:
-        model: As a pool file names it.
-        origin: Where it was found, for a person.
-        api_base: URL of a server on this machine; None is the vendor's.
-        api_key_env: Variable of the key; None needs none.
+        model: Name of the model in a pool file.
+        origin: Where it was found, for display.
+        api_base: URL of a server on this machine; None is that of the vendor.
+        api_key_env: Environment variable of the key; None if no key is needed.
     """
 
     model: str
@@ -52,12 +52,12 @@ class FoundModel:
 
     @property
     def is_here(self) -> bool:
-        """True if it runs on this machine."""
+        """True if the model runs on this machine."""
         return self.api_base is not None or self.model.startswith("local/")
 
     @property
     def name(self) -> str:
-        """A plain word."""
+        """A plain word for the agent's name."""
         last = self.model.rpartition("/")[2].removesuffix("-instruct").removesuffix(":latest")
         return re.sub(r"[^\w.-]+", "-", last).strip("-.") or "model"
 
@@ -111,7 +111,7 @@ def _name_of(data: str) -> str:
 
 
 def _read(data: str, split: str, out: Path) -> tuple[TableProfile, Path]:
-    """Return the table, and the file that the study will read."""
+    """Return the table's profile, and the file that the study will read."""
     from moa_dspy.data.discover import TableProfile
     from moa_dspy.data.tables import FORMATS, hub_records, read_records, records_of
 
@@ -144,7 +144,7 @@ def _copied(rows: Iterable[Any], data: str, out: Path) -> tuple[TableProfile, Pa
 def _roles(
     profile: TableProfile, inputs: Sequence[str], outputs: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """Return the columns that are asked about and those with right answers; ask where unclear."""
+    """Return the input columns and those with right answers; ask the user if unclear."""
     profile.check_columns(inputs, "--input")
     profile.check_columns(outputs, "--output")
     right = list(outputs)
@@ -183,10 +183,10 @@ def _asked(profile: TableProfile, question: str, option: str, *, several: bool =
 
 
 def found_models(servers: Sequence[str]) -> Iterator[FoundModel]:
-    """Yield the models that can be asked from here, at most a few.
+    """Yield a few models that can be used on this machine.
 
-    Weights that are here, servers on this machine, keys in the environment. Where there is
-    nothing, the smallest model of the catalogue, which the first run fetches.
+    They are downloaded weights, models of servers on this machine, and vendors whose keys are in
+    the environment; or else the smallest model of the catalogue, which the first run downloads.
 
     Args:
         servers: URLs of further servers on this machine.
@@ -235,8 +235,8 @@ def _loopback(url: str) -> str:
 
 
 def _listed(base: str) -> list[str]:
-    """Return the models of a server; none if nothing answers as expected."""
-    # Without a proxy: this machine is meant.
+    """Return the models of a server; none if it does not answer as expected."""
+    # Without a proxy, as the server is on this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"{base}/models", timeout=_SECONDS) as reply:
@@ -294,7 +294,7 @@ def _agent(model: FoundModel, name: str, temperature: float, is_short: bool) -> 
     yield f"name = {_toml(name)}"
     yield f"model = {_toml(model.model)}    # {model.origin}"
     yield f"temperature = {temperature}"
-    # A small model goes on and on; a larger one may have to think first.
+    # A small model may not stop; a larger one may need tokens to think first.
     is_small = model.model.startswith("local/")
     yield f"max_tokens = {(32 if is_short else 256) if is_small else 1024}"
     if model.api_base is not None:
@@ -307,14 +307,14 @@ def _agent(model: FoundModel, name: str, temperature: float, is_short: bool) -> 
 
 @dataclass(frozen=True)
 class StudyDraft:
-    """The study that is written for a table.
+    """A draft of the study file for a table.
 
     Attributes:
         profile: The table.
-        asked: Columns that are asked about.
+        asked: Input columns.
         right: Columns with right answers.
-        path: The table's file, as the study file names it.
-        models: What may be asked.
+        path: Path of the table in the study file.
+        models: Models that were found.
     """
 
     profile: TableProfile
@@ -325,7 +325,7 @@ class StudyDraft:
 
     @cached_property
     def faults(self) -> TableFaults:
-        """Notes on what is odd about the rows."""
+        """Faults of the rows."""
         from moa_dspy.data.discover import TableFaults
 
         values, rows = self.profile.values, range(self.profile.n_rows)

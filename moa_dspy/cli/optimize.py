@@ -77,7 +77,7 @@ def optimize(
 
         record.finish(ended.result, [ended.folder / name for name in RUN_FILES])
     if as_json:
-        # ASCII: a model's half emoji or another console's encoding must not end the command.
+        # ASCII, as half of an emoji or the console's encoding must not end the command.
         typer.echo(json.dumps(ended.result.to_json(), allow_nan=False))
     else:
         _show(ended.result, ended.folder)
@@ -88,7 +88,7 @@ def _display_mode(as_json: bool, quiet: bool) -> Any:
 
 
 def _prints_aside(is_aside: bool) -> Any:
-    # Metrics and data readers are the user's: what they print must not end up in the JSON.
+    # Metrics and data readers are user code, whose output must not be mixed with the JSON.
     return redirect_stdout(sys.stderr) if is_aside else nullcontext()
 
 
@@ -221,7 +221,7 @@ def _agents_table(found: Preflight) -> Any:
 
 
 def price_texts(price: Price | None) -> tuple[str, str]:
-    """Return a price (prompt / reply) and its source, as tables show them."""
+    """Return a price (prompt / reply) and its source, as shown in tables."""
     if price is None:
         return "unknown", "give it in the pool"
     usd = (price.usd_per_million_prompt_tokens, price.usd_per_million_completion_tokens)
@@ -267,7 +267,7 @@ def _show(result: StudyResult, folder: Path) -> None:
 def _print(shown: Any) -> None:
     from rich.console import Console
 
-    # Rich takes 80 columns where there is no terminal; a log has room for the whole table.
+    # Without a terminal Rich uses 80 columns, but a log has room for the whole table.
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100
     Console(width=width).print(shown)
 

@@ -1,7 +1,7 @@
-"""The closing report in a terminal, and the commands ``report``, ``compare`` and ``pick``.
+"""The final report in a terminal, and the commands ``report``, ``compare`` and ``pick``.
 
-The commands write the pages again, put runs beside each other, and write the program of another
-architecture of the Pareto front.
+The commands write a run's report again, compare runs, and write the program of another architecture
+of the Pareto front.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from moa_dspy.optimize.result import StudyResult
 
 _SEEN: Final = "which flatters it if it is chosen by that"
-"""Of the test score of what the search did not pick: only the pick was fixed before the test."""
+"""Note on test scores of other architectures: only the pick was fixed before the test."""
 _GAP: Final = 2
 _ARCHITECTURE: Final = 22
 _RUN = typer.Argument(metavar="RUN", help="The folder of a finished run.")
@@ -38,7 +38,7 @@ class Report:
         self.result = result
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the table, then one line per fact."""
+        """Yield the table of architectures, then one line per fact."""
         from rich.text import Text
 
         from moa_dspy.optimize import report as texts
@@ -73,7 +73,7 @@ class Report:
 
 
 def fitting(width: int) -> list[str]:
-    """Return the columns that leave the architectures room, least important ones dropped."""
+    """Return the columns that fit beside the architectures, without the least important ones."""
     from moa_dspy.optimize.report import TABLE_COLUMNS
 
     shown = dict(TABLE_COLUMNS)
@@ -138,13 +138,13 @@ def compare(
         table.add_column(Text(name), overflow="fold")
     for fact in next(iter(found.values())):
         table.add_row(fact, *(Text(facts[fact]) for facts in found.values()))
-    # Rich takes 80 columns where there is no terminal; a log has room for the whole table.
+    # Without a terminal Rich uses 80 columns, but a log has room for the whole table.
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
     Console(width=width).print(table)
 
 
 def compared_facts(result: StudyResult) -> dict[str, str]:
-    """Return what ``compare`` shows of one run, in the words and digits of its report."""
+    """Return the facts of one run for ``compare``, in the form of its report."""
     from moa_dspy.optimize.report import NONE, amount, duration, row_cells
     from moa_dspy.winrate.intervals import points
 
@@ -195,7 +195,7 @@ def pick(
     text = members[number - 1]
     path = out or folder / f"program-{number}.json"
     source = folder / "program.json"
-    # Nobody is asked: the names and settings of the run's agents are all that is needed.
+    # No model is called: only the names and settings of the run's agents are needed.
     agents = None if pool is not None else agents_of_run(source)
     agents = agents or agents_file(pool)
     _write_program(source, text, agents, path, note=note_on_test(result, text))
@@ -212,7 +212,7 @@ def _show_front(result: StudyResult, members: list[str]) -> None:
 
 
 def front_members(result: StudyResult) -> list[str]:
-    """Return the Pareto front of a run; that of score and price, or calls, where it had one."""
+    """Return the Pareto front of a run; without one, that of score and price or calls."""
     from moa_dspy.optimize.objectives import front
 
     if result.front:
@@ -223,7 +223,7 @@ def front_members(result: StudyResult) -> list[str]:
 
 
 def note_on_test(result: StudyResult, architecture: str) -> str:
-    """Return what is known of an architecture on test, or that nothing is."""
+    """Return a note on an architecture's test score, or that there is none."""
     from moa_dspy.winrate.intervals import points
 
     for row in result.test.values():

@@ -39,17 +39,17 @@ PoolOption = Annotated[
 
 
 def agents_file(pool: str | None, *programs: Path | str) -> Path:
-    """Return the file of the agents to be asked: that of ``--pool``, else the pool ``local``.
+    """Return the file of the agents: that of ``--pool``, else the pool ``local``.
 
-    A program never chooses whom it asks, with which keys: the file of its run is only named.
+    A program never selects agents or keys by itself: the pool file of its run is only mentioned.
 
     Args:
-        pool: Of ``--pool``.
-        programs: Files; an architecture's text is of no run.
+        pool: Value of ``--pool``.
+        programs: Files of programs or texts of architectures, which belong to no run.
 
     Raises:
-        ArchitectureError: A program is absent.
-        PoolError: There is no such file, or a program is of a run with another one.
+        ArchitectureError: If a program is missing.
+        PoolError: If there is no such file, or a program's run used another pool.
     """
     if pool is not None:
         return _pool_file(pool)
@@ -68,26 +68,26 @@ def agents_file(pool: str | None, *programs: Path | str) -> Path:
 
 
 def _shown(file: Path) -> str:
-    """Return a path as one would type it here."""
+    """Return a path as a user would type it in the present folder."""
     here = Path.cwd()
     return str(file.relative_to(here) if file.is_relative_to(here) else file)
 
 
 def pool_option(folder: Path) -> str:
-    """Return the option that names the agents of the run in a folder; empty for ``local``."""
+    """Return the option for the pool of the run in a folder; empty for ``local``."""
     file = agents_of_run(folder)
     is_local = file is None or file == (POOLS / "local.toml").resolve()
     return "" if file is None or is_local else f" --pool {shlex.quote(_shown(file))}"
 
 
 def program_file(program: Path) -> Path:
-    """Return the file of a program; of the folder of a run, the program in it."""
+    """Return the file of a program, also for the folder of a run."""
     inside = program / "program.json"
     return inside if inside.is_file() else program
 
 
 def agents_of_run(program: Path) -> Path | None:
-    """Return the agents' file of the run in whose folder a program is; None if none is known."""
+    """Return the pool file of the run to which a program belongs; None if it is unknown."""
     program = program_file(program)
     if not program.is_file():
         if program.suffix == ".json":
@@ -102,10 +102,10 @@ def agents_of_run(program: Path) -> Path | None:
 
 
 def _pool_file(name: str) -> Path:
-    """Return the file of a pool that is named, or given as a path.
+    """Return the file of a pool that is given by name or path.
 
     Raises:
-        PoolError: There is no pool of that name.
+        PoolError: If there is no pool of that name.
     """
     if name.endswith(".toml") or "/" in name or os.sep in name:
         return Path(name)
@@ -117,11 +117,11 @@ def _pool_file(name: str) -> Path:
 
 
 def program_or_text(program: str, pool: Pool) -> MixtureOfAgents:
-    """Return a saved program, that of a run's folder, or an architecture's mixture in plain chat.
+    """Return a saved program, that of a run, or a mixture of an architecture in plain chat.
 
     Raises:
-        ArchitectureError: The file or the text cannot be read.
-        PoolError: The pool lacks an agent.
+        ArchitectureError: If the file or the text cannot be read.
+        PoolError: If the pool lacks an agent.
     """
     from moa_dspy.adapters import PlainChat
     from moa_dspy.mixture import MixtureOfAgents
@@ -219,7 +219,7 @@ def _run(
 
 
 def _config(app: Any, host: str, port: int, limits: ServerLimits) -> Any:
-    """Return uvicorn's configuration; its own logs are off, as they would show addresses."""
+    """Return uvicorn's configuration, without its logs, which would show addresses."""
     import uvicorn
 
     return uvicorn.Config(
@@ -245,7 +245,7 @@ def _by_name(paths: list[Path], pool: Any) -> dict[str, MixtureOfAgents]:
     from moa_dspy.mixture import MixtureOfAgents
 
     files = [program_file(path) for path in paths]
-    # A run goes by its folder's name, so that several can be served.
+    # A run has its folder's name, so that several runs can be served.
     names = [
         path.stem if file is path else path.resolve().name
         for path, file in zip(paths, files, strict=True)
@@ -283,16 +283,16 @@ def chat(
 
 _COMMANDS: Final = "/agents, /clear, /exit"
 _CONTROLS: Final = {n: None for n in (*range(32), *range(127, 160)) if n not in (9, 10)}
-"""Control characters of a terminal: a model's text must not move the cursor."""
+"""Control characters of a terminal, removed so that a model's text cannot move the cursor."""
 
 
 class Conversation:
     """A conversation in a terminal.
 
     Args:
-        mixture: The one that answers.
-        console: Where it is shown.
-        system: Instructions before it.
+        mixture: The mixture that answers.
+        console: The console for output.
+        system: Instructions before the conversation.
     """
 
     def __init__(self, mixture: ChatMixture, console: Console, *, system: str = "") -> None:
@@ -302,9 +302,9 @@ class Conversation:
         self._usd: float | None = 0.0
 
     def run(self) -> None:
-        """Read, answer and show until the input ends."""
+        """Read messages, answer and show until the input ends."""
         self._console.print(f"{self._mixture.architecture}  ({_COMMANDS})", markup=False)
-        with asyncio.Runner() as runner:  # one loop: agents' connections are kept
+        with asyncio.Runner() as runner:  # one loop, so that agents' connections are kept
             while (text := self._read()) is not None:
                 if text in ("/exit", "/quit"):
                     return

@@ -68,16 +68,16 @@ METRICS: dict[str, Callable[..., float]] = {
     "mmlu_pro_match": mmlu_pro_match,
     "version_match": version_match,
 }
-"""Name in a study file -> DSPy metric of the field `answer`. One line each."""
+"""Names in a study file and their DSPy metrics of the field `answer`."""
 
 
 def is_pure(metric: Callable[..., float]) -> bool:
-    """True if a metric is one of the library's own, by name: it reads example and prediction."""
+    """Return whether a metric is a named one of this library, of example and prediction only."""
     return isinstance(metric, FieldMetric) or metric in METRICS.values()
 
 
 def fields_read(metric: Callable[..., float]) -> tuple[str, ...]:
-    """Return the output fields that a metric by name reads in a row; of any other, none."""
+    """Return the output fields of a row that a named metric reads; none for other metrics."""
     if isinstance(metric, FieldMetric):
         return metric.fields
     return ("answer",) if is_pure(metric) else ()

@@ -1,8 +1,8 @@
-"""The final answer of a text in one spelling, so that answers which mean the same are equal texts.
+"""Final answers of texts in one canonical spelling, so that equivalent answers are equal texts.
 
 Marks that are part of the answer stay: signs (-x, ±2, √2, ¬p, <5), grades and names (A+, C#), 5!,
-half-open intervals, units, currencies other than the dollar. Spellings do not count: case, quotes,
-markdown, simple LaTeX, thousands separators, digits of other scripts, end tokens of chat templates.
+half-open intervals, units, currencies other than the dollar. Ignored are case, quotes, markdown,
+simple LaTeX, thousands separators, digits of other scripts and end tokens of chat templates.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ _LINE = _rules(
     (r"([\u20a0-\u20bf\u00a2-\u00a5])\s+(?=-?\.?[0-9])", r"\1"),
     (r"(?<=[0-9])\s+(?=[\u20a0-\u20bf\u00a2-\u00a5](?!\w))", ""),
     (
-        # Scripts without blanks: a number at the end of a sentence is a word.
+        # In scripts without blanks, a number at the end of a sentence is a word.
         r"(?<=[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3])"
         r"(?=[-\u00b1\u221a]?\.?[0-9][0-9.,/]*[\u4e00-\u9fff]{0,2}\W*$)"
         r"|(?<=[\u662f\u4e3a\u9009])(?=[a-z]\W*$)"
@@ -145,20 +145,20 @@ _LETTERS = re.compile(r"(?:sin|cos|tan|log|ln|exp|mod|pi)(?=\W|\d|$)|([^\W\d_]{2
 _SYMBOLIC = re.compile(r"[0-9)\]^]\W*[a-z]|[a-z]\W*[0-9^(\[]|(?<![^\W_])[f-z](?![^\W_])")
 _IDLE_ZEROS = re.compile(r"(?<=[0-9])\.0+(?=[-+*/\u00d7][0-9.]*i?$|i$)")
 _CHOICE = re.compile("[a-e]")
-"""A letter before a dash may be the option that is chosen."""
+"""A letter before a dash may be the chosen option."""
 _ARROWS = frozenset("\u2192\u2194")
 _SIGN = re.compile(r"[<>=+!/^*]")
-"""In ASCII, what most rules of a line ask for; the others change one of the next texts."""
+"""Signs, in ASCII, that most rules of a line need; the other rules change one of the next texts."""
 _PLAIN = ("1 000", "5 kg", "5 p.m.", "3 : 4", "1-02t03:")
 _PLAIN_LINE = tuple(rule for rule in _LINE if any(map(rule[0].search, _PLAIN)))
 _BULLET = re.compile(r"\s*-\s+(?=\.?[0-9])")
 _GROUP = re.compile(
     r"([(\[{]\s*[^\s,;()\[\]{}]{1,60}(?:\s*[,;]\s*[^\s,;()\[\]{}]{1,60})+\s*[)\]}])"
 )
-"""Intervals, points and lists, if there is a number in them."""
+"""Intervals, points and lists, if they contain a number."""
 
 _THOUSANDS = re.compile(r"\(-?[0-9]{1,3}(?:,[0-9]{3})+\)|\[-?[0-9]{1,3}(?:,[0-9]{3})+\]")
-# A colon parts "answer:42" but not "10:30".
+# A colon separates "answer:42" but not "10:30".
 _GAP = re.compile(
     "[\\s()\\[\\]{}\u3010\u3011\u2014\u2248\u2243\u2245\u2261]+|(?<![0-9]):+|:+(?![0-9])"
 )
@@ -174,34 +174,35 @@ _KEPT = frozenset(
     "\u221a\u221b\u221c\u00b1\u2213\u00ac\u221e\u2205\u2202\u2207\u2211\u220f\u222b\u2200\u2203"
     "<>\u2264\u2265\u2260\u00b0\u266d\u2030\u2192\u2194"
 )
-"""Symbols that are part of a word wherever they stand; so are currencies, but for the dollar."""
+"""Symbols that are part of a word in any place, as are currencies except the dollar."""
 
 _LONGEST_SHIFT = 400
 _MOST_REMEMBERED = 16_384
 _LONGEST_REMEMBERED = 2_000
-"""Characters: of many long texts, remembering would take more memory than it saves time."""
+"""Most characters of a cached text: caching many long texts would cost more than it saves."""
 _LONGEST_GRADE = 3
 
 
 def normalise_answer(text: str) -> str:
     """Return the final answer: "The answer is 42.", "**42.0**" and "42" are all "42".
 
-    The answer is the last word or number of the last line that holds one, so an answer of several
-    words keeps only its last; a number and its unit, or an interval, are one word. A number is
-    written in one way: no thousands separators, no idle zeros, no exponent up to 400 digits.
+    The answer is the last word or number of the last line that contains one, so of an answer of
+    several words only the last is kept; a number and its unit, or an interval, are one word. A
+    number is written in one way: no thousands separators, no idle zeros, no exponent up to 400
+    digits.
 
     Args:
-        text: Any text, from a model or from a file; never an error.
+        text: Any text, from a model or from a file; no text raises an error.
 
     Returns:
-        The answer; of a text without word or number its last piece, so "" only for blank text.
-        Normalising it again changes nothing.
+        The answer; for a text without a word or number its last piece, so "" only for blank text.
+        The function is idempotent.
     """
     return _once(_last_read, text)
 
 
 def normalise_version(text: str) -> str:
-    """Return the final answer like `normalise_answer`, but with numbers as they are written.
+    """Return the final answer like `normalise_answer`, but with numbers as written.
 
     So "3.10" and "3.1", "42.0" and "42", "007" and "7" differ.
     """
@@ -209,17 +210,17 @@ def normalise_version(text: str) -> str:
 
 
 def normalise_text(text: str) -> str:
-    """Return a text that is the same for texts that differ in case, blanks and Unicode spelling.
+    """Return a text without differences in case, blanks and Unicode spelling.
 
-    Unlike `normalise_answer` it keeps every word and mark; normalising again changes nothing.
+    Unlike `normalise_answer` it keeps every word and mark. The function is idempotent.
     """
     return _once(_folded_words, text)
 
 
 def answer_words(text: str, *, as_written: bool = False) -> list[str]:
-    """Return the words of the last line that has any, in order, each as an answer is written."""
+    """Return the words of the last line with words, in order, each in canonical spelling."""
     if len(text) <= _LONGEST_REMEMBERED:
-        # A right answer is read for every answer to its question.
+        # A right answer is normalised again for every answer to its question, so it is cached.
         return [*_remembered_words(text, as_written)]
     return _words(text, as_written)
 
@@ -238,13 +239,13 @@ def _words(text: str, as_written: bool) -> list[str]:
         words = list(_line_words(line, as_written))
         counted = [n for n, word in enumerate(words) if word not in _ARROWS]
         if counted:
-            # An arrow counts between two words only.
+            # An arrow counts only between two words.
             return words[counted[0] : counted[-1] + 1]
     return []
 
 
 def _once(normalise: Callable[[str], str], text: str) -> str:
-    """Return the normalised text; of texts that many votes count, it is remembered."""
+    """Return the normalised text, cached for texts that many votes compare."""
     return _remembered(normalise, text) if len(text) <= _LONGEST_REMEMBERED else normalise(text)
 
 
@@ -273,13 +274,13 @@ def _last(text: str, *, as_written: bool) -> str:
 
 
 def _folded(text: str) -> str:
-    """Return one spelling per text; folding a folded text changes nothing."""
+    """Return the text in one Unicode spelling; the function is idempotent."""
     if text.isascii():
         return text.lower()
-    # NFKC alone makes 102 of a raised 2 after 10, and 11/2 of a half after 1.
+    # NFKC alone would turn 10 with a superscript 2 into 102, and 1 with a half sign into 11/2.
     text = _RAISED.sub(lambda m: "^" + m[0].translate(_LOWERED), text)
     text = _VULGAR.sub(_fraction, text)
-    # Once is not enough: some letters fold into letters that NFKC composes anew, and back.
+    # Repeated, as some letters fold into letters that NFKC composes again, and back.
     for _ in range(4):
         text = unicodedata.normalize("NFKC", text.casefold())
     return text
@@ -298,7 +299,7 @@ def _mixed(whole: str, upper: str, lower: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return the folded text in ASCII digits, plain marks, without LaTeX and end tokens."""
+    """Return the folded text with ASCII digits and plain marks, without LaTeX and end tokens."""
     text = _folded(text)
     if not text.isascii():
         text = text.translate(_SPELLINGS)
@@ -331,8 +332,8 @@ def _line_words(line: str, as_written: bool) -> Iterator[str]:
 def _glued(segment: str) -> str:
     """Return a segment with its operations written without blanks: "x + 1" is "x+1".
 
-    Else the operator between two words would not count. A minus, a star or a slash between
-    numbers may be a dash, a mark or an "or", unless there is nothing but formula.
+    Otherwise the operator between two words would be ignored. A minus, a star or a slash between
+    numbers may be a dash, a mark or an "or", unless the segment is only a formula.
     """
     if not segment.isascii() or "&" in segment or "|" in segment:
         segment = _ALWAYS_GLUED.sub(r"\1", segment)
@@ -357,7 +358,7 @@ def _has_word(text: str) -> bool:
 
 
 def _group(text: str, as_written: bool) -> str:
-    """Return an interval or a list as one word; "" if it holds no number or is one."""
+    """Return an interval or a list as one word; "" if it contains no number or is a number."""
     if not re.search("[0-9\u221e]", text) or _THOUSANDS.fullmatch(text):
         return ""
     items = [_word(item.strip(), as_written) for item in re.split("[,;]", text[1:-1])]
@@ -367,7 +368,7 @@ def _group(text: str, as_written: bool) -> str:
 
 
 def _word(piece: str, as_written: bool, is_alone: bool = False) -> str:
-    """Return the piece without what surrounds the word, "" if there is no word in it."""
+    """Return the word in a piece without surrounding marks, "" if it contains no word."""
     first, end = 0, len(piece)
     while first < end and _is_wrapping(piece[first]):
         first += 1
@@ -415,7 +416,7 @@ def _suffix(before: str, word: str, after: str, is_alone: bool) -> str:
 
 
 def _number(before: str, number: re.Match[str], as_written: bool) -> str:
-    """Return the only spelling of this number, unsigned; `before` may hold its point."""
+    """Return the canonical spelling of this number, unsigned; `before` may hold its point."""
     whole, part = number["whole"].replace(",", ""), number["part"] or ""
     if before.count(".") == 1 and before.endswith(".") and not part:
         whole, part = "0", whole
@@ -439,7 +440,7 @@ def _shifted(whole: str, part: str, exponent: int) -> tuple[str, str, int]:
 
 
 def _is_wrapping(character: str) -> bool:
-    """Say whether a character is never part of a bare word, such as punctuation and blanks."""
+    """Return whether a character is never part of a bare word, such as punctuation and blanks."""
     if character.isalnum():
         return False
     category = unicodedata.category(character)

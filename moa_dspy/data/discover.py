@@ -1,4 +1,4 @@
-"""The profile of a table that is new here: columns for questions and answers, and odd rows."""
+"""The profile of a new table: columns for questions and answers, and faulty rows."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ INPUT_NAMES: Final = frozenset(
     | {"query", "question", "request", "review", "sentence", "source", "subject", "text", "ticket"}
     | {"title", "tweet", "utterance"}
 )
-"""Columns that are usually asked about."""
+"""Usual names of columns with questions."""
 OUTPUT_NAMES: Final = frozenset(
     {"answer", "answers", "category", "class", "completion", "expected", "gold", "intent", "label"}
     | {"output", "reference", "response", "result", "score", "sentiment", "solution", "target"}
     | {"topic", "y"}
 )
-"""Columns that usually hold the right answer."""
+"""Usual names of columns with right answers."""
 ID_NAMES: Final = frozenset({"", "id", "idx", "index", "no", "nr", "split", "uuid"})
-"""Columns that name a row."""
+"""Names of columns that identify a row."""
 SPLITS: Final = ("train", "val", "test")
 _TAKEN: Final = frozenset(
     {"config", "copy", "demos", "get", "inputs", "items", "keys", "labels", "lm", "references"}
     | {"signature", "toDict", "values", "with_inputs", "without", "split", "id"}
 )
-"""Names that a field cannot have: those of methods of ``dspy.Example``, and of this library."""
+"""Names reserved by methods of ``dspy.Example`` and by this library."""
 MOST_CHOICES: Final = 12
-"""Different answers up to which a column is taken for one of choices."""
+"""Most distinct answers of a column that is treated as a choice."""
 MOST_ROWS: Final = {"val": 200, "test": 300}
-"""Rows of a study that is written for a large table."""
+"""Rows per split in the study file for a large table."""
 SMALLEST_TABLE: Final = 8
-"""Rows below which there is no study."""
+"""Fewest rows for a study."""
 FEW_ROWS: Final = 100
 """Rows below which a verdict is rarely possible."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableProfile:
-    """A table as it is before any column has a role.
+    """A table whose columns have no roles yet.
 
     Attributes:
-        source: What errors call the table.
-        columns: Their names, in the table's order.
-        values: The cells of each column, in the rows' order; None where a row has none.
+        source: Name of the table in errors.
+        columns: Names of the columns, in the table's order.
+        values: The cells of each column, in the rows' order; None for a missing cell.
     """
 
     source: str
@@ -65,7 +65,7 @@ class TableProfile:
         """Return the profile of a table.
 
         Raises:
-            DataError: If it has no row, or fewer than a study needs.
+            DataError: If it has fewer rows than a study needs.
         """
         if len(records) < SMALLEST_TABLE:
             raise DataError(
@@ -82,7 +82,7 @@ class TableProfile:
         return len(self.values[self.columns[0]])
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield the rows, without the cells that they lack."""
+        """Yield the rows, without missing cells."""
         for row in zip(*(self.values[name] for name in self.columns), strict=True):
             yield {
                 n: value for n, value in zip(self.columns, row, strict=True) if value is not None
@@ -91,8 +91,8 @@ class TableProfile:
     def flat(self, names: Sequence[str]) -> TableProfile | None:
         """Return the profile with a column ``outer.inner`` for each key of an object in a cell.
 
-        None where there is no object, or it is not needed: the table has columns of these names,
-        and one that is called as right answers are, which may be objects.
+        None if there is no object, or if it is not needed, as the table already has columns of
+        these names and a column named like right answers, which may be objects.
         """
         found = TableProfile.of([("", dict(_flat(row))) for row in self.rows()], self.source)
         is_named = any(name in found.columns and name not in self.columns for name in names)
@@ -102,7 +102,7 @@ class TableProfile:
 
     @property
     def split_column(self) -> str | None:
-        """The column that says train, val or test in every row, if there is one."""
+        """The column with train, val or test in every row, if there is one."""
         for name in self.columns:
             held = set(map(str, self.values[name]))
             if {"val", "test"} <= held <= set(SPLITS):
@@ -111,7 +111,7 @@ class TableProfile:
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        """Columns that may be asked about or answered: neither an id nor a split, nor empty."""
+        """Possible input or output columns: neither an id nor a split, nor empty."""
         return tuple(
             name
             for name in self.columns
@@ -121,7 +121,7 @@ class TableProfile:
         )
 
     def guess_output(self) -> str | None:
-        """Return the only column that is called as right answers are, or the last of two."""
+        """Return the only column named like right answers, or the last of two."""
         named = [name for name in self.candidates if _words(name) & OUTPUT_NAMES]
         if len(named) == 1:
             return named[0]
@@ -131,7 +131,7 @@ class TableProfile:
         return self.candidates[-1] if not named and len(self.candidates) == 2 else None
 
     def guess_inputs(self, outputs: Sequence[str]) -> tuple[str, ...]:
-        """Return the columns that are called as questions are, or the only one left; else none."""
+        """Return the columns named like questions, or the only remaining column; else none."""
         left = [name for name in self.candidates if name not in outputs]
         named = [name for name in left if _words(name) & INPUT_NAMES]
         return tuple(left if len(left) == 1 else named)
@@ -140,7 +140,7 @@ class TableProfile:
         """Check that the table has these columns.
 
         Raises:
-            DataError: If it lacks one; it names the option and the columns.
+            DataError: If a column is missing; the message names the option and the columns.
         """
         for name in names:
             if name not in self.columns:
@@ -155,7 +155,7 @@ def _words(column: str) -> set[str]:
 
 
 def field_names(columns: Sequence[str]) -> dict[str, str]:
-    """Return a field of a signature for each column: the column's own name where it can be one."""
+    """Return a signature field for each column: the column's own name if possible."""
     fields: dict[str, str] = {}
     for column in columns:
         name = re.sub(r"\W+", "_", column.strip(), flags=re.ASCII).strip("_") or "column"
@@ -169,13 +169,13 @@ def field_names(columns: Sequence[str]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class AnswerKind:
-    """The kind of the right answers of one column, and what fits it.
+    """The kind of one column's right answers, with fitting settings.
 
     Attributes:
-        metric: A metric by name.
-        normalise: When a vote takes two answers for equal.
+        metric: Name of a metric.
+        normalise: Comparison of answers in a vote.
         instruction: The end of the task's instructions.
-        choices: The only answers that there are, if they are few.
+        choices: All distinct answers, if they are few.
     """
 
     metric: str
@@ -184,14 +184,14 @@ class AnswerKind:
     choices: tuple[str, ...] = ()
 
     def task(self, asked: Sequence[str], right: Sequence[str]) -> str:
-        """Return instructions for the answers of some columns, all of this kind.
+        """Return the task's instructions for output columns that are all of this kind.
 
-        A choice is put as a question: of 20 reviews SmolLM2-135M found the mood of 18 so, and of
-        none where it was told to give it.
+        A choice is worded as a question: SmolLM2-135M found the mood of 18 of 20 reviews with a
+        question, and of none with the instruction to give it.
 
         Args:
-            asked: Columns that are asked about.
-            right: Columns with right answers.
+            asked: Input columns.
+            right: Output columns, with right answers.
         """
         of, names = (" and the ".join(map(_bare, columns)) for columns in (asked, right))
         if not self.choices or len(right) > 1:
@@ -206,7 +206,7 @@ def _bare(column: str) -> str:
 
 
 def answer_kind(values: Sequence[Any]) -> AnswerKind:
-    """Return what kind of answers the cells of a column hold; empty ones do not count."""
+    """Return the kind of the answers in a column; empty cells are ignored."""
     held = [value for value in values if holds_answer(value)]
     if are_alternatives(held):
         return answer_kind([value[0] for value in held])
@@ -219,7 +219,8 @@ def answer_kind(values: Sequence[Any]) -> AnswerKind:
     if len(distinct) <= min(MOST_CHOICES, len(texts) // 2) and max(map(len, texts)) <= 40:
         shown = sorted({text.strip() for text in texts}, key=str.casefold)
         told = f"Reply with one of: {', '.join(shown)}."
-        # Models put a choice into a sentence; its last word tells it where no two end alike.
+        # Models put a choice into a sentence, whose last word identifies it if all choices end
+        # differently.
         has_own_end = len(set(map(normalise_answer, shown))) == len(distinct)
         return AnswerKind("choice", "answer" if has_own_end else "text", told, tuple(shown))
     if fmean(len(text.split()) for text in texts) <= 4:
@@ -228,7 +229,7 @@ def answer_kind(values: Sequence[Any]) -> AnswerKind:
 
 
 def are_alternatives(values: Sequence[Any]) -> bool:
-    """True if cells are lists of texts or numbers: each of a list is taken for a right answer."""
+    """Return whether cells are lists of texts or numbers, each of which is accepted."""
     held = [value for value in values if holds_answer(value)]
     return bool(held) and all(
         isinstance(value, list) and not any(isinstance(one, list | dict) for one in value)
@@ -252,22 +253,22 @@ def _is_object(text: str) -> bool:
 
 
 def split_sizes(n_rows: int) -> dict[str, int]:
-    """Return rows per split: two fifths for val, the rest for test, at most; none for train."""
+    """Return the most rows per split: two fifths for val, the rest for test, none for train."""
     val = min(MOST_ROWS["val"], 2 * n_rows // 5)
     return {"val": val, "test": min(MOST_ROWS["test"], n_rows - val)}
 
 
 @dataclass(frozen=True, slots=True)
 class TableFaults:
-    """Faults of the rows of a table, in numbers.
+    """Counts of faults in a table's rows.
 
     Attributes:
         n_rows: All rows.
         n_blank: Rows without a right answer.
-        n_repeated: Rows that ask what an earlier row asks.
-        n_contradicting: Of these, rows whose right answer is another one.
+        n_repeated: Rows with the question of an earlier row.
+        n_contradicting: Repeated rows with another right answer.
         commonest: The most common right answer.
-        n_commonest: Rows that have it.
+        n_commonest: Rows with that answer.
     """
 
     n_rows: int
@@ -281,11 +282,11 @@ class TableFaults:
     def of(
         cls, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
     ) -> TableFaults:
-        """Look at rows.
+        """Count the faults of rows.
 
         Args:
-            inputs: What is asked in each row.
-            outputs: The right answers of each.
+            inputs: The inputs of each row.
+            outputs: The right answers of each row.
         """
         firsts: dict[tuple[str, ...], tuple[str, ...]] = {}
         n_blank = n_repeated = n_contradicting = 0
@@ -306,11 +307,11 @@ class TableFaults:
 
     @property
     def n_usable(self) -> int:
-        """Rows with a right answer that ask something new."""
+        """Rows with a right answer and a new question."""
         return self.n_rows - self.n_blank - self.n_repeated
 
     def lines(self) -> Iterator[str]:
-        """Yield a line on each fault."""
+        """Yield a line for each fault."""
         n_rows, other = self.n_rows, self.n_contradicting
         if self.n_blank:
             yield f"Rows without a right answer, which are left out: {self.n_blank} of {n_rows}."
@@ -337,6 +338,6 @@ class TableFaults:
 
 
 def shown_cell(value: Any, *, longest: int = 40) -> str:
-    """Return the beginning of a cell, for a person who has to say what a column is."""
+    """Return the beginning of a cell, for a user who must choose a column's role."""
     text = " ".join(plain_text(value).split()) if not is_absent(value) else ""
     return text if len(text) <= longest else f"{text[: longest - 3]}..."

@@ -1,4 +1,4 @@
-"""Metrics of answers that can be checked: by the final answer, or field by field by name."""
+"""Metrics of checkable answers: by the final answer, or field by field."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ def answer_match(
     *,
     as_written: bool = False,
 ) -> float:
-    """1.0 if `prediction.answer` ends in `example.answer`, else 0.0; any DSPy optimizer takes it.
+    """Return 1.0 if `prediction.answer` ends in `example.answer`, else 0.0.
 
-    Both are read as `normalise_answer` reads them, except that a right answer of several words
-    must be there in full. A prediction without text is wrong, whatever the right answer is. A list
-    or a model that was predicted is compared by value, with texts read as answers.
+    Both are normalised by `normalise_answer`, except that a right answer of several words must be
+    present in full. A prediction without text is always wrong. A predicted list or model is
+    compared by value, with its texts normalised. All DSPy optimizers accept this metric.
 
     Args:
-        example: Has a field `answer`; a list holds every answer that is accepted.
-        prediction: Has a field `answer`; numbers count as their plain text, None as none.
+        example: Has a field `answer`; a list holds all accepted answers.
+        prediction: Has a field `answer`; numbers are converted to text, None is a missing answer.
         trace: Not read; here for DSPy's optimizers, like the two below.
         pred_name: Not read.
         pred_trace: Not read.
-        as_written: Whether numbers must be written alike: then "3.10" is not "3.1".
+        as_written: Whether numbers must be written in the same way: then "3.10" is not "3.1".
 
     Raises:
-        MetricError: The right answer is missing, or a mapping of unknown keys.
+        MetricError: If the right answer is missing, or is a mapping with unknown keys.
     """
     given, gold = prediction.answer, example.answer
     if not isinstance(given, str) and is_container(given):
@@ -69,7 +69,7 @@ def version_match(
     pred_name: str | None = None,
     pred_trace: Any = None,
 ) -> float:
-    """`answer_match` with numbers as they are written: "3.10" is not "3.1", nor "42.0" "42"."""
+    """Score as `answer_match`, with numbers as written: "3.10" is not "3.1", nor "42.0" "42"."""
     return answer_match(example, prediction, as_written=True)
 
 
@@ -81,7 +81,7 @@ def _is_same_value(right: Any, given: Any, as_written: bool) -> bool:
 
 
 def _lists(text: str, rights: list[str], as_written: bool) -> bool:
-    """Say whether a text is nothing but several accepted answers, one after the other."""
+    """Return whether a text consists only of several accepted answers."""
     known = [answer_words(right, as_written=as_written) for right in rights]
     left = answer_words(text, as_written=as_written)
     if left in known:
@@ -106,14 +106,14 @@ def _ends_in(text: str, right: str, as_written: bool) -> bool:
 class FieldMetric:
     """A DSPy metric that compares output fields with the row's fields of the same names.
 
-    The score is the mean over the fields, by weight. A field that the prediction lacks scores 0.
+    The score is the mean over the fields, by weight. A missing field of the prediction scores 0.
 
     Attributes:
         name: One of ``FIELD_METRICS``.
         weights: Weight by output field, each above 0.
-        tolerance: Of ``numeric_match``: the largest difference, as a share of the right number.
-        choices: Of ``choice``: the texts among which a field chooses; where there are none, the
-            answer must end in the right one.
+        tolerance: For ``numeric_match``: largest difference, as a share of the right number.
+        choices: For ``choice``: the allowed texts by field; without them, the answer must end in
+            the right text.
 
     Raises:
         StudyError: If the name is unknown, no field is weighted, or a number is out of range.
@@ -149,16 +149,16 @@ class FieldMetric:
         weights: Mapping[str, float] | None = None,
         tolerance: float = 0.0,
     ) -> FieldMetric:
-        """Return the metric of this name on the outputs of a signature.
+        """Return the metric ``name`` for the outputs of a signature.
 
         Args:
             name: One of ``FIELD_METRICS``.
             signature: A DSPy signature, or its text; a ``Literal`` or ``Enum`` gives the choices.
-            weights: By output field; default: 1 for each, but for a ``reasoning``.
-            tolerance: As the attribute.
+            weights: Weights by output field; default: 1 for each except ``reasoning``.
+            tolerance: See the attribute.
 
         Raises:
-            StudyError: If an option does not fit, or a weighted field is no output.
+            StudyError: If an option is not valid, or a weighted field is not an output.
         """
         made: Any = dspy.ensure_signature(signature)
         outputs = made.output_fields
@@ -187,7 +187,8 @@ class FieldMetric:
         """Return the weighted mean, in [0, 1].
 
         Raises:
-            MetricError: The row has no right answer in a field, or one that cannot be compared.
+            MetricError: If a field of the row has no right answer, or an answer that cannot be
+                compared.
         """
         total = sum(self.weights.values())
         return (
@@ -212,7 +213,7 @@ class FieldMetric:
 
 
 def choices_of(annotation: Any) -> tuple[str, ...]:
-    """Return the texts of a ``Literal`` or an ``Enum``; of any other type none."""
+    """Return the texts of a ``Literal`` or an ``Enum``; none for other types."""
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return tuple(plain_text(member) for member in annotation)
     is_literal = typing.get_origin(annotation) is Literal
@@ -220,7 +221,7 @@ def choices_of(annotation: Any) -> tuple[str, ...]:
 
 
 def exact_match(rights: Sequence[Any], given: Any) -> float:
-    """1.0 if the answer is an accepted one, blanks, case and Unicode spelling aside, else 0.0."""
+    """Return 1.0 for an accepted answer, ignoring blanks, case and Unicode spelling, else 0.0."""
     value = comparable(given, normalise_text)
     texts = {normalise_text(plain_text(right)) for right in rights}
     is_same = any(comparable(right, normalise_text) == value for right in (*rights, list(rights)))
@@ -230,7 +231,7 @@ def exact_match(rights: Sequence[Any], given: Any) -> float:
 
 
 def contains(rights: Sequence[Any], given: Any) -> float:
-    """1.0 if an accepted answer stands in the text, as whole words, else 0.0."""
+    """Return 1.0 if the text contains an accepted answer as whole words, else 0.0."""
     text = _words_of(plain_text(given))
     for right in rights:
         words = _words_of(plain_text(right))
@@ -241,14 +242,14 @@ def contains(rights: Sequence[Any], given: Any) -> float:
 
 
 def f1(rights: Sequence[Any], given: Any) -> float:
-    """Harmonic mean of precision and recall of words, as SQuAD counts them; of several the best."""
+    """Return the best F1 score of words over the accepted answers, as in SQuAD."""
     return max(
         _f1(_squad_words(plain_text(right)), _squad_words(plain_text(given))) for right in rights
     )
 
 
 def numeric_match(rights: Sequence[Any], given: Any, tolerance: float = 0.0) -> float:
-    """1.0 if the last number of the answer is an accepted one, within ``tolerance`` of it."""
+    """Return 1.0 if the answer's last number is accepted, within ``tolerance``, else 0.0."""
     found = _last_number(given)
     for right in rights:
         wanted = _last_number(right)
@@ -260,10 +261,10 @@ def numeric_match(rights: Sequence[Any], given: Any, tolerance: float = 0.0) -> 
 
 
 def choice_match(rights: Sequence[Any], given: Any, choices: Sequence[str] = ()) -> float:
-    """1.0 if the answer chooses an accepted one, else 0.0; an answer that names two chooses none.
+    """Return 1.0 if the answer names exactly one choice and it is accepted, else 0.0.
 
-    The last line that names a choice counts. A choice of one letter must be a capital there,
-    unless it is all of the answer.
+    The last line that names a choice counts. A choice of one letter must be a capital there, unless
+    it is the whole answer.
     """
     texts = [plain_text(right) for right in rights]
     if not choices:
@@ -279,13 +280,13 @@ def choice_match(rights: Sequence[Any], given: Any, choices: Sequence[str] = ())
 
 
 def json_match(right: Any, given: Any) -> float:
-    """Share of keys that are in both objects with equal values, of all keys in either.
+    """Return the share of keys with equal values among all keys of both objects.
 
-    Of anything but two objects it is 1.0 if they are equal, else 0.0. A text is read as JSON; of
-    an answer with more around it, what stands between the first bracket and the last.
+    For other values it is 1.0 if they are equal, else 0.0. A text is read as JSON; of an answer
+    with further text, the part from the first to the last bracket is read.
 
     Raises:
-        MetricError: The right answer is missing, or is a text that is no JSON.
+        MetricError: If the right answer is missing, or is a text that is not JSON.
     """
     wanted = _json(right)
     if is_absent(right) or wanted is _NO_JSON:
@@ -313,7 +314,7 @@ FIELD_METRICS: Final[dict[str, Callable[..., float]]] = {
     "json_match": json_match,
     "numeric_match": numeric_match,
 }
-"""Name in a study file -> function of the accepted answers and the given one, in [0, 1]."""
+"""Names in a study file, with functions of the accepted answers and the given answer to [0, 1]."""
 
 _ARTICLES: Final = frozenset({"a", "an", "the"})
 _NUMBER_WORD: Final = re.compile(
@@ -348,7 +349,7 @@ def _last_number(value: Any) -> Fraction | None:
 
 
 def _named(line: str, choices: Sequence[str]) -> set[str]:
-    """Return the choices that stand in a line as whole words; a longer one hides those in it."""
+    """Return the choices in a line as whole words, without those inside a longer choice."""
     named, left = set(), line
     for one in sorted(choices, key=len, reverse=True):
         flags = re.NOFLAG if len(one) == 1 else re.IGNORECASE

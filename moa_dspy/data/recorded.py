@@ -1,4 +1,4 @@
-"""Recorded responses of models, their scores and costs, and the readers of tables of them."""
+"""Recorded responses of models with scores and costs, and readers of tables of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from moa_dspy.errors import DataError, MetricError
 
 @dataclass(frozen=True, slots=True)
 class RecordedCost:
-    """The cost of one recorded response; what the table does not know is None."""
+    """The cost of one recorded response; None for values that the table lacks."""
 
     usd: float | None = None
     seconds: float | None = None
@@ -35,20 +35,20 @@ class RecordedCost:
 
 @dataclass(frozen=True, slots=True)
 class RecordedResponses:
-    """Several models' responses to the same questions, some of them graded.
+    """Responses of several models to the same questions, some with scores.
 
-    `moa_dspy.testing.recorded_pool` makes agents of it.
+    `moa_dspy.testing.recorded_pool` makes agents from it.
 
     Attributes:
-        responses: Model -> question id -> response; None where the model gave none.
-        questions: Question id -> its text; where a table has no text, the id stands for it.
-        columns: Question id -> what else the questions table knows of it.
+        responses: Model -> question id -> response; None if the model gave none.
+        questions: Question id -> its text; without a text in the table, the id.
+        columns: Question id -> its other columns in the questions table.
         scores: (question id, model) -> score, or preference over a baseline, in [0, 1].
-        costs: (question id, model) -> what the response cost, where that is known.
+        costs: (question id, model) -> cost of the response, if known.
 
     Raises:
-        DataError: There is no response, one is to an unknown question, or a score is no
-            number in [0, 1].
+        DataError: If there is no response, a response is to an unknown question, or a score is not
+            a number in [0, 1].
     """
 
     responses: Mapping[str, Mapping[str, str | None]] = field(repr=False)
@@ -77,21 +77,21 @@ class RecordedResponses:
         return tuple(self.responses)
 
     def knows(self, cost: str) -> bool:
-        """True if every response has this cost: ``usd``, ``seconds``, ..."""
+        """Return whether all responses have this kind of cost: ``usd``, ``seconds``, ..."""
         n = sum(map(len, self.responses.values()))
         return n == sum(getattr(one, cost) is not None for one in self.costs.values())
 
     def examples(self, *, columns: Mapping[str, str] | None = None) -> list[dspy.Example]:
-        """Every question that all models have a row for is one example, in table order.
+        """Return an example for every question for which all models have a row, in table order.
 
         Args:
-            columns: Our field name -> the questions table's column, for those that differ.
+            columns: Field name -> column of the questions table, if they differ.
 
         Returns:
             Examples with `id`, the input `question`, and the questions table's columns.
 
         Raises:
-            DataError: A question lacks one of the `columns`.
+            DataError: If a question lacks one of the `columns`.
         """
         names = dict(columns or {})
         complete = set.intersection(*(set(given) for given in self.responses.values()))
@@ -110,12 +110,12 @@ class RecordedResponses:
     def with_questions(
         self, rows: Sequence[dspy.Example], *, question: str = "question"
     ) -> RecordedResponses:
-        """Return the same responses to the questions as these examples word them, by id.
+        """Return the same responses with the questions' texts from these examples, by id.
 
-        For rows of another reader, which may show options or a task beside the question.
+        For rows of another reader, which may add options or a task to the question.
 
         Raises:
-            DataError: No example has the id of a recorded question.
+            DataError: If no example has the id of a recorded question.
         """
         texts = {str(row.get("id", None)): str(row[question]) for row in rows}
         shared = {name: text for name, text in texts.items() if name in self.questions}
@@ -124,16 +124,17 @@ class RecordedResponses:
         return replace(self, questions={**self.questions, **shared})
 
     def metric(self, *, answer: str = "answer") -> Callable[..., float]:
-        """Return a DSPy metric: the recorded score of the answer that was chosen.
+        """Return a DSPy metric that gives the recorded score of the chosen answer.
 
-        A verbatim answer of a known agent has that agent's score; any other text has the
-        mean score of the models that gave it, blanks around it aside.
+        A verbatim answer of a known agent has that agent's score; any other text has the mean score
+        of the models that gave it, ignoring outer blanks.
 
         Args:
-            answer: The prediction's field that holds the answer.
+            answer: Field of the prediction with the answer.
 
         Raises:
-            MetricError: When called: no model gave this answer to this example, or it has no score.
+            MetricError: When called, if no model gave this answer to this example, or it has no
+                score.
         """
         by_text = self._by_text()
 
@@ -159,7 +160,7 @@ class RecordedResponses:
         return recorded_score
 
     def _by_text(self) -> dict[tuple[str, str], dict[str, float]]:
-        """(question id, stripped response) -> model -> its score."""
+        """Return the scores by model, by (question id, stripped response)."""
         found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
         for (name, model), score in self.scores.items():
             text = self.responses.get(model, {}).get(name)
@@ -169,7 +170,7 @@ class RecordedResponses:
 
 
 def _author(prediction: dspy.Prediction) -> str:
-    """Return the agent whose response a mixture returned; "" for any other program."""
+    """Return the agent whose response a mixture returned; "" for other programs."""
     mixture = getattr(prediction, "mixture", None)
     return str(getattr(getattr(mixture, "final", None), "agent", ""))
 
@@ -188,28 +189,28 @@ def read_recorded(
     questions: Path | None = None,
     text: str = "question",
 ) -> RecordedResponses:
-    """Return the responses of a table whose rows are each one model's response to one question.
+    """Return the responses of a table with one row per model and question.
 
     A cell has no value if it is null, NaN, pandas' NA or blank.
 
     Args:
         path: A Parquet, CSV, JSONL or JSON table; or a folder with a table `responses`.
         question: Column of the question's id.
-        model: Column of the model's name; or, of a table with one row per question, the
-            columns of its models, whose cells are responses or objects that hold them.
-            Blanks and the signs of an architecture's notation in a name become "-".
-        response: Column (or key of such an object) of the response; no value is none given.
+        model: Column of the model's name; or, of a table with one row per question, the columns of
+            its models, whose cells are responses or objects that hold them. Blanks and signs of the
+            architecture notation in a name become "-".
+        response: Column (or key of such an object) of the response; no value means no response.
         score: Column of the response's score in [0, 1]; true and false are 1 and 0, as texts too.
-            NaN is a score only where there is no response: then there is none.
+            NaN is allowed only without a response, and means no score.
         preference: Column of a preference over a baseline in [0, 1], instead of `score`.
         questions: Table with one row per question; default: `questions` in the folder of a
             `path` that is a folder.
-        text: Column of the question's text, in the questions table or in the responses'.
+        text: Column of the question's text, in the questions or the responses table.
 
     Raises:
-        DataError: A file cannot be read, lacks a column, a name or an id, has a model answer a
-            question twice, two models whose names become one, a response that is a list, or a
-            score that is no number in [0, 1].
+        DataError: If a file cannot be read, lacks a column, a name or an id, has two answers of a
+            model to a question, two models whose names become equal, a response that is a list, or
+            a score that is not a number in [0, 1].
     """
     if score is not None and preference is not None:
         raise DataError("Give either `score` or `preference`, and not both.")
@@ -234,7 +235,7 @@ NEEDED: Final = ("question", "agent", "answer")
 GRADED: Final = ("score", "gold")
 MEASURED: Final = ("usd", "seconds", "prompt_tokens", "completion_tokens")
 ANSWER_COLUMNS: Final = (*NEEDED, *GRADED, *MEASURED, "split")
-"""Columns of a table of answers; ``score`` or ``gold`` is needed, the last five are not."""
+"""Columns of a table of answers; ``score`` or ``gold`` is required, the last five are optional."""
 
 
 def read_answers(
@@ -243,16 +244,16 @@ def read_answers(
     columns: Mapping[str, str] | None = None,
     matches: Callable[[str, str], float] | None = None,
 ) -> RecordedResponses:
-    """Return what a table of (question, agent, answer, score or gold, costs) holds.
+    """Return the content of a table of (question, agent, answer, score or gold, costs).
 
     Args:
         path: A Parquet, CSV, JSONL or JSON table; one row per answer.
-        columns: One of ``ANSWER_COLUMNS`` -> the table's name of it, for those that differ.
-        matches: Scores an answer, given gold and answer; needed for a table without scores.
+        columns: One of ``ANSWER_COLUMNS`` -> the table's column, if they differ.
+        matches: Function of gold and answer to the score; required for a table without scores.
 
     Raises:
-        DataError: As ``read_recorded``; or a column is missing: the error names those that were
-            found, those that are needed, and where others are named.
+        DataError: As ``read_recorded``; or if a column is missing: the message names the columns
+            found, the columns required, and the option for other names.
     """
     path, named = Path(path), dict(columns or {})
     if unknown := named.keys() - set(ANSWER_COLUMNS):
@@ -277,7 +278,7 @@ def read_answers(
 
 
 def _found_columns(path: Path, row: Mapping[str, Any], named: Mapping[str, str]) -> dict[str, str]:
-    """Return the table's name of each of our columns that it has."""
+    """Return the table's column for each of ``ANSWER_COLUMNS`` that it has."""
     wanted = {ours: named.get(ours, ours) for ours in ANSWER_COLUMNS}
     found = {ours: theirs for ours, theirs in wanted.items() if theirs in row}
     missing = [ours for ours in (*NEEDED, *named) if ours not in found]
@@ -330,7 +331,7 @@ def _agree(first: str, value: str, *, key: str, place: str) -> None:
 
 @dataclass(slots=True)
 class _Table:
-    """Column names, and what the rows so far hold."""
+    """Column names, and the content of the rows read so far."""
 
     question: str
     model: str
@@ -345,7 +346,7 @@ class _Table:
     seen: dict[str, None] = field(default_factory=dict)
 
     def add(self, row: Mapping[str, Any], place: str) -> None:
-        """Take one response in."""
+        """Add one response."""
         name, model = _name(row, self.question, place), self.agent_of(row, place)
         given = self.responses.setdefault(model, {})
         if name in given:
@@ -359,7 +360,7 @@ class _Table:
             self.scores[name, model] = score
 
     def agent_of(self, row: Mapping[str, Any], place: str) -> str:
-        """Return the model of a row, as architectures can write it."""
+        """Return the model of a row, as a valid name in architectures."""
         written = _name(row, self.model, place).strip()
         model = _NOT_IN_A_NAME.sub("-", written)
         first = self.names.setdefault(model, written)
@@ -372,7 +373,7 @@ class _Table:
         self.questions.setdefault(name, name if is_absent(text) else plain_text(text))
 
     def describe(self, path: Path) -> None:
-        """Take the questions table in; a question that no model answered is left out."""
+        """Add the questions table, without questions that no model answered."""
         answered = self.questions
         self.questions = {}
         for where, row in records_of(path):
@@ -387,7 +388,7 @@ class _Table:
 def _long(
     row: Mapping[str, Any], models: Sequence[str], table: _Table
 ) -> Iterator[Mapping[str, Any]]:
-    """Yield one mapping per response: the row itself, or one per column that is a model."""
+    """Yield one mapping per response: the row itself, or one per model column."""
     if not models:
         yield row
         return
@@ -425,7 +426,7 @@ _NO_SCORE = frozenset({"nan", "<na>", "na", "n/a", "none", "null", "nat"})
 
 
 def _score(row: Mapping[str, Any], column: str, place: str, *, has_response: bool) -> float | None:
-    """Return the score as a number, None where there is none."""
+    """Return the score as a number, or None."""
     value = _cell(row, column, place)
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
@@ -438,5 +439,5 @@ def _score(row: Mapping[str, Any], column: str, place: str, *, has_response: boo
         score = math.nan
     if not -1e-9 <= score <= 1 + 1e-9:
         raise DataError(f"{place}: {column!r} must be a number in [0, 1], but is {value!r}.")
-    # Means of floats stray by a rounding error; beyond that it is another scale.
+    # Means of floats may exceed the range by a rounding error; larger values are of another scale.
     return min(max(score, 0.0), 1.0)

@@ -1,4 +1,4 @@
-"""Examples from the rows of a table or of a benchmark; absent values are refused, saying where."""
+"""Examples from the rows of a table or benchmark, with checks for missing values."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ def read_rows(
     outputs: Sequence[str] | None = None,
     drops_incomplete: bool = False,
 ) -> list[dspy.Example]:
-    """Return one example per row of the file, in file order, with an `id` no other row has.
+    """Return one example per row of the file, in file order, with a unique `id`.
 
     A cell has no value if it is null, NaN, pandas' NA or NaT, or blank. A text such as "None"
     or "nan" is a value. A CSV row whose cells are all blank is no row.
 
     Args:
-        path: A file in one of `FORMATS`, told by its suffix; text is UTF-8.
-        inputs: The fields a program is given; every row must have them, and not all blank.
-        columns: Our field name -> the file's column, for those that differ.
+        path: A file in one of `FORMATS`, by its suffix; text is UTF-8.
+        inputs: Input fields of the program; every row must have them, and not all blank.
+        columns: Field name -> column of the file, if they differ.
         outputs: The fields with right answers; every row must have a value in each. None means
-            `answer` where the file has such a column.
-        drops_incomplete: Whether a row without a value in one of the `outputs` is left out; how
-            many is logged.
+            `answer`, if the file has such a column.
+        drops_incomplete: Whether rows without a value in one of the `outputs` are left out; their
+            number is logged.
 
     Returns:
-        Examples with their inputs set. `id` is text: the field `id`, or where the file has none
-        the row's number, counted from 1.
+        Examples with their inputs set. `id` is a text: the field `id` or, if the file has none, the
+        row's number from 1.
 
     Raises:
         DataError: The file is missing, unreadable, empty or in no known format, a row is broken
@@ -79,7 +79,7 @@ def make_examples(
 ) -> list[dspy.Example]:
     """Return the rows of any table as examples by the rules of `read_rows`.
 
-    `source` is what errors call the table.
+    `source` is the name of the table in errors.
     """
     names = dict(columns or {})
     records = [(where, _renamed(row, names)) for where, row in rows]
@@ -101,7 +101,7 @@ def make_examples(
 
 
 def _ids(records: Sequence[Record], source: str) -> list[str]:
-    """One text per row, all different; `source` is for the error."""
+    """Return a unique text per row; `source` is for the error."""
     places: dict[str, str] = {}
     for number, (where, row) in enumerate(records, start=1):
         name = plain_text(row.get("id", number))
@@ -128,7 +128,7 @@ def _check_fields(
 
 
 def _with_answers(records: list[Record], source: str, outputs: Sequence[str]) -> list[Record]:
-    """Return the records with a value in each of the `outputs`, and log how many have none."""
+    """Return the records with a value in each of the `outputs`; log the number of others."""
     kept = [one for one in records if all(holds_answer(one[1].get(name)) for name in outputs)]
     if len(kept) < len(records):
         names = ", ".join(map(repr, outputs))
@@ -149,7 +149,7 @@ def _check_values(
     inputs: Sequence[str],
     outputs: Sequence[str],
 ) -> None:
-    """Check that no row lacks a value; an input may be an empty text beside one that is not."""
+    """Check that no row lacks a value; an input may be empty if another input is not."""
     for field in wanted:
         lacking = [
             (where, row[field])
@@ -197,10 +197,10 @@ def _listed(places: Sequence[str]) -> str:
 def check_outputs(
     rows: Sequence[dspy.Example], fields: Sequence[str], *, where: str = "The data"
 ) -> None:
-    """Check that every row has a value in every field that a metric reads; costs no call.
+    """Check, without a call, that every row has a value in every field that a metric reads.
 
     Args:
-        rows: Examples; a row without `id` goes by its number, from 1.
+        rows: Examples; a row without `id` is named by its number, from 1.
         fields: Names of output fields, such as `answer`.
         where: The rows' name in errors, such as "Split 'test'".
 
@@ -237,15 +237,15 @@ def read_hub(
 
     Args:
         name: Repository on the hub, "owner/name"; or a folder that `datasets` can load.
-        config: Configuration, where the data set has several.
-        split: As the data set calls it.
-        inputs: The fields a program is given; every row must have them.
-        columns: Our field name -> the data set's column, for those that differ.
-        outputs: As of `read_rows`.
-        drops_incomplete: As of `read_rows`.
+        config: Configuration, if the data set has several.
+        split: Name of the split in the data set.
+        inputs: Input fields of the program; every row must have them.
+        columns: Field name -> column of the data set, if they differ.
+        outputs: As for `read_rows`.
+        drops_incomplete: As for `read_rows`.
 
     Returns:
-        Examples as `read_rows` makes them.
+        Examples as from `read_rows`.
 
     Raises:
         DataError: The split cannot be loaded, has no rows, or a row lacks a field.
@@ -266,10 +266,11 @@ class BenchmarkOrigin:
     """Source, licence and citation of a benchmark.
 
     Attributes:
-        repository: On the Hugging Face hub, "owner/name"; elsewhere only where it has none there.
-        splits: As published; the first is the one read where none is asked for.
+        repository: Repository on the Hugging Face hub, "owner/name", or elsewhere if it has none
+            there.
+        splits: Published splits; the first is the default.
         paper: URL.
-        config: Configuration on the hub, where there are several.
+        config: Configuration on the hub, if there are several.
         files: Split -> JSON file to read, for a repository that `datasets` cannot load by name.
     """
 
@@ -282,17 +283,17 @@ class BenchmarkOrigin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
-    """A public set of questions with its card; subclasses know its files and columns.
+    """A public set of questions with its card; subclasses define its files and columns.
 
     Attributes:
-        name: In study files.
-        title: For people.
-        origin: Where it is published.
-        licence: As the publishers state it.
-        scoring: How the field scores it, and what our metric does about it.
+        name: Name in study files.
+        title: Title for display.
+        origin: Source of the benchmark.
+        licence: Licence as stated by the publishers.
+        scoring: The usual scoring, and that of our metric.
         citation: Authors, title, year and paper.
-        inputs: Fields that a program is given.
-        metric: Name in `METRICS`; None where a judge is needed.
+        inputs: Input fields of the program.
+        metric: Name in `METRICS`; None if a judge is needed.
     """
 
     name: str
@@ -307,12 +308,12 @@ class Benchmark:
     def read(
         self, source: Path | None = None, *, split: str | None = None, limit: int | None = None
     ) -> list[dspy.Example]:
-        """Every question is one example, in the published order, with an `id` no other has.
+        """Return every question as an example with a unique `id`, in the published order.
 
         Args:
             source: A local file or folder with the same content; None loads it from the hub.
             split: One of `origin.splits`; None is the first.
-            limit: Most rows to return, the first ones; None is all.
+            limit: Number of first rows to return; None returns all.
 
         Raises:
             DataError: The hub or the source cannot be read, there is no such split, or a row
@@ -334,24 +335,24 @@ class Benchmark:
         return make_examples(rows, label, inputs=self.inputs)[:limit]
 
     def _hub(self, split: str | None) -> Iterable[Record]:
-        """The published rows."""
+        """Return the published rows."""
         origin, chosen = self.origin, split or self.origin.splits[0]
         return hub_records(
             origin.repository, config=origin.config, split=chosen, file=origin.files.get(chosen)
         )
 
     def _local(self, source: Path, split: str | None) -> Iterable[Record]:
-        """The same rows from a file or folder."""
+        """Return the same rows from a file or folder."""
         raise NotImplementedError
 
     def _fields(self, row: PublishedRow, number: int, split: str | None) -> dict[str, Any] | None:
-        """Our fields of the row with this number, from 0; None leaves it out."""
+        """Return our fields of the row with this number, from 0, or None to leave it out."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedRow:
-    """A published row whose missing columns are errors that say where."""
+    """A published row, whose missing columns are errors that name their place."""
 
     columns: Mapping[str, Any]
     place: str
@@ -360,7 +361,7 @@ class PublishedRow:
         """Return the first of these columns that the row has.
 
         Raises:
-            DataError: It has none of them, or no text in it.
+            DataError: If it has none of them, or the column is not a text.
         """
         for name in names:
             if (value := self.columns.get(name)) is not None:
@@ -372,7 +373,7 @@ class PublishedRow:
         raise DataError(f"{self.place}: no {' or '.join(map(repr, names))}; the row has {known}.")
 
     def texts(self, name: str) -> list[str]:
-        """Return a column that is a list of texts; a missing one is empty."""
+        """Return a column that is a list of texts; empty if it is missing."""
         value = self.columns.get(name)
         if value is None:
             return []

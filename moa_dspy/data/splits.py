@@ -1,7 +1,7 @@
-"""Splits of rows into train, val and test that share no question, and how overlaps are found.
+"""Splits of rows into train, val and test without common questions, and the check for overlaps.
 
-Questions are the same if they differ only in blanks and case. Prompts are tuned on train, a search
-sees val, and test is read once, after the pick.
+Questions are equal if they differ only in blanks and case. Prompts are tuned on train, a search
+uses val, and test is read once, after the pick.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _logger = logging.getLogger(__name__)
 
 
 def find_duplicates(rows: Sequence[dspy.Example]) -> list[tuple[str, str]]:
-    """Every row that repeats an earlier question, as (id of the first that asks it, its own id).
+    """Return the rows that repeat a question, as (id of the first such row, own id).
 
     Args:
-        rows: Examples with inputs; a row without `id` goes by its number, from 1.
+        rows: Examples with inputs; a row without `id` is named by its number, from 1.
 
     Raises:
-        DataError: A row has no inputs set.
+        DataError: If a row has no inputs set.
     """
     firsts: dict[str, str] = {}
     pairs: list[tuple[str, str]] = []
@@ -42,11 +42,11 @@ def find_duplicates(rows: Sequence[dspy.Example]) -> list[tuple[str, str]]:
 
 
 def without_repeated(rows: Sequence[dspy.Example], source: str) -> list[dspy.Example]:
-    """Return the rows that ask something new; how many are left out is logged.
+    """Return the rows with new questions; the number of the others is logged.
 
     Args:
         rows: Examples with inputs and ids.
-        source: What the message calls them.
+        source: Name of the rows in the message.
     """
     repeated = {name for _, name in find_duplicates(rows)}
     if repeated:
@@ -58,10 +58,10 @@ def without_repeated(rows: Sequence[dspy.Example], source: str) -> list[dspy.Exa
 
 
 def question_key(example: dspy.Example, place: str) -> str:
-    """Return all inputs as one text, without what does not make another question.
+    """Return all inputs as one text, without differences in blanks and case.
 
     Raises:
-        DataError: The example has no inputs set; `place` says which it is.
+        DataError: If the example has no inputs set; `place` names it in the message.
     """
     try:
         inputs = example.inputs()
@@ -72,7 +72,7 @@ def question_key(example: dspy.Example, place: str) -> str:
 
 
 def _keys(rows: Sequence[dspy.Example]) -> list[tuple[str, str]]:
-    """The question and the id of each row."""
+    """Return the question and the id of each row."""
     keys: list[tuple[str, str]] = []
     for number, example in enumerate(rows, start=1):
         name = str(example.get("id", number))
@@ -85,7 +85,7 @@ _NAMES = ("train", "val", "test")
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """No id and no question is in two splits, and val and test have rows.
+    """Rows of train, val and test without common ids or questions; val and test are not empty.
 
     Raises:
         DataError: `val` or `test` is empty, an example has no inputs set, an id comes twice, or
@@ -102,10 +102,10 @@ class Splits:
     def limit(
         self, *, n_train: int | None = None, n_val: int | None = None, n_test: int | None = None
     ) -> Splits:
-        """The first n rows of each split, in order; None keeps them all.
+        """Return the first n rows of each split, in order; None keeps all rows.
 
         Raises:
-            DataError: n is negative or more than the split has.
+            DataError: If n is negative or larger than the split.
         """
         wanted = {"train": n_train, "val": n_val, "test": n_test}
         parts: dict[str, tuple[dspy.Example, ...]] = {}
@@ -127,17 +127,18 @@ def split_rows(
     sizes: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> Splits:
-    """Rows go where their column says, or into random splits of the given sizes.
+    """Split rows by a column, or at random into splits of the given sizes.
 
     Args:
-        rows: Any examples with inputs; order is kept by `column`, not by `sizes`.
+        rows: Any examples with inputs; `column` keeps their order, `sizes` does not.
         column: A field whose value is train, val or test. Either this or `sizes`.
         sizes: Split -> number of rows; a split that is not named gets none.
-        seed: Of the permutation; the same seed and rows give the same splits. Unused by `column`.
+        seed: Seed of the permutation; equal seeds and rows give equal splits. Not used with
+            `column`.
 
     Raises:
-        DataError: Both or neither way is given, a value or a name is no split, `sizes` asks for
-            more rows than there are, or the splits do not fit `Splits`.
+        DataError: If both or neither of `column` and `sizes` are given, a value or a name is not a
+            split, `sizes` exceed the rows, or the splits are not valid `Splits`.
     """
     if (column is None) == (sizes is None):
         raise DataError("Give either `column` or `sizes`, and not both.")
@@ -149,7 +150,7 @@ def split_rows(
 
 
 def fingerprint(splits: Splits) -> str:
-    """The sha256, in hex, of all fields of all rows in order: equal splits have equal ones."""
+    """Return the sha256, in hex, of all fields of all rows in order."""
     content = [
         [split, [[_content(example), sorted(example.inputs().keys())] for example in rows]]
         for split, rows in ((split, getattr(splits, split)) for split in _NAMES)
@@ -231,7 +232,7 @@ def make_splits(
     *,
     seed: int,
 ) -> Splits:
-    """Return train, val and test; what is missing is cut from what is there, by seed.
+    """Return train, val and test; missing splits are cut from the others, by seed.
 
     Without a ``valset``, half of the train rows stay and a quarter each becomes val
     and test; without a ``testset``, half of val is kept back for it.
@@ -255,10 +256,10 @@ def make_splits(
 
 
 def with_ids(rows: Sequence[dspy.Example], split: str) -> list[dspy.Example]:
-    """Return copies of the rows that each have a text as id; the split's name is part of new ones.
+    """Return copies of the rows with texts as ids; new ids contain the split's name.
 
     Raises:
-        DataError: If a row is no example, or has no inputs.
+        DataError: If a row is not an example, or has no inputs.
     """
     named = []
     for number, row in enumerate(rows):
@@ -280,18 +281,18 @@ _GOLDEN: Final = (sqrt(5) - 1) / 2
 
 
 def balanced_order(scores: Mapping[str, Sequence[float]], *, seed: int) -> tuple[int, ...]:
-    """Return places of rows, each once, such that every prefix has about the same difficulty.
+    """Return an order of rows in which every prefix has about the same difficulty.
 
     The difficulty of a row is the mean score of the single agents. Rows sorted by it are drawn
-    along a golden-ratio sequence: of any run of neighbours in difficulty, a prefix holds its
-    share of the rows up to a number that grows like log n (Kuipers & Niederreiter 1974, ch. 2),
-    so no number of strata has to be chosen. Only single agents are looked at, all in the same
-    way, and no row is left out: the order favours no architecture.
+    along a golden-ratio sequence: of any run of neighbours in difficulty, a prefix holds its share
+    of the rows up to a number that grows like log n (Kuipers & Niederreiter 1974, ch. 2), so no
+    number of strata has to be chosen. Only single agents are used, all in the same way, and no row
+    is left out, so the order favours no architecture.
 
     Args:
-        scores: Of each agent on the rows, in the rows' order. An agent with fewer rows than the
+        scores: Scores of each agent on the rows, in their order. An agent with fewer rows than the
             others does not count: its rows would look harder, or easier, than the rest.
-        seed: Breaks ties between equally difficult rows, and where the sequence starts.
+        seed: Seed for ties between equally difficult rows, and for the start of the sequence.
 
     Raises:
         StudyError: If there is no score.

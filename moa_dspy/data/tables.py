@@ -1,4 +1,4 @@
-"""Tables of records, and the typed values in their cells: absent ones, plain texts, equality."""
+"""Tables of records, and values in their cells: missing values, texts, equality."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from moa_dspy.data.answers import normalise_text
 from moa_dspy.errors import DataError, MetricError
 
 _DELIMITERS = (",", ";", "\t")
-"""Signs that may part the cells of a CSV file."""
+"""Possible delimiters of a CSV file."""
 
 Record = tuple[str, dict[str, Any]]
 """The place of a row ("line 3"), and its columns."""
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """Yield where each row of the file is, and its columns; the suffix tells the format.
+    """Yield the place and the columns of each row; the file's suffix determines the format.
 
     Raises:
-        DataError: The file is missing, in no known format or broken; when a row is asked for.
+        DataError: When a row is requested, if the file is missing, broken or in no known format.
     """
     if path.suffix.lower() not in FORMATS:
         known = ", ".join(sorted(FORMATS))
@@ -82,7 +82,7 @@ def _csv(path: Path) -> Iterator[Record]:
         if not header:
             header = _header(cells, f"{path}, {place}")
             continue
-        # What spreadsheets leave below a table, such as ",,".
+        # Blank rows that spreadsheets leave below a table, such as ",,".
         if len(cells) > 1 and not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(header):
@@ -97,7 +97,7 @@ def _csv_lines(path: Path) -> list[tuple[str, list[str]]]:
     delimiter = _delimiter_of(text)
     options: Any = {"delimiter": delimiter, "skipinitialspace": _has_blanks(text, delimiter)}
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, **options)
-    # The limit, 128 KiB by default, is the process's: it is put back at once.
+    # The limit, 128 KiB by default, applies to the whole process, so it is restored at once.
     limit = csv.field_size_limit(max(len(text), 131_072))
     try:
         return [(f"line {reader.line_num}", cells) for cells in reader if cells]
@@ -108,8 +108,8 @@ def _csv_lines(path: Path) -> list[tuple[str, list[str]]]:
 
 
 def _delimiter_of(text: str) -> str:
-    """Return what parts the cells of the header: the sign that makes most of them."""
-    # Of equals the comma, which stands first.
+    """Return the delimiter that splits the header into the most cells."""
+    # On a tie the comma, which is first.
     return max(_DELIMITERS, key=lambda delimiter: len(_first_cells(text, delimiter)))
 
 
@@ -135,7 +135,7 @@ def _header(cells: list[str], place: str) -> list[str]:
 
 
 def _parquet(path: Path) -> Iterator[Record]:
-    # Here, not at the top: importing this library must not load pyarrow.
+    # Imported here, as importing this library must not load pyarrow.
     import pyarrow
     import pyarrow.parquet
 
@@ -149,7 +149,7 @@ def _parquet(path: Path) -> Iterator[Record]:
 
 
 def _as_text(value: Any) -> Any:
-    """Return bytes that are UTF-8 as the text which some writers do not mark as such."""
+    """Return UTF-8 bytes as text, as some writers do not mark texts."""
     try:
         return value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError:
@@ -162,20 +162,20 @@ FORMATS: dict[str, Callable[[Path], Iterator[Record]]] = {
     ".parquet": _parquet,
     ".tsv": _csv,
 }
-"""Suffix -> reader of one file, which yields where each row is and its columns."""
+"""Readers of a file by suffix, which yield the place and the columns of each row."""
 
 SUFFIXES = (*FORMATS, ".json")
 """Suffixes that `records_of` reads."""
 
 
 def find_file(source: Path, *names: str) -> Path:
-    """Return the source if it is a file, else the folder's file with one of the names.
+    """Return the source if it is a file, else the file in the folder with one of the names.
 
-    A name is a file name without its suffix; where no file is called exactly so, the only
-    one that starts with it will do ("train" finds train-00000-of-00001.parquet).
+    A name is a file name without its suffix; if no file has exactly this name, the only file that
+    begins with it is used ("train" finds train-00000-of-00001.parquet).
 
     Raises:
-        DataError: There is no such source or file, or several start with the name.
+        DataError: If there is no such source or file, or several begin with the name.
     """
     if not source.is_dir():
         check_is_file(source)
@@ -199,7 +199,7 @@ def records_of(path: Path) -> Iterator[Record]:
     JSON is a list of objects, or an object whose "examples" is one.
 
     Raises:
-        DataError: The file is not what its suffix says.
+        DataError: If the file is not in the format of its suffix.
     """
     if path.suffix.lower() != ".json":
         yield from read_records(path)
@@ -218,19 +218,20 @@ def records_of(path: Path) -> Iterator[Record]:
 def hub_records(
     name: str, *, split: str, config: str | None = None, file: str | None = None
 ) -> Iterator[Record]:
-    """Yield where each row of a hub split is, and its columns.
+    """Yield the place and the columns of each row of a split on the hub.
 
     Args:
-        name: Repository on the hub or a folder; of a `file` its name for errors.
-        split: As the data set calls it.
-        config: Configuration, where the data set has several.
+        name: Repository on the hub or a folder; with `file`, the name in errors.
+        split: Name of the split in the data set.
+        config: Configuration, if the data set has several.
         file: URL or path of a JSON file to read instead of a declared split. Data sets
             that a Python script declares cannot be loaded by name since `datasets` 4.
 
     Raises:
-        DataError: It cannot be loaded, whatever the reason; says how to go on without the hub.
+        DataError: If it cannot be loaded, for any reason; the message says how to continue without
+            the hub.
     """
-    import datasets  # Here, not at the top: importing this library must not load it.
+    import datasets  # imported here, as importing this library must not load it
 
     try:
         table: Any = (
@@ -250,11 +251,11 @@ def hub_records(
 
 _LONGEST_EXPONENT = 1000
 _ABSENT_TYPES = ("NAType", "NaTType")
-"""Of pandas' own values for a missing cell, which must not be imported for this."""
+"""Types of pandas' values for a missing cell; pandas must not be imported for this."""
 
 
 def is_absent(value: Any) -> bool:
-    """Say whether a cell holds no value: None, NaN, pandas' NA and NaT, or a blank text.
+    """Return whether a cell holds no value: None, NaN, pandas' NA and NaT, or a blank text.
 
     A text such as "None", "nan" or "N/A" is a value: it may be the right answer.
     """
@@ -266,7 +267,7 @@ def is_absent(value: Any) -> bool:
 
 
 def holds_answer(value: Any) -> bool:
-    """Say whether a cell of right answers holds at least one; a list may hold none."""
+    """Return whether a cell of right answers has at least one; a list may be empty."""
     value = _python(value)
     if isinstance(value, Mapping):
         return any(map(holds_answer, value.values()))
@@ -276,9 +277,9 @@ def holds_answer(value: Any) -> bool:
 
 
 def plain_text(value: Any) -> str:
-    """Return a value's text; of a number without an exponent, and without ".0".
+    """Return a value as text; a number without exponent and without ".0".
 
-    A time at midnight is its date: pandas knows no other dates.
+    A time at midnight becomes its date, as pandas has no separate type for dates.
     """
     if isinstance(value, Enum):
         return plain_text(value.value)
@@ -291,15 +292,15 @@ def plain_text(value: Any) -> str:
 
 
 def comparable(value: Any, normalise: Callable[[str], str]) -> Hashable:
-    """Return what is equal for equal values, and only for these.
+    """Return a hashable that is equal only for equal values.
 
-    Numbers are equal by value, mappings and sets whatever their order, models and dataclasses
-    field by field; texts, wherever they stand, after ``normalise`` (keys by `normalise_text`).
-    None, booleans, numbers and texts are never equal to each other.
+    Numbers are compared by value, mappings and sets in any order, models and dataclasses field by
+    field, and all texts after ``normalise`` (keys after `normalise_text`). None, booleans, numbers
+    and texts are never equal to each other.
 
     Args:
-        value: Anything that a signature's output can be.
-        normalise: Says when two texts are equal.
+        value: Any value of a signature's output.
+        normalise: Maps texts that are equal answers to equal texts.
     """
     if isinstance(value, Enum):
         return ("enum", type(value).__qualname__, value.name)
@@ -335,10 +336,10 @@ def _container(value: Any, normalise: Callable[[str], str]) -> Hashable:
 def accepted_answers(gold: Any) -> list[Any]:
     """Return the answers that count as right: the value itself, or each of a list of them.
 
-    A mapping is read as SQuAD ("text") and TriviaQA ("value" and "aliases") write theirs.
+    A mapping is read in the form of SQuAD ("text") or TriviaQA ("value" and "aliases").
 
     Raises:
-        MetricError: There is none, or the mapping has none of these keys.
+        MetricError: If there is none, or the mapping has none of these keys.
     """
     if isinstance(gold, Mapping):
         held = [gold[key] for key in ("text", "value", "aliases") if key in gold]
@@ -356,7 +357,7 @@ def accepted_answers(gold: Any) -> list[Any]:
 
 
 def is_container(value: Any) -> bool:
-    """Say whether a value holds others, such as a list, a mapping or a model."""
+    """Return whether a value contains others, such as a list, a mapping or a model."""
     value = _python(value)
     is_many = isinstance(value, Mapping | Set | Sequence) and not isinstance(value, str | bytes)
     return is_many or bool(_fields(value))
@@ -368,7 +369,7 @@ def _items(value: Any) -> list[Any]:
 
 
 def _python(value: Any) -> Any:
-    """Return numpy's scalars and arrays as Python's values."""
+    """Return numpy scalars and arrays as Python values."""
     return value.tolist() if type(value).__module__ == "numpy" else value
 
 
@@ -396,7 +397,7 @@ def _moment(value: datetime.date | datetime.time) -> str:
 
 
 def _number_by_value(value: Any) -> str:
-    """Return the only text of a number, whatever its type."""
+    """Return the canonical text of a number of any type."""
     if isinstance(value, complex):
         return str(value) if value.imag else _number(value.real)
     if isinstance(value, Fraction):
@@ -404,13 +405,13 @@ def _number_by_value(value: Any) -> str:
         while any(rest % prime == 0 for prime in (2, 5)):
             rest //= 2 if rest % 2 == 0 else 5
         if rest == 1 and (places := value.denominator.bit_length()) <= _LONGEST_EXPONENT:
-            # Of so many places at most: the denominator divides their power of ten.
+            # The number of places is enough, as the denominator divides their power of ten.
             return _number(Decimal(f"{int(value * 10**places)}e-{places}"))
     return _number(value)
 
 
 def _number(value: Any) -> str:
-    """Return the only text of a number."""
+    """Return the canonical text of a number."""
     if isinstance(value, Fraction) and value.denominator != 1:
         return f"{value.numerator}/{value.denominator}"
     exact = _decimal(value)
@@ -435,5 +436,5 @@ def _number(value: Any) -> str:
 def _decimal(value: Any) -> Decimal:
     if isinstance(value, Decimal):
         return value
-    # The digits that Python shows, not those of the nearest binary number.
+    # The digits that Python prints, not those of the nearest binary number.
     return Decimal(repr(float(value)) if isinstance(value, float) else int(value))

@@ -1,7 +1,7 @@
-"""Protocols of diversity metrics, matrices of similarities, and distances by words and n-grams.
+"""Protocols of diversity metrics, similarity matrices, and distances by words and n-grams.
 
 A text is an array of token numbers; tokens are words or characters. N-grams are counted exactly:
-equal ones share a column, different ones never do.
+equal n-grams share a column, different n-grams never do.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ Matrix = NDArray[np.float64]
 class DiversityMetric(Protocol):
     """Maps the responses of one layer to a number in [0, 1]; more is more diverse.
 
-    0 on copies and on fewer than two responses; 1 between an empty text and one with words; blind
-    to the order of the responses; changes nothing. Every string is accepted, lone surrogates
-    included. Every name in ``METRICS`` is called without arguments and held to this by
-    ``tests/diversity/test_contract.py``.
+    It is 0 for copies and for fewer than two responses, 1 for an empty text and a text with words,
+    independent of the order of the responses, and does not change its arguments. Every string is
+    accepted, lone surrogates included. Every class in ``METRICS`` can be made without arguments and
+    is tested for this in ``tests/diversity/test_contract.py``.
     """
 
     def __call__(self, responses: Sequence[str], /) -> float:
-        """Score the texts of one layer's responses."""
+        """Return the diversity of the texts of one layer's responses."""
         ...
 
 
 @runtime_checkable
 class PairwiseMetric(Protocol):
-    """A diversity metric that judges all pairs of responses at once."""
+    """A diversity metric that compares all pairs of responses at once."""
 
     def __call__(self, responses: Sequence[str], /) -> float:
-        """Score the texts of one layer's responses."""
+        """Return the diversity of the texts of one layer's responses."""
         ...
 
     def pairs(self, responses: Sequence[str], /) -> Matrix:
@@ -51,18 +51,18 @@ class PairwiseMetric(Protocol):
 def mean_distance(similarities: Matrix) -> float:
     """Return the mean of ``1 - similarities`` over all unordered pairs; 0 without a pair."""
     distances: list[float] = (1.0 - similarities[_pairs_of(len(similarities))]).tolist()
-    # fmean sums exactly, so the order of the responses cannot show in the last digit.
+    # fmean sums exactly, so the order of the responses cannot change the last digit.
     return fmean(distances) if distances else 0.0
 
 
 @lru_cache(maxsize=64)
 def _pairs_of(n: int) -> tuple[NDArray[np.intp], ...]:
-    """Return the places of all unordered pairs of ``n``: finding them takes longest."""
+    """Return the indices of all unordered pairs of ``n``, cached as they take longest to find."""
     return np.triu_indices(n, k=1)
 
 
 def equal_pairs(texts: Sequence[str]) -> Matrix:
-    """Return 1 where two texts are the same, else 0."""
+    """Return 1 for equal texts, else 0."""
     numbers: dict[str, int] = {}
     ids = np.array([numbers.setdefault(text, len(numbers)) for text in texts])
     equal: Matrix = (ids[:, None] == ids[None, :]).astype(np.float64)
@@ -72,8 +72,7 @@ def equal_pairs(texts: Sequence[str]) -> Matrix:
 def with_copies(similarities: Matrix, responses: Sequence[str]) -> Matrix:
     """Return the matrix in [0, 1], exactly 1 for texts that differ only in outer white space.
 
-    A text in which a metric finds nothing to count is therefore like its copies alone, and all
-    blank texts are copies.
+    So a text without any token is similar only to its copies, and all blank texts are copies.
     """
     return np.maximum(np.clip(similarities, 0.0, 1.0), equal_pairs([r.strip() for r in responses]))
 
@@ -103,7 +102,7 @@ class Disagreement:
     normalise: Callable[[str], str] = _casefolded
 
     def __call__(self, responses: Sequence[str], /) -> float:
-        """See the protocol."""
+        """Return the diversity; see the protocol."""
         return mean_distance(self.pairs(responses))
 
     def pairs(self, responses: Sequence[str], /) -> Matrix:
@@ -113,11 +112,11 @@ class Disagreement:
 
 Ids = NDArray[np.int64]
 _LARGEST_TABLE = 2**22
-"""Codes below this are numbered through a table, which is faster than sorting them."""
+"""Codes below this are numbered by a table, which is faster than sorting them."""
 
 
 def word_ids(texts: Sequence[Sequence[str]]) -> tuple[list[Ids], tuple[str, ...]]:
-    """Number the words of all texts from 0, and return the words in that order as well."""
+    """Return the words of all texts as numbers from 0, and the words in that order."""
     known: dict[str, int] = {}
     ids = [
         np.array([known.setdefault(word, len(known)) for word in words], dtype=np.int64)
@@ -137,14 +136,14 @@ def character_ids(texts: Sequence[str]) -> list[Ids]:
 def gram_counts(texts: Sequence[Ids], n: int, *, short_is_one: bool = False) -> Ids:
     """Count the n-grams of each text, (texts, distinct n-grams); every column is used.
 
-    Columns of 1-grams are in the order of the token numbers. Linear in the total length, but for
+    Columns of 1-grams are in the order of the token numbers. Linear in the total length, except for
     the table of counts itself.
 
     Args:
         texts: Token numbers from 0.
         n: Length of an n-gram, from 1.
-        short_is_one: A text of fewer than ``n`` tokens, the empty one included, is one n-gram;
-            else it has none.
+        short_is_one: Whether a text of fewer than ``n`` tokens, including the empty text, counts as
+            one n-gram instead of none.
     """
     rows = _filled(texts, n) if short_is_one else list(texts)
     owners = np.repeat(np.arange(len(rows)), [row.size for row in rows])
@@ -160,7 +159,7 @@ def gram_counts(texts: Sequence[Ids], n: int, *, short_is_one: bool = False) -> 
 
 
 def shared_grams(counts: Ids) -> Matrix:
-    """Return how many distinct n-grams two texts share; each one's own number on the diagonal."""
+    """Return the number of distinct n-grams that two texts share; on the diagonal, of each text."""
     present = (counts > 0).astype(np.float64)
     return present @ present.T
 
@@ -181,13 +180,13 @@ def clipped_matches(counts: Ids) -> Matrix:
 
 
 def _filled(texts: Sequence[Ids], n: int) -> list[Ids]:
-    # No token has this number, so a short text equals nothing but itself.
+    # No token has this number, so a short text equals only itself.
     filler = 1 + max((int(text.max()) for text in texts if text.size), default=0)
     return [np.pad(t, (0, max(n - t.size, 0)), constant_values=filler) for t in texts]
 
 
 def _ranks(codes: Ids) -> tuple[Ids, int]:
-    """Number the distinct codes from 0, smallest first, and say how many they are."""
+    """Return the codes as ranks from 0, smallest first, and the number of distinct codes."""
     if not codes.size:
         return codes, 0
     size = int(codes.max()) + 1
@@ -207,11 +206,11 @@ class JaccardDistance:
     """Mean over pairs of 1 - |A & B| / |A | B| on sets of words (Jaccard 1901).
 
     Words are split at white space and casefolded; punctuation stays with its word. Two texts
-    without words are the same.
+    without words are equal.
     """
 
     def __call__(self, responses: Sequence[str], /) -> float:
-        """See the protocol."""
+        """Return the diversity; see the protocol."""
         return mean_distance(self.pairs(responses))
 
     def pairs(self, responses: Sequence[str], /) -> Matrix:
@@ -224,8 +223,8 @@ class JaccardDistance:
 class NgramJaccardDistance:
     """Mean over pairs of the Jaccard distance on sets of character n-grams, casefolded.
 
-    Works where words are not split by spaces, and forgives small edits of a word. White space
-    counts as it is. A text shorter than ``n`` is one gram.
+    It works for languages without spaces between words, and tolerates small edits of a word. White
+    space is kept. A text shorter than ``n`` is one n-gram.
 
     Raises:
         MetricError: ``n`` is below 1.
@@ -238,7 +237,7 @@ class NgramJaccardDistance:
             raise MetricError(f"`n` must be at least 1, but got {self.n}.")
 
     def __call__(self, responses: Sequence[str], /) -> float:
-        """See the protocol."""
+        """Return the diversity; see the protocol."""
         return mean_distance(self.pairs(responses))
 
     def pairs(self, responses: Sequence[str], /) -> Matrix:
@@ -251,16 +250,16 @@ class NgramJaccardDistance:
 class DistinctShare:
     """Share of responses that are new, (distinct - 1) / (n - 1).
 
-    Texts that differ only in case or white space are the same.
+    Texts that differ only in case or white space are equal.
     """
 
     def __call__(self, responses: Sequence[str], /) -> float:
-        """See the protocol."""
+        """Return the diversity; see the protocol."""
         distinct = set(map(_normalised, responses))
         return (len(distinct) - 1) / (len(responses) - 1) if len(responses) > 1 else 0.0
 
     def pairs(self, responses: Sequence[str], /) -> Matrix:
-        """Return 1 for every two responses that are the same, else 0."""
+        """Return 1 for every two equal responses, else 0."""
         return equal_pairs([_normalised(r) for r in responses])
 
 
@@ -270,7 +269,7 @@ def _normalised(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class DistinctNgrams:
-    """Distinct-n of the responses together, rescaled to 0 on copies and 1 on nothing shared.
+    """Distinct-n of all responses, rescaled to 0 for copies and 1 without shared n-grams.
 
     Distinct-n is the number of distinct word n-grams divided by the number of all (Li et al.,
     NAACL 2016). Here a repetition inside one response does not count, so that d lies between
@@ -290,7 +289,7 @@ class DistinctNgrams:
             raise MetricError(f"`n` must be at least 1, but got {self.n}.")
 
     def __call__(self, responses: Sequence[str], /) -> float:
-        """See the protocol."""
+        """Return the diversity; see the protocol."""
         if len(responses) < 2:
             return 0.0
         counts = self._counts(responses)
@@ -310,9 +309,9 @@ class DistinctNgrams:
 
 _ENTITIES = (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">"))
 _RULES = (
-    # ASCII punctuation other than . , - and the apostrophe stands alone.
+    # ASCII punctuation other than . , - and the apostrophe is a separate token.
     (re.compile(r"""([{|}~\[\\\]^_` !"#$%&()*+:;<=>?@/])"""), r" \1 "),
-    # So do periods and commas, unless they sit between digits,
+    # So are periods and commas, unless they are between digits,
     (re.compile(r"([^0-9])([.,])"), r"\1 \2 "),
     (re.compile(r"([.,])([^0-9])"), r" \1 \2"),
     # and a dash that follows a digit.
@@ -323,8 +322,8 @@ _RULES = (
 def tokens_13a(text: str) -> list[str]:
     """Split a text into the tokens on which BLEU is commonly computed; case is kept.
 
-    The tokenisation of NIST's mteval-v13a as sacrebleu applies it (its ``tok:13a``): made for
-    languages that put spaces between words; text in other scripts stays in long tokens.
+    The tokenisation of NIST's mteval-v13a as sacrebleu applies it (its ``tok:13a``): it is made for
+    languages with spaces between words; text in other scripts stays in long tokens.
     """
     line = text.rstrip().replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
     for entity, character in _ENTITIES:
@@ -341,11 +340,11 @@ class BleuDistance:
 
     Sentence BLEU (Papineni et al., ACL 2002) of n-grams up to ``order``, as sacrebleu (Post, WMT
     2018) computes it under ``nrefs:1|case:mixed|eff:yes|tok:13a|smooth:exp``, divided by 100:
-    tokens of mteval-v13a with their case, the k-th order in a row without a match counted as
-    2 ** -k matches, and no order beyond the hypothesis' length. BLEU knows a hypothesis and a
-    reference, so a pair takes the mean of both ways. Copies are 1 even where they have no token;
-    else a text without tokens is 0 with any other. The MoA paper (arXiv 2406.04692) reports
-    orders 3, 4 and 5.
+    tokens of mteval-v13a with their case, the k-th order in a row without a match counted as 2 **
+    -k matches, and no order beyond the hypothesis' length. BLEU distinguishes hypothesis and
+    reference, so the value of a pair is the mean of both directions. The similarity of copies is 1
+    even without tokens; otherwise a text without tokens has similarity 0 to any other. The MoA
+    paper (arXiv 2406.04692) reports orders 3, 4 and 5.
 
     Raises:
         MetricError: ``order`` is below 1.
@@ -358,17 +357,17 @@ class BleuDistance:
             raise MetricError(f"`order` must be at least 1, but got {self.order}.")
 
     def __call__(self, responses: Sequence[str], /) -> float:
-        """See the protocol."""
+        """Return the diversity; see the protocol."""
         return mean_distance(self.pairs(responses))
 
     def pairs(self, responses: Sequence[str], /) -> Matrix:
-        """Return the mean BLEU of both ways of every two responses, in [0, 1]."""
+        """Return the mean BLEU in both directions of every two responses, in [0, 1]."""
         words, _ = word_ids([tokens_13a(r) for r in responses])
         one_way = self._one_way(words)
         return with_copies((one_way + one_way.T) / 2, responses)
 
     def _one_way(self, words: Sequence[Ids]) -> Matrix:
-        """Return the BLEU of the row's text as hypothesis, the column's as reference."""
+        """Return the BLEU of each row's text as hypothesis and each column's as reference."""
         lengths = np.array([w.size for w in words], dtype=np.float64)
         smoothing: Matrix = np.ones((len(words), len(words)))
         logarithms: Matrix = np.zeros_like(smoothing)

@@ -3,10 +3,10 @@
 Paper: Wang et al., Mixture-of-Agents Enhances Large Language Model Capabilities, arXiv 2406.04692,
 section 2 (answers with others' help) and figure 4b (which proposals an aggregator follows).
 
-The functions of errors take the scores of agents on the same examples, (n_agents, n_examples), in
-[0, 1]; below 0.5 is wrong; NaN is a cell that was not measured, and each pair is compared on the
-examples that both have. They return a symmetric (n_agents, n_agents) matrix, NaN for a pair
-without common examples. Definitions: Kuncheva & Whitaker, Machine Learning 51 (2003).
+The functions on errors take the scores of agents on the same examples, (n_agents, n_examples), in
+[0, 1]. A score below 0.5 is wrong; NaN was not measured, and each pair is compared on the examples
+that both have. They return a symmetric (n_agents, n_agents) matrix, NaN for a pair without common
+examples. Definitions: Kuncheva & Whitaker, Machine Learning 51 (2003).
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from moa_dspy.errors import MetricError
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One number for each example that has one, and what they say of their mean.
+    """Numbers of examples, with the mean and its standard error.
 
     Attributes:
-        values: In the order of the examples; an interval of one's choice is made from these.
+        values: Numbers in the order of the examples, for example for a confidence interval.
         n_left_out: Examples without a number.
     """
 
@@ -53,21 +53,21 @@ class Sample:
 
     @property
     def n(self) -> int:
-        """Number of examples that count."""
+        """Number of examples with a number."""
         return len(self.values)
 
     @property
     def mean(self) -> float:
-        """Mean over those examples; NaN without one."""
+        """Mean over those examples; NaN if there are none."""
         return fmean(self.values) if self.values else nan
 
     @property
     def standard_error(self) -> float:
-        """Sample standard deviation (n - 1) over the root of n; NaN below two examples."""
+        """Sample standard deviation (n - 1) divided by the square root of n; NaN for n < 2."""
         return stdev(self.values) / sqrt(self.n) if self.n > 1 else nan
 
     def __str__(self) -> str:
-        """Mean, standard error and counts, in one line."""
+        """Return mean, standard error and counts in one line."""
         left_out = f", {self.n_left_out} left out" if self.n_left_out else ""
         return f"{self.mean:+.4f} +- {self.standard_error:.4f} (n = {self.n}{left_out})"
 
@@ -75,11 +75,11 @@ class Sample:
 def spearman(a: Sequence[float] | Matrix, b: Sequence[float] | Matrix) -> float:
     """Return the rank correlation of two vectors, in [-1, 1] (Spearman 1904).
 
-    Pearson's correlation of the ranks; equal numbers share the mean of their ranks. NaN where a
-    vector is constant or has fewer than two numbers: it ranks nothing.
+    Pearson's correlation of the ranks; equal numbers share the mean of their ranks. NaN if a vector
+    is constant or has fewer than two numbers, as it has no ranking.
 
     Raises:
-        MetricError: vectors of different length, or a number that is not finite.
+        MetricError: If the lengths differ, or a number is not finite.
     """
     vectors = [np.asarray(v, dtype=np.float64) for v in (a, b)]
     if vectors[0].ndim != 1 or vectors[0].shape != vectors[1].shape:
@@ -89,7 +89,7 @@ def spearman(a: Sequence[float] | Matrix, b: Sequence[float] | Matrix) -> float:
         raise MetricError("Only finite numbers can be ranked, but there is NaN or infinity.")
     if vectors[0].size < 2 or any(np.ptp(v) == 0 for v in vectors):
         return nan
-    # Late: scipy costs a second that most callers of this room never need.
+    # Imported late: scipy takes a second, and most users of this package never need it.
     from scipy.stats import rankdata  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
     # Ranks have the mean (n + 1) / 2 exactly, so perfect agreement gives exactly 1.
@@ -100,11 +100,11 @@ def spearman(a: Sequence[float] | Matrix, b: Sequence[float] | Matrix) -> float:
 
 @dataclass(frozen=True, slots=True)
 class AggregatorRecord:
-    """Answers of an aggregator beside the proposals that it had read; both (examples, proposals).
+    """Similarities and preferences of an aggregator's proposals, both (examples, proposals).
 
     Attributes:
-        similarities: Of the aggregate to each proposal, as ``proposal_similarity`` returns them.
-        preferences: How good each proposal is, in any unit. NaN is a proposal that is missing.
+        similarities: Similarity of the aggregate to each proposal, as from ``proposal_similarity``.
+        preferences: Quality of each proposal, in any unit; NaN for a missing proposal.
     """
 
     similarities: ArrayLike
@@ -116,14 +116,14 @@ class ModelRecord:
     """Scores of a model's answers without and with references, in any one unit; NaN is missing.
 
     Attributes:
-        alone: Of its answer to the question, (examples,).
-        with_references: Of its answer after it had been shown others' answers, (examples,).
-        references: Of the answers it was shown, (examples, references).
-        quality: What the references are compared with, (examples,); by default ``alone``. Give
-            a measure that is independent of ``alone``, such as the score of a second answer of
-            its own or its mean score, wherever there is one. A question on which all references
-            are worse than ``alone`` is often one on which ``alone`` was lucky, so that its
-            difference is too low, and too high on the other questions (regression to the mean).
+        alone: Scores of its answers to the bare questions, (examples,).
+        with_references: Scores of its answers given others' answers, (examples,).
+        references: Scores of the others' answers, (examples, references).
+        quality: Score with which the references are compared, (examples,); default ``alone``. If
+            possible, use a measure that is independent of ``alone``, such as the score of a second
+            answer or a mean score of the model. If all references are worse than ``alone``,
+            ``alone`` was often lucky, so the difference is too low there, and too high on the other
+            questions (regression to the mean).
     """
 
     alone: ArrayLike
@@ -137,10 +137,10 @@ class Gain:
     """Paired differences, score with references minus score alone.
 
     Attributes:
-        overall: Of all examples that have both.
-        all_worse: Of those where every reference is worse than the model's own ``quality``.
-        not_all_worse: Of those where one is as good or better.
-        is_split_by_own_score: The split uses the scores that are compared, and so is biased.
+        overall: Differences of all examples with both scores.
+        all_worse: Those in which every reference is worse than the model's own ``quality``.
+        not_all_worse: Those in which a reference is at least as good.
+        is_split_by_own_score: Whether the split uses the compared scores and so is biased.
     """
 
     overall: Sample
@@ -151,20 +151,20 @@ class Gain:
 
 @dataclass(frozen=True, slots=True)
 class CollaborationReport:
-    """Both analyses, by name; ``str`` gives a table.
+    """The results of both analyses by name; ``str`` returns a table.
 
     Attributes:
         correlations: For each aggregator, the Spearman correlation within each example between
-            similarity and preference over the proposals, in [-1, 1]. Positive: its answer is
-            closer to the proposals that are better.
-        gains: For each model, what being shown others' answers changed.
+            similarity and preference over the proposals, in [-1, 1]. If positive, its answers are
+            closer to the better proposals.
+        gains: For each model, the change of its score by reading others' answers.
     """
 
     correlations: Mapping[str, Sample]
     gains: Mapping[str, Gain]
 
     def __str__(self) -> str:
-        """Mean +- standard error, one line for each number."""
+        """Return mean +- standard error, one line for each number."""
         lines: list[str] = []
         if self.correlations:
             lines.append("Similarity to a proposal against its preference, Spearman:")
@@ -186,18 +186,18 @@ def collaboration_report(
     """Report whether aggregators follow the better proposals, and whether references help.
 
     Ties share the mean of their ranks. An example whose similarities or preferences are all equal,
-    or with fewer than two proposals, ranks nothing: it is left out of the mean and counted in
+    or with fewer than two proposals, has no ranking: it is left out of the mean and counted in
     ``n_left_out``. Standard errors treat examples as independent. The split leaves out examples
-    without ``quality`` or without any reference; a tie with the best reference is not "worse".
-    A difference is left out where a score of the pair is missing.
+    without ``quality`` or without any reference; a tie with the best reference is not "worse". A
+    difference is left out where a score of the pair is missing.
 
     Args:
-        aggregators: By name; one name for each aggregator and layer, if layers are to be told
-            apart.
-        models: By name.
+        aggregators: Records by name; use one name for each aggregator and layer to distinguish
+            layers.
+        models: Records by name.
 
     Raises:
-        MetricError: shapes that do not fit, or an infinite number; names the record.
+        MetricError: If shapes do not match, or a number is infinite; the message names the record.
     """
     return CollaborationReport(
         correlations={name: _correlations(name, r) for name, r in aggregators.items()},
@@ -225,9 +225,9 @@ def _gain(name: str, record: ModelRecord) -> Gain:
     if record.quality is not None:
         own = _cells(name, "quality", record.quality, shape=alone.shape)
     differences = shown - alone
-    # fmax knows no missing value, so a row of them stays missing.
+    # fmax ignores NaN, so only a row of NaN alone gives NaN.
     best = np.fmax.reduce(references, axis=1, initial=np.nan)
-    # Comparisons with a missing value are false both ways: such an example is in neither half.
+    # Comparisons with NaN are false in both directions, so such an example is in neither part.
     return Gain(
         overall=_sample(differences),
         all_worse=_sample(differences[best < own]),
@@ -237,7 +237,7 @@ def _gain(name: str, record: ModelRecord) -> Gain:
 
 
 def _sample(values: Matrix) -> Sample:
-    """Drop what is NaN, and count it."""
+    """Return the values without NaN, and the number of NaN."""
     missing = np.isnan(values)
     return Sample(tuple(values[~missing].tolist()), int(np.count_nonzero(missing)))
 
@@ -274,22 +274,22 @@ DIVERSITY_METRICS: dict[str, Callable[[], DiversityMetric]] = {
     "tfidf": TfidfDistance,
     "vendi": VendiScore,
 }
-"""Names that a study file may use. Adding a line here is the registration."""
+"""Names that a study file may use; a new metric is registered by a line here."""
 
 
 def pairwise_similarity(metric: str | DiversityMetric, texts: Sequence[Sequence[str]], /) -> Matrix:
     """Return the mean similarity of every two models' responses, (models, models), in [0, 1].
 
     A cell is the mean over questions of ``1 - metric([a, b])``: symmetric, 1 on the diagonal.
-    Metrics with ``pairs`` are counted for all models at once, one question after the other, with
-    memory for one question; others are asked pair by pair.
+    Metrics with ``pairs`` are computed for all models at once, question by question, with memory
+    for one question; other metrics are called pair by pair.
 
     Args:
         metric: A name of ``DIVERSITY_METRICS``, or a metric.
         texts: The responses, one row for each model, questions in the same order.
 
     Raises:
-        MetricError: an unknown name, rows of different length, or no question.
+        MetricError: If the name is unknown, rows differ in length, or there is no question.
     """
     judge = _metric(metric)
     lengths = {len(row) for row in texts}
@@ -301,8 +301,8 @@ def pairwise_similarity(metric: str | DiversityMetric, texts: Sequence[Sequence[
     from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 
     total: Matrix = np.zeros((len(texts), len(texts)))
-    # The matrices of one question are small: a second BLAS thread only spins, and on a busy machine
-    # made this thirty times slower.
+    # The matrices of one question are small: a second BLAS thread only spins, which made this
+    # thirty times slower on a busy machine.
     with threadpool_limits(1):
         for responses in zip(*texts, strict=True):
             total += _pairs(judge, responses)
@@ -317,16 +317,16 @@ def proposal_similarity(
 ) -> Matrix:
     """Return the similarity of each aggregate to each of its proposals, (examples, proposals).
 
-    A cell is ``1 - metric([aggregate, proposal])``, in [0, 1]; NaN behind the last proposal of an
-    example that has fewer. What ``AggregatorRecord`` asks for.
+    A cell is ``1 - metric([aggregate, proposal])``, in [0, 1]; NaN after the last proposal of an
+    example with fewer. Input for ``AggregatorRecord``.
 
     Args:
         metric: A name of ``DIVERSITY_METRICS``, or a metric.
         aggregates: The aggregator's answer of each example.
-        proposals: The texts it had read, for each example.
+        proposals: The texts that it read, for each example.
 
     Raises:
-        MetricError: an unknown name, or not one list of proposals for each aggregate.
+        MetricError: If the name is unknown, or there is not one list of proposals per aggregate.
     """
     judge = _metric(metric)
     if len(aggregates) != len(proposals):
@@ -365,10 +365,10 @@ _RIGHT_FROM = 0.5
 def pairwise_disagreement(scores: Matrix) -> Matrix:
     """Return the share of examples on which exactly one of two agents is wrong, in [0, 1].
 
-    0 on the diagonal; constant agents are no exception.
+    0 on the diagonal, also for constant agents.
 
     Raises:
-        MetricError: not a matrix, or a score outside [0, 1].
+        MetricError: If ``scores`` is not a matrix, or a score is outside [0, 1].
     """
     wrong, seen = _wrong_and_seen(scores)
     alone = wrong @ seen.T - wrong @ wrong.T
@@ -376,25 +376,25 @@ def pairwise_disagreement(scores: Matrix) -> Matrix:
 
 
 def double_fault(scores: Matrix) -> Matrix:
-    """Return the share of examples on which both agents are wrong, in [0, 1]; less is better.
+    """Return the share of examples on which both agents are wrong, in [0, 1]; lower is better.
 
     The diagonal is each agent's own error rate (Giacinto & Roli 2001).
 
     Raises:
-        MetricError: not a matrix, or a score outside [0, 1].
+        MetricError: If ``scores`` is not a matrix, or a score is outside [0, 1].
     """
     wrong, seen = _wrong_and_seen(scores)
     return _divided(wrong @ wrong.T, seen @ seen.T)
 
 
 def error_correlation(scores: Matrix) -> Matrix:
-    """Return the correlation (phi) of two agents' errors, in [-1, 1]; less is better.
+    """Return the correlation (phi) of two agents' errors, in [-1, 1]; lower is better.
 
-    NaN where an agent is always right or always wrong on the common examples: a constant has no
-    correlation, not even with itself. Else 1 on the diagonal.
+    NaN if an agent is always right or always wrong on the common examples, as a constant has no
+    correlation, not even with itself; otherwise 1 on the diagonal.
 
     Raises:
-        MetricError: not a matrix, or a score outside [0, 1].
+        MetricError: If ``scores`` is not a matrix, or a score is outside [0, 1].
     """
     wrong, seen = _wrong_and_seen(scores)
     n = seen @ seen.T

@@ -31,13 +31,13 @@ _WORD = re.compile(r"\w+")
 class TfidfDistance:
     r"""1 - the mean cosine of the responses' TF-IDF vectors (Sparck Jones 1972).
 
-    The weight of a word is its count times ln((1 + D) / (1 + d)) + 1, with d of D documents
-    holding it. The documents are the responses that are compared, so that words which all
-    of them use tell least; or the corpus of ``fitted_on``, whose unknown words are not counted.
-    scikit-learn's ``TfidfVectorizer(token_pattern=r"\w+")`` gives the same: words are runs of
-    letters, digits and underscores, one character is enough (an answer may be "B" or "7"), in
-    lower case. Copies are 1 even where they have no word; else a text without words is 0 with any
-    other.
+    The weight of a word is its count times ln((1 + D) / (1 + d)) + 1, with d of D documents holding
+    it. The documents are the compared responses, so words in all of them have the least weight; or
+    the corpus of ``fitted_on``, and words outside it are not counted. scikit-learn's
+    ``TfidfVectorizer(token_pattern=r"\w+")`` gives the same: words are runs of letters, digits and
+    underscores, one character is enough (an answer may be "B" or "7"), in lower case. The
+    similarity of copies is 1 even without words; otherwise a text without words has similarity 0 to
+    any other.
 
     Attributes:
         idf: Weight of each known word; ``None`` derives weights from the responses.
@@ -50,7 +50,7 @@ class TfidfDistance:
         """Return the metric whose word weights come from the documents of ``corpus``.
 
         Raises:
-            MetricError: the corpus has no document.
+            MetricError: If the corpus has no document.
         """
         documents = [frozenset(_words(text)) for text in corpus]
         if not documents:
@@ -63,9 +63,9 @@ class TfidfDistance:
         return mean_distance(self.similarities(responses))
 
     def similarities(self, responses: Sequence[str], /) -> Matrix:
-        """Return the cosine of every two responses, the weights being those of all of them.
+        """Return the cosine of every two responses, with word weights from all responses.
 
-        Positive semi-definite with 1 on the diagonal, so a kernel for ``VendiScore``.
+        It is positive semi-definite with 1 on the diagonal, so it is a kernel for ``VendiScore``.
         """
         ids, words = word_ids([_words(r) for r in responses])
         counts = gram_counts(ids, 1)
@@ -79,10 +79,11 @@ class TfidfDistance:
         return with_copies(cosines(vectors), responses)
 
     def pairs(self, responses: Sequence[str], /) -> Matrix:
-        """Return the cosine of every two responses, the weights being those of the two."""
+        """Return the cosine of every two responses, with word weights from the two alone."""
         if self.idf is not None:
             return self.similarities(responses)
-        # Of two documents a word is in both, weight 1, or in one: then it adds to one norm alone.
+        # With two documents, a word is in both (weight 1) or in one, where it adds only to its
+        # norm.
         ids, _ = word_ids([_words(r) for r in responses])
         counts = gram_counts(ids, 1).astype(np.float64)
         squares, alone = counts**2, _weight(2, 1) ** 2
@@ -111,9 +112,9 @@ class HashedNgrams:
     """Embeds texts without a model: signed counts of hashed character n-grams, casefolded.
 
     Feature hashing (Weinberger et al., ICML 2009): an n-gram adds 1 or -1 to one of
-    ``n_dimensions``, so that the inner product of two texts is expected to be the one of their
-    n-gram counts. The hash is splitmix64, the same in every process and on every machine. A text
-    shorter than ``n`` is one n-gram; the empty text is the zero vector.
+    ``n_dimensions``, so that the expected inner product of two texts is that of their n-gram
+    counts. The hash is splitmix64, the same in every process and on every machine. A text shorter
+    than ``n`` is one n-gram; the empty text is the zero vector.
 
     Raises:
         MetricError: ``n`` or ``n_dimensions`` is below 1.
@@ -161,17 +162,17 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class EmbeddingDistance:
     """1 - the mean cosine of the responses' embeddings; opposed embeddings count as unrelated.
 
-    ``embed`` is asked once per call, with the distinct texts that are not blank, stripped and in
-    sorted order, so neither copies nor order can change or cost anything. Blank texts are copies
-    of each other and 0 with any other. A lone surrogate, which no endpoint takes, is sent as
-    U+FFFD. The default needs no model and compares spelling, not meaning.
+    ``embed`` is called once per call, with the distinct texts that are not blank, stripped and
+    sorted, so copies and order change neither the result nor the cost. Blank texts are copies of
+    each other and have similarity 0 to any other text. A lone surrogate, which endpoints refuse, is
+    sent as U+FFFD. The default needs no model and compares spelling, not meaning.
 
     Attributes:
         embed: A ``dspy.Embedder`` or any callable from texts to rows of numbers.
 
     Raises:
-        MetricError: when called, if ``embed`` returns anything but a row of finite numbers for
-            each text.
+        MetricError: When called, if ``embed`` does not return a row of finite numbers for each
+            text.
     """
 
     embed: Embed = field(default_factory=HashedNgrams)
@@ -181,7 +182,7 @@ class EmbeddingDistance:
         return mean_distance(self.pairs(responses))
 
     def pairs(self, responses: Sequence[str], /) -> Matrix:
-        """Return the cosine of every two responses, negative ones as 0."""
+        """Return the cosine of every two responses, with negative values set to 0."""
         return with_copies(self._cosines(responses), responses)
 
     def similarities(self, responses: Sequence[str], /) -> Matrix:
@@ -195,7 +196,7 @@ class EmbeddingDistance:
         if not distinct:
             return np.zeros((len(texts), len(texts)))
         rows = self._rows(distinct)
-        # One more row, of zeros: the blank text.
+        # A further row of zeros for the blank text.
         vectors = np.vstack([rows, np.zeros((1, rows.shape[1]))])
         place = {text: i for i, text in enumerate(distinct)}
         return cosines(vectors[[place.get(t, len(distinct)) for t in texts]])
@@ -219,11 +220,11 @@ _ROUNDING = 1e-8
 
 @dataclass(frozen=True, slots=True)
 class VendiScore:
-    """(VS - 1) / (n - 1), with the Vendi score VS: how many unlike responses n of them amount to.
+    """(VS - 1) / (n - 1), with the Vendi score VS, the effective number of different responses.
 
-    VS = exp(-sum l log l) over the eigenvalues l of K / n (Friedman & Dieng, TMLR 2023), between
-    1 for copies and n for responses without similarity. Unlike a mean over pairs it notices that
-    two groups of copies are two answers, however large the groups.
+    VS = exp(-sum l log l) over the eigenvalues l of K / n (Friedman & Dieng, TMLR 2023), between 1
+    for copies and n for responses without similarity. Unlike a mean over pairs it counts two groups
+    of copies as two answers, for groups of any size.
 
     Attributes:
         kernel: By default the TF-IDF cosine with the responses as documents. Others:
@@ -231,7 +232,7 @@ class VendiScore:
             ``EmbeddingDistance(embed).similarities``, or any callable of that form.
 
     Raises:
-        MetricError: when called, if ``kernel`` returns anything but such a matrix.
+        MetricError: When called, if ``kernel`` does not return such a matrix.
     """
 
     kernel: Kernel = TfidfDistance().similarities
@@ -267,10 +268,10 @@ class VendiScore:
 class LevenshteinDistance:
     """Mean over pairs of the edit distance divided by the longer length (Levenshtein 1966).
 
-    1 - the Levenshtein ratio of rapidfuzz (``distance.Levenshtein.normalized_similarity``), on
-    code points, case and white space as they are. Only the first ``n_characters`` of each text
-    are read: texts that begin with the same 2,000 characters are the same. A pair at that limit
-    takes some tens of microseconds.
+    1 - the Levenshtein ratio of rapidfuzz (``distance.Levenshtein.normalized_similarity``), on code
+    points, with case and white space kept. Only the first ``n_characters`` of each text are read:
+    texts with the same first 2,000 characters are equal. A pair of that length takes some tens of
+    microseconds.
 
     Raises:
         MetricError: ``n_characters`` is below 1.
@@ -288,7 +289,7 @@ class LevenshteinDistance:
 
     def pairs(self, responses: Sequence[str], /) -> Matrix:
         """Return 1 - edits / longer length of every two responses."""
-        # Late: a study that measures something else does not load it.
+        # Imported late, as only this metric needs it.
         from rapidfuzz.distance import Levenshtein
         from rapidfuzz.process import cdist
 

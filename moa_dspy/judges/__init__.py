@@ -1,7 +1,8 @@
-"""Judges: one class per source of verdicts on which of two answers is better.
+"""Judges, one class per source of verdicts about the better of two answers.
 
-Every judge gives preferences in [0, 1] (1 = the candidate is preferred) and counts what it could
-not judge, which is never a loss. ``judge_all`` feeds ``moa_dspy.winrate``.
+Every judge returns preferences in [0, 1] (1 = the candidate is preferred) and counts the examples
+that it could not judge, which never count as losses. ``judge_all`` returns the input of
+``moa_dspy.winrate``.
 """
 
 from moa_dspy.judges.base import Grades, Judge, Judgement, JudgeOutcome, JudgeReport, MetricJudge
@@ -49,4 +50,4 @@ JUDGES: dict[str, type[JudgeProgram]] = {
     "pair": PairJudge,
     "skill": SkillJudge,
 }
-"""Judges that ask a model, by name. Adding a line here is the registration."""
+"""Judges that ask a model, by name; a new judge is registered by a line here."""

@@ -1,4 +1,4 @@
-"""The judges' protocol, their outcomes with counts, and metrics as judges and judges as metrics."""
+"""The protocol of judges, their outcomes with counts, metrics as judges and judges as metrics."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from moa_dspy.prediction import render
 from moa_dspy.winrate import preferences
 
 Exclusion: TypeAlias = Literal["missing", "failed", "unparsable"]
-"""Reasons for which an example has no number: there is no response or record to judge, the judge's
-model did not answer, or its answer is no verdict."""
+"""Reasons why an example has no number: there is no response or record to judge, the judge's
+model did not answer, or its answer is not a verdict."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +26,9 @@ class JudgeOutcome:
 
     excluded: Exclusion | None = None
     reason: str = ""
-    """The judge's own reasoning where it gives any, or what is wrong; for people and optimizers."""
+    """The judge's reasoning if there is any, or the fault; for people and optimizers."""
     n_sampled: int = 0
-    """Verdicts taken as they were sampled although log-probabilities were asked for."""
+    """Number of verdicts used as sampled although log-probabilities were requested."""
 
     @property
     def is_tie(self) -> bool:
@@ -46,8 +46,9 @@ class Judgement(JudgeOutcome):
     """A preference between two systems on one example.
 
     Attributes:
-        preference: In [0, 1], 1 if the candidate is preferred; None where ``excluded`` says why.
-        verdicts: The preference for the candidate in each order that was asked; of two, the first
+        preference: In [0, 1], 1 if the candidate is preferred; None if there is a reason in
+            ``excluded``.
+        verdicts: The preference for the candidate in each order of presentation; of two, the first
             is from the order in which the candidate was shown second.
     """
 
@@ -56,7 +57,7 @@ class Judgement(JudgeOutcome):
 
     @property
     def is_tie(self) -> bool:
-        """True if neither is preferred, by the same word in every order."""
+        """True if neither is preferred, with the same verdict in every order."""
         return self.preference == 0.5 and not self.is_inconsistent
 
     @property
@@ -66,7 +67,7 @@ class Judgement(JudgeOutcome):
 
     @property
     def turned(self) -> Judgement:
-        """The judgement with candidate and reference exchanged."""
+        """Return the judgement with candidate and reference exchanged."""
         if self.preference is None:
             return self
         verdicts = tuple(1 - verdict for verdict in reversed(self.verdicts))
@@ -78,9 +79,9 @@ class Grades(JudgeOutcome):
     """The grades of one system on one example.
 
     Attributes:
-        grades: Per turn or skill, on the judge's scale; None where the reply was no grade.
-        score: Mean grade, scaled to [0, 1]; None unless every grade is there, because means over
-            different turns or skills cannot be compared.
+        grades: Grades per turn or skill, on the judge's scale; None if the reply was not a grade.
+        score: Mean grade, scaled to [0, 1]; None if a grade is missing, as means over different
+            turns or skills cannot be compared.
     """
 
     grades: Mapping[str, float | None]
@@ -89,7 +90,7 @@ class Grades(JudgeOutcome):
 
 @dataclass(frozen=True, slots=True)
 class JudgeReport:
-    """Counts of the examples that a judge saw, by what became of them.
+    """Counts of a judge's examples by outcome.
 
     ``n = judged + missing + failed + unparsable``, of which only ``judged`` have a number.
     ``inconsistent``, ``ties`` and ``sampled`` are parts of ``judged``.
@@ -141,14 +142,14 @@ def _counted(outcome: JudgeOutcome) -> list[str]:
 
 
 class OutcomeCounter:
-    """Counts outcomes as they come; shared by the copies of a judge and safe for threads."""
+    """A counter of outcomes, shared by the copies of a judge; safe for threads."""
 
     def __init__(self) -> None:
         self._report = JudgeReport()
         self._lock = threading.Lock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OutcomeCounter:
-        # DSPy's optimizers judge with copies, whose exclusions must not go unseen.
+        # DSPy's optimizers judge with copies, whose exclusions must be counted too.
         return self
 
     def __reduce__(self) -> tuple[type[OutcomeCounter], tuple[()]]:
@@ -161,17 +162,17 @@ class OutcomeCounter:
 
     @property
     def report(self) -> JudgeReport:
-        """The counts up to now."""
+        """Return the counts so far."""
         with self._lock:
             return self._report
 
 
 class Judge(Protocol):
-    """Says per example which of two systems did better.
+    """A judge, which decides per example which of two systems did better.
 
     The preference is in [0, 1]: 1 if the candidate is preferred, 0 if the reference is, 0.5 for a
-    tie; None where there is no verdict, with the reason in ``excluded``. It is never a loss for
-    want of a verdict. Arguments are only read. ``report`` counts what was asked up to now.
+    tie; None if there is no verdict, with the reason in ``excluded``. A missing verdict is never a
+    loss. Arguments are not changed. ``report`` counts the comparisons so far.
     """
 
     def compare(self, example: dspy.Example, candidate: Any, reference: Any, /) -> Judgement:
@@ -184,10 +185,10 @@ class Judge(Protocol):
 
 
 def as_judgement(found: Any, example: dspy.Example) -> Judgement:
-    """Return what a judge returned as a judgement: a number is one too, and None is unparsable.
+    """Return a judge's result as a judgement: a number is a preference, None is unparsable.
 
     Raises:
-        MetricError: It is none of these, or a preference outside [0, 1].
+        MetricError: If it is none of these, or a preference outside [0, 1].
     """
     if found is None:
         return Judgement(excluded="unparsable", reason="The judge returned None.")
@@ -210,7 +211,7 @@ def instruction_of(example: dspy.Example) -> str:
     """Return the example's inputs as one text: the value alone, or ``name: value`` lines.
 
     Raises:
-        DataError: The example does not say which of its fields are inputs.
+        DataError: If the example does not have its input fields set.
     """
     try:
         inputs = example.inputs().toDict()
@@ -222,15 +223,16 @@ def instruction_of(example: dspy.Example) -> str:
 
 
 def id_of(example: dspy.Example) -> str:
-    """Return the field ``id`` as text; "?" of an example without one, for messages only."""
+    """Return the field ``id`` as text; "?" if there is none, for messages only."""
     return str(example.get("id", "?"))
 
 
 def texts_of(answer: Any) -> tuple[str, ...] | None:
-    """Return an answer as its texts, one per turn; None where there is no answer.
+    """Return an answer as its texts, one per turn; None if there is no answer.
 
-    Of a prediction, a mixture's facts, log-probabilities and, beside other fields, the reasoning
-    are left out; what remains is one text, or, of a single field that holds a list, one per turn.
+    Of a prediction, a mixture's facts, log-probabilities and, if there are other fields, the
+    reasoning are left out; the rest is one text or, for a single field with a list, one text per
+    turn.
     """
     if answer is None:
         return None
@@ -242,10 +244,10 @@ def texts_of(answer: Any) -> tuple[str, ...] | None:
 
 
 def answer_text(answer: Any, example: dspy.Example) -> str | None:
-    """Return an answer of one turn as its text; None where there is no answer.
+    """Return an answer of one turn as its text; None if there is no answer.
 
     Raises:
-        DataError: The answer has several turns.
+        DataError: If the answer has several turns.
     """
     texts = texts_of(answer)
     if texts is not None and len(texts) != 1:
@@ -270,21 +272,21 @@ def _of_prediction(prediction: dspy.Prediction) -> tuple[str, ...] | None:
 
 Metric: TypeAlias = Callable[..., Any]
 Scored: TypeAlias = tuple[float | None, JudgeOutcome]
-"""A number in [0, 1] or none, and what it is based on."""
+"""A number in [0, 1] or None, and the outcome on which it is based."""
 
 
 def metric_of(score: Callable[[dspy.Example, Any], Scored], *, unreadable: float | None) -> Metric:
-    """Return a metric of five arguments that gives ``dspy.Prediction(score=..., feedback=...)``.
+    """Return a metric of five arguments that returns ``dspy.Prediction(score=..., feedback=...)``.
 
-    Where an optimizer collects demonstrations (it gives a trace and no predictor's name) the
-    metric says instead whether the answer is good: above 0.5, by a verdict that was read.
+    If an optimizer collects demonstrations (it passes a trace and no predictor's name), the metric
+    returns instead whether the answer is good: a valid verdict above 0.5.
 
     Args:
-        score: Judges a prediction on an example.
+        score: Function that judges a prediction on an example.
         unreadable: Score of an example without a verdict, in [0, 1]; None raises MetricError.
 
     Raises:
-        MetricError: ``unreadable`` is outside [0, 1].
+        MetricError: If ``unreadable`` is outside [0, 1].
     """
     if unreadable is not None and not 0 <= unreadable <= 1:
         raise MetricError(f"`unreadable` must be in [0, 1] or None, but got {unreadable}.")
@@ -308,7 +310,7 @@ def metric_of(score: Callable[[dspy.Example, Any], Scored], *, unreadable: float
 
 
 def preference_metric(judge: Any, reference_field: str, unreadable: float | None) -> Metric:
-    """Return the metric of a judge that compares with the response stored in a field."""
+    """Return a judge's metric: the preference over the response stored in a field."""
 
     def score(example: dspy.Example, prediction: Any) -> Scored:
         judgement = judge.compare(example, prediction, reference_in(example, reference_field))
@@ -321,7 +323,7 @@ def reference_in(example: dspy.Example, field: str) -> Any:
     """Return the stored reference response of an example.
 
     Raises:
-        DataError: The example has no such field.
+        DataError: If the example has no such field.
     """
     if field not in example:
         known = ", ".join(sorted(example.keys()))
@@ -344,16 +346,16 @@ def _why(outcome: JudgeOutcome) -> str:
 
 
 class MetricJudge:
-    """Prefers the answer that a metric scores higher: 1 win, 0.5 tie, 0 loss.
+    """Judge that prefers the answer with the higher metric: 1 win, 0.5 tie, 0 loss.
 
     Args:
-        metric: Any DSPy metric of (example, prediction) where more is better, on any scale.
-        tolerance: Largest difference of two scores that is a tie, at least 0.
-        answer_field: What the metric reads of a prediction; a stored text becomes a prediction
-            with this field.
+        metric: Any DSPy metric of (example, prediction), on any scale; higher is better.
+        tolerance: Largest difference of two scores that counts as a tie, at least 0.
+        answer_field: Field that the metric reads; a stored text becomes a prediction with this
+            field.
 
     Raises:
-        MetricError: A negative tolerance.
+        MetricError: If the tolerance is negative.
     """
 
     def __init__(
@@ -368,12 +370,12 @@ class MetricJudge:
         """Score both answers and compare.
 
         Args:
-            example: What the metric reads.
-            candidate: A prediction, or a text; None where there is no answer.
-            reference: As ``candidate``.
+            example: The example for the metric.
+            candidate: A prediction, or a text; None if there is no answer.
+            reference: Like ``candidate``.
 
         Raises:
-            MetricError: The metric raised or returned no finite number.
+            MetricError: If the metric raised or did not return a finite number.
         """
         judgement = self._compared(example, candidate, reference)
         self._counter.add(judgement)

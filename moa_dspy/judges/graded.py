@@ -1,4 +1,4 @@
-"""Judges that grade one system at a time: answers from 1 to 10, or skills from 1 to 5."""
+"""Judges that grade one system at a time: answers from 1 to 10, skills from 1 to 5."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ _EQUAL = 1e-9
 
 
 class Grader(JudgeProgram):
-    """Grades one system's answer to an example from 1 to ``best``; two grades make a preference."""
+    """Base of judges that grade answers from 1 to ``best``; two grades give a preference."""
 
     best: int
 
     def grade(self, example: dspy.Example, answer: Any) -> Grades:
-        """Grade an answer; the result is counted by the report.
+        """Grade an answer, and count the result in the report.
 
         Args:
-            example: What was asked.
-            answer: A prediction, a text, or a sequence of texts, one per turn; None is missing.
+            example: The example.
+            answer: A prediction, a text, or a sequence of texts, one per turn; None means missing.
         """
         graded = self.graded(example, answer)
         self.count(graded)
         return graded
 
     def graded(self, example: dspy.Example, answer: Any) -> Grades:
-        """``grade`` uncounted: what a subclass says."""
+        """Grade an answer without counting it; implemented by subclasses."""
         raise NotImplementedError
 
     def compare(self, example: dspy.Example, candidate: Any, reference: Any) -> Judgement:
-        """Compare two answers by their scores: 1 win, 0.5 tie, 0 loss; counted as one.
+        """Compare two answers by their scores: 1 win, 0.5 tie, 0 loss; counts as one outcome.
 
-        Excluded if either has no score, for its reason.
+        The example is excluded if either has no score, with the reason of that answer.
         """
         ours, theirs = self.graded(example, candidate), self.graded(example, reference)
         judgement = _compared(ours, theirs)
@@ -67,8 +67,8 @@ class Grader(JudgeProgram):
         """Return a DSPy metric.
 
         Args:
-            reference_field: Field of a stored response to compare with; None scores the
-                prediction alone: its mean grade, 1 to ``best`` scaled to [0, 1].
+            reference_field: Field of a stored response to compare with; None scores the prediction
+                alone, by its mean grade, scaled from 1..``best`` to [0, 1].
             unreadable: Score of an example that cannot be graded; None raises MetricError.
         """
         if reference_field is not None:
@@ -81,7 +81,7 @@ class Grader(JudgeProgram):
         return metric_of(score, unreadable=unreadable)
 
     def read_grade(self, reply: Reply, name: str) -> tuple[float | None, Exclusion | None, str]:
-        """Return the number in a reply's output ``name``, or why there is none, and a reason."""
+        """Return the grade in a reply's output ``name``, or the exclusion, and a reason."""
         said = str(reply.values.get(name, ""))
         number = read_number(said, best=self.best)
         if number is not None:
@@ -93,7 +93,7 @@ class Grader(JudgeProgram):
     def sum_up(self, pieces: Mapping[str, dspy.Prediction]) -> Grades:
         """Combine the predictions per turn or skill, each with ``grade``, ``excluded``, ``reason``.
 
-        The score is the mean over all of them; one without a grade leaves the example without.
+        The score is the mean over all of them; without one of the grades there is no score.
         """
         grades: dict[str, float | None] = {name: piece.grade for name, piece in pieces.items()}
         reason = "\n".join(f"{n}: {piece.reason}" for n, piece in pieces.items() if piece.reason)
@@ -109,7 +109,7 @@ def _compared(ours: Grades, theirs: Grades) -> Judgement:
     for graded in (ours, theirs):
         if graded.score is None:
             return Judgement(excluded=graded.excluded, reason=graded.reason)
-    # Scores are means of few numbers; what rounding makes of equal ones is a tie.
+    # Scores are means of few numbers; equal scores that differ by rounding are a tie.
     preference = preferences([ours.score or 0.0], [theirs.score or 0.0], tolerance=_EQUAL)[0]
     return Judgement(preference=float(preference), reason=ours.reason)
 
@@ -117,26 +117,25 @@ def _compared(ours: Grades, theirs: Grades) -> Judgement:
 class GradeJudge(Grader):
     """Grades answers from 1 to 10, as in MT-Bench (Zheng et al., 2023, arXiv:2306.05685).
 
-    Each turn of an example is graded by one call: the first by its question and answer, a later
-    one also by the conversation before it, each by the reference answer where the example has
-    one (in MT-Bench: mathematics, coding and reasoning). The score of an example is its mean
-    grade, scaled from 1..10 to [0, 1].
+    Each turn of an example is graded by one call, which reads its question and answer, for a later
+    turn also the conversation before it, and the reference answer if the example has one (in
+    MT-Bench: mathematics, coding and reasoning). The score of an example is its mean grade, scaled
+    from 1..10 to [0, 1].
 
     Args:
         pool: As for ``JudgeProgram``, like the next two.
         agent: The judge's name in the pool.
-        lm: Instead of both.
-        turns_field: Field of the user's turns, a list; an example without it has one turn, its
-            inputs.
-        reference_answer_field: Field of the right answers, one per turn, or one text for the
-            first; null, empty or absent where there is none.
-        n_turns: Only so many turns, the first ones, are answered and graded; None is all.
-        criteria: What makes an answer better, in words; None is the judge's own text.
+        lm: An LM, instead of ``pool`` and ``agent``.
+        turns_field: Field of the user's turns, a list; without it, the inputs are the only turn.
+        reference_answer_field: Field of the right answers, one per turn, or one text for the first
+            turn; null, empty or missing if there is none.
+        n_turns: Number of first turns that are answered and graded; None means all.
+        criteria: Description of a good answer; None takes the judge's own text.
         module: ``dspy.Predict``, or ``dspy.ChainOfThought`` with a chat adapter.
-        adapter: None is plain chat.
+        adapter: A DSPy adapter; None takes plain chat.
 
     Raises:
-        MetricError: ``n_turns`` below 1, or ``criteria`` without text.
+        MetricError: If ``n_turns`` is below 1, or ``criteria`` is blank.
     """
 
     best = 10
@@ -159,7 +158,7 @@ class GradeJudge(Grader):
             raise MetricError(f"`n_turns` must be at least 1, but got {n_turns}.")
         self.turns_field, self.reference_answer_field = turns_field, reference_answer_field
         self.n_turns = n_turns
-        # Four predictors with four prompts: an optimizer may improve each on its own.
+        # Four predictors with four prompts, so that an optimizer can improve each separately.
         made = partial(grade, criteria=criteria)
         self.first = module(made(has_reference=False, is_later_turn=False))
         self.first_with_reference = module(made(has_reference=True, is_later_turn=False))
@@ -169,7 +168,7 @@ class GradeJudge(Grader):
     def forward(
         self, questions: Sequence[str], answers: Sequence[str], reference_answer: str | None = None
     ) -> dspy.Prediction:
-        """Grade the last of these answers; the turns before it are the conversation.
+        """Grade the last of the answers; the turns before it are the conversation.
 
         Returns:
             ``grade`` from 1 to 10 or None, ``excluded`` and ``reason``.
@@ -187,7 +186,7 @@ class GradeJudge(Grader):
         """Grade every turn; ``grades`` has the keys ``turn 1``, ``turn 2`` and so on.
 
         Raises:
-            DataError: The answer has another number of turns than the example.
+            DataError: If the answer has another number of turns than the example.
         """
         questions = self._questions(example)
         answers = texts_of(answer)
@@ -241,20 +240,20 @@ def _conversation(questions: Sequence[str], answers: Sequence[str]) -> str:
 class SkillJudge(Grader):
     """Rates responses from 1 to 5 per annotated skill, as FLASK does (arXiv:2307.10928).
 
-    Each skill of an example is one call that sees the skill's description, the instruction, the
-    reference answer and the response, so that one rating cannot colour the next. FLASK's result
-    is the mean per skill over examples: ``grade_all(...).means``. The score of an example is its
-    mean rating, scaled from 1..5 to [0, 1].
+    Each skill of an example is rated by a separate call, which reads the skill's description, the
+    instruction, the reference answer and the response, so that ratings do not influence each other.
+    FLASK's result is the mean per skill over examples: ``grade_all(...).means``. The score of an
+    example is its mean rating, scaled from 1..5 to [0, 1].
 
     Args:
         pool: As for ``JudgeProgram``, like the next two.
         agent: The judge's name in the pool.
-        lm: Instead of both.
-        skills: What each skill means, by the name examples use; default: FLASK's twelve.
-        skill_field: Field of the skills to rate: a list of names, or one.
-        reference_answer_field: Field of a good answer; without one the judge is told so.
+        lm: An LM, instead of ``pool`` and ``agent``.
+        skills: Descriptions of the skills by their names in examples; default: FLASK's twelve.
+        skill_field: Field of the skills to rate: a list of names, or one name.
+        reference_answer_field: Field of a good answer; if it is missing, the prompt says so.
         module: ``dspy.Predict``, or ``dspy.ChainOfThought`` with a chat adapter.
-        adapter: None is plain chat.
+        adapter: A DSPy adapter; None takes plain chat.
     """
 
     best = 5
@@ -273,7 +272,7 @@ class SkillJudge(Grader):
     ) -> None:
         super().__init__(pool=pool, agent=agent, lm=lm, adapter=adapter)
         self.skill_field, self.reference_answer_field = skill_field, reference_answer_field
-        # A plain dict: DSPy copies programs deeply, which a read-only view does not survive.
+        # A plain dict, as DSPy copies programs deeply and a read-only view cannot be copied.
         self.skills = dict(skills)
         self.rate = module(skill_rating())
 
@@ -298,7 +297,7 @@ class SkillJudge(Grader):
         """Rate every annotated skill; ``grades`` has the skills' names as keys.
 
         Raises:
-            DataError: No skill, an unknown one, or an answer of several turns.
+            DataError: If there is no skill, an unknown skill, or an answer of several turns.
         """
         skills = self._skills(example)
         instruction = instruction_of(example)

@@ -1,6 +1,6 @@
-"""A judge that reads two responses and says which is better, and the reading of its verdicts.
+"""A judge that compares two responses, and the strict parser of its verdicts.
 
-The reading is strict: a reply that is not clearly a verdict is none.
+A reply that is not clearly a verdict does not count as a verdict.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ _NUMBER: Final = re.compile(
 
 
 def read_verdict(text: str, *, allows_ties: bool) -> str | None:
-    """Return ``1``, ``2`` or ``0`` (neither) if the whole text says just that, else None.
+    """Return ``1``, ``2`` or ``0`` (neither) if the text is only that verdict, else None.
 
-    Quotes, brackets and markdown around it, and words such as "Response 2 is better", are fine;
-    a text that goes on to argue is not, since it may name both.
+    Quotes, brackets and markdown around it, and words such as "Response 2 is better", are accepted;
+    a text with further arguments is not, as it may name both.
     """
     found = _VERDICT.fullmatch(text.strip(_DECORATION))
     if found is None:
@@ -58,7 +58,7 @@ def read_verdict(text: str, *, allows_ties: bool) -> str | None:
 
 
 def read_number(text: str, *, best: int) -> float | None:
-    """Return the number from 1 to ``best`` if the whole text says just that, else None.
+    """Return the number from 1 to ``best`` if the text is only that number, else None.
 
     "7", "Grade: 7.5" and "**7**/10" are numbers; "-3", "0", "11" and "7 because ..." are not.
     """
@@ -78,10 +78,10 @@ def second_share(logprobs: Any, verdict: str, *, allows_ties: bool) -> float | N
     counts 0. Spellings that differ in blanks and quotes are added up.
 
     Args:
-        logprobs: What DSPy puts beside the outputs: tokens under ``content``, each with its
-            ``top_logprobs``; None where the endpoint gave none.
-        verdict: As it was read from the whole reply; its last occurrence as a token counts, since
-            reasoning that stands before it may name both.
+        logprobs: Log-probabilities in DSPy's form: tokens under ``content``, each with its
+            ``top_logprobs``; None if the endpoint gave none.
+        verdict: The verdict read from the whole reply; its last occurrence as a token counts, as
+            reasoning before it may name both.
         allows_ties: Whether 0 is a verdict.
 
     Returns:
@@ -91,7 +91,7 @@ def second_share(logprobs: Any, verdict: str, *, allows_ties: bool) -> float | N
     alternatives = getattr(token, "top_logprobs", None) or ()
     if token is None or not alternatives:
         return None
-    # By spelling: the chosen token is usually, not always, one of the alternatives.
+    # By spelling, as the chosen token is usually, but not always, one of the alternatives.
     spelled = {entry.token: _probability(entry.logprob) for entry in (token, *alternatives)}
     allowed = (FIRST, SECOND, NEITHER) if allows_ties else (FIRST, SECOND)
     mass: dict[str, float] = dict.fromkeys((FIRST, SECOND, NEITHER), 0.0)
@@ -105,7 +105,7 @@ def second_share(logprobs: Any, verdict: str, *, allows_ties: bool) -> float | N
 
 
 def _probability(logprob: Any) -> float:
-    """Return the probability; endpoints write that of 0 as null, -Infinity or NaN."""
+    """Return the probability; for 0, endpoints send null, -Infinity or NaN."""
     is_number = isinstance(logprob, int | float) and not math.isnan(logprob)
     return math.exp(logprob) if is_number else 0.0
 
@@ -126,34 +126,34 @@ _SHARES = {FIRST: 0.0, NEITHER: 0.5, SECOND: 1.0}
 
 
 class PairJudge(JudgeProgram):
-    """Prefers one of two responses, as in AlpacaEval 2 (Dubois et al., 2024, arXiv:2404.04475).
+    """Compares two responses, as in AlpacaEval 2 (Dubois et al., 2024, arXiv:2404.04475).
 
-    Where the endpoint gives log-probabilities, a verdict is the share of ``2`` among the verdicts
-    that its token could have been; elsewhere it is the one that was sampled, 0 or 1. Called as a
-    program, it judges once, in the given order: ``verdict``, and ``preference`` for response_2.
+    If the endpoint gives log-probabilities, the preference is the probability of ``2`` among the
+    possible verdicts; otherwise it is the sampled verdict, 0 or 1. Called as a program, it judges
+    once, in the given order: ``verdict``, and ``preference`` for response_2.
 
-    Order ``both`` asks twice with the places swapped and takes the mean, so that a judge who
-    always prefers a place says 0.5; orders that prefer different systems are counted as
-    inconsistent. ``seeded`` asks once, in an order drawn per example id: unbiased over many
-    examples at half the price. An example with a verdict that cannot be read is excluded, without
-    another try, in either order: keeping the other order alone would let its place decide.
-    Equal responses are a tie without a call.
+    Order ``both`` asks twice with swapped places and takes the mean, so that a judge that always
+    prefers one place gives 0.5; orders that prefer different systems are counted as inconsistent.
+    ``seeded`` asks once, in an order drawn per example id: unbiased over many examples at half the
+    price. An example with an unreadable verdict in either order is excluded without another
+    attempt, as the other order alone would favour a place. Equal responses are a tie without a
+    call.
 
     Args:
         pool: As for ``JudgeProgram``, like the next two.
         agent: The judge's name in the pool.
         lm: Instead of both.
         order: ``both`` or ``seeded``.
-        seed: Of ``seeded``.
-        allows_ties: Whether the judge may say that it sees no difference.
-        criteria: What makes a response better, in words; None is the judge's own text.
-        is_weighted: Whether log-probabilities are asked for; say False for an endpoint that
-            refuses them, which otherwise is asked twice, and where the verdict is free text.
+        seed: Seed of ``seeded``.
+        allows_ties: Whether the judge may answer that there is no difference.
+        criteria: Description of a good response; None takes the judge's own text.
+        is_weighted: Whether log-probabilities are requested; use False for an endpoint that refuses
+            them, which would be asked twice, and for verdicts in free text.
         module: ``dspy.Predict``, or ``dspy.ChainOfThought`` with a chat adapter.
         adapter: None is plain chat.
 
     Raises:
-        MetricError: An unknown order, or ``criteria`` without text.
+        MetricError: If the order is unknown, or ``criteria`` is blank.
         PoolError: As ``JudgeProgram``.
     """
 
@@ -184,7 +184,7 @@ class PairJudge(JudgeProgram):
 
         Returns:
             ``verdict`` ("1", "2", "0" or None) and ``preference`` for response_2, in [0, 1] or
-            None; ``is_sampled`` where it could not be weighted; ``excluded`` and ``reason``.
+            None; ``is_sampled`` if log-probabilities were missing; ``excluded`` and ``reason``.
         """
         texts = {"instruction": instruction, "response_1": response_1, "response_2": response_2}
         guarded = {name: quoted(text) for name, text in texts.items()}
@@ -204,12 +204,12 @@ class PairJudge(JudgeProgram):
         """Compare two answers to an example, in one order or both.
 
         Args:
-            example: Its inputs are the instruction; its ``id`` draws the order.
-            candidate: A prediction or a text; None where there is no answer.
-            reference: As ``candidate``.
+            example: The example; its inputs are the instruction, its ``id`` seeds the order.
+            candidate: A prediction or a text; None if there is no answer.
+            reference: Like ``candidate``.
 
         Raises:
-            DataError: The example has no inputs, or an answer has several turns.
+            DataError: If the example has no inputs, or an answer has several turns.
             MoaError: As ``ask``.
         """
         judgement = self._compared(
@@ -258,7 +258,7 @@ class PairJudge(JudgeProgram):
         return self(instruction=instruction, response_1=pair[0], response_2=pair[1])
 
     def _places(self, example_id: str) -> tuple[bool, ...]:
-        """Say for each order to ask whether the candidate comes first in it."""
+        """Return for each order to ask whether the candidate is shown first."""
         if self.order == "both":
             return (False, True)
         drawn = hashlib.sha256(f"{self.seed}\x00{example_id}".encode("utf-8", "replace")).digest()

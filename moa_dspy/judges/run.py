@@ -24,7 +24,7 @@ from moa_dspy.winrate import RecordedPreferences, WinRate, win_rate
 
 
 class _CountingJudge:
-    """Base of the judges here: counts what they return."""
+    """Base of the judges in this module, which counts their outcomes."""
 
     def __init__(self) -> None:
         self._counter = OutcomeCounter()
@@ -34,26 +34,26 @@ class _CountingJudge:
         return judgement
 
     def _looked_up(self, found: float | None, whom: str) -> Judgement:
-        """Return a recorded preference as a judgement; without one the example is ``missing``."""
+        """Return a recorded preference as a judgement, ``missing`` if there is none."""
         if found is None:
             reason = f"Nothing is recorded {whom} here."
             return self._counted(Judgement(excluded="missing", reason=reason))
         return self._counted(Judgement(preference=found))
 
     def report(self) -> JudgeReport:
-        """Return the counts of all that was returned; the members of a jury have their own."""
+        """Return the counts of all outcomes; the members of a jury have their own counts."""
         return self._counter.report
 
 
 class RecordedJudge(_CountingJudge):
-    """Looks preferences up in a table; asks no model.
+    """Judge that looks preferences up in a table, without asking a model.
 
     Args:
-        table: ``RecordedPreferences``, or preferences by (system, example id), in [0, 1], 1
-            where the system is preferred to the table's reference; None or NaN is no judgement.
+        table: ``RecordedPreferences``, or preferences by (system, example id), in [0, 1], 1 if the
+            system is preferred to the table's reference; None or NaN is a missing judgement.
 
     Raises:
-        MetricError: A preference outside [0, 1].
+        MetricError: If a preference is outside [0, 1].
     """
 
     def __init__(self, table: RecordedPreferences | Mapping[tuple[str, str], float | None]) -> None:
@@ -68,7 +68,7 @@ class RecordedJudge(_CountingJudge):
                     f"A preference must be in [0, 1], but {system!r} has {preference} "
                     f"on example {example_id!r}."
                 )
-            # As text: the ids of examples are, whatever type a table's column has.
+            # As text, like the ids of examples, for any type of a table's column.
             self._table[system, str(example_id)] = float(preference)
         super().__init__()
 
@@ -78,12 +78,12 @@ class RecordedJudge(_CountingJudge):
         """Return the recorded preference for the system that ``candidate`` names.
 
         Args:
-            example: Has the ``id`` under which it was recorded.
-            candidate: A system's name.
-            reference: Not read: it is the one the table was recorded against.
+            example: The example, with the ``id`` of the recording.
+            candidate: Name of a system.
+            reference: Not used, as the table has a single reference.
 
         Raises:
-            DataError: The table has no such system.
+            DataError: If the table has no such system.
         """
         if candidate not in self._systems:
             known = ", ".join(sorted(self._systems))
@@ -93,19 +93,20 @@ class RecordedJudge(_CountingJudge):
 
 
 class RecordedPairs(_CountingJudge):
-    """Looks up recorded preferences between any two systems, either way round; asks no model.
+    """Judge that looks up preferences between any two systems, without asking a model.
 
     Args:
-        table: Preferences by (system, reference, example id), in [0, 1], 1 where the system is
-            preferred to the reference; None or NaN where there is no judgement.
+        table: Preferences by (system, reference, example id), in [0, 1], 1 if the system is
+            preferred to the reference; None or NaN is a missing judgement. A pair may be recorded
+            in either direction.
 
     Raises:
-        MetricError: An empty table, a preference outside [0, 1], or a pair that is there both
-            ways round and does not add up to 1.
+        MetricError: If the table is empty, a preference is outside [0, 1], or the two directions of
+            a pair do not add up to 1.
     """
 
     reads_names: Final = True
-    """Marks a judge that is given the names of systems instead of their answers."""
+    """Marks a judge that gets the names of systems instead of their answers."""
 
     def __init__(self, table: Mapping[tuple[str, str, str], float | None]) -> None:
         if not table:
@@ -135,7 +136,7 @@ class RecordedPairs(_CountingJudge):
         self._table[reference, system, name] = 1 - preference
 
     def knows(self, system: str, reference: str) -> bool:
-        """True if the table has rows of these two systems, in either order."""
+        """Return whether the table has rows for these two systems, in either order."""
         return system == reference or (system, reference) in self._pairs
 
     def compare(self, example: dspy.Example, candidate: str, reference: str) -> Judgement:
@@ -153,17 +154,17 @@ _SAME: Final = 1e-9
 
 
 class Jury(_CountingJudge):
-    """Several judges, of whose verdicts the majority counts (Verga et al., arXiv:2404.18796).
+    """A majority vote of several judges (Verga et al., arXiv:2404.18796).
 
-    Each judge has one voice: for the candidate, for the reference, or for a tie. What has more
-    voices than anything else is the verdict, else it is a tie. A judge without a verdict has
-    no voice; without a verdict of most judges the example is excluded, for the first reason.
+    Each judge has one vote: for the candidate, for the reference, or for a tie. The verdict is the
+    option with the most votes, or else a tie. A judge without a verdict has no vote; if most judges
+    have no verdict, the example is excluded with the first of their reasons.
 
     Args:
         judges: Two or more.
 
     Raises:
-        MetricError: Fewer than two judges.
+        MetricError: If there are fewer than two judges.
     """
 
     def __init__(self, judges: Sequence[Judge]) -> None:
@@ -201,42 +202,41 @@ def _by_name(table: RecordedPreferences) -> dict[tuple[str, str], float | None]:
     for system in table.systems:
         ids = table.examples(system)
         values = table.of(system, ids).tolist() if ids else []
-        named[system, ""] = None  # a system without judgements is known all the same
+        named[system, ""] = None  # a system without judgements is known too
         named |= {(system, str(i)): value for i, value in zip(ids, values, strict=True)}
     return named
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeRun:
-    """The judgements of one judge on examples, in their order."""
+    """The judgements of one judge on examples, in the examples' order."""
 
     judgements: tuple[Judgement, ...]
 
     @property
     def preferences(self) -> NDArray[np.float64]:
-        """In [0, 1], 1 if the candidate is preferred; NaN for an excluded example."""
+        """Preferences in [0, 1], 1 if the candidate is preferred; NaN for an excluded example."""
         return _vector(judgement.preference for judgement in self.judgements)
 
     @property
     def by_place(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Preferences when the candidate was shown first, and when second.
+        """Return the preferences with the candidate shown first, and with the candidate second.
 
-        Of the examples that were judged in both orders: what ``winrate.position_consistency``
-        takes.
+        They are of the examples judged in both orders, as ``winrate.position_consistency`` needs.
         """
         both = [one.verdicts for one in self.judgements if len(one.verdicts) == 2]
         return _vector(first for _, first in both), _vector(second for second, _ in both)
 
     @property
     def report(self) -> JudgeReport:
-        """Counts of what became of the examples."""
+        """Counts of the examples by outcome."""
         return JudgeReport.of(self.judgements)
 
     def win_rate(self, *, confidence: float = 0.95) -> WinRate:
         """Return the candidate's win rate over the examples that were judged.
 
         Raises:
-            MetricError: None was.
+            MetricError: If no example was judged.
         """
         known = self.preferences[~np.isnan(self.preferences)]
         if not known.size:
@@ -246,7 +246,7 @@ class JudgeRun:
 
 @dataclass(frozen=True, slots=True)
 class GradeRun:
-    """The grades of one system on examples, in their order."""
+    """The grades of one system on examples, in the examples' order."""
 
     graded: tuple[Grades, ...]
 
@@ -257,7 +257,7 @@ class GradeRun:
 
     @property
     def means(self) -> dict[str, float]:
-        """Mean grade per turn or skill on the judge's own scale, over every grade that was read."""
+        """Mean grade per turn or skill on the judge's own scale, over all valid grades."""
         return {name: sum(grades) / len(grades) for name, grades in self._read().items()}
 
     @property
@@ -267,7 +267,7 @@ class GradeRun:
 
     @property
     def report(self) -> JudgeReport:
-        """Counts of what became of the examples."""
+        """Counts of the examples by outcome."""
         return JudgeReport.of(self.graded)
 
     def _read(self) -> dict[str, list[float]]:
@@ -286,8 +286,8 @@ def _vector(values: Iterable[float | None]) -> NDArray[np.float64]:
 _logger = logging.getLogger(__name__)
 
 Answers: TypeAlias = Callable[..., Any] | Mapping[str, Any] | Sequence[Any] | str | None
-"""A program to run on the examples' inputs; answers by example id, or in the examples' order; or
-one text for all of them: a constant answer, or the name of a recorded system."""
+"""A program to run on the examples' inputs; or answers by example id or in the examples' order;
+or one text for all examples: a constant answer, or the name of a recorded system."""
 
 _Result = TypeVar("_Result")
 
@@ -302,19 +302,19 @@ def judge_all(
 ) -> JudgeRun:
     """Compare two systems on examples.
 
-    A program that does not answer leaves its example ``missing``, logged and counted, not lost:
-    compare ``report.missing`` before you trust a win rate.
+    If a program does not answer, its example is ``missing``, which is logged and counted, not a
+    loss: check ``report.missing`` before you trust a win rate.
 
     Args:
         judge: Any judge.
-        examples: With inputs set, where a program or the judge needs them.
+        examples: Examples, with inputs set if a program or the judge needs them.
         candidate: The system that gets the win rate; see ``Answers``.
         reference: The system it is compared with; see ``Answers``.
         num_threads: Examples judged at the same time.
 
     Raises:
-        DataError: No example, or answers that do not fit the examples.
-        MoaError: If a call cannot be made for a reason that is not the model's.
+        DataError: If there is no example, or the answers do not match the examples.
+        MoaError: If a call cannot be made for a reason other than the model.
     """
     ours = _lookup(candidate, examples, name="candidate")
     theirs = _lookup(reference, examples, name="reference")
@@ -328,7 +328,7 @@ def judge_all(
 def grade_all(
     judge: Grader, examples: Sequence[dspy.Example], answers: Answers, *, num_threads: int = 8
 ) -> GradeRun:
-    """Grade one system on examples; arguments and errors as ``judge_all``."""
+    """Grade one system on examples; arguments and errors are those of ``judge_all``."""
     given = _lookup(answers, examples, name="answers")
 
     def graded(place: int, example: dspy.Example) -> Grades:
@@ -340,7 +340,7 @@ def grade_all(
 def _lookup(
     answers: Answers, examples: Sequence[dspy.Example], *, name: str
 ) -> Callable[[int, dspy.Example], Any]:
-    """Return what gives the answer to the example at a place."""
+    """Return a function from an example's index to its answer."""
     if answers is None or isinstance(answers, str):
         return lambda place, example: answers
     if callable(answers):
@@ -381,6 +381,6 @@ def _each(
         try:
             return [future.result() for future in running]
         except BaseException:
-            # What is in flight is paid for and gets stored; what is not is not started.
+            # Calls in flight are paid for and stored; no further call is started.
             threads.shutdown(wait=True, cancel_futures=True)
             raise

@@ -1,7 +1,7 @@
-"""Small models on this machine: pinned weights, llama.cpp in the process, DSPy engines.
+"""Small models on this machine: pinned weights, llama.cpp in this process, DSPy engines.
 
-``pull`` fetches a catalogue entry, ``shared_server`` runs it, ``LocalEngine`` hands it to DSPy.
-Importing this room loads neither DSPy nor the runtime.
+``pull`` downloads the weights of a catalogue entry, ``shared_server`` runs them, ``LocalEngine``
+connects them to DSPy. Importing this package loads neither DSPy nor the runtime.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""A local model as DSPy engines, synchronous and asynchronous."""
+"""DSPy engines for a local model, synchronous and asynchronous."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def local_engine(
     n_threads: int | None = None,
     asynchronous: bool = False,
 ) -> LocalEngine | AsyncLocalEngine:
-    """Return an engine over this process's shared server; the model loads at the first request.
+    """Return an engine for this process's shared server; the model loads at the first request.
 
     Args:
         name_or_path: A catalogue name, or the path of a GGUF file.
-        sha256: What the file must have; None takes the catalogue's for a name, and anything for a
-            path.
+        sha256: Required sha256 of the file; None takes the catalogue's for a name, and accepts any
+            for a path.
         n_slots: Requests answered at once.
         n_context: Tokens of prompt and answer together, per request.
-        n_threads: None takes every core of this process.
+        n_threads: Threads of the model; None uses every core of this process.
         asynchronous: Return the engine for event loops.
 
     Raises:
-        ChecksumError: the file has another sha256.
-        LocalModelError: the file is absent or no GGUF; the message says what to run.
+        ChecksumError: If the file has another sha256.
+        LocalModelError: If the file is missing or not GGUF; the message says which command to run.
     """
     path = find(name_or_path)
     known = CATALOGUE.get(os.fspath(name_or_path))
@@ -50,25 +50,25 @@ def local_engine(
 
 
 def logprob_settings(n_alternatives: int | None) -> dict[str, Any]:
-    """Return what asks llama.cpp for log-probabilities; nothing where none are wanted."""
+    """Return llama.cpp's settings for log-probabilities; empty if none are wanted."""
     if n_alternatives is None:
         return {}
-    # At 0 llama.cpp gives none at all, not even of the token it chose.
+    # At 0 llama.cpp returns none at all, not even that of the chosen token.
     return {"logprobs": True, "top_logprobs": max(n_alternatives, 1)}
 
 
 def token_logprobs(
     choice: dict[str, Any], n_alternatives: int | None
 ) -> tuple[lm15.TokenLogprob, ...] | None:
-    """Read the natural logarithms, taken before sampling settings, of each token of an answer.
+    """Read the log-probabilities of an answer's tokens, natural and before sampling settings.
 
     Args:
-        choice: llama.cpp's choice; its alternatives come with the likeliest first and hold the
-            chosen token where that is among them.
-        n_alternatives: As the request gave it.
+        choice: llama.cpp's choice; its alternatives are sorted, likeliest first, and may include
+            the chosen token.
+        n_alternatives: As in the request.
 
     Returns:
-        One entry per token, or None where none were asked for or an answer has no token.
+        One entry per token, or None if none were requested or an answer has no token.
     """
     listed = (choice.get("logprobs") or {}).get("content") or ()
     if n_alternatives is None or not listed:
@@ -105,7 +105,7 @@ _ROLES = {"user": "user", "assistant": "assistant", "developer": "system"}
 
 
 class _Uncopied:
-    """Copies of a program share the engine: the model is in memory once."""
+    """Base of engines that copies of a program share, so that the model is in memory once."""
 
     def __copy__(self) -> Self:
         return self
@@ -115,10 +115,10 @@ class _Uncopied:
 
 
 class LocalEngine(_Uncopied):
-    """Answers DSPy requests with a local server; texts in, one text out, safe in threads.
+    """Engine that answers DSPy requests by a local server: texts in, one text out; thread-safe.
 
-    Pass it as ``dspy.LM("local/name", engine=LocalEngine(server))``. Tools, images
-    and reasoning settings are refused with lm15's lm15.UnsupportedFeatureError.
+    Pass it as ``dspy.LM("local/name", engine=LocalEngine(server))``. Tools, images and reasoning
+    settings are refused with lm15.UnsupportedFeatureError.
     """
 
     def __init__(self, server: LocalServer) -> None:
@@ -128,11 +128,10 @@ class LocalEngine(_Uncopied):
         """Return the model's answer to one request, in one attempt.
 
         Raises:
-            lm15.UnsupportedFeatureError: the request has more than texts and sampling settings.
-            lm15.ContextLengthError: the prompt alone fills the server's ``n_context``.
-            lm15.InvalidRequestError: llama.cpp refused the request.
-            lm15.ConfigurationError: the model cannot be loaded on this machine.
-            lm15.ServerError: llama.cpp failed.
+            lm15.UnsupportedFeatureError: If the request has more than texts and sampling settings.
+            lm15.ContextLengthError: If the prompt alone fills the server's ``n_context``.
+            lm15.InvalidRequestError: If llama.cpp refused the request. lm15.ConfigurationError: If
+            the model cannot be loaded on this machine. lm15.ServerError: If llama.cpp failed.
         """
         try:
             answer = self.server.chat(_body(request))
@@ -157,11 +156,11 @@ class LocalEngine(_Uncopied):
         yield lm15.StreamEndEvent(finish_reason=_finish(finish), usage=usage)
 
     def close(self) -> None:
-        """Do nothing: the server belongs to its maker."""
+        """Do nothing, as the engine does not own the server."""
 
 
 class AsyncLocalEngine(_Uncopied):
-    """LocalEngine for event loops: as many requests at once as the server has slots."""
+    """LocalEngine for event loops, with as many parallel requests as the server has slots."""
 
     def __init__(self, server: LocalServer) -> None:
         self.server = server
@@ -181,7 +180,7 @@ class AsyncLocalEngine(_Uncopied):
         try:
             while True:
                 step = loop.run_in_executor(self._executor(), next, events, None)
-                # A task that is cancelled must not leave a thread inside of the generator.
+                # A cancelled task must not leave a thread inside the generator.
                 if (event := await asyncio.shield(step)) is None:
                     return
                 yield event
@@ -190,14 +189,14 @@ class AsyncLocalEngine(_Uncopied):
                 step.add_done_callback(lambda _: events.close())
 
     async def aclose(self) -> None:
-        """Let the threads go; the server stays."""
+        """Stop the threads; the server stays open."""
         with self._lock:
             threads, self._threads = self._threads, None
         if threads is not None:
             threads.shutdown(wait=False)
 
     def _executor(self) -> ThreadPoolExecutor:
-        # Not asyncio's own: it has few threads, and other work would wait behind the model.
+        # Not asyncio's own executor: it has few threads, and other work would wait for the model.
         with self._lock:
             if self._threads is None:
                 n_slots = self.server.n_slots
@@ -235,7 +234,7 @@ def _text(parts: tuple[Any, ...]) -> str:
 
 
 def _settings(request: lm15.Request) -> dict[str, Any]:
-    """Return the sampling settings in llama.cpp's spelling; those not given are left out."""
+    """Return the given sampling settings under llama.cpp's names."""
     config = request.config
     for name in _UNSUPPORTED:
         if getattr(config, name) is not None:
@@ -252,7 +251,7 @@ def _settings(request: lm15.Request) -> dict[str, Any]:
 def _response_format(shape: dict[str, Any]) -> dict[str, Any]:
     if shape["type"] != "json_schema":
         return shape
-    # lm15 keeps the schema flat, the OpenAI wire nests it.
+    # lm15's schema is flat, that of OpenAI's protocol is nested.
     nested = {"name": "answer"} | {key: value for key, value in shape.items() if key != "type"}
     return {"type": "json_schema", "json_schema": nested}
 
@@ -289,7 +288,7 @@ def _delta(choice: dict[str, Any], request: lm15.Request) -> lm15.TextDelta | No
 
 
 def _lm15_error(error: LocalModelError) -> Exception:
-    """Return the same failure in DSPy's words; only a lm15.ServerError is worth another attempt."""
+    """Return the failure as an lm15 error; only lm15.ServerError is retried."""
     message = str(error)
     if not isinstance(error, RefusedError):
         failure: Exception = lm15.ConfigurationError(message)

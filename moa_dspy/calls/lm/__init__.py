@@ -1,1 +1,1 @@
-"""Engines below DSPy's LM: they answer from the calls, and stream."""
+"""Engines below DSPy's LM, which answer through ``Calls`` and can stream."""

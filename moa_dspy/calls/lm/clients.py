@@ -1,8 +1,8 @@
-"""The choice of the engine that asks an endpoint, and DSPy's and LiteLLM's clients as engines.
+"""The choice of an engine for an endpoint, and DSPy's and LiteLLM's clients as engines.
 
-A reply is made regular where its bytes arrive, so every client gets the same: the server's own
-words with the address that was asked, content and counts in the form that clients take, and a
-stream of events where one was asked for.
+A reply is brought into a regular form as its bytes arrive, so every client reads the same: error
+messages with the server's text and the requested address, content and token counts of the expected
+types, and a stream of events where a stream was requested.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ from moa_dspy.vendors import OWN_PROTOCOL, gateway_of
 
 
 def endpoint_engine(endpoint: Endpoint, *, asynchronous: bool) -> Any:
-    """Return a one-attempt engine for ``endpoint``; retries are the LM's.
+    """Return an engine for ``endpoint`` that makes one attempt; the LM retries.
 
-    It has ``complete``, ``stream`` and ``close``; an asynchronous one works in any event loop,
-    and ``aclose`` closes what the running one opened.
+    It has ``complete``, ``stream`` and ``close``. An asynchronous engine works in any event loop;
+    its ``aclose`` closes the connections of the running loop.
     """
     if not endpoint.is_native:
         return _Named(_litellm(endpoint, asynchronous=asynchronous), endpoint.model)
@@ -60,34 +60,34 @@ def endpoint_engine(endpoint: Endpoint, *, asynchronous: bool) -> Any:
 
 
 class _Named:
-    """Puts the endpoint's model name on requests that carry an agent's name."""
+    """Replaces the agent's name on requests by the endpoint's model name."""
 
     def __init__(self, engine: Any, model: str) -> None:
         self._engine, self._model = engine, model
 
     def complete(self, request: Any) -> Any:
-        """Ask the endpoint; a coroutine where its engine is asynchronous."""
+        """Ask the endpoint; returns a coroutine if its engine is asynchronous."""
         return self._engine.complete(replace(request, model=self._model))
 
     def stream(self, request: Any) -> Any:
-        """Return the events as they arrive: an iterator, asynchronous where its engine is."""
+        """Return an iterator of the events, which is asynchronous if the engine is."""
         return self._engine.stream(replace(request, model=self._model))
 
     def close(self) -> None:
-        """Close the connections, of every event loop where the engine is asynchronous."""
+        """Close the connections; those of every event loop if the engine is asynchronous."""
         if (close := getattr(self._engine, "close", None)) is not None:
             close()
 
     async def aclose(self) -> None:
-        """Close what the running event loop opened."""
+        """Close the connections that the running event loop opened."""
         await self._engine.aclose()
 
 
 class PerLoop:
-    """Asks through an engine that belongs to the running event loop, and makes it at first use.
+    """One engine per event loop, made at its first request.
 
-    A connection can only be awaited in the loop that opened it, but a pool outlives a loop:
-    every ``asyncio.run`` brings a new one, and each thread may have its own.
+    A connection can only be awaited in the loop that opened it, but a pool outlives a loop: every
+    ``asyncio.run`` starts a new loop, and each thread may have its own.
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:
@@ -109,13 +109,13 @@ class PerLoop:
 
     def _add(self, loop: asyncio.AbstractEventLoop) -> Any:
         with self._lock:
-            # Engines of closed loops close their idle connections when they are no longer held.
+            # Engines of closed loops close their idle connections when they are garbage-collected.
             alive = {one: engine for one, engine in self._engines.items() if not one.is_closed()}
             self._engines = {**alive, loop: self._make()}
             return self._engines[loop]
 
     async def aclose(self) -> None:
-        """Close what this loop opened, and let go of what closed loops left."""
+        """Close the connections of this loop, and drop the engines of closed loops."""
         with self._lock:
             engine = self._engines.pop(asyncio.get_running_loop(), None)
             self._engines = {o: e for o, e in self._engines.items() if not o.is_closed()}
@@ -123,7 +123,7 @@ class PerLoop:
             await engine.aclose()
 
     def close(self) -> None:
-        """Let go of every loop's engine; calls in flight end as they would have."""
+        """Drop the engines of all loops; calls in flight are not affected."""
         with self._lock:
             self._engines = {}
 
@@ -149,10 +149,10 @@ def _litellm(endpoint: Endpoint, *, asynchronous: bool) -> Any:
 
 
 class VendorEngine(LM15Engine):
-    """DSPy's client of vendors, tolerant of odd counts of tokens.
+    """DSPy's client of vendors, tolerant of invalid token counts.
 
     Args:
-        config: Of lm15's router, without a transport.
+        config: Configuration of lm15's router, without a transport.
         model_type: ``chat`` or ``responses``.
     """
 
@@ -184,7 +184,7 @@ def _over(config: Any, transport: Any) -> Any:
 
 
 class _Regular:
-    """Reads LiteLLM's replies through ``RegularReply``, and writes temperature 0 as 0."""
+    """Reads LiteLLM's replies through ``RegularReply``, and sends temperature 0 as 0, not 0.0."""
 
     is_async = False
 
@@ -202,7 +202,7 @@ class _Regular:
                 self._handler = _connections(is_async=self.is_async)
                 self._sender = _litellm_sender(arguments, self._handler, is_async=self.is_async)
                 if not self.is_async:
-                    # An engine that is used no more leaves nothing open.
+                    # Connections are closed when the engine is garbage-collected.
                     weakref.finalize(self, self._handler.client.close)
         sender = {} if self._sender is None else {"client": self._sender}
         return {**with_plain_zero(arguments), **sender}
@@ -213,7 +213,7 @@ class _Regular:
 
 
 class LiteLLMClient(_Regular, LiteLLMEngine):
-    """LiteLLM's client, which gets regular replies to read."""
+    """LiteLLM's client, on connections that make replies regular."""
 
     def stream(self, request: Any) -> Generator[Any, None, None]:
         """Yield the events of the response."""
@@ -268,7 +268,7 @@ class AsyncLiteLLMClient(_Regular, AsyncLiteLLMEngine):
 
 
 def _connections(*, is_async: bool) -> Any:
-    """Return connections as LiteLLM makes them, whose replies are made regular."""
+    """Return LiteLLM's connections, extended to make replies regular."""
     import httpx
     from litellm.llms.custom_httpx.http_handler import (
         AsyncHTTPHandler,
@@ -278,21 +278,21 @@ def _connections(*, is_async: bool) -> Any:
 
     handler: Any = AsyncHTTPHandler() if is_async else HTTPHandler()
     if is_async:
-        # LiteLLM's own would be left open, with a warning, where an event loop ends.
+        # LiteLLM's own connections stay open, with a warning, when an event loop ends.
         limits = httpx.Limits(max_keepalive_connections=0)
         handler.client = httpx.AsyncClient(verify=get_ssl_configuration(), limits=limits)
     handler.client.event_hooks = {"response": [_amake_regular if is_async else _make_regular]}
     handler.client.follow_redirects = False
-    # A stream is read as it arrives, and compressed bytes have no lines.
+    # A stream is read line by line as it arrives, which compressed bytes do not allow.
     handler.client.headers["accept-encoding"] = "identity"
     return handler
 
 
 def _litellm_sender(arguments: Mapping[str, Any], handler: Any, *, is_async: bool) -> Any:
-    """Return what LiteLLM is to send a request through.
+    """Return the client or connections through which LiteLLM sends a request.
 
-    That is OpenAI's client, the connections, or what is both; see ``_both``. It is None where
-    LiteLLM needs another kind: then it reads replies as they come.
+    That is OpenAI's client, the connections, or an object that is both; see ``_both``. None means
+    that LiteLLM needs another kind of client: then it reads replies as they arrive.
     """
     import litellm
     import openai
@@ -304,7 +304,7 @@ def _litellm_sender(arguments: Mapping[str, Any], handler: Any, *, is_async: boo
             model, arguments.get("custom_llm_provider"), url, key
         )
     except litellm.exceptions.BadRequestError:
-        return None  # it says so itself when it is asked
+        return None  # LiteLLM reports it itself when it is called
     if vendor in OWN_PROTOCOL:
         return handler
     known = {"mistral", *vars(litellm)["openai_compatible_providers"]}
@@ -325,7 +325,7 @@ def _litellm_sender(arguments: Mapping[str, Any], handler: Any, *, is_async: boo
 
 
 def _both(handler: Any, client: Any) -> Any:
-    """Return connections that are OpenAI's client too: LiteLLM takes one or the other by vendor."""
+    """Return connections that are also OpenAI's client; LiteLLM uses either, by vendor."""
     send = handler.post
 
     def post(*args: Any, **given: Any) -> Any:
@@ -337,7 +337,7 @@ def _both(handler: Any, client: Any) -> Any:
 
 
 def _with_refusal(reply: dict[str, Any]) -> dict[str, Any]:
-    """Return a reply of LiteLLM's with the refusal where the protocol has it."""
+    """Return LiteLLM's reply with the refusal in the field of the protocol."""
     for choice in reply.get("choices") or ():
         message = choice.get("message") or {}
         refusal = (message.get("provider_specific_fields") or {}).get(REFUSAL)
@@ -361,7 +361,7 @@ def _http_reply(response: Any) -> RegularReply:
 
 
 def _make_regular(response: Any) -> None:
-    """Make a reply of httpx's regular."""
+    """Make an httpx reply regular."""
     reply = _http_reply(response)
     if not _is_streamed(response, reply):
         response.read()
@@ -376,7 +376,7 @@ async def _amake_regular(response: Any) -> None:
 
 
 def _is_streamed(response: Any, reply: RegularReply) -> bool:
-    """Have the events of a stream made regular as they arrive; False for a reply without any."""
+    """Make the events of a stream regular as they arrive; return False if it has no events."""
     if not reply.wants_events or reply.is_error:
         return False
     if response.headers.get("content-encoding", "identity") == "identity":
@@ -394,7 +394,7 @@ def _replace_body(response: Any, reply: RegularReply) -> None:
 @cache
 def _stream_class() -> Any:
     """Return the class of httpx's streams whose bytes are made regular as they arrive."""
-    # Late: httpx loads a console, which a search without LiteLLM does not need.
+    # Imported late: httpx loads a console, which a search without LiteLLM does not need.
     import httpx
 
     class RegularStream(httpx.SyncByteStream, httpx.AsyncByteStream):

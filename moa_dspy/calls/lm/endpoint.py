@@ -1,8 +1,8 @@
-"""The engines that ask an OpenAI-compatible server, over connections that this library keeps.
+"""Engines that ask an OpenAI-compatible server, over connections that this library keeps open.
 
-They use the code of lm15, DSPy's client library, for the protocol and the connections directly.
-DSPy's router would look up the route of every request, in a thread if asynchronous, and its
-connections would read the proxy variables for each: a third of a call's work on a fast server.
+They use lm15, DSPy's client library, directly for the protocol and the connections. DSPy's router
+would look up the route of every request (in a thread if asynchronous), and its connections would
+read the proxy variables for each request: a third of a call's work on a fast server.
 ``moa_dspy.calls.lm.clients`` has the engines of all other endpoints.
 """
 
@@ -35,12 +35,12 @@ from moa_dspy.dspy_internals import (
 from moa_dspy.vendors import NATIVE_VENDORS, is_reasoning_model, server_words, shown_body, vendor_of
 
 LONGEST_CONNECT_SECONDS: Final = 10.0
-"""A host that does not take a connection in this time is down; answers may take far longer."""
+"""A host that accepts no connection in this time is down; answers may take far longer."""
 
 
 _EVENTS_ASKED: Final = re.compile(rb'"stream":\s*true')
 NO_KEY: Final = "EMPTY"
-"""Sent to servers without keys: the header must hold something."""
+"""Sent to servers without keys, as the header must not be empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,12 @@ class Endpoint:
 
     Attributes:
         model: ``vendor/NAME``.
-        api_base: URL of an OpenAI-compatible server; None is the vendor's own.
+        api_base: URL of an OpenAI-compatible server; None is that of the vendor.
         api_key: The key itself.
         client: ``litellm`` sends every request through LiteLLM.
-        timeout_seconds: Longest wait to connect (never above 10 s), and for the next bytes of
-            an answer; a stream that keeps arriving is not cut. None is the client's 600 s.
-        headers: Sent with every request; not shown, for one may hold a credential.
+        timeout_seconds: Longest wait to connect (never above 10 s), and for the next bytes of an
+            answer; a stream that keeps arriving is not cut. None takes the client's default, 600 s.
+        headers: Sent with every request; not shown, as a header may hold a credential.
     """
 
     model: str
@@ -66,20 +66,20 @@ class Endpoint:
 
     @property
     def is_native(self) -> bool:
-        """True if DSPy's own client is used; for a vendor's own endpoint it takes no headers."""
+        """True if DSPy's own client is used; it sends a vendor's own endpoint no headers."""
         takes_headers = self.api_base is not None or not self.headers
         return self.client == "auto" and vendor_of(self.model) in NATIVE_VENDORS and takes_headers
 
     @property
     def chat_base(self) -> str:
-        """URL before ``/chat/completions``; Ollama's own pages name its root only."""
+        """URL before ``/chat/completions``; Ollama's documentation gives only the root."""
         url = str(self.api_base).rstrip("/")
         is_root = urlsplit(url).path == ""
         return f"{url}/v1" if is_root and vendor_of(self.model).startswith("ollama") else url
 
     @property
     def timeouts(self) -> dict[str, float]:
-        """The limits by name, as far as one was set: connect, read, write."""
+        """The time limits that were set, by name: connect, read, write."""
         if self.timeout_seconds is None:
             return {}
         wait = self.timeout_seconds
@@ -87,10 +87,10 @@ class Endpoint:
 
 
 class ChatDialect(lm15.OpenAIChatLM):
-    """lm15's chat completions, tolerant of what other servers than OpenAI's send."""
+    """lm15's chat completions, tolerant of deviations of servers other than OpenAI's."""
 
     def build_request(self, request: Any, stream: bool) -> Any:
-        """Return the wire request; a ``max_completion_tokens`` of the agent's is the only limit."""
+        """Return the wire request; ``max_completion_tokens`` replaces any other limit."""
         if "max_completion_tokens" in (request.config.extensions or {}):
             request = replace(request, config=replace(request.config, max_tokens=None))
         return super().build_request(request, stream)
@@ -102,7 +102,7 @@ class ChatDialect(lm15.OpenAIChatLM):
         """Return the response.
 
         Raises:
-            ServerError: The server broke off.
+            ServerError: The server ended the reply early because of a failure.
             ProviderError: The reply holds an error, or no answer.
         """
         try:
@@ -121,7 +121,7 @@ class AsyncChatDialect(lm15.AsyncOpenAIChatLM):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # It maps, and asks nothing itself: the transport is this object's.
+        # The inner object only maps requests and responses; the transport belongs to this object.
         self._inner: Any = ChatDialect(
             api_key=self.api_key,
             transport=self._inner.transport,
@@ -131,7 +131,7 @@ class AsyncChatDialect(lm15.AsyncOpenAIChatLM):
 
 
 def with_plain_zero(body: dict[str, Any]) -> dict[str, Any]:
-    """Return a request's fields with temperature 0 as the paper's program writes it, not 0.0."""
+    """Return a request's fields with temperature 0 instead of 0.0, as in the paper's program."""
     return {**body, "temperature": 0} if body.get("temperature") == 0 else body
 
 
@@ -140,7 +140,7 @@ def _url(dialect: Any) -> str:
 
 
 def _check_chosen(data: Mapping[str, Any], body: str) -> None:
-    """Raise if a reply has neither choices nor an error that lm15 would tell of."""
+    """Raise if a reply has neither choices nor an error that lm15 would raise."""
     if not isinstance(data.get("choices"), list) and not isinstance(data.get("error"), Mapping):
         words = server_words(body)["message"]
         shown = shown_body(body)
@@ -149,17 +149,17 @@ def _check_chosen(data: Mapping[str, Any], body: str) -> None:
 
 
 def _name_address(error: Any, url: str) -> None:
-    """Add the address to what an error says, unless it is there."""
+    """Add the address to an error's message, unless it is there already."""
     if url not in str(error.message):
         error.message = f"{error.message} (from {url})"
         error.args = (error.message,)
 
 
 class RegularTransport(StdlibTransport):
-    """lm15's connections, whose replies are made regular."""
+    """lm15's connections, extended to make replies regular."""
 
     def stream(self, request: Any) -> Any:
-        """Return the response to ``request``, whose body arrives."""
+        """Return the response to ``request``; its body may still be arriving."""
         response: Any = super().stream(request)
         response._chunks = regular_chunks(_reply_of(request, response), response._chunks)
         return response
@@ -182,12 +182,12 @@ def _reply_of(request: Any, response: Any) -> RegularReply:
 
 
 def wants_events(body: bytes, url: str) -> bool:
-    """Return whether a request asks for a stream of events."""
+    """Return whether a request wants a stream of events."""
     return bool(_EVENTS_ASKED.search(body)) or "streamGenerateContent" in url
 
 
 def regular_chunks(reply: RegularReply, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the body of a reply, made regular, as its chunks arrive."""
+    """Yield the regular form of a reply's body as its chunks arrive."""
     for chunk in chunks:
         yield reply.take(chunk)
     yield reply.rest()
@@ -196,21 +196,21 @@ def regular_chunks(reply: RegularReply, chunks: Iterator[bytes]) -> Iterator[byt
 async def aregular_chunks(
     reply: RegularReply, chunks: AsyncIterator[bytes]
 ) -> AsyncIterator[bytes]:
-    """``regular_chunks`` for coroutines."""
+    """Yield as ``regular_chunks``, in a coroutine."""
     async for chunk in chunks:
         yield reply.take(chunk)
     yield reply.rest()
 
 
 class TimedTransport(RegularTransport):
-    """``RegularTransport`` that spends at most so many seconds on waiting, per exchange.
+    """``RegularTransport`` with a limit on the total waiting time per exchange.
 
-    A server that sends a byte now and then never trips a limit of each wait. The time in
-    which a caller reads a stream slowly does not count.
+    A server that sends a byte now and then never exceeds a limit per wait. Time that the caller
+    spends between reads of a stream does not count.
 
     Args:
-        seconds: To connect, send and receive in all; None is no limit.
-        limits: As of ``RegularTransport``.
+        seconds: Total time to connect, send and receive; None means no limit.
+        limits: As for ``RegularTransport``.
     """
 
     def __init__(self, *, seconds: float | None, **limits: Any) -> None:
@@ -218,7 +218,7 @@ class TimedTransport(RegularTransport):
         self._seconds, self._limits = seconds, limits
 
     def copy(self) -> TimedTransport:
-        """Return an open transport like this one: lm15 asks for it when this one was closed."""
+        """Return an open transport with the same settings; lm15 calls this after a close."""
         return TimedTransport(seconds=self._seconds, **self._limits)
 
     def _open(self, *where: Any, **how: Any) -> Any:
@@ -229,12 +229,12 @@ class TimedTransport(RegularTransport):
         return connection
 
     def _make_release(self, conn: Any, keep_alive: bool) -> Any:
-        # An idle connection to one server must not keep another from being opened.
+        # An idle connection to one server must not prevent a connection to another.
         return super()._make_release(conn, keep_alive and not is_crowded())
 
     def _send_request(self, conn: Any, *what: Any, **how: Any) -> None:
         if self._seconds is not None:
-            # What it took to connect belongs to the first exchange only.
+            # The time to connect counts for the first exchange only.
             conn.sock.left, conn.sock.spent = self._seconds - conn.sock.spent, 0.0
         super()._send_request(conn, *what, **how)
 
@@ -245,7 +245,7 @@ class _AsyncTransport(AsyncRegularTransport):
 
 
 class _TimedSocket:
-    """A socket of one exchange at a time; ``left`` seconds of waiting remain in this one."""
+    """A socket with a time limit per exchange; ``left`` is the remaining wait in seconds."""
 
     def __init__(self, sock: Any, spent: float) -> None:
         self._sock = sock
@@ -255,14 +255,14 @@ class _TimedSocket:
         return getattr(self._sock, name)
 
     def settimeout(self, seconds: float | None) -> None:
-        """Ignore the limit of each wait: what is left of the exchange is never longer."""
+        """Ignore the limit per wait: the time left for the exchange is never longer."""
 
     def sendall(self, data: bytes) -> None:
-        """Send it all in the time that is left."""
+        """Send all bytes within the time left."""
         self._timed(self._sock.sendall, data)
 
     def recv(self, size: int) -> bytes:
-        """Return what comes first in the time that is left."""
+        """Return the next bytes that arrive within the time left."""
         received: bytes = self._timed(self._sock.recv, size)
         return received
 
@@ -278,13 +278,13 @@ class _TimedSocket:
 
 
 class ChatEngine:
-    """One attempt per request over kept connections; safe for threads.
+    """Engine that makes one attempt per request over kept connections; safe for threads.
 
-    The endpoint's seconds are those of a whole attempt, waiting for a connection apart.
+    The endpoint's timeout is that of a whole attempt, without the wait for a free connection.
     """
 
     keeps_time = True
-    """True if an attempt ends by itself in time: no thread is needed to leave it."""
+    """True if an attempt ends in time by itself, so that no thread is needed to abandon it."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         transport = TimedTransport(seconds=endpoint.timeout_seconds, **_limits(endpoint))
@@ -346,7 +346,7 @@ class AsyncChatEngine:
 
 
 def _dialect(endpoint: Endpoint) -> dict[str, Any]:
-    # A provider of our own keeps the right token field, and no name matches a vendor's price.
+    # A provider name of our own selects the right token field and matches no vendor's price.
     digest = hashlib.sha256(str(endpoint.api_base).encode()).hexdigest()[:8]
     access = lm15.AccessPolicy(
         provider=f"moa{digest}",
@@ -363,7 +363,7 @@ def _dialect(endpoint: Endpoint) -> dict[str, Any]:
 
 def _limits(endpoint: Endpoint) -> dict[str, Any]:
     timeouts = {f"{name}_timeout": seconds for name, seconds in endpoint.timeouts.items()}
-    # Waiting for a free connection is waiting for our own calls, not for the endpoint.
+    # The wait for a free connection is a wait for our own calls, not for the endpoint.
     return {"pool_timeout": None, "trust_env": _has_proxy(endpoint.chat_base), **timeouts}
 
 

@@ -1,11 +1,11 @@
-"""DSPy engines that ask ``Calls`` before they ask the endpoint, and number independent samples.
+"""DSPy engines that look in ``Calls`` before they ask the endpoint, and number samples.
 
-Engines are DSPy's extension point below the LM: history, usage and streaming to the user stay
-DSPy's. Several agents share one ``Calls``.
+Engines are DSPy's extension point below the LM: history, usage and streaming to the user remain
+with DSPy. Several agents share one ``Calls``.
 
-A sample's index depends on the seat, DSPy's ``rollout_id`` and its ``n``. DSPy gives an engine
-neither of the last two: it sends ``n`` equal requests, one after the other. A callback notes both
-when a call of an LM begins.
+A sample's index depends on the seat, DSPy's ``rollout_id`` and its ``n``. DSPy passes neither of
+the last two to an engine: it sends ``n`` equal requests, one after the other. So a callback records
+both when a call of an LM begins.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ _UNDER_WAY: ContextVar[_LMCall | None] = ContextVar("moa_dspy_lm_call", default=
 
 
 class NoteSamples(BaseCallback):
-    """Notes ``rollout_id`` and ``n`` of a call for the engine that will be asked.
+    """Callback that records ``rollout_id`` and ``n`` of a call for the engine below.
 
-    In the LM's history, the call gets the name of the agent.
+    It also adds the agent's name to the call in the LM's history.
     """
 
     def __init__(self) -> None:
@@ -90,14 +90,14 @@ class NoteSamples(BaseCallback):
         return self
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Note the call in this context."""
+        """Record the call in this context."""
         given = {**instance.kwargs, **inputs.get("kwargs", {})}
         rollout, n = given.get("rollout_id"), given.get("n") or 1
         _UNDER_WAY.set(_LMCall(call_id, instance.model, rollout, n, outer=_UNDER_WAY.get()))
         self._asked[call_id] = instance
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """Forget it; the call around it counts again."""
+        """Restore the call around it."""
         call = _UNDER_WAY.get()
         if call is not None and call.call_id == call_id:
             _UNDER_WAY.set(call.outer)
@@ -110,17 +110,17 @@ class NoteSamples(BaseCallback):
 NOTE_SAMPLES: Final = NoteSamples()
 
 _N_LATEST: Final = 200
-"""Entries of a history that are looked through: about as many as calls can overlap."""
+"""Latest entries of a history that are searched: about as many as calls can overlap."""
 
 
 def history_entry(lm: Any, outputs: Any) -> dict[str, Any] | None:
-    """Return the entry of the call that had these very outputs; others may be under way."""
+    """Return the history entry whose outputs are this very object; other calls may be under way."""
     latest = reversed(lm.history[-_N_LATEST:])
     return next((entry for entry in latest if entry.get("outputs") is outputs), None)
 
 
 def name_in_history(lm: Any, outputs: Any, agent: str) -> None:
-    """Say in the entry of a call which agent spoke, under ``agent`` and beside the time."""
+    """Add the agent's name to a call's history entry, under ``agent`` and beside the time."""
     entry = None if outputs is None else history_entry(lm, outputs)
     if entry is not None and "agent" not in entry:
         stamp = SpokenAt(entry.get("timestamp", ""))
@@ -129,9 +129,9 @@ def name_in_history(lm: Any, outputs: Any, agent: str) -> None:
 
 
 class SpokenAt(str):
-    """A time as DSPy writes it, which is shown with the name of the agent that spoke then.
+    """A timestamp of DSPy's history that is shown with the name of the agent.
 
-    ``dspy.inspect_history`` shows no field but the time, the messages and the reply.
+    ``dspy.inspect_history`` shows only the time, the messages and the reply.
     """
 
     agent = ""
@@ -141,7 +141,7 @@ class SpokenAt(str):
 
 
 def model_under_way() -> str | None:
-    """Return the name of the model that is asked in this context; of a pool's LM, its agent's."""
+    """Return the name of the model called in this context; for a pool's LM, that of its agent."""
     call = _UNDER_WAY.get()
     return None if call is None else call.model.removeprefix("agent/")
 
@@ -150,8 +150,8 @@ def next_sample(slot: int, *, model: str) -> int:
     """Return the sample index of the next request of the LM call that is under way.
 
     Args:
-        slot: Index of the sample as the seat counts it.
-        model: The LM's name on the request: an LM inside another has no part in its call.
+        slot: Index of the sample in its seat (one agent's place in a layer).
+        model: The LM's name on the request, which tells an LM inside another LM from the outer one.
     """
     call = _UNDER_WAY.get()
     if call is None or call.model != model:
@@ -161,10 +161,10 @@ def next_sample(slot: int, *, model: str) -> int:
 
 
 def sample_index(slot: int, *, rollout: int | None = None, completion: int = 0) -> int:
-    """Return one index for the three, below 2**31.
+    """Return one index, below 2**31, for the three arguments together.
 
-    It is the slot where there is nothing else, else a number from 2**20 on that depends on
-    the three only. Rollout 0 is a rollout of its own, as it is for DSPy.
+    It is the slot itself without a rollout or further completions, else a number of at least 2**20
+    that depends on the three only. Rollout 0 differs from no rollout, as in DSPy.
     """
     if rollout is None and completion == 0:
         return slot
@@ -174,7 +174,7 @@ def sample_index(slot: int, *, rollout: int | None = None, completion: int = 0) 
 
 @contextmanager
 def in_time() -> Iterator[None]:
-    """Raise the end of the asker's time as DSPy's clients raise a timeout."""
+    """Raise the end of the caller's time as the timeout error of DSPy's clients."""
     try:
         yield
     except DeadlineError as error:
@@ -182,19 +182,19 @@ def in_time() -> Iterator[None]:
 
 
 class Stored:
-    """Base of both engines; the endpoint's engine is built at the first call that needs it.
+    """Base of both engines; it builds the endpoint's engine at the first call that needs it.
 
     Args:
-        calls: Where answers come from and go to.
-        caller: The agent as the calls know it: prices, keys, limits.
-        build: Makes the engine that really asks, one attempt per request.
-        is_seeded: Whether the endpoint's samples are drawn by the call's content.
-        timeout_seconds: How long one attempt may take in all; None means no limit.
-        hints: What the model can do, as adapters ask it; an object with the attributes that
-            a ``dspy.LM`` has for this, ``supports_response_schema`` and so on.
-        extra_body: Further fields of every request, part of its key; they win over the
-            request's own.
-        opening: What is known of the model's chat template; both engines of an agent share it.
+        calls: Source and store of answers.
+        caller: The agent's prices, keys and limits.
+        build: Makes the endpoint's engine, which makes one attempt per request.
+        is_seeded: Whether the endpoint draws samples with a seed made from the call's content.
+        timeout_seconds: Longest time of one attempt; None means no limit.
+        hints: Capabilities of the model, which adapters read: an object with the attributes of a
+            ``dspy.LM`` such as ``supports_response_schema``.
+        extra_body: Further fields of every request, part of its key; they override the request's
+            own fields.
+        opening: Knowledge of the model's chat template, shared by both engines of an agent.
     """
 
     logs_calls = True
@@ -227,7 +227,7 @@ class Stored:
         return f"{type(self).__name__}({self.caller.agent!r})"
 
     def __getattr__(self, name: str) -> Any:
-        # DSPy's adapters ask an engine of ours what they would ask the LM it stands for.
+        # DSPy's adapters read capabilities from the engine as they would from the LM.
         if name.startswith("supported_") or name.startswith("supports_"):
             return getattr(self._hints, name, None)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -239,7 +239,7 @@ class Stored:
 
     @property
     def endpoint(self) -> Any:
-        """The engine that really asks the model."""
+        """The engine that sends requests to the model."""
         with self._lock:
             if self._endpoint is None:
                 LOGGED_KEYS.add(self.caller.secrets)
@@ -254,7 +254,7 @@ class Stored:
         return replace(request, config=replace(request.config, extensions=fields))
 
     def ask(self, request: Any) -> CallRequest:
-        """Describe ``request`` without the model's name, which the identity stands for."""
+        """Return ``request`` as a ``CallRequest``, whose identity replaces the model's name."""
         plain = request_to_dict(request)
         plain.pop("model")
         sample = next_sample(current_scope().sample, model=request.model)
@@ -271,7 +271,7 @@ class Stored:
         return replace(request, config=replace(request.config, seed=int(ask.key[:7], 16)))
 
     def response(self, call: Call) -> Any:
-        """Rebuild the response of a stored call, thoughts set apart, or raise its failure."""
+        """Rebuild the response of a stored call, with thoughts separated, or raise its failure."""
         if call.response is None:
             raise lm15.ProviderError(call.failure or "The recorded call failed.")
         response, is_opened = stored_response(call.response, request=call.request)
@@ -279,15 +279,15 @@ class Stored:
         return response
 
     def arriving(self, request: Any, ask: CallRequest) -> StreamedResponse:
-        """Return what collects the stream that answers ``request``."""
+        """Return the collector of the stream that answers ``request``."""
         return StreamedResponse(request, ask.content, is_opened=self.opening.is_opened)
 
     def last_events(self, arrived: StreamedResponse | None, call: Call) -> Any:
-        """Return the events that end a stream: all of them if none was passed on.
+        """Return the events that end a stream; all its events if none was passed on.
 
-        A thought may have been passed on before the tag that ended it. Then the tag was as well,
-        and the answer after it: a reader who has seen a thought is better off with the answer
-        than with an error, and what reads the whole text sets the thought apart.
+        A thought may have been passed on as text before its closing tag arrived. Then the tag and
+        the answer are passed on as well: a reader who has seen a thought is better served by the
+        answer than by an error, and code that reads the whole text separates the thought.
         """
         if arrived is None:
             return as_stream(self.response(call))
@@ -296,7 +296,7 @@ class Stored:
 
 
 class StoredEngine(Stored):
-    """Answers from the store if it can, else asks the endpoint and stores what came back."""
+    """Engine that answers from the store, or else asks the endpoint and stores its answer."""
 
     def complete(self, request: Any) -> Any:
         """Return the response to a ``dspy.lm15.Request``."""
@@ -309,16 +309,15 @@ class StoredEngine(Stored):
     def _send(self, request: Any) -> dict[str, Any]:
         with mask_keys(self.caller):
             endpoint = self.endpoint
-            # An endpoint that keeps the time itself saves a thread.
+            # An endpoint that enforces the timeout itself needs no thread.
             seconds = None if getattr(endpoint, "keeps_time", False) else self.timeout_seconds
             return readable(within(seconds, partial(endpoint.complete, request)))
 
     def stream(self, request: Any) -> Iterator[Any]:
-        """Yield the events of the response as they arrive, or those of the stored one.
+        """Yield the events of the response as they arrive, or those of a stored response.
 
-        It is stored when it is complete, before its end is passed on. A stream that breaks
-        or that is not read to its end is a failed call, and is not tried again once some
-        of it was passed on.
+        A complete response is stored before its end is passed on. A stream that breaks or is not
+        read to its end is a failed call; it is not retried once a part of it was passed on.
         """
         request = self.extended(request)
         ask, passage = self.ask(request), StreamState()
@@ -356,7 +355,7 @@ class StoredEngine(Stored):
                     yield shown
             passage.result, passage.arriving = arriving.response(), arriving
         except lm15.UnsupportedFeatureError:
-            # Some endpoints answer whole only.
+            # Some endpoints cannot stream.
             passage.result, passage.arriving = self._send(request), None
 
     def _arriving(self, request: Any) -> Iterator[Any]:
@@ -366,7 +365,7 @@ class StoredEngine(Stored):
                 yield from events_within(self.timeout_seconds, source)
 
     def close(self) -> None:
-        """Leave the endpoint open: it is shared and owned by the pool."""
+        """Do nothing: the endpoint is shared and owned by the pool."""
 
 
 class AsyncStoredEngine(Stored):
@@ -385,7 +384,7 @@ class AsyncStoredEngine(Stored):
             return readable(await awithin(self.timeout_seconds, self.endpoint.complete(request)))
 
     async def stream(self, request: Any) -> AsyncIterator[Any]:
-        """Yield the events of the response as they arrive, or those of the stored one."""
+        """Yield the events of the response as they arrive, or those of a stored response."""
         request = self.extended(request)
         ask, passage = self.ask(request), StreamState()
         call = self.calls.known(ask)
@@ -429,7 +428,7 @@ class AsyncStoredEngine(Stored):
                         yield shown
             passage.result, passage.arriving = arriving.response(), arriving
         except lm15.UnsupportedFeatureError:
-            # Some endpoints answer whole only.
+            # Some endpoints cannot stream.
             passage.result, passage.arriving = await self._send(request), None
 
     async def _arriving(self, request: Any) -> AsyncGenerator[Any, None]:
@@ -440,4 +439,4 @@ class AsyncStoredEngine(Stored):
                     yield event
 
     async def aclose(self) -> None:
-        """Leave the endpoint open: it is shared and owned by the pool."""
+        """Do nothing: the endpoint is shared and owned by the pool."""

@@ -1,4 +1,4 @@
-"""The pool's ``dspy.LM``, whose calls go through ``Calls``, and LMs of the caller's in a pool."""
+"""The pool's ``dspy.LM``, whose calls go through ``Calls``, and adoption of the user's own LMs."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ from moa_dspy.vendors import gateway_of
 
 
 class CountCalls(BaseCallback):
-    """Puts the calls of an LM that is not ours into the log of their scope.
+    """Callback that logs the calls of an LM that was not made by this library in their scope.
 
-    Tokens are those of the LM's history, 0 without one; a call that DSPy's cache
-    answered counts as any other.
+    Tokens are those of the LM's history, or 0 without an entry; a call answered by DSPy's cache
+    counts like any other.
 
     Args:
         agent: The LM's name in the log.
@@ -67,11 +67,11 @@ class CountCalls(BaseCallback):
         return self
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Note when it began."""
+        """Record the start of the call."""
         self._begun[call_id] = (instance, time.monotonic())
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """Log what it took."""
+        """Log the call's cost and duration."""
         instance, started = self._begun.pop(call_id)
         name_in_history(instance, outputs, self.agent)
         entry = (None if exception else history_entry(instance, outputs)) or {}
@@ -96,7 +96,7 @@ def _count(tokens: Any) -> int:
 
 
 def _ending(response: Any) -> tuple[str | None, str]:
-    """Return why a reply of chat completions ended, and the refusal in it."""
+    """Return the finish reason of a chat completion, and the refusal in it."""
     choices = getattr(response, "choices", None) or [None]
     message = getattr(choices[0], "message", None)
     more = getattr(message, "provider_specific_fields", None) or {}
@@ -117,21 +117,21 @@ def stored_lm(
     extra_body: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> dspy.LM:
-    """Return an LM that answers from ``calls`` and asks the engine of ``build`` otherwise.
+    """Return an LM that answers from ``calls``, or else through the engine of ``build``.
 
-    DSPy's own cache is off: its key ignores the endpoint and it forgets usage on hits. So
-    are its retries: those of ``caller`` count every attempt and know the asker's deadline.
+    DSPy's own cache is off: its key ignores the endpoint, and a hit loses the usage. DSPy's retries
+    are off too: those of ``caller`` count every attempt and observe the deadline.
 
     Args:
         model: The LM's name, for histories and usage.
         calls: Where answers come from and go to.
         caller: The agent's name, identity, price and limits.
-        build: Makes the engine that really asks; it is told whether for coroutines.
+        build: Makes the endpoint's engine; its argument says whether it is for coroutines.
         is_seeded: Whether the endpoint's samples are drawn by the call's content.
-        timeout_seconds: How long one attempt may take in all.
-        hints: What the model can do, as adapters ask it; see ``StoredEngine``.
+        timeout_seconds: Longest time of one attempt.
+        hints: Capabilities of the model, which adapters read; see ``StoredEngine``.
         extra_body: Further fields of every request.
-        settings: Of ``dspy.LM``: temperature, max_tokens, ...
+        settings: Settings of ``dspy.LM``: temperature, max_tokens, ...
     """
     shared: dict[str, Any] = {
         "is_seeded": is_seeded,
@@ -161,11 +161,11 @@ class Adopted:
     """Model, endpoint and settings of an LM that was adopted; keys are in memory only.
 
     Attributes:
-        endpoint: Its URL; None is the vendor's own.
-        client: ``litellm`` where the LM sends through LiteLLM.
+        endpoint: URL of the endpoint; None is that of the vendor.
+        client: ``litellm`` if the LM sends its requests through LiteLLM.
         routing: Digest of other settings that choose the model or its host; mostly empty.
-        settings: What it sends along: temperature, max_tokens, ...
-        secrets: Its keys.
+        settings: Sampling settings that it sends: temperature, max_tokens, ...
+        secrets: Its API keys.
     """
 
     lm: Any = field(repr=False)
@@ -191,12 +191,12 @@ class Adopted:
 
 
 def lm_names(lms: Mapping[str, Any] | Iterable[Any]) -> dict[str, Any]:
-    """Return LMs by their given names, or by a plain word each, made of the name of its model.
+    """Return LMs by their given names, or by a plain word made from each model's name.
 
     Equal words are numbered.
 
     Raises:
-        PoolError: If one is no LM.
+        PoolError: If a value is not an LM.
     """
     listed = list(lms.values() if isinstance(lms, Mapping) else [lms] if _is_lm(lms) else lms)
     for lm in listed:
@@ -218,7 +218,7 @@ def lm_names(lms: Mapping[str, Any] | Iterable[Any]) -> dict[str, Any]:
 
 
 def _is_lm(value: Any) -> bool:
-    # Wrappers of LMs need not be made from DSPy's class, but all have a model and are called.
+    # Wrappers of LMs need not inherit from DSPy's class, but all have `model` and are callable.
     return callable(value) and hasattr(value, "model")
 
 
@@ -245,7 +245,7 @@ def refusal(lm: Any) -> str | None:
 
 
 def adopted(lm: Any) -> Adopted:
-    """Return what ``lm`` asks; it must not be refused."""
+    """Return the model, endpoint and settings of ``lm``, for which ``refusal`` returned None."""
     selection = _selection(lm)
     clients = selection.clients
     return Adopted(
@@ -259,7 +259,7 @@ def adopted(lm: Any) -> Adopted:
 
 
 def _canonical(lm: Any) -> Any:
-    """Return the request that ``lm`` makes of a short prompt."""
+    """Return the request that ``lm`` makes from a short prompt."""
     sent = {name: value for name, value in lm.kwargs.items() if value is not None}
     body = {name: value for name, value in sent.items() if name not in CLIENT_KEYS | _NOT_SENT}
     messages = [{"role": "user", "content": "?"}]
@@ -267,7 +267,7 @@ def _canonical(lm: Any) -> Any:
 
 
 def _selection(lm: Any) -> BackendSelection:
-    """Return which of DSPy's clients the LM uses for its settings, as DSPy chooses."""
+    """Return the client that DSPy chooses for the LM's settings."""
     selection = select_backend(lm)
     if not selection.native or lm.engine != "auto":
         return selection
@@ -303,7 +303,7 @@ def _endpoint(lm: Any, selection: BackendSelection) -> str | None:
 
 
 def _routing(lm: Any, clients: dict[str, Any]) -> str:
-    """Digest what besides model and URL chooses the model or its host; keys are no part of it."""
+    """Return a digest of the settings besides model and URL that select the model; without keys."""
     parts = [f"{name}={clients[name]}" for name in _ROUTING if clients.get(name)]
     headers = {**(clients.get("headers") or {}), **(clients.get("extra_headers") or {})}
     parts += sorted(f"{k}: {v}" for k, v in headers.items() if not _IS_SECRET.search(k))
@@ -315,13 +315,13 @@ def _routing(lm: Any, clients: dict[str, Any]) -> str:
 def _secrets(clients: dict[str, Any]) -> tuple[str, ...]:
     headers = {**(clients.get("headers") or {}), **(clients.get("extra_headers") or {})}
     found = [clients.get("api_key"), *(v for k, v in headers.items() if _IS_SECRET.search(k))]
-    # A header may be quoted whole, or without the word before the key.
+    # A server may quote a whole header, or only the key without the word before it.
     words = [word for text in found if isinstance(text, str) for word in (text, *text.split())]
     return tuple(sorted({word for word in words if len(word) >= SHORTEST_KEY}))
 
 
 class _Spelled:
-    """Sends the longest answer under the name that the LM's plain calls give it."""
+    """Sends the token limit under the field name that the LM itself uses."""
 
     def __init__(self, *, says_max_tokens: bool, **options: Any) -> None:
         super().__init__(**options)
@@ -345,14 +345,14 @@ class _AsyncLiteLLM(_Spelled, AsyncLiteLLMClient):
 
 
 class _Once(logging.Filter):
-    """Lets every message of a handler through one time for each model that it is about."""
+    """Passes each message of a handler once per model."""
 
     def __init__(self) -> None:
         super().__init__()
         self._seen: set[tuple[str, str]] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the message is new; it is given the model's name."""
+        """Return whether the message is new for the model, whose name it adds to ``record``."""
         model = model_under_way()
         if model is not None and not hasattr(record, "model"):
             record.model = model  # other handlers see the same record
@@ -365,8 +365,8 @@ class _Once(logging.Filter):
 
 @contextmanager
 def each_warning_once() -> Iterator[None]:
-    """Show what DSPy logs, such as a reply cut at ``max_tokens``, once per agent."""
-    # One filter per handler: each must pass a message on once.
+    """Show each message in DSPy's log, such as a reply cut at ``max_tokens``, once per agent."""
+    # One filter per handler, as each handler must pass a message once.
     filters = [(handler, _Once()) for handler in logging.getLogger("dspy").handlers]
     for handler, once in filters:
         handler.addFilter(once)

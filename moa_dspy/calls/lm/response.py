@@ -1,4 +1,4 @@
-"""Replies as clients read them: regular bytes, thoughts set apart, and failures without keys."""
+"""Replies in a regular form for clients: repaired bytes, separated thoughts, masked keys."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _UNREADABLE: Final = (AttributeError, LookupError, TypeError, ValueError)
 
 @contextmanager
 def mask_keys(caller: AgentCalls) -> Iterator[None]:
-    """Make what an endpoint raises fit to be shown.
+    """Make the errors of an endpoint safe and readable for display.
 
-    Keys are masked, for a server may quote the request's own header; what a parser
-    raised at a reply becomes a ProviderError that says so.
+    Keys are masked, as a server may quote the request's header; an error of a client's parser
+    becomes a ProviderError that says that the reply could not be read.
 
     Raises:
-        CallError: This process may open no more files: that is no failure of a model.
+        CallError: This process may open no more files, which is not a failure of the model.
     """
     try:
         yield
@@ -67,9 +67,9 @@ def _mask(error: BaseException, mask: Callable[[str], str]) -> None:
 
 
 def _name_endpoint(error: Exception, url: str) -> None:
-    """Add the address that was asked to an error that has none, such as a timeout.
+    """Add the requested address to an error that lacks it, such as a timeout.
 
-    Of a connection that failed, the system's own words are added too, where a client has lost them.
+    For a failed connection, the operating system's message is added too if the client dropped it.
     """
     if not isinstance(error, lm15.LM15Error) or "://" not in url or "://" in str(error.message):
         return
@@ -80,23 +80,23 @@ def _name_endpoint(error: Exception, url: str) -> None:
 
 
 _GUIDANCE: Final = re.compile(r"\n\n  (?:credential came from|To fix):.*", re.DOTALL)
-"""Advice that clients put below a server's words; it names settings of theirs."""
+"""Advice that clients append to a server's message; it names the clients' own settings."""
 
 
 _ANSWERS: Final = ("candidates", "choices", "content", "output")
-"""Keys under which the vendors' replies hold the answer."""
+"""Keys of the answer in the vendors' replies."""
 
 
 def readable(response: Any, *, has_ended: bool = False) -> dict[str, Any]:
     """Return a response as plain data, without its id.
 
     Args:
-        response: As a client made it.
-        has_ended: Whether it came as a stream that ended, so that an empty text is its answer.
+        response: The response of a client.
+        has_ended: Whether it was a stream that ended, so that an empty text is a valid answer.
 
     Raises:
-        ServerError: The endpoint broke off; it is worth another attempt.
-        ProviderError: The reply held no answer; lm15 would make an empty one of it.
+        ServerError: The endpoint failed during the reply; another attempt may succeed.
+        ProviderError: The reply held no answer; lm15 would turn it into an empty answer.
     """
     check_ended(response.provider_data, response.finish_reason)
     text = "".join(p.text for p in response.message.parts if isinstance(p, lm15.TextPart))
@@ -104,21 +104,21 @@ def readable(response: Any, *, has_ended: bool = False) -> dict[str, Any]:
     reply = None if has_ended else response.provider_data
     if is_empty and reply is not None and not _holds(reply):
         raise lm15.ProviderError(_no_answer(reply))
-    # The endpoint's request id changes from run to run and says nothing; equal runs, equal stores.
+    # The endpoint's request id changes from run to run; without it equal runs give equal stores.
     plain: dict[str, Any] = response_to_dict(response)
     plain.pop("id", None)
     return plain
 
 
 def check_ended(reply: Any, finish_reason: str | None = None) -> None:
-    """Raise if the endpoint says, in a reply of status 200, that it broke off.
+    """Raise if a reply of status 200 says that the endpoint failed during it.
 
     Args:
-        reply: What the endpoint sent.
-        finish_reason: As the client reads it.
+        reply: The endpoint's reply.
+        finish_reason: The reason to end as read by the client.
 
     Raises:
-        ServerError: With the endpoint's own words.
+        ServerError: With the endpoint's message.
     """
     if (why := why_broken_off(reply, finish_reason)) is not None:
         raise lm15.ServerError(why)
@@ -130,14 +130,14 @@ def _no_answer(reply: Mapping[str, Any]) -> str:
 
 
 def _holds(reply: Mapping[str, Any]) -> bool:
-    """True if there is an answer in a reply whose text is empty: an empty one is one as well."""
+    """Return whether a reply with an empty text holds an answer; an empty answer is valid."""
     choices = reply.get("choices")
     if choices:
         (first, *_) = choices
         message = first.get("message", first.get("delta")) if isinstance(first, Mapping) else None
         content = message.get("content") if isinstance(message, Mapping) else 0
         return content is None or isinstance(content, str | list)
-    # Anthropic's refusal may have no content, and says so beside it.
+    # Anthropic's refusal may have no content, but has a stop reason.
     return bool(reply.get("stop_reason")) or any(reply.get(name) for name in _ANSWERS)
 
 
@@ -145,29 +145,29 @@ _ODD: Final = re.compile(
     rb'sage|error|"content":\s*\[|logprob|refusal"|finish_reason":\s*"(?!stop|length|tool)'
     rb'|finishReason":\s*"(?!STOP|MAX)|blockReason|_window_exceeded"'
 )
-"""Anything without which an event needs no look inside."""
+"""Strings of which an event must contain at least one to need parsing."""
 
 
 _ENDS: Final = re.compile(rb'finish_reason":\s*"|\[DONE\]')
 
 
 class RegularReply:
-    """The body of one reply as clients can read it, made while it arrives.
+    """Converts the body of one reply, as it arrives, into a form that clients can read.
 
-    JSON is held until it is whole, and a stream of events is passed on line by line. A server
-    that was asked for events and sent JSON gets it made events.
+    JSON is held back until it is complete; a stream of events is passed on line by line. If a
+    stream was requested and the server sent JSON, the JSON is converted to events.
 
     Args:
-        status: Of HTTP.
-        url: That was asked; a query in it is not shown.
-        location: Where a redirect leads.
-        wants_events: Whether a stream was asked for.
-        tells_errors: Whether ``status`` is to tell of errors that came with status 200, for a
-            client that knows no others.
-        is_for_litellm: Whether LiteLLM reads it, and not DSPy's own client.
+        status: HTTP status.
+        url: Requested address; a query in it is not shown.
+        location: Target of a redirect.
+        wants_events: Whether a stream was requested.
+        tells_errors: Whether ``status`` also becomes an error status for errors that arrived with
+            status 200, for a client that recognises errors by status only.
+        is_for_litellm: Whether LiteLLM reads the reply, instead of DSPy's own client.
 
     Attributes:
-        status: Of the reply that clients read; known when the body has ended.
+        status: Status of the converted reply; known when the body has ended.
     """
 
     def __init__(
@@ -191,11 +191,11 @@ class RegularReply:
 
     @property
     def is_error(self) -> bool:
-        """True if the status says that there is no answer."""
+        """True if the status is that of an error."""
         return self.status >= 400
 
     def take(self, chunk: bytes) -> bytes:
-        """Return what can be passed on after ``chunk``."""
+        """Return the bytes that can be passed on after ``chunk``."""
         self._held += chunk
         if self.is_error or self._held.lstrip()[:1] in (b"", b"{", b"[", b"<"):
             return b""
@@ -203,7 +203,7 @@ class RegularReply:
         return b"\n".join(map(self._line, lines.split(b"\n"))) + newline if newline else b""
 
     def rest(self) -> bytes:
-        """Return what was held back, at the end of the body."""
+        """Return the bytes that were held back, at the end of the body."""
         held, self._held = self._held, b""
         if self.is_error:
             return self._refused(held)
@@ -227,7 +227,8 @@ class RegularReply:
         return _dumped({"error": {**said, "message": message}})
 
     def _where(self) -> str:
-        # LiteLLM tells Gemini's errors by the digits in their text: a port may look like a status.
+        # LiteLLM recognises Gemini's errors by digits in their text, and a port may look like a
+        # status.
         is_told = self._is_chat or not self._is_for_litellm
         where = f" from {self._url}" if is_told else ""
         return f"HTTP {self._given}{where}{_hint(self._given, self._url)}"
@@ -277,7 +278,7 @@ class RegularReply:
 
     def _frame(self, data: dict[str, Any]) -> dict[str, Any]:
         error = data.get("error")
-        # Events of OpenAI's responses name their type; those have a form of their own.
+        # Events of OpenAI's Responses API have a `type` and their own form of error.
         if error or (self._event == b"error" and "type" not in data):
             self._has_ended = True
             kept = data if isinstance(error, Mapping) else {}
@@ -293,19 +294,19 @@ class RegularReply:
         if isinstance(begun := data.get("message"), Mapping) and "usage" in begun:
             self._begun_usage = begun["usage"]
         elif isinstance(usage, Mapping) and isinstance(self._begun_usage, Mapping):
-            # Anthropic's last event need not repeat what the first one counted.
+            # Anthropic's last event need not repeat the counts of the first.
             counted = {name: value for name, value in usage.items() if value is not None}
             data = {**data, "usage": {**self._begun_usage, **counted}}
         return regular_ending(data, is_for_litellm=self._is_for_litellm)
 
     def _with_refusal(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Return an event that ends a stream with the refusal, of which there are no deltas."""
+        """Return a stream's last event with the refusal, which is not sent in deltas."""
         for choice in data.get("choices") or ():
             delta = choice.get("delta") if isinstance(choice, Mapping) else None
             if isinstance(delta, dict) and isinstance(delta.get(REFUSAL), str):
                 self._refusal += delta[REFUSAL]
                 if self._is_for_litellm:
-                    # It passes nothing else on.
+                    # LiteLLM passes no other field on.
                     delta["provider_specific_fields"] = {REFUSAL: delta[REFUSAL]}
         return {**data, REFUSAL: self._refusal} if self._refusal else data
 
@@ -337,14 +338,14 @@ def _hint(status: int, url: str) -> str:
 
 
 def stored_response(text: str, *, request: str) -> tuple[Any, bool | None]:
-    """Return the response of a stored reply, thoughts set apart.
+    """Return the response of a stored reply, with thoughts separated.
 
     Args:
         text: Canonical JSON of the response.
         request: Canonical JSON of the request.
 
     Returns:
-        The response, and what it says of the chat template; see ``tells_opening``.
+        The response, and its evidence on the chat template; see ``tells_opening``.
     """
     given = response_from_dict(json.loads(text))
     response, split = with_thought(given, request=request)
@@ -352,15 +353,15 @@ def stored_response(text: str, *, request: str) -> tuple[Any, bool | None]:
 
 
 def tells_opening(response: Any, split: SplitReply | None) -> bool | None:
-    """Return whether a chat template opens the thought, as far as one reply can tell.
+    """Return whether one reply shows that the chat template opens the thought.
 
     Args:
-        response: As a client made it.
-        split: How its text was split; None where it has no text.
+        response: The response of a client.
+        split: The parts of its text; None if it has no text.
 
     Returns:
-        True if the thought has a closing tag only; False if the model or the server sets it apart,
-        or if a reply that was not cut has none; else None.
+        True if the thought has a closing tag only; False if the model or the server separates it,
+        or if a complete reply has no thought; else None.
     """
     if split is not None and split.is_unopened:
         return True
@@ -372,14 +373,14 @@ def tells_opening(response: Any, split: SplitReply | None) -> bool | None:
 
 
 def with_thought(response: Any, *, request: str = "") -> tuple[Any, SplitReply | None]:
-    """Return ``response`` with the thought in its text as a part of its own, if there is one.
+    """Return ``response`` with any thought in its text as a separate part.
 
     Args:
-        response: As a client made it.
-        request: As of ``split_reply``.
+        response: The response of a client.
+        request: As for ``split_reply``.
 
     Returns:
-        The response, and how its text was split; None where it has no text.
+        The response, and the parts of its text; None if it has no text.
     """
     parts = list(response.message.parts)
     at = next((n for n, part in enumerate(parts) if isinstance(part, lm15.TextPart)), None)
@@ -398,15 +399,15 @@ _N_LOOKED_AT: Final = 20
 
 
 class ThoughtOpening:
-    """Knowledge of a model: whether its chat template opens the thought.
+    """Knowledge whether a model's chat template opens the thought, from its name and replies.
 
-    A stream must know before the thought has ended. The name may tell, and every complete reply
-    does, of this process or in the store, streamed or not; see ``tells_opening``.
+    A stream needs this before the thought has ended. The evidence is the model's name and every
+    complete reply, of this process or in the store, streamed or not; see ``tells_opening``.
 
     Args:
-        identity: Of the caller.
-        store: Where its earlier replies may be.
-        extra_body: Further fields of its requests: they may be switches of the template.
+        identity: Identity of the caller.
+        store: Store that may hold its earlier replies.
+        extra_body: Further fields of its requests, which may include switches of the template.
     """
 
     def __init__(
@@ -419,23 +420,23 @@ class ThoughtOpening:
 
     @property
     def is_opened(self) -> bool | None:
-        """True if it does, False if not, None if nothing is known."""
+        """True if the template opens the thought, False if not, None if unknown."""
         if self._known is None and not self._has_looked:
             self._has_looked = True
             self._look()
         return self._known
 
     def learn(self, is_opened: bool | None) -> None:
-        """Take in what a reply says.
+        """Record the evidence of one reply.
 
-        A template that opened one thought opens all of them. A name that says so counts for more
-        than a reply without a thought: some models leave out the tag now and then.
+        A template that opened one thought opens all. The evidence of a name outweighs a reply
+        without a thought, as some models omit the tag now and then.
         """
         if is_opened or (is_opened is False and self._known is None):
             self._known = is_opened
 
     def _look(self) -> None:
-        # Backends of other makers need not have it.
+        # A third-party backend may lack this method.
         answered_by = getattr(self._store, "answered_by", None)
         for call in answered_by(self._identity, limit=_N_LOOKED_AT) if answered_by else ():
             config = json.loads(call.request).get("config") or {}

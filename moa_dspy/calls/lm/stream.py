@@ -1,4 +1,4 @@
-"""Streams of replies that are passed on while they arrive, with the thoughts set apart."""
+"""Streams of replies that are passed on as they arrive, with thoughts separated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from moa_dspy.calls.reply import REFUSAL, ReplySplitter, without_half
 from moa_dspy.dspy_internals import LiteLLMChunks, StreamAccumulator, lm15
 
 _CUT: Final = re.compile(r"\[\[ ## \w+ ## \]\]|</?\w+>|\"\w+\": ?")
-"""The marks of the beginning or end of a field, as the chat, XML and JSON adapters write them."""
+"""Markers of the beginning or end of a field, as in the chat, XML and JSON adapters."""
 _BEGUN: Final = re.compile(r"\[(?:\[(?: (?:#(?:#(?: (?:\w+(?: (?:#(?:#(?: \]?)?)?)?)?)?)?)?)?)?)?$")
 """The beginning of a marker at the end of a text."""
 _LONGEST_HELD: Final = 80
@@ -20,19 +20,19 @@ _WORD: Final = re.compile(r"\S+\s*|\s+")
 
 
 class WholeMarkers:
-    """Passes text deltas on; a ``[[ ## field ## ]]`` that was split is put together.
+    """Passes text deltas on, and joins a marker ``[[ ## field ## ]]`` that was split.
 
-    DSPy's ``StreamListener`` looks for a marker in at most 10 pieces of a stream and shows
-    the rest of it to the user; and it shows nothing of a field whose beginning and end come
-    in one piece, so a delta is cut there. Only what may be the beginning of a marker is
-    held back, up to 80 characters of it.
+    DSPy's ``StreamListener`` looks for a marker in at most 10 pieces of a stream and shows the rest
+    of the marker to the user. It shows nothing of a field whose beginning and end are in one piece,
+    so deltas are cut at markers. Only text that may be the beginning of a marker is held back, up
+    to 80 characters.
     """
 
     def __init__(self) -> None:
         self._held: Any = None
 
     def feed(self, delta: Any) -> list[Any]:
-        """Return what can be passed on when ``delta`` comes."""
+        """Return the deltas that can be passed on when ``delta`` arrives."""
         out: list[Any] = []
         if self._held is not None:
             if self._held.part_index != delta.part_index:
@@ -48,19 +48,19 @@ class WholeMarkers:
         return out
 
     def flush(self) -> list[Any]:
-        """Return what was held back: nothing follows that could complete it."""
+        """Return the text that was held back, as nothing follows that could complete a marker."""
         held, self._held = self._held, None
         return [] if held is None else [held]
 
 
 def words(delta: Any) -> Iterator[Any]:
-    """Yield a text delta word by word, as an endpoint would have sent it."""
+    """Yield a text delta word by word, as an endpoint would send it."""
     for n, text in enumerate(_WORD.findall(delta.text)):
         yield _piece(delta, text, is_first=not n)
 
 
 def _split(text: str) -> list[str]:
-    """Return texts that can be passed on, then what may be the beginning of a marker, or ''."""
+    """Return texts that can be passed on, and last the possible beginning of a marker, or ''."""
     parts: list[str] = []
     end = 0
     for cut in _CUT.finditer(text):
@@ -81,7 +81,7 @@ def _joined(first: Any, second: Any) -> Any:
 
 
 def _piece(delta: Any, text: str, *, is_first: bool) -> Any:
-    """Return a part of ``delta``; the first one carries the scores of them all."""
+    """Return a part of ``delta``; the first part carries the log-probabilities of all parts."""
     if text == delta.text:
         return delta
     if is_first:
@@ -94,8 +94,8 @@ class StreamState:
     """State of a stream that is being passed on.
 
     Attributes:
-        result: What came of the last step; of a request, the response as plain data.
-        arriving: The stream that the response came by; None where it came whole.
+        result: Result of the last step; for a request, the response as plain data.
+        arriving: The stream of the response; None if it was not streamed.
     """
 
     result: Any = None
@@ -103,15 +103,15 @@ class StreamState:
 
 
 class StreamedResponse:
-    """Collects a stream into a response while its events are passed on, thoughts set apart.
+    """Collects a stream into a response and passes its events on, with thoughts separated.
 
-    What is collected is what came, thoughts included. The end is kept back: a caller who reads it
-    must find the answer stored.
+    The collected response is unchanged, thoughts included. The end of the stream is held back,
+    because the answer must be stored before the caller sees the end.
 
     Args:
-        request: The request that is answered.
-        asked: It as canonical JSON.
-        is_opened: Whether the chat template opens a thought; None means that it is not known.
+        request: The request.
+        asked: The request as canonical JSON.
+        is_opened: Whether the chat template opens a thought; None means unknown.
     """
 
     def __init__(self, request: Any, asked: str = "", *, is_opened: bool | None = False) -> None:
@@ -139,7 +139,7 @@ class StreamedResponse:
             self._start = event
             return []
         if self._latest is None and isinstance(event.delta, lm15.ThinkingDelta):
-            # The server tells thoughts apart by itself: the text is the answer.
+            # The server separates thoughts itself, so the text is the answer.
             self._splitter = ReplySplitter(self._asked)
         self._latest = event.delta
         return self._begun([*_events(self._markers.flush()), event])
@@ -148,14 +148,14 @@ class StreamedResponse:
         text, self._half = without_half(self._half + delta.text)
         if self._text_index is None:
             self._text_index = delta.part_index
-        # Gemini numbers the parts of each event anew: the order is that of arrival.
+        # Gemini restarts the numbers of parts in each event, so the order of arrival is used.
         delta = replace(delta, text=text, part_index=self._text_index)
         self._latest = delta
         self._whole.push(lm15.StreamDeltaEvent(delta=delta))
         return self._split(*self._splitter.feed(text), delta)
 
     def _held_back(self) -> list[Any]:
-        """Return what was held back: nothing follows that could change it."""
+        """Return the events that were held back, as nothing follows that could change them."""
         if not isinstance(self._latest, lm15.TextDelta):
             return _events(self._markers.flush())
         rest = lm15.TextDelta(text=self._half, part_index=self._latest.part_index)
@@ -176,7 +176,7 @@ class StreamedResponse:
         return events
 
     def _begun(self, events: list[Any]) -> list[Any]:
-        # An attempt that brings nothing may be followed by another: only one can begin.
+        # An attempt without events may be followed by another, and a stream can start only once.
         if events and self._start is not None:
             events, self._start = [self._start, *events], None
         return events
@@ -185,8 +185,8 @@ class StreamedResponse:
         """Return the whole response as plain data.
 
         Raises:
-            ProviderError: The stream ended before there was anything, or a reason to end.
-            ServerError: The endpoint broke off.
+            ProviderError: The stream ended without any content, or without a reason to end.
+            ServerError: The endpoint failed during the reply.
         """
         if self._latest is None and self._end.finish_reason is None:
             raise lm15.ProviderError("The endpoint's stream holds no answer.")
@@ -198,7 +198,7 @@ class StreamedResponse:
 
     @property
     def tells_opening(self) -> bool | None:
-        """What the reply says of the chat template; see ``tells_opening``."""
+        """The reply's evidence on the chat template; see ``tells_opening``."""
         whole = self._whole.response()
         return tells_opening(whole, with_thought(whole, request=self._asked)[1])
 
@@ -211,7 +211,7 @@ def stream_of(endpoint: Any, request: Any) -> Any:
     """Return the endpoint's stream.
 
     Raises:
-        UnsupportedFeatureError: It has none.
+        UnsupportedFeatureError: The endpoint cannot stream.
     """
     if not hasattr(endpoint, "stream"):
         raise lm15.UnsupportedFeatureError("This endpoint answers whole only.", feature="stream")
@@ -219,7 +219,7 @@ def stream_of(endpoint: Any, request: Any) -> Any:
 
 
 def as_stream(response: Any) -> Iterator[Any]:
-    """Yield a whole response as events, its text word by word."""
+    """Yield a complete response as events, its text word by word."""
     markers = WholeMarkers()
     for event in lm15.response_to_events(response):
         if event.type == "delta" and isinstance(event.delta, lm15.TextDelta):
@@ -238,9 +238,9 @@ _WITHOUT_EVENT: Final = ("annotations", "audio", "images", REFUSAL, "thinking_bl
 
 
 class LiteLLMEvents(LiteLLMChunks):
-    """Events of LiteLLM's chunks, without fields of which DSPy knows no event.
+    """Events of LiteLLM's chunks, without fields for which DSPy has no event.
 
-    DSPy gives a stream with such a field up, so that the answer would be paid for twice.
+    DSPy abandons a stream with such a field and asks again, so the answer would be paid twice.
     """
 
     def __init__(self, request: Any) -> None:
@@ -248,7 +248,7 @@ class LiteLLMEvents(LiteLLMChunks):
         self._refusal = ""
 
     def feed(self, chunk: Any) -> Generator[Any, Any, None]:
-        """Yield the events of ``chunk``, which loses such fields."""
+        """Yield the events of ``chunk`` without such fields."""
         for choice in getattr(chunk, "choices", None) or ():
             delta: Any = getattr(choice, "delta", None)
             extras = getattr(delta, "provider_specific_fields", None)

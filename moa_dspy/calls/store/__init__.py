@@ -1,1 +1,1 @@
-"""The call store: every answer in one database, shared by threads, processes and machines."""
+"""The call store: a database of answers, shared by threads, processes and machines."""

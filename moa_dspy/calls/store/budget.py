@@ -1,4 +1,4 @@
-"""Spending of studies in a store, with the reservations of their calls in flight."""
+"""Spending of studies in a store, with reservations for their calls in flight."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _NO_LIMIT = 1e300
 
 
 class Reservations:
-    """The row of one study, and its open reservations.
+    """The database row of one study, and its open reservations.
 
     Args:
-        owner: Of this process.
+        owner: The owner of this process.
         study: Name of the study.
     """
 
@@ -33,9 +33,9 @@ class Reservations:
         self.running = (
             f"(CASE WHEN {gap} BETWEEN 0 AND {owner.lease_seconds} THEN {gap} ELSE 0 END)"
         )
-        """SQL for the seconds since the last tick; 0 before the first and after a pause."""
+        """SQL for the seconds since the last tick; 0 before the first tick and after a pause."""
         self.tick = f"seconds = seconds + {self.running}, ticked_at = {clock}"
-        """SQL that lets these seconds count."""
+        """SQL that adds these seconds to the study."""
 
     def reserve(
         self,
@@ -46,16 +46,16 @@ class Reservations:
         limits: Mapping[str, float],
         key: str | None,
     ) -> bool:
-        """Reserve if it stays within the limits, and return whether it does."""
+        """Reserve if this stays within the limits, and return whether it did."""
         tokens, usd = estimate.tokens, estimate.usd
         row = (ticket, self.study, self.owner.id, key, tokens, usd)
         insert = (
             "INSERT INTO reservations (ticket, study, owner, key, tokens, usd) "
             "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (ticket) DO NOTHING"
         )
-        # First, because it locks nothing of others; the row that all share is locked last.
+        # First, as it locks no row of others; the shared row is locked last.
         if not session.execute(insert, row).rowcount:
-            return True  # done before the connection was lost
+            return True  # it was done before the connection was lost
         within = (
             f"UPDATE spending SET {self.tick}, open_calls = open_calls + 1, "
             "open_tokens = open_tokens + ?, open_usd = open_usd + ? WHERE study = ? "
@@ -72,20 +72,20 @@ class Reservations:
         return False
 
     def settle(self, session: Session, *, ticket: str, spent: Spending) -> None:
-        """Replace a reservation by what was spent; one that is settled is left alone."""
+        """Replace a reservation by the real spending, unless it is settled already."""
         taken = "DELETE FROM reservations WHERE ticket = ? RETURNING tokens, usd"
         for tokens, usd in session.rows(taken, (ticket,)):
             session.execute(
                 f"UPDATE spending SET {self.tick}, made = made + ?, reused = reused + ?, "
                 "tokens = tokens + ?, usd = usd + ?, open_calls = open_calls - 1, "
                 "open_tokens = open_tokens - ?, open_usd = "
-                # Sums of floats leave remainders: with nothing open, nothing is charged.
+                # Sums of floats leave remainders; without open reservations the charge is set to 0.
                 "CASE WHEN open_calls = 1 THEN 0 ELSE open_usd - ? END WHERE study = ?",
                 (spent.made, spent.reused, spent.tokens, spent.usd, tokens, usd, self.study),
             )
 
     def of_the_dead(self) -> list[tuple[str, Spending]]:
-        """Return tickets of dead workers whose answers are stored, and what these cost."""
+        """Return tickets of dead workers whose answers are stored, with the cost of each."""
         database = self.owner.database
         found: list[Any] = database.rows(
             "SELECT reservations.ticket, reservations.owner, owners.beat, "
@@ -104,17 +104,17 @@ class Reservations:
 
 
 class DatabaseBudget:
-    """Spending of a study in the store, which all its workers share, and which outlives them.
+    """Spending of a study in the store, shared by all its workers and kept when they end.
 
-    What a worker reserved and never settled, because it died, stays charged by its upper
-    bound; once the answer of its call is in the store, by what that cost. Time runs while a
-    worker lives: every reservation, settlement and heartbeat adds the time since the last one
-    of any worker, unless that is longer than a lease, which is a pause, or the clock went back.
+    The reservation of a worker that died stays charged at its upper bound, or at the real cost once
+    the answer of its call is in the store. Time counts while a worker lives: every reservation,
+    settlement and heartbeat adds the time since the last such event of any worker, unless that is
+    longer than a lease (a pause) or the clock went back.
 
     Args:
-        owner: Of this process.
+        owner: The owner of this process.
         study: Name of the study.
-        spent: Where a new study starts.
+        spent: Spending with which a new study starts.
 
     Raises:
         StoreError: If the store cannot be used.
@@ -137,7 +137,7 @@ class DatabaseBudget:
         )
 
     def restart(self) -> None:
-        """Begin anew: nothing is spent or reserved, whatever was before."""
+        """Reset all spending and reservations to nothing."""
 
         def begin(session: Session) -> None:
             session.execute("DELETE FROM reservations WHERE study = ?", (self.study,))
@@ -179,25 +179,26 @@ class DatabaseBudget:
         with self._lock:
             if not self._is_registered:
                 self._is_registered = True
-                # The heartbeat thread must not keep an object alive that is used no more.
+                # The heartbeat thread must not keep an unused object alive.
                 self.owner.on_heartbeat.append(partial(_on_heartbeat, weakref.ref(self)))
 
     def settle(self, number: str, spent: Spending) -> None:
-        """Replace a reservation by what was spent; what cannot be written is written later."""
+        """Replace a reservation by the real spending, later if it cannot be written now."""
         try:
             self._settle(number, spent)
         except StoreError:
-            # The answer that was paid for must be handed out: the next reservation raises it.
+            # The answer that was paid for must be returned, so the next reservation raises the
+            # error.
             with self._lock:
                 self._unsettled[number] = spent
 
     def _settle(self, ticket: str, spent: Spending) -> None:
-        # If a server that crashes forgets this, the stored answer tells it.
+        # If a server crashes and loses this, the cost is read from the stored answer.
         work = partial(self._rows.settle, ticket=ticket, spent=spent)
         self.database.transact(work, is_durable=False)
 
     def flush(self) -> None:
-        """Write the settlements that could not be written.
+        """Write the settlements that could not be written before.
 
         Raises:
             StoreError: If they still cannot be.
@@ -208,14 +209,14 @@ class DatabaseBudget:
                 self._unsettled.pop(ticket, None)
 
     def resolve(self) -> int:
-        """Charge calls of dead workers what their stored answers cost; return how many."""
+        """Charge dead workers' calls the cost of their stored answers; return their number."""
         dead = self._rows.of_the_dead()
         for ticket, spent in dead:
             self.settle(ticket, spent)
         return len(dead)
 
     def add(self, spent: Spending) -> None:
-        """Count what was spent elsewhere."""
+        """Add the spending of another process."""
         change = (
             "UPDATE spending SET made = made + ?, reused = reused + ?, tokens = tokens + ?, "
             "usd = usd + ?, seconds = seconds + ? WHERE study = ?"
@@ -224,7 +225,7 @@ class DatabaseBudget:
         self.database.transact(lambda session: session.execute(change, values))
 
     def tick(self) -> None:
-        """Note that a worker is alive: time runs."""
+        """Record that a worker is alive, so that its time counts."""
         change = f"UPDATE spending SET {self._rows.tick} WHERE study = ? AND ticked_at IS NOT NULL"
         self.database.transact(
             lambda session: session.execute(change, (self.study,)), is_durable=False

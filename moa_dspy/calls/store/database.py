@@ -1,4 +1,4 @@
-"""The database of a call store: its URL, its connections, short reads and transactions.
+"""The database of a call store: URL, connections, short reads and transactions.
 
 SQLite or PostgreSQL; passwords are never shown.
 """
@@ -26,13 +26,13 @@ from moa_dspy.vendors import is_loopback
 
 _T = TypeVar("_T")
 _MAX_CONNECTIONS = 10
-"""Most connections of one process; PostgreSQL allows 100 in all by default."""
+"""Most connections of one process; PostgreSQL's default limit is 100 in total."""
 
 
 class Connections:
-    """Connections of the driver, each used by one thread at a time, in autocommit.
+    """The driver's connections in autocommit mode, each used by one thread at a time.
 
-    Transactions are begun and ended by name, so nothing is left to reset.
+    Transactions are begun and ended by explicit statements, so a connection needs no reset.
 
     Args:
         url: A database of SQLite or PostgreSQL.
@@ -58,11 +58,11 @@ class Connections:
         self._was_reached = False
         self._idle: deque[_Connection] = deque()
         self._slots = threading.Semaphore(_MAX_CONNECTIONS)
-        # A store that was not closed closes its file in the end; Python 3.13 warns otherwise.
+        # Closes the file of a store that was not closed; Python 3.13 warns otherwise.
         weakref.finalize(self, _close, self._idle, self._engine)
 
     def use(self, work: Callable[[Any], _T]) -> _T:
-        """Return what ``work`` returns for a connection; one that is lost is thrown away."""
+        """Return the result of ``work`` for a connection; a lost connection is discarded."""
         with self._slots:
             one = self._take()
             try:
@@ -72,24 +72,25 @@ class Connections:
             except self.errors as error:
                 if self.is_lost(error):
                     one.pooled.invalidate()
-                    self.close()  # the others are as dead as this one
+                    self.close()  # the other connections are lost as well
                 raise
             finally:
                 if one.pooled.is_valid:
                     self._idle.append(one)
 
     def _take(self) -> _Connection:
-        # A connection that was used lately is taken as it is: the pool takes as long as a read.
+        # A recently used connection is not checked again: a checkout of the pool takes as long as a
+        # read.
         try:
             return self._idle.pop()
         except IndexError:
             return _Connection(self._engine.raw_connection())
 
     def is_lost(self, error: BaseException) -> bool:
-        """True if the server went away; one that was never there is a mistake in the URL."""
+        """Return whether the server is gone; a server that never answered is a wrong URL."""
         if not self.is_postgresql or not self._was_reached:
             return False
-        # Without a state the server said nothing; 08 and 57P are servers that stop or start.
+        # Without a state the server sent nothing; 08 and 57P mean that it stops or starts.
         state = getattr(error, "sqlstate", None)
         is_operational = isinstance(error, self._driver.OperationalError)
         return is_operational and (state is None or state.startswith(("08", "57P")))
@@ -100,7 +101,7 @@ class Connections:
 
 
 class _Connection:
-    """A connection of the pool, as the pool has it and as the driver does."""
+    """A connection, as the pool's object and as the driver's object."""
 
     __slots__ = ("connection", "pooled")
 
@@ -115,14 +116,14 @@ def _close(idle: deque[_Connection], engine: sa.Engine) -> None:
 
 
 def _set_up(connection: Any, _record: object, *, seconds: float) -> None:
-    # WAL with NORMAL survives a killed process; FULL would only add power cuts.
+    # WAL with NORMAL survives a killed process; FULL would in addition survive power cuts.
     _switch_to_wal(connection, seconds=seconds)
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.create_function("moa_clock", 0, time.time)
 
 
 def _switch_to_wal(connection: Any, *, seconds: float) -> None:
-    """Switch, waiting for processes that switch the same new file: SQLite does not wait here."""
+    """Switch to WAL, waiting for other processes that do so, as SQLite does not wait here."""
     last = time.monotonic() + seconds
     while True:
         try:
@@ -136,7 +137,7 @@ def _switch_to_wal(connection: Any, *, seconds: float) -> None:
 
 _SECRET_OPTIONS = ("password", "sslpassword")
 _DEFAULTS = {
-    # Without these a server that vanished is noticed after two hours.
+    # Without these settings a vanished server is noticed only after two hours.
     "connect_timeout": "10",
     "keepalives_idle": "30",
     "keepalives_interval": "10",
@@ -147,19 +148,19 @@ _DEFAULTS = {
 def database_url(place: Path | str) -> sa.URL:
     """Return the URL of ``place``: a file, ``sqlite:///FILE`` or ``postgresql://HOST/NAME``.
 
-    A password is better left to ``PGPASSWORD`` or ``~/.pgpass``, which libpq reads, than put
-    into the URL. A host that is not this machine is asked for TLS (``sslmode=require``)
-    unless the URL or ``PGSSLMODE`` says otherwise.
+    Put a password into ``PGPASSWORD`` or ``~/.pgpass``, which libpq reads, rather than into the
+    URL. Connections to other machines require TLS (``sslmode=require``) unless the URL or
+    ``PGSSLMODE`` says otherwise.
 
     Raises:
-        StoreError: If the URL cannot be read, or is of a database of another kind.
+        StoreError: If the URL cannot be read, or names another kind of database.
     """
     if isinstance(place, Path) or "://" not in place:
         return sa.URL.create("sqlite", database=str(place))
     try:
         url = sa.make_url(place)
     except (exc.ArgumentError, ValueError):
-        # Not with its cause: that may quote a part of the password.
+        # Without its cause, which may quote a part of the password.
         raise StoreError("The URL of the call store cannot be read.") from None
     kind = url.drivername
     if kind in ("sqlite", "sqlite+pysqlite"):
@@ -205,7 +206,7 @@ def _hosts(url: sa.URL) -> list[str]:
 
 
 def _is_this_machine(host: str) -> bool:
-    # No host, a path or a name that starts with @ is a socket of this machine.
+    # An empty host, a path, or a name that starts with @ is a socket of this machine.
     return host == "" or host.startswith(("/", "@")) or is_loopback(host)
 
 
@@ -221,14 +222,14 @@ _ADVICE: Final = {
     "SQLITE_READONLY": "It and its folder must be such that they can be written to.",
     "SQLITE_BUSY": "Another process holds it: end that, or wait for it.",
 }
-"""The remedy by the beginning of SQLite's name of an error."""
+"""Remedies by the beginning of SQLite's name of an error."""
 ROOM_BYTES: Final = 16 * 2**20
-"""Free space that a disk must have for a call to be paid: the answers under way fit into it."""
+"""Free disk space required before a call is paid for: room for the answers under way."""
 _MAX_PAUSE_SECONDS = 1.0
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what SQLite, or a driver, says of an error, and what is to be done."""
+    """Return the message of SQLite or a driver for an error, with a remedy."""
     text = " ".join(str(error).split())
     known = getattr(error, "sqlite_errorname", None) or ""
     advice = next((advice for name, advice in _ADVICE.items() if known.startswith(name)), "")
@@ -236,7 +237,7 @@ def reason_of(error: BaseException) -> str:
 
 
 class Session:
-    """One open transaction; statements are written with ``?`` for values on both databases."""
+    """One open transaction; statements use ``?`` for values on both databases."""
 
     def __init__(self, connection: Any, *, is_postgresql: bool) -> None:
         self._connection, self.is_postgresql = connection, is_postgresql
@@ -258,12 +259,12 @@ class Session:
 class Database:
     """A SQLite file (WAL) or a PostgreSQL database; safe for threads.
 
-    Errors come out as ``StoreError`` without passwords. A connection that is lost is made again
-    and its work repeated, so all work must be idempotent.
+    Errors are raised as ``StoreError`` without passwords. After a lost connection, the work is
+    repeated on a new connection, so all work must be idempotent.
 
     Args:
-        place: A file, or a URL as ``database_url`` reads it.
-        timeout_seconds: Longest wait for a locked file, or for a server that went away.
+        place: A file, or a URL as accepted by ``database_url``.
+        timeout_seconds: Longest wait for a locked file, or for a server that is gone.
 
     Raises:
         StoreError: If there is no such database, or its driver is not installed.
@@ -283,7 +284,8 @@ class Database:
             raise StoreError(
                 f"The call store {self.name} needs psycopg: pip install 'moa-dspy[postgresql]'."
             ) from error
-        # Threads of a process queue here: SQLite itself only polls, and lets some wait for long.
+        # Threads of a process queue at this lock: SQLite only polls, and some threads would wait
+        # long.
         self._queue: Any = nullcontext() if self.is_postgresql else threading.Lock()
 
     def _make_folder(self, folder: Path) -> None:
@@ -295,14 +297,14 @@ class Database:
             ) from error
 
     def check_room(self, n_bytes: int) -> None:
-        """Raise if the disk of a file has less space left: what is paid next could be lost.
+        """Raise if the file's disk has less free space, as the next paid answer could be lost.
 
         Raises:
-            StoreError: Naming the space.
+            StoreError: If there is less space; the message gives the free space.
         """
         if self.path is None:
             return
-        with suppress(OSError):  # a disk that cannot be asked shows what it has by its errors
+        with suppress(OSError):  # if the free space is unknown, a write error will show it
             disk = shutil.disk_usage(self.path.parent)
             if disk.total and disk.free < n_bytes:
                 raise StoreError(
@@ -313,7 +315,7 @@ class Database:
 
     @property
     def clock(self) -> str:
-        """SQL for the time in UTC seconds: the server's clock, for a file this machine's."""
+        """SQL for the time in UTC seconds, by the server's clock or, for a file, this machine's."""
         if self.is_postgresql:
             return "extract(epoch FROM clock_timestamp())::float8"
         return "moa_clock()"
@@ -329,12 +331,12 @@ class Database:
         return self._with_connection(read)
 
     def transact(self, work: Callable[[Session], _T], *, is_durable: bool = True) -> _T:
-        """Return what ``work`` returns, done completely or not at all.
+        """Return the result of ``work``, which is done completely or not at all.
 
         Args:
-            work: Runs its statements; when the connection is lost it is run again.
-            is_durable: Whether PostgreSQL must have it on disk before this returns; without,
-                a server that crashes may forget the last moments of such work.
+            work: Runs its statements; it is repeated after a lost connection.
+            is_durable: Whether PostgreSQL must have written it to disk before this returns; if not,
+                a server that crashes may lose the latest such work.
         """
         begin = "BEGIN IMMEDIATE"
         if self.is_postgresql:
@@ -346,7 +348,7 @@ class Database:
                 result = work(Session(connection, is_postgresql=self.is_postgresql))
                 connection.execute("COMMIT")
             except BaseException:
-                # A connection that is gone took its transaction with it.
+                # With a lost connection its transaction is gone too.
                 with suppress(*self._connections.errors):
                     connection.rollback()
                 raise
@@ -362,7 +364,7 @@ class Database:
                 return self._connections.use(work)
             except self._connections.errors as error:
                 if not self._connections.is_lost(error) or time.monotonic() + pause > last:
-                    # The cause is in the message: printed by itself it may show a password.
+                    # The cause is quoted in the message; its own traceback could show a password.
                     raise self._explained(error) from (None if self._secrets else error)
             time.sleep(pause)
             pause = min(2 * pause + 0.01, _MAX_PAUSE_SECONDS)

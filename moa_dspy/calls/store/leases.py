@@ -1,7 +1,7 @@
-"""Things that the processes on one store hold: leases, claims, slots and pauses of endpoints.
+"""Leases, claims, endpoint slots and endpoint pauses of the processes on one store.
 
-A process is alive while it renews its lease. A claim is a name that one live process holds at a
-time; the slots of an endpoint are claims.
+A process is alive while it renews its lease. A claim is a lock by name that at most one live
+process holds; the slots of an endpoint are claims.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class _LastSeen:
 
 
 class Owner:
-    """A lease that one thread of this process renews, for all that the process holds.
+    """The lease of this process, renewed by one thread, on which all its claims depend.
 
-    An owner is dead if it was a process of this machine that is gone, if its lease has expired
-    by PostgreSQL's own clock, or if its heartbeat has not moved for a lease by the monotonic clock
-    of the waiting process; no machine's time of day matters, however it jumps.
+    An owner is dead if it was a process of this machine that has ended, if its lease has expired by
+    PostgreSQL's clock, or if its heartbeat has not changed for the length of a lease by the
+    monotonic clock of the waiting process. The wall clocks of the machines do not matter.
 
     Args:
-        database: Prepared.
-        lease_seconds: How long after its last sign of life an owner is taken for dead.
+        database: A prepared database.
+        lease_seconds: Time after the last heartbeat when an owner is considered dead.
     """
 
     def __init__(self, database: Database, *, lease_seconds: float = 30.0) -> None:
@@ -56,7 +56,7 @@ class Owner:
         self._thread: threading.Thread | None = None
 
     def register(self) -> None:
-        """Make this process known, before the first claim or reservation, and start renewing."""
+        """Register this process and renew its lease, before the first claim or reservation."""
         if self._thread is not None:
             return
         with self._lock:
@@ -68,11 +68,11 @@ class Owner:
             self._thread.start()
 
     def stop(self) -> None:
-        """Stop renewing; what is held is free for others after a lease."""
+        """Stop renewing; the claims become free for others when the lease has expired."""
         self._stopped.set()
 
     def unregister(self) -> None:
-        """Stop renewing and give back everything that this process holds, at once."""
+        """Stop renewing and release all claims of this process at once."""
         with self._lock:
             thread, self._thread = self._thread, None
         if thread is not None:
@@ -90,7 +90,7 @@ class Owner:
                 try:
                     work()
                 except StoreError as error:
-                    # The next use of the store raises it; the next heartbeat tries again.
+                    # The next use of the store raises the error; the next heartbeat tries again.
                     _logger.warning("A lease could not be renewed: %s", error)
 
     def _renew(self) -> None:
@@ -103,12 +103,12 @@ class Owner:
         self.database.transact(lambda session: session.execute(renewal, values), is_durable=False)
 
     def is_dead(self, owner: str, beat: int | None, *, has_expired: bool) -> bool:
-        """Judge another owner by what its row says at this moment.
+        """Return whether another owner is dead, by the present content of its row.
 
         Args:
-            owner: Its ``id``.
-            beat: Its heartbeat count; None if it has no row, because it left.
-            has_expired: Whether its lease is over by the database's clock.
+            owner: The owner's ``id``.
+            beat: The owner's heartbeat count; None if it has unregistered.
+            has_expired: Whether the lease has expired by the database's clock.
         """
         if beat is None or _is_gone(owner):
             return True
@@ -123,7 +123,8 @@ class Owner:
             if seen is None or seen.beat != beat:
                 self._last_seen[owner] = _LastSeen(beat, now)
                 return 0.0
-            # A long gap means that this process was stopped, and says nothing about the other.
+            # A long gap means that this process was suspended; it is no sign about the other
+            # process.
             gap = min(now - seen.seen_at, self.lease_seconds / _HEARTBEATS_PER_LEASE)
             seen.unmoved_seconds += gap
             seen.seen_at = now
@@ -132,9 +133,9 @@ class Owner:
 
 @cache
 def _machine() -> str:
-    """Return what names this start of this machine and this container; "" where nothing does.
+    """Return an id of this boot of the machine and this container; "" if there is none.
 
-    Host names and machine ids are the same on machines that were copied from one image.
+    Host names and machine ids are not enough: machines copied from one image share them.
     """
     try:
         started = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
@@ -144,7 +145,7 @@ def _machine() -> str:
 
 
 def _is_gone(owner: str) -> bool:
-    """True if ``owner`` was a process beside this one and does not run any more."""
+    """Return whether ``owner`` was a process of this machine that has ended."""
     machine, number, _ = owner.split("/")
     if not machine or machine != _machine():
         return False
@@ -153,18 +154,18 @@ def _is_gone(owner: str) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:
-        pass  # of another user, but it runs
+        pass  # a process of another user, which is running
     return False
 
 
 class Claims:
-    """Names that one owner at a time may hold; the names of a dead owner are free again.
+    """Locks by name, each held by one owner at a time; those of a dead owner become free.
 
-    A claim is one short transaction, and none is open while it is held. Safe for threads:
-    of those of one process, too, one gets a name.
+    Claiming is one short transaction; no transaction stays open while the claim is held. Safe for
+    threads: among those of one process, too, only one gets a name.
 
     Args:
-        owner: Of this process.
+        owner: The owner of this process.
     """
 
     def __init__(self, owner: Owner) -> None:
@@ -178,7 +179,7 @@ class Claims:
         )
 
     def claim(self, key: str) -> bool:
-        """Take ``key`` if no live owner holds it; return whether this call took it.
+        """Claim ``key`` if no live owner holds it; return whether this call succeeded.
 
         Raises:
             StoreError: If the database cannot be used.
@@ -197,7 +198,7 @@ class Claims:
 
     def _claim(self, key: str) -> bool:
         database = self.owner.database
-        # A waiter looks often: it must not take a lock each time.
+        # A waiter checks often and must not lock the database each time.
         holders = database.rows(self._look, (key,))
         if holders and not self._is_free(*holders[0]):
             return False
@@ -207,7 +208,7 @@ class Claims:
         )
 
     def _is_free(self, who: str, beat: int | None, has_expired: object) -> bool:
-        # Ours, though not held: from a transaction whose end was lost with the connection.
+        # Our own row without a claim is from a transaction whose end was lost with the connection.
         return who == self.owner.id or self.owner.is_dead(who, beat, has_expired=bool(has_expired))
 
     def _take(self, session: Session, key: str, holder: Any = None) -> bool:
@@ -221,16 +222,16 @@ class Claims:
             "UPDATE claims SET owner = ? WHERE key = ? AND owner = ? AND NOT EXISTS "
             "(SELECT 1 FROM owners WHERE owner = ? AND beat <> ?)"
         )
-        # With a heartbeat since the look it lives after all; another process may have been faster.
+        # After a new heartbeat the owner is alive; another process may have been faster.
         values = (me, key, who, who, -1 if beat is None else beat)
         return bool(session.execute(take_over, values).rowcount)
 
     def holds(self, key: str) -> bool:
-        """True if this process believes that it holds ``key``."""
+        """Return whether this process believes that it holds ``key``."""
         return key in self._held
 
     def release(self, key: str) -> None:
-        """Give ``key`` back, if it is held.
+        """Release ``key``, if it is held.
 
         Raises:
             StoreError: If the database cannot be used; the claim ends with this process then.
@@ -240,17 +241,17 @@ class Claims:
             self.forget(key)
 
     def drop(self, session: Session, key: str) -> None:
-        """Give ``key`` back as a part of other work; ``forget`` it when that is done."""
+        """Release ``key`` as a part of a transaction; call ``forget`` after that."""
         session.execute("DELETE FROM claims WHERE key = ? AND owner = ?", (key, self.owner.id))
 
     def forget(self, key: str) -> None:
-        """Note that ``key`` is not held any more."""
+        """Record that ``key`` is no longer held."""
         with self._lock:
             self._held.discard(key)
 
 
 _MAX_AGE_SECONDS = 1.0
-"""How old a reading of an endpoint's pause may be."""
+"""Longest time for which the stored pause of an endpoint is cached."""
 _MAX_PAUSE_SECONDS = 600.0
 
 
@@ -262,12 +263,12 @@ class _Pause:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Answer of the shared limits to a request for a slot.
+    """Result of a request for a slot of the shared limits.
 
     Attributes:
-        is_open: Whether it may.
-        slot: The claim of its slot; None where there is no limit.
-        wait_seconds: How long the endpoint still wants no request; 0 if it did not say.
+        is_open: Whether the request may be sent.
+        slot: The claim of its slot; None if there is no limit.
+        wait_seconds: Rest of the pause that the endpoint asked for; 0 without a pause.
     """
 
     is_open: bool
@@ -276,12 +277,12 @@ class Admission:
 
 
 class SharedLimits:
-    """Slots of endpoints as claims, and the pauses for which an endpoint asked one process.
+    """Endpoint slots as claims, and endpoint pauses shared by all processes.
 
-    Safe for threads. The slots of a process that died are free again.
+    Safe for threads. The slots of a dead process become free.
 
     Args:
-        claims: Of the store.
+        claims: The store's claims.
     """
 
     def __init__(self, claims: Claims) -> None:
@@ -290,7 +291,7 @@ class SharedLimits:
         self._lock = threading.Lock()
 
     def applies_to(self, limiter: Limiter) -> bool:
-        """True if ``acquire`` might do anything but let a request pass."""
+        """Return whether ``acquire`` might do anything but let a request pass."""
         if not limiter.endpoint:
             return False
         pause, now = self._pauses.get(limiter.endpoint), time.monotonic()
@@ -299,7 +300,7 @@ class SharedLimits:
         return limiter.limit is not None or not is_fresh or is_paused
 
     def acquire(self, limiter: Limiter) -> Admission:
-        """Take a slot of the endpoint, if one is free and the endpoint asked for no pause."""
+        """Acquire a slot of the endpoint, if a slot is free and the endpoint asked for no pause."""
         if (left := self._pause_left(limiter.endpoint)) > 0:
             return Admission(False, wait_seconds=left)
         if limiter.limit is None:
@@ -312,7 +313,7 @@ class SharedLimits:
         marks = ", ".join("?" * limit)
         found = self._database.rows(f"SELECT key FROM claims WHERE key IN ({marks})", names)
         taken = {key for (key,) in found}
-        # Free ones first; those of others last, for their owner may be dead.
+        # Free slots first; then those of others, whose owners may be dead.
         ordered = sorted(names, key=lambda name: (name in taken, random.random()))
         return next((name for name in ordered if self._claims.claim(name)), None)
 
@@ -350,7 +351,7 @@ class SharedLimits:
         if pause is None or (now - pause.read_at >= _MAX_AGE_SECONDS and pause.ends_at <= now):
             query = f"SELECT until - {self._database.clock} FROM pauses WHERE endpoint = ?"
             rows = self._database.rows(query, (endpoint,))
-            # A clock that was set back must not stop a study forever.
+            # Capped, as a clock that was set back must not stop a study forever.
             left = min(float(rows[0][0]), _MAX_PAUSE_SECONDS) if rows else 0.0
             pause = _Pause(now, now + left)
             with self._lock:

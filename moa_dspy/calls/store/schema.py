@@ -1,4 +1,4 @@
-"""The tables of a call store and their version, calls as rows of them, and recordings of calls.
+"""The tables of a call store and their version, calls as table rows, and recordings of calls.
 
 A recording is one Parquet file of calls that can be committed, shared and replayed.
 """
@@ -24,12 +24,12 @@ from moa_dspy.files import replacing
 SCHEMA_VERSION = 3
 
 _LOCK = 0x6D6F61
-"""The advisory lock under which a PostgreSQL database is prepared by one process at a time."""
+"""The advisory lock that lets one process at a time prepare a PostgreSQL database."""
 
 _metadata = sa.MetaData()
 _big, _real = sa.BigInteger, sa.Float
 _key = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
-"""Compared byte by byte, as SQLite does, whatever the language of a database."""
+"""Compared byte by byte, as in SQLite, independent of the database's locale."""
 
 
 def _column(name: str, kind: Any, **options: Any) -> sa.Column[Any]:
@@ -55,7 +55,7 @@ _TABLES = (
         _column("attempt", sa.Integer, server_default=sa.text("1")),
         _column("time", _real, server_default=sa.text("0")),
     ),
-    # Answers that were paid for although the store had one already.
+    # Answers that were paid for although the store had an answer already.
     sa.Table(
         "paid_twice",
         _metadata,
@@ -66,7 +66,7 @@ _TABLES = (
         _column("usd", _real),
         _column("time", _real),
     ),
-    # Processes that hold claims or reservations; each renews its own row, or is taken for dead.
+    # Processes that hold claims or reservations; each renews its own row, or counts as dead.
     sa.Table(
         "owners",
         _metadata,
@@ -80,7 +80,7 @@ _TABLES = (
         _column("key", _key, primary_key=True),
         _column("owner", sa.Text),
     ),
-    # Per study, what was spent, and the upper bound of what is open in `reservations`.
+    # Per study, the spending and the upper bound of its open `reservations`.
     sa.Table(
         "spending",
         _metadata,
@@ -102,7 +102,7 @@ _TABLES = (
         _column("tokens", _big),
         _column("usd", _real),
     ),
-    # Until when an endpoint wants no request, by the database's clock.
+    # End of an endpoint's pause, by the database's clock.
     sa.Table(
         "pauses",
         _metadata,
@@ -117,7 +117,7 @@ _TABLES = (
         *(_column(name, sa.Text) for name in ("parts", "budget")),
         *(_column(name, sa.Text, nullable=True) for name in ("result", "program", "place")),
     ),
-    # Work of such a study: an architecture on an example; `is_done` is 0 or 1.
+    # Work items of such a study: an architecture on an example; `is_done` is 0 or 1.
     sa.Table(
         "tasks",
         _metadata,
@@ -135,27 +135,27 @@ _KEPT_ANSWERS = sa.Table(
     "kept_answers",
     sa.MetaData(),
     _column("key", _key, primary_key=True),
-    # By key, seconds and time it is told whether the call is still the one that was read.
+    # Key, seconds and time identify the version of the call whose reply was parsed.
     _column("call", _key),
     _column("seconds", _real),
     _column("time", _real),
     _column("answer", sa.LargeBinary),
 )
-"""What replies were read as. Made where it is used: any store may lack it, and lose it."""
+"""Parsed replies. The table is made when it is first used; a store may lack it or lose it."""
 _MARKING_TABLES = "('moa_schema', 'calls')"
 _FOREIGN = -1
-"""Stands for the version of a database whose table ``calls`` is of another program."""
+"""Version number for a database whose table ``calls`` belongs to another program."""
 
 
 def prepare(database: Database) -> None:
-    """Make the tables where there are none, in one transaction.
+    """Make the tables in one transaction, if there are none.
 
-    Safe when many processes do it at once.
+    Many processes may call this at the same time.
 
     Raises:
-        StoreError: If the store is of another version, or the database holds something else.
+        StoreError: If the store has another version, or the database belongs to another program.
     """
-    # Reading takes no lock, so most processes do not wait for a writer.
+    # Reading takes no lock, so most processes need not wait for a writer.
     if _version(database.rows, is_postgresql=database.is_postgresql) != SCHEMA_VERSION:
         database.transact(lambda session: _make(session, database.name))
 
@@ -182,7 +182,7 @@ def _make(session: Session, name: str) -> None:
 
 
 def make_kept_answers(session: Session) -> None:
-    """Make the table ``kept_answers`` where there is none."""
+    """Make the table ``kept_answers``, if it is missing."""
     if session.is_postgresql:
         session.execute("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
     _create(session, _KEPT_ANSWERS)
@@ -192,7 +192,7 @@ _KEPT_COLUMNS: Final = ("agent", "prompt_tokens", "completion_tokens", "usd", "s
 _SELECT_KEPT: Final = (
     f"SELECT k.key, k.answer, {', '.join(f'c.{name}' for name in _KEPT_COLUMNS)}, c.time "
     "FROM kept_answers k JOIN calls c ON c.key = k.call "
-    # A call that was deleted and made again has another time, and may have another answer.
+    # A call that was deleted and made again has another time and possibly another answer.
     "WHERE c.failure IS NULL AND c.seconds = k.seconds AND c.time = k.time AND k.key IN ({marks})"
 )
 _INSERT_KEPT: Final = (
@@ -205,7 +205,7 @@ _PAGE: Final = 500
 
 
 def read_kept(database: Database, keys: Sequence[str]) -> dict[str, Sequence[Any]]:
-    """Return by key what is kept: the answer, packed, then what its call cost, and its time."""
+    """Return by key the kept answer (packed), the cost of its call, and its time."""
     rows: dict[str, Sequence[Any]] = {}
     for start in range(0, len(keys), _PAGE):
         part = keys[start : start + _PAGE]
@@ -215,8 +215,8 @@ def read_kept(database: Database, keys: Sequence[str]) -> dict[str, Sequence[Any
 
 
 def write_kept(database: Database, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Keep answers, each (key, key of the call, seconds, time, answer) of the call's own."""
-    # In one order, so that two writers of the same answers never wait for each other.
+    """Write kept answers: rows of (key, key of the call, its seconds, its time, answer)."""
+    # Sorted, so that two writers of the same answers cannot deadlock.
     database.transact(lambda session: session.execute_many(_INSERT_KEPT, sorted(rows)))
 
 
@@ -231,7 +231,8 @@ def _create(session: Session, table: sa.Table) -> None:
 def _version(query: Callable[[str], list[Any]], *, is_postgresql: bool) -> int:
     """Return the version of the store; 0 means that there is none."""
     stamp = 0 if is_postgresql else int(query("PRAGMA user_version")[0][0])
-    # One query for both, of a table and not of a cache: another process may just be making them.
+    # One query for both facts, of a table instead of a cache: another process may be making them
+    # now.
     if is_postgresql:
         where = "pg_tables WHERE schemaname = ANY (current_schemas(FALSE)) AND tablename"
         found = {row[0] for row in query(f"SELECT tablename FROM {where} IN {_MARKING_TABLES}")}
@@ -247,12 +248,12 @@ def _version(query: Callable[[str], list[Any]], *, is_postgresql: bool) -> int:
 CALL_COLUMNS = tuple(f.name for f in fields(Call))
 
 _SHORTEST_PACKED = 64
-"""Bytes; packing does not make shorter texts smaller."""
+"""In bytes; packing does not make shorter texts smaller."""
 _PACKED = b"x"
-"""First byte of what zlib writes, and of no JSON text."""
+"""First byte of zlib's output, with which no JSON text begins."""
 _LEVEL = 6
-# Short requests and responses consist mostly of common phrases. Part of the format: a changed
-# dictionary could not read what was packed with this one. The most common stands last.
+# Short requests and responses consist mostly of common phrases. The dictionary is part of the
+# format: texts packed with it cannot be read with a changed one. The most common phrase is last.
 _DICTIONARY = (
     b'{"code":"","failure":"","logprobs":[],"tool_calls":[],"type":"thinking","thinking":"'
     b"Respond with the corresponding output fields, starting with the field `[[ ## answer ## ]]`"
@@ -294,7 +295,7 @@ def packed(text: str) -> bytes:
 
 
 def unpacked(data: bytes | str) -> str:
-    """Return the text that ``packed`` compressed; short texts are stored as they are."""
+    """Return the text that ``packed`` compressed; short texts are stored unchanged."""
     if isinstance(data, str):
         return data
     if data[:1] == _PACKED:
@@ -307,13 +308,13 @@ def to_row(call: Call) -> tuple[Any, ...]:
     row = list(_values(call))
     row[_REQUEST] = packed(call.request)
     row[_RESPONSE] = None if call.response is None else packed(call.response)
-    # An endpoint's message may hold characters that no database takes as text.
+    # An endpoint's message may hold characters that databases do not accept in texts.
     row[_FAILURE] = call.failure and _NOT_IN_A_TEXT.sub(_escaped, call.failure)
     return tuple(row)
 
 
 def from_row(row: Sequence[Any]) -> Call:
-    """Return the call whose columns ``row`` holds, in the order of ``CALL_COLUMNS``."""
+    """Return the call with the values of ``row``, in the order of ``CALL_COLUMNS``."""
     key, agent, identity, sample, request, response, *rest = row
     text = None if response is None else unpacked(response)
     return Call(key, agent, identity, sample, unpacked(request), text, *rest)
@@ -323,8 +324,8 @@ def _escaped(match: re.Match[str]) -> str:
     return f"\\u{ord(match[0]):04x}"
 
 
-# The key is computed from the content. Time and number of the attempt are no part of request and
-# answer: equal recordings are equal files, whenever they were made.
+# The key is computed from the content. Time and attempt are left out, so that equal recordings are
+# equal files, whenever they were made.
 _NOT_IN_FILES = ("key", "attempt", "time")
 _COLUMNS = {
     f.name: str(f.type).partition(" ")[0] for f in fields(Call) if f.name not in _NOT_IN_FILES
@@ -334,13 +335,12 @@ _COLUMNS = {
 class Recording:
     """Calls by key, read from a file or written to one.
 
-    Keys are computed again from the content when the file is read, so a row that
-    was altered answers the altered request and never another one. The file holds neither the
-    time of a call nor its attempt: read from it, they are 0.0 and 1. All calls are in memory,
-    when a file is read and when it is written.
+    Keys are computed from the content when the file is read, so an altered row can only answer the
+    altered request. The file does not hold the time and attempt of a call; they are read as 0.0 and
+    1. All calls are in memory during reading and writing.
 
     Raises:
-        StoreError: If the file is absent or is not a recording.
+        StoreError: If the file is missing or is not a recording.
     """
 
     def __init__(self, calls: Iterable[Call] = ()) -> None:
@@ -348,7 +348,7 @@ class Recording:
 
     @classmethod
     def read(cls, path: Path) -> Recording:
-        """Read a file that ``write`` wrote."""
+        """Read a file written by ``write``."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -398,7 +398,7 @@ class Recording:
 
 
 def _schema() -> Any:
-    # Not inferred from the rows: a recording may have no failures, or no rows.
+    # Not inferred from the rows, as a recording may have no failures or no rows.
     import pyarrow as pa
 
     kinds = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}

@@ -1,6 +1,6 @@
-"""The call store: every call that was answered, in a SQLite file or a PostgreSQL database.
+"""The call store: all calls of studies and programs, in a SQLite file or PostgreSQL database.
 
-Its calls can be summed up, read or deleted by agent, time and failure.
+Calls can be summarised, read or deleted by agent, time and failure.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _UPSERT = (
     f"DO UPDATE SET {_CHANGES} WHERE calls.response IS NULL"
 )
 _PAGE = 500
-"""Calls per query where many are read."""
+"""Calls per query when many are read."""
 
 
 @dataclass(frozen=True, slots=True)
 class PaidTwice:
-    """Answers that were paid for although another owner of the same claim had stored one."""
+    """Answers that were paid for although another owner of the same claim had stored an answer."""
 
     calls: int = 0
     tokens: int = 0
@@ -60,7 +60,7 @@ def read(database: Database, key: str) -> Call | None:
 
 
 def read_all(database: Database, where: str = "TRUE", values: Sequence[Any] = ()) -> Iterator[Call]:
-    """Yield every such call, ordered by key, a page at a time; nothing is open between pages."""
+    """Yield the matching calls by key, in pages; no query is open between pages."""
     query = f"SELECT {_LISTED} FROM calls WHERE key > ? AND {where} ORDER BY key LIMIT {_PAGE}"
     rows = database.rows(query, ("", *values))
     while rows:
@@ -69,20 +69,20 @@ def read_all(database: Database, where: str = "TRUE", values: Sequence[Any] = ()
 
 
 def write_all(database: Database, calls: Iterable[Call]) -> None:
-    """Store many calls in one transaction; what has an answer keeps it."""
-    # In one order, so that two writers of the same calls never wait for each other.
+    """Store many calls in one transaction; stored answers are not replaced."""
+    # Sorted, so that two writers of the same calls cannot deadlock.
     rows = [to_row(call) for call in sorted(calls, key=lambda call: call.key)]
     if rows:
         database.transact(lambda session: session.execute_many(_UPSERT, rows))
 
 
 def write(session: Session, call: Call, payment: str) -> Call:
-    """Store ``call`` and return the call that is stored; count what was paid twice.
+    """Store ``call`` and return the stored call; count answers that were paid for twice.
 
     Args:
         session: An open transaction.
-        call: May be the stored one already, if the end of its transaction was lost.
-        payment: Id of this payment, so that it counts once however often this is repeated.
+        call: The call; it may be stored already, if the end of its transaction was lost.
+        payment: Id of this payment, so that repetitions of this work count it only once.
     """
     if session.execute(_UPSERT, to_row(call)).rowcount:
         return call
@@ -103,12 +103,12 @@ def write(session: Session, call: Call, payment: str) -> Call:
 
 
 def count(database: Database) -> int:
-    """Count the calls; this reads a whole index."""
+    """Count the calls; this scans an index."""
     return int(database.rows("SELECT count(*) FROM calls")[0][0])
 
 
 def paid_twice(database: Database) -> PaidTwice:
-    """Return what was paid twice, by all processes that ever used this store."""
+    """Return the answers paid for twice, by all processes that ever used this store."""
     query = "SELECT count(*), coalesce(sum(tokens), 0), coalesce(sum(usd), 0.0) FROM paid_twice"
     calls, tokens, usd = database.rows(query)[0]
     return PaidTwice(int(calls), int(tokens), float(usd))
@@ -120,18 +120,17 @@ _logger = logging.getLogger(__name__)
 class CallStore:
     """Keeps every answered call; safe for threads, processes and, on PostgreSQL, machines.
 
-    Each call is committed before its answer is handed out, so a process that is
-    killed loses nothing that was paid for. The first answer to a key stays; a
-    stored failure gives way to an answer. A store of an older version is brought up to
-    this one when it is opened.
+    Each call is committed before its answer is returned, so a killed process loses no paid answer.
+    The first answer to a key is kept; an answer replaces a stored failure. A store of an older
+    version is upgraded when it is opened.
 
     Args:
-        place: A file, ``sqlite:///FILE`` or ``postgresql://HOST/NAME``; a password is best
-            left to ``PGPASSWORD`` or ``~/.pgpass``.
+        place: A file, ``sqlite:///FILE`` or ``postgresql://HOST/NAME``; put a password into
+            ``PGPASSWORD`` or ``~/.pgpass``.
         timeout_seconds: Longest wait for a locked file, or for a server that went away.
-        lease_seconds: How long after its last heartbeat a process is taken for dead, and its
-            calls are made by another.
-        memory_bytes: Size of the cache of calls that were read lately.
+        lease_seconds: Time after its last heartbeat when a process is considered dead and others
+            make its calls.
+        memory_bytes: Size of the cache of recently read calls.
         room_bytes: Free space on the disk of a file below which no call is made.
 
     Raises:
@@ -160,7 +159,7 @@ class CallStore:
         self.owner = Owner(self.database, lease_seconds=lease_seconds)
         self.claims = Claims(self.owner)
         self.limits = SharedLimits(self.claims)
-        # The heartbeat thread must not keep a store alive that is used no more.
+        # The heartbeat thread must not keep an unused store alive.
         self.owner.on_heartbeat.append(partial(_flush, weakref.ref(self)))
         weakref.finalize(self, self.owner.stop)
 
@@ -173,7 +172,7 @@ class CallStore:
         return f"CallStore({self.database.name!r})"
 
     def get(self, key: str) -> Call | None:
-        """Return the stored call, or None; a call that was read lately is in memory."""
+        """Return the stored call, or None; recently read calls are cached in memory."""
         if (call := self._recent.get(key)) is not None:
             return call
         if (call := self._unwritten.get(key)) is not None:
@@ -182,7 +181,7 @@ class CallStore:
         return self._remember(stored) if stored is not None else None
 
     def answered_by(self, identity: str, *, limit: int) -> list[Call]:
-        """Return at most ``limit`` answered calls of a model, any ones: in no order to be fast."""
+        """Return at most ``limit`` answered calls of a model, in no particular order."""
         where = "identity = ? AND response IS NOT NULL"
         query = f"SELECT {_LISTED} FROM calls WHERE {where} LIMIT {limit}"
         return [from_row(row) for row in self.database.rows(query, (identity,))]
@@ -193,33 +192,33 @@ class CallStore:
         return call
 
     def claim(self, key: str) -> bool:
-        """Take the right to make the call of ``key``, if no live process has it.
+        """Claim the right to make the call of ``key``, if no live process holds it.
 
         Raises:
-            StoreError: If the store cannot be used, its disk is almost full, or what was
-                answered before still cannot be written: nothing more is paid for then.
+            StoreError: If the store cannot be used, its disk is almost full, or earlier answers
+                still cannot be written: then no further call is paid for.
         """
         self.flush()
         self.database.check_room(self._room_bytes)
         return self.claims.claim(key)
 
     def release(self, key: str) -> None:
-        """Give the claim of ``key`` back, if it is held; the store itself does so with ``put``."""
+        """Release the claim of ``key``, if it is held; ``put`` does so by itself."""
         if key in self._unwritten:
-            return  # given back when the answer is written
+            return  # released when the answer is written
         try:
             self.claims.release(key)
         except StoreError as error:
-            # The caller has an answer or an error to pass on; the claim ends with the lease.
+            # The caller must get its answer or error; the claim ends with the lease.
             _logger.warning("A claim could not be given back: %s", error)
 
     def put(self, call: Call) -> Call:
-        """Store ``call`` and return the call that is stored from now on.
+        """Store ``call`` and return the stored call.
 
-        An answer gives the claim of its key back. If there was an answer already, that one
-        stays, and what ``call`` cost is counted as paid twice. A call that cannot be stored is
-        kept in memory, for its answer must be handed out; ``claim``, ``flush`` and ``close``
-        fail until it is written.
+        An answer releases the claim of its key. If there was an answer already, that answer is
+        kept, and the cost of ``call`` is counted as paid twice. A call that cannot be stored is
+        kept in memory, as its answer must be returned; ``claim``, ``flush`` and ``close`` fail
+        until it is written.
         """
         try:
             return self._write(call)
@@ -230,8 +229,8 @@ class CallStore:
             return call
 
     def _write(self, call: Call) -> Call:
-        payment = uuid.uuid4().hex  # repeated, this writing still counts once
-        # A failure is no end: the holder of the claim may try again before others do.
+        payment = uuid.uuid4().hex  # a repeated write counts once
+        # A failure does not end the claim: its holder may try again before others do.
         is_held = call.failure is None and self.claims.holds(call.key)
 
         def work(session: Session) -> Call:
@@ -246,11 +245,11 @@ class CallStore:
         return self._remember(stored)
 
     def put_all(self, calls: Iterable[Call]) -> None:
-        """Store many calls in one transaction; keys that have an answer keep it."""
+        """Store many calls in one transaction; stored answers are not replaced."""
         write_all(self.database, calls)
 
     def flush(self) -> None:
-        """Write the calls that could not be written when they were answered.
+        """Write the calls that could not be written before.
 
         Raises:
             StoreError: If they still cannot be.
@@ -261,15 +260,15 @@ class CallStore:
                 self._unwritten.pop(call.key, None)
 
     def __iter__(self) -> Iterator[Call]:
-        """Yield every call, ordered by key; memory does not grow with the store."""
+        """Yield every call by key, in memory that does not grow with the store."""
         return read_all(self.database)
 
     def __len__(self) -> int:
-        """Count the calls; this reads the whole index."""
+        """Count the calls; this scans an index."""
         return count(self.database)
 
     def paid_twice(self) -> PaidTwice:
-        """Return what was paid twice, by all owners that ever used this store."""
+        """Return the answers paid for twice, by all owners that ever used this store."""
         return paid_twice(self.database)
 
     def budget(self, study: str, *, spent: Spending | None = None) -> DatabaseBudget:
@@ -277,11 +276,11 @@ class CallStore:
         return DatabaseBudget(self.owner, study, spent=spent)
 
     def close(self) -> None:
-        """Write what is left, give every claim back and close; what was stored is stored.
+        """Write pending calls, release every claim and close.
 
         Raises:
-            StoreError: If an answer that was paid for could not be written; it names the file
-                to which all such answers were written instead.
+            StoreError: If an answer that was paid for could not be written; the message names the
+                file to which all such answers were written instead.
         """
         try:
             self.flush()
@@ -316,11 +315,11 @@ _BYTES_PER_CALL = 900
 
 
 class RecentCalls:
-    """Calls by key; the oldest go when all together are larger than ``max_bytes``."""
+    """A cache of calls by key; the oldest are removed when the total exceeds ``max_bytes``."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes, self._bytes = max_bytes, 0
-        # Of a plain dict the first entry is found ever more slowly, the more went before it.
+        # In a plain dict, finding the first entry becomes slower with each removed entry.
         self._calls: OrderedDict[str, Call] = OrderedDict()
         self._lock = threading.Lock()
         self.get = self._calls.get
@@ -347,10 +346,10 @@ class CallFilter:
 
     Attributes:
         agent: Only this agent's calls.
-        is_failed: Only failed ones.
-        since: Only those made at this time or later, in UTC seconds.
-        before: Only those made earlier, in UTC seconds. A call whose time is unknown (of an
-            imported file) is neither.
+        is_failed: Only failed calls.
+        since: Only calls made at this time or later, in UTC seconds.
+        before: Only calls made earlier, in UTC seconds. A call of unknown time (from an imported
+            file) matches neither condition.
     """
 
     agent: str | None = None
@@ -378,7 +377,7 @@ class CallFilter:
 
 @dataclass(frozen=True, slots=True)
 class AgentSummary:
-    """Totals of an agent's calls; ``paid_twice`` counts answers that came too late."""
+    """Totals of an agent's calls; ``paid_twice`` counts answers that were stored too late."""
 
     agent: str
     calls: int
@@ -392,7 +391,7 @@ class AgentSummary:
 
 
 def summaries(database: Database, calls: CallFilter) -> list[AgentSummary]:
-    """Return one summary per agent that has such calls, by name."""
+    """Return one summary per agent with matching calls, sorted by name."""
     where, values = calls.where()
     rows = database.rows(
         "SELECT agent, count(*), sum(CASE WHEN response IS NULL THEN 1 ELSE 0 END), "
@@ -412,16 +411,16 @@ def summaries(database: Database, calls: CallFilter) -> list[AgentSummary]:
 
 
 def filtered_calls(database: Database, calls: CallFilter) -> Iterator[Call]:
-    """Yield such calls, ordered by key, a page at a time."""
+    """Yield the matching calls by key, in pages."""
     where, values = calls.where()
     return read_all(database, where, values)
 
 
 def prune(database: Database, calls: CallFilter) -> int:
-    """Delete such calls from the store and return how many; their requests will be sent again.
+    """Delete the matching calls and return their number; their requests will be sent again.
 
-    Processes that have read them before still have them in memory. A file gives its
-    space back, for which it must not be in use elsewhere.
+    Processes that have read them before still have them in memory. A file is shrunk too, for which
+    no other process may use it.
 
     Raises:
         StoreError: If the store cannot be written.
@@ -431,7 +430,7 @@ def prune(database: Database, calls: CallFilter) -> int:
 
     def work(session: Session) -> int:
         n = int(session.execute(statement, values).rowcount)
-        # What their replies were read as is as private as they are.
+        # The parsed replies are as private as the calls.
         make_kept_answers(session)
         session.execute("DELETE FROM kept_answers WHERE call NOT IN (SELECT key FROM calls)")
         return n

@@ -28,14 +28,14 @@ BENCHMARKS: dict[str, Benchmark] = {
     "mmlu_pro": MMLUPro(),
     "mt_bench": MTBench(),
 }
-"""Name in a study file -> benchmark. One line each."""
+"""Names in a study file and their benchmarks."""
 
 
 def card(name: str) -> str:
     """Return a benchmark's origin, licence, scoring and citation as text.
 
     Raises:
-        DataError: There is no such benchmark.
+        DataError: If there is no such benchmark.
     """
     if name not in BENCHMARKS:
         known = ", ".join(sorted(BENCHMARKS))

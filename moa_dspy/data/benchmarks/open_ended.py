@@ -65,7 +65,7 @@ class AlpacaEval(Benchmark):
         }
 
     def _answers(self, folder: Path) -> dict[str, Any]:
-        """Instruction id -> the baseline's response, where the folder has one."""
+        """Return the baseline's responses by instruction id, if the folder has any."""
         if not any((folder / f"responses{suffix}").is_file() for suffix in SUFFIXES):
             return {}
         rows = (row for _, row in records_of(find_file(folder, "responses")))
@@ -87,9 +87,9 @@ class MTBench(Benchmark):
     """Two-turn questions of eight kinds: `question`, `turns`, `category`, `reference`.
 
     The question is the first turn; the reference is one answer per turn for coding, math and
-    reasoning, and None elsewhere.
-    A folder has question.jsonl and, for the references the official judge reads, GPT-4's,
-    reference_answer_gpt-4.jsonl; without it, and on the hub, they are the question file's own.
+    reasoning, and None elsewhere. A folder has question.jsonl and, for the official judge's
+    references by GPT-4, reference_answer_gpt-4.jsonl; without it, and on the hub, they are those of
+    the question file.
     """
 
     name: str = "mt_bench"
@@ -128,7 +128,7 @@ class MTBench(Benchmark):
 
 
 def _reference_answers(folder: Path) -> dict[str, list[str]]:
-    """Question id -> the reference answers of both turns, from the file beside the questions."""
+    """Return the reference answers of both turns by question id, from the file in the folder."""
     for name in _REFERENCES:
         if (path := folder / name).is_file():
             return {
@@ -161,9 +161,9 @@ _FLASK = BenchmarkOrigin(
 class Flask(Benchmark):
     """Instructions with the skills they take: `instruction`, `reference`, `skills`, ...
 
-    Also `domains`, `difficulty` and `task`, the data set that an instruction is from.
-    The authors write -1 where there is no judgement: such a difficulty is None, such a domain is
-    left out. A folder has flask_evaluation.jsonl.
+    Also `domains`, `difficulty` and `task`, the data set that an instruction is from. The authors
+    write -1 where there is no judgement: such a difficulty is read as None, such a domain is left
+    out. A folder has flask_evaluation.jsonl.
     """
 
     name: str = "flask"

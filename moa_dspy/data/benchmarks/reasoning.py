@@ -33,7 +33,7 @@ _NUMBER = re.compile(
 
 
 def last_number(text: str) -> str | None:
-    """The last number of the text in its only spelling, or None if it holds none.
+    """Return the last number of the text in canonical spelling, or None.
 
     Thousands commas (also LaTeX's ``{,}``), currency signs, a trailing point and idle zeros
     are left out: "$1,200.50." and "1200.5" are both "1200.5".
@@ -58,19 +58,19 @@ def gsm8k_match(
     pred_name: str | None = None,
     pred_trace: Any = None,
 ) -> float:
-    """1.0 if the last number of `prediction.answer` is that of `example.answer`, else 0.0.
+    """Return 1.0 if the last number of `prediction.answer` is that of `example.answer`, else 0.0.
 
-    So a whole solution may be given; one without a number is wrong.
+    So the answer may be a whole solution; a text without a number is wrong.
 
     Args:
-        example: Has a field `answer` that holds a number, or a list of those accepted.
-        prediction: Has a field `answer`; None and other types count as their text.
-        trace: Not read; here for DSPy's optimizers, like the two below.
-        pred_name: Not read.
-        pred_trace: Not read.
+        example: Has a field `answer` with a number, or a list of accepted numbers.
+        prediction: Has a field `answer`; None and other types are converted to text.
+        trace: Not used; present for DSPy's optimizers, like the next two.
+        pred_name: Not used.
+        pred_trace: Not used.
 
     Raises:
-        MetricError: The right answer holds no number.
+        MetricError: If the right answer contains no number.
     """
     rights = [last_number(plain_text(right)) for right in accepted_answers(example.answer)]
     if None in rights:
@@ -140,8 +140,8 @@ _BBH = BenchmarkOrigin("lukaemon/bbh", TASKS, "https://arxiv.org/abs/2210.09261"
 class BigBenchHard(Benchmark):
     """Tasks that models once found hard: `question`, `answer`, `task`. Its splits are its tasks.
 
-    Without a split all tasks are read: on the hub 27, in a folder those it has, each in a
-    file with the task's name. Ids are "hyperbaton-1", ... per task.
+    Without a split all tasks are read: the 27 of the hub, or those of a folder, each in a file with
+    the task's name. Ids are "hyperbaton-1", ... per task.
     """
 
     name: str = "bbh"
@@ -185,7 +185,7 @@ class BigBenchHard(Benchmark):
 
 
 def _named(task: str, records: Iterable[Record]) -> Iterator[Record]:
-    """Add to each row its task and its number in it."""
+    """Add the task, and the number within the task, to each row."""
     for number, (where, row) in enumerate(records, start=1):
         yield f"{task}, {where}", {**row, "task": task, "id": f"{task}-{number}"}
 
@@ -202,22 +202,22 @@ def bbh_match(
     pred_name: str | None = None,
     pred_trace: Any = None,
 ) -> float:
-    """1.0 if the final answer equals `example.answer` exactly, else 0.0.
+    """Return 1.0 if the final answer equals `example.answer` exactly, else 0.0.
 
-    The final answer is what follows the last "answer is" or "answer:" on its line; without
-    these words it is the last line. Case, blanks, quotes, markdown and a closing point do not
-    count. Where the right answer is an option, "(B)", the first "(X)" of the final answer
-    counts, or a bare letter that it starts with, "B" or "B) ...".
+    The final answer is what follows the last "answer is" or "answer:" on its line; without these
+    words it is the last line. Case, blanks, quotes, markdown and a closing point are ignored. Where
+    the right answer is an option, "(B)", the first "(X)" of the final answer counts, or a bare
+    letter that it starts with, "B" or "B) ...".
 
     Args:
-        example: Has a field `answer`; a list holds every answer that is accepted.
-        prediction: Has a field `answer`; None and other types count as their text.
-        trace: Not read; here for DSPy's optimizers, like the two below.
-        pred_name: Not read.
-        pred_trace: Not read.
+        example: Has a field `answer`; a list holds all accepted answers.
+        prediction: Has a field `answer`; None and other types are converted to text.
+        trace: Not used; present for DSPy's optimizers, like the next two.
+        pred_name: Not used.
+        pred_trace: Not used.
 
     Raises:
-        MetricError: The right answer is missing.
+        MetricError: If the right answer is missing.
     """
     given = "" if is_absent(prediction.answer) else _final(plain_text(prediction.answer))
     rights = accepted_answers(example.answer)
@@ -231,8 +231,8 @@ def _is_right(given: str, right: str) -> bool:
 
 
 def _final(text: str) -> str:
-    """The last line that is not blank, or what "answer is" announces."""
-    # A lead at the very end announces nothing: the answer stands before it.
+    """Return the text after the last "answer is", or else the last line that is not blank."""
+    # "answer is" at the very end has no text after it: the answer is before it.
     led = [rest for part in _LEAD.split(text)[1:] if (rest := part.strip())]
     lines = (led[-1] if led else text).strip().splitlines()
     return "" if not lines else lines[0 if led else -1]
@@ -263,10 +263,10 @@ class MMLUPro(Benchmark):
     columns, questions that occur twice with the same options are found.
 
     Attributes:
-        keep_flagged: Whether questions are kept that were corrected after models had answered,
-            or that occur twice.
+        keep_flagged: Whether to keep questions that were corrected after models had answered, or
+            that occur twice.
         keep_textless: Whether questions are kept whose text the source lacks, for replays of
-            recorded letters; their id stands for the text.
+            recorded letters; their id replaces the text.
     """
 
     name: str = "mmlu_pro"
@@ -288,7 +288,7 @@ class MMLUPro(Benchmark):
     keep_textless: bool = False
 
     def _hub(self, split: str | None) -> Iterator[Record]:
-        # Not super(): a dataclass with slots is another class than the one it was written as.
+        # Not super(), as a dataclass with slots is a new class.
         return _marked(Benchmark._hub(self, split))
 
     def _local(self, source: Path, split: str | None) -> Iterator[Record]:
@@ -312,10 +312,10 @@ class MMLUPro(Benchmark):
 
 
 def _lettered(row: PublishedRow) -> str:
-    """The question, then one option per line: "A. ...".
+    """Return the question, then one option per line: "A. ...".
 
     Raises:
-        DataError: There are no options, or more than ten.
+        DataError: If there are no options, or more than ten.
     """
     options = row.texts("options")
     if not 1 <= len(options) <= len(_LETTERS):
@@ -325,7 +325,7 @@ def _lettered(row: PublishedRow) -> str:
 
 
 def _marked(records: Iterable[Record]) -> Iterator[Record]:
-    """Mark repeated questions where the source does not."""
+    """Mark repeated questions if the source does not."""
     rows = list(records)
     counts = Counter(_content(row) for _, row in rows)
     for where, row in rows:
@@ -345,11 +345,11 @@ _LETTER = re.compile(r"(?<![\w'])[A-J](?![\w'])")
 
 
 def answer_letter(text: str) -> str | None:
-    """The option a response chooses, or None if it names none.
+    """Return the option that a response chooses, or None.
 
-    In this order, as the benchmark's own script does: the first "answer is (X)", since base
-    models run on into questions of their own; else the first "Answer: X"; else the last
-    capital A to J that stands alone, so that a stray "I" may count as option I.
+    In this order, as in the benchmark's own script: the first "answer is (X)", as base models
+    continue with questions of their own; else the first "Answer: X"; else the last single capital A
+    to J, so the word "I" may count as option I.
     """
     for pattern in _PATTERNS:
         if found := pattern.search(text):
@@ -365,19 +365,19 @@ def mmlu_pro_match(
     pred_name: str | None = None,
     pred_trace: Any = None,
 ) -> float:
-    """1.0 if the letter of `prediction.answer` is `example.answer`, else 0.0; none is wrong.
+    """Return 1.0 if the letter of `prediction.answer` is `example.answer`, else 0.0; none is wrong.
 
-    A response without a letter scores 0; the benchmark's own script guesses at random there.
+    A response without a letter scores 0; the benchmark's own script guesses at random instead.
 
     Args:
         example: Has a field `answer`, a letter A to J.
-        prediction: Has a field `answer`; None and other types count as their text.
-        trace: Not read; here for DSPy's optimizers, like the two below.
-        pred_name: Not read.
-        pred_trace: Not read.
+        prediction: Has a field `answer`; None and other types are converted to text.
+        trace: Not used; present for DSPy's optimizers, like the next two.
+        pred_name: Not used.
+        pred_trace: Not used.
 
     Raises:
-        MetricError: The right answer is no letter A to J.
+        MetricError: If the right answer is not a letter A to J.
     """
     if not re.fullmatch("[A-J]", str(example.answer)):
         raise MetricError(f"The right answer must be a letter A to J, but is {example.answer!r}.")

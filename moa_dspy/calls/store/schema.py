@@ -336,8 +336,8 @@ class Recording:
     """Calls by key, read from a file or written to one.
 
     Keys are computed from the content when the file is read, so an altered row can only answer the
-    altered request. The file does not hold the time and attempt of a call; they are read as 0.0 and
-    1. All calls are in memory during reading and writing.
+    altered request. The file does not hold the time and attempt of a call; they are 0.0 and 1
+    there. All calls are in memory during reading and writing.
 
     Raises:
         StoreError: If the file is missing or is not a recording.

@@ -32,7 +32,9 @@ def optimize(
         str | None,
         typer.Option(help="URL of a database that workers share; default: files in the folder."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with this folder's run.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run of this folder.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only check, as `moa-dspy check` does.")
@@ -128,7 +130,7 @@ def check(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Check a study and foretell what it takes; free, and nothing is written.
+    """Check a study and estimate its calls, cost and time; free, and nothing is written.
 
     Exit code 2 if it cannot run: a fault in the file, a budget that reaches no verdict, or, with
     --probe, an agent that does not answer.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from moa_dspy.cli.serve import PoolOption, agents_file, agents_of_run
+from moa_dspy.cli.serve import agents_file, agents_of_run
 from moa_dspy.errors import StudyError
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", help="Folders of runs.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Put finished runs beside each other: picks, test scores, verdicts and costs.
+    """Compare finished runs: picks, test scores, verdicts and costs.
 
     The scores of runs on different questions or metrics cannot be compared, and no run is
     tested against another here.
@@ -174,7 +174,9 @@ def pick(
     number: Annotated[
         int | None, typer.Argument(metavar="[N]", help="Of the front; without it, the list.")
     ] = None,
-    pool: PoolOption = None,
+    pool: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Agents (TOML); default: those of the run.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The file to write; default: program-N.json in RUN.")
     ] = None,

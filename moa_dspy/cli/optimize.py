@@ -262,8 +262,8 @@ def _show(result: StudyResult, folder: Path) -> None:
     _print(Report(result))
     for name in RUN_FILES:
         typer.echo(f"wrote {folder / name}")
-    if agents_of_run(folder) is not None:
-        typer.echo(f'next: moa-dspy ask {folder} "..."{pool_option(folder)} (or chat, serve)')
+    if (agents := agents_of_run(folder)) is not None:
+        typer.echo(f'next: moa-dspy ask {folder} "..."{pool_option(agents)} (or chat, serve)')
 
 
 def _print(shown: Any) -> None:

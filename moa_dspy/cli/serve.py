@@ -56,7 +56,7 @@ def agents_file(pool: str | None, *programs: Path | str) -> Path:
     local = POOLS / "local.toml"
     for program in programs:
         file = agents_of_run(Path(program))
-        if file is not None and file != local.resolve():
+        if file is not None and not _is_local(file):
             is_gone = "" if file.is_file() else ", which is gone"
             raise PoolError(
                 "`--pool` must name the file with the agents, for a program does not choose whom "
@@ -73,11 +73,13 @@ def _shown(file: Path) -> str:
     return str(file.relative_to(here) if file.is_relative_to(here) else file)
 
 
-def pool_option(folder: Path) -> str:
-    """Return the option for the pool of the run in a folder; empty for ``local``."""
-    file = agents_of_run(folder)
-    is_local = file is None or file == (POOLS / "local.toml").resolve()
-    return "" if file is None or is_local else f" --pool {shlex.quote(_shown(file))}"
+def _is_local(file: Path) -> bool:
+    return file == (POOLS / "local.toml").resolve()
+
+
+def pool_option(file: Path) -> str:
+    """Return the option that names a run's file of agents; empty for the pool ``local``."""
+    return "" if _is_local(file) else f" --pool {shlex.quote(_shown(file))}"
 
 
 def program_file(program: Path) -> Path:

@@ -85,20 +85,35 @@ def score_of(value: Any) -> float:
 
 def _arity(metric: Any) -> int:
     wanted = "`metric` must be a function of (example, prediction) with more arguments optional"
-    if not callable(metric):
-        hint = " (by name they are in moa_dspy.data.METRICS)" if isinstance(metric, str) else ""
-        raise StudyError(f"{wanted}{hint}, but got {shown_value(metric)}.")
+    if isinstance(metric, str):
+        wanted += " (by name they are in moa_dspy.data.METRICS)"
+    return arity_of(metric, wanted, most=_MOST)
+
+
+def arity_of(function: Any, wanted: str, *, most: int) -> int:
+    """Return with how many arguments a function can be called: 2 to ``most``, as many as it takes.
+
+    Args:
+        function: The function that was given.
+        wanted: Beginning of the error: the option, and what it must be.
+        most: Maximum number of arguments.
+
+    Raises:
+        StudyError: If it is no function, or cannot be called with two arguments.
+    """
+    if not callable(function):
+        raise StudyError(f"{wanted}, but got {shown_value(function)}.")
     try:
-        signature = inspect.signature(metric)
+        signature = inspect.signature(function)
     except ValueError:
         return 2  # a builtin without a signature
-    for count in range(_MOST, 1, -1):
+    for count in range(most, 1, -1):
         try:
             signature.bind(*[None] * count)
         except TypeError:
             continue
         return count
-    name = getattr(metric, "__name__", type(metric).__name__)
+    name = getattr(function, "__name__", type(function).__name__)
     raise StudyError(f"{wanted}, but {name} has the signature {signature}.")
 
 

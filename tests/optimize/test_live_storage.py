@@ -170,8 +170,7 @@ def test_a_finished_trial_outlives_a_process_that_is_killed(tmp_path: Path) -> N
     code = """
 import os, signal, sys
 from moa_dspy.optimize.objectives import ScoreObjective
-from moa_dspy.optimize.storage import make_study
-from moa_dspy.optimize.storage import LiveStorage
+from moa_dspy.optimize.storage import LiveStorage, make_study
 study = make_study([ScoreObjective()], seed=0, storage=LiveStorage(sys.argv[1], "mine"))
 for _ in range(3):
     trial = study.ask()

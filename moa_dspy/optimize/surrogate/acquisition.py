@@ -221,13 +221,16 @@ class Acquisition:
         known: Collection[Architecture],
         rng: random.Random,
     ) -> Architecture | None:
-        """Return the draw that takes the fewest new calls, while scores cannot be predicted.
+        """Return a random draw, while scores cannot be predicted.
 
-        Ties go to the first draw, and not to the lower price, which predicts no score.
+        A draw is as likely as one over one more than its new calls: what is expected per call if
+        all gains are equally likely. The draw of fewest calls alone would use up the trials on
+        votes of the same answers, and the model would never see another kind of architecture.
         """
         drawn = self._candidates((), rng, n_drawn=self._n_drawn(len(measured)))
         new = [one for one in drawn if one not in known]
-        return new[int(self._new_calls(measured, new).argmin())] if new else None
+        shares = 1 / (1 + self._new_calls(measured, new))
+        return rng.choices(new, shares.tolist())[0] if new else None
 
     def _drawn(
         self,

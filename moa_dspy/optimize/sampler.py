@@ -88,7 +88,7 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
     These are the two criteria by which the Mixture-of-Agents paper (arXiv:2406.04692, 2.2)
     selects models. A surrogate model learns from the trials of the study what each is worth;
     the architecture with the highest expected improvement per new call is proposed, or, while the
-    model predicts no better than a mean, a random one that takes few new calls. Single
+    model predicts no better than a mean, a random one, by turns one of few new calls. Single
     agents come first: their scores are the performance. None is proposed twice while the space
     has others, those of running trials included. The default of ``ModelSearch``, and of use
     in any study whose objective calls ``space.suggest(trial)``:

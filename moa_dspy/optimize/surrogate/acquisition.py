@@ -144,7 +144,7 @@ class Acquisition:
     """Proposes by expected improvement per call (Jones et al. 1998; Snoek et al. 2012, 3.2).
 
     While the model's leave-one-out predictions of measured mixtures are no better than the mean
-    of the other mixtures, the random draw that takes the fewest new calls is proposed.
+    of the other mixtures, a random draw is proposed, every other time the one of fewest new calls.
 
     Args:
         space: The architectures that may be proposed.
@@ -223,14 +223,17 @@ class Acquisition:
     ) -> Architecture | None:
         """Return a random draw, while scores cannot be predicted.
 
-        A draw is as likely as one over one more than its new calls: what is expected per call if
-        all gains are equally likely. The draw of fewest calls alone would use up the trials on
-        votes of the same answers, and the model would never see another kind of architecture.
+        By turns it is the draw that takes the fewest new calls, and any, as likely as one over one
+        more than its new calls. The cheapest alone would be votes of the same answers for as long
+        as there are any, and the model would see no other kind of architecture. Ties go to the
+        first draw, and not to the lower price, which predicts no score.
         """
         drawn = self._candidates((), rng, n_drawn=self._n_drawn(len(measured)))
         new = [one for one in drawn if one not in known]
-        shares = 1 / (1 + self._new_calls(measured, new))
-        return rng.choices(new, shares.tolist())[0] if new else None
+        calls = self._new_calls(measured, new)
+        if not new or len(measured) % 2:
+            return new[int(calls.argmin())] if new else None
+        return rng.choices(new, (1 / (1 + calls)).tolist())[0]
 
     def _drawn(
         self,

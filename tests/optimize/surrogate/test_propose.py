@@ -143,20 +143,23 @@ def test_a_price_keeps_the_search_to_what_is_cheap() -> None:
     assert sum(one.calls for one in cheap) < sum(one.calls for one in dear)
 
 
-def test_where_the_model_predicts_nothing_few_new_calls_are_taken() -> None:
+def test_where_the_model_predicts_nothing_every_other_draw_takes_the_fewest_new_calls() -> None:
     space = SearchSpace(NAMES, combines=("synthesize", "vote"), max_depth=1, max_width=3)
     singles = [Architecture.single(name) for name in NAMES]
     mixtures = [one for one in (space.draw(random.Random(n)) for n in range(60)) if one.layers]
     known = [*singles, *dict.fromkeys(one for one in mixtures if one.combine == "synthesize")]
-    rng, blind = np.random.default_rng(0), 0
-    for _ in range(10):
+    rng = np.random.default_rng(0)
+    combines: dict[bool, list[str]] = {True: [], False: []}
+    for seed in range(40):
+        some = known[: len(known) - seed % 2]
         # A score of its own for each, whoever sits where.
-        scores = rng.normal(0.5, 0.1, (len(known), 1)) + rng.normal(0, 0.01, (len(known), N_ROWS))
-        model = SurrogateModel(kernels(), known, scores)
-        if not model.beats_mean(range(len(singles), len(known))):
-            proposed = proposer(space=space).propose(known, scores)
-            # Votes of what the single agents said ask nothing; most draws that are left ask one.
+        scores = rng.normal(0.5, 0.1, (len(some), 1)) + rng.normal(0, 0.01, (len(some), N_ROWS))
+        model = SurrogateModel(kernels(), some, scores)
+        if not model.beats_mean(range(len(singles), len(some))):
+            proposed = proposer(seed, space=space).propose(some, scores)
             assert proposed is not None
-            assert proposed.combine == "vote"
-            blind += 1
-    assert blind > 5
+            combines[len(some) % 2 == 1].append(proposed.combine)
+    # Votes of the single agents' answers take no new call; most other draws take one.
+    assert len(combines[True]) > 5
+    assert set(combines[True]) == {"vote"}
+    assert set(combines[False]) == {"vote", "synthesize"}

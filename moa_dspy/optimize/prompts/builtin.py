@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Final
 
 import dspy
@@ -13,11 +14,10 @@ from dspy.teleprompt import Teleprompter
 from dspy.teleprompt.gepa import InstructionProposer
 
 from moa_dspy.calls.timeout import in_threads
-from moa_dspy.errors import DataError, StudyError
-from moa_dspy.optimize.evaluate import Student
+from moa_dspy.errors import StudyError
 from moa_dspy.optimize.metric import CheckedMetric, score_of
 from moa_dspy.optimize.prompts.feedback import BEST, RIGHT, ReferenceFeedback, StoredRow
-from moa_dspy.optimize.prompts.options import PromptOptions, check_optimizer
+from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.prompts.prompt import Prompt
 from moa_dspy.pool import Pool
 from moa_dspy.references import count_tokens
@@ -67,13 +67,10 @@ class TryPrompts(Teleprompter):
         return best
 
     def _mean(self, program: Any, rows: Sequence[dspy.Example]) -> float:
-        metric = CheckedMetric(self.metric)
-
         def score(row: dspy.Example) -> float:
-            return metric.score(row, program(**row.inputs()))
+            return CheckedMetric(self.metric).score(row, program(**row.inputs()))
 
-        scores: list[float] = in_threads(score, rows, num_threads=self.num_threads)
-        return sum(scores) / len(scores)
+        return fmean(in_threads(score, rows, num_threads=self.num_threads))
 
 
 def _with_prompt(student: Any, text: str) -> Any:
@@ -286,31 +283,3 @@ OPTIMIZERS: Final[dict[str, Callable[[OptimizerParts], MadeOptimizer]]] = {
     "try": _try,
 }
 """Names that a study may use for an optimizer."""
-
-
-def check_tuning(
-    options: PromptOptions, program: Any, pool: Pool, rows: Sequence[dspy.Example]
-) -> None:
-    """Refuse what cannot be tuned, before any call.
-
-    Args:
-        options: Of the study.
-        program: To be searched.
-        pool: Has the agent that writes prompts.
-        rows: Train rows, which share nothing with val and test.
-
-    Raises:
-        StudyError: If the optimizer does not fit, or has no LM to write with.
-        PoolError: If the pool lacks ``proposer_agent``.
-        DataError: If there is no train row.
-    """
-    if options.proposer_agent is not None:
-        pool[options.proposer_agent]
-    if options.optimizer is None:
-        return
-    if not rows:
-        raise DataError("`trainset` must have at least one row: prompts are tuned on it.")
-    optimizer, compile_options = OptimizerParts(options, pool, len(rows)).make()
-    student = Student.of(program)
-    is_alone = student.program is student.mixture
-    check_optimizer(optimizer, compile_options, n_rows=len(rows), is_alone=is_alone)

@@ -10,13 +10,13 @@ import dspy
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.data.splits import with_ids
-from moa_dspy.errors import BudgetReachedError, LayerFailedError, StudyError
+from moa_dspy.errors import BudgetReachedError, DataError, LayerFailedError, StudyError
 from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.metric import CheckedMetric, scores
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.prompts.builtin import OptimizerParts, check_tuning
-from moa_dspy.optimize.prompts.options import PromptOptions, name_of
+from moa_dspy.optimize.prompts.builtin import OptimizerParts
+from moa_dspy.optimize.prompts.options import PromptOptions, check_optimizer, name_of
 from moa_dspy.optimize.prompts.prompt import Candidate, PromptRegistry
 from moa_dspy.optimize.prompts.student import Target
 from moa_dspy.optimize.prompts.tuning import WRITING, PromptComparison, PromptTuning
@@ -67,21 +67,32 @@ def with_prompts(
     Args:
         options: Of the search.
         program: To be searched.
-        rows: Train rows.
+        rows: Train rows, which share nothing with val and test.
 
     Raises:
-        StudyError: If anything does not fit, before any call; see ``check_tuning``.
+        StudyError: If anything does not fit, before any call.
+        PoolError: If the pool lacks ``proposer_agent``.
+        DataError: If prompts are to be tuned and there is no train row.
     """
-    if options.prompts is None:
+    prompts, pool = options.prompts, options.pool
+    if prompts is None:
         if options.space.prompts:
             raise StudyError(
                 "`space.prompts` names prompts, but their texts are in `prompts`: give the search "
                 "a `PromptOptions`."
             )
         return options, None
-    check_tuning(options.prompts, program, options.pool, rows)
-    registry = options.prompts.make_registry(Student.of(program).mixture)
-    return replace(options, space=options.prompts.space(options.space, registry)), registry
+    student = Student.of(program)
+    if prompts.proposer_agent is not None:
+        pool[prompts.proposer_agent]
+    if prompts.optimizer is not None:
+        if not rows:
+            raise DataError("`trainset` must have at least one row: prompts are tuned on it.")
+        optimizer, compile_options = OptimizerParts(prompts, pool, len(rows)).make()
+        is_alone = student.program is student.mixture
+        check_optimizer(optimizer, compile_options, n_rows=len(rows), is_alone=is_alone)
+    registry = prompts.make_registry(student.mixture)
+    return replace(options, space=prompts.space(options.space, registry)), registry
 
 
 @dataclass(slots=True)

@@ -86,8 +86,7 @@ def optimize_aggregator(
     target, options = Target.of(program, layer), dict(compile_options or {})
     checked = CheckedMetric.of(_metric(metric, optimizer))
     rows = _splits(trainset, valset, testset)
-    n_rows, is_alone = len(rows["trainset"]), target.is_alone
-    check_optimizer(optimizer, options, n_rows=n_rows, is_alone=is_alone)
+    check_optimizer(optimizer, options, n_rows=len(rows["trainset"]), is_alone=target.is_alone)
     tuning = PromptTuning(target, checked, NodeCache(), num_threads, tuning_share, seed)
     found = tuning.run(optimizer, rows["trainset"], options)
     origin = {"optimizer": name_of(optimizer), "settings": _settings(optimizer, options)}

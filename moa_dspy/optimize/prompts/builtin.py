@@ -55,7 +55,9 @@ class TryPrompts(Teleprompter):
     ) -> Any:
         """Return the student with the best prompt, and all of them as ``candidate_programs``."""
         rows = [*trainset, *(valset or ())]
-        tried = [student, *(_with_prompt(student, text) for text in self.prompts)]
+        tried = [student, *(student.deepcopy() for _ in self.prompts)]
+        for text, program in zip(self.prompts, tried[1:], strict=True):
+            Prompt.above(text, program).put_into(program)
         found = [
             {"score": self._mean(program, rows), "program": program, "prompt": number}
             for number, program in enumerate(tried)
@@ -71,12 +73,6 @@ class TryPrompts(Teleprompter):
             return CheckedMetric(self.metric).score(row, program(**row.inputs()))
 
         return fmean(in_threads(score, rows, num_threads=self.num_threads))
-
-
-def _with_prompt(student: Any, text: str) -> Any:
-    made = student.deepcopy()
-    Prompt.above(text, made).put_into(made)
-    return made
 
 
 class ReferenceDemos(Teleprompter):
@@ -122,15 +118,21 @@ class ReferenceDemos(Teleprompter):
         rows = list(self.metric.rows.values())
         found = in_threads(lambda row: self._demo(row, student), rows, num_threads=8)
         best_first = sorted((demo for demo in found if demo), key=lambda demo: demo[0])
+        kept, left = list[dict[str, Any]](), self.token_budget
+        for _, demo in best_first:
+            tokens = count_tokens(json.dumps(demo, ensure_ascii=False, default=str))
+            if len(kept) < self.n and tokens <= left:
+                kept.append(demo)
+                left -= tokens
         made = student.deepcopy()
         for predictor in made.predictors():
-            predictor.demos = self._within([demo for _, demo in best_first])
+            predictor.demos = [*kept]
         return made
 
     def _demo(self, found: StoredRow, student: Any) -> tuple[Any, dict[str, Any]] | None:
         """Return the demo of a row with its place in the order; None if the row does not serve."""
         feedback, signature = self.metric, student.predictors()[0].signature
-        worth = feedback.reference_scores(found) if not found.failure else ()
+        worth = feedback.reference_scores(found)
         wrong = sum(score < RIGHT for score in worth)
         if not wrong:
             return None
@@ -143,16 +145,6 @@ class ReferenceDemos(Teleprompter):
             made = made.copy(**answer)
         kept = {name: made[name] for name in signature.fields if name in made}
         return (int(wrong == len(worth)), -wrong, found.number), kept
-
-    def _within(self, demos: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        kept: list[dict[str, Any]] = []
-        left = self.token_budget
-        for demo in demos:
-            tokens = count_tokens(json.dumps(demo, ensure_ascii=False, default=str))
-            if len(kept) < self.n and tokens <= left:
-                kept.append(demo)
-                left -= tokens
-        return kept
 
 
 @dataclass(frozen=True, slots=True)

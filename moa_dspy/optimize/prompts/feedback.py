@@ -67,16 +67,13 @@ def place_of_row(inputs: Mapping[str, Any]) -> object:
 
 
 class NoAnswer(dspy.Prediction):
-    """An empty prediction: the aggregator failed, for the reason given."""
+    """An empty prediction, as the aggregator failed: ``reason`` has error type and message."""
+
+    reason = ""  # declared here, it is no field of the prediction
 
     def __init__(self, reason: str = "") -> None:
         super().__init__()
-        self._reason = reason
-
-    @property
-    def reason(self) -> str:
-        """Error type and message."""
-        return self._reason
+        self.reason = reason
 
 
 @dataclass(slots=True)

@@ -131,14 +131,12 @@ class JointSearch:
         """Number of times that prompts are tuned."""
         return 0 if self.options is None or self.options.optimizer is None else self.options.rounds
 
-    @property
-    def part(self) -> float:
-        """Part of trials and budget that may be used for composing now, in (0, 1]."""
-        return 1.0 if self.options is None else self.options.part(self.n_tuned)
+    def part(self, ahead: float = 0.0) -> float:
+        """Return the part of trials and budget that may be used for composing now, in (0, 1].
 
-    def tuning_part(self, number: int) -> float:
-        """Return the part of the budget that may be used until round ``number`` ends its tuning."""
-        return 1.0 if self.options is None else self.options.part(number - 0.5)
+        Until the next round ends its tuning, which is 0.5 ``ahead``, it is more.
+        """
+        return 1.0 if self.options is None else self.options.part(self.n_tuned + ahead)
 
     def tune(self, records: Mapping[Architecture, TrialRecord], number: int) -> list[Architecture]:
         """Tune prompts for the ``number``-th time; return the mixtures to measure with them.
@@ -257,14 +255,13 @@ class JointSearch:
 def _best(records: Mapping[Architecture, TrialRecord]) -> list[Architecture]:
     """Return the compositions, best first, each with the best of its prompts so far."""
     scored = {
-        architecture: record.score
-        for architecture, record in records.items()
-        if architecture.layers and architecture.combine == "synthesize"
-        if not record.is_stopped_early
+        key: record.score
+        for key, record in records.items()
+        if key.layers and key.combine == "synthesize" and not record.is_stopped_early
     }
     best: dict[Architecture, Architecture] = {}
     # The sort is stable: of equals the one that was measured first.
-    for architecture in sorted(scored, key=lambda architecture: -scored[architecture]):
+    for architecture in sorted(scored, key=lambda key: -scored[key]):
         best.setdefault(replace(architecture, prompt=None), architecture)
     return list(best.values())
 

@@ -16,7 +16,13 @@ from moa_dspy.errors import ArchitectureError, DataError, LayerFailedError, Stud
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.evaluate import Student, mixtures_of
 from moa_dspy.optimize.nodes import MeasuredProgram, NodeCache, NodeRunner
-from moa_dspy.optimize.prompts.feedback import NoAnswer, Stop, StoredRow, StoredRows, place_of_row
+from moa_dspy.optimize.prompts.feedback import (
+    NoAnswer,
+    ReferenceFeedback,
+    StoredRow,
+    StoredRows,
+    place_of_row,
+)
 from moa_dspy.optimize.prompts.prompt import Prompt
 from moa_dspy.prediction import Question, Response
 from moa_dspy.seats import Seats, without_lms
@@ -29,14 +35,12 @@ class Target:
 
     Attributes:
         student: The program and its mixture.
-        depth: Number of layers that these seats read.
         modules: The modules in the seats; all have the same prompt.
         readers: For every different agent in the seats, the mixture of these layers with the agent
             as aggregator.
     """
 
     student: Student
-    depth: int
     modules: tuple[Any, ...]
     readers: tuple[MixtureOfAgents, ...]
 
@@ -56,13 +60,13 @@ class Target:
         _check_reads(architecture, layer)
         if layer is None:
             reader = _reader(mixture, architecture, mixture.aggregator)
-            return cls(student, architecture.depth, (mixture.aggregator,), (reader,))
+            return cls(student, (mixture.aggregator,), (reader,))
         before, names = architecture.layers[: layer - 1], architecture.layers[layer - 1]
         modules = tuple(mixture.layers[layer - 1].proposers)
         # As aggregator of the layers before it, a reader gets the same messages.
         alone = [Architecture(before, name) for name in dict.fromkeys(names)]
         readers = tuple(_reader(mixture, architecture, modules[0]) for architecture in alone)
-        return cls(student, layer - 1, modules, readers)
+        return cls(student, modules, readers)
 
     @property
     def mixture(self) -> MixtureOfAgents:
@@ -78,7 +82,8 @@ class Target:
         """Return a copy of the program with another prompt in these seats; None is their own."""
         made: MixtureOfAgents = self.mixture.deepcopy()
         is_last = self.modules[0] is self.mixture.aggregator
-        modules = [made.aggregator] if is_last else made.layers[self.depth].proposers
+        n_before = self.readers[0].architecture.depth
+        modules = [made.aggregator] if is_last else made.layers[n_before].proposers
         if prompt is not None:
             for module in modules:
                 prompt.put_into(module)
@@ -168,16 +173,17 @@ def measured_references(
         if type(place) is object:
             raise DataError(f"The inputs of row {row.id!r} must be JSON or pydantic values.")
     program = MeasuredProgram(target.student, target.readers[0])
+    architecture = program.mixture.architecture
 
     def read(numbered: tuple[int, dspy.Example]) -> StoredRow:
         number, row = numbered
-        runner, failure = _ReferenceRunner(cache, row.id, depth=target.depth), None
+        runner, failure = _ReferenceRunner(cache, row.id, depth=architecture.depth), None
         with call_scope(example=row.id):
             try:
                 program.answer(row.inputs().toDict(), runner)
             except LayerFailedError as error:
                 failure = str(error)
-        return runner.stored(row, number, program.mixture.architecture.reading, failure)
+        return runner.stored(row, number, architecture.reading, failure)
 
     found = in_threads(read, list(enumerate(rows)), num_threads=num_threads)
     return dict(zip(places, found, strict=True))
@@ -189,16 +195,14 @@ class ReferenceReader:
 
     Attributes:
         target: The seats whose prompt is tuned.
-        rows: The rows with their references.
+        feedback: Has the rows with their references, and keeps the error that ends the tuning.
         cache: Has the responses of the layers before.
-        stop: Keeps the first error that ends the tuning.
         scope: The caller's scope, for threads of the optimizer, which copy no context.
     """
 
     target: Target
-    rows: StoredRows
+    feedback: ReferenceFeedback
     cache: NodeCache
-    stop: Stop = field(default_factory=Stop)
     scope: CallScope = field(default_factory=current_scope)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ReferenceReader:
@@ -211,10 +215,13 @@ class ReferenceReader:
             MoaError: If a call cannot be made: budget, replay, store; and at every call after that.
             StudyError: If the references of this row are not stored.
         """
-        with self.stop.watched(), entered(self.scope):
-            found = self.rows.get(place_of_row(inputs))
+        with self.feedback.stop.watched(), entered(self.scope):
+            found = self.feedback.rows.get(place_of_row(inputs))
             if found is None:
-                raise StudyError("The student answers only rows whose references are stored.")
+                raise StudyError(
+                    "An optimizer must ask its student about the rows that it was given, whose "
+                    "references are stored, but asked about another one."
+                )
             # Several readers take turns.
             mixture = copy.copy(self.target.readers[found.number % len(self.target.readers)])
             mixture.aggregator = module

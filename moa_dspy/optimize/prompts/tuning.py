@@ -236,16 +236,10 @@ class PromptTuning:
             StudyError: If the optimizer itself raises, or returns another program.
         """
         stored = self.references(rows)
-        reading = ReferenceReader(self.target, stored, self.cache)
-        mixture = self.target.mixture
-        feedback = ReferenceFeedback(
-            self.metric,
-            stored,
-            tuple(mixture.signature.output_fields),
-            mixture.normalise,
-            self.target.is_alone,
-            reading.stop,
-        )
+        mixture, is_alone = self.target.mixture, self.target.is_alone
+        outputs = tuple(mixture.signature.output_fields)
+        feedback = ReferenceFeedback(self.metric, stored, outputs, mixture.normalise, is_alone)
+        reading = ReferenceReader(self.target, feedback, self.cache)
         signature = self.target.modules[0].predictors()[0].signature
         readable = [found for found in stored.values() if found.failure is None]
         if not readable:
@@ -270,14 +264,14 @@ class PromptTuning:
             with _surroundings(optimizer, student), _prompting(self.cache):
                 made = optimizer.compile(student, **given)
         except Exception as error:
-            reading.stop.check()
+            reading.feedback.stop.check()
             if isinstance(error, MoaError):
                 raise
             raise StudyError(
                 f"{name_of(optimizer)} raised {type(error).__name__}: {error}"
             ) from error
         # An optimizer may have handled the error as a bad score.
-        reading.stop.check()
+        reading.feedback.stop.check()
         if not isinstance(made, AggregatorStudent):
             raise StudyError(
                 f"{name_of(optimizer)} must return the program that it was given, with other "

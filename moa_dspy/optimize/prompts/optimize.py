@@ -89,20 +89,18 @@ def optimize_aggregator(
     check_optimizer(optimizer, options, n_rows=len(rows["trainset"]), is_alone=target.is_alone)
     tuning = PromptTuning(target, checked, NodeCache(), num_threads, tuning_share, seed)
     found = tuning.run(optimizer, rows["trainset"], options)
-    origin = {"optimizer": name_of(optimizer), "settings": _settings(optimizer, options)}
-    return _tested(tuning, found, rows, alpha, min_gain, layer=layer, **origin)
+    test = partial(tuning.compared, found.prompt, alpha=alpha, min_gain=min_gain)
+    return _tested(tuning, found, rows, test, layer=layer, **_origin(optimizer, options))
 
 
 def _tested(
     tuning: PromptTuning,
     found: TunedPrompt,
     rows: Mapping[str, Sequence[dspy.Example]],
-    alpha: float,
-    min_gain: float,
+    compared: Callable[..., PromptComparison],
     **origin: Any,
 ) -> PromptResult:
     """Accept the new prompt by val alone, before a test row is read; then measure on test."""
-    compared = partial(tuning.compared, found.prompt, alpha=alpha, min_gain=min_gain)
     val = compared(rows["valset"], stage="validation")
     return PromptResult(
         program=tuning.target.with_prompt(found.prompt if val.is_proven else None).program,
@@ -149,16 +147,17 @@ def _check_numbers(tuning_share: float, alpha: float, min_gain: float, num_threa
         )
 
 
-def _settings(optimizer: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is plain; an LM, a key or a folder is left out."""
+def _origin(optimizer: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the optimizer's name and plain settings; an LM, a key or a folder is left out."""
     private = ("key", "secret", "token", "password", "dir")
-    return {
+    settings = {
         name: value
         for name, value in {**vars(optimizer), **options}.items()
         if isinstance(value, bool | int | float | str)
         and not name.startswith("_")
         and not name.endswith(private)
     }
+    return {"optimizer": name_of(optimizer), "settings": settings}
 
 
 @dataclass(frozen=True, slots=True)

@@ -261,16 +261,9 @@ class AggregatorStudent(dspy.Module):
         return made
 
 
-def make_student(reading: ReferenceReader, *, with_lm: bool = False) -> AggregatorStudent:
-    """Return a student with the target's own prompt; the mixture's modules are not changed.
-
-    Args:
-        reading: Asks the agents.
-        with_lm: Whether its predictors have the agent's LM, which BetterTogether needs.
-    """
+def make_student(reading: ReferenceReader) -> AggregatorStudent:
+    """Return a student with the target's own prompt; the mixture's modules are not changed."""
     module = reading.target.modules[0]
     lms = [predictor.lm for predictor in module.predictors() if predictor.lm is not None]
     student: AggregatorStudent = AggregatorStudent(without_lms(module, lms), reading).deepcopy()
-    if with_lm:
-        student.set_lm(student.get_lm())
     return student

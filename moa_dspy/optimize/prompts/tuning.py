@@ -196,19 +196,13 @@ class PromptTuning:
         return measured_references(self.target, rows, self.cache, num_threads=self.num_threads)
 
     def compared(
-        self,
-        prompt: Prompt,
-        rows: Sequence[dspy.Example],
-        *,
-        stage: str,
-        alpha: float,
-        min_gain: float,
+        self, prompt: Prompt, rows: Sequence[dspy.Example], *, stage: str, **test: float
     ) -> PromptComparison:
-        """Measure the seats' own prompt and another one on rows; see ``PromptComparison.of``."""
+        """Measure the seats' own prompt and another; ``test`` is as for ``PromptComparison.of``."""
         self.references(rows)
         self.cache.table.stage = stage
         before, after = (self._scores(tried, rows) for tried in (None, prompt))
-        found = PromptComparison.of(before, after, alpha=alpha, min_gain=min_gain)
+        found = PromptComparison.of(before, after, **test)
         is_same = prompt.key == Prompt.of(self.target.modules[0]).key
         # No number of rows would tell a prompt from itself.
         return replace(found, n_more=0) if is_same else found
@@ -258,7 +252,9 @@ class PromptTuning:
         examples: Sequence[dspy.Example],
         options: Mapping[str, Any],
     ) -> AggregatorStudent:
-        student = make_student(reading, with_lm=isinstance(optimizer, tp.BetterTogether))
+        student = make_student(reading)
+        if isinstance(optimizer, tp.BetterTogether):
+            student.set_lm(student.get_lm())  # it takes no program without an LM
         given = self._arguments(optimizer, examples, options)
         try:
             with _surroundings(optimizer, student), _prompting(self.cache):

@@ -101,6 +101,13 @@ def test_the_others_need_none(name: str) -> None:
     assert sum(world.log.counts.values()) == 0
 
 
+def test_an_optimizer_by_name_takes_any_metric() -> None:
+    # GEPA takes metrics of five arguments only; it is given one that calls the user's.
+    world, options = make_world(), PromptOptions(optimizer="gepa", proposer_agent="d")
+    search = ModelSearch(lambda row, said: 1.0, world.pool, prompts=options)
+    with_prompts(search.options, mixture(world), TRAIN)
+
+
 def from_table(**table: Any) -> PromptOptions:
     task = {"signature": "question -> answer", "metric": "answer_match"}
     content = {"name": "t", "task": task, "data": {"path": "x", "inputs": ["question"]}}

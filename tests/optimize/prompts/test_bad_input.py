@@ -80,6 +80,7 @@ def test_what_is_no_optimizer_of_prompts_is_refused() -> None:
         ("exact", "must be a function of .*, but got 'exact'"),
         (lambda example: 1.0, r"but <lambda> has the signature \(example\)"),
         (lambda *, gold, pred: 1.0, r"has the signature \(\*, gold, pred\)"),
+        (lambda row, said, trace: 1.0, r"has the signature \(row, said, trace\)"),
         (lambda a, b, c, d, e, f: 1.0, r"has the signature \(a, b, c, d, e, f\)"),
     ],
 )

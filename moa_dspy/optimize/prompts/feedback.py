@@ -201,12 +201,12 @@ class ReferenceFeedback:
         if not self.judges_references:
             # In a larger program the questions to its mixture are known only while it runs.
             return found.row
+        example: dspy.Example = found.example
         if BEST in signature.output_fields and BEST not in self.outputs:
-            for number, worth in enumerate(self.reference_scores(found), start=1):
-                if worth >= RIGHT:
-                    labelled: dspy.Example = found.example.copy(**{BEST: str(number)})
-                    return labelled
-        return found.example
+            worths = self.reference_scores(found)
+            right = [number for number, worth in enumerate(worths, start=1) if worth >= RIGHT]
+            example = example.copy(**{BEST: str(right[0])}) if right else example
+        return example
 
 
 def _use(mine: Any, answers: Sequence[Any], worths: Sequence[float], score: float) -> Iterator[str]:

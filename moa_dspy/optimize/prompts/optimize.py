@@ -85,7 +85,7 @@ def optimize_aggregator(
     _check_numbers(tuning_share, alpha, min_gain, num_threads)
     target, options = Target.of(program, layer), dict(compile_options or {})
     checked = CheckedMetric.of(_metric(metric, optimizer))
-    rows = _splits(trainset, valset, testset)
+    rows = _splits(trainset=trainset, valset=valset, testset=testset)
     check_optimizer(optimizer, options, n_rows=len(rows["trainset"]), is_alone=target.is_alone)
     tuning = PromptTuning(target, checked, NodeCache(), num_threads, tuning_share, seed)
     found = tuning.run(optimizer, rows["trainset"], options)
@@ -115,17 +115,9 @@ def _tested(
     )
 
 
-def _splits(
-    trainset: Sequence[dspy.Example],
-    valset: Sequence[dspy.Example],
-    testset: Sequence[dspy.Example] | None,
-) -> dict[str, list[dspy.Example]]:
+def _splits(**sets: Sequence[dspy.Example] | None) -> dict[str, list[dspy.Example]]:
     """Return the rows with ids; no id comes twice, and no question is in two sets."""
-    named = {
-        "trainset": with_ids(trainset, "train"),
-        "valset": with_ids(valset, "val"),
-        "testset": with_ids(testset or (), "test"),
-    }
+    named = {name: with_ids(rows or (), name.removesuffix("set")) for name, rows in sets.items()}
     check_disjoint(named, may_be_empty="testset")
     return named
 

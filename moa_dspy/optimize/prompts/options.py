@@ -11,7 +11,7 @@ import dspy
 from dspy import teleprompt as tp
 
 from moa_dspy.errors import StudyError
-from moa_dspy.files import unknown
+from moa_dspy.files import NUMBER, WHOLE, Kinds, check_kinds, unknown
 from moa_dspy.optimize.prompts.prompt import PromptRegistry
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE, AGGREGATION_PROMPTS
@@ -138,13 +138,15 @@ def check_optimizer(
 
 
 def _check_options(optimizer: Any, options: Mapping[str, Any]) -> None:
-    nested = (options.get("optimizer_compile_args") or {}).values()
-    given = [("compile_options", options), *(("optimizer_compile_args", step) for step in nested)]
+    given = [("compile_options", options)]
+    if isinstance(optimizer, tp.BetterTogether):
+        nested = options.get("optimizer_compile_args") or {}
+        given += [("optimizer_compile_args", arguments) for arguments in nested.values()]
     for name, arguments in given:
         if taken := sorted(set(arguments) & set(_STUDENT)):
             raise StudyError(
-                f"`{name}` cannot have {taken[0]!r}: the program and its rows are given here "
-                "(arguments of `optimize_aggregator`, or of the search)."
+                f"`{name}` cannot have {taken[0]!r}: program and rows are given to "
+                "`optimize_aggregator`, or to the search."
             )
     try:
         inspect.signature(optimizer.compile).bind(None, trainset=None, **options)
@@ -231,6 +233,7 @@ class PromptOptions:
     tuning_share: float = 0.5
 
     def __post_init__(self) -> None:
+        check_kinds(self, _KINDS, before="`prompts.", error=StudyError)
         _check_numbers(self)
         for name in self.candidates:
             if name not in AGGREGATION_PROMPTS:
@@ -330,6 +333,14 @@ class PromptOptions:
         return replace(space, prompts=registry.names)
 
 
+_KINDS: Final[Kinds] = {
+    "candidates": (list | tuple, "a list of names"),
+    "texts": (Mapping, "texts by name"),
+    **dict.fromkeys(("rounds", "top", "demos", "n_prompts"), WHOLE),
+    **dict.fromkeys(("share", "tuning_share"), NUMBER),
+}
+
+
 def _check_numbers(options: PromptOptions) -> None:
     for name, least in {"rounds": 1, "top": 1, "n_prompts": 1, "demos": 0}.items():
         if (value := getattr(options, name)) < least:
@@ -340,4 +351,4 @@ def _check_numbers(options: PromptOptions) -> None:
             f"{options.share} and {options.tuning_share}."
         )
     if options.optimizer is None and not options.candidates and not options.texts:
-        raise StudyError("`prompts` must have `candidates`, `texts` or an `optimizer`.")
+        raise StudyError("`prompts` must have `candidates`, `texts` or an `optimizer`; got none.")

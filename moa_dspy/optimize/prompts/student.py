@@ -171,7 +171,10 @@ def measured_references(
     places = [place_of_row(row.inputs().toDict()) for row in rows]
     for row, place in zip(rows, places, strict=True):
         if type(place) is object:
-            raise DataError(f"The inputs of row {row.id!r} must be JSON or pydantic values.")
+            kinds = {name: type(value).__name__ for name, value in row.inputs().items()}
+            raise DataError(
+                f"The inputs of row {row.id!r} must be JSON or pydantic values, but are {kinds}."
+            )
     program = MeasuredProgram(target.student, target.readers[0])
     architecture = program.mixture.architecture
 
@@ -252,9 +255,9 @@ class AggregatorStudent(dspy.Module):
         target = self.reading.target
         return target.mixture.pool.lm(str(target.readers[0].architecture.aggregator))
 
-    def deepcopy(self) -> Any:
+    def deepcopy(self) -> AggregatorStudent:
         """Copy, with signatures of its own: InferRules writes into them."""
-        made: Any = super().deepcopy()
+        made: AggregatorStudent = super().deepcopy()
         for predictor in made.predictors():
             signature = predictor.signature
             predictor.signature = signature.with_instructions(signature.instructions)
@@ -265,5 +268,4 @@ def make_student(reading: ReferenceReader) -> AggregatorStudent:
     """Return a student with the target's own prompt; the mixture's modules are not changed."""
     module = reading.target.modules[0]
     lms = [predictor.lm for predictor in module.predictors() if predictor.lm is not None]
-    student: AggregatorStudent = AggregatorStudent(without_lms(module, lms), reading).deepcopy()
-    return student
+    return AggregatorStudent(without_lms(module, lms), reading).deepcopy()

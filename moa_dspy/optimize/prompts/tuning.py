@@ -166,8 +166,7 @@ class TunedPrompt:
     @property
     def train_score(self) -> float | None:
         """Mean metric on the rows that the optimizer scored by; None if it does not report it."""
-        scores = {candidate.prompt.key: candidate.score for candidate in self.candidates}
-        return scores.get(self.prompt.key)
+        return next((c.score for c in self.candidates if c.prompt.key == self.prompt.key), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,9 @@ TRAIN = rows("train")
         ({"optimizer": "try", "rounds": 0}, r"`prompts.rounds` must be at least 1, but got 0"),
         ({"optimizer": "try", "share": 1.0}, r"`prompts.share` must be in \(0, 1\)"),
         ({"optimizer": "try", "demos": -1}, r"`prompts.demos` must be at least 0, but got -1"),
+        ({"candidates": "paper"}, r"`prompts.candidates` must be a list of names, but got 'paper'"),
+        ({"texts": ["Read."]}, r"`prompts.texts` must be texts by name, but got a list of 1"),
+        ({"optimizer": "try", "top": 1.5}, r"`prompts.top` must be a whole number, but got 1.5"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:

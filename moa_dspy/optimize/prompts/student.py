@@ -259,7 +259,7 @@ class AggregatorStudent(dspy.Module):
         """Copy, with signatures of its own: InferRules writes into them."""
         made: AggregatorStudent = super().deepcopy()
         for predictor in made.predictors():
-            signature = predictor.signature
+            signature: Any = predictor.signature
             predictor.signature = signature.with_instructions(signature.instructions)
         return made
 

@@ -33,7 +33,7 @@ from moa_dspy.optimize.prompts.student import (
 )
 from moa_dspy.winrate import Interval, mean_interval, verdict
 
-ROLES: Final = ("proposers", "aggregator", "prompt_model")
+ROLES: Final[tuple[str, ...]] = ("proposers", "aggregator", "prompt_model")
 STAGES: Final = ("references", "tuning", "validation", "test")
 WRITING: Final = "writing"
 """The part of the stage ``tuning`` that is the prompt model's."""

@@ -33,7 +33,7 @@ from moa_dspy.optimize.prompts.student import (
 )
 from moa_dspy.winrate import Interval, mean_interval, verdict
 
-ROLES: Final[tuple[str, ...]] = ("proposers", "aggregator", "prompt_model")
+ROLES: Final = ("proposers", "aggregator", "prompt_model")
 STAGES: Final = ("references", "tuning", "validation", "test")
 WRITING: Final = "writing"
 """The part of the stage ``tuning`` that is the prompt model's."""
@@ -107,6 +107,7 @@ class PromptComparison:
 
 def calls_by_stage(cache: NodeCache) -> dict[str, dict[str, Counted]]:
     """Return the calls of a cache's agents and of the prompt model by stage and role."""
+    found: dict[str, dict[str, Counted]]
     found = {stage: dict.fromkeys(ROLES, Counted()) for stage in STAGES}
     for (part, _), count in cache.table.counts.items():
         stage = "tuning" if part == WRITING else part

@@ -200,8 +200,8 @@ MadeOptimizer = tuple[Any, dict[str, Any]]
 
 
 def _no_metric(*_: Any) -> float:
-    """Stand in for the metric of the study, which an optimizer is given when it tunes."""
-    raise StudyError("An optimizer that a study names is run by the study only.")
+    """Stand in for the metric of the search, which an optimizer is given when it tunes."""
+    raise StudyError("An optimizer that was made by its name has a metric only within a search.")
 
 
 def _try(parts: OptimizerParts) -> MadeOptimizer:

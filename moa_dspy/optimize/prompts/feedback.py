@@ -69,7 +69,7 @@ def place_of_row(inputs: Mapping[str, Any]) -> object:
 class NoAnswer(dspy.Prediction):
     """An empty prediction, as the aggregator failed: ``reason`` has error type and message."""
 
-    reason = ""  # declared here, it is no field of the prediction
+    reason = ""  # an attribute of the class, so DSPy makes no field of it
 
     def __init__(self, reason: str = "") -> None:
         super().__init__()

@@ -134,7 +134,7 @@ class JointSearch:
     def part(self, ahead: float = 0.0) -> float:
         """Return the part of trials and budget that may be used for composing now, in (0, 1].
 
-        Until the next round ends its tuning, which is 0.5 ``ahead``, it is more.
+        ``ahead`` is in rounds: 0.5 gives the part that may be used until the next tuning ends.
         """
         return 1.0 if self.options is None else self.options.part(self.n_tuned + ahead)
 

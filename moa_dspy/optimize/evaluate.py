@@ -24,30 +24,11 @@ from moa_dspy.prediction import Answer, MixturePrediction
 
 if TYPE_CHECKING:
     from moa_dspy.judges.base import Judgement
+    from moa_dspy.optimize.prompts.prompt import PromptRegistry
 
 MetricFunction: TypeAlias = Callable[..., Any]
 _SOON_SECONDS = 0.05
 """A row that took longer waited for something else, such as a retriever, if calls are stored."""
-
-
-class NamedPrompts(Protocol):
-    """The prompts that an architecture may name; see ``PromptRegistry``."""
-
-    def put_into(self, module: Any, name: str) -> None:
-        """Give the aggregator ``module`` the prompt of this name.
-
-        Raises:
-            StudyError: If there is no such prompt.
-        """
-        ...
-
-    def is_given(self, name: str) -> bool:
-        """True if every process has the prompt from the start; tuned prompts are in this one."""
-        ...
-
-    def canonical(self, architecture: Architecture) -> Architecture:
-        """Return the architecture with the canonical name of its prompt."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +43,10 @@ class Student:
 
     program: Any
     mixture: MixtureOfAgents
-    registry: NamedPrompts | None = None
+    registry: PromptRegistry | None = None
 
     @classmethod
-    def of(cls, program: Any, registry: NamedPrompts | None = None) -> Student:
+    def of(cls, program: Any, registry: PromptRegistry | None = None) -> Student:
         """Find the mixture of ``program``; a ``Student`` is returned as it is.
 
         Raises:
@@ -233,7 +214,7 @@ class Evaluator:
     num_threads: int = 8
     workers: WorkerPool | None = None
     node_cache: NodeCache = field(default_factory=NodeCache)
-    registry: NamedPrompts | None = None
+    registry: PromptRegistry | None = None
     judging: AnswerJudge | None = None
     _outcomes: dict[Architecture, dict[str, Outcome]] = field(default_factory=dict)
     _inputs: dict[str, dict[str, Any]] = field(default_factory=dict)

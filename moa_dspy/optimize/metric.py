@@ -6,6 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, get_args
 
@@ -107,12 +108,13 @@ def arity_of(function: Any, wanted: str, *, most: int) -> int:
         signature = inspect.signature(function)
     except ValueError:
         return 2  # a builtin without a signature
-    for count in range(most, 1, -1):
-        try:
+    fits: list[int] = []
+    for count in range(2, most + 1):
+        with suppress(TypeError):
             signature.bind(*[None] * count)
-        except TypeError:
-            continue
-        return count
+            fits.append(count)
+    if 2 in fits:
+        return fits[-1]
     name = getattr(function, "__name__", type(function).__name__)
     raise StudyError(f"{wanted}, but {name} has the signature {signature}.")
 

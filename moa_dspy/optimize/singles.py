@@ -30,7 +30,7 @@ from moa_dspy.optimize.early_facts import (
     check_decidable,
     early_facts,
 )
-from moa_dspy.optimize.evaluate import Evaluator, NamedPrompts, Student
+from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.forecast import StudyPlan, estimated
 from moa_dspy.optimize.judge_facts import JudgeFacts
 from moa_dspy.optimize.judging import Judging
@@ -38,6 +38,7 @@ from moa_dspy.optimize.metric import Outcome, means, own_seconds, scores
 from moa_dspy.optimize.objectives import mean_distances, names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Leader, Progress, StageWork
+from moa_dspy.optimize.prompts.prompt import PromptRegistry
 from moa_dspy.optimize.selection import Limits, ScoreMatrix, canonical_evidence
 from moa_dspy.optimize.space.programs import (
     ProgramArchitecture,
@@ -212,7 +213,7 @@ class SingleAgents:
     space: SearchSpace
     limits: Limits
     seed: int = 0
-    registry: NamedPrompts | None = None
+    registry: PromptRegistry | None = None
     rows: tuple[dspy.Example, ...] = ()
     stopped_by: str | None = None
     stops_early: bool = True

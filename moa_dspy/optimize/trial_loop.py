@@ -193,7 +193,7 @@ class TrialLoop:
         """Return the share of the budget that the trials may use if ``more`` are measured too."""
         calls: list[float] = [record.calls for record in self.trials.records.values()]
         calls += [architecture.calls for architecture in more]
-        return self.shares.of_search(calls, part=self.joint.part)
+        return self.shares.of_search(calls, part=self.joint.part())
 
     def run(self, *, ends_on_interrupt: bool = False) -> tuple[int, ...]:
         """Measure up to ``n_trials`` architectures, the single agents at least.
@@ -245,7 +245,7 @@ class TrialLoop:
         for number in range(self.joint.n_rounds + 1):
             if number and not self.is_ended_by_user:
                 self._measure_given(self._tuned(number), "prompt", limit=limit)
-            planned = min(limit, round(limit * self.joint.part))
+            planned = min(limit, round(limit * self.joint.part()))
             self._measure_proposed(planned)
             phases.append(len(self.trials.records))
 
@@ -393,7 +393,7 @@ class TrialLoop:
         log = self.progress.log
         where = "" if log is None else f", what the optimizer prints goes to {log}"
         self.progress.show("prompts", current=f"round {number}{where}", trial=len(records))
-        part = self.joint.tuning_part(number)
+        part = self.joint.part(0.5)
         share = self.shares.of_search([one.calls for one in records.values()], part=part)
         with spending_under(self.ledger, share=share), self.progress.optimizer_output():
             found = self.joint.tune(records, number)
@@ -416,7 +416,7 @@ class ProgramLoop(TrialLoop):
         # A single agent is asked once per mixture, where the shares count one call.
         alone = [fmean(o.calls for o in found) for found in self.singles.outcomes.values()]
         needed = [1.5 * sum(alone) - 1, max(alone) - 1 + max(calls, default=0.0)]
-        return self.shares.of_search(needed, part=self.joint.part)
+        return self.shares.of_search(needed, part=self.joint.part())
 
     def best_single(self) -> Architecture:
         """Return the best program of single agents."""

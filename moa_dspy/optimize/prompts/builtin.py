@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Final
 
 import dspy
@@ -13,22 +14,11 @@ from dspy.teleprompt import Teleprompter
 from dspy.teleprompt.gepa import InstructionProposer
 
 from moa_dspy.calls.timeout import in_threads
-from moa_dspy.errors import DataError, StudyError
-from moa_dspy.optimize.evaluate import Student
+from moa_dspy.errors import StudyError
 from moa_dspy.optimize.metric import CheckedMetric, score_of
-from moa_dspy.optimize.prompts.feedback import (
-    BEST,
-    RIGHT,
-    ReferenceFeedback,
-    StoredRow,
-    labelled,
-)
-from moa_dspy.optimize.prompts.options import (
-    WRITERS,
-    PromptOptions,
-    check_optimizer,
-)
-from moa_dspy.optimize.prompts.prompt import instructions_above
+from moa_dspy.optimize.prompts.feedback import BEST, RIGHT, ReferenceFeedback, StoredRow
+from moa_dspy.optimize.prompts.options import PromptOptions
+from moa_dspy.optimize.prompts.prompt import Prompt
 from moa_dspy.pool import Pool
 from moa_dspy.references import count_tokens
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE, AGGREGATION_PROMPTS
@@ -65,10 +55,12 @@ class TryPrompts(Teleprompter):
     ) -> Any:
         """Return the student with the best prompt, and all of them as ``candidate_programs``."""
         rows = [*trainset, *(valset or ())]
-        tried = [student, *(_with_prompt(student, text) for text in self.prompts)]
+        tried = [student, *(student.deepcopy() for _ in self.prompts)]
+        for text, program in zip(self.prompts, tried[1:], strict=True):
+            Prompt.above(text, program).put_into(program)
         found = [
-            {"score": self._mean(one, rows), "program": one, "prompt": number}
-            for number, one in enumerate(tried)
+            {"score": self._mean(program, rows), "program": program, "prompt": number}
+            for number, program in enumerate(tried)
         ]
         # The sort is stable: of equals the first, so the incumbent, stays.
         ordered = sorted(found, key=lambda entry: -entry["score"])
@@ -77,27 +69,10 @@ class TryPrompts(Teleprompter):
         return best
 
     def _mean(self, program: Any, rows: Sequence[dspy.Example]) -> float:
-        metric = CheckedMetric(self.metric)
-
         def score(row: dspy.Example) -> float:
-            return metric.score(row, program(**row.inputs()))
+            return CheckedMetric(self.metric).score(row, program(**row.inputs()))
 
-        scores: list[float] = in_threads(score, rows, num_threads=self.num_threads)
-        return sum(scores) / len(scores)
-
-
-def _with_prompt(student: Any, text: str) -> Any:
-    made = student.deepcopy()
-    for predictor in made.predictors():
-        signature = predictor.signature
-        predictor.signature = signature.with_instructions(instructions_above(text, signature))
-    return made
-
-
-DEMOS_IN_A_PROGRAM: Final = (
-    "Worked examples of references need a student that is the mixture itself: the questions of a "
-    "larger program's mixture have no expected answers. Use another optimizer, such as `bootstrap`."
-)
+        return fmean(in_threads(score, rows, num_threads=self.num_threads))
 
 
 class ReferenceDemos(Teleprompter):
@@ -136,30 +111,32 @@ class ReferenceDemos(Teleprompter):
         """Return the student with demos, of any of the rows.
 
         Raises:
-            StudyError: If the student has no stored references, or is not a mixture alone.
+            StudyError: If the student has no stored references.
         """
         if not isinstance(self.metric, ReferenceFeedback):
             raise StudyError("ReferenceDemos needs stored references: use `optimize_aggregator`.")
-        if not self.metric.judges_references:
-            raise StudyError(DEMOS_IN_A_PROGRAM)
         rows = list(self.metric.rows.values())
         found = in_threads(lambda row: self._demo(row, student), rows, num_threads=8)
-        best_first = sorted((one for one in found if one), key=lambda one: one[0])
+        best_first = sorted((demo for demo in found if demo), key=lambda demo: demo[0])
+        kept, left = list[dict[str, Any]](), self.token_budget
+        for _, demo in best_first:
+            tokens = count_tokens(json.dumps(demo, ensure_ascii=False, default=str))
+            if len(kept) < self.n and tokens <= left:
+                kept.append(demo)
+                left -= tokens
         made = student.deepcopy()
         for predictor in made.predictors():
-            predictor.demos = self._within([demo for _, demo in best_first])
+            predictor.demos = [*kept]
         return made
 
-    def _demo(
-        self, found: StoredRow, student: Any
-    ) -> tuple[tuple[int, int, int], dict[str, Any]] | None:
+    def _demo(self, found: StoredRow, student: Any) -> tuple[Any, dict[str, Any]] | None:
         """Return the demo of a row with its place in the order; None if the row does not serve."""
         feedback, signature = self.metric, student.predictors()[0].signature
-        worth = feedback.reference_scores(found) if not found.failure else ()
+        worth = feedback.reference_scores(found)
         wrong = sum(score < RIGHT for score in worth)
         if not wrong:
             return None
-        made: Any = labelled(found, feedback, signature)
+        made: Any = feedback.labelled(found, signature)
         known = {*feedback.outputs, BEST}
         if not all(name in made for name in signature.output_fields if name in known):
             answer = student(**made.inputs())
@@ -169,24 +146,13 @@ class ReferenceDemos(Teleprompter):
         kept = {name: made[name] for name in signature.fields if name in made}
         return (int(wrong == len(worth)), -wrong, found.number), kept
 
-    def _within(self, demos: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        kept: list[dict[str, Any]] = []
-        left = self.token_budget
-        for demo in demos:
-            tokens = count_tokens(json.dumps(demo, ensure_ascii=False, default=str))
-            if len(kept) < self.n and tokens <= left:
-                kept.append(demo)
-                left -= tokens
-        return kept
-
 
 @dataclass(frozen=True, slots=True)
 class OptimizerParts:
-    """The parts from which an optimizer is made.
+    """The parts from which an optimizer is made; its metric is set when it tunes.
 
     Attributes:
         options: Of the study: how many prompts and demos, and which texts.
-        metric: The user's.
         pool: Has the agent that writes prompts.
         n_rows: Rows that it tunes on.
         num_threads: Rows asked at the same time.
@@ -194,7 +160,6 @@ class OptimizerParts:
     """
 
     options: PromptOptions
-    metric: Any
     pool: Pool
     n_rows: int
     num_threads: int = 8
@@ -202,19 +167,25 @@ class OptimizerParts:
 
     @property
     def writer(self) -> Any:
-        """The LM that writes prompts; None is DSPy's global one."""
-        name = self.options.proposer_agent
-        return None if name is None else self.pool.lm(name)
+        """The LM that writes prompts: an agent of the pool, or DSPy's global one.
+
+        Raises:
+            StudyError: If there is neither.
+        """
+        if self.options.proposer_agent is not None:
+            return self.pool.lm(self.options.proposer_agent)
+        if dspy.settings.lm is None:
+            raise StudyError(
+                f"`prompts.optimizer` {self.options.optimizer!r} needs a language model to write "
+                "prompts and has none: name an agent of the pool as `prompts.proposer_agent`, or "
+                "set one with `dspy.configure(lm=...)`."
+            )
+        return dspy.settings.lm
 
     @property
     def n_prompts(self) -> int:
         """About how many prompts it may try, at least 2."""
         return max(2, self.options.n_prompts)
-
-    @property
-    def demos(self) -> int:
-        """Most worked examples in a prompt, at least 1."""
-        return max(1, self.options.demos)
 
     def make(self) -> MadeOptimizer:
         """Return the optimizer that a study wants, and the options of its ``compile``."""
@@ -228,6 +199,11 @@ MadeOptimizer = tuple[Any, dict[str, Any]]
 """An optimizer, and the options of its ``compile``."""
 
 
+def _no_metric(*_: Any) -> float:
+    """Stand in for the metric of the search, which an optimizer is given when it tunes."""
+    raise StudyError("An optimizer that was made by its name has a metric only within a search.")
+
+
 def _try(parts: OptimizerParts) -> MadeOptimizer:
     others = dict.fromkeys([*parts.options.all_texts.values(), *AGGREGATION_PROMPTS.values()])
     # The paper's prompt is in the seat anyway.
@@ -236,22 +212,22 @@ def _try(parts: OptimizerParts) -> MadeOptimizer:
 
 
 def _demos(parts: OptimizerParts) -> MadeOptimizer:
-    return ReferenceDemos(n=parts.demos), {}
+    return ReferenceDemos(n=max(1, parts.options.demos)), {}
 
 
 def _bootstrap(parts: OptimizerParts) -> MadeOptimizer:
-    n = parts.demos
-    return tp.BootstrapFewShot(parts.metric, max_bootstrapped_demos=n, max_labeled_demos=0), {}
+    n = max(1, parts.options.demos)
+    return tp.BootstrapFewShot(_no_metric, max_bootstrapped_demos=n, max_labeled_demos=0), {}
 
 
 def _copro(parts: OptimizerParts) -> MadeOptimizer:
-    made = tp.COPRO(parts.writer, parts.metric, breadth=parts.n_prompts, depth=1)
+    made = tp.COPRO(parts.writer, _no_metric, breadth=parts.n_prompts, depth=1)
     return made, {"eval_kwargs": {"num_threads": parts.num_threads}}
 
 
 def _miprov2(parts: OptimizerParts) -> MadeOptimizer:
     made = tp.MIPROv2(
-        parts.metric,
+        _no_metric,
         parts.writer,
         parts.writer,
         auto=None,
@@ -266,9 +242,9 @@ def _miprov2(parts: OptimizerParts) -> MadeOptimizer:
 
 def _gepa(parts: OptimizerParts) -> MadeOptimizer:
     return tp.GEPA(
-        metric=parts.metric,
+        metric=_no_metric,
         max_metric_calls=(parts.options.n_prompts + 1) * parts.n_rows,
-        reflection_lm=parts.writer or dspy.settings.lm,
+        reflection_lm=parts.writer,
         # A small writer breaks JSON; the chat format it can follow.
         instruction_proposer=InstructionProposer(adapter=dspy.ChatAdapter()),
         num_threads=parts.num_threads,
@@ -278,7 +254,7 @@ def _gepa(parts: OptimizerParts) -> MadeOptimizer:
 
 def _simba(parts: OptimizerParts) -> MadeOptimizer:
     made = tp.SIMBA(
-        metric=parts.metric,
+        metric=_no_metric,
         bsize=max(1, min(32, parts.n_rows)),
         num_candidates=3,
         max_steps=max(1, parts.options.n_prompts // 3),
@@ -299,40 +275,3 @@ OPTIMIZERS: Final[dict[str, Callable[[OptimizerParts], MadeOptimizer]]] = {
     "try": _try,
 }
 """Names that a study may use for an optimizer."""
-
-
-def check_tuning(
-    options: PromptOptions, program: Any, metric: Any, pool: Pool, rows: Sequence[dspy.Example]
-) -> None:
-    """Refuse what cannot be tuned, before any call.
-
-    Args:
-        options: Of the study.
-        program: To be searched.
-        metric: Of the search.
-        pool: Has the agent that writes prompts.
-        rows: Train rows, which share nothing with val and test.
-
-    Raises:
-        StudyError: If the metric or the optimizer does not fit, or has no LM to write with.
-        PoolError: If the pool lacks ``proposer_agent``.
-        DataError: If there is no train row.
-    """
-    CheckedMetric.of(metric)
-    if options.proposer_agent is not None:
-        pool[options.proposer_agent]
-    if options.optimizer is None:
-        return
-    student = Student.of(program)
-    if student.program is not student.mixture and options.optimizer == "demos":
-        raise StudyError(DEMOS_IN_A_PROGRAM)
-    if not rows:
-        raise DataError("`trainset` must have at least one row: prompts are tuned on it.")
-    if options.optimizer in WRITERS and options.proposer_agent is None and dspy.settings.lm is None:
-        raise StudyError(
-            f"`prompts.optimizer` {options.optimizer!r} needs a language model to write prompts "
-            "and has none: name an agent of the pool as `prompts.proposer_agent`, or set one "
-            "with `dspy.configure(lm=...)`."
-        )
-    optimizer, compile_options = OptimizerParts(options, metric, pool, len(rows)).make()
-    check_optimizer(optimizer, compile_options, n_rows=len(rows))

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 import dspy
 
 from moa_dspy.adapters import neutral
-from moa_dspy.aggregators import NORMALISERS, Ballot, ballot_of
+from moa_dspy.aggregators import NORMALISERS, ballot_of
 from moa_dspy.errors import MoaError, ours
 from moa_dspy.optimize.metric import CheckedMetric, score_of
 from moa_dspy.optimize.nodes import place_of
@@ -26,6 +26,9 @@ RIGHT: Final = 0.5
 
 _SHOWN: Final = 160
 """Characters of a reference, or of an expected answer, that the feedback quotes."""
+
+BEST: Final = "best"
+"""The output field of a ranker: the number of a reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +67,13 @@ def place_of_row(inputs: Mapping[str, Any]) -> object:
 
 
 class NoAnswer(dspy.Prediction):
-    """An empty prediction: the aggregator failed, for the reason given."""
+    """An empty prediction, as the aggregator failed: ``reason`` has error type and message."""
+
+    reason = ""  # an attribute of the class, so DSPy makes no field of it
 
     def __init__(self, reason: str = "") -> None:
         super().__init__()
-        self._reason = reason
-
-    @property
-    def reason(self) -> str:
-        """Error type and message."""
-        return self._reason
+        self.reason = reason
 
 
 @dataclass(slots=True)
@@ -138,7 +138,7 @@ class ReferenceFeedback:
     def __deepcopy__(self, memo: dict[int, Any]) -> ReferenceFeedback:
         return self
 
-    def value(self, example: Any, prediction: Any, trace: Any = None, *rest: Any) -> Any:
+    def value(self, example: Any, prediction: Any, *rest: Any) -> Any:
         """Return the metric's own value, which may be no number; 0 where there is no answer.
 
         Raises:
@@ -147,40 +147,41 @@ class ReferenceFeedback:
         if isinstance(prediction, NoAnswer):
             return 0.0
         with self.stop.watched():
-            return self.metric.value(example, prediction, trace, *rest)
+            return self.metric.value(example, prediction, *rest)
 
-    def __call__(
-        self,
-        gold: Any,
-        pred: Any,
-        trace: Any = None,
-        pred_name: Any = None,
-        pred_trace: Any = None,
-    ) -> ScoreWithFeedback:
+    def __call__(self, gold: Any, pred: Any, *rest: Any) -> ScoreWithFeedback:
         """Return score and feedback; raises as ``value`` does."""
-        value = self.value(gold, pred, trace, pred_name, pred_trace)
+        value = self.value(gold, pred, *rest)
         score = score_of(value)
-        rest = value.toDict() if isinstance(value, dspy.Prediction) else {}
+        parts = value.toDict() if isinstance(value, dspy.Prediction) else {}
         found = self.rows.get(place_of_row(gold.inputs()))
         about = self._about(found, pred, score) if found else [f"Score {score:g}."]
-        lines = [str(rest.pop("feedback", None) or ""), *about]
+        lines = [str(parts.pop("feedback", None) or ""), *about]
         return ScoreWithFeedback(
-            **{**rest, "score": score, "feedback": "\n".join(filter(None, lines))}
+            **{**parts, "score": score, "feedback": "\n".join(filter(None, lines))}
         )
 
-    def _about(self, found: StoredRow, pred: Any, score: float) -> list[str]:
-        lines = [*_of_answer(pred, score), *self._expected(found.row)]
+    def _about(self, found: StoredRow, pred: Any, score: float) -> Iterator[str]:
+        has_answer = not isinstance(pred, NoAnswer)
+        if has_answer:
+            yield f"The answer is {_word(score)} (score {score:g})."
+        else:
+            yield f"There is no answer: {_short(pred.reason)}"
+        if known := {name: found.row[name] for name in self.outputs if name in found.row}:
+            yield f"The expected answer: {_short(render(known))}"
         if not self.judges_references:
-            return [*lines, *_quoted(found)]
-        scores = self.reference_scores(found)
-        answers = [self._normal(response.values) for response in found.read]
-        mine = None if isinstance(pred, NoAnswer) else self._normal(pred)
-        for number, (response, worth) in enumerate(zip(found.read, scores, strict=True), start=1):
-            effect = "" if worth >= RIGHT else _misled(mine, answers[number - 1], score)
-            lines.append(f"Reference {number} is {_word(worth)}{effect}: {_short(response.text)}")
-        if mine is not None:
-            lines += _use(mine, answers, scores, score)
-        return lines
+            yield from (f"Reference {n}: {_short(r.text)}" for n, r in enumerate(found.read, 1))
+            return
+        normalised = NORMALISERS[self.normalise]
+        mine = ballot_of(pred, self.outputs, normalised) if has_answer else None
+        answers = [ballot_of(read.values, self.outputs, normalised) for read in found.read]
+        worths = self.reference_scores(found)
+        for n, (read, answer, worth) in enumerate(zip(found.read, answers, worths, strict=True), 1):
+            has_misled = answer == mine and worth < RIGHT and score < RIGHT
+            effect = " and misled the answer" if has_misled else ""
+            yield f"Reference {n} is {_word(worth)}{effect}: {_short(read.text)}"
+        if mine is not None and answers:
+            yield from _use(mine, answers, worths, score)
 
     def reference_scores(self, found: StoredRow) -> tuple[float, ...]:
         """Return the metric of every reference of a row; computed once."""
@@ -191,48 +192,40 @@ class ReferenceFeedback:
             )
         return self._scores[found.number]
 
-    def _expected(self, row: dspy.Example) -> list[str]:
-        known = {name: row[name] for name in self.outputs if name in row}
-        return [f"The expected answer: {_short(render(known))}"] if known else []
+    def labelled(self, found: StoredRow, signature: Any) -> dspy.Example:
+        """Return the row with its references and, for a ranker, the number of the first right one.
 
-    def _normal(self, values: Any) -> Ballot:
-        return ballot_of(values, self.outputs, NORMALISERS[self.normalise])
-
-
-def _of_answer(pred: Any, score: float) -> list[str]:
-    if isinstance(pred, NoAnswer):
-        return [f"There is no answer: {_short(pred.reason)}"]
-    return [f"The answer is {_word(score)} (score {score:g})."]
-
-
-def _quoted(found: StoredRow) -> list[str]:
-    return [f"Reference {n}: {_short(one.text)}" for n, one in enumerate(found.read, start=1)]
-
-
-def _misled(mine: Any, answer: Any, score: float) -> str:
-    return " and misled the answer" if mine == answer and score < RIGHT else ""
+        Raises:
+            MetricError: If the metric cannot score a reference.
+        """
+        if not self.judges_references:
+            # In a larger program the questions to its mixture are known only while it runs.
+            return found.row
+        example: dspy.Example = found.example
+        if BEST in signature.output_fields and BEST not in self.outputs:
+            worths = self.reference_scores(found)
+            right = [number for number, worth in enumerate(worths, start=1) if worth >= RIGHT]
+            example = example.copy(**{BEST: str(right[0])}) if right else example
+        return example
 
 
-def _use(mine: Any, answers: Sequence[Any], scores: Sequence[float], score: float) -> list[str]:
-    """Return sentences on how the answer relates to the references."""
-    copied = [n for n, answer in enumerate(answers, start=1) if answer == mine]
-    right = [n for n, worth in enumerate(scores, start=1) if worth >= RIGHT]
-    lines = [f"The answer says the same as {_list(copied)}." if copied else _new(right, score)]
+def _use(mine: Any, answers: Sequence[Any], worths: Sequence[float], score: float) -> Iterator[str]:
+    """Yield sentences on how the answer relates to the references."""
+    copied = [number for number, answer in enumerate(answers, start=1) if answer == mine]
+    right = [number for number, worth in enumerate(worths, start=1) if worth >= RIGHT]
+    if copied:
+        yield f"The answer says the same as {_list(copied)}."
+    elif score >= RIGHT and not right:
+        yield "The answer is in none of the references: all of them were rightly ignored."
+    else:
+        yield "The answer says the same as none of the references."
     if score < RIGHT and right:
-        lines.append(f"It contradicts {_list(right)}, right all along.")
+        yield f"It contradicts {_list(right)}, right all along."
     most, count = Counter(answers).most_common(1)[0]
     if 2 * count > len(answers) > 1:
         followed = "follows" if mine == most else "goes against"
-        is_right = scores[list(answers).index(most)] >= RIGHT
-        worth = "right" if is_right else "wrong"
-        lines.append(f"It {followed} the majority of the references, which is {worth}.")
-    return lines
-
-
-def _new(right: Sequence[int], score: float) -> str:
-    if score >= RIGHT and not right:
-        return "The answer is in none of the references: all of them were rightly ignored."
-    return "The answer says the same as none of the references."
+        worth = _word(worths[answers.index(most)])
+        yield f"It {followed} the majority of the references, which is {worth}."
 
 
 def _list(numbers: Sequence[int]) -> str:
@@ -248,25 +241,3 @@ def _short(text: str) -> str:
     # A model's answer must stay data in the prompt of the next one too.
     line = " ".join(neutral(text).split())
     return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 3]}..."
-
-
-BEST: Final = "best"
-"""The output field of a ranker: the number of a reference."""
-
-
-def labelled(found: StoredRow, feedback: ReferenceFeedback, signature: Any) -> dspy.Example:
-    """Return the row with its references and, for a ranker, the number of the first right one.
-
-    Raises:
-        MetricError: If the metric cannot score a reference.
-    """
-    if not feedback.judges_references:
-        # In a larger program the questions to its mixture are known only while it runs.
-        return found.row
-    if BEST not in signature.output_fields or BEST in feedback.outputs:
-        return found.example
-    scores = feedback.reference_scores(found)
-    right = [number for number, score in enumerate(scores, start=1) if score >= RIGHT]
-    inputs = found.example.inputs().keys()
-    made: dspy.Example = found.example.copy(**({BEST: str(right[0])} if right else {}))
-    return made.with_inputs(*inputs)

@@ -10,22 +10,18 @@ import dspy
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.data.splits import with_ids
-from moa_dspy.errors import BudgetReachedError, LayerFailedError, StudyError
+from moa_dspy.errors import BudgetReachedError, DataError, LayerFailedError, StudyError
 from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.metric import CheckedMetric, scores
+from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.prompts.builtin import OptimizerParts, check_tuning
-from moa_dspy.optimize.prompts.options import PromptOptions, name_of
+from moa_dspy.optimize.prompts.builtin import OptimizerParts
+from moa_dspy.optimize.prompts.options import PromptOptions, check_optimizer, name_of
 from moa_dspy.optimize.prompts.prompt import Candidate, PromptRegistry
 from moa_dspy.optimize.prompts.student import Target
-from moa_dspy.optimize.prompts.tuning import (
-    ROLES,
-    CallCounter,
-    PromptComparison,
-    PromptTuning,
-    calls_of_role,
-)
+from moa_dspy.optimize.prompts.tuning import WRITING, PromptComparison, PromptTuning
 from moa_dspy.optimize.result import TrialRecord
+from moa_dspy.winrate.intervals import points
 
 _LEVEL: Final = 0.05
 """Level of the one-sided test of a prompt, shared by all mixtures that were tried with one."""
@@ -53,17 +49,14 @@ class PromptVerdict:
     @property
     def note(self) -> str:
         """One sentence for the report."""
-        if self.comparison is None:
-            return f"Prompt {self.picked.prompt} is not used: {self.reason}"
-        found = self.comparison
-        gap = f"{100 * found.difference.estimate + 0.0:+.1f} points on {found.n} val rows"
-        numbers = f"{gap}, p = {found.p_value:.3f}"
+        name, found = self.picked.prompt, self.comparison
+        if found is None:
+            return f"Prompt {name} is not used: {self.reason}"
+        gap = f"{points(found.difference.estimate, sign='+')} points on {found.n} val rows"
+        gap = f"{gap}, p = {found.p_value:.3f}."
         if found.is_proven:
-            return f"Prompt {self.picked.prompt} beats the aggregator's own: {numbers}."
-        return (
-            f"Prompt {self.picked.prompt} is not proven better than the aggregator's own, so that "
-            f"stays: {numbers}."
-        )
+            return f"Prompt {name} beats the aggregator's own: {gap}"
+        return f"Prompt {name} is not proven better than the aggregator's own, so that stays: {gap}"
 
 
 def with_prompts(
@@ -74,21 +67,32 @@ def with_prompts(
     Args:
         options: Of the search.
         program: To be searched.
-        rows: Train rows.
+        rows: Train rows, which share nothing with val and test.
 
     Raises:
-        StudyError: If anything does not fit, before any call; see ``check_tuning``.
+        StudyError: If anything does not fit, before any call.
+        PoolError: If the pool lacks ``proposer_agent``.
+        DataError: If prompts are to be tuned and there is no train row.
     """
-    if options.prompts is None:
+    prompts, pool = options.prompts, options.pool
+    if prompts is None:
         if options.space.prompts:
             raise StudyError(
                 "`space.prompts` names prompts, but their texts are in `prompts`: give the search "
                 "a `PromptOptions`."
             )
         return options, None
-    check_tuning(options.prompts, program, options.metric, options.pool, rows)
-    registry = options.prompts.make_registry(Student.of(program).mixture)
-    return replace(options, space=options.prompts.space(options.space, registry)), registry
+    student = Student.of(program)
+    if prompts.proposer_agent is not None:
+        pool[prompts.proposer_agent]
+    if prompts.optimizer is not None:
+        if not rows:
+            raise DataError("`trainset` must have at least one row: prompts are tuned on it.")
+        optimizer, compile_options = OptimizerParts(prompts, pool, len(rows)).make()
+        is_alone = student.program is student.mixture
+        check_optimizer(optimizer, compile_options, n_rows=len(rows), is_alone=is_alone)
+    registry = prompts.make_registry(student.mixture)
+    return replace(options, space=prompts.space(options.space, registry)), registry
 
 
 @dataclass(slots=True)
@@ -107,7 +111,7 @@ class JointSearch:
         n_tuned: Rounds in which prompts were tuned.
         n_tried: Mixtures with a prompt other than the aggregator's own that were measured.
         verdict: On the prompt of the pick; None before, or where it has none.
-        counter: Counts the calls of tuning.
+        cache: Answers to train rows; its table counts the calls of tuning.
         tuning_notes: Sentences for the report, such as why a prompt was not tuned.
     """
 
@@ -119,7 +123,7 @@ class JointSearch:
     n_tuned: int = 0
     n_tried: int = 0
     verdict: PromptVerdict | None = None
-    counter: CallCounter = field(default_factory=CallCounter)
+    cache: NodeCache = field(default_factory=NodeCache)
     tuning_notes: list[str] = field(default_factory=list)
 
     @property
@@ -127,14 +131,12 @@ class JointSearch:
         """Number of times that prompts are tuned."""
         return 0 if self.options is None or self.options.optimizer is None else self.options.rounds
 
-    @property
-    def part(self) -> float:
-        """Part of trials and budget that may be used for composing now, in (0, 1]."""
-        return 1.0 if self.options is None else self.options.part(self.n_tuned)
+    def part(self, ahead: float = 0.0) -> float:
+        """Return the part of trials and budget that may be used for composing now, in (0, 1].
 
-    def tuning_part(self, number: int) -> float:
-        """Return the part of the budget that may be used until round ``number`` ends its tuning."""
-        return 1.0 if self.options is None else self.options.part(number - 0.5)
+        ``ahead`` is in rounds: 0.5 gives the part that may be used until the next tuning ends.
+        """
+        return 1.0 if self.options is None else self.options.part(self.n_tuned + ahead)
 
     def tune(self, records: Mapping[Architecture, TrialRecord], number: int) -> list[Architecture]:
         """Tune prompts for the ``number``-th time; return the mixtures to measure with them.
@@ -155,7 +157,7 @@ class JointSearch:
         if options is None or registry is None:
             return found
         self.n_tuned = number
-        for architecture in self._best(options, records):
+        for architecture in _best(records)[: options.top]:
             if not registry.has_room:
                 break
             try:
@@ -173,34 +175,17 @@ class JointSearch:
                 found.append(made)
         return found
 
-    def _best(
-        self, options: PromptOptions, records: Mapping[Architecture, TrialRecord]
-    ) -> list[Architecture]:
-        """Return the best compositions, each with the best of its prompts so far."""
-        whole = [
-            (one, record)
-            for one, record in records.items()
-            if one.layers and one.combine == "synthesize" and not record.is_stopped_early
-        ]
-        # The sort is stable: of equals the one that was measured first.
-        ordered = sorted(whole, key=lambda pair: -pair[1].score)
-        compositions: dict[Architecture, Architecture] = {}
-        for one, _ in ordered:
-            compositions.setdefault(replace(one, prompt=None), one)
-        return list(compositions.values())[: options.top]
-
     def _tuned(
         self, options: PromptOptions, registry: PromptRegistry, architecture: Architecture
     ) -> Candidate:
         evaluator, seed = self.evaluator, self.seed
         student = Student.of(evaluator.student, registry)
         rows, num_threads = with_ids(self.rows, "train"), evaluator.num_threads
-        pool = student.mixture.pool
-        parts = OptimizerParts(options, evaluator.metric, pool, len(rows), num_threads, seed)
+        parts = OptimizerParts(options, student.mixture.pool, len(rows), num_threads, seed)
         optimizer, compile_options = parts.make()
         target = Target.of(student.with_architecture(architecture), None)
         metric = CheckedMetric.of(evaluator.metric)
-        tuning = PromptTuning(target, metric, self.counter, num_threads, options.tuning_share, seed)
+        tuning = PromptTuning(target, metric, self.cache, num_threads, options.tuning_share, seed)
         found = tuning.run(optimizer, rows, compile_options)
         self.tuning_notes += found.notes
         return Candidate(found.prompt, name_of(optimizer), found.train_score, str(architecture))
@@ -225,7 +210,8 @@ class JointSearch:
             return None
         own = replace(picked, prompt=None)
         try:
-            before, after = (scores(self.evaluator.measure(one, rows)) for one in (own, picked))
+            measured = (self.evaluator.measure(tried, rows) for tried in (own, picked))
+            before, after = map(scores, measured)
         except BudgetReachedError as error:
             self.verdict = PromptVerdict(picked, None, str(error))
         else:
@@ -240,12 +226,11 @@ class JointSearch:
         found = list(self.tuning_notes)
         if self.n_rounds:
             # What was stored counts like what was made: a second run must say the same.
-            asked = [calls_of_role(self.counter.by_stage(), role) for role in ROLES]
-            n = [one.made + one.reused for one in asked]
+            n_calls = self.cache.table.n_calls
             found.append(
-                f"Tuning of prompts took {n[0]} answers of proposers, all before it began, "
-                f"{n[1]} of aggregators and {n[2]} of the model that writes prompts; stored ones "
-                "included."
+                f"Tuning of prompts took {n_calls('references')} answers of proposers, all before "
+                f"it began, {n_calls('tuning')} of aggregators and {n_calls(WRITING)} of the model "
+                "that writes prompts; stored ones included."
             )
         return tuple(found if self.verdict is None else [*found, self.verdict.note])
 
@@ -255,28 +240,36 @@ class JointSearch:
         ``accepted`` is None for a prompt that was not picked; ``val`` is the best score of a
         mixture with it, and of the same mixture with the aggregator's own.
         """
+        verdicts = {} if self.verdict is None else {self.verdict.picked.prompt: self.verdict}
         found = []
         for entry in () if self.registry is None else self.registry.to_json():
-            verdict = self.verdict
-            if verdict is None or verdict.picked.prompt != entry["name"]:
-                verdict = None
+            verdict = verdicts.get(entry["name"])
             tested = None if verdict is None else verdict.comparison
-            found.append(
-                {
-                    **entry,
-                    "val": _val(entry["name"], records),
-                    "accepted": None if verdict is None else verdict.is_proven,
-                    "test_on_val": None if tested is None else tested.to_json(),
-                }
-            )
+            accepted = None if verdict is None else verdict.is_proven
+            test = None if tested is None else tested.to_json()
+            val = _val(entry["name"], records)
+            found.append({**entry, "val": val, "accepted": accepted, "test_on_val": test})
         return tuple(found)
 
 
+def _best(records: Mapping[Architecture, TrialRecord]) -> list[Architecture]:
+    """Return the compositions, best first, each with the best of its prompts so far."""
+    scored = {
+        key: record.score
+        for key, record in records.items()
+        if key.layers and key.combine == "synthesize" and not record.is_stopped_early
+    }
+    best: dict[Architecture, Architecture] = {}
+    # The sort is stable: of equals the one that was measured first.
+    for architecture in sorted(scored, key=lambda key: -scored[key]):
+        best.setdefault(replace(architecture, prompt=None), architecture)
+    return list(best.values())
+
+
 def _val(name: str, records: Mapping[Architecture, TrialRecord]) -> dict[str, Any] | None:
-    scored = {one: record.score for one, record in records.items() if not record.is_stopped_early}
-    mine = [one for one in scored if one.prompt == name]
-    if not mine:
+    whole = {key: record.score for key, record in records.items() if not record.is_stopped_early}
+    best = max((key for key in whole if key.prompt == name), key=whole.__getitem__, default=None)
+    if best is None:
         return None
-    best = max(mine, key=lambda one: scored[one])
-    own = scored.get(replace(best, prompt=None))
-    return {"architecture": str(best), "score": scored[best], "own": own}
+    own = whole.get(replace(best, prompt=None))
+    return {"architecture": str(best), "score": whole[best], "own": own}

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import dspy
 
-from moa_dspy.architecture import Architecture
 from moa_dspy.data.splits import check_disjoint, with_ids
 from moa_dspy.errors import StudyError
-from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize.evaluate import Evaluator, Student
-from moa_dspy.optimize.metric import CheckedMetric, scores
+from moa_dspy.optimize.evaluate import Student
+from moa_dspy.optimize.metric import CheckedMetric
+from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.prompts.options import check_optimizer, name_of
 from moa_dspy.optimize.prompts.prompt import Candidate, Prompt, prompt_diff
 from moa_dspy.optimize.prompts.student import Target
 from moa_dspy.optimize.prompts.tuning import (
     ROLES,
-    CallCounter,
     Counted,
     PromptComparison,
     PromptTuning,
     TunedPrompt,
-    calls_of_role,
+    calls_by_stage,
 )
+from moa_dspy.winrate.intervals import points
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -85,103 +85,48 @@ def optimize_aggregator(
     _check_numbers(tuning_share, alpha, min_gain, num_threads)
     target, options = Target.of(program, layer), dict(compile_options or {})
     checked = CheckedMetric.of(_metric(metric, optimizer))
-    rows = _splits(trainset, valset, testset)
-    check_optimizer(optimizer, options, n_rows=len(rows["trainset"]))
-    tuning = PromptTuning(target, checked, CallCounter(), num_threads, tuning_share, seed)
+    rows = _splits(trainset=trainset, valset=valset, testset=testset)
+    check_optimizer(optimizer, options, n_rows=len(rows["trainset"]), is_alone=target.is_alone)
+    tuning = PromptTuning(target, checked, NodeCache(), num_threads, tuning_share, seed)
     found = tuning.run(optimizer, rows["trainset"], options)
-    test = _PromptTest(tuning, found, alpha, min_gain)
-    return test.result(rows, name_of(optimizer), _settings(optimizer, options), layer)
+    test = partial(tuning.compared, found.prompt, alpha=alpha, min_gain=min_gain)
+    return _tested(tuning, found, rows, test, layer=layer, **_origin(optimizer, options))
 
 
-@dataclass(frozen=True, slots=True)
-class _FixedStudent(Student):
-    """A mixture that is measured as it is, prompts and demos included."""
-
-    def _made(self, architecture: Architecture) -> MixtureOfAgents:
-        return self.mixture
-
-
-@dataclass(frozen=True, slots=True)
-class _PromptTest:
-    """The incumbent and a new prompt on rows that the optimizer never saw."""
-
-    tuning: PromptTuning
-    found: TunedPrompt
-    alpha: float
-    min_gain: float
-
-    def result(
-        self,
-        rows: Mapping[str, Sequence[dspy.Example]],
-        optimizer: str,
-        settings: Mapping[str, Any],
-        layer: int | None,
-    ) -> PromptResult:
-        """Accept the new prompt by val alone, before a test row is read; then measure on test."""
-        target, found = self.tuning.target, self.found
-        val = self._compared(rows["valset"], "validation")
-        return PromptResult(
-            program=_with_prompt(target, found.prompt if val.is_proven else None).program,
-            before=Prompt.of(target.modules[0]),
-            after=found.prompt,
-            val=val,
-            test=self._compared(rows["testset"], "test") if rows["testset"] else None,
-            calls=self.tuning.counter.by_stage(),
-            optimizer=optimizer,
-            settings=settings,
-            candidates=found.candidates,
-            layer=layer,
-            notes=found.notes,
-        )
-
-    def _compared(self, rows: Sequence[dspy.Example], stage: str) -> PromptComparison:
-        self.tuning.references(rows)
-        self.tuning.counter.begin(stage)
-        before, after = (self._scores(prompt, rows) for prompt in (None, self.found.prompt))
-        found = PromptComparison.of(before, after, alpha=self.alpha, min_gain=self.min_gain)
-        is_same = self.found.prompt.key == Prompt.of(self.tuning.target.modules[0]).key
-        # No number of rows would tell a prompt from itself.
-        return replace(found, n_more=0) if is_same else found
-
-    def _scores(self, prompt: Prompt | None, rows: Sequence[dspy.Example]) -> list[float]:
-        tuning, student = self.tuning, _with_prompt(self.tuning.target, prompt)
-        # Both know the references; their readers are the same nodes with different answers.
-        cache = tuning.counter.cache.child()
-        fixed = _FixedStudent(student.program, student.mixture)
-        evaluator = Evaluator(fixed, tuning.metric.metric, tuning.num_threads, None, cache)
-        return scores(evaluator.measure(student.mixture.architecture, rows))
+def _tested(
+    tuning: PromptTuning,
+    found: TunedPrompt,
+    rows: Mapping[str, Sequence[dspy.Example]],
+    compared: Callable[..., PromptComparison],
+    **origin: Any,
+) -> PromptResult:
+    """Accept the new prompt by val alone, before a test row is read; then measure on test."""
+    val = compared(rows["valset"], stage="validation")
+    return PromptResult(
+        program=tuning.target.with_prompt(found.prompt if val.is_proven else None).program,
+        before=Prompt.of(tuning.target.modules[0]),
+        after=found.prompt,
+        val=val,
+        test=compared(rows["testset"], stage="test") if rows["testset"] else None,
+        calls=calls_by_stage(tuning.cache),
+        candidates=found.candidates,
+        notes=found.notes,
+        **origin,
+    )
 
 
-def _with_prompt(target: Target, prompt: Prompt | None) -> Student:
-    """Return a copy of the program with another prompt in the target's seats; None is its own."""
-    student, modules = target.copy()
-    if prompt is not None:
-        for module in modules:
-            prompt.put_into(module)
-    return student
-
-
-def _splits(
-    trainset: Sequence[dspy.Example],
-    valset: Sequence[dspy.Example],
-    testset: Sequence[dspy.Example] | None,
-) -> dict[str, list[dspy.Example]]:
+def _splits(**sets: Sequence[dspy.Example] | None) -> dict[str, list[dspy.Example]]:
     """Return the rows with ids; no id comes twice, and no question is in two sets."""
-    named = {
-        "trainset": with_ids(trainset, "train"),
-        "valset": with_ids(valset, "val"),
-        "testset": with_ids(testset or (), "test"),
-    }
+    named = {name: with_ids(rows or (), name.removesuffix("set")) for name, rows in sets.items()}
     check_disjoint(named, may_be_empty="testset")
     return named
 
 
 def _metric(metric: Any, optimizer: Any) -> Any:
-    found = metric
-    for name in ("metric", "metric_fn"):
-        found = getattr(optimizer, name, None) if found is None else found
+    own = (getattr(optimizer, name, None) for name in ("metric", "metric_fn"))
+    found = next((given for given in (metric, *own) if given is not None), None)
     if found is None:
-        raise StudyError("`metric` must be given, as the optimizer has none.")
+        raise StudyError(f"`metric` must be given, as {name_of(optimizer)} has none.")
     return found
 
 
@@ -194,17 +139,17 @@ def _check_numbers(tuning_share: float, alpha: float, min_gain: float, num_threa
         )
 
 
-def _settings(optimizer: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is plain; an LM, a key or a folder is left out."""
-    named = {**vars(optimizer), **options}
-    private = ("key", "secret", "dir")
-    return {
+def _origin(optimizer: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the optimizer's name and plain settings; an LM, a key or a folder is left out."""
+    private = ("key", "secret", "token", "password", "dir")
+    settings = {
         name: value
-        for name, value in named.items()
+        for name, value in {**vars(optimizer), **options}.items()
         if isinstance(value, bool | int | float | str)
         and not name.startswith("_")
         and not name.endswith(private)
     }
+    return {"optimizer": name_of(optimizer), "settings": settings}
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +189,7 @@ class PromptResult:
 
     def calls_of(self, role: str) -> Counted:
         """Return the requests to ``proposers``, ``aggregator`` or ``prompt_model`` in all."""
-        return calls_of_role(self.calls, role)
+        return sum((roles[role] for roles in self.calls.values()), Counted())
 
     @property
     def diff(self) -> str:
@@ -262,8 +207,8 @@ class PromptResult:
             "test": self.test.to_json() if self.test else None,
             "calls": {role: asdict(self.calls_of(role)) for role in ROLES},
             "calls_by_stage": {
-                stage: {role: asdict(one) for role, one in found.items()}
-                for stage, found in self.calls.items()
+                stage: {role: asdict(count) for role, count in roles.items()}
+                for stage, roles in self.calls.items()
             },
             "before": self.before.to_json(),
             "after": self.after.to_json(),
@@ -303,8 +248,8 @@ def _lines(result: PromptResult) -> Iterator[str]:
     yield _numbers("validation", result.val)
     if result.test is not None:
         yield _numbers("test", result.test)
-    asked = [(role, result.calls_of(role)) for role in ROLES]
-    yield "calls made: " + ", ".join(f"{role} {one.made} (+{one.reused})" for role, one in asked)
+    asked = {role: result.calls_of(role) for role in ROLES}
+    yield "calls made: " + ", ".join(f"{role} {n.made} (+{n.reused})" for role, n in asked.items())
     yield f"{result.optimizer} tried {len(result.candidates)} prompts"
     yield from result.notes
 
@@ -325,8 +270,8 @@ def _decision(result: PromptResult) -> str:
 
 def _numbers(name: str, found: PromptComparison) -> str:
     gap = found.difference
-    low, mean, high = (f"{100 * it + 0.0:+.1f}" for it in (gap.low, gap.estimate, gap.high))
     return (
-        f"{name}, {found.n} rows: {100 * found.before.estimate:.1f} % before, "
-        f"{100 * found.after.estimate:.1f} % after; {mean} points [{low}, {high}]"
+        f"{name}, {found.n} rows: {points(found.before.estimate)} % before, "
+        f"{points(found.after.estimate)} % after; "
+        f"{points(gap.estimate, sign='+')} points {gap.ends}"
     )

@@ -11,7 +11,7 @@ import dspy
 from dspy import teleprompt as tp
 
 from moa_dspy.errors import StudyError
-from moa_dspy.files import unknown
+from moa_dspy.files import NUMBER, WHOLE, Kinds, check_kinds, unknown
 from moa_dspy.optimize.prompts.prompt import PromptRegistry
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE, AGGREGATION_PROMPTS
@@ -30,12 +30,15 @@ class OptimizerTraits:
         percent: Whether the scores it reports are shares of 100.
         reads_feedback: Whether it reads what a metric says beside the score.
         copies_lm: Whether it copies DSPy's global LM, to ask anew, even if it writes nothing.
+        judges_references: Whether it needs a metric that can score references, see
+            ``ReferenceFeedback``.
     """
 
     writes_with: str | None = None
     percent: bool = True
     reads_feedback: bool = False
     copies_lm: bool = False
+    judges_references: bool = False
 
     def lacks_writer(self, optimizer: Any) -> bool:
         """True if the optimizer writes prompts, and has been given no LM for it."""
@@ -58,7 +61,7 @@ OPTIMIZER_TRAITS: Final[dict[str, OptimizerTraits]] = {
     "InferRules": OptimizerTraits("teacher_settings"),
     "LabeledFewShot": OptimizerTraits(),
     "MIPROv2": OptimizerTraits("prompt_model"),
-    "ReferenceDemos": OptimizerTraits(reads_feedback=True),
+    "ReferenceDemos": OptimizerTraits(reads_feedback=True, judges_references=True),
     "SIMBA": OptimizerTraits("prompt_model", percent=False, reads_feedback=True),
     "TryPrompts": OptimizerTraits(percent=False),
 }
@@ -84,9 +87,8 @@ UNFIT: Final = (
 def traits_of(optimizer: Any) -> OptimizerTraits:
     """Return the traits of an optimizer, by its class or a base of it."""
     names = (kind.__name__ for kind in type(optimizer).__mro__)
-    return next(
-        (OPTIMIZER_TRAITS[name] for name in names if name in OPTIMIZER_TRAITS), OptimizerTraits()
-    )
+    known = (OPTIMIZER_TRAITS[name] for name in names if name in OPTIMIZER_TRAITS)
+    return next(known, OptimizerTraits())
 
 
 def name_of(optimizer: Any) -> str:
@@ -94,13 +96,16 @@ def name_of(optimizer: Any) -> str:
     return type(optimizer).__name__
 
 
-def check_optimizer(optimizer: Any, options: Mapping[str, Any], *, n_rows: int) -> None:
+def check_optimizer(
+    optimizer: Any, options: Mapping[str, Any], *, n_rows: int, is_alone: bool
+) -> None:
     """Raise unless the optimizer can run.
 
     Args:
         optimizer: An instance.
         options: Further arguments of its ``compile``.
         n_rows: How many rows it will tune on.
+        is_alone: Whether the program is the mixture itself, and not one that holds it.
 
     Raises:
         StudyError: Naming what it needs and what there is.
@@ -112,32 +117,41 @@ def check_optimizer(optimizer: Any, options: Mapping[str, Any], *, n_rows: int) 
             f"{', '.join(sorted(OPTIMIZER_TRAITS))}, but got {shown}."
         )
     _check_options(optimizer, options)
-    for one in steps_of(optimizer, options):
-        traits = traits_of(one)
-        if traits.lacks_writer(one) and dspy.settings.lm is None:
+    for step in steps_of(optimizer, options):
+        traits = traits_of(step)
+        if traits.judges_references and not is_alone:
             raise StudyError(
-                f"{name_of(one)} needs a language model to write prompts and has none: give it "
+                f"The worked examples of {name_of(step)} need a student that is the mixture "
+                "itself: the questions of a larger program's mixture have no expected answers. "
+                "Use another optimizer, such as `bootstrap` (dspy.BootstrapFewShot)."
+            )
+        if traits.lacks_writer(step) and dspy.settings.lm is None:
+            raise StudyError(
+                f"{name_of(step)} needs a language model to write prompts and has none: give it "
                 f"`{traits.writes_with}`, or set one with `dspy.configure(lm=...)`."
             )
-        smallest = getattr(one, "bsize", 0) if isinstance(one, tp.SIMBA) else 0
-        if smallest > n_rows:
+        if isinstance(step, tp.SIMBA) and step.bsize > n_rows:
             raise StudyError(
                 f"`bsize` of SIMBA must be at most the number of train rows, {n_rows}, "
-                f"but got {smallest}."
+                f"but got {step.bsize}."
             )
 
 
 def _check_options(optimizer: Any, options: Mapping[str, Any]) -> None:
-    if taken := sorted(set(options) & set(_STUDENT)):
-        raise StudyError(f"`compile_options` cannot have {taken[0]!r}: it is made here.")
+    given = [("compile_options", options)]
+    if isinstance(optimizer, tp.BetterTogether):
+        nested = options.get("optimizer_compile_args") or {}
+        given += [("optimizer_compile_args", arguments) for arguments in nested.values()]
+    for name, arguments in given:
+        if taken := sorted(set(arguments) & set(_STUDENT)):
+            raise StudyError(
+                f"`{name}` cannot have {taken[0]!r}: program and rows are given to "
+                "`optimize_aggregator`, or to the search."
+            )
     try:
         inspect.signature(optimizer.compile).bind(None, trainset=None, **options)
     except TypeError as error:
         raise StudyError(f"`compile_options` do not fit {name_of(optimizer)}: {error}.") from error
-    if isinstance(optimizer, tp.BetterTogether):
-        nested = options.get("optimizer_compile_args") or {}
-        if taken := sorted(key for one in nested.values() for key in one if key in _STUDENT):
-            raise StudyError(f"`optimizer_compile_args` cannot have {taken[0]!r}: it is made here.")
 
 
 def steps_of(optimizer: Any, options: Mapping[str, Any]) -> Iterator[Any]:
@@ -154,12 +168,11 @@ def steps_of(optimizer: Any, options: Mapping[str, Any]) -> Iterator[Any]:
     for key in strategy.split(optimizer.STRAT_SEP):
         step = optimizer.optimizers.get(key)
         if step is None or name_of(step) in UNFIT:
-            known = ", ".join(
-                k for k, one in optimizer.optimizers.items() if name_of(one) not in UNFIT
-            )
+            fit = (k for k, made in optimizer.optimizers.items() if name_of(made) not in UNFIT)
             raise StudyError(
                 f"`strategy` {strategy!r} of BetterTogether must name its optimizers of prompts "
-                f"({known or 'it has none'}), but has {key!r}; pass it in `compile_options`."
+                f"({', '.join(fit) or 'it has none'}), but has {key!r}; pass it in "
+                "`compile_options`."
             )
         yield step
 
@@ -220,22 +233,32 @@ class PromptOptions:
     tuning_share: float = 0.5
 
     def __post_init__(self) -> None:
+        check_kinds(self, _KINDS, before="`prompts.", error=StudyError)
         _check_numbers(self)
         for name in self.candidates:
             if name not in AGGREGATION_PROMPTS:
                 raise unknown("prompts.candidates", name, AGGREGATION_PROMPTS)
         for name, text in self.texts.items():
             if name in AGGREGATION_PROMPTS and text != AGGREGATION_PROMPTS[name]:
-                raise StudyError(f"`prompts.texts`: {name!r} is the name of a built-in prompt.")
+                raise StudyError(
+                    f"`prompts.texts`: {name!r} is the name of a built-in prompt; give the text a "
+                    f"name other than {', '.join(AGGREGATION_PROMPTS)}."
+                )
             if not text.strip():
                 raise StudyError(f"`prompts.texts`: the text of {name!r} is empty.")
         is_named = isinstance(self.optimizer, str)
         if is_named and self.optimizer not in OPTIMIZER_NAMES:
             raise unknown("prompts.optimizer", self.optimizer, OPTIMIZER_NAMES)
         if self.proposer_agent is not None and not is_named:
-            raise StudyError("`prompts.proposer_agent` goes with an `optimizer` by name.")
+            raise StudyError(
+                "`prompts.proposer_agent` goes with an `optimizer` by name "
+                f"({', '.join(OPTIMIZER_NAMES)}), but got {self.proposer_agent!r} without one."
+            )
         if self.compile_options and (is_named or self.optimizer is None):
-            raise StudyError("`prompts.compile_options` goes with an `optimizer` that is given.")
+            raise StudyError(
+                "`prompts.compile_options` goes with an `optimizer` that is given as an object, "
+                f"but `optimizer` is {self.optimizer!r}."
+            )
 
     @property
     def all_texts(self) -> dict[str, str]:
@@ -297,25 +320,35 @@ class PromptOptions:
                 "`space.prompts` must be empty, as `prompts` says which there are, but got "
                 f"{', '.join(space.prompts)}."
             )
-        listed = [one for one in space.listed if one.combine == "synthesize" and one.layers]
-        if not listed and ("synthesize" not in space.combines or not space.searches_layers):
-            raise StudyError("`prompts` needs a space in which an aggregator may synthesize.")
-        for one in space.listed:
-            if one.prompt is not None and one.prompt not in registry.names:
-                raise unknown("space.listed", one.prompt, registry.names)
+        is_fit = "synthesize" in space.combines and space.searches_layers
+        if not is_fit and not any(a.combine == "synthesize" and a.layers for a in space.listed):
+            raise StudyError(
+                "`prompts` needs a space in which an aggregator may synthesize, but got "
+                f"`space.combines` of {', '.join(space.combines)} and a `max_depth` of "
+                f"{space.max_depth}."
+            )
+        for architecture in space.listed:
+            if architecture.prompt is not None and architecture.prompt not in registry.names:
+                raise unknown("space.listed", architecture.prompt, registry.names)
         return replace(space, prompts=registry.names)
 
 
+_KINDS: Final[Kinds] = {
+    "candidates": (list | tuple, "a list of names"),
+    "texts": (Mapping, "texts by name"),
+    **dict.fromkeys(("rounds", "top", "demos", "n_prompts"), WHOLE),
+    **dict.fromkeys(("share", "tuning_share"), NUMBER),
+}
+
+
 def _check_numbers(options: PromptOptions) -> None:
-    for name in ("rounds", "top", "n_prompts"):
-        if (value := getattr(options, name)) < 1:
-            raise StudyError(f"`prompts.{name}` must be at least 1, but got {value}.")
-    if options.demos < 0:
-        raise StudyError(f"`prompts.demos` must be at least 0, but got {options.demos}.")
+    for name, least in {"rounds": 1, "top": 1, "n_prompts": 1, "demos": 0}.items():
+        if (value := getattr(options, name)) < least:
+            raise StudyError(f"`prompts.{name}` must be at least {least}, but got {value}.")
     if not 0 < options.share < 1 or not 0 <= options.tuning_share < 1:
         raise StudyError(
             "`prompts.share` must be in (0, 1) and `tuning_share` in [0, 1), but got "
             f"{options.share} and {options.tuning_share}."
         )
     if options.optimizer is None and not options.candidates and not options.texts:
-        raise StudyError("`prompts` must have `candidates`, `texts` or an `optimizer`.")
+        raise StudyError("`prompts` must have `candidates`, `texts` or an `optimizer`; got none.")

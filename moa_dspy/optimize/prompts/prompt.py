@@ -34,7 +34,21 @@ class Prompt:
     @classmethod
     def of(cls, module: Any) -> Prompt:
         """Read the prompt of a module, such as ``program.aggregator``."""
-        return cls({name: _read(one) for name, one in module.named_predictors()})
+        return cls({name: _read(predictor) for name, predictor in module.named_predictors()})
+
+    @classmethod
+    def above(cls, text: str, module: Any) -> Prompt:
+        """Return the prompt of a module with ``text`` above the caller's own instructions.
+
+        If ``text`` stands there already, it is the module's prompt as it is.
+        """
+        parts = dict(cls.of(module).parts)
+        for name, predictor in module.named_predictors():
+            callers, present = separated(predictor.signature)
+            if text.strip() != present.strip():
+                instructions = "\n\n".join(filter(None, [text.strip(), callers]))
+                parts[name] = {**parts[name], "instructions": instructions}
+        return cls(parts)
 
     def put_into(self, module: Any) -> None:
         """Write the prompt into a module of the same kind, which is changed."""
@@ -93,14 +107,10 @@ def _lines(prompt: Prompt) -> list[str]:
 
 def _read(predictor: Any) -> dict[str, Any]:
     signature = predictor.signature
-    demos = [_trimmed(demo, signature) for demo in predictor.demos]
-    return {**signature.dump_state(), "demos": demos}
-
-
-def _trimmed(demo: Any, signature: Any) -> dict[str, Any]:
+    demos = [demo.toDict() if isinstance(demo, dspy.Example) else demo for demo in predictor.demos]
     # Rows bring ids, sources and more along, which would be saved and never read.
-    values = demo.toDict() if isinstance(demo, dspy.Example) else dict(demo)
-    return {name: values[name] for name in signature.fields if name in values}
+    demos = [{name: demo[name] for name in signature.fields if name in demo} for demo in demos]
+    return {**signature.dump_state(), "demos": demos}
 
 
 def _plain(demo: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,12 +156,17 @@ class PromptRegistry:
         own: The prompt that the seat of an aggregator has anyway.
         given: Further prompts by name.
         n_slots: Most prompts that may be added.
+
+    Attributes:
+        names: Every choice, empty slots included, the seat's own prompt first.
     """
 
     def __init__(self, own: Prompt, given: Mapping[str, Prompt], n_slots: int) -> None:
         self.own = own
-        self._slots = tuple(f"{_TUNED}{n}" for n in range(1, n_slots + 1))
         self._given = tuple(given)
+        slots = (f"{_TUNED}{number}" for number in range(1, n_slots + 1))
+        self.names = (OWN_PROMPT, *self._given, *slots)
+        # In the order of the names, as slots are filled from the first on.
         self._entries = {name: Candidate(prompt, GIVEN) for name, prompt in given.items()}
 
     @classmethod
@@ -174,20 +189,13 @@ class PromptRegistry:
                 )
         names = mixture.architecture.agents[:1]
         module: Any = mixture.with_architecture(Architecture((names,), names[0])).aggregator
-        own = Prompt.of(module)
-        signatures = {n: one.signature for n, one in module.named_predictors()}
-        given = {name: _above(text, own, signatures) for name, text in texts.items()}
-        return cls(own, given, n_slots)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Every choice, empty slots included, the seat's own prompt first."""
-        return (OWN_PROMPT, *self._given, *self._slots)
+        given = {name: Prompt.above(text, module) for name, text in texts.items()}
+        return cls(Prompt.of(module), given, n_slots)
 
     @property
     def has_room(self) -> bool:
         """True if a slot is empty."""
-        return any(name not in self._entries for name in self._slots)
+        return len(self._entries) < len(self.names) - 1
 
     def is_given(self, name: str) -> bool:
         """True if every process that reads the study knows the prompt."""
@@ -216,7 +224,7 @@ class PromptRegistry:
         """Return the first name of a prompt, or None if it is unknown."""
         if prompt.key == self.own.key:
             return OWN_PROMPT
-        same = (name for name, one in self.entries() if one.prompt.key == prompt.key)
+        same = (name for name, entry in self.entries() if entry.prompt.key == prompt.key)
         return next(same, None)
 
     def add(self, entry: Candidate) -> str | None:
@@ -224,17 +232,15 @@ class PromptRegistry:
 
         A new one goes to the first empty slot.
         """
-        if (name := self.name_of(entry.prompt)) is not None:
-            return name
-        for slot in self._slots:
-            if slot not in self._entries:
-                self._entries[slot] = entry
-                return slot
-        return None
+        name = self.name_of(entry.prompt)
+        if name is None and self.has_room:
+            name = self.names[1 + len(self._entries)]
+            self._entries[name] = entry
+        return name
 
     def entries(self) -> Iterator[tuple[str, Candidate]]:
         """Yield every prompt but the seat's own, in the order of ``names``."""
-        return ((name, self._entries[name]) for name in self.names if name in self._entries)
+        yield from self._entries.items()
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return plain JSON data, one object per prompt but the seat's own."""
@@ -250,20 +256,3 @@ class PromptRegistry:
             }
             for name, entry in self.entries()
         ]
-
-
-def instructions_above(text: str, signature: Any) -> str:
-    """Return the prompt ``text`` with the caller's own instructions below, as the paper's has."""
-    callers, _ = separated(signature)
-    return "\n\n".join(filter(None, [text.strip(), callers]))
-
-
-def _above(text: str, own: Prompt, signatures: Mapping[str, Any]) -> Prompt:
-    """Return the seat's own prompt with other instructions; itself where it has the text."""
-    parts = {
-        name: part
-        if text.strip() == separated(signatures[name])[1].strip()
-        else {**part, "instructions": instructions_above(text, signatures[name])}
-        for name, part in own.parts.items()
-    }
-    return Prompt(parts)

@@ -7,7 +7,7 @@ import inspect
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import dspy
@@ -16,11 +16,12 @@ from dspy import teleprompt as tp
 from dspy.utils.callback import BaseCallback
 
 from moa_dspy.adapters import PlainChat
-from moa_dspy.calls.scope import CallScope, CallTable, call_scope, current_scope
+from moa_dspy.calls.scope import CallFacts, CallScope, call_scope, current_scope
 from moa_dspy.errors import LayerFailedError, MoaError, StudyError
-from moa_dspy.optimize.metric import CheckedMetric
+from moa_dspy.optimize.evaluate import Evaluator
+from moa_dspy.optimize.metric import CheckedMetric, scores
 from moa_dspy.optimize.nodes import NodeCache
-from moa_dspy.optimize.prompts.feedback import ReferenceFeedback, StoredRows, labelled
+from moa_dspy.optimize.prompts.feedback import ReferenceFeedback, StoredRows
 from moa_dspy.optimize.prompts.options import name_of, traits_of
 from moa_dspy.optimize.prompts.prompt import Candidate, Prompt
 from moa_dspy.optimize.prompts.student import (
@@ -34,6 +35,8 @@ from moa_dspy.winrate import Interval, mean_interval, verdict
 
 ROLES: Final = ("proposers", "aggregator", "prompt_model")
 STAGES: Final = ("references", "tuning", "validation", "test")
+WRITING: Final = "writing"
+"""The part of the stage ``tuning`` that is the prompt model's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,73 +105,49 @@ class PromptComparison:
         return asdict(self)
 
 
-@dataclass(slots=True)
-class CallCounter:
-    """Counts the calls of each stage: those of the mixture's agents, and those of the prompt model.
+def calls_by_stage(cache: NodeCache) -> dict[str, dict[str, Counted]]:
+    """Return the calls of a cache's agents and of the prompt model by stage and role."""
+    found: dict[str, dict[str, Counted]]
+    found = {stage: dict.fromkeys(ROLES, Counted()) for stage in STAGES}
+    for (part, _), count in cache.table.counts.items():
+        stage = "tuning" if part == WRITING else part
+        role = {"references": "proposers", WRITING: "prompt_model"}.get(part, "aggregator")
+        found[stage][role] += Counted(count.made, count.reused)
+    return found
 
-    Attributes:
-        cache: Answers of all agents that are asked here; its table counts calls by stage.
-        prompt_calls: Logged calls of the prompt model.
-        n_unlogged: Calls of the prompt model by an LM that logs none.
+
+@contextmanager
+def _prompting(cache: NodeCache) -> Iterator[None]:
+    """Count the calls made inside as the prompt model's, except those of the mixture's agents.
+
+    Requests are counted where the LM logs its calls, as those of a pool do. Of another LM its
+    calls are counted, with one for each even if DSPy's cache answered or ``n`` is above 1.
     """
-
-    cache: NodeCache = field(default_factory=NodeCache)
-    prompt_calls: CallTable = field(default_factory=CallTable)
-    n_unlogged: int = 0
-
-    def begin(self, stage: str) -> None:
-        """Count calls for this stage from now on."""
-        self.cache.table.stage = stage
-
-    @contextmanager
-    def prompting(self) -> Iterator[None]:
-        """Count the calls made inside as the prompt model's, except those of the mixture's agents.
-
-        Requests are counted where the LM logs its calls, as those of a pool do. Of another LM its
-        calls are counted, with one for each even if DSPy's cache answered or ``n`` is above 1.
-        """
-        with call_scope() as scope:
-            callbacks = [*dspy.settings.callbacks, _Prompting(self, scope)]
-            try:
-                with dspy.context(callbacks=callbacks):
-                    yield
-            finally:
-                self.prompt_calls.add(scope.log)
-
-    def by_stage(self) -> dict[str, dict[str, Counted]]:
-        """Return the counts by stage and role."""
-        found: dict[str, dict[str, Counted]]
-        found = {stage: dict.fromkeys(ROLES, Counted()) for stage in STAGES}
-        for (stage, _), count in self.cache.table.counts.items():
-            role = "proposers" if stage == "references" else "aggregator"
-            found[stage][role] += Counted(count.made, count.reused)
-        written = self.prompt_calls.counts.values()
-        made, reused = sum(one.made for one in written), sum(one.reused for one in written)
-        found["tuning"]["prompt_model"] = Counted(made + self.n_unlogged, reused)
-        return found
+    with call_scope() as scope:
+        try:
+            with dspy.context(callbacks=[*dspy.settings.callbacks, _UnloggedCalls(scope)]):
+                yield
+        finally:
+            cache.table.stage = WRITING
+            cache.table.add(scope.log)
 
 
-def calls_of_role(calls: Mapping[str, Mapping[str, Counted]], role: str) -> Counted:
-    """Return the requests to a role in all stages."""
-    return sum((roles[role] for roles in calls.values()), Counted())
+class _UnloggedCalls(BaseCallback):
+    """Adds calls of LMs that log none to the log of a scope."""
 
+    def __init__(self, scope: CallScope) -> None:
+        self._scope = scope
 
-class _Prompting(BaseCallback):
-    """Counts calls of LMs that log none."""
-
-    def __init__(self, counter: CallCounter, scope: CallScope) -> None:
-        self._counter, self._scope = counter, scope
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Prompting:
+    def __deepcopy__(self, memo: dict[int, Any]) -> _UnloggedCalls:
         return self
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Count the call of an LM unless its engine logs it in the counter's scope."""
+        """Add the call of an LM unless its engine logs it in the scope."""
         is_logged = getattr(getattr(instance, "engine", None), "logs_calls", False)
         scope = current_scope()
         # Agents are asked about an example; threads of an optimizer have another log.
         if scope.example is None and not (is_logged and scope.log is self._scope.log):
-            self._counter.n_unlogged += 1
+            self._scope.log.append(CallFacts("", 0, 0, 0.0, 0.0, is_reused=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +167,7 @@ class TunedPrompt:
     @property
     def train_score(self) -> float | None:
         """Mean metric on the rows that the optimizer scored by; None if it does not report it."""
-        scores = {one.prompt.key: one.score for one in self.candidates}
-        return scores.get(self.prompt.key)
+        return next((c.score for c in self.candidates if c.prompt.key == self.prompt.key), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +177,7 @@ class PromptTuning:
     Attributes:
         target: The seats whose prompt is tuned.
         metric: The user's.
-        counter: Counts the calls; its cache knows the references.
+        cache: Answers of all agents that are asked here; its table counts the calls by stage.
         num_threads: Rows measured at the same time, outside of the optimizer.
         share: Part of the train rows that an optimizer scores by, if it uses separate rows.
         seed: Of the choice of these rows, and of an optimizer without a seed.
@@ -207,17 +185,34 @@ class PromptTuning:
 
     target: Target
     metric: CheckedMetric
-    counter: CallCounter
+    cache: NodeCache
     num_threads: int = 8
     share: float = 0.5
     seed: int = 0
 
     def references(self, rows: Sequence[dspy.Example]) -> StoredRows:
         """Return the references of the rows; known answers are not asked again."""
-        self.counter.begin("references")
-        return measured_references(
-            self.target, rows, self.counter.cache, num_threads=self.num_threads
-        )
+        self.cache.table.stage = "references"
+        return measured_references(self.target, rows, self.cache, num_threads=self.num_threads)
+
+    def compared(
+        self, prompt: Prompt, rows: Sequence[dspy.Example], *, stage: str, **test: float
+    ) -> PromptComparison:
+        """Measure the seats' own prompt and another; ``test`` is as for ``PromptComparison.of``."""
+        self.references(rows)
+        self.cache.table.stage = stage
+        before, after = (self._scores(tried, rows) for tried in (None, prompt))
+        found = PromptComparison.of(before, after, **test)
+        is_same = prompt.key == Prompt.of(self.target.modules[0]).key
+        # No number of rows would tell a prompt from itself.
+        return replace(found, n_more=0) if is_same else found
+
+    def _scores(self, prompt: Prompt | None, rows: Sequence[dspy.Example]) -> list[float]:
+        student = self.target.with_prompt(prompt)
+        # Both know the references; their readers are the same nodes with different answers.
+        known = self.cache.child()
+        evaluator = Evaluator(student, self.metric.metric, self.num_threads, None, known)
+        return scores(evaluator.measure(student.mixture.architecture, rows))
 
     def run(
         self, optimizer: Any, rows: Sequence[dspy.Example], options: Mapping[str, Any]
@@ -235,21 +230,20 @@ class PromptTuning:
             StudyError: If the optimizer itself raises, or returns another program.
         """
         stored = self.references(rows)
-        reading = ReferenceReader(self.target, stored, self.counter.cache)
-        feedback = reading.feedback(self.metric)
-        examples = self._examples(stored, feedback)
-        self.counter.begin("tuning")
-        made = self._compiled(_prepared(optimizer, feedback), reading, examples, options)
-        found = Prompt.of(made.aggregator)
-        return TunedPrompt(found, _candidates(optimizer, made), _notes(stored, made))
-
-    def _examples(self, stored: StoredRows, feedback: ReferenceFeedback) -> list[dspy.Example]:
+        mixture, is_alone = self.target.mixture, self.target.is_alone
+        outputs = tuple(mixture.signature.output_fields)
+        feedback = ReferenceFeedback(self.metric, stored, outputs, mixture.normalise, is_alone)
+        reading = ReferenceReader(self.target, feedback, self.cache)
         signature = self.target.modules[0].predictors()[0].signature
         readable = [found for found in stored.values() if found.failure is None]
         if not readable:
             first = next(iter(stored.values()))
             raise LayerFailedError(f"No train row has references to read. {first.failure}")
-        return [labelled(found, feedback, signature) for found in readable]
+        examples = [feedback.labelled(found, signature) for found in readable]
+        self.cache.table.stage = "tuning"
+        made = self._compiled(_prepared(optimizer, feedback), reading, examples, options)
+        found = Prompt.of(made.aggregator)
+        return TunedPrompt(found, _candidates(optimizer, made), _notes(stored, made))
 
     def _compiled(
         self,
@@ -258,24 +252,26 @@ class PromptTuning:
         examples: Sequence[dspy.Example],
         options: Mapping[str, Any],
     ) -> AggregatorStudent:
-        name = name_of(optimizer)
-        student = make_student(reading, with_lm=isinstance(optimizer, tp.BetterTogether))
+        student = make_student(reading)
+        if isinstance(optimizer, tp.BetterTogether):
+            student.set_lm(student.get_lm())  # it takes no program without an LM
         given = self._arguments(optimizer, examples, options)
         try:
-            with _surroundings(optimizer, student), self.counter.prompting():
+            with _surroundings(optimizer, student), _prompting(self.cache):
                 made = optimizer.compile(student, **given)
-        except MoaError:
-            reading.stop.check()
-            raise
         except Exception as error:
-            reading.stop.check()
-            raise StudyError(f"{name} raised {type(error).__name__}: {error}") from error
+            reading.feedback.stop.check()
+            if isinstance(error, MoaError):
+                raise
+            raise StudyError(
+                f"{name_of(optimizer)} raised {type(error).__name__}: {error}"
+            ) from error
         # An optimizer may have handled the error as a bad score.
-        reading.stop.check()
+        reading.feedback.stop.check()
         if not isinstance(made, AggregatorStudent):
             raise StudyError(
-                f"{name} must return the program that it was given, with other prompts, but "
-                f"returned a {name_of(made)}."
+                f"{name_of(optimizer)} must return the program that it was given, with other "
+                f"prompts, but returned a {name_of(made)}."
             )
         return made
 
@@ -304,7 +300,7 @@ def _prepared(optimizer: Any, feedback: ReferenceFeedback) -> Any:
         # Else it does not report its candidates.
         mine.track_stats = True
     if isinstance(mine, tp.BetterTogether):
-        mine.optimizers = {k: _prepared(one, feedback) for k, one in mine.optimizers.items()}
+        mine.optimizers = {k: _prepared(step, feedback) for k, step in mine.optimizers.items()}
     return mine
 
 
@@ -337,6 +333,7 @@ def _notes(stored: StoredRows, made: Any) -> tuple[str, ...]:
 
 _NOTED: Final = ("strategy", "seed", "depth", "prompt")
 """Keys under which optimizers describe a candidate."""
+_ON_PART: Final = ", part of the rows"
 
 
 def _candidates(optimizer: Any, made: Any) -> tuple[Candidate, ...]:
@@ -345,32 +342,28 @@ def _candidates(optimizer: Any, made: Any) -> tuple[Candidate, ...]:
     For optimizers without a list, such as BootstrapFewShot, it is the prompt they returned.
     """
     found = [*_listed(optimizer, made), *_of_gepa(made)]
-    if not found:
-        found = [Candidate(Prompt.of(made.aggregator), name_of(optimizer), None)]
+    found = found or [Candidate(Prompt.of(made.aggregator), name_of(optimizer))]
     best: dict[str, Candidate] = {}
-    for one in sorted(found, key=lambda it: -1.0 if it.score is None else -it.score):
-        best.setdefault(one.prompt.key, one)
+    for candidate in sorted(found, key=lambda it: -1.0 if it.score is None else -it.score):
+        best.setdefault(candidate.prompt.key, candidate)
     return tuple(best.values())
 
 
 def _listed(optimizer: Any, made: Any) -> Iterator[Candidate]:
     scale = 100 if traits_of(optimizer).percent else 1
-    name = name_of(optimizer)
-    for attribute in ("candidate_programs", "mb_candidate_programs"):
+    for attribute, part in (("candidate_programs", ""), ("mb_candidate_programs", _ON_PART)):
         for entry in getattr(made, attribute, None) or ():
-            noted = [f"{key} {entry[key]}" for key in _NOTED if entry.get(key) not in (None, "")]
-            part = ["part of the rows"] if attribute.startswith("mb_") else []
+            noted = [f", {key} {entry[key]}" for key in _NOTED if entry.get(key) not in (None, "")]
+            origin = "".join([name_of(optimizer), *noted, part])
             score = None if entry["score"] is None else float(entry["score"]) / scale
-            origin = ", ".join([name, *noted, *part])
             yield Candidate(Prompt.of(entry["program"].aggregator), origin, score)
 
 
 def _of_gepa(made: Any) -> Iterator[Candidate]:
-    details = getattr(made, "detailed_results", None)
-    if details is None:
+    if (details := getattr(made, "detailed_results", None)) is None:
         return
     for n, program in enumerate(details.candidates):
-        parents = [str(parent) for parent in details.parents[n] if parent is not None]
-        origin = f"GEPA, candidate {n}" + (f" of {' and '.join(parents)}" if parents else "")
+        parents = " and ".join(str(p) for p in details.parents[n] if p is not None)
+        origin = f"GEPA, candidate {n}" + (f" of {parents}" if parents else "")
         score = float(details.val_aggregate_scores[n])
         yield Candidate(Prompt.of(program.aggregator), origin, score)

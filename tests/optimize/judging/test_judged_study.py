@@ -213,6 +213,16 @@ def test_a_reference_field_that_a_row_lacks_is_an_error(server: ChatServer, tmp_
 
 
 @pytest.mark.slow
+def test_prompts_of_a_study_in_which_a_judge_picks_need_no_metric(
+    server: ChatServer, tmp_path: Path
+) -> None:
+    prompts = '[prompts]\ncandidates = ["most_likely"]\n'
+    study = write_study(tmp_path, server.url, more=prompts)
+    found = run_study(study, out=tmp_path / "out")
+    assert [prompt["name"] for prompt in found.prompts] == ["most_likely"]
+
+
+@pytest.mark.slow
 def test_a_judge_with_a_table_of_its_own_and_a_jury(server: ChatServer, tmp_path: Path) -> None:
     own = (
         f'{{ name = "mine", model = "openai/judge", api_base = "{server.url}", temperature = 0.0 }}'

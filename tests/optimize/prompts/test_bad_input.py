@@ -80,6 +80,7 @@ def test_what_is_no_optimizer_of_prompts_is_refused() -> None:
         ("exact", "must be a function of .*, but got 'exact'"),
         (lambda example: 1.0, r"but <lambda> has the signature \(example\)"),
         (lambda *, gold, pred: 1.0, r"has the signature \(\*, gold, pred\)"),
+        (lambda row, said, trace: 1.0, r"has the signature \(row, said, trace\)"),
         (lambda a, b, c, d, e, f: 1.0, r"has the signature \(a, b, c, d, e, f\)"),
     ],
 )
@@ -105,7 +106,7 @@ def test_rows_that_overlap_are_refused() -> None:
     bare = [dspy.Example(question="task 1", answer="Q1")]
     refused(world, DataError, "Row 0 of val has no inputs", valset=bare)
     unknown = [dspy.Example(question=object(), answer="Q1").with_inputs("question")]
-    refused(world, DataError, "The inputs of row 'train-0' must be JSON", trainset=unknown)
+    refused(world, DataError, "The inputs of row 'train-0' must be JSON .*object", trainset=unknown)
 
 
 @pytest.mark.parametrize(

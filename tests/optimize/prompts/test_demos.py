@@ -11,15 +11,16 @@ from moa_dspy.data.splits import with_ids
 from moa_dspy.errors import ArchitectureError, StudyError
 from moa_dspy.optimize import ReferenceDemos
 from moa_dspy.optimize.metric import CheckedMetric
+from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.prompts.student import Target
-from moa_dspy.optimize.prompts.tuning import CallCounter, PromptTuning
+from moa_dspy.optimize.prompts.tuning import PromptTuning
 from moa_dspy.references import count_tokens
 from tests.optimize.prompts.world import exact, make_world, mixture, rows
 
 
 def demos_of(program: Any, rows: list[Any], n: int, budget: int, *, metric: Any) -> Any:
     """Return the demos that the optimizer sets, from as many requests as it needs."""
-    tuning = PromptTuning(Target.of(program, None), CheckedMetric.of(metric), CallCounter())
+    tuning = PromptTuning(Target.of(program, None), CheckedMetric.of(metric), NodeCache())
     optimizer = ReferenceDemos(n=n, token_budget=budget)
     return tuning.run(optimizer, with_ids(rows, "rows"), {}).prompt.demos
 

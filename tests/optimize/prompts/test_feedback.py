@@ -65,6 +65,10 @@ def test_an_answer_of_its_own_is_told_whether_it_was_wise() -> None:
     ]
 
 
+def test_where_every_reference_was_cut_the_answer_alone_is_judged() -> None:
+    assert said(answer="5") == ["The answer is wrong (score 0).", "The expected answer: 4"]
+
+
 def test_answers_are_equal_as_the_mixture_takes_them() -> None:
     assert "The answer says the same as reference 1." in said(
         "It is 5.", answer="5", normalise="answer"

@@ -10,7 +10,7 @@ import pytest
 
 from moa_dspy import ModelSearch
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize import PromptOptions, SearchSpace, optimize_aggregator
+from moa_dspy.optimize import PromptOptions, ReferenceDemos, SearchSpace, optimize_aggregator
 from tests.optimize.prompts.optimizers import copro, gepa, mipro, simba
 from tests.optimize.prompts.world import exact, make_world, mixture, rows
 
@@ -123,5 +123,9 @@ def test_examples_of_references_need_the_mixture_alone() -> None:
     with pytest.raises(StudyError, match="need a student that is the mixture itself"):
         search.compile(
             Outer(mixture(world)), trainset=rows("train"), valset=rows("val"), testset=rows("test")
+        )
+    with pytest.raises(StudyError, match="need a student that is the mixture itself"):
+        optimize_aggregator(
+            Outer(mixture(world)), ReferenceDemos(), rows("train"), rows("val"), metric=whole
         )
     assert world.log.counts == {"a": 0, "b": 0, "c": 0, "g": 0}

@@ -9,14 +9,22 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize import SearchSpace, TryPrompts
+from moa_dspy.optimize import ModelSearch, SearchSpace, TryPrompts
 from moa_dspy.optimize.prompts import OPTIMIZERS, PromptOptions, ReferenceDemos
-from moa_dspy.optimize.prompts.builtin import check_tuning
+from moa_dspy.optimize.prompts.joint import with_prompts
 from moa_dspy.optimize.prompts.options import OPTIMIZER_NAMES, WRITERS
 from moa_dspy.optimize.study_file import check_study
-from tests.optimize.prompts.world import exact, make_world, mixture, rows
+from tests.optimize.prompts.world import World, exact, make_world, mixture, rows
 
 SPACE = SearchSpace(("a", "b", "c"), max_depth=1)
+
+
+def check(world: World, options: PromptOptions) -> None:
+    """Check the options as a search does before its first call."""
+    with_prompts(ModelSearch(exact, world.pool, prompts=options).options, mixture(world), TRAIN)
+
+
+TRAIN = rows("train")
 
 
 @pytest.mark.parametrize(
@@ -38,6 +46,9 @@ SPACE = SearchSpace(("a", "b", "c"), max_depth=1)
         ({"optimizer": "try", "rounds": 0}, r"`prompts.rounds` must be at least 1, but got 0"),
         ({"optimizer": "try", "share": 1.0}, r"`prompts.share` must be in \(0, 1\)"),
         ({"optimizer": "try", "demos": -1}, r"`prompts.demos` must be at least 0, but got -1"),
+        ({"candidates": "paper"}, r"`prompts.candidates` must be a list of names, but got 'paper'"),
+        ({"texts": ["Read."]}, r"`prompts.texts` must be texts by name, but got a list of 1"),
+        ({"optimizer": "try", "top": 1.5}, r"`prompts.top` must be a whole number, but got 1.5"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
@@ -78,31 +89,26 @@ def test_whoever_writes_prompts_needs_a_model_and_takes_an_agent_or_the_global_o
     world = make_world()
     options = PromptOptions(optimizer=name)
     with pytest.raises(StudyError, match=f"'{name}' needs a language model to write prompts"):
-        check_tuning(options, mixture(world), exact, world.pool, rows("train"))
+        check(world, options)
     with dspy.context(lm=world.outsider):
-        check_tuning(options, mixture(world), exact, world.pool, rows("train"))
+        check(world, options)
     options = PromptOptions(optimizer=name, proposer_agent="d")
-    check_tuning(options, mixture(world), exact, world.pool, rows("train"))
+    check(world, options)
     assert sum(world.log.counts.values()) == 0
 
 
 @pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - set(WRITERS)))
 def test_the_others_need_none(name: str) -> None:
     world = make_world()
-    check_tuning(PromptOptions(optimizer=name), mixture(world), exact, world.pool, rows("train"))
+    check(world, PromptOptions(optimizer=name))
     assert sum(world.log.counts.values()) == 0
 
 
-def test_a_metric_with_the_wrong_signature_is_refused() -> None:
-    world = make_world()
-    with pytest.raises(StudyError, match="`metric` must be a function of"):
-        check_tuning(
-            PromptOptions(candidates=["paper"]),
-            mixture(world),
-            lambda example: 1.0,
-            world.pool,
-            rows("train"),
-        )
+def test_an_optimizer_by_name_takes_any_metric() -> None:
+    # GEPA takes metrics of five arguments only; it is given one that calls the user's.
+    world, options = make_world(), PromptOptions(optimizer="gepa", proposer_agent="d")
+    search = ModelSearch(lambda row, said: 1.0, world.pool, prompts=options)
+    with_prompts(search.options, mixture(world), TRAIN)
 
 
 def from_table(**table: Any) -> PromptOptions:
@@ -136,7 +142,7 @@ def test_an_optimizer_of_the_users_own_is_imported(name: str) -> None:
     assert isinstance(made.optimizer, ReferenceDemos)
     assert made.n_slots == 2
     world = make_world()
-    check_tuning(made, mixture(world), exact, world.pool, rows("train"))
+    check(world, made)
     assert sum(world.log.counts.values()) == 0
 
 
@@ -155,7 +161,7 @@ def test_what_cannot_be_imported_as_an_optimizer_is_refused(name: str, message: 
 
     def make_and_check() -> None:
         options = from_table(optimizer=name)
-        check_tuning(options, mixture(world), exact, world.pool, rows("train"))
+        check(world, options)
 
     with pytest.raises(StudyError, match=message):
         make_and_check()

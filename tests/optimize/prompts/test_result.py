@@ -33,7 +33,7 @@ def run(world: World, optimizer: object) -> PromptResult:
 def test_the_result_is_json_and_names_its_origin_without_keys() -> None:
     world = make_world()
     optimizer = copro(world.outsider)
-    optimizer.api_key = "SECRET"
+    optimizer.api_key = optimizer.hub_token = "SECRET"
     found = json.loads(json.dumps(run(world, optimizer).to_json()))
     assert "SECRET" not in json.dumps(found)
     assert found["origin"]["optimizer"] == "COPRO"

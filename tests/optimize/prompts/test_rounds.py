@@ -19,7 +19,7 @@ from moa_dspy.optimize.prompts import (
     PromptVerdict,
     TryPrompts,
 )
-from moa_dspy.optimize.prompts.tuning import calls_of_role
+from moa_dspy.optimize.prompts.tuning import calls_by_stage
 from moa_dspy.optimize.result import TrialRecord
 from tests.optimize.prompts.optimizers import copro
 from tests.optimize.prompts.world import CAREFULLY, World, exact, make_world, mixture, rows
@@ -56,10 +56,10 @@ def test_a_better_prompt_is_found_for_the_best_mixtures_at_no_proposer_call() ->
     assert CAREFULLY["proposed_instruction"] in registry_of(found).to_json()[0]["text"]
     # Each proposer is asked once per train row; the tuning reads what they said.
     assert (world.log.by("a").total(), world.log.by("b").total()) == (6, 6)
-    assert found.counter.by_stage()["references"]["proposers"].made == 12
-    assert found.counter.by_stage()["tuning"]["proposers"].made == 0
-    assert found.counter.by_stage()["tuning"]["aggregator"].made > 0
-    assert found.counter.by_stage()["tuning"]["prompt_model"].made > 0
+    assert calls_by_stage(found.cache)["references"]["proposers"].made == 12
+    assert calls_by_stage(found.cache)["tuning"]["proposers"].made == 0
+    assert calls_by_stage(found.cache)["tuning"]["aggregator"].made > 0
+    assert calls_by_stage(found.cache)["tuning"]["prompt_model"].made > 0
     (entry,) = registry_of(found).to_json()
     assert (entry["origin"], entry["architecture"]) == ("COPRO", str(C))
     assert entry["train_score"] == 1.0
@@ -75,8 +75,9 @@ def test_two_mixtures_that_read_the_same_share_the_stored_references() -> None:
         "a + b > synthesize(d; prompt=tuned-1)",
     ]
     # Known nodes are not even looked up in the store.
-    assert calls_of_role(found.counter.by_stage(), "proposers") == Counted(made=12, reused=0)
-    assert found.counter.by_stage()["tuning"]["proposers"].made == 0
+    asked = [roles["proposers"] for roles in calls_by_stage(found.cache).values()]
+    assert sum(asked, Counted()) == Counted(made=12, reused=0)
+    assert calls_by_stage(found.cache)["tuning"]["proposers"].made == 0
 
 
 def test_where_no_prompt_is_better_nothing_is_returned_and_a_note_says_so() -> None:
@@ -176,5 +177,5 @@ def test_every_optimizer_by_name_tunes_at_no_proposer_call(name: str) -> None:
         made = found.tune({C: record(0.5)}, 1)
     assert found.tuning_notes == []
     assert [one.prompt for one in made] == ["careful" if name == "try" else "tuned-1"]
-    assert found.counter.by_stage()["tuning"]["proposers"].made == 0
+    assert calls_by_stage(found.cache)["tuning"]["proposers"].made == 0
     assert (world.log.by("a").total(), world.log.by("b").total()) == (6, 6)

@@ -153,7 +153,10 @@ def test_money_is_refused_before_it_is_spent() -> None:
     # A reply may be 1,024 tokens, at 1,000 usd per million: the next one may cost over 1 usd.
     pool = server_pool({"a": "one two"}, usd_per_million_tokens={"a": 1_000.0})
     with asking(app_of(pool, limits=ServerLimits(usd_per_day=1.0))) as client:
-        assert client.post(CHAT, json=body()).status_code == 429
+        refused = client.post(CHAT, json=body())
+        assert refused.status_code == 429
+        # Nothing is spent yet, so no limit is reached.
+        assert "might take more than is left of today's" in refused.json()["error"]["message"]
         assert client.post(CHAT, json=body(max_tokens=10)).status_code == 200
     assert pool.calls.ledger.spending.made == 1
 

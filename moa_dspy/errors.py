@@ -26,7 +26,7 @@ from base64 import b64encode
 from collections.abc import Iterable
 from functools import lru_cache
 from html import escape
-from typing import Final
+from typing import Any, Final
 
 
 class MoaError(Exception):
@@ -54,7 +54,13 @@ class StudyError(MoaError, ValueError):
 
 
 class LayerFailedError(MoaError):
-    """Fewer proposers of a layer answered than the quorum; lists every cause."""
+    """Fewer proposers of a layer answered than the quorum; lists every cause.
+
+    Attributes:
+        responses: Every response up to there, those of earlier layers first, as far as known.
+    """
+
+    responses: tuple[Any, ...] = ()
 
 
 class LocalModelError(MoaError, OSError):

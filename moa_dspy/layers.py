@@ -211,6 +211,22 @@ class FormerSeat(Parameter):
         """Do nothing: the seat no longer exists."""
 
 
+def former_seats(seats: Sequence[str], former: Sequence[str]) -> list[tuple[str, FormerSeat]]:
+    """Return entries for the seats of the mixture before a search, and of a single agent.
+
+    So a program with a single agent there, as most have before a search, loads every state.
+
+    Args:
+        seats: Names of the mixture's predictors.
+        former: Names of those that it had.
+    """
+    first = "layers[0].proposers[0]"
+    rests = [name.removeprefix(first) for name in seats if name.startswith(first)]
+    alone = [f"aggregator{rest}" for rest in rests]
+    names = dict.fromkeys((*alone, *former))
+    return [(name, FormerSeat()) for name in names if name not in seats]
+
+
 def _listed(names: Mapping[str, Any]) -> str:
     return ", ".join(sorted(map(str, names))) or "none"
 

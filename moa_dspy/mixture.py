@@ -16,10 +16,10 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError
 from moa_dspy.layers import (
     ArchitectureState,
-    FormerSeat,
     Layer,
     ReplacedPredictor,
     all_predictors,
+    former_seats,
     from_parts,
     mark_seats,
     seated,
@@ -292,8 +292,7 @@ class MixtureOfAgents(PlannedModule):
     def named_parameters(self) -> list[tuple[str, Any]]:
         """Return every predictor by its name, and the other entries of DSPy's states."""
         seats: list[tuple[str, Any]] = super().named_parameters()
-        known = {name for name, _ in seats}
-        former = [(name, FormerSeat()) for name in self._former_seats if name not in known]
+        former = former_seats([name for name, _ in seats], self._former_seats)
         return [*seats, *former, ("architecture", ArchitectureState(self))]
 
     def load_state(self, state: Any, *, allow_unsafe_lm_state: bool = False) -> None:

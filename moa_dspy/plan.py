@@ -166,7 +166,7 @@ class Planner:
             seconds.append(seconds_of(questions, layers[-1]))
             answered = sum(response.has_answer for response in layers[-1])
             if answered < min(self.rules.quorum, len(names)):
-                raise _too_few(f"Layer {depth + 1}: {answered} of {len(names)}", layers[-1])
+                raise _too_few(f"Layer {depth + 1}: {answered} of {len(names)}", layers)
         return (yield from self._last_step(inputs, nodes, layers, seconds))
 
     @property
@@ -238,7 +238,7 @@ class Planner:
             if isinstance(combine, (Rank, Knockout)):
                 is_undecided = combine.is_undecided(heard, rounds)
         if not final.has_answer:
-            raise _too_few("The aggregator did not answer: 0 of 1", [final])
+            raise _too_few("The aggregator did not answer: 0 of 1", [*layers, *rounds, [final]])
         self._complete(final)
         took = (*seconds, *(max(one.seconds for one in replies) for replies in rounds))
         replies = tuple(reply for replies in rounds for reply in replies)
@@ -332,10 +332,15 @@ def _watched(
         return final, rounds
 
 
-def _too_few(what: str, responses: Sequence[Response]) -> LayerFailedError:
-    failed = [one for one in responses if not (one.has_answer or one.is_left_out)]
+def _too_few(what: str, rounds: Sequence[Sequence[Response]]) -> LayerFailedError:
+    """Return the error of the last of these rounds of responses."""
+    failed = [one for one in rounds[-1] if not (one.has_answer or one.is_left_out)]
     causes = "; ".join(f"{one.agent}: {one.failure}" for one in failed)
-    return LayerFailedError(f"{what} agents answered. {causes}")
+    error = LayerFailedError(f"{what} agents answered. {causes}")
+    # The reply of an aggregator ends its own rounds, and is the final response as well.
+    every = {id(one): one for responses in rounds for one in responses}
+    error.responses = tuple(one for one in every.values() if one.failure != NOT_ASKED)
+    return error
 
 
 def is_traced() -> bool:

@@ -243,10 +243,20 @@ def _log_to_console() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def _is_text(path: Path, file: Path) -> bool:
+    """Return whether the text of an architecture was given instead of a program."""
+    return ">" in str(path) and not file.exists()
+
+
 def _by_name(paths: list[Path], pool: Any) -> dict[str, MixtureOfAgents]:
     from moa_dspy.mixture import MixtureOfAgents
 
     files = [program_file(path) for path in paths]
+    if texts := [path for path, file in zip(paths, files, strict=True) if _is_text(path, file)]:
+        raise ArchitectureError(
+            f"PROGRAM must be a saved program or a run's folder, but got {str(texts[0])!r}. An "
+            "architecture is served without it: clients write its text as their `model`."
+        )
     # A run has its folder's name, so that several runs can be served.
     names = [
         path.stem if file is path else path.resolve().name

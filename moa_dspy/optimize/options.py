@@ -162,6 +162,7 @@ def _known(name: str, registry: Mapping[str, Any], option: str) -> Any:
 
 
 SAMPLERS: Final[dict[str, Any]] = {
+    "gp": optuna.samplers.GPSampler,
     "nsga2": optuna.samplers.NSGAIISampler,
     "random": optuna.samplers.RandomSampler,
     "tpe": optuna.samplers.TPESampler,

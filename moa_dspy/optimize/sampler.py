@@ -1,13 +1,11 @@
-"""The sampler of a search, which serves any Optuna study.
-
-It proposes by the paper's two criteria, learned from the trials.
-"""
+"""The sampler of a search, for any Optuna study: by the paper's two criteria, from the trials."""
 
 from __future__ import annotations
 
 import random
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from statistics import fmean
@@ -16,10 +14,11 @@ from typing import Any, Final
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.errors import StudyError
+from moa_dspy.errors import ArchitectureError, StudyError
 from moa_dspy.files import shown_value
 from moa_dspy.optimize.space.programs import (
     ProgramArchitecture,
@@ -29,7 +28,7 @@ from moa_dspy.optimize.space.programs import (
 from moa_dspy.optimize.space.rules import told_apart
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.acquisition import Acquisition, PriceOf, single_agents
-from moa_dspy.optimize.surrogate.gp import PARTS, FeatureMatrix, Kernels, Traits
+from moa_dspy.optimize.surrogate.gp import PARTS, FeatureMatrix, Kernels, Traits, finite, padded
 
 ROW_SCORES: Final = "row_scores"
 """User attribute of a trial: its score on each row, in one order for all trials."""
@@ -93,14 +92,14 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
     has others, those of running trials included. The default of ``ModelSearch``, and of use
     in any study whose objective calls ``space.suggest(trial)``:
 
-        study = optuna.create_study(
-            direction="maximize", sampler=PerformanceDiversitySampler(space, seed=0)
-        )
+        sampler = PerformanceDiversitySampler(space, seed=0)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
         study.optimize(lambda trial: score(space.suggest(trial)), n_trials=40)
 
     The model learns from a trial's value (of several, from weighted sums with other weights each
     time, as ParEGO does), or more exactly from the user attribute ``row_scores``, the scores of
-    an architecture on every row, where all trials have it; a value that breaks a constraint of
+    an architecture on every row, where all trials have it: high ones are good, unless their mean
+    is the one value that the study minimises. A value that breaks a constraint of
     ``trial.set_constraint`` counts as the worst. Other parameters are drawn at random. Safe for
     ``n_jobs``, and for several processes, which are taken to begin with other proposals.
 
@@ -249,13 +248,13 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
         return seen.architectures[trial.number]
 
     def _read(self, trial: FrozenTrial) -> Architecture | None:
-        if (text := trial.user_attrs.get(ARCHITECTURE)) is not None:
-            return read_architecture(text)
-        try:
+        text, names = trial.user_attrs.get(ARCHITECTURE), self._space.agents
+        with suppress(ArchitectureError):  # in a study of the user's own it may mean anything
+            if isinstance(text, str) and set((one := read_architecture(text)).agents) <= {*names}:
+                return one
+        with suppress(KeyError):  # of another space, or not suggested to its end
             return self._canonical(self._space.suggest(GivenChoices(trial.params)))
-        except KeyError:
-            # Of another space, or not suggested to its end.
-            return None
+        return None
 
     def _scores(
         self, study: optuna.Study, seen: _Seen, trials: Sequence[FrozenTrial]
@@ -264,15 +263,11 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
         if not trials:
             return np.empty((0, 1))
         if all(ROW_SCORES in trial.user_attrs for trial in trials):
-            rows = [_row_scores(seen, trial) for trial in trials]
-            found = np.full((len(rows), max(map(len, rows))), np.nan)
-            for place, row in enumerate(rows):
-                found[place, : len(row)] = row
-            return found
-        highest = optuna.study.StudyDirection.MAXIMIZE
-        signs = [1 if one == highest else -1 for one in study.directions]
+            found = padded([_row_scores(seen, trial) for trial in trials])
+            return 1 - found if _are_losses(study, trials, found) else found
+        signs = [1 if one == StudyDirection.MAXIMIZE else -1 for one in study.directions]
         values = np.array([trial.values for trial in trials], np.float64) * signs
-        return _within_constraints(self._weighted(_finite(values)), trials)[:, None]
+        return _within_constraints(self._weighted(finite(values)), trials)[:, None]
 
     def _weighted(self, values: FeatureMatrix) -> FeatureMatrix:
         """Return one number per trial, in [0, 1]: of several objectives, a scalarisation.
@@ -408,15 +403,6 @@ def _pair_of(rows: Mapping[str, FeatureMatrix]) -> _RowDifferences:
     return _RowDifferences({p: float(np.nanmean(abs(rows[p[0]] - rows[p[1]]))) for p in pairs})
 
 
-def _finite(values: FeatureMatrix) -> FeatureMatrix:
-    """Return the values of each column, the infinite as the best or worst that is not."""
-    found = np.zeros_like(values)
-    for place, column in enumerate(values.T):
-        if (known := column[np.isfinite(column)]).size:
-            found[:, place] = np.clip(column, known.min(), known.max())
-    return found
-
-
 def _within_constraints(values: FeatureMatrix, trials: Sequence[FrozenTrial]) -> FeatureMatrix:
     """Return values in [0, 1], the worst where a constraint is broken; ranked if all break one."""
     broken = np.array([sum(max(0, one) for one in t.constraints.values()) for t in trials])
@@ -430,8 +416,22 @@ def _within_constraints(values: FeatureMatrix, trials: Sequence[FrozenTrial]) ->
 
 def _row_scores(seen: _Seen, trial: FrozenTrial) -> FeatureMatrix:
     if trial.number not in seen.rows:
-        seen.rows[trial.number] = np.array(trial.user_attrs[ROW_SCORES], np.float64)
+        given, rows = trial.user_attrs[ROW_SCORES], np.empty(())
+        with suppress(TypeError, ValueError):
+            rows = np.array(given, np.float64)
+        if rows.ndim != 1 or not np.isfinite(rows).any():
+            wrong = f"but in trial {trial.number} it is {shown_value(given)}"
+            raise StudyError(f"User attribute `row_scores` must be a list of numbers, {wrong}.")
+        seen.rows[trial.number] = rows
     return seen.rows[trial.number]
+
+
+def _are_losses(study: optuna.Study, trials: Sequence[FrozenTrial], rows: FeatureMatrix) -> bool:
+    """True if the means of the rows are the values that the study minimises."""
+    told = [(r, t.values[0]) for r, t in zip(rows, trials, strict=True) if t.values is not None]
+    if not told or study.directions != [StudyDirection.MINIMIZE]:
+        return False
+    return all(np.isclose(np.nanmean(row), value) for row, value in told)
 
 
 def _begins_with(other: FrozenTrial, trial: FrozenTrial) -> bool:

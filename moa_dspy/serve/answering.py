@@ -8,7 +8,7 @@ import logging
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +28,7 @@ from moa_dspy.errors import (
 )
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
+from moa_dspy.prediction import Response
 from moa_dspy.serve.chat import ChatAnswer, ChatMixture, Proposals
 from moa_dspy.serve.limits import DailySpending, Places, ServerLimits
 from moa_dspy.serve.protocol import ApiError, ChatCall
@@ -38,6 +39,7 @@ _LONGEST_TEXT: Final = 1000
 _MOST_TEXTS: Final = 128
 _SAMPLES: Final = re.compile(r"\*\s*([0-9]+)")
 """The number of samples of an agent in the text of a layer, such as ``a * 3``."""
+_STATUS: Final = re.compile(r"HTTP [1-5][0-9]{2}\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +190,13 @@ class Metrics:
         self.usd.labels(key).inc(answer.usd or 0.0)
         self.tokens.labels("prompt").inc(answer.usage.input_tokens or 0)
         self.tokens.labels("completion").inc(answer.usage.output_tokens or 0)
-        for one in answer.answer.responses:
+        self.count_agents(answer.answer.responses)
+
+    def count_agents(self, responses: Iterable[Response]) -> None:
+        """Count the calls and the failures of agents, also where no answer came of them."""
+        for one in responses:
             self.calls.labels(one.agent).inc(one.calls)
-            if not one.has_answer:
+            if not (one.has_answer or one.is_left_out):
                 self.failures.labels(one.agent).inc()
 
 
@@ -271,8 +277,18 @@ class Answering:
             ]
         answers = [task.result() for task in tasks]
         for answer in answers:
-            self.served.metrics.count(self.model, self.key, answer)
+            self._count(answer)
         return answers
+
+    def _count(self, answer: ChatAnswer) -> None:
+        self.served.metrics.count(self.model, self.key, answer)
+        self._log_failures(answer.answer.failures)
+
+    def _log_failures(self, responses: Iterable[Response]) -> None:
+        """Log why agents did not answer: in whole words only where prompts are logged as well."""
+        for one in responses:
+            reason = one.failure if self.served.has_content_log else _kind(str(one.failure))
+            _logger.warning("%s: agent %s did not answer: %s", self.model.label, one.agent, reason)
 
     async def _stream_into(self, queue: asyncio.Queue[tuple[int, Any] | None]) -> None:
         async def stream(index: int, request: Any) -> None:
@@ -280,7 +296,7 @@ class Answering:
             async with aclosing(self.model.mixture.astream(request, rollout=rollout)) as events:
                 async for event in events:
                     if isinstance(event, ChatAnswer):
-                        self.served.metrics.count(self.model, self.key, event)
+                        self._count(event)
                     queue.put_nowait((index, event))
 
         async with asyncio.TaskGroup() as group:
@@ -310,11 +326,23 @@ class Answering:
     def _failed_layer(self, error: LayerFailedError) -> ApiError:
         # Causes contain addresses and messages of endpoints, so only requests for details get them.
         what, _, causes = str(error).partition(" agents answered.")
+        failed = [one for one in error.responses if not (one.has_answer or one.is_left_out)]
+        self.served.metrics.count_agents(error.responses)
+        self._log_failures(failed)
         _logger.warning("%s: %s agents answered.", self.model.label, what)
         shown = f"{what} agents answered.{causes if self.call.has_details else ''}"
         # The agents were retried already, as often as the pool allows.
         headers = {"x-should-retry": "false"}
         return ApiError(shown, status=502, code="agents_failed", headers=headers)
+
+
+def _kind(failure: str) -> str:
+    """Return a failure without what the endpoint or the model said, which may repeat a prompt.
+
+    The type of the error and the HTTP status stay.
+    """
+    name, status = failure.partition(":")[0], _STATUS.findall(failure)
+    return f"{name} ({status[-1]})" if status else name
 
 
 def headers_of(

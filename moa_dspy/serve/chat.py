@@ -180,8 +180,8 @@ class Proposals:
 
     @property
     def n_asked(self) -> int:
-        """Number of agents in the last layer; 0 for a single agent."""
-        return len(self.layers[-1]) if self.layers else 0
+        """Number of agents in the last layer whose answer was needed; 0 for a single agent."""
+        return sum(not one.is_left_out for one in self.layers[-1]) if self.layers else 0
 
     @property
     def n_answered(self) -> int:

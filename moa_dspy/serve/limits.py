@@ -208,7 +208,8 @@ class DailySpending:
     def refusal(self, error: BudgetReachedError) -> ApiError:
         """Return the error of a request that would spend too much."""
         return ApiError(
-            f"Today's spending limit is reached: {error}",
+            "This answer might take more than is left of today's spending limit; a smaller "
+            f"`max_tokens` reserves less. {error}",
             status=429,
             code="insufficient_quota",
             kind="insufficient_quota",

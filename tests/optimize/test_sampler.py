@@ -271,6 +271,50 @@ def test_scores_of_rows_are_learned_from_where_all_trials_have_them() -> None:
     assert "a + b > synthesize(a)" in texts(study)
 
 
+def test_rows_of_losses_are_learned_from_where_their_mean_is_minimised() -> None:
+    # Each row is 20 times the loss of the trial, which is also its value.
+    study = study_of(direction="minimize")
+
+    def loss(trial: optuna.Trial) -> float:
+        one = SPACE.suggest(trial)
+        trial.set_user_attr("architecture", str(one))
+        trial.set_user_attr(ROW_SCORES, [20 * (1 - truth(one))] * 4)
+        return 20 * (1 - truth(one))
+
+    study.optimize(loss, n_trials=20)
+    assert "a + b > synthesize(a)" in texts(study)
+
+
+@pytest.mark.parametrize("given", ["0.5 0.7", [], [None, None], [[0.5], [0.7]], {"row": 1.0}])
+def test_rows_that_are_no_numbers_are_an_error_that_names_the_trial(given: Any) -> None:
+    study = study_of()
+
+    def measure(trial: optuna.Trial) -> float:
+        trial.set_user_attr(ROW_SCORES, given)
+        return truth(SPACE.suggest(trial))
+
+    message = r"User attribute `row_scores` must be a list of numbers, but in trial 0 it is "
+    with pytest.raises(StudyError, match=message):
+        study.optimize(measure, n_trials=8)
+
+
+@pytest.mark.parametrize("given", ["resnet", "resnet 50 (x", {"layers": 2}, 3])
+def test_an_attribute_architecture_of_the_users_own_means_nothing_to_the_sampler(
+    given: Any,
+) -> None:
+    study, found = study_of(), list[str]()
+
+    def measure(trial: optuna.Trial) -> float:
+        one = SPACE.suggest(trial)
+        found.append(str(one))
+        trial.set_user_attr("architecture", given)
+        return truth(one)
+
+    study.optimize(measure, n_trials=12)
+    assert found[:5] == list(NAMES)
+    assert len(set(found)) == 12
+
+
 def test_other_parameters_are_drawn_independently() -> None:
     study = study_of()
     study.optimize(

@@ -81,6 +81,20 @@ def test_a_state_brings_back_what_was_picked(
 
 
 @pytest.mark.parametrize("picked", PICKS)
+@pytest.mark.parametrize("module", [dspy.Predict, dspy.ChainOfThought])
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_a_program_with_one_agent_loads_a_mixture_that_no_search_made(
+    tmp_path: Path, pool: Pool, picked: str, module: Any, is_frozen: bool
+) -> None:
+    built = Program(pool, picked, module=module)
+    built.answer.are_proposers_frozen = is_frozen
+    built.save(tmp_path / "built.json")
+    loaded = Program(pool, module=module)
+    loaded.load(tmp_path / "built.json")
+    assert str(loaded.answer.architecture) == picked
+
+
+@pytest.mark.parametrize("picked", PICKS)
 def test_a_loaded_program_answers_as_the_saved_one(tmp_path: Path, pool: Pool, picked: str) -> None:
     best = searched(Program(pool), picked)
     best.save(tmp_path / "best.json")

@@ -138,6 +138,10 @@ def test_serve_needs_keys_where_others_can_reach_it(tmp_path: Path) -> None:
         (["--deadline", "0"], "`deadline_seconds` must be positive, but is 0.0."),
         (["--pool", "absent.toml"], "absent.toml cannot be read"),
         (["absent.json"], "absent.json cannot be read"),
+        (
+            ["a + c > synthesize(c)"],
+            "is served without it: clients write its text as their `model`",
+        ),
         (["a/p.json", "b/p.json"], "p occurs twice. Folders of runs, given instead, go by theirs."),
         (["--aggregator", "z"], "Unknown agent 'z'"),
         (["--usd-per-day", "1"], "A limit in usd needs the price of every agent"),

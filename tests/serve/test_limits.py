@@ -16,7 +16,10 @@ from moa_dspy.agent import Agent
 from moa_dspy.calls.calls import Calls
 from moa_dspy.errors import PoolError
 from moa_dspy.pool import Pool
-from moa_dspy.serve.limits import BoundedCalls, DailySpending, ServerLimits
+from moa_dspy.prediction import NOT_AWAITED, Response
+from moa_dspy.serve.answering import Metrics
+from moa_dspy.serve.chat import Proposals
+from moa_dspy.serve.limits import BoundedCalls, DailySpending, Places, ServerLimits
 from moa_dspy.testing import scripted_pool
 from tests.serve.running import KEY, app_of, running, server_pool
 from tests.servers.chat import ChatServer, Reply, serving
@@ -150,7 +153,10 @@ def test_money_is_refused_before_it_is_spent() -> None:
     # A reply may be 1,024 tokens, at 1,000 usd per million: the next one may cost over 1 usd.
     pool = server_pool({"a": "one two"}, usd_per_million_tokens={"a": 1_000.0})
     with asking(app_of(pool, limits=ServerLimits(usd_per_day=1.0))) as client:
-        assert client.post(CHAT, json=body()).status_code == 429
+        refused = client.post(CHAT, json=body())
+        assert refused.status_code == 429
+        # Nothing is spent yet, so no limit is reached.
+        assert "might take more than is left of today's" in refused.json()["error"]["message"]
         assert client.post(CHAT, json=body(max_tokens=10)).status_code == 200
     assert pool.calls.ledger.spending.made == 1
 
@@ -177,6 +183,29 @@ def test_a_fall_to_one_answer_is_in_a_header_and_in_the_metrics() -> None:
     assert 'moa_degraded_total{model="architecture"} 2.0' in shown
     assert 'moa_agent_failures_total{agent="b"} 3.0' in shown
     assert 'moa_requests_total{model="architecture",status="200"} 3.0' in shown
+
+
+def test_agents_of_an_answer_that_failed_are_counted_too() -> None:
+    pool = server_pool({"a": "yes", "b": Exception("down")})
+    with asking(app_of(pool)) as client:
+        for model in ("b", "a > synthesize(b)"):
+            assert client.post(CHAT, json=body(model)).status_code == 502
+            assert "Layer" not in client.post(CHAT, json=body(model, stream=True)).text
+        shown = client.get(str(client.base_url).replace("/v1/", "/metrics")).text
+    assert 'moa_agent_failures_total{agent="b"} 4.0' in shown
+    assert 'moa_agent_calls_total{agent="a"} 2.0' in shown
+    assert 'moa_agent_calls_total{agent="b"} 4.0' in shown
+
+
+def test_an_answer_that_a_vote_did_not_need_is_no_failure() -> None:
+    late = Response("c", failure=NOT_AWAITED)
+    layer = (Response("a", text="yes"), Response("b", text="yes"), late)
+    assert Proposals((layer,)).n_asked == Proposals((layer,)).n_answered == 2
+    assert not Proposals(((layer[0], late),)).fell_to_one
+    metrics = Metrics(Places(ServerLimits()))
+    metrics.count_agents(layer)
+    assert metrics.registry.get_sample_value("moa_agent_failures_total", {"agent": "c"}) is None
+    assert metrics.registry.get_sample_value("moa_agent_calls_total", {"agent": "c"}) == 0
 
 
 def test_equal_requests_of_a_sampling_agent_are_answered_anew() -> None:

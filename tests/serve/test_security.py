@@ -14,10 +14,14 @@ from typing import Any
 import httpx
 import pytest
 
+from moa_dspy.agent import Agent
+from moa_dspy.calls.calls import Calls
 from moa_dspy.errors import ArchitectureError, PoolError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.serve.limits import ServerKeys, ServerLimits
+from moa_dspy.pool import Pool
+from moa_dspy.serve.limits import BoundedCalls, ServerKeys, ServerLimits
 from tests.serve.running import KEY, app_of, running, server_pool
+from tests.servers.chat import Reply, serving
 
 CHAT = "chat/completions"
 BEARER = {"Authorization": f"Bearer {KEY}"}
@@ -90,6 +94,26 @@ def test_no_key_and_no_prompt_in_a_log_or_a_response(caplog: pytest.LogCaptureFi
     everything = ours + "".join(f"{a.text}{a.headers}" for a in answers)
     everything += "\n".join(r.getMessage() for r in caplog.records if "httpx" not in r.name)
     assert KEY not in everything
+
+
+def test_a_log_says_why_an_agent_did_not_answer(caplog: pytest.LogCaptureFixture) -> None:
+    refused = Reply(status=404, body=b'{"error": {"message": "no model for: secret prompt"}}')
+    with serving(refused) as server:
+        agents = [
+            Agent(name=name, model=f"openai/{name}", api_base=server.url, num_retries=0)
+            for name in "ab"
+        ]
+        pool = Pool(agents, calls=Calls(BoundedCalls()))
+        for has_content_log in (False, True):
+            app = app_of(pool, has_content_log=has_content_log)
+            with running(app) as url, httpx.Client(base_url=url, headers=BEARER) as client:
+                client.post(CHAT, json=body("secret prompt", model="a + b > synthesize(a)"))
+            said = "\n".join(r.getMessage() for r in caplog.records if r.name == "moa_dspy.serve")
+            kind = "architecture: agent b did not answer: LMInvalidRequestError"
+            whole = f"{kind}: [agent/b] no model for: secret prompt (HTTP 404"
+            assert (whole if has_content_log else f"{kind} (HTTP 404)") in said
+            assert ("secret" in said) == has_content_log
+            caplog.clear()
 
 
 def test_prompts_are_logged_when_asked(caplog: pytest.LogCaptureFixture) -> None:

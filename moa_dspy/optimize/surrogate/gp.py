@@ -424,3 +424,20 @@ class SurrogateModel:
                 tried = [(self._likelihood(weights | {part: value}), -value) for value in grid]
                 weights[part] = -max(tried)[1]
         return weights
+
+
+def finite(values: FeatureMatrix) -> FeatureMatrix:
+    """Return the values of each column, the infinite as the best or worst that is not."""
+    found = np.zeros_like(values)
+    for place, column in enumerate(values.T):
+        if (known := column[np.isfinite(column)]).size:
+            found[:, place] = np.clip(column, known.min(), known.max())
+    return found
+
+
+def padded(rows: Sequence[FeatureMatrix]) -> FeatureMatrix:
+    """Return rows of different lengths as one matrix, with nan where one has ended."""
+    found = np.full((len(rows), max(map(len, rows))), np.nan)
+    for place, row in enumerate(rows):
+        found[place, : len(row)] = row
+    return found

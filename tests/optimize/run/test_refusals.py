@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def refused(study: Path, out: Path, *, by: type[MoaError], match: str) -> None:
         (
             ("[search]", '[search]\nsampler = "grid"'),
             StudyError,
-            r"`search\.sampler`: unknown 'grid'; known ones are nsga2, random, tpe, package",
+            r"`search\.sampler`: unknown 'grid'; known ones are gp, nsga2, random, tpe, package",
         ),
         (
             ("[search]", '[search]\nsampler = "optuna.samplers:GridSampler"'),
@@ -137,6 +138,16 @@ def test_a_study_file_that_does_not_fit_is_refused_and_nothing_is_written(
     message: str,
 ) -> None:
     refused(write_study(change), tmp_path / "out", by=by, match=message)
+    assert not server.asked
+
+
+@pytest.mark.skipif(find_spec("torch") is not None, reason="torch is here")
+def test_a_gp_sampler_without_torch_is_refused_and_nothing_is_written(
+    server: Any, write_study: Make, tmp_path: Path
+) -> None:
+    study = write_study(("[search]", '[search]\nsampler = "gp"'))
+    message = r"`sampler`: GPSampler cannot be used in this search: .*torch"
+    refused(study, tmp_path / "out", by=StudyError, match=message)
     assert not server.asked
 
 

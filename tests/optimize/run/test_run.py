@@ -128,10 +128,12 @@ class Mine(optuna.samplers.RandomSampler):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tpe", "nsga2", "random", f"{__name__}:Mine"])
+@pytest.mark.parametrize("name", ["tpe", "nsga2", "random", "gp", f"{__name__}:Mine"])
 def test_a_study_names_its_sampler(
     write_study: Make, tmp_path: Path, said: Make, name: str
 ) -> None:
+    if name == "gp":
+        pytest.importorskip("torch", reason="Optuna's GPSampler needs torch")
     changes = [("[search]", f'[search]\nsampler = "{name}"'), ("n_trials = 8", "n_trials = 12")]
     found = run_study(write_study(*changes), out=tmp_path / "out")
     origins = [trial.origin for trial in found.trials]

@@ -165,8 +165,8 @@ class Agent:
         missing = [name for name in _PRICES if name not in given]
         if given and missing:
             raise PoolError(
-                f"Agent {shown_value(self.name)}: `{given[0]}` is given and `{missing[0]}` is not: "
-                "give both prices, 0 where tokens are free, or none where they are unknown."
+                f"Agent {shown_value(self.name)}: `{given[0]}` is given, but `{missing[0]}` is "
+                "not: give both prices (0 if tokens are free), or neither if they are unknown."
             )
 
     def _checks(self) -> dict[str, bool]:
@@ -221,7 +221,7 @@ class Agent:
     def _check_local(self) -> None:
         for name in ("headers", "reasoning_effort"):
             if getattr(self, name):
-                raise PoolError(f"Agent {self.name!r}: `{name}` is not for local models.")
+                raise PoolError(f"Agent {self.name!r}: `{name}` cannot be set for a local model.")
         if self.weights is not None and self.sha256 is None:
             raise PoolError(
                 f"Agent {self.name!r}: `sha256` must be given with `weights`; "
@@ -325,7 +325,7 @@ def read_agents(path: Path) -> list[Agent]:
         else:
             content = {"agents": content.get("agents", [])}
     if unknown := set(content) - {"agents"}:
-        raise PoolError(f"{path}: unknown key {min(unknown)!r}; known ones are agents.")
+        raise PoolError(f"{path}: unknown key {min(unknown)!r}; the only known one is `agents`.")
     agents = agents_of(content.get("agents", []), where=f"{path}: agents")
     return [agent.beside(path.parent) for agent in agents]
 
@@ -353,7 +353,9 @@ def available(agents: Iterable[Agent]) -> tuple[list[Agent], list[str]]:
     kept, notes = [], []
     for agent in agents:
         if agent.optional and (missing := agent.missing_variables):
-            notes.append(f"{agent.name} is left out: {', '.join(missing)} is not set.")
+            notes.append(
+                f"Agent {agent.name!r} is left out, because {', '.join(missing)} is not set."
+            )
         else:
             kept.append(agent)
     return kept, notes

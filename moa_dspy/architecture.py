@@ -121,12 +121,12 @@ class Architecture:
         for name in self.order:
             if name not in read or self.order.count(name) > 1:
                 raise ArchitectureError(
-                    f"`order` must name agents of the last layer, {', '.join(read) or 'none here'},"
-                    f" each once, but got {', '.join(self.order)}."
+                    f"`order` must list agents of the last layer ({', '.join(read) or 'none'}), "
+                    f"each at most once, but got {', '.join(self.order)}."
                 )
         prompt = self.prompt
         if prompt is not None and (self.combine != "synthesize" or not self.layers):
-            raise ArchitectureError("`prompt` goes with an aggregator that synthesizes.")
+            raise ArchitectureError("`prompt` can only be set for an aggregator that synthesizes.")
         if prompt is not None and not _NAME.fullmatch(prompt):
             raise ArchitectureError(
                 f"Prompt name {prompt!r} must not be empty or hold spaces or any of > + * ( )."
@@ -137,14 +137,14 @@ class Architecture:
             return
         members = self.layers[-1] if self.layers else ()
         if self.analyst is not None and self.combine != "fuse":
-            raise ArchitectureError("`analyst` goes with `combine` fuse only.")
+            raise ArchitectureError("`analyst` can only be set with `combine` fuse.")
         if self.weights and self.combine != "vote":
-            raise ArchitectureError("`weights` go with `combine` vote only.")
+            raise ArchitectureError("`weights` can only be set with `combine` vote.")
         names = [name for name, _ in self.weights]
         if not set(names) <= set(members) or len(set(names)) < len(names):
             raise ArchitectureError(
-                "`weights` must name agents of the last layer, "
-                f"{', '.join(members) or 'none here'}, each once, but got {', '.join(names)}."
+                f"`weights` must list agents of the last layer ({', '.join(members) or 'none'}), "
+                f"each at most once, but got {', '.join(names)}."
             )
         for name, weight in self.weights:
             if not 0 < _rounded(weight) < math.inf:
@@ -158,13 +158,13 @@ class Architecture:
         if lead is not None and not (_is_number(lead) and 0 < lead < 1):
             raise ArchitectureError(f"`lead` must be a number between 0 and 1, but got {lead!r}.")
         if lead is not None and (self.combine != "vote" or agree is not None):
-            raise ArchitectureError("`lead` goes with a vote without `agree` only.")
+            raise ArchitectureError("`lead` can only be set for a vote without `agree`.")
         if agree is None:
             return
         if not (_is(agree, int) and _is_number(agree)):
             raise ArchitectureError(f"`agree` must be a whole number, but got {agree!r}.")
         if self.combine != "vote" and (self.combine, self.aggregator) != ("select", None):
-            raise ArchitectureError("`agree` goes with a vote, or a select without an agent, only.")
+            raise ArchitectureError("`agree` needs a vote, or a select without an agent.")
         if not 2 <= agree < len(members):
             raise ArchitectureError(
                 "`agree` must be at least 2 and below the number of members of the last layer, "
@@ -174,13 +174,13 @@ class Architecture:
     def _check_aggregator(self) -> None:
         needs_one = self.combine in _NEED_AN_AGENT or not self.layers
         if needs_one and self.aggregator is None:
-            raise ArchitectureError("`aggregator` must name an agent, but got None.")
+            raise ArchitectureError("`aggregator` must name the last step's agent, but got None.")
         if not self.layers and self.combine != "synthesize":
-            raise ArchitectureError(f"A single agent has nothing to {self.combine} among.")
+            raise ArchitectureError(f"`combine` {self.combine} needs a layer of proposers.")
         if self.combine == "vote" and self.aggregator not in (None, *self.layers[-1]):
             raise ArchitectureError(
-                f"{self.aggregator!r} cannot decide ties: it must be one of the last layer's "
-                f"proposers, {', '.join(self.layers[-1])}."
+                "`aggregator` decides the ties of a vote: it must be a proposer of the last "
+                f"layer ({', '.join(self.layers[-1])}), but got {self.aggregator!r}."
             )
 
     @classmethod
@@ -210,8 +210,8 @@ class Architecture:
         needed = {"layers", "aggregator", "combine"}
         if not _is(value, dict) or not needed <= set(value) <= {*needed, *_OPTIONS}:
             raise ArchitectureError(
-                "An architecture has the keys layers, aggregator, combine, but got "
-                f"{value!r}; it may have {', '.join(_OPTIONS)} besides."
+                "An architecture must have the keys layers, aggregator and combine, and may have "
+                f"{', '.join(_OPTIONS)}, but got {value!r}."
             )
         layers, aggregator = value["layers"], value["aggregator"]
         order, weights = value.get("order", []), value.get("weights", {})
@@ -391,8 +391,9 @@ def _read_last(combine: str, inside: str | None) -> LastStep:
         key, _, value = part.partition("=")
         if key not in _OPTIONS:
             raise ArchitectureError(
-                "The last step knows order=NAME NAME, prompt=NAME, weights=NAME:NUMBER "
-                f"NAME:NUMBER, agree=NUMBER, analyst=NAME and lead=NUMBER, but got {key!r}."
+                f"Unknown option {key!r} of the last step; known ones are order=NAME NAME, "
+                "prompt=NAME, weights=NAME:NUMBER NAME:NUMBER, agree=NUMBER, analyst=NAME and "
+                "lead=NUMBER."
             )
         options[key] = _READ.get(key, str)(value)
     return LastStep(combine, who.strip() or None, options)

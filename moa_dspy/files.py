@@ -122,13 +122,13 @@ def _explain(
     if _unknown(first):
         name = str(first["loc"][-1])
         if (new := renamed.get(".".join(map(str, first["loc"])))) is not None:
-            return f"{place}: this key is called `{new}` now."
+            return f"{place}: this key is now called `{new}`."
         known = _siblings(adapter.json_schema(), first["loc"])
         near = get_close_matches(name, known, n=1)
         guess = f" Did you mean {near[0]!r}?" if near else ""
         return f"{place}: unknown key; known ones are {', '.join(known)}.{guess}"
     if first["type"] in ("missing", "missing_argument"):
-        return f"{place}: missing."
+        return f"{place}: this key is missing."
     if isinstance(inner := first.get("ctx", {}).get("error"), MoaError):
         return f"{place}: {inner}"
     longest = 0 if may_hold_keys else LONGEST_SHOWN

@@ -306,7 +306,10 @@ def from_parts(
     lms: dict[str, Any] = {}
     for lm in given:
         if not isinstance(lm, dspy.BaseLM):
-            raise ArchitectureError(f"Seats must be all names or all LMs, but one is {lm!r}.")
+            raise ArchitectureError(
+                "`layers` and `aggregator` must be all agent names or all LMs, but one is "
+                f"{shown_value(lm)}."
+            )
         if id(lm) not in names:
             stem = re.sub(r"[\s>+*()]", "-", str(lm.model))
             numbered = (f"{stem}-{n}" for n in count(2))

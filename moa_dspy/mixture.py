@@ -80,8 +80,8 @@ class PlannedModule(dspy.Module):
         if values:
             names = list(self.signature.input_fields)
             raise ArchitectureError(
-                f"Inputs are given by name, as program({names[0]}=...), but got {len(values)} "
-                f"without a name; the signature's inputs are {', '.join(names)}."
+                f"Inputs must be given by name, as program({names[0]}=...), but got "
+                f"{len(values)} without a name; the signature's inputs are {', '.join(names)}."
             )
 
     def forward(self, **inputs: Any) -> MixturePrediction:
@@ -201,7 +201,7 @@ class MixtureOfAgents(PlannedModule):
             architecture, lms = from_parts(layers or (), aggregator)
             pool = Pool.from_lms(lms) if lms else pool
         elif layers is not None or aggregator is not None:
-            raise ArchitectureError("`layers` and `aggregator` stand instead of `architecture`.")
+            raise ArchitectureError("Give `architecture`, or `layers` and `aggregator`, not both.")
         if pool is None:
             raise ArchitectureError("`pool` must be given with an architecture of names.")
         pool = pool if isinstance(pool, Pool) else Pool.from_lms(pool)

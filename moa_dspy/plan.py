@@ -268,7 +268,7 @@ class Planner:
             if response.failure is None and not response.values.keys() >= {*self.outputs}:
                 raise ArchitectureError(
                     f"The module of agent {response.agent!r} must return "
-                    f"{', '.join(self.outputs)}, but returned {', '.join(response.values)}."
+                    f"{', '.join(self.outputs)}, but it returned {', '.join(response.values)}."
                 )
         return responses
 

@@ -246,7 +246,7 @@ class Pool(Mapping[str, Agent]):
     ) -> None:
         listed = list(agents)
         if not all(isinstance(agent, Agent) for agent in listed):
-            raise PoolError("`agents` must be agents; of LMs make `Pool.from_lms([lm, lm])`.")
+            raise PoolError("`agents` must be agents; for LMs, use `Pool.from_lms([lm, lm])`.")
         self._agents = {agent.name: agent for agent in listed}
         self.calls = calls or Calls()
         self._lms: dict[str, Any] = dict(lms or {})
@@ -306,7 +306,7 @@ class Pool(Mapping[str, Agent]):
         reasons = {name: it.reason for name, it in found.items() if it.reason is not None}
         if strict and reasons:
             name, reason = next(iter(reasons.items()))
-            raise PoolError(f"Agent {name!r}: its LM cannot be adopted: {reason}.")
+            raise PoolError(f"Agent {name!r}: its calls cannot be stored: {reason}.")
         made, agents = {n: it.lm for n, it in found.items()}, [it.agent for it in found.values()]
         pool = cls(agents, calls=kept, lms=made)
         pool.not_adopted = reasons

@@ -227,7 +227,7 @@ class Answer:
             "references cut": len(self.cuts),
             "cut by max_tokens": ends.count("length"),
             "cut by a content filter": ends.count("content_filter"),
-            "ranker without an opinion": int(self.is_undecided),
+            "ranker without a readable choice": int(self.is_undecided),
         }
         parts += [f"{n} {what}" for what, n in counts.items() if n]
         parts += [f"weight of {agent} {weight:g}" for agent, weight in self.weights.items()]

@@ -92,7 +92,7 @@ class SelfMoASeq(PlannedModule):
         drawn = tuple((yield questions))
         rest = [response for response in drawn if response.has_answer]
         if not rest:
-            raise LayerFailedError(f"No sample was answered. {name}: {drawn[0].failure}")
+            raise LayerFailedError(f"No sample got an answer. {name}: {drawn[0].failure}")
         node = ",".join(question.node for question in questions)
         layers, best = [drawn], rest.pop(0)
         while rest:
@@ -280,9 +280,9 @@ def with_history(signature: Any) -> Any:
     asked = [name for name, field in fields.items() if not is_history(field)]
     if len(asked) != 1 or len(signature.output_fields) != 1:
         raise ArchitectureError(
-            "A conversation is asked with one input and one output, such as 'question -> answer', "
-            f"but the signature has the inputs {', '.join(fields) or 'none'} and the outputs "
-            f"{', '.join(signature.output_fields) or 'none'}."
+            "A conversation needs a signature with one input and one output, such as 'question "
+            f"-> answer', but this one has the inputs {', '.join(fields) or 'none'} and the "
+            f"outputs {', '.join(signature.output_fields) or 'none'}."
         )
     if len(fields) > 1:
         return signature

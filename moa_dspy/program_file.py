@@ -133,8 +133,8 @@ def read_content(path: Path) -> ProgramContent:
     if value["format"] not in READABLE:
         known = " and ".join(map(str, READABLE))
         raise ArchitectureError(
-            f"{path} has format {value['format']}, but this version reads {known}; it was "
-            f"written by moa-dspy {value.get('moa_dspy')}."
+            f"{path} has format {value['format']}, but this version of moa-dspy reads {known}; "
+            f"it was written by moa-dspy {value.get('moa_dspy') or '(unknown version)'}."
         )
     _check_entries(AgentText, value.get("agents"), where=f"{path}.agents")
     _check_entries(SeatState, value.get("state"), where=f"{path}.state")
@@ -160,7 +160,9 @@ def module_name(program: Any) -> str:
             return name
     shown = ", ".join(sorted(kind.__name__ for kind in kinds))
     known = ", ".join(sorted(SEAT_MODULES))
-    raise ArchitectureError(f"Seats of {shown} cannot be saved; those that can are {known}.")
+    raise ArchitectureError(
+        f"A mixture of the module {shown} cannot be saved; modules that can be saved are {known}."
+    )
 
 
 def seat_state(name: str, seat: Any) -> SeatState:
@@ -421,8 +423,8 @@ def _adapter_name(adapter: Any) -> str | None:
             return name
     known = ", ".join(sorted(ADAPTERS))
     raise ArchitectureError(
-        f"The adapter {type(adapter).__name__} cannot be saved with its settings; "
-        f"those that can, as they are by default, are {known}."
+        f"The adapter {type(adapter).__name__} cannot be saved with its settings; adapters that "
+        f"can be saved, with their default settings, are {known}."
     )
 
 

@@ -310,8 +310,8 @@ def values_of(module: Any, prediction: Any) -> dict[str, Any]:
     """
     if not isinstance(prediction, dspy.Example):
         raise ArchitectureError(
-            "The module of a seat must return a dspy.Prediction, but "
-            f"{type(module).__name__} returned {prediction!r}."
+            f"`module` must return a dspy.Prediction, but {type(module).__name__} returned a "
+            f"{type(prediction).__name__}."
         )
     fields = getattr(getattr(module, "signature", None), "output_fields", None)
     names = prediction.keys() if fields is None else fields

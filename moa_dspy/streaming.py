@@ -49,7 +49,8 @@ class AnswerListener(StreamListener):
         if not isinstance(mixture, PlannedModule):
             raise ArchitectureError(
                 "`mixture` must be the MixtureOfAgents whose answer is streamed, as in "
-                f"AnswerListener(program.mixture, field='answer'), but got {mixture!r}."
+                "AnswerListener(program.mixture, field='answer'), but got a "
+                f"{type(mixture).__name__}."
             )
         outputs = list(mixture.signature.output_fields)
         if field is not None and field not in outputs:

@@ -317,5 +317,5 @@ class MlflowStudy:
         except Exception as error:
             # Money was spent on the search, so an observer must not end it.
             if not self._has_failed:
-                _logger.warning("MLflow was not told of all trials: %s.", type(error).__name__)
+                _logger.warning("MLflow did not receive all trials: %s.", type(error).__name__)
             self._has_failed = True

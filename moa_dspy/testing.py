@@ -246,9 +246,10 @@ class _Replay:
             )
         if asked != self.recorded.questions[name].strip():
             raise UnknownCallError(
-                f"Agent {self.agent!r} is asked more or else than the recorded question of example "
-                f"{name!r}. A recorded agent answers the bare question in plain chat: it can vote, "
-                "but not read other responses; `with_questions` gives rows their own wording."
+                f"Agent {self.agent!r} is asked something other than the recorded question of "
+                f"example {name!r}. A recorded agent answers only that question, in plain chat: "
+                "it can vote, but it cannot read other responses; `with_questions` gives rows "
+                "their own wording."
             )
         given = self.recorded.responses[self.agent]
         if name not in given:

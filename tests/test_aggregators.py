@@ -177,7 +177,7 @@ def test_a_prediction_says_that_its_ranker_had_no_opinion(said: str, is_undecide
     program = MixtureOfAgents("q -> answer", "a + b > select(z)", pool=pool, adapter=PlainChat())
     answer = program(q="?").mixture
     assert answer.is_undecided is is_undecided
-    assert ("1 ranker without an opinion" in answer.summary) is is_undecided
+    assert ("1 ranker without a readable choice" in answer.summary) is is_undecided
 
 
 def test_a_ranker_that_failed_has_no_opinion() -> None:

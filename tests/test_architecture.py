@@ -221,7 +221,7 @@ def test_agents_are_everyone_who_sits_somewhere_once() -> None:
         ("a b", r"Agent name 'a b' must not be empty or hold spaces or any of > \+ \* \( \)"),
         ("a > b", r"The last part of 'a > b' must be synthesize\(NAME\).*but got 'b'"),
         ("a > ", r"The last part of 'a > ' must be .*but got ''"),
-        ("a > synthesize", r"`aggregator` must name an agent, but got None"),
+        ("a > synthesize", r"`aggregator` must name the last step's agent, but got None"),
         ("a > synthesize()", r"but got 'synthesize\(\)'"),
         ("a > melt(b)", r"but got 'melt\(b\)'"),
         (" > vote", r"Agent name '' must not be empty"),
@@ -230,20 +230,26 @@ def test_agents_are_everyone_who_sits_somewhere_once() -> None:
         ("a*x > vote", r"'a\*x' must read NAME or NAME\*COUNT"),
         ("a*-1 > vote", r"'a\*-1' must read NAME or NAME\*COUNT"),
         ("a* > vote", r"'a\*' must read NAME or NAME\*COUNT"),
-        ("a + b > vote(c)", r"'c' cannot decide ties: .* last layer's proposers, a, b"),
-        ("c > a > vote(c)", r"'c' cannot decide ties: .* last layer's proposers, a\."),
-        ("c > a > vote(a; order=c)", r"`order` must name agents of the last layer, a, each once"),
-        ("a + b > vote(a; order=b b)", r"each once, but got b, b"),
-        ("a > vote(a; prompt=p)", r"`prompt` goes with an aggregator that synthesizes"),
+        ("a + b > vote(c)", r"decides the ties of a vote: .* last layer \(a, b\), but got 'c'"),
+        ("c > a > vote(c)", r"decides the ties of a vote: .* last layer \(a\), but got 'c'"),
+        (
+            "c > a > vote(a; order=c)",
+            r"`order` must list agents of the last layer \(a\), each at most once",
+        ),
+        ("a + b > vote(a; order=b b)", r"each at most once, but got b, b"),
+        ("a > vote(a; prompt=p)", r"`prompt` can only be set for an aggregator that synthesizes"),
         ("a > synthesize(a; prompt=p q)", r"Prompt name 'p q' must not be empty"),
         ("a > synthesize(a; prompt=)", r"Prompt name '' must not be empty"),
-        ("a > fuse", r"`aggregator` must name an agent, but got None"),
-        ("a > knockout", r"`aggregator` must name an agent, but got None"),
-        ("a > fuse(b; prompt=p)", r"`prompt` goes with an aggregator that synthesizes"),
-        ("a > knockout(b; analyst=c)", r"`analyst` goes with `combine` fuse only"),
-        ("a + b > select(; weights=a:2)", r"`weights` go with `combine` vote only"),
-        ("c > a + b > vote(; weights=c:2)", r"`weights` must name agents of the last layer, a, b,"),
-        ("a + b > vote(; weights=a:2 a:3)", r"each once, but got a, a"),
+        ("a > fuse", r"`aggregator` must name the last step's agent, but got None"),
+        ("a > knockout", r"`aggregator` must name the last step's agent, but got None"),
+        ("a > fuse(b; prompt=p)", r"`prompt` can only be set for an aggregator that synthesizes"),
+        ("a > knockout(b; analyst=c)", r"`analyst` can only be set with `combine` fuse"),
+        ("a + b > select(; weights=a:2)", r"`weights` can only be set with `combine` vote"),
+        (
+            "c > a + b > vote(; weights=c:2)",
+            r"`weights` must list agents of the last layer \(a, b\),",
+        ),
+        ("a + b > vote(; weights=a:2 a:3)", r"each at most once, but got a, a"),
         ("a + b > vote(; weights=a:0)", r"weight of 'a' must be positive and finite, but got 0\.0"),
         ("a + b > vote(; weights=a:-1)", r"must be positive and finite, but got -1\.0"),
         ("a + b > vote(; weights=a:inf)", r"must be positive and finite, but got inf"),
@@ -258,12 +264,18 @@ def test_agents_are_everyone_who_sits_somewhere_once() -> None:
         ("a + b + c > vote(; lead=1.0)", r"`lead` must be a number between 0 and 1, but got 1\.0"),
         ("a + b + c > vote(; lead=nan)", r"`lead` must be a number between 0 and 1, but got nan"),
         ("a + b + c > vote(; lead=far)", r"`lead` must be a number between 0 and 1, but got 'far'"),
-        ("a + b + c > vote(; agree=2; lead=0.5)", r"`lead` goes with a vote without `agree` only"),
-        ("a + b + c > select(; lead=0.5)", r"`lead` goes with a vote without `agree` only"),
+        (
+            "a + b + c > vote(; agree=2; lead=0.5)",
+            r"`lead` can only be set for a vote without `agree`",
+        ),
+        ("a + b + c > select(; lead=0.5)", r"`lead` can only be set for a vote without `agree`"),
         ("a + b + c > vote(; agree=two)", r"`agree` must be a whole number, but got 'two'"),
-        ("a + b + c > select(a; agree=2)", r"`agree` goes with a vote, or a select without an"),
-        ("a + b + c > fuse(a; agree=2)", r"`agree` goes with a vote, or a select without an"),
-        ("a > synthesize(a; pormpt=p)", r"knows order=NAME NAME, prompt=NAME.*, but got 'pormpt'"),
+        ("a + b + c > select(a; agree=2)", r"`agree` needs a vote, or a select without an"),
+        ("a + b + c > fuse(a; agree=2)", r"`agree` needs a vote, or a select without an"),
+        (
+            "a > synthesize(a; pormpt=p)",
+            r"Unknown option 'pormpt' of the last step; known ones are order=NAME NAME",
+        ),
     ],
 )
 def test_a_text_that_is_no_architecture_is_refused_with_the_part(text: str, message: str) -> None:
@@ -276,9 +288,11 @@ def test_a_value_that_is_no_architecture_is_refused() -> None:
         Architecture((("a",), ()), "b")
     with pytest.raises(ArchitectureError, match="Unknown combine 'mix'; known ones are synthesize"):
         Architecture((("a",),), "b", "mix")
-    with pytest.raises(ArchitectureError, match="A single agent has nothing to vote among"):
+    with pytest.raises(ArchitectureError, match="`combine` vote needs a layer of proposers"):
         Architecture((), "a", "vote")
-    with pytest.raises(ArchitectureError, match="`aggregator` must name an agent, but got None"):
+    with pytest.raises(
+        ArchitectureError, match="`aggregator` must name the last step's agent, but got None"
+    ):
         Architecture((), None)
 
 
@@ -288,9 +302,9 @@ VOTE = {"layers": [["a", "b", "c"]], "aggregator": None, "combine": "vote"}
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([], "has the keys layers, aggregator, combine, but got"),
-        ({"layers": [], "aggregator": "a"}, "has the keys layers, aggregator, combine"),
-        ({"layers": [], "aggregator": "a", "combine": "synthesize", "x": 1}, "has the keys"),
+        ([], "must have the keys layers, aggregator and combine, .* but got"),
+        ({"layers": [], "aggregator": "a"}, "must have the keys layers, aggregator and combine"),
+        ({"layers": [], "aggregator": "a", "combine": "synthesize", "x": 1}, "must have the keys"),
         ({"layers": ["ab"], "aggregator": "a", "combine": "vote"}, "must be lists of names"),
         ({"layers": 3, "aggregator": "a", "combine": "vote"}, "must be lists of names"),
         ({"layers": [[1]], "aggregator": None, "combine": "vote"}, "must be lists of names"),

@@ -80,12 +80,17 @@ def test_a_mixture_with_another_architecture_is_alike_in_everything_else() -> No
 @pytest.mark.parametrize(
     ("signature", "architecture", "options", "message"),
     [
-        (TEXT, "a > vote(b)", {}, "'b' cannot decide ties"),
+        (TEXT, "a > vote(b)", {}, "`aggregator` decides the ties of a vote: .* but got 'b'"),
         (TEXT, None, {}, "`architecture`, or `layers` and `aggregator`, must be given"),
         (TEXT, None, {"layers": [["a"]]}, "`layers` and `aggregator`, must be given"),
-        (TEXT, "a", {"layers": [["a"]]}, "`layers` and `aggregator` stand instead of"),
-        (TEXT, "a", {"aggregator": "a"}, "`layers` and `aggregator` stand instead of"),
-        (TEXT, None, {"layers": [["a", given_lm("x")]], "aggregator": "a"}, "all names or all LMs"),
+        (TEXT, "a", {"layers": [["a"]]}, "Give `architecture`, or `layers` and `aggregator`, not"),
+        (TEXT, "a", {"aggregator": "a"}, "Give `architecture`, or `layers` and `aggregator`, not"),
+        (
+            TEXT,
+            None,
+            {"layers": [["a", given_lm("x")]], "aggregator": "a"},
+            "all agent names or all LMs",
+        ),
         (TEXT, "a", {"normalise": "texts"}, "Unknown `normalise` 'texts'; .* answer, text"),
         (TEXT, "a", {"quorum": 0}, "`quorum` must be at least 1, but got 0"),
         ("references -> answer", "a", {}, "own field 'references' must be renamed"),

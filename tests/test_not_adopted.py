@@ -43,17 +43,23 @@ def with_forward() -> dspy.LM:
     return lm
 
 
-LAUNCHED = "it is to be launched or fine-tuned"
+LAUNCHED = "the LM can be launched or fine-tuned"
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "dummy": (lambda: DummyLM([{"answer": "x"}]), "it is a DummyLM, which alone knows"),
-    "base": (lambda: Plain("own/x"), "it is a Plain, which alone knows"),
-    "subclass": (lambda: OwnForward("openai/x"), "it is a OwnForward, which alone knows"),
-    "forward": (with_forward, "it has a forward of its own"),
+    "dummy": (
+        lambda: DummyLM([{"answer": "x"}]),
+        "the LM is of the class DummyLM, so what it sends",
+    ),
+    "base": (lambda: Plain("own/x"), "the LM is of the class Plain, so what it sends"),
+    "subclass": (
+        lambda: OwnForward("openai/x"),
+        "the LM is of the class OwnForward, so what it sends",
+    ),
+    "forward": (with_forward, "the LM has its own `forward`"),
     "engine": (
         lambda: dspy.LM("own/x", engine=ScriptedEngine("x")),
-        "its engine is a ScriptedEngine, which does not say what answers",
+        "the LM's engine is of the class ScriptedEngine, so which model answers is not known",
     ),
-    "text": (lambda: dspy.LM("openai/x", model_type="text"), "text completions have no typed"),
+    "text": (lambda: dspy.LM("openai/x", model_type="text"), "the LM uses text completions"),
     "launched": (
         lambda: dspy.LM("openai/x", provider=Launched()),
         LAUNCHED,
@@ -64,7 +70,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "body": (
         lambda: dspy.LM("openai/x", extra_body={"min_p": 0.1}),
-        "its settings cannot be carried by a typed request: .*extra_body",
+        "the LM's settings cannot be written into a request: .*extra_body",
     ),
 }
 
@@ -76,7 +82,7 @@ def test_what_cannot_be_adopted_is_used_as_it_is_and_the_pool_says_why(kind: str
     pool = Pool.from_lms({"a": lm})
     assert pool.lm("a") is lm
     assert list(pool.not_adopted) == ["a"]
-    with pytest.raises(PoolError, match=f"Agent 'a': its LM cannot be adopted: {reason}"):
+    with pytest.raises(PoolError, match=f"Agent 'a': its calls cannot be stored: {reason}"):
         Pool.from_lms({"a": lm}, strict=True)
 
 

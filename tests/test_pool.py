@@ -87,9 +87,9 @@ def test_a_study_file_is_a_pool_of_its_own_agents_or_of_its_pool(tmp_path: Path)
     ("text", "message"),
     [
         ("", "A pool must hold at least one agent, but got none"),
-        ("agent = []", r"pool\.toml: unknown key 'agent'; known ones are agents"),
+        ("agent = []", r"pool\.toml: unknown key 'agent'; the only known one is `agents`"),
         ("agents = 3", r"pool\.toml: agents: input should be a valid list, but got 3"),
-        ("[[agents]]\nname = 'a'", r"agents\[0\]\.model: missing"),
+        ("[[agents]]\nname = 'a'", r"agents\[0\]\.model: this key is missing"),
         (
             "[[agents]]\nname = 'a'\nmodel = 'o/x'\ntemprature = 1",
             r"agents\[0\]\.temprature: unknown key; .* Did you mean 'temperature'\?",
@@ -143,7 +143,7 @@ def test_a_value_out_of_range_is_refused(field: str, value: object) -> None:
 )
 def test_a_price_is_whole_or_unknown(given: str, missing: str) -> None:
     names = [f"usd_per_million_{kind}_tokens" for kind in (given, missing)]
-    message = f"Agent 'a': `{names[0]}` is given and `{names[1]}` is not: give both prices, 0 where"
+    message = f"Agent 'a': `{names[0]}` is given, but `{names[1]}` is not: give both prices"
     with pytest.raises(PoolError, match=message):
         agent(**{names[0]: 1.0})
     with pytest.raises(PoolError, match=message):
@@ -182,7 +182,7 @@ def test_an_optional_agent_is_left_out_with_a_note_where_a_variable_is_missing()
     agents = [agent(), agent(name="b", **wanted)]
     kept, notes = available(agents)
     assert [a.name for a in kept] == ["a"]
-    assert notes == ["b is left out: MOA_TEST_SOMETIMES is not set."]
+    assert notes == ["Agent 'b' is left out, because MOA_TEST_SOMETIMES is not set."]
     with variable("MOA_TEST_SOMETIMES", "set"):
         assert available(agents) == (agents, [])
 

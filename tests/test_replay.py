@@ -107,7 +107,7 @@ def test_a_model_that_lacks_the_question_is_named() -> None:
 )
 def test_a_recorded_agent_reads_no_other_responses(recorded: RecordedResponses, text: str) -> None:
     program = mixture(recorded, text)
-    message = r"Agent 'm\d' is asked more or else than the recorded question of example 'q4'"
+    message = r"Agent 'm\d' is asked something other than the recorded question of example 'q4'"
     with call_scope(example="q4"), pytest.raises(UnknownCallError, match=message):
         program(question="Say 4")
 

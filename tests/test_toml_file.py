@@ -61,7 +61,7 @@ def test_a_file_that_cannot_be_read_says_why(
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({}, "plan.name: missing."),
+        ({}, "plan.name: this key is missing."),
         (
             {"nam": "a", "name": "a"},
             "plan.nam: unknown key; known ones are best, by_name, name, seats. "
@@ -116,7 +116,7 @@ def test_values_nested_too_deeply_are_an_error(tmp_path: Path) -> None:
 
 def test_an_old_key_names_the_new_one() -> None:
     with pytest.raises(
-        StudyError, match=r"^plan\.best\.deep: this key is called `best\.depth` now"
+        StudyError, match=r"^plan\.best\.deep: this key is now called `best\.depth`"
     ):
         check_table(
             Plan,

@@ -96,7 +96,8 @@ def _history(
                 fields = ", ".join([*signature.input_fields, output])
                 given = ", ".join(map(str, values_then)) or "nothing"
                 raise ArchitectureError(
-                    f"A turn of `{name}` must have some of the fields {fields}, but has {given}."
+                    f"A turn in `{name}` must have at least one of the fields {fields}, but it "
+                    f"has {given}."
                 )
             yield from turn
 

@@ -141,7 +141,7 @@ class Ledger:
             if getattr(self.budget, name) is not None:
                 raise StudyError(
                     f"`budget.{name}` needs an upper bound of every call, but one was asked for "
-                    "without `max_tokens`; set it on the agent, or on its LM."
+                    "without `max_tokens`; set `max_tokens` on the agent, or on its LM."
                 )
 
     def _refuse(self, estimate: CallEstimate, share: float) -> None:

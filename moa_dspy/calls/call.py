@@ -362,8 +362,8 @@ class UsageWarnings:
                 return
             self._warned.add(agent)
         _logger.warning(
-            "Agent %r: its endpoint does not say how many tokens a call took, so tokens and usd "
-            "are estimates (a token per %d bytes of text).",
+            "Agent %r: its endpoint does not report token counts, so tokens and usd are "
+            "estimates (one token per %d bytes of text).",
             agent,
             _BYTES_PER_TOKEN,
         )

@@ -430,7 +430,8 @@ def why_broken_off(reply: Any, finish_reason: str | None = None) -> str | None:
     if reason not in BROKEN_OFF and not said:
         return None
     words = (said.get("message") if isinstance(said, Mapping) else said) or "no reason given"
-    return f"The endpoint broke off its answer (finish_reason {reason or given!r}): {words}"
+    shown = f" (finish_reason {reason or given!r})" if reason or given else ""
+    return f"The endpoint broke off its answer{shown}: {words}"
 
 
 def _first_choice(reply: Any) -> Mapping[str, Any]:

@@ -150,9 +150,9 @@ def out_of_files(error: BaseException) -> CallError | None:
     if not numbers & {errno.EMFILE, errno.ENFILE}:
         return None
     return CallError(
-        "Too many open files: every request at a time needs a connection, and this process "
-        f"may open {most_open_files() or 'no more'} files. Raise the limit (`ulimit -n 4096`), "
-        "or lower `max_concurrent` of the agents or the number of threads."
+        "Too many open files: every request under way needs a connection, and this process may "
+        f"open {most_open_files() or 'no more'} files. Raise the limit (`ulimit -n 4096`), or "
+        "lower `max_concurrent` of the agents or the number of threads."
     )
 
 
@@ -380,8 +380,9 @@ class OutagePolicy:
         if now - since > self.outage_seconds or hint > self.outage_seconds:
             reason = caller.without_secrets(f"{type(error).__name__}: {error}")
             raise OutageError(
-                f"{caller.endpoint} gave no answer for {now - since:.0f} s, which is the longest "
-                f"wait ({reason}). Every answer up to now is kept; the same command goes on."
+                f"{caller.endpoint} does not answer, and the longest wait is "
+                f"{self.outage_seconds:g} s (`outage_seconds`): {reason}. Every answer so far is "
+                "kept; the same command continues."
             ) from error
         return hint + backoff_seconds(attempt, request.key)
 

@@ -256,7 +256,7 @@ async def aevents_unless(
 
 
 def _given_up(what: str) -> DeadlineError:
-    return DeadlineError(f"The {what} was given up: it was interrupted.")
+    return DeadlineError(f"The {what} was interrupted.")
 
 
 def _too_late(seconds: float) -> lm15.TimeoutError:

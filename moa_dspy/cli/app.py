@@ -37,10 +37,11 @@ def ask(
             metavar="PROGRAM", help="A saved program, a run's folder, or an architecture's text."
         ),
     ],
-    question: Annotated[str | None, typer.Argument(help="The first input field.")] = None,
+    question: Annotated[str | None, typer.Argument(help="Value of the first input field.")] = None,
     pool: PoolOption = None,
     more: Annotated[
-        list[str] | None, typer.Option("--input", metavar="NAME=VALUE", help="Another input.")
+        list[str] | None,
+        typer.Option("--input", metavar="NAME=VALUE", help="Value of another input field."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -128,7 +129,9 @@ def pull_model(name: Annotated[str, typer.Argument(help="As `models list` shows 
 
 @models.command("check")
 def check_models(
-    name: Annotated[str | None, typer.Argument(help="Default: every model that is here.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Default: every model on this machine.")
+    ] = None,
 ) -> None:
     """Compare a model's checksum with the catalogue's; exit code 2 if one differs."""
     from moa_dspy.local import models_table
@@ -138,7 +141,7 @@ def check_models(
     broken = 0
     for each in names:
         try:
-            typer.echo(f"{each}: right, {check_weights(each)}")
+            typer.echo(f"{each}: its checksum is right, {check_weights(each)}")
         except LocalModelError as error:
             broken += 1
             typer.echo(f"error: {error}", err=True)
@@ -165,13 +168,17 @@ def calls(
     since: Annotated[str | None, typer.Option(help="Only from this day or time (UTC) on.")] = None,
     before: Annotated[str | None, typer.Option(help="Only before this day or time (UTC).")] = None,
     export: Annotated[
-        Path | None, typer.Option(metavar="FILE.parquet", help="Write them to a recording.")
+        Path | None,
+        typer.Option(metavar="FILE.parquet", help="Write the chosen calls to a recording."),
     ] = None,
     import_: Annotated[
-        Path | None, typer.Option("--import", metavar="FILE.parquet", help="Add a recording's.")
+        Path | None,
+        typer.Option("--import", metavar="FILE.parquet", help="Add the calls of a recording."),
     ] = None,
-    prune: Annotated[bool, typer.Option("--prune", help="Delete them; needs --yes too.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Really delete.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete the chosen calls, with --yes.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Really delete the calls.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show the calls of a store per agent; export, import or delete some of them.
@@ -184,7 +191,8 @@ def calls(
     chosen = CallFilter(agent, failed, _seconds("--since", since), _seconds("--before", before))
     if prune and chosen.is_all:
         raise typer.BadParameter(
-            "--prune deletes what --agent, --failed, --since and --before choose; give one of them."
+            "--prune deletes the calls that --agent, --failed, --since and --before choose; give "
+            "one of them."
         )
     opened = _opened(store, may_make=import_ is not None)
     try:
@@ -246,7 +254,10 @@ def _prune(store: CallStore, chosen: CallFilter, *, is_sure: bool) -> None:
         return
     found = summaries(store.database, chosen)
     n, usd = sum(each.calls for each in found), sum(each.usd for each in found)
-    typer.echo(f"--yes would delete {n:,} calls that cost {usd:,.4f} usd", err=True)
+    typer.echo(
+        f"Nothing is deleted; with --yes it would be {n:,} calls that cost {usd:,.4f} usd.",
+        err=True,
+    )
 
 
 def _show(store: CallStore, chosen: CallFilter, *, as_json: bool) -> None:
@@ -286,7 +297,7 @@ def _interrupted(command: str | None, kept: str) -> str:
     if not kept:
         return "Interrupted."
     how = "the same command with --resume" if command == "optimize" else "the same command"
-    return f"Interrupted: {kept}; {how} goes on."
+    return f"Interrupted: {kept}; {how} continues."
 
 
 class OneLineErrors(TyperGroup):

@@ -68,23 +68,27 @@ def init(
     ],
     out: Annotated[Path, typer.Option(help="Folder of pool.toml and study.toml.")] = Path(),
     inputs: Annotated[
-        list[str] | None, typer.Option("--input", metavar="COLUMN", help="What is asked.")
+        list[str] | None,
+        typer.Option("--input", metavar="COLUMN", help="A column that is an input."),
     ] = None,
     outputs: Annotated[
-        list[str] | None, typer.Option("--output", metavar="COLUMN", help="The right answer.")
+        list[str] | None,
+        typer.Option("--output", metavar="COLUMN", help="A column with right answers."),
     ] = None,
     split: Annotated[str, typer.Option(help="Split of a hub data set.")] = "train",
     server: Annotated[
         list[str] | None,
-        typer.Option(metavar="URL", help="A server on this machine at another port."),
+        typer.Option(metavar="URL", help="A server on this machine at an unusual port."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
 ) -> None:
     """Write a pool and a study for your own data, with the models that are found here."""
     files = {name: out / name for name in ("pool.toml", "study.toml")}
     taken = [str(path) for path in files.values() if path.exists()]
     if taken and not force:
-        raise PoolError(f"{taken[0]} is there already: give another --out, or --force.")
+        raise PoolError(
+            f"{taken[0]} exists: choose another folder with --out, or replace it with --force."
+        )
     from moa_dspy.files import replace_file
 
     profile, path = _read(data, split, out)
@@ -125,7 +129,8 @@ def _read(data: str, split: str, out: Path) -> tuple[TableProfile, Path]:
     else:
         known = ", ".join(sorted([*FORMATS, ".json"]))
         raise DataError(
-            f"{data} is no file of a known format ({known}), nor the owner/name of a hub data set."
+            f"{data} is neither a file of a known format ({known}) nor the owner/name of a hub "
+            "data set."
         )
     return _copied((row for _, row in records), data, out)
 
@@ -155,11 +160,11 @@ def _roles(
         right = [guess]
     asked = list(inputs) or list(profile.guess_inputs(right))
     if not asked:
-        answer = _asked(profile, "Which columns are asked about (a, b)?", "--input", several=True)
+        answer = _asked(profile, "Which columns are the inputs (a, b)?", "--input", several=True)
         asked = [name.strip() for name in answer.split(",")]
         profile.check_columns(asked, "--input")
     if both := sorted(set(asked) & set(right)):
-        raise DataError(f"Column {both[0]!r} cannot be --input and --output.")
+        raise DataError(f"Column {both[0]!r} cannot be both --input and --output.")
     return asked, right
 
 
@@ -169,7 +174,7 @@ def _asked(profile: TableProfile, question: str, option: str, *, several: bool =
     names = profile.candidates
     if not sys.stdin.isatty():
         raise DataError(
-            f"{profile.source}: it is not clear which column is meant; give {option} with one of "
+            f"{profile.source}: it is not clear which column to use; give {option} with one of "
             f"{', '.join(names)}."
         )
     for name in names:
@@ -198,8 +203,8 @@ def found_models(servers: Sequence[str]) -> Iterator[FoundModel]:
     if not found:
         if importlib.util.find_spec("xllamacpp") is None:
             raise PoolError(
-                "No model is found: set the key of a vendor, such as OPENAI_API_KEY, start a "
-                "server such as Ollama, or install moa-dspy[local]."
+                "No model was found: set the API key of a vendor, such as OPENAI_API_KEY, start "
+                "a server such as Ollama, or install moa-dspy[local]."
             )
         found = [FoundModel(f"local/{_SMALLEST}", "98 MB, fetched at the first run")]
     yield from found[:_MOST_AGENTS]

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 def optimize(
     study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study file.")],
-    out: Annotated[Path | None, typer.Option(help="Folder; default: runs/NAME.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results; default: runs/NAME.")
+    ] = None,
     storage: Annotated[
         str | None,
         typer.Option(help="URL of a database that workers share; default: files in the folder."),
@@ -126,7 +128,8 @@ def _mlflow_record(prepared: PreparedStudy, file: str, uri: str) -> MlflowStudy:
 def check(
     study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study file.")],
     probe: Annotated[
-        bool, typer.Option("--probe", help="Ask each agent one question, which costs that much.")
+        bool,
+        typer.Option("--probe", help="Also ask each agent one question; only this costs money."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -225,7 +228,7 @@ def _agents_table(found: Preflight) -> Any:
 def price_texts(price: Price | None) -> tuple[str, str]:
     """Return a price (prompt / reply) and its source, as shown in tables."""
     if price is None:
-        return "unknown", "give it in the pool"
+        return "unknown", "set it in the pool file"
     usd = (price.usd_per_million_prompt_tokens, price.usd_per_million_completion_tokens)
     source = {"pool": "pool file", "local": "this machine", "litellm": "LiteLLM's list"}
     shown = "free" if usd == (0, 0) else f"{usd[0]:g} / {usd[1]:g}"
@@ -237,7 +240,7 @@ def _stages_table(found: Preflight) -> Any:
 
     from moa_dspy.optimize.live_view import clock
 
-    told = "In brackets: what nine studies of ten take."
+    told = "In brackets: the range of nine studies out of ten."
     table = Table("stage", "calls", "usd", "time", caption=told, caption_justify="left")
     for stage in found.stages:
         costs = [stage.costs[level] for level in ("low", "likely", "high")]
@@ -277,9 +280,12 @@ def _print(shown: Any) -> None:
 def worker(
     study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study file.")],
     storage: Annotated[str, typer.Option(help="URL of the database that all processes share.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for the results, here too.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder on this machine for the results; default: none.")
+    ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Questions at a time; default: the study's.")
+        int | None,
+        typer.Option(min=1, help="Questions at the same time; default: the study's number."),
     ] = None,
 ) -> None:
     """Work on a study with others, on any number of machines, until it is finished."""
@@ -296,5 +302,8 @@ def worker(
             num_threads=threads,
             show=progress,
         )
-    typer.echo(f"finished: {ended.result.recommended} is the program; {ended.n_tasks} tasks here")
+    typer.echo(
+        f"finished: the program is {ended.result.recommended}; tasks done by this worker: "
+        f"{ended.n_tasks}"
+    )
     typer.echo(f"result: {ended.storage}, written to {ended.place}")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from moa_dspy.optimize.result import StudyResult
 
-_SEEN: Final = "which flatters it if it is chosen by that"
+_SEEN: Final = "which is too high if it is the reason for choosing it"
 """Note on test scores of other architectures: only the pick was fixed before the test."""
 _GAP: Final = 2
 _ARCHITECTURE: Final = 22
@@ -172,7 +172,10 @@ def compared_facts(result: StudyResult) -> dict[str, str]:
 def pick(
     run: Annotated[Path, _RUN],
     number: Annotated[
-        int | None, typer.Argument(metavar="[N]", help="Of the front; without it, the list.")
+        int | None,
+        typer.Argument(
+            metavar="[N]", help="Its number on the front; without it, the front is listed."
+        ),
     ] = None,
     pool: Annotated[
         str | None, typer.Option(metavar="FILE", help="Agents (TOML); default: those of the run.")
@@ -236,8 +239,12 @@ def note_on_test(result: StudyResult, architecture: str) -> str:
     if architecture in tested_for_less:
         return f"tested, {_SEEN}: {tested_for_less[architecture].text}"
     on_val = next((t.score for t in result.trials if t.architecture == architecture), None)
-    known = "" if on_val is None else f"; val said {points(on_val)} %, which flatters what is best"
-    return f"untested: no test question was asked of it{known}"
+    known = (
+        ""
+        if on_val is None
+        else f"; {points(on_val)} % on val, which is too high for the best of many"
+    )
+    return f"not tested: it was not asked a test question{known}"
 
 
 def _write_program(source: Path, text: str, agents: Path, path: Path, *, note: str) -> None:
@@ -249,8 +256,8 @@ def _write_program(source: Path, text: str, agents: Path, path: Path, *, note: s
     architecture = Architecture.parse(text)
     if architecture.prompt is not None:
         raise StudyError(
-            f"{text} has the prompt {architecture.prompt!r}, which only its study can put in; "
-            "choose one without a prompt."
+            f"{text} has the prompt {architecture.prompt!r}, whose text only its study has; "
+            "choose an architecture without a prompt."
         )
     pool: Any = Pool.read(agents)
     program = MixtureOfAgents.load(source, pool=pool).with_architecture(architecture)

@@ -32,7 +32,7 @@ PoolOption = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help=f"A pool or a study (TOML), or a name in {POOLS}; default: local.",
+        help=f"A pool or a study (TOML), or the name of a file in {POOLS}; default: local.",
     ),
 ]
 """The option ``--pool`` of every command that asks agents; see ``agents_file``."""
@@ -57,10 +57,10 @@ def agents_file(pool: str | None, *programs: Path | str) -> Path:
     for program in programs:
         file = agents_of_run(Path(program))
         if file is not None and not _is_local(file):
-            is_gone = "" if file.is_file() else ", which is gone"
+            is_gone = "" if file.is_file() else ", which no longer exists"
             raise PoolError(
-                "`--pool` must name the file with the agents, for a program does not choose whom "
-                f"it asks; its run had --pool {_shown(file)}{is_gone}."
+                "`--pool` must name the file of the agents, because a program does not choose "
+                f"which models are called; its run had --pool {_shown(file)}{is_gone}."
             )
     if not local.is_file():
         raise PoolError("`--pool` must name a TOML file with agents, of a pool or of a study.")
@@ -114,7 +114,9 @@ def _pool_file(name: str) -> Path:
     path = POOLS / f"{name}.toml"
     if not path.is_file():
         found = ", ".join(sorted(file.stem for file in POOLS.glob("*.toml"))) or "none"
-        raise PoolError(f"Unknown pool {name!r}; in {POOLS} there is {found}. A path also works.")
+        raise PoolError(
+            f"Unknown pool {name!r}; {POOLS} has {found}. A path to a TOML file also works."
+        )
     return path
 
 
@@ -141,8 +143,8 @@ def serve(
         typer.Argument(metavar="PROGRAM...", help="Saved programs, or folders of runs."),
     ] = None,
     pool: PoolOption = None,
-    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     key_env: Annotated[
         list[str] | None,
         typer.Option(metavar="VARIABLE", help="An environment variable that holds a bearer key."),
@@ -150,13 +152,15 @@ def serve(
     aggregator: Annotated[
         str | None, typer.Option(help="An agent; adds the models moa, moa-lite and self-moa.")
     ] = None,
-    concurrent: Annotated[int, typer.Option(min=1, help="Requests answered at a time.")] = 64,
+    concurrent: Annotated[
+        int, typer.Option(min=1, help="Requests answered at the same time.")
+    ] = 64,
     queued: Annotated[int, typer.Option(min=0, help="Requests that may wait.")] = 1000,
-    deadline: Annotated[float, typer.Option(help="Seconds for an answer.")] = 300.0,
-    usd_per_key: Annotated[float | None, typer.Option(help="A key may spend a day.")] = None,
-    usd_per_day: Annotated[float | None, typer.Option(help="All keys may spend a day.")] = None,
+    deadline: Annotated[float, typer.Option(help="Most seconds for an answer.")] = 300.0,
+    usd_per_key: Annotated[float | None, typer.Option(help="Most usd a day for each key.")] = None,
+    usd_per_day: Annotated[float | None, typer.Option(help="Most usd a day for all keys.")] = None,
     calls_per_key: Annotated[
-        int | None, typer.Option(help="Calls of agents that a key may make a day.")
+        int | None, typer.Option(help="Most calls of agents a day for each key.")
     ] = None,
     log_content: Annotated[bool, typer.Option("--log-content", help="Log prompts too.")] = False,
 ) -> None:
@@ -167,8 +171,8 @@ def serve(
     keys = ServerKeys.from_environment(key_env or [])
     if not keys.are_needed and not is_loopback(host):
         raise PoolError(
-            f"`--key-env` must name a key where others can reach the server (--host {host}); "
-            "without one it listens on 127.0.0.1 only."
+            "`--key-env` must name a key if other machines can reach the server (--host "
+            f"{host}); without a key it listens on 127.0.0.1 only."
         )
     limits = ServerLimits(
         concurrent=concurrent,
@@ -188,7 +192,9 @@ def _check_installed() -> None:
         import prometheus_client as prometheus_client
         import uvicorn as uvicorn
     except ImportError as error:
-        raise PoolError(f"`serve` needs {error.name}, which is not here: {_INSTALL}.") from None
+        raise PoolError(
+            f"`serve` needs {error.name}, which is not installed: {_INSTALL}."
+        ) from None
 
 
 def _run(
@@ -264,8 +270,9 @@ def _by_name(paths: list[Path], pool: Any) -> dict[str, MixtureOfAgents]:
     ]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise PoolError(
-            f"Programs go by their file's name, but {', '.join(twice)} occurs twice. Folders of "
-            "runs, given instead, go by theirs."
+            f"A program is served under the name of its file, but {', '.join(twice)} occurs "
+            "twice. Give folders of runs instead: these are served under the names of the "
+            "folders."
         )
     loaded = (MixtureOfAgents.load(file, pool=pool) for file in files)
     return dict(zip(names, loaded, strict=True))
@@ -365,7 +372,7 @@ class Conversation:
         self._messages += [asked, made.reply.message]
         total = None if self._usd is None or made.usd is None else self._usd + made.usd
         self._usd = total
-        spent = "an unknown price" if total is None else f"{total:.6f} usd in all"
+        spent = "total price unknown" if total is None else f"{total:.6f} usd in all"
         cost = made.answer.summary if made.answer.responses else made.answer.final.cost
         self._console.print(f"({cost}; {spent})", style="dim", markup=False)
 

@@ -145,7 +145,7 @@ class TableProfile:
         for name in names:
             if name not in self.columns:
                 raise DataError(
-                    f"`{option}` {name!r} is no column of {self.source}; it has "
+                    f"`{option}` {name!r} is not a column of {self.source}; it has "
                     f"{', '.join(self.columns)}."
                 )
 
@@ -328,11 +328,11 @@ class TableFaults:
         elif n_labelled and self.n_commonest > 0.9 * n_labelled:
             yield (
                 f"{self.n_commonest} of {n_labelled} right answers are {self.commonest!r}: a "
-                "program that always says so is hard to beat."
+                "program that always gives this answer is hard to beat."
             )
         if self.n_usable < FEW_ROWS:
             yield (
-                f"Rows that can be used: {self.n_usable}. That is few: a verdict becomes likely "
+                f"Rows that can be used: {self.n_usable}. This is few: a verdict becomes likely "
                 f"with about {FEW_ROWS} or more."
             )
 

@@ -136,7 +136,10 @@ class FieldMetric:
                 f"{dict(self.weights)}."
             )
         if self.tolerance and self.name != "numeric_match":
-            raise StudyError(f"`task.tolerance` goes with `numeric_match`, not with {self.name!r}.")
+            raise StudyError(
+                "`task.tolerance` can only be set with `numeric_match`, but the metric is "
+                f"{self.name!r}."
+            )
         if not 0 <= self.tolerance < 1:
             raise StudyError(f"`task.tolerance` must be in [0, 1), but got {self.tolerance}.")
 
@@ -165,8 +168,8 @@ class FieldMetric:
         given = dict(weights or {name: 1.0 for name in outputs if name != "reasoning"})
         if unknown := sorted(set(given) - set(outputs)):
             raise StudyError(
-                f"`task.weights`: {unknown[0]!r} is no output of the signature, whose outputs are "
-                f"{', '.join(outputs)}."
+                f"`task.weights`: {unknown[0]!r} is not an output of the signature, whose "
+                f"outputs are {', '.join(outputs)}."
             )
         listed = {name: choices_of(outputs[name].annotation) for name in given}
         return cls(name, given, tolerance, {k: texts for k, texts in listed.items() if texts})

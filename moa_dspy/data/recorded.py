@@ -153,7 +153,7 @@ class RecordedResponses:
                 return scores[author]
             if not scores:
                 raise MetricError(
-                    f"Example {name!r}: no score is recorded of answer {text[:60]!r}."
+                    f"Example {name!r}: no score is recorded for the answer {text[:60]!r}."
                 )
             return sum(scores.values()) / len(scores)
 
@@ -257,7 +257,10 @@ def read_answers(
     """
     path, named = Path(path), dict(columns or {})
     if unknown := named.keys() - set(ANSWER_COLUMNS):
-        raise DataError(f"`columns` knows {', '.join(ANSWER_COLUMNS)}, but got {min(unknown)!r}.")
+        raise DataError(
+            f"`columns` has an unknown key {min(unknown)!r}; known ones are "
+            f"{', '.join(ANSWER_COLUMNS)}."
+        )
     rows = [(f"{path}, {where}", row) for where, row in records_of(path)]
     found = _found_columns(path, rows[0][1] if rows else {}, named)
     table = _Table(found["question"], found["agent"], found["answer"], found.get("score"), "")
@@ -285,10 +288,10 @@ def _found_columns(path: Path, row: Mapping[str, Any], named: Mapping[str, str])
     if missing or not found.keys() & set(GRADED):
         what = ", ".join(dict.fromkeys(missing)) or "score or gold"
         raise DataError(
-            f"{path}: no column for {what}. A table of answers needs question, agent, answer, and "
-            f"score or gold; it may have {', '.join((*MEASURED, 'split'))}. Found: "
-            f"{', '.join(map(str, row)) or 'no row'}. Name others under `data.columns`, such as "
-            '{ question = "question_id", agent = "model" }.'
+            f"{path}: no column for {what}. A table of answers needs question, agent, answer, "
+            f"and score or gold; it may have {', '.join((*MEASURED, 'split'))}. Found: "
+            f"{', '.join(map(str, row)) or 'no row'}. If its columns have other names, give "
+            'these in `data.columns`, such as { question = "question_id", agent = "model" }.'
         )
     return found
 
@@ -297,7 +300,9 @@ def _matched(
     table: _Table, path: Path, matches: Callable[[str, str], float] | None
 ) -> dict[tuple[str, str], float]:
     if matches is None:
-        raise DataError(f"{path}: without a column `score`, a metric must compare with `gold`.")
+        raise DataError(
+            f"{path} has no column `score`, so it needs a metric that compares answers with `gold`."
+        )
     scores: dict[tuple[str, str], float] = {}
     for name in table.questions:
         gold = table.columns[name].get("gold")
@@ -325,7 +330,8 @@ def _cost(row: Mapping[str, Any], column: str, place: str, *, key: str) -> Any:
 def _agree(first: str, value: str, *, key: str, place: str) -> None:
     if first != value:
         raise DataError(
-            f"{place}: one question has one {key}, but its rows say {first!r} and {value!r}."
+            f"{place}: all rows of a question must have the same {key}, but have {first!r} and "
+            f"{value!r}."
         )
 
 

@@ -133,7 +133,7 @@ def _with_answers(records: list[Record], source: str, outputs: Sequence[str]) ->
     if len(kept) < len(records):
         names = ", ".join(map(repr, outputs))
         _logger.warning(
-            "%s: %d of %d rows are left out, which have no value in %s.",
+            "%s: %d of %d rows are left out, because they have no value in %s.",
             source, len(records) - len(kept), len(records), names,
         )  # fmt: skip
     if not kept:

@@ -51,7 +51,7 @@ def without_repeated(rows: Sequence[dspy.Example], source: str) -> list[dspy.Exa
     repeated = {name for _, name in find_duplicates(rows)}
     if repeated:
         _logger.warning(
-            "%s: %d of %d rows are left out, which ask what an earlier row asks.",
+            "%s: %d of %d rows are left out, because an earlier row has the same inputs.",
             source, len(repeated), len(rows),
         )  # fmt: skip
     return [row for row in rows if str(row.id) not in repeated]
@@ -199,9 +199,10 @@ def _parts_of_column(rows: Sequence[dspy.Example], column: str) -> dict[str, lis
     for number, example in enumerate(rows, start=1):
         value = example.get(column, None)
         if value not in _NAMES:
+            named = f" (id {example['id']!r})" if "id" in example else ""
             raise DataError(
-                f"Row {number} (id {example.get('id', None)!r}): column {column!r} is {value!r}; "
-                f"choices are {', '.join(_NAMES)}."
+                f"Row {number}{named}: column {column!r} is {value!r}; choices are "
+                f"{', '.join(_NAMES)}."
             )
         parts[value].append(example)
     return parts

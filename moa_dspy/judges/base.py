@@ -253,7 +253,7 @@ def answer_text(answer: Any, example: dspy.Example) -> str | None:
     if texts is not None and len(texts) != 1:
         raise DataError(
             f"Example {id_of(example)!r}: this judge reads one response, but got {len(texts)}; "
-            "several turns are for GradeJudge."
+            'for a conversation of several turns, use GradeJudge (`judge.kind` = "grade").'
         )
     return texts[0] if texts else None
 

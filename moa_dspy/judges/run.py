@@ -36,7 +36,7 @@ class _CountingJudge:
     def _looked_up(self, found: float | None, whom: str) -> Judgement:
         """Return a recorded preference as a judgement, ``missing`` if there is none."""
         if found is None:
-            reason = f"Nothing is recorded {whom} here."
+            reason = f"No preference is recorded {whom}."
             return self._counted(Judgement(excluded="missing", reason=reason))
         return self._counted(Judgement(preference=found))
 

@@ -211,7 +211,7 @@ def _body(request: lm15.Request) -> dict[str, Any]:
 
 def _messages(request: lm15.Request) -> list[dict[str, str]]:
     if request.tools:
-        raise lm15.UnsupportedFeatureError("Local models take no tools.", feature="tools")
+        raise lm15.UnsupportedFeatureError("Local models cannot use tools.", feature="tools")
     messages = []
     if request.system is not None:
         parts = request.system
@@ -219,7 +219,7 @@ def _messages(request: lm15.Request) -> list[dict[str, str]]:
         messages.append({"role": "system", "content": system})
     for message in request.messages:
         if message.role not in _ROLES:
-            text = f"Local models take no {message.role} messages."
+            text = f"Local models cannot read {message.role} messages."
             raise lm15.UnsupportedFeatureError(text, feature=message.role)
         messages.append({"role": _ROLES[message.role], "content": _text(message.parts)})
     return messages
@@ -228,7 +228,7 @@ def _messages(request: lm15.Request) -> list[dict[str, str]]:
 def _text(parts: tuple[Any, ...]) -> str:
     for part in parts:
         if not isinstance(part, lm15.TextPart):
-            text = f"Local models take text only, but the request has a {part.type} part."
+            text = f"Local models read text only, but the request has a {part.type} part."
             raise lm15.UnsupportedFeatureError(text, feature=part.type)
     return "".join(part.text for part in parts)
 
@@ -238,7 +238,9 @@ def _settings(request: lm15.Request) -> dict[str, Any]:
     config = request.config
     for name in _UNSUPPORTED:
         if getattr(config, name) is not None:
-            raise lm15.UnsupportedFeatureError(f"Local models know no `{name}`.", feature=name)
+            raise lm15.UnsupportedFeatureError(
+                f"Local models do not have the setting `{name}`.", feature=name
+            )
     settings = {name: getattr(config, name) for name in _SAMPLING}
     settings = {name: value for name, value in settings.items() if value is not None}
     if config.stop:

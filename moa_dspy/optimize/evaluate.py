@@ -94,7 +94,7 @@ class Student:
         if (name := architecture.prompt) is None:
             return made
         if self.registry is None:
-            raise StudyError(f"Prompt {name!r} of {architecture} is unknown: there are none.")
+            raise StudyError(f"Unknown prompt {name!r} of {architecture}: there are no prompts.")
         self.registry.put_into(made.aggregator, name)
         return made
 
@@ -113,8 +113,8 @@ class Student:
             return copy.deepcopy(self.program, self.replaced_by(made))
         except Exception as error:
             raise StudyError(
-                f"`student` cannot be copied: {error}. What cannot be, such as a connection, "
-                "needs a `__deepcopy__` that returns itself."
+                f"`student` cannot be copied: {error}. An object that cannot be copied, such as "
+                "a connection, needs a `__deepcopy__` that returns itself."
             ) from error
 
 
@@ -157,7 +157,7 @@ def _why_not_one(program: Any) -> str:
     found = [path.removeprefix("self.") for path in mixtures_of(program)]
     every = [path.removeprefix("self.") for path in mixtures_of(program, with_frozen=True)]
     if found:
-        named = f"holds {len(found)} mixtures, at {', '.join(found)}, and this is for one"
+        named = f"holds {len(found)} mixtures, at {', '.join(found)}, but only one is allowed"
         return f"The {kind} {named}: freeze the others by `_compiled = True`, as in DSPy."
     if every:
         named = f"The mixtures of the {kind} are frozen, at {', '.join(every)}"

@@ -96,23 +96,29 @@ class JudgeTable(BaseModel):
             imported("judge.kind", self.kind, _kinds())
         if turns is not None and self.kind in ("pair", "skill"):
             raise StudyError(
-                f"`task.turns` goes with `judge.kind` = 'grade', which grades every turn, or with "
-                f"a judge of your own; a judge of kind {self.kind!r} reads one response."
+                "`task.turns` needs `judge.kind` = 'grade', which grades every turn, or a judge "
+                f"of your own; a judge of kind {self.kind!r} reads one response."
             )
         if self.criteria is not None and not self.criteria.strip():
             raise StudyError("`judge.criteria` must say what is better, but the text is empty.")
         if self.criteria is not None and self.kind not in ("pair", "grade"):
-            raise StudyError(f"`judge.criteria` goes with kind pair or grade, not {self.kind!r}.")
+            raise StudyError(
+                f"`judge.criteria` can only be set with kind pair or grade, not {self.kind!r}."
+            )
         if (self.path is None) == (self.kind == RECORDED):
-            raise StudyError(f"`judge.path` goes with `kind = {RECORDED!r}`, and is needed there.")
+            raise StudyError(
+                f"`judge.path` is needed with `kind = {RECORDED!r}`, and only allowed there."
+            )
         if self.kind != "pair":
             for key in _PAIR_ONLY:
                 if key in self.model_fields_set:
-                    raise StudyError(f"`judge.{key}` goes with kind pair, not {self.kind!r}.")
+                    raise StudyError(
+                        f"`judge.{key}` can only be set with kind pair, not {self.kind!r}."
+                    )
         if self.kind in JUDGES and not _listed(self.agent):
             raise StudyError(
-                "`judge.agent` is missing: the name of an agent of the pool, a table of its own, "
-                "or a list of these, a jury."
+                "`judge.agent` is missing: give the name of an agent of the pool, a table, or a "
+                "list of these, which is a jury."
             )
 
     def _judge(self, agents: Sequence[Any], pool: Pool, seed: int, turns: str | None) -> Any:
@@ -128,8 +134,8 @@ class JudgeTable(BaseModel):
             kind = imported("judge.kind", self.kind, _kinds())
             if not (isinstance(kind, type) and issubclass(kind, JudgeProgram)):
                 raise StudyError(
-                    f"`judge.agent` goes with a judge that asks an agent, but {self.kind!r} is no "
-                    "subclass of moa_dspy.judges.JudgeProgram."
+                    "`judge.agent` can only be set for a judge that calls an agent, but "
+                    f"{self.kind!r} is not a subclass of moa_dspy.judges.JudgeProgram."
                 )
             return kind(pool=pool, agent=agent)
         options: dict[str, Any] = {}
@@ -171,9 +177,9 @@ def _seat(value: Any, pool: Pool) -> tuple[Pool, str]:
     if isinstance(found, str):
         if found not in pool:
             raise StudyError(
-                f"`judge.agent`: unknown agent {found!r}; the pool has {', '.join(pool)}. A judge "
-                "outside of the pool is a table of its own, such as "
-                '{ name = "judge", model = "openai/gpt-5" }.'
+                f"`judge.agent`: unknown agent {found!r}; the pool has {', '.join(pool)}. A "
+                'judge outside the pool is given as a table, such as { name = "judge", model = '
+                '"openai/gpt-5" }.'
             )
         return pool, found
     if found.name in pool:
@@ -204,7 +210,10 @@ def read_pairs(path: Path) -> dict[tuple[str, str, str], float | None]:
         question, system, reference, value = (row[name] for name in _COLUMNS)
         key = (str(system), str(reference), str(question))
         if key in found:
-            raise DataError(f"{path}, {where}: {system} and {reference} were there before.")
+            raise DataError(
+                f"{path}, {where}: {system} and {reference} are compared a second time on "
+                f"question {question!r}."
+            )
         if value is not None and not isinstance(value, int | float):
             raise DataError(f"{path}, {where}: a preference must be a number, but is {value!r}.")
         found[key] = None if value is None else float(value)

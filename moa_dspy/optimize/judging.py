@@ -78,7 +78,7 @@ class Judging:
     options: JudgeOptions
     metric: CheckedMetric | None = None
     reference: Architecture | str | None = None
-    chosen: str = "as the study says"
+    chosen: str = "set in the study"
     warnings: tuple[str, ...] = ()
     agreement: tuple[Any, Any] = (None, None)
     costs: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -242,8 +242,8 @@ class Judging:
         why = f" It contradicts itself with the places swapped on {asked.inconsistent:,} of them."
         raise StudyError(
             f"The judge ({self.options.label}) prefers none of the answers that it compared, on "
-            f"{asked.judged:,} pairs, so nothing can be decided by it."
-            f"{why if asked.inconsistent else ''}"
+            f"{asked.judged:,} pairs, so no comparison can be "
+            f"decided.{why if asked.inconsistent else ''}"
         )
 
     @property

@@ -64,13 +64,13 @@ class CheckedMetric:
             raise
         except Exception as error:
             raise MetricError(
-                f"The metric raised {type(error).__name__} on example {example.get('id')!r}: "
+                f"The metric raised {type(error).__name__} on example {example.get('id', '?')!r}: "
                 f"{error}"
             ) from error
         if not (math.isfinite(score) and 0 <= score <= 1):
             raise MetricError(
                 f"The metric must return a number in [0, 1], but gave {score} on "
-                f"{example.get('id')!r}."
+                f"{example.get('id', '?')!r}."
             )
         return value
 
@@ -200,7 +200,7 @@ class JudgeOptions:
         options = judge if isinstance(judge, JudgeOptions) else cls(judge=judge)
         if options.picks is None and has_metric:
             raise StudyError(
-                "There are a metric and a judge, and both are measured: say which one picks, by "
+                "There is a metric and a judge, and both are measured: set which one decides, by "
                 '`picks = "judge"` or `picks = "metric"` (in Python: JudgeOptions(judge=..., '
                 "picks=...))."
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from math import hypot, inf
 from statistics import fmean
@@ -318,7 +318,12 @@ def within_limits(trials: Sequence[TrialRecord], limits: Limits) -> list[TrialRe
     """
     fair = [trial for trial in trials if not trial.is_stopped_early and limits.admit(trial)]
     if not fair:
-        raise StudyError(f"No architecture stays within {limits}; even single agents go beyond.")
+        given = {name: value for name, value in asdict(limits).items() if value is not None}
+        shown = ", ".join(f"{name} = {value:g}" for name, value in given.items())
+        raise StudyError(
+            f"No architecture stays within the limits ({shown or 'none'}); even the single agents "
+            "exceed them."
+        )
     return fair
 
 

@@ -232,21 +232,25 @@ class DataTable(Table):
         if self.reader is None and self.benchmark is None:
             for key, value in {"path": self.path, "inputs": self.inputs}.items():
                 if not value:
-                    raise StudyError(f"{where}.data.{key}: missing (or `benchmark`).")
+                    raise StudyError(
+                        f"{where}.data.{key}: this key is missing; without it, give "
+                        "`data.benchmark`."
+                    )
             if self.split is not None:
                 raise StudyError(
-                    "`data.split` goes with `data.benchmark`; else name `split_column`."
+                    "`data.split` can only be set with `data.benchmark`; without one, set "
+                    "`data.split_column`."
                 )
         elif self.benchmark is not None and (self.inputs or self.columns):
             raise StudyError(
-                "`data` has either `benchmark` or `inputs` and `columns`, and not both."
+                "`data` must have either `benchmark`, or `inputs` and `columns`, and not both."
             )
         elif self.benchmark is not None and (
             self.outputs is not None or self.drops_incomplete or self.drops_repeated
         ):
             raise StudyError(
-                "`data.outputs`, `data.drops_incomplete` and `data.drops_repeated` go with "
-                "`data.path`, alone."
+                "`data.outputs`, `data.drops_incomplete` and `data.drops_repeated` can only be "
+                "set for a file without `data.benchmark`."
             )
 
     def read(self) -> list[dspy.Example]:
@@ -271,7 +275,10 @@ class DataTable(Table):
             StudyError: If the table does not define the splits.
         """
         if self.split_column is None and self.sizes is None:
-            raise StudyError("`data` needs `split_column` or `sizes`, to know the three splits.")
+            raise StudyError(
+                "`data` needs `split_column` or `sizes`, which divide the rows into the three "
+                "splits."
+            )
         sizes = self.sizes.model_dump(exclude_none=True) if self.sizes else None
         splits = split_rows(self.read(), column=self.split_column, sizes=sizes, seed=seed)
         limit = self.limit
@@ -291,20 +298,26 @@ def with_recorded_task(content: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(data, Mapping) or data.get("reader") != "recorded":
         return content
     if "path" not in data:
-        raise StudyError('`data.path`: missing; `data.reader` = "recorded" reads a table.')
+        raise StudyError(
+            '`data.path` is missing: with `data.reader` = "recorded" it is the table of answers.'
+        )
     other = [key for key in ("pool", "agents", "judge", "prompts") if key in content]
     other += [f"data.{key}" for key in ("benchmark", "inputs", "outputs") if key in data]
     if other:
         raise StudyError(
-            f'`{other[0]}` does not go with `data.reader` = "recorded": the table has the agents '
-            "and what they answered."
+            f'`{other[0]}` cannot be set with `data.reader` = "recorded": the table has the '
+            "agents and their answers."
         )
     given = {name: dict(content.get(name) or {}) for name in ("task", "space", "calls")}
     combines = given["space"].setdefault("combines", ["vote"])
-    if not set(combines) <= {"vote", "select"} or given["space"].get("rankers"):
+    if given["space"].get("rankers"):
         raise StudyError(
-            f"`space.combines` of recorded answers can be vote and select, but is {combines!r}: "
-            "no agent can be asked to read the others."
+            "`space.rankers` cannot be set for recorded answers: no agent can read the others."
+        )
+    if not set(combines) <= {"vote", "select"}:
+        raise StudyError(
+            f"`space.combines` of recorded answers can only be vote and select, but is {combines}: "
+            "no agent can read the others."
         )
     given["space"].setdefault("max_depth", 1)
     given["calls"]["replay_only"] = True

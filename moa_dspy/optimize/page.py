@@ -75,7 +75,7 @@ def read_run(folder: Path) -> tuple[StudyResult, StudyAnswers]:
     """
     path = folder / "result.json" if folder.is_dir() else folder
     if not path.is_file():
-        raise StudyError(f"{folder} is no folder of a finished study: it has no result.json.")
+        raise StudyError(f"{folder} is not the folder of a finished study: it has no result.json.")
     try:
         result = StudyResult.from_json(json.loads(path.read_text("utf-8")))
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:

@@ -326,7 +326,7 @@ def _probed(
             raise
         raise StudyError(f"`task.program` raised {type(error).__name__}: {error}") from error
     if recorded.prediction is None:
-        raise StudyError("`task.program` answered a row without its `task.predictor`.")
+        raise StudyError("`task.program` answered a row without calling its `task.predictor`.")
     (response,) = recorded.prediction.mixture.responses
     text = " ".join(response.text.split())[:80]
     found = replace(agent, seconds=response.seconds, reply=text)
@@ -417,8 +417,9 @@ def _notes(
 ) -> Iterator[str]:
     if prepared.study.task.program is not None:
         yield (
-            "What the program puts into the predictor's prompt, and what its other modules ask, "
-            "is not known before: tokens are counted of the rows alone."
+            "The estimate counts the tokens of the rows only: what the program adds to the "
+            "predictor's prompt, and the calls of its other modules, are not known before it "
+            "runs."
         )
     if prepared.study.calls.replay_only:
         yield "This is a replay of recorded answers: it makes no call and costs nothing."
@@ -427,8 +428,8 @@ def _notes(
     small = [name for name in pool if pool[name].is_local]
     if small and not is_plain:
         yield (
-            f"{', '.join(small)}: small models often break DSPy's reply formats; "
-            'with one text output, `task.adapter = "plain"` asks for none.'
+            f"{', '.join(small)}: small models often break DSPy's reply formats; with one text "
+            'output, `task.adapter = "plain"` needs no format.'
         )
     unread = [a.name for a in agents if a.failure and "arse" in a.failure]
     if unread and not is_plain:

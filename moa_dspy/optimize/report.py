@@ -83,17 +83,17 @@ def _solved_lines(early: EarlyFacts) -> Iterator[str]:
         f"{points(early.leader_score)} %. No agent solves {early.unsolved.percent} of them."
     )
     vote = early.vote_ceiling
-    votes = "" if vote is None else f"one vote {points(vote)} %, "
+    votes = "" if vote is None else f"{points(vote)} % by one vote, "
     yield (
-        f"At best, on these questions: {votes}choosing among the agents' answers "
-        f"{points(early.ceiling)} %; a synthesis writes its own."
+        f"At best, on these questions: {votes}{points(early.ceiling)} % by choosing among the "
+        "agents' answers; a synthesis can exceed this, as it writes its own."
     )
     if early.is_vote_idle:
-        untried = "No vote is tried" if early.are_answers_unlike else "No vote is sought"
+        untried = "no vote is tried" if early.are_answers_unlike else "no vote is searched for"
         yield (
-            f"On {points(early.contested or 0.0)} % of the questions two agents agree against "
-            f"{early.leader}: elsewhere a vote is the answer of its tie-breaker, at several calls. "
-            f"{untried} for that reason."
+            f"Two agents agree against {early.leader} on {points(early.contested or 0.0)} % of "
+            "the questions only: elsewhere a vote is the answer of its tie-breaker, for several "
+            f"calls. For that reason {untried}."
         )
     if early.lead is not None:
         yield _dominance(early, early.lead)
@@ -102,9 +102,9 @@ def _solved_lines(early: EarlyFacts) -> Iterator[str]:
 def _dominance(early: EarlyFacts, lead: Interval) -> str:
     rescued = f"{points(early.rescued)} % of the questions are missed by it and solved by another"
     if not early.is_dominated:
-        return f"No agent is clearly above all others; {early.leader} is best, but {rescued}."
+        return f"No agent is clearly better than all others; {early.leader} is best, but {rescued}."
     return (
-        f"Warning: {early.leader} is above every other agent, by {points(lead.estimate)} points "
+        f"Warning: {early.leader} is better than all others, by {points(lead.estimate)} points "
         f"{lead.ends} over {early.runner_up}; {rescued}, the most that choosing can add."
     )
 
@@ -130,7 +130,7 @@ def _whole(value: float) -> str:
 def _estimate(estimate: StudyEstimate) -> str:
     # An estimate of an older result has no range.
     low, high = estimate.low or estimate, estimate.high or estimate
-    judged = f" ({estimate.judge_calls:,.0f} the judge's)" if estimate.judge_calls else ""
+    judged = f" ({estimate.judge_calls:,.0f} of them by the judge)" if estimate.judge_calls else ""
     calls = about(estimate.calls, low.calls, high.calls, _whole)
     whole = (
         f"The whole study takes {calls} calls{judged}, {paid_about(estimate, low, high)}, "
@@ -139,7 +139,7 @@ def _estimate(estimate: StudyEstimate) -> str:
     if estimate.capped_by is None or estimate.ceiling is None:
         return f"{whole}."
     return (
-        f"{whole}. The budget is the ceiling: {_limit(estimate.capped_by, estimate.ceiling)} "
+        f"{whole}. The budget ends it earlier: {_limit(estimate.capped_by, estimate.ceiling)} "
         f"are reached after about {100 * estimate.share:.0f} % of it."
     )
 
@@ -152,11 +152,12 @@ def judge_lines(facts: JudgeFacts) -> Iterator[str]:
     """Yield the lines of a report, each a fact; the same early and at the end."""
     found = facts.diagnostics
     objective = "length-controlled win rate" if facts.is_length_controlled else "win rate"
-    what = f"by {objective}" if facts.picks == "judge" else "by the metric; it is measured beside"
-    yield f"Judge: {facts.judge}, against {facts.reference} ({facts.chosen}); the pick is {what}."
+    what = objective if facts.picks == "judge" else "the metric; the judge is measured too"
+    compares = f"which compares each answer with {facts.reference} ({facts.chosen})"
+    yield f"Judge: {facts.judge}, {compares}; the search picks by {what}."
     lost = [f"{getattr(found, n)} {n}" for n in ("unparsable", "failed", "missing")]
     lost = [text for text in lost if not text.startswith("0 ")]
-    excluded = f"; left out on both sides: {', '.join(lost)}" if lost else ""
+    excluded = f"; left out for both systems: {', '.join(lost)}" if lost else ""
     yield (
         f"Judged: {found.judged:,} of {found.n:,} pairs of responses{excluded}. "
         f"Ties {points(found.ties)} %."
@@ -174,7 +175,7 @@ def _diagnostic_lines(facts: JudgeFacts) -> Iterator[str]:
     if found.consistency is not None:
         yield (
             f"Same verdict in both orders: {found.consistency.percent} of pairs; "
-            f"{found.inconsistent:,} pairs with opposite ones."
+            f"{found.inconsistent:,} pairs with opposite verdicts."
         )
     if found.length is not None:
         length = found.length
@@ -189,7 +190,7 @@ def _final_lines(facts: JudgeFacts) -> Iterator[str]:
     if (direct := facts.direct) is not None:
         left = f", {direct.excluded} left out" if direct.excluded else ""
         yield (
-            f"The verdict is of pick and best single agent compared directly: the pick wins "
+            "For the verdict, pick and best single agent were compared directly: the pick wins "
             f"{points(direct.win_rate)} % of {direct.n} test questions{left}, ties counting half."
         )
     for name, row in facts.systems.get("test", {}).items():
@@ -219,14 +220,15 @@ def _percent(value: float | None) -> str:
 def _expected(result: StudyResult) -> Iterator[str]:
     expected = result.expected
     if expected is None:
-        yield f"Optimism: val flatters the pick by about {points(result.optimism)} points."
+        yield f"Optimism: the pick's val score is about {points(result.optimism)} points too high."
         return
     on_val = result.val.get("pick")
-    said = "" if on_val is None or on_val.score is None else f"val said {points(on_val.score)} %, "
+    score = None if on_val is None else on_val.score
+    said = "" if score is None else f"its score on val was {points(score)} %, "
     yield (
-        f"Foretold from val alone, before the test: {points(expected.estimate)} % "
-        f"{expected.ends} for a pick made this way; {said}"
-        f"an optimism of {points(result.optimism)} points. The test score above is the measurement."
+        f"Expected on test, from val alone: {points(expected.estimate)} % {expected.ends} for a "
+        f"pick made this way; {said}with an optimism of {points(result.optimism)} points. The "
+        "test score above is the measurement."
     )
 
 
@@ -249,7 +251,7 @@ def _front(result: StudyResult) -> Iterator[str]:
     if n > MOST_OF_FRONT:
         yield f"- and {n - MOST_OF_FRONT} more in the result."
     if result.knee is not None:
-        yield f"Knee: {result.knee}, if the objectives matter alike."
+        yield f"Knee: {result.knee}, if the objectives are equally important."
     yield from _savings(result)
 
 
@@ -260,14 +262,14 @@ def _savings(result: StudyResult) -> Iterator[str]:
     """Yield what val chose for less, and what spares most of those that test shows as good."""
     if result.for_less is not None:
         record = next(r for r in result.trials if r.architecture == result.for_less)
-        yield f"For less, no worse than the pick on val: {result.for_less}{measured_text(record)}."
+        yield f"Cheaper, no worse than the pick on val: {result.for_less}{measured_text(record)}."
     proven = {name: one for name, one in result.savings.items() if one.kind == "as_good"}
     if not proven:
         return
     name = min(proven, key=lambda one: proven[one].ratio)
     found = proven[name]
     yield (
-        f"Same accuracy for {100 * (1 - found.ratio):.0f} % {_LESS[found.cost]}: {name}, "
+        f"As good as the pick for {100 * (1 - found.ratio):.0f} % {_LESS[found.cost]}: {name}, "
         f"{points(found.estimate, sign='+')} points {found.interval.ends} against the pick on "
         f"{found.n:,} test questions, so not worse by {points(found.margin)} points."
     )
@@ -294,19 +296,14 @@ def prompt_lines(result: StudyResult) -> Iterator[str]:
 
 def _fate(prompt: Mapping[str, Any]) -> str:
     accepted, val = prompt.get("accepted"), prompt.get("val")
-    fate = (
-        "tried"
-        if accepted is None
-        else "accepted"
-        if accepted
-        else "not proven better, so not used"
-    )
+    refused = "not proven better, so not used"
+    fate = "tried" if accepted is None else "accepted" if accepted else refused
     if not val:
         return f"{fate}, but not measured on all val questions" if accepted is None else fate
     score = f"{points(val['score'])} % on val with {val['architecture']}"
     own = val.get("own")
     return f"{fate}; {score}" + (
-        "" if own is None else f", {points(own)} % with the aggregator's own"
+        "" if own is None else f", {points(own)} % with the aggregator's own prompt"
     )
 
 
@@ -314,7 +311,7 @@ def _spent(result: StudyResult) -> Iterator[str]:
     n, size = len(result.trials), result.space_size
     space = "" if size is None else f" of {size:,} possible"
     if size is not None and n > size:
-        space = f"; the space has {size:,}, and baselines beside them were measured too"
+        space = f"; the space has {size:,}, and baselines outside it were measured too"
     end = f"; {result.stopped_by.rstrip('.')}" if result.stopped_by else ""
     yield f"Search: {n:,} architectures measured{space}{end}."
     yield (
@@ -417,8 +414,8 @@ def brackets_line(result: StudyResult) -> str:
     """Return what the brackets of the table are, and what the verdict counts besides."""
     level = f"{100 * result.verdict.interval.confidence:.3g} %"
     said = (
-        f"In brackets: intervals, 95 % of scores; {level} of differences on these test questions, "
-        "that of the best single agent for itself, those of the other rows all at once."
+        f"In brackets: 95 % intervals of scores, and {level} intervals of differences on these "
+        "test questions: for the best single agent alone, for the other rows simultaneously."
     )
     return said if (more := verdict_rows(result)) is None else f"{said} {more}"
 
@@ -430,7 +427,7 @@ def verdict_rows(result: StudyResult) -> str | None:
         return None
     difference = f"{points(decided.estimate, sign='+')} points {decided.ends}"
     if result.judge is not None and result.judge.direct is not None:
-        return f"The verdict rests on another difference, of answers judged directly: {difference}."
+        return f"The verdict is of another difference, of answers judged directly: {difference}."
     return (
         "The verdict counts the val questions too, each judged by a choice that was made without "
         f"it: {difference} on {result.verdict.n:,} questions of val and test together."

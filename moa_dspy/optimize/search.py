@@ -204,7 +204,7 @@ class ModelSearch(Teleprompter):
                 mixture, or a mixture of another pool, or fails by itself.
         """
         if kwargs:
-            raise StudyError(f"Unknown option {min(kwargs)!r} of compile; known is testset.")
+            raise StudyError(f"Unknown option {min(kwargs)!r} of compile; it takes testset only.")
         splits = make_splits(trainset, valset, testset, seed=self.options.seed)
         display = LiveProgress(mode=None if self.display_progress else "none")
         with opened_storage(self.options.storage) as storage, display, each_warning_once():

@@ -337,7 +337,9 @@ def choose(
     known = {key_of(m.architecture): m for m in evidence.measured if m.is_whole and m.is_admitted}
     allowed = set(known) | (votes.several if may_be_unmeasured else set())
     if not allowed:
-        raise StudyError("No architecture stays within the limits; even single agents go beyond.")
+        raise StudyError(
+            "No architecture stays within the limits; even the single agents exceed them."
+        )
     key = votes.best_equal(allowed) or _best_single(evidence, allowed)
     gains = gains_over(evidence, key, pseudo=pseudo)
     free = sorted(

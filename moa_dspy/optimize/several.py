@@ -159,8 +159,8 @@ def _with_program_space(options: SearchOptions, student: ProgramStudent) -> Sear
     for name, given in (("prompts", options.prompts), ("judge", options.judge)):
         if given is not None:
             raise StudyError(
-                f"`{name}` goes with a student that holds one mixture, but this one holds "
-                f"{len(student.paths)}, at {', '.join(student.paths)}: search without it."
+                f"`{name}` can only be used with a student that holds one mixture, but this one "
+                f"holds {len(student.paths)}, at {', '.join(student.paths)}: leave it out."
             )
     space = options.space
     if not isinstance(space, ProgramSpace):
@@ -172,8 +172,9 @@ def _with_program_space(options: SearchOptions, student: ProgramStudent) -> Sear
         )
     elif other := next((s for _, s in space.mixtures if set(s.agents) != set(space.agents)), None):
         raise StudyError(
-            "The spaces of all mixtures must name the same agents, for each is measured alone in "
-            f"all of them; but one names {', '.join(other.agents)} of {', '.join(space.agents)}."
+            "The spaces of all mixtures must name the same agents, because each agent is "
+            f"measured alone in all mixtures; but one space names {', '.join(other.agents)} of "
+            f"{', '.join(space.agents)}."
         )
     else:
         spaces = dict(space.mixtures)
@@ -206,11 +207,18 @@ def check_program(task: Any, *, is_table: bool) -> None:
     if task.program is None:
         return
     if set_too := sorted(task.model_fields_set & {"instructions", "module"}):
-        raise StudyError(f"`task.{set_too[0]}`: in a program it is the predictor's own; remove it.")
+        raise StudyError(
+            f"`task.{set_too[0]}` cannot be set with `task.program`, whose predictor has its "
+            "own; remove it."
+        )
     if task.turns is not None:
-        raise StudyError("`task.turns` asks one mixture turn by turn, and not a `task.program`.")
+        raise StudyError(
+            "`task.turns` cannot be set with `task.program`: only a mixture is asked turn by turn."
+        )
     if is_table:
-        raise StudyError("`task.program` asks agents, but a table of answers has none to ask.")
+        raise StudyError(
+            "`task.program` calls agents, but a table of recorded answers has none to call."
+        )
 
 
 def program_of(name: str, predictor: str, *, beside: Path | None, **rules: Any) -> Any:

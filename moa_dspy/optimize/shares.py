@@ -106,8 +106,8 @@ def probe(
                 (outcome,) = evaluator.measure(Architecture.single(name), [row])
             except BudgetReachedError as error:
                 raise StudyError(
-                    f"{error} It does not reach one question of each of the {len(names)} agents; "
-                    "allow more."
+                    f"{error} It is too small to ask each of the {len(names)} agents one "
+                    "question; allow more."
                 ) from error
             if outcome.failure is None:
                 answered[name] = outcome
@@ -285,9 +285,9 @@ def _check_baselines(options: SearchOptions) -> None:
         for one in in_every_mixture(baselines, space):
             if space.params(one) is None:
                 raise StudyError(
-                    "`sampler`: BruteForceSampler cannot be used in this search: the baseline "
-                    f"{one} is not in the space, and so no branch of its tree. Without a `sampler` "
-                    "a small space is measured whole as well."
+                    "`sampler`: BruteForceSampler cannot be used in this search, as it cannot "
+                    f"record the baseline {one}, which is not in the space. Without a `sampler`, "
+                    "a small space is measured completely as well."
                 )
 
 

@@ -86,7 +86,7 @@ def choose_reference(
             points[other] += [1 - value for value in values]
     except BudgetReachedError as error:
         raise StudyError(
-            f"{error} It does not reach the choice of a reference; allow more."
+            f"{error} It is too small to choose the judge's reference; allow more."
         ) from error
     means = {name: sum(got) / len(got) if got else 0.5 for name, got in points.items()}
     winner = max(agents, key=lambda name: round(means[name], 12))
@@ -137,7 +137,8 @@ def measure_single_agents(
         known = [row for row in rows if all(evaluator.knows(one, [row]) for one in singles)]
         if not known:
             raise StudyError(
-                f"{error} Single agents must be measured first; allow more, or fewer rows."
+                f"{error} It is too small to measure the single agents; allow more, or give "
+                "fewer rows."
             ) from error
     measured = {name: evaluator.measure(Architecture.single(name), known) for name in names}
     took = time.monotonic() - started, progress.ledger.spending.made - made

@@ -102,8 +102,8 @@ class PreparedStudy:
         for cost in ("usd", "seconds"):
             if (cost in named or limits[cost] is not None) and not recorded.knows(cost):
                 raise StudyError(
-                    f"{cost} is an objective or a limit, but {path} does not say it of every "
-                    f"answer: give a column for it, `data.columns.{cost}`."
+                    f"{cost} is an objective or a limit, but {path} does not have it for every "
+                    f"answer: name its column in `data.columns.{cost}`."
                 )
         agents = tuple(recorded_pool(recorded).values())
         prepared = cls(study, splits, recorded.metric(), agents, (), None, recorded)
@@ -341,7 +341,7 @@ class SharedStudy:
         if parts.get("name") not in (None, self._parts.get("name")):
             raise StudyError(
                 f"{self._folder} holds the program and the report of a study of another name. "
-                "Give this one another --out, or remove the folder."
+                "Choose another folder with --out, or remove this one."
             )
         if changed:
             self._replace(changed)
@@ -353,8 +353,8 @@ class SharedStudy:
         what = f"{', '.join(changed)} changed since."
         if self._folder is not None:
             return (
-                f"{self._folder} holds another study: {what} "
-                "Run without --resume, or with another --out."
+                f"{self._folder} holds another study: {what} Run without --resume, or with "
+                "another --out."
             )
         return (
             f"{self._database.name} holds another study {self.key!r}: {what} Give this one another "
@@ -365,7 +365,8 @@ class SharedStudy:
         if not self._store.claim(self.claim):
             raise StudyError(
                 f"{self._folder} is in use by another process, for another study: "
-                f"{', '.join(changed)} changed since. Wait for it, or give another --out."
+                f"{', '.join(changed)} changed since. Wait until it ends, or choose another "
+                "--out."
             )
         try:
             self._reset()

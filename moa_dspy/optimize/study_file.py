@@ -251,15 +251,17 @@ class StudyFile:
             )
         if task.weights or task.tolerance:
             raise StudyError(
-                "`task.weights` and `task.tolerance` go with a metric of fields, "
-                f"{', '.join(sorted(FIELD_METRICS))}, but `task.metric` is {name!r}."
+                "`task.weights` and `task.tolerance` can only be set with a metric of fields "
+                f"({', '.join(sorted(FIELD_METRICS))}), but `task.metric` is {name!r}."
             )
         if name in METRICS:
             return METRICS[name]
         known = (*METRICS, *FIELD_METRICS)
         metric = imported("task.metric", name, known, beside=self.folder)
         if not callable(metric):
-            raise StudyError(f"`task.metric`: {name!r} must be a function, but is {metric!r}.")
+            raise StudyError(
+                f"`task.metric`: {name!r} must be a function, but is {shown_value(metric)}."
+            )
         return metric
 
     def make_search(self, pool: Pool, metric: Any) -> ModelSearch:
@@ -410,6 +412,6 @@ def _signature(task: TaskTable) -> Any:
         # DSPy parses it as Python, so a typo raises what Python raises.
         what = " ".join(str(error).split())
         raise StudyError(
-            f"`task.signature`: {task.signature!r} is no signature such as 'question -> answer': "
-            f"{what}"
+            f"`task.signature`: {task.signature!r} is not a signature such as 'question -> "
+            f"answer': {what}"
         ) from error

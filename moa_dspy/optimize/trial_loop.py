@@ -272,7 +272,7 @@ class TrialLoop:
     def measure_random_baseline(self, n: int) -> Baseline:
         """Return the best on val of ``n`` random architectures, or of those that were measured."""
         if self.is_ended_by_user:
-            return Baseline("random", None, "not measured: the search was ended early")
+            return Baseline("random", None, "not measured, because the search ended early")
         draws = random_draws(self.options.space, self.singles.canonical, self.options.seed)
         with spending_under(self.ledger, share=self.share + self.options.random_share):
             return measure_random_baseline(

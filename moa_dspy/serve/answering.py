@@ -131,7 +131,8 @@ class Catalogue:
 
     def _too_many(self, n: int) -> ApiError:
         return ApiError(
-            f"The architecture asks {n} times; this server allows {self._limits.calls_per_answer}.",
+            f"The architecture makes {n} calls for an answer, but this server allows "
+            f"{self._limits.calls_per_answer}.",
             param="model",
         )
 

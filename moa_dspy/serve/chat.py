@@ -268,9 +268,9 @@ class ChatMixture:
             only_output(program.signature)
         except ArchitectureError as error:
             raise ArchitectureError(
-                "A mixture that chats must answer one text, but this program answers "
-                f"{', '.join(program.signature.output_fields)}; its architecture alone can chat: "
-                f"{str(program.architecture)!r}."
+                "A mixture for conversations must have one text output, but this program has "
+                f"{', '.join(program.signature.output_fields)}; use its architecture instead of "
+                f"the program: {str(program.architecture)!r}."
             ) from error
         rules = program.rules
         self.architecture, self.pool = program.architecture, program.pool

@@ -175,7 +175,7 @@ class DailySpending:
         is_limited = limits.usd_per_day is not None or limits.usd_per_key_per_day is not None
         if is_limited and pool.unpriced:
             raise PoolError(
-                "A limit in usd needs the price of every agent, but that of "
+                "A limit in usd needs the price of every agent, but the price of "
                 f"{', '.join(pool.unpriced)} is unknown."
             )
         self._limits = limits

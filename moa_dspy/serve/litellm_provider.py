@@ -104,7 +104,9 @@ class MixtureProvider(CustomLLM):
         except ApiError as error:
             raise CustomLLMError(error.status, str(error)) from error
         if is_streamed and len(call.requests) > 1:
-            raise CustomLLMError(400, "A stream of the provider `moa` has one answer.")
+            raise CustomLLMError(
+                400, "The provider `moa` can stream only one answer (`n` must be 1)."
+            )
         return self._models[name].mixture, call
 
 
@@ -116,7 +118,7 @@ def register(models: Mapping[str, MixtureLM]) -> MixtureProvider:
     """
     others = [one for one in litellm.custom_provider_map if one["provider"] == "moa"]
     if any(not isinstance(one["custom_handler"], MixtureProvider) for one in others):
-        raise PoolError("LiteLLM has another provider named `moa` in this process.")
+        raise PoolError("LiteLLM already has another provider named `moa` in this process.")
     provider = MixtureProvider(models)
     kept = [one for one in litellm.custom_provider_map if one["provider"] != "moa"]
     litellm.custom_provider_map = [*kept, {"provider": "moa", "custom_handler": provider}]

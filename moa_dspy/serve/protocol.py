@@ -38,11 +38,11 @@ _NOT_PASSED_ON: Final = (
 """Keys that do not affect the answer, or that only one vendor knows."""
 
 _REFUSED: Final = {
-    "audio": "audio is not written",
+    "audio": "an answer of a mixture is text",
     "logprobs": "an answer of several models has no log probabilities",
     "top_logprobs": "an answer of several models has no log probabilities",
-    "web_search_options": "agents do not search; give a tool",
-    "provider": "the pool says where agents are asked",
+    "web_search_options": "agents cannot search; give a tool",
+    "provider": "the pool sets the endpoints of the agents",
 }
 _URLS: Final = ("https://", "http://", "data:")
 _FINISH: Final = {"tool_call": "tool_calls", "error": "stop"}

@@ -167,14 +167,15 @@ def _check_graph(beat: NDArray[np.bool_], names: Sequence[str], *, has_prior: bo
     if not linked.all():
         alone = [name for name, seen in zip(names, linked, strict=True) if not seen]
         raise MetricError(
-            f"Never compared with {names[0]!r} or what was compared with it: {', '.join(alone)}."
+            f"Not compared with {names[0]!r}, nor with a system that was compared with it: "
+            f"{', '.join(alone)}."
         )
     below, above = _reached(beat), _reached(beat.T)
     if not has_prior and not (below & above).all():
         apart = [n for n, seen in zip(names, below & above, strict=True) if not seen]
         raise MetricError(
-            f"Unbounded against {names[0]!r}, as one side won everything: {', '.join(apart)}. "
-            "Give a finite `prior_sd`."
+            f"The strength against {names[0]!r} is unbounded, because one side won every "
+            f"comparison: {', '.join(apart)}. Give a finite `prior_sd`."
         )
 
 

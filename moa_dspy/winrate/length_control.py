@@ -109,8 +109,8 @@ class GamedRows:
         difficulty = score_vector(self.difficulty, name="gamed.difficulty").size
         if (gaps, difficulty) != (n, n):
             raise MetricError(
-                f"Gamed rows must be complete, but there are {n} preferences, {gaps} length gaps "
-                f"and {difficulty} difficulties."
+                f"`gamed` must have one value of each kind per row, but there are {n} "
+                f"preferences, {gaps} length gaps and {difficulty} difficulties."
             )
 
 

@@ -72,7 +72,7 @@ class RecordedPreferences:
             )
         judged = self._values.setdefault(system, {})
         if example in judged:
-            raise MetricError(f"{where}: this example and system were there before.")
+            raise MetricError(f"{where}: this example and system occur a second time.")
         judged[example] = None if value is None else float(value)
 
     @property

@@ -153,8 +153,8 @@ def test_a_conversation_that_may_be_absent_is_turns_too() -> None:
     [
         (
             dspy.History(messages=[{"role": "user", "content": "Hi"}]),
-            "A turn of `history` must have some of the fields question, history, answer, but has "
-            "role, content",
+            "A turn in `history` must have at least one of the fields question, history, "
+            "answer, but it has role, content",
         ),
         ([{"question": "Hi"}], r"`history` must be a dspy.History, but got \[\{'question'"),
     ],

@@ -187,6 +187,8 @@ def test_a_request_without_max_tokens_is_refused_before_it_is_sent() -> None:
     def never() -> dict[str, Any]:
         raise AssertionError("a request was made")
 
-    with pytest.raises(StudyError, match=r"`budget\.usd` needs .* without `max_tokens`; set it"):
+    with pytest.raises(
+        StudyError, match=r"`budget\.usd` needs .* without `max_tokens`; set `max_tokens`"
+    ):
         calls.answer(ask, never)
     assert calls.store.get(ask.key) is None

@@ -80,7 +80,7 @@ def test_a_server_without_tls_is_not_used_where_tls_is_asked_for(postgresql_url:
     [
         (
             "mysql://h/x",
-            "cannot be in 'mysql'; known are sqlite:///FILE and postgresql://HOST/NAME",
+            "cannot be in 'mysql'; known ones are sqlite:///FILE and postgresql://HOST/NAME",
         ),
         ("postgresql+psycopg2://h/x", r"cannot be in 'postgresql\+psycopg2'"),
         ("sqlite://", "needs a file"),

@@ -62,7 +62,7 @@ def test_a_file_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path, cha
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(change)
     content = path.read_bytes()
-    with pytest.raises(StoreError, match="has schema 7, but this version reads 3"):
+    with pytest.raises(StoreError, match="has schema 7, but this version of moa-dspy reads 3"):
         CallStore(path)
     assert path.read_bytes() == content
 
@@ -71,5 +71,5 @@ def test_a_database_of_a_newer_version_is_refused(postgresql_url: str) -> None:
     CallStore(postgresql_url).close()
     with psycopg.connect(postgresql_url) as connection:
         connection.execute("UPDATE moa_schema SET version = 7")
-    with pytest.raises(StoreError, match="has schema 7, but this version reads 3"):
+    with pytest.raises(StoreError, match="has schema 7, but this version of moa-dspy reads 3"):
         CallStore(postgresql_url)

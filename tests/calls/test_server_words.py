@@ -122,14 +122,14 @@ def test_a_redirect_says_where_to(client: str, is_streamed: bool) -> None:
     with serving(Reply(status=307, location="/v2/chat/completions")) as server:
         said = refusal_of(mixture_of(server, client), is_streamed=is_streamed)
         assert "redirects to /v2/chat/completions (HTTP 307 from" in said
-        assert "write the address that answers as `api_base`" in said
+        assert "set `api_base` to the address to which the server redirects" in said
         assert len(server.paths) == 1, "nothing was sent elsewhere"
 
 
 @BOTH_CLIENTS
 @pytest.mark.parametrize(
     ("end", "hint"),
-    [("", r"lack /v1\?"), ("/v1/chat/completions", "ends before /chat/completions")],
+    [("", r"lack /v1\?"), ("/v1/chat/completions", "must end before /chat/completions")],
 )
 def test_an_address_that_is_not_found_comes_with_a_hint(client: str, end: str, hint: str) -> None:
     with (

@@ -89,7 +89,7 @@ def test_odd_usage_loses_no_answer_and_a_budget_binds(
     assert 10 < len(server.bodies) < 17
     said = [record.getMessage() for record in caplog.records if name in record.getMessage()]
     assert len(said) == 1
-    assert "does not say how many tokens" in said[0]
+    assert "does not report token counts" in said[0]
 
 
 def stream_of(usage: Any) -> Reply:

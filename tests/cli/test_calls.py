@@ -104,7 +104,9 @@ def test_nothing_is_deleted_without_yes_and_then_only_what_was_chosen(
 ) -> None:
     store.close()
     said = run("calls", "calls.sqlite", "--agent", "a", "--prune", "--json")
-    assert said.stderr == "--yes would delete 3 calls that cost 1.0000 usd\n"
+    assert (
+        said.stderr == "Nothing is deleted; with --yes it would be 3 calls that cost 1.0000 usd.\n"
+    )
     assert len(CallStore(tmp_path / "calls.sqlite")) == 4
     done = run("calls", "calls.sqlite", "--failed", "--prune", "--yes", "--json")
     assert done.stderr == "deleted 1 calls\n"
@@ -130,7 +132,7 @@ def test_a_store_in_postgresql_is_shown_without_its_password(
         (["absent.sqlite"], "error: There is no call store absent.sqlite."),
         (["calls.sqlite", "--import", "absent.parquet"], "error: absent.parquet cannot be read"),
         (["calls.sqlite", "--since", "yesterday"], "--since must be a day or time"),
-        (["calls.sqlite", "--prune", "--yes"], "--prune deletes what --agent"),
+        (["calls.sqlite", "--prune", "--yes"], "--prune deletes the calls that --agent"),
         (["mysql://u:secret@h/x"], "error: A call store cannot be in 'mysql'"),
     ],
 )

@@ -186,7 +186,7 @@ def test_prices_are_listed_with_their_source(run: Run, folder: Path) -> None:
     shown = {line.split()[0]: " ".join(line.split()[2:]) for line in lines}
     assert shown["good"] == "1 / 0 pool file"
     assert shown["mini"] == "0.4 / 1.6 LiteLLM's list"
-    assert shown["own"] == "unknown give it in the pool"
+    assert shown["own"] == "unknown set it in the pool file"
     assert shown["here"] == "free this machine"
 
 

@@ -119,7 +119,7 @@ def test_names_that_cannot_be_fields_are_renamed_and_rows_are_counted(
     assert "note: Rows without a right answer, which are left out: 2 of 44." in made.stdout
     assert "note: Rows that ask what an earlier row asks, which are left out: 2." in made.stdout
     assert "Of these, rows with another right answer than the earlier one: 1." in made.stdout
-    assert "note: Rows that can be used: 40. That is few" in made.stdout
+    assert "note: Rows that can be used: 40. This is few" in made.stdout
     study = tomllib.loads((tmp_path / "study.toml").read_text("utf-8"))
     assert study["task"]["signature"] == "customer_message -> class_text"
     assert study["task"]["metric"] == "choice"
@@ -208,7 +208,9 @@ def test_unclear_columns_are_asked_for_by_option(
     unclear = run("init", "t.csv", "--server", models.url, "--output", "third")
     assert "give --input with one of first, second, third." in unclear.stderr
     wrong = run("init", "t.csv", "--output", "forth", "--server", models.url)
-    assert "`--output` 'forth' is no column of t.csv; it has first, second, third." in wrong.stderr
+    assert (
+        "`--output` 'forth' is not a column of t.csv; it has first, second, third." in wrong.stderr
+    )
     assert not (tmp_path / "study.toml").exists()
     options = ("--output", "third", "--input", "first", "--input", "second")
     made = run("init", "t.csv", "--server", models.url, *options)
@@ -222,7 +224,10 @@ def test_nothing_is_replaced_unless_forced(run: Run, tmp_path: Path, models: Cha
     (tmp_path / "pool.toml").write_text("mine", "utf-8")
     refused = run("init", "t.csv", "--server", models.url)
     assert refused.exit_code == 2
-    assert "pool.toml is there already: give another --out, or --force." in refused.stderr
+    assert (
+        "pool.toml exists: choose another folder with --out, or replace it with --force."
+        in refused.stderr
+    )
     assert (tmp_path / "pool.toml").read_text("utf-8") == "mine"
     assert run("init", "t.csv", "--server", models.url, "--force").exit_code == 0
 
@@ -272,4 +277,4 @@ def test_a_tiny_table_is_refused(run: Run, tmp_path: Path, models: ChatServer) -
     refused = run("init", "t.csv", "--server", models.url)
     assert "t.csv has 2 rows, but a study needs at least 8, and about 100" in refused.stderr
     unknown = run("init", "t.xlsx")
-    assert "t.xlsx is no file of a known format (.csv, .json, .jsonl" in unknown.stderr
+    assert "t.xlsx is neither a file of a known format (.csv, .json, .jsonl" in unknown.stderr

@@ -52,7 +52,7 @@ def test_a_program_does_not_choose_whom_it_asks_but_says_where_the_agents_of_its
     for command in asked:
         refused = run(*command)
         assert refused.exit_code == 2
-        words = f"does not choose whom it asks; its run had --pool {study}."
+        words = f"does not choose which models are called; its run had --pool {study}."
         assert words in refused.stderr.replace("\n", " ")
         given = run(*command, "--pool", str(study), input="Repeat 42\n")
         assert "42" in given.stdout, given.stderr
@@ -63,7 +63,7 @@ def test_a_program_does_not_choose_whom_it_asks_but_says_where_the_agents_of_its
     assert "`--pool` must name a TOML file" in run("ask", "copy.json", "Repeat 1").stderr
     assert run("ask", "copy.json", "Repeat 1", "--pool", str(study)).stdout == "1\n"
     study.unlink()
-    assert f"--pool {study}, which is gone" in run("ask", program, "Repeat 1").stderr
+    assert f"--pool {study}, which no longer exists" in run("ask", program, "Repeat 1").stderr
     assert "no.json cannot be read: there is no such file" in run("ask", "no.json", "1").stderr
 
 
@@ -226,7 +226,7 @@ def test_an_interrupted_study_goes_on_with_resume(
     (folder / "stop").touch()
     stopped = run("optimize", "study.toml", "--out", "out")
     assert stopped.exit_code == 130
-    assert stopped.stderr.endswith("the same command with --resume goes on.\n")
+    assert stopped.stderr.endswith("the same command with --resume continues.\n")
     (folder / "stop").unlink()
     assert run("optimize", "study.toml", "--out", "out", "--resume").exit_code == 0
 

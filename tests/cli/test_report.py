@@ -60,7 +60,7 @@ def test_compare_needs_two_runs(run: Path) -> None:
 def test_pick_lists_the_front_and_says_what_was_never_tested(run: Path) -> None:
     lines = said("pick", run).splitlines()
     assert lines[0].startswith("1. ")
-    assert "untested: no test question was asked of it; val said" in lines[0]
+    assert "not tested: it was not asked a test question; " in lines[0]
 
 
 def test_pick_shows_val_and_costs_and_warns_of_a_choice_by_test_scores(run: Path) -> None:
@@ -70,7 +70,9 @@ def test_pick_shows_val_and_costs_and_warns_of_a_choice_by_test_scores(run: Path
     first, second = said("pick", run).splitlines()
     # The pick was fixed before the test, so its test score needs no warning.
     assert first.endswith("; tested: 71.0 % on test")
-    assert second.endswith("tested: 67.0 % on test, which flatters it if it is chosen by that")
+    assert second.endswith(
+        "tested: 67.0 % on test, which is too high if it is the reason for choosing it"
+    )
     assert "1.0 calls" in second
 
 

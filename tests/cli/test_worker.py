@@ -15,7 +15,7 @@ def test_a_worker_alone_finishes_a_study_and_says_where_its_result_is(
     done = run("worker", "study.toml", "--storage", storage, "--out", "out", "--threads", "2")
     assert done.exit_code == 0, done.stderr
     first, second = done.stdout.splitlines()
-    assert first.startswith("finished: good is the program; ")
+    assert first.startswith("finished: the program is good; ")
     assert second.startswith("result: shared.sqlite, written to ")
     assert second.endswith(str(folder / "out"))
     # Who runs the study finds it finished, and writes what the worker found.
@@ -24,7 +24,9 @@ def test_a_worker_alone_finishes_a_study_and_says_where_its_result_is(
     for name in ("program.json", "result.json"):
         assert (folder / "out" / name).read_text() == (folder / "other" / name).read_text()
     late = run("worker", "study.toml", "--storage", storage)
-    assert late.stdout.splitlines()[0] == "finished: good is the program; 0 tasks here"
+    assert (
+        late.stdout.splitlines()[0] == "finished: the program is good; tasks done by this worker: 0"
+    )
 
 
 def test_a_worker_needs_a_storage(run: Run, folder: Path) -> None:

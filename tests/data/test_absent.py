@@ -117,7 +117,7 @@ def test_rows_without_an_answer_are_left_out_and_counted_by_a_switch(
     with caplog.at_level(logging.WARNING):
         rows = read_rows(path, inputs=["question"], drops_incomplete=True)
     assert [row.answer for row in rows] == ["1", ["2"]]
-    assert "3 of 5 rows are left out, which have no value in 'answer'" in caplog.text
+    assert "3 of 5 rows are left out, because they have no value in 'answer'" in caplog.text
     as_jsonl(path, [{"question": "a", "answer": None}])
     with pytest.raises(DataError, match="no row has a value in 'answer'"):
         read_rows(path, inputs=["question"], drops_incomplete=True)

@@ -164,9 +164,9 @@ def test_a_row_without_a_right_answer_is_an_error(name: str) -> None:
 
 
 def test_options_that_do_not_fit_are_named() -> None:
-    with pytest.raises(StudyError, match=r"'lable' is no output of the signature, .* label"):
+    with pytest.raises(StudyError, match=r"'lable' is not an output of the signature, .* label"):
         FieldMetric.of("f1", "question -> label", weights={"lable": 1})
-    with pytest.raises(StudyError, match=r"`task.tolerance` goes with `numeric_match`"):
+    with pytest.raises(StudyError, match=r"`task.tolerance` can only be set with `numeric_match`"):
         FieldMetric.of("f1", "question -> label", tolerance=0.1)
     with pytest.raises(StudyError, match=r"in \[0, 1\), but got 1.5"):
         FieldMetric.of("numeric_match", "question -> label", tolerance=1.5)

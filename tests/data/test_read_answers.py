@@ -59,14 +59,16 @@ def test_a_wrong_table_is_told_what_was_found_and_what_is_needed(tmp_path: Path)
     path = write(tmp_path / "t.csv", ROWS)
     message = (
         r"no column for question, agent\. A table of answers needs question, agent, answer, and "
-        r"score or gold.*Found: q, model, answer, ok, usd, gold\. Name others under `data.columns`"
+        r"score or gold.*Found: q, model, answer, ok, usd, gold\. .* give these in `data.columns`"
     )
     with pytest.raises(DataError, match=message):
         read_answers(path)
     bare = write(tmp_path / "u.csv", [{"question": 1, "agent": "a", "answer": "x"}])
     with pytest.raises(DataError, match="no column for score or gold"):
         read_answers(bare)
-    with pytest.raises(DataError, match=r"`columns` knows question.*but got 'speed'"):
+    with pytest.raises(
+        DataError, match=r"`columns` has an unknown key 'speed'; known ones are question"
+    ):
         read_answers(path, columns={"speed": "usd"})
 
 
@@ -75,7 +77,7 @@ def test_a_cost_is_no_negative_number_and_a_question_has_one_gold(tmp_path: Path
     with pytest.raises(DataError, match="'usd' must be a number of at least 0, but is '-1'"):
         read_answers(write(tmp_path / "t.csv", [{**ROWS[0], "usd": -1}]), columns=columns)
     other = write(tmp_path / "u.csv", [ROWS[0], {**ROWS[1], "gold": "other"}])
-    with pytest.raises(DataError, match="one question has one gold"):
+    with pytest.raises(DataError, match="all rows of a question must have the same gold"):
         read_answers(other, columns=columns)
 
 
@@ -114,8 +116,11 @@ def test_the_agents_of_a_table_are_the_pool_and_their_costs_are_known(tmp_path: 
     ("lines", "message"),
     [
         (["[limits]", "seconds = 1"], "seconds is an objective or a limit, but .*t.csv does not"),
-        (["[space]", 'combines = ["synthesize"]'], "`space.combines` of recorded answers can be"),
-        (['[[agents]]\nname = "x"\nmodel = "y"'], "`agents` does not go with `data.reader`"),
+        (
+            ["[space]", 'combines = ["synthesize"]'],
+            "`space.combines` of recorded answers can only be",
+        ),
+        (['[[agents]]\nname = "x"\nmodel = "y"'], "`agents` cannot be set with `data.reader`"),
     ],
 )
 def test_what_a_table_cannot_do_is_an_error_at_once(

@@ -160,7 +160,7 @@ def test_the_metric_is_the_recorded_score_of_the_text() -> None:
     # a and b said the same and were graded 1 and 1/2.
     assert metric(row, dspy.Prediction(answer="x ")) == 0.75
     assert metric(row, dspy.Prediction(answer="y"), [], "predict", []) == 0.25
-    with pytest.raises(MetricError, match="Example '1': no score is recorded of answer 'z'"):
+    with pytest.raises(MetricError, match="Example '1': no score is recorded for the answer 'z'"):
         metric(row, dspy.Prediction(answer="z"))
 
 

@@ -95,7 +95,7 @@ def test_a_split_verdict_keeps_the_one_that_is_read_earlier(
     scripts = {"a": "x", "b": "y", "c": "z", "j": reply}
     answer = program(scripts, f"a + b + c > knockout(j{order})")(q="?").mixture
     assert (answer.final.agent, answer.is_undecided) == (winner, True)
-    assert "1 ranker without an opinion" in answer.summary
+    assert "1 ranker without a readable choice" in answer.summary
 
 
 def test_equal_texts_and_one_that_is_left_are_not_compared() -> None:

@@ -166,8 +166,8 @@ class Wordy(Blocking):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (Forgetful, "The module of agent 'a' must return answer, but returned note"),
-        (Wordy, r"must return a dspy\.Prediction, but Wordy returned 'answer of a'"),
+        (Forgetful, "The module of agent 'a' must return answer, but it returned note"),
+        (Wordy, r"must return a dspy\.Prediction, but Wordy returned a str"),
     ],
 )
 def test_a_module_that_returns_something_else_is_an_error(

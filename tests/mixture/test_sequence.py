@@ -69,7 +69,7 @@ def test_a_sample_that_failed_is_passed_over() -> None:
 
 def test_no_sample_or_no_aggregation_is_an_error_with_its_cause() -> None:
     down = lm15.ServerError("down")
-    with pytest.raises(LayerFailedError, match=r"No sample was answered\. a: .*down"):
+    with pytest.raises(LayerFailedError, match=r"No sample got an answer\. a: .*down"):
         ask(scripted_pool({"a": down, "b": "x"}))
     with pytest.raises(LayerFailedError, match=r"The aggregator did not answer\. b: .*down"):
         ask(scripted_pool({"a": "x", "b": down}))

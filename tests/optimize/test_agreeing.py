@@ -86,16 +86,16 @@ def test_what_is_as_good_as_the_pick_for_fewer_calls_is_said(
     three = result.savings["e0 + e1 + e2 > vote(e0)"]
     assert (three.kind, three.estimate, three.n) == ("as_good", 0.0, 20)
     assert three.ratio == pytest.approx(2.4 / 2.8)
-    (line,) = [line for line in result_lines(result) if line.startswith("Same accuracy")]
-    assert line.startswith("Same accuracy for 14 % fewer calls: e0 + e1 + e2 > vote(e0), ")
+    (line,) = [line for line in result_lines(result) if line.startswith("As good as the pick")]
+    assert line.startswith("As good as the pick for 14 % fewer calls: e0 + e1 + e2 > vote(e0), ")
     assert line.endswith("against the pick on 20 test questions, so not worse by 20.0 points.")
     # No vote of three is in the space, so val has no cross-fitted difference to one.
     assert result.for_less is None
-    assert not any(line.startswith("For less") for line in result_lines(result))
+    assert not any(line.startswith("Cheaper") for line in result_lines(result))
     chosen = replace(result, for_less="e0 + e1 + e2 > vote(e0)")
     assert StudyResult.from_json(chosen.to_json()).for_less == chosen.for_less
-    (line,) = [line for line in result_lines(chosen) if line.startswith("For less")]
-    head = "For less, no worse than the pick on val: e0 + e1 + e2 > vote(e0): 100.0 %, 2.4 calls, "
+    (line,) = [line for line in result_lines(chosen) if line.startswith("Cheaper")]
+    head = "Cheaper, no worse than the pick on val: e0 + e1 + e2 > vote(e0): 100.0 %, 2.4 calls, "
     assert line.startswith(head)
     alone = searched(fails_on, rows, student, objectives=("win_rate",)).result
     assert (alone.savings, alone.for_less) == ({}, None)

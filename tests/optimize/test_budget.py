@@ -119,7 +119,9 @@ def test_a_budget_that_ends_among_the_single_agents_leaves_a_result(
 
 
 def test_a_budget_that_ends_in_the_probe_is_refused(spend: Make, experts: Make) -> None:
-    with pytest.raises(StudyError, match=r"2 calls.* one question of each of the 3 agents; allow"):
+    with pytest.raises(
+        StudyError, match=r"2 calls.* too small to ask each of the 3 agents one question; allow"
+    ):
         spend(experts(), budget=Budget(calls=2))
 
 

@@ -42,7 +42,9 @@ def test_compile_refuses_what_it_does_not_know(experts: Make, rows: Make, studen
     pool = experts()
     found = ModelSearch(exact, pool)
     splits = {"trainset": [], "valset": rows("val", 2), "testset": rows("test", 2)}
-    with pytest.raises(StudyError, match="Unknown option 'demos' of compile; known is testset"):
+    with pytest.raises(
+        StudyError, match="Unknown option 'demos' of compile; it takes testset only"
+    ):
         found.compile(student(pool), demos=3, **splits)
     with pytest.raises(StudyError, match=r"`student` must be a MixtureOfAgents or .* is a Layer"):
         found.compile(type("Layer", (dspy.Module,), {})(), **splits)

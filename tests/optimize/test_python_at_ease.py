@@ -58,7 +58,7 @@ def test_a_list_of_lms_is_a_pool() -> None:
         assert list(search.options.pool) == ["mini", "mini-2"]
         assert search.options.budget is not None
         assert (search.options.budget.usd, search.options.budget.calls) == (0.5, None)
-        with pytest.raises(PoolError, match=r"of LMs make `Pool\.from_lms\(\[lm, lm\]\)`"):
+        with pytest.raises(PoolError, match=r"for LMs, use `Pool\.from_lms\(\[lm, lm\]\)`"):
             Pool(lms)
 
 

@@ -254,14 +254,17 @@ def test_other_samplers_may_propose(name: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompts": PromptOptions(texts={"brief": "Be brief."})}, "`prompts` goes with a student"),
+        (
+            {"prompts": PromptOptions(texts={"brief": "Be brief."})},
+            "`prompts` can only be used with a student",
+        ),
         (
             {"space": ProgramSpace.of({"query": SPACE, "reply": SPACE})},
             "`space` is of the mixtures query, reply, but `student` holds query, answer",
         ),
         (
             {"space": ProgramSpace.of({"query": SearchSpace(WRITERS), "answer": SPACE})},
-            "must name the same agents, .* but one names w0, w1, w2 of w0, w1, w2, r0, r1, r2",
+            "must name the same agents, .* one space names w0, w1, w2 of w0, w1, w2, r0, r1, r2",
         ),
     ],
 )

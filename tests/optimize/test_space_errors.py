@@ -42,13 +42,13 @@ HOMES = {"a": "x", "b": "y"}
             {"must_include": ("a", "b"), "never_together": (("b", "a"),)},
             "`space.must_include` and `never_together` contradict each other: 'b' and 'a'",
         ),
-        ({"never_together": (("a", "b"),)}, "no mixture that ends with 'synthesize' keeps to"),
+        ({"never_together": (("a", "b"),)}, "no mixture that ends with 'synthesize' satisfies"),
         (
             {"must_include": ("a", "b"), "min_width": 1, "max_width": 1},
             "`space.must_include` names 2 agents, but `max_width` is 1",
         ),
         ({"providers": ("x",)}, "need `provider_of`, the provider of every agent, but it lacks"),
-        ({"providers": ("z",), "provider_of": HOMES}, "no agent is of 'z'; the agents' are x, y"),
+        ({"providers": ("z",), "provider_of": HOMES}, "no agent has 'z'; the agents have x, y"),
         (
             {"providers": ("x",), "provider_of": HOMES, "aggregators": ("b",)},
             "`space.aggregators` names 'b' of y, which `space.providers` leaves out: x",

@@ -176,6 +176,8 @@ def test_a_tree_of_all_choices_is_refused_where_a_baseline_is_none_of_them(
     sampler = optuna.samplers.BruteForceSampler(seed=0)
     search = ModelSearch(exact, pool, space=SearchSpace(("a", "b")), sampler=sampler)
     splits = {"trainset": [], "valset": rows("val", 9), "testset": rows("test", 9)}
-    with pytest.raises(StudyError, match=r"the baseline a\*3 > vote\(a\) is not in the space"):
+    with pytest.raises(
+        StudyError, match=r"the baseline a\*3 > vote\(a\), which is not in the space"
+    ):
         search.compile(student(pool), **splits)
     assert pool.calls.ledger.spending.made == 0

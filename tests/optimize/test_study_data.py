@@ -55,11 +55,23 @@ def test_every_benchmarks_metric_can_be_named(tmp_path: Path) -> None:
     ("data", "message"),
     [
         ('benchmark = "glue"', "`data.benchmark`: unknown 'glue'; known ones are alpaca_eval, bbh"),
-        ('benchmark = "gsm8k"\ninputs = ["q"]', "either `benchmark` or `inputs` and `columns`, an"),
-        ('benchmark = "gsm8k"\ncolumns = { q = "p" }', "either `benchmark` or `inputs` and `col"),
-        ('inputs = ["q"]', r"study.toml.data.path: missing \(or `benchmark`\)\."),
-        ('path = "x.csv"', r"study.toml.data.inputs: missing \(or `benchmark`\)\."),
-        ('path = "x.csv"\ninputs = ["q"]\nsplit = "test"', "`data.split` goes with `data.benchm"),
+        (
+            'benchmark = "gsm8k"\ninputs = ["q"]',
+            "either `benchmark`, or `inputs` and `columns`, an",
+        ),
+        ('benchmark = "gsm8k"\ncolumns = { q = "p" }', "either `benchmark`, or `inputs` and `col"),
+        (
+            'inputs = ["q"]',
+            r"study.toml.data.path: this key is missing; without it, give `data.benchmark`\.",
+        ),
+        (
+            'path = "x.csv"',
+            r"study.toml.data.inputs: this key is missing; without it, give `data.benchmark`\.",
+        ),
+        (
+            'path = "x.csv"\ninputs = ["q"]\nsplit = "test"',
+            "`data.split` can only be set with `data.benchm",
+        ),
         ('path = "x.csv"\ninputs = []', "data.inputs"),
     ],
 )
@@ -108,7 +120,7 @@ def test_constraints_of_a_space_are_those_of_the_file(tmp_path: Path) -> None:
 
 def test_a_provider_that_no_agent_has_is_named(tmp_path: Path) -> None:
     made = study(tmp_path, ROWS + THREE + '[space]\nproviders = ["openai"]\n')
-    with pytest.raises(StudyError, match="no agent is of 'openai'; the agents' are box"):
+    with pytest.raises(StudyError, match="no agent has 'openai'; the agents have box"):
         made.make_space(made.agents)
 
 

@@ -32,8 +32,11 @@ SPOILED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         r"agents\['a'\]\.api_base: unknown key",
     ),
     "lm of a seat": (lambda c: c["state"]["aggregator"].update(lm=None), r"\.lm: unknown key"),
-    "missing key": (lambda c: c.pop("quorum"), r"\.quorum: missing"),
-    "newer format": (lambda c: c.update(format=9), "has format 9, but this version reads 1 and 2"),
+    "missing key": (lambda c: c.pop("quorum"), r"\.quorum: this key is missing"),
+    "newer format": (
+        lambda c: c.update(format=9),
+        "has format 9, but this version of moa-dspy reads 1 and 2",
+    ),
     "no format": (lambda c: c.pop("format"), "not a saved program"),
     "class path as agent": (lambda c: c.update(module="os:system"), "unknown module 'os:system'"),
     "class path as adapter": (lambda c: c.update(adapter="os.system"), "unknown adapter"),
@@ -87,7 +90,10 @@ class OwnAdapter(dspy.ChatAdapter):
     [
         ({"adapter": OwnAdapter()}, "OwnAdapter cannot be saved"),
         ({"adapter": dspy.ChatAdapter(use_native_function_calling=True)}, "with its settings"),
-        ({"module": lambda s: dspy.ReAct(s, tools=[])}, "Seats of ReAct cannot be saved"),
+        (
+            {"module": lambda s: dspy.ReAct(s, tools=[])},
+            "mixture of the module ReAct cannot be saved",
+        ),
         ({"module": lambda s: dspy.Predict(s, temperature=0.1)}, "settings of its own"),
     ],
 )

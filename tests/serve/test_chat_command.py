@@ -142,7 +142,10 @@ def test_serve_needs_keys_where_others_can_reach_it(tmp_path: Path) -> None:
             ["a + c > synthesize(c)"],
             "is served without it: clients write its text as their `model`",
         ),
-        (["a/p.json", "b/p.json"], "p occurs twice. Folders of runs, given instead, go by theirs."),
+        (
+            ["a/p.json", "b/p.json"],
+            "p occurs twice. Give folders of runs instead: these are served under the names of",
+        ),
         (["--aggregator", "z"], "Unknown agent 'z'"),
         (["--usd-per-day", "1"], "A limit in usd needs the price of every agent"),
     ],

@@ -267,7 +267,7 @@ def test_a_saved_program_is_loaded_with_what_it_was_taught(tmp_path: Path) -> No
 def test_what_cannot_chat_is_refused_at_once() -> None:
     pool = scripted_pool({"a": "1"})
     typed = MixtureOfAgents("question -> answer: int", "a", pool=pool)
-    with pytest.raises(ArchitectureError, match="must answer one text"):
+    with pytest.raises(ArchitectureError, match="must have one text output"):
         MixtureLM(typed)
     with pytest.raises(PoolError, match="Unknown agent 'z'"):
         MixtureLM("a + z > vote", pool=pool)

@@ -234,7 +234,10 @@ def test_an_architecture_may_not_ask_too_often() -> None:
     with asking(app_of(server_pool({"a": "hi"}), limits=limits)) as client:
         assert client.post(CHAT, json=body(model="a*3 > vote")).status_code == 200
         refused = client.post(CHAT, json=body(model="a*4 > vote"))
-    assert "asks 4 times; this server allows 3" in refused.json()["error"]["message"]
+    assert (
+        "makes 4 calls for an answer, but this server allows 3"
+        in refused.json()["error"]["message"]
+    )
 
 
 def test_pages_of_other_sites_cannot_ask_a_server_without_keys() -> None:

@@ -83,14 +83,15 @@ def test_winning_everything_is_not_certain() -> None:
 
 
 def test_without_a_prior_winning_everything_has_no_answer() -> None:
-    match = "Unbounded against 'a', as one side won everything: b, c"
+    match = "The strength against 'a' is unbounded, because one side won every comparison: b, c"
     with pytest.raises(MetricError, match=match):
         bradley_terry([("a", "b", 1), ("a", "c", 1), ("b", "c", 0.5)], prior_sd=INF)
 
 
 def test_groups_that_never_met_are_refused() -> None:
     with pytest.raises(
-        MetricError, match="Never compared with 'a' or what was compared with it: c, d"
+        MetricError,
+        match="Not compared with 'a', nor with a system that was compared with it: c, d",
     ):
         bradley_terry([("a", "b", 0.5), ("c", "d", 0.5)])
 

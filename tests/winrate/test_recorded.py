@@ -56,7 +56,7 @@ def test_what_is_not_a_preference_is_refused(value: object) -> None:
 
 
 def test_bad_tables_are_refused() -> None:
-    with pytest.raises(MetricError, match="this example and system were there before"):
+    with pytest.raises(MetricError, match="this example and system occur a second time"):
         RecordedPreferences([*ROWS, ROWS[0]])
     with pytest.raises(MetricError, match="Row 0 has no 'preference'; its columns are 'example'"):
         RecordedPreferences([{"example": 1, "system": "a"}])

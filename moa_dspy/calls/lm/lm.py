@@ -225,22 +225,25 @@ def _is_lm(value: Any) -> bool:
 def refusal(lm: Any) -> str | None:
     """Return why ``lm`` cannot be adopted, or None if it can."""
     if type(lm) is not dspy.LM:
-        return f"it is a {type(lm).__name__}, which alone knows what it sends"
+        return f"the LM is of the class {type(lm).__name__}, so what it sends is not known"
     if {"forward", "aforward"} & vars(lm).keys():
-        return "it has a forward of its own, which alone knows what it sends"
+        return "the LM has its own `forward`, so what it sends is not known"
     if not isinstance(lm.engine, str):
-        return f"its engine is a {type(lm.engine).__name__}, which does not say what answers"
+        return (
+            f"the LM's engine is of the class {type(lm.engine).__name__}, so which model answers "
+            "is not known"
+        )
     if lm.model_type == "text":
-        return "text completions have no typed request that could be stored"
+        return "the LM uses text completions, which cannot be written as a chat request"
     if type(lm.provider).launch is not Provider.launch or lm.finetuning_model:
-        return "it is to be launched or fine-tuned, so what answers will change"
+        return "the LM can be launched or fine-tuned, which would change the model that answers"
     try:
         _canonical(lm)
         selection = _selection(lm)
     except (lm15.LM15Error, dspy.LMError, TypeError, ValueError) as error:
-        return f"its settings cannot be carried by a typed request: {error}"
+        return f"the LM's settings cannot be written into a request: {error}"
     if not selection.native and getattr(selection.resolution, "declared", False):
-        return "its declared provider is reached through LiteLLM"
+        return "the LM's provider can only be reached through LiteLLM"
     return None
 
 

@@ -220,7 +220,9 @@ class RegularReply:
         said = server_words(text)
         words = said["message"] or shown_body(text) or "The server gives no reason"
         if self._given != self.status:
-            words = f"It redirects to {self._location or 'an address that it does not name'}"
+            words = (
+                f"The server redirects to {self._location or 'an address that it does not name'}"
+            )
         message = f"{words} ({self._where()})"
         if isinstance(data, dict) and isinstance(error := data.get("error"), Mapping):
             return _dumped({**data, "error": {**error, **said, "message": message}})
@@ -331,10 +333,10 @@ def _hint(status: int, url: str) -> str:
     if status not in (301, 302, 303, 307, 308, 404, 405):
         return ""
     if path.endswith("/chat/completions/chat/completions"):
-        return "; `api_base` ends before /chat/completions"
+        return "; `api_base` must end before /chat/completions"
     if path.endswith("/chat/completions") and "/v1" not in path:
         return "; does `api_base` lack /v1?"
-    return "; write the address that answers as `api_base`" if status < 400 else ""
+    return "; set `api_base` to the address to which the server redirects" if status < 400 else ""
 
 
 def stored_response(text: str, *, request: str) -> tuple[Any, bool | None]:

@@ -214,7 +214,9 @@ def stream_of(endpoint: Any, request: Any) -> Any:
         UnsupportedFeatureError: The endpoint cannot stream.
     """
     if not hasattr(endpoint, "stream"):
-        raise lm15.UnsupportedFeatureError("This endpoint answers whole only.", feature="stream")
+        raise lm15.UnsupportedFeatureError(
+            "This endpoint cannot stream an answer.", feature="stream"
+        )
     return endpoint.stream(request)
 
 

@@ -161,7 +161,10 @@ def database_url(place: Path | str) -> sa.URL:
         url = sa.make_url(place)
     except (exc.ArgumentError, ValueError):
         # Without its cause, which may quote a part of the password.
-        raise StoreError("The URL of the call store cannot be read.") from None
+        raise StoreError(
+            "The URL of the call store cannot be read; write sqlite:///FILE or "
+            "postgresql://HOST/NAME."
+        ) from None
     kind = url.drivername
     if kind in ("sqlite", "sqlite+pysqlite"):
         if not url.database or url.database == ":memory:":
@@ -170,7 +173,8 @@ def database_url(place: Path | str) -> sa.URL:
     if kind in ("postgresql", "postgres", "postgresql+psycopg"):
         return _with_defaults(url.set(drivername="postgresql+psycopg"))
     raise StoreError(
-        f"A call store cannot be in {kind!r}; known are sqlite:///FILE and postgresql://HOST/NAME."
+        f"A call store cannot be in {kind!r}; known ones are sqlite:///FILE and "
+        "postgresql://HOST/NAME."
     )
 
 
@@ -210,17 +214,17 @@ def _is_this_machine(host: str) -> bool:
     return host == "" or host.startswith(("/", "@")) or is_loopback(host)
 
 
-ANOTHER_PLACE: Final = "Move it away, or name another place."
+ANOTHER_PLACE: Final = "Move it away, or choose another place."
 _MAKE_ROOM: Final = (
-    "Make room there and begin again: all that was stored is kept, and not paid twice."
+    "Free space there and start again: everything stored so far is kept, and is not paid twice."
 )
 _ADVICE: Final = {
     "SQLITE_FULL": _MAKE_ROOM,
     "SQLITE_NOTADB": ANOTHER_PLACE,
     "SQLITE_CORRUPT": f"It is damaged. {ANOTHER_PLACE}",
-    "SQLITE_CANTOPEN": "Its folder must be one that can be written to, and it a file.",
-    "SQLITE_READONLY": "It and its folder must be such that they can be written to.",
-    "SQLITE_BUSY": "Another process holds it: end that, or wait for it.",
+    "SQLITE_CANTOPEN": "It must be a file in a folder that can be written to.",
+    "SQLITE_READONLY": "Make the file and its folder writable.",
+    "SQLITE_BUSY": "Another process is using it: stop that process, or wait until it ends.",
 }
 """Remedies by the beginning of SQLite's name of an error."""
 ROOM_BYTES: Final = 16 * 2**20
@@ -308,9 +312,9 @@ class Database:
             disk = shutil.disk_usage(self.path.parent)
             if disk.total and disk.free < n_bytes:
                 raise StoreError(
-                    f"The disk of {self.name} has {disk.free / 1e6:.1f} MB left, and no call is "
-                    f"paid below {n_bytes / 1e6:.1f} MB, for its answer could not be stored. "
-                    f"{_MAKE_ROOM}"
+                    f"The disk of {self.name} has {disk.free / 1e6:.1f} MB left. Below "
+                    f"{n_bytes / 1e6:.1f} MB no call is made, because its answer could not be "
+                    f"stored. {_MAKE_ROOM}"
                 )
 
     @property

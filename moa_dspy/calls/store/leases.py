@@ -324,7 +324,7 @@ class SharedLimits:
         try:
             self._claims.release(admission.slot)
         except StoreError as error:
-            _logger.warning("A slot could not be given back: %s", error)
+            _logger.warning("A place among an endpoint's requests could not be released: %s", error)
 
     def note_pause(self, error: Exception, endpoint: str) -> None:
         """Keep the pause that came with ``error``, for all processes."""

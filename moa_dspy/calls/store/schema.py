@@ -168,11 +168,12 @@ def _make(session: Session, name: str) -> None:
         return
     if version == _FOREIGN:
         raise StoreError(
-            f"{name} cannot be used: its table `calls` is not one of a call store. {ANOTHER_PLACE}"
+            f"{name} cannot be used: its table `calls` is not that of a call store. {ANOTHER_PLACE}"
         )
     if version:
         raise StoreError(
-            f"{name} has schema {version}, but this version reads {SCHEMA_VERSION}. {ANOTHER_PLACE}"
+            f"{name} has schema {version}, but this version of moa-dspy reads {SCHEMA_VERSION}. "
+            f"{ANOTHER_PLACE}"
         )
     for table in _TABLES:
         _create(session, table)
@@ -360,8 +361,8 @@ class Recording:
                 raise StoreError(
                     f"{path} cannot be read as a recording: a table of calls needs the columns "
                     f"{', '.join(_COLUMNS)}, but this one lacks {', '.join(missing)} and has "
-                    f"{', '.join(found)}. A table of answers is data: `data.reader` = "
-                    '"recorded".'
+                    f"{', '.join(found)}. For a table of answers, use `data.path` with "
+                    '`data.reader` = "recorded".'
                 )
             columns = pq.read_table(path, columns=list(_COLUMNS)).to_pydict()
         except (OSError, pa.ArrowException, KeyError) as error:

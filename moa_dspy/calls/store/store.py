@@ -210,7 +210,7 @@ class CallStore:
             self.claims.release(key)
         except StoreError as error:
             # The caller must get its answer or error; the claim ends with the lease.
-            _logger.warning("A claim could not be given back: %s", error)
+            _logger.warning("The claim of a request could not be released: %s", error)
 
     def put(self, call: Call) -> Call:
         """Store ``call`` and return the stored call.
@@ -297,10 +297,13 @@ class CallStore:
         try:
             Recording(left).write(path)
         except StoreError as second:
-            return StoreError(f"{error} Answers that were paid for are lost: {len(left)}; {second}")
+            return StoreError(
+                f"{error} Answers that were paid for are lost ({len(left)}): {second}"
+            )
         return StoreError(
-            f"{error} Answers that were paid for are in another file: {len(left)}. When the store "
-            f"can be written to, `moa-dspy calls {self.database.name} --import {path}` adds them."
+            f"{error} Answers that were paid for are kept in another file ({len(left)}). When "
+            f"the store can be written to, `moa-dspy calls {self.database.name} --import {path}` "
+            "adds them."
         )
 
 

@@ -95,7 +95,7 @@ def _check_providers(space: SearchSpace) -> None:
     for name in space.providers:
         if name not in known:
             raise StudyError(
-                f"`space.providers`: no agent is of {name!r}; the agents' are {', '.join(known)}."
+                f"`space.providers`: no agent has {name!r}; the agents have {', '.join(known)}."
             )
     for option in ("aggregators", "rankers", "must_include"):
         for name in getattr(space, option):
@@ -139,7 +139,7 @@ def _check_layers(space: SearchSpace) -> None:
         whos = space.who_combines(combine) or (None,)
         if repaired(space.rules, [()], whos, space.searched) is None:
             raise StudyError(
-                f"`space`: no mixture that ends with {combine!r} keeps to `must_include`, "
+                f"`space`: no mixture that ends with {combine!r} satisfies `must_include`, "
                 f"`never_together`, `providers` and `max_per_provider` with {space.min_width} to "
                 f"{space.max_width} proposers in a layer."
             )

@@ -64,15 +64,15 @@ def test_votes_are_idle_below_one_row_in_a_hundred(n_contested: int, is_idle: bo
     assert (found.is_vote_idle, found.are_answers_unlike) == (is_idle, is_idle)
     assert EarlyFacts.from_json(found.to_json()) == found
     lines = "\n".join(early_lines(found))
-    assert ("No vote is tried for that reason." in lines) == is_idle
-    assert ("a vote is the answer of its tie-breaker, at several calls" in lines) == is_idle
+    assert ("For that reason no vote is tried." in lines) == is_idle
+    assert ("a vote is the answer of its tie-breaker, for several calls" in lines) == is_idle
 
 
 def test_copies_agree_but_not_against_the_leader() -> None:
     found = facts(ballots(["r"] * 9, ["r"] * 9, ["r"] * 8 + ["x"]))
     assert (found.contested, found.agreed) == (0.0, 1.0)
     assert (found.is_vote_idle, found.are_answers_unlike) == (True, False)
-    assert "No vote is sought for that reason." in "\n".join(early_lines(found))
+    assert "For that reason no vote is searched for." in "\n".join(early_lines(found))
 
 
 def test_without_ballots_nothing_is_said_of_votes() -> None:

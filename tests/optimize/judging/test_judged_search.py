@@ -81,7 +81,7 @@ def test_what_the_judge_costs_is_told_apart_and_foretold(found: ModelSearch) -> 
     # An architecture costs what its agents cost, without the judge.
     assert result.test["best_single"].calls == 1
     text = report_text(result)
-    assert f"({estimate.judge_calls:,.0f} the judge's)" in text
+    assert f"({estimate.judge_calls:,.0f} of them by the judge)" in text
     assert f"Cost of judge judge: {2 * pairs:,} calls" in text
 
 
@@ -89,7 +89,9 @@ def test_the_judge_is_told_of_early_and_once_in_the_report(found: ModelSearch) -
     result = found.result
     assert result.early is not None
     early = list(early_lines(result.early))
-    assert early[0].startswith("Judge: PairJudge judge, against the answers of good (winner of a")
+    assert early[0].startswith(
+        "Judge: PairJudge judge, which compares each answer with the answers of good (winner of a"
+    )
     assert any(line.startswith("Same verdict in both orders: 100.0 %") for line in early)
     assert any("win rate 50.0 % against the answers of good." in line for line in early)
     text = report_text(result, width=10_000)
@@ -238,7 +240,7 @@ def exact(example: dspy.Example, prediction: dspy.Prediction) -> float:
 
 def test_metric_and_judge_need_a_word_on_which_picks() -> None:
     pool = pool_of()
-    with pytest.raises(StudyError, match='say which one picks, by `picks = "judge"` or'):
+    with pytest.raises(StudyError, match='set which one decides, by `picks = "judge"` or'):
         ModelSearch(exact, pool, judge=pair_judge(pool))
     with pytest.raises(StudyError, match='`picks = "metric"` needs a metric'):
         ModelSearch(pool=pool, judge=JudgeOptions(judge=pair_judge(pool), picks="metric"))

@@ -159,7 +159,7 @@ def test_a_killed_study_goes_on_where_it_was_killed(server: ChatServer, tmp_path
         ('[judge]\nagent = "nobody"\n', StudyError, "`judge.agent`: unknown agent 'nobody'; the p"),
         ("[judge]\nagent = 3\n", StudyError, "`judge.agent` must be the name of an agent"),
         ("[judge]\nagent = []\n", StudyError, "`judge.agent` is missing"),
-        ('[judge]\nagent = { name = "x" }\n', PoolError, "judge.agent.model: missing"),
+        ('[judge]\nagent = { name = "x" }\n', PoolError, "judge.agent.model: this key is missing"),
         (JUDGE + 'criteria = " "\n', StudyError, "`judge.criteria` must say what is better"),
         (JUDGE + 'reference = "gold"\n', StudyError, "`judge.reference`: 'gold' is neither"),
         (JUDGE + 'picks = "metric"\n', StudyError, '`picks = "metric"` needs a metric'),
@@ -176,9 +176,9 @@ def test_a_killed_study_goes_on_where_it_was_killed(server: ChatServer, tmp_path
         (
             '[judge]\nagent = "judge"\nkind = "skill"\ncriteria = "x"\n',
             StudyError,
-            "goes with kind p",
+            "can only be set with kind p",
         ),
-        ('[judge]\nkind = "recorded"\n', StudyError, "`judge.path` goes with"),
+        ('[judge]\nkind = "recorded"\n', StudyError, "`judge.path` is needed with"),
         ('[judge]\nkind = "recorded"\npath = "none.jsonl"\n', DataError, r"none\.jsonl"),
         (JUDGE + "speed = 1\n", StudyError, "judge.speed: unknown key"),
     ],
@@ -199,7 +199,7 @@ def test_a_metric_and_a_judge_need_a_word_on_which_picks(
     study = write_study(tmp_path, server.url)
     text = study.read_text("utf-8").replace('"plain"', '"plain"\nmetric = "answer_match"')
     study.write_text(text, "utf-8")
-    with pytest.raises(StudyError, match="say which one picks"):
+    with pytest.raises(StudyError, match="set which one decides"):
         run_study(study, out=tmp_path / "out")
 
 

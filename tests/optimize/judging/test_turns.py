@@ -161,7 +161,7 @@ def test_a_conversation_is_foretold_with_all_its_turns(server: ChatServer, tmp_p
 @pytest.mark.parametrize(
     ("judge", "turns", "error", "message"),
     [
-        ('kind = "pair"', "", StudyError, "`task.turns` goes with `judge.kind` = 'grade'"),
+        ('kind = "pair"', "", StudyError, "`task.turns` needs `judge.kind` = 'grade'"),
         ('kind = "skill"', "", StudyError, "a judge of kind 'skill' reads one response"),
         ('kind = "grade"', "talk", DataError, "row .* has no list of turns in 'talk'; it has"),
     ],

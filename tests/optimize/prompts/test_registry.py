@@ -73,7 +73,7 @@ def test_the_named_prompt_is_in_the_seat_and_the_program_names_it_no_more() -> N
 
 def test_an_unknown_prompt_is_an_error_and_never_the_own_in_disguise() -> None:
     program = mixture(make_world())
-    with pytest.raises(StudyError, match=r"'brief' of .* is unknown: there are none"):
+    with pytest.raises(StudyError, match=r"Unknown prompt 'brief' of .*: there are no prompts"):
         Student.of(program).to_measure(with_prompt("brief"))
     with pytest.raises(StudyError, match="'brief' is unknown; known ones are paper, careful, same"):
         Student.of(program, registry()).with_architecture(with_prompt("brief"))

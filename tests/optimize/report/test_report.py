@@ -86,7 +86,7 @@ def test_what_is_missing_is_a_dash_and_never_a_zero() -> None:
 
 
 def test_a_verdict_on_more_rows_is_told_apart_from_the_difference_of_the_table() -> None:
-    assert "that of the best single agent for itself" in brackets_line(RESULT)
+    assert "for the best single agent alone" in brackets_line(RESULT)
     assert "counts the val questions" not in brackets_line(RESULT)
     wider = replace(RESULT.verdict, interval=Interval(0.052, 0.031, 0.075, 0.9), n=500)
     assert brackets_line(replace(RESULT, verdict=wider)).endswith(
@@ -98,7 +98,7 @@ def test_a_verdict_on_more_rows_is_told_apart_from_the_difference_of_the_table()
 def test_the_rest_is_said_below() -> None:
     text = report_text(RESULT)
     for sentence in (
-        "Optimism: val flatters the pick by about 1.8 points.",
+        "Optimism: the pick's val score is about 1.8 points too high.",
         "Search: 48 architectures measured of 1,203 possible; The budget of 1234 calls is reached.",
         "Cost: 1,234 calls made, 56,789 reused, 0.42 usd, 3 min 12 s.",
         "Failed responses: small 3.",

@@ -58,16 +58,17 @@ FULL = replace(
 @pytest.mark.parametrize(
     "line",
     [
-        "Foretold from val alone, before the test: 69.2 % [65.1, 73.0] for a pick made this way; "
-        "val said 71.0 %, an optimism of 1.8 points. The test score above is the measurement.",
+        "Expected on test, from val alone: 69.2 % [65.1, 73.0] for a pick made this way; "
+        "its score on val was 71.0 %, with an optimism of 1.8 points. The test score above is the "
+        "measurement.",
         "What explains the differences between architectures on your data: performance 62 %, "
         "diversity 8 %, rest 30 %.",
         "Front: 2 architectures that no other beats on every objective; on val, per question:",
         f"- {PICK}",
         "- large (knee): 65.5 %, 1.0 calls, 0.10 usd per 1,000, 1.25 s",
-        "Knee: large, if the objectives matter alike.",
+        "Knee: large, if the objectives are equally important.",
         "Prompt brief, by COPRO: accepted; 71.0 % on val with a > synthesize(b; prompt=brief), "
-        "60.0 % with the aggregator's own.",
+        "60.0 % with the aggregator's own prompt.",
         "  +b",
         "Prompt long: not proven better, so not used.",
         "Prompt tuned-1: tried; 50.0 % on val with a > synthesize(b; prompt=tuned-1).",
@@ -86,13 +87,13 @@ def test_early_facts_are_four_plain_lines() -> None:
     assert list(early_lines(EARLY)) == [
         "Best single agent on 1,200 questions of val: large, 65.5 %. "
         "No agent solves 20.0 % [15.0, 26.0] of them.",
-        "At best, on these questions: one vote 74.0 %, choosing among the agents' answers 80.0 %; "
-        "a synthesis writes its own.",
-        "Warning: large is above every other agent, by 10.0 points [4.0, 16.0] over small; "
+        "At best, on these questions: 74.0 % by one vote, 80.0 % by choosing among the agents' "
+        "answers; a synthesis can exceed this, as it writes its own.",
+        "Warning: large is better than all others, by 10.0 points [4.0, 16.0] over small; "
         "14.5 % of the questions are missed by it and solved by another, the most that choosing "
         "can add.",
         "The whole study takes about 12,345 calls, about 0.50 usd, about 3 min 12 s. "
-        "The budget is the ceiling: 0.20 usd are reached after about 40 % of it.",
+        "The budget ends it earlier: 0.20 usd are reached after about 40 % of it.",
     ]
 
 
@@ -106,7 +107,7 @@ def test_what_is_not_known_early_is_not_said() -> None:
     text = "\n".join(early_lines(level))
     assert "vote" not in text
     assert "Warning" not in text
-    assert "No agent is clearly above all others; large is best, but 14.5 %" in text
+    assert "No agent is clearly better than all others; large is best, but 14.5 %" in text
     assert text.endswith("takes about 10 calls, about 0 usd, about 1.0 s.")
     assert len(list(early_lines(replace(level, runner_up=None, lead=None, estimate=None)))) == 2
 
@@ -139,13 +140,13 @@ def test_the_cheapest_that_is_as_good_as_the_pick_is_named() -> None:
     worse = replace(FOR_LESS, kind="not_shown", ratio=0.1)
     savings = {"a": replace(FOR_LESS, ratio=0.6), "b": FOR_LESS, "c": worse}
     result = replace(FULL, savings=savings)
-    (line,) = [line for line in result_lines(result) if line.startswith("Same accuracy")]
+    (line,) = [line for line in result_lines(result) if line.startswith("As good as the pick")]
     assert line == (
-        "Same accuracy for 83 % less money: b, -0.4 points [-2.1, 1.3] against the pick on "
+        "As good as the pick for 83 % less money: b, -0.4 points [-2.1, 1.3] against the pick on "
         "300 test questions, so not worse by 3.0 points."
     )
     assert StudyResult.from_json(json.loads(json.dumps(result.to_json()))) == result
-    assert "Same accuracy" not in report_text(replace(FULL, savings={"c": worse}))
+    assert "As good as the pick" not in report_text(replace(FULL, savings={"c": worse}))
 
 
 def test_a_long_front_is_cut() -> None:

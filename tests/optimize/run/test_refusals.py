@@ -93,7 +93,7 @@ def refused(study: Path, out: Path, *, by: type[MoaError], match: str) -> None:
         (
             ("question -> answer", "question -> an wer"),
             StudyError,
-            r"`task\.signature`: 'question -> an wer' is no signature such as",
+            r"`task\.signature`: 'question -> an wer' is not a signature such as",
         ),
         (
             ("seed = 1", "seed = 4294967296"),
@@ -108,12 +108,12 @@ def refused(study: Path, out: Path, *, by: type[MoaError], match: str) -> None:
         (
             ("[search]", "[search]\ngain = 0.1"),
             StudyError,
-            r"search\.gain: this key is called `search\.min_gain` now",
+            r"search\.gain: this key is now called `search\.min_gain`",
         ),
         (
             ('adapter = "plain"', 'adapter = "plain"\nagent = "predict"'),
             StudyError,
-            r"task\.agent: this key is called `task\.module` now",
+            r"task\.agent: this key is now called `task\.module`",
         ),
         (
             ("question -> answer", "query -> answer"),
@@ -263,9 +263,17 @@ def test_a_folder_that_cannot_be_written_is_found_before_a_request(
     ("file", "make", "message"),
     [
         ("calls.sqlite", "text", r"calls\.sqlite cannot be used: file is not a database\. Move it"),
-        ("calls.sqlite", "folder", r"calls\.sqlite cannot be used: unable to open .* it a file"),
+        (
+            "calls.sqlite",
+            "folder",
+            r"calls\.sqlite cannot be used: unable to open .* must be a file",
+        ),
         ("calls.sqlite", "version", r"calls\.sqlite has schema 99, but .* Move it away"),
-        ("study.sqlite3", "folder", r"study\.sqlite3 cannot be used: unable to open .* it a file"),
+        (
+            "study.sqlite3",
+            "folder",
+            r"study\.sqlite3 cannot be used: unable to open .* must be a file",
+        ),
         ("study.sqlite3", "table", r"study\.sqlite3 was written by .* another program\. Move it"),
         ("prompts.log", "folder", r"cannot be written to .*: prompts\.log is a folder there"),
         ("report.html", "folder", r"cannot be written to .*: report\.html is a folder there"),
@@ -297,7 +305,9 @@ def test_a_disk_that_is_almost_full_ends_a_study_and_nothing_paid_is_lost(
 ) -> None:
     study, out = write_study(), tmp_path / "out"
     with small_disk(out, megabytes=megabytes) as enlarge:
-        with pytest.raises(StoreError, match=r"MB left, and no call is paid below .* Make room"):
+        with pytest.raises(
+            StoreError, match=r"MB left\. Below .* MB no call is made, .* Free space"
+        ):
             run_study(study, out=out)
         assert (len(server.answered) > 0) == some_are_paid
         enlarge()

@@ -160,8 +160,12 @@ def test_a_check_is_free_and_a_probe_counts_the_predictor_s_own_prompt(
             r"Other.forward takes \(self, text\), but a row has the inputs question",
         ),
         (":Rag", ":with_a_mixture", r"holds a mixture of its own, at checks\['last'\]\. Search"),
-        ("[data]", 'module = "predict"\n[data]', r"`task.module`: in a program it is"),
-        ("[data]", 'turns = "turns"\n[data]', r"`task.turns` asks one mixture turn by turn"),
+        (
+            "[data]",
+            'module = "predict"\n[data]',
+            r"`task.module` cannot be set with `task.program`",
+        ),
+        ("[data]", 'turns = "turns"\n[data]', r"`task.turns` cannot be set with `task.program`"),
     ],
 )
 def test_a_program_that_does_not_fit_is_refused_before_anything_is_asked(

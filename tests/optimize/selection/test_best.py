@@ -68,7 +68,9 @@ def test_a_pick_never_goes_beyond_a_limit(limits: Limits, picked: str) -> None:
 
 
 def test_limits_that_nobody_keeps_are_an_error() -> None:
-    with pytest.raises(StudyError, match=r"stays within Limits\(calls=0.5,.*even single agents"):
+    with pytest.raises(
+        StudyError, match=r"stays within the limits \(calls = 0.5\); even the single agents"
+    ):
         best_on_val([trial("a", 0.5)], limits=Limits(calls=0.5))
 
 

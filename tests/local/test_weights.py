@@ -86,7 +86,7 @@ def test_a_wrong_file_is_removed_and_both_sums_are_named(tmp_path: Path) -> None
 def test_a_full_disk_is_found_out_before_the_download(tmp_path: Path) -> None:
     big = Weights("tiny", SHA256, 3_000_000, "MIT", (shelf := Shelf(n_copies=2),))
     # 2 copies of 3 MB are needed, 5 MB are free
-    with pytest.raises(LocalModelError, match="needs 6 MB, but .* has only 5 MB of free"):
+    with pytest.raises(LocalModelError, match=r"needs 6 MB, but .* has only 5 MB of free"):
         pull("tiny", folder=tmp_path, catalogue={"tiny": big}, free_bytes=lambda _: 5_000_000)
     assert shelf.n_fetches == 0
 

@@ -39,7 +39,7 @@ def read_toml(path: Path, *, error: type[MoaError]) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as cause:
-        raise error(f"{path} cannot be read: {cause.strerror}.") from cause
+        raise error(f"{path} cannot be read: {cause.strerror or cause}.") from cause
     except UnicodeDecodeError as cause:
         raise error(f"{path} is not UTF-8: byte {cause.start} cannot be decoded.") from cause
     except ValueError as cause:

@@ -123,7 +123,7 @@ def read_content(path: Path) -> ProgramContent:
     try:
         value = json.loads(path.read_bytes())
     except OSError as error:
-        raise ArchitectureError(f"{path} cannot be read: {error.strerror}.") from error
+        raise ArchitectureError(f"{path} cannot be read: {error.strerror or error}.") from error
     except RecursionError as error:
         raise ArchitectureError(f"{path} is nested too deeply to be a saved program.") from error
     except ValueError as error:

@@ -172,9 +172,11 @@ def usable_signature(signature: Any) -> Any:
             f"{type(error).__name__}: {error}"
         ) from error
     if not hasattr(made, "input_fields"):
+        is_plain = signature is None or isinstance(signature, int | float)
+        shown = repr(signature) if is_plain else f"a {type(signature).__name__}"
         raise ArchitectureError(
             "`signature` must be a DSPy signature or its text, such as 'question -> answer', but "
-            f"got {signature!r}."
+            f"got {shown}."
         )
     for name in (REFERENCES, FACTS):
         if name in made.fields:

@@ -240,9 +240,10 @@ class _Replay:
         known = example in self.recorded.questions
         name = example if known else self.ids.get(asked)
         if name is None:
+            where = "" if example is None else f"for example {example!r}, nor "
             raise UnknownCallError(
-                f"No response of agent {self.agent!r} is recorded for example {example!r}, "
-                f"nor for a question that reads {asked[:60]!r}."
+                f"No response of agent {self.agent!r} is recorded {where}for a question that "
+                f"reads {asked[:60]!r}."
             )
         if asked != self.recorded.questions[name].strip():
             raise UnknownCallError(

@@ -96,6 +96,12 @@ def test_a_text_of_two_questions_decides_nothing() -> None:
         assert program(question="same").answer == "y"
 
 
+def test_a_question_that_is_not_recorded_is_named_without_an_example() -> None:
+    half = RecordedResponses({"a": {"1": "x"}}, {"1": "p"})
+    with pytest.raises(UnknownCallError, match="of agent 'a' is recorded for a question that re"):
+        mixture(half, "a")(question="z")
+
+
 def test_a_model_that_lacks_the_question_is_named() -> None:
     half = RecordedResponses({"a": {"1": "x"}, "b": {"2": "y"}}, {"1": "p", "2": "q"})
     with pytest.raises(UnknownCallError, match="of agent 'b' is recorded for example '1'"):

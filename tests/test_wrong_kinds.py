@@ -34,6 +34,7 @@ def from_layers(layers: Any) -> Any:
         (lambda: mixture([["a"], ["b"]]), "got a list of 2; lists go into `layers`"),
         (lambda: mixture(signature=None), "`signature` must be a DSPy signature .* got None"),
         (lambda: mixture(signature=3), "`signature` must be a DSPy signature .* got 3"),
+        (lambda: mixture(signature=mixture()), "`signature` must be .* got a MixtureOfAgents"),
         (lambda: mixture(adapter="json"), "`adapter` must be an adapter .* got 'json'"),
         (lambda: mixture(adapter=dspy.JSONAdapter), "`adapter` must be an adapter .* got a type"),
         (lambda: mixture(module=dspy.Predict(SIGNATURE)), "`module` must be .* got a Predict"),

@@ -227,9 +227,11 @@ def _loopback(url: str) -> str:
     """Return the base of a server's API.
 
     Raises:
-        PoolError: If its host is not this machine.
+        PoolError: If its host is not this machine, or it holds a user or password.
     """
     parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.username or parts.password:
+        raise PoolError("--server must not hold a user or password: pool.toml would hold them.")
     if not is_loopback(parts.hostname or ""):
         raise PoolError(
             f"--server {url!r} is not on this machine; write the agents of other servers into "

@@ -104,7 +104,7 @@ def rewrite_report(
         for table in tables:
             result.to_pandas(table).to_parquet(folder / f"{table}.parquet")
     except OSError as error:
-        raise StudyError(f"{folder} cannot be written to: {error.strerror}.") from error
+        raise StudyError(f"{folder} cannot be written to: {error.strerror or error}.") from error
     for name in ("report.html", "report.md", *(f"{table}.parquet" for table in tables)):
         typer.echo(f"wrote {folder / name}")
     if opens:

@@ -200,9 +200,9 @@ def _parts_of_column(rows: Sequence[dspy.Example], column: str) -> dict[str, lis
         value = example.get(column, None)
         if value not in _NAMES:
             named = f" (id {example['id']!r})" if "id" in example else ""
+            shown = "has no value" if value is None else f"is {value!r}"
             raise DataError(
-                f"Row {number}{named}: column {column!r} is {value!r}; choices are "
-                f"{', '.join(_NAMES)}."
+                f"Row {number}{named}: column {column!r} {shown}; choices are {', '.join(_NAMES)}."
             )
         parts[value].append(example)
     return parts
@@ -265,7 +265,8 @@ def with_ids(rows: Sequence[dspy.Example], split: str) -> list[dspy.Example]:
     named = []
     for number, row in enumerate(rows):
         if not isinstance(row, dspy.Example):
-            raise DataError(f"Row {number} of {split} must be a dspy.Example, but is {row!r}.")
+            kind = type(row).__name__
+            raise DataError(f"Row {number} of {split} must be a dspy.Example, but is a {kind}.")
         has_id = row.get("id", None) is not None
         try:
             inputs = row.inputs().keys()

@@ -221,7 +221,7 @@ def require_gguf(path: Path) -> None:
         with path.open("rb") as file:
             start = file.read(len(MAGIC))
     except OSError as error:
-        raise LocalModelError(f"{path} cannot be read: {error.strerror}.") from error
+        raise LocalModelError(f"{path} cannot be read: {error.strerror or error}.") from error
     if start != MAGIC:
         raise LocalModelError(f"{path} is not a GGUF file (it starts with {start!r}).")
 

@@ -375,8 +375,8 @@ def _write_files(
                 (Path(partial) / name).replace(folder / name)
     except OSError as error:
         raise StudyError(
-            f"The results cannot be written to {folder}: {error.strerror}. The study is finished "
-            "and kept; the same command with another --out writes them."
+            f"The results cannot be written to {folder}: {error.strerror or error}. The study is "
+            "finished and kept; the same command with another --out writes them."
         ) from error
 
 
@@ -398,7 +398,9 @@ def _check_writable(folder: Path) -> None:
             probe.write(b"0" * 2**16)
             probe.flush()
     except OSError as error:
-        raise StudyError(f"Results cannot be written to {folder}: {error.strerror}.") from error
+        raise StudyError(
+            f"Results cannot be written to {folder}: {error.strerror or error}."
+        ) from error
 
 
 @dataclass(slots=True)

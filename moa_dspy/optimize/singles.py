@@ -137,8 +137,7 @@ def measure_single_agents(
         known = [row for row in rows if all(evaluator.knows(one, [row]) for one in singles)]
         if not known:
             raise StudyError(
-                f"{error} It is too small to measure the single agents; allow more, or give "
-                "fewer rows."
+                f"{error} It is too small to measure the single agents; allow more, or fewer rows."
             ) from error
     measured = {name: evaluator.measure(Architecture.single(name), known) for name in names}
     took = time.monotonic() - started, progress.ledger.spending.made - made

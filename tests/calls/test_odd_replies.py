@@ -14,6 +14,7 @@ import pytest
 
 from moa_dspy.adapters import PlainChat
 from moa_dspy.agent import Agent
+from moa_dspy.calls.reply import why_broken_off
 from moa_dspy.errors import LayerFailedError
 from moa_dspy.judges import PairJudge
 from moa_dspy.mixture import MixtureOfAgents
@@ -132,6 +133,11 @@ def test_an_answer_that_the_endpoint_broke_off_is_a_failure(
         pytest.raises(LayerFailedError, match=f"broke off its answer .finish_reason '{reason}'"),
     ):
         asked(mixture_of(server, client), is_streamed=is_streamed)
+
+
+def test_a_reply_with_an_error_and_no_reason_shows_only_the_error() -> None:
+    reply = {"choices": [{"error": {"message": "gone"}}]}
+    assert why_broken_off(reply) == "The endpoint broke off its answer: gone"
 
 
 @EVERY_CLIENT

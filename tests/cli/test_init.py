@@ -236,6 +236,9 @@ def test_only_this_machine_is_asked_for_models(run: Run, tmp_path: Path) -> None
     (tmp_path / "t.csv").write_bytes(FORMS["comma.csv"].encode())
     refused = run("init", "t.csv", "--server", "http://models.example.org/v1")
     assert "is not on this machine; write the agents of other servers into" in refused.stderr
+    named = run("init", "t.csv", "--server", "http://me:s3cret@127.0.0.1:9/v1")
+    assert "--server must not hold a user or password" in named.stderr
+    assert "s3cret" not in named.stderr
     silent = run("init", "t.csv", "--server", "127.0.0.1:9")
     assert "--server 127.0.0.1:9: no model is listed at http://127.0.0.1:9/v1" in silent.stderr
 

@@ -120,6 +120,7 @@ def test_the_agents_of_a_table_are_the_pool_and_their_costs_are_known(tmp_path: 
             ["[space]", 'combines = ["synthesize"]'],
             "`space.combines` of recorded answers can only be",
         ),
+        (["[space]", 'rankers = ["a"]'], "`space.rankers` cannot be set for recorded answers"),
         (['[[agents]]\nname = "x"\nmodel = "y"'], "`agents` cannot be set with `data.reader`"),
     ],
 )

@@ -69,8 +69,10 @@ def test_a_column_says_where_rows_go_and_keeps_their_order() -> None:
 def test_a_value_that_is_no_split_is_named() -> None:
     with pytest.raises(DataError, match=r"Row 1 \(id 'a'\): column 'at' is 'dev'; choices are tr"):
         split_rows([row("a", at="dev")], column="at")
-    with pytest.raises(DataError, match="column 'at' is None"):
+    with pytest.raises(DataError, match="column 'at' has no value"):
         split_rows([row("a")], column="at")
+    with pytest.raises(DataError, match="Row 1: column 'at' has no value"):
+        split_rows([dspy.Example(question="x").with_inputs("question")], column="at")
 
 
 @given(st.integers(0, 3), st.integers(1, 3), st.integers(1, 3), st.integers())

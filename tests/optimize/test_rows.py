@@ -73,7 +73,7 @@ def test_overlaps_and_foreign_rows_are_errors(rows: Make) -> None:
     with pytest.raises(DataError, match="Id 'val-0' is in 'val' and in 'test'"):
         make_splits([], rows("val", 1), rows("val", 1), seed=0)
     other: Any = ["a text"]
-    with pytest.raises(DataError, match=r"Row 0 of train must be a dspy\.Example, but is 'a text'"):
+    with pytest.raises(DataError, match=r"Row 0 of train must be a dspy\.Example, but is a str"):
         make_splits(other, rows("val", 1), rows("test", 1), seed=0)
     bare = [dspy.Example(question="?", answer="x")]
     with pytest.raises(DataError, match="Row 0 of val has no inputs; set them"):

@@ -37,6 +37,10 @@ SPOILED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda c: c.update(format=9),
         "has format 9, but this version of moa-dspy reads 1 and 2",
     ),
+    "of an unknown version": (
+        lambda c: c.update(format=9, moa_dspy=None),
+        r"it was written by moa-dspy \(unknown version\)",
+    ),
     "no format": (lambda c: c.pop("format"), "not a saved program"),
     "class path as agent": (lambda c: c.update(module="os:system"), "unknown module 'os:system'"),
     "class path as adapter": (lambda c: c.update(adapter="os.system"), "unknown adapter"),

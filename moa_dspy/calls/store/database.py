@@ -297,7 +297,7 @@ class Database:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(
-                f"The call store {self.name} cannot be used: {error.strerror}."
+                f"The call store {self.name} cannot be used: {error.strerror or error}."
             ) from error
 
     def check_room(self, n_bytes: int) -> None:

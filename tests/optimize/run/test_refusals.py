@@ -66,6 +66,11 @@ def refused(study: Path, out: Path, *, by: type[MoaError], match: str) -> None:
             r"`task\.metric`: unknown 'aswer'; known ones are answer_match, .*package\.module:name",
         ),
         (
+            ('"answer_match"', '"os:path"'),
+            StudyError,
+            r"`task\.metric`: 'os:path' must be a function, but is a module",
+        ),
+        (
             ('"answer_match"', '"no_such_module:metric"'),
             StudyError,
             r"`task\.metric`: 'no_such_module:metric' cannot be imported",

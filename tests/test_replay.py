@@ -90,7 +90,7 @@ def test_an_unknown_question_names_agent_and_example(recorded: RecordedResponses
 def test_a_text_of_two_questions_decides_nothing() -> None:
     twice = RecordedResponses({"m": {"1": "x", "2": "y"}}, {"1": "same", "2": "same"})
     program = mixture(twice, "m")
-    with pytest.raises(UnknownCallError, match="None, nor for a question that reads 'same'"):
+    with pytest.raises(UnknownCallError, match="is recorded for a question that reads 'same'"):
         program(question="same")
     with call_scope(example="2"):
         assert program(question="same").answer == "y"

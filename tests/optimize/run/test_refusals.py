@@ -129,7 +129,7 @@ def refused(study: Path, out: Path, *, by: type[MoaError], match: str) -> None:
         (
             ('"split"', '"part"'),
             DataError,
-            r"column 'part' is None; choices are train, val, test|no field 'part'",
+            r"column 'part' has no value; choices are train, val, test|no field 'part'",
         ),
         (('["question"]', '["prompt"]'), DataError, "no field 'prompt'; the row has answer, id, "),
     ],

@@ -116,6 +116,30 @@ def test_what_is_left_in_all_is_what_was_foretold_at_the_pace_since_then() -> No
     assert view.left("calls") == pytest.approx(600 * (1_700 + 60) / (1_000 + 60))
 
 
+def test_calls_that_the_search_makes_instead_of_the_random_baseline_are_not_multiplied() -> None:
+    view = SearchView(Time())
+    stages = {
+        "search": Cost(calls=350, seconds=35),
+        "random baseline": Cost(calls=650, seconds=65),
+        "test": Cost(calls=950, seconds=95),
+    }
+    estimate = StudyEstimate(calls=1_950, usd=0.1, seconds=195, stages=stages)
+    early = replace(early_facts({"a": [1.0, 0.0], "b": [0.0, 1.0]}), estimate=estimate)
+
+    def show(stage: str, made: int) -> None:
+        spent = Spending(made=made, usd=0.1, seconds=1.0)
+        facts = early if stage == "early facts" else None
+        view.take(replace(snapshot(stage, 0), spending=spent, early=facts))
+
+    for stage, made in {"single agents": 0, "early facts": 450, "search": 450}.items():
+        show(stage, made)
+    show("random baseline", 1_210)
+    # The search made 760 calls of 350; 1,000 - 760 of both are left to the baseline.
+    assert view.left("calls") == pytest.approx(240 + 950)
+    show("test", 1_450)
+    assert view.left("calls") == pytest.approx(950)
+
+
 @pytest.mark.parametrize(("n_made", "to_come"), [(0, None), (1, 100)])
 def test_where_single_agents_were_stored_nothing_is_said_of_what_is_left(
     n_made: int, to_come: float | None

@@ -337,6 +337,8 @@ class SearchView:
         if now.name == "early facts" or not to_come or singles is None or not singles.made:
             return None
         to_come.pop("single agents", None)
+        if unit == "calls" and now.name not in ("search", "prompts"):
+            self._settle_search(to_come)
         taken = foretold = going = 0.0
         for name in [name for name in to_come if name in self.stages]:
             state, is_now = self.stages[name], name == now.name
@@ -355,6 +357,17 @@ class SearchView:
         left, own = pace * to_come.pop(now.name, 0.0), now.left_seconds(seconds)
         left = max(left, going) if unit == "calls" or own is None else own
         return left + pace * sum(to_come.values())
+
+    def _settle_search(self, foretold: dict[str, float]) -> None:
+        """Move calls foretold for the random baseline to the search, as far as it made more.
+
+        Both measure architectures of one space, and what one has asked the other finds stored.
+        """
+        took, baseline = self.stages.get("search"), foretold.get("random baseline", 0.0)
+        if took is not None and "search" in foretold:
+            moved = min(max(0.0, took.made - foretold["search"]), baseline)
+            foretold["search"] += moved
+            foretold["random baseline"] = baseline - moved
 
     def _done(self, stage: StageState) -> float:
         snapshot = self.snapshot

@@ -164,7 +164,7 @@ def test_money_is_refused_before_it_is_spent() -> None:
 def test_a_limit_of_money_needs_every_price() -> None:
     lms = {"a": scripted_pool({"a": "x"}).lm("a")}
     pool = Pool([Agent(name="a", model="x/a")], lms=lms)
-    with pytest.raises(PoolError, match="that of a is unknown"):
+    with pytest.raises(PoolError, match="the price of a is unknown"):
         DailySpending(ServerLimits(usd_per_day=1.0), pool)
     with pytest.raises(PoolError, match="`concurrent` must be positive"):
         ServerLimits(concurrent=0)

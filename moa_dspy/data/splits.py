@@ -87,6 +87,12 @@ _NAMES = ("train", "val", "test")
 class Splits:
     """Rows of train, val and test without common ids or questions; val and test are not empty.
 
+    Attributes:
+        train: Rows on which prompts are tuned; may be empty.
+        val: Rows that a search uses.
+        test: Rows that are read once, after the pick.
+        n_left_out: Number of rows that the sizes of the splits left out of all three.
+
     Raises:
         DataError: `val` or `test` is empty, an example has no inputs set, an id comes twice, or
             the inputs of two splits overlap (blanks and case aside).
@@ -95,6 +101,7 @@ class Splits:
     train: tuple[dspy.Example, ...]
     val: tuple[dspy.Example, ...]
     test: tuple[dspy.Example, ...]
+    n_left_out: int = 0
 
     def __post_init__(self) -> None:
         check_disjoint({name: getattr(self, name) for name in _NAMES}, may_be_empty="train")
@@ -117,7 +124,12 @@ class Splits:
                     f"but got {n_rows}."
                 )
             parts[split] = rows[:n_rows]
-        return replace(self, **parts)
+        return replace(self, train=parts["train"], val=parts["val"], test=parts["test"])
+
+    def with_ids(self) -> Splits:
+        """Return the splits with a text as the id of each row, which a row without one gets."""
+        train, val, test = (tuple(with_ids(getattr(self, name), name)) for name in _NAMES)
+        return replace(self, train=train, val=val, test=test)
 
 
 def split_rows(
@@ -146,7 +158,9 @@ def split_rows(
         parts = _parts_of_column(rows, column)
     else:
         parts = _random_parts(rows, dict(sizes or {}), seed)
-    return Splits(**{split: tuple(part) for split, part in parts.items()})
+    train, val, test = (tuple(parts[split]) for split in _NAMES)
+    n_left_out = len(rows) - len(train) - len(val) - len(test)
+    return Splits(train, val, test, n_left_out=n_left_out)
 
 
 def fingerprint(splits: Splits) -> str:
@@ -253,7 +267,8 @@ def make_splits(
         rng.shuffle(val)
         test, val = val[: len(val) // 2], val[len(val) // 2 :]
     named = {"train": train, "val": val, "test": test}
-    return Splits(**{name: tuple(with_ids(rows, name)) for name, rows in named.items()})
+    train_rows, val_rows, test_rows = (tuple(with_ids(named[name], name)) for name in _NAMES)
+    return Splits(train_rows, val_rows, test_rows)
 
 
 def with_ids(rows: Sequence[dspy.Example], split: str) -> list[dspy.Example]:
@@ -324,8 +339,7 @@ def with_turns(splits: Splits, field: str) -> Splits:
                 f"`task.turns`: row {row.id!r} has no list of turns in {field!r}; it has "
                 f"{', '.join(map(str, row.keys()))}."
             )
-    found = {
-        name: tuple(row.with_inputs(field) for row in getattr(splits, name))
-        for name in ("train", "val", "test")
-    }
-    return replace(splits, **found)
+    train, val, test = (
+        tuple(row.with_inputs(field) for row in getattr(splits, name)) for name in _NAMES
+    )
+    return replace(splits, train=train, val=val, test=test)

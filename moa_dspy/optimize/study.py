@@ -31,7 +31,6 @@ from moa_dspy.data import (
 )
 from moa_dspy.data.discover import TableFaults
 from moa_dspy.data.metrics import choices_of
-from moa_dspy.data.splits import make_splits
 from moa_dspy.errors import (
     BudgetReachedError,
     DataError,
@@ -78,8 +77,7 @@ class PreparedStudy:
             MoaError: If anything in the file, or in the files that it names, is invalid.
         """
         study = read_study(path)
-        found, metric = study.make_splits(), study.make_metric()
-        splits = make_splits(found.train, found.val, found.test, seed=study.seed)
+        splits, metric = study.make_splits().with_ids(), study.make_metric()
         if study.data.reader is not None:
             return cls._of_answers(study, splits, metric)
         agents, notes = study.make_agents()
@@ -145,10 +143,10 @@ class PreparedStudy:
     def rows_notes(self) -> Iterator[str]:
         """Yield warnings about the rows, with counts."""
         data = self.study.data
-        if data.sizes is not None and data.path and not (data.reader or data.benchmark):
-            n, used = len(data.read()), sum(data.sizes.model_dump(exclude_none=True).values())
-            if n > used:
-                yield f"Rows that `data.sizes` leaves out of all splits: {n - used} of {n}."
+        n_left_out, is_own = self.splits.n_left_out, data.reader is None and data.benchmark is None
+        if n_left_out and is_own and data.sizes is not None:
+            n = n_left_out + sum(data.sizes.model_dump(exclude_none=True).values())
+            yield f"Rows that `data.sizes` leaves out of all splits: {n_left_out} of {n}."
         fields = () if self.metric is None else fields_read(self.metric)
         rows = [*self.splits.val, *self.splits.test]
         if fields:

@@ -47,6 +47,21 @@ def test_rows_that_no_split_takes_are_counted(run: Run, folder: Path) -> None:
     assert "leaves out" not in run("check", "study.toml").stdout
 
 
+def test_the_rows_are_read_once(run: Run, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    table = folder / "rows.jsonl"
+    text = table.read_text("utf-8")
+    table.write_text(f"{text}\n{text.splitlines()[0]}", "utf-8")
+    change(
+        folder,
+        ('split_column = "split"', "sizes = { val = 8, test = 12 }\ndrops_repeated = true"),
+    )
+    found = run("check", "study.toml")
+    assert "note: Rows that `data.sizes` leaves out of all splits: 4 of 24." in found.stdout
+    assert caplog.messages == [
+        "rows.jsonl: 1 of 25 rows are left out, which ask what an earlier row asks."
+    ]
+
+
 def test_prompts_are_counted_as_they_would_be_sent(run: Run, folder: Path) -> None:
     plain = json.loads(run("check", "study.toml", "--json").stdout)["agents"][0]
     change(folder, ('adapter = "plain"\n', ""))

@@ -84,6 +84,8 @@ def test_sizes_are_kept_and_no_row_is_used_twice(
     assert (len(splits.train), len(splits.val), len(splits.test)) == (n_train, n_val, n_test)
     assert len({*ids(splits.train), *ids(splits.val), *ids(splits.test)}) == sum(sizes.values())
     assert splits == split_rows(rows(9), sizes=sizes, seed=seed)
+    assert splits.n_left_out == splits.limit(n_train=0).n_left_out == 9 - sum(sizes.values())
+    assert splits.with_ids() == splits
 
 
 def test_another_seed_gives_other_splits() -> None:

@@ -51,7 +51,8 @@ class Quickstart:
         """Run the study as its file says, on these rows."""
         study = self.study
         search = study.make_search(self.pool, study.make_metric())
-        splits = Splits(self.train, *(tuple(self.rows[i] for i in part) for part in (val, test)))
+        val_rows, test_rows = (tuple(self.rows[i] for i in part) for part in (val, test))
+        splits = Splits(self.train, val_rows, test_rows)
         student = _student(study, self.pool)
         return run_search(search.options, student, splits, node_cache=self.node_cache).result
 

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import dspy
 import pytest
 
-from moa_dspy import ModelSearch, Pool
+from moa_dspy import MixtureOfAgents, ModelSearch, Pool
 from moa_dspy.data import answer_match
-from moa_dspy.errors import PoolError, StudyError
+from moa_dspy.errors import ArchitectureError, PoolError, StudyError
 from moa_dspy.testing import scripted_pool
 
 ROWS = [dspy.Example(question=f"{i}", answer="Paris").with_inputs("question") for i in range(30)]
+
+
+class Client:
+    """A client that is called like an LM and is none."""
+
+    model = "own/x"
+
+    def __call__(self, prompt: str) -> list[str]:
+        return [prompt]
 
 
 def one_argument(prediction: object) -> float:
@@ -63,6 +72,17 @@ def test_what_is_no_lm_makes_no_pool(make: Callable[[Any], Any]) -> None:
         make(["openai/gpt-4o"])
     with pytest.raises(PoolError, match=r"made of LMs such as .* but got None"):
         make({"a": None})
+    with pytest.raises(PoolError, match=r"made of LMs such as .* but got .*Client"):
+        make([Client()])
+
+
+def test_pools_and_lists_of_layers_have_one_meaning_of_an_lm() -> None:
+    # DSPy's predictors would refuse it at the first question.
+    for given in (Client(), [Client()], {"a": Client()}):
+        with pytest.raises(PoolError, match="made of LMs such as"):
+            Pool.from_lms(cast("Any", given))
+    with pytest.raises(ArchitectureError, match="all names or all LMs, but one is <.*Client"):
+        MixtureOfAgents("question -> answer", layers=[[Client()]], aggregator=Client())
 
 
 def test_a_student_without_a_mixture_is_told_which_predictors_it_has() -> None:

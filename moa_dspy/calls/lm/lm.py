@@ -198,9 +198,11 @@ def lm_names(lms: Mapping[str, Any] | Iterable[Any]) -> dict[str, Any]:
     Raises:
         PoolError: If a value is not an LM.
     """
-    listed = list(lms.values() if isinstance(lms, Mapping) else [lms] if _is_lm(lms) else lms)
+    is_one = isinstance(lms, dspy.BaseLM) or not isinstance(lms, Iterable)
+    listed = list(lms.values() if isinstance(lms, Mapping) else [lms] if is_one else lms)
     for lm in listed:
-        if not _is_lm(lm):
+        # DSPy's predictors refuse every other object when they are called.
+        if not isinstance(lm, dspy.BaseLM):
             raise PoolError(
                 "A pool is made of LMs such as dspy.LM('openai/gpt-4o-mini'), or of agents by "
                 f"`Pool([...])`, but got {shown_value(lm)}."
@@ -215,11 +217,6 @@ def lm_names(lms: Mapping[str, Any] | Iterable[Any]) -> dict[str, Any]:
             number, name = number + 1, f"{word}-{number}"
         named[name] = lm
     return named
-
-
-def _is_lm(value: Any) -> bool:
-    # Wrappers of LMs need not inherit from DSPy's class, but all have `model` and are callable.
-    return callable(value) and hasattr(value, "model")
 
 
 def refusal(lm: Any) -> str | None:

@@ -34,6 +34,7 @@ from moa_dspy.calls.request import (
     Limiter,
     Limiters,
     OutagePolicy,
+    ProbePolicy,
     SharedSlots,
     SingleFlight,
     poll_seconds,
@@ -95,7 +96,7 @@ class Calls:
         self.ledger = ledger or Ledger()
         self.clock = clock or Clock()
         self.limiters = Limiters()
-        self.outage_policy: OutagePolicy | None = None
+        self.outage_policy: OutagePolicy | ProbePolicy | None = None
         self._shared = self.store if isinstance(self.store, SharedBackend) else None
         self._in_flight = SingleFlight()
 
@@ -252,7 +253,7 @@ class Attempts:
     ledgers: Mapping[Ledger, float]
     shared: SharedBackend | None = None
     limits: SharedSlots | None = None
-    outage_policy: OutagePolicy | None = None
+    outage_policy: OutagePolicy | ProbePolicy | None = None
 
     def plan(self) -> CallPlan:
         """Try as often as the retry policy allows, but not beyond the deadline."""

@@ -387,20 +387,20 @@ class OutagePolicy:
         return hint + backoff_seconds(attempt, request.key)
 
 
-class ProbePolicy(OutagePolicy):
+class ProbePolicy:
     """Retries as often as the agent allows, as it is not known yet whether its endpoint works.
 
     Here too, an attempt that succeeds when retried does not count as a failed call: otherwise an
     agent that was busy when it was probed would seem to need two calls per question.
     """
 
-    def __init__(self) -> None:
-        super().__init__(outage_seconds=0.0)
-
     def is_temporary(self, error: BaseException, request: CallRequest, *, attempt: int) -> bool:
         """Return whether the agent's own policy retries after ``error``."""
         retries = request.caller.retries
         return retries.wait_seconds(error, attempt=attempt, key=request.key) is not None
+
+    def answered(self, caller: AgentCalls) -> None:
+        """Record nothing: a probe keeps no state of endpoints."""
 
     def wait_seconds(self, error: Exception, request: CallRequest, *, attempt: int) -> float | None:
         """Return the wait by the agent's own policy; None means no further attempt."""

@@ -15,9 +15,10 @@ from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from hashlib import sha256
 from importlib import import_module, metadata
+from io import StringIO
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar, get_type_hints
+from typing import Any, Final, TextIO, TypeAlias, TypeVar, get_type_hints
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
@@ -255,6 +256,55 @@ def replace_file(path: Path, text: str, *, error: type[MoaError]) -> None:
     """
     with replacing(path, error=error) as partial:
         partial.write_text(text, "utf-8")
+
+
+class _AppendedText(StringIO):
+    """A text file whose first error is kept; nothing is written after it."""
+
+    def __init__(self, file: TextIO) -> None:
+        super().__init__()
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, text: str, /) -> int:
+        if self.error is None:
+            try:
+                self._file.write(text)
+            except OSError as error:
+                self.error = error
+        return len(text)
+
+
+@contextmanager
+def appending(path: Path, *, error: type[MoaError], hint: str = "") -> Iterator[TextIO]:
+    """Yield a text file that is appended to ``path``; its folder is made if it is missing.
+
+    Writing raises nothing, as a program that prints into the file may suppress errors.
+
+    Args:
+        path: The file.
+        error: Class of the error.
+        hint: End of its message.
+
+    Raises:
+        error: If the file cannot be opened, or at the end, if a text could not be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # By lines, so that an error of the last one is known before the file is closed.
+        file = path.open("a", encoding="utf-8", buffering=1)
+    except OSError as cause:
+        raise error(f"{path} cannot be written: {cause.strerror or cause}.{hint}") from cause
+    appended = _AppendedText(file)
+    try:
+        yield appended
+    finally:
+        try:
+            file.close()
+        except OSError as cause:
+            appended.error = appended.error or cause
+    if (failed := appended.error) is not None:
+        raise error(f"{path} cannot be written: {failed.strerror or failed}.{hint}") from failed
 
 
 MODULE_AND_NAME: Final = "package.module:name"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from moa_dspy.errors import DataError
-from moa_dspy.files import replace_file
+from moa_dspy.files import appending, replace_file
 
 WRITER = """
 import sys
@@ -41,3 +41,24 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file/p\.json cannot be written: (File exists|Not a dir)"):
         replace_file(tmp_path / "file" / "p.json", "x", error=DataError)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this machine has no full device")
+def test_the_first_error_of_an_appended_text_is_raised_at_the_end(tmp_path: Path) -> None:
+    with appending(tmp_path / "new" / "log", error=DataError) as file:
+        print("one", file=file)
+    with appending(tmp_path / "new" / "log", error=DataError) as file:
+        print("two", end="", file=file)
+    assert (tmp_path / "new" / "log").read_text("utf-8") == "one\ntwo"
+    for text in ("a line\n", "no line"):
+        message = r"/dev/full cannot be written: No space left on device\. Go on\."
+        with (
+            pytest.raises(DataError, match=message),
+            appending(Path("/dev/full"), error=DataError, hint=" Go on.") as file,
+        ):
+            file.write(text)
+    with (
+        pytest.raises(DataError, match="new cannot be written: Is a directory"),
+        appending(tmp_path / "new", error=DataError),
+    ):
+        pytest.fail("opened")

@@ -14,6 +14,8 @@ from typing import Any, Final, Literal, TypeAlias
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget, Ledger, Spending
 from moa_dspy.calls.scope import CallCount, CallTable
+from moa_dspy.errors import StudyError
+from moa_dspy.files import appending
 from moa_dspy.optimize.early_facts import EarlyFacts
 from moa_dspy.optimize.result import TrialRecord
 
@@ -181,14 +183,17 @@ class Progress:
 
     @contextmanager
     def optimizer_output(self) -> Iterator[None]:
-        """Redirect the output and log records of prompt optimizers away from the display."""
+        """Redirect the output and log records of prompt optimizers away from the display.
+
+        Raises:
+            StudyError: If the log cannot be written; at the end, as optimizers suppress errors.
+        """
         if self.show_snapshot is silent and self.log is None:
             yield
             return
-        if self.log is not None:
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-        out: Any = _LogLines() if self.log is None else self.log.open("a", encoding="utf-8")
-        with out, redirect_stdout(out), redirect_stderr(out):
+        hint, log = " Every answer up to now is kept; the same command goes on.", self.log
+        opened = _LogLines() if log is None else appending(log, error=StudyError, hint=hint)
+        with opened as out, redirect_stdout(out), redirect_stderr(out):
             yield
 
     def lead(self, leader: Leader) -> None:

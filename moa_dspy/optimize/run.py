@@ -393,7 +393,10 @@ def _check_writable(folder: Path) -> None:
     if taken := [name for name in (*RUN_FILES, OPTIMIZER_LOG) if (folder / name).is_dir()]:
         raise StudyError(f"Results cannot be written to {folder}: {taken[0]} is a folder there.")
     nearest = next((path for path in (folder, *folder.parents) if path.exists()), Path())
+    log = folder / OPTIMIZER_LOG
     try:
+        if log.exists():
+            log.open("ab").close()
         with tempfile.NamedTemporaryFile(dir=nearest, prefix=".moa-dspy-") as probe:
             probe.write(b"0" * 2**16)
             probe.flush()

@@ -127,10 +127,11 @@ class LiveStorage(optuna.storages.InMemoryStorage):
         self._written: dict[int, _Rows] = {}
 
     def open(self) -> None:
-        """Connect to the database, which is made if there is none."""
+        """Connect to the database, which is made if there is none; it must be writable."""
         if self._copy is None:
             with self._plain_errors():
                 self._copy, self._tables = _opened(self._url, self._place)
+                _check_writable(self._copy.engine)
 
     def create_new_study(
         self, directions: Sequence[optuna.study.StudyDirection], study_name: str | None = None
@@ -383,6 +384,16 @@ def _opened(url: sa.URL, place: Path | str) -> tuple[Any, dict[str, sa.Table] | 
         event.listen(storage.engine, "connect", _let_others_read)
         storage.engine.dispose()
     return storage, tables
+
+
+def _check_writable(engine: sa.Engine) -> None:
+    """Write to a file and take it back, which raises SQLAlchemyError where it is read-only."""
+    if engine.name == "sqlite":
+        with engine.connect() as connection:
+            # Of a file with a log (WAL), SQLite begins to write before it knows that it cannot.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            connection.exec_driver_sql("CREATE TABLE moa_dspy_check (number INTEGER)")
+            connection.rollback()
 
 
 def _let_others_read(connection: Any, _: Any) -> None:

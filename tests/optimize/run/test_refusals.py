@@ -304,6 +304,40 @@ def test_a_file_of_the_folder_that_cannot_be_used_is_found_before_a_request_and_
 
 
 @pytest.mark.slow
+def test_what_is_read_only_in_the_folder_is_found_before_a_request(
+    server: Any, write_study: Make, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run_study(write_study(("n_trials = 8", "n_trials = 4")), out=out)
+    (out / "prompts.log").touch()
+    asks = ('adapter = "plain"', 'adapter = "plain"\ninstructions = "Say the number."')
+    n_asked, other = len(server.asked), write_study(asks)
+    for file, message in {
+        ".": r"Results cannot be written to .*out: Read-only file system",
+        "calls.sqlite": r"calls\.sqlite cannot be used: .*readonly database",
+        "study.sqlite3": r"study\.sqlite3 cannot be used: .*readonly database",
+        "prompts.log": r"Results cannot be written to .*out: Read-only file system",
+    }.items():
+        with read_only(out / file), pytest.raises(MoaError, match=message):
+            run_study(other, out=out)
+        assert len(server.asked) == n_asked
+
+
+@contextmanager
+def read_only(path: Path) -> Iterator[None]:
+    """Mount a file or folder over itself, read-only: root may write whatever its mode says."""
+    try:
+        for options in (["--bind", str(path)], ["-o", "remount,bind,ro"]):
+            subprocess.run(["mount", *options, str(path)], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"NOT TESTED: nothing can be mounted here ({error})")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("megabytes", "some_are_paid"), [(1, False), (17, True)])
 def test_a_disk_that_is_almost_full_ends_a_study_and_nothing_paid_is_lost(
     server: Any, write_study: Make, tmp_path: Path, megabytes: int, some_are_paid: bool

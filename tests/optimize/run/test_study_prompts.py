@@ -60,21 +60,7 @@ def test_prompts_that_do_not_fit_are_refused_and_nobody_is_asked(
 def test_what_an_optimizer_of_prompts_prints_is_in_a_file_and_not_over_the_progress(
     server: Any, write_study: Make, tmp_path: Path, optimizer: str
 ) -> None:
-    by_rule = server.reply
-
-    def reply(body: dict[str, Any]) -> Reply:
-        if not re.search(r"(?:train|val|test) \d+$", body["messages"][-1]["content"].strip()):
-            return Reply("[[ ## instruction ## ]]\nAnswer with the number.\n[[ ## completed ## ]]")
-        answer: Reply = by_rule(body)
-        return answer
-
-    server.reply = reply
-    table = f'[prompts]\noptimizer = "{optimizer}"\nproposer_agent = "e0"\nn_prompts = 2\ntop = 1\n'
-    study = write_study(
-        ("[search]", f"{table}[search]"),
-        ('["vote", "synthesize"]', '["synthesize"]'),
-        ("n_trials = 8", "n_trials = 12"),
-    )
+    study = with_optimizer(server, write_study, optimizer)
     command = [sys.executable, "-m", "moa_dspy", "optimize", str(study), "--out"]
     ran = subprocess.run(
         [*command, str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True, timeout=300
@@ -85,3 +71,41 @@ def test_what_an_optimizer_of_prompts_prints_is_in_a_file_and_not_over_the_progr
     # Lines of progress: a few per stage. GEPA alone prints a page per prompt that it tries.
     assert len(ran.stderr) < 6_000, ran.stderr[:3000]
     assert not re.search("gepa|mipro|Iteration|Bootstrap", ran.stderr, re.IGNORECASE), ran.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this machine has no full device")
+def test_a_log_that_cannot_be_written_ends_the_study_and_nothing_paid_is_lost(
+    server: Any, write_study: Make, tmp_path: Path
+) -> None:
+    study = with_optimizer(server, write_study, "miprov2")
+    (out := tmp_path / "out").mkdir()
+    (log := out / "prompts.log").symlink_to("/dev/full")
+    with pytest.raises(StudyError, match=r"prompts\.log cannot be written: No space .* is kept"):
+        run_study(study, out=out)
+    log.unlink()
+    n_asked = len(server.asked)
+    found = run_study(study, out=out, resume=True)
+    assert found.calls_made == len(server.asked) > n_asked
+    assert log.read_text("utf-8")
+
+
+def with_optimizer(server: Any, write_study: Make, optimizer: str) -> Path:
+    """Return a study whose prompts are tuned by an optimizer that an agent serves."""
+    by_rule = server.reply
+
+    def reply(body: dict[str, Any]) -> Reply:
+        if not re.search(r"(?:train|val|test) \d+$", body["messages"][-1]["content"].strip()):
+            server.asked.append((body["model"], "another question"))
+            return Reply("[[ ## instruction ## ]]\nAnswer with the number.\n[[ ## completed ## ]]")
+        answer: Reply = by_rule(body)
+        return answer
+
+    server.reply = reply
+    table = f'[prompts]\noptimizer = "{optimizer}"\nproposer_agent = "e0"\nn_prompts = 2\ntop = 1\n'
+    study: Path = write_study(
+        ("[search]", f"{table}[search]"),
+        ('["vote", "synthesize"]', '["synthesize"]'),
+        ("n_trials = 8", "n_trials = 12"),
+    )
+    return study

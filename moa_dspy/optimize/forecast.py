@@ -22,14 +22,20 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget
 from moa_dspy.optimize.early_facts import AgentCosts, Cost, StudyEstimate, middle_of
 from moa_dspy.optimize.played import (
-    READING_HABITS,
-    PlayedAnswer,
-    PlayedAnswers,
+    PlayedQuestions,
     PlayedRace,
     PlayedRequests,
-    made_up_answers,
+    PlayedStudy,
     played_acquisition,
     played_trials,
+    tokens_read,
+)
+from moa_dspy.optimize.played_answers import (
+    READING_HABITS,
+    MixtureAnswers,
+    PlayedAnswers,
+    PlayedInputs,
+    made_up_answers,
 )
 from moa_dspy.optimize.prompts.options import TuningEffort
 from moa_dspy.optimize.space.programs import (
@@ -41,8 +47,6 @@ from moa_dspy.optimize.space.programs import (
 from moa_dspy.optimize.space.rules import OWN_PROMPT
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.acquisition import Acquisition, single_agents
-from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE, ANALYSE, RANK, REFERENCES_HEADING
-from moa_dspy.waves import Waves
 
 MOST_DRAWN: Final = 300
 """Maximum number of architectures drawn; costs of larger studies are scaled up from these."""
@@ -56,13 +60,6 @@ _ERRORS: Final = {"calls": 1.1, "tokens": 1.2, "usd": 1.2, "seconds": 1.5}
 """Factors by which future costs may lie outside of the plays. Of 35 simulated studies 95 % were
 within 1.07 in calls and 1.13 in usd; real agents that read others write more or less than they do
 alone, and endpoints slow down."""
-_TASKS: Final = {"select": RANK, "knockout": RANK, "fuse": ANALYSE}
-"""Instructions of last steps that are not in the paper on mixtures of agents."""
-_TOKENS_PER_WORD: Final = 1.2
-"""Tokens per word of English instructions (cl100k: 1.17 to 1.19 for those of this library)."""
-_MARK_TOKENS: Final = 5.0  # number and quotes around a response that is read
-_RANKER_TOKENS: Final = 2.0  # tokens of a reply that is a number
-
 _Scores = NDArray[np.float64]
 
 
@@ -89,6 +86,7 @@ class StudyPlan:
         scores: Scores of each agent on the rows of val; empty before they are known.
         replies: Answer of each agent there, equal if another agent would read the same.
         ballots: Ballot of each agent there.
+        mixtures: The same for each mixture of a program, in its order; empty where not known.
         has_short_answers: Whether right answers of different agents are equal; used only
             before the answers are known.
         is_acquired: Whether the trials are proposed by the library's own sampler.
@@ -114,6 +112,7 @@ class StudyPlan:
     scores: Mapping[str, _Scores] = field(default_factory=dict[str, _Scores])
     replies: Mapping[str, Sequence[Hashable]] = field(default_factory=dict[str, Any])
     ballots: Mapping[str, Sequence[Hashable]] = field(default_factory=dict[str, Any])
+    mixtures: Sequence[MixtureAnswers] = ()
     has_short_answers: bool = False
     is_acquired: bool = True
     beyond_val: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -150,14 +149,25 @@ class StudyPlan:
 
     def answers(self, number: int) -> PlayedAnswers:
         """Return the answers of a play: those on val, or simulated with its number as a seed."""
-        if self.scores:
-            found = self._known_answers
-        else:
-            seeds, is_short = (self.seed, number), self.has_short_answers
-            found = made_up_answers(
-                list(self.agents), self.n_val, seeds, has_short_answers=is_short
-            )
+        found = self._known_answers if self.scores else self._made_up(number)
         return found.with_habit(READING_HABITS[number % len(READING_HABITS)])
+
+    def _made_up(self, *seeds: int) -> PlayedAnswers:
+        names, is_short = list(self.agents), self.has_short_answers
+        return made_up_answers(names, self.n_val, (self.seed, *seeds), has_short_answers=is_short)
+
+    def answers_by_mixture(self, number: int) -> list[PlayedAnswers]:
+        """Return the answers of a play in each mixture of a program; of another, ``answers``."""
+        last = self.answers(number)
+        if not isinstance(self.space, ProgramSpace):
+            return [last]
+        if self.scores:
+            known = ((one.replies, one.ballots) for one in self.mixtures)
+            found = [PlayedAnswers(self.scores, *one) for one in known]
+            found = found or [last] * len(self.space.paths)
+        else:
+            found = [self._made_up(number, place) for place in range(len(self.space.paths))]
+        return [one.with_habit(last.habit) for one in found]
 
     @cached_property
     def searches(self) -> tuple[_PlayedSearch, ...]:
@@ -261,8 +271,15 @@ class _Play:
         # Each play has different rows, evenly spaced, as races end at some row.
         first = self.rng.random()
         self.rows = [int(plan.n_val * (k + first) / n) for k in range(n)]
-        self.asked: dict[Hashable, PlayedAnswer] = {}
-        self.answers = plan.answers(number)
+        self.answers, by_mixture = plan.answers(number), plan.answers_by_mixture(number)
+        self.study = PlayedStudy(
+            by_mixture,
+            PlayedInputs(by_mixture, plan.mixtures),
+            self.rng,
+            ranking=list(plan.space.ranking or plan.agents),
+            stops_early=plan.stops_early,
+            beyond_val=plan.beyond_val,
+        )
         self.search = plan.searches[number % len(plan.searches)]
         self.random_ones = plan.random_ones[plan.finds_prompt(number)]
         self.rows_judged = 0.0
@@ -313,7 +330,8 @@ class _Play:
     def _tested_systems(self, race: PlayedRace) -> list[Architecture]:
         """Return the mixtures on test: the baselines, the pick, the random baseline's best."""
         # A new prompt is dropped unless it is proven better, which is rare.
-        pick = replace(race.pick(), prompt=None)
+        tried = [one for one in self.search.mixtures if one.layers]
+        pick = replace(race.pick(tried), prompt=None)
         found = race.best(self.random_ones)
         picked = [one for one in (pick, found) if one is not None and one.layers]
         return [*(asked_as_often(one, pick.calls) for one in self.plan.tested), *picked]
@@ -335,7 +353,7 @@ class _Play:
         fit = [one for one in self.search.mixtures if _has_prompt(one)]
         best = race.ordered(dict.fromkeys(replace(one, prompt=None) for one in fit))
         for one in best[: effort.mixtures]:
-            tokens = self._read(one.layers[-1]) + plan.beyond_val.get("train", 0.0)
+            tokens = tokens_read(plan.agents, one.layers[-1]) + plan.beyond_val.get("train", 0.0)
             answer = plan.agents[str(one.aggregator)].reading(tokens)
             for row in self.rows:
                 stage.add(self._answered(one, ("train", row)))
@@ -347,104 +365,25 @@ class _Play:
         asked = self._cost(stage, effort.rows / len(self.rows))
         return asked + alone * (effort.written * effort.mixtures)
 
-    def _read(self, layer: Iterable[str], task: str = AGGREGATE_AND_SYNTHESIZE) -> float:
-        """Return the tokens of an instruction and of the answers of a layer."""
-        texts = sum(self.plan.agents[name].text_tokens + _MARK_TOKENS for name in layer)
-        return _TOKENS_PER_WORD * len(f"{task} {REFERENCES_HEADING}".split()) + texts
-
-    def _answered(
-        self, one: Architecture, row: Hashable, before: Hashable = (), part: float = 1.0
-    ) -> list[list[tuple[str, Cost]]]:
+    def _answered(self, one: Architecture, row: Any) -> list[list[tuple[str, Cost]]]:
         """Return the steps of an answer, each with the requests that are made in it."""
-        if isinstance(one, ProgramArchitecture):
-            # A mixture reads the answers of those before it; all have equal shares of the cost.
-            parts, share = one.parts, 1 / len(one.parts)
-            asked = [
-                self._answered(inside, row, parts[:place], share)
-                for place, (_, inside) in enumerate(parts)
-            ]
-            return [step for steps in asked for step in steps]
-        asking = _Asking(self, row, before, part)
-        read: list[PlayedAnswer] = []
-        tokens, n_layers = 0.0, len(one.layers)
-        for at, layer in enumerate(one.layers):
-            is_vote = one.combine == "vote" and at == n_layers - 1
-            seats = [(name, layer[:seat].count(name)) for seat, name in enumerate(layer)]
-            ask = asking.members if is_vote and self.plan.stops_early else asking.layer
-            read = ask(seats, read, tokens)
-            tokens = self._read(layer)
-        if n_layers and one.combine in _TASKS:
-            tokens = self._read(one.layers[-1], _TASKS[one.combine])
-        for at, names in enumerate(one.last_rounds):
-            is_own = one.combine == "synthesize" and one.prompt is None
-            role = "propose" if is_own or not n_layers else (one.combine, one.prompt, at)
-            seats = [(name, names[:seat].count(name)) for seat, name in enumerate(names)]
-            reply = _RANKER_TOKENS if one.combine in ("select", "knockout") and n_layers else None
-            asking.layer(seats, read, tokens, role=role, reply=reply)
-        return asking.steps
+        if not isinstance(one, ProgramArchitecture):
+            asking = PlayedQuestions(self.study, row, self.plan.agents)
+            asking.answer(one)
+            return asking.steps
+        steps: list[list[tuple[str, Cost]]] = []
+        said: list[Hashable] = []
+        for place, (_, inside) in enumerate(one.parts):
+            # Where a mixture's costs are not known, all have equal shares of the program's.
+            known, given = self.plan.mixtures, self.study.inputs.of(place, row[1], said)
+            agents, part = (
+                (known[place].agents, 1.0) if known else (self.plan.agents, 1 / len(one.parts))
+            )
+            asking = PlayedQuestions(self.study, row, agents, place, given, part)
+            said.append(asking.answer(inside).text)
+            steps += asking.steps
+        return steps
 
 
 def _has_prompt(one: Architecture) -> bool:
     return bool(one.layers) and one.combine == "synthesize"
-
-
-@dataclass(slots=True)
-class _Asking:
-    """The questions of one answer of a mixture on one row."""
-
-    play: _Play
-    row: Any
-    before: Hashable
-    part: float
-    steps: list[list[tuple[str, Cost]]] = field(default_factory=list[list[tuple[str, Cost]]])
-
-    def layer(
-        self,
-        seats: Sequence[tuple[str, int]],
-        read: Sequence[PlayedAnswer],
-        tokens: float,
-        *,
-        role: Hashable = "propose",
-        reply: float | None = None,
-    ) -> list[PlayedAnswer]:
-        """Ask seats at once; return the answer of each, with its text and its ballot."""
-        step: list[tuple[str, Cost]] = []
-        said = [self._ask(seat, read, tokens, role, reply, step) for seat in seats]
-        self.steps.append(step)
-        return said
-
-    def members(
-        self, seats: Sequence[tuple[str, int]], read: Sequence[PlayedAnswer], tokens: float
-    ) -> list[PlayedAnswer]:
-        """Ask the members of a vote until its answer is certain."""
-        ranking = list(self.play.plan.space.ranking or self.play.plan.agents)
-        order = sorted(range(len(seats)), key=lambda place: ranking.index(seats[place][0]))
-        waves, said = Waves((1,) * len(seats), tuple(order)), dict[int, Hashable]()
-        while due := waves.due(said):
-            found = self.layer([seats[place] for place in due], read, tokens)
-            said |= {place: one.ballot for place, one in zip(due, found, strict=True)}
-        return []
-
-    def _ask(
-        self,
-        seat: tuple[str, int],
-        read: Sequence[PlayedAnswer],
-        tokens: float,
-        role: Hashable,
-        reply: float | None,
-        step: list[tuple[str, Cost]],
-    ) -> PlayedAnswer:
-        (name, sample), play = seat, self.play
-        agent = play.plan.agents[name]
-        texts = tuple(one.text for one in read)
-        key = (self.row, name, 0 if agent.is_greedy else sample, role, texts, self.before)
-        if (known := play.asked.get(key)) is None:
-            more = tokens + play.plan.beyond_val.get(self.row[0], 0.0)
-            step.append((name, agent.reading(more, reply=reply) * self.part))
-            row, is_first = self.row[1], not read and not sample and not self.before
-            if is_first:
-                known = play.answers.alone(name, row)
-            else:
-                known = play.answers.anew(name, row, read, play.rng)
-            play.asked[key] = known
-        return known

@@ -1,21 +1,26 @@
-"""Simulated answers, races and trials for a forecast, derived from the single agents' answers."""
+"""Simulated scores, races and trials for a forecast, from simulated answers of agents."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
-from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import chain
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.early_facts import AgentCosts, Cost
+from moa_dspy.optimize.played_answers import (
+    READING_HABITS,
+    PlayedAnswer,
+    PlayedAnswers,
+    PlayedInputs,
+    PlayedMeanings,
+    Vector,
+)
+from moa_dspy.optimize.selection import CAUTION, SINGLE_CAUTION
 from moa_dspy.optimize.space.programs import MOST_REPEATS, ProgramArchitecture
 from moa_dspy.optimize.space.rules import told_apart
 from moa_dspy.optimize.space.space import SearchSpace
@@ -27,191 +32,10 @@ from moa_dspy.optimize.surrogate.acquisition import (
     nodes_of,
     single_agents,
 )
-from moa_dspy.optimize.surrogate.gp import Kernels, Traits
-from moa_dspy.optimize.votes.ballots import Ballots
+from moa_dspy.optimize.surrogate.gp import Kernels, SurrogateModel, Traits
+from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE, ANALYSE, RANK, REFERENCES_HEADING
+from moa_dspy.waves import Waves
 from moa_dspy.winrate.tests import FEWEST_SDS, Race, look_points
-
-_Vector = NDArray[np.float64]
-
-
-class PlayedAnswer(NamedTuple):
-    """A simulated answer: the text that others read, the ballot of a vote, and the meaning.
-
-    All right answers have the same meaning, whatever their wording.
-    """
-
-    text: Hashable
-    ballot: Hashable
-    meaning: Hashable
-
-
-_RIGHT = "right"
-_ALIKE = 0.5
-"""Share of equal wording among answers of equal meaning from which two agents share wording."""
-
-
-class _Words:
-    """The wording that agents use for a meaning, estimated from their answers on val.
-
-    Args:
-        said: Wording by agent, row by row.
-        meant: Meaning by agent, row by row.
-    """
-
-    def __init__(
-        self,
-        said: Mapping[str, Sequence[Hashable]],
-        meant: Mapping[str, Sequence[Hashable]],
-    ) -> None:
-        self._said, self._meant = said, meant
-        alike = {(a, b): self._alike(a, b) for a in said for b in said if a < b}
-        shares = {a: {b: alike[min(a, b), max(a, b)] for b in said if b != a} for a in said}
-        self._partners = {
-            a: sorted([a, *(b for b, share in others.items() if share >= _ALIKE)])
-            for a, others in shares.items()
-        }
-        self._fixed = {
-            a: max([self._repeated(a), *others.values()]) for a, others in shares.items()
-        }
-
-    def _alike(self, one: str, other: str) -> float:
-        """Return the share of rows of equal meaning on which two agents' wording is equal."""
-        rows = [row for row, pair in enumerate(self._pairs(self._meant, one, other)) if pair]
-        equal = list(self._pairs(self._said, one, other))
-        return sum(equal[row] for row in rows) / len(rows) if rows else 0.0
-
-    @staticmethod
-    def _pairs(table: Mapping[str, Sequence[Hashable]], one: str, other: str) -> Iterable[bool]:
-        return (a == b for a, b in zip(table[one], table[other], strict=True))
-
-    def _repeated(self, name: str) -> float:
-        """Return the share of rows whose wording, such as a letter, recurs on another row."""
-        counts = Counter(self._said[name])
-        return sum(n for n in counts.values() if n > 1) / len(self._said[name])
-
-    def of(self, name: str, row: int, meaning: Hashable, rng: random.Random) -> Hashable:
-        """Return an agent's wording of a meaning; new wording where it is not fixed."""
-        if rng.random() >= self._fixed[name]:
-            return ("new", rng.random())
-        for other in (name, *self._partners[name]):
-            if self._meant[other][row] == meaning:
-                return self._said[other][row]
-        return (self._partners[name][0], meaning)
-
-
-ReadingHabit = Literal["any", "own", "most", "right", "new"]
-READING_HABITS: Final[tuple[ReadingHabit, ...]] = get_args(ReadingHabit)
-"""Assumptions on how agents use answers that they read, which single agents' answers cannot show:
-repeat a random answer among those read and its own, keep its own, follow the majority, find the
-right answer if one is right, or often give a new answer, which is wrong."""
-_FOUND: Final = 0.9
-"""With the habit "right", share of the rows with a right answer on which it is found."""
-_SAYS_NEW: Final = 0.3
-"""With the habit "new", share of the rows on which an agent gives a new answer."""
-
-
-class PlayedAnswers:
-    """Simulated answers on the rows of val: of agents alone, and after they read others.
-
-    Two samples of one agent have the same meaning as often as answers of two agents have. An
-    agent expresses a meaning in its own wording.
-
-    Args:
-        scores: Scores of the single agents, row by row.
-        replies: Answer of each agent, equal if another agent would read the same.
-        ballots: Ballot of each agent.
-        habit: How an agent uses the answers that it reads.
-    """
-
-    def __init__(
-        self,
-        scores: Mapping[str, Sequence[float] | _Vector],
-        replies: Mapping[str, Sequence[Hashable]],
-        ballots: Mapping[str, Sequence[Hashable]],
-        habit: ReadingHabit = "any",
-    ) -> None:
-        self.habit: ReadingHabit = habit
-        self.scores = {name: np.asarray(found, np.float64) for name, found in scores.items()}
-        self.replies, self._ballots = replies, ballots
-        self._meant = {
-            name: [
-                _RIGHT if score >= 1 else ballot
-                for score, ballot in zip(found, ballots[name], strict=True)
-            ]
-            for name, found in self.scores.items()
-        }
-        self._texts, self._votes = _Words(replies, self._meant), _Words(ballots, self._meant)
-        pairs = [(a, b) for a in scores for b in scores if a < b]
-        equal = [
-            x == y for a, b in pairs for x, y in zip(self._meant[a], self._meant[b], strict=True)
-        ]
-        self._agreement = sum(equal) / len(equal) if equal else 0.0
-
-    def with_habit(self, habit: ReadingHabit) -> PlayedAnswers:
-        """Return the same answers of single agents with another reading habit."""
-        found = copy(self)
-        found.habit = habit
-        return found
-
-    def alone(self, name: str, row: int) -> PlayedAnswer:
-        """Return the answer of an agent that has read no other answers."""
-        return PlayedAnswer(
-            self.replies[name][row], self._ballots[name][row], self._meant[name][row]
-        )
-
-    def anew(
-        self, name: str, row: int, read: Sequence[PlayedAnswer], rng: random.Random
-    ) -> PlayedAnswer:
-        """Return an answer of an agent that has read others, or another sample."""
-        own = self._meant[name][row]
-        if read and self.habit == "own":
-            return self.alone(name, row)
-        if read:
-            meaning = self._taken([own, *(one.meaning for one in read)], rng)
-        else:
-            meaning = own if rng.random() < self._agreement else ("new", rng.random())
-        text, ballot = (words.of(name, row, meaning, rng) for words in (self._texts, self._votes))
-        return PlayedAnswer(text, ballot, meaning)
-
-    def _taken(self, meanings: Sequence[Hashable], rng: random.Random) -> Hashable:
-        """Return the meaning that an agent chooses from its own and those that it reads."""
-        taken, chance = rng.choice(meanings), rng.random()
-        if self.habit == "most":
-            return Counter(meanings).most_common(1)[0][0]
-        if self.habit == "right" and _RIGHT in meanings and chance < _FOUND:
-            return _RIGHT
-        return ("new", chance) if self.habit == "new" and chance < _SAYS_NEW else taken
-
-    def read_by(self, seats: Sequence[str], hands: Sequence[str], rng: Any) -> _Vector:
-        """Draw the scores of mixtures whose last layer and last step have these agents."""
-        table = np.array([self.scores[name] for name in (*seats, *hands)])
-        n_rows = table.shape[1]
-        last = table[-len(hands) :] if hands and self.habit == "own" else table
-        found: _Vector = last[rng.integers(len(last), size=n_rows), range(n_rows)]
-        chances = rng.random(n_rows)
-        if self.habit == "most":
-            meant = [[self._meant[name][row] for name in (*seats, *hands)] for row in range(n_rows)]
-            most = [one.index(Counter(one).most_common(1)[0][0]) for one in meant]
-            found = table[most, range(n_rows)]
-        if self.habit == "right":
-            found = np.where(chances < _FOUND, table.max(0), found)
-        return np.where(chances < _SAYS_NEW, 0.0, found) if self.habit == "new" else found
-
-    def voted(self, vote: Architecture) -> _Vector:
-        """Return the scores of a vote of single agents, with its tie-breaker first."""
-        (members,) = vote.layers
-        decides = [name for name in (vote.aggregator, *vote.order) if name in members]
-        ordered = list(dict.fromkeys([*decides, *members]))
-        return self._counted.vote(ordered, ranking=ordered)
-
-    @cached_property
-    def _counted(self) -> Ballots:
-        return Ballots.of(self._ballots, self.scores)
-
-    def diversity(self, one: str, other: str) -> float:
-        """Return the share of rows on which two agents' answers differ."""
-        pairs = zip(self.replies[one], self.replies[other], strict=True)
-        return float(np.mean([a != b for a, b in pairs]))
 
 
 class PlayedRace:
@@ -239,39 +63,23 @@ class PlayedRace:
         self._looks = look_points(self._n_rows)
         self._race = Race(2 * n_trials, max(len(self._looks), 1))
         self._must_cost_less = must_cost_less
-        self._whole: dict[Architecture, _Vector] = {}
-        self._drawn: dict[tuple[tuple[str, ...], ...], _Vector] = {}
-        self._scores: dict[Architecture, _Vector] = {}
+        self._whole: dict[Architecture, Vector] = {}
+        self._scores: dict[Architecture, Vector] = {}
         self._rows: dict[Architecture, int] = {}
-        self._rng = np.random.default_rng([seed % 2**32 for seed in seeds])
+        rng = np.random.default_rng([seed % 2**32 for seed in seeds])
+        self._meanings = PlayedMeanings(answers, rng)
         for name in self._singles:
-            self._admit(Architecture.single(name))
+            self._put(Architecture.single(name), self._singles[name])
 
-    def _admit(self, key: Architecture) -> _Vector:
-        """Simulate the scores of an architecture on all rows."""
-        one = key.parts[-1][1] if isinstance(key, ProgramArchitecture) else key
-        if one.combine == "vote" and one.chooses_among_singles and not one.weights:
-            self._put(key, self._answers.voted(one))
-            return self._whole[key]
-        # Mixtures with equal last layers and last steps have equal answers. With the habit
-        # "right", a right answer of any layer may also be found in later ones.
-        layers = one.layers if self._answers.habit == "right" else one.layers[-1:]
-        read, hands = (tuple(sorted(chain(*n))) for n in (layers, one.last_rounds))
-        ends = (read, hands)
-        if ends not in self._drawn:
-            self._drawn[ends] = self._answers.read_by(read, hands, self._rng)
-        found = self._drawn[ends]
-        self._put(key, found)
-        return found
-
-    def _put(self, key: Architecture, scores: _Vector) -> None:
+    def _put(self, key: Architecture, scores: Vector) -> None:
         self._whole[key] = self._scores[key] = scores
         self._rows[key] = self._n_rows
 
     def rows_of(self, one: Architecture) -> int:
         """Return the number of rows on which an architecture is measured."""
         if one not in self._rows:
-            rival, found = self._rival(), self._admit(one)
+            rival, found = self._rival(), self._meanings.scores(one)
+            self._put(one, found)
             for look in self._looks:
                 if self._race.is_lost(found[:look], rival[:look]):
                     del self._whole[one]
@@ -279,12 +87,12 @@ class PlayedRace:
                     break
         return self._rows[one]
 
-    def scores_of(self, one: Architecture) -> _Vector:
+    def scores_of(self, one: Architecture) -> Vector:
         """Return the scores of an architecture row by row; NaN where it is not measured."""
         n_rows = self.rows_of(one)
         return np.where(np.arange(self._n_rows) < n_rows, self._scores[one], np.nan)
 
-    def _rival(self) -> _Vector:
+    def _rival(self) -> Vector:
         among = {o: f for o, f in self._whole.items() if not (self._must_cost_less and o.layers)}
         return max(among.values(), key=lambda found: float(found.mean()))
 
@@ -297,36 +105,49 @@ class PlayedRace:
         """Return the best architecture measured on all rows, of ``among`` or, if None, of all."""
         return next(iter(self.ordered(self._whole if among is None else among)), None)
 
-    def pick(self) -> Architecture:
-        """Return the pick: the best, if it beats the best single agent by more than chance."""
-        single = self.ordered(map(Architecture.single, self._singles))[0]
-        best = self.ordered(self._whole)[0]
+    def pick(self, among: Iterable[Architecture] | None = None) -> Architecture:
+        """Return the pick of ``among`` or, if None, of all.
+
+        A mixture must beat the best single agent, or the best vote of them, by more than chance.
+        """
+        known = [*(self._rows if among is None else dict.fromkeys(among))]
+        alone = [one for one in self._whole if not one.layers]
+        single = self.ordered(alone)[0]
+        votes = [one for one in known if one.combine == "vote" and one.chooses_among_singles]
+        best = (self.ordered(votes) or [single])[0]
         gaps = self._whole[best] - self._whole[single]
-        return best if gaps.sum() > FEWEST_SDS * float(np.sqrt((gaps**2).sum())) else single
+        is_better = gaps.sum() > FEWEST_SDS * float(np.sqrt((gaps**2).sum()))
+        incumbent, caution = (best, CAUTION) if is_better else (single, SINGLE_CAUTION)
+        others = [one for one in self.ordered(known) if one.layers and one not in votes]
+        if not others:
+            return incumbent
+        gains = self._cautious_gains(incumbent, caution, [*alone, *known])
+        found = max(others, key=lambda one: (gains[one], -one.calls))
+        return found if gains[found] > 0 else incumbent
+
+    def _cautious_gains(
+        self, incumbent: Architecture, caution: float, known: Iterable[Architecture]
+    ) -> dict[Architecture, float]:
+        """Return the gains over the incumbent, shrunk as a study shrinks them, less some errors."""
+        ones = [*dict.fromkeys([incumbent, *known])]
+        if any(isinstance(one, ProgramArchitecture) for one in ones):
+            rows = {one: self._scores[one] - self._scores[incumbent] for one in ones}
+            spreads = {one: float(np.sqrt((gaps**2).sum())) for one, gaps in rows.items()}
+            return {one: float(gaps.sum()) - caution * spreads[one] for one, gaps in rows.items()}
+        means = {name: float(found.mean()) for name, found in self._singles.items()}
+        prompts = dict.fromkeys(one.prompt for one in ones if one.prompt is not None)
+        kernels = Kernels.of(Traits(means, self._answers.diversity, tuple(prompts)))
+        model = SurrogateModel(kernels, ones, np.array([self.scores_of(one) for one in ones]))
+        gains, errors = model.gains(incumbent)
+        return dict(zip(ones, (gains - caution * errors).round(12).tolist(), strict=True))
 
 
-def made_up_answers(
-    names: Sequence[str], n_rows: int, seeds: Sequence[int], *, has_short_answers: bool
-) -> PlayedAnswers:
-    """Draw the scores and answers of agents; if answers are short, all right ones are equal.
-
-    Two answers in three are right, and two models that are both wrong on a question give the same
-    answer in two of three cases (60 % of pairs in Kim, Garg, Peng & Garg 2025).
-    """
-    rng = np.random.default_rng([seed % 2**32 for seed in seeds])
-    ease = rng.normal(size=n_rows)
-    skill = {name: rng.normal(0.75) for name in names}
-    lucks = {name: skill[name] + ease + rng.normal(size=n_rows) for name in names}
-    scores = {name: np.asarray(luck > 0, np.float64) for name, luck in lucks.items()}
-    if has_short_answers:
-        wrong = rng.choice(5, p=[0.8, 0.05, 0.05, 0.05, 0.05], size=(len(names), n_rows))
-        replies: dict[str, list[Hashable]] = {
-            name: [_RIGHT if score else int(said) for score, said in zip(found, one, strict=True)]
-            for (name, found), one in zip(scores.items(), wrong, strict=True)
-        }
-    else:
-        replies = {name: [(name, row) for row in range(n_rows)] for name in names}
-    return PlayedAnswers(scores, replies, replies)
+_TASKS: Final = {"select": RANK, "knockout": RANK, "fuse": ANALYSE}
+"""Instructions of last steps that are not in the paper on mixtures of agents."""
+_TOKENS_PER_WORD: Final = 1.2
+"""Tokens per word of English instructions (cl100k: 1.17 to 1.19 for those of this library)."""
+_MARK_TOKENS: Final = 5.0  # number and quotes around a response that is read
+_RANKER_TOKENS: Final = 2.0  # tokens of a reply that is a number
 
 
 _MOST_PROPOSED: Final = 120 // len(READING_HABITS)
@@ -440,3 +261,140 @@ class PlayedRequests:
         waits = [self.busy[name] / n for name, n in limits.items() if n is not None]
         seconds = max([self.cost.seconds / num_threads, *waits])
         return replace(self.cost, seconds=seconds) * scale
+
+
+def tokens_read(
+    agents: Mapping[str, AgentCosts], layer: Iterable[str], task: str = AGGREGATE_AND_SYNTHESIZE
+) -> float:
+    """Return the tokens of an instruction and of the answers of a layer."""
+    texts = sum(agents[name].text_tokens + _MARK_TOKENS for name in layer)
+    return _TOKENS_PER_WORD * len(f"{task} {REFERENCES_HEADING}".split()) + texts
+
+
+@dataclass(slots=True)
+class PlayedStudy:
+    """What the requests of a simulated study depend on, and the answers up to now.
+
+    Attributes:
+        by_mixture: Answers of the single agents in each mixture of a program; else one.
+        inputs: Inputs of these mixtures.
+        rng: Source of all draws.
+        ranking: Agents, best first; members of a vote are asked in this order.
+        stops_early: Whether a vote asks only the members that decide its answer.
+        beyond_val: Tokens by which inputs of other splits are longer than those of val.
+        asked: Answers by request.
+    """
+
+    by_mixture: Sequence[PlayedAnswers]
+    inputs: PlayedInputs
+    rng: random.Random
+    ranking: Sequence[str]
+    stops_early: bool = True
+    beyond_val: Mapping[str, float] = field(default_factory=dict[str, float])
+    asked: dict[Hashable, PlayedAnswer] = field(default_factory=dict[Hashable, PlayedAnswer])
+
+
+@dataclass(slots=True)
+class PlayedQuestions:
+    """The questions of one answer of a mixture on one row.
+
+    Attributes:
+        study: All that was asked before.
+        row: Split and number of the row.
+        agents: Costs of the agents in this mixture.
+        place: Of the mixture in its program.
+        given: Inputs of the mixture in a program, beside the row.
+        part: Factor of the costs.
+    """
+
+    study: PlayedStudy
+    row: Any
+    agents: Mapping[str, AgentCosts]
+    place: int = 0
+    given: Hashable = ()
+    part: float = 1.0
+    steps: list[list[tuple[str, Cost]]] = field(default_factory=list[list[tuple[str, Cost]]])
+
+    def answer(self, one: Architecture) -> PlayedAnswer:
+        """Ask the layers and the last step."""
+        read: list[PlayedAnswer] = []
+        tokens, n_layers = 0.0, len(one.layers)
+        for at, layer in enumerate(one.layers):
+            is_vote = one.combine == "vote" and at == n_layers - 1
+            seats = [(name, layer[:seat].count(name)) for seat, name in enumerate(layer)]
+            ask = self.members if is_vote and self.study.stops_early else self.layer
+            read = ask(seats, read, tokens)
+            tokens = tokens_read(self.agents, layer)
+        if n_layers and one.combine in _TASKS:
+            tokens = tokens_read(self.agents, one.layers[-1], _TASKS[one.combine])
+        chooses, said = one.combine in ("select", "knockout", "vote") and n_layers > 0, read
+        for at, names in enumerate(one.last_rounds):
+            is_own = one.combine == "synthesize" and one.prompt is None
+            role = "propose" if is_own or not n_layers else (one.combine, one.prompt, at)
+            seats = [(name, names[:seat].count(name)) for seat, name in enumerate(names)]
+            reply = _RANKER_TOKENS if chooses else None
+            said = self.layer(seats, read, tokens, role=role, reply=reply)
+        if not chooses:
+            return said[-1]
+        if one.combine != "vote":
+            return self.study.rng.choice(read)
+        # Ties go to the first that was asked, the best.
+        most = Counter(said.ballot for said in read).most_common(1)[0][0]
+        return next(said for said in read if said.ballot == most)
+
+    def layer(
+        self,
+        seats: Sequence[tuple[str, int]],
+        read: Sequence[PlayedAnswer],
+        tokens: float,
+        *,
+        role: Hashable = "propose",
+        reply: float | None = None,
+    ) -> list[PlayedAnswer]:
+        """Ask seats at once; return the answer of each, with its text and its ballot."""
+        step: list[tuple[str, Cost]] = []
+        said = [self._ask(seat, read, tokens, role, reply, step) for seat in seats]
+        self.steps.append(step)
+        return said
+
+    def members(
+        self, seats: Sequence[tuple[str, int]], read: Sequence[PlayedAnswer], tokens: float
+    ) -> list[PlayedAnswer]:
+        """Ask the members of a vote until its answer is certain."""
+        ranking = self.study.ranking
+        order = sorted(range(len(seats)), key=lambda place: ranking.index(seats[place][0]))
+        waves, said = Waves((1,) * len(seats), tuple(order)), dict[int, Hashable]()
+        asked: list[PlayedAnswer] = []
+        while due := waves.due(said):
+            found = self.layer([seats[place] for place in due], read, tokens)
+            said |= {place: one.ballot for place, one in zip(due, found, strict=True)}
+            asked += found
+        return asked
+
+    def _ask(
+        self,
+        seat: tuple[str, int],
+        read: Sequence[PlayedAnswer],
+        tokens: float,
+        role: Hashable,
+        reply: float | None,
+        step: list[tuple[str, Cost]],
+    ) -> PlayedAnswer:
+        (name, sample), study = seat, self.study
+        agent, texts = self.agents[name], tuple(one.text for one in read)
+        sample = 0 if agent.is_greedy else sample
+        key = (self.row, self.place, self.given, name, sample, role, texts)
+        if (known := study.asked.get(key)) is None:
+            more = tokens + study.beyond_val.get(self.row[0], 0.0)
+            step.append((name, agent.reading(more, reply=reply) * self.part))
+            known = study.asked[key] = self._said(name, sample, read)
+        return known
+
+    def _said(self, name: str, sample: int, read: Sequence[PlayedAnswer]) -> PlayedAnswer:
+        """Return what an agent answers: what it did, if it was asked the same alone."""
+        study, row = self.study, self.row[1]
+        answers = study.by_mixture[self.place]
+        is_known = not self.given or self.given == study.inputs.own(self.place, name, row)
+        if is_known and not read and not sample:
+            return answers.alone(name, row)
+        return answers.anew(name, row, read, study.rng)

@@ -243,13 +243,13 @@ def family_agent(place: int, world: World, seed: str) -> Callable[[str], str]:
         counts[prompt] += world.temperature > 0
         own = letter(question, max(0, counts[prompt] - 1) if chance.random() < 0.4 else 0)
         read = re.findall(r'^\d+\. ".*\b([A-E])"$', prompt, re.MULTILINE)
-        said = _said(world.reads, own, ["ABCDE".index(one) for one in read], question, chance)
+        said = read_letter(world.reads, own, ["ABCDE".index(one) for one in read], question, chance)
         return " ".join(["well"] * (n_words - 1) + ["ABCDE"[said]])
 
     return script
 
 
-def _said(reads: str, own: int, read: list[int], question: str, chance: random.Random) -> int:
+def read_letter(reads: str, own: int, read: list[int], question: str, chance: random.Random) -> int:
     right = int(question.rpartition("-")[2]) % N_LETTERS
     if not read or reads == "own":
         return own

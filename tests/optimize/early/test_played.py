@@ -12,7 +12,8 @@ import pytest
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.early_facts import AgentCosts, Cost
 from moa_dspy.optimize.forecast import StudyPlan, estimated
-from moa_dspy.optimize.played import PlayedAnswers, PlayedRace, ReadingHabit
+from moa_dspy.optimize.played import PlayedRace
+from moa_dspy.optimize.played_answers import PlayedAnswers, PlayedMeanings, ReadingHabit
 from moa_dspy.optimize.space import SearchSpace
 from moa_dspy.references import count_tokens, tokens_beyond_val
 
@@ -71,17 +72,19 @@ def test_readers_take_what_they_read_in_several_ways(
     read = [answers.alone(name, 0) for name in "abc"]
     assert {answers.anew("d", 0, read, random.Random(n)).meaning for n in range(100)} == said
     # Scores of mixtures in which b and c are read by d: of the three answers one is right.
-    found = answers.read_by(("b", "c"), ("d",), np.random.default_rng(0))
-    assert found.mean() == pytest.approx(score, abs=0.08)
+    found = PlayedMeanings(answers, np.random.default_rng(0))
+    assert found.scores(Architecture.parse("b + c > synthesize(d)")).mean() == pytest.approx(
+        score, abs=0.08
+    )
 
 
 def test_a_reader_that_says_something_else_is_wrong_more_often() -> None:
     replies: Any = {name: ["right"] * 400 for name in "ab"}
     answers = PlayedAnswers({n: np.ones(400) for n in "ab"}, replies, replies).with_habit("new")
     # Three rows in ten are answered anew, in words that no one has used.
-    assert answers.read_by(("a", "b"), ("a",), np.random.default_rng(0)).mean() == pytest.approx(
-        0.7, abs=0.08
-    )
+    found = PlayedMeanings(answers, np.random.default_rng(0))
+    mixture = Architecture.parse("a + b > synthesize(a)")
+    assert found.scores(mixture).mean() == pytest.approx(0.7, abs=0.08)
     read = [answers.alone("b", 0)]
     means = [answers.anew("a", 0, read, random.Random(n)).meaning for n in range(400)]
     assert means.count("right") / 400 == pytest.approx(0.7, abs=0.08)
@@ -95,6 +98,22 @@ def test_the_scores_of_a_vote_of_single_agents_are_known() -> None:
     assert played(scores, replies).voted(VOTE).tolist() == [1, 1, 1]
     other = Architecture.parse("a + b + c > vote(b)")
     assert played(scores, replies).voted(other).tolist() == [1, 0, 1]
+
+
+def test_a_vote_of_agents_that_read_others_is_counted_and_equal_nodes_answer_alike() -> None:
+    # Each keeps its own answer: the vote of a layer is that of its agents alone, 2 of 3 rows.
+    scores = {"a": np.array([0.0, 1, 0]), "b": np.array([1.0, 0, 0]), "c": np.array([1.0, 1, 0])}
+    replies: Any = {"a": ["x", "r", "x"], "b": ["r", "y", "y"], "c": ["r", "r", "z"]}
+    answers = PlayedAnswers(scores, replies, replies).with_habit("own")
+    found = PlayedMeanings(answers, np.random.default_rng(0))
+    deep = Architecture.parse("a + b > a + b + c > vote(a)")
+    assert found.scores(deep).tolist() == [1, 1, 0]
+    # Two never outvote the one that decides.
+    assert found.scores(Architecture.parse("b + c > a + b > vote(a)")).tolist() == [0, 1, 0]
+    others = PlayedMeanings(answers.with_habit("any"), np.random.default_rng(0))
+    once = others.scores(deep).tolist()
+    others.scores(Architecture.parse("a + b > a + b + c > synthesize(a)"))
+    assert others.scores(deep).tolist() == once
 
 
 def test_the_pick_of_a_race_leaves_the_best_agent_for_more_than_luck() -> None:

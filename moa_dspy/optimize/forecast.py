@@ -232,6 +232,19 @@ def _played_race(plan: StudyPlan, answers: PlayedAnswers, number: int) -> Played
     return PlayedRace(answers, n_trials=plan.n_trials, must_cost_less=is_cheaper, seeds=seeds)
 
 
+def _varied_singles(plan: StudyPlan, race: PlayedRace) -> list[Architecture]:
+    """Return the programs in which each agent takes the place of the best one in one mixture."""
+    found: list[Architecture] = []
+    if isinstance(plan.space, ProgramSpace):
+        known = list(plan.space.singles())
+        for path, inside in plan.space.mixtures:
+            best = max(known, key=lambda one: float(np.nanmean(race.scores_of(one))))
+            varied = [best.with_part(path, Architecture.single(name)) for name in inside.agents]
+            known += varied
+            found += varied
+    return found
+
+
 class _PlayedSearch:
     """The first architectures that a simulated search tries."""
 
@@ -239,11 +252,12 @@ class _PlayedSearch:
         self.plan = plan
         answers = plan.answers(number)
         n = max(0, plan.n_measured - len(plan.agents) - plan.n_free)
+        race = _played_race(plan, answers, number)
         self.mixtures = played_trials(
             plan.space,
-            plan.given,
+            [*_varied_singles(plan, race), *plan.given],
             min(n, MOST_DRAWN),
-            race=_played_race(plan, answers, number),
+            race=race,
             canonical=plan.canonical,
             acquisition=self._acquisition(answers, number),
             rng=random.Random(f"search-{plan.seed}-{number}"),
@@ -330,9 +344,12 @@ class _Play:
     def _tested_systems(self, race: PlayedRace) -> list[Architecture]:
         """Return the mixtures on test: the baselines, the pick, the random baseline's best."""
         # A new prompt is dropped unless it is proven better, which is rare.
-        tried = [one for one in self.search.mixtures if one.layers]
-        pick = replace(race.pick(tried), prompt=None)
-        found = race.best(self.random_ones)
+        pick, found = race.pick(self.search.mixtures), race.best(self.random_ones)
+        if isinstance(self.plan.space, ProgramSpace):
+            alone = [one for one in self.search.mixtures if not one.layers]
+            picked = [one for one in (pick, found, race.best(alone)) if one is not None]
+            return [*self.plan.tested, *picked]
+        pick = replace(pick, prompt=None)
         picked = [one for one in (pick, found) if one is not None and one.layers]
         return [*(asked_as_often(one, pick.calls) for one in self.plan.tested), *picked]
 

@@ -18,7 +18,7 @@ from moa_dspy.optimize.played_answers import (
     PlayedAnswers,
     PlayedInputs,
     PlayedMeanings,
-    Vector,
+    RowScores,
 )
 from moa_dspy.optimize.selection import CAUTION, SINGLE_CAUTION
 from moa_dspy.optimize.space.programs import MOST_REPEATS, ProgramArchitecture
@@ -63,15 +63,16 @@ class PlayedRace:
         self._looks = look_points(self._n_rows)
         self._race = Race(2 * n_trials, max(len(self._looks), 1))
         self._must_cost_less = must_cost_less
-        self._whole: dict[Architecture, Vector] = {}
-        self._scores: dict[Architecture, Vector] = {}
+        self._whole: dict[Architecture, RowScores] = {}
+        self._scores: dict[Architecture, RowScores] = {}
         self._rows: dict[Architecture, int] = {}
         rng = np.random.default_rng([seed % 2**32 for seed in seeds])
         self._meanings = PlayedMeanings(answers, rng)
-        for name in self._singles:
-            self._put(Architecture.single(name), self._singles[name])
+        self._alone = [Architecture.single(name) for name in self._singles]
+        for one, name in zip(self._alone, self._singles, strict=True):
+            self._put(one, self._singles[name])
 
-    def _put(self, key: Architecture, scores: Vector) -> None:
+    def _put(self, key: Architecture, scores: RowScores) -> None:
         self._whole[key] = self._scores[key] = scores
         self._rows[key] = self._n_rows
 
@@ -87,12 +88,12 @@ class PlayedRace:
                     break
         return self._rows[one]
 
-    def scores_of(self, one: Architecture) -> Vector:
+    def scores_of(self, one: Architecture) -> RowScores:
         """Return the scores of an architecture row by row; NaN where it is not measured."""
         n_rows = self.rows_of(one)
         return np.where(np.arange(self._n_rows) < n_rows, self._scores[one], np.nan)
 
-    def _rival(self) -> Vector:
+    def _rival(self) -> RowScores:
         among = {o: f for o, f in self._whole.items() if not (self._must_cost_less and o.layers)}
         return max(among.values(), key=lambda found: float(found.mean()))
 
@@ -111,7 +112,7 @@ class PlayedRace:
         A mixture must beat the best single agent, or the best vote of them, by more than chance.
         """
         known = [*(self._rows if among is None else dict.fromkeys(among))]
-        alone = [one for one in self._whole if not one.layers]
+        alone = [one for one in (*self._alone, *known) if not one.layers and one in self._whole]
         single = self.ordered(alone)[0]
         votes = [one for one in known if one.combine == "vote" and one.chooses_among_singles]
         best = (self.ordered(votes) or [single])[0]
@@ -273,7 +274,7 @@ def tokens_read(
 
 @dataclass(slots=True)
 class PlayedStudy:
-    """What the requests of a simulated study depend on, and the answers up to now.
+    """The state of a simulated study: all that its requests depend on, and the answers so far.
 
     Attributes:
         by_mixture: Answers of the single agents in each mixture of a program; else one.

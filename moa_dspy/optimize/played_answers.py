@@ -18,8 +18,8 @@ from moa_dspy.optimize.early_facts import AgentCosts
 from moa_dspy.optimize.space.programs import ProgramArchitecture
 from moa_dspy.optimize.votes.ballots import Ballots
 
-Vector = NDArray[np.float64]
-Codes = NDArray[np.int64]
+RowScores = NDArray[np.float64]
+RowMeanings = NDArray[np.int64]
 
 
 class PlayedAnswer(NamedTuple):
@@ -91,7 +91,7 @@ ReadingHabit = Literal["any", "own", "most", "right", "new"]
 READING_HABITS: Final[tuple[ReadingHabit, ...]] = get_args(ReadingHabit)
 """Assumptions on how agents use answers that they read, which single agents' answers cannot show:
 repeat a random answer among those read and its own, keep its own, follow the majority, find the
-right answer if one is right, or often give a new answer, which is wrong."""
+right answer if one is right (or keep its own), or often give a new answer, which is wrong."""
 FOUND: Final = 0.9
 """With the habit "right", share of the rows with a right answer on which it is found."""
 SAYS_NEW: Final = 0.3
@@ -113,7 +113,7 @@ class PlayedAnswers:
 
     def __init__(
         self,
-        scores: Mapping[str, Sequence[float] | Vector],
+        scores: Mapping[str, Sequence[float] | RowScores],
         replies: Mapping[str, Sequence[Hashable]],
         ballots: Mapping[str, Sequence[Hashable]],
         habit: ReadingHabit = "any",
@@ -166,12 +166,12 @@ class PlayedAnswers:
         taken, chance = rng.choice(meanings), rng.random()
         if self.habit == "most":
             return Counter(meanings).most_common(1)[0][0]
-        if self.habit == "right" and _RIGHT in meanings and chance < FOUND:
-            return _RIGHT
+        if self.habit == "right":
+            return _RIGHT if _RIGHT in meanings and chance < FOUND else meanings[0]
         return ("new", chance) if self.habit == "new" and chance < SAYS_NEW else taken
 
     @cached_property
-    def coded(self) -> tuple[dict[str, Codes], Vector]:
+    def coded(self) -> tuple[dict[str, RowMeanings], RowScores]:
         """Return the meanings as numbers by agent and row, and the score of each, (rows, numbers).
 
         The right meaning of a row is 0.
@@ -188,7 +188,7 @@ class PlayedAnswers:
                 worth[row, code] = max(worth[row, code], self.scores[name][row])
         return dict(zip(names, codes, strict=True)), worth
 
-    def voted(self, vote: Architecture) -> Vector:
+    def voted(self, vote: Architecture) -> RowScores:
         """Return the scores of a vote of single agents, with its tie-breaker first."""
         (members,) = vote.layers
         decides = [name for name in (vote.aggregator, *vote.order) if name in members]
@@ -216,11 +216,11 @@ class PlayedMeanings:
     def __init__(self, answers: PlayedAnswers, rng: np.random.Generator) -> None:
         self._answers, self._rng = answers, rng
         self._alone, self._worth = answers.coded
-        self._nodes: dict[Hashable, Codes] = {}
+        self._nodes: dict[Hashable, RowMeanings] = {}
         self._n_rows, self._n_new = len(self._worth), 0
-        self._deciding: dict[int, Codes] = {}
+        self._deciding: dict[int, RowMeanings] = {}
 
-    def scores(self, one: Architecture) -> Vector:
+    def scores(self, one: Architecture) -> RowScores:
         """Return the scores of an architecture, row by row.
 
         Each row of a program is decided by one of its mixtures, drawn once.
@@ -230,7 +230,7 @@ class PlayedMeanings:
             if n not in self._deciding:
                 self._deciding[n] = self._rng.integers(n, size=self._n_rows)
             every = np.array([self.scores(inside) for _, inside in one.parts])
-            found: Vector = every[self._deciding[n], range(self._n_rows)]
+            found: RowScores = every[self._deciding[n], range(self._n_rows)]
             return found
         if one.combine == "vote" and one.chooses_among_singles and not one.weights:
             return self._answers.voted(one)
@@ -238,7 +238,7 @@ class PlayedMeanings:
         found = np.where(said < 0, 0.0, self._worth[range(self._n_rows), np.maximum(said, 0)])
         return found
 
-    def _said(self, one: Architecture) -> Codes:
+    def _said(self, one: Architecture) -> RowMeanings:
         """Return the meanings of an architecture's answers."""
         read: tuple[Hashable, ...] = ()
         for layer in one.layers:
@@ -272,22 +272,26 @@ class PlayedMeanings:
             self._nodes[node] = own
         return node
 
-    def _taken(self, read: Sequence[Codes], *, own: Codes | None) -> Codes:
+    def _taken(self, read: Sequence[RowMeanings], *, own: RowMeanings | None) -> RowMeanings:
         """Return the meanings that an agent, or a ranker without one of its own, chooses."""
         habit, chances = self._answers.habit, self._rng.random(self._n_rows)
         if habit == "own" and own is not None:
             return own
         table = np.array(read if own is None else [own, *read])
-        taken: Codes = table[self._rng.integers(len(table), size=self._n_rows), range(self._n_rows)]
+        taken: RowMeanings = table[
+            self._rng.integers(len(table), size=self._n_rows), range(self._n_rows)
+        ]
         if habit == "most":
             return _most(table, np.ones(len(table)))
         if habit == "right":
-            return np.where((table == 0).any(0) & (chances < FOUND), 0, taken)
+            return np.where(
+                (table == 0).any(0) & (chances < FOUND), 0, taken if own is None else own
+            )
         if habit == "new" and own is not None:
             return np.where(chances < SAYS_NEW, self._new(), taken)
         return taken
 
-    def _voted(self, vote: Architecture, said: Sequence[Codes]) -> Codes:
+    def _voted(self, vote: Architecture, said: Sequence[RowMeanings]) -> RowMeanings:
         decides = [vote.aggregator, *vote.order, *vote.layers[-1]]
         seats = sorted(range(len(said)), key=lambda seat: decides.index(vote.layers[-1][seat]))
         weights = dict(vote.weights)
@@ -299,10 +303,10 @@ class PlayedMeanings:
         return -self._n_new
 
 
-def _most(table: Codes, weights: Vector) -> Codes:
+def _most(table: RowMeanings, weights: RowScores) -> RowMeanings:
     """Return the meaning of each column that has most weight; ties go to the first row."""
     heavy = [((table == row) * weights[:, None]).sum(0) for row in table]
-    found: Codes = table[np.round(heavy, 9).argmax(0), range(table.shape[1])]
+    found: RowMeanings = table[np.round(heavy, 9).argmax(0), range(table.shape[1])]
     return found
 
 

@@ -7,18 +7,20 @@ among trials by mixture and by what it was given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Final
 
 import dspy
 
+from moa_dspy.aggregators import NORMALISERS, Vote, node_name
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, StudyError
 from moa_dspy.files import MODULE_AND_NAME, made
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize.early_facts import EarlyFacts
+from moa_dspy.optimize.early_facts import AgentCosts, Cost, EarlyFacts
 from moa_dspy.optimize.evaluate import (
     Evaluator,
     Student,
@@ -27,10 +29,13 @@ from moa_dspy.optimize.evaluate import (
 from moa_dspy.optimize.metric import Outcome
 from moa_dspy.optimize.nodes import MeasuredProgram, MixtureStandIn, place_of
 from moa_dspy.optimize.options import SearchOptions
+from moa_dspy.optimize.played_answers import MixtureAnswers
 from moa_dspy.optimize.result import ComparedSystems, TrialRecord
 from moa_dspy.optimize.selection import Evidence, Limits
 from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace, worded_for
 from moa_dspy.pool import Pool
+from moa_dspy.prediction import Response
+from moa_dspy.references import count_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +132,63 @@ class ProgramEvaluator(Evaluator):
     def knows(self, architecture: Architecture, rows: Sequence[dspy.Example]) -> bool:
         """True if ``measure`` of these rows would ask nothing."""
         return Evaluator.knows(self, self.student.lifted(architecture), rows)
+
+    def answers_alone(
+        self, names: Sequence[str], rows: Sequence[dspy.Example]
+    ) -> list[MixtureAnswers]:
+        """Return what each agent answered in every mixture, in the program's order.
+
+        Empty unless each agent, in all mixtures at once, was asked once per mixture and row, and
+        nothing else has been measured yet.
+        """
+        nodes = {node_name("propose", name): name for name in names}
+        mixtures: Mapping[str, MixtureOfAgents] = self.student.mixtures
+        found: dict[tuple[str, str], dict[str, tuple[object, Response]]] = {
+            (path, name): {} for path in mixtures for name in names
+        }
+        for (node, where), response in [*self.node_cache._known.items()]:
+            example, place = where if isinstance(where, tuple) else (where, None)
+            if node not in nodes or not isinstance(place, tuple):
+                continue
+            heard = found[place[0], nodes[node]]
+            if example in heard:
+                return []
+            heard[str(example)] = place, response
+        ids = [str(row["id"]) for row in rows]
+        if any(not heard.keys() >= set(ids) for heard in found.values()):
+            return []
+        return [
+            _alone_in(one, {name: [found[path, name][row] for row in ids] for name in names})
+            for path, one in mixtures.items()
+        ]
+
+
+def _alone_in(
+    mixture: MixtureOfAgents, heard: Mapping[str, Sequence[tuple[object, Response]]]
+) -> MixtureAnswers:
+    """Return the answers of agents in one mixture, each with its place, row by row."""
+    vote = Vote(tuple(mixture.signature.output_fields), NORMALISERS[mixture.normalise])
+    pool: Pool = mixture.pool
+    replies = {n: [one for _, one in found] for n, found in heard.items()}
+    texts: dict[str, list[Hashable]] = {n: [o.text for o in found] for n, found in replies.items()}
+    ballots = {n: [vote.ballot(o) or o.text for o in found] for n, found in replies.items()}
+    costs: dict[str, AgentCosts] = {}
+    for name, found in replies.items():
+        price, agent = pool.price(name), pool[name]
+        per_token = (0.0, 0.0) if price is None else (price.usd(1, 0), price.usd(0, 1))
+        rows = [
+            (o.calls, o.prompt_tokens + o.completion_tokens, o.usd or 0.0, o.seconds) for o in found
+        ]
+        costs[name] = AgentCosts(
+            Cost(*map(fmean, zip(*rows, strict=True))),
+            fmean(o.completion_tokens for o in found),
+            fmean(count_tokens(o.text) for o in found),
+            *per_token,
+            is_greedy=agent.temperature == 0,
+            max_concurrent=agent.max_concurrent,
+        )
+    places = {n: [place for place, _ in found] for n, found in heard.items()}
+    return MixtureAnswers(costs, texts, ballots, places)
 
 
 def searchable(student: Any, options: SearchOptions) -> tuple[Any, SearchOptions]:

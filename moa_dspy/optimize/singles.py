@@ -37,6 +37,7 @@ from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.metric import Outcome, means, own_seconds, scores
 from moa_dspy.optimize.objectives import mean_distances, names_of
 from moa_dspy.optimize.options import SearchOptions
+from moa_dspy.optimize.played_answers import MixtureAnswers
 from moa_dspy.optimize.progress import Leader, Progress, StageWork
 from moa_dspy.optimize.prompts.prompt import PromptRegistry
 from moa_dspy.optimize.selection import Limits, ScoreMatrix, canonical_evidence
@@ -150,36 +151,37 @@ def measure_single_agents(
             replies={name: list(map(_reply, found)) for name, found in measured.items()},
         )
     places = balanced_order({n: scores(o) for n, o in measured.items()}, seed=options.seed)
+    ordered = tuple(known[place] for place in places)
     return SingleAgents(
         {name: [outcomes[place] for place in places] for name, outcomes in measured.items()},
         options.space,
         options.limits,
         seed=options.seed,
         registry=evaluator.registry,
-        rows=tuple(known[place] for place in places),
+        rows=ordered,
         stopped_by=stopped_by,
         own_seconds=own_seconds(measured, options.pool, options.num_threads, *took),
-        **_asking_rules(evaluator),
+        **_known_of(evaluator, names, ordered),
     )
 
 
 def _leader(name: str, outcomes: Sequence[Outcome]) -> Leader:
     """Return an agent's line of the leaderboard, from the rows that it answered."""
-    costs = means(outcomes)
-    score = fmean(scores(outcomes))
+    costs, score = means(outcomes), fmean(scores(outcomes))
     return Leader(name, score, costs["calls"], costs["usd"], len(outcomes))
 
 
-def _asking_rules(evaluator: Evaluator) -> dict[str, Any]:
+def _known_of(evaluator: Evaluator, *asked: Any) -> dict[str, Any]:
     rules = Student.of(evaluator.student).mixture.rules
-    return {"stops_early": rules.stop_early, "deadline_seconds": rules.deadline_seconds}
+    mixtures = getattr(evaluator, "answers_alone", lambda *_: ())(*asked)
+    late = rules.deadline_seconds
+    return {"stops_early": rules.stop_early, "deadline_seconds": late, "mixtures": mixtures}
 
 
 def _expected(row: dspy.Example) -> str:
     """Return the expected answer of the row, or else all fields that are not inputs."""
-    labels = {name: row[name] for name in row.labels() if name not in ("id", "split")}
-    values = [labels["answer"]] if "answer" in labels else labels.values()
-    return ", ".join(map(str, values))
+    labels = {n: row[n] for n in row.labels() if n not in ("id", "split")}
+    return ", ".join(map(str, [labels["answer"]] if "answer" in labels else labels.values()))
 
 
 def _reply(outcome: Outcome) -> str:
@@ -188,8 +190,7 @@ def _reply(outcome: Outcome) -> str:
 
 def _text_tokens(outcome: Outcome) -> int:
     """Return the tokens of an answer, without field markers and hidden reasoning."""
-    counted = count_tokens(outcome.answer)
-    return min(outcome.reply_tokens or counted, counted)
+    return min(outcome.reply_tokens or count_tokens(outcome.answer), count_tokens(outcome.answer))
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,7 @@ class SingleAgents:
         stops_early: Whether a vote stops asking once its answer is certain.
         deadline_seconds: How long a layer waits for its agents; None means no limit.
         own_seconds: Time that this process took per call, beside the wait for its answer.
+        mixtures: What the agents answered in each mixture of a program, as far as that is known.
     """
 
     outcomes: Mapping[str, Sequence[Outcome]]
@@ -219,6 +221,7 @@ class SingleAgents:
     stops_early: bool = True
     deadline_seconds: float | None = None
     own_seconds: float = 0.0
+    mixtures: Sequence[MixtureAnswers] = ()
     _admitted: dict[tuple[str, ...], bool] = field(default_factory=dict)
 
     @cached_property
@@ -271,8 +274,8 @@ class SingleAgents:
         """Expected cost of a question to an architecture, from what its agents cost alone."""
         singles = self.outcomes.items()
         return Forecast(
-            usd={name: fmean(outcome.usd for outcome in found) for name, found in singles},
-            seconds={name: fmean(outcome.seconds for outcome in found) for name, found in singles},
+            usd={name: fmean(o.usd for o in found) for name, found in singles},
+            seconds={name: fmean(o.seconds for o in found) for name, found in singles},
         )
 
     def estimate(
@@ -288,12 +291,11 @@ class SingleAgents:
         replies = {name: [o.answer for o in found] for name, found in self.outcomes.items()}
         ballots = {name: [o.ballot for o in found] for name, found in self.outcomes.items()}
         is_counted = all(o.ballot or o.failure for found in self.outcomes.values() for o in found)
-        agents = {name: self._agent_costs(name, options.pool) for name in self.outcomes}
         return plan_of(
             options,
             self.searched(options.space),
             splits,
-            agents,
+            {name: self._agent_costs(name, options.pool) for name in self.outcomes},
             n_val=len(self.rows),  # a budget may have ended before all of val
             ranking=self.ranking,
             may_vote=self.ballots is not None and not self.facts.is_vote_idle,
@@ -304,6 +306,7 @@ class SingleAgents:
             scores=self.scores,
             replies=replies,
             ballots=ballots if is_counted else replies,
+            mixtures=self.mixtures,
         )
 
     def _agent_costs(self, name: str, pool: Pool) -> AgentCosts:
@@ -359,10 +362,9 @@ class SingleAgents:
         return self._admitted[members]
 
     def _admits(self, members: tuple[str, ...]) -> bool:
-        if self.limits == Limits():
-            return len(members) == 1 or self._may_vote(members)
-        is_within = self.limits.allow(**self._costs(members))
-        return is_within and (len(members) == 1 or self._may_vote(members))
+        if len(members) > 1 and not self._may_vote(members):
+            return False
+        return self.limits == Limits() or self.limits.allow(**self._costs(members))
 
     def _costs(self, members: tuple[str, ...]) -> dict[str, float]:
         """Return the mean costs of a question to a vote of these members.

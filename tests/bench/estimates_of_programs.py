@@ -136,7 +136,7 @@ def agent(name: str, reads: str, seed: str, rng: random.Random) -> Callable[[str
         words = (
             ["well"] * (n_words - 1)
             if task != "free"
-            else [name, *map(str, own.sample(range(99), 3))]
+            else [name, *map(str, chance.sample(range(99), 3))]
         )
         return " ".join([*words, LETTERS[found]])
 

@@ -24,6 +24,8 @@ from moa_dspy.optimize import (
     StudyResult,
 )
 from moa_dspy.optimize.evaluate import mixtures_of
+from moa_dspy.optimize.several import ProgramEvaluator, ProgramStudent
+from moa_dspy.optimize.space.programs import read_architecture
 from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool
 
@@ -99,6 +101,24 @@ def found() -> tuple[ModelSearch, Any, int]:
 
 
 slow = pytest.mark.slow
+
+
+def test_what_agents_answered_in_each_mixture_is_known_until_others_are_measured() -> None:
+    program = ProgramStudent.of_several(Rag(make_pool()))
+    evaluator = ProgramEvaluator(program, exact, num_threads=1)
+    asked, names = rows("val", 3), ("w0", "w1")
+    for name in names:
+        evaluator.measure(Architecture.single(name), asked)
+    query, answer = evaluator.answers_alone(names, asked)
+    # w0 finds nothing for 0, and w1 nothing for 1.
+    assert query.replies["w0"] == ["lost (0,)", "key1", "key2"]
+    assert query.replies["w1"] == ["key0", "lost (1,)", "key2"]
+    assert query.places["w0"] == query.places["w1"]
+    same = [a == b for a, b in zip(*answer.places.values(), strict=True)]
+    assert same == [False, False, True]
+    assert query.agents["w0"].alone.calls == answer.agents["w1"].alone.calls == 1
+    evaluator.measure(read_architecture("query: w0; answer: w1"), asked)
+    assert evaluator.answers_alone(names, asked) == []
 
 
 @slow

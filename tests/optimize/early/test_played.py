@@ -13,7 +13,13 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.early_facts import AgentCosts, Cost
 from moa_dspy.optimize.forecast import StudyPlan, estimated
 from moa_dspy.optimize.played import PlayedRace
-from moa_dspy.optimize.played_answers import PlayedAnswers, PlayedMeanings, ReadingHabit
+from moa_dspy.optimize.played_answers import (
+    MixtureAnswers,
+    PlayedAnswers,
+    PlayedInputs,
+    PlayedMeanings,
+    ReadingHabit,
+)
 from moa_dspy.optimize.space import SearchSpace
 from moa_dspy.references import count_tokens, tokens_beyond_val
 
@@ -57,7 +63,7 @@ def test_agents_that_word_right_answers_alike_take_each_others_words() -> None:
         ("own", {"y"}, 0.0),
         ("any", {"x", "y", "right"}, 1 / 3),
         ("most", {"x"}, 0.0),
-        ("right", {"x", "y", "right"}, 0.9 + 0.1 / 3),
+        ("right", {"y", "right"}, 0.9),
     ],
 )
 def test_readers_take_what_they_read_in_several_ways(
@@ -114,6 +120,29 @@ def test_a_vote_of_agents_that_read_others_is_counted_and_equal_nodes_answer_ali
     once = others.scores(deep).tolist()
     others.scores(Architecture.parse("a + b > a + b + c > synthesize(a)"))
     assert others.scores(deep).tolist() == once
+
+
+def mixture_answers(replies: Any, places: Any) -> MixtureAnswers:
+    return MixtureAnswers({}, replies, replies, places)
+
+
+def test_a_mixture_of_a_program_reads_what_its_inputs_of_single_agents_show() -> None:
+    # On row 0 the first answers of a and b differ in words alone; on row 1 they differ.
+    first = {"a": ["well x", "y"], "b": ["x", "z"]}
+    places = {"a": ["x", "y"], "b": ["x", "z"]}
+    known = [mixture_answers(first, {"a": ["q", "r"], "b": ["q", "r"]})]
+    answers = [played({"a": RIGHT[:2], "b": RIGHT[:2]}, first)] * 2
+    reads = PlayedInputs(answers, [*known, mixture_answers(first, places)])
+    assert reads.of(1, 0, ["well x"]) == reads.of(1, 0, ["x"]) == reads.own(1, "a", 0)
+    assert reads.own(1, "a", 1) != reads.own(1, "b", 1)
+    assert reads.of(1, 0, ["else"]) == ("else",)
+    # One that is given the same whatever the first answers does not read it.
+    alone = PlayedInputs(answers, [*known, mixture_answers(first, known[0].places)])
+    assert alone.own(1, "a", 1) == alone.own(1, "b", 1) == alone.of(1, 1, ["else"]) == ()
+    # Where nothing is known yet, every answer is read.
+    unknown = PlayedInputs(answers)
+    assert unknown.own(1, "a", 0) == ("well x",)
+    assert unknown.of(1, 0, ["x"]) == unknown.own(1, "b", 0)
 
 
 def test_the_pick_of_a_race_leaves_the_best_agent_for_more_than_luck() -> None:

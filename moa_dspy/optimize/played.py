@@ -118,13 +118,16 @@ class PlayedRace:
         best = (self.ordered(votes) or [single])[0]
         gaps = self._whole[best] - self._whole[single]
         is_better = gaps.sum() > FEWEST_SDS * float(np.sqrt((gaps**2).sum()))
-        incumbent, caution = (best, CAUTION) if is_better else (single, SINGLE_CAUTION)
         others = [one for one in self.ordered(known) if one.layers and one not in votes]
-        if not others:
-            return incumbent
-        gains = self._cautious_gains(incumbent, caution, [*alone, *known])
-        found = max(others, key=lambda one: (gains[one], -one.calls))
-        return found if gains[found] > 0 else incumbent
+        if others:
+            # A study compares them with the best vote, however small its lead is.
+            plain = self.ordered([single, *votes])[0]
+            caution = CAUTION if plain.layers else SINGLE_CAUTION
+            gains = self._cautious_gains(plain, caution, [*alone, *known])
+            found = max(others, key=lambda one: (gains[one], -one.calls))
+            if gains[found] > 0:
+                return found
+        return best if is_better else single
 
     def _cautious_gains(
         self, incumbent: Architecture, caution: float, known: Iterable[Architecture]

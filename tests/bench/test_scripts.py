@@ -305,6 +305,16 @@ def test_search_quality_prints_the_honesty_of_our_number_alone(tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["both", "lookup"])
+def test_studies_of_programs_take_about_what_was_expected(kind: str) -> None:
+    printed = run("estimates_of_programs.py", "--kind", kind)
+    (study,) = printed["studies"]
+    assert study["family"] == kind
+    assert printed["calls"] == {"within": 1.0, "held": 1.0}, study
+    assert printed["usd"]["within"] == 1.0, study
+
+
+@pytest.mark.slow
 def test_the_walk_of_a_question_begins_at_the_mixture_and_ends_at_the_endpoint() -> None:
     walk = forward()
     assert {"mixture.py", "plan.py", "seats.py", "calls/lm/endpoint.py"} <= set(walk.files)

@@ -392,7 +392,7 @@ class _Play:
         said: list[Hashable] = []
         for place, (_, inside) in enumerate(one.parts):
             # Where a mixture's costs are not known, all have equal shares of the program's.
-            known, given = self.plan.mixtures, self.study.inputs.of(place, row[1], said)
+            known, given = self.plan.mixtures, self.study.inputs.of(place, said)
             agents, part = (
                 (known[place].agents, 1.0) if known else (self.plan.agents, 1 / len(one.parts))
             )

@@ -399,6 +399,6 @@ class PlayedQuestions:
         study, row = self.study, self.row[1]
         answers = study.by_mixture[self.place]
         is_known = not self.given or self.given == study.inputs.own(self.place, name, row)
-        if is_known and not read and not sample:
-            return answers.alone(name, row)
+        if not read and not sample:
+            return answers.alone(name, row) if is_known else answers.elsewhere(name, row, study.rng)
         return answers.anew(name, row, read, study.rng)

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import Final, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -158,6 +159,17 @@ class PlayedAnswers:
             meaning = self._taken([own, *(one.meaning for one in read)], rng)
         else:
             meaning = own if rng.random() < self.agreement else ("new", rng.random())
+        return self._worded(name, row, meaning, rng)
+
+    def elsewhere(self, name: str, row: int, rng: random.Random) -> PlayedAnswer:
+        """Return an answer of an agent on other inputs of the row, which it was not asked alone.
+
+        It is what the agent, or as often any agent, answered on the inputs that it had.
+        """
+        other = rng.choice([name, rng.choice(list(self.scores))])
+        return self._worded(name, row, self._meant[other][row], rng)
+
+    def _worded(self, name: str, row: int, meaning: Hashable, rng: random.Random) -> PlayedAnswer:
         text, ballot = (words.of(name, row, meaning, rng) for words in (self._texts, self._votes))
         return PlayedAnswer(text, ballot, meaning)
 
@@ -366,60 +378,47 @@ class PlayedInputs:
         self, answers: Sequence[PlayedAnswers], mixtures: Sequence[MixtureAnswers] = ()
     ) -> None:
         self._answers, self._mixtures = answers, mixtures
-        self._same: dict[tuple[int, int, int], dict[Hashable, Hashable]] = {}
-        self._read: dict[tuple[int, int], bool] = {}
+        self._seen: dict[tuple[int, int], tuple[bool, dict[Hashable, Hashable]]] = {}
 
     def own(self, place: int, name: str, row: int) -> Hashable:
         """Return the inputs of a mixture where all mixtures have this agent."""
         said = [answers.replies[name][row] for answers in self._answers[:place]]
-        return self.of(place, row, said)
+        return self.of(place, said)
 
-    def of(self, place: int, row: int, said: Sequence[Hashable]) -> Hashable:
+    def of(self, place: int, said: Sequence[Hashable]) -> Hashable:
         """Return the inputs of the mixture at this place, after the answers of all before it."""
-        read = (one for one in range(place) if self._reads(place, one))
-        return tuple(self._same_at(place, one, row).get(said[one], said[one]) for one in read)
+        found: list[Hashable] = []
+        for earlier in range(place):
+            is_read, same = self._known_of(place, earlier)
+            if is_read:
+                found.append(same.get(said[earlier], said[earlier]))
+        return tuple(found)
 
-    def _reads(self, place: int, earlier: int) -> bool:
-        if not self._mixtures:
-            return True
-        if (place, earlier) not in self._read:
-            n_rows = len(next(iter(self._mixtures[place].places.values())))
-            tells = (self._tells_apart(place, earlier, row) for row in range(n_rows))
-            self._read[place, earlier] = any(tells)
-        return self._read[place, earlier]
+    def _known_of(self, place: int, earlier: int) -> tuple[bool, dict[Hashable, Hashable]]:
+        """Return whether a mixture reads an earlier one, and answers that are the same to it.
 
-    def _tells_apart(self, place: int, earlier: int, row: int) -> bool:
-        """True if two agents whose answers differ there alone led to other inputs."""
-        pairs = self._pairs(place, earlier, row)
-        return any(x != y and is_other for x, y, is_other in pairs)
-
-    def _pairs(
-        self, place: int, earlier: int, row: int
-    ) -> Iterable[tuple[Hashable, Hashable, bool]]:
-        """Yield two answers there, and whether inputs differ, of agents else alike before."""
-        names = list(self._answers[0].scores)
-        places = self._mixtures[place].places
-        said = {n: [one.replies[n][row] for one in self._answers[:place]] for n in names}
-        for number, a in enumerate(names):
-            for b in names[:number]:
-                rest = (
-                    x == y
-                    for k, (x, y) in enumerate(zip(said[a], said[b], strict=True))
-                    if k != earlier
-                )
-                if all(rest):
-                    yield said[a][earlier], said[b][earlier], places[a][row] != places[b][row]
-
-    def _same_at(self, place: int, earlier: int, row: int) -> Mapping[Hashable, Hashable]:
-        """Return for some answers one that is the same to the mixture."""
-        if not self._mixtures:
-            return {}
-        key = (place, earlier, row)
-        if key not in self._same:
+        It does not if all different answers there led to equal inputs. Of answers that led to equal
+        inputs on some row, one stands for all.
+        """
+        key = (place, earlier)
+        if key not in self._seen:
+            pairs = self._pairs(place, earlier)
             same: dict[Hashable, Hashable] = {}
-            for x, y, is_other in self._pairs(place, earlier, row):
-                if x != y and not is_other:
-                    old, new = same.get(x, x), same.get(y, y)
-                    same |= {one: new for one in (x, *same) if same.get(one, one) == old}
-            self._same[key] = same
-        return self._same[key]
+            for x, y in (pair for pair, is_equal in pairs.items() if is_equal):
+                old, new = same.get(x, x), same.get(y, y)
+                same |= {one: new for one in (old, *same) if same.get(one, one) == old}
+            self._seen[key] = (not pairs or not all(pairs.values())), same
+        return self._seen[key]
+
+    def _pairs(self, place: int, earlier: int) -> dict[tuple[Hashable, Hashable], bool]:
+        """Return for pairs of different answers of agents whether they led to equal inputs."""
+        found: dict[tuple[Hashable, Hashable], bool] = {}
+        if not self._mixtures:
+            return found
+        places, replies = self._mixtures[place].places, self._answers[earlier].replies
+        for a, b in combinations(places, 2):
+            for row, (one, other) in enumerate(zip(places[a], places[b], strict=True)):
+                x, y = replies[a][row], replies[b][row]
+                if x != y:
+                    found[x, y] = found.get((x, y), False) or one == other
+        return found

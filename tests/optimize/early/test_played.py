@@ -122,6 +122,14 @@ def test_a_vote_of_agents_that_read_others_is_counted_and_equal_nodes_answer_ali
     assert others.scores(deep).tolist() == once
 
 
+def test_on_other_inputs_an_agent_says_what_it_or_another_said_on_its_own() -> None:
+    answers = played({"a": [0.0], "b": [0.0]}, {"a": ["x"], "b": ["y"]})
+    said = [answers.elsewhere("a", 0, random.Random(n)).meaning for n in range(400)]
+    assert set(said) == {"x", "y"}
+    # Its own half of the time, and half of the other half.
+    assert said.count("x") / 400 == pytest.approx(0.75, abs=0.08)
+
+
 def mixture_answers(replies: Any, places: Any) -> MixtureAnswers:
     return MixtureAnswers({}, replies, replies, places)
 
@@ -129,20 +137,20 @@ def mixture_answers(replies: Any, places: Any) -> MixtureAnswers:
 def test_a_mixture_of_a_program_reads_what_its_inputs_of_single_agents_show() -> None:
     # On row 0 the first answers of a and b differ in words alone; on row 1 they differ.
     first = {"a": ["well x", "y"], "b": ["x", "z"]}
-    places = {"a": ["x", "y"], "b": ["x", "z"]}
-    known = [mixture_answers(first, {"a": ["q", "r"], "b": ["q", "r"]})]
+    equal = {"a": ["q", "r"], "b": ["q", "r"]}
     answers = [played({"a": RIGHT[:2], "b": RIGHT[:2]}, first)] * 2
-    reads = PlayedInputs(answers, [*known, mixture_answers(first, places)])
-    assert reads.of(1, 0, ["well x"]) == reads.of(1, 0, ["x"]) == reads.own(1, "a", 0)
+    second = mixture_answers(first, {"a": ["x", "y"], "b": ["x", "z"]})
+    reads = PlayedInputs(answers, [mixture_answers(first, equal), second])
+    assert reads.of(1, ["well x"]) == reads.of(1, ["x"]) == reads.own(1, "a", 0)
     assert reads.own(1, "a", 1) != reads.own(1, "b", 1)
-    assert reads.of(1, 0, ["else"]) == ("else",)
+    assert reads.of(1, ["else"]) == ("else",)
     # One that is given the same whatever the first answers does not read it.
-    alone = PlayedInputs(answers, [*known, mixture_answers(first, known[0].places)])
-    assert alone.own(1, "a", 1) == alone.own(1, "b", 1) == alone.of(1, 1, ["else"]) == ()
+    alone = PlayedInputs(answers, [mixture_answers(first, equal)] * 2)
+    assert alone.own(1, "a", 1) == alone.own(1, "b", 1) == alone.of(1, ["else"]) == ()
     # Where nothing is known yet, every answer is read.
     unknown = PlayedInputs(answers)
     assert unknown.own(1, "a", 0) == ("well x",)
-    assert unknown.of(1, 0, ["x"]) == unknown.own(1, "b", 0)
+    assert unknown.of(1, ["x"]) == unknown.own(1, "b", 0)
 
 
 def test_the_pick_of_a_race_leaves_the_best_agent_for_more_than_luck() -> None:

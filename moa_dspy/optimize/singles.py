@@ -151,17 +151,15 @@ def measure_single_agents(
             replies={name: list(map(_reply, found)) for name, found in measured.items()},
         )
     places = balanced_order({n: scores(o) for n, o in measured.items()}, seed=options.seed)
-    ordered = tuple(known[place] for place in places)
     return SingleAgents(
         {name: [outcomes[place] for place in places] for name, outcomes in measured.items()},
         options.space,
         options.limits,
         seed=options.seed,
         registry=evaluator.registry,
-        rows=ordered,
         stopped_by=stopped_by,
         own_seconds=own_seconds(measured, options.pool, options.num_threads, *took),
-        **_known_of(evaluator, names, ordered),
+        **_known_of(evaluator, names, tuple(known[place] for place in places)),
     )
 
 
@@ -171,11 +169,11 @@ def _leader(name: str, outcomes: Sequence[Outcome]) -> Leader:
     return Leader(name, score, costs["calls"], costs["usd"], len(outcomes))
 
 
-def _known_of(evaluator: Evaluator, *asked: Any) -> dict[str, Any]:
+def _known_of(evaluator: Evaluator, names: Sequence[str], rows: Sequence[Any]) -> dict[str, Any]:
     rules = Student.of(evaluator.student).mixture.rules
-    mixtures = getattr(evaluator, "answers_alone", lambda *_: ())(*asked)
-    late = rules.deadline_seconds
-    return {"stops_early": rules.stop_early, "deadline_seconds": late, "mixtures": mixtures}
+    mixtures = getattr(evaluator, "answers_alone", lambda *_: ())(names, rows)
+    found = {"stops_early": rules.stop_early, "deadline_seconds": rules.deadline_seconds}
+    return {**found, "rows": rows, "mixtures": mixtures}
 
 
 def _expected(row: dspy.Example) -> str:

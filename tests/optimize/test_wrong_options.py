@@ -81,7 +81,7 @@ def test_pools_and_lists_of_layers_have_one_meaning_of_an_lm() -> None:
     for given in (Client(), [Client()], {"a": Client()}):
         with pytest.raises(PoolError, match="made of LMs such as"):
             Pool.from_lms(cast("Any", given))
-    with pytest.raises(ArchitectureError, match=r"all names or all LMs, but one is <.*Client"):
+    with pytest.raises(ArchitectureError, match="all LMs, but one is a Client"):
         MixtureOfAgents("question -> answer", layers=[[Client()]], aggregator=Client())
 
 

@@ -58,7 +58,7 @@ def test_the_rows_are_read_once(run: Run, folder: Path, caplog: pytest.LogCaptur
     found = run("check", "study.toml")
     assert "note: Rows that `data.sizes` leaves out of all splits: 4 of 24." in found.stdout
     assert caplog.messages == [
-        "rows.jsonl: 1 of 25 rows are left out, which ask what an earlier row asks."
+        "rows.jsonl: 1 of 25 rows are left out, because an earlier row has the same inputs."
     ]
 
 

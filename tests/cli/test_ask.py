@@ -47,7 +47,7 @@ def test_ask_reports_each_agent(run: Run, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--pool", "nowhere"], "error: Unknown pool 'nowhere'; in optimize/pools there is local."),
+        (["--pool", "nowhere"], "error: Unknown pool 'nowhere'; optimize/pools has local."),
         (["--pool", "nowhere.toml"], "error: nowhere.toml cannot be read"),
         (["--pool", "./pool"], "error: pool cannot be read"),
         ([], "The program also needs hint."),

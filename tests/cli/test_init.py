@@ -270,7 +270,7 @@ def test_without_any_model_it_is_said_or_the_smallest_is_fetched_later() -> None
     try:
         (found,) = found_models([])
     except PoolError as error:
-        assert "No model is found" in str(error)  # noqa: PT017 - without llama.cpp
+        assert "No model was found" in str(error)  # noqa: PT017 - without llama.cpp
     else:
         assert found.model == "local/smollm2-135m-instruct"
 

@@ -24,7 +24,7 @@ def test_more_than_text_is_refused_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(lm15.UnsupportedFeatureError, match="`service_tier`"):
         engine.complete(request(lm15.Message.user("Hi"), service_tier="flex"))
     tools = (lm15.FunctionTool(name="f"),)
-    with pytest.raises(lm15.UnsupportedFeatureError, match="no tools"):
+    with pytest.raises(lm15.UnsupportedFeatureError, match="cannot use tools"):
         engine.complete(lm15.Request(model="m", messages=(lm15.Message.user("Hi"),), tools=tools))
 
 

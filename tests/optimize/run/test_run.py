@@ -67,7 +67,9 @@ def test_a_study_of_another_name_does_not_replace_what_is_in_the_folder(
     kept = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix == ".json"}
     n_asked = len(server.asked)
     other = write_study(('name = "toy"', 'name = "other"'), name="other.toml")
-    with pytest.raises(StudyError, match=r"out holds the program .* Give this one another --out"):
+    with pytest.raises(
+        StudyError, match=r"out holds the program .* Choose another folder with --out"
+    ):
         run_study(other, out=out)
     assert len(server.asked) == n_asked
     assert {name: (out / name).read_bytes() for name in kept} == kept
